@@ -1,0 +1,144 @@
+"""The nouns of the guides room: a family, the configuration of a fit, and the fit itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from zoo.errors import UsageError
+from zoo.types import Cost, Data, ModelEntry, Program
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+
+__all__ = ["Elbo", "Family", "Fit", "FitConfig", "FitStatus", "Restart", "Stop"]
+
+FitStatus = Literal["ok", "not_converged", "nan", "init_failed", "error"]
+
+
+class Family(Protocol):
+    """A way to approximate; each module `guides/NAME.py` is one.
+
+    `NAME`, `DESCRIPTION` (q(z) in one line and what it cannot represent) and
+    `build(program, data, entry, **options) -> nn.Module` are the contract; a module may instead export
+    `fit(entry, data, ...) -> Fit` when no stochastic optimization is needed (`laplace`).
+    """
+
+    NAME: str
+    DESCRIPTION: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """Settings of the one optimization loop.
+
+    Attributes:
+        steps: most optimizer steps.
+        lr: initial learning rate of Adam; `final_lr` is reached at the end of a cosine schedule.
+        num_particles: draws per step used to estimate the objective.
+        batch_size: units per minibatch, None for all data.
+        clip_norm: largest gradient norm.
+        tail: share of the last steps whose parameters are averaged into the result.
+        patience: steps of one window of the stopping rule.
+        restarts: number of independent starts; the one with the highest final ELBO is kept.
+        objective: name of the objective in `guides.objectives`.
+        compile: `auto`, `on` or `off`.
+    """
+
+    steps: int = 6000
+    lr: float = 0.05
+    final_lr: float = 0.001
+    num_particles: int = 16
+    batch_size: int | None = None
+    clip_norm: float = 100.0
+    tail: float = 0.25
+    patience: int = 500
+    restarts: int = 1
+    objective: str = "elbo"
+    compile: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Validate every number by itself."""
+        for name in ("steps", "num_particles", "patience", "restarts"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"FitConfig.{name} is {getattr(self, name)}; accepted: an integer of at least 1.")
+        for name in ("lr", "final_lr", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"FitConfig.{name} is {getattr(self, name)}; accepted: a positive number.")
+        if not 0 < self.tail <= 0.9:
+            raise UsageError(f"FitConfig.tail is {self.tail}; accepted: a share in (0, 0.9].")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UsageError(f"FitConfig.batch_size is {self.batch_size}; accepted: a positive integer or None.")
+        if self.compile not in ("auto", "on", "off"):
+            raise UsageError(f"FitConfig.compile is {self.compile!r}; accepted: auto, on, off.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Why the fit ended: a status a program can test, a sentence a person can read, and the step."""
+
+    status: FitStatus
+    sentence: str
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elbo:
+    """Evidence lower bound E_q[log p - log q] in nats with its Monte Carlo standard error."""
+
+    value_nats: float
+    se: float
+    draws: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restart:
+    """One start of a fit: its seed, final ELBO and stop, so that best and worst can be shown."""
+
+    seed: int
+    elbo: Elbo | None
+    stop: Stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """One guide after optimization.
+
+    `losses` is minus the ELBO estimate per step in nats, length = steps taken. `program` is the (possibly trained)
+    program the guide belongs to. `state` is what `guides.save` writes: name -> tensor.
+    """
+
+    entry: ModelEntry
+    data: Data
+    family: str
+    program: Program
+    guide: nn.Module
+    config: FitConfig
+    seed: int
+    losses: np.ndarray[Any, Any]
+    stop: Stop
+    elbo: Elbo | None
+    cost: Cost
+    restarts: tuple[Restart, ...] = ()
+    compiled: Mapping[str, Any] = field(default_factory=lambda: {"used": False, "reason": "eager"})
+
+    @property
+    def ok(self) -> bool:
+        """Whether the fit may be drawn from (it converged, or at least ended with finite parameters)."""
+        return self.stop.status in ("ok", "not_converged")
+
+
+class FlatGuide(Protocol):
+    """A guide over the flat unconstrained vector of `LogDensity`: what the flat objective needs.
+
+    `sample_flat(n)` returns reparameterized draws `[n, dim]`; `log_prob_flat(u)` returns log q `[n]` in nats.
+    """
+
+    def sample_flat(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n reparameterized points."""
+
+    def log_prob_flat(self, u: Tensor) -> Tensor:
+        """Return log q at the points."""

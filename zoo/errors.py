@@ -1,0 +1,72 @@
+"""The errors of the house: one sentence that says what was given, what is accepted, and what to do next.
+
+Every error a user can cause derives from `ZooError`, so that the command line can print it without a traceback
+and choose the exit code, and a script can catch all of them at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "DataError",
+    "FitError",
+    "InfrastructureError",
+    "ProgramError",
+    "ReferenceError",
+    "UnknownNameError",
+    "UsageError",
+    "ZooError",
+    "did_you_mean",
+]
+
+
+class ZooError(Exception):
+    """Base of every error this package raises on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(ZooError):
+    """The request cannot be understood or carried out as written (exit code 2)."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that is not among the accepted ones; the message lists the nearest guess."""
+
+    def __init__(self, kind: str, got: str, accepted: Iterable[str], *, hint: str = "") -> None:
+        names = sorted(accepted)
+        shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+        guess = did_you_mean(got, names)
+        super().__init__(f"Unknown {kind} {got!r}{guess}; accepted: {shown or 'none'}.{' ' + hint if hint else ''}")
+
+
+class DataError(UsageError):
+    """Data that a program cannot be conditioned on: NaN, a wrong dtype or shape, a value outside the support."""
+
+
+class ProgramError(UsageError):
+    """A Pyro program this house cannot handle correctly; the message names the site and the cure."""
+
+
+class ReferenceError(ZooError):
+    """A stored reference that is corrupt, stale or fails its gates."""
+
+
+class FitError(ZooError):
+    """A fit that produced no usable guide; the message names the step, the site and the cure."""
+
+
+class InfrastructureError(ZooError):
+    """The machine failed us: a full disk, a folder that cannot be written, a killed worker (exit code 3)."""
+
+    exit_code = 3
+
+
+def did_you_mean(got: str, accepted: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?`-style text for the nearest accepted name, or an empty string."""
+    near = difflib.get_close_matches(got, list(accepted), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,0 +1,1 @@
+"""The models of the house, one module each; the file stem is the registry name."""

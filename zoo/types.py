@@ -1,0 +1,350 @@
+"""The nouns of the house: what is inferred, from which data, compared on what, and against which truth.
+
+All records are frozen, keyword-only and validated when built; a change is a new copy (`dataclasses.replace`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from zoo.errors import DataError, UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = [
+    "Analytic",
+    "Cost",
+    "Data",
+    "ModelEntry",
+    "Moments",
+    "Posterior",
+    "Program",
+    "Quantity",
+    "Reference",
+    "ReferenceKind",
+]
+
+ReferenceKind = Literal["analytic", "exact", "stored", "conditional", "nuts", "none"]
+NAME = re.compile(r"(?:[a-z][a-z0-9_]{0,63})|(?:[a-z][a-z0-9_]{0,31}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95})")
+
+
+class Program(Protocol):
+    """A Pyro callable: a function or a `PyroModule`, called as `program(**tensors, index=None)`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the generative process once."""
+
+
+class Moments(NamedTuple):
+    """Means and standard deviations of one quantity with their Monte Carlo standard errors (0 where exact)."""
+
+    mean: Tensor
+    mean_se: Tensor
+    sd: Tensor
+    sd_se: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A named function of draws on which posteriors are compared.
+
+    `fn(draws, data)` takes constrained draws of the program's sites, each `[*sample, *site]`, and returns a tensor
+    `[*sample, *shape]`. It must not depend on labels or rotations that the model leaves free, and positive scales
+    enter as logarithms. `dims` names the axes of `shape`; a component's label is built from `Data.coords`.
+    `judged=False` shows a quantity without letting it decide a verdict or a gate.
+    """
+
+    fn: Callable[[Mapping[str, Tensor], Data], Tensor]
+    dims: tuple[str, ...] = ()
+    description: str = ""
+    judged: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a program is conditioned on.
+
+    Attributes:
+        train: keyword arguments of the program (tensors; plain numbers and strings pass through untouched).
+        test: the same keys for held-out rows, or None.
+        observed: the keys whose removal gives the prior predictive.
+        batched: the keys with one row per unit of the minibatch plate.
+        size: number of units of the minibatch plate, None without one.
+        coords: labels of named dimensions.
+        dims: names of the axes of each tensor of `train` (and, where useful, of latent sites).
+        source: where the numbers come from (a citation, or the recipe that generates them).
+        licence: the terms under which they may be shared.
+    """
+
+    train: Mapping[str, Any]
+    test: Mapping[str, Any] | None = None
+    observed: tuple[str, ...] = ()
+    batched: tuple[str, ...] = ()
+    size: int | None = None
+    coords: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    dims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    source: str = ""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse NaN, empty and misshapen tensors and names that are not keys of `train`."""
+        import torch
+
+        for part, tensors in (("train", self.train), ("test", self.test or {})):
+            for name, value in tensors.items():
+                if isinstance(value, torch.Tensor):
+                    _check_tensor(f"{part}[{name!r}]", value)
+        for role, keys in (("observed", self.observed), ("batched", self.batched)):
+            for key in keys:
+                if key not in self.train:
+                    raise UnknownNameError(f"{role} data", key, self.train)
+        if self.batched and self.size is None:
+            raise DataError("Data has batched tensors but no size; give size=number of units of the minibatch plate.")
+        for key in self.batched:
+            rows = self.train[key].shape[0] if self.train[key].ndim else 0
+            if rows != self.size:
+                raise DataError(f"Batched data {key!r} has {rows} rows but size={self.size}; one row per unit is needed.")
+        for name, dims in self.dims.items():
+            if name in self.train and isinstance(self.train[name], torch.Tensor) and len(dims) != self.train[name].ndim:
+                raise DataError(f"Data {name!r} has {self.train[name].ndim} axes but dims {dims}; name every axis once.")
+        object.__setattr__(self, "train", MappingProxyType(dict(self.train)))
+        if self.test is not None:
+            object.__setattr__(self, "test", MappingProxyType(dict(self.test)))
+
+
+def _check_tensor(label: str, value: Tensor) -> None:
+    import torch
+
+    if value.numel() == 0:
+        raise DataError(f"{label} is empty (shape {tuple(value.shape)}); a plate of size 0 has no posterior, give at least one row.")
+    if value.dtype.is_complex or value.dtype in (torch.float16, torch.bfloat16):
+        raise DataError(f"{label} has dtype {value.dtype}; accepted: float32, float64, integers and bool. Convert it with .double().")
+    if value.dtype.is_floating_point and not torch.isfinite(value).all():
+        bad = int((~torch.isfinite(value)).sum())
+        raise DataError(f"{label} has {bad} NaN or infinite of {value.numel()} values; drop or impute those rows first.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analytic:
+    """A posterior known in closed form.
+
+    Attributes:
+        sample: `sample(n, seed)` returns independent exact draws of the program's sites, each `[n, *site]`.
+        moments: exact moments per quantity name (standard errors 0); quantities not listed use the draws.
+        log_evidence: log p(observed) in nats, None where it is not known.
+    """
+
+    sample: Callable[[int, int], Mapping[str, Tensor]]
+    moments: Mapping[str, Moments] = field(default_factory=dict)
+    log_evidence: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """The card of one model; see `docs/model_contract.md` for what each field promises.
+
+    Attributes:
+        name: lower-case registry name, equal to the file stem for the models of this repository.
+        title: one line a reader recognizes the model by.
+        make_data: `make_data(seed, **options) -> Data`; reads or generates, never downloads.
+        build: `build(data, **options) -> Program`; a fresh program on every call.
+        quantities: what posteriors are compared on, worst-known first is not required.
+        reference: the kind of truth this entry has.
+        families: names of the guide families that are run by `--guides all`.
+        own_guides: families brought by the entry itself: name -> `build(program, data, entry) -> guide`.
+        analytic: `analytic(data, **options) -> Analytic`, for `reference="analytic"`.
+        reference_of: name of the entry whose reference this one borrows (same posterior of the quantities).
+        learns: the program has weights of its own that are trained and then held fixed.
+        options: defaults of the options of `make_data` and `build`.
+        chosen: the options given at load time (subset of `options`).
+        minibatch: default number of units per minibatch, None to use all data in every step.
+        dtype: floating type of trace, fit and draw.
+        baselines: optional hook returning predictive probabilities of methods that are not posteriors.
+        panel: optional hook drawing extra figures for the report.
+        amortize: optional `amortize(tensors) -> [unit, feature]`, what an encoder sees of each unit.
+        tags: words for `zoo list --tag`.
+        cites: references to print.
+    """
+
+    name: str
+    title: str
+    make_data: Callable[..., Data]
+    build: Callable[..., Program]
+    quantities: Mapping[str, Quantity]
+    reference: ReferenceKind
+    families: tuple[str, ...] = ("mean_field", "full_rank", "low_rank", "laplace")
+    own_guides: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    analytic: Callable[..., Analytic] | None = None
+    reference_of: str | None = None
+    learns: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    minibatch: int | None = None
+    dtype: torch.dtype | None = None
+    baselines: Callable[..., Any] | None = None
+    panel: Callable[..., Any] | None = None
+    amortize: Callable[..., Any] | None = None
+    tags: frozenset[str] = frozenset()
+    cites: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Validate the name, the options and the consistency of the reference fields."""
+        if not NAME.fullmatch(self.name):
+            raise UsageError(f"Entry name {self.name!r} is not accepted: use [a-z][a-z0-9_]*, at most 64 characters.")
+        if not self.quantities:
+            raise UsageError(f"Entry {self.name!r} has no quantities; name at least one function of the draws to compare.")
+        if self.reference == "analytic" and self.analytic is None:
+            raise UsageError(f"Entry {self.name!r} says reference='analytic' but gives no analytic function; add one.")
+        for key, value in self.chosen.items():
+            if key not in self.options:
+                raise UnknownNameError(f"option of {self.name}", key, self.options)
+            object.__setattr__(self, "chosen", {**self.chosen, key: _coerce(self.name, key, value, self.options[key])})
+        if self.dtype is None:
+            import torch
+
+            object.__setattr__(self, "dtype", torch.float64)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Defaults overlaid by the chosen options."""
+        return {**self.options, **self.chosen}
+
+    @property
+    def key(self) -> str:
+        """The name with the options that differ from their defaults, e.g. `correlated_gaussian[d=10]`."""
+        changed = {k: v for k, v in self.chosen.items() if v != self.options[k]}
+        return self.name + ("[" + ",".join(f"{k}={v}" for k, v in sorted(changed.items())) + "]" if changed else "")
+
+    def load_data(self, data_seed: int = 0) -> Data:
+        """Make the data with the chosen options."""
+        return self.make_data(data_seed, **self.settings)
+
+    def program(self, data: Data) -> Program:
+        """Build a fresh program with the chosen options."""
+        return self.build(data, **self.settings)
+
+    def exact(self, data: Data) -> Analytic | None:
+        """Return the closed-form posterior, None where there is none."""
+        return None if self.analytic is None else self.analytic(data, **self.settings)
+
+    def with_options(self, **options: Any) -> ModelEntry:
+        """Return a copy with other options; unknown ones are refused with the nearest guess."""
+        return replace(self, chosen={**self.chosen, **options})
+
+
+def _coerce(entry: str, key: str, value: Any, default: Any) -> Any:
+    """Give an option the type of its default; the command line only has strings."""
+    if isinstance(default, bool):
+        words = {"true": True, "false": False, "1": True, "0": False}
+        if str(value).lower() in words:
+            return words[str(value).lower()]
+    elif isinstance(default, int) and not isinstance(value, bool):
+        try:
+            if float(value) == int(float(value)):
+                return int(float(value))
+        except (TypeError, ValueError, OverflowError):
+            pass
+    elif isinstance(default, float):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif isinstance(default, str) and isinstance(value, str):
+        return value
+    raise UsageError(f"Option {key} of {entry} got {value!r}; accepted: a value of type {type(default).__name__} (default {default!r}).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a method spent: wall-clock seconds without compilation, compile seconds, optimizer steps, gradients.
+
+    `sequential_depth` counts gradients that had to wait for another one; `gradient_evaluations` counts all.
+    """
+
+    seconds: float
+    compile_seconds: float = 0.0
+    steps: int = 0
+    gradient_evaluations: int = 0
+    sequential_depth: int = 0
+    peak_memory_mb: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posterior:
+    """Draws of one method for one entry.
+
+    Attributes:
+        entry, data: what was inferred, as objects.
+        method: a family's name, `nuts`, or the kind of a reference.
+        draws: constrained latent sites, each `[*sample, *site]`.
+        sample_dims: `("sample",)` for a guide, `("chain", "draw")` for MCMC.
+        unconstrained: the same draws as one flat vector, `[*sample, dim]`, where the method has it.
+        log_weights: log p(z, data) - log q(z) per draw in nats, guides only.
+        stats: per-draw statistics `[chain, draw]` of MCMC (`diverging`, `energy`, `lp`, `n_steps`, `tree_depth`,
+            `acceptance_rate`, `step_size`).
+        cost: what it spent.
+        seed: the seed given by the user.
+    """
+
+    entry: ModelEntry
+    data: Data
+    method: str
+    draws: Mapping[str, Tensor]
+    sample_dims: tuple[str, ...]
+    unconstrained: Tensor | None = None
+    log_weights: Tensor | None = None
+    stats: Mapping[str, Tensor] = field(default_factory=dict)
+    cost: Cost = Cost(seconds=0.0)
+    seed: int = 0
+    engine: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse sample dimensions no diagnostic knows and draws of unequal sample shape."""
+        if self.sample_dims not in (("sample",), ("chain", "draw")):
+            raise UsageError(f'sample_dims is {self.sample_dims}; accepted: ("sample",) for a guide, ("chain", "draw") for MCMC.')
+        shapes = {tuple(v.shape[: len(self.sample_dims)]) for v in self.draws.values()}
+        if len(shapes) != 1:
+            raise UsageError(f"Draws of {self.entry.name} have sample shapes {sorted(shapes)}; every site needs the same one.")
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Sizes of the sample dimensions."""
+        first = next(iter(self.draws.values()))
+        return tuple(first.shape[: len(self.sample_dims)])
+
+    def quantities(self) -> dict[str, Tensor]:
+        """Evaluate every quantity of the entry on the draws, each `[*sample, *shape]`."""
+        return {name: q.fn(self.draws, self.data) for name, q in self.entry.quantities.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The truth a method is compared with.
+
+    Attributes:
+        kind: `analytic`, `exact`, `stored`, `conditional` or `nuts`.
+        posterior: draws of the truth (chains kept where they came from chains), None for kind `none`.
+        moments: per quantity, with standard errors; from all draws where more were made than are stored.
+        gates: name -> passed; empty for closed forms.
+        log_evidence: log p(observed) in nats where known.
+        usable: every gate passed and the fingerprint matches.
+        reason: one sentence when not usable.
+    """
+
+    kind: ReferenceKind
+    posterior: Posterior | None
+    moments: Mapping[str, Moments] = field(default_factory=dict)
+    gates: Mapping[str, bool] = field(default_factory=dict)
+    log_evidence: float | None = None
+    rhat_max: float | None = None
+    ess_min: float | None = None
+    usable: bool = True
+    reason: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
