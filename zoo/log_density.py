@@ -232,12 +232,12 @@ class LogDensity:
 
     def _log_joint(self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> Tensor:
         trace = self._trace(draws, tensors)
-        if self._evaluator is None:
-            total: Tensor = trace.log_prob_sum()
-            return total if isinstance(total, Tensor) else torch.as_tensor(total)
         with _no_validation():
-            value: Tensor = self._evaluator.log_prob(trace)
-        return value
+            if self._evaluator is not None:
+                value: Tensor = self._evaluator.log_prob(trace)
+                return value
+            total: Tensor = trace.log_prob_sum()
+        return total if isinstance(total, Tensor) else torch.as_tensor(total)
 
     def pointwise(self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
         """Return the log likelihood of every observation, `{site: [sample, *batch_shape]}`, in nats.
