@@ -1,0 +1,44 @@
+# make report   compare four posteriors and write out/report/report.html
+# make test     the fast and exact tests
+# make lint     ruff and mypy
+# Each of them first makes .venv (Python >= 3.11 is all that is needed) and reuses it afterwards.
+
+SHELL := /bin/bash
+JOBS ?= 2
+VENV := .venv
+STAMP := $(VENV)/.installed
+RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin
+
+.PHONY: report test lint install clean
+
+report: $(STAMP)
+	@$(RUN)/zoo compare eight_schools eight_schools_centered gaussian_mixture linear_regression --guides all --jobs $(JOBS) --out out/report
+
+test: $(STAMP)
+	@$(RUN)/python -m pytest -p no:cacheprovider -n $(JOBS)
+
+lint: $(STAMP)
+	@$(RUN)/ruff check .
+	@$(RUN)/ruff format --check .
+	@$(RUN)/mypy
+
+install: $(STAMP)
+
+# torch goes first and by itself: with the constraint in place the resolver then keeps exactly this build.
+$(STAMP): pyproject.toml constraints.txt
+	@set -euo pipefail; \
+	ok='import sys; sys.exit(sys.version_info < (3, 11))'; found=; \
+	for candidate in $(PYTHON) $(VENV)/bin/python python3.11 python3.12 python3.13 python3 python; do \
+	    if "$$candidate" -c "$$ok" >/dev/null 2>&1; then found="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo "posterior-zoo needs Python 3.11 or newer and none was found (python3 is $$(python3 --version 2>&1 || true)); install one, or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; \
+	fi; \
+	if ! $(VENV)/bin/python -c "$$ok" >/dev/null 2>&1; then echo "making $(VENV) with $$("$$found" --version)"; rm -rf $(VENV); "$$found" -m venv $(VENV); fi; \
+	echo "installing the pinned dependencies into $(VENV) (once)"; \
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0; \
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+	touch $@
+
+clean:
+	rm -rf build dist out *.egg-info
