@@ -170,6 +170,7 @@ class ModelEntry:
         amortize: optional `amortize(tensors) -> [unit, feature]`, what an encoder sees of each unit.
         tags: words for `zoo list --tag`.
         cites: references to print.
+        notices: sentences a reader of a comparison must see first, e.g. that labels may be free.
     """
 
     name: str
@@ -192,6 +193,7 @@ class ModelEntry:
     amortize: Callable[..., Any] | None = None
     tags: frozenset[str] = frozenset()
     cites: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Validate the name, the options and the consistency of the reference fields."""

@@ -1,0 +1,62 @@
+"""What is to be inferred: programs, data, quantities, references, and the log density of a program.
+
+    import zoo
+    entry = zoo.load("correlated_gaussian", d=10)
+    mine = zoo.from_program(my_pyro_model, {"x": x, "y": y})
+
+Everything is imported on first use, so that `import zoo` stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo.log_density import LogDensity as LogDensity
+    from zoo.programs import from_program as from_program
+    from zoo.registry import EntryInfo as EntryInfo
+    from zoo.registry import catalog as catalog
+    from zoo.registry import load as load
+    from zoo.registry import names as names
+    from zoo.types import Analytic as Analytic
+    from zoo.types import Cost as Cost
+    from zoo.types import Data as Data
+    from zoo.types import ModelEntry as ModelEntry
+    from zoo.types import Moments as Moments
+    from zoo.types import Posterior as Posterior
+    from zoo.types import Program as Program
+    from zoo.types import Quantity as Quantity
+    from zoo.types import Reference as Reference
+
+_HOMES = {
+    "zoo.log_density": ("LogDensity",),
+    "zoo.programs": ("from_program",),
+    "zoo.registry": ("EntryInfo", "catalog", "load", "names"),
+    "zoo.types": ("Analytic", "Cost", "Data", "ModelEntry", "Moments", "Posterior", "Program", "Quantity", "Reference"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_ROOMS = ("compiled", "contract", "errors", "log_density", "programs", "quantities", "reference", "registry", "scaffold", "types")
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the home of a public name, or a module of this room, on first use."""
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"zoo.{name}")
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("posterior-zoo")
+    else:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted({*__all__, *_ROOMS, "__version__"})

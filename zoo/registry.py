@@ -1,0 +1,262 @@
+"""Find entries by name: own models, plug-ins of the entry-point group `posterior_zoo.models`, and files of a user.
+
+Listing reads source files with `ast` and imports nothing; loading imports the one module that is asked for.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import UnknownNameError, UsageError
+from zoo.types import NAME
+
+if TYPE_CHECKING:
+    from zoo.types import ModelEntry
+
+__all__ = ["GROUP", "EntryInfo", "catalog", "load", "names", "parse"]
+
+GROUP = "posterior_zoo.models"
+MODELS = Path(__file__).with_name("models")
+_REQUEST = re.compile(r"(?P<base>[^\[\]]+)(?:\[(?P<options>[^\[\]]*)\])?", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntryInfo:
+    """What is known of an entry without importing it.
+
+    Attributes:
+        name, title, tags, reference: as in `ModelEntry`; empty where the source does not say them literally.
+        source: `zoo` for own models, the name of the distribution for a plug-in.
+        target: `module:attribute` to import.
+        error: one sentence when the entry cannot be used, None otherwise.
+    """
+
+    name: str
+    title: str = ""
+    tags: frozenset[str] = frozenset()
+    reference: str = ""
+    source: str = "zoo"
+    target: str = ""
+    error: str | None = None
+
+
+# -- listing --------------------------------------------------------------------------------------------------------
+
+
+def catalog(*, deep: bool = False) -> list[EntryInfo]:
+    """List every entry by name, usable or not, without importing any model.
+
+    A plug-in that cannot be found, does not parse or shares its name with another source is listed with the error.
+
+    Args:
+        deep: also import each entry, so that a module that raises on import is listed with that error.
+    """
+    found = [*_own(), *_plugins()]
+    sources: dict[str, list[str]] = {}
+    for info in found:
+        sources.setdefault(info.name, []).append(f"{info.source} ({info.target})")
+    listed = []
+    for info in sorted(found, key=lambda i: (i.name, i.source != "zoo", i.source)):
+        if len(sources[info.name]) > 1:
+            info = replace(info, error=_duplicate(info.name, sources[info.name]))
+        elif deep and info.error is None:
+            info = _imported(info)
+        listed.append(info)
+    return listed
+
+
+def names() -> list[str]:
+    """Return the names `load` accepts, sorted; entries known to be broken are left out."""
+    return [info.name for info in catalog() if info.error is None]
+
+
+def _duplicate(name: str, sources: list[str]) -> str:
+    return f"Entry name {name!r} is claimed by {' and '.join(sources)}; rename or uninstall one of them."
+
+
+def _imported(info: EntryInfo) -> EntryInfo:
+    try:
+        entry = _entry(info)
+    except UsageError as error:
+        return replace(info, error=str(error))
+    return replace(info, title=entry.title, tags=entry.tags, reference=entry.reference)
+
+
+def _own() -> Iterator[EntryInfo]:
+    for path in sorted(MODELS.glob("*.py")):
+        if path.stem != "__init__":
+            yield from _scan(path, f"zoo.models.{path.stem}", "zoo")
+
+
+def _scan(path: Path, module: str, source: str) -> Iterator[EntryInfo]:
+    """Read the literal parts of the cards in a source file."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError, OSError) as error:
+        line = getattr(error, "lineno", None)
+        where = f" at line {line}" if line else ""
+        yield EntryInfo(name=path.stem, source=source, target=module, error=f"{path.name} cannot be read{where}: {_first_line(error)}")
+        return
+    assigned = {
+        target.id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    if "NAMES" in assigned:
+        title = (ast.get_docstring(tree) or "").partition("\n")[0]
+        listed = _literal(assigned["NAMES"]) or ()
+        for name in listed:
+            yield EntryInfo(name=str(name), title=title, source=source, target=f"{module}:{name}")
+        return
+    calls = [assigned[k] for k in ("ENTRY",) if k in assigned]
+    group = assigned.get("ENTRIES")
+    calls += group.elts if isinstance(group, ast.Tuple | ast.List) else []
+    for call in calls:
+        card = {k.arg: _literal(k.value) for k in call.keywords if k.arg} if isinstance(call, ast.Call) else {}
+        name = str(card.get("name") or path.stem)
+        tags = frozenset(str(t) for t in card.get("tags") or ())
+        title, reference = str(card.get("title") or ""), str(card.get("reference") or "")
+        yield EntryInfo(name=name, title=title, tags=tags, reference=reference, source=source, target=f"{module}:{name}")
+    if not calls:
+        text = f"{path.name} has no ENTRY; end the file with ENTRY = ModelEntry(...)."
+        yield EntryInfo(name=path.stem, source=source, target=module, error=text)
+
+
+def _literal(node: ast.expr) -> Any:
+    """Return the value of a literal, also inside `frozenset({...})`; None for anything computed."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("frozenset", "tuple", "set") and node.args:
+        node = node.args[0]
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):
+        return None
+
+
+def _plugins() -> Iterator[EntryInfo]:
+    for point in metadata.entry_points(group=GROUP):
+        source = point.dist.name if point.dist is not None else "unknown distribution"
+        info = EntryInfo(name=point.name, source=source, target=point.value)
+        if not NAME.fullmatch(point.name):
+            yield replace(
+                info, error=f"Plug-in name {point.name!r} of {source} is not accepted: use [a-z][a-z0-9_]*, at most 64 characters."
+            )
+            continue
+        path = _find(point.module)
+        if path is None:
+            yield replace(info, error=f"Plug-in {point.name!r} of {source} points to module {point.module!r}, which is not installed.")
+            continue
+        cards = list(_scan(path, point.module, source))
+        card = next((c for c in cards if c.name == point.name), cards[0] if len(cards) == 1 else None)
+        known = card if card is not None and (card.error is None or "cannot be read" in card.error) else info
+        yield replace(known, name=point.name, source=source, target=point.value)
+
+
+def _find(module: str) -> Path | None:
+    """Return the source file of a module without importing it or its parents."""
+    from importlib.machinery import PathFinder
+
+    search: list[str] | None = None
+    origin: str | None = None
+    full = ""
+    for part in module.split("."):
+        full = f"{full}.{part}" if full else part
+        spec = PathFinder.find_spec(full, search)
+        if spec is None:
+            return None
+        origin = spec.origin
+        search = list(spec.submodule_search_locations) if spec.submodule_search_locations is not None else []
+    return Path(origin) if origin and origin.endswith(".py") else None
+
+
+# -- loading --------------------------------------------------------------------------------------------------------
+
+
+def parse(request: str) -> tuple[str, dict[str, str]]:
+    """Split `name[d=10,rho=0.95]` into the name (or path) and its options as text.
+
+    Raises:
+        UsageError: brackets or options that cannot be read.
+    """
+    match = _REQUEST.fullmatch(request) if isinstance(request, str) else None
+    if match is None:
+        raise UsageError(f"Cannot read {_short(request)}; accepted: NAME, NAME[option=value,...], FILE.py or FILE.py:NAME.")
+    options: dict[str, str] = {}
+    for part in filter(None, (p.strip() for p in (match["options"] or "").split(","))):
+        key, sign, value = (p.strip() for p in part.partition("="))
+        if not sign or not key.isidentifier() or not value:
+            raise UsageError(f"Cannot read option {_short(part)} of {_short(match['base'])}; write it as option=value.")
+        if key in options:
+            raise UsageError(f"Option {key!r} of {_short(match['base'])} is given twice; keep one.")
+        options[key] = value
+    return match["base"].strip(), options
+
+
+def load(name: str, **options: Any) -> ModelEntry:
+    """Return an entry by name, or from a file `x.py` or `x.py:name`.
+
+    Options come in brackets, `correlated_gaussian[d=10,rho=0.95]`, or as keyword arguments.
+
+    Raises:
+        UsageError: a name that is not accepted, a file that is no model, or a broken plug-in.
+        UnknownNameError: an unknown entry or option, with the nearest guess.
+    """
+    base, given = parse(name)
+    twice = sorted(set(given) & set(options))
+    if twice:
+        raise UsageError(f"Option {twice[0]!r} is given in brackets and as an argument; keep one.")
+    chosen = {**given, **options}
+    if base.endswith(".py") or ".py:" in base:
+        from zoo.files import load_file
+
+        entry = load_file(base)
+    else:
+        entry = _by_name(base)
+    return entry.with_options(**chosen) if chosen else entry
+
+
+def _by_name(name: str) -> ModelEntry:
+    if not NAME.fullmatch(name):
+        text = f"Entry name {_short(name)} is not accepted: use [a-z][a-z0-9_]*, at most 64 characters, or the path of a .py file."
+        raise UsageError(text)
+    infos = catalog()
+    found = [info for info in infos if info.name == name]
+    if not found:
+        raise UnknownNameError("entry", name, [i.name for i in infos if i.error is None], hint="Run `zoo list` to see all.")
+    if found[0].error is not None:
+        raise UsageError(found[0].error)
+    return _entry(found[0])
+
+
+def _entry(info: EntryInfo) -> ModelEntry:
+    """Import the module of a listed entry and take the entry out of it."""
+    import importlib
+
+    from zoo.files import entries_of, pick
+
+    module_name, _, attribute = info.target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+        named = getattr(module, attribute, None) if info.source != "zoo" and attribute else None
+    except Exception as error:
+        owner = "Model" if info.source == "zoo" else f"Plug-in of {info.source}:"
+        raise UsageError(f"{owner} {info.name!r} fails on import: {type(error).__name__}: {_first_line(error)}") from error
+    if named is not None and not isinstance(named, list | tuple | dict):
+        return pick([named], info.name, module_name, only_one=True)
+    return pick(entries_of(module, module_name), info.name, module_name)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(getattr(error, "msg", "") or error).splitlines() or [type(error).__name__])[0]
+
+
+def _short(text: object) -> str:
+    shown = repr(text)
+    return shown if len(shown) <= 80 else shown[:77] + "...'"
