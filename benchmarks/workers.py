@@ -1,0 +1,281 @@
+"""Independent tasks, each in its own forked process with one torch thread.
+
+Pyro is not thread-safe and torch with two threads on a busy two-core machine is several times slower, so the unit of
+parallel work is a process. It is forked, so that compiled graphs and data travel for free; it is seeded from its
+name, so that a result depends neither on the number of jobs nor on the order; it dies with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import pickle
+import random
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from zoo.errors import InfrastructureError, UsageError, ZooError
+from zoo.seeds import derive_seed
+
+__all__ = ["Task", "TaskResult", "one_thread", "run_tasks"]
+
+TaskStatus = Literal["ok", "error", "killed", "timeout"]
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """A named unit of work; `fn` takes nothing and returns something `pickle` accepts (draws as numpy arrays)."""
+
+    name: str
+    fn: Callable[[], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """What became of a task: its value or the reason it has none, with its wall seconds and peak memory.
+
+    `error` is one sentence; `exception` the object itself where it survived the way home; `peak_memory_mb` is None
+    for a task that ran in the calling process.
+    """
+
+    name: str
+    status: TaskStatus
+    value: Any = None
+    error: str | None = None
+    exception: BaseException | None = None
+    trace: str = ""
+    seconds: float = 0.0
+    peak_memory_mb: float | None = None
+
+    def unwrap(self) -> Any:
+        """Return the value; raise the task's own error, or `InfrastructureError` for a worker that was lost."""
+        if self.status == "ok":
+            return self.value
+        if self.status == "error" and self.exception is not None:
+            raise self.exception
+        raise InfrastructureError(f"Task {self.name!r} ended as {self.status}: {self.error}")
+
+
+@dataclass
+class _Running:
+    """A live worker: where its answer will arrive and when it must be done."""
+
+    position: int
+    process: BaseProcess
+    pipe: Connection
+    started: float
+    attempts: int
+    deadline: float = field(default=float("inf"))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread, and restore the number after."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    jobs: int = 2,
+    timeout: float | None = None,
+    on_done: Callable[[TaskResult], None] | None = None,
+    *,
+    retries: int = 0,
+    in_process: bool = False,
+) -> list[TaskResult]:
+    """Run every task and return the results in the order of the tasks.
+
+    Args:
+        tasks: what to run; names must differ.
+        jobs: most workers at once.
+        timeout: seconds one task may take before it is stopped with status `timeout`.
+        on_done: called in this process with each result as it arrives.
+        retries: how often a task whose worker was killed from outside is started again.
+        in_process: run one after the other in this process (for debuggers); gives the same values.
+
+    Raises:
+        UsageError: two tasks of one name, or fewer than one job.
+        KeyboardInterrupt, SystemExit: passed on after every worker has been stopped.
+    """
+    if jobs < 1:
+        raise UsageError(f"jobs is {jobs}; accepted: an integer of at least 1.")
+    if len({t.name for t in tasks}) != len(tasks):
+        raise UsageError(f"Tasks need different names, got {[t.name for t in tasks]}.")
+    if in_process:
+        return [_finish(_here(task), on_done) for task in tasks]
+    results: dict[int, TaskResult] = {}
+    waiting = [(i, 0) for i in range(len(tasks))][::-1]
+    running: list[_Running] = []
+    try:
+        with _sigterm_raises():
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    position, attempts = waiting.pop()
+                    running.append(_start(tasks[position], position, attempts, timeout))
+                for worker, result in _collect(tasks, running):
+                    running.remove(worker)
+                    if result.status == "killed" and worker.attempts < retries:
+                        waiting.append((worker.position, worker.attempts + 1))
+                        continue
+                    results[worker.position] = _finish(result, on_done)
+    finally:
+        for worker in running:
+            _stop(worker)
+    return [results[i] for i in range(len(tasks))]
+
+
+def _finish(result: TaskResult, on_done: Callable[[TaskResult], None] | None) -> TaskResult:
+    if on_done is not None:
+        on_done(result)
+    return result
+
+
+# -- in the parent ------------------------------------------------------------------------------------------------------
+
+
+def _start(task: Task, position: int, attempts: int, timeout: float | None) -> _Running:
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(task, there, os.getpid()), name=task.name, daemon=False)
+    with warnings.catch_warnings():
+        # Python 3.12 warns about forking beside threads; torch's idle pool is safe because the child uses one thread.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        process.start()
+    there.close()
+    now = time.monotonic()
+    deadline = float("inf") if timeout is None else now + timeout
+    return _Running(position=position, process=process, pipe=here, started=now, attempts=attempts, deadline=deadline)
+
+
+def _collect(tasks: Sequence[Task], running: list[_Running]) -> list[tuple[_Running, TaskResult]]:
+    """Wait until a worker answers, dies or runs out of time; a dead worker closes its pipe and is seen at once."""
+    left = min(w.deadline for w in running) - time.monotonic()
+    ready = set(wait([w.pipe for w in running], timeout=None if left == float("inf") else max(0.0, left)))
+    done = []
+    for worker in running:
+        name = tasks[worker.position].name
+        if worker.pipe in ready:
+            done.append((worker, _receive(name, worker)))
+        elif time.monotonic() >= worker.deadline:
+            seconds = time.monotonic() - worker.started
+            _stop(worker)
+            sentence = f"stopped after {seconds:.0f} s; give it more time or ask for less."
+            done.append((worker, TaskResult(name=name, status="timeout", error=sentence, seconds=seconds)))
+    return done
+
+
+def _receive(name: str, worker: _Running) -> TaskResult:
+    seconds = time.monotonic() - worker.started
+    try:
+        result: TaskResult = pickle.loads(worker.pipe.recv_bytes())
+        worker.process.join()
+    except (EOFError, OSError, pickle.UnpicklingError):
+        worker.process.join()
+        sentence = f"the worker process ended with code {worker.process.exitcode} and without an answer (out of memory, or killed)."
+        result = TaskResult(name=name, status="killed", error=sentence, seconds=seconds)
+    worker.pipe.close()
+    worker.process.close()
+    return result
+
+
+def _stop(worker: _Running) -> None:
+    worker.process.kill()
+    worker.process.join()
+    worker.pipe.close()
+    worker.process.close()
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit(143) while workers live, unless the caller has a handler of its own."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if ours:
+        signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+# -- in the child -------------------------------------------------------------------------------------------------------
+
+
+def _child(task: Task, pipe: Connection, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _die_with_parent(parent)
+    torch.set_num_threads(1)
+    result = _here(task, memory=True)
+    try:
+        answer = pickle.dumps(result, protocol=5)
+    except Exception as error:
+        if result.status == "ok":
+            sentence = f"its result cannot be sent home ({type(error).__name__}: {error}); return numpy arrays and plain values."
+            result = TaskResult(name=task.name, status="error", error=sentence, seconds=result.seconds)
+        else:
+            result = TaskResult(name=task.name, status="error", error=result.error, trace=result.trace, seconds=result.seconds)
+        answer = pickle.dumps(result, protocol=5)
+    pipe.send_bytes(answer)
+    pipe.close()
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process with its parent, so that a killed run leaves no orphan."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _here(task: Task, *, memory: bool = False) -> TaskResult:
+    """Run the task in this process, seeded by its name, and leave the caller's random state as it was."""
+    start = time.monotonic()
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    seed = derive_seed("task", task.name)
+    value, error, exception, trace = None, None, None, ""
+    try:
+        with one_thread(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            random.seed(seed)
+            value = task.fn()
+    except Exception as caught:
+        exception, trace = caught, traceback.format_exc()
+        error = str(caught) if isinstance(caught, ZooError) else f"{type(caught).__name__}: {caught}"
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if memory else None
+    return TaskResult(
+        name=task.name, status="ok" if exception is None else "error", value=value, error=error, exception=exception,
+        trace=trace, seconds=time.monotonic() - start, peak_memory_mb=peak,
+    )  # fmt: skip

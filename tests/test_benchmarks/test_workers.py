@@ -1,0 +1,132 @@
+"""Workers: results that do not depend on jobs, and workers that may die."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.workers import Task, TaskResult, run_tasks
+from zoo.errors import DataError, InfrastructureError, UsageError
+
+
+def draw() -> tuple[float, float, float]:
+    return torch.rand(()).item(), float(np.random.random()), random.random()  # noqa: NPY002
+
+
+def test_values_depend_on_the_name_only():
+    tasks = [Task(f"t{i}", draw) for i in range(5)]
+    alone = [r.value for r in run_tasks(tasks, jobs=1)]
+    assert alone == [r.value for r in run_tasks(tasks[::-1], jobs=3)][::-1]
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    assert alone == [r.value for r in run_tasks(tasks, in_process=True)]
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+    assert len(set(alone)) == 5
+
+
+def test_large_tensors_come_home_and_cost_is_measured():
+    seen: list[TaskResult] = []
+    (result,) = run_tasks([Task("big", lambda: {"x": torch.arange(3_000_000, dtype=torch.float64)})], on_done=seen.append)
+    assert torch.equal(result.unwrap()["x"], torch.arange(3_000_000, dtype=torch.float64))
+    assert seen == [result]
+    assert result.seconds > 0
+    assert result.peak_memory_mb > 24
+
+
+def test_each_worker_has_one_thread():
+    assert [r.value for r in run_tasks([Task("a", torch.get_num_threads), Task("b", torch.get_num_threads)])] == [1, 1]
+
+
+def test_an_error_keeps_its_class_and_the_others_finish():
+    def fail() -> None:
+        raise DataError("Row 3 is empty; drop it.")
+
+    bad, good = run_tasks([Task("bad", fail), Task("good", draw)])
+    assert (bad.status, good.status) == ("error", "ok")
+    assert bad.error == "Row 3 is empty; drop it."
+    assert "fail" in bad.trace
+    with pytest.raises(DataError, match="Row 3"):
+        bad.unwrap()
+
+
+def test_a_result_that_cannot_be_pickled_is_an_error():
+    (result,) = run_tasks([Task("lambda", lambda: lambda: 1)])
+    assert result.status == "error"
+    assert "cannot be sent home" in (result.error or "")
+
+
+def test_a_killed_worker_is_noticed_and_the_suite_goes_on():
+    bad, good = run_tasks([Task("bad", lambda: os.kill(os.getpid(), signal.SIGKILL)), Task("good", draw)], jobs=1)
+    assert (bad.status, good.status) == ("killed", "ok")
+    assert "-9" in (bad.error or "")
+    with pytest.raises(InfrastructureError, match="killed"):
+        bad.unwrap()
+
+
+def test_a_killed_worker_can_be_retried(tmp_path):
+    def dies_once() -> str:
+        if not (tmp_path / "been").exists():
+            (tmp_path / "been").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "second life"
+
+    (result,) = run_tasks([Task("phoenix", dies_once)], retries=1)
+    assert result.value == "second life"
+
+
+def test_a_slow_worker_is_stopped():
+    slow, good = run_tasks([Task("slow", lambda: time.sleep(60)), Task("good", draw)], jobs=2, timeout=0.3)
+    assert (slow.status, good.status) == ("timeout", "ok")
+
+
+def test_bad_requests_are_refused():
+    with pytest.raises(UsageError, match="different names"):
+        run_tasks([Task("a", draw), Task("a", draw)])
+    with pytest.raises(UsageError, match="jobs is 0"):
+        run_tasks([Task("a", draw)], jobs=0)
+
+
+SCRIPT = """
+import os, time
+from benchmarks.workers import Task, run_tasks
+def work():
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+try:
+    run_tasks([Task("a", work), Task("b", work)], jobs=2)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    raise SystemExit(130)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_signals_leave_no_worker_behind(number, code):
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    workers = [int(process.stdout.readline()) for _ in range(2)]
+    process.send_signal(number)
+    process.communicate()
+    assert process.returncode == code
+    deadline = time.monotonic() + 20
+    while any(alive(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie waiting for a reaper does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
