@@ -1,0 +1,106 @@
+"""A plan: which entries, methods and seeds one run consists of; read from and written to `plan.toml`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from zoo.errors import UsageError, did_you_mean
+
+__all__ = ["PLAN_FILE", "Plan", "read_plan"]
+
+PLAN_FILE = "plan.toml"
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Plan(BaseModel):
+    """Everything that decides the content of a run; how many processes work on it is not part of it.
+
+    Attributes:
+        version: version of this file's format.
+        name: short word for the default folder.
+        entries: entry names with options as on the command line, or paths of model files.
+        guides: family names, or `all` for the families each entry lists.
+        nuts: whether NUTS is a row of its own.
+        engine: implementation of NUTS.
+        seeds: seeds of the inference, one row per seed.
+        data_seed: seed of generated data; another one than 0 has no stored reference.
+        restarts: independent starts per fit.
+        quick: smaller budgets, the same gates.
+        compile: `auto`, `on` or `off`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+    version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"[a-z][a-z0-9_]{0,63}")] = "compare"
+    entries: Annotated[tuple[str, ...], Field(min_length=1)]
+    guides: tuple[str, ...] | Literal["all"] = "all"
+    nuts: bool = True
+    engine: Literal["nutpie", "pyro"] = "nutpie"
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    data_seed: Seed = 0
+    restarts: Annotated[int, Field(ge=1, le=1000)] = 1
+    quick: bool = False
+    compile: Literal["auto", "on", "off"] = "auto"
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the plan's canonical JSON."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+    def default_folder(self) -> Path:
+        """Return `out/<entries>-<hash>`: the same request names the same folder, so that running it again resumes."""
+        stems = [re.sub(r"[^A-Za-z0-9_]+", "-", Path(e).stem if e.endswith(".py") else e).strip("-") for e in self.entries]
+        short = "-".join(stems) if len("-".join(stems)) <= 48 else f"{stems[0][:32]}-and-{len(stems) - 1}-more"
+        return Path("out") / f"{short}-{self.digest()[:8]}"
+
+    def to_toml(self) -> str:
+        """Return the plan as TOML; JSON's strings, numbers and lists of them are TOML's too."""
+        lines = [f"{key} = {json.dumps(value)}" for key, value in self.model_dump(mode="json").items()]
+        return "# The plan of this run; `zoo report` and a repeated `zoo compare` read it.\n" + "\n".join(lines) + "\n"
+
+
+def make_plan(**fields: Any) -> Plan:
+    """Build a plan; a wrong field is one sentence, not pydantic's report."""
+    try:
+        return Plan(**fields)
+    except ValidationError as error:
+        raise UsageError(_sentence("The request", error)) from None
+
+
+def read_plan(path: Path) -> Plan:
+    """Read `plan.toml`.
+
+    Raises:
+        UsageError: the file is missing, is no TOML, or has an unknown or wrong key.
+    """
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"There is no {path.name} in {str(path.parent)!r}; give the folder of a run made by `zoo compare`.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(
+            f"{str(path)!r} cannot be read as TOML ({error}); remove the folder or run `zoo compare` into another one."
+        ) from None
+    try:
+        return Plan(**fields)
+    except ValidationError as error:
+        raise UsageError(_sentence(repr(str(path)), error)) from None
+
+
+def _sentence(what: str, error: ValidationError) -> str:
+    parts = []
+    for problem in error.errors(include_url=False):
+        field = str(problem["loc"][0]) if problem["loc"] else "?"
+        if problem["type"] == "extra_forbidden":
+            known = sorted(Plan.model_fields)
+            parts.append(f"unknown key {field!r}{did_you_mean(field, known)}, accepted: {', '.join(known)}")
+        else:
+            parts.append(f"{field}: {problem['msg'][0].lower()}{problem['msg'][1:]} (got {problem['input']!r})")
+    return f"{what} is not a plan: {'; '.join(dict.fromkeys(parts))}."
