@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from math import log
+from typing import TYPE_CHECKING, Literal
 
+from benchmarks.thresholds import LOG_SD, MEAN
 from zoo.types import Posterior, Reference
 
 if TYPE_CHECKING:
     from guides.types import Fit
 
-__all__ = ["CellStatus", "Comparison", "Distance", "Mcmc", "ParetoK", "Reason", "Score", "Verdict"]
+__all__ = ["CellStatus", "Comparison", "Correlations", "Distance", "Mcmc", "ParetoK", "Reason", "Score", "Trust", "Verdict"]
 
 Verdict = Literal[
     "agrees", "shifted", "too_narrow", "too_wide", "wrong_shape", "inconclusive",
@@ -27,6 +29,11 @@ class Score:
     `mean_error` = (mean - reference mean) / reference sd; `sd_ratio` = sd / reference sd (its standard error is that
     of log sd_ratio times sd_ratio); `q05_error` etc. likewise in reference sds; `coverage90` is the share of reference
     draws inside the method's central 90 % interval; `wasserstein` is the 1-Wasserstein distance in reference sds.
+
+    `aligned50` and `aligned90` are the coverages after the method's draws were given the reference's mean and sd: what
+    is wrong with the shape alone. `tail_se` is the part of the standard error of log sd_ratio that tails heavier than
+    normal add. `reference_mean` and `reference_sd` are in the quantity's own unit. `draws_needed` and
+    `reference_draws_needed` are how many (effective) draws each side needs before agreement can be claimed.
     """
 
     quantity: str
@@ -43,6 +50,25 @@ class Score:
     coverage50: float
     coverage90: float
     judged: bool = True
+    coverage50_se: float = 0.0
+    coverage90_se: float = 0.0
+    aligned50: float = 0.5
+    aligned90: float = 0.9
+    tail_se: float = 0.0
+    reference_mean: float = 0.0
+    reference_sd: float = 1.0
+    draws_needed: int = 0
+    reference_draws_needed: int = 0
+
+    @property
+    def log_sd_ratio(self) -> float:
+        """Log of `sd_ratio`; a collapsed method gives a large negative number, not minus infinity."""
+        return log(max(self.sd_ratio, 1e-12))
+
+    @property
+    def log_sd_ratio_se(self) -> float:
+        """Standard error of `log_sd_ratio`."""
+        return self.sd_ratio_se / max(self.sd_ratio, 1e-12)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +86,8 @@ class Distance:
 class ParetoK:
     """Pareto k-hat of the importance weights, its sample-size threshold, and what reweighting would change.
 
-    `reweighted` maps a component's label to (raw mean error, reweighted mean error) in reference sds.
+    `reweighted` maps a component's label to (raw mean error, reweighted mean error) in reference sds, `reweighted_sd`
+    to (raw sd ratio, reweighted sd ratio). Without a reference both are relative to the raw draws: (0, shift), (1, ratio).
     """
 
     value: float
@@ -68,6 +95,12 @@ class ParetoK:
     draws: int
     importance_ess: float
     reweighted: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    reweighted_sd: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the reweighted answer may be used: k-hat within its threshold. Says nothing about the raw draws."""
+        return self.value <= self.threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +132,37 @@ class Reason:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Correlations:
+    """The pair of judged components whose correlation differs most from the reference's, with its line.
+
+    `difference` is method minus reference; `line` = max(0.2, z se) where z grows with the number of `pairs`.
+    """
+
+    difference: float
+    se: float
+    line: float
+    labels: tuple[str, str]
+    method: float
+    reference: float
+    pairs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """One check that needs no reference: its name, whether it passed (None: it could not be made), and a sentence."""
+
+    name: str
+    passed: bool | None
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All scores of one (entry, method, seed) against a reference, with the verdict and its reasons."""
+    """All scores of one (entry, method, seed) against a reference, with the verdict and its reasons.
+
+    `elbo` has `value_nats`, `se`; `log_evidence` has `exact`, `bound_nats`, `bound_se`, `error`; `heldout_lpd` has
+    `nats_per_row`, `se`. `trust` are the checks that need no reference. `notes` say what could not be computed and why.
+    """
 
     posterior: Posterior
     reference: Reference
@@ -116,12 +178,18 @@ class Comparison:
     pareto_k: ParetoK | None = None
     heldout_lpd: Mapping[str, float] | None = None
     mcmc: Mcmc | None = None
-    correlations: Mapping[str, Any] = field(default_factory=dict)
+    correlations: Correlations | None = None
+    trust: tuple[Trust, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def method(self) -> str:
+        """Name of the family, or `nuts`."""
+        return self.posterior.method
 
     def worst(self) -> Score | None:
         """The judged component with the largest error relative to its threshold, None without scores."""
-        from math import log
-
         judged = [s for s in self.scores if s.judged]
-        size = lambda s: max(abs(s.mean_error) / 0.15, abs(log(max(s.sd_ratio, 1e-12))) / log(1.15))  # noqa: E731
+        size = lambda s: max(abs(s.mean_error) / MEAN, abs(s.log_sd_ratio) / LOG_SD)  # noqa: E731
         return max(judged, key=size, default=None)
