@@ -1,0 +1,43 @@
+"""Every test starts from and must leave clean global state: one thread, validation on, empty parameter store."""
+
+import warnings
+
+import pytest
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import pyro
+    import torch
+
+torch.set_num_threads(1)
+
+
+def _state():
+    return {
+        "parameter store": sorted(pyro.get_param_store().keys()),
+        "default dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(),
+        "validation": pyro.poutine.util.is_validation_enabled(),
+        "gradient mode": torch.is_grad_enabled(),
+        "handlers": len(pyro.poutine.runtime._PYRO_STACK),
+    }
+
+
+@pytest.fixture(autouse=True)
+def clean_state():
+    """Seed everything and fail a test that leaves global state other than it found it."""
+    pyro.set_rng_seed(20240601)
+    pyro.enable_validation(True)
+    pyro.get_param_store().clear()
+    before = _state()
+    yield
+    after = _state()
+    dirty = [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+    pyro.get_param_store().clear()
+    pyro.poutine.runtime._PYRO_STACK.clear()
+    pyro.enable_validation(True)
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
+    torch.set_num_threads(1)
+    if dirty:
+        pytest.fail(f"The test leaves global state changed: {'; '.join(dirty)}", pytrace=False)

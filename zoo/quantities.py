@@ -1,0 +1,126 @@
+"""Functions of draws on which posteriors are compared, safe where labels or rotations are free.
+
+Every helper returns `fn(draws, data) -> Tensor` of shape `[*sample, *shape]`, to be put into a `zoo.Quantity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import UnknownNameError, UsageError
+from zoo.types import Data, Quantity
+
+__all__ = ["QuantityFunction", "co_assignment", "log_site", "of_site", "predictive_at", "site", "sorted_by"]
+
+QuantityFunction = Callable[[Mapping[str, Tensor], Data], Tensor]
+
+
+def _draws(draws: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in draws:
+        raise UnknownNameError("site", name, draws)
+    return draws[name]
+
+
+def site(name: str) -> QuantityFunction:
+    """Return the draws of a site as they are, `[*sample, *site]`.
+
+    Raises:
+        UnknownNameError: when called on draws that lack the site.
+    """
+    return lambda draws, data: _draws(draws, name)
+
+
+def log_site(name: str) -> QuantityFunction:
+    """Return the natural logarithm of a positive site: moments of a raw scale are noise.
+
+    Raises:
+        UnknownNameError: when called on draws that lack the site.
+    """
+    return lambda draws, data: _draws(draws, name).log()
+
+
+def sorted_by(name: str, by: str, *, log: bool = False) -> QuantityFunction:
+    """Return a site `[*sample, class]` with its classes in ascending order of another site `[*sample, class]`.
+
+    With s the permutation that sorts `by` in each draw, the result is name[s(1)], ..., name[s(K)]: it does not depend on
+    how a sampler labels the classes. Further axes of `name` after the class axis are kept.
+
+    Args:
+        name: site to show.
+        by: site whose order defines the labels, `[*sample, class]`.
+        log: take the logarithm of `name`, for scales.
+
+    Raises:
+        UnknownNameError: when called on draws that lack one of the sites.
+    """
+
+    def fn(draws: Mapping[str, Tensor], data: Data) -> Tensor:
+        value, key = _draws(draws, name), _draws(draws, by)
+        order = key.argsort(-1)
+        extra = value.ndim - key.ndim
+        index = order.reshape(order.shape + (1,) * extra).expand(order.shape + value.shape[value.ndim - extra :])
+        value = value.gather(key.ndim - 1, index)
+        return value.log() if log else value
+
+    return fn
+
+
+def co_assignment(probabilities: Callable[[Mapping[str, Tensor], Data], Tensor], pairs: Sequence[tuple[int, int]]) -> QuantityFunction:
+    r"""Return the chance that two rows belong to the same class, for chosen pairs of rows.
+
+    \[ P(c_i = c_j \mid z, x) = \sum_k p(c_i = k \mid z, x_i)\, p(c_j = k \mid z, x_j) \]
+
+    Args:
+        probabilities: `(draws, data) -> [*sample, row, class]`, class probabilities of each row given the draw.
+        pairs: rows (i, j) to compare.
+    """
+    left, right = torch.tensor([i for i, _ in pairs]), torch.tensor([j for _, j in pairs])
+
+    def fn(draws: Mapping[str, Tensor], data: Data) -> Tensor:
+        p = probabilities(draws, data)  # [*sample, row, class]
+        return (p.index_select(-2, left) * p.index_select(-2, right)).sum(-1)  # [*sample, pair]
+
+    return fn
+
+
+def predictive_at(predict: Callable[..., Tensor], points: Any) -> QuantityFunction:
+    """Return a prediction at fixed inputs, `[*sample, point]`: identified even where the parameters are not.
+
+    Args:
+        predict: `(draws, points) -> [*sample, point]`.
+        points: inputs to predict at, a tensor or anything `torch.as_tensor` takes.
+    """
+    inputs = torch.as_tensor(points)
+    return lambda draws, data: predict(draws, inputs)
+
+
+def of_site(name: str, support: Any, shape: tuple[int, ...], dims: tuple[str, ...]) -> tuple[str, Quantity]:
+    """Return the label and the quantity that suit a latent site by its support.
+
+    Positive supports enter as logarithms; triangular and correlation matrices as their free entries; all else as is.
+
+    Raises:
+        UsageError: `dims` does not name every axis of the site.
+    """
+    if len(dims) != len(shape):
+        raise UsageError(f"Site {name!r} has shape {shape} but dims {dims}; name every axis once.")
+    kind = support
+    while type(kind).__name__ in ("_IndependentConstraint", "IndependentConstraint", "independent"):
+        kind = kind.base_constraint
+    text = type(kind).__name__.lower().strip("_")
+    if "cholesky" in text or text in ("corrmatrix", "positivedefinite", "lowertriangular", "symmetric", "positivesemidefinite"):
+        strict = -1 if "corr" in text else 0
+        rows, columns = torch.tril_indices(shape[-1], shape[-1], strict)
+
+        def lower(draws: Mapping[str, Tensor], data: Data) -> Tensor:
+            return _draws(draws, name)[..., rows, columns]
+
+        return name, Quantity(fn=lower, dims=(*dims[:-2], f"{name}_entry"), description=f"free entries of {name}, row by row")
+    positive = text in ("greaterthan", "greaterthaneq") and bool((torch.as_tensor(kind.lower_bound) == 0).all())
+    if positive or text in ("positive", "softplusPositive".lower(), "nonnegative", "softpluspositive"):
+        return f"log {name}", Quantity(fn=log_site(name), dims=dims, description=f"log of {name}")
+    return name, Quantity(fn=site(name), dims=dims, description=name)
