@@ -1,111 +1,220 @@
-"""The seam where tensor functions become fast: today they run eager, single points and batches alike.
+"""Tensor functions that run as one compiled graph, with the eager function kept as the truth they are checked against.
 
-`batched` turns a function of one point into a function of many. It tries `torch.func.vmap` (one pass of the program
-for all points), checks it against the plain loop at points of its own, and keeps the loop where they differ.
+`compile_function` traces a function of tensors (gradients inside it included), compiles the graph ahead of time with
+Inductor into a package on disk, and calls it without autograd, handlers or Python per operation. Every graph is compared
+with the eager function at points other than the traced one before it is used; where anything fails, the eager function
+runs instead and the record says why. `compile_density` does this for a log density: gradient, batch, batch with gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import logging
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypedDict
 
-import pyro
 import torch
-from pyro.ops.einsum import torch_log
 from torch import Tensor
 
+from zoo import cache
+from zoo.batching import Compiled, _vmappable, batched, close
 from zoo.errors import UsageError
+from zoo.tracing import Traced, TraceFailure, trace
 
-__all__ = ["Compiled", "batched"]
+__all__ = ["Compiled", "Function", "Mode", "Record", "_vmappable", "batched", "compile_function", "compiler_missing"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Compiled:
-    """A tensor function with the record of how it runs: `used` says whether a compiled graph is behind it."""
-
-    function: Callable[[Tensor], Tensor]
-    shape: tuple[int | None, ...]
-    dtype: torch.dtype
-    used: bool = False
-    vectorized: bool = False
-    reason: str = "eager"
-
-    def __call__(self, u: Tensor) -> Tensor:
-        """Call the function; another dtype or shape than declared is refused because graphs would compute garbage."""
-        if u.dtype != self.dtype or u.ndim != len(self.shape) or any(s not in (None, n) for s, n in zip(self.shape, u.shape, strict=True)):
-            raise UsageError(f"Expected points of shape {self.shape} and dtype {self.dtype}, got {tuple(u.shape)} and {u.dtype}.")
-        return self.function(u)
+Mode = Literal["auto", "on", "off"]
+OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1, "cpp.threads": 1}
+COLD_SECONDS = 10.0  # what a graph of a few hundred operations takes to compile on a busy machine
+WARM_SECONDS = 0.5  # trace, load and check
+SPEEDUP = 8.0  # least eager / compiled ratio seen on programs whose time is overhead
+_log = logging.getLogger("zoo")
 
 
-def batched(function: Callable[[Tensor], Tensor], *, dim: int, dtype: torch.dtype, chunk: int = 512) -> Compiled:
-    """Return `[n, dim] -> [n]` for a scalar function of `[dim]`, vectorized where that gives the same numbers."""
+class Record(TypedDict):
+    """Whether a compiled graph runs, why or why not, the seconds spent on it, and whether the disk cache had it."""
 
-    def loop(u: Tensor) -> Tensor:
-        return torch.stack([function(row) for row in u])
+    used: bool
+    reason: str
+    compile_seconds: float
+    cached: bool
 
-    def vectorized(u: Tensor) -> Tensor:
-        with _vmappable():
-            mapped = torch.func.vmap(function)
-            return torch.cat([mapped(part) for part in u.split(chunk)])
 
-    shape = (None, dim)
-    generator = torch.Generator().manual_seed(20231)
-    points = 0.5 * torch.randn(3, dim, dtype=dtype, generator=generator)
+@dataclass(kw_only=True)
+class Function:
+    """A tensor function with its compiled form where there is one.
+
+    Calling it checks dtype, shape and stride of every input (graphs compute garbage from others, silently) and returns
+    a list of tensors without autograd history.
+    """
+
+    eager: Callable[..., Sequence[Tensor]]
+    examples: tuple[Tensor, ...]
+    record: Record
+    traced: Traced | None = None
+    run: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Run the compiled graph, else the eager function."""
+        self.refuse(inputs)
+        if self.run is None or self.traced is None:
+            return list(self.eager(*inputs))
+        try:
+            return self.run([*inputs, *self.traced.constants])
+        except RuntimeError as error:
+            self.run = None
+            self.record = _off(f"the compiled graph failed at run time: {error}", self.record["compile_seconds"], notice=True)
+            return list(self.eager(*inputs))
+
+    def refuse(self, inputs: Sequence[Tensor]) -> None:
+        """Raise where an input differs from the traced one in dtype, shape, stride or device.
+
+        Raises:
+            UsageError: always in that case; nothing is converted silently.
+        """
+        if len(inputs) != len(self.examples):
+            raise UsageError(f"Got {len(inputs)} tensors; accepted: {len(self.examples)}.")
+        for x, e in zip(inputs, self.examples, strict=True):
+            if x.dtype != e.dtype or x.shape != e.shape or x.stride() != e.stride() or x.device != e.device:
+                raise UsageError(
+                    f"Got a tensor of {x.dtype}, shape {tuple(x.shape)}, stride {x.stride()} on {x.device}; accepted: {e.dtype}, {tuple(e.shape)}, "
+                    f"{e.stride()} on {e.device}. Convert it with .to(...).contiguous()."
+                )
+
+
+def compile_function(
+    function: Callable[..., Sequence[Tensor]],
+    examples: Sequence[Tensor],
+    checks: Sequence[Sequence[Tensor]],
+    *,
+    mode: Mode = "auto",
+    expected_calls: int = 10_000,
+    traced: Traced | Callable[[], Traced] | None = None,
+) -> Function:
+    """Return `function` as a compiled graph where that works and pays, else as it is.
+
+    Args:
+        function: tensors -> sequence of tensors; deterministic (randomness is an input), gradients taken inside.
+        examples: inputs the graph is traced at.
+        checks: inputs, other than the traced ones, at which the graph must equal `function`; three is customary.
+        mode: `auto` compiles when the predicted eager time exceeds the cost of compiling, `on` whenever it works, `off` never.
+        expected_calls: how often it will be called, for the prediction.
+        traced: a graph of `function` that exists already, or how to make it.
+
+    Raises:
+        UsageError: an unknown mode, or no check.
+    """
+    if mode not in ("auto", "on", "off"):
+        raise UsageError(f"compile is {mode!r}; accepted: auto, on, off.")
+    if not checks:
+        raise UsageError("A compiled function needs inputs to be checked at; give at least one besides the traced one.")
+    fixed = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in examples)
+    out = Function(eager=function, examples=fixed, record=_off("switched off"))
+    if mode == "off":
+        return out
+    eager = _eager_seconds(function, checks[0]) * expected_calls if mode == "auto" else float("inf")
+    if eager * (1 - 1 / SPEEDUP) < WARM_SECONDS:
+        out.record = _off(f"eager is enough: {expected_calls} calls take about {eager:.1f} s")
+        return out
+    started = time.perf_counter()
     try:
-        value, gradient = _value_and_gradient(vectorized, points)
-    except Exception as error:
-        return Compiled(function=loop, shape=shape, dtype=dtype, reason=f"points one by one: {type(error).__name__} under vmap")
-    plain, slope = _value_and_gradient(loop, points)
-    if not (_close(value, plain) and _close(gradient, slope)):
-        return Compiled(function=loop, shape=shape, dtype=dtype, reason="points one by one: vmap failed its self-check")
-    return Compiled(function=vectorized, shape=shape, dtype=dtype, vectorized=True)
+        graph = traced if isinstance(traced, Traced) else (traced or (lambda: trace(function, fixed)))()
+        key = cache.graph_key(graph, OPTIONS)
+        package = cache.find(key)
+        found = package is not None
+        if package is None:
+            missing = compiler_missing()
+            if missing:
+                out.record = _off(missing, notice=True)
+                return out
+            if eager * (1 - 1 / SPEEDUP) < COLD_SECONDS:
+                out.record = _off(f"compiling costs more than it saves: {expected_calls} calls take about {eager:.1f} s")
+                return out
+            package = cache.store(key, lambda path: _compile(graph, path))
+        run = _load(package)
+        _check(function, lambda inputs: run([*inputs, *graph.constants]), checks)
+    except TraceFailure as error:
+        out.record = _off(f"cannot be traced: {error}", time.perf_counter() - started, notice=True)
+        return out
+    except Exception as error:  # a compiler may fail in any way; a slower right answer is always at hand
+        lines = str(error).strip().splitlines() or [""]
+        out.record = _off(f"cannot be compiled: {type(error).__name__}: {lines[0][:200]}", time.perf_counter() - started, notice=True)
+        return out
+    out.traced, out.run = graph, run
+    out.record = Record(used=True, reason="compiled", compile_seconds=time.perf_counter() - started, cached=found)
+    return out
 
 
-def _value_and_gradient(function: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
-    u = points.clone().requires_grad_(True)
-    value = function(u)
-    (gradient,) = torch.autograd.grad(value.sum(), u)
-    return value.detach(), gradient
+def compiler_missing() -> str:
+    """Return why nothing can be compiled here, an empty string where a C++ compiler is found."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "cl"]
+    return "" if any(shutil.which(n) for n in names) else f"no C++ compiler ({', '.join(names)}) on the PATH"
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    """Equal to 1e-9 relative to the largest entry in float64 (1e-4 in float32), with equal non-finite entries."""
-    tolerance = 1e-9 if a.dtype == torch.float64 else 1e-4
-    finite = torch.isfinite(b)
-    scale = 1 + b[finite].abs().max().item() if finite.any() else 1.0
-    return a.shape == b.shape and torch.allclose(a, b, rtol=0.0, atol=tolerance * scale, equal_nan=True)
+class _CheckFailure(Exception):
+    """A graph that does not compute what the function computes."""
 
 
-class _SafeLog(torch.autograd.Function):
-    """Pyro's `safe_log` in the form torch.func can transform; value and gradient are the same."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        """Return log x."""
-        return x.log()
-
-    @staticmethod
-    def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Keep x for the gradient."""
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
-        """Return grad / max(x, eps)."""
-        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad / x.clamp(min=torch.finfo(x.dtype).eps)
+def _off(reason: str, seconds: float = 0.0, *, notice: bool = False) -> Record:
+    if notice:
+        _notice(reason)
+    return Record(used=False, reason=reason, compile_seconds=seconds, cached=False)
 
 
-@contextmanager
-def _vmappable() -> Iterator[None]:
-    """Replace the pieces of Pyro that torch.func cannot map, and switch off validation that branches on values."""
-    before = torch_log.safe_log
-    torch_log.safe_log = _SafeLog.apply
-    try:
-        with pyro.validation_enabled(False):
-            yield
-    finally:
-        torch_log.safe_log = before
+_said: set[str] = set()
+
+
+def _notice(reason: str) -> None:
+    """Say once per process and reason that the eager function runs."""
+    if reason not in _said:
+        _said.add(reason)
+        _log.warning("Running uncompiled (slower, same results): %s.", reason)
+
+
+def _eager_seconds(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> float:
+    """Return the fastest of three timed calls after a first one."""
+    function(*inputs)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        function(*inputs)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _compile(graph: Traced, path: str) -> str:
+    """Write the ahead-of-time compiled package of a graph to `path`."""
+    from torch import _inductor as inductor
+    from torch.export import export
+
+    logger = logging.getLogger("torch._inductor")
+    level = logger.level
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            program = export(graph.graph, (*graph.examples, *graph.constants), strict=False)
+            return str(inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=dict(OPTIONS)))
+        finally:
+            logger.setLevel(level)
+
+
+def _load(package: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """Load a package; the loader is called directly because the public wrapper imports Inductor (seconds)."""
+    loader = torch._C._aoti.AOTIModelPackageLoader(str(package), "model", False, 1, -1)  # type: ignore[attr-defined]
+    run: Callable[[Sequence[Tensor]], list[Tensor]] = loader.run
+    return run
+
+
+def _check(function: Callable[..., Sequence[Tensor]], graph: Callable[[Sequence[Tensor]], list[Tensor]], checks: Sequence[Sequence[Tensor]]) -> None:
+    for inputs in checks:
+        truth, got = list(function(*inputs)), graph(list(inputs))
+        scale = max((float(t[t.isfinite()].abs().max()) for t in truth if t.numel() and t.isfinite().any()), default=0.0)
+        for index, (a, b) in enumerate(zip(got, truth, strict=True)):
+            if not close(a, b, scale):
+                raise _CheckFailure(f"output {index} differs from the eager function at a point other than the traced one")

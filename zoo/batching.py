@@ -1,0 +1,115 @@
+"""The eager batched function: one pass of a program for many points.
+
+`batched` turns a function of one point into a function of many. It tries `torch.func.vmap` (one pass of the program
+for all points), checks it against the plain loop at points of its own, and keeps the loop where they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyro
+import torch
+from pyro.ops.einsum import torch_log
+from torch import Tensor
+
+from zoo.errors import UsageError
+
+__all__ = ["Compiled", "batched", "close"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """A tensor function with the record of how it runs: `used` says whether a compiled graph is behind it."""
+
+    function: Callable[[Tensor], Tensor]
+    shape: tuple[int | None, ...]
+    dtype: torch.dtype
+    used: bool = False
+    vectorized: bool = False
+    reason: str = "eager"
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Call the function; another dtype or shape than declared is refused because graphs would compute garbage."""
+        if u.dtype != self.dtype or u.ndim != len(self.shape) or any(s not in (None, n) for s, n in zip(self.shape, u.shape, strict=True)):
+            raise UsageError(f"Expected points of shape {self.shape} and dtype {self.dtype}, got {tuple(u.shape)} and {u.dtype}.")
+        return self.function(u)
+
+
+def batched(function: Callable[[Tensor], Tensor], *, dim: int, dtype: torch.dtype, chunk: int = 512) -> Compiled:
+    """Return `[n, dim] -> [n]` for a scalar function of `[dim]`, vectorized where that gives the same numbers."""
+
+    def loop(u: Tensor) -> Tensor:
+        return torch.stack([function(row) for row in u])
+
+    def vectorized(u: Tensor) -> Tensor:
+        with _vmappable():
+            mapped = torch.func.vmap(function)
+            return torch.cat([mapped(part) for part in u.split(chunk)])
+
+    shape = (None, dim)
+    generator = torch.Generator().manual_seed(20231)
+    points = 0.5 * torch.randn(3, dim, dtype=dtype, generator=generator)
+    try:
+        value, gradient = _value_and_gradient(vectorized, points)
+    except Exception as error:
+        return Compiled(function=loop, shape=shape, dtype=dtype, reason=f"points one by one: {type(error).__name__} under vmap")
+    plain, slope = _value_and_gradient(loop, points)
+    if not (close(value, plain) and close(gradient, slope)):
+        return Compiled(function=loop, shape=shape, dtype=dtype, reason="points one by one: vmap failed its self-check")
+    return Compiled(function=vectorized, shape=shape, dtype=dtype, vectorized=True)
+
+
+def _value_and_gradient(function: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
+    u = points.clone().requires_grad_(True)
+    value = function(u)
+    (gradient,) = torch.autograd.grad(value.sum(), u)
+    return value.detach(), gradient
+
+
+def close(a: Tensor, b: Tensor, scale: float = 0.0) -> bool:
+    """Equal to 1e-9 relative to the largest entry (or `scale`) in float64, 1e-4 in float32, with equal non-finite entries."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not a.dtype.is_floating_point:
+        return torch.equal(a, b)
+    tolerance = 1e-9 if a.dtype == torch.float64 else 1e-4
+    finite = torch.isfinite(b)
+    largest = max(scale, b[finite].abs().max().item() if finite.any() else 0.0)
+    return torch.allclose(a, b, rtol=0.0, atol=tolerance * (1 + largest), equal_nan=True)
+
+
+class _SafeLog(torch.autograd.Function):
+    """Pyro's `safe_log` in the form torch.func can transform; value and gradient are the same."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        """Return log x."""
+        return x.log()
+
+    @staticmethod
+    def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Keep x for the gradient."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
+        """Return grad / max(x, eps)."""
+        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grad / x.clamp(min=torch.finfo(x.dtype).eps)
+
+
+@contextmanager
+def _vmappable() -> Iterator[None]:
+    """Replace the pieces of Pyro that torch.func cannot map, and switch off validation that branches on values."""
+    before = torch_log.safe_log
+    torch_log.safe_log = _SafeLog.apply
+    try:
+        with pyro.validation_enabled(False):
+            yield
+    finally:
+        torch_log.safe_log = before

@@ -1,0 +1,89 @@
+"""Compiled graphs on disk: the same graph is compiled once per machine, whichever process, data set or seed asks.
+
+A package is keyed by the SHA-256 of the graph's code, the shapes of its inputs, the versions that shaped it and the
+instruction set of the processor (native code must not be run elsewhere). Files are written under a temporary name and
+renamed, and read only where their recorded digest matches.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.tracing import Traced
+
+__all__ = ["directory", "find", "graph_key", "store"]
+
+FORMAT = 1  # raise when the meaning of a stored package changes
+
+
+def directory() -> Path:
+    """Return the folder of compiled graphs: `$ZOO_CACHE_DIR`, else `posterior-zoo` in the user's cache folder."""
+    base = os.environ.get("ZOO_CACHE_DIR")
+    if base:
+        return Path(base) / "compiled"
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "posterior-zoo" / "compiled"
+
+
+@functools.cache
+def _machine() -> str:
+    flags = ""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines()
+        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        flags = platform.processor()
+    return "|".join((platform.system(), platform.machine(), torch.backends.cpu.get_cpu_capability(), flags))
+
+
+def graph_key(traced: Traced, options: dict[str, Any]) -> str:
+    """Return the hexadecimal key of a graph: equal keys mean interchangeable machine code."""
+    digest = hashlib.sha256()
+    shapes = [(str(t.dtype), tuple(t.shape), t.stride(), str(t.device)) for t in (*traced.examples, *traced.constants)]
+    for part in (FORMAT, torch.__version__, _machine(), sorted(options.items()), shapes, traced.graph.code):
+        digest.update(repr(part).encode())
+    return digest.hexdigest()[:40]
+
+
+def find(key: str) -> Path | None:
+    """Return the intact package of a key, None where there is none (a damaged one counts as none)."""
+    package = directory() / f"{key}.pt2"
+    try:
+        recorded = json.loads(package.with_suffix(".json").read_text(encoding="utf8"))["sha256"]
+        return package if hashlib.sha256(package.read_bytes()).hexdigest() == recorded else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def store(key: str, build: Callable[[str], str]) -> Path:
+    """Call `build(path)`, which writes a package at `path`, and move the result into the cache in one step.
+
+    Where the cache folder cannot be written, the package is left in a temporary folder of this process.
+    """
+    folder = directory()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        work = tempfile.mkdtemp(prefix="build-", dir=folder)
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="zoo-compiled-"))
+        work = tempfile.mkdtemp(prefix="build-", dir=folder)
+    built = Path(build(str(Path(work) / f"{key}.pt2")))
+    note = Path(work) / f"{key}.json"
+    note.write_text(json.dumps({"sha256": hashlib.sha256(built.read_bytes()).hexdigest(), "torch": torch.__version__}), encoding="utf8")
+    package = folder / f"{key}.pt2"
+    os.replace(built, package)
+    os.replace(note, package.with_suffix(".json"))
+    for left in Path(work).iterdir():
+        left.unlink()
+    Path(work).rmdir()
+    return package

@@ -1,0 +1,220 @@
+"""A tensor function -> one flat graph of pure tensor operations, with everything that does not change computed once.
+
+`trace` runs the function once under `make_fx` (gradients inside it included), turns every captured tensor into an input,
+removes mutation, and evaluates each node that depends on captured tensors only: what is left for every call is what
+depends on the inputs. The folded tensors become the last inputs of the graph (never constants in it), so that the same
+program on other data of the same shape is the same graph.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from zoo.errors import ZooError
+
+__all__ = ["TraceFailure", "Traced", "trace", "vectorize", "without_detach"]
+
+_VIEWS = frozenset({"expand", "view", "_unsafe_view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "slice", "select", "t", "alias", "detach"})
+_INDEXED = frozenset({"index", "index_put", "_unsafe_index", "_unsafe_index_put"})
+MAX_NODES = 20_000  # beyond it compilation takes minutes: sequential programs unrolled in time
+
+
+class TraceFailure(ZooError):
+    """The function cannot be written as one graph; the message says why in one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traced:
+    """A graph `[*inputs, *constants] -> outputs`, the constants it was folded down to and the shapes of its inputs.
+
+    `watched` are captured tensors that may be trained, with their version when traced.
+    """
+
+    graph: fx.GraphModule
+    constants: tuple[Tensor, ...]
+    examples: tuple[Tensor, ...]
+    watched: tuple[tuple[Tensor, int], ...] = ()
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Run the graph node by node, uncompiled."""
+        with torch.no_grad():
+            return list(self.graph(*inputs, *self.constants))
+
+    @property
+    def nodes(self) -> int:
+        """Number of tensor operations."""
+        return sum(n.op == "call_function" for n in self.graph.graph.nodes)
+
+    @property
+    def stale(self) -> bool:
+        """Whether a captured parameter was written to since the trace, so that the folded constants are old."""
+        return any(t._version != version for t, version in self.watched)
+
+
+def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Traced:
+    """Trace `function` at `inputs` into a functional, folded graph.
+
+    Args:
+        function: tensors -> list of tensors, gradients taken inside; it may close over any other tensors.
+        inputs: example inputs; shapes, dtypes and strides are fixed by them.
+
+    Raises:
+        TraceFailure: control flow on a value, a write into a captured tensor, or a graph too long to compile.
+    """
+    examples = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in inputs)
+    try:
+        first = make_fx(function)(*examples)
+        lifted, captured = _lift(first, len(examples))
+        return _purify(lifted, examples, [t.detach().clone() for t in captured], _watch(captured))
+    except TraceFailure:
+        raise
+    except Exception as error:
+        raise TraceFailure(_sentence(error)) from error
+
+
+def vectorize(traced: Traced, number: int) -> Traced:
+    """Return the graph of `number` points at once: inputs and outputs get a leading axis, constants are shared.
+
+    Raises:
+        TraceFailure: an operation of the graph that `torch.func.vmap` cannot map.
+    """
+    axes = (0,) * len(traced.examples) + (None,) * len(traced.constants)
+    examples = tuple(x.expand(number, *x.shape).contiguous() for x in traced.examples)
+    try:
+        mapped = make_fx(torch.func.vmap(traced.graph, in_dims=axes))(*examples, *traced.constants)
+        return _purify(mapped, examples, list(traced.constants), traced.watched)
+    except TraceFailure:
+        raise
+    except Exception as error:
+        raise TraceFailure(_sentence(error)) from error
+
+
+def without_detach(traced: Traced) -> fx.GraphModule:
+    """Return a copy of a forward graph that can be differentiated: `detach` nodes left by the trace cut derivatives silently."""
+    graph = copy.deepcopy(traced.graph)
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and _name(node) in ("detach", "alias"):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return graph
+
+
+def _purify(graph: fx.GraphModule, examples: tuple[Tensor, ...], captured: list[Tensor], watched: tuple[tuple[Tensor, int], ...]) -> Traced:
+    pure = make_fx(torch.func.functionalize(graph, remove="mutations"))(*examples, *captured)
+    pure, captured = _lift(pure, len(examples), captured)  # functionalization may capture scalars anew
+    graph, constants = _fold(pure, len(examples), captured)
+    folded = Traced(graph=graph, constants=constants, examples=examples, watched=watched)
+    if folded.nodes > MAX_NODES:
+        raise TraceFailure(f"{folded.nodes} operations, above {MAX_NODES}; write the recursion as one tensor operation")
+    return folded
+
+
+def _sentence(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no message'}"
+
+
+def _watch(captured: Sequence[Tensor]) -> tuple[tuple[Tensor, int], ...]:
+    return tuple((t, t._version) for t in captured if t.requires_grad)
+
+
+def _lift(graph: fx.GraphModule, number: int, before: Sequence[Tensor] = ()) -> tuple[fx.GraphModule, list[Tensor]]:
+    """Replace captured tensors (`get_attr` nodes) by placeholders behind the inputs and those lifted before."""
+    captured = list(before)
+    known: dict[int, fx.Node] = {}
+    last = [n for n in graph.graph.nodes if n.op == "placeholder"][-1]
+    for node in [n for n in graph.graph.nodes if n.op == "get_attr"]:
+        tensor = operator.attrgetter(str(node.target))(graph)
+        if not isinstance(tensor, Tensor):
+            raise TraceFailure(f"the graph captured a {type(tensor).__name__}")
+        if id(tensor) not in known:
+            with graph.graph.inserting_after(last):
+                last = graph.graph.placeholder(f"captured_{len(captured)}")
+            known[id(tensor)] = last
+            captured.append(tensor)
+        node.replace_all_uses_with(known[id(tensor)])
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return graph, captured
+
+
+def _fold(graph: fx.GraphModule, number: int, captured: Sequence[Tensor]) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
+    """Evaluate every node that depends on captured tensors only and feed the results in as constants."""
+    places = [n for n in graph.graph.nodes if n.op == "placeholder"]
+    values: dict[fx.Node, Any] = dict(zip(places[number:], captured, strict=True))
+    factories: set[fx.Node] = set()
+    for node in list(graph.graph.nodes):
+        if node.op != "call_function" or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            continue
+        parents = node.all_input_nodes
+        if all(p in values for p in parents):
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            with torch.no_grad():
+                values[node] = node.target(*args, **kwargs)
+            if all(p in factories for p in parents):
+                factories.add(node)
+        elif _name(node) in _INDEXED:
+            _number_masks(graph, node, places, values)
+    needed = _frontier(graph, values, factories)
+    constants = []
+    last = places[number - 1]
+    for node in needed:
+        with graph.graph.inserting_after(last):
+            last = graph.graph.placeholder(f"constant_{len(constants)}")
+        constants.append(values[node].contiguous())
+        node.replace_all_uses_with(last)
+    graph.graph.eliminate_dead_code()
+    for place in places[number:]:
+        graph.graph.erase_node(place)
+    graph.graph.lint()
+    graph.recompile()
+    return graph, tuple(constants)
+
+
+def _number_masks(graph: fx.GraphModule, node: fx.Node, places: list[fx.Node], values: dict[fx.Node, Any]) -> None:
+    """Write an index by a fixed boolean mask as integer indices; Inductor and vmap refuse masks because their size is data."""
+    indices: list[Any] = []
+    for index in node.args[1]:  # type: ignore[union-attr]
+        mask = values.get(index) if isinstance(index, fx.Node) else None
+        if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
+            indices.append(index)
+            continue
+        for column in mask.nonzero(as_tuple=True):
+            with graph.graph.inserting_after(places[-1]):
+                places.append(graph.graph.placeholder(f"mask_{len(places)}"))
+            values[places[-1]] = column
+            indices.append(places[-1])
+    node.args = (node.args[0], indices, *node.args[2:])
+
+
+def _frontier(graph: fx.GraphModule, values: dict[fx.Node, Any], factories: set[fx.Node]) -> list[fx.Node]:
+    """Return the folded nodes that unfolded ones need; views and factories stay in the graph because they are free."""
+    needed: dict[fx.Node, None] = {}
+
+    def keep(node: fx.Node) -> None:
+        if node not in values:
+            return
+        if node in factories or _name(node) in _VIEWS or not isinstance(values[node], Tensor):
+            for parent in node.all_input_nodes:
+                keep(parent)
+        else:
+            needed[node] = None
+
+    for node in graph.graph.nodes:
+        if node not in values:
+            for parent in node.all_input_nodes:
+                keep(parent)
+    return list(needed)
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(getattr(node.target, "overloadpacket", None), "__name__", ""))
