@@ -22,7 +22,6 @@ from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import broadcast_shape
 from pyro.infer.autoguide.initialization import InitMessenger
-from pyro.infer.enum import config_enumerate
 from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.subsample_messenger import _Subsample
@@ -124,7 +123,7 @@ class LogDensity:
         self.sites: tuple[Site, ...] = tuple(_lay_out(latent, self.data))
         self.dim = self.sites[-1].stop
         self._refuse_moving_supports(latent)
-        self._model = config_enumerate(self.program, default="parallel") if self.discrete else self.program
+        self._model = poutine.infer_config(self.program, config_fn=_sum_in_parallel) if self.discrete else self.program
         self._evaluator: TraceEinsumEvaluator | None = None
         if self.discrete:
             z = {s.name: first.nodes[s.name]["value"].detach() for s in self.sites}
@@ -136,7 +135,8 @@ class LogDensity:
             after = other.get(node["name"])
             if after is None or after["value"].shape != node["value"].shape:
                 raise ProgramError(
-                    f"Site {node['name']!r} appears or changes shape from run to run; a fixed set of latent sites is needed, use masks instead of branches."
+                    f"Site {node['name']!r} appears or changes shape from run to run; a fixed set of latent sites "
+                    "is needed, use masks instead of branches."
                 )
             if not _same_support(node["fn"].support, after["fn"].support):
                 raise ProgramError(
@@ -266,7 +266,7 @@ class LogDensity:
                 continue
             if node["infer"].get("is_auxiliary") or isinstance(node["fn"], (dist.Unit, dist.Delta)):
                 continue
-            terms = node["unscaled_log_prob"]
+            terms = _masked(node)
             if self.discrete:
                 terms = self._sum_out(trace, node, terms)
             out[node["name"]] = terms
@@ -278,9 +278,10 @@ class LogDensity:
             other = trace.nodes[name]
             if not set(other["cond_indep_stack"]) >= stack and other["cond_indep_stack"] != node["cond_indep_stack"]:
                 raise ProgramError(
-                    f"Discrete site {name!r} is shared by several observations of {node['name']!r}, so no log likelihood per observation exists; compare the evidence instead."
+                    f"Discrete site {name!r} is shared by several observations of {node['name']!r}, "
+                    "so no log likelihood per observation exists; compare the evidence instead."
                 )
-            terms = terms + other["unscaled_log_prob"]
+            terms = terms + _masked(other)
         extra = terms.ndim - self.max_plate_nesting
         if extra > 0:
             terms = terms.flatten(0, extra - 1).logsumexp(0)
@@ -339,11 +340,29 @@ def _refuse_bad_observations(trace: poutine.Trace) -> None:
         support = getattr(fn, "support", None)
         if support is not None and isinstance(value, Tensor) and not bool(support.check(value).all()):
             raise DataError(
-                f"Observed site {node['name']!r} holds values outside the support of {type(_base(fn)).__name__} ({support}); fix the data or the likelihood."
+                f"Observed site {node['name']!r} holds values outside the support of {type(_base(fn)).__name__} "
+                f"({support}); fix the data or the likelihood."
             )
         terms = node.get("log_prob")
         if isinstance(terms, Tensor) and torch.isnan(terms).any():
             raise DataError(f"The log likelihood of observed site {node['name']!r} is NaN at an ordinary point; check its data and scales.")
+
+
+def _sum_in_parallel(msg: dict[str, Any]) -> dict[str, Any]:
+    """Sum every discrete latent site exactly; a sequential or sampled hint would leave a random value in the density."""
+    fn = msg["fn"]
+    if msg["is_observed"] or isinstance(fn, _Subsample) or not getattr(fn, "has_enumerate_support", False):
+        return {}
+    return {"enumerate": "parallel", "num_samples": None, "expand": msg["infer"].get("expand", False)}
+
+
+def _masked(node: dict[str, Any]) -> Tensor:
+    """Log probability of a site with masked entries 0 and without the scale of a minibatch."""
+    terms: Tensor = node["unscaled_log_prob"]
+    mask = node["mask"]
+    if mask is None or mask is True:
+        return terms
+    return torch.zeros_like(terms) if mask is False else terms.where(mask, terms.new_zeros(()))
 
 
 def _base(fn: Any) -> Any:
