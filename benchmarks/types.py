@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import log
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.thresholds import LOG_SD, MEAN
 from zoo.types import Posterior, Reference
@@ -161,7 +161,7 @@ class Comparison:
     """All scores of one (entry, method, seed) against a reference, with the verdict and its reasons.
 
     `elbo` has `value_nats`, `se`; `log_evidence` has `exact`, `bound_nats`, `bound_se`, `error`; `heldout_lpd` has
-    `nats_per_row`, `se`. `trust` are the checks that need no reference. `notes` say what could not be computed and why.
+    `nats_per_row`, `se`; `correlations` has the fields of `Correlations` or is empty. `trust` are the checks that need no reference. `notes` say what could not be computed and why.
     """
 
     posterior: Posterior
@@ -178,7 +178,7 @@ class Comparison:
     pareto_k: ParetoK | None = None
     heldout_lpd: Mapping[str, float] | None = None
     mcmc: Mcmc | None = None
-    correlations: Correlations | None = None
+    correlations: Mapping[str, Any] = field(default_factory=dict)
     trust: tuple[Trust, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0

@@ -1,0 +1,29 @@
+"""Numbers as text, with no more digits than their standard error earns."""
+
+from __future__ import annotations
+
+from math import floor, isfinite, log10
+
+__all__ = ["rounded", "value_with_error"]
+
+MOST_DECIMALS = 4
+
+
+def rounded(value: float, se: float, *, sign: bool = False) -> str:
+    """Round a number to the first significant digit of its error; exact numbers get three significant digits."""
+    if not isfinite(value):
+        return "not finite"
+    if se > 0 and isfinite(se):
+        decimals = min(max(0, -floor(log10(se))), MOST_DECIMALS)
+    else:
+        decimals = min(max(0, 2 - floor(log10(abs(value)))), MOST_DECIMALS) if value else 0
+    text = f"{value:{'+' if sign else ''}.{decimals}f}"
+    return text.replace("-0" + ("." + "0" * decimals if decimals else ""), text[1:]) if float(text) == 0 and text[0] == "-" else text
+
+
+def value_with_error(value: float, se: float, *, sign: bool = False) -> str:
+    """Return `0.25 +- 0.03` with the error to one significant digit; without `+-` where the value is exact."""
+    if not (se > 0 and isfinite(se)):
+        return rounded(value, 0.0, sign=sign)
+    decimals = min(max(0, -floor(log10(se))), MOST_DECIMALS)
+    return f"{rounded(value, se, sign=sign)} +- {max(se, 10.0**-decimals):.{decimals}f}"
