@@ -46,7 +46,8 @@ def covariance(d: int, rho: float) -> Tensor:
 
 
 def make_data(seed: int, d: int, rho: float) -> Data:
-    """Return data without observations: the target is the prior itself."""
+    """Return data without observations: the target is the prior itself; impossible options are refused here."""
+    covariance(d, rho)
     return Data(
         train={},
         coords={"coordinate": [str(i) for i in range(1, d + 1)]},

@@ -3,7 +3,7 @@
 The petals of 150 iris flowers of unknown species were measured to the nearest millimeter. Setosa (about 1.5 cm) stands
 apart; versicolor (4.3 cm) and virginica (5.6 cm) overlap, which makes the option K=3 much harder than K=2.
 
-    weight       ~ Dirichlet(2, ..., 2)
+    weight       ~ Dirichlet(5, ..., 5)
     location_k   ~ Normal(4, 2),                           k = 1..K        # cm
     scale_k      ~ LogNormal(log 0.5, 0.5)                                 # cm, 90 % of it in 0.22..1.14
     label_i      ~ Categorical(weight),                    i = 1..150      # summed out by enumeration
@@ -36,7 +36,7 @@ from zoo.datasets import read
 from zoo.errors import UsageError
 from zoo.types import Data, ModelEntry, Program, Quantity
 
-CONCENTRATION = 2.0
+CONCENTRATION = 5.0
 LOCATION_MEAN, LOCATION_SCALE = 4.0, 2.0  # cm
 SCALE_MEDIAN, SCALE_LOG_SD = 0.5, 0.5  # cm, nats
 # Pairs of measured values (cm) whose class membership the data leave in doubt, per K: the gap beside setosa, and for
