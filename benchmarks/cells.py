@@ -9,15 +9,17 @@ import math
 import os
 import platform
 import sys
+import types
+import typing
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
 
 from benchmarks.store import canonical, finite
-from benchmarks.types import CellStatus, Comparison, Distance, Mcmc, ParetoK, Reason, Score, Verdict
+from benchmarks.types import CellStatus, Comparison, Distance, Mcmc, ParetoK, Reason, Score, Trust, Verdict
 from zoo.types import Cost, Posterior, Reference
 
 __all__ = ["SCHEMA", "Cell", "comparison_of", "drawn_cell", "failed_cell", "machine", "reference_record", "scored_cell", "versions"]
@@ -31,42 +33,26 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ScoreRecord(_Record):
-    """One component of one quantity; errors in reference standard deviations, None where undefined."""
-
-    quantity: str
-    index: tuple[int, ...]
-    label: str
-    mean_error: Number
-    mean_error_se: Number
-    sd_ratio: Number
-    sd_ratio_se: Number
-    wasserstein: Number
-    q05_error: Number
-    q50_error: Number
-    q95_error: Number
-    coverage50: Number
-    coverage90: Number
-    judged: bool
+def _nullable(hint: Any) -> Any:
+    """Return the type with None allowed wherever a float is: NaN and infinities are null in JSON."""
+    if hint is float:
+        return float | None
+    arguments = typing.get_args(hint)
+    if not arguments or typing.get_origin(hint) is Literal:
+        return hint
+    inner = tuple(_nullable(a) for a in arguments)
+    return Union[inner] if typing.get_origin(hint) in (Union, types.UnionType) else typing.get_origin(hint)[inner]  # noqa: UP007
 
 
-class DistanceRecord(_Record):
-    """A joint distance with the noise floor between reference chains and the line it is judged by."""
-
-    name: str
-    value: Number
-    se: Number
-    floor: Number
-    line: Number
+def _record(noun: type) -> Any:
+    """Return the pydantic model of a dataclass of `benchmarks.types`, so that the file's schema is the noun's own."""
+    hints = typing.get_type_hints(noun)
+    fields: dict[str, Any] = {f.name: (_nullable(hints[f.name]), ...) for f in dataclasses.fields(noun)}
+    return create_model(f"{noun.__name__}Record", __base__=_Record, **fields)
 
 
-class ReasonRecord(_Record):
-    """One finding behind a verdict; `excess` is how many times its threshold it is."""
-
-    verdict: Verdict
-    label: str
-    excess: Number
-    sentence: str
+ScoreRecord, DistanceRecord, ReasonRecord = _record(Score), _record(Distance), _record(Reason)
+ParetoKRecord, McmcRecord, TrustRecord = _record(ParetoK), _record(Mcmc), _record(Trust)
 
 
 class Cell(_Record):
@@ -82,14 +68,16 @@ class Cell(_Record):
     status: CellStatus
     verdict: Verdict | None
     sentence: str
-    reasons: list[ReasonRecord]
-    scores: list[ScoreRecord]
-    distances: list[DistanceRecord]
+    reasons: list[ReasonRecord]  # type: ignore[valid-type]
+    scores: list[ScoreRecord]  # type: ignore[valid-type]
+    distances: list[DistanceRecord]  # type: ignore[valid-type]
+    trust: list[TrustRecord]  # type: ignore[valid-type]
+    notes: list[str]
     elbo: dict[str, Number] | None
     log_evidence: dict[str, Number] | None
-    pareto_k: dict[str, Any] | None
+    pareto_k: ParetoKRecord | None  # type: ignore[valid-type]
     heldout_lpd: dict[str, Number] | None
-    mcmc: dict[str, Any] | None
+    mcmc: McmcRecord | None  # type: ignore[valid-type]
     correlations: dict[str, Any]
     cost: dict[str, Number]
     compiled: dict[str, Any]
@@ -126,7 +114,8 @@ def machine() -> dict[str, Any]:
 
 def _blank(**fields: Any) -> dict[str, Any]:
     empty: dict[str, Any] = {
-        "schema": SCHEMA, "verdict": None, "sentence": "", "reasons": [], "scores": [], "distances": [], "elbo": None,
+        "schema": SCHEMA, "verdict": None, "sentence": "", "reasons": [], "scores": [], "distances": [], "trust": [], "notes": [],
+        "elbo": None,
         "log_evidence": None, "pareto_k": None, "heldout_lpd": None, "mcmc": None, "correlations": {},
         "cost": dataclasses.asdict(Cost(seconds=0.0)), "compiled": {"used": False, "reason": "eager"}, "stop": None,
         "reference": None, "versions": versions(), "machine": machine(),
@@ -134,13 +123,12 @@ def _blank(**fields: Any) -> dict[str, Any]:
     return validated({**empty, **fields})
 
 
-def drawn_cell(head: Mapping[str, Any], status: CellStatus, posterior: Posterior | None, fit: Any = None) -> dict[str, Any]:
-    """Return the cell of a method that has run but is not compared yet."""
-    source = fit if posterior is None else posterior
-    cost = dataclasses.asdict(source.cost) if source is not None else dataclasses.asdict(Cost(seconds=0.0))
+def drawn_cell(head: Mapping[str, Any], status: CellStatus, posterior: Posterior, fit: Any, memory: float | None) -> dict[str, Any]:
+    """Return the cell of a method that has run but is not compared yet; `memory` is its process's peak in MB."""
+    cost = dataclasses.asdict(dataclasses.replace(posterior.cost, peak_memory_mb=memory))
     stop = dataclasses.asdict(fit.stop) if fit is not None else None
     compiled = {"compiled": dict(fit.compiled)} if fit is not None else {}
-    return _blank(**head, status=status, cost=cost, stop=stop, **compiled)
+    return _blank(**head, status=status, cost=cost, stop=stop, notes=list(posterior.notes), **compiled)
 
 
 def failed_cell(head: Mapping[str, Any], status: CellStatus, sentence: str, seconds: float = 0.0) -> dict[str, Any]:
@@ -162,13 +150,15 @@ def scored_cell(cell: Mapping[str, Any], comparison: Comparison) -> dict[str, An
         "reasons": [dataclasses.asdict(r) for r in c.reasons],
         "scores": [dataclasses.asdict(s) for s in c.scores],
         "distances": [dataclasses.asdict(d) for d in c.distances],
+        "trust": [dataclasses.asdict(t) for t in c.trust],
+        "notes": [*cell["notes"], *c.notes],
         "elbo": c.elbo,
         "log_evidence": c.log_evidence,
         "pareto_k": None if c.pareto_k is None else _fields(c.pareto_k),
         "heldout_lpd": c.heldout_lpd,
         "mcmc": None if c.mcmc is None else _fields(c.mcmc),
         "correlations": dict(c.correlations),
-        "reference": {"kind": c.reference.kind, "usable": c.reference.usable, "reason": c.reference.reason, "digest": digest_of(c.reference)},
+        "reference": {**{k: getattr(c.reference, k) for k in ("kind", "usable", "reason")}, "digest": digest_of(c.reference)},
     })  # fmt: skip
 
 
@@ -178,28 +168,38 @@ def _fields(record: Any) -> dict[str, Any]:
 
 def comparison_of(cell: Mapping[str, Any], posterior: Posterior, reference: Reference, fit: Any = None) -> Comparison:
     """Rebuild the comparison a cell was written from; null becomes NaN again."""
-    k, m = cell["pareto_k"], cell["mcmc"]
     return Comparison(
         posterior=posterior,
         reference=reference,
-        scores=tuple(Score(**{**_nan(s), "index": tuple(s["index"])}) for s in cell["scores"]),
-        distances=tuple(Distance(**{**d, "value": math.nan if d["value"] is None else d["value"]}) for d in cell["distances"]),
-        verdict=cell["verdict"],
-        reasons=tuple(Reason(**_nan(r)) for r in cell["reasons"]),
-        sentence=cell["sentence"],
         fit=fit,
+        verdict=cell["verdict"],
+        sentence=cell["sentence"],
         status=cell["status"],
-        elbo=cell["elbo"],
-        log_evidence=cell["log_evidence"],
-        pareto_k=None if k is None else ParetoK(**{**_nan(k), "reweighted": {n: tuple(pair) for n, pair in k["reweighted"].items()}}),
-        heldout_lpd=cell["heldout_lpd"],
-        mcmc=None if m is None else Mcmc(**m),
-        correlations=cell["correlations"],
+        scores=tuple(_restore(Score, s) for s in cell["scores"]),
+        distances=tuple(_restore(Distance, d) for d in cell["distances"]),
+        reasons=tuple(_restore(Reason, r) for r in cell["reasons"]),
+        trust=tuple(_restore(Trust, t) for t in cell["trust"]),
+        notes=tuple(cell["notes"]),
+        pareto_k=None if cell["pareto_k"] is None else _restore(ParetoK, cell["pareto_k"]),
+        mcmc=None if cell["mcmc"] is None else _restore(Mcmc, cell["mcmc"]),
+        **{name: cell[name] for name in ("elbo", "log_evidence", "heldout_lpd", "correlations")},
     )
 
 
-def _nan(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: math.nan if value is None else value for name, value in record.items()}
+def _restore(noun: type, record: Mapping[str, Any]) -> Any:
+    """Build the noun of a record: null becomes NaN where a float is wanted, lists become tuples."""
+    hints = typing.get_type_hints(noun)
+    return TypeAdapter(noun).validate_python({name: _fill(hints[name], value) for name, value in record.items()})
+
+
+def _fill(hint: Any, value: Any) -> Any:
+    if value is None:
+        return math.nan if hint is float else None
+    if isinstance(value, dict):
+        return {k: _fill(typing.get_args(hint)[1], v) for k, v in value.items()} if len(typing.get_args(hint)) == 2 else value
+    if isinstance(value, list):
+        return tuple(_fill((typing.get_args(hint) or (Any,))[0], v) for v in value)
+    return value
 
 
 def digest_of(reference: Reference) -> str:

@@ -85,9 +85,7 @@ def read_plan(path: Path) -> Plan:
     except FileNotFoundError:
         raise UsageError(f"There is no {path.name} in {str(path.parent)!r}; give the folder of a run made by `zoo compare`.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(
-            f"{str(path)!r} cannot be read as TOML ({error}); remove the folder or run `zoo compare` into another one."
-        ) from None
+        raise UsageError(f"{str(path)!r} cannot be read as TOML ({error}); give `zoo compare` another --out.") from None
     try:
         return Plan(**fields)
     except ValidationError as error:

@@ -154,6 +154,11 @@ class RunDir:
             raise UsageError(f"There is no folder {str(path)!r}; give the folder of a run made by `zoo compare`.")
         return cls(path, read_plan(path / PLAN_FILE))
 
+    @property
+    def locked(self) -> bool:
+        """Whether this process holds the run, so that it may write."""
+        return self._lock is not None
+
     def close(self) -> None:
         """Give up the lock."""
         if self._lock is not None:

@@ -1,0 +1,155 @@
+"""Execute a plan: cells in forked processes, each written when done; then references, comparisons, tables and report.
+
+The same call on the same folder takes up what is there: whole cells of the same key are kept, comparisons are made
+anew only where the reference or the code of the comparison changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cells import failed_cell
+from benchmarks.evaluate import RunResult, evaluate
+from benchmarks.events import Events
+from benchmarks.plan import Plan
+from benchmarks.prepare import command, duration, plan_cells, prepare
+from benchmarks.store import CELL_COLUMNS, SCORE_COLUMNS, RunDir, finite, score_rows, strict_json
+from benchmarks.work import NUTS, Cell, run_cell
+from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
+from zoo.errors import InfrastructureError, UsageError
+from zoo.types import ModelEntry
+
+__all__ = ["execute", "read_run", "results_csv", "write_pages"]
+
+RETRY = ("error", "killed", "timeout")  # what another attempt may cure; a NaN or a failed start comes back
+
+
+def execute(
+    plan: Plan,
+    *,
+    out: Path | None = None,
+    jobs: int = 2,
+    entries: Sequence[ModelEntry] | None = None,
+    events: Events | None = None,
+    timeout: float | None = None,
+    pages: bool = True,
+) -> RunResult:
+    """Execute a plan, or finish an earlier run of it.
+
+    Args:
+        plan: what to run.
+        out: run directory, default `plan.default_folder()`.
+        jobs: processes at once; results do not depend on it.
+        entries: entry objects in place of `plan.entries`, for models that have no name.
+        events: hears of the progress.
+        timeout: seconds one cell may take.
+        pages: also write `results.csv`, `report.html` and `report.md`.
+
+    Raises:
+        UsageError: bad input (nothing is written), or a folder that holds something else.
+        InfrastructureError: the folder cannot be written.
+        KeyboardInterrupt: after every worker was stopped; whole cells stay, the same call resumes.
+    """
+    events = events or Events()
+    with one_thread():
+        prepared = [prepare(plan, request) for request in (entries or plan.entries)]
+        keys = [p.entry.key for p in prepared]
+        if len(set(keys)) != len(keys):
+            raise UsageError(f"Entries {keys} name one of them twice; give each once.")
+        cells = plan_cells(plan, prepared)
+        with RunDir.create(plan.default_folder() if out is None else out, plan) as run:
+            _run_missing(cells, run, jobs, events, timeout)
+            result = evaluate(cells, run, jobs, events)
+            if pages:
+                write_pages(run, result)
+            return result
+
+
+def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, timeout: float | None) -> None:
+    missing = []
+    for cell in cells:
+        content = run.read(cell.name, warn=events.warn)
+        if content is None or content["status"] in RETRY:
+            missing.append(cell)
+    if not missing:
+        events.say(f"all {len(cells)} cells are there already; comparing")
+        return
+    seconds = {c.name: c.prepared.seconds[c.method] for c in missing}
+    total = max(sum(seconds.values()) / jobs, max(seconds.values()) / (min(jobs, 4) if all(c.method == NUTS for c in missing) else 1))
+    reused = f", {len(cells) - len(missing)} are there already" if len(missing) < len(cells) else ""
+    events.say(f"{len(missing)} of {len(cells)} cells to run{reused}; about {duration(total)} with {jobs} jobs")
+    events.begin("cells", len(missing))
+    trainers = {c.given.name for c in cells if c.given is not None}
+    chains = min(jobs, 4)
+    waves: list[tuple[list[Cell], int, int]] = [
+        ([c for c in missing if c.name in trainers], jobs, 1),
+        ([c for c in missing if c.method == NUTS], max(1, jobs // chains), chains),
+        ([c for c in missing if c.method != NUTS and c.name not in trainers], jobs, 1),
+    ]
+    try:
+        for wave, workers, inner in waves:
+            _run_wave(sorted(wave, key=lambda c: -seconds[c.name]), run, workers, inner, events, timeout)
+    finally:
+        events.finish()
+
+
+def _run_wave(cells: list[Cell], run: RunDir, workers: int, inner: int, events: Events, timeout: float | None) -> None:
+    named = {c.label: c for c in cells}
+
+    def done(result: TaskResult) -> None:
+        cell = named[result.name]
+        if result.status == "ok":
+            status, sentence = result.value
+        elif isinstance(result.exception, InfrastructureError):
+            raise result.exception
+        else:
+            status = result.status
+            sentence = f"{cell.label} ended as {result.status}: {result.error}"
+            with run.draft(cell.name) as folder:
+                (folder / "log.txt").write_text(result.trace or f"{sentence}\n", encoding="utf-8")
+                (folder / "cell.json").write_text(strict_json(failed_cell(cell.head, status, sentence, result.seconds)), encoding="utf-8")
+        events.done(cell.label, status, sentence, result.seconds)
+
+    def task(cell: Cell) -> Task:
+        return Task(cell.label, lambda: run_cell(cell, run, inner))
+
+    run_tasks([task(c) for c in cells], workers, timeout, done, retries=1)
+
+
+def write_pages(run: RunDir, result: RunResult) -> None:
+    """Write `results.csv`, `report.html` and `report.md`."""
+    from benchmarks.report import render_html, render_markdown
+
+    run.write("results.csv", results_csv(result.cells))
+    run.write("report.html", render_html(result.report))
+    run.write("report.md", render_markdown(result.report))
+
+
+def results_csv(cells: list[dict[str, Any]]) -> str:
+    """Return the scores as CSV, one row per score; missing numbers are empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*CELL_COLUMNS, *SCORE_COLUMNS], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(finite(row) for row in score_rows(cells))
+    return text.getvalue()
+
+
+def read_run(path: Path, *, events: Events | None = None) -> RunResult:
+    """Rebuild the result of a finished or unfinished run from its folder, without running any method.
+
+    Raises:
+        UsageError: the folder holds no run, or none of its cells belongs to the models as they are now.
+    """
+    events = events or Events()
+    run = RunDir.open(path)
+    with one_thread(), contextlib.closing(run):
+        prepared = [prepare(run.plan, request) for request in run.plan.entries]
+        cells = [c for c in plan_cells(run.plan, prepared) if run.read(c.name, warn=events.warn) is not None]
+        if not cells:
+            raise UsageError(f"{str(path)!r} has no cell of the models as they are now; run `{command(run.plan)} --out {path}` first.")
+        return evaluate(cells, run, 1, events)
