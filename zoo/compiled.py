@@ -81,10 +81,7 @@ class Function:
             raise UsageError(f"Got {len(inputs)} tensors; accepted: {len(self.examples)}.")
         for x, e in zip(inputs, self.examples, strict=True):
             if x.dtype != e.dtype or x.shape != e.shape or x.stride() != e.stride() or x.device != e.device:
-                raise UsageError(
-                    f"Got a tensor of {x.dtype}, shape {tuple(x.shape)}, stride {x.stride()} on {x.device}; accepted: {e.dtype}, {tuple(e.shape)}, "
-                    f"{e.stride()} on {e.device}. Convert it with .to(...).contiguous()."
-                )
+                raise UsageError(f"Got {_describe(x)}; accepted: {_describe(e)}. Convert it with .to(...).contiguous().")
 
 
 def compile_function(
@@ -176,6 +173,10 @@ def _notice(reason: str) -> None:
         _log.warning("Running uncompiled (slower, same results): %s.", reason)
 
 
+def _describe(x: Tensor) -> str:
+    return f"a tensor of {x.dtype}, shape {tuple(x.shape)}, stride {x.stride()} on {x.device}"
+
+
 def _eager_seconds(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> float:
     """Return the fastest of three timed calls after a first one."""
     function(*inputs)
@@ -211,10 +212,16 @@ def _load(package: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     return run
 
 
-def _check(function: Callable[..., Sequence[Tensor]], graph: Callable[[Sequence[Tensor]], list[Tensor]], checks: Sequence[Sequence[Tensor]]) -> None:
+def _check(
+    function: Callable[..., Sequence[Tensor]], graph: Callable[[Sequence[Tensor]], list[Tensor]], checks: Sequence[Sequence[Tensor]]
+) -> None:
+    verified = False
     for inputs in checks:
         truth, got = list(function(*inputs)), graph(list(inputs))
+        verified |= all(bool(t.isfinite().all()) for t in truth)
         scale = max((float(t[t.isfinite()].abs().max()) for t in truth if t.numel() and t.isfinite().any()), default=0.0)
         for index, (a, b) in enumerate(zip(got, truth, strict=True)):
             if not close(a, b, scale):
                 raise _CheckFailure(f"output {index} differs from the eager function at a point other than the traced one")
+    if not verified:
+        raise _CheckFailure("the eager function is not finite at any of the check points")

@@ -10,10 +10,10 @@ This is the one bridge NUTS, Laplace, the flat objectives, importance weights an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import pyro.distributions as dist
@@ -28,9 +28,15 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
-from zoo.compiled import Compiled, batched
+from zoo.batching import Compiled, batched
+from zoo.compiled import Mode, Record
 from zoo.errors import DataError, ProgramError
 from zoo.types import Data, Program
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from zoo.compiled_density import CompiledDensity
 
 __all__ = ["LogDensity", "Site", "default_dtype", "trace_program"]
 
@@ -108,6 +114,7 @@ class LogDensity:
         self.evaluations = 0
         self.gradient_evaluations = 0
         self._batch: Compiled | None = None
+        self._compiled: CompiledDensity | None = None
         with default_dtype(self.dtype):
             self._set_up()
 
@@ -196,13 +203,40 @@ class LogDensity:
     def _scale(self, index: Tensor) -> float:
         return float(self.data.size or 1) / index.numel()
 
+    def compile(self, mode: Mode = "auto", *, expected_calls: int = 50_000) -> Record:
+        """Let `gradient`, `batch` and `numpy_gradient` run as compiled graphs where that works and pays; say whether they do."""
+        from zoo.compiled_density import compile_density
+
+        self._compiled = compile_density(self, mode, expected_calls=expected_calls)
+        return self._compiled.record
+
+    @property
+    def compiled(self) -> Record:
+        """What `compile` did; also after a later fall-back."""
+        if self._compiled is None:
+            return Record(used=False, reason="not asked to compile", compile_seconds=0.0, cached=False)
+        return self._compiled.record
+
     def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log density at `[dim]` and its gradient `[dim]`."""
         self.gradient_evaluations += 1
+        if self._compiled is None:
+            return self.eager_gradient(u)
+        return self._compiled.value_and_gradient(u.detach().contiguous())
+
+    def eager_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `gradient` returns, by running the program, not counted: the truth compiled graphs are checked against."""
         point = u.detach().requires_grad_(True)
         value = self.evaluate(point)
         (grad,) = torch.autograd.grad(value, point)
         return value.detach(), grad
+
+    def numpy_gradient(self) -> Callable[[np.ndarray[Any, Any]], tuple[float, np.ndarray[Any, Any]]]:
+        """Return `gradient` on numpy arrays with the least work per call, for samplers; counted; one per thread."""
+        if self._compiled is None:
+            self.compile("off")
+        assert self._compiled is not None
+        return self._compiled.numpy_gradient()
 
     def batch(self, u: Tensor) -> Tensor:
         """Return the log density at `n` points `[n, dim]` as `[n]`, in nats; counts n evaluations."""
@@ -210,7 +244,18 @@ class LogDensity:
         return self.batch_function()(u)
 
     def batch_function(self) -> Compiled:
-        """Return the function of `[n, dim]` behind `batch`, differentiable and not counted."""
+        """Return the function of `[n, dim]` behind `batch`, differentiable and not counted; compiled once `compile` was called."""
+        eager = self.eager_batch()
+
+        def dispatch(u: Tensor) -> Tensor:
+            from zoo.compiled_density import is_traced
+
+            return eager.function(u) if self._compiled is None or is_traced(u) else self._compiled.differentiable_batch(u)
+
+        return replace(eager, function=dispatch)
+
+    def eager_batch(self) -> Compiled:
+        """Return the uncompiled function of `[n, dim]`, vectorized where the program allows it."""
         if self._batch is None:
             self._batch = batched(self.evaluate, dim=self.dim, dtype=self.dtype)
         return self._batch
@@ -405,4 +450,3 @@ def _pair(a: Any, b: Any) -> tuple[Tensor, Tensor]:
     x, y = torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64)
     shape = broadcast_shape(x.shape, y.shape)
     return x.expand(shape), y.expand(shape)
-

@@ -22,7 +22,9 @@ from zoo.errors import ZooError
 
 __all__ = ["TraceFailure", "Traced", "trace", "vectorize", "without_detach"]
 
-_VIEWS = frozenset({"expand", "view", "_unsafe_view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "slice", "select", "t", "alias", "detach"})
+_VIEWS = frozenset(
+    {"expand", "view", "_unsafe_view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "slice", "select", "t", "alias", "detach"}
+)
 _INDEXED = frozenset({"index", "index_put", "_unsafe_index", "_unsafe_index_put"})
 MAX_NODES = 20_000  # beyond it compilation takes minutes: sequential programs unrolled in time
 
@@ -80,16 +82,21 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
         raise TraceFailure(_sentence(error)) from error
 
 
-def vectorize(traced: Traced, number: int) -> Traced:
-    """Return the graph of `number` points at once: inputs and outputs get a leading axis, constants are shared.
+def vectorize(traced: Traced, number: int, outputs: Sequence[int] = (0,)) -> Traced:
+    """Return the graph of the chosen outputs for `number` points at once: a leading axis on inputs and outputs.
 
     Raises:
         TraceFailure: an operation of the graph that `torch.func.vmap` cannot map.
     """
     axes = (0,) * len(traced.examples) + (None,) * len(traced.constants)
     examples = tuple(x.expand(number, *x.shape).contiguous() for x in traced.examples)
+
+    def chosen(*tensors: Tensor) -> list[Tensor]:
+        values = traced.graph(*tensors)
+        return [values[i] for i in outputs]
+
     try:
-        mapped = make_fx(torch.func.vmap(traced.graph, in_dims=axes))(*examples, *traced.constants)
+        mapped = make_fx(torch.func.vmap(chosen, in_dims=axes))(*examples, *traced.constants)
         return _purify(mapped, examples, list(traced.constants), traced.watched)
     except TraceFailure:
         raise

@@ -1,0 +1,223 @@
+"""A log density as compiled graphs: value with gradient at one point, values of many, values with gradients of many.
+
+    graph(u, constants) -> (log p(T(u), data) + log |det dT/du|, its gradient)      [nats]
+
+One trace of the program serves all three: the graphs of many points are `vmap` of the graph of one, at a fixed number of
+points per call, the last call padded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+from zoo.compiled import Function, Mode, Record, compile_function
+from zoo.tracing import Traced, TraceFailure, trace, vectorize
+
+if TYPE_CHECKING:
+    from zoo.log_density import LogDensity
+
+__all__ = ["CompiledDensity", "compile_density", "is_traced"]
+
+CHUNK = 64  # points per call of a batched graph
+RENT_SECONDS = 3.0  # eager batches run this long before `auto` compiles them: never far above the better of the two
+NumpyGradient = Callable[[np.ndarray[Any, Any]], tuple[float, np.ndarray[Any, Any]]]
+
+
+def compile_density(density: LogDensity, mode: Mode = "auto", *, expected_calls: int = 50_000) -> CompiledDensity:
+    """Compile value with gradient of a log density; the batched graphs follow when they are first worth it."""
+    return CompiledDensity(density, mode, expected_calls)
+
+
+class CompiledDensity:
+    """The compiled forms of one log density, each with the eager form behind it. Nothing here counts evaluations."""
+
+    def __init__(self, density: LogDensity, mode: Mode, expected_calls: int) -> None:
+        self.density = density
+        self.mode: Mode = mode
+        self.expected_calls = expected_calls
+        self._graph: Traced | None = None
+        self._forms: dict[str, Function] = {}
+        self._spent = {"batch": 0.0, "batch_gradient": 0.0}
+        self._compile_gradient(mode)
+
+    @property
+    def record(self) -> Record:
+        """Whether the gradient runs compiled, why or why not, and the seconds spent on all forms."""
+        first = self._forms["gradient"].record
+        return Record(used=first["used"], reason=first["reason"], cached=first["cached"],
+                      compile_seconds=sum(f.record["compile_seconds"] for f in self._forms.values()))  # fmt: skip
+
+    def value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log density at `[dim]` and its gradient `[dim]`."""
+        self._renew()
+        value, gradient = self._forms["gradient"](u)
+        return value, gradient
+
+    def batch(self, u: Tensor) -> Tensor:
+        """Return the log density at the rows of `[n, dim]` as `[n]`, without autograd history."""
+        return self._run("batch", u, lambda: [self.density.eager_batch()(u.detach()).detach()])[0]
+
+    def batch_value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log density `[n]` and its gradients `[n, dim]` at the rows of `[n, dim]`."""
+        value, gradient = self._run("batch_gradient", u, lambda: _batch_gradient(self.density.eager_batch(), u))
+        return value, gradient
+
+    def differentiable_batch(self, u: Tensor) -> Tensor:
+        """Return the log density at the rows of `[n, dim]` as `[n]`, differentiable once in `u`."""
+        if not (u.requires_grad and torch.is_grad_enabled()):
+            return self.batch(u)
+        if self._form("batch_gradient") is not None:
+            value: Tensor = _BatchValue.apply(u, self)
+            return value
+        started = time.perf_counter()
+        value = self.density.eager_batch()(u)
+        self._spent["batch_gradient"] += 2 * (time.perf_counter() - started)
+        return value
+
+    def numpy_gradient(self) -> NumpyGradient:
+        """Return `u[dim] -> (value, gradient[dim])` on float arrays with the least work per call, for one thread.
+
+        Each returned function owns its buffer; calls count as gradient evaluations of the density. Inputs of another
+        shape raise (a broadcast is refused by the assignment below or by the shape test).
+        """
+        self._renew()
+        form, density = self._forms["gradient"], self.density
+        point = torch.zeros(density.dim, dtype=density.dtype)
+        view, shape = point.numpy(), (density.dim,)
+        if form.run is None or form.traced is None:
+
+            def eager(u: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+                if u.shape != shape:
+                    raise ValueError(f"Expected an array of shape {shape}, got {u.shape}.")
+                view[:] = u
+                density.gradient_evaluations += 1
+                value, gradient = density.eager_gradient(point)
+                return value.item(), gradient.numpy()
+
+            return eager
+        run, arguments = form.run, [point, *form.traced.constants]
+
+        def compiled(u: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+            if u.shape != shape:
+                raise ValueError(f"Expected an array of shape {shape}, got {u.shape}.")
+            view[:] = u
+            density.gradient_evaluations += 1
+            value, gradient = run(arguments)
+            return value.item(), gradient.numpy()
+
+        return compiled
+
+    # -- the forms ------------------------------------------------------------------------------------------------
+
+    def _compile_gradient(self, mode: Mode) -> None:
+        self._forms["gradient"] = compile_function(
+            self._eager, [self._points(1)[0]], [[p] for p in self._points(4)[1:]],
+            mode=mode, expected_calls=self.expected_calls, traced=self.graph,
+        )  # fmt: skip
+
+    def graph(self) -> Traced:
+        """Return the traced, uncompiled graph `u -> (value, gradient)`, made once.
+
+        Raises:
+            TraceFailure: the program cannot be written as one graph.
+        """
+        if self._graph is None:
+            self._graph = trace(self._eager, [self._points(1)[0]])
+        return self._graph
+
+    def _eager(self, u: Tensor) -> list[Tensor]:
+        return list(self.density.eager_gradient(u))
+
+    def _points(self, number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(7919)
+        return 0.4 * torch.randn(number, self.density.dim, dtype=self.density.dtype, generator=generator)
+
+    def _form(self, name: str) -> Function | None:
+        """Return a compiled batch form, None while or where the eager one runs."""
+        self._renew()
+        ready = self.mode == "on" or (self.mode == "auto" and self._spent[name] > RENT_SECONDS)
+        if name not in self._forms and ready:
+            outputs = (0,) if name == "batch" else (0, 1)
+
+            def eager(u: Tensor) -> list[Tensor]:
+                return _batch_gradient(self.density.eager_batch(), u)[: len(outputs)]
+
+            points = [
+                [0.4 * torch.randn(CHUNK, self.density.dim, dtype=self.density.dtype, generator=g)] for g in map(_generator, range(4))
+            ]
+            self._forms[name] = compile_function(
+                eager, points[0], points[1:], mode="on", traced=lambda: self._map(eager, points[0], outputs)
+            )
+        form = self._forms.get(name)
+        return form if form is not None and form.run is not None else None
+
+    def _map(self, eager: Callable[..., list[Tensor]], points: Sequence[Tensor], outputs: Sequence[int]) -> Traced:
+        try:
+            return vectorize(self.graph(), CHUNK, outputs)
+        except TraceFailure:
+            if not self.density.eager_batch().vectorized:
+                raise
+            return trace(eager, points)
+
+    def _run(self, name: str, u: Tensor, eager: Callable[[], list[Tensor]]) -> list[Tensor]:
+        form = self._form(name)
+        if form is None or not u.shape[0] or u.ndim != 2:
+            started = time.perf_counter()
+            values = eager()
+            if name in self._spent:
+                self._spent[name] += time.perf_counter() - started
+            return values
+        u = u.detach().contiguous()
+        rest = -u.shape[0] % CHUNK
+        padded = torch.cat([u, u[:1].expand(rest, -1)]) if rest else u
+        parts = [form(chunk) for chunk in padded.split(CHUNK)]
+        return [torch.cat(column)[: u.shape[0]] for column in zip(*parts, strict=True)]
+
+    def _renew(self) -> None:
+        """Trace and load again after a weight the program owns was written to: its old value was folded in."""
+        if self._graph is not None and self._graph.stale:
+            self._graph, used = None, self._forms["gradient"].record["used"]
+            self._forms.clear()
+            self._compile_gradient("on" if used else "off")
+
+
+class _BatchValue(torch.autograd.Function):
+    """Values with the gradients the same compiled call returned."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, compiled: CompiledDensity) -> Tensor:
+        """Return the log density of each row."""
+        value, gradient = compiled.batch_value_and_gradient(u)
+        ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """Return the chain rule through each row."""
+        (gradient,) = ctx.saved_tensors
+        return grad[:, None] * gradient, None
+
+
+def is_traced(u: Tensor) -> bool:
+    """Whether `u` is being traced or mapped, where only the eager function may be called."""
+    return get_proxy_mode() is not None or torch._C._functorch.is_functorch_wrapped_tensor(u)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(104_729 + seed)
+
+
+def _batch_gradient(function: Callable[[Tensor], Tensor], u: Tensor) -> list[Tensor]:
+    points = u.detach().requires_grad_(True)
+    with torch.enable_grad():
+        value = function(points)
+        (gradient,) = torch.autograd.grad(value.sum(), points)
+    return [value.detach(), gradient]
