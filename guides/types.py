@@ -11,8 +11,7 @@ from zoo.types import Cost, Data, ModelEntry, Program
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
-    from torch import Tensor, nn
+    from torch import nn
 
 __all__ = ["Elbo", "Family", "Fit", "FitConfig", "FitStatus", "Restart", "Stop"]
 
@@ -23,12 +22,16 @@ class Family(Protocol):
     """A way to approximate; each module `guides/NAME.py` is one.
 
     `NAME`, `DESCRIPTION` (q(z) in one line and what it cannot represent) and
-    `build(program, data, entry, **options) -> nn.Module` are the contract; a module may instead export
-    `fit(entry, data, ...) -> Fit` when no stochastic optimization is needed (`laplace`).
+    `build(program, data, entry, **options) -> nn.Module` are the contract. A module may add
+    `flat(guide, start) -> FlatGuide`, which optimizes the guide over the flat vector (else Pyro's own ELBO is used), and
+    `solve(guide, density, seed) -> (Stop, gradients)`, which replaces the stochastic optimization (`laplace`).
     """
 
     NAME: str
     DESCRIPTION: str
+
+    def build(self, program: Program, data: Data, entry: ModelEntry, **options: Any) -> nn.Module:
+        """Build one member of the family."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +40,14 @@ class FitConfig:
 
     Attributes:
         steps: most optimizer steps.
-        lr: initial learning rate of Adam; `final_lr` is reached at the end of a cosine schedule.
-        num_particles: draws per step used to estimate the objective.
-        batch_size: units per minibatch, None for all data.
+        lr: learning rate of Adam during the search; `final_lr` is reached at the end of the cosine annealing.
+        weight_lr: the same for the program's own weights, for entries that learn.
+        num_particles: draws per step used to estimate the objective; mirrored in pairs when even.
+        batch_size: units per minibatch, None for the entry's default.
         clip_norm: largest gradient norm.
-        tail: share of the last steps whose parameters are averaged into the result.
+        tail: share of the annealing steps whose parameters are averaged into the result.
         patience: steps of one window of the stopping rule.
+        anneal: steps of the annealing phase.
         restarts: number of independent starts; the one with the highest final ELBO is kept.
         objective: name of the objective in `guides.objectives`.
         compile: `auto`, `on` or `off`.
@@ -51,21 +56,23 @@ class FitConfig:
     steps: int = 6000
     lr: float = 0.05
     final_lr: float = 0.001
+    weight_lr: float = 0.005
     num_particles: int = 16
     batch_size: int | None = None
     clip_norm: float = 100.0
-    tail: float = 0.25
-    patience: int = 500
+    tail: float = 0.5
+    patience: int = 250
+    anneal: int = 500
     restarts: int = 1
     objective: str = "elbo"
     compile: str = "auto"
 
     def __post_init__(self) -> None:
         """Validate every number by itself."""
-        for name in ("steps", "num_particles", "patience", "restarts"):
+        for name in ("steps", "num_particles", "patience", "restarts", "anneal"):
             if getattr(self, name) < 1:
                 raise UsageError(f"FitConfig.{name} is {getattr(self, name)}; accepted: an integer of at least 1.")
-        for name in ("lr", "final_lr", "clip_norm"):
+        for name in ("lr", "final_lr", "weight_lr", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"FitConfig.{name} is {getattr(self, name)}; accepted: a positive number.")
         if not 0 < self.tail <= 0.9:
@@ -108,7 +115,7 @@ class Fit:
     """One guide after optimization.
 
     `losses` is minus the ELBO estimate per step in nats, length = steps taken. `program` is the (possibly trained)
-    program the guide belongs to. `state` is what `guides.save` writes: name -> tensor.
+    program the guide belongs to; `options` are those the family was built with.
     """
 
     entry: ModelEntry
@@ -123,22 +130,10 @@ class Fit:
     elbo: Elbo | None
     cost: Cost
     restarts: tuple[Restart, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     compiled: Mapping[str, Any] = field(default_factory=lambda: {"used": False, "reason": "eager"})
 
     @property
     def ok(self) -> bool:
         """Whether the fit may be drawn from (it converged, or at least ended with finite parameters)."""
         return self.stop.status in ("ok", "not_converged")
-
-
-class FlatGuide(Protocol):
-    """A guide over the flat unconstrained vector of `LogDensity`: what the flat objective needs.
-
-    `sample_flat(n)` returns reparameterized draws `[n, dim]`; `log_prob_flat(u)` returns log q `[n]` in nats.
-    """
-
-    def sample_flat(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n reparameterized points."""
-
-    def log_prob_flat(self, u: Tensor) -> Tensor:
-        """Return log q at the points."""

@@ -1,0 +1,136 @@
+"""Draws of a fitted guide with a log weight each, and the ELBO from them.
+
+log w = log p(u, data) - log q(u) over the unconstrained vector; the Jacobian is in both, so it is also
+log p(z, data) - log q(z) on the constrained scale.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from pyro import poutine
+from pyro.infer.autoguide.guides import AutoContinuous
+from torch import Tensor, nn
+
+from guides.flat import FlatGuide
+from guides.session import session
+from guides.types import Elbo, Fit
+from zoo.errors import FitError, UsageError
+from zoo.log_density import LogDensity
+from zoo.seeds import derive_seed
+from zoo.types import Cost, Posterior
+
+__all__ = ["draw", "elbo", "estimate_elbo", "weighted_draws"]
+
+
+def weighted_draws(guide: nn.Module, density: LogDensity, n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return n points `[n, dim]`, log p and log q `[n]` in nats, without gradients; call it inside a session."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(guide, FlatGuide):
+            u = guide.sample(torch.randn(n, guide.noise_dim, dtype=density.dtype))[0]
+            log_q = guide.log_prob_flat(u)
+        elif isinstance(guide, AutoContinuous):
+            posterior = guide.get_posterior()
+            u = posterior.rsample((n,))
+            log_q = posterior.log_prob(u)
+        else:
+            u, log_q = _program_draws(guide, density, n)
+        return u, density.batch(u), log_q
+
+
+def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor, Tensor]:
+    """Run a Pyro guide n times; its log q is brought to the unconstrained scale by the Jacobian of the sites.
+
+    Raises:
+        FitError: a continuous site is drawn after a discrete one, so that its marginal q is not available.
+    """
+    names = {s.name for s in density.sites}
+    points, terms = [], []
+    for _ in range(n):
+        trace = poutine.trace(guide).get_trace(**density.data.train)
+        trace.compute_log_prob()
+        total, discrete = torch.zeros((), dtype=density.dtype), ""
+        for name, node in trace.nodes.items():
+            if node["type"] != "sample":
+                continue
+            if name in density.discrete:
+                discrete = name
+                continue
+            if discrete and name in names:
+                raise FitError(
+                    f"The guide draws {name!r} after the discrete site {discrete!r}; draw discrete sites last, or leave them to enumeration."
+                )
+            total = total + node["log_prob_sum"]
+        draws = {s.name: trace.nodes[s.name]["value"] for s in density.sites}
+        u = density.unconstrain(draws)
+        for s in density.sites:
+            raw = density._part(u, s)
+            total = total + s.transform.log_abs_det_jacobian(raw, draws[s.name]).sum()
+        points.append(u)
+        terms.append(total)
+    return torch.stack(points), torch.stack(terms)
+
+
+def _density(fit: Fit) -> LogDensity:
+    return LogDensity(fit.program, fit.data, dtype=fit.entry.dtype)
+
+
+def _refuse_broken(fit: Fit) -> None:
+    if not fit.ok:
+        raise FitError(f"The {fit.family} fit of {fit.entry.name} is not usable ({fit.stop.status}): {fit.stop.sentence}")
+
+
+def draw(fit: Fit, n: int = 2000, *, seed: int | None = None) -> Posterior:
+    """Draw n times from a fitted guide.
+
+    Args:
+        fit: a fit that ended `ok` or `not_converged`.
+        n: number of draws.
+        seed: seed of the draws, the fit's own by default; the same seed gives the same draws.
+
+    Returns:
+        A posterior with constrained draws, the unconstrained vectors and log p - log q per draw in nats.
+
+    Raises:
+        FitError: the fit has no usable guide.
+        UsageError: n is not positive.
+    """
+    _refuse_broken(fit)
+    if n < 1:
+        raise UsageError(f"n is {n}; accepted: at least 1 draw.")
+    seed = fit.seed if seed is None else seed
+    began = time.perf_counter()
+    with session(fit.entry.dtype):
+        density = _density(fit)
+        u, log_p, log_q = weighted_draws(fit.guide, density, n, derive_seed(seed, fit.entry.key, fit.family, "draw"))
+        with torch.no_grad():
+            sites = density.constrain(u)
+    cost = Cost(
+        seconds=fit.cost.seconds + time.perf_counter() - began, compile_seconds=fit.cost.compile_seconds, steps=fit.cost.steps,
+        gradient_evaluations=fit.cost.gradient_evaluations, sequential_depth=fit.cost.sequential_depth, peak_memory_mb=fit.cost.peak_memory_mb,
+    )  # fmt: skip
+    return Posterior(
+        entry=fit.entry, data=fit.data, method=fit.family, draws=sites, sample_dims=("sample",), unconstrained=u,
+        log_weights=log_p - log_q, cost=cost, seed=fit.seed, notes=(fit.stop.sentence,),
+    )  # fmt: skip
+
+
+def estimate_elbo(guide: nn.Module, density: LogDensity, n: int, seed: int) -> Elbo:
+    """Return the ELBO of a guide from n independent draws; call it inside a session."""
+    _, log_p, log_q = weighted_draws(guide, density, n, seed)
+    value = log_p - log_q
+    return Elbo(value_nats=float(value.mean()), se=float(value.std() / n**0.5), draws=n)
+
+
+def elbo(fit: Fit, n: int = 4000, *, seed: int | None = None) -> Elbo:
+    """Return E_q[log p - log q] in nats with its standard error from n independent draws of the fitted guide.
+
+    Raises:
+        FitError: the fit has no usable guide.
+    """
+    _refuse_broken(fit)
+    seed = fit.seed if seed is None else seed
+    with session(fit.entry.dtype):
+        return estimate_elbo(fit.guide, _density(fit), n, derive_seed(seed, fit.entry.key, fit.family, "elbo"))

@@ -1,0 +1,237 @@
+"""`fit`: from an entry and a family's name to a guide after optimization, over one or several starts."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from torch import nn
+
+from guides.draws import estimate_elbo
+from guides.families import FAMILIES, build, check_family
+from guides.flat import FlatGuide
+from guides.objectives import FlatObjective, ProgramObjective, check_objective
+from guides.session import as_module, session, trainable
+from guides.start import find_start
+from guides.svi import Outcome, optimize
+from guides.types import Elbo, Fit, FitConfig, Restart, Stop
+from zoo.errors import FitError, UnknownNameError
+from zoo.log_density import LogDensity
+from zoo.seeds import derive_seed
+from zoo.types import Cost, Data, ModelEntry, Program
+
+__all__ = ["configure", "fit"]
+
+Progress = Callable[[int, int, float], None]
+ELBO_DRAWS = 4000
+PROGRAM_PARTICLES = 4
+
+
+def configure(entry: ModelEntry, family: str, config: FitConfig | None, overrides: Mapping[str, Any]) -> tuple[FitConfig, dict[str, Any]]:
+    """Return the configuration and the family's own options from keyword arguments.
+
+    Raises:
+        UnknownNameError: a keyword that is neither a field of `FitConfig` nor an option of a family.
+    """
+    fields = FitConfig.__dataclass_fields__
+    options = {k: v for k, v in overrides.items() if k not in fields}
+    accepted = getattr(FAMILIES[family], "OPTIONS", ()) if family in FAMILIES else ()
+    for name in options:
+        if name not in accepted:
+            raise UnknownNameError("fit option", name, [*fields, *accepted])
+    chosen = {k: v for k, v in overrides.items() if k in fields}
+    if config is None:
+        defaults = (
+            dict(getattr(FAMILIES[family], "DEFAULTS", {})) if family in FAMILIES else {"num_particles": PROGRAM_PARTICLES, "lr": 0.02}
+        )
+        config = FitConfig(**{**defaults, **chosen})
+    else:
+        config = replace(config, **chosen)
+    check_objective(config.objective)
+    if config.batch_size is None and entry.minibatch is not None:
+        config = replace(config, batch_size=entry.minibatch)
+    return config, options
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What every start of one fit shares."""
+
+    entry: ModelEntry
+    data: Data
+    family: str
+    config: FitConfig
+    options: Mapping[str, Any]
+    given: Fit | None
+    progress: Progress | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """One start: the guide it ended with, or none."""
+
+    program: Program
+    guide: nn.Module
+    outcome: Outcome
+    gradients: int
+    elbo: Elbo | None
+    seed: int
+
+    @property
+    def rank(self) -> float:
+        """The final ELBO; starts without a usable guide come last."""
+        return self.elbo.value_nats if self.elbo is not None else -float("inf")
+
+
+def fit(
+    entry: ModelEntry, family: str, *, seed: int = 0, data: Data | None = None, config: FitConfig | None = None, given: Fit | None = None,
+    progress: Progress | None = None, **config_overrides: Any,
+) -> Fit:  # fmt: skip
+    """Fit one family to an entry by maximizing the evidence lower bound.
+
+    Args:
+        entry: the card of the model.
+        family: a name of `guides.FAMILIES` or of `entry.own_guides`.
+        seed: seed of starts, noise and minibatches; the same seed gives the same losses.
+        data: what to condition on, `entry.load_data()` by default.
+        config: settings of the loop; single fields may be given as keywords instead, as may the family's own options.
+        given: an earlier fit whose trained program is used as it is, for entries that learn.
+        progress: called as `progress(step, steps, loss)`.
+
+    Returns:
+        A fit. A start that fails, a loss that is not finite and a spent budget are states of the fit (`stop`), not exceptions.
+
+    Raises:
+        UnknownNameError: unknown family, objective or option, with the nearest guess.
+        ProgramError: the program cannot be handled, or has weights that nobody would train.
+        FitError: a guide that does not fit the program: it misses a site or draws one the program lacks.
+    """
+    check_family(family, entry)
+    config, options = configure(entry, family, config, config_overrides)
+    job = _Job(
+        entry=entry,
+        data=entry.load_data() if data is None else data,
+        family=family,
+        config=config,
+        options=options,
+        given=given,
+        progress=progress,
+    )
+    began = time.perf_counter()
+    key = (entry.key, family)
+    with session(entry.dtype):
+        attempts = [_attempt(job, derive_seed(seed, *key, "start", r), derive_seed(seed, *key, "final"), r) for r in range(config.restarts)]
+    best = max(attempts, key=lambda a: a.rank)
+    steps, gradients = sum(a.outcome.steps for a in attempts), sum(a.gradients for a in attempts)
+    return Fit(
+        entry=entry, data=job.data, family=family, program=best.program, guide=best.guide, config=config, seed=seed,
+        losses=best.outcome.losses, stop=best.outcome.stop, elbo=best.elbo, options=options,
+        cost=Cost(seconds=time.perf_counter() - began, steps=steps, gradient_evaluations=gradients, sequential_depth=steps),
+        restarts=tuple(Restart(seed=a.seed, elbo=a.elbo, stop=a.outcome.stop) for a in attempts),
+        compiled={"used": False, "reason": "the optimization step runs eagerly"},
+    )  # fmt: skip
+
+
+def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
+    """Run one start to its end; the final ELBO uses draws common to all starts."""
+    generator = torch.Generator().manual_seed(seed)
+    program: Program = job.given.program if job.given is not None else job.entry.program(job.data)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        weights = {} if job.given is not None else trainable(program, learns=job.entry.learns, name=job.entry.name)
+        if not isinstance(program, nn.Module) and job.entry.learns and job.given is None:
+            program = as_module(program, dict(job.data.train))
+            weights = trainable(program, learns=True, name=job.entry.name)
+        density = LogDensity(program, job.data, dtype=job.entry.dtype)
+        guide = build(job.family, program, job.data, job.entry, **_build_options(job, density))
+    module = FAMILIES[job.family] if job.family in FAMILIES else None
+    if hasattr(module, "solve"):
+        stop, spent = module.solve(guide, density, generator)
+        outcome = Outcome(losses=np.zeros(0), stop=stop)
+    else:
+        outcome, spent = _optimize(job, density, program, guide, weights, generator, radius=0.1 if number == 0 else 2.0)
+    for parameter in guide.parameters():
+        parameter.requires_grad_(False)
+    for weight in weights.values():
+        weight.requires_grad_(False)
+    usable = outcome.stop.status in ("ok", "not_converged")
+    value = estimate_elbo(guide, density, ELBO_DRAWS, final_seed) if usable else None
+    if value is not None and not np.isfinite(value.value_nats):
+        sentence = f"The final ELBO is {value.value_nats}: some draws of the guide have no finite log density. {outcome.stop.sentence}"
+        outcome, value = replace(outcome, stop=Stop(status="nan", step=outcome.steps, sentence=sentence)), None
+    return _Attempt(program=program, guide=guide, outcome=outcome, gradients=spent, elbo=value, seed=seed)
+
+
+def _build_options(job: _Job, density: LogDensity) -> dict[str, Any]:
+    return {**job.options, "density": density} if job.family in FAMILIES else dict(job.options)
+
+
+def _optimize(
+    job: _Job,
+    density: LogDensity,
+    program: Program,
+    guide: nn.Module,
+    weights: Mapping[str, nn.Parameter],
+    generator: torch.Generator,
+    *,
+    radius: float,
+) -> tuple[Outcome, int]:
+    """Run the loop on the flat objective where the family has one, on Pyro's own otherwise."""
+    config = job.config
+    module = FAMILIES[job.family] if job.family in FAMILIES else None
+    if hasattr(module, "flat") or isinstance(guide, FlatGuide):
+        try:
+            start = find_start(density, generator, radius=radius)
+        except FitError as error:
+            return Outcome(losses=np.zeros(0), stop=Stop(status="init_failed", step=0, sentence=str(error))), 0
+        flat: FlatGuide = module.flat(guide, start) if hasattr(module, "flat") else guide
+        objective: Any = FlatObjective(
+            density, flat, weights, num_particles=config.num_particles, batch_size=config.batch_size, stick=config.objective == "elbo"
+        )  # fmt: skip
+        outcome = optimize(objective, config, generator, job.progress)
+        flat.finish()
+        return outcome, start.gradients + outcome.steps * objective.gradients_per_step
+    _check_sites(guide, density, job.family)
+    model = as_module(program, dict(job.data.train))
+    objective = ProgramObjective(density, model, guide, weights, num_particles=config.num_particles, batch_size=config.batch_size)
+    with warnings.catch_warnings(), pyro.validation_enabled(False):
+        outcome = optimize(objective, config, generator, job.progress)
+    return outcome, outcome.steps * objective.gradients_per_step
+
+
+def _check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
+    """Compare the guide's sites with the program's; Pyro itself only warns.
+
+    Raises:
+        FitError: a missing or a superfluous site, by name.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        trace = poutine.block(poutine.trace(guide).get_trace)(**density.data.train)
+    drawn = [
+        n for n, node in trace.nodes.items() if node["type"] == "sample" and not node["infer"].get("is_auxiliary") and not _is_plate(node)
+    ]
+    wanted = {s.name for s in density.sites}
+    missing = sorted(wanted - set(drawn))
+    if missing:
+        raise FitError(
+            f"The guide {family!r} misses the latent site {missing[0]!r} ({len(missing)} of {len(wanted)} in all); add pyro.sample({missing[0]!r}, ...)."
+        )
+    extra = sorted(set(drawn) - wanted - set(density.discrete))
+    if extra:
+        raise FitError(
+            f"The guide {family!r} draws {extra[0]!r}, which the program does not have; rename it or mark it infer={{'is_auxiliary': True}}."
+        )
+    if not any(p.requires_grad for p in guide.parameters()):
+        raise FitError(f"The guide {family!r} has no trainable parameter; use pyro.param or PyroParam.")
+
+
+def _is_plate(node: Mapping[str, Any]) -> bool:
+    return type(node["fn"]).__name__ == "_Subsample"

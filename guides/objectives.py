@@ -1,0 +1,207 @@
+"""What the loop minimizes: minus the evidence lower bound, by one of two routes with the same face.
+
+`FlatObjective` evaluates E_q[log p(u, data) - log q(u)] for all particles in one vectorized pass of the log density;
+noise comes in mirrored pairs (e, -e), which removes the odd part of the Monte Carlo error. `ProgramObjective` hands
+guides that are Pyro programs to Pyro's own ELBO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.infer.enum import config_enumerate
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from guides.flat import FlatGuide
+from guides.start import blame, value_and_gradient
+from zoo.compiled import _vmappable
+from zoo.errors import UnknownNameError
+from zoo.log_density import LogDensity
+
+__all__ = ["OBJECTIVES", "FlatObjective", "Minibatches", "ProgramObjective", "check_objective"]
+
+OBJECTIVES = {
+    "elbo": "evidence lower bound, gradient with the landing stuck (no score term; default)",
+    "elbo_plain": "evidence lower bound, the plain reparameterization gradient",
+}
+
+
+def check_objective(name: str) -> None:
+    """Refuse an unknown objective with the nearest guess."""
+    if name not in OBJECTIVES:
+        raise UnknownNameError("objective", name, OBJECTIVES)
+
+
+class Minibatches:
+    """Seeded minibatches without replacement: each epoch is one permutation of the units, an incomplete rest is dropped."""
+
+    def __init__(self, density: LogDensity, batch_size: int | None) -> None:
+        size = density.data.size
+        self.data = density.data
+        self.size = size or 0
+        self.batch_size = batch_size if batch_size is not None and size is not None and batch_size < size else None
+        self._left = torch.empty(0, dtype=torch.long)
+
+    def draw(self, generator: torch.Generator) -> Tensor | None:
+        """Return the unit numbers of the next minibatch `[batch]`, None where all data are used."""
+        if self.batch_size is None:
+            return None
+        if len(self._left) < self.batch_size:
+            self._left = torch.randperm(self.size, generator=generator)
+        index, self._left = self._left[: self.batch_size], self._left[self.batch_size :]
+        return index
+
+    def tensors(self, index: Tensor | None) -> dict[str, Any]:
+        """Return the program's keyword arguments for these units."""
+        if index is None:
+            return dict(self.data.train)
+        return {**{k: v[index] if k in self.data.batched else v for k, v in self.data.train.items()}, "index": index}
+
+
+class FlatObjective:
+    """Minus the flat ELBO of a `FlatGuide`, differentiable in its parameters and in the program's own weights.
+
+    Args:
+        density: the log density of the program.
+        guide: the guide in the coordinates that are optimized.
+        weights: the program's own trainable weights, empty unless the entry learns.
+        num_particles: points per step, mirrored in pairs when even.
+        batch_size: units per step, None for all.
+        stick: leave the score term out of the gradient.
+    """
+
+    def __init__(
+        self,
+        density: LogDensity,
+        guide: FlatGuide,
+        weights: Mapping[str, nn.Parameter],
+        *,
+        num_particles: int,
+        batch_size: int | None,
+        stick: bool,
+    ) -> None:
+        self.density, self.guide, self.weights = density, guide, dict(weights)
+        self.num_particles, self.stick = num_particles, stick
+        self.batches = Minibatches(density, batch_size)
+        self.function = density.batch_function()
+        self.parameters: dict[str, nn.Parameter] = {n: p for n, p in guide.named_parameters() if p.requires_grad}
+        self.gradients_per_step = num_particles
+        self._last: tuple[Tensor, Tensor | None] | None = None
+
+    def noise(self, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Draw what one step needs: standard normal noise `[particle, noise]` and the unit numbers."""
+        mirrored = self.num_particles % 2 == 0
+        rows = self.num_particles // 2 if mirrored else self.num_particles
+        half = torch.randn(rows, self.guide.noise_dim, dtype=self.density.dtype, generator=generator)
+        return torch.cat([half, -half]) if mirrored else half, self.batches.draw(generator)
+
+    def loss(self, noise: tuple[Tensor, Tensor | None]) -> Tensor:
+        """Return minus the ELBO estimate in nats for one draw of the noise."""
+        self._last = noise
+        return self.flat_loss(self.parameters, *noise)
+
+    def flat_loss(self, parameters: Mapping[str, Tensor], noise: Tensor, index: Tensor | None = None) -> Tensor:
+        """Return minus the ELBO as a pure function of the parameters and the noise, the form a tracer takes."""
+        u, log_q = torch.func.functional_call(self.guide, dict(parameters), (noise,), {"index": index, "stick": self.stick})
+        return (log_q - self._log_p(u, index)).mean()
+
+    def _log_p(self, u: Tensor, index: Tensor | None) -> Tensor:
+        if index is None:
+            return self.function(u)
+        tensors = self.batches.tensors(index)
+
+        def point(row: Tensor) -> Tensor:
+            return self.density.evaluate(row, tensors)
+
+        if not self.function.vectorized:
+            return torch.stack([point(row) for row in u])
+        with _vmappable():
+            return torch.func.vmap(point)(u)
+
+    def blame(self) -> str:
+        """Repeat the last draw and name the site whose log density is not finite there."""
+        assert self._last is not None
+        with torch.no_grad():
+            u, _ = self.guide.sample(self._last[0], index=self._last[1])
+            if not bool(torch.isfinite(u).all()):
+                return "the guide's own parameters"
+            bad = ~torch.isfinite(self.function(u))
+            if bool(bad.any()):
+                return blame(self.density, u[int(bad.long().argmax())])
+        _, gradient = value_and_gradient(self.function, u)
+        column = (~torch.isfinite(gradient)).any(0)
+        names = [s.name for s in self.density.sites if bool(column[s.start : s.stop].any())]
+        return f"the gradient of site {names[0]!r}" if names else "a gradient of the guide"
+
+
+class ProgramObjective:
+    """Minus the ELBO of a guide that is a Pyro program, by Pyro's own estimators run as modules.
+
+    `Trace_ELBO`, or `TraceEnum_ELBO` where the program has discrete sites; one fresh estimator per fit.
+    """
+
+    def __init__(
+        self,
+        density: LogDensity,
+        program: nn.Module,
+        guide: nn.Module,
+        weights: Mapping[str, nn.Parameter],
+        *,
+        num_particles: int,
+        batch_size: int | None,
+    ) -> None:
+        self.density, self.weights = density, dict(weights)
+        self.batches = Minibatches(density, batch_size)
+        kind = TraceEnum_ELBO if density.discrete else Trace_ELBO
+        elbo = kind(num_particles=num_particles, max_plate_nesting=density.max_plate_nesting)
+        model = _Configured(program) if density.discrete else program
+        self.model, self.guide = model, guide
+        self.module = elbo(model, guide)
+        self.parameters: dict[str, nn.Parameter] = {n: p for n, p in guide.named_parameters() if p.requires_grad}
+        self.gradients_per_step = num_particles
+        self._state: tuple[Tensor, Tensor | None] | None = None
+
+    def noise(self, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Draw a seed for the step's random numbers and the unit numbers."""
+        return torch.randint(2**31 - 1, (), generator=generator), self.batches.draw(generator)
+
+    def loss(self, noise: tuple[Tensor, Tensor | None]) -> Tensor:
+        """Return minus the ELBO estimate in nats."""
+        self._state = noise
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(noise[0]))
+            return self.module(**self.batches.tensors(noise[1]))
+
+    def blame(self) -> str:
+        """Repeat the failing draw and name the site whose log probability is not finite."""
+        assert self._state is not None
+        tensors = self.batches.tensors(self._state[1])
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.validation_enabled(False):
+            torch.manual_seed(int(self._state[0]))
+            guide = poutine.trace(self.guide).get_trace(**tensors)
+            trace = poutine.trace(poutine.replay(self.model, guide)).get_trace(**tensors)
+            for where in (guide, trace):
+                where.compute_log_prob()
+                for name, node in where.nodes.items():
+                    if node["type"] == "sample" and not torch.isfinite(torch.as_tensor(node["log_prob"])).all():
+                        return f"site {name!r}"
+        return "a gradient of the log density"
+
+
+class _Configured(PyroModule):
+    """The program with every discrete site marked for enumeration in parallel."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+        self.__dict__["_run"] = config_enumerate(program, default="parallel")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it."""
+        return self._run(*args, **kwargs)

@@ -1,0 +1,93 @@
+"""When to stop: windows of the loss against their noise, and the movement of the parameters' window means.
+
+The search runs at a constant learning rate. It has settled when, from one window to the next,
+
+    gain = mean(previous losses) - mean(losses)  <=  2 se(gain) + slack       [nats]
+
+and no watched parameter's mean moved by more than `drift` plus four of its own standard errors. Watched parameters are
+in whitened units (posterior standard deviations); guides without such units are watched by their losses alone. After
+that the learning rate is annealed along a cosine and the parameters are averaged over the last steps (Dhaka et al.
+2020, "Robust, accurate stochastic optimization for variational inference": the average is the answer).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Settled", "Watch"]
+
+BATCHES = 5
+DRIFT = 0.1
+SLACK = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What two neighboring windows say: gain in nats with its error, movement in whitened units, and the decision."""
+
+    gain: float
+    gain_se: float
+    moved: float
+    settled: bool
+
+    @property
+    def improving(self) -> bool:
+        """Whether the loss still falls by more than three standard errors and by more than it is worth."""
+        return self.gain > 3 * self.gain_se + 2 * SLACK
+
+    def sentence(self, window: int) -> str:
+        """Say it in words."""
+        moved = "" if math.isnan(self.moved) else f" and no watched parameter moved by more than {self.moved:.2g} posterior sd"
+        return f"over the last {window} steps the loss fell by {self.gain:.2g} +/- {self.gain_se:.1g} nats{moved}"
+
+
+@dataclass
+class Watch:
+    """Collects losses and watched parameters of one window and compares it with the one before."""
+
+    window: int
+    losses: list[float] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    before: tuple[float, float, Tensor | None] | None = None
+    last: Settled | None = None
+
+    def add(self, loss: float, watched: Tensor | None) -> bool:
+        """Add one step; return True when a window has just ended with the search settled."""
+        self.losses.append(loss)
+        if watched is not None and len(self.losses) % max(1, self.window // 100) == 0:
+            self.values.append(watched.detach().clone())
+        if len(self.losses) < self.window:
+            return False
+        mean, se = _mean_and_error(np.asarray(self.losses))
+        stack = torch.stack(self.values) if self.values else None
+        center = None if stack is None else stack.mean(0)
+        settled = False
+        if self.before is not None:
+            self.last = self._compare(mean, se, stack, center)
+            settled = self.last.settled
+        self.before = (mean, se, center)
+        self.losses, self.values = [], []
+        return settled
+
+    def _compare(self, mean: float, se: float, stack: Tensor | None, center: Tensor | None) -> Settled:
+        assert self.before is not None
+        gain, gain_se = self.before[0] - mean, math.hypot(self.before[1], se)
+        moved, still = math.nan, True
+        if stack is not None and center is not None and self.before[2] is not None:
+            blocks = torch.stack([part.mean(0) for part in stack.tensor_split(BATCHES)])
+            error = blocks.std(0) / math.sqrt(BATCHES)
+            steps = (center - self.before[2]).abs()
+            moved = float(steps.max())
+            still = bool((steps <= DRIFT + 4 * error).all())
+        return Settled(gain=gain, gain_se=gain_se, moved=moved, settled=still and gain <= 2 * gain_se + SLACK)
+
+
+def _mean_and_error(losses: np.ndarray) -> tuple[float, float]:
+    """Mean with its standard error from batch means, robust to the few wild losses of a heavy-tailed objective."""
+    blocks = np.array([part.mean() for part in np.array_split(losses, BATCHES)])
+    return float(losses.mean()), float(blocks.std(ddof=1) / math.sqrt(BATCHES))
