@@ -1,0 +1,119 @@
+"""Accuracy against cost: what each method's worst mean error was worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from benchmarks.report.components import View, is_nuts
+from benchmarks.report.numbers import short_count
+from benchmarks.report.theme import canvas, light
+from benchmarks.report.words import MATERIAL_MEAN
+
+__all__ = ["cost", "cost_points", "log_axis", "noise_floor"]
+
+LOWEST = 1e-3  # reference sds; below this every error is drawn at the edge
+
+
+def cost_points(view: View, by: Literal["gradients", "seconds"]) -> dict[str, tuple[float, float, float]]:
+    """Return per method (cost, worst absolute mean error, its standard error) over judged components."""
+    points: dict[str, tuple[float, float, float]] = {}
+    for name, comparison in view.by_name.items():
+        spent = comparison.posterior.cost
+        x = float(spent.gradient_evaluations if by == "gradients" else spent.seconds)
+        judged = [s for s in comparison.scores if s.judged and np.isfinite(s.mean_error)]
+        if judged and x > 0 and comparison.verdict != "fit_failed":
+            worst = max(judged, key=lambda s: abs(s.mean_error))
+            points[name] = (x, abs(worst.mean_error), worst.mean_error_se)
+    return points
+
+
+def noise_floor(view: View) -> float | None:
+    """Return three standard errors of a mean error, the largest over components for the method that has the smallest."""
+    found = []
+    for comparison in view.by_name.values():
+        errors = [s.mean_error_se for s in comparison.scores if s.judged and np.isfinite(s.mean_error_se)]
+        if errors and comparison.verdict != "fit_failed":
+            found.append(3 * max(errors))
+    return min(found) if found and min(found) > 0 else None
+
+
+def cost(view: View, by: Literal["gradients", "seconds"]) -> Any | None:
+    """Draw the worst mean error against cost on log axes with direct labels, the noise floor and the 0.15 line."""
+    points = cost_points(view, by)
+    if not points:
+        return None
+    figure, axis = canvas(310, 230)
+    floor = noise_floor(view)
+    xs = [p[0] for p in points.values()]
+    ys = [max(p[1], LOWEST) for p in points.values()]
+    low = max(LOWEST, min([*ys, MATERIAL_MEAN, floor or 1.0]) / 2)
+    high = max([*ys, MATERIAL_MEAN]) * 2.2
+    width = max(np.log10(max(xs) / min(xs)), 1.0)
+    x_range = (10 ** (np.log10(min(xs)) - 0.12 * width), 10 ** (np.log10(max(xs)) + 0.42 * width))
+    axis.set(xscale="log", yscale="log", xlim=x_range, ylim=(low, high))
+    if floor is not None:
+        axis.axhspan(low, floor, color=light("ref-soft"), linewidth=0)
+        axis.annotate("noise floor", (0.985, floor), xycoords=("axes fraction", "data"), xytext=(0, -3), textcoords="offset points",
+                      ha="right", va="top", fontsize=9.5, color=light("muted"))  # fmt: skip
+    axis.axhline(MATERIAL_MEAN, color=light("ref-line"), linewidth=1, linestyle=(0, (3, 3)))
+    above = floor is None or floor < MATERIAL_MEAN
+    axis.annotate("material 0.15", (0.985, MATERIAL_MEAN), xycoords=("axes fraction", "data"), xytext=(0, 2 if above else 3),
+                  textcoords="offset points", ha="right", va="bottom", fontsize=9.5, color=light("muted"))  # fmt: skip
+    for name, (x, y, se) in points.items():
+        mark, y = view.marks[name], max(y, LOWEST)
+        axis.plot([x, x], [max(y - se, low), y + se], color=mark.color, linewidth=1)
+        size = 8 if is_nuts(name) else 6.5
+        axis.plot([x], [y], marker=mark.marker, color=mark.color, markersize=size, markeredgecolor=light("paper"), markeredgewidth=0.7)
+    _direct_labels(axis, view, points, x_range, (low, high))
+    log_axis(axis, x_range, (low, high))
+    axis.set(xlabel="gradient evaluations" if by == "gradients" else "seconds", ylabel="worst |mean error| (ref. sds)")
+    axis.grid(True)
+    return figure
+
+
+def _direct_labels(axis: Any, view: View, points: Any, x_range: tuple[float, float], y_range: tuple[float, float]) -> None:
+    """Write each method's name beside its point, pushed apart vertically so that no two names overlap."""
+    wide, tall = 250.0, 175.0  # the axes' size in pixels, near enough for spacing
+    px = {n: np.log(p[0] / x_range[0]) / np.log(x_range[1] / x_range[0]) * wide for n, p in points.items()}
+    py = {n: np.log(max(p[1], LOWEST) / y_range[0]) / np.log(y_range[1] / y_range[0]) * tall for n, p in points.items()}
+    heights = spread(sorted(py.items(), key=lambda item: item[1]), 12.5, 6.0, tall - 6.0)
+    for name in points:
+        shift = heights[name] - py[name]
+        left = px[name] > 0.72 * wide
+        line = (
+            {"arrowstyle": "-", "color": view.marks[name].color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3} if abs(shift) > 7 else None
+        )
+        axis.annotate(
+            name, (points[name][0], max(points[name][1], LOWEST)), xytext=(-8 if left else 8, shift), textcoords="offset points",
+            ha="right" if left else "left", va="center", fontsize=10, color=view.marks[name].color, arrowprops=line,
+        )  # fmt: skip
+
+
+def spread(items: Sequence[tuple[str, float]], gap: float, low: float, high: float) -> dict[str, float]:
+    """Move sorted heights apart to at least `gap`, as little as a few relaxation sweeps find, within [low, high]."""
+    heights = [h for _, h in items]
+    for _ in range(60):
+        for i in range(len(heights) - 1):
+            lack = gap - (heights[i + 1] - heights[i])
+            if lack > 0:
+                heights[i], heights[i + 1] = heights[i] - lack / 2, heights[i + 1] + lack / 2
+        heights = [min(max(h, low), high) for h in heights]
+    return {name: h for (name, _), h in zip(items, heights, strict=True)}
+
+
+def log_axis(axis: Any, x_range: tuple[float, float] | None, y_range: tuple[float, float] | None) -> None:
+    """Put plain-number ticks on log axes: decades, with 2 and 5 between them where a range is short."""
+    for limits, set_ticks in ((x_range, axis.set_xticks), (y_range, axis.set_yticks)):
+        if limits is None:
+            continue
+        decades = np.arange(np.floor(np.log10(limits[0])), np.ceil(np.log10(limits[1])) + 1)
+        for steps in ((1, 2, 5), (1, 3), (1,)):
+            ticks = [m * 10.0**d for d in decades for m in steps if limits[0] <= m * 10.0**d <= limits[1]]
+            if len(ticks) <= 5:
+                break
+        ticks = ticks[:: 1 + (len(ticks) - 1) // 6]
+        set_ticks(ticks, [short_count(round(t, 10)) for t in ticks])
+        set_ticks([], minor=True)

@@ -1,0 +1,170 @@
+"""Figures of where the draws are: forest plot, marginals of the worst components, contours of the worst pair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.report.components import Array, Key, View, is_nuts, worst_pair
+from benchmarks.report.theme import canvas, light
+
+__all__ = ["density", "forest", "marginal", "pair", "short"]
+
+FARTHEST = 6.0  # reference sds shown in a forest plot; beyond that an arrow at the edge
+RADIUS = float(np.sqrt(stats.chi2.ppf(0.9, 2)))  # Mahalanobis radius that holds 90 % of a two-dimensional normal
+
+
+def short(text: str, length: int = 22) -> str:
+    """Cut a label in the middle, where labels of the same quantity agree, never at its index."""
+    return text if len(text) <= length else text[: length // 2 - 1] + "…" + text[-(length - length // 2) :]
+
+
+def density(x: Array, grid: Array) -> Array | None:
+    """Kernel density of draws on a grid, None for draws without spread."""
+    flat = x.ravel()
+    flat = flat[:: max(1, flat.size // 2500)]
+    if flat.size < 5 or not flat.std() > 0:
+        return None
+    # A heavy tail inflates the sd and would oversmooth the middle: use the smaller of sd and scaled IQR.
+    spread = min(flat.std(), stats.iqr(flat) / 1.349) or flat.std()
+    return np.asarray(stats.gaussian_kde(flat, bw_method=0.9 * spread / flat.std() * flat.size**-0.2)(grid))
+
+
+def forest(view: View, most: int = 20) -> tuple[Any, int]:
+    """Draw every method's median, 50 and 90 % interval over the reference's, in reference sds, worst component first.
+
+    Returns:
+        The figure and the number of components shown.
+    """
+    methods = view.shown
+    pitch, gap = 7.0, 8.0
+    rows = max(6, min(most, int(860 / (pitch * len(methods) + gap))))
+    keys = [k for k in view.order if k in view.reference and view.reference[k].std() > 0][:rows]
+    height = len(keys) * (pitch * len(methods) + gap)
+    figure, axis = canvas(470, height + 52)
+    reach, ticks = 2.2, []
+    top = 0.0
+    for key in keys:
+        center, sd = view.reference[key].mean(), view.reference[key].std()
+        low, inner_low, middle, inner_high, high = (np.quantile(view.reference[key], (0.05, 0.25, 0.5, 0.75, 0.95)) - center) / sd
+        bottom = top + pitch * len(methods) + gap
+        axis.fill_between([low, high], top + gap / 2, bottom - gap / 2, color=light("ref-soft"), linewidth=0)
+        axis.fill_between([inner_low, inner_high], top + gap / 2, bottom - gap / 2, color=light("ref"), linewidth=0)
+        axis.plot([middle, middle], [top + gap / 2, bottom - gap / 2], color=light("ref-line"), linewidth=1.2)
+        for i, name in enumerate(methods):
+            if key not in view.draws[name]:
+                continue
+            y = top + gap / 2 + pitch * (i + 0.5)
+            points = (np.quantile(view.draws[name][key], (0.05, 0.25, 0.5, 0.75, 0.95)) - center) / sd
+            reach = max(reach, float(np.abs(points).max()))
+            _interval(axis, points, y, view.marks[name])
+        ticks.append((top + bottom) / 2)
+        top = bottom
+    reach = min(reach * 1.06, FARTHEST)
+    axis.set(xlim=(-reach, reach), ylim=(top + 1, -1), xlabel="distance from the reference mean (reference sds)")
+    axis.set_yticks(ticks, [short(view.labels[k]) for k in keys])
+    axis.tick_params(axis="y", length=0, labelcolor=light("ink"))
+    axis.spines["left"].set_visible(False)
+    axis.grid(axis="x")
+    return figure, len(keys)
+
+
+def _interval(axis: Any, points: Array, y: float, mark: Any) -> None:
+    """Draw 90 % and 50 % lines and the median; a median or line beyond the edge ends in an arrow."""
+    kept = np.clip(points, -FARTHEST, FARTHEST)
+    axis.plot(kept[[0, 4]], [y, y], color=mark.color, linewidth=1.1)
+    axis.plot(kept[[1, 3]], [y, y], color=mark.color, linewidth=2.8, solid_capstyle="butt")
+    marker, at = (mark.marker, kept[2]) if abs(points[2]) < FARTHEST else (">" if points[2] > 0 else "<", kept[2] * 0.985)
+    axis.plot([at], [y], marker=marker, markersize=4.6, color=mark.color, markeredgecolor=light("paper"), markeredgewidth=0.5)
+
+
+def marginal(view: View, key: Key) -> Any:
+    """Draw the density of one component: the reference filled, every method as a line."""
+    figure, axis = canvas(340, 210)
+    truth = view.reference.get(key)
+    base = truth if truth is not None else np.concatenate([view.draws[n][key].ravel() for n in view.shown if key in view.draws[n]])
+    low, high = np.quantile(base, (0.003, 0.997))
+    for name in view.shown:
+        if key in view.draws[name]:
+            inner = np.quantile(view.draws[name][key], (0.02, 0.98))
+            width = high - low
+            low, high = min(low, max(inner[0], low - width / 3)), max(high, min(inner[1], high + width / 3))
+    grid = np.linspace(low, high, 110)
+    curves = {n: density(view.draws[n][key], grid) for n in view.shown if key in view.draws[n]}
+    fill = density(truth, grid) if truth is not None else None
+    if fill is not None:
+        axis.fill_between(grid, 0, fill, color=light("ref"), linewidth=0)
+    # A collapsed guide would flatten everything else: cut the axis at three times the reference's peak.
+    peaks = [c.max() for c in curves.values() if c is not None]
+    peak = max([*peaks, fill.max() if fill is not None else 0.0])
+    top = min(peak, 3.0 * fill.max()) if fill is not None else peak
+    for name, curve in sorted(curves.items(), key=lambda item: is_nuts(item[0])):
+        if curve is not None:
+            mark = view.marks[name]
+            axis.plot(grid, curve, color=mark.color, linestyle=mark.dash, linewidth=1.7)
+    axis.set(xlabel=short(view.labels[key], 40), ylim=(0, 1.05 * top), xlim=(low, high), yticks=[])
+    axis.spines["left"].set_visible(False)
+    axis.locator_params(axis="x", nbins=6)
+    return figure
+
+
+def pair(view: View) -> tuple[Any, str] | None:
+    """Draw the pair with the worst correlation: 50 and 90 % contours of the reference, a 90 % ellipse per method."""
+    found = worst_pair(view)
+    if found is None:
+        return None
+    a, b, method, got, true = found
+    figure, axis = canvas(380, 330)
+    truth = view.reference or next((view.draws[n] for n in view.shown if is_nuts(n)), {})
+    if truth:
+        _contours(axis, truth[a].ravel(), truth[b].ravel())
+    for name in sorted(view.shown, key=is_nuts):
+        x = np.stack([view.draws[name][a].ravel(), view.draws[name][b].ravel()])
+        mark = view.marks[name]
+        if not is_nuts(name):
+            points = _ellipse(x)
+            axis.plot(*points, color=mark.color, linestyle=mark.dash, linewidth=1.6)
+        axis.plot(*x.mean(1, keepdims=True), marker=mark.marker, color=mark.color, markersize=6, markeredgecolor=light("paper"))
+    if truth:
+        for pick, points, limits in ((a, 0, axis.set_xlim), (b, 1, axis.set_ylim)):
+            low, high = np.quantile(truth[pick], (0.002, 0.998))
+            extents = [line.get_xydata()[:, points] for line in axis.lines]
+            width = high - low
+            limits(
+                max(min([low, *(e.min() for e in extents)]), low - 0.6 * width) - 0.03 * width,
+                min(max([high, *(e.max() for e in extents)]), high + 0.6 * width) + 0.03 * width,
+            )
+    axis.set(xlabel=short(view.labels[a], 36), ylabel=short(view.labels[b], 30))
+    axis.locator_params(nbins=6)
+    text = f"correlation of {view.labels[a]} and {view.labels[b]}: {got:+.2f} by {method}"
+    return figure, (text + (f", {true:+.2f} in the {'reference' if view.reference else 'NUTS draws'}" if truth else "")).replace(
+        "-0.", "−0."
+    )
+
+
+def _ellipse(x: Array) -> Array:
+    """Return the 90 % ellipse `[2, 80]` of the normal with the mean and covariance of draws `[2, n]`."""
+    angle = np.linspace(0, 2 * np.pi, 80)
+    values, vectors = np.linalg.eigh(np.cov(x))
+    return x.mean(1, keepdims=True) + RADIUS * (vectors * np.sqrt(np.maximum(values, 0))) @ np.stack([np.cos(angle), np.sin(angle)])
+
+
+def _contours(axis: Any, x: Array, y: Array) -> None:
+    """Fill the regions that hold 50 and 90 % of the draws by a kernel density."""
+    step = max(1, x.size // 1000)
+    points = np.stack([x[::step], y[::step]])
+    try:
+        kernel = stats.gaussian_kde(points)
+    except np.linalg.LinAlgError:  # perfectly correlated draws have no density in the plane
+        axis.plot(points[0], points[1], linestyle="none", marker=".", markersize=2, color=light("ref-line"))
+        return
+    heights = kernel(points)
+    levels = np.quantile(heights, (0.1, 0.5))
+    if not levels[0] < levels[1]:
+        return
+    (x0, x1), (y0, y1) = (np.quantile(v, (0.0, 1.0)) for v in points)
+    gx, gy = np.meshgrid(np.linspace(x0, x1, 56), np.linspace(y0, y1, 56))
+    z = kernel(np.stack([gx.ravel(), gy.ravel()])).reshape(gx.shape)
+    axis.contourf(gx, gy, z, levels=[*levels, max(z.max(), heights.max()) * 1.01], colors=[light("ref-soft"), light("ref")])

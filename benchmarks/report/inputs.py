@@ -1,0 +1,86 @@
+"""What a report is made from: plain records that a live run and a finished run directory can both provide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.types import Comparison
+from guides.types import Elbo, Restart, Stop
+from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["EntryReport", "FitSummary", "PredictiveCheck", "ReportInput", "method_names"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSummary:
+    """What a report needs of a fit; a live `Fit` gives it by `FitSummary.of`, a stored cell by its fields.
+
+    `losses` is minus the ELBO estimate per optimizer step in nats, `[step]`.
+    """
+
+    losses: np.ndarray[Any, Any]
+    stop: Stop
+    elbo: Elbo | None = None
+    cost: Cost = Cost(seconds=0.0)
+    restarts: tuple[Restart, ...] = ()
+    compiled: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, fit: Any) -> FitSummary:
+        """Take the reported fields of a `guides.types.Fit` or of anything shaped like one."""
+        return cls(
+            losses=fit.losses, stop=fit.stop, elbo=fit.elbo, cost=fit.cost, restarts=tuple(fit.restarts), compiled=dict(fit.compiled)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictiveCheck:
+    """Observed values `[n]` and values replicated from each method's posterior predictive, method -> `[draw, n]`."""
+
+    label: str
+    observed: np.ndarray[Any, Any]
+    replicated: Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntryReport:
+    """Everything about one entry: its reference, one comparison per method (NUTS included) and the raw NUTS draws.
+
+    `fits` overrides `Comparison.fit` per method (used when a run is read back from disk), `sentence` the composed
+    one, `ppc` adds posterior predictive checks.
+    """
+
+    entry: ModelEntry
+    data: Data
+    reference: Reference
+    comparisons: Sequence[Comparison]
+    nuts: Posterior | None = None
+    fits: Mapping[str, FitSummary] = field(default_factory=dict)
+    ppc: Sequence[PredictiveCheck] = ()
+    sentence: str = ""
+
+    def summaries(self) -> dict[str, FitSummary]:
+        """Return the fit of every method that has one, under the names of `method_names`."""
+        found = {
+            n: FitSummary.of(c.fit) for n, c in zip(method_names(self.comparisons), self.comparisons, strict=True) if c.fit is not None
+        }
+        return {**found, **self.fits}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportInput:
+    """A run as a report sees it; `meta` holds command, versions, machine, seeds and created (text, never the clock)."""
+
+    entries: Sequence[EntryReport]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def method_names(comparisons: Sequence[Comparison]) -> list[str]:
+    """Name each comparison by its method, with the seed appended where one method was run with several seeds."""
+    methods = [c.posterior.method for c in comparisons]
+    return [m if methods.count(m) == 1 else f"{m} s{c.posterior.seed}" for m, c in zip(methods, comparisons, strict=True)]

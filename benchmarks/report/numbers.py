@@ -1,0 +1,73 @@
+"""Numbers as text: no more digits than the standard error earns."""
+
+from __future__ import annotations
+
+from math import floor, isfinite, log10
+
+__all__ = ["count", "digits_for", "duration", "plain", "short_count", "with_error"]
+
+MINUS = "\N{MINUS SIGN}"
+DASH = "\N{EN DASH}"
+
+
+def digits_for(se: float) -> int:
+    """Return the decimals a standard error earns: its first digit, one more where that digit is 1."""
+    exponent = floor(log10(se))
+    return max(0, min(6, -exponent + (1 if se / 10**exponent < 2 else 0)))
+
+
+def with_error(value: float | None, se: float | None = None, *, sign: bool = False, times: bool = False) -> str:
+    """Write `value ± se` with the digits that se earns; three significant digits where there is no error."""
+    if value is None or not isfinite(value):
+        return DASH
+    mark = "×" if times else ""
+    if se is None or not isfinite(se) or se <= 0:
+        return mark + plain(value, sign=sign)
+    decimals = digits_for(se)
+    return f"{mark}{_fixed(value, decimals, sign)} ± {_fixed(se, decimals, False)}"
+
+
+def plain(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
+    """Write a number without an error to a number of significant digits."""
+    if value is None or not isfinite(value):
+        return DASH
+    if value == 0:
+        return "0"
+    exponent = floor(log10(abs(value)))
+    if exponent >= 6 or exponent < -4:
+        mantissa = _fixed(value / 10**exponent, 1, sign)
+        return f"{mantissa}e{str(exponent).replace('-', MINUS)}"
+    return _fixed(value, max(0, digits - 1 - exponent), sign)
+
+
+def _fixed(value: float, decimals: int, sign: bool) -> str:
+    text = f"{value:{'+' if sign else ''},.{decimals}f}"
+    if not any(c in "123456789" for c in text):
+        text = text.lstrip("+-")
+    return text.replace("-", MINUS)
+
+
+def count(value: float | None) -> str:
+    """Write a count with thousands separators."""
+    return DASH if value is None or not isfinite(value) else f"{round(value):,}"
+
+
+def short_count(value: float) -> str:
+    """Write a count in at most four characters: 950, 12k, 3.4M."""
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            scaled = value / size
+            return (f"{scaled:.1f}" if scaled < 10 and scaled != round(scaled) else f"{scaled:.0f}") + suffix
+    return f"{value:.0f}" if value >= 1 or value == 0 else f"{value:g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Write seconds as a person would say them."""
+    if seconds is None or not isfinite(seconds):
+        return DASH
+    if seconds < 10:
+        return f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds * 1000:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

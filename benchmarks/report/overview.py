@@ -1,0 +1,92 @@
+"""What all three faces of a report share: the sentences, the columns, the cells of the verdict table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from benchmarks.report.inputs import EntryReport, ReportInput, method_names
+from benchmarks.report.numbers import count, plain
+from benchmarks.report.theme import FAMILIES
+from benchmarks.report.words import VERDICTS, headline, verdict_word
+from benchmarks.types import Comparison
+
+__all__ = ["Cell", "cells", "columns", "reference_words", "sentence", "tally"]
+
+
+class Cell(NamedTuple):
+    """One cell of the verdict table: the verdict's code and word, the number that decided it, the whole sentence."""
+
+    verdict: str
+    word: str
+    number: str
+    note: str
+    sentence: str
+
+
+def columns(run: ReportInput) -> list[str]:
+    """Return every method of the run once: known families first, then others, NUTS last."""
+    names = dict.fromkeys(name for entry in run.entries for name in method_names(entry.comparisons))
+    rank = {f: i for i, f in enumerate(FAMILIES)}
+    return sorted(names, key=lambda n: (n.split(" ")[0] == "nuts", rank.get(n.split(" ")[0], len(rank))))
+
+
+def cells(entry: EntryReport) -> dict[str, Cell]:
+    """Return the cell of every method that was run on the entry."""
+    return {name: _cell(c) for name, c in zip(method_names(entry.comparisons), entry.comparisons, strict=True)}
+
+
+def _cell(comparison: Comparison) -> Cell:
+    note = ""
+    if comparison.mcmc is not None and comparison.mcmc.divergences:
+        n = comparison.mcmc.divergences
+        note = f"{n} divergence{'s' if n > 1 else ''}"
+    if comparison.mcmc is not None and not comparison.mcmc.passed:
+        failed = [k for k, ok in comparison.mcmc.gates.items() if not ok and k != "divergences"]
+        note = "; ".join(filter(None, [note, f"gate failed: {', '.join(failed)}" if failed else ""]))
+    return Cell(comparison.verdict, verdict_word(comparison.verdict), headline(comparison), note, comparison.sentence)
+
+
+def sentence(entry: EntryReport) -> str:
+    """Return the one sentence a busy person can act on: the given one, the composed one, or the verdicts in words."""
+    if entry.sentence:
+        return entry.sentence
+    try:
+        from benchmarks.sentences import entry_sentence
+    except ImportError:
+        return plain_sentence(entry.comparisons)
+    return str(entry_sentence(entry.comparisons))
+
+
+def plain_sentence(comparisons: Sequence[Comparison]) -> str:
+    """Say which methods agree and what is wrong with the others."""
+    groups: dict[str, list[str]] = {}
+    for name, c in zip(method_names(comparisons), comparisons, strict=True):
+        number = headline(c)
+        groups.setdefault(c.verdict, []).append(f"{name} ({number})" if number and c.verdict != "agrees" else name)
+    if not groups:
+        return "nothing was compared."
+    return "; ".join(f"{verdict_word(v)}: {', '.join(groups[v])}" for v in VERDICTS if v in groups) + "."
+
+
+def reference_words(entry: EntryReport) -> tuple[str, str, str]:
+    """Return the reference's kind, its state in words, and whether it is `good`, `bad` or `none`."""
+    reference = entry.reference
+    if reference.kind == "none":
+        return "none", reference.reason or "no truth is known", "none"
+    if not reference.usable:
+        return reference.kind, f"unusable: {reference.reason}" if reference.reason else "unusable", "bad"
+    details = []
+    if reference.ess_min is not None:
+        details.append(f"ESS {count(reference.ess_min)}")
+    if reference.rhat_max is not None:
+        details.append(f"R-hat {plain(reference.rhat_max, 4)}")
+    if reference.kind in ("analytic", "exact"):
+        details.append("closed form" if reference.kind == "analytic" else "by quadrature or enumeration")
+    return reference.kind, ", ".join(details) or "usable", "good"
+
+
+def tally(run: ReportInput) -> list[tuple[str, str, int]]:
+    """Count the comparisons per verdict: (code, word, number), in the order of `VERDICTS`."""
+    found = [c.verdict for entry in run.entries for c in entry.comparisons]
+    return [(v, verdict_word(v), found.count(v)) for v in VERDICTS if v in found]

@@ -1,0 +1,199 @@
+"""One entry of the HTML report: its story, verdicts, figures and tables as plain values for the template."""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from typing import Any
+
+from benchmarks.report import figures_fit, figures_nuts, figures_posterior
+from benchmarks.report.components import View
+from benchmarks.report.inputs import EntryReport
+from benchmarks.report.numbers import plain
+from benchmarks.report.overview import cells, reference_words, sentence
+from benchmarks.report.svg import inline_svg
+from benchmarks.report.tables import method_table, provenance, score_table
+
+__all__ = ["anchor", "entry_section", "picture", "story"]
+
+
+def anchor(report: EntryReport) -> str:
+    """Return an id for an entry that is safe in a link: distinct keys stay distinct."""
+    return "e-" + re.sub(r"[^A-Za-z0-9_-]", lambda m: f".{ord(m.group()):x}.", report.entry.key)
+
+
+def picture(figure: Any, name: str, alt: str, title: str = "", caption: str = "") -> dict[str, Any] | None:
+    """Return a figure for the template, None where there is nothing to draw."""
+    if figure is None:
+        return None
+    return {"svg": inline_svg(figure, re.sub(r"[^A-Za-z0-9_-]", "", name), alt), "title": title, "caption": caption}
+
+
+def story(report: EntryReport) -> tuple[list[str], str, list[str]]:
+    """Split the docstring of a model file into the lead, the generative process, and the rest.
+
+    The process is the indented or `~` paragraphs. Programs without a model file have no story.
+    """
+    module = sys.modules.get(getattr(report.entry.build, "__module__", "") or "")
+    own = module is not None and (hasattr(module, "ENTRY") or hasattr(module, "ENTRIES"))
+    text = textwrap.dedent(module.__doc__ or "").strip() if own and module is not None else ""
+    first, _, rest = text.partition("\n")
+    text = first + "\n" + textwrap.dedent(rest)
+    lead: list[str] = []
+    process: list[str] = []
+    after: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        lines = paragraph.strip("\n").splitlines()
+        if not lines:
+            continue
+        if all(line.startswith("  ") for line in lines) or sum("~" in line for line in lines) * 2 >= len(lines):
+            process.append(textwrap.dedent("\n".join(lines)))
+        elif len(lead) < 2 and not process:
+            lead.append(" ".join(line.strip() for line in lines))
+        else:
+            after.append(" ".join(line.strip() for line in lines))
+    return lead, "\n\n".join(process), after
+
+
+def entry_section(view: View) -> dict[str, Any]:
+    """Return everything the template shows of one entry."""
+    report = view.report
+    lead, process, after = story(report)
+    found = cells(report)
+    verdicts = []
+    for name in view.names:
+        comparison = view.by_name[name]
+        lines = [r.sentence for r in comparison.reasons if r.sentence and r.sentence not in comparison.sentence]
+        verdicts.append({"name": name, "cell": found[name], "sentence": comparison.sentence, "reasons": lines[:3], "more": lines[3:]})
+    return {
+        "anchor": anchor(report),
+        "key": report.entry.key,
+        "title": report.entry.title,
+        "sentence": sentence(report),
+        "lead": lead,
+        "process": process,
+        "after": after,
+        "reference": reference_words(report),
+        "verdicts": verdicts,
+        "shown": view.names,
+        "wide": _forest(view),
+        "where": _where(view),
+        "how": _how(view),
+        "health": _health(view),
+        "checks": _checks(view),
+        "panel": _panel(view),
+        "methods": method_table(view),
+        "scores": score_table(view),
+        "provenance": provenance(report),
+    }
+
+
+def _forest(view: View) -> dict[str, Any] | None:
+    if not view.reference or not view.shown:
+        return None
+    figure, shown = figures_posterior.forest(view)
+    left = len([k for k in view.order if k in view.reference]) - shown
+    caption = (
+        "Each row is one component, worst first. Gray: the reference's 90 % (light) and 50 % (dark) intervals and median. "
+        "Thin and thick lines: the same intervals of each method, in the order of the key."
+    )
+    if left > 0:
+        caption += f" {left} better component{'s' if left > 1 else ''} not drawn."
+    alt = f"Forest plot of {shown} components of {view.report.entry.key}: 50 and 90 % intervals of {', '.join(view.shown)} over the reference."
+    return picture(figure, anchor(view.report) + "-f", alt, "Every method over the reference", caption)
+
+
+def _where(view: View) -> list[dict[str, Any]]:
+    key, pictures = view.report.entry.key, []
+    found = figures_posterior.pair(view) if view.shown else None
+    if found is not None:
+        caption = f"The worst {found[1]}. Gray: 50 and 90 % regions of the truth; lines: each guide's 90 % ellipse."
+        pictures.append(
+            picture(found[0], anchor(view.report) + "-p", f"Contours and ellipses for {key}: {found[1]}.", "Worst pair", caption)
+        )
+    keys = [k for k in view.order if any(k in view.draws[n] for n in view.shown)][:3]
+    for i, component in enumerate(keys):
+        label = view.labels[component]
+        pictures.append(
+            picture(
+                figures_posterior.marginal(view, component), f"{anchor(view.report)}-m{i}", f"Density of {label} under each method.",
+                "Worst marginal" if i == 0 else f"Marginal {i + 1}", f"Density of {label}; the reference is filled.",
+            )
+        )  # fmt: skip
+    return [p for p in pictures if p is not None]
+
+
+def _how(view: View) -> list[dict[str, Any]]:
+    fits = view.report.summaries()
+    name, key = anchor(view.report), view.report.entry.key
+    stops = "; ".join(f"{n}: {f.stop.sentence.rstrip('.')}" for n, f in fits.items() if n in view.marks)
+    restarts = any(len(f.restarts) > 1 for f in fits.values())
+    caption = f"Smoothed minus ELBO, above the lowest of all methods. The marker is where the fit stopped. {stops}."
+    if restarts:
+        caption += " Dashes at the right edge: the final values of all restarts."
+    pictures = [
+        picture(figures_fit.losses(view, fits), name + "-l", f"Losses of the fits of {key} against optimizer step.", "Losses", caption),
+        picture(
+            figures_fit.pareto(view), name + "-k", f"Pareto k-hat of each method on {key} against its threshold.", "Importance weights",
+            "k-hat grades the reweighted answer, not the fit: it can look perfect while a mode is missed.",
+        ),
+        picture(
+            figures_fit.reweighting(view), name + "-w", f"Mean errors on {key} before and after importance reweighting.", "What reweighting changes",
+            "Hollow: as fitted. Filled: reweighted. The gray band is the material line of ±0.15.",
+        ),
+    ]  # fmt: skip
+    return [p for p in pictures if p is not None]
+
+
+def _health(view: View) -> list[dict[str, Any]]:
+    nuts = view.report.nuts
+    if nuts is None:
+        return []
+    name, key = anchor(view.report), view.report.entry.key
+    mcmc = next((c.mcmc for n, c in view.by_name.items() if n.split(" ")[0] == "nuts"), None)
+    pictures = []
+    found = figures_nuts.ranks(view, nuts)
+    if found is not None:
+        text = f"Each line is a chain: flat within the band (99 % per bin for independent draws) means the chains agree on {found[1]}, which mixes worst."
+        pictures.append(picture(found[0], name + "-r", f"Rank histogram per chain of {found[1]} for {key}.", "Ranks", text))
+    smallest = f" E-BFMI {plain(mcmc.ebfmi_min, 2)} (at least 0.3 is good)." if mcmc is not None and mcmc.ebfmi_min is not None else ""
+    text = f"Filled: energy. Line: its change from draw to draw. Alike is good.{smallest}"
+    pictures.append(picture(figures_nuts.energy(nuts), name + "-e", f"Energy and energy transitions of NUTS on {key}.", "Energy", text))
+    both = figures_nuts.divergences(view, nuts)
+    if both is not None:
+        bad = both[1]
+        text = f"{bad} divergent draw{'s' if bad != 1 else ''} (crosses) among NUTS draws." if bad else "NUTS draws; none diverged."
+        alt = f"Scatter of NUTS draws of {key} with {bad} divergent draws marked."
+        pictures.append(picture(both[0], name + "-d", alt, "Divergences", text))
+    return [p for p in pictures if p is not None]
+
+
+def _checks(view: View) -> list[dict[str, Any]]:
+    text = "Points: observed. Band: 90 % of data sets replicated from the posterior. Lines: the mean of each method's replications."
+    pictures = [
+        picture(
+            figures_nuts.predictive(view, check), f"{anchor(view.report)}-c{i}", f"Observed and replicated {check.label}.",
+            f"Predictive check: {check.label}", text,
+        )
+        for i, check in enumerate(view.report.ppc)
+    ]  # fmt: skip
+    return [p for p in pictures if p is not None]
+
+
+def _panel(view: View) -> dict[str, Any] | None:
+    """Call the entry's `panel(report)` hook: figures, or pairs of a figure and a caption; its failure is shown, not raised."""
+    hook = view.report.entry.panel
+    if hook is None:
+        return None
+    try:
+        made = [item if isinstance(item, tuple) else (item, "") for item in hook(view.report)]
+        pictures = [
+            picture(
+                figure, f"{anchor(view.report)}-x{i}", str(caption) or f"Extra figure {i + 1} of {view.report.entry.key}.", "", str(caption)
+            )
+            for i, (figure, caption) in enumerate(made)
+        ]
+    except Exception as error:  # an outsider's hook must not cost the whole report
+        return {"figures": [], "error": f"The panel of this entry failed: {type(error).__name__}: {error}"}
+    return {"figures": [p for p in pictures if p is not None], "error": ""}

@@ -1,0 +1,110 @@
+"""The tables of one entry: one row per method, one row per component and method, and where everything came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+from benchmarks.report.components import View
+from benchmarks.report.inputs import EntryReport, FitSummary
+from benchmarks.report.numbers import DASH, count, duration, plain, with_error
+from benchmarks.types import Comparison, Score
+
+__all__ = ["METHOD_COLUMNS", "SCORE_COLUMNS", "method_table", "provenance", "score_table"]
+
+METHOD_COLUMNS = (
+    "elbo", "log_evidence", "khat", "importance_ess", "distance", "heldout", "rhat", "ess", "ebfmi", "divergences", "seconds",
+    "gradients", "compiled", "stop",
+)  # fmt: skip
+SCORE_COLUMNS = ("mean_error", "sd_ratio", "wasserstein", "quantiles", "coverage50", "coverage90")
+MOST_ROWS = 240
+
+
+def method_table(view: View) -> dict[str, Any]:
+    """Return one row per method of its trust figures and cost; columns that would be empty are left out."""
+    fits = view.report.summaries()
+    rows = {name: _method(c, fits.get(name)) for name, c in view.by_name.items()}
+    kept = [c for c in METHOD_COLUMNS if any(row[c] not in ("", DASH) for row in rows.values())]
+    return {"columns": kept, "rows": [(name, [row[c] or DASH for c in kept]) for name, row in rows.items()]}
+
+
+def _method(c: Comparison, fit: FitSummary | None) -> dict[str, str]:
+    cost, mcmc, k = c.posterior.cost, c.mcmc, c.pareto_k
+    evidence: Mapping[str, float | None] = c.log_evidence or {}
+    error = evidence.get("error")
+    distances = [
+        f"{d.name} {with_error(d.value, d.se)}" + (f" (floor {plain(d.floor, 2)})" if d.floor is not None and isfinite(d.floor) else "")
+        for d in c.distances
+    ]
+    compiled = dict(fit.compiled) if fit is not None else {}
+    return {
+        "elbo": with_error(c.elbo.get("value_nats"), c.elbo.get("se")) if c.elbo else "",
+        "log_evidence": with_error(abs(error), evidence.get("bound_se")) if error is not None else "",
+        "khat": f"{plain(k.value, 2)} (≤ {plain(k.threshold, 2)})" if k is not None else "",
+        "importance_ess": f"{count(k.importance_ess)} of {count(k.draws)}" if k is not None else "",
+        "distance": "; ".join(distances),
+        "heldout": with_error(c.heldout_lpd.get("nats_per_row"), c.heldout_lpd.get("se")) if c.heldout_lpd else "",
+        "rhat": plain(mcmc.rhat_max, 4) if mcmc is not None else "",
+        "ess": f"{count(mcmc.ess_bulk_min)} / {count(mcmc.ess_tail_min)}" if mcmc is not None else "",
+        "ebfmi": plain(mcmc.ebfmi_min, 2) if mcmc is not None else "",
+        "divergences": str(mcmc.divergences) if mcmc is not None else "",
+        "seconds": duration(cost.seconds) + (f" + {duration(cost.compile_seconds)}" if cost.compile_seconds else ""),
+        "gradients": count(cost.gradient_evaluations) if cost.gradient_evaluations else "",
+        "compiled": ("yes" if compiled.get("used") else f"no: {compiled.get('reason', '')}") if compiled else "",
+        "stop": fit.stop.sentence if fit is not None else "",
+    }
+
+
+def score_table(view: View) -> dict[str, Any]:
+    """Return one row per component and method, worst component first, at most `MOST_ROWS`."""
+    rank = {key: i for i, key in enumerate(view.order)}
+    found = [(rank.get((s.quantity, s.index), len(rank)), i, name, s)
+             for i, (name, c) in enumerate(view.by_name.items()) for s in c.scores]  # fmt: skip
+    found.sort(key=lambda row: row[:2])
+    rows = []
+    last = None
+    for position, _, name, score in found[:MOST_ROWS]:
+        rows.append({"label": score.label, "name": name, "values": _score(score), "first": position != last, "judged": score.judged})
+        last = position
+    return {"columns": SCORE_COLUMNS, "rows": rows, "left": len(found) - len(rows)}
+
+
+def _score(s: Score) -> list[str]:
+    quantiles = " / ".join(plain(q, 2, sign=True) for q in (s.q05_error, s.q50_error, s.q95_error))
+    return [
+        with_error(s.mean_error, s.mean_error_se, sign=True),
+        with_error(s.sd_ratio, s.sd_ratio_se),
+        plain(s.wasserstein, 2),
+        quantiles,
+        DASH if not isfinite(s.coverage50) else f"{100 * s.coverage50:.0f} %",
+        DASH if not isfinite(s.coverage90) else f"{100 * s.coverage90:.0f} %",
+    ]
+
+
+def provenance(report: EntryReport) -> list[tuple[str, str]]:
+    """Return where the entry's data, reference and draws came from, as labeled lines."""
+    entry, data, reference = report.entry, report.data, report.reference
+    gates = ", ".join(f"{name} {'passed' if ok else 'FAILED'}" for name, ok in reference.gates.items())
+    lines = [
+        ("entry", entry.key),
+        ("options", ", ".join(f"{k}={v}" for k, v in sorted(entry.settings.items()))),
+        ("data", data.source),
+        ("data license", data.licence),
+        ("reference", reference.kind + (f", borrowed from {entry.reference_of}" if entry.reference_of else "")),
+        ("reference gates", gates),
+        ("reference made by", ", ".join(f"{k}: {_flat(v)}" for k, v in reference.provenance.items())),
+        ("log evidence", f"{plain(reference.log_evidence, 7)} nats" if reference.log_evidence is not None else ""),
+        ("quantities", "; ".join(f"{n}: {q.description}" if q.description else n for n, q in entry.quantities.items())),
+        ("seeds", ", ".join(f"{c.posterior.method} {c.posterior.seed}" for c in report.comparisons)),
+        ("engine", ", ".join(dict.fromkeys(c.posterior.engine for c in report.comparisons if c.posterior.engine))),
+        ("notes", " ".join(dict.fromkeys(n for c in report.comparisons for n in c.posterior.notes))),
+        ("tags", ", ".join(sorted(entry.tags))),
+    ]
+    return [(name, text) for name, text in lines if text] + [("cites", cite) for cite in entry.cites]
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k} {_flat(v)}" for k, v in value.items()) + "}"
+    return str(value)

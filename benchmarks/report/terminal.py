@@ -1,0 +1,60 @@
+"""The verdicts as a table for the terminal."""
+
+from __future__ import annotations
+
+import io
+
+from benchmarks.report.inputs import ReportInput
+from benchmarks.report.overview import Cell, cells, columns, reference_words, sentence
+
+__all__ = ["table"]
+
+STYLES = {
+    "agrees": "green", "shifted": "bold red", "too_narrow": "yellow", "too_wide": "magenta", "wrong_shape": "bold magenta",
+    "inconclusive": "dim", "no_reference": "dim", "reference_unusable": "dim", "fit_failed": "reverse",
+}  # fmt: skip
+
+
+def table(run: ReportInput, width: int, color: bool) -> str:
+    """Return one row per entry and method: verdict, the number that decided it, notes; then one sentence per entry.
+
+    Args:
+        run: the entries to show.
+        width: columns of the terminal.
+        color: whether to write ANSI colors.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(
+        file=io.StringIO(),
+        width=max(width, 60),
+        force_terminal=color,
+        no_color=not color,
+        highlight=False,
+        color_system="standard" if color else None,
+    )
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("entry", "method", "verdict", "what decided it", "reference"):
+        grid.add_column(name, overflow="fold")
+    order = columns(run)
+    for entry in run.entries:
+        found = cells(entry)
+        kind, state, _ = reference_words(entry)
+        for i, method in enumerate(m for m in order if m in found):
+            cell: Cell = found[method]
+            detail = "; ".join(t for t in (cell.number, cell.note) if t)
+            left, right = (entry.entry.key, f"{kind} ({state})") if i == 0 else ("", "")
+            grid.add_row(
+                Text(left), Text(method), Text(cell.word, style=STYLES.get(cell.verdict, "")), Text(detail), Text(right, style="dim")
+            )
+        grid.add_row()
+    console.print(grid)
+    for entry in run.entries:
+        console.print(f"[bold]{escape(entry.entry.key)}[/bold]")
+        console.print(Padding(Text(sentence(entry)), (0, 0, 0, 2)))
+    text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"

@@ -1,0 +1,123 @@
+"""Colors, marks and matplotlib settings: every color is a role that the page recolors in dark mode.
+
+Figures are drawn in the light palette; `benchmarks.report.svg` replaces each of these exact values by a CSS
+variable, so that one figure serves both color schemes. Hues follow the color-blind-safe order blue, orange, green,
+purple, rose, olive, and every method has its own marker and dash as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+__all__ = ["ROLES", "Mark", "canvas", "marks", "style", "verdict_css"]
+
+ROLES: dict[str, tuple[str, str]] = {  # role -> (light, dark)
+    "ink": ("#22262d", "#e7e9ed"),
+    "muted": ("#626a76", "#a3abb7"),
+    "line": ("#d4d7dd", "#3a404a"),
+    "paper": ("#fefefd", "#191c21"),
+    "ref": ("#c6cad1", "#4c535f"),
+    "ref-soft": ("#e5e7eb", "#2f343c"),
+    "ref-line": ("#828a96", "#8b94a1"),
+    "warn": ("#c8102e", "#ff7b7b"),
+    "nuts": ("#3a3f47", "#d8dbe0"),
+    "m1": ("#2468cf", "#76aeff"),
+    "m2": ("#d4610a", "#ff9d4d"),
+    "m3": ("#0b8768", "#41c9a2"),
+    "m4": ("#8549c4", "#c29bff"),
+    "m5": ("#bd3067", "#ff86b0"),
+    "m6": ("#857000", "#d9c24f"),
+}
+VERDICT_COLORS: dict[str, tuple[str, str, str, str, str, str]] = {  # tint, text, bar in light, then in dark
+    "agrees": ("#dcf0ee", "#0a544d", "#0f8b80", "#12302e", "#9be0d7", "#2fb5a6"),
+    "too_narrow": ("#fdecce", "#6d4300", "#d98200", "#38290f", "#ffcf8a", "#e39a2b"),
+    "shifted": ("#fde2d8", "#7f2a0d", "#d1480f", "#3d1e13", "#ffb599", "#e8683a"),
+    "too_wide": ("#ebe4fa", "#4c2b86", "#7d54c7", "#2a2240", "#cfbbff", "#9a78e0"),
+    "wrong_shape": ("#fbe1ed", "#7d1b4d", "#c23b7d", "#391a2b", "#ffb2d5", "#d95a98"),
+    "inconclusive": ("#eef0f3", "#454c57", "#9aa1ac", "#262a31", "#c3c9d2", "#6d7582"),
+    "no_reference": ("#f6f6f4", "#626a76", "#c3c7ce", "#1f2328", "#a3abb7", "#4a515c"),
+    "reference_unusable": ("#f6f6f4", "#626a76", "#c3c7ce", "#1f2328", "#a3abb7", "#4a515c"),
+    "fit_failed": ("#dcdfe4", "#1f2329", "#3a3f47", "#333942", "#f0f1f4", "#b9bfc9"),
+}
+FAMILIES = ("mean_field", "full_rank", "low_rank", "laplace", "amortized")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (2, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3.5, 1.2)), (0, (1, 1)))
+
+
+class Mark(NamedTuple):
+    """How one method is drawn everywhere in the report."""
+
+    role: str
+    color: str
+    marker: str
+    dash: Any
+
+
+def light(role: str) -> str:
+    """Return the light value of a role, the one figures are drawn in."""
+    return ROLES[role][0]
+
+
+def marks(names: Sequence[str]) -> dict[str, Mark]:
+    """Give every method its mark: known families always the same one, others the next free slot."""
+    chosen: dict[str, Mark] = {}
+    free = [i for i in range(6) if i >= len(FAMILIES) or FAMILIES[i] not in names] or [5]
+    for name in names:
+        if name.split(" ")[0] == "nuts":
+            chosen[name] = Mark("nuts", light("nuts"), "X", "-")
+            continue
+        if name in FAMILIES:
+            slot = FAMILIES.index(name)
+        else:
+            slot = free.pop(0) if len(free) > 1 else free[0]
+        role = f"m{slot + 1}"
+        chosen[name] = Mark(role, light(role), MARKERS[slot], DASHES[slot])
+    return chosen
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Apply the report's matplotlib settings, deterministic and free of math parsing, for the enclosed drawing."""
+    import matplotlib as mpl
+
+    muted, ink, rule = light("muted"), light("ink"), light("line")
+    settings: dict[str, Any] = {
+        "font.family": "DejaVu Sans", "font.size": 11.0, "axes.labelsize": 11.0, "axes.titlesize": 11.5,
+        "xtick.labelsize": 10.5, "ytick.labelsize": 10.5, "text.parse_math": False, "text.color": ink,
+        "axes.labelcolor": muted, "axes.edgecolor": light("ref-line"), "axes.titlecolor": ink, "axes.linewidth": 0.8,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titleweight": "normal",
+        "xtick.color": muted, "ytick.color": muted, "xtick.major.size": 3, "ytick.major.size": 3,
+        "xtick.minor.size": 0, "ytick.minor.size": 0, "grid.color": rule, "grid.linewidth": 0.6, "axes.axisbelow": True,
+        "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "figure.dpi": 72,
+        "lines.linewidth": 1.6, "lines.solid_capstyle": "round", "lines.scale_dashes": False, "svg.fonttype": "none",
+        "svg.hashsalt": "posterior-zoo", "path.simplify": True, "path.simplify_threshold": 0.4, "axes.unicode_minus": True,
+        "axes.formatter.use_mathtext": False, "axes.formatter.limits": (-4, 5),
+    }  # fmt: skip
+    with mpl.rc_context(settings):
+        yield
+
+
+def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
+    """Return a figure of a size in CSS pixels and its axes, outside of pyplot's global state."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.get_layout_engine().set(w_pad=3 / 72, h_pad=3 / 72)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def verdict_css() -> str:
+    """Return the CSS variables of all roles and verdicts, for the light scheme and under a dark media query."""
+    names = [f"v-{v}-{part}" for v in VERDICT_COLORS for part in ("tint", "text", "bar")]
+    values = [c for colors in VERDICT_COLORS.values() for c in zip(colors[:3], colors[3:], strict=True)]
+    pairs = [*((f"c-{r}", p) for r, p in ROLES.items()), *zip(names, values, strict=True)]
+    day = ";".join(f"--{n}:{p[0]}" for n, p in pairs)
+    night = ";".join(f"--{n}:{p[1]}" for n, p in pairs)
+    cells = "".join(
+        f".v-{v}{{--tint:var(--v-{v}-tint);--text:var(--v-{v}-text);--bar:var(--v-{v}-bar)}}" for v in VERDICT_COLORS
+    )  # one class per verdict
+    return f":root{{{day}}}@media (prefers-color-scheme:dark){{:root{{{night}}}}}{cells}"
