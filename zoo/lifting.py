@@ -7,7 +7,6 @@ never trained. A `LiftedProgram` finds them in one run, owns fresh copies, and a
 from __future__ import annotations
 
 import copy
-import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,56 +20,16 @@ from pyro import poutine
 from pyro.nn.module import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import transform_to
+from torch.distributions import Distribution, transform_to
 
 from zoo.errors import DataError, ProgramError
 from zoo.log_density import default_dtype, trace_program
+from zoo.signature import Signature
 
-__all__ = ["Lifted", "LiftedProgram", "Signature", "discover"]
+__all__ = ["Lifted", "LiftedProgram", "discover"]
 
 _DIVIDER = "$$$"  # Pyro's mark between the name of a pyro.module and the name of its parameter
 _MODULE_CODE = pyro.primitives.module.__code__
-
-
-@dataclass(frozen=True)
-class Signature:
-    """How a callable wants its data: names in order, and whether it takes `index`."""
-
-    names: tuple[str, ...]
-    required: frozenset[str]
-    positional: frozenset[str]
-    open_ended: bool
-
-    @classmethod
-    def of(cls, model: Callable[..., Any]) -> Signature:
-        """Read the signature of a function or of a module's `forward`."""
-        target = model.forward if isinstance(model, nn.Module) else model
-        try:
-            parameters = list(inspect.signature(target).parameters.values())
-        except (TypeError, ValueError):
-            return cls((), frozenset(), frozenset(), True)
-        named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        return cls(
-            names=tuple(p.name for p in named),
-            required=frozenset(p.name for p in named if p.default is p.empty),
-            positional=frozenset(p.name for p in named if p.kind == p.POSITIONAL_ONLY),
-            open_ended=any(p.kind == p.VAR_KEYWORD for p in parameters),
-        )
-
-    @property
-    def takes_index(self) -> bool:
-        """Whether the callable can be given an explicit minibatch."""
-        return "index" in self.names
-
-    def call(self, model: Callable[..., Any], tensors: Mapping[str, Any]) -> Any:
-        """Call with data by name; a required argument that was removed (the prior predictive) is None."""
-        given = {k: v for k, v in tensors.items() if k != "index" or self.takes_index}
-        if given.get("index", 0) is None and "index" not in self.required:
-            del given["index"]
-        for name in self.required - set(given):
-            given[name] = None
-        ahead = [given.pop(name) for name in self.names if name in self.positional and name in given]
-        return model(*ahead, **given)
 
 
 @dataclass
@@ -82,19 +41,53 @@ class Lifted:
     nets: dict[str, nn.Module] = field(default_factory=dict)
 
 
-class _Collector(Messenger):
+class _Typed(Messenger):
+    """Give distributions made outside the program, in torch's default type of that moment, the entry's type."""
+
+    dtype: torch.dtype
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["fn"] = _cast(msg["fn"], self.dtype)
+        if msg["is_observed"] and isinstance(msg["value"], int | float):
+            msg["value"] = torch.as_tensor(msg["value"], dtype=self.dtype)
+
+
+def _cast(fn: Any, dtype: torch.dtype) -> Any:
+    """Return a distribution with its floating tensors in another type; itself where nothing changes."""
+    changed = {}
+    for name, value in vars(fn).items() if isinstance(fn, Distribution) else ():
+        if isinstance(value, Tensor) and value.dtype.is_floating_point and value.dtype != dtype:
+            changed[name] = value.to(dtype)
+        elif isinstance(value, Distribution):
+            inner = _cast(value, dtype)
+            if inner is not value:
+                changed[name] = inner
+    if not changed:
+        return fn
+    fn = copy.copy(fn)
+    vars(fn).update(changed)
+    return fn
+
+
+class _Collector(_Typed):
     """Note every parameter statement and answer it with its initial value."""
 
-    def __init__(self, lifted: Lifted) -> None:
+    def __init__(self, lifted: Lifted, owner: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self.lifted = lifted
+        self.lifted, self.dtype = lifted, dtype
+        self.inside = set(owner.modules()) if isinstance(owner, nn.Module) else set()
+        self.stack = ExitStack()
+
+    def __exit__(self, *error: Any) -> Any:
+        self.stack.close()
+        return super().__exit__(*error)
 
     def _pyro_param(self, msg: Any) -> None:
         if _is_local(msg):
             return
         name, initial = msg["name"], msg["args"][1] if len(msg["args"]) > 1 else None
         if _DIVIDER in name:
-            self.lifted.nets[name.split(_DIVIDER)[0]] = _network_on_stack(name)
+            self._register(name.split(_DIVIDER)[0], _network_on_stack(name))
             _answer(msg, initial)
             return
         if name not in self.lifted.values:
@@ -105,20 +98,27 @@ class _Collector(Messenger):
             self.lifted.constraints[name] = msg["kwargs"].get("constraint", torch.distributions.constraints.real)
         _answer(msg, self.lifted.values[name].clone())
 
+    def _register(self, key: str, net: nn.Module) -> None:
+        if key not in self.lifted.nets and net not in self.inside:
+            self.lifted.nets[key] = net
+            # The caller's network is usually float32 while data are float64: compute with a copy from here on.
+            self.stack.enter_context(_standing_in(net, copy.deepcopy(net).to(self.dtype)))
 
-class _Answer(Messenger):
+
+class _Answer(_Typed):
     """Answer parameter statements with the tensors of a `LiftedProgram`."""
 
-    def __init__(self, values: Mapping[str, Tensor], nets: Mapping[str, nn.Module]) -> None:
+    def __init__(self, values: Mapping[str, Tensor], nets: Mapping[str, nn.Module], owner: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.values, self.nets = values, nets
+        self.values, self.nets, self.owner, self.dtype = values, nets, owner, dtype
 
     def _pyro_param(self, msg: Any) -> None:
         if _is_local(msg):
             return
         name = msg["name"]
         if _DIVIDER in name:
-            if self.nets.get(name.split(_DIVIDER)[0]) is not _network_on_stack(name):
+            net = _network_on_stack(name)
+            if self.nets.get(name.split(_DIVIDER)[0]) is not net and not any(net is part for part in self.owner.modules()):
                 raise ProgramError(_NEW_NET.format(name.split(_DIVIDER)[0]))
             _answer(msg, msg["args"][1])
         elif name in self.values:
@@ -159,13 +159,14 @@ def discover(model: Callable[..., Any], tensors: Mapping[str, Any], dtype: torch
         ProgramError: the program fails, draws its own random subsample, or its parameters cannot be owned.
     """
     signature = Signature.of(model)
+    owned = _own(model, dtype)
     runs = []
     for seed in (0, 1):
         lifted = Lifted()
 
         def once(lifted: Lifted = lifted, **given: Any) -> Any:
-            with _local_mode(), _Collector(lifted):
-                return signature.call(model, given)
+            with _local_mode(), _Collector(lifted, owned, dtype):
+                return signature.call(owned, given)
 
         with default_dtype(dtype):
             runs.append((lifted, _guarded(once, tensors, seed)))
@@ -210,7 +211,7 @@ class LiftedProgram(nn.Module):
 
     def __init__(self, model: Callable[..., Any], lifted: Lifted, dtype: torch.dtype) -> None:
         super().__init__()
-        self._signature = Signature.of(model)
+        self._signature, self._dtype = Signature.of(model), dtype
         self._constraints = dict(lifted.constraints)
         self._keys = {name: f"p{i}_{''.join(c if c.isalnum() else '_' for c in name)}" for i, name in enumerate(lifted.values)}
         self.lifted = nn.ParameterDict()
@@ -220,8 +221,7 @@ class LiftedProgram(nn.Module):
         self._originals = {name: (f"n{i}", net) for i, (name, net) in enumerate(lifted.nets.items())}
         self.nets = nn.ModuleDict({key: copy.deepcopy(net).to(dtype) for key, net in self._originals.values()})
         if isinstance(model, nn.Module):
-            self.inner = copy.deepcopy(model).to(dtype)
-            _make_local(self.inner)
+            self.inner = _own(model, dtype)
         else:
             self._function = model
 
@@ -250,15 +250,19 @@ class LiftedProgram(nn.Module):
             stack.enter_context(_local_mode())
             for key, net in self._originals.values():
                 stack.enter_context(_standing_in(net, self.nets[key]))
-            stack.enter_context(_Answer(self.parameter_values(), nets))
+            stack.enter_context(_Answer(self.parameter_values(), nets, self, self._dtype))
             return self._signature.call(model, tensors)
 
 
-def _make_local(module: nn.Module) -> None:
-    """Give Pyro modules made before module-local mode the empty store that mode expects."""
+def _own(model: Any, dtype: torch.dtype) -> Any:
+    """Copy a module; Pyro modules made before module-local mode get the empty store that mode expects."""
+    if not isinstance(model, nn.Module):
+        return model
+    module = copy.deepcopy(model).to(dtype)
     for part in module.modules():
         if isinstance(part, PyroModule) and not hasattr(part._pyro_context, "param_state"):
             part._pyro_context.param_state = {"params": {}, "constraints": {}}
+    return module
 
 
 @contextmanager

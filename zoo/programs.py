@@ -15,9 +15,10 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError
-from zoo.lifting import Lifted, LiftedProgram, Signature, discover
+from zoo.lifting import Lifted, LiftedProgram, discover
 from zoo.log_density import LogDensity
 from zoo.quantities import of_site
+from zoo.signature import Signature
 from zoo.types import Data, ModelEntry, Program, Quantity
 
 __all__ = ["from_program"]
@@ -133,7 +134,7 @@ def _tensor(key: str, value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "fiub":
             raise DataError(f"Data {key!r} has dtype {value.dtype}; accepted: numbers and booleans. Encode text as integers first.")
-        value = torch.as_tensor(np.ascontiguousarray(value if value.dtype.kind in "fb" else value.astype(np.int64)))
+        value = torch.from_numpy(np.array(value, dtype=value.dtype if value.dtype.kind in "fb" else np.int64, order="C"))
     if isinstance(value, Tensor):
         value = value.detach()
         return value.to(dtype) if value.dtype.is_floating_point else value

@@ -218,7 +218,7 @@ def test_a_param_without_value_or_only_sometimes_is_refused():
 
     def sometimes():
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        if abs(z) > 0.02:
+        if abs(z) > 0.5:
             pyro.param("a", torch.tensor(1.0))
 
     def build_and_run():
@@ -266,6 +266,19 @@ def test_pyro_modules_keep_their_site_names_and_parameters(local):
     assert len(grads) == 4
     assert all(g is not None and g.abs().sum() > 0 for g in grads.values()), grads
     assert not pyro.get_param_store().keys()
+
+
+def test_distributions_made_outside_get_the_type_of_the_entry():
+    prior = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+
+    def model(y):
+        pyro.sample("y", dist.Normal(pyro.sample("z", prior).sum(), 1.0), obs=y)
+
+    entry = zoo.from_program(model, {"y": 1.0})
+    program = entry.program(entry.load_data())
+    with default_dtype(torch.float64):
+        assert poutine.trace(program).get_trace(y=torch.tensor(1.0)).nodes["z"]["value"].dtype == torch.float64
+    assert prior.base_dist.loc.dtype == torch.float32
 
 
 def test_own_guides_as_function_class_or_partial():

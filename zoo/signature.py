@@ -1,0 +1,53 @@
+"""How a program wants its data: by which names, and whether it takes an explicit minibatch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+__all__ = ["Signature"]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How a callable wants its data: names in order, and whether it takes `index`."""
+
+    names: tuple[str, ...]
+    required: frozenset[str]
+    positional: frozenset[str]
+    open_ended: bool
+
+    @classmethod
+    def of(cls, model: Callable[..., Any]) -> Signature:
+        """Read the signature of a function or of a module's `forward`."""
+        target = model.forward if isinstance(model, nn.Module) else model
+        try:
+            parameters = list(inspect.signature(target).parameters.values())
+        except (TypeError, ValueError):
+            return cls((), frozenset(), frozenset(), True)
+        named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        return cls(
+            names=tuple(p.name for p in named),
+            required=frozenset(p.name for p in named if p.default is p.empty),
+            positional=frozenset(p.name for p in named if p.kind == p.POSITIONAL_ONLY),
+            open_ended=any(p.kind == p.VAR_KEYWORD for p in parameters),
+        )
+
+    @property
+    def takes_index(self) -> bool:
+        """Whether the callable can be given an explicit minibatch."""
+        return "index" in self.names
+
+    def call(self, model: Callable[..., Any], tensors: Mapping[str, Any]) -> Any:
+        """Call with data by name; a required argument that was removed (the prior predictive) is None."""
+        given = {k: v for k, v in tensors.items() if k != "index" or self.takes_index}
+        if given.get("index", 0) is None and "index" not in self.required:
+            del given["index"]
+        for name in self.required - set(given):
+            given[name] = None
+        ahead = [given.pop(name) for name in self.names if name in self.positional and name in given]
+        return model(*ahead, **given)
