@@ -1,0 +1,1 @@
+"""The work behind each `zoo` command; imported only when that command runs."""
