@@ -56,7 +56,7 @@ def build(family: str, program: Program, data: Data, entry: ModelEntry, **option
                 raise FitError(
                     f"The guide {family!r} of {entry.name} is {type(guide).__name__}, not a callable; return a function or a PyroModule."
                 )
-            return as_module(guide, dict(data.train))
+            return as_module(guide, data.train, entry.dtype)
         try:
             return FAMILIES[family].build(program, data, entry, **options)
         except TypeError as error:

@@ -147,11 +147,11 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
         torch.manual_seed(seed)
         weights = {} if job.given is not None else trainable(program, learns=job.entry.learns, name=job.entry.name)
         if not isinstance(program, nn.Module) and job.entry.learns and job.given is None:
-            program = as_module(program, dict(job.data.train))
+            program = as_module(program, job.data.train, job.entry.dtype)
             weights = trainable(program, learns=True, name=job.entry.name)
         density = LogDensity(program, job.data, dtype=job.entry.dtype)
         guide = build(job.family, program, job.data, job.entry, **_build_options(job, density))
-    module = FAMILIES[job.family] if job.family in FAMILIES else None
+    module = FAMILIES.get(job.family)
     if hasattr(module, "solve"):
         stop, spent = module.solve(guide, density, generator)
         outcome = Outcome(losses=np.zeros(0), stop=stop)
@@ -185,7 +185,7 @@ def _optimize(
 ) -> tuple[Outcome, int]:
     """Run the loop on the flat objective where the family has one, on Pyro's own otherwise."""
     config = job.config
-    module = FAMILIES[job.family] if job.family in FAMILIES else None
+    module = FAMILIES.get(job.family)
     if hasattr(module, "flat") or isinstance(guide, FlatGuide):
         try:
             start = find_start(density, generator, radius=radius)
@@ -199,7 +199,7 @@ def _optimize(
         flat.finish()
         return outcome, start.gradients + outcome.steps * objective.gradients_per_step
     _check_sites(guide, density, job.family)
-    model = as_module(program, dict(job.data.train))
+    model = as_module(program, job.data.train, job.entry.dtype)
     objective = ProgramObjective(density, model, guide, weights, num_particles=config.num_particles, batch_size=config.batch_size)
     with warnings.catch_warnings(), pyro.validation_enabled(False):
         outcome = optimize(objective, config, generator, job.progress)

@@ -68,6 +68,10 @@ class FlatGuide(nn.Module, ABC):
         noise = torch.randn(n, self.noise_dim, dtype=like.dtype, generator=generator)
         return self.sample(noise)[0]
 
+    def watched(self) -> Tensor | None:
+        """Return parameters in units of posterior standard deviations for the stopping rule, None where there are none."""
+        return None
+
     def finish(self) -> None:
         """Bring the result to where the user sees it; whitened guides fill their autoguide here."""
 

@@ -68,6 +68,10 @@ class WhitenedFullRank(FlatGuide):
         white = torch.linalg.solve_triangular(self.tril, (u - self.origin).T, upper=False).T
         return self._log_q(white, self.shift, triangular(self.lower, self.log_scale))
 
+    def watched(self) -> Tensor:
+        """Return the location's whitened shift and the log scales."""
+        return torch.cat([self.shift.detach(), self.log_scale.detach()])
+
     def finish(self) -> None:
         """Fill the autoguide, whose factor is diag(scale) times a unit lower triangular matrix."""
         factor = self.tril @ triangular(self.lower, self.log_scale)

@@ -19,6 +19,7 @@ from zoo.log_density import LogDensity
 from zoo.types import Data, ModelEntry, Program
 
 NAME = "low_rank"
+OPTIONS = ("rank",)
 DESCRIPTION = "multivariate normal with low rank plus diagonal covariance; only `rank` shared directions of dependence"
 
 __all__ = ["DESCRIPTION", "NAME", "WhitenedLowRank", "build", "flat", "principal_factors"]
@@ -101,6 +102,11 @@ class WhitenedLowRank(FlatGuide):
     def log_prob_flat(self, u: Tensor) -> Tensor:
         """Return log q `[n]` at points `[n, dim]`."""
         return self._log_q(u, *self._pieces())
+
+    def watched(self) -> Tensor:
+        """Return the location's whitened shift and the log marginal scales; factor and diagonal trade off freely."""
+        variance = self.factor.detach().square().sum(-1) + (2 * self.log_scale.detach()).exp()
+        return torch.cat([self.shift.detach(), 0.5 * variance.log()])
 
     def finish(self) -> None:
         """Fill the autoguide, whose factor is relative to its diagonal scale."""

@@ -63,6 +63,10 @@ class WhitenedMeanField(FlatGuide):
         loc, scale = self._moments()
         return standard_normal_log_prob((u - loc) / scale) - scale.log().sum()
 
+    def watched(self) -> Tensor:
+        """Return the location's whitened shift and the log scales."""
+        return torch.cat([self.shift.detach(), self.log_scale.detach()])
+
     def finish(self) -> None:
         """Fill the autoguide."""
         loc, scale = self._moments()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from guides.flat import FlatGuide
 from guides.start import blame, value_and_gradient
-from zoo.compiled import _vmappable
+from zoo.batching import _vmappable
 from zoo.errors import UnknownNameError
 from zoo.log_density import LogDensity
 
@@ -124,6 +124,10 @@ class FlatObjective:
         with _vmappable():
             return torch.func.vmap(point)(u)
 
+    def watched(self) -> Tensor | None:
+        """Return the whitened parameters the stopping rule watches."""
+        return self.guide.watched()
+
     def blame(self) -> str:
         """Repeat the last draw and name the site whose log density is not finite there."""
         assert self._last is not None
@@ -177,6 +181,10 @@ class ProgramObjective:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(noise[0]))
             return self.module(**self.batches.tensors(noise[1]))
+
+    def watched(self) -> Tensor | None:
+        """Return None: the parameters of a Pyro program have no common unit."""
+        return None
 
     def blame(self) -> str:
         """Repeat the failing draw and name the site whose log probability is not finite."""

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.nn import PyroModule
-from pyro.poutine.messenger import Messenger
-from torch import Tensor, nn
-from torch.distributions import constraints, transform_to
+from torch import nn
 
-from zoo.errors import FitError, ProgramError
+from zoo.errors import ProgramError
+from zoo.lifting import LiftedProgram, discover
 from zoo.log_density import default_dtype
 
-__all__ = ["Lifted", "as_module", "session", "trainable"]
+__all__ = ["as_module", "session", "trainable"]
 
 
 @contextmanager
@@ -33,94 +30,20 @@ def session(dtype: torch.dtype | None) -> Iterator[None]:
                 del store[name]
 
 
-class _Collect(Messenger):
-    """Records the name, the initial value and the constraint of every `pyro.param` statement."""
+def as_module(function: Callable[..., Any], tensors: Mapping[str, Any], dtype: torch.dtype | None) -> nn.Module:
+    """Return a program or guide as a module that owns all of its trainable values.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: dict[str, tuple[Any, Any]] = {}
+    Under module-local parameters `pyro.param` and `pyro.module` in a plain function are silently never trained; a plain
+    function is lifted, a module is returned as it is.
 
-    def _pyro_param(self, msg: Any) -> None:
-        name, initial = msg["args"][0], msg["args"][1] if len(msg["args"]) > 1 else None
-        initial = initial() if callable(initial) and not isinstance(initial, Tensor) else initial
-        constraint = msg["kwargs"].get("constraint", constraints.real)
-        if initial is None:
-            raise FitError(f"pyro.param({name!r}) has no initial value at its first use; give one.")
-        self.found.setdefault(name, (initial, constraint))
-        msg["value"], msg["done"] = initial, True
-
-
-class _Serve(Messenger):
-    """Answers every `pyro.param` statement with the value the wrapping module holds."""
-
-    def __init__(self, values: dict[str, Tensor], own: set[int]) -> None:
-        super().__init__()
-        self.values, self.own = values, own
-
-    def _pyro_param(self, msg: Any) -> None:
-        name, initial = msg["args"][0], msg["args"][1] if len(msg["args"]) > 1 else None
-        if name not in self.values:
-            raise FitError(f"pyro.param({name!r}) appears only in some runs; every parameter must be used in the first run.")
-        if "$$$" in name and id(initial) not in self.own:
-            raise FitError(
-                f"pyro.module makes a new network on every call ({name.split('$$$')[0]!r}); build it once, outside the function."
-            )
-        msg["value"], msg["done"] = self.values[name], True
-
-
-class Lifted(PyroModule):
-    """A plain Pyro function as a module: its `pyro.param` and `pyro.module` statements become parameters of the module.
-
-    Under module-local parameters both would silently never be trained.
+    Raises:
+        ProgramError: parameters that cannot be owned, with the cure.
     """
-
-    def __init__(self, function: Callable[..., Any], tensors: dict[str, Any]) -> None:
-        super().__init__()
-        self.__dict__["function"] = function
-        collect = _Collect()
-        with torch.random.fork_rng(devices=[]), poutine.block(), collect:
-            _run_once(function, tensors)
-        self.__dict__["slots"] = {}
-        self.__dict__["own"] = set()
-        for number, (name, (initial, constraint)) in enumerate(sorted(collect.found.items())):
-            slot = f"param_{number}"
-            if isinstance(initial, nn.Parameter):
-                self.own.add(id(initial))
-                parameter = initial
-            else:
-                start = torch.as_tensor(initial, dtype=torch.get_default_dtype()).detach()
-                parameter = nn.Parameter(transform_to(constraint).inv(start).clone())
-            self.register_parameter(slot, parameter)
-            self.slots[name] = (slot, None if isinstance(initial, nn.Parameter) else constraint)
-
-    @property
-    def lifted(self) -> tuple[str, ...]:
-        """Names of the lifted parameters."""
-        return tuple(self.slots)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the function with the module's values."""
-        values = {}
-        for name, (slot, constraint) in self.slots.items():
-            raw = self._parameters[slot]
-            values[name] = raw if constraint is None else transform_to(constraint)(raw)
-        with _Serve(values, self.own):
-            return self.function(*args, **kwargs)
-
-
-def _run_once(function: Callable[..., Any], tensors: dict[str, Any]) -> None:
-    """Run a program or guide once; improper priors cannot be sampled, so latent sites start near unconstrained zero."""
-    from zoo.log_density import trace_program
-
-    try:
-        function(**tensors)
-    except NotImplementedError:
-        trace_program(function, tensors)
-
-
-def as_module(function: Any, tensors: dict[str, Any]) -> nn.Module:
-    """Return the program or guide as a module whose parameters are all of its trainable values."""
-    return function if isinstance(function, nn.Module) else Lifted(function, tensors)
+    if isinstance(function, nn.Module):
+        return function
+    kind = dtype or torch.float64
+    lifted, _ = discover(function, tensors, kind)
+    return LiftedProgram(function, lifted, kind)
 
 
 def trainable(program: Any, *, learns: bool, name: str) -> dict[str, nn.Parameter]:

@@ -124,7 +124,7 @@ def _fixed_noise_fit(
         (grad,) = torch.autograd.grad(loss, params)
         if not (torch.isfinite(loss) and torch.isfinite(grad).all()):
             return 1e12, np.zeros(2 * dim)
-        return float(loss), grad.double().numpy()
+        return loss.item(), grad.double().numpy()
 
     first = torch.cat([torch.zeros_like(origin), log_scale]).double().numpy()
     bounds = [(None, None)] * dim + [(float(b) - 12.0, float(b) + 9.0) for b in log_scale]

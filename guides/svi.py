@@ -39,6 +39,9 @@ class Objective(Protocol):
     def loss(self, noise: Any) -> Tensor:
         """Return the loss of one step."""
 
+    def watched(self) -> Tensor | None:
+        """Return what the stopping rule watches besides the loss, in posterior standard deviations."""
+
     def blame(self) -> str:
         """Name what made the last loss or gradient not finite."""
 
@@ -146,11 +149,6 @@ class _Run:
                 for parameter, total in zip(self.parameters, self.average, strict=True):
                     parameter.copy_(total / self.averaged)
 
-    def watched(self) -> Tensor | None:
-        """Return the whitened parameters the stopping rule watches: location shifts and log scales."""
-        picked = [p for n, p in self.objective.parameters.items() if n in ("shift", "log_scale")]
-        return torch.cat([p.detach().reshape(-1) for p in picked]) if picked else None
-
 
 def scaled(name: str, parameter: Tensor) -> float:
     """Return the share of the learning rate for a parameter: rows of a matrix factor act together, so they step less."""
@@ -167,7 +165,7 @@ def optimize(objective: Objective, config: FitConfig, generator: torch.Generator
         stop = run.step(1.0, averaging=False)
         if stop is not None:
             return Outcome(losses=np.asarray(run.losses), stop=stop)
-        settled = watch.add(run.losses[-1], run.watched())
+        settled = watch.add(run.losses[-1], objective.watched())
     floor = min(1.0, config.final_lr / config.lr)
     for k in range(annealing):
         share = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * k / annealing))

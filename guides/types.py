@@ -57,7 +57,7 @@ class FitConfig:
     lr: float = 0.05
     final_lr: float = 0.001
     weight_lr: float = 0.005
-    num_particles: int = 16
+    num_particles: int = 32
     batch_size: int | None = None
     clip_norm: float = 100.0
     tail: float = 0.5
