@@ -1,0 +1,57 @@
+"""How good is it: NUTS, metrics, comparisons with a verdict, runs on disk and their reports.
+
+    import zoo, guides, benchmarks
+    entry = zoo.load("eight_schools")
+    posterior = guides.draw(guides.fit(entry, "full_rank"), 2000)
+    comparison = benchmarks.compare(posterior, benchmarks.run_nuts(entry))
+    print(comparison.verdict, comparison.sentence)
+
+Everything is imported on first use, so that `import benchmarks` and the command line start fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.arviz_bridge import to_arviz as to_arviz
+    from benchmarks.compare import compare as compare
+    from benchmarks.mcmc import diagnose as diagnose
+    from benchmarks.nuts import run_nuts as run_nuts
+    from benchmarks.scorecard import compare_program as compare_program
+    from benchmarks.sentences import entry_sentence as entry_sentence
+    from benchmarks.store import results_frame as results_frame
+    from benchmarks.types import Comparison as Comparison
+    from benchmarks.types import Score as Score
+
+_HOMES = {
+    "benchmarks.arviz_bridge": ("to_arviz",),
+    "benchmarks.compare": ("compare",),
+    "benchmarks.mcmc": ("diagnose",),
+    "benchmarks.nuts": ("run_nuts",),
+    "benchmarks.scorecard": ("compare_program",),
+    "benchmarks.sentences": ("entry_sentence",),
+    "benchmarks.store": ("results_frame",),
+    "benchmarks.types": ("Comparison", "Score"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the home of a public name, or a module of this room, on first use."""
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_") and importlib.util.find_spec(f"benchmarks.{name}") is not None:
+        return importlib.import_module(f"benchmarks.{name}")
+    raise AttributeError(f"module 'benchmarks' has no attribute {name!r}; it offers {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted({*globals(), *__all__})

@@ -164,7 +164,8 @@ def _too_few(scores: Sequence[Score]) -> Reason | None:
         return None
     ours, theirs = max(s.draws_needed for s in judged), max(s.reference_draws_needed for s in judged)
     needs = [f"about {_count(n)} {what}" for n, what in ((ours, "draws of the method"), (theirs, "draws of the reference")) if n]
-    text = f"{label}: 3 standard errors are {rounded(SIGMAS * wide[label], 0.01)} sd, above {AGREE}; agreement needs {' and '.join(needs)}"
+    wanted = " and ".join(needs) or "more draws of both"
+    text = f"{label}: 3 standard errors are {rounded(SIGMAS * wide[label], 0.01)} sd, above {AGREE}; agreement needs {wanted}"
     return Reason(verdict="inconclusive", label=label, excess=SIGMAS * wide[label] / AGREE, sentence=text)
 
 

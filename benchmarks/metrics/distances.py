@@ -62,7 +62,7 @@ def c2st_accuracy(first: Array, second: Array, seed: int = 0) -> tuple[float, fl
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import StratifiedKFold, cross_val_score
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     size = min(len(first), len(second))
     columns = np.linspace(0, first.shape[1] - 1, min(first.shape[1], MOST_FEATURES)).astype(int)

@@ -46,14 +46,14 @@ def moment_errors(method: Side, reference: Side) -> MomentErrors:
 
 
 def draws_needed(one: Side, scale: Array) -> Array:
-    """Return how many effective draws one side needs so that both sides together reach 3 se <= 0.15, `[component]`.
+    """Return how many effective draws one side needs so that both sides together reach 3 se <= 0.15, 0 if it has them.
 
     Each side may use half of the allowed variance: n (se / (0.05 / sqrt 2))^2, for the mean and for log sd.
     """
     allowed = AGREE / SIGMAS / np.sqrt(2.0)
     relative = np.where(one.sd > 0, one.sd_se / np.where(one.sd > 0, one.sd, 1.0), 0.0)
     worst = np.maximum(one.mean_se / scale, relative)
-    return np.ceil(one.flat.shape[0] * (worst / allowed) ** 2)
+    return np.where(worst > allowed, np.ceil(one.flat.shape[0] * (worst / allowed) ** 2), 0.0)
 
 
 def compare_correlations(method: Side, reference: Side, components: list[Component]) -> Correlations | None:

@@ -17,8 +17,8 @@ def rounded(value: float, se: float, *, sign: bool = False) -> str:
         decimals = min(max(0, -floor(log10(se))), MOST_DECIMALS)
     else:
         decimals = min(max(0, 2 - floor(log10(abs(value)))), MOST_DECIMALS) if value else 0
-    text = f"{value:{'+' if sign else ''}.{decimals}f}"
-    return text.replace("-0" + ("." + "0" * decimals if decimals else ""), text[1:]) if float(text) == 0 and text[0] == "-" else text
+    shown = value if round(value, decimals) else 0.0  # never "-0.00"
+    return f"{shown:{'+' if sign else ''}.{decimals}f}"
 
 
 def value_with_error(value: float, se: float, *, sign: bool = False) -> str:

@@ -1,0 +1,142 @@
+"""The sentences a busy person acts on: one per comparison, one per entry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from benchmarks.metrics.numbers import rounded
+from benchmarks.thresholds import LOG_SD, MEAN
+from benchmarks.trust import BLIND_SPOT
+from benchmarks.types import Comparison, Mcmc, Reason, Trust, Verdict
+
+if TYPE_CHECKING:
+    from zoo.types import ModelEntry
+
+__all__ = ["comparison_sentence", "entry_sentence", "short_finding"]
+
+WORDS: dict[Verdict, str] = {
+    "agrees": "agrees", "shifted": "is shifted", "too_narrow": "is too narrow", "too_wide": "is too wide",
+    "wrong_shape": "has the wrong shape", "inconclusive": "is inconclusive", "reference_unusable": "cannot be judged",
+    "no_reference": "has no reference", "fit_failed": "failed",
+}  # fmt: skip
+MATERIAL = ("shifted", "too_narrow", "too_wide", "wrong_shape")
+BAD = 3.0  # a finding this many times its line: do not use
+RICHER = {"mean_field": ("full_rank", "low_rank"), "low_rank": ("full_rank",), "laplace": ("full_rank",), "amortized": ("full_rank",)}
+
+
+def comparison_sentence(
+    method: str,
+    verdict: Verdict,
+    reasons: Sequence[Reason],
+    *,
+    kind: str = "",
+    mcmc: Mcmc | None = None,
+    trust: Sequence[Trust] = (),
+    entry: ModelEntry | None = None,
+) -> str:
+    """Return what was found and what to do next, e.g. `mean_field is too narrow: theta[0]: 0.44 +- 0.01x ...`."""
+    first = reasons[0].sentence if reasons else ""
+    tail = _divergences(mcmc)
+    if verdict == "agrees":
+        text = f"{method} agrees with the {kind} reference: every mean and sd is within its line".replace("  ", " ")
+        return f"{text}{tail}."
+    if verdict == "no_reference":
+        failed = [t.sentence for t in trust if t.passed is False]
+        passed = sum(1 for t in trust if t.passed)
+        seen = f"{passed} of {sum(1 for t in trust if t.passed is not None)} trust checks pass"
+        return " ".join([f"{method}: {_clause(first)}; {seen}.", *failed[:1], BLIND_SPOT])
+    if verdict in ("reference_unusable", "fit_failed"):
+        return f"{method} {WORDS[verdict]}: {_clause(first)}{tail}."
+    others = len({r.label for r in reasons[1:] if r.verdict in MATERIAL} - {reasons[0].label})
+    more = f" (and {others} more finding{'s' if others > 1 else ''})" if others and verdict in MATERIAL else ""
+    stop = next((f"; {_clause(r.sentence)}" for r in reasons if r.verdict == "fit_failed"), "")
+    return f"{method} {WORDS[verdict]}: {_clause(first)}{more}{stop}{tail}{_next_step(method, verdict, entry, mcmc)}."
+
+
+def entry_sentence(comparisons: Sequence[Comparison]) -> str:
+    """Return one sentence on all methods of one entry and the next step, worst first.
+
+    Example: `eight_schools_centered: do not use mean_field (log_tau 0.21x too narrow, mean off by 0.8 sd); full_rank is
+    shifted (...); nuts agrees, with 12 divergences: try eight_schools (same posterior, another form).`
+    """
+    if not comparisons:
+        return "Nothing was compared."
+    entry = comparisons[0].posterior.entry
+    ranked = sorted(comparisons, key=lambda c: (-_severity(c), c.method))
+    parts = [_part(c) for c in ranked if c.verdict != "agrees"]
+    agree = [c for c in ranked if c.verdict == "agrees"]
+    if agree:
+        names = _and([c.method + _divergences(c.mcmc) for c in agree])
+        parts.append(f"{names} agree{'s' if len(agree) == 1 else ''} with the {agree[0].reference.kind} reference")
+    return f"{entry.key}: {'; '.join(parts)}{_advice(entry, ranked)}."
+
+
+def short_finding(comparison: Comparison) -> str:
+    """Return the worst component in a few words: `log_tau 0.21x too narrow, mean off by 0.8 sd`."""
+    if comparison.verdict not in MATERIAL or not comparison.reasons:
+        return _clause(comparison.reasons[0].sentence) if comparison.reasons else ""
+    first = comparison.reasons[0]
+    score = next((s for s in comparison.scores if s.label == first.label), None)
+    if score is None or comparison.verdict == "wrong_shape":
+        return _clause(first.sentence)
+    words = []
+    if abs(score.log_sd_ratio) > LOG_SD:
+        words.append(f"{rounded(score.sd_ratio, score.sd_ratio_se)}x too {'narrow' if score.sd_ratio < 1 else 'wide'}")
+    if abs(score.mean_error) > MEAN:
+        words.append(f"mean off by {rounded(abs(score.mean_error), score.mean_error_se)} sd")
+    if comparison.verdict == "shifted":
+        words.reverse()
+    return f"{score.label} {', '.join(words)}" if words else _clause(first.sentence)
+
+
+def _part(c: Comparison) -> str:
+    found = short_finding(c) + _divergences(c.mcmc)
+    if c.verdict in MATERIAL and _severity(c) >= BAD:
+        return f"do not use {c.method} ({found})"
+    return f"{c.method} {WORDS[c.verdict]}" + (f" ({found})" if found else "")
+
+
+def _severity(c: Comparison) -> float:
+    if c.verdict == "fit_failed":
+        return 1e6
+    return max((r.excess for r in c.reasons if r.verdict in MATERIAL), default=0.0) if c.verdict in MATERIAL else 0.0
+
+
+def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
+    """Name the next step: another form of the model, a family that agrees, or NUTS."""
+    troubled = [c for c in ranked if c.verdict in MATERIAL or c.verdict == "fit_failed" or (c.mcmc is not None and c.mcmc.divergences)]
+    if not troubled:
+        return ""
+    if entry.reference_of is not None:
+        return f": try {entry.reference_of} (same posterior, another form)"
+    good = [c.method for c in ranked if c.verdict == "agrees" and not (c.mcmc is not None and c.mcmc.divergences)]
+    guides = [m for m in good if m != "nuts"]
+    if guides:
+        return f": prefer {_and(guides[:2], 'or')}"
+    return ": prefer nuts" if "nuts" in good else ""
+
+
+def _next_step(method: str, verdict: Verdict, entry: ModelEntry | None, mcmc: Mcmc | None) -> str:
+    if verdict not in MATERIAL or entry is None:
+        return ""
+    if entry.reference_of is not None:
+        return f"; try {entry.reference_of} (same posterior, another form)"
+    if mcmc is not None or method == "nuts":
+        return "; the chains passed a region by: run more of them, or reparameterize"
+    richer = [f for f in RICHER.get(method, ()) if f in entry.families]
+    return f"; try {richer[0]}" if richer else "; use nuts"
+
+
+def _divergences(mcmc: Mcmc | None) -> str:
+    if mcmc is None or not mcmc.divergences:
+        return ""
+    return f", with {mcmc.divergences} divergence{'s' if mcmc.divergences > 1 else ''}"
+
+
+def _clause(sentence: str) -> str:
+    return sentence.strip().rstrip(".")
+
+
+def _and(words: Sequence[str], joiner: str = "and") -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {joiner} {words[-1]}"

@@ -1,0 +1,46 @@
+"""Checks of a fit that need no reference, and a sentence on what they cannot see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks.metrics.numbers import rounded
+from benchmarks.thresholds import IMPORTANCE_ESS, RESTART_NATS
+from benchmarks.types import Mcmc, ParetoK, Trust
+
+if TYPE_CHECKING:
+    from guides.types import Fit
+
+__all__ = ["BLIND_SPOT", "trust_checks"]
+
+BLIND_SPOT = "These checks look only where the method went: a mode or a tail it never visits is invisible to all of them."
+
+
+def trust_checks(fit: Fit | None, pareto_k: ParetoK | None, mcmc: Mcmc | None) -> tuple[Trust, ...]:
+    """Return the checks that exist for this method: convergence, restarts, k-hat, importance ESS, chains."""
+    out: list[Trust] = []
+    if fit is not None:
+        out.append(Trust(name="convergence", passed=fit.stop.status == "ok", sentence=fit.stop.sentence))
+        out.append(_restarts(fit))
+    if pareto_k is not None:
+        word = "within" if pareto_k.trusted else "above"
+        k = f"k-hat {pareto_k.value:.2f} is {word} its threshold {pareto_k.threshold:.2f} for {pareto_k.draws:,} draws"
+        out.append(Trust(name="pareto_k", passed=pareto_k.trusted, sentence=f"{k} (it grades the reweighted answer, not the raw draws)."))
+        enough = pareto_k.importance_ess >= IMPORTANCE_ESS
+        ess = f"Reweighting leaves {pareto_k.importance_ess:,.0f} of {pareto_k.draws:,} draws (at least {IMPORTANCE_ESS} are wanted)."
+        out.append(Trust(name="importance_ess", passed=enough, sentence=ess))
+    if mcmc is not None:
+        failed = [name for name, ok in mcmc.gates.items() if not ok]
+        text = f"Failed gates of the chains: {', '.join(failed)} ({mcmc.worst})." if failed else "Every gate of the chains passed."
+        out.append(Trust(name="chains", passed=not failed, sentence=text))
+    return tuple(out)
+
+
+def _restarts(fit: Fit) -> Trust:
+    values = [r.elbo for r in fit.restarts if r.elbo is not None]
+    if len(values) < 2:
+        return Trust(name="restarts", passed=None, sentence="One start only; run it with restarts=4 to see whether starts agree.")
+    best, worst = max(values, key=lambda e: e.value_nats), min(values, key=lambda e: e.value_nats)
+    gap, se = best.value_nats - worst.value_nats, (best.se**2 + worst.se**2) ** 0.5
+    text = f"{len(values)} starts end within {rounded(gap, se)} nats of ELBO (at most {RESTART_NATS:g} is wanted)."
+    return Trust(name="restarts", passed=gap <= max(RESTART_NATS, 3 * se), sentence=text)
