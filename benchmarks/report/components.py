@@ -97,8 +97,16 @@ def _label(report: EntryReport, key: Key) -> str:
 def worst_pair(view: View) -> tuple[Key, Key, str, float, float] | None:
     """Find the pair and method whose correlation is furthest from the truth's: (a, b, method, correlation, true one).
 
-    Without a reference the truth is NUTS; without NUTS the pair with the strongest correlation of any method is taken.
+    The comparison's own finding is taken where there is one. Without a reference the truth is NUTS; without NUTS the pair with the strongest correlation of any method is taken.
     """
+    told = [(abs(c.correlations["difference"]), n) for n, c in view.by_name.items() if c.correlations and n in view.shown]
+    if told:
+        name = max(told)[1]
+        pair = view.by_name[name].correlations
+        keys_of = {label: key for key, label in view.labels.items()}
+        first, second = (keys_of.get(label) for label in pair["labels"])
+        if first is not None and second is not None:
+            return first, second, name, float(pair["method"]), float(pair["reference"])
     keys = [k for k in view.order if all(k in d and d[k].std() > 0 for d in view.draws.values() if d)][:MOST_PAIRED]
     truth = view.reference or next((view.draws[n] for n in view.shown if is_nuts(n)), {})
     keys = [k for k in keys if not truth or (k in truth and truth[k].std() > 0)]

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.report.components import View, is_nuts
 from benchmarks.report.numbers import short_count
 from benchmarks.report.theme import canvas, light
-from benchmarks.report.words import MATERIAL_MEAN
+from benchmarks.thresholds import MEAN
 
 __all__ = ["cost", "cost_points", "log_axis", "noise_floor"]
 
@@ -45,26 +45,24 @@ def cost(view: View, by: Literal["gradients", "seconds"]) -> Any | None:
     points = cost_points(view, by)
     if not points:
         return None
-    figure, axis = canvas(310, 230)
+    figure, axis = canvas(280, 220)
     floor = noise_floor(view)
     xs = [p[0] for p in points.values()]
     ys = [max(p[1], LOWEST) for p in points.values()]
-    low = max(LOWEST, min([*ys, MATERIAL_MEAN, floor or 1.0]) / 2)
-    high = max([*ys, MATERIAL_MEAN]) * 2.2
+    low = max(LOWEST, min([*ys, MEAN, floor or 1.0]) / 2)
+    high = max([*ys, MEAN]) * 2.2
     width = max(np.log10(max(xs) / min(xs)), 1.0)
     x_range = (10 ** (np.log10(min(xs)) - 0.12 * width), 10 ** (np.log10(max(xs)) + 0.42 * width))
     axis.set(xscale="log", yscale="log", xlim=x_range, ylim=(low, high))
     if floor is not None:
         axis.axhspan(low, floor, color=light("ref-soft"), linewidth=0)
-        axis.annotate("noise floor", (0.985, floor), xycoords=("axes fraction", "data"), xytext=(0, -3), textcoords="offset points",
-                      ha="right", va="top", fontsize=9.5, color=light("muted"))  # fmt: skip
-    axis.axhline(MATERIAL_MEAN, color=light("ref-line"), linewidth=1, linestyle=(0, (3, 3)))
-    above = floor is None or floor < MATERIAL_MEAN
-    axis.annotate("material 0.15", (0.985, MATERIAL_MEAN), xycoords=("axes fraction", "data"), xytext=(0, 2 if above else 3),
-                  textcoords="offset points", ha="right", va="bottom", fontsize=9.5, color=light("muted"))  # fmt: skip
+        axis.annotate("noise", (0.985, 0.015), xycoords="axes fraction", ha="right", va="bottom", fontsize=9.5, color=light("muted"))
+    axis.axhline(MEAN, color=light("ref-line"), linewidth=1, linestyle=(0, (3, 3)))
+    axis.annotate(f"{MEAN:g}", (1, MEAN), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points", va="center",
+                  fontsize=9.5, color=light("muted"))  # fmt: skip
     for name, (x, y, se) in points.items():
         mark, y = view.marks[name], max(y, LOWEST)
-        axis.plot([x, x], [max(y - se, low), y + se], color=mark.color, linewidth=1)
+        axis.plot([x, x], [max(y - se, low), y + se], color=mark.color, linewidth=1, alpha=0.5)
         size = 8 if is_nuts(name) else 6.5
         axis.plot([x], [y], marker=mark.marker, color=mark.color, markersize=size, markeredgecolor=light("paper"), markeredgewidth=0.7)
     _direct_labels(axis, view, points, x_range, (low, high))
@@ -76,10 +74,10 @@ def cost(view: View, by: Literal["gradients", "seconds"]) -> Any | None:
 
 def _direct_labels(axis: Any, view: View, points: Any, x_range: tuple[float, float], y_range: tuple[float, float]) -> None:
     """Write each method's name beside its point, pushed apart vertically so that no two names overlap."""
-    wide, tall = 250.0, 175.0  # the axes' size in pixels, near enough for spacing
+    wide, tall = 205.0, 170.0  # the axes' size in pixels, near enough for spacing
     px = {n: np.log(p[0] / x_range[0]) / np.log(x_range[1] / x_range[0]) * wide for n, p in points.items()}
     py = {n: np.log(max(p[1], LOWEST) / y_range[0]) / np.log(y_range[1] / y_range[0]) * tall for n, p in points.items()}
-    heights = spread(sorted(py.items(), key=lambda item: item[1]), 12.5, 6.0, tall - 6.0)
+    heights = spread(sorted(py.items(), key=lambda item: item[1]), 13.0, 6.0, tall - 6.0)
     for name in points:
         shift = heights[name] - py[name]
         left = px[name] > 0.72 * wide

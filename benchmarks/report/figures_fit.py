@@ -11,11 +11,11 @@ from benchmarks.report.figures_cost import log_axis
 from benchmarks.report.figures_posterior import short
 from benchmarks.report.inputs import FitSummary
 from benchmarks.report.theme import canvas, light
-from benchmarks.report.words import MATERIAL_MEAN
+from benchmarks.thresholds import MEAN
 
 __all__ = ["losses", "pareto", "reweighting"]
 
-LOWEST = 0.01  # nats; smaller gaps are noise of the loss itself
+LOWEST = 0.1  # nats; smaller gaps are noise of the loss itself
 
 
 def smooth(values: Array, points: int = 120) -> tuple[Array, Array]:
@@ -98,7 +98,7 @@ def reweighting(view: View, most: int = 12) -> Any | None:
         return None
     figure, axis = canvas(380, 62 + 19 * len(rows))
     reach = min(max(0.5, 1.1 * max(max(abs(r[3]), abs(r[4])) for r in rows)), 6.0)
-    axis.axvspan(-MATERIAL_MEAN, MATERIAL_MEAN, color=light("ref-soft"), linewidth=0)
+    axis.axvspan(-MEAN, MEAN, color=light("ref-soft"), linewidth=0)
     axis.axvline(0, color=light("ref-line"), linewidth=0.8)
     for i, (_, name, _, raw, new) in enumerate(rows):
         mark = view.marks[name]

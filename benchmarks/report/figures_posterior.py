@@ -13,6 +13,7 @@ from benchmarks.report.theme import canvas, light
 __all__ = ["density", "forest", "marginal", "pair", "short"]
 
 FARTHEST = 6.0  # reference sds shown in a forest plot; beyond that an arrow at the edge
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 RADIUS = float(np.sqrt(stats.chi2.ppf(0.9, 2)))  # Mahalanobis radius that holds 90 % of a two-dimensional normal
 
 
@@ -44,40 +45,51 @@ def forest(view: View, most: int = 20) -> tuple[Any, int]:
     keys = [k for k in view.order if k in view.reference and view.reference[k].std() > 0][:rows]
     height = len(keys) * (pitch * len(methods) + gap)
     figure, axis = canvas(470, height + 52)
-    reach, ticks = 2.2, []
+    bands: dict[str, list[Any]] = {"middle": [], "ticks": []}
+    lines: dict[str, list[tuple[Array, float]]] = {name: [] for name in methods}
     top = 0.0
     for key in keys:
         center, sd = view.reference[key].mean(), view.reference[key].std()
-        low, inner_low, middle, inner_high, high = (np.quantile(view.reference[key], (0.05, 0.25, 0.5, 0.75, 0.95)) - center) / sd
         bottom = top + pitch * len(methods) + gap
-        axis.fill_between([low, high], top + gap / 2, bottom - gap / 2, color=light("ref-soft"), linewidth=0)
-        axis.fill_between([inner_low, inner_high], top + gap / 2, bottom - gap / 2, color=light("ref"), linewidth=0)
-        axis.plot([middle, middle], [top + gap / 2, bottom - gap / 2], color=light("ref-line"), linewidth=1.2)
+        span = (top + gap / 2, bottom - top - gap)
+        quantiles = (np.quantile(view.reference[key], LEVELS) - center) / sd
+        axis.broken_barh([(quantiles[0], quantiles[4] - quantiles[0])], span, color=light("ref-soft"), linewidth=0)
+        axis.broken_barh([(quantiles[1], quantiles[3] - quantiles[1])], span, color=light("ref"), linewidth=0)
+        bands["middle"] += [(quantiles[2], span[0]), (quantiles[2], span[0] + span[1]), (np.nan, np.nan)]
+        bands["ticks"].append((top + bottom) / 2)
         for i, name in enumerate(methods):
-            if key not in view.draws[name]:
-                continue
-            y = top + gap / 2 + pitch * (i + 0.5)
-            points = (np.quantile(view.draws[name][key], (0.05, 0.25, 0.5, 0.75, 0.95)) - center) / sd
-            reach = max(reach, float(np.abs(points).max()))
-            _interval(axis, points, y, view.marks[name])
-        ticks.append((top + bottom) / 2)
+            if key in view.draws[name]:
+                y = top + gap / 2 + pitch * (i + 0.5)
+                lines[name].append(((np.quantile(view.draws[name][key], LEVELS) - center) / sd, y))
         top = bottom
-    reach = min(reach * 1.06, FARTHEST)
+    axis.plot(*np.transpose(bands["middle"]), color=light("ref-line"), linewidth=1.2)
+    for name in methods:
+        _intervals(axis, lines[name], view.marks[name])
+    farthest = max([2.0, *(float(np.abs(points).max()) for found in lines.values() for points, _ in found)])
+    reach = min(farthest * 1.06, FARTHEST)
     axis.set(xlim=(-reach, reach), ylim=(top + 1, -1), xlabel="distance from the reference mean (reference sds)")
-    axis.set_yticks(ticks, [short(view.labels[k]) for k in keys])
+    axis.set_yticks(bands["ticks"], [short(view.labels[k]) for k in keys])
     axis.tick_params(axis="y", length=0, labelcolor=light("ink"))
     axis.spines["left"].set_visible(False)
     axis.grid(axis="x")
     return figure, len(keys)
 
 
-def _interval(axis: Any, points: Array, y: float, mark: Any) -> None:
-    """Draw 90 % and 50 % lines and the median; a median or line beyond the edge ends in an arrow."""
-    kept = np.clip(points, -FARTHEST, FARTHEST)
-    axis.plot(kept[[0, 4]], [y, y], color=mark.color, linewidth=1.1)
-    axis.plot(kept[[1, 3]], [y, y], color=mark.color, linewidth=2.8, solid_capstyle="butt")
-    marker, at = (mark.marker, kept[2]) if abs(points[2]) < FARTHEST else (">" if points[2] > 0 else "<", kept[2] * 0.985)
-    axis.plot([at], [y], marker=marker, markersize=4.6, color=mark.color, markeredgecolor=light("paper"), markeredgewidth=0.5)
+def _intervals(axis: Any, found: list[tuple[Array, float]], mark: Any) -> None:
+    """Draw one method's 90 % and 50 % intervals and medians as three paths; a median beyond the edge becomes an arrow."""
+    if not found:
+        return
+    points = np.clip(np.stack([p for p, _ in found]), -FARTHEST, FARTHEST)  # [row, level]
+    y = np.array([h for _, h in found])
+    gaps = np.full(len(y), np.nan)
+    for ends, width in (((0, 4), 1.1), ((1, 3), 2.8)):
+        x = np.stack([points[:, ends[0]], points[:, ends[1]], gaps], 1).ravel()
+        axis.plot(x, np.stack([y, y, gaps], 1).ravel(), color=mark.color, linewidth=width, solid_capstyle="butt")
+    middle = points[:, 2]
+    for marker, rows in ((mark.marker, np.abs(middle) < FARTHEST), (">", middle >= FARTHEST), ("<", middle <= -FARTHEST)):
+        if rows.any():
+            axis.plot(middle[rows] * (1 if marker == mark.marker else 0.985), y[rows], linestyle="none", marker=marker, markersize=4.8,
+                      color=mark.color, markeredgecolor=light("paper"), markeredgewidth=0.5)  # fmt: skip
 
 
 def marginal(view: View, key: Key) -> Any:
@@ -85,7 +97,7 @@ def marginal(view: View, key: Key) -> Any:
     figure, axis = canvas(340, 210)
     truth = view.reference.get(key)
     base = truth if truth is not None else np.concatenate([view.draws[n][key].ravel() for n in view.shown if key in view.draws[n]])
-    low, high = np.quantile(base, (0.003, 0.997))
+    low, high = np.quantile(base, (0.005, 0.995))
     for name in view.shown:
         if key in view.draws[name]:
             inner = np.quantile(view.draws[name][key], (0.02, 0.98))
@@ -129,12 +141,12 @@ def pair(view: View) -> tuple[Any, str] | None:
         axis.plot(*x.mean(1, keepdims=True), marker=mark.marker, color=mark.color, markersize=6, markeredgecolor=light("paper"))
     if truth:
         for pick, points, limits in ((a, 0, axis.set_xlim), (b, 1, axis.set_ylim)):
-            low, high = np.quantile(truth[pick], (0.002, 0.998))
+            low, high = np.quantile(truth[pick], (0.01, 0.99))
             extents = [line.get_xydata()[:, points] for line in axis.lines]
             width = high - low
             limits(
-                max(min([low, *(e.min() for e in extents)]), low - 0.6 * width) - 0.03 * width,
-                min(max([high, *(e.max() for e in extents)]), high + 0.6 * width) + 0.03 * width,
+                max(min([low, *(e.min() for e in extents)]), low - 0.7 * width) - 0.03 * width,
+                min(max([high, *(e.max() for e in extents)]), high + 0.7 * width) + 0.03 * width,
             )
     axis.set(xlabel=short(view.labels[a], 36), ylabel=short(view.labels[b], 30))
     axis.locator_params(nbins=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from markupsafe import Markup
@@ -46,6 +47,7 @@ def html(run: ReportInput) -> str:
         loader=jinja2.PackageLoader("benchmarks.report", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["pieces"] = lambda text: re.findall(r"[^_/\[,]*[_/\[,]?", str(text))[:-1]
     sheet = environment.loader.get_source(environment, "style.css")[0] if environment.loader is not None else ""
     return environment.get_template("template.html.jinja").render(
         style=Markup(theme.verdict_css() + _minify(sheet)),

@@ -7,7 +7,7 @@ import re
 from benchmarks.report.components import Key
 from benchmarks.report.inputs import EntryReport, ReportInput, method_names
 from benchmarks.report.numbers import count, duration, with_error
-from benchmarks.report.overview import cells, columns, reference_words, sentence, tally
+from benchmarks.report.overview import cells, columns, reference_words, sentence, tally, tidy
 from benchmarks.report.words import severity
 from benchmarks.types import Score
 
@@ -59,7 +59,7 @@ def _head(run: ReportInput) -> str:
         row = [escape(entry.entry.key)]
         for method in methods:
             cell = found.get(method)
-            row.append("–" if cell is None else _cell(cell.verdict, cell.word, cell.number, cell.note))
+            row.append("–" if cell is None else _cell(cell.verdict, cell.word, f"{cell.where} {cell.number}".strip(), cell.note))
         kind, state, _ = reference_words(entry)
         lines.append("| " + " | ".join([*row, f"**{escape(kind)}**<br>{escape(state)}"]) + " |")
     lines += ["", "<sub>Errors in sds of the reference, ± one Monte Carlo standard error. Material: a mean off by more than 0.15, an sd "
@@ -74,7 +74,7 @@ def _cell(verdict: str, word: str, number: str, note: str) -> str:
 def _details(entry: EntryReport) -> str:
     names = method_names(entry.comparisons)
     lines = [f"<details><summary>{escape(entry.entry.key)}: {escape(entry.entry.title)}</summary>", ""]
-    lines += [f"- **{escape(n)}**: {escape(c.sentence)}" for n, c in zip(names, entry.comparisons, strict=True)]
+    lines += [f"- **{escape(n)}**: {escape(tidy(c.sentence))}" for n, c in zip(names, entry.comparisons, strict=True)]
     costs = (
         f"{escape(n)} {duration(c.posterior.cost.seconds)}, {count(c.posterior.cost.gradient_evaluations)} gradients"
         for n, c in zip(names, entry.comparisons, strict=True)

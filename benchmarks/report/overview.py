@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,14 +12,15 @@ from benchmarks.report.theme import FAMILIES
 from benchmarks.report.words import VERDICTS, headline, verdict_word
 from benchmarks.types import Comparison
 
-__all__ = ["Cell", "cells", "columns", "reference_words", "sentence", "tally"]
+__all__ = ["Cell", "cells", "columns", "reference_words", "sentence", "tally", "tidy"]
 
 
 class Cell(NamedTuple):
-    """One cell of the verdict table: the verdict's code and word, the number that decided it, the whole sentence."""
+    """One cell of the verdict table: the verdict's code and word, what decided it and by how much, the whole sentence."""
 
     verdict: str
     word: str
+    where: str
     number: str
     note: str
     sentence: str
@@ -44,25 +46,31 @@ def _cell(comparison: Comparison) -> Cell:
     if comparison.mcmc is not None and not comparison.mcmc.passed:
         failed = [k for k, ok in comparison.mcmc.gates.items() if not ok and k != "divergences"]
         note = "; ".join(filter(None, [note, f"gate failed: {', '.join(failed)}" if failed else ""]))
-    return Cell(comparison.verdict, verdict_word(comparison.verdict), headline(comparison), note, comparison.sentence)
+    return Cell(comparison.verdict, verdict_word(comparison.verdict), *headline(comparison), note, tidy(comparison.sentence))
 
 
 def sentence(entry: EntryReport) -> str:
     """Return the one sentence a busy person can act on: the given one, the composed one, or the verdicts in words."""
     if entry.sentence:
-        return entry.sentence
+        return tidy(entry.sentence)
     try:
         from benchmarks.sentences import entry_sentence
     except ImportError:
         return plain_sentence(entry.comparisons)
-    return str(entry_sentence(entry.comparisons))
+    return tidy(str(entry_sentence(entry.comparisons)).removeprefix(f"{entry.entry.key}: "))
+
+
+def tidy(text: str) -> str:
+    """Set a sentence made for the terminal as print does: `±`, a minus sign, `×`."""
+    text = text.replace(" +- ", " ± ")
+    return re.sub(r"(?<![\w.)\]])-(?=\d)", "−", re.sub(r"(?<=\d)x(?= )", "×", text))
 
 
 def plain_sentence(comparisons: Sequence[Comparison]) -> str:
     """Say which methods agree and what is wrong with the others."""
     groups: dict[str, list[str]] = {}
     for name, c in zip(method_names(comparisons), comparisons, strict=True):
-        number = headline(c)
+        number = " ".join(filter(None, headline(c)))
         groups.setdefault(c.verdict, []).append(f"{name} ({number})" if number and c.verdict != "agrees" else name)
     if not groups:
         return "nothing was compared."

@@ -11,7 +11,7 @@ from benchmarks.report import figures_fit, figures_nuts, figures_posterior
 from benchmarks.report.components import View
 from benchmarks.report.inputs import EntryReport
 from benchmarks.report.numbers import plain
-from benchmarks.report.overview import cells, reference_words, sentence
+from benchmarks.report.overview import cells, reference_words, sentence, tidy
 from benchmarks.report.svg import inline_svg
 from benchmarks.report.tables import method_table, provenance, score_table
 
@@ -27,7 +27,8 @@ def picture(figure: Any, name: str, alt: str, title: str = "", caption: str = ""
     """Return a figure for the template, None where there is nothing to draw."""
     if figure is None:
         return None
-    return {"svg": inline_svg(figure, re.sub(r"[^A-Za-z0-9_-]", "", name), alt), "title": title, "caption": caption}
+    height = float(figure.get_figheight() * 72)
+    return {"svg": inline_svg(figure, re.sub(r"[^A-Za-z0-9_-]", "", name), alt), "title": title, "caption": caption, "height": height}
 
 
 def story(report: EntryReport) -> tuple[list[str], str, list[str]]:
@@ -61,11 +62,16 @@ def entry_section(view: View) -> dict[str, Any]:
     report = view.report
     lead, process, after = story(report)
     found = cells(report)
+    wide, where = _forest(view), _where(view)
+    # A tall forest plot leaves room beside it: as many figures go there as fit its height.
+    room = 1 + max(0, round((wide["height"] * 1.22 - 480) / 360)) if wide is not None else 0
+    beside, below = where[:room], where[room:]
     verdicts = []
     for name in view.names:
         comparison = view.by_name[name]
-        lines = [r.sentence for r in comparison.reasons if r.sentence and r.sentence not in comparison.sentence]
-        verdicts.append({"name": name, "cell": found[name], "sentence": comparison.sentence, "reasons": lines[:3], "more": lines[3:]})
+        lines = [tidy(r.sentence) for r in comparison.reasons if r.sentence.rstrip(".") not in comparison.sentence]
+        trust = [(t.name.replace("_", " "), t.passed, tidy(t.sentence)) for t in comparison.trust]
+        verdicts.append({"name": name, "cell": found[name], "sentence": tidy(comparison.sentence), "reasons": lines[:3], "more": lines[3:], "trust": trust, "notes": comparison.notes})
     return {
         "anchor": anchor(report),
         "key": report.entry.key,
@@ -76,9 +82,10 @@ def entry_section(view: View) -> dict[str, Any]:
         "after": after,
         "reference": reference_words(report),
         "verdicts": verdicts,
-        "shown": view.names,
-        "wide": _forest(view),
-        "where": _where(view),
+        "shown": view.shown,
+        "wide": wide,
+        "beside": beside,
+        "below": below,
         "how": _how(view),
         "health": _health(view),
         "checks": _checks(view),
@@ -118,7 +125,7 @@ def _where(view: View) -> list[dict[str, Any]]:
         pictures.append(
             picture(
                 figures_posterior.marginal(view, component), f"{anchor(view.report)}-m{i}", f"Density of {label} under each method.",
-                "Worst marginal" if i == 0 else f"Marginal {i + 1}", f"Density of {label}; the reference is filled.",
+                ("Worst component", "Second worst", "Third worst")[i] if view.reference else label, "",
             )
         )  # fmt: skip
     return [p for p in pictures if p is not None]
@@ -127,9 +134,11 @@ def _where(view: View) -> list[dict[str, Any]]:
 def _how(view: View) -> list[dict[str, Any]]:
     fits = view.report.summaries()
     name, key = anchor(view.report), view.report.entry.key
-    stops = "; ".join(f"{n}: {f.stop.sentence.rstrip('.')}" for n, f in fits.items() if n in view.marks)
+    early = [n for n, f in fits.items() if n in view.marks and f.stop.status != "ok"]
     restarts = any(len(f.restarts) > 1 for f in fits.values())
-    caption = f"Smoothed minus ELBO, above the lowest of all methods. The marker is where the fit stopped. {stops}."
+    caption = f"Smoothed minus ELBO, above the lowest of all methods. The marker is where a fit stopped."
+    if early:
+        caption += f" Did not converge: {', '.join(early)}."
     if restarts:
         caption += " Dashes at the right edge: the final values of all restarts."
     pictures = [

@@ -42,6 +42,7 @@ def inline_svg(figure: Any, prefix: str, alt: str) -> Markup:
     text = _ids(text, prefix)
     text = _TAG.sub(lambda m: _tag(m.group()), text)
     text = re.sub(r">\s+<", "><", text).strip()
+    text = re.sub(r"<g([^>]*)>((?:<use [^>]*/>)+)</g>", _hoist, text)
     box = re.search(r'viewBox="([^"]+)"', text)
     size = box.group(1).split() if box else ["0", "0", "400", "300"]
     width = round(float(size[2]))
@@ -55,6 +56,14 @@ def _ids(text: str, prefix: str) -> str:
     names = {old: f"{prefix}-{i}" for i, old in enumerate(used)}
     text = re.sub(r' id="([^"]+)"', lambda m: f' id="{names[m.group(1)]}"' if m.group(1) in names else "", text)
     return re.sub(r'(url\(#|href="#)([^)"]+)', lambda m: m.group(1) + names[m.group(2)], text)
+
+
+def _hoist(match: re.Match[str]) -> str:
+    """Write a style that all markers of a group share once, on the group."""
+    styles = set(re.findall(r' style="([^"]*)"', match.group(2)))
+    if len(styles) != 1 or "style=" in match.group(1):
+        return match.group()
+    return f'<g{match.group(1)} style="{styles.pop()}">' + re.sub(r' style="[^"]*"', "", match.group(2)).replace(" />", "/>") + "</g>"
 
 
 def _tag(tag: str) -> str:

@@ -22,28 +22,36 @@ MOST_ROWS = 240
 
 
 def method_table(view: View) -> dict[str, Any]:
-    """Return one row per method of its trust figures and cost; columns that would be empty are left out."""
+    """Return one row per trust figure or cost and one column per method; rows that would be empty are left out."""
     fits = view.report.summaries()
-    rows = {name: _method(c, fits.get(name)) for name, c in view.by_name.items()}
-    kept = [c for c in METHOD_COLUMNS if any(row[c] not in ("", DASH) for row in rows.values())]
-    return {"columns": kept, "rows": [(name, [row[c] or DASH for c in kept]) for name, row in rows.items()]}
+    found = {name: _method(c, fits.get(name)) for name, c in view.by_name.items()}
+    distances = list(dict.fromkeys(d.name for c in view.by_name.values() for d in c.distances))
+    rows: list[tuple[str, str, list[str]]] = []
+    for column in METHOD_COLUMNS:
+        if column == "distance":
+            rows += [("distance", name, [_distance(c, name) for c in view.by_name.values()]) for name in distances]
+        else:
+            rows.append((column, "", [found[name][column] or DASH for name in view.names]))
+    return {"methods": view.names, "rows": [row for row in rows if any(v != DASH for v in row[2])]}
+
+
+def _distance(c: Comparison, name: str) -> str:
+    d = next((d for d in c.distances if d.name == name), None)
+    if d is None:
+        return DASH
+    return with_error(d.value, d.se) + (f" (floor {plain(d.floor, 2)})" if d.floor is not None and isfinite(d.floor) else "")
 
 
 def _method(c: Comparison, fit: FitSummary | None) -> dict[str, str]:
     cost, mcmc, k = c.posterior.cost, c.mcmc, c.pareto_k
     evidence: Mapping[str, float | None] = c.log_evidence or {}
     error = evidence.get("error")
-    distances = [
-        f"{d.name} {with_error(d.value, d.se)}" + (f" (floor {plain(d.floor, 2)})" if d.floor is not None and isfinite(d.floor) else "")
-        for d in c.distances
-    ]
     compiled = dict(fit.compiled) if fit is not None else {}
     return {
         "elbo": with_error(c.elbo.get("value_nats"), c.elbo.get("se")) if c.elbo else "",
         "log_evidence": with_error(abs(error), evidence.get("bound_se")) if error is not None else "",
         "khat": f"{plain(k.value, 2)} (≤ {plain(k.threshold, 2)})" if k is not None else "",
         "importance_ess": f"{count(k.importance_ess)} of {count(k.draws)}" if k is not None else "",
-        "distance": "; ".join(distances),
         "heldout": with_error(c.heldout_lpd.get("nats_per_row"), c.heldout_lpd.get("se")) if c.heldout_lpd else "",
         "rhat": plain(mcmc.rhat_max, 4) if mcmc is not None else "",
         "ess": f"{count(mcmc.ess_bulk_min)} / {count(mcmc.ess_tail_min)}" if mcmc is not None else "",

@@ -38,16 +38,16 @@ def table(run: ReportInput, width: int, color: bool) -> str:
         color_system="standard" if color else None,
     )
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("entry", "method", "verdict", "what decided it", "reference"):
-        grid.add_column(name, overflow="fold")
+    for name, least in (("entry", 18), ("method", 10), ("verdict", 10), ("what decided it", 30), ("reference", 9)):
+        grid.add_column(name, overflow="fold", min_width=least)
     order = columns(run)
     for entry in run.entries:
         found = cells(entry)
-        kind, state, _ = reference_words(entry)
+        kind, state, grade = reference_words(entry)
         for i, method in enumerate(m for m in order if m in found):
             cell: Cell = found[method]
-            detail = "; ".join(t for t in (cell.number, cell.note) if t)
-            left, right = (entry.entry.key, f"{kind} ({state})") if i == 0 else ("", "")
+            detail = "; ".join(t for t in (f"{cell.where} {cell.number}".strip(), cell.note) if t)
+            left, right = (entry.entry.key, kind if grade == "good" else f"{kind}: {state}") if i == 0 else ("", "")
             grid.add_row(
                 Text(left), Text(method), Text(cell.word, style=STYLES.get(cell.verdict, "")), Text(detail), Text(right, style="dim")
             )

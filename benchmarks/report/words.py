@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from math import log
 from typing import NamedTuple
 
 from benchmarks.report.numbers import plain, with_error
+from benchmarks.thresholds import LOG_SD, MEAN
 from benchmarks.types import Comparison, Score
 
-__all__ = ["COLUMNS", "GLOSSARY", "MATERIAL_MEAN", "MATERIAL_RATIO", "VERDICTS", "Definition", "headline", "severity", "verdict_word"]
-
-MATERIAL_MEAN = 0.15
-MATERIAL_RATIO = 1.15
+__all__ = ["COLUMNS", "GLOSSARY", "VERDICTS", "Definition", "headline", "severity", "verdict_word"]
 
 
 class Definition(NamedTuple):
@@ -62,10 +59,10 @@ COLUMNS: dict[str, Definition] = {
         "below its threshold (at most 0.7)",
     ),
     "importance_ess": Definition("importance ESS", "effective number of draws left after reweighting", "draws", "many hundreds"),
-    "c2st": Definition(
-        "C2ST", "how often a classifier tells a draw of the method from one of the reference", "accuracy", "near the noise floor (0.5)"
+    "distance": Definition(
+        "distance", "between all judged components jointly; C2ST is how often a classifier tells a draw of the method from the reference's",
+        "see its name; C2ST: accuracy", "near its noise floor (C2ST: 0.5)",
     ),
-    "distance": Definition("distance", "a distance between all judged components jointly", "see its name", "near its noise floor"),
     "floor": Definition("noise floor", "the same distance between different chains of the reference", "as the distance", "a yardstick"),
     "heldout": Definition("held-out", "mean log predictive density of held-out rows", "nats per row", "higher"),
     "rhat": Definition("R-hat", "between-chain over within-chain spread, worst component", "a ratio", "at most 1.01"),
@@ -78,41 +75,49 @@ COLUMNS: dict[str, Definition] = {
     "compiled": Definition("compiled", "whether the hot function ran compiled, and if not, why", "yes or no", "either: results agree"),
 }  # fmt: skip
 
-GLOSSARY: tuple[Definition, ...] = (
-    Definition("reference sd", "the posterior standard deviation of that component under the reference", "of the quantity", "a unit"),
-    Definition("±", "one Monte Carlo standard error, of both sides together", "as the number", "small beside 0.15"),
-    *COLUMNS.values(),
+GLOSSARY: tuple[tuple[str, Definition], ...] = (
+    ("reference_sd", Definition("reference sd", "the posterior standard deviation of that component under the reference", "of the quantity", "a unit")),
+    ("error", Definition("±", "one Monte Carlo standard error, of both sides together", "as the number", "small beside 0.15")),
+    *COLUMNS.items(),
 )
 
 
 def severity(score: Score) -> float:
     """Return how many times its material threshold a component's worst error is: 1 is exactly on the line."""
-    ratio = max(score.sd_ratio, 1e-12) if score.sd_ratio == score.sd_ratio else 1.0
     mean = abs(score.mean_error) if score.mean_error == score.mean_error else 0.0
-    return max(mean / MATERIAL_MEAN, abs(log(ratio)) / log(MATERIAL_RATIO))
+    width = abs(score.log_sd_ratio) if score.sd_ratio == score.sd_ratio else 0.0
+    return max(mean / MEAN, width / LOG_SD)
 
 
-def headline(comparison: Comparison) -> str:
-    """Return the one number that decided a comparison, e.g. `log_tau: sd ×0.21 ± 0.01`."""
+def headline(comparison: Comparison) -> tuple[str, str]:
+    """Return what decided a comparison as (where, number), e.g. `("log_tau", "sd ×0.21 ± 0.01")`."""
     if comparison.verdict == "fit_failed":
-        return comparison.status.replace("_", " ") if comparison.status != "ok" else ""
-    if comparison.verdict == "no_reference":
+        return ("", comparison.status.replace("_", " ")) if comparison.status != "ok" else ("", "")
+    if comparison.verdict in ("no_reference", "reference_unusable"):
         k = comparison.pareto_k
-        return f"k-hat {plain(k.value, 2)}" if k is not None else ""
-    reason = next((r for r in comparison.reasons if r.verdict == comparison.verdict), None)
+        return ("", f"k-hat {plain(k.value, 2)}") if k is not None else ("", "")
+    reason = comparison.reasons[0] if comparison.reasons else None
     judged = [s for s in comparison.scores if s.judged]
     score = next((s for s in judged if reason is not None and s.label == reason.label), None)
-    if comparison.verdict == "wrong_shape" and score is None:
-        distance = next((d for d in comparison.distances if d.name.lower().startswith("c2st")), None)
-        if reason is not None and "corr" in (reason.label + reason.sentence).lower():
-            return f"correlation {reason.label}"
-        return f"C2ST {with_error(distance.value, distance.se)}" if distance is not None else ""
-    if comparison.verdict == "shifted" and judged:
-        score = score or max(judged, key=lambda s: abs(s.mean_error))
+    if comparison.verdict == "wrong_shape" and reason is not None:
+        return _shape(comparison, reason.label, score)
     score = score or comparison.worst()
     if score is None:
-        return ""
-    by_mean = abs(score.mean_error) / MATERIAL_MEAN >= abs(log(max(score.sd_ratio, 1e-12))) / log(MATERIAL_RATIO)
+        return "", ""
+    by_mean = abs(score.mean_error) / MEAN >= abs(score.log_sd_ratio) / LOG_SD
     if comparison.verdict == "shifted" or (comparison.verdict not in ("too_narrow", "too_wide") and by_mean):
-        return f"{score.label}: mean {with_error(score.mean_error, score.mean_error_se, sign=True)} sd"
-    return f"{score.label}: sd {with_error(score.sd_ratio, score.sd_ratio_se, times=True)}"
+        return score.label, f"mean {with_error(score.mean_error, score.mean_error_se, sign=True)} sd"
+    return score.label, f"sd {with_error(score.sd_ratio, score.sd_ratio_se, times=True)}"
+
+
+def _shape(comparison: Comparison, label: str, score: Score | None) -> tuple[str, str]:
+    """Return what is wrong with a shape: a coverage, a correlation, mixed widths, or the distance over its line."""
+    if score is not None:
+        return label, f"90 % cover {100 * score.coverage90:.0f} %"
+    pair = comparison.correlations
+    if pair and label == ", ".join(pair["labels"]):
+        return label, f"correlation {with_error(pair['method'], pair['se'])}, not {plain(pair['reference'], 2)}"
+    distance = next((d for d in comparison.distances if d.name == label), None)
+    if distance is not None:
+        return "", f"{label} {with_error(distance.value, distance.se)}"
+    return label, "too narrow and too wide"
