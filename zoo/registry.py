@@ -57,7 +57,7 @@ def catalog(*, deep: bool = False) -> list[EntryInfo]:
     Args:
         deep: also import each entry, so that a module that raises on import is listed with that error.
     """
-    found = [*_own(), *_plugins()]
+    found = [*_own(), *sorted(_plugins(), key=lambda info: info.source)]
     sources: dict[str, list[str]] = {}
     for info in found:
         sources.setdefault(info.name, []).append(f"{info.source} ({info.target})")

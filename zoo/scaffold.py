@@ -1,0 +1,66 @@
+"""Write the file of a new model: one commented module that passes every check at once."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from zoo.errors import InfrastructureError, UsageError
+
+__all__ = ["new_model"]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_TEMPLATE = Path(__file__).with_name("template.jinja")
+
+
+def new_model(name: str, directory: str | os.PathLike[str] = ".") -> Path:
+    """Write `NAME.py` with a small working model and return its path.
+
+    Args:
+        name: name of the entry and stem of the file.
+        directory: folder to write to; it must exist.
+
+    Raises:
+        UsageError: a name that is not accepted, a missing folder, or a file that exists already.
+        InfrastructureError: the folder cannot be written.
+    """
+    import keyword
+
+    from jinja2 import Environment, StrictUndefined
+
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or keyword.iskeyword(name):
+        shown = repr(name)[:80]
+        raise UsageError(f"Model name {shown} is not accepted: use [a-z][a-z0-9_]*, at most 64 characters, no word of Python.")
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise UsageError(f"Folder {str(folder)!r} does not exist; make it first, or choose another with --dir.")
+    path = folder / f"{name}.py"
+    # Python source, not HTML, and only validated names go in: nothing to escape.
+    template = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False).from_string(
+        _TEMPLATE.read_text("utf-8")
+    )
+    text = template.render(name=name, title=name.replace("_", " ").strip().capitalize())
+    _write_new(path, text)
+    return path
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all, and never over another one."""
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=f".{path.stem}.", delete=False) as handle:
+            temporary = Path(handle.name)
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.chmod(0o644)
+        os.link(temporary, path)  # unlike a rename, this fails where the name is taken
+    except FileExistsError as error:
+        raise UsageError(f"File {str(path)!r} exists already and is left as it is; choose another name or folder.") from error
+    except OSError as error:
+        raise InfrastructureError(f"Cannot write {str(path)!r} ({error.strerror}); choose a folder you may write to with --dir.") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
