@@ -90,7 +90,8 @@ class Cell:
 def code_digest(part: str) -> str:
     """Digest the sources that `draw` (zoo, guides, NUTS) or `compare` results come from: a changed program is a new key."""
     own = {"draw": ["zoo/*.py", "guides/*.py", "benchmarks/nuts*.py", "benchmarks/work.py"]}
-    patterns = own.get(part, ["benchmarks/compare.py", "benchmarks/verdict.py", "benchmarks/thresholds.py", "benchmarks/metrics/*.py"])
+    judges = ("compare", "verdict", "thresholds", "truth", "trust", "guide_scores", "sentences", "mcmc", "arviz_bridge")
+    patterns = own.get(part, [*(f"benchmarks/{name}.py" for name in judges), "benchmarks/metrics/*.py"])
     digest = hashlib.sha256()
     for path in sorted(p for pattern in patterns for p in ROOT.glob(pattern)):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
