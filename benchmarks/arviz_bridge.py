@@ -1,0 +1,290 @@
+"""Every call to ArviZ, in one file: diagnostics, Monte Carlo errors, Pareto smoothing, LOO, containers and netCDF.
+
+The rest of the house hands in numpy arrays `[chain, draw, *shape]` or a `Posterior` and gets plain numbers back, so
+that the next ArviZ line (other containers, other names, other defaults) is a change of this file. Traps it covers:
+tail ESS needs explicit quantiles; `psislw` takes log weights here and *minus* log weights in the 1.x line (a wrong
+sign makes a hopeless k-hat look perfect); R-hat on draws of a guide means nothing and is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoo.errors import InfrastructureError, UsageError
+from zoo.log_density import LogDensity
+from zoo.types import Cost, Data, ModelEntry, Posterior
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # the announcement of the 1.x line
+    import arviz
+
+__all__ = [
+    "Loo", "ebfmi", "ess_bulk", "ess_tail", "load_netcdf", "loo", "mcse_mean", "mcse_sd", "pareto_k", "rhat",
+    "rhat_of", "save_netcdf", "to_arviz",
+]  # fmt: skip
+
+Array = NDArray[Any]
+TAIL = (0.05, 0.95)
+GUIDE_RHAT = (
+    "R-hat compares chains of MCMC, but the draws of {method!r} are independent by construction, so it would be 1 however wrong "
+    "they are; compare them with a reference instead (benchmarks.compare)."
+)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the warnings ArviZ gives for what the gates report anyway (constant draws, few draws, high k)."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _per_component(function: Callable[[Array], Any], x: Array) -> Array:
+    """Apply a function of `[chain, draw]` to every component of `[chain, draw, *shape]`; the result is `[*shape]`."""
+    values = np.asarray(x, dtype=np.float64)
+    if values.ndim < 2:
+        raise UsageError(f"Diagnostics take arrays [chain, draw, *shape], got shape {values.shape}; give guide draws a first axis of 1.")
+    flat = np.ascontiguousarray(np.moveaxis(values.reshape(*values.shape[:2], -1), -1, 0))  # [component, chain, draw]
+    with _quiet():
+        out = [float(function(part)) if np.isfinite(part).all() else np.nan for part in flat]
+    return np.array(out).reshape(values.shape[2:])
+
+
+def rhat(x: Array) -> Array:
+    """Rank-normalized split R-hat of every component (Vehtari et al. 2021); NaN where a draw is not finite."""
+    return _per_component(arviz.rhat, x)
+
+
+def rhat_of(posterior: Posterior) -> dict[str, Array]:
+    """Return R-hat of every site of an MCMC posterior; draws of a guide are refused with the reason."""
+    if posterior.sample_dims != ("chain", "draw"):
+        raise UsageError(GUIDE_RHAT.format(method=posterior.method))
+    return {name: rhat(value.detach().numpy()) for name, value in posterior.draws.items()}
+
+
+def ess_bulk(x: Array) -> Array:
+    """Effective sample size of the bulk of every component (rank-normalized; Vehtari et al. 2021)."""
+    return _per_component(lambda part: arviz.ess(part, method="bulk"), x)
+
+
+def ess_tail(x: Array) -> Array:
+    """Smaller effective sample size of the 5 % and the 95 % quantile of every component."""
+    return _per_component(lambda part: arviz.ess(part, method="tail", prob=TAIL), x)
+
+
+def mcse_mean(x: Array) -> Array:
+    """Monte Carlo standard error of the mean of every component, in its own unit."""
+    return _per_component(lambda part: arviz.mcse(part, method="mean"), x)
+
+
+def mcse_sd(x: Array) -> Array:
+    """Monte Carlo standard error of the standard deviation of every component, in its own unit."""
+    return _per_component(lambda part: arviz.mcse(part, method="sd"), x)
+
+
+def ebfmi(energy: Array) -> Array:
+    """Energy Bayesian fraction of missing information of each chain, `[chain, draw] -> [chain]` (Betancourt 2016)."""
+    with _quiet():
+        return np.asarray(arviz.bfmi(np.asarray(energy, dtype=np.float64)))
+
+
+def pareto_k(log_weights: Array | Tensor) -> tuple[float, Array]:
+    """Return Pareto k-hat and the smoothed, normalized log weights of log p - log q, `[draw]` (Vehtari et al. 2024).
+
+    Weights equal to 1e-8 nats have no tail: k-hat is 0 and they stay equal. A NaN or +inf weight gives k-hat NaN,
+    which fails every threshold; -inf (a draw the target excludes) is a weight of zero.
+    """
+    values = np.array(log_weights, dtype=np.float64).ravel()
+    if np.isnan(values).any() or np.isposinf(values).any() or np.isneginf(values).all():
+        return float("nan"), values
+    if np.ptp(values) < 1e-8:
+        return 0.0, np.full_like(values, -np.log(values.size))
+    with _quiet():
+        smoothed, k = arviz.psislw(values - values.max())
+    return float(k), np.asarray(smoothed)
+
+
+class Loo(NamedTuple):
+    """Leave-one-out expected log predictive density in nats, its standard error, effective parameters, k per row."""
+
+    elpd: float
+    se: float
+    p_loo: float
+    pareto_k: Array
+
+
+def loo(posterior: Posterior, log_likelihood: Mapping[str, Tensor] | None = None) -> Loo:
+    """Pareto-smoothed leave-one-out cross-validation of all observations (Vehtari, Gelman and Gabry 2017).
+
+    `log_likelihood` is `[*sample, *observation]` per observed site; without it `LogDensity.pointwise` computes it.
+    """
+    terms = _pointwise(posterior) if log_likelihood is None else dict(log_likelihood)
+    sample = len(posterior.sample_dims)
+    parts = [v.detach().reshape(*v.shape[:sample], -1) for v in terms.values()]
+    together = _with_chain(torch.cat(parts, -1), posterior)
+    with _quiet():
+        result = arviz.loo(to_arviz(posterior, log_likelihood={"y": torch.from_numpy(together)}), var_name="y", pointwise=True)
+    return Loo(float(result.elpd_loo), float(result.se), float(result.p_loo), np.asarray(result.pareto_k))
+
+
+# -- containers -----------------------------------------------------------------------------------------------------------
+
+
+def to_arviz(posterior: Posterior, *, log_likelihood: bool | Mapping[str, Tensor] = False) -> Any:
+    """Return what ArviZ's functions and plots take: an `InferenceData` with coords and dims from the data.
+
+    Groups: `posterior`, `sample_stats` (MCMC statistics, or `log_weight` of a guide), `unconstrained_posterior`,
+    `observed_data`, `constant_data`, and `log_likelihood` per observation where asked for. Draws of a guide are one
+    chain and carry `kind="vi"` in the attributes.
+    """
+    data = posterior.data
+    groups = {"posterior": _dataset(posterior, posterior.draws)}
+    stats = dict(posterior.stats)
+    if posterior.log_weights is not None:
+        stats["log_weight"] = posterior.log_weights
+    if stats:
+        groups["sample_stats"] = _dataset(posterior, stats)
+    if posterior.unconstrained is not None:
+        groups["unconstrained_posterior"] = _dataset(posterior, {"u": posterior.unconstrained})
+    if log_likelihood is not False:
+        terms = _pointwise(posterior) if log_likelihood is True else dict(log_likelihood)
+        groups["log_likelihood"] = _dataset(posterior, terms)
+    tensors = {k: v for k, v in data.train.items() if isinstance(v, Tensor)}
+    for group, names in (("observed_data", set(data.observed)), ("constant_data", set(tensors) - set(data.observed))):
+        arrays = {k: _labelled(v.detach().numpy(), k, data, 0) for k, v in tensors.items() if k in names}
+        if arrays:
+            groups[group] = xr.Dataset(arrays)
+    with _quiet():
+        return arviz.InferenceData(attrs=_attributes(posterior), **groups)
+
+
+def _attributes(posterior: Posterior) -> dict[str, Any]:
+    kind = "mcmc" if posterior.sample_dims == ("chain", "draw") else "vi"
+    return {
+        "entry": posterior.entry.key, "method": posterior.method, "kind": kind, "engine": posterior.engine or "",
+        "seed": posterior.seed, "seconds": posterior.cost.seconds, "compile_seconds": posterior.cost.compile_seconds,
+        "steps": posterior.cost.steps, "gradient_evaluations": posterior.cost.gradient_evaluations,
+        "sequential_depth": posterior.cost.sequential_depth, "notes": "\n".join(posterior.notes),
+    }  # fmt: skip
+
+
+def _with_chain(value: Tensor, posterior: Posterior) -> Array:
+    array = value.detach().numpy()
+    return array if posterior.sample_dims == ("chain", "draw") else array[None]
+
+
+def _dataset(posterior: Posterior, values: Mapping[str, Tensor]) -> xr.Dataset:
+    arrays = {name: _with_chain(torch.as_tensor(value), posterior) for name, value in values.items()}
+    return xr.Dataset({name: _labelled(value, name, posterior.data, 2) for name, value in arrays.items()}, attrs=_attributes(posterior))
+
+
+def _labelled(value: Array, name: str, data: Data, sample: int) -> xr.DataArray:
+    """Name the axes after the data's dims where they fit, else `NAME_dim_0` and so on."""
+    dims = data.dims.get(name, ())
+    if len(dims) != value.ndim - sample or len(set(dims)) != len(dims):
+        dims = tuple(f"{name}_dim_{i}" for i in range(value.ndim - sample))
+    axes = ("chain", "draw")[:sample] + tuple(dims)
+    coords: dict[str, Any] = {
+        d: list(data.coords[d]) for d, n in zip(axes, value.shape, strict=True) if d in data.coords and len(data.coords[d]) == n
+    }
+    for axis, n in zip(axes[:sample], value.shape, strict=False):
+        coords[axis] = np.arange(n)
+    return xr.DataArray(value, dims=axes, coords=coords)
+
+
+def _pointwise(posterior: Posterior) -> dict[str, Tensor]:
+    log_density = LogDensity(posterior.entry.program(posterior.data), posterior.data, dtype=posterior.entry.dtype)
+    sample = posterior.sample_shape
+    flat = {k: v.reshape(-1, *v.shape[len(sample) :]) for k, v in posterior.draws.items()}
+    return {k: v.reshape(*sample, *v.shape[1:]) for k, v in log_density.pointwise(flat).items()}
+
+
+# -- files ----------------------------------------------------------------------------------------------------------------
+
+
+def save_netcdf(posterior: Posterior, path: str | Path) -> None:
+    """Write draws, statistics and data as netCDF with ArviZ's group names and a checksum on every block.
+
+    Raises:
+        InfrastructureError: the file cannot be written; nothing half-written is left.
+    """
+    target = Path(path)
+    idata = to_arviz(posterior)
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        os.close(handle)
+        mode = "w"
+        for group in idata.groups():
+            dataset = idata[group]
+            encoding = {
+                name: {"fletcher32": True, "zlib": True, "complevel": 4}
+                for name, v in dataset.data_vars.items()
+                if v.ndim and v.dtype.kind in "fiub"
+            }
+            dataset.to_netcdf(temporary, mode=mode, group=group, engine="h5netcdf", encoding=encoding)
+            mode = "a"
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InfrastructureError(
+            f"Cannot write {target.name}: {error.strerror or error}; free some space or choose another folder."
+        ) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def load_netcdf(path: str | Path, entry: ModelEntry, data: Data) -> Posterior:
+    """Read what `save_netcdf` wrote back into a posterior of the given entry and data.
+
+    Raises:
+        InfrastructureError: the file is missing, truncated, or fails its checksums.
+    """
+
+    def tensors(group: str) -> dict[str, Tensor]:
+        with xr.open_dataset(path, group=group, engine="h5netcdf") as dataset:
+            attributes.update(dataset.attrs)
+            return {str(k): torch.from_numpy(np.array(v.values)) for k, v in dataset.data_vars.items()}
+
+    attributes: dict[str, Any] = {}
+    try:
+        draws, stats, flat = tensors("posterior"), _optional(tensors, "sample_stats"), _optional(tensors, "unconstrained_posterior")
+    except (OSError, KeyError, ValueError) as error:
+        raise InfrastructureError(
+            f"Cannot read draws from {Path(path).name} ({type(error).__name__}: {error}); run that cell again."
+        ) from error
+    chains = attributes["kind"] == "mcmc"
+    squeeze = (lambda v: v) if chains else (lambda v: v[0])
+    weights = stats.pop("log_weight", None)
+    cost = Cost(
+        seconds=float(attributes["seconds"]), compile_seconds=float(attributes["compile_seconds"]), steps=int(attributes["steps"]),
+        gradient_evaluations=int(attributes["gradient_evaluations"]), sequential_depth=int(attributes["sequential_depth"]),
+    )  # fmt: skip
+    return Posterior(
+        entry=entry, data=data, method=str(attributes["method"]), draws={k: squeeze(v) for k, v in draws.items()},
+        sample_dims=("chain", "draw") if chains else ("sample",), unconstrained=squeeze(flat["u"]) if "u" in flat else None,
+        log_weights=None if weights is None else squeeze(weights), stats={k: squeeze(v) for k, v in stats.items()}, cost=cost,
+        seed=int(attributes["seed"]), engine=str(attributes["engine"]) or None, notes=tuple(n for n in str(attributes["notes"]).split("\n") if n),
+    )  # fmt: skip
+
+
+def _optional(read: Callable[[str], dict[str, Tensor]], group: str) -> dict[str, Tensor]:
+    """Read a group that may be absent."""
+    try:
+        return read(group)
+    except (OSError, KeyError) as error:
+        if "group" in str(error) or "object" in str(error):
+            return {}
+        raise

@@ -1,0 +1,132 @@
+"""Has a set of chains converged: gates over every judged component and the log density.
+
+R-hat and ESS look healthy on one infinite draw or a constant chain, so finite and non-constant draws are asked for
+first, and a NaN fails the gate it reaches.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import arviz_bridge
+from benchmarks.types import Mcmc
+from zoo.errors import UsageError
+from zoo.types import Posterior
+
+__all__ = ["GATES", "component_labels", "components", "diagnose", "smallest_ess"]
+
+Array = NDArray[np.float64]
+RHAT, ESS, EBFMI = 1.01, 1000.0, 0.3
+GATES = {
+    "finite": "every draw of every judged component is finite",
+    "non_constant": "every judged component moves in every chain",
+    "rhat": f"R-hat <= {RHAT}",
+    "ess_bulk": f"bulk ESS >= {ESS:.0f}",
+    "ess_tail": f"tail ESS >= {ESS:.0f}",
+    "ebfmi": f"E-BFMI >= {EBFMI} in every chain",
+    "no_divergences": "no divergent transition",
+}
+
+
+def component_labels(posterior: Posterior, name: str, shape: tuple[int, ...]) -> list[str]:
+    """Label every component of a quantity from the data's coords, e.g. `theta[Choate]`; indices where there are none."""
+    if not shape:
+        return [name]
+    dims = posterior.entry.quantities[name].dims
+    axes: list[list[Any]] = []
+    for axis, size in enumerate(shape):
+        coord = posterior.data.coords.get(dims[axis]) if axis < len(dims) else None
+        axes.append(list(coord) if coord is not None and len(coord) == size else list(range(size)))
+    return [f"{name}[{', '.join(str(part) for part in parts)}]" for parts in itertools.product(*axes)]
+
+
+def components(posterior: Posterior, *, judged: bool = True, lp: bool = True) -> tuple[Array, list[str]]:
+    """Stack quantities (and `lp`) as `[chain, draw, component]` with one label each; guide draws get one chain."""
+    sample = len(posterior.sample_dims)
+    parts, labels = [], []
+    for name, value in posterior.quantities().items():
+        if judged and not posterior.entry.quantities[name].judged:
+            continue
+        array = value.detach().double().numpy()
+        labels += component_labels(posterior, name, array.shape[sample:])
+        parts.append(array.reshape(*array.shape[:sample], -1))
+    if lp and "lp" in posterior.stats:
+        labels.append("lp")
+        parts.append(posterior.stats["lp"].double().numpy()[..., None])
+    x = np.concatenate(parts, axis=-1)
+    return (x if sample == 2 else x[None]), labels
+
+
+def smallest_ess(posterior: Posterior) -> float:
+    """Return the smallest bulk or tail ESS over judged components and lp, NaN where a draw is not finite or nothing moves."""
+    x, _ = components(posterior)
+    if not np.isfinite(x).all() or _constant(x).any():
+        return float("nan")
+    return float(min(arviz_bridge.ess_bulk(x).min(), arviz_bridge.ess_tail(x).min()))
+
+
+def diagnose(posterior: Posterior, *, reference: bool = False, min_ess: float = ESS) -> Mcmc:
+    """Return convergence of chains over every judged component and lp, with the gates they pass.
+
+    Gates, by name, are those of `GATES`; `no_divergences` is asked of a reference only (a method row shows the
+    count). A gate is False for NaN. `ebfmi` is left out where the engine gave no energy, never filled in.
+
+    Raises:
+        UsageError: the draws come from a guide and have no chains.
+    """
+    if posterior.sample_dims != ("chain", "draw"):
+        raise UsageError(arviz_bridge.GUIDE_RHAT.format(method=posterior.method))
+    x, labels = components(posterior)
+    finite, moves = np.isfinite(x).all((0, 1)), ~_constant(x)
+    sound = finite & moves
+    gates = {"finite": bool(finite.all()), "non_constant": bool(moves.all())}
+    nothing = np.full(len(labels), np.nan)
+    rhat, bulk, tail = (
+        _where(sound, f, x) if sound.any() else nothing for f in (arviz_bridge.rhat, arviz_bridge.ess_bulk, arviz_bridge.ess_tail)
+    )
+    gates["rhat"] = bool((rhat <= RHAT).all())
+    gates["ess_bulk"] = bool((bulk >= min_ess).all())
+    gates["ess_tail"] = bool((tail >= min_ess).all())
+    energy = posterior.stats.get("energy")
+    fraction = None if energy is None else float(arviz_bridge.ebfmi(energy.numpy()).min())
+    if fraction is not None:
+        gates["ebfmi"] = bool(fraction >= EBFMI)
+    divergences = int(posterior.stats["diverging"].sum()) if "diverging" in posterior.stats else 0
+    if reference:
+        gates["no_divergences"] = divergences == 0
+    return Mcmc(
+        rhat_max=_number(rhat.max()), ess_bulk_min=_number(bulk.min()), ess_tail_min=_number(tail.min()),
+        ebfmi_min=None if fraction is None else _number(fraction), divergences=divergences, gates=gates,
+        worst=_worst(labels, finite, moves, rhat, np.minimum(bulk, tail), min_ess),
+    )  # fmt: skip
+
+
+def _constant(x: Array) -> NDArray[np.bool_]:
+    """Components that do not move within some chain; non-finite ones are left to the other gate."""
+    return np.asarray((x.max(1) == x.min(1)).any(0))
+
+
+def _where(mask: NDArray[np.bool_], function: Any, x: Array) -> Array:
+    out = np.full(mask.shape, np.nan)
+    out[mask] = function(x[..., mask])
+    return out
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _worst(labels: list[str], finite: NDArray[np.bool_], moves: NDArray[np.bool_], rhat: Array, ess: Array, min_ess: float) -> str:
+    """One phrase that names the component closest to failing and by what."""
+    for mask, text in ((finite, "has draws that are not finite"), (moves, "does not move in some chain")):
+        if not mask.all():
+            return f"{labels[int(np.argmin(mask))]} {text}"
+    if np.isnan(rhat).any():
+        return f"{labels[int(np.argmax(np.isnan(rhat)))]} has no R-hat (one chain, or too few draws)"
+    if rhat.max() > RHAT:
+        return f"{labels[int(rhat.argmax())]} has R-hat {rhat.max():.3f}"
+    return f"{labels[int(ess.argmin())]} has ESS {ess.min():.0f}" + (f", below {min_ess:.0f}" if ess.min() < min_ess else "")
