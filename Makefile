@@ -12,7 +12,8 @@ RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin
 .PHONY: report test lint install clean
 
 report: $(STAMP)
-	@$(RUN)/zoo compare eight_schools eight_schools_centered gaussian_mixture linear_regression --guides all --jobs $(JOBS) --out out/report
+	@$(RUN)/zoo compare eight_schools eight_schools_centered gaussian_mixture linear_regression --guides all --jobs $(JOBS) --out out/report \
+	    || { code=$$?; [ $$code -eq 1 ] || exit $$code; echo "the report is written; what failed a gate above is part of it"; }
 
 test: $(STAMP)
 	@$(RUN)/python -m pytest -p no:cacheprovider -n $(JOBS)

@@ -79,7 +79,7 @@ class Cell(_Record):
     heldout_lpd: dict[str, Number] | None
     mcmc: McmcRecord | None  # type: ignore[valid-type]
     correlations: dict[str, Any]
-    cost: dict[str, Number]
+    cost: dict[str, int | float | None]
     compiled: dict[str, Any]
     stop: dict[str, Any] | None
     reference: dict[str, Any] | None

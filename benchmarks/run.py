@@ -10,10 +10,11 @@ import contextlib
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import failed_cell
+from benchmarks.cells import SCHEMA, failed_cell
 from benchmarks.evaluate import RunResult, evaluate
 from benchmarks.events import Events
 from benchmarks.plan import Plan
@@ -65,6 +66,7 @@ def execute(
         with RunDir.create(plan.default_folder() if out is None else out, plan) as run:
             _run_missing(cells, run, jobs, events, timeout)
             result = evaluate(cells, run, jobs, events)
+            run.keep({c.name for c in cells})
             if pages:
                 write_pages(run, result)
             return result
@@ -149,7 +151,25 @@ def read_run(path: Path, *, events: Events | None = None) -> RunResult:
     run = RunDir.open(path)
     with one_thread(), contextlib.closing(run):
         prepared = [prepare(run.plan, request) for request in run.plan.entries]
-        cells = [c for c in plan_cells(run.plan, prepared) if run.read(c.name, warn=events.warn) is not None]
+        cells = _stored(plan_cells(run.plan, prepared), run, events)
         if not cells:
-            raise UsageError(f"{str(path)!r} has no cell of the models as they are now; run `{command(run.plan)} --out {path}` first.")
+            raise UsageError(f"{str(path)!r} has no whole cell; run `{command(run.plan)} --out {path}` first.")
         return evaluate(cells, run, 1, events)
+
+
+def _stored(cells: list[Cell], run: RunDir, events: Events) -> list[Cell]:
+    """Return the cells that are on disk; one made by an earlier version of the programs is taken with a warning."""
+    there: dict[tuple[Any, ...], str] = {}
+    for name in run.names():
+        content = run.read(name, warn=events.warn)
+        if content is not None and content.get("schema") == SCHEMA:
+            there[content["entry"], content["method"], content["seed"]] = name
+    found, older = [], 0
+    for cell in cells:
+        stored = there.get((cell.prepared.entry.key, cell.method, cell.seed))
+        if stored is not None:
+            older += stored != cell.name
+            found.append(replace(cell, stored=stored))
+    if older:
+        events.warn(f"{older} of {len(found)} cells were made by an earlier version of the programs; `zoo compare` would run them again")
+    return found

@@ -250,6 +250,11 @@ class RunDir:
             number = sum(1 for _ in target.glob(f"{place.name}*"))
             os.replace(place, target / (place.name if not number else f"{place.name}.{number}"))
 
+    def keep(self, names: set[str]) -> None:
+        """Remove every other cell: the plan is the same, so they come from programs that are no longer what they were."""
+        for name in set(self.names()) - names:
+            shutil.rmtree(self.cells / name, ignore_errors=True)
+
     def names(self) -> list[str]:
         """Return the folder names of all cells, whole or not, in sorted order."""
         return sorted(p.name for p in self.cells.iterdir() if p.is_dir() and not p.name.startswith(".")) if self.cells.is_dir() else []

@@ -54,6 +54,7 @@ class Cell:
     config: Mapping[str, Any]
     draws: int
     given: Cell | None = None
+    stored: str | None = None
 
     @functools.cached_property
     def key(self) -> str:
@@ -68,8 +69,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Folder name of the cell."""
-        return cell_name(self.prepared.entry.key, self.method, self.seed, self.key)
+        """Folder name of the cell; `stored` names one that an earlier version of the programs made."""
+        return self.stored or cell_name(self.prepared.entry.key, self.method, self.seed, self.key)
 
     @property
     def label(self) -> str:
@@ -228,10 +229,15 @@ def load_fit(cell: Cell, run: RunDir) -> Any:
     return guides.load(path, entry=cell.prepared.entry) if path.exists() else None
 
 
-def compare_cell(cell: Cell, run: RunDir, content: Mapping[str, Any], reference: Reference) -> dict[str, Any]:
-    """Compare the draws of a finished cell with the reference and return its scored content."""
+def compare_cell(cell: Cell, run: RunDir, content: Mapping[str, Any], reference: Reference, itself: bool = False) -> dict[str, Any]:
+    """Compare the draws of a finished cell with the reference and return its scored content.
+
+    Draws that are `itself` the reference would agree with themselves whatever they are: they get no scores.
+    """
     from benchmarks.compare import compare
 
     posterior = load_posterior(cell, run, content)
-    comparison = compare(posterior, reference, fit=load_fit(cell, run))
-    return scored_cell(content, comparison)
+    if not itself:
+        return scored_cell(content, compare(posterior, reference, fit=load_fit(cell, run)))
+    sentence = f"{cell.method} is the reference of the other rows; no other truth is known here."
+    return scored_cell(content, dataclasses.replace(compare(posterior, None), reference=reference, sentence=sentence))

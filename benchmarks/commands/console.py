@@ -74,7 +74,8 @@ class Console(Events):
     def done(self, label: str, status: str, sentence: str, seconds: float) -> None:
         """Print one finished task and move the bar."""
         self._number += 1
-        words = f"[{self._number}/{self._total}] {label}: {status}, {seconds:.1f} s" + (f"; {sentence}" if sentence else "")
+        more = f"; {sentence}" if sentence and status != "ok" else ""
+        words = f"[{self._number}/{self._total}] {label}: {status}, {seconds:.1f} s{more}"
         self._print(words)
         if self._bar is not None:
             self._bar.advance(self._task)
