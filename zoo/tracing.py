@@ -73,7 +73,7 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
     """
     examples = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in inputs)
     try:
-        first = make_fx(function)(*examples)
+        first = make_fx(lambda *tensors: function(*tensors))(*examples)  # a bound method is refused as it is
         lifted, captured = _lift(first, len(examples))
         return _purify(lifted, examples, [t.detach().clone() for t in captured], _watch(captured))
     except TraceFailure:
