@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "failed"]
 
+ITSELF = "its draws are the reference of this entry; comparing them with themselves says nothing"
 DistancePolicy = Literal["all", "if_needed", "none"]
 
 
@@ -67,6 +68,9 @@ def compare(
         failure = _not_finite(values, posterior.entry)
     notes: list[str] = []
     components, method, other = _sides(posterior, truth, values)
+    missing = None if other is not None else truth.reason or "there is no reference to compare with"
+    if truth.posterior is not None and _same_draws(posterior, truth.posterior):
+        missing, other = ITSELF, None
     scores: tuple[Score, ...] = ()
     correlations: Correlations | None = None
     joint: tuple[Distance, ...] = ()
@@ -81,7 +85,7 @@ def compare(
     verdict, reasons = decide(
         scores, correlations, joint, failure=failure,
         unusable=None if truth.usable or truth.kind == "none" else truth.reason or "the reference fails its gates",
-        missing=None if other is not None else truth.reason or "there is no reference to compare with",
+        missing=missing,
         unconverged=_unconverged(fit),
     )  # fmt: skip
     weights = guide_scores.weights(posterior) if failure is None else None
@@ -177,6 +181,14 @@ def _scores(components: Sequence[Component], method: Side, reference: Side) -> t
 
 
 # -- the method's own state -----------------------------------------------------------------------------------------------
+
+
+def _same_draws(one: Posterior, other: Posterior) -> bool:
+    if one is other:
+        return True
+    if one.sample_shape != other.sample_shape or one.draws.keys() != other.draws.keys():
+        return False
+    return all(v.shape == other.draws[k].shape and bool((v == other.draws[k]).all()) for k, v in one.draws.items())
 
 
 def _health(posterior: Posterior) -> Mcmc | None:
