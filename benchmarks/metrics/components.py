@@ -23,6 +23,9 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 __all__ = ["Array", "Component", "Side", "component_names", "evaluate", "side"]
 
 
+FEWEST = 4  # draws below which no error can be estimated
+
+
 @dataclass(frozen=True, kw_only=True)
 class Component:
     """One scalar of one quantity: where it is, what a reader calls it, and whether it may decide a verdict."""
@@ -103,8 +106,14 @@ def component_names(name: str, quantity: Quantity, shape: tuple[int, ...], data:
 
 
 def side(values: Mapping[str, Array], independent: bool, moments: Mapping[str, Moments] | None = None) -> Side:
-    """Gather `[chain, draw, *shape]` arrays and what is known beyond them into one `Side`, quantities in order."""
+    """Gather `[chain, draw, *shape]` arrays and what is known beyond them into one `Side`, quantities in order.
+
+    Raises:
+        UsageError: fewer than four draws, or moments of another shape than the draws.
+    """
     draws = np.concatenate([v.reshape(*v.shape[:2], -1) for v in values.values()], axis=-1)
+    if draws.shape[0] * draws.shape[1] < FEWEST:
+        raise UsageError(f"A comparison got {draws.shape[0] * draws.shape[1]} draws; at least {FEWEST} are needed, 2,000 are usual.")
     known = moments or {}
     own = _from_draws(draws, independent)
     start = 0
