@@ -195,6 +195,25 @@ def test_mean_field_ratio_of_the_correlated_gaussian(d: int, ratio: float) -> No
     assert torch.allclose(1 / (sigma.diagonal() * torch.linalg.inv(sigma).diagonal()).sqrt(), torch.tensor(ratio).double(), atol=5e-4)
 
 
+def test_mean_field_ratios_of_the_regression_are_the_documented_ones() -> None:
+    data = linear_regression.ENTRY.load_data()
+    precision = torch.eye(10, dtype=torch.float64) + data.train["x"].T @ data.train["x"]
+    ratio = dict(zip(data.coords["feature"], (precision.diagonal() * torch.linalg.inv(precision).diagonal()).rsqrt().tolist(), strict=True))
+    documented = {
+        "tc": 0.15,
+        "ldl": 0.18,
+        "hdl": 0.28,
+        "tch": 0.34,
+        "ltg": 0.35,
+        "bmi": 0.82,
+        "glu": 0.82,
+        "bp": 0.83,
+        "sex": 0.89,
+        "age": 0.91,
+    }
+    assert ratio == pytest.approx(documented, abs=0.006)
+
+
 @pytest.mark.parametrize(("d", "rho"), [(0, 0.5), (2, 1.0), (2, -1.0), (3, -0.5), (4, float("nan"))])
 def test_correlated_gaussian_refuses_what_is_no_covariance(d: int, rho: float) -> None:
     with pytest.raises(UsageError, match="correlated_gaussian got"):
@@ -314,7 +333,7 @@ def test_mixture_quantities_do_not_see_labels(K: int) -> None:
     assert torch.allclose(density.batch(density.unconstrain(flipped)), density.batch(density.unconstrain(draws)))
     for name, quantity in entry.quantities.items():
         assert torch.allclose(quantity.fn(draws, data), quantity.fn(flipped, data), atol=1e-10), name
-    assert (gaussian_mixture.location(draws, data).diff(dim=-1) > 0).all()
+    assert (entry.quantities["location"].fn(draws, data).diff(dim=-1) > 0).all()
 
 
 def test_co_assignment_is_the_probability_of_a_shared_class() -> None:

@@ -34,14 +34,15 @@ from torch import Tensor
 
 from zoo.datasets import read
 from zoo.errors import UsageError
+from zoo.quantities import sorted_by
 from zoo.types import Data, ModelEntry, Program, Quantity
 
 CONCENTRATION = 5.0
 LOCATION_MEAN, LOCATION_SCALE = 4.0, 2.0  # cm
 SCALE_MEDIAN, SCALE_LOG_SD = 0.5, 0.5  # cm, nats
-# Pairs of measured values (cm) whose class membership the data leave in doubt, per K: the gap beside setosa, and for
-# K=3 also the overlap of versicolor and virginica.
-PAIRS = {2: ((1.4, 1.9), (1.9, 3.0)), 3: ((1.9, 3.0), (3.3, 4.5), (4.5, 5.0), (5.0, 5.6))}
+# Pairs of measured values (cm) whose common class the data leave in doubt, per K: the largest setosa with an ordinary one
+# (with K=2 it is the only flower in doubt), and for K=3 the gap beside setosa and the overlap of the other two.
+PAIRS = {2: ((1.4, 1.9),), 3: ((1.9, 3.0), (3.3, 4.5), (4.5, 5.0), (5.0, 5.6))}
 
 
 def make_data(seed: int, K: int) -> Data:
@@ -79,26 +80,6 @@ def build(data: Data, K: int) -> Program:
     return program
 
 
-def _sorted(draws: Mapping[str, Tensor], name: str) -> Tensor:
-    """Return a per-class site with the classes in increasing order of location, `[*sample, class]`."""
-    return draws[name].gather(-1, draws["location"].argsort(-1))
-
-
-def location(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return the class locations in increasing order, cm, `[*sample, class]`."""
-    return _sorted(draws, "location")
-
-
-def weight(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return the class weights, ordered by location, `[*sample, class]`."""
-    return _sorted(draws, "weight")
-
-
-def log_scale(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return the log class scales, ordered by location, log cm, `[*sample, class]`."""
-    return _sorted(draws, "scale").log()
-
-
 def co_assignment(draws: Mapping[str, Tensor], data: Data) -> Tensor:
     r"""Return the log odds that two flowers with given petal lengths share a class, `[*sample, pair]`, nats.
 
@@ -121,9 +102,11 @@ ENTRY = ModelEntry(
     make_data=make_data,
     build=build,
     quantities={
-        "location": Quantity(fn=location, dims=("class",), description="class locations in increasing order, cm"),
-        "weight": Quantity(fn=weight, dims=("class",), description="class weights, ordered by location"),
-        "log_scale": Quantity(fn=log_scale, dims=("class",), description="log class scales, ordered by location, log cm"),
+        "location": Quantity(fn=sorted_by("location", "location"), dims=("class",), description="class locations in increasing order, cm"),
+        "weight": Quantity(fn=sorted_by("weight", "location"), dims=("class",), description="class weights, ordered by location"),
+        "log_scale": Quantity(
+            fn=sorted_by("scale", "location", log=True), dims=("class",), description="log class scales, ordered by location, log cm"
+        ),
         "co_assignment": Quantity(fn=co_assignment, dims=("pair",), description="log odds that two petal lengths share a class, nats"),
     },
     reference="stored",
