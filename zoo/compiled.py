@@ -24,7 +24,7 @@ from torch import Tensor
 from zoo import cache
 from zoo.batching import Compiled, _vmappable, batched, close
 from zoo.errors import UsageError
-from zoo.tracing import Traced, TraceFailure, trace
+from zoo.tracing import Traced, TraceFailure, default_of, trace
 
 __all__ = ["Compiled", "Function", "Mode", "Record", "_vmappable", "batched", "compile_function", "compiler_missing"]
 
@@ -195,7 +195,7 @@ def _compile(graph: Traced, path: str) -> str:
 
     logger = logging.getLogger("torch._inductor")
     level = logger.level
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), default_of(graph.examples):
         warnings.simplefilter("ignore")
         logger.setLevel(logging.ERROR)
         try:

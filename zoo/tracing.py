@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ class Traced:
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """Run the graph node by node, uncompiled."""
-        with torch.no_grad():
+        with torch.no_grad(), default_of(self.examples):
             return list(self.graph(*inputs, *self.constants))
 
     @property
@@ -73,13 +74,25 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
     """
     examples = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in inputs)
     try:
-        first = make_fx(lambda *tensors: function(*tensors))(*examples)  # a bound method is refused as it is
-        lifted, captured = _lift(first, len(examples))
-        return _purify(lifted, examples, [t.detach().clone() for t in captured], _watch(captured))
+        with default_of(examples):
+            first = make_fx(lambda *tensors: function(*tensors))(*examples)  # a bound method is refused as it is
+            lifted, captured = _lift(first, len(examples))
+            return _purify(lifted, examples, [t.detach().clone() for t in captured], _watch(captured))
     except TraceFailure:
         raise
     except Exception as error:
         raise TraceFailure(_sentence(error)) from error
+
+
+@contextmanager
+def default_of(examples: Sequence[Tensor]) -> Iterator[None]:
+    """Make the floating type of the inputs torch's default: factories and mixed types in a graph follow the default silently."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(next((x.dtype for x in examples if x.dtype.is_floating_point), before))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def vectorize(traced: Traced, number: int, outputs: Sequence[int] = (0,)) -> Traced:
@@ -96,8 +109,9 @@ def vectorize(traced: Traced, number: int, outputs: Sequence[int] = (0,)) -> Tra
         return [values[i] for i in outputs]
 
     try:
-        mapped = make_fx(torch.func.vmap(chosen, in_dims=axes))(*examples, *traced.constants)
-        return _purify(mapped, examples, list(traced.constants), traced.watched)
+        with default_of(examples):
+            mapped = make_fx(torch.func.vmap(chosen, in_dims=axes))(*examples, *traced.constants)
+            return _purify(mapped, examples, list(traced.constants), traced.watched)
     except TraceFailure:
         raise
     except Exception as error:
@@ -118,6 +132,7 @@ def without_detach(traced: Traced) -> fx.GraphModule:
 def _purify(graph: fx.GraphModule, examples: tuple[Tensor, ...], captured: list[Tensor], watched: tuple[tuple[Tensor, int], ...]) -> Traced:
     pure = make_fx(torch.func.functionalize(graph, remove="mutations"))(*examples, *captured)
     pure, captured = _lift(pure, len(examples), captured)  # functionalization may capture scalars anew
+    _select_by_masks(pure)
     graph, constants = _fold(pure, len(examples), captured)
     folded = Traced(graph=graph, constants=constants, examples=examples, watched=watched)
     if folded.nodes > MAX_NODES:
@@ -185,6 +200,33 @@ def _fold(graph: fx.GraphModule, number: int, captured: Sequence[Tensor]) -> tup
     graph.graph.lint()
     graph.recompile()
     return graph, tuple(constants)
+
+
+def _select_by_masks(graph: fx.GraphModule) -> None:
+    """Write `x[mask] = scalar` as `where(mask, scalar, x)`: the same numbers, and vmap and Inductor take it."""
+    for node in list(graph.graph.nodes):
+        if node.op != "call_function" or _name(node) not in ("index_put", "_unsafe_index_put") or len(node.args[1]) != 1:
+            continue
+        x, (mask,), value = node.args[:3]
+        shapes = [_value(n) for n in (x, mask, value)]
+        if (
+            any(s is None for s in shapes)
+            or shapes[1].dtype is not torch.bool
+            or shapes[2].numel() != 1
+            or node.args[3:] not in ((), (False,))
+        ):
+            continue
+        with graph.graph.inserting_before(node):
+            for _ in range(shapes[0].ndim - shapes[1].ndim):
+                mask = graph.graph.call_function(torch.ops.aten.unsqueeze.default, (mask, -1))
+            node.replace_all_uses_with(graph.graph.call_function(torch.ops.aten.where.self, (mask, value, x)))
+        graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def _value(node: Any) -> Any:
+    """Return what the tracer noted of a node's tensor (shape and dtype), None where it noted nothing."""
+    return node.meta.get("val") if isinstance(node, fx.Node) else None
 
 
 def _number_masks(graph: fx.GraphModule, node: fx.Node, places: list[fx.Node], values: dict[fx.Node, Any]) -> None:
