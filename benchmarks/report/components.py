@@ -97,7 +97,8 @@ def _label(report: EntryReport, key: Key) -> str:
 def worst_pair(view: View) -> tuple[Key, Key, str, float, float] | None:
     """Find the pair and method whose correlation is furthest from the truth's: (a, b, method, correlation, true one).
 
-    The comparison's own finding is taken where there is one. Without a reference the truth is NUTS; without NUTS the pair with the strongest correlation of any method is taken.
+    The comparison's own finding is taken where there is one. Without a reference the truth is NUTS; without NUTS it
+    is the pair with the strongest correlation of any method.
     """
     told = [(abs(c.correlations["difference"]), n) for n, c in view.by_name.items() if c.correlations and n in view.shown]
     if told:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def smooth(values: Array, points: int = 120) -> tuple[Array, Array]:
     """Return steps and medians of the finite losses in windows that grow with the step, so that a log axis is even."""
     edges = np.unique(np.geomspace(1, len(values) + 1, points + 1).astype(int)) - 1
     steps, medians = [], []
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in pairwise(edges):
         wide = values[max(0, a - max(10, a // 10)) : b + max(10, a // 10)] if a > 20 else values[a:b]
         good = wide[np.isfinite(wide)]
         if good.size:

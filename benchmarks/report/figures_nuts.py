@@ -43,7 +43,8 @@ def ranks(view: View, nuts: Posterior) -> tuple[Any, str] | None:
         tallest = max(tallest, counts.max())
         axis.stairs(counts, np.linspace(0, 1, bins + 1), baseline=None, color=light(f"m{chain % 6 + 1}"), linewidth=1.3,
                     linestyle=CHAIN_DASHES[chain % 4])  # fmt: skip
-    axis.set(xlim=(0, 1), ylim=(max(0.0, 2 - max(1 + 2 * band, 1.05 * tallest)), max(1 + 2 * band, 1.05 * tallest)), xlabel=f"rank of {short(view.labels.get(key, key[0]), 24)} (all chains)")
+    top = max(1 + 2 * band, 1.05 * tallest)
+    axis.set(xlim=(0, 1), ylim=(max(0.0, 2 - top), top), xlabel=f"rank of {short(view.labels.get(key, key[0]), 24)} (all chains)")
     axis.set_ylabel("draws / expected")
     axis.locator_params(axis="y", nbins=5)
     axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])

@@ -44,7 +44,7 @@ def forest(view: View, most: int = 20) -> tuple[Any, int]:
     rows = max(6, min(most, int(860 / (pitch * len(methods) + gap))))
     keys = [k for k in view.order if k in view.reference and view.reference[k].std() > 0][:rows]
     height = len(keys) * (pitch * len(methods) + gap)
-    figure, axis = canvas(470, height + 52)
+    figure, axis = canvas(430, height + 52)
     bands: dict[str, list[Any]] = {"middle": [], "ticks": []}
     lines: dict[str, list[tuple[Array, float]]] = {name: [] for name in methods}
     top = 0.0
@@ -130,9 +130,10 @@ def pair(view: View) -> tuple[Any, str] | None:
     a, b, method, got, true = found
     figure, axis = canvas(380, 330)
     truth = view.reference or next((view.draws[n] for n in view.shown if is_nuts(n)), {})
+    truth = truth if a in truth and b in truth else {}
     if truth:
         _contours(axis, truth[a].ravel(), truth[b].ravel())
-    for name in sorted(view.shown, key=is_nuts):
+    for name in sorted((n for n in view.shown if a in view.draws[n] and b in view.draws[n]), key=is_nuts):
         x = np.stack([view.draws[name][a].ravel(), view.draws[name][b].ravel()])
         mark = view.marks[name]
         if not is_nuts(name):
@@ -140,9 +141,9 @@ def pair(view: View) -> tuple[Any, str] | None:
             axis.plot(*points, color=mark.color, linestyle=mark.dash, linewidth=1.6)
         axis.plot(*x.mean(1, keepdims=True), marker=mark.marker, color=mark.color, markersize=6, markeredgecolor=light("paper"))
     if truth:
-        for pick, points, limits in ((a, 0, axis.set_xlim), (b, 1, axis.set_ylim)):
+        for pick, position, limits in ((a, 0, axis.set_xlim), (b, 1, axis.set_ylim)):
             low, high = np.quantile(truth[pick], (0.01, 0.99))
-            extents = [line.get_xydata()[:, points] for line in axis.lines]
+            extents = [line.get_xydata()[:, position] for line in axis.lines]
             width = high - low
             limits(
                 max(min([low, *(e.min() for e in extents)]), low - 0.7 * width) - 0.03 * width,
@@ -150,10 +151,13 @@ def pair(view: View) -> tuple[Any, str] | None:
             )
     axis.set(xlabel=short(view.labels[a], 36), ylabel=short(view.labels[b], 30))
     axis.locator_params(nbins=6)
-    text = f"correlation of {view.labels[a]} and {view.labels[b]}: {got:+.2f} by {method}"
-    return figure, (text + (f", {true:+.2f} in the {'reference' if view.reference else 'NUTS draws'}" if truth else "")).replace(
-        "-0.", "−0."
-    )
+    text = f"correlation of {view.labels[a]} and {view.labels[b]}: {signed(got)} by {method}"
+    return figure, text + (f", {signed(true)} in the {'reference' if view.reference else 'NUTS draws'}" if truth else "")
+
+
+def signed(value: float) -> str:
+    """Write a correlation with its sign."""
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _ellipse(x: Array) -> Array:

@@ -107,6 +107,7 @@ def key(mark: theme.Mark) -> Markup:
     dash = "" if mark.dash == "-" else f' stroke-dasharray="{" ".join(str(v) for v in mark.dash[1])}"'
     color = f"var(--c-{mark.role})"
     return Markup(
-        f'<svg class="key" viewBox="0 0 30 12" aria-hidden="true"><path d="M1 6h28" style="stroke:{color};fill:none" stroke-width="1.7"{dash}/>'
+        f'<svg class="key" viewBox="0 0 30 12" aria-hidden="true">'
+        f'<path d="M1 6h28" style="stroke:{color};fill:none" stroke-width="1.7"{dash}/>'
         f'<g style="fill:{color};stroke:var(--c-paper)" stroke-width=".8">{SHAPES[mark.marker]}</g></svg>'
     )

@@ -26,7 +26,7 @@ class FitSummary:
     losses: np.ndarray[Any, Any]
     stop: Stop
     elbo: Elbo | None = None
-    cost: Cost = Cost(seconds=0.0)
+    cost: Cost = field(default_factory=lambda: Cost(seconds=0.0))
     restarts: tuple[Restart, ...] = ()
     compiled: Mapping[str, Any] = field(default_factory=dict)
 

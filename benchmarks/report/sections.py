@@ -28,7 +28,12 @@ def picture(figure: Any, name: str, alt: str, title: str = "", caption: str = ""
     if figure is None:
         return None
     height = float(figure.get_figheight() * 72)
-    return {"svg": inline_svg(figure, re.sub(r"[^A-Za-z0-9_-]", "", name), alt), "title": title, "caption": caption, "height": height}
+    return {
+        "svg": inline_svg(figure, re.sub(r"[^A-Za-z0-9_-]", "", name), alt),
+        "title": title,
+        "caption": caption.replace(" %", "\u00a0%"),
+        "height": height,
+    }
 
 
 def story(report: EntryReport) -> tuple[list[str], str, list[str]]:
@@ -64,14 +69,24 @@ def entry_section(view: View) -> dict[str, Any]:
     found = cells(report)
     wide, where = _forest(view), _where(view)
     # A tall forest plot leaves room beside it: as many figures go there as fit its height.
-    room = 1 + max(0, round((wide["height"] * 1.22 - 480) / 360)) if wide is not None else 0
+    room = 1 + max(0, round((wide["height"] * 1.3 - 480) / 330)) if wide is not None else 0
     beside, below = where[:room], where[room:]
     verdicts = []
     for name in view.names:
         comparison = view.by_name[name]
         lines = [tidy(r.sentence) for r in comparison.reasons if r.sentence.rstrip(".") not in comparison.sentence]
         trust = [(t.name.replace("_", " "), t.passed, tidy(t.sentence)) for t in comparison.trust]
-        verdicts.append({"name": name, "cell": found[name], "sentence": tidy(comparison.sentence), "reasons": lines[:3], "more": lines[3:], "trust": trust, "notes": comparison.notes})
+        verdicts.append(
+            {
+                "name": name,
+                "cell": found[name],
+                "sentence": tidy(comparison.sentence),
+                "reasons": lines[:3],
+                "more": lines[3:],
+                "trust": trust,
+                "notes": comparison.notes,
+            }
+        )
     return {
         "anchor": anchor(report),
         "key": report.entry.key,
@@ -107,7 +122,7 @@ def _forest(view: View) -> dict[str, Any] | None:
     )
     if left > 0:
         caption += f" {left} better component{'s' if left > 1 else ''} not drawn."
-    alt = f"Forest plot of {shown} components of {view.report.entry.key}: 50 and 90 % intervals of {', '.join(view.shown)} over the reference."
+    alt = f"Forest plot of {shown} components of {view.report.entry.key}: {', '.join(view.shown)} over the reference."
     return picture(figure, anchor(view.report) + "-f", alt, "Every method over the reference", caption)
 
 
@@ -136,7 +151,7 @@ def _how(view: View) -> list[dict[str, Any]]:
     name, key = anchor(view.report), view.report.entry.key
     early = [n for n, f in fits.items() if n in view.marks and f.stop.status != "ok"]
     restarts = any(len(f.restarts) > 1 for f in fits.values())
-    caption = f"Smoothed minus ELBO, above the lowest of all methods. The marker is where a fit stopped."
+    caption = "Smoothed minus ELBO, above the lowest of all methods. The marker is where a fit stopped."
     if early:
         caption += f" Did not converge: {', '.join(early)}."
     if restarts:
@@ -148,7 +163,7 @@ def _how(view: View) -> list[dict[str, Any]]:
             "k-hat grades the reweighted answer, not the fit: it can look perfect while a mode is missed.",
         ),
         picture(
-            figures_fit.reweighting(view), name + "-w", f"Mean errors on {key} before and after importance reweighting.", "What reweighting changes",
+            figures_fit.reweighting(view), name + "-w", f"Mean errors on {key} before and after reweighting.", "What reweighting changes",
             "Hollow: as fitted. Filled: reweighted. The gray band is the material line of ±0.15.",
         ),
     ]  # fmt: skip
@@ -164,9 +179,10 @@ def _health(view: View) -> list[dict[str, Any]]:
     pictures = []
     found = figures_nuts.ranks(view, nuts)
     if found is not None:
-        text = f"Each line is a chain: flat within the band (99 % per bin for independent draws) means the chains agree on {found[1]}, which mixes worst."
+        text = f"Each line is a chain. Flat within the band (99 % of independent draws): they agree on {found[1]}, which mixes worst."
         pictures.append(picture(found[0], name + "-r", f"Rank histogram per chain of {found[1]} for {key}.", "Ranks", text))
-    smallest = f" E-BFMI {plain(mcmc.ebfmi_min, 2)} (at least 0.3 is good)." if mcmc is not None and mcmc.ebfmi_min is not None else ""
+    value = mcmc.ebfmi_min if mcmc is not None else None
+    smallest = f" E-BFMI {plain(value, 2)} (at least 0.3 is good)." if value is not None else ""
     text = f"Filled: energy. Line: its change from draw to draw. Alike is good.{smallest}"
     pictures.append(picture(figures_nuts.energy(nuts), name + "-e", f"Energy and energy transitions of NUTS on {key}.", "Energy", text))
     both = figures_nuts.divergences(view, nuts)

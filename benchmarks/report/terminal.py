@@ -38,7 +38,8 @@ def table(run: ReportInput, width: int, color: bool) -> str:
         color_system="standard" if color else None,
     )
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name, least in (("entry", 18), ("method", 10), ("verdict", 10), ("what decided it", 30), ("reference", 9)):
+    widest = min(30, max([18, *(len(e.entry.key) for e in run.entries)]))
+    for name, least in (("entry", widest), ("method", 10), ("verdict", 10), ("what decided it", 30), ("reference", 9)):
         grid.add_column(name, overflow="fold", min_width=least)
     order = columns(run)
     for entry in run.entries:

@@ -68,10 +68,7 @@ def marks(names: Sequence[str]) -> dict[str, Mark]:
         if name.split(" ")[0] == "nuts":
             chosen[name] = Mark("nuts", light("nuts"), "X", "-")
             continue
-        if name in FAMILIES:
-            slot = FAMILIES.index(name)
-        else:
-            slot = free.pop(0) if len(free) > 1 else free[0]
+        slot = FAMILIES.index(name) if name in FAMILIES else free.pop(0) if len(free) > 1 else free[0]
         role = f"m{slot + 1}"
         chosen[name] = Mark(role, light(role), MARKERS[slot], DASHES[slot])
     return chosen
@@ -106,7 +103,8 @@ def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **optio
 
     figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
     FigureCanvasSVG(figure)
-    figure.get_layout_engine().set(w_pad=3 / 72, h_pad=3 / 72)
+    engine: Any = figure.get_layout_engine()
+    engine.set(w_pad=3 / 72, h_pad=3 / 72)
     return figure, figure.subplots(rows, columns, **options)
 
 

@@ -52,7 +52,7 @@ COLUMNS: dict[str, Definition] = {
     "coverage50": Definition("50 % cover", "share of reference draws inside the method's central 50 % interval", "percent", "50"),
     "coverage90": Definition("90 % cover", "share of reference draws inside the method's central 90 % interval", "percent", "85 to 95"),
     "reference": Definition("reference", "what counts as the truth here, and whether it passed its own gates", "a word", "usable"),
-    "elbo": Definition("ELBO", "evidence lower bound, E_q[log p − log q]; a method with a higher one is closer in KL(q‖p)", "nats", "higher"),
+    "elbo": Definition("ELBO", "lower bound of the evidence, E_q[log p − log q]; higher is closer in KL(q‖p)", "nats", "higher"),
     "log_evidence": Definition("log evidence gap", "exact log evidence − the method's bound: KL(q‖p)", "nats", "near 0"),
     "khat": Definition(
         "k-hat", "tail index of the importance weights; grades the reweighted answer only and never decides a verdict", "no unit",
@@ -76,7 +76,10 @@ COLUMNS: dict[str, Definition] = {
 }  # fmt: skip
 
 GLOSSARY: tuple[tuple[str, Definition], ...] = (
-    ("reference_sd", Definition("reference sd", "the posterior standard deviation of that component under the reference", "of the quantity", "a unit")),
+    (
+        "reference_sd",
+        Definition("reference sd", "the standard deviation of that component under the reference", "of the quantity", "a unit"),
+    ),
     ("error", Definition("±", "one Monte Carlo standard error, of both sides together", "as the number", "small beside 0.15")),
     *COLUMNS.items(),
 )
@@ -95,7 +98,7 @@ def headline(comparison: Comparison) -> tuple[str, str]:
         return ("", comparison.status.replace("_", " ")) if comparison.status != "ok" else ("", "")
     if comparison.verdict in ("no_reference", "reference_unusable"):
         k = comparison.pareto_k
-        return ("", f"k-hat {plain(k.value, 2)}") if k is not None else ("", "")
+        return ("", f"k-hat {k.value:.2f}".replace("-0", "−0")) if k is not None else ("", "")
     reason = comparison.reasons[0] if comparison.reasons else None
     judged = [s for s in comparison.scores if s.judged]
     score = next((s for s in judged if reason is not None and s.label == reason.label), None)

@@ -22,8 +22,12 @@ def build(data, **options):
 
 
 def make_entry(name, quantities, title, **fields):
-    data = Data(train={"y": torch.tensor([28.0, 8.0, -3.0])}, source="Rubin (1981), table 1", licence="public domain", coords={"school": SCHOOLS})
-    entry = ModelEntry(name=name, title=title, make_data=lambda seed, **o: data, build=build, quantities=quantities, reference="stored", **fields)
+    data = Data(
+        train={"y": torch.tensor([28.0, 8.0, -3.0])}, source="Rubin (1981), table 1", licence="public domain", coords={"school": SCHOOLS}
+    )
+    entry = ModelEntry(
+        name=name, title=title, make_data=lambda seed, **o: data, build=build, quantities=quantities, reference="stored", **fields
+    )
     return entry, data
 
 
@@ -52,12 +56,22 @@ def scores_of(p, truth, labels=SCHOOLS):
             label = f"{name}[{labels[index[0]]}]" if index else name
             found.append(
                 Score(
-                    quantity=name, index=tuple(index), label=label, mean_error=float((x.mean() - y.mean()) / sd), mean_error_se=1.4 / np.sqrt(n),
-                    sd_ratio=float(x.std() / sd), sd_ratio_se=float(x.std() / sd / np.sqrt(n)),
-                    wasserstein=float(np.abs(np.sort(x)[:1000] - np.sort(y)[:1000]).mean() / sd), q05_error=quantile(0.05), q50_error=quantile(0.5),
-                    q95_error=quantile(0.95), coverage50=inside(0.5), coverage90=inside(0.9), judged=entry_judged(p, name),
+                    quantity=name,
+                    index=tuple(index),
+                    label=label,
+                    mean_error=float((x.mean() - y.mean()) / sd),
+                    mean_error_se=1.4 / np.sqrt(n),
+                    sd_ratio=float(x.std() / sd),
+                    sd_ratio_se=float(x.std() / sd / np.sqrt(n)),
+                    wasserstein=float(np.abs(np.sort(x)[:1000] - np.sort(y)[:1000]).mean() / sd),
+                    q05_error=quantile(0.05),
+                    q50_error=quantile(0.5),
+                    q95_error=quantile(0.95),
+                    coverage50=inside(0.5),
+                    coverage90=inside(0.9),
+                    judged=entry_judged(p, name),
                 )
-            )  # fmt: skip
+            )
     return tuple(found)
 
 
@@ -70,10 +84,19 @@ def judge(scores):
     for s in scores:
         log_ratio = np.log(s.sd_ratio)
         if abs(s.mean_error) > 0.15:
-            reasons.append(Reason(verdict="shifted", label=s.label, excess=abs(s.mean_error) / 0.15, sentence=f"{s.label}: mean off by {s.mean_error:+.2f} reference sd."))
+            reasons.append(
+                Reason(
+                    verdict="shifted",
+                    label=s.label,
+                    excess=abs(s.mean_error) / 0.15,
+                    sentence=f"{s.label}: mean off by {s.mean_error:+.2f} sd.",
+                )
+            )
         if abs(log_ratio) > np.log(1.15):
             word = "too_narrow" if log_ratio < 0 else "too_wide"
-            reasons.append(Reason(verdict=word, label=s.label, excess=abs(log_ratio) / np.log(1.15), sentence=f"{s.label}: sd × {s.sd_ratio:.2f}."))
+            reasons.append(
+                Reason(verdict=word, label=s.label, excess=abs(log_ratio) / np.log(1.15), sentence=f"{s.label}: sd × {s.sd_ratio:.2f}.")
+            )
     reasons.sort(key=lambda r: -r.excess)
     return (reasons[0].verdict if reasons else "agrees"), tuple(reasons)
 
@@ -82,11 +105,21 @@ def make_fit(method, rng, gap, status="ok", restarts=1):
     steps = {"mean_field": 3200, "full_rank": 5600, "low_rank": 4800, "amortized": 6000}[method]
     curve = 30 + gap + 400 * np.exp(-np.arange(steps) / 120) + 6 * np.exp(-np.arange(steps) / 900)
     noisy = curve + rng.normal(0, 0.8, steps)
-    sentence = f"stopped at step {steps}: the ELBO gained less than its noise over 500 steps." if status == "ok" else f"ran out of steps at {steps}."
+    sentence = (
+        f"stopped at step {steps}: the ELBO gained less than its noise over 500 steps."
+        if status == "ok"
+        else f"ran out of steps at {steps}."
+    )
     stop = Stop(status=status, sentence=sentence, step=steps)
     kept = tuple(Restart(seed=i, elbo=Elbo(value_nats=-30 - gap - 2.5 * i, se=0.03, draws=4000), stop=stop) for i in range(restarts))
-    return FitSummary(losses=noisy, stop=stop, elbo=Elbo(value_nats=-30 - gap, se=0.03, draws=4000), cost=Cost(seconds=4.0), restarts=kept,
-                      compiled={"used": method != "amortized", "reason": "" if method != "amortized" else "dynamic index"})  # fmt: skip
+    return FitSummary(
+        losses=noisy,
+        stop=stop,
+        elbo=Elbo(value_nats=-30 - gap, se=0.03, draws=4000),
+        cost=Cost(seconds=4.0),
+        restarts=kept,
+        compiled={"used": method != "amortized", "reason": "" if method != "amortized" else "dynamic index"},
+    )
 
 
 def make_nuts(entry, data, draws, rng, divergent):
@@ -103,23 +136,39 @@ def make_nuts(entry, data, draws, rng, divergent):
 def compare_all(entry, data, truth, guides, nuts_draws, rng, divergent=0, kind="stored"):
     """Compare every guide and NUTS; `guides` maps method -> draws or None for a failed fit."""
     reference = Reference(
-        kind=kind, posterior=truth, ess_min=9712.0 if kind == "stored" else None, rhat_max=1.0007 if kind == "stored" else None,
-        gates={"rhat": True, "ess_bulk": True, "divergences": True} if kind == "stored" else {}, provenance={"command": "zoo reference --write"},
+        kind=kind,
+        posterior=truth,
+        ess_min=9712.0 if kind == "stored" else None,
+        rhat_max=1.0007 if kind == "stored" else None,
+        gates={"rhat": True, "ess_bulk": True, "divergences": True} if kind == "stored" else {},
+        provenance={"command": "zoo reference --write"},
         log_evidence=-31.2 if kind == "analytic" else None,
-    )  # fmt: skip
+    )
     rows, fits = [], {}
     for i, (method, draws) in enumerate(guides.items()):
         if draws is None:
-            empty = posterior(entry, data, method, {k: np.full((1, *v.shape[1:]), np.nan) for k, v in nuts_draws.items()}, cost=Cost(seconds=0.3))
+            empty = posterior(
+                entry, data, method, {k: np.full((1, *v.shape[1:]), np.nan) for k, v in nuts_draws.items()}, cost=Cost(seconds=0.3)
+            )
             why = "L-BFGS found no mode: the density grows without bound as log_tau goes to minus infinity"
             rows.append(
-                Comparison(posterior=empty, reference=reference, scores=(), distances=(), verdict="fit_failed", status="init_failed", sentence=f"fit failed: {why}.",
-                           reasons=(Reason(verdict="fit_failed", label="", excess=1.0, sentence=why + "."),))
-            )  # fmt: skip
+                Comparison(
+                    posterior=empty,
+                    reference=reference,
+                    scores=(),
+                    distances=(),
+                    verdict="fit_failed",
+                    status="init_failed",
+                    sentence=f"fit failed: {why}.",
+                    reasons=(Reason(verdict="fit_failed", label="", excess=1.0, sentence=why + "."),),
+                )
+            )
             continue
         cost = Cost(seconds=3.0 + 2 * i, gradient_evaluations=50_000 * (i + 1), compile_seconds=6.1)
         p = posterior(entry, data, method, draws, cost=cost)
-        fits[method] = make_fit(method, rng, 0.4 * (3 - i) ** 2, "not_converged" if method == "low_rank" else "ok", restarts=3 if i == 0 else 1)
+        fits[method] = make_fit(
+            method, rng, 0.4 * (3 - i) ** 2, "not_converged" if method == "low_rank" else "ok", restarts=3 if i == 0 else 1
+        )
         rows.append(compare_one(p, reference, truth, 0.3 + 0.25 * i))
     nuts = make_nuts(entry, data, nuts_draws, rng, divergent)
     rows.append(compare_one(nuts, reference, truth, None, divergent))
@@ -134,7 +183,10 @@ def compare_one(p, reference, truth, khat, divergent=0):
     worst = max(scores, key=lambda s: abs(s.mean_error), default=None)
     number = f"largest mean error {worst.mean_error:+.2f} reference sd ({worst.label})" if worst is not None else "no truth to compare with"
     sentence = f"{p.method} {verdict.replace('_', ' ')}: {number}" + (f"; {divergent} divergences" if divergent else "") + "."
-    distances = (Distance(name="c2st", value=0.71, se=0.012, floor=0.503, line=0.55), Distance(name="energy distance", value=0.083, se=None, floor=0.004))
+    distances = (
+        Distance(name="c2st", value=0.71, se=0.012, floor=0.503, line=0.55),
+        Distance(name="energy distance", value=0.083, se=None, floor=0.004),
+    )
     k = None
     if khat is not None:
         reweighted = {s.label: (s.mean_error, 0.3 * s.mean_error) for s in scores[:5]}
@@ -142,11 +194,21 @@ def compare_one(p, reference, truth, khat, divergent=0):
     mcmc = None
     if p.method == "nuts":
         gates = {"rhat": True, "ess_bulk": True, "divergences": divergent == 0}
-        mcmc = Mcmc(rhat_max=1.0042, ess_bulk_min=2140.0, ess_tail_min=1876.0, ebfmi_min=0.81, divergences=divergent, gates=gates, worst="log_tau")
+        mcmc = Mcmc(
+            rhat_max=1.0042, ess_bulk_min=2140.0, ess_tail_min=1876.0, ebfmi_min=0.81, divergences=divergent, gates=gates, worst="log_tau"
+        )
     return Comparison(
-        posterior=p, reference=reference, scores=scores, distances=distances if truth is not None else (), verdict=verdict, reasons=reasons,
-        sentence=sentence, pareto_k=k, mcmc=mcmc, elbo={"value_nats": -31.42, "se": 0.031} if khat is not None else None,
-    )  # fmt: skip
+        posterior=p,
+        reference=reference,
+        scores=scores,
+        distances=distances if truth is not None else (),
+        verdict=verdict,
+        reasons=reasons,
+        sentence=sentence,
+        pareto_k=k,
+        mcmc=mcmc,
+        elbo={"value_nats": -31.42, "se": 0.031} if khat is not None else None,
+    )
 
 
 def normal(rng, mean, covariance, n=2000):
@@ -154,11 +216,20 @@ def normal(rng, mean, covariance, n=2000):
 
 
 def schools(rng, seed_shift=0.0):
-    quantities = {"theta": site("theta", ("school",)), "mu": site("mu"), "log_tau": site("log_tau"), "lp_shown": site("lp_shown", judged=False)}
+    quantities = {
+        "theta": site("theta", ("school",)),
+        "mu": site("mu"),
+        "log_tau": site("log_tau"),
+        "lp_shown": site("lp_shown", judged=False),
+    }
     entry, data = make_entry(
-        "eight_schools_centered", quantities, f"Eight schools, centered {EVIL}", cites=("Rubin, D. B. (1981). Estimation in parallel randomized experiments.",),
-        tags=frozenset({"hierarchical", "funnel"}), reference_of="eight_schools",
-    )  # fmt: skip
+        "eight_schools_centered",
+        quantities,
+        f"Eight schools, centered {EVIL}",
+        cites=("Rubin, D. B. (1981). Estimation in parallel randomized experiments.",),
+        tags=frozenset({"hierarchical", "funnel"}),
+        reference_of="eight_schools",
+    )
 
     def draw(n, log_tau_mean=1.0, log_tau_sd=1.0, shift=0.0, narrow=1.0):
         log_tau = rng.normal(log_tau_mean, log_tau_sd, n) - 0.4 * rng.exponential(1.0, n)
@@ -168,20 +239,32 @@ def schools(rng, seed_shift=0.0):
 
     truth = posterior(entry, data, "stored", draw(8000), chains=4)
     guides = {
-        "mean_field": draw(2000, 1.9, 0.22, 0.9, 0.7), "full_rank": draw(2000, 1.6, 0.5, 0.6, 0.9), "low_rank": draw(2000, 1.5, 0.55, 0.4), "laplace": None,
+        "mean_field": draw(2000, 1.9, 0.22, 0.9, 0.7),
+        "full_rank": draw(2000, 1.6, 0.5, 0.6, 0.9),
+        "low_rank": draw(2000, 1.5, 0.55, 0.4),
+        "laplace": None,
         "amortized": draw(2000, 1.2, 1.1, 0.1),
-    }  # fmt: skip
+    }
     reference, rows, nuts, fits = compare_all(entry, data, truth, guides, draw(4000), rng, divergent=12)
     y = rng.normal(5, 12, 80)
-    ppc = (PredictiveCheck(label="effect y (points)", observed=y, replicated={"nuts": rng.normal(5, 12, (200, 80)), "mean_field": rng.normal(7, 10, (200, 80))}),)
+    ppc = (
+        PredictiveCheck(
+            label="effect y (points)",
+            observed=y,
+            replicated={"nuts": rng.normal(5, 12, (200, 80)), "mean_field": rng.normal(7, 10, (200, 80))},
+        ),
+    )
     return EntryReport(entry=entry, data=data, reference=reference, comparisons=rows, nuts=nuts, fits=fits, ppc=ppc)
 
 
 def gaussian(rng):
     entry, data = make_entry(
-        "correlated_gaussian", {"z": site("z", ("coordinate",))}, "Equicorrelated Gaussian: mean-field's shrinkage is known in closed form",
-        options={"d": 2, "rho": 0.9}, chosen={"d": 5},
-    )  # fmt: skip
+        "correlated_gaussian",
+        {"z": site("z", ("coordinate",))},
+        "Equicorrelated Gaussian: mean-field's shrinkage is known in closed form",
+        options={"d": 2, "rho": 0.9},
+        chosen={"d": 5},
+    )
     d, rho = 5, 0.9
     full = np.full((d, d), rho) + (1 - rho) * np.eye(d)
     diagonal = np.diag(1 / np.diag(np.linalg.inv(full)))
@@ -227,7 +310,10 @@ def make_run(copies=1):
     rng = np.random.default_rng(7)
     entries = [make(rng) for _ in range(copies) for make in (schools, gaussian, regression, unknown)]
     meta = {
-        "command": "zoo compare eight_schools_centered correlated_gaussian[d=5] --guides all --seed 0", "created": "2026-11-20 20:00 UTC",
-        "seeds": [0], "versions": {"posterior-zoo": "0.1.0", "torch": "2.13.0", "pyro": "1.9.2"}, "machine": {"cpu": EVIL, "cores": 2},
-    }  # fmt: skip
+        "command": "zoo compare eight_schools_centered correlated_gaussian[d=5] --guides all --seed 0",
+        "created": "2026-11-20 20:00 UTC",
+        "seeds": [0],
+        "versions": {"posterior-zoo": "0.1.0", "torch": "2.13.0", "pyro": "1.9.2"},
+        "machine": {"cpu": EVIL, "cores": 2},
+    }
     return ReportInput(entries=entries, meta=meta)

@@ -1,0 +1,87 @@
+"""The report in a real browser: no console error, no sideways scrolling, legible on a phone, dark where asked."""
+
+import json
+import re
+import runpy
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report import render_html
+
+CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; `apt-get install chromium` enables this test")
+FACTORY = runpy.run_path(str(Path(__file__).with_name("report_factory.py")))
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--disable-extensions", "--disable-dev-shm-usage",
+)  # fmt: skip
+MEASURE = """<script>addEventListener("load", () => {
+  const root = document.documentElement, sizes = [...document.querySelectorAll("figure svg text")].map(
+    t => [Math.abs(t.getScreenCTM().a || t.getScreenCTM().b) * parseFloat(getComputedStyle(t).fontSize), t.textContent]);
+  const outside = [...document.querySelectorAll("section h2, section p, figure, .scroll")].filter(
+    e => e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.tagName + ":" + e.textContent.slice(0, 40));
+  parent.postMessage(JSON.stringify({scroll: root.scrollWidth, width: innerWidth, smallest: sizes.sort((a, b) => a[0] - b[0])[0],
+    paper: getComputedStyle(document.body).backgroundColor, ink: getComputedStyle(document.body).color, outside}), "*");
+});</script>"""
+
+
+@pytest.fixture(scope="module")
+def page():
+    return render_html(FACTORY["make_run"]())
+
+
+def browse(profile, url, *flags):
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", *flags, url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+def measure(folder, page, width, scheme):
+    """Load the page in a frame of a width and return what a script inside it measured (the policy is lifted for that)."""
+    open_page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page).replace("</body>", MEASURE + "</body>")
+    (folder / "inner.html").write_text(open_page, encoding="utf-8")
+    (folder / "outer.html").write_text(
+        '<body><script>addEventListener("message", e => document.body.setAttribute("data-found", encodeURIComponent(e.data)))</script>'
+        f'<iframe src="inner.html" style="border:0;width:{width}px;height:900px"></iframe>',
+        encoding="utf-8",
+    )
+    flags = ("--dump-dom", "--virtual-time-budget=4000", "--window-size=1400,1000", f"--blink-settings=preferredColorScheme={scheme}")
+    text = browse(folder / "profile", (folder / "outer.html").as_uri(), *flags).stdout
+    from urllib.parse import unquote
+
+    found = re.search(r'data-found="([^"]+)"', text)
+    assert found, text[:500]
+    return json.loads(unquote(found.group(1)))
+
+
+def console(folder, page):
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    done = browse(folder / "profile", path.as_uri(), "--enable-logging=stderr", "--dump-dom", "--virtual-time-budget=2000")
+    assert "</html>" in done.stdout
+    return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def test_console_is_silent_and_would_not_be(page, tmp_path):
+    assert console(tmp_path, page) == []
+    assert console(tmp_path, page.replace("</body>", "<script>1</script></body>"))  # the policy refuses it, loudly
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_nothing_scrolls_sideways_and_figures_are_legible(page, tmp_path, width):
+    found = measure(tmp_path, page, width, 1)
+    assert found["width"] == width
+    assert found["scroll"] <= width
+    assert found["outside"] == []
+    assert found["smallest"][0] >= 8, found["smallest"]
+
+
+def test_dark_mode_is_respected(page, tmp_path):
+    light, dark = (measure(tmp_path, page, 1280, scheme) for scheme in (1, 0))
+    brightness = lambda color: sum(map(int, re.findall(r"\d+", color)[:3])) / 3  # noqa: E731
+    assert brightness(light["paper"]) > 230 > 80 > brightness(light["ink"])
+    assert brightness(dark["paper"]) < 60 < 200 < brightness(dark["ink"])
