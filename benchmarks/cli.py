@@ -15,8 +15,6 @@ from typing import Annotated
 
 import typer
 
-from zoo.errors import InfrastructureError, ZooError
-
 __all__ = ["app", "main"]
 
 ROOMS = ("zoo", "guides", "benchmarks")
@@ -159,21 +157,18 @@ def report(
     run(run_dir, html, markdown)
 
 
-def check_origin() -> None:
-    """Refuse to start where another package's `zoo`, `guides` or `benchmarks` is in front of ours.
-
-    Raises:
-        InfrastructureError: the three rooms do not lie side by side.
-    """
+def shadowed() -> str | None:
+    """Say which of our packages another one of the same name hides, None when all three lie side by side."""
     home = Path(__file__).resolve().parent.parent
     for room in ROOMS:
         spec = importlib.util.find_spec(room)
         origin = Path(spec.origin).resolve().parent.parent if spec is not None and spec.origin else None
         if origin != home:
-            raise InfrastructureError(
-                f"The package {room!r} is imported from {str(origin)!r} but this command belongs to {str(home)!r}; another package of that "
-                "name shadows ours: uninstall it, or use a virtual environment of its own."
+            return (
+                f"the package {room!r} is imported from {str(origin)!r} but this command belongs to {str(home)!r}; another package of "
+                "that name shadows ours: uninstall it, or use a virtual environment of its own."
             )
+    return None
 
 
 def _terminated(number: int, frame: object) -> None:
@@ -190,8 +185,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(argv: list[str] | None) -> int:
+    hidden = shadowed()
+    if hidden is not None:
+        _say(hidden)
+        return 3
+    from zoo.errors import ZooError  # not before: a shadowed zoo has no errors module
+
     try:
-        check_origin()
         app(args=argv, prog_name="zoo")
         return 0
     except SystemExit as left:
@@ -201,9 +201,6 @@ def _run(argv: list[str] | None) -> int:
     except KeyboardInterrupt:
         _say("interrupted; whole cells stay, the same command resumes")
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except ZooError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:

@@ -42,9 +42,11 @@ def _python() -> Finding:
 
 
 def _rooms() -> Finding:
-    from benchmarks.cli import check_origin
+    from benchmarks.cli import shadowed
 
-    check_origin()
+    hidden = shadowed()
+    if hidden is not None:
+        return Finding(name="packages", status="failed", sentence=hidden)
     home = Path(__file__).resolve().parent.parent
     return Finding(name="packages", status="ok", sentence=f"zoo, guides and benchmarks lie together in {home}")
 

@@ -79,7 +79,7 @@ def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, time
         if content is None or content["status"] in RETRY:
             missing.append(cell)
     if not missing:
-        events.say(f"all {len(cells)} cells are there already; comparing")
+        events.say("every cell is there already")
         return
     seconds = {c.name: c.prepared.seconds[c.method] for c in missing}
     total = max(sum(seconds.values()) / jobs, max(seconds.values()) / (min(jobs, 4) if all(c.method == NUTS for c in missing) else 1))

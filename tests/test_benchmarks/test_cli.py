@@ -1,0 +1,165 @@
+"""The command line: fast, quiet, strict, and honest about how it ended."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zoo
+from benchmarks import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words, capsys):
+    code = cli._run(list(words))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def python(program, *, path=(), cwd=None):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=cwd, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "--json"], ["compare", "--help"]])
+def test_light_commands_import_neither_torch_nor_a_model(words):
+    program = f"""
+import sys
+from benchmarks import cli
+code = cli._run({words!r})
+heavy = set(("torch", "pyro", "arviz", "pandas", "scipy", "matplotlib")) & set(sys.modules)
+models = [m for m in sys.modules if m.startswith("zoo.models.")]
+sys.exit(f"imported: {{heavy}} {{models}}" if heavy or models else code)
+"""
+    done = python(program)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_help_names_every_command(capsys):
+    code, out, _ = run("--help", capsys=capsys)
+    assert code == 0
+    for command in ("list", "show", "doctor", "check", "new", "compare", "fit", "reference", "report"):
+        assert f"\n  {command} " in out
+
+
+def test_list_json_is_one_strict_document(capsys):
+    code, out, err = run("list", "--json", capsys=capsys)
+    assert code == 0
+    assert err == ""
+    entries = {e["name"]: e for e in json.loads(out)["entries"]}
+    assert set(zoo.names()) <= set(entries)
+    assert entries["coin"]["parameters"] is None
+    assert entries["coin"]["observations"] is None
+    assert entries["coin"]["reference"] == "analytic"
+
+
+def test_list_long_counts_parameters_and_observations(capsys):
+    code, out, _ = run("list", "--long", "--tag", "funnel", "--json", capsys=capsys)
+    assert code == 0
+    (entry,) = json.loads(out)["entries"]
+    assert (entry["name"], entry["parameters"], entry["observations"]) == ("eight_schools_centered", 10, 8)
+
+
+def test_show_knows_options(capsys):
+    code, out, _ = run("show", "correlated_gaussian[d=5]", "--json", capsys=capsys)
+    assert code == 0
+    card = json.loads(out)
+    assert card["name"] == "correlated_gaussian[d=5]"
+    assert card["options"]["d"] == 5
+    assert card["parameters"] == 5
+
+
+def test_unknown_names_are_usage_errors_with_a_guess(capsys):
+    code, out, err = run("show", "eight_school", capsys=capsys)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("zoo: ")
+    assert "did you mean 'eight_schools'?" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["compare"], ["compare", "coin", "--seed", "-1"], ["compare", "coin", "--jobs", "0"], ["lst"], ["list", "--logn"]]
+)
+def test_wrong_flags_exit_2(words, capsys):
+    code, out, err = run(*words, capsys=capsys)
+    assert code == 2
+    assert "Traceback" not in out + err
+
+
+def test_debug_shows_the_traceback(capsys, monkeypatch):
+    monkeypatch.setenv("ZOO_DEBUG", "1")
+    code, _, err = run("show", "nothing_here", capsys=capsys)
+    assert code == 2
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("zoo: ")
+
+
+def test_a_fault_of_ours_is_one_sentence_too(capsys, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("benchmarks.commands.browse.list_models", broken)
+    code, out, err = run("list", capsys=capsys)
+    assert code == 3
+    assert out == ""
+    assert err == "zoo: unexpected ZeroDivisionError: planted; a fault of ours: run again with ZOO_DEBUG=1 for the traceback.\n"
+
+
+@pytest.mark.parametrize("room", ["zoo", "guides"])
+def test_a_package_that_shadows_ours_stops_the_command(tmp_path, room):
+    (tmp_path / room).mkdir()
+    (tmp_path / room / "__init__.py").write_text("")
+    done = python("from benchmarks import cli; cli.main(['list'])", path=[tmp_path, ROOT], cwd=tmp_path)
+    assert done.returncode == 3
+    assert f"the package {room!r} is imported from" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_finds_this_installation_healthy(capsys):
+    code, out, _ = run("doctor", capsys=capsys)
+    assert code == 0, out
+    assert "evidence of coin by quadrature is exact" in out
+
+
+def test_doctor_reports_a_dependency_outside_its_bounds(monkeypatch):
+    from benchmarks import doctor
+
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.0.1")
+    finding = doctor._packages()
+    assert finding.status == "failed"
+    assert "torch 0.0.1 is installed" in finding.sentence
+
+
+def test_new_then_check(tmp_path, capsys):
+    code, out, err = run("new", "my_model", "--dir", str(tmp_path), capsys=capsys)
+    assert code == 0
+    assert out.strip() == str(tmp_path / "my_model.py")
+    assert "zoo check" in err
+    code, out, _ = run("new", "my_model", "--dir", str(tmp_path), capsys=capsys)
+    assert code == 2
+
+
+def test_check_prints_every_result_and_fails_when_one_fails(capsys, monkeypatch):
+    from zoo.contract import Check, CheckResult
+
+    listed = [
+        Check(name="one", run=lambda: CheckResult(status="ok", sentence="")),
+        Check(name="two", run=lambda: CheckResult(status="skipped", sentence="flat priors")),
+    ]
+    monkeypatch.setattr("benchmarks.contract.checks", lambda entry: listed)
+    code, out, _ = run("check", "coin", capsys=capsys)
+    assert code == 0
+    assert "skipped  two: flat priors" in out
+    listed.append(Check(name="three", run=lambda: CheckResult(status="failed", sentence="planted")))
+    code, out, _ = run("check", "coin", capsys=capsys)
+    assert code == 1
+    assert " failed  three: planted" in out
+    assert out.splitlines()[-1] == "coin: 1 ok, 1 failed, 1 skipped"

@@ -1,0 +1,298 @@
+"""Runs: every cell gets a status, nothing stops the rest, the same call resumes, interruption leaves nothing broken."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import guides
+import zoo
+from benchmarks import cells as schema
+from benchmarks.events import Events
+from benchmarks.plan import make_plan, read_plan
+from benchmarks.prepare import command, duration, plan_cells, prepare
+from benchmarks.run import execute, read_run
+from benchmarks.store import results_frame
+from zoo.errors import InfrastructureError, UsageError
+
+MODEL = '''
+"""A normal mean with known variance."""
+import pyro
+import pyro.distributions as dist
+import torch
+
+from zoo.types import Analytic, Data, ModelEntry, Moments, Quantity
+
+
+def make_data(seed):
+    return Data(train={"y": torch.tensor([0.5, 1.5, 1.0, 2.0], dtype=torch.float64)}, observed=("y",), source="typed in", licence="none")
+
+
+def build(data):
+    def program(y, index=None):
+        mean = pyro.sample("mean", dist.Normal(torch.zeros((), dtype=torch.float64), 10.0))
+        with pyro.plate("row", 4):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    return program
+
+
+def analytic(data):
+    y = data.train["y"]
+    precision = 1 / 100 + len(y)
+    center, sd = float(y.sum()) / precision, precision**-0.5
+    zero = torch.zeros((), dtype=torch.float64)
+    exact = Moments(mean=zero + center, mean_se=zero, sd=zero + sd, sd_se=zero)
+
+    def sample(n, seed):
+        return {"mean": center + sd * torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))}
+
+    return Analytic(sample=sample, moments={"mean": exact})
+
+
+ENTRY = ModelEntry(
+    name="tiny", title="Normal mean", make_data=make_data, build=build, analytic=analytic, reference="analytic",
+    quantities={"mean": Quantity(fn=lambda draws, data: draws["mean"], description="the mean")}, families=("laplace",),
+)
+'''
+
+
+class Heard(Events):
+    def __init__(self):
+        self.lines, self.warnings, self.finished = [], [], []
+
+    def say(self, sentence):
+        self.lines.append(sentence)
+
+    def warn(self, sentence):
+        self.warnings.append(sentence)
+
+    def done(self, label, status, sentence, seconds):
+        self.finished.append((label, status))
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "tiny.py"
+    path.write_text(MODEL)
+    return str(path)
+
+
+def plan_of(model, **fields):
+    return make_plan(**{"entries": [model], "guides": ["laplace"], "nuts": False, **fields})
+
+
+def go(plan, out, **options):
+    heard = Heard()
+    return execute(plan, out=out, events=heard, **options), heard
+
+
+def test_a_run_resumes_and_repairs(model, tmp_path):
+    plan, out = plan_of(model), tmp_path / "run"
+    first, heard = go(plan, out)
+    assert heard.finished == [("tiny laplace", "ok"), ("tiny laplace compared", "agrees")]
+    assert sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) == [
+        "cells",
+        "plan.toml",
+        "report.html",
+        "report.md",
+        "results.csv",
+    ]
+    (cell,) = first.cells
+    assert cell["verdict"] == "agrees"
+    assert cell["cost"]["peak_memory_mb"] > 0
+    assert first.failures == []
+    assert first.document()["references"]["tiny"]["kind"] == "analytic"
+
+    again, heard = go(plan, out)
+    assert heard.finished == []
+    assert again.cells == first.cells
+
+    draws = next(out.glob("cells/*/posterior.nc"))
+    content = bytearray(draws.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    draws.write_bytes(content)
+    repaired, heard = go(plan, out)
+    assert len(heard.warnings) == 1
+    assert "damaged (posterior.nc" in heard.warnings[0]
+    assert heard.finished[0] == ("tiny laplace", "ok")
+    assert repaired.cells[0]["scores"] == first.cells[0]["scores"]
+
+    frame = results_frame(out)
+    assert list(frame["label"]) == ["mean"]
+    assert frame["mean_error"][0] == pytest.approx(cell["scores"][0]["mean_error"])
+
+
+def test_a_changed_model_runs_again_and_the_old_cell_goes(model, tmp_path):
+    plan, out = plan_of(model), tmp_path / "run"
+    go(plan, out, pages=False)
+    with open(model, "a") as file:
+        file.write("# another word\n")
+    _, heard = go(plan, out, pages=False)
+    assert heard.finished[0] == ("tiny laplace", "ok")
+    assert len(list(out.glob("cells/*"))) == 1
+
+
+def test_read_run_rebuilds_the_same_report_without_running(model, tmp_path, monkeypatch):
+    result, _ = go(plan_of(model), tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    monkeypatch.setattr(guides, "fit", None, raising=False)
+    back = read_run(tmp_path / "run")
+    from benchmarks.report import render_html
+
+    assert render_html(back.report) == page
+    assert back.cells == result.cells
+
+
+def test_every_failure_is_a_row_and_stops_nothing_else(model, tmp_path, monkeypatch):
+    real = guides.fit
+
+    def planted(entry, family, **options):
+        if family == "mean_field":
+            raise ZeroDivisionError("planted")
+        if family == "full_rank":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if family == "low_rank":
+            time.sleep(600)
+        return real(entry, family, **options)
+
+    monkeypatch.setattr(guides, "fit", planted, raising=False)
+    plan = plan_of(model, guides=["mean_field", "full_rank", "low_rank", "laplace"])
+    result, _ = go(plan, tmp_path / "run", timeout=25)
+    found = {c["method"]: (c["status"], c["verdict"]) for c in result.cells}
+    assert found == {
+        "mean_field": ("error", "fit_failed"),
+        "full_rank": ("killed", "fit_failed"),
+        "low_rank": ("timeout", "fit_failed"),
+        "laplace": ("ok", "agrees"),
+    }
+    assert len(result.failures) == 3
+    assert "ZeroDivisionError: planted" in result.failures[0]
+    log = next(tmp_path.glob("run/cells/tiny--mean_field*/log.txt")).read_text()
+    assert "Traceback" in log
+    assert (tmp_path / "run" / "report.html").exists()
+
+    monkeypatch.setattr(guides, "fit", lambda entry, family, **options: real(entry, "laplace", **options), raising=False)
+    _, heard = go(plan, tmp_path / "run", pages=False)
+    assert sorted(label for label, _ in heard.finished if "compared" not in label) == ["tiny full_rank", "tiny low_rank", "tiny mean_field"]
+
+
+def test_a_full_disk_inside_a_worker_stops_the_run_with_one_sentence(model, tmp_path, monkeypatch):
+    import benchmarks.arviz_bridge
+
+    def full(posterior, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(benchmarks.arviz_bridge, "save_netcdf", full)
+    with pytest.raises(InfrastructureError, match=r"No space left on device\): free some space"):
+        go(plan_of(model), tmp_path / "run")
+    assert list((tmp_path / "run" / "cells").iterdir()) == []
+
+
+def test_results_do_not_depend_on_the_number_of_jobs(model, tmp_path):
+    plan = plan_of(model, seeds=[0, 1])
+    one, _ = go(plan, tmp_path / "one", jobs=1, pages=False)
+    two, _ = go(plan, tmp_path / "two", jobs=2, pages=False)
+    assert [c["scores"] for c in one.cells] == [c["scores"] for c in two.cells]
+    assert one.cells[0]["scores"] != one.cells[1]["scores"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_command_leaves_whole_cells_and_resumes(model, tmp_path, number, code):
+    out = tmp_path / "run"
+    words = ["compare", model, "--guides", "laplace,mean_field", "--no-nuts", "--quick", "--out", str(out), "--jobs", "1"]
+    # The second family sleeps, so that the signal always comes in the middle of the work.
+    program = (
+        "import sys, time, guides; from benchmarks import cli; real = guides.fit\n"
+        "def slow(entry, family, **options):\n"
+        "    time.sleep(600) if family == 'mean_field' else None\n"
+        "    return real(entry, family, **options)\n"
+        "guides.fit = slow; cli.main(sys.argv[1:])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    limit = time.monotonic() + 120
+    while not list(out.glob("cells/tiny--laplace*")) and not list(out.glob("cells/.tmp-*/log.txt")) and time.monotonic() < limit:
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    for cell in out.glob("cells/tiny*"):
+        assert (cell / "MANIFEST").exists()
+    result, _ = go(read_plan(out / "plan.toml"), out, pages=False)
+    assert {c["method"]: c["status"] for c in result.cells}.keys() == {"laplace", "mean_field"}
+    assert not list(out.glob("cells/.tmp-*"))
+
+
+def test_bad_input_ends_before_anything_is_written(model, tmp_path):
+    for plan in (plan_of(model, guides=["mean_feld"]), plan_of("eight_scools"), plan_of("coin[d=3]"), plan_of(str(tmp_path / "no.py"))):
+        with pytest.raises(UsageError):
+            execute(plan, out=tmp_path / "run")
+    with pytest.raises(UsageError, match="twice"):
+        execute(make_plan(entries=[model, model], guides=["laplace"]), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_keys_change_with_what_draws_depend_on(model):
+    def key(plan=None, entry=None):
+        plan = plan or plan_of(model)
+        return plan_cells(plan, [prepare(plan, entry or model)])[0].key
+
+    base = key()
+    assert key() == base
+    assert key(plan_of(model, seeds=[1])) != base
+    assert key(plan_of(model, restarts=2)) != base
+    assert key(plan_of(model, quick=True)) != base
+    assert key(plan_of(model, guides="all")) == base
+    entry = zoo.load(model)
+    other = dataclasses.replace(entry, make_data=lambda seed: dataclasses.replace(entry.load_data(), train={"y": torch.ones(4).double()}))
+    assert key(entry=other) != key(entry=dataclasses.replace(entry, make_data=lambda seed: entry.load_data()))
+
+
+def test_every_cell_of_a_finished_run_is_in_the_schema(model, tmp_path):
+    result, _ = go(plan_of(model), tmp_path / "run", pages=False)
+    (cell,) = result.cells
+    assert schema.validated(cell) == cell
+    assert json.loads(json.dumps(cell, allow_nan=False)) == cell
+    wanted = {
+        "entry", "options", "method", "seed", "status", "verdict", "reasons", "scores", "distances", "elbo", "log_evidence", "pareto_k",
+        "heldout_lpd", "mcmc", "cost", "compiled", "stop", "versions", "machine",
+    }  # fmt: skip
+    assert wanted <= set(cell)
+    assert {"seconds", "compile_seconds", "steps", "gradient_evaluations", "sequential_depth", "peak_memory_mb"} == set(cell["cost"])
+    with pytest.raises(ValueError, match="verdict"):
+        schema.validated({**cell, "verdict": "fine"})
+    with pytest.raises(ValueError, match="surprise"):
+        schema.validated({**cell, "surprise": 1})
+
+
+def test_a_comparison_survives_the_disk(model, tmp_path):
+    result, _ = go(plan_of(model), tmp_path / "run", pages=False)
+    (comparison,) = result.report.entries[0].comparisons
+    (cell,) = result.cells
+    assert schema.scored_cell(cell, comparison) | {"notes": None, "reference": None} == cell | {"notes": None, "reference": None}
+
+
+def test_words_of_time_and_the_command(model):
+    assert [duration(s) for s in (0.1, 29, 55, 200, 9000)] == ["5 seconds", "30 seconds", "1 minute", "3 minutes", "2.5 hours"]
+    plan = make_plan(entries=["coin", "correlated_gaussian[d=3]"], guides=["laplace"], seeds=[4], quick=True, nuts=False)
+    assert command(plan) == "zoo compare coin 'correlated_gaussian[d=3]' --guides laplace --seed 4 --no-nuts --quick"
+
+
+def test_the_default_folder_depends_on_the_request_only():
+    plan = make_plan(entries=["coin", "dir/my model.py"])
+    assert plan.default_folder() == make_plan(entries=["coin", "dir/my model.py"]).default_folder()
+    assert plan.default_folder() != make_plan(entries=["coin", "dir/my model.py"], seeds=[1]).default_folder()
+    assert plan.default_folder().parts[0] == "out"
+    assert plan.default_folder().name.startswith("coin-my-model-")
