@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pyro
 import torch
@@ -32,9 +33,7 @@ def log_density(subject: Subject) -> str:
                 f"The log density is {value.item():.4g} with a gradient not finite everywhere at an ordinary point; check the supports."
             )
         if not torch.equal(density.evaluate(u.clone()).detach(), density.evaluate(u.clone()).detach()):
-            raise Failed(
-                "The log density differs between two evaluations at one point; a random choice is left inside, such as a subsample."
-            )
+            raise Failed("The log density differs between two evaluations at one point; a random choice is left inside.")
     return f"Finite and repeatable at {len(subject.points)} points in {density.dim} dimensions."
 
 
@@ -62,9 +61,7 @@ def gradient(subject: Subject) -> str:
         slope, expected = (ahead - behind) / (2 * step), grad @ direction
         worst = max(worst, ((slope - expected).abs() / (1 + value.abs() + expected.abs())).item())
     if not worst < 1e-5:
-        raise Failed(
-            f"The gradient is off by {worst:.2g} (relative) from differences; avoid .detach(), .item() and branches on latent values."
-        )
+        raise Failed(f"The gradient is off by {worst:.2g} from differences; avoid .detach(), .item() and branches on latents.")
     return f"Gradient equals central differences within {worst:.1g}."
 
 
@@ -87,10 +84,7 @@ def enumeration(subject: Subject) -> str:
     tiny = _tiny(subject, names)
     u = tiny.points[0]
     sizes = {n["name"]: n for n in tiny.sites() if n["name"] in names}
-    choices = [
-        [torch.tensor(c).reshape(n["value"].shape) for c in itertools.product(range(len(n["fn"].enumerate_support(expand=False))), repeat=n["value"].numel())]
-        for n in sizes.values()
-    ]  # fmt: skip
+    choices = [_values(n) for n in sizes.values()]
     if math.prod(len(c) for c in choices) > 2048:
         raise Skipped("Even the smallest case has too many combinations of discrete values.")
     draws = tiny.density.constrain(u)
@@ -104,6 +98,12 @@ def enumeration(subject: Subject) -> str:
     if not torch.isclose(found, expected, rtol=1e-9, atol=1e-9):
         raise Failed(f"Enumeration gives {found.item():.10g} but the sum over {len(terms)} combinations is {expected.item():.10g} nats.")
     return f"Enumeration equals the sum over {len(terms)} combinations."
+
+
+def _values(node: dict[str, Any]) -> list[Tensor]:
+    """Every value of a discrete site."""
+    classes, shape = len(node["fn"].enumerate_support(expand=False)), node["value"].shape
+    return [torch.tensor(c).reshape(shape) for c in itertools.product(range(classes), repeat=shape.numel())]
 
 
 def _tiny(subject: Subject, names: list[str]) -> Subject:
@@ -167,9 +167,10 @@ def proper_at_ties(subject: Subject) -> str:
             for value, site in _ties(subject, place, scale.shape):
                 tied += 1
                 if _grows(subject, scale.name, site, place, value):
+                    at = list(place)
                     raise Failed(
-                        f"The log density does not fall to -inf as {scale.name}{list(place)} shrinks with {site}{list(place)} at the tied value "
-                        f"{value:.4g}: the posterior is improper; give the scale a prior that vanishes at 0 faster than any power, such as LogNormal."
+                        f"The log density does not fall to -inf as {scale.name}{at} shrinks with {site}{at} at the tied value {value:.4g}: "
+                        "the posterior is improper; give the scale a prior that vanishes at 0 faster than any power, such as LogNormal."
                     )
     if not tied:
         raise Skipped("No class scale can shrink onto tied values of the data.")
@@ -227,7 +228,7 @@ CHECKS: dict[str, tuple[str, Callable[[Subject], str]]] = {
     "enumeration": ("A discrete site summed out wrongly changes the posterior without an error.", enumeration),
     "pointwise": ("Held-out scores and leave-one-out need the likelihood of each observation.", pointwise),
     "proper_at_ties": (
-        "With tied values a class can shrink onto them; with a soft prior on its scale there is no posterior.",
+        "A class can shrink onto tied values; with a soft prior on its scale there is no posterior.",
         proper_at_ties,
     ),
 }

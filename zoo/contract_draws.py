@@ -178,7 +178,7 @@ def _standard_errors(x: Tensor) -> Tensor:
 CHECKS: dict[str, tuple[str, Callable[[Subject], str]]] = {
     "quantities": ("Every score, gate and table is computed on the quantities.", quantities),
     "label_safe": (
-        "Where labels are free, moments of labeled sites compare nothing: two samplers may number classes differently.",
+        "Where labels are free, moments of labeled sites compare nothing: samplers number classes differently.",
         label_safe,
     ),
     "analytic_draws": ("Distances and plots use the draws, verdicts the moments; both must be the same posterior.", analytic_draws),

@@ -257,7 +257,8 @@ class LogDensity:
     def eager_batch(self) -> Compiled:
         """Return the uncompiled function of `[n, dim]`, vectorized where the program allows it."""
         if self._batch is None:
-            self._batch = batched(self.evaluate, dim=self.dim, dtype=self.dtype)
+            with torch.enable_grad():  # its self-check differentiates, also when the first caller does not
+                self._batch = batched(self.evaluate, dim=self.dim, dtype=self.dtype)
         return self._batch
 
     def hessian(self, u: Tensor) -> Tensor:
