@@ -119,42 +119,54 @@ def compile_function(
         out.record = _off(f"eager is enough: {expected_calls} calls take about {eager:.1f} s")
         return out
     started = time.perf_counter()
+    make = traced if callable(traced) and not isinstance(traced, Traced) else (lambda: traced or trace(function, fixed))
     try:
-        graph = traced if isinstance(traced, Traced) else (traced or (lambda: trace(function, fixed)))()
-        key = cache.graph_key(graph, OPTIONS)
-        package = cache.find(key)
-        found = package is not None
-        if package is None:
-            missing = compiler_missing()
-            if missing:
-                out.record = _off(missing, notice=True)
-                return out
-            if eager * (1 - 1 / SPEEDUP) < COLD_SECONDS:
-                out.record = _off(f"compiling costs more than it saves: {expected_calls} calls take about {eager:.1f} s")
-                return out
-            package = cache.store(key, lambda path: _compile(graph, path))
-        run = _load(package)
-        _check(function, lambda inputs: run([*inputs, *graph.constants]), checks)
+        out.traced, out.run, found = _build(function, make, checks, eager * (1 - 1 / SPEEDUP))
+    except _Refused as refusal:
+        out.record = _off(str(refusal), time.perf_counter() - started, notice=refusal.notice)
     except TraceFailure as error:
         out.record = _off(f"cannot be traced: {error}", time.perf_counter() - started, notice=True)
-        return out
     except Exception as error:  # a compiler may fail in any way; a slower right answer is always at hand
         lines = str(error).strip().splitlines() or [""]
         out.record = _off(f"cannot be compiled: {type(error).__name__}: {lines[0][:200]}", time.perf_counter() - started, notice=True)
-        return out
-    out.traced, out.run = graph, run
-    out.record = Record(used=True, reason="compiled", compile_seconds=time.perf_counter() - started, cached=found)
+    else:
+        out.record = Record(used=True, reason="compiled", compile_seconds=time.perf_counter() - started, cached=found)
     return out
+
+
+class _Refused(Exception):
+    """Why the eager function runs; `notice` says whether the user should hear of it."""
+
+    def __init__(self, reason: str, *, notice: bool = True) -> None:
+        super().__init__(reason)
+        self.notice = notice
+
+
+def _build(
+    function: Callable[..., Sequence[Tensor]], make: Callable[[], Traced], checks: Sequence[Sequence[Tensor]], saved: float
+) -> tuple[Traced, Callable[[Sequence[Tensor]], list[Tensor]], bool]:
+    """Return graph, compiled callable and whether the disk had it; the graph is checked before and after compiling."""
+    graph = make()
+    _check(function, lambda inputs: graph(*inputs), checks)
+    key = cache.graph_key(graph, OPTIONS)
+    package = cache.find(key)
+    found = package is not None
+    if package is None:
+        missing = compiler_missing()
+        if missing:
+            raise _Refused(missing)
+        if saved < COLD_SECONDS:
+            raise _Refused(f"compiling costs more than the {saved:.1f} s it would save", notice=False)
+        package = cache.store(key, lambda path: _compile(graph, path))
+    run = _load(package)
+    _check(function, lambda inputs: run([*inputs, *graph.constants]), checks)
+    return graph, run, found
 
 
 def compiler_missing() -> str:
     """Return why nothing can be compiled here, an empty string where a C++ compiler is found."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "cl"]
     return "" if any(shutil.which(n) for n in names) else f"no C++ compiler ({', '.join(names)}) on the PATH"
-
-
-class _CheckFailure(Exception):
-    """A graph that does not compute what the function computes."""
 
 
 def _off(reason: str, seconds: float = 0.0, *, notice: bool = False) -> Record:
@@ -207,9 +219,8 @@ def _compile(graph: Traced, path: str) -> str:
 
 def _load(package: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     """Load a package; the loader is called directly because the public wrapper imports Inductor (seconds)."""
-    loader = torch._C._aoti.AOTIModelPackageLoader(str(package), "model", False, 1, -1)  # type: ignore[attr-defined]
-    run: Callable[[Sequence[Tensor]], list[Tensor]] = loader.run
-    return run
+    loader = torch._C._aoti.AOTIModelPackageLoader(str(package), "model", False, 1, -1)
+    return loader.run  # type: ignore[return-value]
 
 
 def _check(
@@ -222,6 +233,6 @@ def _check(
         scale = max((float(t[t.isfinite()].abs().max()) for t in truth if t.numel() and t.isfinite().any()), default=0.0)
         for index, (a, b) in enumerate(zip(got, truth, strict=True)):
             if not close(a, b, scale):
-                raise _CheckFailure(f"output {index} differs from the eager function at a point other than the traced one")
+                raise _Refused(f"self-check failed: output {index} differs from the eager function at a point other than the traced one")
     if not verified:
-        raise _CheckFailure("the eager function is not finite at any of the check points")
+        raise _Refused("self-check impossible: the eager function is not finite at any of the check points")

@@ -199,7 +199,7 @@ class _BatchValue(torch.autograd.Function):
         return value
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         """Return the chain rule through each row."""
         (gradient,) = ctx.saved_tensors

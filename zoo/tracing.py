@@ -187,7 +187,7 @@ def _fold(graph: fx.GraphModule, number: int, captured: Sequence[Tensor]) -> tup
         elif _name(node) in _INDEXED:
             _number_masks(graph, node, places, values)
     needed = _frontier(graph, values, factories)
-    constants = []
+    constants: list[Tensor] = []
     last = places[number - 1]
     for node in needed:
         with graph.graph.inserting_after(last):

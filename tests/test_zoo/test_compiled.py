@@ -1,0 +1,359 @@
+"""Traced and compiled graphs equal the eager program, say so when they do not run, and refuse what they would get wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from zoo import cache, compiled
+from zoo.compiled import compile_function
+from zoo.compiled_density import CHUNK, CompiledDensity
+from zoo.errors import UsageError
+from zoo.log_density import LogDensity
+from zoo.tracing import Traced, trace, vectorize
+from zoo.types import Data
+
+_spec = importlib.util.spec_from_file_location("compiled_programs", Path(__file__).with_name("compiled_programs.py"))
+programs = importlib.util.module_from_spec(_spec)
+sys.modules["compiled_programs"] = programs
+_spec.loader.exec_module(programs)
+CASES = programs.cases()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    compiled._said.clear()
+    with pyro.settings.context(module_local_params=True):
+        yield
+    torch.set_num_threads(before)
+
+
+def density(name: str) -> LogDensity:
+    program, data = CASES[name]
+    return LogDensity(program, data)
+
+
+def points(number: int, dim: int, seed: int = 0) -> torch.Tensor:
+    return 0.5 * torch.randn(number, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_close(a: torch.Tensor, b: torch.Tensor) -> None:
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype
+    assert (a - b).abs().max() <= 1e-9 * (1 + b.abs().max())
+
+
+# -- graphs, uncompiled -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_graph_of_one_and_of_many_points_equals_the_program(name):
+    log_density = density(name)
+    graph = CompiledDensity(log_density, "off", 1).graph()
+    many = vectorize(graph, 3, (0, 1))
+    u = points(3, log_density.dim)
+    values, gradients = many(u)
+    for i in range(3):
+        value, gradient = log_density.eager_gradient(u[i])
+        assert gradient.abs().min() > 0  # a zero would hide a cut derivative
+        for got in (graph(u[i]), (values[i], gradients[i])):
+            assert_close(got[0], value)
+            assert_close(got[1], gradient)
+
+
+def test_minibatch_index_is_an_input():
+    log_density = density("minibatch")
+    train = log_density.data.train
+
+    def function(u, index):
+        point = u.detach().requires_grad_(True)
+        value = log_density.evaluate(point, {"index": index, **{k: train[k][index] for k in ("x", "y")}})
+        return [value.detach(), torch.autograd.grad(value, point)[0]]
+
+    u = points(2, log_density.dim)
+    graph = trace(function, [u[0], torch.arange(7)])
+    index = torch.tensor([59, 3, 3, 10, 42, 0, 17])
+    for got, truth in zip(graph(u[1], index), function(u[1], index), strict=True):
+        assert_close(got, truth)
+    assert not torch.equal(graph(u[1], index)[0], graph(u[1], index.flip(0) // 2)[0])
+
+
+def test_what_depends_on_data_only_is_computed_once():
+    def operations(graph: torch.fx.GraphModule) -> list[str]:
+        return [str(n.target) for n in graph.graph.nodes if n.op == "call_function"]
+
+    form = CompiledDensity(density("counts"), "off", 1)
+    before, after = operations(make_fx(lambda u: form.density.eager_gradient(u))(points(1, 5)[0])), operations(form.graph().graph)
+    assert before.count("aten.lgamma.default") > after.count("aten.lgamma.default")
+    assert "aten.lift_fresh_copy.default" in before
+    assert "aten.lift_fresh_copy.default" not in after
+
+
+def test_other_data_of_the_same_shape_is_the_same_graph():
+    y = torch.linspace(-1, 1, 9, dtype=torch.float64)
+
+    def key(values: torch.Tensor) -> tuple[str, Traced]:
+        graph = CompiledDensity(LogDensity(programs.flat_scale, Data(train={"y": values})), "off", 1).graph()
+        return cache.graph_key(graph, compiled.OPTIONS), graph
+
+    (first, one), (second, two) = key(y), key(y.exp())
+    assert first == second
+    assert first != key(y[:8])[0]
+    u = points(1, 2)[0]
+    assert abs(one(u)[0] - two(u)[0]) > 0.1
+
+
+def test_a_written_weight_makes_the_graph_stale():
+    program, data = programs.Network(), CASES["network"][1]
+    form = CompiledDensity(LogDensity(program, data), "off", 1)
+    u = points(1, form.density.dim)[0]
+    before = form.graph()
+    assert not before.stale
+    with torch.no_grad():
+        next(program.net.parameters()).add_(0.5)
+    assert before.stale
+    form.value_and_gradient(u)  # notices, and traces again when next needed
+    after = form.graph()
+    assert not after.stale
+    assert_close(after(u)[1], form.density.eager_gradient(u)[1])
+    assert (after(u)[1] - before(u)[1]).abs().max() > 1e-3
+
+
+# -- compiled -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hierarchy():
+    torch.set_num_threads(1)
+    log_density = density("hierarchy")
+    record = log_density.compile("on")
+    assert record["used"], record
+    return log_density
+
+
+def test_compiled_gradient_and_its_counter(hierarchy):
+    before = hierarchy.gradient_evaluations
+    call = hierarchy.numpy_gradient()
+    for u in points(3, hierarchy.dim, 5):
+        value, gradient = hierarchy.eager_gradient(u)
+        got = hierarchy.gradient(u)
+        assert_close(got[0], value)
+        assert_close(got[1], gradient)
+        number, array = call(u.numpy())
+        assert isinstance(number, float)
+        assert abs(number - value) <= 1e-9 * (1 + abs(value))
+        assert_close(torch.from_numpy(array), gradient)
+    assert hierarchy.gradient_evaluations == before + 6
+
+
+def test_numpy_gradients_do_not_share_results(hierarchy):
+    call = hierarchy.numpy_gradient()
+    first = call(np.zeros(hierarchy.dim))[1]
+    kept = first.copy()
+    call(np.ones(hierarchy.dim))
+    assert np.array_equal(first, kept)
+    with pytest.raises(ValueError, match="shape"):
+        call(np.zeros(1))
+
+
+def test_enumerated_program_compiles():
+    log_density = density("mixture")
+    assert log_density.compile("on")["used"], log_density.compiled
+    u = points(2, log_density.dim, 9)[1]
+    for got, truth in zip(log_density.gradient(u), log_density.eager_gradient(u), strict=True):
+        assert_close(got, truth)
+
+
+@pytest.mark.parametrize("number", [1, CHUNK + 1])
+def test_compiled_batch_with_gradient(hierarchy, number):
+    u = points(number, hierarchy.dim, 2)
+    value, gradient = hierarchy._compiled.batch_value_and_gradient(u)
+    truth = [hierarchy.eager_gradient(row) for row in u]
+    assert_close(value, torch.stack([t[0] for t in truth]))
+    assert_close(gradient, torch.stack([t[1] for t in truth]))
+
+
+def test_batch_function_stays_differentiable_and_traceable(hierarchy):
+    weights, u = torch.tensor([1.0, -2.0, 0.5]).double(), points(3, hierarchy.dim, 4).requires_grad_(True)
+    function = hierarchy.batch_function()
+    (got,) = torch.autograd.grad((weights * function(u)).sum(), u)
+    (truth,) = torch.autograd.grad((weights * hierarchy.eager_batch()(u)).sum(), u)
+    assert hierarchy._compiled._form("batch_gradient") is not None
+    assert_close(got, truth)
+    other = points(3, hierarchy.dim, 8)
+    graph = make_fx(lambda x: function(x))(u.detach())
+    assert_close(graph(other), hierarchy.eager_batch()(other).detach())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda u: u.float(), lambda u: u[:-1], lambda u: torch.stack([u, u], -1)[:, 0], lambda u: u[None]],
+    ids=["dtype", "size", "stride", "rank"],
+)
+def test_compiled_graph_refuses_what_it_would_get_wrong(hierarchy, wrong):
+    form = hierarchy._compiled._forms["gradient"]
+    assert form.run is not None
+    with pytest.raises(UsageError, match="accepted"):
+        form(wrong(points(1, hierarchy.dim)[0]))
+
+
+def _child(pipe, log_density, u):
+    pipe.send([t.numpy() for t in log_density.gradient(u)])
+
+
+def test_a_forked_worker_keeps_the_graph(hierarchy):
+    u = points(1, hierarchy.dim, 3)[0]
+    here, there = multiprocessing.Pipe(duplex=False)
+    worker = multiprocessing.get_context("fork").Process(target=_child, args=(there, hierarchy, u))
+    worker.start()
+    assert here.poll(30), "the forked worker did not answer"
+    value, gradient = here.recv()
+    worker.join(10)
+    assert worker.exitcode == 0
+    assert value == hierarchy.gradient(u)[0].item()
+    assert np.array_equal(gradient, hierarchy.gradient(u)[1].numpy())
+
+
+def test_a_graph_failing_at_run_time_is_replaced_by_the_program():
+    log_density = density("hierarchy")
+    assert log_density.compile("on")["used"]
+
+    def broken(_: object) -> list[torch.Tensor]:
+        raise RuntimeError("planted")
+
+    log_density._compiled._forms["gradient"].run = broken
+    u = points(1, log_density.dim)[0]
+    assert_close(log_density.gradient(u)[1], log_density.eager_gradient(u)[1])
+    assert not log_density.compiled["used"]
+    assert "planted" in log_density.compiled["reason"]
+
+
+def test_a_miscompiled_graph_is_not_used(monkeypatch):
+    load = compiled._load
+
+    def wrong(package):
+        run = load(package)
+        return lambda tensors: [t * (1 + 1e-6) for t in run(tensors)]
+
+    monkeypatch.setattr(compiled, "_load", wrong)
+    record = density("hierarchy").compile("on")
+    assert not record["used"]
+    assert "self-check failed" in record["reason"]
+
+
+# -- falling back ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("program", "reason"), [("baked", "self-check failed"), ("branching", "cannot be traced")])
+def test_programs_that_cannot_be_one_graph_run_as_they_are(program, reason, caplog):
+    log_density = LogDensity(getattr(programs, program), Data(train={"y": torch.linspace(0, 1, 4).double()}))
+    with caplog.at_level(logging.WARNING, "zoo"):
+        record = log_density.compile("on")
+        log_density.compile("on")
+    assert not record["used"]
+    assert reason in record["reason"]
+    assert len(caplog.records) == 1
+    u = points(1, log_density.dim)[0]
+    assert_close(log_density.gradient(u)[1], log_density.eager_gradient(u)[1])
+    assert log_density.numpy_gradient()(u.numpy())[0] == log_density.gradient(u)[0].item()
+
+
+def test_no_compiler_is_a_reason_not_a_crash(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    record = density("flat_scale").compile("on")
+    assert not record["used"]
+    assert "no C++ compiler" in record["reason"]
+
+
+@pytest.mark.parametrize(
+    ("calls", "seconds", "reason"), [(10, 0.001, "eager is enough"), (4000, 0.001, "costs more"), (40_000, 0.001, "compiled")]
+)
+def test_auto_compiles_when_it_pays(monkeypatch, tmp_path, calls, seconds, reason):
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compiled, "_eager_seconds", lambda *_: 0.001)
+    graph = trace(lambda u: [u.sum() ** 2], [torch.ones(3).double()])
+    monkeypatch.setattr(cache, "store", lambda key, build: key)
+    monkeypatch.setattr(compiled, "_load", lambda package: lambda tensors: graph(*tensors[:1]))
+    out = compile_function(lambda u: [u.sum() ** 2], [torch.ones(3).double()], [list(points(1, 3))], mode="auto", expected_calls=calls)
+    assert reason in out.record["reason"]
+    assert out.record["used"] == (reason == "compiled")
+
+
+def test_unknown_mode_is_refused():
+    with pytest.raises(UsageError, match="auto, on, off"):
+        density("hierarchy").compile("yes")
+
+
+def test_damaged_packages_are_not_loaded(monkeypatch, tmp_path):
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
+
+    def build(path: str) -> str:
+        Path(path).write_bytes(b"package")
+        return path
+
+    package = cache.store("a" * 40, build)
+    assert cache.find("a" * 40) == package
+    assert sorted(p.name for p in package.parent.iterdir()) == ["a" * 40 + ".json", "a" * 40 + ".pt2"]
+    package.write_bytes(b"packag")
+    assert cache.find("a" * 40) is None
+    package.with_suffix(".json").write_text("{}")
+    assert cache.find("a" * 40) is None
+
+
+# -- slow ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_compiles_in_every_form(name):
+    log_density = density(name)
+    assert log_density.compile("on")["used"], log_density.compiled
+    u = points(70, log_density.dim, 6)
+    truth = [log_density.eager_gradient(row) for row in u]
+    assert_close(log_density.gradient(u[0])[1], truth[0][1])
+    assert_close(log_density.batch(u), torch.stack([t[0] for t in truth]))
+    assert_close(log_density._compiled.batch_value_and_gradient(u)[1], torch.stack([t[1] for t in truth]))
+    assert all(f.record["used"] for f in log_density._compiled._forms.values())
+
+
+@pytest.mark.slow
+def test_a_second_process_does_not_compile(tmp_path):
+    code = (
+        "import sys, json; sys.path.insert(0, sys.argv[1]); import compiled_programs as p; from zoo.log_density import LogDensity\n"
+        "d = LogDensity(*p.cases()['flat_scale']); print(json.dumps(d.compile('on')), 'torch._inductor.compile_fx' in sys.modules)"
+    )
+    environment = {**os.environ, "ZOO_CACHE_DIR": str(tmp_path)}
+    lines = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(Path(__file__).parent)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        )
+        record, _, imported = done.stdout.strip().rpartition(" ")
+        lines.append((json.loads(record), imported))
+    (cold, _), (warm, imported) = lines
+    assert cold["used"]
+    assert not cold["cached"]
+    assert warm["used"]
+    assert warm["cached"]
+    assert imported == "False"
