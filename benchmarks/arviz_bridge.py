@@ -276,7 +276,8 @@ def load_netcdf(path: str | Path, entry: ModelEntry, data: Data) -> Posterior:
         entry=entry, data=data, method=str(attributes["method"]), draws={k: squeeze(v) for k, v in draws.items()},
         sample_dims=("chain", "draw") if chains else ("sample",), unconstrained=squeeze(flat["u"]) if "u" in flat else None,
         log_weights=None if weights is None else squeeze(weights), stats={k: squeeze(v) for k, v in stats.items()}, cost=cost,
-        seed=int(attributes["seed"]), engine=str(attributes["engine"]) or None, notes=tuple(n for n in str(attributes["notes"]).split("\n") if n),
+        seed=int(attributes["seed"]), engine=str(attributes["engine"]) or None,
+        notes=tuple(n for n in str(attributes["notes"]).split("\n") if n),
     )  # fmt: skip
 
 

@@ -6,42 +6,30 @@ first, and a NaN fails the gate it reaches.
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import arviz_bridge
+from benchmarks.metrics.components import component_names
+from benchmarks.thresholds import EBFMI, ESS_LOW, RHAT
 from benchmarks.types import Mcmc
 from zoo.errors import UsageError
 from zoo.types import Posterior
 
-__all__ = ["GATES", "component_labels", "components", "diagnose", "smallest_ess"]
+__all__ = ["GATES", "components", "diagnose", "smallest_ess"]
 
 Array = NDArray[np.float64]
-RHAT, ESS, EBFMI = 1.01, 1000.0, 0.3
 GATES = {
     "finite": "every draw of every judged component is finite",
     "non_constant": "every judged component moves in every chain",
     "rhat": f"R-hat <= {RHAT}",
-    "ess_bulk": f"bulk ESS >= {ESS:.0f}",
-    "ess_tail": f"tail ESS >= {ESS:.0f}",
+    "ess_bulk": f"bulk ESS >= {ESS_LOW}",
+    "ess_tail": f"tail ESS >= {ESS_LOW}",
     "ebfmi": f"E-BFMI >= {EBFMI} in every chain",
     "no_divergences": "no divergent transition",
 }
-
-
-def component_labels(posterior: Posterior, name: str, shape: tuple[int, ...]) -> list[str]:
-    """Label every component of a quantity from the data's coords, e.g. `theta[Choate]`; indices where there are none."""
-    if not shape:
-        return [name]
-    dims = posterior.entry.quantities[name].dims
-    axes: list[list[Any]] = []
-    for axis, size in enumerate(shape):
-        coord = posterior.data.coords.get(dims[axis]) if axis < len(dims) else None
-        axes.append(list(coord) if coord is not None and len(coord) == size else list(range(size)))
-    return [f"{name}[{', '.join(str(part) for part in parts)}]" for parts in itertools.product(*axes)]
 
 
 def components(posterior: Posterior, *, judged: bool = True, lp: bool = True) -> tuple[Array, list[str]]:
@@ -52,7 +40,7 @@ def components(posterior: Posterior, *, judged: bool = True, lp: bool = True) ->
         if judged and not posterior.entry.quantities[name].judged:
             continue
         array = value.detach().double().numpy()
-        labels += component_labels(posterior, name, array.shape[sample:])
+        labels += [c.label for c in component_names(name, posterior.entry.quantities[name], array.shape[sample:], posterior.data)]
         parts.append(array.reshape(*array.shape[:sample], -1))
     if lp and "lp" in posterior.stats:
         labels.append("lp")
@@ -69,7 +57,7 @@ def smallest_ess(posterior: Posterior) -> float:
     return float(min(arviz_bridge.ess_bulk(x).min(), arviz_bridge.ess_tail(x).min()))
 
 
-def diagnose(posterior: Posterior, *, reference: bool = False, min_ess: float = ESS) -> Mcmc:
+def diagnose(posterior: Posterior, *, reference: bool = False, min_ess: float = ESS_LOW) -> Mcmc:
     """Return convergence of chains over every judged component and lp, with the gates they pass.
 
     Gates, by name, are those of `GATES`; `no_divergences` is asked of a reference only (a method row shows the
@@ -81,7 +69,7 @@ def diagnose(posterior: Posterior, *, reference: bool = False, min_ess: float = 
     if posterior.sample_dims != ("chain", "draw"):
         raise UsageError(arviz_bridge.GUIDE_RHAT.format(method=posterior.method))
     x, labels = components(posterior)
-    finite, moves = np.isfinite(x).all((0, 1)), ~_constant(x)
+    finite, moves = np.asarray(np.isfinite(x).all((0, 1))), ~_constant(x)
     sound = finite & moves
     gates = {"finite": bool(finite.all()), "non_constant": bool(moves.all())}
     nothing = np.full(len(labels), np.nan)

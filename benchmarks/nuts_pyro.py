@@ -14,7 +14,7 @@ import torch
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
-from benchmarks.nuts import Chain, Density, starting_point
+from benchmarks.nuts_nutpie import Chain, Density, starting_point
 
 __all__ = ["RecordingNUTS", "potential", "pyro_chain"]
 
@@ -39,14 +39,14 @@ def potential(density: Density) -> Any:
     """Return Pyro's `potential_fn` of the density: `{"u": [dim]} -> ` minus log density in nats."""
 
     def potential_fn(params: dict[str, Tensor]) -> Tensor:
-        value: Tensor = _Potential.apply(params["u"], density)  # type: ignore[no-untyped-call]
+        value: Tensor = _Potential.apply(params["u"], density)
         density.raise_failure()
         return value
 
     return potential_fn
 
 
-class RecordingNUTS(NUTS):  # type: ignore[misc]
+class RecordingNUTS(NUTS):
     """Stock NUTS that also counts the leaves of each tree and keeps their acceptance, energy and divergence."""
 
     def clear(self) -> None:
