@@ -103,7 +103,7 @@ def enumeration(subject: Subject) -> str:
 def _values(node: dict[str, Any]) -> list[Tensor]:
     """Every value of a discrete site."""
     classes, shape = len(node["fn"].enumerate_support(expand=False)), node["value"].shape
-    return [torch.tensor(c).reshape(shape) for c in itertools.product(range(classes), repeat=shape.numel())]
+    return [torch.tensor(c, dtype=node["value"].dtype).reshape(shape) for c in itertools.product(range(classes), repeat=shape.numel())]
 
 
 def _tiny(subject: Subject, names: list[str]) -> Subject:
@@ -209,15 +209,23 @@ def _ties(subject: Subject, place: tuple[int, ...], shape: torch.Size) -> list[t
 
 
 def _grows(subject: Subject, scale: str, location: str, place: tuple[int, ...], value: float) -> bool:
-    """Compare the density at scales e^-250 and e^-300: beyond any turning point a proper posterior falls."""
+    """Compare the density at two tiny scales, beyond any turning point, where a proper posterior falls.
+
+    Nearer pairs are tried only where the density cannot be computed at the tiniest scales.
+    """
     draws = {k: v.clone() for k, v in subject.density.constrain(subject.points[0]).items()}
     draws[location][place] = value
-    logs = []
-    for log_scale in (-250.0, -300.0):
+
+    def at(log_scale: float) -> float:
         draws[scale][place] = math.exp(log_scale)
         with torch.no_grad():
-            logs.append(subject.density.evaluate(subject.density.unconstrain(draws)).item())
-    return logs[1] != -math.inf and not logs[1] < logs[0] - 1.0
+            return subject.density.evaluate(subject.density.unconstrain(draws)).item()
+
+    for near, far in ((-250.0, -300.0), (-70.0, -80.0), (-30.0, -35.0)):
+        before, after = at(near), at(far)
+        if not math.isnan(before) and not math.isnan(after):
+            return after != -math.inf and not after < before - 1.0
+    return False
 
 
 CHECKS: dict[str, tuple[str, Callable[[Subject], str]]] = {

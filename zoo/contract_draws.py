@@ -25,9 +25,8 @@ def quantities(subject: Subject) -> str:
     for name, quantity in subject.entry.quantities.items():
         value, flat = quantity.fn(grid, subject.data), quantity.fn(row, subject.data)
         if value.shape[:2] != (2, 3) or value.ndim != 2 + len(quantity.dims):
-            raise Failed(
-                f"Quantity {name!r} maps [2, 3, *site] draws to {list(value.shape)} but declares dims {quantity.dims}; give [*sample, *dims]."
-            )
+            shape = list(value.shape)
+            raise Failed(f"Quantity {name!r} maps [2, 3, *site] to {shape} but declares dims {quantity.dims}; give [*sample, *dims].")
         if not torch.isfinite(value).all():
             raise Failed(f"Quantity {name!r} is not finite at ordinary points; take logarithms of positive sites only.")
         if not torch.allclose(value.reshape(6, *value.shape[2:]), flat, rtol=1e-9, atol=1e-12):

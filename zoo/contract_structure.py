@@ -63,7 +63,7 @@ def plates(subject: Subject) -> str:
     for node in subject.sites():
         try:
             with pyro.validation_enabled(True):
-                check_site_shape(node, depth)
+                check_site_shape(node, max(depth, node["log_prob"].ndim))
         except ValueError as error:
             shape = list(node["fn"].batch_shape)
             cure = "put it inside `with pyro.plate(...)` or mark the axes with .to_event(n)"
