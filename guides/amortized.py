@@ -37,7 +37,9 @@ def build(
     """Build the guide; its encoder is a two-layer network of `hidden` units unless one is given.
 
     Args:
-        program, data, entry: what is inferred; `entry.amortize(tensors)` returns `[unit, feature]`.
+        program: the Pyro program.
+        data: what it is conditioned on.
+        entry: its card; `entry.amortize(tensors)` returns `[unit, feature]`.
         density: the program's log density if already made.
         hidden: width of the two hidden layers.
         globals: `full_rank` or `mean_field` over the global sites.
@@ -48,9 +50,7 @@ def build(
         UsageError: an unknown choice for `globals`.
     """
     if entry.amortize is None:
-        raise FitError(
-            f"Entry {entry.name!r} has no amortize hook, so an encoder would see nothing; set amortize=lambda tensors: ... [unit, feature]."
-        )
+        raise FitError(f"Entry {entry.name!r} has no amortize hook; an encoder needs amortize=lambda tensors: ... [unit, feature].")
     if globals not in ("full_rank", "mean_field"):
         raise UsageError(f"globals is {globals!r}; accepted: full_rank, mean_field.")
     density = density or LogDensity(program, data, dtype=entry.dtype)
@@ -82,13 +82,22 @@ def features_of(entry: ModelEntry, tensors: Mapping[str, Any]) -> Tensor:
 class AmortizedGuide(FlatGuide):
     """The guide above over the flat vector of a log density."""
 
+    places: Tensor
+    rest: Tensor
+    features: Tensor
+    feature_mean: Tensor
+    feature_sd: Tensor
+    origin: Tensor
+    tril: Tensor
+    center: Tensor
+    spread: Tensor
+    base: Tensor
+
     def __init__(self, density: LogDensity, features: Tensor, *, hidden: int, full: bool, encoder: nn.Module | None) -> None:
         super().__init__()
         local = [s for s in density.sites if s.plate_axis is not None]
         if not local:
-            raise FitError(
-                "The program has no local site in the minibatch plate; amortized needs Data(batched=..., size=...) and a plate of that size."
-            )
+            raise FitError("The program has no local site in a minibatch plate; give Data(batched=..., size=...) and a plate of that size.")
         size = int(density.data.size or 0)
         if len(features) != size:
             raise FitError(f"The amortize hook returned {len(features)} rows for {size} units; one row per unit is needed.")
@@ -103,16 +112,16 @@ class AmortizedGuide(FlatGuide):
         self.register_buffer("feature_mean", features.mean(0))
         self.register_buffer("feature_sd", features.std(0).clamp(min=1e-12))
         number = len(self.rest)
-        kind = {"dtype": density.dtype}
-        for name, value in (("origin", torch.zeros(number, **kind)), ("tril", torch.eye(number, **kind))):
-            self.register_buffer(name, value)
-        self.register_buffer("center", torch.zeros(self.width, **kind))
-        self.register_buffer("spread", torch.ones(self.width, **kind))
-        self.register_buffer("base", torch.zeros(self.width, **kind))
-        self.shift = nn.Parameter(torch.zeros(number, **kind))
-        self.log_scale = nn.Parameter(torch.zeros(number, **kind))
-        self.lower = nn.Parameter(torch.zeros(number, number, **kind), requires_grad=full)
-        self.encoder = encoder if encoder is not None else _network(features.shape[1], hidden, self.width, density.dtype)
+        flat, unit = features.new_zeros(number), features.new_zeros(self.width)
+        self.register_buffer("origin", flat.clone())
+        self.register_buffer("tril", torch.diag(flat + 1))
+        self.register_buffer("center", unit.clone())
+        self.register_buffer("spread", unit + 1)
+        self.register_buffer("base", unit.clone())
+        self.shift = nn.Parameter(flat.clone())
+        self.log_scale = nn.Parameter(flat.clone())
+        self.lower = nn.Parameter(torch.diag(flat), requires_grad=full)
+        self.encoder: nn.Module = encoder if encoder is not None else _network(features.shape[1], hidden, self.width, density.dtype)
 
     def begin(self, start: Start) -> None:
         """Put the global part at the start's moments and scale the encoder's outputs to the local ones."""
@@ -180,11 +189,12 @@ def _places(site: Site) -> Tensor:
 
 def _network(inputs: int, hidden: int, width: int, dtype: torch.dtype) -> nn.Module:
     """Two hidden layers; the last one starts near zero, so that every unit begins at the common local moments."""
+    last = nn.Linear(hidden, 2 * width, dtype=dtype)
     network = nn.Sequential(
         nn.Linear(inputs, hidden, dtype=dtype), nn.Tanh(), nn.Linear(hidden, hidden, dtype=dtype), nn.Tanh(),
-        nn.Linear(hidden, 2 * width, dtype=dtype),
+        last,
     )  # fmt: skip
     with torch.no_grad():
-        network[-1].weight.mul_(0.1)
-        network[-1].bias.zero_()
+        last.weight.mul_(0.1)
+        last.bias.zero_()
     return network

@@ -7,6 +7,7 @@ log p(z, data) - log q(z) on the constrained scale.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
 from pyro import poutine
@@ -19,7 +20,7 @@ from guides.types import Elbo, Fit
 from zoo.errors import FitError, UsageError
 from zoo.log_density import LogDensity
 from zoo.seeds import derive_seed
-from zoo.types import Cost, Posterior
+from zoo.types import Posterior
 
 __all__ = ["draw", "elbo", "estimate_elbo", "weighted_draws"]
 
@@ -59,9 +60,7 @@ def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tenso
                 discrete = name
                 continue
             if discrete and name in names:
-                raise FitError(
-                    f"The guide draws {name!r} after the discrete site {discrete!r}; draw discrete sites last, or leave them to enumeration."
-                )
+                raise FitError(f"The guide draws {name!r} after the discrete site {discrete!r}; draw discrete sites last.")
             total = total + node["log_prob_sum"]
         draws = {s.name: trace.nodes[s.name]["value"] for s in density.sites}
         u = density.unconstrain(draws)
@@ -107,10 +106,7 @@ def draw(fit: Fit, n: int = 2000, *, seed: int | None = None) -> Posterior:
         u, log_p, log_q = weighted_draws(fit.guide, density, n, derive_seed(seed, fit.entry.key, fit.family, "draw"))
         with torch.no_grad():
             sites = density.constrain(u)
-    cost = Cost(
-        seconds=fit.cost.seconds + time.perf_counter() - began, compile_seconds=fit.cost.compile_seconds, steps=fit.cost.steps,
-        gradient_evaluations=fit.cost.gradient_evaluations, sequential_depth=fit.cost.sequential_depth, peak_memory_mb=fit.cost.peak_memory_mb,
-    )  # fmt: skip
+    cost = replace(fit.cost, seconds=fit.cost.seconds + time.perf_counter() - began)
     return Posterior(
         entry=fit.entry, data=fit.data, method=fit.family, draws=sites, sample_dims=("sample",), unconstrained=u,
         log_weights=log_p - log_q, cost=cost, seed=fit.seed, notes=(fit.stop.sentence,),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +26,7 @@ from zoo.log_density import LogDensity
 from zoo.seeds import derive_seed
 from zoo.types import Cost, Data, ModelEntry, Program
 
-__all__ = ["configure", "fit"]
+__all__ = ["configure", "fit", "program_objective"]
 
 Progress = Callable[[int, int, float], None]
 ELBO_DRAWS = 4000
@@ -104,6 +103,7 @@ def fit(
         config: settings of the loop; single fields may be given as keywords instead, as may the family's own options.
         given: an earlier fit whose trained program is used as it is, for entries that learn.
         progress: called as `progress(step, steps, loss)`.
+        **config_overrides: fields of `FitConfig`, or options of the family.
 
     Returns:
         A fit. A start that fails, a loss that is not finite and a spent budget are states of the fit (`stop`), not exceptions.
@@ -151,7 +151,7 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
             weights = trainable(program, learns=True, name=job.entry.name)
         density = LogDensity(program, job.data, dtype=job.entry.dtype)
         guide = build(job.family, program, job.data, job.entry, **_build_options(job, density))
-    module = FAMILIES.get(job.family)
+    module: Any = FAMILIES.get(job.family)
     if hasattr(module, "solve"):
         stop, spent = module.solve(guide, density, generator)
         outcome = Outcome(losses=np.zeros(0), stop=stop)
@@ -185,25 +185,38 @@ def _optimize(
 ) -> tuple[Outcome, int]:
     """Run the loop on the flat objective where the family has one, on Pyro's own otherwise."""
     config = job.config
-    module = FAMILIES.get(job.family)
+    module: Any = FAMILIES.get(job.family)
     if hasattr(module, "flat") or isinstance(guide, FlatGuide):
         try:
             start = find_start(density, generator, radius=radius)
         except FitError as error:
             return Outcome(losses=np.zeros(0), stop=Stop(status="init_failed", step=0, sentence=str(error))), 0
-        flat: FlatGuide = module.flat(guide, start) if hasattr(module, "flat") else guide
+        flat: Any = module.flat(guide, start) if hasattr(module, "flat") else guide
         objective: Any = FlatObjective(
             density, flat, weights, num_particles=config.num_particles, batch_size=config.batch_size, stick=config.objective == "elbo"
         )  # fmt: skip
         outcome = optimize(objective, config, generator, job.progress)
         flat.finish()
         return outcome, start.gradients + outcome.steps * objective.gradients_per_step
-    _check_sites(guide, density, job.family)
-    model = as_module(program, job.data.train, job.entry.dtype)
-    objective = ProgramObjective(density, model, guide, weights, num_particles=config.num_particles, batch_size=config.batch_size)
-    with warnings.catch_warnings(), pyro.validation_enabled(False):
+    numbers = {"num_particles": config.num_particles, "batch_size": config.batch_size}
+    objective = program_objective(job.entry, job.data, density, program, guide, weights, family=job.family, **numbers)
+    with pyro.validation_enabled(False):
         outcome = optimize(objective, config, generator, job.progress)
     return outcome, outcome.steps * objective.gradients_per_step
+
+
+def program_objective(
+    entry: ModelEntry, data: Data, density: LogDensity, program: Program, guide: nn.Module, weights: Mapping[str, nn.Parameter], *,
+    num_particles: int, batch_size: int | None, family: str = "guide",
+) -> ProgramObjective:  # fmt: skip
+    """Return the objective of a guide that is a Pyro program, after checking its sites; call it inside a session.
+
+    Raises:
+        FitError: a missing or a superfluous site, by name.
+    """
+    _check_sites(guide, density, family)
+    model = as_module(program, data.train, entry.dtype)
+    return ProgramObjective(density, model, guide, weights, num_particles=num_particles, batch_size=batch_size)
 
 
 def _check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
@@ -221,14 +234,10 @@ def _check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
     wanted = {s.name for s in density.sites}
     missing = sorted(wanted - set(drawn))
     if missing:
-        raise FitError(
-            f"The guide {family!r} misses the latent site {missing[0]!r} ({len(missing)} of {len(wanted)} in all); add pyro.sample({missing[0]!r}, ...)."
-        )
+        raise FitError(f"The guide {family!r} misses the latent site {missing[0]!r} ; add pyro.sample({missing[0]!r}, ...).")
     extra = sorted(set(drawn) - wanted - set(density.discrete))
     if extra:
-        raise FitError(
-            f"The guide {family!r} draws {extra[0]!r}, which the program does not have; rename it or mark it infer={{'is_auxiliary': True}}."
-        )
+        raise FitError(f"The guide {family!r} draws {extra[0]!r}, which the program lacks; rename it or mark it auxiliary.")
     if not any(p.requires_grad for p in guide.parameters()):
         raise FitError(f"The guide {family!r} has no trainable parameter; use pyro.param or PyroParam.")
 

@@ -40,6 +40,10 @@ def triangular(lower: Tensor, log_diagonal: Tensor) -> Tensor:
 class WhitenedFullRank(FlatGuide):
     """u = m0 + L0 (a + T eps): a product of lower triangular factors is lower triangular, so the family is the same."""
 
+    origin: Tensor
+    tril: Tensor
+    guide: nn.Module
+
     def __init__(self, guide: nn.Module, start: Start) -> None:
         super().__init__()
         self.__dict__["guide"] = guide

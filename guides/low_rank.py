@@ -60,11 +60,17 @@ def principal_factors(correlation: Tensor, rank: int, sweeps: int = 50) -> tuple
 class WhitenedLowRank(FlatGuide):
     """u = m0 + L0 a + s0 (W eps_1 + exp(b) eps_2) with noise (eps_1 `[rank]`, eps_2 `[dim]`)."""
 
+    origin: Tensor
+    tril: Tensor
+    width: Tensor
+    guide: nn.Module
+    rank: int
+
     def __init__(self, guide: nn.Module, start: Start) -> None:
         super().__init__()
         self.__dict__["guide"] = guide
         self.dim = len(start.loc)
-        self.rank = int(guide.rank)
+        self.rank = int(getattr(guide, "rank"))  # noqa: B009
         self.noise_dim = self.dim + self.rank
         covariance = start.tril @ start.tril.T
         width = covariance.diagonal().sqrt()

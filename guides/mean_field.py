@@ -37,6 +37,11 @@ def flat(guide: nn.Module, start: Start) -> FlatGuide:
 class WhitenedMeanField(FlatGuide):
     """u = m0 + L0 a + s0 exp(b) eps: the location moves in whitened steps, which leaves the family as it is."""
 
+    origin: Tensor
+    tril: Tensor
+    width: Tensor
+    guide: nn.Module
+
     def __init__(self, guide: nn.Module, start: Start) -> None:
         super().__init__()
         self.__dict__["guide"] = guide

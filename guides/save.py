@@ -48,8 +48,9 @@ def save(fit: Fit, path: str | Path) -> None:
         InfrastructureError: the file cannot be written.
     """
     meta = {
-        "format": FORMAT, "entry": fit.entry.key, "name": fit.entry.name, "chosen": dict(fit.entry.chosen), "family": fit.family,
-        "options": dict(fit.options), "data": data_digest(fit.data), "seed": fit.seed, "config": asdict(fit.config), "stop": asdict(fit.stop),
+        "format": FORMAT, "entry": fit.entry.key, "name": fit.entry.name, "chosen": dict(fit.entry.chosen),
+        "family": fit.family, "options": dict(fit.options), "data": data_digest(fit.data), "seed": fit.seed, "config": asdict(fit.config),
+        "stop": asdict(fit.stop),
         "elbo": None if fit.elbo is None else asdict(fit.elbo), "cost": asdict(fit.cost), "compiled": dict(fit.compiled),
         "restarts": [asdict(r) for r in fit.restarts],
     }  # fmt: skip
@@ -91,7 +92,7 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
 
         entry = zoo.load(meta["name"], **meta["chosen"])
     if entry.key != meta["entry"]:
-        raise UsageError(f"{path} holds a fit of {meta['entry']}, not of {entry.key}; load it with that entry and these options.")
+        raise UsageError(f"{path} holds a fit of {meta['entry']}, not of {entry.key}; load it with that entry and options.")
     data = entry.load_data() if data is None else data
     if data_digest(data) != meta["data"]:
         raise UsageError(f"{path} holds a fit of {meta['entry']} to other data; pass the data it was fitted to, or fit again.")
@@ -110,7 +111,8 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
                 _fill(module, part, str(path))
     return Fit(
         entry=entry, data=data, family=meta["family"], program=program, guide=guide, config=FitConfig(**meta["config"]), seed=meta["seed"],
-        losses=tensors["losses"].numpy(), stop=Stop(**meta["stop"]), elbo=_elbo(meta["elbo"]), cost=Cost(**meta["cost"]), options=meta["options"],
+        losses=tensors["losses"].numpy(), stop=Stop(**meta["stop"]), elbo=_elbo(meta["elbo"]), cost=Cost(**meta["cost"]),
+        options=meta["options"],
         restarts=tuple(Restart(seed=r["seed"], elbo=_elbo(r["elbo"]), stop=Stop(**r["stop"])) for r in meta["restarts"]),
         compiled=meta["compiled"],
     )  # fmt: skip

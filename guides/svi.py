@@ -126,7 +126,7 @@ class _Run:
         with torch.no_grad():
             for i, (parameter, move) in enumerate(zip(self.parameters, moves, strict=True)):
                 self.before[i].copy_(parameter)
-                parameter -= move
+                parameter.sub_(move)
                 if averaging:
                     self.average[i] += parameter
         self.averaged += averaging
