@@ -6,10 +6,12 @@ import hashlib
 import io
 import json
 import os
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -145,3 +147,13 @@ def _fill(module: Any, part: Mapping[str, torch.Tensor], path: str) -> None:
 
 def _elbo(values: Mapping[str, Any] | None) -> Elbo | None:
     return None if values is None else Elbo(**values)
+
+
+class _Callable(ModuleType):
+    """Lets `guides.save(...)` work after an import of this module has put the module under that name."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return save(*args, **options)
+
+
+sys.modules[__name__].__class__ = _Callable
