@@ -107,6 +107,8 @@ def cases() -> dict[str, tuple[object, Data]]:
     """Return name -> (program, data)."""
     schools = {"y": torch.tensor([28.0, 8, -3, 7, -1, 1, 18, 12]).double(), "s": torch.tensor([15.0, 10, 16, 11, 9, 11, 10, 18]).double()}
     pairs = {"x": _rows(60), "y": _rows(60, 1)}
+    with pyro.settings.context(module_local_params=True):
+        network = Network()
     return {
         "hierarchy": (hierarchy, Data(train=schools)),
         "mixture": (mixture, Data(train={"y": _rows(40)})),
@@ -114,6 +116,6 @@ def cases() -> dict[str, tuple[object, Data]]:
         "counts": (counts, Data(train={"k": _multinomial()})),
         "process": (process, Data(train={"x": torch.linspace(0, 2, 8).double(), "y": _rows(8)})),
         "minibatch": (minibatch, Data(train=pairs, batched=("x", "y"), size=60)),
-        "network": (Network(), Data(train={"y": _rows(15).reshape(5, 3)})),
+        "network": (network, Data(train={"y": _rows(15).reshape(5, 3)})),
         "flat_scale": (flat_scale, Data(train={"y": _rows(9)})),
     }
