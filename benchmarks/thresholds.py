@@ -5,6 +5,7 @@ Errors are in reference standard deviations, ratios on the log scale, coverage a
 
 from __future__ import annotations
 
+import functools
 from math import log
 
 __all__ = [
@@ -47,6 +48,7 @@ RESTART_NATS = 1.0  # restarts whose ELBOs differ by more found different answer
 HELDOUT_DRAWS = 250
 
 
+@functools.cache
 def multiplier(looks: int) -> float:
     """Return how many standard errors a finding needs when it is the largest of `looks`.
 

@@ -147,7 +147,8 @@ def _from_draws(draws: Array, independent: bool) -> dict[str, Array]:
     """Return mean, sd, their Monte Carlo errors and the ESS of every component, `[component]` each.
 
     Independent draws: se(mean) = s / sqrt(n), se(s) = sqrt((m4 - s^4) / n) / (2 s), what ArviZ computes with its
-    estimate of the ESS replaced by the n that is known. Chains: ArviZ `mcse_mean` and `mcse_sd`.
+    estimate of the ESS replaced by the n that is known. Chains: ArviZ `mcse_mean` and `mcse_sd`, but never below the
+    error of as many independent draws: on short chains an ESS above n is mostly noise and gave false findings.
     """
     flat = draws.reshape(-1, draws.shape[-1])
     n = flat.shape[0]
@@ -155,10 +156,9 @@ def _from_draws(draws: Array, independent: bool) -> dict[str, Array]:
     squares = (flat - mean) ** 2
     spread = np.sqrt(np.maximum((squares**2).mean(0) - squares.mean(0) ** 2, 0.0))  # sd of (x - mean)^2
     safe = np.where(sd > 0, sd, 1.0)
-    if independent:
-        mean_se, sd_se, ess = sd / np.sqrt(n), spread / np.sqrt(n) / (2 * safe), np.full(mean.shape, float(n))
-    else:
-        mean_se, sd_se = _chain_errors(draws)
+    mean_se, sd_se, ess = sd / np.sqrt(n), spread / np.sqrt(n) / (2 * safe), np.full(mean.shape, float(n))
+    if not independent:
+        mean_se, sd_se = (np.maximum(a, b) for a, b in zip((mean_se, sd_se), _chain_errors(draws), strict=True))
         of_mean = sd / np.where(mean_se > 0, mean_se, np.inf)
         of_square = spread / (2 * safe * np.where(sd_se > 0, sd_se, np.inf))
         effective = np.minimum(of_mean, of_square) ** 2

@@ -48,11 +48,11 @@ def test_labels_come_from_coordinates_and_fall_back_to_positions():
 
 
 def test_labels_agree_with_those_of_the_gates():
-    from benchmarks.mcmc import component_labels
+    from benchmarks import mcmc
 
     posterior = planting.chains(np.zeros((4, 10, 3)))
     ours = [c.label for c in component_names("x", posterior.entry.quantities["x"], (3,), posterior.data)]
-    assert ours == component_labels(posterior, "x", (3,))
+    assert ours == mcmc.components(posterior, lp=False)[1]
 
 
 def test_a_quantity_that_drops_the_draws_is_refused():
