@@ -1,0 +1,1 @@
+"""Certified reference posteriors: `NAME.json` (moments, gates, command, versions, fingerprint) and `NAME.npz` (draws)."""
