@@ -9,28 +9,33 @@ This is the one bridge NUTS, Laplace, the flat objectives, importance weights an
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.distributions.torch_distribution import TorchDistributionMixin
-from pyro.distributions.util import broadcast_shape
-from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.infer.mcmc.util import TraceEinsumEvaluator
-from pyro.poutine.enum_messenger import EnumMessenger
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
-from torch.distributions import biject_to
 
 from zoo.batching import Compiled, batched
 from zoo.compiled import Mode, Record
-from zoo.errors import DataError, ProgramError
+from zoo.errors import ProgramError
+from zoo.running import (
+    MappableEnum,
+    Site,
+    default_dtype,
+    first_trace,
+    lay_out,
+    masked,
+    no_validation,
+    refuse_bad_observations,
+    same_support,
+    samples,
+    sum_in_parallel,
+    trace_program,
+)
 from zoo.types import Data, Program
 
 if TYPE_CHECKING:
@@ -39,58 +44,6 @@ if TYPE_CHECKING:
     from zoo.compiled_density import CompiledDensity
 
 __all__ = ["LogDensity", "Site", "default_dtype", "trace_program"]
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
-    """Set torch's default dtype for trace, fit and draw; float64 data with a float32 default mix silently otherwise."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype or torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """One continuous latent site: where it lies in the flat vector, its bijection and its shapes."""
-
-    name: str
-    start: int
-    stop: int
-    unconstrained_shape: torch.Size
-    shape: torch.Size
-    transform: Any
-    event_dim: int
-    plates: tuple[str, ...]
-    plate_axis: int | None  # axis of the minibatch plate in `shape`, counted from the right, None for a global site
-
-
-def trace_program(program: Program, tensors: Mapping[str, Any], *, seed: int = 0, radius: float = 0.1) -> poutine.Trace:
-    """Run the program once at jittered zeros of the unconstrained space and return its trace.
-
-    Improper flat priors cannot be sampled; starting from unconstrained points works for them as well.
-    """
-
-    def start(msg: dict[str, Any]) -> Tensor:
-        fn = msg["fn"]
-        if getattr(fn, "has_enumerate_support", False):
-            value: Tensor = fn.sample()
-            return value
-        transform = biject_to(fn.support)
-        raw = torch.empty(transform.inverse_shape(fn.shape())).uniform_(-radius, radius)
-        return transform(raw)
-
-    with poutine.block(), _preserve_rng(seed), InitMessenger(start):
-        return poutine.trace(program).get_trace(**tensors)
-
-
-@contextmanager
-def _preserve_rng(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 class LogDensity:
@@ -119,25 +72,25 @@ class LogDensity:
             self._set_up()
 
     def _set_up(self) -> None:
-        first = _first_trace(self.program, self.data)
-        _refuse_bad_observations(first)
-        frames = [f for node in _samples(first) for f in node["cond_indep_stack"]]
+        first = first_trace(self.program, self.data)
+        refuse_bad_observations(first)
+        frames = [f for node in samples(first) for f in node["cond_indep_stack"]]
         self.max_plate_nesting = max((-f.dim for f in frames if f.vectorized), default=0)
-        self.discrete = [n["name"] for n in _samples(first) if not n["is_observed"] and n["fn"].has_enumerate_support]
-        latent = [n for n in _samples(first) if not n["is_observed"] and n["name"] not in self.discrete]
+        self.discrete = [n["name"] for n in samples(first) if not n["is_observed"] and n["fn"].has_enumerate_support]
+        latent = [n for n in samples(first) if not n["is_observed"] and n["name"] not in self.discrete]
         if not latent:
             raise ProgramError("The program has no continuous latent site to infer; add a pyro.sample without obs=.")
-        self.sites: tuple[Site, ...] = tuple(_lay_out(latent, self.data))
+        self.sites: tuple[Site, ...] = tuple(lay_out(latent, self.data))
         self.dim = self.sites[-1].stop
         self._refuse_moving_supports(latent)
-        self._model = poutine.infer_config(self.program, config_fn=_sum_in_parallel) if self.discrete else self.program
+        self._model = poutine.infer_config(self.program, config_fn=sum_in_parallel) if self.discrete else self.program
         self._evaluator: TraceEinsumEvaluator | None = None
         if self.discrete:
             z = {s.name: first.nodes[s.name]["value"].detach() for s in self.sites}
             self._evaluator = TraceEinsumEvaluator(self._trace(z, self.data.train), True, self.max_plate_nesting)
 
     def _refuse_moving_supports(self, latent: list[dict[str, Any]]) -> None:
-        other = {n["name"]: n for n in _samples(trace_program(self.program, self.data.train, seed=1, radius=1.5))}
+        other = {n["name"]: n for n in samples(trace_program(self.program, self.data.train, seed=1, radius=1.5))}
         for node in latent:
             after = other.get(node["name"])
             if after is None or after["value"].shape != node["value"].shape:
@@ -145,7 +98,7 @@ class LogDensity:
                     f"Site {node['name']!r} appears or changes shape from run to run; a fixed set of latent sites "
                     "is needed, use masks instead of branches."
                 )
-            if not _same_support(node["fn"].support, after["fn"].support):
+            if not same_support(node["fn"].support, after["fn"].support):
                 raise ProgramError(
                     f"The support of site {node['name']!r} depends on another latent site, which Pyro's transforms ignore silently; "
                     "sample a fraction in (0, 1), multiply it by the bound, and add the log of the bound with pyro.factor."
@@ -262,23 +215,28 @@ class LogDensity:
         return self._batch
 
     def hessian(self, u: Tensor) -> Tensor:
-        """Return the Hessian `[dim, dim]` of the log density at `[dim]` by reverse over reverse differentiation."""
+        """Return the symmetric Hessian `[dim, dim]` of the log density at `[dim]`; counts dim gradients."""
         self.gradient_evaluations += self.dim
-        hessian: Tensor = torch.autograd.functional.hessian(self.evaluate, u.detach())
+        hessian = self.eager_hessian(u) if self._compiled is None else self._compiled.hessian(u)
         return 0.5 * (hessian + hessian.T)
+
+    def eager_hessian(self, u: Tensor) -> Tensor:
+        """Return the Hessian by reverse over reverse differentiation of the program, not counted."""
+        hessian: Tensor = torch.autograd.functional.hessian(self.evaluate, u.detach())
+        return hessian
 
     # -- the program ----------------------------------------------------------------------------------------------
 
     def _trace(self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> poutine.Trace:
         model = poutine.condition(self._model, data=dict(draws))
         if self.discrete:
-            model = _MappableEnum(first_available_dim=-1 - self.max_plate_nesting)(model)
-        with poutine.block(), _no_validation():
+            model = MappableEnum(first_available_dim=-1 - self.max_plate_nesting)(model)
+        with poutine.block(), no_validation():
             return poutine.trace(model).get_trace(**tensors)
 
     def _log_joint(self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> Tensor:
         trace = self._trace(draws, tensors)
-        with _no_validation():
+        with no_validation():
             if self._evaluator is not None:
                 value: Tensor = self._evaluator.log_prob(trace)
                 return value
@@ -307,12 +265,12 @@ class LogDensity:
     def _observed_terms(self, trace: poutine.Trace) -> dict[str, Tensor]:
         latent = {s.name for s in self.sites}
         out = {}
-        for node in _samples(trace):
+        for node in samples(trace):
             if node["name"] in latent or node["name"] in self.discrete or not node["is_observed"]:
                 continue
             if node["infer"].get("is_auxiliary") or isinstance(node["fn"], (dist.Unit, dist.Delta)):
                 continue
-            terms = _masked(node)
+            terms = masked(node)
             if self.discrete:
                 terms = self._sum_out(trace, node, terms)
             out[node["name"]] = terms
@@ -327,127 +285,8 @@ class LogDensity:
                     f"Discrete site {name!r} is shared by several observations of {node['name']!r}, "
                     "so no log likelihood per observation exists; compare the evidence instead."
                 )
-            terms = terms + _masked(other)
+            terms = terms + masked(other)
         extra = terms.ndim - self.max_plate_nesting
         if extra > 0:
             terms = terms.flatten(0, extra - 1).logsumexp(0)
         return terms.reshape(node["fn"].batch_shape[-self.max_plate_nesting :] if self.max_plate_nesting else ())
-
-
-# -- helpers --------------------------------------------------------------------------------------------------------
-
-
-class _MappableEnum(EnumMessenger):
-    """Pyro's enumeration handler without its use of `Tensor.data`, which torch.func.vmap refuses."""
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        value = msg["value"]
-        if not isinstance(msg["fn"], TorchDistributionMixin) or value is None:
-            return
-        shape = value.shape[: value.dim() - msg["fn"].event_dim]
-        dim_to_id = msg["infer"].setdefault("_dim_to_id", {})
-        dim_to_id.update(self._param_dims.get(msg["name"], {}))
-        self._value_dims[msg["name"]] = {d: i for d, i in dim_to_id.items() if len(shape) >= -d and shape[d] > 1}
-
-
-@contextmanager
-def _no_validation() -> Iterator[None]:
-    """Inside the sampler an invalid value must give a density, not an exception; `_set_up` validated once."""
-    with pyro.validation_enabled(False):
-        yield
-
-
-def _samples(trace: poutine.Trace) -> list[dict[str, Any]]:
-    return [n for n in trace.nodes.values() if n["type"] == "sample" and not isinstance(n["fn"], _Subsample)]
-
-
-def _first_trace(program: Program, data: Data) -> poutine.Trace:
-    try:
-        with pyro.validation_enabled(True):
-            trace = trace_program(program, data.train)
-            trace.compute_log_prob()
-            return trace
-    except ValueError as error:
-        text = str(error).splitlines()[0]
-        if "invalid" in str(error) or "support" in str(error):
-            raise DataError(f"The program refuses its data: {text} Check the observed values against the support.") from error
-        raise ProgramError(f"The program cannot be run on its data: {text}") from error
-    except (TypeError, RuntimeError, KeyError, IndexError) as error:
-        raise ProgramError(f"The program cannot be run on its data ({type(error).__name__}): {str(error).splitlines()[0]}") from error
-
-
-def _refuse_bad_observations(trace: poutine.Trace) -> None:
-    for node in _samples(trace):
-        if not node["is_observed"]:
-            continue
-        value, fn = node["value"], node["fn"]
-        if isinstance(value, Tensor) and value.dtype.is_floating_point and not torch.isfinite(value).all():
-            raise DataError(f"Observed site {node['name']!r} holds NaN or infinite values; drop or impute them first.")
-        support = getattr(fn, "support", None)
-        if support is not None and isinstance(value, Tensor) and not bool(support.check(value).all()):
-            raise DataError(
-                f"Observed site {node['name']!r} holds values outside the support of {type(_base(fn)).__name__} "
-                f"({support}); fix the data or the likelihood."
-            )
-        terms = node.get("log_prob")
-        if isinstance(terms, Tensor) and torch.isnan(terms).any():
-            raise DataError(f"The log likelihood of observed site {node['name']!r} is NaN at an ordinary point; check its data and scales.")
-
-
-def _sum_in_parallel(msg: dict[str, Any]) -> dict[str, Any]:
-    """Sum every discrete latent site exactly; a sequential or sampled hint would leave a random value in the density."""
-    fn = msg["fn"]
-    if msg["is_observed"] or isinstance(fn, _Subsample) or not getattr(fn, "has_enumerate_support", False):
-        return {}
-    return {"enumerate": "parallel", "num_samples": None, "expand": msg["infer"].get("expand", False)}
-
-
-def _masked(node: dict[str, Any]) -> Tensor:
-    """Log probability of a site with masked entries 0 and without the scale of a minibatch."""
-    terms: Tensor = node["unscaled_log_prob"]
-    mask = node["mask"]
-    if mask is None or mask is True:
-        return terms
-    return torch.zeros_like(terms) if mask is False else terms.where(mask, terms.new_zeros(()))
-
-
-def _base(fn: Any) -> Any:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn
-
-
-def _lay_out(latent: list[dict[str, Any]], data: Data) -> Iterator[Site]:
-    start = 0
-    for node in latent:
-        fn, value = node["fn"], node["value"]
-        if not value.dtype.is_floating_point:
-            raise ProgramError(f"Latent site {node['name']!r} is {value.dtype} but cannot be enumerated; marginalize it by hand.")
-        transform = biject_to(fn.support)
-        raw = transform.inv(value)
-        stop = start + max(1, math.prod(raw.shape))
-        axis = None
-        for frame in node["cond_indep_stack"]:
-            if frame.vectorized and data.size is not None and data.batched and frame.size == data.size:
-                axis = -frame.dim + fn.event_dim
-        yield Site(
-            name=node["name"], start=start, stop=stop, unconstrained_shape=raw.shape, shape=value.shape, transform=transform,
-            event_dim=fn.event_dim, plates=tuple(f.name for f in node["cond_indep_stack"]), plate_axis=axis,
-        )  # fmt: skip
-        start = stop
-
-
-def _same_support(a: Any, b: Any) -> bool:
-    if type(a) is not type(b):
-        return False
-    for name in ("lower_bound", "upper_bound"):
-        if hasattr(a, name) and not torch.equal(*_pair(getattr(a, name), getattr(b, name))):
-            return False
-    inner = getattr(a, "base_constraint", None)
-    return inner is None or _same_support(inner, b.base_constraint)
-
-
-def _pair(a: Any, b: Any) -> tuple[Tensor, Tensor]:
-    x, y = torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64)
-    shape = broadcast_shape(x.shape, y.shape)
-    return x.expand(shape), y.expand(shape)

@@ -1,0 +1,209 @@
+"""Run a program once: traces at given points, its sites, and the faults that one run shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.distributions.util import broadcast_shape
+from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+from torch.distributions import biject_to
+
+from zoo.errors import DataError, ProgramError
+from zoo.types import Data, Program
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    """Set torch's default dtype for trace, fit and draw; float64 data with a float32 default mix silently otherwise."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype or torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One continuous latent site: where it lies in the flat vector, its bijection and its shapes."""
+
+    name: str
+    start: int
+    stop: int
+    unconstrained_shape: torch.Size
+    shape: torch.Size
+    transform: Any
+    event_dim: int
+    plates: tuple[str, ...]
+    plate_axis: int | None  # axis of the minibatch plate in `shape`, counted from the right, None for a global site
+
+
+def trace_program(program: Program, tensors: Mapping[str, Any], *, seed: int = 0, radius: float = 0.1) -> poutine.Trace:
+    """Run the program once at jittered zeros of the unconstrained space and return its trace.
+
+    Improper flat priors cannot be sampled; starting from unconstrained points works for them as well.
+    """
+
+    def start(msg: dict[str, Any]) -> Tensor:
+        fn = msg["fn"]
+        if getattr(fn, "has_enumerate_support", False):
+            value: Tensor = fn.sample()
+            return value
+        transform = biject_to(fn.support)
+        raw = torch.empty(transform.inverse_shape(fn.shape())).uniform_(-radius, radius)
+        return transform(raw)
+
+    with poutine.block(), _preserve_rng(seed), InitMessenger(start):
+        return poutine.trace(program).get_trace(**tensors)
+
+
+@contextmanager
+def _preserve_rng(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+class MappableEnum(EnumMessenger):
+    """Pyro's enumeration handler without its use of `Tensor.data`, which torch.func.vmap refuses."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        value = msg["value"]
+        if not isinstance(msg["fn"], TorchDistributionMixin) or value is None:
+            return
+        shape = value.shape[: value.dim() - msg["fn"].event_dim]
+        dim_to_id = msg["infer"].setdefault("_dim_to_id", {})
+        dim_to_id.update(self._param_dims.get(msg["name"], {}))
+        self._value_dims[msg["name"]] = {d: i for d, i in dim_to_id.items() if len(shape) >= -d and shape[d] > 1}
+
+
+@contextmanager
+def no_validation() -> Iterator[None]:
+    """Inside the sampler an invalid value must give a density, not an exception; `_set_up` validated once."""
+    with pyro.validation_enabled(False):
+        yield
+
+
+def samples(trace: poutine.Trace) -> list[dict[str, Any]]:
+    """Return the sample statements of a trace, without the index draws of plates."""
+    return [n for n in trace.nodes.values() if n["type"] == "sample" and not isinstance(n["fn"], _Subsample)]
+
+
+def first_trace(program: Program, data: Data) -> poutine.Trace:
+    """Run the program under validation, with log probabilities.
+
+    Raises:
+        DataError: the program refuses a value.
+        ProgramError: the program fails.
+    """
+    try:
+        with pyro.validation_enabled(True):
+            trace = trace_program(program, data.train)
+            trace.compute_log_prob()
+            return trace
+    except ValueError as error:
+        text = str(error).splitlines()[0]
+        if "invalid" in str(error) or "support" in str(error):
+            raise DataError(f"The program refuses its data: {text} Check the observed values against the support.") from error
+        raise ProgramError(f"The program cannot be run on its data: {text}") from error
+    except (TypeError, RuntimeError, KeyError, IndexError) as error:
+        raise ProgramError(f"The program cannot be run on its data ({type(error).__name__}): {str(error).splitlines()[0]}") from error
+
+
+def refuse_bad_observations(trace: poutine.Trace) -> None:
+    """Refuse observed values that are not finite, outside their support, or of NaN log likelihood.
+
+    Raises:
+        DataError: the first such site.
+    """
+    for node in samples(trace):
+        if not node["is_observed"]:
+            continue
+        value, fn = node["value"], node["fn"]
+        if isinstance(value, Tensor) and value.dtype.is_floating_point and not torch.isfinite(value).all():
+            raise DataError(f"Observed site {node['name']!r} holds NaN or infinite values; drop or impute them first.")
+        support = getattr(fn, "support", None)
+        if support is not None and isinstance(value, Tensor) and not bool(support.check(value).all()):
+            raise DataError(
+                f"Observed site {node['name']!r} holds values outside the support of {type(_base(fn)).__name__} "
+                f"({support}); fix the data or the likelihood."
+            )
+        terms = node.get("log_prob")
+        if isinstance(terms, Tensor) and torch.isnan(terms).any():
+            raise DataError(f"The log likelihood of observed site {node['name']!r} is NaN at an ordinary point; check its data and scales.")
+
+
+def sum_in_parallel(msg: dict[str, Any]) -> dict[str, Any]:
+    """Sum every discrete latent site exactly; a sequential or sampled hint would leave a random value in the density."""
+    fn = msg["fn"]
+    if msg["is_observed"] or isinstance(fn, _Subsample) or not getattr(fn, "has_enumerate_support", False):
+        return {}
+    return {"enumerate": "parallel", "num_samples": None, "expand": msg["infer"].get("expand", False)}
+
+
+def masked(node: dict[str, Any]) -> Tensor:
+    """Log probability of a site with masked entries 0 and without the scale of a minibatch."""
+    terms: Tensor = node["unscaled_log_prob"]
+    mask = node["mask"]
+    if mask is None or mask is True:
+        return terms
+    return torch.zeros_like(terms) if mask is False else terms.where(mask, terms.new_zeros(()))
+
+
+def _base(fn: Any) -> Any:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
+
+
+def lay_out(latent: list[dict[str, Any]], data: Data) -> Iterator[Site]:
+    """Give every continuous latent site its place in the flat vector.
+
+    Raises:
+        ProgramError: a discrete site that cannot be enumerated.
+    """
+    start = 0
+    for node in latent:
+        fn, value = node["fn"], node["value"]
+        if not value.dtype.is_floating_point:
+            raise ProgramError(f"Latent site {node['name']!r} is {value.dtype} but cannot be enumerated; marginalize it by hand.")
+        transform = biject_to(fn.support)
+        raw = transform.inv(value)
+        stop = start + max(1, math.prod(raw.shape))
+        axis = None
+        for frame in node["cond_indep_stack"]:
+            if frame.vectorized and data.size is not None and data.batched and frame.size == data.size:
+                axis = -frame.dim + fn.event_dim
+        yield Site(
+            name=node["name"], start=start, stop=stop, unconstrained_shape=raw.shape, shape=value.shape, transform=transform,
+            event_dim=fn.event_dim, plates=tuple(f.name for f in node["cond_indep_stack"]), plate_axis=axis,
+        )  # fmt: skip
+        start = stop
+
+
+def same_support(a: Any, b: Any) -> bool:
+    """Whether two supports have the same kind and bounds."""
+    if type(a) is not type(b):
+        return False
+    for name in ("lower_bound", "upper_bound"):
+        if hasattr(a, name) and not torch.equal(*_pair(getattr(a, name), getattr(b, name))):
+            return False
+    inner = getattr(a, "base_constraint", None)
+    return inner is None or same_support(inner, b.base_constraint)
+
+
+def _pair(a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    x, y = torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64)
+    shape = broadcast_shape(x.shape, y.shape)
+    return x.expand(shape), y.expand(shape)
