@@ -108,9 +108,9 @@ def log_axis(axis: Any, x_range: tuple[float, float] | None, y_range: tuple[floa
         if limits is None:
             continue
         decades = np.arange(np.floor(np.log10(limits[0])), np.ceil(np.log10(limits[1])) + 1)
-        for steps in ((1, 2, 5), (1, 3), (1,)):
+        for steps in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
             ticks = [m * 10.0**d for d in decades for m in steps if limits[0] <= m * 10.0**d <= limits[1]]
-            if len(ticks) <= 5:
+            if len(ticks) <= 4:
                 break
         ticks = ticks[:: 1 + (len(ticks) - 1) // 6]
         set_ticks(ticks, [short_count(round(t, 10)) for t in ticks])

@@ -16,6 +16,7 @@ from benchmarks.thresholds import MEAN
 
 __all__ = ["losses", "pareto", "reweighting"]
 
+NARROW = 8.0  # nats; below this range the noise of the loss is seen better on a linear axis
 LOWEST = 0.1  # nats; smaller gaps are noise of the loss itself
 
 
@@ -24,7 +25,8 @@ def smooth(values: Array, points: int = 120) -> tuple[Array, Array]:
     edges = np.unique(np.geomspace(1, len(values) + 1, points + 1).astype(int)) - 1
     steps, medians = [], []
     for a, b in pairwise(edges):
-        wide = values[max(0, a - max(10, a // 10)) : b + max(10, a // 10)] if a > 20 else values[a:b]
+        reach = max(12, a // 6) if a > 12 else a // 2
+        wide = values[a - reach : b + reach]
         good = wide[np.isfinite(wide)]
         if good.size:
             steps.append((a + b + 1) / 2)
@@ -33,26 +35,28 @@ def smooth(values: Array, points: int = 120) -> tuple[Array, Array]:
 
 
 def losses(view: View, fits: dict[str, FitSummary]) -> Any | None:
-    """Draw the smoothed loss of each fit above the best one found, its stopping point, and its restarts at the end."""
+    """Draw the smoothed loss of each fit above the best final one, its stopping point, and its restarts at the end."""
     curves = {n: smooth(np.asarray(f.losses, dtype=float)) for n, f in fits.items() if np.size(f.losses) > 1 and n in view.marks}
     curves = {n: c for n, c in curves.items() if c[0].size}
     if not curves:
         return None
     figure, axis = canvas(380, 260)
-    best = min(c[1].min() for c in curves.values())
+    best = min(float(np.median(c[1][-max(3, len(c[1]) // 10) :])) for c in curves.values())
     last = max(c[0].max() for c in curves.values())
-    top = max(np.quantile(c[1] - best, 0.98) for c in curves.values()) * 1.5 + 2 * LOWEST
+    highest = max(float(np.quantile(c[1] - best, 0.97)) for c in curves.values())
+    wide = highest > NARROW
+    lowest = LOWEST if wide else min(0.0, *(float(np.quantile(c[1] - best, 0.03)) for c in curves.values()))
     for name, (steps, values) in curves.items():
-        mark, gap = view.marks[name], np.maximum(values - best, LOWEST)
+        mark, gap = view.marks[name], np.maximum(values - best, lowest)
         axis.plot(steps, gap, color=mark.color, linestyle=mark.dash)
         axis.plot(steps[-1:], gap[-1:], marker=mark.marker, color=mark.color, markersize=6.5, markeredgecolor=light("paper"))
         for restart in fits[name].restarts:
             if restart.elbo is not None and np.isfinite(restart.elbo.value_nats):
-                height = max(-restart.elbo.value_nats - best, LOWEST)
+                height = max(-restart.elbo.value_nats - best, lowest)
                 axis.plot([last * 1.18], [height], marker="_", markersize=11, markeredgewidth=1.6, color=mark.color, clip_on=False)
-    y_range = (LOWEST * 0.8, float(top))
-    axis.set(xscale="log", yscale="log", xlim=(1, last * 1.4), ylim=y_range)
-    log_axis(axis, (1, last * 1.4), y_range)
+    y_range = (LOWEST * 0.8, highest * 1.5) if wide else (lowest - 0.06 * (highest - lowest), highest + 0.06 * (highest - lowest) + LOWEST)
+    axis.set(xscale="log", yscale="log" if wide else "linear", xlim=(1, last * 1.4), ylim=y_range)
+    log_axis(axis, (1, last * 1.4), y_range if wide else None)
     axis.set(xlabel="optimizer step", ylabel="nats above the best loss")
     axis.grid(axis="y")
     return figure

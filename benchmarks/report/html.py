@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from benchmarks.report import theme
 from benchmarks.report.components import make_view
@@ -47,6 +47,7 @@ def html(run: ReportInput) -> str:
         loader=jinja2.PackageLoader("benchmarks.report", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["code"] = _code
     environment.filters["pieces"] = lambda text: re.findall(r"[^_/\[,]*[_/\[,]?", str(text))[:-1]
     sheet = environment.loader.get_source(environment, "style.css")[0] if environment.loader is not None else ""
     return environment.get_template("template.html.jinja").render(
@@ -85,6 +86,11 @@ def _meta(run: ReportInput) -> list[tuple[str, str]]:
             text = str(value)
         lines.append((str(name).replace("_", " "), text))
     return lines
+
+
+def _code(text: str) -> Markup:
+    """Set the words a docstring puts in backticks as code; everything is escaped first."""
+    return Markup(re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(escape(text))))
 
 
 def _minify(sheet: str) -> str:

@@ -8,6 +8,7 @@ __all__ = ["count", "digits_for", "duration", "plain", "short_count", "with_erro
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
+TINY = 5e-5
 
 
 def digits_for(se: float) -> int:
@@ -23,6 +24,8 @@ def with_error(value: float | None, se: float | None = None, *, sign: bool = Fal
     mark = "×" if times else ""
     if se is None or not isfinite(se) or se <= 0:
         return mark + plain(value, sign=sign)
+    if se < TINY:  # exact for every purpose of a report
+        return mark + _fixed(value, 4, sign)
     decimals = digits_for(se)
     return f"{mark}{_fixed(value, decimals, sign)} ± {_fixed(se, decimals, False)}"
 

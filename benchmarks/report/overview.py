@@ -46,7 +46,12 @@ def _cell(comparison: Comparison) -> Cell:
     if comparison.mcmc is not None and not comparison.mcmc.passed:
         failed = [k for k, ok in comparison.mcmc.gates.items() if not ok and k != "divergences"]
         note = "; ".join(filter(None, [note, f"gate failed: {', '.join(failed)}" if failed else ""]))
-    return Cell(comparison.verdict, verdict_word(comparison.verdict), *headline(comparison), note, tidy(comparison.sentence))
+    word = verdict_word(comparison.verdict)
+    if comparison.mcmc is not None and comparison.verdict == "fit_failed":
+        word = "not converged"
+    elif comparison.method == "nuts" and comparison.verdict == "no_reference" and comparison.reference.posterior is not None:
+        word = "is the reference"
+    return Cell(comparison.verdict, word, *headline(comparison), note, tidy(comparison.sentence))
 
 
 def sentence(entry: EntryReport) -> str:
@@ -62,7 +67,7 @@ def sentence(entry: EntryReport) -> str:
 
 def tidy(text: str) -> str:
     """Set a sentence made for the terminal as print does: `±`, a minus sign, `×`."""
-    text = text.replace(" +- ", " ± ")
+    text = text.replace(" +- ", " ± ").replace(" +/- ", " ± ")
     return re.sub(r"(?<![\w.)\]])-(?=\d)", "−", re.sub(r"(?<=\d)x(?= )", "×", text))
 
 
@@ -95,6 +100,7 @@ def reference_words(entry: EntryReport) -> tuple[str, str, str]:
 
 
 def tally(run: ReportInput) -> list[tuple[str, str, int]]:
-    """Count the comparisons per verdict: (code, word, number), in the order of `VERDICTS`."""
-    found = [c.verdict for entry in run.entries for c in entry.comparisons]
-    return [(v, verdict_word(v), found.count(v)) for v in VERDICTS if v in found]
+    """Count the cells per verdict and word: (code, word, number), in the order of `VERDICTS`."""
+    found = [(cell.verdict, cell.word) for entry in run.entries for cell in cells(entry).values()]
+    order = list(VERDICTS)
+    return [(*pair, found.count(pair)) for pair in sorted(dict.fromkeys(found), key=lambda p: order.index(p[0]))]

@@ -71,11 +71,20 @@ def entry_section(view: View) -> dict[str, Any]:
     # A tall forest plot leaves room beside it: as many figures go there as fit its height.
     room = 1 + max(0, round((wide["height"] * 1.3 - 480) / 330)) if wide is not None else 0
     beside, below = where[:room], where[room:]
+    # A short one leaves room under it instead; a single figure left over joins those beside it.
+    free = max(0, round((480 - wide["height"] * 1.3) / 330)) if wide is not None else 0
+    under, below = below[:free], below[free:]
+    if wide is not None and len(below) == 1:
+        beside, below = beside + below, []
     verdicts = []
     for name in view.names:
         comparison = view.by_name[name]
         lines = [tidy(r.sentence) for r in comparison.reasons if r.sentence.rstrip(".") not in comparison.sentence]
-        trust = [(t.name.replace("_", " "), t.passed, tidy(t.sentence)) for t in comparison.trust]
+        checks = [(t.passed, tidy(t.sentence)) for t in comparison.trust]
+        # Beside a reference only failed checks are news; without one the checks are all there is.
+        blind = comparison.verdict in ("no_reference", "reference_unusable")
+        trust = [c for c in checks if blind or c[0] is False]
+        folded = [c for c in checks if c not in trust]
         verdicts.append(
             {
                 "name": name,
@@ -84,6 +93,8 @@ def entry_section(view: View) -> dict[str, Any]:
                 "reasons": lines[:3],
                 "more": lines[3:],
                 "trust": trust,
+                "folded": folded,
+                "folded_as": _folded_as(folded, bool(trust)),
                 "notes": comparison.notes,
             }
         )
@@ -94,11 +105,13 @@ def entry_section(view: View) -> dict[str, Any]:
         "sentence": sentence(report),
         "lead": lead,
         "process": process,
+        "long": max(map(len, process.splitlines()), default=0) > 58,
         "after": after,
         "reference": reference_words(report),
         "verdicts": verdicts,
         "shown": view.shown,
         "wide": wide,
+        "under": under,
         "beside": beside,
         "below": below,
         "how": _how(view),
@@ -109,6 +122,14 @@ def entry_section(view: View) -> dict[str, Any]:
         "scores": score_table(view),
         "provenance": provenance(report),
     }
+
+
+def _folded_as(checks: list[tuple[bool | None, str]], others: bool) -> str:
+    """Say what the folded trust checks are: how many passed, how many could not be made."""
+    passed = sum(1 for ok, _ in checks if ok)
+    missing = len(checks) - passed
+    parts = [f"{passed} {'other ' if others else ''}trust check{'s' if passed != 1 else ''} passed"] if passed else []
+    return ", ".join([*parts, *([f"{missing} not made"] if missing else [])])
 
 
 def _forest(view: View) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.report.components import View
 from benchmarks.report.inputs import EntryReport, FitSummary
 from benchmarks.report.numbers import DASH, count, duration, plain, with_error
+from benchmarks.report.overview import tidy
 from benchmarks.types import Comparison, Score
 
 __all__ = ["METHOD_COLUMNS", "SCORE_COLUMNS", "method_table", "provenance", "score_table"]
@@ -19,6 +20,7 @@ METHOD_COLUMNS = (
 )  # fmt: skip
 SCORE_COLUMNS = ("mean_error", "sd_ratio", "wasserstein", "quantiles", "coverage50", "coverage90")
 MOST_ROWS = 240
+DISTANCES = {"c2st": "C2ST accuracy", "sliced_wasserstein": "sliced Wasserstein"}
 
 
 def method_table(view: View) -> dict[str, Any]:
@@ -29,7 +31,10 @@ def method_table(view: View) -> dict[str, Any]:
     rows: list[tuple[str, str, list[str]]] = []
     for column in METHOD_COLUMNS:
         if column == "distance":
-            rows += [("distance", name, [_distance(c, name) for c in view.by_name.values()]) for name in distances]
+            rows += [
+                ("distance", DISTANCES.get(name, name.replace("_", " ")), [_distance(c, name) for c in view.by_name.values()])
+                for name in distances
+            ]
         else:
             rows.append((column, "", [found[name][column] or DASH for name in view.names]))
     return {"methods": view.names, "rows": [row for row in rows if any(v != DASH for v in row[2])]}
@@ -60,7 +65,7 @@ def _method(c: Comparison, fit: FitSummary | None) -> dict[str, str]:
         "seconds": duration(cost.seconds) + (f" + {duration(cost.compile_seconds)}" if cost.compile_seconds else ""),
         "gradients": count(cost.gradient_evaluations) if cost.gradient_evaluations else "",
         "compiled": ("yes" if compiled.get("used") else f"no: {compiled.get('reason', '')}") if compiled else "",
-        "stop": fit.stop.sentence if fit is not None else "",
+        "stop": tidy(fit.stop.sentence) if fit is not None else "",
     }
 
 

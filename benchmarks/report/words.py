@@ -95,6 +95,8 @@ def severity(score: Score) -> float:
 def headline(comparison: Comparison) -> tuple[str, str]:
     """Return what decided a comparison as (where, number), e.g. `("log_tau", "sd ×0.21 ± 0.01")`."""
     if comparison.verdict == "fit_failed":
+        if comparison.mcmc is not None and comparison.mcmc.rhat_max is not None:
+            return comparison.mcmc.worst, f"R-hat {plain(comparison.mcmc.rhat_max, 4)}"
         return ("", comparison.status.replace("_", " ")) if comparison.status != "ok" else ("", "")
     if comparison.verdict in ("no_reference", "reference_unusable"):
         k = comparison.pareto_k
