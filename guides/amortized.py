@@ -120,7 +120,7 @@ class AmortizedGuide(FlatGuide):
         self.register_buffer("base", unit.clone())
         self.shift = nn.Parameter(flat.clone())
         self.log_scale = nn.Parameter(flat.clone())
-        self.lower = nn.Parameter(torch.diag(flat), requires_grad=full)
+        self.lower = nn.Parameter(torch.diag(flat), requires_grad=full and number > 1)
         self.encoder: nn.Module = encoder if encoder is not None else _network(features.shape[1], hidden, self.width, density.dtype)
 
     def begin(self, start: Start) -> None:
@@ -158,7 +158,7 @@ class AmortizedGuide(FlatGuide):
         u = noise.new_zeros(n, self.dim)
         u = u.index_copy(1, self.rest, self.origin + white @ self.tril.T)
         u = u.index_copy(1, self.places[units].reshape(-1), local.reshape(n, -1))
-        shift = self.shift
+        shift: Tensor = self.shift
         if stick:
             shift, factor, loc, scale = shift.detach(), factor.detach(), loc.detach(), scale.detach()
         return u, self._globals(white, shift, factor) + (self.size / len(units)) * _local_log_q(local, loc, scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyro
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["checks", "gradient_norms"]
 
 SHORT: dict[str, Any] = {"steps": 60, "patience": 10, "anneal": 20}
-Outcome = tuple[str, str]
+Outcome = tuple[Literal["ok", "failed", "skipped"], str]
 
 
 def checks(entry: ModelEntry, family: str) -> list[Check]:
@@ -139,17 +139,9 @@ def _gradients(entry: ModelEntry, family: str) -> Outcome:
     if norms is None:
         return "skipped", "the family has no gradient-trained parameters"
     dead = [name for name, norm in norms.items() if not norm > 0]
-    one_dimensional = {"lower"} if norms.get("shift") is not None and _is_scalar(entry) else set()
-    dead = [name for name in dead if name not in one_dimensional]
     if dead:
         return "failed", f"no gradient reaches {', '.join(dead)}; those values would never be trained"
     return "ok", f"gradients reach all {len(norms)} parameters"
-
-
-def _is_scalar(entry: ModelEntry) -> bool:
-    data = entry.load_data()
-    with session(entry.dtype):
-        return LogDensity(entry.program(data), data, dtype=entry.dtype).dim == 1
 
 
 def _repeats(short: Callable[[], Fit], entry: ModelEntry, family: str) -> Outcome:

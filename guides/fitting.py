@@ -198,7 +198,7 @@ def _optimize(
         outcome = optimize(objective, config, generator, job.progress)
         flat.finish()
         return outcome, start.gradients + outcome.steps * objective.gradients_per_step
-    numbers = {"num_particles": config.num_particles, "batch_size": config.batch_size}
+    numbers: dict[str, Any] = {"num_particles": config.num_particles, "batch_size": config.batch_size}
     objective = program_objective(job.entry, job.data, density, program, guide, weights, family=job.family, **numbers)
     with pyro.validation_enabled(False):
         outcome = optimize(objective, config, generator, job.progress)

@@ -52,7 +52,7 @@ class WhitenedFullRank(FlatGuide):
         self.register_buffer("tril", start.tril.clone())
         self.shift = nn.Parameter(torch.zeros_like(start.loc))
         self.log_scale = nn.Parameter(torch.zeros_like(start.loc))
-        self.lower = nn.Parameter(torch.zeros_like(start.tril))
+        self.lower = nn.Parameter(torch.zeros_like(start.tril), requires_grad=self.dim > 1)
 
     def _log_q(self, white: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
         z = torch.linalg.solve_triangular(factor, (white - shift).T, upper=False).T

@@ -57,12 +57,12 @@ class FitConfig:
     lr: float = 0.05
     final_lr: float = 0.001
     weight_lr: float = 0.005
-    num_particles: int = 32
+    num_particles: int = 64
     batch_size: int | None = None
     clip_norm: float = 100.0
-    tail: float = 0.5
+    tail: float = 0.67
     patience: int = 250
-    anneal: int = 500
+    anneal: int = 750
     restarts: int = 1
     objective: str = "elbo"
     compile: str = "auto"
