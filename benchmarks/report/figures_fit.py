@@ -45,7 +45,9 @@ def losses(view: View, fits: dict[str, FitSummary]) -> Any | None:
     last = max(c[0].max() for c in curves.values())
     highest = max(float(np.quantile(c[1] - best, 0.97)) for c in curves.values())
     wide = highest > NARROW
-    lowest = LOWEST if wide else min(0.0, *(float(np.quantile(c[1] - best, 0.03)) for c in curves.values()))
+    if not wide:
+        highest = max(0.02, min(NARROW, max(float((c[1] - best).max()) for c in curves.values())))
+    lowest = LOWEST if wide else min(-0.005, *(float(np.quantile(c[1] - best, 0.03)) for c in curves.values()))
     for name, (steps, values) in curves.items():
         mark, gap = view.marks[name], np.maximum(values - best, lowest)
         axis.plot(steps, gap, color=mark.color, linestyle=mark.dash)
@@ -54,7 +56,7 @@ def losses(view: View, fits: dict[str, FitSummary]) -> Any | None:
             if restart.elbo is not None and np.isfinite(restart.elbo.value_nats):
                 height = max(-restart.elbo.value_nats - best, lowest)
                 axis.plot([last * 1.18], [height], marker="_", markersize=11, markeredgewidth=1.6, color=mark.color, clip_on=False)
-    y_range = (LOWEST * 0.8, highest * 1.5) if wide else (lowest - 0.06 * (highest - lowest), highest + 0.06 * (highest - lowest) + LOWEST)
+    y_range = (LOWEST * 0.8, highest * 1.5) if wide else (lowest - 0.06 * (highest - lowest), highest + 0.06 * (highest - lowest))
     axis.set(xscale="log", yscale="log" if wide else "linear", xlim=(1, last * 1.4), ylim=y_range)
     log_axis(axis, (1, last * 1.4), y_range if wide else None)
     axis.set(xlabel="optimizer step", ylabel="nats above the best loss")

@@ -92,8 +92,8 @@ def _intervals(axis: Any, found: list[tuple[Array, float]], mark: Any) -> None:
                       color=mark.color, markeredgecolor=light("paper"), markeredgewidth=0.5)  # fmt: skip
 
 
-def marginal(view: View, key: Key) -> Any:
-    """Draw the density of one component: the reference filled, every method as a line."""
+def marginal(view: View, key: Key) -> tuple[Any, bool]:
+    """Draw the density of one component: the reference filled, every method as a line; say whether a peak was cut."""
     figure, axis = canvas(340, 210)
     truth = view.reference.get(key)
     base = truth if truth is not None else np.concatenate([view.draws[n][key].ravel() for n in view.shown if key in view.draws[n]])
@@ -119,7 +119,7 @@ def marginal(view: View, key: Key) -> Any:
     axis.set(xlabel=short(view.labels[key], 40), ylim=(0, 1.05 * top), xlim=(low, high), yticks=[])
     axis.spines["left"].set_visible(False)
     axis.locator_params(axis="x", nbins=6)
-    return figure
+    return figure, peak > top
 
 
 def pair(view: View) -> tuple[Any, str] | None:
@@ -142,7 +142,7 @@ def pair(view: View) -> tuple[Any, str] | None:
         axis.plot(*x.mean(1, keepdims=True), marker=mark.marker, color=mark.color, markersize=6, markeredgecolor=light("paper"))
     if truth:
         for pick, position, limits in ((a, 0, axis.set_xlim), (b, 1, axis.set_ylim)):
-            low, high = np.quantile(truth[pick], (0.01, 0.99))
+            low, high = np.quantile(truth[pick], (0.004, 0.996))
             extents = [line.get_xydata()[:, position] for line in axis.lines]
             width = high - low
             limits(

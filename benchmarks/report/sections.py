@@ -95,7 +95,7 @@ def entry_section(view: View) -> dict[str, Any]:
                 "trust": trust,
                 "folded": folded,
                 "folded_as": _folded_as(folded, bool(trust)),
-                "notes": comparison.notes,
+                "notes": [n for n in map(tidy, comparison.notes) if not any(n in text for _, text in checks)],
             }
         )
     return {
@@ -158,12 +158,10 @@ def _where(view: View) -> list[dict[str, Any]]:
     keys = [k for k in view.order if any(k in view.draws[n] for n in view.shown)][:3]
     for i, component in enumerate(keys):
         label = view.labels[component]
-        pictures.append(
-            picture(
-                figures_posterior.marginal(view, component), f"{anchor(view.report)}-m{i}", f"Density of {label} under each method.",
-                ("Worst component", "Second worst", "Third worst")[i] if view.reference else label, "",
-            )
-        )  # fmt: skip
+        figure, cut = figures_posterior.marginal(view, component)
+        title = ("Worst component", "Second worst", "Third worst")[i] if view.reference else label
+        caption = "Cut at three times the reference's peak." if cut else ""
+        pictures.append(picture(figure, f"{anchor(view.report)}-m{i}", f"Density of {label} under each method.", title, caption))
     return [p for p in pictures if p is not None]
 
 
