@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.plan import Plan
 from benchmarks.work import NUTS, Cell, Prepared, source_digest
-from zoo.errors import UnknownNameError, UsageError
+from zoo.errors import ProgramError, UnknownNameError, UsageError, ZooError
 from zoo.types import ModelEntry
 
 __all__ = ["command", "duration", "plan_cells", "prepare"]
@@ -34,8 +34,16 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
     for family in wanted:
         if family not in known:
             raise UnknownNameError("guide family", family, known)
-    data = entry.load_data(plan.data_seed)
-    density = LogDensity(entry.program(data), data, dtype=entry.dtype)
+    try:
+        data = entry.load_data(plan.data_seed)
+        density = LogDensity(entry.program(data), data, dtype=entry.dtype)
+    except ZooError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:240].rstrip(".")
+        raise ProgramError(
+            f"Entry {entry.key} raises {type(error).__name__} while it is made: {text}; mend its make_data or build."
+        ) from error
     methods = tuple(dict.fromkeys(wanted)) + ((NUTS,) if plan.nuts else ())
     seconds = _guess(plan, methods, density)
     return Prepared(request=name, entry=entry, data=data, methods=methods, digest=source_digest(name, entry, data), seconds=seconds)

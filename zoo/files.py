@@ -104,7 +104,7 @@ def _execute(path: Path) -> ModuleType:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = f" at line {lines[-1]}" if lines else ""
         what = (str(error).splitlines() or [""])[0]
-        raise UsageError(f"Model file {path.name} raises {type(error).__name__}{line}: {what}") from error
+        raise UsageError(f"Model file {path.name} raises {type(error).__name__}{line}: {what.rstrip('.')}; mend the file.") from error
     return module
 
 

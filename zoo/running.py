@@ -19,7 +19,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
-from zoo.errors import DataError, ProgramError
+from zoo.errors import DataError, ProgramError, ZooError
 from zoo.types import Data, Program
 
 
@@ -113,12 +113,21 @@ def first_trace(program: Program, data: Data) -> poutine.Trace:
             trace.compute_log_prob()
             return trace
     except ValueError as error:
-        text = str(error).splitlines()[0]
         if "invalid" in str(error) or "support" in str(error):
+            text = str(error).splitlines()[0]
             raise DataError(f"The program refuses its data: {text} Check the observed values against the support.") from error
-        raise ProgramError(f"The program cannot be run on its data: {text}") from error
-    except (TypeError, RuntimeError, KeyError, IndexError) as error:
-        raise ProgramError(f"The program cannot be run on its data ({type(error).__name__}): {str(error).splitlines()[0]}") from error
+        raise ProgramError(f"The program cannot be run on its data: {_one_line(error)}; check shapes of data and plates.") from error
+    except ZooError:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise ProgramError(f"The program cannot be run on its data ({kind}): {_one_line(error)}; mend the program.") from error
+
+
+def _one_line(error: Exception) -> str:
+    """Return the message of an error on one line of at most 240 characters; Pyro's say the reason in the second one."""
+    text = " ".join(str(error).partition("Trace Shapes:")[0].split()).rstrip(".")
+    return text if len(text) <= 240 else text[:237] + "..."
 
 
 def refuse_bad_observations(trace: poutine.Trace) -> None:
