@@ -128,6 +128,8 @@ def pair(view: View) -> tuple[Any, str] | None:
     if found is None:
         return None
     a, b, method, got, true = found
+    if abs(true) > 0.995 and abs(got - true) < 0.01:  # one is a function of the other, and every method knows it
+        return None
     figure, axis = canvas(380, 330)
     truth = view.reference or next((view.draws[n] for n in view.shown if is_nuts(n)), {})
     truth = truth if a in truth and b in truth else {}
