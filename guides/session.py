@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,9 +20,13 @@ __all__ = ["as_module", "session", "trainable"]
 
 @contextmanager
 def session(dtype: torch.dtype | None) -> Iterator[None]:
-    """Set the default dtype and module-local parameters, and leave the global parameter store as it was found."""
+    """Set the default dtype and module-local parameters, and leave the global parameter store as it was found.
+
+    Pyro's warnings about NaN are silenced: the loop stops on a loss that is not finite and names the site itself.
+    """
     store = pyro.get_param_store()
-    with default_dtype(dtype), pyro.settings.context(module_local_params=True):
+    with default_dtype(dtype), pyro.settings.context(module_local_params=True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Encountered (NaN|[+-]?inf)")
         before = set(store.keys())
         try:
             yield

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ __all__ = ["Settled", "Watch"]
 
 BATCHES = 5
 DRIFT = 0.1
+SHORTEST = 10
 SLACK = 0.02
 
 
@@ -61,7 +63,7 @@ class Watch:
         self.losses.append(loss)
         if watched is not None and len(self.losses) % max(1, self.window // 100) == 0:
             self.values.append(watched.detach().clone())
-        if len(self.losses) < self.window:
+        if len(self.losses) < max(SHORTEST, self.window):
             return False
         mean, se = _mean_and_error(np.asarray(self.losses))
         stack = torch.stack(self.values) if self.values else None
@@ -87,7 +89,7 @@ class Watch:
         return Settled(gain=gain, gain_se=gain_se, moved=moved, settled=still and gain <= 2 * gain_se + SLACK)
 
 
-def _mean_and_error(losses: np.ndarray) -> tuple[float, float]:
-    """Mean with its standard error from batch means, robust to the few wild losses of a heavy-tailed objective."""
-    blocks = np.array([part.mean() for part in np.array_split(losses, BATCHES)])
-    return float(losses.mean()), float(blocks.std(ddof=1) / math.sqrt(BATCHES))
+def _mean_and_error(losses: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Mean with its standard error from successive differences (von Neumann 1941), which a trend inside the window does not inflate."""
+    variance = 0.5 * np.square(np.diff(losses)).mean()
+    return float(losses.mean()), math.sqrt(variance / len(losses))

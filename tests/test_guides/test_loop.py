@@ -36,8 +36,7 @@ def test_same_seed_same_fit_and_files_keep_it(tiny, family, tmp_path):
     if family != "laplace":
         other = guides.fit(entry, family, seed=4, **SHORT)
         assert not np.array_equal(first.losses, other.losses)
-        assert first.cost.steps == len(first.losses) == 60
-        assert first.cost.sequential_depth == 60
+        assert first.cost.steps == first.cost.sequential_depth == first.stop.step == len(first.losses) <= 60
     assert not list(pyro.get_param_store().keys())
 
 
@@ -146,7 +145,9 @@ def test_unknown_names_get_a_guess(tiny):
 
 def _own(tiny, guide, **fields):
     entry, evidence = tiny.skewed()
-    return tiny.entry("own", entry.load_data, entry.program(None), own_guides={"mine": lambda program, data, entry: guide}, **fields), evidence
+    return tiny.entry(
+        "own", entry.load_data, entry.program(None), own_guides={"mine": lambda program, data, entry: guide}, **fields
+    ), evidence
 
 
 def _param_guide(y, index=None):
