@@ -35,10 +35,9 @@ def checks(entry: ModelEntry, *, families: Sequence[str] | None = None) -> list[
     Raises:
         UnknownNameError: no such family.
     """
+    import guides.contract
     import zoo.contract
     from zoo.contract import Check
-
-    import guides.contract
 
     chosen = (*entry.families, *(g for g in entry.own_guides if g not in entry.families)) if families is None else families
     found = [*zoo.contract.checks(entry), Check(name="nuts_runs", run=partial(_nuts_runs, entry))]
@@ -50,9 +49,9 @@ def checks(entry: ModelEntry, *, families: Sequence[str] | None = None) -> list[
 def _nuts_runs(entry: ModelEntry) -> CheckResult:
     """Run one short chain: a start is found, no step fails, and every draw lies in the support of its site."""
     import torch
-    from zoo.contract import CheckResult
 
     from benchmarks.nuts import run_nuts
+    from zoo.contract import CheckResult
 
     if entry.learns:
         return CheckResult(status="skipped", sentence="the program's weights are trained first; NUTS then takes the fit")
@@ -63,4 +62,4 @@ def _nuts_runs(entry: ModelEntry) -> CheckResult:
     bad = [name for name, value in posterior.draws.items() if not bool(torch.isfinite(value).all())]
     if bad:
         return CheckResult(status="failed", sentence=f"draws of {', '.join(bad)} are not finite; check priors and transforms")
-    return CheckResult(status="ok", sentence="")
+    return CheckResult(status="ok", sentence="a short chain starts, moves and stays finite")

@@ -1,0 +1,62 @@
+"""An existing Pyro model in one call: a table, a notebook table that escapes, the scores behind it."""
+
+import html.parser
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import benchmarks
+from zoo.errors import UnknownNameError, UsageError
+
+
+def model(x, y):
+    slope = pyro.sample("slope", dist.Normal(0.0, 5.0))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("y", dist.Normal(slope * x, scale), obs=y)
+
+
+X = torch.linspace(-1, 1, 20, dtype=torch.float64)
+DATA = {"x": X, "y": 2 * X + 0.1 * torch.cos(9 * X)}
+
+
+class Tags(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.add(tag)
+
+
+def test_the_scorecard_of_a_plain_model():
+    title = "<script>alert(1)</script> & co"
+    card = benchmarks.compare_program(model, DATA, families=["laplace"], nuts=False, quick=True, title=title)
+    assert card.verdicts == {"laplace": "no_reference"}
+    assert "laplace" in str(card)
+    assert repr(card) == str(card)
+    page = card._repr_html_()
+    tags = Tags()
+    tags.feed(page)
+    assert tags.seen == {"table", "caption", "thead", "tbody", "tr", "th", "td", "b"}
+    assert "&lt;script&gt;" in page
+    assert list(card.frame()["method"]) == ["laplace"]
+    assert card.comparisons["laplace"].posterior.sample_shape == (2000,)
+
+
+def test_an_unknown_family_or_a_bare_word_is_refused():
+    with pytest.raises(UnknownNameError, match=r"did you mean 'laplace'"):
+        benchmarks.compare_program(model, DATA, families=["laplce"])
+    with pytest.raises(UsageError, match=r"accepted: a list such as"):
+        benchmarks.compare_program(model, DATA, families="laplace")
+
+
+def test_a_run_can_be_kept_and_read_as_a_table(tmp_path):
+    options = {"families": ["laplace"], "nuts": False, "quick": True, "out": tmp_path / "run"}
+    first = benchmarks.compare_program(model, DATA, **options)
+    again = benchmarks.compare_program(model, DATA, **options)
+    assert again.result.cells == first.result.cells
+    assert (tmp_path / "run" / "report.html").exists()
+    assert list(benchmarks.results_frame(tmp_path / "run")["entry"]) == ["my_model"]
