@@ -123,12 +123,22 @@ def _blank(**fields: Any) -> dict[str, Any]:
     return validated({**empty, **fields})
 
 
-def drawn_cell(head: Mapping[str, Any], status: CellStatus, posterior: Posterior, fit: Any, memory: float | None) -> dict[str, Any]:
-    """Return the cell of a method that has run but is not compared yet; `memory` is its process's peak in MB."""
+def drawn_cell(
+    head: Mapping[str, Any],
+    status: CellStatus,
+    posterior: Posterior,
+    fit: Any,
+    memory: float | None,
+    compiled: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the cell of a method that has run but is not compared yet.
+
+    `memory` is the peak of its process in MB, `compiled` says whether a graph was used where no fit says so.
+    """
     cost = dataclasses.asdict(dataclasses.replace(posterior.cost, peak_memory_mb=memory))
     stop = dataclasses.asdict(fit.stop) if fit is not None else None
-    compiled = {"compiled": dict(fit.compiled)} if fit is not None else {}
-    return _blank(**head, status=status, cost=cost, stop=stop, notes=list(posterior.notes), **compiled)
+    record = dict(fit.compiled) if fit is not None else dict(compiled or {"used": False, "reason": "eager"})
+    return _blank(**head, status=status, cost=cost, stop=stop, compiled=record, notes=list(posterior.notes))
 
 
 def failed_cell(head: Mapping[str, Any], status: CellStatus, sentence: str, seconds: float = 0.0) -> dict[str, Any]:

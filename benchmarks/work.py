@@ -171,13 +171,19 @@ def _attempt(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]
 
 
 def _nuts(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
-    from benchmarks.nuts import run_nuts
+    from benchmarks.nuts import LEAPFROGS, run_nuts
+    from zoo.log_density import LogDensity
 
     given = None if cell.given is None else load_fit(cell.given, run)
-    options: dict[str, Any] = {"given": given, "jobs": jobs, "in_process": jobs == 1, "progress": print, **cell.config}
-    posterior = run_nuts(cell.prepared.entry, seed=cell.seed, data=cell.prepared.data, **options)
+    entry, data, config = cell.prepared.entry, cell.prepared.data, dict(cell.config)
+    density = LogDensity(entry.program(data) if given is None else given.program, data, dtype=entry.dtype)
+    record = density.compile(config.pop("compile"), expected_calls=4 * (800 + config["draws"]) * int(LEAPFROGS))
+    options: dict[str, Any] = {"given": given, "jobs": jobs, "in_process": jobs == 1, "progress": print, "log_density": density, **config}
+    posterior = run_nuts(entry, seed=cell.seed, data=data, **options)
+    posterior = dataclasses.replace(posterior, cost=dataclasses.replace(posterior.cost, compile_seconds=record["compile_seconds"]))
     _save(posterior, None, folder)
-    return drawn_cell(cell.head, "ok", posterior, None, _peak_memory())
+    compiled = {name: density.compiled[name] for name in ("used", "reason")}
+    return drawn_cell(cell.head, "ok", posterior, None, _peak_memory(), compiled)
 
 
 def _fit(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
