@@ -163,3 +163,41 @@ def test_check_prints_every_result_and_fails_when_one_fails(capsys, monkeypatch)
     assert code == 1
     assert " failed  three: planted" in out
     assert out.splitlines()[-1] == "coin: 1 ok, 1 failed, 1 skipped"
+
+
+def test_fit_writes_a_file_that_can_be_loaded(tmp_path, capsys):
+    import guides
+
+    path = tmp_path / "guide.pt"
+    code, out, _ = run("fit", "coin", "--guide", "laplace", "--out", str(path), "--json", capsys=capsys)
+    assert code == 0
+    document = json.loads(out)
+    assert document["stop"]["status"] == "ok"
+    assert document["file"] == str(path)
+    loaded = guides.load(path)
+    assert (loaded.entry.name, loaded.family) == ("coin", "laplace")
+    assert [p.name for p in tmp_path.iterdir()] == ["guide.pt"]
+
+
+def test_compare_prints_one_json_document_in_the_schema(tmp_path, capsys):
+    from benchmarks.cells import validated
+
+    words = ["compare", "coin", "--guides", "laplace", "--no-nuts", "--quick", "--json", "--out", str(tmp_path / "run")]
+    code, out, err = run(*words, capsys=capsys)
+    assert code == 0, err
+    document = json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert list(document) == ["schema", "cells", "references", "run_dir"]
+    assert [validated(c) for c in document["cells"]] == document["cells"]
+    assert set(document["references"]["coin"]) >= {"kind", "gates", "ess_min", "rhat_max", "log_evidence"}
+    assert "1 of 1 cells to run; about" in err
+
+    code, out, err = run("report", str(tmp_path / "run"), "--markdown", str(tmp_path / "r.md"), capsys=capsys)
+    assert code == 0
+    assert out.strip() == str(tmp_path / "r.md")
+    assert (tmp_path / "r.md").read_text() == (tmp_path / "run" / "report.md").read_text()
+
+
+def test_reference_shows_and_verifies(capsys):
+    code, out, _ = run("reference", "linear_regression", capsys=capsys)
+    assert code == 0
+    assert out.startswith("linear_regression: analytic, usable")
