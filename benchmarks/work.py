@@ -245,5 +245,7 @@ def compare_cell(cell: Cell, run: RunDir, content: Mapping[str, Any], reference:
     posterior = load_posterior(cell, run, content)
     if not itself:
         return scored_cell(content, compare(posterior, reference, fit=load_fit(cell, run)))
+    alone = compare(posterior, None)
+    because = tuple(dataclasses.replace(r, sentence="it is the reference of the other rows") for r in alone.reasons[:1])
     sentence = f"{cell.method} is the reference of the other rows; no other truth is known here."
-    return scored_cell(content, dataclasses.replace(compare(posterior, None), reference=reference, sentence=sentence))
+    return scored_cell(content, dataclasses.replace(alone, reference=reference, reasons=because, sentence=sentence))

@@ -311,3 +311,18 @@ def test_the_default_folder_depends_on_the_request_only():
     assert plan.default_folder() != make_plan(entries=["coin", "dir/my model.py"], seeds=[1]).default_folder()
     assert plan.default_folder().parts[0] == "out"
     assert plan.default_folder().name.startswith("coin-my-model-")
+
+
+def test_nuts_is_never_scored_against_itself(tmp_path):
+    """Without another truth the chains are the reference; draws would agree with themselves whatever they are."""
+    path = tmp_path / "tiny.py"
+    path.write_text(MODEL.replace(', analytic=analytic, reference="analytic"', ', reference="nuts"'))
+    result, _ = go(plan_of(str(path), nuts=True, quick=True), tmp_path / "run", pages=False)
+    found = {c["method"]: c for c in result.cells}
+    assert found["nuts"]["verdict"] == "no_reference"
+    assert found["nuts"]["scores"] == []
+    assert "is the reference of the other rows" in found["nuts"]["sentence"]
+    assert found["nuts"]["mcmc"]["rhat_max"] < 1.05
+    assert found["laplace"]["reference"]["kind"] == "nuts"
+    assert len(found["laplace"]["scores"]) == 1
+    assert result.failures == []
