@@ -1,20 +1,17 @@
-"""Every entry of the house: the densities against independent formulas, the closed forms against each other."""
+"""Every entry of the house: labels, prior predictive, densities against independent formulas, minibatches."""
 
 from __future__ import annotations
 
 import math
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import numpy as np
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
-from scipy import integrate, stats
 from torch import Tensor
 
 from zoo.datasets import standardize
-from zoo.errors import UsageError
 from zoo.log_density import LogDensity, default_dtype
 from zoo.models import (
     coin,
@@ -26,7 +23,7 @@ from zoo.models import (
     logistic_regression,
     random_intercepts,
 )
-from zoo.types import Analytic, Data, ModelEntry
+from zoo.types import Data, ModelEntry
 
 MODULES = (
     coin, correlated_gaussian, eight_schools, eight_schools_centered, gaussian_mixture, linear_regression, logistic_regression,
@@ -37,7 +34,6 @@ ENTRIES = [m.ENTRY for m in MODULES] + [
     gaussian_mixture.ENTRY.with_options(K=3),
 ]
 IDS = [e.key for e in ENTRIES]
-ANALYTIC = [e for e in ENTRIES if e.reference == "analytic"]
 
 
 def log_density(entry: ModelEntry) -> tuple[LogDensity, Data]:
@@ -105,121 +101,6 @@ def test_data_say_where_they_come_from(entry: ModelEntry) -> None:
     assert entry.cites
 
 
-# -- closed forms ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("entry", ANALYTIC, ids=[e.key for e in ANALYTIC])
-def test_exact_draws_have_the_exact_moments(entry: ModelEntry) -> None:
-    data = entry.load_data()
-    exact = entry.exact(data)
-    assert exact is not None
-    n = 40_000
-    draws = exact.sample(n, 3)
-    for name, quantity in entry.quantities.items():
-        value, truth = quantity.fn(draws, data), exact.moments[name]
-        centered = value - value.mean(0)
-        mean_se = value.std(0) / math.sqrt(n)
-        # Delta method: se of the sd is sqrt(kurtosis - 1) sd / (2 sqrt n).
-        sd_se = ((centered**4).mean(0) / value.var(0) ** 2 - 1).sqrt() * value.std(0) / (2 * math.sqrt(n))
-        assert ((value.mean(0) - truth.mean).abs() < 5 * mean_se).all(), name
-        assert ((value.std(0) - truth.sd).abs() < 5 * sd_se).all(), name
-        assert (truth.mean_se == 0).all()
-        assert truth.mean.shape == truth.sd_se.shape == value.shape[1:]
-
-
-def stein_errors(exact: Analytic, density: LogDensity, n: int = 4000) -> Tensor:
-    """Deviations, in standard errors, from E[grad] = 0 and E[(u_i - m_i) grad_j] = -delta_ij under the target.
-
-    They hold for the log density of a distribution and its own draws only.
-    """
-    u = density.unconstrain(exact.sample(n, 11))
-    point = u.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(density.batch_function()(point).sum(), point)
-    products = (u - u.mean(0)).unsqueeze(-1) * gradient.unsqueeze(-2) + torch.eye(density.dim, dtype=torch.float64)
-    terms = torch.cat([gradient, products.flatten(1)], -1)  # [n, dim + dim^2]
-    return terms.mean(0) / (terms.std(0) / math.sqrt(n))
-
-
-@pytest.mark.parametrize("entry", ANALYTIC, ids=[e.key for e in ANALYTIC])
-def test_exact_draws_are_draws_of_the_density(entry: ModelEntry) -> None:
-    density, data = log_density(entry)
-    exact = entry.exact(data)
-    assert exact is not None
-    assert stein_errors(exact, density).abs().max() < 5
-
-
-def test_draws_of_a_slightly_different_posterior_are_noticed() -> None:
-    density, data = log_density(linear_regression.ENTRY)
-    wider = Data(train={"x": data.train["x"], "y": 1.05 * data.train["y"]}, observed=("y",))
-    exact = linear_regression.ENTRY.exact(wider)
-    assert exact is not None
-    assert stein_errors(exact, density).abs().max() > 8
-
-
-def test_coin_density_integrates_to_the_evidence() -> None:
-    density, data = log_density(coin.ENTRY)
-    exact = coin.ENTRY.exact(data)
-    assert exact is not None
-    assert exact.log_evidence is not None
-    area, _ = integrate.quad(
-        lambda u: math.exp(density(torch.tensor([u], dtype=torch.float64)).item()), -1.5, 1.0, epsabs=0, epsrel=1e-10, limit=200
-    )
-    assert math.log(area) == pytest.approx(exact.log_evidence, abs=1e-6)
-    # Under a uniform chance every count is equally probable.
-    assert exact.log_evidence == pytest.approx(-math.log(981), abs=1e-9)
-
-
-def test_regression_evidence_is_the_density_of_the_multivariate_t() -> None:
-    data = linear_regression.ENTRY.load_data()
-    x, y = data.train["x"][:120].numpy(), data.train["y"][:120].numpy()  # the t of all 442 rows costs scipy seconds
-    exact = linear_regression.ENTRY.exact(Data(train={"x": torch.tensor(x), "y": torch.tensor(y)}, observed=("y",)))
-    assert exact is not None
-    # Weights and noise variance integrated out of the prior predictive: t with 4 degrees of freedom, shape (1/2) (I + XX').
-    marginal = stats.multivariate_t(loc=np.zeros(len(y)), shape=0.5 * (np.eye(len(y)) + x @ x.T), df=4.0)
-    assert exact.log_evidence == pytest.approx(marginal.logpdf(y), abs=1e-8)
-
-
-@pytest.mark.parametrize("entry", ANALYTIC, ids=[e.key for e in ANALYTIC])
-def test_exact_draws_depend_on_the_seed_only(entry: ModelEntry) -> None:
-    exact = entry.exact(entry.load_data())
-    assert exact is not None
-    first, again, other = exact.sample(5, 1), exact.sample(5, 1), exact.sample(5, 2)
-    for name in first:
-        assert torch.equal(first[name], again[name])
-        assert not torch.equal(first[name], other[name])
-
-
-@pytest.mark.parametrize(("d", "ratio"), [(2, 0.436), (5, 0.353), (50, 0.319)])
-def test_mean_field_ratio_of_the_correlated_gaussian(d: int, ratio: float) -> None:
-    sigma = correlated_gaussian.covariance(d, 0.9)
-    assert torch.allclose(1 / (sigma.diagonal() * torch.linalg.inv(sigma).diagonal()).sqrt(), torch.tensor(ratio).double(), atol=5e-4)
-
-
-def test_mean_field_ratios_of_the_regression_are_the_documented_ones() -> None:
-    data = linear_regression.ENTRY.load_data()
-    precision = torch.eye(10, dtype=torch.float64) + data.train["x"].T @ data.train["x"]
-    ratio = dict(zip(data.coords["feature"], (precision.diagonal() * torch.linalg.inv(precision).diagonal()).rsqrt().tolist(), strict=True))
-    documented = {
-        "tc": 0.15,
-        "ldl": 0.18,
-        "hdl": 0.28,
-        "tch": 0.34,
-        "ltg": 0.35,
-        "bmi": 0.82,
-        "glu": 0.82,
-        "bp": 0.83,
-        "sex": 0.89,
-        "age": 0.91,
-    }
-    assert ratio == pytest.approx(documented, abs=0.006)
-
-
-@pytest.mark.parametrize(("d", "rho"), [(0, 0.5), (2, 1.0), (2, -1.0), (3, -0.5), (4, float("nan"))])
-def test_correlated_gaussian_refuses_what_is_no_covariance(d: int, rho: float) -> None:
-    with pytest.raises(UsageError, match="correlated_gaussian got"):
-        correlated_gaussian.ENTRY.with_options(d=d, rho=rho).load_data()
-
-
 # -- hand-written densities -----------------------------------------------------------------------------------------
 
 
@@ -277,84 +158,6 @@ def test_random_intercepts_is_the_hand_written_density() -> None:
         assert density(u).item() == pytest.approx(by_hand.item(), abs=1e-9)
 
 
-# -- the mixture ----------------------------------------------------------------------------------------------------
-
-
-def mixture_by_hand(z: dict[str, Tensor], petal: Tensor) -> Tensor:
-    """Return log p(weight, location, scale, petal) with the class summed out, without a Jacobian."""
-    prior = (
-        dist.Dirichlet(torch.full_like(z["weight"], 5.0)).log_prob(z["weight"])
-        + log_normal(z["location"], 4.0, 2.0).sum()
-        + (log_normal(z["scale"].log(), math.log(0.5), 0.5) - z["scale"].log()).sum()
-    )
-    terms = z["weight"].log() + log_normal(petal[:, None], z["location"], z["scale"])  # [flower, class]
-    return prior + terms.logsumexp(-1).sum()
-
-
-@pytest.mark.parametrize("K", [2, 3])
-def test_enumerated_mixture_is_the_hand_written_log_sum_exp(K: int) -> None:
-    density, data = log_density(gaussian_mixture.ENTRY.with_options(K=K))
-    for u in points(4, density.dim):
-        value, gradient = density.gradient(u)
-        point = u.clone().requires_grad_(True)
-        jacobian = sum(
-            s.transform.log_abs_det_jacobian(point[s.start : s.stop], s.transform(point[s.start : s.stop])).sum() for s in density.sites
-        )
-        by_hand = mixture_by_hand(density.constrain(point), data.train["petal"]) + jacobian
-        (slope,) = torch.autograd.grad(by_hand, point)
-        assert value.item() == pytest.approx(by_hand.item(), rel=1e-12, abs=1e-10)
-        assert (gradient - slope).abs().max() <= 1e-10 * (1 + slope.abs().max())
-
-
-@pytest.mark.parametrize("K", [2, 3])
-def test_a_class_shrinking_onto_tied_values_loses_density_without_bound(K: int) -> None:
-    density, data = log_density(gaussian_mixture.ENTRY.with_options(K=K))
-    values, counts = data.train["petal"].unique(return_counts=True)
-    tied = values[counts.argmax()]
-    assert counts.max() >= 13
-    location = torch.linspace(4.0, 6.0, K, dtype=torch.float64)
-    location[0] = tied
-    weight = torch.full((K,), 1 / K, dtype=torch.float64)
-    heights = []
-    for log_scale in (-10.0, -20.0, -40.0, -80.0):
-        scale = torch.ones(K, dtype=torch.float64)
-        scale[0] = math.exp(log_scale)
-        heights.append(density(density.unconstrain({"weight": weight, "location": location, "scale": scale})).item())
-    assert heights[-1] < -5000
-    assert all(a > b for a, b in pairwise(heights))
-
-
-@pytest.mark.parametrize("K", [2, 3])
-def test_mixture_quantities_do_not_see_labels(K: int) -> None:
-    entry = gaussian_mixture.ENTRY.with_options(K=K)
-    density, data = log_density(entry)
-    draws = density.constrain(points(7, density.dim))
-    flipped = {name: value.flip(-1) for name, value in draws.items()}
-    assert torch.allclose(density.batch(density.unconstrain(flipped)), density.batch(density.unconstrain(draws)))
-    for name, quantity in entry.quantities.items():
-        assert torch.allclose(quantity.fn(draws, data), quantity.fn(flipped, data), atol=1e-10), name
-    assert (entry.quantities["location"].fn(draws, data).diff(dim=-1) > 0).all()
-
-
-def test_co_assignment_is_the_probability_of_a_shared_class() -> None:
-    entry = gaussian_mixture.ENTRY.with_options(K=3)
-    density, data = log_density(entry)
-    z = density.constrain(points(1, density.dim)[0])
-
-    def responsibility(value: float) -> Tensor:
-        return (z["weight"].log() + log_normal(torch.tensor(value), z["location"], z["scale"])).softmax(-1)
-
-    for log_odds, (a, b) in zip(gaussian_mixture.co_assignment(z, data), gaussian_mixture.PAIRS[3], strict=True):
-        assert {a, b} <= set(data.train["petal"].tolist()), "pairs are measured values"
-        shared = (responsibility(a) * responsibility(b)).sum()
-        assert torch.sigmoid(log_odds).item() == pytest.approx(shared.item(), abs=1e-7)
-
-
-def test_mixture_refuses_other_numbers_of_classes() -> None:
-    with pytest.raises(UsageError, match="2 or 3"):
-        gaussian_mixture.ENTRY.with_options(K=1).load_data()
-
-
 # -- minibatches ----------------------------------------------------------------------------------------------------
 
 
@@ -375,6 +178,21 @@ def test_minibatches_are_unbiased() -> None:
     # Wrong rows under the right index must not go unnoticed.
     wrong = density.evaluate(u, {"x": data.train["x"][:batch], "y": data.train["y"][:batch], "index": torch.arange(20, 40)}).item()
     assert wrong != pytest.approx(on(list(range(20, 40))))
+
+
+def test_a_minibatch_keeps_the_order_of_its_index() -> None:
+    entry = random_intercepts.ENTRY
+    data = entry.load_data()
+    index = torch.tensor([7, 3, 31])
+    tensors = {name: data.train[name][index] for name in data.batched}
+    with default_dtype(entry.dtype):
+        trace = pyro.poutine.trace(entry.program(data)).get_trace(**tensors, index=index)
+    # Rows and effects are matched by position, and guides slice their locals by the plate's value.
+    assert torch.equal(trace.nodes["group"]["value"], index)
+    assert trace.nodes["effect"]["value"].shape == (3,)
+    assert trace.nodes["effect"]["scale"] == pytest.approx(40 / 3)
+    assert trace.nodes["y"]["scale"] == pytest.approx(40 / 3)
+    assert trace.nodes["slope"]["scale"] == 1
 
 
 def test_the_encoder_sees_sufficient_means() -> None:
