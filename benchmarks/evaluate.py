@@ -132,7 +132,8 @@ def _compare(
 def _report(
     run: RunDir, cells: list[Cell], posteriors: dict[str, Posterior], references: dict[str, Reference], contents: dict[str, dict[str, Any]]
 ) -> ReportInput:
-    from benchmarks.report.inputs import EntryReport, ReportInput
+    from benchmarks.predictive import predictive_checks
+    from benchmarks.report.inputs import EntryReport, ReportInput, method_names
 
     entries = []
     for key, reference in references.items():
@@ -140,9 +141,12 @@ def _report(
         comparisons = [comparison_of(contents[c.name], posteriors[c.name], reference, load_fit(c, run)) for c in own]
         nuts = next((p.posterior for p in comparisons if p.posterior.method == NUTS and p.posterior.stats), None)
         first = next(c for c in cells if c.prepared.entry.key == key)
-        entries.append(
-            EntryReport(entry=first.prepared.entry, data=first.prepared.data, reference=reference, comparisons=comparisons, nuts=nuts)
-        )
+        entry, data = first.prepared.entry, first.prepared.data
+        shown = dict(zip(method_names(comparisons), (c.posterior for c in comparisons), strict=True))
+        learned = load_fit(first, run) if entry.learns else None
+        program = entry.program(data) if learned is None else learned.program
+        ppc = predictive_checks(entry, data, program, {m: p for m, p in shown.items() if p.draws})
+        entries.append(EntryReport(entry=entry, data=data, reference=reference, comparisons=comparisons, nuts=nuts, ppc=ppc))
     plan = run.plan
     seeds = {"seeds": list(plan.seeds), "data_seed": plan.data_seed}
     meta = {"command": command(plan), "versions": versions(), "machine": machine(), **seeds}

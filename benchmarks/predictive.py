@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["predictive_checks", "replicate"]
 
-REPLICATES = 40
+REPLICATES = 100
 LARGEST = 5_000  # values of one observed tensor; more would not be seen in a picture
 
 

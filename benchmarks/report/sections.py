@@ -198,7 +198,7 @@ def _health(view: View) -> list[dict[str, Any]]:
     pictures = []
     found = figures_nuts.ranks(view, nuts)
     if found is not None:
-        text = f"Each line is a chain. Flat within the band (99 % of independent draws): they agree on {found[1]}, which mixes worst."
+        text = f"A line is a chain; chains that agree stay in the band (99 % of independent draws). {found[1]} mixes worst."
         pictures.append(picture(found[0], name + "-r", f"Rank histogram per chain of {found[1]} for {key}.", "Ranks", text))
     value = mcmc.ebfmi_min if mcmc is not None else None
     smallest = f" E-BFMI {plain(value, 2)} (at least 0.3 is good)." if value is not None else ""
@@ -214,7 +214,7 @@ def _health(view: View) -> list[dict[str, Any]]:
 
 
 def _checks(view: View) -> list[dict[str, Any]]:
-    text = "Points: observed. Band: 90 % of data sets replicated from the posterior. Lines: the mean of each method's replications."
+    text = "Thick: observed. Band: 90 % of the data sets replicated from the posterior. Thin: the mean of each method's replications."
     pictures = [
         picture(
             figures_nuts.predictive(view, check), f"{anchor(view.report)}-c{i}", f"Observed and replicated {check.label}.",
