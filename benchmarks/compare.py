@@ -63,18 +63,20 @@ def compare(
     truth = as_reference(reference)
     mcmc = _health(posterior)
     failure = _failure(posterior, fit, mcmc)
-    values = evaluate(posterior)
-    if failure is None:
-        failure = _not_finite(values, posterior.entry)
     notes: list[str] = []
-    components, method, other = _sides(posterior, truth, values)
-    missing = None if other is not None else truth.reason or "there is no reference to compare with"
+    values = evaluate(posterior)
+    failure = failure or _drop_not_finite(values, posterior.entry, notes)
+    missing = None if truth.posterior is not None else truth.reason or "there is no reference to compare with"
     if truth.posterior is not None and _same_draws(posterior, truth.posterior):
-        missing, other = ITSELF, None
+        missing = ITSELF
+    unusable = None if truth.usable or truth.kind == "none" else truth.reason or "the reference fails its gates"
+    components, method, other = _sides(posterior, truth if missing is None else None, values) if failure is None else ([], None, None)
+    if other is not None and not np.isfinite(other.flat).all():
+        unusable, other = unusable or "the reference has draws that are not finite", None
     scores: tuple[Score, ...] = ()
     correlations: Correlations | None = None
     joint: tuple[Distance, ...] = ()
-    if failure is None and other is not None:
+    if method is not None and other is not None:
         scores = _scores(components, method, other)
         correlations = compare_correlations(method, other, components)
         judged = [i for i, c in enumerate(components) if c.judged]
@@ -83,13 +85,10 @@ def compare(
             if not joint:
                 notes.append("No joint distance: too few effective draws, or a reference of one chain.")
     verdict, reasons = decide(
-        scores, correlations, joint, failure=failure,
-        unusable=None if truth.usable or truth.kind == "none" else truth.reason or "the reference fails its gates",
-        missing=missing,
-        unconverged=_unconverged(fit),
+        scores, correlations, joint, failure=failure, unusable=unusable, missing=missing, unconverged=_unconverged(fit)
     )  # fmt: skip
     weights = guide_scores.weights(posterior) if failure is None else None
-    pareto_k = None if weights is None else guide_scores.pareto(weights, method, components, other, notes)
+    pareto_k = None if weights is None or method is None else guide_scores.pareto(weights, method, components, other, notes)
     trust = trust_checks(fit, pareto_k, mcmc)
     return Comparison(
         posterior=posterior, reference=truth, scores=scores, distances=joint, verdict=verdict, reasons=reasons,
@@ -129,11 +128,11 @@ def failed(
 # -- the two sides ------------------------------------------------------------------------------------------------------
 
 
-def _sides(posterior: Posterior, truth: Reference, values: dict[str, Array]) -> tuple[list[Component], Side, Side | None]:
+def _sides(posterior: Posterior, truth: Reference | None, values: dict[str, Array]) -> tuple[list[Component], Side, Side | None]:
     """Evaluate the quantities both sides share, by name; the reference may belong to another form of the model."""
     names = list(values)
     theirs: dict[str, Array] = {}
-    if truth.posterior is not None and truth.kind != "none":
+    if truth is not None and truth.posterior is not None:
         names = [n for n in names if n in truth.posterior.entry.quantities]
         if not names:
             raise UsageError(
@@ -151,7 +150,7 @@ def _sides(posterior: Posterior, truth: Reference, values: dict[str, Array]) -> 
         c for n in names for c in component_names(n, posterior.entry.quantities[n], values[n].shape[2:], posterior.data)
     ]  # fmt: skip
     method = side({n: values[n] for n in names}, posterior.sample_dims == ("sample",))
-    if not theirs or truth.posterior is None:
+    if truth is None or truth.posterior is None:
         return components, method, None
     return components, method, side(theirs, truth.posterior.sample_dims == ("sample",), truth.moments)
 
@@ -205,11 +204,16 @@ def _failure(posterior: Posterior, fit: Fit | None, mcmc: Mcmc | None) -> str | 
     return None if mcmc is None else broken_chains(mcmc, posterior, strict=False)
 
 
-def _not_finite(values: dict[str, Array], entry: ModelEntry) -> str | None:
-    for name, value in values.items():
-        bad = int((~np.isfinite(value)).reshape(value.shape[0] * value.shape[1], -1).any(-1).sum())
+def _drop_not_finite(values: dict[str, Array], entry: ModelEntry, notes: list[str]) -> str | None:
+    """Say which judged quantity has draws that are not finite; leave out a shown one that has, with a note."""
+    for name, value in list(values.items()):
+        total = value.shape[0] * value.shape[1]
+        bad = int((~np.isfinite(value)).reshape(total, -1).any(-1).sum())
         if bad and entry.quantities[name].judged:
-            return f"{bad} of {value.shape[0] * value.shape[1]:,} draws of {name} are not finite"
+            return f"{bad} of {total:,} draws of {name} are not finite"
+        if bad:
+            notes.append(f"{name} is left out: {bad} of {total:,} draws are not finite.")
+            del values[name]
     return None
 
 

@@ -1,0 +1,230 @@
+"""`compare` on entries with known answers, on every kind of reference, and the sentences it gives."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import planting
+import pytest
+import torch
+from torch import nn
+
+import benchmarks
+import zoo
+from benchmarks.compare import compare, failed
+from benchmarks.sentences import entry_sentence
+from benchmarks.types import Comparison
+from guides.types import Elbo, Fit, FitConfig, Restart, Stop
+from zoo.errors import UsageError
+from zoo.types import Analytic, Cost, Posterior, Quantity, Reference
+
+
+def exact_reference(entry, data, n=20000, seed=0):
+    exact: Analytic = entry.exact(data)
+    truth = Posterior(entry=entry, data=data, method="analytic", draws=exact.sample(n, seed), sample_dims=("sample",))
+    return Reference(kind="analytic", posterior=truth, moments=exact.moments, log_evidence=exact.log_evidence)
+
+
+def make_fit(posterior, status="ok", sentence="converged at step 900", elbos=(-1.0,)):
+    starts = tuple(
+        Restart(seed=i, elbo=Elbo(value_nats=v, se=0.01, draws=1000), stop=Stop(status="ok", sentence="", step=9))
+        for i, v in enumerate(elbos)
+    )
+    return Fit(
+        entry=posterior.entry, data=posterior.data, family=posterior.method, program=lambda: None, guide=nn.Module(), config=FitConfig(),
+        seed=0, losses=np.zeros(1), stop=Stop(status=status, sentence=sentence, step=900), elbo=starts[0].elbo, cost=Cost(seconds=1.0),
+        restarts=starts,
+    )  # fmt: skip
+
+
+def mean_field(entry, data, n=2000, seed=1):
+    """Draws of the exact mean-field optimum of an equicorrelated normal, with their log weights."""
+    d, rho = entry.settings["d"], entry.settings["rho"]
+    sigma = (1 - rho) * np.eye(d) + rho * np.ones((d, d))
+    sd = 1 / np.sqrt(np.diag(np.linalg.inv(sigma)))
+    x = sd * np.random.default_rng(seed).standard_normal((n, d))
+    log_q = -0.5 * ((x / sd) ** 2).sum(1) - np.log(sd).sum()
+    log_p = -0.5 * np.einsum("ni,ij,nj->n", x, np.linalg.inv(sigma), x) - 0.5 * np.linalg.slogdet(sigma)[1]
+    return Posterior(
+        entry=entry, data=data, method="mean_field", draws={"x": torch.as_tensor(x)}, sample_dims=("sample",),
+        log_weights=torch.as_tensor(log_p - log_q),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("d", "ratio"), [(2, 0.436), (5, 0.353)])
+def test_mean_field_on_a_correlated_normal_is_too_narrow_by_the_known_ratio(d, ratio):
+    entry = zoo.load("correlated_gaussian", d=d)
+    data = entry.load_data()
+    found = compare(mean_field(entry, data), exact_reference(entry, data))
+    assert found.verdict == "too_narrow"
+    assert len(found.scores) == d
+    for s in found.scores:
+        assert s.sd_ratio == pytest.approx(ratio, abs=5 * s.sd_ratio_se + 0.0005)
+        assert abs(s.mean_error) < 5 * s.mean_error_se
+    assert found.correlations["difference"] == pytest.approx(-0.9, abs=5 * found.correlations["se"])
+    assert found.distances[0].value > found.distances[0].line  # the classifier sees the missing correlation, the sd names the verdict
+    sd = 1 / np.sqrt(np.diag(np.linalg.inv(0.1 * np.eye(d) + 0.9)))
+    gap = 0.5 * (np.linalg.slogdet(0.1 * np.eye(d) + 0.9)[1] - 2 * np.log(sd).sum())
+    assert found.elbo["value_nats"] == pytest.approx(-gap, abs=5 * found.elbo["se"])  # exact log evidence is 0
+    assert found.log_evidence["exact"] == 0.0
+    assert found.pareto_k.draws == 2000
+    assert "0.4" in found.sentence or "0.3" in found.sentence
+    assert "try full_rank" in found.sentence
+
+
+def test_exact_draws_agree_and_the_score_can_tell_a_better_seed_apart():
+    entry = zoo.load("correlated_gaussian", d=3)
+    data = entry.load_data()
+    exact = Posterior(entry=entry, data=data, method="full_rank", draws=entry.exact(data).sample(2000, 5), sample_dims=("sample",))
+    found = compare(exact, exact_reference(entry, data))
+    assert found.verdict == "agrees"
+    assert found.sentence == "full_rank agrees with the analytic reference: every mean and sd is within its line."
+    assert found.pareto_k is None
+    assert found.heldout_lpd is None
+    assert [d.name for d in found.distances] == ["c2st", "sliced_wasserstein"]
+    assert all(d.floor is not None for d in found.distances)
+
+
+def test_a_borrowed_reference_is_read_with_its_own_quantities():
+    """The centered form stores x, the non-centered one z with x = 2 z; both call the quantity x."""
+    rng = np.random.default_rng(0)
+    centered = planting.entry(2, "centered")
+    other = replace(centered, name="other", quantities={"x": Quantity(fn=lambda draws, data: 2 * draws["z"], dims=("dim",))})
+    data = other.load_data()
+    z = torch.as_tensor(rng.standard_normal((4, 1000, 2)))
+    truth = Reference(
+        kind="stored", posterior=Posterior(entry=other, data=data, method="nuts", draws={"z": z}, sample_dims=("chain", "draw"))
+    )
+    right = compare(planting.guide(2 * rng.standard_normal((2000, 2)), model=centered), truth)
+    assert right.verdict == "agrees"
+    assert right.scores[0].reference_sd == pytest.approx(2.0, rel=0.1)
+    renamed = replace(truth, posterior=replace(truth.posterior, entry=replace(other, quantities={"w": other.quantities["x"]})))
+    with pytest.raises(UsageError, match="share no quantity"):
+        compare(planting.guide(rng.standard_normal((2000, 2)), model=centered), renamed)
+    with pytest.raises(UsageError, match="both sides need the same"):
+        compare(planting.guide(rng.standard_normal((2000, 3))), truth)
+
+
+def test_stored_moments_are_used_for_means_and_sds():
+    posterior, truth = planting.planted("shift 0.05 sd", 0, 2)
+    zero, one = torch.zeros(2), torch.ones(2)
+    moved = replace(truth, moments={"x": zoo.types.Moments(one, zero, one, zero)})
+    found = compare(posterior, moved, distances="none")
+    assert found.verdict == "shifted"
+    assert found.scores[0].mean_error == pytest.approx(-0.95, abs=5 * found.scores[0].mean_error_se)
+    assert found.scores[0].reference_draws_needed == 0
+
+
+def test_without_a_reference_only_trust_checks_speak():
+    entry = zoo.load("correlated_gaussian")
+    posterior = mean_field(entry, entry.load_data())
+    found = compare(posterior, None, fit=make_fit(posterior, elbos=(-1.0, -9.0)))
+    assert found.verdict == "no_reference"
+    assert found.scores == ()
+    k = found.pareto_k
+    expected = {"convergence": True, "restarts": False, "pareto_k": k.trusted, "importance_ess": k.importance_ess >= 400}
+    assert {t.name: t.passed for t in found.trust} == expected
+    assert "never visits is invisible" in found.sentence
+    assert "within 8.00 nats" in found.sentence
+    raw, _ = found.pareto_k.reweighted["x[1]"]
+    assert raw == 0.0  # relative to the raw draws
+
+
+def test_a_guide_is_no_truth_and_exact_draws_are():
+    one, two = (
+        planting.guide(np.random.default_rng(0).standard_normal((2000, 1))),
+        planting.guide(np.random.default_rng(1).standard_normal((4000, 1))),
+    )
+    with pytest.raises(UsageError, match="a guide; accepted"):
+        compare(one, two)
+    assert compare(one, replace(two, method="exact")).reference.kind == "exact"
+
+
+def test_draws_compared_with_themselves_say_nothing():
+    draws = planting.chains(np.random.default_rng(0).standard_normal((4, 1000, 2)))
+    found = compare(draws, Reference(kind="nuts", posterior=replace(draws)))
+    assert found.verdict == "no_reference"
+    assert "comparing them with themselves" in found.sentence
+
+
+def test_bad_fits_fail_with_their_reason_and_no_scores():
+    posterior, truth = planting.planted("shift 0.05 sd", 0, 2)
+    stopped = compare(posterior, truth, fit=make_fit(posterior, status="nan", sentence="NaN at step 7, site tau."))
+    assert (stopped.verdict, stopped.status, stopped.scores) == ("fit_failed", "nan", ())
+    assert "NaN at step 7, site tau" in stopped.sentence
+    early = compare(
+        posterior, truth, fit=make_fit(posterior, status="not_converged", sentence="6000 steps were not enough."), distances="none"
+    )
+    assert (early.verdict, early.status) == ("fit_failed", "not_converged")
+    assert len(early.scores) == 2
+    broken = posterior.draws["x"].clone()
+    broken[3, 1] = math.inf
+    infinite = compare(replace(posterior, draws={"x": broken}), truth)
+    assert infinite.verdict == "fit_failed"
+    assert "1 of 2,000 draws of x are not finite" in infinite.sentence
+    nothing = failed(posterior.entry, posterior.data, "laplace", truth, "init_failed", "no mode was found")
+    assert (nothing.verdict, nothing.status, nothing.sentence) == ("fit_failed", "init_failed", "laplace failed: no mode was found.")
+
+
+def test_weights_that_are_not_numbers_cost_only_their_own_scores():
+    posterior, truth = planting.planted("shift 0.05 sd", 0, 2)
+    weights = torch.zeros(2000, dtype=torch.float64)
+    weights[5] = math.nan
+    found = compare(replace(posterior, log_weights=weights), truth, distances="none")
+    assert found.verdict == "agrees"
+    assert found.pareto_k is None
+    assert found.elbo is None
+    assert "1 of 2,000 log weights are not finite" in found.notes[0]
+
+
+def test_chains_as_a_method_are_judged_and_their_divergences_shown():
+    rng = np.random.default_rng(3)
+    truth = planting.reference(rng.standard_normal((4, 1000, 2)))
+    row = planting.chains(rng.standard_normal((4, 1000, 2)))
+    diverging = torch.zeros(4, 1000, dtype=torch.bool)
+    diverging[0, :12] = True
+    found = compare(replace(row, stats={"diverging": diverging}), truth)
+    assert found.verdict == "agrees"
+    assert "with 12 divergences" in found.sentence
+    assert found.mcmc.divergences == 12
+    stuck = row.draws["x"].clone()
+    stuck[2] += 2.0
+    assert compare(replace(row, draws={"x": stuck}), truth).verdict == "fit_failed"
+
+
+# -- sentences ------------------------------------------------------------------------------------------------------------------------
+
+
+def rows(**verdicts) -> list[Comparison]:
+    out = []
+    for method, plant in verdicts.items():
+        posterior, truth = planting.planted(plant, 0, 2)
+        out.append(compare(replace(posterior, method=method), truth, distances="none"))
+    return out
+
+
+def test_the_entry_sentence_names_the_worst_first_and_the_next_step():
+    text = entry_sentence(rows(full_rank="shift 0.05 sd", mean_field="sd x 0.75", low_rank="shift 0.25 sd"))
+    assert text.startswith("planted: mean_field is too narrow (x[d")
+    assert "low_rank is shifted (x[d" in text
+    assert text.endswith("full_rank agrees with the stored reference: prefer full_rank.")
+    only = rows(mean_field="sd x 0.75")
+    borrowed = [replace(c, posterior=replace(c.posterior, entry=replace(c.posterior.entry, reference_of="eight_schools"))) for c in only]
+    assert entry_sentence(borrowed).endswith("try eight_schools (same posterior, another form).")
+    awful = planting.guide(0.2 * np.random.default_rng(0).standard_normal((2000, 1)))
+    truth = planting.reference(np.random.default_rng(1).standard_normal((4, 1000, 1)))
+    assert "do not use full_rank (x[d0] 0.199x too narrow)" in entry_sentence([compare(awful, truth, distances="none")])
+    assert entry_sentence([]) == "Nothing was compared."
+
+
+def test_the_public_surface_resolves_on_first_use():
+    import benchmarks.compare as module
+
+    assert callable(benchmarks.compare)
+    assert callable(module.compare)
+    posterior, truth = planting.planted("sd x 1.35", 0, 1)
+    assert benchmarks.compare(posterior, truth, distances="none").verdict == "too_wide"
+    for name in benchmarks.__all__:
+        assert getattr(benchmarks, name) is not None
+    with pytest.raises(AttributeError, match="it offers"):
+        benchmarks.no_such_thing  # noqa: B018
