@@ -118,6 +118,8 @@ def stein_stored(subject: Subject) -> str:
         stored = reference.load(subject.entry, subject.data, subject.density)
     except ZooError as error:
         raise Skipped(f"No stored reference can be read: {error}") from error
+    if not stored.usable:
+        raise Failed(stored.reason)
     posterior = stored.posterior
     if posterior is None or not {s.name for s in subject.density.sites} <= set(posterior.draws):
         raise Skipped("The stored reference holds no draws of the program's sites.")
