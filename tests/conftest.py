@@ -41,3 +41,22 @@ def clean_state():
     torch.set_num_threads(1)
     if dirty:
         pytest.fail(f"The test leaves global state changed: {'; '.join(dirty)}", pytrace=False)
+
+
+@pytest.fixture
+def load_entry():
+    """Load an entry, or skip the test where its data are somebody else's and not on this machine."""
+    import zoo
+    from zoo.errors import UsageError
+
+    def load(name):
+        entry = zoo.load(name)
+        try:
+            entry.load_data()
+        except UsageError as error:
+            if "POSTERIORDB is not set" not in str(error):
+                raise
+            pytest.skip("needs a copy of posteriordb; set POSTERIORDB")
+        return entry
+
+    return load

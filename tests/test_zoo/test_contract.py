@@ -46,8 +46,8 @@ def normal(y=None):
 
 
 @pytest.mark.parametrize("name", zoo.names())
-def test_every_entry_passes_its_contract(name):
-    failed = {k: r.sentence for k, r in results(zoo.load(name)).items() if r.status == "failed"}
+def test_every_entry_passes_its_contract(name, load_entry):
+    failed = {k: r.sentence for k, r in results(load_entry(name)).items() if r.status == "failed"}
     assert not failed
 
 

@@ -200,8 +200,8 @@ def test_flat_priors_have_a_density_up_to_a_constant():
 
 
 @pytest.mark.parametrize("name", zoo.names())
-def test_eager_single_and_batched_agree_on_every_entry(name):
-    entry = zoo.load(name)
+def test_eager_single_and_batched_agree_on_every_entry(name, load_entry):
+    entry = load_entry(name)
     data = entry.load_data()
     density = LogDensity(entry.program(data), data, dtype=entry.dtype)
     u = 0.3 * torch.randn(3, density.dim, dtype=density.dtype)
