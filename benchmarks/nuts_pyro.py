@@ -25,7 +25,8 @@ class _Potential(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, density: Density) -> Tensor:
         """Return -log p(u) in nats."""
-        value, gradient = density(u.detach().numpy())
+        with torch.enable_grad():  # forward runs without it, and the density differentiates itself
+            value, gradient = density(u.detach().numpy())
         ctx.gradient = torch.from_numpy(-gradient)
         return u.new_tensor(-value)
 

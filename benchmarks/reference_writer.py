@@ -57,6 +57,8 @@ def write(
         raise UsageError(f"{entry.key} borrows the reference of {entry.reference_of}; write that one.")
     if entry.reference != "stored":
         raise UsageError(f"{entry.key} has reference={entry.reference!r}; only entries with reference='stored' get one written.")
+    if entry.published is not None:
+        raise UsageError(f"{entry.key} uses reference draws that others published; `zoo reference {entry.key} --check` checks them.")
     say = progress or (lambda line: None)
     data = entry.load_data()
     log_density = LogDensity(entry.program(data), data, dtype=entry.dtype)
@@ -64,13 +66,8 @@ def write(
     per_chain = (SMALL if small else TOTAL) // CHAINS
     accept, thin = 0, 0
     while True:
-        settings: dict[str, Any] = {
-            "seed": seed,
-            "chains": CHAINS,
-            "tune": TUNE,
-            "draws": per_chain * THIN[thin],
-            "target_accept": ACCEPT[accept],
-        }
+        settings: dict[str, Any] = {"seed": seed, "chains": CHAINS, "tune": TUNE, "draws": per_chain * THIN[thin]}
+        settings["target_accept"] = ACCEPT[accept]
         full = run_nuts(entry, data=data, jobs=jobs, log_density=log_density, min_ess=0, **settings)
         thinned = _thin(full, THIN[thin])
         gates, values = certify.independence_gates(thinned)

@@ -1,0 +1,251 @@
+"""NUTS: two engines, one answer; the same draws on any number of cores; faults of a program are errors, not draws."""
+
+import subprocess
+import sys
+import textwrap
+from types import SimpleNamespace
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import MCMC, NUTS
+
+import zoo
+from benchmarks.arviz_bridge import ess_bulk, mcse_mean, mcse_sd
+from benchmarks.mcmc import components
+from benchmarks.nuts import STATS, _wanted, estimate_seconds, run_nuts
+from benchmarks.nuts_nutpie import Density, starting_point
+from benchmarks.nuts_pyro import RecordingNUTS, potential
+from zoo.errors import ProgramError, UnknownNameError, UsageError
+from zoo.log_density import LogDensity
+
+SHORT = {"chains": 2, "tune": 120, "draws": 250, "min_ess": 0, "compile": "off"}
+
+
+def gaussian(d: int = 2):
+    def program(y):
+        x = pyro.sample("x", dist.Normal(torch.zeros(d), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(x.sum(), 1.0), obs=y)
+
+    return zoo.from_program(program, {"y": torch.tensor(1.0, dtype=torch.float64)}, name="tiny")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return gaussian()
+
+
+@pytest.fixture(scope="module")
+def chains(tiny):
+    return run_nuts(tiny, jobs=1, **SHORT)
+
+
+@pytest.mark.parametrize("name", ["coin", "correlated_gaussian"])
+def test_engines_agree(name):
+    """Means and sds of every quantity and lp within 5 combined Monte Carlo standard errors."""
+    entry = zoo.load(name)
+    options = {"chains": 2, "tune": 300, "draws": 600, "min_ess": 0, "compile": "off"}
+    first, second = (run_nuts(entry, engine=engine, **options) for engine in ("nutpie", "pyro"))
+    (a, labels), (b, _) = components(first), components(second)
+    assert ess_bulk(a).min() > 150
+    assert ess_bulk(b).min() > 150
+    for summary, error in ((np.mean, mcse_mean), (np.std, mcse_sd)):
+        gap = np.abs(summary(a, (0, 1)) - summary(b, (0, 1))) / np.hypot(error(a), error(b))
+        assert gap.max() < 5, (labels[int(gap.argmax())], gap.max())
+    assert set(first.stats) == set(second.stats) == set(STATS)
+
+
+def test_every_statistic_is_there_and_has_its_type(chains):
+    for name, kind in STATS.items():
+        assert chains.stats[name].shape == (2, 250)
+        assert chains.stats[name].dtype == kind
+        assert torch.isfinite(chains.stats[name].double()).all()
+    assert chains.unconstrained.shape == (2, 250, 2)
+    assert chains.draws["x"].shape == (2, 250, 2)
+    density = LogDensity(chains.entry.program(chains.data), chains.data)
+    assert float(density(chains.unconstrained[1, 7])) == pytest.approx(float(chains.stats["lp"][1, 7]), abs=1e-9)
+    # at least the leaves of the trees, and less than what the longest warm-up could take
+    assert chains.cost.gradient_evaluations >= int(chains.stats["n_steps"].sum())
+    assert chains.cost.sequential_depth < chains.cost.gradient_evaluations
+    assert chains.cost.steps == 2 * 370
+
+
+def test_energy_is_that_of_the_hamiltonian(chains):
+    """Mean energy = mean potential + dim / 2: kinetic energy is chi-square with dim degrees of freedom over 2."""
+    for posterior in (chains, run_nuts(chains.entry, engine="pyro", **SHORT)):
+        kinetic = (posterior.stats["energy"] + posterior.stats["lp"]).numpy()
+        assert abs(kinetic.mean() - 1.0) < 5 * mcse_mean(kinetic)
+
+
+def test_draws_do_not_depend_on_jobs(tiny, chains):
+    two = run_nuts(tiny, jobs=2, **SHORT)
+    here = run_nuts(tiny, in_process=True, **SHORT)
+    assert torch.equal(chains.unconstrained, two.unconstrained)
+    assert torch.equal(chains.unconstrained, here.unconstrained)
+    assert torch.equal(chains.stats["energy"], two.stats["energy"])
+    assert not torch.equal(chains.unconstrained[0], chains.unconstrained[1])
+    assert not torch.equal(chains.unconstrained, run_nuts(tiny, seed=1, **SHORT).unconstrained)
+
+
+@pytest.mark.parametrize("engine", ["nutpie", "pyro"])
+def test_extension_keeps_the_first_draws_bit_for_bit(tiny, engine):
+    options = {"engine": engine, "chains": 2, "tune": 150, "draws": 100, "compile": "off"}
+    lines: list[str] = []
+    short = run_nuts(tiny, **options, min_ess=0)
+    long = run_nuts(tiny, **options, min_ess=250, progress=lines.append)
+    assert long.sample_shape[1] > 100
+    assert torch.equal(short.unconstrained, long.unconstrained[:, :100])
+    assert any("extending" in line for line in lines)
+    assert long.cost.gradient_evaluations > short.cost.gradient_evaluations + int(long.stats["n_steps"].sum())
+
+
+def test_extension_that_cannot_be_afforded_is_a_note(tiny):
+    options = {"chains": 2, "tune": 150, "draws": 100, "compile": "off"}
+    assert "limit of 500 draws" in run_nuts(tiny, **options, min_ess=100_000).notes[0]
+    late = run_nuts(tiny, **options, min_ess=250, budget=0.0)
+    assert late.sample_shape == (2, 100)
+    assert "budget of 0 s" in late.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("ess", "wanted"), [(3000.0, 1000), (float("nan"), 1000), (1500.0, 1750), (500.0, 4750), (450.0, 5000), (100.0, 1000)]
+)
+def test_number_of_draws_wanted(ess, wanted):
+    assert _wanted(ess, 2000.0, 1000, 5000) == wanted
+
+
+def test_recording_does_not_change_a_draw(tiny):
+    data = tiny.load_data()
+    log_density = LogDensity(tiny.program(data), data)
+
+    def sample(kernel):
+        torch.manual_seed(3)
+        start = {"u": torch.full((2,), 0.5, dtype=torch.float64)}
+        options = {"num_samples": 60, "warmup_steps": 40, "initial_params": start, "disable_progbar": True}
+        mcmc = MCMC(kernel(potential_fn=potential(Density(log_density))), **options)
+        mcmc.run()
+        return mcmc.get_samples()["u"]
+
+    assert torch.equal(sample(NUTS), sample(RecordingNUTS))
+
+
+def test_a_trained_program_is_used_as_given(tiny):
+    def shifted(y):
+        x = pyro.sample("x", dist.Normal(torch.full((2,), 50.0), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(x.sum(), 1.0), obs=y)
+
+    posterior = run_nuts(tiny, given=SimpleNamespace(program=shifted), **SHORT)
+    assert posterior.draws["x"].mean() > 10
+
+
+def closed_form(log_density, function):
+    """The same density by hand: fast enough for the deep trees of a funnel."""
+    log_density.numpy_gradient = lambda: function
+    return log_density
+
+
+def test_divergences_of_a_funnel_are_counted():
+    def funnel(y):
+        v = pyro.sample("v", dist.Normal(0.0, 3.0))
+        with pyro.plate("unit", 9):
+            pyro.sample("x", dist.Normal(0.0, (v / 2).exp()))
+        pyro.sample("y", dist.Normal(v, 1e6), obs=y)
+
+    def by_hand(u):
+        v, x = u[0], u[1:]
+        scaled = x * np.exp(-v)
+        return -(v**2) / 18 - 4.5 * v - scaled @ x / 2, np.concatenate([[-v / 9 - 4.5 + scaled @ x / 2], -scaled])
+
+    entry = zoo.from_program(funnel, {"y": torch.tensor(0.0, dtype=torch.float64)}, name="funnel")
+    data = entry.load_data()
+    log_density = LogDensity(entry.program(data), data)
+    point = torch.linspace(-0.8, 0.9, 10, dtype=torch.float64)
+    assert by_hand(point.numpy())[1] == pytest.approx(log_density.gradient(point)[1].numpy(), abs=1e-9)
+    for engine, draws in (("nutpie", 2000), ("pyro", 150)):
+        options = {"chains": 2, "tune": 200, "draws": draws, "min_ess": 0, "engine": engine, "target_accept": 0.6}
+        found = run_nuts(entry, log_density=closed_form(log_density, by_hand), **options)
+        print(engine, int(found.stats["diverging"].sum()), found.cost)
+        assert int(found.stats["diverging"].sum()) > 0
+    assert int(run_nuts(gaussian(3), **SHORT).stats["diverging"].sum()) == 0
+
+
+@pytest.mark.parametrize("engine", ["nutpie", "pyro"])
+@pytest.mark.parametrize("jobs", [{"in_process": True}, {"jobs": 2}], ids=["here", "workers"])
+def test_a_program_that_raises_is_an_error_not_a_trace(engine, jobs):
+    calls = [0]
+
+    def program(y):
+        calls[0] += 1
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        if calls[0] > 60:
+            raise KeyError("the table has no such row")
+        pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    entry = zoo.from_program(program, {"y": torch.tensor(0.0, dtype=torch.float64)}, name="broken")
+    with pytest.raises(ProgramError, match="no such row"):
+        run_nuts(entry, engine=engine, **jobs, **SHORT)
+
+
+def test_a_matrix_that_fails_to_factor_is_a_rejection(tiny):
+    data = tiny.load_data()
+    density = Density(LogDensity(tiny.program(data), data))
+    density.function = lambda x: torch.linalg.cholesky(-torch.eye(2))
+    value, gradient = density(np.zeros(2))
+    assert np.isnan(value)
+    assert (gradient == 0).all()
+    density.raise_failure()
+
+
+def test_a_density_finite_nowhere_is_refused(tiny):
+    data = tiny.load_data()
+    density = Density(LogDensity(tiny.program(data), data))
+    density.function = lambda x: (float("-inf"), np.zeros(2))
+    with pytest.raises(ProgramError, match="not finite at any of 400 points"):
+        starting_point(density, 0)
+
+
+def test_starts_are_over_dispersed_and_differ(tiny):
+    data = tiny.load_data()
+    density = Density(LogDensity(tiny.program(data), data))
+    starts = np.array([starting_point(density, seed) for seed in range(60)])
+    assert np.abs(starts).max() < 2
+    assert starts.std() == pytest.approx(2 / 3**0.5, abs=5 * 0.06)
+
+
+def test_bad_requests_are_refused(tiny):
+    with pytest.raises(UnknownNameError, match="did you mean 'nutpie'"):
+        run_nuts(tiny, engine="nutpy")
+    with pytest.raises(UsageError, match="draws=2"):
+        run_nuts(tiny, draws=2)
+
+
+def test_the_estimate_grows_with_the_work(tiny):
+    assert estimate_seconds(tiny, draws=100_000) > 5 * estimate_seconds(tiny, draws=1000) > 0
+
+
+SCRIPT = """
+import torch, time, pyro, pyro.distributions as dist, zoo, sys
+from benchmarks.nuts import run_nuts
+torch.set_num_threads(1)
+def program(y):
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    time.sleep(0.01)
+    print("at work", flush=True)
+    pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+entry = zoo.from_program(program, {"y": torch.tensor(0.0, dtype=torch.float64)}, name="slow")
+try:
+    run_nuts(entry, min_ess=0, compile="off", in_process=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_ctrl_c_raises_instead_of_returning_a_partial_trace():
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for _ in range(40):  # past the traces of the density and the start, inside the sampler
+        process.stdout.readline()
+    process.send_signal(2)
+    assert "interrupted" in process.communicate(timeout=60)[0]
