@@ -62,7 +62,7 @@ def compare(
     start = time.perf_counter()
     truth = as_reference(reference)
     mcmc = _health(posterior)
-    failure = _failure(posterior, fit, mcmc)
+    failure, unconverged = _failure(fit, mcmc), _unconverged(posterior, fit, mcmc)
     notes: list[str] = []
     values = evaluate(posterior)
     failure = failure or _drop_not_finite(values, posterior.entry, notes)
@@ -85,7 +85,7 @@ def compare(
             if not joint:
                 notes.append("No joint distance: too few effective draws, or a reference of one chain.")
     verdict, reasons = decide(
-        scores, correlations, joint, failure=failure, unusable=unusable, missing=missing, unconverged=_unconverged(fit)
+        scores, correlations, joint, failure=failure, unusable=unusable, missing=missing, unconverged=unconverged
     )  # fmt: skip
     weights = guide_scores.weights(posterior) if failure is None else None
     pareto_k = None if weights is None or method is None else guide_scores.pareto(weights, method, components, other, notes)
@@ -95,7 +95,7 @@ def compare(
         sentence=comparison_sentence(
             posterior.method, verdict, reasons, kind=truth.kind, mcmc=mcmc, trust=trust, entry=posterior.entry
         ),
-        fit=fit, status=_status(fit, failure, mcmc), elbo=guide_scores.elbo(fit, weights), pareto_k=pareto_k, mcmc=mcmc, trust=trust,
+        fit=fit, status=_status(fit, failure, unconverged), elbo=guide_scores.elbo(fit, weights), pareto_k=pareto_k, mcmc=mcmc, trust=trust,
         log_evidence=guide_scores.evidence(weights, truth),
         heldout_lpd=guide_scores.heldout(posterior, fit, log_density, notes) if heldout and failure is None else None,
         correlations={} if correlations is None else asdict(correlations), notes=tuple(notes), seconds=time.perf_counter() - start,
@@ -198,10 +198,12 @@ def _health(posterior: Posterior) -> Mcmc | None:
     return diagnose(posterior)
 
 
-def _failure(posterior: Posterior, fit: Fit | None, mcmc: Mcmc | None) -> str | None:
+def _failure(fit: Fit | None, mcmc: Mcmc | None) -> str | None:
     if fit is not None and not fit.ok:
         return fit.stop.sentence
-    return None if mcmc is None else broken_chains(mcmc, posterior, strict=False)
+    if mcmc is not None and not (mcmc.gates.get("finite", True) and mcmc.gates.get("non_constant", True)):
+        return f"the chains cannot be used: {mcmc.worst}"
+    return None
 
 
 def _drop_not_finite(values: dict[str, Array], entry: ModelEntry, notes: list[str]) -> str | None:
@@ -217,16 +219,19 @@ def _drop_not_finite(values: dict[str, Array], entry: ModelEntry, notes: list[st
     return None
 
 
-def _unconverged(fit: Fit | None) -> str | None:
-    return None if fit is None or fit.stop.status != "not_converged" else f"the fit had not converged: {fit.stop.sentence}"
+def _unconverged(posterior: Posterior, fit: Fit | None, mcmc: Mcmc | None) -> str | None:
+    """Say why draws that exist are not the method's last word: they can show an error, but not earn agreement."""
+    if fit is not None and fit.stop.status == "not_converged":
+        return f"the fit had not converged: {fit.stop.sentence}"
+    return None if mcmc is None else broken_chains(mcmc, posterior, strict=False)
 
 
-def _status(fit: Fit | None, failure: str | None, mcmc: Mcmc | None) -> CellStatus:
+def _status(fit: Fit | None, failure: str | None, unconverged: str | None) -> CellStatus:
     if fit is not None and fit.stop.status != "ok":
         return fit.stop.status
-    if failure is None:
-        return "ok"
-    return "not_converged" if mcmc is not None and mcmc.gates.get("finite", False) else "nan"
+    if failure is not None:
+        return "nan"
+    return "ok" if unconverged is None else "not_converged"
 
 
 class _Callable(ModuleType):

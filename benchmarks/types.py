@@ -161,7 +161,8 @@ class Comparison:
     """All scores of one (entry, method, seed) against a reference, with the verdict and its reasons.
 
     `elbo` has `value_nats`, `se`; `log_evidence` has `exact`, `bound_nats`, `bound_se`, `error`; `heldout_lpd` has
-    `nats_per_row`, `se`; `correlations` has the fields of `Correlations` or is empty. `trust` are the checks that need no reference. `notes` say what could not be computed and why.
+    `nats_per_row`, `se`; `correlations` has the fields of `Correlations` or is empty. `trust` are the checks that need
+    no reference. `notes` say what could not be computed and why.
     """
 
     posterior: Posterior

@@ -91,8 +91,7 @@ def _scale(s: Score, z: float) -> Reason | None:
     if not abs(s.log_sd_ratio) > line:
         return None
     verdict: Verdict = "too_narrow" if s.log_sd_ratio < 0 else "too_wide"
-    word = "narrow" if s.log_sd_ratio < 0 else "wide"
-    text = f"{s.label}: {value_with_error(s.sd_ratio, s.sd_ratio_se)}x the reference sd, too {word}"
+    text = f"{s.label}: sd is {value_with_error(s.sd_ratio, s.sd_ratio_se)} times the reference's"
     return Reason(verdict=verdict, label=s.label, excess=abs(s.log_sd_ratio) / line, sentence=text)
 
 

@@ -189,7 +189,14 @@ def test_chains_as_a_method_are_judged_and_their_divergences_shown():
     assert found.mcmc.divergences == 12
     stuck = row.draws["x"].clone()
     stuck[2] += 2.0
-    assert compare(replace(row, draws={"x": stuck}), truth).verdict == "fit_failed"
+    apart = compare(replace(row, draws={"x": stuck}), truth, distances="none")
+    assert (apart.verdict, apart.status) == ("fit_failed", "not_converged")
+    assert "the chains disagree: R-hat" in apart.sentence
+    assert len(apart.scores) == 2  # shown, with the wide errors of chains that disagree
+    still = row.draws["x"].clone()
+    still[2] = 0.0
+    constant = compare(replace(row, draws={"x": still}), truth, distances="none")
+    assert (constant.verdict, constant.scores) == ("fit_failed", ())
 
 
 # -- sentences ------------------------------------------------------------------------------------------------------------------------
