@@ -141,6 +141,42 @@ def stale(stored: StoredReference, log_density: LogDensity) -> str | None:
     return None
 
 
+def _of_others(owner: ModelEntry, data: Data, log_density: LogDensity | None) -> Reference:
+    """Return published draws as a reference; the gate `data` says whether they belong to these data."""
+    from zoo.log_density import LogDensity as Density
+    from zoo.types import Posterior, Reference
+
+    assert owner.published is not None
+    found = owner.published(data)
+    if log_density is None:
+        log_density = Density(owner.program(data), data, dtype=owner.dtype)
+    same = same_data(data, owner.load_data())
+    failed = [name for name, passed in found.gates.items() if not passed]
+    reason = ""
+    if not same:
+        reason = f"The published draws of {owner.key} belong to other data; run NUTS on these."
+    elif failed:
+        reason = f"The published draws of {owner.key} failed {', '.join(failed)} when they were made; run NUTS instead."
+    sites = {s.name: found.draws[s.name].to(log_density.dtype) for s in log_density.sites}
+    posterior = Posterior(
+        entry=owner, data=data, method="stored", draws=sites, sample_dims=("chain", "draw"), unconstrained=log_density.unconstrain(sites)
+    )
+    return Reference(
+        kind="stored", posterior=posterior, gates={**found.gates, "data": same}, rhat_max=found.rhat_max, ess_min=found.ess_min,
+        usable=not reason, reason=reason, provenance=found.provenance,
+    )  # fmt: skip
+
+
+def same_data(one: Data, other: Data) -> bool:
+    """Whether two data sets condition a program on the same tensors."""
+    import torch
+
+    def equal(a: Any, b: Any) -> bool:
+        return torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else bool(a == b)
+
+    return one.train.keys() == other.train.keys() and all(equal(one.train[k], other.train[k]) for k in one.train)
+
+
 def load(entry: ModelEntry, data: Data, log_density: LogDensity | None = None, *, folder: Path | None = None) -> Reference:
     """Return the stored reference of an entry as a `Reference` with its fingerprint verified against the data.
 
@@ -153,6 +189,8 @@ def load(entry: ModelEntry, data: Data, log_density: LogDensity | None = None, *
     from zoo.types import Posterior, Reference
 
     owner = borrowed(entry)
+    if owner.published is not None:
+        return _of_others(owner, data, log_density)
     stored = read(owner.key, folder)
     if log_density is None:
         log_density = Density(owner.program(data), data, dtype=owner.dtype)

@@ -111,10 +111,14 @@ def _scan(path: Path, module: str, source: str) -> Iterator[EntryInfo]:
         if isinstance(target, ast.Name)
     }
     if "NAMES" in assigned:
+        # a module with many entries says name -> title, and what they share, in literals
         title = (ast.get_docstring(tree) or "").partition("\n")[0]
         listed = _literal(assigned["NAMES"]) or ()
-        for name in listed:
-            yield EntryInfo(name=str(name), title=title, source=source, target=f"{module}:{name}")
+        named = {str(k): str(v) for k, v in listed.items()} if isinstance(listed, dict) else {str(name): title for name in listed}
+        tags = frozenset(str(t) for t in _literal(assigned["TAGS"]) or ()) if "TAGS" in assigned else frozenset()
+        reference = str(_literal(assigned["REFERENCE"]) or "") if "REFERENCE" in assigned else ""
+        for name, text in named.items():
+            yield EntryInfo(name=name, title=text, tags=tags, reference=reference, source=source, target=f"{module}:{name}")
         return
     calls = [assigned[k] for k in ("ENTRY",) if k in assigned]
     group = assigned.get("ENTRIES")

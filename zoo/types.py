@@ -25,6 +25,7 @@ __all__ = [
     "Moments",
     "Posterior",
     "Program",
+    "Published",
     "Quantity",
     "Reference",
     "ReferenceKind",
@@ -146,6 +147,24 @@ class Analytic:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Published:
+    """Reference draws that others made, checked and published.
+
+    Attributes:
+        draws: the program's sites, each `[chain, draw, *site]`.
+        gates: the checks recorded with them, name -> passed.
+        rhat_max, ess_min: worst recorded values, None where not recorded.
+        provenance: how and by whom they were drawn.
+    """
+
+    draws: Mapping[str, Tensor]
+    gates: Mapping[str, bool] = field(default_factory=dict)
+    rhat_max: float | None = None
+    ess_min: float | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelEntry:
     """The card of one model; see `docs/model_contract.md` for what each field promises.
 
@@ -160,6 +179,7 @@ class ModelEntry:
         own_guides: families brought by the entry itself: name -> `build(program, data, entry) -> guide`.
         analytic: `analytic(data, **options) -> Analytic`, for `reference="analytic"`.
         reference_of: name of the entry whose reference this one borrows (same posterior of the quantities).
+        published: `published(data) -> Published`: reference draws of others, for `reference="stored"` without files of ours.
         learns: the program has weights of its own that are trained and then held fixed.
         options: defaults of the options of `make_data` and `build`.
         chosen: the options given at load time (subset of `options`).
@@ -183,6 +203,7 @@ class ModelEntry:
     own_guides: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     analytic: Callable[..., Analytic] | None = None
     reference_of: str | None = None
+    published: Callable[[Data], Published] | None = None
     learns: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     chosen: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,81 @@
+"""Priors on the positive half-line that Pyro does not bring: a truncated normal and a half Student-t."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.distributions.utils import broadcast_all
+
+__all__ = ["HalfStudentT", "PositiveNormal"]
+
+
+class PositiveNormal(dist.TorchDistribution):
+    r"""A normal distribution restricted to the positive numbers.
+
+    \[ p(x) = \frac{N(x; \mu, \sigma)}{\Phi(\mu / \sigma)}, \qquad x > 0 \]
+
+    Args:
+        loc: mu, mean of the unrestricted normal.
+        scale: sigma, its standard deviation, > 0.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "scale": constraints.positive}
+    support = constraints.positive
+    has_rsample = True
+
+    def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
+        self.loc, self.scale = broadcast_all(loc, scale)
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> PositiveNormal:
+        """Return the same distribution over a larger batch."""
+        return PositiveNormal(self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p(value) in nats."""
+        normal: Tensor = dist.Normal(self.loc, self.scale, validate_args=False).log_prob(value)
+        return normal - torch.special.log_ndtr(self.loc / self.scale)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw by inversion of the distribution function."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        below = torch.special.ndtr(-self.loc / self.scale)  # mass of the normal below 0
+        uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
+        tiny = torch.finfo(self.loc.dtype).tiny
+        return (self.loc + self.scale * torch.special.ndtri(below + uniform * (1 - below))).clamp(min=tiny)
+
+
+class HalfStudentT(dist.TorchDistribution):
+    r"""The absolute value of a Student-t variable around 0: p(x) = 2 t(x; df, 0, scale), x > 0.
+
+    Args:
+        df: degrees of freedom, > 0.
+        scale: > 0.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"df": constraints.positive, "scale": constraints.positive}
+    support = constraints.positive
+    has_rsample = True
+
+    def __init__(self, df: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
+        self.df, self.scale = broadcast_all(df, scale)
+        super().__init__(self.df.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> HalfStudentT:
+        """Return the same distribution over a larger batch."""
+        return HalfStudentT(self.df.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p(value) in nats."""
+        whole: Tensor = dist.StudentT(self.df, 0.0, self.scale, validate_args=False).log_prob(value)
+        return whole + math.log(2.0)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw a Student-t variable and drop its sign."""
+        whole: Tensor = dist.StudentT(self.df, 0.0, self.scale, validate_args=False).rsample(sample_shape)
+        return whole.abs()
