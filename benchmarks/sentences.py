@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -64,10 +65,12 @@ def entry_sentence(comparisons: Sequence[Comparison]) -> str:
         return "Nothing was compared."
     entry = comparisons[0].posterior.entry
     ranked = sorted(comparisons, key=lambda c: (-_severity(c), c.method))
-    parts = [_part(c) for c in ranked if c.verdict != "agrees"]
+    avoid = [c for c in ranked if _to_avoid(c)]
+    parts = [f"do not use {_and([f'{c.method} ({_found(c)})' for c in avoid], 'or')}"] if avoid else []
+    parts += [_part(c) for c in ranked if c.verdict != "agrees" and not _to_avoid(c) and not _is_the_reference(c)]
     agree = [c for c in ranked if c.verdict == "agrees"]
     if agree:
-        names = _and([c.method + _divergences(c.mcmc) for c in agree])
+        names = _and([c.method + (f" ({text.removeprefix(', with ')})" if (text := _divergences(c.mcmc)) else "") for c in agree])
         parts.append(f"{names} agree{'s' if len(agree) == 1 else ''} with the {agree[0].reference.kind} reference")
     return f"{entry.key}: {'; '.join(parts)}{_advice(entry, ranked)}."
 
@@ -90,11 +93,28 @@ def short_finding(comparison: Comparison) -> str:
     return f"{score.label} {', '.join(words)}" if words else _clause(first.sentence)
 
 
+def _to_avoid(c: Comparison) -> bool:
+    return c.verdict in MATERIAL and _severity(c) >= BAD
+
+
+def _is_the_reference(c: Comparison) -> bool:
+    """The draws every other row was judged by say nothing about themselves."""
+    return c.verdict == "no_reference" and c.reference.posterior is not None
+
+
+def _found(c: Comparison) -> str:
+    return _brief(short_finding(c)) + _divergences(c.mcmc)
+
+
 def _part(c: Comparison) -> str:
-    found = short_finding(c) + _divergences(c.mcmc)
-    if c.verdict in MATERIAL and _severity(c) >= BAD:
-        return f"do not use {c.method} ({found})"
+    found = _found(c)
     return f"{c.method} {WORDS[c.verdict]}" + (f" ({found})" if found else "")
+
+
+def _brief(sentence: str) -> str:
+    """Keep the first clause of a long reason; the whole of it stands with its method."""
+    clause = sentence.split("; ")[0]
+    return clause.split(", the limit")[0] if len(clause) <= 90 else clause.split(": ")[0]
 
 
 def _severity(c: Comparison) -> float:
@@ -110,11 +130,15 @@ def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
         return ""
     if entry.reference_of is not None:
         return f": try {entry.reference_of} (same posterior, another form)"
-    good = [c.method for c in ranked if c.verdict == "agrees" and not (c.mcmc is not None and c.mcmc.divergences)]
-    guides = [m for m in good if m != "nuts"]
+    good = [c for c in ranked if c.verdict == "agrees"]
+    guides = sorted((c for c in good if c.method != "nuts"), key=lambda c: -(c.elbo or {}).get("value_nats", -math.inf))
     if guides:
-        return f": prefer {_and(guides[:2], 'or')}"
-    return ": prefer nuts" if "nuts" in good else ""
+        return f": prefer {_and([c.method for c in guides[:2]], 'or')}"
+    chains = next((c for c in good if c.method == "nuts"), None)
+    if chains is None:
+        return ""
+    clean = chains.mcmc is None or not chains.mcmc.divergences
+    return ": use nuts" if clean else ": use nuts, with smaller steps until no draw diverges"
 
 
 def _next_step(method: str, verdict: Verdict, entry: ModelEntry | None, mcmc: Mcmc | None) -> str:

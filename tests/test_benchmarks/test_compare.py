@@ -13,7 +13,7 @@ import benchmarks
 import zoo
 from benchmarks.compare import compare, failed
 from benchmarks.sentences import entry_sentence
-from benchmarks.types import Comparison
+from benchmarks.types import Comparison, Mcmc
 from guides.types import Elbo, Fit, FitConfig, Restart, Stop
 from zoo.errors import UsageError
 from zoo.types import Analytic, Cost, Posterior, Quantity, Reference
@@ -222,6 +222,26 @@ def test_the_entry_sentence_names_the_worst_first_and_the_next_step():
     truth = planting.reference(np.random.default_rng(1).standard_normal((4, 1000, 1)))
     assert "do not use full_rank (x[d0] 0.199x too narrow)" in entry_sentence([compare(awful, truth, distances="none")])
     assert entry_sentence([]) == "Nothing was compared."
+
+
+def test_the_entry_sentence_groups_what_to_avoid_and_advises_on_chains_that_diverge():
+    truth = planting.reference(np.random.default_rng(1).standard_normal((4, 1000, 1)))
+    awful = compare(planting.guide(0.2 * np.random.default_rng(0).standard_normal((2000, 1))), truth, distances="none")
+    good = compare(planting.guide(np.random.default_rng(2).standard_normal((2000, 1))), truth, distances="none")
+    chains = replace(
+        good,
+        posterior=replace(good.posterior, method="nuts"),
+        mcmc=Mcmc(rhat_max=1.0, ess_bulk_min=2e3, ess_tail_min=2e3, ebfmi_min=1.0, divergences=8),
+    )
+    worst = [replace(awful, posterior=replace(awful.posterior, method=m)) for m in ("laplace", "mean_field")]
+    text = entry_sentence([*worst, chains])
+    assert "do not use laplace (x[d0] 0.199x too narrow) or mean_field (" in text
+    assert text.count("do not use") == 1
+    assert text.endswith("nuts (8 divergences) agrees with the stored reference: use nuts, with smaller steps until no draw diverges.")
+    fits = [
+        replace(good, posterior=replace(good.posterior, method=m), elbo={"value_nats": v, "se": 0.1}) for m, v in (("a", -3.0), ("b", -1.0))
+    ]
+    assert entry_sentence([*worst, *fits]).endswith("prefer b or a.")
 
 
 def test_the_public_surface_resolves_on_first_use():
