@@ -106,7 +106,8 @@ def pareto_k(log_weights: Array | Tensor) -> tuple[float, Array]:
     Weights equal to 1e-8 nats have no tail: k-hat is 0 and they stay equal. A NaN or +inf weight gives k-hat NaN,
     which fails every threshold; -inf (a draw the target excludes) is a weight of zero.
     """
-    values = np.array(log_weights, dtype=np.float64).ravel()
+    given = log_weights.detach().cpu().numpy() if isinstance(log_weights, Tensor) else log_weights
+    values = np.array(given, dtype=np.float64).ravel()
     if np.isnan(values).any() or np.isposinf(values).any() or np.isneginf(values).all():
         return float("nan"), values
     if np.ptp(values) < 1e-8:

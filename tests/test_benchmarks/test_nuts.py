@@ -166,7 +166,6 @@ def test_divergences_of_a_funnel_are_counted():
     for engine, draws in (("nutpie", 2000), ("pyro", 150)):
         options = {"chains": 2, "tune": 200, "draws": draws, "min_ess": 0, "engine": engine, "target_accept": 0.6}
         found = run_nuts(entry, log_density=closed_form(log_density, by_hand), **options)
-        print(engine, int(found.stats["diverging"].sum()), found.cost)
         assert int(found.stats["diverging"].sum()) > 0
     assert int(run_nuts(gaussian(3), **SHORT).stats["diverging"].sum()) == 0
 
