@@ -85,15 +85,20 @@ def _stored(entry: ModelEntry, owner: ModelEntry, data: Data, folder: Path | Non
     if owner.published is not None:
         published = stored_reference.load(entry, data, folder=folder)
         return published if published.gates["data"] else None
-    if not stored_reference.exists(owner.key, folder):
+    if getattr(owner, "published", None) is None and not stored_reference.exists(owner.key, folder):
         return None
     try:
         found = stored_reference.load(entry, data, folder=folder)
-        if not found.gates["fingerprint"] and stored_reference.load(entry, owner.load_data(), folder=folder).gates["fingerprint"]:
+        if not _belongs(found) and _belongs(stored_reference.load(entry, owner.load_data(), folder=folder)):
             return None  # the program is as it was, these are other data
     except ReferenceError as error:
         return Reference(kind="stored", posterior=None, usable=False, reason=str(error))
     return found
+
+
+def _belongs(found: Reference) -> bool:
+    """Whether a reference is that of the program and data it was loaded for."""
+    return found.gates.get("fingerprint", True) and found.gates.get("data", True)
 
 
 # -- check --------------------------------------------------------------------------------------------------------------
