@@ -207,8 +207,9 @@ def estimate_seconds(
 ) -> float:
     """Return a rough estimate of the wall seconds of `run_nuts`, from the time of a few gradients.
 
-    The density is timed as it is: eager unless a compiled `log_density` is given (often 20 times faster, as `run_nuts`
-    will be where compiling pays). Twelve gradients per iteration are assumed; entries with curved or badly scaled posteriors take several times more.
+    The density is timed as it is: eager, unless a compiled `log_density` is given (`run_nuts` compiles by itself where
+    that pays, often 20 times faster). Twelve gradients per iteration are assumed; entries with curved or badly scaled
+    posteriors take several times more.
     """
     if log_density is None:
         data = entry.load_data() if data is None else data
