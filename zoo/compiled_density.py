@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from zoo.batching import close
 from zoo.compiled import Function, Mode, Record, compile_function
-from zoo.tracing import Traced, TraceFailure, trace, vectorize
+from zoo.tracing import Traced, TraceFailure, default_of, trace, vectorize, without_detach
 
 if TYPE_CHECKING:
     from zoo.log_density import LogDensity
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["CompiledDensity", "compile_density", "is_traced"]
 
 CHUNK = 64  # points per call of a batched graph
+HESSIAN_DIM = 24  # below it the eager Hessian takes no longer than the graph's
 RENT_SECONDS = 3.0  # eager batches run this long before `auto` compiles them: never far above the better of the two
 NumpyGradient = Callable[[np.ndarray[Any, Any]], tuple[float, np.ndarray[Any, Any]]]
 
@@ -44,6 +46,7 @@ class CompiledDensity:
         self.expected_calls = expected_calls
         self._graph: Traced | None = None
         self._forms: dict[str, Function] = {}
+        self._columns: Callable[[Tensor], Tensor] | None = None
         self._spent = {"batch": 0.0, "batch_gradient": 0.0}
         self._compile_gradient(mode)
 
@@ -80,6 +83,14 @@ class CompiledDensity:
         value = self.density.eager_batch()(u)
         self._spent["batch_gradient"] += 2 * (time.perf_counter() - started)
         return value
+
+    def hessian(self, u: Tensor) -> Tensor:
+        """Return the Hessian `[dim, dim]` of the log density at `[dim]`: all columns in one pass of the graph where that is checked."""
+        self._renew()
+        used = self._forms["gradient"].record["used"]
+        if self._columns is None and used and self.density.dim >= HESSIAN_DIM:
+            self._columns = self._differentiate_twice()
+        return self._columns(u.detach()) if self._columns and used else self.density.eager_hessian(u)
 
     def numpy_gradient(self) -> NumpyGradient:
         """Return `u[dim] -> (value, gradient[dim])` on float arrays with the least work per call, for one thread.
@@ -132,6 +143,27 @@ class CompiledDensity:
             self._graph = trace(self._eager, [self._points(1)[0]])
         return self._graph
 
+    def _differentiate_twice(self) -> Callable[[Tensor], Tensor] | None:
+        """Return the Hessian of the forward graph, checked by eager Hessian-vector products; None where they differ."""
+        evaluate = self.density.evaluate
+        try:
+            forward = trace(lambda u: [evaluate(u)], [self._points(1)[0]])
+            graph = without_detach(forward)
+            twice: Callable[[Tensor], Tensor] = torch.func.jacrev(torch.func.jacrev(lambda u: graph(u, *forward.constants)[0]))
+
+            def columns(u: Tensor) -> Tensor:
+                with default_of([u]):
+                    return twice(u)
+
+            for point, direction in zip(self._points(4)[1:], self._points(7)[4:], strict=True):
+                truth = torch.autograd.functional.hvp(evaluate, point, direction)[1]
+                got = columns(point)
+                if not close(got @ direction, truth, float(got.abs().max())):
+                    return None
+        except (TraceFailure, RuntimeError, NotImplementedError):
+            return None
+        return columns
+
     def _eager(self, u: Tensor) -> list[Tensor]:
         return list(self.density.eager_gradient(u))
 
@@ -183,7 +215,8 @@ class CompiledDensity:
     def _renew(self) -> None:
         """Trace and load again after a weight the program owns was written to: its old value was folded in."""
         if self._graph is not None and self._graph.stale:
-            self._graph, used = None, self._forms["gradient"].record["used"]
+            self._graph = self._columns = None
+            used = self._forms["gradient"].record["used"]
             self._forms.clear()
             self._compile_gradient("on" if used else "off")
 

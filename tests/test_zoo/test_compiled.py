@@ -133,6 +133,42 @@ def test_a_written_weight_makes_the_graph_stale():
     assert (after(u)[1] - before(u)[1]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["mixture", "network", "process"])
+def test_hessian_of_the_graph_equals_the_programs(name):
+    form = CompiledDensity(density(name), "off", 1)
+    u = points(1, form.density.dim, 12)[0]
+    columns = form._differentiate_twice()
+    assert columns is not None
+    truth = form.density.eager_hessian(u)
+    assert truth.abs().max() > 1
+    assert_close(columns(u), truth)
+
+
+def test_a_whole_step_is_one_graph():
+    """Noise in, loss and the next parameters out: gradients and Adam's update inside, through `batch_function`."""
+    function = density("hierarchy").batch_function()
+
+    def step(location, scale, first, second, noise):
+        state = torch.stack([location, scale]).requires_grad_(True)
+        loss = -(function(state[0] + state[1].exp() * noise).mean() + state[1].sum())
+        (gradient,) = torch.autograd.grad(loss, state)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        state = state.detach() - 0.01 * first / (second.sqrt() + 1e-8)
+        return [state[0], state[1], first, second, loss.detach()]
+
+    def inputs(seed):
+        x = points(15, 10, seed)
+        return [x[0], x[1] - 1, x[2:4], x[4:6] ** 2 + 0.1, x[7:15]]
+
+    graph, one, other = trace(step, inputs(1)), inputs(2), inputs(2)
+    for seed in range(50):
+        noise = 2 * points(8, 10, 100 + seed)
+        *one, loss = step(*one[:4], noise)
+        *other, same = graph(*other[:4], noise)
+        assert abs(loss - same) <= 1e-8 * abs(loss)
+    assert_close(other[1], one[1])
+
+
 # -- compiled -------------------------------------------------------------------------------------------------------------
 
 
