@@ -6,10 +6,13 @@
 
 The errors e depend on each other through a recursion, which is a bidiagonal linear system,
 
-    (I + theta S) e = y - mu - phi y_(previous)        S shifts by one step,
+    (I + theta S) e = r,   r = y - mu - phi y_(previous),      S shifts by one step.
 
-so one triangular solve takes the place of 200 steps. The series enters twice: as the observed past (`past`) and as what
-is predicted from it (`y`); what the program simulates without `y` is one step ahead of the observed past.
+S^200 = 0, hence (I + theta S)^-1 = prod_j (I + (-theta)^(2^j) S^(2^j)), j = 0..7: eight vector operations take the place
+of 200 steps or of a triangular solve, and map cheaply over many points.
+
+The series enters twice: as the observed past (`past`) and as what is predicted from it (`y`); what the program simulates
+without `y` is one step ahead of the observed past.
 
 References:
     Stan Development Team, Stan User's Guide, Moving average models.
@@ -41,11 +44,11 @@ def make_data(seed: int) -> Data:
 def predictions(past: Tensor, mu: Tensor, phi: Tensor, theta: Tensor) -> Tensor:
     """Return nu, the prediction of every step from the observed past, `[step]`."""
     previous = torch.cat([mu.reshape(1), past[:-1]])  # the series is taken to have been at mu before it starts
-    rest = past - mu - phi * previous
-    size = len(past)
-    shift = torch.diag(torch.ones(size - 1, dtype=past.dtype), -1)
-    system = torch.eye(size, dtype=past.dtype) + theta * shift
-    errors = torch.linalg.solve_triangular(system, rest.unsqueeze(-1), upper=False, unitriangular=True).squeeze(-1)
+    errors = past - mu - phi * previous
+    factor, lag = -theta, 1
+    while lag < len(past):
+        shifted = torch.cat([torch.zeros(lag, dtype=past.dtype), errors[:-lag]])
+        errors, factor, lag = errors + factor * shifted, factor * factor, 2 * lag
     return past - errors
 
 

@@ -50,12 +50,28 @@ def ordered_positive(name: str, means: tuple[float, float]) -> Tensor:
     return x
 
 
-def hidden_markov(theta1: Tensor, theta2: Tensor, emission: dist.Distribution, steps: int) -> dist.DiscreteHMM:
+class HiddenMarkov(dist.DiscreteHMM):
+    """Pyro's hidden Markov model with a log density that maps over many points (Pyro's own works in place)."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p(series) in nats with the path summed out: products of `[from, to]` matrices, in pairs."""
+        emitted = self.observation_dist.log_prob(value.unsqueeze(-1 - self.observation_dist.event_dim))  # [step, to]
+        steps = self.transition_logits + emitted.unsqueeze(-2)  # [step, from, to]
+        while steps.shape[-3] > 1:
+            even = steps.shape[-3] // 2 * 2
+            left, right = steps[..., 0:even:2, :, :], steps[..., 1:even:2, :, :]
+            pairs = (left.unsqueeze(-1) + right.unsqueeze(-3)).logsumexp(-2)
+            steps = torch.cat([pairs, steps[..., even:, :, :]], -3)
+        total: Tensor = (self.initial_logits + steps[..., 0, :, :].logsumexp(-1)).logsumexp(-1)
+        return total
+
+
+def hidden_markov(theta1: Tensor, theta2: Tensor, emission: dist.Distribution, steps: int) -> HiddenMarkov:
     """Return the distribution of the series with the path summed out; the first state is uniform."""
     moves = torch.stack([theta1, theta2]).log()  # [from, to]
     start = torch.zeros(1, 2, 2, dtype=moves.dtype)  # Pyro moves before the first emission: to a uniform state
     transitions = torch.cat([start, moves.expand(steps - 1, 2, 2)])  # [step, from, to]
-    return dist.DiscreteHMM(torch.zeros(2, dtype=moves.dtype), transitions, emission, duration=steps)
+    return HiddenMarkov(torch.zeros(2, dtype=moves.dtype), transitions, emission, duration=steps)
 
 
 def make_example(seed: int) -> Data:
