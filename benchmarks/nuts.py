@@ -37,6 +37,7 @@ STATS = {
     "acceptance_rate": torch.float64, "step_size": torch.float64,
 }  # fmt: skip
 MIN_ESS = 2000.0
+MOST_GRADIENTS = 2_000_000  # of an extension that will not reach its target
 MOST_DRAWS = 5  # extension stops at this multiple of the draws asked for
 LEAPFROGS = 12.0  # gradients per draw assumed by the estimate of time, typical of well-conditioned entries
 
@@ -65,8 +66,9 @@ def run_nuts(
     When the smallest bulk or tail ESS over judged quantities and lp is below `min_ess`, every chain runs again with
     the same seed and more draws (number from the measured ESS): its first draws are the same bit for bit, so the
     result depends on neither the number of cores nor the path of extension. The cost includes the earlier rounds.
-    Chains that even five times `draws` would leave below half of `min_ess` are not extended: a note says so, and the
-    cure is another form of the program.
+    Five times `draws` is the limit. Chains that even the limit would leave below half of `min_ess` are taken there
+    only where that is cheap, at most two million gradients in all; a note says so, and the cure is another form of
+    the program.
 
     Args:
         entry: what to sample.
@@ -112,7 +114,8 @@ def run_nuts(
         results = run.round(number, jobs, progress, in_process)
         posterior = run.posterior()
         ess = smallest_ess(posterior) if min_ess > 0 else math.nan
-        wanted = _wanted(ess, min_ess, number, most)
+        spent = sum(r.value.gradients for r in results)
+        wanted = _wanted(ess, min_ess, number, most, spent)
         seconds = sum(r.seconds for r in results) / min(chains, jobs) * (warm + wanted) / (warm + number)
         late = budget is not None and time.monotonic() - begin + seconds > budget
         if ess < min_ess and (wanted <= number or late):
@@ -125,11 +128,16 @@ def run_nuts(
         number = wanted
 
 
-def _wanted(ess: float, min_ess: float, draws: int, most: int) -> int:
-    """Return draws per chain that should reach `min_ess` with 15 % to spare, in steps of 250; `draws` for no extension."""
+def _wanted(ess: float, min_ess: float, draws: int, most: int, spent: int = 0) -> int:
+    """Return draws per chain that should reach `min_ess` with 15 % to spare, in steps of 250; `draws` for no extension.
+
+    `spent` counts the gradients of the last round; by them, not by a clock, hopeless chains are extended or left, so
+    that a result does not depend on the machine.
+    """
     if not ess < min_ess:  # NaN means constant or non-finite draws: more of them would not help
         return draws
-    if ess * most / draws < 0.5 * min_ess:
+    hopeless = ess * most / draws < 0.5 * min_ess
+    if hopeless and spent * most / draws > MOST_GRADIENTS:
         return draws
     return max(draws, min(math.ceil(draws * 1.15 * min_ess / ess / 250) * 250, most))
 

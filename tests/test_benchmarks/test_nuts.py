@@ -113,7 +113,12 @@ def test_extension_that_cannot_be_afforded_is_a_note(tiny):
     ("ess", "wanted"), [(3000.0, 1000), (float("nan"), 1000), (1500.0, 1750), (500.0, 4750), (450.0, 5000), (100.0, 1000)]
 )
 def test_number_of_draws_wanted(ess, wanted):
-    assert _wanted(ess, 2000.0, 1000, 5000) == wanted
+    assert _wanted(ess, 2000.0, 1000, 5000, spent=10**6) == wanted
+
+
+def test_hopeless_chains_are_extended_to_the_limit_only_where_that_is_cheap():
+    assert _wanted(100.0, 2000.0, 1000, 5000, spent=80_000) == 5000
+    assert _wanted(100.0, 2000.0, 1000, 5000, spent=800_000) == 1000
 
 
 def test_recording_does_not_change_a_draw(tiny):
