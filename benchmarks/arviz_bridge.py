@@ -37,6 +37,7 @@ __all__ = [
 
 Array = NDArray[Any]
 TAIL = (0.05, 0.95)
+FLAT_WEIGHTS = 0.05  # nats between the largest and the smallest log weight
 GUIDE_RHAT = (
     "R-hat compares chains of MCMC, but the draws of {method!r} are independent by construction, so it would be 1 however wrong "
     "they are; compare them with a reference instead (benchmarks.compare)."
@@ -103,15 +104,16 @@ def ebfmi(energy: Array) -> Array:
 def pareto_k(log_weights: Array | Tensor) -> tuple[float, Array]:
     """Return Pareto k-hat and the smoothed, normalized log weights of log p - log q, `[draw]` (Vehtari et al. 2024).
 
-    Weights equal to 1e-8 nats have no tail: k-hat is 0 and they stay equal. A NaN or +inf weight gives k-hat NaN,
+    Weights within 5 % of each other have no tail that matters at this number of draws: the shape of a Pareto fitted to
+    such a hair's breadth is noise, so k-hat is 0 and the weights stay as they are (normalized). A NaN or +inf weight gives k-hat NaN,
     which fails every threshold; -inf (a draw the target excludes) is a weight of zero.
     """
     given = log_weights.detach().cpu().numpy() if isinstance(log_weights, Tensor) else log_weights
     values = np.array(given, dtype=np.float64).ravel()
     if np.isnan(values).any() or np.isposinf(values).any() or np.isneginf(values).all():
         return float("nan"), values
-    if np.ptp(values) < 1e-8:
-        return 0.0, np.full_like(values, -np.log(values.size))
+    if np.ptp(values) < FLAT_WEIGHTS:
+        return 0.0, values - np.logaddexp.reduce(values)
     with _quiet():
         smoothed, k = arviz.psislw(values - values.max())
     return float(k), np.asarray(smoothed)

@@ -34,6 +34,10 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
     for family in wanted:
         if family not in known:
             raise UnknownNameError("guide family", family, known)
+        if family == "amortized" and entry.amortize is None and family not in entry.own_guides:
+            raise UsageError(
+                f"Entry {entry.key} cannot be amortized: its card has no amortize hook; accepted here: {', '.join(entry.families)}."
+            )
     try:
         data = entry.load_data(plan.data_seed)
         density = LogDensity(entry.program(data), data, dtype=entry.dtype)

@@ -89,6 +89,11 @@ def test_pareto_k_of_degenerate_weights():
     k, smoothed = bridge.pareto_k(np.full(100, 3.0) + 1e-12 * generator().standard_normal(100))
     assert k == 0.0
     assert np.exp(smoothed) == pytest.approx(np.full(100, 0.01))
+    hair = 0.01 * generator().standard_cauchy(1000).clip(-2, 2)
+    k, smoothed = bridge.pareto_k(hair)
+    assert k == 0.0
+    assert np.exp(smoothed).sum() == pytest.approx(1.0)
+    assert smoothed - smoothed[0] == pytest.approx(hair - hair[0])
     assert np.isnan(bridge.pareto_k(np.r_[np.nan, np.zeros(99)])[0])
     assert np.isnan(bridge.pareto_k(np.r_[np.inf, np.zeros(99)])[0])
     assert np.isfinite(bridge.pareto_k(torch.tensor([-np.inf, *generator().standard_normal(200)]))[0])

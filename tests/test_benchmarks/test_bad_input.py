@@ -82,6 +82,7 @@ def sentence(err):
         (["compare", "correlated_gaussian[dd=3]"], "Unknown option"),
         (["compare", "correlated_gaussian[d=x]"], "accepted: a value of type int"),
         (["compare", "coin", "--guides", "mean_feild"], "did you mean 'mean_field'?"),
+        (["compare", "coin", "--guides", "amortized"], "its card has no amortize hook"),
         (["compare", "coin", "--guides", ","], "names no family"),
         (["compare", "coin", "--engine", "nutpy"], "did you mean 'nutpie'?"),
         (["compare", "coin", "--compile", "yes"], "accepted: auto, off, on"),
