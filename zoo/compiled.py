@@ -30,8 +30,8 @@ __all__ = ["Compiled", "Function", "Mode", "Record", "_vmappable", "batched", "c
 
 Mode = Literal["auto", "on", "off"]
 OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1, "cpp.threads": 1}
-COLD_SECONDS = 10.0  # what a graph of a few hundred operations takes to compile on a busy machine
-WARM_SECONDS = 0.5  # trace, load and check
+COLD_SECONDS, COLD_SECONDS_PER_NODE = 8.0, 0.008  # what compiling takes: 10 s for 300 operations, a minute for 6,000
+WARM_SECONDS, TRACE_CALLS = 0.5, 300  # load and check; tracing takes about as long as so many eager calls
 SPEEDUP = 8.0  # least eager / compiled ratio seen on programs whose time is overhead
 _log = logging.getLogger("zoo")
 
@@ -114,14 +114,17 @@ def compile_function(
     out = Function(eager=function, examples=fixed, record=_off("switched off"))
     if mode == "off":
         return out
-    eager = _eager_seconds(function, checks[0]) * expected_calls if mode == "auto" else float("inf")
-    if eager * (1 - 1 / SPEEDUP) < WARM_SECONDS:
-        out.record = _off(f"eager is enough: {expected_calls} calls take about {eager:.1f} s")
-        return out
+    saved = float("inf")
+    if mode == "auto":
+        once = _eager_seconds(function, checks[0])
+        saved = once * expected_calls * (1 - 1 / SPEEDUP)
+        if saved < WARM_SECONDS + TRACE_CALLS * once:
+            out.record = _off(f"eager is enough: {expected_calls} calls take about {once * expected_calls:.1f} s")
+            return out
     started = time.perf_counter()
     make = traced if callable(traced) and not isinstance(traced, Traced) else (lambda: traced or trace(function, fixed))
     try:
-        out.traced, out.run, found = _build(function, make, checks, eager * (1 - 1 / SPEEDUP))
+        out.traced, out.run, found = _build(function, make, checks, saved)
     except _Refused as refusal:
         out.record = _off(str(refusal), time.perf_counter() - started, notice=refusal.notice)
     except TraceFailure as error:
@@ -155,7 +158,7 @@ def _build(
         missing = compiler_missing()
         if missing:
             raise _Refused(missing)
-        if saved < COLD_SECONDS:
+        if saved < COLD_SECONDS + COLD_SECONDS_PER_NODE * graph.nodes:
             raise _Refused(f"compiling costs more than the {saved:.1f} s it would save", notice=False)
         package = cache.store(key, lambda path: _compile(graph, path))
     run = _load(package)
