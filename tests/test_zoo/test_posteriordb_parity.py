@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,16 +73,20 @@ def test_parity_catches_another_prior() -> None:
     assert right.abs().max() < 1e-9
 
 
-def stein(entry: ModelEntry, density: LogDensity, shift: float = 0.0) -> tuple[float, float]:
+def reference_points(entry: ModelEntry, density: LogDensity) -> Tensor:
+    """Some reference draws of every chain as unconstrained points, `[draw, dim]`."""
+    assert entry.published is not None
+    draws = {k: v[:, :DRAWS].flatten(0, 1) for k, v in entry.published(density.data).draws.items()}
+    return density.unconstrain({s.name: draws[s.name] for s in density.sites})
+
+
+def stein(log_density: Callable[[Tensor], Tensor], u: Tensor) -> tuple[float, float]:
     """Return the largest distance from Stein's identities in standard errors, and the limit for so many looks.
 
     For draws u of a density with gradient g, E[g_i] = 0 and E[(u_i - m_i) g_i] = -1. The draws are nearly independent.
     """
-    assert entry.published is not None
-    draws = {k: v[:, :DRAWS].flatten(0, 1) for k, v in entry.published(density.data).draws.items()}
-    u = density.unconstrain({s.name: draws[s.name] for s in density.sites}) + shift
     point = u.detach().requires_grad_(True)
-    (g,) = torch.autograd.grad(density.eager_batch()(point).sum(), point)
+    (g,) = torch.autograd.grad(log_density(point).sum(), point)
     statistics = torch.cat([g, (u - u.mean(0)) * g + 1.0], -1)  # [draw, 2 dim], each of mean 0
     z = statistics.mean(0).abs() / (statistics.std(0) / len(u) ** 0.5)
     return z.max().item(), float(norm.isf(norm.sf(4.0) / z.numel()))
@@ -89,5 +95,53 @@ def stein(entry: ModelEntry, density: LogDensity, shift: float = 0.0) -> tuple[f
 @pytest.mark.parametrize("name", NAMES)
 def test_reference_draws_fulfil_steins_identities(name: str) -> None:
     entry = zoo.load(name)
-    found, limit = stein(entry, density_of(entry))
+    density = density_of(entry)
+    found, limit = stein(density.eager_batch(), reference_points(entry, density))
     assert found < limit, f"{found:.1f} standard errors"
+
+
+@pytest.mark.parametrize("fault", ["shifted draws", "narrow draws", "no jacobian", "changed row", "other year"])
+def test_stein_catches_faults(fault: str) -> None:
+    names = {"other year": "nes1980-nes", "no jacobian": "eight_schools-eight_schools_noncentered"}
+    entry = zoo.load("posteriordb/" + names.get(fault, "kidiq-kidscore_momiq"))
+    density = density_of(entry)
+    u, function = reference_points(entry, density), density.eager_batch().function
+    assert stein(function, u)[0] < stein(function, u)[1]
+    if fault == "shifted draws":
+        u = u + 0.3 * u.std(0)
+    elif fault == "narrow draws":
+        u = u.mean(0) + 0.8 * (u - u.mean(0))
+    elif fault == "no jacobian":
+        tau = next(s for s in density.sites if s.name == "tau")
+        function = lambda v: density.eager_batch()(v) - v[:, tau.start]  # noqa: E731
+    elif fault == "changed row":
+        y = density.data.train["y"].clone()
+        y[:40] += 10.0
+        data = replace(density.data, train={**density.data.train, "y": y})
+        function = LogDensity(entry.program(data), data).eager_batch().function
+    else:
+        function = density_of(zoo.load("posteriordb/nes1984-nes")).eager_batch().function
+    found, limit = stein(function, u)
+    assert found > limit
+
+
+@pytest.mark.parametrize(("name", "nats"), [("hudson_lynx_hare-lotka_volterra", 2e-4), ("one_comp_mm_elim_abs-one_comp_mm_elim_abs", 2e-5)])
+def test_half_the_step_changes_the_density_little(name: str, nats: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = zoo.load(f"posteriordb/{name}")
+    density = density_of(entry)
+    u = reference_points(entry, density)
+    with torch.no_grad():
+        coarse = density.eager_batch()(u)
+        halve(monkeypatch)
+        fine = density_of(entry).eager_batch()(u)
+    assert 0 < (coarse - fine).abs().max() < nats
+
+
+def halve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let both models take twice as many steps."""
+    from zoo.models import posteriordb_lotka_volterra as lynx
+    from zoo.models import posteriordb_one_comp as dose
+
+    once, doses = lynx.log_populations, dose.concentrations
+    monkeypatch.setattr(lynx, "log_populations", lambda theta, z, years: once(theta, z, years, 2 * lynx.STEPS))
+    monkeypatch.setattr(dose, "concentrations", lambda *arguments: doses(*arguments, 2))
