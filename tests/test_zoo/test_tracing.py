@@ -1,0 +1,161 @@
+"""Traced graphs, uncompiled, equal the eager program: one point, many points, its Hessian, and a whole step."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from zoo import cache, compiled
+from zoo.compiled_density import CompiledDensity
+from zoo.log_density import LogDensity
+from zoo.tracing import Traced, trace, vectorize
+from zoo.types import Data
+
+_spec = importlib.util.spec_from_file_location("compiled_programs", Path(__file__).with_name("compiled_programs.py"))
+programs = importlib.util.module_from_spec(_spec)
+sys.modules["compiled_programs"] = programs
+_spec.loader.exec_module(programs)
+CASES = programs.cases()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    compiled._said.clear()
+    with pyro.settings.context(module_local_params=True):
+        yield
+    torch.set_num_threads(before)
+
+
+def density(name: str) -> LogDensity:
+    program, data = CASES[name]
+    return LogDensity(program, data)
+
+
+def points(number: int, dim: int, seed: int = 0) -> torch.Tensor:
+    return 0.5 * torch.randn(number, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_close(a: torch.Tensor, b: torch.Tensor) -> None:
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype
+    assert (a - b).abs().max() <= 1e-9 * (1 + b.abs().max())
+
+
+# -- graphs, uncompiled -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_graph_of_one_and_of_many_points_equals_the_program(name):
+    log_density = density(name)
+    graph = CompiledDensity(log_density, "off", 1).graph()
+    many = vectorize(graph, 3, (0, 1))
+    u = points(3, log_density.dim)
+    values, gradients = many(u)
+    for i in range(3):
+        value, gradient = log_density.eager_gradient(u[i])
+        assert gradient.abs().min() > 0  # a zero would hide a cut derivative
+        for got in (graph(u[i]), (values[i], gradients[i])):
+            assert_close(got[0], value)
+            assert_close(got[1], gradient)
+
+
+def test_minibatch_index_is_an_input():
+    log_density = density("minibatch")
+    train = log_density.data.train
+
+    def function(u, index):
+        point = u.detach().requires_grad_(True)
+        value = log_density.evaluate(point, {"index": index, **{k: train[k][index] for k in ("x", "y")}})
+        return [value.detach(), torch.autograd.grad(value, point)[0]]
+
+    u = points(2, log_density.dim)
+    graph = trace(function, [u[0], torch.arange(7)])
+    index = torch.tensor([59, 3, 3, 10, 42, 0, 17])
+    for got, truth in zip(graph(u[1], index), function(u[1], index), strict=True):
+        assert_close(got, truth)
+    assert not torch.equal(graph(u[1], index)[0], graph(u[1], index.flip(0) // 2)[0])
+
+
+def test_what_depends_on_data_only_is_computed_once():
+    def operations(graph: torch.fx.GraphModule) -> list[str]:
+        return [str(n.target) for n in graph.graph.nodes if n.op == "call_function"]
+
+    form = CompiledDensity(density("counts"), "off", 1)
+    before, after = operations(make_fx(lambda u: form.density.eager_gradient(u))(points(1, 5)[0])), operations(form.graph().graph)
+    assert before.count("aten.lgamma.default") > after.count("aten.lgamma.default")
+    assert "aten.lift_fresh_copy.default" in before
+    assert "aten.lift_fresh_copy.default" not in after
+
+
+def test_other_data_of_the_same_shape_is_the_same_graph():
+    y = torch.linspace(-1, 1, 9, dtype=torch.float64)
+
+    def key(values: torch.Tensor) -> tuple[str, Traced]:
+        graph = CompiledDensity(LogDensity(programs.flat_scale, Data(train={"y": values})), "off", 1).graph()
+        return cache.graph_key(graph, compiled.OPTIONS), graph
+
+    (first, one), (second, two) = key(y), key(y.exp())
+    assert first == second
+    assert first != key(y[:8])[0]
+    u = points(1, 2)[0]
+    assert abs(one(u)[0] - two(u)[0]) > 0.1
+
+
+def test_a_written_weight_makes_the_graph_stale():
+    program, data = programs.Network(), CASES["network"][1]
+    form = CompiledDensity(LogDensity(program, data), "off", 1)
+    u = points(1, form.density.dim)[0]
+    before = form.graph()
+    assert not before.stale
+    with torch.no_grad():
+        next(program.net.parameters()).add_(0.5)
+    assert before.stale
+    form.value_and_gradient(u)  # notices, and traces again when next needed
+    after = form.graph()
+    assert not after.stale
+    assert_close(after(u)[1], form.density.eager_gradient(u)[1])
+    assert (after(u)[1] - before(u)[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["mixture", "network", "process"])
+def test_hessian_of_the_graph_equals_the_programs(name):
+    form = CompiledDensity(density(name), "off", 1)
+    u = points(1, form.density.dim, 12)[0]
+    columns = form._differentiate_twice()
+    assert columns is not None
+    truth = form.density.eager_hessian(u)
+    assert truth.abs().max() > 1
+    assert_close(columns(u), truth)
+
+
+def test_a_whole_step_is_one_graph():
+    """Noise in, loss and the next parameters out: gradients and Adam's update inside, through `batch_function`."""
+    function = density("hierarchy").batch_function()
+
+    def step(location, scale, first, second, noise):
+        state = torch.stack([location, scale]).requires_grad_(True)
+        loss = -(function(state[0] + state[1].exp() * noise).mean() + state[1].sum())
+        (gradient,) = torch.autograd.grad(loss, state)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        state = state.detach() - 0.01 * first / (second.sqrt() + 1e-8)
+        return [state[0], state[1], first, second, loss.detach()]
+
+    def inputs(seed):
+        x = points(15, 10, seed)
+        return [x[0], x[1] - 1, x[2:4], x[4:6] ** 2 + 0.1, x[7:15]]
+
+    graph, one, other = trace(step, inputs(1)), inputs(2), inputs(2)
+    for seed in range(50):
+        noise = 2 * points(8, 10, 100 + seed)
+        *one, loss = step(*one[:4], noise)
+        *other, same = graph(*other[:4], noise)
+        assert abs(loss - same) <= 1e-8 * abs(loss)
+    assert_close(other[1], one[1])
