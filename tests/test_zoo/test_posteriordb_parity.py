@@ -41,7 +41,10 @@ def jacobian(density: LogDensity, u: Tensor) -> Tensor:
 
 def errors(entry: ModelEntry, name: str) -> tuple[Tensor, Tensor]:
     """Differences from Stan in nats at the points, up to one constant, and Stan's values."""
-    points = json.loads((Path(str(FOLDER)) / "parity" / f"{name}.json").read_text(encoding="utf-8"))["points"]
+    file = Path(str(FOLDER)) / "parity" / f"{name}.json"
+    if not file.parent.is_dir():
+        pytest.skip("this copy of posteriordb comes without density points of Stan (folder parity)")
+    points = json.loads(file.read_text(encoding="utf-8"))["points"]
     assert len(points) >= 10
     density = density_of(entry)
     rename = RENAMED.get(entry.name, {})
@@ -54,7 +57,9 @@ def errors(entry: ModelEntry, name: str) -> tuple[Tensor, Tensor]:
 
 
 def test_every_posterior_of_the_copy_has_a_program() -> None:
-    assert {n.removeprefix("posteriordb/") for n in NAMES} >= {p.stem for p in (Path(str(FOLDER)) / "parity").glob("*.json")}
+    known = {n.removeprefix("posteriordb/") for n in NAMES}
+    assert len(known) == 37
+    assert known >= {p.stem for p in (Path(str(FOLDER)) / "parity").glob("*.json")}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,10 +7,10 @@ measured twenty times with multiplicative errors.
     k_a, K_m, V_m, sigma ~ HalfCauchy(1)
     C^_n ~ LogNormal(log C(t_n), sigma),                        n = 1..20
 
-Above saturation only V_m matters, below it only V_m / K_m: the data hardly tell them apart, log K_m has a tail over
-five orders of magnitude and is strongly dependent on V_m. Small K_m makes the first moments stiff, so the Runge-Kutta
-grid starts with short steps (32 cubically spaced to the first measurement, then 4 between two). At the posterior that
-is within 2e-5 nats of half the step; a test checks it.
+Above saturation only V_m matters, below it only V_m / K_m: the data hardly tell them apart. 99.8 % of K_m lies between
+0.002 and 84 mg/L, and how K_m depends on V_m changes along the way. Small K_m makes the first moments stiff, so the
+Runge-Kutta grid starts with short steps (32 cubically spaced to the first measurement, then 4 between two). At the
+posterior that is within 2e-5 nats of half the step; a test checks it.
 
 References:
     Margossian and Gillespie (2017), Differential equations based models in Stan, StanCon.

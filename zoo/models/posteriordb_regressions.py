@@ -8,8 +8,8 @@ predictors, with normal errors. A table says what the columns of X are, the rest
     y_i    ~ Normal((X beta)_i, sigma),           i = 1..n
 
 With flat priors the posterior of beta is a multivariate t. What makes some of them hard for VI is neither shape nor
-size but scale: predictors in raw units (inches, dollars) give coefficients that differ by orders of magnitude and are
-correlated by 0.99 and more, which a factorized guide answers with far too small standard deviations.
+size but scale: predictors in raw units (inches, dollars) give coefficients whose sds differ by orders of magnitude and
+that are correlated by up to 0.9999; the sds of the best factorized normal are up to 100 times too small.
 
 References:
     Gelman and Hill (2007), Data Analysis Using Regression and Multilevel/Hierarchical Models, chapters 3, 4 and 9.
