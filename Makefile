@@ -1,4 +1,5 @@
 # make report   compare four posteriors and write out/report/report.html
+# make posteriordb   the table of docs/results/posteriordb.md; needs a copy of posteriordb in POSTERIORDB, takes an hour or more
 # make test     the fast and exact tests
 # make lint     ruff and mypy
 # Each of them first makes .venv (Python >= 3.11 is all that is needed) and reuses it afterwards.
@@ -9,11 +10,14 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin
 
-.PHONY: report test lint install clean
+.PHONY: report posteriordb test lint install clean
 
 report: $(STAMP)
 	@$(RUN)/zoo compare eight_schools eight_schools_centered gaussian_mixture linear_regression --guides all --jobs $(JOBS) --out out/report \
 	    || { code=$$?; [ $$code -eq 1 ] || exit $$code; echo "the report is written; what failed a gate above is part of it"; }
+
+posteriordb: $(STAMP)
+	@$(RUN)/python -c "from benchmarks.vi_table import main; main()"
 
 test: $(STAMP)
 	@$(RUN)/python -m pytest -p no:cacheprovider -n $(JOBS)

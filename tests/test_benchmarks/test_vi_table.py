@@ -1,0 +1,51 @@
+"""The table of families over a group of entries: the numbers shown are those of the worst seed."""
+
+import csv
+
+import pytest
+
+from benchmarks import vi_table
+
+
+def row(entry, method, seed, verdict, mean, ratio, k=0.3):
+    return {
+        "entry": entry, "method": method, "seed": seed, "status": "ok", "verdict": verdict, "decided_by": "x", "worst_mean_error": mean,
+        "worst_mean_error_se": 0.02, "sd_ratio": ratio, "sd_ratio_se": 0.02, "pareto_k": k, "pareto_k_threshold": 0.7,
+        "gradient_evaluations": 1000 * (seed + 1), "seconds": 2.0 + seed,
+    }  # fmt: skip
+
+
+ROWS = [
+    row("posteriordb/a", "mean_field", 0, "too_narrow", 0.02, 0.5),
+    row("posteriordb/a", "mean_field", 1, "too_narrow", -0.4, 0.02, 1.9),
+    row("posteriordb/a", "full_rank", 0, "agrees", 0.03, 1.01),
+    row("posteriordb/a", "full_rank", 1, "shifted", 0.2, 0.99),
+    row("posteriordb/b", "laplace", 0, "fit_failed", None, None, None),
+]
+
+
+def test_the_worst_seed_is_shown(tmp_path):
+    vi_table.write(ROWS, tmp_path, "table", "A title", ["A remark."])
+    text = (tmp_path / "table.md").read_text()
+    assert "| `a` | **too narrow** m -0.4, s 0.02, k 1.9 | **agrees / shifted** m +0.2, s 0.99, k 0.3 |  |  |" in text
+    assert "| `b` |  |  |  | **fit failed** |" in text
+    assert "| `a` | 1.5 k, 2.5 s | 1.5 k, 2.5 s |  |  |" in text
+    assert "| mean_field | 2 | 0 | 0 | 0 | 2 |" in text  # agrees, fit failed, shifted, too narrow
+    with (tmp_path / "table.csv").open() as file:
+        assert [r["worst_mean_error"] for r in csv.DictReader(file)] == ["0.02", "-0.4", "0.03", "0.2", ""]
+    assert (tmp_path / "table.svg").read_text().startswith("<?xml")
+
+
+def test_rows_of_a_run_are_those_of_its_cells(tmp_path, monkeypatch):
+    monkeypatch.setattr(vi_table, "FAMILIES", ("laplace",))
+    folders = vi_table.run(["coin"], tmp_path, seeds=(0,), jobs=1)
+    rows = vi_table.summaries(folders)
+    assert [r["method"] for r in rows] == ["laplace"]
+    assert all(r["worst_mean_error"] is not None and r["seconds"] > 0 for r in rows)
+    assert vi_table.remarks(rows)[0].startswith("1 posteriors, 1 fits, seeds 0,")
+
+
+@pytest.mark.parametrize("rows", [[], ROWS[-1:]])
+def test_an_empty_table_is_still_a_page(rows, tmp_path):
+    vi_table.write(rows, tmp_path, "table", "A title")
+    assert (tmp_path / "table.md").read_text().startswith("# A title")
