@@ -40,6 +40,17 @@ Compile = Annotated[str, typer.Option("--compile", metavar="auto|on|off", help="
 Quick = Annotated[bool, typer.Option("--quick", help="smaller budgets, the same gates")]
 
 
+@app.callback()
+def common(
+    posteriordb: Annotated[
+        Path | None, typer.Option("--posteriordb", metavar="DIR", help="copy of posteriordb, in place of POSTERIORDB")
+    ] = None,
+) -> None:
+    """Pyro programs with certified reference posteriors: how far may variational inference be trusted?"""
+    if posteriordb is not None:
+        os.environ["POSTERIORDB"] = str(posteriordb)
+
+
 @app.command("list")
 def list_models(
     tag: Annotated[str | None, typer.Option("--tag", help="only entries with this tag")] = None,
