@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from guides.flat import FlatGuide
 from guides.start import blame, value_and_gradient
-from zoo.batching import _vmappable
+from zoo.batching import vmappable
 from zoo.errors import UnknownNameError
 from zoo.log_density import LogDensity
 
@@ -121,7 +121,7 @@ class FlatObjective:
 
         if not self.function.vectorized:
             return torch.stack([point(row) for row in u])
-        with _vmappable():
+        with vmappable():
             return torch.func.vmap(point)(u)
 
     def watched(self) -> Tensor | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoo.errors import UsageError
 
-__all__ = ["Compiled", "batched", "close"]
+__all__ = ["Compiled", "batched", "close", "vmappable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def batched(function: Callable[[Tensor], Tensor], *, dim: int, dtype: torch.dtyp
         return torch.stack([function(row) for row in u])
 
     def vectorized(u: Tensor) -> Tensor:
-        with _vmappable():
+        with vmappable():
             mapped = torch.func.vmap(function)
             return torch.cat([mapped(part) for part in u.split(chunk)])
 
@@ -104,7 +104,7 @@ class _SafeLog(torch.autograd.Function):
 
 
 @contextmanager
-def _vmappable() -> Iterator[None]:
+def vmappable() -> Iterator[None]:
     """Replace the pieces of Pyro that torch.func cannot map, and switch off validation that branches on values."""
     before = torch_log.safe_log
     torch_log.safe_log = _SafeLog.apply

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from zoo import cache
-from zoo.batching import Compiled, _vmappable, batched, close
+from zoo.batching import Compiled, batched, close, vmappable
 from zoo.errors import UsageError
 from zoo.tracing import Traced, TraceFailure, default_of, trace
 
-__all__ = ["Compiled", "Function", "Mode", "Record", "_vmappable", "batched", "compile_function", "compiler_missing"]
+__all__ = ["Compiled", "Function", "Mode", "Record", "batched", "compile_function", "compiler_missing", "vmappable"]
 
 Mode = Literal["auto", "on", "off"]
 OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1, "cpp.threads": 1}
