@@ -80,11 +80,14 @@ def doctor() -> None:
 
 
 @app.command()
-def check(model: Model) -> None:
+def check(
+    model: Model,
+    bounds: Annotated[bool, typer.Option("--bounds", help="audit objectives and bounds instead (docs/bound_audit.md)")] = False,
+) -> None:
     """Run the contract checks on an entry or a model file."""
     from benchmarks.commands.author import check as run
 
-    raise typer.Exit(run(model))
+    raise typer.Exit(run(model, bounds))
 
 
 @app.command()

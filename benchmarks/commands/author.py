@@ -11,13 +11,15 @@ from zoo.errors import UsageError
 __all__ = ["check", "new", "reference"]
 
 
-def check(model: str) -> int:
-    """Run every check on an entry and print each as it ends; 1 when one failed."""
+def check(model: str, bounds: bool = False) -> int:
+    """Run every check of the contract, or of the bound audit, on an entry and print each as it ends; 1 when one failed."""
+    import benchmarks.bounds
+    import benchmarks.contract
     import zoo
-    from benchmarks.contract import checks
     from benchmarks.workers import one_thread
 
     entry = zoo.load(model)
+    checks = benchmarks.bounds.checks if bounds else benchmarks.contract.checks
     counts = {"ok": 0, "failed": 0, "skipped": 0}
     with one_thread():
         for one in checks(entry):
