@@ -19,8 +19,10 @@ from guides.flat import FlatGuide
 from guides.objectives import FlatObjective, ProgramObjective, check_objective
 from guides.session import as_module, session, trainable
 from guides.start import find_start
+from guides.step import summary
 from guides.svi import Outcome, optimize
 from guides.types import Elbo, Fit, FitConfig, Restart, Stop
+from zoo.compiled import Record
 from zoo.errors import FitError, UnknownNameError
 from zoo.log_density import LogDensity
 from zoo.seeds import derive_seed
@@ -82,6 +84,7 @@ class _Attempt:
     gradients: int
     elbo: Elbo | None
     seed: int
+    record: Record
 
     @property
     def rank(self) -> float:
@@ -130,12 +133,14 @@ def fit(
         attempts = [_attempt(job, derive_seed(seed, *key, "start", r), derive_seed(seed, *key, "final"), r) for r in range(config.restarts)]
     best = max(attempts, key=lambda a: a.rank)
     steps, gradients = sum(a.outcome.steps for a in attempts), sum(a.gradients for a in attempts)
+    compiling = sum(a.record["compile_seconds"] for a in attempts)
     return Fit(
         entry=entry, data=job.data, family=family, program=best.program, guide=best.guide, config=config, seed=seed,
         losses=best.outcome.losses, stop=best.outcome.stop, elbo=best.elbo, options=options,
-        cost=Cost(seconds=time.perf_counter() - began, steps=steps, gradient_evaluations=gradients, sequential_depth=steps),
+        cost=Cost(seconds=time.perf_counter() - began - compiling, compile_seconds=compiling, steps=steps, gradient_evaluations=gradients,
+                  sequential_depth=steps),
         restarts=tuple(Restart(seed=a.seed, elbo=a.elbo, stop=a.outcome.stop) for a in attempts),
-        compiled={"used": False, "reason": "the optimization step runs eagerly"},
+        compiled=summary([a.record for a in attempts]),
     )  # fmt: skip
 
 
@@ -156,7 +161,7 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
         stop, spent = module.solve(guide, density, generator)
         outcome = Outcome(losses=np.zeros(0), stop=stop)
     else:
-        outcome, spent = _optimize(job, density, program, guide, weights, generator, radius=0.1 if number == 0 else 2.0)
+        outcome, spent = _optimize(job, density, program, guide, weights, generator, number)
     for parameter in guide.parameters():
         parameter.requires_grad_(False)
     for weight in weights.values():
@@ -166,7 +171,8 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     if value is not None and not np.isfinite(value.value_nats):
         sentence = f"The final ELBO is {value.value_nats}: some draws of the guide have no finite log density. {outcome.stop.sentence}"
         outcome, value = replace(outcome, stop=Stop(status="nan", step=outcome.steps, sentence=sentence)), None
-    return _Attempt(program=program, guide=guide, outcome=outcome, gradients=spent, elbo=value, seed=seed)
+    record = outcome.record or Record(used=False, reason="no optimization step was taken", compile_seconds=0.0, cached=False)
+    return _Attempt(program=program, guide=guide, outcome=outcome, gradients=spent, elbo=value, seed=seed, record=record)
 
 
 def _build_options(job: _Job, density: LogDensity) -> dict[str, Any]:
@@ -180,28 +186,27 @@ def _optimize(
     guide: nn.Module,
     weights: Mapping[str, nn.Parameter],
     generator: torch.Generator,
-    *,
-    radius: float,
+    number: int,
 ) -> tuple[Outcome, int]:
     """Run the loop on the flat objective where the family has one, on Pyro's own otherwise."""
     config = job.config
     module: Any = FAMILIES.get(job.family)
     if hasattr(module, "flat") or isinstance(guide, FlatGuide):
         try:
-            start = find_start(density, generator, radius=radius)
+            start = find_start(density, generator, radius=0.1 if number == 0 else 2.0)
         except FitError as error:
             return Outcome(losses=np.zeros(0), stop=Stop(status="init_failed", step=0, sentence=str(error))), 0
         flat: Any = module.flat(guide, start) if hasattr(module, "flat") else guide
         objective: Any = FlatObjective(
             density, flat, weights, num_particles=config.num_particles, batch_size=config.batch_size, stick=config.objective == "elbo"
         )  # fmt: skip
-        outcome = optimize(objective, config, generator, job.progress)
+        outcome = optimize(objective, config, generator, job.progress, starts=config.restarts - number)
         flat.finish()
         return outcome, start.gradients + outcome.steps * objective.gradients_per_step
     numbers: dict[str, Any] = {"num_particles": config.num_particles, "batch_size": config.batch_size}
     objective = program_objective(job.entry, job.data, density, program, guide, weights, family=job.family, **numbers)
     with pyro.validation_enabled(False):
-        outcome = optimize(objective, config, generator, job.progress)
+        outcome = optimize(objective, config, generator, job.progress, starts=config.restarts - number)
     return outcome, outcome.steps * objective.gradients_per_step
 
 

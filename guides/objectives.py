@@ -7,7 +7,7 @@ guides that are Pyro programs to Pyro's own ELBO.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -76,6 +76,8 @@ class FlatObjective:
         stick: leave the score term out of the gradient.
     """
 
+    eager = ""  # why the step cannot be compiled; nothing known here
+
     def __init__(
         self,
         density: LogDensity,
@@ -92,23 +94,42 @@ class FlatObjective:
         self.function = density.batch_function()
         self.parameters: dict[str, nn.Parameter] = {n: p for n, p in guide.named_parameters() if p.requires_grad}
         self.gradients_per_step = num_particles
-        self._last: tuple[Tensor, Tensor | None] | None = None
+        self._module = _Bound(self._estimate, guide, density.program if self.weights else None)
+        self._names = [*(f"guide.{n}" for n in self.parameters), *(f"program.{n}" for n in self.weights)]
 
-    def noise(self, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Draw what one step needs: standard normal noise `[particle, noise]` and the unit numbers."""
-        mirrored = self.num_particles % 2 == 0
-        rows = self.num_particles // 2 if mirrored else self.num_particles
+    def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw what one step needs: standard normal noise `[particle, noise]`, half of it where it is mirrored, and the unit numbers."""
+        return self._noise(generator, self.batches)
+
+    def spare_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw such noise without moving the stream of minibatches."""
+        return self._noise(generator, Minibatches(self.density, self.batches.batch_size))
+
+    def _noise(self, generator: torch.Generator, batches: Minibatches) -> tuple[Tensor, ...]:
+        rows = self.num_particles // 2 if self.num_particles % 2 == 0 else self.num_particles
         half = torch.randn(rows, self.guide.noise_dim, dtype=self.density.dtype, generator=generator)
-        return torch.cat([half, -half]) if mirrored else half, self.batches.draw(generator)
+        index = batches.draw(generator)
+        return (half,) if index is None else (half, index)
 
-    def loss(self, noise: tuple[Tensor, Tensor | None]) -> Tensor:
+    def mirrored(self, noise: Tensor) -> Tensor:
+        """Return noise for every particle `[particle, noise]` from what `noise` drew."""
+        return torch.cat([noise, -noise]) if self.num_particles % 2 == 0 else noise
+
+    def loss(self, noise: tuple[Tensor, ...]) -> Tensor:
         """Return minus the ELBO estimate in nats for one draw of the noise."""
-        self._last = noise
-        return self.flat_loss(self.parameters, *noise)
+        return self._estimate(*noise)
 
     def flat_loss(self, parameters: Mapping[str, Tensor], noise: Tensor, index: Tensor | None = None) -> Tensor:
-        """Return minus the ELBO as a pure function of the parameters and the noise, the form a tracer takes."""
-        u, log_q = torch.func.functional_call(self.guide, dict(parameters), (noise,), {"index": index, "stick": self.stick})
+        """Return minus the ELBO as a pure function of the guide's parameters and the noise."""
+        return torch.func.functional_call(self._module, {f"guide.{n}": p for n, p in parameters.items()}, (noise, index))
+
+    def gradients(self, values: Sequence[Tensor], *noise: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Return the loss at these values of `parameters` and `weights` and its gradients, as a pure function a tracer takes."""
+        loss = torch.func.functional_call(self._module, dict(zip(self._names, values, strict=True)), noise)
+        return loss, torch.autograd.grad(loss, list(values), allow_unused=True)
+
+    def _estimate(self, noise: Tensor, index: Tensor | None = None) -> Tensor:
+        u, log_q = self.guide.sample(self.mirrored(noise), index=index, stick=self.stick)
         return (log_q - self._log_p(u, index)).mean()
 
     def _log_p(self, u: Tensor, index: Tensor | None) -> Tensor:
@@ -128,11 +149,10 @@ class FlatObjective:
         """Return the whitened parameters the stopping rule watches."""
         return self.guide.watched()
 
-    def blame(self) -> str:
-        """Repeat the last draw and name the site whose log density is not finite there."""
-        assert self._last is not None
+    def blame(self, noise: tuple[Tensor, ...]) -> str:
+        """Repeat the draw and name the site whose log density is not finite there."""
         with torch.no_grad():
-            u, _ = self.guide.sample(self._last[0], index=self._last[1])
+            u, _ = self.guide.sample(self.mirrored(noise[0]), index=noise[1] if len(noise) > 1 else None)
             if not bool(torch.isfinite(u).all()):
                 return "the guide's own parameters"
             bad = ~torch.isfinite(self.function(u))
@@ -147,8 +167,11 @@ class FlatObjective:
 class ProgramObjective:
     """Minus the ELBO of a guide that is a Pyro program, by Pyro's own estimators run as modules.
 
-    `Trace_ELBO`, or `TraceEnum_ELBO` where the program has discrete sites; one fresh estimator per fit.
+    `Trace_ELBO`, or `TraceEnum_ELBO` where the program has discrete sites; one fresh estimator per fit. Its steps run
+    eagerly: the guide draws inside its own code, where noise cannot be made an input without changing the stream.
     """
+
+    eager = "the guide is a Pyro program that draws inside its own code; only the flat families are compiled"
 
     def __init__(
         self,
@@ -169,29 +192,43 @@ class ProgramObjective:
         self.module = elbo(model, guide)
         self.parameters: dict[str, nn.Parameter] = {n: p for n, p in guide.named_parameters() if p.requires_grad}
         self.gradients_per_step = num_particles
-        self._state: tuple[Tensor, Tensor | None] | None = None
 
-    def noise(self, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Draw a seed for the step's random numbers and the unit numbers."""
-        return torch.randint(2**31 - 1, (), generator=generator), self.batches.draw(generator)
+        return self._noise(generator, self.batches)
 
-    def loss(self, noise: tuple[Tensor, Tensor | None]) -> Tensor:
+    def spare_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw such noise without moving the stream of minibatches."""
+        return self._noise(generator, Minibatches(self.density, self.batches.batch_size))
+
+    def _noise(self, generator: torch.Generator, batches: Minibatches) -> tuple[Tensor, ...]:
+        seed, index = torch.randint(2**31 - 1, (), generator=generator), batches.draw(generator)
+        return (seed,) if index is None else (seed, index)
+
+    def loss(self, noise: tuple[Tensor, ...]) -> Tensor:
         """Return minus the ELBO estimate in nats."""
-        self._state = noise
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(noise[0]))
-            return self.module(**self.batches.tensors(noise[1]))
+            return self.module(**self.batches.tensors(noise[1] if len(noise) > 1 else None))
+
+    def gradients(self, values: Sequence[Tensor], *noise: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Write the values into the parameters themselves, and return the loss there and its gradients."""
+        own = [*self.parameters.values(), *self.weights.values()]
+        with torch.no_grad():
+            for parameter, value in zip(own, values, strict=True):
+                parameter.copy_(value)
+        loss = self.loss(noise)
+        return loss, torch.autograd.grad(loss, own, allow_unused=True)
 
     def watched(self) -> Tensor | None:
         """Return None: the parameters of a Pyro program have no common unit."""
         return None
 
-    def blame(self) -> str:
+    def blame(self, noise: tuple[Tensor, ...]) -> str:
         """Repeat the failing draw and name the site whose log probability is not finite."""
-        assert self._state is not None
-        tensors = self.batches.tensors(self._state[1])
+        tensors = self.batches.tensors(noise[1] if len(noise) > 1 else None)
         with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.validation_enabled(False):
-            torch.manual_seed(int(self._state[0]))
+            torch.manual_seed(int(noise[0]))
             guide = poutine.trace(self.guide).get_trace(**tensors)
             trace = poutine.trace(poutine.replay(self.model, guide)).get_trace(**tensors)
             for where in (guide, trace):
@@ -200,6 +237,21 @@ class ProgramObjective:
                     if node["type"] == "sample" and not torch.isfinite(torch.as_tensor(node["log_prob"])).all():
                         return f"site {name!r}"
         return "a gradient of the log density"
+
+
+class _Bound(nn.Module):
+    """A loss with the modules it reads as its own, so that `functional_call` can replace every trained value at once."""
+
+    def __init__(self, loss: Callable[..., Tensor], guide: nn.Module, program: Any) -> None:
+        super().__init__()
+        self._loss: Any = loss
+        self.guide = guide
+        if program is not None:
+            self.program = program
+
+    def forward(self, noise: Tensor, index: Tensor | None = None) -> Tensor:
+        """Return the loss."""
+        return self._loss(noise, index)
 
 
 class _Configured(PyroModule):

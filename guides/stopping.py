@@ -13,6 +13,7 @@ that the learning rate is annealed along a cosine and the parameters are average
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,11 +59,17 @@ class Watch:
     before: tuple[float, float, Tensor | None] | None = None
     last: Settled | None = None
 
-    def add(self, loss: float, watched: Tensor | None) -> bool:
-        """Add one step; return True when a window has just ended with the search settled."""
+    @property
+    def due(self) -> bool:
+        """Whether the watched parameters of the next step are wanted."""
+        return (len(self.losses) + 1) % max(1, self.window // 100) == 0
+
+    def add(self, loss: float, watched: Callable[[], Tensor | None] | None) -> bool:
+        """Add one step, with how to get its watched parameters if `due`; return True when a window ended with the search settled."""
         self.losses.append(loss)
-        if watched is not None and len(self.losses) % max(1, self.window // 100) == 0:
-            self.values.append(watched.detach().clone())
+        value = watched() if watched is not None else None
+        if value is not None:
+            self.values.append(value.detach().clone())
         if len(self.losses) < max(SHORTEST, self.window):
             return False
         mean, se = _mean_and_error(np.asarray(self.losses))

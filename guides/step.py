@@ -1,0 +1,187 @@
+"""One optimization step as one tensor function: noise -> loss -> gradient -> clipping -> Adam -> running average.
+
+    step(state, control, rates, *noise) -> (new state, [loss, gradient norm])
+
+`state` is `[4, number]`: every trained value in one row, the two moments of its gradient, and the sum of the values over
+the tail. Packed like this a step is a pure function of a few tensors, which `zoo.compiled` turns into one graph; the same
+function runs eagerly where that does not pay or does not work, with the same noise and therefore the same losses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from guides.types import FitConfig
+from zoo.batching import close
+from zoo.compiled import Function, Mode, Record, compile_function
+
+__all__ = ["BETAS", "Objective", "Step", "advance", "scaled", "summary"]
+
+BETAS = (0.9, 0.99)  # of Adam
+EPSILON = 1e-8
+CHECKS = ((2.0, 1.0, 0.0, 1e30), (17.0, 0.5, 1.0, 1e-2), (400.0, 0.03, 1.0, 1.0))  # control rows the graph is checked at
+
+
+class Objective(Protocol):
+    """What the loop needs of an objective; see `guides.objectives`."""
+
+    parameters: dict[str, nn.Parameter]
+    weights: dict[str, nn.Parameter]
+    gradients_per_step: int
+    eager: str
+
+    def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw the randomness of one step."""
+
+    def spare_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw such randomness without moving the stream of minibatches."""
+
+    def gradients(self, values: Sequence[Tensor], *noise: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Return the loss at these values of parameters and weights, and its gradients; pure unless `eager` says why not."""
+
+    def watched(self) -> Tensor | None:
+        """Return what the stopping rule watches besides the loss, in posterior standard deviations."""
+
+    def blame(self, noise: tuple[Tensor, ...]) -> str:
+        """Name what made the loss or gradient of this noise not finite."""
+
+
+def advance(state: Tensor, control: Tensor, rates: Tensor, loss: Tensor, gradient: Tensor) -> list[Tensor]:
+    """Return the state after one clipped step of Adam (Kingma & Ba 2015) and `[loss, gradient norm]`.
+
+    Args:
+        state: `[4, number]`: values, first moments, second moments, sum over the tail.
+        control: `[4]`: step number from 1, share of the learning rates, 1 while averaging else 0, largest gradient norm.
+        rates: `[number]`, the learning rates.
+        loss: scalar, in nats.
+        gradient: `[number]`.
+    """
+    values, first, second, total = state.unbind(0)
+    number, share, averaging, largest = control.unbind(0)
+    norm = gradient.square().sum().sqrt()
+    gradient = gradient * (largest / norm).clamp(max=1.0)
+    first = BETAS[0] * first + (1 - BETAS[0]) * gradient
+    second = BETAS[1] * second + (1 - BETAS[1]) * gradient.square()
+    mean = first / (1 - BETAS[0] ** number)
+    spread = (second / (1 - BETAS[1] ** number)).sqrt()
+    values = values - share * rates * mean / (spread + EPSILON)
+    return [torch.stack([values, first, second, total + averaging * values]), torch.stack([loss.to(state.dtype), norm])]
+
+
+def scaled(name: str, parameter: Tensor) -> float:
+    """Return the share of the learning rate for a parameter: rows of a matrix factor act together, so they step less."""
+    return 1.0 / math.sqrt(parameter.shape[-1]) if name in ("lower", "factor") else 1.0
+
+
+class Step:
+    """The state of one fit and the step that moves it, compiled where that works and pays.
+
+    Args:
+        objective: what is minimized.
+        config: `lr`, `weight_lr`, `clip_norm` and `compile` are used.
+        expected: number of steps the fit will probably take, for the prediction of `auto`.
+    """
+
+    def __init__(self, objective: Objective, config: FitConfig, expected: int) -> None:
+        self.objective = objective
+        named = {**objective.parameters, **{f"weight.{n}": p for n, p in objective.weights.items()}}
+        self.parameters: list[nn.Parameter] = list(named.values())
+        self._shapes = [p.shape for p in self.parameters]
+        self._sizes = [p.numel() for p in self.parameters]
+        flat = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        self.state = torch.stack([flat, *[torch.zeros_like(flat)] * 3])
+        each = [config.lr * scaled(n, p) for n, p in objective.parameters.items()] + [config.weight_lr] * len(objective.weights)
+        self.rates = torch.cat([torch.full_like(p.detach().reshape(-1), r) for p, r in zip(self.parameters, each, strict=True)])
+        self.control = torch.tensor([0.0, 1.0, 0.0, config.clip_norm], dtype=flat.dtype)
+        self._knobs = self.control.numpy()
+        self._before = self.state
+        self.function = self._compile(config, expected)
+
+    @property
+    def record(self) -> Record:
+        """Whether the step runs compiled, why or why not, and the seconds that took."""
+        return self.function.record
+
+    def eager(self, state: Tensor, control: Tensor, rates: Tensor, *noise: Tensor) -> list[Tensor]:
+        """Return the new state and `[loss, gradient norm]` by running the program."""
+        with torch.enable_grad():
+            values = self._split(state)
+            loss, gradients = self.objective.gradients(values, *noise)
+        filled = [torch.zeros_like(v) if g is None else g for g, v in zip(gradients, values, strict=True)]
+        with torch.no_grad():
+            return advance(state, control, rates, loss.detach(), torch.cat([g.reshape(-1).to(state.dtype) for g in filled]))
+
+    def take(self, number: int, share: float, noise: tuple[Tensor, ...], *, averaging: bool) -> tuple[float, float]:
+        """Take step `number` and return the loss in nats and the gradient norm; where one is not finite the state stays."""
+        self._knobs[0], self._knobs[1], self._knobs[2] = number, share, averaging
+        new, numbers = self.function(self.state, self.control, self.rates, *noise)
+        loss, norm = numbers.tolist()
+        if math.isfinite(loss) and math.isfinite(norm):
+            self._before, self.state = self.state, new
+        return loss, norm
+
+    def write(self, row: Tensor | None = None) -> None:
+        """Put a row of values, the current ones by default, into the parameters themselves."""
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, self._split(self.state[:1] if row is None else row[None]), strict=True):
+                parameter.copy_(value)
+
+    def write_last(self) -> None:
+        """Put the values of the last finite loss into the parameters."""
+        self.write(self._before[0])
+
+    def write_average(self, number: int) -> None:
+        """Put the average over the last `number` steps into the parameters."""
+        self.write(self.state[3] / number)
+
+    def _split(self, state: Tensor) -> list[Tensor]:
+        """Return the values of each parameter as leaves of a new graph, in the parameters' own shapes and types."""
+        parts = state[0].split(self._sizes)
+        return [
+            part.reshape(shape).to(p.dtype).detach().requires_grad_(True)
+            for part, shape, p in zip(parts, self._shapes, self.parameters, strict=True)
+        ]
+
+    def _compile(self, config: FitConfig, expected: int) -> Function:
+        """Compile the step; a graph that fails any check leaves the eager step, with the reason on record."""
+        generator = torch.Generator().manual_seed(15_485_863)
+        example = [self.state, self.control.clone(), self.rates, *self.objective.spare_noise(generator)]
+        if self.objective.eager:
+            return Function(eager=self.eager, examples=tuple(example), record=_eager(self.objective.eager))
+        if config.compile == "off":
+            return Function(eager=self.eager, examples=tuple(example), record=_eager("switched off"))
+        checks = [
+            [self._elsewhere(generator), self.control.new_tensor(row), self.rates, *self.objective.spare_noise(generator)] for row in CHECKS
+        ]
+        out = compile_function(self.eager, example, checks, mode=cast(Mode, config.compile), expected_calls=expected)
+        if out.run is not None and not all(_equal(out(*inputs), self.eager(*inputs)) for inputs in checks):
+            out.run = None
+            out.record = _eager("self-check failed: the compiled step differs from the eager one", out.record["compile_seconds"])
+        return out
+
+    def _elsewhere(self, generator: torch.Generator) -> Tensor:
+        """Return a state near the current one with moments of a fit under way."""
+        rows = torch.randn(self.state.shape, dtype=self.state.dtype, generator=generator)
+        return torch.stack([self.state[0] + 0.1 * rows[0], rows[1], rows[2].square(), rows[3]])
+
+
+def _equal(got: Sequence[Tensor], truth: Sequence[Tensor]) -> bool:
+    """Compare row by row: a large loss must not widen what is allowed of the moments."""
+    pairs = [*zip(got[0], truth[0], strict=True), *zip(got[1], truth[1], strict=True)]
+    return all(close(a, b) for a, b in pairs)
+
+
+def _eager(reason: str, seconds: float = 0.0) -> Record:
+    return Record(used=False, reason=reason, compile_seconds=seconds, cached=False)
+
+
+def summary(records: Sequence[Record]) -> dict[str, Any]:
+    """Return `{used, reason}` of several starts; `used` only where every start ran compiled."""
+    eager = [r for r in records if not r["used"]]
+    chosen = eager[0] if eager else records[0]
+    return {"used": not eager, "reason": chosen["reason"]}
