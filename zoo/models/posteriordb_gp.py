@@ -47,8 +47,9 @@ def cholesky(x: Tensor, rho: Tensor, alpha: Tensor) -> Tensor:
     squares = (x.unsqueeze(-1) - x) ** 2
     rho, alpha = rho[..., None, None], alpha[..., None, None]
     covariance = alpha**2 * torch.exp(-0.5 * squares / rho**2) + JITTER * torch.eye(len(x), dtype=x.dtype)
-    factor: Tensor = torch.linalg.cholesky(covariance)
-    return factor
+    # far from the data the jitter is too small and no factor exists: a density of NaN there, not an exception
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    return torch.where((failed > 0)[..., None, None], torch.nan, factor)
 
 
 def build(data: Data) -> Program:
