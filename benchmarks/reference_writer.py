@@ -56,7 +56,10 @@ def write(
     if entry.reference_of is not None:
         raise UsageError(f"{entry.key} borrows the reference of {entry.reference_of}; write that one.")
     if entry.reference != "stored":
-        raise UsageError(f"{entry.key} has reference={entry.reference!r}; only entries with reference='stored' get one written, so change that on its card first.")
+        raise UsageError(
+            f"{entry.key} has reference={entry.reference!r}; only entries with reference='stored' get one written, "
+            "so change that on its card first."
+        )
     if entry.published is not None:
         raise UsageError(f"{entry.key} uses reference draws that others published; `zoo reference {entry.key} --check` checks them.")
     say = progress or (lambda line: None)
