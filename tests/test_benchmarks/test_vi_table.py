@@ -42,7 +42,7 @@ def test_rows_of_a_run_are_those_of_its_cells(tmp_path, monkeypatch):
     rows = vi_table.summaries(folders)
     assert [r["method"] for r in rows] == ["laplace"]
     assert all(r["worst_mean_error"] is not None and r["seconds"] > 0 for r in rows)
-    assert vi_table.remarks(rows)[0].startswith("1 posteriors, 1 fits, seeds 0,")
+    assert vi_table.remarks(rows)[0].startswith("1 posteriors, 1 fits, seed 0,")
 
 
 @pytest.mark.parametrize("rows", [[], ROWS[-1:]])
