@@ -170,8 +170,9 @@ def main() -> None:
 def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return how the table was made, from its own rows."""
     seeds, fits, entries = sorted({r["seed"] for r in rows}), len(rows), len({r["entry"] for r in rows})
+    word = "seeds" if len(seeds) > 1 else "seed"
     return [
-        f"{entries} posteriors, {fits} fits, seed{'s'[: len(seeds) > 1]} {', '.join(map(str, seeds))}, default settings, judged against the collection's 10,000",
+        f"{entries} posteriors, {fits} fits, {word} {', '.join(map(str, seeds))}, default settings, judged against the collection's 10,000",
         "reference draws. Made by `make posteriordb`; all numbers are in `posteriordb.csv`. What the words mean:",
         "[reading a report](../reading_a_report.md).",
     ]
