@@ -167,7 +167,7 @@ def minibatches_average(guide: GuideSubject) -> str:
     if loss is None:
         raise Skipped("The family has no stochastic objective.")
     order = torch.randperm(size, generator=torch.Generator().manual_seed(41))
-    repeats, worst, batches = 6 if guide.flat else 12, 0.0, sorted({max(1, size // 4), max(1, size // 2)})
+    repeats, worst, batches = 24, 0.0, sorted({max(1, size // 4), max(1, size // 2)})
     full = [loss(None, r) for r in range(repeats)]
     for batch in batches:
         parts = order.split(batch)
@@ -183,7 +183,7 @@ def order_of_data(guide: GuideSubject) -> str:
     if loss is None:
         raise Skipped("The family has no stochastic objective.")
     order = torch.randperm(size, generator=torch.Generator().manual_seed(42))
-    repeats = 6 if guide.flat else 12
+    repeats = 24
     gap = _paired(
         [loss(order, r) for r in range(repeats)], [loss(None, r) for r in range(repeats)], "Reordered units change the objective", 1
     )

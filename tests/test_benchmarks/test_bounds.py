@@ -1,0 +1,155 @@
+"""The bound audit: every planted fault is caught by the check named for it, and sound entries raise no alarm."""
+
+import math
+import re
+from pathlib import Path
+
+import bound_faults
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from bound_faults import FAULTS
+
+import zoo
+from benchmarks import bounds
+from benchmarks.bounds import evidence_checks, guide_checks, program_checks
+from benchmarks.bounds.quadrature import QuadratureError, whitened_grid
+from benchmarks.bounds.subject import limit
+from benchmarks.bounds.targets import TARGETS
+
+ALL_CHECKS = {**program_checks.CHECKS, **guide_checks.CHECKS, **evidence_checks.CHECKS}
+PAGE = Path(__file__).parents[2] / "docs" / "bound_audit.md"
+QUICK = ("normal_normal", "half_normal_scale")
+
+
+def alarms(results):
+    return [f"{r.name}: {r.sentence}" for r in results if r.status == "failed"]
+
+
+def one_check(entry, families, name, **keywords):
+    (check,) = [c for c in bounds.checks(entry, families, **keywords) if c.name.split(".")[-1] == name]
+    return check.run()
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_planted_fault_is_caught(name):
+    fault = FAULTS[name]
+    entry, families, keywords = fault.subject()
+    with fault.patch():
+        result = one_check(entry, families, fault.check, **keywords)
+    assert result.status == "failed", f"{fault.check}: {result.status}, {result.sentence}"
+    assert not re.match(r"[A-Z]\w+Error: ", result.sentence), result.sentence  # caught by a finding, not by a crash
+
+
+def test_every_check_catches_a_fault():
+    assert {f.check for f in FAULTS.values()} == set(ALL_CHECKS)
+    assert len(FAULTS) >= 15
+    assert len(TARGETS) >= 15
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_no_false_alarm(name):
+    target = TARGETS[name]
+    results = bounds.audit(target.entry, ["full_rank"], log_evidence=target.log_evidence(), route=target.route)
+    assert not alarms(results)
+    assert sum(r.status == "ok" for r in results) >= 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in TARGETS])
+def test_no_false_alarm_on_any_target(name):
+    target = TARGETS[name]
+    results = bounds.audit(target.entry, log_evidence=target.log_evidence(), route=target.route)
+    assert not alarms(results)
+    status = {r.name: r.status for r in results}
+    assert status["bounds.evidence"] == "ok"
+    assert status["bounds.mean_field.elbo_below_evidence"] == "ok"
+
+
+OWN = [n for n in zoo.names() if "/" not in n]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*OWN, "correlated_gaussian[d=10,rho=0.5]", "correlated_gaussian[d=3]", "gaussian_mixture[K=3]"])
+def test_no_false_alarm_on_any_entry(name):
+    entry = zoo.load(name)
+    results = bounds.audit(entry, [f for f in entry.families if f in ("mean_field", "full_rank", "amortized")])
+    assert not alarms(results)
+
+
+def flow_entry():
+    """An outsider's guide that is a FlatGuide, right this time."""
+    target = TARGETS["normal_normal"]
+    import dataclasses
+
+    return dataclasses.replace(target.entry, own_guides={"own": bound_faults.own("")}), target.log_evidence()
+
+
+def test_it_runs_on_the_flow_of_an_outsider():
+    entry, evidence = flow_entry()
+    results = bounds.audit(entry, ["own"], log_evidence=evidence)
+    assert not alarms(results)
+    status = {r.name.split(".")[-1]: r.status for r in results}
+    assert [status[n] for n in ("log_q_normalized", "gap_is_kl", "objective_is_minus_elbo", "sampled_bounds")] == ["ok"] * 4
+
+
+def wages(y, x):
+    slope = pyro.sample("slope", dist.Normal(0.0, 2.0))
+    noise = pyro.sample("noise", dist.HalfNormal(2.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(slope * x, noise), obs=y)
+
+
+def wages_guide(y, x):
+    loc = pyro.param("loc", torch.tensor(0.8, dtype=torch.float64))
+    width = pyro.param("width", torch.tensor(0.3, dtype=torch.float64), constraint=dist.constraints.positive)
+    level = pyro.param("level", torch.tensor(-0.5, dtype=torch.float64))
+    pyro.sample("slope", dist.Normal(loc, width))
+    pyro.sample("noise", dist.LogNormal(level, 0.3))
+
+
+def test_it_runs_on_the_model_and_guide_of_an_outsider():
+    x = torch.linspace(-1, 1, 8, dtype=torch.float64)
+    data = {"y": 0.9 * x + torch.tensor([0.3, -0.5, 0.2, 0.4, -0.1, -0.6, 0.5, 0.1], dtype=torch.float64), "x": x}
+    entry = zoo.from_program(wages, data, guide=wages_guide)
+    results = bounds.audit(entry, ["own"])
+    assert not alarms(results)
+    status = {r.name.split(".")[-1]: r.status for r in results}
+    checked = ("log_q_normalized", "elbo_reported", "objective_is_minus_elbo", "elbo_below_evidence", "sampled_bounds")
+    assert [status[n] for n in checked] == ["ok"] * len(checked)
+
+
+@pytest.mark.parametrize(("dim", "shift"), [(1, 3.0), (2, 1.0), (3, -1.0)])
+def test_the_quadrature_is_exact_on_shifted_skewed_integrands(dim, shift):
+    """Of exp(a u - e^u) per coordinate the integral is Gamma(a)."""
+
+    def function(u):
+        return (2.5 * (u - shift) - (u - shift).exp()).sum(-1)
+
+    grid = whitened_grid(function, torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64))
+    assert abs(grid.log_integral - dim * math.lgamma(2.5)) < 1e-5
+    mean = float(torch.special.digamma(torch.tensor(2.5, dtype=torch.float64))) + shift
+    assert abs(float(grid.mean(grid.points[:, 0])) - mean) < 1e-4
+
+
+def test_the_quadrature_refuses_what_has_no_integral():
+    with pytest.raises(QuadratureError):
+        whitened_grid(lambda u: -0.5 * (1 + u.square()).log().sum(-1), torch.zeros(1).double(), torch.eye(1).double())
+
+
+def test_limits_hold_the_promised_rate():
+    """A true equality is refused with probability 1e-5 over all comparisons of a check, and not much more rarely."""
+    from scipy.stats import norm, t
+
+    for degrees, comparisons in ((9, 1), (200, 4)):
+        assert abs(2 * comparisons * t.sf(limit(degrees, comparisons), degrees) - 1e-5) < 1e-8
+    assert limit(10_000) > norm.isf(5e-6)
+
+
+def test_the_page_lists_every_check_and_every_fault():
+    text = PAGE.read_text(encoding="utf-8")
+    for name in ALL_CHECKS:
+        assert f"`{name}`" in text
+    for name, fault in FAULTS.items():
+        assert f"| {name} | `{fault.check}` | {fault.like} |" in text
