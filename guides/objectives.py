@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from guides.flat import FlatGuide
 from guides.start import blame, value_and_gradient
 from zoo.batching import vmappable
+from zoo.compiled_density import is_traced
 from zoo.errors import UnknownNameError
 from zoo.log_density import LogDensity
+from zoo.tracing import Traced, trace, vectorize
 
 __all__ = ["OBJECTIVES", "FlatObjective", "Minibatches", "ProgramObjective", "check_objective"]
 
@@ -94,6 +96,7 @@ class FlatObjective:
         self.function = density.batch_function()
         self.parameters: dict[str, nn.Parameter] = {n: p for n, p in guide.named_parameters() if p.requires_grad}
         self.gradients_per_step = num_particles
+        self._graph: Traced | None = None
         self._module = _Bound(self._estimate, guide, density.program if self.weights else None)
         self._names = [*(f"guide.{n}" for n in self.parameters), *(f"program.{n}" for n in self.weights)]
 
@@ -132,7 +135,20 @@ class FlatObjective:
         u, log_q = self.guide.sample(self.mirrored(noise), index=index, stick=self.stick)
         return (log_q - self._log_p(u, index)).mean()
 
+    def prepare(self) -> None:
+        """Make ready for a trace: a program that runs point by point is traced once and its graph mapped over the particles.
+
+        Raises:
+            TraceFailure: the program cannot be written as one graph.
+        """
+        if self._graph is None and not self.function.vectorized and not self.weights and self.batches.batch_size is None:
+            point = torch.full((self.density.dim,), 0.1, dtype=self.density.dtype)
+            self._graph = vectorize(trace(lambda u: list(self.density.eager_gradient(u)), [point]), self.num_particles, (0, 1))
+
     def _log_p(self, u: Tensor, index: Tensor | None) -> Tensor:
+        if self._graph is not None and is_traced(u):
+            value, gradient = self._graph(u.detach())
+            return value + ((u - u.detach()) * gradient).sum(-1)  # the value, and a function with its gradient
         if index is None:
             return self.function(u)
         tensors = self.batches.tensors(index)
@@ -223,6 +239,9 @@ class ProgramObjective:
     def watched(self) -> Tensor | None:
         """Return None: the parameters of a Pyro program have no common unit."""
         return None
+
+    def prepare(self) -> None:
+        """Do nothing: these steps are not traced."""
 
     def blame(self, noise: tuple[Tensor, ...]) -> str:
         """Repeat the failing draw and name the site whose log probability is not finite."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from guides.types import FitConfig
 from zoo.batching import close
 from zoo.compiled import Function, Mode, Record, compile_function
+from zoo.tracing import Traced, trace
 
 __all__ = ["BETAS", "Objective", "Step", "advance", "scaled", "summary"]
 
@@ -40,6 +41,9 @@ class Objective(Protocol):
 
     def spare_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Draw such randomness without moving the stream of minibatches."""
+
+    def prepare(self) -> None:
+        """Make ready for a trace."""
 
     def gradients(self, values: Sequence[Tensor], *noise: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Return the loss at these values of parameters and weights, and its gradients; pure unless `eager` says why not."""
@@ -92,6 +96,7 @@ class Step:
         named = {**objective.parameters, **{f"weight.{n}": p for n, p in objective.weights.items()}}
         self.parameters: list[nn.Parameter] = list(named.values())
         self._shapes = [p.shape for p in self.parameters]
+        self._places = [p.detach() for p in self.parameters]  # the same memory, out of reach of autograd
         self._sizes = [p.numel() for p in self.parameters]
         flat = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         self.state = torch.stack([flat, *[torch.zeros_like(flat)] * 3])
@@ -116,6 +121,15 @@ class Step:
         with torch.no_grad():
             return advance(state, control, rates, loss.detach(), torch.cat([g.reshape(-1).to(state.dtype) for g in filled]))
 
+    def trace(self) -> Traced:
+        """Return the uncompiled graph of a step.
+
+        Raises:
+            TraceFailure: the step cannot be written as one graph.
+        """
+        self.objective.prepare()
+        return trace(self.eager, self._example(torch.Generator().manual_seed(15_485_863)))
+
     def take(self, number: int, share: float, noise: tuple[Tensor, ...], *, averaging: bool) -> tuple[float, float]:
         """Take step `number` and return the loss in nats and the gradient norm; where one is not finite the state stays."""
         self._knobs[0], self._knobs[1], self._knobs[2] = number, share, averaging
@@ -127,9 +141,9 @@ class Step:
 
     def write(self, row: Tensor | None = None) -> None:
         """Put a row of values, the current ones by default, into the parameters themselves."""
-        with torch.no_grad():
-            for parameter, value in zip(self.parameters, self._split(self.state[:1] if row is None else row[None]), strict=True):
-                parameter.copy_(value)
+        parts = (self.state[0] if row is None else row).split(self._sizes)
+        for place, part, shape in zip(self._places, parts, self._shapes, strict=True):
+            place.copy_(part.view(shape))
 
     def write_last(self) -> None:
         """Put the values of the last finite loss into the parameters."""
@@ -150,7 +164,7 @@ class Step:
     def _compile(self, config: FitConfig, expected: int) -> Function:
         """Compile the step; a graph that fails any check leaves the eager step, with the reason on record."""
         generator = torch.Generator().manual_seed(15_485_863)
-        example = [self.state, self.control.clone(), self.rates, *self.objective.spare_noise(generator)]
+        example = self._example(generator)
         if self.objective.eager:
             return Function(eager=self.eager, examples=tuple(example), record=_eager(self.objective.eager))
         if config.compile == "off":
@@ -158,11 +172,15 @@ class Step:
         checks = [
             [self._elsewhere(generator), self.control.new_tensor(row), self.rates, *self.objective.spare_noise(generator)] for row in CHECKS
         ]
-        out = compile_function(self.eager, example, checks, mode=cast(Mode, config.compile), expected_calls=expected)
+        out = compile_function(self.eager, example, checks, mode=cast(Mode, config.compile), expected_calls=expected, traced=self.trace)
         if out.run is not None and not all(_equal(out(*inputs), self.eager(*inputs)) for inputs in checks):
             out.run = None
             out.record = _eager("self-check failed: the compiled step differs from the eager one", out.record["compile_seconds"])
         return out
+
+    def _example(self, generator: torch.Generator) -> list[Tensor]:
+        control = torch.cat([torch.ones_like(self.control[:1]), self.control[1:]])
+        return [self.state, control, self.rates, *self.objective.spare_noise(generator)]
 
     def _elsewhere(self, generator: torch.Generator) -> Tensor:
         """Return a state near the current one with moments of a fit under way."""
