@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from guides.types import FitConfig
 from zoo.batching import close
-from zoo.compiled import Function, Mode, Record, compile_function
+from zoo.compiled import Function, Mode, Record, announce, compile_function
 from zoo.tracing import Traced, trace
 
 __all__ = ["BETAS", "Objective", "Step", "advance", "scaled", "summary"]
@@ -176,6 +176,7 @@ class Step:
         if out.run is not None and not all(_equal(out(*inputs), self.eager(*inputs)) for inputs in checks):
             out.run = None
             out.record = _eager("self-check failed: the compiled step differs from the eager one", out.record["compile_seconds"])
+            announce(out.record["reason"])
         return out
 
     def _example(self, generator: torch.Generator) -> list[Tensor]:

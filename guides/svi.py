@@ -25,7 +25,7 @@ from zoo.compiled import Record
 __all__ = ["Outcome", "optimize"]
 
 Progress = Callable[[int, int, float], None]
-WINDOWS = 6  # of the stopping rule that a search usually takes, for the prediction of its time
+WINDOWS = 3  # of the stopping rule that a search usually takes (two at least), for the prediction of its time
 
 
 @dataclass(frozen=True, kw_only=True)

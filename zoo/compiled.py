@@ -26,7 +26,7 @@ from zoo.batching import Compiled, batched, close, vmappable
 from zoo.errors import UsageError
 from zoo.tracing import Traced, TraceFailure, default_of, trace
 
-__all__ = ["Compiled", "Function", "Mode", "Record", "batched", "compile_function", "compiler_missing", "vmappable"]
+__all__ = ["Compiled", "Function", "Mode", "Record", "announce", "batched", "compile_function", "compiler_missing", "vmappable"]
 
 Mode = Literal["auto", "on", "off"]
 OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1, "cpp.threads": 1}
@@ -174,14 +174,14 @@ def compiler_missing() -> str:
 
 def _off(reason: str, seconds: float = 0.0, *, notice: bool = False) -> Record:
     if notice:
-        _notice(reason)
+        announce(reason)
     return Record(used=False, reason=reason, compile_seconds=seconds, cached=False)
 
 
 _said: set[str] = set()
 
 
-def _notice(reason: str) -> None:
+def announce(reason: str) -> None:
     """Say once per process and reason that the eager function runs."""
     if reason not in _said:
         _said.add(reason)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -248,6 +249,9 @@ class LiftedProgram(nn.Module):
         nets = {name: net for name, (_, net) in self._originals.items()}
         with ExitStack() as stack:
             stack.enter_context(_local_mode())
+            if nets:  # weights that are held fixed after training are meant to be
+                stack.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings("ignore", message=".*was not registered in the param store")
             for key, net in self._originals.values():
                 stack.enter_context(_standing_in(net, self.nets[key]))
             stack.enter_context(_Answer(self.parameter_values(), nets, self, self._dtype))
