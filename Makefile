@@ -2,6 +2,7 @@
 # make posteriordb   the table of docs/results/posteriordb.md; needs a copy of posteriordb in POSTERIORDB, takes an hour or more
 # make test     the fast and exact tests
 # make lint     ruff and mypy
+# make bench    time everything beside Pyro and what else is installed, write docs/performance.md; QUICK=1 for minutes, no page
 # Each of them first makes .venv (Python >= 3.11 is all that is needed) and reuses it afterwards.
 
 SHELL := /bin/bash
@@ -26,6 +27,9 @@ lint: $(STAMP)
 	@$(RUN)/ruff check .
 	@$(RUN)/ruff format --check .
 	@$(RUN)/mypy
+
+bench: $(STAMP)
+	@$(RUN)/zoo bench $(if $(QUICK),--quick,--page docs/performance.md) --out out/bench
 
 install: $(STAMP)
 

@@ -171,6 +171,22 @@ def report(
     run(run_dir, html, markdown)
 
 
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="three short pairs, no cold starts: minutes instead of most of an hour")] = False,
+    peers: Annotated[str, typer.Option("--peers", metavar="auto|none|PEER,...", help="numpyro, stan, pymc; auto = installed")] = "auto",
+    only: Annotated[str, typer.Option("--only", metavar="ENTRY,...", help="some of the eight entries")] = "",
+    pairs: Annotated[int | None, typer.Option("--pairs", help="interleaved pairs; default 5, quick 3")] = None,
+    out: Annotated[Path, typer.Option("--out", help="folder for bench.json, bench.md, bench.svg and logs")] = Path("out/bench"),
+    page: Annotated[Path | None, typer.Option("--page", help="also write the tables between the marks of this Markdown page")] = None,
+) -> None:
+    """Time gradients, SVI and NUTS beside Pyro and other systems."""
+    from benchmarks.commands.bench import bench as run
+
+    chosen = None if peers == "auto" else [p.strip() for p in peers.split(",") if p.strip() not in ("", "none")]
+    raise typer.Exit(run(out, quick, chosen, [n.strip() for n in only.split(",") if n.strip()], pairs, page))
+
+
 def shadowed() -> str | None:
     """Say which of our packages another one of the same name hides, None when all three lie side by side."""
     home = Path(__file__).resolve().parent.parent

@@ -112,7 +112,7 @@ def build(form: str, data: dict[str, NDArray[Any]], settings: Settings) -> Side:
 class NumPyro:
     """Potential, SVI and NUTS of NumPyro; a timed slice is one call of a compiled loop."""
 
-    measures = MEASURES
+    measures: tuple[str, ...] = MEASURES
 
     def __init__(self, model: Model, data: dict[str, NDArray[Any]], settings: Settings) -> None:
         jax.config.update("jax_enable_x64", True)
@@ -148,12 +148,16 @@ class NumPyro:
     def _gradient_loop(self) -> Callable[[int], Any]:
         both, flat = self._flat()
 
-        @jax.jit
         def loop(number: Any, u: Any) -> Any:
-            # each point depends on the last gradient, so that nothing is hoisted out of the loop
-            return lax.fori_loop(0, number, lambda _, v: v - 1e-12 * both(v)[1], u)
+            # each point depends on the last value and gradient, so that nothing is hoisted out of the loop or left out
+            def body(_: Any, v: Any) -> Any:
+                value, gradient = both(v)
+                return v - 1e-12 * (gradient + value)
 
-        return lambda number: loop(number, flat).block_until_ready()
+            return lax.fori_loop(0, number, body, u)
+
+        compiled = jax.jit(loop)
+        return lambda number: compiled(number, flat).block_until_ready()
 
     def _batch_call(self) -> Callable[[], Any]:
         both, flat = self._flat()
@@ -166,13 +170,14 @@ class NumPyro:
         svi = SVI(self.model, guide, numpyro.optim.Adam(0.01), Trace_ELBO(num_particles=self.settings.particles))
         state = svi.init(jax.random.PRNGKey(0), **self.data)
 
-        @jax.jit
         def loop(number: Any, state: Any) -> Any:
             return lax.fori_loop(0, number, lambda _, s: svi.update(s, **self.data)[0], state)
 
+        compiled = jax.jit(loop)
+
         def run(number: int) -> None:
             nonlocal state
-            state = jax.block_until_ready(loop(number, state))
+            state = jax.block_until_ready(compiled(number, state))
 
         return run
 

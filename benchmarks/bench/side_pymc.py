@@ -91,7 +91,7 @@ def build(form: str, data: dict[str, NDArray[Any]], settings: Settings) -> Side:
 class PyMC:
     """NUTS by nutpie on PyMC's compiled density."""
 
-    measures = ("nuts",)
+    measures: tuple[str, ...] = ("nuts",)
 
     def __init__(self, form: str, data: dict[str, NDArray[Any]], settings: Settings) -> None:
         self.settings = settings

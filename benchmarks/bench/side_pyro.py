@@ -23,7 +23,7 @@ from zoo.log_density import LogDensity
 __all__ = ["StockPyro", "build"]
 
 Array = NDArray[np.float64]
-LEAPFROGS = 31.0  # gradients per iteration assumed when the length of the run is chosen
+LEAPFROGS = 12.0  # gradients per iteration assumed when the length of the run is chosen
 
 
 def build(target: str, settings: Settings) -> Side:
@@ -38,7 +38,7 @@ class _OutOfTime(Exception):
 class StockPyro:
     """`Trace_ELBO` / `TraceEnum_ELBO` with `AutoNormal` / `AutoMultivariateNormal` and Adam; `NUTS` with its defaults."""
 
-    measures = ("gradient", "svi_mean_field", "svi_full_rank", "nuts")
+    measures: tuple[str, ...] = ("gradient", "svi_mean_field", "svi_full_rank", "nuts")
 
     def __init__(self, target: Target, settings: Settings) -> None:
         torch.set_num_threads(1)
@@ -98,7 +98,7 @@ class StockPyro:
         """Run a chain short enough for the limit, as many warm-up iterations as draws; what was run is what counts."""
         settings = self.settings
         once = repeat(self._gradient, 0.1).per
-        number = int(np.clip(settings.slow_seconds / (2 * LEAPFROGS * once), 20, settings.slow_draws))
+        number = int(np.clip(settings.slow_seconds / (2 * LEAPFROGS * once), min(50, settings.slow_draws), settings.slow_draws))
         kept: list[dict[str, torch.Tensor]] = []
         begun, cpu = time.perf_counter(), time.process_time()
 
@@ -106,7 +106,7 @@ class StockPyro:
             if stage == "Sample":
                 kept.append({name: value.detach().clone() for name, value in params.items()})
             spent = time.perf_counter() - begun
-            if spent > (2 if len(kept) < 20 else 1) * settings.slow_seconds:
+            if spent > (3 if len(kept) < 20 else 1) * settings.slow_seconds:
                 raise _OutOfTime
 
         pyro.set_rng_seed(seed)

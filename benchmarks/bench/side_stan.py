@@ -96,7 +96,7 @@ class Stan:
     seed is outside it (the compiled program is cached, and so are draws of a seed seen before, hence new seeds).
     """
 
-    measures = ("nuts",)
+    measures: tuple[str, ...] = ("nuts",)
 
     def __init__(self, form: str, data: dict[str, NDArray[Any]], settings: Settings) -> None:
         self.stan, self.code, self.settings = _module(), FORMS[form], settings

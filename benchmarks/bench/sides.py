@@ -26,13 +26,23 @@ BATCH = 256  # points of one batched call
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every side of one run shares: seconds per timed slice, particles per SVI step, NUTS draws, the limit of stock Pyro."""
+    """What every side of one run shares.
+
+    Attributes:
+        slice_seconds: length of a timed slice.
+        particles: particles per SVI step.
+        draws: draws of one NUTS run, after the engine's own warm-up.
+        slow_draws, slow_seconds, slow_runs: most draws (and warm-up iterations) of stock Pyro, the seconds it should take, and in
+            how many pairs it runs.
+        compile: what our side asks for.
+    """
 
     slice_seconds: float = 0.5
     particles: int = 1
     draws: int = 1000
     slow_draws: int = 300
     slow_seconds: float = 30.0
+    slow_runs: int = 100
     compile: str = "on"
 
 

@@ -29,6 +29,7 @@ from zoo.types import Data, ModelEntry, Program, Quantity
 __all__ = ["GROWTH", "TARGETS", "Target", "arrays", "find"]
 
 RADON_ROWS, RADON_COUNTIES = 919, 85
+GROWTH_BATCH = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,11 +186,14 @@ TARGETS: dict[str, Target] = {
 
 
 def find(name: str) -> Target:
-    """Return a target by name.
+    """Return a target by name, `growth_N` for the regression on N rows.
 
     Raises:
         UnknownNameError: no such target, with the nearest guess.
     """
+    if name.startswith("growth_") and name[7:].isdigit():
+        entry = replace(GROWTH.with_options(rows=int(name[7:])), minibatch=GROWTH_BATCH)
+        return Target(name=name, title=f"regression on {int(name[7:]):,} rows", form="growth", entry=entry)
     if name not in TARGETS:
         raise UnknownNameError("benchmark entry", name, TARGETS)
     return TARGETS[name]

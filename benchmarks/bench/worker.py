@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-import sys
+import signal
 import time
 import traceback
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ class PeerError(InfrastructureError):
 
 
 def _serve(connection: Connection, environment: Mapping[str, str], log: str, made: tuple[Any, ...]) -> None:
+    os.setsid()  # a peer may leave a pool of its own behind; `close` ends the whole group
     os.environ.update(environment)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
@@ -47,9 +49,6 @@ def _serve(connection: Connection, environment: Mapping[str, str], log: str, mad
     except BaseException as error:
         traceback.print_exc()
         connection.send(("error", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"))
-    finally:
-        sys.stdout.flush()
-        os._exit(0)  # paused fits and the peers' pools would keep the process alive
 
 
 class Worker:
@@ -122,12 +121,10 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        try:
+        with contextlib.suppress(BrokenPipeError, OSError):
             self._connection.send(("close", ()))
-        except (BrokenPipeError, OSError):
-            pass
         self._process.join(5)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid or 0, signal.SIGKILL)
+        self._process.join()
         self._connection.close()

@@ -1,0 +1,52 @@
+"""`zoo bench`: time this house beside others and write JSON, Markdown and a picture."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.bench.worker import SINGLE_THREAD
+from benchmarks.store import strict_json
+from zoo.errors import UsageError
+
+__all__ = ["bench"]
+
+
+def bench(out: Path, quick: bool, peers: list[str] | None, only: list[str], pairs: int | None, page: Path | None) -> int:
+    """Run the benchmark; `peers` None means those installed, `only` empty means all eight entries.
+
+    Raises:
+        UsageError: an unknown entry or peer, or fewer than one pair.
+    """
+    os.environ.update(SINGLE_THREAD)
+    from benchmarks.bench.plot import draw
+    from benchmarks.bench.runner import Bench, execute
+    from benchmarks.bench.sides import PEERS, Settings, missing
+    from benchmarks.bench.table import insert, markdown
+    from benchmarks.bench.targets import TARGETS, find
+
+    if pairs is not None and pairs < 1:
+        raise UsageError(f"--pairs is {pairs}; accepted: at least 1.")
+    targets = tuple(find(name).name for name in only) or tuple(TARGETS)
+    asked = [name for name in PEERS if not missing(name)] if peers is None else peers
+    for name in asked:
+        missing(name)
+    sides = ("ours", "pyro", *(name for name in asked if name != "pyro"))
+    if quick:
+        settings = Settings(slice_seconds=0.2, slow_draws=100, slow_seconds=5.0, slow_runs=1)
+        plan = Bench(targets=targets, sides=sides, pairs=pairs or 3, settings=settings, cold=False, growth=(1_000, 10_000, 100_000),
+                     commands=(), quick=True)  # fmt: skip
+    else:
+        plan = Bench(targets=targets, sides=sides, pairs=pairs or 5, settings=Settings())
+    out.mkdir(parents=True, exist_ok=True)
+    document = execute(plan, out / "logs", lambda line: print(f"zoo: {line}", file=sys.stderr, flush=True))
+    text = markdown(document)
+    (out / "bench.json").write_text(strict_json(document) + "\n", encoding="utf8")
+    (out / "bench.md").write_text(text, encoding="utf8")
+    draw(document, out / "bench.svg")
+    if page is not None:
+        insert(page, text)
+        draw(document, page.with_suffix(".svg"))
+    print(text)
+    return 0
