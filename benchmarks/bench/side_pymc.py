@@ -12,6 +12,7 @@ import pymc as pm
 from numpy.typing import NDArray
 
 from benchmarks.bench.sides import NutsRun, Settings, Side, Timing
+from zoo.errors import UsageError
 
 __all__ = ["FORMS", "PyMC", "build"]
 
@@ -120,7 +121,7 @@ class PyMC:
 
     def time(self, measure: str) -> Timing:
         """Refuse: nothing but NUTS is timed here."""
-        raise NotImplementedError(measure)
+        raise UsageError(f"Only nuts is timed on this side, not {measure!r}; ask for it with nuts(seed).")
 
     def nuts(self, seed: int) -> NutsRun:
         """Run one chain."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.bench.sides import NutsRun, Settings, Side, Timing
+from zoo.errors import UsageError
 
 __all__ = ["FORMS", "Stan", "build"]
 
@@ -129,7 +130,7 @@ class Stan:
 
     def time(self, measure: str) -> Timing:
         """Refuse: nothing but NUTS is timed here."""
-        raise NotImplementedError(measure)
+        raise UsageError(f"Only nuts is timed on this side, not {measure!r}; ask for it with nuts(seed).")
 
     def nuts(self, seed: int) -> NutsRun:
         """Run one chain with Stan's defaults and 1,000 iterations of warm-up; a seed may be used once per process."""
