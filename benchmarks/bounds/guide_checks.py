@@ -201,7 +201,7 @@ def _paired(first: list[float], second: list[float], what: str, comparisons: int
 
 def heldout_splits(guide: GuideSubject) -> str:
     """The held-out score of a set is the mean of the scores of its parts, to 1e-9, for any split, and repeats exactly."""
-    from benchmarks.bounds.heldout import parts_of, score
+    from benchmarks.bounds.heldout import parts_of, refuse_dependent_rows, score
 
     whole, splits = parts_of(guide)
     total = score(guide, whole)
@@ -209,7 +209,8 @@ def heldout_splits(guide: GuideSubject) -> str:
         raise Failed("The held-out score of the same set differs between two calls.")
     worst = 0.0
     for name, parts in splits.items():
-        joined = sum(rows * score(guide, part) for rows, part in parts) / sum(rows for rows, _ in parts)
+        joined = sum(len(rows) * score(guide, part) for rows, part in parts) / sum(len(rows) for rows, _ in parts)
+        refuse_dependent_rows(guide, whole, parts)
         worst = max(worst, abs(joined - total) / (1 + abs(total)))
         if not worst < 1e-9:
             raise Failed(f"Split {name}, the held-out score is {joined:.8g} nats per row, whole {total:.8g}: it depends on the split.")

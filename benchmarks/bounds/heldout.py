@@ -14,12 +14,12 @@ from zoo.contract_subject import Skipped
 from zoo.errors import ZooError
 from zoo.types import Posterior
 
-__all__ = ["expected_score", "parts_of", "score"]
+__all__ = ["expected_score", "parts_of", "refuse_dependent_rows", "row_terms", "score"]
 
 DRAWS = 40
 MOST_ROWS = 60
 
-Parts = list[tuple[int, Posterior]]
+Parts = list[tuple[Tensor, Posterior]]
 
 
 def score(guide: GuideSubject, posterior: Posterior) -> float:
@@ -37,13 +37,31 @@ def score(guide: GuideSubject, posterior: Posterior) -> float:
     return value
 
 
-def expected_score(guide: GuideSubject, posterior: Posterior) -> tuple[float, float]:
-    """Return the mean per row of the log mean likelihood over draws, and of the mean log likelihood."""
+def row_terms(guide: GuideSubject, posterior: Posterior) -> Tensor:
+    """Return the log likelihood of every row at every draw, `[draw, row]`."""
     terms = guide.density.pointwise(posterior.draws, posterior.data.test)
     rows = [v.reshape(v.shape[0], -1) for v in terms.values()]
     widest = max(r.shape[1] for r in rows)
-    joint = torch.stack([r for r in rows if r.shape[1] == widest]).sum(0)  # [draw, row]
+    return torch.stack([r for r in rows if r.shape[1] == widest]).sum(0)
+
+
+def expected_score(guide: GuideSubject, posterior: Posterior) -> tuple[float, float]:
+    """Return the mean per row of the log mean likelihood over draws, and of the mean log likelihood."""
+    joint = row_terms(guide, posterior)
     return float((joint.logsumexp(0) - math.log(len(joint))).mean()), float(joint.mean())
+
+
+def refuse_dependent_rows(guide: GuideSubject, whole: Posterior, parts: Parts) -> None:
+    """Compare the likelihood of each row in the whole set with the one in its part.
+
+    Raises:
+        Skipped: they differ, as in a time series, where no split leaves the score as it is.
+    """
+    rows = torch.cat([index for index, _ in parts])
+    together = torch.cat([row_terms(guide, part) for _, part in parts], -1)
+    alone = row_terms(guide, whole)
+    if together.shape != alone.shape or not torch.allclose(together[:, rows.argsort()], alone, rtol=1e-9, atol=1e-9):
+        raise Skipped("The likelihood of a row depends on the rows before it: the set cannot be split.")
 
 
 def parts_of(guide: GuideSubject) -> tuple[Posterior, dict[str, Parts]]:
@@ -69,7 +87,7 @@ def parts_of(guide: GuideSubject) -> tuple[Posterior, dict[str, Parts]]:
     local = data.test is None and bool(data.batched)
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(51))[:MOST_ROWS]
 
-    def part(index: Tensor) -> tuple[int, Posterior]:
+    def part(index: Tensor) -> tuple[Tensor, Posterior]:
         tensors = {**test, **{k: test[k][index] for k in keys}}
         draws = dict(few)
         if local:
@@ -77,7 +95,7 @@ def parts_of(guide: GuideSubject) -> tuple[Posterior, dict[str, Parts]]:
             for s in guide.density.sites:
                 if s.plate_axis is not None:
                     draws[s.name] = draws[s.name].index_select(draws[s.name].ndim - s.plate_axis, index)
-        return len(index), replace(posterior, draws=draws, unconstrained=None, log_weights=None, data=replace(data, test=tensors))
+        return index, replace(posterior, draws=draws, unconstrained=None, log_weights=None, data=replace(data, test=tensors))
 
     whole = order.sort().values
     splits = {

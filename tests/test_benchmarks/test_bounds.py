@@ -78,6 +78,21 @@ def test_no_false_alarm_on_any_entry(name):
     assert not alarms(results)
 
 
+def walk(y):
+    """A random walk: each row's likelihood depends on the row before it."""
+    scale = pyro.sample("scale", dist.HalfNormal(1.0))
+    before = torch.cat([y.new_zeros(1), y[:-1]])
+    with pyro.plate("time", len(y)):
+        pyro.sample("y", dist.Normal(before, scale), obs=y)
+
+
+def test_a_series_is_not_split():
+    entry = zoo.from_program(walk, {"y": torch.tensor([0.3, 0.1, 0.8, 1.5, 1.1], dtype=torch.float64)})
+    result = one_check(entry, ["mean_field"], "heldout_splits")
+    assert result.status == "skipped"
+    assert "rows before" in result.sentence
+
+
 def flow_entry():
     """An outsider's guide that is a FlatGuide, right this time."""
     target = TARGETS["normal_normal"]
@@ -153,3 +168,42 @@ def test_the_page_lists_every_check_and_every_fault():
         assert f"`{name}`" in text
     for name, fault in FAULTS.items():
         assert f"| {name} | `{fault.check}` | {fault.like} |" in text
+
+
+MODEL_FILE = """
+'''Coin with a constant too many.'''
+import pyro, pyro.distributions as dist, torch
+from zoo.types import Analytic, Data, ModelEntry, Quantity
+
+def make_data(seed):
+    return Data(train={"y": torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)}, observed=("y",), source="made up", licence="CC0-1.0")
+
+def build(data):
+    def program(y):
+        share = pyro.sample("share", dist.Beta(1.0, 1.0))
+        pyro.factor("constant", CONSTANT + 0 * share)
+        with pyro.plate("row", 3):
+            pyro.sample("y", dist.Bernoulli(share), obs=y)
+    return program
+
+def analytic(data):
+    sample = lambda n, seed: {"share": torch.distributions.Beta(3.0, 2.0).sample((n,)).double()}
+    return Analytic(sample=sample, log_evidence=float(torch.tensor(1 / 12, dtype=torch.float64).log()))
+
+ENTRY = ModelEntry(
+    name="pennies", title="Three pennies", make_data=make_data, build=build, analytic=analytic, reference="analytic",
+    quantities={"share": Quantity(fn=lambda draws, data: draws["share"])}, families=("full_rank",),
+)
+"""
+
+
+@pytest.mark.parametrize(("constant", "code"), [(0.0, 0), (0.05, 1)])
+def test_the_command_audits_a_file_and_fails_when_a_check_fails(tmp_path, capsys, constant, code):
+    from benchmarks.commands.author import check
+
+    path = tmp_path / "pennies.py"
+    path.write_text(MODEL_FILE.replace("CONSTANT", str(constant)), encoding="utf-8")
+    assert check(str(path), bounds=True) == code
+    out = capsys.readouterr().out
+    assert ("failed  bounds.evidence" in out) == bool(code)
+    assert "bounds.full_rank.gap_is_kl" in out
