@@ -173,7 +173,7 @@ def report(
 
 @app.command()
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="three short pairs, no cold starts: minutes instead of most of an hour")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="three short pairs, no full rank, no cold starts: minutes, not an hour")] = False,
     peers: Annotated[str, typer.Option("--peers", metavar="auto|none|PEER,...", help="numpyro, stan, pymc; auto = installed")] = "auto",
     only: Annotated[str, typer.Option("--only", metavar="ENTRY,...", help="some of the eight entries")] = "",
     pairs: Annotated[int | None, typer.Option("--pairs", help="interleaved pairs; default 5, quick 3")] = None,
