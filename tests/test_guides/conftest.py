@@ -5,13 +5,45 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-_SPEC = importlib.util.spec_from_file_location("guides_tiny", Path(__file__).with_name("tiny.py"))
-tiny_module = importlib.util.module_from_spec(_SPEC)
-sys.modules["guides_tiny"] = tiny_module
-_SPEC.loader.exec_module(tiny_module)
+from zoo import compiled
+
+
+def _module(name):
+    spec = importlib.util.spec_from_file_location(f"guides_{name}", Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+tiny_module = _module("tiny")
+_module("stepping")
 
 
 @pytest.fixture
 def tiny():
     return tiny_module
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Run traced graphs node by node in place of Inductor's code; everything around them is as it is."""
+
+    def build(function, make, checks, saved):
+        graph = make()
+
+        def run(inputs):
+            with torch.no_grad(), compiled.default_of(graph.examples):
+                return list(graph.graph(*inputs))
+
+        compiled._check(function, lambda inputs: run([*inputs, *graph.constants]), checks)
+        return graph, run, False
+
+    monkeypatch.setattr(compiled, "_build", build)
+
+
+@pytest.fixture(autouse=True)
+def _hear_again():
+    compiled._said.clear()
