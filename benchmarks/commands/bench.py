@@ -47,7 +47,7 @@ def bench(out: Path, quick: bool, peers: list[str] | None, only: list[str], pair
     (out / "bench.md").write_text(text, encoding="utf8")
     draw(document, out / "bench.svg")
     if page is not None:
-        insert(page, text)
+        insert(page, f"![Ratios and growth]({page.stem}.svg)\n\n{text}")
         draw(document, page.with_suffix(".svg"))
     print(text)
     return 0
