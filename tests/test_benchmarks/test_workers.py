@@ -99,7 +99,7 @@ SCRIPT = """
 import os, time
 from benchmarks.workers import Task, run_tasks
 def work():
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # one write: print may make two, which the other worker's can part
     time.sleep(60)
 try:
     run_tasks([Task("a", work), Task("b", work)], jobs=2)
@@ -111,11 +111,11 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_signals_leave_no_worker_behind(number, code):
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    workers = [int(process.stdout.readline()) for _ in range(2)]
-    process.send_signal(number)
-    process.communicate()
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        workers = [int(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(number)
+        process.communicate()
     assert process.returncode == code
     deadline = time.monotonic() + 20
     while any(alive(pid) for pid in workers):
