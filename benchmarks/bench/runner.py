@@ -24,6 +24,7 @@ from benchmarks.bench.sides import MEASURES, NutsRun, Settings, missing
 from benchmarks.bench.targets import Target, arrays, find
 from benchmarks.bench.worker import PeerError, Worker
 from benchmarks.mcmc import components
+from benchmarks.store import strict_json
 from zoo.log_density import LogDensity
 from zoo.types import Posterior
 
@@ -61,6 +62,7 @@ def execute(bench: Bench, folder: Path, say: Say) -> dict[str, Any]:
         say: receives a line per step.
     """
     begun, load = time.time(), extra.load_average()
+    folder.mkdir(parents=True, exist_ok=True)
     refused = {side: why for side in bench.sides if side != "ours" and (why := missing(side))}
     for side, why in refused.items():
         say(f"{side} is left out: {why}")
@@ -75,6 +77,7 @@ def execute(bench: Bench, folder: Path, say: Say) -> dict[str, Any]:
             _compile_ahead(bench, folder, say)
         for name in bench.targets:
             document["targets"][name] = run_target(find(name), sides, bench, folder, caches, say)
+            (folder / "partial.json").write_text(strict_json(document), encoding="utf8")  # a run of an hour must not be lost whole
     document["growth"] = extra.growth(bench.growth, bench.pairs, bench.settings, folder, say)
     document["commands"] = extra.commands(bench.commands, say)
     document["load_average"] = {"before": load, "after": extra.load_average()}

@@ -124,7 +124,8 @@ class Worker:
         with contextlib.suppress(BrokenPipeError, OSError):
             self._connection.send(("close", ()))
         self._process.join(5)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid or 0, signal.SIGKILL)
+        if self._process.pid:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.join()
         self._connection.close()
