@@ -1,5 +1,6 @@
 # make report   compare four posteriors and write out/report/report.html
 # make posteriordb   the table of docs/results/posteriordb.md; needs a copy of posteriordb in POSTERIORDB, takes an hour or more
+# make draw-parity   the table of docs/results/draw_parity.md; needs POSTERIORDB too, half an hour
 # make test     the fast and exact tests
 # make lint     ruff and mypy
 # make bench    time everything beside Pyro and what else is installed, write docs/performance.md; QUICK=1 for minutes, no page
@@ -11,11 +12,14 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin
 
-.PHONY: report posteriordb test lint install clean
+.PHONY: report posteriordb draw-parity bench test lint install clean
 
 report: $(STAMP)
 	@$(RUN)/zoo compare eight_schools eight_schools_centered gaussian_mixture linear_regression --guides all --jobs $(JOBS) --out out/report \
 	    || { code=$$?; [ $$code -eq 1 ] || exit $$code; echo "the report is written; what failed a gate above is part of it"; }
+
+draw-parity: $(STAMP)
+	@$(RUN)/python -c "from benchmarks.draw_parity import main; main()"
 
 posteriordb: $(STAMP)
 	@$(RUN)/python -c "from benchmarks.vi_table import main; main()"

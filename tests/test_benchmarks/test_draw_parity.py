@@ -1,0 +1,98 @@
+"""Draw parity: equal posteriors pass, planted differences do not."""
+
+import csv
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+import torch
+
+import zoo
+from benchmarks import draw_parity
+from benchmarks.references import find
+from zoo.errors import UsageError
+from zoo.types import Cost, Posterior
+
+ENTRY = zoo.load("correlated_gaussian", d=3)
+DATA = ENTRY.load_data()
+SITE = next(iter(ENTRY.exact(DATA).sample(1, 0)))
+
+
+def chains(seed, number=4, draws=1000, change=lambda x: x):
+    """Independent exact draws in the shape of chains, as a sampler without error would give them."""
+    exact = ENTRY.exact(DATA).sample(number * draws, seed)
+    sites = {name: change(v.reshape(number, draws, *v.shape[1:])) for name, v in exact.items()}
+    cost = Cost(seconds=2.0, gradient_evaluations=100)
+    return Posterior(entry=ENTRY, data=DATA, method="nuts", draws=sites, sample_dims=("chain", "draw"), cost=cost)
+
+
+THEIRS = chains(1, number=10)
+
+
+def test_equal_posteriors_pass_for_nearly_every_seed():
+    rows = [draw_parity.parity(chains(seed), THEIRS) for seed in range(2, 22)]
+    assert sum(r["passed"] for r in rows) >= 19  # six looks at 4 standard errors: one false alarm in 2,600 each
+    assert all(r["components"] == 3 and r["ess_per_second"] == r["ess_bulk_min"] / 2.0 for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "column"),
+    [
+        (lambda x: x + 0.15 * x.std(), "mean_gap"),
+        (lambda x: x.mean() + 1.1 * (x - x.mean()), "sd_gap"),
+        (lambda x: torch.cat([x[:2], x[2:] + 1.0 * x.std()]), "rhat_pooled"),
+    ],
+)
+def test_a_planted_difference_is_caught(change, column):
+    row = draw_parity.parity(chains(2, change=change), THEIRS)
+    assert not row["passed"]
+    assert row[column] > {"mean_gap": 4.0, "sd_gap": 4.0, "rhat_pooled": 1.01}[column]
+
+
+def test_a_component_that_never_moves_cannot_pass():
+    stuck = chains(2, change=lambda x: torch.full_like(x, 0.0))
+    row = draw_parity.parity(stuck, chains(3, change=lambda x: torch.full_like(x, 0.0)))
+    assert not row["passed"]
+
+
+def test_sides_are_checked():
+    guide = dataclasses.replace(chains(2), method="mean_field", draws=ENTRY.exact(DATA).sample(10, 0), sample_dims=("sample",))
+    with pytest.raises(UsageError, match="without chains"):
+        draw_parity.parity(guide, THEIRS)
+    coin = zoo.load("coin")
+    with pytest.raises(UsageError, match="one entry"):
+        draw_parity.parity(dataclasses.replace(THEIRS, entry=coin), THEIRS)
+
+
+def test_the_page_names_what_misses(tmp_path):
+    rows = [draw_parity.parity(chains(2), THEIRS), draw_parity.parity(chains(2, change=lambda x: x + 1.0), THEIRS)]
+    rows = [{**rows[0], "entry": "posteriordb/good"}, {**rows[1], "entry": "posteriordb/bad", "notes": ["A note."]}]
+    draw_parity.write(rows, tmp_path, "table", "A title", ["A remark."])
+    text = (tmp_path / "table.md").read_text()
+    assert "1 of 2 pass" in text
+    assert "| `bad` | **misses** |" in text
+    assert "| `good` | passes |" in text
+    assert "* `bad`: A note." in text
+    with (tmp_path / "table.csv").open() as file:
+        assert [r["passed"] for r in csv.DictReader(file)] == ["True", "False"]
+
+
+def test_entries_without_reference_draws_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="has no reference draws"):
+        draw_parity.run([dataclasses.replace(ENTRY, analytic=None, reference="none")], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("POSTERIORDB"), reason="POSTERIORDB names no copy of posteriordb")
+@pytest.mark.parametrize("name", ["kidiq-kidscore_momiq", "arK-arK", "hmm_example-hmm_example", "low_dim_gauss_mix-low_dim_gauss_mix"])
+def test_our_nuts_has_the_draws_of_posteriordb(name, tmp_path):
+    (row,) = draw_parity.run([zoo.load(f"posteriordb/{name}")], tmp_path)
+    assert row["passed"], row
+    assert np.isfinite(row["ess_per_second"])
+
+
+def test_the_reference_agrees_with_itself_in_halves():
+    truth = find(ENTRY, DATA).posterior
+    halves = [dataclasses.replace(truth, draws={k: v[part] for k, v in truth.draws.items()}) for part in (slice(0, 2), slice(2, 4))]
+    assert draw_parity.parity(*halves)["passed"]
