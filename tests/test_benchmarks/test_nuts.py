@@ -206,8 +206,24 @@ def test_a_density_finite_nowhere_is_refused(tiny):
     data = tiny.load_data()
     density = Density(LogDensity(tiny.program(data), data))
     density.function = lambda x: (float("-inf"), np.zeros(2))
-    with pytest.raises(ProgramError, match="not finite at any of 400 points"):
+    with pytest.raises(ProgramError, match="at all of 400 points"):
         starting_point(density, 0)
+
+
+def test_no_chain_starts_where_energies_have_no_digits_left(tiny):
+    """ARMA(1, 1): half of all starts explode; chains that began at -1e70 nats and below never moved from there."""
+    data = tiny.load_data()
+    density = Density(LogDensity(tiny.program(data), data))
+    explosive = [0]
+
+    def function(x):
+        explosive[0] += abs(x[0]) > 1
+        return (-1e70 if abs(x[0]) > 1 else -0.5 * float(x @ x)), -x
+
+    density.function = function
+    starts = np.array([starting_point(density, seed) for seed in range(40)])
+    assert explosive[0] > 10
+    assert np.abs(starts[:, 0]).max() <= 1
 
 
 def test_starts_are_over_dispersed_and_differ(tiny):
