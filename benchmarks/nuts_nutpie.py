@@ -88,7 +88,8 @@ def starting_point(density: Density, seed: int) -> Array:
             density.raise_failure()
             if abs(value) < STEEPEST and np.isfinite(gradient).all():
                 return x
-    raise ProgramError("The log density is not finite (or below -1e10 nats) at all of 400 points within 2 of the unconstrained origin; check priors and data.")
+    where = "at all of 400 points within 2 of the unconstrained origin"
+    raise ProgramError(f"The log density is not finite, or below -1e10 nats, {where}; check priors and data.")
 
 
 def nutpie_chain(density: Density, seed: int, tune: int, draws: int, target_accept: float) -> Chain:
