@@ -19,7 +19,7 @@ __all__ = ["Chain", "Density", "nutpie_chain", "starting_point"]
 
 Array = NDArray[np.float64]
 RADII = (2.0, 1.0, 0.5, 0.1)
-STEEPEST = 1e10  # nats: further down, float64 resolves energies to worse than 1e-6 nats, and soon no step can be judged
+STEEPEST = 1e15  # nats: further down, float64 knows energies to worse than 0.1 nats, and no step can be judged
 REJECTED: tuple[type[BaseException], ...] = (torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
 
 
@@ -74,22 +74,27 @@ class Density:
 def starting_point(density: Density, seed: int) -> Array:
     """Return an over-dispersed start: uniform(-2, 2) per coordinate, first of 100 with finite value and gradient.
 
-    A value beyond -1e10 nats (an explosive autoregression) counts as not finite: the energy of a trajectory there is known to
-    so few digits that a chain adapts its step to nothing and stays for good. Narrower boxes follow where the wide one has no start.
+    A start below -1e15 nats (an explosive autoregression) is taken only where there is no other: the energy of a trajectory
+    there is known to so few digits that a chain adapts its step to nothing and stays for good. Narrower boxes follow where
+    the density is finite nowhere in the wide one.
 
     Raises:
         ProgramError: no finite point was found.
     """
     generator = np.random.default_rng(derive_seed(seed, "start"))
+    steep: Array | None = None
     for radius in RADII:
         for _ in range(100):
             x = generator.uniform(-radius, radius, density.log_density.dim)
             value, gradient = density(x)
             density.raise_failure()
-            if abs(value) < STEEPEST and np.isfinite(gradient).all():
-                return x
-    where = "at all of 400 points within 2 of the unconstrained origin"
-    raise ProgramError(f"The log density is not finite, or below -1e10 nats, {where}; check priors and data.")
+            if math.isfinite(value) and np.isfinite(gradient).all():
+                if abs(value) < STEEPEST:
+                    return x
+                steep = x if steep is None else steep
+        if steep is not None:
+            return steep
+    raise ProgramError("The log density is not finite at any of 400 points within 2 of the unconstrained origin; check priors and data.")
 
 
 def nutpie_chain(density: Density, seed: int, tune: int, draws: int, target_accept: float) -> Chain:

@@ -206,7 +206,7 @@ def test_a_density_finite_nowhere_is_refused(tiny):
     data = tiny.load_data()
     density = Density(LogDensity(tiny.program(data), data))
     density.function = lambda x: (float("-inf"), np.zeros(2))
-    with pytest.raises(ProgramError, match="at all of 400 points"):
+    with pytest.raises(ProgramError, match="not finite at any of 400 points"):
         starting_point(density, 0)
 
 
@@ -224,6 +224,8 @@ def test_no_chain_starts_where_energies_have_no_digits_left(tiny):
     starts = np.array([starting_point(density, seed) for seed in range(40)])
     assert explosive[0] > 10
     assert np.abs(starts[:, 0]).max() <= 1
+    density.function = lambda x: (-1e70, -x)  # where there is nothing else, even such a start is better than none
+    assert np.abs(starting_point(density, 0)).max() < 2
 
 
 def test_starts_are_over_dispersed_and_differ(tiny):
