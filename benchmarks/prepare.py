@@ -15,6 +15,8 @@ from zoo.types import ModelEntry
 __all__ = ["command", "duration", "plan_cells", "prepare"]
 
 DRAWS, QUICK_DRAWS = 4000, 2000
+LARGEST_DRAWS, LEAST_DRAWS = 10_000_000, 200  # numbers in all draws of a method together; draws however many numbers each has
+UNREFERENCED = 2000  # dimensions above which no chains are run for an entry that says it has no reference
 
 
 def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
@@ -48,9 +50,11 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
         raise ProgramError(
             f"Entry {entry.key} raises {type(error).__name__} while it is made: {text}; mend its make_data or build."
         ) from error
-    methods = tuple(dict.fromkeys(wanted)) + ((NUTS,) if plan.nuts else ())
+    chains = plan.nuts and not (entry.reference == "none" and density.dim > UNREFERENCED)
+    methods = tuple(dict.fromkeys(wanted)) + ((NUTS,) if chains else ())
     seconds = _guess(plan, methods, density)
-    return Prepared(request=name, entry=entry, data=data, methods=methods, digest=source_digest(name, entry, data), seconds=seconds)
+    return Prepared(request=name, entry=entry, data=data, methods=methods, digest=source_digest(name, entry, data), seconds=seconds,
+                    most_draws=max(LEAST_DRAWS, LARGEST_DRAWS // density.dim))  # fmt: skip
 
 
 def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]:
@@ -102,7 +106,7 @@ def plan_cells(plan: Plan, prepared: Sequence[Prepared]) -> list[Cell]:
                 if p.entry.learns and trained is None and method == NUTS:
                     raise UsageError(f"{p.entry.key} learns weights of its own; name at least one family in --guides that trains them.")
                 config = nuts_config(plan) if method == NUTS else vi_config(plan)
-                draws = QUICK_DRAWS if plan.quick else DRAWS
+                draws = min(QUICK_DRAWS if plan.quick else DRAWS, p.most_draws or DRAWS)
                 cell = Cell(prepared=p, method=method, seed=seed, data_seed=plan.data_seed, config=config, draws=draws, given=trained)
                 if p.entry.learns and trained is None:
                     trained = cell

@@ -41,6 +41,7 @@ class Prepared:
     methods: tuple[str, ...]
     digest: str
     seconds: Mapping[str, float] = field(default_factory=dict)
+    most_draws: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

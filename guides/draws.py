@@ -24,6 +24,8 @@ from zoo.types import Posterior
 
 __all__ = ["draw", "elbo", "estimate_elbo", "weighted_draws"]
 
+BLOCK = 1_000_000  # numbers evaluated at once
+
 
 def weighted_draws(guide: nn.Module, density: LogDensity, n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return n points `[n, dim]`, log p and log q `[n]` in nats, without gradients; call it inside a session."""
@@ -38,7 +40,8 @@ def weighted_draws(guide: nn.Module, density: LogDensity, n: int, seed: int) -> 
             log_q = posterior.log_prob(u)
         else:
             u, log_q = _program_draws(guide, density, n)
-        return u, density.batch(u), log_q
+        rows = max(1, BLOCK // density.dim)
+        return u, torch.cat([density.batch(part) for part in u.split(rows)]), log_q
 
 
 def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ from zoo.types import Cost, Data, ModelEntry, Program
 __all__ = ["configure", "fit", "program_objective"]
 
 Progress = Callable[[int, int, float], None]
-ELBO_DRAWS = 4000
+ELBO_DRAWS, ELBO_NUMBERS = 4000, 200_000  # draws of the final ELBO; fewer where one draw has many numbers
 PROGRAM_PARTICLES = 4
 
 
@@ -167,7 +167,8 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     for weight in weights.values():
         weight.requires_grad_(False)
     usable = outcome.stop.status in ("ok", "not_converged")
-    value = estimate_elbo(guide, density, ELBO_DRAWS, final_seed) if usable else None
+    draws = min(ELBO_DRAWS, max(50, ELBO_NUMBERS // density.dim))
+    value = estimate_elbo(guide, density, draws, final_seed) if usable else None
     if value is not None and not np.isfinite(value.value_nats):
         sentence = f"The final ELBO is {value.value_nats}: some draws of the guide have no finite log density. {outcome.stop.sentence}"
         outcome, value = replace(outcome, stop=Stop(status="nan", step=outcome.steps, sentence=sentence)), None
@@ -193,7 +194,7 @@ def _optimize(
     module: Any = FAMILIES.get(job.family)
     if hasattr(module, "flat") or isinstance(guide, FlatGuide):
         try:
-            start = find_start(density, generator, radius=0.1 if number == 0 else 2.0)
+            start = getattr(module, "start", find_start)(density, generator, radius=0.1 if number == 0 else 2.0)
         except FitError as error:
             return Outcome(losses=np.zeros(0), stop=Stop(status="init_failed", step=0, sentence=str(error))), 0
         flat: Any = module.flat(guide, start) if hasattr(module, "flat") else guide

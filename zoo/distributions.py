@@ -1,4 +1,4 @@
-"""Priors on the positive half-line that Pyro does not bring: a truncated normal and a half Student-t."""
+"""Distributions that Pyro does not bring: a truncated normal, a half Student-t, and word counts of documents of any length."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions.utils import broadcast_all
 
-__all__ = ["HalfStudentT", "PositiveNormal"]
+__all__ = ["HalfStudentT", "PositiveNormal", "WordCounts"]
 
 
 class PositiveNormal(dist.TorchDistribution):
@@ -79,3 +79,44 @@ class HalfStudentT(dist.TorchDistribution):
         """Draw a Student-t variable and drop its sign."""
         whole: Tensor = dist.StudentT(self.df, 0.0, self.scale, validate_args=False).rsample(sample_shape)
         return whole.abs()
+
+
+class WordCounts(dist.TorchDistribution):
+    r"""Word counts of a document whose tokens are independent: a multinomial whose number of tokens may differ between documents.
+
+    \[ p(c) = \frac{(\sum_v c_v)!}{\prod_v c_v!} \prod_v p_v^{c_v} \]
+
+    Args:
+        probs: chance of each word, `[*document, word]`, summing to 1.
+        totals: number of tokens, `[*document]`; only draws need it.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"probs": constraints.simplex}
+    support = constraints.independent(constraints.nonnegative, 1)
+
+    def __init__(self, probs: Tensor, totals: Tensor, validate_args: bool | None = None) -> None:
+        self.probs, self.totals = probs, totals
+        shape = torch.broadcast_shapes(probs.shape[:-1], totals.shape)
+        super().__init__(shape, probs.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> WordCounts:
+        """Return the same distribution over a larger batch."""
+        shape = torch.Size(batch_shape)
+        return WordCounts(self.probs.expand(shape + self.event_shape), self.totals.expand(shape), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p(counts) in nats, `[*document]`."""
+        orders = (value.sum(-1) + 1).lgamma() - (value + 1).lgamma().sum(-1)
+        return orders + torch.special.xlogy(value, self.probs).sum(-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw counts, word by word: each is binomial given those before."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        probs, left = self.probs.expand(shape), self.totals.expand(shape[:-1])
+        rest = probs.flip(-1).cumsum(-1).flip(-1)  # mass of this word and all later ones
+        share = (probs / rest.clamp(min=torch.finfo(probs.dtype).tiny)).clamp(0, 1)
+        columns = []
+        for v in range(shape[-1] - 1):
+            columns.append(torch.binomial(left, share[..., v].contiguous()))
+            left = left - columns[-1]
+        return torch.stack([*columns, left], -1)

@@ -186,7 +186,7 @@ class ModelEntry:
         minibatch: default number of units per minibatch, None to use all data in every step.
         dtype: floating type of trace, fit and draw.
         baselines: optional hook returning predictive probabilities of methods that are not posteriors.
-        panel: optional hook drawing extra figures for the report.
+        panel: optional hook drawing extra figures for the report: a function, or `module:function` imported when a report is made.
         amortize: optional `amortize(tensors) -> [unit, feature]`, what an encoder sees of each unit.
         tags: words for `zoo list --tag`.
         cites: references to print.
@@ -210,7 +210,7 @@ class ModelEntry:
     minibatch: int | None = None
     dtype: torch.dtype | None = None
     baselines: Callable[..., Any] | None = None
-    panel: Callable[..., Any] | None = None
+    panel: Callable[..., Any] | str | None = None
     amortize: Callable[..., Any] | None = None
     tags: frozenset[str] = frozenset()
     cites: tuple[str, ...] = ()
