@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from zoo.errors import ProgramError
 from zoo.log_density import LogDensity
+from zoo.native import NativeGraph
 from zoo.seeds import derive_seed
 
 __all__ = ["Chain", "Density", "nutpie_chain", "starting_point"]
@@ -98,12 +99,45 @@ def starting_point(density: Density, seed: int) -> Array:
 
 
 def nutpie_chain(density: Density, seed: int, tune: int, draws: int, target_accept: float) -> Chain:
-    """Run one chain of nutpie with its low-rank modified mass matrix; interruptible, and safe against exceptions."""
+    """Run one chain of nutpie with its low-rank modified mass matrix; interruptible, and safe against exceptions.
+
+    A compiled density is called as a C function, without Python in the loop; where there is none, or where it fails,
+    the chain runs on the Python callback. The draws are the same.
+    """
+    start = starting_point(density, seed)
+    settings = {"draws": draws, "tune": tune, "seed": seed, "target_accept": target_accept}
+    gradient = density.log_density.native_gradient()
+    trace = None if gradient is None else _native(density, gradient, start, settings)
+    if trace is None:
+        trace = _wait(_sampler(_python_model(density, start), settings), density)
+    return _decode(trace, density, draws)
+
+
+def _native(density: Density, gradient: NativeGraph, start: Array, settings: dict[str, Any]) -> Any:
+    """Return the trace of a chain on the C function; None where this nutpie takes none, or the graph failed at some point."""
+    from benchmarks.nuts_native import native_model
+
+    try:
+        sampler = _sampler(native_model(gradient, start), settings)
+    except (ImportError, TypeError, AttributeError):
+        return None
+    try:
+        trace = _wait(sampler, density, gradient)
+    except RuntimeError:  # the Python route meets the same point and knows what to say of it
+        if gradient.failed:
+            return None
+        raise
+    finally:
+        density.calls += gradient.calls
+        density.log_density.gradient_evaluations += gradient.calls
+    return None if gradient.failed else trace
+
+
+def _python_model(density: Density, start: Array) -> Any:
     import nutpie
 
-    start = starting_point(density, seed)
     dim = density.log_density.dim
-    model = nutpie.compiled_pyfunc.from_pyfunc(
+    return nutpie.compiled_pyfunc.from_pyfunc(
         dim,
         lambda: density,
         lambda seed1, seed2, chain: lambda x: {"u": np.array(x, dtype=np.float64)},
@@ -112,15 +146,17 @@ def nutpie_chain(density: Density, seed: int, tune: int, draws: int, target_acce
         ["u"],
         make_initial_point_fn=lambda _: start,
     )
-    sampler = nutpie.sample(
-        model, draws=draws, tune=tune, chains=1, cores=1, seed=seed, progress_bar=False, blocking=False,
-        return_raw_trace=True, low_rank_modified_mass_matrix=True, target_accept=target_accept,
-    )  # fmt: skip
-    trace = _wait(sampler, density)
-    return _decode(trace, density, draws)
 
 
-def _wait(sampler: Any, density: Density) -> Any:
+def _sampler(model: Any, settings: dict[str, Any]) -> Any:
+    import nutpie
+
+    return nutpie.sample(
+        model, chains=1, cores=1, progress_bar=False, blocking=False, return_raw_trace=True, low_rank_modified_mass_matrix=True, **settings
+    )
+
+
+def _wait(sampler: Any, density: Density, native: NativeGraph | None = None) -> Any:
     """Wait in short steps, so that Ctrl-C and a failed program end the sampler instead of a partial trace."""
     try:
         while True:
@@ -132,6 +168,8 @@ def _wait(sampler: Any, density: Density) -> Any:
                     break
     except BaseException:
         density.failure = density.failure or RuntimeError("interrupted")  # makes the worker's calls return at once
+        if native is not None:
+            native.stop()
         sampler.cancel()
         raise
     if density.failure is not None:

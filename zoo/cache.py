@@ -21,7 +21,7 @@ import torch
 
 from zoo.tracing import Traced
 
-__all__ = ["directory", "find", "graph_key", "store"]
+__all__ = ["directory", "find", "graph_key", "machine", "store"]
 
 FORMAT = 1  # raise when the meaning of a stored package changes
 
@@ -36,7 +36,8 @@ def directory() -> Path:
 
 
 @functools.cache
-def _machine() -> str:
+def machine() -> str:
+    """Return what native code depends on besides its source: system and instruction set."""
     flags = ""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines()
@@ -50,14 +51,14 @@ def graph_key(traced: Traced, options: dict[str, Any]) -> str:
     """Return the hexadecimal key of a graph: equal keys mean interchangeable machine code."""
     digest = hashlib.sha256()
     shapes = [(str(t.dtype), tuple(t.shape), t.stride(), str(t.device)) for t in (*traced.examples, *traced.constants)]
-    for part in (FORMAT, torch.__version__, _machine(), sorted(options.items()), shapes, traced.graph.code):
+    for part in (FORMAT, torch.__version__, machine(), sorted(options.items()), shapes, traced.graph.code):
         digest.update(repr(part).encode())
     return digest.hexdigest()[:40]
 
 
-def find(key: str) -> Path | None:
-    """Return the intact package of a key, None where there is none (a damaged one counts as none)."""
-    package = directory() / f"{key}.pt2"
+def find(key: str, suffix: str = ".pt2") -> Path | None:
+    """Return the intact file of a key, None where there is none (a damaged one counts as none)."""
+    package = directory() / f"{key}{suffix}"
     try:
         recorded = json.loads(package.with_suffix(".json").read_text(encoding="utf8"))["sha256"]
         return package if hashlib.sha256(package.read_bytes()).hexdigest() == recorded else None
@@ -65,10 +66,10 @@ def find(key: str) -> Path | None:
         return None
 
 
-def store(key: str, build: Callable[[str], str]) -> Path:
-    """Call `build(path)`, which writes a package at `path`, and move the result into the cache in one step.
+def store(key: str, build: Callable[[str], str], suffix: str = ".pt2") -> Path:
+    """Call `build(path)`, which writes a file at `path`, and move the result into the cache in one step.
 
-    Where the cache folder cannot be written, the package is left in a temporary folder of this process.
+    Where the cache folder cannot be written, the file is left in a temporary folder of this process.
     """
     folder = directory()
     try:
@@ -77,10 +78,10 @@ def store(key: str, build: Callable[[str], str]) -> Path:
     except OSError:
         folder = Path(tempfile.mkdtemp(prefix="zoo-compiled-"))
         work = tempfile.mkdtemp(prefix="build-", dir=folder)
-    built = Path(build(str(Path(work) / f"{key}.pt2")))
+    built = Path(build(str(Path(work) / f"{key}{suffix}")))
     note = Path(work) / f"{key}.json"
     note.write_text(json.dumps({"sha256": hashlib.sha256(built.read_bytes()).hexdigest(), "torch": torch.__version__}), encoding="utf8")
-    package = folder / f"{key}.pt2"
+    package = folder / f"{key}{suffix}"
     os.replace(built, package)
     os.replace(note, package.with_suffix(".json"))
     for left in Path(work).iterdir():

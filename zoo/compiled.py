@@ -21,15 +21,16 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import Tensor
 
-from zoo import cache
+from zoo import cache, native
 from zoo.batching import Compiled, batched, close, vmappable
 from zoo.errors import UsageError
+from zoo.native import NativeGraph
 from zoo.tracing import Traced, TraceFailure, default_of, trace
 
 __all__ = ["Compiled", "Function", "Mode", "Record", "announce", "batched", "compile_function", "compiler_missing", "vmappable"]
 
 Mode = Literal["auto", "on", "off"]
-OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1, "cpp.threads": 1}
+OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1, "cpp.threads": 1, **native.INTERFACE}
 COLD_SECONDS, COLD_SECONDS_PER_NODE = 8.0, 0.008  # what compiling takes: 10 s for 300 operations, a minute for 6,000
 WARM_SECONDS, TRACE_CALLS = 0.5, 300  # load and check; tracing takes about as long as so many eager calls
 SPEEDUP = 8.0  # least eager / compiled ratio seen on programs whose time is overhead
@@ -58,6 +59,7 @@ class Function:
     record: Record
     traced: Traced | None = None
     run: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
+    package: Path | None = None
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """Run the compiled graph, else the eager function."""
@@ -70,6 +72,18 @@ class Function:
             self.run = None
             self.record = _off(f"the compiled graph failed at run time: {error}", self.record["compile_seconds"], notice=True)
             return list(self.eager(*inputs))
+
+    def native(self, checks: Sequence[Sequence[Tensor]]) -> NativeGraph | None:
+        """Return the graph behind C functions if it gives the loader's numbers at `checks`, None where it cannot be called so."""
+        if self.run is None or self.traced is None or self.package is None:
+            return None
+        try:
+            graph = native.load(self.package, self.examples, self.traced.constants, len(self(*checks[0])))
+            same = all(close(a, b) for inputs in checks for a, b in zip(graph(*inputs), self(*inputs), strict=True))
+        except OSError as error:
+            _log.info("Called through the loader, not natively: %s.", error)
+            return None
+        return graph if same else None
 
     def refuse(self, inputs: Sequence[Tensor]) -> None:
         """Raise where an input differs from the traced one in dtype, shape, stride or device.
@@ -124,7 +138,7 @@ def compile_function(
     started = time.perf_counter()
     make = traced if callable(traced) and not isinstance(traced, Traced) else (lambda: traced or trace(function, fixed))
     try:
-        out.traced, out.run, found = _build(function, make, checks, saved)
+        out.traced, out.run, out.package, found = _build(function, make, checks, saved)
     except _Refused as refusal:
         out.record = _off(str(refusal), time.perf_counter() - started, notice=refusal.notice)
     except TraceFailure as error:
@@ -147,8 +161,8 @@ class _Refused(Exception):
 
 def _build(
     function: Callable[..., Sequence[Tensor]], make: Callable[[], Traced], checks: Sequence[Sequence[Tensor]], saved: float
-) -> tuple[Traced, Callable[[Sequence[Tensor]], list[Tensor]], bool]:
-    """Return graph, compiled callable and whether the disk had it; the graph is checked before and after compiling."""
+) -> tuple[Traced, Callable[[Sequence[Tensor]], list[Tensor]], Path, bool]:
+    """Return graph, compiled callable, its file and whether the disk had it; the graph is checked before and after compiling."""
     graph = make()
     _check(function, lambda inputs: graph(*inputs), checks)
     key = cache.graph_key(graph, OPTIONS)
@@ -163,7 +177,7 @@ def _build(
         package = cache.store(key, lambda path: _compile(graph, path))
     run = _load(package)
     _check(function, lambda inputs: run([*inputs, *graph.constants]), checks)
-    return graph, run, found
+    return graph, run, package, found
 
 
 def compiler_missing() -> str:

@@ -8,6 +8,7 @@ points per call, the last call padded.
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from zoo.batching import close
 from zoo.compiled import Function, Mode, Record, compile_function
+from zoo.native import NativeGraph
 from zoo.tracing import Traced, TraceFailure, default_of, trace, vectorize, without_detach
 
 if TYPE_CHECKING:
@@ -113,6 +115,9 @@ class CompiledDensity:
                 return value.item(), gradient.numpy()
 
             return eager
+        graph = self.native_gradient()
+        if graph is not None:
+            return _native(graph, density)
         run, arguments = form.run, [point, *form.traced.constants]
 
         def compiled(u: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
@@ -124,6 +129,11 @@ class CompiledDensity:
             return value.item(), gradient.numpy()
 
         return compiled
+
+    def native_gradient(self) -> NativeGraph | None:
+        """Return the gradient behind C functions, checked like the graph itself, None where it stays with the loader."""
+        self._renew()
+        return self._forms["gradient"].native([[p] for p in self._points(4)[1:]])
 
     # -- the forms ------------------------------------------------------------------------------------------------
 
@@ -219,6 +229,24 @@ class CompiledDensity:
             used = self._forms["gradient"].record["used"]
             self._forms.clear()
             self._compile_gradient("on" if used else "off")
+
+
+def _native(graph: NativeGraph, density: LogDensity) -> NumpyGradient:
+    """Return the gradient of arrays on the C function: a copy in, a call, a copy out."""
+    point, slope, value, dim = np.zeros(graph.dim), np.zeros(graph.dim), ctypes.c_double(), graph.dim
+    function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(graph.gradient)
+    addresses = (point.ctypes.data, slope.ctypes.data, ctypes.addressof(value), graph.data)
+
+    def compiled(u: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+        if u.shape != (dim,):
+            raise ValueError(f"Expected an array of shape {(dim,)}, got {u.shape}.")
+        point[:] = u
+        density.gradient_evaluations += 1
+        if function(dim, *addresses) < 0 and graph.failed:  # `graph` is named here to keep it alive
+            raise RuntimeError("the compiled graph failed at run time")
+        return value.value, slope.copy()
+
+    return compiled
 
 
 class _BatchValue(torch.autograd.Function):

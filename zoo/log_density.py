@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from zoo.compiled_density import CompiledDensity
+    from zoo.native import NativeGraph
 
 __all__ = ["LogDensity", "Site", "default_dtype", "trace_program"]
 
@@ -190,6 +191,10 @@ class LogDensity:
             self.compile("off")
         assert self._compiled is not None
         return self._compiled.numpy_gradient()
+
+    def native_gradient(self) -> NativeGraph | None:
+        """Return the compiled gradient behind a C function, for one thread, None where there is none; whoever uses it counts its calls."""
+        return None if self._compiled is None else self._compiled.native_gradient()
 
     def batch(self, u: Tensor) -> Tensor:
         """Return the log density at `n` points `[n, dim]` as `[n]`, in nats; counts n evaluations."""

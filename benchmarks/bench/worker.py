@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.bench.sides import Settings, make
 from zoo.errors import InfrastructureError
 
-__all__ = ["SINGLE_THREAD", "PeerError", "Worker"]
+__all__ = ["SINGLE_THREAD", "PeerError", "Worker", "keep_priority"]
 
 SINGLE_THREAD = {
     "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "NPROC": "1",
@@ -30,8 +30,15 @@ class PeerError(InfrastructureError):
     """A side failed; the text is what its process said."""
 
 
+def keep_priority() -> None:
+    """Give the session just made the priority of its process: Linux shares processors between sessions first, then within them."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(os.nice(0)), encoding="ascii")
+
+
 def _serve(connection: Connection, environment: Mapping[str, str], log: str, made: tuple[Any, ...]) -> None:
     os.setsid()  # a peer may leave a pool of its own behind; `close` ends the whole group
+    keep_priority()
     os.environ.update(environment)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
