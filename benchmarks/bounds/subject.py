@@ -180,6 +180,13 @@ class Audited(Subject):
         return self.known or self.integrated
 
     @once
+    def free_classes(self) -> int:
+        """Classes that can be numbered in any order without changing the density, 1 where there are none."""
+        from zoo.contract_draws import free_classes
+
+        return free_classes(self)
+
+    @once
     def size(self) -> int:
         """Units of the minibatch plate."""
         if not self.data.batched or self.data.size is None or self.data.size < 2:
