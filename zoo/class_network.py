@@ -85,30 +85,35 @@ class ClassNetwork(PyroModule):
         scores: Tensor = self.network((x - self.mean) / self.sd)
         return scores
 
+    def normal(self) -> dist.MultivariateNormal:
+        """Return q(u)."""
+        factor = self.tril @ (self.lower.tril(-1) + torch.diag(self.log_scale.exp()))
+        return dist.MultivariateNormal(self.origin + self.tril @ self.shift, scale_tril=factor, validate_args=False)
+
+    def draw_flat(self, n: int) -> tuple[Tensor, Tensor]:
+        """Return n unconstrained points `[n, dim]` and log q(u) `[n]`, the classes left out; no program is run."""
+        q = self.normal()
+        u: Tensor = q.sample((n,))
+        return u, q.log_prob(u)
+
     def forward(self, **tensors: Any) -> None:
         """Draw the parameters, then the class of each row."""
-        factor = self.lower.tril(-1) + torch.diag(self.log_scale.exp())
-        white = dist.MultivariateNormal(self.shift, scale_tril=factor, validate_args=False)
-        noise = pyro.sample("_white", white, infer={"is_auxiliary": True})
-        u = self.origin + noise @ self.tril.T
-        spread = -self.tril.diagonal().log().sum()  # log density of u minus that of its whitened value
-        for number, site in enumerate(self.sites):
+        u = pyro.sample("_u", self.normal(), infer={"is_auxiliary": True})
+        frames = {frame.name: frame for stack in self.frames.values() for frame in stack}
+        plates = {name: pyro.plate(name, frame.size, dim=frame.dim) for name, frame in frames.items()}
+        for site in self.sites:
             raw = u[..., site.start : site.stop].reshape(u.shape[:-1] + site.unconstrained_shape)
             value = site.transform(raw)
             term = -site.transform.log_abs_det_jacobian(raw, value)
-            frames = self.frames[site.name]
-            batch = value.ndim - site.event_dim
-            while term.ndim > batch:
-                term = term.sum(-1)
-            if number == 0:
-                term = term + spread / max(term.numel(), 1)
+            if term.ndim > value.ndim - site.event_dim:
+                term = term.flatten(value.ndim - site.event_dim).sum(-1)
             with ExitStack() as stack:
-                for frame in frames:
-                    stack.enter_context(pyro.plate(frame.name, frame.size, dim=frame.dim))
+                for frame in self.frames[site.name]:
+                    stack.enter_context(plates[frame.name])
                 pyro.sample(site.name, dist.Delta(value, term, event_dim=site.event_dim))
         with ExitStack() as stack:
             for frame in self.frames[self.label]:
-                stack.enter_context(pyro.plate(frame.name, frame.size, dim=frame.dim))
+                stack.enter_context(plates[frame.name])
             pyro.sample(self.label, dist.Categorical(logits=self.logits(tensors)), infer={"enumerate": "parallel"})
 
 

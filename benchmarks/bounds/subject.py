@@ -233,6 +233,15 @@ class GuideSubject:
         """Whether log q can be evaluated at any point of the flat vector."""
         return isinstance(self.fit.guide, FlatGuide | AutoContinuous)
 
+    @once
+    def draws_classes(self) -> bool:
+        """Whether the guide draws discrete sites of the program."""
+        if self.flat or not self.density.discrete:
+            return False
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
+            nodes = poutine.trace(self.fit.guide).get_trace(**self.fit.data.train).nodes
+        return any(name in nodes for name in self.density.discrete)
+
     def log_q(self, u: Tensor) -> Tensor:
         """Return log q at points `[n, dim]` from the guide's own density."""
         guide = self.fit.guide
