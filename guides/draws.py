@@ -38,6 +38,8 @@ def weighted_draws(guide: nn.Module, density: LogDensity, n: int, seed: int) -> 
             posterior = guide.get_posterior()
             u = posterior.rsample((n,))
             log_q = posterior.log_prob(u)
+        elif hasattr(guide, "draw_flat"):  # a guide program that knows its flat vector need not be run n times
+            u, log_q = guide.draw_flat(n)
         else:
             u, log_q = _program_draws(guide, density, n)
         rows = max(1, BLOCK // density.dim)

@@ -11,7 +11,7 @@ from zoo.contract_density import _classes
 from zoo.contract_subject import Failed, Skipped, Subject
 from zoo.errors import ZooError
 
-__all__ = ["CHECKS", "stein_scores"]
+__all__ = ["CHECKS", "free_classes", "stein_scores"]
 
 _LIMIT = 5.0  # Monte Carlo standard errors; about 6e-7 per coordinate when all is right
 _LIMIT_CHAINS = 6.0  # the error itself is estimated from few blocks of correlated draws
@@ -43,13 +43,9 @@ def label_safe(subject: Subject) -> str:
     classes = _classes(subject)
     if classes is None or classes < 2:
         raise Skipped("The program has no classes that could be relabeled.")
-    density = subject.density
-    axes = {s.name: next((i for i, n in enumerate(s.shape) if n == classes), None) for s in density.sites}
-    draws = density.constrain(subject.points[0])
-    if all(axis is None for axis in axes.values()):
+    draws, moved = _relabeled(subject, classes)
+    if moved is None:
         raise Skipped("No latent site has an axis of classes.")
-    order = torch.arange(classes).flip(0)
-    moved = {k: v if axes[k] is None else v.index_select(axes[k], order) for k, v in draws.items()}  # type: ignore[arg-type]
     if not torch.isclose(_joint(subject, draws), _joint(subject, moved), rtol=1e-9, atol=1e-8):
         raise Skipped("Relabeling changes the density: labels are not free.")
     for name, quantity in subject.entry.quantities.items():
@@ -59,6 +55,27 @@ def label_safe(subject: Subject) -> str:
                 raise Skipped(f"Quantity {name!r} depends on free labels; pass quantities= with zoo.quantities.sorted_by.")
             raise Failed(f"Quantity {name!r} depends on labels the model leaves free; use zoo.quantities.sorted_by or co_assignment.")
     return "Relabeling the classes changes no judged quantity."
+
+
+def free_classes(subject: Subject) -> int:
+    """Return the number of classes whose order does not change the density, 1 where there are none."""
+    classes = _classes(subject) or 1
+    if classes < 2:
+        return 1
+    draws, moved = _relabeled(subject, classes)
+    same = moved is not None and torch.isclose(_joint(subject, draws), _joint(subject, moved), rtol=1e-9, atol=1e-8)
+    return classes if same else 1
+
+
+def _relabeled(subject: Subject, classes: int) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+    """Return a point and the same point with its classes in reverse order, None where no site has an axis of classes."""
+    density = subject.density
+    axes = {s.name: next((i for i, n in enumerate(s.shape) if n == classes), None) for s in density.sites}
+    draws = density.constrain(subject.points[0])
+    if all(axis is None for axis in axes.values()):
+        return draws, None
+    order = torch.arange(classes).flip(0)
+    return draws, {k: v if axes[k] is None else v.index_select(axes[k], order) for k, v in draws.items()}  # type: ignore[arg-type]
 
 
 def _joint(subject: Subject, draws: Mapping[str, Tensor]) -> Tensor:

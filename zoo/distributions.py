@@ -1,4 +1,4 @@
-"""Distributions that Pyro does not bring: a truncated normal, a half Student-t, and word counts of documents of any length."""
+"""Distributions that Pyro does not bring: truncated normal, half Student-t, word counts, and a normal by a root of its precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions.utils import broadcast_all
 
-__all__ = ["HalfStudentT", "PositiveNormal", "WordCounts"]
+__all__ = ["HalfStudentT", "PositiveNormal", "RootNormal", "WordCounts"]
 
 
 class PositiveNormal(dist.TorchDistribution):
@@ -120,3 +120,47 @@ class WordCounts(dist.TorchDistribution):
             columns.append(torch.binomial(left, share[..., v].contiguous()))
             left = left - columns[-1]
         return torch.stack([*columns, left], -1)
+
+
+class RootNormal(dist.TorchDistribution):
+    r"""A multivariate normal given by a root of its precision: precision = R R^T.
+
+    \[ \log p(x) = \log |\det R| - \tfrac{D}{2} \log 2 \pi - \tfrac12 \lVert R^\top (x - \mu) \rVert^2 \]
+
+    No system is solved to evaluate it, and rows that share R share one matrix product. `expand` keeps the parameters
+    as they are, so that a plate of rows does not copy R.
+
+    Args:
+        loc: mu, `[*batch, D]`.
+        root: R, `[*batch, D, D]`, of full rank.
+        log_det: log |det R|, `[*batch]`.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real_vector, "root": constraints.independent(constraints.real, 2)}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, root: Tensor, log_det: Tensor, batch_shape: Any = None, validate_args: bool | None = None) -> None:
+        self.loc, self.root, self.log_det = loc, root, log_det
+        shape = torch.broadcast_shapes(loc.shape[:-1], root.shape[:-2], log_det.shape) if batch_shape is None else torch.Size(batch_shape)
+        super().__init__(shape, loc.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> RootNormal:
+        """Return the same distribution over a larger batch."""
+        return RootNormal(self.loc, self.root, self.log_det, batch_shape, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p(value) in nats, `[*batch]`."""
+        centered = value - self.loc
+        if self.root.ndim > 2 and self.root.shape[-3] == 1 and centered.ndim > 1:  # one root for all rows
+            white = centered @ self.root.squeeze(-3)
+        else:
+            white = (centered.unsqueeze(-2) @ self.root).squeeze(-2)
+        constant = 0.5 * value.shape[-1] * math.log(2 * math.pi)
+        return self.log_det - constant - 0.5 * white.square().sum(-1)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw mu + inv(R^T) e with standard normal e."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        return self.loc + torch.linalg.solve(self.root.mT, noise.unsqueeze(-1)).squeeze(-1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.errors import UnknownNameError, UsageError
 from zoo.types import Data, Quantity
 
-__all__ = ["QuantityFunction", "co_assignment", "log_site", "of_site", "predictive_at", "site", "sorted_by"]
+__all__ = ["QuantityFunction", "co_assignment", "log_odds", "log_site", "of_site", "predictive_at", "site", "sorted_by"]
 
 QuantityFunction = Callable[[Mapping[str, Tensor], Data], Tensor]
 
@@ -85,6 +85,19 @@ def co_assignment(probabilities: Callable[[Mapping[str, Tensor], Data], Tensor],
         return (p.index_select(-2, left) * p.index_select(-2, right)).sum(-1)  # [*sample, pair]
 
     return fn
+
+
+def log_odds(left: Tensor, right: Tensor) -> Tensor:
+    r"""Return the log odds that two rows belong to the same class, from their log class weights, `[*sample, pair]`, nats.
+
+    \[ \log \sum_k a_k b_k - \log \sum_{k \ne l} a_k b_l, \qquad a_k = \exp(left_k), \; b_k = \exp(right_k) \]
+
+    Args:
+        left, right: log of weight times density of each class at the two rows, `[*sample, pair, class]`, normalized or not.
+    """
+    both = left[..., :, None] + right[..., None, :]  # [*sample, pair, class, class]
+    same = torch.eye(both.shape[-1], dtype=torch.bool)
+    return both[..., same].logsumexp(-1) - both[..., ~same].logsumexp(-1)
 
 
 def predictive_at(predict: Callable[..., Tensor], points: Any) -> QuantityFunction:

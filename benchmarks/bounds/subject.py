@@ -180,6 +180,13 @@ class Audited(Subject):
         return self.known or self.integrated
 
     @once
+    def free_classes(self) -> int:
+        """Classes that can be numbered in any order without changing the density, 1 where there are none."""
+        from zoo.contract_draws import free_classes
+
+        return free_classes(self)
+
+    @once
     def size(self) -> int:
         """Units of the minibatch plate."""
         if not self.data.batched or self.data.size is None or self.data.size < 2:
@@ -225,6 +232,15 @@ class GuideSubject:
     def flat(self) -> bool:
         """Whether log q can be evaluated at any point of the flat vector."""
         return isinstance(self.fit.guide, FlatGuide | AutoContinuous)
+
+    @once
+    def draws_classes(self) -> bool:
+        """Whether the guide draws discrete sites of the program."""
+        if self.flat or not self.density.discrete:
+            return False
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
+            nodes = poutine.trace(self.fit.guide).get_trace(**self.fit.data.train).nodes
+        return any(name in nodes for name in self.density.discrete)
 
     def log_q(self, u: Tensor) -> Tensor:
         """Return log q at points `[n, dim]` from the guide's own density."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
 
 from zoo import datasets
 from zoo.errors import DataError, UnknownNameError
@@ -33,10 +33,11 @@ def test_every_table_has_provenance() -> None:
 
 
 def test_tables_are_the_ones_of_scikit_learn() -> None:
-    diabetes, cancer, iris = load_diabetes(scaled=False), load_breast_cancer(), load_iris()
+    diabetes, cancer, iris, wine = load_diabetes(scaled=False), load_breast_cancer(), load_iris(), load_wine()
     assert np.array_equal(datasets.read("diabetes").values.numpy(), np.column_stack([diabetes.data, diabetes.target]))
     assert np.array_equal(datasets.read("breast_cancer").values.numpy(), np.column_stack([cancer.data, 1 - cancer.target]))
     assert np.array_equal(datasets.read("iris").values.numpy(), np.column_stack([iris.data, iris.target]))
+    assert np.array_equal(datasets.read("wine").values.numpy(), np.column_stack([wine.data, wine.target]))
 
 
 def test_an_altered_table_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -73,6 +73,13 @@ PROVENANCE: Mapping[str, Provenance] = MappingProxyType(
             rows=150,
             sha256="17e9e19553ed7fa1ebb8b5b4d9d3536da813ebacaf446aff895742dff04087c3",
         ),
+        "wine": Provenance(
+            source="Wine recognition, Forina et al. (1988), PARVUS; Aeberhard and Forina (1992), UCI Machine Learning Repository, "
+            "doi:10.24432/C5PC7J; the copy of scikit-learn 1.9.1",
+            licence="CC-BY-4.0",
+            rows=178,
+            sha256="c39d9a63976d3ca23e2a004f6e9e184ba5d70af9ba269a0ebb4ac222c480c498",
+        ),
     }
 )
 
