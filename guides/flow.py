@@ -12,7 +12,6 @@ represent separated modes without a bridge of mass between them, and has far mor
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn

@@ -30,7 +30,7 @@ CLASSES = (0, 1, 2, 3, 4, 5, 6)  # what it learns to tell apart
 HELD_OUT = (7, 8, 9)  # what it never sees
 SHAPES = {"w1": (64, 64), "b1": (64,), "w2": (32, 64), "b2": (32,), "w3": (7, 32), "b3": (7,)}
 TRAINING = 900  # images, of all classes, of which those in CLASSES train it
-STEPS, RATE, DECAY, SEED = 300, 0.01, 1e-3, 20
+STEPS, RATE, DECAY, SEED = 100, 0.01, 3e-4, 20
 GRID = 2.0**12
 
 
@@ -144,5 +144,3 @@ def _store(path: Path, weights: dict[str, Tensor]) -> None:
             os.replace(temporary, place)
     except OSError:
         return
-
-

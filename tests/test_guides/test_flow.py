@@ -53,7 +53,7 @@ def test_a_wrong_jacobian_would_be_seen(monkeypatch):
 def test_sticking_leaves_the_value_and_removes_the_score():
     guide = bent(3)
     noise = torch.randn(2000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    u, plain = guide.sample(noise)
+    _, plain = guide.sample(noise)
     _, stuck = guide.sample(noise, stick=True)
     assert torch.allclose(plain, stuck, atol=1e-9)
     # The two gradients of E[log q] differ by the score, whose mean is 0 and whose size is not.

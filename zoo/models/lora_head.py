@@ -40,7 +40,7 @@ from zoo.digit_tasks import make_task
 from zoo.lora_baselines import baselines
 from zoo.types import Data, ModelEntry, Program, Quantity
 
-PROBES = 12  # test images whose log odds are judged, from the easiest to the hardest for the frozen network
+PROBES = 12  # test images whose log odds are judged, from the hardest to the easiest for the frozen network
 
 
 def make_data(seed: int, form: str, rank: int, task: str, labels: int) -> Data:
@@ -56,17 +56,21 @@ def make_data(seed: int, form: str, rank: int, task: str, labels: int) -> Data:
     unit, test_unit = torch.as_tensor(made.train_unit), torch.as_tensor(made.test_unit)
     rows = probe_rows(len(made.classes), test, test_unit)
     named = [f"test {int(i)}, a {made.classes[int(test_unit[i])]}" for i in rows]
+    coords = {
+        "probe": named, "probe_row": [int(i) for i in rows], "direction": [str(k) for k in range(1, DIRECTIONS + 1)],
+        "class": [str(c) for c in made.classes], "data_seed": [seed],
+    }  # fmt: skip
+    axes = {name: tuple(f"{name}_{i}" for i in range(len(shape))) for name, shape in sites.items()}
     return Data(
         train={"x": layer_input(form, train), "label": unit},
         test={"x": layer_input(form, test), "label": test_unit},
         observed=("label",),
-        coords={"probe": named, "direction": [str(k) for k in range(1, DIRECTIONS + 1)], "probe_row": [int(i) for i in rows],
-                "class": [str(c) for c in made.classes]},
-        dims={"x": ("image", "feature"), "label": ("image",), **{name: tuple(f"{name}_{i}" for i in range(len(s))) for name, s in sites.items()}},
-        source="scikit-learn's copy of the Optical Recognition of Handwritten Digits data (Alpaydin and Kaynak 1998, doi:10.24432/C50P49), "
-        f"task {task} as in zoo.digit_tasks",
+        coords=coords,
+        dims={"x": ("image", "feature"), "label": ("image",), **axes},
+        source="scikit-learn's copy of the Optical Recognition of Handwritten Digits data (Alpaydin and Kaynak 1998, "
+        f"doi:10.24432/C50P49), task {task} as in zoo.digit_tasks",
         licence="CC-BY-4.0",
-    )  # fmt: skip
+    )
 
 
 def probe_rows(classes: int, hidden: Tensor, unit: Tensor) -> Tensor:
@@ -108,7 +112,7 @@ ENTRY = ModelEntry(
     make_data=make_data,
     build=build,
     quantities={
-        "log_odds": Quantity(fn=log_odds, dims=("probe",), description="log odds of the true class of test images, easy to hard, nats"),
+        "log_odds": Quantity(fn=log_odds, dims=("probe",), description="log odds of the true class of test images, hard to easy, nats"),
         "update": Quantity(
             fn=lambda draws, data: directions(draws),
             dims=("direction",),
