@@ -1,9 +1,9 @@
 """Low-rank updates of one layer of the frozen digit classifier: their sites, what they do to the weights, and the logits.
 
-    W_2 + Delta,  Delta = s B A         form `rank`:      A [r, 64], B [32, r],         s = 0.1 / sqrt(r)
+    W_2 + Delta,  Delta = s B A         form `rank`:      A [r, 64], B [32, r],         s = 0.5 / sqrt(r)
                   Delta = s U C V^T     form `core`:      C [r, r],  U, V the first r singular directions of W_2, s = 2
                   Delta = s U diag(t) V^T   form `subspace`:  t [r],                        s = 2
-    (W_3, b_3) + s H                    form `last_layer`: H [class, 33],               s = 0.5
+    (W_3, b_3) + s H                    form `last_layer`: H [class, 33],               s = 1
 
 Every site is standard normal. The scales are chosen so that an update of one prior standard deviation is as large as the
 weights it is added to (the first singular values of W_2 are about 2, its norm 5, the entries of W_3 about 0.4).
@@ -28,7 +28,7 @@ __all__ = ["DIRECTIONS", "FORMS", "RANKS", "adapted", "directions", "frozen_logi
 
 FORMS = ("rank", "core", "subspace", "last_layer")
 RANKS = (1, 2, 3, 4)
-RANK_SCALE, CORE_SCALE, LAST_SCALE = 0.1, 2.0, 0.5
+RANK_SCALE, CORE_SCALE, LAST_SCALE = 0.5, 2.0, 1.0
 DIRECTIONS = 4
 
 
