@@ -132,6 +132,7 @@ def _compare(
 def _report(
     run: RunDir, cells: list[Cell], posteriors: dict[str, Posterior], references: dict[str, Reference], contents: dict[str, dict[str, Any]]
 ) -> ReportInput:
+    from benchmarks.predictions import table
     from benchmarks.predictive import predictive_checks
     from benchmarks.report.inputs import EntryReport, ReportInput, method_names
 
@@ -146,7 +147,11 @@ def _report(
         learned = load_fit(first, run) if entry.learns else None
         program = entry.program(data) if learned is None else learned.program
         ppc = predictive_checks(entry, data, program, {m: p for m, p in shown.items() if p.draws})
-        entries.append(EntryReport(entry=entry, data=data, reference=reference, comparisons=comparisons, nuts=nuts, ppc=ppc))
+        rows = dict(zip(method_names(comparisons), comparisons, strict=True))
+        predictions = table(entry, data, rows, reference, seed=run.plan.seeds[0])
+        entries.append(
+            EntryReport(entry=entry, data=data, reference=reference, comparisons=comparisons, nuts=nuts, ppc=ppc, predictions=predictions)
+        )
     plan = run.plan
     seeds = {"seeds": list(plan.seeds), "data_seed": plan.data_seed}
     meta = {"command": command(plan), "versions": versions(), "machine": machine(), **seeds}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Analytic",
+    "Baselines",
     "Cost",
     "Data",
     "ModelEntry",
@@ -165,6 +166,27 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Baselines:
+    """Class probabilities of methods that are not posteriors, and how draws of a posterior become class probabilities.
+
+    Attributes:
+        labels: the true class of every test row, `[row]`.
+        classes: names of the classes.
+        probabilities: method -> set -> `[row, class]`; the set `test` belongs to `labels`, others hold rows from outside the task.
+        predict: `predict(draws)` with draws `[draw, *site]` returns set -> `[draw, row, class]`.
+        about: method -> one sentence on how it was made.
+        images: gray pictures of the test rows `[row, height, width]` with values in [0, 1], None where there are none.
+    """
+
+    labels: Tensor
+    classes: tuple[str, ...]
+    probabilities: Mapping[str, Mapping[str, Tensor]]
+    predict: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    about: Mapping[str, str] = field(default_factory=dict)
+    images: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelEntry:
     """The card of one model; see `docs/model_contract.md` for what each field promises.
 
@@ -185,7 +207,7 @@ class ModelEntry:
         chosen: the options given at load time (subset of `options`).
         minibatch: default number of units per minibatch, None to use all data in every step.
         dtype: floating type of trace, fit and draw.
-        baselines: optional hook returning predictive probabilities of methods that are not posteriors.
+        baselines: optional hook `baselines(data, seed, **options) -> Baselines`: predictions of methods that are not posteriors.
         panel: optional hook drawing extra figures for the report: a function, or `module:function` imported when a report is made.
         amortize: optional `amortize(tensors) -> [unit, feature]`, what an encoder sees of each unit.
         tags: words for `zoo list --tag`.
@@ -209,7 +231,7 @@ class ModelEntry:
     chosen: Mapping[str, Any] = field(default_factory=dict)
     minibatch: int | None = None
     dtype: torch.dtype | None = None
-    baselines: Callable[..., Any] | None = None
+    baselines: Callable[..., Baselines] | None = None
     panel: Callable[..., Any] | str | None = None
     amortize: Callable[..., Any] | None = None
     tags: frozenset[str] = frozenset()

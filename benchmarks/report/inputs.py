@@ -13,6 +13,8 @@ from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
 if TYPE_CHECKING:
     import numpy as np
 
+    from benchmarks.predictions import PredictionTable
+
 __all__ = ["EntryReport", "FitSummary", "PredictiveCheck", "ReportInput", "method_names"]
 
 
@@ -52,7 +54,7 @@ class EntryReport:
     """Everything about one entry: its reference, one comparison per method (NUTS included) and the raw NUTS draws.
 
     `fits` overrides `Comparison.fit` per method (used when a run is read back from disk), `sentence` the composed
-    one, `ppc` adds posterior predictive checks.
+    one, `ppc` adds posterior predictive checks, `predictions` the table of an entry with a `baselines` hook.
     """
 
     entry: ModelEntry
@@ -62,6 +64,7 @@ class EntryReport:
     nuts: Posterior | None = None
     fits: Mapping[str, FitSummary] = field(default_factory=dict)
     ppc: Sequence[PredictiveCheck] = ()
+    predictions: PredictionTable | None = None
     sentence: str = ""
 
     def summaries(self) -> dict[str, FitSummary]:

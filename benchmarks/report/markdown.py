@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
+from benchmarks.report import predictions
 from benchmarks.report.components import Key
 from benchmarks.report.inputs import EntryReport, ReportInput, method_names
 from benchmarks.report.numbers import count, duration, with_error
 from benchmarks.report.overview import cells, columns, reference_words, sentence, tally, tidy
-from benchmarks.report.words import severity
+from benchmarks.report.words import COLUMNS, severity
 from benchmarks.types import Score
 
 __all__ = ["escape", "markdown"]
@@ -96,7 +97,22 @@ def _details(entry: EntryReport) -> str:
         lines.append(f"| {escape(label)} | " + " | ".join(_score(row.get(n)) for n in names) + " |")
     if len(ranked) > MOST_ROWS:
         lines += ["", f"{len(ranked) - MOST_ROWS} better components are in results.csv."]
-    return "\n".join([*lines, "", "</details>", ""]) + "\n"
+    return "\n".join([*lines, *_predictions(entry), "", "</details>", ""]) + "\n"
+
+
+def _predictions(entry: EntryReport) -> list[str]:
+    found = entry.predictions
+    if found is None:
+        return []
+    if found.error:
+        return ["", escape(found.error)]
+    names = [name or COLUMNS[key].term for key, name in predictions.heads(found)]
+    lines = ["", escape(predictions.caption(found)), "", "| method | " + " | ".join(map(escape, names)) + " |"]
+    lines += ["|---" * (len(names) + 1) + "|"]
+    for row in found.rows:
+        method = escape(row.method) if row.posterior else f"*{escape(row.method)}*"
+        lines.append(f"| {method} | " + " | ".join(map(escape, predictions.cells(found, row))) + " |")
+    return lines
 
 
 def _score(score: Score | None) -> str:

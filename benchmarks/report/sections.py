@@ -8,7 +8,7 @@ import textwrap
 from importlib import import_module
 from typing import Any
 
-from benchmarks.report import figures_fit, figures_nuts, figures_posterior
+from benchmarks.report import figures_fit, figures_nuts, figures_posterior, predictions
 from benchmarks.report.components import View
 from benchmarks.report.inputs import EntryReport
 from benchmarks.report.numbers import plain
@@ -118,6 +118,7 @@ def entry_section(view: View) -> dict[str, Any]:
         "how": _how(view),
         "health": _health(view),
         "checks": _checks(view),
+        "predictions": _predictions(view),
         "panel": _panel(view),
         "methods": method_table(view),
         "scores": score_table(view),
@@ -224,6 +225,34 @@ def _checks(view: View) -> list[dict[str, Any]]:
         for i, check in enumerate(view.report.ppc)
     ]  # fmt: skip
     return [p for p in pictures if p is not None]
+
+
+def _predictions(view: View) -> dict[str, Any] | None:
+    """Return the table of class probabilities with its figures, or why there is none; None for entries without the hook."""
+    found = view.report.predictions
+    if found is None:
+        return None
+    if found.error:
+        return {"error": found.error, "heads": [], "rows": [], "figures": [], "wide": None, "note": ""}
+    name, key = anchor(view.report), view.report.entry.key
+    text = "On the line a method is as often right as it is sure; below it is overconfident. Ten bins of equal size."
+    marks = dict(view.marks)
+    pictures = [
+        picture(
+            predictions.diagram(found, marks, posteriors=kind), f"{name}-r{int(kind)}", f"Reliability diagram of {which} on {key}.",
+            f"Reliability: {which}", text,
+        )
+        for kind, which in ((False, "point estimates and ensembles"), (True, "posteriors"))
+    ]  # fmt: skip
+    wide = picture(
+        predictions.examples(found, marks), f"{name}-x", f"Class probabilities of each method on test images of {key}.",
+        "Where the methods differ most from the truth", f"Bars: the predictive of {found.truth}. Marks: each method.",
+    )  # fmt: skip
+    rows = [(row.method, row.posterior, row.about, predictions.cells(found, row)) for row in found.rows]
+    return {
+        "error": "", "heads": predictions.heads(found), "rows": rows, "figures": [p for p in pictures if p is not None], "wide": wide,
+        "note": predictions.caption(found),
+    }  # fmt: skip
 
 
 def _panel(view: View) -> dict[str, Any] | None:

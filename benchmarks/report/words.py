@@ -72,6 +72,20 @@ COLUMNS: dict[str, Definition] = {
     "seconds": Definition("time", "wall-clock time without compilation; compilation after the plus sign", "seconds", "lower"),
     "gradients": Definition("gradients", "evaluations of the gradient of the log density, all of them", "a count", "lower"),
     "stop": Definition("stopped because", "why the optimizer or the sampler ended", "a sentence", "converged"),
+    "accuracy": Definition("accuracy", "share of test rows whose most probable class is the true one", "percent", "higher"),
+    "log_loss": Definition("log loss", "mean of -log of the probability given to the true class", "nats per row", "lower"),
+    "ece": Definition(
+        "ECE", "expected calibration error: mean gap between confidence and accuracy over 15 bins of equal width", "percent", "near 0"
+    ),
+    "adaptive_ece": Definition("adaptive ECE", "the same over 15 bins that hold equal numbers of rows", "percent", "near 0"),
+    "brier": Definition("Brier", "mean squared distance of the probabilities to the true class", "0 to 2", "lower"),
+    "auroc": Definition(
+        "AUROC", "chance that a test row is more confident than a row from outside the task", "a share", "near 1; 0.5 is blind"
+    ),
+    "total_variation": Definition(
+        "total variation", "mean over test rows of half the summed absolute differences to the truth's class probabilities", "a share",
+        "near its floor, the distance between two halves of the truth's chains",
+    ),
     "compiled": Definition("compiled", "whether the hot function ran compiled, and if not, why", "yes or no", "either: results agree"),
 }  # fmt: skip
 

@@ -1,0 +1,97 @@
+"""How good class probabilities are: accuracy, log loss, calibration, separation from outside, distance to other probabilities.
+
+Everywhere p is `[row, class]`, its rows sum to one, and y `[row]` holds the true classes; the confidence of a row is its
+largest probability. Sources: Guo et al. (2017), On calibration of modern neural networks; Nixon et al. (2019), Measuring
+calibration in deep learning; Brier (1950), Verification of forecasts expressed in terms of probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import rankdata
+
+__all__ = [
+    "BINS", "Bins", "accuracy", "adaptive_ece", "bootstrap", "brier", "ece", "log_loss", "outside_auroc", "reliability", "total_variation",
+]  # fmt: skip
+
+Array = np.ndarray[Any, Any]
+Metric = Callable[[Array, Array], float]
+BINS = 15
+SMALLEST = 1e-12  # a probability of zero would make the log loss infinite
+
+
+class Bins(NamedTuple):
+    """A reliability diagram: mean confidence, share that was right, and rows of every bin that is not empty."""
+
+    confidence: Array
+    accuracy: Array
+    rows: Array
+
+
+def accuracy(p: Array, y: Array) -> float:
+    """Return the share of rows whose largest probability is the true class's."""
+    return float((p.argmax(1) == y).mean())
+
+
+def log_loss(p: Array, y: Array) -> float:
+    """Return the mean of -log p(true class), in nats."""
+    return float(-np.log(np.maximum(p[np.arange(len(y)), y], SMALLEST)).mean())
+
+
+def brier(p: Array, y: Array) -> float:
+    """Return the mean over rows of sum_c (p_c - [c is true])^2, between 0 and 2."""
+    return float(np.square(p - np.eye(p.shape[1])[y]).sum(1).mean())
+
+
+def reliability(p: Array, y: Array, *, bins: int = BINS, equal_mass: bool = False) -> Bins:
+    """Return confidence and accuracy in bins of equal width on (0, 1], or of equal numbers of rows."""
+    confidence, right = p.max(1), p.argmax(1) == y
+    if equal_mass:
+        place = np.empty(len(y), dtype=int)
+        place[np.argsort(confidence, kind="stable")] = np.arange(len(y)) * min(bins, len(y)) // len(y)
+    else:
+        place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # bins closed on the right
+    rows = np.bincount(place, minlength=bins)
+    some = rows > 0
+    total, hits = np.bincount(place, confidence, bins)[some], np.bincount(place, right, bins)[some]
+    return Bins(total / rows[some], hits / rows[some], rows[some])
+
+
+def ece(p: Array, y: Array, *, bins: int = BINS) -> float:
+    """Return the expected calibration error: sum over bins of equal width of (rows / all) |accuracy - confidence|."""
+    return _gap(reliability(p, y, bins=bins))
+
+
+def adaptive_ece(p: Array, y: Array, *, bins: int = BINS) -> float:
+    """Return the same with bins that hold equal numbers of rows, which no empty bin can flatter."""
+    return _gap(reliability(p, y, bins=bins, equal_mass=True))
+
+
+def _gap(found: Bins) -> float:
+    return float((found.rows * np.abs(found.accuracy - found.confidence)).sum() / found.rows.sum())
+
+
+def outside_auroc(inside: Array, outside: Array) -> float:
+    """Return the chance that a row of the task is more confident than a row from outside, ties half: the area under the ROC curve."""
+    scores = np.concatenate([inside.max(1), outside.max(1)])
+    ranks = rankdata(scores)[: len(inside)]
+    return float((ranks.sum() - len(inside) * (len(inside) + 1) / 2) / (len(inside) * len(outside)))
+
+
+def total_variation(p: Array, q: Array) -> float:
+    """Return the mean over rows of 1/2 sum_c |p_c - q_c|: the largest difference of the probability of any set of classes."""
+    return float(0.5 * np.abs(p - q).sum(1).mean())
+
+
+def bootstrap(metric: Metric, p: Array, y: Array, *, number: int = 400, seed: int = 0, level: float = 0.9) -> tuple[float, float]:
+    """Return the central interval of a metric over resampled rows; the same seed resamples the same rows for every method."""
+    random = np.random.default_rng(seed)
+    values = []
+    for _ in range(number):
+        rows = random.integers(len(y), size=len(y))
+        values.append(metric(p[rows], y[rows]))
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
