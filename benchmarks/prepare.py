@@ -40,6 +40,8 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
             )
     try:
         data = entry.load_data(plan.data_seed)
+        training = data if entry.judged is not None else None
+        data = data if entry.judged is None else entry.judged(data)
         density = LogDensity(entry.program(data), data, dtype=entry.dtype)
     except ZooError:
         raise
@@ -50,7 +52,8 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
         ) from error
     methods = tuple(dict.fromkeys(wanted)) + ((NUTS,) if plan.nuts else ())
     seconds = _guess(plan, methods, density)
-    return Prepared(request=name, entry=entry, data=data, methods=methods, digest=source_digest(name, entry, data), seconds=seconds)
+    digest = source_digest(name, entry, training or data)
+    return Prepared(request=name, entry=entry, data=data, methods=methods, digest=digest, seconds=seconds, training=training)
 
 
 def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]:

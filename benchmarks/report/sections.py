@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
+from importlib import import_module
 from typing import Any
 
 from benchmarks.report import figures_fit, figures_nuts, figures_posterior
@@ -231,6 +232,9 @@ def _panel(view: View) -> dict[str, Any] | None:
     if hook is None:
         return None
     try:
+        if isinstance(hook, str):  # a card may not import this room: it names the function
+            module, _, name = hook.partition(":")
+            hook = getattr(import_module(module), name)
         made = [item if isinstance(item, tuple) else (item, "") for item in hook(view.report)]
         pictures = [
             picture(
