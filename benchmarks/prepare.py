@@ -42,6 +42,8 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
             )
     try:
         data = entry.load_data(plan.data_seed)
+        training = data if entry.judged is not None else None
+        data = data if entry.judged is None else entry.judged(data)
         density = LogDensity(entry.program(data), data, dtype=entry.dtype)
     except ZooError:
         raise
@@ -53,8 +55,11 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
     chains = plan.nuts and not (entry.reference == "none" and density.dim > UNREFERENCED)
     methods = tuple(dict.fromkeys(wanted)) + ((NUTS,) if chains else ())
     seconds = _guess(plan, methods, density)
-    return Prepared(request=name, entry=entry, data=data, methods=methods, digest=source_digest(name, entry, data), seconds=seconds,
-                    most_draws=max(LEAST_DRAWS, LARGEST_DRAWS // density.dim))  # fmt: skip
+    digest = source_digest(name, entry, training or data)
+    most = max(LEAST_DRAWS, LARGEST_DRAWS // density.dim)
+    return Prepared(
+        request=name, entry=entry, data=data, methods=methods, digest=digest, seconds=seconds, training=training, most_draws=most
+    )  # fmt: skip
 
 
 def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]:

@@ -49,7 +49,8 @@ def find(
     """
     data = entry.load_data() if data is None else data
     if given is not None or entry.learns:
-        return _conditional(nuts)
+        exact = None if given is None or entry.conditional is None else entry.conditional(data, given.program, **entry.settings)
+        return _conditional(nuts) if exact is None else _analytic(entry, data, exact)
     owner = stored_reference.borrowed(entry)
     exact = owner.exact(data)
     if exact is not None:

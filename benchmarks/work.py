@@ -33,7 +33,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """An entry with its data made once, what its numbers depend on, and a guess of the seconds each method takes."""
+    """An entry with its data made once, what its numbers depend on, and a guess of the seconds each method takes.
+
+    `data` are what methods are compared on; `training` are all data where an entry that learns is compared on some of them.
+    """
 
     request: str
     entry: ModelEntry
@@ -42,6 +45,7 @@ class Prepared:
     digest: str
     seconds: Mapping[str, float] = field(default_factory=dict)
     most_draws: int | None = None
+    training: Data | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +195,7 @@ def _fit(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
     import guides
 
     entry, given = cell.prepared.entry, {} if cell.given is None else {"given": load_fit(cell.given, run)}
-    fit = guides.fit(entry, cell.method, seed=cell.seed, data=cell.prepared.data, **given, **cell.config)
+    fit = _fitted(cell, given)
     print(fit.stop.sentence)
     if not fit.ok:
         return failed_cell(cell.head, fit.stop.status, fit.stop.sentence, fit.cost.seconds)
@@ -199,6 +203,22 @@ def _fit(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
     _save(posterior, fit, folder)
     status: CellStatus = "ok" if fit.stop.status == "ok" else "not_converged"
     return drawn_cell(cell.head, status, dataclasses.replace(posterior, seed=cell.seed), fit, _peak_memory())
+
+
+def _fitted(cell: Cell, given: dict[str, Any]) -> Any:
+    """Fit to the data that are compared; what learns weights or an encoder is fitted to all data and brought there."""
+    import guides
+
+    entry, prepared, options = cell.prepared.entry, cell.prepared, dict(cell.config)
+    encodes = getattr(guides.FAMILIES.get(cell.method), "AMORTIZED", False)
+    if prepared.training is None or not (encodes or not given):
+        return guides.fit(entry, cell.method, seed=cell.seed, data=prepared.data, **given, **options)
+    fit = guides.fit(entry, cell.method, seed=cell.seed, data=prepared.training, **given, **options)
+    if not fit.ok:
+        return fit
+    if encodes:
+        return guides.transfer(fit, prepared.data)
+    return guides.fit(entry, cell.method, seed=cell.seed, data=prepared.data, given=fit, **options)
 
 
 def _save(posterior: Posterior, fit: Any, folder: Path) -> None:
@@ -233,7 +253,7 @@ def load_fit(cell: Cell, run: RunDir) -> Any:
     import guides
 
     path = run.cells / cell.name / "guide.pt"
-    return guides.load(path, entry=cell.prepared.entry) if path.exists() else None
+    return guides.load(path, entry=cell.prepared.entry, data=cell.prepared.data) if path.exists() else None
 
 
 def compare_cell(cell: Cell, run: RunDir, content: Mapping[str, Any], reference: Reference, itself: bool = False) -> dict[str, Any]:

@@ -9,17 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from guides.draws import draw, elbo
+    from guides.draws import draw, elbo, transfer
     from guides.families import FAMILIES, build
     from guides.fitting import fit
     from guides.save import load, save
     from guides.types import Elbo, Fit, FitConfig, Restart, Stop
 
-__all__ = ["FAMILIES", "Elbo", "Fit", "FitConfig", "Restart", "Stop", "build", "draw", "elbo", "fit", "load", "save"]
+__all__ = ["FAMILIES", "Elbo", "Fit", "FitConfig", "Restart", "Stop", "build", "draw", "elbo", "fit", "load", "save", "transfer"]
 
 _WHERE = {
     "FAMILIES": "guides.families", "build": "guides.families", "fit": "guides.fitting", "draw": "guides.draws",
-    "elbo": "guides.draws", "save": "guides.save", "load": "guides.save", "Elbo": "guides.types", "Fit": "guides.types",
+    "elbo": "guides.draws", "transfer": "guides.draws", "save": "guides.save", "load": "guides.save", "Elbo": "guides.types", "Fit": "guides.types",
     "FitConfig": "guides.types", "Restart": "guides.types", "Stop": "guides.types",
 }  # fmt: skip
 

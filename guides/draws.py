@@ -14,15 +14,18 @@ from pyro import poutine
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor, nn
 
+from guides.amortized import AmortizedGuide, features_of
 from guides.flat import FlatGuide
 from guides.session import session
 from guides.types import Elbo, Fit
 from zoo.errors import FitError, UsageError
 from zoo.log_density import LogDensity
 from zoo.seeds import derive_seed
-from zoo.types import Posterior
+from zoo.types import Data, Posterior
 
-__all__ = ["draw", "elbo", "estimate_elbo", "weighted_draws"]
+__all__ = ["draw", "elbo", "estimate_elbo", "transfer", "weighted_draws"]
+
+BLOCK = 1_000_000  # numbers evaluated at once
 
 BLOCK = 1_000_000  # numbers evaluated at once
 
@@ -116,6 +119,27 @@ def draw(fit: Fit, n: int = 2000, *, seed: int | None = None) -> Posterior:
         entry=fit.entry, data=fit.data, method=fit.family, draws=sites, sample_dims=("sample",), unconstrained=u,
         log_weights=log_p - log_q, cost=cost, seed=fit.seed, notes=(fit.stop.sentence,),
     )  # fmt: skip
+
+
+def transfer(fit: Fit, data: Data, *, seed: int | None = None) -> Fit:
+    """Return an amortized fit for other units of the same program: the encoder is the same, the ELBO is that of these units.
+
+    Args:
+        fit: a usable fit whose guide is amortized and has no global sites.
+        data: the other units, for example `entry.judged(data)` or held-out ones.
+        seed: seed of the ELBO's draws, the fit's own by default.
+
+    Raises:
+        FitError: the fit is not usable, not amortized, or has global sites.
+    """
+    _refuse_broken(fit)
+    if not isinstance(fit.guide, AmortizedGuide):
+        raise FitError(f"The {fit.family} guide of {fit.entry.name} has no encoder, so it knows only its own units; fit the other units.")
+    with session(fit.entry.dtype):
+        density = LogDensity(fit.program, data, dtype=fit.entry.dtype)
+        guide = fit.guide.transferred(density, features_of(fit.entry, data.train))
+        value = estimate_elbo(guide, density, 4000, derive_seed(fit.seed if seed is None else seed, fit.entry.key, fit.family, "elbo"))
+    return replace(fit, data=data, guide=guide, elbo=value)
 
 
 def estimate_elbo(guide: nn.Module, density: LogDensity, n: int, seed: int) -> Elbo:

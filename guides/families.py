@@ -15,7 +15,11 @@ from zoo.types import Data, ModelEntry, Program
 __all__ = ["FAMILIES", "build", "check_family"]
 
 _MODULES = {
-    name: f"guides.{name}" for name in ("mean_field", "full_rank", "low_rank", "laplace", "amortized", "dirichlet", "flow")
+    name: f"guides.{name}"
+    for name in (
+        "mean_field", "full_rank", "low_rank", "block_full_rank", "laplace", "amortized", "amortized_full", "amortized_flow", "dirichlet",
+        "flow",
+    )  # fmt: skip
 }
 
 

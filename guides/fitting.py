@@ -13,10 +13,12 @@ import torch
 from pyro import poutine
 from torch import nn
 
+from guides.amortized import LocalGuide
 from guides.draws import estimate_elbo
 from guides.families import FAMILIES, build, check_family
 from guides.flat import FlatGuide
-from guides.objectives import FlatObjective, ProgramObjective, check_objective
+from guides.local_objective import LocalObjective, is_local
+from guides.objectives import GENERAL, FlatObjective, ProgramObjective, check_objective
 from guides.session import as_module, session, trainable
 from guides.start import find_start
 from guides.step import summary
@@ -35,7 +37,17 @@ ELBO_DRAWS, ELBO_NUMBERS = 4000, 200_000  # draws of the final ELBO; fewer where
 PROGRAM_PARTICLES = 4
 
 
-def configure(entry: ModelEntry, family: str, config: FitConfig | None, overrides: Mapping[str, Any]) -> tuple[FitConfig, dict[str, Any]]:
+def training_of(entry: ModelEntry, family: str, *, given: bool) -> dict[str, Any]:
+    """Return the entry's settings for fits to all of its data: of the fit that trains its weights, and of amortized families."""
+    if given and not getattr(FAMILIES[family] if family in FAMILIES else None, "AMORTIZED", False):
+        return {}
+    own = ("objective", "beta", "warmup", "free_bits") if given else ()  # with the weights fixed the ELBO is wanted
+    return {k: v for k, v in entry.training.items() if k not in own}
+
+
+def configure(
+    entry: ModelEntry, family: str, config: FitConfig | None, overrides: Mapping[str, Any], *, given: bool = False
+) -> tuple[FitConfig, dict[str, Any]]:
     """Return the configuration and the family's own options from keyword arguments.
 
     Raises:
@@ -52,7 +64,7 @@ def configure(entry: ModelEntry, family: str, config: FitConfig | None, override
         defaults = (
             dict(getattr(FAMILIES[family], "DEFAULTS", {})) if family in FAMILIES else {"num_particles": PROGRAM_PARTICLES, "lr": 0.02}
         )
-        config = FitConfig(**{**defaults, **chosen})
+        config = FitConfig(**{**defaults, **training_of(entry, family, given=given), **chosen})
     else:
         config = replace(config, **chosen)
     check_objective(config.objective)
@@ -117,7 +129,7 @@ def fit(
         FitError: a guide that does not fit the program: it misses a site or draws one the program lacks.
     """
     check_family(family, entry)
-    config, options = configure(entry, family, config, config_overrides)
+    config, options = configure(entry, family, config, config_overrides, given=given is not None)
     job = _Job(
         entry=entry,
         data=entry.load_data() if data is None else data,
@@ -140,7 +152,7 @@ def fit(
         cost=Cost(seconds=time.perf_counter() - began - compiling, compile_seconds=compiling, steps=steps, gradient_evaluations=gradients,
                   sequential_depth=steps),
         restarts=tuple(Restart(seed=a.seed, elbo=a.elbo, stop=a.outcome.stop) for a in attempts),
-        compiled=summary([a.record for a in attempts]),
+        compiled=summary([a.record for a in attempts]), history=best.outcome.history,
     )  # fmt: skip
 
 
@@ -198,17 +210,28 @@ def _optimize(
         except FitError as error:
             return Outcome(losses=np.zeros(0), stop=Stop(status="init_failed", step=0, sentence=str(error))), 0
         flat: Any = module.flat(guide, start) if hasattr(module, "flat") else guide
-        objective: Any = FlatObjective(
-            density, flat, weights, num_particles=config.num_particles, batch_size=config.batch_size, stick=config.objective == "elbo"
-        )  # fmt: skip
+        objective = _flat_objective(density, flat, weights, config)
         outcome = optimize(objective, config, generator, job.progress, starts=config.restarts - number)
         flat.finish()
         return outcome, start.gradients + outcome.steps * objective.gradients_per_step
+    if config.objective not in ("elbo", "elbo_plain"):
+        raise FitError(
+            f"The objective {config.objective} needs a guide over the flat vector, such as amortized; {job.family} is a Pyro program."
+        )
     numbers: dict[str, Any] = {"num_particles": config.num_particles, "batch_size": config.batch_size}
     objective = program_objective(job.entry, job.data, density, program, guide, weights, family=job.family, **numbers)
     with pyro.validation_enabled(False):
         outcome = optimize(objective, config, generator, job.progress, starts=config.restarts - number)
     return outcome, outcome.steps * objective.gradients_per_step
+
+
+def _flat_objective(density: LogDensity, flat: Any, weights: Mapping[str, nn.Parameter], config: FitConfig) -> Any:
+    """Return the objective over units where it is asked for, or where a program that learns can be followed by its units."""
+    if config.objective not in GENERAL or (weights and isinstance(flat, LocalGuide) and is_local(density)):
+        return LocalObjective(density, flat, weights, config)
+    return FlatObjective(
+        density, flat, weights, num_particles=config.num_particles, batch_size=config.batch_size, stick=config.objective == "elbo"
+    )  # fmt: skip
 
 
 def program_objective(

@@ -26,12 +26,19 @@ from zoo.errors import UnknownNameError
 from zoo.log_density import LogDensity
 from zoo.tracing import Traced, trace, vectorize
 
-__all__ = ["OBJECTIVES", "FlatObjective", "Minibatches", "ProgramObjective", "check_objective"]
+__all__ = ["GENERAL", "OBJECTIVES", "FlatObjective", "Minibatches", "ProgramObjective", "check_objective"]
 
 OBJECTIVES = {
     "elbo": "evidence lower bound, gradient with the landing stuck (no score term; default)",
     "elbo_plain": "evidence lower bound, the plain reparameterization gradient",
+    "iwae": "importance-weighted bound of num_particles draws per unit",
+    "iwae_dreg": "the same with the doubly reparameterized gradient for the guide",
+    "beta": "E log p(x | z) minus beta times the KL; the ELBO only where beta is 1",
+    "elbo_linear": "evidence lower bound whose KL weight rises from 0 to 1 over warmup steps",
+    "elbo_cyclical": "evidence lower bound whose KL weight rises four times over warmup steps and then stays at 1",
+    "elbo_free_bits": "evidence lower bound that leaves free_bits nats per unit free at first, none after warmup steps",
 }
+GENERAL = ("elbo", "elbo_plain")  # of any program; the others need every latent value to belong to a unit (guides.local_objective)
 
 
 def check_objective(name: str) -> None:

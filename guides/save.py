@@ -59,6 +59,7 @@ def save(fit: Fit, path: str | Path) -> None:
     tensors = {f"guide.{k}": v for k, v in fit.guide.state_dict().items()}
     if isinstance(fit.program, nn.Module):
         tensors |= {f"program.{k}": v for k, v in fit.program.state_dict().items()}
+    tensors |= {f"history.{k}": torch.as_tensor(v) for k, v in fit.history.items()}
     tensors["losses"] = torch.as_tensor(np.asarray(fit.losses, dtype=np.float64))
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
@@ -116,7 +117,7 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
         losses=tensors["losses"].numpy(), stop=Stop(**meta["stop"]), elbo=_elbo(meta["elbo"]), cost=Cost(**meta["cost"]),
         options=meta["options"],
         restarts=tuple(Restart(seed=r["seed"], elbo=_elbo(r["elbo"]), stop=Stop(**r["stop"])) for r in meta["restarts"]),
-        compiled=meta["compiled"],
+        compiled=meta["compiled"], history={k[8:]: v.numpy() for k, v in tensors.items() if k.startswith("history.")},
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from guides.flat import Start
 from zoo.errors import FitError
 from zoo.log_density import LogDensity
 
-__all__ = ["blame", "find_start", "first_point", "value_and_gradient"]
+__all__ = ["blame", "find_start", "first_point", "plain_start", "value_and_gradient"]
 
 HESSIAN_LIMIT = 200  # dimensions; a Hessian costs as many gradients
 FLOORS = (1e-6, 0.01, 0.1, 0.5)
@@ -74,6 +74,12 @@ def first_point(density: LogDensity, generator: torch.Generator, radius: float) 
         f"The log density or its gradient is not finite at any of {len(radii)} starting points (radius 0 to 4 in unconstrained space), "
         f"first at {blame(density, point)}; check that site's scale, its data and its support."
     )
+
+
+def plain_start(density: LogDensity) -> Start:
+    """Return standard normals in unconstrained space, for guides that learn one map for many units; costs nothing."""
+    zero = torch.zeros(density.dim, dtype=density.dtype)
+    return Start(loc=zero, scale=zero + 1, tril=torch.eye(density.dim, dtype=density.dtype), sentence="started from standard normals")
 
 
 def find_start(density: LogDensity, generator: torch.Generator, *, radius: float = 0.1, evaluations: int = 400) -> Start:

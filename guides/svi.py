@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from guides.schedules import check_schedule
 from guides.step import Objective, Step
 from guides.stopping import Settled, Watch
 from guides.types import FitConfig, Stop
@@ -25,16 +26,21 @@ from zoo.compiled import Record
 __all__ = ["Outcome", "optimize"]
 
 Progress = Callable[[int, int, float], None]
+FIRST = (1, 2, 4, 8, 16, 32)  # steps that are looked at besides every tenth of a window
 WINDOWS = 3  # of the stopping rule that a search usually takes (two at least), for the prediction of its time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Losses per step in nats, why the loop ended and how the step ran; the parameters themselves are changed in place."""
+    """Losses per step in nats, why the loop ended and how the step ran; the parameters themselves are changed in place.
+
+    `history` holds what an objective with a `snapshot` said along the way, name -> values, with their `step`.
+    """
 
     losses: np.ndarray[Any, Any]
     stop: Stop
     record: Record | None = None
+    history: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -53,6 +59,7 @@ class _Run:
     expected: int
     losses: list[float] = field(default_factory=list)
     averaged: int = 0
+    seen: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.step = Step(self.objective, self.config, self.expected)
@@ -68,9 +75,18 @@ class _Run:
             return self._failed(number, "The gradient is not finite", noise)
         self.losses.append(loss)
         self.averaged += averaging
+        if self.objective.weights and (number in FIRST or number % max(1, self.config.patience // 10) == 0):
+            self._look(number)
         if self.progress is not None:
             self.progress(number, self.config.steps, loss)
         return None
+
+    def _look(self, number: int) -> None:
+        """Note what the objective says of the parameters after this step, where it says something."""
+        snapshot = getattr(self.objective, "snapshot", None)
+        if snapshot is not None:
+            self.step.write()
+            self.seen.append({"step": float(number), **snapshot()})
 
     def watched(self) -> Tensor | None:
         """Return the watched parameters after the last step."""
@@ -86,7 +102,8 @@ class _Run:
 
     def outcome(self, stop: Stop) -> Outcome:
         """Return what the loop hands back."""
-        return Outcome(losses=np.asarray(self.losses), stop=stop, record=self.step.record)
+        history = {name: np.array([row[name] for row in self.seen]) for name in (self.seen[0] if self.seen else ())}
+        return Outcome(losses=np.asarray(self.losses), stop=stop, record=self.step.record, history=history)
 
 
 def optimize(
@@ -102,6 +119,7 @@ def optimize(
         starts: how many starts of this fit are still to come, this one included: a compiled step serves all of them.
     """
     annealing = min(max(2 * config.patience, config.anneal), max(1, config.steps // 2))
+    check_schedule(config, annealing)
     expected = min(config.steps, WINDOWS * config.patience + annealing)
     run = _Run(objective, config, generator, progress, expected * starts)
     watch = Watch(min(config.patience, max(1, (config.steps - annealing) // 2)))
@@ -110,13 +128,15 @@ def optimize(
         stop = run.take(1.0, averaging=False)
         if stop is not None:
             return run.outcome(stop)
-        settled = watch.add(run.losses[-1], run.watched if watch.due else None)
+        settled = watch.add(run.losses[-1], run.watched if watch.due else None) and len(run.losses) > getattr(objective, "warmup", 0)
     floor = min(1.0, config.final_lr / config.lr)
     for k in range(annealing):
         share = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * k / annealing))
         stop = run.take(share, averaging=k >= (1 - config.tail) * annealing)
         if stop is not None:
             return run.outcome(stop)
+    weight = getattr(objective, "final_weight", 1.0)
+    assert weight == 1.0 or config.objective == "beta", f"the weight of the KL ended at {weight}"
     run.step.write_average(run.averaged) if run.averaged else run.step.write()
     return run.outcome(_verdict(settled, watch.last, watch.window, len(run.losses), config))
 

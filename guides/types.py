@@ -49,7 +49,10 @@ class FitConfig:
         patience: steps of one window of the stopping rule.
         anneal: steps of the annealing phase.
         restarts: number of independent starts; the one with the highest final ELBO is kept.
-        objective: name of the objective in `guides.objectives`.
+        objective: name of the objective in `guides.objectives`; all are maximized and in nats.
+        beta: weight of the KL of the objective `beta`.
+        warmup: steps over which the objectives `elbo_linear`, `elbo_cyclical` and `elbo_free_bits` become the ELBO.
+        free_bits: nats per unit that `elbo_free_bits` leaves free at first.
         compile: `auto`, `on` or `off`.
     """
 
@@ -65,6 +68,9 @@ class FitConfig:
     anneal: int = 750
     restarts: int = 1
     objective: str = "elbo"
+    beta: float = 1.0
+    warmup: int = 0
+    free_bits: float = 0.5
     compile: str = "auto"
 
     def __post_init__(self) -> None:
@@ -77,6 +83,10 @@ class FitConfig:
                 raise UsageError(f"FitConfig.{name} is {getattr(self, name)}; accepted: a positive number.")
         if not 0 < self.tail <= 0.9:
             raise UsageError(f"FitConfig.tail is {self.tail}; accepted: a share in (0, 0.9].")
+        if not self.beta > 0 or not self.free_bits >= 0 or self.warmup < 0:
+            raise UsageError(
+                f"FitConfig has beta={self.beta}, free_bits={self.free_bits}, warmup={self.warmup}; accepted: beta above 0, the others from 0."
+            )
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"FitConfig.batch_size is {self.batch_size}; accepted: a positive integer or None.")
         if self.compile not in ("auto", "on", "off"):
@@ -114,8 +124,9 @@ class Restart:
 class Fit:
     """One guide after optimization.
 
-    `losses` is minus the ELBO estimate per step in nats, length = steps taken. `program` is the (possibly trained)
-    program the guide belongs to; `options` are those the family was built with.
+    `losses` is minus the objective's estimate per step in nats, length = steps taken. `program` is the (possibly trained)
+    program the guide belongs to; `options` are those the family was built with. `history` follows a program that learns:
+    `step`, and at these steps `reconstruction_nats` (minus the expected log likelihood) and `kl_nats` per unit.
     """
 
     entry: ModelEntry
@@ -132,6 +143,7 @@ class Fit:
     restarts: tuple[Restart, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     compiled: Mapping[str, Any] = field(default_factory=lambda: {"used": False, "reason": "eager"})
+    history: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

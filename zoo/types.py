@@ -210,6 +210,10 @@ class ModelEntry:
         baselines: optional hook `baselines(data, seed, **options) -> Baselines`: predictions of methods that are not posteriors.
         panel: optional hook drawing extra figures for the report: a function, or `module:function` imported when a report is made.
         amortize: optional `amortize(tensors) -> [unit, feature]`, what an encoder sees of each unit.
+        training: settings (fields of `guides.FitConfig`) of fits to all data, for entries that learn or are amortized; `objective`
+            and what belongs to it count for the fit that trains the weights only.
+        judged: optional `judged(data) -> Data`: the units on which methods are compared once the weights are trained.
+        conditional: optional `conditional(data, program, **options) -> Analytic | None`: the exact posterior given a trained program.
         tags: words for `zoo list --tag`.
         cites: references to print.
         notices: sentences a reader of a comparison must see first, e.g. that labels may be free.
@@ -234,6 +238,9 @@ class ModelEntry:
     baselines: Callable[..., Baselines] | None = None
     panel: Callable[..., Any] | str | None = None
     amortize: Callable[..., Any] | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    judged: Callable[[Data], Data] | None = None
+    conditional: Callable[..., Analytic | None] | None = None
     tags: frozenset[str] = frozenset()
     cites: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
