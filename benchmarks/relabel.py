@@ -71,7 +71,7 @@ def stephens(responsibilities: Any, *, most_rounds: int = 50) -> Relabeled:
     order = pivot(r).order.reshape(len(flat), -1)  # a good numbering to begin with: the alternation finds local minima only
     entropy = (flat * np.log(flat + TINY)).sum(1)  # [draw, class]
     rounds = 0
-    for rounds in range(1, most_rounds + 1):
+    for rounds in range(1, most_rounds + 1):  # noqa: B007
         mean = np.take_along_axis(flat, order[:, None, :], 2).mean(0)
         # cost[s, k, l]: KL terms of giving old class l of draw s the new number k
         cost = entropy[:, None, :] - np.einsum("sil,ik->skl", flat, np.log(mean + TINY))

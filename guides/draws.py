@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -42,7 +43,8 @@ def weighted_draws(guide: nn.Module, density: LogDensity, n: int, seed: int) -> 
             u = posterior.rsample((n,))
             log_q = posterior.log_prob(u)
         elif hasattr(guide, "draw_flat"):  # a guide program that knows its flat vector need not be run n times
-            u, log_q = guide.draw_flat(n)
+            flat: Any = guide
+            u, log_q = flat.draw_flat(n)
         else:
             u, log_q = _program_draws(guide, density, n)
         rows = max(1, BLOCK // density.dim)

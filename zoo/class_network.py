@@ -131,7 +131,7 @@ def _mode(density: LogDensity) -> tuple[Tensor, Tensor]:
         u.grad = -torch.nan_to_num(gradient)
         return -value
 
-    search.step(loss)  # type: ignore[no-untyped-call]
+    search.step(loss)
     loc = torch.nan_to_num(u.detach())
     values, vectors = torch.linalg.eigh(-density.hessian(loc))
     covariance = (vectors / values.clamp(min=1.0)) @ vectors.T

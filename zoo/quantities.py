@@ -93,7 +93,8 @@ def log_odds(left: Tensor, right: Tensor) -> Tensor:
     \[ \log \sum_k a_k b_k - \log \sum_{k \ne l} a_k b_l, \qquad a_k = \exp(left_k), \; b_k = \exp(right_k) \]
 
     Args:
-        left, right: log of weight times density of each class at the two rows, `[*sample, pair, class]`, normalized or not.
+        left: log of weight times density of each class at the first row, `[*sample, pair, class]`, normalized or not.
+        right: the same at the second row.
     """
     both = left[..., :, None] + right[..., None, :]  # [*sample, pair, class, class]
     same = torch.eye(both.shape[-1], dtype=torch.bool)

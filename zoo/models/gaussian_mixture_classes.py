@@ -15,9 +15,9 @@ The inverse Wishart enters by Bartlett's decomposition: with B B^T = inv(S), the
 lower triangular, A_jj^2 = strength_kj ~ Gamma((D + 3 - j) / 2, psi / 2), entries below the diagonal tilt_k ~
 Normal(0, 1 / sqrt(psi)), psi = K^(-2/D), and location_k = inv(B^T) center_k with center_k ~ Normal(0, I). All sites are of order 1.
 
-Why not scales and an LKJ correlation matrix: measurements are rounded, so dozens of flowers lie exactly in a plane such
-as sepal length - sepal width = 1.5 cm. A class that flattens onto n of them gains (1 - rho^2)^(-n/2) while its prior
-falls as a power; with n >= D + 2 eta rows there is no posterior. The inverse Wishart falls exponentially in every direction.
+Why not scales and an LKJ correlation matrix: measurements are rounded, so eleven flowers lie exactly in the plane sepal
+length - sepal width = 3.1 cm. A class that flattens onto n rows of a plane gains (1 - rho^2)^(-n/2) while its prior falls as
+a power; with n >= D + 2 eta there is no posterior. The inverse Wishart falls exponentially in every direction.
 
 Labels are free: raw sites mean nothing, quantities are ordered along the first principal axis of the data or do not see labels.
 
@@ -31,6 +31,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
+from itertools import pairwise
 
 import pyro
 import pyro.distributions as dist
@@ -82,7 +83,7 @@ def from_rows(x: Tensor, K: int, names: tuple[str, ...], source: str, licence: s
         coords={
             "class": [str(k) for k in range(1, K + 1)],
             "feature": [n.removeprefix("mean_") for n in names],
-            "pair": [f"rows {int(i) + 1} and {int(j) + 1}" for i, j in zip(rows[:-1], rows[1:], strict=True)],
+            "pair": [f"rows {int(i) + 1} and {int(j) + 1}" for i, j in pairwise(rows)],
             "point": [f"row {int(i) + 1}" for i in rows],
         },
         dims={"x": ("row", "feature")},

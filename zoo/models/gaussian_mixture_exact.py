@@ -97,7 +97,7 @@ class Partitions(NamedTuple):
     precision: Tensor  # [subset], rows the location is worth
     shape: Tensor  # [subset], of the inverse-gamma posterior of the variance
     rate: Tensor  # [subset]
-    count: Tensor  # [subset], rows
+    size: Tensor  # [subset], rows
 
 
 def partitions(data: Data, K: int) -> Partitions:
@@ -166,7 +166,7 @@ def log_scale(draws: Mapping[str, Tensor], data: Data) -> Tensor:
 def _mean_moments(petal: tuple[float, ...], K: int) -> Moments:
     """Return mean and sd of sum_k weight_k location_k: given a labeling, weights are Dirichlet and locations t, independent."""
     p = _partitions(petal, K)
-    alpha, mean = CONCENTRATION + p.count[p.subset], p.mean[p.subset]  # [labeling, class]
+    alpha, mean = CONCENTRATION + p.size[p.subset], p.mean[p.subset]  # [labeling, class]
     variance = (p.rate / (p.shape - 1) / p.precision)[p.subset]  # of the locations
     size = float(K * CONCENTRATION + len(petal))
     # E[w_k w_l] = (a_k a_l + [k = l] a_k) / (size (size + 1)), and E[location_k location_l] likewise
@@ -186,7 +186,7 @@ def analytic(data: Data, K: int) -> Analytic:
             torch.manual_seed(seed)
             chosen = torch.searchsorted(cumulative, torch.rand(n, dtype=torch.float64) * cumulative[-1]).clamp(max=len(cumulative) - 1)
             subset = p.subset[chosen]  # [n, class]
-            weight = torch.distributions.Dirichlet(CONCENTRATION + p.count[subset]).sample()
+            weight = torch.distributions.Dirichlet(CONCENTRATION + p.size[subset]).sample()
             drawn = p.rate[subset] / torch.distributions.Gamma(p.shape[subset], torch.ones_like(p.shape[subset])).sample()
             noise = torch.randn(n, K, dtype=torch.float64)
         return {"weight": weight, "variance": drawn, "location": p.mean[subset] + (drawn / p.precision[subset]).sqrt() * noise}

@@ -20,6 +20,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import pyro
 import pyro.distributions as dist
@@ -60,7 +61,7 @@ def make_data(seed: int, data: str, K: int) -> Data:
         coords={
             "class": [str(k) for k in range(1, K + 1)],
             "item": [n.removeprefix("mean_") for n in names],
-            "pair": [f"rows {int(i) + 1} and {int(j) + 1}" for i, j in zip(rows[:-1], rows[1:], strict=True)],
+            "pair": [f"rows {int(i) + 1} and {int(j) + 1}" for i, j in pairwise(rows)],
             "point": [f"row {int(i) + 1}" for i in rows],
         },
         dims={"x": ("row", "item")},
