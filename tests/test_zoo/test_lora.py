@@ -127,7 +127,7 @@ def test_a_fit_moves_nothing_of_the_module():
 def test_clear_refusals(model, tokens):
     with pytest.raises(ProgramError, match="add_lora"):
         to_pyro(model)
-    with pytest.raises(UnknownNameError, match="encoder.layers.0.linear1"):
+    with pytest.raises(UnknownNameError, match=r"encoder\.layers\.0\.linear1"):
         add_lora(model, ["encoder.layers.0.linear"])
     with pytest.raises(UsageError, match="Embedding"):
         add_lora(model, ["embed"])
