@@ -187,7 +187,7 @@ def test_baselines_are_probabilities_and_temperature_keeps_the_order(monkeypatch
 
 
 def test_map_ends_at_the_mode_of_the_program(monkeypatch):
-    entry, data, density = subject("core", 1)
+    _, data, density = subject("core", 1)
     trained, _ = lora_baselines._train(adapters.adapted(7), {"core": (1, 1)}, data.train["x"], data.train["label"], 0)
     _, gradient = density.gradient(trained["core"][-1].reshape(-1))
     assert gradient.abs().max() < 0.05  # nats per prior standard deviation

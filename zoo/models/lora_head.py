@@ -119,7 +119,7 @@ ENTRY = ModelEntry(
             description="the update in the k-th singular direction of the adapted layer",
         ),
     },
-    reference="stored",
+    reference="nuts",
     families=("mean_field", "full_rank", "low_rank", "laplace", "flow"),
     options={"form": "rank", "rank": 1, "task": "rotation", "labels": 64},
     baselines=baselines,

@@ -1,0 +1,66 @@
+"""The exact posterior of small adapters: against scipy's quadrature, and NUTS against it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate
+
+import benchmarks
+import zoo
+from benchmarks.adapter_truth import exact
+from benchmarks.bounds.targets_adapters import _evidence, _log_likelihood
+from benchmarks.metrics.calibration import total_variation
+from benchmarks.predictions import halves, predictive
+from zoo import lora_baselines
+from zoo.errors import UsageError
+
+
+@pytest.fixture
+def subject(monkeypatch):
+    monkeypatch.setattr(lora_baselines, "STEPS", 2)  # only `predict` is used
+
+    def make(**options):
+        entry = zoo.load("lora_head", **options)
+        data = entry.load_data()
+        return entry, data, entry.baselines(data, 0, **entry.settings)
+
+    return make
+
+
+def test_one_number_is_integrated_as_scipy_does(subject):
+    entry, data, made = subject(form="core", rank=1)
+    found = exact(entry, data, made)
+    assert found.log_evidence == pytest.approx(_evidence(1), abs=1e-6)
+    assert np.allclose(found.predictive.sum(1), 1)
+    # The probability of one class on one test image, by scipy from the numpy likelihood.
+    likelihood, row, column = _log_likelihood(1), 5, int(data.test["label"][5])
+
+    def p(t):
+        return made.predict({"core": torch.tensor([[[t]]], dtype=torch.float64)})["test"][0, row, column].item()
+
+    def joint(t):
+        return math.exp(likelihood(t) - 0.5 * t * t - 0.5 * math.log(2 * math.pi) - found.log_evidence)
+
+    value = integrate.quad(lambda t: p(t) * joint(t), -6, 6, epsabs=1e-7, limit=200)[0]
+    assert found.predictive[row, column] == pytest.approx(value, abs=1e-6)
+    assert abs(value - p(0.0)) > 1e-3  # the frozen network says something else
+
+
+def test_too_many_numbers_are_refused(subject):
+    with pytest.raises(UsageError, match="at most 4"):
+        exact(*subject(form="core", rank=3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"form": "core", "rank": 1}, {"form": "subspace", "rank": 2}, {"form": "core", "rank": 2}])
+def test_nuts_predicts_as_the_exact_posterior_does(subject, options):
+    entry, data, made = subject(**options)
+    truth = exact(entry, data, made)
+    nuts = benchmarks.run_nuts(entry, data=data, draws=1500, min_ess=0)
+    first, second = halves(made, nuts)
+    floor = total_variation(first["test"], second["test"])
+    assert total_variation(predictive(made, nuts)["test"], truth.predictive) < max(3 * floor, 0.003)
+    if options["rank"] == 2 and options["form"] == "subspace":
+        assert truth.log_evidence == pytest.approx(_evidence(2), abs=1e-5)

@@ -1,0 +1,146 @@
+"""The table of class probabilities: what its rows are, what its distances mean, and that both reports show it."""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.adapter_lab import bars, page, spearman
+from benchmarks.metrics.calibration import total_variation
+from benchmarks.predictions import predictive, table
+from benchmarks.report import ReportInput, render_html, render_markdown
+from zoo.types import Baselines
+
+FACTORY = runpy.run_path(str(Path(__file__).with_name("report_factory.py")))
+ROWS = 60
+
+
+def made(data=None, seed=0, **options):
+    """Logits of three classes are linear in a site `z`; one point estimate."""
+    generator = torch.Generator().manual_seed(0)
+    weight = {n: torch.randn(ROWS, 3, 5, dtype=torch.float64, generator=generator) for n in ("test", "elsewhere")}
+    label = torch.randint(3, (ROWS,), generator=generator)
+
+    def predict(draws):
+        return {n: torch.einsum("rck,sk->src", w, draws["z"]).softmax(-1) for n, w in weight.items()}
+
+    one = {n: p[0] for n, p in predict({"z": torch.ones(1, 5, dtype=torch.float64)}).items()}
+    images = torch.rand(ROWS, 8, 8, generator=generator, dtype=torch.float64)
+    return Baselines(
+        labels=label,
+        classes=("a", "b", "c<i>"),
+        probabilities={"point": one},
+        predict=predict,
+        about={"point": "chosen by hand"},
+        images=images,
+    )
+
+
+@pytest.fixture(scope="module")
+def report():
+    torch.set_num_threads(1)
+    found = FACTORY["gaussian"](np.random.default_rng(7))
+    return replace(found, entry=replace(found.entry, baselines=made))
+
+
+@pytest.fixture(scope="module")
+def filled(report):
+    rows = {c.posterior.method: c for c in report.comparisons}
+    return replace(report, predictions=table(report.entry, report.data, rows, report.reference))
+
+
+def test_a_posterior_predicts_by_the_mean_of_its_probabilities(report):
+    posterior = next(c.posterior for c in report.comparisons if c.posterior.method == "full_rank")
+    by_hand = made().predict(posterior.draws)["test"].mean(0).numpy()
+    assert np.allclose(predictive(made(), posterior)["test"], by_hand)
+
+
+def test_rows_are_baselines_then_posteriors_with_distances_to_nuts(report, filled):
+    found = filled.predictions
+    methods = [r.method for r in found.rows]
+    assert methods[0] == "point"
+    assert [r.posterior for r in found.rows] == [False] + [True] * (len(methods) - 1)
+    assert found.truth == "nuts"
+    by_name = {r.method: r for r in found.rows}
+    nuts = next(c.posterior for c in report.comparisons if c.posterior.method == "nuts")
+    exact = predictive(made(), nuts)["test"]
+    point = made().probabilities["point"]["test"].numpy()
+    assert by_name["point"].distance == pytest.approx(total_variation(point, exact))
+    assert by_name["nuts"].distance is None
+    assert by_name["full_rank"].distance < 4 * found.floor  # the same normal, by other draws
+    assert by_name["mean_field"].distance > 10 * found.floor  # whose spread is far too small
+    assert by_name["point"].distance > by_name["mean_field"].distance
+    assert set(by_name["point"].outside) == {"elsewhere"}
+
+
+def test_without_nuts_the_reference_is_the_truth(report):
+    rows = {c.posterior.method: c for c in report.comparisons if c.posterior.method != "nuts"}
+    found = table(report.entry, report.data, rows, report.reference)
+    assert found.truth == "the analytic reference"
+    assert all(r.distance is not None for r in found.rows)
+
+
+def test_both_reports_show_the_table(filled):
+    run = ReportInput(entries=[filled])
+    page, text = render_html(run), render_markdown(run)
+    assert "Predictions, beside methods that are no posteriors" in page
+    assert page.index('title="chosen by hand"') > 0
+    assert "Reliability: posteriors" in page
+    assert "Where the methods differ most from the truth" in page
+    assert "<i>" not in page.replace("<i class", "")
+    assert "| *point* |" in text
+    assert "total variation" in text
+    assert "AUROC, elsewhere" in text
+
+
+def test_a_hook_that_fails_costs_one_sentence(report):
+    def broken(data, seed, **options):
+        raise ValueError("no <labels>")
+
+    entry = replace(report.entry, baselines=broken)
+    found = table(entry, report.data, {}, report.reference)
+    run = ReportInput(entries=[replace(report, entry=entry, predictions=found)])
+    assert "no &lt;labels&gt;" in render_html(run)
+    assert "ValueError" in render_markdown(run)
+    assert table(replace(entry, baselines=None), report.data, {}, report.reference) is None
+
+
+# -- the bars of the laboratory ---------------------------------------------------------------------------------------
+
+
+def lab_rows(seeds=4):
+    """Rows in which the flow is close to NUTS and well calibrated, and distance and ECE rank the methods alike."""
+    random, rows = np.random.default_rng(1), []
+    same = {"task": "rotation", "accuracy": 0.8, "adaptive_ece": 0.1, "brier": 0.3, "floor": 0.005}
+    for seed in range(seeds):
+        for k, method in enumerate(("flow", "full_rank", "temperature scaling", "laplace", "mle")):
+            noise = random.uniform(0.9, 1.1)
+            rows.append({**same, "seed": seed, "method": method, "log_loss": (0.5 + 0.1 * k) * noise, "ece": 0.02 + 0.03 * k})
+            rows[-1]["distance"] = 0.01 + 0.02 * k
+        rows.append({**same, "seed": seed, "method": "nuts", "log_loss": 0.5, "ece": 0.03, "distance": ""})
+        rows[-1] |= {"rhat_share": 1.0, "ess_share": 0.97}
+    return rows
+
+
+def test_bars_are_met_or_missed_by_the_rows():
+    found = {bar: met for bar, _, met in bars(lab_rows())}
+    assert found["best guide within 0.02 mean total variation of NUTS"] is True
+    assert found["NUTS certified on 99 % of test images"] is False
+    assert found["log loss 30 % below mle at 64 labels"] is True
+    assert found["ECE 60 % below mle at 64 labels"] is True
+    worse = [{**r, "log_loss": 2.0} if r["method"] == "flow" else r for r in lab_rows()]
+    assert {bar: met for bar, _, met in bars(worse)}["log loss 30 % below mle at 64 labels"] is False
+    assert "**missed**" in page(worse)
+    assert bars([]) == []
+
+
+def test_the_rank_correlation_is_that_of_each_case():
+    value, low, high, cases = spearman(lab_rows())
+    assert (value, low, high, cases) == (pytest.approx(1.0), pytest.approx(1.0), pytest.approx(1.0), 4)
+    turned = [{**r, "ece": -float(r["ece"])} if r["seed"] in (0, 1) else r for r in lab_rows()]
+    value, low, high, _ = spearman(turned)
+    assert value == pytest.approx(0.0)
+    assert low < 0 < high
