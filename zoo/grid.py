@@ -25,7 +25,7 @@ from zoo.errors import UsageError
 
 __all__ = ["BernoulliLikelihood", "GaussianLikelihood", "GridCheck", "LatentGrid", "box_for", "standard_normal"]
 
-POINTS = {1: 2001, 2: 301, 3: 61}
+POINTS = {1: 1001, 2: 201, 3: 61}
 LARGEST = 3
 CHUNK = 4_000_000  # numbers of one block, [row, point]
 EDGE = 0.06  # share of the box on each side that counts as its border
@@ -107,8 +107,8 @@ class GridCheck:
     def sentence(self) -> str:
         """Say it in words."""
         return (
-            f"Doubling the grid changes log p(x) by at most {self.log_evidence_change:.1g} nats, means by {self.mean_change:.1g} and log sds "
-            f"by {self.log_sd_change:.1g} posterior sd; at most {self.border_mass:.1g} of a posterior lies near the border."
+            f"Doubling the grid changes log p(x) by at most {self.log_evidence_change:.1g} nats, means by {self.mean_change:.1g}, log sds "
+            f"by {self.log_sd_change:.1g} sd; at most {self.border_mass:.1g} of a posterior lies near the border."
         )
 
 
@@ -133,7 +133,7 @@ class LatentGrid:
         likelihood: `BernoulliLikelihood` or `GaussianLikelihood` around any PyTorch decoder.
         latent: latent dimensions, 1 to 3.
         log_prior: log p(z) at points `[point, d]`, default the standard normal.
-        points: points per axis, default 2,001, 301 and 61 in one, two and three dimensions.
+        points: points per axis, default 1,001, 201 and 61 in one, two and three dimensions.
         half_width: half the width of the box, default from the prior.
         center: middle of the box `[d]`, default zero.
 

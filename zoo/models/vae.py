@@ -27,6 +27,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import pyro
@@ -96,12 +97,17 @@ class Vae(PyroModule):
         super().__init__()
         self.rows, self.pixels, self.latent = rows, pixels, latent
         sizes = [latent, *[hidden] * layers]
-        parts = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b, dtype=torch.float64), nn.Tanh())]
+        parts = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b, dtype=torch.float64), nn.Tanh())]
         self.decoder = nn.Sequential(*parts, nn.Linear(hidden, pixels, dtype=torch.float64))
         self.weight_logit = nn.Parameter(torch.zeros(COMPONENTS, dtype=torch.float64)) if prior == "mixture" else None
         if prior == "mixture":
             self.location = nn.Parameter(1.5 * torch.randn(COMPONENTS, latent, dtype=torch.float64))
             self.log_scale = nn.Parameter(torch.full((COMPONENTS, latent), -0.3, dtype=torch.float64))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run with the weights as the module's own: Pyro's default would put them into its global store at every run."""
+        with pyro.settings.context(module_local_params=True):
+            return super().__call__(*args, **kwargs)
 
     def prior(self) -> Any:
         """Return the distribution of one code."""
@@ -138,7 +144,7 @@ def build(data: Data, latent: int, hidden: int, layers: int, prior: str, init: i
             f"The shape is latent={latent}, hidden={hidden}, layers={layers}, prior={prior!r}; accepted: at least 1 each, prior "
             f"{' or '.join(PRIORS)}."
         )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), pyro.settings.context(module_local_params=True):
         torch.manual_seed(init)
         return Vae(int(data.size or len(data.train["x"])), data.train["x"].shape[1], latent, hidden, layers, prior)
 
