@@ -86,7 +86,10 @@ def train(row: str, steps: int, seed: int = 0, **more: Any) -> Fit:
         settings["warmup"] = int(settings["warmup"] * steps)
     anneal = steps // 2
     return guides.fit(
-        zoo.load(name, **options), family, seed=seed, **{"steps": steps, "patience": max(50, steps // 8), "anneal": anneal, **settings, **more}
+        zoo.load(name, **options),
+        family,
+        seed=seed,
+        **{"steps": steps, "patience": max(50, steps // 8), "anneal": anneal, **settings, **more},
     )
 
 

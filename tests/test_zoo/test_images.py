@@ -70,7 +70,7 @@ def test_bad_input_is_refused_with_a_sentence(tmp_path):
         load_images(tmp_path / "nowhere")
     with pytest.raises(DataError, match="holds no image"):
         load_images(tmp_path)
-    with pytest.raises(DataError, match="accepted: 0..1"):
+    with pytest.raises(DataError, match=r"accepted: 0\.\.1"):
         load_images(np.full((2, 3, 3), 1.5))
     with pytest.raises(DataError, match="row, height, width"):
         load_images(np.zeros((3, 3)))

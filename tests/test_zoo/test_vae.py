@@ -50,7 +50,7 @@ def test_weights_start_alike_and_leave_the_random_stream_alone():
 
 
 def test_gray_pixels_are_an_error_not_a_warning():
-    entry, data, program = small()
+    _, data, program = small()
     gray = {**data.train, "x": data.train["x"] * 0.5}
     with pytest.raises(DataError):
         LogDensity(program, zoo.Data(train=gray, observed=("x",), batched=("x", "label"), size=48))
@@ -79,7 +79,7 @@ def test_held_out_images_need_codes_of_their_own():
 @pytest.mark.parametrize(("prior", "latent"), [("normal", 1), ("mixture", 2), ("normal", 3)])
 def test_the_grid_equals_an_independent_integral(prior, latent):
     """Importance sampling from the prior, four standard errors; the grid never draws."""
-    entry, data, program = small(prior=prior, latent=latent)
+    _, data, program = small(prior=prior, latent=latent)
     with torch.no_grad():
         for p in program.decoder.parameters():
             p.mul_(2.0)
@@ -129,8 +129,8 @@ def test_a_mixture_prior_widens_the_box():
 
 @pytest.mark.parametrize("bad", [{"latent": 0}, {"prior": "flat"}, {"rows": 1}, {"threshold": 1.5}, {"images": "/nowhere"}])
 def test_options_are_refused_with_a_sentence(bad):
-    with pytest.raises(UsageError, match="accepted|give a folder"):
-        entry = zoo.load("vae", **bad)
+    entry = zoo.load("vae", **bad)
+    with pytest.raises(UsageError, match=r"accepted|give a folder"):
         entry.program(entry.load_data())
 
 
