@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.arviz_bridge import pareto_k
-from benchmarks.gap_search import LocalQ, Target, best_numbers, elbo_nats, family_of, refine
+from benchmarks.gap_search import LocalQ, Target, best_numbers, elbo_nats, family_of, nodes, refine
 from guides.amortized import LocalGuide
 from zoo.errors import UsageError
-from zoo.grid import GridCheck, LatentGrid
+from zoo.grid import LARGEST, GridCheck, LatentGrid
 
 if TYPE_CHECKING:
     from guides.types import Fit
@@ -165,6 +165,7 @@ def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int
     grid = LatentGrid(likelihood, program.latent, log_prior=program.log_prior, points=points)
     found: list[DatumGap] = []
     images, checks = [], []
+    grid = grid.sufficient(torch.cat([t["x"][:: max(1, len(t["x"]) // rows)] for t in (fit.data.train, fit.data.test) if t is not None]))
     for part, tensors in (("train", fit.data.train), ("held out", fit.data.test)):
         if tensors is None:
             continue
@@ -223,7 +224,8 @@ def datum_gaps(
 
 
 def _on_grid(grid: LatentGrid, q: LocalQ, x: Tensor) -> dict[str, float]:
-    """Integrate what compares q with the posterior of one row on the grid."""
+    """Integrate what compares q with the posterior of one row on a grid of its own around both."""
+    grid = _around_both(grid, q, x)
     step = math.exp(grid.log_weight)
     posterior = grid.log_joint(x)[0]
     posterior = posterior - posterior.logsumexp(0) - grid.log_weight
@@ -241,6 +243,19 @@ def _on_grid(grid: LatentGrid, q: LocalQ, x: Tensor) -> dict[str, float]:
         "sd_ratio": float(ratio[ratio.log().abs().argmax()]), "coverage50": float(np.mean([c[0] for c in inside])),
         "coverage90": float(np.mean([c[1] for c in inside])),
     }  # fmt: skip
+
+
+def _around_both(grid: LatentGrid, q: LocalQ, x: Tensor) -> LatentGrid:
+    """Return a grid that holds 8 sds of q and of the posterior of one row, with 201 points per axis (61 in three dimensions)."""
+    _, mean, covariance = grid.moments(x)
+    z = q.draw(nodes(12, grid.latent)[0][:, None, :])[:, 0]  # the outermost node lies 5.5 sds out
+    sd = covariance[0].diagonal().sqrt()
+    low = torch.minimum(mean[0] - 8 * sd, z.min(0).values - 0.5 * (z.max(0).values - z.min(0).values) / 2)
+    high = torch.maximum(mean[0] + 8 * sd, z.max(0).values + 0.5 * (z.max(0).values - z.min(0).values) / 2)
+    return LatentGrid(
+        grid.likelihood, grid.latent, log_prior=grid.log_prior, points=201 if grid.latent < LARGEST else 61,
+        half_width=float((high - low).max() / 2), center=(low + high) / 2,
+    )  # fmt: skip
 
 
 def _coverage(grid: LatentGrid, own: Tensor, mass: Tensor, axis: int) -> tuple[float, float]:

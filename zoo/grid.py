@@ -27,6 +27,7 @@ __all__ = ["BernoulliLikelihood", "GaussianLikelihood", "GridCheck", "LatentGrid
 
 POINTS = {1: 1001, 2: 201, 3: 61}
 LARGEST = 3
+MOST_POINTS = 700_000
 CHUNK = 4_000_000  # numbers of one block, [row, point]
 EDGE = 0.06  # share of the box on each side that counts as its border
 Function = Callable[[Tensor], Tensor]
@@ -211,6 +212,13 @@ class LatentGrid:
             log_sd_change=float(ratio.abs().max()), border_mass=float(self.border_mass(x).max()),
         )  # fmt: skip
 
+    def sufficient(self, x: Tensor) -> LatentGrid:
+        """Return this grid, or one with so many more points that `check` is ok; the finest that fits where none is."""
+        grid = self
+        while not grid.check(x).ok and (2 * grid.number - 1) ** grid.latent <= MOST_POINTS:
+            grid = grid.doubled()
+        return grid
+
     def sample(self, x: Tensor, n: int, seed: int) -> Tensor:
         """Return n independent posterior draws of every row, `[n, row, d]`.
 
@@ -228,7 +236,7 @@ class LatentGrid:
         return out
 
     def around(self, mean: Tensor, covariance: Tensor, *, points: int | None = None, sds: float = 9.0) -> LatentGrid:
-        """Return a finer grid around one posterior (mean `[d]`, covariance `[d, d]`), inside this one's box."""
+        """Return a finer grid around one posterior (mean `[d]`, covariance `[d, d]`), at most as wide as this one."""
         reach = float((sds * covariance.diagonal().sqrt()).max())
         return LatentGrid(
             self.likelihood, self.latent, log_prior=self.log_prior, points=points or self.number,

@@ -158,11 +158,10 @@ def conditional(data: Data, program: Any, **options: Any) -> Analytic | None:
     """Return the exact posterior of the codes given the trained decoder, None with more than three latent dimensions or a failed check."""
     if program.latent > LARGEST:
         return None
-    x, grid = data.train["x"], grid_of(program)
+    x = data.train["x"]
+    grid = grid_of(program).sufficient(x)
     if not grid.check(x).ok:
-        grid = grid.doubled()
-        if not grid.check(x).ok:
-            return None
+        return None
     evidence, mean, covariance = grid.moments(x)
     near = [grid.around(m, c, points={1: 801, 2: 161, 3: 49}[program.latent]) for m, c in zip(mean, covariance, strict=True)]
 
@@ -174,7 +173,7 @@ def conditional(data: Data, program: Any, **options: Any) -> Analytic | None:
     return Analytic(sample=sample, moments={"z": Moments(mean, zero, sd, zero)}, log_evidence=float(evidence.sum()))
 
 
-OPTIONS = {"latent": 2, "hidden": 64, "layers": 2, "prior": "normal", "images": "", "threshold": 0.46875, "rows": 0, "init": 0}
+OPTIONS = {"latent": 2, "hidden": 32, "layers": 2, "prior": "normal", "images": "", "threshold": 0.46875, "rows": 0, "init": 0}
 TRAINING = {"lr": 0.004, "weight_lr": 0.004, "final_lr": 1e-4, "num_particles": 2, "steps": 12_000, "patience": 1000, "anneal": 4000}
 SHARED: dict[str, Any] = {
     "make_data": make_data, "build": build, "judged": judged, "conditional": conditional, "learns": True, "options": OPTIONS,
