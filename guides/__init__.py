@@ -19,8 +19,8 @@ __all__ = ["FAMILIES", "Elbo", "Fit", "FitConfig", "Restart", "Stop", "build", "
 
 _WHERE = {
     "FAMILIES": "guides.families", "build": "guides.families", "fit": "guides.fitting", "draw": "guides.draws",
-    "elbo": "guides.draws", "transfer": "guides.draws", "save": "guides.save", "load": "guides.save", "Elbo": "guides.types", "Fit": "guides.types",
-    "FitConfig": "guides.types", "Restart": "guides.types", "Stop": "guides.types",
+    "elbo": "guides.draws", "transfer": "guides.draws", "save": "guides.save", "load": "guides.save",
+    "Elbo": "guides.types", "Fit": "guides.types", "FitConfig": "guides.types", "Restart": "guides.types", "Stop": "guides.types",
 }  # fmt: skip
 
 

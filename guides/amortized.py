@@ -11,6 +11,7 @@ Source: Agrawal & Domke 2021, "Amortized variational inference for simple hierar
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -125,9 +126,9 @@ class LocalGuide(FlatGuide):
         self.lower = nn.Parameter(torch.diag(flat), requires_grad=full and number > 1)
         self.head: Head = make_head(head, self.width, density.dtype)
 
+    @abstractmethod
     def numbers(self, units: Tensor | None) -> Tensor:
         """Return the head's numbers `[unit, numbers]` of these units, of all where None."""
-        raise NotImplementedError
 
     def begin(self, start: Start) -> None:
         """Put the global part at the start's moments and scale the head's coordinates to the local ones."""

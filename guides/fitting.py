@@ -39,7 +39,7 @@ PROGRAM_PARTICLES = 4
 
 def training_of(entry: ModelEntry, family: str, *, given: bool) -> dict[str, Any]:
     """Return the entry's settings for fits to all of its data: of the fit that trains its weights, and of amortized families."""
-    if given and not getattr(FAMILIES[family] if family in FAMILIES else None, "AMORTIZED", False):
+    if given and not getattr(FAMILIES.get(family, None), "AMORTIZED", False):
         return {}
     own = ("objective", "beta", "warmup", "free_bits") if given else ()  # with the weights fixed the ELBO is wanted
     return {k: v for k, v in entry.training.items() if k not in own}

@@ -11,6 +11,8 @@ common scales of the start, and log q is over v.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ __all__ = ["DiagonalHead", "FlowHead", "Head", "TriangularHead", "make_head"]
 BOUND = 3.0  # largest log scale of one coupling
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """A distribution over `width` local values per unit."""
 
     def __init__(self, width: int) -> None:
@@ -29,17 +31,17 @@ class Head(nn.Module):
         self.width = width
 
     @property
+    @abstractmethod
     def numbers(self) -> int:
         """How many numbers of `out` a unit needs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, out: Tensor, noise: Tensor) -> Tensor:
         """Map noise `[n, unit, width]` to values of the same shape."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log_prob(self, out: Tensor, w: Tensor) -> Tensor:
         """Return log q `[n, unit]` at values `[n, unit, width]`, in nats."""
-        raise NotImplementedError
 
     def stuck(self, out: Tensor, w: Tensor) -> Tensor:
         """Return log q with every parameter held constant, those of the head's own networks included."""

@@ -29,7 +29,7 @@ from zoo.errors import FitError
 from zoo.log_density import LogDensity
 from zoo.running import masked, no_validation, samples
 
-__all__ = ["LocalObjective", "UnitTerms", "beta_elbo_nats", "elbo_nats", "iwae_bound_nats", "is_local", "unit_log_weights", "unit_terms"]
+__all__ = ["LocalObjective", "UnitTerms", "beta_elbo_nats", "elbo_nats", "is_local", "iwae_bound_nats", "unit_log_weights", "unit_terms"]
 
 SNAPSHOT = 256  # units whose reconstruction and KL are followed over training
 

@@ -85,7 +85,7 @@ class FitConfig:
             raise UsageError(f"FitConfig.tail is {self.tail}; accepted: a share in (0, 0.9].")
         if not self.beta > 0 or not self.free_bits >= 0 or self.warmup < 0:
             raise UsageError(
-                f"FitConfig has beta={self.beta}, free_bits={self.free_bits}, warmup={self.warmup}; accepted: beta above 0, the others from 0."
+                f"FitConfig has beta={self.beta}, free_bits={self.free_bits}, warmup={self.warmup}; beta is above 0, the others from 0."
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"FitConfig.batch_size is {self.batch_size}; accepted: a positive integer or None.")

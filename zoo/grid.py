@@ -25,8 +25,9 @@ from zoo.errors import UsageError
 
 __all__ = ["BernoulliLikelihood", "GaussianLikelihood", "GridCheck", "LatentGrid", "box_for", "standard_normal"]
 
-POINTS = {1: 2001, 2: 301, 3: 61}
+POINTS = {1: 1001, 2: 201, 3: 61}
 LARGEST = 3
+MOST_POINTS = 700_000
 CHUNK = 4_000_000  # numbers of one block, [row, point]
 EDGE = 0.06  # share of the box on each side that counts as its border
 Function = Callable[[Tensor], Tensor]
@@ -107,8 +108,8 @@ class GridCheck:
     def sentence(self) -> str:
         """Say it in words."""
         return (
-            f"Doubling the grid changes log p(x) by at most {self.log_evidence_change:.1g} nats, means by {self.mean_change:.1g} and log sds "
-            f"by {self.log_sd_change:.1g} posterior sd; at most {self.border_mass:.1g} of a posterior lies near the border."
+            f"Doubling the grid changes log p(x) by at most {self.log_evidence_change:.1g} nats, means by {self.mean_change:.1g}, log sds "
+            f"by {self.log_sd_change:.1g} sd; at most {self.border_mass:.1g} of a posterior lies near the border."
         )
 
 
@@ -133,7 +134,7 @@ class LatentGrid:
         likelihood: `BernoulliLikelihood` or `GaussianLikelihood` around any PyTorch decoder.
         latent: latent dimensions, 1 to 3.
         log_prior: log p(z) at points `[point, d]`, default the standard normal.
-        points: points per axis, default 2,001, 301 and 61 in one, two and three dimensions.
+        points: points per axis, default 1,001, 201 and 61 in one, two and three dimensions.
         half_width: half the width of the box, default from the prior.
         center: middle of the box `[d]`, default zero.
 
@@ -211,6 +212,13 @@ class LatentGrid:
             log_sd_change=float(ratio.abs().max()), border_mass=float(self.border_mass(x).max()),
         )  # fmt: skip
 
+    def sufficient(self, x: Tensor) -> LatentGrid:
+        """Return this grid, or one with so many more points that `check` is ok; the finest that fits where none is."""
+        grid = self
+        while not grid.check(x).ok and (2 * grid.number - 1) ** grid.latent <= MOST_POINTS:
+            grid = grid.doubled()
+        return grid
+
     def sample(self, x: Tensor, n: int, seed: int) -> Tensor:
         """Return n independent posterior draws of every row, `[n, row, d]`.
 
@@ -228,7 +236,7 @@ class LatentGrid:
         return out
 
     def around(self, mean: Tensor, covariance: Tensor, *, points: int | None = None, sds: float = 9.0) -> LatentGrid:
-        """Return a finer grid around one posterior (mean `[d]`, covariance `[d, d]`), inside this one's box."""
+        """Return a finer grid around one posterior (mean `[d]`, covariance `[d, d]`), at most as wide as this one."""
         reach = float((sds * covariance.diagonal().sqrt()).max())
         return LatentGrid(
             self.likelihood, self.latent, log_prior=self.log_prior, points=points or self.number,

@@ -27,6 +27,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import pyro
@@ -96,12 +97,17 @@ class Vae(PyroModule):
         super().__init__()
         self.rows, self.pixels, self.latent = rows, pixels, latent
         sizes = [latent, *[hidden] * layers]
-        parts = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b, dtype=torch.float64), nn.Tanh())]
+        parts = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b, dtype=torch.float64), nn.Tanh())]
         self.decoder = nn.Sequential(*parts, nn.Linear(hidden, pixels, dtype=torch.float64))
         self.weight_logit = nn.Parameter(torch.zeros(COMPONENTS, dtype=torch.float64)) if prior == "mixture" else None
         if prior == "mixture":
             self.location = nn.Parameter(1.5 * torch.randn(COMPONENTS, latent, dtype=torch.float64))
             self.log_scale = nn.Parameter(torch.full((COMPONENTS, latent), -0.3, dtype=torch.float64))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run with the weights as the module's own: Pyro's default would put them into its global store at every run."""
+        with pyro.settings.context(module_local_params=True):
+            return super().__call__(*args, **kwargs)
 
     def prior(self) -> Any:
         """Return the distribution of one code."""
@@ -138,7 +144,7 @@ def build(data: Data, latent: int, hidden: int, layers: int, prior: str, init: i
             f"The shape is latent={latent}, hidden={hidden}, layers={layers}, prior={prior!r}; accepted: at least 1 each, prior "
             f"{' or '.join(PRIORS)}."
         )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), pyro.settings.context(module_local_params=True):
         torch.manual_seed(init)
         return Vae(int(data.size or len(data.train["x"])), data.train["x"].shape[1], latent, hidden, layers, prior)
 
@@ -152,11 +158,10 @@ def conditional(data: Data, program: Any, **options: Any) -> Analytic | None:
     """Return the exact posterior of the codes given the trained decoder, None with more than three latent dimensions or a failed check."""
     if program.latent > LARGEST:
         return None
-    x, grid = data.train["x"], grid_of(program)
+    x = data.train["x"]
+    grid = grid_of(program).sufficient(x)
     if not grid.check(x).ok:
-        grid = grid.doubled()
-        if not grid.check(x).ok:
-            return None
+        return None
     evidence, mean, covariance = grid.moments(x)
     near = [grid.around(m, c, points={1: 801, 2: 161, 3: 49}[program.latent]) for m, c in zip(mean, covariance, strict=True)]
 
@@ -168,7 +173,7 @@ def conditional(data: Data, program: Any, **options: Any) -> Analytic | None:
     return Analytic(sample=sample, moments={"z": Moments(mean, zero, sd, zero)}, log_evidence=float(evidence.sum()))
 
 
-OPTIONS = {"latent": 2, "hidden": 64, "layers": 2, "prior": "normal", "images": "", "threshold": 0.46875, "rows": 0, "init": 0}
+OPTIONS = {"latent": 2, "hidden": 32, "layers": 2, "prior": "normal", "images": "", "threshold": 0.46875, "rows": 0, "init": 0}
 TRAINING = {"lr": 0.004, "weight_lr": 0.004, "final_lr": 1e-4, "num_particles": 2, "steps": 12_000, "patience": 1000, "anneal": 4000}
 SHARED: dict[str, Any] = {
     "make_data": make_data, "build": build, "judged": judged, "conditional": conditional, "learns": True, "options": OPTIONS,

@@ -1,0 +1,1 @@
+"""Extra figures of single entries for the report; a card names its function as `module:function`."""

@@ -1,0 +1,191 @@
+"""Re-make `docs/results/vae.md`: exact scores of jointly trained autoencoders, and the bars of the gap report.
+
+    python -c "from benchmarks.vae_results import main; main()" [--steps 4000] [--only scores,bars,collapse] [--out docs/results]
+
+Every number is written to `vae.json` as soon as it is known, so that a run that is cut short can go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guides.types import Fit
+from zoo.grid import BernoulliLikelihood, LatentGrid
+
+__all__ = ["ROWS", "main", "page", "score"]
+
+ACTIVE = 0.01  # variance over data of the posterior mean above which a latent unit counts as active (Burda et al. 2016)
+ROWS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {  # words -> entry, family, options of the entry, settings
+    "plain": ("vae", "amortized", {}, {}),
+    "beta 4": ("beta_vae", "amortized", {}, {}),
+    "KL annealed linearly": ("vae", "amortized", {}, {"objective": "elbo_linear", "warmup": 0.25}),
+    "IWAE-5": ("iwae", "amortized", {}, {}),
+    "IWAE-50": ("iwae", "amortized", {}, {"num_particles": 50, "batch_size": 32}),
+    "full-covariance guide": ("vae", "amortized_full", {}, {}),
+    "flow guide": ("vae", "amortized_flow", {}, {}),
+    "mixture prior": ("vae", "amortized", {"prior": "mixture"}, {}),
+}
+
+
+def grid_for(program: Any, points: int = 201) -> LatentGrid:
+    """Return the exact grid of a trained program."""
+    return LatentGrid(BernoulliLikelihood(program.decoder), program.latent, log_prior=program.log_prior, points=points)
+
+
+def enough(fit: Fit, images: int = 40) -> LatentGrid:
+    """Return a grid that is fine enough for some training and some held-out images."""
+    assert fit.data.test is not None
+    return grid_for(fit.program).sufficient(torch.cat([t["x"][:: len(t["x"]) // images] for t in (fit.data.train, fit.data.test)]))
+
+
+def elbo_per_image(fit: Fit, x: torch.Tensor, nodes: int = 12) -> torch.Tensor:
+    """Return the ELBO of each image of the fit's data by quadrature, `[image]` in nats."""
+    from benchmarks.gap_search import LocalQ, Target, elbo_nats
+
+    target = Target(BernoulliLikelihood(fit.program.decoder), fit.program.log_prior)  # type: ignore[attr-defined]
+    q = LocalQ.of(fit.guide)  # type: ignore[arg-type]
+    with torch.no_grad():
+        parts = [elbo_nats(target, q.take(rows), x[rows], nodes) for rows in torch.arange(len(x)).split(200)]
+    return torch.cat(parts)
+
+
+def score(fit: Fit) -> dict[str, Any]:
+    """Return exact negative log likelihoods, the bound beside them, active units and exact mutual information, in nats per image."""
+    import guides
+
+    grid, out = enough(fit), {}
+    assert fit.data.test is not None
+    held = dataclasses.replace(
+        fit.data, train=dict(fit.data.test), test=None, size=len(fit.data.test["x"]), coords={**fit.data.coords, "image": []}
+    )  # fmt: skip
+    for part, one in (("train", fit), ("held_out", guides.transfer(fit, held))):
+        x = one.data.train["x"]
+        evidence, mean, _ = grid.moments(x)
+        elbo = elbo_per_image(one, x)
+        out[f"nll_{part}"], out[f"nll_{part}_se"] = -float(evidence.mean()), float(evidence.std() / math.sqrt(len(x)))
+        out[f"minus_elbo_{part}"] = -float(elbo.mean())
+        if part == "train":
+            out["active_units"] = int((mean.var(0) > ACTIVE).sum())
+            out |= grid.information(x[:400])
+    doubled = grid.check(torch.cat([t["x"][:30] for t in (fit.data.train, fit.data.test)]))
+    out |= {
+        "grid_points": grid.number,
+        "doubling_changes": doubled.log_evidence_change,
+        "grid_ok": doubled.ok,
+        "final_kl_weight_1": fit.config.objective != "beta",
+    }
+    return out
+
+
+def train(row: str, steps: int, seed: int = 0, **more: Any) -> Fit:
+    """Train one row of the table."""
+    import guides
+    import zoo
+
+    name, family, options, settings = ROWS[row]
+    settings = dict(settings)
+    if "warmup" in settings:
+        settings["warmup"] = int(settings["warmup"] * steps)
+    anneal = steps // 2
+    return guides.fit(
+        zoo.load(name, **options),
+        family,
+        seed=seed,
+        **{"steps": steps, "patience": max(50, steps // 8), "anneal": anneal, **settings, **more},
+    )
+
+
+def scores(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any]) -> None:
+    """Train and score every row that is not known yet."""
+    for row in ROWS:
+        if row in known:
+            continue
+        wall, cpu = time.perf_counter(), time.process_time()
+        fit = train(row, steps)
+        numbers = {"fit": fit.stop.status, "steps": fit.cost.steps, "compiled": bool(fit.compiled["used"])}
+        spent = time.process_time() - cpu
+        numbers |= score(fit) | {"train_seconds": spent, "seconds": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        keep(row, numbers)
+
+
+def bars(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], rows: int = 24) -> None:
+    """Measure the bars: IWAE-5000 against the grid, and what better families and refinement remove of the gaps."""
+    import guides
+    from benchmarks.gaps import gap_report
+    from guides.local_objective import iwae_bound_nats, unit_log_weights
+    from guides.session import session
+    from zoo.log_density import LogDensity
+
+    if {"amortized", "amortized_full", "amortized_flow", "iwae5000"} <= known.keys():
+        return
+    plain = train("plain", steps)
+    if "iwae5000" not in known:
+        assert plain.data.test is not None
+        x = {k: v[:50] for k, v in plain.data.test.items()}
+        few = dataclasses.replace(plain.data, train=x, test=None, size=50, coords={})
+        moved = guides.transfer(plain, few)
+        exact = enough(plain).log_evidence(x["x"])
+        with session(plain.entry.dtype):
+            density = LogDensity(plain.program, few)
+            weights = unit_log_weights(density, moved.guide, 5000, torch.Generator().manual_seed(1), chunk=500)  # type: ignore[arg-type]
+        bound = iwae_bound_nats(weights)
+        keep("iwae5000", {"mean_error": float((bound - exact).mean()), "largest": float((bound - exact).abs().max()), "images": 50})
+    for family in ("amortized", "amortized_full", "amortized_flow"):
+        if family in known:
+            continue
+        fit = plain if family == "amortized" else guides.fit(
+            plain.entry, family, given=plain, steps=steps, patience=max(50, steps // 8), anneal=steps // 2
+        )  # fmt: skip
+        began = time.process_time()
+        report = gap_report(fit, rows=rows)
+        numbers: dict[str, Any] = {"seconds": time.process_time() - began, "faults": list(report.faults), "images": len(report.data)}
+        for column in ("kl_nats", "approximation_gap_nats", "amortization_gap_nats", "refined_gap_nats", "identity_error_nats", "pareto_k",
+                       "mean_z", "coverage50", "coverage90", "reverse_kl_nats"):  # fmt: skip
+            for part in ("train", "held out"):
+                numbers[f"{column} {part}"] = report.mean(column, part)
+        numbers["identity_worst"] = max(abs(d.identity_error_nats) for d in report.data)
+        worst = report.data[report.worst()[0]]
+        numbers["worst"] = {"label": worst.label, "part": worst.part, "kl_nats": worst.kl_nats}
+        keep(family, numbers)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure what is missing, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--only", default="scores,bars,collapse")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    store = options.out / "vae.json"
+    numbers: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
+    torch.set_num_threads(1)
+
+    def keeper(section: str) -> Callable[[str, Any], None]:
+        def keep(name: str, values: Any) -> None:
+            numbers.setdefault(section, {})[name] = {"steps_asked": options.steps, **values}
+            store.write_text(json.dumps(numbers, indent=1) + "\n")
+            print(section, name, {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}, flush=True)
+
+        return keep
+
+    for section, run in (("bars", bars), ("scores", scores)):
+        if section in options.only:
+            run(options.steps, keeper(section), numbers.get(section, {}))
+    (options.out / "vae.md").write_text(page(numbers))
+
+
+def page(numbers: dict[str, Any]) -> str:
+    """Return the page from the measured numbers; what is not measured is not shown."""
+    from benchmarks.vae_page import render
+
+    return render(numbers)

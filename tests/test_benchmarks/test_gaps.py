@@ -1,0 +1,142 @@
+"""The gap report on a linear decoder, where log p(x), the posterior and the best of every family are closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from benchmarks.gap_search import LocalQ, Target, elbo_nats, refine
+from benchmarks.gaps import GapReport, datum_gaps
+from guides.heads import DiagonalHead, TriangularHead, make_head
+from zoo.grid import GaussianLikelihood, LatentGrid, standard_normal
+
+SIGMA, PIXELS, ROWS = 0.8, 5, 6
+generator = torch.Generator().manual_seed(0)
+LOADINGS = torch.randn(PIXELS, 2, dtype=torch.float64, generator=generator)
+LOADINGS[:, 1] = 0.5 * LOADINGS[:, 1] + LOADINGS[:, 0]  # a posterior with correlated axes
+OFFSET = torch.randn(PIXELS, dtype=torch.float64, generator=generator)
+X = OFFSET + torch.randn(ROWS, 2, dtype=torch.float64, generator=generator) @ LOADINGS.T
+LIKELIHOOD = GaussianLikelihood(lambda z: z @ LOADINGS.T + OFFSET, SIGMA)
+TARGET = Target(LIKELIHOOD, standard_normal)
+GRID = LatentGrid(LIKELIHOOD, 2, points=161, half_width=6.0)
+COVARIANCE = torch.linalg.inv(torch.eye(2, dtype=torch.float64) + LOADINGS.T @ LOADINGS / SIGMA**2)
+MEAN = (X - OFFSET) @ LOADINGS @ COVARIANCE / SIGMA**2
+EVIDENCE = torch.distributions.MultivariateNormal(
+    OFFSET, LOADINGS @ LOADINGS.T + SIGMA**2 * torch.eye(PIXELS, dtype=torch.float64)
+).log_prob(X)  # fmt: skip
+# Of all independent normals the one with the precision's diagonal is nearest; its KL is half the log ratio of determinants.
+BEST_DIAGONAL = 0.5 * (COVARIANCE.logdet() - torch.linalg.inv(COVARIANCE).diagonal().reciprocal().log().sum())
+
+
+def q_of(kind, *, shift=0.0, stretch=0.0):
+    head = make_head(kind, 2, torch.float64)
+    numbers = torch.zeros(ROWS, head.numbers, dtype=torch.float64)
+    factor = torch.linalg.cholesky(COVARIANCE)
+    numbers[:, :2] = MEAN + shift
+    numbers[:, 2:4] = factor.diagonal().log() + stretch
+    if kind != "diagonal":
+        numbers[:, 4] = factor[1, 0]
+    return LocalQ(head, numbers, torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
+
+
+def report(q, **options):
+    return GapReport(family="test", data=tuple(datum_gaps(TARGET, GRID, q, X, **options)), grid=GRID.check(X), images=X)
+
+
+def test_the_grid_equals_the_closed_form():
+    evidence, mean, covariance = GRID.moments(X)
+    assert torch.allclose(evidence, EVIDENCE, atol=1e-9)
+    assert torch.allclose(mean, MEAN, atol=1e-9)
+    assert torch.allclose(covariance, COVARIANCE.expand_as(covariance), atol=1e-9)
+    assert GRID.check(X).ok
+
+
+def test_a_coarse_or_narrow_grid_is_not_ok():
+    assert not LatentGrid(LIKELIHOOD, 2, points=21, half_width=6.0).check(X).ok
+    assert not LatentGrid(LIKELIHOOD, 2, points=161, half_width=1.0).check(X).ok
+
+
+def test_information_adds_up_and_equals_the_closed_form():
+    parts = GRID.information(X)
+    assert parts["mutual_information_nats"] + parts["aggregate_kl_nats"] == pytest.approx(parts["mean_kl_nats"], abs=1e-9)
+    kl = 0.5 * (COVARIANCE.trace() + MEAN.square().sum(-1) - 2 - COVARIANCE.logdet())
+    assert parts["mean_kl_nats"] == pytest.approx(float(kl.mean()), abs=1e-8)
+    assert 0 < parts["mutual_information_nats"] < math.log(ROWS)
+
+
+def test_grid_draws_have_the_posterior_moments():
+    draws = GRID.sample(X, 4000, seed=1)
+    assert draws.shape == (4000, ROWS, 2)
+    assert ((draws.mean(0) - MEAN) / (COVARIANCE.diagonal() / 4000).sqrt()).abs().max() < 5
+    ratio = (draws.var(0) / COVARIANCE.diagonal()).log().abs().max()
+    assert ratio < 5 * math.sqrt(2 / 4000) + GRID.step**2 / 6 / float(COVARIANCE.diagonal().min())
+
+
+def test_the_exact_posterior_has_no_gap():
+    found = report(q_of("full"))
+    assert found.faults == ()
+    for d in found.data:
+        assert abs(d.kl_nats) < 1e-6
+        assert d.approximation_gap_nats == pytest.approx(0, abs=1e-6)
+        assert d.sd_ratio == pytest.approx(1, abs=1e-6)
+        assert d.coverage90 == pytest.approx(0.9, abs=2e-3)
+        assert d.coverage50 == pytest.approx(0.5, abs=2e-3)
+
+
+@pytest.mark.parametrize(("kind", "approximation"), [("diagonal", float(BEST_DIAGONAL)), ("full", 0.0), ("flow", 0.0)])
+def test_the_gap_splits_as_the_closed_form_says(kind, approximation):
+    found = report(q_of(kind, shift=0.3, stretch=0.4))
+    assert found.faults == ()
+    for d in found.data:
+        assert abs(d.identity_error_nats) < 1e-4  # the far tails of a q that is too wide and shifted leave the box
+        assert d.approximation_gap_nats == pytest.approx(approximation, abs=2e-4)
+        assert d.amortization_gap_nats == pytest.approx(d.kl_nats - approximation, abs=3e-4)
+        assert d.amortization_gap_nats > 0.1
+        assert d.refined_gap_nats < 0.1 * d.amortization_gap_nats
+
+
+def test_a_kl_divided_by_the_pixels_is_caught():
+    def divided(q, x):
+        noise = torch.zeros(1, len(x), 2, dtype=torch.float64)
+        mean, sd = q.draw(noise)[0], q.numbers[:, 2:].exp()
+        kl = (0.5 * (mean.square() + sd.square() - 1) - sd.log()).sum(-1)
+        return elbo_nats(TARGET, q, x) + kl - kl / 64
+
+    faults = report(q_of("diagonal"), elbo=divided).faults
+    assert len(faults) == 1
+    assert "the objective, the draws or log q are wrong" in faults[0]
+
+
+def test_a_variance_used_as_standard_deviation_is_caught():
+    class Swapped(DiagonalHead):
+        def draw(self, out, noise):
+            return out[:, :2] + (2 * out[:, 2:]).exp() * noise
+
+    q = q_of("diagonal")
+    wrong = LocalQ(Swapped(2), q.numbers, q.center, q.spread)
+    assert any("are wrong" in fault for fault in report(wrong).faults)
+
+
+def test_a_density_without_its_normalization_is_caught():
+    class Unnormalized(TriangularHead):
+        def log_prob(self, out, w):
+            return super().log_prob(out, w) + 0.01
+
+    q = q_of("full")
+    wrong = LocalQ(Unnormalized(2), q.numbers, q.center, q.spread)
+    assert any("are wrong" in fault for fault in report(wrong).faults)
+
+
+def test_refinement_never_moves_a_row_by_another():
+    q = q_of("full", shift=0.3, stretch=0.4)
+    both, alone = refine(TARGET, q, X), refine(TARGET, q.take(torch.tensor([2])), X[2:3])
+    assert torch.allclose(both.numbers[2], alone.numbers[0], atol=1e-10)
+
+
+def test_the_report_says_means_worst_rows_and_table():
+    found = report(q_of("diagonal", shift=0.2))
+    assert found.worst() == [max(range(ROWS), key=lambda i: found.data[i].kl_nats)]
+    mean, error = found.mean("kl_nats")
+    assert mean == pytest.approx(sum(d.kl_nats for d in found.data) / ROWS)
+    assert error >= 0
+    assert "KL(q || posterior)" in found.markdown()

@@ -1,0 +1,238 @@
+"""Objectives over units against closed forms, minibatches, schedules and heads."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import guides
+from guides.amortized import LocalGuide
+from guides.block_full_rank import TableGuide
+from guides.fitting import training_of
+from guides.heads import make_head
+from guides.local_objective import LocalObjective, beta_elbo_nats, elbo_nats, iwae_bound_nats, unit_log_weights, unit_terms
+from guides.objectives import FlatObjective
+from guides.schedules import check_schedule, free_nats, kl_weight
+from guides.session import session
+from guides.types import FitConfig
+from zoo.errors import FitError, UsageError
+from zoo.log_density import LogDensity
+from zoo.types import Data, ModelEntry, Quantity
+
+LOADINGS = torch.tensor([[1.0, 0.8], [0.9, 1.1], [-0.3, 0.4]], dtype=torch.float64)
+NOISE, UNITS = 0.7, 12
+Y = torch.randn(UNITS, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) + torch.randn(
+    UNITS, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+) @ LOADINGS.T  # fmt: skip
+COVARIANCE = torch.linalg.inv(torch.eye(2, dtype=torch.float64) + LOADINGS.T @ LOADINGS / NOISE**2)
+MEAN = Y @ LOADINGS @ COVARIANCE / NOISE**2
+EVIDENCE = torch.distributions.MultivariateNormal(
+    torch.zeros(3, dtype=torch.float64), LOADINGS @ LOADINGS.T + NOISE**2 * torch.eye(3, dtype=torch.float64)
+).log_prob(Y)  # fmt: skip
+
+
+def program(y=None, index=None):
+    with pyro.plate("unit", UNITS, subsample=index):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(z @ LOADINGS.T, NOISE).to_event(1), obs=y)
+
+
+ENTRY = ModelEntry(
+    name="ppca", title="ppca", make_data=lambda seed: Data(train={"y": Y}, observed=("y",), batched=("y",), size=UNITS),
+    build=lambda data: program, quantities={"z": Quantity(fn=lambda d, data: d["z"])}, reference="none", amortize=lambda t: t["y"],
+)  # fmt: skip
+FAST = {"steps": 600, "patience": 60, "anneal": 300, "compile": "off"}
+
+
+@pytest.fixture
+def density():
+    with session(ENTRY.dtype):
+        yield LogDensity(program, ENTRY.load_data())
+
+
+def exact_guide(density):
+    guide = TableGuide(density, head="full")
+    factor = torch.linalg.cholesky(COVARIANCE)
+    with torch.no_grad():
+        guide.base[:, :2] = MEAN
+        guide.base[:, 2:4] = factor.diagonal().log()
+        guide.base[:, 4] = factor[1, 0]
+    return guide
+
+
+def objective(density, guide, **settings):
+    return LocalObjective(density, guide, {}, FitConfig(**{"num_particles": 4, **settings}))
+
+
+def test_unit_terms_sum_to_the_density_and_split_it(density):
+    u = torch.randn(density.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    terms = unit_terms(density, u)
+    z = u.reshape(UNITS, 2)
+    prior = -0.5 * z.square().sum(-1) - math.log(2 * math.pi)
+    assert torch.allclose(terms.prior, prior)
+    assert float((terms.prior + terms.likelihood).sum()) == pytest.approx(float(density(u)), rel=1e-12)
+    index = torch.tensor([7, 2, 5])
+    part = unit_terms(density, u, {"y": Y[index], "index": index})
+    assert torch.allclose(part.prior, terms.prior[index])
+    assert torch.allclose(part.likelihood, terms.likelihood[index])
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_every_bound_is_the_evidence_at_the_exact_posterior(density, k):
+    weights = unit_log_weights(density, exact_guide(density), 10, torch.Generator().manual_seed(1))
+    assert torch.allclose(elbo_nats(weights), EVIDENCE, atol=1e-10)
+    assert torch.allclose(iwae_bound_nats(weights[:k]), EVIDENCE, atol=1e-10)
+
+
+def test_bounds_rise_towards_the_evidence(density):
+    guide = exact_guide(density)
+    with torch.no_grad():
+        guide.base[:, 2:4] += 0.3
+        guide.base[:, :2] += 0.2
+    weights = unit_log_weights(density, guide, 6000, torch.Generator().manual_seed(1)).reshape(-1, 20, UNITS)
+    one, five, twenty = (iwae_bound_nats(weights[:, :k].transpose(0, 1)).mean(0).sum() for k in (1, 5, 20))
+    assert float(one) < float(five) < float(twenty) < float(EVIDENCE.sum()) + 0.1
+    assert float(EVIDENCE.sum() - twenty) < 0.15 * float(EVIDENCE.sum() - one)
+
+
+@pytest.mark.parametrize("name", ["elbo", "elbo_plain", "iwae", "beta", "elbo_linear", "elbo_cyclical", "elbo_free_bits"])
+def test_minibatches_average_to_the_full_objective(density, name):
+    """One partition into three disjoint minibatches, the same noise: equal, not only in expectation."""
+    guide, settings = exact_guide(density), {"beta": 3.0, "warmup": 10}
+    with torch.no_grad():
+        guide.base[:, :2] += 0.3
+    full = objective(density, guide, objective=name, **settings)
+    full.step = 4
+    noise = full.spare_noise(torch.Generator().manual_seed(5))
+    whole = full.loss(noise)
+    parts = [full.loss((*noise, index)) for index in torch.randperm(UNITS, generator=torch.Generator().manual_seed(0)).split(4)]
+    tolerance = 0.5 if name == "elbo_free_bits" else 1e-9  # the maximum over a batch's mean is no sum over units
+    assert float(sum(parts).detach() / 3) == pytest.approx(float(whole.detach()), abs=tolerance)
+
+
+def test_the_elbo_of_units_is_the_flat_elbo(density):
+    guide = exact_guide(density)
+    with torch.no_grad():
+        guide.base[:, 2:4] -= 0.2
+    flat = FlatObjective(density, guide, {}, num_particles=4, batch_size=None, stick=False)
+    noise = flat.noise(torch.Generator().manual_seed(0))
+    own = objective(density, guide, objective="elbo_plain")
+    value = own.loss((*noise, torch.tensor([1.0, 0.0])))
+    assert float(value.detach()) == pytest.approx(float(flat.loss(noise).detach()), rel=1e-12)
+
+
+def test_beta_weighs_only_the_kl():
+    likelihood, kl = torch.tensor([[-3.0], [-5.0]]), torch.tensor([[1.0], [2.0]])
+    assert beta_elbo_nats(likelihood, kl, 4.0).tolist() == [-10.0]
+    assert beta_elbo_nats(likelihood, kl, 1.0).tolist() == [-5.5]
+
+
+def test_the_doubly_reparameterized_gradient_is_unbiased_and_less_noisy(density):
+    guide = exact_guide(density)
+    with torch.no_grad():
+        guide.base[:, 2:4] += 0.2
+    found = {}
+    for name in ("iwae", "iwae_dreg"):
+        one = objective(density, guide, objective=name, num_particles=8)
+        generator = torch.Generator().manual_seed(0)
+        rows = [torch.autograd.grad(one.loss(one.noise(generator)), guide.table)[0] for _ in range(150)]
+        found[name] = torch.stack(rows)
+    difference = found["iwae"].mean(0) - found["iwae_dreg"].mean(0)
+    error = (found["iwae"].var(0) / 150 + found["iwae_dreg"].var(0) / 150).sqrt()
+    assert (difference.abs() < 5 * error + 1e-9).all()
+    assert float(found["iwae_dreg"].var(0).mean()) < 0.5 * float(found["iwae"].var(0).mean())
+
+
+def test_schedules_rise_to_exactly_one_and_free_nats_fall_to_zero():
+    config = FitConfig(warmup=100, free_bits=0.5, beta=4.0)
+    linear = [kl_weight("elbo_linear", s, config) for s in range(1, 103)]
+    assert linear[0] == 0.01
+    assert linear == sorted(linear)
+    assert linear[99:] == [1.0, 1.0, 1.0]
+    cycles = [kl_weight("elbo_cyclical", s, config) for s in range(1, 103)]
+    assert [s for s in range(1, 101) if cycles[s - 1] == 0] == [25, 50, 75]
+    assert cycles[99:] == [1.0, 1.0, 1.0]
+    assert [free_nats("elbo_free_bits", s, config) for s in (50, 100, 101)] == [0.25, 0.0, 0.0]
+    assert {kl_weight("beta", s, config) for s in (1, 1000)} == {4.0}
+
+
+def test_a_schedule_longer_than_the_search_is_refused():
+    with pytest.raises(UsageError, match="1 to 600 of the 1000 steps"):
+        check_schedule(FitConfig(objective="elbo_linear", steps=1000, warmup=601), 400)
+    with pytest.raises(UsageError, match="warmup=0"):
+        guides.fit(ENTRY, "amortized", objective="elbo_linear", **FAST)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "full", "flow"])
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_log_q_of_a_head_belongs_to_its_draws(kind, width):
+    """log q(f(e)) = log N(e) - log |det df/de|, the Jacobian by automatic differentiation."""
+    torch.manual_seed(1)
+    head = make_head(kind, width, torch.float64)
+    out = 0.5 * torch.randn(1, head.numbers, dtype=torch.float64)
+    with torch.no_grad():
+        for p in head.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    noise = torch.randn(width, dtype=torch.float64)
+
+    def push(e):
+        return head.draw(out, e[None, None])[0, 0]
+
+    jacobian = torch.autograd.functional.jacobian(push, noise)
+    expected = torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum() - jacobian.det().abs().log()
+    assert float(head.log_prob(out, push(noise)[None, None]).detach()) == pytest.approx(float(expected), abs=1e-9)
+    stuck = head.stuck(out.requires_grad_(True), push(noise)[None, None].detach())
+    assert not stuck.requires_grad
+
+
+def test_block_full_rank_finds_every_units_posterior():
+    fit = guides.fit(ENTRY, "block_full_rank", num_particles=8, **FAST)
+    assert fit.elbo.value_nats == pytest.approx(float(EVIDENCE.sum()), abs=0.02)
+    guide = fit.guide
+    assert isinstance(guide, LocalGuide)
+    assert torch.allclose(guide.numbers(None)[:, :2] * guide.spread + guide.center, MEAN, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("family", "best"),
+    [("amortized_full", True), pytest.param("amortized_flow", True, marks=pytest.mark.slow), ("amortized", False)],
+)
+def test_amortized_families_reach_what_they_can(family, best):
+    fit = guides.fit(ENTRY, family, num_particles=8, **FAST)
+    gap = float(EVIDENCE.sum()) - fit.elbo.value_nats
+    diagonal = 0.5 * float(COVARIANCE.logdet() - torch.linalg.inv(COVARIANCE).diagonal().reciprocal().log().sum()) * -UNITS
+    assert (gap < 0.3) if best else (gap > -0.95 * diagonal > 0.3)
+
+
+def test_a_transferred_encoder_gives_other_units_the_same_q():
+    fit = guides.fit(ENTRY, "amortized_full", num_particles=4, **{**FAST, "steps": 200, "patience": 40, "anneal": 80})
+    few = Data(train={"y": Y[[3, 8]]}, observed=("y",), batched=("y",), size=2)
+    with session(ENTRY.dtype):
+        small = LogDensity(lambda y=None, index=None: _two(y, index), few)
+        moved = fit.guide.transferred(small, few.train["y"])
+    assert torch.allclose(moved.numbers(None), fit.guide.numbers(None)[[3, 8]], atol=1e-12)
+
+
+def _two(y=None, index=None):
+    with pyro.plate("unit", 2, subsample=index):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(z @ LOADINGS.T, NOISE).to_event(1), obs=y)
+
+
+def test_objectives_over_units_refuse_what_has_no_units(tiny):
+    entry, _ = tiny.gaussian()
+    with pytest.raises(FitError, match="every latent site in the minibatch plate"):
+        guides.fit(entry, "full_rank", objective="iwae", **FAST)
+    with pytest.raises(FitError, match="guide with units"):
+        guides.fit(ENTRY, "full_rank", objective="iwae", **FAST)
+
+
+def test_settings_of_training_keep_to_the_fit_they_are_meant_for():
+    from dataclasses import replace
+
+    entry = replace(ENTRY, training={"objective": "iwae", "num_particles": 5, "lr": 0.004})
+    assert training_of(entry, "amortized", given=False)["objective"] == "iwae"
+    assert training_of(entry, "amortized_flow", given=True) == {"num_particles": 5, "lr": 0.004}
+    assert training_of(entry, "mean_field", given=True) == {}

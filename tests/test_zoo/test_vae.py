@@ -1,0 +1,144 @@
+"""The autoencoder's program, its chosen images, and its exact posterior against formulas written here."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import zoo
+from zoo.errors import DataError, UsageError
+from zoo.grid import BernoulliLikelihood, LatentGrid
+from zoo.images import load_images
+from zoo.log_density import LogDensity
+from zoo.models import vae
+
+SMALL = {"rows": 60, "hidden": 8, "layers": 1}
+
+
+def small(name="vae", **options):
+    entry = zoo.load(name, **SMALL, **options)
+    data = entry.load_data()
+    return entry, data, entry.program(data)
+
+
+def formula(program, x, z):
+    """log p(x, z) by hand."""
+    p = torch.sigmoid(program.decoder(z))
+    like = (x * p.log() + (1 - x) * (1 - p).log()).sum()
+    return like - 0.5 * z.square().sum() - z.numel() * 0.5 * math.log(2 * math.pi)
+
+
+@pytest.mark.parametrize("name", ["vae", "beta_vae", "iwae"])
+def test_the_density_is_the_formula(name):
+    _, data, program = small(name)
+    density = LogDensity(program, data)
+    z = torch.randn(48, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert density.dim == 96
+    assert float(density(z.flatten()).detach()) == pytest.approx(float(formula(program, data.train["x"], z).detach()), rel=1e-12)
+    assert density.batch_function().vectorized
+
+
+def test_weights_start_alike_and_leave_the_random_stream_alone():
+    entry, data, program = small()
+    state = torch.random.get_rng_state()
+    again = entry.program(data)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(program.parameters(), again.parameters(), strict=True))
+    other = small(init=1)[2]
+    assert not torch.equal(program.decoder[0].weight, other.decoder[0].weight)
+
+
+def test_gray_pixels_are_an_error_not_a_warning():
+    _, data, program = small()
+    gray = {**data.train, "x": data.train["x"] * 0.5}
+    with pytest.raises(DataError):
+        LogDensity(program, zoo.Data(train=gray, observed=("x",), batched=("x", "label"), size=48))
+    assert set(data.train["x"].unique().tolist()) == {0.0, 1.0}
+
+
+def test_chosen_images_are_one_of_each_class_of_both_parts():
+    entry = zoo.load("vae")
+    data = entry.load_data()
+    chosen = vae.judged(data)
+    assert chosen.size == 20
+    assert chosen.train["label"].tolist() == [*range(10), *range(10)]
+    assert chosen.coords["image"][0] == "0 train"
+    assert chosen.coords["image"][19] == "9 held out"
+    rows = {tuple(r) for r in data.train["x"].int().tolist()}
+    assert sum(tuple(r) in rows for r in chosen.train["x"][10:].int().tolist()) <= 2  # held-out rows may equal a training row by chance
+
+
+def test_held_out_images_need_codes_of_their_own():
+    _, data, program = small()
+    density = LogDensity(program, data)
+    with pytest.raises(DataError, match="code of its own"):
+        density.pointwise({"z": torch.zeros(1, 48, 2, dtype=torch.float64)}, data.test)
+
+
+@pytest.mark.parametrize(("prior", "latent"), [("normal", 1), ("mixture", 2), ("normal", 3)])
+def test_the_grid_equals_an_independent_integral(prior, latent):
+    """Importance sampling from the prior, four standard errors; the grid never draws."""
+    _, data, program = small(prior=prior, latent=latent)
+    with torch.no_grad():
+        for p in program.decoder.parameters():
+            p.mul_(2.0)
+        points = {1: 401, 2: 81, 3: 31}[latent]
+        grid = LatentGrid(BernoulliLikelihood(program.decoder), latent, log_prior=program.log_prior, points=points)
+        x = data.train["x"][:3]
+        torch.manual_seed(0)
+        z = program.prior().sample((40_000,)).double()
+        p = torch.sigmoid(program.decoder(z)).clamp(1e-12, 1 - 1e-12)
+        log_like = p.log() @ x.T + (1 - p).log() @ (1 - x).T
+        ratio = (log_like - log_like.max(0).values).exp()
+        estimate = ratio.mean(0).log() + log_like.max(0).values
+        error = ratio.std(0) / ratio.mean(0) / 200
+        assert ((grid.log_evidence(x) - estimate).abs() < 4 * error + 1e-4).all()
+        finer = LatentGrid(BernoulliLikelihood(program.decoder), latent, log_prior=program.log_prior, points=points + 8)
+        assert torch.allclose(grid.log_evidence(x), finer.log_evidence(x), atol=1e-4)
+
+
+def test_the_exact_posterior_given_a_decoder():
+    entry, data, program = small()
+    chosen = vae.judged(data)
+    exact = entry.conditional(chosen, program, **entry.settings)
+    draws = exact.sample(2000, 3)["z"]
+    moments = exact.moments["z"]
+    assert draws.shape == (2000, chosen.size, 2)
+    assert ((draws.mean(0) - moments.mean) / (moments.sd / math.sqrt(2000))).abs().max() < 5
+    assert (draws.std(0) / moments.sd).log().abs().max() < 5 / math.sqrt(2 * 2000) + 0.005
+    assert torch.equal(draws, exact.sample(2000, 3)["z"])
+    evidence = LatentGrid(BernoulliLikelihood(program.decoder), 2, points=241, half_width=8.0).log_evidence(chosen.train["x"])
+    assert exact.log_evidence == pytest.approx(float(evidence.sum()), abs=1e-6)
+
+
+def test_beyond_three_dimensions_there_is_no_grid():
+    entry, data, program = small(latent=4)
+    assert entry.conditional(vae.judged(data), program, **entry.settings) is None
+    with pytest.raises(UsageError, match="1 to 3"):
+        LatentGrid(BernoulliLikelihood(program.decoder), 4)
+
+
+def test_a_mixture_prior_widens_the_box():
+    _, _, program = small(prior="mixture")
+    with torch.no_grad():
+        program.location[0] = torch.tensor([7.0, 0.0])
+    grid = LatentGrid(BernoulliLikelihood(program.decoder), 2, log_prior=program.log_prior, points=41)
+    assert grid.half_width > 8.5
+
+
+@pytest.mark.parametrize("bad", [{"latent": 0}, {"prior": "flat"}, {"rows": 1}, {"threshold": 1.5}, {"images": "/nowhere"}])
+def test_options_are_refused_with_a_sentence(bad):
+    entry = zoo.load("vae", **bad)
+    with pytest.raises(UsageError, match=r"accepted|give a folder"):
+        entry.program(entry.load_data())
+
+
+def test_own_images_of_the_classic_shape(tmp_path):
+    np.save(tmp_path / "own.npy", (np.random.Generator(np.random.PCG64(0)).random((12, 28, 28)) * 255).astype(np.uint8))
+    entry = zoo.load("vae", images=str(tmp_path / "own.npy"), latent=20, hidden=400, layers=1, threshold=0.5)
+    data = entry.load_data()
+    program = entry.program(data)
+    assert [tuple(p.shape) for p in program.parameters()] == [(400, 20), (400,), (784, 400), (784,)]
+    assert LogDensity(program, vae.judged(data)).dim == 20 * vae.judged(data).size
+    assert load_images(str(tmp_path / "own.npy")).labels.unique().tolist() == [-1]
