@@ -14,7 +14,9 @@ from zoo.types import Data, ModelEntry, Program
 
 __all__ = ["FAMILIES", "build", "check_family"]
 
-_MODULES = {name: f"guides.{name}" for name in ("mean_field", "full_rank", "low_rank", "laplace", "amortized", "dirichlet", "topic_encoder")}
+_MODULES = {
+    name: f"guides.{name}" for name in ("mean_field", "full_rank", "low_rank", "laplace", "amortized", "dirichlet", "topic_encoder")
+}
 
 
 class _Families(Mapping[str, Any]):

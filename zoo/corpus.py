@@ -69,7 +69,9 @@ def _dense(counts: Any) -> Array:
     """Return counts as a dense matrix after checking them."""
     shape = tuple(getattr(counts, "shape", ()))
     if len(shape) != 2 or 0 in shape:
-        raise DataError(f"Word counts have shape {shape or type(counts).__name__}; accepted: a matrix [document, word] with at least one row.")
+        raise DataError(
+            f"Word counts have shape {shape or type(counts).__name__}; accepted: a matrix [document, word] with at least one row."
+        )
     if shape[0] * shape[1] > LARGEST:
         raise DataError(f"The corpus has {shape[0]:,} x {shape[1]:,} counts; accepted: at most {LARGEST:,}, keep fewer words (min_df=5).")
     matrix = np.asarray(counts.toarray() if hasattr(counts, "toarray") else counts, dtype=np.float64)
@@ -121,7 +123,9 @@ def topic_quantities(documents: Sequence[int], words: Sequence[int]) -> dict[str
             fn=word_share(documents, words), dims=("some_document", "some_word"), description="chance of a word as next token of a document"
         ),
         "topic_sharing": Quantity(
-            fn=topic_sharing(list(combinations(documents, 2))), dims=("document_pair",), description="chance that two documents share a topic"
+            fn=topic_sharing(list(combinations(documents, 2))),
+            dims=("document_pair",),
+            description="chance that two documents share a topic",
         ),
         "co_occurrence": Quantity(
             fn=co_occurrence(list(combinations(words, 2))), dims=("word_pair",), description="chance that one random topic gives both words"
