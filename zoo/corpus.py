@@ -38,7 +38,8 @@ def corpus(
     Args:
         counts: word counts `[document, word]`: a scipy sparse matrix, an array or a tensor of whole numbers.
         vocabulary: the words, one per column; numbers by default.
-        source, licence: where the corpus comes from and its terms.
+        source: where the corpus comes from.
+        licence: its terms.
         coords: further coordinates, e.g. `image_row` and `image_column` where the words are the pixels of an image.
 
     Raises:
@@ -69,9 +70,7 @@ def _dense(counts: Any) -> Array:
     """Return counts as a dense matrix after checking them."""
     shape = tuple(getattr(counts, "shape", ()))
     if len(shape) != 2 or 0 in shape:
-        raise DataError(
-            f"Word counts have shape {shape or type(counts).__name__}; accepted: a matrix [document, word] with at least one row."
-        )
+        raise DataError(f"Word counts have shape {shape or type(counts).__name__}; accepted: a matrix [document, word].")
     if shape[0] * shape[1] > LARGEST:
         raise DataError(f"The corpus has {shape[0]:,} x {shape[1]:,} counts; accepted: at most {LARGEST:,}, keep fewer words (min_df=5).")
     matrix = np.asarray(counts.toarray() if hasattr(counts, "toarray") else counts, dtype=np.float64)
@@ -149,7 +148,8 @@ def topic_entry(
         data: the corpus.
         name: of the entry, `[a-z][a-z0-9_]*`.
         topics: K, also an option of the entry, as in `letters.py[K=20]`.
-        alpha, beta: concentrations of mixtures and topics; options too.
+        alpha: concentration of the mixtures; an option too.
+        beta: concentration of the topics; an option too.
         title: one line for tables.
         minibatch: documents per step of guides that are trained by steps.
 

@@ -6,7 +6,7 @@ For topics phi `[topic, word]` and mixtures theta_d ~ Dirichlet(alpha, ..., alph
 
 * `elbo_bound`: a lower bound of it, by coordinate ascent on a Dirichlet q(theta) and q(z).
 * `document_completion`: theta from half of the tokens, log sum_k E[theta_k] phi_kw summed over the other half: a prediction, no bound.
-* `left_to_right`: an unbiased estimate of p(w_d | phi) by a particle filter over the tokens; `enumerated` is the exact value, for few topics.
+* `left_to_right`: an unbiased estimate of p(w_d | phi) by a particle filter over tokens; `enumerated` is its exact value.
 
 They answer different questions and are never mixed. Every document is scored by itself, with random numbers that depend on its
 words alone, so that a score does not change with the order, the batches or the other documents of an evaluation set.
@@ -69,7 +69,7 @@ def _checked(topics: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     topics, counts = torch.as_tensor(topics, dtype=torch.float64), torch.as_tensor(counts, dtype=torch.float64)
     if topics.ndim != 2 or counts.ndim != 2 or topics.shape[1] != counts.shape[1]:
         raise UsageError(
-            f"Topics {tuple(topics.shape)} and counts {tuple(counts.shape)} do not fit; give [topic, word] and [document, word]."
+            f"Topics {tuple(topics.shape)} and counts {tuple(counts.shape)} differ in words; give [topic, word] and [document, word]."
         )
     if not bool((topics > 0).all()) or not torch.allclose(topics.sum(1), torch.ones(len(topics), dtype=torch.float64), atol=1e-6):
         raise UsageError("Topics must be positive and sum to 1 over the words; divide pseudo-counts by their sum.")

@@ -95,7 +95,7 @@ def test_halves_are_halves_and_completion_prefers_the_right_topics():
 def test_wrong_topics_are_refused():
     with pytest.raises(UsageError, match="sum to 1"):
         elbo_bound(3 * TOPICS, ALPHA, COUNTS)
-    with pytest.raises(UsageError, match="do not fit"):
+    with pytest.raises(UsageError, match="differ in words"):
         elbo_bound(TOPICS[:, :3], ALPHA, COUNTS)
     with pytest.raises(UsageError, match="left_to_right"):
         enumerated(torch.full((9, 4), 0.25, dtype=torch.float64), ALPHA, 20 * COUNTS)
