@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from guides.flat import FlatGuide
 from guides.topic_ascent import Ascent, ascend, log_means
 from guides.types import Stop
+from zoo.contract_subject import base
 from zoo.errors import FitError
 from zoo.log_density import LogDensity, Site, default_dtype
 from zoo.topics import counts_of
@@ -67,7 +68,7 @@ def priors(density: LogDensity) -> dict[str, Tensor]:
     with default_dtype(density.dtype):
         trace = density._trace(density.constrain(torch.zeros(density.dim, dtype=density.dtype)), density.data.train)
     names = {s.name for s in density.sites}
-    found = {n: getattr(trace.nodes[n]["fn"], "concentration", None) for n in ("topic", "mixture") if n in names}
+    found = {n: getattr(base(trace.nodes[n]["fn"]), "concentration", None) for n in ("topic", "mixture") if n in names}
     if names != {"topic", "mixture"} or any(c is None for c in found.values()):
         raise FitError(
             f"The family 'dirichlet' needs a topic program with the Dirichlet sites 'topic' and 'mixture'; this one has {sorted(names)}."
@@ -84,9 +85,7 @@ def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> 
     with torch.no_grad():
         guide.log_topic.copy_(best.topics.log())
         guide.log_mixture.copy_(best.mixtures.log())
-    said = (
-        f"Coordinate ascent: classical bound {best.bound:.6g} nats (words in order), {best.agreeing} of 3 finalists within 0.5 nats of it"
-    )
+    said = f"Coordinate ascent: classical bound {best.bound:.6g} nats (words in order), {best.agreeing} of 3 best starts within 0.5 nats"
     spent = 0
     if guide.refine and density.dim <= REFINED_DIM:
         gain, spent = guide.raise_bound(density, generator)
@@ -208,7 +207,7 @@ class _LogGamma(torch.autograd.Function):
 
 def log_gamma(a: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
     """Return logarithms of gamma variables with shapes `a` made from standard normals of the same shape."""
-    return _LogGamma.apply(a, z1, z2)  # type: ignore[no-untyped-call]
+    return _LogGamma.apply(a, z1, z2)
 
 
 def _later(a: Tensor) -> Tensor:

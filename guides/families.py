@@ -18,8 +18,8 @@ _MODULES = {
     name: f"guides.{name}"
     for name in (
         "mean_field", "full_rank", "low_rank", "block_full_rank", "laplace", "amortized", "amortized_full", "amortized_flow", "dirichlet",
-        "flow",
-    )  # fmt: skip
+        "topic_encoder", "flow",
+    )
 }
 
 

@@ -46,6 +46,9 @@ __all__ = [
 ]
 
 
+# Topics are an event, not a plate: the plate of minibatches is known by its size, and K may equal the number of documents.
+
+
 def check_settings(name: str, *, topics: int, alpha: float, beta: float) -> None:
     """Refuse a number of topics or a concentration that makes no model.
 
@@ -63,8 +66,7 @@ def counts_program(*, documents: int, vocabulary: int, topics: int, alpha: float
     """Return the program on word counts `[document, word]` with the topic of each token summed out; `index` holds a minibatch."""
 
     def program(totals: Tensor, counts: Tensor | None = None, index: Tensor | None = None) -> None:
-        with pyro.plate("topics", topics):
-            topic = pyro.sample("topic", dist.Dirichlet(torch.full((vocabulary,), beta)))  # [topic, word]
+        topic = pyro.sample("topic", dist.Dirichlet(torch.full((topics, vocabulary), beta)).to_event(1))  # [topic, word]
         with pyro.plate("documents", documents, subsample=index):
             mixture = pyro.sample("mixture", dist.Dirichlet(torch.full((topics,), alpha)))  # [document, topic]
             pyro.sample("counts", WordCounts(mixture @ topic, totals), obs=counts)  # [document, word]
@@ -76,8 +78,7 @@ def tokens_program(*, documents: int, tokens: int, vocabulary: int, topics: int,
     """Return the program on tokens `[document, token]`, the topic of each token summed by hand or enumerated by Pyro."""
 
     def program(words: Tensor | None = None, index: Tensor | None = None) -> None:
-        with pyro.plate("topics", topics):
-            topic = pyro.sample("topic", dist.Dirichlet(torch.full((vocabulary,), beta)))  # [topic, word]
+        topic = pyro.sample("topic", dist.Dirichlet(torch.full((topics, vocabulary), beta)).to_event(1))  # [topic, word]
         with pyro.plate("documents", documents, subsample=index):
             mixture = pyro.sample("mixture", dist.Dirichlet(torch.full((topics,), alpha)))  # [document, topic]
             if not enumerated:

@@ -56,7 +56,7 @@ def test_draws_have_the_moments_of_dirichlets(exact, guide):
 
 def test_entropy_is_minus_the_mean_log_density(guide):
     with torch.no_grad():
-        u, log_q = guide.sample(torch.randn(20_000, guide.noise_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(3)))
+        _, log_q = guide.sample(torch.randn(20_000, guide.noise_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(3)))
         assert abs(float(log_q.mean() + guide.entropy())) < 5 * float(log_q.std()) / 20_000**0.5
 
 
