@@ -151,12 +151,13 @@ def reference(
     model: Model,
     write: Annotated[bool, typer.Option("--write", help="compute and store the reference")] = False,
     check_: Annotated[bool, typer.Option("--check", help="verify the stored reference against the program as it is now")] = False,
+    small: Annotated[bool, typer.Option("--small", help="with --write: 2,000 draws instead of 10,000, the same gates")] = False,
     jobs: Jobs = 2,
 ) -> None:
     """Show, verify or write the reference of an entry."""
     from benchmarks.commands.author import reference as run
 
-    raise typer.Exit(run(model, write, check_, jobs))
+    raise typer.Exit(run(model, write, check_, jobs, small))
 
 
 @app.command()

@@ -27,7 +27,7 @@ from zoo.types import ModelEntry, Moments, Posterior
 __all__ = ["write"]
 
 CHAINS, TOTAL, SMALL = 10, 10_000, 2_000
-TUNE = 2000
+TUNE, SMALL_TUNE = 2000, 1000
 ACCEPT = (0.95, 0.99, 0.999)  # the next one is taken when a transition diverged
 THIN = (5, 8, 12, 20, 30, 40)  # the next one is taken when the draws are not independent enough
 STORED, BYTES = 2_000, 180_000  # most draws, and most bytes of float32 deviations
@@ -69,7 +69,12 @@ def write(
     per_chain = (SMALL if small else TOTAL) // CHAINS
     accept, thin = 0, 0
     while True:
-        settings: dict[str, Any] = {"seed": seed, "chains": CHAINS, "tune": TUNE, "draws": per_chain * THIN[thin]}
+        settings: dict[str, Any] = {
+            "seed": seed,
+            "chains": CHAINS,
+            "tune": min(TUNE, SMALL_TUNE) if small else TUNE,
+            "draws": per_chain * THIN[thin],
+        }
         settings["target_accept"] = ACCEPT[accept]
         full = run_nuts(entry, data=data, jobs=jobs, log_density=log_density, min_ess=0, **settings)
         thinned = _thin(full, THIN[thin])
@@ -125,7 +130,7 @@ def _record(
         "schema": stored_reference.SCHEMA,
         "entry": entry.key,
         "tier": "small" if small else "full",
-        "command": f"zoo reference {entry.key} --write",
+        "command": f"zoo reference {entry.key} --write" + (" --small" if small else ""),
         "made": datetime.now(UTC).strftime("%Y-%m-%d"),
         "engine": thinned.engine,
         **settings,

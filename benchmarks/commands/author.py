@@ -39,10 +39,12 @@ def new(name: str, folder: Path) -> None:
     print(f"zoo: next: zoo check {path}", file=sys.stderr)
 
 
-def reference(model: str, write: bool, check: bool, jobs: int) -> int:
+def reference(model: str, write: bool, check: bool, jobs: int, small: bool = False) -> int:
     """Show, verify or write the reference of an entry; 1 when it must not be used."""
     if write and check:
         raise UsageError("zoo reference got both --write and --check; give one of them.")
+    if small and not write:
+        raise UsageError("zoo reference got --small without --write; it is the size of a reference to be written.")
     import zoo
     from benchmarks import references
     from benchmarks.workers import one_thread
@@ -50,7 +52,7 @@ def reference(model: str, write: bool, check: bool, jobs: int) -> int:
     entry = zoo.load(model)
     with one_thread():
         if write:
-            result: Any = references.write(entry, jobs=jobs)
+            result: Any = references.write(entry, jobs=jobs, small=small, progress=lambda line: print(line, file=sys.stderr, flush=True))
             print(f"{entry.key}: reference written to {result}")
             return 0
         found = references.check(entry) if check else references.find(entry, entry.load_data(), nuts=None)

@@ -52,6 +52,12 @@ class Table:
 
 PROVENANCE: Mapping[str, Provenance] = MappingProxyType(
     {
+        "anes96": Provenance(
+            source="American National Election Studies 1996, www.electionstudies.org; the copy of statsmodels 0.15.0, five of its columns",
+            licence="public domain",
+            rows=944,
+            sha256="9a3003e1311291dadf718b5590ab12d3e0920a6a8a6e2955f425eb73095eca70",
+        ),
         "breast_cancer": Provenance(
             source="Breast Cancer Wisconsin (Diagnostic), Wolberg, Mangasarian, Street and Street (1993), UCI Machine Learning "
             "Repository, doi:10.24432/C5DW2B; the copy of scikit-learn 1.9.1",
@@ -66,12 +72,46 @@ PROVENANCE: Mapping[str, Provenance] = MappingProxyType(
             rows=442,
             sha256="204d81f03de9e7e697edd0aeb0f930eda353fbedc2c4709b04e115342fda7844",
         ),
+        "gdp": Provenance(
+            source="US Bureau of Economic Analysis, real gross domestic product, by way of FRED, Federal Reserve Bank of St. Louis, "
+            "accessed 2009-12-15; the copy of statsmodels 0.15.0 (macrodata)",
+            licence="public domain",
+            rows=203,
+            sha256="221c23fd62600816b5ef5b68d8e484793b5a1a20d700ba69b262ba3d20dbe6d0",
+        ),
         "iris": Provenance(
             source="Fisher (1936), The use of multiple measurements in taxonomic problems, Annals of Eugenics 7(2), 179-188, "
             "doi:10.24432/C56C76; the copy of scikit-learn 1.9.1",
             licence="CC-BY-4.0",
             rows=150,
             sha256="17e9e19553ed7fa1ebb8b5b4d9d3536da813ebacaf446aff895742dff04087c3",
+        ),
+        "nile": Provenance(
+            source="Cobb (1978), The problem of the Nile: conditional solution to a changepoint problem, Biometrika 65(2), 243-251; "
+            "the copy of statsmodels 0.15.0",
+            licence="public domain",
+            rows=100,
+            sha256="88e97bea7249e5832a85e41aec6ce4b8f7b1b14aae930c8363da7f193286b598",
+        ),
+        "stackloss": Provenance(
+            source="Brownlee (1965), Statistical Theory and Methodology in Science and Engineering, 2nd ed., p. 454; the copy of "
+            "statsmodels 0.15.0",
+            licence="public domain",
+            rows=21,
+            sha256="1e21a742a30281766e62aebcf4b8e3153b601bf2f13c19216769c342d00f11dc",
+        ),
+        "strikes": Provenance(
+            source="Kennan (1985), The duration of contract strikes in US manufacturing, Journal of Econometrics 28(1), 5-28, June strikes "
+            "only; the copy of statsmodels 0.15.0",
+            licence="public domain",
+            rows=62,
+            sha256="509e9b5c156d52ffd6cb36dc9275745a9961e4879668c788e5dcd37132e514b8",
+        ),
+        "sunspots": Provenance(
+            source="US National Geophysical Data Center, yearly sunspot numbers 1700-2008; the copy of statsmodels 0.15.0",
+            licence="public domain",
+            rows=309,
+            sha256="3617fb5c428f88aec9a12c8a0b8136a9537479e8611c8a986abf0591698e5a6b",
         ),
         "wine": Provenance(
             source="Wine recognition, Forina et al. (1988), PARVUS; Aeberhard and Forina (1992), UCI Machine Learning Repository, "
