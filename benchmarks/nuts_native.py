@@ -1,8 +1,8 @@
 """nutpie without Python in its loop: the compiled gradient as the C function nutpie's PyMC models hand over.
 
 nutpie calls `int64 f(dim, x, gradient, value, data)`; zero means a finite value with a finite gradient, a positive number
-a point to reject, a negative one the end. The sampler, its settings and its random numbers are those of the Python route,
-so draws agree with that route's as long as both evaluate the same numbers (a test compares them).
+a point to reject. The sampler, its settings and its random numbers are those of the Python route, so draws agree with that
+route's as long as both evaluate the same numbers (a test compares them).
 """
 
 from __future__ import annotations
