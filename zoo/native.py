@@ -234,15 +234,38 @@ def load(package: Path, examples: Sequence[Tensor], constants: Sequence[Tensor],
 
 
 def needs_loader(graph: fx.GraphModule) -> bool:
-    """Whether a graph has operations for which Inductor has neither code of its own nor a C function: they need torch's loader."""
+    """Whether Inductor's interface of arrays cannot carry a graph, so that trying to compile it would be lost time.
+
+    It has neither code of its own nor a C function for some operations, and hands no input of the graph to a library's
+    product of matrices.
+    """
     try:
         from torch._inductor import decomposition, lowering
         from torchgen.aoti.fallback_ops import inductor_fallback_ops as callable_ones
     except ImportError:
         return False
     own = lowering.lowerings.keys() - lowering.fallbacks
-    targets = {n.target for n in graph.graph.nodes if isinstance(n.target, torch._ops.OpOverload)}
-    return any(t not in decomposition.decompositions and t not in own and str(t) not in callable_ones for t in targets)
+    for node in graph.graph.nodes:
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        name = node.target.overloadpacket.__name__
+        if name in ("mm", "addmm", "bmm", "baddbmm"):
+            left = node.args[-2].meta.get("val")
+            small = left is not None and 1 in left.shape[-2:]  # a sum of products, written out
+            if not small and any(_is_input(n) for n in node.all_input_nodes):
+                return True
+        elif node.target in decomposition.decompositions or node.target in own:
+            continue
+        elif str(node.target) not in callable_ones or any(_is_input(n) for n in node.all_input_nodes):
+            return True
+    return False
+
+
+def _is_input(node: fx.Node) -> bool:
+    """Whether a node is an input of the graph or a view of one."""
+    while node.op == "call_function" and getattr(node.target, "is_view", False):
+        node = node.all_input_nodes[0]
+    return node.op == "placeholder"
 
 
 @functools.cache

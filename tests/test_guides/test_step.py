@@ -78,7 +78,7 @@ def test_a_block_of_steps_is_its_steps_one_by_one(tiny):
     """Also with a step that breaks on the way: the state is that of the last good one."""
     entry, batch_size = programs(tiny, "mixture")
     with session(entry.dtype):
-        one, many = (Step(objective(entry, "full_rank", batch_size), FitConfig(compile="on"), 1) for _ in range(2))
+        one, many = (Step(objective(entry, "mean_field", batch_size), FitConfig(compile="on"), 1) for _ in range(2))
         assert many.native is not None
         one.native = None
         noise = [torch.stack(c) for c in zip(*[one.objective.noise(torch.Generator().manual_seed(s)) for s in range(9)], strict=True)]
