@@ -33,7 +33,9 @@ def native_model(graph: NativeGraph, start: NDArray[np.float64]) -> Any:
     class NativeModel(CompiledModel):  # type: ignore[misc, unused-ignore]
         """A posterior nutpie evaluates without Python."""
 
-        n_dim, shapes, coords = graph.dim, {"u": (graph.dim,)}, {}  # type: ignore[assignment, unused-ignore]
+        n_dim: Any = graph.dim
+        shapes: Any = {"u": (graph.dim,)}  # noqa: RUF012
+        coords: Any = {}  # noqa: RUF012
 
         def _make_model(self, init_mean: Any) -> Any:
             value = LogpFunc(graph.gradient, graph.data, graph)

@@ -241,7 +241,7 @@ def needs_loader(graph: fx.GraphModule) -> bool:
     """
     try:
         from torch._inductor import decomposition, lowering
-        from torchgen.aoti.fallback_ops import inductor_fallback_ops as callable_ones
+        from torchgen.aoti.fallback_ops import inductor_fallback_ops as callable_ones  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
         return False
     own = lowering.lowerings.keys() - lowering.fallbacks
