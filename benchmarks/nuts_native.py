@@ -1,8 +1,8 @@
 """nutpie without Python in its loop: the compiled gradient as the C function nutpie's PyMC models hand over.
 
 nutpie calls `int64 f(dim, x, gradient, value, data)`; zero means a finite value with a finite gradient, a positive number
-a point to reject, a negative one the end. The sampler, its settings and its random numbers are those of the Python route,
-so draws agree with that route's as long as both evaluate the same numbers (a test compares them).
+a point to reject. The sampler, its settings and its random numbers are those of the Python route, so draws agree with that
+route's as long as both evaluate the same numbers (a test compares them).
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def native_model(graph: NativeGraph, start: NDArray[np.float64]) -> Any:
     class NativeModel(CompiledModel):  # type: ignore[misc, unused-ignore]
         """A posterior nutpie evaluates without Python."""
 
-        n_dim, shapes, coords = graph.dim, {"u": (graph.dim,)}, {}  # type: ignore[assignment, unused-ignore]
+        n_dim: Any = graph.dim
+        shapes: Any = {"u": (graph.dim,)}  # noqa: RUF012
+        coords: Any = {}  # noqa: RUF012
 
         def _make_model(self, init_mean: Any) -> Any:
             value = LogpFunc(graph.gradient, graph.data, graph)

@@ -123,14 +123,10 @@ def _native(density: Density, gradient: NativeGraph, start: Array, settings: dic
         return None
     try:
         trace = _wait(sampler, density, gradient)
-    except RuntimeError:  # the Python route meets the same point and knows what to say of it
-        if gradient.failed:
-            return None
-        raise
     finally:
         density.calls += gradient.calls
         density.log_density.gradient_evaluations += gradient.calls
-    return None if gradient.failed else trace
+    return None if gradient.failed else trace  # the Python route meets the same point and knows what to say of it
 
 
 def _python_model(density: Density, start: Array) -> Any:

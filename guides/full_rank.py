@@ -61,11 +61,13 @@ class WhitenedFullRank(FlatGuide):
     def sample(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
         """Map noise `[n, dim]` to points and their log q; see `FlatGuide.sample`."""
         factor = triangular(self.lower, self.log_scale)
-        white = self.shift + noise @ factor.T
-        u = self.origin + white @ self.tril.T
-        if stick:
-            return u, self._log_q(white, self.shift.detach(), factor.detach())
-        return u, self._log_q(white, self.shift, factor)
+        deviation = noise @ factor.T
+        white = self.shift + deviation
+        log_q = standard_normal_log_prob(noise) - factor.diagonal().log().sum() - self.tril.diagonal().log().sum()
+        if stick:  # the value is known without solving; the slope in `white` is -T^-T noise = -(T T')^-1 (T noise)
+            slope = torch.cholesky_solve(deviation.detach().T, factor.detach()).T
+            log_q = log_q.detach() - ((white - white.detach()) * slope).sum(-1)
+        return self.origin + white @ self.tril.T, log_q
 
     def log_prob_flat(self, u: Tensor) -> Tensor:
         """Return log q `[n]` at points `[n, dim]`."""

@@ -160,6 +160,11 @@ class LocalObjective(FlatObjective):
         return self.objective in ("iwae", "iwae_dreg")
 
     @property
+    def normal(self) -> None:
+        """None: a step's noise has the weight of the KL beside the normal numbers."""
+        return None
+
+    @property
     def warmup(self) -> int:
         """Steps before which the search must not end."""
         return self.config.warmup if self.objective in ("elbo_linear", "elbo_cyclical", "elbo_free_bits") else 0

@@ -93,9 +93,10 @@ class WhitenedLowRank(FlatGuide):
         r = (u - loc) / scale
         scaled = factor / scale[:, None]
         inner = torch.linalg.cholesky(torch.eye(self.rank, dtype=u.dtype) + scaled.T @ scaled)
-        w = torch.linalg.solve_triangular(inner, (r @ scaled).T, upper=False).T
+        inside = (r @ scaled).T
+        saved = (inside * torch.cholesky_solve(inside, inner)).sum(0)
         logdet = scale.log().sum() + inner.diagonal().log().sum()
-        return standard_normal_log_prob(r) + 0.5 * w.square().sum(-1) - logdet
+        return standard_normal_log_prob(r) + 0.5 * saved - logdet
 
     def sample(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
         """Map noise `[n, rank + dim]` to points and their log q; see `FlatGuide.sample`."""

@@ -107,6 +107,12 @@ class FlatObjective:
         self._module = _Bound(self._estimate, guide, density.program if self.weights else None)
         self._names = [*(f"guide.{n}" for n in self.parameters), *(f"program.{n}" for n in self.weights)]
 
+    @property
+    def normal(self) -> tuple[int, int] | None:
+        """Shape of the noise where it is standard normal numbers alone, None with minibatches."""
+        rows = self.num_particles // 2 if self.num_particles % 2 == 0 else self.num_particles
+        return None if self.batches.batch_size is not None else (rows, self.guide.noise_dim)
+
     def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Draw what one step needs: standard normal noise `[particle, noise]`, half of it where it is mirrored, and the unit numbers."""
         return self._noise(generator, self.batches)
@@ -194,6 +200,7 @@ class ProgramObjective:
     eagerly: the guide draws inside its own code, where noise cannot be made an input without changing the stream.
     """
 
+    normal = None
     eager = "the guide is a Pyro program that draws inside its own code; only the flat families are compiled"
 
     def __init__(

@@ -13,15 +13,19 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from guides.types import FitConfig
 from zoo.batching import close
 from zoo.compiled import Function, Mode, Record, announce, compile_function
+from zoo.native import NativeGraph
 from zoo.tracing import Traced, trace
 
-__all__ = ["BETAS", "Objective", "Step", "advance", "scaled", "summary"]
+__all__ = ["BETAS", "Objective", "Row", "Step", "advance", "scaled", "summary"]
+
+Row = tuple[float, float]
 
 BETAS = (0.9, 0.99)  # of Adam
 EPSILON = 1e-8
@@ -35,6 +39,10 @@ class Objective(Protocol):
     weights: dict[str, nn.Parameter]
     gradients_per_step: int
     eager: str
+
+    @property
+    def normal(self) -> tuple[int, int] | None:
+        """Shape of the noise where it is one tensor of standard normal numbers, else None."""
 
     def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Draw the randomness of one step."""
@@ -106,6 +114,19 @@ class Step:
         self._knobs = self.control.numpy()
         self._before = self.state
         self.function = self._compile(config, expected)
+        self.native = self._native()
+
+    def _native(self) -> NativeGraph | None:
+        """Return the compiled step behind a C function that takes many in one call, None where each is called by itself."""
+        if self.function.run is None or self.state.dtype != torch.float64:
+            return None
+        generator = torch.Generator().manual_seed(49_979_687)
+        rows = [
+            [self._elsewhere(generator), self.control.new_tensor(row), self.rates, *self.objective.spare_noise(generator)] for row in CHECKS
+        ]
+        self._before = self.state.clone()  # written in place from here on
+        self.state = self.state.clone()
+        return self.function.native(rows)
 
     @property
     def record(self) -> Record:
@@ -129,6 +150,35 @@ class Step:
         """
         self.objective.prepare()
         return trace(self.eager, self._example(torch.Generator().manual_seed(15_485_863)))
+
+    def block(self, number: int, shares: Sequence[float], noise: Sequence[Tensor], averaging: Sequence[bool]) -> tuple[list[Row], Tensor]:
+        """Take steps `number`, `number + 1`, ... up to the first whose loss or gradient is not finite.
+
+        Args:
+            number: of the first step, from 1.
+            shares: share of the learning rates, one per step.
+            noise: per input of the objective's noise one tensor `[step, *input]`.
+            averaging: whether the values of a step enter the average.
+
+        Returns:
+            `(loss, norm)` of each step taken, a failing one included, and the values after each `[step, number of values]`.
+        """
+        rows, history, done = [], [], 0
+        if self.native is not None:
+            knobs = np.empty((len(shares), 4))
+            knobs[:, 0], knobs[:, 1], knobs[:, 2], knobs[:, 3] = range(number, number + len(shares)), shares, averaging, self._knobs[3]
+            done, numbers, values = self.native.steps(self.state, self._before, torch.from_numpy(knobs), noise)
+            if not self.native.failed:
+                return [(loss, norm) for loss, norm in numbers[: done + 1].tolist()], values
+            self.native = None
+            self.function.fall_back("the compiled step failed at run time")
+            rows, history = [(loss, norm) for loss, norm in numbers[:done].tolist()], list(values[:done])
+        for i in range(done, len(shares)):
+            rows.append(self.take(number + i, shares[i], tuple(x[i] for x in noise), averaging=averaging[i]))
+            history.append(self.state[0])
+            if not (math.isfinite(rows[-1][0]) and math.isfinite(rows[-1][1])):
+                break
+        return rows, torch.stack(history)
 
     def take(self, number: int, share: float, noise: tuple[Tensor, ...], *, averaging: bool) -> tuple[float, float]:
         """Take step `number` and return the loss in nats and the gradient norm; where one is not finite the state stays."""

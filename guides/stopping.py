@@ -60,6 +60,11 @@ class Watch:
     last: Settled | None = None
 
     @property
+    def remaining(self) -> int:
+        """Steps until the window ends, the first at which the search can have settled."""
+        return max(1, max(SHORTEST, self.window) - len(self.losses))
+
+    @property
     def due(self) -> bool:
         """Whether the watched parameters of the next step are wanted."""
         return (len(self.losses) + 1) % max(1, self.window // 100) == 0

@@ -9,7 +9,7 @@ A loss or gradient that is not finite ends the fit at once; the last finite para
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,8 @@ __all__ = ["Outcome", "optimize"]
 
 Progress = Callable[[int, int, float], None]
 FIRST = (1, 2, 4, 8, 16, 32)  # steps that are looked at besides every tenth of a window
+Look = Callable[[Tensor, int], None]  # the values after each step of a block, and which step
+BLOCK = 100  # steps per call of the compiled step
 WINDOWS = 3  # of the stopping rule that a search usually takes (two at least), for the prediction of its time
 
 
@@ -63,34 +65,55 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.step = Step(self.objective, self.config, self.expected)
+        self._rows: tuple[Tensor, ...] = ()
 
-    def take(self, share: float, *, averaging: bool) -> Stop | None:
-        """Take one step at this share of the learning rate; return a Stop when something is not finite."""
-        number = len(self.losses) + 1
-        noise = self.objective.noise(self.generator)
-        loss, norm = self.step.take(number, share, noise, averaging=averaging)
-        if not math.isfinite(loss):
-            return self._failed(number, "The loss is not finite", noise)
-        if not math.isfinite(norm):
-            return self._failed(number, "The gradient is not finite", noise)
-        self.losses.append(loss)
-        self.averaged += averaging
-        if self.objective.weights and (number in FIRST or number % max(1, self.config.patience // 10) == 0):
-            self._look(number)
-        if self.progress is not None:
-            self.progress(number, self.config.steps, loss)
+    def take(self, shares: Sequence[float], averaging: Sequence[bool], each: Look | None = None) -> Stop | None:
+        """Take a block of steps at these shares of the learning rate; return a Stop when something is not finite.
+
+        `each` is called after every step with the values after all of them and its place among them.
+        """
+        first, noise = len(self.losses) + 1, self._noise(len(shares))
+        rows, history = self.step.block(first, shares, noise, averaging)
+        for i, (loss, norm) in enumerate(rows):  # a microsecond per step counts here
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                what = "The gradient" if math.isfinite(loss) else "The loss"
+                return self._failed(first + i, f"{what} is not finite", tuple(x[i] for x in noise))
+            self.losses.append(loss)
+            if each is not None:
+                each(history, i)
+            if self.follow is not None and (first + i in FIRST or (first + i) % max(1, self.config.patience // 10) == 0):
+                self.step.write(history[i])
+                self.seen.append({"step": float(first + i), **self.follow()})
+            if self.progress is not None:
+                self.progress(first + i, self.config.steps, loss)
+        self.averaged += sum(averaging)
         return None
 
-    def _look(self, number: int) -> None:
-        """Note what the objective says of the parameters after this step, where it says something."""
-        snapshot = getattr(self.objective, "snapshot", None)
-        if snapshot is not None:
-            self.step.write()
-            self.seen.append({"step": float(number), **snapshot()})
+    @property
+    def follow(self) -> Callable[[], dict[str, float]] | None:
+        """What says how a program that learns its weights is getting on, where the objective has it."""
+        return getattr(self.objective, "snapshot", None) if self.objective.weights else None
 
-    def watched(self) -> Tensor | None:
-        """Return the watched parameters after the last step."""
-        self.step.write()
+    @property
+    def most(self) -> int:
+        """Most steps of one block: one where each is called by itself, so that progress and interrupts are not delayed."""
+        return 1 if self.step.native is None else BLOCK
+
+    def _noise(self, number: int) -> list[Tensor]:
+        """Draw the noise of so many steps, the same numbers as step by step: `[step, *input]` per input, valid until the next call."""
+        if self.objective.normal is None:
+            rows = [self.objective.noise(self.generator) for _ in range(number)]
+            return [torch.stack(column) for column in zip(*rows, strict=True)]
+        if len(self._rows) < number:
+            self._block = torch.empty(number, *self.objective.normal, dtype=self.step.state.dtype)
+            self._rows = self._block.unbind()
+        for row in self._rows[:number]:  # in place: half the time of torch.randn, the same stream
+            row.normal_(generator=self.generator)
+        return [self._block[:number]]
+
+    def watched(self, history: Tensor, row: int) -> Tensor | None:
+        """Return the watched parameters at a row of values."""
+        self.step.write(history[row])
         return self.objective.watched()
 
     def _failed(self, number: int, what: str, noise: tuple[Tensor, ...]) -> Stop:
@@ -124,17 +147,27 @@ def optimize(
     run = _Run(objective, config, generator, progress, expected * starts)
     watch = Watch(min(config.patience, max(1, (config.steps - annealing) // 2)))
     settled = False
+
+    def look(history: Tensor, row: int) -> None:
+        nonlocal settled
+        enough = len(run.losses) > getattr(objective, "warmup", 0)
+        settled = watch.add(run.losses[-1], (lambda: run.watched(history, row)) if watch.due else None) and enough
+
     while len(run.losses) < config.steps - annealing and not settled:
-        stop = run.take(1.0, averaging=False)
+        number = min(run.most, watch.remaining, config.steps - annealing - len(run.losses))
+        stop = run.take([1.0] * number, [False] * number, look)
         if stop is not None:
             return run.outcome(stop)
-        settled = watch.add(run.losses[-1], run.watched if watch.due else None) and len(run.losses) > getattr(objective, "warmup", 0)
     floor = min(1.0, config.final_lr / config.lr)
-    for k in range(annealing):
-        share = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * k / annealing))
-        stop = run.take(share, averaging=k >= (1 - config.tail) * annealing)
+    shares = [floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * k / annealing)) for k in range(annealing)]
+    averaging = [k >= (1 - config.tail) * annealing for k in range(annealing)]
+    k = 0
+    while k < annealing:
+        number = min(run.most, annealing - k)
+        stop = run.take(shares[k : k + number], averaging[k : k + number])
         if stop is not None:
             return run.outcome(stop)
+        k += number
     weight = getattr(objective, "final_weight", 1.0)
     assert weight == 1.0 or config.objective == "beta", f"the weight of the KL ended at {weight}"
     run.step.write_average(run.averaged) if run.averaged else run.step.write()

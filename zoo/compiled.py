@@ -33,6 +33,7 @@ Mode = Literal["auto", "on", "off"]
 OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1, "cpp.threads": 1, **native.INTERFACE}
 COLD_SECONDS, COLD_SECONDS_PER_NODE = 8.0, 0.008  # what compiling takes: 10 s for 300 operations, a minute for 6,000
 WARM_SECONDS, TRACE_CALLS = 0.5, 300  # load and check; tracing takes about as long as so many eager calls
+REUSE = 3.0  # a package serves later seeds, restarts and sessions too: what compiling may cost over what it saves at once
 SPEEDUP = 8.0  # least eager / compiled ratio seen on programs whose time is overhead
 _log = logging.getLogger("zoo")
 
@@ -69,9 +70,13 @@ class Function:
         try:
             return self.run([*inputs, *self.traced.constants])
         except RuntimeError as error:
-            self.run = None
-            self.record = _off(f"the compiled graph failed at run time: {error}", self.record["compile_seconds"], notice=True)
+            self.fall_back(f"the compiled graph failed at run time: {error}")
             return list(self.eager(*inputs))
+
+    def fall_back(self, reason: str) -> None:
+        """Run eagerly from here on, and say so once."""
+        self.run = None
+        self.record = _off(reason, self.record["compile_seconds"], notice=True)
 
     def native(self, checks: Sequence[Sequence[Tensor]]) -> NativeGraph | None:
         """Return the graph behind C functions if it gives the loader's numbers at `checks`, None where it cannot be called so."""
@@ -161,7 +166,7 @@ class _Refused(Exception):
 
 def _build(
     function: Callable[..., Sequence[Tensor]], make: Callable[[], Traced], checks: Sequence[Sequence[Tensor]], saved: float
-) -> tuple[Traced, Callable[[Sequence[Tensor]], list[Tensor]], Path, bool]:
+) -> tuple[Traced, Callable[[Sequence[Tensor]], list[Tensor]], Path | None, bool]:
     """Return graph, compiled callable, its file and whether the disk had it; the graph is checked before and after compiling."""
     graph = make()
     _check(function, lambda inputs: graph(*inputs), checks)
@@ -172,7 +177,7 @@ def _build(
         missing = compiler_missing()
         if missing:
             raise _Refused(missing)
-        if saved < COLD_SECONDS + COLD_SECONDS_PER_NODE * graph.nodes:
+        if REUSE * saved < COLD_SECONDS + COLD_SECONDS_PER_NODE * graph.nodes:
             raise _Refused(f"compiling costs more than the {saved:.1f} s it would save", notice=False)
         package = cache.store(key, lambda path: _compile(graph, path))
     run = _load(package)
@@ -228,8 +233,15 @@ def _compile(graph: Traced, path: str) -> str:
         warnings.simplefilter("ignore")
         logger.setLevel(logging.ERROR)
         try:
-            program = export(graph.graph, (*graph.examples, *graph.constants), strict=False)
-            return str(inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=dict(OPTIONS)))
+            inputs = (*graph.examples, *graph.constants)
+            plain = {k: v for k, v in OPTIONS.items() if k not in native.INTERFACE}
+            for options in (plain,) if native.needs_loader(graph.graph) else (OPTIONS, plain):
+                try:
+                    program = export(graph.graph, inputs, strict=False)
+                    return str(inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=dict(options)))
+                except Exception as error:  # the interface of arrays does not take every operation; the loader's does
+                    failure = error
+            raise failure
         finally:
             logger.setLevel(level)
 

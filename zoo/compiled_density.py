@@ -242,7 +242,8 @@ def _native(graph: NativeGraph, density: LogDensity) -> NumpyGradient:
             raise ValueError(f"Expected an array of shape {(dim,)}, got {u.shape}.")
         point[:] = u
         density.gradient_evaluations += 1
-        if function(dim, *addresses) < 0 and graph.failed:  # `graph` is named here to keep it alive
+        function(dim, *addresses)
+        if value.value != value.value and graph.failed:  # `graph` is named here to keep it alive
             raise RuntimeError("the compiled graph failed at run time")
         return value.value, slope.copy()
 

@@ -24,11 +24,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from zoo import cache
 
-__all__ = ["INTERFACE", "NativeGraph", "load"]
+__all__ = ["INTERFACE", "NativeGraph", "load", "needs_loader"]
 
 INTERFACE = {"aot_inductor.allow_stack_allocation": True, "aot_inductor.use_minimal_arrayref_interface": True}
 FAILED = -2  # the graph raised
@@ -52,12 +52,18 @@ typedef struct {
 #ifdef __cplusplus
 extern "C" {
 #endif
+static int64_t zoo_nothing(uint64_t dim, double *gradient, double *value) {  /* an error code here makes nutpie panic */
+  memset(gradient, 0, dim * sizeof(double));
+  *value = NAN;
+  return 0;
+}
 int64_t zoo_gradient(uint64_t dim, const double *x, double *gradient, double *value, void *data) {
   graph_t *graph = (graph_t *)data;
-  if (dim != graph->dim || graph->stop) return -1;
+  if (dim != graph->dim) return -1;
+  if (graph->stop) return zoo_nothing(dim, gradient, value);
   graph->calls++;
   graph->in[0].data = (void *)x;
-  if (graph->run(graph->model, graph->inputs, graph->in, 2, graph->out)) { graph->stop = -2; return -2; }
+  if (graph->run(graph->model, graph->inputs, graph->in, 2, graph->out)) { graph->stop = -2; return zoo_nothing(dim, gradient, value); }
   *value = *(const double *)graph->out[0].data;
   memcpy(gradient, graph->out[1].data, dim * sizeof(double));
   if (!isfinite(*value)) return 4;
@@ -129,14 +135,15 @@ class NativeGraph:
 
     Attributes:
         gradient: address of `zoo_gradient`, for a graph `[point, constants] -> (value, gradient)`. It returns 0, or 3 or 4 where
-            gradient or value are not finite, or a negative number after `stop` or once the graph has failed.
+            gradient or value are not finite; after `stop`, or once the graph has failed, the value is NaN: points to reject.
         copy: address of a function that copies a point, which samplers ask for beside the gradient.
         data: address of their last argument.
     """
 
-    def __init__(self, shim: ctypes.CDLL, model: ctypes.CDLL, examples: Sequence[Tensor], constants: Sequence[Tensor], outputs: int) -> None:
+    def __init__(
+        self, shim: ctypes.CDLL, model: ctypes.CDLL, examples: Sequence[Tensor], constants: Sequence[Tensor], outputs: int
+    ) -> None:
         tensors = (*(x.detach().clone() for x in examples), *constants)
-        self._examples = tuple(examples)
         self._inputs = (_Array * len(tensors))(*map(_describe, tensors))
         self._outputs = (_Array * outputs)()
         self._keep, self._shim, handle = tensors, shim, ctypes.c_void_p()
@@ -162,7 +169,7 @@ class NativeGraph:
         return bool(self._graph.stop == FAILED)
 
     def stop(self) -> None:
-        """Make every later call return at once with a negative number."""
+        """Make every later call return NaN at once."""
         self._graph.stop = -1
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
@@ -174,7 +181,10 @@ class NativeGraph:
         held = [x.contiguous() for x in inputs]
         for array, x in zip(self._inputs, held, strict=False):
             array.data = x.data_ptr()
-        if self._run(ctypes.c_void_p(self._graph.model), len(self._inputs), self._inputs, len(self._outputs), self._outputs):
+        failed = self._run(ctypes.c_void_p(self._graph.model), len(self._inputs), self._inputs, len(self._outputs), self._outputs)
+        for array, kept in zip(self._inputs, self._keep[: len(held)], strict=False):
+            array.data = kept.data_ptr()  # what was handed over may be gone after this call
+        if failed:
             raise OSError("the graph failed")
         return [_read(array) for array in self._outputs]
 
@@ -221,6 +231,41 @@ def load(package: Path, examples: Sequence[Tensor], constants: Sequence[Tensor],
         return NativeGraph(_shim(), _library(str(package)), examples, constants, outputs)
     except AttributeError as error:
         raise OSError("the package has no interface of arrays") from error
+
+
+def needs_loader(graph: fx.GraphModule) -> bool:
+    """Whether Inductor's interface of arrays cannot carry a graph, so that trying to compile it would be lost time.
+
+    It has neither code of its own nor a C function for some operations, and hands no input of the graph to a library's
+    product of matrices.
+    """
+    try:
+        from torch._inductor import decomposition, lowering
+        from torchgen.aoti.fallback_ops import inductor_fallback_ops as callable_ones  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:
+        return False
+    own = lowering.lowerings.keys() - lowering.fallbacks
+    for node in graph.graph.nodes:
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        name = node.target.overloadpacket.__name__
+        if name in ("mm", "addmm", "bmm", "baddbmm"):
+            left = node.args[-2].meta.get("val")
+            small = left is not None and 1 in left.shape[-2:]  # a sum of products, written out
+            if not small and any(_is_input(n) for n in node.all_input_nodes):
+                return True
+        elif node.target in decomposition.decompositions or node.target in own:
+            continue
+        elif str(node.target) not in callable_ones or any(_is_input(n) for n in node.all_input_nodes):
+            return True
+    return False
+
+
+def _is_input(node: fx.Node) -> bool:
+    """Whether a node is an input of the graph or a view of one."""
+    while node.op == "call_function" and getattr(node.target, "is_view", False):
+        node = node.all_input_nodes[0]
+    return node.op == "placeholder"
 
 
 @functools.cache

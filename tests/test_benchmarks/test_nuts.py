@@ -1,5 +1,6 @@
 """NUTS: two engines, one answer; the same draws on any number of cores; faults of a program are errors, not draws."""
 
+import ctypes
 import subprocess
 import sys
 import textwrap
@@ -87,6 +88,52 @@ def test_draws_do_not_depend_on_jobs(tiny, chains):
     assert torch.equal(chains.stats["energy"], two.stats["energy"])
     assert not torch.equal(chains.unconstrained[0], chains.unconstrained[1])
     assert not torch.equal(chains.unconstrained, run_nuts(tiny, seed=1, **SHORT).unconstrained)
+
+
+@pytest.fixture(scope="module")
+def fast(tiny):
+    data = tiny.load_data()
+    density = LogDensity(tiny.program(data), data)
+    assert density.compile("on")["used"]
+    return density
+
+
+class Broken:
+    """A graph that fails at its fortieth point."""
+
+    def __init__(self, graph):
+        inner, nan = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(graph.gradient), ctypes.c_double(np.nan)
+
+        def call(dim, x, gradient, value, data):
+            self.calls += 1
+            self.failed = self.calls == 40 or self.failed
+            code = inner(dim, x, gradient, value, data)
+            if self.failed:
+                ctypes.memmove(value, ctypes.addressof(nan), 8)
+            return code
+
+        self.dim, self.copy, self.data, self.calls, self.failed = graph.dim, graph.copy, graph.data, 0, False
+        self.keep = (graph, ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(call))
+        self.gradient = ctypes.cast(self.keep[1], ctypes.c_void_p).value
+
+    def stop(self):
+        """Nothing to stop."""
+
+
+@pytest.mark.parametrize("route", ["python", "broken"])
+def test_without_python_in_the_loop_the_draws_are_the_same(tiny, fast, route, monkeypatch):
+    """Also where the C function fails on the way: the chain starts again on the Python callback."""
+    options = {**SHORT, "in_process": True, "log_density": fast}
+    native = run_nuts(tiny, **options)
+    before = fast.gradient_evaluations
+    graph = fast.native_gradient()
+    assert graph is not None
+    monkeypatch.setattr(fast, "native_gradient", lambda: None if route == "python" else Broken(graph))
+    other = run_nuts(tiny, **options)
+    assert torch.equal(native.unconstrained, other.unconstrained)
+    assert torch.equal(native.stats["energy"], other.stats["energy"])
+    assert (other.cost.gradient_evaluations > native.cost.gradient_evaluations) == (route == "broken")
+    assert fast.gradient_evaluations == before + other.cost.gradient_evaluations
 
 
 @pytest.mark.parametrize("engine", ["nutpie", "pyro"])

@@ -39,7 +39,7 @@ def uncompiled(monkeypatch):
                 return list(graph.graph(*inputs))
 
         compiled._check(function, lambda inputs: run([*inputs, *graph.constants]), checks)
-        return graph, run, False
+        return graph, run, None, False
 
     monkeypatch.setattr(compiled, "_build", build)
 

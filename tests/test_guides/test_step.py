@@ -74,6 +74,25 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one(tiny, name, family):
     assert_same_run(*both(entry, family, batch_size))
 
 
+def test_a_block_of_steps_is_its_steps_one_by_one(tiny):
+    """Also with a step that breaks on the way: the state is that of the last good one."""
+    entry, batch_size = programs(tiny, "mixture")
+    with session(entry.dtype):
+        one, many = (Step(objective(entry, "mean_field", batch_size), FitConfig(compile="on"), 1) for _ in range(2))
+        assert many.native is not None
+        one.native = None
+        noise = [torch.stack(c) for c in zip(*[one.objective.noise(torch.Generator().manual_seed(s)) for s in range(9)], strict=True)]
+        noise[0][6] = torch.nan
+        shares, averaging = [1.0, 0.5, 0.25] * 3, [False] * 4 + [True] * 5
+        (rows, history), (fast, values) = (step.block(3, shares, noise, averaging) for step in (one, many))
+    assert len(rows) == len(fast) == 7
+    assert np.allclose(rows[:6], fast[:6], rtol=1e-10)
+    assert np.isnan(fast[6][0])
+    assert torch.allclose(history[:6], values[:6], rtol=1e-9, atol=1e-12)
+    assert torch.allclose(one.state, many.state, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(one._before, many._before, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["elbo", "elbo_plain"])
 @pytest.mark.parametrize(("name", "family"), ALL)

@@ -51,9 +51,9 @@ def test_a_graph_that_is_slightly_wrong_is_refused(tiny, monkeypatch, uncompiled
     honest = compiled._build
 
     def build(*arguments):
-        graph, run, found = honest(*arguments)
+        graph, run, package, found = honest(*arguments)
         # A large loss would hide this from a tolerance relative to the largest output.
-        return graph, lambda inputs: (lambda out: [out[0] * (1 + 1e-7), out[1]])(run(inputs)), found
+        return graph, lambda inputs: (lambda out: [out[0] * (1 + 1e-7), out[1]])(run(inputs)), package, found
 
     monkeypatch.setattr(compiled, "_build", build)
     with caplog.at_level(logging.WARNING, logger="zoo"):
