@@ -17,8 +17,17 @@ __all__ = ["FAMILIES", "build", "check_family"]
 _MODULES = {
     name: f"guides.{name}"
     for name in (
-        "mean_field", "full_rank", "low_rank", "block_full_rank", "laplace", "amortized", "amortized_full", "amortized_flow", "dirichlet",
-        "topic_encoder", "flow",
+        "mean_field",
+        "full_rank",
+        "low_rank",
+        "block_full_rank",
+        "laplace",
+        "amortized",
+        "amortized_full",
+        "amortized_flow",
+        "dirichlet",
+        "topic_encoder",
+        "flow",
     )
 }
 
