@@ -60,7 +60,12 @@ def corpus(
         batched=("totals", "counts"),
         size=documents,
         coords={"word": names, **(coords or {})},
-        dims={"totals": ("document",), "counts": ("document", "word"), "topic": ("topic", "word"), "mixture": ("document", "topic")},
+        dims={
+            "totals": ("document",),
+            "counts": ("document", "word"),
+            "topic": ("topic_number", "word"),
+            "mixture": ("document", "topic_number"),
+        },
         source=source,
         licence=licence,
     )

@@ -113,6 +113,8 @@ class Data:
             if rows != self.size:
                 raise DataError(f"Batched data {key!r} has {rows} rows but size={self.size}; one row per unit is needed.")
         for name, dims in self.dims.items():
+            if name in dims:
+                raise DataError(f"{name!r} has an axis of its own name; files drop such a variable, name the axis otherwise.")
             if name in self.train and isinstance(self.train[name], torch.Tensor) and len(dims) != self.train[name].ndim:
                 raise DataError(f"Data {name!r} has {self.train[name].ndim} axes but dims {dims}; name every axis once.")
         object.__setattr__(self, "train", MappingProxyType(dict(self.train)))

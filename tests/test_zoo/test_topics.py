@@ -11,11 +11,12 @@ from scipy.special import gammaln, roots_jacobi
 
 import zoo
 from zoo.distributions import WordCounts
-from zoo.errors import UsageError
+from zoo.errors import DataError, UsageError
 from zoo.log_density import LogDensity
 from zoo.models import lda_exact
 from zoo.topic_tables import TopicTables
 from zoo.topics import align, counts_of, hellinger, match
+from zoo.types import Data
 
 
 def collapsed(words, documents, topics, alpha, beta, vocabulary):
@@ -154,3 +155,9 @@ def test_bad_options_are_refused(options):
 def test_a_corpus_too_large_for_tables_is_refused():
     with pytest.raises(UsageError, match="at most"):
         TopicTables(np.full((4, 6), 5), 3, 1.0, 1.0)
+
+
+def test_an_axis_named_like_its_tensor_is_refused():
+    """Files keep such a variable as the coordinate of that axis: draws of a site would be lost on the way to a comparison."""
+    with pytest.raises(DataError, match="name the axis otherwise"):
+        Data(train={"topic": torch.ones(2)}, dims={"topic": ("topic",)})

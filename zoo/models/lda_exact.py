@@ -69,7 +69,7 @@ def make_data(seed: int, K: int, alpha: float, beta: float, words: str) -> Data:
             "word_pair": [f"{WORDS[v]}, {WORDS[w]}" for v, w in WORD_PAIRS],
             "token_pair": [f"{_name(a)}, {_name(b)}" for a, b in TOKENS],
         },
-        dims={"words": ("document", "token"), "topic": ("topic", "word"), "mixture": ("document", "topic")},
+        dims={"words": ("document", "token"), "topic": ("topic_number", "word"), "mixture": ("document", "topic_number")},
         source="written for this entry after Steyvers and Griffiths (2007)",
         licence="CC0-1.0",
     )
