@@ -23,7 +23,7 @@ from zoo.lora import add_lora, to_pyro
 
 __all__ = ["Encoder", "main", "measure"]
 
-STEPS = 15
+STEPS = 9
 WIDTH, LAYERS, LENGTH, BATCH, WORDS, CLASSES, RANK = 128, 4, 32, 32, 1000, 4, 4
 
 
