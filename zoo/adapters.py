@@ -42,12 +42,13 @@ def shapes(form: str, rank: int, classes: int) -> dict[str, tuple[int, ...]]:
         raise UsageError(f"Option form of lora_head got {form!r}; accepted: {', '.join(FORMS)}.")
     if rank not in RANKS:
         raise UsageError(f"Option rank of lora_head got {rank}; accepted: 1 to {RANKS[-1]}.")
-    return {
+    sites: dict[str, dict[str, tuple[int, ...]]] = {
         "rank": {"A": (rank, 64), "B": (32, rank)},
         "core": {"core": (rank, rank)},
         "subspace": {"coefficient": (rank,)},
         "last_layer": {"head": (classes, 33)},
-    }[form]
+    }
+    return sites[form]
 
 
 @functools.cache

@@ -27,7 +27,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -56,7 +57,7 @@ def make_data(seed: int, form: str, rank: int, task: str, labels: int) -> Data:
     unit, test_unit = torch.as_tensor(made.train_unit), torch.as_tensor(made.test_unit)
     rows = probe_rows(len(made.classes), test, test_unit)
     named = [f"test {int(i)}, a {made.classes[int(test_unit[i])]}" for i in rows]
-    coords = {
+    coords: dict[str, Sequence[Any]] = {
         "probe": named, "probe_row": [int(i) for i in rows], "direction": [str(k) for k in range(1, DIRECTIONS + 1)],
         "class": [str(c) for c in made.classes], "data_seed": [seed],
     }  # fmt: skip
