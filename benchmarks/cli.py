@@ -176,7 +176,7 @@ def report(
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="three short pairs, no full rank, no cold starts: minutes, not an hour")] = False,
     peers: Annotated[str, typer.Option("--peers", metavar="auto|none|PEER,...", help="numpyro, stan, pymc; auto = installed")] = "auto",
-    only: Annotated[str, typer.Option("--only", metavar="ENTRY,...", help="some of the eight entries")] = "",
+    only: Annotated[str, typer.Option("--only", metavar="ENTRY,...", help="some of the eight entries, growth, commands")] = "",
     pairs: Annotated[int | None, typer.Option("--pairs", help="interleaved pairs; default 5, quick 3")] = None,
     out: Annotated[Path, typer.Option("--out", help="folder for bench.json, bench.md, bench.svg and logs")] = Path("out/bench"),
     page: Annotated[Path | None, typer.Option("--page", help="also write the tables between the marks of this Markdown page")] = None,

@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from zoo.errors import ZooError
+from zoo.simplify import Simplifier
 
 __all__ = ["TraceFailure", "Traced", "trace", "vectorize", "without_detach"]
 
@@ -133,11 +134,23 @@ def _purify(graph: fx.GraphModule, examples: tuple[Tensor, ...], captured: list[
     pure = make_fx(torch.func.functionalize(graph, remove="mutations"))(*examples, *captured)
     pure, captured = _lift(pure, len(examples), captured)  # functionalization may capture scalars anew
     _select_by_masks(pure)
+    pure, captured = _simplify(pure, examples, captured)
     graph, constants = _fold(pure, len(examples), captured)
     folded = Traced(graph=graph, constants=constants, examples=examples, watched=watched)
     if folded.nodes > MAX_NODES:
         raise TraceFailure(f"{folded.nodes} operations, above {MAX_NODES}; write the recursion as one tensor operation")
     return folded
+
+
+def _simplify(graph: fx.GraphModule, examples: tuple[Tensor, ...], captured: list[Tensor]) -> tuple[fx.GraphModule, list[Tensor]]:
+    """Return the graph without work on broadcast copies; as it is where that cannot be written, or is too long to be worth it."""
+    if len(graph.graph.nodes) > MAX_NODES // 4:
+        return graph, captured
+    try:
+        simple = make_fx(lambda *tensors: Simplifier(graph).run(*tensors))(*examples, *captured)
+    except Exception:  # the graph as it is gives the same numbers
+        return graph, captured
+    return _lift(simple, len(examples), captured)
 
 
 def _sentence(error: Exception) -> str:

@@ -58,11 +58,15 @@ def _about(document: Mapping[str, Any]) -> str:
     if load:
         busy = ": **other work shared this machine**; the ratios are of slices that alternate, the absolute figures are high"
         shared = f" Load average when it began: {load[0]:.1f}{busy if load[0] > 0.7 else ''}."
+    loads = [(", ".join(r["measured"]), (r["load_average"]["before"] or [math.nan])[0]) for r in document.get("again", ())]
+    again = "".join(
+        f" Measured again later, with the programs as they were then: {names} (load average {load:.1f})." for names, load in loads
+    )
     left = "".join(f" {NAMES.get(side, side)} is left out: {why}." for side, why in document.get("left_out", {}).items())
     return (
         f"{'Quick' if document['quick'] else 'Full'} run, {document['seconds'] / 60:.0f} minutes, {document['pairs']} pairs, "
         f"slices of {settings['slice_seconds']:g} s, {settings['particles']} particle(s) per SVI step, float64, one thread per process, on "
-        f"{machine['processor']} ({machine['cores']} cores, {machine['system']}).{shared}{left}\n\n{versions}."
+        f"{machine['processor']} ({machine['cores']} cores, {machine['system']}).{shared}{again}{left}\n\n{versions}."
     )  # fmt: skip
 
 

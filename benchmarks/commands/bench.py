@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.bench.worker import SINGLE_THREAD
@@ -12,14 +13,19 @@ from zoo.errors import UsageError
 
 __all__ = ["bench"]
 
+BESIDE = ("growth", "commands")
+
 
 def bench(out: Path, quick: bool, peers: list[str] | None, only: list[str], pairs: int | None, page: Path | None) -> int:
-    """Run the benchmark; `peers` None means those installed, `only` empty means all eight entries.
+    """Run the benchmark; `peers` None means those installed, `only` empty means all eight entries, growth and commands.
+
+    What `only` names (an entry, `growth`, `commands`) takes the place of its figures in an earlier run in the same folder.
 
     Raises:
         UsageError: an unknown entry or peer, or fewer than one pair.
     """
     os.environ.update(SINGLE_THREAD)
+    from benchmarks.bench.merge import earlier, merge
     from benchmarks.bench.plot import draw
     from benchmarks.bench.runner import Bench, execute
     from benchmarks.bench.sides import MEASURES, PEERS, Settings, missing
@@ -28,7 +34,7 @@ def bench(out: Path, quick: bool, peers: list[str] | None, only: list[str], pair
 
     if pairs is not None and pairs < 1:
         raise UsageError(f"--pairs is {pairs}; accepted: at least 1.")
-    targets = tuple(find(name).name for name in only) or tuple(TARGETS)
+    targets = tuple(find(name).name for name in only if name not in BESIDE) if only else tuple(TARGETS)
     asked = [name for name in PEERS if not missing(name)] if peers is None else peers
     for name in asked:
         missing(name)
@@ -40,8 +46,12 @@ def bench(out: Path, quick: bool, peers: list[str] | None, only: list[str], pair
                      growth=(1_000, 100_000), commands=(), quick=True)  # fmt: skip
     else:
         plan = Bench(targets=targets, sides=sides, pairs=pairs or 5, settings=Settings())
+    if only:
+        plan = replace(plan, **{name: () for name in BESIDE if name not in only})
+    before = earlier(out) if only else None
     out.mkdir(parents=True, exist_ok=True)
     document = execute(plan, out / "logs", lambda line: print(f"zoo: {line}", file=sys.stderr, flush=True))
+    document = document if before is None else merge(before, document)
     text = markdown(document)
     (out / "bench.json").write_text(strict_json(document) + "\n", encoding="utf8")
     (out / "bench.md").write_text(text, encoding="utf8")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks.bench import runner
+from benchmarks.bench.merge import earlier, merge
 from benchmarks.bench.results import Ratio, bars, pair_ratios, ratios, speeds
 from benchmarks.bench.runner import TOLERANCE, Bench, density_error, ess_of, run_target
 from benchmarks.bench.side_ours import log_joint
@@ -212,3 +213,28 @@ def test_repeat_counts_all_pieces_and_a_failing_side_says_why(tmp_path):
         missing("numpyr")
     with pytest.raises(PeerError, match="no_such_entry"):
         Worker("ours", ("no_such_entry", "form", None), MICRO, tmp_path)
+
+
+def test_measuring_again_replaces_and_says_so(tmp_path):
+    common = {"schema": 1, "quick": False, "pairs": 5, "settings": {"particles": 1}, "machine": {"cores": 2}, "versions": {"torch": "2"}}
+    old = {**common, "targets": {"linear": {"title": "old"}, "mixture": {"title": "old"}}, "growth": [{"rows": 1000}], "seconds": 10.0,
+           "commands": {"chains_gain": 1.9}, "load_average": {"before": [3.0, 3.0, 3.0]}}  # fmt: skip
+    new = {**common, "targets": {"mixture": {"title": "new"}, "radon": {"title": "new"}}, "growth": [], "commands": {}, "seconds": 5.0,
+           "load_average": {"before": [1.0, 2.0, 3.0]}}  # fmt: skip
+    both = merge(old, new)
+    assert {name: t["title"] for name, t in both["targets"].items()} == {"mixture": "new", "linear": "old", "radon": "new"}
+    assert list(both["targets"]) == [n for n in TARGETS if n in ("mixture", "linear", "radon")]  # in the order of the table
+    assert both["growth"] == old["growth"]
+    assert both["commands"] == old["commands"]
+    assert both["seconds"] == 15.0
+    assert both["load_average"] == old["load_average"]
+    assert both["again"] == [{"measured": ["mixture", "radon"], "load_average": new["load_average"]}]
+    for key, other in (("settings", {"particles": 2}), ("versions", {"torch": "3"}), ("pairs", 3)):
+        with pytest.raises(UsageError, match=key):
+            merge(old, {**new, key: other})
+    assert earlier(tmp_path) is None
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "partial.json").write_text('{"pairs": 1}')
+    assert earlier(tmp_path) == {"pairs": 1}
+    (tmp_path / "bench.json").write_text('{"pairs": 2}')
+    assert earlier(tmp_path) == {"pairs": 2}
