@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from benchmarks.arviz_bridge import to_arviz as to_arviz
     from benchmarks.compare import compare as compare
+    from benchmarks.gaps import gap_report as gap_report
     from benchmarks.mcmc import diagnose as diagnose
     from benchmarks.nuts import run_nuts as run_nuts
     from benchmarks.scorecard import compare_program as compare_program
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "benchmarks.arviz_bridge": ("to_arviz",),
     "benchmarks.compare": ("compare",),
+    "benchmarks.gaps": ("gap_report",),
     "benchmarks.mcmc": ("diagnose",),
     "benchmarks.nuts": ("run_nuts",),
     "benchmarks.scorecard": ("compare_program",),
