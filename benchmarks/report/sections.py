@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.report import figures_fit, figures_nuts, figures_posterior
 from benchmarks.report.components import View
+from benchmarks.report.house_panels import house_panel
 from benchmarks.report.inputs import EntryReport
 from benchmarks.report.numbers import plain
 from benchmarks.report.overview import cells, reference_words, sentence, tidy
@@ -227,7 +228,7 @@ def _checks(view: View) -> list[dict[str, Any]]:
 
 def _panel(view: View) -> dict[str, Any] | None:
     """Call the entry's `panel(report)` hook: figures, or pairs of a figure and a caption; its failure is shown, not raised."""
-    hook = view.report.entry.panel
+    hook = house_panel(view.report.entry)
     if hook is None:
         return None
     try:
