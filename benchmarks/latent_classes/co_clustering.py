@@ -39,7 +39,7 @@ def _reference() -> tuple[zoo.ModelEntry, Data, Posterior, dict[str, Any]]:
 
 
 def against_reference(families: tuple[str, ...] = ("laplace", "mean_field", "full_rank"), **settings: Any) -> list[dict[str, Any]]:
-    """Return the largest co-clustering error of each family over all pairs of distinct petal lengths, both sides Rao-Blackwellized."""
+    """Return the largest co-clustering error of each family over all pairs of petal lengths, both sides Rao-Blackwellized."""
     entry, data, truth, record = _reference()
     r = responsibilities(truth, data)  # [chain, draw, value, class]
     matrix = shared(r)
@@ -52,7 +52,8 @@ def against_reference(families: tuple[str, ...] = ("laplace", "mean_field", "ful
         fit = guides.fit(entry, family, data=data, **({"compile": "off"} if family == "laplace" else settings))
         found = shared(responsibilities(guides.draw(fit, DRAWS), data))
         rows.append({"family": family, "largest": float((found - matrix).abs().max()), "pairs": int(upper.shape[1]),
-                     "mcse_largest": float(error.max()), "ess_smallest": float(ess.min()), "doubt": int(doubt.sum()), **record})  # fmt: skip
+                     "mcse_largest": float(error.max()), "ess_smallest": float(ess.min()), "doubt": int(doubt.sum()),
+                     **record})  # fmt: skip
     return rows
 
 

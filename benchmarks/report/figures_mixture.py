@@ -33,8 +33,8 @@ def panel(report: EntryReport) -> list[tuple[Any, str]]:
     if hasattr(module, "normals") and "basis" in report.data.train:
         words = (
             f"Classes of {name} in the two directions that set them apart most (linear discriminants of its own classes): each thin "
-            f"ellipse is the 90 % region of a class in one of {SHOWN} draws, so that their spread is the posterior's; a point's color is its "
-            "most probable class, pale where that is in doubt."
+            f"ellipse is the 90 % region of a class in one of {SHOWN} draws, so that their spread is the posterior's; a point's color is "
+            "its most probable class, pale where that is in doubt."
         )
         found.append((clusters(posterior, module), words))
     if hasattr(module, "responsibilities"):
@@ -174,7 +174,7 @@ def _plane(x: Tensor, mean: Tensor) -> Tensor:
     within = sum((mean[:, k, None] * (x - center[k])).T @ (x - center[k]) for k in range(len(weight))) / len(x)
     between = (weight[:, None] * center).T @ center / len(x)
     root = torch.linalg.inv(torch.linalg.cholesky(torch.as_tensor(within)))
-    values, vectors = torch.linalg.eigh(root @ between @ root.T)
+    vectors = torch.linalg.eigh(root @ between @ root.T).eigenvectors
     first = root.T @ vectors[:, -1]
     if len(weight) > 2:
         return torch.stack([first, root.T @ vectors[:, -2]], -1)
