@@ -146,6 +146,7 @@ def test_clear_refusals(model, tokens):
         to_pyro(module)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of these two packages about each other
 def test_a_peft_transformer_from_a_config():
     peft = pytest.importorskip("peft", reason="the optional group [peft] is not installed")
     transformers = pytest.importorskip("transformers", reason="the optional group [peft] is not installed")
