@@ -200,6 +200,7 @@ def _signature(module: nn.Module, target: str) -> Any:
     import inspect
 
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    own = [p for p in inspect.signature(module.forward).parameters.values() if p.kind in kinds and p.name != target]
-    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    return inspect.Signature([*keyword, inspect.Parameter(target, inspect.Parameter.KEYWORD_ONLY, default=None)])
+    known = list(inspect.signature(module.forward).parameters.values())
+    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in known if p.kind in kinds and p.name != target]
+    rest = [p for p in known if p.kind is inspect.Parameter.VAR_KEYWORD]  # wrappers such as PEFT's take anything
+    return inspect.Signature([*keyword, inspect.Parameter(target, inspect.Parameter.KEYWORD_ONLY, default=None), *rest])

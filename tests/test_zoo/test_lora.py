@@ -107,6 +107,23 @@ def test_a_step_of_plain_pyro_moves_the_guide_and_nothing_of_the_module(model, t
     assert all(torch.equal(before[n], p) for n, p in module.state_dict().items())
 
 
+class Wrapper(nn.Module):
+    """Takes any argument, as PEFT's wrapper does."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args, **kwargs):
+        return self.inner(*args, **kwargs)
+
+
+def test_a_wrapper_that_takes_any_argument_becomes_an_entry(model, tokens):
+    module = Wrapper(add_lora(model, LAYERS[:1], rank=1))
+    entry = zoo.from_program(to_pyro(module, prior=0.3), {"tokens": tokens, "label": LABEL}, observed=["label"])
+    assert LogDensity(entry.program(entry.load_data()), entry.load_data()).dim == 16 + 32
+
+
 @pytest.mark.slow
 def test_a_fit_moves_nothing_of_the_module():
     with torch.random.fork_rng(devices=[]):
@@ -146,6 +163,7 @@ def test_clear_refusals(model, tokens):
         to_pyro(module)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of these two packages about each other
 def test_a_peft_transformer_from_a_config():
     peft = pytest.importorskip("peft", reason="the optional group [peft] is not installed")
     transformers = pytest.importorskip("transformers", reason="the optional group [peft] is not installed")
