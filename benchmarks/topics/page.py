@@ -76,9 +76,7 @@ def _digits(part: Rows, targets: Targets) -> str:
 def _three(part: Rows, targets: Targets) -> str:
     row = part["digits"]
     lines = [[name, *_numbers(v)] for name, v in row["scores"].items()]
-    text = (
-        f"The same topics and the same {row['documents']} held-out images. The first bounds what the second estimates; the third\n"
-    )
+    text = f"The same topics and the same {row['documents']} held-out images. The first bounds what the second estimates; the third\n"
     text += "scores half the tokens given the other half. Comparing one method's bound with another's completion compares nothing.\n\n"
     return "## Three numbers with three names\n\n" + text + _table(("number", "perplexity", "nats per token", "se over images"), lines)
 
