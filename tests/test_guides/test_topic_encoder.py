@@ -68,6 +68,7 @@ def test_the_encoder_imitates_the_coordinate_ascent(begun):
     assert left < 0.2
 
 
+@pytest.mark.slow
 def test_contract(entry):
     results = {c.name: c.run() for c in checks(entry, "topic_encoder")}
     assert all(r.status != "failed" for r in results.values()), results
