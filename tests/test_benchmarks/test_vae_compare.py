@@ -37,7 +37,7 @@ def test_training_uses_all_data_and_comparison_the_chosen_images(trained):
     assert posterior.draws["z"].shape == (200, chosen.size, 2)
     truth = references.find(entry, chosen, given=fit)
     assert truth.kind == "exact"
-    result = compare(posterior, truth, fit=moved, heldout=False)
+    result = compare(posterior, truth, fit=moved, heldout=False, distances="none")
     assert {s.quantity for s in result.scores} == {"z"}
     assert len(result.scores) == 2 * chosen.size
     gap = truth.log_evidence - moved.elbo.value_nats
@@ -59,6 +59,7 @@ def test_the_program_gets_trained_and_its_history_is_kept(trained, tmp_path):
     assert (again.history["kl_nats"] == fit.history["kl_nats"]).all()
 
 
+@pytest.mark.slow
 def test_given_weights_stay_as_they_are(trained):
     entry, fit = trained
     chosen = entry.judged(fit.data)
@@ -81,6 +82,7 @@ def test_a_plan_prepares_the_chosen_images_and_trains_first():
     assert [c.given.method if c.given else None for c in cells] == [None, "amortized", "amortized"]
 
 
+@pytest.mark.slow
 def test_the_gap_report_of_a_fit(trained):
     _, fit = trained
     report = gap_report(fit, rows=3)
@@ -92,6 +94,7 @@ def test_the_gap_report_of_a_fit(trained):
     assert report.images.shape == (6, 64)
 
 
+@pytest.mark.slow
 def test_the_pictures_are_drawn(trained):
     entry, fit = trained
     chosen = entry.judged(fit.data)
