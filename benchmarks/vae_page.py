@@ -13,15 +13,13 @@ FAMILIES = {"amortized": "independent normals", "amortized_full": "full covarian
 def render(numbers: dict[str, Any]) -> str:
     """Return the page as Markdown."""
     parts = [HEAD]
-    scores, bars, collapse = (numbers.get(k, {}) for k in ("scores", "bars", "collapse"))
+    scores, bars = (numbers.get(k, {}) for k in ("scores", "bars"))
     if bars:
         parts += ["## Bars\n", *_bars(bars, scores)]
     if scores:
         parts += ["## Exact scores of jointly trained variants\n", SCORES, *_scores(scores)]
     if bars:
         parts += ["## Gaps, the same decoder for every guide\n", GAPS, *_gaps(bars)]
-    if collapse:
-        parts += ["## Collapse\n", COLLAPSE, *_collapse(collapse)]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -113,19 +111,6 @@ def _gaps(bars: dict[str, Any]) -> list[str]:
     return [*lines, "", *note]
 
 
-def _collapse(collapse: dict[str, Any]) -> list[str]:
-    lines = [
-        "| schedule | NLL held out | active units | mutual information | KL from the prior | last KL weight |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, s in collapse.items():
-        lines.append(
-            f"| {name} | {s['nll_held_out']:.3f} ± {s['nll_held_out_se']:.2f} | {s['active_units']} | {s['mutual_information_nats']:.3f} | "
-            f"{s['mean_kl_nats']:.3f} | {s['final_weight']:g} |"
-        )
-    return [*lines, ""]
-
-
 HEAD = """# Autoencoders against the exact evidence
 
 Binary 8 x 8 digits (1,438 training and 359 held-out images), two latent dimensions, decoder and encoder with two hidden layers of 32 units.
@@ -140,7 +125,4 @@ variance over images of its exact posterior mean is above 0.01.
 """
 GAPS = """The decoder of the row "plain" is held fixed; each guide is fitted to it on all training images. `benchmarks.gap_report(fit)` makes such a
 table for any fit of these entries.
-"""
-COLLAPSE = """A decoder that also sees the pixels before each pixel (an autoregressive decoder) can write a digit without its code; whether the code is
-used then depends on how the KL is weighed early in training. The mutual information is exact, not estimated under the guide.
 """

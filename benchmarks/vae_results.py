@@ -1,6 +1,6 @@
 """Re-make `docs/results/vae.md`: exact scores of jointly trained autoencoders, and the bars of the gap report.
 
-    python -c "from benchmarks.vae_results import main; main()" [--steps 4000] [--only scores,bars,collapse] [--out docs/results]
+    python -c "from benchmarks.vae_results import main; main()" [--steps 4000] [--only scores,bars] [--out docs/results]
 
 Every number is written to `vae.json` as soon as it is known, so that a run that is cut short can go on.
 """
@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--only", default="scores,bars,collapse")
+    parser.add_argument("--only", default="scores,bars")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)

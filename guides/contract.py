@@ -23,7 +23,7 @@ from guides.start import find_start
 from guides.types import Fit
 from zoo.errors import ZooError
 from zoo.log_density import LogDensity
-from zoo.types import ModelEntry
+from zoo.types import Data, ModelEntry
 
 if TYPE_CHECKING:
     from zoo.contract import Check
@@ -47,7 +47,7 @@ def checks(entry: ModelEntry, family: str) -> list[Check]:
 
     def short() -> Fit:
         if "fit" not in shared:
-            shared["fit"] = fit(entry, family, seed=1, **_short(family))
+            shared["fit"] = fit(entry, family, seed=1, data=_data(entry), **_short(family))
         return shared["fit"]
 
     def guarded(run: Callable[[Callable[[], Fit]], Outcome]) -> Callable[[], Any]:
@@ -73,6 +73,12 @@ def checks(entry: ModelEntry, family: str) -> list[Check]:
 
 def _short(family: str) -> dict[str, Any]:
     return {**SHORT, "num_particles": 8 if family in FAMILIES else 2}
+
+
+def _data(entry: ModelEntry) -> Data:
+    """Return the data methods are compared on."""
+    data = entry.load_data()
+    return data if entry.judged is None else entry.judged(data)
 
 
 def _unusable(result: Fit) -> Outcome | None:
@@ -104,7 +110,7 @@ def gradient_norms(entry: ModelEntry, family: str) -> dict[str, float] | None:
     """Return the gradient norm of every trainable parameter at a jittered start, None for families without gradients."""
     from guides.families import build
 
-    data = entry.load_data()
+    data = _data(entry)
     with session(entry.dtype), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         program = entry.program(data)
@@ -145,7 +151,7 @@ def _gradients(entry: ModelEntry, family: str) -> Outcome:
 
 
 def _repeats(short: Callable[[], Fit], entry: ModelEntry, family: str) -> Outcome:
-    first, second = short(), fit(entry, family, seed=1, **_short(family))
+    first, second = short(), fit(entry, family, seed=1, data=_data(entry), **_short(family))
     if not np.array_equal(first.losses, second.losses):
         return "failed", "two fits with one seed have different losses"
     if not first.ok:

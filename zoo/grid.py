@@ -114,7 +114,7 @@ class GridCheck:
 
 
 def box_for(log_prior: Function, latent: int, *, widest: float = 12.0) -> float:
-    """Return the half width of a box that holds all but about 1e-9 of a prior centered near zero, at most `widest`.
+    """Return the half width of a box that holds all but about 1e-11 of a prior centered near zero, at most `widest`.
 
     The prior bounds the posterior's reach up to the likelihood ratio; `LatentGrid.check` measures what lies at the border.
     """
@@ -123,7 +123,7 @@ def box_for(log_prior: Function, latent: int, *, widest: float = 12.0) -> float:
     with torch.no_grad():
         values = log_prior((radius[:, None, None] * directions).reshape(-1, latent)).reshape(len(radius), -1).amax(-1)
         top = float(log_prior(torch.zeros(1, latent, dtype=torch.float64)).max().maximum(values.max()))
-    outside = (values > top - 18.0).nonzero()
+    outside = (values > top - 24.5).nonzero()
     return float(radius[min(len(radius) - 1, int(outside.max()) + 1)]) if len(outside) else float(radius[0])
 
 

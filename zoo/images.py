@@ -21,7 +21,7 @@ from zoo.errors import DataError, UsageError
 __all__ = ["Images", "binarize", "digits", "load_images", "read_idx", "split", "thin"]
 
 SUFFIXES = (".png", ".pgm", ".bmp", ".jpg", ".jpeg", ".npy")
-IDX_TYPES = {8: np.uint8, 9: np.int8, 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["figures", "mosaic"]
 
 CLASSES = ("#4c78a8", "#d1660f", "#3f8f4f", "#c0392b", "#8a63b8", "#8c564b", "#d66fae", "#7f7f7f", "#a39a1f", "#2a9fb0")
-WIDE, POINTS, SHARES = 620, 700, (0.5, 0.9)
+WIDE, POINTS, SHARES = 430, 700, (0.5, 0.9)
 
 
 def figures(report: EntryReport) -> list[tuple[Any, str]]:
@@ -71,7 +71,7 @@ def _reconstructions(report: EntryReport, program: Any) -> tuple[Any, str] | Non
     z = source.draws["z"].flatten(0, len(source.sample_dims) - 1)  # [draw, image, latent]
     ink = program.decoder(z[:: max(1, len(z) // 200)].double()).sigmoid().mean(0)
     x, half = report.data.train["x"], (len(ink) + 1) // 2
-    figure, axes = canvas(WIDE, WIDE * 0.42, 2, 1)
+    figure, axes = canvas(WIDE, WIDE * 0.46, 2, 1)
     for a, part in zip(axes, (slice(0, half), slice(half, None)), strict=True):
         _show(a, mosaic(torch.cat([x[part], ink[part]]), len(x[part])))
         a.set_title(f"{report.data.coords['image'][part][0]} ... {report.data.coords['image'][part][-1]}")
@@ -108,7 +108,7 @@ def _space(report: EntryReport, fit: Any) -> tuple[Any, str]:
     rows = torch.linspace(0, len(data.train["x"]) - 1, min(POINTS, len(data.train["x"]))).long()
     loc = fit.guide.encode(features_of(report.entry, {k: v[rows] for k, v in data.train.items()}))[0].numpy()
     labels = data.train["label"][rows].numpy()
-    figure, axes = canvas(460, 400)
+    figure, axes = canvas(WIDE, 380)
     for c in np.unique(labels):
         own = loc[labels == c]
         color = CLASSES[int(c) % len(CLASSES)] if c >= 0 else light("muted")
@@ -116,7 +116,7 @@ def _space(report: EntryReport, fit: Any) -> tuple[Any, str]:
         if c >= 0:
             middle = np.median(own, 0)
             axes.text(*middle, str(int(c)), color=light("ink"), fontsize=15, weight="bold", ha="center", va="center")
-    axes.set(xlabel="z1", ylabel="z2", aspect="equal")
+    axes.set(xlabel="z1", ylabel="z2")
     return figure, f"Where the encoder puts {len(rows)} training images (the class, seen by nobody, as color and number at its median)."
 
 
@@ -130,7 +130,7 @@ def _contours(report: EntryReport, program: Any, fits: dict[str, Any]) -> tuple[
     evidence, mean, covariance = grid.moments(x)
     kl = _kl(grid, next(iter(guides.values())), x)
     worst, shown = kl.argsort(descending=True)[:6].tolist(), marks(list(fits))
-    figure, axes = canvas(WIDE, WIDE * 0.72, 2, 3)
+    figure, axes = canvas(WIDE, WIDE * 0.85, 2, 3)
     for a, i in zip(axes.flat, worst, strict=False):
         near = grid.around(mean[i], covariance[i], points=81, sds=4.0)
         posterior = near.log_joint(x[i : i + 1])[0] - evidence[i]
@@ -142,7 +142,7 @@ def _contours(report: EntryReport, program: Any, fits: dict[str, Any]) -> tuple[
                 *ticks, log_q.reshape(81, 81).T.numpy(), levels=_levels(log_q)[:1], colors=[shown[name].color], linewidths=1.4,
                 linestyles=[shown[name].dash],
             )  # fmt: skip
-        a.set_title(f"{report.data.coords['image'][i]}: {kl[i]:.2f} nats", fontsize=10)
+        a.set_title(f"{report.data.coords['image'][i]}\n{kl[i]:.2f} nats", fontsize=9)
         a.tick_params(labelsize=8)
     lines = axes.flat[0]
     for name in guides:
@@ -196,7 +196,9 @@ def _tug_of_war(fit: Any) -> tuple[Any, str]:
     axes[0].plot(steps, history["reconstruction_nats"], color=light("m1"), linestyle="--", label="reconstruction")
     axes[0].plot(steps, history["kl_nats"], color=light("m2"), linestyle=":", label="KL")
     axes[0].set(xlabel="step", ylabel="nats per image", xscale="log", ylim=(0, None))
-    axes[0].legend(frameon=False, fontsize=9)
+    decades = [10**k for k in range(int(np.log10(steps[-1])) + 1)]
+    axes[0].set_xticks(decades, [f"{t:,}" for t in decades])
+    axes[0].legend(frameon=False, fontsize=9, loc="center left")
     axes[1].plot(history["kl_nats"], history["reconstruction_nats"], color=light("m3"))
     axes[1].plot(history["kl_nats"][-1:], history["reconstruction_nats"][-1:], "o", color=light("m3"))
     low, high = float(total.min()), float(total.max())

@@ -83,7 +83,9 @@ def test_the_exact_posterior_has_no_gap():
         assert d.coverage50 == pytest.approx(0.5, abs=2e-3)
 
 
-@pytest.mark.parametrize(("kind", "approximation"), [("diagonal", float(BEST_DIAGONAL)), ("full", 0.0), ("flow", 0.0)])
+@pytest.mark.parametrize(
+    ("kind", "approximation"), [("diagonal", float(BEST_DIAGONAL)), ("full", 0.0), pytest.param("flow", 0.0, marks=pytest.mark.slow)]
+)
 def test_the_gap_splits_as_the_closed_form_says(kind, approximation):
     found = report(q_of(kind, shift=0.3, stretch=0.4))
     assert found.faults == ()
