@@ -72,6 +72,21 @@ def execute(
             return result
 
 
+def _warm_up() -> None:
+    """Load here, once, what every forked cell would load for itself: ArviZ, and what the first trace of a process imports."""
+    import torch
+
+    import guides  # noqa: F401
+    from benchmarks import arviz_bridge, nuts  # noqa: F401
+    from zoo.tracing import trace
+
+    def slope(x: torch.Tensor) -> list[torch.Tensor]:
+        point = x.detach().requires_grad_(True)
+        return list(torch.autograd.grad(point.exp().sum(), point))
+
+    trace(slope, [torch.ones(1)])
+
+
 def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, timeout: float | None) -> None:
     missing = []
     for cell in cells:
@@ -86,6 +101,8 @@ def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, time
     reused = f", {len(cells) - len(missing)} are there already" if len(missing) < len(cells) else ""
     events.say(f"{len(missing)} of {len(cells)} cells to run{reused}; about {duration(total)} with {jobs} jobs")
     events.begin("cells", len(missing))
+    if len(missing) > 1:
+        _warm_up()
     trainers = {c.given.name for c in cells if c.given is not None}
     chains = min(jobs, 4)
     waves: list[tuple[list[Cell], int, int]] = [

@@ -60,7 +60,7 @@ def _about(document: Mapping[str, Any]) -> str:
         shared = f" Load average when it began: {load[0]:.1f}{busy if load[0] > 0.7 else ''}."
     loads = [(", ".join(r["measured"]), (r["load_average"]["before"] or [math.nan])[0]) for r in document.get("again", ())]
     again = "".join(
-        f" Measured again later, with the programs as they were then: {names} (load average {load:.1f})." for names, load in loads
+        f" Measured in a later run, with the programs of that time: {names} (load average {load:.1f})." for names, load in loads
     )
     left = "".join(f" {NAMES.get(side, side)} is left out: {why}." for side, why in document.get("left_out", {}).items())
     return (

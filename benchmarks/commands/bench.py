@@ -47,7 +47,7 @@ def bench(out: Path, quick: bool, peers: list[str] | None, only: list[str], pair
     else:
         plan = Bench(targets=targets, sides=sides, pairs=pairs or 5, settings=Settings())
     if only:
-        plan = replace(plan, **{name: () for name in BESIDE if name not in only})
+        plan = replace(plan, growth=plan.growth if "growth" in only else (), commands=plan.commands if "commands" in only else ())
     before = earlier(out) if only else None
     out.mkdir(parents=True, exist_ok=True)
     document = execute(plan, out / "logs", lambda line: print(f"zoo: {line}", file=sys.stderr, flush=True))
