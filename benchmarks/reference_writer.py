@@ -27,7 +27,7 @@ from zoo.types import ModelEntry, Moments, Posterior
 __all__ = ["write"]
 
 CHAINS, TOTAL, SMALL = 10, 10_000, 2_000
-TUNE, SMALL_TUNE = 2000, 1000
+TUNE, SMALL_TUNE = 2000, 600
 ACCEPT = (0.95, 0.99, 0.999)  # the next one is taken when a transition diverged
 THIN = (5, 8, 12, 20, 30, 40)  # the next one is taken when the draws are not independent enough
 STORED, BYTES = 2_000, 180_000  # most draws, and most bytes of float32 deviations

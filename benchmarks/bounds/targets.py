@@ -6,9 +6,9 @@ evaluates a Pyro program. They are what the bound audit itself is tested on.
 
 from __future__ import annotations
 
-from benchmarks.bounds import targets_adapters, targets_conjugate, targets_integrated, targets_topics
+from benchmarks.bounds import targets_adapters, targets_conjugate, targets_entries, targets_integrated, targets_topics
 from benchmarks.bounds.target_table import TARGETS, Target
 
 __all__ = ["MODULES", "TARGETS", "Target"]
 
-MODULES = (targets_conjugate, targets_integrated, targets_adapters, targets_topics)  # each enters its programs when it is imported
+MODULES = (targets_conjugate, targets_integrated, targets_entries, targets_adapters, targets_topics)  # each enters its programs when imported
