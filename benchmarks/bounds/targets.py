@@ -11,4 +11,10 @@ from benchmarks.bounds.target_table import TARGETS, Target
 
 __all__ = ["MODULES", "TARGETS", "Target"]
 
-MODULES = (targets_conjugate, targets_integrated, targets_entries, targets_adapters, targets_topics)  # each enters its programs when imported
+MODULES = (
+    targets_conjugate,
+    targets_integrated,
+    targets_entries,
+    targets_adapters,
+    targets_topics,
+)  # importing enters them
