@@ -35,6 +35,7 @@ HEADS = (
     "sd ratio of log odds",
 )  # fmt: skip
 QUICK = {"draws": 500, "tune": 500}
+QUICK_FIT: dict[str, Any] = {"steps": 1500}
 FULL = {"draws": 1500, "tune": 800}
 CERTIFIED_RHAT, CERTIFIED_ESS = 1.01, 4000
 Array = np.ndarray[Any, Any]
@@ -61,7 +62,7 @@ def measure(task: str, seed: int, *, quick: bool, jobs: int = 2, labels: int = 6
     nuts = benchmarks.run_nuts(entry, seed=seed, data=data, jobs=jobs, min_ess=0, **(QUICK if quick else FULL))  # type: ignore[arg-type]
     posteriors, status, seconds = {"nuts": nuts}, {"nuts": "ok"}, {"nuts": nuts.cost.seconds}
     for family in FAMILIES:
-        fit = guides.fit(entry, family, seed=seed, data=data, **({"steps": 1500} if quick else {}))
+        fit = guides.fit(entry, family, seed=seed, data=data, **(QUICK_FIT if quick else {}))
         status[family], seconds[family] = fit.stop.status, fit.cost.seconds
         if fit.ok:
             posteriors[family] = guides.draw(fit, 2000 if quick else 4000)

@@ -88,10 +88,10 @@ def unit_terms(density: LogDensity, u: Tensor, tensors: Mapping[str, Any] | None
         trace.compute_log_prob()
     prior, likelihood = sum(jacobians[1:], jacobians[0]), u.new_zeros(units)
     for node in samples(trace):
-        axis = next((-f.dim for f in node["cond_indep_stack"] if f.vectorized and f.size in (size, units)), None)
-        if axis is None:
+        where = next((-f.dim for f in node["cond_indep_stack"] if f.vectorized and f.size in (size, units)), None)
+        if where is None:
             raise FitError(f"Site {node['name']!r} lies outside the minibatch plate; this objective needs every term to belong to a unit.")
-        value = _per_unit(masked(node), axis, units)
+        value = _per_unit(masked(node), where, units)
         if node["name"] in draws:
             prior = prior + value
         else:
@@ -152,7 +152,7 @@ class LocalObjective(FlatObjective):
         super().__init__(
             density, guide, weights, num_particles=config.num_particles, batch_size=config.batch_size, stick=stick
         )  # fmt: skip
-        self._module = _BoundUnits(self._estimate, guide, density.program if self.weights else None)
+        self._module: Any = _BoundUnits(self._estimate, guide, density.program if self.weights else None)
 
     @property
     def independent(self) -> bool:

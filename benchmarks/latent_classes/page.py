@@ -22,8 +22,8 @@ from benchmarks.latent_classes import co_clustering, coverage, evidence, heldout
 __all__ = ["PARTS", "main", "render"]
 
 FOLDER = Path(__file__).parents[2] / "docs" / "results"
-SHORT = {"steps": 1000, "patience": 150, "anneal": 300, "num_particles": 32, "compile": "off"}
-HELDOUT = {"steps": 400, "patience": 100, "anneal": 200, "num_particles": 16, "compile": "off"}
+SHORT: dict[str, Any] = {"steps": 1000, "patience": 150, "anneal": 300, "num_particles": 32, "compile": "off"}
+HELDOUT: dict[str, Any] = {"steps": 400, "patience": 100, "anneal": 200, "num_particles": 16, "compile": "off"}
 Rows = list[dict[str, Any]]
 
 

@@ -100,7 +100,9 @@ def heat_map(report: EntryReport, module: Any, name: str, posterior: Posterior, 
     order = _order(report)
     matrix = shared_classes(module.responsibilities(_draws(posterior, DRAWS), report.data))[order][:, order]
     figure, axes = canvas(620 if truth is not None else 330, 300, 1, 2 if truth is not None else 1, squeeze=False)
-    found = [(axes[0, 0], matrix, (0.0, 1.0), ("paper", "m1"), f"{name}: chance of a shared class")]
+    found: list[tuple[Any, Tensor, tuple[float, float], tuple[str, ...], str]] = [
+        (axes[0, 0], matrix, (0.0, 1.0), ("paper", "m1"), f"{name}: chance of a shared class")
+    ]
     if truth is not None:
         difference = matrix - truth[1][order][:, order]
         reach = max(0.02, float(difference.abs().max()))

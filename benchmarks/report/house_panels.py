@@ -16,7 +16,7 @@ __all__ = ["house_panel"]
 PANELS = {"mixture": "benchmarks.report.figures_mixture"}  # tag -> module with `panel(report)`
 
 
-def house_panel(entry: ModelEntry) -> Callable[..., Any] | None:
+def house_panel(entry: ModelEntry) -> Callable[..., Any] | str | None:
     """Return the panel of an entry: its own, else the one its tags call for, None where there is none."""
     if entry.panel is not None:
         return entry.panel

@@ -27,8 +27,9 @@ def normalized(weights: Tensor) -> Tensor:
 def ours(counts: Tensor, topics: int, alpha: float, beta: float, seed: int, *, starts: int = 20) -> tuple[Ascent, float]:
     """Return the coordinate ascent behind the `dirichlet` family and its processor seconds."""
     before = time.process_time()
-    priors = [torch.full((n, m), a, dtype=torch.float64) for n, m, a in ((topics, counts.shape[1], beta), (len(counts), topics, alpha))]
-    found = ascend(counts, *priors, torch.Generator().manual_seed(seed), starts=starts)
+    topic = torch.full((topics, counts.shape[1]), beta, dtype=torch.float64)
+    mixture = torch.full((len(counts), topics), alpha, dtype=torch.float64)
+    found = ascend(counts, topic, mixture, torch.Generator().manual_seed(seed), starts=starts)
     return found, time.process_time() - before
 
 
