@@ -28,6 +28,7 @@ __all__ = ["BernoulliLikelihood", "GaussianLikelihood", "GridCheck", "LatentGrid
 POINTS = {1: 1001, 2: 201, 3: 61}
 LARGEST = 3
 MOST_POINTS = 700_000
+BORDER = 1e-6  # largest posterior mass near the border
 CHUNK = 4_000_000  # numbers of one block, [row, point]
 EDGE = 0.06  # share of the box on each side that counts as its border
 Function = Callable[[Tensor], Tensor]
@@ -102,7 +103,7 @@ class GridCheck:
     @property
     def ok(self) -> bool:
         """Whether log p(x) changes by less than 0.001 nats, moments by less than 0.001 sd, and the border holds under 1e-6."""
-        return self.log_evidence_change < 1e-3 and max(self.mean_change, self.log_sd_change) < 1e-3 and self.border_mass < 1e-6
+        return self.log_evidence_change < 1e-3 and max(self.mean_change, self.log_sd_change) < 1e-3 and self.border_mass < BORDER
 
     @property
     def sentence(self) -> str:
@@ -213,11 +214,22 @@ class LatentGrid:
         )  # fmt: skip
 
     def sufficient(self, x: Tensor) -> LatentGrid:
-        """Return this grid, or one with so many more points that `check` is ok; the finest that fits where none is."""
+        """Return this grid, or a wider or finer one for which `check` is ok; the last one that fits where none is."""
         grid = self
-        while not grid.check(x).ok and (2 * grid.number - 1) ** grid.latent <= MOST_POINTS:
-            grid = grid.doubled()
+        while not (found := grid.check(x)).ok:
+            other = grid.wider() if found.border_mass >= BORDER else grid.doubled()
+            if other.number**grid.latent > MOST_POINTS:
+                break
+            grid = other
         return grid
+
+    def wider(self) -> LatentGrid:
+        """Return the grid over a box wider by half, with the same step."""
+        center = torch.stack([a.mean() for a in self.axes])
+        return LatentGrid(
+            self.likelihood, self.latent, log_prior=self.log_prior, points=3 * (self.number - 1) // 2 + 1,
+            half_width=1.5 * self.half_width, center=center,
+        )  # fmt: skip
 
     def sample(self, x: Tensor, n: int, seed: int) -> Tensor:
         """Return n independent posterior draws of every row, `[n, row, d]`.
