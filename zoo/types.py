@@ -9,9 +9,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from zoo.errors import DataError, UnknownNameError, UsageError
+from zoo.known import Analytic, Baselines, Moments, Published
 
 if TYPE_CHECKING:
     import torch
@@ -41,15 +42,6 @@ class Program(Protocol):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the generative process once."""
-
-
-class Moments(NamedTuple):
-    """Means and standard deviations of one quantity with their Monte Carlo standard errors (0 where exact)."""
-
-    mean: Tensor
-    mean_se: Tensor
-    sd: Tensor
-    sd_se: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,60 +124,6 @@ def _check_tensor(label: str, value: Tensor) -> None:
     if value.dtype.is_floating_point and not torch.isfinite(value).all():
         bad = int((~torch.isfinite(value)).sum())
         raise DataError(f"{label} has {bad} NaN or infinite of {value.numel()} values; drop or impute those rows first.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Analytic:
-    """A posterior known in closed form.
-
-    Attributes:
-        sample: `sample(n, seed)` returns independent exact draws of the program's sites, each `[n, *site]`.
-        moments: exact moments per quantity name (standard errors 0); quantities not listed use the draws.
-        log_evidence: log p(observed) in nats, None where it is not known.
-    """
-
-    sample: Callable[[int, int], Mapping[str, Tensor]]
-    moments: Mapping[str, Moments] = field(default_factory=dict)
-    log_evidence: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """Reference draws that others made, checked and published.
-
-    Attributes:
-        draws: the program's sites, each `[chain, draw, *site]`.
-        gates: the checks recorded with them, name -> passed.
-        rhat_max, ess_min: worst recorded values, None where not recorded.
-        provenance: how and by whom they were drawn.
-    """
-
-    draws: Mapping[str, Tensor]
-    gates: Mapping[str, bool] = field(default_factory=dict)
-    rhat_max: float | None = None
-    ess_min: float | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Baselines:
-    """Class probabilities of methods that are not posteriors, and how draws of a posterior become class probabilities.
-
-    Attributes:
-        labels: the true class of every test row, `[row]`.
-        classes: names of the classes.
-        probabilities: method -> set -> `[row, class]`; the set `test` belongs to `labels`, others hold rows from outside the task.
-        predict: `predict(draws)` with draws `[draw, *site]` returns set -> `[draw, row, class]`.
-        about: method -> one sentence on how it was made.
-        images: gray pictures of the test rows `[row, height, width]` with values in [0, 1], None where there are none.
-    """
-
-    labels: Tensor
-    classes: tuple[str, ...]
-    probabilities: Mapping[str, Mapping[str, Tensor]]
-    predict: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-    about: Mapping[str, str] = field(default_factory=dict)
-    images: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
