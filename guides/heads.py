@@ -96,7 +96,8 @@ class TriangularHead(Head):
 
     def solve(self, out: Tensor, w: Tensor) -> Tensor:
         """Return eps with m + T eps = w, by substitution row by row: no matrix per unit is built."""
-        d, rows, place = self.width, [], 2 * self.width
+        d, place = self.width, 2 * self.width
+        rows: list[Tensor] = []
         scale = out[:, d : 2 * d]
         for i in range(d):
             value = w[..., i] - out[:, i]

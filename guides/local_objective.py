@@ -88,10 +88,10 @@ def unit_terms(density: LogDensity, u: Tensor, tensors: Mapping[str, Any] | None
         trace.compute_log_prob()
     prior, likelihood = sum(jacobians[1:], jacobians[0]), u.new_zeros(units)
     for node in samples(trace):
-        axis = next((-f.dim for f in node["cond_indep_stack"] if f.vectorized and f.size in (size, units)), None)
-        if axis is None:
+        place = next((-f.dim for f in node["cond_indep_stack"] if f.vectorized and f.size in (size, units)), None)
+        if place is None:
             raise FitError(f"Site {node['name']!r} lies outside the minibatch plate; this objective needs every term to belong to a unit.")
-        value = _per_unit(masked(node), axis, units)
+        value = _per_unit(masked(node), place, units)
         if node["name"] in draws:
             prior = prior + value
         else:

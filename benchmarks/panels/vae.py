@@ -28,7 +28,8 @@ def figures(report: EntryReport) -> list[tuple[Any, str]]:
     if not fits:
         return []
     trainer = next(iter(fits.values()))
-    program, made = trainer.program, []
+    program: Any = trainer.program
+    made: list[tuple[Any, str] | None] = []
     with torch.no_grad():
         made.append(_reconstructions(report, program))
         made.append(_samples(program))
