@@ -104,7 +104,7 @@ class FlatObjective:
         self.parameters: dict[str, nn.Parameter] = {n: p for n, p in guide.named_parameters() if p.requires_grad}
         self.gradients_per_step = num_particles
         self._graph: Traced | None = None
-        self._module = _Bound(self._estimate, guide, density.program if self.weights else None)
+        self._module: nn.Module = _Bound(self._estimate, guide, density.program if self.weights else None)
         self._names = [*(f"guide.{n}" for n in self.parameters), *(f"program.{n}" for n in self.weights)]
 
     @property
