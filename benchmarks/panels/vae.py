@@ -29,11 +29,7 @@ def figures(report: EntryReport) -> list[tuple[Any, str]]:
         return []
     trainer = next(iter(fits.values()))
     program: Any = trainer.program
-<<<<<<< HEAD
-    made = []
-=======
     made: list[tuple[Any, str] | None] = []
->>>>>>> vae
     with torch.no_grad():
         made.append(_reconstructions(report, program))
         made.append(_samples(program))

@@ -121,7 +121,7 @@ def folder(written, tmp_path):
 def test_what_is_written_can_be_found_and_checked(folder):
     record = json.loads((folder / "tiny.json").read_text())
     assert (record["tier"], record["kept"], record["chains"]) == ("small", 2000, 10)
-    assert record["command"] == "zoo reference tiny --write"
+    assert record["command"] == "zoo reference tiny --write --small"
     assert {"torch", "nutpie", "pyro-ppl"} <= set(record["versions"])
     assert all(record["gates"].values())
     found = references.check(gaussian(), folder=folder)

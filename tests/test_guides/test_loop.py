@@ -133,7 +133,7 @@ def test_unknown_names_get_a_guess(tiny):
         guides.fit(entry, "meanfield")
     with pytest.raises(UnknownNameError, match="did you mean 'steps'"):
         guides.fit(entry, "mean_field", step=5)
-    with pytest.raises(UnknownNameError, match="accepted: elbo"):
+    with pytest.raises(UnknownNameError, match="accepted: beta, elbo"):
         guides.fit(entry, "mean_field", objective="renyi")
     with pytest.raises(UsageError, match="rank"):
         guides.fit(entry, "low_rank", rank=9)

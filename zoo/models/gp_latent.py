@@ -40,7 +40,7 @@ SHOWN = range(0, 100, 10)  # years whose function value is compared
 def make_data(seed: int) -> Data:
     """Return the data of `gp_regression`."""
     data = marginal.make_data(seed)
-    return replace(data, coords={**data.coords, "shown": [data.coords["year"][t] for t in SHOWN]}, dims={**data.dims, "z": ("year",)})
+    return replace(data, coords={**data.coords, "shown": [data.coords["time"][t] for t in SHOWN]}, dims={**data.dims, "z": ("time",)})
 
 
 def factor(year: Tensor, length: Tensor, amplitude: Tensor) -> Tensor:

@@ -50,8 +50,8 @@ def make_data(seed: int) -> Data:
     return Data(
         train={"year": year - FIRST, "y": standardize(table.column("number")[rows].sqrt())},
         observed=("y",),
-        coords={"year": [str(int(t)) for t in year]},
-        dims={"year": ("year",), "y": ("year",)},
+        coords={"time": [str(int(t)) for t in year]},
+        dims={"year": ("time",), "y": ("time",)},
         source=table.provenance.source,
         licence=table.provenance.licence,
     )
