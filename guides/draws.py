@@ -28,8 +28,6 @@ __all__ = ["draw", "elbo", "estimate_elbo", "transfer", "weighted_draws"]
 
 BLOCK = 1_000_000  # numbers evaluated at once
 
-BLOCK = 1_000_000  # numbers evaluated at once
-
 
 def weighted_draws(guide: nn.Module, density: LogDensity, n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return n points `[n, dim]`, log p and log q `[n]` in nats, without gradients; call it inside a session."""

@@ -13,7 +13,7 @@ joint vector would be another, far looser one: with local latents the logarithm 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,7 +152,6 @@ class LocalObjective(FlatObjective):
         super().__init__(
             density, guide, weights, num_particles=config.num_particles, batch_size=config.batch_size, stick=stick
         )  # fmt: skip
-        self._module: Any = _BoundUnits(self._estimate, guide, density.program if self.weights else None)
 
     @property
     def independent(self) -> bool:
@@ -241,18 +240,3 @@ class _Scaled:
 
     def __call__(self, gradient: Tensor) -> Tensor:
         return gradient * self.share
-
-
-class _BoundUnits(nn.Module):
-    """A loss with the modules it reads as its own, so that `functional_call` can replace every trained value at once."""
-
-    def __init__(self, loss: Callable[..., Tensor], guide: nn.Module, program: Any) -> None:
-        super().__init__()
-        self._loss: Any = loss
-        self.guide = guide
-        if program is not None:
-            self.program = program
-
-    def forward(self, noise: Tensor, knobs: Tensor, index: Tensor | None = None) -> Tensor:
-        """Return the loss."""
-        return self._loss(noise, knobs, index)

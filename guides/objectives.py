@@ -282,9 +282,9 @@ class _Bound(nn.Module):
         if program is not None:
             self.program = program
 
-    def forward(self, noise: Tensor, index: Tensor | None = None) -> Tensor:
+    def forward(self, *noise: Tensor | None) -> Tensor:
         """Return the loss."""
-        return self._loss(noise, index)
+        return self._loss(*noise)
 
 
 class _Configured(PyroModule):

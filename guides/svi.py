@@ -74,6 +74,7 @@ class _Run:
         """
         first, noise = len(self.losses) + 1, self._noise(len(shares))
         rows, history = self.step.block(first, shares, noise, averaging)
+        follow = self.follow
         for i, (loss, norm) in enumerate(rows):  # a microsecond per step counts here
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = "The gradient" if math.isfinite(loss) else "The loss"
@@ -81,9 +82,9 @@ class _Run:
             self.losses.append(loss)
             if each is not None:
                 each(history, i)
-            if self.follow is not None and (first + i in FIRST or (first + i) % max(1, self.config.patience // 10) == 0):
+            if follow is not None and (first + i in FIRST or (first + i) % max(1, self.config.patience // 10) == 0):
                 self.step.write(history[i])
-                self.seen.append({"step": float(first + i), **self.follow()})
+                self.seen.append({"step": float(first + i), **follow()})
             if self.progress is not None:
                 self.progress(first + i, self.config.steps, loss)
         self.averaged += sum(averaging)

@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.errors import UnknownNameError, UsageError
 from zoo.types import Data, Quantity
 
-__all__ = ["QuantityFunction", "co_assignment", "log_odds", "log_site", "of_site", "predictive_at", "site", "sorted_by"]
+__all__ = ["QuantityFunction", "co_assignment", "log_odds", "log_site", "of_site", "predictive_at", "shared_classes", "site", "sorted_by"]
 
 QuantityFunction = Callable[[Mapping[str, Tensor], Data], Tensor]
 
@@ -99,6 +99,17 @@ def log_odds(left: Tensor, right: Tensor) -> Tensor:
     both = left[..., :, None] + right[..., None, :]  # [*sample, pair, class, class]
     same = torch.eye(both.shape[-1], dtype=torch.bool)
     return both[..., same].logsumexp(-1) - both[..., ~same].logsumexp(-1)
+
+
+def shared_classes(responsibilities: Tensor) -> Tensor:
+    """Return the Rao-Blackwellized chance that two rows share a class, the mean over draws of sum_k r_ik r_jk, `[row, row]`.
+
+    Args:
+        responsibilities: class probabilities of every row given a draw, `[*sample, row, class]`.
+    """
+    draws = responsibilities.flatten(0, -3)
+    flat = draws.movedim(0, 1).flatten(1)  # [row, draw * class]
+    return flat @ flat.T / draws.shape[0]
 
 
 def predictive_at(predict: Callable[..., Tensor], points: Any) -> QuantityFunction:

@@ -11,9 +11,9 @@ from torch import Tensor
 import guides
 import zoo
 from benchmarks import arviz_bridge, relabel
-from benchmarks.latent_classes.evidence import shared
 from benchmarks.references import find
 from zoo.models import gaussian_mixture
+from zoo.quantities import shared_classes
 from zoo.types import Data, Posterior
 
 __all__ = ["against_reference", "labels", "responsibilities"]
@@ -24,9 +24,7 @@ DRAWS = 4000
 def responsibilities(posterior: Posterior, data: Data) -> Tensor:
     """Return class probabilities of the distinct petal lengths of `gaussian_mixture`, `[*sample, value, class]`."""
     values = data.train["petal"].unique()
-    draws = posterior.draws
-    parts = torch.distributions.Normal(draws["location"].unsqueeze(-2), draws["scale"].unsqueeze(-2))
-    return (draws["weight"].log().unsqueeze(-2) + parts.log_prob(values.unsqueeze(-1))).softmax(-1)
+    return gaussian_mixture.log_joint(posterior.draws, values).softmax(-1)
 
 
 def _reference() -> tuple[zoo.ModelEntry, Data, Posterior, dict[str, Any]]:
@@ -42,7 +40,7 @@ def against_reference(families: tuple[str, ...] = ("laplace", "mean_field", "ful
     """Return the largest co-clustering error of each family over all pairs of petal lengths, both sides Rao-Blackwellized."""
     entry, data, truth, record = _reference()
     r = responsibilities(truth, data)  # [chain, draw, value, class]
-    matrix = shared(r)
+    matrix = shared_classes(r)
     upper = torch.triu_indices(len(matrix), len(matrix), 1)
     pairs = torch.einsum("csik,csjk->csij", r, r)[..., upper[0], upper[1]].numpy()
     doubt = (pairs.mean((0, 1)) > 0.001) & (pairs.mean((0, 1)) < 0.999)
@@ -50,7 +48,7 @@ def against_reference(families: tuple[str, ...] = ("laplace", "mean_field", "ful
     rows = []
     for family in families:
         fit = guides.fit(entry, family, data=data, **({"compile": "off"} if family == "laplace" else settings))
-        found = shared(responsibilities(guides.draw(fit, DRAWS), data))
+        found = shared_classes(responsibilities(guides.draw(fit, DRAWS), data))
         rows.append({"family": family, "largest": float((found - matrix).abs().max()), "pairs": int(upper.shape[1]),
                      "mcse_largest": float(error.max()), "ess_smallest": float(ess.min()), "doubt": int(doubt.sum()),
                      **record})  # fmt: skip

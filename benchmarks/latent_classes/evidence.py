@@ -14,16 +14,11 @@ from guides.session import session
 from zoo.class_network import class_kl
 from zoo.log_density import LogDensity
 from zoo.models import gaussian_mixture_exact as exact
+from zoo.quantities import shared_classes
 
-__all__ = ["class_network_rows", "evidence_rows", "shared"]
+__all__ = ["class_network_rows", "evidence_rows"]
 
 DRAWS = 8000
-
-
-def shared(responsibilities: torch.Tensor) -> torch.Tensor:
-    """Return the Rao-Blackwellized chance of a shared class, mean over draws of sum_k r_ik r_jk, `[row, row]`."""
-    flat = responsibilities.flatten(0, -3).movedim(0, 1).flatten(1)  # [row, draw * class]
-    return flat @ flat.T / responsibilities.flatten(0, -3).shape[0]
 
 
 def evidence_rows(K: int, families: tuple[str, ...] = ("laplace", "mean_field", "full_rank"), **settings: Any) -> list[dict[str, Any]]:
@@ -46,7 +41,7 @@ def evidence_rows(K: int, families: tuple[str, ...] = ("laplace", "mean_field", 
         posterior = guides.draw(fit, DRAWS)
         assert posterior.log_weights is not None
         weights = posterior.log_weights
-        worst = float((shared(exact.responsibilities(posterior.draws, data)) - matrix).abs().max())
+        worst = float((shared_classes(exact.responsibilities(posterior.draws, data)) - matrix).abs().max())
         khat = pareto_k(weights)[0]
         add(family, "ELBO", float(weights.mean()), float(weights.std()) / math.sqrt(DRAWS), co_clustering=worst, pareto_k=khat)
         ratio = (weights - weights.max()).exp()

@@ -10,7 +10,6 @@ from typing import Any
 
 from benchmarks.report import figures_fit, figures_nuts, figures_posterior, predictions
 from benchmarks.report.components import View
-from benchmarks.report.house_panels import house_panel
 from benchmarks.report.inputs import EntryReport
 from benchmarks.report.numbers import plain
 from benchmarks.report.overview import cells, reference_words, sentence, tidy
@@ -258,7 +257,7 @@ def _predictions(view: View) -> dict[str, Any] | None:
 
 def _panel(view: View) -> dict[str, Any] | None:
     """Call the entry's `panel(report)` hook: figures, or pairs of a figure and a caption; its failure is shown, not raised."""
-    hook = house_panel(view.report.entry)
+    hook = view.report.entry.panel
     if hook is None:
         return None
     try:

@@ -6,16 +6,15 @@ import numpy as np
 import torch
 
 import zoo
-from benchmarks.latent_classes import coverage, evidence, heldout, page
-from benchmarks.report.figures_mixture import shared_classes
-from benchmarks.report.house_panels import house_panel
+from benchmarks.latent_classes import coverage, heldout, page
+from zoo.quantities import shared_classes
 
 
 def test_shared_is_the_mean_over_draws():
     r = torch.rand(2, 5, 4, 3, dtype=torch.float64)
     r = r / r.sum(-1, keepdim=True)
     expected = torch.einsum("csik,csjk->ij", r, r) / 10
-    assert torch.allclose(evidence.shared(r), expected)
+    assert torch.allclose(shared_classes(r), expected)
     assert torch.allclose(shared_classes(r.flatten(0, 1)), expected)
 
 
@@ -61,9 +60,3 @@ def test_the_page_calls_a_bar_by_what_was_measured():
 def test_the_written_page_is_that_of_its_record():
     record = json.loads((page.FOLDER / "latent_classes.json").read_text())
     assert (page.FOLDER / "latent_classes.md").read_text() == page.render(record)
-
-
-def test_house_panels_go_by_tag_and_give_way():
-    entry = zoo.load("gaussian_mixture_classes")
-    assert house_panel(entry).__module__ == "benchmarks.report.figures_mixture"
-    assert house_panel(zoo.load("coin")) is None

@@ -10,9 +10,10 @@ import pyro
 import pytest
 import torch
 from torch import Tensor
+from zoo_densities import log_density, points
 
 from zoo.datasets import standardize
-from zoo.log_density import LogDensity, default_dtype
+from zoo.log_density import default_dtype
 from zoo.models import (
     coin,
     correlated_gaussian,
@@ -23,7 +24,7 @@ from zoo.models import (
     logistic_regression,
     random_intercepts,
 )
-from zoo.types import Data, ModelEntry
+from zoo.types import ModelEntry
 
 MODULES = (
     coin, correlated_gaussian, eight_schools, eight_schools_centered, gaussian_mixture, linear_regression, logistic_regression,
@@ -34,15 +35,6 @@ ENTRIES = [m.ENTRY for m in MODULES] + [
     gaussian_mixture.ENTRY.with_options(K=3),
 ]
 IDS = [e.key for e in ENTRIES]
-
-
-def log_density(entry: ModelEntry) -> tuple[LogDensity, Data]:
-    data = entry.load_data()
-    return LogDensity(entry.program(data), data), data
-
-
-def points(n: int, dim: int, *, seed: int = 0, scale: float = 0.5) -> Tensor:
-    return scale * torch.randn(n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def log_normal(x: Tensor, mean: Tensor | float, sd: Tensor | float) -> Tensor:

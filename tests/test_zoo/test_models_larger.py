@@ -10,29 +10,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, optimize, stats
-from torch import Tensor
+from zoo_densities import log_density, normal, points
 
 import zoo
 from zoo import datasets, reference
 from zoo.distributions import LevelShift
-from zoo.log_density import LogDensity
 from zoo.models import banana, change_point, funnel
 from zoo.recipes import Recipe
-from zoo.types import Data, ModelEntry
-
-
-def log_density(entry: ModelEntry) -> tuple[LogDensity, Data]:
-    data = entry.load_data()
-    return LogDensity(entry.program(data), data), data
-
-
-def points(n: int, dim: int, *, seed: int = 0, scale: float = 0.5) -> Tensor:
-    return scale * torch.randn(n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def normal(x: Tensor, mean: Tensor | float, sd: Tensor | float) -> Tensor:
-    return torch.distributions.Normal(torch.as_tensor(mean, dtype=torch.float64), sd).log_prob(x)
-
 
 # -- targets without data -----------------------------------------------------------------------------------------------
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from scipy import integrate, stats
 from torch import Tensor
+from zoo_densities import log_density, normal, points
 
 from benchmarks.bounds import targets_entries
 from zoo import reference
 from zoo.distributions import CensoredWeibull
-from zoo.log_density import LogDensity
 from zoo.models import (
     crossed_effects,
     gp_latent,
@@ -25,20 +25,6 @@ from zoo.models import (
     stochastic_volatility,
     weibull_survival,
 )
-from zoo.types import Data, ModelEntry
-
-
-def log_density(entry: ModelEntry) -> tuple[LogDensity, Data]:
-    data = entry.load_data()
-    return LogDensity(entry.program(data), data), data
-
-
-def points(n: int, dim: int, *, seed: int = 0, scale: float = 0.5) -> Tensor:
-    return scale * torch.randn(n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def normal(x: Tensor, mean: Tensor | float, sd: Tensor | float) -> Tensor:
-    return torch.distributions.Normal(torch.as_tensor(mean, dtype=torch.float64), sd).log_prob(x)
 
 
 def half_normal(x: Tensor, sd: float) -> Tensor:

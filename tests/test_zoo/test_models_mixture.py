@@ -9,20 +9,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
+from zoo_densities import log_density, points
 
 from zoo.errors import UsageError
-from zoo.log_density import LogDensity
 from zoo.models import gaussian_mixture
-from zoo.types import Data, ModelEntry
-
-
-def log_density(entry: ModelEntry) -> tuple[LogDensity, Data]:
-    data = entry.load_data()
-    return LogDensity(entry.program(data), data), data
-
-
-def points(n: int, dim: int, *, seed: int = 0, scale: float = 0.5) -> Tensor:
-    return scale * torch.randn(n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def log_normal(x: Tensor, mean: Tensor | float, sd: Tensor | float) -> Tensor:

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from zoo.datasets import read
 from zoo.errors import UsageError
-from zoo.quantities import sorted_by
+from zoo.quantities import log_odds, sorted_by
 from zoo.types import Data, ModelEntry, Program, Quantity
 
 CONCENTRATION = 5.0
@@ -80,6 +80,18 @@ def build(data: Data, K: int) -> Program:
     return program
 
 
+def log_joint(draws: Mapping[str, Tensor], petal: Tensor) -> Tensor:
+    """Return log weight_k + log Normal(petal | class k), `[*sample, *petal, class]`, nats."""
+    within = (..., *(None,) * petal.ndim, slice(None))
+    parts = torch.distributions.Normal(draws["location"][within], draws["scale"][within])
+    return draws["weight"].log()[within] + parts.log_prob(petal.unsqueeze(-1))
+
+
+def responsibilities(draws: Mapping[str, Tensor], data: Data) -> Tensor:
+    """Return the probability of each class for each flower given a draw, `[*sample, flower, class]`."""
+    return log_joint(draws, data.train["petal"]).softmax(-1)
+
+
 def co_assignment(draws: Mapping[str, Tensor], data: Data) -> Tensor:
     r"""Return the log odds that two flowers with given petal lengths share a class, `[*sample, pair]`, nats.
 
@@ -87,13 +99,8 @@ def co_assignment(draws: Mapping[str, Tensor], data: Data) -> Tensor:
     class is sum_k r_k(a) r_k(b). It is within 1e-2 of 0 or 1 for most pairs, with a posterior as skewed as that, so it
     enters as log odds: log sum_k r_k(a) r_k(b) - log sum_{k != l} r_k(a) r_l(b).
     """
-    number = draws["location"].shape[-1]
-    values = torch.tensor(PAIRS[number], dtype=torch.float64)  # [pair, 2]
-    parts = torch.distributions.Normal(draws["location"][..., None, None, :], draws["scale"][..., None, None, :])
-    joint = draws["weight"].log()[..., None, None, :] + parts.log_prob(values.unsqueeze(-1))  # [*sample, pair, 2, class]
-    both = joint[..., 0, :, None] + joint[..., 1, None, :]  # [*sample, pair, class, class]
-    same = torch.eye(number, dtype=torch.bool)
-    return both[..., same].logsumexp(-1) - both[..., ~same].logsumexp(-1)
+    joint = log_joint(draws, torch.tensor(PAIRS[draws["location"].shape[-1]], dtype=torch.float64))  # [*sample, pair, 2, class]
+    return log_odds(joint[..., 0, :], joint[..., 1, :])
 
 
 ENTRY = ModelEntry(
@@ -111,6 +118,7 @@ ENTRY = ModelEntry(
     },
     reference="stored",
     options={"K": 2},
+    panel="benchmarks.panels.mixture:figures",
     tags=frozenset({"mixture", "discrete", "enumeration"}),
     cites=(
         "Fisher (1936), The use of multiple measurements in taxonomic problems, Annals of Eugenics 7(2), 179-188",

@@ -26,9 +26,7 @@ References:
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
-from statistics import NormalDist
 from typing import Any
 
 import pyro
@@ -37,6 +35,7 @@ import torch
 from torch import Tensor
 
 from zoo.quantities import log_site, site
+from zoo.recipes import Recipe
 from zoo.types import Data, ModelEntry, Program, Quantity
 
 GROUPS, ROWS = 40, 6
@@ -45,13 +44,7 @@ TRUE_INTERCEPT, TRUE_SLOPE, TRUE_GROUP_SCALE, TRUE_NOISE_SCALE = 2.0, 0.5, 1.0, 
 
 def make_data(seed: int) -> Data:
     """Generate the data by the recipe above; another seed gives another data set."""
-    stream, normal = random.Random(seed), NormalDist()
-
-    def normals(*shape: int) -> Tensor:
-        # Python promises the Mersenne Twister's stream for good; torch and numpy may change theirs between versions.
-        uniforms = [(stream.getrandbits(52) + 0.5) / 2**52 for _ in range(torch.Size(shape).numel())]
-        return torch.tensor([normal.inv_cdf(u) for u in uniforms], dtype=torch.float64).reshape(shape)
-
+    normals = Recipe(seed).normals
     effect = TRUE_INTERCEPT + TRUE_GROUP_SCALE * normals(GROUPS, 1)
     x = normals(GROUPS, ROWS).round(decimals=3)
     y = (effect + TRUE_SLOPE * x + TRUE_NOISE_SCALE * normals(GROUPS, ROWS)).round(decimals=3)

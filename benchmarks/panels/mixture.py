@@ -12,9 +12,10 @@ from torch import Tensor
 from benchmarks.report.components import is_nuts
 from benchmarks.report.inputs import EntryReport, method_names
 from benchmarks.report.theme import canvas, light
+from zoo.quantities import shared_classes
 from zoo.types import Posterior
 
-__all__ = ["clusters", "heat_map", "panel", "shared_classes"]
+__all__ = ["clusters", "figures", "heat_map"]
 
 ROWS = 240  # drawn in a heat map at most; more are not seen
 DRAWS = 200
@@ -22,7 +23,7 @@ SHOWN = 24  # draws whose ellipses are drawn
 COLORS = ("m1", "m2", "m3", "m4", "m5", "m6")
 
 
-def panel(report: EntryReport) -> list[tuple[Any, str]]:
+def figures(report: EntryReport) -> list[tuple[Any, str]]:
     """Return the figures of a mixture entry: clusters (several features only) and co-clustering heat maps."""
     module = sys.modules[report.entry.build.__module__]
     found: list[tuple[Any, str]] = []
@@ -68,12 +69,6 @@ def _draws(posterior: Posterior, number: int) -> dict[str, Tensor]:
     total = len(next(iter(flat.values())))
     keep = torch.linspace(0, total - 1, min(number, total)).long()
     return {k: v[keep] for k, v in flat.items()}
-
-
-def shared_classes(responsibilities: Tensor) -> Tensor:
-    """Return the mean over draws of sum_k r_ik r_jk, `[row, row]`, from `[draw, row, class]`."""
-    flat = responsibilities.movedim(0, 1).flatten(1)
-    return flat @ flat.T / responsibilities.shape[0]
 
 
 def _truth(report: EntryReport, module: Any) -> tuple[str, Tensor] | None:

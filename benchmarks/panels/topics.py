@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from benchmarks.report.inputs import EntryReport
     from zoo.types import Data, Posterior
 
-__all__ = ["draw_topics", "topics"]
+__all__ = ["draw_topics", "figures"]
 
 DRAWS = 200  # evenly spaced draws that are aligned
 CLEAR = 0.2  # mean Hellinger distance up to which aligned topics are one picture
 
 
-def topics(report: EntryReport) -> list[tuple[Any, str]]:
+def figures(report: EntryReport) -> list[tuple[Any, str]]:
     """Return one figure of the mean topics for the reference and for every method, each aligned to its own last draw.
 
     Topics of all rows are then put into the order of the first row, so that columns can be compared.

@@ -1,0 +1,20 @@
+"""What tests of model files share: the log density of an entry with its data, and points to evaluate it at."""
+
+import torch
+from torch import Tensor
+
+from zoo.log_density import LogDensity
+from zoo.types import Data, ModelEntry
+
+
+def log_density(entry: ModelEntry) -> tuple[LogDensity, Data]:
+    data = entry.load_data()
+    return LogDensity(entry.program(data), data), data
+
+
+def points(n: int, dim: int, *, seed: int = 0, scale: float = 0.5) -> Tensor:
+    return scale * torch.randn(n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def normal(x: Tensor, mean: Tensor | float, sd: Tensor | float) -> Tensor:
+    return torch.distributions.Normal(torch.as_tensor(mean, dtype=torch.float64), sd).log_prob(x)
