@@ -162,14 +162,14 @@ class FlatObjective:
         if self._graph is not None and is_traced(u):
             value, gradient = self._graph(u.detach())
             return value + ((u - u.detach()) * gradient).sum(-1)  # the value, and a function with its gradient
-        if index is None:
+        if index is None and len(u) > 1:
             return self.function(u)
         tensors = self.batches.tensors(index)
 
         def point(row: Tensor) -> Tensor:
             return self.density.evaluate(row, tensors)
 
-        if not self.function.vectorized:
+        if not self.function.vectorized or len(u) == 1:  # one point needs no products of matrices where those of vectors do
             return torch.stack([point(row) for row in u])
         with vmappable():
             return torch.func.vmap(point)(u)
