@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from guides.flat import FlatGuide, Start, build_autoguide, fill, standard_normal_log_prob
 from zoo.log_density import LogDensity
+from zoo.substitution import small
 from zoo.types import Data, ModelEntry, Program
 
 NAME = "full_rank"
@@ -35,6 +36,13 @@ def flat(guide: nn.Module, start: Start) -> FlatGuide:
 def triangular(lower: Tensor, log_diagonal: Tensor) -> Tensor:
     """Return the lower triangular matrix with the strict part of `lower` and exp(log_diagonal) on the diagonal."""
     return lower.tril(-1) + torch.diag(log_diagonal.exp())
+
+
+def _slope(factor: Tensor, deviation: Tensor, noise: Tensor) -> Tensor:
+    """Return T^-T noise `[n, dim]`, for large T as (T T')^-1 (T noise), whose solve has a C function where the triangular one has none."""
+    if small(factor, noise.T):
+        return torch.linalg.solve_triangular(factor.T, noise.T, upper=True).T
+    return torch.cholesky_solve(deviation.T, factor).T
 
 
 class WhitenedFullRank(FlatGuide):
@@ -64,8 +72,8 @@ class WhitenedFullRank(FlatGuide):
         deviation = noise @ factor.T
         white = self.shift + deviation
         log_q = standard_normal_log_prob(noise) - factor.diagonal().log().sum() - self.tril.diagonal().log().sum()
-        if stick:  # the value is known without solving; the slope in `white` is -T^-T noise = -(T T')^-1 (T noise)
-            slope = torch.cholesky_solve(deviation.detach().T, factor.detach()).T
+        if stick:  # the value is known without solving; the slope in `white` is -T^-T noise
+            slope = _slope(factor.detach(), deviation.detach(), noise)
             log_q = log_q.detach() - ((white - white.detach()) * slope).sum(-1)
         return self.origin + white @ self.tril.T, log_q
 

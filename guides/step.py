@@ -23,13 +23,14 @@ from zoo.compiled import Function, Mode, Record, announce, compile_function
 from zoo.native import NativeGraph
 from zoo.tracing import Traced, trace
 
-__all__ = ["BETAS", "Objective", "Row", "Step", "advance", "scaled", "summary"]
+__all__ = ["BETAS", "Objective", "Row", "Step", "advance", "controls", "scaled", "summary"]
 
 Row = tuple[float, float]
+Rows = np.ndarray[Any, np.dtype[np.float64]]
 
 BETAS = (0.9, 0.99)  # of Adam
 EPSILON = 1e-8
-CHECKS = ((2.0, 1.0, 0.0, 1e30), (17.0, 0.5, 1.0, 1e-2), (400.0, 0.03, 1.0, 1.0))  # control rows the graph is checked at
+CHECKS = ((2, 1.0, False, 1e30), (17, 0.5, True, 1e-2), (400, 0.03, True, 1.0))  # what the control rows say where the graph is checked
 
 
 class Objective(Protocol):
@@ -68,21 +69,37 @@ def advance(state: Tensor, control: Tensor, rates: Tensor, loss: Tensor, gradien
 
     Args:
         state: `[4, number]`: values, first moments, second moments, sum over the tail.
-        control: `[4]`: step number from 1, share of the learning rates, 1 while averaging else 0, largest gradient norm.
+        control: `[5]`, a row of `controls`.
         rates: `[number]`, the learning rates.
         loss: scalar, in nats.
         gradient: `[number]`.
     """
     values, first, second, total = state.unbind(0)
-    number, share, averaging, largest = control.unbind(0)
+    unbias_first, unbias_second, share, averaging, largest = control.unbind(0)
     norm = gradient.square().sum().sqrt()
     gradient = gradient * (largest / norm).clamp(max=1.0)
     first = BETAS[0] * first + (1 - BETAS[0]) * gradient
     second = BETAS[1] * second + (1 - BETAS[1]) * gradient.square()
-    mean = first / (1 - BETAS[0] ** number)
-    spread = (second / (1 - BETAS[1] ** number)).sqrt()
+    mean = first * unbias_first
+    spread = (second * unbias_second).sqrt()
     values = values - share * rates * mean / (spread + EPSILON)
     return [torch.stack([values, first, second, total + averaging * values]), torch.stack([loss.to(state.dtype), norm])]
+
+
+def controls(numbers: Sequence[int], shares: Sequence[float], averaging: Sequence[bool], largest: float) -> Rows:
+    """Return `[step, 5]`: what makes Adam's two moments unbiased, share of the learning rates, 1 while averaging else 0, largest norm.
+
+    Args:
+        numbers: of the steps, from 1.
+        shares: of the learning rates, one per step.
+        averaging: whether the values of a step enter the average.
+        largest: gradient norm above which a gradient is shortened.
+    """
+    out = np.empty((len(numbers), 5))
+    steps = np.asarray(numbers)
+    out[:, 0], out[:, 1] = 1 / (1 - BETAS[0] ** steps), 1 / (1 - BETAS[1] ** steps)
+    out[:, 2], out[:, 3], out[:, 4] = shares, averaging, largest
+    return out
 
 
 def scaled(name: str, parameter: Tensor) -> float:
@@ -110,8 +127,7 @@ class Step:
         self.state = torch.stack([flat, *[torch.zeros_like(flat)] * 3])
         each = [config.lr * scaled(n, p) for n, p in objective.parameters.items()] + [config.weight_lr] * len(objective.weights)
         self.rates = torch.cat([torch.full_like(p.detach().reshape(-1), r) for p, r in zip(self.parameters, each, strict=True)])
-        self.control = torch.tensor([0.0, 1.0, 0.0, config.clip_norm], dtype=flat.dtype)
-        self._knobs = self.control.numpy()
+        self._largest = config.clip_norm
         self._before = self.state
         self.function = self._compile(config, expected)
         self.native = self._native()
@@ -121,9 +137,7 @@ class Step:
         if self.function.run is None or self.state.dtype != torch.float64:
             return None
         generator = torch.Generator().manual_seed(49_979_687)
-        rows = [
-            [self._elsewhere(generator), self.control.new_tensor(row), self.rates, *self.objective.spare_noise(generator)] for row in CHECKS
-        ]
+        rows = [[self._elsewhere(generator), self._control(*row), self.rates, *self.objective.spare_noise(generator)] for row in CHECKS]
         self._before = self.state.clone()  # written in place from here on
         self.state = self.state.clone()
         return self.function.native(rows)
@@ -151,7 +165,7 @@ class Step:
         self.objective.prepare()
         return trace(self.eager, self._example(torch.Generator().manual_seed(15_485_863)))
 
-    def block(self, number: int, shares: Sequence[float], noise: Sequence[Tensor], averaging: Sequence[bool]) -> tuple[list[Row], Tensor]:
+    def block(self, number: int, shares: Sequence[float], noise: Sequence[Tensor], averaging: Sequence[bool]) -> tuple[Rows, Tensor]:
         """Take steps `number`, `number + 1`, ... up to the first whose loss or gradient is not finite.
 
         Args:
@@ -161,15 +175,16 @@ class Step:
             averaging: whether the values of a step enter the average.
 
         Returns:
-            `(loss, norm)` of each step taken, a failing one included, and the values after each `[step, number of values]`.
+            `[step, 2]` loss and gradient norm of each step taken, a failing one included, and the values after each
+            `[step, number of values]`.
         """
-        rows, history, done = [], [], 0
+        rows: list[Row] = []
+        history, done = [], 0
         if self.native is not None:
-            knobs = np.empty((len(shares), 4))
-            knobs[:, 0], knobs[:, 1], knobs[:, 2], knobs[:, 3] = range(number, number + len(shares)), shares, averaging, self._knobs[3]
+            knobs = controls(range(number, number + len(shares)), shares, averaging, self._largest)
             done, numbers, values = self.native.steps(self.state, self._before, torch.from_numpy(knobs), noise)
             if not self.native.failed:
-                return [(loss, norm) for loss, norm in numbers[: done + 1].tolist()], values
+                return numbers[: done + 1].numpy(), values
             self.native = None
             self.function.fall_back("the compiled step failed at run time")
             rows, history = [(loss, norm) for loss, norm in numbers[:done].tolist()], list(values[:done])
@@ -178,12 +193,11 @@ class Step:
             history.append(self.state[0])
             if not (math.isfinite(rows[-1][0]) and math.isfinite(rows[-1][1])):
                 break
-        return rows, torch.stack(history)
+        return np.array(rows), torch.stack(history)
 
     def take(self, number: int, share: float, noise: tuple[Tensor, ...], *, averaging: bool) -> tuple[float, float]:
         """Take step `number` and return the loss in nats and the gradient norm; where one is not finite the state stays."""
-        self._knobs[0], self._knobs[1], self._knobs[2] = number, share, averaging
-        new, numbers = self.function(self.state, self.control, self.rates, *noise)
+        new, numbers = self.function(self.state, self._control(number, share, averaging, self._largest), self.rates, *noise)
         loss, norm = numbers.tolist()
         if math.isfinite(loss) and math.isfinite(norm):
             self._before, self.state = self.state, new
@@ -219,9 +233,7 @@ class Step:
             return Function(eager=self.eager, examples=tuple(example), record=_eager(self.objective.eager))
         if config.compile == "off":
             return Function(eager=self.eager, examples=tuple(example), record=_eager("switched off"))
-        checks = [
-            [self._elsewhere(generator), self.control.new_tensor(row), self.rates, *self.objective.spare_noise(generator)] for row in CHECKS
-        ]
+        checks = [[self._elsewhere(generator), self._control(*row), self.rates, *self.objective.spare_noise(generator)] for row in CHECKS]
         out = compile_function(self.eager, example, checks, mode=cast(Mode, config.compile), expected_calls=expected, traced=self.trace)
         if out.run is not None and not all(_equal(out(*inputs), self.eager(*inputs)) for inputs in checks):
             out.run = None
@@ -230,8 +242,11 @@ class Step:
         return out
 
     def _example(self, generator: torch.Generator) -> list[Tensor]:
-        control = torch.cat([torch.ones_like(self.control[:1]), self.control[1:]])
-        return [self.state, control, self.rates, *self.objective.spare_noise(generator)]
+        return [self.state, self._control(1, 1.0, False, self._largest), self.rates, *self.objective.spare_noise(generator)]
+
+    def _control(self, number: int, share: float, averaging: bool, largest: float) -> Tensor:
+        """Return one row of `controls`."""
+        return torch.from_numpy(controls([number], [share], [averaging], largest)[0]).to(self.state.dtype)
 
     def _elsewhere(self, generator: torch.Generator) -> Tensor:
         """Return a state near the current one with moments of a fit under way."""

@@ -13,7 +13,7 @@ that the learning rate is annealed along a cosine and the parameters are average
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,16 +64,19 @@ class Watch:
         """Steps until the window ends, the first at which the search can have settled."""
         return max(1, max(SHORTEST, self.window) - len(self.losses))
 
-    @property
-    def due(self) -> bool:
-        """Whether the watched parameters of the next step are wanted."""
-        return (len(self.losses) + 1) % max(1, self.window // 100) == 0
+    def extend(self, losses: Sequence[float], watched: Callable[[int], Tensor | None]) -> bool:
+        """Add some steps of one window, `remaining` at most; return True when it ended with the search settled.
 
-    def add(self, loss: float, watched: Callable[[], Tensor | None] | None) -> bool:
-        """Add one step, with how to get its watched parameters if `due`; return True when a window ended with the search settled."""
-        self.losses.append(loss)
-        value = watched() if watched is not None else None
-        if value is not None:
+        Args:
+            losses: of each step.
+            watched: place among them -> the watched parameters after that step; called for a hundred steps of a window.
+        """
+        every, had = max(1, self.window // 100), len(self.losses)
+        self.losses.extend(losses)
+        for i in range((-had - 1) % every, len(losses), every):
+            value = watched(i)
+            if value is None:
+                break
             self.values.append(value.detach().clone())
         if len(self.losses) < max(SHORTEST, self.window):
             return False

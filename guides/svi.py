@@ -27,7 +27,7 @@ __all__ = ["Outcome", "optimize"]
 
 Progress = Callable[[int, int, float], None]
 FIRST = (1, 2, 4, 8, 16, 32)  # steps that are looked at besides every tenth of a window
-Look = Callable[[Tensor, int], None]  # the values after each step of a block, and which step
+Look = Callable[[Sequence[float], Tensor], None]  # the losses of a block of steps, and the values after each
 BLOCK = 100  # steps per call of the compiled step
 WINDOWS = 3  # of the stopping rule that a search usually takes (two at least), for the prediction of its time
 
@@ -70,25 +70,33 @@ class _Run:
     def take(self, shares: Sequence[float], averaging: Sequence[bool], each: Look | None = None) -> Stop | None:
         """Take a block of steps at these shares of the learning rate; return a Stop when something is not finite.
 
-        `each` is called after every step with the values after all of them and its place among them.
+        `each` is called once, with the losses of all of them and the values after each.
         """
         first, noise = len(self.losses) + 1, self._noise(len(shares))
         rows, history = self.step.block(first, shares, noise, averaging)
-        follow = self.follow
-        for i, (loss, norm) in enumerate(rows):  # a microsecond per step counts here
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                what = "The gradient" if math.isfinite(loss) else "The loss"
-                return self._failed(first + i, f"{what} is not finite", tuple(x[i] for x in noise))
-            self.losses.append(loss)
-            if each is not None:
-                each(history, i)
-            if follow is not None and (first + i in FIRST or (first + i) % max(1, self.config.patience // 10) == 0):
-                self.step.write(history[i])
-                self.seen.append({"step": float(first + i), **follow()})
-            if self.progress is not None:
+        good = np.isfinite(rows).all(1)
+        number = len(rows) if good.all() else int(good.argmin())
+        losses = rows[:number, 0].tolist()
+        self.losses.extend(losses)
+        if each is not None and number:
+            each(losses, history)
+        if self.follow is not None:
+            self._look(self.follow, first, history[:number])
+        if self.progress is not None:
+            for i, loss in enumerate(losses):
                 self.progress(first + i, self.config.steps, loss)
+        if number < len(rows):
+            what = "The gradient" if math.isfinite(rows[number, 0]) else "The loss"
+            return self._failed(first + number, f"{what} is not finite", tuple(x[number] for x in noise))
         self.averaged += sum(averaging)
         return None
+
+    def _look(self, follow: Callable[[], dict[str, float]], first: int, history: Tensor) -> None:
+        """Ask how the program is getting on at some of these steps."""
+        for step, values in enumerate(history, first):
+            if step in FIRST or step % max(1, self.config.patience // 10) == 0:
+                self.step.write(values)
+                self.seen.append({"step": float(step), **follow()})
 
     @property
     def follow(self) -> Callable[[], dict[str, float]] | None:
@@ -149,10 +157,10 @@ def optimize(
     watch = Watch(min(config.patience, max(1, (config.steps - annealing) // 2)))
     settled = False
 
-    def look(history: Tensor, row: int) -> None:
+    def look(losses: Sequence[float], history: Tensor) -> None:
         nonlocal settled
         enough = len(run.losses) > getattr(objective, "warmup", 0)
-        settled = watch.add(run.losses[-1], (lambda: run.watched(history, row)) if watch.due else None) and enough
+        settled = watch.extend(losses, lambda row: run.watched(history, row)) and enough
 
     while len(run.losses) < config.steps - annealing and not settled:
         number = min(run.most, watch.remaining, config.steps - annealing - len(run.losses))

@@ -241,7 +241,7 @@ def _compile(graph: Traced, path: str) -> str:
                     return str(inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=dict(options)))
                 except Exception as error:  # the interface of arrays does not take every operation; the loader's does
                     failure = error
-                    reasons = [line for line in str(error).splitlines() if "error" in line.lower()] or [type(error).__name__]
+                    reasons = [line for line in str(error).splitlines() if "error:" in line] or [type(error).__name__]
                     _log.info("A graph is compiled for the loader alone: %s", reasons[0].strip()[:300])
             raise failure
         finally:

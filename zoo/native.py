@@ -76,13 +76,13 @@ int64_t zoo_copy(uint64_t dim, uint64_t expanded, const double *x, double *out, 
   memcpy(out, x, dim * sizeof(double));
   return 0;
 }
-/* Inputs of the graph: state [4, size], control [4], rates, noise...; outputs: new state, [loss, gradient norm]. */
+/* Inputs of the graph: state [4, size], control [5], rates, noise...; outputs: new state, [loss, gradient norm]. */
 int64_t zoo_steps(void *data, const steps_t *s) {
   graph_t *graph = (graph_t *)data;
   const uint64_t bytes = 4 * s->size * sizeof(double);
   for (uint64_t i = 0; i < s->count; i++) {
     graph->in[0].data = s->state;
-    graph->in[1].data = (void *)(s->controls + 4 * i);
+    graph->in[1].data = (void *)(s->controls + 5 * i);
     for (uint64_t k = 0; k < s->noises; k++) graph->in[3 + k].data = (void *)(s->noise[k] + i * s->bytes[k]);
     if (graph->run(graph->model, graph->inputs, graph->in, 2, graph->out)) { graph->stop = -2; return (int64_t)i; }
     const double *numbers = (const double *)graph->out[1].data;
@@ -194,7 +194,7 @@ class NativeGraph:
         Args:
             state: `[4, size]`, replaced by the last state; its first row holds the values.
             before: `[4, size]`, replaced by the state before the last step.
-            controls: `[step, 4]`, one control row per step.
+            controls: `[step, 5]`, one control row per step.
             noise: per noise input a contiguous `[step, *input]`.
 
         Returns:

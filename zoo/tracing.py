@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -28,6 +29,7 @@ _VIEWS = frozenset(
     {"expand", "view", "_unsafe_view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "slice", "select", "t", "alias", "detach"}
 )
 _INDEXED = frozenset({"index", "index_put", "_unsafe_index", "_unsafe_index_put"})
+HUGE = 1 << 22  # bytes from which numpy asks for large pages
 MAX_NODES = 20_000  # beyond it compilation takes minutes: sequential programs unrolled in time
 
 
@@ -147,7 +149,7 @@ def _simplify(graph: fx.GraphModule, examples: tuple[Tensor, ...], captured: lis
     if len(graph.graph.nodes) > MAX_NODES // 4:
         return graph, captured
     try:
-        simple = make_fx(lambda *tensors: Simplifier(graph).run(*tensors))(*examples, *captured)
+        simple = make_fx(lambda *tensors: Simplifier(graph, len(examples)).run(*tensors))(*examples, *captured)
     except Exception:  # the graph as it is gives the same numbers
         return graph, captured
     return _lift(simple, len(examples), captured)
@@ -205,7 +207,7 @@ def _fold(graph: fx.GraphModule, number: int, captured: Sequence[Tensor]) -> tup
     for node in needed:
         with graph.graph.inserting_after(last):
             last = graph.graph.placeholder(f"constant_{len(constants)}")
-        constants.append(values[node].contiguous())
+        constants.append(_placed(values[node].contiguous(), constants))
         node.replace_all_uses_with(last)
     graph.graph.eliminate_dead_code()
     for place in places[number:]:
@@ -213,6 +215,21 @@ def _fold(graph: fx.GraphModule, number: int, captured: Sequence[Tensor]) -> tup
     graph.graph.lint()
     graph.recompile()
     return graph, tuple(constants)
+
+
+def _placed(constant: Tensor, before: Sequence[Tensor]) -> Tensor:
+    """Return a large constant in memory of large pages (numpy asks for them, torch does not), once if it is there already.
+
+    A regression of 20,000 x 50 spends half its time on looking up the addresses of small pages.
+    """
+    if constant.numel() * constant.element_size() < HUGE or constant.device.type != "cpu":
+        return constant
+    for other in before:
+        if other.shape == constant.shape and other.dtype == constant.dtype and torch.equal(other, constant):
+            return other
+    out = torch.from_numpy(np.empty_like(constant.numpy()))
+    out.copy_(constant)
+    return out
 
 
 def _select_by_masks(graph: fx.GraphModule) -> None:

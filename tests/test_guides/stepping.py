@@ -12,6 +12,7 @@ from guides.mean_field import WhitenedMeanField
 from guides.objectives import FlatObjective
 from guides.session import session, trainable
 from guides.start import find_start
+from guides.step import controls
 from guides.svi import optimize
 from guides.types import FitConfig
 from zoo.log_density import LogDensity
@@ -66,7 +67,7 @@ def objective(entry, family, batch_size, *, stick=True, particles=8):
 
 def graph_gradients(step, graph, noise):
     """Read the gradient of every parameter off the first moment of a graph's first step, unclipped."""
-    control = torch.tensor([1.0, 1.0, 0.0, 1e30], dtype=torch.float64)
+    control = torch.from_numpy(controls([1], [1.0], [False], 1e30)[0])
     moment = graph(step.state, control, step.rates, *noise)[0][1]
     parts = moment.split([p.numel() for p in step.parameters])
     return [part.reshape(p.shape) / (1 - 0.9) for part, p in zip(parts, step.parameters, strict=True)]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from zoo import simplify, tracing
+from zoo import simplify, substitution, tracing
 from zoo.tracing import trace, vectorize
 
 Y = torch.linspace(-2, 3, 100, dtype=torch.float64)
@@ -59,20 +59,59 @@ def test_infinite_terms_stay_what_they_are():
     assert torch.allclose(got, truth, rtol=1e-14)
 
 
-def test_large_matrices_go_to_the_library(monkeypatch):
-    x = torch.randn(40, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+def test_fixed_matrices_are_kept_with_their_long_axis_last():
+    x = torch.randn(80, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
     def function(u):
         u = u.detach().requires_grad_(True)
-        value = (x @ u).square().sum()
+        value = (x @ u).square().sum() + (torch.ones(1, 80, dtype=torch.float64) @ x @ u[:, None]).sum() + (u[None] @ x.T).sum()
         return [value, *torch.autograd.grad(value, u)]
 
     u = torch.ones(10, dtype=torch.float64)
-    small = trace(function, [u])
-    monkeypatch.setattr(simplify, "LARGE", 400)
-    large = trace(function, [u])
-    assert (work(small, "mm"), work(large, "mm")) == (0, 50)
-    assert torch.allclose(large(2 * u)[1], function(2 * u)[1], rtol=1e-12)
+    graph = trace(function, [u])
+    assert work(graph, "mm") == work(graph, "mv") == 0
+    assert {tuple(c.shape) for c in graph.constants if c.ndim == 2 and 80 in c.shape} == {(10, 80)}
+    assert torch.allclose(graph(2 * u)[1], function(2 * u)[1], rtol=1e-12)
+
+
+def test_products_of_what_varies_are_written_out_where_one_side_is_a_row_or_a_column():
+    def function(a, b):
+        return [a @ b[:, :1], b[:1] @ a, a[:, :1] @ b[:1], b[:1] @ a.T, a @ b]
+
+    a, b = (torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    graph = trace(function, [torch.eye(6, dtype=torch.float64)] * 2)
+    assert [n.target.overloadpacket.__name__ for n in graph.graph.graph.nodes if n.op == "call_function"].count("mm") == 1
+    assert all(torch.allclose(x, y, rtol=1e-12) for x, y in zip(graph(a, b), function(a, b), strict=True))
+
+
+@pytest.mark.parametrize("upper", [False, True])
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("unitriangular", [False, True])
+def test_small_triangular_systems_are_written_out(upper, left, unitriangular):
+    """Equal to the library's answer, whatever stands in the half that is not read; larger systems are left to it."""
+    generator = torch.Generator().manual_seed(3)
+    matrix = torch.randn(2, 7, 7, dtype=torch.float64, generator=generator) + 4 * torch.eye(7, dtype=torch.float64)
+    right = torch.randn(*((2, 7, 3) if left else (2, 3, 7)), dtype=torch.float64, generator=generator)
+
+    def function(m, r):
+        return [torch.linalg.solve_triangular(m, r, upper=upper, left=left, unitriangular=unitriangular)]
+
+    graph = trace(function, [torch.ones_like(matrix), torch.ones_like(right)])
+    assert work(graph, "linalg_solve_triangular") == 0
+    assert torch.allclose(graph(matrix, right)[0], function(matrix, right)[0], rtol=1e-10)
+    wide = substitution.WIDEST + 1
+    big = trace(lambda m: [torch.linalg.solve_triangular(m, m, upper=upper)], [torch.eye(wide, dtype=torch.float64)])
+    assert work(big, "linalg_solve_triangular") > 0
+
+
+def test_large_constants_lie_in_large_pages_and_only_once():
+    x = torch.randn(6000, 100, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    graph = trace(lambda u: [x @ u, x.T @ (x @ u)], [torch.ones(100, dtype=torch.float64)])
+    large = [c for c in graph.constants if c.numel() == x.numel()]
+    assert {c.data_ptr() for c in large} == {large[0].data_ptr()}
+    assert large[0].data_ptr() != x.data_ptr()
+    u = torch.randn(100, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(graph(u)[1], x.T @ (x @ u), rtol=1e-10)
 
 
 def test_what_cannot_be_simplified_stays_as_it_was(monkeypatch):
