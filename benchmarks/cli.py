@@ -178,6 +178,7 @@ def bench(
     peers: Annotated[str, typer.Option("--peers", metavar="auto|none|PEER,...", help="numpyro, stan, pymc; auto = installed")] = "auto",
     only: Annotated[str, typer.Option("--only", metavar="ENTRY,...", help="some of the eight entries, growth, commands")] = "",
     pairs: Annotated[int | None, typer.Option("--pairs", help="interleaved pairs; default 5, quick 3")] = None,
+    cold: Annotated[bool, typer.Option("--cold/--no-cold", help="time starts with empty caches too, half of the run")] = True,
     out: Annotated[Path, typer.Option("--out", help="folder for bench.json, bench.md, bench.svg and logs")] = Path("out/bench"),
     page: Annotated[Path | None, typer.Option("--page", help="also write the tables between the marks of this Markdown page")] = None,
 ) -> None:
@@ -185,7 +186,7 @@ def bench(
     from benchmarks.commands.bench import bench as run
 
     chosen = None if peers == "auto" else [p.strip() for p in peers.split(",") if p.strip() not in ("", "none")]
-    raise typer.Exit(run(out, quick, chosen, [n.strip() for n in only.split(",") if n.strip()], pairs, page))
+    raise typer.Exit(run(out, quick, chosen, [n.strip() for n in only.split(",") if n.strip()], pairs, cold, page))
 
 
 def shadowed() -> str | None:

@@ -23,7 +23,7 @@ from zoo.tracing import Traced
 
 __all__ = ["directory", "find", "graph_key", "machine", "store"]
 
-FORMAT = 2  # raise when the meaning of a stored package changes; 2: packages have the interface of arrays
+FORMAT = 3  # of the packages; older ones may lack the interface of arrays
 
 
 def directory() -> Path:

@@ -227,6 +227,7 @@ def _compile(graph: Traced, path: str) -> str:
     from torch import _inductor as inductor
     from torch.export import export
 
+    native.register_wrapper()
     logger = logging.getLogger("torch._inductor")
     level = logger.level
     with warnings.catch_warnings(), torch.no_grad(), default_of(graph.examples):
@@ -235,7 +236,10 @@ def _compile(graph: Traced, path: str) -> str:
         try:
             inputs = (*graph.examples, *graph.constants)
             plain = {k: v for k, v in OPTIONS.items() if k not in native.INTERFACE}
-            for options in (plain,) if native.needs_loader(graph.graph) else (OPTIONS, plain):
+            kept = native.needs_loader(graph.graph)
+            if kept:
+                _log.info("A graph is compiled for the loader alone: it calls %s", kept)
+            for options in (plain,) if kept else (OPTIONS, plain):
                 try:
                     program = export(graph.graph, inputs, strict=False)
                     return str(inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=dict(options)))

@@ -28,7 +28,7 @@ from torch import Tensor, fx
 
 from zoo import cache
 
-__all__ = ["INTERFACE", "NativeGraph", "load", "needs_loader"]
+__all__ = ["INTERFACE", "NativeGraph", "load", "needs_loader", "register_wrapper"]
 
 INTERFACE = {"aot_inductor.allow_stack_allocation": True, "aot_inductor.use_minimal_arrayref_interface": True}
 FAILED = -2  # the graph raised
@@ -233,8 +233,8 @@ def load(package: Path, examples: Sequence[Tensor], constants: Sequence[Tensor],
         raise OSError("the package has no interface of arrays") from error
 
 
-def needs_loader(graph: fx.GraphModule) -> bool:
-    """Whether Inductor's interface of arrays cannot carry a graph, so that trying to compile it would be lost time.
+def needs_loader(graph: fx.GraphModule) -> str:
+    """Return the operation that Inductor's interface of arrays cannot carry, so that compiling for it would be lost time; else nothing.
 
     It has neither code of its own nor a C function for some operations, and hands no input of the graph to a library's
     product of matrices.
@@ -243,7 +243,7 @@ def needs_loader(graph: fx.GraphModule) -> bool:
         from torch._inductor import decomposition, lowering
         from torchgen.aoti.fallback_ops import inductor_fallback_ops as callable_ones  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
-        return False
+        return ""
     own = lowering.lowerings.keys() - lowering.fallbacks
     for node in graph.graph.nodes:
         if not isinstance(node.target, torch._ops.OpOverload):
@@ -253,12 +253,28 @@ def needs_loader(graph: fx.GraphModule) -> bool:
             left = node.args[-2].meta.get("val")
             small = left is not None and 1 in left.shape[-2:]  # a sum of products, written out
             if not small and any(_is_input(n) for n in node.all_input_nodes):
-                return True
+                return str(node.target)
         elif node.target in decomposition.decompositions or node.target in own:
             continue
         elif str(node.target) not in callable_ones or any(_is_input(n) for n in node.all_input_nodes):
-            return True
-    return False
+            return str(node.target)
+    return ""
+
+
+def register_wrapper() -> None:
+    """Make Inductor write its C++ for the interface of arrays.
+
+    It chooses the class that writes it once per process, by the options of the first graph compiled there: after one without this
+    interface, a graph that asks for it is compiled without it, silently.
+    """
+    try:
+        from torch._inductor.codegen import common
+        from torch._inductor.codegen.cpp_wrapper_cpu_array_ref import CppWrapperCpuArrayRef
+
+        common.init_backend_registration()
+        common.device_codegens["cpu"].cpp_wrapper_codegen = CppWrapperCpuArrayRef
+    except (ImportError, AttributeError):  # another version of torch: graphs are called through the loader
+        return
 
 
 def _is_input(node: fx.Node) -> bool:

@@ -16,7 +16,7 @@ __all__ = ["bench"]
 BESIDE = ("growth", "commands")
 
 
-def bench(out: Path, quick: bool, peers: list[str] | None, only: list[str], pairs: int | None, page: Path | None) -> int:
+def bench(out: Path, quick: bool, peers: list[str] | None, only: list[str], pairs: int | None, cold: bool, page: Path | None) -> int:
     """Run the benchmark; `peers` None means those installed, `only` empty means all eight entries, growth and commands.
 
     What `only` names (an entry, `growth`, `commands`) takes the place of its figures in an earlier run in the same folder.
@@ -45,7 +45,7 @@ def bench(out: Path, quick: bool, peers: list[str] | None, only: list[str], pair
         plan = Bench(targets=targets, sides=sides, pairs=pairs or 3, settings=settings, measures=measures, cold=False,
                      growth=(1_000, 100_000), commands=(), quick=True)  # fmt: skip
     else:
-        plan = Bench(targets=targets, sides=sides, pairs=pairs or 5, settings=Settings())
+        plan = Bench(targets=targets, sides=sides, pairs=pairs or 5, settings=Settings(), cold=cold)
     if only:
         plan = replace(plan, growth=plan.growth if "growth" in only else (), commands=plan.commands if "commands" in only else ())
     before = earlier(out) if only else None

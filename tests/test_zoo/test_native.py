@@ -21,14 +21,33 @@ def program(y):
     pyro.sample("y", dist.Normal(x.sum(), 1.0), obs=y)
 
 
+def compiled_before_without_the_interface():
+    """What a graph compiled by somebody else leaves behind: Inductor's choice of who writes its C++, once per process."""
+    from torch._inductor.codegen import common
+    from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
+
+    common.init_backend_registration()
+    common.device_codegens["cpu"].cpp_wrapper_codegen = CppWrapperCpu
+
+
 @pytest.fixture(scope="module")
 def walled():
     torch.set_num_threads(1)
+    compiled_before_without_the_interface()
     with pyro.settings.context(module_local_params=True):
         density = LogDensity(program, Data(train={"y": torch.ones((), dtype=torch.float64)}))
         record = density.compile("on")
     assert record["used"], record
     return density
+
+
+def test_graphs_get_the_interface_whatever_was_compiled_before():
+    from torch._inductor.codegen import common
+    from torch._inductor.codegen.cpp_wrapper_cpu_array_ref import CppWrapperCpuArrayRef
+
+    compiled_before_without_the_interface()
+    native.register_wrapper()
+    assert common.device_codegens["cpu"].cpp_wrapper_codegen is CppWrapperCpuArrayRef
 
 
 def call(graph, u):
