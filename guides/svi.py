@@ -29,6 +29,7 @@ Progress = Callable[[int, int, float], None]
 FIRST = (1, 2, 4, 8, 16, 32)  # steps that are looked at besides every tenth of a window
 Look = Callable[[Sequence[float], Tensor], None]  # the losses of a block of steps, and the values after each
 BLOCK = 100  # steps per call of the compiled step
+MOST_AHEAD = 1 << 20  # numbers drawn at once, 8 MiB
 WINDOWS = 3  # of the stopping rule that a search usually takes (two at least), for the prediction of its time
 
 
@@ -65,7 +66,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.step = Step(self.objective, self.config, self.expected)
-        self._rows: tuple[Tensor, ...] = ()
+        self._ahead = torch.empty(0)
 
     def take(self, shares: Sequence[float], averaging: Sequence[bool], each: Look | None = None) -> Stop | None:
         """Take a block of steps at these shares of the learning rate; return a Stop when something is not finite.
@@ -109,16 +110,20 @@ class _Run:
         return 1 if self.step.native is None else BLOCK
 
     def _noise(self, number: int) -> list[Tensor]:
-        """Draw the noise of so many steps, the same numbers as step by step: `[step, *input]` per input, valid until the next call."""
-        if self.objective.normal is None:
+        """Return the noise of so many steps, `[step, *input]` per input; the same numbers however many are asked for at once.
+
+        Standard normal numbers are drawn for many steps together: drawing them for each takes longer than a small step.
+        """
+        shape = self.objective.normal
+        if shape is None:
             rows = [self.objective.noise(self.generator) for _ in range(number)]
             return [torch.stack(column) for column in zip(*rows, strict=True)]
-        if len(self._rows) < number:
-            self._block = torch.empty(number, *self.objective.normal, dtype=self.step.state.dtype)
-            self._rows = self._block.unbind()
-        for row in self._rows[:number]:  # in place: half the time of torch.randn, the same stream
-            row.normal_(generator=self.generator)
-        return [self._block[:number]]
+        while len(self._ahead) < number:
+            ahead = max(1, min(BLOCK, MOST_AHEAD // max(1, math.prod(shape))))
+            fresh = torch.empty(ahead, *shape, dtype=self.step.state.dtype).normal_(generator=self.generator)
+            self._ahead = torch.cat([self._ahead, fresh]) if len(self._ahead) else fresh
+        now, self._ahead = self._ahead[:number], self._ahead[number:]
+        return [now]
 
     def watched(self, history: Tensor, row: int) -> Tensor | None:
         """Return the watched parameters at a row of values."""
