@@ -90,14 +90,8 @@ def _posterior(flow: Tensor) -> _Posterior:
     mean = (LEVEL / LEVEL_VARIANCE + sums) / precision
     shape = PRIOR_SHAPE + n / 2
     rate = PRIOR_RATE + 0.5 * (flow.square().sum() + 2 * LEVEL**2 / LEVEL_VARIANCE - (precision * mean.square()).sum(-1))
-    constant = (
-        -math.log(n - 1)
-        - n / 2 * math.log(2 * math.pi)
-        + PRIOR_SHAPE * math.log(PRIOR_RATE)
-        - math.lgamma(PRIOR_SHAPE)
-        + math.lgamma(shape)
-    )
-    log_joint = constant - 0.5 * (LEVEL_VARIANCE * precision).log().sum(-1) - shape * rate.log()
+    constant = PRIOR_SHAPE * math.log(PRIOR_RATE) - math.lgamma(PRIOR_SHAPE) + math.lgamma(shape) - n / 2 * math.log(2 * math.pi)
+    log_joint = constant - math.log(n - 1) - 0.5 * (LEVEL_VARIANCE * precision).log().sum(-1) - shape * rate.log()
     return _Posterior(log_joint, mean, precision, shape, rate)
 
 
