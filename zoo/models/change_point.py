@@ -1,7 +1,7 @@
 """Change point: in which year did the flow of the Nile fall? The year is summed out; everything is known exactly.
 
-The annual flow at Aswan was measured from 1871 to 1970. It fell near 1898, when work on the first dam began and rains in the tropics
-failed. Flows are in units of 100 (10^10 cubic meters).
+The annual flow at Aswan was measured from 1871 to 1970. It fell near 1898. Flows are in units of 10^10
+cubic meters.
 
     change       ~ uniform on 1..99                                         # last year of the first regime, summed out
     noise_variance ~ InverseGamma(3, 4)                               # prior mean 2
@@ -38,7 +38,7 @@ from zoo.distributions import LevelShift
 from zoo.quantities import site
 from zoo.types import Analytic, Data, ModelEntry, Moments, Program, Quantity
 
-UNIT = 100.0  # 10^8 cubic meters
+UNIT = 100.0  # 10^10 cubic meters, in the 10^8 of the table
 PRIOR_SHAPE, PRIOR_RATE = 3.0, 4.0  # of the noise variance
 LEVEL, LEVEL_VARIANCE = 9.0, 4.0  # prior mean of a level; its variance in units of the noise variance
 YEARS = (1896, 1897, 1898, 1899)  # last years of the first regime whose log odds are compared
