@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.events import Events
+from benchmarks.pages import notes
 from benchmarks.store import RunDir, write_atomic
 
 __all__ = ["FAMILIES", "run", "summaries", "write"]
@@ -74,7 +75,8 @@ def write(rows: Sequence[dict[str, Any]], folder: Path, name: str, title: str, r
     writer.writerows(rows)
     write_atomic(folder / f"{name}.csv", text.getvalue())
     _picture(rows, folder / f"{name}.svg")
-    write_atomic(folder / f"{name}.md", markdown(rows, name, title, remarks))
+    page = folder / f"{name}.md"
+    write_atomic(page, markdown(rows, name, title, [*remarks, "", *notes(page)]))
 
 
 def markdown(rows: Sequence[dict[str, Any]], name: str, title: str, remarks: Sequence[str] = ()) -> str:

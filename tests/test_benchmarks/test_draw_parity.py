@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zoo
-from benchmarks import draw_parity
+from benchmarks import draw_parity, pages
 from benchmarks.references import find
 from zoo.errors import UsageError
 from zoo.types import Cost, Posterior
@@ -76,6 +76,59 @@ def test_the_page_names_what_misses(tmp_path):
     assert "* `bad`: A note." in text
     with (tmp_path / "table.csv").open() as file:
         assert [r["passed"] for r in csv.DictReader(file)] == ["True", "False"]
+
+
+def test_the_largest_of_many_gaps_is_that_of_simulation():
+    rng = np.random.default_rng(0)
+    largest = np.abs(rng.standard_normal((4000, 300))).max(1)
+    median, chance = draw_parity.expected_largest(300)
+    assert median == pytest.approx(np.median(largest), abs=0.03)
+    assert chance == pytest.approx(300 * 6.334e-5, rel=0.02)
+
+
+def test_what_a_person_wrote_outlives_the_table(tmp_path):
+    rows = [{**draw_parity.parity(chains(2), THEIRS), "entry": "posteriordb/good"}]
+    draw_parity.write(rows, tmp_path, "table", "A title")
+    page = tmp_path / "table.md"
+    assert pages.notes(page) == []
+    page.write_text(page.read_text().replace("| entry |", "<!-- notes -->\nIt was the funnel.\n<!-- /notes -->\n\n| entry |", 1))
+    draw_parity.write(rows, tmp_path, "table", "Another title")
+    assert page.read_text().startswith("# Another title")
+    assert page.read_text().count("It was the funnel.") == 1
+
+
+def test_a_part_of_a_page_is_replaced_and_the_rest_left_alone(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n\n<!-- families -->\nold\n<!-- /families -->\n\nThe end.\n")
+    pages.replace_part(page, "families", "| new |")
+    assert page.read_text() == "# Title\n\n<!-- families -->\n| new |\n<!-- /families -->\n\nThe end.\n"
+    with pytest.raises(UsageError, match="has no part 'other'"):
+        pages.replace_part(page, "other", "")
+    page.write_text("<!-- notes -->\nnever closed\n")
+    with pytest.raises(UsageError, match="does not close it"):
+        pages.notes(page)
+
+
+def test_a_miss_with_divergences_runs_again_with_smaller_steps(tmp_path, monkeypatch):
+    asked = []
+
+    def sampler(entry, *, target_accept, **settings):
+        asked.append(target_accept)
+        careful = target_accept > 0.9
+        drawn = chains(2, change=lambda x: x if careful else x + 1.0)
+        health = {name: torch.zeros(4, 1000, dtype=torch.float64) for name in ("energy", "lp")}
+        return dataclasses.replace(drawn, stats={**health, "diverging": torch.full((4, 1000), not careful)})
+
+    monkeypatch.setattr("benchmarks.nuts.run_nuts", sampler)
+    rows = draw_parity.run([ENTRY], tmp_path)
+    assert asked == [0.8, 0.99]
+    assert [r["passed"] for r in rows] == [False, True]
+    page = draw_parity.markdown(rows, "A title")
+    assert "0 of 1 pass" in page
+    assert "at target acceptance 0.99: 1 of 1 pass then" in page
+    assert f"| `{ENTRY.key}` at 0.99 | passes |" in page
+    draw_parity.run([ENTRY], tmp_path)
+    assert len(asked) == 2  # resumed from the files
 
 
 def test_entries_without_reference_draws_are_refused(tmp_path):

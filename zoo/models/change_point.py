@@ -1,7 +1,7 @@
 """Change point: in which year did the flow of the Nile fall? The year is summed out; everything is known exactly.
 
-The annual flow at Aswan was measured from 1871 to 1970. It fell near 1898, when work on the first dam began and rains in the tropics
-failed. Flows are in units of 100 (10^10 cubic meters).
+The annual flow at Aswan was measured from 1871 to 1970. It fell near 1898. Flows are in units of 10^10
+cubic meters.
 
     change       ~ uniform on 1..99                                         # last year of the first regime, summed out
     noise_variance ~ InverseGamma(3, 4)                               # prior mean 2
@@ -38,7 +38,7 @@ from zoo.distributions import LevelShift
 from zoo.quantities import site
 from zoo.types import Analytic, Data, ModelEntry, Moments, Program, Quantity
 
-UNIT = 100.0  # 10^8 cubic meters
+UNIT = 100.0  # 10^10 cubic meters, in the 10^8 of the table
 PRIOR_SHAPE, PRIOR_RATE = 3.0, 4.0  # of the noise variance
 LEVEL, LEVEL_VARIANCE = 9.0, 4.0  # prior mean of a level; its variance in units of the noise variance
 YEARS = (1896, 1897, 1898, 1899)  # last years of the first regime whose log odds are compared
@@ -90,14 +90,8 @@ def _posterior(flow: Tensor) -> _Posterior:
     mean = (LEVEL / LEVEL_VARIANCE + sums) / precision
     shape = PRIOR_SHAPE + n / 2
     rate = PRIOR_RATE + 0.5 * (flow.square().sum() + 2 * LEVEL**2 / LEVEL_VARIANCE - (precision * mean.square()).sum(-1))
-    constant = (
-        -math.log(n - 1)
-        - n / 2 * math.log(2 * math.pi)
-        + PRIOR_SHAPE * math.log(PRIOR_RATE)
-        - math.lgamma(PRIOR_SHAPE)
-        + math.lgamma(shape)
-    )
-    log_joint = constant - 0.5 * (LEVEL_VARIANCE * precision).log().sum(-1) - shape * rate.log()
+    constant = PRIOR_SHAPE * math.log(PRIOR_RATE) - math.lgamma(PRIOR_SHAPE) + math.lgamma(shape) - n / 2 * math.log(2 * math.pi)
+    log_joint = constant - math.log(n - 1) - 0.5 * (LEVEL_VARIANCE * precision).log().sum(-1) - shape * rate.log()
     return _Posterior(log_joint, mean, precision, shape, rate)
 
 

@@ -44,6 +44,7 @@ from zoo.types import Analytic, Data, ModelEntry, Moments, Program, Quantity
 
 RATERS, FILMS, EACH = 100, 24, 12
 INTERCEPT_SCALE, SCALE_SCALE = 5.0, 2.0
+SCALES = ("rater_scale", "film_scale", "noise_scale")
 TRUE_INTERCEPT, TRUE_RATER_SCALE, TRUE_FILM_SCALE, TRUE_NOISE_SCALE = 6.0, 1.0, 1.5, 1.0
 
 
@@ -56,11 +57,7 @@ def make_data(seed: int) -> Data:
     film = recipe.uniforms(RATERS, FILMS).argsort(-1)[:, :EACH]  # [rater, 12]
     mark = (TRUE_INTERCEPT + raters.unsqueeze(-1) + films[film] + noise).round(decimals=2)
     return Data(
-        train={
-            "rater": torch.arange(RATERS).repeat_interleave(EACH),
-            "film": film.reshape(-1).contiguous(),
-            "mark": mark.reshape(-1).contiguous(),
-        },
+        train={"rater": torch.arange(RATERS).repeat_interleave(EACH), "film": film.flatten().contiguous(), "mark": mark.flatten()},
         observed=("mark",),
         coords={"rater": [str(i) for i in range(1, RATERS + 1)], "film": [str(j) for j in range(1, FILMS + 1)]},
         dims={"rater": ("row",), "film": ("row",), "mark": ("row",), "rater_effect": ("rater",), "film_effect": ("film",)},
@@ -74,9 +71,7 @@ def build(data: Data) -> Program:
 
     def program(rater: Tensor, film: Tensor, mark: Tensor | None = None) -> None:
         intercept = pyro.sample("intercept", dist.Normal(0.0, INTERCEPT_SCALE))
-        rater_scale = pyro.sample("rater_scale", dist.HalfNormal(SCALE_SCALE))
-        film_scale = pyro.sample("film_scale", dist.HalfNormal(SCALE_SCALE))
-        noise_scale = pyro.sample("noise_scale", dist.HalfNormal(SCALE_SCALE))
+        rater_scale, film_scale, noise_scale = (pyro.sample(name, dist.HalfNormal(SCALE_SCALE)) for name in SCALES)
         with pyro.plate("rater", RATERS):
             rater_effect = pyro.sample("rater_effect", dist.Normal(0.0, rater_scale))  # [rater]
         with pyro.plate("film", FILMS):
@@ -115,8 +110,7 @@ def _given_scales(data: Data, log_scales: Tensor) -> _Given:
     log_det = len(mark) * s2.log() + RATERS * torch.log1p(EACH * a2 / s2) - prior.log().sum(-1)
     log_det = log_det + 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     square = (mark @ mark - shrink * (sums @ sums)) / s2 - half.square().sum((-2, -1))
-    scales = log_scales.exp()
-    log_prior = (dist.HalfNormal(SCALE_SCALE).log_prob(scales) + log_scales).sum(-1)
+    log_prior = (dist.HalfNormal(SCALE_SCALE).log_prob(log_scales.exp()) + log_scales).sum(-1)
     return _Given(-0.5 * (len(mark) * math.log(2 * math.pi) + log_det + square) + log_prior, mean, root, shrink)
 
 
@@ -135,19 +129,11 @@ def analytic(data: Data) -> Analytic:
         films = given.mean + torch.linalg.solve_triangular(given.root.mT, noise[:, : 1 + FILMS].unsqueeze(-1), upper=True).squeeze(-1)
         means = given.shrink.unsqueeze(-1) * (sums - EACH * films[:, :1] - films[:, 1:] @ seen.T)
         sd = (given.shrink * (2 * log_scales[:, 2]).exp()).sqrt().unsqueeze(-1)
-        scales = log_scales.exp()
-        return {
-            "intercept": films[:, 0],
-            "rater_scale": scales[:, 0],
-            "film_scale": scales[:, 1],
-            "noise_scale": scales[:, 2],
-            "rater_effect": means + sd * noise[:, 1 + FILMS :],
-            "film_effect": films[:, 1:],
-        }
+        effects = {"intercept": films[:, 0], "film_effect": films[:, 1:], "rater_effect": means + sd * noise[:, 1 + FILMS :]}
+        return {**effects, **dict(zip(SCALES, log_scales.exp().unbind(-1), strict=True))}
 
     whole, zero = small.integral(), torch.zeros((), dtype=torch.float64)
-    names = ("log_rater_scale", "log_film_scale", "log_noise_scale")
-    moments = {name: Moments(mean, zero, sd, zero) for name, mean, sd in zip(names, whole.mean, whole.sd, strict=True)}
+    moments = {f"log_{name}": Moments(mean, zero, sd, zero) for name, mean, sd in zip(SCALES, whole.mean, whole.sd, strict=True)}
     return Analytic(sample=sample, moments=moments, log_evidence=whole.log_value)
 
 

@@ -101,7 +101,7 @@ ENTRY = ModelEntry(
         "weight": Quantity(fn=sorted_by("weight", "center"), dims=("line",), description="shares of the lines in the same order"),
         "shared_line": Quantity(fn=shared_line, dims=("flower",), description="log odds of sharing the line of a typical setosa, nats"),
     },
-    reference="nuts",
+    reference="stored",
     tags=frozenset({"mixture", "regression", "enumerated"}),
     cites=(
         "Quandt and Ramsey (1978), Estimating mixtures of normal distributions and switching regressions, JASA 73(364)",

@@ -83,7 +83,7 @@ ENTRY = ModelEntry(
         "weight": Quantity(fn=site("weight"), dims=("feature",), description="shift towards the Republicans per sd of a feature, log odds"),
         "cut": Quantity(fn=cuts, dims=("cut",), description="cut point between two answers, log odds"),
     },
-    reference="nuts",
+    reference="stored",
     tags=frozenset({"regression", "ordinal"}),
     cites=("McCullagh (1980), Regression models for ordinal data, JRSS B 42(2), 109-142",),
 )

@@ -1,7 +1,7 @@
 """Weibull survival: how long strikes last, with the long ones cut off after eighty days.
 
-Sixty-two strikes in US manufacturing that began in June lasted 1 to 216 days. As in the classic analysis of these data, a strike is
-watched for eighty days only: twelve are known to have lasted longer, and no more. Does unexpectedly high industrial
+Sixty-two strikes in US manufacturing that began in June lasted 1 to 216 days. To make it a study with an end, a strike
+is watched for eighty days only: twelve are known to have lasted longer, and no more. Does unexpectedly high industrial
 production shorten a strike?
 
     level        ~ Normal(3.5, 1.5)                           # log days
@@ -16,7 +16,7 @@ to mix densities and probabilities. Evidence and moments are integrals of three 
 
 References:
     Kennan (1985), The duration of contract strikes in US manufacturing, Journal of Econometrics 28(1), 5-28.
-    Lancaster (1990), The Econometric Analysis of Transition Data (the cut at eighty days).
+    Lancaster (1990), The Econometric Analysis of Transition Data.
     Greene (2012), Econometric Analysis, 7th ed., section 19.4.
 """
 
