@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.metrics.calibration import BINS, ece_floor
 from benchmarks.predictions import halves, predictive, score_rows
 from benchmarks.store import write_atomic
 
@@ -28,7 +29,7 @@ TASKS = ("rotation", "new_classes", "inversion")
 METRICS = ("accuracy", "log_loss", "ece", "adaptive_ece", "brier")
 COLUMNS = (
     "task", "labels", "seed", "method", *METRICS, "outside_classes", "outside_rotation", "distance", "floor", "sd_ratio",
-    "rhat_share", "ess_share", "rhat_max", "ess_min", "status", "seconds",
+    "ece_floor", "bins", "rhat_share", "ess_share", "rhat_max", "ess_min", "status", "seconds",
 )  # fmt: skip
 HEADS = (
     "method", "accuracy", "log loss", "ECE", "adaptive ECE", "Brier", "AUROC other classes", "AUROC 75 degrees", "total variation to NUTS",
@@ -80,11 +81,30 @@ def measure(task: str, seed: int, *, quick: bool, jobs: int = 2, labels: int = 6
         rows.append({
             "task": task, "labels": labels, "seed": seed, "method": row.method, **{m: row.metrics[m].value for m in METRICS}, **outside,
             "distance": "" if row.distance is None else row.distance, "floor": floor, "sd_ratio": ratio,
+            "ece_floor": ece_floor(found[row.method]["test"]), "bins": bin_sums(found[row.method]["test"], made.labels.numpy()),
             "status": status.get(row.method, "ok"), "seconds": seconds.get(row.method, ""), **more,
         })  # fmt: skip
     for family in (f for f in FAMILIES if f not in posteriors):
         rows.append({"task": task, "labels": labels, "seed": seed, "method": family, "status": status[family], "seconds": seconds[family]})
     return rows
+
+
+def bin_sums(p: Array, y: Array) -> str:
+    """Return rows, sum of confidences and number right of every confidence bin that is not empty, from which ECE over seeds is pooled."""
+    place = np.clip(np.ceil(p.max(1) * BINS).astype(int) - 1, 0, BINS - 1)
+    return " ".join(
+        f"{b}:{(place == b).sum()}:{p.max(1)[place == b].sum():.5f}:{(p.argmax(1) == y)[place == b].sum()}" for b in np.unique(place)
+    )
+
+
+def pooled_ece(rows: Sequence[Row]) -> float:
+    """Return the ECE of all test predictions of some rows together, from their bin sums: chance adds little to it, unlike to one run's."""
+    sums = np.zeros((BINS, 3))
+    for row in rows:
+        for part in str(row["bins"]).split():
+            place, *values = part.split(":")
+            sums[int(place)] += [float(v) for v in values]
+    return float(np.abs(sums[:, 2] - sums[:, 1]).sum() / sums[:, 0].sum())
 
 
 def log_odds_sd(posterior: Any) -> Array:

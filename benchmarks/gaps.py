@@ -161,7 +161,7 @@ def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int
     program: Any = fit.program
     if not all(hasattr(program, name) for name in ("decoder", "latent", "log_prior")) or not isinstance(fit.guide, LocalGuide):
         raise UsageError(f"The gap report needs a program with decoder, latent and log_prior and a guide per unit; got {fit.entry.name}.")
-    likelihood = BernoulliLikelihood(program.decoder)
+    likelihood = getattr(program, "likelihood", None) or BernoulliLikelihood(program.decoder)
     grid = LatentGrid(likelihood, program.latent, log_prior=program.log_prior, points=points)
     found: list[DatumGap] = []
     images, checks = [], []

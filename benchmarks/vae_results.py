@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from guides.types import Fit
-from zoo.grid import BernoulliLikelihood, LatentGrid
+from zoo.grid import LatentGrid
 
 __all__ = ["ROWS", "main", "page", "score"]
 
@@ -38,7 +38,7 @@ ROWS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {  # words ->
 
 def grid_for(program: Any, points: int = 201) -> LatentGrid:
     """Return the exact grid of a trained program."""
-    return LatentGrid(BernoulliLikelihood(program.decoder), program.latent, log_prior=program.log_prior, points=points)
+    return LatentGrid(program.likelihood, program.latent, log_prior=program.log_prior, points=points)
 
 
 def enough(fit: Fit, images: int = 40) -> LatentGrid:
@@ -51,7 +51,7 @@ def elbo_per_image(fit: Fit, x: torch.Tensor, nodes: int = 12) -> torch.Tensor:
     """Return the ELBO of each image of the fit's data by quadrature, `[image]` in nats."""
     from benchmarks.gap_search import LocalQ, Target, elbo_nats
 
-    target = Target(BernoulliLikelihood(fit.program.decoder), fit.program.log_prior)  # type: ignore[attr-defined]
+    target = Target(fit.program.likelihood, fit.program.log_prior)  # type: ignore[attr-defined]
     q = LocalQ.of(fit.guide)  # type: ignore[arg-type]
     with torch.no_grad():
         parts = [elbo_nats(target, q.take(rows), x[rows], nodes) for rows in torch.arange(len(x)).split(200)]
@@ -92,7 +92,7 @@ def train(row: str, steps: int, seed: int = 0, **more: Any) -> Fit:
     import zoo
 
     name, family, options, settings = ROWS[row]
-    settings = dict(settings)
+    settings = {"compile": "off", **settings}  # two thousand steps are over before eight different graphs are compiled
     if "warmup" in settings:
         settings["warmup"] = int(settings["warmup"] * steps)
     anneal = steps // 2
@@ -127,7 +127,7 @@ def bars(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], ro
 
     if {"amortized", "amortized_full", "amortized_flow", "iwae5000"} <= known.keys():
         return
-    plain = train("plain", steps)
+    plain = train("plain", steps, compile="auto")
     if "iwae5000" not in known:
         assert plain.data.test is not None
         x = {k: v[:50] for k, v in plain.data.test.items()}
@@ -168,7 +168,7 @@ def _refined_weights(plain: Fit, moved: Fit, x: torch.Tensor, draws: int = 5000)
     from benchmarks.gap_search import LocalQ, Target, refine
 
     program: Any = plain.program
-    target = Target(BernoulliLikelihood(program.decoder), program.log_prior)
+    target = Target(program.likelihood, program.log_prior)
     q = refine(target, LocalQ.of(moved.guide), x, steps=50)  # type: ignore[arg-type]
     noise = torch.randn(draws, len(x), program.latent, dtype=x.dtype, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from zoo.errors import UsageError
 
-__all__ = ["BernoulliLikelihood", "GaussianLikelihood", "GridCheck", "LatentGrid", "box_for", "standard_normal"]
+__all__ = ["BernoulliLikelihood", "GaussianLikelihood", "GridCheck", "LatentGrid", "SequentialLikelihood", "box_for", "standard_normal"]
 
 POINTS = {1: 1001, 2: 201, 3: 61}
 LARGEST = 3
@@ -62,6 +62,33 @@ class BernoulliLikelihood:
     def paired(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(x_i | z_i) for rows `[row, pixel]` and their own points `[*batch, row, d]`, in nats."""
         logits = self.decoder(z)
+        return (x * logits - torch.nn.functional.softplus(logits)).sum(-1)
+
+
+class SequentialLikelihood:
+    """The likelihood of `zoo.distributions.SequentialBernoulli`: every pixel also sees those before it, l = decoder(z) + W x.
+
+    Args:
+        decoder: any PyTorch callable `[point, d] -> [point, pixel]` that returns logits.
+        weight: W `[pixel, pixel]`; only what lies below the diagonal is used.
+    """
+
+    def __init__(self, decoder: Function, weight: Tensor) -> None:
+        self.decoder, self.weight = decoder, weight
+
+    def prepare(self, points: Tensor) -> Tensor:
+        """Return the decoder's logits `[point, pixel]`."""
+        return torch.cat([self.decoder(part) for part in points.split(20_000)])
+
+    def log_prob(self, x: Tensor, prepared: Tensor) -> Tensor:
+        """Return log p(x | z) `[row, point]` in nats; the normalizer depends on the row, so that every row is a pass of its own."""
+        seen = x @ self.weight.tril(-1).T
+        softplus = torch.nn.functional.softplus
+        return torch.stack([prepared @ row + row @ own - softplus(prepared + own).sum(-1) for row, own in zip(x, seen, strict=True)])
+
+    def paired(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return log p(x_i | z_i) for rows and their own points, in nats."""
+        logits = self.decoder(z) + x @ self.weight.tril(-1).T
         return (x * logits - torch.nn.functional.softplus(logits)).sum(-1)
 
 
