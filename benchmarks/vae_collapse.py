@@ -50,7 +50,14 @@ def train(row: str, steps: int, seed: int, **options: Any) -> Fit:
 
     objective, share, more = ROWS[row]
     entry = zoo.load("vae", context=True, init=seed, **options)
-    settings = {"steps": steps, "patience": max(50, steps // 8), "anneal": steps // 2, "warmup": int(share * steps), "compile": "off", **more}
+    settings = {
+        "steps": steps,
+        "patience": max(50, steps // 8),
+        "anneal": steps // 2,
+        "warmup": int(share * steps),
+        "compile": "off",
+        **more,
+    }
     return guides.fit(entry, "amortized", seed=seed, objective=objective, **settings)
 
 

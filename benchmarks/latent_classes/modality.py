@@ -41,7 +41,8 @@ def mode_rows(cases: tuple[tuple[str, dict[str, Any]], ...] = CASES, *, chains: 
         for mode in range(found.number):
             own = np.flatnonzero(found.labels == mode)
             rows.append({
-                "entry": entry.key, "mode": mode + 1, "chains": [int(c) + 1 for c in own], "of": chains, "log_density": float(height[own].mean()),
+                "entry": entry.key, "mode": mode + 1, "chains": [int(c) + 1 for c in own], "of": chains,
+                "log_density": float(height[own].mean()),
                 "sizes": sizes[own].mean(0).round(1).tolist(), "rhat_all": rhat, "sentence": found.sentence,
                 "within": float(found.distance[np.ix_(own, own)].max()),
                 "apart": float(found.distance[own][:, found.labels != mode].min()) if found.number > 1 else None,

@@ -192,13 +192,18 @@ def _modes_section(rows: Rows) -> str:
     table = _table(
         "entry | mode | chains | mean log density | class sizes, rows | largest difference within | smallest to other modes",
         [[f"`{r['entry']}`", str(r["mode"]), ", ".join(map(str, r["chains"])), f"{r['log_density']:.1f}".replace("-", "−"),
-          ", ".join(f"{v:.0f}" for v in r["sizes"]), f"{r['within']:.3f}", "" if r["apart"] is None else f"{r['apart']:.3f}"] for r in rows],
+          ", ".join(f"{v:.0f}" for v in r["sizes"]), f"{r['within']:.3f}",
+          "" if r["apart"] is None else f"{r['apart']:.3f}"] for r in rows],
     )  # fmt: skip
-    said = {r["entry"]: f"* {r['sentence']} R-hat of the judged quantities over all chains: {'undefined' if r['rhat_all'] is None else format(r['rhat_all'], '.2f')}." for r in rows}
+    rhat = {r["entry"]: "undefined" if r["rhat_all"] is None else f"{r['rhat_all']:.2f}" for r in rows}
+    said = {r["entry"]: f"* {r['sentence']} R-hat of the judged quantities over all chains: {rhat[r['entry']]}." for r in rows}
     return (
-        f"## Chains in different modes\n\n{rows[0]['of']} NUTS chains per entry, each from its own start. Two chains are in one mode where their "
-        "co-clustering matrices differ (root mean square, in probability) by no more than the chains' own noise; no numbering of the classes "
-        "enters. The report's heat map of a mixture carries the same sentence about its chains.\n\n" + "\n".join(said.values()) + "\n\n" + table
+        f"## Chains in different modes\n\n{rows[0]['of']} NUTS chains per entry, each from its own start. Two chains are in one mode where "
+        "their co-clustering matrices differ (root mean square, in probability) by no more than the chains' own noise; no numbering of the "
+        "classes enters. The report's heat map of a mixture carries the same sentence about its chains.\n\n"
+        + "\n".join(said.values())
+        + "\n\n"
+        + table
     )
 
 

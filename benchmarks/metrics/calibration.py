@@ -14,7 +14,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 __all__ = [
-    "BINS", "Bins", "accuracy", "adaptive_ece", "bootstrap", "brier", "ece", "ece_floor", "log_loss", "outside_auroc", "reliability", "total_variation",
+    "BINS", "Bins", "accuracy", "adaptive_ece", "bootstrap", "brier", "ece", "ece_floor", "log_loss", "outside_auroc", "reliability",
+    "total_variation",
 ]  # fmt: skip
 
 Array = np.ndarray[Any, Any]

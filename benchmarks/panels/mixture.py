@@ -54,7 +54,10 @@ def chain_modes(report: EntryReport, module: Any) -> list[str]:
     """Return one sentence per set of chains that says which of them group the rows alike: a chain in another mode is named."""
     from benchmarks.relabel import modes
 
-    chains = [("", report.reference.posterior), *zip(method_names(report.comparisons), (c.posterior for c in report.comparisons), strict=True)]
+    chains = [
+        ("", report.reference.posterior),
+        *zip(method_names(report.comparisons), (c.posterior for c in report.comparisons), strict=True),
+    ]
     found = []
     for name, posterior in chains:
         if posterior is None or posterior.sample_dims != ("chain", "draw") or not posterior.draws or (name and not is_nuts(name)):

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from pyro import poutine
 
 import zoo
 from zoo.errors import DataError, UsageError
 from zoo.grid import BernoulliLikelihood, LatentGrid
 from zoo.images import load_images
-from zoo.log_density import LogDensity
+from zoo.log_density import LogDensity, default_dtype
 from zoo.models import vae
 
 SMALL = {"rows": 60, "hidden": 8, "layers": 1}
@@ -179,5 +180,7 @@ def test_the_grid_of_a_decoder_with_context_agrees_with_the_program():
     pairs = torch.stack([program.likelihood.paired(x[:4], p.expand(4, 2)) for p in grid.points], 1)
     assert torch.allclose(grid.log_joint(x[:4]), pairs.detach() + grid.log_prior_values, rtol=0, atol=1e-10)
     assert program.likelihood.paired(x, z).requires_grad
-    fresh = entry.program(data)(label=data.train["label"])
-    assert fresh is None
+    with default_dtype(entry.dtype):
+        drawn = poutine.trace(entry.program(data)).get_trace(label=data.train["label"]).nodes["x"]["value"]
+    assert drawn.shape == x.shape
+    assert set(drawn.unique().tolist()) <= {0.0, 1.0}
