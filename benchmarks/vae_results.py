@@ -117,7 +117,7 @@ def scores(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any]) 
         keep(row, numbers)
 
 
-def bars(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], rows: int = 24) -> None:
+def bars(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], rows: int = 20) -> None:
     """Measure the bars: IWAE-5000 against the grid, and what better families and refinement remove of the gaps."""
     import guides
     from benchmarks.gaps import gap_report

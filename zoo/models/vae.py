@@ -196,7 +196,7 @@ OPTIONS = {
     "rows": 0,
     "init": 0,
 }
-TRAINING = {"lr": 0.004, "weight_lr": 0.004, "final_lr": 1e-4, "num_particles": 2, "steps": 12_000, "patience": 1000, "anneal": 4000}
+TRAINING = {"lr": 0.01, "weight_lr": 0.01, "final_lr": 1e-4, "num_particles": 2, "steps": 12_000, "patience": 1000, "anneal": 4000}
 SHARED: dict[str, Any] = {
     "make_data": make_data, "build": build, "judged": judged, "conditional": conditional, "learns": True, "options": OPTIONS,
     "minibatch": 128, "amortize": lambda tensors: tensors["x"], "panel": "benchmarks.panels.vae:figures",
