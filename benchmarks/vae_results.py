@@ -41,7 +41,7 @@ def grid_for(program: Any, points: int = 201) -> LatentGrid:
     return LatentGrid(program.likelihood, program.latent, log_prior=program.log_prior, points=points)
 
 
-def enough(fit: Fit, images: int = 40) -> LatentGrid:
+def enough(fit: Fit, images: int = 12) -> LatentGrid:
     """Return a grid that is fine enough for some training and some held-out images."""
     assert fit.data.test is not None
     return grid_for(fit.program).sufficient(torch.cat([t["x"][:: len(t["x"]) // images] for t in (fit.data.train, fit.data.test)]))
@@ -76,7 +76,7 @@ def score(fit: Fit) -> dict[str, Any]:
         if part == "train":
             out["active_units"] = int((mean.var(0) > ACTIVE).sum())
             out |= grid.information(x[:400])
-    doubled = grid.check(torch.cat([t["x"][:30] for t in (fit.data.train, fit.data.test)]))
+    doubled = grid.check(torch.cat([t["x"][:12] for t in (fit.data.train, fit.data.test)]))  # others than the grid was chosen by
     out |= {
         "grid_points": grid.number,
         "doubling_changes": doubled.log_evidence_change,
