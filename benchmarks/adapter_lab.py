@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.adapter_page import CASES, CHAINED, FAMILIES, JUDGED, METRICS, Array, Row, page
+from benchmarks.adapter_page import CASES, CHAINED, FAMILIES, JUDGED, LIGHT, METRICS, Array, Row, page
 from benchmarks.metrics.calibration import BINS, ece_floor
 from benchmarks.predictions import halves, predictive, score_rows
 from benchmarks.store import write_atomic
@@ -33,7 +33,8 @@ COLUMNS = (
 QUICK = {"draws": 500, "tune": 500}
 FIT: dict[str, Any] = {"steps": 3000, "num_particles": 16, "compile": "cached"}
 QUICK_FIT: dict[str, Any] = {**FIT, "steps": 1500}
-FULL = {"draws": 2000, "tune": 600}
+FLOW: dict[str, Any] = {"steps": 6000, "num_particles": 64, "compile": "cached"}  # where its distance to the chains is measured
+FULL = {"draws": 3000, "tune": 600}
 CERTIFIED_RHAT, CERTIFIED_ESS = 1.01, 4000
 
 
@@ -55,12 +56,15 @@ def measure(case: str, seed: int, *, quick: bool, jobs: int = 2, labels: int = 6
     assert entry.baselines is not None
     made = entry.baselines(data, 0, **entry.settings)
     posteriors, status, seconds = {}, {}, {}
-    if seed < CHAINED.get(case, 1):
+    chained = quick or seed < CHAINED.get(case, 1)
+    if chained:
         length: Any = FULL if seed == 0 and not quick else QUICK
         nuts = benchmarks.run_nuts(entry, seed=seed, data=data, jobs=jobs, min_ess=0, **length)
         posteriors["nuts"], status["nuts"], seconds["nuts"] = nuts, "ok", nuts.cost.seconds
-    for family in FAMILIES:
-        fit = guides.fit(entry, family, seed=seed, data=data, **({} if family == "laplace" else QUICK_FIT if quick else FIT))
+    long = FLOW if chained and not quick and case != "last_layer" else QUICK_FIT
+    settings = {"laplace": {}, "flow": long}
+    for family in FAMILIES if chained else LIGHT[case]:
+        fit = guides.fit(entry, family, seed=seed, data=data, **settings.get(family, QUICK_FIT if quick else FIT))
         status[family], seconds[family] = fit.stop.status, fit.cost.seconds
         if fit.ok:
             posteriors[family] = guides.draw(fit, 2000)

@@ -68,14 +68,15 @@ def score(fit: Fit) -> dict[str, Any]:
         fit.data, train=dict(fit.data.test), test=None, size=len(fit.data.test["x"]), coords={**fit.data.coords, "image": []}
     )  # fmt: skip
     for part, one in (("train", fit), ("held_out", guides.transfer(fit, held))):
-        x = one.data.train["x"]
+        rows = slice(None, None, 2 if part == "train" else 1)  # every second training image: their error is small enough
+        x = one.data.train["x"][rows]
         evidence, mean, _ = grid.moments(x)
-        elbo = elbo_per_image(one, x)
+        elbo = elbo_per_image(one, one.data.train["x"])[rows]
         out[f"nll_{part}"], out[f"nll_{part}_se"] = -float(evidence.mean()), float(evidence.std() / math.sqrt(len(x)))
         out[f"minus_elbo_{part}"] = -float(elbo.mean())
         if part == "train":
             out["active_units"] = int((mean.var(0) > ACTIVE).sum())
-            out |= grid.information(x[:400])
+            out |= grid.information(x[:300])
     doubled = grid.check(torch.cat([t["x"][:12] for t in (fit.data.train, fit.data.test)]))  # others than the grid was chosen by
     out |= {
         "grid_points": grid.number,
