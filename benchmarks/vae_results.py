@@ -93,7 +93,7 @@ def train(row: str, steps: int, seed: int = 0, **more: Any) -> Fit:
     import zoo
 
     name, family, options, settings = ROWS[row]
-    settings = {"compile": "off", **settings}  # two thousand steps are over before eight different graphs are compiled
+    settings = {"compile": "cached", **settings}  # two thousand steps are over before eight different graphs are compiled
     if "warmup" in settings:
         settings["warmup"] = int(settings["warmup"] * steps)
     anneal = steps // 2

@@ -54,10 +54,9 @@ def chain_modes(report: EntryReport, module: Any) -> list[str]:
     """Return one sentence per set of chains that says which of them group the rows alike: a chain in another mode is named."""
     from benchmarks.relabel import modes
 
-    chains = [
-        ("", report.reference.posterior),
-        *zip(method_names(report.comparisons), (c.posterior for c in report.comparisons), strict=True),
-    ]
+    stored = None if report.reference.kind == "nuts" else report.reference.posterior  # else it is a row of its own
+    named = zip(method_names(report.comparisons), (c.posterior for c in report.comparisons), strict=True)
+    chains = [("", stored), *named]
     found = []
     for name, posterior in chains:
         if posterior is None or posterior.sample_dims != ("chain", "draw") or not posterior.draws or (name and not is_nuts(name)):
