@@ -20,7 +20,7 @@ CASES: dict[str, dict[str, Any]] = {  # name in the table -> options of the entr
     "inversion": {"task": "inversion"},
 }
 JUDGED = {"rotation": "rank one", "last_layer": "last layer"}  # cases with ten data seeds
-CHAINED = {"rotation": 2, "last_layer": 1}  # data seeds with chains, and with every family
+CHAINED = {"rotation": 1, "last_layer": 1}  # data seeds with chains, and with every family
 LIGHT = {"rotation": ("flow",), "last_layer": ("laplace", "full_rank")}  # families on the other data seeds: the nearest to the chains
 METRICS = ("accuracy", "log_loss", "ece", "adaptive_ece", "brier")
 HEADS = (
