@@ -210,9 +210,11 @@ def _modes_section(rows: Rows) -> str:
 def _clustering_section(rows: Rows) -> str:
     table = _table("family | largest error", [[r["family"], f"{r['largest']:.4f}"] for r in rows])
     r = rows[0]
+    truth = f"{r['draws']:,} draws of four NUTS chains" if "draws" in r else "the stored reference"
     return (
         f"## Co-clustering against NUTS\n\n`gaussian_mixture` (K=2), all {r['pairs']} pairs of petal lengths; both sides are means "
-        f"over draws of sum_k r_ik r_jk. Of the {r['doubt']} pairs in any doubt, the reference's smallest bulk ESS is "
+        f"over draws of sum_k r_ik r_jk; the truth is {truth}. Of the "
+        f"{r['doubt']} pairs in any doubt, its smallest bulk ESS is "
         f"{r['ess_smallest']:.0f} and the largest Monte Carlo error {r['mcse_largest']:.4f}.\n\n{table}"
     )
 
