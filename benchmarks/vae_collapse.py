@@ -83,7 +83,7 @@ def measure(fit: Fit) -> Row:
     _, mean, _ = grid.moments(train_part.train["x"])
     moved = guides.transfer(fit, train_part)
     with torch.no_grad():
-        encoder = moved.guide.numbers(None)[:, : program.latent] * moved.guide.spread  # type: ignore[operator, union-attr]
+        encoder = moved.guide.numbers(None)[:, : program.latent] * moved.guide.spread  # type: ignore[operator]
     evidence = grid.log_evidence(held.train["x"])
     return {
         "nll_held_out": -float(evidence.mean()), "nll_held_out_se": float(evidence.std() / len(evidence) ** 0.5),

@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = ["render"]
 
+ROWS = 8
 FAMILIES = {"amortized": "independent normals", "amortized_full": "full covariance", "amortized_flow": "flow"}
 
 
@@ -18,6 +19,8 @@ def render(numbers: dict[str, Any]) -> str:
         parts += ["## Bars\n", *_bars(bars, scores)]
     if scores:
         parts += ["## Exact scores of jointly trained variants\n", SCORES, *_scores(scores)]
+        if len(scores) < ROWS:
+            parts.append(f"{len(scores)} of {ROWS} rows are measured so far.\n")
     if bars:
         parts += ["## Gaps, the same decoder for every guide\n", GAPS, *_gaps(bars)]
     return "\n".join(parts).rstrip() + "\n"
