@@ -158,13 +158,15 @@ def refine(target: Target, q: LocalQ, x: Tensor, *, steps: int = 50, lr: float =
 
 
 def best_numbers(
-    target: Target, q: LocalQ, x: Tensor, mean: Tensor, covariance: Tensor, *, steps: int = 120, number: int = 7, final: int = 24
-) -> tuple[LocalQ, Tensor]:
+    target: Target, q: LocalQ, x: Tensor, mean: Tensor, covariance: Tensor, *, mode: Tensor | None = None, steps: int = 120,
+    number: int = 7, final: int = 24,
+) -> tuple[LocalQ, Tensor]:  # fmt: skip
     """Return the best q of the family for each row over several starts, and its ELBO `[row]` in nats.
 
-    Starts: the encoder's q, the normal with the exact moments, and that normal at a third of its scale to each side of
-    its longest axis, so that a posterior with two modes is tried at both. The encoder's own q is among the candidates
-    and no value is used that was not computed by the same quadrature, so that the best is never below the encoder.
+    Starts: the encoder's q, the normal with the exact moments, that normal at a third of its scale to each side of its
+    longest axis and at the posterior's mode, so that a posterior with several modes is tried at each; for a full
+    covariance also the best independent normals. The starts, the encoder's own q among them, are candidates and no value
+    is used that was not computed by the same quadrature, so that the best is never below the encoder.
 
     Args:
         target: the model.
@@ -172,6 +174,7 @@ def best_numbers(
         x: `[row, pixel]`.
         mean: exact posterior means `[row, d]`.
         covariance: exact posterior covariances `[row, d, d]`.
+        mode: highest points of the exact posteriors `[row, d]`, where known.
         steps: optimizer steps of each start.
         number: nodes per axis during the search.
         final: nodes per axis of the values returned.
@@ -179,15 +182,26 @@ def best_numbers(
     values, vectors = torch.linalg.eigh(covariance)
     long = vectors[..., -1] * values[..., -1:].sqrt()
     moments = [(mean, covariance), (mean + long, covariance / 9), (mean - long, covariance / 9)]
+    moments += [] if mode is None else [(mode, covariance / 9)]
     starts = [q.numbers, *(gaussian_numbers(q.head, m, c, q.center, q.spread, q.numbers) for m, c in moments)]
+    if isinstance(q.head, TriangularHead):  # independent normals are among its members: the best of them is a start as well
+        starts.append(_embedded(target, q, x, mean, covariance, mode=mode, steps=steps, number=number, final=final))
     found = refine(target, q.replaced(torch.cat(starts)), x.repeat(len(starts), 1), steps=steps, number=number)
     with torch.no_grad():
-        candidates = [q.numbers, *found.numbers.split(len(x))]
+        candidates = [*starts, *found.numbers.split(len(x))]
         elbos = torch.stack([elbo_nats(target, q.replaced(c), x, final) for c in candidates])
         elbos = torch.nan_to_num(elbos, nan=-math.inf)
         chosen = elbos.argmax(0)
         numbers = torch.stack(candidates)[chosen, torch.arange(len(x))]
     return q.replaced(numbers), elbos.max(0).values
+
+
+def _embedded(target: Target, q: LocalQ, x: Tensor, mean: Tensor, covariance: Tensor, **search: Any) -> Tensor:
+    """Return the best independent normals of each row as numbers of a head with full covariance."""
+    d = q.head.width
+    own = LocalQ(DiagonalHead(d), q.numbers[:, : 2 * d], q.center, q.spread)
+    best = best_numbers(target, own, x, mean, covariance, **search)[0]
+    return torch.cat([best.numbers, torch.zeros_like(q.numbers[:, 2 * d :])], -1)
 
 
 def family_of(q: LocalQ) -> str:

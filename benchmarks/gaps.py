@@ -161,7 +161,7 @@ def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int
     program: Any = fit.program
     if not all(hasattr(program, name) for name in ("decoder", "latent", "log_prior")) or not isinstance(fit.guide, LocalGuide):
         raise UsageError(f"The gap report needs a program with decoder, latent and log_prior and a guide per unit; got {fit.entry.name}.")
-    likelihood = BernoulliLikelihood(program.decoder)
+    likelihood = getattr(program, "likelihood", None) or BernoulliLikelihood(program.decoder)
     grid = LatentGrid(likelihood, program.latent, log_prior=program.log_prior, points=points)
     found: list[DatumGap] = []
     images, checks = [], []
@@ -207,7 +207,8 @@ def datum_gaps(
         evidence, mean, covariance = grid.moments(x)
         on_grid = [_on_grid(grid, q.take(torch.tensor([i])), x[i : i + 1]) for i in range(len(x))]
         khat = _khat(target, q, x, seed)
-    best = best_numbers(target, q, x, mean, covariance)[1]
+        mode = torch.cat([grid.points[joint.argmax(-1)] for _, joint in grid.blocks(x)])
+    best = best_numbers(target, q, x, mean, covariance, mode=mode)[1]
     refined = refine(target, q, x, steps=steps)
     with torch.no_grad():
         after = elbo_nats(target, refined, x)
@@ -254,7 +255,7 @@ def _around_both(grid: LatentGrid, q: LocalQ, x: Tensor) -> LatentGrid:
     high = torch.maximum(mean[0] + 8 * sd, z.max(0).values + 0.5 * (z.max(0).values - z.min(0).values) / 2)
     return LatentGrid(
         grid.likelihood, grid.latent, log_prior=grid.log_prior, points=201 if grid.latent < LARGEST else 61,
-        half_width=float((high - low).max() / 2), center=(low + high) / 2,
+        half_width=(high - low) / 2, center=(low + high) / 2,  # per axis: an unused unit is far wider than a used one
     )  # fmt: skip
 
 
@@ -263,7 +264,7 @@ def _coverage(grid: LatentGrid, own: Tensor, mass: Tensor, axis: int) -> tuple[f
     shape, other = (grid.number,) * grid.latent, [k for k in range(grid.latent) if k != axis]
     along = [m.reshape(shape).sum(other) if other else m for m in (own, mass)]
     # Half a cell belongs to each side of a point: cumulative sums are taken at the cells' right borders.
-    right = (grid.axes[axis] + 0.5 * grid.step).numpy()
+    right = (grid.axes[axis] + 0.5 * grid.step[axis]).numpy()
     q, p = (np.cumsum(a.numpy()) / float(a.sum()) for a in along)
 
     def inside(share: float) -> float:

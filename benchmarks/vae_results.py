@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from guides.types import Fit
-from zoo.grid import BernoulliLikelihood, LatentGrid
+from zoo.grid import LatentGrid
 
 __all__ = ["ROWS", "main", "page", "score"]
 
@@ -38,10 +38,10 @@ ROWS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {  # words ->
 
 def grid_for(program: Any, points: int = 201) -> LatentGrid:
     """Return the exact grid of a trained program."""
-    return LatentGrid(BernoulliLikelihood(program.decoder), program.latent, log_prior=program.log_prior, points=points)
+    return LatentGrid(program.likelihood, program.latent, log_prior=program.log_prior, points=points)
 
 
-def enough(fit: Fit, images: int = 40) -> LatentGrid:
+def enough(fit: Fit, images: int = 12) -> LatentGrid:
     """Return a grid that is fine enough for some training and some held-out images."""
     assert fit.data.test is not None
     return grid_for(fit.program).sufficient(torch.cat([t["x"][:: len(t["x"]) // images] for t in (fit.data.train, fit.data.test)]))
@@ -51,7 +51,7 @@ def elbo_per_image(fit: Fit, x: torch.Tensor, nodes: int = 12) -> torch.Tensor:
     """Return the ELBO of each image of the fit's data by quadrature, `[image]` in nats."""
     from benchmarks.gap_search import LocalQ, Target, elbo_nats
 
-    target = Target(BernoulliLikelihood(fit.program.decoder), fit.program.log_prior)  # type: ignore[attr-defined]
+    target = Target(fit.program.likelihood, fit.program.log_prior)  # type: ignore[attr-defined]
     q = LocalQ.of(fit.guide)  # type: ignore[arg-type]
     with torch.no_grad():
         parts = [elbo_nats(target, q.take(rows), x[rows], nodes) for rows in torch.arange(len(x)).split(200)]
@@ -68,15 +68,16 @@ def score(fit: Fit) -> dict[str, Any]:
         fit.data, train=dict(fit.data.test), test=None, size=len(fit.data.test["x"]), coords={**fit.data.coords, "image": []}
     )  # fmt: skip
     for part, one in (("train", fit), ("held_out", guides.transfer(fit, held))):
-        x = one.data.train["x"]
+        rows = slice(None, None, 2 if part == "train" else 1)  # every second training image: their error is small enough
+        x = one.data.train["x"][rows]
         evidence, mean, _ = grid.moments(x)
-        elbo = elbo_per_image(one, x)
+        elbo = elbo_per_image(one, one.data.train["x"])[rows]
         out[f"nll_{part}"], out[f"nll_{part}_se"] = -float(evidence.mean()), float(evidence.std() / math.sqrt(len(x)))
         out[f"minus_elbo_{part}"] = -float(elbo.mean())
         if part == "train":
             out["active_units"] = int((mean.var(0) > ACTIVE).sum())
-            out |= grid.information(x[:400])
-    doubled = grid.check(torch.cat([t["x"][:30] for t in (fit.data.train, fit.data.test)]))
+            out |= grid.information(x[:300])
+    doubled = grid.check(torch.cat([t["x"][:12] for t in (fit.data.train, fit.data.test)]))  # others than the grid was chosen by
     out |= {
         "grid_points": grid.number,
         "doubling_changes": doubled.log_evidence_change,
@@ -92,7 +93,7 @@ def train(row: str, steps: int, seed: int = 0, **more: Any) -> Fit:
     import zoo
 
     name, family, options, settings = ROWS[row]
-    settings = dict(settings)
+    settings = {"compile": "cached", **settings}  # two thousand steps are over before eight different graphs are compiled
     if "warmup" in settings:
         settings["warmup"] = int(settings["warmup"] * steps)
     anneal = steps // 2
@@ -117,7 +118,7 @@ def scores(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any]) 
         keep(row, numbers)
 
 
-def bars(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], rows: int = 24) -> None:
+def bars(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], rows: int = 20) -> None:
     """Measure the bars: IWAE-5000 against the grid, and what better families and refinement remove of the gaps."""
     import guides
     from benchmarks.gaps import gap_report
@@ -127,7 +128,7 @@ def bars(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], ro
 
     if {"amortized", "amortized_full", "amortized_flow", "iwae5000"} <= known.keys():
         return
-    plain = train("plain", steps)
+    plain = train("plain", steps, compile="auto")
     if "iwae5000" not in known:
         assert plain.data.test is not None
         x = {k: v[:50] for k, v in plain.data.test.items()}
@@ -168,7 +169,7 @@ def _refined_weights(plain: Fit, moved: Fit, x: torch.Tensor, draws: int = 5000)
     from benchmarks.gap_search import LocalQ, Target, refine
 
     program: Any = plain.program
-    target = Target(BernoulliLikelihood(program.decoder), program.log_prior)
+    target = Target(program.likelihood, program.log_prior)
     q = refine(target, LocalQ.of(moved.guide), x, steps=50)  # type: ignore[arg-type]
     noise = torch.randn(draws, len(x), program.latent, dtype=x.dtype, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():

@@ -159,7 +159,7 @@ def fit(
 def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     """Run one start to its end; the final ELBO uses draws common to all starts."""
     generator = torch.Generator().manual_seed(seed)
-    program: Program = job.given.program if job.given is not None else job.entry.program(job.data)
+    program: Program = _carried(job, job.given) if job.given is not None else job.entry.program(job.data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         weights = {} if job.given is not None else trainable(program, learns=job.entry.learns, name=job.entry.name)
@@ -186,6 +186,18 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
         outcome, value = replace(outcome, stop=Stop(status="nan", step=outcome.steps, sentence=sentence)), None
     record = outcome.record or Record(used=False, reason="no optimization step was taken", compile_seconds=0.0, cached=False)
     return _Attempt(program=program, guide=guide, outcome=outcome, gradients=spent, elbo=value, seed=seed, record=record)
+
+
+def _carried(job: _Job, given: Fit) -> Program:
+    """Return the trained program for the data of this job: built for them, with the weights of the given fit.
+
+    A program knows how many units it was built for, and a minibatch of other data would be scaled by that number.
+    """
+    if given.data is job.data or not isinstance(given.program, nn.Module):
+        return given.program
+    program = as_module(job.entry.program(job.data), job.data.train, job.entry.dtype)
+    program.load_state_dict(given.program.state_dict())
+    return program.requires_grad_(False)
 
 
 def _build_options(job: _Job, density: LogDensity) -> dict[str, Any]:

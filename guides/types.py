@@ -53,7 +53,7 @@ class FitConfig:
         beta: weight of the KL of the objective `beta`.
         warmup: steps over which the objectives `elbo_linear`, `elbo_cyclical` and `elbo_free_bits` become the ELBO.
         free_bits: nats per unit that `elbo_free_bits` leaves free at first.
-        compile: `auto`, `on` or `off`.
+        compile: `auto`, `on`, `off`, or `cached`: `auto` without waiting for a compiler.
     """
 
     steps: int = 6000
@@ -89,8 +89,8 @@ class FitConfig:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"FitConfig.batch_size is {self.batch_size}; accepted: a positive integer or None.")
-        if self.compile not in ("auto", "on", "off"):
-            raise UsageError(f"FitConfig.compile is {self.compile!r}; accepted: auto, on, off.")
+        if self.compile not in ("auto", "on", "off", "cached"):
+            raise UsageError(f"FitConfig.compile is {self.compile!r}; accepted: auto, on, off, cached.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from zoo.tracing import Traced, TraceFailure, default_of, trace
 
 __all__ = ["Compiled", "Function", "Mode", "Record", "announce", "batched", "compile_function", "compiler_missing", "vmappable"]
 
-Mode = Literal["auto", "on", "off"]
+Mode = Literal["auto", "on", "off", "cached"]
 OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1, "cpp.threads": 1, **native.INTERFACE}
 COLD_SECONDS, COLD_SECONDS_PER_NODE = 8.0, 0.008  # what compiling takes: 10 s for 300 operations, a minute for 6,000
 WARM_SECONDS, TRACE_CALLS = 0.5, 300  # load and check; tracing takes about as long as so many eager calls
@@ -118,15 +118,16 @@ def compile_function(
         function: tensors -> sequence of tensors; deterministic (randomness is an input), gradients taken inside.
         examples: inputs the graph is traced at.
         checks: inputs, other than the traced ones, at which the graph must equal `function`; three is customary.
-        mode: `auto` compiles when the predicted eager time exceeds the cost of compiling, `on` whenever it works, `off` never.
+        mode: `auto` compiles when the predicted eager time exceeds the cost of compiling, `on` whenever it works, `off` never;
+            `cached` is `auto` that takes a package from the disk but does not wait for a compiler.
         expected_calls: how often it will be called, for the prediction.
         traced: a graph of `function` that exists already, or how to make it.
 
     Raises:
         UsageError: an unknown mode, or no check.
     """
-    if mode not in ("auto", "on", "off"):
-        raise UsageError(f"compile is {mode!r}; accepted: auto, on, off.")
+    if mode not in ("auto", "on", "off", "cached"):
+        raise UsageError(f"compile is {mode!r}; accepted: auto, on, off, cached.")
     if not checks:
         raise UsageError("A compiled function needs inputs to be checked at; give at least one besides the traced one.")
     fixed = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in examples)
@@ -134,7 +135,7 @@ def compile_function(
     if mode == "off":
         return out
     saved = float("inf")
-    if mode == "auto":
+    if mode in ("auto", "cached"):
         once = _eager_seconds(function, checks[0])
         saved = once * expected_calls * (1 - 1 / SPEEDUP)
         if saved < WARM_SECONDS + TRACE_CALLS * once:
@@ -143,7 +144,7 @@ def compile_function(
     started = time.perf_counter()
     make = traced if callable(traced) and not isinstance(traced, Traced) else (lambda: traced or trace(function, fixed))
     try:
-        out.traced, out.run, out.package, found = _build(function, make, checks, saved)
+        out.traced, out.run, out.package, found = _build(function, make, checks, None if mode == "cached" else saved)
     except _Refused as refusal:
         out.record = _off(str(refusal), time.perf_counter() - started, notice=refusal.notice)
     except TraceFailure as error:
@@ -165,7 +166,7 @@ class _Refused(Exception):
 
 
 def _build(
-    function: Callable[..., Sequence[Tensor]], make: Callable[[], Traced], checks: Sequence[Sequence[Tensor]], saved: float
+    function: Callable[..., Sequence[Tensor]], make: Callable[[], Traced], checks: Sequence[Sequence[Tensor]], saved: float | None
 ) -> tuple[Traced, Callable[[Sequence[Tensor]], list[Tensor]], Path | None, bool]:
     """Return graph, compiled callable, its file and whether the disk had it; the graph is checked before and after compiling."""
     graph = make()
@@ -177,6 +178,8 @@ def _build(
         missing = compiler_missing()
         if missing:
             raise _Refused(missing)
+        if saved is None:
+            raise _Refused("not compiled yet, and a short run does not wait for a compiler", notice=False)
         if REUSE * saved < COLD_SECONDS + COLD_SECONDS_PER_NODE * graph.nodes:
             raise _Refused(f"compiling costs more than the {saved:.1f} s it would save", notice=False)
         package = cache.store(key, lambda path: _compile(graph, path))

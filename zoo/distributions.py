@@ -11,7 +11,9 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions.utils import broadcast_all
 
-__all__ = ["CensoredWeibull", "HalfStudentT", "LevelShift", "MarginalRegression", "PositiveNormal", "RootNormal", "WordCounts"]
+__all__ = [
+    "CensoredWeibull", "HalfStudentT", "LevelShift", "MarginalRegression", "PositiveNormal", "RootNormal", "SequentialBernoulli", "WordCounts",
+]  # fmt: skip
 
 
 class PositiveNormal(dist.TorchDistribution):
@@ -293,3 +295,41 @@ class MarginalRegression(dist.TorchDistribution):
         with torch.no_grad():
             weight = self.sd * torch.randn(*shape, self.x.shape[-1], dtype=self.x.dtype)
             return weight @ self.x.T + self.sigma.unsqueeze(-1) * torch.randn(*shape, len(self.x), dtype=self.x.dtype)
+
+
+class SequentialBernoulli(dist.TorchDistribution):
+    r"""Binary values one after the other, each seeing those before it.
+
+    \[ x_j \sim \mathrm{Bernoulli}(\mathrm{logit} = l_j + \sum_{k < j} W_{jk} x_k) \]
+
+    Args:
+        logits: l `[*batch, value]`.
+        weight: W `[value, value]`; only what lies below the diagonal is used.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real_vector}
+    support = constraints.independent(constraints.boolean, 1)
+
+    def __init__(self, logits: Tensor, weight: Tensor, validate_args: bool | None = None) -> None:
+        self.logits, self.weight = logits, weight
+        super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> SequentialBernoulli:
+        """Return the same distribution over a larger batch."""
+        return SequentialBernoulli(self.logits.expand(*batch_shape, self.logits.shape[-1]), self.weight, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p(value) `[*batch]` in nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        logits = self.logits + value @ self.weight.tril(-1).T
+        return (value * logits - torch.nn.functional.softplus(logits)).sum(-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw the values in their order."""
+        with torch.no_grad():
+            logits = self.logits.expand(self._extended_shape(torch.Size(sample_shape)))
+            uniform, x = torch.rand_like(logits), torch.zeros_like(logits)
+            for j in range(logits.shape[-1]):
+                x[..., j] = (uniform[..., j] < torch.sigmoid(logits[..., j] + x[..., :j] @ self.weight[j, :j])).to(x.dtype)
+            return x

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from zoo.errors import UsageError
 
-__all__ = ["BernoulliLikelihood", "GaussianLikelihood", "GridCheck", "LatentGrid", "box_for", "standard_normal"]
+__all__ = ["BernoulliLikelihood", "GaussianLikelihood", "GridCheck", "LatentGrid", "SequentialLikelihood", "box_for", "standard_normal"]
 
 POINTS = {1: 1001, 2: 201, 3: 61}
 LARGEST = 3
@@ -62,6 +62,33 @@ class BernoulliLikelihood:
     def paired(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(x_i | z_i) for rows `[row, pixel]` and their own points `[*batch, row, d]`, in nats."""
         logits = self.decoder(z)
+        return (x * logits - torch.nn.functional.softplus(logits)).sum(-1)
+
+
+class SequentialLikelihood:
+    """The likelihood of `zoo.distributions.SequentialBernoulli`: every pixel also sees those before it, l = decoder(z) + W x.
+
+    Args:
+        decoder: any PyTorch callable `[point, d] -> [point, pixel]` that returns logits.
+        weight: W `[pixel, pixel]`; only what lies below the diagonal is used.
+    """
+
+    def __init__(self, decoder: Function, weight: Tensor) -> None:
+        self.decoder, self.weight = decoder, weight
+
+    def prepare(self, points: Tensor) -> Tensor:
+        """Return the decoder's logits `[point, pixel]`."""
+        return torch.cat([self.decoder(part) for part in points.split(20_000)])
+
+    def log_prob(self, x: Tensor, prepared: Tensor) -> Tensor:
+        """Return log p(x | z) `[row, point]` in nats; the normalizer depends on the row, so that every row is a pass of its own."""
+        seen = x @ self.weight.tril(-1).T
+        softplus = torch.nn.functional.softplus
+        return torch.stack([prepared @ row + row @ own - softplus(prepared + own).sum(-1) for row, own in zip(x, seen, strict=True)])
+
+    def paired(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return log p(x_i | z_i) for rows and their own points, in nats."""
+        logits = self.decoder(z) + x @ self.weight.tril(-1).T
         return (x * logits - torch.nn.functional.softplus(logits)).sum(-1)
 
 
@@ -136,7 +163,7 @@ class LatentGrid:
         latent: latent dimensions, 1 to 3.
         log_prior: log p(z) at points `[point, d]`, default the standard normal.
         points: points per axis, default 1,001, 201 and 61 in one, two and three dimensions.
-        half_width: half the width of the box, default from the prior.
+        half_width: half the width of the box, one number or one per axis `[d]`, default from the prior.
         center: middle of the box `[d]`, default zero.
 
     Raises:
@@ -145,18 +172,19 @@ class LatentGrid:
 
     def __init__(
         self, likelihood: Any, latent: int, *, log_prior: Function = standard_normal, points: int | None = None,
-        half_width: float | None = None, center: Tensor | None = None,
+        half_width: float | Tensor | None = None, center: Tensor | None = None,
     ) -> None:  # fmt: skip
         if not 1 <= latent <= LARGEST:
             raise UsageError(f"A grid over {latent} latent dimensions is too large; accepted: 1 to {LARGEST}. Use NUTS per datum beyond.")
         self.likelihood, self.latent, self.log_prior = likelihood, latent, log_prior
         self.number = POINTS[latent] if points is None else points
         self.half_width = box_for(log_prior, latent) if half_width is None else half_width
-        axis = torch.linspace(-self.half_width, self.half_width, self.number, dtype=torch.float64)
-        self.axes = [axis + (0.0 if center is None else float(center[k])) for k in range(latent)]
+        half = torch.as_tensor(self.half_width, dtype=torch.float64).expand(latent)
+        axis = torch.linspace(-1.0, 1.0, self.number, dtype=torch.float64)
+        self.axes = [float(half[k]) * axis + (0.0 if center is None else float(center[k])) for k in range(latent)]
         self.points = torch.cartesian_prod(*self.axes).reshape(-1, latent)  # [point, d]
-        self.step = float(axis[1] - axis[0])
-        self.log_weight = latent * math.log(self.step)
+        self.step = half * (2.0 / (self.number - 1))  # [d]
+        self.log_weight = float(self.step.log().sum())
         with torch.no_grad():
             self.log_prior_values = log_prior(self.points)
             self._prepared = likelihood.prepare(self.points)
@@ -249,10 +277,10 @@ class LatentGrid:
 
     def around(self, mean: Tensor, covariance: Tensor, *, points: int | None = None, sds: float = 9.0) -> LatentGrid:
         """Return a finer grid around one posterior (mean `[d]`, covariance `[d, d]`), at most as wide as this one."""
-        reach = float((sds * covariance.diagonal().sqrt()).max())
+        reach = sds * covariance.diagonal().sqrt()  # [d]: an axis the data say nothing about is far wider than the others
         return LatentGrid(
             self.likelihood, self.latent, log_prior=self.log_prior, points=points or self.number,
-            half_width=min(self.half_width, reach), center=mean,
+            half_width=torch.minimum(reach, torch.as_tensor(self.half_width, dtype=reach.dtype)), center=mean,
         )  # fmt: skip
 
     def aggregate(self, x: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 __all__ = [
-    "BINS", "Bins", "accuracy", "adaptive_ece", "bootstrap", "brier", "ece", "log_loss", "outside_auroc", "reliability", "total_variation",
+    "BINS", "Bins", "accuracy", "adaptive_ece", "bootstrap", "brier", "ece", "ece_floor", "log_loss", "outside_auroc", "reliability",
+    "total_variation",
 ]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
@@ -72,6 +73,16 @@ def adaptive_ece(p: Array, y: Array, *, bins: int = BINS) -> float:
 
 def _gap(found: Bins) -> float:
     return float((found.rows * np.abs(found.accuracy - found.confidence)).sum() / found.rows.sum())
+
+
+def ece_floor(p: Array, *, draws: int = 50, seed: int = 0) -> float:
+    """Return the mean ECE if these very probabilities were exactly right: what chance alone gives with so many rows.
+
+    Classes are drawn from p `[row, class]` itself; ECE is a sum of absolute values, so that it is not 0 for a perfect method.
+    """
+    random, cumulative = np.random.default_rng(seed), p.cumsum(1)
+    classes = p.shape[1] - 1
+    return float(np.mean([ece(p, np.minimum((random.random((len(p), 1)) > cumulative).sum(1), classes)) for _ in range(draws)]))
 
 
 def outside_auroc(inside: Array, outside: Array) -> float:

@@ -15,10 +15,11 @@ from benchmarks.report.theme import canvas, light
 from zoo.quantities import shared_classes
 from zoo.types import Posterior
 
-__all__ = ["clusters", "figures", "heat_map"]
+__all__ = ["chain_modes", "clusters", "figures", "heat_map"]
 
 ROWS = 240  # drawn in a heat map at most; more are not seen
 DRAWS = 200
+CHAIN_DRAWS = 250  # of each chain, for its co-clustering matrix
 SHOWN = 24  # draws whose ellipses are drawn
 COLORS = ("m1", "m2", "m3", "m4", "m5", "m6")
 
@@ -44,7 +45,26 @@ def figures(report: EntryReport) -> list[tuple[Any, str]]:
         order = "rows in the order of the first principal axis" if rows > 12 else "rows in order"
         other = f", and their difference from {truth[0]}" if truth is not None else ""
         words = f"Chance that two rows share a class by {name}{other}; averaged over draws of class probabilities, {order}, {rows} shown."
+        words += "".join(f" {text}" for text in chain_modes(report, module))
         found.append((figure, words))
+    return found
+
+
+def chain_modes(report: EntryReport, module: Any) -> list[str]:
+    """Return one sentence per set of chains that says which of them group the rows alike: a chain in another mode is named."""
+    from benchmarks.relabel import modes
+
+    stored = None if report.reference.kind == "nuts" else report.reference.posterior  # else it is a row of its own
+    named = zip(method_names(report.comparisons), (c.posterior for c in report.comparisons), strict=True)
+    chains = [("", stored), *named]
+    found = []
+    for name, posterior in chains:
+        if posterior is None or posterior.sample_dims != ("chain", "draw") or not posterior.draws or (name and not is_nuts(name)):
+            continue
+        step = max(1, posterior.sample_shape[1] // CHAIN_DRAWS)
+        thin = {k: v[:, ::step] for k, v in posterior.draws.items()}
+        sentence = modes(posterior, module.responsibilities(thin, report.data).numpy()).sentence
+        found.append(f"{name or 'The reference'}: {sentence.split(': ', 1)[1]}")
     return found
 
 

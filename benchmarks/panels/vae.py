@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.report.theme import canvas, light, marks
 from guides.amortized import AmortizedGuide, LocalGuide, features_of
-from zoo.grid import LARGEST, BernoulliLikelihood, LatentGrid
+from zoo.grid import LARGEST, LatentGrid
 
 if TYPE_CHECKING:
     from benchmarks.report.inputs import EntryReport
@@ -56,7 +56,8 @@ def mosaic(images: Tensor, columns: int, *, gap: float = 0.15) -> np.ndarray[Any
 
 
 def _square(program: Any) -> bool:
-    return round(program.pixels**0.5) ** 2 == program.pixels
+    """Whether the decoder's logits are the ink of a square image; with pixels that see each other they are not."""
+    return program.context is None and round(program.pixels**0.5) ** 2 == program.pixels
 
 
 def _show(axes: Any, sheet: np.ndarray[Any, Any]) -> None:
@@ -127,7 +128,7 @@ def _contours(report: EntryReport, program: Any, fits: dict[str, Any]) -> tuple[
     x = report.data.train["x"]
     if not guides or program.latent > LARGEST or len(x) != next(iter(guides.values())).guide.size:
         return None
-    grid = LatentGrid(BernoulliLikelihood(program.decoder), 2, log_prior=program.log_prior, points=181)
+    grid = LatentGrid(program.likelihood, 2, log_prior=program.log_prior, points=181)
     evidence, mean, covariance = grid.moments(x)
     kl = _kl(grid, next(iter(guides.values())), x)
     worst, shown = kl.argsort(descending=True)[:6].tolist(), marks(list(fits))

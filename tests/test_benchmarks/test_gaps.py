@@ -69,7 +69,7 @@ def test_grid_draws_have_the_posterior_moments():
     assert draws.shape == (4000, ROWS, 2)
     assert ((draws.mean(0) - MEAN) / (COVARIANCE.diagonal() / 4000).sqrt()).abs().max() < 5
     ratio = (draws.var(0) / COVARIANCE.diagonal()).log().abs().max()
-    assert ratio < 5 * math.sqrt(2 / 4000) + GRID.step**2 / 6 / float(COVARIANCE.diagonal().min())
+    assert ratio < 5 * math.sqrt(2 / 4000) + float(GRID.step[0]) ** 2 / 6 / float(COVARIANCE.diagonal().min())
 
 
 def test_the_exact_posterior_has_no_gap():
@@ -142,3 +142,23 @@ def test_the_report_says_means_worst_rows_and_table():
     assert mean == pytest.approx(sum(d.kl_nats for d in found.data) / ROWS)
     assert error >= 0
     assert "KL(q || posterior)" in found.markdown()
+
+
+def test_a_unit_the_data_say_nothing_about_does_not_coarsen_the_grid_of_the_other():
+    """One axis wide as the prior, the other ninety times narrower: the identity holds, and exact draws have the exact sds."""
+    decoder = torch.tensor([[0.02, 60.0], [0.0, 50.0], [0.01, 40.0]], dtype=torch.float64)
+    likelihood = GaussianLikelihood(lambda z: z @ decoder.T, 1.0)
+    x = torch.tensor([[30.0, 25.0, 20.0], [-6.0, -5.0, -3.5]], dtype=torch.float64)
+    covariance = torch.linalg.inv(torch.eye(2, dtype=torch.float64) + decoder.T @ decoder)
+    mean = x @ decoder @ covariance
+    grid = LatentGrid(likelihood, 2, points=1001, half_width=6.0)
+    assert float(grid.step[0]) > 0.9 * float(covariance[1, 1].sqrt())
+    near = grid.around(mean[0], covariance, points=161)
+    draws = near.sample(x[:1], 4000, 0)[:, 0]
+    ratio = draws.std(0) / covariance.diagonal().sqrt()
+    assert float((ratio - 1).abs().max()) < 5 / math.sqrt(2 * 4000) + 0.01
+    head = make_head("diagonal", 2, torch.float64)
+    numbers = torch.cat([mean, covariance.diagonal().sqrt().log().expand(2, 2)], -1)
+    zero, one = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    found = datum_gaps(Target(likelihood, standard_normal), near, LocalQ(head, numbers[:1], zero, one), x[:1], steps=1)
+    assert abs(found[0].identity_error_nats) < 1e-3

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.adapter_lab import bars, page, spearman
+from benchmarks.adapter_lab import bin_sums
+from benchmarks.adapter_page import bars, page, pooled_ece, spearman
+from benchmarks.metrics import calibration
 from benchmarks.metrics.calibration import total_variation
 from benchmarks.predictions import predictive, table
 from benchmarks.report import ReportInput, render_html, render_markdown
@@ -114,7 +116,15 @@ def test_a_hook_that_fails_costs_one_sentence(report):
 def lab_rows(seeds=4):
     """Rows in which the flow is close to NUTS and well calibrated, and distance and ECE rank the methods alike."""
     random, rows = np.random.default_rng(1), []
-    same = {"task": "rotation", "accuracy": 0.8, "adaptive_ece": 0.1, "brier": 0.3, "floor": 0.005}
+    same = {
+        "case": "rotation",
+        "bins": "14:350:340:300",
+        "ece_floor": 0.03,
+        "accuracy": 0.8,
+        "adaptive_ece": 0.1,
+        "brier": 0.3,
+        "floor": 0.005,
+    }
     for seed in range(seeds):
         for k, method in enumerate(("flow", "full_rank", "temperature scaling", "laplace", "mle")):
             noise = random.uniform(0.9, 1.1)
@@ -127,12 +137,12 @@ def lab_rows(seeds=4):
 
 def test_bars_are_met_or_missed_by_the_rows():
     found = {bar: met for bar, _, met in bars(lab_rows())}
-    assert found["best guide within 0.02 mean total variation of NUTS"] is True
-    assert found["NUTS certified on 99 % of test images"] is False
-    assert found["log loss 30 % below mle at 64 labels"] is True
-    assert found["ECE 60 % below mle at 64 labels"] is True
+    assert found["rank one: best guide within 0.02 mean total variation of NUTS"] is True
+    assert found["rank one: NUTS certified on 99 % of test images"] is False
+    assert found["rank one: log loss 30 % below mle at 64 labels"] is True
+    assert found["rank one: ECE 60 % below mle at 64 labels"] is True
     worse = [{**r, "log_loss": 2.0} if r["method"] == "flow" else r for r in lab_rows()]
-    assert {bar: met for bar, _, met in bars(worse)}["log loss 30 % below mle at 64 labels"] is False
+    assert {bar: met for bar, _, met in bars(worse)}["rank one: log loss 30 % below mle at 64 labels"] is False
     assert "**missed**" in page(worse)
     assert bars([]) == []
 
@@ -144,3 +154,20 @@ def test_the_rank_correlation_is_that_of_each_case():
     value, low, high, _ = spearman(turned)
     assert value == pytest.approx(0.0)
     assert low < 0 < high
+
+
+def test_pooled_calibration_error_is_that_of_all_predictions_and_its_floor_is_chance():
+    random = np.random.default_rng(0)
+    parts = []
+    for _ in range(3):
+        p = random.dirichlet(np.full(4, 0.5), size=200)
+        parts.append((p, np.array([random.choice(4, p=row) for row in p])))
+    rows = [{"bins": bin_sums(p, y)} for p, y in parts]
+    p, y = np.concatenate([a for a, _ in parts]), np.concatenate([b for _, b in parts])
+    assert pooled_ece(rows) == pytest.approx(calibration.ece(p, y), abs=1e-6)
+    assert pooled_ece(rows[:1]) == pytest.approx(calibration.ece(*parts[0]), abs=1e-6)
+    floors = [calibration.ece_floor(p) for p, _ in parts]
+    assert 0.02 < np.mean(floors) < 0.12
+    assert abs(np.mean([calibration.ece(*part) for part in parts]) - np.mean(floors)) < 0.04
+    sure = np.eye(4)[[0, 1, 2, 3]]
+    assert calibration.ece_floor(sure) == 0.0

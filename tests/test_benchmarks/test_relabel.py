@@ -1,11 +1,15 @@
 """Relabeling and modes on planted draws: the permutation is found, a second mode is named, and neither is taken for the other."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 import zoo
 from benchmarks import relabel
+from benchmarks.latent_classes.page import render
+from benchmarks.panels.mixture import chain_modes
 from zoo.errors import UsageError
 from zoo.types import Posterior
 
@@ -99,3 +103,23 @@ def test_wrong_shapes_are_refused():
         relabel.stephens(r[0])
     with pytest.raises(UsageError, match="axes of one class"):
         relabel.apply(means[:, :10], relabel.pivot(r))
+
+
+def test_the_report_of_a_mixture_names_a_chain_in_another_mode():
+    r, _, _ = planted(second_mode=(1,))
+    posterior = posterior_of([-10.0, -14.0, -10.5, -10.2])
+    module = SimpleNamespace(responsibilities=lambda draws, data: torch.as_tensor(r))
+    report = SimpleNamespace(reference=SimpleNamespace(kind="stored", posterior=posterior), comparisons=[], data=posterior.data)
+    (sentence,) = chain_modes(report, module)
+    assert sentence.startswith("The reference: the chains are in 2 modes, mode 1: chains 1, 3, 4")
+    assert "mode 2: chain 2 (mean log density -14.0)" in sentence
+    report.reference.kind = "nuts"
+    assert chain_modes(report, module) == []
+
+
+def test_the_results_page_lists_every_mode_with_its_chains():
+    row = {"entry": "a[K=3]", "mode": 1, "chains": [1, 3], "of": 3, "log_density": -10.0, "sizes": [60.0, 40.0], "rhat_all": 1.9,
+           "sentence": "a[K=3]: the chains are in 2 modes.", "within": 0.01, "apart": 0.4}  # fmt: skip
+    shown = render({"modes": [row, {**row, "mode": 2, "chains": [2], "log_density": -14.0}]})
+    assert "R-hat of the judged quantities over all chains: 1.90" in shown
+    assert "| `a[K=3]` | 2 | 2 | −14.0 | 60, 40 | 0.010 | 0.400 |" in shown

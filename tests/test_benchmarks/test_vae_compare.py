@@ -59,6 +59,19 @@ def test_the_program_gets_trained_and_its_history_is_kept(trained, tmp_path):
     assert (again.history["kl_nats"] == fit.history["kl_nats"]).all()
 
 
+def test_an_encoder_is_fitted_alike_whether_the_trained_weights_come_from_memory_or_from_a_file_of_chosen_images(trained, tmp_path):
+    """A run keeps the trained program with the twenty compared images; minibatches of all images must not be scaled by twenty."""
+    entry, fit = trained
+    moved = guides.transfer(fit, entry.judged(fit.data))
+    guides.save(moved, tmp_path / "guide.pt")
+    stored = guides.load(tmp_path / "guide.pt", entry, data=moved.data)
+    short = {"steps": 4, "patience": 1, "anneal": 2, "compile": "off", "batch_size": 32}
+    first, second = (guides.fit(entry, "amortized_full", given=g, **short) for g in (fit, stored))
+    assert (first.losses == second.losses).all()
+    assert float(second.losses[0]) > 0.5 * -float(fit.elbo.value_nats)
+    assert second.program.rows == fit.data.size
+
+
 @pytest.mark.slow
 def test_given_weights_stay_as_they_are(trained):
     entry, fit = trained

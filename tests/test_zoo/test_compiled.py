@@ -219,6 +219,19 @@ def test_auto_compiles_when_it_pays(monkeypatch, tmp_path, calls, seconds, reaso
     assert out.record["used"] == (reason == "compiled")
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_cached_takes_a_package_and_waits_for_no_compiler(monkeypatch, tmp_path, stored):
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compiled, "_eager_seconds", lambda *_: 0.001)
+    graph = trace(lambda u: [u.sum() ** 2], [torch.ones(3).double()])
+    monkeypatch.setattr(cache, "find", lambda key: tmp_path if stored else None)
+    monkeypatch.setattr(cache, "store", lambda key, build: pytest.fail("compiled"))
+    monkeypatch.setattr(compiled, "_load", lambda package: lambda tensors: graph(*tensors[:1]))
+    out = compile_function(lambda u: [u.sum() ** 2], [torch.ones(3).double()], [list(points(1, 3))], mode="cached", expected_calls=40_000)
+    assert out.record["used"] == stored
+    assert ("compiled" if stored else "does not wait") in out.record["reason"]
+
+
 def test_unknown_mode_is_refused():
     with pytest.raises(UsageError, match="auto, on, off"):
         density("hierarchy").compile("yes")

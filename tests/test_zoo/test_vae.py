@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from pyro import poutine
 
 import zoo
 from zoo.errors import DataError, UsageError
 from zoo.grid import BernoulliLikelihood, LatentGrid
 from zoo.images import load_images
-from zoo.log_density import LogDensity
+from zoo.log_density import LogDensity, default_dtype
 from zoo.models import vae
 
 SMALL = {"rows": 60, "hidden": 8, "layers": 1}
@@ -142,3 +143,44 @@ def test_own_images_of_the_classic_shape(tmp_path):
     assert [tuple(p.shape) for p in program.parameters()] == [(400, 20), (400,), (784, 400), (784,)]
     assert LogDensity(program, vae.judged(data)).dim == 20 * vae.judged(data).size
     assert load_images(str(tmp_path / "own.npy")).labels.unique().tolist() == [-1]
+
+
+def test_a_decoder_with_context_is_the_product_of_its_conditionals_and_sums_to_one():
+    from zoo.distributions import SequentialBernoulli
+
+    generator = torch.Generator().manual_seed(0)
+    logits, weight = (torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((3, 5), (5, 5)))
+    law = SequentialBernoulli(logits, weight)
+    every = torch.tensor([[(k >> j) & 1 for j in range(5)] for k in range(32)], dtype=torch.float64)
+    table = law.log_prob(every[:, None, :]).exp()  # [image, row]
+    assert torch.allclose(table.sum(0), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-12)
+    x, by_hand = every[21], 1.0
+    for j in range(5):
+        p = torch.sigmoid(logits[0, j] + sum(weight[j, k] * x[k] for k in range(j)))
+        by_hand = by_hand * (p if x[j] == 1 else 1 - p)
+    assert float(table[21, 0]) == pytest.approx(float(by_hand), rel=1e-12)
+    torch.manual_seed(0)
+    drawn = law.sample((20_000,))[:, 0]
+    counts = torch.bincount((drawn @ (2.0 ** torch.arange(5, dtype=torch.float64))).long(), minlength=32).double()
+    expected = 20_000 * table[:, 0]
+    chi2 = float(((counts - expected).square() / expected).sum())
+    assert chi2 < 31 + 5 * math.sqrt(2 * 31)
+
+
+def test_the_grid_of_a_decoder_with_context_agrees_with_the_program():
+    entry, data, program = small(context=True)
+    with torch.no_grad():
+        program.context.normal_(0.0, 0.5, generator=torch.Generator().manual_seed(2))
+    x = data.train["x"]
+    z = torch.randn(48, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    grid = LatentGrid(program.likelihood, 2, points=3)
+    by_program = float(LogDensity(program, data)(z.flatten()).detach())
+    prior = float(program.log_prior(z).sum())
+    assert by_program == pytest.approx(float(program.likelihood.paired(x, z).sum().detach()) + prior, rel=1e-12)
+    pairs = torch.stack([program.likelihood.paired(x[:4], p.expand(4, 2)) for p in grid.points], 1)
+    assert torch.allclose(grid.log_joint(x[:4]), pairs.detach() + grid.log_prior_values, rtol=0, atol=1e-10)
+    assert program.likelihood.paired(x, z).requires_grad
+    with default_dtype(entry.dtype):
+        drawn = poutine.trace(entry.program(data)).get_trace(label=data.train["label"]).nodes["x"]["value"]
+    assert drawn.shape == x.shape
+    assert set(drawn.unique().tolist()) <= {0.0, 1.0}

@@ -17,7 +17,8 @@ encoders aim at another distribution than the posterior, which is what their row
 
 Own images: `vae[images=PATH]` takes a folder, an .npy file or MNIST's idx file; the classic shape is
 `vae[images=train-images-idx3-ubyte.gz,latent=20,hidden=400,layers=1,threshold=0.5]`. With more than three latent dimensions
-the truth is NUTS given the trained decoder.
+the truth is NUTS given the trained decoder. With `context=true` every pixel also sees the pixels before it, so that the
+decoder can do without the code: the place where posteriors collapse (benchmarks/vae_collapse.py).
 
 References:
     Kingma and Welling (2014), Auto-encoding variational Bayes, ICLR.
@@ -36,8 +37,9 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from zoo.distributions import SequentialBernoulli
 from zoo.errors import DataError, UsageError
-from zoo.grid import LARGEST, BernoulliLikelihood, LatentGrid
+from zoo.grid import LARGEST, BernoulliLikelihood, LatentGrid, SequentialLikelihood
 from zoo.images import binarize, digits, load_images, split, thin
 from zoo.quantities import site
 from zoo.types import Analytic, Data, ModelEntry, Moments, Quantity
@@ -93,12 +95,13 @@ def judged(data: Data) -> Data:
 class Vae(PyroModule):
     """The program: the decoder's weights are its own, the codes `z` `[image, latent]` are inferred."""
 
-    def __init__(self, rows: int, pixels: int, latent: int, hidden: int, layers: int, prior: str) -> None:
+    def __init__(self, rows: int, pixels: int, latent: int, hidden: int, layers: int, prior: str, context: bool) -> None:
         super().__init__()
         self.rows, self.pixels, self.latent = rows, pixels, latent
         sizes = [latent, *[hidden] * layers]
         parts = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b, dtype=torch.float64), nn.Tanh())]
         self.decoder = nn.Sequential(*parts, nn.Linear(hidden, pixels, dtype=torch.float64))
+        self.context = nn.Parameter(torch.zeros(pixels, pixels, dtype=torch.float64)) if context else None
         self.weight_logit = nn.Parameter(torch.zeros(COMPONENTS, dtype=torch.float64)) if prior == "mixture" else None
         if prior == "mixture":
             self.location = nn.Parameter(1.5 * torch.randn(COMPONENTS, latent, dtype=torch.float64))
@@ -121,6 +124,15 @@ class Vae(PyroModule):
         value: Tensor = self.prior().log_prob(points)
         return value
 
+    def pixel_law(self, logits: Tensor) -> Any:
+        """Return the distribution of an image given the decoder's logits `[..., pixel]`."""
+        return dist.Bernoulli(logits=logits).to_event(1) if self.context is None else SequentialBernoulli(logits, self.context)
+
+    @property
+    def likelihood(self) -> Any:
+        """The likelihood as the grid takes it."""
+        return BernoulliLikelihood(self.decoder) if self.context is None else SequentialLikelihood(self.decoder, self.context)
+
     def forward(self, x: Tensor | None = None, label: Tensor | None = None, index: Tensor | None = None) -> None:
         """Run the generative process; `label` is not seen by it, it says how many images there are when x is left out."""
         rows = self.rows
@@ -130,10 +142,10 @@ class Vae(PyroModule):
             z = pyro.sample("z", self.prior())  # [image, latent]
             if x is not None and z.shape[-2] != len(x):
                 raise DataError(f"There are codes of {z.shape[-2]} images for {len(x)} images; every image has a code of its own.")
-            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+            pyro.sample("x", self.pixel_law(self.decoder(z)), obs=x)
 
 
-def build(data: Data, latent: int, hidden: int, layers: int, prior: str, init: int, **other: Any) -> Vae:
+def build(data: Data, latent: int, hidden: int, layers: int, prior: str, context: bool, init: int, **other: Any) -> Vae:
     """Return the program with freshly drawn weights; `init` is their seed.
 
     Raises:
@@ -146,12 +158,12 @@ def build(data: Data, latent: int, hidden: int, layers: int, prior: str, init: i
         )
     with torch.random.fork_rng(devices=[]), pyro.settings.context(module_local_params=True):
         torch.manual_seed(init)
-        return Vae(int(data.size or len(data.train["x"])), data.train["x"].shape[1], latent, hidden, layers, prior)
+        return Vae(int(data.size or len(data.train["x"])), data.train["x"].shape[1], latent, hidden, layers, prior, context)
 
 
 def grid_of(program: Vae, **options: Any) -> LatentGrid:
     """Return the exact grid of a trained decoder, for up to three latent dimensions."""
-    return LatentGrid(BernoulliLikelihood(program.decoder), program.latent, log_prior=program.log_prior, **options)
+    return LatentGrid(program.likelihood, program.latent, log_prior=program.log_prior, **options)
 
 
 def conditional(data: Data, program: Any, **options: Any) -> Analytic | None:
@@ -173,8 +185,18 @@ def conditional(data: Data, program: Any, **options: Any) -> Analytic | None:
     return Analytic(sample=sample, moments={"z": Moments(mean, zero, sd, zero)}, log_evidence=float(evidence.sum()))
 
 
-OPTIONS = {"latent": 2, "hidden": 32, "layers": 2, "prior": "normal", "images": "", "threshold": 0.46875, "rows": 0, "init": 0}
-TRAINING = {"lr": 0.004, "weight_lr": 0.004, "final_lr": 1e-4, "num_particles": 2, "steps": 12_000, "patience": 1000, "anneal": 4000}
+OPTIONS = {
+    "latent": 2,
+    "hidden": 32,
+    "layers": 2,
+    "prior": "normal",
+    "context": False,
+    "images": "",
+    "threshold": 0.46875,
+    "rows": 0,
+    "init": 0,
+}
+TRAINING = {"lr": 0.01, "weight_lr": 0.01, "final_lr": 1e-4, "num_particles": 2, "steps": 12_000, "patience": 1000, "anneal": 4000}
 SHARED: dict[str, Any] = {
     "make_data": make_data, "build": build, "judged": judged, "conditional": conditional, "learns": True, "options": OPTIONS,
     "minibatch": 128, "amortize": lambda tensors: tensors["x"], "panel": "benchmarks.panels.vae:figures",
