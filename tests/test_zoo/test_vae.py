@@ -146,7 +146,7 @@ def test_own_images_of_the_classic_shape(tmp_path):
 
 
 def test_a_decoder_with_context_is_the_product_of_its_conditionals_and_sums_to_one():
-    from zoo.distributions import SequentialBernoulli
+    from zoo.joint_distributions import SequentialBernoulli
 
     generator = torch.Generator().manual_seed(0)
     logits, weight = (torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((3, 5), (5, 5)))

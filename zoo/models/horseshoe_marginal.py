@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 
 from zoo.datasets import read, standardize
-from zoo.distributions import MarginalRegression
+from zoo.joint_distributions import MarginalRegression
 from zoo.quantities import log_site
 from zoo.recipes import Recipe
 from zoo.types import Data, ModelEntry, Program, Quantity

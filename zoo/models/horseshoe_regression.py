@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from zoo.completed import completed
-from zoo.distributions import MarginalRegression
+from zoo.joint_distributions import MarginalRegression
 from zoo.models import horseshoe_marginal as marginal
 from zoo.models.horseshoe_marginal import QUANTITIES, prior_sds, sample_scales, with_intercept
 from zoo.quantities import site

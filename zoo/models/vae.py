@@ -37,10 +37,10 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from zoo.distributions import SequentialBernoulli
 from zoo.errors import DataError, UsageError
 from zoo.grid import LARGEST, BernoulliLikelihood, LatentGrid, SequentialLikelihood
 from zoo.images import binarize, digits, load_images, split, thin
+from zoo.joint_distributions import SequentialBernoulli
 from zoo.quantities import site
 from zoo.types import Analytic, Data, ModelEntry, Moments, Quantity
 
