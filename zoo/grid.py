@@ -66,7 +66,7 @@ class BernoulliLikelihood:
 
 
 class SequentialLikelihood:
-    """The likelihood of `zoo.distributions.SequentialBernoulli`: every pixel also sees those before it, l = decoder(z) + W x.
+    """The likelihood of `zoo.joint_distributions.SequentialBernoulli`: every pixel also sees those before it, l = decoder(z) + W x.
 
     Args:
         decoder: any PyTorch callable `[point, d] -> [point, pixel]` that returns logits.

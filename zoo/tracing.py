@@ -222,14 +222,13 @@ def _placed(constant: Tensor, before: Sequence[Tensor]) -> Tensor:
 
     A regression of 20,000 x 50 spends half its time on looking up the addresses of small pages.
     """
-    if constant.numel() * constant.element_size() < HUGE or constant.device.type != "cpu":
+    size = constant.numel() * constant.element_size()
+    if size < HUGE or constant.device.type != "cpu":
         return constant
     for other in before:
         if other.shape == constant.shape and other.dtype == constant.dtype and torch.equal(other, constant):
             return other
-    out = torch.from_numpy(np.empty_like(constant.numpy()))
-    out.copy_(constant)
-    return out
+    return torch.from_numpy(np.empty(size, dtype=np.uint8)).view(constant.dtype).view(constant.shape).copy_(constant)
 
 
 def _select_by_masks(graph: fx.GraphModule) -> None:

@@ -8,9 +8,11 @@ import torch
 from guides_stepping import RUN, assert_same_run, both, graph_gradients, loops, objective, programs
 
 import guides
+from guides import svi
 from guides.mean_field import WhitenedMeanField
 from guides.session import session
-from guides.step import Step
+from guides.step import BETAS, EPSILON, Step, advance, controls
+from guides.svi import _Run
 from guides.types import FitConfig
 from zoo.log_density import LogDensity
 from zoo.types import Data
@@ -72,6 +74,44 @@ def test_a_traced_run_has_the_losses_of_an_eager_one(tiny, uncompiled, name, fam
 def test_a_compiled_run_has_the_losses_of_an_eager_one(tiny, name, family):
     entry, batch_size = programs(tiny, name)
     assert_same_run(*both(entry, family, batch_size))
+
+
+def test_a_step_is_one_of_torchs_adam_and_the_tail_is_its_sum():
+    """Seven steps with a learning rate per value and a clipped gradient, beside the library's own optimizer."""
+    generator = torch.Generator().manual_seed(0)
+    gradients = torch.randn(7, 3, dtype=torch.float64, generator=generator)
+    gradients[4] *= 100
+    rates, shares = torch.tensor([0.1, 0.02, 0.3], dtype=torch.float64), [1.0, 1.0, 0.5, 0.5, 1.0, 0.2, 0.1]
+    state = torch.cat([torch.ones(1, 3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)])
+    theirs = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    parts = [torch.nn.Parameter(theirs.detach()[i : i + 1].clone()) for i in range(3)]
+    adam = torch.optim.Adam([{"params": [p], "lr": 0.0} for p in parts], betas=BETAS, eps=EPSILON)
+    total = torch.zeros(3, dtype=torch.float64)
+    for number, row in enumerate(controls(range(1, 8), shares, [n > 3 for n in range(7)], 5.0)):
+        state, (_, norm) = advance(state, torch.from_numpy(row), rates, torch.zeros(()), gradients[number])
+        assert float(norm) == pytest.approx(float(gradients[number].norm()))
+        for i, p in enumerate(parts):
+            p.grad = gradients[number, i : i + 1].clone()
+            adam.param_groups[i]["lr"] = shares[number] * float(rates[i])
+        torch.nn.utils.clip_grad_norm_(parts, 5.0)
+        adam.step()
+        total += torch.cat([p.detach() for p in parts]) if number > 3 else 0.0
+    assert torch.allclose(state[0], torch.cat([p.detach() for p in parts]), rtol=1e-6)  # the library clips by norm + 1e-6
+    assert torch.allclose(state[3], total, rtol=1e-6)
+
+
+@pytest.mark.parametrize("particles", [1, 8])
+def test_noise_is_the_same_however_many_steps_ask_for_it_at_once(tiny, particles, monkeypatch):
+    entry, _ = programs(tiny, "mixture")
+    with session(entry.dtype):
+        one, many = (_Run(objective(entry, "mean_field", None, particles=particles), FitConfig(compile="off"), torch.Generator().manual_seed(1), None, 1)
+                     for _ in range(2))  # fmt: skip
+        apart = torch.cat([one._noise(1)[0] for _ in range(210)])
+        assert torch.equal(apart, torch.cat([many._noise(n)[0] for n in (100, 7, 93, 10)]))
+        assert abs(float(apart.mean())) < 5 / apart.numel() ** 0.5
+        monkeypatch.setattr(svi, "LARGEST", 3 * apart[0].numel())
+        few = _Run(one.objective, FitConfig(compile="off"), torch.Generator().manual_seed(1), None, 1)
+        assert few._together < 4
 
 
 def test_a_block_of_steps_is_its_steps_one_by_one(tiny):

@@ -186,16 +186,8 @@ def conditional(data: Data, program: Any, **options: Any) -> Analytic | None:
 
 
 OPTIONS = {
-    "latent": 2,
-    "hidden": 32,
-    "layers": 2,
-    "prior": "normal",
-    "context": False,
-    "images": "",
-    "threshold": 0.46875,
-    "rows": 0,
-    "init": 0,
-}
+    "latent": 2, "hidden": 32, "layers": 2, "prior": "normal", "context": False, "images": "", "threshold": 0.46875, "rows": 0, "init": 0,
+}  # fmt: skip
 TRAINING = {"lr": 0.01, "weight_lr": 0.01, "final_lr": 1e-4, "num_particles": 2, "steps": 12_000, "patience": 1000, "anneal": 4000}
 SHARED: dict[str, Any] = {
     "make_data": make_data, "build": build, "judged": judged, "conditional": conditional, "learns": True, "options": OPTIONS,
