@@ -104,14 +104,17 @@ def test_a_step_is_one_of_torchs_adam_and_the_tail_is_its_sum():
 def test_noise_is_the_same_however_many_steps_ask_for_it_at_once(tiny, particles, monkeypatch):
     entry, _ = programs(tiny, "mixture")
     with session(entry.dtype):
-        one, many = (_Run(objective(entry, "mean_field", None, particles=particles), FitConfig(compile="off"), torch.Generator().manual_seed(1), None, 1)
-                     for _ in range(2))  # fmt: skip
+        loss, config = objective(entry, "mean_field", None, particles=particles), FitConfig(compile="off")
+
+        def run():
+            return _Run(loss, config, torch.Generator().manual_seed(1), None, 1)
+
+        one, many = run(), run()
         apart = torch.cat([one._noise(1)[0] for _ in range(210)])
         assert torch.equal(apart, torch.cat([many._noise(n)[0] for n in (100, 7, 93, 10)]))
         assert abs(float(apart.mean())) < 5 / apart.numel() ** 0.5
         monkeypatch.setattr(svi, "LARGEST", 3 * apart[0].numel())
-        few = _Run(one.objective, FitConfig(compile="off"), torch.Generator().manual_seed(1), None, 1)
-        assert few._together < 4
+        assert run()._together < 4
 
 
 def test_a_block_of_steps_is_its_steps_one_by_one(tiny):
