@@ -36,7 +36,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         axis.axvline(1.0, color="0.5", linewidth=1)
         axis.set(xscale="log", title=title, xlabel="our speed over theirs (dotted: the bar)", yticks=range(len(names)), yticklabels=names)
         axis.invert_yaxis()
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncol=4, frameon=False)  # below: points lie everywhere
     for key, label, mark in (("gradient", "gradient on all rows", "o-"), ("svi_mean_field", "SVI step on 100 rows", "s-")):
         rows_ = [(r["rows"], 1e6 * r[key]) for r in document.get("growth", ()) if key in r]
         if rows_:
