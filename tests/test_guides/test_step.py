@@ -1,5 +1,7 @@
 """The optimization step as one graph: the same gradients and losses as the eager one."""
 
+import copy
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -74,6 +76,26 @@ def test_a_traced_run_has_the_losses_of_an_eager_one(tiny, uncompiled, name, fam
 def test_a_compiled_run_has_the_losses_of_an_eager_one(tiny, name, family):
     entry, batch_size = programs(tiny, name)
     assert_same_run(*both(entry, family, batch_size))
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_a_stuck_log_q_has_value_and_slope_of_the_density_at_the_drawn_points(tiny, family):
+    """Its gradient goes through the points alone, as if the guide's density were another guide's: also far from a unit factor."""
+    entry, _ = programs(tiny, "gaussian")
+    with session(entry.dtype):
+        guide = objective(entry, family, None).guide
+        with torch.no_grad():
+            for parameter in guide.parameters():
+                parameter.add_(0.5 * torch.randn_like(parameter))
+        noise = torch.randn(4, guide.noise_dim, dtype=entry.dtype)
+        moving = [p for p in guide.parameters() if p.requires_grad]
+        u, log_q = guide.sample(noise, stick=True)
+        got = torch.autograd.grad(log_q.sum(), moving, retain_graph=True, allow_unused=True)
+        truth = torch.autograd.grad(copy.deepcopy(guide).log_prob_flat(u).sum(), moving, allow_unused=True)
+        assert torch.allclose(log_q, guide.log_prob_flat(u), rtol=1e-8)
+    assert max(float(b.abs().max()) for b in truth if b is not None) > 0.1
+    for a, b in zip(got, truth, strict=True):
+        assert torch.allclose(*(torch.zeros(()).to(noise) if x is None else x for x in (a, b)), rtol=1e-7, atol=1e-10)
 
 
 def test_a_step_is_one_of_torchs_adam_and_the_tail_is_its_sum():
