@@ -4,9 +4,10 @@
   operation that works entry by entry is done on one copy, and its result is expanded.
 * *Tiny last axes.* `[rows, 2]` (a row per observation, a column per class) cannot fill a vector register along its last
   axis, and the compiler keeps that layout. Such tensors are carried as a list of columns `[rows]`.
-* *Small systems*: triangular ones are written out instead of calling a library (`zoo.substitution`).
+* *Small systems*: triangular ones are written out instead of calling a library (`zoo.substitution`), short running sums and products too.
 * *Products of a fixed matrix with a vector*, a regression's `X b` and `X' r`: the matrix is kept with its long axis last, so that both
   run along memory in whole vector registers. Four times faster than along short rows, and than a library's call on small data.
+  Products with a single row or column, which `einsum` makes of sums over a few classes, are written out.
 
 All are exact up to the order of sums, and every graph is compared with the program afterwards.
 """
@@ -14,6 +15,7 @@ All are exact up to the order of sums, and every graph is compared with the prog
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +31,7 @@ __all__ = ["Simplifier"]
 aten: Any = torch.ops.aten
 WIDEST = 4  # columns
 LEAST = 64  # entries of a column
+LONGEST = 16  # entries of a running sum that is written out
 LEAST_FIXED = 512  # entries of a matrix that is worth keeping in another order
 
 
@@ -234,6 +237,17 @@ def _fixed_product(matrix: Tensor, vector: Tensor) -> Tensor:
     return (matrix.contiguous() * vector).sum(1)
 
 
+def _batched_product(left: Any, right: Any) -> Any:
+    """Return products of matrices `[batch, n, k] [batch, k, m]` written out where one of n, k, m is one, as einsum makes them."""
+    left, right = _whole((left, right))
+    (_, n, k), m = left.shape, right.shape[2]
+    if k == 1:
+        return _pointwise(torch.mul, (left, right), {})
+    if m == 1:
+        return (left * right.transpose(1, 2)).sum(2, keepdim=True)
+    return (left.transpose(1, 2) * right).sum(1, keepdim=True) if n == 1 else None
+
+
 def _solve_triangular(matrix: Any, right: Any, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Any:
     matrix, right = _whole((matrix, right))
     if not left:
@@ -244,6 +258,18 @@ def _solve_triangular(matrix: Any, right: Any, *, upper: bool, left: bool = True
     return out if left else out.mT
 
 
+def _running(operation: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
+    """Write a running sum or product along a short axis out, as the simplex transform makes them: a library call otherwise."""
+
+    def run(x: Any, dim: int, *, dtype: torch.dtype | None = None) -> Any:
+        x = _whole(x)
+        if dtype is not None or x.ndim == 0 or not 0 < x.shape[dim] <= LONGEST:
+            return None
+        return torch.stack(list(itertools.accumulate((x.select(dim, i) for i in range(x.shape[dim])), operation)), dim)
+
+    return run
+
+
 def _through(name: str) -> Callable[..., Any]:
     target = getattr(aten, name).default
     return lambda x, **kwargs: x.map(lambda part: target(part, **kwargs)) if isinstance(x, _Columns) else None
@@ -251,5 +277,6 @@ def _through(name: str) -> Callable[..., Any]:
 
 _OWN: dict[str, Callable[..., Any]] = {
     "sum": _sum, "logsumexp": _logsumexp, "_log_softmax": _log_softmax, "_log_softmax_backward_data": _log_softmax_backward,
-    "linalg_solve_triangular": _solve_triangular, "detach": _through("detach"), "alias": _through("alias"), "clone": _through("clone"),
+    "bmm": _batched_product, "linalg_solve_triangular": _solve_triangular, "cumsum": _running(torch.add), "cumprod": _running(torch.mul),
+    "detach": _through("detach"), "alias": _through("alias"), "clone": _through("clone"),
 }  # fmt: skip

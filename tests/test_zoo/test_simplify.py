@@ -25,7 +25,7 @@ def elsewhere(wide):
 
 def work(traced, name):
     """Entries on which an operation is done, over the whole graph."""
-    nodes = [n for n in traced.graph.graph.nodes if n.op == "call_function" and n.target.overloadpacket.__name__ == name]
+    nodes = [n for n in traced.graph.graph.nodes if getattr(getattr(n.target, "overloadpacket", n.target), "__name__", "") == name]
     return sum(n.meta["val"].numel() for n in nodes)
 
 
@@ -82,6 +82,34 @@ def test_products_of_what_varies_are_written_out_where_one_side_is_a_row_or_a_co
     graph = trace(function, [torch.eye(6, dtype=torch.float64)] * 2)
     assert [n.target.overloadpacket.__name__ for n in graph.graph.graph.nodes if n.op == "call_function"].count("mm") == 1
     assert all(torch.allclose(x, y, rtol=1e-12) for x, y in zip(graph(a, b), function(a, b), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "m", "left_over"), [(2, 1, 3, 0), (2, 3, 1, 0), (1, 3, 2, 0), (1, 1, 2, 0), (1, 70, 1, 0), (2, 3, 2, 400)]
+)
+def test_batched_products_with_a_row_or_a_column_are_written_out(n, k, m, left_over):
+    generator = torch.Generator().manual_seed(0)
+    a, b = (
+        torch.randn(100, n, k, dtype=torch.float64, generator=generator),
+        torch.randn(100, k, m, dtype=torch.float64, generator=generator),
+    )
+    graph = trace(lambda x, y: [torch.bmm(x.exp(), y.exp())], [torch.ones_like(a), torch.ones_like(b)])
+    assert work(graph, "bmm") == left_over
+    assert torch.allclose(graph(a, b)[0], torch.bmm(a.exp(), b.exp()), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "axis", "left_over"), [((1,), -1, 0), ((3, 5), 0, 0), ((3, 5), 1, 0), ((2, 17), -1, 68)])
+def test_short_running_sums_and_products_are_written_out(shape, axis, left_over):
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def function(u):
+        u = u.detach().requires_grad_(True)
+        values = [u.cumsum(axis), u.exp().cumprod(axis)]
+        return [*values, *torch.autograd.grad((values[0] * values[1]).sum(), u)]
+
+    graph = trace(function, [torch.ones(shape, dtype=torch.float64)])
+    assert work(graph, "cumprod") == left_over
+    assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(graph(x), function(x), strict=True))
 
 
 @pytest.mark.parametrize("upper", [False, True])
