@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from zoo.tracing import Traced
 
 __all__ = ["directory", "find", "graph_key", "machine", "store"]
 
-FORMAT = 3  # of the packages; older ones may lack the interface of arrays
+FORMAT = 4  # of the files; older ones may lack the interface of arrays
 
 
 def directory() -> Path:
@@ -47,11 +48,17 @@ def machine() -> str:
     return "|".join((platform.system(), platform.machine(), torch.backends.cpu.get_cpu_capability(), flags))
 
 
+@functools.cache
+def _definitions() -> str:
+    """Return the text that is compiled into every graph beside its own."""
+    return Path(__file__).with_name("standalone.h").read_text(encoding="utf8")
+
+
 def graph_key(traced: Traced, options: dict[str, Any]) -> str:
     """Return the hexadecimal key of a graph: equal keys mean interchangeable machine code."""
     digest = hashlib.sha256()
     shapes = [(str(t.dtype), tuple(t.shape), t.stride(), str(t.device)) for t in (*traced.examples, *traced.constants)]
-    for part in (FORMAT, torch.__version__, machine(), sorted(options.items()), shapes, traced.graph.code):
+    for part in (FORMAT, _definitions(), torch.__version__, machine(), sorted(options.items()), shapes, traced.graph.code):
         digest.update(repr(part).encode())
     return digest.hexdigest()[:40]
 
@@ -78,13 +85,15 @@ def store(key: str, build: Callable[[str], str], suffix: str = ".pt2") -> Path:
     except OSError:
         folder = Path(tempfile.mkdtemp(prefix="zoo-compiled-"))
         work = tempfile.mkdtemp(prefix="build-", dir=folder)
-    built = Path(build(str(Path(work) / f"{key}{suffix}")))
+    try:
+        built = Path(build(str(Path(work) / f"{key}{suffix}")))
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
     note = Path(work) / f"{key}.json"
     note.write_text(json.dumps({"sha256": hashlib.sha256(built.read_bytes()).hexdigest(), "torch": torch.__version__}), encoding="utf8")
     package = folder / f"{key}{suffix}"
     os.replace(built, package)
     os.replace(note, package.with_suffix(".json"))
-    for left in Path(work).iterdir():
-        left.unlink()
-    Path(work).rmdir()
+    shutil.rmtree(work, ignore_errors=True)
     return package

@@ -8,30 +8,33 @@ runs instead and the record says why. `compile_density` does this for a log dens
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import shutil
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 import torch
 from torch import Tensor
 
-from zoo import cache, native
+from zoo import cache, native, standalone
 from zoo.batching import Compiled, batched, close, vmappable
 from zoo.errors import UsageError
 from zoo.native import NativeGraph
-from zoo.tracing import Traced, TraceFailure, default_of, trace
+from zoo.tracing import Traced, TraceFailure, default_of, trace, without_stacks
 
 __all__ = ["Compiled", "Function", "Mode", "Record", "announce", "batched", "compile_function", "compiler_missing", "vmappable"]
 
 Mode = Literal["auto", "on", "off", "cached"]
 OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1, "cpp.threads": 1, **native.INTERFACE}
-COLD_SECONDS, COLD_SECONDS_PER_NODE = 8.0, 0.008  # what compiling takes: 10 s for 300 operations, a minute for 6,000
+COLD_SECONDS, COLD_SECONDS_PER_NODE = 3.0, 0.008  # what compiling takes: 5 s for 300 operations, a minute for 6,000
 WARM_SECONDS, TRACE_CALLS = 0.5, 300  # load and check; tracing takes about as long as so many eager calls
 REUSE = 3.0  # a package serves later seeds, restarts and sessions too: what compiling may cost over what it saves at once
 SPEEDUP = 8.0  # least eager / compiled ratio seen on programs whose time is overhead
@@ -68,7 +71,7 @@ class Function:
         if self.run is None or self.traced is None:
             return list(self.eager(*inputs))
         try:
-            return self.run([*inputs, *self.traced.constants])
+            return self.run(inputs)
         except RuntimeError as error:
             self.fall_back(f"the compiled graph failed at run time: {error}")
             return list(self.eager(*inputs))
@@ -83,7 +86,7 @@ class Function:
         if self.run is None or self.traced is None or self.package is None:
             return None
         try:
-            graph = native.load(self.package, self.examples, self.traced.constants, len(self(*checks[0])))
+            graph = native.load(self.package, self.examples, self.traced.constants, self(*checks[0]))
             same = all(close(a, b) for inputs in checks for a, b in zip(graph(*inputs), self(*inputs), strict=True))
         except OSError as error:
             _log.info("Called through the loader, not natively: %s.", error)
@@ -172,7 +175,7 @@ def _build(
     graph = make()
     _check(function, lambda inputs: graph(*inputs), checks)
     key = cache.graph_key(graph, OPTIONS)
-    package = cache.find(key)
+    package = cache.find(key, ".so") or cache.find(key)
     found = package is not None
     if package is None:
         missing = compiler_missing()
@@ -182,9 +185,9 @@ def _build(
             raise _Refused("not compiled yet, and a short run does not wait for a compiler", notice=False)
         if REUSE * saved < COLD_SECONDS + COLD_SECONDS_PER_NODE * graph.nodes:
             raise _Refused(f"compiling costs more than the {saved:.1f} s it would save", notice=False)
-        package = cache.store(key, lambda path: _compile(graph, path))
-    run = _load(package)
-    _check(function, lambda inputs: run([*inputs, *graph.constants]), checks)
+        package = _compile(graph, key)
+    run = _load(package, graph)
+    _check(function, run, checks)
     return graph, run, package, found
 
 
@@ -225,40 +228,73 @@ def _eager_seconds(function: Callable[..., Sequence[Tensor]], inputs: Sequence[T
     return min(times)
 
 
-def _compile(graph: Traced, path: str) -> str:
-    """Write the ahead-of-time compiled package of a graph to `path`."""
-    from torch import _inductor as inductor
-    from torch.export import export
+def _compile(graph: Traced, key: str) -> Path:
+    """Write the compiled graph into the cache: for itself where that works (seconds), else for torch's loader."""
+    needed = native.needs_loader(graph.graph)
+    plain = {k: v for k, v in OPTIONS.items() if k not in native.INTERFACE}
+    with _quiet(), without_stacks(), torch.no_grad(), default_of(graph.examples):
+        try:
+            if any(t.device.type != "cpu" for t in (*graph.examples, *graph.constants)):
+                raise standalone.Unsupported("its tensors are on another device")
+            return cache.store(key, lambda path: _alone(graph, path), ".so")
+        except Exception as error:  # whatever is wrong with it, the longer way is open
+            _log.info("A graph is compiled for torch's loader: %s", str(error)[:300])
+        for options in (plain,) if needed else (OPTIONS, plain):
+            try:
+                return cache.store(key, lambda path, options=options: _package(graph, path, options))  # type: ignore[misc]
+            except Exception as error:  # the interface of arrays does not take every operation; the loader's does
+                failure = error
+                reasons = [line for line in str(error).splitlines() if "error:" in line] or [type(error).__name__]
+                _log.info("A graph is compiled for the loader alone: %s", reasons[0].strip()[:300])
+        raise failure
 
-    native.register_wrapper()
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what the compiler logs and warns of."""
     logger = logging.getLogger("torch._inductor")
     level = logger.level
-    with warnings.catch_warnings(), torch.no_grad(), default_of(graph.examples):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logger.setLevel(logging.ERROR)
         try:
-            inputs = (*graph.examples, *graph.constants)
-            plain = {k: v for k, v in OPTIONS.items() if k not in native.INTERFACE}
-            kept = native.needs_loader(graph.graph)
-            if kept:
-                _log.info("A graph is compiled for the loader alone: it calls %s", kept)
-            for options in (plain,) if kept else (OPTIONS, plain):
-                try:
-                    program = export(graph.graph, inputs, strict=False)
-                    return str(inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=dict(options)))
-                except Exception as error:  # the interface of arrays does not take every operation; the loader's does
-                    failure = error
-                    reasons = [line for line in str(error).splitlines() if "error:" in line] or [type(error).__name__]
-                    _log.info("A graph is compiled for the loader alone: %s", reasons[0].strip()[:300])
-            raise failure
+            yield
         finally:
             logger.setLevel(level)
 
 
-def _load(package: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-    """Load a package; the loader is called directly because the public wrapper imports Inductor (seconds)."""
+def _package(graph: Traced, path: str, options: dict[str, Any]) -> str:
+    """Write the package of a graph for torch's loader to `path`."""
+    from torch import _inductor as inductor
+    from torch.export import export
+
+    native.register_wrapper()
+    program = export(graph.graph, (*graph.examples, *graph.constants), strict=False)
+    return str(inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=dict(options)))
+
+
+def _alone(graph: Traced, path: str) -> str:
+    """Write the library of a graph to `path`, and see it run."""
+    from torch import _inductor as inductor
+
+    native.register_wrapper()
+    inputs, module = (*graph.examples, *graph.constants), copy.deepcopy(graph.graph)
+    for node in module.graph.nodes:
+        node.meta.clear()  # the shapes noted there come from several traces; the compiler must take its own
+    with tempfile.TemporaryDirectory(prefix="zoo-sources-") as folder:
+        options = {**OPTIONS, **standalone.SOURCES, "aot_inductor.output_path": folder}
+        files = cast(list[Any], inductor.aot_compile(module, inputs, options=options))
+        standalone.build([f for f in files if isinstance(f, str)], path, inputs, len(graph.outputs))
+    standalone.load(Path(path), graph.constants, graph.outputs)(graph.examples)
+    return path
+
+
+def _load(package: Path, graph: Traced) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """Load a compiled graph; torch's loader is called directly because the public wrapper imports Inductor (seconds)."""
+    if package.suffix == ".so":
+        return standalone.load(package, graph.constants, graph.outputs)
     loader = torch._C._aoti.AOTIModelPackageLoader(str(package), "model", False, 1, -1)
-    return loader.run  # type: ignore[return-value]
+    return lambda inputs: loader.run([*inputs, *graph.constants])
 
 
 def _check(

@@ -3,10 +3,11 @@
     int64 zoo_gradient(uint64 dim, const double *x, double *gradient, double *value, void *graph)
     int64 zoo_steps(void *graph, const steps_t *steps)
 
-The packages of `zoo.compiled` carry, beside the interface of tensors that torch's loader uses, one of bare arrays
-(Inductor's "minimal ArrayRef interface"): no tensor is made per call, so a small gradient takes half a microsecond
-instead of four. Forty lines of C, compiled once per machine into the same cache, turn it into the two functions above.
-Every graph is compared with the loader's answers before it is used; where anything does not fit, Python calls the loader.
+A graph compiled for itself (`zoo.standalone`) is a C function of pointers already; a package for torch's loader carries
+one of bare arrays (Inductor's "minimal ArrayRef interface"). No tensor is made per call, so a small gradient takes half a
+microsecond instead of four. Forty lines of C, compiled once per machine into the same cache, turn either into the two
+functions above. Every graph is compared with its answers from Python before it is used; where anything does not fit,
+Python calls it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import os
-import shutil
 import subprocess
 import tempfile
 import weakref
@@ -26,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
-from zoo import cache
+from zoo import cache, standalone
 
 __all__ = ["INTERFACE", "NativeGraph", "load", "needs_loader", "register_wrapper"]
 
@@ -41,17 +40,28 @@ typedef struct {
   void *data; int64_t numel; int64_t sizes[8]; int64_t strides[8];
   int32_t ndim; int32_t dtype; int32_t device; int32_t number; int64_t reserved[4];
 } array_t;  /* AOTInductorArrayRefTensor of torch's aoti_runtime/interface.h */
+typedef int32_t (*call_t)(void *, const void *const *, void *const *);
 typedef struct {
-  void *model; int32_t (*run)(void *, int32_t, const array_t *, int32_t, array_t *);
-  array_t *in; array_t *out; int32_t inputs; int32_t outputs; uint64_t dim; uint64_t calls; int64_t stop;
+  void *model; call_t call; const void **in; void **out; uint64_t dim; uint64_t calls; int64_t stop;
 } graph_t;
 typedef struct {
-  uint64_t count, size, noises; double *state, *before, *history, *numbers; const double *controls;
+  void *model; int32_t (*run)(void *, int32_t, const array_t *, int32_t, array_t *);
+  array_t *in; array_t *out; const uint64_t *bytes; int32_t inputs; int32_t outputs;
+} package_t;  /* a graph behind torch's interface of arrays */
+typedef struct {
+  uint64_t count, size, noises; double *state, *before, *next, *history, *numbers; const double *controls;
   const char *const *noise; const uint64_t *bytes;
 } steps_t;
 #ifdef __cplusplus
 extern "C" {
 #endif
+int32_t zoo_package(void *data, const void *const *in, void *const *out) {
+  package_t *p = (package_t *)data;
+  for (int32_t i = 0; i < p->inputs; i++) p->in[i].data = (void *)in[i];
+  if (p->run(p->model, p->inputs, p->in, p->outputs, p->out)) return 1;
+  for (int32_t i = 0; i < p->outputs; i++) memcpy(out[i], p->out[i].data, p->bytes[i]);
+  return 0;
+}
 static int64_t zoo_nothing(uint64_t dim, double *gradient, double *value) {  /* an error code here makes nutpie panic */
   memset(gradient, 0, dim * sizeof(double));
   *value = NAN;
@@ -62,10 +72,10 @@ int64_t zoo_gradient(uint64_t dim, const double *x, double *gradient, double *va
   if (dim != graph->dim) return -1;
   if (graph->stop) return zoo_nothing(dim, gradient, value);
   graph->calls++;
-  graph->in[0].data = (void *)x;
-  if (graph->run(graph->model, graph->inputs, graph->in, 2, graph->out)) { graph->stop = -2; return zoo_nothing(dim, gradient, value); }
-  *value = *(const double *)graph->out[0].data;
-  memcpy(gradient, graph->out[1].data, dim * sizeof(double));
+  graph->in[0] = x;
+  graph->out[0] = value;
+  graph->out[1] = gradient;
+  if (graph->call(graph->model, graph->in, graph->out)) { graph->stop = -2; return zoo_nothing(dim, gradient, value); }
   if (!isfinite(*value)) return 4;
   for (uint64_t i = 0; i < dim; i++) if (!isfinite(gradient[i])) return 3;
   return 0;
@@ -81,15 +91,16 @@ int64_t zoo_steps(void *data, const steps_t *s) {
   graph_t *graph = (graph_t *)data;
   const uint64_t bytes = 4 * s->size * sizeof(double);
   for (uint64_t i = 0; i < s->count; i++) {
-    graph->in[0].data = s->state;
-    graph->in[1].data = (void *)(s->controls + 5 * i);
-    for (uint64_t k = 0; k < s->noises; k++) graph->in[3 + k].data = (void *)(s->noise[k] + i * s->bytes[k]);
-    if (graph->run(graph->model, graph->inputs, graph->in, 2, graph->out)) { graph->stop = -2; return (int64_t)i; }
-    const double *numbers = (const double *)graph->out[1].data;
-    memcpy(s->numbers + 2 * i, numbers, 2 * sizeof(double));
+    const double *numbers = s->numbers + 2 * i;
+    graph->in[0] = s->state;
+    graph->in[1] = s->controls + 5 * i;
+    for (uint64_t k = 0; k < s->noises; k++) graph->in[3 + k] = s->noise[k] + i * s->bytes[k];
+    graph->out[0] = s->next;
+    graph->out[1] = (void *)numbers;
+    if (graph->call(graph->model, graph->in, graph->out)) { graph->stop = -2; return (int64_t)i; }
     if (!isfinite(numbers[0]) || !isfinite(numbers[1])) return (int64_t)i;
     memcpy(s->before, s->state, bytes);
-    memcpy(s->state, graph->out[0].data, bytes);
+    memcpy(s->state, s->next, bytes);
     memcpy(s->history + s->size * i, s->state, s->size * sizeof(double));
   }
   return (int64_t)s->count;
@@ -114,9 +125,17 @@ class _Graph(ctypes.Structure):
     """`graph_t` of the source."""
 
     _fields_ = (
+        ("model", ctypes.c_void_p), ("call", ctypes.c_void_p), ("inputs_at", ctypes.c_void_p), ("outputs_at", ctypes.c_void_p),
+        ("dim", ctypes.c_uint64), ("calls", ctypes.c_uint64), ("stop", ctypes.c_int64),
+    )  # fmt: skip
+
+
+class _Package(ctypes.Structure):
+    """`package_t` of the source."""
+
+    _fields_ = (
         ("model", ctypes.c_void_p), ("run", ctypes.c_void_p), ("inputs_at", ctypes.c_void_p), ("outputs_at", ctypes.c_void_p),
-        ("inputs", ctypes.c_int32), ("outputs", ctypes.c_int32), ("dim", ctypes.c_uint64), ("calls", ctypes.c_uint64),
-        ("stop", ctypes.c_int64),
+        ("bytes", ctypes.c_void_p), ("inputs", ctypes.c_int32), ("outputs", ctypes.c_int32),
     )  # fmt: skip
 
 
@@ -125,8 +144,8 @@ class _Steps(ctypes.Structure):
 
     _fields_ = (
         ("count", ctypes.c_uint64), ("size", ctypes.c_uint64), ("noises", ctypes.c_uint64), ("state", ctypes.c_void_p),
-        ("before", ctypes.c_void_p), ("history", ctypes.c_void_p), ("numbers", ctypes.c_void_p), ("controls", ctypes.c_void_p),
-        ("noise", ctypes.c_void_p), ("bytes", ctypes.c_void_p),
+        ("before", ctypes.c_void_p), ("next", ctypes.c_void_p), ("history", ctypes.c_void_p), ("numbers", ctypes.c_void_p),
+        ("controls", ctypes.c_void_p), ("noise", ctypes.c_void_p), ("bytes", ctypes.c_void_p),
     )  # fmt: skip
 
 
@@ -141,22 +160,39 @@ class NativeGraph:
     """
 
     def __init__(
-        self, shim: ctypes.CDLL, model: ctypes.CDLL, examples: Sequence[Tensor], constants: Sequence[Tensor], outputs: int
+        self, shim: ctypes.CDLL, code: ctypes.CDLL, examples: Sequence[Tensor], constants: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> None:
+        if any(x.dtype != torch.float64 for x in outputs):
+            raise OSError("outputs other than float64 are not handed over")
         tensors = (*(x.detach().clone() for x in examples), *constants)
-        self._inputs = (_Array * len(tensors))(*map(_describe, tensors))
-        self._outputs = (_Array * outputs)()
-        self._keep, self._shim, handle = tensors, shim, ctypes.c_void_p()
-        if model.AOTInductorModelCreateV2(ctypes.byref(handle), None, ctypes.c_size_t(0)):
-            raise OSError("the package cannot be loaded a second time")
-        weakref.finalize(self, model.AOTInductorModelDelete, handle)
+        self._inputs = (ctypes.c_void_p * len(tensors))(*[x.data_ptr() for x in tensors])
+        self._outputs = (ctypes.c_void_p * len(outputs))()
+        self._shapes, self._keep, self._shim = [x.shape for x in outputs], tensors, shim
+        if hasattr(code, "zoo_call"):
+            model, call = 0, _pointer(code.zoo_call)
+        else:
+            self._package = self._loaded(code, tensors, outputs)
+            model, call = ctypes.addressof(self._package), _pointer(shim.zoo_package)
         self._graph = _Graph(
-            model=handle, run=_pointer(model.AOTInductorModelRunMinimalArrayrefInterfaceV2), inputs_at=ctypes.addressof(self._inputs),
-            outputs_at=ctypes.addressof(self._outputs), inputs=len(tensors), outputs=outputs, dim=tensors[0].numel(),
+            model=model, call=call, inputs_at=ctypes.addressof(self._inputs), outputs_at=ctypes.addressof(self._outputs),
+            dim=tensors[0].numel(),
         )  # fmt: skip
-        self._run = model.AOTInductorModelRunMinimalArrayrefInterfaceV2
+        self._call = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 3)(call)
         self.dim = tensors[0].numel()
         self.gradient, self.copy, self.data = _pointer(shim.zoo_gradient), _pointer(shim.zoo_copy), ctypes.addressof(self._graph)
+
+    def _loaded(self, code: ctypes.CDLL, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> _Package:
+        """Make a model of a package for torch's loader, called through its interface of arrays."""
+        handle = ctypes.c_void_p()
+        if code.AOTInductorModelCreateV2(ctypes.byref(handle), None, ctypes.c_size_t(0)):
+            raise OSError("the package cannot be loaded a second time")
+        weakref.finalize(self, code.AOTInductorModelDelete, handle)
+        self._arrays = (_Array * len(tensors))(*map(_describe, tensors)), (_Array * len(outputs))()
+        self._bytes = (ctypes.c_uint64 * len(outputs))(*[8 * x.numel() for x in outputs])
+        return _Package(
+            model=handle, run=_pointer(code.AOTInductorModelRunMinimalArrayrefInterfaceV2), inputs_at=ctypes.addressof(self._arrays[0]),
+            outputs_at=ctypes.addressof(self._arrays[1]), bytes=ctypes.addressof(self._bytes), inputs=len(tensors), outputs=len(outputs),
+        )  # fmt: skip
 
     @property
     def calls(self) -> int:
@@ -173,20 +209,18 @@ class NativeGraph:
         self._graph.stop = -1
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """Return copies of the outputs, for checks.
+        """Return the outputs, for checks.
 
         Raises:
-            OSError: the graph failed, or an output is not a contiguous float64 array.
+            OSError: the graph failed.
         """
         held = [x.contiguous() for x in inputs]
-        for array, x in zip(self._inputs, held, strict=False):
-            array.data = x.data_ptr()
-        failed = self._run(ctypes.c_void_p(self._graph.model), len(self._inputs), self._inputs, len(self._outputs), self._outputs)
-        for array, kept in zip(self._inputs, self._keep[: len(held)], strict=False):
-            array.data = kept.data_ptr()  # what was handed over may be gone after this call
-        if failed:
+        out = [torch.empty(shape, dtype=torch.float64) for shape in self._shapes]
+        given = (ctypes.c_void_p * len(self._keep))(*[x.data_ptr() for x in (*held, *self._keep[len(held) :])])
+        places = (ctypes.c_void_p * len(out))(*[x.data_ptr() for x in out])
+        if self._call(self._graph.model, ctypes.addressof(given), ctypes.addressof(places)):
             raise OSError("the graph failed")
-        return [_read(array) for array in self._outputs]
+        return out
 
     def steps(self, state: Tensor, before: Tensor, controls: Tensor, noise: Sequence[Tensor]) -> tuple[int, Tensor, Tensor]:
         """Take several steps of a graph `[state, control, rates, *noise] -> (new state, [loss, gradient norm])` in one call.
@@ -203,24 +237,26 @@ class NativeGraph:
         """
         count, size = controls.shape[0], state.shape[1]
         numbers, history = torch.full((count, 2), torch.nan, dtype=torch.float64), torch.empty((count, size), dtype=torch.float64)
+        following = torch.empty_like(state)
         places = (ctypes.c_void_p * max(1, len(noise)))(*[x.data_ptr() for x in noise])
         sizes = (ctypes.c_uint64 * max(1, len(noise)))(*[x[0].numel() * x.element_size() for x in noise])
         steps = _Steps(
-            count=count, size=size, noises=len(noise), state=state.data_ptr(), before=before.data_ptr(), history=history.data_ptr(),
-            numbers=numbers.data_ptr(), controls=controls.data_ptr(), noise=ctypes.addressof(places), bytes=ctypes.addressof(sizes),
+            count=count, size=size, noises=len(noise), state=state.data_ptr(), before=before.data_ptr(), next=following.data_ptr(),
+            history=history.data_ptr(), numbers=numbers.data_ptr(), controls=controls.data_ptr(), noise=ctypes.addressof(places),
+            bytes=ctypes.addressof(sizes),
         )  # fmt: skip
         done = self._shim.zoo_steps(ctypes.c_void_p(self.data), ctypes.byref(steps))
         return int(done), numbers, history
 
 
-def load(package: Path, examples: Sequence[Tensor], constants: Sequence[Tensor], outputs: int) -> NativeGraph:
+def load(package: Path, examples: Sequence[Tensor], constants: Sequence[Tensor], outputs: Sequence[Tensor]) -> NativeGraph:
     """Return the graph of a package behind C functions.
 
     Args:
-        package: an ahead-of-time compiled graph `[*examples, *constants] -> outputs` on the processor.
+        package: a compiled graph `[*examples, *constants] -> outputs` on the processor: a library or a package for torch's loader.
         examples: its inputs, for their shapes.
         constants: what it takes beside them.
-        outputs: how many tensors it returns.
+        outputs: tensors shaped like those it returns.
 
     Raises:
         OSError: no compiler and no cached function, or a package this route cannot call; the text says which.
@@ -286,7 +322,9 @@ def _is_input(node: fx.Node) -> bool:
 
 @functools.cache
 def _library(package: str) -> ctypes.CDLL:
-    """Load the shared library in a package; its file may go once it is mapped."""
+    """Load a library, or the one in a package; its file may go once it is mapped."""
+    if package.endswith(".so"):
+        return standalone.library(package)
     with zipfile.ZipFile(package) as archive:
         names = [n for n in archive.namelist() if n.endswith(".so")]
         sources = b"".join(archive.read(n) for n in archive.namelist() if n.endswith(".cpp"))
@@ -305,7 +343,7 @@ def _shim() -> ctypes.CDLL:
     key = hashlib.sha256(f"{SOURCE}{cache.machine()}".encode()).hexdigest()[:40]
     file = cache.find(key, ".so")
     if file is None:
-        compiler = next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
+        compiler = standalone.compiler()
         if compiler is None:
             raise OSError("no C++ compiler")
         file = cache.store(key, functools.partial(_compile, compiler), ".so")
@@ -331,15 +369,6 @@ def _describe(x: Tensor) -> _Array:
         raise OSError(f"tensors of {x.dtype} are not handed over")
     return _Array(data=x.data_ptr(), numel=x.numel(), sizes=(ctypes.c_int64 * 8)(*x.shape), strides=(ctypes.c_int64 * 8)(*x.stride()),
                   ndim=x.ndim, dtype=_CODES[x.dtype])  # fmt: skip
-
-
-def _read(array: _Array) -> Tensor:
-    shape = tuple(array.sizes[: array.ndim])
-    out = torch.empty(shape, dtype=torch.float64)
-    if array.dtype != _CODES[torch.float64] or any(a != b for a, b, n in zip(array.strides, out.stride(), shape, strict=False) if n > 1):
-        raise OSError("an output is not a contiguous float64 array")
-    ctypes.memmove(out.data_ptr(), array.data, 8 * out.numel())
-    return out
 
 
 def _pointer(function: ctypes._NamedFuncPointer) -> int:

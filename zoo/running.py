@@ -17,10 +17,19 @@ from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints, transform_to
 
 from zoo.errors import DataError, ProgramError, ZooError
 from zoo.types import Data, Program
+
+
+def _support_of_a_mixture(constraint: Any) -> Any:
+    """A mixture of one family lives where its parts do; torch has no map for it, so that no method could run such a prior."""
+    return biject_to(constraint.base_constraint)
+
+
+for _registry in (biject_to, transform_to):
+    _registry.register(constraints.MixtureSameFamilyConstraint, _support_of_a_mixture)
 
 
 @contextmanager

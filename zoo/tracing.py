@@ -13,6 +13,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from zoo.errors import ZooError
 from zoo.simplify import Simplifier
 
-__all__ = ["TraceFailure", "Traced", "trace", "vectorize", "without_detach"]
+__all__ = ["TraceFailure", "Traced", "trace", "vectorize", "without_detach", "without_stacks"]
 
 _VIEWS = frozenset(
     {"expand", "view", "_unsafe_view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "slice", "select", "t", "alias", "detach"}
@@ -54,6 +55,11 @@ class Traced:
         with torch.no_grad(), default_of(self.examples):
             return list(self.graph(*inputs, *self.constants))
 
+    @cached_property
+    def outputs(self) -> list[Tensor]:
+        """What the graph returns at its examples."""
+        return self(*self.examples)
+
     @property
     def nodes(self) -> int:
         """Number of tensor operations."""
@@ -77,7 +83,7 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
     """
     examples = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in inputs)
     try:
-        with default_of(examples):
+        with default_of(examples), without_stacks():
             first = make_fx(lambda *tensors: function(*tensors))(*examples)  # a bound method is refused as it is
             lifted, captured = _lift(first, len(examples))
             return _purify(lifted, examples, [t.detach().clone() for t in captured], _watch(captured))
@@ -85,6 +91,17 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
         raise
     except Exception as error:
         raise TraceFailure(_sentence(error)) from error
+
+
+@contextmanager
+def without_stacks() -> Iterator[None]:
+    """Do not note for every operation which line of Python asked for it: a tenth of the time, and nobody reads it."""
+    before = fx.config.do_not_emit_stack_traces
+    fx.config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        fx.config.do_not_emit_stack_traces = before
 
 
 @contextmanager

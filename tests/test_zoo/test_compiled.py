@@ -169,8 +169,8 @@ def test_a_graph_failing_at_run_time_is_replaced_by_the_program():
 def test_a_miscompiled_graph_is_not_used(monkeypatch):
     load = compiled._load
 
-    def wrong(package):
-        run = load(package)
+    def wrong(*arguments):
+        run = load(*arguments)
         return lambda tensors: [t * (1 + 1e-6) for t in run(tensors)]
 
     monkeypatch.setattr(compiled, "_load", wrong)
@@ -212,8 +212,8 @@ def test_auto_compiles_when_it_pays(monkeypatch, tmp_path, calls, seconds, reaso
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compiled, "_eager_seconds", lambda *_: 0.001)
     graph = trace(lambda u: [u.sum() ** 2], [torch.ones(3).double()])
-    monkeypatch.setattr(cache, "store", lambda key, build: key)
-    monkeypatch.setattr(compiled, "_load", lambda package: lambda tensors: graph(*tensors[:1]))
+    monkeypatch.setattr(cache, "store", lambda key, *_: key)
+    monkeypatch.setattr(compiled, "_load", lambda *_: lambda tensors: graph(*tensors[:1]))
     out = compile_function(lambda u: [u.sum() ** 2], [torch.ones(3).double()], [list(points(1, 3))], mode="auto", expected_calls=calls)
     assert reason in out.record["reason"]
     assert out.record["used"] == (reason == "compiled")
@@ -224,9 +224,9 @@ def test_cached_takes_a_package_and_waits_for_no_compiler(monkeypatch, tmp_path,
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compiled, "_eager_seconds", lambda *_: 0.001)
     graph = trace(lambda u: [u.sum() ** 2], [torch.ones(3).double()])
-    monkeypatch.setattr(cache, "find", lambda key: tmp_path if stored else None)
-    monkeypatch.setattr(cache, "store", lambda key, build: pytest.fail("compiled"))
-    monkeypatch.setattr(compiled, "_load", lambda package: lambda tensors: graph(*tensors[:1]))
+    monkeypatch.setattr(cache, "find", lambda *_: tmp_path if stored else None)
+    monkeypatch.setattr(cache, "store", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(compiled, "_load", lambda *_: lambda tensors: graph(*tensors[:1]))
     out = compile_function(lambda u: [u.sum() ** 2], [torch.ones(3).double()], [list(points(1, 3))], mode="cached", expected_calls=40_000)
     assert out.record["used"] == stored
     assert ("compiled" if stored else "does not wait") in out.record["reason"]

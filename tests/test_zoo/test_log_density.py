@@ -209,3 +209,18 @@ def test_eager_single_and_batched_agree_on_every_entry(name, load_entry):
     point = u.clone().requires_grad_(True)
     (together,) = torch.autograd.grad(density.eager_batch()(point).sum(), point)
     assert torch.allclose(single, together, rtol=1e-9, atol=1e-9)
+
+
+def mixture_prior(y):
+    weights = dist.Categorical(torch.tensor([0.3, 0.7], dtype=torch.float64))
+    x = pyro.sample("x", dist.MixtureSameFamily(weights, dist.LogNormal(torch.tensor([-1.0, 1.0], dtype=torch.float64), 0.5)))
+    pyro.sample("y", dist.Normal(x, 1.0).expand(y.shape).to_event(1), obs=y)
+
+
+def test_a_mixture_as_a_prior_lives_where_its_parts_do():
+    """torch has no bijection for this support; the Jacobian of the positive numbers belongs to the density."""
+    u = torch.tensor([0.4], dtype=torch.float64)
+    x = float(u.exp())
+    parts = [w * math.exp(-0.5 * ((math.log(x) - m) / 0.5) ** 2) / (x * 0.5 * math.sqrt(2 * math.pi)) for w, m in ((0.3, -1.0), (0.7, 1.0))]
+    likelihood = sum(-0.5 * (float(y) - x) ** 2 - 0.5 * math.log(2 * math.pi) for y in Y)
+    assert float(density_of(mixture_prior)(u)) == pytest.approx(math.log(sum(parts)) + math.log(x) + likelihood, rel=1e-12)
