@@ -50,6 +50,12 @@ def _bars(bars: dict[str, Any], scores: dict[str, Any]) -> list[str]:
             f"| the same from the encoder's q after 50 refinement steps | mean error {b['mean_error']:+.4f}, largest {b['largest']:.3f} nats | "
             f"{_verdict(abs(b['mean_error']) <= 0.02)} |"
         )
+    if "iwae5000 defensive" in bars:
+        b = bars["iwae5000 defensive"]
+        lines.append(
+            f"| the same with half of the 5,000 draws from the prior (defensive importance sampling) | mean error {b['mean_error']:+.4f}, "
+            f"largest {b['largest']:.3f} nats | {_verdict(abs(b['mean_error']) <= 0.02)} |"
+        )
     if {"amortized", "amortized_full", "amortized_flow"} <= bars.keys():
         for part in ("train", "held out"):
             base = bars["amortized"][f"approximation_gap_nats {part}"][0]
