@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "DatumGap", "GapReport", "datum_gaps", "gap_report", "reported_elbo"]
 
 TOLERANCE = 1e-3  # nats
+SAME = 0.01  # nats between the two grids' log p(x)
 DRAWS = 1000  # per datum, for k-hat
 COLUMNS = {
     "log_evidence_nats": "exact log p(x)", "elbo_nats": "ELBO of the guide", "kl_nats": "KL(q || posterior) on the grid",
@@ -205,7 +206,11 @@ def datum_gaps(
         own = elbo_nats(target, q, x)
         stated = own if elbo is None else elbo(q, x)
         evidence, mean, covariance = grid.moments(x)
-        on_grid = [_on_grid(grid, q.take(torch.tensor([i])), x[i : i + 1]) for i in range(len(x))]
+        found = [_on_grid(grid, q.take(torch.tensor([i])), x[i : i + 1]) for i in range(len(x))]
+        on_grid = [numbers for numbers, _ in found]
+        near = torch.tensor([value for _, value in found], dtype=evidence.dtype)
+        # A grid of its own is far finer than the one for all rows (1e-7 against 1.4e-3 nats); beyond this it would have missed a mode.
+        evidence = torch.where((near - evidence).abs() <= SAME, near, evidence)
         khat = _khat(target, q, x, seed)
         mode = torch.cat([grid.points[joint.argmax(-1)] for _, joint in grid.blocks(x)])
     best = best_numbers(target, q, x, mean, covariance, mode=mode)[1]
@@ -224,12 +229,13 @@ def datum_gaps(
     ]  # fmt: skip
 
 
-def _on_grid(grid: LatentGrid, q: LocalQ, x: Tensor) -> dict[str, float]:
-    """Integrate what compares q with the posterior of one row on a grid of its own around both."""
+def _on_grid(grid: LatentGrid, q: LocalQ, x: Tensor) -> tuple[dict[str, float], float]:
+    """Integrate what compares q with the posterior of one row on a grid of its own around both; its log p(x) comes second."""
     grid = _around_both(grid, q, x)
     step = math.exp(grid.log_weight)
-    posterior = grid.log_joint(x)[0]
-    posterior = posterior - posterior.logsumexp(0) - grid.log_weight
+    joint = grid.log_joint(x)[0]
+    evidence = joint.logsumexp(0) + grid.log_weight
+    posterior = joint - evidence
     log_q = q.log_prob(grid.points[:, None, :])[:, 0]
     mass, own = posterior.exp() * step, log_q.exp() * step
     # The integral of q ln(q / p) - q + p is the KL where q integrates to 1; a q that does not then breaks the identity with the ELBO.
@@ -239,11 +245,12 @@ def _on_grid(grid: LatentGrid, q: LocalQ, x: Tensor) -> dict[str, float]:
     sd_q = (own @ (grid.points - mean_q).square()).sqrt()
     ratio = sd_q / sd_p
     inside = [_coverage(grid, own, mass, k) for k in range(grid.latent)]
-    return {
+    numbers = {
         "kl_nats": float(forward), "reverse_kl_nats": float(reverse), "mean_z": float(((mean_q - mean_p) / sd_p).abs().max()),
         "sd_ratio": float(ratio[ratio.log().abs().argmax()]), "coverage50": float(np.mean([c[0] for c in inside])),
         "coverage90": float(np.mean([c[1] for c in inside])),
     }  # fmt: skip
+    return numbers, float(evidence)
 
 
 def _around_both(grid: LatentGrid, q: LocalQ, x: Tensor) -> LatentGrid:
