@@ -28,7 +28,7 @@ from zoo import cache, native, standalone
 from zoo.batching import Compiled, batched, close, vmappable
 from zoo.errors import UsageError
 from zoo.native import NativeGraph
-from zoo.tracing import Traced, TraceFailure, default_of, trace, without_stacks
+from zoo.tracing import Traced, TraceFailure, default_of, trace, unhindered
 
 __all__ = ["Compiled", "Function", "Mode", "Record", "announce", "batched", "compile_function", "compiler_missing", "vmappable"]
 
@@ -232,7 +232,7 @@ def _compile(graph: Traced, key: str) -> Path:
     """Write the compiled graph into the cache: for itself where that works (seconds), else for torch's loader."""
     needed = native.needs_loader(graph.graph)
     plain = {k: v for k, v in OPTIONS.items() if k not in native.INTERFACE}
-    with _quiet(), without_stacks(), torch.no_grad(), default_of(graph.examples):
+    with _quiet(), unhindered(), torch.no_grad(), default_of(graph.examples):
         try:
             if any(t.device.type != "cpu" for t in (*graph.examples, *graph.constants)):
                 raise standalone.Unsupported("its tensors are on another device")

@@ -9,6 +9,7 @@ program on other data of the same shape is the same graph.
 from __future__ import annotations
 
 import copy
+import gc
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from zoo.errors import ZooError
 from zoo.simplify import Simplifier
 
-__all__ = ["TraceFailure", "Traced", "trace", "vectorize", "without_detach", "without_stacks"]
+__all__ = ["TraceFailure", "Traced", "trace", "unhindered", "vectorize", "without_detach"]
 
 _VIEWS = frozenset(
     {"expand", "view", "_unsafe_view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "slice", "select", "t", "alias", "detach"}
@@ -83,7 +84,7 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
     """
     examples = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in inputs)
     try:
-        with default_of(examples), without_stacks():
+        with default_of(examples), unhindered():
             first = make_fx(lambda *tensors: function(*tensors))(*examples)  # a bound method is refused as it is
             lifted, captured = _lift(first, len(examples))
             return _purify(lifted, examples, [t.detach().clone() for t in captured], _watch(captured))
@@ -94,14 +95,21 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
 
 
 @contextmanager
-def without_stacks() -> Iterator[None]:
-    """Do not note for every operation which line of Python asked for it: a tenth of the time, and nobody reads it."""
-    before = fx.config.do_not_emit_stack_traces
+def unhindered() -> Iterator[None]:
+    """Trace or compile without what only costs time.
+
+    Noting which line of Python asked for an operation takes a tenth of it and nobody reads it; looking for garbage among
+    millions of objects that are all in use takes a quarter.
+    """
+    before, collecting = fx.config.do_not_emit_stack_traces, gc.isenabled()
     fx.config.do_not_emit_stack_traces = True
+    gc.disable()
     try:
         yield
     finally:
         fx.config.do_not_emit_stack_traces = before
+        if collecting:
+            gc.enable()
 
 
 @contextmanager

@@ -55,7 +55,10 @@ def _coverage_guide() -> Rows:
 
     entry = zoo.load("gaussian_mixture_exact")
     rows = []
-    for family, settings in (("laplace", {"compile": "off"}), ("full_rank", {"compile": "on", "num_particles": 32})):  # one graph for all data sets
+    for family, settings in (
+        ("laplace", {"compile": "off"}),
+        ("full_rank", {"compile": "on", "num_particles": 32}),
+    ):  # one graph for all data sets
         found = coverage.cover(entry, family, simulations=200, quantities=("location", "weight", "log_scale", "mixture_mean"), **settings)
         rows.append(_covered(entry.name, family, 12, found))
     return rows
@@ -241,7 +244,8 @@ def _coverage_section(rows: Rows) -> str:
               "; ".join(f"{k} {', '.join(f'{100 * v:.0f}' for v in p)}" for k, p in r["parts"].items()), str(r["failures"])]
              for r in rows]  # fmt: skip
     table = _table("entry | method | rows | simulations | coverage of 90 % intervals | per component (%) | failed fits", lines)
-    return f"## Simulated coverage: {', '.join(r['method'] for r in rows)}\n\nParameters and rows are drawn from the program itself.\n\n{table}"
+    methods = ", ".join(r["method"] for r in rows)
+    return f"## Simulated coverage: {methods}\n\nParameters and rows are drawn from the program itself.\n\n{table}"
 
 
 SECTIONS: dict[str, Callable[[Rows], str]] = {
