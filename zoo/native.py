@@ -86,24 +86,31 @@ int64_t zoo_copy(uint64_t dim, uint64_t expanded, const double *x, double *out, 
   memcpy(out, x, dim * sizeof(double));
   return 0;
 }
-/* Inputs of the graph: state [4, size], control [5], rates, noise...; outputs: new state, [loss, gradient norm]. */
+/* Inputs of the graph: state [4, size], control [5], rates, noise...; outputs: new state, [loss, gradient norm].
+   Three buffers take turns, because a full-rank state of 400 unknowns is 5 MB: copying it cost more than the step. */
 int64_t zoo_steps(void *data, const steps_t *s) {
   graph_t *graph = (graph_t *)data;
   const uint64_t bytes = 4 * s->size * sizeof(double);
-  for (uint64_t i = 0; i < s->count; i++) {
-    const double *numbers = s->numbers + 2 * i;
-    graph->in[0] = s->state;
+  double *state = s->state, *before = s->before, *next = s->next;
+  uint64_t i = 0;
+  for (; i < s->count; i++) {
+    double *numbers = s->numbers + 2 * i, *spare = before;
+    graph->in[0] = state;
     graph->in[1] = s->controls + 5 * i;
     for (uint64_t k = 0; k < s->noises; k++) graph->in[3 + k] = s->noise[k] + i * s->bytes[k];
-    graph->out[0] = s->next;
-    graph->out[1] = (void *)numbers;
-    if (graph->call(graph->model, graph->in, graph->out)) { graph->stop = -2; return (int64_t)i; }
-    if (!isfinite(numbers[0]) || !isfinite(numbers[1])) return (int64_t)i;
-    memcpy(s->before, s->state, bytes);
-    memcpy(s->state, s->next, bytes);
-    memcpy(s->history + s->size * i, s->state, s->size * sizeof(double));
+    graph->out[0] = next;
+    graph->out[1] = numbers;
+    if (graph->call(graph->model, graph->in, graph->out)) { graph->stop = -2; break; }
+    if (!isfinite(numbers[0]) || !isfinite(numbers[1])) break;
+    before = state;
+    state = next;
+    next = spare;
+    memcpy(s->history + s->size * i, state, s->size * sizeof(double));
   }
-  return (int64_t)s->count;
+  if (i % 3 == 1) memcpy(s->before, s->state, bytes);
+  if (state != s->state) memcpy(s->state, state, bytes);
+  if (i % 3 == 2) memcpy(s->before, before, bytes);
+  return (int64_t)i;
 }
 #ifdef __cplusplus
 }

@@ -123,15 +123,33 @@ template <class X> X reinterpret_tensor_wrapper(const X& x, int64_t ndim, const 
   return out;
 }
 
+inline bool dense(const Tensor& x) {
+  int64_t count = 1;
+  for (int64_t i = x.ndim - 1; i >= 0; count *= x.sizes[i--])
+    if (x.sizes[i] != 1 && x.strides[i] != count) return false;
+  return true;
+}
+inline int64_t count(const Tensor& x) {
+  int64_t out = 1;
+  for (int64_t i = 0; i < x.ndim; i++) out *= x.sizes[i];
+  return out;
+}
 inline int32_t aoti_torch_empty_strided(
     int64_t ndim, const int64_t* sizes, const int64_t* strides, int32_t dtype, int32_t, int32_t, Tensor* out) {
-  int64_t last = 0;
-  for (int64_t i = 0; i < ndim; i++) {
-    if (!sizes[i]) last = -1;
-    if (last >= 0) last += (sizes[i] - 1) * strides[i];
+  *out = {nullptr, sizes, strides, ndim, dtype};
+  int64_t last = count(*out) - 1;
+  if (last > 0) {
+    last = 0;
+    for (int64_t i = 0; i < ndim; i++) last += (sizes[i] - 1) * strides[i];
   }
-  *out = {arena.take(static_cast<size_t>((last + 1) * width(dtype)) + 64), sizes, strides, ndim, dtype};
+  out->at = arena.take(static_cast<size_t>((last + 1) * width(dtype)) + 64);
   return 0;
+}
+// The buffer of an output: where the caller wants it, if it has the caller's layout.
+inline int32_t given(
+    int64_t ndim, const int64_t* sizes, const int64_t* strides, int32_t dtype, int32_t type, int32_t index, void* to, Tensor* out) {
+  *out = {to, sizes, strides, ndim, dtype};
+  return dense(*out) ? 0 : aoti_torch_empty_strided(ndim, sizes, strides, dtype, type, index, out);
 }
 
 inline int32_t aoti_torch_new_tensor_handle(const Tensor& x, Tensor* out) {
@@ -148,14 +166,9 @@ inline char* copy(char* to, const char* from, const Tensor& x, int64_t axis, int
   return to;
 }
 inline void output(const Tensor& x, void* to) {
-  int64_t count = 1;
-  bool dense = true;
-  for (int64_t i = x.ndim - 1; i >= 0; i--) {
-    dense &= x.sizes[i] == 1 || x.strides[i] == count;
-    count *= x.sizes[i];
-  }
+  if (x.at == to) return;
   const int64_t bytes = width(x.dtype);
-  if (dense) std::memcpy(to, x.at, count * bytes);
+  if (dense(x)) std::memcpy(to, x.at, count(x) * bytes);
   else copy(static_cast<char*>(to), static_cast<const char*>(x.at), x, 0, bytes);
 }
 

@@ -73,6 +73,10 @@ def translate(source: str, inputs: Sequence[Tensor], outputs: int) -> str:
     body, given = _OUTPUT.subn(r"output(\g<name>, zoo_outputs[\g<place>]);\n", body)
     if (taken, given) != (len(inputs), outputs):
         raise Unsupported(f"{taken} inputs and {given} outputs were found of {len(inputs)} and {outputs}")
+    for name, place in re.findall(r"output\((\w+), zoo_outputs\[(\d+)\]\)", body):
+        body = re.sub(
+            rf"aoti_torch_empty_strided\(([^;]*), &{name}_handle\)", rf"given(\1, zoo_outputs[{place}], &{name}_handle)", body, count=1
+        )
     calls = set(re.findall(r"aoti_torch_\w+", body)) - KNOWN
     strange = sorted(calls) + re.findall(r"this->\w+|torch::\w+::\w+|c_inputs|c_outputs|proxy_executor|ConstantHandle", body)
     if strange:
