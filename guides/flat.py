@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from zoo.errors import ProgramError
 from zoo.log_density import LogDensity, default_dtype
 from zoo.types import Data, Program
 
-__all__ = ["FlatGuide", "Start", "build_autoguide", "fill", "standard_normal_log_prob"]
+__all__ = ["FlatGuide", "Start", "build_autoguide", "fill", "lower_product", "standard_normal_log_prob"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,19 @@ class FlatGuide(nn.Module, ABC):
 def standard_normal_log_prob(z: Tensor) -> Tensor:
     """Return the log density of independent standard normals `[n, k] -> [n]` in nats."""
     return -0.5 * z.square().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
+
+
+BANDS = 8  # of rows; from `LARGE` rows on the zeros above the diagonal are worth leaving out
+LARGE = 128
+
+
+def lower_product(tril: Tensor, x: Tensor) -> Tensor:
+    """Return L x `[dim]` for a lower triangular L `[dim, dim]`: in bands of rows, so that little more than half of a large L is read."""
+    dim = len(x)
+    if dim < LARGE:
+        return tril @ x
+    ends = [dim * k // BANDS for k in range(BANDS + 1)]
+    return torch.cat([tril[a:b, :b] @ x[:b] for a, b in pairwise(ends)])
 
 
 def build_autoguide(kind: type[AutoContinuous], program: Program, data: Data, density: LogDensity, **options: Any) -> AutoContinuous:

@@ -13,7 +13,7 @@ import torch
 from pyro.infer.autoguide import AutoDiagonalNormal
 from torch import Tensor, nn
 
-from guides.flat import FlatGuide, Start, build_autoguide, fill, standard_normal_log_prob
+from guides.flat import FlatGuide, Start, build_autoguide, fill, lower_product, standard_normal_log_prob
 from zoo.log_density import LogDensity
 from zoo.types import Data, ModelEntry, Program
 
@@ -53,7 +53,7 @@ class WhitenedMeanField(FlatGuide):
         self.log_scale = nn.Parameter(torch.zeros_like(start.loc))
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        return self.origin + self.tril @ self.shift, self.width * self.log_scale.exp()
+        return self.origin + lower_product(self.tril, self.shift), self.width * self.log_scale.exp()
 
     def sample(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
         """Map noise `[n, dim]` to points and their log q; see `FlatGuide.sample`."""

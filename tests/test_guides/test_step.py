@@ -11,6 +11,7 @@ from guides_stepping import RUN, assert_same_run, both, graph_gradients, loops, 
 
 import guides
 from guides import svi
+from guides.flat import lower_product
 from guides.mean_field import WhitenedMeanField
 from guides.session import session
 from guides.step import BETAS, EPSILON, Step, advance, controls
@@ -208,3 +209,37 @@ def test_a_program_that_runs_point_by_point_is_mapped_in_the_graph(tiny, uncompi
     eager, fast = loops(entry)
     assert fast.record["used"]
     assert np.abs(fast.losses / eager.losses - 1).max() < 1e-8
+
+
+@pytest.mark.parametrize("dim", [1, 127, 128, 131, 400])
+def test_a_product_in_bands_is_the_product(dim):
+    """Values and gradients; zeros above the diagonal are left out, so a full matrix must differ where bands are used."""
+    generator = torch.Generator().manual_seed(dim)
+    full = torch.randn(dim, dim, dtype=torch.float64, generator=generator)
+    tril, x = full.tril(), torch.randn(dim, dtype=torch.float64, generator=generator).requires_grad_(True)
+    weight = torch.randn(dim, dtype=torch.float64, generator=generator)
+    value = lower_product(tril, x)
+    assert torch.allclose(value, tril @ x, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(torch.autograd.grad(weight @ value, x)[0], tril.T @ weight, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(lower_product(full, x), full @ x) == (dim < 128)
+
+
+def test_a_block_of_any_length_ends_with_its_last_states(tiny):
+    """Three buffers take turns inside the C loop: after 1, 2, 3 and 4 steps both states must lie where they belong."""
+    entry, _ = programs(tiny, "mixture")
+    run = {}
+    for number in (1, 2, 3, 4):
+        with session(entry.dtype):
+            step = Step(objective(entry, "mean_field", None), FitConfig(**{**RUN, "compile": "on"}), 10_000)
+        if step.native is None:
+            pytest.skip("no native step on this machine")
+        noise = [torch.zeros(number, *x.shape, dtype=x.dtype) for x in step._example(torch.Generator())[3:]]
+        knobs = torch.from_numpy(controls(list(range(1, number + 1)), [1.0] * number, [False] * number, 1.0))
+        state, before = step.state.clone(), step._before.clone()
+        done, numbers, history = step.native.steps(state, before, knobs, noise)
+        assert done == number
+        assert torch.equal(history[-1], state[0])
+        run[number] = (state, before, numbers)
+        if number > 1:
+            assert torch.equal(before, run[number - 1][0])
+            assert torch.equal(numbers[:-1], run[number - 1][2])
