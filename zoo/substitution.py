@@ -12,9 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["LARGEST", "WIDEST", "small", "solve"]
+__all__ = ["FACTORED", "LARGEST", "WIDEST", "cholesky", "small", "solve"]
 
 WIDEST = 64  # unknowns
+FACTORED = 16  # rows of a matrix whose Cholesky factor is written out
 LARGEST = 4096  # entries of the right-hand sides of one system
 
 
@@ -46,3 +47,18 @@ def solve(matrix: Tensor, right: Tensor, *, upper: bool, unitriangular: bool = F
         column = matrix[..., :i, i : i + 1] if upper else matrix[..., i + 1 :, i : i + 1]
         rest = (rest[..., :i, :] if upper else rest[..., 1:, :]) - column * x
     return torch.cat(found[::-1] if upper else found, -2)
+
+
+def cholesky(matrix: Tensor) -> Tensor:
+    """Return the lower L of `L L^T = matrix [..., n, n]` column by column; not a number where the matrix is not positive definite.
+
+    L_jj = sqrt(A_jj),    L_ij = A_ij / L_jj,    A <- A - L_{., j} L_{., j}^T,    j = 1, ..., n
+    """
+    rest, columns = matrix, []
+    for j in range(matrix.shape[-1]):
+        root = rest[..., :1, :1].sqrt()
+        below = rest[..., 1:, :1] / root
+        above = root.new_zeros(*root.shape[:-2], j, 1)
+        columns.append(torch.cat([above, root, below], -2))
+        rest = rest[..., 1:, 1:] - below * below.transpose(-1, -2)
+    return torch.cat(columns, -1)

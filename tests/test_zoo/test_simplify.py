@@ -150,3 +150,30 @@ def test_what_cannot_be_simplified_stays_as_it_was(monkeypatch):
     graph = trace(mixture, [torch.zeros(6, dtype=torch.float64)])
     assert work(graph, "logsumexp") == 100
     assert torch.allclose(graph(elsewhere(2))[1], mixture(elsewhere(2))[1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 16])
+def test_small_cholesky_factors_are_written_out(n):
+    """Value and gradient of a function of the factor; what is left of a matrix that has none is not a number, not an error."""
+    generator = torch.Generator().manual_seed(n)
+    root = torch.randn(n, n, dtype=torch.float64, generator=generator)
+    weight = torch.randn(n, n, dtype=torch.float64, generator=generator)
+
+    def function(r):
+        r = r.detach().requires_grad_(True)
+        value = (weight * torch.linalg.cholesky(r @ r.T + torch.eye(n, dtype=r.dtype)).sin()).sum()
+        return [value, *torch.autograd.grad(value, r)]
+
+    graph = trace(function, [torch.eye(n, dtype=torch.float64)])
+    for got, truth in zip(graph(root), function(root), strict=True):
+        assert (got - truth).abs().max() < 1e-12 * (1 + truth.abs().max())
+    names = {str(node.target) for node in graph.graph.graph.nodes}
+    assert not any("cholesky" in name or "check_errors" in name for name in names)
+    plain = trace(lambda m: [torch.linalg.cholesky(m)], [torch.eye(n, dtype=torch.float64)])
+    assert plain(-torch.eye(n, dtype=torch.float64))[0].isnan().any()
+
+
+def test_large_cholesky_factors_are_the_librarys():
+    wide = substitution.FACTORED + 1
+    graph = trace(lambda m: [torch.linalg.cholesky(m)], [torch.eye(wide, dtype=torch.float64)])
+    assert any("cholesky" in str(node.target) for node in graph.graph.graph.nodes)
