@@ -146,7 +146,7 @@ def draw(found: Mapping[str, Mapping[str, Row]], path: Path) -> None:
         for k, name in enumerate(n for n in ROWS if found.get(n)):
             history = np.array(next(iter(found[name].values()))["history"])
             axes.plot(*history.T, color=light(f"m{k % 6 + 1}"), linestyle=DASHES[k % len(DASHES)], linewidth=1.4, label=name)
-        axes.set(xlabel="step", ylabel="KL(q, prior), nats per image", ylim=(0, None))
+        axes.set(xlabel="step", ylabel="KL(q, prior), nats per image")
         axes.set_ylim(0, None)
         axes.legend(frameon=False, fontsize=8, ncols=2)
         figure.savefig(path, metadata={"Date": None})

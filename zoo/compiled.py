@@ -236,6 +236,8 @@ def _compile(graph: Traced, key: str) -> Path:
         try:
             if any(t.device.type != "cpu" for t in (*graph.examples, *graph.constants)):
                 raise standalone.Unsupported("its tensors are on another device")
+            if needed and not standalone.takes(needed):  # known before Inductor has written a line
+                raise standalone.Unsupported(needed)
             return cache.store(key, lambda path: _alone(graph, path), ".so")
         except Exception as error:  # whatever is wrong with it, the longer way is open
             _log.info("A graph is compiled for torch's loader: %s", str(error)[:300])

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from zoo import cache
 
-__all__ = ["SOURCES", "Unsupported", "build", "compiler", "load", "translate"]
+__all__ = ["SOURCES", "Unsupported", "build", "compiler", "load", "takes", "translate"]
 
 SOURCES = {"aot_inductor.package": True, "aot_inductor.package_cpp_only": True, "aot_inductor.precompile_headers": False}  # compile nothing
 DEFINITIONS = Path(__file__).with_name("standalone.h")
@@ -47,6 +47,12 @@ _OUTPUT = re.compile(
     r"\n    \} else \{(?:(?!\n    \}\n).)*arrayref_tensor_to_c\(\w+, c_outputs\[(?P<place>\d+)\]\);\n    \}\n",
     re.DOTALL,
 )
+
+
+def takes(operation: str) -> bool:
+    """Return whether a library's operation, as in `aten.addmm.default`, can be called from a graph compiled for itself."""
+    name = operation.split(".")[1]
+    return not KNOWN.isdisjoint({f"aoti_torch_cpu_{name}", f"aoti_torch_cpu_{name}_out"})
 
 
 class Unsupported(Exception):
@@ -174,14 +180,14 @@ def load(path: Path, constants: Sequence[Tensor], outputs: Sequence[Tensor]) -> 
 
     Args:
         path: what `build` wrote.
-        constants: the tensors it takes after its inputs, contiguous.
+        constants: the tensors it takes after its inputs.
         outputs: tensors shaped like those it returns.
 
     Raises:
         OSError: the library cannot be loaded.
     """
     call, like = library(str(path)).zoo_call, torch.empty_like
-    kept = [t.contiguous() for t in constants]
+    kept = list(constants)  # as they lie: the code was written for their strides
     fixed = [t.data_ptr() for t in kept]
     made = [x.detach().contiguous() for x in outputs]
     places = struct.Struct(f"{max(1, len(made))}P").pack

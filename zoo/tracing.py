@@ -137,7 +137,7 @@ def vectorize(traced: Traced, number: int, outputs: Sequence[int] = (0,)) -> Tra
         return [values[i] for i in outputs]
 
     try:
-        with default_of(examples):
+        with default_of(examples), unhindered():
             mapped = make_fx(torch.func.vmap(chosen, in_dims=axes))(*examples, *traced.constants)
             return _purify(mapped, examples, list(traced.constants), traced.watched)
     except TraceFailure:

@@ -54,11 +54,8 @@ def _coverage_guide() -> Rows:
     import zoo
 
     entry = zoo.load("gaussian_mixture_exact")
-    rows = []
-    for family, settings in (
-        ("laplace", {"compile": "off"}),
-        ("full_rank", {"compile": "on", "num_particles": 32}),
-    ):  # one graph for all data sets
+    rows, one_graph = [], {"compile": "on", "num_particles": 32}  # compiled once for all data sets
+    for family, settings in (("laplace", {"compile": "off"}), ("full_rank", one_graph)):
         found = coverage.cover(entry, family, simulations=200, quantities=("location", "weight", "log_scale", "mixture_mean"), **settings)
         rows.append(_covered(entry.name, family, 12, found))
     return rows

@@ -77,6 +77,23 @@ def test_integers_are_not_handed_to_samplers(graph):
         native.load(out.package, out.examples, out.traced.constants, out(*inputs[0]))
 
 
+def test_constants_are_read_as_they_lie(graph):
+    """A constant that is not contiguous has its own strides in the code: a copy of it would be read wrongly."""
+    out, inputs = graph
+    strided = tuple(t.t().contiguous().t() if t.ndim == 2 else t for t in out.traced.constants)
+    assert any(not t.is_contiguous() for t in strided)
+    run = standalone.load(out.package, strided, out(*inputs[0]))
+    assert all(a is b for a, b in zip(run.kept, strided, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("operation", "taken"),
+    [("aten.addmm.default", True), ("aten.cumsum.default", True), ("aten.linalg_cholesky_ex.default", False), ("aten.sort.default", False)],
+)
+def test_what_only_a_loader_can_call_is_known_before_sources_are_written(operation, taken):
+    assert standalone.takes(operation) == taken
+
+
 def wrapped(body):
     return f"{standalone._BODY}\n    const X* c_inputs) {{\n{body}}} // end\nvoid AOTInductorModel::run_impl("
 
