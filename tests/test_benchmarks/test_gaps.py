@@ -176,3 +176,24 @@ def test_a_unit_the_data_say_nothing_about_does_not_coarsen_the_grid_of_the_othe
     zero, one = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
     found = datum_gaps(Target(likelihood, standard_normal), near, LocalQ(head, numbers[:1], zero, one), x[:1], steps=1)
     assert abs(found[0].identity_error_nats) < 1e-3
+
+
+def test_half_of_the_draws_from_the_prior_find_what_q_misses(monkeypatch):
+    """A q three sds off: 5,000 draws from it alone miss the evidence, the mixture does not; its weights are at most 2 p(x | z)."""
+    from types import SimpleNamespace
+
+    from benchmarks import gap_search, vae_results
+    from guides.local_objective import iwae_bound_nats
+
+    q = q_of("full", shift=3 * COVARIANCE.diagonal().sqrt().max())
+    monkeypatch.setattr(gap_search.LocalQ, "of", staticmethod(lambda guide: guide))
+    program = SimpleNamespace(likelihood=LIKELIHOOD, log_prior=standard_normal, latent=2)
+    weights = vae_results._defensive_weights(SimpleNamespace(program=program), SimpleNamespace(guide=q), X)
+    assert weights.shape == (5000, ROWS)
+    relative = (weights - EVIDENCE).exp()
+    errors = relative.std(0) / math.sqrt(5000)
+    assert ((relative.mean(0) - 1).abs() < 4 * errors).all()
+    assert errors.max() < 0.1
+    alone = torch.randn(5000, ROWS, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    z = q.draw(alone)
+    assert ((iwae_bound_nats(TARGET.log_joint(X, z) - q.log_prob(z)) - EVIDENCE).abs() > (iwae_bound_nats(weights) - EVIDENCE).abs()).any()

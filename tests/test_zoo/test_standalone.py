@@ -32,7 +32,17 @@ def everything(x, y):
     solved = torch.cholesky_solve(outer.t().contiguous(), FACTOR)
     big = (TALL.reshape(-1, 1, 1) * outer.exp()).cumsum(0)  # 2.7 MB
     chosen = torch.where(FLAGS[:, None], outer, -outer)[PLACES]
-    return [outer.sum(), wide.sin(), table.cos(), runs.exp(), solved * 2, big.sin().sum(0), chosen.t() + 1, (chosen > 0).to(torch.int64)]
+    return [
+        outer.sum(),
+        wide.sin(),
+        table.cos(),
+        runs.exp(),
+        solved * 2,
+        big.sin().sum(0),
+        chosen.t() + 1,
+        (chosen > 0).to(torch.int64),
+        runs.exp().t(),
+    ]
 
 
 @pytest.fixture(scope="module")
