@@ -8,7 +8,6 @@ runs instead and the record says why. `compile_density` does this for a log dens
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import shutil
@@ -19,12 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
 
-from zoo import cache, native, standalone
+from zoo import cache, inductor, native, standalone
 from zoo.batching import Compiled, batched, close, vmappable
 from zoo.errors import UsageError
 from zoo.native import NativeGraph
@@ -267,26 +266,21 @@ def _quiet() -> Iterator[None]:
 
 def _package(graph: Traced, path: str, options: dict[str, Any]) -> str:
     """Write the package of a graph for torch's loader to `path`."""
-    from torch import _inductor as inductor
+    from torch import _inductor
     from torch.export import export
 
     native.register_wrapper()
     program = export(graph.graph, (*graph.examples, *graph.constants), strict=False)
-    return str(inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=dict(options)))
+    return str(_inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=dict(options)))
 
 
 def _alone(graph: Traced, path: str) -> str:
     """Write the library of a graph to `path`, and see it run."""
-    from torch import _inductor as inductor
-
-    native.register_wrapper()
-    inputs, module = (*graph.examples, *graph.constants), copy.deepcopy(graph.graph)
-    for node in module.graph.nodes:
-        node.meta.clear()  # the shapes noted there come from several traces; the compiler must take its own
+    inputs = (*graph.examples, *graph.constants)
     with tempfile.TemporaryDirectory(prefix="zoo-sources-") as folder:
         options = {**OPTIONS, **standalone.SOURCES, "aot_inductor.output_path": folder}
-        files = cast(list[Any], inductor.aot_compile(module, inputs, options=options))
-        standalone.build([f for f in files if isinstance(f, str)], path, inputs, len(graph.outputs))
+        files = inductor.sources(graph.graph, inputs, len(graph.outputs), options)
+        standalone.build(files, path, inputs, len(graph.outputs))
     standalone.load(Path(path), graph.constants, graph.outputs)(graph.examples)
     return path
 

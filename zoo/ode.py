@@ -1,4 +1,4 @@
-"""Ordinary differential equations by the classical Runge-Kutta method on a fixed grid, which traces and vectorizes."""
+"""Ordinary differential equations on a fixed grid, which traces and vectorizes: Runge-Kutta, and a splitting for separable ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["refined", "rk4"]
+__all__ = ["refined", "rk4", "split"]
+
+# Blanes and Moan (2002), table 2, S10: weights of the kicks of x and of y up to the middle of the symmetric step
+_X = (0.0502627644003922, 0.413514300428344, 0.0450798897943977, -0.188054853819569, 0.541960678450780)
+_Y = (0.148816447901042, -0.132385865767784, 0.067307604692185, 0.432666402578175)
 
 
 def rk4(slope: Callable[[int, Tensor], Tensor], state: Tensor, grid: Sequence[float], keep: Sequence[int]) -> Tensor:
@@ -37,6 +41,47 @@ def rk4(slope: Callable[[int, Tensor], Tensor], state: Tensor, grid: Sequence[fl
         state = state + (h / 6) * (k1 + 2 * (k2 + k3) + k4)
         if n + 1 in wanted:
             kept.append(state)
+    return torch.stack(kept)
+
+
+def split(
+    kick_x: Callable[[float, Tensor, Tensor], Tensor],
+    kick_y: Callable[[float, Tensor, Tensor], Tensor],
+    state: tuple[Tensor, Tensor],
+    grid: Sequence[float],
+    keep: Sequence[int],
+) -> Tensor:
+    r"""Solve dx/dt = f(y), dy/dt = g(x) from grid[0] on and return the states at chosen nodes, `[node, 2, *state]`.
+
+    While y stands still x moves along a straight line, and the other way round; a step is 21 such exact kicks,
+
+    \[ x \leftarrow x + a_1 h f(y),\; y \leftarrow y + b_1 h g(x),\; \dots,\; x \leftarrow x + a_1 h f(y), \]
+
+    of error O(h^6). Symplectic, and each kick evaluates one of the two slopes only.
+
+    Args:
+        kick_x: `kick_x(w, x, y)` returns x + w f(y).
+        kick_y: `kick_y(w, y, x)` returns y + w g(x).
+        state: x and y at grid[0].
+        grid: increasing times.
+        keep: indices of the nodes to return, increasing.
+
+    Source: Blanes and Moan (2002), Practical symplectic partitioned Runge-Kutta and Runge-Kutta-Nystrom methods, J. Comput. Appl.
+        Math. 142, 313-330, method S10.
+    """
+    half_x, half_y = (*_X, 1.0 - 2.0 * sum(_X)), (*_Y, 0.5 - sum(_Y))
+    weights_x, weights_y = half_x + half_x[-2::-1], half_y + half_y[::-1]
+    wanted = set(keep)
+    x, y = state
+    kept = [torch.stack([x, y])] if 0 in wanted else []
+    for n in range(len(grid) - 1):
+        h = grid[n + 1] - grid[n]
+        for w, v in zip(weights_x, weights_y, strict=False):
+            x = kick_x(w * h, x, y)
+            y = kick_y(v * h, y, x)
+        x = kick_x(weights_x[-1] * h, x, y)
+        if n + 1 in wanted:
+            kept.append(torch.stack([x, y]))
     return torch.stack(kept)
 
 

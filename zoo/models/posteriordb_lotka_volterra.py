@@ -9,9 +9,9 @@ multiplicative errors.
     sigma_k ~ LogNormal(-1, 1)
     y_tk    ~ LogNormal(log z_tk, sigma_k),        t = 1900..1920
 
-The equations are solved for log u and log v, which cannot turn negative, by the Runge-Kutta method with ten steps per
-year. At the posterior that is within 2e-4 nats of half the step (a test checks it); Stan's own solver is run at
-tolerances of 1e-5 and 1e-3 and is 1.4e-4 nats from an accurate one.
+The equations are solved for log u and log v, which cannot turn negative. The slope of each depends on the other alone,
+so that a splitting of order six with two steps per year does. At the posterior that is within 2e-5 nats of half the step
+(a test checks it); Stan's own solver is run at tolerances of 1e-5 and 1e-3 and is 1.4e-4 nats from an accurate one.
 
 References:
     Hewitt (1921), The conservation of the wild life of Canada. Howard (2009), Modeling basics.
@@ -30,13 +30,14 @@ from torch import Tensor
 
 from zoo import posteriordb
 from zoo.distributions import PositiveNormal
-from zoo.ode import refined, rk4
+from zoo.ode import refined, split
 from zoo.posteriordb_cards import CITE, make_card_data, published
 from zoo.quantities import log_site
 from zoo.types import Data, ModelEntry, Program, Quantity
 
 NAME = "hudson_lynx_hare-lotka_volterra"
-STEPS = 10  # per year
+STEPS = 2  # per year
+CEILING = 30.0  # of log d u and log b v: reached only where the rates are far too fast for the grid, which the data exclude
 MEANS, SDS = (1.0, 0.05, 1.0, 0.05), (0.5, 0.05, 0.5, 0.05)
 
 
@@ -54,9 +55,19 @@ def make_data(seed: int) -> Data:
 def log_populations(theta: Tensor, z_init: Tensor, years: tuple[float, ...], steps: int = STEPS) -> Tensor:
     """Return log u and log v at the years, `[year, species]`."""
     a, b, c, d = theta.unbind(-1)
-    growth, coupling = torch.stack([a, -c]), torch.stack([-b, d])
+    shift = torch.stack([d.log(), b.log()])  # log d u and log b v: their slopes are a - exp and exp - c, without factors
+    moved: dict[float, tuple[Tensor, Tensor]] = {}  # the weights of a step are few and come again in every step
+
+    def part(w: float) -> tuple[Tensor, Tensor]:
+        return moved.get(w) or moved.setdefault(w, (w * a, -w * c))
+
     grid, keep = refined(years, steps)
-    return rk4(lambda _, z: growth + coupling * z.flip(0).exp(), z_init.log(), grid, keep)
+    log_z = split(
+        lambda w, x, y: torch.add(x + part(w)[0], y.clamp(max=CEILING).exp(), alpha=-w),
+        lambda w, y, x: torch.add(y + part(w)[1], x.clamp(max=CEILING).exp(), alpha=w),
+        (z_init[0].log() + shift[0], z_init[1].log() + shift[1]), grid, keep,
+    )  # fmt: skip
+    return log_z - shift
 
 
 def build(data: Data) -> Program:
