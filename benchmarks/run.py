@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,14 +110,32 @@ def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, time
         ([c for c in missing if c.method == NUTS], max(1, jobs // chains), chains),
         ([c for c in missing if c.method != NUTS and c.name not in trainers], jobs, 1),
     ]
+    ahead = _compiler_ahead()
     try:
         for wave, workers, inner in waves:
-            _run_wave(sorted(wave, key=lambda c: -seconds[c.name]), run, workers, inner, events, timeout)
+            _run_wave(sorted(wave, key=lambda c: -seconds[c.name]), run, workers, inner, events, timeout, ahead)
     finally:
         events.finish()
 
 
-def _run_wave(cells: list[Cell], run: RunDir, workers: int, inner: int, events: Events, timeout: float | None) -> None:
+def _compiler_ahead() -> Callable[[], None]:
+    """Return what loads the compiler into this process, once, after a worker has compiled something: later workers are forked with it."""
+    from zoo import cache, compiled
+
+    before, done = cache.count(), False
+
+    def ahead() -> None:
+        nonlocal done
+        if not done and cache.count() > before:
+            done = True
+            compiled.load_compiler()
+
+    return ahead
+
+
+def _run_wave(
+    cells: list[Cell], run: RunDir, workers: int, inner: int, events: Events, timeout: float | None, ahead: Callable[[], None]
+) -> None:
     named = {c.label: c for c in cells}
 
     def done(result: TaskResult) -> None:
@@ -137,7 +155,7 @@ def _run_wave(cells: list[Cell], run: RunDir, workers: int, inner: int, events: 
     def task(cell: Cell) -> Task:
         return Task(cell.label, lambda: run_cell(cell, run, inner))
 
-    run_tasks([task(c) for c in cells], workers, timeout, done, retries=1)
+    run_tasks([task(c) for c in cells], workers, timeout, done, retries=1, meanwhile=ahead)
 
 
 def write_pages(run: RunDir, result: RunResult) -> None:

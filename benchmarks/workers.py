@@ -36,6 +36,7 @@ __all__ = ["Task", "TaskResult", "one_thread", "run_tasks"]
 
 TaskStatus = Literal["ok", "error", "killed", "timeout"]
 PR_SET_PDEATHSIG = 1
+PAUSE = 1.0  # seconds between two looks at what else there is to do
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def run_tasks(
     *,
     retries: int = 0,
     in_process: bool = False,
+    meanwhile: Callable[[], None] | None = None,
 ) -> list[TaskResult]:
     """Run every task and return the results in the order of the tasks.
 
@@ -113,6 +115,7 @@ def run_tasks(
         on_done: called in this process with each result as it arrives.
         retries: how often a task whose worker was killed from outside is started again.
         in_process: run one after the other in this process (for debuggers); gives the same values.
+        meanwhile: called in this process about once a second while workers are busy; workers forked later have what it loaded.
 
     Raises:
         UsageError: two tasks of one name, or fewer than one job.
@@ -133,12 +136,14 @@ def run_tasks(
                 while waiting and len(running) < jobs:
                     position, attempts = waiting.pop()
                     running.append(_start(tasks[position], position, attempts, timeout))
-                for worker, result in _collect(tasks, running):
+                for worker, result in _collect(tasks, running, None if meanwhile is None else PAUSE):
                     running.remove(worker)
                     if result.status == "killed" and worker.attempts < retries:
                         waiting.append((worker.position, worker.attempts + 1))
                         continue
                     results[worker.position] = _finish(result, on_done)
+                if meanwhile is not None and running:
+                    meanwhile()
     finally:
         for worker in running:
             _stop(worker)
@@ -170,9 +175,10 @@ def _start(task: Task, position: int, attempts: int, timeout: float | None) -> _
     return _Running(position=position, process=process, pipe=here, started=now, attempts=attempts, deadline=deadline)
 
 
-def _collect(tasks: Sequence[Task], running: list[_Running]) -> list[tuple[_Running, TaskResult]]:
-    """Wait until a worker answers, dies or runs out of time; a dead worker closes its pipe and is seen at once."""
+def _collect(tasks: Sequence[Task], running: list[_Running], pause: float | None) -> list[tuple[_Running, TaskResult]]:
+    """Wait until a worker answers, dies or runs out of time, or the pause is over; a dead worker closes its pipe and is seen at once."""
     left = min(w.deadline for w in running) - time.monotonic()
+    left = left if pause is None else min(left, pause)
     ready = set(wait([w.pipe for w in running], timeout=None if left == float("inf") else max(0.0, left)))
     done = []
     for worker in running:

@@ -22,7 +22,7 @@ import torch
 
 from zoo.tracing import Traced
 
-__all__ = ["directory", "find", "graph_key", "machine", "store"]
+__all__ = ["count", "directory", "find", "graph_key", "machine", "store"]
 
 FORMAT = 4  # of the files; older ones may lack the interface of arrays
 
@@ -61,6 +61,11 @@ def graph_key(traced: Traced, options: dict[str, Any]) -> str:
     for part in (FORMAT, _definitions(), torch.__version__, machine(), sorted(options.items()), shapes, traced.graph.code):
         digest.update(repr(part).encode())
     return digest.hexdigest()[:40]
+
+
+def count() -> int:
+    """Return how many compiled graphs there are."""
+    return sum(1 for _ in directory().glob("*.json"))
 
 
 def find(key: str, suffix: str = ".pt2") -> Path | None:

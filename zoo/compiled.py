@@ -29,7 +29,9 @@ from zoo.errors import UsageError
 from zoo.native import NativeGraph
 from zoo.tracing import Traced, TraceFailure, default_of, trace, unhindered
 
-__all__ = ["Compiled", "Function", "Mode", "Record", "announce", "batched", "compile_function", "compiler_missing", "vmappable"]
+__all__ = [
+    "Compiled", "Function", "Mode", "Record", "announce", "batched", "compile_function", "compiler_missing", "load_compiler", "vmappable",
+]  # fmt: skip
 
 Mode = Literal["auto", "on", "off", "cached"]
 OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1, "cpp.threads": 1, **native.INTERFACE}
@@ -157,6 +159,16 @@ def compile_function(
     else:
         out.record = Record(used=True, reason="compiled", compile_seconds=time.perf_counter() - started, cached=found)
     return out
+
+
+def load_compiler() -> None:
+    """Load what the first compilation of a process loads (four seconds), so that processes forked later have it."""
+    graph = trace(lambda x: [x.exp().sum()], [torch.ones(2, dtype=torch.float64)])
+    with _quiet(), unhindered(), torch.no_grad(), default_of(graph.examples), tempfile.TemporaryDirectory(prefix="zoo-sources-") as folder:
+        try:
+            inductor.sources(graph.graph, graph.examples, 1, {**OPTIONS, **standalone.SOURCES, "aot_inductor.output_path": folder})
+        except Exception as error:  # where it is needed the same failure has a record and a fallback
+            _log.info("The compiler was not loaded ahead: %s", str(error)[:300])
 
 
 class _Refused(Exception):

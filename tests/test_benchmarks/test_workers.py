@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import run, workers
 from benchmarks.workers import Task, TaskResult, run_tasks
+from zoo import cache, compiled
 from zoo.errors import DataError, InfrastructureError, UsageError
 
 
@@ -130,3 +132,25 @@ def alive(pid: int) -> bool:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_what_is_loaded_meanwhile_travels_into_later_workers(monkeypatch):
+    loaded: list[str] = []
+    monkeypatch.setattr(workers, "PAUSE", 0.05)
+    tasks = [Task("first", lambda: time.sleep(0.4)), Task("second", lambda: len(loaded))]
+    results = run_tasks(tasks, jobs=1, meanwhile=lambda: loaded.append("compiler"))
+    assert results[1].unwrap() >= 2
+    assert run_tasks([Task("alone", lambda: 1)], jobs=1)[0].unwrap() == 1
+
+
+def test_the_compiler_is_loaded_once_after_a_worker_has_compiled(monkeypatch):
+    found, loads = [3], list[int]()
+    monkeypatch.setattr(cache, "count", lambda: found[0])
+    monkeypatch.setattr(compiled, "load_compiler", lambda: loads.append(found[0]))
+    ahead = run._compiler_ahead()
+    ahead()
+    assert loads == []
+    found[0] = 4
+    ahead()
+    ahead()
+    assert loads == [4]

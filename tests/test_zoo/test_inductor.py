@@ -1,5 +1,6 @@
 """The short way to Inductor's sources and the public one give libraries of the same numbers; what is not pure takes the public one."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,17 @@ def test_a_graph_that_writes_into_its_arguments_is_refused(example, tmp_path):
     options = {**compiled.OPTIONS, **standalone.SOURCES, "aot_inductor.output_path": str(tmp_path)}
     with pytest.raises(ValueError, match=r"aten.add_.Tensor writes into its arguments"), torch.no_grad():
         inductor._short(module, example, 1, options)
+
+
+def test_the_compiler_can_be_loaded_ahead(caplog, monkeypatch):
+    caplog.set_level("INFO", logger="zoo")
+    compiled.load_compiler()
+    assert not caplog.messages
+    assert "torch._inductor.codegen.cpp" in sys.modules
+
+    def refuse(*arguments):
+        raise OSError("no compiler")
+
+    monkeypatch.setattr(inductor, "sources", refuse)
+    compiled.load_compiler()
+    assert caplog.messages == ["The compiler was not loaded ahead: no compiler"]
