@@ -56,13 +56,13 @@ def generate(topics: Tensor, documents: int, tokens: int, seed: int) -> Tensor:
 
     cumulative = [list(accumulate(row)) for row in topics.tolist()]
     number, words = topics.shape
-    counts = torch.zeros(documents, words, dtype=torch.float64)
-    for d in range(documents):
+    counts = [[0] * words for _ in range(documents)]  # a list: adding one to an element of a tensor takes ten times as long
+    for row in counts:
         mixture = list(accumulate(-math.log(uniform()) for _ in range(number)))
         for _ in range(tokens):
             topic = cumulative[bisect(mixture, uniform() * mixture[-1])]
-            counts[d, min(bisect(topic, uniform()), words - 1)] += 1
-    return counts
+            row[min(bisect(topic, uniform()), words - 1)] += 1
+    return torch.tensor(counts, dtype=torch.float64)
 
 
 def make_data(seed: int, documents: int, tokens: int, side: int, K: int, alpha: float, beta: float) -> Data:
