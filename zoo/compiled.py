@@ -35,9 +35,8 @@ __all__ = [
 
 Mode = Literal["auto", "on", "off", "cached"]
 OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1, "cpp.threads": 1, **native.INTERFACE}
-COLD_SECONDS, COLD_SECONDS_PER_NODE = 3.0, 0.008  # what compiling takes: 5 s for 300 operations, a minute for 6,000
+COLD_SECONDS, COLD_SECONDS_PER_NODE = 1.5, 0.017  # what compiling takes: 4 s for 140 operations, 14 s for 750, four minutes for 14,000
 WARM_SECONDS, TRACE_CALLS = 0.5, 300  # load and check; tracing takes about as long as so many eager calls
-REUSE = 3.0  # a package serves later seeds, restarts and sessions too: what compiling may cost over what it saves at once
 SPEEDUP = 8.0  # least eager / compiled ratio seen on programs whose time is overhead
 _log = logging.getLogger("zoo")
 
@@ -122,7 +121,8 @@ def compile_function(
         function: tensors -> sequence of tensors; deterministic (randomness is an input), gradients taken inside.
         examples: inputs the graph is traced at.
         checks: inputs, other than the traced ones, at which the graph must equal `function`; three is customary.
-        mode: `auto` compiles when the predicted eager time exceeds the cost of compiling, `on` whenever it works, `off` never;
+        mode: `auto` compiles once the eager time of this graph, earlier runs on this machine included, exceeds the cost of
+            compiling, so that waiting never costs more than twice the best choice; `on` whenever it works, `off` never;
             `cached` is `auto` that takes a package from the disk but does not wait for a compiler.
         expected_calls: how often it will be called, for the prediction.
         traced: a graph of `function` that exists already, or how to make it.
@@ -194,8 +194,10 @@ def _build(
             raise _Refused(missing)
         if saved is None:
             raise _Refused("not compiled yet, and a short run does not wait for a compiler", notice=False)
-        if REUSE * saved < COLD_SECONDS + COLD_SECONDS_PER_NODE * graph.nodes:
-            raise _Refused(f"compiling costs more than the {saved:.1f} s it would save", notice=False)
+        owed = cache.owed(key) + saved
+        if owed < COLD_SECONDS + COLD_SECONDS_PER_NODE * graph.nodes:
+            cache.owe(key, owed)
+            raise _Refused(f"compiling costs more than the {owed:.1f} s it would have saved so far", notice=False)
         package = _compile(graph, key)
     run = _load(package, graph)
     _check(function, run, checks)

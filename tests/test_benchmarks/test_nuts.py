@@ -47,7 +47,7 @@ def chains(tiny):
 def test_engines_agree(name):
     """Means and sds of every quantity and lp within 5 combined Monte Carlo standard errors."""
     entry = zoo.load(name)
-    options = {"chains": 2, "tune": 300, "draws": 600, "min_ess": 0, "compile": "off"}
+    options = {"chains": 2, "tune": 200, "draws": 400, "min_ess": 0, "compile": "on"}
     first, second = (run_nuts(entry, engine=engine, **options) for engine in ("nutpie", "pyro"))
     (a, labels), (b, _) = components(first), components(second)
     assert ess_bulk(a).min() > 150
@@ -138,7 +138,7 @@ def test_without_python_in_the_loop_the_draws_are_the_same(tiny, fast, route, mo
 
 @pytest.mark.parametrize("engine", ["nutpie", "pyro"])
 def test_extension_keeps_the_first_draws_bit_for_bit(tiny, engine):
-    options = {"engine": engine, "chains": 2, "tune": 150, "draws": 100, "compile": "off"}
+    options = {"engine": engine, "chains": 2, "tune": 150, "draws": 100, "compile": "on"}
     lines: list[str] = []
     short = run_nuts(tiny, **options, min_ess=0)
     long = run_nuts(tiny, **options, min_ess=250, progress=lines.append)

@@ -219,6 +219,36 @@ def test_auto_compiles_when_it_pays(monkeypatch, tmp_path, calls, seconds, reaso
     assert out.record["used"] == (reason == "compiled")
 
 
+def test_auto_compiles_when_runs_together_pay(monkeypatch, tmp_path):
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compiled, "_eager_seconds", lambda *_: 0.001)
+
+    def square(u):
+        return [u.sum() ** 2]
+
+    def run():
+        return compile_function(square, [torch.ones(3).double()], [list(points(1, 3))], mode="auto", expected_calls=1200).record
+
+    first = run()
+    assert "costs more than the 1.1 s it would have saved so far" in first["reason"]  # of 1.6 s
+    assert [p.read_text() for p in tmp_path.rglob("*.owed")] == ["1.050"]
+    assert run()["used"]
+    assert not list(tmp_path.rglob("*.owed"))
+    assert run()["cached"]
+
+
+def test_a_debt_that_cannot_be_kept_is_none(monkeypatch, tmp_path):
+    (tmp_path / "compiled").write_text("a file where the folder should be")
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
+    cache.owe("key", 3.0)
+    assert cache.owed("key") == 0.0
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path / "other"))
+    cache.owe("key", 3.0)
+    assert cache.owed("key") == 3.0
+    (tmp_path / "other" / "compiled" / "key.owed").write_text("much")
+    assert cache.owed("key") == 0.0
+
+
 @pytest.mark.parametrize("stored", [False, True])
 def test_cached_takes_a_package_and_waits_for_no_compiler(monkeypatch, tmp_path, stored):
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
