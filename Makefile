@@ -25,7 +25,7 @@ posteriordb: $(STAMP)
 	@$(RUN)/python -c "from benchmarks.vi_table import main; main()"
 
 test: $(STAMP)
-	@$(RUN)/python -m pytest -p no:cacheprovider -n $(JOBS)
+	@$(RUN)/python -m pytest -p no:cacheprovider -n $(JOBS) --dist worksteal
 
 lint: $(STAMP)
 	@$(RUN)/ruff check .

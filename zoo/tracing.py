@@ -32,9 +32,11 @@ __all__ = ["TraceFailure", "Traced", "trace", "unhindered", "vectorize", "withou
 _VIEWS = frozenset(
     {"expand", "view", "_unsafe_view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "slice", "select", "t", "alias", "detach"}
 )
+_FACTORS = frozenset({"linalg_solve_triangular", "linalg_cholesky_ex"})
 _INDEXED = frozenset({"index", "index_put", "_unsafe_index", "_unsafe_index_put"})
 HUGE = 1 << 22  # bytes from which numpy asks for large pages
 MAX_NODES = 20_000  # beyond it compilation takes minutes: sequential programs unrolled in time
+LONG = MAX_NODES // 4  # from here on another trace costs more than what it leaves out
 
 
 class TraceFailure(ZooError):
@@ -169,6 +171,7 @@ def without_detach(traced: Traced) -> fx.GraphModule:
 def _purify(graph: fx.GraphModule, examples: tuple[Tensor, ...], captured: list[Tensor], watched: tuple[tuple[Tensor, int], ...]) -> Traced:
     pure = make_fx(torch.func.functionalize(graph, remove="mutations"))(*examples, *captured)
     pure, captured = _lift(pure, len(examples), captured)  # functionalization may capture scalars anew
+    _drop_detach(pure)
     _select_by_masks(pure)
     pure, captured = _simplify(pure, examples, captured)
     graph, constants = _fold(pure, len(examples), captured)
@@ -179,8 +182,11 @@ def _purify(graph: fx.GraphModule, examples: tuple[Tensor, ...], captured: list[
 
 
 def _simplify(graph: fx.GraphModule, examples: tuple[Tensor, ...], captured: list[Tensor]) -> tuple[fx.GraphModule, list[Tensor]]:
-    """Return the graph without work on broadcast copies; as it is where that cannot be written, or is too long to be worth it."""
-    if len(graph.graph.nodes) > MAX_NODES // 4:
+    """Return the graph without work on broadcast copies; as it is where that cannot be written, or is too long to be worth it.
+
+    Solves and factors of small matrices are written out of graphs of any length: with them only torch's loader takes it, minutes later.
+    """
+    if len(graph.graph.nodes) > LONG and not any(_name(n) in _FACTORS for n in graph.graph.nodes):
         return graph, captured
     try:
         simple = make_fx(lambda *tensors: Simplifier(graph, len(examples)).run(*tensors))(*examples, *captured)
@@ -263,6 +269,16 @@ def _placed(constant: Tensor, before: Sequence[Tensor]) -> Tensor:
         if other.shape == constant.shape and other.dtype == constant.dtype and torch.equal(other, constant):
             return other
     return torch.from_numpy(np.empty(size, dtype=np.uint8)).view(constant.dtype).view(constant.shape).copy_(constant)
+
+
+def _drop_detach(graph: fx.GraphModule) -> None:
+    """Take out `detach`, which does nothing in a graph that has its gradients inside (a tenth of its operations); outputs keep theirs."""
+    output = next(n for n in graph.graph.nodes if n.op == "output")
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and _name(node) == "detach" and output not in node.users:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.recompile()
 
 
 def _select_by_masks(graph: fx.GraphModule) -> None:

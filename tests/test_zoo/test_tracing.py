@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from zoo import cache, compiled
+from zoo import cache, compiled, tracing
 from zoo.compiled_density import CompiledDensity
 from zoo.log_density import LogDensity
+from zoo.simplify import Simplifier
 from zoo.tracing import Traced, trace, vectorize
 from zoo.types import Data
 
@@ -159,3 +160,40 @@ def test_a_whole_step_is_one_graph():
         *other, same = graph(*other[:4], noise)
         assert abs(loss - same) <= 1e-8 * abs(loss)
     assert_close(other[1], one[1])
+
+
+def test_no_detach_is_left_but_where_it_is_an_output():
+    def slope(u):
+        point = u.detach().requires_grad_(True)
+        value = (point.exp() * point.detach()).sum()
+        return [torch.autograd.grad(value, point)[0], u.detach()]
+
+    u = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    graph = trace(slope, [u])
+    assert graph.graph.code.count("aten.detach") == 1
+    first, second = graph(u + 1)
+    assert torch.equal(first, (u + 1).exp() * (u + 1))  # the stopped gradient of the second factor stays stopped
+    assert torch.equal(second, u + 1)
+
+
+def test_small_factors_are_written_out_of_long_graphs_too(monkeypatch):
+    factor = torch.eye(3, dtype=torch.float64) + 0.1
+
+    def solve(u):
+        return [torch.linalg.solve_triangular((factor + u).tril(), u[:, None] * factor[:, :1], upper=False).sum()]
+
+    def plain(u):
+        return [(u * factor).cumsum(0).sum()]
+
+    u = torch.linspace(0.5, 1, 3, dtype=torch.float64)
+    steps = []
+    monkeypatch.setattr(tracing, "Simplifier", lambda *arguments: steps.append(1) or Simplifier(*arguments))
+    trace(plain, [u])
+    assert steps == [1]
+    monkeypatch.setattr(tracing, "LONG", 0)
+    graph = trace(solve, [u])
+    assert steps == [1, 1]
+    assert "solve_triangular" not in graph.graph.code
+    assert torch.allclose(graph(u)[0], solve(u)[0], rtol=1e-12)
+    trace(plain, [u])
+    assert steps == [1, 1]
