@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 from torch import Tensor, fx
@@ -58,6 +60,7 @@ def _short(graph: fx.GraphModule, inputs: Sequence[Tensor], outputs: int, option
         V.set_aot_compilation(True),
         V.set_real_inputs(inputs),
         enable_python_dispatcher(),
+        _one_handler(),
     ):
         fake = FakeTensorMode()
         shapes = [fake.from_tensor(x, static_shapes=True) for x in inputs]
@@ -75,6 +78,18 @@ def _short(graph: fx.GraphModule, inputs: Sequence[Tensor], outputs: int, option
                 compiler_config_extra=stages.create_compiler_config_extra(lowered), inner_compile=finish, is_inference=True,
             )  # fmt: skip
     return _names(cast(Any, done).filename)
+
+
+@contextmanager
+def _one_handler() -> Iterator[None]:
+    """Initialize the rules for types once per graph: torch keeps one object of them, and sets it up anew for every operation it writes."""
+    common: Any = importlib.import_module("torch._inductor.codegen.common")
+    kind = common.DtypePropagationOpsHandler
+    common.DtypePropagationOpsHandler = functools.cache(kind)
+    try:
+        yield
+    finally:
+        common.DtypePropagationOpsHandler = kind
 
 
 def _names(files: Any) -> list[str]:
