@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,10 +105,11 @@ def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, time
         _warm_up()
     trainers = {c.given.name for c in cells if c.given is not None}
     chains = min(jobs, 4)
+    long = _worth_all_workers(missing, seconds, jobs)
     waves: list[tuple[list[Cell], int, int]] = [
         ([c for c in missing if c.name in trainers], jobs, 1),
-        ([c for c in missing if c.method == NUTS], max(1, jobs // chains), chains),
-        ([c for c in missing if c.method != NUTS and c.name not in trainers], jobs, 1),
+        ([c for c in missing if c.name in long], max(1, jobs // chains), chains),
+        ([c for c in missing if c.name not in long | trainers], jobs, 1),
     ]
     ahead = _compiler_ahead()
     try:
@@ -116,6 +117,15 @@ def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, time
             _run_wave(sorted(wave, key=lambda c: -seconds[c.name]), run, workers, inner, events, timeout, ahead)
     finally:
         events.finish()
+
+
+def _worth_all_workers(cells: list[Cell], seconds: Mapping[str, float], jobs: int) -> set[str]:
+    """Return the NUTS cells whose chains run side by side: those that would outlast all the other cells on the other workers.
+
+    Shorter ones take one worker each: they compile most of their time, and a second worker would wait for them.
+    """
+    total = sum(seconds.values())
+    return {c.name for c in cells if c.method == NUTS and (jobs - 1) * seconds[c.name] > total - seconds[c.name]}
 
 
 def _compiler_ahead() -> Callable[[], None]:

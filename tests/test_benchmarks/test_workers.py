@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -154,3 +155,16 @@ def test_the_compiler_is_loaded_once_after_a_worker_has_compiled(monkeypatch):
     ahead()
     ahead()
     assert loads == [4]
+
+
+def test_only_chains_that_outlast_the_rest_run_side_by_side():
+    def cell(name, method):
+        return SimpleNamespace(name=name, method=method)
+
+    cells = [cell("a", "nuts"), cell("b", "nuts"), cell("c", "full_rank"), cell("d", "mean_field")]
+    seconds = {"a": 50.0, "b": 8.0, "c": 30.0, "d": 10.0}
+    assert run._worth_all_workers(cells, seconds, 1) == set()
+    assert run._worth_all_workers(cells, seconds, 2) == {"a"}  # 50 s against 48 s
+    assert run._worth_all_workers(cells, {**seconds, "c": 40.0}, 2) == set()
+    assert run._worth_all_workers(cells, seconds, 16) == {"a", "b"}
+    assert run._worth_all_workers(cells[1:2], {"b": 8.0}, 2) == {"b"}
