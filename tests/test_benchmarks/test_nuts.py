@@ -149,7 +149,7 @@ def test_extension_keeps_the_first_draws_bit_for_bit(tiny, engine):
 
 
 def test_extension_that_cannot_be_afforded_is_a_note(tiny):
-    options = {"chains": 2, "tune": 150, "draws": 100, "compile": "off"}
+    options = {"chains": 2, "tune": 150, "draws": 100, "compile": "on"}
     assert "limit of 500 draws" in run_nuts(tiny, **options, min_ess=100_000).notes[0]
     late = run_nuts(tiny, **options, min_ess=250, budget=0.0)
     assert late.sample_shape == (2, 100)
