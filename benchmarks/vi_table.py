@@ -74,7 +74,7 @@ def write(rows: Sequence[dict[str, Any]], folder: Path, name: str, title: str, r
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(folder / f"{name}.csv", text.getvalue())
-    _picture(rows, folder / f"{name}.svg")
+    _picture(rows, folder / f"{name}.svg", chains_beside(folder))
     page = folder / f"{name}.md"
     write_atomic(page, markdown(rows, name, title, [*remarks, "", *notes(page)]))
 
@@ -129,8 +129,20 @@ def _cost(rows: list[dict[str, Any]]) -> str:
     return f"{median(r['gradient_evaluations'] for r in rows) / 1000:.1f} k, {median(r['seconds'] for r in rows):.1f} s"
 
 
-def _picture(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw the worst mean error of every fit against its gradient evaluations, one mark per family."""
+def chains_beside(folder: Path) -> list[tuple[float, float]]:
+    """Return (gradient evaluations, 1 / sqrt(smallest bulk ESS)) of NUTS on every posterior of the folder's draw parity, if it is there.
+
+    The second number is the standard error, in posterior sds, of the mean that chains know least well.
+    """
+    path = folder / "draw_parity.csv"
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(float(r["gradient_evaluations"]), float(r["ess_bulk_min"]) ** -0.5) for r in csv.DictReader(file) if r["ess_bulk_min"]]
+
+
+def _picture(rows: Sequence[dict[str, Any]], path: Path, chains: Sequence[tuple[float, float]]) -> None:
+    """Draw the worst mean error of every fit against its gradient evaluations, one mark per family, and the standard errors of NUTS."""
     from benchmarks.report.theme import MARKERS, canvas, light
 
     figure, axis = canvas(560, 340)
@@ -138,8 +150,12 @@ def _picture(rows: Sequence[dict[str, Any]], path: Path) -> None:
         found = [r for r in rows if r["method"] == family and r["worst_mean_error"] is not None and r["gradient_evaluations"]]
         x, y = [r["gradient_evaluations"] for r in found], [max(abs(r["worst_mean_error"]), 1e-3) for r in found]
         axis.plot(x, y, linestyle="none", marker=MARKERS[i], color=light(f"m{i + 1}"), markersize=4.5, alpha=0.75, label=family)
+    if chains:
+        axis.plot(
+            *zip(*chains, strict=True), linestyle="none", marker="x", color=light("ref-line"), markersize=4.5, label="nuts, 1 / sqrt(ESS)"
+        )
     axis.axhline(0.15, color=light("ref-line"), linewidth=1, linestyle=(0, (3, 3)))
-    seen = [r["gradient_evaluations"] for r in rows if r["gradient_evaluations"]] or [1]
+    seen = [r["gradient_evaluations"] for r in rows if r["gradient_evaluations"]] + [number for number, _ in chains] or [1]
     axis.set(
         xscale="log",
         yscale="log",

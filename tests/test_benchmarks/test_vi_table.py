@@ -36,6 +36,17 @@ def test_the_worst_seed_is_shown(tmp_path):
     assert (tmp_path / "table.svg").read_text().startswith("<?xml")
 
 
+def test_chains_of_the_draw_parity_beside_it_are_in_the_picture(tmp_path):
+    assert vi_table.chains_beside(tmp_path) == []
+    vi_table.write(ROWS, tmp_path, "alone", "A title")
+    (tmp_path / "draw_parity.csv").write_text("entry,ess_bulk_min,gradient_evaluations\na,2500,40000\nb,,100\n")
+    assert vi_table.chains_beside(tmp_path) == [(40_000.0, 0.02)]
+    vi_table.write(ROWS, tmp_path, "both", "A title")
+    alone, both = ((tmp_path / f"{name}.svg").read_text() for name in ("alone", "both"))
+    assert "nuts" not in alone
+    assert "nuts" in both
+
+
 def test_rows_of_a_run_are_those_of_its_cells(tmp_path, monkeypatch):
     monkeypatch.setattr(vi_table, "FAMILIES", ("laplace",))
     folders = vi_table.run(["coin"], tmp_path, seeds=(0,), jobs=1)
