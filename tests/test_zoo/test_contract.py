@@ -72,7 +72,11 @@ def test_an_entry_from_a_program_passes():
 # -- planted faults -----------------------------------------------------------------------------------------------------
 
 
-def conjugate(prior=1.0, jacobian=True, draws_shift=0.0, sd_factor=1.0):
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def conjugate(prior=1.0, jacobian=True, draws_shift=0.0, sd_factor=1.0, generator=seeded):
     """A log-normal rate with a closed form: log rate has prior Normal(0, 1) and normal likelihood."""
     precision = 1 + len(Y)
     mean, sd = Y.sum() / precision, precision**-0.5
@@ -87,7 +91,7 @@ def conjugate(prior=1.0, jacobian=True, draws_shift=0.0, sd_factor=1.0):
             pyro.sample("y", dist.Normal(z.log(), 1.0), obs=y)
 
     def sample(n, seed):
-        noise = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        noise = torch.randn(n, generator=generator(seed), dtype=torch.float64)
         return {"z": (mean + draws_shift + sd_factor * sd * noise).exp()}
 
     zero = torch.zeros(())
@@ -103,6 +107,16 @@ def conjugate(prior=1.0, jacobian=True, draws_shift=0.0, sd_factor=1.0):
 def test_stein_accepts_the_right_program():
     found = results(conjugate())
     assert found["stein_analytic"].status == found["analytic_draws"].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("generator", "sentence"),
+    [(lambda seed: seeded(0), "same draws of 'z' for two seeds"), (lambda seed: None, "other draws of 'z' for the same seed")],
+)
+def test_exact_draws_depend_on_their_seed_alone(generator, sentence):
+    result = outcome(conjugate(generator=generator), "analytic_draws")
+    assert result.status == "failed"
+    assert sentence in result.sentence
 
 
 @pytest.mark.parametrize("fault", [{"prior": 1.3}, {"jacobian": False}, {"draws_shift": 0.05}, {"sd_factor": 0.9}])

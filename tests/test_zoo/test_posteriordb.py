@@ -247,8 +247,15 @@ def test_populations_stay_finite_and_keep_the_first_integral() -> None:
     a, b, c, d = theta
     integral = d * z[:, 0] - c * z[:, 0].log() + b * z[:, 1] - a * z[:, 1].log()
     assert (integral - integral[0]).abs().max() < 2e-5
-    extreme = posteriordb_lotka_volterra.log_populations(f64(7.0, 7.0, 7.0, 7.0), f64(7.0, 0.1), (0.0, 1.0, 20.0))
-    assert torch.isfinite(extreme).all()
+    years = tuple(float(t) for t in range(21))
+    for rates, populations in (
+        (f64(7.0, 7.0, 7.0, 7.0), f64(7.0, 0.1)),
+        (f64(4.0, 0.2, 4.0, 0.2), f64(0.2, 7.0)),
+        (f64(4.0, 4.0, 4.0, 4.0), f64(7.0, 0.2)),
+    ):
+        assert torch.isfinite(
+            posteriordb_lotka_volterra.log_populations(rates, populations, years)
+        ).all()  # the last two overflow without a ceiling
 
 
 def test_concentrations_without_elimination_are_what_was_absorbed() -> None:
