@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from benchmarks.report.numbers import short_count
 from benchmarks.report.theme import canvas, light
 from benchmarks.thresholds import MEAN
 
-__all__ = ["cost", "cost_points", "log_axis", "noise_floor"]
+__all__ = ["cost", "cost_points", "log_axis", "noise_floor", "uncompiled"]
 
 LOWEST = 1e-3  # reference sds; below this every error is drawn at the edge
 
@@ -28,6 +28,12 @@ def cost_points(view: View, by: Literal["gradients", "seconds"]) -> dict[str, tu
             worst = max(judged, key=lambda s: abs(s.mean_error))
             points[name] = (x, abs(worst.mean_error), worst.mean_error_se)
     return points
+
+
+def uncompiled(view: View) -> set[str]:
+    """Return the fits that took their steps without a compiled graph, where others had one: their seconds do not compare."""
+    stepped = {n: bool(f.compiled.get("used")) for n, f in view.report.summaries().items() if f.cost.steps > 0 and f.compiled}
+    return {n for n, used in stepped.items() if not used} if any(stepped.values()) else set()
 
 
 def noise_floor(view: View) -> float | None:
@@ -65,15 +71,18 @@ def cost(view: View, by: Literal["gradients", "seconds"]) -> Any | None:
         axis.plot([x, x], [max(y - se, low), y + se], color=mark.color, linewidth=1, alpha=0.5)
         size = 8 if is_nuts(name) else 6.5
         axis.plot([x], [y], marker=mark.marker, color=mark.color, markersize=size, markeredgecolor=light("paper"), markeredgewidth=0.7)
-    _direct_labels(axis, view, points, x_range, (low, high))
+    eager = uncompiled(view) if by == "seconds" else set()
+    _direct_labels(axis, view, points, x_range, (low, high), {n: f"{n}, eager" if n in eager else n for n in points})
     log_axis(axis, x_range, (low, high))
     axis.set(xlabel="gradient evaluations" if by == "gradients" else "seconds", ylabel="worst |mean error| (ref. sds)")
     axis.grid(True)
     return figure
 
 
-def _direct_labels(axis: Any, view: View, points: Any, x_range: tuple[float, float], y_range: tuple[float, float]) -> None:
-    """Write each method's name beside its point, pushed apart vertically so that no two names overlap."""
+def _direct_labels(
+    axis: Any, view: View, points: Any, x_range: tuple[float, float], y_range: tuple[float, float], words: Mapping[str, str]
+) -> None:
+    """Write each method's words beside its point, pushed apart vertically so that no two overlap."""
     wide, tall = 205.0, 170.0  # the axes' size in pixels, near enough for spacing
     px = {n: np.log(p[0] / x_range[0]) / np.log(x_range[1] / x_range[0]) * wide for n, p in points.items()}
     py = {n: np.log(max(p[1], LOWEST) / y_range[0]) / np.log(y_range[1] / y_range[0]) * tall for n, p in points.items()}
@@ -85,7 +94,7 @@ def _direct_labels(axis: Any, view: View, points: Any, x_range: tuple[float, flo
             {"arrowstyle": "-", "color": view.marks[name].color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3} if abs(shift) > 7 else None
         )
         axis.annotate(
-            name, (points[name][0], max(points[name][1], LOWEST)), xytext=(-8 if left else 8, shift), textcoords="offset points",
+            words[name], (points[name][0], max(points[name][1], LOWEST)), xytext=(-8 if left else 8, shift), textcoords="offset points",
             ha="right" if left else "left", va="center", fontsize=10, color=view.marks[name].color, arrowprops=line,
         )  # fmt: skip
 

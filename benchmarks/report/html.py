@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 from benchmarks.report import theme
 from benchmarks.report.components import make_view
-from benchmarks.report.figures_cost import cost
+from benchmarks.report.figures_cost import cost, uncompiled
 from benchmarks.report.inputs import ReportInput
 from benchmarks.report.numbers import DASH
 from benchmarks.report.overview import cells, columns, reference_words, sentence, tally
@@ -59,6 +59,7 @@ def html(run: ReportInput) -> str:
         tally=tally(run),
         verdicts=[(v, verdict_word(v), VERDICTS[v][1]) for v in VERDICTS],
         costs=[c for c in costs if any(c["figures"])],
+        eager=any(uncompiled(view) for view in views),
         sections=sections,
         columns=COLUMNS,
         glossary=GLOSSARY,

@@ -116,7 +116,7 @@ def make_fit(method, rng, gap, status="ok", restarts=1):
         losses=noisy,
         stop=stop,
         elbo=Elbo(value_nats=-30 - gap, se=0.03, draws=4000),
-        cost=Cost(seconds=4.0),
+        cost=Cost(seconds=4.0, steps=steps),
         restarts=kept,
         compiled={"used": method != "amortized", "reason": "" if method != "amortized" else "dynamic index"},
     )

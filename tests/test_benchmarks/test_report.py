@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.report import FitSummary, ReportInput, render_html, render_markdown, render_table
 from benchmarks.report.components import make_view, worst_pair
-from benchmarks.report.figures_cost import noise_floor, spread
+from benchmarks.report.figures_cost import noise_floor, spread, uncompiled
 from benchmarks.report.numbers import duration, plain, short_count, with_error
 from benchmarks.report.overview import cells, columns, plain_sentence, reference_words, tidy
 from benchmarks.report.sections import story
@@ -168,6 +168,25 @@ def test_worst_pair_is_the_lost_correlation(run):
 def test_noise_floor_is_three_standard_errors(run):
     assert noise_floor(make_view(run.entries[1])) == pytest.approx(3 * 1.4 / np.sqrt(4000))
     assert noise_floor(make_view(run.entries[3])) is None
+
+
+def test_fits_without_a_compiled_graph_are_marked_beside_others(run):
+    entry = next(e for e in run.entries if len(e.summaries()) > 1)
+    fits = entry.summaries()
+    first = next(iter(fits))
+
+    def marked(**used):
+        changed = {n: replace(f, compiled={"used": used.get(n, True)}) for n, f in fits.items()}
+        return uncompiled(make_view(replace(entry, fits=changed)))
+
+    assert marked() == set()
+    assert marked(**{first: False}) == {first}
+    assert marked(**dict.fromkeys(fits, False)) == set()  # all alike: nothing to tell apart
+    stepless = {n: replace(f, compiled={"used": n != first}, cost=replace(f.cost, steps=0)) for n, f in fits.items()}
+    assert uncompiled(make_view(replace(entry, fits=stepless))) == set()  # Laplace takes no steps
+    page = render_html(replace(run, entries=[replace(entry, fits={n: replace(f, compiled={"used": n != first}) for n, f in fits.items()})]))
+    assert "A fit marked eager" in page
+    assert f"{first}, eager" in page
 
 
 def test_labels_are_spread_apart():
