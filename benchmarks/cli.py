@@ -37,6 +37,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="seed of
 DataSeed = Annotated[int, typer.Option("--data-seed", min=0, max=2**63 - 1, help="seed of generated data; only 0 has stored references")]
 Restarts = Annotated[int, typer.Option("--restarts", min=1, max=1000, help="independent starts per fit; the best is kept")]
 Compile = Annotated[str, typer.Option("--compile", metavar="auto|on|off", help="compile the hot functions")]
+Device = Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="where fits take their steps; chains stay on the processor")]
 Quick = Annotated[bool, typer.Option("--quick", help="smaller budgets, the same gates")]
 
 
@@ -112,6 +113,7 @@ def compare(
     restarts: Restarts = 1,
     quick: Quick = False,
     compile_: Compile = "auto",
+    device: Device = "cpu",
     jobs: Jobs = 2,
     out: Annotated[Path | None, typer.Option("--out", help="run directory; default out/<entries>-<hash>; again resumes")] = None,
     as_json: Json = False,
@@ -122,7 +124,7 @@ def compare(
     names = [g.strip() for g in guides.split(",") if g.strip()]
     fields = {
         "entries": models, "guides": "all" if names == ["all"] else names, "nuts": not no_nuts, "engine": engine, "seeds": [seed],
-        "data_seed": data_seed, "restarts": restarts, "quick": quick, "compile": compile_,
+        "data_seed": data_seed, "restarts": restarts, "quick": quick, "compile": compile_, "device": device,
     }  # fmt: skip
     raise typer.Exit(run(fields, jobs, out, as_json))
 
@@ -136,13 +138,14 @@ def fit(
     restarts: Restarts = 1,
     quick: Quick = False,
     compile_: Compile = "auto",
+    device: Device = "cpu",
     out: Annotated[Path | None, typer.Option("--out", help="write the fit here; guides.load reads it")] = None,
     as_json: Json = False,
 ) -> None:
     """Fit one guide and say how the optimization ended."""
     from benchmarks.commands.compare import fit as run
 
-    options = {"restarts": restarts, "quick": quick, "compile": compile_}
+    options = {"restarts": restarts, "quick": quick, "compile": compile_, "device": device}
     raise typer.Exit(run(model, guide, seed, data_seed, options, out, as_json))
 
 

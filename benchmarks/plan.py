@@ -34,6 +34,7 @@ class Plan(BaseModel):
         restarts: independent starts per fit.
         quick: smaller budgets, the same gates.
         compile: `auto`, `on` or `off`.
+        device: where fits take their steps, `cpu` or `cuda`; chains and references stay on the processor.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
@@ -49,6 +50,7 @@ class Plan(BaseModel):
     restarts: Annotated[int, Field(ge=1, le=1000)] = 1
     quick: bool = False
     compile: Literal["auto", "on", "off"] = "auto"
+    device: Literal["cpu", "cuda"] = "cpu"
 
     def digest(self) -> str:
         """Return the SHA-256 of the plan's canonical JSON."""

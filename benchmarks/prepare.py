@@ -94,7 +94,7 @@ def vi_config(plan: Plan) -> dict[str, Any]:
     quick: dict[str, Any] = {"steps": 1500, "patience": 250} if plan.quick else {}
     if plan.quick and plan.compile == "auto":
         quick["compile"] = "cached"
-    return {"restarts": plan.restarts, "compile": plan.compile, **quick}
+    return {"restarts": plan.restarts, "compile": plan.compile, "device": plan.device, **quick}
 
 
 def nuts_config(plan: Plan) -> dict[str, Any]:
@@ -133,6 +133,7 @@ def command(plan: Plan) -> str:
     words += [f"--restarts {plan.restarts}"] if plan.restarts > 1 else []
     words += [f"--engine {plan.engine}"] if plan.engine != "nutpie" else []
     words += [f"--compile {plan.compile}"] if plan.compile != "auto" else []
+    words += [f"--device {plan.device}"] if plan.device != "cpu" else []
     words += [flag for flag, on in (("--no-nuts", not plan.nuts), ("--quick", plan.quick)) if on]
     return " ".join(words)
 

@@ -136,8 +136,8 @@ class LocalGuide(FlatGuide):
         with torch.no_grad():
             self.origin.copy_(start.loc[self.rest])
             if len(self.rest):
-                rows = start.tril[self.rest]
-                self.tril.copy_(torch.linalg.cholesky(rows @ rows.T) if self.full else torch.diag(start.scale[self.rest]))
+                covariance = start.covariance(self.rest)
+                self.tril.copy_(torch.linalg.cholesky(covariance) if self.full else torch.diag(start.scale[self.rest]))
             self.center.copy_(local.mean(0))
             self.spread.copy_(local.std(0, correction=0).clamp(min=float(start.scale.min())))
             self.begin_local(start.scale[self.places], local)

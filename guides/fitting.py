@@ -25,6 +25,7 @@ from guides.step import summary
 from guides.svi import Outcome, optimize
 from guides.types import Elbo, Fit, FitConfig, Restart, Stop
 from zoo.compiled import Record
+from zoo.device import check_device
 from zoo.errors import FitError, UnknownNameError
 from zoo.log_density import LogDensity
 from zoo.seeds import derive_seed
@@ -68,6 +69,7 @@ def configure(
     else:
         config = replace(config, **chosen)
     check_objective(config.objective)
+    check_device(config.device)
     if config.batch_size is None and entry.minibatch is not None:
         config = replace(config, batch_size=entry.minibatch)
     return config, options

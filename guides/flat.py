@@ -34,14 +34,27 @@ __all__ = ["FlatGuide", "Start", "build_autoguide", "fill", "lower_product", "st
 class Start:
     """Where optimization begins: a location, marginal scales of a diagonal q, and a Cholesky factor of a full one.
 
-    `tril` is `[dim, dim]`, diagonal where the Hessian is too large or not usable. `gradients` counts what it cost.
+    `factor` is `[dim, dim]`, None where it is the diagonal of the scales, which for the units of an encoder would not fit
+    into memory. `gradients` counts what it cost.
     """
 
     loc: Tensor
     scale: Tensor
-    tril: Tensor
+    factor: Tensor | None = None
     gradients: int = 0
     sentence: str = ""
+
+    @property
+    def tril(self) -> Tensor:
+        """The Cholesky factor `[dim, dim]`."""
+        return torch.diag(self.scale) if self.factor is None else self.factor
+
+    def covariance(self, places: Tensor) -> Tensor:
+        """Return the covariance of the values at these places of the vector."""
+        if self.factor is None:
+            return torch.diag(self.scale[places].square())
+        rows = self.factor[places]
+        return rows @ rows.T
 
 
 class FlatGuide(nn.Module, ABC):

@@ -79,7 +79,7 @@ def first_point(density: LogDensity, generator: torch.Generator, radius: float) 
 def plain_start(density: LogDensity) -> Start:
     """Return standard normals in unconstrained space, for guides that learn one map for many units; costs nothing."""
     zero = torch.zeros(density.dim, dtype=density.dtype)
-    return Start(loc=zero, scale=zero + 1, tril=torch.eye(density.dim, dtype=density.dtype), sentence="started from standard normals")
+    return Start(loc=zero, scale=zero + 1, sentence="started from standard normals")
 
 
 def find_start(density: LogDensity, generator: torch.Generator, *, radius: float = 0.1, evaluations: int = 400) -> Start:
@@ -111,7 +111,7 @@ def find_start(density: LogDensity, generator: torch.Generator, *, radius: float
         if _elbo(function, loc, torch.diag(narrow), common) > _elbo(function, loc, torch.diag(scale), common):
             scale = narrow
     return Start(
-        loc=loc, scale=scale, tril=tril, gradients=spent, sentence=f"started from a fixed-noise mean field after {spent} gradients"
+        loc=loc, scale=scale, factor=tril, gradients=spent, sentence=f"started from a fixed-noise mean field after {spent} gradients"
     )
 
 

@@ -10,6 +10,7 @@ function runs eagerly where that does not pay or does not work, with the same no
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
@@ -20,16 +21,20 @@ from torch import Tensor, nn
 from guides.types import FitConfig
 from zoo.batching import close
 from zoo.compiled import Function, Mode, Record, announce, compile_function
+from zoo.device import DeviceSteps, name_of
 from zoo.native import NativeGraph
-from zoo.tracing import Traced, trace
+from zoo.tracing import Traced, TraceFailure, trace
 
 __all__ = ["BETAS", "Objective", "Row", "Step", "advance", "controls", "scaled", "summary"]
 
 Row = tuple[float, float]
 Rows = np.ndarray[Any, np.dtype[np.float64]]
 
+BLOCK = 100  # steps per call of the compiled step
+LARGEST = 1 << 20  # numbers of the noise, or of the values, of one block: 8 MiB
 BETAS = (0.9, 0.99)  # of Adam
 EPSILON = 1e-8
+FUSING_SECONDS, FUSING_SECONDS_PER_NODE = 20.0, 0.05  # what compiling for a card takes, for the prediction of `auto`
 CHECKS = ((2, 1.0, False, 1e30), (17, 0.5, True, 1e-2), (400, 0.03, True, 1.0))  # what the control rows say where the graph is checked
 
 
@@ -112,8 +117,12 @@ class Step:
 
     Args:
         objective: what is minimized.
-        config: `lr`, `weight_lr`, `clip_norm` and `compile` are used.
+        config: `lr`, `weight_lr`, `clip_norm`, `compile` and `device` are used.
         expected: number of steps the fit will probably take, for the prediction of `auto`.
+
+    Attributes:
+        state: `[4, number]`, on the device the steps run on.
+        together: most steps of one block, by shapes alone: the noise must not depend on how a step runs.
     """
 
     def __init__(self, objective: Objective, config: FitConfig, expected: int) -> None:
@@ -129,15 +138,40 @@ class Step:
         self.rates = torch.cat([torch.full_like(p.detach().reshape(-1), r) for p, r in zip(self.parameters, each, strict=True)])
         self._largest = config.clip_norm
         self._before = self.state
+        self.together = max(1, min(BLOCK, LARGEST // max(self.state.shape[1], math.prod(objective.normal or (1,)))))
         self.function = self._compile(config, expected)
-        self.native = self._native()
+        self.native: NativeGraph | DeviceSteps | None = self._native()
+        if config.device != "cpu" and not objective.eager:
+            self.native = self._on_device(torch.device(config.device), config.compile, expected)
+
+    def _on_device(self, device: torch.device, mode: str, expected: int) -> DeviceSteps | None:
+        """Return the step on a device after checking it against the program on the processor; None, with a notice, where that fails."""
+        started, checks = time.perf_counter(), self._checks(torch.Generator().manual_seed(15_485_863))
+        try:
+            traced = self.trace()
+            out = DeviceSteps(traced, device, block=self.together, fuse=mode == "on")
+            if mode == "auto" and out.seconds() * expected > FUSING_SECONDS + FUSING_SECONDS_PER_NODE * traced.nodes:
+                out = DeviceSteps(traced, device, block=self.together, fuse=True)
+            same = all(_equal(out(*inputs), self.eager(*inputs)) for inputs in checks)
+            reason = "" if same else "self-check failed: the step there differs from the eager one"
+        except TraceFailure as error:
+            reason = f"cannot be traced: {error}"
+        except Exception as error:  # a device may fail in any way; a slower right answer is always at hand
+            reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+        seconds = time.perf_counter() - started
+        if reason:
+            self.function.record = _eager(f"not on {device.type}: {reason}", seconds)
+            announce(self.function.record["reason"])
+            return None
+        self.function.record = Record(used=True, reason=f"on {name_of(device)}", compile_seconds=seconds, cached=False)
+        self.state, self._before = out.state, out.before
+        return out
 
     def _native(self) -> NativeGraph | None:
         """Return the compiled step behind a C function that takes many in one call, None where each is called by itself."""
         if self.function.run is None or self.state.dtype != torch.float64:
             return None
-        generator = torch.Generator().manual_seed(49_979_687)
-        rows = [[self._elsewhere(generator), self._control(*row), self.rates, *self.objective.spare_noise(generator)] for row in CHECKS]
+        rows = self._checks(torch.Generator().manual_seed(49_979_687))
         self._before = self.state.clone()  # written in place from here on
         self.state = self.state.clone()
         return self.function.native(rows)
@@ -185,6 +219,8 @@ class Step:
             done, numbers, values = self.native.steps(self.state, self._before, torch.from_numpy(knobs), noise)
             if not self.native.failed:
                 return numbers[: done + 1].numpy(), values
+            if isinstance(self.native, DeviceSteps):
+                self.state, self._before = self.state.cpu(), self._before.cpu()
             self.native = None
             self.function.fall_back("the compiled step failed at run time")
             rows, history = [(loss, norm) for loss, norm in numbers[:done].tolist()], list(values[:done])
@@ -230,16 +266,22 @@ class Step:
         generator = torch.Generator().manual_seed(15_485_863)
         example = self._example(generator)
         if self.objective.eager:
+            if config.device != "cpu":
+                announce(f"not on {config.device}: {self.objective.eager}")
             return Function(eager=self.eager, examples=tuple(example), record=_eager(self.objective.eager))
-        if config.compile == "off":
+        if config.compile == "off" or config.device != "cpu":
             return Function(eager=self.eager, examples=tuple(example), record=_eager("switched off"))
-        checks = [[self._elsewhere(generator), self._control(*row), self.rates, *self.objective.spare_noise(generator)] for row in CHECKS]
+        checks = self._checks(generator)
         out = compile_function(self.eager, example, checks, mode=cast(Mode, config.compile), expected_calls=expected, traced=self.trace)
         if out.run is not None and not all(_equal(out(*inputs), self.eager(*inputs)) for inputs in checks):
             out.run = None
             out.record = _eager("self-check failed: the compiled step differs from the eager one", out.record["compile_seconds"])
             announce(out.record["reason"])
         return out
+
+    def _checks(self, generator: torch.Generator) -> list[list[Tensor]]:
+        """Return the inputs at which a graph of the step must equal the eager one."""
+        return [[self._elsewhere(generator), self._control(*row), self.rates, *self.objective.spare_noise(generator)] for row in CHECKS]
 
     def _example(self, generator: torch.Generator) -> list[Tensor]:
         return [self.state, self._control(1, 1.0, False, self._largest), self.rates, *self.objective.spare_noise(generator)]

@@ -28,8 +28,6 @@ __all__ = ["Outcome", "optimize"]
 Progress = Callable[[int, int, float], None]
 FIRST = (1, 2, 4, 8, 16, 32)  # steps that are looked at besides every tenth of a window
 Look = Callable[[Sequence[float], Tensor], None]  # the losses of a block of steps, and the values after each
-BLOCK = 100  # steps per call of the compiled step
-LARGEST = 1 << 20  # numbers of the noise, or of the values, of one block: 8 MiB
 WINDOWS = 3  # of the stopping rule that a search usually takes (two at least), for the prediction of its time
 
 
@@ -66,8 +64,6 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.step = Step(self.objective, self.config, self.expected)
-        largest = max(self.step.state.shape[1], math.prod(self.objective.normal or (1,)))
-        self._together = max(1, min(BLOCK, LARGEST // largest))  # by shapes alone: the noise must not depend on how a step runs
         self._ahead = torch.empty(0)
 
     def take(self, shares: Sequence[float], averaging: Sequence[bool], each: Look | None = None) -> Stop | None:
@@ -109,7 +105,7 @@ class _Run:
     @property
     def most(self) -> int:
         """Most steps of one block: one where each is called by itself, so that progress and interrupts are not delayed."""
-        return 1 if self.step.native is None else self._together
+        return 1 if self.step.native is None else self.step.together
 
     def _noise(self, number: int) -> list[Tensor]:
         """Return the noise of so many steps, `most` at most, `[step, *input]` per input; the same numbers however many are asked for.
@@ -121,7 +117,7 @@ class _Run:
             rows = [self.objective.noise(self.generator) for _ in range(number)]
             return [torch.stack(column) for column in zip(*rows, strict=True)]
         if len(self._ahead) < number:
-            fresh = torch.empty(self._together, *shape, dtype=self.step.state.dtype).normal_(generator=self.generator)
+            fresh = torch.empty(self.step.together, *shape, dtype=self.step.state.dtype).normal_(generator=self.generator)
             self._ahead = torch.cat([self._ahead, fresh]) if len(self._ahead) else fresh
         now, self._ahead = self._ahead[:number], self._ahead[number:]
         return [now]

@@ -58,7 +58,7 @@ def start(density: LogDensity, generator: torch.Generator, *, radius: float = 0.
         means.append((first.digamma() - rest.digamma() + _offset(a)).reshape(-1))
         scales.append((first.polygamma(1) + rest.polygamma(1)).sqrt().reshape(-1))
     sentence = f"started from a coordinate ascent of {found.passes} passes"
-    return Start(loc=torch.cat(means), scale=torch.cat(scales), tril=found.topics.new_zeros(0, 0), sentence=sentence)
+    return Start(loc=torch.cat(means), scale=torch.cat(scales), sentence=sentence)
 
 
 def flat(guide: nn.Module, start: Start) -> FlatGuide:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from zoo.errors import UsageError
+from zoo.device import DEVICES
+from zoo.errors import UnknownNameError, UsageError
 from zoo.types import Cost, Data, ModelEntry, Program
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class FitConfig:
         warmup: steps over which the objectives `elbo_linear`, `elbo_cyclical` and `elbo_free_bits` become the ELBO.
         free_bits: nats per unit that `elbo_free_bits` leaves free at first.
         compile: `auto`, `on`, `off`, or `cached`: `auto` without waiting for a compiler.
+        device: `cpu`, or `cuda` for steps on a graphics card: the same noise, and the same losses up to rounding.
     """
 
     steps: int = 6000
@@ -72,6 +74,7 @@ class FitConfig:
     warmup: int = 0
     free_bits: float = 0.5
     compile: str = "auto"
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         """Validate every number by itself."""
@@ -91,6 +94,10 @@ class FitConfig:
             raise UsageError(f"FitConfig.batch_size is {self.batch_size}; accepted: a positive integer or None.")
         if self.compile not in ("auto", "on", "off", "cached"):
             raise UsageError(f"FitConfig.compile is {self.compile!r}; accepted: auto, on, off, cached.")
+        if self.device not in DEVICES:
+            raise UnknownNameError("device", self.device, DEVICES)
+        if self.device != "cpu" and self.compile == "off":
+            raise UsageError(f"FitConfig.compile is 'off' but steps on {self.device} are graphs; accepted with it: auto, on, cached.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,12 +54,12 @@ class PausedFit:
     The time of a slice is that between two calls of the fit's own progress callback, so everything a step does is in it.
     """
 
-    def __init__(self, target: Target, data: Data, family: str, settings: Settings) -> None:
+    def __init__(self, target: Target, data: Data, family: str, settings: Settings, **more: Any) -> None:
         self._go: queue.Queue[float] = queue.Queue()
         self._out: queue.Queue[Timing | BaseException] = queue.Queue()
         self._seconds, self._since = 0.0, (0, 0.0, 0.0)
         options: dict[str, Any] = {"steps": FOREVER, "patience": FOREVER // 4, "num_particles": settings.particles,
-                                   "compile": settings.compile}  # fmt: skip
+                                   "compile": settings.compile, **more}  # fmt: skip
         self._thread = threading.Thread(target=self._run, args=(target, data, family, options), daemon=True)
 
     def _run(self, target: Target, data: Data, family: str, options: dict[str, Any]) -> None:

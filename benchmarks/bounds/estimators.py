@@ -145,9 +145,9 @@ def as_flat(guide: nn.Module) -> FlatGuide:
         loc = guide.loc.detach().clone()
         if isinstance(guide, AutoDiagonalNormal):
             scale = posterior.base_dist.scale.detach().clone()
-            return WhitenedMeanField(guide, Start(loc=loc, scale=scale, tril=torch.diag(scale)))
+            return WhitenedMeanField(guide, Start(loc=loc, scale=scale))
         covariance = posterior.covariance_matrix.detach()
-        start = Start(loc=loc, scale=covariance.diagonal().sqrt(), tril=torch.linalg.cholesky(covariance))
+        start = Start(loc=loc, scale=covariance.diagonal().sqrt(), factor=torch.linalg.cholesky(covariance))
         if isinstance(guide, AutoMultivariateNormal):
             return WhitenedFullRank(guide, start)
         flat = WhitenedLowRank(guide, start)

@@ -22,6 +22,7 @@ def compare(fields: dict[str, Any], jobs: int, out: Path | None, as_json: bool) 
         raise UsageError("--guides names no family; give one or more, separated by commas, or all.")
     _check_choice("--engine", fields["engine"], ("nutpie", "pyro"))
     _check_choice("--compile", fields["compile"], ("auto", "on", "off"))
+    _check_device(fields["device"], fields["compile"])
     plan, events = make_plan(**fields), Console()
     events.say("preparing")
     result = execute(plan, out=out, jobs=jobs, events=events)
@@ -38,6 +39,16 @@ def compare(fields: dict[str, Any], jobs: int, out: Path | None, as_json: bool) 
 def _check_choice(flag: str, got: str, accepted: tuple[str, ...]) -> None:
     if got not in accepted:
         raise UnknownNameError(f"value of {flag}", got, accepted)
+
+
+def _check_device(device: str, compile_: str) -> None:
+    """Refuse a device before anything is prepared for it."""
+    from zoo.device import DEVICES, check_device
+
+    _check_choice("--device", device, DEVICES)
+    check_device(device)
+    if device != "cpu" and compile_ == "off":
+        raise UsageError(f"--device {device} runs compiled steps only; leave out --compile off.")
 
 
 def _print_table(run: Any) -> None:
@@ -72,6 +83,7 @@ def fit(
     from benchmarks.workers import one_thread
 
     _check_choice("--compile", options["compile"], ("auto", "on", "off"))
+    _check_device(options["device"], options["compile"])
     plan = make_plan(entries=[model], guides=[family], nuts=False, seeds=[seed], data_seed=data_seed, **options)
     _check_target(out)
     with one_thread():

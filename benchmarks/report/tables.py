@@ -64,9 +64,17 @@ def _method(c: Comparison, fit: FitSummary | None) -> dict[str, str]:
         "divergences": str(mcmc.divergences) if mcmc is not None else "",
         "seconds": duration(cost.seconds) + (f" + {duration(cost.compile_seconds)}" if cost.compile_seconds else ""),
         "gradients": count(cost.gradient_evaluations) if cost.gradient_evaluations else "",
-        "compiled": ("yes" if compiled.get("used") else f"no: {compiled.get('reason', '')}") if compiled else "",
+        "compiled": _compiled(compiled) if compiled else "",
         "stop": tidy(fit.stop.sentence) if fit is not None else "",
     }
+
+
+def _compiled(record: Mapping[str, Any]) -> str:
+    """Say whether steps ran compiled, on which card where it was one, or why not."""
+    reason = str(record.get("reason", ""))
+    if not record.get("used"):
+        return f"no: {reason}"
+    return f"yes, {reason}" if reason.startswith("on ") else "yes"
 
 
 def score_table(view: View) -> dict[str, Any]:

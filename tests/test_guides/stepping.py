@@ -85,7 +85,7 @@ def loops(entry, runs=1):
         with session(entry.dtype):
             density = LogDensity(entry.program(None), entry.load_data(), dtype=entry.dtype)
             loc = torch.full((density.dim,), 0.1, dtype=entry.dtype)
-            start = Start(loc=loc, scale=torch.full_like(loc, 0.5), tril=torch.diag(torch.full_like(loc, 0.5)))
+            start = Start(loc=loc, scale=torch.full_like(loc, 0.5))
             loss = FlatObjective(density, WhitenedMeanField(torch.nn.Module(), start), {}, num_particles=4, batch_size=None, stick=True)
             config = FitConfig(**{**RUN, "num_particles": 4, "compile": mode})
             outcomes.append(optimize(loss, config, torch.Generator().manual_seed(0)))

@@ -123,7 +123,7 @@ def test_sticking_the_landing_keeps_the_gradient_and_drops_the_noise(tiny):
     tril = torch.linalg.cholesky(cov)
     program = entry.program(entry.load_data())
     density = LogDensity(program, entry.load_data()).batch_function()
-    flat = WhitenedFullRank(torch.nn.Module(), Start(loc=torch.ones(2, dtype=torch.float64), scale=cov.diagonal().sqrt(), tril=tril))
+    flat = WhitenedFullRank(torch.nn.Module(), Start(loc=torch.ones(2, dtype=torch.float64), scale=cov.diagonal().sqrt(), factor=tril))
     noise = torch.randn(64, 2, dtype=torch.float64)
 
     def gradient(stick):

@@ -10,7 +10,7 @@ import torch
 from guides_stepping import RUN, assert_same_run, both, graph_gradients, loops, objective, programs
 
 import guides
-from guides import svi
+from guides import step as stepping
 from guides.flat import lower_product
 from guides.mean_field import WhitenedMeanField
 from guides.session import session
@@ -136,8 +136,8 @@ def test_noise_is_the_same_however_many_steps_ask_for_it_at_once(tiny, particles
         apart = torch.cat([one._noise(1)[0] for _ in range(210)])
         assert torch.equal(apart, torch.cat([many._noise(n)[0] for n in (100, 7, 93, 10)]))
         assert abs(float(apart.mean())) < 5 / apart.numel() ** 0.5
-        monkeypatch.setattr(svi, "LARGEST", 3 * apart[0].numel())
-        assert run()._together < 4
+        monkeypatch.setattr(stepping, "LARGEST", 3 * apart[0].numel())
+        assert run().step.together < 4
 
 
 def test_a_block_of_steps_is_its_steps_one_by_one(tiny):
