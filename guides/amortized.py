@@ -149,11 +149,19 @@ class LocalGuide(FlatGuide):
         z = torch.linalg.solve_triangular(factor, (white - shift).T, upper=False).T
         return standard_normal_log_prob(z) - factor.diagonal().log().sum() - self.tril.diagonal().log().sum()
 
+    def noise_for(self, units: int) -> int:
+        """Return how many numbers a draw takes for the global values and so many units: a minibatch must not cost what all units do."""
+        return len(self.rest) + units * self.width
+
     def sample_units(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
-        """Map noise `[n, dim]` to points and the log q of each unit `[n, unit]`, for programs without global sites."""
+        """Map noise `[n, dim]`, or `[n, noise_for(units)]` with `index`, to points and the log q of each unit `[n, unit]`.
+
+        The log q of the global sites is not in it.
+        """
         units = torch.arange(self.size) if index is None else index
         out = self.numbers(index)
-        w = self.head.draw(out, noise[:, len(self.rest) :].reshape(len(noise), self.size, self.width)[:, units])  # [n, unit, local]
+        rows = noise[:, len(self.rest) :].reshape(len(noise), -1, self.width)
+        w = self.head.draw(out, rows if rows.shape[1] == len(units) else rows[:, units])  # [n, unit, local]
         u = noise.new_zeros(len(noise), self.dim)
         u = u.index_copy(1, self.places[units].reshape(-1), (self.center + self.spread * w).reshape(len(noise), -1))
         log_q = self.head.stuck(out, w) if stick else self.head.log_prob(out, w)

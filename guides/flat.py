@@ -76,6 +76,10 @@ class FlatGuide(nn.Module, ABC):
     def log_prob_flat(self, u: Tensor) -> Tensor:
         """Return log q `[n]` in nats at points `[n, dim]`."""
 
+    def noise_for(self, units: int) -> int:
+        """Return how many numbers of noise a draw takes where only so many units are needed; guides of many units take fewer."""
+        return self.noise_dim
+
     def sample_flat(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n reparameterized points `[n, dim]`."""
         like = next(self.parameters())

@@ -180,7 +180,7 @@ class LocalObjective(FlatObjective):
 
     def _noise(self, generator: torch.Generator, batches: Minibatches) -> tuple[Tensor, ...]:
         rows = self.num_particles if self.independent or self.num_particles % 2 else self.num_particles // 2
-        half = torch.randn(rows, self.guide.noise_dim, dtype=self.density.dtype, generator=generator)
+        half = torch.randn(rows, self.noise_width, dtype=self.density.dtype, generator=generator)
         step = max(1, self.step)
         knobs = torch.tensor(
             [kl_weight(self.objective, step, self.config), free_nats(self.objective, step, self.config)], dtype=half.dtype

@@ -108,10 +108,15 @@ class FlatObjective:
         self._names = [*(f"guide.{n}" for n in self.parameters), *(f"program.{n}" for n in self.weights)]
 
     @property
+    def noise_width(self) -> int:
+        """Numbers of noise per particle."""
+        return self.guide.noise_dim if self.batches.batch_size is None else self.guide.noise_for(self.batches.batch_size)
+
+    @property
     def normal(self) -> tuple[int, int] | None:
         """Shape of the noise where it is standard normal numbers alone, None with minibatches."""
         rows = self.num_particles // 2 if self.num_particles % 2 == 0 else self.num_particles
-        return None if self.batches.batch_size is not None else (rows, self.guide.noise_dim)
+        return None if self.batches.batch_size is not None else (rows, self.noise_width)
 
     def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Draw what one step needs: standard normal noise `[particle, noise]`, half of it where it is mirrored, and the unit numbers."""
@@ -123,7 +128,7 @@ class FlatObjective:
 
     def _noise(self, generator: torch.Generator, batches: Minibatches) -> tuple[Tensor, ...]:
         rows = self.num_particles // 2 if self.num_particles % 2 == 0 else self.num_particles
-        half = torch.randn(rows, self.guide.noise_dim, dtype=self.density.dtype, generator=generator)
+        half = torch.randn(rows, self.noise_width, dtype=self.density.dtype, generator=generator)
         index = batches.draw(generator)
         return (half,) if index is None else (half, index)
 

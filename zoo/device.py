@@ -12,6 +12,7 @@ import copy
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -127,7 +128,8 @@ class DeviceSteps:
         from torch import _inductor
 
         inputs: list[Any] = [*self._graph.examples, *self._graph.constants]
-        with torch.no_grad(), default_of(self._graph.examples):
+        with torch.no_grad(), default_of(self._graph.examples), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of units for short floats that this graph may not use
             call: Callable[..., Sequence[Tensor]] = _inductor.compile(self._graph.graph, inputs)
             call(*inputs)
         return call

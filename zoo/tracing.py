@@ -34,6 +34,7 @@ _VIEWS = frozenset(
 )
 _FACTORS = frozenset({"linalg_solve_triangular", "linalg_cholesky_ex"})
 _INDEXED = frozenset({"index", "index_put", "_unsafe_index", "_unsafe_index_put"})
+SILENT = "do_not_emit_stack_traces"
 HUGE = 1 << 22  # bytes from which numpy asks for large pages
 MAX_NODES = 20_000  # beyond it compilation takes minutes: sequential programs unrolled in time
 LONG = MAX_NODES // 4  # from here on another trace costs more than what it leaves out
@@ -105,13 +106,16 @@ def unhindered() -> Iterator[None]:
     Noting which line of Python asked for an operation takes a tenth of it and nobody reads it; looking for garbage among
     millions of objects that are all in use takes a quarter.
     """
-    before, collecting = fx.config.do_not_emit_stack_traces, gc.isenabled()
-    fx.config.do_not_emit_stack_traces = True
+    settings: Any = getattr(fx, "config", None)
+    before, collecting = getattr(settings, SILENT, None), gc.isenabled()
+    if before is not None:  # torch before 2.13 has no such switch
+        setattr(settings, SILENT, True)
     gc.disable()
     try:
         yield
     finally:
-        fx.config.do_not_emit_stack_traces = before
+        if before is not None:
+            setattr(settings, SILENT, before)
         if collecting:
             gc.enable()
 

@@ -243,3 +243,18 @@ def test_a_block_of_any_length_ends_with_its_last_states(tiny):
         if number > 1:
             assert torch.equal(before, run[number - 1][0])
             assert torch.equal(numbers[:-1], run[number - 1][2])
+
+
+def test_a_minibatch_takes_noise_for_its_units_alone(tiny):
+    """The same draws and log q as from noise for every unit whose rows of these units are the same."""
+    entry, batch_size = programs(tiny, "minibatch")
+    with session(entry.dtype):
+        loss = objective(entry, "amortized", batch_size, stick=False)
+        guide, (short, index) = loss.guide, loss.noise(torch.Generator().manual_seed(5))
+        rest = len(guide.rest)
+        assert short.shape[1] == rest + batch_size * guide.width < guide.noise_dim
+        whole = torch.randn(len(short), guide.noise_dim, dtype=short.dtype)
+        whole[:, :rest] = short[:, :rest]
+        whole[:, rest:].view(len(short), guide.size, guide.width)[:, index] = short[:, rest:].view(len(short), batch_size, guide.width)
+        for a, b in zip(guide.sample(short, index=index), guide.sample(whole, index=index), strict=True):
+            assert torch.equal(a, b)
