@@ -1,9 +1,10 @@
 """Steps on a graphics card beside the processor of the same machine, for small and large programs.
 
-    python -m benchmarks.bench.device [--seconds 1] [--pairs 5] [--out out/device]
+    python -m benchmarks.bench.device [--devices cpu,cuda] [--seconds 1] [--pairs 5] [--out out/device]
+    python -m benchmarks.bench.device --table FILE.json...
 
-Both sides take the same steps with the same noise; slices take turns. Writes `device.json` and prints the Markdown table
-that `docs/performance.md` quotes.
+Both sides take the same steps with the same noise; slices take turns. Writes `device.json`; with `--table` it prints the
+Markdown table of one or more of them, which `docs/performance.md` quotes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from benchmarks.bench.extra import machine
 from benchmarks.bench.side_ours import PausedFit
 from benchmarks.bench.sides import Settings
 from benchmarks.bench.targets import Target, find
-from zoo.device import check_device
+from zoo.device import check_device, name_of
 
 __all__ = ["CASES", "Case", "main", "measure", "page"]
 
@@ -97,29 +98,41 @@ def measure(cases: Sequence[Case], *, seconds: float, pairs: int, devices: Seque
     return rows
 
 
-def page(rows: Sequence[dict[str, Any]], card: str) -> str:
-    """Return the Markdown table."""
-    lines = [f"| one step | processor, one thread | {card} | ratio | first call there |", "|---|---|---|---|---|"]
-    for row in rows:
-        cpu, cuda = row["cpu"], row["cuda"]
-        lines.append(f"| {row['case']} | {1e6 * cpu:,.0f} us | {1e6 * cuda:,.0f} us | {cpu / cuda:.2f} | {row['cuda_first']:.0f} s |")
+def page(documents: Sequence[dict[str, Any]]) -> str:
+    """Return the Markdown table: one column per device, and the processor's time over the card's."""
+    columns = {device: document["names"][device] for document in documents for device in document["names"]}
+    times: dict[str, dict[str, float]] = {}
+    for document in documents:
+        for row in document["rows"]:
+            times.setdefault(row["case"], {}).update({d: row[d] for d in columns if d in row})
+    lines = [f"| one step | {' | '.join(columns.values())} | ratio |", "|---" * (len(columns) + 2) + "|"]
+    for case, row in times.items():
+        ratio = f"{row['cpu'] / row['cuda']:.2f}" if {"cpu", "cuda"} <= set(row) else ""
+        cells = [f"{1e6 * row[d]:,.0f} us" if d in row else "" for d in columns]
+        lines.append(f"| {case} | {' | '.join(cells)} | {ratio} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Measure every case."""
+    """Measure every case, or print the table of what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--devices", default="cpu,cuda", help="one or both, separated by a comma")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a timed slice")
     parser.add_argument("--pairs", type=int, default=5, help="slices per side")
     parser.add_argument("--out", type=Path, default=Path("out/device"), help="folder of device.json")
+    parser.add_argument("--table", type=Path, nargs="+", help="files to print as one table")
     options = parser.parse_args()
-    rows = measure(CASES, seconds=options.seconds, pairs=options.pairs)
-    card = torch.cuda.get_device_name()
+    if options.table:
+        print(page([json.loads(path.read_text(encoding="utf8")) for path in options.table]), end="")
+        return
+    devices = options.devices.split(",")
+    rows = measure(CASES, seconds=options.seconds, pairs=options.pairs, devices=devices)
+    about = machine()
+    names = {d: f"{name_of(torch.device(d))}" if d != "cpu" else f"one thread of {about['processor']}" for d in devices}
+    document = {"names": names, "machine": about, "versions": {"torch": torch.__version__, "cuda": torch.version.cuda}, "rows": rows}
     options.out.mkdir(parents=True, exist_ok=True)
-    versions = {"torch": torch.__version__, "cuda": torch.version.cuda}
-    document = {"card": card, "machine": machine(), "versions": versions, "rows": rows}
     (options.out / "device.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf8")
-    print(page(rows, card), end="")
+    print(page([document]), end="")
 
 
 if __name__ == "__main__":
