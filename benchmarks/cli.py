@@ -18,6 +18,8 @@ import typer
 __all__ = ["app", "main"]
 
 ROOMS = ("zoo", "guides", "benchmarks")
+CARDS = "CUDA_VISIBLE_DEVICES"
+_found: dict[str, str | None] = {}  # what `CARDS` was when the command started
 
 app = typer.Typer(
     name="zoo",
@@ -48,6 +50,7 @@ def common(
     ] = None,
 ) -> None:
     """Pyro programs with certified reference posteriors: how far may variational inference be trusted?"""
+    _hide_cards()
     if posteriordb is not None:
         os.environ["POSTERIORDB"] = str(posteriordb)
 
@@ -121,6 +124,8 @@ def compare(
     """Score guides and NUTS against the reference; write a report."""
     from benchmarks.commands.compare import compare as run
 
+    if device != "cpu":
+        _show_cards()
     names = [g.strip() for g in guides.split(",") if g.strip()]
     fields = {
         "entries": models, "guides": "all" if names == ["all"] else names, "nuts": not no_nuts, "engine": engine, "seeds": [seed],
@@ -145,6 +150,8 @@ def fit(
     """Fit one guide and say how the optimization ended."""
     from benchmarks.commands.compare import fit as run
 
+    if device != "cpu":
+        _show_cards()
     options = {"restarts": restarts, "quick": quick, "compile": compile_, "device": device}
     raise typer.Exit(run(model, guide, seed, data_seed, options, out, as_json))
 
@@ -190,6 +197,20 @@ def bench(
 
     chosen = None if peers == "auto" else [p.strip() for p in peers.split(",") if p.strip() not in ("", "none")]
     raise typer.Exit(run(out, quick, chosen, [n.strip() for n in only.split(",") if n.strip()], pairs, cold, page))
+
+
+def _hide_cards() -> None:
+    """Hide graphics cards from torch: beside one it sees, processes forked from this one cannot differentiate."""
+    _found.setdefault(CARDS, os.environ.get(CARDS))
+    os.environ[CARDS] = ""
+
+
+def _show_cards() -> None:
+    """Let torch see them after all, as this command found them; nothing has asked for one yet."""
+    before = _found.pop(CARDS, None)
+    os.environ.pop(CARDS, None)
+    if before is not None:
+        os.environ[CARDS] = before
 
 
 def shadowed() -> str | None:

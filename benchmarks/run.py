@@ -165,7 +165,8 @@ def _run_wave(
     def task(cell: Cell) -> Task:
         return Task(cell.label, lambda: run_cell(cell, run, inner))
 
-    run_tasks([task(c) for c in cells], workers, timeout, done, retries=1, meanwhile=ahead)
+    on_card = any(c.config.get("device", "cpu") != "cpu" for c in cells)  # which one process has, and no process forked from it
+    run_tasks([task(c) for c in cells], workers, timeout, done, retries=1, meanwhile=ahead, in_process=on_card)
 
 
 def write_pages(run: RunDir, result: RunResult) -> None:

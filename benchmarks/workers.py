@@ -3,11 +3,16 @@
 Pyro is not thread-safe and torch with two threads on a busy two-core machine is several times slower, so the unit of
 parallel work is a process. It is forked, so that compiled graphs and data travel for free; it is seeded from its
 name, so that a result depends neither on the number of jobs nor on the order; it dies with its parent.
+
+Where a graphics card is visible, torch's autograd starts threads for it in the first process that differentiates, and
+refuses to work in processes forked later, whatever they compute on. The command line hides cards it was not asked to use;
+elsewhere a worker that finds itself crippled says so, and the tasks run one after the other in the calling process.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import pickle
@@ -37,6 +42,11 @@ __all__ = ["Task", "TaskResult", "one_thread", "run_tasks"]
 TaskStatus = Literal["ok", "error", "killed", "timeout"]
 PR_SET_PDEATHSIG = 1
 PAUSE = 1.0  # seconds between two looks at what else there is to do
+CRIPPLED = (
+    "Working in one process: this one has used torch's autograd beside a graphics card, after which none it forks can; "
+    "start with CUDA_VISIBLE_DEVICES= in the environment to use all cores."
+)
+_log = logging.getLogger("zoo")
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,7 @@ def run_tasks(
     if in_process:
         return [_finish(_here(task), on_done) for task in tasks]
     results: dict[int, TaskResult] = {}
+    alone = False
     waiting = [(i, 0) for i in range(len(tasks))][::-1]
     running: list[_Running] = []
     try:
@@ -135,9 +146,18 @@ def run_tasks(
             while waiting or running:
                 while waiting and len(running) < jobs:
                     position, attempts = waiting.pop()
+                    if alone:
+                        results[position] = _finish(_here(tasks[position]), on_done)
+                        continue
                     running.append(_start(tasks[position], position, attempts, timeout))
-                for worker, result in _collect(tasks, running, None if meanwhile is None else PAUSE):
+                for worker, result in _collect(tasks, running, None if meanwhile is None else PAUSE) if running else ():
                     running.remove(worker)
+                    if result.error == CRIPPLED:
+                        waiting.append((worker.position, worker.attempts))
+                        if not alone:
+                            _log.warning(CRIPPLED)
+                        alone = True
+                        continue
                     if result.status == "killed" and worker.attempts < retries:
                         waiting.append((worker.position, worker.attempts + 1))
                         continue
@@ -239,7 +259,7 @@ def _child(task: Task, pipe: Connection, parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_parent(parent)
     torch.set_num_threads(1)
-    result = _here(task, memory=True)
+    result = _here(task, memory=True) if _differentiates() else TaskResult(name=task.name, status="killed", error=CRIPPLED)
     try:
         answer = pickle.dumps(result, protocol=5)
     except Exception as error:
@@ -251,6 +271,16 @@ def _child(task: Task, pipe: Connection, parent: int) -> None:
         answer = pickle.dumps(result, protocol=5)
     pipe.send_bytes(answer)
     pipe.close()
+
+
+def _differentiates() -> bool:
+    """Whether autograd works in this process."""
+    x = torch.ones((), requires_grad=True)
+    try:
+        torch.autograd.grad(x * x, x)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _die_with_parent(parent: int) -> None:

@@ -45,6 +45,28 @@ def test_large_tensors_come_home_and_cost_is_measured():
     assert result.peak_memory_mb > 24
 
 
+def test_workers_that_cannot_differentiate_hand_their_tasks_back(monkeypatch, caplog):
+    """As beside a graphics card, where torch refuses autograd in processes forked from one that used it."""
+    tasks, parent = [Task(f"t{i}", lambda: (draw(), os.getpid())) for i in range(4)], os.getpid()
+    wanted = [r.value[0] for r in run_tasks(tasks)]
+    monkeypatch.setattr(workers, "_differentiates", lambda: os.getpid() == parent)
+    seen: list[str] = []
+    results = run_tasks(tasks, jobs=2, on_done=lambda r: seen.append(r.name))
+    assert [r.value for r in results] == [(value, parent) for value in wanted]
+    assert sorted(seen) == ["t0", "t1", "t2", "t3"]
+    assert caplog.text.count("Working in one process") == 1
+
+
+def test_autograd_is_tried_as_a_model_would_use_it(monkeypatch):
+    assert workers._differentiates()
+
+    def refuse(*args: object) -> None:
+        raise RuntimeError("Unable to handle autograd's threading in combination with fork-based multiprocessing.")
+
+    monkeypatch.setattr(torch.autograd, "grad", refuse)
+    assert not workers._differentiates()
+
+
 def test_each_worker_has_one_thread():
     assert [r.value for r in run_tasks([Task("a", torch.get_num_threads), Task("b", torch.get_num_threads)])] == [1, 1]
 

@@ -33,7 +33,7 @@ def pretended(monkeypatch):
 
 
 def _same(entry, family, batch_size, **options):
-    plain = guides.fit(entry, family, batch_size=batch_size, compile="off", **{**RUN, **options})
+    plain = guides.fit(entry, family, batch_size=batch_size, compile="off", **RUN)
     there = guides.fit(entry, family, batch_size=batch_size, device="cuda", **{"compile": "cached", **RUN, **options})
     assert there.compiled["used"], there.compiled
     assert there.compiled["reason"].startswith("on ")
