@@ -59,7 +59,7 @@ def _per_component(function: Callable[[Array], Any], x: Array) -> Array:
         raise UsageError(f"Diagnostics take arrays [chain, draw, *shape], got shape {values.shape}; give guide draws a first axis of 1.")
     flat = np.ascontiguousarray(np.moveaxis(values.reshape(*values.shape[:2], -1), -1, 0))  # [component, chain, draw]
     with _quiet():
-        out = [float(function(part)) if np.isfinite(part).all() else np.nan for part in flat]
+        out = [np.asarray(function(part)).item() if np.isfinite(part).all() else np.nan for part in flat]  # some releases return [1]
     return np.array(out).reshape(values.shape[2:])
 
 

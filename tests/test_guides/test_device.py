@@ -32,18 +32,18 @@ def pretended(monkeypatch):
     monkeypatch.setattr(Step, "_on_device", lambda self, _, mode, expected: real(self, torch.device("cpu"), mode, expected))
 
 
-def _same(entry, family, batch_size, **options):
+def _same(entry, family, batch_size, limit=1e-8, **options):
     plain = guides.fit(entry, family, batch_size=batch_size, compile="off", **RUN)
     there = guides.fit(entry, family, batch_size=batch_size, device="cuda", **{"compile": "cached", **RUN, **options})
     assert there.compiled["used"], there.compiled
     assert there.compiled["reason"].startswith("on ")
     assert len(plain.losses) == len(there.losses)
-    assert np.abs(there.losses / plain.losses - 1).max() < 1e-8
+    assert np.abs(there.losses / plain.losses - 1).max() < limit
     assert there.stop == plain.stop
     assert there.cost.compile_seconds > 0
     for a, b in zip(plain.guide.state_dict().values(), there.guide.state_dict().values(), strict=True):
         assert b.device.type == "cpu"
-        assert torch.allclose(a, b, rtol=1e-7, atol=1e-7)
+        assert torch.allclose(a, b, rtol=10 * limit, atol=10 * limit)
     return there
 
 
@@ -154,7 +154,8 @@ def test_a_device_that_is_not_there_is_refused_in_one_sentence(monkeypatch):
 @pytest.mark.parametrize(("name", "family"), PAIRS)
 def test_a_card_has_the_losses_of_an_eager_run(tiny, name, family, compile_):
     entry, batch_size = programs(tiny, name)
-    assert "on NVIDIA" in _same(entry, family, batch_size, compile=compile_).compiled["reason"]
+    # A card sums in another order, and the first steps of Adam are signs of gradients: where one is near zero, its last digit decides.
+    assert "on NVIDIA" in _same(entry, family, batch_size, 1e-6, compile=compile_).compiled["reason"]
 
 
 @CARD
