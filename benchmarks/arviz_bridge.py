@@ -116,7 +116,7 @@ def pareto_k(log_weights: Array | Tensor) -> tuple[float, Array]:
         return 0.0, values - np.logaddexp.reduce(values)
     with _quiet():
         smoothed, k = arviz.psislw(values - values.max())
-    return float(k), np.asarray(smoothed)
+    return np.asarray(k).item(), np.asarray(smoothed)
 
 
 class Loo(NamedTuple):

@@ -118,7 +118,7 @@ class CompiledDensity:
         graph = self.native_gradient()
         if graph is not None:
             return _native(graph, density)
-        run, arguments = form.run, [point, *form.traced.constants]
+        run, arguments = form.run, [point]
 
         def compiled(u: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
             if u.shape != shape:

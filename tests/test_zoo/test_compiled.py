@@ -84,6 +84,21 @@ def test_compiled_gradient_and_its_counter(hierarchy):
     assert hierarchy.gradient_evaluations == before + 6
 
 
+def test_torchs_loader_is_given_the_point_alone(hierarchy, monkeypatch):
+    """Constants are bound to the graph already; with them a second time the loader refuses, inside the sampler."""
+    form = hierarchy._compiled._forms["gradient"]
+    assert form.traced.constants
+    real, seen = form.run, []
+    monkeypatch.setattr(form, "run", lambda inputs: seen.append(len(inputs)) or real(inputs))
+    monkeypatch.setattr(type(hierarchy._compiled), "native_gradient", lambda self: None)
+    u = torch.linspace(-0.3, 0.4, hierarchy.dim, dtype=torch.float64)
+    value, gradient = hierarchy.numpy_gradient()(u.numpy())
+    truth, slope = hierarchy.eager_gradient(u)
+    assert seen == [1]
+    assert value == pytest.approx(float(truth), rel=1e-10)
+    assert torch.allclose(torch.from_numpy(gradient), slope, rtol=1e-8)
+
+
 def test_numpy_gradients_do_not_share_results(hierarchy):
     call = hierarchy.numpy_gradient()
     first = call(np.zeros(hierarchy.dim))[1]
