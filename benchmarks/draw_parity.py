@@ -162,7 +162,7 @@ def markdown(rows: Sequence[dict[str, Any]], title: str, remarks: Sequence[str] 
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     lines += [_row(r) for r in sorted(rows, key=lambda r: (r["entry"], r["target_accept"]))]
-    said = [f"* `{_short(r)}`: {note}" for r in rows for note in r.get("notes", ())]
+    said = [f"* {_name(r)}: {note}" for r in rows for note in r.get("notes", ())]
     return "\n".join([*lines, *(["", "## What the sampler said", "", *said] if said else [])]) + "\n"
 
 
@@ -178,13 +178,16 @@ def _short(row: dict[str, Any]) -> str:
     return entry.partition("/")[2] or entry
 
 
+def _name(row: dict[str, Any]) -> str:
+    return f"`{_short(row)}`" + ("" if row["target_accept"] == USUAL else f" at {CAREFUL}")
+
+
 def _row(r: dict[str, Any]) -> str:
     gaps = f"{r['mean_gap']:.2f} {r['mean_at']} | {r['sd_gap']:.2f} {r['sd_at']} | {r['rhat_pooled']:.4f}"
     speed = "" if r["ess_per_second"] is None else f"{r['ess_per_second']:,.0f}"
     word = "passes" if r["passed"] else "**misses**"
-    name = f"`{_short(r)}`" + ("" if r["target_accept"] == USUAL else f" at {CAREFUL}")
     return (
-        f"| {name} | {word} | {gaps} | {r['draws']:,} | {r['ess_bulk_min'] or 0:,.0f} | {r['divergences']} "
+        f"| {_name(r)} | {word} | {gaps} | {r['draws']:,} | {r['ess_bulk_min'] or 0:,.0f} | {r['divergences']} "
         f"| {r['gradient_evaluations'] / 1000:,.0f} k | {r['seconds']:.1f} | {r['compile_seconds']:.0f} | {speed} |"
     )
 

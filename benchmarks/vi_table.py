@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.draw_parity import USUAL
 from benchmarks.events import Events
 from benchmarks.pages import notes
 from benchmarks.store import RunDir, write_atomic
@@ -138,7 +139,8 @@ def chains_beside(folder: Path) -> list[tuple[float, float]]:
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
-        return [(float(r["gradient_evaluations"]), float(r["ess_bulk_min"]) ** -0.5) for r in csv.DictReader(file) if r["ess_bulk_min"]]
+        rows = [r for r in csv.DictReader(file) if r["ess_bulk_min"] and float(r["target_accept"]) == USUAL]  # second runs apart
+        return [(float(r["gradient_evaluations"]), float(r["ess_bulk_min"]) ** -0.5) for r in rows]
 
 
 def _picture(rows: Sequence[dict[str, Any]], path: Path, chains: Sequence[tuple[float, float]]) -> None:
