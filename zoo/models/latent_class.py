@@ -144,7 +144,7 @@ ENTRY = ModelEntry(
         "co_assignment": Quantity(fn=co_assignment, dims=("pair",), description="log odds that two rows share a class, nats"),
         "log_probability": Quantity(fn=log_probability, dims=("point",), description="log probability of a row's answers, nats"),
     },
-    reference="nuts",
+    reference="stored",
     own_guides={"class_network": class_network},
     options={"data": "breast_cancer", "K": 2},
     amortize=lambda tensors: tensors["x"],
