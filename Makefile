@@ -2,6 +2,7 @@
 # make posteriordb   the table of docs/results/posteriordb.md; needs a copy of posteriordb in POSTERIORDB, takes an hour or more
 # make draw-parity   the table of docs/results/draw_parity.md; needs POSTERIORDB too, half an hour
 # make test     the fast and exact tests
+# make test-cuda  those that need a graphics card
 # make lint     ruff and mypy
 # make bench    time everything beside Pyro and what else is installed, write docs/performance.md; QUICK=1 for minutes, no page
 # Each of them first makes .venv (Python >= 3.11 is all that is needed) and reuses it afterwards.
@@ -12,7 +13,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin
 
-.PHONY: report posteriordb draw-parity bench test lint install clean
+.PHONY: report posteriordb draw-parity bench test test-cuda lint install clean
 
 report: $(STAMP)
 	@$(RUN)/zoo compare eight_schools eight_schools_centered gaussian_mixture linear_regression --guides all --jobs $(JOBS) --out out/report \
@@ -24,8 +25,12 @@ draw-parity: $(STAMP)
 posteriordb: $(STAMP)
 	@$(RUN)/python -c "from benchmarks.vi_table import main; main()"
 
+# Cards are hidden: beside one that torch sees, processes forked from a test could not differentiate.
 test: $(STAMP)
-	@$(RUN)/python -m pytest -p no:cacheprovider -n $(JOBS) --dist worksteal
+	@CUDA_VISIBLE_DEVICES= $(RUN)/python -m pytest -p no:cacheprovider -n $(JOBS) --dist worksteal
+
+test-cuda: $(STAMP)
+	@$(RUN)/python -m pytest -p no:cacheprovider -n 0 -rs tests/test_guides/test_device.py
 
 lint: $(STAMP)
 	@$(RUN)/ruff check .

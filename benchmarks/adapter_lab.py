@@ -31,9 +31,9 @@ COLUMNS = (
     "ece_floor", "bins", "rhat_share", "ess_share", "rhat_max", "ess_min", "status", "seconds",
 )  # fmt: skip
 QUICK = {"draws": 500, "tune": 500}
-FIT: dict[str, Any] = {"steps": 3000, "num_particles": 16, "compile": "cached"}
+FIT: dict[str, Any] = {"steps": 3000, "num_particles": 16, "compile": "auto"}
 QUICK_FIT: dict[str, Any] = {**FIT, "steps": 1500}
-FLOW: dict[str, Any] = {"steps": 6000, "num_particles": 64, "compile": "cached"}  # where its distance to the chains is measured
+FLOW: dict[str, Any] = {"steps": 6000, "num_particles": 64, "compile": "auto"}  # where its distance to the chains is measured
 FULL = {"draws": 3000, "tune": 600}
 CERTIFIED_RHAT, CERTIFIED_ESS = 1.01, 4000
 
