@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,23 @@ def find(key: str, suffix: str = ".pt2") -> Path | None:
         return package if hashlib.sha256(package.read_bytes()).hexdigest() == recorded else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Keep other processes out of the same work for as long as this one is at it; without locks on this system, or no folder, all go on."""
+    try:
+        import fcntl
+
+        directory().mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = (directory() / f"{name}.lock").open("w")
+    except (ImportError, OSError):
+        yield
+        return
+    with file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file lets go of it, as does the end of the process
 
 
 def owed(key: str) -> float:

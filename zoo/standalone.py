@@ -146,22 +146,37 @@ def _prefix(compiler: str, arguments: tuple[str, ...]) -> list[str]:
     folder = cache.directory() / f"header-{key}"
     header = folder / "prefix.h"
     if not header.with_suffix(".h.gch").exists():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            work = Path(tempfile.mkdtemp(prefix="header-build-", dir=folder.parent))
-        except OSError:
-            return plain
-        (work / "prefix.h").write_text(f"{PREFIX}\n", encoding="utf8")
-        command = [compiler, "-x", "c++-header", str(work / "prefix.h"), *arguments, "-o", str(work / "prefix.h.gch")]
-        done = subprocess.run(command, capture_output=True, check=False)
-        if done.returncode:
-            shutil.rmtree(work, ignore_errors=True)
-            return plain
-        try:
-            os.rename(work, folder)
-        except OSError:  # another process was first
-            shutil.rmtree(work, ignore_errors=True)
+        with cache.locked(folder.name):  # the first processes on a machine come here together
+            if not header.with_suffix(".h.gch").exists() and not _precompile(compiler, arguments, folder):
+                return plain
     return ["-include", str(header)]
+
+
+def _precompile(compiler: str, arguments: Sequence[str], folder: Path) -> bool:
+    """Compile the header into a folder that appears whole; whether that worked."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in folder.parent.glob("header-build-*"):  # of processes that were stopped
+            shutil.rmtree(left, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix="header-build-", dir=folder.parent))
+    except OSError:
+        return False
+    (work / "prefix.h").write_text(f"{PREFIX}\n", encoding="utf8")
+    command = [compiler, "-x", "c++-header", str(work / "prefix.h"), *arguments, "-o", str(work / "prefix.h.gch")]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        shutil.rmtree(work, ignore_errors=True)
+        return False
+    try:
+        os.rename(work, folder)
+    except OSError:  # another process was first
+        shutil.rmtree(work, ignore_errors=True)
+    return folder.is_dir()
+
+
+def header_missing() -> bool:
+    """Whether the first graph compiled on this machine will wait for the header: there is a compiler, and none of any version was kept."""
+    return compiler() is not None and not any(cache.directory().glob("header-*/prefix.h.gch"))
 
 
 def compiler() -> str | None:

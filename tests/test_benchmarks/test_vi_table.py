@@ -39,7 +39,8 @@ def test_the_worst_seed_is_shown(tmp_path):
 def test_chains_of_the_draw_parity_beside_it_are_in_the_picture(tmp_path):
     assert vi_table.chains_beside(tmp_path) == []
     vi_table.write(ROWS, tmp_path, "alone", "A title")
-    (tmp_path / "draw_parity.csv").write_text("entry,ess_bulk_min,gradient_evaluations,target_accept\na,2500,40000,0.8\na,900,90000,0.99\nb,,100,0.8\n")
+    rows = ("entry,ess_bulk_min,gradient_evaluations,target_accept", "a,2500,40000,0.8", "a,900,90000,0.99", "b,,100,0.8")
+    (tmp_path / "draw_parity.csv").write_text("\n".join(rows))
     assert vi_table.chains_beside(tmp_path) == [(40_000.0, 0.02)]
     vi_table.write(ROWS, tmp_path, "both", "A title")
     alone, both = ((tmp_path / f"{name}.svg").read_text() for name in ("alone", "both"))

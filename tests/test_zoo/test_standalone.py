@@ -156,6 +156,37 @@ def test_another_compiler_reads_the_header_as_text(monkeypatch, tmp_path):
     assert not (tmp_path / "compiled").exists()
 
 
+def test_processes_that_need_the_header_together_compile_it_once(monkeypatch, tmp_path):
+    """Ten seconds of each otherwise; a folder that a stopped process left is taken away."""
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
+    left = tmp_path / "compiled" / "header-build-stopped"
+    left.mkdir(parents=True)
+    log = tmp_path / "calls"
+    compiler = tmp_path / "g++"
+    compiler.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo Free Software Foundation && exit 0\n'
+        f'echo call >> {log}\nsleep 0.5\nfor last in "$@"; do :; done\ntouch "$last"\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert standalone.header_missing()
+    got = []
+    threads = [threading.Thread(target=lambda: got.append(standalone._prefix.__wrapped__(str(compiler), ("-w",)))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert log.read_text() == "call\n"
+    assert len(got) == 3
+    assert all(g == got[0] and Path(f"{g[1]}.gch").exists() for g in got)
+    assert not left.exists()
+    assert not standalone.header_missing()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path / "other"))
+    assert not standalone.header_missing()  # and nothing to compile it with
+
+
 def test_a_header_that_cannot_be_compiled_is_read_as_text(monkeypatch, tmp_path):
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
     compiler = tmp_path / "g++"
