@@ -12,7 +12,7 @@ from benchmarks import references
 
 def compared(entry, family, draws=4000, **options):
     data = entry.load_data()
-    fit = guides.fit(entry, family, seed=0, data=data, **options)
+    fit = guides.fit(entry, family, seed=0, data=data, compile="off", **options)  # the same losses, without waiting for a compiler
     return benchmarks.compare(guides.draw(fit, draws), references.find(entry, data), fit=fit)
 
 
@@ -34,7 +34,7 @@ def test_full_rank_agrees_with_the_conjugate_regression_and_mean_field_does_not(
     assert full.verdict == "agrees", full.reasons
     bound = full.log_evidence
     assert -0.1 < bound["bound_nats"] - bound["exact"] < 5 * bound["bound_se"]
-    mean_field = compared(entry, "mean_field")
+    mean_field = compared(entry, "mean_field", num_particles=16)
     assert mean_field.verdict == "too_narrow"
     assert mean_field.reasons[0].label in {"weight[tc]", "weight[ldl]", "weight[hdl]"}
 
