@@ -95,7 +95,7 @@ ENTRY = ModelEntry(
         "curve": Quantity(fn=shown_curve, dims=("shown",), description="expected flow in a year, sds from the mean flow"),
         "log_sigma": Quantity(fn=log_site("sigma"), description="log sd of a year's flow around the curve, sds"),
     },
-    reference="nuts",
+    reference="stored",
     tags=frozenset({"regression", "neural network", "label_switching"}),
     cites=(
         "Neal (1996), Bayesian Learning for Neural Networks, Springer, chapter 2",

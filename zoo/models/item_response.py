@@ -32,6 +32,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from zoo.completed import completed
 from zoo.models import item_response_marginal as marginal
 from zoo.models.item_response_marginal import ITEMS, PERSONS, QUANTITIES
 from zoo.types import Data, ModelEntry, Program, Quantity
@@ -74,17 +75,19 @@ def complete(draws: Mapping[str, Tensor], data: Data) -> dict[str, Tensor]:
         log_p = patterns @ logits.mT - torch.nn.functional.softplus(logits).sum(-1).unsqueeze(-2) - 0.5 * grid.square()
         density = (log_p - log_p.amax(-1, keepdim=True)).exp()  # [draw, pattern, node]
         area = (0.5 * (density[..., 1:] + density[..., :-1])).cumsum(-1)  # of the linear pieces
+        share = area / area[..., -1:] + torch.arange(len(patterns), dtype=torch.float64).unsqueeze(-1)  # rising over pieces and patterns
         uniform = torch.rand(len(a), len(which), dtype=torch.float64, generator=generator)
-        for t in range(len(a)):
-            table, f = area[t][which], density[t][which]  # [person, piece], [person, node]
-            target = uniform[t].unsqueeze(-1) * table[:, -1:]
-            piece = torch.searchsorted(table, target).clamp(max=GRID - 2)
-            below = torch.where(piece > 0, table.gather(-1, (piece - 1).clamp(min=0)), 0.0)
-            left, right = f.gather(-1, piece), f.gather(-1, piece + 1)
-            # within a piece the density is linear: solve left x + (right - left) x^2 / 2 = rest for x in (0, 1)
-            rest = target - below
-            x = 2 * rest / (left + (left.square() + 2 * (right - left) * rest).clamp(min=0).sqrt())
-            ability[chain, t] = (grid[piece] + (grid[1] - grid[0]) * x.clamp(0, 1)).squeeze(-1)
+        found = torch.searchsorted(share.flatten(1), which + uniform)  # [draw, person], the piece of each person's pattern
+        piece = (found - which * (GRID - 1)).clamp(0, GRID - 2)
+        place = which * GRID + piece
+        left, right = (density.flatten(1).gather(-1, place + k) for k in (0, 1))
+        ends = area.flatten(1)
+        total = ends.gather(-1, (which * (GRID - 1) + GRID - 2).expand_as(piece))
+        below = torch.where(piece > 0, ends.gather(-1, which * (GRID - 1) + (piece - 1).clamp(min=0)), 0.0)
+        # within a piece the density is linear: solve left x + (right - left) x^2 / 2 = rest for x in (0, 1)
+        rest = uniform * total - below
+        x = 2 * rest / (left + (left.square() + 2 * (right - left) * rest).clamp(min=0).sqrt())
+        ability[chain] = grid[piece] + (grid[1] - grid[0]) * x.clamp(0, 1)
     return {**draws, "ability": ability}
 
 
@@ -108,7 +111,8 @@ ENTRY = ModelEntry(
         **QUANTITIES,
         "ability": Quantity(fn=shown_ability, dims=("shown",), description="ability of every fortieth person, prior sds"),
     },
-    reference="nuts",
+    reference="stored",
+    published=completed("item_response_marginal", complete),
     families=("mean_field", "low_rank", "amortized"),
     amortize=answers,
     minibatch=100,

@@ -124,7 +124,7 @@ ENTRY = ModelEntry(
     make_data=make_data,
     build=build,
     quantities=QUANTITIES,
-    reference="nuts",
+    reference="stored",
     tags=frozenset({"latent_variable", "generated"}),
     cites=("Bock and Aitkin (1981), Marginal maximum likelihood estimation of item parameters, Psychometrika 46(4), 443-459",),
 )
