@@ -89,7 +89,8 @@ def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]
 def vi_config(plan: Plan) -> dict[str, Any]:
     """Return the settings of a fit that the plan decides.
 
-    1,500 steps are over before most steps are compiled: a quick run takes what is compiled already and runs the rest as it is.
+    1,500 steps are over before most steps are compiled: a quick run takes what is compiled already and runs the rest as it is,
+    until earlier ones have lost as much time as compiling takes.
     """
     quick: dict[str, Any] = {"steps": 1500, "patience": 250} if plan.quick else {}
     if plan.quick and plan.compile == "auto":

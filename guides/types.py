@@ -54,7 +54,7 @@ class FitConfig:
         beta: weight of the KL of the objective `beta`.
         warmup: steps over which the objectives `elbo_linear`, `elbo_cyclical` and `elbo_free_bits` become the ELBO.
         free_bits: nats per unit that `elbo_free_bits` leaves free at first.
-        compile: `auto`, `on`, `off`, or `cached`: `auto` without waiting for a compiler.
+        compile: `auto`, `on`, `off`, or `cached`: what was compiled before, or has cost earlier runs as much as compiling would.
         device: `cpu`, or `cuda` for steps on a graphics card: the same noise, and the same losses up to rounding.
     """
 

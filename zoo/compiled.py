@@ -123,7 +123,7 @@ def compile_function(
         checks: inputs, other than the traced ones, at which the graph must equal `function`; three is customary.
         mode: `auto` compiles once the eager time of this graph, earlier runs on this machine included, exceeds the cost of
             compiling, so that waiting never costs more than twice the best choice; `on` whenever it works, `off` never;
-            `cached` is `auto` that takes a package from the disk but does not wait for a compiler.
+            `cached` takes a package from the disk and compiles only what earlier runs have already lost as much time on.
         expected_calls: how often it will be called, for the prediction.
         traced: a graph of `function` that exists already, or how to make it.
 
@@ -148,7 +148,7 @@ def compile_function(
     started = time.perf_counter()
     make = traced if callable(traced) and not isinstance(traced, Traced) else (lambda: traced or trace(function, fixed))
     try:
-        out.traced, out.run, out.package, found = _build(function, make, checks, None if mode == "cached" else saved)
+        out.traced, out.run, out.package, found = _build(function, make, checks, saved, patient=mode == "cached")
     except _Refused as refusal:
         out.record = _off(str(refusal), time.perf_counter() - started, notice=refusal.notice)
     except TraceFailure as error:
@@ -187,7 +187,12 @@ class _Refused(Exception):
 
 
 def _build(
-    function: Callable[..., Sequence[Tensor]], make: Callable[[], Traced], checks: Sequence[Sequence[Tensor]], saved: float | None
+    function: Callable[..., Sequence[Tensor]],
+    make: Callable[[], Traced],
+    checks: Sequence[Sequence[Tensor]],
+    saved: float,
+    *,
+    patient: bool = False,
 ) -> tuple[Traced, Callable[[Sequence[Tensor]], list[Tensor]], Path | None, bool]:
     """Return graph, compiled callable, its file and whether the disk had it; the graph is checked before and after compiling."""
     graph = make()
@@ -199,12 +204,13 @@ def _build(
         missing = compiler_missing()
         if missing:
             raise _Refused(missing)
-        if saved is None:
-            raise _Refused("not compiled yet, and a short run does not wait for a compiler", notice=False)
-        owed = cache.owed(key) + saved
-        if owed < COLD_SECONDS + COLD_SECONDS_PER_NODE * graph.nodes:
-            cache.owe(key, owed)
-            raise _Refused(f"compiling costs more than the {owed:.1f} s it would have saved so far", notice=False)
+        before = cache.owed(key)
+        if (before if patient else before + saved) < COLD_SECONDS + COLD_SECONDS_PER_NODE * graph.nodes:
+            cache.owe(key, before + saved)
+            raise _Refused(
+                "not compiled yet, and a short run does not wait for a compiler" if patient
+                else f"compiling costs more than the {before + saved:.1f} s it would have saved so far", notice=False,
+            )  # fmt: skip
         package = _compile(graph, key)
     run = _load(package, graph)
     _check(function, run, checks)

@@ -11,7 +11,9 @@ from guides_stepping import RUN, assert_same_run, both, graph_gradients, loops, 
 
 import guides
 from guides import step as stepping
-from guides.flat import lower_product
+from guides.amortized import flat
+from guides.families import build
+from guides.flat import Start, lower_product
 from guides.mean_field import WhitenedMeanField
 from guides.session import session
 from guides.step import BETAS, EPSILON, Step, advance, controls
@@ -258,3 +260,21 @@ def test_a_minibatch_takes_noise_for_its_units_alone(tiny):
         whole[:, rest:].view(len(short), guide.size, guide.width)[:, index] = short[:, rest:].view(len(short), batch_size, guide.width)
         for a, b in zip(guide.sample(short, index=index), guide.sample(whole, index=index), strict=True):
             assert torch.equal(a, b)
+
+
+def test_an_encoder_begins_without_a_matrix_of_all_units(tiny, monkeypatch):
+    """Of the codes of 64,000 images it would take 32 GB; the global values begin where a dense factor would put them."""
+    entry, _ = programs(tiny, "minibatch")
+    with session(entry.dtype), torch.no_grad():
+        density = LogDensity(entry.program(None), entry.load_data(), dtype=entry.dtype)
+        scale = torch.linspace(0.5, 2.0, density.dim, dtype=entry.dtype)
+
+        def begun(start):
+            return flat(build("amortized", entry.program(None), entry.load_data(), entry), start)
+
+        dense = begun(Start(loc=0.1 * scale, scale=scale, factor=torch.diag(scale)))
+        monkeypatch.setattr(Start, "tril", property(lambda self: pytest.fail("a dense matrix")))
+        plain = begun(Start(loc=0.1 * scale, scale=scale))
+    for name, value in dense.named_buffers():
+        assert torch.allclose(value, dict(plain.named_buffers())[name], rtol=1e-12)
+    assert len(plain.rest)

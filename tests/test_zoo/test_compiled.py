@@ -277,6 +277,20 @@ def test_cached_takes_a_package_and_waits_for_no_compiler(monkeypatch, tmp_path,
     assert ("compiled" if stored else "does not wait") in out.record["reason"]
 
 
+def test_cached_compiles_what_earlier_runs_have_lost_as_much_time_on(monkeypatch, tmp_path):
+    """A quick run never waits for its own sake; the one after runs that lost the price pays it."""
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compiled, "_eager_seconds", lambda *_: 0.001)
+
+    def run(mode):
+        return compile_function(
+            lambda u: [u.sum() ** 3], [torch.ones(3).double()], [list(points(1, 3))], mode=mode, expected_calls=1200
+        ).record
+
+    assert [run("cached")["used"] for _ in range(3)] == [False, False, True]  # 1.05 s each, and the price is 1.6
+    assert run("cached")["cached"]
+
+
 def test_unknown_mode_is_refused():
     with pytest.raises(UsageError, match="auto, on, off"):
         density("hierarchy").compile("yes")
