@@ -2,7 +2,7 @@
 
 Figures are drawn in the light palette; `benchmarks.report.svg` replaces each of these exact values by a CSS
 variable, so that one figure serves both color schemes. Hues follow the color-blind-safe order blue, orange, green,
-purple, rose, olive, and every method has its own marker and dash as well.
+purple, rose, olive; further ones are told apart by their markers and dashes, which every method has of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ ROLES: dict[str, tuple[str, str]] = {  # role -> (light, dark)
     "m4": ("#8549c4", "#c29bff"),
     "m5": ("#bd3067", "#ff86b0"),
     "m6": ("#857000", "#d9c24f"),
+    "m7": ("#0a7f9e", "#55cdea"),
+    "m8": ("#95461b", "#e3a27b"),
+    "m9": ("#5b5fa6", "#acb1f2"),
+    "m10": ("#5f7d1a", "#b5d266"),
 }
 VERDICT_COLORS: dict[str, tuple[str, str, str, str, str, str]] = {  # tint, text, bar in light, then in dark
     "agrees": ("#dcf0ee", "#0a544d", "#0f8b80", "#12302e", "#9be0d7", "#2fb5a6"),
@@ -42,8 +46,11 @@ VERDICT_COLORS: dict[str, tuple[str, str, str, str, str, str]] = {  # tint, text
     "fit_failed": ("#dcdfe4", "#1f2329", "#3a3f47", "#333942", "#f0f1f4", "#b9bfc9"),
 }
 FAMILIES = ("mean_field", "full_rank", "low_rank", "laplace", "amortized")
-MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (2, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3.5, 1.2)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "p", "*", "d", "h")
+DASHES: tuple[Any, ...] = (
+    "-", (0, (5, 1.5)), (0, (2, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3.5, 1.2)), (0, (1, 1)),
+    (0, (8, 1.5)), (0, (4, 1, 1, 1, 1, 1)), (0, (8, 2, 2, 2)), (0, (2, 2.5)),
+)  # fmt: skip
 
 
 class Mark(NamedTuple):
@@ -63,7 +70,8 @@ def light(role: str) -> str:
 def marks(names: Sequence[str]) -> dict[str, Mark]:
     """Give every method its mark: known families always the same one, others the next free slot."""
     chosen: dict[str, Mark] = {}
-    free = [i for i in range(6) if i >= len(FAMILIES) or FAMILIES[i] not in names] or [5]
+    order = [*range(len(FAMILIES), len(MARKERS)), *range(len(FAMILIES))]  # slots of families that are not there come last
+    free = [i for i in order if i >= len(FAMILIES) or FAMILIES[i] not in names]
     for name in names:
         if name.split(" ")[0] == "nuts":
             chosen[name] = Mark("nuts", light("nuts"), "X", "-")

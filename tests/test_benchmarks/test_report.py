@@ -14,10 +14,11 @@ import torch
 from benchmarks.report import FitSummary, ReportInput, render_html, render_markdown, render_table
 from benchmarks.report.components import make_view, worst_pair
 from benchmarks.report.figures_cost import noise_floor, spread, uncompiled
+from benchmarks.report.html import key
 from benchmarks.report.numbers import duration, plain, short_count, with_error
 from benchmarks.report.overview import cells, columns, plain_sentence, reference_words, tidy
 from benchmarks.report.sections import story
-from benchmarks.report.theme import ROLES, VERDICT_COLORS, marks
+from benchmarks.report.theme import FAMILIES, ROLES, VERDICT_COLORS, marks
 from benchmarks.report.words import VERDICTS, headline
 from zoo.types import Posterior
 
@@ -136,6 +137,12 @@ def test_marks_are_stable_and_distinct():
     first, more = marks(["mean_field", "nuts"]), marks(["mine", "laplace", "mean_field", "nuts"])
     assert first["mean_field"] == more["mean_field"]
     assert len({(m.color, m.marker) for m in more.values()}) == 4
+    deep = [*FAMILIES, "dirichlet", "amortized_full", "amortized_flow", "block_full_rank", "flow"]  # one report of the four deep entries
+    found = marks(deep).values()
+    for name in ("role", "color", "marker", "dash"):
+        assert len({str(getattr(m, name)) for m in found}) == len(deep)
+    assert all(str(key(m)).startswith("<svg") for m in found)
+    assert len(marks([f"mine {i}" for i in range(14)])) == 14  # beyond that they repeat
 
 
 def test_sentences_fall_back_to_the_verdicts(run):
