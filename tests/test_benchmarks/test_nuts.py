@@ -215,7 +215,7 @@ def test_divergences_of_a_funnel_are_counted():
     log_density = LogDensity(entry.program(data), data)
     point = torch.linspace(-0.8, 0.9, 10, dtype=torch.float64)
     assert by_hand(point.numpy())[1] == pytest.approx(log_density.gradient(point)[1].numpy(), abs=1e-9)
-    for engine, draws in (("nutpie", 2000), ("pyro", 150)):
+    for engine, draws in (("nutpie", 1000), ("pyro", 80)):
         options = {"chains": 2, "tune": 200, "draws": draws, "min_ess": 0, "engine": engine, "target_accept": 0.6}
         found = run_nuts(entry, log_density=closed_form(log_density, by_hand), **options)
         assert int(found.stats["diverging"].sum()) > 0
