@@ -205,7 +205,7 @@ ENTRY = ModelEntry(
         "co_assignment": Quantity(fn=co_assignment, dims=("pair",), description="log odds that two rows share a class, nats"),
         "log_density": Quantity(fn=log_density, dims=("point",), description="log density of the mixture at a row, nats"),
     },
-    reference="nuts",
+    reference="stored",
     own_guides={"class_network": class_network},
     options={"data": "iris", "K": 2, "covariance": "full"},
     amortize=lambda tensors: tensors["x"],
