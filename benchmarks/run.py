@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import functools
 import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +21,8 @@ from benchmarks.plan import Plan
 from benchmarks.prepare import command, duration, plan_cells, prepare
 from benchmarks.store import CELL_COLUMNS, SCORE_COLUMNS, RunDir, finite, score_rows, strict_json
 from benchmarks.work import NUTS, Cell, run_cell
-from benchmarks.workers import Task, TaskResult, beside, one_thread, run_tasks
-from zoo import cache, compiled, standalone
+from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
+from zoo import cache, compiled
 from zoo.errors import InfrastructureError, UsageError
 from zoo.types import ModelEntry
 
@@ -61,8 +59,6 @@ def execute(
     """
     events = events or Events()
     with one_thread():
-        if plan.compile != "off" and (os.cpu_count() or 1) > 1 and standalone.header_missing():
-            beside(functools.partial(compiled.load_compiler, header=True))
         prepared = [prepare(plan, request) for request in (entries or plan.entries)]
         keys = [p.entry.key for p in prepared]
         if len(set(keys)) != len(keys):

@@ -37,7 +37,7 @@ import torch
 from zoo.errors import InfrastructureError, UsageError, ZooError
 from zoo.seeds import derive_seed
 
-__all__ = ["Task", "TaskResult", "beside", "one_thread", "run_tasks"]
+__all__ = ["Task", "TaskResult", "one_thread", "run_tasks"]
 
 TaskStatus = Literal["ok", "error", "killed", "timeout"]
 PR_SET_PDEATHSIG = 1
@@ -168,20 +168,6 @@ def run_tasks(
         for worker in running:
             _stop(worker)
     return [results[i] for i in range(len(tasks))]
-
-
-def beside(work: Callable[[], None]) -> None:
-    """Do some work in a process of its own that nobody waits for; it ends with this one."""
-
-    def run(parent: int) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _die_with_parent(parent)
-        torch.set_num_threads(1)
-        work()
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # as in `_start`
-        multiprocessing.get_context("fork").Process(target=run, args=(os.getpid(),), daemon=True).start()
 
 
 def _finish(result: TaskResult, on_done: Callable[[TaskResult], None] | None) -> TaskResult:

@@ -161,19 +161,12 @@ def compile_function(
     return out
 
 
-def load_compiler(*, header: bool = False) -> None:
-    """Load what the first compilation of a process loads (four seconds), so that processes forked later have it.
-
-    Args:
-        header: also compile what the first graph on a machine waits for (ten seconds, kept beside the graphs).
-    """
+def load_compiler() -> None:
+    """Load what the first compilation of a process loads (four seconds), so that processes forked later have it."""
     graph = trace(lambda x: [x.exp().sum()], [torch.ones(2, dtype=torch.float64)])
     with _quiet(), unhindered(), torch.no_grad(), default_of(graph.examples), tempfile.TemporaryDirectory(prefix="zoo-sources-") as folder:
         try:
-            options = {**OPTIONS, **standalone.SOURCES, "aot_inductor.output_path": folder}
-            files = inductor.sources(graph.graph, graph.examples, 1, options)
-            if header:
-                standalone.build(files, str(Path(folder) / "first.so"), graph.examples, 1)
+            inductor.sources(graph.graph, graph.examples, 1, {**OPTIONS, **standalone.SOURCES, "aot_inductor.output_path": folder})
         except Exception as error:  # where it is needed the same failure has a record and a fallback
             _log.info("The compiler was not loaded ahead: %s", str(error)[:300])
 

@@ -174,11 +174,6 @@ def _precompile(compiler: str, arguments: Sequence[str], folder: Path) -> bool:
     return folder.is_dir()
 
 
-def header_missing() -> bool:
-    """Whether the first graph compiled on this machine will wait for the header: there is a compiler, and none of any version was kept."""
-    return compiler() is not None and not any(cache.directory().glob("header-*/prefix.h.gch"))
-
-
 def compiler() -> str | None:
     """Return the C++ compiler on the PATH, None where there is none."""
     return next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)

@@ -190,35 +190,3 @@ def test_only_chains_that_outlast_the_rest_run_side_by_side():
     assert run._worth_all_workers(cells, {**seconds, "c": 40.0}, 2) == set()
     assert run._worth_all_workers(cells, seconds, 16) == {"a", "b"}
     assert run._worth_all_workers(cells[1:2], {"b": 8.0}, 2) == {"b"}
-
-
-def test_work_beside_ends_by_itself_and_with_its_parent(tmp_path):
-    done = tmp_path / "done"
-    workers.beside(done.touch)
-    for _ in range(100):
-        if done.exists():
-            break
-        time.sleep(0.05)
-    assert done.exists()
-    program = f"""
-        import sys, time
-        from benchmarks import workers
-        workers.beside(lambda: (open({str(tmp_path / "begun")!r}, "w").close(), time.sleep(60)))
-        while not __import__("os").path.exists({str(tmp_path / "begun")!r}):
-            time.sleep(0.02)
-    """
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60)
-    assert time.monotonic() - began < 40
-
-
-@pytest.mark.parametrize(("compile_", "missing", "wanted"), [("auto", True, 1), ("auto", False, 0), ("off", True, 0)])
-def test_what_a_first_compilation_waits_for_is_made_beside_the_preparations(monkeypatch, tmp_path, compile_, missing, wanted):
-    from benchmarks.plan import make_plan
-
-    begun = []
-    monkeypatch.setattr(run, "beside", begun.append)
-    monkeypatch.setattr(run.standalone, "header_missing", lambda: missing)
-    monkeypatch.setattr(run.os, "cpu_count", lambda: 2)
-    run.execute(make_plan(entries=["coin"], guides=["laplace"], nuts=False, quick=True, compile=compile_), out=tmp_path / "run", jobs=1)
-    assert len(begun) == wanted

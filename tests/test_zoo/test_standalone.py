@@ -168,8 +168,6 @@ def test_processes_that_need_the_header_together_compile_it_once(monkeypatch, tm
         f'echo call >> {log}\nsleep 0.5\nfor last in "$@"; do :; done\ntouch "$last"\n'
     )
     compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
-    assert standalone.header_missing()
     got = []
     threads = [threading.Thread(target=lambda: got.append(standalone._prefix.__wrapped__(str(compiler), ("-w",)))) for _ in range(3)]
     for thread in threads:
@@ -180,11 +178,6 @@ def test_processes_that_need_the_header_together_compile_it_once(monkeypatch, tm
     assert len(got) == 3
     assert all(g == got[0] and Path(f"{g[1]}.gch").exists() for g in got)
     assert not left.exists()
-    assert not standalone.header_missing()
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path / "other"))
-    assert not standalone.header_missing()  # and nothing to compile it with
 
 
 def test_a_header_that_cannot_be_compiled_is_read_as_text(monkeypatch, tmp_path):
