@@ -210,3 +210,14 @@ def test_a_flipped_byte_and_a_cut_file_are_noticed(normal_posterior, tmp_path):
 def test_an_unwritable_folder_is_one_sentence(normal_posterior, tmp_path):
     with pytest.raises(InfrastructureError, match="Cannot write"):
         bridge.save_netcdf(normal_posterior, tmp_path / "absent" / "posterior.nc")
+
+
+def test_releases_of_arviz_that_return_arrays_of_one_are_read_as_numbers(monkeypatch):
+    """Newer numpy refuses to make a number of them."""
+    x = np.random.default_rng(0).standard_normal((4, 500, 2))
+    mean, k = bridge.mcse_mean(x), bridge.pareto_k(x[0, :, 0])[0]
+    mcse, psis = bridge.arviz.mcse, bridge.arviz.psislw
+    monkeypatch.setattr(bridge.arviz, "mcse", lambda *a, **b: np.atleast_1d(mcse(*a, **b)))
+    monkeypatch.setattr(bridge.arviz, "psislw", lambda w: (psis(w)[0], np.atleast_1d(psis(w)[1])))
+    assert np.array_equal(bridge.mcse_mean(x), mean)
+    assert bridge.pareto_k(x[0, :, 0])[0] == k

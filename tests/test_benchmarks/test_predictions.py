@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.adapter_lab import bin_sums
-from benchmarks.adapter_page import bars, page, pooled_ece, spearman
+from benchmarks.adapter_page import bars, best_guide, page, pooled_ece, spearman
 from benchmarks.metrics import calibration
 from benchmarks.metrics.calibration import total_variation
 from benchmarks.predictions import predictive, table
@@ -174,3 +174,13 @@ def test_pooled_calibration_error_is_that_of_all_predictions_and_its_floor_is_ch
     assert abs(np.mean([calibration.ece(*part) for part in parts]) - np.mean(floors)) < 0.04
     sure = np.eye(4)[[0, 1, 2, 3]]
     assert calibration.ece_floor(sure) == 0.0
+
+
+def test_the_guide_judged_by_its_predictions_ran_on_enough_data_seeds():
+    """The nearest to the chains may have run once: its predictions of one data seed are no bar."""
+    rows = [{"method": "flow", "seed": "0", "distance": "0.008"}, {"method": "full_rank", "seed": "0", "distance": "0.013"}]
+    rows += [{"method": "full_rank", "seed": str(k), "distance": ""} for k in range(1, 10)]
+    rows += [{"method": "laplace", "seed": str(k), "distance": "0.09" if k == 0 else ""} for k in range(10)]
+    assert best_guide(rows) == ("flow", 0.008)
+    assert best_guide(rows, 10) == ("full_rank", 0.013)
+    assert best_guide(rows, 11) == ("flow", 0.008)
