@@ -37,7 +37,7 @@ def check_device(device: str) -> None:
         UsageError: `cuda` where torch finds no card; the sentence says which of torch and the machine lacks it.
     """
     if device not in DEVICES:
-        raise UnknownNameError("device", device, DEVICES)
+        raise UnknownNameError("device", device, DEVICES, hint="A graphics card is cuda.")
     if device == "cuda" and not _card():
         built = torch.version.cuda
         why = f"torch {torch.__version__} is built without CUDA" if built is None else f"torch (CUDA {built}) finds no card or no driver"
