@@ -224,13 +224,32 @@ def test_completed_functions_are_draws_of_their_conditional() -> None:
 # -- time series, mixture -----------------------------------------------------------------------------------------------
 
 
-def test_log_variances_follow_the_recursion() -> None:
-    level, p, step = (torch.tensor(v, dtype=torch.float64) for v in (-0.7, 0.97, 0.3))
-    z = points(1, 50, scale=1.0)[0]
-    h, phi = [(step * z[0] / math.sqrt(1 - 0.94**2)).item()], 0.94
+@pytest.mark.parametrize("share", [0.97, 0.3], ids=["slow", "alternating"])
+def test_deviations_follow_the_recursion(share: float) -> None:
+    p, step = (torch.tensor(v, dtype=torch.float64) for v in (share, 0.3))
+    z, phi = points(1, 50, scale=1.0)[0], 2 * share - 1
+    d = [(step * z[0] / math.sqrt(1 - phi**2)).item()]
     for t in range(1, 50):
-        h.append(phi * h[-1] + step.item() * z[t].item())
-    assert torch.allclose(stochastic_volatility.log_variances(level, p, step, z), level + torch.tensor(h, dtype=torch.float64))
+        d.append(phi * d[-1] + step.item() * z[t].item())
+    assert torch.allclose(stochastic_volatility.deviations(p, step, z), torch.tensor(d, dtype=torch.float64))
+
+
+def test_stochastic_volatility_has_the_density_of_the_form_with_a_level() -> None:
+    """Density of (persistence, volatility, z, average) = that of (persistence, volatility, z, level): a shift has Jacobian 1."""
+    density, data = log_density(stochastic_volatility.ENTRY)
+    u = points(1, density.dim)[0]
+    z = density.constrain(u)
+    p, step, noise = (z[k].numpy() for k in ("persistence", "volatility", "z"))
+    phi = 2 * p - 1
+    d = [step * noise[0] / math.sqrt(1 - phi**2)]
+    for e in noise[1:]:
+        d.append(phi * d[-1] + step * e)
+    level = z["average"].item() - np.mean(d)
+    value = stats.norm.logpdf(level, -0.5, 1) + stats.beta.logpdf(p, 20, 1.5) + stats.halfnorm.logpdf(step, scale=0.5)
+    value += stats.norm.logpdf(noise).sum() + stats.norm.logpdf(data.train["growth"], 0, np.exp((level + np.array(d)) / 2)).sum()
+    value += np.log(p * (1 - p)) + np.log(step)  # of the logistic function and of exp
+    assert density(u).item() == pytest.approx(value, abs=1e-9)
+    assert stochastic_volatility.level({k: v[None] for k, v in z.items()}, data).item() == pytest.approx(level, abs=1e-12)
 
 
 def test_mixture_of_regressions_is_the_hand_written_density() -> None:
