@@ -1,4 +1,4 @@
-"""The table of families on the page of a model: `zoo compare NAME --quick --no-nuts --compile off`, one row per family.
+"""The table of families on the page of a model: `zoo compare NAME --quick --no-nuts`, one row per family.
 
     python -c "from benchmarks.model_pages import main; main()" robust_regression banana
 
@@ -26,7 +26,7 @@ def measure(name: str, out: Path, guides: Sequence[str] | Literal["all"] = "all"
     from benchmarks.plan import make_plan
     from benchmarks.run import execute
 
-    plan = make_plan(name="pages", entries=(name,), guides=guides, nuts=False, seeds=(0,), quick=True, compile="off")
+    plan = make_plan(name="pages", entries=(name,), guides=guides, nuts=False, seeds=(0,), quick=True, compile="auto")
     directory = RunDir.open(execute(plan, out=out, jobs=1, pages=False).path)
     return [cell for cell in map(directory.read, directory.names()) if cell is not None]
 
@@ -34,7 +34,7 @@ def measure(name: str, out: Path, guides: Sequence[str] | Literal["all"] = "all"
 def table(name: str, cells: Sequence[dict[str, Any]]) -> str:
     """Return the command and one row per family: verdict, what decided it, worst mean error and sd ratio, k-hat, cost."""
     lines = [
-        f"`zoo compare {name} --quick --no-nuts --compile off`, seed 0. Errors of means are in sds of the reference, ratios",
+        f"`zoo compare {name} --quick --no-nuts`, seed 0. Errors of means are in sds of the reference, ratios",
         "are sd over its sd; both are those of the worst judged component.", "",
         "| family | verdict | mean error | sd ratio | k-hat | gradients |", "|---|---|---|---|---|---|",
     ]  # fmt: skip

@@ -11,7 +11,7 @@ def test_the_table_of_a_page_is_that_of_the_comparison(tmp_path, monkeypatch):
     monkeypatch.setattr(model_pages, "measure", lambda name, out: cells)
     model_pages.main(["coin"])
     text = page.read_text()
-    assert "`zoo compare coin --quick --no-nuts --compile off`" in text
+    assert "`zoo compare coin --quick --no-nuts`" in text
     assert text.startswith("# coin\n\nBefore.\n\n<!-- families -->\n")
     assert text.endswith("<!-- /families -->\n\nAfter.\n")
     (cell,) = cells
