@@ -12,7 +12,7 @@ import copy
 import gc
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, fx
 from torch import _guards as guards
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import _lazy_graph_module
+from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from zoo.errors import ZooError
@@ -89,7 +91,7 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
     """
     examples = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in inputs)
     try:
-        with default_of(examples), unhindered(), _one_mode():
+        with default_of(examples), unhindered(), _sparingly():
             first = make_fx(lambda *tensors: function(*tensors))(*examples)  # a bound method is refused as it is
             lifted, captured = _lift(first, len(examples))
             return _purify(lifted, examples, [t.detach().clone() for t in captured], _watch(captured))
@@ -121,10 +123,31 @@ def unhindered() -> Iterator[None]:
 
 
 @contextmanager
-def _one_mode() -> Iterator[None]:
-    """Let all operations of a trace note their shapes in one mode for fake tensors; making one for each takes two fifths of the time."""
-    with guards.tracing(guards.TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
-        yield
+def _sparingly() -> Iterator[None]:
+    """Trace without what nobody reads: half of the time.
+
+    Of every result torch notes a fake tensor and a tuple of the same facts; here it is a tensor without memory (where torch's own
+    notes are taken, in one mode for all, since making one for each takes longer still). And the Python text of a graph is written
+    when it is to be run, not after every change of it.
+    """
+    noted = getattr(proxy_tensor, "set_meta", None)
+
+    def note(proxy: Any, value: Any) -> Any:
+        if type(value) not in (Tensor, torch.nn.Parameter) or value.layout != torch.strided:
+            return noted(proxy, value)  # type: ignore[misc]
+        proxy.node.meta["val"] = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        return proxy
+
+    lazily = getattr(_lazy_graph_module, "_use_lazy_graph_module", lambda wanted: nullcontext())
+    with guards.tracing(guards.TracingContext(FakeTensorMode(allow_fallback_kernels=True))), lazily(True):
+        if noted is None:  # another torch may have it otherwise; its notes serve as well
+            yield
+            return
+        proxy_tensor.set_meta = note
+        try:
+            yield
+        finally:
+            proxy_tensor.set_meta = noted
 
 
 @contextmanager
@@ -152,7 +175,7 @@ def vectorize(traced: Traced, number: int, outputs: Sequence[int] = (0,)) -> Tra
         return [values[i] for i in outputs]
 
     try:
-        with default_of(examples), unhindered(), _one_mode():
+        with default_of(examples), unhindered(), _sparingly():
             mapped = make_fx(torch.func.vmap(chosen, in_dims=axes))(*examples, *traced.constants)
             return _purify(mapped, examples, list(traced.constants), traced.watched)
     except TraceFailure:
