@@ -30,7 +30,7 @@ def test_mean_field_shrinks_a_correlated_gaussian_as_theory_says(d, ratio):
 
 def test_full_rank_agrees_with_the_conjugate_regression_and_mean_field_does_not():
     entry = zoo.load("linear_regression")
-    full = compared(entry, "full_rank")
+    full = compared(entry, "full_rank", num_particles=16)
     assert full.verdict == "agrees", full.reasons
     bound = full.log_evidence
     assert -0.1 < bound["bound_nats"] - bound["exact"] < 5 * bound["bound_se"]

@@ -176,9 +176,9 @@ def test_planted_faults_get_their_name_in_every_size(name, d, expected):
 
 @pytest.mark.parametrize(("name", "d"), FAST)
 def test_small_errors_agree(name, d):
-    """12 seeds with the classifier; all 100 in the slow tier. At a true rate of 99 %, 11 of 12 fail once in 160 runs."""
-    counts = verdicts(name, d, range(12))
-    assert counts["agrees"] >= 11, counts
+    """8 seeds with the classifier; all 100 in the slow tier. At a true rate of 99 %, 7 of 8 fail once in 370 runs."""
+    counts = verdicts(name, d, range(8))
+    assert counts["agrees"] >= 7, counts
 
 
 @pytest.mark.slow
