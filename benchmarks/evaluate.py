@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,8 @@ def _compare(
         itself = reference.posterior is posteriors[cell.name]
         return Task(name, lambda: compare_cell(cell, run, contents[cell.name], reference, itself))
 
+    importlib.import_module("sklearn.ensemble")  # here and once: every forked comparison would take a second for it
+    importlib.import_module("sklearn.model_selection")
     events.begin("comparisons", len(cells))
     try:
         run_tasks([task(n, c) for n, c in named.items()], jobs, on_done=done)
