@@ -75,7 +75,7 @@ def execute(
 
 def _warm_up() -> None:
     """Load here, once, what every forked cell would load for itself: ArviZ and its files, and what the first trace of a process imports."""
-    import h5netcdf  # type: ignore[import-untyped]  # noqa: F401
+    import h5netcdf  # noqa: F401
     import torch
 
     import guides  # noqa: F401

@@ -80,20 +80,28 @@ def find(key: str, suffix: str = ".pt2") -> Path | None:
 
 
 @contextlib.contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Keep other processes out of the same work for as long as this one is at it; without locks on this system, or no folder, all go on."""
+def alone(name: str) -> Iterator[bool]:
+    """Tell whether this process is the only one at some work, and keep it so meanwhile.
+
+    Nobody waits. Without locks on this system, or without a folder to keep them in, everybody is told yes.
+    """
     try:
         import fcntl
 
         directory().mkdir(parents=True, exist_ok=True, mode=0o700)
         file = (directory() / f"{name}.lock").open("w")
     except (ImportError, OSError):
-        yield
+        yield True
         return
     with file:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # closing the file lets go of it, as does the end of the process
+        first = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            first = False
+        except OSError:  # a file system without locks
+            pass
+        yield first  # closing the file lets go of it, as does the end of the process
 
 
 def owed(key: str) -> float:

@@ -135,21 +135,37 @@ def _arguments(flags: dict[str, Any]) -> list[str]:
     return [*definitions, *[f"-I{d}" for d in flags["include_dirs"]], *[f"-{f}" for f in kept], *words, "-w", "-g0"]
 
 
-@functools.cache
 def _prefix(compiler: str, arguments: tuple[str, ...]) -> list[str]:
-    """Return how Inductor's header of vector types is included: compiled before (once per machine, ten seconds) where that works."""
+    """Return how Inductor's header of vector types is included: compiled before where that works, as text while another process is at it.
+
+    Compiling it takes ten seconds, once per machine, and saves four of every graph.
+    """
     plain = ["-include", PREFIX.split("<")[1].rstrip(">")]
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    if "Free Software Foundation" not in version:  # another compiler keeps such headers in another way
-        return plain
-    key = hashlib.sha256(repr((compiler, version, arguments, torch.__version__, cache.machine())).encode()).hexdigest()[:24]
+    key = _header(compiler, arguments)
     folder = cache.directory() / f"header-{key}"
     header = folder / "prefix.h"
+    if not key or folder in _failed:
+        return plain
     if not header.with_suffix(".h.gch").exists():
-        with cache.locked(folder.name):  # the first processes on a machine come here together
+        with cache.alone(folder.name) as first:
+            if not first:
+                return plain
             if not header.with_suffix(".h.gch").exists() and not _precompile(compiler, arguments, folder):
+                _failed.add(folder)
                 return plain
     return ["-include", str(header)]
+
+
+_failed: set[Path] = set()
+
+
+@functools.cache
+def _header(compiler: str, arguments: tuple[str, ...]) -> str:
+    """Return the key of the compiled header; nothing for a compiler that keeps such headers in another way."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    if "Free Software Foundation" not in version:
+        return ""
+    return hashlib.sha256(repr((compiler, version, arguments, torch.__version__, cache.machine())).encode()).hexdigest()[:24]
 
 
 def _precompile(compiler: str, arguments: Sequence[str], folder: Path) -> bool:

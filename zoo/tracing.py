@@ -130,11 +130,12 @@ def _sparingly() -> Iterator[None]:
     notes are taken, in one mode for all, since making one for each takes longer still). And the Python text of a graph is written
     when it is to be run, not after every change of it.
     """
-    noted = getattr(proxy_tensor, "set_meta", None)
+    torch_notes: Any = proxy_tensor
+    noted: Any = getattr(torch_notes, "set_meta", None)
 
     def note(proxy: Any, value: Any) -> Any:
         if type(value) not in (Tensor, torch.nn.Parameter) or value.layout != torch.strided:
-            return noted(proxy, value)  # type: ignore[misc]
+            return noted(proxy, value)
         proxy.node.meta["val"] = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
         return proxy
 
@@ -143,11 +144,11 @@ def _sparingly() -> Iterator[None]:
         if noted is None:  # another torch may have it otherwise; its notes serve as well
             yield
             return
-        proxy_tensor.set_meta = note
+        torch_notes.set_meta = note
         try:
             yield
         finally:
-            proxy_tensor.set_meta = noted
+            torch_notes.set_meta = noted
 
 
 @contextmanager

@@ -156,8 +156,8 @@ def test_another_compiler_reads_the_header_as_text(monkeypatch, tmp_path):
     assert not (tmp_path / "compiled").exists()
 
 
-def test_processes_that_need_the_header_together_compile_it_once(monkeypatch, tmp_path):
-    """Ten seconds of each otherwise; a folder that a stopped process left is taken away."""
+def test_processes_that_need_the_header_together_compile_it_once_and_wait_for_nobody(monkeypatch, tmp_path):
+    """Those that come while it is compiled read the text; a folder that a stopped process left is taken away."""
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
     left = tmp_path / "compiled" / "header-build-stopped"
     left.mkdir(parents=True)
@@ -169,20 +169,27 @@ def test_processes_that_need_the_header_together_compile_it_once(monkeypatch, tm
     )
     compiler.chmod(0o755)
     got = []
-    threads = [threading.Thread(target=lambda: got.append(standalone._prefix.__wrapped__(str(compiler), ("-w",)))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: got.append(standalone._prefix(str(compiler), ("-w",)))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert log.read_text() == "call\n"
-    assert len(got) == 3
-    assert all(g == got[0] and Path(f"{g[1]}.gch").exists() for g in got)
+    text = ["-include", "torch/csrc/inductor/cpp_prefix.h"]
+    assert got[:2] == [text, text]  # they are there first
+    later = standalone._prefix(str(compiler), ("-w",))
+    assert got[2] == later
+    assert Path(f"{later[1]}.gch").exists()
+    assert log.read_text() == "call\n"
     assert not left.exists()
 
 
 def test_a_header_that_cannot_be_compiled_is_read_as_text(monkeypatch, tmp_path):
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
     compiler = tmp_path / "g++"
-    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Free Software Foundation && exit 0\nexit 1\n')
+    log = tmp_path / "calls"
+    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo Free Software Foundation && exit 0\necho call >> {log}\nexit 1\n')
     compiler.chmod(0o755)
-    assert standalone._prefix(str(compiler), ("-w",)) == ["-include", "torch/csrc/inductor/cpp_prefix.h"]
+    for _ in range(2):
+        assert standalone._prefix(str(compiler), ("-w",)) == ["-include", "torch/csrc/inductor/cpp_prefix.h"]
+    assert log.read_text() == "call\n"  # one process tries it once
