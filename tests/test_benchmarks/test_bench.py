@@ -130,7 +130,7 @@ def document(monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "Worker", Fake)
     monkeypatch.setattr(runner, "missing", lambda side: "not installed" if side == "numpyro" else "")
     monkeypatch.setattr(runner.extra, "growth", lambda *a: [{"rows": 10, "gradient": 1e-6}, {"rows": 100, "gradient": 1e-5}])
-    monkeypatch.setattr(runner.extra, "commands", lambda *a: {"compare_cold": 61.0, "chains_gain": 1.9})
+    monkeypatch.setattr(runner.extra, "commands", lambda *a: {"compare_cold": 61.0, "compare_second": 40.0, "compare_warm": 14.0, "chains_gain": 1.9})
     bench = Bench(targets=("eight_schools",), sides=("ours", *(s for s in HOMES if s != "ours")), pairs=3, settings=MICRO,
                   measures=("gradient", "nuts"), cold=False)  # fmt: skip
     monkeypatch.setattr(runner, "_compile_ahead", lambda *a: None)
