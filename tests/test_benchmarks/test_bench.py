@@ -161,6 +161,8 @@ def test_bars_are_met_missed_or_not_measured(document):
     assert met["NUTS minimum bulk ESS/s over pyro"] is True
     assert met["NUTS minimum bulk ESS/s over stan"] is None
     assert met["zoo compare eight_schools, empty cache"] is False
+    assert next(b for b in bars(document) if b.name == "zoo compare eight_schools, warm").measured == "14.0 s (second run 40.0 s)"
+    assert met["zoo compare eight_schools, warm"] is True
     assert met["four chains on two cores over one chain"] is True
     assert met["growth of the gradient with the rows"] is True
     slow = {**document["targets"]["eight_schools"]["sides"]["pyro"]}
