@@ -58,10 +58,10 @@ def _about(document: Mapping[str, Any]) -> str:
     if load:
         busy = ": **other work shared this machine**; the ratios are of slices that alternate, the absolute figures are high"
         shared = f" Load average when it began: {load[0]:.1f}{busy if load[0] > 0.7 else ''}."
-    loads = [(", ".join(r["measured"]), (r["load_average"]["before"] or [math.nan])[0]) for r in document.get("again", ())]
-    again = "".join(
-        f" Measured in a later run, with the programs of that time: {names} (load average {load:.1f})." for names, load in loads
-    )
+    # only what the table holds: the last time an entry was measured
+    loads = {name: (r["load_average"]["before"] or [math.nan])[0] for r in document.get("again", ()) for name in r["measured"]}
+    again = ", ".join(f"{name} ({load:.1f})" for name, load in loads.items())
+    again = f" Measured in later runs, with the programs of that time (load averages): {again}." if again else ""
     left = "".join(f" {NAMES.get(side, side)} is left out: {why}." for side, why in document.get("left_out", {}).items())
     return (
         f"{'Quick' if document['quick'] else 'Full'} run, {document['seconds'] / 60:.0f} minutes, {document['pairs']} pairs, "

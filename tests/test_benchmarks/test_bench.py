@@ -12,7 +12,7 @@ from benchmarks.bench.results import Ratio, bars, pair_ratios, ratios, speeds
 from benchmarks.bench.runner import TOLERANCE, Bench, density_error, ess_of, run_target
 from benchmarks.bench.side_ours import log_joint
 from benchmarks.bench.sides import HOMES, PEERS, NutsRun, Settings, Timing, missing, repeat
-from benchmarks.bench.table import BEGIN, END, insert, markdown, number
+from benchmarks.bench.table import BEGIN, END, _about, insert, markdown, number
 from benchmarks.bench.targets import TARGETS, arrays, find
 from benchmarks.bench.worker import PeerError, Worker
 from zoo.errors import UnknownNameError, UsageError
@@ -130,7 +130,8 @@ def document(monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "Worker", Fake)
     monkeypatch.setattr(runner, "missing", lambda side: "not installed" if side == "numpyro" else "")
     monkeypatch.setattr(runner.extra, "growth", lambda *a: [{"rows": 10, "gradient": 1e-6}, {"rows": 100, "gradient": 1e-5}])
-    monkeypatch.setattr(runner.extra, "commands", lambda *a: {"compare_cold": 61.0, "compare_second": 40.0, "compare_warm": 14.0, "chains_gain": 1.9})
+    commands = {"compare_cold": 61.0, "compare_second": 40.0, "compare_warm": 14.0, "chains_gain": 1.9}
+    monkeypatch.setattr(runner.extra, "commands", lambda *a: commands)
     bench = Bench(targets=("eight_schools",), sides=("ours", *(s for s in HOMES if s != "ours")), pairs=3, settings=MICRO,
                   measures=("gradient", "nuts"), cold=False)  # fmt: skip
     monkeypatch.setattr(runner, "_compile_ahead", lambda *a: None)
@@ -231,6 +232,9 @@ def test_measuring_again_replaces_and_says_so(tmp_path):
     assert both["seconds"] == 15.0
     assert both["load_average"] == old["load_average"]
     assert both["again"] == [{"measured": ["mixture", "radon"], "load_average": new["load_average"]}]
+    later = merge(both, {**new, "load_average": {"before": [0.5, 2.0, 3.0]}, "targets": {"mixture": {"title": "newest"}}})
+    words = _about({**later, "machine": {"processor": "p", "cores": 2, "system": "s"}, "settings": {"particles": 1, "slice_seconds": 0.5}})
+    assert "programs of that time (load averages): mixture (0.5), radon (1.0)." in words  # each once, as it was measured last
     for key, other in (("settings", {"particles": 2}), ("versions", {"torch": "3"}), ("pairs", 3)):
         with pytest.raises(UsageError, match=key):
             merge(old, {**new, key: other})
