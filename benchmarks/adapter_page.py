@@ -90,6 +90,11 @@ def bars(rows: Sequence[Row]) -> list[tuple[str, str, bool | None]]:
         bounds = f" (90 % interval {low:+.2f} to {high:+.2f})" if cases > 2 else ", no interval"
         text = f"{value:+.2f}{bounds}, {cases} pair{'s' * (cases > 1)} of case and data seed"
         found.append(("rank correlation of ECE and distance to NUTS over methods, with its interval", text, True if cases > 2 else None))
+    spent = sum(float(r["seconds"]) for r in rows if r.get("seconds") not in ("", None)) / 60
+    if spent:
+        tier, limit = ("full", 15) if {r["case"] for r in rows} > {"rotation"} else ("quick", 3)
+        text = f"{spent:.1f} minutes of chains and fits, one after the other (compiling, baselines and scores apart)"
+        found.append((f"{tier} tier within {limit} minutes", text, spent <= limit))
     return found
 
 

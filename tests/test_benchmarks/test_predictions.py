@@ -149,6 +149,10 @@ def test_bars_are_met_or_missed_by_the_rows():
     assert texts["rank one: best guide within 0.02 mean total variation of NUTS"].startswith("flow 0.010")
     assert texts["rank one: log loss 30 % below mle at 64 labels, 10 data seeds"].startswith("full_rank")
     assert bars([]) == []
+    timed = [{**r, "seconds": 10.0} for r in lab_rows()]
+    quick = {bar: (text, met) for bar, text, met in bars(timed)}["quick tier within 3 minutes"]  # one case alone is a quick run
+    assert quick == (f"{len(timed) / 6:.1f} minutes of chains and fits, one after the other (compiling, baselines and scores apart)", False)
+    assert {bar: met for bar, _, met in bars([*timed[:6], {**timed[0], "case": "inversion"}])}["full tier within 15 minutes"] is True
     few = {bar: met for bar, _, met in bars(lab_rows(2))}
     assert few["rank one: log loss 30 % below mle at 64 labels, 10 data seeds"] is None
     assert few["rank correlation of ECE and distance to NUTS over methods, with its interval"] is None

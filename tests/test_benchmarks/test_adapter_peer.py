@@ -1,0 +1,44 @@
+"""laplace-torch beside our Laplace approximation; skipped where it is not installed, but for the errors."""
+
+import importlib.util
+
+import pytest
+import torch
+
+import guides
+import zoo
+from benchmarks.adapter_peer import Approximation
+from zoo.errors import UsageError
+
+INSTALLED = importlib.util.find_spec("laplace") is not None
+needs_it = pytest.mark.skipif(not INSTALLED, reason="needs laplace-torch; pip install -e '.[peers]' brings it")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return zoo.load("lora_head", form="last_layer").load_data()
+
+
+def test_what_is_wrong_is_named(data, monkeypatch):
+    with pytest.raises(UsageError, match="structure is 'diag'; accepted: kron, full"):
+        Approximation(data, torch.zeros(7, 33), "diag")
+    monkeypatch.setitem(__import__("sys").modules, "laplace", None)
+    with pytest.raises(UsageError, match="laplace-torch is not installed"):
+        Approximation(data, torch.zeros(7, 33), "kron")
+
+
+@needs_it
+@pytest.mark.filterwarnings("ignore")
+def test_our_laplace_has_its_mean_and_covariance(data):
+    """A linear last layer: its Gauss-Newton matrix is the Hessian; the library computes it in single precision in places."""
+    fit = guides.fit(zoo.load("lora_head", form="last_layer"), "laplace", seed=0, data=data)
+    ours = fit.guide.get_posterior()
+    mode = ours.loc.detach().reshape(-1, 33)
+    mean, covariance = Approximation(data, mode, "full").moments()
+    assert (mean - ours.loc).abs().max() < 1e-9
+    assert (covariance - ours.covariance_matrix).abs().max() < 1e-5 * ours.covariance_matrix.abs().max()
+    other, _ = Approximation(data, mode + 0.1, "full").moments()
+    assert (other - ours.loc).abs().max() > 0.05  # it would be noticed
+    p = Approximation(data, mode, "kron").probabilities({"test": data.test["x"]})["test"]
+    assert p.shape == (len(data.test["x"]), 7)
+    assert abs(p.sum(1) - 1).max() < 1e-5
