@@ -49,12 +49,17 @@ def _row(cell: dict[str, Any]) -> str:
     parts = [
         cell["method"],
         (cell["verdict"] or cell["status"]).replace("_", " "),
-        "" if mean is None else f"{mean['mean_error']:+.2f} `{mean['label']}`",
-        "" if spread is None else f"{spread['sd_ratio']:.2g} `{spread['label']}`",
+        "" if mean is None else f"{mean['mean_error']:+.2f} {_label(mean)}",
+        "" if spread is None else f"{spread['sd_ratio']:.2g} {_label(spread)}",
         "" if k is None else f"{k:.2f}",
         f"{cell['cost']['gradient_evaluations'] / 1000:,.1f} k",
     ]
     return f"| {' | '.join(parts)} |"
+
+
+def _label(score: dict[str, Any]) -> str:
+    """A bar in the name of a coordinate would end the cell of the table, between back quotes too."""
+    return f"`{score['label']}`".replace("|", "\\|")
 
 
 def main(names: Sequence[str] | None = None) -> None:

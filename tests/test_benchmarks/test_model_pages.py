@@ -19,3 +19,7 @@ def test_the_table_of_a_page_is_that_of_the_comparison(tmp_path, monkeypatch):
     farthest = max(cell["scores"], key=lambda s: max(s["sd_ratio"], 1 / s["sd_ratio"]))
     assert f"| laplace | {cell['verdict'].replace('_', ' ')} | {worst['mean_error']:+.2f} `{worst['label']}` |" in text
     assert f"| {farthest['sd_ratio']:.2g} `{farthest['label']}` |" in text
+    cell["scores"] = [{**score, "label": "cut[0|1]"} for score in cell["scores"]]
+    row = model_pages.table("coin", cells).splitlines()[-1]
+    assert "`cut[0\\|1]`" in row
+    assert row.replace("\\|", "").count("|") == 7  # six cells
