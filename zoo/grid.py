@@ -188,6 +188,8 @@ class LatentGrid:
         with torch.no_grad():
             self.log_prior_values = log_prior(self.points)
             self._prepared = likelihood.prepare(self.points)
+        self._moments: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
+        self._checked: tuple[Tensor, GridCheck] | None = None
 
     def log_joint(self, x: Tensor) -> Tensor:
         """Return log p(x_i, z_g) `[row, point]` in nats."""
@@ -206,7 +208,9 @@ class LatentGrid:
         return torch.cat([joint.logsumexp(-1) + self.log_weight for _, joint in self.blocks(x)])
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log p(x_i) `[row]`, posterior means `[row, d]` and covariances `[row, d, d]`."""
+        """Return log p(x_i) `[row]`, posterior means `[row, d]` and covariances `[row, d, d]`; asked again for the same tensor, at once."""
+        if self._moments is not None and self._moments[0] is x:
+            return self._moments[1]
         parts = []
         square = (self.points[:, :, None] * self.points[:, None, :]).reshape(len(self.points), -1)
         for _, joint in self.blocks(x):
@@ -216,6 +220,7 @@ class LatentGrid:
             second = (weight @ square).reshape(-1, self.latent, self.latent)
             parts.append((total[:, 0] + self.log_weight, mean, second - mean[:, :, None] * mean[:, None, :]))
         evidence, mean, covariance = (torch.cat(p) for p in zip(*parts, strict=True))
+        self._moments = (x, (evidence, mean, covariance))
         return evidence, mean, covariance
 
     def border_mass(self, x: Tensor) -> Tensor:
@@ -231,25 +236,37 @@ class LatentGrid:
             self.likelihood, self.latent, log_prior=self.log_prior, points=2 * self.number - 1, half_width=self.half_width, center=center
         )  # fmt: skip
 
-    def check(self, x: Tensor) -> GridCheck:
-        """Double the grid and look at the border; `ok` says whether the numbers can be used as the truth."""
-        coarse, fine = self.moments(x), self.doubled().moments(x)
-        sd = fine[2].diagonal(dim1=-2, dim2=-1).sqrt()
-        ratio = (coarse[2].diagonal(dim1=-2, dim2=-1).clamp(min=1e-300).sqrt() / sd).log()
-        return GridCheck(
-            log_evidence_change=float((coarse[0] - fine[0]).abs().max()), mean_change=float(((coarse[1] - fine[1]) / sd).abs().max()),
-            log_sd_change=float(ratio.abs().max()), border_mass=float(self.border_mass(x).max()),
-        )  # fmt: skip
+    def check(self, x: Tensor, fine: LatentGrid | None = None) -> GridCheck:
+        """Double the grid and look at the border; `ok` says whether the numbers can be used as the truth.
+
+        Args:
+            x: images `[row, pixel]`; asked again for the same tensor, the answer comes at once.
+            fine: `self.doubled()`, if it is there already.
+        """
+        if self._checked is None or self._checked[0] is not x:
+            coarse, double = self.moments(x), (fine or self.doubled()).moments(x)
+            sd = double[2].diagonal(dim1=-2, dim2=-1).sqrt()
+            ratio = (coarse[2].diagonal(dim1=-2, dim2=-1).clamp(min=1e-300).sqrt() / sd).log()
+            found = GridCheck(
+                log_evidence_change=float((coarse[0] - double[0]).abs().max()),
+                mean_change=float(((coarse[1] - double[1]) / sd).abs().max()),
+                log_sd_change=float(ratio.abs().max()), border_mass=float(self.border_mass(x).max()),
+            )  # fmt: skip
+            self._checked = (x, found)
+        return self._checked[1]
 
     def sufficient(self, x: Tensor) -> LatentGrid:
         """Return this grid, or a wider or finer one for which `check` is ok; the last one that fits where none is."""
         grid = self
-        while not (found := grid.check(x)).ok:
-            other = grid.wider() if found.border_mass >= BORDER else grid.doubled()
+        while True:
+            fine = grid.doubled()
+            found = grid.check(x, fine)
+            if found.ok:
+                return grid
+            other = grid.wider() if found.border_mass >= BORDER else fine
             if other.number**grid.latent > MOST_POINTS:
-                break
+                return grid
             grid = other
-        return grid
 
     def wider(self) -> LatentGrid:
         """Return the grid over a box wider by half, with the same step."""

@@ -99,6 +99,30 @@ def test_the_grid_equals_an_independent_integral(prior, latent):
         assert torch.allclose(grid.log_evidence(x), finer.log_evidence(x), atol=1e-4)
 
 
+def test_a_sufficient_grid_prepares_each_grid_once_and_answers_like_a_new_one():
+    """A narrow line of codes on a coarse grid: it is doubled until nothing changes; each grid asks the decoder once."""
+    asked = []
+
+    class Line(BernoulliLikelihood):
+        def prepare(self, points):
+            asked.append(len(points))
+            return super().prepare(points)
+
+    x = (torch.arange(12).reshape(3, 4) % 2).double()
+    start = LatentGrid(Line(lambda z: 30 * z[:, :1] + torch.arange(4.0)), 1, points=21, half_width=3.0)
+    grid = start.sufficient(x)
+    assert grid.number > start.number
+    assert grid.check(x).ok
+    assert asked == sorted(set(asked))  # every grid once, the last one to check the one before
+    fresh = LatentGrid(BernoulliLikelihood(grid.likelihood.decoder), 1, points=grid.number, half_width=3.0)
+    assert fresh.check(x).sentence == grid.check(x).sentence
+    assert not start.check(x).ok
+    for known, new in zip(grid.moments(x), fresh.moments(x.clone()), strict=True):
+        assert torch.allclose(known, new, atol=1e-12)
+    assert not torch.equal(grid.moments(1 - x)[0], fresh.moments(x)[0])  # another tensor is another question
+    assert torch.allclose(grid.moments(x)[0], fresh.moments(x)[0], atol=1e-12)
+
+
 def test_the_exact_posterior_given_a_decoder():
     entry, data, program = small()
     chosen = vae.judged(data)
