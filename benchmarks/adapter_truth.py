@@ -24,6 +24,7 @@ __all__ = ["CASES", "Exact", "exact", "main"]
 CASES = ({"form": "core", "rank": 1}, {"form": "subspace", "rank": 2}, {"form": "core", "rank": 2})
 GUIDES = ("laplace", "mean_field", "full_rank", "flow")
 LARGEST = 4  # dimensions
+MOST = 49**4 + 1  # points; a minute in four dimensions
 ROWS = 2_000  # points evaluated at once
 NEGLIGIBLE = 1e-12  # share of the mass a point may hold and still be left out of the predictive
 
@@ -55,7 +56,7 @@ def exact(entry: ModelEntry, data: Data, made: Baselines) -> Exact:
     if density.dim > LARGEST:
         raise UsageError(f"{entry.key} has {density.dim} latent values; a grid takes at most {LARGEST}.")
     start = find_start(density, torch.Generator().manual_seed(0))
-    grid = whitened_grid(lambda u: torch.cat([density.batch(part) for part in u.split(ROWS)]), start.loc, start.tril)
+    grid = whitened_grid(lambda u: torch.cat([density.batch(part) for part in u.split(ROWS)]), start.loc, start.tril, most=MOST)
     weight = (grid.values + grid.log_cell - grid.log_integral).exp()
     keep = weight > NEGLIGIBLE
     total: Any = 0.0

@@ -72,8 +72,15 @@ def _rule(function: Function, center: Tensor, factor: Tensor, reach: float, numb
     return points, log_cell, values, float(values[border].max() - values.max())
 
 
-def whitened_grid(function: Function, center: Tensor, factor: Tensor, *, tolerance: float = 2e-6) -> Grid:
+def whitened_grid(function: Function, center: Tensor, factor: Tensor, *, tolerance: float = 2e-6, most: int | None = None) -> Grid:
     """Integrate exp(function) around a center `[dim]` in the coordinates of a Cholesky factor `[dim, dim]`.
+
+    Args:
+        function: points `[n, dim]` to log values `[n]`.
+        center: where the mass is, roughly.
+        factor: its scale, roughly.
+        tolerance: change in nats at which halving the step ends.
+        most: points of the largest grid, default what the audit has time for.
 
     Raises:
         QuadratureError: see the class.
@@ -94,15 +101,15 @@ def whitened_grid(function: Function, center: Tensor, factor: Tensor, *, toleran
     else:
         if border >= -NEGLIGIBLE:
             raise QuadratureError(f"the integrand falls by only {-border:.0f} nats towards the border of the largest box")
-    number, last = start, _total(values, log_cell)
+    number, last, most = start, _total(values, log_cell), most or MOST_POINTS[dim]
     while True:
         number = 2 * number - 1
-        if number**dim > MOST_POINTS[dim]:
-            number = int(MOST_POINTS[dim] ** (1 / dim))
+        if number**dim > most:
+            number = int(most ** (1 / dim))
         points, log_cell, values, border = _rule(function, center, factor, reach, number)
         value = _total(values, log_cell)
         error = abs(value - last)
-        if error < tolerance or number >= int(MOST_POINTS[dim] ** (1 / dim)):
+        if error < tolerance or number >= int(most ** (1 / dim)):
             break
         last = value
     if error > 1e-4:
