@@ -72,7 +72,9 @@ def _rule(function: Function, center: Tensor, factor: Tensor, reach: float, numb
     return points, log_cell, values, float(values[border].max() - values.max())
 
 
-def whitened_grid(function: Function, center: Tensor, factor: Tensor, *, tolerance: float = 2e-6, most: int | None = None) -> Grid:
+def whitened_grid(
+    function: Function, center: Tensor, factor: Tensor, *, tolerance: float = 2e-6, most: int | None = None, worst: float = 1e-4
+) -> Grid:
     """Integrate exp(function) around a center `[dim]` in the coordinates of a Cholesky factor `[dim, dim]`.
 
     Args:
@@ -81,6 +83,7 @@ def whitened_grid(function: Function, center: Tensor, factor: Tensor, *, toleran
         factor: its scale, roughly.
         tolerance: change in nats at which halving the step ends.
         most: points of the largest grid, default what the audit has time for.
+        worst: change in nats of the last halving that is still taken.
 
     Raises:
         QuadratureError: see the class.
@@ -112,7 +115,7 @@ def whitened_grid(function: Function, center: Tensor, factor: Tensor, *, toleran
         if error < tolerance or number >= int(most ** (1 / dim)):
             break
         last = value
-    if error > 1e-4:
+    if error > worst:
         raise QuadratureError(f"halving the step still changes the integral by {error:.1g} nats at {number} points per axis")
     return Grid(points=points, log_cell=log_cell, values=values, log_integral=value, error=error + 1e-9)
 
