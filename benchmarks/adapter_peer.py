@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.predictions import halves, predictive, score_rows
 from zoo.adapters import LAST_SCALE
-from zoo.backbone import backbone, features
+from zoo.backbone import backbone
 from zoo.errors import UsageError
 from zoo.types import Baselines, Data
 
@@ -48,17 +48,18 @@ class Approximation:
             import laplace
         except ImportError as error:
             raise UsageError("laplace-torch is not installed; pip install -e '.[peers]' brings it.") from error
-        w = backbone()
-        self.classes = len(mode)
-        frozen = torch.cat([w["w3"][: self.classes], w["b3"][: self.classes, None]], 1)  # [class, 33], the bias last
-        head = nn.Linear(32, self.classes).double()
+        w, classes = backbone(), len(mode)
+        self.frozen = torch.cat([w["w3"][:classes], w["b3"][:classes, None]], 1)  # [class, 33], the bias last
+        layer = nn.Linear(32, classes).double()
         with torch.no_grad():
-            values = frozen + LAST_SCALE * mode
-            head.weight.copy_(values[:, :32])
-            head.bias.copy_(values[:, 32])
-        model = nn.Sequential(nn.Identity(), head)
+            values = self.frozen + LAST_SCALE * mode
+            layer.weight.copy_(values[:, :32])
+            layer.bias.copy_(values[:, 32])
+        # the layer's parameters come one after the other, the site has the bias in each row
+        self.order = torch.cat([torch.arange(32 * classes).reshape(classes, 32), 32 * classes + torch.arange(classes)[:, None]], 1)
+        mean = torch.cat([self.frozen[:, :32].reshape(-1), self.frozen[:, 32]])
         kind = {"kron": laplace.KronLLLaplace, "full": laplace.FullLLLaplace}[structure]
-        mean = torch.cat([frozen[:, :32].reshape(-1), frozen[:, 32]])  # in the order of the layer's parameters
+        model = nn.Sequential(nn.Identity(), layer)
         self.posterior = kind(model, "classification", prior_precision=1 / LAST_SCALE**2, prior_mean=mean, last_layer_name="1")
         rows = torch.utils.data.TensorDataset(data.train["x"], data.train["label"])
         with torch.enable_grad():
@@ -66,19 +67,16 @@ class Approximation:
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Return mean and covariance of the site `head`, flattened class by class; with the full Hessian alone."""
-        w = backbone()
-        frozen = torch.cat([w["w3"][: self.classes], w["b3"][: self.classes, None]], 1)
-        number = self.classes * 33
-        place = torch.arange(number - self.classes).reshape(self.classes, 32)
-        order = torch.cat([place, torch.arange(number - self.classes, number)[:, None]], 1).reshape(-1)
-        mean = (self.posterior.mean[order].reshape(self.classes, 33) - frozen) / LAST_SCALE
-        return mean.reshape(-1), self.posterior.posterior_covariance[order][:, order] / LAST_SCALE**2
+        flat = self.order.reshape(-1)
+        covariance: Tensor = self.posterior.posterior_covariance[flat][:, flat] / LAST_SCALE**2
+        return self._head(self.posterior.mean).reshape(-1), covariance
 
-    def probabilities(self, sets: Mapping[str, Tensor], seed: int = 0) -> dict[str, Any]:
-        """Return the mean class probabilities `[row, class]` over draws of the logits, per set of images."""
-        torch.manual_seed(seed)
-        options = {"pred_type": "glm", "link_approx": "mc", "n_samples": SAMPLES}
-        return {name: self.posterior(x, **options).detach().double().numpy() for name, x in sets.items()}
+    def draws(self, number: int, seed: int = 0) -> Tensor:
+        """Return draws of the site `head`, `[sample, class, 33]`."""
+        return self._head(self.posterior.sample(number, generator=torch.Generator().manual_seed(seed)).double())
+
+    def _head(self, parameters: Tensor) -> Tensor:
+        return (parameters[..., self.order] - self.frozen) / LAST_SCALE
 
 
 def measure(seed: int = 0) -> tuple[Baselines, dict[str, Mapping[str, Any]], Any]:
@@ -86,13 +84,10 @@ def measure(seed: int = 0) -> tuple[Baselines, dict[str, Mapping[str, Any]], Any
     import benchmarks
     import guides
     import zoo
-    from zoo.adapters import layer_input
-    from zoo.digit_tasks import make_task
 
     entry = zoo.load("lora_head", form="last_layer")
     data = entry.load_data(seed)
     assert entry.baselines is not None
-    assert data.test is not None
     made = entry.baselines(data, 0, **entry.settings)
     nuts = benchmarks.run_nuts(entry, seed=seed, data=data, draws=1000, tune=500, min_ess=0)
     found: dict[str, Mapping[str, Any]] = {"nuts": predictive(made, nuts)}
@@ -104,10 +99,9 @@ def measure(seed: int = 0) -> tuple[Baselines, dict[str, Mapping[str, Any]], Any
         if family == "laplace":
             guide: Any = fit.guide
             mode = guide.loc.detach().reshape(len(made.classes), 33)
-    task = make_task(str(entry.settings["task"]), int(entry.settings["labels"]), seed)
-    sets = {"test": data.test["x"], **{n: layer_input("last_layer", features(v, backbone())) for n, v in task.outside.items()}}
     for structure, name in STRUCTURES.items():
-        found[name] = Approximation(data, mode, structure).probabilities(sets)
+        draws = {"head": Approximation(data, mode, structure).draws(SAMPLES)}
+        found[name] = {where: p.mean(0).numpy() for where, p in made.predict(draws).items()}
     return made, found, nuts
 
 

@@ -9,12 +9,10 @@ predicts against it (mean total variation, floor), and by how much each guide's 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.bounds.quadrature import whitened_grid
 from zoo.errors import UsageError
@@ -59,8 +57,9 @@ def exact(entry: ModelEntry, data: Data, made: Baselines) -> Exact:
     if density.dim > LARGEST:
         raise UsageError(f"{entry.key} has {density.dim} latent values; a grid takes at most {LARGEST}.")
     start = find_start(density, torch.Generator().manual_seed(0))
-    log_joint = partial(_in_parts, density)
-    grid = whitened_grid(log_joint, start.loc, start.tril, most=MOST, worst=WORST)
+    grid = whitened_grid(
+        lambda u: torch.cat([density.batch(part) for part in u.split(ROWS)]), start.loc, start.tril, most=MOST, worst=WORST
+    )  # fmt: skip
     weight = (grid.values + grid.log_cell - grid.log_integral).exp()
     keep = weight > NEGLIGIBLE
     total: Any = 0.0
@@ -68,10 +67,6 @@ def exact(entry: ModelEntry, data: Data, made: Baselines) -> Exact:
         p = made.predict(density.constrain(points))["test"]  # [point, row, class]
         total = total + torch.einsum("s,src->rc", share, p)
     return Exact(log_evidence=grid.log_integral, error=grid.error, predictive=(total / weight[keep].sum()).numpy())
-
-
-def _in_parts(density: LogDensity, u: Tensor) -> Tensor:
-    return torch.cat([density.batch(part) for part in u.split(ROWS)])
 
 
 def main() -> None:

@@ -60,24 +60,3 @@ def load_entry():
         return entry
 
     return load
-
-
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """Run traced graphs node by node in place of Inductor's code; everything around them is as it is.
-
-    Steps are then several times faster than Pyro's own, without a compiler: with `compile="on"` also for long fits.
-    """
-    from zoo import compiled
-
-    def build(function, make, checks, saved, *, patient=False):
-        graph = make()
-
-        def run(inputs):
-            with torch.no_grad(), compiled.default_of(graph.examples):
-                return list(graph.graph(*inputs, *graph.constants))
-
-        compiled._check(function, run, checks)
-        return graph, run, None, False
-
-    monkeypatch.setattr(compiled, "_build", build)

@@ -144,7 +144,7 @@ def stein_stored(subject: Subject) -> str:
         raise Skipped("The stored reference holds no draws of the program's sites.")
     u = subject.density.unconstrain(posterior.draws)
     chains = u if len(posterior.sample_dims) == 2 else u.unsqueeze(0)
-    length = min(1000, max(2000 // chains.shape[0], 100), chains.shape[1]) // 10 * 10  # two thousand draws are enough
+    length = min(1000, max(4000 // chains.shape[0], 100), chains.shape[1]) // 10 * 10  # some thousand draws are enough
     blocks = chains[:, :length].reshape(chains.shape[0] * 10, -1, u.shape[-1])  # [block, draw, dim]
     return _judge(subject, blocks, _LIMIT_CHAINS)
 

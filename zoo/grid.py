@@ -264,6 +264,7 @@ class LatentGrid:
             if found.ok:
                 return grid
             other = grid.wider() if found.border_mass >= BORDER else fine
+            del fine  # four times the points of its grid: not to be kept beside the next
             if other.number**grid.latent > MOST_POINTS:
                 return grid
             grid = other

@@ -143,9 +143,9 @@ def _prefix(compiler: str, arguments: tuple[str, ...]) -> list[str]:
     plain = ["-include", PREFIX.split("<")[1].rstrip(">")]
     key = _header(compiler, arguments)
     folder = cache.directory() / f"header-{key}"
-    header = folder / "prefix.h"
     if not key or folder in _failed:
         return plain
+    header = folder / "prefix.h"
     if not header.with_suffix(".h.gch").exists():
         with cache.alone(folder.name) as first:
             if not first:

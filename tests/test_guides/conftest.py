@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from zoo import compiled
 
@@ -24,6 +25,23 @@ _module("stepping")
 @pytest.fixture
 def tiny():
     return tiny_module
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Run traced graphs node by node in place of Inductor's code; everything around them is as it is."""
+
+    def build(function, make, checks, saved, *, patient=False):
+        graph = make()
+
+        def run(inputs):
+            with torch.no_grad(), compiled.default_of(graph.examples):
+                return list(graph.graph(*inputs, *graph.constants))
+
+        compiled._check(function, run, checks)
+        return graph, run, None, False
+
+    monkeypatch.setattr(compiled, "_build", build)
 
 
 @pytest.fixture(autouse=True)
