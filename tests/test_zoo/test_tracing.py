@@ -15,7 +15,7 @@ from zoo import cache, compiled, tracing
 from zoo.compiled_density import CompiledDensity
 from zoo.log_density import LogDensity
 from zoo.simplify import Simplifier
-from zoo.tracing import Traced, trace, vectorize
+from zoo.tracing import Traced, TraceFailure, trace, vectorize
 from zoo.types import Data
 
 _spec = importlib.util.spec_from_file_location("compiled_programs", Path(__file__).with_name("compiled_programs.py"))
@@ -197,3 +197,24 @@ def test_small_factors_are_written_out_of_long_graphs_too(monkeypatch):
     assert torch.allclose(graph(u)[0], solve(u)[0], rtol=1e-12)
     trace(plain, [u])
     assert steps == [1, 1]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_trace_leaves_torch_as_it_was(fails):
+    """Its notes of shapes and its lazy writing of graphs are for ours alone, also after a trace that fails."""
+    from torch.fx import _lazy_graph_module as lazy
+    from torch.fx.experimental import proxy_tensor
+
+    before, x = proxy_tensor.set_meta, torch.ones(3, dtype=torch.float64)
+    if fails:
+        with pytest.raises(TraceFailure):
+            trace(lambda u: [u.sum() if float(u[0]) > 0 else u.prod()], [x])
+    else:
+        assert trace(lambda u: [u.exp().sum()], [x]).nodes == 2
+    assert proxy_tensor.set_meta is before
+    assert not lazy._use_lazy_graph_module_flag
+    graph = proxy_tensor.make_fx(torch.sin)(x)
+    assert type(graph).__mro__[1] is torch.fx.GraphModule
+    note = next(n for n in graph.graph.nodes if n.op == "call_function").meta
+    assert "tensor_meta" in note
+    assert note["val"].device == x.device
