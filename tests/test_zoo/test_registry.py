@@ -77,6 +77,13 @@ def test_a_near_miss_is_guessed():
     refused("eight_school", "did you mean 'eight_schools", UnknownNameError)
 
 
+def test_a_file_that_changes_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "MODELS", tmp_path)
+    for title in ("first", "second"):
+        write(tmp_path, f'ENTRY = ModelEntry(name="mine", title="{title}")', "mine.py")
+        assert [i.title for i in registry.catalog() if i.name == "mine"] == [title]
+
+
 def test_broken_own_models_are_listed_with_their_error(tmp_path, monkeypatch):
     write(tmp_path, "x = = 1", "torn.py")
     write(tmp_path, "x = 1", "empty.py")

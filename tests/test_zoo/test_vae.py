@@ -121,6 +121,10 @@ def test_a_sufficient_grid_prepares_each_grid_once_and_answers_like_a_new_one():
         assert torch.allclose(known, new, atol=1e-12)
     assert not torch.equal(grid.moments(1 - x)[0], fresh.moments(x)[0])  # another tensor is another question
     assert torch.allclose(grid.moments(x)[0], fresh.moments(x)[0], atol=1e-12)
+    grid.check(x)
+    other = LatentGrid(BernoulliLikelihood(grid.likelihood.decoder), 1, points=grid.number, half_width=3.0).check(x[:, [0, 0, 0, 0]])
+    assert grid.check(x[:, [0, 0, 0, 0]]).border_mass == pytest.approx(other.border_mass, rel=1e-6)
+    assert other.border_mass != pytest.approx(grid.check(x).border_mass, rel=0.1)
 
 
 def test_the_exact_posterior_given_a_decoder():
