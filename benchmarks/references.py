@@ -23,7 +23,7 @@ from zoo.types import Analytic, Data, ModelEntry, Moments, Posterior, Reference
 if TYPE_CHECKING:
     from guides.types import Fit
 
-__all__ = ["check", "find", "write"]
+__all__ = ["chains_given", "check", "exact_given", "find", "write"]
 
 PSEUDO_CHAINS, EXACT_DRAWS = 4, 2_000
 
@@ -49,8 +49,7 @@ def find(
     """
     data = entry.load_data() if data is None else data
     if given is not None or entry.learns:
-        exact = None if given is None or entry.conditional is None else entry.conditional(data, given.program, **entry.settings)
-        return _conditional(nuts) if exact is None else _analytic(entry, data, exact)
+        return (None if given is None else exact_given(entry, data, given)) or chains_given(nuts)
     owner = stored_reference.borrowed(entry)
     exact = owner.exact(data)
     if exact is not None:
@@ -65,7 +64,14 @@ def find(
     return Reference(kind="none", posterior=None, usable=False, reason=f"No reference is known for {entry.key} on these data; {cure}.")
 
 
-def _conditional(nuts: Posterior | None) -> Reference:
+def exact_given(entry: ModelEntry, data: Data, given: Fit) -> Reference | None:
+    """Return the exact posterior given a trained program, None where the entry knows none; a grid may take half a minute."""
+    exact = None if entry.conditional is None else entry.conditional(data, given.program, **entry.settings)
+    return None if exact is None else _analytic(entry, data, exact)
+
+
+def chains_given(nuts: Posterior | None) -> Reference:
+    """Return chains that were run on a trained program as its reference."""
     if nuts is None:
         return Reference(kind="none", posterior=None, usable=False, reason="No chains were run on the learned weights; run NUTS as well.")
     return dataclasses.replace(as_reference(nuts), kind="conditional")

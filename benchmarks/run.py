@@ -69,7 +69,7 @@ def execute(
             result = evaluate(cells, run, jobs, events)
             run.keep({c.name for c in cells})
             if pages:
-                write_pages(run, result)
+                write_pages(run, result, jobs)
             return result
 
 
@@ -169,12 +169,12 @@ def _run_wave(
     run_tasks([task(c) for c in cells], workers, timeout, done, retries=1, meanwhile=ahead, in_process=on_card)
 
 
-def write_pages(run: RunDir, result: RunResult) -> None:
+def write_pages(run: RunDir, result: RunResult, jobs: int = 1) -> None:
     """Write `results.csv`, `report.html` and `report.md`."""
     from benchmarks.report import render_html, render_markdown
 
     run.write("results.csv", results_csv(result.cells))
-    run.write("report.html", render_html(result.report))
+    run.write("report.html", render_html(result.report, jobs))
     run.write("report.md", render_markdown(result.report))
 
 

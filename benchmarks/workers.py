@@ -115,6 +115,7 @@ def run_tasks(
     retries: int = 0,
     in_process: bool = False,
     meanwhile: Callable[[], None] | None = None,
+    follow: Callable[[TaskResult], Sequence[Task]] | None = None,
 ) -> list[TaskResult]:
     """Run every task and return the results in the order of the tasks.
 
@@ -126,6 +127,7 @@ def run_tasks(
         retries: how often a task whose worker was killed from outside is started again.
         in_process: run one after the other in this process (for debuggers); gives the same values.
         meanwhile: called in this process about once a second while workers are busy; workers forked later have what it loaded.
+        follow: called in this process with each result, after `on_done`; the tasks it returns are next, their results at the end.
 
     Raises:
         UsageError: two tasks of one name, or fewer than one job.
@@ -133,21 +135,29 @@ def run_tasks(
     """
     if jobs < 1:
         raise UsageError(f"jobs is {jobs}; accepted: an integer of at least 1.")
-    if len({t.name for t in tasks}) != len(tasks):
-        raise UsageError(f"Tasks need different names, got {[t.name for t in tasks]}.")
-    if in_process:
-        return [_finish(_here(task), on_done) for task in tasks]
+    tasks = list(tasks)
+    _names_differ(tasks)
     results: dict[int, TaskResult] = {}
-    alone = False
+    alone = in_process
     waiting = [(i, 0) for i in range(len(tasks))][::-1]
     running: list[_Running] = []
+
+    def finish(position: int, result: TaskResult) -> None:
+        results[position] = result
+        if on_done is not None:
+            on_done(result)
+        more = [] if follow is None else list(follow(result))
+        waiting.extend((len(tasks) + i, 0) for i in reversed(range(len(more))))
+        tasks.extend(more)
+        _names_differ(tasks)
+
     try:
         with _sigterm_raises():
             while waiting or running:
                 while waiting and len(running) < jobs:
                     position, attempts = waiting.pop()
                     if alone:
-                        results[position] = _finish(_here(tasks[position]), on_done)
+                        finish(position, _here(tasks[position]))
                         continue
                     running.append(_start(tasks[position], position, attempts, timeout))
                 for worker, result in _collect(tasks, running, None if meanwhile is None else PAUSE) if running else ():
@@ -161,7 +171,7 @@ def run_tasks(
                     if result.status == "killed" and worker.attempts < retries:
                         waiting.append((worker.position, worker.attempts + 1))
                         continue
-                    results[worker.position] = _finish(result, on_done)
+                    finish(worker.position, result)
                 if meanwhile is not None and running:
                     meanwhile()
     finally:
@@ -170,10 +180,9 @@ def run_tasks(
     return [results[i] for i in range(len(tasks))]
 
 
-def _finish(result: TaskResult, on_done: Callable[[TaskResult], None] | None) -> TaskResult:
-    if on_done is not None:
-        on_done(result)
-    return result
+def _names_differ(tasks: Sequence[Task]) -> None:
+    if len({t.name for t in tasks}) != len(tasks):
+        raise UsageError(f"Tasks need different names, got {[t.name for t in tasks]}.")
 
 
 # -- in the parent ------------------------------------------------------------------------------------------------------

@@ -19,18 +19,19 @@ __all__ = [
 ]
 
 
-def render_html(run: ReportInput) -> str:
+def render_html(run: ReportInput, jobs: int = 1) -> str:
     """Return the report as one HTML document that makes no outside request and runs no script.
 
     Args:
         run: entries with their comparisons, and the run's metadata.
+        jobs: processes that draw entries at once.
 
     Returns:
         The document as text; its bytes depend on nothing but `run`.
     """
     from benchmarks.report.html import html
 
-    return html(run)
+    return html(run, jobs)
 
 
 def render_markdown(run: ReportInput, limit: int = 60_000) -> str:

@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup, escape
 
 from benchmarks.report import theme
-from benchmarks.report.components import make_view
+from benchmarks.report.components import View, make_view
 from benchmarks.report.figures_cost import cost, uncompiled
 from benchmarks.report.inputs import ReportInput
 from benchmarks.report.numbers import DASH
 from benchmarks.report.overview import cells, columns, reference_words, sentence, tally
 from benchmarks.report.sections import anchor, entry_section, picture
 from benchmarks.report.words import COLUMNS, GLOSSARY, VERDICTS, verdict_word
+from benchmarks.workers import Task, run_tasks
 
 __all__ = ["html"]
 
 
-def html(run: ReportInput) -> str:
-    """Render the page from `template.html.jinja` and `style.css`, which lie beside this file."""
+def html(run: ReportInput, jobs: int = 1) -> str:
+    """Render the page from `template.html.jinja` and `style.css`, which lie beside this file; pictures are drawn by `jobs` workers."""
     import jinja2
 
     methods = columns(run)
     marks = theme.marks(methods)
     with theme.style():
         views = [make_view(entry, methods) for entry in run.entries]
-        costs = [
-            {
-                "key": view.report.entry.key,
-                "anchor": anchor(view.report),
-                "figures": [
-                    picture(
-                        cost(view, by),
-                        f"{anchor(view.report)}-{by[0]}",
-                        f"Worst mean error of each method on {view.report.entry.key} against {by}.",
-                    )
-                    for by in ("gradients", "seconds")
-                ],
-            }
-            for view in views
-        ]
-        sections = [entry_section(view) for view in views]
+        tasks = [Task(anchor(view.report), partial(_drawn, view)) for view in views]
+        drawn = [result.unwrap() for result in run_tasks(tasks, jobs, in_process=min(jobs, len(tasks)) < 2)]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("benchmarks.report", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -58,15 +46,25 @@ def html(run: ReportInput) -> str:
         sentences=[(anchor(e), e.entry.key, sentence(e)) for e in run.entries],
         tally=tally(run),
         verdicts=[(v, verdict_word(v), VERDICTS[v][1]) for v in VERDICTS],
-        costs=[c for c in costs if any(c["figures"])],
+        costs=[costs for _, costs in drawn if any(costs["figures"])],
         eager=any(uncompiled(view) for view in views),
-        sections=sections,
+        sections=[section for section, _ in drawn],
         columns=COLUMNS,
         glossary=GLOSSARY,
         meta=_meta(run),
         created=str(run.meta.get("created", "")),
         dash=DASH,
     )
+
+
+def _drawn(view: View) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the section of one entry and its pictures of cost."""
+    key, name = view.report.entry.key, anchor(view.report)
+    figures = [
+        picture(cost(view, by), f"{name}-{by[0]}", f"Worst mean error of each method on {key} against {by}.")
+        for by in ("gradients", "seconds")
+    ]
+    return entry_section(view), {"key": key, "anchor": name, "figures": figures}
 
 
 def _row(entry: Any, methods: list[str]) -> dict[str, Any]:

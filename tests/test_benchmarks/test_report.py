@@ -77,9 +77,10 @@ def test_size_stays_below_two_megabytes_for_ten_entries(page):
     assert 10 * max(map(len, sections)) + 2.5 * rest < 2_000_000
 
 
-def test_same_input_gives_the_same_bytes(run):
+def test_same_input_gives_the_same_bytes(run, page):
     small = only(run, "my_model")
     assert render_html(small) == render_html(small)
+    assert render_html(run, jobs=2) == page
     assert render_markdown(small) == render_markdown(small)
 
 

@@ -14,7 +14,7 @@ import torch
 import guides
 import zoo
 from benchmarks import cells as schema
-from benchmarks import cli, work
+from benchmarks import cli, references, work
 from benchmarks.events import Events
 from benchmarks.plan import make_plan, read_plan
 from benchmarks.prepare import command, duration, plan_cells, prepare
@@ -69,13 +69,16 @@ ENTRY = ModelEntry(
 
 class Heard(Events):
     def __init__(self):
-        self.lines, self.warnings, self.finished = [], [], []
+        self.lines, self.warnings, self.finished, self.begun = [], [], [], {}
 
     def say(self, sentence):
         self.lines.append(sentence)
 
     def warn(self, sentence):
         self.warnings.append(sentence)
+
+    def begin(self, label, total):
+        self.begun[label] = total
 
     def done(self, label, status, sentence, seconds):
         self.finished.append((label, status))
@@ -211,6 +214,42 @@ def test_results_do_not_depend_on_the_number_of_jobs(model, tmp_path, exact_meth
     two, _ = go(plan, tmp_path / "two", jobs=2, pages=False)
     assert [c["scores"] for c in one.cells] == [c["scores"] for c in two.cells]
     assert one.cells[0]["scores"] != one.cells[1]["scores"]
+
+
+@pytest.fixture
+def short_fits(monkeypatch):
+    def cells(plan, prepared, settings={"steps": 30, "patience": 10, "anneal": 10, "compile": "off"}):  # noqa: B006
+        made = [dataclasses.replace(c, config={**c.config, **settings}) for c in plan_cells(plan, prepared)]
+        return [c if c.given is None else dataclasses.replace(c, given=next(g for g in made if g.method == c.given.method)) for c in made]
+
+    monkeypatch.setattr(sys.modules["benchmarks.run"], "plan_cells", cells)
+
+
+def test_a_truth_given_a_trained_program_is_found_beside_the_other_comparisons(tmp_path, monkeypatch, short_fits):
+    """Whatever the number of jobs, and as `find` finds it; every comparison is counted, and none is made twice."""
+    learned = "vae[hidden=6,latent=1,layers=1,rows=150]"
+    plan = make_plan(entries=["lda_exact", learned], guides=["amortized"], nuts=False)
+    two, heard = go(plan, tmp_path / "two", jobs=2, pages=False)
+    compared = [label for label, _ in heard.finished if label.endswith("compared")]
+    assert heard.begun["comparisons"] == len(compared) == 2
+    entry = two.report.entries[1]
+    assert entry.reference.kind == two.references[learned]["kind"] == "exact"
+    assert entry.reference.posterior.entry is entry.entry
+    assert entry.reference.posterior.data is entry.data
+    assert [c.reference is entry.reference for c in entry.comparisons] == [True]
+    direct = references.find(entry.entry, entry.data, given=entry.comparisons[0].fit)
+    assert torch.equal(direct.posterior.draws["z"], entry.reference.posterior.draws["z"])
+    assert direct.log_evidence == entry.reference.log_evidence
+    one, _ = go(plan, tmp_path / "one", jobs=1, pages=False)
+    assert [c["scores"] for c in one.cells] == [c["scores"] for c in two.cells]
+    again, heard = go(plan, tmp_path / "two", jobs=2, pages=False)
+    assert (heard.finished, heard.begun) == ([], {})
+    assert again.cells == two.cells
+
+    monkeypatch.setattr(references, "exact_given", lambda entry, data, given: None)
+    other, heard = go(plan, tmp_path / "two", jobs=2, pages=False)
+    assert other.references[learned]["kind"] == "none"
+    assert f"{learned}: No chains were run on the learned weights; run NUTS as well." in heard.warnings
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

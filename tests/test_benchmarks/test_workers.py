@@ -36,6 +36,24 @@ def test_values_depend_on_the_name_only():
     assert len(set(alone)) == 5
 
 
+@pytest.mark.parametrize("options", [{"in_process": True}, {"jobs": 1}, {"jobs": 2}], ids=["here", "one", "two"])
+def test_tasks_follow_from_results(options):
+    """A chain of tasks beside an independent one: all run once, in the order they were asked for."""
+    seen = []
+
+    def follow(result):
+        seen.append(result.name)
+        return [Task(f"{result.name}+", lambda: result.value + 1)] if result.name in ("a", "a+") else []
+
+    results = run_tasks([Task("a", lambda: 1), Task("b", lambda: 10)], follow=follow, **options)
+    assert [(r.name, r.value) for r in results] == [("a", 1), ("b", 10), ("a+", 2), ("a++", 3)]
+    assert sorted(seen) == ["a", "a+", "a++", "b"]
+    if options.get("jobs") != 2:
+        assert seen == ["a", "a+", "a++", "b"]  # what follows is next
+    with pytest.raises(UsageError, match="different names"):
+        run_tasks([Task("a", lambda: 1)], follow=lambda result: [Task("a", lambda: 2)], **options)
+
+
 def test_large_tensors_come_home_and_cost_is_measured():
     seen: list[TaskResult] = []
     (result,) = run_tasks([Task("big", lambda: {"x": torch.arange(3_000_000, dtype=torch.float64)})], on_done=seen.append)
