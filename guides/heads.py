@@ -121,7 +121,7 @@ class FlowHead(Head):
 
     def __init__(self, width: int, *, layers: int = 4, hidden: int = 24, context: int = 8) -> None:
         super().__init__(width)
-        self.normal, self.context = TriangularHead(width), context
+        self.normal, self.hidden, self.context = TriangularHead(width), hidden, context
         self.kept = [[k for k in range(width) if k % 2 == layer % 2] for layer in range(layers if width > 1 else 0)]
         self.moved = [[k for k in range(width) if k not in kept] for kept in self.kept]
         self.couplings = nn.ModuleList(
@@ -136,7 +136,12 @@ class FlowHead(Head):
     def _change(self, layer: int, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         part = torch.cat([v[..., self.kept[layer]], h.expand(*v.shape[:-1], self.context)], -1)
         a, c = self.couplings[layer](part).chunk(2, -1)
-        return BOUND * torch.tanh(a / BOUND), c
+        return self.bounded(a), c
+
+    @staticmethod
+    def bounded(a: Tensor) -> Tensor:
+        """Return log scales that cannot overflow a draw."""
+        return BOUND * torch.tanh(a / BOUND)
 
     def _put(self, layer: int, v: Tensor, moved: Tensor) -> Tensor:
         columns = [v[..., k] if k in self.kept[layer] else moved[..., self.moved[layer].index(k)] for k in range(self.width)]

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from benchmarks.gap_search import LocalQ, Target, elbo_nats, refine
-from benchmarks.gaps import GapReport, datum_gaps
+from benchmarks.gap_search import LocalQ, OwnFlowHead, Target, best_numbers, elbo_nats, refine
+from benchmarks.gaps import GapReport, _on_grid, datum_gaps
 from guides.heads import DiagonalHead, TriangularHead, make_head
 from zoo.grid import GaussianLikelihood, LatentGrid, standard_normal
 
@@ -109,6 +109,42 @@ def test_the_gap_splits_as_the_closed_form_says(kind, approximation):
         assert d.amortization_gap_nats == pytest.approx(d.kl_nats - approximation, abs=3e-4)
         assert d.amortization_gap_nats > 0.1
         assert d.refined_gap_nats < 0.1 * d.amortization_gap_nats
+
+
+def test_couplings_of_a_row_s_own_start_as_the_shared_ones():
+    head = make_head("flow", 3, torch.float64)
+    stream = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for p in head.parameters():
+            p.copy_(0.5 * torch.randn(p.shape, dtype=torch.float64, generator=stream))
+    numbers, noise = (torch.randn(*shape, dtype=torch.float64, generator=stream) for shape in ((4, head.numbers), (50, 4, 3)))
+    own = OwnFlowHead(head).double()
+    same = OwnFlowHead.numbers_of(head, numbers)
+    assert same.shape == (4, own.numbers)
+    w = head.draw(numbers, noise)
+    assert torch.allclose(own.draw(same, noise), w, atol=1e-12)
+    assert torch.allclose(own.log_prob(same, w), head.log_prob(numbers, w), atol=1e-9)
+    other = same + 0.1 * torch.tensor([0.0, 1, 0, 0])[:, None]  # another row's weights are nobody else's
+    assert torch.equal((own.draw(other, noise) != own.draw(same, noise)).any(-1).any(0), torch.tensor([False, True, False, False]))
+
+
+def test_the_best_flow_of_a_row_has_couplings_of_its_own():
+    """Posteriors along parabolas: the best normal loses over a tenth of a nat, the flow nearly nothing."""
+    likelihood = GaussianLikelihood(lambda z: torch.stack([z[..., 1] + 0.8 * z[..., 0].square(), 0.5 * z[..., 0]], -1), 0.4)
+    x = torch.tensor([[0.5, 0.1], [1.0, 0.8]], dtype=torch.float64)
+    grid = LatentGrid(likelihood, 2, points=301, half_width=5.0)
+    target, zero, one = Target(likelihood, standard_normal), torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    evidence, mean, covariance = grid.moments(x)
+    gaps = {}
+    for kind in ("full", "flow"):
+        head = make_head(kind, 2, torch.float64)
+        q = LocalQ(head, torch.zeros(2, head.numbers, dtype=torch.float64), zero, one)
+        best, elbos = best_numbers(target, q, x, mean, covariance)
+        gaps[kind] = evidence - elbos
+        on_grid = torch.stack([torch.tensor(_on_grid(grid, best.take(torch.tensor([i])), x[i : i + 1])[0]["kl_nats"]) for i in range(2)])
+        assert torch.allclose(on_grid.double(), gaps[kind], atol=1e-3)  # by an integral that never draws from q
+    assert (gaps["full"] > 0.1).all()
+    assert (gaps["flow"] < 0.05 * gaps["full"]).all()
 
 
 def test_a_kl_divided_by_the_pixels_is_caught():
