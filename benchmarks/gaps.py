@@ -27,7 +27,7 @@ from benchmarks.arviz_bridge import pareto_k
 from benchmarks.gap_search import LocalQ, Target, best_numbers, elbo_nats, family_of, nodes, refine
 from guides.amortized import LocalGuide
 from zoo.errors import UsageError
-from zoo.grid import LARGEST, GridCheck, LatentGrid
+from zoo.grid import LARGEST, MOST_POINTS, GridCheck, LatentGrid
 
 if TYPE_CHECKING:
     from guides.types import Fit
@@ -230,40 +230,50 @@ def datum_gaps(
 
 
 def _on_grid(grid: LatentGrid, q: LocalQ, x: Tensor) -> tuple[dict[str, float], float]:
-    """Integrate what compares q with the posterior of one row on a grid of its own around both; its log p(x) comes second."""
-    grid = _around_both(grid, q, x)
-    step = math.exp(grid.log_weight)
-    joint = grid.log_joint(x)[0]
-    evidence = joint.logsumexp(0) + grid.log_weight
-    posterior = joint - evidence
-    log_q = q.log_prob(grid.points[:, None, :])[:, 0]
-    mass, own = posterior.exp() * step, log_q.exp() * step
-    # The integral of q ln(q / p) - q + p is the KL where q integrates to 1; a q that does not then breaks the identity with the ELBO.
-    forward, reverse = (own * (log_q - posterior)).sum() - own.sum() + 1, (mass * (posterior - log_q)).sum()
-    mean_p, mean_q = mass @ grid.points, own @ grid.points
-    sd_p = (mass @ (grid.points - mean_p).square()).sqrt()
-    sd_q = (own @ (grid.points - mean_q).square()).sqrt()
+    """Integrate what compares q with the posterior of one row on a grid of its own around both; its log p(x) comes second.
+
+    The grid is doubled until every second of its points gives the same log p(x) and KL to within the tolerance.
+    """
+    box, number = _box(grid, q, x), 201 if grid.latent < LARGEST else 61
+    while True:
+        fine = LatentGrid(grid.likelihood, grid.latent, log_prior=grid.log_prior, points=number, center=box[0], half_width=box[1])
+        joint, log_q = fine.log_joint(x)[0], q.log_prob(fine.points[:, None, :])[:, 0]
+        evidence, forward, mass, own = _integrals(joint, log_q, fine.log_weight)
+        second = torch.arange(number**grid.latent).reshape((number,) * grid.latent)[(slice(None, None, 2),) * grid.latent].flatten()
+        half_evidence, half_forward, *_ = _integrals(joint[second], log_q[second], fine.log_weight + grid.latent * math.log(2))
+        changed = max(abs(float(evidence - half_evidence)), abs(float(forward - half_forward)))
+        if changed <= TOLERANCE or (2 * number - 1) ** grid.latent > MOST_POINTS:
+            break
+        number = 2 * number - 1
+    mean_p, mean_q = mass @ fine.points, own @ fine.points
+    sd_p = (mass @ (fine.points - mean_p).square()).sqrt()
+    sd_q = (own @ (fine.points - mean_q).square()).sqrt()
     ratio = sd_q / sd_p
-    inside = [_coverage(grid, own, mass, k) for k in range(grid.latent)]
+    inside = [_coverage(fine, own, mass, k) for k in range(grid.latent)]
     numbers = {
-        "kl_nats": float(forward), "reverse_kl_nats": float(reverse), "mean_z": float(((mean_q - mean_p) / sd_p).abs().max()),
-        "sd_ratio": float(ratio[ratio.log().abs().argmax()]), "coverage50": float(np.mean([c[0] for c in inside])),
-        "coverage90": float(np.mean([c[1] for c in inside])),
+        "kl_nats": float(forward), "reverse_kl_nats": float((mass * (joint - evidence - log_q)).sum()),
+        "mean_z": float(((mean_q - mean_p) / sd_p).abs().max()), "sd_ratio": float(ratio[ratio.log().abs().argmax()]),
+        "coverage50": float(np.mean([c[0] for c in inside])), "coverage90": float(np.mean([c[1] for c in inside])),
     }  # fmt: skip
     return numbers, float(evidence)
 
 
-def _around_both(grid: LatentGrid, q: LocalQ, x: Tensor) -> LatentGrid:
-    """Return a grid that holds 8 sds of q and of the posterior of one row, with 201 points per axis (61 in three dimensions)."""
+def _integrals(joint: Tensor, log_q: Tensor, log_weight: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return log p(x), KL(q, posterior), and the mass of the posterior and of q at every point of a grid of this weight per point."""
+    evidence = joint.logsumexp(0) + log_weight
+    mass, own = (joint - evidence + log_weight).exp(), (log_q + log_weight).exp()
+    # The integral of q ln(q / p) - q + p is the KL where q integrates to 1; a q that does not then breaks the identity with the ELBO.
+    return evidence, (own * (log_q - joint + evidence)).sum() - own.sum() + 1, mass, own
+
+
+def _box(grid: LatentGrid, q: LocalQ, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return middle and half width, per axis, of a box that holds 8 sds of q and of the posterior of one row."""
     _, mean, covariance = grid.moments(x)
     z = q.draw(nodes(12, grid.latent)[0][:, None, :])[:, 0]  # the outermost node lies 5.5 sds out
     sd = covariance[0].diagonal().sqrt()
     low = torch.minimum(mean[0] - 8 * sd, z.min(0).values - 0.5 * (z.max(0).values - z.min(0).values) / 2)
     high = torch.maximum(mean[0] + 8 * sd, z.max(0).values + 0.5 * (z.max(0).values - z.min(0).values) / 2)
-    return LatentGrid(
-        grid.likelihood, grid.latent, log_prior=grid.log_prior, points=201 if grid.latent < LARGEST else 61,
-        half_width=(high - low) / 2, center=(low + high) / 2,  # per axis: an unused unit is far wider than a used one
-    )  # fmt: skip
+    return (low + high) / 2, (high - low) / 2  # per axis: an unused unit is far wider than a used one
 
 
 def _coverage(grid: LatentGrid, own: Tensor, mass: Tensor, axis: int) -> tuple[float, float]:
