@@ -33,7 +33,8 @@ COLUMNS = (
 QUICK = {"draws": 500, "tune": 500}
 FIT: dict[str, Any] = {"steps": 3000, "num_particles": 16, "compile": "auto"}
 QUICK_FIT: dict[str, Any] = {**FIT, "steps": 1500}
-FLOW: dict[str, Any] = {"steps": 6000, "num_particles": 64, "compile": "auto"}  # where its distance to the chains is measured
+# At the default rate of 0.02 the flow stops 1.2 nats lower and 0.022 from the chains in place of 0.017.
+FLOW: dict[str, Any] = {"steps": 10_000, "num_particles": 64, "lr": 0.005, "compile": "auto"}
 FULL = {"draws": 3000, "tune": 600}
 CERTIFIED_RHAT, CERTIFIED_ESS = 1.01, 4000
 
@@ -58,11 +59,10 @@ def measure(case: str, seed: int, *, quick: bool, jobs: int = 2, labels: int = 6
     posteriors, status, seconds = {}, {}, {}
     chained = quick or seed < CHAINED.get(case, 1)
     if chained:
-        length: Any = FULL if case == "rotation" and not quick else QUICK
+        length: Any = FULL if case in JUDGED and not quick else QUICK
         nuts = benchmarks.run_nuts(entry, seed=seed, data=data, jobs=jobs, min_ess=0, **length)
         posteriors["nuts"], status["nuts"], seconds["nuts"] = nuts, "ok", nuts.cost.seconds
-    long = FLOW if chained and not quick and case != "last_layer" else QUICK_FIT
-    settings = {"laplace": {}, "flow": long}
+    settings = {"laplace": {}, "flow": QUICK_FIT if quick or case == "last_layer" else FLOW}
     for family in FAMILIES if chained else LIGHT[case]:
         fit = guides.fit(entry, family, seed=seed, data=data, **settings.get(family, QUICK_FIT if quick else FIT))
         status[family], seconds[family] = fit.stop.status, fit.cost.seconds

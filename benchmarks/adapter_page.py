@@ -21,7 +21,7 @@ CASES: dict[str, dict[str, Any]] = {  # name in the table -> options of the entr
 }
 JUDGED = {"rotation": "rank one", "last_layer": "last layer"}  # cases with ten data seeds
 SEEDS = 10  # data seeds the bars against mle and temperature scaling ask for
-CHAINED = {"rotation": 1, "last_layer": 1}  # data seeds with chains, and with every family
+CHAINED = {"rotation": 3, "last_layer": 3}  # data seeds with chains, and with every family
 LIGHT = {"rotation": ("flow",), "last_layer": ("laplace", "full_rank")}  # families on the other data seeds: the nearest to the chains
 METRICS = ("accuracy", "log_loss", "ece", "adaptive_ece", "brier")
 HEADS = (

@@ -15,6 +15,7 @@ datum weights of its own (as in Cremer, Li and Duvenaud 2018, Inference suboptim
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,20 +198,12 @@ def refine(target: Target, q: LocalQ, x: Tensor, *, steps: int = 50, lr: float =
     The learning rate falls along a cosine to a hundredth. The couplings of a flow stay as they are.
     """
     moves = _Moves(q.head, q.numbers)
-    optimizer = torch.optim.Adam(moves.parameters, lr=lr, betas=(0.9, 0.95))
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = _falling(lr, step, steps)
-        loss = -elbo_nats(target, q.replaced(moves.numbers()), x, number).sum()
-        for parameter, gradient in zip(moves.parameters, torch.autograd.grad(loss, moves.parameters), strict=True):
-            parameter.grad = gradient
-        optimizer.step()
-    with torch.no_grad():
-        return q.replaced(moves.numbers().detach())
+    return q.replaced(_descend(moves, lambda: -elbo_nats(target, q.replaced(moves.numbers()), x, number).sum(), lr, steps))
 
 
 def best_numbers(
-    target: Target, q: LocalQ, x: Tensor, mean: Tensor, covariance: Tensor, *, mode: Tensor | None = None, steps: int = 120,
-    number: int = 7, final: int | None = None,
+    target: Target, q: LocalQ, x: Tensor, mean: Tensor, covariance: Tensor, *, mode: Tensor | None = None,
+    steps: int = 120, number: int = 7, final: int | None = None,
 ) -> tuple[LocalQ, Tensor]:  # fmt: skip
     """Return the best q of the family for each row over several starts, and its ELBO `[row]` in nats.
 
@@ -267,22 +260,25 @@ def _search_couplings(target: Target, q: LocalQ, x: Tensor) -> LocalQ:
     """
     moves, points = _Moves(q.head, q.numbers), torch.quasirandom.SobolEngine(q.head.width, scramble=True, seed=0)
     sequence, stream = points.draw(OWN_POINTS, dtype=x.dtype)[:, None, :], torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(moves.parameters, lr=OWN_RATE, betas=(0.9, 0.95))
-    for step in range(OWN_STEPS):
-        optimizer.param_groups[0]["lr"] = _falling(OWN_RATE, step, OWN_STEPS)
+
+    def loss() -> Tensor:
         uniform = (sequence + torch.rand(1, len(x), q.head.width, dtype=x.dtype, generator=stream)) % 1
         now = q.replaced(moves.numbers())
         z = now.draw(torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9)))
-        loss = (now.replaced(now.numbers.detach()).log_prob(z) - target.log_joint(x, z)).mean(0).sum()
-        for parameter, gradient in zip(moves.parameters, torch.autograd.grad(loss, moves.parameters), strict=True):
+        return (now.replaced(now.numbers.detach()).log_prob(z) - target.log_joint(x, z)).mean(0).sum()
+
+    return q.replaced(_descend(moves, loss, OWN_RATE, OWN_STEPS))
+
+
+def _descend(moves: _Moves, loss: Callable[[], Tensor], rate: float, steps: int) -> Tensor:
+    """Return the numbers after steps of Adam with a rate that falls along a cosine to a hundredth."""
+    optimizer = torch.optim.Adam(moves.parameters, lr=rate, betas=(0.9, 0.95))
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        for parameter, gradient in zip(moves.parameters, torch.autograd.grad(loss(), moves.parameters), strict=True):
             parameter.grad = gradient
         optimizer.step()
-    return q.replaced(moves.numbers().detach())
-
-
-def _falling(rate: float, step: int, steps: int) -> float:
-    """Return a rate that falls along a cosine to a hundredth."""
-    return rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    return moves.numbers().detach()
 
 
 def _embedded(target: Target, q: LocalQ, x: Tensor, mean: Tensor, covariance: Tensor, **search: Any) -> Tensor:
