@@ -27,7 +27,7 @@ from guides.amortized import LocalGuide
 from guides.heads import DiagonalHead, FlowHead, Head, TriangularHead
 
 WEIGHT_PACE = 0.6  # of a coupling's weights beside locations and log scales
-OWN_STEPS, OWN_POINTS, OWN_RATE = 600, 256, 0.05  # of the search over couplings
+OWN_STEPS, OWN_POINTS, OWN_RATE = 1000, 128, 0.05  # of the search over couplings
 
 __all__ = ["LocalQ", "OwnFlowHead", "Target", "best_numbers", "elbo_nats", "gaussian_numbers", "nodes", "refine"]
 
@@ -202,16 +202,17 @@ def refine(target: Target, q: LocalQ, x: Tensor, *, steps: int = 50, lr: float =
 
 
 def best_numbers(
-    target: Target, q: LocalQ, x: Tensor, mean: Tensor, covariance: Tensor, *, mode: Tensor | None = None,
+    target: Target, q: LocalQ, x: Tensor, mean: Tensor, covariance: Tensor, *, mode: Tensor | None = None, draws: Tensor | None = None,
     steps: int = 120, number: int = 7, final: int | None = None,
 ) -> tuple[LocalQ, Tensor]:  # fmt: skip
     """Return the best q of the family for each row over several starts, and its ELBO `[row]` in nats.
 
     Starts: the encoder's q, the normal with the exact moments, that normal at a third of its scale to each side of its
     longest axis and at the posterior's mode, so that a posterior with several modes is tried at each; for a full
-    covariance also the best independent normals. A flow goes on from the best of these, and from the exact moments, with
-    couplings of each row's own. The starts, the encoder's own q among them, are candidates and no value is used that was
-    not computed by the same quadrature, so that the best is never below the encoder.
+    covariance also the best independent normals. A flow goes on with couplings of each row's own from the best of these,
+    from the exact moments and, where draws are given, from the flow under which these are likely. The starts, the encoder's
+    own q among them, are candidates and no value is used that was not computed by the same quadrature, so that the best is
+    never below the encoder.
 
     Args:
         target: the model.
@@ -220,6 +221,7 @@ def best_numbers(
         mean: exact posterior means `[row, d]`.
         covariance: exact posterior covariances `[row, d, d]`.
         mode: highest points of the exact posteriors `[row, d]`, where known.
+        draws: draws of the exact posteriors `[n, row, d]`, where known.
         steps: optimizer steps of each start.
         number: nodes per axis during the search.
         final: nodes per axis of the values returned, see `elbo_nats`.
@@ -238,6 +240,7 @@ def best_numbers(
     own = LocalQ(OwnFlowHead(q.head).to(x.dtype), torch.empty(0), q.center, q.spread)
     normal = gaussian_numbers(q.head, mean, covariance, q.center, q.spread, q.numbers)
     starts = [OwnFlowHead.numbers_of(q.head, numbers) for numbers in (best.numbers, normal)]
+    starts += [] if draws is None else [_likely(own.replaced(starts[1]), draws)]
     found = _search_couplings(target, own.replaced(torch.cat(starts)), x.repeat(len(starts), 1))
     return _highest(target, own, [*starts, *found.numbers.split(len(x))], x, final)
 
@@ -268,6 +271,12 @@ def _search_couplings(target: Target, q: LocalQ, x: Tensor) -> LocalQ:
         return (now.replaced(now.numbers.detach()).log_prob(z) - target.log_joint(x, z)).mean(0).sum()
 
     return q.replaced(_descend(moves, loss, OWN_RATE, OWN_STEPS))
+
+
+def _likely(q: LocalQ, draws: Tensor) -> Tensor:
+    """Return the numbers of the flows after steps up the likelihood of the draws, which spreads them over every mode."""
+    moves = _Moves(q.head, q.numbers)
+    return _descend(moves, lambda: -q.replaced(moves.numbers()).log_prob(draws).mean(0).sum(), OWN_RATE, OWN_STEPS // 2)
 
 
 def _descend(moves: _Moves, loss: Callable[[], Tensor], rate: float, steps: int) -> Tensor:

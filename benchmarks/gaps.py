@@ -213,7 +213,8 @@ def datum_gaps(
         evidence = torch.where((near - evidence).abs() <= SAME, near, evidence)
         khat = _khat(target, q, x, seed)
         mode = torch.cat([grid.points[joint.argmax(-1)] for _, joint in grid.blocks(x)])
-    best = best_numbers(target, q, x, mean, covariance, mode=mode)[1]
+        draws = grid.sample(x, DRAWS, seed)
+    best = best_numbers(target, q, x, mean, covariance, mode=mode, draws=draws)[1]
     refined = refine(target, q, x, steps=steps)
     with torch.no_grad():
         after = elbo_nats(target, refined, x)

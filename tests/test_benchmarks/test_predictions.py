@@ -165,6 +165,11 @@ def test_the_rank_correlation_is_that_of_each_case():
     value, low, high, _ = spearman(turned)
     assert value == pytest.approx(0.0)
     assert low < 0 < high
+    torn = [{**r, "rhat_share": 0.5, "rhat_max": 1.8} if r["method"] == "nuts" and r["seed"] < 5 else r for r in turned]
+    assert spearman(torn)[0::3] == (pytest.approx(1.0), 5)  # chains that disagree are no truth
+    torn = [{**r, "rhat_share": 0.5, "rhat_max": 1.8} if r["method"] == "nuts" and r["seed"] == 2 else r for r in lab_rows()]
+    assert "disagree** (R-hat at most 1.01 on 50 % of the test images, up to 1.80)" in page(torn)
+    assert "disagree" not in page(lab_rows())
 
 
 def test_pooled_calibration_error_is_that_of_all_predictions_and_its_floor_is_chance():
