@@ -23,7 +23,11 @@ WORDS: dict[Verdict, str] = {
 }  # fmt: skip
 MATERIAL = ("shifted", "too_narrow", "too_wide", "wrong_shape")
 BAD = 3.0  # a finding this many times its line: do not use
-RICHER = {"mean_field": ("full_rank", "low_rank"), "low_rank": ("full_rank",), "laplace": ("full_rank",), "amortized": ("full_rank",)}
+RICHER = {
+    "mean_field": ("full_rank", "low_rank", "block_full_rank"), "low_rank": ("full_rank",), "laplace": ("full_rank",),
+    "full_rank": ("flow",), "amortized": ("full_rank", "amortized_full"), "amortized_full": ("amortized_flow",),
+}  # fmt: skip
+EXACT = "use the exact posterior (zoo.grid)"
 
 
 def comparison_sentence(
@@ -52,7 +56,7 @@ def comparison_sentence(
     others = len({r.label for r in reasons[1:] if r.verdict in MATERIAL} - {reasons[0].label})
     more = f" (and {others} more finding{'s' if others > 1 else ''})" if others and verdict in MATERIAL else ""
     stop = next((f"; {_clause(r.sentence)}" for r in reasons if r.verdict == "fit_failed"), "")
-    return f"{method} {WORDS[verdict]}: {_clause(first)}{more}{stop}{tail}{_next_step(method, verdict, entry, mcmc)}."
+    return f"{method} {WORDS[verdict]}: {_clause(first)}{more}{stop}{tail}{_next_step(method, verdict, entry, mcmc, kind)}."
 
 
 def entry_sentence(comparisons: Sequence[Comparison]) -> str:
@@ -136,12 +140,12 @@ def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
         return f": prefer {_and([c.method for c in guides[:2]], 'or')}"
     chains = next((c for c in good if c.method == "nuts"), None)
     if chains is None:
-        return ""
+        return f": {EXACT}" if _grid_is_known(entry, ranked[0].reference.kind) else ""
     clean = chains.mcmc is None or not chains.mcmc.divergences
     return ": use nuts" if clean else ": use nuts, with smaller steps until no draw diverges"
 
 
-def _next_step(method: str, verdict: Verdict, entry: ModelEntry | None, mcmc: Mcmc | None) -> str:
+def _next_step(method: str, verdict: Verdict, entry: ModelEntry | None, mcmc: Mcmc | None, kind: str) -> str:
     if verdict not in MATERIAL or entry is None:
         return ""
     if entry.reference_of is not None:
@@ -149,7 +153,14 @@ def _next_step(method: str, verdict: Verdict, entry: ModelEntry | None, mcmc: Mc
     if mcmc is not None or method == "nuts":
         return "; the chains passed a region by: run more of them, or reparameterize"
     richer = [f for f in RICHER.get(method, ()) if f in entry.families]
-    return f"; try {richer[0]}" if richer else "; use nuts"
+    if richer:
+        return f"; try {richer[0]}"
+    return f"; {EXACT}" if _grid_is_known(entry, kind) else "; use nuts"
+
+
+def _grid_is_known(entry: ModelEntry, kind: str) -> bool:
+    """Whether the truth is the exact posterior given the trained program, which chains need not find."""
+    return entry.conditional is not None and kind == "exact"
 
 
 def _divergences(mcmc: Mcmc | None) -> str:

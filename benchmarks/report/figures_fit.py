@@ -35,26 +35,31 @@ def smooth(values: Array, points: int = 120) -> tuple[Array, Array]:
 
 
 def losses(view: View, fits: dict[str, FitSummary]) -> Any | None:
-    """Draw the smoothed loss of each fit above the best final one, its stopping point, and its restarts at the end."""
+    """Draw the smoothed loss of each fit above the best final one, its stopping point, and its restarts at the end.
+
+    Where some guides are fitted to all units and others to the compared ones only, each is drawn above its own best.
+    """
     curves = {n: smooth(np.asarray(f.losses, dtype=float)) for n, f in fits.items() if np.size(f.losses) > 1 and n in view.marks}
     curves = {n: c for n, c in curves.items() if c[0].size}
     if not curves:
         return None
     figure, axis = canvas(380, 260)
-    best = min(float(np.median(c[1][-max(3, len(c[1]) // 10) :])) for c in curves.values())
+    final = {n: float(np.median(c[1][-max(3, len(c[1]) // 10) :])) for n, c in curves.items()}
+    lowest_of_all = min(final.values())
+    best = {n: v if view.report.entry.judged is not None else lowest_of_all for n, v in final.items()}
     last = max(c[0].max() for c in curves.values())
-    highest = max(float(np.quantile(c[1] - best, 0.97)) for c in curves.values())
+    highest = max(float(np.quantile(c[1] - best[n], 0.97)) for n, c in curves.items())
     wide = highest > NARROW
     if not wide:
-        highest = max(0.02, min(NARROW, max(float((c[1] - best).max()) for c in curves.values())))
-    lowest = LOWEST if wide else min(-0.005, *(float(np.quantile(c[1] - best, 0.03)) for c in curves.values()))
+        highest = max(0.02, min(NARROW, max(float((c[1] - best[n]).max()) for n, c in curves.items())))
+    lowest = LOWEST if wide else min(-0.005, *(float(np.quantile(c[1] - best[n], 0.03)) for n, c in curves.items()))
     for name, (steps, values) in curves.items():
-        mark, gap = view.marks[name], np.maximum(values - best, lowest)
+        mark, gap = view.marks[name], np.maximum(values - best[name], lowest)
         axis.plot(steps, gap, color=mark.color, linestyle=mark.dash)
         axis.plot(steps[-1:], gap[-1:], marker=mark.marker, color=mark.color, markersize=6.5, markeredgecolor=light("paper"))
         for restart in fits[name].restarts:
             if restart.elbo is not None and np.isfinite(restart.elbo.value_nats):
-                height = max(-restart.elbo.value_nats - best, lowest)
+                height = max(-restart.elbo.value_nats - best[name], lowest)
                 axis.plot([last * 1.18], [height], marker="_", markersize=11, markeredgewidth=1.6, color=mark.color, clip_on=False)
     y_range = (LOWEST * 0.8, highest * 1.5) if wide else (lowest - 0.06 * (highest - lowest), highest + 0.06 * (highest - lowest))
     axis.set(xscale="log", yscale="log" if wide else "linear", xlim=(1, last * 1.4), ylim=y_range)

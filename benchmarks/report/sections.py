@@ -172,7 +172,8 @@ def _how(view: View) -> list[dict[str, Any]]:
     name, key = anchor(view.report), view.report.entry.key
     early = [n for n, f in fits.items() if n in view.marks and f.stop.status != "ok"]
     restarts = any(len(f.restarts) > 1 for f in fits.values())
-    caption = "Smoothed minus ELBO, above the lowest of all methods. The marker is where a fit stopped."
+    above = "the lowest of all methods" if view.report.entry.judged is None else "its own lowest: some guides are fitted to all units"
+    caption = f"Smoothed minus ELBO, above {above}. The marker is where a fit stopped."
     if early:
         caption += f" Did not converge: {', '.join(early)}."
     if restarts:

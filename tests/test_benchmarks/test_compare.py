@@ -12,7 +12,7 @@ from torch import nn
 import benchmarks
 import zoo
 from benchmarks.compare import compare, failed
-from benchmarks.sentences import entry_sentence
+from benchmarks.sentences import comparison_sentence, entry_sentence
 from benchmarks.types import Comparison, Mcmc
 from guides.types import Elbo, Fit, FitConfig, Restart, Stop
 from zoo.errors import UsageError
@@ -218,6 +218,17 @@ def test_the_entry_sentence_names_the_worst_first_and_the_next_step():
     only = rows(mean_field="sd x 0.75")
     borrowed = [replace(c, posterior=replace(c.posterior, entry=replace(c.posterior.entry, reference_of="eight_schools"))) for c in only]
     assert entry_sentence(borrowed).endswith("try eight_schools (same posterior, another form).")
+    known = [replace(c, posterior=replace(c.posterior, entry=replace(c.posterior.entry, conditional=lambda *_: None))) for c in only]
+    assert "zoo.grid" not in entry_sentence(known)
+    known = [replace(c, reference=replace(c.reference, kind="exact")) for c in known]
+    assert entry_sentence(known).endswith(": use the exact posterior (zoo.grid).")
+    entry = replace(known[0].posterior.entry, families=("amortized", "amortized_full", "amortized_flow"))
+    steps = {m: comparison_sentence(m, "too_narrow", known[0].reasons, kind="exact", entry=entry) for m in entry.families}
+    assert steps["amortized"].endswith("; try amortized_full.")
+    assert steps["amortized_full"].endswith("; try amortized_flow.")
+    assert steps["amortized_flow"].endswith("; use the exact posterior (zoo.grid).")
+    chained = comparison_sentence("amortized_flow", "too_narrow", known[0].reasons, kind="conditional", entry=entry)
+    assert chained.endswith("; use nuts.")
     awful = planting.guide(0.2 * np.random.default_rng(0).standard_normal((2000, 1)))
     truth = planting.reference(np.random.default_rng(1).standard_normal((4, 1000, 1)))
     assert "do not use full_rank (x[d0] 0.199x too narrow)" in entry_sentence([compare(awful, truth, distances="none")])

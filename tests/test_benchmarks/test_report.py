@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.report import FitSummary, ReportInput, render_html, render_markdown, render_table
+from benchmarks.report import FitSummary, ReportInput, figures_fit, render_html, render_markdown, render_table
 from benchmarks.report.components import make_view, worst_pair
 from benchmarks.report.figures_cost import noise_floor, spread, uncompiled
 from benchmarks.report.html import key
@@ -195,6 +195,22 @@ def test_fits_without_a_compiled_graph_are_marked_beside_others(run):
     page = render_html(replace(run, entries=[replace(entry, fits={n: replace(f, compiled={"used": n != first}) for n, f in fits.items()})]))
     assert "A fit marked eager" in page
     assert f"{first}, eager" in page
+
+
+def test_losses_over_different_units_have_floors_of_their_own(run):
+    """Guides fitted to all units and to the compared ones: each curve ends near the bottom, whatever the others' size."""
+    entry = next(e for e in run.entries if len(e.summaries()) > 1)
+    names = list(entry.summaries())[:2]
+    fits = {n: replace(entry.summaries()[n], losses=np.geomspace(1.0, 1e-3, 400) * 50 + k * 1e4, restarts=()) for k, n in enumerate(names)}
+    heights = {}
+    for judged in (None, lambda data: data):
+        view = make_view(replace(entry, entry=replace(entry.entry, judged=judged)), [c.posterior.method for c in entry.comparisons])
+        figure = figures_fit.losses(view, fits)
+        heights[judged is not None] = [line.get_ydata()[-1] for line in figure.axes[0].lines if len(line.get_ydata()) > 1]
+    assert heights[True] == pytest.approx([0.1, 0.1])
+    assert max(heights[False]) == pytest.approx(1e4, rel=0.01)
+    page = render_html(ReportInput(entries=[replace(entry, entry=replace(entry.entry, judged=lambda data: data))], meta=run.meta))
+    assert "above its own lowest: some guides are fitted to all units" in page
 
 
 def test_labels_are_spread_apart():
