@@ -108,7 +108,7 @@ class LocalGuide(FlatGuide):
         local = [s for s in density.sites if s.plate_axis is not None]
         if not local:
             raise FitError("The program has no local site in a minibatch plate; give Data(batched=..., size=...) and a plate of that size.")
-        places = torch.cat([_places(s) for s in local], -1)  # [unit, local]
+        places = torch.cat([places_of(s) for s in local], -1)  # [unit, local]
         everywhere = torch.ones(density.dim, dtype=torch.bool)
         everywhere[places.reshape(-1)] = False
         self.dim = self.noise_dim = density.dim
@@ -245,7 +245,7 @@ class AmortizedGuide(LocalGuide):
         return other
 
 
-def _places(site: Site) -> Tensor:
+def places_of(site: Site) -> Tensor:
     """Return where each unit's values of a local site lie in the flat vector, `[unit, value]`."""
     assert site.plate_axis is not None
     events = len(site.unconstrained_shape) - (len(site.shape) - site.event_dim)

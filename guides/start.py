@@ -1,6 +1,8 @@
 """Where optimization begins: most published failures of VI measure the start, not the family.
 
-1. The first point of finite density and gradient among jittered zeros of growing radius.
+1. The first point of finite density and gradient among jittered zeros of growing radius. Where every value belongs to a unit
+   (a decoder's codes), each unit then begins at the highest of many draws of its own: its posterior may have several modes,
+   and the joint density of all units is no guide to them.
 2. A deterministic mean field from there: scipy's L-BFGS-B on the fixed-noise ELBO with mirrored draws (Giordano,
    Ingram & Broderick, JMLR 25(18), 2024). Unlike a mode it exists wherever the posterior is proper: the centered eight
    schools have no mode.
@@ -27,6 +29,7 @@ from zoo.log_density import LogDensity
 __all__ = ["blame", "find_start", "first_point", "plain_start", "value_and_gradient"]
 
 HESSIAN_LIMIT = 200  # dimensions; a Hessian costs as many gradients
+CANDIDATES = 256  # points per unit
 FLOORS = (1e-6, 0.01, 0.1, 0.5)
 Density = Callable[[Tensor], Tensor]
 
@@ -76,6 +79,28 @@ def first_point(density: LogDensity, generator: torch.Generator, radius: float) 
     )
 
 
+def unit_points(density: LogDensity, point: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
+    """Return each unit's highest of standard normal draws and the point `[dim]` itself, and the evaluations spent.
+
+    A program with values that belong to no unit keeps its point.
+    """
+    from guides.amortized import places_of
+    from guides.local_objective import is_local, many_unit_terms
+
+    if not is_local(density):
+        return point, 0
+    draws = torch.randn(CANDIDATES, density.dim, dtype=density.dtype, generator=generator)
+    draws = torch.cat([point[None], draws])
+    with torch.no_grad():
+        terms = [many_unit_terms(density, part) for part in draws.split(32)]
+        height = torch.cat([t.likelihood + t.prior for t in terms])  # [draw, unit]
+    best = torch.nan_to_num(height, nan=-torch.inf).argmax(0)  # [unit]
+    chosen = point.clone()
+    for places in map(places_of, density.sites):  # [unit, value]
+        chosen[places] = draws[best[:, None], places]
+    return chosen, len(draws)
+
+
 def plain_start(density: LogDensity) -> Start:
     """Return standard normals in unconstrained space, for guides that learn one map for many units; costs nothing."""
     zero = torch.zeros(density.dim, dtype=density.dtype)
@@ -86,6 +111,8 @@ def find_start(density: LogDensity, generator: torch.Generator, *, radius: float
     """Return location, scales and Cholesky factor to start from; see the module's text for the three steps."""
     function = density.batch_function()
     loc, spent = first_point(density, generator, radius)
+    loc, used = unit_points(density, loc, generator)
+    spent += used
     pairs = 8
     half = torch.randn(pairs, density.dim, dtype=density.dtype, generator=generator)
     noise = torch.cat([half, -half]) / half.square().mean(0).sqrt()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import guides
+import zoo
 from guides.amortized import LocalGuide
 from guides.block_full_rank import TableGuide
 from guides.fitting import training_of
@@ -16,6 +17,7 @@ from guides.local_objective import LocalObjective, beta_elbo_nats, elbo_nats, iw
 from guides.objectives import FlatObjective
 from guides.schedules import check_schedule, free_nats, kl_weight
 from guides.session import session
+from guides.start import unit_points
 from guides.types import FitConfig
 from zoo.errors import FitError, UsageError
 from zoo.log_density import LogDensity
@@ -236,3 +238,48 @@ def test_settings_of_training_keep_to_the_fit_they_are_meant_for():
     assert training_of(entry, "amortized", given=False)["objective"] == "iwae"
     assert training_of(entry, "amortized_flow", given=True) == {"num_particles": 5, "lr": 0.004}
     assert training_of(entry, "mean_field", given=True) == {}
+
+
+# -- where units begin ------------------------------------------------------------------------------------------------
+
+
+def two_bumps(y, index=None):
+    """The first number of each unit's code has a low mode at 0, where searches begin, and a high one at 1.5 or -1.5, by the sign of y."""
+    with pyro.plate("unit", len(y), dim=-1):
+        z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0).expand([2]).to_event(1))
+        high = (-(z[..., 0] - 1.5 * y).square() / 0.02).exp() + 0.6 * (-z[..., 0].square() / 0.02).exp()
+        pyro.sample("y", dist.Normal(high * y, 0.1), obs=y)
+
+
+def test_every_unit_begins_at_its_own_highest_draw():
+    y = torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
+    data = Data(train={"y": y}, observed=("y",), batched=("y",), size=3)
+    density = LogDensity(two_bumps, data)
+    zero = torch.zeros(6, dtype=torch.float64)
+    point, spent = unit_points(density, zero, torch.Generator().manual_seed(0))
+    assert spent == 257
+    draws = torch.cat([zero[None], torch.randn(256, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))]).reshape(257, 3, 2)
+    high = (-(draws[..., 0] - 1.5 * y).square() / 0.02).exp() + 0.6 * (-draws[..., 0].square() / 0.02).exp()
+    height = -0.5 * ((y - high * y) / 0.1).square() - 0.5 * draws.square().sum(-1)
+    assert torch.equal(point.reshape(3, 2), draws[height.argmax(0), torch.arange(3)])  # by hand, unit by unit
+
+
+def test_a_guide_of_units_finds_the_high_mode_of_each():
+    y = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)
+    entry = zoo.from_program(two_bumps, {"y": y}, batched=("y",), observed=("y",))
+    for family in ("mean_field", "block_full_rank"):
+        fit = guides.fit(entry, family, steps=200, patience=50, anneal=100, compile="off")
+        mean = guides.draw(fit, 500).draws["z"].mean(0)[:, 0]
+        assert torch.allclose(mean, 1.5 * y, atol=0.1), family
+
+
+def test_a_value_that_belongs_to_no_unit_leaves_the_start_as_it_was():
+    def program(y, index=None):
+        center = pyro.sample("center", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+        with pyro.plate("unit", len(y), dim=-1):
+            z = pyro.sample("z", dist.Normal(center, 1.0))
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    density = LogDensity(program, Data(train={"y": Y[:, 0]}, observed=("y",), batched=("y",), size=len(Y)))
+    point = torch.full((density.dim,), 0.3, dtype=torch.float64)
+    assert unit_points(density, point, torch.Generator().manual_seed(0)) == (point, 0)
