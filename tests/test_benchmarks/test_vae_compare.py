@@ -135,3 +135,11 @@ def test_the_results_page_shows_what_was_measured_and_nothing_else():
     assert "-0.0310" in page
     assert "**missed**" in page
     assert "6 minutes" not in page
+    run = {"steps_asked": 9, "grid_ok": True, "nll_train": 18.0, "nll_held_out": 19.0, "nll_held_out_se": 0.25, "minus_elbo_held_out": 20.5,
+           "active_units": 1, "mutual_information_nats": 2.5, "aggregate_kl_nats": 0.1, "seconds": 60.0, "wall": 70.0}  # fmt: skip
+    one = render({"scores": {"plain": run}})
+    assert "| plain | 18.00 | 19.00 | 20.50 | 1.50 | 1 | 2.50 | 0.10 | 60 |" in one
+    other = {**run, "nll_held_out": 18.0, "minus_elbo_held_out": 19.0, "active_units": 2}
+    page = render({"scores": {"plain": run, "beta 4": run}, "others": {"plain, seed 1": other, "beta 4, seed 1": run}})
+    assert "| plain | 18.00 (18.00 to 18.00) | 18.50 (18.00 to 19.00) | 19.75 (19.00 to 20.50) | 1.25 | 1, 2 |" in page
+    assert "2 seeds (weights and training), means (smallest to largest)" in page
