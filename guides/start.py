@@ -30,6 +30,8 @@ __all__ = ["blame", "find_start", "first_point", "plain_start", "value_and_gradi
 
 HESSIAN_LIMIT = 200  # dimensions; a Hessian costs as many gradients
 CANDIDATES = 256  # points per unit
+EVALUATIONS = 1_000_000  # of units, in all; a data set of many units gets fewer points each
+AT_ONCE = 20_000  # of units, so that memory stays that of a few passes over the data
 FLOORS = (1e-6, 0.01, 0.1, 0.5)
 Density = Callable[[Tensor], Tensor]
 
@@ -89,10 +91,11 @@ def unit_points(density: LogDensity, point: Tensor, generator: torch.Generator) 
 
     if not is_local(density):
         return point, 0
-    draws = torch.randn(CANDIDATES, density.dim, dtype=density.dtype, generator=generator)
+    units = int(density.data.size or 1)
+    draws = torch.randn(min(CANDIDATES, EVALUATIONS // units), density.dim, dtype=density.dtype, generator=generator)
     draws = torch.cat([point[None], draws])
     with torch.no_grad():
-        terms = [many_unit_terms(density, part) for part in draws.split(32)]
+        terms = [many_unit_terms(density, part) for part in draws.split(max(1, AT_ONCE // units))]
         height = torch.cat([t.likelihood + t.prior for t in terms])  # [draw, unit]
     best = torch.nan_to_num(height, nan=-torch.inf).argmax(0)  # [unit]
     chosen = point.clone()

@@ -9,6 +9,7 @@ import torch
 
 import guides
 import zoo
+from guides import start
 from guides.amortized import LocalGuide
 from guides.block_full_rank import TableGuide
 from guides.fitting import training_of
@@ -251,14 +252,19 @@ def two_bumps(y, index=None):
         pyro.sample("y", dist.Normal(high * y, 0.1), obs=y)
 
 
-def test_every_unit_begins_at_its_own_highest_draw():
+@pytest.mark.parametrize(("number", "evaluations"), [(256, 1_000_000), (10, 30)])
+def test_every_unit_begins_at_its_own_highest_draw(monkeypatch, number, evaluations):
+    monkeypatch.setattr(start, "EVALUATIONS", evaluations)
+    monkeypatch.setattr(start, "AT_ONCE", 40)
     y = torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
     data = Data(train={"y": y}, observed=("y",), batched=("y",), size=3)
     density = LogDensity(two_bumps, data)
     zero = torch.zeros(6, dtype=torch.float64)
     point, spent = unit_points(density, zero, torch.Generator().manual_seed(0))
-    assert spent == 257
-    draws = torch.cat([zero[None], torch.randn(256, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))]).reshape(257, 3, 2)
+    assert spent == number + 1
+    draws = torch.cat([zero[None], torch.randn(number, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))]).reshape(
+        -1, 3, 2
+    )
     high = (-(draws[..., 0] - 1.5 * y).square() / 0.02).exp() + 0.6 * (-draws[..., 0].square() / 0.02).exp()
     height = -0.5 * ((y - high * y) / 0.1).square() - 0.5 * draws.square().sum(-1)
     assert torch.equal(point.reshape(3, 2), draws[height.argmax(0), torch.arange(3)])  # by hand, unit by unit
