@@ -55,7 +55,8 @@ def _coverage_guide() -> Rows:
 
     entry = zoo.load("gaussian_mixture_exact")
     rows, one_graph = [], {"compile": "on", "num_particles": 32}  # compiled once for all data sets
-    for family, settings in (("laplace", {"compile": "off"}), ("full_rank", one_graph)):
+    flow = {**one_graph, "lr": 0.005}
+    for family, settings in (("laplace", {"compile": "off"}), ("mean_field", one_graph), ("full_rank", one_graph), ("flow", flow)):
         found = coverage.cover(entry, family, simulations=200, quantities=("location", "weight", "log_scale", "mixture_mean"), **settings)
         rows.append(_covered(entry.name, family, 12, found))
     return rows
