@@ -20,10 +20,10 @@ SHOWN = 5
 
 
 def heads(found: PredictionTable) -> list[tuple[str, str]]:
-    """Return the columns as (glossary key, name shown); outside sets have columns of their own."""
+    """Return the columns as (glossary key, name shown): the distance to the truth, metrics, and a column per outside set."""
     outside = list(dict.fromkeys(name for row in found.rows for name in row.outside))
-    columns = [(name, "") for name in COLUMNS] + [("auroc", f"AUROC, {name}") for name in outside]
-    return columns + ([("total_variation", "")] if any(row.distance is not None for row in found.rows) else [])
+    distance = [("total_variation", "")] if any(row.distance is not None for row in found.rows) else []
+    return distance + [(name, "") for name in COLUMNS] + [("auroc", f"AUROC, {name}") for name in outside]
 
 
 def cells(found: PredictionTable, row: PredictionRow) -> list[str]:
@@ -33,7 +33,7 @@ def cells(found: PredictionTable, row: PredictionRow) -> list[str]:
     if any(r.distance is not None for r in found.rows):
         truth = row.distance is None
         value = f"floor {plain(found.floor, 2)}" if truth and found.floor is not None else DASH if truth else plain(row.distance, 2)
-        values.append(value)
+        values.insert(0, value)
     return values
 
 

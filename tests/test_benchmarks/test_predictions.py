@@ -14,6 +14,7 @@ from benchmarks.metrics import calibration
 from benchmarks.metrics.calibration import total_variation
 from benchmarks.predictions import predictive, table
 from benchmarks.report import ReportInput, render_html, render_markdown
+from benchmarks.report.predictions import cells, heads
 from zoo.types import Baselines
 
 FACTORY = runpy.run_path(str(Path(__file__).with_name("report_factory.py")))
@@ -96,6 +97,18 @@ def test_both_reports_show_the_table(filled):
     assert "| *point* |" in text
     assert "total variation" in text
     assert "AUROC, elsewhere" in text
+
+
+def test_every_number_of_the_table_stands_under_its_head(filled):
+    """The distance to the truth comes first: a narrow page must not hide it."""
+    found, names = filled.predictions, [name or key for key, name in heads(filled.predictions)]
+    assert names == ["total_variation", "accuracy", "log_loss", "ece", "adaptive_ece", "brier", "AUROC, elsewhere"]
+    row = next(r for r in found.rows if r.method == "mean_field")
+    shown = dict(zip(names, cells(found, row), strict=True))
+    assert float(shown["total_variation"]) == pytest.approx(row.distance, rel=0.05)
+    assert float(shown["accuracy"].split(" %")[0]) == pytest.approx(100 * row.metrics["accuracy"].value, abs=0.06)
+    assert float(shown["brier"].split(" ")[0]) == pytest.approx(row.metrics["brier"].value, abs=1e-3)
+    assert float(shown["AUROC, elsewhere"]) == pytest.approx(row.outside["elsewhere"], abs=6e-3)
 
 
 def test_a_hook_that_fails_costs_one_sentence(report):
