@@ -25,7 +25,7 @@ from zoo.types import Data, ModelEntry, Program
 NAME = "flow"
 DESCRIPTION = "a full-rank normal bent by coupling layers; skewness, tails and curved dependence, no separated modes"
 OPTIONS = ("layers", "hidden")
-DEFAULTS = {"lr": 0.02}
+DEFAULTS = {"lr": 0.01}  # eight entries: within 0.05 nats of 0.02 in short runs, up to 0.9 better in whole ones; 0.005 is slower
 LARGEST_LOG_SCALE = 2.0  # of one coupling layer, so that no draw can overflow
 
 __all__ = ["DESCRIPTION", "NAME", "FlowGuide", "build", "flat"]
