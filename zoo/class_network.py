@@ -32,7 +32,7 @@ from zoo.types import Data, ModelEntry, Program
 __all__ = ["ClassNetwork", "class_kl", "class_network"]
 
 HIDDEN = 16
-STEPS = 60  # of the search for a mode to start from
+STARTS, STEPS = 8, 60  # of the search for a mode to start from
 
 
 def class_network(program: Program, data: Data, entry: ModelEntry) -> nn.Module:
@@ -122,7 +122,18 @@ def _names(density: LogDensity) -> list[str]:
 
 
 def _mode(density: LogDensity) -> tuple[Tensor, Tensor]:
-    """Return a mode near a random point and the Cholesky factor of the inverse negative Hessian there, eigenvalues floored."""
+    """Return the mode of most mass found from random points, and the Cholesky factor of the inverse negative Hessian there.
+
+    The mass is Laplace's, log p + 1/2 log det of the covariance. The guide stays where it begins: classes of the first mode that
+    a search finds may be 69 nats below those of another (`latent_class`).
+    """
+    found = [_search(density) for _ in range(STARTS)]
+    best = max(found, key=lambda f: f[0])
+    return best[1], best[2]
+
+
+def _search(density: LogDensity) -> tuple[float, Tensor, Tensor]:
+    """Return Laplace's log evidence of a mode near a random point, the mode, and the Cholesky factor, eigenvalues floored."""
     u = (0.5 * torch.randn(density.dim, dtype=density.dtype)).requires_grad_(True)
     search = torch.optim.LBFGS([u], lr=0.5, max_iter=STEPS, line_search_fn="strong_wolfe")
 
@@ -136,7 +147,9 @@ def _mode(density: LogDensity) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(-density.hessian(loc))
     covariance = (vectors / values.clamp(min=1.0)) @ vectors.T
     factor, failed = torch.linalg.cholesky_ex(covariance)
-    return loc, factor if int(failed) == 0 else torch.eye(density.dim, dtype=density.dtype) / math.sqrt(density.dim)
+    factor = factor if int(failed) == 0 else torch.eye(density.dim, dtype=density.dtype) / math.sqrt(density.dim)
+    mass = float(density.eager_gradient(loc)[0]) + float(factor.diagonal().log().sum())
+    return (mass if math.isfinite(mass) else -math.inf), loc, factor
 
 
 def class_kl(guide: nn.Module, responsibilities: Tensor, data: Data) -> Tensor:
