@@ -92,13 +92,14 @@ def loops(entry, runs=1):
     return outcomes
 
 
-def assert_same_run(eager, fast):
+def assert_same_run(eager, fast, tolerance=1e-8):
+    """Compare losses and parameters; Adam divides by the size of gradients, so that rounding grows where these are small."""
     assert not eager.compiled["used"]
     assert fast.compiled == {"used": True, "reason": "compiled"}
     assert fast.cost.compile_seconds > 0
     assert eager.cost.compile_seconds == 0
     assert len(eager.losses) == len(fast.losses) == 64
-    assert np.abs(fast.losses / eager.losses - 1).max() < 1e-8
+    assert np.abs(fast.losses / eager.losses - 1).max() < tolerance
     assert fast.stop == eager.stop
     for a, b in zip(eager.guide.state_dict().values(), fast.guide.state_dict().values(), strict=True):
-        assert torch.allclose(a, b, rtol=1e-7, atol=1e-7)
+        assert torch.allclose(a, b, rtol=10 * tolerance, atol=10 * tolerance)
