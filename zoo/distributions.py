@@ -231,7 +231,16 @@ class CensoredWeibull(dist.TorchDistribution):
         "shape": constraints.positive,
         "limit": constraints.positive,
     }
-    support = constraints.positive
+
+    @constraints.dependent_property(is_discrete=False, event_dim=0)  # type: ignore[untyped-decorator]
+    def support(self) -> Any:
+        """From 0 to the limit."""
+        return constraints.interval(0.0, self.limit)
+
+    @property
+    def atoms(self) -> Tensor:
+        """Values that have a probability of their own, `[value, *batch]`."""
+        return self.limit.unsqueeze(0)
 
     def __init__(self, log_scale: Tensor, shape: Tensor, limit: Tensor | float, validate_args: bool | None = None) -> None:
         self.log_scale, self.shape_parameter, self.limit = broadcast_all(log_scale, shape, limit)

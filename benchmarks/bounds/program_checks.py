@@ -11,6 +11,7 @@ import torch
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from benchmarks.bounds.quadrature import LARGEST_DIM
 from benchmarks.bounds.sites import auto_jacobian, integral, log_joint, run_at
 from benchmarks.bounds.subject import Audited
 from zoo.contract_subject import Failed, Skipped, base
@@ -109,8 +110,17 @@ def evidence(audited: Audited) -> str:
     known = audited.known
     if known is None:
         raise Skipped("The evidence of the entry is not known from elsewhere; give analytic= or log_evidence=.")
-    found = audited.integrated
+    free = audited.density.dim > LARGEST_DIM and audited.free_classes > 1
+    found = audited.sampled if free else audited.integrated
     gap, tolerance = found.value - known.value, 1e-4 + found.error + known.error
+    numberings = math.factorial(audited.free_classes) if free else 1
+    for reached in range(1, numberings):
+        share = math.log(reached / numberings)
+        if abs(gap - share) < tolerance:
+            return (
+                f"log evidence {known.value:.5f} nats ({known.route}); {found.route} around {reached} of the {numberings} numberings of "
+                f"the classes gives {found.value:.5f}, off from their share by {gap - share:+.1g}."
+            )
     if not abs(gap) < tolerance:
         bits = found.value / math.log(2)
         hint = (

@@ -117,14 +117,17 @@ def _integrated(fn: Any, batch: int) -> Tensor | None:
     transform = biject_to(fn.support)
     with seeded(2):
         raw = transform.inv(fn.sample((400,)))
-    low, middle, high = (raw.nan_to_num().quantile(q, 0) for q in (0.25, 0.5, 0.75))
+    finite = torch.where(raw.isfinite(), raw, torch.nan)  # an atom at the border of the support is none
+    low, middle, high = (finite.nanquantile(q, 0).nan_to_num() for q in (0.25, 0.5, 0.75))
     scale = ((high - low) / 1.35).clamp(min=1e-6)
     t = torch.linspace(-REACH, REACH, NUMBER, dtype=raw.dtype).reshape(-1, *[1] * len(fn.batch_shape))
     u = middle + scale * t.sinh()
     x = transform(u)
     terms = fn.log_prob(x) + transform.log_abs_det_jacobian(u, x) + scale.log() + t.cosh().log()
     terms = torch.nan_to_num(terms, nan=-math.inf, posinf=-math.inf)
-    return terms.exp().sum(0) * (2 * REACH / (NUMBER - 1))
+    total: Tensor = terms.exp().sum(0) * (2 * REACH / (NUMBER - 1))
+    atoms = getattr(fn, "atoms", None)  # values with a probability of their own, beside the density
+    return total if atoms is None else total + fn.log_prob(atoms).exp().sum(0)
 
 
 def _terms(fn: Any, values: Tensor) -> Tensor:

@@ -164,6 +164,13 @@ class Audited(Subject):
         """The integral of the program's own density: quadrature, else importance sampling certified by k-hat."""
         if self.density.dim <= LARGEST_DIM:
             return Evidence(value=self.grid.log_integral, error=self.grid.error, route="quadrature of the density", independent=False)
+        if self.free_classes > 1:
+            raise Skipped("Points around one numbering of free classes say nothing of the others; no k-hat shows what they miss.")
+        return self.sampled
+
+    @once
+    def sampled(self) -> Evidence:
+        """The integral by importance sampling around the start: of free classes, of the numberings that the points reach."""
         log_w = self.proposals[1].double().numpy()
         k = pareto_k(log_w)[0]
         top = float(np.max(log_w))

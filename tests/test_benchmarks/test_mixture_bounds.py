@@ -8,8 +8,9 @@ import torch
 import zoo
 from benchmarks import bounds
 from benchmarks.bounds.estimators import Reported, _fit
+from benchmarks.bounds.subject import Audited
 from zoo.contract_draws import free_classes
-from zoo.contract_subject import Subject
+from zoo.contract_subject import Skipped, Subject
 
 
 def converges(entry, **keywords):
@@ -29,6 +30,24 @@ def test_another_error_is_not_taken_for_the_numbering(nats):
     truth = right.exact(right.load_data()).log_evidence
     result = converges(right, log_evidence=truth + nats, reported=Reported(fit=_fit))
     assert result.status == "failed"
+
+
+def evidence(**keywords):
+    (check,) = [c for c in bounds.checks(zoo.load("gaussian_mixture_exact"), [], **keywords) if c.name == "bounds.evidence"]
+    return check.run()
+
+
+def test_points_around_one_numbering_are_known_to_miss_the_other():
+    """Importance sampling around one of two equal modes is certified by k-hat (0.1) and low by log 2."""
+    found = evidence()
+    assert found.status == "ok", found.sentence
+    assert "around 1 of the 2 numberings" in found.sentence
+    entry = zoo.load("gaussian_mixture_exact")
+    truth = entry.exact(entry.load_data()).log_evidence
+    assert evidence(log_evidence=truth + 0.3).status == "failed"
+    unknown = Audited(zoo.load("gaussian_mixture"), log_evidence=None, route="", reported=Reported())
+    with pytest.raises(Skipped, match="one numbering of free classes"):
+        _ = unknown.evidence
 
 
 def test_free_classes_are_counted_from_the_density():

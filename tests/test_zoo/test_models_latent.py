@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from zoo_densities import log_density, normal, points
 
 from benchmarks.bounds import targets_entries
+from benchmarks.bounds.sites import integral
 from zoo import reference
 from zoo.distributions import CensoredWeibull
 from zoo.models import (
@@ -45,6 +47,25 @@ def test_the_censored_weibull_is_that_of_scipy() -> None:
     share = theirs.sf(limit)
     assert abs((drawn == limit).mean() - share) < 5 * math.sqrt(share / 20_000)
     assert stats.kstest(drawn[drawn < limit], lambda t: theirs.cdf(t) / theirs.cdf(limit)).pvalue > 1e-4
+    assert ours.support.check(x).all()
+    assert not ours.support.check(torch.tensor(20.1)).any()  # nobody is watched beyond the limit
+
+
+@pytest.mark.parametrize("log_scale", [1.0, 2.1, 3.5])  # 0, 5 and 57 % reach the limit
+def test_the_density_below_the_limit_and_the_chance_of_reaching_it_make_one(log_scale: float) -> None:
+    def node(kind: type) -> dict[str, Any]:
+        return {"fn": kind(torch.full((2,), log_scale, dtype=torch.float64), torch.tensor(1.3, dtype=torch.float64), 20.0)}
+
+    class Off(CensoredWeibull):
+        def log_prob(self, value: Tensor) -> Tensor:
+            return super().log_prob(value) + 0.01
+
+    total = integral(node(CensoredWeibull))
+    assert total is not None
+    assert torch.allclose(total, torch.ones(2, dtype=torch.float64), atol=1e-4)
+    wrong = integral(node(Off))
+    assert wrong is not None
+    assert (wrong > 1.009).all()
 
 
 def grid_moments(grid: targets_entries.Grid) -> list[tuple[float, float]]:
