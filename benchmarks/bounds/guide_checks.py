@@ -143,6 +143,8 @@ def losses_end_at_minus_elbo(guide: GuideSubject) -> str:
     losses = guide.fit.losses
     if not len(losses):
         raise Skipped("The family records no losses.")
+    if not guide.fit.config.objective.startswith("elbo"):
+        raise Skipped(f"The objective of the fit is {guide.fit.config.objective}, whose losses are not minus the ELBO.")
     last = torch.as_tensor(losses[-25:].copy())
     particles = max(1, guide.fit.config.num_particles)
     se = max(float(last.std()), guide.own.sd / math.sqrt(particles)) / math.sqrt(len(last))

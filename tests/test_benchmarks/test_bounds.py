@@ -3,8 +3,10 @@
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import bound_faults
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -17,6 +19,7 @@ from benchmarks.bounds import evidence_checks, guide_checks, program_checks
 from benchmarks.bounds.quadrature import QuadratureError, whitened_grid
 from benchmarks.bounds.subject import limit
 from benchmarks.bounds.targets import TARGETS
+from zoo.contract_subject import Failed, Skipped
 
 ALL_CHECKS = {**program_checks.CHECKS, **guide_checks.CHECKS, **evidence_checks.CHECKS}
 PAGE = Path(__file__).parents[2] / "docs" / "bound_audit.md"
@@ -207,3 +210,15 @@ def test_the_command_audits_a_file_and_fails_when_a_check_fails(tmp_path, capsys
     out = capsys.readouterr().out
     assert ("failed  bounds.evidence" in out) == bool(code)
     assert "bounds.full_rank.gap_is_kl" in out
+
+
+@pytest.mark.parametrize("objective", ["iwae", "iwae_dreg", "beta"])
+def test_losses_of_another_objective_are_not_held_to_the_elbo(objective):
+    fit = SimpleNamespace(losses=np.ones(30), config=SimpleNamespace(objective=objective, num_particles=5))
+    own = SimpleNamespace(sd=0.1, se=0.01, elbo=5.0, u=torch.zeros(100, 2))
+    guide = SimpleNamespace(fit=fit, draws_classes=False, own=own, inflation=1.0, density=SimpleNamespace(dim=2))
+    with pytest.raises(Skipped, match=f"is {objective}, whose losses"):
+        guide_checks.losses_end_at_minus_elbo(guide)
+    fit.config.objective = "elbo_linear"  # a schedule that ends as the ELBO is held to it
+    with pytest.raises(Failed, match="last 25 losses is 1"):
+        guide_checks.losses_end_at_minus_elbo(guide)
