@@ -50,8 +50,6 @@ def evaluate(cells: list[Cell], run: RunDir, jobs: int, events: Events) -> RunRe
     work = _Evaluation(cells, run, events)
     for key in work.quick:
         work.references[key] = work.find(key)
-    importlib.import_module("sklearn.ensemble")  # here and once: every forked comparison would take a second for it
-    importlib.import_module("sklearn.model_selection")
     work.do([*map(work.truth, work.slow), *(job for key in work.quick for job in work.comparisons(key))], jobs)
     contents = [work.contents[c.name] for c in cells if c.name in work.contents]
     return RunResult(
@@ -115,6 +113,8 @@ class _Evaluation:
         pairs = [(self.contents[c.name], self.references.get(key)) for key in self.groups for c in self.present(key)]
         stale = sum(not _compared(content, truth, self.run.locked) for content, truth in pairs)
         if stale:
+            importlib.import_module("sklearn.ensemble")  # here and once: every forked comparison would take a second for it
+            importlib.import_module("sklearn.model_selection")
             self.events.begin("comparisons", stale)
         try:
             run_tasks([job.task for job in first], jobs, follow=follow)

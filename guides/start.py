@@ -26,7 +26,7 @@ from guides.flat import Start
 from zoo.errors import FitError
 from zoo.log_density import LogDensity
 
-__all__ = ["blame", "find_start", "first_point", "plain_start", "value_and_gradient"]
+__all__ = ["blame", "find_start", "first_point", "plain_start", "unit_points", "value_and_gradient"]
 
 HESSIAN_LIMIT = 200  # dimensions; a Hessian costs as many gradients
 CANDIDATES = 256  # points per unit
@@ -84,19 +84,22 @@ def first_point(density: LogDensity, generator: torch.Generator, radius: float) 
 def unit_points(density: LogDensity, point: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
     """Return each unit's highest of standard normal draws and the point `[dim]` itself, and the evaluations spent.
 
-    A program with values that belong to no unit keeps its point.
+    A program with a value or a term that belongs to no unit, or one that is evaluated point by point, keeps its point.
     """
     from guides.amortized import places_of
     from guides.local_objective import is_local, many_unit_terms
 
-    if not is_local(density):
+    if not is_local(density) or not density.batch_function().vectorized:
         return point, 0
     units = int(density.data.size or 1)
     draws = torch.randn(min(CANDIDATES, EVALUATIONS // units), density.dim, dtype=density.dtype, generator=generator)
     draws = torch.cat([point[None], draws])
-    with torch.no_grad():
-        terms = [many_unit_terms(density, part) for part in draws.split(max(1, AT_ONCE // units))]
-        height = torch.cat([t.likelihood + t.prior for t in terms])  # [draw, unit]
+    try:
+        with torch.no_grad():
+            terms = [many_unit_terms(density, part) for part in draws.split(max(1, AT_ONCE // units))]
+    except FitError:  # an observed site outside the plate: no sum over units
+        return point, 0
+    height = torch.cat([t.likelihood + t.prior for t in terms])  # [draw, unit]
     best = torch.nan_to_num(height, nan=-torch.inf).argmax(0)  # [unit]
     chosen = point.clone()
     for places in map(places_of, density.sites):  # [unit, value]

@@ -289,3 +289,22 @@ def test_a_value_that_belongs_to_no_unit_leaves_the_start_as_it_was():
     density = LogDensity(program, Data(train={"y": Y[:, 0]}, observed=("y",), batched=("y",), size=len(Y)))
     point = torch.full((density.dim,), 0.3, dtype=torch.float64)
     assert unit_points(density, point, torch.Generator().manual_seed(0)) == (point, 0)
+
+
+def test_a_term_that_belongs_to_no_unit_leaves_the_start_as_it_was_and_the_fit_goes_on():
+    def program(y, total, index=None):
+        with pyro.plate("unit", UNITS, subsample=index):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+        pyro.sample("total", dist.Normal(z.sum(), 0.5), obs=total)
+
+    data = {"y": Y[:, 0], "total": torch.tensor(3.0, dtype=torch.float64)}
+    entry = zoo.from_program(program, data, batched=("y",), observed=("y", "total"))
+    density = LogDensity(program, entry.load_data())
+    point = torch.full((density.dim,), 0.3, dtype=torch.float64)
+    assert unit_points(density, point, torch.Generator().manual_seed(0)) == (point, 0)
+    fit = guides.fit(entry, "full_rank", steps=200, patience=50, anneal=100, compile="off")
+    assert fit.ok
+    precision = 2.0 * torch.eye(UNITS, dtype=torch.float64) + 4.0
+    mean = torch.linalg.solve(precision, Y[:, 0] + 4.0 * 3.0)
+    assert torch.allclose(guides.draw(fit, 4000).draws["z"].mean(0), mean, atol=0.1)
