@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from zoo import vector_loads
 from zoo.tracing import Traced
 
 __all__ = ["count", "directory", "find", "graph_key", "machine", "owe", "owed", "store"]
@@ -59,7 +60,8 @@ def graph_key(traced: Traced, options: dict[str, Any]) -> str:
     """Return the hexadecimal key of a graph: equal keys mean interchangeable machine code."""
     digest = hashlib.sha256()
     shapes = [(str(t.dtype), tuple(t.shape), t.stride(), str(t.device)) for t in (*traced.examples, *traced.constants)]
-    for part in (FORMAT, _definitions(), torch.__version__, machine(), sorted(options.items()), shapes, traced.graph.code):
+    written = (FORMAT, vector_loads.VERSION, _definitions(), torch.__version__, machine())
+    for part in (*written, sorted(options.items()), shapes, traced.graph.code):
         digest.update(repr(part).encode())
     return digest.hexdigest()[:40]
 

@@ -28,6 +28,7 @@ from zoo.batching import Compiled, batched, close, vmappable
 from zoo.errors import UsageError
 from zoo.native import NativeGraph
 from zoo.tracing import Traced, TraceFailure, default_of, trace, unhindered
+from zoo.vector_loads import bounded_loads
 
 __all__ = [
     "Compiled", "Function", "Mode", "Record", "announce", "batched", "compile_function", "compiler_missing", "load_compiler", "vmappable",
@@ -251,7 +252,7 @@ def _compile(graph: Traced, key: str) -> Path:
     """Write the compiled graph into the cache: for itself where that works (seconds), else for torch's loader."""
     needed = native.needs_loader(graph.graph)
     plain = {k: v for k, v in OPTIONS.items() if k not in native.INTERFACE}
-    with _quiet(), unhindered(), torch.no_grad(), default_of(graph.examples):
+    with _quiet(), unhindered(), torch.no_grad(), default_of(graph.examples), bounded_loads():
         try:
             if any(t.device.type != "cpu" for t in (*graph.examples, *graph.constants)):
                 raise standalone.Unsupported("its tensors are on another device")

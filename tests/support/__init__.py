@@ -1,0 +1,1 @@
+"""Factories and harnesses that tests of several packages share."""

@@ -1,0 +1,148 @@
+"""No compiled graph reads or writes a byte outside the arrays it is given.
+
+Inductor's masked loads read up to fifteen numbers past the end of an array, and booleans in front of it; a sampler's
+point that ended at a page died of signal 11.
+"""
+
+import ctypes
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from support.guard import SIDES, guarded, outside_reads, survives
+
+import guides
+import zoo
+from guides import step
+from zoo import vector_loads
+from zoo.compiled import Function, compile_function
+from zoo.log_density import LogDensity
+
+LENGTHS = (3, 8, 13, 16, 21, 40)  # whole vectors, tails of one and of two vectors
+
+
+def pieces(*arrays):
+    """Shifted parts of flat vectors, padded to whole ones: what the gradient of a vector of sites is summed from."""
+    out = []
+    for number, x in enumerate(arrays[: len(LENGTHS)]):
+        held, place = arrays[len(LENGTHS) + number], arrays[2 * len(LENGTHS) + number]
+        tail, chosen = torch.nn.functional.pad(x, (2, 0)), torch.nn.functional.pad(held, (2, 0))
+        head = torch.nn.functional.pad(x[1:], (0, 3))
+        out.append(torch.where(chosen, tail.sin(), 2.0 * tail) + head)
+        out.append(torch.cat([x[:1].exp(), x[2:] - x[:-2], torch.where(held, 1.0, x), x[place]]))
+    return out
+
+
+def arrays(seed):
+    generator = torch.Generator().manual_seed(seed)
+    floats = [torch.randn(n, dtype=torch.float64, generator=generator) for n in LENGTHS]
+    masks = [torch.rand(n, generator=generator) > 0.5 for n in LENGTHS]
+    places = [torch.randint(0, n, (n,), generator=generator) for n in LENGTHS]
+    return [*floats, *masks, *places]
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return compile_function(pieces, arrays(0), [arrays(s) for s in (1, 2, 3)], mode="on")
+
+
+def test_shifted_pieces_of_any_length_stay_inside_their_arrays(compiled):
+    assert compiled.record["used"], compiled.record
+    assert outside_reads(compiled) == {}
+    assert outside_reads(compiled, arrays(5)) == {}
+
+
+def test_the_harness_sees_one_number_too_far():
+    """The wall is where it should be: a read of one number behind, or before, the array ends the child."""
+    x = torch.arange(5.0, dtype=torch.float64)
+
+    def read(side, steps):
+        place = guarded(x, side).data_ptr() + 8 * steps
+        return survives(lambda: ctypes.c_double.from_address(place).value >= 0)
+
+    assert [read("end", 4), read("end", 5), read("begin", 0), read("begin", -1)] == ["", "SIGSEGV", "", "SIGSEGV"]
+
+
+def test_without_the_correction_they_do_not(monkeypatch, tmp_path):
+    """The fault is Inductor's: with its own method the same graphs end with a signal on both sides."""
+    from torch._inductor.codegen.cpp import CppVecKernel
+
+    if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX"):
+        pytest.skip("no vector instructions here")
+    original = CppVecKernel._get_vec_load_line
+    monkeypatch.setattr(vector_loads, "_line", lambda kernel, method, *rest: original(kernel, *rest))
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
+    faulty = compile_function(pieces, arrays(0), [arrays(1)], mode="on")
+    assert outside_reads(faulty) == dict.fromkeys(SIDES, "SIGSEGV")
+
+
+def test_another_torch_compiles_without_vectors(monkeypatch, tmp_path, caplog):
+    from torch._inductor.codegen.cpp import CppVecKernel
+
+    caplog.set_level("INFO", logger="zoo")
+    monkeypatch.setattr(CppVecKernel, "_get_vec_load_line", lambda self, var, index, dtype: "")
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
+    scalar = compile_function(pieces, arrays(0), [arrays(1)], mode="on")
+    assert "graphs are compiled without vector instructions" in caplog.text
+    assert outside_reads(scalar) == {}
+
+
+def hierarchy(y=None):
+    mu, tau = pyro.sample("mu", dist.Normal(0.0, 1.0)), pyro.sample("tau", dist.HalfNormal(1.0))
+    with pyro.plate("g", 3):
+        th = pyro.sample("th", dist.Normal(mu, tau))
+        pyro.sample("y", dist.Normal(th, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_samplers_point_may_end_at_a_page(side):
+    """The C function that nutpie calls, with its point and its gradient in memory of the caller's own."""
+    entry = zoo.from_program(hierarchy, {"y": torch.arange(3.0)})
+    data = entry.load_data()
+    density = LogDensity(entry.program(data), data)
+    assert density.compile("on")["used"]
+    graph = density.native_gradient()
+    point = torch.full((density.dim,), 0.1, dtype=torch.float64)
+    value, gradient = density.eager_gradient(point)
+    call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(graph.gradient)
+
+    def run():
+        x, slope, height = (guarded(t, side) for t in (point, torch.zeros_like(point), torch.zeros(1, dtype=point.dtype)))
+        code = call(density.dim, x.data_ptr(), slope.data_ptr(), height.data_ptr(), graph.data)
+        return code == 0 and torch.allclose(height[0], value, rtol=1e-12) and torch.allclose(slope, gradient, rtol=1e-12)
+
+    assert survives(run) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", zoo.names())
+def test_guard_pages_hold_for_every_entry(name, load_entry, monkeypatch):
+    """Density, batch of points, batch of gradients, and the step of every family the entry lists."""
+    entry = load_entry(name)
+    made: dict[str, Function] = {}
+    first = None
+
+    def record(family):
+        def compile_and_keep(*arguments, **options):
+            function = compile_function(*arguments, **options)
+            made[f"step of {family}"] = function
+            return function
+
+        return compile_and_keep
+
+    for family in entry.families:
+        monkeypatch.setattr(step, "compile_function", record(family))
+        given = {} if not entry.learns or first is None else {"given": first}
+        first = guides.fit(entry, family, compile="on", steps=24, patience=8, anneal=8, **given)
+    data = entry.load_data()
+    density = LogDensity(entry.program(data) if not entry.learns else first.program, data, dtype=entry.dtype)
+    with pyro.settings.context(module_local_params=True):
+        density.compile("on")
+        compiled = density._compiled
+        made |= {"gradient": compiled._forms["gradient"]}
+        made |= {form: f for form in ("batch", "batch_gradient") if (f := compiled._form(form)) is not None}
+    looked = {what: outside_reads(f) for what, f in made.items() if f.run is not None}
+    assert "gradient" in looked, made["gradient"].record
+    assert not any(looked.values()), looked
