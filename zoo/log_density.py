@@ -31,6 +31,7 @@ from zoo.running import (
     masked,
     no_validation,
     refuse_bad_observations,
+    refuse_broadcasts,
     same_support,
     samples,
     sum_in_parallel,
@@ -75,6 +76,7 @@ class LogDensity:
     def _set_up(self) -> None:
         first = first_trace(self.program, self.data)
         refuse_bad_observations(first)
+        refuse_broadcasts(first)
         frames = [f for node in samples(first) for f in node["cond_indep_stack"]]
         self.max_plate_nesting = max((-f.dim for f in frames if f.vectorized), default=0)
         self.discrete = [n["name"] for n in samples(first) if not n["is_observed"] and n["fn"].has_enumerate_support]

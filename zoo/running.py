@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Independent, Unit
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import broadcast_shape
 from pyro.infer.autoguide.initialization import InitMessenger
@@ -160,6 +161,55 @@ def refuse_bad_observations(trace: poutine.Trace) -> None:
         terms = node.get("log_prob")
         if isinstance(terms, Tensor) and torch.isnan(terms).any():
             raise DataError(f"The log likelihood of observed site {node['name']!r} is NaN at an ordinary point; check its data and scales.")
+
+
+def refuse_broadcasts(trace: poutine.Trace) -> None:
+    """Refuse sites with more log-probability terms than values: two shapes that broadcast against each other.
+
+    A column of n values against a plate of n rows makes n x n terms, of which n are meant, and every method agrees on that
+    other posterior. A batch axis that no plate declares is let through where values and distribution both have it.
+
+    Raises:
+        ProgramError: the first such site, with the shapes and the cure.
+    """
+    for node in samples(trace):
+        terms, fn, value = node.get("log_prob"), node["fn"], node["value"]
+        if not isinstance(terms, Tensor) or not isinstance(value, Tensor):
+            continue
+        event = tuple(fn.event_shape)
+        inner = tuple(value.shape[value.ndim - len(event) :])
+        declared = {f.dim: f for f in node["cond_indep_stack"] if f.vectorized}
+        loose = [d for d in range(-terms.ndim, 0) if terms.shape[d] > 1 and d not in declared]
+        if isinstance(fn, Unit):  # a factor has no value; an axis it was expanded along has stride 0
+            drawn = fn.log_factor.stride()
+            wrong = bool(loose) and any(d >= -terms.ndim and terms.shape[d] > 1 and drawn[d] == 0 for d in declared)
+        else:
+            values = value.numel() // max(1, math.prod(event))
+            wrong = (bool(loose) and terms.numel() != values) or _event_broadcasts(fn, inner, event)
+        if not wrong:
+            continue
+        plates = ", ".join(f"{f.name!r} of {f.size}" for f in declared.values()) or "none"
+        raise ProgramError(
+            f"Site {node['name']!r} broadcasts: values of shape {_shape(value.shape)} against a distribution of batch shape "
+            f"{_shape(fn.batch_shape)} and event shape {_shape(event)} make {terms.numel()} log-probability terms (plates: {plates}); "
+            "give values and arguments one shape, e.g. with .squeeze(-1) for a column, or mark the axes of one observation with "
+            ".to_event(n)."
+        )
+
+
+def _event_broadcasts(fn: Any, inner: Sequence[int], event: Sequence[int]) -> bool:
+    """Whether a value is repeated along an event axis, or arguments of length one along the value.
+
+    Distributions over series state a length of one and take any; arguments marked as an event do not.
+    """
+    repeated = any(a == 1 and b > 1 for a, b in zip(inner, event, strict=True))
+    while hasattr(fn, "base_dist") and not isinstance(fn, Independent):
+        fn = fn.base_dist
+    return repeated or (isinstance(fn, Independent) and tuple(inner) != tuple(event))
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
 
 
 def sum_in_parallel(msg: dict[str, Any]) -> dict[str, Any]:
