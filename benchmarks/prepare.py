@@ -25,8 +25,11 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
     Raises:
         UsageError, UnknownNameError, DataError, ProgramError: with the next step, before anything is written.
     """
+    import torch
+
     import guides
     import zoo
+    from benchmarks import witness
     from zoo.log_density import LogDensity
 
     entry = request if isinstance(request, ModelEntry) else zoo.load(request)
@@ -44,7 +47,10 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
         data = entry.load_data(plan.data_seed)
         training = data if entry.judged is not None else None
         data = data if entry.judged is None else entry.judged(data)
-        density = LogDensity(entry.program(data), data, dtype=entry.dtype)
+        with torch.random.fork_rng(devices=[]):  # a network that draws its first weights must be the same in every process
+            torch.manual_seed(0)
+            density = LogDensity(entry.program(data), data, dtype=entry.dtype)
+        seen = witness.of_program(entry, data, density)
     except ZooError:
         raise
     except Exception as error:
@@ -58,7 +64,8 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
     digest = source_digest(name, entry, training or data)
     most = max(LEAST_DRAWS, LARGEST_DRAWS // density.dim)
     return Prepared(
-        request=name, entry=entry, data=data, methods=methods, digest=digest, seconds=seconds, training=training, most_draws=most
+        request=name, entry=entry, data=data, methods=methods, digest=digest, seconds=seconds, training=training, most_draws=most,
+        witness=seen,
     )  # fmt: skip
 
 
@@ -87,14 +94,8 @@ def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]
 
 
 def vi_config(plan: Plan) -> dict[str, Any]:
-    """Return the settings of a fit that the plan decides.
-
-    1,500 steps are over before most steps are compiled: a quick run takes what is compiled already and runs the rest as it is,
-    until earlier ones have lost as much time as compiling takes.
-    """
+    """Return the settings of a fit that the plan decides."""
     quick: dict[str, Any] = {"steps": 1500, "patience": 250} if plan.quick else {}
-    if plan.quick and plan.compile == "auto":
-        quick["compile"] = "cached"
     return {"restarts": plan.restarts, "compile": plan.compile, "device": plan.device, **quick}
 
 

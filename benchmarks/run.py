@@ -20,7 +20,7 @@ from benchmarks.events import Events
 from benchmarks.plan import Plan
 from benchmarks.prepare import command, duration, plan_cells, prepare
 from benchmarks.store import CELL_COLUMNS, SCORE_COLUMNS, RunDir, finite, score_rows, strict_json
-from benchmarks.work import NUTS, Cell, run_cell
+from benchmarks.work import NUTS, Cell, differs, run_cell
 from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
 from zoo import cache, compiled
 from zoo.errors import InfrastructureError, UsageError
@@ -65,7 +65,7 @@ def execute(
             raise UsageError(f"Entries {keys} name one of them twice; give each once.")
         cells = plan_cells(plan, prepared)
         with RunDir.create(plan.default_folder() if out is None else out, plan) as run:
-            _run_missing(cells, run, jobs, events, timeout)
+            cells = _run_missing(cells, run, jobs, events, timeout)
             result = evaluate(cells, run, jobs, events)
             run.keep({c.name for c in cells})
             if pages:
@@ -89,15 +89,57 @@ def _warm_up() -> None:
     trace(slope, [torch.ones(1)])
 
 
-def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, timeout: float | None) -> None:
-    missing = []
+def _kept(cell: Cell, run: RunDir, there: Mapping[str, Sequence[str]], events: Events) -> Cell | None:
+    """Return the cell as it lies on disk where one of its key computes today what it computed then; say so where none does."""
+    found = ""
+    for name in sorted(there.get(cell.key, ()), key=lambda n: n != cell.name):
+        found = differs(cell, run, name)
+        if not found:
+            return cell if name == cell.name else replace(cell, stored=name)
+    if found:
+        events.warn(f"{cell.label}: the kept cell was computed from something else ({found} differs); it is computed again")
+    return None
+
+
+def _by_key(run: RunDir, events: Events) -> dict[str, list[str]]:
+    """Return the folders of whole cells that need no other attempt, by the key they were computed for."""
+    there: dict[str, list[str]] = {}
+    for name in run.names():
+        content = run.read(name, warn=events.warn)
+        if content is not None and content["status"] not in RETRY:
+            there.setdefault(content["key"], []).append(name)
+    return there
+
+
+def _say_outdated(missing: Sequence[Cell], run: RunDir, events: Events) -> None:
+    """Say how many of the cells to run are there, made for other data or by another version of the model or of this package."""
+    asked = {(c.prepared.entry.key, c.method, c.seed): c.key for c in missing}
+    contents = [content for n in run.names() if (content := run.read(n)) is not None]
+    outdated = {
+        (c["entry"], c["method"], c["seed"]) for c in contents if asked.get((c["entry"], c["method"], c["seed"])) not in (None, c["key"])
+    }
+    if outdated:
+        events.say(
+            f"{len(outdated)} kept cells belong to other data or to an earlier version of the model or of this package: computed again"
+        )
+
+
+def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, timeout: float | None) -> list[Cell]:
+    """Run the cells that are not there and return all of them, under the names they lie on disk."""
+    there = _by_key(run, events)
+    kept: dict[str, Cell] = {}
     for cell in cells:
-        content = run.read(cell.name, warn=events.warn)
-        if content is None or content["status"] in RETRY:
-            missing.append(cell)
+        trainer = None if cell.given is None else kept.get(cell.given.name)
+        if cell.given is not None and trainer is None:
+            continue  # its weights are trained anew
+        if (found := _kept(cell, run, there, events)) is not None:
+            kept[cell.name] = replace(found, given=trainer)
+    missing = [c for c in cells if c.name not in kept]
+    _say_outdated(missing, run, events)
+    cells = [kept.get(c.name, c) for c in cells]
     if not missing:
         events.say("every cell is there already")
-        return
+        return cells
     seconds = {c.name: c.prepared.seconds[c.method] for c in missing}
     total = max(sum(seconds.values()) / jobs, max(seconds.values()) / (min(jobs, 4) if all(c.method == NUTS for c in missing) else 1))
     reused = f", {len(cells) - len(missing)} are there already" if len(missing) < len(cells) else ""
@@ -119,6 +161,7 @@ def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, time
             _run_wave(sorted(wave, key=lambda c: -seconds[c.name]), run, workers, inner, events, timeout, ahead)
     finally:
         events.finish()
+    return cells
 
 
 def _worth_all_workers(cells: list[Cell], seconds: Mapping[str, float], jobs: int) -> set[str]:
@@ -214,7 +257,8 @@ def _stored(cells: list[Cell], run: RunDir, events: Events) -> list[Cell]:
     for cell in cells:
         stored = there.get((cell.prepared.entry.key, cell.method, cell.seed))
         if stored is not None:
-            older += stored != cell.name
+            kept = run.read(stored)
+            older += kept is None or kept["key"] != cell.key or bool(differs(cell, run, stored))
             found.append(replace(cell, stored=stored))
     if older:
         events.warn(f"{older} of {len(found)} cells were made by an earlier version of the programs; `zoo compare` would run them again")

@@ -18,9 +18,12 @@ from typing import Any
 
 import torch
 
+from benchmarks import witness
 from benchmarks.cells import SCHEMA, drawn_cell, failed_cell, scored_cell, versions
 from benchmarks.store import RunDir, canonical, cell_name, disk_errors, strict_json, write_atomic
 from benchmarks.types import CellStatus
+from zoo.compiled import compiler_missing
+from zoo.digests import digest_of
 from zoo.errors import FitError, InfrastructureError, ZooError
 from zoo.seeds import derive_seed
 from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
@@ -36,6 +39,7 @@ class Prepared:
     """An entry with its data made once, what its numbers depend on, and a guess of the seconds each method takes.
 
     `data` are what methods are compared on; `training` are all data where an entry that learns is compared on some of them.
+    `witness` are numbers of the program as it is now (`benchmarks.witness`).
     """
 
     request: str
@@ -46,6 +50,7 @@ class Prepared:
     seconds: Mapping[str, float] = field(default_factory=dict)
     most_draws: int | None = None
     training: Data | None = None
+    witness: witness.Record = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +72,18 @@ class Cell:
         parts = {
             "schema": SCHEMA, "entry": self.prepared.entry.key, "source": self.prepared.digest, "method": self.method,
             "seed": self.seed, "data_seed": self.data_seed, "config": dict(self.config), "draws": self.draws,
-            "versions": versions(), "code": code_digest("draw"),
+            "versions": versions(), "code": code_digest("draw"), "compiler": self.config.get("compile") != "off" and not compiler_missing(),
             "given": None if self.given is None else self.given.key,
         }  # fmt: skip
         return hashlib.sha256(canonical(parts)).hexdigest()
 
     @property
     def name(self) -> str:
-        """Folder name of the cell; `stored` names one that an earlier version of the programs made."""
-        return self.stored or cell_name(self.prepared.entry.key, self.method, self.seed, self.key)
+        """Folder name of the cell, of what it was asked for and of what its program computes; `stored` names another one that is kept."""
+        if self.stored:
+            return self.stored
+        seen = {"key": self.key, "witness": witness.short(self.prepared.witness)}
+        return cell_name(self.prepared.entry.key, self.method, self.seed, hashlib.sha256(canonical(seen)).hexdigest())
 
     @property
     def label(self) -> str:
@@ -95,17 +103,32 @@ class Cell:
 @functools.cache
 def code_digest(part: str) -> str:
     """Digest the sources that `draw` (zoo, guides, NUTS) or `compare` results come from: a changed program is a new key."""
-    own = {"draw": ["zoo/*.py", "guides/*.py", "benchmarks/nuts*.py", "benchmarks/work.py"]}
-    judges = ("compare", "verdict", "thresholds", "truth", "trust", "guide_scores", "sentences", "mcmc", "arviz_bridge")
-    patterns = own.get(part, [*(f"benchmarks/{name}.py" for name in judges), "benchmarks/metrics/*.py"])
     digest = hashlib.sha256()
-    for path in sorted(p for pattern in patterns for p in ROOT.glob(pattern)):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in code_files(part):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
+SOURCES = (".py", ".c", ".h", ".cpp", ".jinja")
+APART = ("zoo/models", "zoo/references", "zoo/datasets")  # a cell has a digest of its own entry's file and data, and a witness
+JUDGES = ("compare", "verdict", "thresholds", "truth", "trust", "guide_scores", "sentences", "mcmc", "arviz_bridge")
+
+
+def code_files(part: str) -> list[Path]:
+    """Return the files behind `draw` or `compare` results, of every kind that decides numbers, in sub-packages too."""
+    if part == "draw":
+        roots = [ROOT / "zoo", ROOT / "guides", *ROOT.glob("benchmarks/nuts*.py"), ROOT / "benchmarks/work.py"]
+    else:
+        roots = [*(ROOT / f"benchmarks/{name}.py" for name in JUDGES), ROOT / "benchmarks/metrics"]
+    found = {p for root in roots for p in (root.rglob("*") if root.is_dir() else (root,)) if p.suffix in SOURCES}
+    return sorted(p for p in found if not any(p.is_relative_to(ROOT / apart) for apart in APART))
+
+
 def source_digest(request: str, entry: ModelEntry, data: Data) -> str:
-    """Digest the file an entry comes from and the data it was given."""
+    """Digest the file an entry comes from, the data it was given with their labels, and which quantities are judged.
+
+    What a program computes is not seen here but by the witness: no list of files is complete.
+    """
     digest = hashlib.sha256()
     files = {Path(request.rpartition(":")[0] or request)} if ".py" in request else set()
     for function in (entry.build, entry.make_data, *(q.fn for q in entry.quantities.values())):
@@ -114,11 +137,10 @@ def source_digest(request: str, entry: ModelEntry, data: Data) -> str:
             files.add(Path(code.co_filename))
     for content in sorted(hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()):
         digest.update(content.encode())
-    for part in (data.train, data.test or {}):
-        for name, value in sorted(part.items()):
-            raw = value.detach().contiguous().numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode()
-            kind = f"{value.dtype}{tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-            digest.update(f"{name}\0{kind}\0".encode() + raw)
+    quantities = {name: [list(q.dims), q.judged] for name, q in entry.quantities.items()}
+    labels = {"dims": data.dims, "coords": {name: list(values) for name, values in data.coords.items()}, "quantities": quantities}
+    for part in (data.train, data.test or {}, labels):
+        digest.update(digest_of(part).encode())
     return digest.hexdigest()
 
 
@@ -154,8 +176,41 @@ def run_cell(cell: Cell, run: RunDir, jobs: int = 1) -> tuple[str, str]:
     with run.draft(cell.name) as folder:
         with captured(folder / "log.txt"):
             content = _attempt(cell, run, folder, jobs)
+            seen = _witnessed(cell, folder)
         write_atomic(folder / "cell.json", strict_json(content))
+        write_atomic(folder / witness.FILE, strict_json(seen))
     return content["status"], (content["stop"] or {}).get("sentence", "")
+
+
+def _witnessed(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Return the witness of a cell that has just run: its program's, and its guide's as it is read back."""
+    fit = _load_fit(cell, folder)
+    return {**cell.prepared.witness, **({} if fit is None else witness.of_guide(fit))}
+
+
+def differs(cell: Cell, run: RunDir, name: str) -> str:
+    """Say in which number a kept cell differs from what its program and guide compute today; nothing where in none.
+
+    Args:
+        cell: what is asked for.
+        run: where the kept cell lies.
+        name: its folder.
+    """
+    try:
+        kept = witness.load((run.cells / name / witness.FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "witness"
+    fresh: dict[str, Any] = dict(cell.prepared.witness)
+    dtype = cell.prepared.entry.dtype or torch.float64
+    drawn = {n for n in kept if n.startswith("guide ")}
+    found = witness.difference({n: x for n, x in kept.items() if n not in drawn}, fresh, dtype)
+    if found or not drawn:
+        return found
+    try:
+        fit = _load_fit(cell, run.cells / name)
+    except ZooError as error:
+        return f"guide, which cannot be read ({error}),"
+    return "guide" if fit is None else witness.difference({n: kept[n] for n in drawn}, witness.of_guide(fit), dtype)
 
 
 def _attempt(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
@@ -250,9 +305,13 @@ def load_posterior(cell: Cell, run: RunDir, content: Mapping[str, Any]) -> Poste
 
 def load_fit(cell: Cell, run: RunDir) -> Any:
     """Read the fit of a finished cell, None for NUTS and for failed cells."""
+    return _load_fit(cell, run.cells / cell.name)
+
+
+def _load_fit(cell: Cell, folder: Path) -> Any:
     import guides
 
-    path = run.cells / cell.name / "guide.pt"
+    path = folder / "guide.pt"
     return guides.load(path, entry=cell.prepared.entry, data=cell.prepared.data) if path.exists() else None
 
 

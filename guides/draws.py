@@ -24,7 +24,7 @@ from zoo.log_density import LogDensity
 from zoo.seeds import derive_seed
 from zoo.types import Data, Posterior
 
-__all__ = ["draw", "elbo", "estimate_elbo", "transfer", "weighted_draws"]
+__all__ = ["density_of", "draw", "elbo", "estimate_elbo", "transfer", "weighted_draws"]
 
 BLOCK = 1_000_000  # numbers evaluated at once
 
@@ -80,7 +80,8 @@ def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tenso
     return torch.stack(points), torch.stack(terms)
 
 
-def _density(fit: Fit) -> LogDensity:
+def density_of(fit: Fit) -> LogDensity:
+    """Return the log density of the program a fit belongs to, on its data."""
     return LogDensity(fit.program, fit.data, dtype=fit.entry.dtype)
 
 
@@ -110,7 +111,7 @@ def draw(fit: Fit, n: int = 2000, *, seed: int | None = None) -> Posterior:
     seed = fit.seed if seed is None else seed
     began = time.perf_counter()
     with session(fit.entry.dtype):
-        density = _density(fit)
+        density = density_of(fit)
         u, log_p, log_q = weighted_draws(fit.guide, density, n, derive_seed(seed, fit.entry.key, fit.family, "draw"))
         with torch.no_grad():
             sites = density.constrain(u)
@@ -158,4 +159,4 @@ def elbo(fit: Fit, n: int = 4000, *, seed: int | None = None) -> Elbo:
     _refuse_broken(fit)
     seed = fit.seed if seed is None else seed
     with session(fit.entry.dtype):
-        return estimate_elbo(fit.guide, _density(fit), n, derive_seed(seed, fit.entry.key, fit.family, "elbo"))
+        return estimate_elbo(fit.guide, density_of(fit), n, derive_seed(seed, fit.entry.key, fit.family, "elbo"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -21,6 +20,7 @@ from torch import nn
 from guides.families import build
 from guides.session import as_module, session
 from guides.types import Elbo, Fit, FitConfig, Restart, Stop
+from zoo.digests import digest_of
 from zoo.errors import FitError, InfrastructureError, UsageError
 from zoo.types import Cost, Data, ModelEntry
 
@@ -31,16 +31,7 @@ FORMAT = 1
 
 def data_digest(data: Data) -> str:
     """Return the SHA-256 of names, shapes, types and bytes of the training data."""
-    digest = hashlib.sha256()
-    for name in sorted(data.train):
-        value = data.train[name]
-        digest.update(name.encode())
-        if isinstance(value, torch.Tensor):
-            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(np.ascontiguousarray(value.detach().numpy()).tobytes())
-        else:
-            digest.update(repr(value).encode())
-    return digest.hexdigest()
+    return digest_of(data.train)
 
 
 def save(fit: Fit, path: str | Path) -> None:
@@ -113,12 +104,17 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
             if part:
                 _fill(module, part, str(path))
     return Fit(
-        entry=entry, data=data, family=meta["family"], program=program, guide=guide, config=FitConfig(**meta["config"]), seed=meta["seed"],
+        entry=entry, data=data, family=meta["family"], program=program, guide=guide, config=_config(meta["config"]), seed=meta["seed"],
         losses=tensors["losses"].numpy(), stop=Stop(**meta["stop"]), elbo=_elbo(meta["elbo"]), cost=Cost(**meta["cost"]),
         options=meta["options"],
         restarts=tuple(Restart(seed=r["seed"], elbo=_elbo(r["elbo"]), stop=Stop(**r["stop"])) for r in meta["restarts"]),
         compiled=meta["compiled"], history={k[8:]: v.numpy() for k, v in tensors.items() if k.startswith("history.")},
     )  # fmt: skip
+
+
+def _config(fields: Mapping[str, Any]) -> FitConfig:
+    """Return a stored configuration; one of an earlier version may name the mode `cached`, which is `auto` today."""
+    return FitConfig(**{**fields, "compile": "auto" if fields.get("compile") == "cached" else fields.get("compile", "auto")})
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -54,7 +54,7 @@ class FitConfig:
         beta: weight of the KL of the objective `beta`.
         warmup: steps over which the objectives `elbo_linear`, `elbo_cyclical` and `elbo_free_bits` become the ELBO.
         free_bits: nats per unit that `elbo_free_bits` leaves free at first.
-        compile: `auto`, `on`, `off`, or `cached`: what was compiled before, or has cost earlier runs as much as compiling would.
+        compile: `auto` (where it pays by the size of the step), `on` or `off`.
         device: `cpu`, or `cuda` for steps on a graphics card: the same noise, and the same losses up to rounding.
     """
 
@@ -92,12 +92,12 @@ class FitConfig:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"FitConfig.batch_size is {self.batch_size}; accepted: a positive integer or None.")
-        if self.compile not in ("auto", "on", "off", "cached"):
-            raise UsageError(f"FitConfig.compile is {self.compile!r}; accepted: auto, on, off, cached.")
+        if self.compile not in ("auto", "on", "off"):
+            raise UsageError(f"FitConfig.compile is {self.compile!r}; accepted: auto, on, off.")
         if self.device not in DEVICES:
             raise UnknownNameError("device", self.device, DEVICES)
         if self.device != "cpu" and self.compile == "off":
-            raise UsageError(f"FitConfig.compile is 'off' but steps on {self.device} are graphs; accepted with it: auto, on, cached.")
+            raise UsageError(f"FitConfig.compile is 'off' but steps on {self.device} are graphs; accepted with it: auto, on.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ import torch
 from zoo import vector_loads
 from zoo.tracing import Traced
 
-__all__ = ["count", "directory", "find", "graph_key", "machine", "owe", "owed", "store"]
+__all__ = ["count", "directory", "find", "graph_key", "machine", "store"]
 
 FORMAT = 4  # of the files; older ones may lack the interface of arrays
 
@@ -106,21 +106,6 @@ def alone(name: str) -> Iterator[bool]:
         yield first  # closing the file lets go of it, as does the end of the process
 
 
-def owed(key: str) -> float:
-    """Return the seconds that earlier runs spent because a graph was not compiled."""
-    try:
-        return max(0.0, float((directory() / f"{key}.owed").read_text(encoding="utf8")))
-    except (OSError, ValueError):
-        return 0.0
-
-
-def owe(key: str, seconds: float) -> None:
-    """Remember the seconds spent so far without a compiled graph; where nothing can be written, nothing is remembered."""
-    with contextlib.suppress(OSError):
-        directory().mkdir(parents=True, exist_ok=True, mode=0o700)
-        (directory() / f"{key}.owed").write_text(f"{seconds:.3f}", encoding="utf8")
-
-
 def store(key: str, build: Callable[[str], str], suffix: str = ".pt2") -> Path:
     """Call `build(path)`, which writes a file at `path`, and move the result into the cache in one step.
 
@@ -143,7 +128,5 @@ def store(key: str, build: Callable[[str], str], suffix: str = ".pt2") -> Path:
     package = folder / f"{key}{suffix}"
     os.replace(built, package)
     os.replace(note, package.with_suffix(".json"))
-    with contextlib.suppress(OSError):
-        (folder / f"{key}.owed").unlink(missing_ok=True)
     shutil.rmtree(work, ignore_errors=True)
     return package

@@ -22,6 +22,7 @@ from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo import cache, inductor, native, standalone
 from zoo.batching import Compiled, batched, close, vmappable
@@ -31,14 +32,20 @@ from zoo.tracing import Traced, TraceFailure, default_of, trace, unhindered
 from zoo.vector_loads import bounded_loads
 
 __all__ = [
-    "Compiled", "Function", "Mode", "Record", "announce", "batched", "compile_function", "compiler_missing", "load_compiler", "vmappable",
+    "MODES", "Compiled", "Function", "Mode", "Record", "Work", "announce", "batched", "compile_function", "compiler_missing",
+    "load_compiler", "pays", "vmappable", "work_of",
 ]  # fmt: skip
 
-Mode = Literal["auto", "on", "off", "cached"]
+Mode = Literal["auto", "on", "off"]
+MODES = ("auto", "on", "off")
 OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1, "cpp.threads": 1, **native.INTERFACE}
-COLD_SECONDS, COLD_SECONDS_PER_NODE = 1.5, 0.017  # what compiling takes: 4 s for 140 operations, 14 s for 750, four minutes for 14,000
+# `auto` decides by these figures of an ordinary machine and by the size of the function, never by a clock or by what is on the disk:
+# the same run must give the same numbers wherever and whenever it is made.
+EAGER_SECONDS_PER_OPERATION, EAGER_SECONDS_PER_NUMBER = 5e-6, 2e-9
+COLD_SECONDS, COLD_SECONDS_PER_OPERATION = 1.5, 0.017  # compiling: 4 s for 140 operations, 14 s for 750, four minutes for 14,000
 WARM_SECONDS, TRACE_CALLS = 0.5, 300  # load and check; tracing takes about as long as so many eager calls
 SPEEDUP = 8.0  # least eager / compiled ratio seen on programs whose time is overhead
+RUNS = 3  # compiled is what pays within so many runs: the graph stays on the disk
 _log = logging.getLogger("zoo")
 
 
@@ -122,36 +129,34 @@ def compile_function(
         function: tensors -> sequence of tensors; deterministic (randomness is an input), gradients taken inside.
         examples: inputs the graph is traced at.
         checks: inputs, other than the traced ones, at which the graph must equal `function`; three is customary.
-        mode: `auto` compiles once the eager time of this graph, earlier runs on this machine included, exceeds the cost of
-            compiling, so that waiting never costs more than twice the best choice; `on` whenever it works, `off` never;
-            `cached` takes a package from the disk and compiles only what earlier runs have already lost as much time on.
+        mode: `auto` compiles where the eager time of three runs, estimated from the number of operations of one call, exceeds
+            the cost of compiling, also estimated; `on` whenever it works, `off` never.
         expected_calls: how often it will be called, for the prediction.
         traced: a graph of `function` that exists already, or how to make it.
 
     Raises:
         UsageError: an unknown mode, or no check.
     """
-    if mode not in ("auto", "on", "off", "cached"):
-        raise UsageError(f"compile is {mode!r}; accepted: auto, on, off, cached.")
+    if mode not in MODES:
+        raise UsageError(f"compile is {mode!r}; accepted: {', '.join(MODES)}.")
     if not checks:
         raise UsageError("A compiled function needs inputs to be checked at; give at least one besides the traced one.")
     fixed = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in examples)
     out = Function(eager=function, examples=fixed, record=_off("switched off"))
     if mode == "off":
         return out
-    saved = float("inf")
-    if mode in ("auto", "cached"):
-        once = _eager_seconds(function, checks[0])
-        saved = once * expected_calls * (1 - 1 / SPEEDUP)
-        if saved < WARM_SECONDS + TRACE_CALLS * once:
-            out.record = _off(f"eager is enough: {expected_calls} calls take about {once * expected_calls:.1f} s")
+    if mode == "auto":
+        work = work_of(function, checks[0])
+        if not pays(work, expected_calls):
+            seconds = work.seconds * expected_calls
+            out.record = _off(f"eager is enough: {expected_calls} calls of {work.operations} operations, about {seconds:.1f} s")
             return out
     started = time.perf_counter()
     make = traced if callable(traced) and not isinstance(traced, Traced) else (lambda: traced or trace(function, fixed))
     try:
-        out.traced, out.run, out.package, found = _build(function, make, checks, saved, patient=mode == "cached")
+        out.traced, out.run, out.package, found = _build(function, make, checks)
     except _Refused as refusal:
-        out.record = _off(str(refusal), time.perf_counter() - started, notice=refusal.notice)
+        out.record = _off(str(refusal), time.perf_counter() - started, notice=True)
     except TraceFailure as error:
         out.record = _off(f"cannot be traced: {error}", time.perf_counter() - started, notice=True)
     except Exception as error:  # a compiler may fail in any way; a slower right answer is always at hand
@@ -173,20 +178,13 @@ def load_compiler() -> None:
 
 
 class _Refused(Exception):
-    """Why the eager function runs; `notice` says whether the user should hear of it."""
-
-    def __init__(self, reason: str, *, notice: bool = True) -> None:
-        super().__init__(reason)
-        self.notice = notice
+    """Why the eager function runs."""
 
 
 def _build(
     function: Callable[..., Sequence[Tensor]],
     make: Callable[[], Traced],
     checks: Sequence[Sequence[Tensor]],
-    saved: float,
-    *,
-    patient: bool = False,
 ) -> tuple[Traced, Callable[[Sequence[Tensor]], list[Tensor]], Path | None, bool]:
     """Return graph, compiled callable, its file and whether the disk had it; the graph is checked before and after compiling."""
     graph = make()
@@ -198,13 +196,6 @@ def _build(
         missing = compiler_missing()
         if missing:
             raise _Refused(missing)
-        before = cache.owed(key)
-        if (before if patient else before + saved) < COLD_SECONDS + COLD_SECONDS_PER_NODE * graph.nodes:
-            cache.owe(key, before + saved)
-            raise _Refused(
-                "not compiled yet, and a short run does not wait for a compiler" if patient
-                else f"compiling costs more than the {before + saved:.1f} s it would have saved so far", notice=False,
-            )  # fmt: skip
         package = _compile(graph, key)
     run = _load(package, graph)
     _check(function, run, checks)
@@ -237,15 +228,44 @@ def _describe(x: Tensor) -> str:
     return f"a tensor of {x.dtype}, shape {tuple(x.shape)}, stride {x.stride()} on {x.device}"
 
 
-def _eager_seconds(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> float:
-    """Return the fastest of three timed calls after a first one, in processor seconds: a busy machine slows compilers as well."""
-    function(*inputs)
-    times = []
-    for _ in range(3):
-        start = time.thread_time()
+@dataclass(frozen=True)
+class Work:
+    """The size of one eager call: operations dispatched, and numbers they return."""
+
+    operations: int
+    numbers: int
+
+    @property
+    def seconds(self) -> float:
+        """What such a call takes on an ordinary machine, by estimate."""
+        return EAGER_SECONDS_PER_OPERATION * self.operations + EAGER_SECONDS_PER_NUMBER * self.numbers
+
+
+class _Counter(TorchDispatchMode):
+    """Count what is dispatched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.operations += 1
+        self.numbers += sum(x.numel() for x in (out if isinstance(out, tuple | list) else (out,)) if isinstance(x, Tensor))
+        return out
+
+
+def work_of(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Work:
+    """Return the size of `function(*inputs)` by running it once; the same on every machine."""
+    with _Counter() as counter:
         function(*inputs)
-        times.append(time.thread_time() - start)
-    return min(times)
+    return Work(counter.operations, counter.numbers)
+
+
+def pays(work: Work, calls: int) -> bool:
+    """Whether compiling a function of this size for so many calls of each run is worth it."""
+    saved = RUNS * work.seconds * calls * (1 - 1 / SPEEDUP)
+    return saved > WARM_SECONDS + TRACE_CALLS * work.seconds + COLD_SECONDS + COLD_SECONDS_PER_OPERATION * work.operations
 
 
 def _compile(graph: Traced, key: str) -> Path:

@@ -9,7 +9,6 @@ points per call, the last call padded.
 from __future__ import annotations
 
 import ctypes
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from zoo.batching import close
-from zoo.compiled import Function, Mode, Record, compile_function
+from zoo.compiled import Function, Mode, Record, Work, compile_function, work_of
 from zoo.native import NativeGraph
 from zoo.tracing import Traced, TraceFailure, default_of, trace, vectorize, without_detach
 
@@ -30,7 +29,7 @@ __all__ = ["CompiledDensity", "compile_density", "is_traced"]
 
 CHUNK = 64  # points per call of a batched graph
 HESSIAN_DIM = 24  # below it the eager Hessian takes no longer than the graph's
-RENT_SECONDS = 3.0  # eager batches run this long before `auto` compiles them: never far above the better of the two
+RENT_SECONDS = 3.0  # eager batches of this estimated time run before `auto` compiles them: never far above the better of the two
 NumpyGradient = Callable[[np.ndarray[Any, Any]], tuple[float, np.ndarray[Any, Any]]]
 
 
@@ -50,6 +49,7 @@ class CompiledDensity:
         self._forms: dict[str, Function] = {}
         self._columns: Callable[[Tensor], Tensor] | None = None
         self._spent = {"batch": 0.0, "batch_gradient": 0.0}
+        self._work: Work | None = None
         self._compile_gradient(mode)
 
     @property
@@ -81,9 +81,8 @@ class CompiledDensity:
         if self._form("batch_gradient") is not None:
             value: Tensor = _BatchValue.apply(u, self)
             return value
-        started = time.perf_counter()
         value = self.density.eager_batch()(u)
-        self._spent["batch_gradient"] += 2 * (time.perf_counter() - started)
+        self._rent("batch_gradient", u.shape[0])
         return value
 
     def hessian(self, u: Tensor) -> Tensor:
@@ -200,6 +199,16 @@ class CompiledDensity:
         form = self._forms.get(name)
         return form if form is not None and form.run is not None else None
 
+    def _rent(self, name: str, rows: int) -> None:
+        """Add the estimated time of an eager batch: by its size, so that a run does not depend on the clock of its machine."""
+        if self.mode != "auto":
+            return
+        if self._work is None:
+            self._work = work_of(self._eager, [self._points(1)[0]])
+        calls = 1 if self.density.eager_batch().vectorized else rows
+        share = 0.5 if name == "batch" else 1.0  # the gradient is about half of a call
+        self._spent[name] += share * Work(self._work.operations * calls, self._work.numbers * rows).seconds
+
     def _map(self, eager: Callable[..., list[Tensor]], points: Sequence[Tensor], outputs: Sequence[int]) -> Traced:
         try:
             return vectorize(self.graph(), CHUNK, outputs)
@@ -211,10 +220,8 @@ class CompiledDensity:
     def _run(self, name: str, u: Tensor, eager: Callable[[], list[Tensor]]) -> list[Tensor]:
         form = self._form(name)
         if form is None or not u.shape[0] or u.ndim != 2:
-            started = time.perf_counter()
             values = eager()
-            if name in self._spent:
-                self._spent[name] += time.perf_counter() - started
+            self._rent(name, u.shape[0] if u.ndim == 2 else 1)
             return values
         u = u.detach().contiguous()
         rest = -u.shape[0] % CHUNK

@@ -31,7 +31,7 @@ def tiny():
 def uncompiled(monkeypatch):
     """Run traced graphs node by node in place of Inductor's code; everything around them is as it is."""
 
-    def build(function, make, checks, saved, *, patient=False):
+    def build(function, make, checks):
         graph = make()
 
         def run(inputs):

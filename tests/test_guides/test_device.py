@@ -34,7 +34,7 @@ def pretended(monkeypatch):
 
 def _same(entry, family, batch_size, limit=1e-8, **options):
     plain = guides.fit(entry, family, batch_size=batch_size, compile="off", **RUN)
-    there = guides.fit(entry, family, batch_size=batch_size, device="cuda", **{"compile": "cached", **RUN, **options})
+    there = guides.fit(entry, family, batch_size=batch_size, device="cuda", **{"compile": "auto", **RUN, **options})
     assert there.compiled["used"], there.compiled
     assert there.compiled["reason"].startswith("on ")
     assert len(plain.losses) == len(there.losses)
@@ -58,7 +58,7 @@ def test_a_block_that_breaks_ends_at_its_last_good_step(tiny):
     entry, _ = programs(tiny, "mixture")
     with session(entry.dtype):
         ours, theirs = (Step(objective(entry, "mean_field", None), FitConfig(compile="off"), 1) for _ in range(2))
-        theirs.native = theirs._on_device(torch.device("cpu"), "cached", 1)
+        theirs.native = theirs._on_device(torch.device("cpu"), "auto", 1)
         assert isinstance(theirs.native, DeviceSteps)
         noise = [torch.stack(c) for c in zip(*[ours.objective.noise(torch.Generator().manual_seed(s)) for s in range(9)], strict=True)]
         noise[0][5] = float("nan")
@@ -87,9 +87,10 @@ def test_a_device_that_fails_leaves_the_fit_to_the_processor(tiny, pretended, mo
         whole(self)
 
     monkeypatch.setattr(DeviceSteps, "_one", breaks)
+    monkeypatch.setattr(DeviceSteps, "seconds", lambda self: 0.0)
     with caplog.at_level(logging.WARNING, logger="zoo"):
         plain = guides.fit(entry, "mean_field", compile="off", **RUN)
-        there = guides.fit(entry, "mean_field", device="cuda", compile="cached", **RUN)
+        there = guides.fit(entry, "mean_field", device="cuda", compile="auto", **RUN)
     assert not there.compiled["used"]
     assert "failed at run time" in there.compiled["reason"]
     assert "fell off the bus" in caplog.text
@@ -108,7 +109,7 @@ def test_a_wrong_graph_is_refused(tiny, pretended, monkeypatch):
         return out
 
     monkeypatch.setattr(device, "moved", wrong)
-    fit = guides.fit(entry, "mean_field", device="cuda", compile="cached", **RUN)
+    fit = guides.fit(entry, "mean_field", device="cuda", compile="auto", **RUN)
     assert not fit.compiled["used"]
     assert "self-check failed" in fit.compiled["reason"]
 
@@ -162,7 +163,7 @@ def test_a_card_has_the_losses_of_an_eager_run(tiny, name, family, compile_):
 def test_a_block_on_a_card_ends_at_its_last_good_step(tiny):
     entry, _ = programs(tiny, "mixture")
     with session(entry.dtype):
-        step = Step(objective(entry, "mean_field", None), FitConfig(compile="cached", device="cuda"), 1)
+        step = Step(objective(entry, "mean_field", None), FitConfig(compile="auto", device="cuda"), 1)
         assert step.state.device.type == "cuda"
         noise = [torch.stack(c) for c in zip(*[step.objective.noise(torch.Generator().manual_seed(s)) for s in range(9)], strict=True)]
         noise[0][5] = float("nan")

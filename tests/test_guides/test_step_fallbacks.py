@@ -77,7 +77,7 @@ def test_auto_compiles_only_what_pays(tiny, uncompiled, monkeypatch):
     short = guides.fit(entry, "mean_field", compile="auto", **RUN)
     assert not short.compiled["used"]
     assert "eager is enough" in short.compiled["reason"]
-    monkeypatch.setattr(compiled, "_eager_seconds", lambda function, inputs: 1.0)
+    monkeypatch.setattr(compiled, "work_of", lambda function, inputs: compiled.Work(operations=500, numbers=10**9))
     assert guides.fit(entry, "mean_field", compile="auto", **{**RUN, "steps": 1000, "patience": 400}).compiled["used"]
 
 
