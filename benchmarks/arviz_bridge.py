@@ -22,8 +22,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zoo.density.log_density import LogDensity
 from zoo.errors import InfrastructureError, UsageError
-from zoo.log_density import LogDensity
 from zoo.types import Cost, Data, ModelEntry, Posterior
 
 with warnings.catch_warnings():

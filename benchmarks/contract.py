@@ -50,7 +50,7 @@ def _nuts_runs(entry: ModelEntry) -> CheckResult:
     """Run one short chain: a start is found, no step fails, and every draw lies in the support of its site."""
     import torch
 
-    from benchmarks.nuts import run_nuts
+    from benchmarks.mcmc.nuts import run_nuts
     from zoo.contract import CheckResult
 
     if entry.learns:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from guides.draws import draw, elbo, transfer
-    from guides.families import FAMILIES, build
+    from guides.fit_file import load, save
     from guides.fitting import fit
-    from guides.save import load, save
+    from guides.registry import FAMILIES, build
     from guides.types import Elbo, Fit, FitConfig, Restart, Stop
 
 __all__ = ["FAMILIES", "Elbo", "Fit", "FitConfig", "Restart", "Stop", "build", "draw", "elbo", "fit", "load", "save", "transfer"]
 
 _WHERE = {
-    "FAMILIES": "guides.families", "build": "guides.families", "fit": "guides.fitting", "draw": "guides.draws",
-    "elbo": "guides.draws", "transfer": "guides.draws", "save": "guides.save", "load": "guides.save",
+    "FAMILIES": "guides.registry", "build": "guides.registry", "fit": "guides.fitting", "draw": "guides.draws",
+    "elbo": "guides.draws", "transfer": "guides.draws", "save": "guides.fit_file", "load": "guides.fit_file",
     "Elbo": "guides.types", "Fit": "guides.types", "FitConfig": "guides.types", "Restart": "guides.types", "Stop": "guides.types",
 }  # fmt: skip
 

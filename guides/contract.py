@@ -12,17 +12,17 @@ import pyro
 import torch
 from pyro import poutine
 
+from guides.base.flat import FlatGuide
+from guides.base.initialize import find_start
 from guides.draws import draw
-from guides.families import FAMILIES, check_family
+from guides.fit_file import load, save
 from guides.fitting import fit
-from guides.flat import FlatGuide
-from guides.objectives import FlatObjective
-from guides.save import load, save
+from guides.objectives.flat import FlatObjective
+from guides.registry import FAMILIES, check_family
 from guides.session import session
-from guides.start import find_start
 from guides.types import Fit
+from zoo.density.log_density import LogDensity
 from zoo.errors import ZooError
-from zoo.log_density import LogDensity
 from zoo.types import Data, ModelEntry
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _covers_sites(short: Callable[[], Fit]) -> Outcome:
 
 def gradient_norms(entry: ModelEntry, family: str) -> dict[str, float] | None:
     """Return the gradient norm of every trainable parameter at a jittered start, None for families without gradients."""
-    from guides.families import build
+    from guides.registry import build
 
     data = _data(entry)
     with session(entry.dtype), torch.random.fork_rng(devices=[]):

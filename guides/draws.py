@@ -15,12 +15,12 @@ from pyro import poutine
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor, nn
 
-from guides.amortized import AmortizedGuide, features_of
-from guides.flat import FlatGuide
+from guides.base.flat import FlatGuide
+from guides.families.amortized import AmortizedGuide, features_of
 from guides.session import session
 from guides.types import Elbo, Fit
+from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, UsageError
-from zoo.log_density import LogDensity
 from zoo.seeds import derive_seed
 from zoo.types import Data, Posterior
 

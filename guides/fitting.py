@@ -13,21 +13,21 @@ import torch
 from pyro import poutine
 from torch import nn
 
-from guides.amortized import LocalGuide
+from guides.base.flat import FlatGuide
+from guides.base.initialize import find_start
 from guides.draws import estimate_elbo
-from guides.families import FAMILIES, build, check_family
-from guides.flat import FlatGuide
-from guides.local_objective import LocalObjective, is_local
-from guides.objectives import GENERAL, FlatObjective, ProgramObjective, check_objective
+from guides.families.amortized import LocalGuide
+from guides.objectives.flat import GENERAL, FlatObjective, ProgramObjective, check_objective
+from guides.objectives.per_unit import LocalObjective, is_local
+from guides.optimize.loop import Outcome, optimize
+from guides.optimize.step import summary
+from guides.registry import FAMILIES, build, check_family
 from guides.session import as_module, session, trainable
-from guides.start import find_start
-from guides.step import summary
-from guides.svi import Outcome, optimize
 from guides.types import Elbo, Fit, FitConfig, Restart, Stop
-from zoo.compiled import Record
-from zoo.device import check_device
+from zoo.compiler.compile import Record
+from zoo.compiler.cuda import check_device
+from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, UnknownNameError
-from zoo.log_density import LogDensity
 from zoo.seeds import derive_seed
 from zoo.types import Cost, Data, ModelEntry, Program
 

@@ -11,9 +11,9 @@ import pyro
 import torch
 from torch import nn
 
+from zoo.density.log_density import default_dtype
 from zoo.errors import ProgramError
-from zoo.lifting import LiftedProgram, discover
-from zoo.log_density import default_dtype
+from zoo.user_models.lift_params import LiftedProgram, discover
 
 __all__ = ["as_module", "session", "trainable"]
 

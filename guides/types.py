@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from zoo.device import DEVICES
+from zoo.compiler.cuda import DEVICES
 from zoo.errors import UnknownNameError, UsageError
 from zoo.types import Cost, Data, ModelEntry, Program
 
@@ -50,7 +50,7 @@ class FitConfig:
         patience: steps of one window of the stopping rule.
         anneal: steps of the annealing phase.
         restarts: number of independent starts; the one with the highest final ELBO is kept.
-        objective: name of the objective in `guides.objectives`; all are maximized and in nats.
+        objective: name of the objective in `guides.objectives.flat`; all are maximized and in nats.
         beta: weight of the KL of the objective `beta`.
         warmup: steps over which the objectives `elbo_linear`, `elbo_cyclical` and `elbo_free_bits` become the ELBO.
         free_bits: nats per unit that `elbo_free_bits` leaves free at first.

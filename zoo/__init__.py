@@ -13,8 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.log_density import LogDensity as LogDensity
-    from zoo.programs import from_program as from_program
+    from zoo.density.log_density import LogDensity as LogDensity
     from zoo.registry import EntryInfo as EntryInfo
     from zoo.registry import catalog as catalog
     from zoo.registry import load as load
@@ -28,15 +27,28 @@ if TYPE_CHECKING:
     from zoo.types import Program as Program
     from zoo.types import Quantity as Quantity
     from zoo.types import Reference as Reference
+    from zoo.user_models.from_program import from_program as from_program
 
 _HOMES = {
-    "zoo.log_density": ("LogDensity",),
-    "zoo.programs": ("from_program",),
+    "zoo.density.log_density": ("LogDensity",),
+    "zoo.user_models.from_program": ("from_program",),
     "zoo.registry": ("EntryInfo", "catalog", "load", "names"),
     "zoo.types": ("Analytic", "Cost", "Data", "ModelEntry", "Moments", "Posterior", "Program", "Quantity", "Reference"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-_ROOMS = ("compiled", "contract", "errors", "log_density", "programs", "quantities", "reference", "registry", "scaffold", "types")
+# names of modules as attributes, some from before they had folders
+_ROOMS = {
+    "compiled": "zoo.compiler.compile",
+    "contract": "zoo.contract",
+    "errors": "zoo.errors",
+    "log_density": "zoo.density.log_density",
+    "programs": "zoo.user_models.from_program",
+    "quantities": "zoo.quantities",
+    "reference": "zoo.truth.stored",
+    "registry": "zoo.registry",
+    "scaffold": "zoo.user_models.scaffold",
+    "types": "zoo.types",
+}
 
 __all__ = sorted(_HOME)
 
@@ -46,7 +58,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)
     elif name in _ROOMS:
-        value = importlib.import_module(f"zoo.{name}")
+        value = importlib.import_module(_ROOMS[name])
     elif name == "__version__":
         from importlib.metadata import version
 

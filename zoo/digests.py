@@ -30,7 +30,7 @@ def content(value: Any) -> bytes:
 
     Plain values and containers of them are their `repr`. A function is its qualified name and an object its class with
     its attributes: neither has an address, so that two processes agree. What such a value *does* is not seen here; kept
-    results are also held against an evaluation (`benchmarks.witness`).
+    results are also held against an evaluation (`benchmarks.run.witness`).
     """
     return b"".join(_parts(value, ()))
 

@@ -90,9 +90,9 @@ def _imported(info: EntryInfo) -> EntryInfo:
 
 
 def _own() -> Iterator[EntryInfo]:
-    for path in sorted(MODELS.glob("*.py")):
-        if path.stem != "__init__":
-            yield from _scan(path, f"zoo.models.{path.stem}", "zoo")
+    for path in sorted(MODELS.rglob("*.py")):
+        if not path.stem.startswith("_"):
+            yield from _scan(path, ".".join(("zoo", "models", *path.relative_to(MODELS).with_suffix("").parts)), "zoo")
 
 
 def _scan(path: Path, module: str, source: str) -> tuple[EntryInfo, ...]:
@@ -227,7 +227,7 @@ def load(name: str, **options: Any) -> ModelEntry:
         raise UsageError(f"Option {twice[0]!r} is given in brackets and as an argument; keep one.")
     chosen = {**given, **options}
     if base.endswith(".py") or ".py:" in base:
-        from zoo.files import load_file
+        from zoo.user_models.model_file import load_file
 
         entry = load_file(base)
     else:
@@ -252,7 +252,7 @@ def _entry(info: EntryInfo) -> ModelEntry:
     """Import the module of a listed entry and take the entry out of it."""
     import importlib
 
-    from zoo.files import entries_of, pick
+    from zoo.user_models.model_file import entries_of, pick
 
     module_name, _, attribute = info.target.partition(":")
     try:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from zoo.errors import DataError, UnknownNameError, UsageError
-from zoo.known import Analytic, Baselines, Moments, Published
+from zoo.ground_truth import Analytic, Baselines, Moments, Published
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from zoo.errors import ProgramError
 from zoo.types import Posterior
 
 if TYPE_CHECKING:
-    from zoo.log_density import LogDensity
+    from zoo.density.log_density import LogDensity
 
 __all__ = ["heldout_lpd"]
 

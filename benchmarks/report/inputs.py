@@ -13,7 +13,7 @@ from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
 if TYPE_CHECKING:
     import numpy as np
 
-    from benchmarks.predictions import PredictionTable
+    from benchmarks.comparison.baselines import PredictionTable
 
 __all__ = ["EntryReport", "FitSummary", "PredictiveCheck", "ReportInput", "method_names"]
 

@@ -59,7 +59,7 @@ def sentence(entry: EntryReport) -> str:
     if entry.sentence:
         return tidy(entry.sentence)
     try:
-        from benchmarks.sentences import entry_sentence
+        from benchmarks.comparison.sentences import entry_sentence
     except ImportError:
         return plain_sentence(entry.comparisons)
     return tidy(str(entry_sentence(entry.comparisons)).removeprefix(f"{entry.entry.key}: "))

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.comparison.baselines import Interval, PredictionRow, PredictionTable
 from benchmarks.metrics.calibration import reliability, total_variation
-from benchmarks.predictions import Interval, PredictionRow, PredictionTable
 from benchmarks.report.numbers import DASH, plain
 from benchmarks.report.theme import Mark, canvas, light
 

@@ -12,8 +12,8 @@ import torch
 import benchmarks
 import guides
 import zoo
+from zoo.density.log_density import LogDensity
 from zoo.errors import ProgramError
-from zoo.log_density import LogDensity
 from zoo.quantities import site
 from zoo.types import Data, ModelEntry, Quantity
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from zoo import standalone
-from zoo.compiled import Function
+from zoo.compiler import standalone
+from zoo.compiler.compile import Function
 
 __all__ = ["guarded", "outside_reads", "survives"]
 

@@ -14,11 +14,11 @@ import pyro.distributions as dist
 import torch
 from torch.distributions.transforms import ExpTransform
 
-from benchmarks.bounds.estimators import Reported
-from benchmarks.bounds.targets import TARGETS
-from benchmarks.bounds.targets_conjugate import COUNTS, GROUPS, VALUES
-from guides.flat import FlatGuide, standard_normal_log_prob
-from zoo.log_density import LogDensity
+from benchmarks.audit.estimators import Reported
+from benchmarks.audit.targets import TARGETS
+from benchmarks.audit.targets_conjugate import COUNTS, GROUPS, VALUES
+from guides.base.flat import FlatGuide, standard_normal_log_prob
+from zoo.density.log_density import LogDensity
 
 OURS = Reported()
 BITS = math.log(2)

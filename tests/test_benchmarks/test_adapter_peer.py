@@ -7,7 +7,7 @@ import torch
 
 import guides
 import zoo
-from benchmarks.adapter_peer import Approximation
+from benchmarks.studies.lora_head.peer import Approximation
 from zoo.errors import UsageError
 
 INSTALLED = importlib.util.find_spec("laplace") is not None

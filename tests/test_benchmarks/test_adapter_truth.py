@@ -9,12 +9,12 @@ from scipy import integrate
 
 import benchmarks
 import zoo
-from benchmarks.adapter_truth import exact
-from benchmarks.bounds.targets_adapters import _evidence, _log_likelihood
+from benchmarks.audit.targets_adapters import _evidence, _log_likelihood
+from benchmarks.comparison.baselines import halves, predictive
 from benchmarks.metrics.calibration import total_variation
-from benchmarks.predictions import halves, predictive
-from zoo import lora_baselines
+from benchmarks.studies.lora_head.truth import exact
 from zoo.errors import UsageError
+from zoo.models.adapters import _baselines as lora_baselines
 
 
 @pytest.fixture

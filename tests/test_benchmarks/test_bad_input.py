@@ -4,12 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-import zoo.reference
-from benchmarks import cli
+import zoo.truth.stored
+from benchmarks.cli import commands as cli
 
 MODEL = """
 import pyro
@@ -165,7 +164,7 @@ def test_a_disk_that_fills_up_in_the_middle(tmp_path):
     """A limit on file sizes is what a full disk looks like to the program: writes fail half-way."""
     program = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from benchmarks import cli, run\n"
+        "from benchmarks.cli import commands as cli; from benchmarks.run import execute as run\n"
         "real = run.run_cell\n"
         "def limited(*words):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
@@ -184,10 +183,10 @@ def test_a_disk_that_fills_up_in_the_middle(tmp_path):
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
     """Serve stored references from a copy that a test may damage."""
-    source = Path(zoo.reference.__file__).with_name("references")
+    source = zoo.truth.stored.FOLDER
     folder = tmp_path / "references"
     shutil.copytree(source, folder)
-    monkeypatch.setattr(zoo.reference, "FOLDER", folder)
+    monkeypatch.setattr(zoo.truth.stored, "FOLDER", folder)
     return folder
 
 
@@ -211,7 +210,7 @@ def test_a_damaged_stored_reference(fault, stored, capsys):
 
 
 def test_a_reference_of_a_program_that_changed(stored, capsys, monkeypatch):
-    import zoo.models.eight_schools as module
+    import zoo.models.hierarchical.eight_schools as module
 
     real = module.ENTRY.make_data
     import dataclasses

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.bench import runner
-from benchmarks.bench.merge import earlier, merge
-from benchmarks.bench.results import Ratio, bars, pair_ratios, ratios, speeds
-from benchmarks.bench.runner import TOLERANCE, Bench, density_error, ess_of, run_target
-from benchmarks.bench.side_ours import log_joint
-from benchmarks.bench.sides import HOMES, PEERS, NutsRun, Settings, Timing, missing, repeat
-from benchmarks.bench.table import BEGIN, END, _about, insert, markdown, number
-from benchmarks.bench.targets import TARGETS, arrays, find
-from benchmarks.bench.worker import PeerError, Worker
+from benchmarks.speed import runner
+from benchmarks.speed.merge import earlier, merge
+from benchmarks.speed.results import Ratio, bars, pair_ratios, ratios, speeds
+from benchmarks.speed.runner import TOLERANCE, Bench, density_error, ess_of, run_target
+from benchmarks.speed.side_ours import log_joint
+from benchmarks.speed.sides import HOMES, PEERS, NutsRun, Settings, Timing, missing, repeat
+from benchmarks.speed.table import BEGIN, END, _about, insert, markdown, number
+from benchmarks.speed.targets import TARGETS, arrays, find
+from benchmarks.speed.worker import PeerError, Worker
+from zoo.density.log_density import LogDensity
 from zoo.errors import UnknownNameError, UsageError
-from zoo.log_density import LogDensity
 
 MICRO = Settings(slice_seconds=0.02, draws=50, slow_draws=5, slow_seconds=0.2, compile="off")
 

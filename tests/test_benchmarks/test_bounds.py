@@ -14,12 +14,12 @@ import torch
 from bound_faults import FAULTS
 
 import zoo
-from benchmarks import bounds
-from benchmarks.bounds import evidence_checks, guide_checks, program_checks
-from benchmarks.bounds.quadrature import QuadratureError, whitened_grid
-from benchmarks.bounds.subject import limit
-from benchmarks.bounds.targets import TARGETS
-from zoo.contract_subject import Failed, Skipped
+from benchmarks import audit as bounds
+from benchmarks.audit import evidence_checks, guide_checks, program_checks
+from benchmarks.audit.quadrature import QuadratureError, whitened_grid
+from benchmarks.audit.subject import limit
+from benchmarks.audit.targets import TARGETS
+from zoo.contract.subject import Failed, Skipped
 
 ALL_CHECKS = {**program_checks.CHECKS, **guide_checks.CHECKS, **evidence_checks.CHECKS}
 PAGE = Path(__file__).parents[2] / "docs" / "bound_audit.md"
@@ -202,7 +202,7 @@ ENTRY = ModelEntry(
 
 @pytest.mark.parametrize(("constant", "code"), [(0.0, 0), (0.05, 1)])
 def test_the_command_audits_a_file_and_fails_when_a_check_fails(tmp_path, capsys, constant, code):
-    from benchmarks.commands.author import check
+    from benchmarks.cli.author import check
 
     path = tmp_path / "pennies.py"
     path.write_text(MODEL_FILE.replace("CONSTANT", str(constant)), encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import zoo
-from benchmarks import cli
+from benchmarks.cli import commands as cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ def python(program, *, path=(), cwd=None):
 def test_light_commands_import_neither_torch_nor_a_model(words):
     program = f"""
 import sys
-from benchmarks import cli
+from benchmarks.cli import commands as cli
 code = cli._run({words!r})
 heavy = set(("torch", "pyro", "arviz", "pandas", "scipy", "matplotlib")) & set(sys.modules)
 models = [m for m in sys.modules if m.startswith("zoo.models.")]
@@ -106,7 +106,7 @@ def test_a_fault_of_ours_is_one_sentence_too(capsys, monkeypatch):
     def broken(*args, **kwargs):
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr("benchmarks.commands.browse.list_models", broken)
+    monkeypatch.setattr("benchmarks.cli.browse.list_models", broken)
     code, out, err = run("list", capsys=capsys)
     assert code == 3
     assert out == ""
@@ -117,7 +117,7 @@ def test_a_fault_of_ours_is_one_sentence_too(capsys, monkeypatch):
 def test_a_package_that_shadows_ours_stops_the_command(tmp_path, room):
     (tmp_path / room).mkdir()
     (tmp_path / room / "__init__.py").write_text("")
-    done = python("from benchmarks import cli; cli.main(['list'])", path=[tmp_path, ROOT], cwd=tmp_path)
+    done = python("from benchmarks.cli import commands as cli; cli.main(['list'])", path=[tmp_path, ROOT], cwd=tmp_path)
     assert done.returncode == 3
     assert f"the package {room!r} is imported from" in done.stderr
     assert "Traceback" not in done.stderr
@@ -130,7 +130,7 @@ def test_doctor_finds_this_installation_healthy(capsys):
 
 
 def test_doctor_reports_a_dependency_outside_its_bounds(monkeypatch):
-    from benchmarks import doctor
+    from benchmarks.cli import doctor
 
     monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.0.1")
     finding = doctor._packages()
@@ -180,7 +180,7 @@ def test_fit_writes_a_file_that_can_be_loaded(tmp_path, capsys):
 
 
 def test_compare_prints_one_json_document_in_the_schema(tmp_path, capsys):
-    from benchmarks.cells import validated
+    from benchmarks.run.record import validated
 
     words = ["compare", "coin", "--guides", "laplace", "--no-nuts", "--quick", "--json", "--out", str(tmp_path / "run")]
     code, out, err = run(*words, capsys=capsys)

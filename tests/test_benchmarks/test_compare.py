@@ -11,8 +11,8 @@ from torch import nn
 
 import benchmarks
 import zoo
-from benchmarks.compare import compare, failed
-from benchmarks.sentences import comparison_sentence, entry_sentence
+from benchmarks.comparison.score import compare, failed
+from benchmarks.comparison.sentences import comparison_sentence, entry_sentence
 from benchmarks.types import Comparison, Mcmc
 from guides.types import Elbo, Fit, FitConfig, Restart, Stop
 from zoo.errors import UsageError
@@ -219,14 +219,14 @@ def test_the_entry_sentence_names_the_worst_first_and_the_next_step():
     borrowed = [replace(c, posterior=replace(c.posterior, entry=replace(c.posterior.entry, reference_of="eight_schools"))) for c in only]
     assert entry_sentence(borrowed).endswith("try eight_schools (same posterior, another form).")
     known = [replace(c, posterior=replace(c.posterior, entry=replace(c.posterior.entry, conditional=lambda *_: None))) for c in only]
-    assert "zoo.grid" not in entry_sentence(known)
+    assert "zoo.truth.grid" not in entry_sentence(known)
     known = [replace(c, reference=replace(c.reference, kind="exact")) for c in known]
-    assert entry_sentence(known).endswith(": use the exact posterior (zoo.grid).")
+    assert entry_sentence(known).endswith(": use the exact posterior (zoo.truth.grid).")
     entry = replace(known[0].posterior.entry, families=("amortized", "amortized_full", "amortized_flow"))
     steps = {m: comparison_sentence(m, "too_narrow", known[0].reasons, kind="exact", entry=entry) for m in entry.families}
     assert steps["amortized"].endswith("; try amortized_full.")
     assert steps["amortized_full"].endswith("; try amortized_flow.")
-    assert steps["amortized_flow"].endswith("; use the exact posterior (zoo.grid).")
+    assert steps["amortized_flow"].endswith("; use the exact posterior (zoo.truth.grid).")
     chained = comparison_sentence("amortized_flow", "too_narrow", known[0].reasons, kind="conditional", entry=entry)
     assert chained.endswith("; use nuts.")
     awful = planting.guide(0.2 * np.random.default_rng(0).standard_normal((2000, 1)))
@@ -256,10 +256,9 @@ def test_the_entry_sentence_groups_what_to_avoid_and_advises_on_chains_that_dive
 
 
 def test_the_public_surface_resolves_on_first_use():
-    import benchmarks.compare as module
+    import benchmarks.comparison.score as module
 
-    assert callable(benchmarks.compare)
-    assert callable(module.compare)
+    assert benchmarks.compare is module.compare
     posterior, truth = planting.planted("sd x 1.35", 0, 1)
     assert benchmarks.compare(posterior, truth, distances="none").verdict == "too_wide"
     for name in benchmarks.__all__:

@@ -6,10 +6,10 @@ import os
 import pytest
 import torch
 
-from benchmarks import cli
+from benchmarks.cli import commands as cli
 from guides import fitting
-from guides.step import Step
-from zoo import device
+from guides.optimize.step import Step
+from zoo.compiler import cuda
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_run_on_a_card_stays_in_one_process_and_says_so_in_its_report(tmp_path
         processes.add(os.getpid())
         return real(self, torch.device("cpu"), mode, expected)
 
-    for home in (device, fitting):
+    for home in (cuda, fitting):
         monkeypatch.setattr(home, "check_device", lambda name: None)
     monkeypatch.setattr(Step, "_on_device", pretended)
     words = ["compare", "coin", "--guides", "mean_field", "--no-nuts", "--quick", "--device", "cuda", "--out", str(tmp_path / "run")]

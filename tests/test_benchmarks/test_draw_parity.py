@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import zoo
-from benchmarks import draw_parity, pages
-from benchmarks.references import find
+from benchmarks.reference.find import find
+from benchmarks.studies import pages
+from benchmarks.studies.posteriordb import draw_parity
 from zoo.errors import UsageError
 from zoo.types import Cost, Posterior
 
@@ -121,7 +122,7 @@ def test_divergences_run_again_with_smaller_steps(tmp_path, monkeypatch, off):
         health = {name: torch.zeros(4, 1000, dtype=torch.float64) for name in ("energy", "lp")}
         return dataclasses.replace(drawn, stats={**health, "diverging": torch.full((4, 1000), not careful)})
 
-    monkeypatch.setattr("benchmarks.nuts.run_nuts", sampler)
+    monkeypatch.setattr("benchmarks.mcmc.nuts.run_nuts", sampler)
     rows = draw_parity.run([ENTRY], tmp_path)
     assert asked == [0.8, 0.99]
     assert [r["passed"] for r in rows] == [off == 0, True]

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from benchmarks import gaps
-from benchmarks.gap_search import LocalQ, OwnFlowHead, Target, best_numbers, elbo_nats, refine
-from benchmarks.gaps import GapReport, datum_gaps
-from guides.heads import DiagonalHead, TriangularHead, make_head
-from zoo.grid import GaussianLikelihood, LatentGrid, standard_normal
+from benchmarks.comparison import inference_gap
+from benchmarks.comparison.best_in_family import LocalQ, OwnFlowHead, Target, best_numbers, elbo_nats, refine
+from benchmarks.comparison.inference_gap import GapReport, datum_gaps
+from guides.base.heads import DiagonalHead, TriangularHead, make_head
+from zoo.truth.grid import GaussianLikelihood, LatentGrid, standard_normal
 
 SIGMA, PIXELS, ROWS = 0.8, 5, 6
 generator = torch.Generator().manual_seed(0)
@@ -143,7 +143,7 @@ def test_the_best_flow_of_a_row_has_couplings_of_its_own():
         best, elbos = best_numbers(target, q, x, mean, covariance)
         lost[kind] = evidence - elbos
         for i in range(2):  # by an integral that never draws from q
-            kl = gaps._on_grid(grid, best.take(torch.tensor([i])), x[i : i + 1])[0]["kl_nats"]
+            kl = inference_gap._on_grid(grid, best.take(torch.tensor([i])), x[i : i + 1])[0]["kl_nats"]
             assert kl == pytest.approx(float(lost[kind][i]), abs=1e-3)
     assert (lost["full"] > 0.1).all()
     assert (lost["flow"] < 0.05 * lost["full"]).all()
@@ -158,7 +158,7 @@ def test_a_narrow_q_beside_an_axis_the_data_say_nothing_about_is_integrated_fine
     (found,) = datum_gaps(Target(likelihood, standard_normal), grid, q, x, steps=1)
     assert abs(found.identity_error_nats) < 1e-5
     assert found.approximation_gap_nats == pytest.approx(math.log(2), abs=0.02)  # one of two modes
-    monkeypatch.setattr(gaps, "MOST_POINTS", 50_000)
+    monkeypatch.setattr(inference_gap, "MOST_POINTS", 50_000)
     (coarse,) = datum_gaps(Target(likelihood, standard_normal), grid, q, x, steps=1)
     assert abs(coarse.identity_error_nats) > 1e-3
 
@@ -234,13 +234,14 @@ def test_half_of_the_draws_from_the_prior_find_what_q_misses(monkeypatch):
     """A q three sds off: 5,000 draws from it alone miss the evidence, the mixture does not; its weights are at most 2 p(x | z)."""
     from types import SimpleNamespace
 
-    from benchmarks import gap_search, vae_results
-    from guides.local_objective import iwae_bound_nats
+    from benchmarks.comparison import best_in_family
+    from benchmarks.studies.vae import results
+    from guides.objectives.per_unit import iwae_bound_nats
 
     q = q_of("full", shift=3 * COVARIANCE.diagonal().sqrt().max())
-    monkeypatch.setattr(gap_search.LocalQ, "of", staticmethod(lambda guide: guide))
+    monkeypatch.setattr(best_in_family.LocalQ, "of", staticmethod(lambda guide: guide))
     program = SimpleNamespace(likelihood=LIKELIHOOD, log_prior=standard_normal, latent=2)
-    weights = vae_results._defensive_weights(SimpleNamespace(program=program), SimpleNamespace(guide=q), X)
+    weights = results._defensive_weights(SimpleNamespace(program=program), SimpleNamespace(guide=q), X)
     assert weights.shape == (5000, ROWS)
     relative = (weights - EVIDENCE).exp()
     errors = relative.std(0) / math.sqrt(5000)

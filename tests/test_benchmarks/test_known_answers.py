@@ -7,7 +7,7 @@ import pytest
 import benchmarks
 import guides
 import zoo
-from benchmarks import references
+from benchmarks.reference import find as references
 
 
 def compared(entry, family, draws=4000, **options):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import zoo
-from benchmarks.latent_classes import coverage, heldout, page
+from benchmarks.studies.latent_classes import coverage, heldout, page
 from zoo.quantities import shared_classes
 
 

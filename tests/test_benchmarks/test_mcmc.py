@@ -7,7 +7,7 @@ import planting
 import pytest
 import torch
 
-from benchmarks.mcmc import components, diagnose, smallest_ess
+from benchmarks.mcmc.diagnostics import components, diagnose, smallest_ess
 from zoo.errors import UsageError
 
 

@@ -48,11 +48,11 @@ def test_labels_come_from_coordinates_and_fall_back_to_positions():
 
 
 def test_labels_agree_with_those_of_the_gates():
-    from benchmarks import mcmc
+    from benchmarks.mcmc import diagnostics
 
     posterior = planting.chains(np.zeros((4, 10, 3)))
     ours = [c.label for c in component_names("x", posterior.entry.quantities["x"], (3,), posterior.data)]
-    assert ours == mcmc.components(posterior, lp=False)[1]
+    assert ours == diagnostics.components(posterior, lp=False)[1]
 
 
 def test_a_quantity_that_drops_the_draws_is_refused():
@@ -297,7 +297,7 @@ def test_heldout_density_matches_the_closed_form_of_a_conjugate_normal():
     import pyro
     import pyro.distributions as dist
 
-    from zoo.log_density import LogDensity
+    from zoo.density.log_density import LogDensity
 
     def program(y):
         mu = pyro.sample("mu", dist.Normal(torch.tensor(0.0, dtype=torch.float64), 10.0))

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import zoo
-from benchmarks import bounds
-from benchmarks.bounds.estimators import Reported, _fit
-from benchmarks.bounds.subject import Audited
-from zoo.contract_draws import free_classes
-from zoo.contract_subject import Skipped, Subject
+from benchmarks import audit as bounds
+from benchmarks.audit.estimators import Reported, _fit
+from benchmarks.audit.subject import Audited
+from zoo.contract.draws import free_classes
+from zoo.contract.subject import Skipped, Subject
 
 
 def converges(entry, **keywords):

@@ -15,12 +15,12 @@ from pyro.infer import MCMC, NUTS
 
 import zoo
 from benchmarks.arviz_bridge import ess_bulk, mcse_mean, mcse_sd
-from benchmarks.mcmc import components
-from benchmarks.nuts import STATS, _wanted, estimate_seconds, run_nuts
-from benchmarks.nuts_nutpie import Density, starting_point
-from benchmarks.nuts_pyro import RecordingNUTS, potential
+from benchmarks.mcmc.diagnostics import components
+from benchmarks.mcmc.engine_nutpie import Density, starting_point
+from benchmarks.mcmc.engine_pyro import RecordingNUTS, potential
+from benchmarks.mcmc.nuts import STATS, _wanted, estimate_seconds, run_nuts
+from zoo.density.log_density import LogDensity
 from zoo.errors import ProgramError, UnknownNameError, UsageError
-from zoo.log_density import LogDensity
 
 SHORT = {"chains": 2, "tune": 120, "draws": 250, "min_ess": 0, "compile": "on"}
 EAGER = {**SHORT, "compile": "off"}  # for programs that run once
@@ -294,7 +294,7 @@ def test_the_estimate_grows_with_the_work(tiny):
 
 SCRIPT = """
 import torch, time, pyro, pyro.distributions as dist, zoo, sys
-from benchmarks.nuts import run_nuts
+from benchmarks.mcmc.nuts import run_nuts
 torch.set_num_threads(1)
 def program(y):
     x = pyro.sample("x", dist.Normal(0.0, 1.0))

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.adapter_lab import bin_sums
-from benchmarks.adapter_page import bars, best_guide, page, pooled_ece, spearman
+from benchmarks.comparison.baselines import predictive, table
 from benchmarks.metrics import calibration
 from benchmarks.metrics.calibration import total_variation
-from benchmarks.predictions import predictive, table
 from benchmarks.report import ReportInput, render_html, render_markdown
 from benchmarks.report.predictions import cells, heads
+from benchmarks.studies.lora_head.lab import bin_sums
+from benchmarks.studies.lora_head.page import bars, best_guide, page, pooled_ece, spearman
 from zoo.types import Baselines
 
 FACTORY = runpy.run_path(str(Path(__file__).with_name("report_factory.py")))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import zoo
-from benchmarks.predictive import observed_values, predictive_checks, replicate
+from benchmarks.comparison.posterior_predictive import observed_values, predictive_checks, replicate
 from zoo.types import Posterior
 
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import zoo
-from benchmarks import certify, reference_writer, references
-from benchmarks.nuts import run_nuts
-from zoo import reference as stored
+from benchmarks.mcmc.nuts import run_nuts
+from benchmarks.reference import find as references
+from benchmarks.reference import gates, write
+from zoo.density.log_density import LogDensity
 from zoo.errors import ReferenceError, UsageError
-from zoo.log_density import LogDensity
+from zoo.truth import stored
 
 STORED = sorted(path.stem for path in stored.FOLDER.glob("*.json"))
 
@@ -42,7 +43,7 @@ def test_a_stored_reference_is_found_again(name, tmp_path):
         for part in ("mean", "sd"):
             error = (getattr(moments, f"{part}_se") ** 2 + getattr(known, f"{part}_se") ** 2).sqrt()
             gap = (getattr(moments, part) - getattr(known, part)).abs() / error
-            assert gap.max() < certify._limit(2 * sum(m.mean.numel() for m in fresh.moments.values())), (quantity, part)
+            assert gap.max() < gates._limit(2 * sum(m.mean.numel() for m in fresh.moments.values())), (quantity, part)
 
 
 def test_every_stored_entry_has_one():
@@ -120,8 +121,8 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("references")
     lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference_writer, "TUNE", 300)
-        patch.setattr(reference_writer, "THIN", (4, 8, 16))
+        patch.setattr(write, "TUNE", 300)
+        patch.setattr(write, "THIN", (4, 8, 16))
         path = references.write(gaussian(), small=True, folder=folder, progress=lines.append)
     assert path == folder / "tiny.json"
     assert "every gate passed" in lines[-1]
@@ -242,13 +243,13 @@ def test_a_wrong_jacobian_is_caught_by_stein(written):
     entry = gaussian()
     data = entry.load_data()
     log_density = LogDensity(entry.program(data), data)
-    distance, limit, _ = certify.stein(log_density, u)
+    distance, limit, _ = gates.stein(log_density, u)
     assert distance < limit
     right = log_density.evaluate
     site = next(s for s in log_density.sites if s.name == "s")
     log_density.evaluate = lambda point, tensors=None: right(point, tensors) - point[site.start]  # d exp(u) / du = exp(u)
     log_density._batch = None
-    distance, limit, where = certify.stein(log_density, u)
+    distance, limit, where = gates.stein(log_density, u)
     assert distance > 2 * limit
     assert " of s[0]" in where
 
@@ -260,10 +261,10 @@ def test_only_entries_with_stored_references_are_written(tmp_path):
 
 
 def test_nothing_is_written_unless_every_gate_passes(tmp_path, monkeypatch):
-    monkeypatch.setattr(reference_writer, "TUNE", 100)
-    monkeypatch.setattr(reference_writer, "THIN", (1,))
-    monkeypatch.setattr(reference_writer, "SMALL", 200)
-    monkeypatch.setattr(certify, "ess_band", lambda n: (1e9, 1e10))
+    monkeypatch.setattr(write, "TUNE", 100)
+    monkeypatch.setattr(write, "THIN", (1,))
+    monkeypatch.setattr(write, "SMALL", 200)
+    monkeypatch.setattr(gates, "ess_band", lambda n: (1e9, 1e10))
     with pytest.raises(ReferenceError, match="ess_band failed"):
         references.write(gaussian(), small=True, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import zoo
-from benchmarks import relabel
-from benchmarks.latent_classes.page import render
-from benchmarks.panels.mixture import chain_modes
+from benchmarks.comparison import relabel
+from benchmarks.report.panels.mixture import chain_modes
+from benchmarks.studies.latent_classes.page import render
 from zoo.errors import UsageError
 from zoo.types import Posterior
 

@@ -13,14 +13,16 @@ import torch
 
 import guides
 import zoo
-from benchmarks import cells as schema
-from benchmarks import cli, references, work
-from benchmarks.events import Events
-from benchmarks.plan import make_plan, read_plan
-from benchmarks.prepare import command, duration, plan_cells, prepare
+from benchmarks.cli import commands as cli
+from benchmarks.reference import find as references
 from benchmarks.report import render_html
-from benchmarks.run import execute, read_run
-from benchmarks.store import results_frame
+from benchmarks.run import cell as work
+from benchmarks.run import record as schema
+from benchmarks.run.execute import execute, read_run
+from benchmarks.run.plan import make_plan, read_plan
+from benchmarks.run.prepare import command, duration, plan_cells, prepare
+from benchmarks.run.progress import Events
+from benchmarks.run.store import results_frame
 from zoo.errors import InfrastructureError, UsageError
 from zoo.seeds import derive_seed
 from zoo.types import Posterior
@@ -105,8 +107,8 @@ def exact_methods(monkeypatch):
         return schema.drawn_cell(cell.head, "ok", posterior, None, 1.0)
 
     monkeypatch.setattr(work, "_fit", method)
-    importlib.import_module("benchmarks.compare")
-    monkeypatch.setattr(sys.modules["benchmarks.compare"], "joint_distances", lambda *sides: ())
+    importlib.import_module("benchmarks.comparison.score")
+    monkeypatch.setattr(sys.modules["benchmarks.comparison.score"], "joint_distances", lambda *sides: ())
     return planted
 
 
@@ -222,7 +224,7 @@ def short_fits(monkeypatch):
         made = [dataclasses.replace(c, config={**c.config, **settings}) for c in plan_cells(plan, prepared)]
         return [c if c.given is None else dataclasses.replace(c, given=next(g for g in made if g.method == c.given.method)) for c in made]
 
-    monkeypatch.setattr(sys.modules["benchmarks.run"], "plan_cells", cells)
+    monkeypatch.setattr(sys.modules["benchmarks.run.execute"], "plan_cells", cells)
 
 
 def test_a_truth_given_a_trained_program_is_found_beside_the_other_comparisons(tmp_path, monkeypatch, short_fits):

@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from benchmarks import store
-from benchmarks.plan import make_plan, read_plan
-from benchmarks.store import RunDir, cell_name, results_frame, strict_json, write_atomic
+from benchmarks.run import store
+from benchmarks.run.plan import make_plan, read_plan
+from benchmarks.run.store import RunDir, cell_name, results_frame, strict_json, write_atomic
 from zoo.errors import InfrastructureError, UsageError
 
 PLAN = make_plan(entries=["coin"], guides=["mean_field"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.special import gammaln
 
-from benchmarks.topics.heldout import (
+from benchmarks.studies.lda.heldout import (
     complete,
     document_completion,
     elbo_bound,

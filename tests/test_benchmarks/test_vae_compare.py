@@ -7,14 +7,15 @@ import torch
 
 import guides
 import zoo
-from benchmarks import gap_report, references
-from benchmarks.compare import compare
-from benchmarks.panels.vae import figures, mosaic
-from benchmarks.plan import Plan
-from benchmarks.prepare import plan_cells, prepare
+from benchmarks import gap_report
+from benchmarks.comparison.score import compare
+from benchmarks.reference import find as references
 from benchmarks.report.inputs import EntryReport
+from benchmarks.report.panels.vae import figures, mosaic
 from benchmarks.report.theme import style
-from benchmarks.vae_page import render
+from benchmarks.run.plan import Plan
+from benchmarks.run.prepare import plan_cells, prepare
+from benchmarks.studies.vae.page import render
 from zoo.errors import FitError
 
 OPTIONS = {"rows": 150, "hidden": 6, "layers": 1}

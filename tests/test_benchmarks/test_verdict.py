@@ -8,10 +8,10 @@ import planting
 import pytest
 from planting import PLANTS
 
-from benchmarks.compare import compare
+from benchmarks.comparison.score import compare
+from benchmarks.comparison.verdict import decide
 from benchmarks.thresholds import LOG_SD, multiplier
 from benchmarks.types import Correlations, Distance, Score
-from benchmarks.verdict import decide
 
 RIGHT = 0.95
 

@@ -14,11 +14,12 @@ import torch
 import benchmarks
 import guides
 import zoo
-from benchmarks import prepare, witness, work
-from benchmarks.events import Events
-from benchmarks.plan import make_plan
-from benchmarks.run import execute, read_run
-from zoo.log_density import LogDensity
+from benchmarks.run import cell as work
+from benchmarks.run import prepare, witness
+from benchmarks.run.execute import execute, read_run
+from benchmarks.run.plan import make_plan
+from benchmarks.run.progress import Events
+from zoo.density.log_density import LogDensity
 
 Y = torch.tensor([1.0, 2.0, 3.0, 0.0], dtype=torch.float64)
 

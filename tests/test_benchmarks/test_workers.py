@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import run, workers
+from benchmarks import workers
+from benchmarks.run import execute
 from benchmarks.workers import Task, TaskResult, run_tasks
-from zoo import cache, compiled
+from zoo.compiler import cache
+from zoo.compiler import compile as compiled
 from zoo.errors import DataError, InfrastructureError, UsageError
 
 
@@ -190,7 +192,7 @@ def test_the_compiler_is_loaded_once_after_a_worker_has_compiled(monkeypatch):
     found, loads = [3], list[int]()
     monkeypatch.setattr(cache, "count", lambda: found[0])
     monkeypatch.setattr(compiled, "load_compiler", lambda: loads.append(found[0]))
-    ahead = run._compiler_ahead()
+    ahead = execute._compiler_ahead()
     ahead()
     assert loads == []
     found[0] = 4
@@ -205,8 +207,8 @@ def test_only_chains_that_outlast_the_rest_run_side_by_side():
 
     cells = [cell("a", "nuts"), cell("b", "nuts"), cell("c", "full_rank"), cell("d", "mean_field")]
     seconds = {"a": 50.0, "b": 8.0, "c": 30.0, "d": 10.0}
-    assert run._worth_all_workers(cells, seconds, 1) == set()
-    assert run._worth_all_workers(cells, seconds, 2) == {"a"}  # 50 s against 48 s
-    assert run._worth_all_workers(cells, {**seconds, "c": 40.0}, 2) == set()
-    assert run._worth_all_workers(cells, seconds, 16) == {"a", "b"}
-    assert run._worth_all_workers(cells[1:2], {"b": 8.0}, 2) == {"b"}
+    assert execute._worth_all_workers(cells, seconds, 1) == set()
+    assert execute._worth_all_workers(cells, seconds, 2) == {"a"}  # 50 s against 48 s
+    assert execute._worth_all_workers(cells, {**seconds, "c": 40.0}, 2) == set()
+    assert execute._worth_all_workers(cells, seconds, 16) == {"a", "b"}
+    assert execute._worth_all_workers(cells[1:2], {"b": 8.0}, 2) == {"b"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo import compiled
+from zoo.compiler import compile as compiled
 
 
 def _module(name):

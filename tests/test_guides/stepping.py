@@ -6,16 +6,16 @@ import pyro.distributions as dist
 import torch
 
 import guides
-from guides.families import FAMILIES, build
-from guides.flat import Start
-from guides.mean_field import WhitenedMeanField
-from guides.objectives import FlatObjective
+from guides.base.flat import Start
+from guides.base.initialize import find_start
+from guides.families.mean_field import WhitenedMeanField
+from guides.objectives.flat import FlatObjective
+from guides.optimize.loop import optimize
+from guides.optimize.step import controls
+from guides.registry import FAMILIES, build
 from guides.session import session, trainable
-from guides.start import find_start
-from guides.step import controls
-from guides.svi import optimize
 from guides.types import FitConfig
-from zoo.log_density import LogDensity
+from zoo.density.log_density import LogDensity
 from zoo.types import Data
 
 RUN = {"steps": 64, "patience": 16, "anneal": 20, "num_particles": 8}  # settles at step 32 at the earliest: always 64 steps

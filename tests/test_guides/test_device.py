@@ -12,13 +12,13 @@ from guides_stepping import RUN, objective, programs
 import guides
 import zoo
 from guides import fitting
+from guides.optimize.step import Step
 from guides.session import session
-from guides.step import Step
 from guides.types import FitConfig
-from zoo import device
-from zoo.device import DeviceSteps, check_device, moved
+from zoo.compiler import cuda
+from zoo.compiler.cuda import DeviceSteps, check_device, moved
+from zoo.compiler.trace import trace
 from zoo.errors import UnknownNameError, UsageError
-from zoo.tracing import trace
 
 CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
 PAIRS = [("mixture", "full_rank"), ("decoder", "mean_field"), ("minibatch", "amortized"), ("minibatch", "low_rank")]
@@ -108,7 +108,7 @@ def test_a_wrong_graph_is_refused(tiny, pretended, monkeypatch):
                 constant.mul_(1.0001)
         return out
 
-    monkeypatch.setattr(device, "moved", wrong)
+    monkeypatch.setattr(cuda, "moved", wrong)
     fit = guides.fit(entry, "mean_field", device="cuda", compile="auto", **RUN)
     assert not fit.compiled["used"]
     assert "self-check failed" in fit.compiled["reason"]

@@ -7,12 +7,12 @@ from torch.distributions import Dirichlet, biject_to, constraints
 
 import guides
 import zoo
+from guides.base.cavi_lda import _begin, _pass, ascend, bound, log_means
 from guides.contract import checks
-from guides.dirichlet import DirichletGuide, log_gamma
-from guides.topic_ascent import _begin, _pass, ascend, bound, log_means
+from guides.families.dirichlet import DirichletGuide, log_gamma
+from zoo.density.log_density import LogDensity
 from zoo.errors import FitError
-from zoo.log_density import LogDensity
-from zoo.topics import counts_of
+from zoo.models.topics._topics import counts_of
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import torch
 from pyro import poutine
 
 import guides
+from guides.base.flat import Start
 from guides.contract import gradient_norms
-from guides.flat import Start
-from guides.full_rank import WhitenedFullRank
+from guides.families.full_rank import WhitenedFullRank
 from guides.session import session
-from zoo.log_density import LogDensity
+from zoo.density.log_density import LogDensity
 
 SVI = ("mean_field", "full_rank", "low_rank")
 

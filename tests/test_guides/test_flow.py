@@ -8,7 +8,7 @@ from scipy import integrate
 
 import guides
 from guides.contract import checks
-from guides.flow import FlowGuide
+from guides.families.flow import FlowGuide
 from zoo.errors import UsageError
 
 

@@ -9,19 +9,19 @@ import torch
 
 import guides
 import zoo
-from guides import start
-from guides.amortized import LocalGuide
-from guides.block_full_rank import TableGuide
+from guides.base import initialize
+from guides.base.heads import make_head
+from guides.base.initialize import unit_points
+from guides.families.amortized import LocalGuide
+from guides.families.block_full_rank import TableGuide
 from guides.fitting import training_of
-from guides.heads import make_head
-from guides.local_objective import LocalObjective, beta_elbo_nats, elbo_nats, iwae_bound_nats, unit_log_weights, unit_terms
-from guides.objectives import FlatObjective
-from guides.schedules import check_schedule, free_nats, kl_weight
+from guides.objectives.flat import FlatObjective
+from guides.objectives.kl_schedules import check_schedule, free_nats, kl_weight
+from guides.objectives.per_unit import LocalObjective, beta_elbo_nats, elbo_nats, iwae_bound_nats, unit_log_weights, unit_terms
 from guides.session import session
-from guides.start import unit_points
 from guides.types import FitConfig
+from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, UsageError
-from zoo.log_density import LogDensity
 from zoo.types import Data, ModelEntry, Quantity
 
 LOADINGS = torch.tensor([[1.0, 0.8], [0.9, 1.1], [-0.3, 0.4]], dtype=torch.float64)
@@ -254,8 +254,8 @@ def two_bumps(y, index=None):
 
 @pytest.mark.parametrize(("number", "evaluations"), [(256, 1_000_000), (10, 30)])
 def test_every_unit_begins_at_its_own_highest_draw(monkeypatch, number, evaluations):
-    monkeypatch.setattr(start, "EVALUATIONS", evaluations)
-    monkeypatch.setattr(start, "AT_ONCE", 40)
+    monkeypatch.setattr(initialize, "EVALUATIONS", evaluations)
+    monkeypatch.setattr(initialize, "AT_ONCE", 40)
     y = torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
     data = Data(train={"y": y}, observed=("y",), batched=("y",), size=3)
     density = LogDensity(two_bumps, data)

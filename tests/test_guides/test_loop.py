@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import guides
-from guides.save import load, save
+from guides.fit_file import load, save
 from guides.types import FitConfig
 from zoo.errors import FitError, ProgramError, UnknownNameError, UsageError
 from zoo.types import Data

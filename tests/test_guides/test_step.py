@@ -10,16 +10,16 @@ import torch
 from guides_stepping import RUN, assert_same_run, both, graph_gradients, loops, objective, programs
 
 import guides
-from guides import step as stepping
-from guides.amortized import flat
-from guides.families import build
-from guides.flat import Start, lower_product
-from guides.mean_field import WhitenedMeanField
+from guides.base.flat import Start, lower_product
+from guides.families.amortized import flat
+from guides.families.mean_field import WhitenedMeanField
+from guides.optimize import step as stepping
+from guides.optimize.loop import _Run
+from guides.optimize.step import BETAS, EPSILON, Step, advance, controls
+from guides.registry import build
 from guides.session import session
-from guides.step import BETAS, EPSILON, Step, advance, controls
-from guides.svi import _Run
 from guides.types import FitConfig
-from zoo.log_density import LogDensity
+from zoo.density.log_density import LogDensity
 from zoo.types import Data
 
 PLAIN = ("mean_field", "full_rank", "low_rank")

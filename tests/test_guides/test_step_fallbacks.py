@@ -10,11 +10,11 @@ import torch
 from guides_stepping import RUN, both, loops, objective
 
 import guides
+from guides.optimize.loop import optimize
+from guides.optimize.step import Step
 from guides.session import session
-from guides.step import Step
-from guides.svi import optimize
 from guides.types import FitConfig
-from zoo import compiled
+from zoo.compiler import compile as compiled
 from zoo.errors import UsageError
 from zoo.types import Data
 

@@ -6,11 +6,11 @@ import torch
 import guides
 import zoo
 from guides.contract import checks
-from guides.objectives import FlatObjective
+from guides.families.topic_encoder import TopicEncoder, build, start
+from guides.objectives.flat import FlatObjective
 from guides.session import session
-from guides.topic_encoder import TopicEncoder, build, start
+from zoo.density.log_density import LogDensity
 from zoo.errors import FitError
-from zoo.log_density import LogDensity
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zoo.log_density import LogDensity
+from zoo.density.log_density import LogDensity
 from zoo.types import Data, ModelEntry
 
 

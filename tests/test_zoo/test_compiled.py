@@ -17,12 +17,13 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from zoo import cache, compiled
-from zoo.compiled import Work, compile_function, pays, work_of
-from zoo.compiled_density import CHUNK
+from zoo.compiler import cache
+from zoo.compiler import compile as compiled
+from zoo.compiler.compile import Work, compile_function, pays, work_of
+from zoo.compiler.trace import trace
+from zoo.density.compiled import CHUNK
+from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
-from zoo.log_density import LogDensity
-from zoo.tracing import trace
 from zoo.types import Data
 
 _spec = importlib.util.spec_from_file_location("compiled_programs", Path(__file__).with_name("compiled_programs.py"))
@@ -304,7 +305,7 @@ def test_every_case_compiles_in_every_form(name):
 @pytest.mark.slow
 def test_a_second_process_does_not_compile(tmp_path):
     code = (
-        "import sys, json; sys.path.insert(0, sys.argv[1]); import compiled_programs as p; from zoo.log_density import LogDensity\n"
+        "import sys, json; sys.path.insert(0, sys.argv[1]); import compiled_programs as p; from zoo.density.log_density import LogDensity\n"
         "d = LogDensity(*p.cases()['flat_scale']); print(json.dumps(d.compile('on')), 'torch._inductor.compile_fx' in sys.modules)"
     )
     environment = {**os.environ, "ZOO_CACHE_DIR": str(tmp_path)}

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import zoo
-from zoo.compiled_density import CompiledDensity
+from zoo.density.compiled import CompiledDensity
+from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
-from zoo.log_density import LogDensity
 
 UNROLLED = ("lotka_volterra", "one_comp_mm_elim_abs")  # ODEs: 11,000 to 15,000 operations, 20 s to trace, minutes to compile
 ONE_OF_MANY = {"build_of.<locals>.build": "posteriordb/nes1980-nes"}  # one program, 25 data sets: the slow tier has them all

@@ -9,8 +9,8 @@ from torch import nn
 import zoo
 from zoo import contract
 from zoo.quantities import log_site, site, sorted_by
-from zoo.scaffold import new_model
 from zoo.types import Analytic, Data, ModelEntry, Moments, Quantity
+from zoo.user_models.scaffold import new_model
 
 Y = torch.tensor([1.2, 0.3, -0.4, 0.3, 2.0, 0.9], dtype=torch.float64)
 

@@ -6,9 +6,9 @@ import scipy.sparse
 import torch
 
 import zoo
-from zoo.corpus import corpus, corpus_from_texts, topic_entry
 from zoo.errors import DataError, UsageError
-from zoo.models.lda import bars, generate
+from zoo.models.topics._corpus import corpus, corpus_from_texts, topic_entry
+from zoo.models.topics.lda import bars, generate
 
 MATRIX = np.array([[2, 0, 1], [0, 3, 0]])
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.datasets.images import binarize, digits, load_images, read_idx, split, thin
 from zoo.errors import DataError, UsageError
-from zoo.images import binarize, digits, load_images, read_idx, split, thin
 
 ROWS = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4) * 10
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo import compiled, inductor, standalone
-from zoo.tracing import trace
+from zoo.compiler import compile as compiled
+from zoo.compiler import inductor, standalone
+from zoo.compiler.trace import trace
 
 
 def curve(x, y):

@@ -8,8 +8,8 @@ from pyro import poutine
 from torch.distributions import constraints
 
 import zoo
+from zoo.density.log_density import LogDensity
 from zoo.errors import DataError, ProgramError
-from zoo.log_density import LogDensity
 from zoo.types import Data
 
 Y = torch.tensor([0.5, -0.2, 1.1, 0.4], dtype=torch.float64)

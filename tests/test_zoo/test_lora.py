@@ -10,10 +10,10 @@ from torch import nn
 
 import guides
 import zoo
+from zoo.density.log_density import LogDensity
 from zoo.errors import ProgramError, UnknownNameError, UsageError
-from zoo.log_density import LogDensity
-from zoo.lora import adapter_values, add_lora, logits_at, to_pyro
 from zoo.types import Data
+from zoo.user_models.lora import adapter_values, add_lora, logits_at, to_pyro
 
 
 class Classifier(nn.Module):

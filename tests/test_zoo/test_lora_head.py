@@ -10,9 +10,12 @@ import pytest
 import torch
 
 import zoo
-from zoo import adapters, backbone, digit_tasks, lora_baselines
+from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
-from zoo.log_density import LogDensity
+from zoo.models.adapters import _backbone as backbone
+from zoo.models.adapters import _baselines as lora_baselines
+from zoo.models.adapters import _digit_tasks as digit_tasks
+from zoo.models.adapters import _updates as adapters
 
 FORMS = [("rank", 1), ("rank", 2), ("core", 2), ("subspace", 2), ("last_layer", 1)]
 

@@ -13,17 +13,12 @@ from torch import Tensor
 from zoo_densities import log_density, points
 
 from zoo.datasets import standardize
-from zoo.log_density import default_dtype
-from zoo.models import (
-    coin,
-    correlated_gaussian,
-    eight_schools,
-    eight_schools_centered,
-    gaussian_mixture,
-    linear_regression,
-    logistic_regression,
-    random_intercepts,
-)
+from zoo.density.log_density import default_dtype
+from zoo.models.classics import correlated_gaussian
+from zoo.models.conjugate import coin, linear_regression
+from zoo.models.hierarchical import eight_schools, eight_schools_centered, random_intercepts
+from zoo.models.mixtures import gaussian_mixture
+from zoo.models.regression import logistic_regression
 from zoo.types import ModelEntry
 
 MODULES = (

@@ -10,9 +10,10 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor
 
+from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
-from zoo.log_density import LogDensity
-from zoo.models import coin, correlated_gaussian, linear_regression
+from zoo.models.classics import correlated_gaussian
+from zoo.models.conjugate import coin, linear_regression
 from zoo.types import Analytic, Data, ModelEntry
 
 ANALYTIC = [m.ENTRY for m in (coin, correlated_gaussian, linear_regression)] + [correlated_gaussian.ENTRY.with_options(d=5, rho=-0.2)]

@@ -11,7 +11,8 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_
 
 from zoo import datasets
 from zoo.errors import DataError, UnknownNameError
-from zoo.models import coin, eight_schools
+from zoo.models.conjugate import coin
+from zoo.models.hierarchical import eight_schools
 
 FOLDER = Path(datasets.__file__).parent
 

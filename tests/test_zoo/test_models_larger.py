@@ -13,10 +13,12 @@ from scipy import integrate, optimize, stats
 from zoo_densities import log_density, normal, points
 
 import zoo
-from zoo import datasets, reference
-from zoo.distributions import LevelShift
-from zoo.models import banana, change_point, funnel
-from zoo.recipes import Recipe
+from zoo import datasets
+from zoo.datasets.portable_random import Recipe
+from zoo.distributions.univariate import LevelShift
+from zoo.models.classics import banana, funnel
+from zoo.models.time_series import change_point
+from zoo.truth import stored as reference
 
 # -- targets without data -----------------------------------------------------------------------------------------------
 

@@ -12,21 +12,15 @@ from scipy import integrate, stats
 from torch import Tensor
 from zoo_densities import log_density, normal, points
 
-from benchmarks.bounds import targets_entries
-from benchmarks.bounds.sites import integral
-from zoo import reference
-from zoo.distributions import CensoredWeibull
-from zoo.models import (
-    crossed_effects,
-    gp_latent,
-    gp_regression,
-    item_response,
-    item_response_marginal,
-    mixture_of_regressions,
-    ordinal_regression,
-    stochastic_volatility,
-    weibull_survival,
-)
+from benchmarks.audit import targets_entries
+from benchmarks.audit.sites import integral
+from zoo.distributions.univariate import CensoredWeibull
+from zoo.models.hierarchical import crossed_effects, item_response, item_response_marginal
+from zoo.models.mixtures import mixture_of_regressions
+from zoo.models.processes import gp_latent, gp_regression
+from zoo.models.regression import ordinal_regression, weibull_survival
+from zoo.models.time_series import stochastic_volatility
+from zoo.truth import stored as reference
 
 
 def half_normal(x: Tensor, sd: float) -> Tensor:

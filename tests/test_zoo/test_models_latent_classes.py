@@ -13,10 +13,10 @@ from scipy import stats
 from torch import Tensor
 
 from zoo.datasets import read
+from zoo.density.log_density import LogDensity
 from zoo.errors import UnknownNameError, UsageError
-from zoo.log_density import LogDensity
-from zoo.models import gaussian_mixture_classes as classes
-from zoo.models import latent_class
+from zoo.models.mixtures import gaussian_mixture_classes as classes
+from zoo.models.mixtures import latent_class
 from zoo.types import Data, ModelEntry
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo_densities import log_density, points
 
 from zoo.errors import UsageError
-from zoo.models import gaussian_mixture
+from zoo.models.mixtures import gaussian_mixture
 
 
 def log_normal(x: Tensor, mean: Tensor | float, sd: Tensor | float) -> Tensor:

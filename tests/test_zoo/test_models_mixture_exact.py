@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.special import gammaln, logsumexp
 
 from zoo.errors import UsageError
-from zoo.models import gaussian_mixture_exact as exact
+from zoo.models.mixtures import gaussian_mixture_exact as exact
 
 
 def by_hand(petal: list[float], K: int) -> tuple[float, np.ndarray]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.log_density import LogDensity
-from zoo.models import eight_schools, eight_schools_centered
+from zoo.density.log_density import LogDensity
+from zoo.models.hierarchical import eight_schools, eight_schools_centered
 from zoo.types import ModelEntry
 
 FOLDER = os.environ.get("POSTERIORDB")

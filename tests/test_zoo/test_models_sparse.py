@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from zoo_densities import log_density, normal, points
 
-from zoo.models import bayesian_neural_network, horseshoe_marginal, horseshoe_regression
+from zoo.models.regression import bayesian_neural_network, horseshoe_marginal, horseshoe_regression
 
 
 def scales_of(z: dict[str, torch.Tensor]) -> np.ndarray:

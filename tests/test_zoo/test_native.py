@@ -9,8 +9,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from zoo import native
-from zoo.log_density import LogDensity
+from zoo.compiler import c_abi
+from zoo.density.log_density import LogDensity
 from zoo.types import Data
 
 
@@ -46,7 +46,7 @@ def test_graphs_get_the_interface_whatever_was_compiled_before():
     from torch._inductor.codegen.cpp_wrapper_cpu_array_ref import CppWrapperCpuArrayRef
 
     compiled_before_without_the_interface()
-    native.register_wrapper()
+    c_abi.register_wrapper()
     assert common.device_codegens["cpu"].cpp_wrapper_codegen is CppWrapperCpuArrayRef
 
 
@@ -107,17 +107,17 @@ def test_numpy_calls_go_through_it_and_count(walled):
 @pytest.mark.parametrize("fault", ["wrong numbers", "no interface", "no compiler", "another processor"])
 def test_what_does_not_fit_leaves_the_loader(walled, monkeypatch, fault, tmp_path):
     if fault == "wrong numbers":
-        honest = native.NativeGraph.__call__
-        monkeypatch.setattr(native.NativeGraph, "__call__", lambda self, *u: [1.0001 * x for x in honest(self, *u)])
+        honest = c_abi.NativeGraph.__call__
+        monkeypatch.setattr(c_abi.NativeGraph, "__call__", lambda self, *u: [1.0001 * x for x in honest(self, *u)])
     elif fault == "no interface":
-        monkeypatch.setattr(native, "_library", lambda package: ctypes.CDLL(None))
+        monkeypatch.setattr(c_abi, "_library", lambda package: ctypes.CDLL(None))
     elif fault == "no compiler":
         monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.delenv("CXX", raising=False)
-        monkeypatch.setattr(native, "_shim", native._shim.__wrapped__)
+        monkeypatch.setattr(c_abi, "_shim", c_abi._shim.__wrapped__)
     else:
-        monkeypatch.setattr(native.NativeGraph, "__init__", lambda *args: (_ for _ in ()).throw(OSError("no such instruction")))
+        monkeypatch.setattr(c_abi.NativeGraph, "__init__", lambda *args: (_ for _ in ()).throw(OSError("no such instruction")))
     assert walled.native_gradient() is None
     u = torch.tensor([0.3, -0.2], dtype=torch.float64)
     assert torch.allclose(torch.from_numpy(walled.numpy_gradient()(u.numpy())[1]), walled.eager_gradient(u)[1], rtol=1e-12)

@@ -15,12 +15,12 @@ from scipy import integrate, stats
 from torch import Tensor
 
 import zoo
-from benchmarks import references
-from zoo import posteriordb
-from zoo.distributions import HalfStudentT, PositiveNormal
+from benchmarks.reference import find as references
+from zoo.distributions.univariate import HalfStudentT, PositiveNormal
 from zoo.errors import DataError, UnknownNameError, UsageError
-from zoo.models import posteriordb_arma, posteriordb_hmm, posteriordb_lotka_volterra, posteriordb_one_comp
-from zoo.ode import refined, rk4, split
+from zoo.models.posteriordb import _database as posteriordb
+from zoo.models.posteriordb import arma, hmm, lotka_volterra, one_comp
+from zoo.models.posteriordb._ode import refined, rk4, split
 from zoo.types import Data
 
 NAME = "kidiq-kidscore_momiq"
@@ -148,7 +148,7 @@ def test_published_draws_become_a_stored_reference_for_their_data_only(copy: Pat
 def test_the_command_line_takes_the_place_of_a_copy(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from benchmarks import cli
+    from benchmarks.cli import commands as cli
 
     monkeypatch.setenv(posteriordb.ENVIRONMENT, "/nowhere")
     show = ["show", f"posteriordb/{NAME}"]
@@ -171,21 +171,21 @@ def test_forward_algorithm_equals_the_sum_over_all_paths(steps: int, kind: str) 
     else:
         y = torch.rand(steps, 2, generator=generator, dtype=torch.float64)
         emission = dist.Exponential(f64(0.5, 1.0, 2.0, 3.0).reshape(2, 2)).to_event(1)
-    found = posteriordb_hmm.hidden_markov(theta[0], theta[1], emission, steps).log_prob(y)
+    found = hmm.hidden_markov(theta[0], theta[1], emission, steps).log_prob(y)
     emitted = torch.stack([emission.log_prob(row) for row in y])  # [step, state]
     paths = []
     for path in itertools.product((0, 1), repeat=steps):
         moves = sum(theta[a, b].log() for a, b in itertools.pairwise(path))
         paths.append(math.log(0.5) + moves + sum(emitted[t, k] for t, k in enumerate(path)))
     assert abs(found - torch.stack(paths).logsumexp(0)) < 1e-8
-    pyros = super(posteriordb_hmm.HiddenMarkov, posteriordb_hmm.hidden_markov(theta[0], theta[1], emission, steps)).log_prob(y)
+    pyros = super(hmm.HiddenMarkov, hmm.hidden_markov(theta[0], theta[1], emission, steps)).log_prob(y)
     assert abs(found - pyros) < 1e-10
 
 
 def test_hidden_markov_model_simulates_from_its_transitions() -> None:
     torch.manual_seed(3)
     theta = f64(0.9, 0.1, 0.3, 0.7).reshape(2, 2)
-    y = posteriordb_hmm.hidden_markov(theta[0], theta[1], dist.Normal(f64(0.0, 100.0), 1.0), 4000).sample()
+    y = hmm.hidden_markov(theta[0], theta[1], dist.Normal(f64(0.0, 100.0), 1.0), 4000).sample()
     share = (y > 50).double().mean().item()
     # the stationary share of state 2 is 0.25; the chain's autocorrelation 0.6 makes its variance (1 + 0.6) / (1 - 0.6) larger
     assert abs(share - 0.25) < 5 * math.sqrt(0.25 * 0.75 * 4 / 4000)
@@ -199,7 +199,7 @@ def test_arma_predictions_equal_the_recursion(theta: float) -> None:
     for y in past:
         expected.append(mu + phi * before + theta * error)
         error, before = y - expected[-1], y
-    found = posteriordb_arma.predictions(past, mu, phi, f64(theta)[0])
+    found = arma.predictions(past, mu, phi, f64(theta)[0])
     assert torch.allclose(found, torch.stack(expected), rtol=1e-10, atol=1e-10)
 
 
@@ -243,7 +243,7 @@ def test_half_steps_are_numbered_in_order() -> None:
 
 def test_populations_stay_finite_and_keep_the_first_integral() -> None:
     theta, start = f64(1.1, 0.05, 0.9, 0.03), f64(30.0, 4.0)
-    z = posteriordb_lotka_volterra.log_populations(theta, start, tuple(float(t) for t in range(21))).exp()  # [year, species]
+    z = lotka_volterra.log_populations(theta, start, tuple(float(t) for t in range(21))).exp()  # [year, species]
     a, b, c, d = theta
     integral = d * z[:, 0] - c * z[:, 0].log() + b * z[:, 1] - a * z[:, 1].log()
     assert (integral - integral[0]).abs().max() < 2e-5
@@ -253,17 +253,15 @@ def test_populations_stay_finite_and_keep_the_first_integral() -> None:
         (f64(4.0, 0.2, 4.0, 0.2), f64(0.2, 7.0)),
         (f64(4.0, 4.0, 4.0, 4.0), f64(7.0, 0.2)),
     ):
-        assert torch.isfinite(
-            posteriordb_lotka_volterra.log_populations(rates, populations, years)
-        ).all()  # the last two overflow without a ceiling
+        assert torch.isfinite(lotka_volterra.log_populations(rates, populations, years)).all()  # the last two overflow without a ceiling
 
 
 def test_concentrations_without_elimination_are_what_was_absorbed() -> None:
     times = (0.0, 0.5, 1.0, 1.5, 2.0)
-    found = posteriordb_one_comp.concentrations(f64(0.8)[0], f64(1.0)[0], f64(0.0)[0], 30.0, 2.0, times)
+    found = one_comp.concentrations(f64(0.8)[0], f64(1.0)[0], f64(0.0)[0], 30.0, 2.0, times)
     assert torch.allclose(found, 15.0 * (1 - torch.exp(-0.8 * f64(*times[1:]))), rtol=1e-5)
     for stiff in (1e-4, 1e-2, 1.0, 50.0):
-        coarse, fine = (posteriordb_one_comp.concentrations(f64(0.8)[0], f64(stiff)[0], f64(1.2)[0], 30.0, 2.0, times, n) for n in (1, 4))
+        coarse, fine = (one_comp.concentrations(f64(0.8)[0], f64(stiff)[0], f64(1.2)[0], 30.0, 2.0, times, n) for n in (1, 4))
         assert torch.allclose(coarse, fine, rtol=1e-4)
 
 

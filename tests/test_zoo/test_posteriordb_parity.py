@@ -14,7 +14,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 import zoo
-from zoo.log_density import LogDensity
+from zoo.density.log_density import LogDensity
 from zoo.types import ModelEntry
 
 FOLDER = os.environ.get("POSTERIORDB")
@@ -144,8 +144,8 @@ def test_half_the_step_changes_the_density_little(name: str, nats: float, monkey
 
 def halve(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let both models take twice as many steps."""
-    from zoo.models import posteriordb_lotka_volterra as lynx
-    from zoo.models import posteriordb_one_comp as dose
+    from zoo.models.posteriordb import lotka_volterra as lynx
+    from zoo.models.posteriordb import one_comp as dose
 
     once, doses = lynx.log_populations, dose.concentrations
     monkeypatch.setattr(lynx, "log_populations", lambda theta, z, years: once(theta, z, years, 2 * lynx.STEPS))

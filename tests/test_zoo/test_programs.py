@@ -14,8 +14,8 @@ from torch import nn
 from torch.distributions import constraints
 
 import zoo
+from zoo.density.log_density import LogDensity, default_dtype
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError
-from zoo.log_density import LogDensity, default_dtype
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64)
 Y = 0.5 * X + torch.sin(7 * X) / 5

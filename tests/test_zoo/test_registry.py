@@ -7,7 +7,7 @@ import pytest
 import zoo
 from zoo import registry
 from zoo.errors import UnknownNameError, UsageError
-from zoo.scaffold import new_model
+from zoo.user_models.scaffold import new_model
 
 MODEL = """
 import pyro, pyro.distributions as dist, torch
@@ -48,7 +48,9 @@ def test_every_listed_entry_loads_under_its_name():
 
 
 def test_listing_imports_no_torch_and_no_model():
-    code = "import sys, zoo; assert zoo.names(); bad = {'torch', 'pyro', 'zoo.models.coin'} & set(sys.modules); sys.exit(bool(bad))"
+    code = (
+        "import sys, zoo; assert zoo.names(); bad = {'torch', 'pyro', 'zoo.models.conjugate.coin'} & set(sys.modules); sys.exit(bool(bad))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -157,7 +159,7 @@ def test_a_broken_plug_in_breaks_nothing_else(plugins):
 def test_a_duplicate_name_is_an_error_naming_both_sources(plugins):
     plugins("acme", {"coin": "acme_models:ENTRY", "twin": "acme_models:ENTRY"}, {"acme_models": 'ENTRY = entry("coin")'})
     plugins("bolt", {"twin": "bolt_models:ENTRY"}, {"bolt_models": 'ENTRY = entry("twin")'})
-    refused("coin", r"zoo \(zoo.models.coin:coin\) and acme \(acme_models:ENTRY\)")
+    refused("coin", r"zoo \(zoo.models.conjugate.coin:coin\) and acme \(acme_models:ENTRY\)")
     refused("twin", r"acme .* and bolt ")
     assert "eight_schools" in zoo.names()
     assert not {"coin", "twin"} & set(zoo.names())

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from zoo import simplify, substitution, tracing
-from zoo.tracing import trace, vectorize
+from zoo.compiler import passes, triangular
+from zoo.compiler import trace as tracing
+from zoo.compiler.trace import trace, vectorize
 
 Y = torch.linspace(-2, 3, 100, dtype=torch.float64)
 
@@ -127,7 +128,7 @@ def test_small_triangular_systems_are_written_out(upper, left, unitriangular):
     graph = trace(function, [torch.ones_like(matrix), torch.ones_like(right)])
     assert work(graph, "linalg_solve_triangular") == 0
     assert torch.allclose(graph(matrix, right)[0], function(matrix, right)[0], rtol=1e-10)
-    wide = substitution.WIDEST + 1
+    wide = triangular.WIDEST + 1
     big = trace(lambda m: [torch.linalg.solve_triangular(m, m, upper=upper)], [torch.eye(wide, dtype=torch.float64)])
     assert work(big, "linalg_solve_triangular") > 0
 
@@ -146,7 +147,7 @@ def test_what_cannot_be_simplified_stays_as_it_was(monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no such thing")
 
-    monkeypatch.setattr(simplify, "_pointwise", broken)
+    monkeypatch.setattr(passes, "_pointwise", broken)
     graph = trace(mixture, [torch.zeros(6, dtype=torch.float64)])
     assert work(graph, "logsumexp") == 100
     assert torch.allclose(graph(elsewhere(2))[1], mixture(elsewhere(2))[1], rtol=1e-12)
@@ -174,6 +175,6 @@ def test_small_cholesky_factors_are_written_out(n):
 
 
 def test_large_cholesky_factors_are_the_librarys():
-    wide = substitution.FACTORED + 1
+    wide = triangular.FACTORED + 1
     graph = trace(lambda m: [torch.linalg.cholesky(m)], [torch.eye(wide, dtype=torch.float64)])
     assert any("cholesky" in str(node.target) for node in graph.graph.graph.nodes)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo import compiled, native, standalone
-from zoo.compiled import compile_function
+from zoo.compiler import c_abi, standalone
+from zoo.compiler import compile as compiled
+from zoo.compiler.compile import compile_function
 
 GENERATOR = torch.Generator().manual_seed(5)
 FLAGS = torch.tensor([True, False, True, True])
@@ -84,7 +85,7 @@ def test_integers_are_not_handed_to_samplers(graph):
     out, inputs = graph
     assert out.native([inputs[1]]) is None
     with pytest.raises(OSError, match="float64"):
-        native.load(out.package, out.examples, out.traced.constants, out(*inputs[0]))
+        c_abi.load(out.package, out.examples, out.traced.constants, out(*inputs[0]))
 
 
 def test_constants_are_read_as_they_lie(graph):

@@ -10,12 +10,12 @@ import torch
 from scipy.special import gammaln, roots_jacobi
 
 import zoo
-from zoo.distributions import WordCounts
+from zoo.density.log_density import LogDensity
+from zoo.distributions.univariate import WordCounts
 from zoo.errors import DataError, UsageError
-from zoo.log_density import LogDensity
-from zoo.models import lda_exact
-from zoo.topic_tables import TopicTables
-from zoo.topics import align, counts_of, hellinger, match
+from zoo.models.topics import lda_exact
+from zoo.models.topics._topics import align, counts_of, hellinger, match
+from zoo.truth.lda_enumeration import TopicTables
 from zoo.types import Data
 
 

@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from zoo import cache, compiled, tracing
-from zoo.compiled_density import CompiledDensity
-from zoo.log_density import LogDensity
-from zoo.simplify import Simplifier
-from zoo.tracing import Traced, TraceFailure, trace, vectorize
+from zoo.compiler import cache
+from zoo.compiler import compile as compiled
+from zoo.compiler import trace as tracing
+from zoo.compiler.passes import Simplifier
+from zoo.compiler.trace import Traced, TraceFailure, trace, vectorize
+from zoo.density.compiled import CompiledDensity
+from zoo.density.log_density import LogDensity
 from zoo.types import Data
 
 _spec = importlib.util.spec_from_file_location("compiled_programs", Path(__file__).with_name("compiled_programs.py"))

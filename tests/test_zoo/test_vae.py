@@ -8,11 +8,11 @@ import torch
 from pyro import poutine
 
 import zoo
+from zoo.datasets.images import load_images
+from zoo.density.log_density import LogDensity, default_dtype
 from zoo.errors import DataError, UsageError
-from zoo.grid import BernoulliLikelihood, LatentGrid
-from zoo.images import load_images
-from zoo.log_density import LogDensity, default_dtype
-from zoo.models import vae
+from zoo.models.autoencoders import vae
+from zoo.truth.grid import BernoulliLikelihood, LatentGrid
 
 SMALL = {"rows": 60, "hidden": 8, "layers": 1}
 
@@ -174,7 +174,7 @@ def test_own_images_of_the_classic_shape(tmp_path):
 
 
 def test_a_decoder_with_context_is_the_product_of_its_conditionals_and_sums_to_one():
-    from zoo.joint_distributions import SequentialBernoulli
+    from zoo.distributions.multivariate import SequentialBernoulli
 
     generator = torch.Generator().manual_seed(0)
     logits, weight = (torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((3, 5), (5, 5)))

@@ -14,10 +14,10 @@ from support.guard import SIDES, guarded, outside_reads, survives
 
 import guides
 import zoo
-from guides import step
-from zoo import vector_loads
-from zoo.compiled import Function, compile_function
-from zoo.log_density import LogDensity
+from guides.optimize import step
+from zoo.compiler import vector_loads
+from zoo.compiler.compile import Function, compile_function
+from zoo.density.log_density import LogDensity
 
 LENGTHS = (3, 8, 13, 16, 21, 40)  # whole vectors, tails of one and of two vectors
 

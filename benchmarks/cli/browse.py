@@ -1,0 +1,137 @@
+"""`zoo list`, `zoo show`, `zoo doctor`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.cli.console import print_json, print_table
+from zoo.errors import UnknownNameError, ZooError
+
+if TYPE_CHECKING:
+    from zoo.registry import EntryInfo
+    from zoo.types import Data, ModelEntry
+
+__all__ = ["doctor", "list_models", "show"]
+
+SHOWN = (
+    "reference", "reference_of", "parameters", "observations", "families", "tags", "options", "sites", "summed_out", "data", "not_judged",
+)  # fmt: skip
+
+
+def list_models(tag: str | None, long: bool, as_json: bool) -> None:
+    """Print every entry; without `long` no model is imported, so parameters and observations are null."""
+    from zoo.registry import catalog
+
+    infos = catalog(deep=True) if long else catalog()
+    if tag is not None:
+        known = {t for info in infos for t in info.tags}
+        if tag not in known:
+            raise UnknownNameError("tag", tag, known)
+        infos = [info for info in infos if tag in info.tags]
+    rows = [_listed(info, long) for info in infos]
+    if as_json:
+        print_json({"schema": 1, "entries": rows})
+        return
+    columns = ["name", "title", "reference", "tags", *(["parameters", "observations"] if long else []), "source"]
+    print_table(columns, [[_cell(row, c) for c in columns] for row in rows])
+
+
+def _cell(row: dict[str, Any], column: str) -> str:
+    if column == "title" and row["error"]:
+        return f"BROKEN: {row['error']}"
+    value = row[column]
+    return ", ".join(value) if isinstance(value, list) else "" if value is None else str(value)
+
+
+def _listed(info: EntryInfo, long: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": info.name, "title": info.title, "tags": sorted(info.tags), "reference": info.reference, "source": info.source,
+        "error": info.error, "parameters": None, "observations": None,
+    }  # fmt: skip
+    if not long or info.error is not None:
+        return row
+    import zoo
+    from zoo.density.log_density import LogDensity
+
+    try:
+        entry = zoo.load(info.name)
+        data = entry.load_data()
+        row |= {"title": entry.title, "tags": sorted(entry.tags), "reference": entry.reference}
+        row |= {"parameters": LogDensity(entry.program(data), data, dtype=entry.dtype).dim, "observations": _observations(data)}
+    except ZooError as error:
+        row["error"] = str(error)
+    except Exception as error:
+        row["error"] = f"{type(error).__name__}: {error}"
+    return row
+
+
+def _observations(data: Data) -> int:
+    return sum(int(data.train[name].numel()) for name in data.observed)
+
+
+def show(model: str, as_json: bool) -> None:
+    """Print everything the card of an entry says."""
+    import zoo
+    from zoo.density.log_density import LogDensity
+
+    entry = zoo.load(model)
+    data = entry.load_data()
+    density = LogDensity(entry.program(data), data, dtype=entry.dtype)
+    card = _card(entry, data) | {"parameters": density.dim, "observations": _observations(data)}
+    card["sites"] = {s.name: list(s.shape) for s in density.sites}
+    card["summed_out"] = list(density.discrete)
+    if as_json:
+        print_json({"schema": 1, **card})
+        return
+    print(f"{card['name']}: {card['title']}")
+    for name in (
+        "reference",
+        "reference_of",
+        "parameters",
+        "observations",
+        "families",
+        "tags",
+        "options",
+        "sites",
+        "summed_out",
+        "data",
+        "not_judged",
+    ):
+        if card[name] not in (None, [], {}):
+            print(f"  {name.replace('_', ' ')}: {_words(card[name])}")
+    print("  quantities:")
+    for name, text in card["quantities"].items():
+        print(f"    {name}: {text}")
+    print(f"  source: {card['source']}\n  licence: {card['licence']}")
+    for cite in card["cites"]:
+        print(f"  {cite}")
+
+
+def _card(entry: ModelEntry, data: Data) -> dict[str, Any]:
+    import torch
+
+    shapes = {k: list(v.shape) if isinstance(v, torch.Tensor) else v for k, v in data.train.items()}
+    described = {name: q.description or "no description" for name, q in entry.quantities.items()}
+    return {
+        "name": entry.key, "title": entry.title, "reference": entry.reference, "reference_of": entry.reference_of,
+        "families": [*entry.families, *(g for g in entry.own_guides if g not in entry.families)], "tags": sorted(entry.tags),
+        "options": dict(entry.settings), "data": shapes, "source": data.source, "licence": data.licence,
+        "cites": list(entry.cites), "not_judged": [name for name, q in entry.quantities.items() if not q.judged],
+        "quantities": described,
+    }  # fmt: skip
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {tuple(v) if isinstance(v, list) else f'= {v}'}" for k, v in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def doctor() -> int:
+    """Print what was found about this installation; 1 when something is broken."""
+    from benchmarks.cli.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(f"{finding.status:>7}  {finding.name}: {finding.sentence}")
+    return 1 if any(f.status == "failed" for f in findings) else 0

@@ -1,0 +1,131 @@
+"""`zoo compare`, `zoo fit`, `zoo report`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cli.console import Console, print_json
+from zoo.errors import InfrastructureError, UnknownNameError, UsageError
+
+__all__ = ["compare", "fit", "report"]
+
+
+def compare(fields: dict[str, Any], jobs: int, out: Path | None, as_json: bool) -> int:
+    """Execute the plan and print its table, or one JSON document; 1 when a gate failed."""
+    from benchmarks.run.execute import execute
+    from benchmarks.run.plan import make_plan
+
+    if not fields["guides"]:
+        raise UsageError("--guides names no family; give one or more, separated by commas, or all.")
+    _check_choice("--engine", fields["engine"], ("nutpie", "pyro"))
+    _check_choice("--compile", fields["compile"], ("auto", "on", "off"))
+    _check_device(fields["device"], fields["compile"])
+    plan, events = make_plan(**fields), Console()
+    events.say("preparing")
+    result = execute(plan, out=out, jobs=jobs, events=events)
+    if as_json:
+        print_json(result.document())
+    else:
+        _print_table(result.report)
+        print(f"report: {result.path / 'report.html'}")
+    for failure in result.failures:
+        events.warn(failure)
+    return 1 if result.failures else 0
+
+
+def _check_choice(flag: str, got: str, accepted: tuple[str, ...]) -> None:
+    if got not in accepted:
+        raise UnknownNameError(f"value of {flag}", got, accepted)
+
+
+def _check_device(device: str, compile_: str) -> None:
+    """Refuse a device before anything is prepared for it."""
+    from zoo.compiler.cuda import check_device
+
+    check_device(device)
+    if device != "cpu" and compile_ == "off":
+        raise UsageError(f"--device {device} runs compiled steps only; leave out --compile off.")
+
+
+def _print_table(run: Any) -> None:
+    from benchmarks.report import render_table
+
+    terminal = sys.stdout.isatty()
+    sys.stdout.write(render_table(run, shutil.get_terminal_size((120, 40)).columns if terminal else 120, terminal))
+
+
+def report(run_dir: Path, html: Path | None, markdown: Path | None) -> None:
+    """Render a run again into the files asked for, or print its table."""
+    from benchmarks.report import render_html, render_markdown
+    from benchmarks.run.execute import read_run
+    from benchmarks.run.store import write_atomic
+
+    result = read_run(run_dir, events=Console())
+    for path, render in ((html, render_html), (markdown, render_markdown)):
+        if path is not None:
+            write_atomic(path, render(result.report))
+            print(path)
+    if html is None and markdown is None:
+        _print_table(result.report)
+
+
+def fit(
+    model: str, family: str, seed: int, data_seed: int, options: dict[str, Any], out: Path | None, as_json: bool
+) -> int:  # fmt: skip
+    """Fit one guide, write it where asked, and print how it ended; 1 when nothing usable came out."""
+    import guides
+    from benchmarks.run.plan import make_plan
+    from benchmarks.run.prepare import prepare, vi_config
+    from benchmarks.workers import one_thread
+
+    _check_choice("--compile", options["compile"], ("auto", "on", "off"))
+    _check_device(options["device"], options["compile"])
+    plan = make_plan(entries=[model], guides=[family], nuts=False, seeds=[seed], data_seed=data_seed, **options)
+    _check_target(out)
+    with one_thread():
+        prepared = prepare(plan, model)
+        result = guides.fit(prepared.entry, family, seed=seed, data=prepared.data, **vi_config(plan))
+        if out is not None and result.ok:
+            guides.save(result, out)
+    elbo = None if result.elbo is None else {"value_nats": result.elbo.value_nats, "se": result.elbo.se}
+    stop = {"status": result.stop.status, "sentence": result.stop.sentence, "step": result.stop.step}
+    written = str(out) if out is not None and result.ok else None
+    if as_json:
+        seconds = result.cost.seconds
+        print_json(
+            {
+                "schema": 1,
+                "entry": prepared.entry.key,
+                "method": family,
+                "seed": seed,
+                "stop": stop,
+                "elbo": elbo,
+                "seconds": seconds,
+                "file": written,
+            }
+        )
+    else:
+        bound = "" if elbo is None else f", ELBO {elbo['value_nats']:.2f} +- {elbo['se']:.2g} nats"
+        print(f"{prepared.entry.key} {family}: {stop['status']}{bound}, {result.cost.seconds:.1f} s; {stop['sentence']}")
+        if written:
+            print(f"written: {written}")
+    return 0 if result.ok else 1
+
+
+def _check_target(out: Path | None) -> None:
+    """Refuse a place that cannot be written before the minutes are spent."""
+    if out is None:
+        return
+    if out.is_dir():
+        raise UsageError(f"--out {str(out)!r} is a folder; give a file name such as {str(out / 'guide.pt')!r}.")
+    from benchmarks.run.store import disk_errors
+
+    with disk_errors(out.parent):
+        if not out.parent.is_dir():
+            raise InfrastructureError(f"--out {str(out)!r}: the folder {str(out.parent)!r} does not exist; make it first.")
+        probe = out.parent / f".tmp-{out.name}"
+        probe.touch()
+        probe.unlink()

@@ -1,0 +1,132 @@
+"""What `zoo doctor` looks at: everything that makes an installation give wrong or slow answers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["Finding", "examine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing looked at; `note` is worth knowing, `failed` must be mended."""
+
+    name: str
+    status: Literal["ok", "note", "failed"]
+    sentence: str
+
+
+def examine() -> list[Finding]:
+    """Look at everything; a look that itself fails is a finding."""
+    findings = []
+    for look in (_python, _rooms, _packages, _density, _fork, _compiler, _folder, _entries, _browser):
+        try:
+            findings.append(look())
+        except Exception as error:
+            findings.append(Finding(name=look.__name__.strip("_"), status="failed", sentence=f"{type(error).__name__}: {error}"))
+    return findings
+
+
+def _python() -> Finding:
+    ok = sys.version_info >= (3, 11)
+    return Finding(name="python", status="ok" if ok else "failed", sentence=f"{sys.version.split()[0]} (3.11 or newer is needed)")
+
+
+def _rooms() -> Finding:
+    from benchmarks.cli.commands import shadowed
+
+    hidden = shadowed()
+    if hidden is not None:
+        return Finding(name="packages", status="failed", sentence=hidden)
+    home = Path(__file__).resolve().parents[2]
+    return Finding(name="packages", status="ok", sentence=f"zoo, guides and benchmarks lie together in {home}")
+
+
+def _packages() -> Finding:
+    from packaging.requirements import Requirement
+
+    wrong, seen = [], []
+    for line in metadata.requires("posterior-zoo") or []:
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing")
+            continue
+        seen.append(f"{requirement.name} {version}")
+        if not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} {version} is installed, {requirement.specifier} is needed")
+    if wrong:
+        return Finding(name="dependencies", status="failed", sentence="; ".join(wrong) + "; install again with -c constraints.txt")
+    return Finding(name="dependencies", status="ok", sentence=", ".join(seen))
+
+
+def _density() -> Finding:
+    """Evaluate a known integral: the evidence of `coin` must come out of the log density by quadrature."""
+    import math
+
+    import torch
+
+    import zoo
+    from zoo.density.log_density import LogDensity
+
+    entry = zoo.load("coin")
+    data = entry.load_data()
+    density = LogDensity(entry.program(data), data, dtype=entry.dtype)
+    u = torch.linspace(-30, 30, 20001, dtype=torch.float64)
+    value = float(torch.logsumexp(density.batch(u[:, None]), 0) + math.log(60 / 20000))
+    exact = entry.exact(data)
+    truth = exact.log_evidence if exact is not None else None
+    if truth is None or abs(value - truth) > 1e-6:
+        return Finding(name="log density", status="failed", sentence=f"evidence of coin is {value:.8f} by quadrature and {truth} exactly")
+    return Finding(name="log density", status="ok", sentence=f"evidence of coin by quadrature is exact ({value:.6f} nats)")
+
+
+def _fork() -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if "fork" not in multiprocessing.get_all_start_methods():
+        return Finding(name="processes", status="failed", sentence="this system cannot fork; cells need it (Linux or macOS)")
+    return Finding(name="processes", status="ok", sentence=f"fork works, {cores} cores: --jobs {min(cores, 8)} is sensible")
+
+
+def _compiler() -> Finding:
+    found = shutil.which("g++") or shutil.which("clang++")
+    if not found:
+        return Finding(name="C++ compiler", status="note", sentence="none; programs run eager: slower, same numbers; install g++")
+    return Finding(name="C++ compiler", status="ok", sentence=Path(found).name)
+
+
+def _folder() -> Finding:
+    with tempfile.NamedTemporaryFile(dir=Path.cwd(), prefix=".zoo-doctor-"):
+        free = shutil.disk_usage(Path.cwd()).free / 2**30
+    return Finding(name="disk", status="ok" if free > 1 else "note", sentence=f"this folder can be written, {free:.0f} GiB free")
+
+
+def _entries() -> Finding:
+    from zoo.registry import catalog
+
+    infos = catalog()
+    broken = [f"{i.name}: {i.error}" for i in infos if i.error is not None]
+    if broken:
+        return Finding(name="entries", status="failed", sentence="; ".join(broken))
+    return Finding(name="entries", status="ok", sentence=f"{len(infos)} entries, none broken")
+
+
+def _browser() -> Finding:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    lookup: Callable[[str], str | None] = shutil.which
+    found = next((n for n in names if lookup(n)), None)
+    if found is None:
+        return Finding(name="browser", status="note", sentence="no chromium; only the test that opens the report needs it")
+    return Finding(name="browser", status="ok", sentence=found)

@@ -1,1 +1,0 @@
-"""The work behind each `zoo` command; imported only when that command runs."""

@@ -1,0 +1,70 @@
+"""Scores a guide has by itself: importance weights, ELBO, evidence and held-out density, or a note why not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import benchmarks.metrics.weights as metrics
+from benchmarks.metrics.components import Array, Component, Side
+from benchmarks.metrics.predictive import heldout_lpd
+from benchmarks.types import ParetoK
+from zoo.errors import ZooError
+from zoo.types import Posterior, Reference
+
+if TYPE_CHECKING:
+    from guides.types import Fit
+    from zoo.density.log_density import LogDensity
+
+__all__ = ["elbo", "evidence", "heldout", "pareto", "weights"]
+
+
+def weights(posterior: Posterior) -> Array | None:
+    """Return the log weights `[draw]` of a guide, None for chains."""
+    if posterior.log_weights is None or posterior.sample_dims != ("sample",):
+        return None
+    out: Array = posterior.log_weights.detach().double().cpu().numpy().reshape(-1)
+    return out
+
+
+def pareto(weights: Array, method: Side, components: list[Component], reference: Side | None, notes: list[str]) -> ParetoK | None:
+    """Return k-hat with raw beside reweighted moments, None with a note where a weight is not a number."""
+    bad = int((np.isnan(weights) | np.isposinf(weights)).sum())
+    if bad or not np.isfinite(weights).any():
+        notes.append(f"No k-hat: {bad or len(weights)} of {len(weights):,} log weights are not finite.")
+        return None
+    return metrics.pareto(weights, method, components, reference)
+
+
+def elbo(fit: Fit | None, weights: Array | None) -> dict[str, float] | None:
+    """Return the fit's ELBO, else that of the log weights, in nats."""
+    if fit is not None and fit.elbo is not None:
+        return {"value_nats": fit.elbo.value_nats, "se": fit.elbo.se}
+    return metrics.elbo(weights) if weights is not None and np.isfinite(weights).all() else None
+
+
+def evidence(weights: Array | None, truth: Reference) -> dict[str, float | None] | None:
+    """Return the importance-sampling bound beside the exact log evidence, in nats."""
+    if weights is not None and np.isfinite(weights).all():
+        return metrics.log_evidence(weights, truth.log_evidence)
+    if truth.log_evidence is None:
+        return None
+    return {"exact": truth.log_evidence, "bound_nats": None, "bound_se": None, "error": None}
+
+
+def heldout(posterior: Posterior, fit: Fit | None, log_density: LogDensity | None, notes: list[str]) -> dict[str, float] | None:
+    """Return the held-out log predictive density, None with a note where it cannot be had."""
+    if posterior.data.test is None:
+        return None
+    from zoo.density.log_density import LogDensity
+
+    entry = posterior.entry
+    try:
+        density = log_density or LogDensity(
+            fit.program if fit is not None else entry.program(posterior.data), posterior.data, dtype=entry.dtype
+        )
+        return heldout_lpd(posterior, density)
+    except ZooError as error:  # a score that cannot be made must not take the other scores with it
+        notes.append(f"No held-out density: {error}")
+        return None

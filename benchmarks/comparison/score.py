@@ -1,0 +1,232 @@
+"""Score one posterior against a reference: `compare` gathers what `benchmarks.metrics` measures and asks for a verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from benchmarks.comparison import guide_scores
+from benchmarks.comparison.fit_checks import trust_checks
+from benchmarks.comparison.sentences import comparison_sentence
+from benchmarks.comparison.verdict import decide, findings
+from benchmarks.metrics.components import Array, Component, Side, component_names, evaluate, side
+from benchmarks.metrics.coverage import marginals
+from benchmarks.metrics.distances import joint_distances
+from benchmarks.metrics.moments import compare_correlations, draws_needed, moment_errors, reference_scale
+from benchmarks.reference.coerce import as_reference, broken_chains
+from benchmarks.types import CellStatus, Comparison, Correlations, Distance, Mcmc, Score
+from zoo.errors import UsageError
+from zoo.types import Data, ModelEntry, Posterior, Reference
+
+if TYPE_CHECKING:
+    from guides.types import Fit
+    from zoo.density.log_density import LogDensity
+
+__all__ = ["compare", "failed"]
+
+ITSELF = "its draws are the reference of this entry; comparing them with themselves says nothing"
+DistancePolicy = Literal["all", "if_needed", "none"]
+
+
+def compare(
+    posterior: Posterior,
+    reference: Reference | Posterior | None,
+    *,
+    fit: Fit | None = None,
+    log_density: LogDensity | None = None,
+    distances: DistancePolicy = "all",
+    heldout: bool = True,
+) -> Comparison:
+    """Compare a method's draws with a reference and say in one word and one sentence how far to trust them.
+
+    Errors are in reference sds with Monte Carlo standard errors of both sides; evidence and ELBO in nats.
+
+    Args:
+        posterior: draws of a guide (`("sample",)`) or of MCMC (`("chain", "draw")`).
+        reference: the truth; chains are taken as a reference after their gates; None gives `no_reference`.
+        fit: the fit the draws came from: its ELBO, and whether it converged.
+        log_density: used for held-out rows; built from the entry when needed.
+        distances: `all` computes C2ST and the sliced Wasserstein distance; `if_needed` only where means, sds,
+            correlations and coverage found nothing; `none` never, which leaves wrong joint shapes unseen.
+        heldout: score held-out rows where the data have some.
+
+    Raises:
+        UsageError: no quantity in common, quantities of different shapes, or a guide given as the truth.
+    """
+    start = time.perf_counter()
+    truth = as_reference(reference)
+    mcmc = _health(posterior)
+    failure, unconverged = _failure(fit, mcmc), _unconverged(posterior, fit, mcmc)
+    notes: list[str] = []
+    values = evaluate(posterior)
+    failure = failure or _drop_not_finite(values, posterior.entry, notes)
+    missing = None if truth.posterior is not None else truth.reason or "there is no reference to compare with"
+    if truth.posterior is not None and _same_draws(posterior, truth.posterior):
+        missing = ITSELF
+    unusable = None if truth.usable or truth.kind == "none" else truth.reason or "the reference fails its gates"
+    components, method, other = _sides(posterior, truth if missing is None else None, values) if failure is None else ([], None, None)
+    if other is not None and not np.isfinite(other.flat).all():
+        unusable, other = unusable or "the reference has draws that are not finite", None
+    scores: tuple[Score, ...] = ()
+    correlations: Correlations | None = None
+    joint: tuple[Distance, ...] = ()
+    if method is not None and other is not None:
+        scores = _scores(components, method, other)
+        correlations = compare_correlations(method, other, components)
+        judged = [i for i, c in enumerate(components) if c.judged]
+        if judged and (distances == "all" or (distances == "if_needed" and not findings(scores, correlations, ()))):
+            joint = joint_distances(method.take(judged), other.take(judged))
+            if not joint:
+                notes.append("No joint distance: too few effective draws, or a reference of one chain.")
+    verdict, reasons = decide(
+        scores, correlations, joint, failure=failure, unusable=unusable, missing=missing, unconverged=unconverged
+    )  # fmt: skip
+    weights = guide_scores.weights(posterior) if failure is None else None
+    pareto_k = None if weights is None or method is None else guide_scores.pareto(weights, method, components, other, notes)
+    trust = trust_checks(fit, pareto_k, mcmc)
+    return Comparison(
+        posterior=posterior, reference=truth, scores=scores, distances=joint, verdict=verdict, reasons=reasons,
+        sentence=comparison_sentence(
+            posterior.method, verdict, reasons, kind=truth.kind, mcmc=mcmc, trust=trust, entry=posterior.entry
+        ),
+        fit=fit, status=_status(fit, failure, unconverged), elbo=guide_scores.elbo(fit, weights), pareto_k=pareto_k, mcmc=mcmc, trust=trust,
+        log_evidence=guide_scores.evidence(weights, truth),
+        heldout_lpd=guide_scores.heldout(posterior, fit, log_density, notes) if heldout and failure is None else None,
+        correlations={} if correlations is None else asdict(correlations), notes=tuple(notes), seconds=time.perf_counter() - start,
+    )  # fmt: skip
+
+
+def failed(
+    entry: ModelEntry,
+    data: Data,
+    method: str,
+    reference: Reference | None,
+    status: CellStatus,
+    sentence: str,
+    *,
+    seed: int = 0,
+    fit: Fit | None = None,
+) -> Comparison:
+    """Return the comparison of a method that gave no draws: verdict `fit_failed` with its reason, no scores."""
+    import torch
+
+    # A posterior must have a site; an empty one says that there are no draws.
+    empty = Posterior(entry=entry, data=data, method=method, draws={"none": torch.empty(0)}, sample_dims=("sample",), seed=seed)
+    verdict, reasons = decide((), failure=sentence)
+    return Comparison(
+        posterior=empty, reference=as_reference(reference), scores=(), distances=(), verdict=verdict, reasons=reasons,
+        sentence=comparison_sentence(method, verdict, reasons), fit=fit, status=status, trust=trust_checks(fit, None, None),
+    )  # fmt: skip
+
+
+# -- the two sides ------------------------------------------------------------------------------------------------------
+
+
+def _sides(posterior: Posterior, truth: Reference | None, values: dict[str, Array]) -> tuple[list[Component], Side, Side | None]:
+    """Evaluate the quantities both sides share, by name; the reference may belong to another form of the model."""
+    names = list(values)
+    theirs: dict[str, Array] = {}
+    if truth is not None and truth.posterior is not None:
+        names = [n for n in names if n in truth.posterior.entry.quantities]
+        if not names:
+            raise UsageError(
+                f"{posterior.entry.name} and its reference {truth.posterior.entry.name} share no quantity: "
+                f"{sorted(values)} against {sorted(truth.posterior.entry.quantities)}; name the common ones alike."
+            )
+        theirs = evaluate(truth.posterior, names)
+    for name in theirs:
+        if theirs[name].shape[2:] != values[name].shape[2:]:
+            raise UsageError(
+                f"Quantity {name!r} has shape {values[name].shape[2:]} for {posterior.method} and {theirs[name].shape[2:]} "
+                "in the reference; both sides need the same one."
+            )
+    components = [
+        c for n in names for c in component_names(n, posterior.entry.quantities[n], values[n].shape[2:], posterior.data)
+    ]  # fmt: skip
+    method = side({n: values[n] for n in names}, posterior.sample_dims == ("sample",))
+    if truth is None or truth.posterior is None:
+        return components, method, None
+    return components, method, side(theirs, truth.posterior.sample_dims == ("sample",), truth.moments)
+
+
+def _scores(components: Sequence[Component], method: Side, reference: Side) -> tuple[Score, ...]:
+    scale = reference_scale(method, reference)
+    moments = moment_errors(method, reference)
+    margin = marginals(method, reference, scale)
+    ours, theirs = draws_needed(method, scale), draws_needed(reference, scale)
+    ratio = np.exp(moments.log_sd_ratio)
+    out = []
+    for i, c in enumerate(components):
+        # Two constants that are equal (a diagonal that is 1 by definition) agree exactly and say nothing.
+        fixed = method.sd[i] == 0 and reference.sd[i] == 0 and moments.mean_error[i] == 0
+        out.append(Score(
+            quantity=c.quantity, index=c.index, label=c.label, judged=c.judged and not fixed,
+            mean_error=float(moments.mean_error[i]), mean_error_se=float(moments.mean_error_se[i]),
+            sd_ratio=1.0 if fixed else float(ratio[i]), sd_ratio_se=float(ratio[i] * moments.log_sd_ratio_se[i]),
+            wasserstein=float(margin.wasserstein[i]), q05_error=float(margin.q05[i]), q50_error=float(margin.q50[i]),
+            q95_error=float(margin.q95[i]), coverage50=float(margin.coverage50[i]), coverage90=float(margin.coverage90[i]),
+            coverage50_se=float(margin.coverage50_se[i]), coverage90_se=float(margin.coverage90_se[i]),
+            aligned50=float(margin.aligned50[i]), aligned90=float(margin.aligned90[i]),
+            tail_se=float(np.hypot(method.tail_se[i], reference.tail_se[i])), reference_mean=float(reference.mean[i]),
+            reference_sd=float(reference.sd[i]), draws_needed=int(ours[i]), reference_draws_needed=int(theirs[i]),
+        ))  # fmt: skip
+    return tuple(out)
+
+
+# -- the method's own state -----------------------------------------------------------------------------------------------
+
+
+def _same_draws(one: Posterior, other: Posterior) -> bool:
+    if one is other:
+        return True
+    if one.sample_shape != other.sample_shape or one.draws.keys() != other.draws.keys():
+        return False
+    return all(v.shape == other.draws[k].shape and bool((v == other.draws[k]).all()) for k, v in one.draws.items())
+
+
+def _health(posterior: Posterior) -> Mcmc | None:
+    if posterior.sample_dims != ("chain", "draw"):
+        return None
+    from benchmarks.mcmc.diagnostics import diagnose
+
+    return diagnose(posterior)
+
+
+def _failure(fit: Fit | None, mcmc: Mcmc | None) -> str | None:
+    if fit is not None and not fit.ok:
+        return fit.stop.sentence
+    if mcmc is not None and not (mcmc.gates.get("finite", True) and mcmc.gates.get("non_constant", True)):
+        return f"the chains cannot be used: {mcmc.worst}"
+    return None
+
+
+def _drop_not_finite(values: dict[str, Array], entry: ModelEntry, notes: list[str]) -> str | None:
+    """Say which judged quantity has draws that are not finite; leave out a shown one that has, with a note."""
+    for name, value in list(values.items()):
+        total = value.shape[0] * value.shape[1]
+        bad = int((~np.isfinite(value)).reshape(total, -1).any(-1).sum())
+        if bad and entry.quantities[name].judged:
+            return f"{bad} of {total:,} draws of {name} are not finite"
+        if bad:
+            notes.append(f"{name} is left out: {bad} of {total:,} draws are not finite.")
+            del values[name]
+    return None
+
+
+def _unconverged(posterior: Posterior, fit: Fit | None, mcmc: Mcmc | None) -> str | None:
+    """Say why draws that exist are not the method's last word: they can show an error, but not earn agreement."""
+    if fit is not None and fit.stop.status == "not_converged":
+        return f"the fit had not converged: {fit.stop.sentence}"
+    return None if mcmc is None else broken_chains(mcmc, posterior, strict=False)
+
+
+def _status(fit: Fit | None, failure: str | None, unconverged: str | None) -> CellStatus:
+    if fit is not None and fit.stop.status != "ok":
+        return fit.stop.status
+    if failure is not None:
+        return "nan"
+    return "ok" if unconverged is None else "not_converged"

@@ -1,0 +1,177 @@
+"""The sentences a busy person acts on: one per comparison, one per entry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from benchmarks.comparison.fit_checks import BLIND_SPOT
+from benchmarks.metrics.numbers import rounded
+from benchmarks.thresholds import LOG_SD, MEAN
+from benchmarks.types import Comparison, Mcmc, Reason, Trust, Verdict
+
+if TYPE_CHECKING:
+    from zoo.types import ModelEntry
+
+__all__ = ["comparison_sentence", "entry_sentence", "short_finding"]
+
+WORDS: dict[Verdict, str] = {
+    "agrees": "agrees", "shifted": "is shifted", "too_narrow": "is too narrow", "too_wide": "is too wide",
+    "wrong_shape": "has the wrong shape", "inconclusive": "is inconclusive", "reference_unusable": "cannot be judged",
+    "no_reference": "has no reference", "fit_failed": "failed",
+}  # fmt: skip
+MATERIAL = ("shifted", "too_narrow", "too_wide", "wrong_shape")
+BAD = 3.0  # a finding this many times its line: do not use
+RICHER = {
+    "mean_field": ("full_rank", "low_rank", "block_full_rank"), "low_rank": ("full_rank",), "laplace": ("full_rank",),
+    "full_rank": ("flow",), "amortized": ("full_rank", "amortized_full"), "amortized_full": ("amortized_flow",),
+}  # fmt: skip
+EXACT = "use the exact posterior (zoo.truth.grid)"
+
+
+def comparison_sentence(
+    method: str,
+    verdict: Verdict,
+    reasons: Sequence[Reason],
+    *,
+    kind: str = "",
+    mcmc: Mcmc | None = None,
+    trust: Sequence[Trust] = (),
+    entry: ModelEntry | None = None,
+) -> str:
+    """Return what was found and what to do next, e.g. `mean_field is too narrow: theta[0]: 0.44 +- 0.01x ...`."""
+    first = reasons[0].sentence if reasons else ""
+    tail = _divergences(mcmc)
+    if verdict == "agrees":
+        text = f"{method} agrees with the {kind} reference: every mean and sd is within its line".replace("  ", " ")
+        return f"{text}{tail}."
+    if verdict == "no_reference":
+        failed = [t.sentence for t in trust if t.passed is False]
+        passed = sum(1 for t in trust if t.passed)
+        seen = f"{passed} of {sum(1 for t in trust if t.passed is not None)} trust checks pass"
+        return " ".join([f"{method}: {_clause(first)}; {seen}.", *failed[:1], BLIND_SPOT])
+    if verdict in ("reference_unusable", "fit_failed"):
+        return f"{method} {WORDS[verdict]}: {_clause(first)}{tail}."
+    others = len({r.label for r in reasons[1:] if r.verdict in MATERIAL} - {reasons[0].label})
+    more = f" (and {others} more finding{'s' if others > 1 else ''})" if others and verdict in MATERIAL else ""
+    stop = next((f"; {_clause(r.sentence)}" for r in reasons if r.verdict == "fit_failed"), "")
+    return f"{method} {WORDS[verdict]}: {_clause(first)}{more}{stop}{tail}{_next_step(method, verdict, entry, mcmc, kind)}."
+
+
+def entry_sentence(comparisons: Sequence[Comparison]) -> str:
+    """Return one sentence on all methods of one entry and the next step, worst first.
+
+    Example: `eight_schools_centered: do not use mean_field (log_tau 0.21x too narrow, mean off by 0.8 sd); full_rank is
+    shifted (...); nuts agrees, with 12 divergences: try eight_schools (same posterior, another form).`
+    """
+    if not comparisons:
+        return "Nothing was compared."
+    entry = comparisons[0].posterior.entry
+    ranked = sorted(comparisons, key=lambda c: (-_severity(c), c.method))
+    avoid = [c for c in ranked if _to_avoid(c)]
+    parts = [f"do not use {_and([f'{c.method} ({_found(c)})' for c in avoid], 'or')}"] if avoid else []
+    parts += [_part(c) for c in ranked if c.verdict != "agrees" and not _to_avoid(c) and not _is_the_reference(c)]
+    agree = [c for c in ranked if c.verdict == "agrees"]
+    if agree:
+        names = _and([c.method + (f" ({text.removeprefix(', with ')})" if (text := _divergences(c.mcmc)) else "") for c in agree])
+        parts.append(f"{names} agree{'s' if len(agree) == 1 else ''} with the {agree[0].reference.kind} reference")
+    return f"{entry.key}: {'; '.join(parts)}{_advice(entry, ranked)}."
+
+
+def short_finding(comparison: Comparison) -> str:
+    """Return the worst component in a few words: `log_tau 0.21x too narrow, mean off by 0.8 sd`."""
+    if comparison.verdict not in MATERIAL or not comparison.reasons:
+        return _clause(comparison.reasons[0].sentence) if comparison.reasons else ""
+    first = comparison.reasons[0]
+    score = next((s for s in comparison.scores if s.label == first.label), None)
+    if score is None or comparison.verdict == "wrong_shape":
+        return _clause(first.sentence)
+    words = []
+    if abs(score.log_sd_ratio) > LOG_SD:
+        words.append(f"{rounded(score.sd_ratio, score.sd_ratio_se)}x too {'narrow' if score.sd_ratio < 1 else 'wide'}")
+    if abs(score.mean_error) > MEAN:
+        words.append(f"mean off by {rounded(abs(score.mean_error), score.mean_error_se)} sd")
+    if comparison.verdict == "shifted":
+        words.reverse()
+    return f"{score.label} {', '.join(words)}" if words else _clause(first.sentence)
+
+
+def _to_avoid(c: Comparison) -> bool:
+    return c.verdict in MATERIAL and _severity(c) >= BAD
+
+
+def _is_the_reference(c: Comparison) -> bool:
+    """The draws every other row was judged by say nothing about themselves."""
+    return c.verdict == "no_reference" and c.reference.posterior is not None
+
+
+def _found(c: Comparison) -> str:
+    return _brief(short_finding(c)) + _divergences(c.mcmc)
+
+
+def _part(c: Comparison) -> str:
+    found = _found(c)
+    return f"{c.method} {WORDS[c.verdict]}" + (f" ({found})" if found else "")
+
+
+def _brief(sentence: str) -> str:
+    """Keep the first clause of a long reason; the whole of it stands with its method."""
+    clause = sentence.split("; ")[0]
+    return clause.split(", the limit")[0] if len(clause) <= 90 else clause.split(": ")[0]
+
+
+def _severity(c: Comparison) -> float:
+    if c.verdict == "fit_failed":
+        return 1e6
+    return max((r.excess for r in c.reasons if r.verdict in MATERIAL), default=0.0) if c.verdict in MATERIAL else 0.0
+
+
+def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
+    """Name the next step: another form of the model, a family that agrees, or NUTS."""
+    troubled = [c for c in ranked if c.verdict in MATERIAL or c.verdict == "fit_failed" or (c.mcmc is not None and c.mcmc.divergences)]
+    if not troubled:
+        return ""
+    if entry.reference_of is not None:
+        return f": try {entry.reference_of} (same posterior, another form)"
+    good = [c for c in ranked if c.verdict == "agrees"]
+    guides = sorted((c for c in good if c.method != "nuts"), key=lambda c: -(c.elbo or {}).get("value_nats", -math.inf))
+    if guides:
+        return f": prefer {_and([c.method for c in guides[:2]], 'or')}"
+    chains = next((c for c in good if c.method == "nuts"), None)
+    if chains is None:
+        return f": {EXACT}" if _grid_is_known(entry, ranked[0].reference.kind) else ""
+    clean = chains.mcmc is None or not chains.mcmc.divergences
+    return ": use nuts" if clean else ": use nuts, with smaller steps until no draw diverges"
+
+
+def _next_step(method: str, verdict: Verdict, entry: ModelEntry | None, mcmc: Mcmc | None, kind: str) -> str:
+    if verdict not in MATERIAL or entry is None:
+        return ""
+    if entry.reference_of is not None:
+        return f"; try {entry.reference_of} (same posterior, another form)"
+    if mcmc is not None or method == "nuts":
+        return "; the chains passed a region by: run more of them, or reparameterize"
+    richer = [f for f in RICHER.get(method, ()) if f in entry.families]
+    if richer:
+        return f"; try {richer[0]}"
+    return f"; {EXACT}" if _grid_is_known(entry, kind) else "; use nuts"
+
+
+def _grid_is_known(entry: ModelEntry, kind: str) -> bool:
+    """Whether the truth is the exact posterior given the trained program, which chains need not find."""
+    return entry.conditional is not None and kind == "exact"
+
+
+def _divergences(mcmc: Mcmc | None) -> str:
+    if mcmc is None or not mcmc.divergences:
+        return ""
+    return f", with {mcmc.divergences} divergence{'s' if mcmc.divergences > 1 else ''}"
+
+
+def _clause(sentence: str) -> str:
+    return sentence.strip().rstrip(".")
+
+
+def _and(words: Sequence[str], joiner: str = "and") -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {joiner} {words[-1]}"

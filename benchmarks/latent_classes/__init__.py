@@ -1,4 +1,0 @@
-"""The measured tables of mixtures and latent classes: evidence, co-clustering, labels, held-out score, coverage.
-
-`benchmarks.latent_classes.page.main` makes them anew and writes `docs/results/latent_classes.md`.
-"""

@@ -1,0 +1,1 @@
+"""NUTS: its engines, and the diagnostics and gates of chains."""

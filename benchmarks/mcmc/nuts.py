@@ -1,0 +1,234 @@
+"""NUTS on the log density of an entry: chains as independent tasks, two engines, draws until the precision asked for.
+
+The default engine is nutpie (NUTS in Rust, low-rank mass matrix); `benchmarks.mcmc.engine_pyro` is the second, independent
+one. Both see the same flat float64 density, start from the same over-dispersed points and return the same per-draw
+statistics. Every chain is a task with a seed of its own, so that results do not depend on how many cores ran it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from benchmarks.mcmc.diagnostics import smallest_ess
+from benchmarks.mcmc.engine_nutpie import Chain, Density, starting_point
+from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
+from zoo.compiler.compile import Mode
+from zoo.density.log_density import LogDensity
+from zoo.errors import UnknownNameError, UsageError
+from zoo.seeds import derive_seed
+from zoo.types import Cost, Data, ModelEntry, Posterior
+
+if TYPE_CHECKING:
+    from guides.types import Fit
+
+__all__ = ["ENGINES", "estimate_seconds", "run_nuts"]
+
+ENGINES = ("nutpie", "pyro")
+TUNE = {"nutpie": 800, "pyro": 1000}
+STATS = {
+    "diverging": torch.bool, "energy": torch.float64, "lp": torch.float64, "n_steps": torch.int64, "tree_depth": torch.int64,
+    "acceptance_rate": torch.float64, "step_size": torch.float64,
+}  # fmt: skip
+MIN_ESS = 2000.0
+MOST_GRADIENTS = 2_000_000  # of an extension that will not reach its target
+MOST_DRAWS = 5  # extension stops at this multiple of the draws asked for
+LEAPFROGS = 12.0  # gradients per draw assumed by the estimate of time, typical of well-conditioned entries
+
+
+def run_nuts(
+    entry: ModelEntry,
+    *,
+    seed: int = 0,
+    data: Data | None = None,
+    engine: str = "nutpie",
+    chains: int = 4,
+    tune: int | None = None,
+    draws: int = 1000,
+    jobs: int = 2,
+    given: Fit | None = None,
+    budget: float | None = None,
+    progress: Callable[[str], None] | None = None,
+    min_ess: float = MIN_ESS,
+    target_accept: float = 0.8,
+    log_density: LogDensity | None = None,
+    compile: Mode = "auto",
+    in_process: bool = False,
+) -> Posterior:
+    """Sample the posterior of an entry and return draws with dims `("chain", "draw")`.
+
+    When the smallest bulk or tail ESS over judged quantities and lp is below `min_ess`, every chain runs again with
+    the same seed and more draws (number from the measured ESS): its first draws are the same bit for bit, so the
+    result depends on neither the number of cores nor the path of extension. The cost includes the earlier rounds.
+    Five times `draws` is the limit. Chains that even the limit would leave below half of `min_ess` are taken there
+    only where that is cheap, at most two million gradients in all; a note says so, and the cure is another form of
+    the program.
+
+    Args:
+        entry: what to sample.
+        seed: inference seed; every chain derives its own from it.
+        data: what to condition on, default the entry's.
+        engine: `nutpie` or `pyro`.
+        chains: number of chains, at least 2 for diagnostics.
+        tune: warm-up iterations per chain, default 800 (nutpie) and 1,000 (pyro).
+        draws: draws per chain of the first round.
+        jobs: chains at once.
+        given: a fit whose trained program is used (entries that learn weights).
+        budget: wall seconds an extension must be expected to stay within; five times `draws` is the limit anyway.
+        progress: receives one line per finished chain.
+        min_ess: extend until this ESS; 0 never extends.
+        target_accept: acceptance rate the step size aims at.
+        log_density: reuse a log density of the same program and data, compiled or not, as it is.
+        compile: whether to run the density as a compiled graph: `auto` where that pays, `on`, `off`.
+        in_process: one chain after the other in this process, same draws.
+
+    Raises:
+        UnknownNameError: an unknown engine.
+        ProgramError: the density is finite nowhere, or the program fails at a point.
+        InfrastructureError: a worker was killed twice.
+    """
+    if engine not in ENGINES:
+        raise UnknownNameError("NUTS engine", engine, ENGINES)
+    if chains < 1 or draws < 4:
+        raise UsageError(f"NUTS got chains={chains}, draws={draws}; accepted: at least 1 chain and 4 draws.")
+    begin = time.monotonic()
+    data = entry.load_data() if data is None else data
+    warm, compiling = TUNE[engine] if tune is None else tune, 0.0
+    if log_density is None:
+        program = entry.program(data) if given is None else given.program
+        log_density = LogDensity(program, data, dtype=entry.dtype)
+        record = log_density.compile(compile, expected_calls=int(chains * (warm + draws) * LEAPFROGS))
+        compiling = record["compile_seconds"]
+    run = _Run(
+        entry=entry, data=data, log_density=log_density, engine=engine, seed=seed, chains=chains, tune=warm,
+        target_accept=target_accept, begin=begin, compiling=compiling,
+    )  # fmt: skip
+    number, most, notes = draws, MOST_DRAWS * draws, []
+    while True:
+        results = run.round(number, jobs, progress, in_process)
+        posterior = run.posterior()
+        ess = smallest_ess(posterior) if min_ess > 0 else math.nan
+        spent = sum(r.value.gradients for r in results)
+        wanted = _wanted(ess, min_ess, number, most, spent)
+        seconds = sum(r.seconds for r in results) / min(chains, jobs) * (warm + wanted) / (warm + number)
+        late = budget is not None and time.monotonic() - begin + seconds > budget
+        if ess < min_ess and (wanted <= number or late):
+            limit = f"the budget of {budget:.0f} s" if wanted > number else f"the limit of {most} draws per chain"
+            notes.append(f"Smallest ESS {ess:.0f} is below {min_ess:.0f}; reaching it would pass {limit}.")
+        if wanted <= number or late:
+            return replace(posterior, notes=tuple(notes))
+        if progress is not None:
+            progress(f"{entry.key} nuts: smallest ESS {ess:.0f}, extending to {wanted} draws per chain")
+        number = wanted
+
+
+def _wanted(ess: float, min_ess: float, draws: int, most: int, spent: int = 0) -> int:
+    """Return draws per chain that should reach `min_ess` with 15 % to spare, in steps of 250; `draws` for no extension.
+
+    `spent` counts the gradients of the last round; by them, not by a clock, hopeless chains are extended or left, so
+    that a result does not depend on the machine.
+    """
+    if not ess < min_ess:  # NaN means constant or non-finite draws: more of them would not help
+        return draws
+    hopeless = ess * most / draws < 0.5 * min_ess
+    if hopeless and spent * most / draws > MOST_GRADIENTS:
+        return draws
+    return max(draws, min(math.ceil(draws * 1.15 * min_ess / ess / 250) * 250, most))
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One call of `run_nuts`: what stays the same from round to round, and the rounds so far."""
+
+    entry: ModelEntry
+    data: Data
+    log_density: LogDensity
+    engine: str
+    seed: int
+    chains: int
+    tune: int
+    target_accept: float
+    begin: float
+    compiling: float
+    rounds: list[list[TaskResult]] = field(default_factory=list)
+
+    def round(self, draws: int, jobs: int, progress: Callable[[str], None] | None, in_process: bool) -> list[TaskResult]:
+        """Run every chain from its seed with this many draws."""
+        if self.engine == "pyro":
+            from benchmarks.mcmc.engine_pyro import pyro_chain as sample
+        else:
+            from benchmarks.mcmc.engine_nutpie import nutpie_chain as sample
+
+        def task(chain: int) -> Task:
+            seed = derive_seed(self.seed, self.entry.key, "nuts", self.engine, chain)
+            name = f"{self.entry.key} nuts chain {chain}"
+            return Task(name, lambda: sample(Density(self.log_density), seed, self.tune, draws, self.target_accept))
+
+        def report(result: TaskResult) -> None:
+            if progress is not None:
+                progress(f"{result.name}: {result.status}, {result.seconds:.1f} s")
+
+        results = run_tasks([task(c) for c in range(self.chains)], jobs, on_done=report, retries=1, in_process=in_process)
+        for result in results:
+            result.unwrap()
+        self.rounds.append(results)
+        return results
+
+    def posterior(self) -> Posterior:
+        """Gather the chains of the last round, with the cost of all rounds."""
+        chains: list[Chain] = [r.value for r in self.rounds[-1]]
+        u = torch.from_numpy(np.stack([c.unconstrained for c in chains]))  # [chain, draw, dim]
+        with torch.no_grad():
+            sites = {k: v.detach() for k, v in self.log_density.constrain(u.to(self.log_density.dtype)).items()}
+        stats = {name: torch.from_numpy(np.stack([c.stats[name] for c in chains])).to(kind) for name, kind in STATS.items()}
+        peaks = [r.peak_memory_mb for results in self.rounds for r in results if r.peak_memory_mb is not None]
+        cost = Cost(
+            seconds=time.monotonic() - self.begin - self.compiling,
+            compile_seconds=self.compiling,
+            steps=sum(len(chains) * (self.tune + len(results[0].value.unconstrained)) for results in self.rounds),
+            gradient_evaluations=sum(r.value.gradients for results in self.rounds for r in results),
+            sequential_depth=sum(max(r.value.gradients for r in results) for results in self.rounds),
+            peak_memory_mb=max(peaks, default=None),
+        )
+        return Posterior(
+            entry=self.entry, data=self.data, method="nuts", draws=sites, sample_dims=("chain", "draw"), unconstrained=u,
+            stats=stats, cost=cost, seed=self.seed, engine=self.engine,
+        )  # fmt: skip
+
+
+def estimate_seconds(
+    entry: ModelEntry,
+    *,
+    data: Data | None = None,
+    engine: str = "nutpie",
+    chains: int = 4,
+    tune: int | None = None,
+    draws: int = 1000,
+    jobs: int = 2,
+    log_density: LogDensity | None = None,
+) -> float:
+    """Return a rough estimate of the wall seconds of `run_nuts`, from the time of a few gradients.
+
+    The density is timed as it is: eager, unless a compiled `log_density` is given (`run_nuts` compiles by itself where
+    that pays, often 20 times faster). Twelve gradients per iteration are assumed; entries with curved or badly scaled
+    posteriors take several times more.
+    """
+    if log_density is None:
+        data = entry.load_data() if data is None else data
+        log_density = LogDensity(entry.program(data), data, dtype=entry.dtype)
+    density = Density(log_density)
+    with one_thread():
+        x = starting_point(density, 0)
+        times = []
+        for _ in range(7):
+            before = time.perf_counter()
+            density(x)
+            times.append(time.perf_counter() - before)
+    iterations = math.ceil(chains / max(1, jobs)) * ((TUNE[engine] if tune is None else tune) + draws)
+    return float(np.median(times)) * LEAPFROGS * iterations

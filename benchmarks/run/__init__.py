@@ -1,0 +1,1 @@
+"""Plans of cells, their execution, and the run directory on disk."""

@@ -1,0 +1,333 @@
+"""What happens inside one cell: run a method and keep its draws, or compare them; each in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import os
+import resource
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.run import witness
+from benchmarks.run.record import SCHEMA, drawn_cell, failed_cell, scored_cell, versions
+from benchmarks.run.store import RunDir, canonical, cell_name, disk_errors, strict_json, write_atomic
+from benchmarks.types import CellStatus
+from zoo.compiler.compile import compiler_missing
+from zoo.digests import digest_of
+from zoo.errors import FitError, InfrastructureError, ZooError
+from zoo.seeds import derive_seed
+from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
+
+__all__ = ["NUTS", "Cell", "Prepared", "compare_cell", "load_fit", "load_posterior", "run_cell"]
+
+NUTS = "nuts"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An entry with its data made once, what its numbers depend on, and a guess of the seconds each method takes.
+
+    `data` are what methods are compared on; `training` are all data where an entry that learns is compared on some of them.
+    `witness` are numbers of the program as it is now (`benchmarks.run.witness`).
+    """
+
+    request: str
+    entry: ModelEntry
+    data: Data
+    methods: tuple[str, ...]
+    digest: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    most_draws: int | None = None
+    training: Data | None = None
+    witness: witness.Record = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One unit of work: a method with a seed on an entry; `given` is the cell whose trained program is held fixed."""
+
+    prepared: Prepared
+    method: str
+    seed: int
+    data_seed: int
+    config: Mapping[str, Any]
+    draws: int
+    given: Cell | None = None
+    stored: str | None = None
+
+    @functools.cached_property
+    def key(self) -> str:
+        """SHA-256 of everything the draws depend on."""
+        parts = {
+            "schema": SCHEMA, "entry": self.prepared.entry.key, "source": self.prepared.digest, "method": self.method,
+            "seed": self.seed, "data_seed": self.data_seed, "config": dict(self.config), "draws": self.draws,
+            "versions": versions(), "code": code_digest("draw"), "compiler": self.config.get("compile") != "off" and not compiler_missing(),
+            "given": None if self.given is None else self.given.key,
+        }  # fmt: skip
+        return hashlib.sha256(canonical(parts)).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Folder name of the cell, of what it was asked for and of what its program computes; `stored` names another one that is kept."""
+        if self.stored:
+            return self.stored
+        seen = {"key": self.key, "witness": witness.short(self.prepared.witness)}
+        return cell_name(self.prepared.entry.key, self.method, self.seed, hashlib.sha256(canonical(seen)).hexdigest())
+
+    @property
+    def label(self) -> str:
+        """Words for progress lines."""
+        return f"{self.prepared.entry.key} {self.method}" + (f" seed {self.seed}" if self.seed else "")
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The fields of `cell.json` that are known before the work."""
+        entry = self.prepared.entry
+        return {
+            "key": self.key, "entry": entry.key, "options": entry.settings, "method": self.method, "seed": self.seed,
+            "data_seed": self.data_seed,
+        }  # fmt: skip
+
+
+@functools.cache
+def code_digest(part: str) -> str:
+    """Digest the sources that `draw` (zoo, guides, NUTS) or `compare` results come from: a changed program is a new key."""
+    digest = hashlib.sha256()
+    for path in code_files(part):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+SOURCES = (".py", ".c", ".h", ".cpp", ".jinja")
+# A cell has a digest of its own entry and data; what entries share (`_name.py`) is read with the rest.
+APART = ("zoo/models", "zoo/references", "zoo/datasets")
+DRAW = ("zoo", "guides", "benchmarks/mcmc", "benchmarks/run/cell.py")
+JUDGES = (
+    "benchmarks/comparison", "benchmarks/metrics", "benchmarks/reference/coerce.py", "benchmarks/mcmc/diagnostics.py",
+    "benchmarks/thresholds.py", "benchmarks/arviz_bridge.py",
+)  # fmt: skip
+
+
+def code_files(part: str) -> list[Path]:
+    """Return the files behind `draw` or `compare` results, of every kind that decides numbers, in sub-packages too."""
+    roots = [ROOT / place for place in (DRAW if part == "draw" else JUDGES)]
+    found = {p for root in roots for p in (root.rglob("*") if root.is_dir() else (root,)) if p.suffix in SOURCES}
+    return sorted(p for p in found if p.stem.startswith("_") or not any(p.is_relative_to(ROOT / apart) for apart in APART))
+
+
+def source_digest(request: str, entry: ModelEntry, data: Data) -> str:
+    """Digest the file an entry comes from, the data it was given with their labels, and which quantities are judged.
+
+    What a program computes is not seen here but by the witness: no list of files is complete.
+    """
+    digest = hashlib.sha256()
+    files = {Path(request.rpartition(":")[0] or request)} if ".py" in request else set()
+    for function in (entry.build, entry.make_data, *(q.fn for q in entry.quantities.values())):
+        code = getattr(inspect.unwrap(function), "__code__", None)
+        if code is not None:
+            files.add(Path(code.co_filename))
+    for content in sorted(hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()):
+        digest.update(content.encode())
+    quantities = {name: [list(q.dims), q.judged] for name, q in entry.quantities.items()}
+    labels = {"dims": data.dims, "coords": {name: list(values) for name, values in data.coords.items()}, "quantities": quantities}
+    for part in (data.train, data.test or {}, labels):
+        digest.update(digest_of(part).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def captured(path: Path) -> Iterator[None]:
+    """Send everything this process prints, also from compiled code, to a file."""
+    with path.open("w", buffering=1, encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        kept = [os.dup(1), os.dup(2)]
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            for number, old in zip((1, 2), kept, strict=True):
+                os.dup2(old, number)
+                os.close(old)
+
+
+def run_cell(cell: Cell, run: RunDir, jobs: int = 1) -> tuple[str, str]:
+    """Run the method and write the cell without a comparison.
+
+    Args:
+        cell: what to run.
+        run: where to write it.
+        jobs: NUTS chains at once.
+
+    Returns:
+        status and a sentence.
+
+    Raises:
+        InfrastructureError: the cell cannot be written.
+    """
+    with run.draft(cell.name) as folder:
+        with captured(folder / "log.txt"):
+            content = _attempt(cell, run, folder, jobs)
+            seen = _witnessed(cell, folder)
+        write_atomic(folder / "cell.json", strict_json(content))
+        write_atomic(folder / witness.FILE, strict_json(seen))
+    return content["status"], (content["stop"] or {}).get("sentence", "")
+
+
+def _witnessed(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Return the witness of a cell that has just run: its program's, and its guide's as it is read back."""
+    fit = _load_fit(cell, folder)
+    return {**cell.prepared.witness, **({} if fit is None else witness.of_guide(fit))}
+
+
+def differs(cell: Cell, run: RunDir, name: str) -> str:
+    """Say in which number a kept cell differs from what its program and guide compute today; nothing where in none.
+
+    Args:
+        cell: what is asked for.
+        run: where the kept cell lies.
+        name: its folder.
+    """
+    try:
+        kept = witness.load((run.cells / name / witness.FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "witness"
+    fresh: dict[str, Any] = dict(cell.prepared.witness)
+    dtype = cell.prepared.entry.dtype or torch.float64
+    drawn = {n for n in kept if n.startswith("guide ")}
+    found = witness.difference({n: x for n, x in kept.items() if n not in drawn}, fresh, dtype)
+    if found or not drawn:
+        return found
+    try:
+        fit = _load_fit(cell, run.cells / name)
+    except ZooError as error:
+        return f"guide, which cannot be read ({error}),"
+    return "guide" if fit is None else witness.difference({n: kept[n] for n in drawn}, witness.of_guide(fit), dtype)
+
+
+def _attempt(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
+    try:
+        return _nuts(cell, run, folder, jobs) if cell.method == NUTS else _fit(cell, run, folder)
+    except InfrastructureError:
+        raise
+    except FitError as error:
+        return failed_cell(cell.head, "init_failed", str(error))
+    except ZooError as error:
+        return failed_cell(cell.head, "error", str(error))
+    except Exception as error:
+        traceback.print_exc(file=sys.stdout)
+        first = (str(error).splitlines() or [""])[0]
+        return failed_cell(
+            cell.head, "error", f"{cell.label} stopped with {type(error).__name__}: {first} (log.txt of the cell has the rest)."
+        )
+
+
+def _nuts(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
+    from benchmarks.mcmc.nuts import LEAPFROGS, run_nuts
+    from zoo.density.log_density import LogDensity
+
+    given = None if cell.given is None else load_fit(cell.given, run)
+    entry, data, config = cell.prepared.entry, cell.prepared.data, dict(cell.config)
+    density = LogDensity(entry.program(data) if given is None else given.program, data, dtype=entry.dtype)
+    record = density.compile(config.pop("compile"), expected_calls=4 * (800 + config["draws"]) * int(LEAPFROGS))
+    options: dict[str, Any] = {"given": given, "jobs": jobs, "in_process": jobs == 1, "progress": print, "log_density": density, **config}
+    posterior = run_nuts(entry, seed=cell.seed, data=data, **options)
+    posterior = dataclasses.replace(posterior, cost=dataclasses.replace(posterior.cost, compile_seconds=record["compile_seconds"]))
+    _save(posterior, None, folder)
+    compiled = {name: density.compiled[name] for name in ("used", "reason")}
+    return drawn_cell(cell.head, "ok", posterior, None, _peak_memory(), compiled)
+
+
+def _fit(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
+    import guides
+
+    entry, given = cell.prepared.entry, {} if cell.given is None else {"given": load_fit(cell.given, run)}
+    fit = _fitted(cell, given)
+    print(fit.stop.sentence)
+    if not fit.ok:
+        return failed_cell(cell.head, fit.stop.status, fit.stop.sentence, fit.cost.seconds)
+    posterior = guides.draw(fit, cell.draws, seed=derive_seed(cell.seed, entry.key, cell.method, "draw"))
+    _save(posterior, fit, folder)
+    status: CellStatus = "ok" if fit.stop.status == "ok" else "not_converged"
+    return drawn_cell(cell.head, status, dataclasses.replace(posterior, seed=cell.seed), fit, _peak_memory())
+
+
+def _fitted(cell: Cell, given: dict[str, Any]) -> Any:
+    """Fit to the data that are compared; what learns weights or an encoder is fitted to all data and brought there."""
+    import guides
+
+    entry, prepared, options = cell.prepared.entry, cell.prepared, dict(cell.config)
+    encodes = getattr(guides.FAMILIES.get(cell.method), "AMORTIZED", False)
+    if prepared.training is None or not (encodes or not given):
+        return guides.fit(entry, cell.method, seed=cell.seed, data=prepared.data, **given, **options)
+    fit = guides.fit(entry, cell.method, seed=cell.seed, data=prepared.training, **given, **options)
+    if not fit.ok:
+        return fit
+    if encodes:
+        return guides.transfer(fit, prepared.data)
+    return guides.fit(entry, cell.method, seed=cell.seed, data=prepared.data, given=fit, **options)
+
+
+def _save(posterior: Posterior, fit: Any, folder: Path) -> None:
+    import guides
+    from benchmarks.arviz_bridge import save_netcdf
+
+    with disk_errors(folder):
+        save_netcdf(posterior, folder / "posterior.nc")
+        if fit is not None:
+            guides.save(fit, folder / "guide.pt")
+
+
+def _peak_memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def load_posterior(cell: Cell, run: RunDir, content: Mapping[str, Any]) -> Posterior:
+    """Read the draws of a finished cell; a failed one has none and gives an empty posterior of its method."""
+    from benchmarks.arviz_bridge import load_netcdf
+
+    path, cost = run.cells / cell.name / "posterior.nc", Cost(**content["cost"])
+    entry, data = cell.prepared.entry, cell.prepared.data
+    if not path.exists():
+        nothing = {"none": torch.empty(0)}
+        return Posterior(entry=entry, data=data, method=cell.method, draws=nothing, sample_dims=("sample",), cost=cost, seed=cell.seed)
+    posterior = load_netcdf(path, entry, data)
+    return dataclasses.replace(posterior, cost=cost, seed=cell.seed)
+
+
+def load_fit(cell: Cell, run: RunDir) -> Any:
+    """Read the fit of a finished cell, None for NUTS and for failed cells."""
+    return _load_fit(cell, run.cells / cell.name)
+
+
+def _load_fit(cell: Cell, folder: Path) -> Any:
+    import guides
+
+    path = folder / "guide.pt"
+    return guides.load(path, entry=cell.prepared.entry, data=cell.prepared.data) if path.exists() else None
+
+
+def compare_cell(cell: Cell, run: RunDir, content: Mapping[str, Any], reference: Reference, itself: bool = False) -> dict[str, Any]:
+    """Compare the draws of a finished cell with the reference and return its scored content.
+
+    Draws that are `itself` the reference would agree with themselves whatever they are: they get no scores.
+    """
+    from benchmarks.comparison.score import compare
+
+    posterior = load_posterior(cell, run, content)
+    if not itself:
+        return scored_cell(content, compare(posterior, reference, fit=load_fit(cell, run)))
+    alone = compare(posterior, None)
+    because = tuple(dataclasses.replace(r, sentence="it is the reference of the other rows") for r in alone.reasons[:1])
+    sentence = f"{cell.method} is the reference of the other rows; no other truth is known here."
+    return scored_cell(content, dataclasses.replace(alone, reference=reference, reasons=because, sentence=sentence))

@@ -1,0 +1,278 @@
+"""From drawn cells to a result: find each truth once, compare every cell with it, and gather what the report shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.run.cell import NUTS, Cell, Prepared, code_digest, compare_cell, load_fit, load_posterior
+from benchmarks.run.prepare import command
+from benchmarks.run.progress import Events
+from benchmarks.run.record import comparison_of, digest_of, machine, reference_record, versions
+from benchmarks.run.store import RunDir, strict_json
+from benchmarks.types import Comparison
+from benchmarks.workers import Task, TaskResult, run_tasks
+from zoo.errors import InfrastructureError
+from zoo.types import Posterior, Reference
+
+if TYPE_CHECKING:
+    from benchmarks.comparison.baselines import PredictionTable
+    from benchmarks.report.inputs import PredictiveCheck, ReportInput
+
+__all__ = ["RunResult", "evaluate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """An executed plan: where it lies, its cells as JSON, its references and what the report is made from."""
+
+    path: Path
+    cells: list[dict[str, Any]]
+    references: dict[str, dict[str, Any]]
+    report: ReportInput
+    failures: list[str] = field(default_factory=list)
+
+    def document(self) -> dict[str, Any]:
+        """Return what `zoo compare --json` prints."""
+        return {"schema": 1, "cells": self.cells, "references": self.references, "run_dir": str(self.path)}
+
+
+def evaluate(cells: list[Cell], run: RunDir, jobs: int, events: Events) -> RunResult:
+    """Compare what is not compared yet, write it into the cells where the run is ours, and return the result.
+
+    A truth that is computed from a trained program takes long: a worker finds it while cells of other entries are compared.
+    What the report shows beside the comparisons of an entry is made as soon as they are there.
+    """
+    work = _Evaluation(cells, run, events)
+    for key in work.quick:
+        work.references[key] = work.find(key)
+    work.do([*map(work.truth, work.slow), *(job for key in work.quick for job in work.comparisons(key))], jobs)
+    contents = [work.contents[c.name] for c in cells if c.name in work.contents]
+    return RunResult(
+        path=run.path,
+        cells=contents,
+        references={key: reference_record(r) for key, r in work.references.items()},
+        report=work.report(),
+        failures=_failures(contents),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A task, and who takes its result and says what is to be done next."""
+
+    task: Task
+    take: Callable[[TaskResult], list[_Job]]
+
+
+class _Evaluation:
+    """The cells of a run by entry, with what is known of each entry so far.
+
+    Attributes:
+        slow: keys of the entries whose truth is computed from a trained program.
+        quick: the other keys.
+    """
+
+    def __init__(self, cells: list[Cell], run: RunDir, events: Events) -> None:
+        self.run, self.events = run, events
+        self.contents = {c.name: content for c in cells if (content := run.read(c.name, warn=events.warn)) is not None}
+        self.posteriors = {c.name: load_posterior(c, run, self.contents[c.name]) for c in cells if c.name in self.contents}
+        self.groups: dict[str, list[Cell]] = {}
+        for cell in cells:
+            self.groups.setdefault(cell.prepared.entry.key, []).append(cell)
+        self.references: dict[str, Reference] = {}
+        self.parts: dict[str, tuple[list[PredictiveCheck], PredictionTable | None]] = {}
+        self.slow = [key for key in self.groups if self.prepared(key).entry.conditional is not None and self.learned(key) is not None]
+        self.quick = [key for key in self.groups if key not in self.slow]
+
+    def prepared(self, key: str) -> Prepared:
+        """Return the entry with its data."""
+        return self.groups[key][0].prepared
+
+    def learned(self, key: str) -> Any:
+        """Return the fit whose trained program is held fixed, None where the entry learns nothing or the fit failed."""
+        return load_fit(self.groups[key][0], self.run) if self.prepared(key).entry.learns else None
+
+    def present(self, key: str) -> list[Cell]:
+        """Return the cells of an entry that are on disk."""
+        return [c for c in self.groups[key] if c.name in self.contents]
+
+    def do(self, first: list[_Job], jobs: int) -> None:
+        """Run these and what follows from them."""
+        named = {job.task.name: job for job in first}
+
+        def follow(result: TaskResult) -> list[Task]:
+            more = named[result.name].take(result)
+            named.update({job.task.name: job for job in more})
+            return [job.task for job in more]
+
+        pairs = [(self.contents[c.name], self.references.get(key)) for key in self.groups for c in self.present(key)]
+        stale = sum(not _compared(content, truth, self.run.locked) for content, truth in pairs)
+        if stale:
+            importlib.import_module("sklearn.ensemble")  # here and once: every forked comparison would take a second for it
+            importlib.import_module("sklearn.model_selection")
+            self.events.begin("comparisons", stale)
+        try:
+            run_tasks([job.task for job in first], jobs, follow=follow)
+        finally:
+            if stale:
+                self.events.finish()
+
+    # -- truth ----------------------------------------------------------------------------------------------------------
+
+    def nuts(self, key: str) -> Posterior | None:
+        """Return the chains of the first seed, where they were not stopped by an error."""
+        rows = [c for c in self.present(key) if c.method == NUTS]
+        return next((self.posteriors[c.name] for c in rows if self.contents[c.name]["status"] in ("ok", "unusable")), None)
+
+    def find(self, key: str) -> Reference:
+        """Find the truth of an entry here; where nothing else is known it is the NUTS row of the first seed."""
+        from benchmarks.reference import find as references
+
+        prepared, given = self.prepared(key), self.learned(key)
+        return self.usable(key, references.find(prepared.entry, prepared.data, nuts=self.nuts(key), given=given))
+
+    def usable(self, key: str, found: Reference) -> Reference:
+        """Return the truth, with a warning where it cannot be used."""
+        if not found.usable:
+            self.events.warn(f"{key}: {found.reason}")
+        return found
+
+    def truth(self, key: str) -> _Job:
+        """Compute the truth of an entry in a worker; entry and data, which cannot be sent home, are put back here."""
+        from benchmarks.reference import find as references
+
+        prepared = self.prepared(key)
+
+        def compute() -> Reference | None:
+            found = references.exact_given(prepared.entry, prepared.data, self.learned(key))
+            return None if found is None else _with(found, None, None)
+
+        def take(result: TaskResult) -> list[_Job]:
+            found = result.unwrap()
+            known = references.chains_given(self.nuts(key)) if found is None else _with(found, prepared.entry, prepared.data)
+            self.references[key] = self.usable(key, known)
+            return self.comparisons(key)
+
+        return _Job(task=Task(f"{key} truth", compute), take=take)
+
+    # -- comparisons ----------------------------------------------------------------------------------------------------
+
+    def comparisons(self, key: str) -> list[_Job]:
+        """Compare the cells of an entry that hold no comparison with its truth as it is; then, or if there are none, what is shown."""
+        truth = self.references[key]
+        stale = [c for c in self.present(key) if not _compared(self.contents[c.name], truth, self.run.locked)]
+        left = {c.name for c in stale}
+        return [self.comparison(c, truth, left) for c in stale] or [self.shown(key)]
+
+    def comparison(self, cell: Cell, reference: Reference, left: set[str]) -> _Job:
+        """Compare one cell of those that are left; a comparison that fails is an error of the cell."""
+        content = self.contents[cell.name]
+
+        def take(result: TaskResult) -> list[_Job]:
+            if result.status == "ok":
+                scored = result.value
+            elif isinstance(result.exception, InfrastructureError):
+                raise result.exception
+            else:
+                scored = {**content, "status": "error", "notes": [f"The comparison failed: {result.error}"]}
+                self.events.warn(f"{cell.label}: the comparison failed: {result.error}")
+            if scored["reference"] is not None:
+                scored["reference"]["digest"] = _truth(reference)
+            if self.run.locked:
+                self.run.rewrite(cell.name, "cell.json", strict_json(scored))
+            self.contents[cell.name] = scored
+            self.events.done(result.name, scored["verdict"] or "error", "", result.seconds)
+            left.remove(cell.name)
+            return [] if left else [self.shown(cell.prepared.entry.key)]
+
+        itself = reference.posterior is self.posteriors[cell.name]
+        task = Task(f"{cell.label} compared", lambda: compare_cell(cell, self.run, content, reference, itself))
+        return _Job(task=task, take=take)
+
+    # -- report ---------------------------------------------------------------------------------------------------------
+
+    def compared(self, key: str) -> list[Comparison]:
+        """Return the comparisons of an entry."""
+        own = [c for c in self.present(key) if self.contents[c.name]["verdict"] is not None]
+        reference = self.references[key]
+        return [comparison_of(self.contents[c.name], self.posteriors[c.name], reference, load_fit(c, self.run)) for c in own]
+
+    def shown(self, key: str) -> _Job:
+        """Make what the report shows beside the comparisons: predictive checks and the table of predictions."""
+        from benchmarks.comparison.baselines import table
+        from benchmarks.comparison.posterior_predictive import predictive_checks
+        from benchmarks.report.inputs import method_names
+
+        def make() -> tuple[list[PredictiveCheck], PredictionTable | None]:
+            entry, data, learned = self.prepared(key).entry, self.prepared(key).data, self.learned(key)
+            compared = self.compared(key)
+            rows = dict(zip(method_names(compared), compared, strict=True))
+            program = entry.program(data) if learned is None else learned.program
+            checks = predictive_checks(entry, data, program, {m: c.posterior for m, c in rows.items() if c.posterior.draws})
+            return checks, table(entry, data, rows, self.references[key], seed=self.run.plan.seeds[0])
+
+        def take(result: TaskResult) -> list[_Job]:
+            self.parts[key] = result.unwrap()
+            return []
+
+        return _Job(task=Task(f"{key} shown", make), take=take)
+
+    def report(self) -> ReportInput:
+        """Gather what the report is made from."""
+        from benchmarks.report.inputs import EntryReport, ReportInput
+
+        entries = []
+        for key in self.groups:
+            prepared, compared = self.prepared(key), self.compared(key)
+            checks, predictions = self.parts[key]
+            nuts = next((c.posterior for c in compared if c.posterior.method == NUTS and c.posterior.stats), None)
+            entries.append(
+                EntryReport(
+                    entry=prepared.entry, data=prepared.data, reference=self.references[key], comparisons=compared, nuts=nuts, ppc=checks,
+                    predictions=predictions,
+                )
+            )  # fmt: skip
+        plan = self.run.plan
+        seeds = {"seeds": list(plan.seeds), "data_seed": plan.data_seed}
+        return ReportInput(entries=entries, meta={"command": command(plan), "versions": versions(), "machine": machine(), **seeds})
+
+
+def _with(reference: Reference, entry: Any, data: Any) -> Reference:
+    """Return a reference whose draws belong to this entry and these data."""
+    own = reference.posterior
+    return reference if own is None else dataclasses.replace(reference, posterior=dataclasses.replace(own, entry=entry, data=data))
+
+
+def _compared(content: dict[str, Any], reference: Reference | None, strict: bool) -> bool:
+    """Whether a cell holds a comparison; `strict`: by the code as it is now, and with this very reference where it is known."""
+    if content["verdict"] == "fit_failed" and not content["scores"]:
+        return True
+    seen = content["reference"]
+    if content["verdict"] is None or seen is None:
+        return False
+    return not strict or (seen["digest"] == _truth(reference) if reference is not None else seen["digest"].endswith(_code()))
+
+
+def _code() -> str:
+    return code_digest("compare")[:16]
+
+
+def _truth(reference: Reference) -> str:
+    return f"{digest_of(reference)}-{_code()}"
+
+
+def _failures(cells: list[dict[str, Any]]) -> list[str]:
+    """Say which gates failed: fits that gave nothing usable and references that must not be used."""
+    failed = []
+    for cell in cells:
+        row = f"{cell['entry']} {cell['method']}" + (f" seed {cell['seed']}" if cell["seed"] else "")
+        if cell["status"] not in ("ok", "not_converged") or cell["verdict"] in (None, "fit_failed"):
+            failed.append(f"{row}: {cell['status']}: {cell['sentence'] or (cell['stop'] or {}).get('sentence', '')}")
+        elif cell["verdict"] == "reference_unusable":
+            failed.append(f"{row}: {cell['sentence']}")
+    return failed

@@ -1,0 +1,266 @@
+"""Execute a plan: cells in forked processes, each written when done; then references, comparisons, tables and report.
+
+The same call on the same folder takes up what is there: whole cells of the same key are kept, comparisons are made
+anew only where the reference or the code of the comparison changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.run.cell import NUTS, Cell, differs, run_cell
+from benchmarks.run.evaluate import RunResult, evaluate
+from benchmarks.run.plan import Plan
+from benchmarks.run.prepare import command, duration, plan_cells, prepare
+from benchmarks.run.progress import Events
+from benchmarks.run.record import SCHEMA, failed_cell
+from benchmarks.run.store import CELL_COLUMNS, SCORE_COLUMNS, RunDir, finite, score_rows, strict_json
+from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
+from zoo.compiler import cache
+from zoo.compiler import compile as compiled
+from zoo.errors import InfrastructureError, UsageError
+from zoo.types import ModelEntry
+
+__all__ = ["execute", "read_run", "results_csv", "write_pages"]
+
+RETRY = ("error", "killed", "timeout")  # what another attempt may cure; a NaN or a failed start comes back
+
+
+def execute(
+    plan: Plan,
+    *,
+    out: Path | None = None,
+    jobs: int = 2,
+    entries: Sequence[ModelEntry] | None = None,
+    events: Events | None = None,
+    timeout: float | None = None,
+    pages: bool = True,
+) -> RunResult:
+    """Execute a plan, or finish an earlier run of it.
+
+    Args:
+        plan: what to run.
+        out: run directory, default `plan.default_folder()`.
+        jobs: processes at once; results do not depend on it.
+        entries: entry objects in place of `plan.entries`, for models that have no name.
+        events: hears of the progress.
+        timeout: seconds one cell may take.
+        pages: also write `results.csv`, `report.html` and `report.md`.
+
+    Raises:
+        UsageError: bad input (nothing is written), or a folder that holds something else.
+        InfrastructureError: the folder cannot be written.
+        KeyboardInterrupt: after every worker was stopped; whole cells stay, the same call resumes.
+    """
+    events = events or Events()
+    with one_thread():
+        prepared = [prepare(plan, request) for request in (entries or plan.entries)]
+        keys = [p.entry.key for p in prepared]
+        if len(set(keys)) != len(keys):
+            raise UsageError(f"Entries {keys} name one of them twice; give each once.")
+        cells = plan_cells(plan, prepared)
+        with RunDir.create(plan.default_folder() if out is None else out, plan) as run:
+            cells = _run_missing(cells, run, jobs, events, timeout)
+            result = evaluate(cells, run, jobs, events)
+            run.keep({c.name for c in cells})
+            if pages:
+                write_pages(run, result, jobs)
+            return result
+
+
+def _warm_up() -> None:
+    """Load here, once, what every forked cell would load for itself: ArviZ and its files, and what the first trace of a process imports."""
+    import h5netcdf  # noqa: F401
+    import torch
+
+    import guides  # noqa: F401
+    from benchmarks.mcmc import nuts  # noqa: F401
+    from zoo.compiler.trace import trace
+
+    def slope(x: torch.Tensor) -> list[torch.Tensor]:
+        point = x.detach().requires_grad_(True)
+        return list(torch.autograd.grad(point.exp().sum(), point))
+
+    trace(slope, [torch.ones(1)])
+
+
+def _kept(cell: Cell, run: RunDir, there: Mapping[str, Sequence[str]], events: Events) -> Cell | None:
+    """Return the cell as it lies on disk where one of its key computes today what it computed then; say so where none does."""
+    found = ""
+    for name in sorted(there.get(cell.key, ()), key=lambda n: n != cell.name):
+        found = differs(cell, run, name)
+        if not found:
+            return cell if name == cell.name else replace(cell, stored=name)
+    if found:
+        events.warn(f"{cell.label}: the kept cell was computed from something else ({found} differs); it is computed again")
+    return None
+
+
+def _by_key(run: RunDir, events: Events) -> dict[str, list[str]]:
+    """Return the folders of whole cells that need no other attempt, by the key they were computed for."""
+    there: dict[str, list[str]] = {}
+    for name in run.names():
+        content = run.read(name, warn=events.warn)
+        if content is not None and content["status"] not in RETRY:
+            there.setdefault(content["key"], []).append(name)
+    return there
+
+
+def _say_outdated(missing: Sequence[Cell], run: RunDir, events: Events) -> None:
+    """Say how many of the cells to run are there, made for other data or by another version of the model or of this package."""
+    asked = {(c.prepared.entry.key, c.method, c.seed): c.key for c in missing}
+    contents = [content for n in run.names() if (content := run.read(n)) is not None]
+    outdated = {
+        (c["entry"], c["method"], c["seed"]) for c in contents if asked.get((c["entry"], c["method"], c["seed"])) not in (None, c["key"])
+    }
+    if outdated:
+        events.say(
+            f"{len(outdated)} kept cells belong to other data or to an earlier version of the model or of this package: computed again"
+        )
+
+
+def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, timeout: float | None) -> list[Cell]:
+    """Run the cells that are not there and return all of them, under the names they lie on disk."""
+    there = _by_key(run, events)
+    kept: dict[str, Cell] = {}
+    for cell in cells:
+        trainer = None if cell.given is None else kept.get(cell.given.name)
+        if cell.given is not None and trainer is None:
+            continue  # its weights are trained anew
+        if (found := _kept(cell, run, there, events)) is not None:
+            kept[cell.name] = replace(found, given=trainer)
+    missing = [c for c in cells if c.name not in kept]
+    _say_outdated(missing, run, events)
+    cells = [kept.get(c.name, c) for c in cells]
+    if not missing:
+        events.say("every cell is there already")
+        return cells
+    seconds = {c.name: c.prepared.seconds[c.method] for c in missing}
+    total = max(sum(seconds.values()) / jobs, max(seconds.values()) / (min(jobs, 4) if all(c.method == NUTS for c in missing) else 1))
+    reused = f", {len(cells) - len(missing)} are there already" if len(missing) < len(cells) else ""
+    events.say(f"{len(missing)} of {len(cells)} cells to run{reused}; about {duration(total)} with {jobs} jobs")
+    events.begin("cells", len(missing))
+    if len(missing) > 1:
+        _warm_up()
+    trainers = {c.given.name for c in cells if c.given is not None}
+    chains = min(jobs, 4)
+    long = _worth_all_workers(missing, seconds, jobs)
+    waves: list[tuple[list[Cell], int, int]] = [
+        ([c for c in missing if c.name in trainers], jobs, 1),
+        ([c for c in missing if c.name in long], max(1, jobs // chains), chains),
+        ([c for c in missing if c.name not in long | trainers], jobs, 1),
+    ]
+    ahead = _compiler_ahead()
+    try:
+        for wave, workers, inner in waves:
+            _run_wave(sorted(wave, key=lambda c: -seconds[c.name]), run, workers, inner, events, timeout, ahead)
+    finally:
+        events.finish()
+    return cells
+
+
+def _worth_all_workers(cells: list[Cell], seconds: Mapping[str, float], jobs: int) -> set[str]:
+    """Return the NUTS cells whose chains run side by side: those that would outlast all the other cells on the other workers.
+
+    Shorter ones take one worker each: they compile most of their time, and a second worker would wait for them.
+    """
+    total = sum(seconds.values())
+    return {c.name for c in cells if c.method == NUTS and (jobs - 1) * seconds[c.name] > total - seconds[c.name]}
+
+
+def _compiler_ahead() -> Callable[[], None]:
+    """Return what loads the compiler into this process, once, after a worker has compiled something: later workers are forked with it."""
+    before, done = cache.count(), False
+
+    def ahead() -> None:
+        nonlocal done
+        if not done and cache.count() > before:
+            done = True
+            compiled.load_compiler()
+
+    return ahead
+
+
+def _run_wave(
+    cells: list[Cell], run: RunDir, workers: int, inner: int, events: Events, timeout: float | None, ahead: Callable[[], None]
+) -> None:
+    named = {c.label: c for c in cells}
+
+    def done(result: TaskResult) -> None:
+        cell = named[result.name]
+        if result.status == "ok":
+            status, sentence = result.value
+        elif isinstance(result.exception, InfrastructureError):
+            raise result.exception
+        else:
+            status = result.status
+            sentence = f"{cell.label} ended as {result.status}: {result.error}"
+            with run.draft(cell.name) as folder:
+                (folder / "log.txt").write_text(result.trace or f"{sentence}\n", encoding="utf-8")
+                (folder / "cell.json").write_text(strict_json(failed_cell(cell.head, status, sentence, result.seconds)), encoding="utf-8")
+        events.done(cell.label, status, sentence, result.seconds)
+
+    def task(cell: Cell) -> Task:
+        return Task(cell.label, lambda: run_cell(cell, run, inner))
+
+    on_card = any(c.config.get("device", "cpu") != "cpu" for c in cells)  # which one process has, and no process forked from it
+    run_tasks([task(c) for c in cells], workers, timeout, done, retries=1, meanwhile=ahead, in_process=on_card)
+
+
+def write_pages(run: RunDir, result: RunResult, jobs: int = 1) -> None:
+    """Write `results.csv`, `report.html` and `report.md`."""
+    from benchmarks.report import render_html, render_markdown
+
+    run.write("results.csv", results_csv(result.cells))
+    run.write("report.html", render_html(result.report, jobs))
+    run.write("report.md", render_markdown(result.report))
+
+
+def results_csv(cells: list[dict[str, Any]]) -> str:
+    """Return the scores as CSV, one row per score; missing numbers are empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*CELL_COLUMNS, *SCORE_COLUMNS], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(finite(row) for row in score_rows(cells))
+    return text.getvalue()
+
+
+def read_run(path: Path, *, events: Events | None = None) -> RunResult:
+    """Rebuild the result of a finished or unfinished run from its folder, without running any method.
+
+    Raises:
+        UsageError: the folder holds no run, or none of its cells belongs to the models as they are now.
+    """
+    events = events or Events()
+    run = RunDir.open(path)
+    with one_thread(), contextlib.closing(run):
+        prepared = [prepare(run.plan, request) for request in run.plan.entries]
+        cells = _stored(plan_cells(run.plan, prepared), run, events)
+        if not cells:
+            raise UsageError(f"{str(path)!r} has no whole cell; run `{command(run.plan)} --out {path}` first.")
+        return evaluate(cells, run, 1, events)
+
+
+def _stored(cells: list[Cell], run: RunDir, events: Events) -> list[Cell]:
+    """Return the cells that are on disk; one made by an earlier version of the programs is taken with a warning."""
+    there: dict[tuple[Any, ...], str] = {}
+    for name in run.names():
+        content = run.read(name, warn=events.warn)
+        if content is not None and content.get("schema") == SCHEMA:
+            there[content["entry"], content["method"], content["seed"]] = name
+    found, older = [], 0
+    for cell in cells:
+        stored = there.get((cell.prepared.entry.key, cell.method, cell.seed))
+        if stored is not None:
+            kept = run.read(stored)
+            older += kept is None or kept["key"] != cell.key or bool(differs(cell, run, stored))
+            found.append(replace(cell, stored=stored))
+    if older:
+        events.warn(f"{older} of {len(found)} cells were made by an earlier version of the programs; `zoo compare` would run them again")
+    return found

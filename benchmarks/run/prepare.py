@@ -1,0 +1,148 @@
+"""From a plan to its cells: load entries, make data, refuse bad input, guess the time; nothing is written here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from benchmarks.run.cell import NUTS, Cell, Prepared, source_digest
+from benchmarks.run.plan import Plan
+from zoo.errors import ProgramError, UnknownNameError, UsageError, ZooError
+from zoo.types import ModelEntry
+
+__all__ = ["command", "duration", "plan_cells", "prepare"]
+
+DRAWS, QUICK_DRAWS = 4000, 2000
+LARGEST_DRAWS, LEAST_DRAWS = 10_000_000, 200  # numbers in all draws of a method together; draws however many numbers each has
+UNREFERENCED = 2000  # dimensions above which no chains are run for an entry that says it has no reference
+
+
+def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
+    """Load an entry, make its data once, and build its log density, so that bad input ends here and costs nothing.
+
+    Raises:
+        UsageError, UnknownNameError, DataError, ProgramError: with the next step, before anything is written.
+    """
+    import torch
+
+    import guides
+    import zoo
+    from benchmarks.run import witness
+    from zoo.density.log_density import LogDensity
+
+    entry = request if isinstance(request, ModelEntry) else zoo.load(request)
+    name = entry.key if isinstance(request, ModelEntry) else request
+    known = {*guides.FAMILIES, *entry.own_guides}
+    wanted = (*entry.families, *(g for g in entry.own_guides if g not in entry.families)) if plan.guides == "all" else plan.guides
+    for family in wanted:
+        if family not in known:
+            raise UnknownNameError("guide family", family, known)
+        if family == "amortized" and entry.amortize is None and family not in entry.own_guides:
+            raise UsageError(
+                f"Entry {entry.key} cannot be amortized: its card has no amortize hook; accepted here: {', '.join(entry.families)}."
+            )
+    try:
+        data = entry.load_data(plan.data_seed)
+        training = data if entry.judged is not None else None
+        data = data if entry.judged is None else entry.judged(data)
+        with torch.random.fork_rng(devices=[]):  # a network that draws its first weights must be the same in every process
+            torch.manual_seed(0)
+            density = LogDensity(entry.program(data), data, dtype=entry.dtype)
+        seen = witness.of_program(entry, data, density)
+    except ZooError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:240].rstrip(".")
+        raise ProgramError(
+            f"Entry {entry.key} raises {type(error).__name__} while it is made: {text}; mend its make_data or build."
+        ) from error
+    chains = plan.nuts and not (entry.reference == "none" and density.dim > UNREFERENCED)
+    methods = tuple(dict.fromkeys(wanted)) + ((NUTS,) if chains else ())
+    seconds = _guess(plan, methods, density)
+    digest = source_digest(name, entry, training or data)
+    most = max(LEAST_DRAWS, LARGEST_DRAWS // density.dim)
+    return Prepared(
+        request=name, entry=entry, data=data, methods=methods, digest=digest, seconds=seconds, training=training, most_draws=most,
+        witness=seen,
+    )  # fmt: skip
+
+
+def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]:
+    """Return rough seconds per method from the time of one batch and of one gradient of the log density."""
+    import torch
+
+    def clock(function: Callable[[], Any]) -> float:
+        function()
+        times = []
+        for _ in range(3):
+            before = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - before)
+        return sorted(times)[1]
+
+    u = torch.zeros(density.dim, dtype=density.dtype)
+    many = torch.zeros(64, density.dim, dtype=density.dtype)
+    single, batch = clock(lambda: density.gradient(u)), clock(lambda: density.batch(many))
+    # Fits usually settle after about 1,500 steps; a compiled gradient is some fifteen times cheaper than an eager one.
+    svi = plan.restarts * min(1500, vi_config(plan).get("steps", 1500)) * (2.5 * batch + 0.0005) + 2.0
+    gradients = 4 * (nuts_config(plan)["draws"] + 800) * 12
+    chains = gradients * single + 1.0 if plan.compile == "off" else gradients * single / 15 + 6.0
+    special = {NUTS: chains, "laplace": (200 + density.dim) * single + 1.0}
+    return {method: special.get(method, svi) for method in methods}
+
+
+def vi_config(plan: Plan) -> dict[str, Any]:
+    """Return the settings of a fit that the plan decides."""
+    quick: dict[str, Any] = {"steps": 1500, "patience": 250} if plan.quick else {}
+    return {"restarts": plan.restarts, "compile": plan.compile, "device": plan.device, **quick}
+
+
+def nuts_config(plan: Plan) -> dict[str, Any]:
+    """Return the settings of NUTS; a quick run stops extending at the gate itself instead of at twice the gate.
+
+    4 x 1,500 draws pass an ESS of 2,000 in one round on most entries, where 4 x 1,000 need a second one.
+    """
+    quick = {"draws": 500, "tune": 500, "min_ess": 1100.0} if plan.quick else {"draws": 1500}
+    return {"engine": plan.engine, "compile": plan.compile, **quick}
+
+
+def plan_cells(plan: Plan, prepared: Sequence[Prepared]) -> list[Cell]:
+    """Return every cell of the plan; those of an entry that learns weights depend on the cell that trains them."""
+    cells = []
+    for p in prepared:
+        for seed in plan.seeds:
+            trained: Cell | None = None
+            for method in p.methods:
+                if p.entry.learns and trained is None and method == NUTS:
+                    raise UsageError(f"{p.entry.key} learns weights of its own; name at least one family in --guides that trains them.")
+                config = nuts_config(plan) if method == NUTS else vi_config(plan)
+                draws = min(QUICK_DRAWS if plan.quick else DRAWS, p.most_draws or DRAWS)
+                cell = Cell(prepared=p, method=method, seed=seed, data_seed=plan.data_seed, config=config, draws=draws, given=trained)
+                if p.entry.learns and trained is None:
+                    trained = cell
+                cells.append(cell)
+    return cells
+
+
+def command(plan: Plan) -> str:
+    """Return the command that makes this run."""
+    guides = plan.guides if isinstance(plan.guides, str) else ",".join(plan.guides)
+    words = ["zoo compare", *(f"'{e}'" if set(e) & set("[] ") else e for e in plan.entries), f"--guides {guides}"]
+    words += [f"--seed {plan.seeds[0]}"] if plan.seeds[0] else []
+    words += [f"--data-seed {plan.data_seed}"] if plan.data_seed else []
+    words += [f"--restarts {plan.restarts}"] if plan.restarts > 1 else []
+    words += [f"--engine {plan.engine}"] if plan.engine != "nutpie" else []
+    words += [f"--compile {plan.compile}"] if plan.compile != "auto" else []
+    words += [f"--device {plan.device}"] if plan.device != "cpu" else []
+    words += [flag for flag, on in (("--no-nuts", not plan.nuts), ("--quick", plan.quick)) if on]
+    return " ".join(words)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words no more exact than an estimate is."""
+    if seconds < 50:
+        return f"{max(5, 5 * math.ceil(seconds / 5))} seconds"
+    minutes = round(seconds / 60)
+    return f"{minutes} minute{'s' if minutes > 1 else ''}" if minutes < 90 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,130 @@
+"""The shortest way from an existing Pyro model to an answer: `compare_program` gives a scorecard in one call."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from benchmarks.run.evaluate import RunResult
+from benchmarks.run.plan import make_plan
+from benchmarks.run.progress import Events
+from benchmarks.run.store import CELL_COLUMNS, SCORE_COLUMNS, score_rows
+from zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from benchmarks.types import Comparison
+
+__all__ = ["Scorecard", "compare_program"]
+
+COLORS = {"agrees": "#1b7f4b", "inconclusive": "#6b6b6b", "no_reference": "#6b6b6b", "reference_unusable": "#6b6b6b"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorecard:
+    """What `compare_program` found: a table in a terminal and in a notebook, and everything behind it.
+
+    `result.report` holds the comparisons with their draws; `frame()` the scores as a table.
+    """
+
+    result: RunResult
+
+    @property
+    def comparisons(self) -> dict[str, Comparison]:
+        """Comparisons by method."""
+        from benchmarks.report import method_names
+
+        rows = self.result.report.entries[0].comparisons
+        return dict(zip(method_names(rows), rows, strict=True))
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """Verdicts by method."""
+        return {method: c.verdict for method, c in self.comparisons.items()}
+
+    def frame(self) -> pd.DataFrame:
+        """Return one row per score: method, quantity, label, errors in reference sds."""
+        import pandas as pd
+
+        return pd.DataFrame(score_rows(self.result.cells), columns=[*CELL_COLUMNS, *SCORE_COLUMNS])
+
+    def __str__(self) -> str:
+        from benchmarks.report import render_table
+
+        return render_table(self.result.report)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook; every text is escaped, no script, no outside request."""
+        entry = self.result.report.entries[0]
+        rows = []
+        for method, c in self.comparisons.items():
+            worst = c.worst()
+            number = "" if worst is None else f"{worst.label}: mean off by {worst.mean_error:+.2f} sd, sd ratio {worst.sd_ratio:.2f}"
+            color = COLORS.get(c.verdict, "#b3261e")
+            cells = (f"<b>{escape(method)}</b>", f'<b style="color:{color}">{escape(c.verdict)}</b>', escape(number), escape(c.sentence))
+            rows.append("<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>")
+        head = "".join(f'<th style="text-align:left">{name}</th>' for name in ("method", "verdict", "worst component", "in words"))
+        kind = entry.reference.kind + ("" if entry.reference.usable else " (not usable)")
+        caption = f"<caption>{escape(entry.entry.title)}; reference: {escape(kind)}; errors in reference sds</caption>"
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def compare_program(
+    model: Callable[..., Any],
+    data: Mapping[str, Any] | Sequence[Any],
+    families: Sequence[str] | Literal["all"] = "all",
+    *,
+    nuts: bool = True,
+    seed: int = 0,
+    quick: bool = False,
+    restarts: int = 1,
+    jobs: int = 2,
+    out: str | Path | None = None,
+    events: Events | None = None,
+    **options: Any,
+) -> Scorecard:
+    """Compare guide families, and NUTS, on an existing Pyro model.
+
+    Args:
+        model: a function or a `PyroModule`, as it is.
+        data: its arguments by name, or by position as a tuple.
+        families: guide families, or `all`.
+        nuts: also run NUTS; it is then the reference, without it there is none.
+        seed: seed of the inference.
+        quick: smaller budgets, the same gates.
+        restarts: independent starts per fit.
+        jobs: processes at once.
+        out: keep the run in this folder (report included); default a temporary one that is removed.
+        events: hears of the progress.
+        **options: passed to `zoo.from_program`: `dims`, `coords`, `name`, `observed`, `guide`, ...
+
+    Raises:
+        UsageError: bad data, an unknown family, or a program that cannot be handled correctly, with the cure.
+    """
+    import zoo
+    from benchmarks.run.execute import execute
+
+    if isinstance(families, str) and families != "all":
+        raise UsageError(f"families is {families!r}; accepted: a list such as ['mean_field', 'full_rank'], or 'all'.")
+    entry = zoo.from_program(model, data, **options)
+    chosen: Any = "all" if families == "all" else list(families)
+    plan = make_plan(entries=[entry.key], guides=chosen, nuts=nuts, seeds=[seed], quick=quick, restarts=restarts)
+    place = tempfile.TemporaryDirectory(prefix="zoo-") if out is None else nullcontext(str(out))
+    with place as folder:
+        result = execute(
+            plan,
+            out=Path(folder) / "run" if out is None else Path(folder),
+            jobs=jobs,
+            entries=[entry],
+            events=events,
+            pages=out is not None,
+        )
+    return Scorecard(result=result)

@@ -1,0 +1,308 @@
+"""A run on disk: cells written whole or not at all, checked by SHA-256 when read, and read back as a table.
+
+    RUN/plan.toml  results.csv  report.html  report.md
+    RUN/cells/<entry>--<method>--s<seed>--<sha12>/{cell.json, posterior.nc, guide.pt, log.txt, MANIFEST}
+
+A cell is made in a temporary folder beside its place, every file is flushed to the disk, MANIFEST (in the format of
+`sha256sum -c`) is written last, and one rename publishes it. A folder without a valid MANIFEST is therefore no cell.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.run.plan import PLAN_FILE, Plan, read_plan
+from zoo.errors import InfrastructureError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["RunDir", "canonical", "cell_name", "results_frame", "strict_json", "write_atomic"]
+
+MANIFEST = "MANIFEST"
+TEMPORARY = ".tmp-"
+SCORE_COLUMNS = (
+    "quantity", "index", "label", "mean_error", "mean_error_se", "sd_ratio", "sd_ratio_se", "wasserstein",
+    "q05_error", "q50_error", "q95_error", "coverage50", "coverage90", "judged",
+)  # fmt: skip
+CELL_COLUMNS = ("entry", "method", "seed", "status", "verdict")
+
+
+def strict_json(value: Any, *, indent: int | None = 1) -> str:
+    """Return JSON that every parser accepts: NaN and infinities become null."""
+    return json.dumps(finite(value), allow_nan=False, indent=indent, ensure_ascii=False)
+
+
+def canonical(value: Any) -> bytes:
+    """Return the canonical JSON of a value: sorted keys, no spaces; what cell keys are hashed from."""
+    return json.dumps(finite(value), allow_nan=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def finite(value: Any) -> Any:
+    """Replace every number JSON cannot hold by None and every container by JSON's own."""
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [finite(v) for v in value]
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
+        return finite(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)
+
+
+def cell_name(entry: str, method: str, seed: int, digest: str) -> str:
+    """Return the folder name of a cell; letters that could leave the folder or upset a shell become `_`."""
+    safe = [re.sub(r"[^A-Za-z0-9_.=-]+", "_", word).strip("._-")[:80] for word in (entry, method)]
+    return f"{safe[0]}--{safe[1]}--s{seed}--{digest[:12]}"
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about a full or closed disk into one sentence (exit code 3)."""
+    try:
+        yield
+    except OSError as error:
+        cures = {
+            errno.ENOSPC: "free some space, or give another folder with --out",
+            errno.EDQUOT: "your quota is used up; free some space, or give another folder with --out",
+            errno.EFBIG: "the file is larger than allowed here; give another folder with --out",
+        }
+        cure = cures.get(error.errno or 0, "check its permissions, or give another folder with --out")
+        raise InfrastructureError(f"{str(path)!r} cannot be written ({error.strerror or error}): {cure}.") from error
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name, flush it to the disk and rename it; a crash leaves the old file or none."""
+    raw = content.encode() if isinstance(content, str) else content
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class RunDir:
+    """One run directory: its plan, its cells, and a lock so that two commands never work in it at once."""
+
+    def __init__(self, path: Path, plan: Plan) -> None:
+        self.path = path
+        self.plan = plan
+        self.cells = path / "cells"
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, path: Path, plan: Plan) -> RunDir:
+        """Make the folder, or take up an earlier run of the same plan in it.
+
+        Raises:
+            UsageError: the folder has other content, another plan, or another process works in it.
+            InfrastructureError: it cannot be written.
+        """
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"--out {str(path)!r} is a file; give a folder that is new, empty, or holds a run of the same plan.")
+        with disk_errors(path):
+            content = [p for p in path.iterdir() if not p.name.startswith((TEMPORARY, ".lock"))] if path.is_dir() else []
+        if content and not (path / PLAN_FILE).exists():
+            raise UsageError(f"--out {str(path)!r} is not empty and holds no run; give a new folder, or empty this one.")
+        if content and read_plan(path / PLAN_FILE) != plan:
+            raise UsageError(f"--out {str(path)!r} holds a run of another plan; give another folder, or repeat the command that made it.")
+        with disk_errors(path):
+            (path / "cells").mkdir(parents=True, exist_ok=True)
+        run = cls(path, plan)
+        run._acquire()
+        run._sweep()
+        if not content:
+            write_atomic(path / PLAN_FILE, plan.to_toml())
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """Open an existing run for reading."""
+        if not path.is_dir():
+            raise UsageError(f"There is no folder {str(path)!r}; give the folder of a run made by `zoo compare`.")
+        return cls(path, read_plan(path / PLAN_FILE))
+
+    @property
+    def locked(self) -> bool:
+        """Whether this process holds the run, so that it may write."""
+        return self._lock is not None
+
+    def close(self) -> None:
+        """Give up the lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _acquire(self) -> None:
+        # The kernel drops this lock with the process, however it ends: no stale lock file to remove by hand.
+        with disk_errors(self.path):
+            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise UsageError(f"Another zoo command is working in {str(self.path)!r}; wait for it, or give another --out.") from None
+
+    def _sweep(self) -> None:
+        """Remove what a killed run left half-made; we hold the lock, so nobody is still writing it."""
+        for folder in (self.path, self.cells):
+            for left in folder.glob(f"{TEMPORARY}*"):
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+    # -- cells ----------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def draft(self, name: str) -> Iterator[Path]:
+        """Yield an empty folder; when the block ends well it becomes the cell `name`, else it vanishes."""
+        with disk_errors(self.path):
+            folder = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.cells))
+        try:
+            yield folder
+            with disk_errors(self.path):
+                self._publish(folder, name)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _publish(self, folder: Path, name: str) -> None:
+        lines = []
+        for file in sorted(folder.iterdir()):
+            with file.open("rb") as handle:
+                lines.append(f"{hashlib.file_digest(handle, 'sha256').hexdigest()}  {file.name}\n")
+                os.fsync(handle.fileno())
+        os.chmod(folder, 0o755)
+        write_atomic(folder / MANIFEST, "".join(lines))
+        place = self.cells / name
+        if place.exists():
+            old = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.cells))
+            os.replace(place, old / name)
+            os.replace(folder, place)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(folder, place)
+        _sync_folder(self.cells)
+
+    def rewrite(self, name: str, file: str, content: str) -> None:
+        """Replace one file of a cell; the others are taken over without a copy."""
+        with self.draft(name) as folder:
+            for old in (self.cells / name).iterdir():
+                if old.name not in (file, MANIFEST):
+                    os.link(old, folder / old.name)
+            write_atomic(folder / file, content)
+
+    def read(self, name: str, *, warn: Callable[[str], None] | None = None) -> dict[str, Any] | None:
+        """Return `cell.json` of a whole cell, None for one that is missing; a damaged one is set aside with a warning."""
+        place = self.cells / name
+        if not place.is_dir():
+            return None
+        trouble = _damage(place)
+        if trouble is None:
+            cell: dict[str, Any] = json.loads((place / "cell.json").read_text(encoding="utf-8"))
+            return cell
+        if warn is not None:
+            warn(f"cell {name} is damaged ({trouble}); it was moved to quarantine/ and will be computed again")
+        self._quarantine(place)
+        return None
+
+    def _quarantine(self, place: Path) -> None:
+        if self._lock is None:
+            return
+        with disk_errors(self.path):
+            target = self.path / "quarantine"
+            target.mkdir(exist_ok=True)
+            number = sum(1 for _ in target.glob(f"{place.name}*"))
+            os.replace(place, target / (place.name if not number else f"{place.name}.{number}"))
+
+    def keep(self, names: set[str]) -> None:
+        """Remove every other cell: the plan is the same, so they come from programs that are no longer what they were."""
+        for name in set(self.names()) - names:
+            shutil.rmtree(self.cells / name, ignore_errors=True)
+
+    def names(self) -> list[str]:
+        """Return the folder names of all cells, whole or not, in sorted order."""
+        return sorted(p.name for p in self.cells.iterdir() if p.is_dir() and not p.name.startswith(".")) if self.cells.is_dir() else []
+
+    def write(self, name: str, content: str) -> Path:
+        """Write a file of the run itself, such as `report.html`."""
+        write_atomic(self.path / name, content)
+        return self.path / name
+
+
+def _damage(place: Path) -> str | None:
+    """Say what is wrong with a cell, None when every file is as MANIFEST says."""
+    try:
+        lines = (place / MANIFEST).read_text(encoding="utf-8").splitlines()
+        wanted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        if "cell.json" not in wanted:
+            return "MANIFEST does not list cell.json"
+        for name, digest in wanted.items():
+            with (place / Path(name).name).open("rb") as handle:
+                if hashlib.file_digest(handle, "sha256").hexdigest() != digest:
+                    return f"{name} is not the file that was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, UnicodeDecodeError) as error:
+        return str(error)
+    return None
+
+
+def results_frame(path: str | Path) -> pd.DataFrame:
+    """Read all scores of a run as a table, one row per score; a cell without scores is one row with empty columns.
+
+    Args:
+        path: a run directory; an unfinished run gives the cells that are there.
+
+    Returns:
+        columns `entry method seed status verdict quantity index label mean_error ...` (errors in reference sds).
+    """
+    import pandas as pd
+
+    run = RunDir.open(Path(path))
+    cells = [c for c in (run.read(n) for n in run.names()) if c is not None]
+    return pd.DataFrame(score_rows(cells), columns=[*CELL_COLUMNS, *SCORE_COLUMNS])
+
+
+def score_rows(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one flat row per score of the cells."""
+    rows = []
+    for cell in sorted(cells, key=lambda c: (c["entry"], c["method"], c["seed"])):
+        head = {k: cell[k] for k in CELL_COLUMNS}
+        rows += [{**head, **score, "index": ".".join(map(str, score["index"]))} for score in cell["scores"]] or [head]
+    return rows

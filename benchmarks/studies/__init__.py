@@ -1,0 +1,1 @@
+"""What measures the pages of `docs/results/`: one folder per study."""

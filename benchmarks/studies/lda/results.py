@@ -1,0 +1,192 @@
+"""Re-make `docs/results/lda.md`: `from benchmarks.studies.lda.results import main; main()`, or single parts by name.
+
+Every figure is kept in `docs/results/lda.json` as soon as it is there: a run that is stopped goes on where it was, and a part is made
+again with `main(["bars"], again=True)`. The whole takes about 10 minutes of one processor, two thirds of it in the optional peers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import zoo
+from benchmarks.studies.lda import peers
+from benchmarks.studies.lda.heldout import Heldout, complete, document_completion, elbo_bound, left_to_right, split_tokens
+from zoo.models.topics._topics import match
+from zoo.models.topics.lda import bars
+
+__all__ = ["PARTS", "Kept", "main"]
+
+FOLDER = Path(__file__).resolve().parents[3] / "docs" / "results"
+TRAINED, K, ALPHA, BETA = 1500, 10, 0.5, 0.5  # of the digits
+NUMBERS = (2, 5, 10, 15, 20)  # of topics
+SWEEPS = 1000
+LEFT_DOCUMENTS = 40
+Row = dict[str, Any]
+Run = Callable[[], tuple[Tensor, float]]
+
+
+class Kept:
+    """Rows of one part by name, written to a file as soon as they are made."""
+
+    def __init__(self, path: Path, part: str, *, again: bool = False) -> None:
+        self.path, self.part = path, part
+        if again:
+            self._write({})
+
+    def _read(self) -> dict[str, dict[str, Row]]:
+        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+
+    def _write(self, rows: dict[str, Row]) -> None:
+        self.path.write_text(json.dumps({**self._read(), self.part: rows}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    def once(self, name: str, make: Callable[[], Row]) -> None:
+        """Make a row unless it is there."""
+        rows = self._read().get(self.part, {})
+        if name not in rows:
+            self._write({**rows, name: make()})
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """Return the training and held-out images: a fixed permutation, 1,500 and 297."""
+    counts = zoo.load("lda_digits").load_data().train["counts"]
+    order = torch.as_tensor(np.random.RandomState(0).permutation(len(counts)))
+    return counts[order[:TRAINED]], counts[order[TRAINED:]]
+
+
+def _figures(score: Heldout) -> Row:
+    return {"perplexity": score.perplexity, "nats": score.nats_per_token, "se": score.se}
+
+
+def _ours(counts: Tensor, topics: int, seed: int, alpha: float = ALPHA) -> tuple[Tensor, float]:
+    found, seconds = peers.ours(counts, topics, alpha, BETA, seed)
+    return peers.normalized(found.topics), seconds
+
+
+def _recovered(method: str, seed: int, run: Run) -> Row:
+    truth, (found, seconds) = bars(5), run()
+    worst = match(found, truth, (truth[:, None] - found[None]).abs().sum(-1))[1]
+    return {"method": method, "seed": seed, "worst": float(worst.max()), "found": int((worst <= 0.1).sum()), "seconds": seconds}
+
+
+def recover(kept: Kept, seeds: Sequence[int] = range(10), others: Sequence[int] = range(3)) -> None:
+    """Find the ten true bars: the largest matched L1 distance for every method and data seed, and the processor seconds."""
+    for seed in seeds:
+        counts = zoo.load("lda").load_data(seed).train["counts"]
+        runs: dict[str, Run] = {"ours": partial(_ours, counts, 10, seed, 1.0)}
+        if seed in others:
+            runs["sklearn batch, 30 passes"] = partial(peers.sklearn_batch, counts, 10, 1.0, BETA, seed, 30)
+            if peers.has_tomotopy():
+                runs["tomotopy, 200 sweeps"] = partial(peers.tomotopy_gibbs, counts, 10, 1.0, BETA, seed, 200)
+        for method, run in runs.items():
+            kept.once(f"{method} {seed}", partial(_recovered, method, seed, run))
+
+
+def compare_digits(kept: Kept, seeds: Sequence[int] = range(3)) -> None:
+    """Score document completion of held-out digits by every method's topics, with one evaluator."""
+    train, test = digits()
+
+    def pair(seed: int) -> Row:
+        found, seconds = _ours(train, K, seed)
+        other, spent = peers.sklearn_online(train, K, ALPHA, BETA, seed, seconds)
+        rows = {"ours": (found, seconds), "sklearn online, equal seconds": (other, spent)}
+        return {"seed": seed, **{m: {**_figures(document_completion(t, ALPHA, test)), "seconds": s} for m, (t, s) in rows.items()}}
+
+    def single(method: str, run: Run) -> Row:
+        found, seconds = run()
+        return {"seed": 0, method: {**_figures(document_completion(found, ALPHA, test)), "seconds": seconds}}
+
+    for seed in seeds:
+        kept.once(f"pair {seed}", partial(pair, seed))
+    blunt = peers.normalized(train.sum(0, keepdim=True) + BETA)
+    kept.once("one topic", partial(single, "one topic", lambda: (blunt, 0.0)))
+    if peers.has_tomotopy():
+        name = f"tomotopy, {SWEEPS} sweeps"
+        kept.once("tomotopy", partial(single, name, partial(peers.tomotopy_gibbs, train, K, ALPHA, BETA, 0, SWEEPS)))
+
+
+def three_numbers(kept: Kept) -> None:
+    """Score the same topics on the same images by the three numbers, which are not each other."""
+    train, test = digits()
+    few = test[:LEFT_DOCUMENTS]
+
+    def make() -> Row:
+        topics, _ = _ours(train, K, 0)
+        found = {
+            "ELBO bound": elbo_bound(topics, ALPHA, few),
+            "left to right, 50 particles": left_to_right(topics, ALPHA, few),
+            "document completion": document_completion(topics, ALPHA, few),
+        }
+        return {"documents": len(few), "scores": {name: _figures(score) for name, score in found.items()}}
+
+    kept.once("digits", make)
+
+
+def number_of_topics(kept: Kept) -> None:
+    """Score held-out digits for several K; log probabilities per image are kept, so that steps have paired errors."""
+    train, test = digits()
+
+    def make(topics: int) -> Row:
+        score = document_completion(_ours(train, topics, 0)[0], ALPHA, test)
+        return {"K": topics, **_figures(score), "log_prob": [round(v, 6) for v in score.log_prob.tolist()], "tokens": score.tokens.tolist()}
+
+    for topics in NUMBERS:
+        kept.once(f"{topics:02d}", partial(make, topics))
+
+
+def amortized(kept: Kept) -> None:
+    """Score what the encoder loses: its topics with its own mixtures, and the same with per-document inference."""
+    import guides
+    from guides.families.topic_encoder import TopicEncoder
+    from zoo.models.topics._corpus import corpus, features, topic_entry
+
+    train, test = digits()
+    known, scored = split_tokens(test)
+
+    def make() -> Row:
+        entry = topic_entry(corpus(train), name="digits_train", topics=K, alpha=ALPHA, beta=BETA)
+        fit = guides.fit(entry, "topic_encoder", seed=0)
+        guide: Any = fit.guide
+        assert isinstance(guide, TopicEncoder)
+        topics = peers.normalized(guides.draw(fit, 100).draws["topic"].double().mean(0))
+        with torch.no_grad():
+            loc, scale = guide.encode(features({"counts": known}))
+            noise = torch.randn(200, *loc.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+            mixtures = torch.distributions.biject_to(torch.distributions.constraints.simplex)(loc + scale * noise).mean(0)
+        return {
+            "encoder": _figures(complete(topics, mixtures, scored)),
+            "the encoder's topics, per-document inference": _figures(document_completion(topics, ALPHA, test)),
+            "steps": fit.cost.steps,
+        }
+
+    def direct() -> Row:
+        return {"dirichlet, per-document inference": _figures(document_completion(_ours(train, K, 0)[0], ALPHA, test))}
+
+    kept.once("dirichlet", direct)
+    kept.once("encoder", make)
+
+
+PARTS: dict[str, Callable[[Kept], None]] = {
+    "bars": recover,
+    "number_of_topics": number_of_topics,
+    "three_numbers": three_numbers,
+    "amortized": amortized,
+    "digits": compare_digits,
+}
+
+
+def main(parts: Sequence[str] = tuple(PARTS), folder: Path = FOLDER, *, again: bool = False) -> None:
+    """Make what is missing of these parts and write the page."""
+    from benchmarks.studies.lda.page import render
+
+    store = folder / "lda.json"
+    for part in parts:
+        PARTS[part](Kept(store, part, again=again))
+        (folder / "lda.md").write_text(render(json.loads(store.read_text(encoding="utf-8"))), encoding="utf-8")

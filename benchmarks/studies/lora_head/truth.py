@@ -1,0 +1,105 @@
+"""The exact posterior of the small forms of `lora_head` by a grid: log evidence and predictive, for at most four numbers.
+
+    python -c "from benchmarks.studies.lora_head.truth import main; main()"
+
+prints, for the core at rank 1 and 2 and the subspace at rank 2, the log evidence with the grid's own error, what NUTS
+predicts against it (mean total variation, floor), and by how much each guide's bound lies below the evidence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.audit.quadrature import whitened_grid
+from zoo.density.log_density import LogDensity
+from zoo.errors import UsageError
+from zoo.types import Baselines, Data, ModelEntry
+
+__all__ = ["CASES", "Exact", "exact", "main"]
+
+CASES = ({"form": "core", "rank": 1}, {"form": "subspace", "rank": 2}, {"form": "core", "rank": 2})
+GUIDES = ("laplace", "mean_field", "full_rank", "flow")
+LARGEST = 4  # dimensions
+MOST = 49**4 + 1  # points; minutes in four dimensions
+WORST = 1e-3  # nats by which the last halving of the step may change the evidence; the next one would change it far less
+ROWS = 2_000  # points evaluated at once
+NEGLIGIBLE = 1e-12  # share of the mass a point may hold and still be left out of the predictive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact:
+    """Log evidence in nats with the error of the grid, and the predictive `[row, class]` of the test images."""
+
+    log_evidence: float
+    error: float
+    predictive: np.ndarray[Any, Any]
+
+
+def exact(entry: ModelEntry, data: Data, made: Baselines) -> Exact:
+    """Integrate the posterior of an entry with at most four unconstrained values on a grid.
+
+    Args:
+        entry: `lora_head` in the form `core` or `subspace` with few numbers.
+        data: its data.
+        made: what its `baselines` hook returned, for `predict`.
+
+    Raises:
+        UsageError: too many values for a grid.
+        QuadratureError: the grid does not settle.
+    """
+    from guides.base.initialize import find_start
+
+    density = LogDensity(entry.program(data), data, dtype=entry.dtype)
+    if density.dim > LARGEST:
+        raise UsageError(f"{entry.key} has {density.dim} latent values; a grid takes at most {LARGEST}.")
+    start = find_start(density, torch.Generator().manual_seed(0))
+    grid = whitened_grid(
+        lambda u: torch.cat([density.batch(part) for part in u.split(ROWS)]), start.loc, start.tril, most=MOST, worst=WORST
+    )  # fmt: skip
+    weight = (grid.values + grid.log_cell - grid.log_integral).exp()
+    keep = weight > NEGLIGIBLE
+    total: Any = 0.0
+    for points, share in zip(grid.points[keep].split(ROWS), weight[keep].split(ROWS), strict=True):
+        p = made.predict(density.constrain(points))["test"]  # [point, row, class]
+        total = total + torch.einsum("s,src->rc", share, p)
+    return Exact(log_evidence=grid.log_integral, error=grid.error, predictive=(total / weight[keep].sum()).numpy())
+
+
+def main() -> None:
+    """Print the table."""
+    import benchmarks
+    import guides
+    import zoo
+    from benchmarks.comparison.baselines import halves, predictive
+    from benchmarks.metrics.calibration import total_variation
+    from benchmarks.workers import one_thread
+
+    heads = ("form", "log evidence, nats", "NUTS to exact, total variation (floor)", f"evidence above the ELBO of {', '.join(GUIDES)}")
+    print(f"| {' | '.join(heads)} |")
+    print("|---|---|---|---|")
+    with one_thread():
+        for case in CASES:
+            entry = zoo.load("lora_head", **case)
+            data = entry.load_data()
+            assert entry.baselines is not None
+            made = entry.baselines(data, 0, **entry.settings)
+            truth = exact(entry, data, made)
+            nuts = benchmarks.run_nuts(entry, data=data, draws=2000, min_ess=0)
+            both = halves(made, nuts)
+            assert both is not None
+            distance = total_variation(predictive(made, nuts)["test"], truth.predictive)
+            floor = total_variation(both[0]["test"], both[1]["test"])
+            gaps = []
+            for family in GUIDES:
+                elbo = guides.fit(entry, family, data=data).elbo
+                gaps.append("–" if elbo is None else f"{truth.log_evidence - elbo.value_nats:.3f} ± {elbo.se:.3f}")
+            cells = (
+                f"{case['form']}, rank {case['rank']}",
+                f"{truth.log_evidence:.6f} ± {truth.error:.1g}",
+                f"{distance:.4f} ({floor:.4f})",
+            )
+            print(f"| {' | '.join([*cells, ', '.join(gaps)])} |", flush=True)

@@ -1,0 +1,1 @@
+"""The study of autoencoders: bounds, gaps and collapse."""

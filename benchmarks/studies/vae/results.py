@@ -1,0 +1,235 @@
+"""Re-make `docs/results/vae.md`: exact scores of jointly trained autoencoders, and the bars of the gap report.
+
+    python -c "from benchmarks.studies.vae.results import main; main()" [--steps 4000] [--only scores,others,bars] [--out docs/results]
+
+Every number is written to `vae.json` as soon as it is known, so that a run that is cut short can go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guides.types import Fit
+from zoo.truth.grid import LatentGrid
+
+__all__ = ["ROWS", "main", "page", "score"]
+
+ACTIVE = 0.01  # variance over data of the posterior mean above which a latent unit counts as active (Burda et al. 2016)
+OTHER_SEEDS = (1, 2)
+ROWS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {  # words -> entry, family, options of the entry, settings
+    "plain": ("vae", "amortized", {}, {}),
+    "beta 4": ("beta_vae", "amortized", {}, {}),
+    "KL annealed linearly": ("vae", "amortized", {}, {"objective": "elbo_linear", "warmup": 0.25}),
+    "IWAE-5": ("iwae", "amortized", {}, {}),
+    "IWAE-50": ("iwae", "amortized", {}, {"num_particles": 50, "batch_size": 32}),
+    "full-covariance guide": ("vae", "amortized_full", {}, {}),
+    "flow guide": ("vae", "amortized_flow", {}, {}),
+    "mixture prior": ("vae", "amortized", {"prior": "mixture"}, {}),
+}
+
+
+def grid_for(program: Any, points: int = 201) -> LatentGrid:
+    """Return the exact grid of a trained program."""
+    return LatentGrid(program.likelihood, program.latent, log_prior=program.log_prior, points=points)
+
+
+def enough(fit: Fit, images: int = 12) -> LatentGrid:
+    """Return a grid that is fine enough for some training and some held-out images."""
+    assert fit.data.test is not None
+    return grid_for(fit.program).sufficient(torch.cat([t["x"][:: len(t["x"]) // images] for t in (fit.data.train, fit.data.test)]))
+
+
+def elbo_per_image(fit: Fit, x: torch.Tensor, nodes: int = 12) -> torch.Tensor:
+    """Return the ELBO of each image of the fit's data by quadrature, `[image]` in nats."""
+    from benchmarks.comparison.best_in_family import LocalQ, Target, elbo_nats
+
+    target = Target(fit.program.likelihood, fit.program.log_prior)  # type: ignore[attr-defined]
+    q = LocalQ.of(fit.guide)  # type: ignore[arg-type]
+    with torch.no_grad():
+        parts = [elbo_nats(target, q.take(rows), x[rows], nodes) for rows in torch.arange(len(x)).split(200)]
+    return torch.cat(parts)
+
+
+def score(fit: Fit) -> dict[str, Any]:
+    """Return exact negative log likelihoods, the bound beside them, active units and exact mutual information, in nats per image."""
+    import guides
+
+    grid, out = enough(fit), {}
+    assert fit.data.test is not None
+    held = dataclasses.replace(
+        fit.data, train=dict(fit.data.test), test=None, size=len(fit.data.test["x"]), coords={**fit.data.coords, "image": []}
+    )  # fmt: skip
+    for part, one in (("train", fit), ("held_out", guides.transfer(fit, held))):
+        rows = slice(None, None, 2 if part == "train" else 1)  # every second training image: their error is small enough
+        x = one.data.train["x"][rows]
+        evidence, mean, _ = grid.moments(x)
+        elbo = elbo_per_image(one, one.data.train["x"])[rows]
+        out[f"nll_{part}"], out[f"nll_{part}_se"] = -float(evidence.mean()), float(evidence.std() / math.sqrt(len(x)))
+        out[f"minus_elbo_{part}"] = -float(elbo.mean())
+        if part == "train":
+            out["active_units"] = int((mean.var(0) > ACTIVE).sum())
+            out |= grid.information(x[:300])
+    doubled = grid.check(torch.cat([t["x"][:12] for t in (fit.data.train, fit.data.test)]))  # others than the grid was chosen by
+    out |= {
+        "grid_points": grid.number,
+        "doubling_changes": doubled.log_evidence_change,
+        "grid_ok": doubled.ok,
+        "final_kl_weight_1": fit.config.objective != "beta",
+    }
+    return out
+
+
+@functools.cache
+def train(row: str, steps: int, seed: int = 0) -> Fit:
+    """Train one row of the table; a row that was trained is taken as it is, so that the gaps are those of the decoder that was scored."""
+    import guides
+    import zoo
+
+    name, family, options, settings = ROWS[row]
+    if "warmup" in settings:
+        settings = {**settings, "warmup": int(settings["warmup"] * steps)}
+    length: dict[str, Any] = {"steps": steps, "patience": max(50, steps // 8), "anneal": steps // 2}
+    return guides.fit(zoo.load(name, **options), family, seed=seed, **length, **settings)
+
+
+def scores(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any]) -> None:
+    """Train and score every row that is not known yet."""
+    for row in ROWS:
+        if row in known:
+            continue
+        wall, cpu = time.perf_counter(), time.process_time()
+        fit = train(row, steps)
+        numbers = {"fit": fit.stop.status, "steps": fit.cost.steps, "compiled": bool(fit.compiled["used"])}
+        spent = time.process_time() - cpu
+        numbers |= score(fit) | {"train_seconds": spent, "seconds": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        keep(row, numbers)
+
+
+def others(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any]) -> None:
+    """Train and score every row with other seeds."""
+    for seed in OTHER_SEEDS:
+        for row in ROWS:
+            if f"{row}, seed {seed}" not in known:
+                keep(f"{row}, seed {seed}", score(train(row, steps, seed)))
+
+
+def bars(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], rows: int = 20) -> None:
+    """Measure the bars: IWAE-5000 against the grid, and what better families and refinement remove of the gaps."""
+    import guides
+    from benchmarks.comparison.inference_gap import gap_report
+    from guides.objectives.per_unit import iwae_bound_nats, unit_log_weights
+    from guides.session import session
+    from zoo.density.log_density import LogDensity
+
+    if {"amortized", "amortized_full", "amortized_flow", "iwae5000"} <= known.keys():
+        return
+    plain = train("plain", steps)
+    if "iwae5000" not in known:
+        assert plain.data.test is not None
+        x = {k: v[:50] for k, v in plain.data.test.items()}
+        few = dataclasses.replace(plain.data, train=x, test=None, size=50, coords={})
+        moved = guides.transfer(plain, few)
+        exact = enough(plain).log_evidence(x["x"])
+        with session(plain.entry.dtype):
+            density = LogDensity(plain.program, few)
+            weights = unit_log_weights(density, moved.guide, 5000, torch.Generator().manual_seed(1), chunk=500)  # type: ignore[arg-type]
+        refined = _refined_weights(plain, moved, x["x"])
+        weighed = {"iwae5000 refined": refined, "iwae5000 defensive": _defensive_weights(plain, moved, x["x"]), "iwae5000": weights}
+        for name, log_weights in weighed.items():
+            error = iwae_bound_nats(log_weights) - exact
+            keep(name, {"mean_error": float(error.mean()), "largest": float(error.abs().max()), "images": len(error)})
+    for family in ("amortized", "amortized_full", "amortized_flow"):
+        if family in known:
+            continue
+        fit = plain if family == "amortized" else guides.fit(
+            plain.entry, family, given=plain, steps=steps, patience=max(50, steps // 8), anneal=steps // 2
+        )  # fmt: skip
+        began = time.process_time()
+        report = gap_report(fit, rows=rows)
+        numbers: dict[str, Any] = {"seconds": time.process_time() - began, "faults": list(report.faults), "images": len(report.data)}
+        for column in ("kl_nats", "approximation_gap_nats", "amortization_gap_nats", "refined_gap_nats", "identity_error_nats", "pareto_k",
+                       "mean_z", "coverage50", "coverage90", "reverse_kl_nats"):  # fmt: skip
+            for part in ("train", "held out"):
+                numbers[f"{column} {part}"] = report.mean(column, part)
+        numbers["identity_worst"] = max(abs(d.identity_error_nats) for d in report.data)
+        worst = report.data[report.worst()[0]]
+        numbers["worst"] = {"label": worst.label, "part": worst.part, "kl_nats": worst.kl_nats}
+        keep(family, numbers)
+
+
+def _refined_weights(plain: Fit, moved: Fit, x: torch.Tensor, draws: int = 5000) -> torch.Tensor:
+    """Return log weights `[draw, image]` of the encoder's q after 50 refinement steps of every image."""
+    from benchmarks.comparison.best_in_family import LocalQ, Target, refine
+
+    program: Any = plain.program
+    target = Target(program.likelihood, program.log_prior)
+    q = refine(target, LocalQ.of(moved.guide), x, steps=50)  # type: ignore[arg-type]
+    noise = torch.randn(draws, len(x), program.latent, dtype=x.dtype, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        parts = []
+        for part in noise.split(500):
+            z = q.draw(part)
+            parts.append(target.log_joint(x, z) - q.log_prob(z))
+    return torch.cat(parts)
+
+
+def _defensive_weights(plain: Fit, moved: Fit, x: torch.Tensor, draws: int = 5000) -> torch.Tensor:
+    """Return log weights `[draw, image]` of the mixture of the encoder's q and the prior, half the draws from each.
+
+    The weights are at most 2 p(x | z), whatever q misses (defensive importance sampling, Hesterberg 1995).
+    """
+    from benchmarks.comparison.best_in_family import LocalQ, Target
+
+    program: Any = plain.program
+    target, q, half = Target(program.likelihood, program.log_prior), LocalQ.of(moved.guide), draws // 2  # type: ignore[arg-type]
+    noise = torch.randn(draws, len(x), program.latent, dtype=x.dtype, generator=torch.Generator().manual_seed(3))
+    parts = []
+    with torch.no_grad():
+        for place, part in enumerate(noise.split(500)):
+            z = q.draw(part) if place * 500 < half else part
+            own, prior = q.log_prob(z), program.log_prior(z)
+            parts.append(target.log_joint(x, z) - (torch.logaddexp(own, prior) - math.log(2)))
+    return torch.cat(parts)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure what is missing, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--only", default="scores,others,bars")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    store = options.out / "vae.json"
+    numbers: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
+    torch.set_num_threads(1)
+
+    def keeper(section: str) -> Callable[[str, Any], None]:
+        def keep(name: str, values: Any) -> None:
+            numbers.setdefault(section, {})[name] = {"steps_asked": options.steps, **values}
+            store.write_text(json.dumps(numbers, indent=1) + "\n")
+            print(section, name, {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}, flush=True)
+
+        return keep
+
+    for section, run in (("scores", scores), ("others", others), ("bars", bars)):
+        if section in options.only:
+            run(options.steps, keeper(section), numbers.get(section, {}))
+    (options.out / "vae.md").write_text(page(numbers))
+
+
+def page(numbers: dict[str, Any]) -> str:
+    """Return the page from the measured numbers; what is not measured is not shown."""
+    from benchmarks.studies.vae.page import render
+
+    return render(numbers)

@@ -1,0 +1,151 @@
+"""Guides over the flat unconstrained vector: what the flat objective needs of q.
+
+For u in R^dim with the site order and bijections of `LogDensity`,
+
+    ELBO = E_q[log p(u, data) - log q(u)]      [nats]
+
+A `FlatGuide` makes u from standard normal noise and knows log q. Pyro's Gaussian autoguides are optimized through a
+`FlatGuide` in whitened coordinates, u = m + L (a + T eps), where every parameter is of order one whatever the units of
+the posterior are, and are then filled with the result: the same family, the same optimum, a better conditioned path.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer.autoguide.guides import AutoContinuous
+from pyro.infer.autoguide.initialization import init_to_value
+from torch import Tensor, nn
+
+from zoo.density.log_density import LogDensity, default_dtype
+from zoo.errors import ProgramError
+from zoo.types import Data, Program
+
+__all__ = ["FlatGuide", "Start", "build_autoguide", "fill", "lower_product", "standard_normal_log_prob"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where optimization begins: a location, marginal scales of a diagonal q, and a Cholesky factor of a full one.
+
+    `factor` is `[dim, dim]`, None where it is the diagonal of the scales, which for the units of an encoder would not fit
+    into memory. `gradients` counts what it cost.
+    """
+
+    loc: Tensor
+    scale: Tensor
+    factor: Tensor | None = None
+    gradients: int = 0
+    sentence: str = ""
+
+    @property
+    def tril(self) -> Tensor:
+        """The Cholesky factor `[dim, dim]`."""
+        return torch.diag(self.scale) if self.factor is None else self.factor
+
+    def covariance(self, places: Tensor) -> Tensor:
+        """Return the covariance of the values at these places of the vector."""
+        if self.factor is None:
+            return torch.diag(self.scale[places].square())
+        rows = self.factor[places]
+        return rows @ rows.T
+
+
+class FlatGuide(nn.Module, ABC):
+    """A guide over the flat vector; every method is a pure function of the parameters, the noise and the index."""
+
+    dim: int
+    noise_dim: int
+
+    @abstractmethod
+    def sample(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
+        """Map noise `[n, noise_dim]` to points `[n, dim]` and their log q `[n]` in nats.
+
+        `stick=True` stops the gradient at the parameters inside log q (sticking the landing, Roeder et al. 2017): the
+        gradient stays unbiased and its variance vanishes where q equals the posterior. With `index`, only the local
+        values of these units need to be set, and their log q counts size / batch times.
+        """
+
+    @abstractmethod
+    def log_prob_flat(self, u: Tensor) -> Tensor:
+        """Return log q `[n]` in nats at points `[n, dim]`."""
+
+    def noise_for(self, units: int) -> int:
+        """Return how many numbers of noise a draw takes where only so many units are needed; guides of many units take fewer."""
+        return self.noise_dim
+
+    def sample_flat(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n reparameterized points `[n, dim]`."""
+        like = next(self.parameters())
+        noise = torch.randn(n, self.noise_dim, dtype=like.dtype, generator=generator)
+        return self.sample(noise)[0]
+
+    def watched(self) -> Tensor | None:
+        """Return parameters in units of posterior standard deviations for the stopping rule, None where there are none."""
+        return None
+
+    def finish(self) -> None:
+        """Bring the result to where the user sees it; whitened guides fill their autoguide here."""
+
+    def forward(self, noise: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        """Call `sample`; lets `torch.func.functional_call` make it a pure function of the parameters."""
+        return self.sample(noise, **options)
+
+
+def standard_normal_log_prob(z: Tensor) -> Tensor:
+    """Return the log density of independent standard normals `[n, k] -> [n]` in nats."""
+    return -0.5 * z.square().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
+
+
+BANDS = 8  # of rows; from `LARGE` rows on the zeros above the diagonal are worth leaving out
+LARGE = 128
+
+
+def lower_product(tril: Tensor, x: Tensor) -> Tensor:
+    """Return L x `[dim]` for a lower triangular L `[dim, dim]`: in bands of rows, so that little more than half of a large L is read."""
+    dim = len(x)
+    if dim < LARGE:
+        return tril @ x
+    ends = [dim * k // BANDS for k in range(BANDS + 1)]
+    return torch.cat([tril[a:b, :b] @ x[:b] for a, b in pairwise(ends)])
+
+
+def build_autoguide(kind: type[AutoContinuous], program: Program, data: Data, density: LogDensity, **options: Any) -> AutoContinuous:
+    """Build one of Pyro's flat autoguides on the program's continuous sites and check its layout against `LogDensity`.
+
+    Every site starts at the image of unconstrained zero, so that improper flat priors (which cannot be sampled) work;
+    discrete sites are hidden, since the density sums them out.
+
+    Raises:
+        ProgramError: the autoguide orders or shapes the sites otherwise than the log density does.
+    """
+    with default_dtype(density.dtype), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        values = density.constrain(torch.zeros(density.dim, dtype=density.dtype))
+        hidden = poutine.block(program, hide=list(density.discrete)) if density.discrete else program
+        guide = kind(hidden, init_loc_fn=init_to_value(values=values), **options)
+        with poutine.block():
+            guide(**data.train)
+    theirs = [(name, tuple(shape)) for name, shape in guide._unconstrained_shapes.items()]
+    ours = [(s.name, tuple(s.unconstrained_shape)) for s in density.sites]
+    if theirs != ours:
+        raise ProgramError(
+            f"The autoguide lays its sites out as {theirs}, the log density as {ours}; give every site a fixed place and shape."
+        )
+    return guide
+
+
+def fill(guide: nn.Module, **values: Tensor) -> None:
+    """Write constrained parameter values into an autoguide."""
+    with torch.no_grad():
+        for name, value in values.items():
+            if name == "loc" or name == "cov_factor":
+                getattr(guide, name).copy_(value)
+            else:
+                setattr(guide, name, value.detach().clone())

@@ -1,0 +1,1 @@
+"""The families, one file each; `guides.registry` finds them by name."""

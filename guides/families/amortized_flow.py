@@ -1,0 +1,27 @@
+"""Amortized with a flow: the encoder's normal, full in covariance, is bent by affine couplings that see its context.
+
+    u_i = m(x_i) + T(x_i) f(eps_i; h(x_i)),        f = four affine couplings (Dinh, Sohl-Dickstein & Bengio 2017)
+
+It cannot represent dependence between local and global values; well separated modes stay joined by a bridge.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from guides.families import amortized
+from guides.families.amortized import flat, start
+from zoo.types import Data, ModelEntry, Program
+
+NAME = "amortized_flow"
+DESCRIPTION = "an encoder network per unit with a flow: curved, skewed and two-peaked local posteriors"
+OPTIONS, DEFAULTS, AMORTIZED = amortized.OPTIONS, amortized.DEFAULTS, True
+
+__all__ = ["DESCRIPTION", "NAME", "build", "flat", "start"]
+
+
+def build(program: Program, data: Data, entry: ModelEntry, **options: Any) -> nn.Module:
+    """Build the guide; arguments and errors as in `guides.families.amortized.build`."""
+    return amortized.build(program, data, entry, head="flow", **options)

@@ -1,0 +1,93 @@
+"""Full rank: q(u) = Normal(u; m, L L^T) over the unconstrained vector, L lower triangular.
+
+It cannot represent skewness, heavy or light tails, or more than one mode. On a Gaussian posterior it is exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.infer.autoguide import AutoMultivariateNormal
+from torch import Tensor, nn
+
+from guides.base.flat import FlatGuide, Start, build_autoguide, fill, standard_normal_log_prob
+from zoo.compiler.triangular import small
+from zoo.density.log_density import LogDensity
+from zoo.types import Data, ModelEntry, Program
+
+NAME = "full_rank"
+DESCRIPTION = "one multivariate normal on the unconstrained vector; no skewness, tails or second mode"
+
+__all__ = ["DESCRIPTION", "NAME", "WhitenedFullRank", "build", "flat", "triangular"]
+
+
+def build(program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, **options: Any) -> nn.Module:
+    """Build Pyro's `AutoMultivariateNormal` for the program; errors as in `guides.base.flat.build_autoguide`."""
+    density = density or LogDensity(program, data, dtype=entry.dtype)
+    return build_autoguide(AutoMultivariateNormal, program, data, density, **options)
+
+
+def flat(guide: nn.Module, start: Start) -> FlatGuide:
+    """Return the guide in whitened coordinates around the start."""
+    return WhitenedFullRank(guide, start)
+
+
+def triangular(lower: Tensor, log_diagonal: Tensor) -> Tensor:
+    """Return the lower triangular matrix with the strict part of `lower` and exp(log_diagonal) on the diagonal."""
+    return lower.tril(-1) + torch.diag(log_diagonal.exp())
+
+
+def _slope(factor: Tensor, deviation: Tensor, noise: Tensor) -> Tensor:
+    """Return T^-T noise `[n, dim]`, for large T as (T T')^-1 (T noise), whose solve has a C function where the triangular one has none."""
+    if small(factor, noise.T):
+        return torch.linalg.solve_triangular(factor.T, noise.T, upper=True).T
+    return torch.cholesky_solve(deviation.T, factor).T
+
+
+class WhitenedFullRank(FlatGuide):
+    """u = m0 + L0 (a + T eps): a product of lower triangular factors is lower triangular, so the family is the same."""
+
+    origin: Tensor
+    tril: Tensor
+    guide: nn.Module
+
+    def __init__(self, guide: nn.Module, start: Start) -> None:
+        super().__init__()
+        self.__dict__["guide"] = guide
+        self.dim = self.noise_dim = len(start.loc)
+        self.register_buffer("origin", start.loc.clone())
+        self.register_buffer("tril", start.tril.clone())
+        self.shift = nn.Parameter(torch.zeros_like(start.loc))
+        self.log_scale = nn.Parameter(torch.zeros_like(start.loc))
+        self.lower = nn.Parameter(torch.zeros_like(start.tril), requires_grad=self.dim > 1)
+
+    def _log_q(self, white: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
+        z = torch.linalg.solve_triangular(factor, (white - shift).T, upper=False).T
+        return standard_normal_log_prob(z) - factor.diagonal().log().sum() - self.tril.diagonal().log().sum()
+
+    def sample(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
+        """Map noise `[n, dim]` to points and their log q; see `FlatGuide.sample`."""
+        factor = triangular(self.lower, self.log_scale)
+        deviation = noise @ factor.T
+        white = self.shift + deviation
+        log_q = standard_normal_log_prob(noise) - factor.diagonal().log().sum() - self.tril.diagonal().log().sum()
+        if stick:  # the value is known without solving; the slope in `white` is -T^-T noise
+            slope = _slope(factor.detach(), deviation.detach(), noise)
+            log_q = log_q.detach() - ((white - white.detach()) * slope).sum(-1)
+        return self.origin + white @ self.tril.T, log_q
+
+    def log_prob_flat(self, u: Tensor) -> Tensor:
+        """Return log q `[n]` at points `[n, dim]`."""
+        white = torch.linalg.solve_triangular(self.tril, (u - self.origin).T, upper=False).T
+        return self._log_q(white, self.shift, triangular(self.lower, self.log_scale))
+
+    def watched(self) -> Tensor:
+        """Return the location's whitened shift and the log scales."""
+        return torch.cat([self.shift.detach(), self.log_scale.detach()])
+
+    def finish(self) -> None:
+        """Fill the autoguide, whose factor is diag(scale) times a unit lower triangular matrix."""
+        factor = self.tril @ triangular(self.lower, self.log_scale)
+        scale = factor.diagonal()
+        fill(self.guide, loc=self.origin + self.tril @ self.shift, scale=scale, scale_tril=factor / scale[:, None])

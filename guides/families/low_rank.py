@@ -1,0 +1,121 @@
+"""Low rank plus diagonal: q(u) = Normal(u; m, S (W W^T + D) S) with W of shape [dim, rank], D diagonal.
+
+It cannot represent skewness, tails or a second mode, nor more than `rank` shared directions of dependence. Its use is
+above a few hundred dimensions; below, `full_rank` is both faster and richer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pyro.infer.autoguide import AutoLowRankMultivariateNormal
+from torch import Tensor, nn
+
+from guides.base.flat import FlatGuide, Start, build_autoguide, fill, standard_normal_log_prob
+from zoo.density.log_density import LogDensity
+from zoo.errors import UsageError
+from zoo.types import Data, ModelEntry, Program
+
+NAME = "low_rank"
+OPTIONS = ("rank",)
+DESCRIPTION = "multivariate normal with low rank plus diagonal covariance; only `rank` shared directions of dependence"
+
+__all__ = ["DESCRIPTION", "NAME", "WhitenedLowRank", "build", "flat", "principal_factors"]
+
+
+def build(
+    program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, rank: int | None = None, **options: Any
+) -> nn.Module:
+    """Build Pyro's `AutoLowRankMultivariateNormal`, rank ceil(sqrt(dim)) unless given.
+
+    Raises:
+        UsageError: a rank outside 1..dim.
+    """
+    density = density or LogDensity(program, data, dtype=entry.dtype)
+    rank = math.ceil(math.sqrt(density.dim)) if rank is None else rank
+    if not 1 <= rank <= density.dim:
+        raise UsageError(f"rank is {rank}; accepted: an integer from 1 to the dimension {density.dim}.")
+    return build_autoguide(AutoLowRankMultivariateNormal, program, data, density, rank=rank, **options)
+
+
+def flat(guide: nn.Module, start: Start) -> FlatGuide:
+    """Return the guide in whitened coordinates around the start."""
+    return WhitenedLowRank(guide, start)
+
+
+def principal_factors(correlation: Tensor, rank: int, sweeps: int = 50) -> tuple[Tensor, Tensor]:
+    """Return W `[dim, rank]` and d `[dim]` with W W^T + diag(d) near the matrix: iterated principal factors (Harman 1976)."""
+    total = correlation.diagonal()
+    unique = 0.5 * total
+    factor = correlation.new_zeros(len(total), rank)
+    for _ in range(sweeps):
+        values, vectors = torch.linalg.eigh(correlation - torch.diag(unique))
+        factor = vectors[:, -rank:] * values[-rank:].clamp(min=0).sqrt()
+        unique = (total - factor.square().sum(-1)).clamp(min=0.02 * total)
+    return factor, unique
+
+
+class WhitenedLowRank(FlatGuide):
+    """u = m0 + L0 a + s0 (W eps_1 + exp(b) eps_2) with noise (eps_1 `[rank]`, eps_2 `[dim]`)."""
+
+    origin: Tensor
+    tril: Tensor
+    width: Tensor
+    guide: nn.Module
+    rank: int
+
+    def __init__(self, guide: nn.Module, start: Start) -> None:
+        super().__init__()
+        self.__dict__["guide"] = guide
+        self.dim = len(start.loc)
+        self.rank = int(getattr(guide, "rank"))  # noqa: B009
+        self.noise_dim = self.dim + self.rank
+        covariance = start.tril @ start.tril.T
+        width = covariance.diagonal().sqrt()
+        factor, unique = principal_factors(covariance / (width[:, None] * width), self.rank)
+        if not bool(factor.any()):  # a zero factor is a saddle point: no gradient would ever leave it
+            generator = torch.Generator().manual_seed(self.dim)
+            factor = 0.1 * torch.randn(factor.shape, dtype=factor.dtype, generator=generator)
+        self.register_buffer("origin", start.loc.clone())
+        self.register_buffer("tril", start.tril.clone())
+        self.register_buffer("width", width)
+        self.shift = nn.Parameter(torch.zeros_like(start.loc))
+        self.log_scale = nn.Parameter(0.5 * unique.log())
+        self.factor = nn.Parameter(factor)
+
+    def _pieces(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.origin + self.tril @ self.shift, self.width[:, None] * self.factor, self.width * self.log_scale.exp()
+
+    def _log_q(self, u: Tensor, loc: Tensor, factor: Tensor, scale: Tensor) -> Tensor:
+        """Woodbury: (D^2 + F F^T)^-1 through a rank by rank Cholesky factor."""
+        r = (u - loc) / scale
+        scaled = factor / scale[:, None]
+        inner = torch.linalg.cholesky(torch.eye(self.rank, dtype=u.dtype) + scaled.T @ scaled)
+        inside = (r @ scaled).T
+        saved = (inside * torch.cholesky_solve(inside, inner)).sum(0)
+        logdet = scale.log().sum() + inner.diagonal().log().sum()
+        return standard_normal_log_prob(r) + 0.5 * saved - logdet
+
+    def sample(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
+        """Map noise `[n, rank + dim]` to points and their log q; see `FlatGuide.sample`."""
+        loc, factor, scale = self._pieces()
+        u = loc + noise[:, : self.rank] @ factor.T + scale * noise[:, self.rank :]
+        if stick:
+            loc, factor, scale = loc.detach(), factor.detach(), scale.detach()
+        return u, self._log_q(u, loc, factor, scale)
+
+    def log_prob_flat(self, u: Tensor) -> Tensor:
+        """Return log q `[n]` at points `[n, dim]`."""
+        return self._log_q(u, *self._pieces())
+
+    def watched(self) -> Tensor:
+        """Return the location's whitened shift and the log marginal scales; factor and diagonal trade off freely."""
+        variance = self.factor.detach().square().sum(-1) + (2 * self.log_scale.detach()).exp()
+        return torch.cat([self.shift.detach(), 0.5 * variance.log()])
+
+    def finish(self) -> None:
+        """Fill the autoguide, whose factor is relative to its diagonal scale."""
+        loc, factor, scale = self._pieces()
+        fill(self.guide, loc=loc, scale=scale, cov_factor=factor / scale[:, None])

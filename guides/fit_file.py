@@ -1,0 +1,144 @@
+"""A fit as one file: a zip with `meta.json` and the tensors, written under a temporary name and renamed when complete."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from guides.registry import build
+from guides.session import as_module, session
+from guides.types import Elbo, Fit, FitConfig, Restart, Stop
+from zoo.digests import digest_of
+from zoo.errors import FitError, InfrastructureError, UsageError
+from zoo.types import Cost, Data, ModelEntry
+
+__all__ = ["data_digest", "load", "save"]
+
+FORMAT = 1
+
+
+def data_digest(data: Data) -> str:
+    """Return the SHA-256 of names, shapes, types and bytes of the training data."""
+    return digest_of(data.train)
+
+
+def save(fit: Fit, path: str | Path) -> None:
+    """Write a fit to one file; nothing is left behind when writing fails.
+
+    Raises:
+        InfrastructureError: the file cannot be written.
+    """
+    meta = {
+        "format": FORMAT, "entry": fit.entry.key, "name": fit.entry.name, "chosen": dict(fit.entry.chosen),
+        "family": fit.family, "options": dict(fit.options), "data": data_digest(fit.data), "seed": fit.seed, "config": asdict(fit.config),
+        "stop": asdict(fit.stop),
+        "elbo": None if fit.elbo is None else asdict(fit.elbo), "cost": asdict(fit.cost), "compiled": dict(fit.compiled),
+        "restarts": [asdict(r) for r in fit.restarts],
+    }  # fmt: skip
+    tensors = {f"guide.{k}": v for k, v in fit.guide.state_dict().items()}
+    if isinstance(fit.program, nn.Module):
+        tensors |= {f"program.{k}": v for k, v in fit.program.state_dict().items()}
+    tensors |= {f"history.{k}": torch.as_tensor(v) for k, v in fit.history.items()}
+    tensors["losses"] = torch.as_tensor(np.asarray(fit.losses, dtype=np.float64))
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            with zipfile.ZipFile(file, "w") as archive:
+                archive.writestr("meta.json", json.dumps(meta, indent=1))
+                archive.writestr("tensors.pt", buffer.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InfrastructureError(f"The fit cannot be written to {path}: {error.strerror or error}; choose another place.") from error
+
+
+def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None = None) -> Fit:
+    """Read a fit back.
+
+    Args:
+        path: a file of `save`.
+        entry: the entry it belongs to; by default it is looked up by its name.
+        data: the data it was fitted to, `entry.load_data()` by default.
+
+    Raises:
+        UsageError: no such file, not a file of `save`, or a fit of another entry, other options or other data.
+    """
+    meta, tensors = _read(Path(path))
+    if entry is None:
+        import zoo
+
+        entry = zoo.load(meta["name"], **meta["chosen"])
+    if entry.key != meta["entry"]:
+        raise UsageError(f"{path} holds a fit of {meta['entry']}, not of {entry.key}; load it with that entry and options.")
+    data = entry.load_data() if data is None else data
+    if data_digest(data) != meta["data"]:
+        raise UsageError(f"{path} holds a fit of {meta['entry']} to other data; pass the data it was fitted to, or fit again.")
+    with session(entry.dtype):
+        program = entry.program(data)
+        stored = any(k.startswith("program.") for k in tensors)
+        if stored:
+            program = as_module(program, data.train, entry.dtype)
+        guide = build(meta["family"], program, data, entry, **meta["options"])
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            if meta["family"] in entry.own_guides:
+                guide(**data.train)
+        for prefix, module in (("guide.", guide), ("program.", program)):
+            part = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+            if part:
+                _fill(module, part, str(path))
+    return Fit(
+        entry=entry, data=data, family=meta["family"], program=program, guide=guide, config=_config(meta["config"]), seed=meta["seed"],
+        losses=tensors["losses"].numpy(), stop=Stop(**meta["stop"]), elbo=_elbo(meta["elbo"]), cost=Cost(**meta["cost"]),
+        options=meta["options"],
+        restarts=tuple(Restart(seed=r["seed"], elbo=_elbo(r["elbo"]), stop=Stop(**r["stop"])) for r in meta["restarts"]),
+        compiled=meta["compiled"], history={k[8:]: v.numpy() for k, v in tensors.items() if k.startswith("history.")},
+    )  # fmt: skip
+
+
+def _config(fields: Mapping[str, Any]) -> FitConfig:
+    """Return a stored configuration; one of an earlier version may name the mode `cached`, which is `auto` today."""
+    return FitConfig(**{**fields, "compile": "auto" if fields.get("compile") == "cached" else fields.get("compile", "auto")})
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            meta = json.loads(archive.read("meta.json"))
+            tensors = torch.load(io.BytesIO(archive.read("tensors.pt")), weights_only=True)
+    except OSError as error:
+        raise UsageError(f"The fit {path} cannot be read: {error.strerror or error}; give a file written by guides.save.") from error
+    except Exception as error:
+        raise UsageError(f"{path} is not a fit or is damaged ({type(error).__name__}); give a file written by guides.save.") from error
+    if meta.get("format") != FORMAT:
+        raise UsageError(f"{path} has format {meta.get('format')}; this version reads format {FORMAT}, fit again.")
+    return meta, tensors
+
+
+def _fill(module: Any, part: Mapping[str, torch.Tensor], path: str) -> None:
+    try:
+        module.load_state_dict(dict(part))
+    except RuntimeError as error:
+        raise FitError(
+            f"{path} does not match the guide its entry builds today ({str(error).splitlines()[-1].strip()}); fit again."
+        ) from error
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+
+
+def _elbo(values: Mapping[str, Any] | None) -> Elbo | None:
+    return None if values is None else Elbo(**values)

@@ -1,0 +1,305 @@
+"""What the loop minimizes: minus the evidence lower bound, by one of two routes with the same face.
+
+`FlatObjective` evaluates E_q[log p(u, data) - log q(u)] for all particles in one vectorized pass of the log density;
+noise comes in mirrored pairs (e, -e), which removes the odd part of the Monte Carlo error. `ProgramObjective` hands
+guides that are Pyro programs to Pyro's own ELBO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.infer.enum import config_enumerate
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from guides.base.flat import FlatGuide
+from guides.base.initialize import blame, value_and_gradient
+from zoo.compiler.trace import Traced, trace, vectorize
+from zoo.compiler.vectorize import vmappable
+from zoo.density.compiled import is_traced
+from zoo.density.log_density import LogDensity
+from zoo.errors import UnknownNameError
+
+__all__ = ["GENERAL", "OBJECTIVES", "FlatObjective", "Minibatches", "ProgramObjective", "check_objective"]
+
+OBJECTIVES = {
+    "elbo": "evidence lower bound, gradient with the landing stuck (no score term; default)",
+    "elbo_plain": "evidence lower bound, the plain reparameterization gradient",
+    "iwae": "importance-weighted bound of num_particles draws per unit",
+    "iwae_dreg": "the same with the doubly reparameterized gradient for the guide",
+    "beta": "E log p(x | z) minus beta times the KL; the ELBO only where beta is 1",
+    "elbo_linear": "evidence lower bound whose KL weight rises from 0 to 1 over warmup steps",
+    "elbo_cyclical": "evidence lower bound whose KL weight rises four times over warmup steps and then stays at 1",
+    "elbo_free_bits": "evidence lower bound that leaves free_bits nats per unit free at first, none after warmup steps",
+}
+GENERAL = ("elbo", "elbo_plain")  # of any program; the others need every latent value to belong to a unit (guides.objectives.per_unit)
+
+
+def check_objective(name: str) -> None:
+    """Refuse an unknown objective with the nearest guess."""
+    if name not in OBJECTIVES:
+        raise UnknownNameError("objective", name, OBJECTIVES)
+
+
+class Minibatches:
+    """Seeded minibatches without replacement: each epoch is one permutation of the units, an incomplete rest is dropped."""
+
+    def __init__(self, density: LogDensity, batch_size: int | None) -> None:
+        size = density.data.size
+        self.data = density.data
+        self.size = size or 0
+        self.batch_size = batch_size if batch_size is not None and size is not None and batch_size < size else None
+        self._left = torch.empty(0, dtype=torch.long)
+
+    def draw(self, generator: torch.Generator) -> Tensor | None:
+        """Return the unit numbers of the next minibatch `[batch]`, None where all data are used."""
+        if self.batch_size is None:
+            return None
+        if len(self._left) < self.batch_size:
+            self._left = torch.randperm(self.size, generator=generator)
+        index, self._left = self._left[: self.batch_size], self._left[self.batch_size :]
+        return index
+
+    def tensors(self, index: Tensor | None) -> dict[str, Any]:
+        """Return the program's keyword arguments for these units."""
+        if index is None:
+            return dict(self.data.train)
+        return {**{k: v[index] if k in self.data.batched else v for k, v in self.data.train.items()}, "index": index}
+
+
+class FlatObjective:
+    """Minus the flat ELBO of a `FlatGuide`, differentiable in its parameters and in the program's own weights.
+
+    Args:
+        density: the log density of the program.
+        guide: the guide in the coordinates that are optimized.
+        weights: the program's own trainable weights, empty unless the entry learns.
+        num_particles: points per step, mirrored in pairs when even.
+        batch_size: units per step, None for all.
+        stick: leave the score term out of the gradient.
+    """
+
+    eager = ""  # why the step cannot be compiled; nothing known here
+
+    def __init__(
+        self,
+        density: LogDensity,
+        guide: FlatGuide,
+        weights: Mapping[str, nn.Parameter],
+        *,
+        num_particles: int,
+        batch_size: int | None,
+        stick: bool,
+    ) -> None:
+        self.density, self.guide, self.weights = density, guide, dict(weights)
+        self.num_particles, self.stick = num_particles, stick
+        self.batches = Minibatches(density, batch_size)
+        self.function = density.batch_function()
+        self.parameters: dict[str, nn.Parameter] = {n: p for n, p in guide.named_parameters() if p.requires_grad}
+        self.gradients_per_step = num_particles
+        self._graph: Traced | None = None
+        self._module: nn.Module = _Bound(self._estimate, guide, density.program if self.weights else None)
+        self._names = [*(f"guide.{n}" for n in self.parameters), *(f"program.{n}" for n in self.weights)]
+
+    @property
+    def noise_width(self) -> int:
+        """Numbers of noise per particle."""
+        return self.guide.noise_dim if self.batches.batch_size is None else self.guide.noise_for(self.batches.batch_size)
+
+    @property
+    def normal(self) -> tuple[int, int] | None:
+        """Shape of the noise where it is standard normal numbers alone, None with minibatches."""
+        rows = self.num_particles // 2 if self.num_particles % 2 == 0 else self.num_particles
+        return None if self.batches.batch_size is not None else (rows, self.noise_width)
+
+    def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw what one step needs: standard normal noise `[particle, noise]`, half of it where it is mirrored, and the unit numbers."""
+        return self._noise(generator, self.batches)
+
+    def spare_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw such noise without moving the stream of minibatches."""
+        return self._noise(generator, Minibatches(self.density, self.batches.batch_size))
+
+    def _noise(self, generator: torch.Generator, batches: Minibatches) -> tuple[Tensor, ...]:
+        rows = self.num_particles // 2 if self.num_particles % 2 == 0 else self.num_particles
+        half = torch.randn(rows, self.noise_width, dtype=self.density.dtype, generator=generator)
+        index = batches.draw(generator)
+        return (half,) if index is None else (half, index)
+
+    def mirrored(self, noise: Tensor) -> Tensor:
+        """Return noise for every particle `[particle, noise]` from what `noise` drew."""
+        return torch.cat([noise, -noise]) if self.num_particles % 2 == 0 else noise
+
+    def loss(self, noise: tuple[Tensor, ...]) -> Tensor:
+        """Return minus the ELBO estimate in nats for one draw of the noise."""
+        return self._estimate(*noise)
+
+    def flat_loss(self, parameters: Mapping[str, Tensor], noise: Tensor, index: Tensor | None = None) -> Tensor:
+        """Return minus the ELBO as a pure function of the guide's parameters and the noise."""
+        return torch.func.functional_call(self._module, {f"guide.{n}": p for n, p in parameters.items()}, (noise, index))
+
+    def gradients(self, values: Sequence[Tensor], *noise: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Return the loss at these values of `parameters` and `weights` and its gradients, as a pure function a tracer takes."""
+        loss = torch.func.functional_call(self._module, dict(zip(self._names, values, strict=True)), noise)
+        return loss, torch.autograd.grad(loss, list(values), allow_unused=True)
+
+    def _estimate(self, noise: Tensor, index: Tensor | None = None) -> Tensor:
+        u, log_q = self.guide.sample(self.mirrored(noise), index=index, stick=self.stick)
+        return (log_q - self._log_p(u, index)).mean()
+
+    def prepare(self) -> None:
+        """Make ready for a trace: a program that runs point by point is traced once and its graph mapped over the particles.
+
+        Raises:
+            TraceFailure: the program cannot be written as one graph.
+        """
+        if self._graph is None and not self.function.vectorized and not self.weights and self.batches.batch_size is None:
+            point = torch.full((self.density.dim,), 0.1, dtype=self.density.dtype)
+            self._graph = vectorize(trace(lambda u: list(self.density.eager_gradient(u)), [point]), self.num_particles, (0, 1))
+
+    def _log_p(self, u: Tensor, index: Tensor | None) -> Tensor:
+        if self._graph is not None and is_traced(u):
+            value, gradient = self._graph(u.detach())
+            return value + ((u - u.detach()) * gradient).sum(-1)  # the value, and a function with its gradient
+        if index is None and len(u) > 1:
+            return self.function(u)
+        tensors = self.batches.tensors(index)
+
+        def point(row: Tensor) -> Tensor:
+            return self.density.evaluate(row, tensors)
+
+        if not self.function.vectorized or len(u) == 1:  # one point needs no products of matrices where those of vectors do
+            return torch.stack([point(row) for row in u])
+        with vmappable():
+            return torch.func.vmap(point)(u)
+
+    def watched(self) -> Tensor | None:
+        """Return the whitened parameters the stopping rule watches."""
+        return self.guide.watched()
+
+    def blame(self, noise: tuple[Tensor, ...]) -> str:
+        """Repeat the draw and name the site whose log density is not finite there."""
+        with torch.no_grad():
+            u, _ = self.guide.sample(self.mirrored(noise[0]), index=noise[1] if len(noise) > 1 else None)
+            if not bool(torch.isfinite(u).all()):
+                return "the guide's own parameters"
+            bad = ~torch.isfinite(self.function(u))
+            if bool(bad.any()):
+                return blame(self.density, u[int(bad.long().argmax())])
+        _, gradient = value_and_gradient(self.function, u)
+        column = (~torch.isfinite(gradient)).any(0)
+        names = [s.name for s in self.density.sites if bool(column[s.start : s.stop].any())]
+        return f"the gradient of site {names[0]!r}" if names else "a gradient of the guide"
+
+
+class ProgramObjective:
+    """Minus the ELBO of a guide that is a Pyro program, by Pyro's own estimators run as modules.
+
+    `Trace_ELBO`, or `TraceEnum_ELBO` where the program has discrete sites; one fresh estimator per fit. Its steps run
+    eagerly: the guide draws inside its own code, where noise cannot be made an input without changing the stream.
+    """
+
+    normal = None
+    eager = "the guide is a Pyro program that draws inside its own code; only the flat families are compiled"
+
+    def __init__(
+        self,
+        density: LogDensity,
+        program: nn.Module,
+        guide: nn.Module,
+        weights: Mapping[str, nn.Parameter],
+        *,
+        num_particles: int,
+        batch_size: int | None,
+    ) -> None:
+        self.density, self.weights = density, dict(weights)
+        self.batches = Minibatches(density, batch_size)
+        kind = TraceEnum_ELBO if density.discrete else Trace_ELBO
+        elbo = kind(num_particles=num_particles, max_plate_nesting=density.max_plate_nesting)
+        model = _Configured(program) if density.discrete else program
+        self.model, self.guide = model, guide
+        self.module = elbo(model, guide)
+        self.parameters: dict[str, nn.Parameter] = {n: p for n, p in guide.named_parameters() if p.requires_grad}
+        self.gradients_per_step = num_particles
+
+    def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw a seed for the step's random numbers and the unit numbers."""
+        return self._noise(generator, self.batches)
+
+    def spare_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw such noise without moving the stream of minibatches."""
+        return self._noise(generator, Minibatches(self.density, self.batches.batch_size))
+
+    def _noise(self, generator: torch.Generator, batches: Minibatches) -> tuple[Tensor, ...]:
+        seed, index = torch.randint(2**31 - 1, (), generator=generator), batches.draw(generator)
+        return (seed,) if index is None else (seed, index)
+
+    def loss(self, noise: tuple[Tensor, ...]) -> Tensor:
+        """Return minus the ELBO estimate in nats."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(noise[0]))
+            return self.module(**self.batches.tensors(noise[1] if len(noise) > 1 else None))
+
+    def gradients(self, values: Sequence[Tensor], *noise: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Write the values into the parameters themselves, and return the loss there and its gradients."""
+        own = [*self.parameters.values(), *self.weights.values()]
+        with torch.no_grad():
+            for parameter, value in zip(own, values, strict=True):
+                parameter.copy_(value)
+        loss = self.loss(noise)
+        return loss, torch.autograd.grad(loss, own, allow_unused=True)
+
+    def watched(self) -> Tensor | None:
+        """Return None: the parameters of a Pyro program have no common unit."""
+        return None
+
+    def prepare(self) -> None:
+        """Do nothing: these steps are not traced."""
+
+    def blame(self, noise: tuple[Tensor, ...]) -> str:
+        """Repeat the failing draw and name the site whose log probability is not finite."""
+        tensors = self.batches.tensors(noise[1] if len(noise) > 1 else None)
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.validation_enabled(False):
+            torch.manual_seed(int(noise[0]))
+            guide = poutine.trace(self.guide).get_trace(**tensors)
+            trace = poutine.trace(poutine.replay(self.model, guide)).get_trace(**tensors)
+            for where in (guide, trace):
+                where.compute_log_prob()
+                for name, node in where.nodes.items():
+                    if node["type"] == "sample" and not torch.isfinite(torch.as_tensor(node["log_prob"])).all():
+                        return f"site {name!r}"
+        return "a gradient of the log density"
+
+
+class _Bound(nn.Module):
+    """A loss with the modules it reads as its own, so that `functional_call` can replace every trained value at once."""
+
+    def __init__(self, loss: Callable[..., Tensor], guide: nn.Module, program: Any) -> None:
+        super().__init__()
+        self._loss: Any = loss
+        self.guide = guide
+        if program is not None:
+            self.program = program
+
+    def forward(self, *noise: Tensor | None) -> Tensor:
+        """Return the loss."""
+        return self._loss(*noise)
+
+
+class _Configured(PyroModule):
+    """The program with every discrete site marked for enumeration in parallel."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+        self.__dict__["_run"] = config_enumerate(program, default="parallel")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it."""
+        return self._run(*args, **kwargs)

@@ -1,0 +1,242 @@
+"""Objectives of programs whose latent values all belong to units: sums over units of bounds on log p(x_i), in nats.
+
+With log weights w_ij = log p(x_i, u_ij) - log q(u_ij | x_i) of draw j = 1..k of unit i, prior and Jacobian in r_ij:
+
+    elbo_nats        sum_i (1/k) sum_j w_ij
+    iwae_bound_nats  sum_i log (1/k) sum_j exp w_ij                      <= log p(x), rising in k (Burda et al. 2016)
+    beta_elbo_nats   sum_i (1/k) sum_j [log p(x_i | u_ij) - b (log q(u_ij) - r_ij)]
+
+All are maximized; losses are minus them. Minibatches scale the sum by size / batch. An importance-weighted bound of the
+joint vector would be another, far looser one: with local latents the logarithm belongs inside the sum over units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guides.families.amortized import LocalGuide
+from guides.objectives.flat import FlatObjective, Minibatches
+from guides.objectives.kl_schedules import free_nats, kl_weight
+from guides.types import FitConfig
+from zoo.compiler.vectorize import vmappable
+from zoo.density.log_density import LogDensity
+from zoo.density.sites import masked, no_validation, samples
+from zoo.errors import FitError
+
+__all__ = ["LocalObjective", "UnitTerms", "beta_elbo_nats", "elbo_nats", "is_local", "iwae_bound_nats", "unit_log_weights", "unit_terms"]
+
+SNAPSHOT = 256  # units whose reconstruction and KL are followed over training
+
+
+@dataclass(frozen=True)
+class UnitTerms:
+    """Log likelihood and log prior (with the Jacobian) of each unit, `[..., unit]` in nats."""
+
+    likelihood: Tensor
+    prior: Tensor
+
+
+def elbo_nats(log_weights: Tensor) -> Tensor:
+    """Return the mean of log weights `[draw, ...]` over draws."""
+    return log_weights.mean(0)
+
+
+def iwae_bound_nats(log_weights: Tensor) -> Tensor:
+    """Return log mean exp of log weights `[draw, ...]` over draws: the importance-weighted bound with k = draws."""
+    return log_weights.logsumexp(0) - math.log(log_weights.shape[0])
+
+
+def beta_elbo_nats(likelihood: Tensor, kl_sample: Tensor, weight: Tensor | float) -> Tensor:
+    """Return the mean over draws of log likelihood - weight (log q - log prior); the ELBO where the weight is 1."""
+    return (likelihood - weight * kl_sample).mean(0)
+
+
+def is_local(density: LogDensity) -> bool:
+    """Whether every latent value belongs to a unit of the minibatch plate."""
+    return not density.discrete and all(s.plate_axis is not None for s in density.sites)
+
+
+def unit_terms(density: LogDensity, u: Tensor, tensors: Mapping[str, Any] | None = None) -> UnitTerms:
+    """Return log likelihood and log prior of each unit at one flat point `[dim]`, each `[unit]`; units of a minibatch with `index`.
+
+    Raises:
+        FitError: a term of the density that belongs to no unit.
+    """
+    tensors = density.data.train if tensors is None else tensors
+    index, size = tensors.get("index"), int(density.data.size or 0)
+    units = size if index is None else len(index)
+    draws, jacobians = {}, []
+    for s in density.sites:
+        assert s.plate_axis is not None
+        raw = density._part(u, s)
+        value = s.transform(raw)
+        terms = s.transform.log_abs_det_jacobian(raw, value)
+        axis = s.plate_axis - s.event_dim
+        if index is not None:
+            value = value.index_select(value.ndim - s.plate_axis, index)
+            terms = terms.index_select(terms.ndim - axis, index)
+        draws[s.name] = value
+        jacobians.append(_per_unit(terms, axis, units))
+    trace = density._trace(draws, tensors)
+    with no_validation():
+        trace.compute_log_prob()
+    prior, likelihood = sum(jacobians[1:], jacobians[0]), u.new_zeros(units)
+    for node in samples(trace):
+        where = next((-f.dim for f in node["cond_indep_stack"] if f.vectorized and f.size in (size, units)), None)
+        if where is None:
+            raise FitError(f"Site {node['name']!r} lies outside the minibatch plate; this objective needs every term to belong to a unit.")
+        value = _per_unit(masked(node), where, units)
+        if node["name"] in draws:
+            prior = prior + value
+        else:
+            likelihood = likelihood + value
+    return UnitTerms(likelihood, prior)
+
+
+def _per_unit(terms: Tensor, axis: int, units: int) -> Tensor:
+    """Sum over every axis but the plate's, counted from the right."""
+    rows = terms.movedim(terms.ndim - axis, 0)
+    return rows.reshape(units, -1).sum(-1)
+
+
+def many_unit_terms(density: LogDensity, u: Tensor, tensors: Mapping[str, Any] | None = None) -> UnitTerms:
+    """Return the terms at points `[n, dim]`, each `[n, unit]`."""
+
+    def point(row: Tensor) -> tuple[Tensor, Tensor]:
+        terms = unit_terms(density, row, tensors)
+        return terms.likelihood, terms.prior
+
+    with vmappable():
+        likelihood, prior = torch.func.vmap(point)(u)
+    return UnitTerms(likelihood, prior)
+
+
+def unit_log_weights(density: LogDensity, guide: LocalGuide, draws: int, generator: torch.Generator, *, chunk: int = 64) -> Tensor:
+    """Return log p(x_i, u_ij) - log q(u_ij) of independent draws of every unit, `[draw, unit]` in nats."""
+    parts = []
+    with torch.no_grad():
+        for begin in range(0, draws, chunk):
+            noise = torch.randn(min(chunk, draws - begin), guide.noise_dim, dtype=density.dtype, generator=generator)
+            u, log_q = guide.sample_units(noise)
+            terms = many_unit_terms(density, u)
+            parts.append(terms.likelihood + terms.prior - log_q)
+    return torch.cat(parts)
+
+
+class LocalObjective(FlatObjective):
+    """Minus one of the bounds above, for guides that know the log q of each unit.
+
+    Args:
+        density: the log density of the program.
+        guide: the guide in the coordinates that are optimized.
+        weights: the program's own trainable weights.
+        config: `objective`, `beta`, `warmup`, `free_bits`, `num_particles` and `batch_size` are used.
+
+    Raises:
+        FitError: the program has global or discrete sites, or the guide does not know its units.
+    """
+
+    def __init__(self, density: LogDensity, guide: Any, weights: Mapping[str, nn.Parameter], config: FitConfig) -> None:
+        self.objective, self.config, self.step = config.objective, config, 0
+        if not is_local(density):
+            raise FitError(f"The objective {config.objective} needs every latent site in the minibatch plate; use elbo.")
+        if not isinstance(guide, LocalGuide):
+            raise FitError(f"The objective {config.objective} needs a guide with units, such as amortized or block_full_rank; use elbo.")
+        stick = config.objective in ("elbo", "elbo_linear", "elbo_cyclical", "elbo_free_bits", "beta", "iwae_dreg")
+        super().__init__(
+            density, guide, weights, num_particles=config.num_particles, batch_size=config.batch_size, stick=stick
+        )  # fmt: skip
+
+    @property
+    def independent(self) -> bool:
+        """Whether draws are not mirrored: the importance-weighted bound is defined for independent ones."""
+        return self.objective in ("iwae", "iwae_dreg")
+
+    @property
+    def normal(self) -> None:
+        """None: a step's noise has the weight of the KL beside the normal numbers."""
+        return None
+
+    @property
+    def warmup(self) -> int:
+        """Steps before which the search must not end."""
+        return self.config.warmup if self.objective in ("elbo_linear", "elbo_cyclical", "elbo_free_bits") else 0
+
+    @property
+    def final_weight(self) -> float:
+        """Weight of the KL in the last step taken."""
+        return kl_weight(self.objective, self.step, self.config)
+
+    def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw one step's noise, unit numbers, and the step's `[KL weight, free nats]`."""
+        self.step += 1
+        return self._noise(generator, self.batches)
+
+    def _noise(self, generator: torch.Generator, batches: Minibatches) -> tuple[Tensor, ...]:
+        rows = self.num_particles if self.independent or self.num_particles % 2 else self.num_particles // 2
+        half = torch.randn(rows, self.noise_width, dtype=self.density.dtype, generator=generator)
+        step = max(1, self.step)
+        knobs = torch.tensor(
+            [kl_weight(self.objective, step, self.config), free_nats(self.objective, step, self.config)], dtype=half.dtype
+        )  # fmt: skip
+        index = batches.draw(generator)
+        return (half, knobs) if index is None else (half, knobs, index)
+
+    def mirrored(self, noise: Tensor) -> Tensor:
+        """Return noise for every particle; mirrored pairs except for importance-weighted bounds."""
+        return noise if self.independent else super().mirrored(noise)
+
+    def _estimate(self, noise: Tensor, knobs: Tensor, index: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        guide = self.guide
+        assert isinstance(guide, LocalGuide)
+        u, log_q = guide.sample_units(self.mirrored(noise), index=index, stick=self.stick)
+        doubly = _Scaled() if self.objective == "iwae_dreg" and u.requires_grad else None
+        tensors = None if index is None else self.batches.tensors(index)
+        if doubly is not None:
+            values = u[:, guide.places if index is None else guide.places[index]]  # [draw, unit, local]
+            values.register_hook(doubly)
+            u = u.detach().index_copy(1, (guide.places if index is None else guide.places[index]).reshape(-1), values.flatten(1))
+            out = guide.numbers(index)
+            log_q = guide.head.stuck(out, (values - guide.center) / guide.spread) - guide.spread.log().sum()
+        terms = many_unit_terms(self.density, u, tensors)
+        scale = guide.size / log_q.shape[1]
+        if self.independent:
+            log_weights = terms.likelihood + terms.prior - log_q
+            if doubly is not None:
+                doubly.share = log_weights.detach().softmax(0)[..., None]
+            return -scale * iwae_bound_nats(log_weights).sum()
+        kl = log_q - terms.prior
+        if self.objective != "elbo_free_bits":
+            return -scale * beta_elbo_nats(terms.likelihood, kl, knobs[0]).sum()
+        # The batch's mean KL per unit costs nothing below the free nats, which fall to 0: the last objective is the ELBO.
+        return -scale * terms.likelihood.mean(0).sum() + guide.size * torch.maximum(kl.mean(), knobs[1].expand(()))
+
+    def blame(self, noise: tuple[Tensor, ...]) -> str:
+        """Repeat the draw and name the site whose log density is not finite there."""
+        return super().blame((noise[0], *noise[2:]))
+
+    def snapshot(self) -> dict[str, float]:
+        """Return reconstruction and KL per unit in nats at the current parameters, over the first units with fixed noise."""
+        generator = torch.Generator().manual_seed(7)
+        index = torch.arange(min(SNAPSHOT, self.batches.size)) if self.batches.batch_size is not None else None
+        with torch.no_grad():
+            noise = torch.randn(2, self.guide.noise_dim, dtype=self.density.dtype, generator=generator)
+            assert isinstance(self.guide, LocalGuide)
+            u, log_q = self.guide.sample_units(torch.cat([noise, -noise]), index=index)
+            terms = many_unit_terms(self.density, u, None if index is None else self.batches.tensors(index))
+        return {"reconstruction_nats": float(-terms.likelihood.mean()), "kl_nats": float((log_q - terms.prior).mean())}
+
+
+class _Scaled:
+    """Multiplies the gradient that reaches the draws by their normalized weights (doubly reparameterized, Tucker et al. 2019)."""
+
+    share: Tensor
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        return gradient * self.share

@@ -1,0 +1,1 @@
+"""The one optimization loop: its step, the loop, and when it stops."""

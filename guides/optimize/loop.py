@@ -1,0 +1,208 @@
+"""The one optimization loop: Adam in two phases, stopped by a rule, averaged at the end.
+
+1. Search at a constant learning rate until `guides.optimize.stopping.Watch` says that nothing improves beyond noise.
+2. Anneal along a cosine to `final_lr`, and average the parameters over the last share `tail` of this phase.
+
+A loss or gradient that is not finite ends the fit at once; the last finite parameters are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guides.objectives.kl_schedules import check_schedule
+from guides.optimize.step import Objective, Step
+from guides.optimize.stopping import Settled, Watch
+from guides.types import FitConfig, Stop
+from zoo.compiler.compile import Record
+
+__all__ = ["Outcome", "optimize"]
+
+Progress = Callable[[int, int, float], None]
+FIRST = (1, 2, 4, 8, 16, 32)  # steps that are looked at besides every tenth of a window
+Look = Callable[[Sequence[float], Tensor], None]  # the losses of a block of steps, and the values after each
+WINDOWS = 3  # of the stopping rule that a search usually takes (two at least), for the prediction of its time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Losses per step in nats, why the loop ended and how the step ran; the parameters themselves are changed in place.
+
+    `history` holds what an objective with a `snapshot` said along the way, name -> values, with their `step`.
+    """
+
+    losses: np.ndarray[Any, Any]
+    stop: Stop
+    record: Record | None = None
+    history: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return len(self.losses)
+
+
+@dataclass
+class _Run:
+    """One run of the loop: the step with its state, and the losses."""
+
+    objective: Objective
+    config: FitConfig
+    generator: torch.Generator
+    progress: Progress | None
+    expected: int
+    losses: list[float] = field(default_factory=list)
+    averaged: int = 0
+    seen: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.step = Step(self.objective, self.config, self.expected)
+        self._ahead = torch.empty(0)
+
+    def take(self, shares: Sequence[float], averaging: Sequence[bool], each: Look | None = None) -> Stop | None:
+        """Take a block of steps at these shares of the learning rate; return a Stop when something is not finite.
+
+        `each` is called once, with the losses of all of them and the values after each.
+        """
+        first, noise = len(self.losses) + 1, self._noise(len(shares))
+        rows, history = self.step.block(first, shares, noise, averaging)
+        good = np.isfinite(rows).all(1)
+        number = len(rows) if good.all() else int(good.argmin())
+        losses = rows[:number, 0].tolist()
+        self.losses.extend(losses)
+        if each is not None and number:
+            each(losses, history)
+        if self.follow is not None:
+            self._look(self.follow, first, history[:number])
+        if self.progress is not None:
+            for i, loss in enumerate(losses):
+                self.progress(first + i, self.config.steps, loss)
+        if number < len(rows):
+            what = "The gradient" if math.isfinite(rows[number, 0]) else "The loss"
+            return self._failed(first + number, f"{what} is not finite", tuple(x[number] for x in noise))
+        self.averaged += sum(averaging)
+        return None
+
+    def _look(self, follow: Callable[[], dict[str, float]], first: int, history: Tensor) -> None:
+        """Ask how the program is getting on at some of these steps."""
+        for step, values in enumerate(history, first):
+            if step in FIRST or step % max(1, self.config.patience // 10) == 0:
+                self.step.write(values)
+                self.seen.append({"step": float(step), **follow()})
+
+    @property
+    def follow(self) -> Callable[[], dict[str, float]] | None:
+        """What says how a program that learns its weights is getting on, where the objective has it."""
+        return getattr(self.objective, "snapshot", None) if self.objective.weights else None
+
+    @property
+    def most(self) -> int:
+        """Most steps of one block: one where each is called by itself, so that progress and interrupts are not delayed."""
+        return 1 if self.step.native is None else self.step.together
+
+    def _noise(self, number: int) -> list[Tensor]:
+        """Return the noise of so many steps, `most` at most, `[step, *input]` per input; the same numbers however many are asked for.
+
+        Standard normal numbers are drawn for many steps together: drawing them for each takes longer than a small step.
+        """
+        shape = self.objective.normal
+        if shape is None:
+            rows = [self.objective.noise(self.generator) for _ in range(number)]
+            return [torch.stack(column) for column in zip(*rows, strict=True)]
+        if len(self._ahead) < number:
+            fresh = torch.empty(self.step.together, *shape, dtype=self.step.state.dtype).normal_(generator=self.generator)
+            self._ahead = torch.cat([self._ahead, fresh]) if len(self._ahead) else fresh
+        now, self._ahead = self._ahead[:number], self._ahead[number:]
+        return [now]
+
+    def watched(self, history: Tensor, row: int) -> Tensor | None:
+        """Return the watched parameters at a row of values."""
+        self.step.write(history[row])
+        return self.objective.watched()
+
+    def _failed(self, number: int, what: str, noise: tuple[Tensor, ...]) -> Stop:
+        """Go back to the parameters of the last finite loss and say where it broke."""
+        self.step.write()
+        culprit = self.objective.blame(noise)
+        self.step.write_last()
+        return Stop(status="nan", step=number, sentence=f"{what} at step {number}, at {culprit}; the last finite parameters are kept.")
+
+    def outcome(self, stop: Stop) -> Outcome:
+        """Return what the loop hands back."""
+        history = {name: np.array([row[name] for row in self.seen]) for name in (self.seen[0] if self.seen else ())}
+        return Outcome(losses=np.asarray(self.losses), stop=stop, record=self.step.record, history=history)
+
+
+def optimize(
+    objective: Objective, config: FitConfig, generator: torch.Generator, progress: Progress | None = None, *, starts: int = 1
+) -> Outcome:
+    """Run search and annealing; the objective's parameters hold the averaged result afterwards.
+
+    Args:
+        objective: what is minimized.
+        config: settings of the loop.
+        generator: source of all noise and minibatches.
+        progress: called as `progress(step, steps, loss)`.
+        starts: how many starts of this fit are still to come, this one included: a compiled step serves all of them.
+    """
+    annealing = min(max(2 * config.patience, config.anneal), max(1, config.steps // 2))
+    check_schedule(config, annealing)
+    expected = min(config.steps, WINDOWS * config.patience + annealing)
+    run = _Run(objective, config, generator, progress, expected * starts)
+    watch = Watch(min(config.patience, max(1, (config.steps - annealing) // 2)))
+    settled = False
+
+    def look(losses: Sequence[float], history: Tensor) -> None:
+        nonlocal settled
+        enough = len(run.losses) > getattr(objective, "warmup", 0)
+        settled = watch.extend(losses, lambda row: run.watched(history, row)) and enough
+
+    while len(run.losses) < config.steps - annealing and not settled:
+        number = min(run.most, watch.remaining, config.steps - annealing - len(run.losses))
+        stop = run.take([1.0] * number, [False] * number, look)
+        if stop is not None:
+            return run.outcome(stop)
+    floor = min(1.0, config.final_lr / config.lr)
+    shares = [floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * k / annealing)) for k in range(annealing)]
+    averaging = [k >= (1 - config.tail) * annealing for k in range(annealing)]
+    k = 0
+    while k < annealing:
+        number = min(run.most, annealing - k)
+        stop = run.take(shares[k : k + number], averaging[k : k + number])
+        if stop is not None:
+            return run.outcome(stop)
+        k += number
+    weight = getattr(objective, "final_weight", 1.0)
+    assert weight == 1.0 or config.objective == "beta", f"the weight of the KL ended at {weight}"
+    run.step.write_average(run.averaged) if run.averaged else run.step.write()
+    return run.outcome(_verdict(settled, watch.last, watch.window, len(run.losses), config))
+
+
+def _verdict(settled: bool, last: Settled | None, window: int, steps: int, config: FitConfig) -> Stop:
+    tail = f"annealed and averaged, {steps} steps in all"
+    if last is None:
+        return Stop(
+            status="not_converged",
+            step=steps,
+            sentence=f"The budget of {config.steps} steps is too short for the stopping rule; give more steps.",
+        )
+    if settled:
+        return Stop(status="ok", step=steps, sentence=f"Settled: {last.sentence(window)}; {tail}.")
+    if last.improving:
+        return Stop(
+            status="not_converged",
+            step=steps,
+            sentence=f"The budget of {config.steps} steps ended while still improving: {last.sentence(window)}; {tail}.",
+        )
+    return Stop(
+        status="ok",
+        step=steps,
+        sentence=f"The budget of {config.steps} steps ended without improvement beyond noise: {last.sentence(window)}; {tail}.",
+    )

@@ -1,0 +1,299 @@
+"""Compiled graphs called as plain C functions: for samplers that are not written in Python, and for many steps in one call.
+
+    int64 zoo_gradient(uint64 dim, const double *x, double *gradient, double *value, void *graph)
+    int64 zoo_steps(void *graph, const steps_t *steps)
+
+A graph compiled for itself (`zoo.compiler.standalone`) is a C function of pointers already; a package for torch's loader carries
+one of bare arrays (Inductor's "minimal ArrayRef interface"). No tensor is made per call, so a small gradient takes half a
+microsecond instead of four. Forty lines of C, compiled once per machine into the same cache, turn either into the two
+functions above. Every graph is compared with its answers from Python before it is used; where anything does not fit,
+Python calls it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import subprocess
+import tempfile
+import weakref
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx
+
+from zoo.compiler import cache, standalone
+
+__all__ = ["INTERFACE", "NativeGraph", "load", "needs_loader", "register_wrapper"]
+
+INTERFACE = {"aot_inductor.allow_stack_allocation": True, "aot_inductor.use_minimal_arrayref_interface": True}
+FAILED = -2  # the graph raised
+
+SOURCE = (Path(__file__).parent / "csrc" / "native.c").read_text(encoding="utf8")
+
+
+class _Array(ctypes.Structure):
+    """`array_t` of the source."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p), ("numel", ctypes.c_int64), ("sizes", ctypes.c_int64 * 8), ("strides", ctypes.c_int64 * 8),
+        ("ndim", ctypes.c_int32), ("dtype", ctypes.c_int32), ("device", ctypes.c_int32), ("number", ctypes.c_int32),
+        ("reserved", ctypes.c_int64 * 4),
+    )  # fmt: skip
+
+
+class _Graph(ctypes.Structure):
+    """`graph_t` of the source."""
+
+    _fields_ = (
+        ("model", ctypes.c_void_p), ("call", ctypes.c_void_p), ("inputs_at", ctypes.c_void_p), ("outputs_at", ctypes.c_void_p),
+        ("dim", ctypes.c_uint64), ("calls", ctypes.c_uint64), ("stop", ctypes.c_int64),
+    )  # fmt: skip
+
+
+class _Package(ctypes.Structure):
+    """`package_t` of the source."""
+
+    _fields_ = (
+        ("model", ctypes.c_void_p), ("run", ctypes.c_void_p), ("inputs_at", ctypes.c_void_p), ("outputs_at", ctypes.c_void_p),
+        ("bytes", ctypes.c_void_p), ("inputs", ctypes.c_int32), ("outputs", ctypes.c_int32),
+    )  # fmt: skip
+
+
+class _Steps(ctypes.Structure):
+    """`steps_t` of the source."""
+
+    _fields_ = (
+        ("count", ctypes.c_uint64), ("size", ctypes.c_uint64), ("noises", ctypes.c_uint64), ("state", ctypes.c_void_p),
+        ("before", ctypes.c_void_p), ("next", ctypes.c_void_p), ("history", ctypes.c_void_p), ("numbers", ctypes.c_void_p),
+        ("controls", ctypes.c_void_p), ("noise", ctypes.c_void_p), ("bytes", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+class NativeGraph:
+    """A compiled graph of float64 outputs behind C functions; for one thread at a time.
+
+    Attributes:
+        gradient: address of `zoo_gradient`, for a graph `[point, constants] -> (value, gradient)`. It returns 0, or 3 or 4 where
+            gradient or value are not finite; after `stop`, or once the graph has failed, the value is NaN: points to reject.
+        copy: address of a function that copies a point, which samplers ask for beside the gradient.
+        data: address of their last argument.
+    """
+
+    def __init__(
+        self, shim: ctypes.CDLL, code: ctypes.CDLL, examples: Sequence[Tensor], constants: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> None:
+        if any(x.dtype != torch.float64 for x in outputs):
+            raise OSError("outputs other than float64 are not handed over")
+        tensors = (*(x.detach().clone() for x in examples), *constants)
+        self._inputs = (ctypes.c_void_p * len(tensors))(*[x.data_ptr() for x in tensors])
+        self._outputs = (ctypes.c_void_p * len(outputs))()
+        self._shapes, self._keep, self._shim = [x.shape for x in outputs], tensors, shim
+        if hasattr(code, "zoo_call"):
+            model, call = 0, _pointer(code.zoo_call)
+        else:
+            self._package = self._loaded(code, tensors, outputs)
+            model, call = ctypes.addressof(self._package), _pointer(shim.zoo_package)
+        self._graph = _Graph(
+            model=model, call=call, inputs_at=ctypes.addressof(self._inputs), outputs_at=ctypes.addressof(self._outputs),
+            dim=tensors[0].numel(),
+        )  # fmt: skip
+        self._call = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 3)(call)
+        self.dim = tensors[0].numel()
+        self.gradient, self.copy, self.data = _pointer(shim.zoo_gradient), _pointer(shim.zoo_copy), ctypes.addressof(self._graph)
+
+    def _loaded(self, code: ctypes.CDLL, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> _Package:
+        """Make a model of a package for torch's loader, called through its interface of arrays."""
+        handle = ctypes.c_void_p()
+        if code.AOTInductorModelCreateV2(ctypes.byref(handle), None, ctypes.c_size_t(0)):
+            raise OSError("the package cannot be loaded a second time")
+        weakref.finalize(self, code.AOTInductorModelDelete, handle)
+        self._arrays = (_Array * len(tensors))(*map(_describe, tensors)), (_Array * len(outputs))()
+        self._bytes = (ctypes.c_uint64 * len(outputs))(*[8 * x.numel() for x in outputs])
+        return _Package(
+            model=handle, run=_pointer(code.AOTInductorModelRunMinimalArrayrefInterfaceV2), inputs_at=ctypes.addressof(self._arrays[0]),
+            outputs_at=ctypes.addressof(self._arrays[1]), bytes=ctypes.addressof(self._bytes), inputs=len(tensors), outputs=len(outputs),
+        )  # fmt: skip
+
+    @property
+    def calls(self) -> int:
+        """How often `zoo_gradient` evaluated the graph."""
+        return int(self._graph.calls)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the graph raised."""
+        return bool(self._graph.stop == FAILED)
+
+    def stop(self) -> None:
+        """Make every later call return NaN at once."""
+        self._graph.stop = -1
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Return the outputs, for checks.
+
+        Raises:
+            OSError: the graph failed.
+        """
+        held = [x.contiguous() for x in inputs]
+        out = [torch.empty(shape, dtype=torch.float64) for shape in self._shapes]
+        given = (ctypes.c_void_p * len(self._keep))(*[x.data_ptr() for x in (*held, *self._keep[len(held) :])])
+        places = (ctypes.c_void_p * len(out))(*[x.data_ptr() for x in out])
+        if self._call(self._graph.model, ctypes.addressof(given), ctypes.addressof(places)):
+            raise OSError("the graph failed")
+        return out
+
+    def steps(self, state: Tensor, before: Tensor, controls: Tensor, noise: Sequence[Tensor]) -> tuple[int, Tensor, Tensor]:
+        """Take several steps of a graph `[state, control, rates, *noise] -> (new state, [loss, gradient norm])` in one call.
+
+        Args:
+            state: `[4, size]`, replaced by the last state; its first row holds the values.
+            before: `[4, size]`, replaced by the state before the last step.
+            controls: `[step, 5]`, one control row per step.
+            noise: per noise input a contiguous `[step, *input]`.
+
+        Returns:
+            The number of steps that went well (it ends at the first loss or gradient that is not finite), `[step, 2]` losses
+            with gradient norms, that of the failing step included, and the values after each step `[step, size]`.
+        """
+        count, size = controls.shape[0], state.shape[1]
+        numbers, history = torch.full((count, 2), torch.nan, dtype=torch.float64), torch.empty((count, size), dtype=torch.float64)
+        following = torch.empty_like(state)
+        places = (ctypes.c_void_p * max(1, len(noise)))(*[x.data_ptr() for x in noise])
+        sizes = (ctypes.c_uint64 * max(1, len(noise)))(*[x[0].numel() * x.element_size() for x in noise])
+        steps = _Steps(
+            count=count, size=size, noises=len(noise), state=state.data_ptr(), before=before.data_ptr(), next=following.data_ptr(),
+            history=history.data_ptr(), numbers=numbers.data_ptr(), controls=controls.data_ptr(), noise=ctypes.addressof(places),
+            bytes=ctypes.addressof(sizes),
+        )  # fmt: skip
+        done = self._shim.zoo_steps(ctypes.c_void_p(self.data), ctypes.byref(steps))
+        return int(done), numbers, history
+
+
+def load(package: Path, examples: Sequence[Tensor], constants: Sequence[Tensor], outputs: Sequence[Tensor]) -> NativeGraph:
+    """Return the graph of a package behind C functions.
+
+    Args:
+        package: a compiled graph `[*examples, *constants] -> outputs` on the processor: a library or a package for torch's loader.
+        examples: its inputs, for their shapes.
+        constants: what it takes beside them.
+        outputs: tensors shaped like those it returns.
+
+    Raises:
+        OSError: no compiler and no cached function, or a package this route cannot call; the text says which.
+    """
+    if not all(t.device.type == "cpu" and t.ndim <= 8 and t.is_contiguous() for t in (*examples, *constants)):
+        raise OSError("only contiguous tensors of up to eight axes on the processor are handed over")
+    try:
+        return NativeGraph(_shim(), _library(str(package)), examples, constants, outputs)
+    except AttributeError as error:
+        raise OSError("the package has no interface of arrays") from error
+
+
+def needs_loader(graph: fx.GraphModule) -> str:
+    """Return the operation that Inductor's interface of arrays cannot carry, so that compiling for it would be lost time; else nothing.
+
+    It has neither code of its own nor a C function for some operations, and hands no input of the graph to a library's
+    product of matrices.
+    """
+    try:
+        from torch._inductor import decomposition, lowering
+        from torchgen.aoti.fallback_ops import inductor_fallback_ops as callable_ones  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:
+        return ""
+    own = lowering.lowerings.keys() - lowering.fallbacks
+    for node in graph.graph.nodes:
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        name = node.target.overloadpacket.__name__
+        if name in ("mm", "addmm", "bmm", "baddbmm"):
+            left = node.args[-2].meta.get("val")
+            small = left is not None and 1 in left.shape[-2:]  # a sum of products, written out
+            if not small and any(_is_input(n) for n in node.all_input_nodes):
+                return str(node.target)
+        elif node.target in decomposition.decompositions or node.target in own:
+            continue
+        elif str(node.target) not in callable_ones or any(_is_input(n) for n in node.all_input_nodes):
+            return str(node.target)
+    return ""
+
+
+def register_wrapper() -> None:
+    """Make Inductor write its C++ for the interface of arrays.
+
+    It chooses the class that writes it once per process, by the options of the first graph compiled there: after one without this
+    interface, a graph that asks for it is compiled without it, silently.
+    """
+    try:
+        from torch._inductor.codegen import common
+        from torch._inductor.codegen.cpp_wrapper_cpu_array_ref import CppWrapperCpuArrayRef
+
+        common.init_backend_registration()
+        common.device_codegens["cpu"].cpp_wrapper_codegen = CppWrapperCpuArrayRef
+    except (ImportError, AttributeError):  # another version of torch: graphs are called through the loader
+        return
+
+
+def _is_input(node: fx.Node) -> bool:
+    """Whether a node is an input of the graph or a view of one."""
+    while node.op == "call_function" and getattr(node.target, "is_view", False):
+        node = node.all_input_nodes[0]
+    return node.op == "placeholder"
+
+
+@functools.cache
+def _library(package: str) -> ctypes.CDLL:
+    """Load a library, or the one in a package; its file may go once it is mapped."""
+    if package.endswith(".so"):
+        return standalone.library(package)
+    with zipfile.ZipFile(package) as archive:
+        names = [n for n in archive.namelist() if n.endswith(".so")]
+        sources = b"".join(archive.read(n) for n in archive.namelist() if n.endswith(".cpp"))
+        if len(names) != 1 or b"aoti_torch_proxy_executor_call" in sources:
+            raise OSError("the package calls operations that need the loader of torch")
+        code = archive.read(names[0])
+    with tempfile.TemporaryDirectory(prefix="zoo-native-") as folder:
+        file = Path(folder) / "model.so"
+        file.write_bytes(code)
+        return ctypes.CDLL(str(file))
+
+
+@functools.cache
+def _shim() -> ctypes.CDLL:
+    """Load the two C functions, compiled once per machine and version of their source."""
+    key = hashlib.sha256(f"{SOURCE}{cache.machine()}".encode()).hexdigest()[:40]
+    file = cache.find(key, ".so")
+    if file is None:
+        compiler = standalone.compiler()
+        if compiler is None:
+            raise OSError("no C++ compiler")
+        file = cache.store(key, functools.partial(_compile, compiler), ".so")
+    library = ctypes.CDLL(str(file))
+    library.zoo_steps.restype = ctypes.c_int64
+    return library
+
+
+def _compile(compiler: str, path: str) -> str:
+    source = Path(path).with_suffix(".cpp")
+    source.write_text(SOURCE, encoding="utf8")
+    done = subprocess.run([compiler, "-O2", "-shared", "-fPIC", str(source), "-o", path], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"{compiler} failed: {(done.stderr.splitlines() or [''])[0][:200]}")
+    return path
+
+
+_CODES = {torch.float64: 7, torch.float32: 6, torch.int64: 4, torch.int32: 3, torch.bool: 11, torch.uint8: 0}  # c10::ScalarType
+
+
+def _describe(x: Tensor) -> _Array:
+    if x.dtype not in _CODES:
+        raise OSError(f"tensors of {x.dtype} are not handed over")
+    return _Array(data=x.data_ptr(), numel=x.numel(), sizes=(ctypes.c_int64 * 8)(*x.shape), strides=(ctypes.c_int64 * 8)(*x.stride()),
+                  ndim=x.ndim, dtype=_CODES[x.dtype])  # fmt: skip
+
+
+def _pointer(function: ctypes._NamedFuncPointer) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0

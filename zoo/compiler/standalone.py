@@ -1,0 +1,231 @@
+"""Compiled graphs without a runtime around them: Inductor's kernels behind one plain C function, built in seconds.
+
+    int32 zoo_call(void *, const void *const *inputs, void *const *outputs)
+
+Inductor writes for every graph a thousand lines of C++ that serve torch's loader and take ten of the twelve seconds a
+graph costs to compile. Only two parts of its source belong to the graph: the kernels, and the body that lays out buffers
+and calls them. `translate` keeps those two and gives the body the few definitions it uses (`standalone.h`), so that
+one second of compiling is left. A source that asks for anything else is refused by name, and the graph is compiled in full.
+Source: the files Inductor writes with `aot_inductor.package_cpp_only`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.compiler import cache
+
+__all__ = ["SOURCES", "Unsupported", "build", "compiler", "load", "takes", "translate"]
+
+SOURCES = {"aot_inductor.package": True, "aot_inductor.package_cpp_only": True, "aot_inductor.precompile_headers": False}  # compile nothing
+DEFINITIONS = Path(__file__).parent / "csrc" / "standalone.h"
+PREFIX = "#include <torch/csrc/inductor/cpp_prefix.h>"
+KNOWN = {
+    f"aoti_torch_{name}"
+    for name in ("empty_strided", "new_tensor_handle", "cpu_mm_out", "cpu_addmm_out", "cpu_bmm_out", "cpu_baddbmm_out", "cpu_cumsum",
+                 "cpu_cumprod", "cpu_cholesky_solve")
+}  # fmt: skip
+_BODY = "void AOTInductorModel::run_impl_minimal_arrayref_interface_v2_raw("
+_INPUT = re.compile(r"torch::aot_inductor::c_to_arrayref_tensor<(\w+)>\(c_inputs\[(\d+)\]\)")
+_OUTPUT = re.compile(
+    r"if constexpr \(std::is_same_v<std::decay_t<decltype\((?P<name>[^;{]+?)\)>,RAIIAtenTensorHandle> [^{]*\{(?:(?!\n    \}).)*"
+    r"\n    \} else \{(?:(?!\n    \}\n).)*arrayref_tensor_to_c\(\w+, c_outputs\[(?P<place>\d+)\]\);\n    \}\n",
+    re.DOTALL,
+)
+
+
+def takes(operation: str) -> bool:
+    """Return whether a library's operation, as in `aten.addmm.default`, can be called from a graph compiled for itself."""
+    name = operation.split(".")[1]
+    return not KNOWN.isdisjoint({f"aoti_torch_cpu_{name}", f"aoti_torch_cpu_{name}_out"})
+
+
+class Unsupported(Exception):
+    """The graph needs torch's runtime; the text names what for."""
+
+
+def translate(source: str, inputs: Sequence[Tensor], outputs: int) -> str:
+    """Return the C++ of `zoo_call` from the C++ that Inductor wrote for a graph.
+
+    Args:
+        source: wrapper and kernels in one text.
+        inputs: tensors laid out like those the graph takes.
+        outputs: how many it returns.
+
+    Raises:
+        Unsupported: the source has another form than expected, or calls something outside `KNOWN`.
+    """
+    start, end = source.find(_BODY), source.find("void AOTInductorModel::run_impl(")
+    if not 0 <= start < end:
+        raise Unsupported("no interface of arrays")
+    body = source[source.index("{", start) : source.rindex("}", start, end) + 1]
+    body = re.sub(r"\n.*auto& kernels = .*", "", body).replace("this->device_idx_", "0")
+    body, taken = _INPUT.subn(r"input<\1>(zoo_inputs[\2], layout_\2)", body)
+    body, given = _OUTPUT.subn(r"output(\g<name>, zoo_outputs[\g<place>]);\n", body)
+    if (taken, given) != (len(inputs), outputs):
+        raise Unsupported(f"{taken} inputs and {given} outputs were found of {len(inputs)} and {outputs}")
+    for name, place in re.findall(r"output\((\w+), zoo_outputs\[(\d+)\]\)", body):
+        body = re.sub(
+            rf"aoti_torch_empty_strided\(([^;]*), &{name}_handle\)", rf"given(\1, zoo_outputs[{place}], &{name}_handle)", body, count=1
+        )
+    calls = set(re.findall(r"aoti_torch_\w+", body)) - KNOWN
+    strange = sorted(calls) + re.findall(r"this->\w+|torch::\w+::\w+|c_inputs|c_outputs|proxy_executor|ConstantHandle", body)
+    if strange:
+        raise Unsupported(strange[0])
+    kernels = source[max(source.find(PREFIX, end), 0) :] if PREFIX in source[end:] else ""
+    layouts = "".join(f"static constexpr int64_t layout_{i}[] = {{{_layout(x)}}};\n" for i, x in enumerate(inputs))
+    text = f"{layouts}static void body(const void* const* zoo_inputs, void* const* zoo_outputs) {body}"
+    return f'{kernels.replace(PREFIX, "")}\n#include "{DEFINITIONS.name}"\nnamespace zoo {{\n{text}\n}}\n{_ENTRY}'
+
+
+def _layout(x: Tensor) -> str:
+    """Axes, sizes and strides in one list."""
+    return ", ".join(map(str, (x.ndim, *x.shape, *x.stride())))
+
+
+_ENTRY = """
+extern "C" int32_t zoo_call(void*, const void* const* inputs, void* const* outputs) {
+  zoo::Run run;
+  try { zoo::body(inputs, outputs); } catch (...) { return 1; }
+  return 0;
+}
+"""
+
+
+def build(files: Sequence[str], path: str, inputs: Sequence[Tensor], outputs: int) -> str:
+    """Compile the files Inductor wrote (see `SOURCES`) to a library at `path`.
+
+    Raises:
+        Unsupported: see `translate`; or the compiler refused the result.
+    """
+    by_end = {end: next(f for f in files if f.endswith(end)) for end in (".wrapper.cpp", "_compile_flags.json", "_linker_flags.json")}
+    source, compiling, linking = (Path(f).read_text(encoding="utf8") for f in by_end.values())
+    flags, links = json.loads(compiling), json.loads(linking)
+    file = Path(path).with_suffix(".cpp")
+    file.write_text(translate(source, inputs, outputs), encoding="utf8")
+    arguments = _arguments(flags)
+    libraries = [f"-L{d}" for d in links["libraries_dirs"]] + [f"-l{n}" for n in links["libraries"]]
+    command = [flags["compiler"], *_prefix(flags["compiler"], tuple(arguments)), f"-I{DEFINITIONS.parent}", str(file), *arguments]
+    done = subprocess.run([*command, "-shared", "-o", path, *libraries], capture_output=True, text=True, check=False)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if "error" in line] or [f"{flags['compiler']} failed"]
+        raise Unsupported(errors[0][:300])
+    return path
+
+
+def _arguments(flags: dict[str, Any]) -> list[str]:
+    kept = [f for f in flags["cflags"] if f not in ("Wall", "pedantic", "g1")]
+    words = [w for text in flags["passthrough_args"] for w in text.split()]
+    definitions = [f"-D{d.strip()}" for d in flags["definitions"]]
+    return [*definitions, *[f"-I{d}" for d in flags["include_dirs"]], *[f"-{f}" for f in kept], *words, "-w", "-g0"]
+
+
+def _prefix(compiler: str, arguments: tuple[str, ...]) -> list[str]:
+    """Return how Inductor's header of vector types is included: compiled before where that works, as text while another process is at it.
+
+    Compiling it takes ten seconds, once per machine, and saves four of every graph.
+    """
+    plain = ["-include", PREFIX.split("<")[1].rstrip(">")]
+    key = _header(compiler, arguments)
+    folder = cache.directory() / f"header-{key}"
+    if not key or folder in _failed:
+        return plain
+    header = folder / "prefix.h"
+    if not header.with_suffix(".h.gch").exists():
+        with cache.alone(folder.name) as first:
+            if not first:
+                return plain
+            if not header.with_suffix(".h.gch").exists() and not _precompile(compiler, arguments, folder):
+                _failed.add(folder)
+                return plain
+    return ["-include", str(header)]
+
+
+_failed: set[Path] = set()
+
+
+@functools.cache
+def _header(compiler: str, arguments: tuple[str, ...]) -> str:
+    """Return the key of the compiled header; nothing for a compiler that keeps such headers in another way."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    if "Free Software Foundation" not in version:
+        return ""
+    return hashlib.sha256(repr((compiler, version, arguments, torch.__version__, cache.machine())).encode()).hexdigest()[:24]
+
+
+def _precompile(compiler: str, arguments: Sequence[str], folder: Path) -> bool:
+    """Compile the header into a folder that appears whole; whether that worked."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in folder.parent.glob("header-build-*"):  # of processes that were stopped
+            shutil.rmtree(left, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix="header-build-", dir=folder.parent))
+    except OSError:
+        return False
+    (work / "prefix.h").write_text(f"{PREFIX}\n", encoding="utf8")
+    command = [compiler, "-x", "c++-header", str(work / "prefix.h"), *arguments, "-o", str(work / "prefix.h.gch")]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        shutil.rmtree(work, ignore_errors=True)
+        return False
+    try:
+        os.rename(work, folder)
+    except OSError:  # another process was first
+        shutil.rmtree(work, ignore_errors=True)
+    return folder.is_dir()
+
+
+def compiler() -> str | None:
+    """Return the C++ compiler on the PATH, None where there is none."""
+    return next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
+
+
+@functools.cache
+def library(path: str) -> ctypes.CDLL:
+    """Load a library once per process."""
+    return ctypes.CDLL(path)
+
+
+def load(path: Path, constants: Sequence[Tensor], outputs: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """Return the graph in a library as a function of its inputs.
+
+    Args:
+        path: what `build` wrote.
+        constants: the tensors it takes after its inputs.
+        outputs: tensors shaped like those it returns.
+
+    Raises:
+        OSError: the library cannot be loaded.
+    """
+    call, like = library(str(path)).zoo_call, torch.empty_like
+    kept = list(constants)  # as they lie: the code was written for their strides
+    fixed = [t.data_ptr() for t in kept]
+    made = [x.detach().contiguous() for x in outputs]
+    places = struct.Struct(f"{max(1, len(made))}P").pack
+    packers: dict[int, Callable[..., bytes]] = {}
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        given = [x.data_ptr() for x in inputs]
+        pack = packers.get(len(given)) or packers.setdefault(len(given), struct.Struct(f"{len(given) + len(fixed)}P").pack)
+        out = [like(x) for x in made]
+        if call(None, pack(*given, *fixed), places(*[x.data_ptr() for x in out])):
+            raise RuntimeError("a kernel raised")
+        return out
+
+    run.kept = kept  # type: ignore[attr-defined]
+    return run

@@ -1,0 +1,376 @@
+"""A tensor function -> one flat graph of pure tensor operations, with everything that does not change computed once.
+
+`trace` runs the function once under `make_fx` (gradients inside it included), turns every captured tensor into an input,
+removes mutation, and evaluates each node that depends on captured tensors only: what is left for every call is what
+depends on the inputs. The folded tensors become the last inputs of the graph (never constants in it), so that the same
+program on other data of the same shape is the same graph.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch import _guards as guards
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import _lazy_graph_module
+from torch.fx.experimental import proxy_tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from zoo.compiler.passes import Simplifier
+from zoo.errors import ZooError
+
+__all__ = ["TraceFailure", "Traced", "trace", "unhindered", "vectorize", "without_detach"]
+
+_VIEWS = frozenset(
+    {"expand", "view", "_unsafe_view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "slice", "select", "t", "alias", "detach"}
+)
+_FACTORS = frozenset({"linalg_solve_triangular", "linalg_cholesky_ex"})
+_INDEXED = frozenset({"index", "index_put", "_unsafe_index", "_unsafe_index_put"})
+SILENT = "do_not_emit_stack_traces"
+HUGE = 1 << 22  # bytes from which numpy asks for large pages
+MAX_NODES = 20_000  # beyond it compilation takes minutes: sequential programs unrolled in time
+LONG = MAX_NODES // 4  # from here on another trace costs more than what it leaves out
+
+
+class TraceFailure(ZooError):
+    """The function cannot be written as one graph; the message says why in one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traced:
+    """A graph `[*inputs, *constants] -> outputs`, the constants it was folded down to and the shapes of its inputs.
+
+    `watched` are captured tensors that may be trained, with their version when traced.
+    """
+
+    graph: fx.GraphModule
+    constants: tuple[Tensor, ...]
+    examples: tuple[Tensor, ...]
+    watched: tuple[tuple[Tensor, int], ...] = ()
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Run the graph node by node, uncompiled."""
+        with torch.no_grad(), default_of(self.examples):
+            return list(self.graph(*inputs, *self.constants))
+
+    @cached_property
+    def outputs(self) -> list[Tensor]:
+        """What the graph returns at its examples."""
+        return self(*self.examples)
+
+    @property
+    def nodes(self) -> int:
+        """Number of tensor operations."""
+        return sum(n.op == "call_function" for n in self.graph.graph.nodes)
+
+    @property
+    def stale(self) -> bool:
+        """Whether a captured parameter was written to since the trace, so that the folded constants are old."""
+        return any(t._version != version for t, version in self.watched)
+
+
+def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Traced:
+    """Trace `function` at `inputs` into a functional, folded graph.
+
+    Args:
+        function: tensors -> list of tensors, gradients taken inside; it may close over any other tensors.
+        inputs: example inputs; shapes, dtypes and strides are fixed by them.
+
+    Raises:
+        TraceFailure: control flow on a value, a write into a captured tensor, or a graph too long to compile.
+    """
+    examples = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in inputs)
+    try:
+        with default_of(examples), unhindered(), _sparingly():
+            first = make_fx(lambda *tensors: function(*tensors))(*examples)  # a bound method is refused as it is
+            lifted, captured = _lift(first, len(examples))
+            return _purify(lifted, examples, [t.detach().clone() for t in captured], _watch(captured))
+    except TraceFailure:
+        raise
+    except Exception as error:
+        raise TraceFailure(_sentence(error)) from error
+
+
+@contextmanager
+def unhindered() -> Iterator[None]:
+    """Trace or compile without what only costs time.
+
+    Noting which line of Python asked for an operation takes a tenth of it and nobody reads it; looking for garbage among
+    millions of objects that are all in use takes a quarter.
+    """
+    settings: Any = getattr(fx, "config", None)
+    before, collecting = getattr(settings, SILENT, None), gc.isenabled()
+    if before is not None:  # torch before 2.13 has no such switch
+        setattr(settings, SILENT, True)
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before is not None:
+            setattr(settings, SILENT, before)
+        if collecting:
+            gc.enable()
+
+
+@contextmanager
+def _sparingly() -> Iterator[None]:
+    """Trace without what nobody reads: half of the time.
+
+    Of every result torch notes a fake tensor and a tuple of the same facts; here it is a tensor without memory (where torch's own
+    notes are taken, in one mode for all, since making one for each takes longer still). And the Python text of a graph is written
+    when it is to be run, not after every change of it.
+    """
+    torch_notes: Any = proxy_tensor
+    noted: Any = getattr(torch_notes, "set_meta", None)
+
+    def note(proxy: Any, value: Any) -> Any:
+        if type(value) not in (Tensor, torch.nn.Parameter) or value.layout != torch.strided:
+            return noted(proxy, value)
+        proxy.node.meta["val"] = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        return proxy
+
+    lazily = getattr(_lazy_graph_module, "_use_lazy_graph_module", lambda wanted: nullcontext())
+    with guards.tracing(guards.TracingContext(FakeTensorMode(allow_fallback_kernels=True))), lazily(True):
+        if noted is None:  # another torch may have it otherwise; its notes serve as well
+            yield
+            return
+        torch_notes.set_meta = note
+        try:
+            yield
+        finally:
+            torch_notes.set_meta = noted
+
+
+@contextmanager
+def default_of(examples: Sequence[Tensor]) -> Iterator[None]:
+    """Make the floating type of the inputs torch's default: factories and mixed types in a graph follow the default silently."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(next((x.dtype for x in examples if x.dtype.is_floating_point), before))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def vectorize(traced: Traced, number: int, outputs: Sequence[int] = (0,)) -> Traced:
+    """Return the graph of the chosen outputs for `number` points at once: a leading axis on inputs and outputs.
+
+    Raises:
+        TraceFailure: an operation of the graph that `torch.func.vmap` cannot map.
+    """
+    axes = (0,) * len(traced.examples) + (None,) * len(traced.constants)
+    examples = tuple(x.expand(number, *x.shape).contiguous() for x in traced.examples)
+
+    def chosen(*tensors: Tensor) -> list[Tensor]:
+        values = traced.graph(*tensors)
+        return [values[i] for i in outputs]
+
+    try:
+        with default_of(examples), unhindered(), _sparingly():
+            mapped = make_fx(torch.func.vmap(chosen, in_dims=axes))(*examples, *traced.constants)
+            return _purify(mapped, examples, list(traced.constants), traced.watched)
+    except TraceFailure:
+        raise
+    except Exception as error:
+        raise TraceFailure(_sentence(error)) from error
+
+
+def without_detach(traced: Traced) -> fx.GraphModule:
+    """Return a copy of a forward graph that can be differentiated: `detach` nodes left by the trace cut derivatives silently."""
+    graph = copy.deepcopy(traced.graph)
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and _name(node) in ("detach", "alias"):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return graph
+
+
+def _purify(graph: fx.GraphModule, examples: tuple[Tensor, ...], captured: list[Tensor], watched: tuple[tuple[Tensor, int], ...]) -> Traced:
+    pure = make_fx(torch.func.functionalize(graph, remove="mutations"))(*examples, *captured)
+    pure, captured = _lift(pure, len(examples), captured)  # functionalization may capture scalars anew
+    _drop_detach(pure)
+    _select_by_masks(pure)
+    pure, captured = _simplify(pure, examples, captured)
+    graph, constants = _fold(pure, len(examples), captured)
+    folded = Traced(graph=graph, constants=constants, examples=examples, watched=watched)
+    if folded.nodes > MAX_NODES:
+        raise TraceFailure(f"{folded.nodes} operations, above {MAX_NODES}; write the recursion as one tensor operation")
+    return folded
+
+
+def _simplify(graph: fx.GraphModule, examples: tuple[Tensor, ...], captured: list[Tensor]) -> tuple[fx.GraphModule, list[Tensor]]:
+    """Return the graph without work on broadcast copies; as it is where that cannot be written, or is too long to be worth it.
+
+    Solves and factors of small matrices are written out of graphs of any length: with them only torch's loader takes it, minutes later.
+    """
+    if len(graph.graph.nodes) > LONG and not any(_name(n) in _FACTORS for n in graph.graph.nodes):
+        return graph, captured
+    try:
+        simple = make_fx(lambda *tensors: Simplifier(graph, len(examples)).run(*tensors))(*examples, *captured)
+    except Exception:  # the graph as it is gives the same numbers
+        return graph, captured
+    return _lift(simple, len(examples), captured)
+
+
+def _sentence(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no message'}"
+
+
+def _watch(captured: Sequence[Tensor]) -> tuple[tuple[Tensor, int], ...]:
+    return tuple((t, t._version) for t in captured if t.requires_grad)
+
+
+def _lift(graph: fx.GraphModule, number: int, before: Sequence[Tensor] = ()) -> tuple[fx.GraphModule, list[Tensor]]:
+    """Replace captured tensors (`get_attr` nodes) by placeholders behind the inputs and those lifted before."""
+    captured = list(before)
+    known: dict[int, fx.Node] = {}
+    last = [n for n in graph.graph.nodes if n.op == "placeholder"][-1]
+    for node in [n for n in graph.graph.nodes if n.op == "get_attr"]:
+        tensor = operator.attrgetter(str(node.target))(graph)
+        if not isinstance(tensor, Tensor):
+            raise TraceFailure(f"the graph captured a {type(tensor).__name__}")
+        if id(tensor) not in known:
+            with graph.graph.inserting_after(last):
+                last = graph.graph.placeholder(f"captured_{len(captured)}")
+            known[id(tensor)] = last
+            captured.append(tensor)
+        node.replace_all_uses_with(known[id(tensor)])
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return graph, captured
+
+
+def _fold(graph: fx.GraphModule, number: int, captured: Sequence[Tensor]) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
+    """Evaluate every node that depends on captured tensors only and feed the results in as constants."""
+    places = [n for n in graph.graph.nodes if n.op == "placeholder"]
+    values: dict[fx.Node, Any] = dict(zip(places[number:], captured, strict=True))
+    factories: set[fx.Node] = set()
+    for node in list(graph.graph.nodes):
+        if node.op != "call_function" or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            continue
+        parents = node.all_input_nodes
+        if all(p in values for p in parents):
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            with torch.no_grad():
+                values[node] = node.target(*args, **kwargs)
+            if all(p in factories for p in parents):
+                factories.add(node)
+        elif _name(node) in _INDEXED:
+            _number_masks(graph, node, places, values)
+    needed = _frontier(graph, values, factories)
+    constants: list[Tensor] = []
+    last = places[number - 1]
+    for node in needed:
+        with graph.graph.inserting_after(last):
+            last = graph.graph.placeholder(f"constant_{len(constants)}")
+        constants.append(_placed(values[node].contiguous(), constants))
+        node.replace_all_uses_with(last)
+    graph.graph.eliminate_dead_code()
+    for place in places[number:]:
+        graph.graph.erase_node(place)
+    graph.graph.lint()
+    graph.recompile()
+    return graph, tuple(constants)
+
+
+def _placed(constant: Tensor, before: Sequence[Tensor]) -> Tensor:
+    """Return a large constant in memory of large pages (numpy asks for them, torch does not), once if it is there already.
+
+    A regression of 20,000 x 50 spends half its time on looking up the addresses of small pages.
+    """
+    size = constant.numel() * constant.element_size()
+    if size < HUGE or constant.device.type != "cpu":
+        return constant
+    for other in before:
+        if other.shape == constant.shape and other.dtype == constant.dtype and torch.equal(other, constant):
+            return other
+    return torch.from_numpy(np.empty(size, dtype=np.uint8)).view(constant.dtype).view(constant.shape).copy_(constant)
+
+
+def _drop_detach(graph: fx.GraphModule) -> None:
+    """Take out `detach`, which does nothing in a graph that has its gradients inside (a tenth of its operations); outputs keep theirs."""
+    output = next(n for n in graph.graph.nodes if n.op == "output")
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and _name(node) == "detach" and output not in node.users:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def _select_by_masks(graph: fx.GraphModule) -> None:
+    """Write `x[mask] = scalar` as `where(mask, scalar, x)`: the same numbers, and vmap and Inductor take it."""
+    for node in list(graph.graph.nodes):
+        if node.op != "call_function" or _name(node) not in ("index_put", "_unsafe_index_put") or len(node.args[1]) != 1:
+            continue
+        x, (mask,), value = node.args[:3]
+        shapes = [_value(n) for n in (x, mask, value)]
+        if (
+            any(s is None for s in shapes)
+            or shapes[1].dtype is not torch.bool
+            or shapes[2].numel() != 1
+            or node.args[3:] not in ((), (False,))
+        ):
+            continue
+        with graph.graph.inserting_before(node):
+            for _ in range(shapes[0].ndim - shapes[1].ndim):
+                mask = graph.graph.call_function(torch.ops.aten.unsqueeze.default, (mask, -1))
+            node.replace_all_uses_with(graph.graph.call_function(torch.ops.aten.where.self, (mask, value, x)))
+        graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def _value(node: Any) -> Any:
+    """Return what the tracer noted of a node's tensor (shape and dtype), None where it noted nothing."""
+    return node.meta.get("val") if isinstance(node, fx.Node) else None
+
+
+def _number_masks(graph: fx.GraphModule, node: fx.Node, places: list[fx.Node], values: dict[fx.Node, Any]) -> None:
+    """Write an index by a fixed boolean mask as integer indices; Inductor and vmap refuse masks because their size is data."""
+    indices: list[Any] = []
+    for index in node.args[1]:  # type: ignore[union-attr]
+        mask = values.get(index) if isinstance(index, fx.Node) else None
+        if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
+            indices.append(index)
+            continue
+        for column in mask.nonzero(as_tuple=True):
+            with graph.graph.inserting_after(places[-1]):
+                places.append(graph.graph.placeholder(f"mask_{len(places)}"))
+            values[places[-1]] = column
+            indices.append(places[-1])
+    node.args = (node.args[0], indices, *node.args[2:])
+
+
+def _frontier(graph: fx.GraphModule, values: dict[fx.Node, Any], factories: set[fx.Node]) -> list[fx.Node]:
+    """Return the folded nodes that unfolded ones need; views and factories stay in the graph because they are free."""
+    needed: dict[fx.Node, None] = {}
+
+    def keep(node: fx.Node) -> None:
+        if node not in values:
+            return
+        if node in factories or _name(node) in _VIEWS or not isinstance(values[node], Tensor):
+            for parent in node.all_input_nodes:
+                keep(parent)
+        else:
+            needed[node] = None
+
+    for node in graph.graph.nodes:
+        if node not in values:
+            for parent in node.all_input_nodes:
+                keep(parent)
+    return list(needed)
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(getattr(node.target, "overloadpacket", None), "__name__", ""))

@@ -1,0 +1,99 @@
+"""Checks of the card, the data and what loading them leaves behind."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+
+from zoo.contract.subject import Failed, Skipped, Subject
+
+__all__ = ["CHECKS"]
+
+
+def card(subject: Subject) -> str:
+    """The card names what it is and describes what is compared."""
+    entry = subject.entry
+    if not entry.title.strip() or "\n" in entry.title:
+        raise Failed(f"The title is {entry.title!r}; write one line a reader recognizes the model by.")
+    if len(set(entry.families)) != len(entry.families):
+        raise Failed(f"families lists a name twice: {entry.families}; keep each once.")
+    return f"{entry.title}: {len(entry.quantities)} quantities, reference {entry.reference}."
+
+
+def citation(subject: Subject) -> str:
+    """The card cites where the model comes from."""
+    if not subject.entry.cites:
+        raise Skipped("The card cites nothing; add cites=('Author (year), title',) before sharing the model.")
+    return f"Cites {len(subject.entry.cites)} source{'s' if len(subject.entry.cites) > 1 else ''}."
+
+
+def data(subject: Subject) -> str:
+    """The data load, keep their type, and say their source and licence."""
+    made = subject.entry.load_data()
+    for field in ("source", "licence"):
+        if not getattr(made, field).strip():
+            raise Failed(f"Data.{field} is empty; say where the numbers come from and under which terms they may be shared.")
+    for name, value in made.train.items():
+        if isinstance(value, torch.Tensor) and value.dtype.is_floating_point and value.dtype != subject.entry.dtype:
+            raise Failed(f"Data {name!r} is {value.dtype} but the entry's dtype is {subject.entry.dtype}; convert it in make_data.")
+    if subject.entry.minibatch is not None and not made.batched:
+        raise Failed(f"minibatch={subject.entry.minibatch} needs batched data; name the tensors with one row per unit in Data.batched.")
+    shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in made.train.items() if isinstance(v, torch.Tensor))
+    return f"Data {shapes or 'none'}; source and licence stated."
+
+
+def data_repeatable(subject: Subject) -> str:
+    """The same data seed gives the same data."""
+    one, two = subject.entry.load_data(0), subject.entry.load_data(0)
+    for part in ("train", "test"):
+        a, b = getattr(one, part) or {}, getattr(two, part) or {}
+        for name in {*a, *b}:
+            if name not in a or name not in b or not _equal(a[name], b[name]):
+                raise Failed(f"Two loads with data seed 0 differ in {part}[{name!r}]; derive every random number from the seed.")
+    return "Two loads with data seed 0 are equal."
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return torch.equal(a, b)
+    return bool(a == b) if isinstance(a, int | float | str | bool | tuple | type(None)) else type(a) is type(b)
+
+
+def no_global_state(subject: Subject) -> str:
+    """Loading, building and evaluating leave random streams, parameter store, types and threads as they were."""
+    before = _state()
+    made = subject.entry.load_data()
+    subject.entry.program(made)
+    density = subject.density
+    density.gradient(subject.points[0])
+    changed = [name for name, value in _state().items() if value != before[name]]
+    if changed:
+        raise Failed(f"Loading and evaluating the model changes {', '.join(changed)}; use a local generator and pass dtypes explicitly.")
+    return "Random streams, parameter store, default dtype, threads and settings are untouched."
+
+
+def _state() -> Mapping[str, Any]:
+    return {
+        "torch's random state": torch.get_rng_state().numpy().tobytes(),
+        "numpy's random state": repr(np.random.get_state()),  # noqa: NPY002
+        "python's random state": random.getstate(),
+        "the global parameter store": sorted(pyro.get_param_store().keys()),
+        "the default dtype": torch.get_default_dtype(),
+        "the number of threads": torch.get_num_threads(),
+        "gradient mode": torch.is_grad_enabled(),
+        "pyro's settings": pyro.settings.get(),
+    }
+
+
+CHECKS: dict[str, tuple[str, Callable[[Subject], str]]] = {
+    "card": ("Tables and reports need one line to name the model by.", card),
+    "citation": ("A reader must be able to find where the model comes from.", citation),
+    "data": ("Numbers without source and licence cannot be shared; mixed float types lose digits silently.", data),
+    "data_repeatable": ("A reference holds for one data set only; data that move make every comparison wrong.", data_repeatable),
+    "no_global_state": ("State left behind changes the results of whatever runs next in the process.", no_global_state),
+}

@@ -1,0 +1,79 @@
+"""Checks of programs with minibatches: the given index is used, and minibatches are unbiased."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+
+from zoo.contract.subject import Failed, Skipped, Subject
+from zoo.density.log_density import default_dtype, trace_program
+
+__all__ = ["CHECKS"]
+
+
+def _size(subject: Subject) -> int:
+    if not subject.data.batched or subject.data.size is None:
+        raise Skipped("The entry has no minibatches.")
+    return subject.data.size
+
+
+def _slice(subject: Subject, index: Tensor) -> dict[str, Any]:
+    train = subject.data.train
+    return {**train, **{k: train[k][index] for k in subject.data.batched}, "index": index}
+
+
+def _shuffled(size: int) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(11))
+
+
+def index_used(subject: Subject) -> str:
+    """A plate of the program holds exactly the rows that were asked for."""
+    size = _size(subject)
+    index = _shuffled(size)[: max(1, size // 3)]
+    with default_dtype(subject.entry.dtype):
+        trace = trace_program(subject.program, _slice(subject, index))
+    plates = {n["name"]: n["value"] for n in trace.nodes.values() if isinstance(n.get("fn"), _Subsample) and n["fn"].size == size}
+    if not plates:
+        raise Failed(f"No plate of size {size} appears; write pyro.plate(name, {size}, subsample=index).")
+    if not any(isinstance(v, Tensor) and torch.equal(v, index) for v in plates.values()):
+        raise Failed(f"Plates {sorted(plates)} do not use the index they are given; write pyro.plate(name, {size}, subsample=index).")
+    return f"The plate of {size} units holds the {len(index)} units it is given."
+
+
+def minibatch_unbiased(subject: Subject) -> str:
+    """The average over the disjoint minibatches of a shuffled partition is the full log density."""
+    size = _size(subject)
+    if size < 2:
+        raise Skipped("One unit cannot be split.")
+    parts = _shuffled(size).tensor_split(min(3, size))
+    worst = 0.0
+    with torch.no_grad():
+        for u in subject.points[:3]:
+            full = subject.density.evaluate(u)
+            mean = sum(len(i) / size * subject.density.evaluate(u, _slice(subject, i)) for i in parts)
+            worst = max(worst, ((mean - full).abs() / (1 + full.abs())).item())
+    if not worst < 1e-9:
+        raise Failed(f"Minibatches average to another log density (off by {worst:.2g}, relative); match rows, local sites and index.")
+    return f"{len(parts)} disjoint minibatches average to the full log density within {worst:.1g}."
+
+
+def row_order(subject: Subject) -> str:
+    """Reordering the units together with their index changes nothing."""
+    order = _shuffled(_size(subject))
+    u = subject.points[0]
+    with torch.no_grad():
+        full, moved = subject.density.evaluate(u), subject.density.evaluate(u, _slice(subject, order))
+    if not torch.isclose(full, moved, rtol=1e-9, atol=1e-9):
+        raise Failed(f"Reordering the units changes the log density from {full.item():.8g} to {moved.item():.8g} nats; pair rows by index.")
+    return "Reordering the units with their index changes nothing."
+
+
+CHECKS: dict[str, tuple[str, Callable[[Subject], str]]] = {
+    "index_used": ("A plate that draws its own rows pairs the wrong rows and local latents, without a warning.", index_used),
+    "minibatch_unbiased": ("A biased minibatch density trains every guide towards another posterior.", minibatch_unbiased),
+    "row_order": ("Units are exchangeable: an order that matters means rows and latents are paired wrongly.", row_order),
+}

@@ -1,0 +1,102 @@
+"""Checks of the generative program: it runs, simulates, and declares its independence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyro
+import torch
+from pyro.util import check_site_shape
+
+from zoo.contract.subject import Failed, Skipped, Subject
+from zoo.density.log_density import LogDensity, default_dtype, trace_program
+
+__all__ = ["CHECKS"]
+
+
+def runs(subject: Subject) -> str:
+    """The program runs under validation and every site has a finite log probability."""
+    with pyro.validation_enabled(True), default_dtype(subject.entry.dtype):
+        trace = trace_program(subject.program, subject.data.train)
+        trace.compute_log_prob()
+    for node in subject.sites(trace):
+        if not torch.isfinite(node["log_prob"]).all():
+            raise Failed(f"Site {node['name']!r} has a log probability that is not finite at an ordinary point; check its arguments.")
+    if subject.observed and not subject.data.observed:
+        names = [n["name"] for n in subject.observed]
+        raise Failed(f"Sites {names} are observed but Data.observed is empty; name the data they are conditioned on.")
+    return f"{len(subject.sites(trace))} sites, all finite."
+
+
+def prior_predictive(subject: Subject) -> str:
+    """Without its observed data the program simulates them, in the same shapes, by the seed."""
+    if subject.flat:
+        raise Skipped(f"Sites {subject.flat} have improper flat priors, which cannot be simulated.")
+    if not subject.observed:
+        raise Skipped("Nothing is observed.")
+    tensors = {k: v for k, v in subject.data.train.items() if k not in subject.data.observed}
+    try:
+        first, again, other = (subject.run(tensors, seed) for seed in (1, 1, 2))
+    except Exception as error:
+        text = f"The program does not run without {list(subject.data.observed)} ({type(error).__name__}): give them the default None"
+        outcome = Skipped if "from_program" in subject.entry.tags else Failed
+        raise outcome(f"{text} and use them in obs= only.") from error
+    differ = False
+    for node in subject.observed:
+        name, seen = node["name"], node["value"]
+        simulated = first.nodes[name]
+        if simulated["is_observed"]:
+            raise Failed(f"Site {name!r} is still observed without {list(subject.data.observed)}; pass them to obs= only.")
+        if simulated["value"].shape != seen.shape:
+            raise Failed(f"Site {name!r} simulates shape {list(simulated['value'].shape)} but the data have {list(seen.shape)}.")
+        if not torch.equal(simulated["value"], again.nodes[name]["value"]):
+            raise Failed(f"Site {name!r} differs between two runs of one seed; draw every random number with pyro.sample.")
+        differ = differ or not torch.equal(simulated["value"], other.nodes[name]["value"])
+    if not differ:
+        raise Failed("Two seeds simulate the same data; the program ignores its random choices.")
+    return f"Simulates {', '.join(repr(n['name']) for n in subject.observed)} from the prior; one seed repeats, two differ."
+
+
+def plates(subject: Subject) -> str:
+    """Every batch axis of every site is declared by a plate."""
+    depth = max((-f.dim for n in subject.sites() for f in n["cond_indep_stack"] if f.vectorized), default=0)
+    for node in subject.sites():
+        try:
+            with pyro.validation_enabled(True):
+                check_site_shape(node, max(depth, node["log_prob"].ndim))
+        except ValueError as error:
+            shape = list(node["fn"].batch_shape)
+            cure = "put it inside `with pyro.plate(...)` or mark the axes with .to_event(n)"
+            raise Failed(f"Site {node['name']!r} has batch axes {shape} that no plate declares; {cure}.") from error
+    return f"Every batch axis lies in a plate; {depth} nested at most."
+
+
+def parameters_trained(subject: Subject) -> str:
+    """Every weight of a program that learns gets a gradient."""
+    module = subject.program
+    weights = [(k, p) for k, p in module.named_parameters() if p.requires_grad] if isinstance(module, torch.nn.Module) else []
+    if not subject.entry.learns:
+        if weights:
+            raise Failed(f"The program has trainable weights ({weights[0][0]}, ...) but the card says learns=False; set learns=True.")
+        raise Skipped("The program has no weights of its own.")
+    if not weights:
+        text = "keep pyro.param and networks on a PyroModule, or use zoo.from_program"
+        raise Failed(f"The card says learns=True but the program owns no parameters; {text}.")
+    density = LogDensity(module, subject.data, dtype=subject.entry.dtype)
+    reached = {name: 0.0 for name, _ in weights}
+    for u in subject.points[:3]:
+        grads = torch.autograd.grad(density.evaluate(u), [p for _, p in weights], allow_unused=True)
+        for (name, _), grad in zip(weights, grads, strict=True):
+            reached[name] += 0.0 if grad is None else float(grad.abs().sum())
+    dead = [name for name, size in reached.items() if not size > 0]
+    if dead:
+        raise Failed(f"Weights {dead} get no gradient and would never be trained; use them in the program or freeze them.")
+    return f"All {len(weights)} weights get a gradient."
+
+
+CHECKS: dict[str, tuple[str, Callable[[Subject], str]]] = {
+    "runs": ("A site that is not finite at an ordinary point stops every sampler at its first step.", runs),
+    "prior_predictive": ("Predictive checks and simulated truths need the same program without its data.", prior_predictive),
+    "plates": ("An undeclared batch axis gives wrong minibatch scales and wrong enumeration, often silently.", plates),
+    "parameters_trained": ("A weight without gradient is silently never trained.", parameters_trained),
+}

@@ -1,0 +1,118 @@
+"""What the checks look at: an entry with its data, program and log density, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import ImproperUniform
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+
+from zoo.density.log_density import LogDensity, default_dtype, trace_program
+from zoo.errors import ZooError
+from zoo.types import Data, ModelEntry, Program
+
+__all__ = ["Failed", "Skipped", "Subject", "seeded"]
+
+
+class Skipped(Exception):
+    """The check does not apply; the message is the reason."""
+
+
+class Failed(Exception):
+    """The check found a fault; the message says what it got, what it expects and what to do."""
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch for the block and restore its state after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+class Subject:
+    """An entry under examination."""
+
+    def __init__(self, entry: ModelEntry) -> None:
+        self.entry = entry
+
+    @cached_property
+    def data(self) -> Data:
+        """The data of data seed 0."""
+        try:
+            return self.entry.load_data()
+        except Exception as error:
+            raise Skipped(f"The data cannot be made ({type(error).__name__}); see check data.") from error
+
+    @cached_property
+    def program(self) -> Program:
+        """One build of the program."""
+        return self.entry.program(self.data)
+
+    @cached_property
+    def density(self) -> LogDensity:
+        """The log density; checks that need it are skipped where it cannot be made."""
+        try:
+            return self.new_density()
+        except ZooError as error:
+            raise Skipped("There is no log density; see check log_density.") from error
+
+    def new_density(self) -> LogDensity:
+        """Make a log density of a fresh program."""
+        return LogDensity(self.entry.program(self.data), self.data, dtype=self.entry.dtype)
+
+    @cached_property
+    def points(self) -> Tensor:
+        """Six points of the unconstrained space, `[6, dim]`: five around 0 with sd 0.5, one wide with sd 1.5."""
+        generator = torch.Generator().manual_seed(4021)
+        scale = torch.tensor([0.5] * 5 + [1.5], dtype=self.density.dtype)
+        return scale[:, None] * torch.randn(6, self.density.dim, dtype=self.density.dtype, generator=generator)
+
+    @cached_property
+    def trace(self) -> poutine.Trace:
+        """One run at jittered zeros with log probabilities."""
+        with default_dtype(self.entry.dtype):
+            trace = trace_program(self.program, self.data.train)
+            trace.compute_log_prob()
+        return trace
+
+    def sites(self, trace: poutine.Trace | None = None) -> list[dict[str, Any]]:
+        """Sample statements of a run, without the index draws of plates."""
+        nodes = (self.trace if trace is None else trace).nodes.values()
+        return [n for n in nodes if n["type"] == "sample" and not isinstance(n["fn"], _Subsample)]
+
+    @property
+    def observed(self) -> list[dict[str, Any]]:
+        """Observed sites, without factors."""
+        return [n for n in self.sites() if n["is_observed"] and type(n["fn"]).__name__ not in ("Unit", "Delta")]
+
+    @property
+    def flat(self) -> list[str]:
+        """Sites with an improper flat prior."""
+        return [n["name"] for n in self.sites() if isinstance(base(n["fn"]), ImproperUniform)]
+
+    def jacobian(self, u: Tensor) -> Tensor:
+        """Log determinant of the map from a flat point `[dim]` to the constrained sites."""
+        total = u.new_zeros(())
+        for s in self.density.sites:
+            raw = self.density._part(u, s)
+            total = total + s.transform.log_abs_det_jacobian(raw, s.transform(raw)).sum()
+        return total
+
+    def run(self, tensors: Mapping[str, Any], seed: int) -> poutine.Trace:
+        """Run the program forward from its prior with a seed."""
+        with seeded(seed), default_dtype(self.entry.dtype), poutine.block():
+            return poutine.trace(self.program).get_trace(**tensors)
+
+
+def base(fn: Any) -> Any:
+    """Return the distribution inside reshaped, expanded or masked ones."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn

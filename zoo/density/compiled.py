@@ -1,0 +1,292 @@
+"""A log density as compiled graphs: value with gradient at one point, values of many, values with gradients of many.
+
+    graph(u, constants) -> (log p(T(u), data) + log |det dT/du|, its gradient)      [nats]
+
+One trace of the program serves all three: the graphs of many points are `vmap` of the graph of one, at a fixed number of
+points per call, the last call padded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+from zoo.compiler.c_abi import NativeGraph
+from zoo.compiler.compile import Function, Mode, Record, Work, compile_function, work_of
+from zoo.compiler.trace import Traced, TraceFailure, default_of, trace, vectorize, without_detach
+from zoo.compiler.vectorize import close
+
+if TYPE_CHECKING:
+    from zoo.density.log_density import LogDensity
+
+__all__ = ["CompiledDensity", "compile_density", "is_traced"]
+
+CHUNK = 64  # points per call of a batched graph
+HESSIAN_DIM = 24  # below it the eager Hessian takes no longer than the graph's
+RENT_SECONDS = 3.0  # eager batches of this estimated time run before `auto` compiles them: never far above the better of the two
+NumpyGradient = Callable[[np.ndarray[Any, Any]], tuple[float, np.ndarray[Any, Any]]]
+
+
+def compile_density(density: LogDensity, mode: Mode = "auto", *, expected_calls: int = 50_000) -> CompiledDensity:
+    """Compile value with gradient of a log density; the batched graphs follow when they are first worth it."""
+    return CompiledDensity(density, mode, expected_calls)
+
+
+class CompiledDensity:
+    """The compiled forms of one log density, each with the eager form behind it. Nothing here counts evaluations."""
+
+    def __init__(self, density: LogDensity, mode: Mode, expected_calls: int) -> None:
+        self.density = density
+        self.mode: Mode = mode
+        self.expected_calls = expected_calls
+        self._graph: Traced | None = None
+        self._forms: dict[str, Function] = {}
+        self._columns: Callable[[Tensor], Tensor] | None = None
+        self._spent = {"batch": 0.0, "batch_gradient": 0.0}
+        self._work: Work | None = None
+        self._compile_gradient(mode)
+
+    @property
+    def record(self) -> Record:
+        """Whether the gradient runs compiled, why or why not, and the seconds spent on all forms."""
+        first = self._forms["gradient"].record
+        return Record(used=first["used"], reason=first["reason"], cached=first["cached"],
+                      compile_seconds=sum(f.record["compile_seconds"] for f in self._forms.values()))  # fmt: skip
+
+    def value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log density at `[dim]` and its gradient `[dim]`."""
+        self._renew()
+        value, gradient = self._forms["gradient"](u)
+        return value, gradient
+
+    def batch(self, u: Tensor) -> Tensor:
+        """Return the log density at the rows of `[n, dim]` as `[n]`, without autograd history."""
+        return self._run("batch", u, lambda: [self.density.eager_batch()(u.detach()).detach()])[0]
+
+    def batch_value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log density `[n]` and its gradients `[n, dim]` at the rows of `[n, dim]`."""
+        value, gradient = self._run("batch_gradient", u, lambda: _batch_gradient(self.density.eager_batch(), u))
+        return value, gradient
+
+    def differentiable_batch(self, u: Tensor) -> Tensor:
+        """Return the log density at the rows of `[n, dim]` as `[n]`, differentiable once in `u`."""
+        if not (u.requires_grad and torch.is_grad_enabled()):
+            return self.batch(u)
+        if self._form("batch_gradient") is not None:
+            value: Tensor = _BatchValue.apply(u, self)
+            return value
+        value = self.density.eager_batch()(u)
+        self._rent("batch_gradient", u.shape[0])
+        return value
+
+    def hessian(self, u: Tensor) -> Tensor:
+        """Return the Hessian `[dim, dim]` of the log density at `[dim]`: all columns in one pass of the graph where that is checked."""
+        self._renew()
+        used = self._forms["gradient"].record["used"]
+        if self._columns is None and used and self.density.dim >= HESSIAN_DIM:
+            self._columns = self._differentiate_twice()
+        return self._columns(u.detach()) if self._columns and used else self.density.eager_hessian(u)
+
+    def numpy_gradient(self) -> NumpyGradient:
+        """Return `u[dim] -> (value, gradient[dim])` on float arrays with the least work per call, for one thread.
+
+        Each returned function owns its buffer; calls count as gradient evaluations of the density. Inputs of another
+        shape raise (a broadcast is refused by the assignment below or by the shape test).
+        """
+        self._renew()
+        form, density = self._forms["gradient"], self.density
+        point = torch.zeros(density.dim, dtype=density.dtype)
+        view, shape = point.numpy(), (density.dim,)
+        if form.run is None or form.traced is None:
+
+            def eager(u: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+                if u.shape != shape:
+                    raise ValueError(f"Expected an array of shape {shape}, got {u.shape}.")
+                view[:] = u
+                density.gradient_evaluations += 1
+                value, gradient = density.eager_gradient(point)
+                return value.item(), gradient.numpy()
+
+            return eager
+        graph = self.native_gradient()
+        if graph is not None:
+            return _native(graph, density)
+        run, arguments = form.run, [point]
+
+        def compiled(u: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+            if u.shape != shape:
+                raise ValueError(f"Expected an array of shape {shape}, got {u.shape}.")
+            view[:] = u
+            density.gradient_evaluations += 1
+            value, gradient = run(arguments)
+            return value.item(), gradient.numpy()
+
+        return compiled
+
+    def native_gradient(self) -> NativeGraph | None:
+        """Return the gradient behind C functions, checked like the graph itself, None where it stays with the loader."""
+        self._renew()
+        return self._forms["gradient"].native([[p] for p in self._points(4)[1:]])
+
+    # -- the forms ------------------------------------------------------------------------------------------------
+
+    def _compile_gradient(self, mode: Mode) -> None:
+        self._forms["gradient"] = compile_function(
+            self._eager, [self._points(1)[0]], [[p] for p in self._points(4)[1:]],
+            mode=mode, expected_calls=self.expected_calls, traced=self.graph,
+        )  # fmt: skip
+
+    def graph(self) -> Traced:
+        """Return the traced, uncompiled graph `u -> (value, gradient)`, made once.
+
+        Raises:
+            TraceFailure: the program cannot be written as one graph.
+        """
+        if self._graph is None:
+            self._graph = trace(self._eager, [self._points(1)[0]])
+        return self._graph
+
+    def _differentiate_twice(self) -> Callable[[Tensor], Tensor] | None:
+        """Return the Hessian of the forward graph, checked by eager Hessian-vector products; None where they differ."""
+        evaluate = self.density.evaluate
+        try:
+            forward = trace(lambda u: [evaluate(u)], [self._points(1)[0]])
+            graph = without_detach(forward)
+            twice: Callable[[Tensor], Tensor] = torch.func.jacrev(torch.func.jacrev(lambda u: graph(u, *forward.constants)[0]))
+
+            def columns(u: Tensor) -> Tensor:
+                with default_of([u]):
+                    return twice(u)
+
+            for point, direction in zip(self._points(4)[1:], self._points(7)[4:], strict=True):
+                truth = torch.autograd.functional.hvp(evaluate, point, direction)[1]
+                got = columns(point)
+                if not close(got @ direction, truth, float(got.abs().max())):
+                    return None
+        except (TraceFailure, RuntimeError, NotImplementedError):
+            return None
+        return columns
+
+    def _eager(self, u: Tensor) -> list[Tensor]:
+        return list(self.density.eager_gradient(u))
+
+    def _points(self, number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(7919)
+        return 0.4 * torch.randn(number, self.density.dim, dtype=self.density.dtype, generator=generator)
+
+    def _form(self, name: str) -> Function | None:
+        """Return a compiled batch form, None while or where the eager one runs."""
+        self._renew()
+        ready = self.mode == "on" or (self.mode == "auto" and self._spent[name] > RENT_SECONDS)
+        if name not in self._forms and ready:
+            outputs = (0,) if name == "batch" else (0, 1)
+
+            def eager(u: Tensor) -> list[Tensor]:
+                return _batch_gradient(self.density.eager_batch(), u)[: len(outputs)]
+
+            points = [
+                [0.4 * torch.randn(CHUNK, self.density.dim, dtype=self.density.dtype, generator=g)] for g in map(_generator, range(4))
+            ]
+            self._forms[name] = compile_function(
+                eager, points[0], points[1:], mode="on", traced=lambda: self._map(eager, points[0], outputs)
+            )
+        form = self._forms.get(name)
+        return form if form is not None and form.run is not None else None
+
+    def _rent(self, name: str, rows: int) -> None:
+        """Add the estimated time of an eager batch: by its size, so that a run does not depend on the clock of its machine."""
+        if self.mode != "auto":
+            return
+        if self._work is None:
+            self._work = work_of(self._eager, [self._points(1)[0]])
+        calls = 1 if self.density.eager_batch().vectorized else rows
+        share = 0.5 if name == "batch" else 1.0  # the gradient is about half of a call
+        self._spent[name] += share * Work(self._work.operations * calls, self._work.numbers * rows).seconds
+
+    def _map(self, eager: Callable[..., list[Tensor]], points: Sequence[Tensor], outputs: Sequence[int]) -> Traced:
+        try:
+            return vectorize(self.graph(), CHUNK, outputs)
+        except TraceFailure:
+            if not self.density.eager_batch().vectorized:
+                raise
+            return trace(eager, points)
+
+    def _run(self, name: str, u: Tensor, eager: Callable[[], list[Tensor]]) -> list[Tensor]:
+        form = self._form(name)
+        if form is None or not u.shape[0] or u.ndim != 2:
+            values = eager()
+            self._rent(name, u.shape[0] if u.ndim == 2 else 1)
+            return values
+        u = u.detach().contiguous()
+        rest = -u.shape[0] % CHUNK
+        padded = torch.cat([u, u[:1].expand(rest, -1)]) if rest else u
+        parts = [form(chunk) for chunk in padded.split(CHUNK)]
+        return [torch.cat(column)[: u.shape[0]] for column in zip(*parts, strict=True)]
+
+    def _renew(self) -> None:
+        """Trace and load again after a weight the program owns was written to: its old value was folded in."""
+        if self._graph is not None and self._graph.stale:
+            self._graph = self._columns = None
+            used = self._forms["gradient"].record["used"]
+            self._forms.clear()
+            self._compile_gradient("on" if used else "off")
+
+
+def _native(graph: NativeGraph, density: LogDensity) -> NumpyGradient:
+    """Return the gradient of arrays on the C function: a copy in, a call, a copy out."""
+    point, slope, value, dim = np.zeros(graph.dim), np.zeros(graph.dim), ctypes.c_double(), graph.dim
+    function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(graph.gradient)
+    addresses = (point.ctypes.data, slope.ctypes.data, ctypes.addressof(value), graph.data)
+
+    def compiled(u: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+        if u.shape != (dim,):
+            raise ValueError(f"Expected an array of shape {(dim,)}, got {u.shape}.")
+        point[:] = u
+        density.gradient_evaluations += 1
+        function(dim, *addresses)
+        if value.value != value.value and graph.failed:  # `graph` is named here to keep it alive
+            raise RuntimeError("the compiled graph failed at run time")
+        return value.value, slope.copy()
+
+    return compiled
+
+
+class _BatchValue(torch.autograd.Function):
+    """Values with the gradients the same compiled call returned."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, compiled: CompiledDensity) -> Tensor:
+        """Return the log density of each row."""
+        value, gradient = compiled.batch_value_and_gradient(u)
+        ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """Return the chain rule through each row."""
+        (gradient,) = ctx.saved_tensors
+        return grad[:, None] * gradient, None
+
+
+def is_traced(u: Tensor) -> bool:
+    """Whether `u` is being traced or mapped, where only the eager function may be called."""
+    return get_proxy_mode() is not None or torch._C._functorch.is_functorch_wrapped_tensor(u)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(104_729 + seed)
+
+
+def _batch_gradient(function: Callable[[Tensor], Tensor], u: Tensor) -> list[Tensor]:
+    points = u.detach().requires_grad_(True)
+    with torch.enable_grad():
+        value = function(points)
+        (gradient,) = torch.autograd.grad(value.sum(), points)
+    return [value.detach(), gradient]

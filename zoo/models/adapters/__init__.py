@@ -1,0 +1,1 @@
+"""Low-rank adapters of a frozen network; what its entries share lies beside them."""

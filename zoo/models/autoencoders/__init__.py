@@ -1,0 +1,1 @@
+"""Deep latent-variable models whose decoder is trained, then held fixed."""

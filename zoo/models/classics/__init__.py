@@ -1,0 +1,1 @@
+"""Classic test densities of the literature on sampling and variational inference."""

@@ -1,0 +1,1 @@
+"""Groups, items and persons with effects that share a prior."""

@@ -1,0 +1,1 @@
+"""Regressions: linear predictors and small networks with priors on their weights."""

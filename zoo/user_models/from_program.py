@@ -1,0 +1,251 @@
+"""Make an entry of a Pyro model that already exists: `zoo.from_program(model, {"x": x, "y": y})`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+
+from zoo.density.log_density import LogDensity
+from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError
+from zoo.quantities import of_site
+from zoo.types import Data, ModelEntry, Program, Quantity
+from zoo.user_models.lift_params import Lifted, LiftedProgram, discover
+from zoo.user_models.signature import Signature
+
+__all__ = ["from_program"]
+
+
+def from_program(
+    model: Callable[..., Any],
+    data: Mapping[str, Any] | Sequence[Any],
+    dims: Mapping[str, tuple[str, ...]] | None = None,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+    name: str = "my_model",
+    observed: Sequence[str] | None = None,
+    guide: Callable[..., Any] | None = None,
+    *,
+    title: str | None = None,
+    quantities: Mapping[str, Quantity] | None = None,
+    batched: Sequence[str] = (),
+    minibatch: int | None = None,
+    families: tuple[str, ...] | None = None,
+    source: str = "given by the caller",
+    licence: str = "not stated",
+    dtype: torch.dtype = torch.float64,
+) -> ModelEntry:
+    """Make an entry of an existing Pyro model; its quantities are its latent sites, positive ones as logarithms.
+
+    `pyro.param` and `pyro.module` inside the model or the guide are lifted onto a module that owns them, so that they
+    are trained; the global parameter store is never touched, and the caller's networks keep their weights.
+
+    Args:
+        model: a function or a `PyroModule`.
+        data: its arguments by name, or by position as a tuple; arrays, data frames and lists become tensors.
+        dims: names of the axes of data and latent sites.
+        coords: labels along those axes.
+        name: name of the entry.
+        observed: the arguments whose removal gives the prior predictive; found in the trace when not given.
+        guide: the caller's own guide: a function with the model's arguments, or an `AutoGuide` class.
+        title: one line for tables.
+        quantities: what to compare on instead of the sites, e.g. from `zoo.quantities`.
+        batched: arguments with one row per unit of the minibatch plate; the model then takes `index=None` too.
+        minibatch: number of units per minibatch.
+        families: guide families that `--guides all` means.
+        source: where the data come from.
+        licence: the terms under which they may be shared.
+        dtype: floating type of trace, fit and draws.
+
+    Raises:
+        DataError: data the program cannot be conditioned on.
+        ProgramError: a program that cannot be handled correctly; the message holds the cure.
+        UsageError: arguments that do not fit the model.
+    """
+    if not callable(model):
+        raise UsageError(f"The model is a {type(model).__name__}; accepted: a function of the data or a PyroModule.")
+    signature = Signature.of(model)
+    tensors = _by_name(data, signature, dtype)
+    _check_names(signature, tensors, observed, batched)
+    Data(train=tensors)  # refuses NaN, empty and odd tensors before the program meets them
+    lifted, trace = discover(model, tensors, dtype)
+    _refuse_own_subsamples(trace)
+    known = tuple(observed) if observed is not None else _observed(trace, tensors)
+    size = _rows(tensors, batched)
+    card = Data(
+        train=tensors, observed=known, batched=tuple(batched), size=size, coords=dict(coords or {}), dims=dict(dims or {}), source=source,
+        licence=licence,
+    )  # fmt: skip
+
+    def build(_: Data) -> Program:
+        return LiftedProgram(model, lifted, dtype)
+
+    program = LiftedProgram(model, lifted, dtype)
+    density = LogDensity(program, card, dtype=dtype)
+    entry = ModelEntry(
+        name=name,
+        title=title or (inspect.getdoc(model) or f"{name}: a Pyro model of yours").partition("\n")[0],
+        make_data=lambda seed: card,
+        build=build,
+        quantities=dict(quantities) if quantities is not None else _quantities(trace, density, card),
+        reference="nuts",
+        families=families or ModelEntry.families,
+        own_guides=_own_guides(guide, tensors, dtype),
+        learns=any(p.requires_grad for p in program.parameters()),
+        minibatch=minibatch,
+        dtype=dtype,
+        tags=frozenset({"from_program"}),
+        notices=tuple(_notices(trace, density)) if quantities is None else (),
+    )
+    return entry
+
+
+# -- data -----------------------------------------------------------------------------------------------------------
+
+
+def _by_name(data: Any, signature: Signature, dtype: torch.dtype) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        if not isinstance(data, tuple | list):
+            raise UsageError(f"data is a {type(data).__name__}; accepted: a dict of the model's arguments, or a tuple of them in order.")
+        if len(data) > len(signature.names):
+            raise UsageError(f"data has {len(data)} values but the model takes {len(signature.names)} arguments: {list(signature.names)}.")
+        data = dict(zip(signature.names, data, strict=False))
+    return {str(key): _tensor(str(key), value, dtype) for key, value in data.items()}
+
+
+def _tensor(key: str, value: Any, dtype: torch.dtype) -> Any:
+    """Turn arrays, frames and lists of numbers into tensors (floats to the entry's type); leave all else alone."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    elif isinstance(value, list):
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise DataError(f"Data {key!r} is a ragged list; give rows of one length, or pad them and pass a mask.") from error
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "fiub":
+            raise DataError(f"Data {key!r} has dtype {value.dtype}; accepted: numbers and booleans. Encode text as integers first.")
+        value = torch.from_numpy(np.array(value, dtype=value.dtype if value.dtype.kind in "fb" else np.int64, order="C"))
+    if isinstance(value, Tensor):
+        value = value.detach()
+        return value.to(dtype) if value.dtype.is_floating_point else value
+    return value
+
+
+def _check_names(signature: Signature, tensors: Mapping[str, Any], observed: Sequence[str] | None, batched: Sequence[str]) -> None:
+    if not signature.open_ended:
+        for key in tensors:
+            if key not in signature.names:
+                raise UnknownNameError("argument of the model", key, signature.names)
+    missing = sorted(signature.required - set(tensors) - {"index"})
+    if missing:
+        raise UsageError(f"The model needs {missing} but data has {sorted(tensors)}; add them to data.")
+    for key in observed or ():
+        if key not in tensors:
+            raise UnknownNameError("observed data", key, tensors)
+    for key in batched:
+        if not isinstance(tensors.get(key), Tensor):
+            raise UnknownNameError("batched data", key, [k for k, v in tensors.items() if isinstance(v, Tensor)])
+    if batched and not signature.takes_index:
+        text = "give the model an argument index=None and write pyro.plate(name, size, subsample=index)"
+        raise ProgramError(f"batched={list(batched)} needs minibatches, but the model takes no index; {text}.")
+
+
+def _rows(tensors: Mapping[str, Any], batched: Sequence[str]) -> int | None:
+    return int(tensors[batched[0]].shape[0]) if batched and tensors[batched[0]].ndim else None
+
+
+# -- what the trace says --------------------------------------------------------------------------------------------
+
+
+def _sites(trace: poutine.Trace) -> Iterator[dict[str, Any]]:
+    yield from (n for n in trace.nodes.values() if n["type"] == "sample" and not isinstance(n["fn"], _Subsample))
+
+
+def _refuse_own_subsamples(trace: poutine.Trace) -> None:
+    for node in trace.nodes.values():
+        fn = node.get("fn")
+        if isinstance(fn, _Subsample) and fn.subsample_size is not None and fn.subsample_size < fn.size:
+            name = node["name"]
+            raise ProgramError(
+                f"Plate {name!r} draws its own random subsample of {fn.subsample_size} of {fn.size} rows, so the posterior would be a "
+                f"different one in every run; add an argument index=None to the model, write pyro.plate({name!r}, {fn.size}, "
+                "subsample=index), index the data outside, and pass batched=[...]."
+            )
+
+
+def _observed(trace: poutine.Trace, tensors: Mapping[str, Any]) -> tuple[str, ...]:
+    """Find the arguments that reach `obs=`: the same storage, or else equal numbers."""
+    values = [n["value"] for n in _sites(trace) if n["is_observed"] and isinstance(n["value"], Tensor) and n["value"].numel()]
+    given = {k: v for k, v in tensors.items() if isinstance(v, Tensor)}
+    found = {k for k, v in given.items() for x in values if v.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()}
+    for x in values:
+        if not any(given[k].untyped_storage().data_ptr() == x.untyped_storage().data_ptr() for k in found):
+            found |= {k for k, v in given.items() if v.numel() == x.numel() and bool((v.reshape(-1) == x.reshape(-1)).all())}
+    return tuple(k for k in tensors if k in found)
+
+
+def _quantities(trace: poutine.Trace, density: LogDensity, data: Data) -> dict[str, Quantity]:
+    nodes = {n["name"]: n for n in _sites(trace)}
+    quantities = {}
+    for site in density.sites:
+        node = nodes[site.name]
+        plates = {f.dim: f.name for f in node["cond_indep_stack"] if f.vectorized}
+        rank, event = len(site.shape), site.event_dim
+        dims = tuple(plates.get(i - rank + event, f"{site.name}_dim_{i}") for i in range(rank))
+        label, quantity = of_site(site.name, node["fn"].support, tuple(site.shape), data.dims.get(site.name, dims))
+        quantities[label] = quantity
+    return quantities
+
+
+def _notices(trace: poutine.Trace, density: LogDensity) -> Iterator[str]:
+    """Guess from shapes where labels or rotations may be free; a guess is stated as one."""
+    nodes = {n["name"]: n for n in _sites(trace)}
+    for name in density.discrete:
+        classes = int(nodes[name]["fn"].enumerate_support(expand=False).shape[0])
+        indexed = [s.name for s in density.sites if classes > 1 and classes in s.shape]
+        if indexed:
+            yield (
+                f"Labels may be free (a guess from shapes): {', '.join(indexed)} have an axis of length {classes}, the number of values of "
+                f"discrete site {name!r}; compare on quantities that do not depend on labels, e.g. zoo.quantities.sorted_by."
+            )
+    wide = [s for s in density.sites if len(s.shape) >= 2 and "corr" not in str(nodes[s.name]["fn"].support).lower()]
+    for i, a in enumerate(wide):
+        for b in wide[i + 1 :]:
+            shared = (set(a.shape[-2:]) & set(b.shape[-2:])) - {1}
+            if shared and "cholesky" not in str(nodes[b.name]["fn"].support).lower():
+                yield (
+                    f"Rotations or signs may be free (a guess from shapes): {a.name} and {b.name} share an axis of length {min(shared)} as "
+                    "the factors of a matrix product do; compare on the product."
+                )
+
+
+# -- guides ---------------------------------------------------------------------------------------------------------
+
+
+def _own_guides(guide: Any, tensors: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Callable[..., Any]]:
+    if guide is None:
+        return {}
+    if isinstance(guide, AutoGuide):
+        kind = type(guide).__name__
+        raise UsageError(
+            f"guide is an {kind} bound to another copy of the model; pass the class: guide={kind}, or functools.partial({kind}, ...)."
+        )
+    maker = guide.func if isinstance(guide, functools.partial) else guide
+    if isinstance(maker, type) and issubclass(maker, AutoGuide):
+        return {"own": lambda program, data, entry: guide(program)}
+    if not callable(guide):
+        raise UsageError(f"guide is a {type(guide).__name__}; accepted: a function with the model's arguments or an AutoGuide class.")
+    lifted: Lifted
+    lifted, trace = discover(guide, tensors, dtype)
+    _refuse_own_subsamples(trace)
+    return {"own": lambda program, data, entry: LiftedProgram(guide, lifted, dtype)}
