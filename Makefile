@@ -30,7 +30,7 @@ test: $(STAMP)
 	@CUDA_VISIBLE_DEVICES= $(RUN)/python -m pytest -p no:cacheprovider -n $(JOBS) --dist worksteal
 
 test-cuda: $(STAMP)
-	@$(RUN)/python -m pytest -p no:cacheprovider -n 0 -rs tests/test_guides/test_device.py
+	@$(RUN)/python -m pytest -p no:cacheprovider -n 0 -rs tests/test_guides/optimize/test_cuda.py
 
 lint: $(STAMP)
 	@$(RUN)/ruff check .

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import planting
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from scipy.stats import norm, t
+from support import planting
 
 import zoo
 from benchmarks import arviz_bridge as bridge

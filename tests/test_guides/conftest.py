@@ -1,25 +1,10 @@
-"""Make the tiny programs importable as fixtures; the folder is no package."""
-
-import importlib.util
-import sys
-from pathlib import Path
+"""Fixtures of the tests of the guides."""
 
 import pytest
 import torch
+from support import tiny as tiny_module
 
 from zoo.compiler import compile as compiled
-
-
-def _module(name):
-    spec = importlib.util.spec_from_file_location(f"guides_{name}", Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tiny_module = _module("tiny")
-_module("stepping")
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
 """The report: escaped, self-contained, deterministic, bounded in size, and saying what the comparison found."""
 
 import re
-import runpy
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from support import report_factory
 
 from benchmarks.report import FitSummary, ReportInput, figures_fit, render_html, render_markdown, render_table
 from benchmarks.report.components import make_view, worst_pair
@@ -22,7 +21,7 @@ from benchmarks.report.theme import FAMILIES, ROLES, VERDICT_COLORS, marks
 from benchmarks.report.words import VERDICTS, headline
 from zoo.types import Posterior
 
-FACTORY = runpy.run_path(str(Path(__file__).with_name("report_factory.py")))
+FACTORY = vars(report_factory)
 
 
 @pytest.fixture(scope="module")

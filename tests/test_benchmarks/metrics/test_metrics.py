@@ -3,10 +3,10 @@
 import math
 
 import numpy as np
-import planting
 import pytest
 import torch
 from scipy.stats import norm
+from support import planting
 
 from benchmarks import arviz_bridge
 from benchmarks.metrics import components, coverage, distances, moments, predictive, weights

@@ -8,8 +8,8 @@ from itertools import pairwise
 import pyro.distributions as dist
 import pytest
 import torch
+from support.densities import log_density, points
 from torch import Tensor
-from zoo_densities import log_density, points
 
 from zoo.errors import UsageError
 from zoo.models.mixtures import gaussian_mixture

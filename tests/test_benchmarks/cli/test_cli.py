@@ -11,7 +11,7 @@ import pytest
 import zoo
 from benchmarks.cli import commands as cli
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def run(*words, capsys):

@@ -4,9 +4,9 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import planting
 import pytest
 import torch
+from support import planting
 from torch import nn
 
 import benchmarks

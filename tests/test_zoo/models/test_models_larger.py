@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, optimize, stats
-from zoo_densities import log_density, normal, points
+from support.densities import log_density, normal, points
 
 import zoo
 from zoo import datasets

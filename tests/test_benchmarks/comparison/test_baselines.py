@@ -1,12 +1,11 @@
 """The table of class probabilities: what its rows are, what its distances mean, and that both reports show it."""
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support import report_factory
 
 from benchmarks.comparison.baselines import predictive, table
 from benchmarks.metrics import calibration
@@ -17,7 +16,7 @@ from benchmarks.studies.lora_head.lab import bin_sums
 from benchmarks.studies.lora_head.page import bars, best_guide, page, pooled_ece, spearman
 from zoo.types import Baselines
 
-FACTORY = runpy.run_path(str(Path(__file__).with_name("report_factory.py")))
+FACTORY = vars(report_factory)
 ROWS = 60
 
 

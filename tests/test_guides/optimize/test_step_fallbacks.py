@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from guides_stepping import RUN, both, loops, objective
+from support.stepping import RUN, both, loops, objective
 
 import guides
 from guides.optimize.loop import optimize

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from zoo_densities import log_density, normal, points
+from support.densities import log_density, normal, points
 
 from zoo.models.regression import bayesian_neural_network, horseshoe_marginal, horseshoe_regression
 

@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
-import planting
 import pytest
-from planting import PLANTS
+from support import planting
+from support.planting import PLANTS
 
 from benchmarks.comparison.score import compare
 from benchmarks.comparison.verdict import decide

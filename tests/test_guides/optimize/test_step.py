@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from guides_stepping import RUN, assert_same_run, both, graph_gradients, loops, objective, programs
+from support.stepping import RUN, assert_same_run, both, graph_gradients, loops, objective, programs
 
 import guides
 from guides.base.flat import Start, lower_product

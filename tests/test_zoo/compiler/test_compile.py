@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import multiprocessing
@@ -15,6 +14,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from support import compiled_programs as programs
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from zoo.compiler import cache
@@ -26,10 +26,6 @@ from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 from zoo.types import Data
 
-_spec = importlib.util.spec_from_file_location("compiled_programs", Path(__file__).with_name("compiled_programs.py"))
-programs = importlib.util.module_from_spec(_spec)
-sys.modules["compiled_programs"] = programs
-_spec.loader.exec_module(programs)
 CASES = programs.cases()
 
 
@@ -312,7 +308,7 @@ def test_a_second_process_does_not_compile(tmp_path):
     lines = []
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-c", code, str(Path(__file__).parent)],
+            [sys.executable, "-c", code, str(Path(programs.__file__).parent)],
             env=environment,
             capture_output=True,
             text=True,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
+from support.densities import log_density, normal, points
 from torch import Tensor
-from zoo_densities import log_density, normal, points
 
 from benchmarks.audit import targets_entries
 from benchmarks.audit.sites import integral

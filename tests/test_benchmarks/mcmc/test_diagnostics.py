@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import planting
 import pytest
 import torch
+from support import planting
 
 from benchmarks.mcmc.diagnostics import components, diagnose, smallest_ess
 from zoo.errors import UsageError

@@ -9,8 +9,8 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from support.densities import log_density, points
 from torch import Tensor
-from zoo_densities import log_density, points
 
 from zoo.datasets import standardize
 from zoo.density.log_density import default_dtype

@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from guides_stepping import RUN, objective, programs
+from support.stepping import RUN, objective, programs
 
 import guides
 import zoo

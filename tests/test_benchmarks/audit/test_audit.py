@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-import bound_faults
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from bound_faults import FAULTS
+from support import bound_faults
+from support.bound_faults import FAULTS
 
 import zoo
 from benchmarks import audit as bounds
@@ -22,7 +22,7 @@ from benchmarks.audit.targets import TARGETS
 from zoo.contract.subject import Failed, Skipped
 
 ALL_CHECKS = {**program_checks.CHECKS, **guide_checks.CHECKS, **evidence_checks.CHECKS}
-PAGE = Path(__file__).parents[2] / "docs" / "bound_audit.md"
+PAGE = Path(__file__).parents[3] / "docs" / "bound_audit.md"
 QUICK = ("normal_normal", "half_normal_scale")
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pyro
 import pytest
 import torch
+from support import compiled_programs as programs
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from zoo.compiler import cache
@@ -20,10 +17,6 @@ from zoo.density.compiled import CompiledDensity
 from zoo.density.log_density import LogDensity
 from zoo.types import Data
 
-_spec = importlib.util.spec_from_file_location("compiled_programs", Path(__file__).with_name("compiled_programs.py"))
-programs = importlib.util.module_from_spec(_spec)
-sys.modules["compiled_programs"] = programs
-_spec.loader.exec_module(programs)
 CASES = programs.cases()
 
 

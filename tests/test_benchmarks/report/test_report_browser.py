@@ -2,18 +2,17 @@
 
 import json
 import re
-import runpy
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
+from support import report_factory
 
 from benchmarks.report import render_html
 
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; `apt-get install chromium` enables this test")
-FACTORY = runpy.run_path(str(Path(__file__).with_name("report_factory.py")))
+FACTORY = vars(report_factory)
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--disable-extensions", "--disable-dev-shm-usage",
