@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoo.errors import UsageError
 
-__all__ = ["Compiled", "batched", "close", "vmappable"]
+__all__ = ["Compiled", "batched", "close", "value_and_gradient", "vmappable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +53,21 @@ def batched(function: Callable[[Tensor], Tensor], *, dim: int, dtype: torch.dtyp
     generator = torch.Generator().manual_seed(20231)
     points = 0.5 * torch.randn(3, dim, dtype=dtype, generator=generator)
     try:
-        value, gradient = _value_and_gradient(vectorized, points)
+        value, gradient = value_and_gradient(vectorized, points)
     except Exception as error:
         return Compiled(function=loop, shape=shape, dtype=dtype, reason=f"points one by one: {type(error).__name__} under vmap")
-    plain, slope = _value_and_gradient(loop, points)
+    plain, slope = value_and_gradient(loop, points)
     if not (close(value, plain) and close(gradient, slope)):
         return Compiled(function=loop, shape=shape, dtype=dtype, reason="points one by one: vmap failed its self-check")
     return Compiled(function=vectorized, shape=shape, dtype=dtype, vectorized=True)
 
 
-def _value_and_gradient(function: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
-    u = points.clone().requires_grad_(True)
-    value = function(u)
-    (gradient,) = torch.autograd.grad(value.sum(), u)
+def value_and_gradient(function: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values `[n]` of a function of points `[n, dim]` and its gradients `[n, dim]`."""
+    u = points.detach().requires_grad_(True)
+    with torch.enable_grad():
+        value = function(u)
+        (gradient,) = torch.autograd.grad(value.sum(), u)
     return value.detach(), gradient
 
 

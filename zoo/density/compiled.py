@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,12 +20,9 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from zoo.compiler.c_abi import NativeGraph
 from zoo.compiler.compile import Function, Mode, Record, Work, compile_function, work_of
 from zoo.compiler.trace import Traced, TraceFailure, default_of, trace, vectorize, without_detach
-from zoo.compiler.vectorize import close
+from zoo.compiler.vectorize import Compiled, close, value_and_gradient
 
-if TYPE_CHECKING:
-    from zoo.density.log_density import LogDensity
-
-__all__ = ["CompiledDensity", "compile_density", "is_traced"]
+__all__ = ["CompiledDensity", "EagerDensity", "compile_density", "is_traced"]
 
 CHUNK = 64  # points per call of a batched graph
 HESSIAN_DIM = 24  # below it the eager Hessian takes no longer than the graph's
@@ -33,7 +30,27 @@ RENT_SECONDS = 3.0  # eager batches of this estimated time run before `auto` com
 NumpyGradient = Callable[[np.ndarray[Any, Any]], tuple[float, np.ndarray[Any, Any]]]
 
 
-def compile_density(density: LogDensity, mode: Mode = "auto", *, expected_calls: int = 50_000) -> CompiledDensity:
+class EagerDensity(Protocol):
+    """What the compiled forms need of a log density: its eager forms, and the counter of its gradients."""
+
+    dim: int
+    dtype: torch.dtype
+    gradient_evaluations: int
+
+    def evaluate(self, u: Tensor) -> Tensor:
+        """Return the log density at one point `[dim]`, not counted."""
+
+    def eager_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log density at `[dim]` and its gradient `[dim]`, not counted."""
+
+    def eager_batch(self) -> Compiled:
+        """Return the function of `[n, dim]`."""
+
+    def eager_hessian(self, u: Tensor) -> Tensor:
+        """Return the Hessian `[dim, dim]` at `[dim]`, not counted."""
+
+
+def compile_density(density: EagerDensity, mode: Mode = "auto", *, expected_calls: int = 50_000) -> CompiledDensity:
     """Compile value with gradient of a log density; the batched graphs follow when they are first worth it."""
     return CompiledDensity(density, mode, expected_calls)
 
@@ -41,7 +58,7 @@ def compile_density(density: LogDensity, mode: Mode = "auto", *, expected_calls:
 class CompiledDensity:
     """The compiled forms of one log density, each with the eager form behind it. Nothing here counts evaluations."""
 
-    def __init__(self, density: LogDensity, mode: Mode, expected_calls: int) -> None:
+    def __init__(self, density: EagerDensity, mode: Mode, expected_calls: int) -> None:
         self.density = density
         self.mode: Mode = mode
         self.expected_calls = expected_calls
@@ -71,7 +88,7 @@ class CompiledDensity:
 
     def batch_value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log density `[n]` and its gradients `[n, dim]` at the rows of `[n, dim]`."""
-        value, gradient = self._run("batch_gradient", u, lambda: _batch_gradient(self.density.eager_batch(), u))
+        value, gradient = self._run("batch_gradient", u, lambda: list(value_and_gradient(self.density.eager_batch(), u)))
         return value, gradient
 
     def differentiable_batch(self, u: Tensor) -> Tensor:
@@ -188,7 +205,7 @@ class CompiledDensity:
             outputs = (0,) if name == "batch" else (0, 1)
 
             def eager(u: Tensor) -> list[Tensor]:
-                return _batch_gradient(self.density.eager_batch(), u)[: len(outputs)]
+                return list(value_and_gradient(self.density.eager_batch(), u))[: len(outputs)]
 
             points = [
                 [0.4 * torch.randn(CHUNK, self.density.dim, dtype=self.density.dtype, generator=g)] for g in map(_generator, range(4))
@@ -238,7 +255,7 @@ class CompiledDensity:
             self._compile_gradient("on" if used else "off")
 
 
-def _native(graph: NativeGraph, density: LogDensity) -> NumpyGradient:
+def _native(graph: NativeGraph, density: EagerDensity) -> NumpyGradient:
     """Return the gradient of arrays on the C function: a copy in, a call, a copy out."""
     point, slope, value, dim = np.zeros(graph.dim), np.zeros(graph.dim), ctypes.c_double(), graph.dim
     function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(graph.gradient)
@@ -282,11 +299,3 @@ def is_traced(u: Tensor) -> bool:
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(104_729 + seed)
-
-
-def _batch_gradient(function: Callable[[Tensor], Tensor], u: Tensor) -> list[Tensor]:
-    points = u.detach().requires_grad_(True)
-    with torch.enable_grad():
-        value = function(points)
-        (gradient,) = torch.autograd.grad(value.sum(), points)
-    return [value.detach(), gradient]

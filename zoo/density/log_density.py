@@ -21,6 +21,7 @@ from torch import Tensor
 
 from zoo.compiler.compile import Mode, Record
 from zoo.compiler.vectorize import Compiled, batched
+from zoo.density.compiled import CompiledDensity, compile_density, is_traced
 from zoo.density.sites import (
     MappableEnum,
     Site,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from zoo.compiler.c_abi import NativeGraph
-    from zoo.density.compiled import CompiledDensity
 
 __all__ = ["LogDensity", "Site", "default_dtype", "trace_program"]
 
@@ -161,8 +161,6 @@ class LogDensity:
 
     def compile(self, mode: Mode = "auto", *, expected_calls: int = 50_000) -> Record:
         """Let `gradient`, `batch` and `numpy_gradient` run as compiled graphs where that works and pays; say whether they do."""
-        from zoo.density.compiled import compile_density
-
         self._compiled = compile_density(self, mode, expected_calls=expected_calls)
         return self._compiled.record
 
@@ -208,8 +206,6 @@ class LogDensity:
         eager = self.eager_batch()
 
         def dispatch(u: Tensor) -> Tensor:
-            from zoo.density.compiled import is_traced
-
             return eager.function(u) if self._compiled is None or is_traced(u) else self._compiled.differentiable_batch(u)
 
         return replace(eager, function=dispatch)
