@@ -92,7 +92,7 @@ def _covers_sites(short: Callable[[], Fit]) -> Outcome:
         return bad
     with session(result.entry.dtype):
         density = LogDensity(result.program, result.data, dtype=result.entry.dtype)
-        trace = density._trace(density.constrain(torch.zeros(density.dim, dtype=density.dtype)), result.data.train)
+        trace = density.trace(density.constrain(torch.zeros(density.dim, dtype=density.dtype)), result.data.train)
     draws = draw(result, 20, seed=2).draws
     if set(draws) != {s.name for s in density.sites}:
         return "failed", f"the guide draws {sorted(draws)}, the program has {sorted(s.name for s in density.sites)}"

@@ -73,7 +73,7 @@ def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tenso
         draws = {s.name: trace.nodes[s.name]["value"] for s in density.sites}
         u = density.unconstrain(draws)
         for s in density.sites:
-            raw = density._part(u, s)
+            raw = s.part(u)
             total = total + s.transform.log_abs_det_jacobian(raw, draws[s.name]).sum()
         points.append(u)
         terms.append(total)

@@ -15,10 +15,10 @@ from torch import nn
 
 from guides.base.flat import FlatGuide
 from guides.base.initialize import find_start
+from guides.base.local import LocalGuide
 from guides.draws import estimate_elbo
-from guides.families.amortized import LocalGuide
 from guides.objectives.flat import GENERAL, FlatObjective, ProgramObjective, check_objective
-from guides.objectives.per_unit import LocalObjective, is_local
+from guides.objectives.per_unit import LocalObjective
 from guides.optimize.loop import Outcome, optimize
 from guides.optimize.step import summary
 from guides.registry import FAMILIES, build, check_family
@@ -27,6 +27,7 @@ from guides.types import Elbo, Fit, FitConfig, Restart, Stop
 from zoo.compiler.compile import Record
 from zoo.compiler.cuda import check_device
 from zoo.density.log_density import LogDensity
+from zoo.density.unit_terms import is_local
 from zoo.errors import FitError, UnknownNameError
 from zoo.seeds import derive_seed
 from zoo.types import Cost, Data, ModelEntry, Program

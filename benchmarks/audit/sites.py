@@ -49,7 +49,7 @@ def auto_jacobian(density: LogDensity, u: Tensor) -> Tensor:
     """
     total = u.new_zeros(())
     for s in density.sites:
-        raw = density._part(u, s)
+        raw = s.part(u)
 
         def flat(x: Tensor, s: Any = s, shape: torch.Size = raw.shape) -> Tensor:
             return _free(s.name, s.transform(x.reshape(shape)), x.numel()).reshape(-1)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from guides.base.heads import DiagonalHead, FlowHead, Head, TriangularHead
-from guides.families.amortized import LocalGuide
+from guides.base.local import LocalGuide
 
 WEIGHT_PACE = 0.6  # of a coupling's weights beside locations and log scales
 OWN_STEPS, OWN_POINTS, OWN_RATE = 1000, 128, 0.05  # of the search over couplings

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.arviz_bridge import pareto_k
 from benchmarks.comparison.best_in_family import LocalQ, Target, best_numbers, elbo_nats, family_of, nodes, refine
-from guides.families.amortized import LocalGuide
+from guides.base.local import LocalGuide
 from zoo.errors import UsageError
 from zoo.truth.grid import LARGEST, MOST_POINTS, GridCheck, LatentGrid
 

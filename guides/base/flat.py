@@ -27,7 +27,7 @@ from zoo.density.log_density import LogDensity, default_dtype
 from zoo.errors import ProgramError
 from zoo.types import Data, Program
 
-__all__ = ["FlatGuide", "Start", "build_autoguide", "fill", "lower_product", "standard_normal_log_prob"]
+__all__ = ["FlatGuide", "Start", "build_autoguide", "fill", "lower_product", "standard_normal_log_prob", "triangular"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,3 +149,8 @@ def fill(guide: nn.Module, **values: Tensor) -> None:
                 getattr(guide, name).copy_(value)
             else:
                 setattr(guide, name, value.detach().clone())
+
+
+def triangular(lower: Tensor, log_diagonal: Tensor) -> Tensor:
+    """Return the lower triangular matrix with the strict part of `lower` and exp(log_diagonal) on the diagonal."""
+    return lower.tril(-1) + torch.diag(log_diagonal.exp())

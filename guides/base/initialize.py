@@ -23,10 +23,12 @@ import torch
 from torch import Tensor
 
 from guides.base.flat import Start
+from zoo.compiler.vectorize import value_and_gradient
 from zoo.density.log_density import LogDensity
+from zoo.density.unit_terms import is_local, many_unit_terms
 from zoo.errors import FitError
 
-__all__ = ["blame", "find_start", "first_point", "plain_start", "unit_points", "value_and_gradient"]
+__all__ = ["find_start", "first_point", "plain_start", "unit_points"]
 
 HESSIAN_LIMIT = 200  # dimensions; a Hessian costs as many gradients
 CANDIDATES = 256  # points per unit
@@ -34,31 +36,6 @@ EVALUATIONS = 1_000_000  # of units, in all; a data set of many units gets fewer
 AT_ONCE = 20_000  # of units, so that memory stays that of a few passes over the data
 FLOORS = (1e-6, 0.01, 0.1, 0.5)
 Density = Callable[[Tensor], Tensor]
-
-
-def value_and_gradient(function: Density, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Return values `[n]` and gradients `[n, dim]` at points `[n, dim]`."""
-    point = u.detach().requires_grad_(True)
-    value = function(point)
-    (grad,) = torch.autograd.grad(value.sum(), point)
-    return value.detach(), grad
-
-
-def blame(density: LogDensity, u: Tensor) -> str:
-    """Name the sites whose log density is not finite at a point `[dim]`, as `site 'x'`."""
-    names = []
-    try:
-        trace = density._trace(density.constrain(u.detach()), density.data.train)
-        trace.compute_log_prob()
-    except (ValueError, RuntimeError) as error:
-        return f"the program itself ({str(error).splitlines()[0]})"
-    for name, node in trace.nodes.items():
-        if node["type"] == "sample" and "log_prob" in node and not torch.isfinite(torch.as_tensor(node["log_prob"])).all():
-            names.append(name)
-    for s in density.sites:
-        if s.name not in names and not torch.isfinite(torch.as_tensor(trace.nodes[s.name]["value"])).all():
-            names.append(s.name)
-    return "site " + ", ".join(repr(n) for n in names[:3]) if names else "a Jacobian or a gradient"
 
 
 def first_point(density: LogDensity, generator: torch.Generator, radius: float) -> tuple[Tensor, int]:
@@ -77,7 +54,7 @@ def first_point(density: LogDensity, generator: torch.Generator, radius: float) 
             return point, tried
     raise FitError(
         f"The log density or its gradient is not finite at any of {len(radii)} starting points (radius 0 to 4 in unconstrained space), "
-        f"first at {blame(density, point)}; check that site's scale, its data and its support."
+        f"first at {density.nonfinite_sites(point)}; check that site's scale, its data and its support."
     )
 
 
@@ -86,9 +63,6 @@ def unit_points(density: LogDensity, point: Tensor, generator: torch.Generator) 
 
     A program with a value or a term that belongs to no unit, or one that is evaluated point by point, keeps its point.
     """
-    from guides.families.amortized import places_of
-    from guides.objectives.per_unit import is_local, many_unit_terms
-
     if not is_local(density) or not density.batch_function().vectorized:
         return point, 0
     units = int(density.data.size or 1)
@@ -102,7 +76,7 @@ def unit_points(density: LogDensity, point: Tensor, generator: torch.Generator) 
     height = torch.cat([t.likelihood + t.prior for t in terms])  # [draw, unit]
     best = torch.nan_to_num(height, nan=-torch.inf).argmax(0)  # [unit]
     chosen = point.clone()
-    for places in map(places_of, density.sites):  # [unit, value]
+    for places in (s.unit_indices() for s in density.sites):  # [unit, value]
         chosen[places] = draws[best[:, None], places]
     return chosen, len(draws)
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guides.families.amortized import LocalGuide, flat, start
+from guides.base.local import LocalGuide
+from guides.families.amortized import flat, start
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 from zoo.types import Data, ModelEntry, Program

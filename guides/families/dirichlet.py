@@ -66,7 +66,7 @@ def priors(density: LogDensity) -> dict[str, Tensor]:
         FitError: the program is no topic program.
     """
     with default_dtype(density.dtype):
-        trace = density._trace(density.constrain(torch.zeros(density.dim, dtype=density.dtype)), density.data.train)
+        trace = density.trace(density.constrain(torch.zeros(density.dim, dtype=density.dtype)), density.data.train)
     names = {s.name for s in density.sites}
     found = {n: getattr(base(trace.nodes[n]["fn"]), "concentration", None) for n in ("topic", "mixture") if n in names}
     if names != {"topic", "mixture"} or any(c is None for c in found.values()):

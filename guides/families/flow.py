@@ -16,8 +16,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from guides.base.flat import FlatGuide, Start, standard_normal_log_prob
-from guides.families.full_rank import triangular
+from guides.base.flat import FlatGuide, Start, standard_normal_log_prob, triangular
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 from zoo.types import Data, ModelEntry, Program

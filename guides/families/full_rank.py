@@ -11,7 +11,7 @@ import torch
 from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import Tensor, nn
 
-from guides.base.flat import FlatGuide, Start, build_autoguide, fill, standard_normal_log_prob
+from guides.base.flat import FlatGuide, Start, build_autoguide, fill, standard_normal_log_prob, triangular
 from zoo.compiler.triangular import small
 from zoo.density.log_density import LogDensity
 from zoo.types import Data, ModelEntry, Program
@@ -19,7 +19,7 @@ from zoo.types import Data, ModelEntry, Program
 NAME = "full_rank"
 DESCRIPTION = "one multivariate normal on the unconstrained vector; no skewness, tails or second mode"
 
-__all__ = ["DESCRIPTION", "NAME", "WhitenedFullRank", "build", "flat", "triangular"]
+__all__ = ["DESCRIPTION", "NAME", "WhitenedFullRank", "build", "flat"]
 
 
 def build(program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, **options: Any) -> nn.Module:
@@ -31,11 +31,6 @@ def build(program: Program, data: Data, entry: ModelEntry, *, density: LogDensit
 def flat(guide: nn.Module, start: Start) -> FlatGuide:
     """Return the guide in whitened coordinates around the start."""
     return WhitenedFullRank(guide, start)
-
-
-def triangular(lower: Tensor, log_diagonal: Tensor) -> Tensor:
-    """Return the lower triangular matrix with the strict part of `lower` and exp(log_diagonal) on the diagonal."""
-    return lower.tril(-1) + torch.diag(log_diagonal.exp())
 
 
 def _slope(factor: Tensor, deviation: Tensor, noise: Tensor) -> Tensor:

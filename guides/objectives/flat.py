@@ -19,9 +19,8 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from guides.base.flat import FlatGuide
-from guides.base.initialize import blame, value_and_gradient
 from zoo.compiler.trace import Traced, trace, vectorize
-from zoo.compiler.vectorize import vmappable
+from zoo.compiler.vectorize import value_and_gradient, vmappable
 from zoo.density.compiled import is_traced
 from zoo.density.log_density import LogDensity
 from zoo.errors import UnknownNameError
@@ -191,7 +190,7 @@ class FlatObjective:
                 return "the guide's own parameters"
             bad = ~torch.isfinite(self.function(u))
             if bool(bad.any()):
-                return blame(self.density, u[int(bad.long().argmax())])
+                return self.density.nonfinite_sites(u[int(bad.long().argmax())])
         _, gradient = value_and_gradient(self.function, u)
         column = (~torch.isfinite(gradient)).any(0)
         names = [s.name for s in self.density.sites if bool(column[s.start : s.stop].any())]

@@ -140,7 +140,7 @@ def pointwise(subject: Subject) -> str:
     except ZooError as error:
         raise Skipped(str(error)) from error
     with default_dtype(subject.entry.dtype), torch.no_grad():
-        trace = density._trace(draws, subject.data.train)
+        trace = density.trace(draws, subject.data.train)
         trace.compute_log_prob()
     rest = sum(
         (n["log_prob"].sum() for n in subject.sites(trace) if n["name"] not in rows and n["name"] not in density.discrete),

@@ -101,7 +101,7 @@ class Subject:
         """Log determinant of the map from a flat point `[dim]` to the constrained sites."""
         total = u.new_zeros(())
         for s in self.density.sites:
-            raw = self.density._part(u, s)
+            raw = s.part(u)
             total = total + s.transform.log_abs_det_jacobian(raw, s.transform(raw)).sum()
         return total
 

@@ -90,7 +90,7 @@ class LogDensity:
         self._evaluator: TraceEinsumEvaluator | None = None
         if self.discrete:
             z = {s.name: first.nodes[s.name]["value"].detach() for s in self.sites}
-            self._evaluator = TraceEinsumEvaluator(self._trace(z, self.data.train), True, self.max_plate_nesting)
+            self._evaluator = TraceEinsumEvaluator(self.trace(z, self.data.train), True, self.max_plate_nesting)
 
     def _refuse_moving_supports(self, latent: list[dict[str, Any]]) -> None:
         other = {n["name"]: n for n in samples(trace_program(self.program, self.data.train, seed=1, radius=1.5))}
@@ -111,7 +111,7 @@ class LogDensity:
 
     def constrain(self, u: Tensor) -> dict[str, Tensor]:
         """Map flat points `[*batch, dim]` to named constrained sites, each `[*batch, *site]`."""
-        return {s.name: s.transform(self._part(u, s)) for s in self.sites}
+        return {s.name: s.transform(s.part(u)) for s in self.sites}
 
     def unconstrain(self, draws: Mapping[str, Tensor]) -> Tensor:
         """Map named constrained sites `[*batch, *site]` to flat points `[*batch, dim]`."""
@@ -123,9 +123,6 @@ class LogDensity:
             batch = value.shape[: value.ndim - len(s.shape)]
             parts.append(s.transform.inv(value).reshape(*batch, s.stop - s.start))
         return torch.cat(parts, -1)
-
-    def _part(self, u: Tensor, s: Site) -> Tensor:
-        return u[..., s.start : s.stop].reshape(u.shape[:-1] + s.unconstrained_shape)
 
     # -- value, gradient, batch -----------------------------------------------------------------------------------
 
@@ -144,7 +141,7 @@ class LogDensity:
         draws: dict[str, Tensor] = {}
         jacobian = u.new_zeros(())
         for s in self.sites:
-            raw = self._part(u, s)
+            raw = s.part(u)
             value = s.transform(raw)
             terms = s.transform.log_abs_det_jacobian(raw, value)
             if index is not None and s.plate_axis is not None:
@@ -154,7 +151,7 @@ class LogDensity:
             draws[s.name] = value
             jacobian = jacobian + terms.sum()
         with default_dtype(self.dtype):
-            return self._log_joint(draws, self.data.train if tensors is None else tensors) + jacobian
+            return self.log_joint(draws, self.data.train if tensors is None else tensors) + jacobian
 
     def _scale(self, index: Tensor) -> float:
         return float(self.data.size or 1) / index.numel()
@@ -230,21 +227,47 @@ class LogDensity:
 
     # -- the program ----------------------------------------------------------------------------------------------
 
-    def _trace(self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> poutine.Trace:
+    def trace(self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> poutine.Trace:
+        """Run the program with its continuous sites at `draws`, discrete sites enumerated, without validation.
+
+        Args:
+            draws: the value of every latent site, `{site: [*site]}`, sliced to the units of a minibatch where `tensors` has `index`.
+            tensors: the program's keyword arguments.
+
+        Returns:
+            The trace; log probabilities are computed by its own methods.
+        """
         model = poutine.condition(self._model, data=dict(draws))
         if self.discrete:
             model = MappableEnum(first_available_dim=-1 - self.max_plate_nesting)(model)
         with poutine.block(), no_validation():
             return poutine.trace(model).get_trace(**tensors)
 
-    def _log_joint(self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> Tensor:
-        trace = self._trace(draws, tensors)
+    def log_joint(self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> Tensor:
+        """Return log sum_c p(draws, c, data) in nats, without a Jacobian; arguments as of `trace`."""
+        trace = self.trace(draws, tensors)
         with no_validation():
             if self._evaluator is not None:
                 value: Tensor = self._evaluator.log_prob(trace)
                 return value
             total: Tensor = trace.log_prob_sum()
         return total if isinstance(total, Tensor) else torch.as_tensor(total)
+
+    def nonfinite_sites(self, u: Tensor) -> str:
+        """Name the sites whose log density or value is not finite at a point `[dim]`, as `site 'x'`."""
+        names = []
+        try:
+            trace = self.trace(self.constrain(u.detach()), self.data.train)
+            trace.compute_log_prob()
+        except (ValueError, RuntimeError) as error:
+            return f"the program itself ({str(error).splitlines()[0]})"
+        for name, node in trace.nodes.items():
+            if node["type"] == "sample" and "log_prob" in node and not torch.isfinite(torch.as_tensor(node["log_prob"])).all():
+                names.append(name)
+        for s in self.sites:
+            if s.name not in names and not torch.isfinite(torch.as_tensor(trace.nodes[s.name]["value"])).all():
+                names.append(s.name)
+        return "site " + ", ".join(repr(n) for n in names[:3]) if names else "a Jacobian or a gradient"
 
     def pointwise(self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
         """Return the log likelihood of every observation, `{site: [sample, *batch_shape]}`, in nats.
@@ -259,7 +282,7 @@ class LogDensity:
         number = next(iter(draws.values())).shape[0]
         with default_dtype(self.dtype), torch.no_grad():
             for i in range(number):
-                trace = self._trace({s.name: draws[s.name][i] for s in self.sites}, tensors)
+                trace = self.trace({s.name: draws[s.name][i] for s in self.sites}, tensors)
                 trace.compute_log_prob()
                 for name, value in self._observed_terms(trace).items():
                     rows.setdefault(name, []).append(value)

@@ -58,6 +58,18 @@ class Site:
     plates: tuple[str, ...]
     plate_axis: int | None  # axis of the minibatch plate in `shape`, counted from the right, None for a global site
 
+    def part(self, u: Tensor) -> Tensor:
+        """Return this site's unconstrained values `[*batch, *unconstrained_shape]` in flat points `[*batch, dim]`."""
+        return u[..., self.start : self.stop].reshape(u.shape[:-1] + self.unconstrained_shape)
+
+    def unit_indices(self) -> Tensor:
+        """Return where each unit's values of this local site lie in the flat vector, `[unit, value]`."""
+        assert self.plate_axis is not None
+        events = len(self.unconstrained_shape) - (len(self.shape) - self.event_dim)
+        axis = len(self.unconstrained_shape) - (self.plate_axis - self.event_dim + events)
+        places = torch.arange(self.start, self.stop).reshape(self.unconstrained_shape).movedim(axis, 0)
+        return places.reshape(len(places), -1)
+
 
 def trace_program(program: Program, tensors: Mapping[str, Any], *, seed: int = 0, radius: float = 0.1) -> poutine.Trace:
     """Run the program once at jittered zeros of the unconstrained space and return its trace.

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.report.theme import canvas, light, marks
-from guides.families.amortized import AmortizedGuide, LocalGuide, features_of
+from guides.base.local import LocalGuide
+from guides.families.amortized import AmortizedGuide, features_of
 from zoo.truth.grid import LARGEST, LatentGrid
 
 if TYPE_CHECKING:

@@ -55,7 +55,7 @@ def test_draws_without_running_the_program_have_its_density():
         assert torch.allclose(log_p, density.batch(u))
         for row, value in zip(u, log_q, strict=True):
             draws = density.constrain(row)
-            jacobian = density.evaluate(row) - density._log_joint(draws, data.train)
+            jacobian = density.evaluate(row) - density.log_joint(draws, data.train)
             with torch.no_grad():
                 nodes = poutine.trace(poutine.condition(guide, {"_u": row})).get_trace(**data.train)
             nodes.compute_log_prob()

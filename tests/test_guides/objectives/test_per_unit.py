@@ -12,15 +12,16 @@ import zoo
 from guides.base import initialize
 from guides.base.heads import make_head
 from guides.base.initialize import unit_points
-from guides.families.amortized import LocalGuide
+from guides.base.local import LocalGuide
 from guides.families.block_full_rank import TableGuide
 from guides.fitting import training_of
 from guides.objectives.flat import FlatObjective
 from guides.objectives.kl_schedules import check_schedule, free_nats, kl_weight
-from guides.objectives.per_unit import LocalObjective, beta_elbo_nats, elbo_nats, iwae_bound_nats, unit_log_weights, unit_terms
+from guides.objectives.per_unit import LocalObjective, beta_elbo_nats, elbo_nats, iwae_bound_nats, unit_log_weights
 from guides.session import session
 from guides.types import FitConfig
 from zoo.density.log_density import LogDensity
+from zoo.density.unit_terms import unit_terms
 from zoo.errors import FitError, UsageError
 from zoo.types import Data, ModelEntry, Quantity
 

@@ -63,7 +63,7 @@ def _own(density, site, at):
     draws = density.constrain(at)
     trace = poutine.trace(poutine.condition(every_support, draws)).get_trace(none=None)
     trace.compute_log_prob()
-    raw = density._part(at, site)
+    raw = site.part(at)
     return trace.nodes[site.name]["log_prob"].sum() + site.transform.log_abs_det_jacobian(raw, site.transform(raw)).sum()
 
 

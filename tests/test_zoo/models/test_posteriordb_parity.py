@@ -34,7 +34,7 @@ def jacobian(density: LogDensity, u: Tensor) -> Tensor:
     """Log determinant of the map to the constrained sites at points `[n, dim]`, `[n]`."""
     total = torch.zeros(len(u), dtype=u.dtype)
     for s in density.sites:
-        raw = density._part(u, s)
+        raw = s.part(u)
         total = total + s.transform.log_abs_det_jacobian(raw, s.transform(raw)).reshape(len(u), -1).sum(-1)
     return total
 

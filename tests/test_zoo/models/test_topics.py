@@ -115,7 +115,7 @@ def test_relabeling_topics_changes_no_quantity_and_no_density(exact):
     for quantity in entry.quantities.values():
         torch.testing.assert_close(quantity.fn(draws, data), quantity.fn(moved, data), rtol=1e-10, atol=1e-12)
     with torch.no_grad():
-        rows = [density._log_joint({k: v[0] for k, v in d.items()}, data.train) for d in (draws, moved)]
+        rows = [density.log_joint({k: v[0] for k, v in d.items()}, data.train) for d in (draws, moved)]
     assert float(rows[0]) == pytest.approx(float(rows[1]), abs=1e-9)
 
 
