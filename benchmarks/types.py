@@ -11,9 +11,23 @@ from benchmarks.thresholds import LOG_SD, MEAN
 from zoo.types import Posterior, Reference
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from guides.types import Fit
 
-__all__ = ["CellStatus", "Comparison", "Correlations", "Distance", "Mcmc", "ParetoK", "Reason", "Score", "Trust", "Verdict"]
+__all__ = [
+    "CellStatus",
+    "Comparison",
+    "Correlations",
+    "Distance",
+    "Mcmc",
+    "ParetoK",
+    "PredictiveCheck",
+    "Reason",
+    "Score",
+    "Trust",
+    "Verdict",
+]
 
 Verdict = Literal[
     "agrees", "shifted", "too_narrow", "too_wide", "wrong_shape", "inconclusive",
@@ -194,3 +208,12 @@ class Comparison:
         judged = [s for s in self.scores if s.judged]
         size = lambda s: max(abs(s.mean_error) / MEAN, abs(s.log_sd_ratio) / LOG_SD)  # noqa: E731
         return max(judged, key=size, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictiveCheck:
+    """Observed values `[n]` and values replicated from each method's posterior predictive, method -> `[draw, n]`."""
+
+    label: str
+    observed: np.ndarray[Any, Any]
+    replicated: Mapping[str, np.ndarray[Any, Any]]

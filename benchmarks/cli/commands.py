@@ -6,7 +6,6 @@ Exit codes: 0 done; 1 a gate failed (a check, a fit, a reference); 2 the request
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import sys
@@ -15,9 +14,10 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.cli.environment import shadowed
+
 __all__ = ["app", "main"]
 
-ROOMS = ("zoo", "guides", "benchmarks")
 CARDS = "CUDA_VISIBLE_DEVICES"
 _found: dict[str, str | None] = {}  # what `CARDS` was when the command started
 
@@ -211,20 +211,6 @@ def _show_cards() -> None:
     os.environ.pop(CARDS, None)
     if before is not None:
         os.environ[CARDS] = before
-
-
-def shadowed() -> str | None:
-    """Say which of our packages another one of the same name hides, None when all three lie side by side."""
-    home = Path(__file__).resolve().parents[2]
-    for room in ROOMS:
-        spec = importlib.util.find_spec(room)
-        origin = Path(spec.origin).resolve().parent.parent if spec is not None and spec.origin else None
-        if origin != home:
-            return (
-                f"the package {room!r} is imported from {str(origin)!r} but this command belongs to {str(home)!r}; another package of "
-                "that name shadows ours: uninstall it, or use a virtual environment of its own."
-            )
-    return None
 
 
 def _terminated(number: int, frame: object) -> None:

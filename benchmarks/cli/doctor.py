@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.cli.environment import HOME, shadowed
+
 __all__ = ["Finding", "examine"]
 
 
@@ -42,13 +44,10 @@ def _python() -> Finding:
 
 
 def _rooms() -> Finding:
-    from benchmarks.cli.commands import shadowed
-
     hidden = shadowed()
     if hidden is not None:
         return Finding(name="packages", status="failed", sentence=hidden)
-    home = Path(__file__).resolve().parents[2]
-    return Finding(name="packages", status="ok", sentence=f"zoo, guides and benchmarks lie together in {home}")
+    return Finding(name="packages", status="ok", sentence=f"zoo, guides and benchmarks lie together in {HOME}")
 
 
 def _packages() -> Finding:

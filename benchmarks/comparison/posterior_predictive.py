@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.report.inputs import PredictiveCheck
+from benchmarks.types import PredictiveCheck
 from zoo.seeds import derive_seed
 from zoo.types import Data, ModelEntry, Posterior, Program
 

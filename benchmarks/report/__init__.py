@@ -5,7 +5,8 @@ Rendering is a pure function of its input: no clock, no disk, no random numbers,
 
 from __future__ import annotations
 
-from benchmarks.report.inputs import EntryReport, FitSummary, PredictiveCheck, ReportInput, method_names
+from benchmarks.report.inputs import EntryReport, FitSummary, ReportInput, method_names
+from benchmarks.types import PredictiveCheck
 
 __all__ = [
     "EntryReport",

@@ -9,8 +9,8 @@ from scipy import stats
 
 from benchmarks.report.components import Array, Key, View, component_draws, is_nuts
 from benchmarks.report.figures_posterior import density, short
-from benchmarks.report.inputs import PredictiveCheck
 from benchmarks.report.theme import canvas, light
+from benchmarks.types import PredictiveCheck
 from zoo.types import Posterior
 
 __all__ = ["divergences", "energy", "predictive", "ranks"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.types import Comparison
+from benchmarks.types import Comparison, PredictiveCheck
 from guides.types import Elbo, Restart, Stop
 from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from benchmarks.comparison.baselines import PredictionTable
 
-__all__ = ["EntryReport", "FitSummary", "PredictiveCheck", "ReportInput", "method_names"]
+__all__ = ["EntryReport", "FitSummary", "ReportInput", "method_names"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +38,6 @@ class FitSummary:
         return cls(
             losses=fit.losses, stop=fit.stop, elbo=fit.elbo, cost=fit.cost, restarts=tuple(fit.restarts), compiled=dict(fit.compiled)
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictiveCheck:
-    """Observed values `[n]` and values replicated from each method's posterior predictive, method -> `[draw, n]`."""
-
-    label: str
-    observed: np.ndarray[Any, Any]
-    replicated: Mapping[str, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,8 @@ from zoo.types import Posterior, Reference
 
 if TYPE_CHECKING:
     from benchmarks.comparison.baselines import PredictionTable
-    from benchmarks.report.inputs import PredictiveCheck, ReportInput
+    from benchmarks.report.inputs import ReportInput
+    from benchmarks.types import PredictiveCheck
 
 __all__ = ["RunResult", "evaluate"]
 

@@ -1,0 +1,24 @@
+"""Where the command runs: the folder its packages lie in, and whether others of the same name hide them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+__all__ = ["HOME", "shadowed"]
+
+HOME = Path(__file__).resolve().parents[2]
+ROOMS = ("zoo", "guides", "benchmarks")
+
+
+def shadowed() -> str | None:
+    """Say which of our packages another one of the same name hides, None when all three lie side by side."""
+    for room in ROOMS:
+        spec = importlib.util.find_spec(room)
+        origin = Path(spec.origin).resolve().parent.parent if spec is not None and spec.origin else None
+        if origin != HOME:
+            return (
+                f"the package {room!r} is imported from {str(origin)!r} but this command belongs to {str(HOME)!r}; another package of "
+                "that name shadows ours: uninstall it, or use a virtual environment of its own."
+            )
+    return None
