@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from importlib import import_module
 from typing import Any
 
 from benchmarks.report import figures_fit, figures_nuts, figures_posterior, predictions
@@ -13,6 +12,7 @@ from benchmarks.report.components import View
 from benchmarks.report.inputs import EntryReport
 from benchmarks.report.numbers import plain
 from benchmarks.report.overview import cells, reference_words, sentence, tidy
+from benchmarks.report.panels import panel_of
 from benchmarks.report.svg import inline_svg
 from benchmarks.report.tables import method_table, provenance, score_table
 
@@ -257,14 +257,11 @@ def _predictions(view: View) -> dict[str, Any] | None:
 
 
 def _panel(view: View) -> dict[str, Any] | None:
-    """Call the entry's `panel(report)` hook: figures, or pairs of a figure and a caption; its failure is shown, not raised."""
-    hook = view.report.entry.panel
-    if hook is None:
-        return None
+    """Call the `panel(report)` hook of the entry, or of its tags; its failure is shown, not raised."""
     try:
-        if isinstance(hook, str):  # a card may not import this room: it names the function
-            module, _, name = hook.partition(":")
-            hook = getattr(import_module(module), name)
+        hook = panel_of(view.report.entry)
+        if hook is None:
+            return None
         made = [item if isinstance(item, tuple) else (item, "") for item in hook(view.report)]
         pictures = [
             picture(

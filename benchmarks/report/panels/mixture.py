@@ -26,7 +26,7 @@ COLORS = ("m1", "m2", "m3", "m4", "m5", "m6")
 
 def figures(report: EntryReport) -> list[tuple[Any, str]]:
     """Return the figures of a mixture entry: clusters (several features only) and co-clustering heat maps."""
-    module = sys.modules[report.entry.build.__module__]
+    module = sys.modules.get(report.entry.build.__module__)
     found: list[tuple[Any, str]] = []
     best = _best(report)
     if best is None:

@@ -27,7 +27,7 @@ def figures(report: EntryReport) -> list[tuple[Any, str]]:
     Topics of all rows are then put into the order of the first row, so that columns can be compared.
     """
     rows: dict[str, tuple[Tensor, Tensor]] = {}
-    if report.reference.posterior is not None:
+    if report.reference.posterior is not None and "topic" in report.reference.posterior.draws:
         rows[f"{report.reference.kind} reference"] = _flat(report.reference.posterior)
     for comparison in report.comparisons:
         if "topic" in comparison.posterior.draws and comparison.posterior is not report.reference.posterior:

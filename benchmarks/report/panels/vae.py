@@ -12,6 +12,7 @@ from torch import Tensor
 from benchmarks.report.theme import canvas, light, marks
 from guides.base.local import LocalGuide
 from guides.families.amortized import AmortizedGuide, features_of
+from zoo.models.autoencoders.vae import Vae
 from zoo.truth.grid import LARGEST, LatentGrid
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ WIDE, POINTS, SHARES = 430, 700, (0.5, 0.9)
 def figures(report: EntryReport) -> list[tuple[Any, str]]:
     """Return figures with captions; those that need a fit or two latent dimensions are left out where there is none."""
     fits = {c.posterior.method: c.fit for c in report.comparisons if c.fit is not None}
-    if not fits:
+    trainer = next(iter(fits.values()), None)
+    if trainer is None or not isinstance(trainer.program, Vae):
         return []
-    trainer = next(iter(fits.values()))
     program: Any = trainer.program
     made: list[tuple[Any, str] | None] = []
     with torch.no_grad():

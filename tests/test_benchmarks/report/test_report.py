@@ -1,5 +1,6 @@
 """The report: escaped, self-contained, deterministic, bounded in size, and saying what the comparison found."""
 
+import importlib
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -16,9 +17,11 @@ from benchmarks.report.figures_cost import noise_floor, spread, uncompiled
 from benchmarks.report.html import key
 from benchmarks.report.numbers import duration, plain, short_count, with_error
 from benchmarks.report.overview import cells, columns, plain_sentence, reference_words, tidy
+from benchmarks.report.panels import PANELS, panel_of
 from benchmarks.report.sections import story
 from benchmarks.report.theme import FAMILIES, ROLES, VERDICT_COLORS, marks
 from benchmarks.report.words import VERDICTS, headline
+from zoo.registry import catalog
 from zoo.types import Posterior
 
 FACTORY = vars(report_factory)
@@ -315,3 +318,17 @@ def test_signs_counts_and_durations():
     assert plain(-0.00001) == "−1.0e−5"
     assert [short_count(v) for v in (950, 12_000, 3_400_000, 0.02)] == ["950", "12k", "3.4M", "0.02"]
     assert [duration(v) for v in (0.05, 3.21, 75, 185, 7300)] == ["50 ms", "3.2 s", "75 s", "3 min 5 s", "2 h 1 min"]
+
+
+def test_panels_are_registered_by_tags_and_a_card_may_bring_its_own(run):
+    entry = only(run, "my_model").entries[0].entry
+    assert panel_of(entry) is None
+    assert panel_of(replace(entry, tags=frozenset({"topics", "other"}))).__module__ == "benchmarks.report.panels.topics"
+    assert panel_of(replace(entry, tags=frozenset({"mixture"}))) is None
+    assert panel_of(replace(entry, tags=frozenset({"topics"}), panel=len)) is len
+    for panel in PANELS:
+        module, _, name = panel.figures.partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
+    covered = {info.name for info in catalog() if info.source == "zoo" and any(p.tags <= info.tags for p in PANELS)}
+    assert covered == {"gaussian_mixture", "gaussian_mixture_exact", "gaussian_mixture_classes", "latent_class",
+                                                    "lda", "lda_small", "lda_digits", "lda_exact", "vae", "beta_vae", "iwae"}  # fmt: skip

@@ -191,7 +191,7 @@ OPTIONS = {
 TRAINING = {"lr": 0.01, "weight_lr": 0.01, "final_lr": 1e-4, "num_particles": 2, "steps": 12_000, "patience": 1000, "anneal": 4000}
 SHARED: dict[str, Any] = {
     "make_data": make_data, "build": build, "judged": judged, "conditional": conditional, "learns": True, "options": OPTIONS,
-    "minibatch": 128, "amortize": lambda tensors: tensors["x"], "panel": "benchmarks.report.panels.vae:figures",
+    "minibatch": 128, "amortize": lambda tensors: tensors["x"],
     "quantities": {"z": Quantity(fn=site("z"), dims=("image", "latent"), description="code of an image given the trained decoder")},
     "families": ("amortized", "amortized_full", "amortized_flow", "mean_field", "block_full_rank"),
     "notices": ("The decoder is trained once, by the first guide, and held fixed; every row is about the codes of the same 20 images.",),

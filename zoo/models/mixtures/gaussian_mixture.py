@@ -118,7 +118,6 @@ ENTRY = ModelEntry(
     },
     reference="stored",
     options={"K": 2},
-    panel="benchmarks.report.panels.mixture:figures",
     tags=frozenset({"mixture", "discrete", "enumeration"}),
     cites=(
         "Fisher (1936), The use of multiple measurements in taxonomic problems, Annals of Eugenics 7(2), 179-188",

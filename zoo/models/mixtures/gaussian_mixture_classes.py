@@ -209,7 +209,6 @@ ENTRY = ModelEntry(
     own_guides={"class_network": class_network},
     options={"data": "iris", "K": 2, "covariance": "full"},
     amortize=lambda tensors: tensors["x"],
-    panel="benchmarks.report.panels.mixture:figures",
     tags=frozenset({"mixture", "discrete", "enumeration", "amortized"}),
     cites=(
         "Fraley and Raftery (2007), Bayesian regularization for normal mixture estimation, Journal of Classification 24, 155-181",

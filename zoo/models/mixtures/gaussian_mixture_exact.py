@@ -212,7 +212,6 @@ ENTRY = ModelEntry(
     own_guides={"class_network": class_network},
     options={"K": 2},
     amortize=lambda tensors: tensors["petal"].unsqueeze(-1),
-    panel="benchmarks.report.panels.mixture:figures",
     tags=frozenset({"mixture", "discrete", "enumeration", "conjugate", "exact evidence"}),
     cites=("Nobile (1994), Bayesian analysis of finite mixture distributions, PhD thesis, Carnegie Mellon University",),
     notices=("Labels are free: a guide in one of the K! modes has a bound that is low by up to log K! nats.",),

@@ -148,7 +148,6 @@ ENTRY = ModelEntry(
     own_guides={"class_network": class_network},
     options={"data": "breast_cancer", "K": 2},
     amortize=lambda tensors: tensors["x"],
-    panel="benchmarks.report.panels.mixture:figures",
     tags=frozenset({"mixture", "discrete", "enumeration", "amortized"}),
     cites=("Goodman (1974), Exploratory latent structure analysis, Biometrika 61(2), 215-231",),
     notices=("Labels are free: a guide in one of the K! modes has a bound that is low by up to log K! nats.",),

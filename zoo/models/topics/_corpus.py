@@ -174,7 +174,7 @@ def topic_entry(
         name=name, title=title or f"Topics of {len(counts)} documents over {counts.shape[1]} words",
         make_data=lambda seed, **options: data, build=build, quantities=topic_quantities(list(range(min(4, len(counts)))), common),
         reference="none", families=("dirichlet", "topic_encoder"), amortize=features,
-        panel="benchmarks.report.panels.topics:figures", options={"K": topics, "alpha": alpha, "beta": beta}, minibatch=minibatch,
+        options={"K": topics, "alpha": alpha, "beta": beta}, minibatch=minibatch,
         tags=frozenset({"topics", "minibatch"}), cites=("Blei, Ng and Jordan (2003), Latent Dirichlet allocation, JMLR 3, 993-1022",),
         notices=("Topics have no names, and different starts find different ones; no reference is known for a corpus of this size.",),
     )  # fmt: skip

@@ -65,7 +65,6 @@ ENTRY = ModelEntry(
     options={"documents": IMAGES, "K": 10, "alpha": 0.5, "beta": 0.5},
     minibatch=256,
     amortize=features,
-    panel="benchmarks.report.panels.topics:figures",
     tags=frozenset({"topics", "real", "minibatch", "large"}),
     cites=(
         "Blei, Ng and Jordan (2003), Latent Dirichlet allocation, JMLR 3, 993-1022",

@@ -129,7 +129,6 @@ ENTRY = ModelEntry(
     families=("mean_field", "full_rank", "low_rank", "laplace", "amortized", "dirichlet"),
     analytic=analytic,
     amortize=amortize,
-    panel="benchmarks.report.panels.topics:figures",
     options={"K": 2, "alpha": 1.0, "beta": 0.5, "words": "summed"},
     tags=frozenset({"topics", "discrete", "enumeration", "minibatch"}),
     cites=(
