@@ -1,4 +1,4 @@
-"""Distributions of several values together that Pyro does not bring: a regression without its weights, binary values in a row."""
+"""Multivariate distributions that Pyro does not bring: marginal regressions, binary sequences, word counts, level shifts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-__all__ = ["MarginalRegression", "SequentialBernoulli"]
+__all__ = ["LevelShift", "MarginalRegression", "RootNormal", "SequentialBernoulli", "WordCounts"]
 
 
 class MarginalRegression(dist.TorchDistribution):
@@ -88,3 +88,134 @@ class SequentialBernoulli(dist.TorchDistribution):
             for j in range(logits.shape[-1]):
                 x[..., j] = (uniform[..., j] < torch.sigmoid(logits[..., j] + x[..., :j] @ self.weight[j, :j])).to(x.dtype)
             return x
+
+
+class WordCounts(dist.TorchDistribution):
+    r"""Word counts of a document whose tokens are independent: a multinomial whose number of tokens may differ between documents.
+
+    \[ p(c) = \frac{(\sum_v c_v)!}{\prod_v c_v!} \prod_v p_v^{c_v} \]
+
+    Args:
+        probs: chance of each word, `[*document, word]`, summing to 1.
+        totals: number of tokens, `[*document]`; only draws need it.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"probs": constraints.simplex}
+    support = constraints.independent(constraints.nonnegative, 1)
+
+    def __init__(self, probs: Tensor, totals: Tensor, validate_args: bool | None = None) -> None:
+        self.probs, self.totals = probs, totals
+        shape = torch.broadcast_shapes(probs.shape[:-1], totals.shape)
+        super().__init__(shape, probs.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> WordCounts:
+        """Return the same distribution over a larger batch."""
+        shape = torch.Size(batch_shape)
+        return WordCounts(self.probs.expand(shape + self.event_shape), self.totals.expand(shape), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p(counts) in nats, `[*document]`."""
+        orders = (value.sum(-1) + 1).lgamma() - (value + 1).lgamma().sum(-1)
+        return orders + torch.special.xlogy(value, self.probs).sum(-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw counts, word by word: each is binomial given those before."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        probs, left = self.probs.expand(shape), self.totals.expand(shape[:-1])
+        rest = probs.flip(-1).cumsum(-1).flip(-1)  # mass of this word and all later ones
+        share = (probs / rest.clamp(min=torch.finfo(probs.dtype).tiny)).clamp(0, 1)
+        columns = []
+        for v in range(shape[-1] - 1):
+            columns.append(torch.binomial(left, share[..., v].contiguous()))
+            left = left - columns[-1]
+        return torch.stack([*columns, left], -1)
+
+
+class RootNormal(dist.TorchDistribution):
+    r"""A multivariate normal given by a root of its precision: precision = R R^T.
+
+    \[ \log p(x) = \log |\det R| - \tfrac{D}{2} \log 2 \pi - \tfrac12 \lVert R^\top (x - \mu) \rVert^2 \]
+
+    No system is solved to evaluate it, and rows that share R share one matrix product. `expand` keeps the parameters
+    as they are, so that a plate of rows does not copy R.
+
+    Args:
+        loc: mu, `[*batch, D]`.
+        root: R, `[*batch, D, D]`, of full rank.
+        log_det: log |det R|, `[*batch]`.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real_vector, "root": constraints.independent(constraints.real, 2)}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, root: Tensor, log_det: Tensor, batch_shape: Any = None, validate_args: bool | None = None) -> None:
+        self.loc, self.root, self.log_det = loc, root, log_det
+        shape = torch.broadcast_shapes(loc.shape[:-1], root.shape[:-2], log_det.shape) if batch_shape is None else torch.Size(batch_shape)
+        super().__init__(shape, loc.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> RootNormal:
+        """Return the same distribution over a larger batch."""
+        return RootNormal(self.loc, self.root, self.log_det, batch_shape, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p(value) in nats, `[*batch]`."""
+        centered = value - self.loc
+        if self.root.ndim > 2 and self.root.shape[-3] == 1 and centered.ndim > 1:  # one root for all rows
+            white = centered @ self.root.squeeze(-3)
+        else:
+            white = (centered.unsqueeze(-2) @ self.root).squeeze(-2)
+        constant = 0.5 * value.shape[-1] * math.log(2 * math.pi)
+        return self.log_det - constant - 0.5 * white.square().sum(-1)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw mu + inv(R^T) e with standard normal e."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        return self.loc + torch.linalg.solve(self.root.mT, noise.unsqueeze(-1)).squeeze(-1)
+
+
+class LevelShift(dist.TorchDistribution):
+    r"""A series of independent normals whose mean changes once, at a time that is summed out.
+
+    \[ p(x) = \frac{1}{T - 1} \sum_{c=1}^{T-1} \prod_{t \le c} N(x_t; \mu_1, \sigma) \prod_{t > c} N(x_t; \mu_2, \sigma) \]
+
+    All T - 1 terms come from one cumulative sum: the cost is that of T densities, not of T^2.
+
+    Args:
+        loc: mu, means before and after the change, `[*batch, 2]`.
+        scale: sigma, `[*batch]`, > 0.
+        length: T, number of times, at least 2.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real_vector, "scale": constraints.positive}
+    support = constraints.real_vector
+
+    def __init__(self, loc: Tensor, scale: Tensor, length: int, validate_args: bool | None = None) -> None:
+        batch = torch.broadcast_shapes(loc.shape[:-1], scale.shape)
+        self.loc, self.scale, self.length = loc.expand(*batch, 2), scale.expand(batch), length
+        super().__init__(batch, torch.Size((length,)), validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> LevelShift:
+        """Return the same distribution over a larger batch."""
+        return LevelShift(self.loc.expand(*batch_shape, 2), self.scale.expand(batch_shape), self.length, validate_args=False)
+
+    def joint(self, value: Tensor) -> Tensor:
+        """Return log p(value, c) for every last time c of the first level, `[*batch, T - 1]`, nats."""
+        normal = dist.Normal(self.loc.unsqueeze(-1), self.scale[..., None, None], validate_args=False)
+        terms = normal.log_prob(value.unsqueeze(-2))  # [*batch, 2, T]
+        gain = (terms[..., 0, :] - terms[..., 1, :]).cumsum(-1)[..., :-1]
+        return terms[..., 1, :].sum(-1, keepdim=True) + gain - math.log(self.length - 1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p(value) in nats."""
+        return self.joint(value).logsumexp(-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw a time of change, then the series."""
+        with torch.no_grad():
+            shape = self._extended_shape(torch.Size(sample_shape))
+            last = torch.randint(self.length - 1, (*shape[:-1], 1), device=self.loc.device)
+            early = torch.arange(self.length, device=self.loc.device) <= last
+            mean = torch.where(early, self.loc[..., :1], self.loc[..., 1:])
+            return mean + self.scale.unsqueeze(-1) * torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)

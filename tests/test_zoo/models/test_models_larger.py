@@ -15,7 +15,7 @@ from support.densities import log_density, normal, points
 import zoo
 from zoo import datasets
 from zoo.datasets.portable_random import Recipe
-from zoo.distributions.univariate import LevelShift
+from zoo.distributions.multivariate import LevelShift
 from zoo.models.classics import banana, funnel
 from zoo.models.time_series import change_point
 from zoo.truth import stored as reference

@@ -11,7 +11,7 @@ from scipy.special import gammaln, roots_jacobi
 
 import zoo
 from zoo.density.log_density import LogDensity
-from zoo.distributions.univariate import WordCounts
+from zoo.distributions.multivariate import WordCounts
 from zoo.errors import DataError, UsageError
 from zoo.models.topics import lda_exact
 from zoo.models.topics._topics import align, counts_of, hellinger, match

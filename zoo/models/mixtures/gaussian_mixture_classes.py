@@ -40,7 +40,7 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 
 from zoo.datasets import read, standardize
-from zoo.distributions.univariate import RootNormal
+from zoo.distributions.multivariate import RootNormal
 from zoo.errors import UnknownNameError, UsageError
 from zoo.models.mixtures._class_network import class_network
 from zoo.quantities import log_odds

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from zoo.datasets import read
-from zoo.distributions.univariate import LevelShift
+from zoo.distributions.multivariate import LevelShift
 from zoo.quantities import site
 from zoo.types import Analytic, Data, ModelEntry, Moments, Program, Quantity
 

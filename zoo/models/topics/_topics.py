@@ -26,7 +26,7 @@ from pyro.ops.indexing import Vindex
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from zoo.distributions.univariate import WordCounts
+from zoo.distributions.multivariate import WordCounts
 from zoo.errors import UsageError
 from zoo.quantities import QuantityFunction
 from zoo.types import Data, Program
