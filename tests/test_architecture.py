@@ -1,7 +1,8 @@
-"""The rooms: benchmarks imports guides imports zoo, never back; files stay readable."""
+"""The rooms: benchmarks imports guides imports zoo, never back; inside a room one order of packages; files stay readable."""
 
 import ast
 import graphlib
+import importlib
 import re
 import subprocess
 import sys
@@ -13,6 +14,13 @@ ROOT = Path(__file__).parents[1]
 ROOMS = {"zoo": {"zoo"}, "guides": {"zoo", "guides"}, "benchmarks": {"zoo", "guides", "benchmarks"}}
 FILES = sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))
 LONGEST = 380
+# Inside a room what stands left may import what stands right of it, imports inside functions counted.
+ORDER = {
+    "zoo": "contract models truth registry user_models density compiler datasets distributions references "
+    "quantities types ground_truth seeds errors",
+    "guides": "contract fitting fit_file draws optimize objectives registry families base session types",
+    "benchmarks": "cli contract studies speed audit run report comparison reference mcmc metrics arviz_bridge workers types thresholds",
+}
 
 
 def name_of(path):
@@ -20,14 +28,9 @@ def name_of(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(tree, *, top_only=False):
-    """Module names a file imports; with `top_only`, those that run when the file is imported."""
-    if top_only:
-        body = [n for n in tree.body if not (isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test))]
-        nodes = [n for stmt in body if not isinstance(stmt, ast.FunctionDef) for n in ast.walk(stmt)]
-    else:
-        nodes = list(ast.walk(tree))
-    for node in nodes:
+def imports(tree):
+    """Module names a file imports, also inside functions."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -59,14 +62,69 @@ def test_the_zoo_knows_no_heavy_friends():
         assert not {n.split(".")[0] for n in imports(parsed(path))} & strangers, path
 
 
-def test_no_circles_at_import_time():
+def modules_imported(path, known):
+    """The modules of the rooms a file imports, each by its longest known name; also inside functions."""
+    found = set()
+    for name in imports(parsed(path)):
+        while name and name not in known:
+            name = name.rpartition(".")[0]
+        found.add(name)
+    return found - {"", name_of(path)}
+
+
+def test_no_circles():
     known = {name_of(p) for p in FILES}
-    graph = {name_of(p): {n for n in imports(parsed(p), top_only=True) if n in known} - {name_of(p)} for p in FILES}
-    graph = {k: {n for n in v if not k.startswith(f"{n}.")} for k, v in graph.items()}
-    # A package that names its own modules is not a circle: they never import the package's names.
     packages = {name_of(p) for p in FILES if p.name == "__init__.py"}
-    graph = {k: v - packages if k not in packages else v for k, v in graph.items()}
+    # A package that names its own modules is not a circle: they never import the package's names.
+    graph = {name_of(p): modules_imported(p, known) - packages for p in FILES if name_of(p) not in packages}
     list(graphlib.TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_packages_of_a_room_have_one_order(room):
+    order = ORDER[room].split()
+    names = {p.stem for p in (ROOT / room).glob("*") if p.name not in ("__init__.py", "__pycache__", "py.typed")}
+    assert names == set(order), "a package or module without a place in the order"
+    known = {name_of(p) for p in FILES}
+    for path in (p for p in FILES if p.relative_to(ROOT).parts[0] == room and p != ROOT / room / "__init__.py"):
+        own = name_of(path).split(".")[1]
+        used = {name.split(".")[1] for name in modules_imported(path, known) if name.split(".")[0] == room and "." in name} - {own}
+        upward = {name for name in used if order.index(name) < order.index(own)}
+        assert not upward, f"{name_of(path)} imports {sorted(upward)}, which stands above it"
+
+
+def test_the_compiler_knows_nothing_of_models():
+    for path in (ROOT / "zoo" / "compiler").rglob("*.py"):
+        used = {n for n in imports(parsed(path)) if n.split(".")[0] in ROOMS}
+        assert all(n.startswith(("zoo.compiler", "zoo.errors")) for n in used), path
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_listing_of_a_room_shows_its_plan(room):
+    modules = [p for p in (ROOT / room).glob("*.py")]
+    packages = [p for p in (ROOT / room).iterdir() if p.is_dir() and p.name != "__pycache__"]
+    assert len(modules) <= 8
+    assert len(packages) <= 12
+    public = set(importlib.import_module(room).__all__)
+    assert not public & {p.stem for p in (*modules, *packages)}, "a public name that importing a module of its name would hide"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_private_name_of_another_package(path):
+    package = name_of(path) if path.name == "__init__.py" else name_of(path).rpartition(".")[0]
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ROOMS:
+            module = ROOT / node.module.replace(".", "/")  # one of zoo.models that begins with an underscore is no entry; it is not private
+            private = [a.name for a in node.names if a.name.startswith("_") and not (module / f"{a.name}.py").exists()]
+            assert not private or node.module.startswith(package), f"{private} of {node.module}"
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value).rpartition(".")[2] in ("density", "log_density"):
+            assert not node.attr.startswith("_"), f"{node.attr} of a log density"
+
+
+def test_no_card_names_a_room_above():
+    for path in (ROOT / "zoo").rglob("*.py"):
+        texts = {n.value for n in ast.walk(parsed(path)) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        assert not [t for t in texts if re.fullmatch(r"(guides|benchmarks)(\.\w+)+(:\w+)?", t)], path
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
