@@ -50,7 +50,7 @@ def built(tmp_path_factory):
 def test_the_wheel_holds_every_module_and_data_file_and_nothing_else(built):
     wheel, source = built
     inside = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
-    kinds = {".py", ".typed", ".csv", ".json", ".npz", ".jinja", ".css", ".md"}
+    kinds = {".py", ".typed", ".c", ".h", ".csv", ".json", ".npz", ".jinja", ".css", ".md"}
     there = {p.relative_to(source).as_posix() for room in ROOMS for p in (source / room).rglob("*") if p.suffix in kinds}
     assert len(there) > 60
     assert there - inside == set()
