@@ -9,19 +9,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from guides.base.family import Family
     from guides.draws import draw, elbo, transfer
     from guides.fit_file import load, save
     from guides.fitting import fit
-    from guides.registry import FAMILIES, build
+    from guides.registry import FAMILIES, build, family_of
     from guides.types import Elbo, Fit, FitConfig, Restart, Stop
 
-__all__ = ["FAMILIES", "Elbo", "Fit", "FitConfig", "Restart", "Stop", "build", "draw", "elbo", "fit", "load", "save", "transfer"]
+__all__ = [
+    "FAMILIES",
+    "Elbo",
+    "Family",
+    "Fit",
+    "FitConfig",
+    "Restart",
+    "Stop",
+    "build",
+    "draw",
+    "elbo",
+    "family_of",
+    "fit",
+    "load",
+    "save",
+    "transfer",
+]
 
-_WHERE = {
-    "FAMILIES": "guides.registry", "build": "guides.registry", "fit": "guides.fitting", "draw": "guides.draws",
-    "elbo": "guides.draws", "transfer": "guides.draws", "save": "guides.fit_file", "load": "guides.fit_file",
-    "Elbo": "guides.types", "Fit": "guides.types", "FitConfig": "guides.types", "Restart": "guides.types", "Stop": "guides.types",
-}  # fmt: skip
+_HOMES = {
+    "guides.base.family": ("Family",),
+    "guides.draws": ("draw", "elbo", "transfer"),
+    "guides.fit_file": ("load", "save"),
+    "guides.fitting": ("fit",),
+    "guides.registry": ("FAMILIES", "build", "family_of"),
+    "guides.types": ("Elbo", "Fit", "FitConfig", "Restart", "Stop"),
+}
+_WHERE = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

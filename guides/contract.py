@@ -18,7 +18,7 @@ from guides.draws import draw
 from guides.fit_file import load, save
 from guides.fitting import fit
 from guides.objectives.flat import FlatObjective
-from guides.registry import FAMILIES, check_family
+from guides.registry import FAMILIES, check_family, family_of
 from guides.session import session
 from guides.types import Fit
 from zoo.density.log_density import LogDensity
@@ -116,16 +116,16 @@ def gradient_norms(entry: ModelEntry, family: str) -> dict[str, float] | None:
         program = entry.program(data)
         density = LogDensity(program, data, dtype=entry.dtype)
         guide = build(family, program, data, entry)
-        module: Any = FAMILIES.get(family)
-        if hasattr(module, "solve"):
+        record = family_of(family, entry)
+        if record.solve is not None:
             return None
         weights: dict[str, Any] = {}
         if entry.learns and isinstance(program, torch.nn.Module):
             weights = {n: p for n, p in program.named_parameters() if p.requires_grad}
         objective: Any
-        if hasattr(module, "flat") or isinstance(guide, FlatGuide):
-            start = find_start(density, torch.Generator().manual_seed(0))
-            flat: Any = module.flat(guide, start) if hasattr(module, "flat") else guide
+        if record.flat is not None or isinstance(guide, FlatGuide):
+            start = (record.start or find_start)(density, torch.Generator().manual_seed(0))
+            flat: Any = guide if record.flat is None else record.flat(guide, start)
             objective = FlatObjective(density, flat, weights, num_particles=8, batch_size=None, stick=False)
         else:
             from guides.fitting import program_objective

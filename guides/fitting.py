@@ -21,7 +21,7 @@ from guides.objectives.flat import GENERAL, FlatObjective, ProgramObjective, che
 from guides.objectives.per_unit import LocalObjective
 from guides.optimize.loop import Outcome, optimize
 from guides.optimize.step import summary
-from guides.registry import FAMILIES, build, check_family
+from guides.registry import build, family_of
 from guides.session import as_module, session, trainable
 from guides.types import Elbo, Fit, FitConfig, Restart, Stop
 from zoo.compiler.compile import Record
@@ -36,12 +36,11 @@ __all__ = ["configure", "fit", "program_objective"]
 
 Progress = Callable[[int, int, float], None]
 ELBO_DRAWS, ELBO_NUMBERS = 4000, 200_000  # draws of the final ELBO; fewer where one draw has many numbers
-PROGRAM_PARTICLES = 4
 
 
 def training_of(entry: ModelEntry, family: str, *, given: bool) -> dict[str, Any]:
     """Return the entry's settings for fits to all of its data: of the fit that trains its weights, and of amortized families."""
-    if given and not getattr(FAMILIES.get(family, None), "AMORTIZED", False):
+    if given and not family_of(family, entry).amortized:
         return {}
     own = ("objective", "beta", "warmup", "free_bits") if given else ()  # with the weights fixed the ELBO is wanted
     return {k: v for k, v in entry.training.items() if k not in own}
@@ -57,16 +56,13 @@ def configure(
     """
     fields = FitConfig.__dataclass_fields__
     options = {k: v for k, v in overrides.items() if k not in fields}
-    accepted = getattr(FAMILIES[family], "OPTIONS", ()) if family in FAMILIES else ()
+    record = family_of(family, entry)
     for name in options:
-        if name not in accepted:
-            raise UnknownNameError("fit option", name, [*fields, *accepted])
+        if name not in record.options:
+            raise UnknownNameError("fit option", name, [*fields, *record.options])
     chosen = {k: v for k, v in overrides.items() if k in fields}
     if config is None:
-        defaults = (
-            dict(getattr(FAMILIES[family], "DEFAULTS", {})) if family in FAMILIES else {"num_particles": PROGRAM_PARTICLES, "lr": 0.02}
-        )
-        config = FitConfig(**{**defaults, **training_of(entry, family, given=given), **chosen})
+        config = FitConfig(**{**record.defaults, **training_of(entry, family, given=given), **chosen})
     else:
         config = replace(config, **chosen)
     check_objective(config.objective)
@@ -131,7 +127,6 @@ def fit(
         ProgramError: the program cannot be handled, or has weights that nobody would train.
         FitError: a guide that does not fit the program: it misses a site or draws one the program lacks.
     """
-    check_family(family, entry)
     config, options = configure(entry, family, config, config_overrides, given=given is not None)
     job = _Job(
         entry=entry,
@@ -171,9 +166,9 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
             weights = trainable(program, learns=True, name=job.entry.name)
         density = LogDensity(program, job.data, dtype=job.entry.dtype)
         guide = build(job.family, program, job.data, job.entry, **_build_options(job, density))
-    module: Any = FAMILIES.get(job.family)
-    if hasattr(module, "solve"):
-        stop, spent = module.solve(guide, density, generator)
+    family = family_of(job.family, job.entry)
+    if family.solve is not None:
+        stop, spent = family.solve(guide, density, generator)
         outcome = Outcome(losses=np.zeros(0), stop=stop)
     else:
         outcome, spent = _optimize(job, density, program, guide, weights, generator, number)
@@ -204,7 +199,7 @@ def _carried(job: _Job, given: Fit) -> Program:
 
 
 def _build_options(job: _Job, density: LogDensity) -> dict[str, Any]:
-    return {**job.options, "density": density} if job.family in FAMILIES else dict(job.options)
+    return dict(job.options) if family_of(job.family, job.entry).own else {**job.options, "density": density}
 
 
 def _optimize(
@@ -218,13 +213,13 @@ def _optimize(
 ) -> tuple[Outcome, int]:
     """Run the loop on the flat objective where the family has one, on Pyro's own otherwise."""
     config = job.config
-    module: Any = FAMILIES.get(job.family)
-    if hasattr(module, "flat") or isinstance(guide, FlatGuide):
+    family = family_of(job.family, job.entry)
+    if family.flat is not None or isinstance(guide, FlatGuide):
         try:
-            start = getattr(module, "start", find_start)(density, generator, radius=0.1 if number == 0 else 2.0)
+            start = (family.start or find_start)(density, generator, radius=0.1 if number == 0 else 2.0)
         except FitError as error:
             return Outcome(losses=np.zeros(0), stop=Stop(status="init_failed", step=0, sentence=str(error))), 0
-        flat: Any = module.flat(guide, start) if hasattr(module, "flat") else guide
+        flat: Any = guide if family.flat is None else family.flat(guide, start)
         objective = _flat_objective(density, flat, weights, config)
         outcome = optimize(objective, config, generator, job.progress, starts=config.restarts - number)
         flat.finish()

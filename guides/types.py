@@ -1,10 +1,10 @@
-"""The nouns of the guides room: a family, the configuration of a fit, and the fit itself."""
+"""The nouns of the guides room: the configuration of a fit, and the fit itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.compiler.cuda import DEVICES
 from zoo.errors import UnknownNameError, UsageError
@@ -14,25 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-__all__ = ["Elbo", "Family", "Fit", "FitConfig", "FitStatus", "Restart", "Stop"]
+__all__ = ["Elbo", "Fit", "FitConfig", "FitStatus", "Restart", "Stop"]
 
 FitStatus = Literal["ok", "not_converged", "nan", "init_failed", "error"]
-
-
-class Family(Protocol):
-    """A way to approximate; each module `guides/NAME.py` is one.
-
-    `NAME`, `DESCRIPTION` (q(z) in one line and what it cannot represent) and
-    `build(program, data, entry, **options) -> nn.Module` are the contract. A module may add
-    `flat(guide, start) -> FlatGuide`, which optimizes the guide over the flat vector (else Pyro's own ELBO is used), and
-    `solve(guide, density, seed) -> (Stop, gradients)`, which replaces the stochastic optimization (`laplace`).
-    """
-
-    NAME: str
-    DESCRIPTION: str
-
-    def build(self, program: Program, data: Data, entry: ModelEntry, **options: Any) -> nn.Module:
-        """Build one member of the family."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,9 +104,9 @@ def _no_annealing(fit: Fit) -> None:
 
 def _objective(fit: Fit, particles: int) -> Loss | None:
     """Return the objective of the fit's family around the guide as it ended; None for families without one (Laplace)."""
-    from guides.registry import FAMILIES
+    from guides.registry import FAMILIES, family_of
 
-    if hasattr(FAMILIES.get(fit.family), "solve"):
+    if family_of(fit.family, fit.entry).solve is not None:
         return None
     with session(fit.entry.dtype):
         density = LogDensity(fit.program, fit.data, dtype=fit.entry.dtype)

@@ -10,6 +10,7 @@ from benchmarks.comparison.fit_checks import BLIND_SPOT
 from benchmarks.metrics.numbers import rounded
 from benchmarks.thresholds import LOG_SD, MEAN
 from benchmarks.types import Comparison, Mcmc, Reason, Trust, Verdict
+from guides.registry import FAMILIES
 
 if TYPE_CHECKING:
     from zoo.types import ModelEntry
@@ -23,10 +24,6 @@ WORDS: dict[Verdict, str] = {
 }  # fmt: skip
 MATERIAL = ("shifted", "too_narrow", "too_wide", "wrong_shape")
 BAD = 3.0  # a finding this many times its line: do not use
-RICHER = {
-    "mean_field": ("full_rank", "low_rank", "block_full_rank"), "low_rank": ("full_rank",), "laplace": ("full_rank",),
-    "full_rank": ("flow",), "amortized": ("full_rank", "amortized_full"), "amortized_full": ("amortized_flow",),
-}  # fmt: skip
 EXACT = "use the exact posterior (zoo.truth.grid)"
 
 
@@ -152,7 +149,7 @@ def _next_step(method: str, verdict: Verdict, entry: ModelEntry | None, mcmc: Mc
         return f"; try {entry.reference_of} (same posterior, another form)"
     if mcmc is not None or method == "nuts":
         return "; the chains passed a region by: run more of them, or reparameterize"
-    richer = [f for f in RICHER.get(method, ()) if f in entry.families]
+    richer = [f for f in (FAMILIES[method].richer if method in FAMILIES else ()) if f in entry.families]
     if richer:
         return f"; try {richer[0]}"
     return f"; {EXACT}" if _grid_is_known(entry, kind) else "; use nuts"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from benchmarks.report.inputs import EntryReport, ReportInput, method_names
 from benchmarks.report.numbers import count, plain
-from benchmarks.report.theme import FAMILIES
+from benchmarks.report.theme import MARKERS, slot_of
 from benchmarks.report.words import VERDICTS, headline, verdict_word
 from benchmarks.types import Comparison
 
@@ -27,10 +27,10 @@ class Cell(NamedTuple):
 
 
 def columns(run: ReportInput) -> list[str]:
-    """Return every method of the run once: known families first, then others, NUTS last."""
+    """Return every method of the run once: families in the order of their slots, then others, NUTS last."""
     names = dict.fromkeys(name for entry in run.entries for name in method_names(entry.comparisons))
-    rank = {f: i for i, f in enumerate(FAMILIES)}
-    return sorted(names, key=lambda n: (n.split(" ")[0] == "nuts", rank.get(n.split(" ")[0], len(rank))))
+    slots = {name: slot_of(name.split(" ")[0]) for name in names}
+    return sorted(names, key=lambda n: (n.split(" ")[0] == "nuts", len(MARKERS) if slots[n] is None else slots[n]))
 
 
 def cells(entry: EntryReport) -> dict[str, Cell]:

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-__all__ = ["ROLES", "Mark", "canvas", "marks", "style", "verdict_css"]
+from guides.registry import FAMILIES
+
+__all__ = ["ROLES", "Mark", "canvas", "marks", "slot_of", "style", "verdict_css"]
 
 ROLES: dict[str, tuple[str, str]] = {  # role -> (light, dark)
     "ink": ("#22262d", "#e7e9ed"),
@@ -45,7 +47,6 @@ VERDICT_COLORS: dict[str, tuple[str, str, str, str, str, str]] = {  # tint, text
     "reference_unusable": ("#f6f6f4", "#626a76", "#c3c7ce", "#1f2328", "#a3abb7", "#4a515c"),
     "fit_failed": ("#dcdfe4", "#1f2329", "#3a3f47", "#333942", "#f0f1f4", "#b9bfc9"),
 }
-FAMILIES = ("mean_field", "full_rank", "low_rank", "laplace", "amortized")
 MARKERS = ("o", "s", "^", "D", "v", "P", "p", "*", "d", "h")
 DASHES: tuple[Any, ...] = (
     "-", (0, (5, 1.5)), (0, (2, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3.5, 1.2)), (0, (1, 1)),
@@ -67,16 +68,24 @@ def light(role: str) -> str:
     return ROLES[role][0]
 
 
+def slot_of(method: str) -> int | None:
+    """Return the slot a family asks for, None for other methods."""
+    return FAMILIES[method].slot if method in FAMILIES else None
+
+
 def marks(names: Sequence[str]) -> dict[str, Mark]:
-    """Give every method its mark: known families always the same one, others the next free slot."""
+    """Give every method its mark: a family with a slot of its own always the same one, others the next free slot."""
     chosen: dict[str, Mark] = {}
-    order = [*range(len(FAMILIES), len(MARKERS)), *range(len(FAMILIES))]  # slots of families that are not there come last
-    free = [i for i in order if i >= len(FAMILIES) or FAMILIES[i] not in names]
+    asked = {slot for f in FAMILIES if (slot := slot_of(f)) is not None}
+    taken = {slot for n in names if (slot := slot_of(n)) is not None}
+    order = [*(i for i in range(len(MARKERS)) if i not in asked), *sorted(asked)]  # slots of families that are not there come last
+    free = [i for i in order if i not in taken]
     for name in names:
         if name.split(" ")[0] == "nuts":
             chosen[name] = Mark("nuts", light("nuts"), "X", "-")
             continue
-        slot = FAMILIES.index(name) if name in FAMILIES else free.pop(0) if len(free) > 1 else free[0]
+        own = slot_of(name)
+        slot = own if own is not None else free.pop(0) if len(free) > 1 else free[0]
         role = f"m{slot + 1}"
         chosen[name] = Mark(role, light(role), MARKERS[slot], DASHES[slot])
     return chosen

@@ -265,9 +265,10 @@ def _fit(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
 def _fitted(cell: Cell, given: dict[str, Any]) -> Any:
     """Fit to the data that are compared; what learns weights or an encoder is fitted to all data and brought there."""
     import guides
+    from guides.registry import family_of
 
     entry, prepared, options = cell.prepared.entry, cell.prepared, dict(cell.config)
-    encodes = getattr(guides.FAMILIES.get(cell.method), "AMORTIZED", False)
+    encodes = family_of(cell.method, entry).amortized
     if prepared.training is None or not (encodes or not given):
         return guides.fit(entry, cell.method, seed=cell.seed, data=prepared.data, **given, **options)
     fit = guides.fit(entry, cell.method, seed=cell.seed, data=prepared.training, **given, **options)

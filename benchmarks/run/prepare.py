@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.run.cell import NUTS, Cell, Prepared, source_digest
 from benchmarks.run.plan import Plan
-from zoo.errors import ProgramError, UnknownNameError, UsageError, ZooError
+from zoo.errors import ProgramError, UsageError, ZooError
 from zoo.types import ModelEntry
 
 __all__ = ["command", "duration", "plan_cells", "prepare"]
@@ -27,22 +27,16 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
     """
     import torch
 
-    import guides
     import zoo
     from benchmarks.run import witness
+    from guides.registry import check_family
     from zoo.density.log_density import LogDensity
 
     entry = request if isinstance(request, ModelEntry) else zoo.load(request)
     name = entry.key if isinstance(request, ModelEntry) else request
-    known = {*guides.FAMILIES, *entry.own_guides}
     wanted = (*entry.families, *(g for g in entry.own_guides if g not in entry.families)) if plan.guides == "all" else plan.guides
     for family in wanted:
-        if family not in known:
-            raise UnknownNameError("guide family", family, known)
-        if family == "amortized" and entry.amortize is None and family not in entry.own_guides:
-            raise UsageError(
-                f"Entry {entry.key} cannot be amortized: its card has no amortize hook; accepted here: {', '.join(entry.families)}."
-            )
+        check_family(family, entry)
     try:
         data = entry.load_data(plan.data_seed)
         training = data if entry.judged is not None else None

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from guides.base.family import Family
 from guides.base.flat import FlatGuide, Start
 from guides.base.initialize import find_start, plain_start
 from guides.base.local import LocalGuide
@@ -24,15 +25,9 @@ from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, UsageError
 from zoo.types import Data, ModelEntry, Program
 
-NAME = "amortized"
-DESCRIPTION = "an encoder network per unit, full-rank normal over global sites; no local-global dependence"
-OPTIONS = ("hidden", "globals")
-DEFAULTS = {"steps": 8000, "lr": 0.02, "num_particles": 32}
-
-AMORTIZED = True  # one guide for all units, also for those it has not seen
 LARGEST_SEARCH = 500  # dimensions up to which a start is searched for
 
-__all__ = ["AMORTIZED", "DESCRIPTION", "NAME", "AmortizedGuide", "build", "flat", "start"]
+__all__ = ["FAMILY", "AmortizedGuide", "build", "flat", "start"]
 
 
 def build(
@@ -152,3 +147,19 @@ def _network(inputs: int, hidden: int, outputs: int, dtype: torch.dtype) -> nn.M
         last.weight.mul_(0.1)
         last.bias.zero_()
     return network
+
+
+FAMILY = Family(
+    name="amortized",
+    q="an encoder network per unit, full-rank normal over global sites",
+    blind_spot="no dependence between local and global sites, independent local values",
+    build=build,
+    options=("hidden", "globals"),
+    defaults={"steps": 8000, "lr": 0.02, "num_particles": 32},
+    flat=flat,
+    start=start,
+    amortized=True,
+    encoder=True,
+    richer=("full_rank", "amortized_full"),
+    slot=4,
+)

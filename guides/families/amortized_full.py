@@ -11,17 +11,29 @@ from typing import Any
 
 from torch import nn
 
+from guides.base.family import Family
 from guides.families import amortized
 from guides.families.amortized import flat, start
 from zoo.types import Data, ModelEntry, Program
 
-NAME = "amortized_full"
-DESCRIPTION = "an encoder network per unit with a full covariance of the unit's local values"
-OPTIONS, DEFAULTS, AMORTIZED = amortized.OPTIONS, amortized.DEFAULTS, True
-
-__all__ = ["DESCRIPTION", "NAME", "build", "flat", "start"]
+__all__ = ["FAMILY", "build", "flat", "start"]
 
 
 def build(program: Program, data: Data, entry: ModelEntry, **options: Any) -> nn.Module:
     """Build the guide; arguments and errors as in `guides.families.amortized.build`."""
     return amortized.build(program, data, entry, head="full", **options)
+
+
+FAMILY = Family(
+    name="amortized_full",
+    q="an encoder network per unit with a full covariance of the unit's local values",
+    blind_spot="no dependence between units, no skewness",
+    build=build,
+    options=amortized.FAMILY.options,
+    defaults=amortized.FAMILY.defaults,
+    flat=flat,
+    start=start,
+    amortized=True,
+    encoder=True,
+    richer=("amortized_flow",),
+)

@@ -13,17 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from guides.base.family import Family
 from guides.base.local import LocalGuide
 from guides.families.amortized import flat, start
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 from zoo.types import Data, ModelEntry, Program
 
-NAME = "block_full_rank"
-DESCRIPTION = "a normal with full covariance of its own for every unit; no dependence between units"
-OPTIONS = ("head",)
-
-__all__ = ["DESCRIPTION", "NAME", "TableGuide", "build", "flat", "start"]
+__all__ = ["FAMILY", "TableGuide", "build", "flat", "start"]
 
 
 def build(
@@ -60,3 +57,14 @@ class TableGuide(LocalGuide):
         table, base = (self.table, self.base) if units is None else (self.table[units], self.base[units])
         width = self.width
         return torch.cat([base[:, :width] + base[:, width : 2 * width].exp() * table[:, :width], base[:, width:] + table[:, width:]], -1)
+
+
+FAMILY = Family(
+    name="block_full_rank",
+    q="a normal with full covariance of its own for every unit",
+    blind_spot="no dependence between units",
+    build=build,
+    options=("head",),
+    flat=flat,
+    start=start,
+)

@@ -23,6 +23,7 @@ from scipy.special import gammaincinv
 from torch import Tensor, nn
 
 from guides.base.cavi_lda import Ascent, ascend, log_means
+from guides.base.family import Family
 from guides.base.flat import FlatGuide
 from guides.types import Stop
 from zoo.contract.subject import base
@@ -31,12 +32,9 @@ from zoo.errors import FitError
 from zoo.models.topics._topics import counts_of
 from zoo.types import Data, ModelEntry, Program
 
-NAME = "dirichlet"
-DESCRIPTION = "independent Dirichlet distributions of topics and document mixtures, by coordinate ascent; one labeling of the topics"
-OPTIONS = ("starts", "refine")
 REFINED_DIM, REFINED_PAIRS, REFINED_EVALUATIONS = 200, 64, 300
 
-__all__ = ["DESCRIPTION", "NAME", "DirichletGuide", "build", "priors", "solve"]
+__all__ = ["FAMILY", "DirichletGuide", "build", "priors", "solve"]
 
 
 def build(
@@ -224,3 +222,13 @@ def _sticks(log_weights: Tensor) -> Tensor:
     """Return the flat coordinates of the distribution proportional to the weights, along the last axis."""
     later = log_weights.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
     return log_weights[..., :-1] - later + _offset(log_weights)
+
+
+FAMILY = Family(
+    name="dirichlet",
+    q="independent Dirichlet distributions of topics and document mixtures, by coordinate ascent",
+    blind_spot="one labeling of the topics, no dependence",
+    build=build,
+    options=("starts", "refine"),
+    solve=solve,
+)

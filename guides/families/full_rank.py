@@ -11,15 +11,13 @@ import torch
 from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import Tensor, nn
 
+from guides.base.family import Family
 from guides.base.flat import FlatGuide, Start, build_autoguide, fill, standard_normal_log_prob, triangular
 from zoo.compiler.triangular import small
 from zoo.density.log_density import LogDensity
 from zoo.types import Data, ModelEntry, Program
 
-NAME = "full_rank"
-DESCRIPTION = "one multivariate normal on the unconstrained vector; no skewness, tails or second mode"
-
-__all__ = ["DESCRIPTION", "NAME", "WhitenedFullRank", "build", "flat"]
+__all__ = ["FAMILY", "WhitenedFullRank", "build", "flat"]
 
 
 def build(program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, **options: Any) -> nn.Module:
@@ -86,3 +84,14 @@ class WhitenedFullRank(FlatGuide):
         factor = self.tril @ triangular(self.lower, self.log_scale)
         scale = factor.diagonal()
         fill(self.guide, loc=self.origin + self.tril @ self.shift, scale=scale, scale_tril=factor / scale[:, None])
+
+
+FAMILY = Family(
+    name="full_rank",
+    q="one multivariate normal on the unconstrained vector",
+    blind_spot="no skewness, tails or second mode",
+    build=build,
+    flat=flat,
+    richer=("flow",),
+    slot=1,
+)

@@ -15,6 +15,7 @@ import torch
 from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import Tensor, nn
 
+from guides.base.family import Family
 from guides.base.flat import build_autoguide, fill
 from guides.base.initialize import first_point
 from guides.types import Stop
@@ -22,14 +23,12 @@ from zoo.density.log_density import LogDensity
 from zoo.errors import FitError
 from zoo.types import Data, ModelEntry, Program
 
-NAME = "laplace"
-DESCRIPTION = "normal at the mode with the curvature there; blind to everything away from the mode, absent without one"
 STARTS = 4
 RADII = (0.1, 0.5, 1.0, 2.0)
 EVALUATIONS = 4000
 LARGEST_CONDITION = 1e12
 
-__all__ = ["DESCRIPTION", "NAME", "build", "solve"]
+__all__ = ["FAMILY", "build", "solve"]
 
 
 def build(program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, **options: Any) -> nn.Module:
@@ -112,3 +111,14 @@ def _curvature(density: LogDensity, mode: Tensor) -> tuple[Tensor | None, str]:
 def _where(density: LogDensity, direction: Tensor) -> str:
     largest = int(direction.abs().argmax())
     return next(f"site {s.name!r}" for s in density.sites if s.start <= largest < s.stop)
+
+
+FAMILY = Family(
+    name="laplace",
+    q="normal at the mode with the curvature there",
+    blind_spot="everything away from the mode; absent where there is no mode",
+    build=build,
+    solve=solve,
+    richer=("full_rank",),
+    slot=3,
+)

@@ -13,16 +13,13 @@ import torch
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal
 from torch import Tensor, nn
 
+from guides.base.family import Family
 from guides.base.flat import FlatGuide, Start, build_autoguide, fill, standard_normal_log_prob
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 from zoo.types import Data, ModelEntry, Program
 
-NAME = "low_rank"
-OPTIONS = ("rank",)
-DESCRIPTION = "multivariate normal with low rank plus diagonal covariance; only `rank` shared directions of dependence"
-
-__all__ = ["DESCRIPTION", "NAME", "WhitenedLowRank", "build", "flat", "principal_factors"]
+__all__ = ["FAMILY", "WhitenedLowRank", "build", "flat", "principal_factors"]
 
 
 def build(
@@ -119,3 +116,15 @@ class WhitenedLowRank(FlatGuide):
         """Fill the autoguide, whose factor is relative to its diagonal scale."""
         loc, factor, scale = self._pieces()
         fill(self.guide, loc=loc, scale=scale, cov_factor=factor / scale[:, None])
+
+
+FAMILY = Family(
+    name="low_rank",
+    q="multivariate normal with low rank plus diagonal covariance",
+    blind_spot="only `rank` shared directions of dependence",
+    build=build,
+    options=("rank",),
+    flat=flat,
+    richer=("full_rank",),
+    slot=2,
+)

@@ -13,14 +13,12 @@ import torch
 from pyro.infer.autoguide import AutoDiagonalNormal
 from torch import Tensor, nn
 
+from guides.base.family import Family
 from guides.base.flat import FlatGuide, Start, build_autoguide, fill, lower_product, standard_normal_log_prob
 from zoo.density.log_density import LogDensity
 from zoo.types import Data, ModelEntry, Program
 
-NAME = "mean_field"
-DESCRIPTION = "independent normals on the unconstrained vector; no dependence between components, so too narrow where they correlate"
-
-__all__ = ["DESCRIPTION", "NAME", "WhitenedMeanField", "build", "flat"]
+__all__ = ["FAMILY", "WhitenedMeanField", "build", "flat"]
 
 
 def build(program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, **options: Any) -> nn.Module:
@@ -76,3 +74,14 @@ class WhitenedMeanField(FlatGuide):
         """Fill the autoguide."""
         loc, scale = self._moments()
         fill(self.guide, loc=loc, scale=scale)
+
+
+FAMILY = Family(
+    name="mean_field",
+    q="independent normals on the unconstrained vector",
+    blind_spot="no dependence between components, so too narrow where they correlate",
+    build=build,
+    flat=flat,
+    richer=("full_rank", "low_rank", "block_full_rank"),
+    slot=0,
+)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from guides.base.cavi_lda import ascend
+from guides.base.family import Family
 from guides.base.flat import FlatGuide, Start, standard_normal_log_prob
 from guides.families.amortized import features_of
 from guides.families.dirichlet import _later, _offset, priors
@@ -26,13 +27,9 @@ from zoo.density.log_density import LogDensity
 from zoo.models.topics._topics import counts_of
 from zoo.types import Data, ModelEntry, Program
 
-NAME = "topic_encoder"
-DESCRIPTION = "an encoder network per document over logistic-normal mixtures, independent normals over topics; one labeling of the topics"
-OPTIONS = ("hidden",)
-DEFAULTS = {"steps": 2500, "lr": 0.005, "num_particles": 2, "patience": 250, "anneal": 500}
 IMITATION = 400  # steps of the encoder's start
 
-__all__ = ["DESCRIPTION", "NAME", "TopicEncoder", "build", "flat", "start"]
+__all__ = ["FAMILY", "TopicEncoder", "build", "flat", "start"]
 
 
 def build(program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, hidden: int = 64) -> nn.Module:
@@ -162,3 +159,16 @@ class TopicEncoder(FlatGuide):
 
 def _log_normal(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return standard_normal_log_prob((x - loc) / scale) - scale.log().sum()
+
+
+FAMILY = Family(
+    name="topic_encoder",
+    q="an encoder network per document over logistic-normal mixtures, independent normals over topics",
+    blind_spot="one labeling of the topics",
+    build=build,
+    options=("hidden",),
+    defaults={"steps": 2500, "lr": 0.005, "num_particles": 2, "patience": 250, "anneal": 500},
+    flat=flat,
+    start=start,
+    encoder=True,
+)

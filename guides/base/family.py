@@ -1,0 +1,85 @@
+"""What a family says of itself: one frozen record per family, from which tables, marks, advice and tests are derived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from guides.types import FitConfig, Stop
+from zoo.errors import UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from guides.base.flat import FlatGuide, Start
+    from zoo.density.log_density import LogDensity
+
+__all__ = ["Begin", "Family"]
+
+
+class Begin(Protocol):
+    """Finds where the optimization of a flat guide begins."""
+
+    def __call__(self, density: LogDensity, generator: torch.Generator, *, radius: float = 0.1) -> Start:
+        """Return the start; raise FitError where no point has a finite density."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A way to approximate a posterior. A file in `guides/families/`, or a plug-in, registers itself by one record.
+
+    Attributes:
+        name: what users call it; the stem of its file.
+        q: the family in one line, a noun phrase.
+        blind_spot: what no member of it can represent, in one line.
+        build: `(program, data, entry, *, density, **options) -> guide` makes a member, which is not fitted yet: an autoguide, a
+            `FlatGuide`, or a Pyro guide program.
+        options: keywords of `build` that users may give to a fit.
+        defaults: fields of `FitConfig` that differ for this family.
+        flat: `(guide, start) -> FlatGuide`, the guide over the flat vector in whitened coordinates; without it a guide that is
+            no `FlatGuide` itself is optimized as a Pyro program.
+        solve: `(guide, density, generator) -> (Stop, gradients)`, in place of stochastic optimization.
+        start: where the optimization of a flat guide begins, the common search by default.
+        amortized: whether one guide serves all units, also those it has not seen.
+        encoder: whether `build` needs the card's `amortize` hook.
+        richer: families to try where this one is too poor, the first that the entry lists.
+        slot: color, marker and dash in pictures, 0 to 9; families without one take what is free.
+        own: whether it is a guide of one entry.
+
+    Raises:
+        UsageError: a name that is no identifier, an empty line, a default that `FitConfig` has not, or both `flat` and `solve`.
+    """
+
+    name: str
+    q: str
+    blind_spot: str
+    build: Callable[..., nn.Module]
+    options: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    flat: Callable[[nn.Module, Start], FlatGuide] | None = None
+    solve: Callable[[nn.Module, LogDensity, torch.Generator], tuple[Stop, int]] | None = None
+    start: Begin | None = None
+    amortized: bool = False
+    encoder: bool = False
+    richer: tuple[str, ...] = ()
+    slot: int | None = None
+    own: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a record that would fail later and elsewhere."""
+        if not self.name.isidentifier():
+            raise UsageError(f"A family is called {self.name!r}; accepted: letters, digits and _, such as my_family.")
+        if not self.own and not (self.q.strip() and self.blind_spot.strip()):
+            raise UsageError(f"Family {self.name!r} says nothing of q or of its blind spot; write one line each.")
+        if self.flat is not None and self.solve is not None:
+            raise UsageError(f"Family {self.name!r} has both flat and solve; give flat to optimize by steps, solve to do it itself.")
+        unknown = sorted(set(self.defaults) - set(FitConfig.__dataclass_fields__))
+        if unknown:
+            raise UnknownNameError(f"default of family {self.name!r}", unknown[0], FitConfig.__dataclass_fields__)
+
+    @property
+    def description(self) -> str:
+        """What it is and what it cannot represent."""
+        return f"{self.q}; {self.blind_spot}"

@@ -1,0 +1,161 @@
+"""Families register themselves: a file, or an installed package, adds one by its record alone."""
+
+import importlib
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+import benchmarks
+import guides
+from benchmarks.comparison.sentences import comparison_sentence
+from benchmarks.report.theme import MARKERS, marks
+from benchmarks.types import Reason
+from guides import registry
+from guides.contract import checks
+from guides.types import FitConfig
+from zoo.errors import UnknownNameError, UsageError
+
+PLUGIN = """
+from guides.families import mean_field
+from guides.base.family import Family
+
+FAMILY = Family(name="borrowed", q="independent normals, by another name", blind_spot="dependence", build=mean_field.build,
+                flat=mean_field.flat, defaults={"num_particles": 16}, richer=("full_rank",), slot=7)
+NAMELESS = Family(name="other", q="q", blind_spot="b", build=mean_field.build)
+NOTHING = 3
+"""
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Put a package with one entry point on the path, as an installation would."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "borrowed_family.py").write_text(PLUGIN)
+
+    def make(line):
+        folder = tmp_path / "borrowed-1.0.dist-info"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: borrowed\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{line}\n")
+        importlib.invalidate_caches()
+        forget()
+
+    yield make
+    forget()
+    sys.modules.pop("borrowed_family", None)
+
+
+def test_the_file_of_the_page_is_a_family(tiny, install, tmp_path):
+    """The file in docs/add_a_guide.md: exact on a normal posterior, whose shape the start knows; it passes the contract."""
+    page = (Path(__file__).parents[2] / "docs" / "add_a_guide.md").read_text(encoding="utf-8")
+    (code,) = [b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "FAMILY = Family(" in b]
+    (tmp_path / "isotropic_family.py").write_text(code)
+    install("isotropic = isotropic_family:FAMILY")
+    entry, _ = tiny.gaussian(rho=0.9)
+    fit = guides.fit(entry, "isotropic", seed=0, compile="off", **tiny.FAST)
+    assert abs(fit.elbo.value_nats) <= 5 * fit.elbo.se + 1e-3  # the log evidence is 0
+    assert [c.name for c in checks(entry, "isotropic") if c.run().status == "failed"] == []
+    skew, evidence = tiny.skewed()
+    short = guides.fit(skew, "isotropic", seed=0, compile="off", **tiny.FAST)
+    assert short.elbo.value_nats < evidence - 5 * short.elbo.se
+    sys.modules.pop("isotropic_family", None)
+
+
+def forget():
+    registry._places.cache_clear()
+    registry._family.cache_clear()
+
+
+@pytest.mark.parametrize("name", guides.FAMILIES)
+def test_every_file_is_a_family_of_its_name(name):
+    family = guides.FAMILIES[name]
+    assert family.name == name
+    assert family.flat is not None or family.solve is not None
+    assert set(family.richer) <= set(guides.FAMILIES)
+    assert FitConfig(**family.defaults)
+    assert family.slot is None or 0 <= family.slot < len(MARKERS)
+    assert family.q[-1] not in ".;"
+
+
+def test_the_files_are_the_families():
+    files = {p.stem for p in (Path(registry.__file__).parent / "families").glob("[a-z]*.py")}
+    assert files == set(guides.FAMILIES)
+    slots = [f.slot for f in guides.FAMILIES.values() if f.slot is not None]
+    assert len(slots) == len(set(slots))
+
+
+def test_an_installed_family_is_fitted_compared_drawn_and_advised(tiny, install):
+    install("borrowed = borrowed_family:FAMILY")
+    assert "borrowed" in guides.FAMILIES
+    entry, _ = tiny.gaussian(rho=0.5)
+    fit = guides.fit(entry, "borrowed", seed=0, compile="off", steps=60, patience=15, anneal=15)
+    assert fit.config.num_particles == 16
+    assert benchmarks.compare(guides.draw(fit, 200), None).verdict == "no_reference"
+    assert all(c.run().status != "failed" for c in checks(entry, "borrowed"))
+    assert marks(["borrowed", "full_rank"])["borrowed"].marker == MARKERS[7]
+    reason = Reason(verdict="too_narrow", label="x", sentence="x: sd 0.5x", excess=2.0)
+    card = type(entry)(**{**{f: getattr(entry, f) for f in entry.__dataclass_fields__}, "families": ("borrowed", "full_rank")})
+    assert comparison_sentence("borrowed", "too_narrow", (reason,), kind="exact", entry=card).endswith("; try full_rank.")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("broken = borrowed_family:MISSING", "'broken' of borrowed_family:MISSING cannot be loaded .AttributeError"),
+        ("broken = borrowed_family:NAMELESS", "'broken' is a family called 'other'"),
+        ("broken = borrowed_family:NOTHING", "'broken' is a int; accepted: FAMILY = guides.Family"),
+    ],
+)
+def test_a_broken_plugin_is_one_sentence_and_costs_no_other(tiny, install, line, says):
+    install(line)
+    entry, _ = tiny.gaussian()
+    with pytest.raises(UsageError, match=says):
+        guides.fit(entry, "broken")
+    assert guides.FAMILIES["mean_field"].name == "mean_field"
+
+
+def test_a_plugin_does_not_replace_a_family_of_ours(install):
+    install("mean_field = borrowed_family:FAMILY")
+    assert guides.FAMILIES["mean_field"].build.__module__ == "guides.families.mean_field"
+
+
+@pytest.mark.parametrize("family", [f.name for f in guides.FAMILIES.values() if f.encoder])
+def test_what_needs_an_encoder_is_refused_before_anything_runs(tiny, family):
+    """`amortized_full` was let through by a comparison with one name, and failed later."""
+    entry, _ = tiny.gaussian()
+    with pytest.raises(UsageError, match=f"cannot be amortized by {family}: its card has no amortize hook"):
+        guides.registry.check_family(family, entry)
+
+
+def record(**fields):
+    return guides.Family(**{"name": "mine", "q": "normals", "blind_spot": "tails", "build": lambda *a, **k: None, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "says"),
+    [
+        ({"name": "my family"}, UsageError, "letters, digits and _"),
+        ({"q": " "}, UsageError, "says nothing of q"),
+        ({"blind_spot": ""}, UsageError, "blind spot; write one line each"),
+        ({"flat": lambda g, s: g, "solve": lambda g, d, r: (None, 0)}, UsageError, "both flat and solve"),
+        ({"defaults": {"stepz": 3}}, UnknownNameError, "steps"),
+    ],
+)
+def test_a_record_that_would_fail_later_is_refused(fields, error, says):
+    with pytest.raises(error, match=says):
+        record(**fields)
+    assert record().description == "normals; tails"
+
+
+def test_an_own_guide_is_a_family_of_one(tiny):
+    entry, _ = tiny.gaussian()
+    own = tiny.entry("own", entry.load_data, entry.program(None), own_guides={"mine": lambda program, data, entry: 3})
+    family = guides.family_of("mine", own)
+    assert family.own
+    assert family.defaults == {"num_particles": 4, "lr": 0.02}
+    with pytest.raises(Exception, match="is int, not a callable"):
+        guides.build("mine", own.program(None), own.load_data(), own)
