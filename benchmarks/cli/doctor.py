@@ -100,10 +100,24 @@ def _fork() -> Finding:
 
 
 def _compiler() -> Finding:
-    found = shutil.which("g++") or shutil.which("clang++")
-    if not found:
-        return Finding(name="C++ compiler", status="note", sentence="none; programs run eager: slower, same numbers; install g++")
-    return Finding(name="C++ compiler", status="ok", sentence=Path(found).name)
+    """Say how graphs are compiled here, and see one give the numbers of its function."""
+    import torch
+
+    from zoo.compiler.compile import compile_function, compiler_missing
+    from zoo.compiler.policy import backend
+
+    missing, how = compiler_missing(), backend()
+    if missing:
+        return Finding(name="compiler", status="note", sentence=f"{missing}; programs run eager: slower, same numbers; install g++")
+    if how == "eager":
+        return Finding(name="compiler", status="note", sentence="ZOO_BACKEND=eager; programs run eager: slower, same numbers")
+    point = torch.linspace(0.1, 1.0, 7, dtype=torch.float64)
+    tried = compile_function(lambda x: [x.lgamma().sum()], [point], [[point + 1.0]], mode="on")
+    if not tried.record["used"]:
+        return Finding(name="compiler", status="failed", sentence=f"backend {how}: {tried.record['reason']}; set ZOO_BACKEND=aoti or eager")
+    return Finding(
+        name="compiler", status="ok", sentence=f"backend {how}, torch {torch.__version__}; a compiled function gives its numbers"
+    )
 
 
 def _folder() -> Finding:

@@ -23,6 +23,7 @@ from benchmarks.run.record import SCHEMA, drawn_cell, failed_cell, scored_cell, 
 from benchmarks.run.store import RunDir, canonical, cell_name, disk_errors, strict_json, write_atomic
 from benchmarks.types import CellStatus
 from zoo.compiler.compile import compiler_missing
+from zoo.compiler.policy import backend
 from zoo.digests import digest_of
 from zoo.errors import FitError, InfrastructureError, ZooError
 from zoo.seeds import derive_seed
@@ -72,7 +73,7 @@ class Cell:
         parts = {
             "schema": SCHEMA, "entry": self.prepared.entry.key, "source": self.prepared.digest, "method": self.method,
             "seed": self.seed, "data_seed": self.data_seed, "config": dict(self.config), "draws": self.draws,
-            "versions": versions(), "code": code_digest("draw"), "compiler": self.config.get("compile") != "off" and not compiler_missing(),
+            "versions": versions(), "code": code_digest("draw"), "compiler": _compiler(self.config),
             "given": None if self.given is None else self.given.key,
         }  # fmt: skip
         return hashlib.sha256(canonical(parts)).hexdigest()
@@ -98,6 +99,11 @@ class Cell:
             "key": self.key, "entry": entry.key, "options": entry.settings, "method": self.method, "seed": self.seed,
             "data_seed": self.data_seed,
         }  # fmt: skip
+
+
+def _compiler(config: Mapping[str, Any]) -> str:
+    """Name what graphs are compiled with: two of them differ in the last digits of their numbers."""
+    return "none" if config.get("compile") == "off" or compiler_missing() else backend()
 
 
 @functools.cache

@@ -19,9 +19,9 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from guides.base.flat import FlatGuide
+from zoo.compiler.torch_private import is_traced
 from zoo.compiler.trace import Traced, trace, vectorize
 from zoo.compiler.vectorize import value_and_gradient, vmappable
-from zoo.density.compiled import is_traced
 from zoo.density.log_density import LogDensity
 from zoo.errors import UnknownNameError
 

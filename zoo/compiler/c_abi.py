@@ -23,11 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from zoo.compiler import cache, standalone
 
-__all__ = ["INTERFACE", "NativeGraph", "load", "needs_loader", "register_wrapper"]
+__all__ = ["INTERFACE", "NativeGraph", "load"]
 
 INTERFACE = {"aot_inductor.allow_stack_allocation": True, "aot_inductor.use_minimal_arrayref_interface": True}
 FAILED = -2  # the graph raised
@@ -67,10 +67,9 @@ class _Steps(ctypes.Structure):
     """`steps_t` of the source."""
 
     _fields_ = (
-        ("count", ctypes.c_uint64), ("size", ctypes.c_uint64), ("noises", ctypes.c_uint64), ("state", ctypes.c_void_p),
-        ("before", ctypes.c_void_p), ("next", ctypes.c_void_p), ("history", ctypes.c_void_p), ("numbers", ctypes.c_void_p),
-        ("controls", ctypes.c_void_p), ("noise", ctypes.c_void_p), ("bytes", ctypes.c_void_p),
-    )  # fmt: skip
+        *((name, ctypes.c_uint64) for name in ("count", "state_size", "kept", "control_size", "summary_size", "noises")),
+        *((name, ctypes.c_void_p) for name in ("state", "before", "next", "history", "numbers", "controls", "noise", "bytes")),
+    )
 
 
 class NativeGraph:
@@ -147,28 +146,39 @@ class NativeGraph:
         return out
 
     def steps(self, state: Tensor, before: Tensor, controls: Tensor, noise: Sequence[Tensor]) -> tuple[int, Tensor, Tensor]:
-        """Take several steps of a graph `[state, control, rates, *noise] -> (new state, [loss, gradient norm])` in one call.
+        """Take several steps of a graph `[state, control, constant, *noise] -> (new state, summary)` in one call.
 
         Args:
-            state: `[4, size]`, replaced by the last state; its first row holds the values.
-            before: `[4, size]`, replaced by the state before the last step.
-            controls: `[step, 5]`, one control row per step.
+            state: `[row, size]`, replaced by the last state.
+            before: of the same shape, replaced by the state before the last step.
+            controls: `[step, control]`, one row per step.
             noise: per noise input a contiguous `[step, *input]`.
 
         Returns:
-            The number of steps that went well (it ends at the first loss or gradient that is not finite), `[step, 2]` losses
-            with gradient norms, that of the failing step included, and the values after each step `[step, size]`.
+            The number of steps that went well (it ends at the first summary that is not finite), the summaries `[step, summary]`,
+            that of the failing step included, and the first row of the state after each step `[step, size]`.
         """
-        count, size = controls.shape[0], state.shape[1]
-        numbers, history = torch.full((count, 2), torch.nan, dtype=torch.float64), torch.empty((count, size), dtype=torch.float64)
+        count, size, width = controls.shape[0], state.shape[1], self._shapes[1].numel()
+        numbers, history = torch.full((count, width), torch.nan, dtype=torch.float64), torch.empty((count, size), dtype=torch.float64)
         following = torch.empty_like(state)
         places = (ctypes.c_void_p * max(1, len(noise)))(*[x.data_ptr() for x in noise])
         sizes = (ctypes.c_uint64 * max(1, len(noise)))(*[x[0].numel() * x.element_size() for x in noise])
         steps = _Steps(
-            count=count, size=size, noises=len(noise), state=state.data_ptr(), before=before.data_ptr(), next=following.data_ptr(),
-            history=history.data_ptr(), numbers=numbers.data_ptr(), controls=controls.data_ptr(), noise=ctypes.addressof(places),
+            count=count,
+            state_size=state.numel(),
+            kept=size,
+            control_size=controls.shape[1],
+            summary_size=width,
+            noises=len(noise),
+            state=state.data_ptr(),
+            before=before.data_ptr(),
+            next=following.data_ptr(),
+            history=history.data_ptr(),
+            numbers=numbers.data_ptr(),
+            controls=controls.data_ptr(),
+            noise=ctypes.addressof(places),
             bytes=ctypes.addressof(sizes),
-        )  # fmt: skip
+        )
         done = self._shim.zoo_steps(ctypes.c_void_p(self.data), ctypes.byref(steps))
         return int(done), numbers, history
 
@@ -191,57 +201,6 @@ def load(package: Path, examples: Sequence[Tensor], constants: Sequence[Tensor],
         return NativeGraph(_shim(), _library(str(package)), examples, constants, outputs)
     except AttributeError as error:
         raise OSError("the package has no interface of arrays") from error
-
-
-def needs_loader(graph: fx.GraphModule) -> str:
-    """Return the operation that Inductor's interface of arrays cannot carry, so that compiling for it would be lost time; else nothing.
-
-    It has neither code of its own nor a C function for some operations, and hands no input of the graph to a library's
-    product of matrices.
-    """
-    try:
-        from torch._inductor import decomposition, lowering
-        from torchgen.aoti.fallback_ops import inductor_fallback_ops as callable_ones  # type: ignore[import-untyped, unused-ignore]
-    except ImportError:
-        return ""
-    own = lowering.lowerings.keys() - lowering.fallbacks
-    for node in graph.graph.nodes:
-        if not isinstance(node.target, torch._ops.OpOverload):
-            continue
-        name = node.target.overloadpacket.__name__
-        if name in ("mm", "addmm", "bmm", "baddbmm"):
-            left = node.args[-2].meta.get("val")
-            small = left is not None and 1 in left.shape[-2:]  # a sum of products, written out
-            if not small and any(_is_input(n) for n in node.all_input_nodes):
-                return str(node.target)
-        elif node.target in decomposition.decompositions or node.target in own:
-            continue
-        elif str(node.target) not in callable_ones or any(_is_input(n) for n in node.all_input_nodes):
-            return str(node.target)
-    return ""
-
-
-def register_wrapper() -> None:
-    """Make Inductor write its C++ for the interface of arrays.
-
-    It chooses the class that writes it once per process, by the options of the first graph compiled there: after one without this
-    interface, a graph that asks for it is compiled without it, silently.
-    """
-    try:
-        from torch._inductor.codegen import common
-        from torch._inductor.codegen.cpp_wrapper_cpu_array_ref import CppWrapperCpuArrayRef
-
-        common.init_backend_registration()
-        common.device_codegens["cpu"].cpp_wrapper_codegen = CppWrapperCpuArrayRef
-    except (ImportError, AttributeError):  # another version of torch: graphs are called through the loader
-        return
-
-
-def _is_input(node: fx.Node) -> bool:
-    """Whether a node is an input of the graph or a view of one."""
-    while node.op == "call_function" and getattr(node.target, "is_view", False):
-        node = node.all_input_nodes[0]
-    return node.op == "placeholder"
 
 
 @functools.cache

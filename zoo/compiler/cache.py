@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from zoo.compiler import vector_loads
+from zoo.compiler.torch_private import LOADS_VERSION
 from zoo.compiler.trace import Traced
 
 __all__ = ["count", "directory", "find", "graph_key", "machine", "store"]
@@ -60,7 +60,7 @@ def graph_key(traced: Traced, options: dict[str, Any]) -> str:
     """Return the hexadecimal key of a graph: equal keys mean interchangeable machine code."""
     digest = hashlib.sha256()
     shapes = [(str(t.dtype), tuple(t.shape), t.stride(), str(t.device)) for t in (*traced.examples, *traced.constants)]
-    written = (FORMAT, vector_loads.VERSION, _definitions(), torch.__version__, machine())
+    written = (FORMAT, LOADS_VERSION, _definitions(), torch.__version__, machine())
     for part in (*written, sorted(options.items()), shapes, traced.graph.code):
         digest.update(repr(part).encode())
     return digest.hexdigest()[:40]

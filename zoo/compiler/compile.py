@@ -22,31 +22,32 @@ from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo.compiler import c_abi as native
-from zoo.compiler import cache, inductor, standalone
+from zoo.compiler import cache, standalone, torch_private
 from zoo.compiler.c_abi import NativeGraph
-from zoo.compiler.trace import Traced, TraceFailure, default_of, trace, unhindered
-from zoo.compiler.vector_loads import bounded_loads
-from zoo.compiler.vectorize import Compiled, batched, close, vmappable
+from zoo.compiler.policy import BACKEND_VARIABLE, backend, pays, work_of
+from zoo.compiler.torch_private import bounded_loads, fast_tracing
+from zoo.compiler.trace import Traced, TraceFailure, default_of, trace
+from zoo.compiler.vectorize import Compiled, batched, close
 from zoo.errors import UsageError
 
 __all__ = [
-    "MODES", "Compiled", "Function", "Mode", "Record", "Work", "announce", "batched", "compile_function", "compiler_missing",
-    "load_compiler", "pays", "vmappable", "work_of",
-]  # fmt: skip
+    "MODES",
+    "Compiled",
+    "Function",
+    "Mode",
+    "Record",
+    "announce",
+    "batched",
+    "compile_function",
+    "compiler_missing",
+    "load_compiler",
+]
 
 Mode = Literal["auto", "on", "off"]
 MODES = ("auto", "on", "off")
 OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1, "cpp.threads": 1, **native.INTERFACE}
-# `auto` decides by these figures of an ordinary machine and by the size of the function, never by a clock or by what is on the disk:
-# the same run must give the same numbers wherever and whenever it is made.
-EAGER_SECONDS_PER_OPERATION, EAGER_SECONDS_PER_NUMBER = 5e-6, 2e-9
-COLD_SECONDS, COLD_SECONDS_PER_OPERATION = 1.5, 0.017  # compiling: 4 s for 140 operations, 14 s for 750, four minutes for 14,000
-WARM_SECONDS, TRACE_CALLS = 0.5, 300  # load and check; tracing takes about as long as so many eager calls
-SPEEDUP = 8.0  # least eager / compiled ratio seen on programs whose time is overhead
-RUNS = 3  # compiled is what pays within so many runs: the graph stays on the disk
 _log = logging.getLogger("zoo")
 
 
@@ -146,6 +147,9 @@ def compile_function(
     out = Function(eager=function, examples=fixed, record=_off("switched off"))
     if mode == "off":
         return out
+    if backend() == "eager":
+        out.record = _off(f"{BACKEND_VARIABLE}=eager")
+        return out
     if mode == "auto":
         work = work_of(function, checks[0])
         if not pays(work, expected_calls):
@@ -171,9 +175,15 @@ def compile_function(
 def load_compiler() -> None:
     """Load what the first compilation of a process loads (four seconds), so that processes forked later have it."""
     graph = trace(lambda x: [x.exp().sum()], [torch.ones(2, dtype=torch.float64)])
-    with _quiet(), unhindered(), torch.no_grad(), default_of(graph.examples), tempfile.TemporaryDirectory(prefix="zoo-sources-") as folder:
+    with (
+        _quiet(),
+        fast_tracing(),
+        torch.no_grad(),
+        default_of(graph.examples),
+        tempfile.TemporaryDirectory(prefix="zoo-sources-") as folder,
+    ):
         try:
-            inductor.sources(graph.graph, graph.examples, 1, {**OPTIONS, **standalone.SOURCES, "aot_inductor.output_path": folder})
+            torch_private.sources(graph.graph, graph.examples, 1, {**OPTIONS, **standalone.SOURCES, "aot_inductor.output_path": folder})
         except Exception as error:  # where it is needed the same failure has a record and a fallback
             _log.info("The compiler was not loaded ahead: %s", str(error)[:300])
 
@@ -190,7 +200,7 @@ def _build(
     """Return graph, compiled callable, its file and whether the disk had it; the graph is checked before and after compiling."""
     graph = make()
     _check(function, lambda inputs: graph(*inputs), checks)
-    key = cache.graph_key(graph, OPTIONS)
+    key = cache.graph_key(graph, {**OPTIONS, "backend": backend()})
     package = cache.find(key, ".so") or cache.find(key)
     found = package is not None
     if package is None:
@@ -229,53 +239,16 @@ def _describe(x: Tensor) -> str:
     return f"a tensor of {x.dtype}, shape {tuple(x.shape)}, stride {x.stride()} on {x.device}"
 
 
-@dataclass(frozen=True)
-class Work:
-    """The size of one eager call: operations dispatched, and numbers they return."""
-
-    operations: int
-    numbers: int
-
-    @property
-    def seconds(self) -> float:
-        """What such a call takes on an ordinary machine, by estimate."""
-        return EAGER_SECONDS_PER_OPERATION * self.operations + EAGER_SECONDS_PER_NUMBER * self.numbers
-
-
-class _Counter(TorchDispatchMode):
-    """Count what is dispatched."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations = self.numbers = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.operations += 1
-        self.numbers += sum(x.numel() for x in (out if isinstance(out, tuple | list) else (out,)) if isinstance(x, Tensor))
-        return out
-
-
-def work_of(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Work:
-    """Return the size of `function(*inputs)` by running it once; the same on every machine."""
-    with _Counter() as counter:
-        function(*inputs)
-    return Work(counter.operations, counter.numbers)
-
-
-def pays(work: Work, calls: int) -> bool:
-    """Whether compiling a function of this size for so many calls of each run is worth it."""
-    saved = RUNS * work.seconds * calls * (1 - 1 / SPEEDUP)
-    return saved > WARM_SECONDS + TRACE_CALLS * work.seconds + COLD_SECONDS + COLD_SECONDS_PER_OPERATION * work.operations
-
-
 def _compile(graph: Traced, key: str) -> Path:
-    """Write the compiled graph into the cache: for itself where that works (seconds), else for torch's loader."""
-    needed = native.needs_loader(graph.graph)
+    """Write the compiled graph into the cache: as a standalone library where that works (seconds), else as a package for torch's loader."""
+    inputs = (*graph.examples, *graph.constants)
+    needed = torch_private.needs_loader(graph.graph)
     plain = {k: v for k, v in OPTIONS.items() if k not in native.INTERFACE}
-    with _quiet(), unhindered(), torch.no_grad(), default_of(graph.examples), bounded_loads():
+    with _quiet(), fast_tracing(), torch.no_grad(), default_of(graph.examples), bounded_loads():
+        if backend() == "aoti":
+            return cache.store(key, lambda path: torch_private.write_package(graph.graph, inputs, path, plain))
         try:
-            if any(t.device.type != "cpu" for t in (*graph.examples, *graph.constants)):
+            if any(t.device.type != "cpu" for t in inputs):
                 raise standalone.Unsupported("its tensors are on another device")
             if needed and not standalone.takes(needed):  # known before Inductor has written a line
                 raise standalone.Unsupported(needed)
@@ -284,7 +257,7 @@ def _compile(graph: Traced, key: str) -> Path:
             _log.info("A graph is compiled for torch's loader: %s", str(error)[:300])
         for options in (plain,) if needed else (OPTIONS, plain):
             try:
-                return cache.store(key, lambda path, options=options: _package(graph, path, options))  # type: ignore[misc]
+                return cache.store(key, lambda path, options=options: torch_private.write_package(graph.graph, inputs, path, options))  # type: ignore[misc]
             except Exception as error:  # the interface of arrays does not take every operation; the loader's does
                 failure = error
                 reasons = [line for line in str(error).splitlines() if "error:" in line] or [type(error).__name__]
@@ -306,33 +279,23 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _package(graph: Traced, path: str, options: dict[str, Any]) -> str:
-    """Write the package of a graph for torch's loader to `path`."""
-    from torch import _inductor
-    from torch.export import export
-
-    native.register_wrapper()
-    program = export(graph.graph, (*graph.examples, *graph.constants), strict=False)
-    return str(_inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=dict(options)))
-
-
 def _alone(graph: Traced, path: str) -> str:
     """Write the library of a graph to `path`, and see it run."""
     inputs = (*graph.examples, *graph.constants)
     with tempfile.TemporaryDirectory(prefix="zoo-sources-") as folder:
         options = {**OPTIONS, **standalone.SOURCES, "aot_inductor.output_path": folder}
-        files = inductor.sources(graph.graph, inputs, len(graph.outputs), options)
+        files = torch_private.sources(graph.graph, inputs, len(graph.outputs), options)
         standalone.build(files, path, inputs, len(graph.outputs))
     standalone.load(Path(path), graph.constants, graph.outputs)(graph.examples)
     return path
 
 
 def _load(package: Path, graph: Traced) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-    """Load a compiled graph; torch's loader is called directly because the public wrapper imports Inductor (seconds)."""
+    """Load a compiled graph: a library by its C function, a package by torch's loader."""
     if package.suffix == ".so":
         return standalone.load(package, graph.constants, graph.outputs)
-    loader = torch._C._aoti.AOTIModelPackageLoader(str(package), "model", False, 1, -1)
-    return lambda inputs: loader.run([*inputs, *graph.constants])
+    run = torch_private.load_package(package)
+    return lambda inputs: run([*inputs, *graph.constants])
 
 
 def _check(

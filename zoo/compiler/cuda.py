@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.compiler.torch_private import fused
 from zoo.compiler.trace import Traced, default_of
 from zoo.errors import UnknownNameError, UsageError
 
@@ -125,12 +126,10 @@ class DeviceSteps:
         return min(times) / len(self._controls)
 
     def _fused(self) -> Callable[..., Sequence[Tensor]]:
-        from torch import _inductor
-
         inputs: list[Any] = [*self._graph.examples, *self._graph.constants]
         with torch.no_grad(), default_of(self._graph.examples), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of units for short floats that this graph may not use
-            call: Callable[..., Sequence[Tensor]] = _inductor.compile(self._graph.graph, inputs)
+            call = fused(self._graph.graph, inputs)
             call(*inputs)
         return call
 

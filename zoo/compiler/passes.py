@@ -26,6 +26,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from zoo.compiler import triangular
+from zoo.compiler.torch_private import OpOverload
 
 __all__ = ["Simplifier"]
 
@@ -74,7 +75,7 @@ class Simplifier(fx.Interpreter):
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one node."""
-        if isinstance(target, torch._ops.OpOverload):
+        if isinstance(target, OpOverload):
             name = target.overloadpacket.__name__
             own = _OWN.get(name)
             if name in ("mv", "mm") and not kwargs:

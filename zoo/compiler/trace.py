@@ -9,10 +9,9 @@ program on other data of the same shape is the same graph.
 from __future__ import annotations
 
 import copy
-import gc
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,23 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch import _guards as guards
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import _lazy_graph_module
-from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from zoo.compiler.passes import Simplifier
+from zoo.compiler.torch_private import fast_tracing, light_notes
 from zoo.errors import ZooError
 
-__all__ = ["TraceFailure", "Traced", "trace", "unhindered", "vectorize", "without_detach"]
+__all__ = ["TraceFailure", "Traced", "trace", "vectorize", "without_detach"]
 
 _VIEWS = frozenset(
     {"expand", "view", "_unsafe_view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "slice", "select", "t", "alias", "detach"}
 )
 _FACTORS = frozenset({"linalg_solve_triangular", "linalg_cholesky_ex"})
 _INDEXED = frozenset({"index", "index_put", "_unsafe_index", "_unsafe_index_put"})
-SILENT = "do_not_emit_stack_traces"
 HUGE = 1 << 22  # bytes from which numpy asks for large pages
 MAX_NODES = 20_000  # beyond it compilation takes minutes: sequential programs unrolled in time
 LONG = MAX_NODES // 4  # from here on another trace costs more than what it leaves out
@@ -91,7 +86,7 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
     """
     examples = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in inputs)
     try:
-        with default_of(examples), unhindered(), _sparingly():
+        with default_of(examples), fast_tracing(), light_notes():
             first = make_fx(lambda *tensors: function(*tensors))(*examples)  # a bound method is refused as it is
             lifted, captured = _lift(first, len(examples))
             return _purify(lifted, examples, [t.detach().clone() for t in captured], _watch(captured))
@@ -99,56 +94,6 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
         raise
     except Exception as error:
         raise TraceFailure(_sentence(error)) from error
-
-
-@contextmanager
-def unhindered() -> Iterator[None]:
-    """Trace or compile without what only costs time.
-
-    Noting which line of Python asked for an operation takes a tenth of it and nobody reads it; looking for garbage among
-    millions of objects that are all in use takes a quarter.
-    """
-    settings: Any = getattr(fx, "config", None)
-    before, collecting = getattr(settings, SILENT, None), gc.isenabled()
-    if before is not None:  # torch before 2.13 has no such switch
-        setattr(settings, SILENT, True)
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before is not None:
-            setattr(settings, SILENT, before)
-        if collecting:
-            gc.enable()
-
-
-@contextmanager
-def _sparingly() -> Iterator[None]:
-    """Trace without what nobody reads: half of the time.
-
-    Of every result torch notes a fake tensor and a tuple of the same facts; here it is a tensor without memory (where torch's own
-    notes are taken, in one mode for all, since making one for each takes longer still). And the Python text of a graph is written
-    when it is to be run, not after every change of it.
-    """
-    torch_notes: Any = proxy_tensor
-    noted: Any = getattr(torch_notes, "set_meta", None)
-
-    def note(proxy: Any, value: Any) -> Any:
-        if type(value) not in (Tensor, torch.nn.Parameter) or value.layout != torch.strided:
-            return noted(proxy, value)
-        proxy.node.meta["val"] = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-        return proxy
-
-    lazily = getattr(_lazy_graph_module, "_use_lazy_graph_module", lambda wanted: nullcontext())
-    with guards.tracing(guards.TracingContext(FakeTensorMode(allow_fallback_kernels=True))), lazily(True):
-        if noted is None:  # another torch may have it otherwise; its notes serve as well
-            yield
-            return
-        torch_notes.set_meta = note
-        try:
-            yield
-        finally:
-            torch_notes.set_meta = noted
 
 
 @contextmanager
@@ -176,7 +121,7 @@ def vectorize(traced: Traced, number: int, outputs: Sequence[int] = (0,)) -> Tra
         return [values[i] for i in outputs]
 
     try:
-        with default_of(examples), unhindered(), _sparingly():
+        with default_of(examples), fast_tracing(), light_notes():
             mapped = make_fx(torch.func.vmap(chosen, in_dims=axes))(*examples, *traced.constants)
             return _purify(mapped, examples, list(traced.constants), traced.watched)
     except TraceFailure:

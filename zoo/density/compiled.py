@@ -15,14 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from zoo.compiler.c_abi import NativeGraph
-from zoo.compiler.compile import Function, Mode, Record, Work, compile_function, work_of
+from zoo.compiler.compile import Function, Mode, Record, compile_function
+from zoo.compiler.policy import Work, work_of
 from zoo.compiler.trace import Traced, TraceFailure, default_of, trace, vectorize, without_detach
 from zoo.compiler.vectorize import Compiled, close, value_and_gradient
 
-__all__ = ["CompiledDensity", "EagerDensity", "compile_density", "is_traced"]
+__all__ = ["CompiledDensity", "EagerDensity", "compile_density"]
 
 CHUNK = 64  # points per call of a batched graph
 HESSIAN_DIM = 24  # below it the eager Hessian takes no longer than the graph's
@@ -290,11 +290,6 @@ class _BatchValue(torch.autograd.Function):
         """Return the chain rule through each row."""
         (gradient,) = ctx.saved_tensors
         return grad[:, None] * gradient, None
-
-
-def is_traced(u: Tensor) -> bool:
-    """Whether `u` is being traced or mapped, where only the eager function may be called."""
-    return get_proxy_mode() is not None or torch._C._functorch.is_functorch_wrapped_tensor(u)
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -20,8 +20,9 @@ from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from torch import Tensor
 
 from zoo.compiler.compile import Mode, Record
+from zoo.compiler.torch_private import is_traced
 from zoo.compiler.vectorize import Compiled, batched
-from zoo.density.compiled import CompiledDensity, compile_density, is_traced
+from zoo.density.compiled import CompiledDensity, compile_density
 from zoo.density.sites import (
     MappableEnum,
     Site,

@@ -137,7 +137,7 @@ def test_unknown_names_get_a_guess(tiny):
         guides.fit(entry, "mean_field", objective="renyi")
     with pytest.raises(UsageError, match="rank"):
         guides.fit(entry, "low_rank", rank=9)
-    with pytest.raises(FitError, match="amortize"):
+    with pytest.raises(UsageError, match="no amortize hook"):
         guides.fit(entry, "amortized")
     with pytest.raises(UsageError, match=r"FitConfig\.lr"):
         FitConfig(lr=-1.0)

@@ -15,6 +15,7 @@ from guides.optimize.step import Step
 from guides.session import session
 from guides.types import FitConfig
 from zoo.compiler import compile as compiled
+from zoo.compiler import policy
 from zoo.errors import UsageError
 from zoo.types import Data
 
@@ -77,7 +78,7 @@ def test_auto_compiles_only_what_pays(tiny, uncompiled, monkeypatch):
     short = guides.fit(entry, "mean_field", compile="auto", **RUN)
     assert not short.compiled["used"]
     assert "eager is enough" in short.compiled["reason"]
-    monkeypatch.setattr(compiled, "work_of", lambda function, inputs: compiled.Work(operations=500, numbers=10**9))
+    monkeypatch.setattr(compiled, "work_of", lambda function, inputs: policy.Work(operations=500, numbers=10**9))
     assert guides.fit(entry, "mean_field", compile="auto", **{**RUN, "steps": 1000, "patience": 400}).compiled["used"]
 
 

@@ -9,7 +9,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from zoo.compiler import c_abi
+from zoo.compiler import c_abi, torch_private
+from zoo.compiler.compile import compile_function
 from zoo.density.log_density import LogDensity
 from zoo.types import Data
 
@@ -46,7 +47,7 @@ def test_graphs_get_the_interface_whatever_was_compiled_before():
     from torch._inductor.codegen.cpp_wrapper_cpu_array_ref import CppWrapperCpuArrayRef
 
     compiled_before_without_the_interface()
-    c_abi.register_wrapper()
+    torch_private._register_wrapper()
     assert common.device_codegens["cpu"].cpp_wrapper_codegen is CppWrapperCpuArrayRef
 
 
@@ -121,3 +122,34 @@ def test_what_does_not_fit_leaves_the_loader(walled, monkeypatch, fault, tmp_pat
     assert walled.native_gradient() is None
     u = torch.tensor([0.3, -0.2], dtype=torch.float64)
     assert torch.allclose(torch.from_numpy(walled.numpy_gradient()(u.numpy())[1]), walled.eager_gradient(u)[1], rtol=1e-12)
+
+
+def test_the_loop_knows_sizes_only():
+    """A carried state of three rows, a control of two numbers and a summary of three: a leaky sum, by hand in numpy."""
+
+    def step(state, control, constant, noise):
+        kept, count, _ = state.unbind(0)
+        new = torch.stack([control[0] * kept + constant * noise, count + control[1], kept])
+        return [new, torch.stack([new[0].sum(), new[1].sum(), noise.sum()])]
+
+    generator = torch.Generator().manual_seed(1)
+    inputs = [torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((3, 4), (2,), (4,), (4,))]
+    checks = [[torch.randn(*x.shape, dtype=torch.float64, generator=generator) for x in inputs] for _ in range(2)]
+    graph = compile_function(step, inputs, checks, mode="on").native(checks)
+    state, before = inputs[0].clone(), inputs[0].clone()
+    controls = torch.rand(5, 2, dtype=torch.float64, generator=generator)
+    noise = torch.randn(5, 4, dtype=torch.float64, generator=generator)
+    noise[4, 2] = float("inf")
+    expected, summaries, rows = inputs[0], [], []
+    for i in range(4):
+        previous = expected
+        expected, summary = step(expected, controls[i], inputs[2], noise[i])
+        summaries.append(summary)
+        rows.append(expected[0])
+    done, numbers, history = graph.steps(state, before, controls, [noise])
+    assert done == 4
+    assert torch.allclose(numbers[:4], torch.stack(summaries), rtol=1e-14)
+    assert not numbers[4].isfinite().all()
+    assert torch.allclose(history[:4], torch.stack(rows), rtol=1e-14)
+    assert torch.allclose(state, expected, rtol=1e-14)
+    assert torch.allclose(before, previous, rtol=1e-14)

@@ -19,7 +19,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from zoo.compiler import cache
 from zoo.compiler import compile as compiled
-from zoo.compiler.compile import Work, compile_function, pays, work_of
+from zoo.compiler.compile import compile_function
+from zoo.compiler.policy import Work, pays, work_of
 from zoo.compiler.trace import trace
 from zoo.density.compiled import CHUNK
 from zoo.density.log_density import LogDensity

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.compiler import c_abi, standalone
+from zoo.compiler import c_abi, standalone, torch_private
 from zoo.compiler import compile as compiled
 from zoo.compiler.compile import compile_function
 
@@ -132,7 +132,9 @@ def test_a_source_of_another_form_is_refused():
 def test_the_longer_way_is_open(monkeypatch, tmp_path, fault):
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
     called = []
-    monkeypatch.setattr(compiled, "_package", lambda graph, path, options: called.append(path) or str(Path(path).touch() or path))
+    monkeypatch.setattr(
+        torch_private, "write_package", lambda graph, inputs, path, options: called.append(path) or str(Path(path).touch() or path)
+    )
     monkeypatch.setattr(compiled, "_load", lambda package, graph: lambda tensors: graph(*tensors))
     if fault == "refused":
         monkeypatch.setattr(standalone, "KNOWN", set())

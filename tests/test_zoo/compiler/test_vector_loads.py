@@ -15,7 +15,7 @@ from support.guard import SIDES, guarded, outside_reads, survives
 import guides
 import zoo
 from guides.optimize import step
-from zoo.compiler import vector_loads
+from zoo.compiler import torch_private
 from zoo.compiler.compile import Function, compile_function
 from zoo.density.log_density import LogDensity
 
@@ -71,7 +71,7 @@ def test_without_the_correction_they_do_not(monkeypatch, tmp_path):
     if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX"):
         pytest.skip("no vector instructions here")
     original = CppVecKernel._get_vec_load_line
-    monkeypatch.setattr(vector_loads, "_line", lambda kernel, method, *rest: original(kernel, *rest))
+    monkeypatch.setattr(torch_private, "_line", lambda kernel, method, *rest: original(kernel, *rest))
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
     faulty = compile_function(pieces, arrays(0), [arrays(1)], mode="on")
     assert outside_reads(faulty) == dict.fromkeys(SIDES, "SIGSEGV")

@@ -15,7 +15,8 @@ typedef struct {
   array_t *in; array_t *out; const uint64_t *bytes; int32_t inputs; int32_t outputs;
 } package_t;  /* a graph behind torch's interface of arrays */
 typedef struct {
-  uint64_t count, size, noises; double *state, *before, *next, *history, *numbers; const double *controls;
+  uint64_t count, state_size, kept, control_size, summary_size, noises;
+  double *state, *before, *next, *history, *numbers; const double *controls;
   const char *const *noise; const uint64_t *bytes;
 } steps_t;
 #ifdef __cplusplus
@@ -27,6 +28,10 @@ int32_t zoo_package(void *data, const void *const *in, void *const *out) {
   if (p->run(p->model, p->inputs, p->in, p->outputs, p->out)) return 1;
   for (int32_t i = 0; i < p->outputs; i++) memcpy(out[i], p->out[i].data, p->bytes[i]);
   return 0;
+}
+static int zoo_finite(const double *x, uint64_t count) {
+  for (uint64_t i = 0; i < count; i++) if (!isfinite(x[i])) return 0;
+  return 1;
 }
 static int64_t zoo_nothing(uint64_t dim, double *gradient, double *value) {  /* an error code here makes nutpie panic */
   memset(gradient, 0, dim * sizeof(double));
@@ -43,8 +48,7 @@ int64_t zoo_gradient(uint64_t dim, const double *x, double *gradient, double *va
   graph->out[1] = gradient;
   if (graph->call(graph->model, graph->in, graph->out)) { graph->stop = -2; return zoo_nothing(dim, gradient, value); }
   if (!isfinite(*value)) return 4;
-  for (uint64_t i = 0; i < dim; i++) if (!isfinite(gradient[i])) return 3;
-  return 0;
+  return zoo_finite(gradient, dim) ? 0 : 3;
 }
 int64_t zoo_copy(uint64_t dim, uint64_t expanded, const double *x, double *out, void *data) {
   (void)data;
@@ -52,26 +56,27 @@ int64_t zoo_copy(uint64_t dim, uint64_t expanded, const double *x, double *out, 
   memcpy(out, x, dim * sizeof(double));
   return 0;
 }
-/* Inputs of the graph: state [4, size], control [5], rates, noise...; outputs: new state, [loss, gradient norm].
-   Three buffers take turns, because a full-rank state of 400 unknowns is 5 MB: copying it cost more than the step. */
+/* A loop over a carried state. Inputs of the graph: state, control of the step, one constant, noise...; outputs: new state, summary.
+   It knows sizes only: the first `kept` numbers of each new state go into `history`, and a summary that is not finite ends the loop.
+   The state is triple-buffered: that of a full-rank guide of 400 unknowns is 5 MB, and copying it cost more than the step. */
 int64_t zoo_steps(void *data, const steps_t *s) {
   graph_t *graph = (graph_t *)data;
-  const uint64_t bytes = 4 * s->size * sizeof(double);
+  const uint64_t bytes = s->state_size * sizeof(double);
   double *state = s->state, *before = s->before, *next = s->next;
   uint64_t i = 0;
   for (; i < s->count; i++) {
-    double *numbers = s->numbers + 2 * i, *spare = before;
+    double *numbers = s->numbers + s->summary_size * i, *spare = before;
     graph->in[0] = state;
-    graph->in[1] = s->controls + 5 * i;
+    graph->in[1] = s->controls + s->control_size * i;
     for (uint64_t k = 0; k < s->noises; k++) graph->in[3 + k] = s->noise[k] + i * s->bytes[k];
     graph->out[0] = next;
     graph->out[1] = numbers;
     if (graph->call(graph->model, graph->in, graph->out)) { graph->stop = -2; break; }
-    if (!isfinite(numbers[0]) || !isfinite(numbers[1])) break;
+    if (!zoo_finite(numbers, s->summary_size)) break;
     before = state;
     state = next;
     next = spare;
-    memcpy(s->history + s->size * i, state, s->size * sizeof(double));
+    memcpy(s->history + s->kept * i, state, s->kept * sizeof(double));
   }
   if (i % 3 == 1) memcpy(s->before, s->state, bytes);
   if (state != s->state) memcpy(s->state, state, bytes);
