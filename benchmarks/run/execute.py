@@ -68,7 +68,7 @@ def execute(
         with RunDir.create(plan.default_folder() if out is None else out, plan) as run:
             cells = _run_missing(cells, run, jobs, events, timeout)
             result = evaluate(cells, run, jobs, events)
-            run.keep({c.name for c in cells})
+            run.keep({c.name for c in cells}, say=events.say)
             if pages:
                 write_pages(run, result, jobs)
             return result

@@ -5,6 +5,8 @@
 
 A cell is made in a temporary folder beside its place, every file is flushed to the disk, MANIFEST (in the format of
 `sha256sum -c`) is written last, and one rename publishes it. A folder without a valid MANIFEST is therefore no cell.
+
+A run folder may hold files of its reader: what is removed is ours by name and MANIFEST (`benchmarks.run.cell_folder`).
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.run.cell_folder import CELL, MANIFEST, OURS, TEMPORARY, cell_name, damage, listed_files, refuse_links, remove, strangers
 from benchmarks.run.plan import PLAN_FILE, Plan, read_plan
 from zoo.errors import InfrastructureError, UsageError
 
@@ -31,8 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RunDir", "canonical", "cell_name", "results_frame", "strict_json", "write_atomic"]
 
-MANIFEST = "MANIFEST"
-TEMPORARY = ".tmp-"
 SCORE_COLUMNS = (
     "quantity", "index", "label", "mean_error", "mean_error_se", "sd_ratio", "sd_ratio_se", "wasserstein",
     "q05_error", "q50_error", "q95_error", "coverage50", "coverage90", "judged",
@@ -63,12 +64,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value)
-
-
-def cell_name(entry: str, method: str, seed: int, digest: str) -> str:
-    """Return the folder name of a cell; letters that could leave the folder or upset a shell become `_`."""
-    safe = [re.sub(r"[^A-Za-z0-9_.=-]+", "_", word).strip("._-")[:80] for word in (entry, method)]
-    return f"{safe[0]}--{safe[1]}--s{seed}--{digest[:12]}"
 
 
 @contextmanager
@@ -127,17 +122,18 @@ class RunDir:
         """Make the folder, or take up an earlier run of the same plan in it.
 
         Raises:
-            UsageError: the folder has other content, another plan, or another process works in it.
+            UsageError: the folder has other content, another plan, cells behind a link, or another process works in it.
             InfrastructureError: it cannot be written.
         """
         if path.exists() and not path.is_dir():
             raise UsageError(f"--out {str(path)!r} is a file; give a folder that is new, empty, or holds a run of the same plan.")
         with disk_errors(path):
-            content = [p for p in path.iterdir() if not p.name.startswith((TEMPORARY, ".lock"))] if path.is_dir() else []
+            content = [p for p in path.iterdir() if p.name != ".lock" and not OURS.fullmatch(p.name)] if path.is_dir() else []
         if content and not (path / PLAN_FILE).exists():
             raise UsageError(f"--out {str(path)!r} is not empty and holds no run; give a new folder, or empty this one.")
         if content and read_plan(path / PLAN_FILE) != plan:
             raise UsageError(f"--out {str(path)!r} holds a run of another plan; give another folder, or repeat the command that made it.")
+        refuse_links(path)
         with disk_errors(path):
             (path / "cells").mkdir(parents=True, exist_ok=True)
         run = cls(path, plan)
@@ -184,7 +180,7 @@ class RunDir:
     def _sweep(self) -> None:
         """Remove what a killed run left half-made; we hold the lock, so nobody is still writing it."""
         for folder in (self.path, self.cells):
-            for left in folder.glob(f"{TEMPORARY}*"):
+            for left in (p for p in folder.iterdir() if OURS.fullmatch(p.name) and not p.is_symlink()):
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
     # -- cells ----------------------------------------------------------------------------------------------------------
@@ -210,21 +206,30 @@ class RunDir:
         os.chmod(folder, 0o755)
         write_atomic(folder / MANIFEST, "".join(lines))
         place = self.cells / name
-        if place.exists():
+        if not os.path.lexists(place):
+            os.replace(folder, place)
+        elif (listed := listed_files(place)) is None:  # somebody else's, under the name of a cell
+            self._set_aside(place)
+            os.replace(folder, place)
+        elif theirs := strangers(place, listed):  # set aside meanwhile, so that a crash loses none of them
+            old = self._set_aside(place)
+            os.replace(folder, place)
+            for stranger in theirs:
+                if not os.path.lexists(place / stranger):
+                    os.replace(old / stranger, place / stranger)
+            remove(old, listed)
+        else:
             old = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.cells))
             os.replace(place, old / name)
             os.replace(folder, place)
             shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(folder, place)
         _sync_folder(self.cells)
 
     def rewrite(self, name: str, file: str, content: str) -> None:
         """Replace one file of a cell; the others are taken over without a copy."""
         with self.draft(name) as folder:
-            for old in (self.cells / name).iterdir():
-                if old.name not in (file, MANIFEST):
-                    os.link(old, folder / old.name)
+            for old in sorted((listed_files(self.cells / name) or set()) - {file}):
+                os.link(self.cells / name / old, folder / old)
             write_atomic(folder / file, content)
 
     def read(self, name: str, *, warn: Callable[[str], None] | None = None) -> dict[str, Any] | None:
@@ -232,55 +237,56 @@ class RunDir:
         place = self.cells / name
         if not place.is_dir():
             return None
-        trouble = _damage(place)
+        trouble = damage(place)
         if trouble is None:
             cell: dict[str, Any] = json.loads((place / "cell.json").read_text(encoding="utf-8"))
             return cell
+        if self.locked:
+            self._set_aside(place)
         if warn is not None:
-            warn(f"cell {name} is damaged ({trouble}); it was moved to quarantine/ and will be computed again")
-        self._quarantine(place)
+            fate = "it was moved to quarantine/ and will be computed again" if self.locked else "it is left out"
+            warn(f"cell {name} is damaged ({trouble}); {fate}")
         return None
 
-    def _quarantine(self, place: Path) -> None:
-        if self._lock is None:
-            return
+    def _set_aside(self, place: Path) -> Path:
+        """Move a folder of cells/ to the first free name in quarantine/ and return its new place."""
         with disk_errors(self.path):
-            target = self.path / "quarantine"
-            target.mkdir(exist_ok=True)
-            number = sum(1 for _ in target.glob(f"{place.name}*"))
-            os.replace(place, target / (place.name if not number else f"{place.name}.{number}"))
+            folder = self.path / "quarantine"
+            folder.mkdir(exist_ok=True)
+            choices = itertools.chain([place.name], (f"{place.name}.{number}" for number in itertools.count(1)))
+            target = next(folder / name for name in choices if not os.path.lexists(folder / name))
+            os.replace(place, target)
+        return target
 
-    def keep(self, names: set[str]) -> None:
-        """Remove every other cell: the plan is the same, so they come from programs that are no longer what they were."""
-        for name in set(self.names()) - names:
-            shutil.rmtree(self.cells / name, ignore_errors=True)
+    def keep(self, names: set[str], *, say: Callable[[str], None] | None = None) -> None:
+        """Remove every other cell: the plan is the same, so they come from programs that are no longer what they were.
+
+        Folders that are no cells of ours stay where they are and are named in one sentence; a cell with a file in it
+        that we did not write, or not so, is set aside whole.
+        """
+        foreign, aside = [], []
+        folders = (p for p in self.cells.iterdir() if p.is_dir() and not OURS.fullmatch(p.name))
+        for place in sorted(p for p in folders if p.name not in names):
+            listed = listed_files(place)
+            if listed is None:
+                foreign.append(place.name)
+            elif strangers(place, listed) or damage(place) is not None:
+                aside.append(self._set_aside(place).name)
+            else:
+                remove(place, listed)
+        if say is not None and foreign:
+            say(f"left as they are in {str(self.cells)!r}, for they are no cells: {', '.join(foreign)}")
+        if say is not None and aside:
+            say(f"moved to {str(self.path / 'quarantine')!r}, cells of an earlier program with files of yours in them: {', '.join(aside)}")
 
     def names(self) -> list[str]:
         """Return the folder names of all cells, whole or not, in sorted order."""
-        return sorted(p.name for p in self.cells.iterdir() if p.is_dir() and not p.name.startswith(".")) if self.cells.is_dir() else []
+        return sorted(p.name for p in self.cells.iterdir() if p.is_dir() and CELL.fullmatch(p.name)) if self.cells.is_dir() else []
 
     def write(self, name: str, content: str) -> Path:
         """Write a file of the run itself, such as `report.html`."""
         write_atomic(self.path / name, content)
         return self.path / name
-
-
-def _damage(place: Path) -> str | None:
-    """Say what is wrong with a cell, None when every file is as MANIFEST says."""
-    try:
-        lines = (place / MANIFEST).read_text(encoding="utf-8").splitlines()
-        wanted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        if "cell.json" not in wanted:
-            return "MANIFEST does not list cell.json"
-        for name, digest in wanted.items():
-            with (place / Path(name).name).open("rb") as handle:
-                if hashlib.file_digest(handle, "sha256").hexdigest() != digest:
-                    return f"{name} is not the file that was written"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (OSError, UnicodeDecodeError) as error:
-        return str(error)
-    return None
 
 
 def results_frame(path: str | Path) -> pd.DataFrame:

@@ -172,9 +172,9 @@ def _precompile(compiler: str, arguments: Sequence[str], folder: Path) -> bool:
     """Compile the header into a folder that appears whole; whether that worked."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for left in folder.parent.glob("header-build-*"):  # of processes that were stopped
+        for left in folder.parent.glob(f"{folder.name}-build-" + 8 * "[a-z0-9_]"):  # of stopped processes; other headers have their own
             shutil.rmtree(left, ignore_errors=True)
-        work = Path(tempfile.mkdtemp(prefix="header-build-", dir=folder.parent))
+        work = Path(tempfile.mkdtemp(prefix=f"{folder.name}-build-", dir=folder.parent))
     except OSError:
         return False
     (work / "prefix.h").write_text(f"{PREFIX}\n", encoding="utf8")

@@ -166,11 +166,17 @@ def test_a_run_resumes_repairs_and_is_read_back(model, tmp_path, monkeypatch):
 def test_a_changed_model_runs_again_and_the_old_cell_goes(model, tmp_path, exact_methods):
     plan, out = plan_of(model), tmp_path / "run"
     go(plan, out, pages=False)
+    (out / "cells" / "notes").mkdir()
     with open(model, "a") as file:
         file.write("# another word\n")
     _, heard = go(plan, out, pages=False)
     assert heard.finished[0] == ("tiny laplace", "ok")
-    assert len(list(out.glob("cells/*"))) == 1
+    assert len(list(out.glob("cells/tiny*"))) == 1
+    assert (out / "cells" / "notes").is_dir()
+    assert [line for line in heard.lines if "notes" in line] == [
+        f"left as they are in {str(out / 'cells')!r}, for they are no cells: notes"
+    ]
+    assert list(results_frame(out)["method"]) == ["laplace"]
 
 
 def test_every_failure_is_a_row_and_stops_nothing_else(model, tmp_path, exact_methods):
@@ -288,7 +294,7 @@ def test_an_interrupted_command_leaves_whole_cells_and_resumes(model, tmp_path, 
     result, heard = go(read_plan(out / "plan.toml"), out, pages=False)
     assert [label for label, _ in heard.finished if "compared" not in label] == ["tiny laplace"]
     assert {c["method"]: c["status"] for c in result.cells} == {"laplace": "ok", "mean_field": "ok"}
-    assert not list(out.glob("cells/.tmp-*"))
+    assert not list(out.glob("cells/.zoo-tmp-*"))
 
 
 def test_bad_input_ends_before_anything_is_written(model, tmp_path):

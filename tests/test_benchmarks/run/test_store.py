@@ -17,7 +17,7 @@ NAME = cell_name("coin", "mean_field", 0, "ab" * 32)
 
 
 def leftovers(folder):
-    return [p for p in folder.rglob(".tmp-*")]
+    return [p for p in folder.rglob(".zoo-tmp-*")]
 
 
 def put(run, name=NAME, text='{"x": 1}'):
@@ -143,6 +143,135 @@ def test_foreign_folders_are_refused(tmp_path):
     with pytest.raises(InfrastructureError, match="cannot be written"):
         RunDir.create(tmp_path / "file" / "below", PLAN)
     assert sorted(p.name for p in (tmp_path / "notes").iterdir()) == ["thesis.tex"]
+
+
+OLDER = cell_name("coin", "mean_field", 0, "cd" * 32)  # of a program that has changed since
+
+
+def with_users_things(run, *places):
+    for place in places:
+        (run.path / place).mkdir(parents=True, exist_ok=True)
+        (run.path / place / "notes.txt").write_text("mine")
+
+
+def is_theirs(run, *places):
+    return all((run.path / place / "notes.txt").read_text() == "mine" for place in places)
+
+
+def test_only_cells_of_ours_are_removed(tmp_path):
+    said = []
+    unlisted, garbled = (cell_name("coin", m, 0, "ef" * 32) for m in ("full_rank", "laplace"))
+    with RunDir.create(tmp_path / "run", PLAN) as run:
+        put(run)
+        put(run, OLDER)
+        with_users_things(run, "cells/my_notes", f"cells/{unlisted}", f"cells/{garbled}", "cells/coin--old--s0--copy")
+        (run.cells / garbled / "MANIFEST").write_text("to do: everything\n")
+        (run.cells / "coin--old--s0--copy" / "MANIFEST").write_bytes((run.cells / NAME / "MANIFEST").read_bytes())
+        run.keep({NAME}, say=said.append)
+        assert not (run.cells / OLDER).exists()
+        assert is_theirs(run, "cells/my_notes", f"cells/{unlisted}", f"cells/{garbled}", "cells/coin--old--s0--copy")
+        assert run.read(NAME) == {"x": 1}
+    assert len(said) == 1
+    assert all(name in said[0] for name in ("my_notes", unlisted, garbled, "coin--old--s0--copy"))
+    assert not (tmp_path / "run" / "quarantine").exists()
+
+
+def test_notes_inside_a_cell_outlive_it(tmp_path):
+    said = []
+    with RunDir.create(tmp_path / "run", PLAN) as run:
+        for name in (NAME, OLDER):
+            put(run, name)
+        with_users_things(run, f"cells/{NAME}", f"cells/{NAME}/pictures", f"cells/{OLDER}")
+        run.rewrite(NAME, "cell.json", '{"x": 2}')
+        assert run.read(NAME) == {"x": 2}
+        assert "notes.txt" not in (run.cells / NAME / "MANIFEST").read_text()
+        put(run, text='{"x": 3}')
+        assert run.read(NAME) == {"x": 3}
+        assert is_theirs(run, f"cells/{NAME}", f"cells/{NAME}/pictures")
+        assert list((run.path / "quarantine").iterdir()) == []
+        run.keep({NAME}, say=said.append)
+        assert is_theirs(run, f"quarantine/{OLDER}")
+        assert run.names() == [NAME]
+    assert len(said) == 1
+    assert OLDER in said[0]
+
+
+def test_a_file_of_an_older_cell_that_somebody_edited_is_not_removed(tmp_path):
+    with RunDir.create(tmp_path / "run", PLAN) as run:
+        put(run, OLDER)
+        (run.cells / OLDER / "cell.json").write_text("edited by hand")
+        run.keep(set())
+        assert (run.path / "quarantine" / OLDER / "cell.json").read_text() == "edited by hand"
+
+
+@pytest.mark.parametrize("link", ["cells", "quarantine", f"cells/{OLDER}"])
+def test_nothing_is_removed_through_a_link(tmp_path, link):
+    with RunDir.create(tmp_path / "run", PLAN) as run:
+        put(run)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / OLDER).mkdir(parents=True)
+    (elsewhere / OLDER / "a.jpg").write_text("x")
+    (elsewhere / OLDER / "MANIFEST").write_bytes((tmp_path / "run" / "cells" / NAME / "MANIFEST").read_bytes())
+    (elsewhere / ".zoo-tmp-abcdefgh").write_text("x")
+    place = tmp_path / "run" / link
+    if link == "cells":
+        place.rename(tmp_path / "away")
+    place.symlink_to(elsewhere)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=f"{place}' is a symbolic link, and a run writes and removes nothing through one; put the folder"):
+        RunDir.create(tmp_path / "run", PLAN)
+    assert sorted(tmp_path.rglob("*")) == before
+    place.unlink()
+    with RunDir.create(tmp_path / "run", PLAN) as run:  # another name than that of a cell: a link of the reader's own
+        (run.cells / "photos").symlink_to(elsewhere)
+        run.keep(set())
+    assert sorted(p.name for p in (elsewhere).rglob("*")) == [".zoo-tmp-abcdefgh", "MANIFEST", "a.jpg", OLDER]
+
+
+def test_names_that_only_look_temporary_stay(tmp_path):
+    theirs = [".tmp-notes", ".tmp-abcdefgh", ".zoo-tmp-notes", ".zoo-tmp-my-notes", "x.zoo-tmp-abcdefgh"]
+    with RunDir.create(tmp_path / "run", PLAN) as run:
+        with_users_things(run, *theirs, *(f"cells/{name}" for name in theirs))
+        with_users_things(run, ".zoo-tmp-abcdefg_", "cells/.zoo-tmp-01234567")
+        (run.path / ".zoo-tmp-00000000").symlink_to(run.path / ".tmp-notes")
+    with RunDir.create(tmp_path / "run", PLAN) as run:
+        assert is_theirs(run, *theirs, *(f"cells/{name}" for name in theirs))
+        assert (run.path / ".zoo-tmp-00000000").is_symlink()
+        assert not (run.path / ".zoo-tmp-abcdefg_").exists()
+        assert not (run.cells / ".zoo-tmp-01234567").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".tmp-notes").write_text("mine")
+    with pytest.raises(UsageError, match="not empty and holds no run"):
+        RunDir.create(tmp_path / "other", PLAN)
+
+
+def test_a_file_under_the_name_of_a_cell_is_set_aside(tmp_path):
+    with RunDir.create(tmp_path / "run", PLAN) as run:
+        (run.cells / NAME).write_text("mine")
+        put(run)
+        assert run.read(NAME) == {"x": 1}
+        assert (run.path / "quarantine" / NAME).read_text() == "mine"
+
+
+def test_quarantine_takes_the_first_free_name(tmp_path):
+    with RunDir.create(tmp_path / "run", PLAN) as run:
+        for number in (1, 2):  # somebody removed the one without a number
+            (run.path / "quarantine" / f"{NAME}.{number}" / "inside").mkdir(parents=True)
+        for _ in range(2):
+            put(run)
+            (run.cells / NAME / "cell.json").write_text("damaged")
+            assert run.read(NAME) is None
+        assert sorted(p.name for p in (run.path / "quarantine").iterdir()) == [NAME, f"{NAME}.1", f"{NAME}.2", f"{NAME}.3"]
+
+
+def test_a_reader_is_not_told_that_something_was_moved(tmp_path):
+    heard = []
+    with RunDir.create(tmp_path / "run", PLAN) as run:
+        put(run)
+    (run.cells / NAME / "cell.json").write_text("damaged")
+    assert RunDir.open(run.path).read(NAME, warn=heard.append) is None
+    assert heard == [f"cell {NAME} is damaged (cell.json is not the file that was written); it is left out"]
+    assert (run.cells / NAME).is_dir()
 
 
 def test_two_commands_never_share_a_folder(tmp_path):

@@ -162,8 +162,6 @@ def test_another_compiler_reads_the_header_as_text(monkeypatch, tmp_path):
 def test_processes_that_need_the_header_together_compile_it_once_and_wait_for_nobody(monkeypatch, tmp_path):
     """Those that come while it is compiled read the text; a folder that a stopped process left is taken away."""
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
-    left = tmp_path / "compiled" / "header-build-stopped"
-    left.mkdir(parents=True)
     log = tmp_path / "calls"
     compiler = tmp_path / "g++"
     compiler.write_text(
@@ -171,6 +169,13 @@ def test_processes_that_need_the_header_together_compile_it_once_and_wait_for_no
         f'echo call >> {log}\nsleep 0.5\nfor last in "$@"; do :; done\ntouch "$last"\n'
     )
     compiler.chmod(0o755)
+    header = f"header-{standalone._header(str(compiler), ('-w',))}"
+    left, *others = (
+        tmp_path / "compiled" / name
+        for name in (f"{header}-build-abcdefg_", f"{header}-build-notes", "header-build-abcdefgh", "header-0-build-abcdefgh")
+    )
+    for folder in (left, *others):
+        folder.mkdir(parents=True)
     got = []
     threads = [threading.Thread(target=lambda: got.append(standalone._prefix(str(compiler), ("-w",)))) for _ in range(3)]
     for thread in threads:
@@ -185,6 +190,7 @@ def test_processes_that_need_the_header_together_compile_it_once_and_wait_for_no
     assert Path(f"{later[1]}.gch").exists()
     assert log.read_text() == "call\n"
     assert not left.exists()
+    assert all(folder.is_dir() for folder in others)  # somebody's own, or at work on another header
 
 
 def test_a_header_that_cannot_be_compiled_is_read_as_text(monkeypatch, tmp_path):

@@ -1,0 +1,88 @@
+"""The folder of one cell: its name, whether it is ours, whether it is whole, and how it is removed.
+
+A run folder may hold files of its reader. Removed are only cells (a name of `cell_name` and a MANIFEST, by the files it
+lists) and temporary names of `tempfile` under our prefix, and nothing through a symbolic link.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from zoo.errors import UsageError
+
+__all__ = ["cell_name", "damage", "listed_files", "refuse_links", "remove", "strangers"]
+
+MANIFEST = "MANIFEST"
+TEMPORARY = ".zoo-tmp-"
+OURS = re.compile(rf"{re.escape(TEMPORARY)}[a-z0-9_]{{8}}")  # the ending is that of tempfile
+CELL = re.compile(r"[A-Za-z0-9_.=-]*--[A-Za-z0-9_.=-]*--s\d+--[0-9a-f]{12}")  # what cell_name makes
+LISTED = re.compile(r"[0-9a-f]{64}  ([^/\0]+)")  # a line of MANIFEST
+
+
+def cell_name(entry: str, method: str, seed: int, digest: str) -> str:
+    """Return the folder name of a cell; letters that could leave the folder or upset a shell become `_`."""
+    safe = [re.sub(r"[^A-Za-z0-9_.=-]+", "_", word).strip("._-")[:80] for word in (entry, method)]
+    return f"{safe[0]}--{safe[1]}--s{seed}--{digest[:12]}"
+
+
+def refuse_links(path: Path) -> None:
+    """Refuse a run whose cells lie behind a link: what is written, set aside and removed there is another folder's.
+
+    Raises:
+        UsageError: `cells`, `quarantine` or a cell is a symbolic link.
+    """
+    cells = path / "cells"
+    below = [] if cells.is_symlink() or not cells.is_dir() else [p for p in cells.iterdir() if CELL.fullmatch(p.name)]
+    for place in (cells, path / "quarantine", *sorted(below)):
+        if place.is_symlink():
+            raise UsageError(
+                f"{str(place)!r} is a symbolic link, and a run writes and removes nothing through one; "
+                "put the folder itself in its place, or give another folder with --out."
+            )
+
+
+def listed_files(place: Path) -> set[str] | None:
+    """Return the files that MANIFEST lists, None for what is no cell of ours by its name or its MANIFEST."""
+    manifest = place / MANIFEST
+    if not CELL.fullmatch(place.name) or place.is_symlink() or manifest.is_symlink():
+        return None
+    try:
+        lines = [LISTED.fullmatch(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError):
+        return None
+    names = {line[1] for line in lines if line is not None}
+    return names if "cell.json" in names and None not in lines else None
+
+
+def strangers(place: Path, listed: set[str]) -> list[str]:
+    """Return what lies in a cell that we did not put there."""
+    return sorted(p.name for p in place.iterdir() if p.name not in listed | {MANIFEST} or p.is_dir())
+
+
+def remove(place: Path, listed: set[str]) -> None:
+    """Remove a cell file by file, MANIFEST last: whatever else is in the folder stays, and the folder with it."""
+    with suppress(OSError):
+        for name in (*sorted(listed), MANIFEST):
+            (place / name).unlink(missing_ok=True)
+        place.rmdir()
+
+
+def damage(place: Path) -> str | None:
+    """Say what is wrong with a cell, None when every file is as MANIFEST says."""
+    try:
+        lines = (place / MANIFEST).read_text(encoding="utf-8").splitlines()
+        wanted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        if "cell.json" not in wanted:
+            return "MANIFEST does not list cell.json"
+        for name, digest in wanted.items():
+            with (place / Path(name).name).open("rb") as handle:
+                if hashlib.file_digest(handle, "sha256").hexdigest() != digest:
+                    return f"{name} is not the file that was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, UnicodeDecodeError) as error:
+        return str(error)
+    return None
