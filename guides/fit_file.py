@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -53,17 +54,17 @@ def save(fit: Fit, path: str | Path) -> None:
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(temporary, "wb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                archive.writestr("meta.json", json.dumps(meta, indent=1))
-                archive.writestr("tensors.pt", buffer.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        # A folder of its own, so that no name in it can be taken, and the file gets the mode of any other file.
+        with tempfile.TemporaryDirectory(prefix=".zoo-tmp-", dir=path.parent) as folder:
+            with open(Path(folder) / "fit", "xb") as file:
+                with zipfile.ZipFile(file, "w") as archive:
+                    archive.writestr("meta.json", json.dumps(meta, indent=1))
+                    archive.writestr("tensors.pt", buffer.getvalue())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(Path(folder) / "fit", path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InfrastructureError(f"The fit cannot be written to {path}: {error.strerror or error}; choose another place.") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,4 @@ def _check_target(out: Path | None) -> None:
     with disk_errors(out.parent):
         if not out.parent.is_dir():
             raise InfrastructureError(f"--out {str(out)!r}: the folder {str(out.parent)!r} does not exist; make it first.")
-        probe = out.parent / f".tmp-{out.name}"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=out.parent).close()

@@ -169,6 +169,9 @@ def test_fit_writes_a_file_that_can_be_loaded(tmp_path, capsys):
     import guides
 
     path = tmp_path / "guide.pt"
+    mine = [tmp_path / ".tmp-guide.pt", tmp_path / f".guide.pt.{os.getpid()}.part"]  # names that were once ours
+    for file in mine:
+        file.write_text("mine")
     code, out, _ = run("fit", "coin", "--guide", "laplace", "--out", str(path), "--json", capsys=capsys)
     assert code == 0
     document = json.loads(out)
@@ -176,7 +179,8 @@ def test_fit_writes_a_file_that_can_be_loaded(tmp_path, capsys):
     assert document["file"] == str(path)
     loaded = guides.load(path)
     assert (loaded.entry.name, loaded.family) == ("coin", "laplace")
-    assert [p.name for p in tmp_path.iterdir()] == ["guide.pt"]
+    assert all(file.read_text() == "mine" for file in mine)
+    assert sorted(tmp_path.iterdir()) == sorted([*mine, path])
 
 
 def test_compare_prints_one_json_document_in_the_schema(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The loop's promises: seeds, restarts, stops, files, refusals."""
 
 import math
+import os
 
 import numpy as np
 import pyro
@@ -11,7 +12,7 @@ import torch
 import guides
 from guides.fit_file import load, save
 from guides.types import FitConfig
-from zoo.errors import FitError, ProgramError, UnknownNameError, UsageError
+from zoo.errors import FitError, InfrastructureError, ProgramError, UnknownNameError, UsageError
 from zoo.types import Data
 
 SHORT = {"steps": 60, "patience": 10, "anneal": 20, "num_particles": 4}
@@ -52,6 +53,32 @@ def test_file_of_another_entry_or_data_is_refused(tiny, tmp_path):
     (tmp_path / "bad.pt").write_bytes(b"nonsense")
     with pytest.raises(UsageError, match="not a fit or is damaged"):
         load(tmp_path / "bad.pt", entry)
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_writing_a_fit_touches_no_other_file(tiny, tmp_path, monkeypatch, fault):
+    fit = guides.fit(tiny.intercepts()[0], "mean_field", **SHORT)
+    mine = [tmp_path / f".g.pt.{os.getpid()}.part", tmp_path / ".tmp-g.pt", tmp_path / ".g.pt"]
+    for file in mine:
+        file.write_text("mine")
+    before = os.umask(0o027)
+    try:
+        save(fit, tmp_path / "g.pt")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "g.pt").stat().st_mode & 0o777 == 0o640  # as the umask has it
+    content = (tmp_path / "g.pt").read_bytes()
+
+    def fail(*names):
+        raise fault
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises((InfrastructureError, KeyboardInterrupt)):
+        save(fit, tmp_path / "g.pt")
+    monkeypatch.undo()
+    assert all(file.read_text() == "mine" for file in mine)
+    assert (tmp_path / "g.pt").read_bytes() == content
+    assert sorted(tmp_path.iterdir()) == sorted([*mine, tmp_path / "g.pt"])
 
 
 def _breaking(tiny):
