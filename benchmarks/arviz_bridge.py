@@ -3,7 +3,8 @@
 The rest of the house hands in numpy arrays `[chain, draw, *shape]` or a `Posterior` and gets plain numbers back, so
 that the next ArviZ line (other containers, other names, other defaults) is a change of this file. Traps it covers:
 tail ESS needs explicit quantiles; `psislw` takes log weights here and *minus* log weights in the 1.x line (a wrong
-sign makes a hopeless k-hat look perfect); R-hat on draws of a guide means nothing and is refused.
+sign makes a hopeless k-hat look perfect); R-hat on draws of a guide means nothing and is refused; beside numba ArviZ
+goes another way, on which `mcse` fails with numpy 2.4: it is closed, for ArviZ's other users in the process as well.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from zoo.types import Cost, Data, ModelEntry, Posterior
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the announcement of the 1.x line
     import arviz
+
+arviz.utils.Numba.disable_numba()
 
 __all__ = [
     "Loo", "ebfmi", "ess_bulk", "ess_tail", "load_netcdf", "loo", "mcse_mean", "mcse_sd", "pareto_k", "rhat",

@@ -11,11 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks.cli.environment import HOME, shadowed
 
 __all__ = ["Finding", "examine"]
+
+DIAGNOSTICS = {  # of four fixed chains (`_chains`), by the formulas of Vehtari et al. (2021), which a test writes out
+    "rhat": 1.0188170460911616, "ess_bulk": 217.96147670830968, "ess_tail": 216.70943826632487,
+    "mcse_mean": 0.01867305035487374, "mcse_sd": 0.009328058616089546, "ebfmi": 2.0158681058527548,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +35,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything; a look that itself fails is a finding."""
     findings = []
-    for look in (_python, _rooms, _packages, _density, _fork, _compiler, _folder, _entries, _browser):
+    for look in (_python, _rooms, _packages, _density, _diagnostics, _fork, _compiler, _folder, _entries, _browser):
         try:
             findings.append(look())
         except Exception as error:
@@ -90,6 +95,33 @@ def _density() -> Finding:
     if truth is None or abs(value - truth) > 1e-6:
         return Finding(name="log density", status="failed", sentence=f"evidence of coin is {value:.8f} by quadrature and {truth} exactly")
     return Finding(name="log density", status="ok", sentence=f"evidence of coin by quadrature is exact ({value:.6f} nats)")
+
+
+def _chains() -> Any:
+    """Return four chains `[chain, draw]` of 50 draws from integer arithmetic, alike on every machine."""
+    import numpy as np
+
+    i = np.arange(200).reshape(4, 50)
+    return (7919 * i * i % 1009) / 1009 + 0.05 * np.arange(4)[:, None]
+
+
+def _diagnostics() -> Finding:
+    """Diagnose fixed chains as every comparison does: through the bridge to ArviZ, with what is installed beside it."""
+    from benchmarks import arviz_bridge
+
+    x, wrong = _chains(), []
+    for name, right in DIAGNOSTICS.items():
+        try:
+            got = float(getattr(arviz_bridge, name)(x).min())
+        except Exception as error:
+            wrong.append(f"{name} raises {type(error).__name__}: {error}")
+            continue
+        if not abs(got - right) <= 1e-6 * right:
+            wrong.append(f"{name} of fixed chains is {got:.6g} where {right:.6g} is right")
+    if wrong:
+        cure = "ArviZ and what it stands on do not fit together, install again with -c constraints.txt"
+        return Finding(name="diagnostics", status="failed", sentence=f"{'; '.join(wrong)}; {cure}")
+    return Finding(name="diagnostics", status="ok", sentence="R-hat, ESS, Monte Carlo errors and E-BFMI of fixed chains are right")
 
 
 def _fork() -> Finding:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -16,6 +20,8 @@ import zoo
 from benchmarks import arviz_bridge as bridge
 from zoo.errors import InfrastructureError, UsageError
 from zoo.types import Cost, Posterior
+
+ROOT = Path(__file__).parents[2]
 
 
 def generator(seed=0):
@@ -55,6 +61,19 @@ def test_draws_that_are_not_finite_give_nan_not_health():
     for function in (bridge.rhat, bridge.ess_bulk, bridge.ess_tail, bridge.mcse_mean, bridge.mcse_sd):
         assert np.isnan(function(x)[0])
         assert np.isfinite(function(x)[1])
+
+
+def test_the_way_through_numba_is_closed(tmp_path):
+    """Where numba is installed ArviZ takes it without being asked; the stand-in here would fail at the first number."""
+    (tmp_path / "numba.py").write_text("def vectorize(function=None, **options):\n    return function or vectorize\n")
+    code = (
+        "import arviz, numpy; assert arviz.utils.Numba.numba_flag; from benchmarks import arviz_bridge; "
+        "assert not arviz.utils.Numba.numba_flag; x = numpy.random.default_rng(0).normal(size=(4, 100)); "
+        "assert arviz_bridge.mcse_sd(x) > 0 and arviz_bridge.rhat(x) > 0.9 and arviz_bridge.ess_tail(x) > 100"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_arrays_without_chains_are_refused():

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import norm, rankdata
 
 import zoo
 from benchmarks.cli import commands as cli
@@ -127,6 +129,7 @@ def test_doctor_finds_this_installation_healthy(capsys):
     code, out, _ = run("doctor", capsys=capsys)
     assert code == 0, out
     assert "evidence of coin by quadrature is exact" in out
+    assert "Monte Carlo errors and E-BFMI of fixed chains are right" in out
 
 
 def test_doctor_reports_a_dependency_outside_its_bounds(monkeypatch):
@@ -136,6 +139,71 @@ def test_doctor_reports_a_dependency_outside_its_bounds(monkeypatch):
     finding = doctor._packages()
     assert finding.status == "failed"
     assert "torch 0.0.1 is installed" in finding.sentence
+
+
+def _split(x):
+    return np.concatenate([x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]])
+
+
+def _normal_scores(x):
+    return norm.ppf((rankdata(x).reshape(x.shape) - 3 / 8) / (x.size + 1 / 4))
+
+
+def _rhat(x):
+    n = x.shape[1]
+    return ((n - 1) / n + x.mean(1).var(ddof=1) / x.var(1, ddof=1).mean()) ** 0.5
+
+
+def _ess(x):
+    """Geyer's initial monotone sequence over pairs of autocorrelations that pool all chains."""
+    m, n = x.shape
+    d = x - x.mean(1, keepdims=True)
+    covariance = np.array([(d[:, : n - k] * d[:, k:]).sum(1).mean() / n for k in range(n)])
+    within = covariance[0] * n / (n - 1)
+    rho = 1 - (within - covariance) / (covariance[0] + x.mean(1).var(ddof=1))
+    pairs, k = [1 + rho[1]], 2
+    while rho[k] + rho[k + 1] > 0:
+        pairs.append(min(rho[k] + rho[k + 1], pairs[-1]))
+        k += 2
+    return m * n / (-1 + 2 * sum(pairs) + max(rho[k], 0))
+
+
+def test_the_numbers_the_doctor_knows_are_those_of_the_formulas():
+    """R-hat and ESS of Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021), E-BFMI of Betancourt (2016)."""
+    from benchmarks import doctor
+
+    x = doctor._chains()
+    halves, squares = _split(x), (x - x.mean()) ** 2
+    folded = np.abs(halves - np.median(halves))
+    below = [_split((x <= np.quantile(x, q)).astype(float)) for q in (0.05, 0.95)]
+    written = {
+        "rhat": max(_rhat(_normal_scores(halves)), _rhat(_normal_scores(folded))),
+        "ess_bulk": _ess(_normal_scores(halves)),
+        "ess_tail": min(map(_ess, below)),
+        "mcse_mean": x.std(ddof=1) / _ess(halves) ** 0.5,
+        "mcse_sd": (squares.var() / _ess(_split(squares)) / (4 * squares.mean())) ** 0.5,  # delta method: var of an sd
+        "ebfmi": ((np.diff(x, axis=1) ** 2).mean(1) / x.var(1, ddof=1)).min(),
+    }
+    assert written == pytest.approx(doctor.DIAGNOSTICS, rel=1e-12)
+
+
+@pytest.mark.parametrize("fault", ["raises", "wrong", "nan"])
+def test_the_doctor_notices_diagnostics_that_are_broken(monkeypatch, fault):
+    from benchmarks import arviz_bridge, doctor
+
+    def broken(data, **options):
+        if fault == "raises":
+            raise TypeError("only 0-dimensional arrays can be converted to Python scalars")
+        return np.nan if fault == "nan" else right(data, **options) * (1 + 1e-4)
+
+    right = arviz_bridge.arviz.mcse
+    monkeypatch.setattr(arviz_bridge.arviz, "mcse", broken)
+    (finding,) = [f for f in doctor.examine() if f.name == "diagnostics"]
+    assert finding.status == "failed"
+    words = {"raises": "mcse_sd raises TypeError: only 0-dim", "wrong": "is 0.00932899 where 0.00932806 is right", "nan": "is nan where"}
+    assert words[fault] in finding.sentence
+    assert finding.sentence.endswith("install again with -c constraints.txt")
+    assert "rhat" not in finding.sentence
 
 
 def test_new_then_check(tmp_path, capsys):
