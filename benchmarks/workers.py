@@ -26,7 +26,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
@@ -34,7 +34,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from zoo.errors import InfrastructureError, UsageError, ZooError
+from zoo.errors import LostWorkerError, UsageError, ZooError
 from zoo.seeds import derive_seed
 
 __all__ = ["Task", "TaskResult", "one_thread", "run_tasks"]
@@ -46,6 +46,12 @@ CRIPPLED = (
     "Working in one process: this one has used torch's autograd beside a graphics card, after which none it forks can; "
     "start with CUDA_VISIBLE_DEVICES= in the environment to use all cores."
 )
+FAULTS = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGTRAP", "SIGSYS")
+MEANING = {
+    **dict.fromkeys(FAULTS, "a fault in compiled code or in a library; try again with --compile off"),
+    "SIGKILL": "somebody stopped it, or the system did because memory ran out; use fewer --jobs, or a smaller model",
+    "SIGXCPU": "its limit of processor time was reached; raise it (ulimit -t)",
+}
 _log = logging.getLogger("zoo")
 
 
@@ -75,12 +81,12 @@ class TaskResult:
     peak_memory_mb: float | None = None
 
     def unwrap(self) -> Any:
-        """Return the value; raise the task's own error, or `InfrastructureError` for a worker that was lost."""
+        """Return the value; raise the task's own error, or `LostWorkerError` for a worker that was lost."""
         if self.status == "ok":
             return self.value
         if self.status == "error" and self.exception is not None:
             raise self.exception
-        raise InfrastructureError(f"Task {self.name!r} ended as {self.status}: {self.error}")
+        raise LostWorkerError(f"Task {self.name!r} ended as {self.status}: {self.error}", status=self.status)
 
 
 @dataclass
@@ -229,11 +235,23 @@ def _receive(name: str, worker: _Running) -> TaskResult:
         worker.process.join()
     except (EOFError, OSError, pickle.UnpicklingError):
         worker.process.join()
-        sentence = f"the worker process ended with code {worker.process.exitcode} and without an answer (out of memory, or killed)."
-        result = TaskResult(name=name, status="killed", error=sentence, seconds=seconds)
+        code = worker.process.exitcode or 0
+        result = TaskResult(name=name, status="killed" if code < 0 else "error", error=_ending(code), seconds=seconds)
     worker.pipe.close()
     worker.process.close()
     return result
+
+
+def _ending(code: int) -> str:
+    """Say how a process ended that gave no answer: by which signal, with what it can mean, or by itself."""
+    if code >= 0:
+        return f"the worker process ended by itself with exit code {code}; what it runs must return an answer, not exit."
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # one of the many without a name
+        name = ""
+    words = f"signal {-code}" + (f" ({name})" if name else "")
+    return f"the worker process was ended by {words}: {MEANING.get(name, 'it came from outside; run it again')}."
 
 
 def _stop(worker: _Running) -> None:
@@ -271,12 +289,14 @@ def _child(task: Task, pipe: Connection, parent: int) -> None:
     result = _here(task, memory=True) if _differentiates() else TaskResult(name=task.name, status="killed", error=CRIPPLED)
     try:
         answer = pickle.dumps(result, protocol=5)
+        if result.status != "ok":
+            pickle.loads(answer)  # an exception may be written and yet not be read again
     except Exception as error:
         if result.status == "ok":
             sentence = f"its result cannot be sent home ({type(error).__name__}: {error}); return numpy arrays and plain values."
             result = TaskResult(name=task.name, status="error", error=sentence, seconds=result.seconds)
         else:
-            result = TaskResult(name=task.name, status="error", error=result.error, trace=result.trace, seconds=result.seconds)
+            result = replace(result, exception=ZooError(result.error))
         answer = pickle.dumps(result, protocol=5)
     pipe.send_bytes(answer)
     pipe.close()
@@ -306,16 +326,23 @@ def _here(task: Task, *, memory: bool = False) -> TaskResult:
     start = time.monotonic()
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     seed = derive_seed("task", task.name)
-    value, error, exception, trace = None, None, None, ""
+    value: Any = None
+    error: str | None = None
+    exception: Exception | None = None
+    trace = ""
     try:
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             np.random.seed(seed)  # noqa: NPY002
             random.seed(seed)
             value = task.fn()
-    except Exception as caught:
-        exception, trace = caught, traceback.format_exc()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as caught:
+        trace = traceback.format_exc()
         error = str(caught) if isinstance(caught, ZooError) else f"{type(caught).__name__}: {caught}"
+        # What is no Exception, such as a panic of a library in Rust, would pass everybody who handles a failed task.
+        exception = caught if isinstance(caught, Exception) else ZooError(error)
     finally:
         np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)

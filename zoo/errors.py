@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any, Literal
 
 __all__ = [
     "DataError",
     "FitError",
     "InfrastructureError",
+    "LostWorkerError",
     "ProgramError",
     "ReferenceError",
     "UnknownNameError",
@@ -26,6 +28,16 @@ class ZooError(Exception):
     """Base of every error this package raises on purpose; `exit_code` is what the command line returns."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the finished sentence: what a class makes it of is not asked for again in another process."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[ZooError], args: tuple[Any, ...], attributes: dict[str, Any]) -> ZooError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class UsageError(ZooError):
@@ -64,6 +76,14 @@ class InfrastructureError(ZooError):
     """The machine failed us: a full disk, a folder that cannot be written, a killed worker (exit code 3)."""
 
     exit_code = 3
+
+
+class LostWorkerError(InfrastructureError):
+    """A worker process that was stopped, or ended without an answer; `status` says how (exit code 3)."""
+
+    def __init__(self, message: str, *, status: Literal["killed", "timeout", "error"]) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def did_you_mean(got: str, accepted: Iterable[str]) -> str:

@@ -113,9 +113,13 @@ def _part(c: Comparison) -> str:
 
 
 def _brief(sentence: str) -> str:
-    """Keep the first clause of a long reason; the whole of it stands with its method."""
-    clause = sentence.split("; ")[0]
-    return clause.split(", the limit")[0] if len(clause) <= 90 else clause.split(": ")[0]
+    """Keep of a long reason what fits a line, at least the first clause; the whole of it stands with its method."""
+    clause, *more = sentence.split("; ")[0].split(": ")
+    for part in more:
+        if len(clause) + len(part) > 98:
+            return clause
+        clause = f"{clause}: {part}"
+    return clause.split(", the limit")[0]
 
 
 def _severity(c: Comparison) -> float:

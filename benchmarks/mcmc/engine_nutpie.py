@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,8 +122,12 @@ def _native(density: Density, gradient: NativeGraph, start: Array, settings: dic
         sampler = _sampler(native_model(gradient, start), settings)
     except (ImportError, TypeError, AttributeError):
         return None
+    trace = None
     try:
         trace = _wait(sampler, density, gradient)
+    except ProgramError:
+        if not gradient.failed:
+            raise
     finally:
         density.calls += gradient.calls
         density.log_density.gradient_evaluations += gradient.calls
@@ -147,31 +152,65 @@ def _python_model(density: Density, start: Array) -> Any:
 def _sampler(model: Any, settings: dict[str, Any]) -> Any:
     import nutpie
 
-    return nutpie.sample(
-        model, chains=1, cores=1, progress_bar=False, blocking=False, return_raw_trace=True, low_rank_modified_mass_matrix=True, **settings
-    )
+    fixed = {"chains": 1, "cores": 1, "progress_bar": False, "return_raw_trace": True, "low_rank_modified_mass_matrix": True}
+    with _panics():
+        return nutpie.sample(model, blocking=False, **fixed, **settings)
+
+
+@contextmanager
+def _panics() -> Iterator[None]:
+    """Say in one sentence why the sampler stopped by itself; Ctrl-C and what a signal's handler raises pass.
+
+    A panic of nutpie, which is written in Rust, arrives as an exception that is no `Exception`, with a backtrace in its text.
+    """
+    try:
+        yield
+    except (TypeError, AttributeError, ImportError):  # this nutpie has another interface
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+            raise
+        reason = (str(error).splitlines() or [""])[0].removeprefix("called `Result::unwrap()` on an `Err` value: ").rstrip(". ")
+        raise ProgramError(
+            f"nutpie stopped: {reason or type(error).__name__}; check that there is a posterior: under a flat prior, or where "
+            "the density grows without bound, a chain runs off until its numbers overflow."
+        ) from error
 
 
 def _wait(sampler: Any, density: Density, native: NativeGraph | None = None) -> Any:
     """Wait in short steps, so that Ctrl-C and a failed program end the sampler instead of a partial trace."""
     try:
-        while True:
-            try:
-                trace = sampler.wait(timeout=0.05)
-                break
-            except TimeoutError:
-                if density.failure is not None:
+        with _panics():
+            while True:
+                try:
+                    trace = sampler.wait(timeout=0.05)
                     break
-    except BaseException:
-        density.failure = density.failure or RuntimeError("interrupted")  # makes the worker's calls return at once
-        if native is not None:
+                except TimeoutError:
+                    if density.failure is not None:
+                        break
+    except BaseException as error:
+        failure = density.failure
+        density.failure = failure or RuntimeError("interrupted")  # makes the worker's calls return at once
+        if native is not None and not native.failed:
             native.stop()
-        sampler.cancel()
+        _let_go(sampler)
+        if isinstance(error, ProgramError):  # not interrupted: what the program raised is the reason, if it raised anything
+            density.failure = failure
+            density.raise_failure()
         raise
     if density.failure is not None:
         sampler.cancel()
         density.raise_failure()
     return trace
+
+
+def _let_go(sampler: Any) -> None:
+    """End a sampler; one that has panicked panics at every call, also at those it makes when it is forgotten."""
+    try:
+        with _panics():
+            sampler.cancel()
+    except ProgramError:
+        vars(sampler).pop("_sampler", None)
 
 
 def _decode(trace: Any, density: Density, draws: int) -> Chain:

@@ -90,8 +90,8 @@ def run_nuts(
 
     Raises:
         UnknownNameError: an unknown engine.
-        ProgramError: the density is finite nowhere, or the program fails at a point.
-        InfrastructureError: a worker was killed twice.
+        ProgramError: the density is finite nowhere, the program fails at a point, or the sampler stops by itself.
+        LostWorkerError: a worker was killed twice.
     """
     if engine not in ENGINES:
         raise UnknownNameError("NUTS engine", engine, ENGINES)

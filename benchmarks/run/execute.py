@@ -24,7 +24,7 @@ from benchmarks.run.store import CELL_COLUMNS, SCORE_COLUMNS, RunDir, finite, sc
 from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
 from zoo.compiler import cache
 from zoo.compiler import compile as compiled
-from zoo.errors import InfrastructureError, UsageError
+from zoo.errors import InfrastructureError, LostWorkerError, UsageError
 from zoo.types import ModelEntry
 
 __all__ = ["execute", "read_run", "results_csv", "write_pages"]
@@ -196,11 +196,12 @@ def _run_wave(
         cell = named[result.name]
         if result.status == "ok":
             status, sentence = result.value
-        elif isinstance(result.exception, InfrastructureError):
+        elif isinstance(result.exception, InfrastructureError) and not isinstance(result.exception, LostWorkerError):
             raise result.exception
         else:
-            status = result.status
-            sentence = f"{cell.label} ended as {result.status}: {result.error}"
+            lost = result.exception if isinstance(result.exception, LostWorkerError) else None  # a chain of the cell
+            status = result.status if lost is None else lost.status
+            sentence = f"{cell.label} ended as {result.status}: {result.error}" if lost is None else str(lost)
             with run.draft(cell.name) as folder:
                 (folder / "log.txt").write_text(result.trace or f"{sentence}\n", encoding="utf-8")
                 (folder / "cell.json").write_text(strict_json(failed_cell(cell.head, status, sentence, result.seconds)), encoding="utf-8")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from benchmarks.run import execute
 from benchmarks.workers import Task, TaskResult, run_tasks
 from zoo.compiler import cache
 from zoo.compiler import compile as compiled
-from zoo.errors import DataError, InfrastructureError, UsageError
+from zoo.errors import DataError, InfrastructureError, LostWorkerError, UnknownNameError, UsageError, ZooError
 
 
 def draw() -> tuple[float, float, float]:
@@ -114,9 +116,102 @@ def test_a_result_that_cannot_be_pickled_is_an_error():
 def test_a_killed_worker_is_noticed_and_the_suite_goes_on():
     bad, good = run_tasks([Task("bad", lambda: os.kill(os.getpid(), signal.SIGKILL)), Task("good", draw)], jobs=1)
     assert (bad.status, good.status) == ("killed", "ok")
-    assert "-9" in (bad.error or "")
+    assert "ended by signal 9 (SIGKILL)" in (bad.error or "")
     with pytest.raises(InfrastructureError, match="killed"):
         bad.unwrap()
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGKILL, "signal 9 (SIGKILL): somebody stopped it, or the system did because memory ran out; use fewer --jobs"),
+        (signal.SIGSEGV, "signal 11 (SIGSEGV): a fault in compiled code or in a library; try again with --compile off"),
+        (signal.SIGABRT, "signal 6 (SIGABRT): a fault in compiled code"),
+        (signal.SIGBUS, "signal 7 (SIGBUS): a fault in compiled code"),
+        (signal.SIGTERM, "signal 15 (SIGTERM): it came from outside"),
+        (signal.SIGRTMIN + 3, f"signal {signal.SIGRTMIN + 3}: it came from outside"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else str(int(value)),
+)
+def test_a_signal_is_named_with_what_it_can_mean(number, words):
+    """By its real number, as of a process that ended by it; `memory` is said of none but SIGKILL."""
+
+    def die() -> None:
+        faulthandler.disable()  # pytest's own would fill the screen
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.kill(os.getpid(), number)
+
+    (bad,) = run_tasks([Task("bad", die)])
+    assert bad.status == "killed"
+    assert bad.error is not None
+    assert bad.error.startswith(f"the worker process was ended by {words}")
+    assert ("memory" in bad.error) == (number == signal.SIGKILL)
+    with pytest.raises(LostWorkerError, match="Task 'bad' ended as killed: the worker process was ended by signal") as caught:
+        bad.unwrap()
+    assert caught.value.status == "killed"
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("leave", [lambda: os._exit(7), lambda: sys.exit(7)], ids=["_exit", "sys.exit"])
+def test_a_worker_that_exits_is_neither_killed_nor_out_of_memory(leave, tmp_path):
+    def work() -> None:
+        (tmp_path / str(os.getpid())).touch()
+        leave()
+
+    bad, good = run_tasks([Task("bad", work), Task("good", draw)], retries=1)
+    assert (bad.status, good.status) == ("error", "ok")
+    assert bad.error == "the worker process ended by itself with exit code 7; what it runs must return an answer, not exit."
+    assert len(list(tmp_path.iterdir())) == 1  # it would exit again
+    with pytest.raises(LostWorkerError, match="ended as error: the worker process ended by itself"):
+        bad.unwrap()
+
+
+class Panic(BaseException):
+    """As libraries in Rust raise them: no `Exception`."""
+
+
+class Fussy(Exception):
+    """Can be pickled, but not read again: its arguments are not those it is made from."""
+
+    def __init__(self, table: str, row: int) -> None:
+        super().__init__(f"no row {row} in {table}")
+
+
+@pytest.mark.parametrize("options", [{"in_process": True}, {"jobs": 2}], ids=["here", "workers"])
+def test_whatever_is_raised_becomes_a_failed_result(options):
+    class Local(Exception):
+        """Cannot be pickled at all."""
+
+    raised = {
+        "panic": Panic("poisoned"),
+        "fussy": Fussy("prices", 3),
+        "local": Local("lost"),
+        "name": UnknownNameError("table", "x", ["y"]),
+    }
+
+    def fail(error: BaseException) -> None:
+        raise error
+
+    results = run_tasks([*(Task(n, lambda e=e: fail(e)) for n, e in raised.items()), Task("good", draw)], **options)
+    assert [r.status for r in results] == ["error"] * 4 + ["ok"]
+    sentences = ["Panic: poisoned", "Fussy: no row 3 in prices", "Local: lost", "Unknown table 'x'; accepted: y."]
+    assert [r.error for r in results[:4]] == sentences
+    assert all("in fail" in r.trace for r in results[:4])
+    for result, sentence in zip(results[:4], sentences, strict=True):
+        with pytest.raises(Exception, match=sentence.rpartition(": ")[2]) as caught:
+            result.unwrap()
+        assert not isinstance(caught.value, InfrastructureError)
+    assert isinstance(results[0].exception, ZooError)
+    assert type(results[3].exception) is UnknownNameError
+
+
+def test_ctrl_c_and_exits_pass_through_tasks_that_run_here():
+    def fail(error: BaseException) -> None:
+        raise error
+
+    for kind in (KeyboardInterrupt, SystemExit):
+        with pytest.raises(kind):
+            run_tasks([Task("a", lambda kind=kind: fail(kind()))], in_process=True)
 
 
 def test_a_killed_worker_can_be_retried(tmp_path):

@@ -15,10 +15,12 @@ from pyro.infer import MCMC, NUTS
 
 import zoo
 from benchmarks.arviz_bridge import ess_bulk, mcse_mean, mcse_sd
+from benchmarks.mcmc import engine_nutpie as nuts_nutpie
 from benchmarks.mcmc.diagnostics import components
-from benchmarks.mcmc.engine_nutpie import Density, starting_point
+from benchmarks.mcmc.engine_nutpie import Density, nutpie_chain, starting_point
 from benchmarks.mcmc.engine_pyro import RecordingNUTS, potential
 from benchmarks.mcmc.nuts import STATS, _wanted, estimate_seconds, run_nuts
+from benchmarks.workers import Task, run_tasks
 from zoo.density.log_density import LogDensity
 from zoo.errors import ProgramError, UnknownNameError, UsageError
 
@@ -235,6 +237,90 @@ def test_a_program_that_raises_is_an_error_not_a_trace(engine, jobs):
     entry = zoo.from_program(program, {"y": torch.tensor(0.0, dtype=torch.float64)}, name="broken")
     with pytest.raises(ProgramError, match="no such row"):
         run_nuts(entry, engine=engine, **jobs, **EAGER)
+
+
+def without_bound(point):
+    """One observation y = 1 under flat priors of its mean m and its log sd u: -(1 - m)^2 exp(-2u) / 2, level for u -> inf."""
+    m, u = point
+    precision = np.exp(-2 * u)
+    return -((1 - m) ** 2) * precision / 2, np.array([(1 - m) * precision, (1 - m) ** 2 * precision])
+
+
+def chain_of(entry, function, seed=1):
+    data = entry.load_data()
+    density = Density(LogDensity(entry.program(data), data))
+    density.function = function
+    return nutpie_chain(density, seed, 300, 100, 0.8)
+
+
+def test_a_sampler_that_panics_is_one_sentence_with_its_reason(tiny):
+    """There is no posterior: this chain runs off until nutpie, at numbers without digits, panics. The next chain is none the worse."""
+    sentence = (
+        "nutpie stopped: Could not initialize state because of bad initial gradient: Invalid initial point; "
+        "check that there is a posterior: under a flat prior, or where the density grows without bound, a chain runs off"
+    )
+    before = chain_of(tiny, lambda x: (-float(x @ x) / 2, -x))
+    with pytest.raises(ProgramError) as caught:
+        chain_of(tiny, without_bound)
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+    assert np.array_equal(chain_of(tiny, lambda x: (-float(x @ x) / 2, -x)).unconstrained, before.unconstrained)
+    (result,) = run_tasks([Task("chain", lambda: chain_of(tiny, without_bound))])
+    assert result.error == str(caught.value)
+    with pytest.raises(ProgramError, match="check that there is a posterior"):
+        result.unwrap()
+
+
+class Ending:
+    """A sampler that ends by an exception, and raises another one at everything asked of it later, as poisoned ones do."""
+
+    def __init__(self, error):
+        self.error, self._sampler = error, self
+
+    def wait(self, timeout):
+        raise self.error
+
+    def cancel(self):
+        raise type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})("Poisoned mutex")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (RuntimeError("All initialization points failed"), ProgramError, "nutpie stopped: All initialization points failed; check"),
+        (ValueError(), ProgramError, "nutpie stopped: ValueError; check"),
+        (KeyboardInterrupt("by hand"), KeyboardInterrupt, "by hand"),
+        (GeneratorExit("of a handler"), GeneratorExit, "of a handler"),
+    ],
+)
+def test_what_the_sampler_raises_is_told_from_interruptions(tiny, monkeypatch, error, kind, words):
+    sampler = Ending(error)
+    monkeypatch.setattr(nuts_nutpie, "_sampler", lambda model, settings: sampler)
+    with pytest.raises(kind, match=words):
+        chain_of(tiny, without_bound)
+    assert not hasattr(sampler, "_sampler")  # what nutpie asks when it is forgotten would panic again
+
+
+def test_the_reason_of_a_program_goes_before_that_of_the_sampler(tiny, monkeypatch):
+    calls = [0]
+
+    def function(x):
+        calls[0] += 1
+        if calls[0] > 1:
+            raise KeyError("the table has no such row")
+        return 0.0, x
+
+    def wait(timeout):
+        density(np.zeros(2))
+        raise RuntimeError("a worker stopped")
+
+    data = tiny.load_data()
+    density = Density(LogDensity(tiny.program(data), data))
+    density.function = function
+    sampler = SimpleNamespace(wait=wait, cancel=lambda: None)
+    monkeypatch.setattr(nuts_nutpie, "_sampler", lambda model, settings: sampler)
+    with pytest.raises(ProgramError, match="no such row"):
+        nutpie_chain(density, 0, 10, 10, 0.8)
 
 
 def test_a_matrix_that_fails_to_factor_is_a_rejection(tiny):

@@ -1,12 +1,15 @@
 """Runs: every cell gets a status, nothing stops the rest, the same call resumes, interruption leaves nothing broken."""
 
 import dataclasses
+import faulthandler
 import importlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +17,11 @@ import torch
 import guides
 import zoo
 from benchmarks.cli import commands as cli
+from benchmarks.mcmc import engine_nutpie as nuts_nutpie
 from benchmarks.reference import find as references
-from benchmarks.report import render_html
+from benchmarks.report import render_html, render_table
 from benchmarks.run import cell as work
+from benchmarks.run import execute as run
 from benchmarks.run import record as schema
 from benchmarks.run.execute import execute, read_run
 from benchmarks.run.plan import make_plan, read_plan
@@ -202,6 +207,47 @@ def test_every_failure_is_a_row_and_stops_nothing_else(model, tmp_path, exact_me
     result, heard = go(plan, tmp_path / "run", pages=False)
     assert sorted(label for label, _ in heard.finished if "compared" not in label) == ["tiny full_rank", "tiny low_rank", "tiny mean_field"]
     assert result.failures == []
+
+
+def die_of_a_fault():
+    faulthandler.disable()  # pytest's own would fill the screen
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "words"),
+    [
+        (die_of_a_fault, "killed", "ended by signal 11 (SIGSEGV): a fault in compiled code or in a library"),
+        (lambda: os._exit(4), "error", "ended by itself with exit code 4"),
+        ("panic", "error", "nutpie stopped: it was tired; check that there is a posterior"),
+    ],
+    ids=["signal", "exit", "panic"],
+)
+@pytest.mark.parametrize("workers", [True, False], ids=["chains in workers", "chains in the cell"])
+def test_nuts_that_ends_by_itself_is_a_failed_row(model, tmp_path, monkeypatch, exact_methods, fault, status, words, workers):
+    """Its reason is in card, report, CSV and JSON, the other row is scored, and the exit code is 1."""
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})("it was tired\n\nStack backtrace:\n 0: <unknown>")
+
+    def wait(timeout):
+        if fault == "panic":
+            raise panic
+        fault()
+
+    monkeypatch.setattr(nuts_nutpie, "_sampler", lambda *given: SimpleNamespace(wait=wait, cancel=lambda: None))
+    monkeypatch.setattr(run, "_worth_all_workers", lambda cells, *rest: {c.name for c in cells if c.method == "nuts"} if workers else set())
+    result, _ = go(plan_of(model, nuts=True, compile="off"), tmp_path / "run")
+    rows = {c["method"]: c for c in result.cells}
+    assert rows["laplace"]["verdict"] == "agrees"
+    assert (rows["nuts"]["status"], rows["nuts"]["verdict"]) == (status, "fit_failed")
+    assert words in rows["nuts"]["sentence"]
+    assert "memory" not in rows["nuts"]["sentence"]
+    assert len(result.failures) == 1  # exit code 1
+    assert words in result.failures[0]
+    assert words in (tmp_path / "run" / "report.md").read_text()
+    assert words.partition("; ")[0].partition(": a fault")[0] in " ".join(render_table(result.report).split())
+    assert f"tiny,nuts,0,{status},fit_failed," in (tmp_path / "run" / "results.csv").read_text()
+    assert [c["method"] for c in result.document()["cells"]] == ["laplace", "nuts"]
 
 
 def test_a_full_disk_inside_a_worker_stops_the_run_with_one_sentence(model, tmp_path, monkeypatch, exact_methods):
