@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -16,9 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from guides.objectives.records import OBJECTIVES
 from guides.registry import build
 from guides.session import as_module, session
-from guides.types import Elbo, Fit, FitConfig, Restart, Stop
+from guides.types import MOVED, Elbo, Fit, FitConfig, Restart, Stop
 from zoo.digests import digest_of
 from zoo.errors import FitError, InfrastructureError, UsageError
 from zoo.types import Cost, Data, ModelEntry
@@ -112,8 +114,12 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
 
 
 def _config(fields: Mapping[str, Any]) -> FitConfig:
-    """Return a stored configuration; one of an earlier version may name the mode `cached`, which is `auto` today."""
-    return FitConfig(**{**fields, "compile": "auto" if fields.get("compile") == "cached" else fields.get("compile", "auto")})
+    """Return a stored configuration; one of an earlier version names the mode `cached`, and parameters its objective may not have."""
+    kind = OBJECTIVES.get(str(fields["objective"]))
+    own = () if kind is None else [f.name for f in dataclasses.fields(kind) if fields.get(f.name) is not None]
+    spec = fields["objective"] if kind is None else kind(**{name: fields[name] for name in own}).spec
+    mode = "auto" if fields.get("compile") == "cached" else fields.get("compile", "auto")
+    return FitConfig(**{**fields, **dict.fromkeys(MOVED), "objective": spec, "compile": mode})
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

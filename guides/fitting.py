@@ -17,13 +17,14 @@ from guides.base.flat import FlatGuide
 from guides.base.initialize import find_start
 from guides.base.local import LocalGuide
 from guides.draws import estimate_elbo
-from guides.objectives.flat import GENERAL, FlatObjective, ProgramObjective, check_objective
+from guides.objectives.flat import FlatObjective, ProgramObjective
 from guides.objectives.per_unit import LocalObjective
+from guides.objectives.records import objective_of
 from guides.optimize.loop import Outcome, optimize
 from guides.optimize.step import summary
 from guides.registry import build, family_of
 from guides.session import as_module, session, trainable
-from guides.types import Elbo, Fit, FitConfig, Restart, Stop
+from guides.types import MOVED, Elbo, Fit, FitConfig, Restart, Stop
 from zoo.compiler.compile import Record
 from zoo.compiler.cuda import check_device
 from zoo.density.log_density import LogDensity
@@ -42,7 +43,7 @@ def training_of(entry: ModelEntry, family: str, *, given: bool) -> dict[str, Any
     """Return the entry's settings for fits to all of its data: of the fit that trains its weights, and of amortized families."""
     if given and not family_of(family, entry).amortized:
         return {}
-    own = ("objective", "beta", "warmup", "free_bits") if given else ()  # with the weights fixed the ELBO is wanted
+    own = ("objective", *MOVED) if given else ()  # with the weights fixed the ELBO is wanted
     return {k: v for k, v in entry.training.items() if k not in own}
 
 
@@ -65,7 +66,7 @@ def configure(
         config = FitConfig(**{**record.defaults, **training_of(entry, family, given=given), **chosen})
     else:
         config = replace(config, **chosen)
-    check_objective(config.objective)
+    config = replace(config, objective=objective_of(config.objective).spec)
     check_device(config.device)
     if config.batch_size is None and entry.minibatch is not None:
         config = replace(config, batch_size=entry.minibatch)
@@ -224,7 +225,7 @@ def _optimize(
         outcome = optimize(objective, config, generator, job.progress, starts=config.restarts - number)
         flat.finish()
         return outcome, start.gradients + outcome.steps * objective.gradients_per_step
-    if config.objective not in ("elbo", "elbo_plain"):
+    if objective_of(config.objective).per_unit:
         raise FitError(
             f"The objective {config.objective} needs a guide over the flat vector, such as amortized; {job.family} is a Pyro program."
         )
@@ -237,10 +238,11 @@ def _optimize(
 
 def _flat_objective(density: LogDensity, flat: Any, weights: Mapping[str, nn.Parameter], config: FitConfig) -> Any:
     """Return the objective over units where it is asked for, or where a program that learns can be followed by its units."""
-    if config.objective not in GENERAL or (weights and isinstance(flat, LocalGuide) and is_local(density)):
+    goal = objective_of(config.objective)
+    if goal.per_unit or (weights and isinstance(flat, LocalGuide) and is_local(density)):
         return LocalObjective(density, flat, weights, config)
     return FlatObjective(
-        density, flat, weights, num_particles=config.num_particles, batch_size=config.batch_size, stick=config.objective == "elbo"
+        density, flat, weights, num_particles=config.num_particles, batch_size=config.batch_size, stick=goal.stl
     )  # fmt: skip
 
 

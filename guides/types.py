@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Elbo", "Fit", "FitConfig", "FitStatus", "Restart", "Stop"]
 
+MOVED = ("beta", "warmup", "free_bits")  # parameters of objectives that were fields of `FitConfig`
 FitStatus = Literal["ok", "not_converged", "nan", "init_failed", "error"]
 
 
@@ -34,10 +36,9 @@ class FitConfig:
         patience: steps of one window of the stopping rule.
         anneal: steps of the annealing phase.
         restarts: number of independent starts; the one with the highest final ELBO is kept.
-        objective: name of the objective in `guides.objectives.flat`; all are maximized and in nats.
-        beta: weight of the KL of the objective `beta`.
-        warmup: steps over which the objectives `elbo_linear`, `elbo_cyclical` and `elbo_free_bits` become the ELBO.
-        free_bits: nats per unit that `elbo_free_bits` leaves free at first.
+        objective: what is maximized, a record of `guides.objectives.records` or its spec such as `elbo_linear[warmup=2000]`; kept
+            as the spec.
+        beta, warmup, free_bits: deprecated; parameters of the objective, moved into its spec.
         compile: `auto` (where it pays by the size of the step), `on` or `off`.
         device: `cpu`, or `cuda` for steps on a graphics card: the same noise, and the same losses up to rounding.
     """
@@ -54,14 +55,15 @@ class FitConfig:
     anneal: int = 750
     restarts: int = 1
     objective: str = "elbo"
-    beta: float = 1.0
-    warmup: int = 0
-    free_bits: float = 0.5
+    beta: float | None = None
+    warmup: int | None = None
+    free_bits: float | None = None
     compile: str = "auto"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Validate every number by itself."""
+        """Validate every number by itself, and bring the objective to its spec."""
+        self._to_spec()
         for name in ("steps", "num_particles", "patience", "restarts", "anneal"):
             if getattr(self, name) < 1:
                 raise UsageError(f"FitConfig.{name} is {getattr(self, name)}; accepted: an integer of at least 1.")
@@ -70,10 +72,6 @@ class FitConfig:
                 raise UsageError(f"FitConfig.{name} is {getattr(self, name)}; accepted: a positive number.")
         if not 0 < self.tail <= 0.9:
             raise UsageError(f"FitConfig.tail is {self.tail}; accepted: a share in (0, 0.9].")
-        if not self.beta > 0 or not self.free_bits >= 0 or self.warmup < 0:
-            raise UsageError(
-                f"FitConfig has beta={self.beta}, free_bits={self.free_bits}, warmup={self.warmup}; beta is above 0, the others from 0."
-            )
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"FitConfig.batch_size is {self.batch_size}; accepted: a positive integer or None.")
         if self.compile not in ("auto", "on", "off"):
@@ -82,6 +80,22 @@ class FitConfig:
             raise UnknownNameError("device", self.device, DEVICES)
         if self.device != "cpu" and self.compile == "off":
             raise UsageError(f"FitConfig.compile is 'off' but steps on {self.device} are graphs; accepted with it: auto, on.")
+
+    def _to_spec(self) -> None:
+        """Keep the spec of an objective given as a record, and move parameters given beside it into the spec."""
+        given: Any = self.objective
+        spec: str = given if isinstance(given, str) else given.spec
+        moved = {name: value for name in MOVED if (value := getattr(self, name)) is not None}
+        if moved:
+            name, _, inner = spec.partition("[")
+            parts = [*filter(None, inner.rstrip("]").split(",")), *(f"{k}={v!r}" for k, v in moved.items())]
+            spec = f"{name}[{','.join(parts)}]"
+            warnings.warn(
+                f"FitConfig({', '.join(moved)}) is deprecated: write the objective as {spec!r}.", DeprecationWarning, stacklevel=4
+            )
+        object.__setattr__(self, "objective", spec)
+        for name in moved:
+            object.__setattr__(self, name, None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from guides.families.full_rank import WhitenedFullRank
 from guides.families.low_rank import WhitenedLowRank
 from guides.families.mean_field import WhitenedMeanField
 from guides.objectives.flat import FlatObjective, Minibatches, ProgramObjective
+from guides.objectives.records import objective_of
 from guides.session import as_module, session
 from guides.types import Elbo, Fit
 from zoo.density.log_density import LogDensity
@@ -113,7 +114,9 @@ def _objective(fit: Fit, particles: int) -> Loss | None:
         flat = fit.guide if isinstance(fit.guide, FlatGuide) else as_flat(fit.guide) if fit.family in FAMILIES else None
         objective: FlatObjective | ProgramObjective
         if flat is not None:
-            objective = FlatObjective(density, flat, {}, num_particles=particles, batch_size=None, stick=fit.config.objective == "elbo")
+            objective = FlatObjective(
+                density, flat, {}, num_particles=particles, batch_size=None, stick=objective_of(fit.config.objective).stl
+            )
         else:
             program = as_module(fit.program, fit.data.train, fit.entry.dtype)
             objective = ProgramObjective(density, program, fit.guide, {}, num_particles=particles, batch_size=None)

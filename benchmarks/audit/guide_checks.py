@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.audit.quadrature import LARGEST_DIM, QuadratureError, moments_of, whitened_grid
 from benchmarks.audit.subject import GuideSubject, limit
+from guides.objectives.records import objective_of
 from zoo.contract.subject import Failed, Skipped
 
 __all__ = ["CHECKS"]
@@ -143,7 +144,7 @@ def losses_end_at_minus_elbo(guide: GuideSubject) -> str:
     losses = guide.fit.losses
     if not len(losses):
         raise Skipped("The family records no losses.")
-    if not guide.fit.config.objective.startswith("elbo"):
+    if not objective_of(guide.fit.config.objective).ends_as_elbo:
         raise Skipped(f"The objective of the fit is {guide.fit.config.objective}, whose losses are not minus the ELBO.")
     last = torch.as_tensor(losses[-25:].copy())
     particles = max(1, guide.fit.config.num_particles)

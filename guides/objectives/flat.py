@@ -23,27 +23,8 @@ from zoo.compiler.torch_private import is_traced
 from zoo.compiler.trace import Traced, trace, vectorize
 from zoo.compiler.vectorize import value_and_gradient, vmappable
 from zoo.density.log_density import LogDensity
-from zoo.errors import UnknownNameError
 
-__all__ = ["GENERAL", "OBJECTIVES", "FlatObjective", "Minibatches", "ProgramObjective", "check_objective"]
-
-OBJECTIVES = {
-    "elbo": "evidence lower bound, gradient with the landing stuck (no score term; default)",
-    "elbo_plain": "evidence lower bound, the plain reparameterization gradient",
-    "iwae": "importance-weighted bound of num_particles draws per unit",
-    "iwae_dreg": "the same with the doubly reparameterized gradient for the guide",
-    "beta": "E log p(x | z) minus beta times the KL; the ELBO only where beta is 1",
-    "elbo_linear": "evidence lower bound whose KL weight rises from 0 to 1 over warmup steps",
-    "elbo_cyclical": "evidence lower bound whose KL weight rises four times over warmup steps and then stays at 1",
-    "elbo_free_bits": "evidence lower bound that leaves free_bits nats per unit free at first, none after warmup steps",
-}
-GENERAL = ("elbo", "elbo_plain")  # of any program; the others need every latent value to belong to a unit (guides.objectives.per_unit)
-
-
-def check_objective(name: str) -> None:
-    """Refuse an unknown objective with the nearest guess."""
-    if name not in OBJECTIVES:
-        raise UnknownNameError("objective", name, OBJECTIVES)
+__all__ = ["FlatObjective", "Minibatches", "ProgramObjective"]
 
 
 class Minibatches:

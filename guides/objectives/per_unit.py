@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from guides.base.local import LocalGuide
 from guides.objectives.flat import FlatObjective, Minibatches
-from guides.objectives.kl_schedules import free_nats, kl_weight
+from guides.objectives.records import IWAE, FreeBitsELBO, objective_of
 from guides.types import FitConfig
 from zoo.density.log_density import LogDensity
 from zoo.density.unit_terms import is_local, many_unit_terms
@@ -66,27 +66,21 @@ class LocalObjective(FlatObjective):
         density: the log density of the program.
         guide: the guide in the coordinates that are optimized.
         weights: the program's own trainable weights.
-        config: `objective`, `beta`, `warmup`, `free_bits`, `num_particles` and `batch_size` are used.
+        config: `objective`, `num_particles` and `batch_size` are used.
 
     Raises:
         FitError: the program has global or discrete sites, or the guide does not know its units.
     """
 
     def __init__(self, density: LogDensity, guide: Any, weights: Mapping[str, nn.Parameter], config: FitConfig) -> None:
-        self.objective, self.config, self.step = config.objective, config, 0
+        self.goal, self.step = objective_of(config.objective), 0
         if not is_local(density):
             raise FitError(f"The objective {config.objective} needs every latent site in the minibatch plate; use elbo.")
         if not isinstance(guide, LocalGuide):
             raise FitError(f"The objective {config.objective} needs a guide with units, such as amortized or block_full_rank; use elbo.")
-        stick = config.objective in ("elbo", "elbo_linear", "elbo_cyclical", "elbo_free_bits", "beta", "iwae_dreg")
         super().__init__(
-            density, guide, weights, num_particles=config.num_particles, batch_size=config.batch_size, stick=stick
+            density, guide, weights, num_particles=config.num_particles, batch_size=config.batch_size, stick=self.goal.stl
         )  # fmt: skip
-
-    @property
-    def independent(self) -> bool:
-        """Whether draws are not mirrored: the importance-weighted bound is defined for independent ones."""
-        return self.objective in ("iwae", "iwae_dreg")
 
     @property
     def normal(self) -> None:
@@ -96,12 +90,12 @@ class LocalObjective(FlatObjective):
     @property
     def warmup(self) -> int:
         """Steps before which the search must not end."""
-        return self.config.warmup if self.objective in ("elbo_linear", "elbo_cyclical", "elbo_free_bits") else 0
+        return self.goal.settles_after
 
     @property
     def final_weight(self) -> float:
         """Weight of the KL in the last step taken."""
-        return kl_weight(self.objective, self.step, self.config)
+        return self.goal.kl_weight(self.step)
 
     def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Draw one step's noise, unit numbers, and the step's `[KL weight, free nats]`."""
@@ -109,24 +103,22 @@ class LocalObjective(FlatObjective):
         return self._noise(generator, self.batches)
 
     def _noise(self, generator: torch.Generator, batches: Minibatches) -> tuple[Tensor, ...]:
-        rows = self.num_particles if self.independent or self.num_particles % 2 else self.num_particles // 2
+        rows = self.num_particles // 2 if self.goal.mirrored and self.num_particles % 2 == 0 else self.num_particles
         half = torch.randn(rows, self.noise_width, dtype=self.density.dtype, generator=generator)
         step = max(1, self.step)
-        knobs = torch.tensor(
-            [kl_weight(self.objective, step, self.config), free_nats(self.objective, step, self.config)], dtype=half.dtype
-        )  # fmt: skip
+        knobs = torch.tensor([self.goal.kl_weight(step), self.goal.free_nats(step)], dtype=half.dtype)
         index = batches.draw(generator)
         return (half, knobs) if index is None else (half, knobs, index)
 
     def mirrored(self, noise: Tensor) -> Tensor:
         """Return noise for every particle; mirrored pairs except for importance-weighted bounds."""
-        return noise if self.independent else super().mirrored(noise)
+        return super().mirrored(noise) if self.goal.mirrored else noise
 
     def _estimate(self, noise: Tensor, knobs: Tensor, index: Tensor | None = None) -> Tensor:  # type: ignore[override]
         guide = self.guide
         assert isinstance(guide, LocalGuide)
         u, log_q = guide.sample_units(self.mirrored(noise), index=index, stick=self.stick)
-        doubly = _Scaled() if self.objective == "iwae_dreg" and u.requires_grad else None
+        doubly = _Scaled() if self.goal.doubly and u.requires_grad else None
         tensors = None if index is None else self.batches.tensors(index)
         if doubly is not None:
             values = u[:, guide.places if index is None else guide.places[index]]  # [draw, unit, local]
@@ -136,13 +128,13 @@ class LocalObjective(FlatObjective):
             log_q = guide.head.stuck(out, (values - guide.center) / guide.spread) - guide.spread.log().sum()
         terms = many_unit_terms(self.density, u, tensors)
         scale = guide.size / log_q.shape[1]
-        if self.independent:
+        if isinstance(self.goal, IWAE):
             log_weights = terms.likelihood + terms.prior - log_q
             if doubly is not None:
                 doubly.share = log_weights.detach().softmax(0)[..., None]
             return -scale * iwae_bound_nats(log_weights).sum()
         kl = log_q - terms.prior
-        if self.objective != "elbo_free_bits":
+        if not isinstance(self.goal, FreeBitsELBO):
             return -scale * beta_elbo_nats(terms.likelihood, kl, knobs[0]).sum()
         # The batch's mean KL per unit costs nothing below the free nats, which fall to 0: the last objective is the ELBO.
         return -scale * terms.likelihood.mean(0).sum() + guide.size * torch.maximum(kl.mean(), knobs[1].expand(()))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guides.objectives.kl_schedules import check_schedule
+from guides.objectives.records import objective_of
 from guides.optimize.step import Objective, Step
 from guides.optimize.stopping import Settled, Watch
 from guides.types import FitConfig, Stop
@@ -153,7 +153,8 @@ def optimize(
         starts: how many starts of this fit are still to come, this one included: a compiled step serves all of them.
     """
     annealing = min(max(2 * config.patience, config.anneal), max(1, config.steps // 2))
-    check_schedule(config, annealing)
+    goal = objective_of(config.objective)
+    goal.check(config.steps, annealing)
     expected = min(config.steps, WINDOWS * config.patience + annealing)
     run = _Run(objective, config, generator, progress, expected * starts)
     watch = Watch(min(config.patience, max(1, (config.steps - annealing) // 2)))
@@ -180,7 +181,7 @@ def optimize(
             return run.outcome(stop)
         k += number
     weight = getattr(objective, "final_weight", 1.0)
-    assert weight == 1.0 or config.objective == "beta", f"the weight of the KL ended at {weight}"
+    assert weight == 1.0 or not goal.settles_after, f"the weight of the KL ended at {weight}"
     run.step.write_average(run.averaged) if run.averaged else run.step.write()
     return run.outcome(_verdict(settled, watch.last, watch.window, len(run.losses), config))
 

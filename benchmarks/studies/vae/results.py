@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from guides.objectives.records import objective_of
 from guides.types import Fit
 from zoo.truth.grid import LatentGrid
 
@@ -29,7 +30,7 @@ OTHER_SEEDS = (1, 2)
 ROWS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {  # words -> entry, family, options of the entry, settings
     "plain": ("vae", "amortized", {}, {}),
     "beta 4": ("beta_vae", "amortized", {}, {}),
-    "KL annealed linearly": ("vae", "amortized", {}, {"objective": "elbo_linear", "warmup": 0.25}),
+    "KL annealed linearly": ("vae", "amortized", {}, {"objective": "elbo_linear[warmup=QUARTER]"}),
     "IWAE-5": ("iwae", "amortized", {}, {}),
     "IWAE-50": ("iwae", "amortized", {}, {"num_particles": 50, "batch_size": 32}),
     "full-covariance guide": ("vae", "amortized_full", {}, {}),
@@ -84,7 +85,7 @@ def score(fit: Fit) -> dict[str, Any]:
         "grid_points": grid.number,
         "doubling_changes": doubled.log_evidence_change,
         "grid_ok": doubled.ok,
-        "final_kl_weight_1": fit.config.objective != "beta",
+        "final_kl_weight_1": objective_of(fit.config.objective).kl_weight(fit.cost.steps) == 1.0,
     }
     return out
 
@@ -96,8 +97,8 @@ def train(row: str, steps: int, seed: int = 0) -> Fit:
     import zoo
 
     name, family, options, settings = ROWS[row]
-    if "warmup" in settings:
-        settings = {**settings, "warmup": int(settings["warmup"] * steps)}
+    if "objective" in settings:
+        settings = {**settings, "objective": settings["objective"].replace("QUARTER", str(steps // 4))}
     length: dict[str, Any] = {"steps": steps, "patience": max(50, steps // 8), "anneal": steps // 2}
     return guides.fit(zoo.load(name, **options), family, seed=seed, **length, **settings)
 

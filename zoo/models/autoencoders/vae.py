@@ -212,7 +212,7 @@ ENTRIES = (
         name="beta_vae",
         title="The same autoencoder trained with the KL weighed by 4",
         reference="exact",
-        training={**TRAINING, "objective": "beta", "beta": 4.0},
+        training={**TRAINING, "objective": "beta[beta=4.0]"},
         tags=frozenset({"deep", "minibatch", "learns", "images"}),
         cites=(CITE, "Higgins et al. (2017), beta-VAE: learning basic visual concepts with a constrained variational framework, ICLR"),
         **SHARED,
