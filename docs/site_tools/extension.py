@@ -1,0 +1,117 @@
+"""The Sphinx extension of the site: generated parts of pages, math without scripts, pictures in the colors of the page.
+
+A built page asks nothing of another server: math is MathML, which browsers draw by themselves, and the theme brings its
+fonts and scripts along. `check_requests` fails the build where that is no longer so.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math import latex2mathml
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+from site_tools.names import public
+from site_tools.pages import DOCS, expand
+
+__all__ = ["setup"]
+
+ROOMS = ("zoo", "guides", "benchmarks")
+REQUEST = re.compile(r"""<(?:script|link|img|iframe|source|object|embed|video|audio)\b[^>]*?\b(?:src|href|data)\s*=\s*["']?(?:https?:)?//[^"'\s>]+""", re.I)
+REQUEST_OF_A_SHEET = re.compile(r"""(?:@import\s+(?:url\()?|url\()\s*["']?(?:https?:)?//[^"')\s]+""", re.I)
+_log = logging.getLogger(__name__)
+
+
+def _generate(app: Sphinx, name: str, source: list[str]) -> None:
+    """Replace the marks of a page by what they ask for."""
+    source[0] = expand(source[0], DOCS / f"{name}.md")
+
+
+# -- math ----------------------------------------------------------------------------------------------------------
+
+
+def _mathml(self: Any, node: nodes.Element, *, block: bool) -> None:
+    try:
+        text = latex2mathml.tex2mathml(node.astext(), as_block=block)
+    except Exception as error:  # the translator raises many kinds
+        _log.warning("math cannot be written as MathML: %s (%s)", node.astext(), error, location=node)
+        text = f"<code>{self.encode(node.astext())}</code>"
+    self.body.append(f'<div class="math-block">{text}</div>' if block else text)
+    raise nodes.SkipNode
+
+
+def _inline_math(self: Any, node: nodes.Element) -> None:
+    _mathml(self, node, block=False)
+
+
+def _block_math(self: Any, node: nodes.Element) -> None:
+    _mathml(self, node, block=True)
+
+
+# -- pictures ------------------------------------------------------------------------------------------------------
+
+
+def _inline_pictures(app: Sphinx, tree: nodes.document, name: str) -> None:
+    """Put the pictures drawn by `site_tools.pictures` into the page, whose light and dark colors they then follow."""
+    if app.builder.format != "html":
+        return
+    for image in list(tree.findall(nodes.image)):
+        path = DOCS / image["uri"]
+        if path.suffix != ".svg" or path.parent.name != "images":
+            continue
+        svg = path.read_text(encoding="utf-8").partition("?>")[2].strip()
+        label = nodes.unescape(image.get("alt", "")).replace('"', "&quot;")
+        svg = svg.replace("<svg ", f'<svg aria-label="{label}" ', 1)
+        image.replace_self(nodes.raw("", f'<div class="picture">{svg}</div>', format="html"))
+
+
+# -- names ---------------------------------------------------------------------------------------------------------
+
+
+def _public_name(app: Sphinx, env: Any, node: Any, content: nodes.Node) -> nodes.Node | None:
+    """Find `zoo.types.Data`, as annotations name it, where it is documented: `zoo.Data`."""
+    parts = node.get("reftarget", "").split(".")
+    if node.get("refdomain") != "py":
+        return None
+    rooms = ROOMS if len(parts) == 1 else parts[:1]
+    for room in rooms:
+        if room in ROOMS and parts[-1] in public(room):
+            domain = env.domains.python_domain if hasattr(env.domains, "python_domain") else env.get_domain("py")
+            found: nodes.Node | None = domain.resolve_xref(
+                env, node["refdoc"], app.builder, "obj", f"{room}.{parts[-1]}", node, content
+            )
+            return found
+    return None
+
+
+# -- requests ------------------------------------------------------------------------------------------------------
+
+
+def check_requests(folder: Path) -> list[str]:
+    """Return what the built pages and sheets would ask of other servers, as `file: text`."""
+    found = []
+    for pattern, globs in ((REQUEST, ("*.html",)), (REQUEST_OF_A_SHEET, ("*.html", "*.css"))):
+        for path in sorted(p for glob in globs for p in folder.rglob(glob)):
+            text = path.read_text(encoding="utf-8")
+            found += [f"{path.relative_to(folder)}: {match[0][:120]}" for match in pattern.finditer(text)]
+    return found
+
+
+def _check(app: Sphinx, error: Exception | None) -> None:
+    if error is None and app.builder.format == "html":
+        for request in check_requests(Path(app.outdir)):
+            _log.warning("the site asks another server: %s", request)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register with Sphinx."""
+    app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
+    app.connect("source-read", _generate)
+    app.connect("doctree-resolved", _inline_pictures)
+    app.connect("missing-reference", _public_name)
+    app.connect("build-finished", _check)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
