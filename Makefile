@@ -4,6 +4,8 @@
 # make test     the fast and exact tests
 # make test-cuda  those that need a graphics card
 # make lint     ruff and mypy
+# make docs     the documentation site in out/docs; warnings are errors
+# make pictures  draw the pictures of docs/ again, from the imports and the sources
 # make bench    time everything beside Pyro and what else is installed, write docs/performance.md; QUICK=1 for minutes, no page
 # Each of them first makes .venv (Python >= 3.11 is all that is needed) and reuses it afterwards.
 
@@ -11,9 +13,10 @@ SHELL := /bin/bash
 JOBS ?= 2
 VENV := .venv
 STAMP := $(VENV)/.installed
+DOCS := $(VENV)/.docs
 RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin
 
-.PHONY: report posteriordb draw-parity bench test test-cuda lint install clean
+.PHONY: report posteriordb draw-parity bench test test-cuda lint docs pictures install clean
 
 report: $(STAMP)
 	@$(RUN)/zoo compare eight_schools eight_schools_centered gaussian_mixture linear_regression --guides all --jobs $(JOBS) --out out/report \
@@ -37,6 +40,15 @@ lint: $(STAMP)
 	@$(RUN)/ruff format --check .
 	@$(RUN)/mypy
 
+docs: $(DOCS)
+	@rm -rf out/docs
+	@CUDA_VISIBLE_DEVICES= $(RUN)/python -m sphinx -E -W --keep-going -q -b html docs out/docs
+	@echo "the site is written: out/docs/index.html"
+
+pictures: $(STAMP)
+	@PYTHONPATH=docs $(RUN)/python -m site_tools.architecture
+	@PYTHONPATH=docs $(RUN)/python -m site_tools.compiler_picture
+
 bench: $(STAMP)
 	@$(RUN)/zoo bench $(if $(QUICK),--quick,--page docs/performance.md) --out out/bench
 
@@ -57,6 +69,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0; \
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
 	touch $@
+
+$(DOCS): $(STAMP)
+	@echo "installing what builds the site into $(VENV) (once)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	@touch $@
 
 clean:
 	rm -rf build dist out *.egg-info

@@ -20,7 +20,7 @@ default_role = "code"
 highlight_language = "text"
 nitpicky = True
 # Types of other packages; there is no inventory of theirs without a request to their servers.
-nitpick_ignore_regex = []
+nitpick_ignore_regex = [(r"py:.*", r"(?!zoo|guides|benchmarks).*")]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -48,6 +48,7 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
+    "show_toc_level": 2,
     "show_prev_next": True,
     "navigation_with_keys": False,
     "pygments_light_style": "tango",

@@ -1,17 +1,21 @@
 """The documentation is true: links lead somewhere, commands exist, the Python of the README runs."""
 
 import ast
+import importlib
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import typer
+from site_tools import architecture, compiler_picture, outside, pages
 
 from benchmarks.cli import commands as cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+SITE = [p for p in PAGES if p.parent != ROOT]
 REQUIRED = ("index", "add_a_model", "add_a_guide", "model_contract", "reading_a_report")
 
 
@@ -52,6 +56,88 @@ def test_commands_and_their_flags_exist(page):
 def test_python_of_the_pages_parses(page):
     for text in blocks(page, "python"):
         ast.parse(text.replace("        ...", "        pass"))
+
+
+def test_every_page_has_one_place_in_the_navigation():
+    named = Counter(pages.reachable(ROOT / "docs" / "index.md"))
+    assert sorted(named) == SITE
+    assert set(named.values()) == {1}
+
+
+def test_a_new_page_needs_no_other_file_touched(tmp_path):
+    (tmp_path / "index.md").write_text("# Results\n\nThe files here. <!-- site: list *.md -->\n")
+    (tmp_path / "fresh.md").write_text("# A `fresh` page\n\nIts first sentence, with a [link](index.md). Another.\n")
+    index = tmp_path / "index.md"
+    assert pages.children(index) == [tmp_path / "fresh.md"]
+    text = pages.expand(index.read_text(), index)
+    assert "* [A fresh page](fresh.md)" in text
+    assert "The files here" not in text
+    assert pages.summary(tmp_path / "fresh.md") == "Its first sentence, with a link."
+
+
+def test_the_gallery_has_every_entry():
+    index = ROOT / "docs" / "models" / "index.md"
+    text = pages.expand(index.read_text(), index)
+    stems = {p.stem for p in (ROOT / "zoo" / "models").rglob("[a-z]*.py") if p.parent.name != "posteriordb"}
+    assert set(re.findall(r"^\| \[`(\w+)`\]", text, flags=re.MULTILINE)) >= stems
+
+
+def test_the_command_line_page_has_every_command_and_option():
+    text = pages.expand((ROOT / "docs" / "command_line.md").read_text(), ROOT / "docs" / "command_line.md")
+    for name, command in typer.main.get_command(cli.app).commands.items():
+        section = text.partition(f"## zoo {name}\n")[2].partition("\n## ")[0]
+        assert all(option in section for p in command.params if p.param_type_name == "option" for option in p.opts), name
+
+
+@pytest.mark.parametrize("room", ["zoo", "guides", "benchmarks"])
+def test_the_api_page_has_every_public_name(room):
+    page = ROOT / "docs" / "api" / f"{room}.md"
+    text = pages.expand(page.read_text(), page)
+    assert set(re.findall(rf":: {room}\.(\w+)$", text, flags=re.MULTILINE)) == set(importlib.import_module(room).__all__)
+
+
+def test_pictures_and_tables_of_the_architecture_are_of_today():
+    assert architecture.PICTURE.read_text() == architecture.draw(), "run `make pictures`"
+    page = architecture.PAGE.read_text()
+    assert page == architecture.with_table(page), "run `make pictures`"
+    assert compiler_picture.PICTURE.read_text() == compiler_picture.draw(), "run `make pictures`"
+
+
+def resolve(name: str):
+    """Import what a dotted name means."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError as error:
+            if not name.startswith(str(error.name)):
+                raise
+            continue
+        for attribute in parts[cut:]:
+            found = getattr(found, attribute)
+        return found
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent.name != "decisions"], ids=name_of)
+def test_names_in_the_text_exist(page):
+    """Every `zoo.a.b`, `guides.a.b` or `benchmarks.a.b` in backticks can be imported; calls and options behind it are left off."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for name in sorted(set(re.findall(r"`((?:zoo|guides|benchmarks)(?:\.[A-Za-z_]\w*)+)(?=[`(\[])", text))):
+        resolve(name)
+
+
+def test_requests_to_other_servers_are_found(tmp_path):
+    (tmp_path / "page.html").write_text(
+        '<a href="https://pyro.ai">a link</a><script defer src="//cdn.example/x.js"></script>'
+        '<link rel="stylesheet" href="_static/x.css"><img alt="" src="https://example.org/x.png">'
+    )
+    (tmp_path / "sheet.css").write_text("@import url(https://fonts.example/css); a { background: url(data:image/png;base64,AA) }")
+    found = outside.requests(tmp_path)
+    assert len(found) == 3
+    assert any("cdn.example" in f for f in found)
+    assert any("example.org" in f for f in found)
+    assert any("fonts.example" in f for f in found)
 
 
 def test_the_ten_lines_of_the_readme_run(capsys):

@@ -1,8 +1,6 @@
 """The picture of the rooms and their packages, drawn from the imports, and the table of what each is for.
 
-    PYTHONPATH=docs python -m site_tools.architecture     # or: make pictures
-
-writes `docs/images/architecture.svg` and the table in `docs/architecture.md`; a test compares both with the sources.
+`make pictures` writes `docs/images/architecture.svg` and the table in `docs/architecture.md`; a test compares both with the sources.
 Imports inside functions count. Inside a room an arrow is left out where a chain of others implies it.
 """
 
@@ -12,6 +10,7 @@ import ast
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from site_tools import pictures as p
@@ -117,7 +116,7 @@ def _laid_out(edges: Graph, width: float) -> _Layout:
             for bend in bends:
                 out.rows[top - int(bend.rpartition("@")[2])].append(bend)
             out.chains.append([node, *bends, target])
-    links = [(a, b) for chain in out.chains for a, b in zip(chain, chain[1:], strict=False)]
+    links = [(a, b) for chain in out.chains for a, b in pairwise(chain)]
     near = {n: [b for a, b in links if a == n] + [a for a, b in links if b == n] for row in out.rows for n in row}
     best, fewest = [list(row) for row in out.rows], _crossings(out.rows, links)
     for sweep in range(24):
@@ -156,7 +155,7 @@ def _place(out: _Layout, near: Mapping[str, list[str]], width: float) -> None:
     for sweep in range(60):
         for row in out.rows if sweep % 2 else out.rows[::-1]:
             wanted = [sum(out.places[m] for m in near[n]) / len(near[n]) if near[n] else width / 2 for n in row]
-            apart = [(out.width(a) + out.width(b)) / 2 + gap for a, b in zip(row, row[1:], strict=False)]
+            apart = [(out.width(a) + out.width(b)) / 2 + gap for a, b in pairwise(row)]
             right, left = list(wanted), list(wanted)
             for i, distance in enumerate(apart):
                 right[i + 1] = max(right[i + 1], right[i] + distance)
@@ -174,7 +173,7 @@ def _place(out: _Layout, near: Mapping[str, list[str]], width: float) -> None:
 
 # -- drawing -------------------------------------------------------------------------------------------------------
 
-ROW, BOX, PANEL, LEFT = 41.0, 24.0, 396.0, 4.0
+ROW, BOX, PANEL, LEFT = 41.0, 24.0, 350.0, 0.0
 
 
 def about(path: Path) -> str:
@@ -190,7 +189,7 @@ def draw() -> str:
     for room in ROOMS:
         own = {n.partition(".")[2]: {t.partition(".")[2] for t in out if t.startswith(f"{room}.")} for n, out in edges.items()
                if n.startswith(f"{room}.")}  # fmt: skip
-        head = p.wrapped(about(ROOT / room / "__init__.py"), 68)
+        head = p.wrapped(about(ROOT / room / "__init__.py"), 58)
         layout = _laid_out(_reduced(own), PANEL)
         top = y + 34 + 14 * len(head)
         height = top - y + ROW * (len(layout.rows) - 1) + BOX + 14
@@ -199,7 +198,7 @@ def draw() -> str:
         parts += _room(room, layout, top)
         ends[room] = (y, y + height)
         y += height + 26
-    for upper, lower in zip(ROOMS, ROOMS[1:], strict=False):
+    for upper, lower in pairwise(ROOMS):
         if any(t.startswith(f"{lower}.") for n, out in edges.items() if n.startswith(f"{upper}.") for t in out):
             parts.append(p.arrow([(LEFT + PANEL / 2, ends[upper][1]), (LEFT + PANEL / 2, ends[lower][0])]))
             parts.append(p.text(LEFT + PANEL / 2 + 8, ends[upper][1] + 17, "imports", "soft"))
@@ -208,7 +207,7 @@ def draw() -> str:
     y -= 8
     parts.append(p.box(LEFT + 8, y - 11, 58, 17, ["package"]))
     parts.append(p.box(LEFT + 74, y - 11, 54, 17, ["module"], kind="module"))
-    parts.append(p.text(LEFT + 138, y + 2, "arrows: imports; implied ones are left out", "soft"))
+    parts.append(p.text(LEFT + 138, y + 2, "arrows: imports; implied ones left out", "soft"))
     return p.document(parts, y + 14, "Rooms and packages of the posterior zoo with their imports, drawn from the sources.")
 
 

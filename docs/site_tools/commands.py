@@ -15,9 +15,10 @@ def markdown() -> str:
     from benchmarks.cli.commands import app
 
     group: Any = typer.main.get_command(app)
-    parts = [_options(group, "zoo"), ""]
+    parts = ["Options in front of the command:", "", _options(group, "zoo"), ""]
     for name, command in group.commands.items():
-        parts += [f"## zoo {name}", "", str(command.help), "", "```console", f"$ {_usage(command, name)}", "```", "", _options(command, name), ""]
+        usage = ["```console", f"$ {_usage(command, name)}", "```"]
+        parts += [f"## zoo {name}", "", str(command.help), "", *usage, "", _options(command, name), ""]
     return "\n".join(parts)
 
 
@@ -46,7 +47,7 @@ def _options(command: Any, name: str) -> str:
         given = re.search(r"default: ([^;\]]+)", extra)
         default = "required" if "required" in extra else f"`{given[1]}`" if given else ""
         rows.append(f"| `{names}` | {about.replace('|', chr(92) + '|')} | {default} |")
-    return "\n".join(["| argument or option | meaning | default |", "|---|---|---|", *rows]) if rows else ""
+    return "\n".join(["| option | meaning | default |", "|---|---|---|", *rows]) if rows else ""
 
 
 def _context(command: Any, name: str) -> Any:

@@ -1,12 +1,11 @@
 """The Sphinx extension of the site: generated parts of pages, math without scripts, pictures in the colors of the page.
 
 A built page asks nothing of another server: math is MathML, which browsers draw by themselves, and the theme brings its
-fonts and scripts along. `check_requests` fails the build where that is no longer so.
+fonts and scripts along. The build fails where that is no longer so.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 from site_tools.names import public
+from site_tools.outside import requests
 from site_tools.pages import DOCS, expand
 
 __all__ = ["setup"]
 
 ROOMS = ("zoo", "guides", "benchmarks")
-REQUEST = re.compile(r"""<(?:script|link|img|iframe|source|object|embed|video|audio)\b[^>]*?\b(?:src|href|data)\s*=\s*["']?(?:https?:)?//[^"'\s>]+""", re.I)
-REQUEST_OF_A_SHEET = re.compile(r"""(?:@import\s+(?:url\()?|url\()\s*["']?(?:https?:)?//[^"')\s]+""", re.I)
+DOCUMENTED = (*ROOMS, "zoo.errors")
 _log = logging.getLogger(__name__)
 
 
@@ -74,36 +73,23 @@ def _inline_pictures(app: Sphinx, tree: nodes.document, name: str) -> None:
 
 def _public_name(app: Sphinx, env: Any, node: Any, content: nodes.Node) -> nodes.Node | None:
     """Find `zoo.types.Data`, as annotations name it, where it is documented: `zoo.Data`."""
-    parts = node.get("reftarget", "").split(".")
+    target = node.get("reftarget", "")
+    room, name = target.partition(".")[0], target.rpartition(".")[2]
     if node.get("refdomain") != "py":
         return None
-    rooms = ROOMS if len(parts) == 1 else parts[:1]
-    for room in rooms:
-        if room in ROOMS and parts[-1] in public(room):
-            domain = env.domains.python_domain if hasattr(env.domains, "python_domain") else env.get_domain("py")
-            found: nodes.Node | None = domain.resolve_xref(
-                env, node["refdoc"], app.builder, "obj", f"{room}.{parts[-1]}", node, content
-            )
-            return found
+    modules = ("zoo.errors", *ROOMS) if "." not in target else (room, f"{room}.errors") if room in ROOMS else ()
+    for module in modules:
+        if module in DOCUMENTED and name in public(module):
+            return env.domains.python_domain.resolve_xref(env, node["refdoc"], app.builder, "obj", f"{module}.{name}", node, content)
     return None
 
 
 # -- requests ------------------------------------------------------------------------------------------------------
 
 
-def check_requests(folder: Path) -> list[str]:
-    """Return what the built pages and sheets would ask of other servers, as `file: text`."""
-    found = []
-    for pattern, globs in ((REQUEST, ("*.html",)), (REQUEST_OF_A_SHEET, ("*.html", "*.css"))):
-        for path in sorted(p for glob in globs for p in folder.rglob(glob)):
-            text = path.read_text(encoding="utf-8")
-            found += [f"{path.relative_to(folder)}: {match[0][:120]}" for match in pattern.finditer(text)]
-    return found
-
-
 def _check(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.format == "html":
-        for request in check_requests(Path(app.outdir)):
+        for request in requests(Path(app.outdir)):
             _log.warning("the site asks another server: %s", request)
 
 

@@ -1,35 +1,49 @@
-"""The pages of the Python API: every name in the `__all__` of a room, documented from its docstring."""
+"""The pages of the Python API: every name in the `__all__` of a package, documented from its docstring."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Iterable
 
-__all__ = ["markdown", "public"]
+__all__ = ["markdown", "one_by_one", "public"]
+
+HEADINGS = {"function": "Functions", "class": "Classes", "exception": "Exceptions", "data": "Data"}
 
 
 def public(room: str) -> dict[str, str]:
-    """Return the public names of a room with their kind: `function`, `class` or `data`."""
+    """Return the public names of a module with their kind: `function`, `class`, `exception` or `data`."""
     module = importlib.import_module(room)
     kinds = {}
     for name in module.__all__:
         value = getattr(module, name)
-        kinds[name] = "class" if inspect.isclass(value) else "function" if callable(value) else "data"
+        kinds[name] = _kind(value)
     return kinds
 
 
+def _kind(value: object) -> str:
+    if inspect.isclass(value):
+        return "exception" if issubclass(value, BaseException) else "class"
+    return "function" if callable(value) else "data"
+
+
 def markdown(room: str) -> str:
-    """Return the directives for the names of a room: functions first, then what they take and return."""
+    """Return the directives for the names of a module: functions first, then what they take and return."""
     kinds = public(room)
     parts = []
-    for kind, heading in (("function", "Functions"), ("class", "Classes"), ("data", "Data")):
+    for kind, heading in HEADINGS.items():
         names = sorted((n for n, k in kinds.items() if k == kind), key=str.lower)
         if names:
-            lines = [line for name in names for line in _directive(kind, f"{room}.{name}")]
-            parts += [f"## {heading}", "", "```{eval-rst}", *lines, "```", ""]
+            parts += [f"## {heading}", "", one_by_one(f"{room}.{name}" for name in names), ""]
     return "\n".join(parts)
 
 
-def _directive(kind: str, name: str) -> list[str]:
-    options = {"class": [":members:", ":member-order: bysource"], "data": [":no-value:"]}.get(kind, [])
-    return [f".. auto{kind}:: {name}", *(f"   {option}" for option in options), ""]
+def one_by_one(names: Iterable[str]) -> str:
+    """Return the directives for objects by their full names."""
+    lines = []
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        kind = _kind(getattr(importlib.import_module(module), attribute))
+        options = {"class": [":members:", ":member-order: bysource"], "data": [":no-value:"]}.get(kind, [])
+        lines += [f".. auto{kind}:: {name}", *(f"   {option}" for option in options), ""]
+    return "\n".join(["```{eval-rst}", *lines, "```"])

@@ -11,7 +11,8 @@ repository is browsed, the comment is invisible and the rest of the line stands 
 * `models`: the gallery of models by kind, from the cards and the pages of `docs/models`.
 * `file PATH`: the text of a Markdown file of the repository without its title.
 * `commands`: the command line, from the typer app.
-* `names ROOM`: the public names of a package, from its `__all__`.
+* `names MODULE`: the public names of a module, from its `__all__`.
+* `objects NAME ...`: these, by their full names.
 
 Nothing here needs Sphinx: the tests read the navigation too.
 """
@@ -160,6 +161,12 @@ def _names(page: Path, rooms: Sequence[str]) -> str:
     return markdown(rooms[0])
 
 
+def _objects(page: Path, names: Sequence[str]) -> str:
+    from site_tools.names import one_by_one
+
+    return one_by_one(names)
+
+
 MAKERS: dict[str, Callable[[Path, Sequence[str]], str]] = {
     "contents": _contents,
     "list": _list,
@@ -168,4 +175,5 @@ MAKERS: dict[str, Callable[[Path, Sequence[str]], str]] = {
     "file": _file,
     "commands": _commands,
     "names": _names,
+    "objects": _objects,
 }

@@ -1,7 +1,7 @@
 """Pictures as SVG text: boxes, arrows and words, in colors that follow the page or the reader's system.
 
 A picture is written by hand-sized primitives, so that the same input gives the same bytes on every machine and a test can
-compare it with the file in the repository. It is 420 units wide with type of 11 and 12: a phone shows it at its natural size.
+compare it with the file in the repository. It is 368 units wide with type of 11 and 12: a phone shows it at its natural size.
 """
 
 from __future__ import annotations
@@ -12,9 +12,25 @@ from xml.sax.saxutils import escape
 
 __all__ = ["WIDTH", "arrow", "box", "document", "panel", "text", "wrapped"]
 
-WIDTH = 420
-LIGHT = {"ink": "#1b2733", "soft": "#5b6875", "line": "#8493a1", "paper": "#ffffff", "fill": "#eaf1f7", "panel": "#f7f9fb", "strong": "#0b5a8a"}
-DARK = {"ink": "#e6ebf0", "soft": "#a3b0bc", "line": "#74828f", "paper": "#14181e", "fill": "#253341", "panel": "#1b2129", "strong": "#7cc4f2"}
+WIDTH = 368
+LIGHT = {
+    "ink": "#1b2733",
+    "soft": "#5b6875",
+    "line": "#8493a1",
+    "paper": "#ffffff",
+    "fill": "#eaf1f7",
+    "panel": "#f7f9fb",
+    "strong": "#0b5a8a",
+}
+DARK = {
+    "ink": "#e6ebf0",
+    "soft": "#a3b0bc",
+    "line": "#74828f",
+    "paper": "#14181e",
+    "fill": "#253341",
+    "panel": "#1b2129",
+    "strong": "#7cc4f2",
+}
 FONT = "font-family:system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif"
 
 
@@ -36,7 +52,7 @@ def document(parts: Iterable[str], height: float, label: str) -> str:
         f"@media (prefers-color-scheme:dark){{.zoo-picture{{{dark}}}}}"
         f'html[data-theme="light"] .zoo-picture{{{light}}}html[data-theme="dark"] .zoo-picture{{{dark}}}'
         ".zoo-picture text{fill:var(--z-ink);font-size:12px}.zoo-picture .soft{fill:var(--z-soft);font-size:11px}"
-        ".zoo-picture .head{font-weight:600;font-size:14px}.zoo-picture .strong{fill:var(--z-strong);font-weight:600}"
+        ".zoo-picture .head{font-weight:600;font-size:14px}.zoo-picture .strong{fill:var(--z-strong);font-size:11px}"
         ".zoo-picture rect{fill:var(--z-fill);stroke:var(--z-line)}.zoo-picture .module{fill:var(--z-paper);stroke-dasharray:3 2}"
         ".zoo-picture .panel{fill:var(--z-panel);stroke:none}.zoo-picture .sheet{fill:var(--z-paper);stroke:none}"
         ".zoo-picture path{fill:none;stroke:var(--z-line);stroke-width:1.2}.zoo-picture .tip{fill:var(--z-line);stroke:none}"
@@ -75,8 +91,10 @@ def box(x: float, y: float, width: float, height: float, lines: Sequence[str], *
     """Return a box with centered lines.
 
     Args:
-        x, y: its upper left corner.
-        width, height: its size.
+        x: its left edge.
+        y: its upper edge.
+        width: its width.
+        height: its height.
         lines: what stands in it.
         kind: `module` for a dashed one.
         about: what a pointer over it shows.
