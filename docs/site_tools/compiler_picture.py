@@ -10,7 +10,7 @@ __all__ = ["PICTURE", "draw"]
 PICTURE = DOCS / "images" / "compiler.svg"
 LEFT, WIDE, HIGH, STEP = 28.0, 234.0, 42.0, 62.0
 STAGES = (
-    ("tensor function of a program", "log density with gradient, or one SVI step"),
+    ("tensor function of a program", "log density and gradient, or SVI step"),
     ("trace", "one flat graph, gradients inside"),
     ("passes and folding", "less work; constants computed once"),
     ("vectorize (batches only)", "the same graph for 64 points"),
@@ -31,7 +31,7 @@ def draw() -> str:
         if i:
             parts.append(p.arrow([(middle, at[i - 1] + HIGH), (middle, at[i])]))
     half = (WIDE - 12) / 2
-    for x, lines in ((LEFT, ("zoo_gradient", "NUTS, one point")), (LEFT + half + 12, ("zoo_steps", "up to 100 SVI steps"))):
+    for x, lines in ((LEFT, ("zoo_gradient", "NUTS, one point")), (LEFT + half + 12, ("zoo_steps", "many SVI steps"))):
         parts.append(p.arrow([(middle, at[LOAD] + HIGH), (x + half / 2, at[-1])]))
         parts.append(p.box(x, at[-1], half, HIGH, lines, soft=1))
     lane = LEFT - 9

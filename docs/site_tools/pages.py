@@ -1,6 +1,6 @@
 """The navigation of the site, and the parts of pages that are made from files when it is built.
 
-A page asks for such a part by a comment at the end of a line. The part takes the place of that line; where the
+A page asks for such a part by a comment at the end of a line, which may go on on others. The part takes the place of that line; where the
 repository is browsed, the comment is invisible and the rest of the line stands instead:
 
     The files of this folder. <!-- site: NAME ARGUMENT ... -->
@@ -28,7 +28,7 @@ __all__ = ["DOCS", "ROOT", "children", "expand", "reachable", "summary", "title"
 
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
-MARK = re.compile(r"^.*<!-- site: (\w+) ?(.*?) -->$", re.MULTILINE)
+MARK = re.compile(r"^.*<!-- site: (\w+)\s*([^<>]*?)\s*-->$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#\s]+\.md)(?:#[^)]*)?\)")
 
 
