@@ -41,7 +41,7 @@ class Score:
     """One component of one quantity: errors in reference standard deviations, each with its standard error.
 
     `mean_error` = (mean - reference mean) / reference sd; `sd_ratio` = sd / reference sd (its standard error is that
-    of log sd_ratio times sd_ratio); `q05_error` etc. likewise in reference sds; `coverage90` is the share of reference
+    of log sd_ratio times sd_ratio; 0 is a point); `q05_error` etc. likewise in reference sds; `coverage90` is the share of reference
     draws inside the method's central 90 % interval; `wasserstein` is the 1-Wasserstein distance in reference sds.
 
     `aligned50` and `aligned90` are the coverages after the method's draws were given the reference's mean and sd: what

@@ -7,9 +7,11 @@ log p(z, data) - log q(z) on the constrained scale.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.autoguide.guides import AutoContinuous
@@ -24,29 +26,70 @@ from zoo.errors import FitError, UsageError
 from zoo.seeds import derive_seed
 from zoo.types import Data, Posterior
 
-__all__ = ["density_of", "draw", "elbo", "estimate_elbo", "transfer", "weighted_draws"]
+__all__ = ["density_of", "draw", "elbo", "estimate_elbo", "point_sentence", "point_sites", "transfer", "weighted_draws"]
 
 BLOCK = 1_000_000  # numbers evaluated at once
+STILL = 16  # draws; a coordinate in which all of them agree does not move
 
 
 def weighted_draws(guide: nn.Module, density: LogDensity, n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return n points `[n, dim]`, log p and log q `[n]` in nats, without gradients; call it inside a session."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if isinstance(guide, FlatGuide):
-            u = guide.sample(torch.randn(n, guide.noise_dim, dtype=density.dtype))[0]
-            log_q = guide.log_prob_flat(u)
-        elif isinstance(guide, AutoContinuous):
-            posterior = guide.get_posterior()
-            u = posterior.rsample((n,))
-            log_q = posterior.log_prob(u)
-        elif hasattr(guide, "draw_flat"):  # a guide program that knows its flat vector need not be run n times
-            flat: Any = guide
-            u, log_q = flat.draw_flat(n)
-        else:
-            u, log_q = _program_draws(guide, density, n)
+        u, log_q = _guide_draws(guide, density, n)
         rows = max(1, BLOCK // density.dim)
         return u, torch.cat([density.batch(part) for part in u.split(rows)]), log_q
+
+
+def _guide_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor, Tensor]:
+    """Return n points `[n, dim]` and log q `[n]` in nats."""
+    if isinstance(guide, FlatGuide):
+        u = guide.sample(torch.randn(n, guide.noise_dim, dtype=density.dtype))[0]
+        return u, guide.log_prob_flat(u)
+    if isinstance(guide, AutoContinuous):
+        posterior = guide.get_posterior()
+        u = posterior.rsample((n,))
+        return u, posterior.log_prob(u)
+    if hasattr(guide, "draw_flat"):  # a guide program that knows its flat vector need not be run n times
+        flat: Any = guide
+        drawn: tuple[Tensor, Tensor] = flat.draw_flat(n)
+        return drawn
+    return _program_draws(guide, density, n)
+
+
+def point_sites(guide: nn.Module, density: LogDensity, seed: int) -> tuple[str, ...]:
+    """Return the latent sites in which a guide has no density, in their order; call it inside a session.
+
+    Its log q is then no density of the unconstrained vector, whatever number Pyro gives for it: the weights p / q mean
+    nothing, E_q[log p - log q] is no bound, and a k-hat of them is 0 by construction. Such are sites in which draws do not
+    move (`AutoDelta`, a `Delta`), and `Delta` sites with more dimensions than the auxiliary noise that could carry them.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        u, _ = _guide_draws(guide, density, STILL)
+        still = (u == u[:1]).all(0)
+        names = {s.name for s in density.sites if bool(still[s.start : s.stop].any())}
+        if not isinstance(guide, FlatGuide | AutoContinuous) and not hasattr(guide, "draw_flat"):
+            names |= _determined(guide, density)
+    return tuple(s.name for s in density.sites if s.name in names)
+
+
+def _determined(guide: nn.Module, density: LogDensity) -> set[str]:
+    """Return the `Delta` sites of a Pyro guide where its auxiliary sites have too few dimensions to be behind them."""
+    trace = poutine.block(poutine.trace(guide).get_trace)(**density.data.train)
+    wanted = {s.name: s.stop - s.start for s in density.sites}
+    deltas, noise = set(), 0
+    for name, node in trace.nodes.items():
+        if node["type"] != "sample" or name in density.discrete or type(node["fn"]).__name__ == "_Subsample":
+            continue
+        base = node["fn"]
+        while hasattr(base, "base_dist"):
+            base = base.base_dist
+        if name not in wanted:
+            noise += 0 if isinstance(base, dist.Delta) else node["value"].numel()
+        elif isinstance(base, dist.Delta):
+            deltas.add(name)
+    return deltas if noise < sum(wanted[name] for name in deltas) else set()
 
 
 def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor, Tensor]:
@@ -99,7 +142,8 @@ def draw(fit: Fit, n: int = 2000, *, seed: int | None = None) -> Posterior:
         seed: seed of the draws, the fit's own by default; the same seed gives the same draws.
 
     Returns:
-        A posterior with constrained draws, the unconstrained vectors and log p - log q per draw in nats.
+        A posterior with constrained draws, the unconstrained vectors and log p - log q per draw in nats; without log
+        weights, and with a note, where the guide is a point (`fit.points`).
 
     Raises:
         FitError: the fit has no usable guide.
@@ -118,8 +162,15 @@ def draw(fit: Fit, n: int = 2000, *, seed: int | None = None) -> Posterior:
     cost = replace(fit.cost, seconds=fit.cost.seconds + time.perf_counter() - began)
     return Posterior(
         entry=fit.entry, data=fit.data, method=fit.family, draws=sites, sample_dims=("sample",), unconstrained=u,
-        log_weights=log_p - log_q, cost=cost, seed=fit.seed, notes=(fit.stop.sentence,),
+        log_weights=None if fit.points else log_p - log_q, cost=cost, seed=fit.seed,
+        notes=(fit.stop.sentence, *((point_sentence(fit.points),) if fit.points else ())),
     )  # fmt: skip
+
+
+def point_sentence(where: Sequence[str]) -> str:
+    """Say what a guide without spread in some sites or quantities cannot have."""
+    names = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
+    return f"A point, no spread, in {names}: the guide has no density there, so it has no k-hat, no weights, and its ELBO is no bound."
 
 
 def transfer(fit: Fit, data: Data, *, seed: int | None = None) -> Fit:
@@ -154,9 +205,11 @@ def elbo(fit: Fit, n: int = 4000, *, seed: int | None = None) -> Elbo:
     """Return E_q[log p - log q] in nats with its standard error from n independent draws of the fitted guide.
 
     Raises:
-        FitError: the fit has no usable guide.
+        FitError: the fit has no usable guide, or one that is a point.
     """
     _refuse_broken(fit)
+    if fit.points:
+        raise FitError(f"{point_sentence(fit.points)[:-1]}; give these sites of {fit.family} a distribution with spread.")
     seed = fit.seed if seed is None else seed
     with session(fit.entry.dtype):
         return estimate_elbo(fit.guide, density_of(fit), n, derive_seed(seed, fit.entry.key, fit.family, "elbo"))

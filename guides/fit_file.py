@@ -46,7 +46,7 @@ def save(fit: Fit, path: str | Path) -> None:
         "family": fit.family, "options": dict(fit.options), "data": data_digest(fit.data), "seed": fit.seed, "config": asdict(fit.config),
         "stop": asdict(fit.stop),
         "elbo": None if fit.elbo is None else asdict(fit.elbo), "cost": asdict(fit.cost), "compiled": dict(fit.compiled),
-        "restarts": [asdict(r) for r in fit.restarts],
+        "restarts": [asdict(r) for r in fit.restarts], "points": list(fit.points),
     }  # fmt: skip
     tensors = {f"guide.{k}": v for k, v in fit.guide.state_dict().items()}
     if isinstance(fit.program, nn.Module):
@@ -110,6 +110,7 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
         options=meta["options"],
         restarts=tuple(Restart(seed=r["seed"], elbo=_elbo(r["elbo"]), stop=Stop(**r["stop"])) for r in meta["restarts"]),
         compiled=meta["compiled"], history={k[8:]: v.numpy() for k, v in tensors.items() if k.startswith("history.")},
+        points=tuple(meta.get("points", ())),
     )  # fmt: skip
 
 

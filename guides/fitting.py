@@ -16,7 +16,7 @@ from torch import nn
 from guides.base.flat import FlatGuide
 from guides.base.initialize import find_start
 from guides.base.local import LocalGuide
-from guides.draws import estimate_elbo
+from guides.draws import estimate_elbo, point_sites
 from guides.objectives.flat import FlatObjective, ProgramObjective
 from guides.objectives.per_unit import LocalObjective
 from guides.objectives.records import objective_of
@@ -97,11 +97,17 @@ class _Attempt:
     elbo: Elbo | None
     seed: int
     record: Record
+    points: tuple[str, ...]
 
     @property
     def rank(self) -> float:
-        """The final ELBO; starts without a usable guide come last."""
+        """The final objective; starts without a usable guide come last."""
         return self.elbo.value_nats if self.elbo is not None else -float("inf")
+
+    @property
+    def bound(self) -> Elbo | None:
+        """The final objective where it bounds the evidence; that of a point is its log density at a place."""
+        return None if self.points else self.elbo
 
 
 def fit(
@@ -147,10 +153,10 @@ def fit(
     compiling = sum(a.record["compile_seconds"] for a in attempts)
     return Fit(
         entry=entry, data=job.data, family=family, program=best.program, guide=best.guide, config=config, seed=seed,
-        losses=best.outcome.losses, stop=best.outcome.stop, elbo=best.elbo, options=options,
+        losses=best.outcome.losses, stop=best.outcome.stop, elbo=best.bound, options=options, points=best.points,
         cost=Cost(seconds=time.perf_counter() - began - compiling, compile_seconds=compiling, steps=steps, gradient_evaluations=gradients,
                   sequential_depth=steps),
-        restarts=tuple(Restart(seed=a.seed, elbo=a.elbo, stop=a.outcome.stop) for a in attempts),
+        restarts=tuple(Restart(seed=a.seed, elbo=a.bound, stop=a.outcome.stop) for a in attempts),
         compiled=summary([a.record for a in attempts]), history=best.outcome.history,
     )  # fmt: skip
 
@@ -184,7 +190,10 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
         sentence = f"The final ELBO is {value.value_nats}: some draws of the guide have no finite log density. {outcome.stop.sentence}"
         outcome, value = replace(outcome, stop=Stop(status="nan", step=outcome.steps, sentence=sentence)), None
     record = outcome.record or Record(used=False, reason="no optimization step was taken", compile_seconds=0.0, cached=False)
-    return _Attempt(program=program, guide=guide, outcome=outcome, gradients=spent, elbo=value, seed=seed, record=record)
+    points = point_sites(guide, density, final_seed) if value is not None else ()
+    return _Attempt(
+        program=program, guide=guide, outcome=outcome, gradients=spent, elbo=value, seed=seed, record=record, points=points
+    )  # fmt: skip
 
 
 def _carried(job: _Job, given: Fit) -> Program:

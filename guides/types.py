@@ -132,6 +132,7 @@ class Fit:
     `losses` is minus the objective's estimate per step in nats, length = steps taken. `program` is the (possibly trained)
     program the guide belongs to; `options` are those the family was built with. `history` follows a program that learns:
     `step`, and at these steps `reconstruction_nats` (minus the expected log likelihood) and `kl_nats` per unit.
+    `points` are latent sites in which the guide has no density (`guides.draws.point_sites`): such a fit has no ELBO.
     """
 
     entry: ModelEntry
@@ -149,6 +150,7 @@ class Fit:
     options: Mapping[str, Any] = field(default_factory=dict)
     compiled: Mapping[str, Any] = field(default_factory=lambda: {"used": False, "reason": "eager"})
     history: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    points: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -20,6 +20,7 @@ from benchmarks.audit.quadrature import LARGEST_DIM, Grid, QuadratureError, mome
 from benchmarks.thresholds import pareto_threshold
 from guides.base.flat import FlatGuide, Start
 from guides.base.initialize import find_start
+from guides.draws import point_sentence
 from guides.session import session
 from guides.types import Fit
 from zoo.contract.subject import Failed, Skipped, Subject
@@ -226,6 +227,8 @@ class GuideSubject:
             raise Skipped(f"There is no fit: {error}") from error
         if not fit.ok:
             raise Skipped(f"There is no usable guide ({fit.stop.status}): {fit.stop.sentence}")
+        if fit.points:
+            raise Skipped(f"There is no bound to audit. {point_sentence(fit.points)}")
         return fit
 
     @once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.metrics.numbers import rounded
@@ -11,13 +12,21 @@ from benchmarks.types import Mcmc, ParetoK, Trust
 if TYPE_CHECKING:
     from guides.types import Fit
 
-__all__ = ["BLIND_SPOT", "trust_checks"]
+__all__ = ["BLIND_SPOT", "point_words", "trust_checks"]
 
 BLIND_SPOT = "These checks look only where the method went: a mode or a tail it never visits is invisible to all of them."
 
 
-def trust_checks(fit: Fit | None, pareto_k: ParetoK | None, mcmc: Mcmc | None) -> tuple[Trust, ...]:
-    """Return the checks that exist for this method: convergence, restarts, k-hat, importance ESS, chains."""
+def trust_checks(
+    fit: Fit | None, pareto_k: ParetoK | None, mcmc: Mcmc | None, points: Sequence[str] = (), bad_weights: str = ""
+) -> tuple[Trust, ...]:
+    """Return the checks that exist for this method: convergence, restarts, k-hat, importance ESS, chains.
+
+    A guide that is a point somewhere (`points`) has failed, whatever else it did: no other check of it can pass.
+    `bad_weights` says why weights gave no k-hat.
+    """
+    if points:
+        return _of_a_point(fit, points)
     out: list[Trust] = []
     if fit is not None:
         out.append(Trust(name="convergence", passed=fit.stop.status == "ok", sentence=fit.stop.sentence))
@@ -29,11 +38,29 @@ def trust_checks(fit: Fit | None, pareto_k: ParetoK | None, mcmc: Mcmc | None) -
         enough = pareto_k.importance_ess >= IMPORTANCE_ESS
         ess = f"Reweighting leaves {pareto_k.importance_ess:,.0f} of {pareto_k.draws:,} draws (at least {IMPORTANCE_ESS} are wanted)."
         out.append(Trust(name="importance_ess", passed=enough, sentence=ess))
+    elif bad_weights:
+        out.append(Trust(name="pareto_k", passed=False, sentence=bad_weights))
     if mcmc is not None:
         failed = [name for name, ok in mcmc.gates.items() if not ok]
         text = f"Failed gates of the chains: {', '.join(failed)} ({mcmc.worst})." if failed else "Every gate of the chains passed."
         out.append(Trust(name="chains", passed=not failed, sentence=text))
     return tuple(out)
+
+
+def _of_a_point(fit: Fit | None, points: Sequence[str]) -> tuple[Trust, ...]:
+    from guides.draws import point_sentence
+
+    spread = Trust(name="spread", passed=False, sentence=point_sentence(points))
+    if fit is None:
+        return (spread,)
+    settled = Trust(name="convergence", passed=None if fit.stop.status == "ok" else False, sentence=fit.stop.sentence)
+    return spread, settled, Trust(name="restarts", passed=None, sentence="Starts that end in points have no ELBO to be compared by.")
+
+
+def point_words(trust: Sequence[Trust]) -> str:
+    """Return `a point, no spread, in m` where the checks say so of a guide, else nothing."""
+    found = next((t.sentence for t in trust if t.name == "spread" and t.passed is False), "")
+    return found.partition(":")[0].replace("A point", "a point")
 
 
 def _restarts(fit: Fit) -> Trust:

@@ -8,6 +8,7 @@ import numpy as np
 
 import benchmarks.metrics.weights as metrics
 from benchmarks.metrics.components import Array, Component, Side
+from benchmarks.metrics.moments import collapsed
 from benchmarks.metrics.predictive import heldout_lpd
 from benchmarks.types import ParetoK
 from zoo.errors import ZooError
@@ -17,7 +18,27 @@ if TYPE_CHECKING:
     from guides.types import Fit
     from zoo.density.log_density import LogDensity
 
-__all__ = ["elbo", "evidence", "heldout", "pareto", "weights"]
+__all__ = ["elbo", "evidence", "heldout", "pareto", "points", "weights"]
+
+
+def points(posterior: Posterior, fit: Fit | None, components: list[Component], method: Side | None, reference: Side | None) -> list[str]:
+    """Return where a guide is a point: sites of its fit, else judged components in which its draws do not move.
+
+    Without a reference a component that stands still may do so by definition (a diagonal of ones); it counts where some
+    unconstrained coordinate stands still too, or, where these are not known, every judged component does.
+    """
+    if posterior.sample_dims != ("sample",) or method is None:
+        return []
+    if fit is not None and fit.points:
+        return list(fit.points)
+    judged = [i for i, c in enumerate(components) if c.judged]
+    if reference is not None:
+        still = collapsed(method, reference)
+    else:
+        still, u = method.sd <= 1e-12 * np.abs(method.mean), posterior.unconstrained
+        if not (bool((u == u[:1]).all(0).any()) if u is not None else still[judged].all()):
+            return []
+    return [components[i].label for i in judged if still[i]]
 
 
 def weights(posterior: Posterior) -> Array | None:

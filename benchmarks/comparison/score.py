@@ -16,7 +16,7 @@ from benchmarks.comparison.verdict import decide, findings
 from benchmarks.metrics.components import Array, Component, Side, component_names, evaluate, side
 from benchmarks.metrics.coverage import marginals
 from benchmarks.metrics.distances import joint_distances
-from benchmarks.metrics.moments import compare_correlations, draws_needed, moment_errors, reference_scale
+from benchmarks.metrics.moments import collapsed, compare_correlations, draws_needed, moment_errors, reference_scale
 from benchmarks.reference.coerce import as_reference, broken_chains
 from benchmarks.types import CellStatus, Comparison, Correlations, Distance, Mcmc, Score
 from zoo.errors import UsageError
@@ -81,19 +81,22 @@ def compare(
         if judged and (distances == "all" or (distances == "if_needed" and not findings(scores, correlations, ()))):
             joint = joint_distances(method.take(judged), other.take(judged))
             if not joint:
-                notes.append("No joint distance: too few effective draws, or a reference of one chain.")
+                notes.append("No joint distance: draws that do not move, too few effective draws, or a reference of one chain.")
     verdict, reasons = decide(
         scores, correlations, joint, failure=failure, unusable=unusable, missing=missing, unconverged=unconverged
     )  # fmt: skip
-    weights = guide_scores.weights(posterior) if failure is None else None
+    points = guide_scores.points(posterior, fit, components, method, other)
+    weights = guide_scores.weights(posterior) if failure is None and not points else None
     pareto_k = None if weights is None or method is None else guide_scores.pareto(weights, method, components, other, notes)
-    trust = trust_checks(fit, pareto_k, mcmc)
+    bad_weights = notes[-1] if weights is not None and method is not None and pareto_k is None else ""
+    trust = trust_checks(fit, pareto_k, mcmc, points, bad_weights)
     return Comparison(
         posterior=posterior, reference=truth, scores=scores, distances=joint, verdict=verdict, reasons=reasons,
         sentence=comparison_sentence(
             posterior.method, verdict, reasons, kind=truth.kind, mcmc=mcmc, trust=trust, entry=posterior.entry
         ),
-        fit=fit, status=_status(fit, failure, unconverged), elbo=guide_scores.elbo(fit, weights), pareto_k=pareto_k, mcmc=mcmc, trust=trust,
+        fit=fit, status=_status(fit, failure, unconverged), elbo=None if points else guide_scores.elbo(fit, weights),
+        pareto_k=pareto_k, mcmc=mcmc, trust=trust,
         log_evidence=guide_scores.evidence(weights, truth),
         heldout_lpd=guide_scores.heldout(posterior, fit, log_density, notes) if heldout and failure is None else None,
         correlations={} if correlations is None else asdict(correlations), notes=tuple(notes), seconds=time.perf_counter() - start,
@@ -158,7 +161,7 @@ def _scores(components: Sequence[Component], method: Side, reference: Side) -> t
     moments = moment_errors(method, reference)
     margin = marginals(method, reference, scale)
     ours, theirs = draws_needed(method, scale), draws_needed(reference, scale)
-    ratio = np.exp(moments.log_sd_ratio)
+    ratio = np.where(collapsed(method, reference), 0.0, np.exp(moments.log_sd_ratio))
     out = []
     for i, c in enumerate(components):
         # Two constants that are equal (a diagonal that is 1 by definition) agree exactly and say nothing.

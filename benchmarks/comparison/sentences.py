@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.comparison.fit_checks import BLIND_SPOT
+from benchmarks.comparison.fit_checks import BLIND_SPOT, point_words
 from benchmarks.metrics.numbers import rounded
 from benchmarks.thresholds import LOG_SD, MEAN
 from benchmarks.types import Comparison, Mcmc, Reason, Trust, Verdict
@@ -78,6 +78,8 @@ def entry_sentence(comparisons: Sequence[Comparison]) -> str:
 
 def short_finding(comparison: Comparison) -> str:
     """Return the worst component in a few words: `log_tau 0.21x too narrow, mean off by 0.8 sd`."""
+    if comparison.verdict == "no_reference" and point_words(comparison.trust):
+        return point_words(comparison.trust)
     if comparison.verdict not in MATERIAL or not comparison.reasons:
         return _clause(comparison.reasons[0].sentence) if comparison.reasons else ""
     first = comparison.reasons[0]
@@ -85,7 +87,9 @@ def short_finding(comparison: Comparison) -> str:
     if score is None or comparison.verdict == "wrong_shape":
         return _clause(first.sentence)
     words = []
-    if abs(score.log_sd_ratio) > LOG_SD:
+    if score.sd_ratio == 0:
+        words.append("is a point, no spread")
+    elif abs(score.log_sd_ratio) > LOG_SD:
         words.append(f"{rounded(score.sd_ratio, score.sd_ratio_se)}x too {'narrow' if score.sd_ratio < 1 else 'wide'}")
     if abs(score.mean_error) > MEAN:
         words.append(f"mean off by {rounded(abs(score.mean_error), score.mean_error_se)} sd")

@@ -69,7 +69,8 @@ def findings(scores: Sequence[Score], correlations: Correlations | None, distanc
     named = [r for s in judged for r in (_location(s, z), _scale(s, z)) if r is not None]
     off = {r.label for r in named}
     named += _mixed_widths(named)
-    named += [r for s in judged for r in _coverage(s, multiplier(2 * len(judged)), s.label in off)]
+    moving = [s for s in judged if s.sd_ratio != 0]  # the intervals of a point hold nothing, and no scaling gives it a shape
+    named += [r for s in moving for r in _coverage(s, multiplier(2 * len(judged)), s.label in off)]
     if correlations is not None:
         named += _correlation(correlations)
     net = [r for d in distances for r in _classifier(d)]
@@ -92,6 +93,8 @@ def _scale(s: Score, z: float) -> Reason | None:
         return None
     verdict: Verdict = "too_narrow" if s.log_sd_ratio < 0 else "too_wide"
     text = f"{s.label}: sd is {value_with_error(s.sd_ratio, s.sd_ratio_se)} times the reference's"
+    if s.sd_ratio == 0:
+        text = f"{s.label}: a point, no spread (sd 0 times the reference's)"
     return Reason(verdict=verdict, label=s.label, excess=abs(s.log_sd_ratio) / line, sentence=text)
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.metrics.components import Array, Side
+from benchmarks.metrics.moments import both_vary
 from benchmarks.thresholds import C2ST_DRAWS, C2ST_FLOOR_LINE, SIGMAS
 from benchmarks.types import Distance
 from zoo.errors import UsageError
@@ -94,7 +95,7 @@ def joint_distances(method: Side, reference: Side, seed: int = 0) -> tuple[Dista
     to its ESS. C2ST's line is max(0.55, floor + 3 se), floor at least 0.5, se of the difference. Empty where too few
     draws are left, or where no component varies on both sides.
     """
-    varies = np.flatnonzero((method.flat.std(0) > 0) & (reference.flat.std(0) > 0))
+    varies = np.flatnonzero(both_vary(method, reference))
     if not len(varies):
         return ()
     method, reference = method.take(varies.tolist()), reference.take(varies.tolist())

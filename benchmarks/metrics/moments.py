@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.metrics.components import Array, Component, Side
 from benchmarks.thresholds import AGREE, CORRELATION, SIGMAS, multiplier
 from benchmarks.types import Correlations
 
-__all__ = ["MomentErrors", "compare_correlations", "draws_needed", "moment_errors", "reference_scale"]
+__all__ = ["POINT", "MomentErrors", "both_vary", "collapsed", "compare_correlations", "draws_needed", "moment_errors", "reference_scale"]
 
+POINT = 1e-9  # sd ratio below which draws differ by rounding only
 MOST_COMPONENTS = 200  # 19,900 pairs; more are thinned evenly
 
 
@@ -29,6 +31,19 @@ def reference_scale(method: Side, reference: Side) -> Array:
     tiny = 1e-12 * (1.0 + np.abs(reference.mean))
     fallback = np.maximum(method.sd, np.abs(method.mean - reference.mean))
     return np.where(reference.sd > tiny, reference.sd, np.where(fallback > 0, fallback, 1.0))
+
+
+def collapsed(method: Side, reference: Side) -> NDArray[np.bool_]:
+    """Return where the method is a point and the reference is not, `[component]`."""
+    where: NDArray[np.bool_] = (reference.sd > 1e-12 * (1.0 + np.abs(reference.mean))) & (method.sd <= POINT * reference.sd)
+    return where
+
+
+def both_vary(method: Side, reference: Side) -> NDArray[np.bool_]:
+    """Return where the draws of both sides vary by more than rounding, `[component]`."""
+    a, b = method.flat.std(0), reference.flat.std(0)
+    where: NDArray[np.bool_] = (np.minimum(a, b) > 0) & (np.minimum(a, b) > POINT * np.maximum(a, b))
+    return where
 
 
 def moment_errors(method: Side, reference: Side) -> MomentErrors:
@@ -63,7 +78,7 @@ def compare_correlations(method: Side, reference: Side, components: list[Compone
     influence function; no normality), ESS the smaller of the two components'. The largest of many differences
     needs a stricter line: max(0.2, z se) with z = `multiplier(pairs)`.
     """
-    varies = (method.flat.std(0) > 0) & (reference.flat.std(0) > 0)
+    varies = both_vary(method, reference)
     keep = [i for i, c in enumerate(components) if c.judged and varies[i]]
     if len(keep) > MOST_COMPONENTS:
         keep = [keep[i] for i in np.linspace(0, len(keep) - 1, MOST_COMPONENTS).astype(int)]

@@ -14,11 +14,16 @@ from benchmarks.report.words import severity
 from benchmarks.types import Comparison
 from zoo.types import Posterior
 
-__all__ = ["Array", "View", "component_draws", "make_view", "worst_pair"]
+__all__ = ["Array", "View", "component_draws", "make_view", "moves", "worst_pair"]
 
 Array = np.ndarray[Any, Any]
 Key = tuple[str, tuple[int, ...]]
 MOST_PAIRED = 24  # components whose correlations are searched for the worst pair
+
+
+def moves(draws: Array) -> bool:
+    """Whether draws differ by more than rounding; those of a point do not."""
+    return bool(draws.std() > 1e-12 * abs(draws.mean()))
 
 
 def component_draws(posterior: Posterior) -> dict[Key, Array]:
@@ -108,9 +113,9 @@ def worst_pair(view: View) -> tuple[Key, Key, str, float, float] | None:
         first, second = (keys_of.get(label) for label in pair["labels"])
         if first is not None and second is not None:
             return first, second, name, float(pair["method"]), float(pair["reference"])
-    keys = [k for k in view.order if all(k in d and d[k].std() > 0 for d in view.draws.values() if d)][:MOST_PAIRED]
+    keys = [k for k in view.order if all(k in d and moves(d[k]) for d in view.draws.values() if d)][:MOST_PAIRED]
     truth = view.reference or next((view.draws[n] for n in view.shown if is_nuts(n)), {})
-    keys = [k for k in keys if not truth or (k in truth and truth[k].std() > 0)]
+    keys = [k for k in keys if not truth or (k in truth and moves(truth[k]))]
     if len(keys) < 2:
         return None
     exact = np.corrcoef([truth[k].ravel() for k in keys]) if truth else np.zeros((len(keys), len(keys)))

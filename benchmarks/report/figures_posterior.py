@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.report.components import Array, Key, View, is_nuts, worst_pair
+from benchmarks.report.components import Array, Key, View, is_nuts, moves, worst_pair
 from benchmarks.report.theme import canvas, light
 
 __all__ = ["density", "forest", "marginal", "pair", "short"]
@@ -26,7 +26,7 @@ def density(x: Array, grid: Array) -> Array | None:
     """Kernel density of draws on a grid, None for draws without spread."""
     flat = x.ravel()
     flat = flat[:: max(1, flat.size // 2500)]
-    if flat.size < 5 or not flat.std() > 0:
+    if flat.size < 5 or not moves(flat):
         return None
     # A heavy tail inflates the sd and would oversmooth the middle: use the smaller of sd and scaled IQR.
     spread = min(flat.std(), stats.iqr(flat) / 1.349) or flat.std()
@@ -103,6 +103,8 @@ def marginal(view: View, key: Key) -> tuple[Any, bool]:
             inner = np.quantile(view.draws[name][key], (0.02, 0.98))
             width = high - low
             low, high = min(low, max(inner[0], low - width / 3)), max(high, min(inner[1], high + width / 3))
+    if not high - low > 1e-9 * abs(low):  # nothing but points
+        low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(low) or 1.0)
     grid = np.linspace(low, high, 110)
     curves = {n: density(view.draws[n][key], grid) for n in view.shown if key in view.draws[n]}
     fill = density(truth, grid) if truth is not None else None
@@ -111,11 +113,13 @@ def marginal(view: View, key: Key) -> tuple[Any, bool]:
     # A collapsed guide would flatten everything else: cut the axis at three times the reference's peak.
     peaks = [c.max() for c in curves.values() if c is not None]
     peak = max([*peaks, fill.max() if fill is not None else 0.0])
-    top = min(peak, 3.0 * fill.max()) if fill is not None else peak
+    top = (min(peak, 3.0 * fill.max()) if fill is not None else peak) or 1.0
     for name, curve in sorted(curves.items(), key=lambda item: is_nuts(item[0])):
+        mark = view.marks[name]
         if curve is not None:
-            mark = view.marks[name]
             axis.plot(grid, curve, color=mark.color, linestyle=mark.dash, linewidth=1.7)
+        elif not moves(view.draws[name][key]):  # a point: all its density is at one place
+            axis.axvline(float(view.draws[name][key].mean()), color=mark.color, linestyle=mark.dash, linewidth=1.7)
     axis.set(xlabel=short(view.labels[key], 40), ylim=(0, 1.05 * top), xlim=(low, high), yticks=[])
     axis.spines["left"].set_visible(False)
     axis.locator_params(axis="x", nbins=6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from benchmarks.comparison.fit_checks import point_words
 from benchmarks.report.numbers import plain, with_error
 from benchmarks.thresholds import LOG_SD, MEAN
 from benchmarks.types import Comparison, Score
@@ -114,6 +115,8 @@ def headline(comparison: Comparison) -> tuple[str, str]:
         return ("", comparison.status.replace("_", " ")) if comparison.status != "ok" else ("", "")
     if comparison.verdict in ("no_reference", "reference_unusable"):
         k = comparison.pareto_k
+        if point_words(comparison.trust):
+            return "", point_words(comparison.trust)
         return ("", f"k-hat {k.value:.2f}".replace("-0", "−0")) if k is not None else ("", "")
     reason = comparison.reasons[0] if comparison.reasons else None
     judged = [s for s in comparison.scores if s.judged]
@@ -126,7 +129,7 @@ def headline(comparison: Comparison) -> tuple[str, str]:
     by_mean = abs(score.mean_error) / MEAN >= abs(score.log_sd_ratio) / LOG_SD
     if comparison.verdict == "shifted" or (comparison.verdict not in ("too_narrow", "too_wide") and by_mean):
         return score.label, f"mean {with_error(score.mean_error, score.mean_error_se, sign=True)} sd"
-    return score.label, f"sd {with_error(score.sd_ratio, score.sd_ratio_se, times=True)}"
+    return score.label, "a point, sd ×0" if score.sd_ratio == 0 else f"sd {with_error(score.sd_ratio, score.sd_ratio_se, times=True)}"
 
 
 def _shape(comparison: Comparison, label: str, score: Score | None) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoDelta
 from support import bound_faults
 from support.bound_faults import FAULTS
 
@@ -136,6 +137,18 @@ def test_it_runs_on_the_model_and_guide_of_an_outsider():
     status = {r.name.split(".")[-1]: r.status for r in results}
     checked = ("log_q_normalized", "elbo_reported", "objective_is_minus_elbo", "elbo_below_evidence", "sampled_bounds")
     assert [status[n] for n in checked] == ["ok"] * len(checked)
+
+
+def test_a_guide_that_is_a_point_has_no_bound_to_audit():
+    def program(y):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(m, 1.0), obs=y)
+
+    entry = zoo.from_program(program, {"y": torch.tensor(1.0, dtype=torch.float64)}, guide=AutoDelta, name="point")
+    results = [r for r in bounds.audit(entry, ["own"]) if r.name.startswith("bounds.own.")]
+    assert len(results) == len({**guide_checks.CHECKS, **evidence_checks.CHECKS})
+    assert {r.status for r in results} == {"skipped"}
+    assert sum(r.sentence.startswith("There is no bound to audit. A point, no spread, in m") for r in results) >= 6
 
 
 @pytest.mark.parametrize(("dim", "shift"), [(1, 3.0), (2, 1.0), (3, -1.0)])

@@ -13,6 +13,7 @@ import benchmarks
 import zoo
 from benchmarks.comparison.score import compare, failed
 from benchmarks.comparison.sentences import comparison_sentence, entry_sentence
+from benchmarks.report.words import headline
 from benchmarks.types import Comparison, Mcmc
 from guides.types import Elbo, Fit, FitConfig, Restart, Stop
 from zoo.errors import UsageError
@@ -130,6 +131,96 @@ def test_without_a_reference_only_trust_checks_speak():
     assert raw == 0.0  # relative to the raw draws
 
 
+def point(d=2, at=None, n=2000):
+    """A guide that is a point in the last component, elsewhere exact, with the constant weights Pyro would give it."""
+    draws = np.random.default_rng(3).standard_normal((n, d))
+    draws[:, -1] = 0.5 if at is None else at
+    return planting.guide(draws, log_weights=np.full(n, -3.25))
+
+
+def only_a_point(n=2000):
+    draws = np.tile([0.0, 0.5], (n, 1))
+    return replace(planting.guide(draws, log_weights=np.full(n, -3.25)), unconstrained=torch.as_tensor(draws))
+
+
+@pytest.mark.parametrize("how", ["draws", "unconstrained", "fit"])
+def test_a_point_passes_no_trust_check(how):
+    """Without a reference; seen by its draws, by its unconstrained draws where only a part stands still, or known from its fit."""
+    posterior = {"draws": replace(only_a_point(), unconstrained=None), "unconstrained": point(), "fit": point()}[how]
+    if how == "unconstrained":
+        posterior = replace(posterior, unconstrained=posterior.draws["x"])
+    fit = replace(make_fit(posterior, elbos=(-1.0, -1.5)), points=("z",) if how == "fit" else ())
+    found = compare(posterior, None, fit=fit)
+    where = {"draws": "x[d0], x[d1]", "unconstrained": "x[d1]", "fit": "z"}[how]
+    assert found.verdict == "no_reference"
+    assert {t.name: t.passed for t in found.trust} == {"spread": False, "convergence": None, "restarts": None}
+    assert found.trust[0].sentence.startswith(f"A point, no spread, in {where}: the guide has no density there")
+    assert (found.pareto_k, found.elbo) == (None, None)
+    assert found.log_evidence is None
+    assert "0 of 1 trust checks pass. A point, no spread" in found.sentence
+    assert f"has no reference (a point, no spread, in {where})" in entry_sentence([found])
+    assert headline(found) == ("", f"a point, no spread, in {where}")
+    stopped = compare(posterior, None, fit=replace(fit, stop=Stop(status="not_converged", sentence="too few steps", step=9)))
+    assert [t.passed for t in stopped.trust] == [False, False, None]
+
+
+def test_what_stands_still_by_definition_is_no_point():
+    """An exact guide has equal weights and k-hat 0, rightly; a diagonal of ones and a quantity that is a count of data do not move."""
+    entry = zoo.load("correlated_gaussian", d=2)
+    data = entry.load_data()
+    entry = replace(entry, quantities={**entry.quantities, "one": Quantity(fn=lambda draws, data: torch.ones_like(draws["x"][..., 0]))})
+    x = entry.exact(data).sample(2000, 5)["x"]
+    weights = torch.zeros(2000, dtype=torch.float64)
+    for unconstrained in (None, x):
+        exact = Posterior(
+            entry=entry, data=data, method="full_rank", draws={"x": x}, sample_dims=("sample",), log_weights=weights,
+            unconstrained=unconstrained,
+        )  # fmt: skip
+        for reference in (None, exact_reference(entry, data)):
+            found = compare(exact, reference, distances="none")
+            assert found.verdict == ("no_reference" if reference is None else "agrees")
+            assert {t.name: t.passed for t in found.trust} == {"pareto_k": True, "importance_ess": True}
+            assert found.pareto_k.value == 0.0
+            assert found.elbo["value_nats"] == 0.0
+
+
+@pytest.mark.parametrize("at", [0.0, 0.4, 1 / 3])
+def test_a_point_beside_a_reference_is_too_narrow_by_a_ratio_of_zero(at):
+    """Its mean is judged as any other; nothing is said of the shape that no scaling can give it."""
+    truth = planting.reference(planting.four_chains(planting.normals(np.random.default_rng(1), 8000, 2, 0.0)))
+    found = compare(point(at=at), truth)
+    assert found.verdict == "too_narrow"
+    assert found.reasons[0].sentence == "x[d1]: a point, no spread (sd 0 times the reference's)"
+    others = [(r.verdict, r.label) for r in found.reasons[1:]]
+    assert others == ([] if at == 0.0 else [("shifted", "x[d1]")])
+    score = found.scores[1]
+    assert (score.sd_ratio, score.sd_ratio_se) == (0.0, 0.0)
+    assert score.mean_error == pytest.approx(at, abs=5 * score.mean_error_se)
+    assert found.scores[0].sd_ratio == pytest.approx(1.0, abs=5 * found.scores[0].sd_ratio_se)
+    assert found.correlations == {}
+    assert [d.name for d in found.distances] == ["c2st", "sliced_wasserstein"]  # of the component that moves
+    assert found.distances[0].value < found.distances[0].line
+    assert {t.name: t.passed for t in found.trust} == {"spread": False}
+    assert found.pareto_k is None
+    assert headline(found) == ("x[d1]", "a point, sd ×0")
+    assert "x[d1] is a point, no spread" in entry_sentence([found])
+    assert found.sentence.startswith("full_rank is too narrow: x[d1]: a point, no spread (sd 0 times the reference's)")
+    assert "log sd" not in found.sentence
+
+
+def test_rounding_is_no_spread():
+    """Draws that differ in the last digit, as those of a site behind a vectorized exponential do, are a point's."""
+    truth = planting.reference(planting.four_chains(planting.normals(np.random.default_rng(1), 8000, 2, 0.0)))
+    draws = 0.4 * (1 + 1e-16 * np.random.default_rng(0).integers(-3, 3, (2000, 2)))
+    assert draws.std() > 0
+    found = compare(planting.guide(draws), truth)
+    assert found.verdict == "too_narrow"
+    assert [s.sd_ratio for s in found.scores] == [0.0, 0.0]
+    assert {r.verdict for r in found.reasons} == {"too_narrow", "shifted"}
+    assert found.distances == ()
+    assert "No joint distance: draws that do not move" in found.notes[0]
+
+
 def test_a_guide_is_no_truth_and_exact_draws_are():
     one, two = (
         planting.guide(np.random.default_rng(0).standard_normal((2000, 1))),
@@ -172,6 +263,8 @@ def test_weights_that_are_not_numbers_cost_only_their_own_scores():
     weights[5] = math.nan
     found = compare(replace(posterior, log_weights=weights), truth, distances="none")
     assert found.verdict == "agrees"
+    assert {t.name: t.passed for t in found.trust} == {"pareto_k": False}
+    assert found.trust[0].sentence == "No k-hat: 1 of 2,000 log weights are not finite."
     assert found.pareto_k is None
     assert found.elbo is None
     assert "1 of 2,000 log weights are not finite" in found.notes[0]

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoDelta
 
 import benchmarks
 from zoo.errors import UnknownNameError, UsageError
@@ -44,6 +45,31 @@ def test_the_scorecard_of_a_plain_model():
     assert "&lt;script&gt;" in page
     assert list(card.frame()["method"]) == ["laplace"]
     assert card.comparisons["laplace"].posterior.sample_shape == (2000,)
+
+
+def test_a_point_guide_is_called_one_in_every_face(tmp_path):
+    """AutoDelta on 30 targets of sd 1: the sd of the mean is 0.1825, the guide's 0."""
+
+    def targets(y):
+        mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+        with pyro.plate("row", 30):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    y = 1 + torch.sin(torch.arange(30.0, dtype=torch.float64))
+    options = {"guide": AutoDelta, "families": ["own"], "quick": True, "out": tmp_path / "run"}
+    card = benchmarks.compare_program(targets, {"y": y}, nuts=False, **options)
+    found = card.comparisons["own"]
+    assert [t.passed for t in found.trust] == [False, None, None]
+    assert "0 of 1 trust checks pass. A point, no spread, in mean" in found.sentence
+    assert "a point, no spread, in mean" in str(card)
+    assert (found.pareto_k, found.elbo) == (None, None)
+    (cell,) = card.result.cells
+    assert (cell["pareto_k"], cell["elbo"], cell["log_evidence"]) == (None, None, None)
+    assert "k-hat 0.00" not in str(card)
+    for page in ("report.md", "report.html"):
+        text = (tmp_path / "run" / page).read_text()
+        assert "A point, no spread, in mean" in text
+        assert "k-hat 0.00" not in text
 
 
 def test_an_unknown_family_or_a_bare_word_is_refused():
