@@ -136,6 +136,8 @@ def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, time
         if (found := _kept(cell, run, there, events)) is not None:
             kept[cell.name] = replace(found, given=trainer)
     missing = [c for c in cells if c.name not in kept]
+    for cell in missing:
+        run.fits.pop(cell.name, None)
     _say_outdated(missing, run, events)
     cells = [kept.get(c.name, c) for c in cells]
     if not missing:

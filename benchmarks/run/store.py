@@ -109,12 +109,16 @@ def _sync_folder(folder: Path) -> None:
 
 
 class RunDir:
-    """One run directory: its plan, its cells, and a lock so that two commands never work in it at once."""
+    """One run directory: its plan, its cells, and a lock so that two commands never work in it at once.
+
+    `fits` holds the fits that this process has read, by the names of their cells.
+    """
 
     def __init__(self, path: Path, plan: Plan) -> None:
         self.path = path
         self.plan = plan
         self.cells = path / "cells"
+        self.fits: dict[str, Any] = {}
         self._lock: int | None = None
 
     @classmethod
