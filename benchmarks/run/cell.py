@@ -24,9 +24,9 @@ from benchmarks.run.store import RunDir, canonical, cell_name, disk_errors, stri
 from benchmarks.types import CellStatus
 from zoo.compiler.compile import compiler_missing
 from zoo.compiler.policy import backend
-from zoo.digests import digest_of
 from zoo.errors import FitError, InfrastructureError, ZooError
 from zoo.seeds import derive_seed
+from zoo.storage import digest_of
 from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
 
 __all__ = ["NUTS", "Cell", "Prepared", "compare_cell", "load_fit", "load_posterior", "run_cell"]

@@ -170,7 +170,7 @@ def _ess(x):
 
 def test_the_numbers_the_doctor_knows_are_those_of_the_formulas():
     """R-hat and ESS of Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021), E-BFMI of Betancourt (2016)."""
-    from benchmarks import doctor
+    from benchmarks.cli import doctor
 
     x = doctor._chains()
     halves, squares = _split(x), (x - x.mean()) ** 2
@@ -189,7 +189,8 @@ def test_the_numbers_the_doctor_knows_are_those_of_the_formulas():
 
 @pytest.mark.parametrize("fault", ["raises", "wrong", "nan"])
 def test_the_doctor_notices_diagnostics_that_are_broken(monkeypatch, fault):
-    from benchmarks import arviz_bridge, doctor
+    from benchmarks import arviz_bridge
+    from benchmarks.cli import doctor
 
     def broken(data, **options):
         if fault == "raises":
