@@ -251,7 +251,7 @@ def _flat_objective(density: LogDensity, flat: Any, weights: Mapping[str, nn.Par
     if goal.per_unit or (weights and isinstance(flat, LocalGuide) and is_local(density)):
         return LocalObjective(density, flat, weights, config)
     return FlatObjective(
-        density, flat, weights, num_particles=config.num_particles, batch_size=config.batch_size, stick=goal.stl
+        density, flat, weights, num_particles=config.num_particles, batch_size=config.batch_size, stl=goal.stl
     )  # fmt: skip
 
 

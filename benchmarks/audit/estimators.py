@@ -115,7 +115,7 @@ def _objective(fit: Fit, particles: int) -> Loss | None:
         objective: FlatObjective | ProgramObjective
         if flat is not None:
             objective = FlatObjective(
-                density, flat, {}, num_particles=particles, batch_size=None, stick=objective_of(fit.config.objective).stl
+                density, flat, {}, num_particles=particles, batch_size=None, stl=objective_of(fit.config.objective).stl
             )
         else:
             program = as_module(fit.program, fit.data.train, fit.entry.dtype)

@@ -104,7 +104,7 @@ class RunDir:
 
     @classmethod
     def create(cls, path: Path, plan: Plan) -> RunDir:
-        """Make the folder, or take up an earlier run of the same plan in it.
+        """Make the folder, or resume an earlier run of the same plan in it.
 
         Raises:
             UsageError: the folder has other content, another plan, cells behind a link, or another process works in it.

@@ -92,7 +92,7 @@ class Function:
         self.record = _off(reason, self.record["compile_seconds"], notice=True)
 
     def native(self, checks: Sequence[Sequence[Tensor]]) -> NativeGraph | None:
-        """Return the graph behind C functions if it gives the loader's numbers at `checks`, None where it cannot be called so."""
+        """Return the graph exposed through a C ABI if it gives the loader's numbers at `checks`, None where it cannot be called so."""
         if self.run is None or self.traced is None or self.package is None:
             return None
         try:
@@ -164,7 +164,7 @@ def compile_function(
         out.record = _off(str(refusal), time.perf_counter() - started, notice=True)
     except TraceFailure as error:
         out.record = _off(f"cannot be traced: {error}", time.perf_counter() - started, notice=True)
-    except Exception as error:  # a compiler may fail in any way; a slower right answer is always at hand
+    except Exception as error:  # a compiler may fail in any way: fall back to eager
         lines = str(error).strip().splitlines() or [""]
         out.record = _off(f"cannot be compiled: {type(error).__name__}: {lines[0][:200]}", time.perf_counter() - started, notice=True)
     else:
