@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.comparison.baselines import halves, predictive, score_rows
 from benchmarks.metrics.calibration import BINS, ece_floor
 from benchmarks.run.store import write_atomic
-from benchmarks.studies.lora_head.page import CASES, CHAINED, FAMILIES, JUDGED, LIGHT, METRICS, Array, Row, page
+from benchmarks.studies.lora_head.render import CASES, CHAINED, FAMILIES, JUDGED, LIGHT, METRICS, Array, Row, page
 
 __all__ = ["COLUMNS", "main", "measure", "scored"]
 

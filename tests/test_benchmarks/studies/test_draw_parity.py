@@ -11,7 +11,7 @@ import torch
 import zoo
 from benchmarks.reference.find import find
 from benchmarks.studies import pages
-from benchmarks.studies.posteriordb import draw_parity
+from benchmarks.studies.draw_parity import measure as draw_parity
 from zoo.errors import UsageError
 from zoo.types import Cost, Posterior
 

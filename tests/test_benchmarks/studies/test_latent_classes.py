@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 import zoo
-from benchmarks.studies.latent_classes import coverage, heldout, page
+from benchmarks.studies.latent_classes import coverage, heldout
+from benchmarks.studies.latent_classes import render as page
 from zoo.quantities import shared_classes
 
 

@@ -1,6 +1,6 @@
 """The table of families on a model's page: from real cells, in place of the part `families`."""
 
-from benchmarks.studies import model_pages
+from benchmarks.studies.model_pages import measure as model_pages
 
 
 def test_the_table_of_a_page_is_that_of_the_comparison(tmp_path, monkeypatch):

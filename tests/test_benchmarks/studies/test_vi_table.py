@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from benchmarks.studies.posteriordb import vi_table
+from benchmarks.studies.posteriordb import measure as vi_table
 
 
 def row(entry, method, seed, verdict, mean, ratio, k=0.3):

@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks.run.progress import Events
 from benchmarks.run.store import RunDir, write_atomic
+from benchmarks.studies.draw_parity.measure import USUAL
 from benchmarks.studies.pages import notes
-from benchmarks.studies.posteriordb.draw_parity import USUAL
 
 __all__ = ["FAMILIES", "run", "summaries", "write"]
 

@@ -1,4 +1,4 @@
-"""Re-make `docs/results/lda.md`: `from benchmarks.studies.lda.results import main; main()`, or single parts by name.
+"""Re-make `docs/results/lda.md`: `from benchmarks.studies.lda.measure import main; main()`, or single parts by name.
 
 Every figure is kept in `docs/results/lda.json` as soon as it is there: a run that is stopped goes on where it was, and a part is made
 again with `main(["bars"], again=True)`. The whole takes about 10 minutes of one processor, two thirds of it in the optional peers.
@@ -184,7 +184,7 @@ PARTS: dict[str, Callable[[Kept], None]] = {
 
 def main(parts: Sequence[str] = tuple(PARTS), folder: Path = FOLDER, *, again: bool = False) -> None:
     """Make what is missing of these parts and write the page."""
-    from benchmarks.studies.lda.page import render
+    from benchmarks.studies.lda.render import render
 
     store = folder / "lda.json"
     for part in parts:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.report.theme import DASHES, light
-from benchmarks.studies.vae.results import ACTIVE, elbo_per_image
+from benchmarks.studies.vae.measure import ACTIVE, elbo_per_image
 from guides.objectives.records import objective_of
 from guides.types import Fit
 from zoo.truth.grid import LatentGrid

@@ -1,6 +1,6 @@
 """Re-make `docs/results/vae.md`: exact scores of jointly trained autoencoders, and the bars of the gap report.
 
-    python -c "from benchmarks.studies.vae.results import main; main()" [--steps 4000] [--only scores,others,bars] [--out docs/results]
+    python -c "from benchmarks.studies.vae.measure import main; main()" [--steps 4000] [--only scores,others,bars] [--out docs/results]
 
 Every number is written to `vae.json` as soon as it is known, so that a run that is cut short can go on.
 """
@@ -231,6 +231,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def page(numbers: dict[str, Any]) -> str:
     """Return the page from the measured numbers; what is not measured is not shown."""
-    from benchmarks.studies.vae.page import render
+    from benchmarks.studies.vae.render import render
 
     return render(numbers)

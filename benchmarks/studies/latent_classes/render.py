@@ -1,7 +1,7 @@
 """Make the tables and write `docs/results/latent_classes.md` from them.
 
-    python -c "from benchmarks.studies.latent_classes.page import main; main()"            every part
-    python -c "from benchmarks.studies.latent_classes.page import main; main('labels')"    one part anew, the others as recorded
+    python -c "from benchmarks.studies.latent_classes.render import main; main()"            every part
+    python -c "from benchmarks.studies.latent_classes.render import main; main('labels')"    one part anew, the others as recorded
 
 What is measured goes to `docs/results/latent_classes.json`; the page is rendered from that file alone.
 """
@@ -145,7 +145,7 @@ def render(found: dict[str, Rows]) -> str:
     """Return the page of the recorded figures."""
     text = [
         "# Latent classes: measured\n",
-        'Made by `python -c "from benchmarks.studies.latent_classes.page import main; main()"` (figures in `latent_classes.json`). '
+        'Made by `python -c "from benchmarks.studies.latent_classes.render import main; main()"` (figures in `latent_classes.json`). '
         "Entries: [gaussian_mixture](../models/gaussian_mixture.md), [gaussian_mixture_exact](../models/gaussian_mixture_exact.md), "
         "[gaussian_mixture_classes](../models/gaussian_mixture_classes.md), [latent_class](../models/latent_class.md).\n",
         "## Bars\n",
