@@ -29,7 +29,7 @@ def python(program, *, path=(), cwd=None):
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "--json"], ["compare", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "--json"], ["compare", "--help"], ["study"], ["study", "--json"]])
 def test_light_commands_import_neither_torch_nor_a_model(words):
     program = f"""
 import sys
@@ -47,7 +47,7 @@ sys.exit(f"imported: {{heavy}} {{models}}" if heavy or models else code)
 def test_help_names_every_command(capsys):
     code, out, _ = run("--help", capsys=capsys)
     assert code == 0
-    for command in ("list", "show", "doctor", "check", "new", "compare", "fit", "reference", "report"):
+    for command in ("list", "show", "doctor", "check", "new", "compare", "fit", "reference", "report", "study"):
         assert f"\n  {command} " in out
 
 

@@ -1,0 +1,82 @@
+"""`zoo study`: list what measures the pages of results, measure one, render it, publish it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cli.console import Console, print_json, print_table
+from benchmarks.studies.registry import STUDIES, load
+from zoo.errors import UsageError
+
+__all__ = ["list_studies", "study"]
+
+
+def list_studies(as_json: bool) -> None:
+    """Print every study; a broken plug-in is shown."""
+    rows = [_listed(name) for name in STUDIES]
+    if as_json:
+        print_json({"schema": 1, "studies": rows})
+        return
+    cells = [
+        [r["name"], r["title"] if r["error"] is None else f"BROKEN: {r['error']}", r["page"] or "", _time(r["seconds"]),
+         _time(r["quick_seconds"]), _parts(r["parts"]), r["needs"]]
+        for r in rows
+    ]  # fmt: skip
+    print_table(["name", "title", "page", "takes", "quick", "parts", "needs"], cells)
+
+
+def _listed(name: str) -> dict[str, Any]:
+    empty: dict[str, Any] = dict.fromkeys(("title", "page", "seconds", "quick_seconds"))
+    try:
+        found = load(name)
+    except UsageError as error:
+        return {"name": name, **empty, "parts": [], "needs": "", "error": str(error)}
+    values = {key: getattr(found, key) for key in empty}
+    return {"name": name, **values, "parts": list(found.part_names), "needs": found.needs, "error": None}
+
+
+def _parts(names: list[str]) -> str:
+    if len(names) < 2:
+        return ""
+    return ", ".join(names) if len(names) <= 5 else f"{len(names)}, {names[0]} first"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def study(
+    name: str, *, quick: bool, part: str | None, jobs: int, out: Path | None, render: bool, write: bool, as_json: bool
+) -> None:  # fmt: skip
+    """Measure a study, or take its rows as they are, render it, and publish it where asked.
+
+    Raises:
+        UnknownNameError: no such study or part.
+        UsageError: flags that exclude each other, a folder that holds something else.
+    """
+    found, events = load(name), Console()
+    if render and part is not None:
+        raise UsageError("zoo study got --render with --part; rendering takes all rows: leave out one of them.")
+    from benchmarks.studies import execute
+
+    folder = execute.default_folder(found, quick) if out is None else out
+    if write:
+        execute.check_target(found, quick)
+    if render:
+        stored = execute.find_rows(found, folder)
+        events.say(f"{found.name}: rows of {stored.source}")
+    else:
+        stored = execute.measure(found, folder, quick=quick, part=part, jobs=jobs, events=events)
+    page = execute.write_page(found, stored, folder)
+    written = execute.publish(found, stored) if write else []
+    if as_json:
+        pages = [str(path) for path in (page, *written)]
+        print_json({"schema": 1, "study": found.name, "quick": stored.quick, "rows": stored.rows, "written": pages})
+        return
+    for path in (page, *written):
+        print(path)
