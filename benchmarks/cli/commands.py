@@ -184,33 +184,31 @@ def report(
 
 @app.command()
 def study(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="the study to measure; without one they are listed")] = None,
-    quick: Quick = False,
-    part: Annotated[str | None, typer.Option("--part", help="measure only this part, again; the others stay as they are")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="the study to measure; without one they are listed"),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="small budgets, for trying")] = False,
+    part: Annotated[
+        str | None,
+        typer.Option("--part", help="measure only this part, again; the others stay as they are"),
+    ] = None,
     jobs: Jobs = 2,
-    out: Annotated[Path | None, typer.Option("--out", help="folder of rows and page; default out/studies/NAME")] = None,
-    render: Annotated[bool, typer.Option("--render", help="render the rows that are there, or the published ones, again")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="folder of rows and page; default out/studies/NAME"),
+    ] = None,
+    render: Annotated[
+        bool,
+        typer.Option("--render", help="render the rows that are there, or the published, again"),
+    ] = False,
     write: Annotated[bool, typer.Option("--write", help="also write the published page; full runs only")] = False,
     as_json: Json = False,
 ) -> None:
     """List the studies behind docs/results, or measure one; resumes."""
-    from benchmarks.cli.study import list_studies
     from benchmarks.cli.study import study as run
 
-    if name is None:
-        given = {"--quick": quick, "--part": part is not None, "--out": out is not None, "--render": render, "--write": write}
-        _without_name([flag for flag, used in given.items() if used])
-        list_studies(as_json)
-        return
     run(name, quick=quick, part=part, jobs=jobs, out=out, render=render, write=write, as_json=as_json)
-
-
-def _without_name(flags: list[str]) -> None:
-    """Refuse flags of a measurement where the studies are only listed."""
-    if flags:
-        from zoo.errors import UsageError
-
-        raise UsageError(f"zoo study got {', '.join(flags)} without a name; give one of those that `zoo study` lists.")
 
 
 @app.command()

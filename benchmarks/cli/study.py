@@ -9,21 +9,24 @@ from benchmarks.cli.console import Console, print_json, print_table
 from benchmarks.studies.registry import STUDIES, load
 from zoo.errors import UsageError
 
-__all__ = ["list_studies", "study"]
+__all__ = ["study"]
+
+COLUMNS = ["name", "title", "page", "takes", "quick", "parts", "needs"]
 
 
-def list_studies(as_json: bool) -> None:
+def _list(as_json: bool) -> None:
     """Print every study; a broken plug-in is shown."""
     rows = [_listed(name) for name in STUDIES]
     if as_json:
         print_json({"schema": 1, "studies": rows})
         return
-    cells = [
-        [r["name"], r["title"] if r["error"] is None else f"BROKEN: {r['error']}", r["page"] or "", _time(r["seconds"]),
-         _time(r["quick_seconds"]), _parts(r["parts"]), r["needs"]]
-        for r in rows
-    ]  # fmt: skip
-    print_table(["name", "title", "page", "takes", "quick", "parts", "needs"], cells)
+    print_table(COLUMNS, [_cells(row) for row in rows])
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    title = row["title"] if row["error"] is None else f"BROKEN: {row['error']}"
+    times = (_time(row["seconds"]), _time(row["quick_seconds"]))
+    return [row["name"], title, row["page"] or "", *times, _parts(row["parts"]), row["needs"]]
 
 
 def _listed(name: str) -> dict[str, Any]:
@@ -33,7 +36,8 @@ def _listed(name: str) -> dict[str, Any]:
     except UsageError as error:
         return {"name": name, **empty, "parts": [], "needs": "", "error": str(error)}
     values = {key: getattr(found, key) for key in empty}
-    return {"name": name, **values, "parts": list(found.part_names), "needs": found.needs, "error": None}
+    parts = list(found.part_names)
+    return {"name": name, **values, "parts": parts, "needs": found.needs, "error": None}
 
 
 def _parts(names: list[str]) -> str:
@@ -51,17 +55,36 @@ def _time(seconds: float | None) -> str:
 
 
 def study(
-    name: str, *, quick: bool, part: str | None, jobs: int, out: Path | None, render: bool, write: bool, as_json: bool
-) -> None:  # fmt: skip
+    name: str | None,
+    *,
+    quick: bool,
+    part: str | None,
+    jobs: int,
+    out: Path | None,
+    render: bool,
+    write: bool,
+    as_json: bool,
+) -> None:
     """Measure a study, or take its rows as they are, render it, and publish it where asked.
+
+    Without a name, list the studies.
 
     Raises:
         UnknownNameError: no such study or part.
         UsageError: flags that exclude each other, a folder that holds something else.
     """
+    if name is None:
+        given = {"--quick": quick, "--part": part, "--out": out, "--render": render}
+        flags = [flag for flag, value in {**given, "--write": write}.items() if value]
+        if flags:
+            got = f"zoo study got {', '.join(flags)} without a name"
+            raise UsageError(f"{got}; give one of those that `zoo study` lists.")
+        _list(as_json)
+        return
     found, events = load(name), Console()
     if render and part is not None:
-        raise UsageError("zoo study got --render with --part; rendering takes all rows: leave out one of them.")
+        whole = "rendering takes all rows: leave out one of them."
+        raise UsageError(f"zoo study got --render with --part; {whole}")
     from benchmarks.studies import execute
 
     folder = execute.default_folder(found, quick) if out is None else out
@@ -76,7 +99,8 @@ def study(
     written = execute.publish(found, stored) if write else []
     if as_json:
         pages = [str(path) for path in (page, *written)]
-        print_json({"schema": 1, "study": found.name, "quick": stored.quick, "rows": stored.rows, "written": pages})
+        what = {"schema": 1, "study": found.name, "quick": stored.quick}
+        print_json({**what, "rows": stored.rows, "written": pages})
         return
     for path in (page, *written):
         print(path)

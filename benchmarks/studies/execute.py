@@ -1,8 +1,8 @@
 """Measuring a study, part by part, and rendering what was measured.
 
-A folder of a study holds `rows.json` (`{"schema": 1, "study", "quick", "rows": {part: rows}}`, strict
-JSON), the rendered page with its pictures, and one folder per part for what a measurement keeps while
-it runs. The same call resumes; a part that is in `rows.json` is finished.
+A folder of a study holds `rows.json` (strict JSON: `{"schema": 1, "study", "quick", "rows": {part:
+rows}}`), the rendered page with its pictures, and one folder per part for what a measurement keeps
+while it runs. The same call resumes; a part that is in `rows.json` is finished.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ from benchmarks.studies.pages import keep_notes, replace_part
 from benchmarks.studies.record import Rendered, Rows, Study, Work
 from zoo.errors import UnknownNameError, UsageError
 
-__all__ = ["Stored", "check_target", "default_folder", "find_rows", "measure", "publish", "published", "write_page"]
+__all__ = [
+    "Stored",
+    "check_target",
+    "default_folder",
+    "find_rows",
+    "measure",
+    "publish",
+    "published",
+    "write_page",
+]
 
 ROWS = "rows.json"
 QUICK = "**A quick run with small budgets, for trying: nothing here is to be quoted.**"
@@ -40,7 +49,12 @@ def default_folder(study: Study, quick: bool) -> Path:
 
 def published(study: Study, root: Path = Path()) -> Rows:
     """Return the rows of the page as it is in the repository; empty where nothing was published."""
-    return study.read((root / study.page).parent if study.page.endswith(".md") else root / study.page)
+    return study.read(_home(study, root))
+
+
+def _home(study: Study, root: Path) -> Path:
+    """Return the folder of the published page."""
+    return root / study.page if study.page.endswith("/") else (root / study.page).parent
 
 
 def find_rows(study: Study, folder: Path, root: Path = Path()) -> Stored:
@@ -54,7 +68,8 @@ def find_rows(study: Study, folder: Path, root: Path = Path()) -> Stored:
         return stored
     rows = published(study, root)
     if not rows:
-        raise UsageError(f"Study {study.name} has no rows in {str(folder)!r} and none published; measure with: zoo study {study.name}")
+        nowhere = f"no rows in {str(folder)!r} and none published"
+        raise UsageError(f"Study {study.name} has {nowhere}; measure: zoo study {study.name}")
     return Stored(quick=False, rows=rows, source=root / study.page)
 
 
@@ -67,15 +82,19 @@ def _stored(study: Study, folder: Path) -> Stored | None:
     path = folder / ROWS
     if not path.exists():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"--out {str(folder)!r} holds something else than a study; give a new or an empty folder.")
+            other = "holds something else than a study; give a new or an empty folder."
+            raise UsageError(f"--out {str(folder)!r} {other}")
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         name, quick, rows = found["study"], bool(found["quick"]), dict(found["rows"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{str(path)!r} is no file of rows ({type(error).__name__}: {error}); give another folder.") from error
+        why = f"{type(error).__name__}: {error}"
+        cure = f"is no file of rows ({why}); give another folder."
+        raise UsageError(f"{str(path)!r} {cure}") from error
     if name != study.name:
-        raise UsageError(f"--out {str(folder)!r} holds the study {name!r}, not {study.name!r}; give another folder.")
+        held = f"holds the study {name!r}, not {study.name!r}"
+        raise UsageError(f"--out {str(folder)!r} {held}; give another folder.")
     return Stored(quick=quick, rows=rows, source=path)
 
 
@@ -102,7 +121,8 @@ def measure(
         root: of the repository.
 
     Raises:
-        UsageError: an unknown part, or a folder that holds something else.
+        UsageError: an unknown part, a folder that holds something else, or something missing that
+            the study needs.
     """
     events = events or Events()
     names = _chosen(study, part)
@@ -112,7 +132,8 @@ def measure(
         stored = Stored(quick=quick, rows=rows, source=folder / ROWS)
     if stored.quick != quick:
         kind, other = ("quick", "full") if stored.quick else ("full", "quick")
-        raise UsageError(f"--out {str(folder)!r} holds a {kind} run of {study.name}, not a {other} one; give another folder.")
+        held = f"holds a {kind} run of {study.name}, not a {other} one"
+        raise UsageError(f"--out {str(folder)!r} {held}; give another folder.")
     rows = {name: found for name, found in stored.rows.items() if name != part}
     _save(study, folder, quick, rows)  # the folder is ours from here on
     if part is not None and (folder / part).is_dir():
@@ -122,7 +143,14 @@ def measure(
             events.say(f"{study.name}: {name} is there")
             continue
         events.say(f"{study.name}: {name}")
-        rows[name] = _measured(study, name, Work(quick=quick, jobs=jobs, out=folder / name, progress=events))
+        work = Work(quick=quick, jobs=jobs, out=folder / name, progress=events)
+        try:
+            rows[name] = _measured(study, name, work)
+        except UsageError as error:
+            if name == part or name not in study.optional:
+                raise
+            events.warn(f"{study.name}: {name} is left out: {error}")
+            continue
         rows = {n: rows[n] for n in (*study.part_names, *rows) if n in rows}
         _save(study, folder, quick, rows)
     return replace(stored, rows=rows, source=folder / ROWS)
@@ -131,7 +159,8 @@ def measure(
 def _chosen(study: Study, part: str | None) -> tuple[str, ...]:
     names = study.part_names
     if not names:
-        raise UsageError(f"Study {study.name} finds nothing to measure here; run it in the root of the repository, which has {study.page}.")
+        cure = f"run it in the root of the repository, which has {study.page}."
+        raise UsageError(f"Study {study.name} finds nothing to measure here; {cure}")
     if part is None:
         return names
     if part not in names:
@@ -149,11 +178,12 @@ def _measured(study: Study, part: str, work: Work) -> object:
 
 
 def _save(study: Study, folder: Path, quick: bool, rows: Rows) -> None:
-    write_atomic(folder / ROWS, strict_json({"schema": 1, "study": study.name, "quick": quick, "rows": rows}) + "\n")
+    document = {"schema": 1, "study": study.name, "quick": quick, "rows": rows}
+    write_atomic(folder / ROWS, strict_json(document) + "\n")
 
 
 def write_page(study: Study, stored: Stored, folder: Path, root: Path = Path()) -> Path:
-    """Render rows into a folder, with the notes of the published page for a full run, and return the page."""
+    """Render rows into a folder and return the page, a full run with the notes of the published one."""
     made, page = study.render(stored.rows), folder / study.file_name
     if stored.quick:
         title, _, rest = made.text.partition("\n")
@@ -176,22 +206,25 @@ def check_target(study: Study, quick: bool, root: Path = Path()) -> None:
         UsageError: a quick run, or no folder of the page here.
     """
     if quick:
-        raise UsageError("zoo study got --quick with --write; a published page needs a full run: leave out one of them.")
-    folder = root / study.page if study.page.endswith("/") else (root / study.page).parent
+        full = "a published page needs a full run: leave out one of them."
+        raise UsageError(f"zoo study got --quick with --write; {full}")
+    folder = _home(study, root)
     if not folder.is_dir():
-        raise UsageError(f"--write of {study.name} needs the folder {str(folder)!r}; run it in the root of the repository.")
+        cure = f"needs the folder {str(folder)!r}; run it in the root of the repository."
+        raise UsageError(f"--write of {study.name} {cure}")
 
 
 def publish(study: Study, stored: Stored, root: Path = Path()) -> list[Path]:
     """Write page, files and parts of other pages into the repository, and return what was written.
 
     Raises:
-        UsageError: see `check_target`; rows of a quick run; or a published part that these rows lack.
+        UsageError: see `check_target`; rows of a quick run; a published part that these lack.
     """
     check_target(study, stored.quick, root)
     lost = [name for name in published(study, root) if name not in stored.rows]
     if lost:
-        raise UsageError(f"--write would drop {', '.join(lost)} from {study.page}; measure them too: zoo study {study.name}")
+        drop = f"--write would drop {', '.join(lost)} from {study.page}"
+        raise UsageError(f"{drop}; measure them too: zoo study {study.name}")
     made, written = study.render(stored.rows), []
     if not study.page.endswith("/"):
         _write(made, root / study.page, root / study.page)

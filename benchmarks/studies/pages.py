@@ -13,7 +13,7 @@ from zoo.errors import UsageError
 
 __all__ = ["EMPTY_NOTES", "keep_notes", "part", "replace_part", "with_part"]
 
-EMPTY_NOTES = ("<!-- notes -->", "<!-- /notes -->")  # the lines where a rendered page has room for notes
+EMPTY_NOTES = ("<!-- notes -->", "<!-- /notes -->")  # where a rendered page has room
 
 
 def part(text: str, name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a study says of itself: one frozen record per study, from which list, command and tests are derived."""
+"""What a study says of itself: one record, from which list, command and tests are derived."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.run.progress import Events
-from zoo.errors import UsageError
+from zoo.errors import UnknownNameError, UsageError
 
 __all__ = ["Rendered", "Rows", "Study", "Work"]
 
@@ -57,20 +57,21 @@ def _nothing_published(folder: Path) -> Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What measures a page. A `study.py` in `benchmarks/studies/NAME/`, or a plug-in, registers itself by one record.
+    """What measures a page. A `study.py` in `benchmarks/studies/NAME/`, or a plug-in, has one.
 
     Attributes:
         name: what users call it; the name of its folder.
         title: what it measures, in one line.
-        page: the page it renders, from the root of the repository. One that ends in `/` is a folder:
-            the study has no page of its own there and fills parts of those that are there.
+        page: the page it renders, from the root of the repository. One that ends in `/` is a
+            folder: the study has no page of its own and fills parts of those that are there.
         seconds: rough time of a full run.
         quick_seconds: rough time of a quick run.
         measure: `(part, work) -> rows` of that part, in plain JSON.
         render: `rows by part -> Rendered`; of the same rows, the same text. Parts may be missing.
-        read: `folder of the page -> rows by part`, as they were published; empty where there are none.
+        read: `folder of the page -> rows by part`, as they were published, or none.
         parts: what can be measured by itself, in the order it is measured; a function where that
             depends on the files of the current folder.
+        optional: parts that a run leaves out, with a warning, where what they need is not there.
         needs: what a run needs that is not installed with us, in a few words.
 
     Raises:
@@ -86,6 +87,7 @@ class Study:
     render: Callable[[Mapping[str, Any]], Rendered]
     read: Callable[[Path], Rows] = _nothing_published
     parts: tuple[str, ...] | Callable[[], tuple[str, ...]] = ("table",)
+    optional: tuple[str, ...] = ()
     needs: str = ""
 
     def __post_init__(self) -> None:
@@ -93,14 +95,22 @@ class Study:
         names = () if callable(self.parts) else self.parts
         for kind, name in (("study", self.name), *(("part of a study", part) for part in names)):
             if not NAME.fullmatch(name):
-                raise UsageError(f"A {kind} is called {name!r}; accepted: [a-z][a-z0-9_]*, such as my_study.")
+                accepted = "[a-z][a-z0-9_]*, such as my_study"
+                raise UsageError(f"A {kind} is called {name!r}; accepted: {accepted}.")
         if not self.title.strip() or "\n" in self.title:
             raise UsageError(f"Study {self.name!r} has the title {self.title!r}; write one line.")
         if not callable(self.parts) and not self.parts:
-            raise UsageError(f"Study {self.name!r} has no parts; leave them out where it has only one.")
-        if Path(self.page).is_absolute() or ".." in Path(self.page).parts or not self.page.endswith((".md", "/")):
+            cure = "leave them out where it has only one"
+            raise UsageError(f"Study {self.name!r} has no parts; {cure}.")
+        for name in () if callable(self.parts) else self.optional:
+            if name not in names:
+                raise UnknownNameError(f"optional part of {self.name}", name, names)
+        path = Path(self.page)
+        inside = not path.is_absolute() and ".." not in path.parts
+        if not inside or not self.page.endswith((".md", "/")):
+            wrong = f"Study {self.name!r} has the page {self.page!r}"
             accepted = "a .md file or a folder ending in /, from the root of the repository"
-            raise UsageError(f"Study {self.name!r} has the page {self.page!r}; accepted: {accepted}.")
+            raise UsageError(f"{wrong}; accepted: {accepted}.")
 
     @property
     def part_names(self) -> tuple[str, ...]:

@@ -19,9 +19,11 @@ FOLDER = Path(__file__).parent
 
 @functools.cache
 def _places() -> dict[str, Any]:
-    """Return where each study is, without importing any; a name of ours is never replaced by a plug-in's."""
-    files = {p.parent.name: f"benchmarks.studies.{p.parent.name}.study" for p in sorted(FOLDER.glob("[a-z]*/study.py"))}
-    return {**files, **{point.name: point for point in metadata.entry_points(group=GROUP) if point.name not in files}}
+    """Return where each study is, without importing any; a plug-in never replaces one of ours."""
+    folders = sorted(path.parent.name for path in FOLDER.glob("[a-z]*/study.py"))
+    files = {name: f"benchmarks.studies.{name}.study" for name in folders}
+    points = metadata.entry_points(group=GROUP)
+    return {**files, **{point.name: point for point in points if point.name not in files}}
 
 
 @functools.cache
@@ -32,10 +34,14 @@ def _study(name: str) -> Study:
     except Exception as error:
         if isinstance(place, str):
             raise
-        raise UsageError(f"The study {name!r} of {place.value} cannot be loaded ({type(error).__name__}: {error}); mend it.") from error
+        why = f"{type(error).__name__}: {error}"
+        broken = f"The study {name!r} of {place.value} cannot be loaded ({why})"
+        raise UsageError(f"{broken}; mend it.") from error
     if not isinstance(found, Study) or found.name != name:
-        got = f"a study called {found.name!r}" if isinstance(found, Study) else f"a {type(found).__name__}"
-        raise UsageError(f"{name!r} is {got}; accepted: STUDY = benchmarks.studies.Study(name={name!r}, ...).")
+        other = isinstance(found, Study)
+        got = f"a study called {found.name!r}" if other else f"a {type(found).__name__}"
+        accepted = f"STUDY = benchmarks.studies.Study(name={name!r}, ...)"
+        raise UsageError(f"{name!r} is {got}; accepted: {accepted}.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Rows on disk: kept as soon as they are measured, and published beside their page as JSON or CSV."""
+"""Rows on disk: kept as soon as they are measured, published beside their page as JSON or CSV."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Kept", "csv_rows", "csv_text", "json_rows", "json_text"]
 
 
 class Kept:
-    """Rows by name in one JSON file, written as soon as each is there, so that an interrupted run resumes."""
+    """Rows by name in one JSON file, each written as soon as it is there, to resume from."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,17 +46,24 @@ def json_rows(path: Path) -> dict[str, Any]:
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], number: str = "") -> str:
-    """Return a CSV table of some columns; `number` is the format of its floats, in full without one."""
+    """Return a CSV table of some columns; `number` is the format of floats, in full without one."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: format(v, number) if number and isinstance(v, float) else v for k, v in row.items()})
+        writer.writerow({k: _text(v, number) for k, v in row.items()})
     return text.getvalue()
 
 
+def _text(value: Any, number: str) -> Any:
+    return format(value, number) if number and isinstance(value, float) else value
+
+
 def csv_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a published CSV table, none where there is no file; empty cells are None, numbers are numbers."""
+    """Return the rows of a published CSV table, none where there is no file.
+
+    Empty cells are None; numbers and truth values are what they were.
+    """
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:

@@ -37,7 +37,7 @@ def _labels(quick: bool) -> Rows:
 
 
 def _modes(quick: bool) -> Rows:
-    return modality.mode_rows(chains=2, draws=100) if quick else modality.mode_rows()
+    return modality.mode_rows(modality.CASES[1:], chains=2, draws=100) if quick else modality.mode_rows()
 
 
 def _co_clustering(quick: bool) -> Rows:
@@ -45,7 +45,7 @@ def _co_clustering(quick: bool) -> Rows:
 
 
 def _heldout(quick: bool, data: str, K: int) -> Rows:
-    seeds, settings = (1, {**HELDOUT, **FEW}) if quick else (2, HELDOUT)
+    seeds, settings = (1, {**HELDOUT, **FEW, "num_particles": 2}) if quick else (2, HELDOUT)
     score = heldout.compare(data, K, "full", family="full_rank", seeds=seeds, **settings)
     mean, low, high = heldout.interval(score)
     return [{

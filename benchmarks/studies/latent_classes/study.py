@@ -33,7 +33,7 @@ STUDY = Study(
     title="Mixtures and latent classes: labels, evidence, coverage",
     page="docs/results/latent_classes.md",
     seconds=3600,
-    quick_seconds=120,
+    quick_seconds=240,
     parts=(
         "evidence",
         "network",

@@ -1,4 +1,4 @@
-"""The tables of families on the pages of the models: `zoo compare NAME --quick --no-nuts`, one row per family."""
+"""The tables of families on the pages of the models, by `zoo compare NAME --quick --no-nuts`."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def _render(rows: Mapping[str, Any]) -> Rendered:
     from benchmarks.studies.model_pages.render import table
 
     tables = {name: table(name, cells) for name, cells in rows.items()}
-    text = "\n".join(["# Families on the pages of the models", *(f"\n## {name}\n\n{t}" for name, t in tables.items())])
-    return Rendered(text=text + "\n", parts={f"{PAGES}{name}.md": {PART: t} for name, t in tables.items()})
+    sections = "".join(f"\n## {name}\n\n{text}\n" for name, text in tables.items())
+    parts = {f"{PAGES}{name}.md": {PART: text} for name, text in tables.items()}
+    return Rendered(text=f"# Families on the pages of the models\n{sections}", parts=parts)
 
 
 STUDY = Study(

@@ -12,6 +12,7 @@ import matplotlib
 import pytest
 
 from benchmarks.cli import commands as cli
+from benchmarks.run.progress import Events
 from benchmarks.studies import Rendered, Study, execute, pages, registry
 from benchmarks.studies.registry import STUDIES
 from benchmarks.studies.rows import Kept, csv_rows, csv_text
@@ -22,6 +23,7 @@ TABLES = [name for name in STUDIES if name != "model_pages"]  # it has no page, 
 # A study in a file of its own: it counts how often it measures, and fails while a file says so.
 PLUGIN = """
 from pathlib import Path
+from benchmarks.run.progress import Events
 from benchmarks.studies import Rendered, Study
 from benchmarks.studies.rows import Kept, json_rows, json_text
 
@@ -138,6 +140,7 @@ def test_pages_name_commands_and_no_mains():
         ({"name": "My study"}, "A study is called 'My study'; accepted"),
         ({"parts": ("a", "../b")}, "A part of a study is called '../b'"),
         ({"parts": ()}, "has no parts; leave them out"),
+        ({"optional": ("tabel",)}, "Unknown optional part of mine 'tabel' (did you mean 'table'?)"),
         ({"title": "two\nlines"}, "write one line"),
         ({"page": "/etc/page.md"}, "accepted: a .md file or a folder ending in /"),
         ({"page": "docs/../../page.md"}, "accepted: a .md file"),
@@ -278,6 +281,29 @@ def test_a_study_of_a_file_is_listed_measured_rendered_and_published(install, ca
         assert says in err
     with pytest.raises(UsageError, match="holds the study 'counted', not 'lda'"):
         execute.measure(STUDIES["lda"], folder)
+
+
+def test_an_optional_part_is_left_out_where_what_it_needs_is_missing(tmp_path):
+    def measured(part, work):
+        if part == "peer":
+            raise UsageError("The peer is not installed.")
+        return [part]
+
+    class Heard(Events):
+        said = ()
+
+        def warn(self, sentence):
+            self.said = (*self.said, sentence)
+
+    calls = {"measure": measured, "render": lambda rows: Rendered(text=f"# {', '.join(rows)}\n")}
+    usual = {"name": "mine", "title": "t", "page": "docs/mine.md", "seconds": 1, "quick_seconds": 1}
+    study, heard = Study(**usual, **calls, parts=("peer", "own"), optional=("peer",)), Heard()
+    assert execute.measure(study, tmp_path, events=heard).rows == {"own": ["own"]}
+    assert heard.said == ("mine: peer is left out: The peer is not installed.",)
+    with pytest.raises(UsageError, match="The peer is not installed"):
+        execute.measure(study, tmp_path, part="peer")
+    with pytest.raises(UsageError, match="The peer is not installed"):
+        execute.measure(Study(**usual, **calls, parts=("peer", "own")), tmp_path / "other")
 
 
 def test_publishing_never_drops_a_part(install, tmp_path):
