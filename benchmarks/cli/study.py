@@ -92,6 +92,8 @@ def study(
         execute.check_target(found, quick)
     if render:
         stored = execute.find_rows(found, folder)
+        if out is None and stored.source.parent != folder:  # a later measurement starts in its own
+            folder = folder.with_name(f"{found.name}-published")
         events.say(f"{found.name}: rows of {stored.source}")
     else:
         stored = execute.measure(found, folder, quick=quick, part=part, jobs=jobs, events=events)

@@ -259,6 +259,9 @@ def test_a_study_of_a_file_is_listed_measured_rendered_and_published(install, ca
     page = root / "docs" / "results" / "counted.md"
     page.write_text(pages.with_part(page.read_text(), "notes", "It was the rain."))
     shutil.rmtree(root / "out")
+    code, out, _ = run("counted", "--render", capsys=capsys)  # rows as published, apart from those of a run to come
+    assert out.split() == ["out/studies/counted-published/counted.md"]
+    assert Path(out.strip()).read_text() == page.read_text()
     code, _, err = run("counted", "--part", "second", "--write", capsys=capsys)  # the other part is as it was published
     assert code == 0
     rows = json.loads((page.parent / "counted.json").read_text())
