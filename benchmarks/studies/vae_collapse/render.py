@@ -16,13 +16,13 @@ from benchmarks.run.store import finite
 __all__ = ["ROWS", "Row", "page", "picture", "record"]
 
 Row = dict[str, Any]
-# words -> objective, warm-up as a share of the steps, other settings
+# words -> objective with WARMUP to be filled in, warm-up as a share of the steps, other settings
 ROWS: dict[str, tuple[str, float, dict[str, Any]]] = {
     "no schedule": ("elbo", 0.0, {}),
-    "linear, 10 % of the steps": ("elbo_linear", 0.1, {}),
-    "linear, 40 % of the steps": ("elbo_linear", 0.4, {}),
-    "cyclical, 40 % of the steps": ("elbo_cyclical", 0.4, {}),
-    "free bits, 3 nats": ("elbo_free_bits", 0.4, {"free_bits": 3.0}),
+    "linear, 10 % of the steps": ("elbo_linear[warmup=WARMUP]", 0.1, {}),
+    "linear, 40 % of the steps": ("elbo_linear[warmup=WARMUP]", 0.4, {}),
+    "cyclical, 40 % of the steps": ("elbo_cyclical[warmup=WARMUP]", 0.4, {}),
+    "free bits, 3 nats": ("elbo_free_bits[warmup=WARMUP,free_bits=3.0]", 0.4, {}),
     "IWAE-5, no schedule": ("iwae", 0.0, {"num_particles": 5}),
 }
 
