@@ -72,7 +72,7 @@ def checks(entry: ModelEntry, family: str) -> list[Check]:
 
 
 def _short(family: str) -> dict[str, Any]:
-    return {**SHORT, "num_particles": 8 if family in FAMILIES else 2}
+    return {**SHORT, "num_particles": 8 if family in FAMILIES and not FAMILIES[family].is_program else 2}
 
 
 def _data(entry: ModelEntry) -> Data:
