@@ -14,7 +14,7 @@ from pyro import poutine
 
 from guides.base.flat import FlatGuide
 from guides.base.initialize import find_start
-from guides.draws import draw
+from guides.draws import density_of, draw
 from guides.fit_file import load, save
 from guides.fitting import fit
 from guides.objectives.flat import FlatObjective
@@ -91,7 +91,7 @@ def _covers_sites(short: Callable[[], Fit]) -> Outcome:
     if bad := _unusable(result):
         return bad
     with session(result.entry.dtype):
-        density = LogDensity(result.program, result.data, dtype=result.entry.dtype)
+        density = density_of(result)
         trace = density.trace(density.constrain(torch.zeros(density.dim, dtype=density.dtype)), result.data.train)
     draws = draw(result, 20, seed=2).draws
     if set(draws) != {s.name for s in density.sites}:
@@ -170,7 +170,7 @@ def _log_weights(short: Callable[[], Fit]) -> Outcome:
     if result.points:
         return "skipped", f"the guide is a point in {', '.join(result.points)}, which has no log weights"
     with session(result.entry.dtype):
-        density = LogDensity(result.program, result.data, dtype=result.entry.dtype)
+        density = density_of(result)
         if density.discrete:
             return "skipped", "Pyro's plain trace does not sum out the discrete sites"
         if isinstance(result.guide, FlatGuide):

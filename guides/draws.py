@@ -125,7 +125,11 @@ def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tenso
 
 def density_of(fit: Fit) -> LogDensity:
     """Return the log density of the program a fit belongs to, on its data."""
-    return LogDensity(fit.program, fit.data, dtype=fit.entry.dtype)
+    known = fit.density
+    if known is None or known.program is not fit.program or known.data is not fit.data:
+        known = LogDensity(fit.program, fit.data, dtype=fit.entry.dtype)
+        object.__setattr__(fit, "density", known)  # a memo: making one runs the program several times
+    return known
 
 
 def _refuse_broken(fit: Fit) -> None:
@@ -191,7 +195,7 @@ def transfer(fit: Fit, data: Data, *, seed: int | None = None) -> Fit:
         density = LogDensity(fit.program, data, dtype=fit.entry.dtype)
         guide = fit.guide.transferred(density, features_of(fit.entry, data.train))
         value = estimate_elbo(guide, density, 4000, derive_seed(fit.seed if seed is None else seed, fit.entry.key, fit.family, "elbo"))
-    return replace(fit, data=data, guide=guide, elbo=value)
+    return replace(fit, data=data, guide=guide, elbo=value, density=density)
 
 
 def estimate_elbo(guide: nn.Module, density: LogDensity, n: int, seed: int) -> Elbo:

@@ -19,6 +19,7 @@ from guides.objectives.records import OBJECTIVES
 from guides.registry import build
 from guides.session import as_module, session
 from guides.types import MOVED, Elbo, Fit, FitConfig, Restart, Stop
+from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, InfrastructureError, UsageError
 from zoo.storage import digest_of, written
 from zoo.types import Cost, Data, ModelEntry
@@ -88,9 +89,11 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
         stored = any(k.startswith("program.") for k in tensors)
         if stored:
             program = as_module(program, data.train, entry.dtype)
-        guide = build(meta["family"], program, data, entry, **meta["options"])
+        density = LogDensity(program, data, dtype=entry.dtype)
+        own = meta["family"] in entry.own_guides
+        guide = build(meta["family"], program, data, entry, **meta["options"], **({} if own else {"density": density}))
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            if meta["family"] in entry.own_guides:
+            if own:
                 guide(**data.train)
         for prefix, module in (("guide.", guide), ("program.", program)):
             part = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
@@ -102,7 +105,7 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
         options=meta["options"],
         restarts=tuple(Restart(seed=r["seed"], elbo=_elbo(r["elbo"]), stop=Stop(**r["stop"])) for r in meta["restarts"]),
         compiled=meta["compiled"], history={k[8:]: v.numpy() for k, v in tensors.items() if k.startswith("history.")},
-        points=tuple(meta.get("points", ())),
+        points=tuple(meta.get("points", ())), density=density,
     )  # fmt: skip
 
 

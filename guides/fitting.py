@@ -99,6 +99,7 @@ class _Attempt:
     seed: int
     record: Record
     points: tuple[str, ...]
+    density: LogDensity | None = None
 
     @property
     def rank(self) -> float:
@@ -154,7 +155,7 @@ def fit(
     compiling = sum(a.record["compile_seconds"] for a in attempts)
     return Fit(
         entry=entry, data=job.data, family=family, program=best.program, guide=best.guide, config=config, seed=seed,
-        losses=best.outcome.losses, stop=best.outcome.stop, elbo=best.bound, options=options, points=best.points,
+        losses=best.outcome.losses, stop=best.outcome.stop, elbo=best.bound, options=options, points=best.points, density=best.density,
         cost=Cost(seconds=time.perf_counter() - began - compiling, compile_seconds=compiling, steps=steps, gradient_evaluations=gradients,
                   sequential_depth=steps),
         restarts=tuple(Restart(seed=a.seed, elbo=a.bound, stop=a.outcome.stop) for a in attempts),
@@ -193,7 +194,8 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     record = outcome.record or Record(used=False, reason="no optimization step was taken", compile_seconds=0.0, cached=False)
     points = point_sites(guide, density, final_seed) if value is not None else ()
     return _Attempt(
-        program=program, guide=guide, outcome=outcome, gradients=spent, elbo=value, seed=seed, record=record, points=points
+        program=program, guide=guide, outcome=outcome, gradients=spent, elbo=value, seed=seed, record=record, points=points,
+        density=density,
     )  # fmt: skip
 
 

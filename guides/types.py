@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from zoo.density.log_density import LogDensity
+
 __all__ = ["Elbo", "Fit", "FitConfig", "FitStatus", "Restart", "Stop"]
 
 MOVED = ("beta", "warmup", "free_bits")  # parameters of objectives that were fields of `FitConfig`
@@ -133,6 +135,7 @@ class Fit:
     program the guide belongs to; `options` are those the family was built with. `history` follows a program that learns:
     `step`, and at these steps `reconstruction_nats` (minus the expected log likelihood) and `kl_nats` per unit.
     `points` are latent sites in which the guide has no density (`guides.draws.point_sites`): such a fit has no ELBO.
+    `density` is the log density of the program on these data where it was made already; ask `guides.draws.density_of`.
     """
 
     entry: ModelEntry
@@ -151,6 +154,7 @@ class Fit:
     compiled: Mapping[str, Any] = field(default_factory=lambda: {"used": False, "reason": "eager"})
     history: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     points: tuple[str, ...] = ()
+    density: LogDensity | None = field(default=None, repr=False, compare=False)
 
     @property
     def ok(self) -> bool:

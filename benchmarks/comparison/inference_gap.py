@@ -32,7 +32,7 @@ from zoo.truth.grid import LARGEST, MOST_POINTS, GridCheck, LatentGrid
 if TYPE_CHECKING:
     from guides.types import Fit
 
-__all__ = ["COLUMNS", "DatumGap", "GapReport", "datum_gaps", "gap_report", "reported_elbo"]
+__all__ = ["COLUMNS", "DatumGap", "GapReport", "datum_gaps", "gap_report"]
 
 TOLERANCE = 1e-3  # nats
 SAME = 0.01  # nats between the two grids' log p(x)
@@ -129,19 +129,6 @@ class GapReport:
             cells = [f"{m:.3f} ± {s:.3f}" for m, s in (self.mean(column, p) for p in parts)]
             lines.append(f"| {words} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
-
-
-def reported_elbo(fit: Fit, *, draws: int = 4000, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return the ELBO per unit from the guide's draws on the program's own log density, and its standard error, each `[unit]` in nats."""
-    from guides.objectives.per_unit import unit_log_weights
-    from guides.session import session
-    from zoo.density.log_density import LogDensity
-
-    assert isinstance(fit.guide, LocalGuide)
-    with session(fit.entry.dtype):
-        density = LogDensity(fit.program, fit.data, dtype=fit.entry.dtype)
-        log_weights = unit_log_weights(density, fit.guide, draws, torch.Generator().manual_seed(seed))
-    return log_weights.mean(0), log_weights.std(0) / math.sqrt(draws)
 
 
 def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int = 0) -> GapReport:

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from benchmarks.mcmc.diagnostics import smallest_ess
-from benchmarks.mcmc.engine_nutpie import Chain, Density, starting_point
-from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
+from benchmarks.mcmc.engine_nutpie import Chain, Density
+from benchmarks.workers import Task, TaskResult, run_tasks
 from zoo.compiler.compile import Mode
 from zoo.density.log_density import LogDensity
 from zoo.errors import UnknownNameError, UsageError
@@ -28,7 +28,7 @@ from zoo.types import Cost, Data, ModelEntry, Posterior
 if TYPE_CHECKING:
     from guides.types import Fit
 
-__all__ = ["ENGINES", "estimate_seconds", "run_nuts"]
+__all__ = ["ENGINES", "run_nuts"]
 
 ENGINES = ("nutpie", "pyro")
 TUNE = {"nutpie": 800, "pyro": 1000}
@@ -39,7 +39,7 @@ STATS = {
 MIN_ESS = 2000.0
 MOST_GRADIENTS = 2_000_000  # of an extension that will not reach its target
 MOST_DRAWS = 5  # extension stops at this multiple of the draws asked for
-LEAPFROGS = 12.0  # gradients per draw assumed by the estimate of time, typical of well-conditioned entries
+LEAPFROGS = 12.0  # gradients per draw of well-conditioned entries, for the prediction of the work
 
 
 def run_nuts(
@@ -200,35 +200,3 @@ class _Run:
             entry=self.entry, data=self.data, method="nuts", draws=sites, sample_dims=("chain", "draw"), unconstrained=u,
             stats=stats, cost=cost, seed=self.seed, engine=self.engine,
         )  # fmt: skip
-
-
-def estimate_seconds(
-    entry: ModelEntry,
-    *,
-    data: Data | None = None,
-    engine: str = "nutpie",
-    chains: int = 4,
-    tune: int | None = None,
-    draws: int = 1000,
-    jobs: int = 2,
-    log_density: LogDensity | None = None,
-) -> float:
-    """Return a rough estimate of the wall seconds of `run_nuts`, from the time of a few gradients.
-
-    The density is timed as it is: eager, unless a compiled `log_density` is given (`run_nuts` compiles by itself where
-    that pays, often 20 times faster). Twelve gradients per iteration are assumed; entries with curved or badly scaled
-    posteriors take several times more.
-    """
-    if log_density is None:
-        data = entry.load_data() if data is None else data
-        log_density = LogDensity(entry.program(data), data, dtype=entry.dtype)
-    density = Density(log_density)
-    with one_thread():
-        x = starting_point(density, 0)
-        times = []
-        for _ in range(7):
-            before = time.perf_counter()
-            density(x)
-            times.append(time.perf_counter() - before)
-    iterations = math.ceil(chains / max(1, jobs)) * ((TUNE[engine] if tune is None else tune) + draws)
-    return float(np.median(times)) * LEAPFROGS * iterations

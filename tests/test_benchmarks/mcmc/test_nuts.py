@@ -19,7 +19,7 @@ from benchmarks.mcmc import engine_nutpie as nuts_nutpie
 from benchmarks.mcmc.diagnostics import components
 from benchmarks.mcmc.engine_nutpie import Density, nutpie_chain, starting_point
 from benchmarks.mcmc.engine_pyro import RecordingNUTS, potential
-from benchmarks.mcmc.nuts import STATS, _wanted, estimate_seconds, run_nuts
+from benchmarks.mcmc.nuts import STATS, _wanted, run_nuts
 from benchmarks.workers import Task, run_tasks
 from zoo.density.log_density import LogDensity
 from zoo.errors import ProgramError, UnknownNameError, UsageError
@@ -372,10 +372,6 @@ def test_bad_requests_are_refused(tiny):
         run_nuts(tiny, engine="nutpy")
     with pytest.raises(UsageError, match="draws=2"):
         run_nuts(tiny, draws=2)
-
-
-def test_the_estimate_grows_with_the_work(tiny):
-    assert estimate_seconds(tiny, draws=100_000) > 5 * estimate_seconds(tiny, draws=1000) > 0
 
 
 SCRIPT = """

@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -242,3 +243,25 @@ def test_programs_that_learn_are_trained_and_others_refused(tiny):
     refused = type(entry)(**{**{f: getattr(entry, f) for f in entry.__dataclass_fields__}, "learns": False})
     with pytest.raises(ProgramError, match="learns=True"):
         guides.fit(refused, "mean_field", **SHORT)
+
+
+def test_one_log_density_serves_a_fit_its_draws_and_its_elbo(tiny, tmp_path, monkeypatch):
+    """Making one runs the program several times; each of these made its own."""
+    from zoo.density import log_density
+
+    made = []
+    whole = log_density.LogDensity._set_up
+    monkeypatch.setattr(log_density.LogDensity, "_set_up", lambda self: (made.append(self), whole(self))[1])
+    entry, _ = tiny.gaussian()
+    fit = guides.fit(entry, "full_rank", steps=40, patience=10, anneal=10, compile="off")
+    one = guides.draw(fit, 50)
+    guides.elbo(fit, 50)
+    assert len(made) == 1
+    guides.save(fit, tmp_path / "g.pt")
+    again = guides.load(tmp_path / "g.pt", entry)
+    two = guides.draw(again, 50)
+    assert len(made) == 2
+    assert torch.equal(one.unconstrained, two.unconstrained)
+    assert torch.equal(one.log_weights, two.log_weights)
+    other = replace(again, data=entry.load_data())  # other data: the memo is not theirs
+    assert guides.draws.density_of(other) is not again.density
