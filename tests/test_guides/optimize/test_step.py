@@ -19,6 +19,7 @@ from guides.optimize.step import BETAS, EPSILON, Step, advance, controls
 from guides.registry import build
 from guides.session import session
 from guides.types import FitConfig
+from zoo.compiler.policy import backend
 from zoo.density.log_density import LogDensity
 from zoo.types import Data
 
@@ -142,6 +143,7 @@ def test_noise_is_the_same_however_many_steps_ask_for_it_at_once(tiny, particles
         assert run().step.together < 4
 
 
+@pytest.mark.skipif(backend() != "standalone", reason="packages are called by torch's loader, step by step")
 def test_a_block_of_steps_is_its_steps_one_by_one(tiny):
     """Also with a step that breaks on the way: the state is that of the last good one."""
     entry, batch_size = programs(tiny, "mixture")

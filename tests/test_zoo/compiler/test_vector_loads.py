@@ -17,6 +17,7 @@ import zoo
 from guides.optimize import step
 from zoo.compiler import torch_private
 from zoo.compiler.compile import Function, compile_function
+from zoo.compiler.policy import backend
 from zoo.density.log_density import LogDensity
 
 LENGTHS = (3, 8, 13, 16, 21, 40)  # whole vectors, tails of one and of two vectors
@@ -124,6 +125,7 @@ def test_a_graph_behind_torchs_loader_stays_inside_its_arrays_too():
     assert outside_reads(form) == {}
 
 
+@pytest.mark.skipif(backend() != "standalone", reason="packages are called by torch's loader")
 @pytest.mark.parametrize("side", SIDES)
 def test_a_samplers_point_may_end_at_a_page(side):
     """The C function that nutpie calls, with its point and its gradient in memory of the caller's own."""
