@@ -19,6 +19,7 @@ __all__ = ["cell_name", "damage", "listed_files", "refuse_links", "remove", "str
 MANIFEST = "MANIFEST"
 OURS = re.compile(rf"{re.escape(TEMPORARY)}[a-z0-9_]{{8}}")  # the ending is that of tempfile
 CELL = re.compile(r"[A-Za-z0-9_.=-]*--[A-Za-z0-9_.=-]*--s\d+--[0-9a-f]{12}")  # what cell_name makes
+FILES = ("cell.json", "posterior.nc", "guide.pt", "witness.json", "log.txt")  # what a cell may hold; a reader may add others
 LISTED = re.compile(r"[0-9a-f]{64}  ([^/\0]+)")  # a line of MANIFEST
 
 
@@ -75,8 +76,9 @@ def damage(place: Path) -> str | None:
     try:
         lines = (place / MANIFEST).read_text(encoding="utf-8").splitlines()
         wanted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        if "cell.json" not in wanted:
-            return "MANIFEST does not list cell.json"
+        unlisted = [name for name in FILES if name not in wanted and (name == "cell.json" or (place / name).exists())]
+        if unlisted:
+            return f"MANIFEST does not list {unlisted[0]}"
         for name, digest in wanted.items():
             with (place / Path(name).name).open("rb") as handle:
                 if hashlib.file_digest(handle, "sha256").hexdigest() != digest:

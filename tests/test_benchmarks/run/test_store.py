@@ -326,3 +326,21 @@ def test_plans_round_trip_and_refuse_unknown_keys(tmp_path):
         read_plan(path)
     with pytest.raises(UsageError, match="seeds"):
         make_plan(entries=["coin"], seeds=[-1])
+
+
+@pytest.mark.parametrize("name", ["cell.json", "posterior.nc", "guide.pt", "witness.json", "log.txt"])
+def test_a_file_of_a_cell_that_manifest_does_not_list_is_damage(tmp_path, name):
+    """A MANIFEST that lost a line let a changed file through."""
+    from benchmarks.run.cell_folder import damage
+
+    place = tmp_path / "coin--laplace--s0--0123456789ab"
+    place.mkdir()
+    lines = []
+    for file in ("cell.json", "posterior.nc", "guide.pt", "witness.json", "log.txt"):
+        (place / file).write_text(file)
+        lines.append(f"{store.hashlib.sha256(file.encode()).hexdigest()}  {file}")
+    (place / "MANIFEST").write_text("\n".join(lines) + "\n")
+    (place / "notes_of_a_reader.txt").write_text("mine")
+    assert damage(place) is None
+    (place / "MANIFEST").write_text("\n".join(line for line in lines if not line.endswith(name)) + "\n")
+    assert damage(place) == f"MANIFEST does not list {name}"
