@@ -8,6 +8,7 @@ from math import log
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.thresholds import LOG_SD, MEAN
+from benchmarks.verdicts import VerdictWord
 from zoo.types import Posterior, Reference
 
 if TYPE_CHECKING:
@@ -26,13 +27,8 @@ __all__ = [
     "Reason",
     "Score",
     "Trust",
-    "Verdict",
 ]
 
-Verdict = Literal[
-    "agrees", "shifted", "too_narrow", "too_wide", "wrong_shape", "inconclusive",
-    "reference_unusable", "no_reference", "fit_failed",
-]  # fmt: skip
 CellStatus = Literal["ok", "not_converged", "nan", "init_failed", "unusable", "timeout", "killed", "error"]
 
 
@@ -139,7 +135,7 @@ class Mcmc:
 class Reason:
     """One finding behind a verdict: which, where, by how much over its threshold (excess), and a sentence."""
 
-    verdict: Verdict
+    verdict: VerdictWord
     label: str
     excess: float
     sentence: str
@@ -183,7 +179,7 @@ class Comparison:
     reference: Reference
     scores: tuple[Score, ...]
     distances: tuple[Distance, ...]
-    verdict: Verdict
+    verdict: VerdictWord
     reasons: tuple[Reason, ...]
     sentence: str
     fit: Fit | None = None

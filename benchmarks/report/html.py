@@ -15,7 +15,8 @@ from benchmarks.report.inputs import ReportInput
 from benchmarks.report.numbers import DASH
 from benchmarks.report.overview import cells, columns, reference_words, sentence, tally
 from benchmarks.report.sections import anchor, entry_section, picture
-from benchmarks.report.words import COLUMNS, GLOSSARY, VERDICTS, verdict_word
+from benchmarks.report.words import COLUMNS, GLOSSARY
+from benchmarks.verdicts import VERDICTS
 from benchmarks.workers import Task, run_tasks
 
 __all__ = ["html"]
@@ -45,7 +46,7 @@ def html(run: ReportInput, jobs: int = 1) -> str:
         rows=[_row(entry, methods) for entry in run.entries],
         sentences=[(anchor(e), e.entry.key, sentence(e)) for e in run.entries],
         tally=tally(run),
-        verdicts=[(v, verdict_word(v), VERDICTS[v][1]) for v in VERDICTS],
+        verdicts=[(v.word, v.shown, v.meaning) for v in VERDICTS.values()],
         costs=[costs for _, costs in drawn if any(costs["figures"])],
         eager=any(uncompiled(view) for view in views),
         sections=[section for section, _ in drawn],

@@ -11,13 +11,10 @@ from benchmarks.report.numbers import count, duration, with_error
 from benchmarks.report.overview import cells, columns, reference_words, sentence, tally, tidy
 from benchmarks.report.words import COLUMNS, severity
 from benchmarks.types import Score
+from benchmarks.verdicts import verdict_of
 
 __all__ = ["escape", "markdown"]
 
-MARKS = {
-    "agrees": "✅", "shifted": "🟥", "too_narrow": "🟧", "too_wide": "🟪", "wrong_shape": "🟫", "inconclusive": "⬜",
-    "no_reference": "◽", "reference_unusable": "◽", "fit_failed": "⬛",
-}  # fmt: skip
 MOST_ROWS = 40
 
 
@@ -51,7 +48,7 @@ def markdown(run: ReportInput, limit: int) -> str:
 
 def _head(run: ReportInput) -> str:
     lines = ["# How far to trust variational inference here", ""]
-    lines += [" · ".join(f"{MARKS[code]} {n} {word}" for code, word, n in tally(run)), ""]
+    lines += [" · ".join(f"{verdict_of(code).mark} {n} {word}" for code, word, n in tally(run)), ""]
     lines += [f"- **{escape(e.entry.key)}**: {escape(sentence(e))}" for e in run.entries]
     methods = columns(run)
     lines += ["", "| entry | " + " | ".join(escape(m) for m in methods) + " | reference |", "|---" * (len(methods) + 2) + "|"]
@@ -69,7 +66,7 @@ def _head(run: ReportInput) -> str:
 
 
 def _cell(verdict: str, word: str, number: str, note: str) -> str:
-    return "<br>".join([f"{MARKS[verdict]} **{word}**", *(escape(t) for t in (number, note) if t)])
+    return "<br>".join([f"{verdict_of(verdict).mark} **{word}**", *(escape(t) for t in (number, note) if t)])
 
 
 def _details(entry: EntryReport) -> str:

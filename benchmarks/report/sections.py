@@ -15,6 +15,7 @@ from benchmarks.report.overview import cells, reference_words, sentence, tidy
 from benchmarks.report.panels import panel_of
 from benchmarks.report.svg import inline_svg
 from benchmarks.report.tables import method_table, provenance, score_table
+from benchmarks.verdicts import verdict_of
 
 __all__ = ["anchor", "entry_section", "picture", "story"]
 
@@ -83,7 +84,7 @@ def entry_section(view: View) -> dict[str, Any]:
         lines = [tidy(r.sentence) for r in comparison.reasons if r.sentence.rstrip(".") not in comparison.sentence]
         checks = [(t.passed, tidy(t.sentence)) for t in comparison.trust]
         # Beside a reference only failed checks are news; without one the checks are all there is.
-        blind = comparison.verdict in ("no_reference", "reference_unusable")
+        blind = verdict_of(comparison.verdict).blind
         trust = [c for c in checks if blind or c[0] is False]
         folded = [c for c in checks if c not in trust]
         verdicts.append(

@@ -8,8 +8,9 @@ from benchmarks.comparison.fit_checks import point_words
 from benchmarks.report.numbers import plain, with_error
 from benchmarks.thresholds import LOG_SD, MEAN
 from benchmarks.types import Comparison, Score
+from benchmarks.verdicts import VERDICTS, verdict_of
 
-__all__ = ["COLUMNS", "GLOSSARY", "VERDICTS", "Definition", "headline", "severity", "verdict_word"]
+__all__ = ["COLUMNS", "GLOSSARY", "Definition", "headline", "severity", "verdict_word"]
 
 
 class Definition(NamedTuple):
@@ -21,22 +22,9 @@ class Definition(NamedTuple):
     good: str
 
 
-VERDICTS: dict[str, tuple[str, str]] = {
-    "agrees": ("agrees", "no material error, and enough draws to have seen one"),
-    "shifted": ("shifted", "a mean is off by more than 0.15 reference sd"),
-    "too_narrow": ("too narrow", "an sd is too small by more than a factor 1.15: false confidence"),
-    "too_wide": ("too wide", "an sd is too large by more than a factor 1.15"),
-    "wrong_shape": ("wrong shape", "correlation, coverage or joint shape is off, or some sds are too small and others too large"),
-    "inconclusive": ("inconclusive", "nothing material was seen, but the draws are too few to be sure"),
-    "no_reference": ("no reference", "there is no truth to compare with; only trust checks are shown"),
-    "reference_unusable": ("reference unusable", "the reference fails its own gates, so nothing can be judged"),
-    "fit_failed": ("fit failed", "the method produced no usable approximation"),
-}
-
-
 def verdict_word(verdict: str) -> str:
     """Return a verdict as a person writes it."""
-    return VERDICTS.get(verdict, (verdict.replace("_", " "), ""))[0]
+    return VERDICTS[verdict].shown if verdict in VERDICTS else verdict.replace("_", " ")
 
 
 COLUMNS: dict[str, Definition] = {
@@ -113,7 +101,7 @@ def headline(comparison: Comparison) -> tuple[str, str]:
         if comparison.mcmc is not None and comparison.mcmc.rhat_max is not None:
             return comparison.mcmc.worst, f"R-hat {plain(comparison.mcmc.rhat_max, 4)}"
         return ("", comparison.status.replace("_", " ")) if comparison.status != "ok" else ("", "")
-    if comparison.verdict in ("no_reference", "reference_unusable"):
+    if verdict_of(comparison.verdict).blind:
         k = comparison.pareto_k
         if point_words(comparison.trust):
             return "", point_words(comparison.trust)

@@ -19,7 +19,8 @@ from typing import Any, Literal, Union
 from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
 
 from benchmarks.run.store import canonical, finite
-from benchmarks.types import CellStatus, Comparison, Distance, Mcmc, ParetoK, Reason, Score, Trust, Verdict
+from benchmarks.types import CellStatus, Comparison, Distance, Mcmc, ParetoK, Reason, Score, Trust
+from benchmarks.verdicts import VerdictWord
 from zoo.types import Cost, Posterior, Reference
 
 __all__ = ["SCHEMA", "Cell", "comparison_of", "drawn_cell", "failed_cell", "machine", "reference_record", "scored_cell", "versions"]
@@ -66,7 +67,7 @@ class Cell(_Record):
     seed: int
     data_seed: int
     status: CellStatus
-    verdict: Verdict | None
+    verdict: VerdictWord | None
     sentence: str
     reasons: list[ReasonRecord]  # type: ignore[valid-type]
     scores: list[ScoreRecord]  # type: ignore[valid-type]
