@@ -20,7 +20,7 @@ ORDER = {
     "quantities types ground_truth digests seeds errors",
     "guides": "contract fitting fit_file draws optimize objectives registry families base session types",
     "benchmarks": "cli contract studies speed audit run report comparison reference mcmc metrics arviz_bridge workers types "
-    "verdicts thresholds",
+    "verdicts thresholds members",
 }
 
 

@@ -10,7 +10,7 @@ from benchmarks.thresholds import LOG_SD, MEAN
 from benchmarks.types import Comparison, Score
 from benchmarks.verdicts import VERDICTS, verdict_of
 
-__all__ = ["COLUMNS", "GLOSSARY", "Definition", "headline", "severity", "verdict_word"]
+__all__ = ["COLUMNS", "GLOSSARY", "Definition", "definition", "headline", "severity", "verdict_word"]
 
 
 class Definition(NamedTuple):
@@ -86,6 +86,11 @@ GLOSSARY: tuple[tuple[str, Definition], ...] = (
     ("error", Definition("±", "one Monte Carlo standard error, of both sides together", "as the number", "small beside 0.15")),
     *COLUMNS.items(),
 )
+
+
+def definition(name: str) -> Definition:
+    """Return what a column means."""
+    return COLUMNS[name]
 
 
 def severity(score: Score) -> float:

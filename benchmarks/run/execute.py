@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -70,7 +71,7 @@ def execute(
             result = evaluate(cells, run, jobs, events)
             run.keep({c.name for c in cells}, say=events.say)
             if pages:
-                write_pages(run, result, jobs)
+                write_pages(run, result, jobs, events)
             return result
 
 
@@ -214,13 +215,15 @@ def _run_wave(
     run_tasks([task(c) for c in cells], workers, timeout, done, retries=1, meanwhile=ahead, in_process=on_card)
 
 
-def write_pages(run: RunDir, result: RunResult, jobs: int = 1) -> None:
-    """Write `results.csv`, `report.html` and `report.md`."""
+def write_pages(run: RunDir, result: RunResult, jobs: int = 1, events: Events | None = None) -> None:
+    """Write `results.csv`, `report.html` and `report.md`; `events` hear once of what a page could not show."""
     from benchmarks.report import render_html, render_markdown
 
+    warn = functools.cache((events or Events()).warn)
+
     run.write("results.csv", results_csv(result.cells))
-    run.write("report.html", render_html(result.report, jobs))
-    run.write("report.md", render_markdown(result.report))
+    run.write("report.html", render_html(result.report, jobs, warn))
+    run.write("report.md", render_markdown(result.report, say=warn))
 
 
 def results_csv(cells: list[dict[str, Any]]) -> str:
