@@ -29,7 +29,7 @@ class Members(Mapping[str, T], Generic[T]):
         group: the entry-point group of installed packages.
     """
 
-    def __init__(self, kind: type[T], *, noun: str, group: str, folders: tuple[str, ...], attribute: str) -> None:
+    def __init__(self, kind: type[T], *, noun: str, group: str, folders: tuple[str, ...], attribute: str, accepted: str = "") -> None:
         """Name where members are.
 
         Args:
@@ -38,9 +38,11 @@ class Members(Mapping[str, T], Generic[T]):
             group: entry points, `my_name = "my_package.my_module:ATTRIBUTE"`.
             folders: packages of this room whose files are members, such as `report.sections`.
             attribute: the name of the record in each file.
+            accepted: names of the records in words, where there are several kinds.
         """
         self.noun, self.group = noun, group
         self._kind, self._folders, self._attribute = kind, folders, attribute
+        self._accepted = accepted or kind.__name__
 
     @functools.cached_property
     def _places(self) -> dict[str, str | metadata.EntryPoint]:
@@ -71,10 +73,10 @@ class Members(Mapping[str, T], Generic[T]):
             except Exception as error:
                 why = str(error) if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"
                 raise UsageError(f"The {self.noun} {name!r} of {place.value} cannot be loaded ({why}); mend it.") from error
-        kind = self._kind.__name__
         if not isinstance(found, self._kind) or getattr(found, "name", None) != name:
-            got = f"a {kind} called {getattr(found, 'name', '')!r}" if isinstance(found, self._kind) else f"a {type(found).__name__}"
-            raise UsageError(f"The {self.noun} {name!r} is {got}; accepted: {self._attribute} = {kind}(name={name!r}, ...).")
+            called = f" called {getattr(found, 'name', '')!r}" if isinstance(found, self._kind) else ""
+            got = f"a {type(found).__name__}{called}"
+            raise UsageError(f"The {self.noun} {name!r} is {got}; accepted: {self._attribute} = {self._accepted}(name={name!r}, ...).")
         return found
 
     def __contains__(self, name: object) -> bool:

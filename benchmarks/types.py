@@ -43,7 +43,8 @@ class Score:
     `aligned50` and `aligned90` are the coverages after the method's draws were given the reference's mean and sd: what
     is wrong with the shape alone. `tail_se` is the part of the standard error of log sd_ratio that tails heavier than
     normal add. `reference_mean` and `reference_sd` are in the quantity's own unit. `draws_needed` and
-    `reference_draws_needed` are how many (effective) draws each side needs before agreement can be claimed.
+    `reference_draws_needed` are how many (effective) draws each side needs before agreement can be claimed. `extra` holds
+    the columns of metrics that installed packages add; files leave it out where it is empty.
     """
 
     quantity: str
@@ -69,6 +70,7 @@ class Score:
     reference_sd: float = 1.0
     draws_needed: int = 0
     reference_draws_needed: int = 0
+    extra: Mapping[str, float] = field(default_factory=dict, metadata={"open": True})
 
     @property
     def log_sd_ratio(self) -> float:

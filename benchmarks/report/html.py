@@ -17,7 +17,7 @@ from benchmarks.report.keys import key
 from benchmarks.report.numbers import DASH
 from benchmarks.report.overview import cells, columns, reference_words, sentence, tally
 from benchmarks.report.section import broken, sections_of, shown, warn
-from benchmarks.report.words import GLOSSARY
+from benchmarks.report.words import glossary
 from benchmarks.verdicts import VERDICTS
 from benchmarks.workers import Task, run_tasks
 
@@ -49,7 +49,7 @@ def html(run: ReportInput, jobs: int = 1, say: Callable[[str], None] = warn) -> 
         costs=[costs for _, costs in drawn if any(costs["figures"])],
         eager=any(uncompiled(view) for view in views),
         sections=[section for section, _ in drawn],
-        glossary=GLOSSARY,
+        glossary=glossary(c for entry in run.entries for c in entry.comparisons),
         meta=_meta(run),
         created=str(run.meta.get("created", "")),
         dash=DASH,

@@ -21,7 +21,7 @@ from benchmarks.run.plan import Plan
 from benchmarks.run.prepare import command, duration, plan_cells, prepare
 from benchmarks.run.progress import Events
 from benchmarks.run.record import SCHEMA, failed_cell
-from benchmarks.run.store import CELL_COLUMNS, SCORE_COLUMNS, RunDir, finite, score_rows, strict_json
+from benchmarks.run.store import RunDir, finite, score_columns, score_rows, strict_json
 from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
 from zoo.compiler import cache
 from zoo.compiler import compile as compiled
@@ -229,7 +229,7 @@ def write_pages(run: RunDir, result: RunResult, jobs: int = 1, events: Events | 
 def results_csv(cells: list[dict[str, Any]]) -> str:
     """Return the scores as CSV, one row per score; missing numbers are empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*CELL_COLUMNS, *SCORE_COLUMNS], extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, score_columns(cells), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(finite(row) for row in score_rows(cells))
     return text.getvalue()

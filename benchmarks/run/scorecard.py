@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from benchmarks.run.evaluate import RunResult
 from benchmarks.run.plan import make_plan
 from benchmarks.run.progress import Events
-from benchmarks.run.store import CELL_COLUMNS, SCORE_COLUMNS, score_rows
+from benchmarks.run.store import score_columns, score_rows
 from benchmarks.verdicts import verdict_of
 from zoo.errors import UsageError
 
@@ -51,7 +51,7 @@ class Scorecard:
         """Return one row per score: method, quantity, label, errors in reference sds."""
         import pandas as pd
 
-        return pd.DataFrame(score_rows(self.result.cells), columns=[*CELL_COLUMNS, *SCORE_COLUMNS])
+        return pd.DataFrame(score_rows(self.result.cells), columns=score_columns(self.result.cells))
 
     def __str__(self) -> str:
         from benchmarks.report import render_table
