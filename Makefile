@@ -23,10 +23,10 @@ report: $(STAMP)
 	    || { code=$$?; [ $$code -eq 1 ] || exit $$code; echo "the report is written; what failed a gate above is part of it"; }
 
 draw-parity: $(STAMP)
-	@$(RUN)/python -c "from benchmarks.studies.posteriordb.draw_parity import main; main()"
+	@$(RUN)/zoo study draw_parity --jobs $(JOBS) --write
 
 posteriordb: $(STAMP)
-	@$(RUN)/python -c "from benchmarks.studies.posteriordb.vi_table import main; main()"
+	@$(RUN)/zoo study posteriordb --jobs $(JOBS) --write
 
 # Cards are hidden: beside one that torch sees, processes forked from a test could not differentiate.
 test: $(STAMP)

@@ -9,8 +9,6 @@ goes another way, on which `mcse` fails with numpy 2.4: it is closed, for ArviZ'
 
 from __future__ import annotations
 
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from torch import Tensor
 
 from zoo.density.log_density import LogDensity
 from zoo.errors import InfrastructureError, UsageError
+from zoo.storage import written
 from zoo.types import Cost, Data, ModelEntry, Posterior
 
 with warnings.catch_warnings():
@@ -228,28 +227,22 @@ def save_netcdf(posterior: Posterior, path: str | Path) -> None:
     """
     target = Path(path)
     idata = to_arviz(posterior)
-    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-        os.close(handle)
-        mode = "w"
-        for group in idata.groups():
-            dataset = idata[group]
-            encoding = {
-                name: {"fletcher32": True, "zlib": True, "complevel": 4}
-                for name, v in dataset.data_vars.items()
-                if v.ndim and v.dtype.kind in "fiub"
-            }
-            dataset.to_netcdf(temporary, mode=mode, group=group, engine="h5netcdf", encoding=encoding)
-            mode = "a"
-        os.replace(temporary, target)
+        with written(target) as place:
+            mode = "w"
+            for group in idata.groups():
+                dataset = idata[group]
+                encoding = {
+                    name: {"fletcher32": True, "zlib": True, "complevel": 4}
+                    for name, v in dataset.data_vars.items()
+                    if v.ndim and v.dtype.kind in "fiub"
+                }
+                dataset.to_netcdf(place, mode=mode, group=group, engine="h5netcdf", encoding=encoding)
+                mode = "a"
     except OSError as error:
         raise InfrastructureError(
             f"Cannot write {target.name}: {error.strerror or error}; free some space or choose another folder."
         ) from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def load_netcdf(path: str | Path, entry: ModelEntry, data: Data) -> Posterior:

@@ -70,7 +70,7 @@ class GuideSubject:
 
 
 def _short(family: str) -> dict[str, Any]:
-    return {**SHORT, "num_particles": 8 if family in FAMILIES else 2}
+    return {**SHORT, "num_particles": 8 if family in FAMILIES and not FAMILIES[family].is_program else 2}
 
 
 def _data(entry: ModelEntry) -> Data:
@@ -118,7 +118,7 @@ def gradient_norms(entry: ModelEntry, family: str) -> dict[str, float] | None:
         if record.flat is not None or isinstance(guide, FlatGuide):
             start = (record.start or find_start)(density, torch.Generator().manual_seed(0))
             flat: Any = guide if record.flat is None else record.flat(guide, start)
-            objective = FlatObjective(density, flat, weights, num_particles=8, batch_size=None, stick=False)
+            objective = FlatObjective(density, flat, weights, num_particles=8, batch_size=None, stl=False)
         else:
             from guides.fitting import program_objective
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -21,8 +19,8 @@ from guides.objectives.records import OBJECTIVES
 from guides.registry import build
 from guides.session import as_module, session
 from guides.types import MOVED, Elbo, Fit, FitConfig, Restart, Stop
-from zoo.digests import digest_of
 from zoo.errors import FitError, InfrastructureError, UsageError
+from zoo.storage import digest_of, written
 from zoo.types import Cost, Data, ModelEntry
 
 __all__ = ["data_digest", "load", "save"]
@@ -57,15 +55,9 @@ def save(fit: Fit, path: str | Path) -> None:
     torch.save(tensors, buffer)
     path = Path(path)
     try:
-        # A folder of its own, so that no name in it can be taken, and the file gets the mode of any other file.
-        with tempfile.TemporaryDirectory(prefix=".zoo-tmp-", dir=path.parent) as folder:
-            with open(Path(folder) / "fit", "xb") as file:
-                with zipfile.ZipFile(file, "w") as archive:
-                    archive.writestr("meta.json", json.dumps(meta, indent=1))
-                    archive.writestr("tensors.pt", buffer.getvalue())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(Path(folder) / "fit", path)
+        with written(path) as place, zipfile.ZipFile(place, "w") as archive:
+            archive.writestr("meta.json", json.dumps(meta, indent=1))
+            archive.writestr("tensors.pt", buffer.getvalue())
     except OSError as error:
         raise InfrastructureError(f"The fit cannot be written to {path}: {error.strerror or error}; choose another place.") from error
 

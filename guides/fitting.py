@@ -28,6 +28,7 @@ from guides.types import MOVED, Elbo, Fit, FitConfig, Restart, Stop
 from zoo.compiler.compile import Record
 from zoo.compiler.cuda import check_device
 from zoo.density.log_density import LogDensity
+from zoo.density.sites import samples
 from zoo.density.unit_terms import is_local
 from zoo.errors import FitError, UnknownNameError
 from zoo.seeds import derive_seed
@@ -251,7 +252,7 @@ def _flat_objective(density: LogDensity, flat: Any, weights: Mapping[str, nn.Par
     if goal.per_unit or (weights and isinstance(flat, LocalGuide) and is_local(density)):
         return LocalObjective(density, flat, weights, config)
     return FlatObjective(
-        density, flat, weights, num_particles=config.num_particles, batch_size=config.batch_size, stick=goal.stl
+        density, flat, weights, num_particles=config.num_particles, batch_size=config.batch_size, stl=goal.stl
     )  # fmt: skip
 
 
@@ -278,9 +279,7 @@ def _check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         trace = poutine.block(poutine.trace(guide).get_trace)(**density.data.train)
-    drawn = [
-        n for n, node in trace.nodes.items() if node["type"] == "sample" and not node["infer"].get("is_auxiliary") and not _is_plate(node)
-    ]
+    drawn = [node["name"] for node in samples(trace) if not node["infer"].get("is_auxiliary")]
     wanted = {s.name for s in density.sites}
     missing = sorted(wanted - set(drawn))
     if missing:
@@ -290,7 +289,3 @@ def _check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
         raise FitError(f"The guide {family!r} draws {extra[0]!r}, which the program lacks; rename it or mark it auxiliary.")
     if not any(p.requires_grad for p in guide.parameters()):
         raise FitError(f"The guide {family!r} has no trainable parameter; use pyro.param or PyroParam.")
-
-
-def _is_plate(node: Mapping[str, Any]) -> bool:
-    return type(node["fn"]).__name__ == "_Subsample"

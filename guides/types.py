@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.compiler.cuda import DEVICES
+from zoo.compiler.policy import check_mode
 from zoo.errors import UnknownNameError, UsageError
 from zoo.types import Cost, Data, ModelEntry, Program
 
@@ -74,8 +75,7 @@ class FitConfig:
             raise UsageError(f"FitConfig.tail is {self.tail}; accepted: a share in (0, 0.9].")
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"FitConfig.batch_size is {self.batch_size}; accepted: a positive integer or None.")
-        if self.compile not in ("auto", "on", "off"):
-            raise UsageError(f"FitConfig.compile is {self.compile!r}; accepted: auto, on, off.")
+        check_mode(self.compile)
         if self.device not in DEVICES:
             raise UnknownNameError("device", self.device, DEVICES)
         if self.device != "cpu" and self.compile == "off":

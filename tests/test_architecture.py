@@ -17,7 +17,7 @@ LONGEST = 380
 # Inside a room what stands left may import what stands right of it, imports inside functions counted.
 ORDER = {
     "zoo": "contract models truth registry user_models density compiler datasets distributions references "
-    "quantities types ground_truth digests seeds errors",
+    "quantities types ground_truth storage seeds errors",
     "guides": "contract fitting fit_file draws optimize objectives registry families base session types",
     "benchmarks": "cli contract studies speed audit run report comparison reference mcmc metrics arviz_bridge workers types "
     "verdicts thresholds members",

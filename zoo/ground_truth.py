@@ -1,4 +1,4 @@
-"""What is known of an entry beside its program: exact posteriors, published draws, and predictions to compare with."""
+"""Ground truth of an entry: exact posteriors, published draws, and predictions to compare with."""
 
 from __future__ import annotations
 

@@ -73,9 +73,9 @@ class Reported:
 
 def _fit(entry: ModelEntry, family: str) -> Fit:
     """Fit shortly: a bound holds for any guide, so the audit needs a reasonable one only, not the optimum."""
-    from guides.registry import FAMILIES
+    from guides.registry import family_of
 
-    if family in FAMILIES:
+    if not family_of(family, entry).is_program:
         particles = 16 if family == "amortized" else 32
         return fitting.fit(entry, family, seed=7, steps=150, patience=25, anneal=75, num_particles=particles, final_lr=1e-4)
     return fitting.fit(entry, family, seed=7, steps=250, patience=40, anneal=120, final_lr=1e-4)
@@ -105,21 +105,27 @@ def _no_annealing(fit: Fit) -> None:
 
 def _objective(fit: Fit, particles: int) -> Loss | None:
     """Return the objective of the fit's family around the guide as it ended; None for families without one (Laplace)."""
-    from guides.registry import FAMILIES, family_of
+    from guides.registry import family_of
 
     if family_of(fit.family, fit.entry).solve is not None:
         return None
     with session(fit.entry.dtype):
         density = LogDensity(fit.program, fit.data, dtype=fit.entry.dtype)
-        flat = fit.guide if isinstance(fit.guide, FlatGuide) else as_flat(fit.guide) if fit.family in FAMILIES else None
+        flat = (
+            fit.guide
+            if isinstance(fit.guide, FlatGuide)
+            else as_flat(fit.guide)
+            if not family_of(fit.family, fit.entry).is_program
+            else None
+        )
         objective: FlatObjective | ProgramObjective
         if flat is not None:
             objective = FlatObjective(
-                density, flat, {}, num_particles=particles, batch_size=None, stick=objective_of(fit.config.objective).stl
+                density, flat, {}, num_particles=particles, batch_size=None, stl=objective_of(fit.config.objective).stl
             )
         else:
-            program = as_module(fit.program, fit.data.train, fit.entry.dtype)
-            objective = ProgramObjective(density, program, fit.guide, {}, num_particles=particles, batch_size=None)
+            model = as_module(fit.program, fit.data.train, fit.entry.dtype)
+            objective = ProgramObjective(density, model, fit.guide, {}, num_particles=particles, batch_size=None)
     whole = Minibatches(density, None)
 
     def loss(index: Tensor | None, seed: int) -> float:

@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import torch
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from benchmarks.audit.quadrature import LARGEST_DIM
@@ -16,6 +15,7 @@ from benchmarks.audit.subject import Audited
 from zoo.contract.check import Rule, rules
 from zoo.contract.subject import Failed, Skipped, base
 from zoo.density.log_density import trace_program
+from zoo.density.sites import samples
 
 __all__ = ["CHECKS"]
 
@@ -171,8 +171,7 @@ def _scales(audited: Audited, index: Tensor | None) -> dict[str, float]:
             if s.plate_axis is not None:
                 draws[s.name] = draws[s.name].index_select(draws[s.name].ndim - s.plate_axis, index)
     trace = run_at(audited, draws, tensors)
-    nodes = (n for n in trace.nodes.values() if n["type"] == "sample" and not isinstance(n["fn"], _Subsample))
-    return {n["name"]: float(torch.as_tensor(n["scale"]).reshape(-1)[0]) for n in nodes}
+    return {n["name"]: float(torch.as_tensor(n["scale"]).reshape(-1)[0]) for n in samples(trace)}
 
 
 def data_order(audited: Audited) -> str:

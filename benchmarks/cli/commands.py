@@ -183,6 +183,35 @@ def report(
 
 
 @app.command()
+def study(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="the study to measure; without one they are listed"),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="small budgets, for trying")] = False,
+    part: Annotated[
+        str | None,
+        typer.Option("--part", help="measure only this part, again; the others stay as they are"),
+    ] = None,
+    jobs: Jobs = 2,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="folder of rows and page; default out/studies/NAME"),
+    ] = None,
+    render: Annotated[
+        bool,
+        typer.Option("--render", help="render the rows that are there, or the published, again"),
+    ] = False,
+    write: Annotated[bool, typer.Option("--write", help="also write the published page; full runs only")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the studies behind docs/results, or measure one; resumes."""
+    from benchmarks.cli.study import study as run
+
+    run(name, quick=quick, part=part, jobs=jobs, out=out, render=render, write=write, as_json=as_json)
+
+
+@app.command()
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="three short pairs, no full rank, no cold starts: minutes, not an hour")] = False,
     peers: Annotated[str, typer.Option("--peers", metavar="auto|none|PEER,...", help="numpyro, stan, pymc; auto = installed")] = "auto",

@@ -22,7 +22,7 @@ def compare(fields: dict[str, Any], jobs: int, out: Path | None, as_json: bool) 
     if not fields["guides"]:
         raise UsageError("--guides names no family; give one or more, separated by commas, or all.")
     _check_choice("--engine", fields["engine"], ("nutpie", "pyro"))
-    _check_choice("--compile", fields["compile"], ("auto", "on", "off"))
+    _check_compile(fields["compile"])
     _check_device(fields["device"], fields["compile"])
     plan, events = make_plan(**fields), Console()
     events.say("preparing")
@@ -35,6 +35,12 @@ def compare(fields: dict[str, Any], jobs: int, out: Path | None, as_json: bool) 
     for failure in result.failures:
         events.warn(failure)
     return 1 if result.failures else 0
+
+
+def _check_compile(mode: str) -> None:
+    from zoo.compiler.policy import MODES
+
+    _check_choice("--compile", mode, MODES)
 
 
 def _check_choice(flag: str, got: str, accepted: tuple[str, ...]) -> None:
@@ -82,7 +88,7 @@ def fit(
     from benchmarks.run.prepare import prepare, vi_config
     from benchmarks.workers import one_thread
 
-    _check_choice("--compile", options["compile"], ("auto", "on", "off"))
+    _check_compile(options["compile"])
     _check_device(options["device"], options["compile"])
     plan = make_plan(entries=[model], guides=[family], nuts=False, seeds=[seed], data_seed=data_seed, **options)
     _check_target(out)

@@ -19,7 +19,7 @@ __all__ = ["native_model"]
 
 
 def native_model(graph: NativeGraph, start: NDArray[np.float64]) -> Any:
-    """Return a nutpie model of one variable `u` behind a C function, starting at `start`.
+    """Return a nutpie model of one variable `u` whose density is a C function, starting at `start`.
 
     Raises:
         ImportError: this nutpie has no such models.

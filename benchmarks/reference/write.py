@@ -6,8 +6,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -21,6 +19,7 @@ from benchmarks.mcmc.nuts import run_nuts
 from benchmarks.reference import gates as certify
 from zoo.density.log_density import LogDensity
 from zoo.errors import InfrastructureError, ReferenceError, UsageError
+from zoo.storage import write_whole
 from zoo.truth import stored as stored_reference
 from zoo.types import ModelEntry, Moments, Posterior
 
@@ -176,20 +175,10 @@ def _save(key: str, record: dict[str, Any], thinned: Posterior, folder: Path | N
 
 
 def _replace(path: Path, content: bytes) -> None:
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        write_whole(path, content)
     except OSError as error:
         raise InfrastructureError(
             f"Cannot write {path.name}: {error.strerror or error}; free some space or choose another folder."
         ) from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)

@@ -24,9 +24,9 @@ from benchmarks.run.store import RunDir, canonical, cell_name, disk_errors, stri
 from benchmarks.types import CellStatus
 from zoo.compiler.compile import compiler_missing
 from zoo.compiler.policy import backend
-from zoo.digests import digest_of
 from zoo.errors import FitError, InfrastructureError, ZooError
 from zoo.seeds import derive_seed
+from zoo.storage import digest_of
 from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
 
 __all__ = ["NUTS", "Cell", "Prepared", "compare_cell", "load_fit", "load_posterior", "run_cell"]
@@ -184,16 +184,10 @@ def run_cell(cell: Cell, run: RunDir, jobs: int = 1) -> tuple[str, str]:
     with run.draft(cell.name) as folder:
         with captured(folder / "log.txt"):
             content = _attempt(cell, run, folder, jobs)
-            seen = _witnessed(cell, folder)
         write_atomic(folder / "cell.json", strict_json(content))
-        write_atomic(folder / witness.FILE, strict_json(seen))
+        if not (folder / witness.FILE).exists():  # a fit wrote it with its guide's numbers
+            write_atomic(folder / witness.FILE, strict_json(cell.prepared.witness))
     return content["status"], (content["stop"] or {}).get("sentence", "")
-
-
-def _witnessed(cell: Cell, folder: Path) -> dict[str, Any]:
-    """Return the witness of a cell that has just run: its program's, and its guide's as it is read back."""
-    fit = _load_fit(cell, folder)
-    return {**cell.prepared.witness, **({} if fit is None else witness.of_guide(fit))}
 
 
 def differs(cell: Cell, run: RunDir, name: str) -> str:
@@ -215,7 +209,7 @@ def differs(cell: Cell, run: RunDir, name: str) -> str:
     if found or not drawn:
         return found
     try:
-        fit = _load_fit(cell, run.cells / name)
+        fit = load_fit(cell if name == cell.name else dataclasses.replace(cell, stored=name), run)
     except ZooError as error:
         return f"guide, which cannot be read ({error}),"
     return "guide" if fit is None else witness.difference({n: kept[n] for n in drawn}, witness.of_guide(fit), dtype)
@@ -264,6 +258,7 @@ def _fit(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
         return failed_cell(cell.head, fit.stop.status, fit.stop.sentence, fit.cost.seconds)
     posterior = guides.draw(fit, cell.draws, seed=derive_seed(cell.seed, entry.key, cell.method, "draw"))
     _save(posterior, fit, folder)
+    write_atomic(folder / witness.FILE, strict_json({**cell.prepared.witness, **witness.of_guide(fit)}))
     status: CellStatus = "ok" if fit.stop.status == "ok" else "not_converged"
     return drawn_cell(cell.head, status, dataclasses.replace(posterior, seed=cell.seed), fit, _peak_memory())
 
@@ -313,27 +308,24 @@ def load_posterior(cell: Cell, run: RunDir, content: Mapping[str, Any]) -> Poste
 
 
 def load_fit(cell: Cell, run: RunDir) -> Any:
-    """Read the fit of a finished cell, None for NUTS and for failed cells."""
-    return _load_fit(cell, run.cells / cell.name)
-
-
-def _load_fit(cell: Cell, folder: Path) -> Any:
+    """Return the fit of a finished cell, None for NUTS and for failed cells; each file is read once per process."""
     import guides
 
-    path = folder / "guide.pt"
-    return guides.load(path, entry=cell.prepared.entry, data=cell.prepared.data) if path.exists() else None
+    if cell.name not in run.fits:
+        path = run.cells / cell.name / "guide.pt"
+        run.fits[cell.name] = guides.load(path, entry=cell.prepared.entry, data=cell.prepared.data) if path.exists() else None
+    return run.fits[cell.name]
 
 
-def compare_cell(cell: Cell, run: RunDir, content: Mapping[str, Any], reference: Reference, itself: bool = False) -> dict[str, Any]:
+def compare_cell(cell: Cell, posterior: Posterior, fit: Any, content: Mapping[str, Any], reference: Reference) -> dict[str, Any]:
     """Compare the draws of a finished cell with the reference and return its scored content.
 
-    Draws that are `itself` the reference would agree with themselves whatever they are: they get no scores.
+    Draws that are the reference itself would agree with themselves whatever they are: they get no scores.
     """
     from benchmarks.comparison.score import compare
 
-    posterior = load_posterior(cell, run, content)
-    if not itself:
-        return scored_cell(content, compare(posterior, reference, fit=load_fit(cell, run)))
+    if reference.posterior is not posterior:
+        return scored_cell(content, compare(posterior, reference, fit=fit))
     alone = compare(posterior, None)
     because = tuple(dataclasses.replace(r, sentence="it is the reference of the other rows") for r in alone.reasons[:1])
     sentence = f"{cell.method} is the reference of the other rows; no other truth is known here."

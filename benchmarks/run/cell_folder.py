@@ -12,11 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from zoo.errors import UsageError
+from zoo.storage import TEMPORARY
 
 __all__ = ["cell_name", "damage", "listed_files", "refuse_links", "remove", "strangers"]
 
 MANIFEST = "MANIFEST"
-TEMPORARY = ".zoo-tmp-"
 OURS = re.compile(rf"{re.escape(TEMPORARY)}[a-z0-9_]{{8}}")  # the ending is that of tempfile
 CELL = re.compile(r"[A-Za-z0-9_.=-]*--[A-Za-z0-9_.=-]*--s\d+--[0-9a-f]{12}")  # what cell_name makes
 LISTED = re.compile(r"[0-9a-f]{64}  ([^/\0]+)")  # a line of MANIFEST

@@ -61,7 +61,7 @@ def evaluate(cells: list[Cell], run: RunDir, jobs: int, events: Events) -> RunRe
         cells=contents,
         references={key: reference_record(r) for key, r in work.references.items()},
         report=work.report(),
-        failures=_failures(contents),
+        failures=[*_failures(contents), *work.broken],
     )
 
 
@@ -89,6 +89,8 @@ class _Evaluation:
         for cell in cells:
             self.groups.setdefault(cell.prepared.entry.key, []).append(cell)
         self.references: dict[str, Reference] = {}
+        self.broken: list[str] = []
+        self._compared: dict[str, list[Comparison]] = {}
         self.parts: dict[str, tuple[list[PredictiveCheck], PredictionTable | None]] = {}
         self.slow = [key for key in self.groups if self.prepared(key).entry.conditional is not None and self.learned(key) is not None]
         self.quick = [key for key in self.groups if key not in self.slow]
@@ -194,17 +196,20 @@ class _Evaluation:
             left.remove(cell.name)
             return [] if left else [self.shown(cell.prepared.entry.key)]
 
-        itself = reference.posterior is self.posteriors[cell.name]
-        task = Task(f"{cell.label} compared", lambda: compare_cell(cell, self.run, content, reference, itself))
+        posterior, fit = self.posteriors[cell.name], load_fit(cell, self.run)  # read here: workers are forked with them
+        task = Task(f"{cell.label} compared", lambda: compare_cell(cell, posterior, fit, content, reference))
         return _Job(task=task, take=take)
 
     # -- report ---------------------------------------------------------------------------------------------------------
 
     def compared(self, key: str) -> list[Comparison]:
-        """Return the comparisons of an entry."""
-        own = [c for c in self.present(key) if self.contents[c.name]["verdict"] is not None]
-        reference = self.references[key]
-        return [comparison_of(self.contents[c.name], self.posteriors[c.name], reference, load_fit(c, self.run)) for c in own]
+        """Return the comparisons of an entry, once all are there; each is made from its record once."""
+        if key not in self._compared:
+            own = [c for c in self.present(key) if self.contents[c.name]["verdict"] is not None]
+            truth = self.references[key]
+            made = [comparison_of(self.contents[c.name], self.posteriors[c.name], truth, load_fit(c, self.run)) for c in own]
+            self._compared[key] = made
+        return self._compared[key]
 
     def shown(self, key: str) -> _Job:
         """Make what the report shows beside the comparisons: predictive checks and the table of predictions."""
@@ -212,16 +217,24 @@ class _Evaluation:
         from benchmarks.comparison.posterior_predictive import predictive_checks
         from benchmarks.report.inputs import method_names
 
+        compared = self.compared(key)  # here: the worker is forked with them, and the report takes them as well
+
         def make() -> tuple[list[PredictiveCheck], PredictionTable | None]:
             entry, data, learned = self.prepared(key).entry, self.prepared(key).data, self.learned(key)
-            compared = self.compared(key)
             rows = dict(zip(method_names(compared), compared, strict=True))
             program = entry.program(data) if learned is None else learned.program
             checks = predictive_checks(entry, data, program, {m: c.posterior for m, c in rows.items() if c.posterior.draws})
             return checks, table(entry, data, rows, self.references[key], seed=self.run.plan.seeds[0])
 
         def take(result: TaskResult) -> list[_Job]:
-            self.parts[key] = result.unwrap()
+            if isinstance(result.exception, InfrastructureError):
+                raise result.exception
+            if result.status == "ok":
+                self.parts[key] = result.value
+            else:  # its comparisons are there, and so are the other entries
+                self.parts[key] = [], None
+                self.broken.append(f"{key}: no predictive checks and no predictions: {result.error}")
+                self.events.warn(self.broken[-1])
             return []
 
         return _Job(task=Task(f"{key} shown", make), take=take)

@@ -1,6 +1,6 @@
 """Execute a plan: cells in forked processes, each written when done; then references, comparisons, tables and report.
 
-The same call on the same folder takes up what is there: whole cells of the same key are kept, comparisons are made
+The same call on the same folder resumes an interrupted run: whole cells of the same key are kept, comparisons are made
 anew only where the reference or the code of the comparison changed.
 """
 
@@ -50,7 +50,7 @@ def execute(
         out: run directory, default `plan.default_folder()`.
         jobs: processes at once; results do not depend on it.
         entries: entry objects in place of `plan.entries`, for models that have no name.
-        events: hears of the progress.
+        events: progress callbacks.
         timeout: seconds one cell may take.
         pages: also write `results.csv`, `report.html` and `report.md`.
 
@@ -137,6 +137,8 @@ def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, time
         if (found := _kept(cell, run, there, events)) is not None:
             kept[cell.name] = replace(found, given=trainer)
     missing = [c for c in cells if c.name not in kept]
+    for cell in missing:
+        run.fits.pop(cell.name, None)
     _say_outdated(missing, run, events)
     cells = [kept.get(c.name, c) for c in cells]
     if not missing:

@@ -6,7 +6,7 @@ __all__ = ["Events"]
 
 
 class Events:
-    """What a caller hears of a run; the command line draws bars, a test or a notebook may listen to nothing."""
+    """Progress callbacks of a run; the command line draws bars, tests and notebooks may ignore them."""
 
     def say(self, sentence: str) -> None:
         """Take a sentence."""

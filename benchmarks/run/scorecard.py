@@ -102,7 +102,7 @@ def compare_program(
         restarts: independent starts per fit.
         jobs: processes at once.
         out: keep the run in this folder (report included); default a temporary one that is removed.
-        events: hears of the progress.
+        events: progress callbacks.
         **options: passed to `zoo.from_program`: `dims`, `coords`, `name`, `observed`, `guide`, ...
 
     Raises:

@@ -25,9 +25,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.run.cell_folder import CELL, MANIFEST, OURS, TEMPORARY, cell_name, damage, listed_files, refuse_links, remove, strangers
+from benchmarks.run.cell_folder import CELL, MANIFEST, OURS, cell_name, damage, listed_files, refuse_links, remove, strangers
 from benchmarks.run.plan import PLAN_FILE, Plan, read_plan
 from zoo.errors import InfrastructureError, UsageError
+from zoo.storage import TEMPORARY, sync_folder, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,44 +79,28 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name, flush it to the disk and rename it; a crash leaves the old file or none."""
-    raw = content.encode() if isinstance(content, str) else content
+    """Write a file whole or not at all; a full or closed disk is one sentence."""
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(raw)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        write_whole(path, content.encode() if isinstance(content, str) else content)
 
 
 class RunDir:
-    """One run directory: its plan, its cells, and a lock so that two commands never work in it at once."""
+    """One run directory: its plan, its cells, and a lock so that two commands never work in it at once.
+
+    `fits` holds the fits that this process has read, by the names of their cells.
+    """
 
     def __init__(self, path: Path, plan: Plan) -> None:
         self.path = path
         self.plan = plan
         self.cells = path / "cells"
+        self.fits: dict[str, Any] = {}
         self._lock: int | None = None
 
     @classmethod
     def create(cls, path: Path, plan: Plan) -> RunDir:
-        """Make the folder, or take up an earlier run of the same plan in it.
+        """Make the folder, or resume an earlier run of the same plan in it.
 
         Raises:
             UsageError: the folder has other content, another plan, cells behind a link, or another process works in it.
@@ -199,7 +184,7 @@ class RunDir:
             with file.open("rb") as handle:
                 lines.append(f"{hashlib.file_digest(handle, 'sha256').hexdigest()}  {file.name}\n")
                 os.fsync(handle.fileno())
-        os.chmod(folder, 0o755)
+        os.chmod(folder, 0o777 & ~_umask())
         write_atomic(folder / MANIFEST, "".join(lines))
         place = self.cells / name
         if not os.path.lexists(place):
@@ -219,13 +204,13 @@ class RunDir:
             os.replace(place, old / name)
             os.replace(folder, place)
             shutil.rmtree(old, ignore_errors=True)
-        _sync_folder(self.cells)
+        sync_folder(self.cells)
 
     def rewrite(self, name: str, file: str, content: str) -> None:
         """Replace one file of a cell; the others are taken over without a copy."""
         with self.draft(name) as folder:
             for old in sorted((listed_files(self.cells / name) or set()) - {file}):
-                os.link(self.cells / name / old, folder / old)
+                _link_or_copy(self.cells / name / old, folder / old)
             write_atomic(folder / file, content)
 
     def read(self, name: str, *, warn: Callable[[str], None] | None = None) -> dict[str, Any] | None:
@@ -283,6 +268,21 @@ class RunDir:
         """Write a file of the run itself, such as `report.html`."""
         write_atomic(self.path / name, content)
         return self.path / name
+
+
+def _umask() -> int:
+    """Return the umask; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _link_or_copy(old: Path, new: Path) -> None:
+    """Take a file over without a copy where the file system has hard links."""
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copyfile(old, new)
 
 
 def results_frame(path: str | Path) -> pd.DataFrame:

@@ -3,7 +3,7 @@
     python -m benchmarks.speed.device [--devices cpu,cuda] [--seconds 1] [--pairs 5] [--out out/device]
     python -m benchmarks.speed.device --table FILE.json...
 
-Both sides take the same steps with the same noise; slices take turns. Writes `device.json`; with `--table` it prints the
+Both sides take the same steps with the same noise; slices are interleaved. Writes `device.json`; with `--table` it prints the
 Markdown table of one or more of them, which `docs/performance.md` quotes.
 """
 
@@ -65,7 +65,7 @@ CASES = (
 
 
 def measure(cases: Sequence[Case], *, seconds: float, pairs: int, devices: Sequence[str] = ("cpu", "cuda")) -> list[dict[str, Any]]:
-    """Return seconds per step of each case on each device, medians and quartiles of slices that take turns, and those of the first call.
+    """Return seconds per step of each case on each device, medians and quartiles of interleaved slices, and those of the first call.
 
     Raises:
         UsageError: no card.

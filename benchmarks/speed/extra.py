@@ -61,7 +61,7 @@ def growth(rows: Sequence[int], pairs: int, settings: Settings, folder: Path, sa
                     workers[row["rows"]].prepare(measure)
                 except PeerError as error:
                     row[f"{measure}_error"] = str(error)
-            for _ in range(pairs):  # sizes take turns, so that load of the machine falls on all alike
+            for _ in range(pairs):  # sizes are interleaved, so that load of the machine falls on all alike
                 for row in out:
                     if f"{measure}_error" not in row:
                         times[row["rows"]].append(workers[row["rows"]].ask("time", measure).per)

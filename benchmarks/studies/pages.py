@@ -11,7 +11,9 @@ from pathlib import Path
 from benchmarks.run.store import write_atomic
 from zoo.errors import UsageError
 
-__all__ = ["notes", "part", "replace_part"]
+__all__ = ["EMPTY_NOTES", "keep_notes", "part", "replace_part", "with_part"]
+
+EMPTY_NOTES = ("<!-- notes -->", "<!-- /notes -->")  # where a rendered page has room
 
 
 def part(text: str, name: str) -> str | None:
@@ -29,10 +31,20 @@ def part(text: str, name: str) -> str | None:
     return inside
 
 
-def notes(path: Path) -> list[str]:
-    """Return the lines of the part `notes` of a page with their marks, to be put into its next version; empty without one."""
-    inside = part(path.read_text(encoding="utf-8"), "notes") if path.exists() else None
-    return [] if inside is None else ["<!-- notes -->", *inside.splitlines(), "<!-- /notes -->", ""]
+def with_part(text: str, name: str, inside: str) -> str:
+    """Return a page with one part replaced; one without that part as it is."""
+    old = part(text, name)
+    if old is None:
+        return text
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    new = inside.rstrip("\n")
+    return text.replace(begin + old + end, begin + new + ("\n" if new else "") + end)
+
+
+def keep_notes(text: str, old: Path) -> str:
+    """Return a page with the notes that a person wrote into its earlier version."""
+    inside = part(old.read_text(encoding="utf-8"), "notes") if old.is_file() else None
+    return text if inside is None else with_part(text, "notes", inside)
 
 
 def replace_part(path: Path, name: str, inside: str) -> None:
@@ -42,8 +54,6 @@ def replace_part(path: Path, name: str, inside: str) -> None:
         UsageError: the page has no such part.
     """
     text = path.read_text(encoding="utf-8")
-    old = part(text, name)
-    if old is None:
+    if part(text, name) is None:
         raise UsageError(f"{path.name} has no part {name!r}; add the lines <!-- {name} --> and <!-- /{name} --> where it belongs.")
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    write_atomic(path, text.replace(begin + old + end, begin + inside.rstrip("\n") + "\n" + end))
+    write_atomic(path, with_part(text, name, inside))

@@ -16,7 +16,7 @@ STAGES = (
     ("vectorize (batches only)", "the same graph for 64 points"),
     ("key", "SHA-256 of code, shapes, processor"),
     ("Inductor", "C++ sources only; vector loads bounded"),
-    ("standalone library", "kernels and body behind one C function"),
+    ("standalone library", "kernels and body as one C function"),
     ("load", "pointers in, pointers out"),
 )
 FIRST_CHECK, KEY, LOAD = 3, 4, 7  # stages: after the first, from the second past the compiler to the third

@@ -80,6 +80,11 @@ class Family:
             raise UnknownNameError(f"default of family {self.name!r}", unknown[0], FitConfig.__dataclass_fields__)
 
     @property
+    def is_program(self) -> bool:
+        """Whether its guides are Pyro programs, optimized by Pyro's own estimators."""
+        return self.flat is None and self.solve is None
+
+    @property
     def description(self) -> str:
         """What it is and what it cannot represent."""
         return f"{self.q}; {self.blind_spot}"

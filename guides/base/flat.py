@@ -64,10 +64,10 @@ class FlatGuide(nn.Module, ABC):
     noise_dim: int
 
     @abstractmethod
-    def sample(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
+    def sample(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
         """Map noise `[n, noise_dim]` to points `[n, dim]` and their log q `[n]` in nats.
 
-        `stick=True` stops the gradient at the parameters inside log q (sticking the landing, Roeder et al. 2017): the
+        `stl=True` stops the gradient at the parameters inside log q (sticking the landing, Roeder et al. 2017): the
         gradient stays unbiased and its variance vanishes where q equals the posterior. With `index`, only the local
         values of these units need to be set, and their log q counts size / batch times.
         """
@@ -77,7 +77,7 @@ class FlatGuide(nn.Module, ABC):
         """Return log q `[n]` in nats at points `[n, dim]`."""
 
     def noise_for(self, units: int) -> int:
-        """Return how many numbers of noise a draw takes where only so many units are needed; guides of many units take fewer."""
+        """Return the noise dimension per draw where only so many units are needed; guides of many units need less."""
         return self.noise_dim
 
     def sample_flat(self, n: int, generator: torch.Generator | None = None) -> Tensor:

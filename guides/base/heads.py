@@ -1,4 +1,4 @@
-"""Heads: how the numbers that belong to one unit become a distribution over its local values.
+"""Heads: how the per-datum parameters of one unit become a distribution over its local values.
 
 A head takes `out` `[unit, numbers]`, from an encoder or from a table, and standard normal noise `[n, unit, width]`. It
 works in standardized coordinates; `outside` brings them to the scale of the local values, v = center + spread * w with the
@@ -43,7 +43,7 @@ class Head(nn.Module, ABC):
     def log_prob(self, out: Tensor, w: Tensor) -> Tensor:
         """Return log q `[n, unit]` at values `[n, unit, width]`, in nats."""
 
-    def stuck(self, out: Tensor, w: Tensor) -> Tensor:
+    def log_prob_stl(self, out: Tensor, w: Tensor) -> Tensor:
         """Return log q with every parameter held constant, those of the head's own networks included."""
         own = {name: p.detach() for name, p in self.named_parameters()}
         if not own:

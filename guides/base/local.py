@@ -78,7 +78,7 @@ class LocalGuide(FlatGuide):
         """Return how many numbers a draw takes for the global values and so many units: a minibatch must not cost what all units do."""
         return len(self.rest) + units * self.width
 
-    def sample_units(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
+    def sample_units(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
         """Map noise `[n, dim]`, or `[n, noise_for(units)]` with `index`, to points and the log q of each unit `[n, unit]`.
 
         The log q of the global sites is not in it.
@@ -89,19 +89,19 @@ class LocalGuide(FlatGuide):
         w = self.head.draw(out, rows if rows.shape[1] == len(units) else rows[:, units])  # [n, unit, local]
         u = noise.new_zeros(len(noise), self.dim)
         u = u.index_copy(1, self.places[units].reshape(-1), (self.center + self.spread * w).reshape(len(noise), -1))
-        log_q = self.head.stuck(out, w) if stick else self.head.log_prob(out, w)
+        log_q = self.head.log_prob_stl(out, w) if stl else self.head.log_prob(out, w)
         return u, log_q - self.spread.log().sum()
 
-    def sample(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
+    def sample(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
         """Map noise `[n, dim]` to points and their log q; without the units outside `index`, whose values stay 0."""
-        u, log_q = self.sample_units(noise, index=index, stick=stick)
+        u, log_q = self.sample_units(noise, index=index, stl=stl)
         total = (self.size / log_q.shape[1]) * log_q.sum(-1)
         if not len(self.rest):
             return u, total
         factor, shift = triangular(self.lower, self.log_scale), self.shift
         white = shift + noise[:, : len(self.rest)] @ factor.T
         u = u.index_copy(1, self.rest, self.origin + white @ self.tril.T)
-        return u, self._globals(white, shift.detach() if stick else shift, factor.detach() if stick else factor) + total
+        return u, self._globals(white, shift.detach() if stl else shift, factor.detach() if stl else factor) + total
 
     def log_prob_units(self, u: Tensor) -> Tensor:
         """Return log q of each unit `[n, unit]` at points `[n, dim]`."""

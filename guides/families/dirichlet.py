@@ -7,7 +7,7 @@ coordinate ascent (`guides.base.cavi_lda`), in closed form and without gradients
 L-BFGS then raises the evidence lower bound of the program itself, in which the topic of every token is summed out. That bound is
 at least the classical one, since q need not approximate the tokens' topics: it is what is reported as the ELBO.
 
-Draws are made from standard normal noise by inverting gamma distribution functions; in stick-breaking coordinates
+Draws are made from standard normal noise by inverting gamma distribution functions; in stl-breaking coordinates
 v_i = p_i / sum_{j >= i} p_j a Dirichlet(a) is independent Beta(a_i, sum_{j > i} a_j), which gives log q without any clipping.
 Source: Blei, Ng and Jordan (2003), JMLR 3, 993-1022; Figurnov, Mohamed and Mnih (2018), NeurIPS 31 (the gradient of the draws).
 """
@@ -108,7 +108,7 @@ class DirichletGuide(FlatGuide):
         """Return the concentrations of a site, `[row, category]`."""
         return (self.log_topic if name == "topic" else self.log_mixture).exp()
 
-    def sample(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
+    def sample(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
         """Map noise `[n, noise_dim]` to points and their log q; all documents are always drawn."""
         parts, start = [], 0
         for s in self.sites:
@@ -117,7 +117,7 @@ class DirichletGuide(FlatGuide):
             start += 2 * a.numel()
             parts.append(_sticks(log_gamma(a.expand_as(one), one, two)).flatten(1))
         u = torch.cat(parts, -1)
-        return u, self._log_q(u, {s.name: self.concentration(s.name).detach() if stick else self.concentration(s.name) for s in self.sites})
+        return u, self._log_q(u, {s.name: self.concentration(s.name).detach() if stl else self.concentration(s.name) for s in self.sites})
 
     def log_prob_flat(self, u: Tensor) -> Tensor:
         """Return log q `[n]` at points `[n, dim]`."""
@@ -214,7 +214,7 @@ def _later(a: Tensor) -> Tensor:
 
 
 def _offset(a: Tensor) -> Tensor:
-    """Return what the stick-breaking bijection adds to a log odds, so that zero is the even distribution."""
+    """Return what the stl-breaking bijection adds to a log odds, so that zero is the even distribution."""
     return torch.arange(a.shape[-1] - 1, 0, -1, dtype=a.dtype).log()
 
 

@@ -98,8 +98,8 @@ class FlowGuide(FlatGuide):
     def _parameters_by_name(self, *, detached: bool) -> dict[str, Tensor]:
         return {name: value.detach() if detached else value for name, value in self.named_parameters()}
 
-    def sample(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
-        """Map noise `[n, dim]` to points and their log q; with `stick`, log q is computed backwards with detached parameters."""
+    def sample(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
+        """Map noise `[n, dim]` to points and their log q; with `stl`, log q is computed backwards with detached parameters."""
         p = self._parameters_by_name(detached=False)
         x, log_jacobian = noise, noise.new_zeros(len(noise))
         for layer in range(self.layers):
@@ -109,7 +109,7 @@ class FlowGuide(FlatGuide):
         y, log_slope = _stretch(x, p["skew"], p["tail"])
         white = p["shift"] + y @ triangular(p["lower"], p["log_scale"]).T
         u = self.origin + white @ self.tril.T
-        if stick:
+        if stl:
             return u, self._log_q(white, self._parameters_by_name(detached=True))
         log_jacobian = log_jacobian + log_slope + p["log_scale"].sum() + self.tril.diagonal().log().sum()
         return u, standard_normal_log_prob(noise) - log_jacobian

@@ -59,13 +59,13 @@ class WhitenedFullRank(FlatGuide):
         z = torch.linalg.solve_triangular(factor, (white - shift).T, upper=False).T
         return standard_normal_log_prob(z) - factor.diagonal().log().sum() - self.tril.diagonal().log().sum()
 
-    def sample(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
+    def sample(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
         """Map noise `[n, dim]` to points and their log q; see `FlatGuide.sample`."""
         factor = triangular(self.lower, self.log_scale)
         deviation = noise @ factor.T
         white = self.shift + deviation
         log_q = standard_normal_log_prob(noise) - factor.diagonal().log().sum() - self.tril.diagonal().log().sum()
-        if stick:  # the value is known without solving; the slope in `white` is -T^-T noise
+        if stl:  # the value is known without solving; the slope in `white` is -T^-T noise
             slope = _slope(factor.detach(), deviation.detach(), noise)
             log_q = log_q.detach() - ((white - white.detach()) * slope).sum(-1)
         return self.origin + white @ self.tril.T, log_q

@@ -95,11 +95,11 @@ class WhitenedLowRank(FlatGuide):
         logdet = scale.log().sum() + inner.diagonal().log().sum()
         return standard_normal_log_prob(r) + 0.5 * saved - logdet
 
-    def sample(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
+    def sample(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
         """Map noise `[n, rank + dim]` to points and their log q; see `FlatGuide.sample`."""
         loc, factor, scale = self._pieces()
         u = loc + noise[:, : self.rank] @ factor.T + scale * noise[:, self.rank :]
-        if stick:
+        if stl:
             loc, factor, scale = loc.detach(), factor.detach(), scale.detach()
         return u, self._log_q(u, loc, factor, scale)
 

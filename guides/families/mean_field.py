@@ -53,11 +53,11 @@ class WhitenedMeanField(FlatGuide):
     def _moments(self) -> tuple[Tensor, Tensor]:
         return self.origin + lower_product(self.tril, self.shift), self.width * self.log_scale.exp()
 
-    def sample(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
+    def sample(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
         """Map noise `[n, dim]` to points and their log q; see `FlatGuide.sample`."""
         loc, scale = self._moments()
         u = loc + scale * noise
-        if stick:
+        if stl:
             loc, scale = loc.detach(), scale.detach()
         return u, standard_normal_log_prob((u - loc) / scale) - scale.log().sum()
 

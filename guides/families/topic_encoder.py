@@ -2,7 +2,7 @@
 
     q(u) = prod_kv Normal(u_kv; m_kv, s_kv^2) prod_di Normal(u_di; m_i(x_d), s_i(x_d)^2),     (m, log s) = MLP(x_d)
 
-over the stick-breaking coordinates of topics and mixtures (so each mixture is logistic-normal); x_d is row d of `entry.amortize(tensors)`,
+over the stl-breaking coordinates of topics and mixtures (so each mixture is logistic-normal); x_d is row d of `entry.amortize(tensors)`,
 standardized. It cannot represent dependence between coordinates, nor the K! labelings, and the encoder may not reach each
 document's own optimum. In exchange a new document costs one pass through the network.
 
@@ -134,7 +134,7 @@ class TopicEncoder(FlatGuide):
         """Return locations and scales of the topics' coordinates, flat."""
         return self.width * self.loc, self.width * self.log_scale.exp()
 
-    def sample(self, noise: Tensor, *, index: Tensor | None = None, stick: bool = False) -> tuple[Tensor, Tensor]:
+    def sample(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
         """Map noise `[n, dim]` to points and their log q; without the documents outside `index`, whose values stay 0."""
         n = len(noise)
         (low, high), (first, last) = self.place["topic"], self.place["mixture"]
@@ -145,7 +145,7 @@ class TopicEncoder(FlatGuide):
         each = m + s * noise[:, first:last].reshape(n, self.documents, self.local)[:, units]  # [n, document, topic - 1]
         whole = each.new_zeros(n, self.documents, self.local).index_copy(1, units, each).flatten(1)
         u = torch.cat([topic, whole] if low < first else [whole, topic], -1)
-        if stick:
+        if stl:
             loc, scale, m, s = loc.detach(), scale.detach(), m.detach(), s.detach()
         weight = self.documents / len(units)
         return u, _log_normal(topic, loc, scale) + weight * _log_normal(each.flatten(1), m.reshape(-1), s.reshape(-1))

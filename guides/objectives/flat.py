@@ -1,4 +1,4 @@
-"""What the loop minimizes: minus the evidence lower bound, by one of two routes with the same face.
+"""What the loop minimizes: minus the evidence lower bound, by one of two implementations of one interface.
 
 `FlatObjective` evaluates E_q[log p(u, data) - log q(u)] for all particles in one vectorized pass of the log density;
 noise comes in mirrored pairs (e, -e), which removes the odd part of the Monte Carlo error. `ProgramObjective` hands
@@ -62,7 +62,7 @@ class FlatObjective:
         weights: the program's own trainable weights, empty unless the entry learns.
         num_particles: points per step, mirrored in pairs when even.
         batch_size: units per step, None for all.
-        stick: leave the score term out of the gradient.
+        stl: leave the score term out of the gradient.
     """
 
     eager = ""  # why the step cannot be compiled; nothing known here
@@ -75,10 +75,10 @@ class FlatObjective:
         *,
         num_particles: int,
         batch_size: int | None,
-        stick: bool,
+        stl: bool,
     ) -> None:
         self.density, self.guide, self.weights = density, guide, dict(weights)
-        self.num_particles, self.stick = num_particles, stick
+        self.num_particles, self.stl = num_particles, stl
         self.batches = Minibatches(density, batch_size)
         self.function = density.batch_function()
         self.parameters: dict[str, nn.Parameter] = {n: p for n, p in guide.named_parameters() if p.requires_grad}
@@ -102,7 +102,7 @@ class FlatObjective:
         """Draw what one step needs: standard normal noise `[particle, noise]`, half of it where it is mirrored, and the unit numbers."""
         return self._noise(generator, self.batches)
 
-    def spare_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def peek_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Draw such noise without moving the stream of minibatches."""
         return self._noise(generator, Minibatches(self.density, self.batches.batch_size))
 
@@ -130,7 +130,7 @@ class FlatObjective:
         return loss, torch.autograd.grad(loss, list(values), allow_unused=True)
 
     def _estimate(self, noise: Tensor, index: Tensor | None = None) -> Tensor:
-        u, log_q = self.guide.sample(self.mirrored(noise), index=index, stick=self.stick)
+        u, log_q = self.guide.sample(self.mirrored(noise), index=index, stl=self.stl)
         return (log_q - self._log_p(u, index)).mean()
 
     def prepare(self) -> None:
@@ -163,7 +163,7 @@ class FlatObjective:
         """Return the whitened parameters the stopping rule watches."""
         return self.guide.watched()
 
-    def blame(self, noise: tuple[Tensor, ...]) -> str:
+    def locate_nonfinite(self, noise: tuple[Tensor, ...]) -> str:
         """Repeat the draw and name the site whose log density is not finite there."""
         with torch.no_grad():
             u, _ = self.guide.sample(self.mirrored(noise[0]), index=noise[1] if len(noise) > 1 else None)
@@ -212,7 +212,7 @@ class ProgramObjective:
         """Draw a seed for the step's random numbers and the unit numbers."""
         return self._noise(generator, self.batches)
 
-    def spare_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def peek_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Draw such noise without moving the stream of minibatches."""
         return self._noise(generator, Minibatches(self.density, self.batches.batch_size))
 
@@ -242,7 +242,7 @@ class ProgramObjective:
     def prepare(self) -> None:
         """Do nothing: these steps are not traced."""
 
-    def blame(self, noise: tuple[Tensor, ...]) -> str:
+    def locate_nonfinite(self, noise: tuple[Tensor, ...]) -> str:
         """Repeat the failing draw and name the site whose log probability is not finite."""
         tensors = self.batches.tensors(noise[1] if len(noise) > 1 else None)
         with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.validation_enabled(False):

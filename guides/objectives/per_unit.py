@@ -79,7 +79,7 @@ class LocalObjective(FlatObjective):
         if not isinstance(guide, LocalGuide):
             raise FitError(f"The objective {config.objective} needs a guide with units, such as amortized or block_full_rank; use elbo.")
         super().__init__(
-            density, guide, weights, num_particles=config.num_particles, batch_size=config.batch_size, stick=self.goal.stl
+            density, guide, weights, num_particles=config.num_particles, batch_size=config.batch_size, stl=self.goal.stl
         )  # fmt: skip
 
     @property
@@ -117,7 +117,7 @@ class LocalObjective(FlatObjective):
     def _estimate(self, noise: Tensor, knobs: Tensor, index: Tensor | None = None) -> Tensor:  # type: ignore[override]
         guide = self.guide
         assert isinstance(guide, LocalGuide)
-        u, log_q = guide.sample_units(self.mirrored(noise), index=index, stick=self.stick)
+        u, log_q = guide.sample_units(self.mirrored(noise), index=index, stl=self.stl)
         doubly = _Scaled() if self.goal.doubly and u.requires_grad else None
         tensors = None if index is None else self.batches.tensors(index)
         if doubly is not None:
@@ -125,7 +125,7 @@ class LocalObjective(FlatObjective):
             values.register_hook(doubly)
             u = u.detach().index_copy(1, (guide.places if index is None else guide.places[index]).reshape(-1), values.flatten(1))
             out = guide.numbers(index)
-            log_q = guide.head.stuck(out, (values - guide.center) / guide.spread) - guide.spread.log().sum()
+            log_q = guide.head.log_prob_stl(out, (values - guide.center) / guide.spread) - guide.spread.log().sum()
         terms = many_unit_terms(self.density, u, tensors)
         scale = guide.size / log_q.shape[1]
         if isinstance(self.goal, IWAE):
@@ -139,9 +139,9 @@ class LocalObjective(FlatObjective):
         # The batch's mean KL per unit costs nothing below the free nats, which fall to 0: the last objective is the ELBO.
         return -scale * terms.likelihood.mean(0).sum() + guide.size * torch.maximum(kl.mean(), knobs[1].expand(()))
 
-    def blame(self, noise: tuple[Tensor, ...]) -> str:
+    def locate_nonfinite(self, noise: tuple[Tensor, ...]) -> str:
         """Repeat the draw and name the site whose log density is not finite there."""
-        return super().blame((noise[0], *noise[2:]))
+        return super().locate_nonfinite((noise[0], *noise[2:]))
 
     def snapshot(self) -> dict[str, float]:
         """Return reconstruction and KL per unit in nats at the current parameters, over the first units with fixed noise."""

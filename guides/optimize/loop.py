@@ -91,7 +91,7 @@ class _Run:
         return None
 
     def _look(self, follow: Callable[[], dict[str, float]], first: int, history: Tensor) -> None:
-        """Ask how the program is getting on at some of these steps."""
+        """Record training diagnostics at some of these steps."""
         for step, values in enumerate(history, first):
             if step in FIRST or step % max(1, self.config.patience // 10) == 0:
                 self.step.write(values)
@@ -99,7 +99,7 @@ class _Run:
 
     @property
     def follow(self) -> Callable[[], dict[str, float]] | None:
-        """What says how a program that learns its weights is getting on, where the objective has it."""
+        """The objective's training diagnostics, for programs that learn weights."""
         return getattr(self.objective, "snapshot", None) if self.objective.weights else None
 
     @property
@@ -130,7 +130,7 @@ class _Run:
     def _failed(self, number: int, what: str, noise: tuple[Tensor, ...]) -> Stop:
         """Go back to the parameters of the last finite loss and say where it broke."""
         self.step.write()
-        culprit = self.objective.blame(noise)
+        culprit = self.objective.locate_nonfinite(noise)
         self.step.write_last()
         return Stop(status="nan", step=number, sentence=f"{what} at step {number}, at {culprit}; the last finite parameters are kept.")
 

@@ -53,7 +53,7 @@ class Objective(Protocol):
     def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Draw the randomness of one step."""
 
-    def spare_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def peek_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Draw such randomness without moving the stream of minibatches."""
 
     def prepare(self) -> None:
@@ -65,7 +65,7 @@ class Objective(Protocol):
     def watched(self) -> Tensor | None:
         """Return what the stopping rule watches besides the loss, in posterior standard deviations."""
 
-    def blame(self, noise: tuple[Tensor, ...]) -> str:
+    def locate_nonfinite(self, noise: tuple[Tensor, ...]) -> str:
         """Name what made the loss or gradient of this noise not finite."""
 
 
@@ -156,7 +156,7 @@ class Step:
             reason = "" if same else "self-check failed: the step there differs from the eager one"
         except TraceFailure as error:
             reason = f"cannot be traced: {error}"
-        except Exception as error:  # a device may fail in any way; a slower right answer is always at hand
+        except Exception as error:  # a device may fail in any way: fall back to the processor
             reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
         seconds = time.perf_counter() - started
         if reason:
@@ -168,7 +168,7 @@ class Step:
         return out
 
     def _native(self) -> NativeGraph | None:
-        """Return the compiled step behind a C function that takes many in one call, None where each is called by itself."""
+        """Return the compiled step exposed through a C ABI that takes many in one call, None where each is called by itself."""
         if self.function.run is None or self.state.dtype != torch.float64:
             return None
         rows = self._checks(torch.Generator().manual_seed(49_979_687))
@@ -281,10 +281,10 @@ class Step:
 
     def _checks(self, generator: torch.Generator) -> list[list[Tensor]]:
         """Return the inputs at which a graph of the step must equal the eager one."""
-        return [[self._elsewhere(generator), self._control(*row), self.rates, *self.objective.spare_noise(generator)] for row in CHECKS]
+        return [[self._elsewhere(generator), self._control(*row), self.rates, *self.objective.peek_noise(generator)] for row in CHECKS]
 
     def _example(self, generator: torch.Generator) -> list[Tensor]:
-        return [self.state, self._control(1, 1.0, False, self._largest), self.rates, *self.objective.spare_noise(generator)]
+        return [self.state, self._control(1, 1.0, False, self._largest), self.rates, *self.objective.peek_noise(generator)]
 
     def _control(self, number: int, share: float, averaging: bool, largest: float) -> Tensor:
         """Return one row of `controls`."""

@@ -339,7 +339,7 @@ class OwnGuide(FlatGuide):
         scale = 2 * self.log_scale if self.fault == "variance" else self.log_scale
         return standard_normal_log_prob(noise) - (sign * slope + scale).sum(-1)
 
-    def sample(self, noise, *, index=None, stick=False):
+    def sample(self, noise, *, index=None, stl=False):
         return self.loc + self.log_scale.exp() * (self.tail.exp() * noise.asinh()).sinh(), self._log_q(noise)
 
     def log_prob_flat(self, u):

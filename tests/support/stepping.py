@@ -50,7 +50,7 @@ def programs(tiny, name):
     return getattr(tiny, "intercepts" if name == "minibatch" else name)()[0], 4 if name == "minibatch" else None
 
 
-def objective(entry, family, batch_size, *, stick=True, particles=8):
+def objective(entry, family, batch_size, *, stl=True, particles=8):
     """Return the flat objective at a jittered start, its weights included; call it inside a session."""
     data = entry.load_data()
     torch.manual_seed(0)
@@ -62,7 +62,7 @@ def objective(entry, family, batch_size, *, stick=True, particles=8):
     with torch.no_grad():
         for parameter in flat.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return FlatObjective(density, flat, weights, num_particles=particles, batch_size=batch_size, stick=stick)
+    return FlatObjective(density, flat, weights, num_particles=particles, batch_size=batch_size, stl=stl)
 
 
 def graph_gradients(step, graph, noise):
@@ -86,7 +86,7 @@ def loops(entry, runs=1):
             density = LogDensity(entry.program(None), entry.load_data(), dtype=entry.dtype)
             loc = torch.full((density.dim,), 0.1, dtype=entry.dtype)
             start = Start(loc=loc, scale=torch.full_like(loc, 0.5))
-            loss = FlatObjective(density, WhitenedMeanField(torch.nn.Module(), start), {}, num_particles=4, batch_size=None, stick=True)
+            loss = FlatObjective(density, WhitenedMeanField(torch.nn.Module(), start), {}, num_particles=4, batch_size=None, stl=True)
             config = FitConfig(**{**RUN, "num_particles": 4, "compile": mode})
             outcomes.append(optimize(loss, config, torch.Generator().manual_seed(0)))
     return outcomes

@@ -16,12 +16,12 @@ def outcomes(entry, family):
 
 
 def subject(tiny, family):
-    """The first entry the family can be built for: conjugate intercepts, or a topic model."""
-    for entry in (tiny.intercepts()[0], zoo.load("lda_exact")):
+    """The first entry the family can be built for: conjugate intercepts, a topic model, or a mixture with classes."""
+    for entry in (tiny.intercepts()[0], zoo.load("lda_exact"), zoo.load("gaussian_mixture_exact")):
         data = entry.load_data()
         try:
             guides.build(family, entry.program(data), data, entry)
-        except (FitError, UsageError):
+        except (FitError, UsageError):  # ProgramError is a UsageError
             continue
         return entry
     return pytest.fail(f"no subject for {family}: add a tiny program it can be built for")

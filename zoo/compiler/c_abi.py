@@ -73,7 +73,7 @@ class _Steps(ctypes.Structure):
 
 
 class NativeGraph:
-    """A compiled graph of float64 outputs behind C functions; for one thread at a time.
+    """A compiled graph of float64 outputs exposed through a C ABI; for one thread at a time.
 
     Attributes:
         gradient: address of `zoo_gradient`, for a graph `[point, constants] -> (value, gradient)`. It returns 0, or 3 or 4 where
@@ -184,7 +184,7 @@ class NativeGraph:
 
 
 def load(package: Path, examples: Sequence[Tensor], constants: Sequence[Tensor], outputs: Sequence[Tensor]) -> NativeGraph:
-    """Return the graph of a package behind C functions.
+    """Return the graph of a package, exposed through a C ABI.
 
     Args:
         package: a compiled graph `[*examples, *constants] -> outputs` on the processor: a library or a package for torch's loader.

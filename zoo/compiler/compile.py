@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -26,14 +26,13 @@ from torch import Tensor
 from zoo.compiler import c_abi as native
 from zoo.compiler import cache, standalone, torch_private
 from zoo.compiler.c_abi import NativeGraph
-from zoo.compiler.policy import BACKEND_VARIABLE, backend, pays, work_of
+from zoo.compiler.policy import BACKEND_VARIABLE, Mode, backend, check_mode, pays, work_of
 from zoo.compiler.torch_private import bounded_loads, fast_tracing
 from zoo.compiler.trace import Traced, TraceFailure, default_of, trace
 from zoo.compiler.vectorize import Compiled, batched, close
 from zoo.errors import UsageError
 
 __all__ = [
-    "MODES",
     "Compiled",
     "Function",
     "Mode",
@@ -45,8 +44,6 @@ __all__ = [
     "load_compiler",
 ]
 
-Mode = Literal["auto", "on", "off"]
-MODES = ("auto", "on", "off")
 OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1, "cpp.threads": 1, **native.INTERFACE}
 _log = logging.getLogger("zoo")
 
@@ -92,7 +89,7 @@ class Function:
         self.record = _off(reason, self.record["compile_seconds"], notice=True)
 
     def native(self, checks: Sequence[Sequence[Tensor]]) -> NativeGraph | None:
-        """Return the graph behind C functions if it gives the loader's numbers at `checks`, None where it cannot be called so."""
+        """Return the graph exposed through a C ABI if it gives the loader's numbers at `checks`, None where it cannot be called so."""
         if self.run is None or self.traced is None or self.package is None:
             return None
         try:
@@ -139,8 +136,7 @@ def compile_function(
     Raises:
         UsageError: an unknown mode, or no check.
     """
-    if mode not in MODES:
-        raise UsageError(f"compile is {mode!r}; accepted: {', '.join(MODES)}.")
+    check_mode(mode)
     if not checks:
         raise UsageError("A compiled function needs inputs to be checked at; give at least one besides the traced one.")
     fixed = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in examples)
@@ -164,7 +160,7 @@ def compile_function(
         out.record = _off(str(refusal), time.perf_counter() - started, notice=True)
     except TraceFailure as error:
         out.record = _off(f"cannot be traced: {error}", time.perf_counter() - started, notice=True)
-    except Exception as error:  # a compiler may fail in any way; a slower right answer is always at hand
+    except Exception as error:  # a compiler may fail in any way: fall back to eager
         lines = str(error).strip().splitlines() or [""]
         out.record = _off(f"cannot be compiled: {type(error).__name__}: {lines[0][:200]}", time.perf_counter() - started, notice=True)
     else:

@@ -75,7 +75,7 @@ def moved(traced: Traced, device: torch.device) -> Traced:
 
 
 class DeviceSteps:
-    """A graph `[state, control, rates, *noise] -> (new state, [loss, gradient norm])` on a device; has the face of `NativeGraph.steps`.
+    """A graph `[state, control, rates, *noise] -> (new state, [loss, gradient norm])` on a device; same interface as `NativeGraph.steps`.
 
     The whole step, with what it reads of its block and what it notes, is captured once and replayed with one call per step;
     the losses come back once per block.

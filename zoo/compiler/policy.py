@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -18,7 +18,10 @@ from zoo.compiler import torch_private
 from zoo.compiler.torch_private import TorchDispatchMode
 from zoo.errors import UnknownNameError
 
-__all__ = ["BACKENDS", "BACKEND_VARIABLE", "Work", "backend", "pays", "work_of"]
+__all__ = ["BACKENDS", "BACKEND_VARIABLE", "MODES", "Mode", "Work", "backend", "check_mode", "pays", "work_of"]
+
+Mode = Literal["auto", "on", "off"]
+MODES: tuple[Mode, ...] = ("auto", "on", "off")
 
 # Figures of an ordinary machine.
 EAGER_SECONDS_PER_OPERATION, EAGER_SECONDS_PER_NUMBER = 5e-6, 2e-9
@@ -30,6 +33,16 @@ BACKEND_VARIABLE = "ZOO_BACKEND"
 RUNS = 3  # compiled is what pays within so many runs: the graph stays on the disk
 _log = logging.getLogger("zoo")
 _said: set[str] = set()
+
+
+def check_mode(mode: str) -> None:
+    """Refuse a word that says neither when nor whether to compile.
+
+    Raises:
+        UnknownNameError: always in that case.
+    """
+    if mode not in MODES:
+        raise UnknownNameError("value of compile", mode, MODES)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions import ImproperUniform
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from zoo.density.log_density import LogDensity, default_dtype, trace_program
+from zoo.density.sites import samples
 from zoo.errors import ZooError
 from zoo.types import Data, ModelEntry, Program
 
@@ -84,8 +84,7 @@ class Subject:
 
     def sites(self, trace: poutine.Trace | None = None) -> list[dict[str, Any]]:
         """Sample statements of a run, without the index draws of plates."""
-        nodes = (self.trace if trace is None else trace).nodes.values()
-        return [n for n in nodes if n["type"] == "sample" and not isinstance(n["fn"], _Subsample)]
+        return samples(self.trace if trace is None else trace)
 
     @property
     def observed(self) -> list[dict[str, Any]]:

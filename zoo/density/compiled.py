@@ -147,7 +147,7 @@ class CompiledDensity:
         return compiled
 
     def native_gradient(self) -> NativeGraph | None:
-        """Return the gradient behind C functions, checked like the graph itself, None where it stays with the loader."""
+        """Return the gradient exposed through a C ABI, checked like the graph itself, None where it stays with the loader."""
         self._renew()
         return self._forms["gradient"].native([[p] for p in self._points(4)[1:]])
 

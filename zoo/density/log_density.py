@@ -191,7 +191,7 @@ class LogDensity:
         return self._compiled.numpy_gradient()
 
     def native_gradient(self) -> NativeGraph | None:
-        """Return the compiled gradient behind a C function, for one thread, None where there is none; whoever uses it counts its calls."""
+        """Return the compiled gradient through a C ABI, for one thread, None where there is none; the caller counts its calls."""
         return None if self._compiled is None else self._compiled.native_gradient()
 
     def batch(self, u: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from zoo.types import Data, Program
 
 
 def _support_of_a_mixture(constraint: Any) -> Any:
-    """A mixture of one family lives where its parts do; torch has no map for it, so that no method could run such a prior."""
+    """The support of a mixture equals that of its components; torch registers no bijection for it, so no method could run such a prior."""
     return biject_to(constraint.base_constraint)
 
 

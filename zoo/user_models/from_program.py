@@ -15,6 +15,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from zoo.density.log_density import LogDensity
+from zoo.density.sites import samples
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError
 from zoo.quantities import of_site
 from zoo.types import Data, ModelEntry, Program, Quantity
@@ -167,10 +168,6 @@ def _rows(tensors: Mapping[str, Any], batched: Sequence[str]) -> int | None:
 # -- what the trace says --------------------------------------------------------------------------------------------
 
 
-def _sites(trace: poutine.Trace) -> Iterator[dict[str, Any]]:
-    yield from (n for n in trace.nodes.values() if n["type"] == "sample" and not isinstance(n["fn"], _Subsample))
-
-
 def _refuse_own_subsamples(trace: poutine.Trace) -> None:
     for node in trace.nodes.values():
         fn = node.get("fn")
@@ -185,7 +182,7 @@ def _refuse_own_subsamples(trace: poutine.Trace) -> None:
 
 def _observed(trace: poutine.Trace, tensors: Mapping[str, Any]) -> tuple[str, ...]:
     """Find the arguments that reach `obs=`: the same storage, or else equal numbers."""
-    values = [n["value"] for n in _sites(trace) if n["is_observed"] and isinstance(n["value"], Tensor) and n["value"].numel()]
+    values = [n["value"] for n in samples(trace) if n["is_observed"] and isinstance(n["value"], Tensor) and n["value"].numel()]
     given = {k: v for k, v in tensors.items() if isinstance(v, Tensor)}
     found = {k for k, v in given.items() for x in values if v.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()}
     for x in values:
@@ -195,7 +192,7 @@ def _observed(trace: poutine.Trace, tensors: Mapping[str, Any]) -> tuple[str, ..
 
 
 def _quantities(trace: poutine.Trace, density: LogDensity, data: Data) -> dict[str, Quantity]:
-    nodes = {n["name"]: n for n in _sites(trace)}
+    nodes = {n["name"]: n for n in samples(trace)}
     quantities = {}
     for site in density.sites:
         node = nodes[site.name]
@@ -209,7 +206,7 @@ def _quantities(trace: poutine.Trace, density: LogDensity, data: Data) -> dict[s
 
 def _notices(trace: poutine.Trace, density: LogDensity) -> Iterator[str]:
     """Guess from shapes where labels or rotations may be free; a guess is stated as one."""
-    nodes = {n["name"]: n for n in _sites(trace)}
+    nodes = {n["name"]: n for n in samples(trace)}
     for name in density.discrete:
         classes = int(nodes[name]["fn"].enumerate_support(expand=False).shape[0])
         indexed = [s.name for s in density.sites if classes > 1 and classes in s.shape]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from pathlib import Path
 
 from zoo.errors import InfrastructureError, UsageError
+from zoo.storage import written
 
 __all__ = ["new_model"]
 
@@ -48,19 +48,10 @@ def new_model(name: str, directory: str | os.PathLike[str] = ".") -> Path:
 
 def _write_new(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all, and never over another one."""
-    temporary = None
     try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=f".{path.stem}.", delete=False) as handle:
-            temporary = Path(handle.name)
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.chmod(0o644)
-        os.link(temporary, path)  # unlike a rename, this fails where the name is taken
+        with written(path, new=True) as place:
+            place.write_text(text, encoding="utf-8")
     except FileExistsError as error:
         raise UsageError(f"File {str(path)!r} exists already and is left as it is; choose another name or folder.") from error
     except OSError as error:
         raise InfrastructureError(f"Cannot write {str(path)!r} ({error.strerror}); choose a folder you may write to with --dir.") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

@@ -1,4 +1,1 @@
-"""The measured tables of mixtures and latent classes: evidence, co-clustering, labels, held-out score, coverage.
-
-`benchmarks.studies.latent_classes.page.main` makes them anew and writes `docs/results/latent_classes.md`.
-"""
+"""Mixtures and latent classes: evidence, co-clustering, labels, modes, held-out score, coverage."""

@@ -10,10 +10,10 @@ import torch
 import guides
 import zoo
 from benchmarks.arviz_bridge import pareto_k
+from guides.families.class_network import class_kl
 from guides.session import session
 from zoo.density.log_density import LogDensity
 from zoo.models.mixtures import gaussian_mixture_exact as exact
-from zoo.models.mixtures._class_network import class_kl
 from zoo.quantities import shared_classes
 
 __all__ = ["class_network_rows", "evidence_rows"]

@@ -1,1 +1,1 @@
-"""Judging topic models: held-out scores with one evaluator for every method, recovery of known topics, and the results page."""
+"""Topic models: recovery of known topics, and held-out digits by one evaluator for every method."""

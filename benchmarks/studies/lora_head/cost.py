@@ -1,7 +1,5 @@
 """What a posterior over adapters costs: one step of variational inference beside one step of plain adapter training.
 
-    python -c "from benchmarks.studies.lora_head.cost import main; main()"
-
 The model is a transformer encoder of PyTorch with random weights and rank-4 adapters on its feed-forward layers. Time is
 processor time, the median of several steps; memory is what a step keeps for its backward pass, counted exactly by hooks.
 """
@@ -20,9 +18,10 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoDiagonalNormal
 from torch import Tensor, nn
 
+from benchmarks.studies.record import Work
 from zoo.user_models.lora import add_lora, to_pyro
 
-__all__ = ["Encoder", "main", "measure"]
+__all__ = ["Encoder", "measure", "step_cost"]
 
 STEPS = 9
 WIDTH, LAYERS, LENGTH, BATCH, WORDS, CLASSES, RANK = 128, 4, 32, 32, 1000, 4, 4
@@ -58,7 +57,7 @@ def kept_bytes(loss: Callable[[], Tensor]) -> int:
     return sum(seen.values())
 
 
-def measure(loss: Callable[[], Tensor], parameters: list[Any], steps: int = STEPS) -> tuple[float, float, int]:
+def step_cost(loss: Callable[[], Tensor], parameters: list[Any], steps: int = STEPS) -> tuple[float, float, int]:
     """Return processor milliseconds of one step of Adam, megabytes kept for the backward pass, and trained numbers."""
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
     times = []
@@ -71,16 +70,21 @@ def measure(loss: Callable[[], Tensor], parameters: list[Any], steps: int = STEP
     return statistics.median(times[2:]), kept_bytes(loss) / 1e6, sum(p.numel() for p in parameters)
 
 
-def main() -> None:
-    """Print the table."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+def measure(work: Work) -> list[dict[str, Any]]:
+    """Return one row per kind of step: its time, the memory it keeps, and the numbers it trains."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        found = _costs(3 if work.quick else STEPS)
+    names = ("milliseconds", "megabytes", "numbers")
+    return [{"name": name, **dict(zip(names, values, strict=True))} for name, values in found.items()]
+
+
+def _costs(steps: int) -> dict[str, tuple[float, float, int]]:
     layers = [f"encoder.layers.{i}.linear{k}" for i in range(LAYERS) for k in (1, 2)]
     module = add_lora(Encoder().eval(), layers, rank=RANK)
     tokens, label = torch.randint(WORDS, (BATCH, LENGTH)), torch.randint(CLASSES, (BATCH,))
-    rows = {"plain adapter training": measure(lambda: nn.functional.cross_entropy(module(tokens), label), [
-        p for p in module.parameters() if p.requires_grad
-    ])}  # fmt: skip
+    trained = [p for p in module.parameters() if p.requires_grad]
+    rows = {"plain adapter training": step_cost(lambda: nn.functional.cross_entropy(module(tokens), label), trained, steps)}
     program: Any = to_pyro(module, prior=0.1)
     for particles in (1, 4):
         with pyro.settings.context(module_local_params=True):
@@ -89,9 +93,5 @@ def main() -> None:
             step(tokens=tokens, label=label)
             loss = partial(step, tokens=tokens, label=label)
             name = f"one step of SVI, mean field, {particles} draw{'s' if particles > 1 else ''}"
-            rows[name] = measure(loss, [p for p in step.parameters() if p.requires_grad])
-    base = rows["plain adapter training"]
-    print("| | time, ms | to plain | kept for backward, MB | to plain | trained numbers |")
-    print("|---|---|---|---|---|---|")
-    for name, (milliseconds, megabytes, numbers) in rows.items():
-        print(f"| {name} | {milliseconds:.1f} | {milliseconds / base[0]:.2f} | {megabytes:.1f} | {megabytes / base[1]:.2f} | {numbers:,} |")
+            rows[name] = step_cost(loss, [p for p in step.parameters() if p.requires_grad], steps)
+    return rows

@@ -1,35 +1,24 @@
 """The bars of `lora_head`, measured: posteriors, point estimates and ensembles over tasks and data seeds, against NUTS.
 
-    python -c "from benchmarks.studies.lora_head.lab import main; main()" --quick --out docs/results
-
-writes `lora_head.csv` (one row per case, data seed and method; rows that are there are kept, so that an interrupted run
-goes on) and `lora_head.md` from it. A quick run takes the first three data seeds of one case, a full one ten of the rank-one
+One row per case, data seed and method. A quick run takes the first three data seeds of one case, a full one ten of the rank-one
 and the last-layer form and one of the other tasks. Chains, the truth of the distances, run on the first `CHAINED` data seeds
 of a case; what needs no truth (log loss, ECE, the baselines) is measured on all of them.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.comparison.baselines import halves, predictive, score_rows
 from benchmarks.metrics.calibration import BINS, ece_floor
-from benchmarks.run.store import write_atomic
-from benchmarks.studies.lora_head.page import CASES, CHAINED, FAMILIES, JUDGED, LIGHT, METRICS, Array, Row, page
+from benchmarks.studies.lora_head.render import CASES, CHAINED, DIGITS, FAMILIES, JUDGED, LIGHT, METRICS, Array, Row
+from benchmarks.studies.record import Work
+from benchmarks.studies.rows import Kept
 
-__all__ = ["COLUMNS", "main", "measure", "scored"]
+__all__ = ["bin_sums", "measure", "scored"]
 
-COLUMNS = (
-    "case", "labels", "seed", "method", *METRICS, "outside_classes", "outside_rotation", "distance", "floor", "sd_ratio",
-    "ece_floor", "bins", "rhat_share", "ess_share", "rhat_max", "ess_min", "status", "seconds",
-)  # fmt: skip
 QUICK = {"draws": 500, "tune": 500}
 FIT: dict[str, Any] = {"steps": 3000, "num_particles": 16, "compile": "auto"}
 QUICK_FIT: dict[str, Any] = {**FIT, "steps": 1500}
@@ -46,7 +35,7 @@ def plan(quick: bool) -> list[tuple[str, int]]:
     return [*((case, seed) for seed in range(10) for case in JUDGED), *((case, 0) for case in CASES if case not in JUDGED)]
 
 
-def measure(case: str, seed: int, *, quick: bool, jobs: int = 2, labels: int = 64) -> list[Row]:
+def case_rows(case: str, seed: int, *, quick: bool, jobs: int = 2, labels: int = 64) -> list[Row]:
     """Run every method on one case and data seed and return one row each."""
     import benchmarks
     import guides
@@ -130,39 +119,18 @@ def certify(nuts: Any, made: Any) -> Row:
     }  # fmt: skip
 
 
-def read(path: Path) -> list[Row]:
-    """Return the rows of an earlier run, none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def measure(work: Work) -> list[Row]:
+    """Measure what is missing of the plan and return all rows, floats to the digits of the published table."""
+    kept, pairs = Kept(work.out / "rows.json"), plan(work.quick)
+    for case, seed in pairs:
+        name = f"{case} {seed}"
+        if name not in kept.rows:
+            rows = case_rows(case, seed, quick=work.quick, jobs=work.jobs)
+            kept.put(name, [{k: _rounded(v) for k, v in row.items()} for row in rows])
+            work.progress.say(f"{case}, data seed {seed}: done")
+    found = kept.rows
+    return [row for case, seed in pairs for row in found[f"{case} {seed}"]]
 
 
-def save(rows: Sequence[Row], folder: Path) -> None:
-    """Write the table and the page."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    write_atomic(folder / "lora_head.csv", text.getvalue())
-    write_atomic(folder / "lora_head.md", page(rows))
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is missing and write table and page after every data seed."""
-    from benchmarks.workers import one_thread
-
-    parser = argparse.ArgumentParser(description="The bars of lora_head.")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--jobs", type=int, default=2)
-    options = parser.parse_args(arguments)
-    rows = read(options.out / "lora_head.csv")
-    with one_thread():
-        for case, seed in plan(options.quick):
-            if any(r["case"] == case and str(r["seed"]) == str(seed) for r in rows):
-                continue
-            rows += measure(case, seed, quick=options.quick, jobs=options.jobs)
-            save(rows, options.out)
-            print(f"{case}, data seed {seed}: done", flush=True)
-    save(rows, options.out)
+def _rounded(value: Any) -> Any:
+    return float(f"{value:{DIGITS}}") if isinstance(value, float) else value

@@ -1,7 +1,5 @@
 """`laplace-torch` beside our own families on `lora_head[form=last_layer]`: a Laplace approximation somebody else wrote.
 
-    python -c "from benchmarks.studies.lora_head.peer import main; main()"
-
 The last layer is a linear model with a normal prior around the frozen weights, which the library can say exactly: with the
 full Hessian it is our `laplace` (a test holds mean and covariance equal), with Kronecker factors what its users mostly take. The
 table goes into the part `laplace-torch` of `docs/models/lora_head.md`. Needs `pip install -e '.[peers]'`.
@@ -10,23 +8,30 @@ table goes into the part `laplace-torch` of `docs/models/lora_head.md`. Needs `p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.comparison.baselines import halves, predictive, score_rows
+from benchmarks.studies.record import Work
 from zoo.errors import UsageError
 from zoo.models.adapters._backbone import backbone
 from zoo.models.adapters._updates import LAST_SCALE
 from zoo.types import Baselines, Data
 
-__all__ = ["Approximation", "main", "measure", "table"]
+__all__ = ["Approximation", "measure"]
 
 SAMPLES = 2000
 STRUCTURES = {"kron": "laplace-torch, Kronecker factors", "full": "laplace-torch, full Hessian"}
-PAGE = Path("docs/models/lora_head.md")
+
+
+def _library() -> Any:
+    try:
+        import laplace
+    except ImportError as error:
+        raise UsageError("laplace-torch is not installed; pip install -e '.[peers]' brings it.") from error
+    return laplace
 
 
 class Approximation:
@@ -44,10 +49,7 @@ class Approximation:
     def __init__(self, data: Data, mode: Tensor, structure: str) -> None:
         if structure not in STRUCTURES:
             raise UsageError(f"structure is {structure!r}; accepted: {', '.join(STRUCTURES)}.")
-        try:
-            import laplace
-        except ImportError as error:
-            raise UsageError("laplace-torch is not installed; pip install -e '.[peers]' brings it.") from error
+        laplace = _library()
         w, classes = backbone(), len(mode)
         self.frozen = torch.cat([w["w3"][:classes], w["b3"][:classes, None]], 1)  # [class, 33], the bias last
         layer = nn.Linear(32, classes).double()
@@ -79,7 +81,7 @@ class Approximation:
         return (parameters[..., self.order] - self.frozen) / LAST_SCALE
 
 
-def measure(seed: int = 0) -> tuple[Baselines, dict[str, Mapping[str, Any]], Any]:
+def _predictions(quick: bool, seed: int = 0) -> tuple[Baselines, dict[str, Mapping[str, Any]], Any]:
     """Return the scored sets, the predictive of every method by name, and the chains they are measured against."""
     import benchmarks
     import guides
@@ -89,11 +91,11 @@ def measure(seed: int = 0) -> tuple[Baselines, dict[str, Mapping[str, Any]], Any
     data = entry.load_data(seed)
     assert entry.baselines is not None
     made = entry.baselines(data, 0, **entry.settings)
-    nuts = benchmarks.run_nuts(entry, seed=seed, data=data, draws=1000, tune=500, min_ess=0)
+    nuts = benchmarks.run_nuts(entry, seed=seed, data=data, draws=300 if quick else 1000, tune=500, min_ess=0)
     found: dict[str, Mapping[str, Any]] = {"nuts": predictive(made, nuts)}
     mode = torch.empty(0)
     for family in ("laplace", "full_rank"):
-        settings: dict[str, Any] = {} if family == "laplace" else {"steps": 3000, "num_particles": 16}
+        settings: dict[str, Any] = {} if family == "laplace" else {"steps": 500 if quick else 3000, "num_particles": 16}
         fit = guides.fit(entry, family, seed=seed, data=data, **settings)
         found[family] = predictive(made, guides.draw(fit, SAMPLES))
         if family == "laplace":
@@ -105,26 +107,16 @@ def measure(seed: int = 0) -> tuple[Baselines, dict[str, Mapping[str, Any]], Any
     return made, found, nuts
 
 
-def table(made: Baselines, found: Mapping[str, Mapping[str, Any]], nuts: Any) -> str:
-    """Return one Markdown row per method: accuracy, log loss, ECE, and mean total variation to the predictive of the chains."""
+def measure(work: Work) -> list[dict[str, Any]]:
+    """Return one row per method: accuracy, log loss, ECE, and mean total variation to the predictive of the chains."""
+    _library()
+    made, found, nuts = _predictions(work.quick)
     parts = halves(made, nuts)
     assert parts is not None
     labels = made.labels.numpy()
     floor = score_rows({"half": parts[0]}, labels, parts[1]["test"], set())[0].distance
-    lines = ["| method | accuracy | log loss | ECE | total variation to NUTS |", "|---|---|---|---|---|"]
-    for row in score_rows(dict(found), labels, found["nuts"]["test"], set(), "nuts"):
-        m = row.metrics
-        away = f"floor {floor:.3f}" if row.method == "nuts" else f"{row.distance:.3f}"
-        lines.append(f"| {row.method} | {m['accuracy'].value:.3f} | {m['log_loss'].value:.3f} | {m['ece'].value:.3f} | {away} |")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Replace the table in the page."""
-    from benchmarks.studies.pages import replace_part
-    from benchmarks.workers import one_thread
-
-    with one_thread():
-        text = table(*measure())
-    print(text)
-    replace_part(PAGE, "laplace-torch", text)
+    return [
+        {"method": row.method, **{m: row.metrics[m].value for m in ("accuracy", "log_loss", "ece")},
+         "distance": None if row.method == "nuts" else row.distance, "floor": floor if row.method == "nuts" else None}
+        for row in score_rows(dict(found), labels, found["nuts"]["test"], set(), "nuts")
+    ]  # fmt: skip

@@ -1,7 +1,5 @@
 """Is the prior of `lora_head` sensible? The evidence of the training labels over scales of the update, by Laplace's formula.
 
-    python -c "from benchmarks.studies.lora_head.scale import main; main()"
-
 For a scale s the update is s times standard normal adapters. Nothing but training labels enters:
 
     log p(labels | s) = log p(labels, u*) + (d/2) log 2 pi - (1/2) log det H,     H = -grad^2 log p(labels, u*)
@@ -13,14 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.studies.record import Work
 from zoo.models.adapters._updates import adapted, shapes
 
-__all__ = ["laplace_evidence", "main", "table"]
+__all__ = ["evidences", "laplace_evidence", "measure"]
 
 SCALES = {"rank": (0.25, 0.5, 1.0, 2.0), "last_layer": (0.5, 1.0, 2.0, 4.0)}
 SEEDS = (100, 101, 102)  # data seeds no table uses
@@ -29,7 +28,7 @@ STARTS, STEPS = 8, 3000
 
 def laplace_evidence(
     logits: Callable[[Mapping[str, Tensor], Tensor], Tensor], sites: Mapping[str, tuple[int, ...]], x: Tensor, label: Tensor,
-    stretch: float, *, seed: int = 0,
+    stretch: float, *, seed: int = 0, steps: int = STEPS,
 ) -> float:  # fmt: skip
     """Return Laplace's log evidence in nats of the program whose adapters are `stretch` times as wide in the update.
 
@@ -40,6 +39,7 @@ def laplace_evidence(
         label: output units `[row]`.
         stretch: factor of the update against the entry's own scale.
         seed: of the starts.
+        steps: of the climb.
     """
     name = "B" if "B" in sites else next(iter(sites))
 
@@ -52,8 +52,8 @@ def laplace_evidence(
     d = sum(math.prod(s) for s in sites.values())
     u = (0.3 * torch.randn(STARTS, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))).requires_grad_(True)
     optimizer = torch.optim.Adam([u], lr=0.05)
-    for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = 0.05 * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * step / STEPS)))
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.05 * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         (u.grad,) = torch.autograd.grad(-log_joint(u).sum(), u)
         optimizer.step()
     with torch.no_grad():
@@ -63,7 +63,7 @@ def laplace_evidence(
     return float(log_joint(best[None])[0].detach() + 0.5 * d * math.log(2 * math.pi) - 0.5 * determinant) if sign > 0 else math.nan
 
 
-def table(form: str, scales: Sequence[float], seeds: Sequence[int] = SEEDS) -> list[list[float]]:
+def evidences(form: str, scales: Sequence[float], seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> list[list[float]]:
     """Return the log evidence `[seed][scale]` in nats."""
     import zoo
     from zoo.models.adapters import _updates as adapters
@@ -75,19 +75,15 @@ def table(form: str, scales: Sequence[float], seeds: Sequence[int] = SEEDS) -> l
         data = entry.load_data(seed)
         classes = len(data.coords["class"])
         sites, logits = shapes(form, 1, classes), adapted(classes)
-        rows.append([laplace_evidence(logits, sites, data.train["x"], data.train["label"], s / own) for s in scales])
+        rows.append([laplace_evidence(logits, sites, data.train["x"], data.train["label"], s / own, steps=steps) for s in scales])
     return rows
 
 
-def main() -> None:
-    """Print the table."""
-    from benchmarks.workers import one_thread
-
-    with one_thread():
-        for form, scales in SCALES.items():
-            print(f"| {form}, s = | " + " | ".join(f"{s:g}" for s in scales) + " |")
-            print("|---" * (len(scales) + 1) + "|")
-            rows = table(form, scales)
-            for seed, row in zip(SEEDS, rows, strict=True):
-                print(f"| data seed {seed} | " + " | ".join(f"{v:.1f}" for v in row) + " |")
-            print("| mean | " + " | ".join(f"{v:.1f}" for v in np.mean(rows, 0)) + " |\n", flush=True)
+def measure(work: Work) -> list[dict[str, Any]]:
+    """Return the log evidence in nats of every form, data seed and scale; a quick run takes one seed and few steps."""
+    seeds, steps = (SEEDS[:1], 300) if work.quick else (SEEDS, STEPS)
+    rows = []
+    for form, scales in SCALES.items():
+        found = evidences(form, scales, seeds, steps)
+        rows += [{"form": form, "scales": list(scales), "seed": seed, "nats": row} for seed, row in zip(seeds, found, strict=True)]
+    return rows

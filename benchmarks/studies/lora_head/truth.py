@@ -1,28 +1,31 @@
 """The exact posterior of the small forms of `lora_head` by a grid: log evidence and predictive, for at most four numbers.
 
-    python -c "from benchmarks.studies.lora_head.truth import main; main()"
-
-prints, for the core at rank 1 and 2 and the subspace at rank 2, the log evidence with the grid's own error, what NUTS
+For the core at rank 1 and 2 and the subspace at rank 2: the log evidence with the grid's own error, what NUTS
 predicts against it (mean total variation, floor), and by how much each guide's bound lies below the evidence.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.audit.quadrature import whitened_grid
+from benchmarks.comparison.baselines import halves, predictive
+from benchmarks.metrics.calibration import total_variation
+from benchmarks.studies.lora_head.tables import GUIDES
+from benchmarks.studies.record import Work
+from benchmarks.studies.rows import Kept
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 from zoo.types import Baselines, Data, ModelEntry
 
-__all__ = ["CASES", "Exact", "exact", "main"]
+__all__ = ["CASES", "Exact", "exact", "measure"]
 
-CASES = ({"form": "core", "rank": 1}, {"form": "subspace", "rank": 2}, {"form": "core", "rank": 2})
-GUIDES = ("laplace", "mean_field", "full_rank", "flow")
+CASES: tuple[dict[str, Any], ...] = ({"form": "core", "rank": 1}, {"form": "subspace", "rank": 2}, {"form": "core", "rank": 2})
 LARGEST = 4  # dimensions
 MOST = 49**4 + 1  # points; minutes in four dimensions
 WORST = 1e-3  # nats by which the last halving of the step may change the evidence; the next one would change it far less
@@ -69,37 +72,33 @@ def exact(entry: ModelEntry, data: Data, made: Baselines) -> Exact:
     return Exact(log_evidence=grid.log_integral, error=grid.error, predictive=(total / weight[keep].sum()).numpy())
 
 
-def main() -> None:
-    """Print the table."""
+def measure(work: Work) -> list[dict[str, Any]]:
+    """Return one row per small form; a quick run takes the first with few draws."""
+    kept = Kept(work.out / "rows.json")
+    for case in CASES[:1] if work.quick else CASES:
+        kept.once(f"{case['form']}, rank {case['rank']}", partial(_row, case, 500 if work.quick else 2000))
+    return list(kept.rows.values())
+
+
+def _row(case: dict[str, Any], draws: int) -> dict[str, Any]:
     import benchmarks
     import guides
     import zoo
-    from benchmarks.comparison.baselines import halves, predictive
-    from benchmarks.metrics.calibration import total_variation
-    from benchmarks.workers import one_thread
 
-    heads = ("form", "log evidence, nats", "NUTS to exact, total variation (floor)", f"evidence above the ELBO of {', '.join(GUIDES)}")
-    print(f"| {' | '.join(heads)} |")
-    print("|---|---|---|---|")
-    with one_thread():
-        for case in CASES:
-            entry = zoo.load("lora_head", **case)
-            data = entry.load_data()
-            assert entry.baselines is not None
-            made = entry.baselines(data, 0, **entry.settings)
-            truth = exact(entry, data, made)
-            nuts = benchmarks.run_nuts(entry, data=data, draws=2000, min_ess=0)
-            both = halves(made, nuts)
-            assert both is not None
-            distance = total_variation(predictive(made, nuts)["test"], truth.predictive)
-            floor = total_variation(both[0]["test"], both[1]["test"])
-            gaps = []
-            for family in GUIDES:
-                elbo = guides.fit(entry, family, data=data).elbo
-                gaps.append("–" if elbo is None else f"{truth.log_evidence - elbo.value_nats:.3f} ± {elbo.se:.3f}")
-            cells = (
-                f"{case['form']}, rank {case['rank']}",
-                f"{truth.log_evidence:.6f} ± {truth.error:.1g}",
-                f"{distance:.4f} ({floor:.4f})",
-            )
-            print(f"| {' | '.join([*cells, ', '.join(gaps)])} |", flush=True)
+    entry = zoo.load("lora_head", **case)
+    data = entry.load_data()
+    assert entry.baselines is not None
+    made = entry.baselines(data, 0, **entry.settings)
+    truth = exact(entry, data, made)
+    nuts = benchmarks.run_nuts(entry, data=data, draws=draws, min_ess=0)
+    both = halves(made, nuts)
+    assert both is not None
+    gaps: dict[str, list[float] | None] = {}
+    for family in GUIDES:
+        elbo = guides.fit(entry, family, data=data).elbo
+        gaps[family] = None if elbo is None else [truth.log_evidence - elbo.value_nats, elbo.se]
+    return {
+        **case, "log_evidence": truth.log_evidence, "error": truth.error,
+        "distance": total_variation(predictive(made, nuts)["test"], truth.predictive),
+        "floor": total_variation(both[0]["test"], both[1]["test"]), "gaps": gaps,
+    }  # fmt: skip

@@ -1,1 +1,1 @@
-"""The studies of posteriordb: families over all its posteriors, and parity of our chains' draws."""
+"""Families of guides over every posterior of posteriordb."""

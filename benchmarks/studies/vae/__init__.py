@@ -1,1 +1,1 @@
-"""The study of autoencoders: bounds, gaps and collapse."""
+"""Autoencoders against the exact evidence: bounds, gaps and importance weighting."""

@@ -29,7 +29,7 @@ def python(program, *, path=(), cwd=None):
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "--json"], ["compare", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "--json"], ["compare", "--help"], ["study"], ["study", "--json"]])
 def test_light_commands_import_neither_torch_nor_a_model(words):
     program = f"""
 import sys
@@ -47,7 +47,7 @@ sys.exit(f"imported: {{heavy}} {{models}}" if heavy or models else code)
 def test_help_names_every_command(capsys):
     code, out, _ = run("--help", capsys=capsys)
     assert code == 0
-    for command in ("list", "show", "doctor", "check", "new", "compare", "fit", "reference", "report"):
+    for command in ("list", "show", "doctor", "check", "new", "compare", "fit", "reference", "report", "study"):
         assert f"\n  {command} " in out
 
 
@@ -170,7 +170,7 @@ def _ess(x):
 
 def test_the_numbers_the_doctor_knows_are_those_of_the_formulas():
     """R-hat and ESS of Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021), E-BFMI of Betancourt (2016)."""
-    from benchmarks import doctor
+    from benchmarks.cli import doctor
 
     x = doctor._chains()
     halves, squares = _split(x), (x - x.mean()) ** 2
@@ -189,7 +189,8 @@ def test_the_numbers_the_doctor_knows_are_those_of_the_formulas():
 
 @pytest.mark.parametrize("fault", ["raises", "wrong", "nan"])
 def test_the_doctor_notices_diagnostics_that_are_broken(monkeypatch, fault):
-    from benchmarks import arviz_bridge, doctor
+    from benchmarks import arviz_bridge
+    from benchmarks.cli import doctor
 
     def broken(data, **options):
         if fault == "raises":

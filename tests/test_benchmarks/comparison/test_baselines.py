@@ -13,7 +13,7 @@ from benchmarks.metrics.calibration import total_variation
 from benchmarks.report import ReportInput, render_html, render_markdown
 from benchmarks.report.predictions import cells, heads
 from benchmarks.studies.lora_head.lab import bin_sums
-from benchmarks.studies.lora_head.page import bars, best_guide, page, pooled_ece, spearman
+from benchmarks.studies.lora_head.render import bars, best_guide, page, pooled_ece, spearman
 from zoo.types import Baselines
 
 FACTORY = vars(report_factory)

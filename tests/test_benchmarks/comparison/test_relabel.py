@@ -9,7 +9,7 @@ import torch
 import zoo
 from benchmarks.comparison import relabel
 from benchmarks.report.panels.mixture import chain_modes
-from benchmarks.studies.latent_classes.page import render
+from benchmarks.studies.latent_classes.render import render
 from zoo.errors import UsageError
 from zoo.types import Posterior
 

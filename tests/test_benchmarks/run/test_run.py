@@ -419,3 +419,49 @@ def test_nuts_is_never_scored_against_itself(tmp_path):
     assert found["laplace"]["reference"]["kind"] == "nuts"
     assert len(found["laplace"]["scores"]) == 1
     assert result.failures == []
+
+
+@pytest.mark.parametrize("how", ["raises", "dies"])
+def test_what_is_shown_beside_the_comparisons_costs_no_other_entry(model, tmp_path, exact_methods, monkeypatch, how):
+    """A program that cannot simulate, or ends its process, left no report and no table for anybody."""
+    from benchmarks.comparison import posterior_predictive
+
+    whole = posterior_predictive.predictive_checks
+
+    def breaks(entry, *rest):
+        if entry.name != "tiny":
+            return whole(entry, *rest)
+        if how == "dies":
+            os._exit(9)
+        raise ValueError("no simulation of this")
+
+    monkeypatch.setattr(posterior_predictive, "predictive_checks", breaks)
+    result, heard = go(plan_of(model, entries=[model, "coin"]), tmp_path / "run")
+    assert len(result.failures) == 1
+    assert result.failures[0].startswith("tiny: no predictive checks and no predictions: ")
+    assert result.failures[0] in heard.warnings
+    text = (tmp_path / "run" / "results.csv").read_text()
+    assert {line.split(",")[0] for line in text.splitlines()[1:]} == {"tiny", "coin"}
+    assert "coin" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_each_file_of_a_cell_is_read_once(model, tmp_path, monkeypatch):
+    """A resumed comparison read `guide.pt` three times and `posterior.nc` twice, and made each comparison from JSON twice."""
+    from benchmarks import arviz_bridge
+    from benchmarks.run import evaluate
+
+    read = []
+    for home, name in ((guides, "load"), (arviz_bridge, "load_netcdf"), (evaluate, "comparison_of")):
+        whole = getattr(home, name)
+
+        def counted(*args, whole=whole, name=name, **options):
+            read.append(name)
+            return whole(*args, **options)
+
+        monkeypatch.setattr(home, name, counted, raising=False)
+    plan, out = plan_of(model), tmp_path / "run"
+    go(plan, out)
+    assert sorted(read) == ["comparison_of", "load", "load_netcdf"]
+    read.clear()
+    go(plan, out)
+    assert sorted(read) == ["comparison_of", "load", "load_netcdf"]

@@ -15,7 +15,7 @@ from benchmarks.report.panels.vae import figures, mosaic
 from benchmarks.report.theme import style
 from benchmarks.run.plan import Plan
 from benchmarks.run.prepare import plan_cells, prepare
-from benchmarks.studies.vae.page import render
+from benchmarks.studies.vae.render import render
 from zoo.errors import FitError
 
 OPTIONS = {"rows": 150, "hidden": 6, "layers": 1}

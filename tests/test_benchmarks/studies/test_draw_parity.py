@@ -11,7 +11,8 @@ import torch
 import zoo
 from benchmarks.reference.find import find
 from benchmarks.studies import pages
-from benchmarks.studies.posteriordb import draw_parity
+from benchmarks.studies.draw_parity import measure as draw_parity
+from benchmarks.studies.draw_parity import render
 from zoo.errors import UsageError
 from zoo.types import Cost, Posterior
 
@@ -69,33 +70,35 @@ def test_sides_are_checked():
 def test_the_page_names_what_misses(tmp_path):
     rows = [draw_parity.parity(chains(2), THEIRS), draw_parity.parity(chains(2, change=lambda x: x + 1.0), THEIRS)]
     rows = [{**rows[0], "entry": "posteriordb/good"}, {**rows[1], "entry": "posteriordb/bad", "notes": ["A note."]}]
-    draw_parity.write(rows, tmp_path, "table", "A title", ["A remark."])
-    text = (tmp_path / "table.md").read_text()
+    text = render.markdown(rows, "A title", ["A remark."])
+    assert text.startswith("# A title\n\nA remark.\n")
     assert "1 of 2 pass" in text
     assert "| `bad` | **misses** |" in text
     assert "| `good` | passes |" in text
     assert "* `bad`: A note." in text
-    with (tmp_path / "table.csv").open() as file:
+    (tmp_path / "draw_parity.csv").write_text(render.table(rows))
+    with (tmp_path / "draw_parity.csv").open() as file:
         assert [r["passed"] for r in csv.DictReader(file)] == ["True", "False"]
+    assert render.markdown(render.read(tmp_path), "A title", ["A remark."]) == text
 
 
 def test_the_largest_of_many_gaps_is_that_of_simulation():
     rng = np.random.default_rng(0)
     largest = np.abs(rng.standard_normal((4000, 300))).max(1)
-    median, chance = draw_parity.expected_largest(300)
+    median, chance = render.expected_largest(300)
     assert median == pytest.approx(np.median(largest), abs=0.03)
     assert chance == pytest.approx(300 * 6.334e-5, rel=0.02)
 
 
 def test_what_a_person_wrote_outlives_the_table(tmp_path):
     rows = [{**draw_parity.parity(chains(2), THEIRS), "entry": "posteriordb/good"}]
-    draw_parity.write(rows, tmp_path, "table", "A title")
     page = tmp_path / "table.md"
-    assert pages.notes(page) == []
-    page.write_text(page.read_text().replace("| entry |", "<!-- notes -->\nIt was the funnel.\n<!-- /notes -->\n\n| entry |", 1))
-    draw_parity.write(rows, tmp_path, "table", "Another title")
-    assert page.read_text().startswith("# Another title")
-    assert page.read_text().count("It was the funnel.") == 1
+    page.write_text(pages.keep_notes(render.markdown(rows, "A title"), page))
+    assert pages.part(page.read_text(), "notes") == ""
+    page.write_text(pages.with_part(page.read_text(), "notes", "It was the funnel.\n"))
+    text = pages.keep_notes(render.markdown(rows, "Another title"), page)
+    assert text.startswith("# Another title")
+    assert text.count("It was the funnel.") == 1
 
 
 def test_a_part_of_a_page_is_replaced_and_the_rest_left_alone(tmp_path):
@@ -107,7 +110,7 @@ def test_a_part_of_a_page_is_replaced_and_the_rest_left_alone(tmp_path):
         pages.replace_part(page, "other", "")
     page.write_text("<!-- notes -->\nnever closed\n")
     with pytest.raises(UsageError, match="does not close it"):
-        pages.notes(page)
+        pages.keep_notes("# New\n", page)
 
 
 @pytest.mark.parametrize("off", [1.0, 0.0])
@@ -126,7 +129,7 @@ def test_divergences_run_again_with_smaller_steps(tmp_path, monkeypatch, off):
     rows = draw_parity.run([ENTRY], tmp_path)
     assert asked == [0.8, 0.99]
     assert [r["passed"] for r in rows] == [off == 0, True]
-    page = draw_parity.markdown(rows, "A title")
+    page = render.markdown(rows, "A title")
     assert f"{int(off == 0)} of 1 pass" in page
     assert "at target acceptance 0.99: 1 of 1 pass then" in page
     assert f"| `{ENTRY.key}` at 0.99 | passes |" in page

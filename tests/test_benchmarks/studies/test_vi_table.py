@@ -4,7 +4,10 @@ import csv
 
 import pytest
 
-from benchmarks.studies.posteriordb import vi_table
+from benchmarks.studies.draw_parity.render import read
+from benchmarks.studies.posteriordb import measure as vi_table
+from benchmarks.studies.posteriordb import render
+from benchmarks.studies.posteriordb.study import STUDY
 
 
 def row(entry, method, seed, verdict, mean, ratio, k=0.3):
@@ -25,27 +28,28 @@ ROWS = [
 
 
 def test_the_worst_seed_is_shown(tmp_path):
-    vi_table.write(ROWS, tmp_path, "table", "A title", ["A remark."])
-    text = (tmp_path / "table.md").read_text()
+    text = render.markdown(ROWS, "A title")
     assert "| `a` | **too narrow** m -0.4, s 0.02, k 1.9 | **agrees / shifted** m +0.2, s 0.99, k 0.3 |  |  |" in text
     assert "| `b` |  |  |  | **fit failed** |" in text
     assert "| `a` | 1.5 k, 2.5 s | 1.5 k, 2.5 s |  |  |" in text
     assert "| mean_field | 2 | 0 | 0 | 0 | 2 |" in text  # agrees, fit failed, shifted, too narrow
-    with (tmp_path / "table.csv").open() as file:
-        assert [r["worst_mean_error"] for r in csv.DictReader(file)] == ["0.02", "-0.4", "0.03", "0.2", ""]
-    assert (tmp_path / "table.svg").read_text().startswith("<?xml")
+    table = list(csv.DictReader(render.table(ROWS).splitlines()))
+    assert [r["worst_mean_error"] for r in table] == ["0.02", "-0.4", "0.03", "0.2", ""]
+    made = STUDY.render({"fits": ROWS})
+    assert made.files["posteriordb.svg"].startswith("<?xml")
+    assert made == STUDY.render({"fits": ROWS})  # of the same rows, the same picture
+    (tmp_path / "posteriordb.csv").write_text(made.files["posteriordb.csv"])
+    assert STUDY.read(tmp_path) == {"fits": ROWS, "chains": []}
 
 
 def test_chains_of_the_draw_parity_beside_it_are_in_the_picture(tmp_path):
-    assert vi_table.chains_beside(tmp_path) == []
-    vi_table.write(ROWS, tmp_path, "alone", "A title")
+    assert render.chains(read(tmp_path)) == []
     rows = ("entry,ess_bulk_min,gradient_evaluations,target_accept", "a,2500,40000,0.8", "a,900,90000,0.99", "b,,100,0.8")
     (tmp_path / "draw_parity.csv").write_text("\n".join(rows))
-    assert vi_table.chains_beside(tmp_path) == [(40_000.0, 0.02)]
-    vi_table.write(ROWS, tmp_path, "both", "A title")
-    alone, both = ((tmp_path / f"{name}.svg").read_text() for name in ("alone", "both"))
-    assert "nuts" not in alone
-    assert "nuts" in both
+    chains = render.chains(read(tmp_path))
+    assert chains == [[40_000.0, 0.02]]
+    assert "nuts" not in render.picture(ROWS)
+    assert "nuts" in render.picture(ROWS, chains)
 
 
 def test_rows_of_a_run_are_those_of_its_cells(tmp_path, monkeypatch):
@@ -54,10 +58,9 @@ def test_rows_of_a_run_are_those_of_its_cells(tmp_path, monkeypatch):
     rows = vi_table.summaries(folders)
     assert [r["method"] for r in rows] == ["laplace"]
     assert all(r["worst_mean_error"] is not None and r["seconds"] > 0 for r in rows)
-    assert vi_table.remarks(rows)[0].startswith("1 posteriors, 1 fits, seed 0,")
+    assert render.remarks(rows)[0].startswith("1 posteriors, 1 fits, seed 0,")
 
 
 @pytest.mark.parametrize("rows", [[], ROWS[-1:]])
-def test_an_empty_table_is_still_a_page(rows, tmp_path):
-    vi_table.write(rows, tmp_path, "table", "A title")
-    assert (tmp_path / "table.md").read_text().startswith("# A title")
+def test_an_empty_table_is_still_a_page(rows):
+    assert STUDY.render({"fits": rows}).text.startswith("# Variational inference on posteriordb\n")

@@ -8,15 +8,16 @@ from pyro import poutine
 import guides
 import zoo
 from guides.draws import weighted_draws
+from guides.families import class_network as network
+from guides.families.class_network import build as class_network
+from guides.families.class_network import class_kl
 from guides.fitting import program_objective
 from guides.registry import build
 from guides.session import session
 from zoo.density.log_density import LogDensity
 from zoo.errors import ProgramError
-from zoo.models.mixtures import _class_network as network
 from zoo.models.mixtures import gaussian_mixture_exact as exact
 from zoo.models.mixtures import latent_class
-from zoo.models.mixtures._class_network import class_kl, class_network
 
 
 def made(entry):

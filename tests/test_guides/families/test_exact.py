@@ -126,8 +126,8 @@ def test_sticking_the_landing_keeps_the_gradient_and_drops_the_noise(tiny):
     flat = WhitenedFullRank(torch.nn.Module(), Start(loc=torch.ones(2, dtype=torch.float64), scale=cov.diagonal().sqrt(), factor=tril))
     noise = torch.randn(64, 2, dtype=torch.float64)
 
-    def gradient(stick):
-        u, log_q = flat.sample(noise, stick=stick)
+    def gradient(stl):
+        u, log_q = flat.sample(noise, stl=stl)
         return torch.cat([g.reshape(-1) for g in torch.autograd.grad((log_q - density(u)).mean(), list(flat.parameters()))])
 
     # q equals the posterior: the stuck gradient vanishes draw by draw, the plain one only on average.

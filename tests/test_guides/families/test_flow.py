@@ -54,7 +54,7 @@ def test_sticking_leaves_the_value_and_removes_the_score():
     guide = bent(3)
     noise = torch.randn(2000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     _, plain = guide.sample(noise)
-    _, stuck = guide.sample(noise, stick=True)
+    _, stuck = guide.sample(noise, stl=True)
     assert torch.allclose(plain, stuck, atol=1e-9)
     # The two gradients of E[log q] differ by the score, whose mean is 0 and whose size is not.
     names, values = zip(*guide.named_parameters(), strict=True)

@@ -34,10 +34,10 @@ def begun(entry):
 def test_minibatches_average_to_the_full_loss(entry, begun, size):
     density, guide, _ = begun
     with session(entry.dtype), torch.no_grad():
-        full = FlatObjective(density, guide, {}, num_particles=2, batch_size=None, stick=False)
+        full = FlatObjective(density, guide, {}, num_particles=2, batch_size=None, stl=False)
         half = full.noise(torch.Generator().manual_seed(1))[0]
         whole = float(full.loss((half,)))
-        batched = FlatObjective(density, guide, {}, num_particles=2, batch_size=size, stick=False)
+        batched = FlatObjective(density, guide, {}, num_particles=2, batch_size=size, stl=False)
         parts = torch.randperm(60, generator=torch.Generator().manual_seed(2)).split(size)
         losses = [float(batched.loss((half, part))) for part in parts]
         drawn = []

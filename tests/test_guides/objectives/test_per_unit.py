@@ -117,7 +117,7 @@ def test_minibatches_average_to_the_full_objective(density, name):
         guide.base[:, :2] += 0.3
     full = objective(density, guide, objective=name)
     full.step = 4
-    noise = full.spare_noise(torch.Generator().manual_seed(5))
+    noise = full.peek_noise(torch.Generator().manual_seed(5))
     whole = full.loss(noise)
     parts = [full.loss((*noise, index)) for index in torch.randperm(UNITS, generator=torch.Generator().manual_seed(0)).split(4)]
     tolerance = 0.5 if name.startswith("elbo_free_bits") else 1e-9  # the maximum over a batch's mean is no sum over units
@@ -128,7 +128,7 @@ def test_the_elbo_of_units_is_the_flat_elbo(density):
     guide = exact_guide(density)
     with torch.no_grad():
         guide.base[:, 2:4] -= 0.2
-    flat = FlatObjective(density, guide, {}, num_particles=4, batch_size=None, stick=False)
+    flat = FlatObjective(density, guide, {}, num_particles=4, batch_size=None, stl=False)
     noise = flat.noise(torch.Generator().manual_seed(0))
     own = objective(density, guide, objective="elbo_plain")
     value = own.loss((*noise, torch.tensor([1.0, 0.0])))
@@ -196,7 +196,7 @@ def test_log_q_of_a_head_belongs_to_its_draws(kind, width):
     jacobian = torch.autograd.functional.jacobian(push, noise)
     expected = torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum() - jacobian.det().abs().log()
     assert float(head.log_prob(out, push(noise)[None, None]).detach()) == pytest.approx(float(expected), abs=1e-9)
-    stuck = head.stuck(out.requires_grad_(True), push(noise)[None, None].detach())
+    stuck = head.log_prob_stl(out.requires_grad_(True), push(noise)[None, None].detach())
     assert not stuck.requires_grad
 
 

@@ -29,11 +29,11 @@ PAIRS = [(n, f) for n in ("gaussian", "mixture") for f in PLAIN] + [("decoder", 
 ALL = [*PAIRS, ("decoder", "full_rank"), ("decoder", "low_rank"), *[("intercepts", f) for _, f in MINIBATCHED]]
 
 
-@pytest.mark.parametrize(("name", "family", "stick"), [(*p, True) for p in PAIRS] + [(*p, False) for p in MINIBATCHED])
-def test_every_gradient_of_the_graph_equals_the_eager_one(tiny, name, family, stick):
+@pytest.mark.parametrize(("name", "family", "stl"), [(*p, True) for p in PAIRS] + [(*p, False) for p in MINIBATCHED])
+def test_every_gradient_of_the_graph_equals_the_eager_one(tiny, name, family, stl):
     entry, batch_size = programs(tiny, name)
     with session(entry.dtype):
-        loss = objective(entry, family, batch_size, stick=stick)
+        loss = objective(entry, family, batch_size, stl=stl)
         step = Step(loss, FitConfig(compile="off"), 1)
         noise = loss.noise(torch.Generator().manual_seed(3))
         got = graph_gradients(step, step.trace(), noise)
@@ -55,7 +55,7 @@ def test_a_gradient_that_does_not_arrive_would_be_seen(tiny, monkeypatch):
         return u, log_q + 0 * self.log_scale.detach().sum() if noise.requires_grad else log_q.detach()
 
     with session(entry.dtype):
-        loss = objective(entry, "mean_field", None, stick=False)
+        loss = objective(entry, "mean_field", None, stl=False)
         step = Step(loss, FitConfig(compile="off"), 1)
         noise = loss.noise(torch.Generator().manual_seed(3))
         truth = torch.autograd.grad(loss.loss(noise), step.parameters)
@@ -92,7 +92,7 @@ def test_a_stuck_log_q_has_value_and_slope_of_the_density_at_the_drawn_points(ti
                 parameter.add_(0.5 * torch.randn_like(parameter))
         noise = torch.randn(4, guide.noise_dim, dtype=entry.dtype)
         moving = [p for p in guide.parameters() if p.requires_grad]
-        u, log_q = guide.sample(noise, stick=True)
+        u, log_q = guide.sample(noise, stl=True)
         got = torch.autograd.grad(log_q.sum(), moving, retain_graph=True, allow_unused=True)
         truth = torch.autograd.grad(copy.deepcopy(guide).log_prob_flat(u).sum(), moving, allow_unused=True)
         assert torch.allclose(log_q, guide.log_prob_flat(u), rtol=1e-8)
@@ -230,7 +230,7 @@ def test_a_product_in_bands_is_the_product(dim):
 
 
 def test_a_block_of_any_length_ends_with_its_last_states(tiny):
-    """Three buffers take turns inside the C loop: after 1, 2, 3 and 4 steps both states must lie where they belong."""
+    """The state is triple-buffered inside the C loop: after 1, 2, 3 and 4 steps both states must lie where they belong."""
     entry, _ = programs(tiny, "mixture")
     run = {}
     for number in (1, 2, 3, 4):
@@ -254,7 +254,7 @@ def test_a_minibatch_takes_noise_for_its_units_alone(tiny):
     """The same draws and log q as from noise for every unit whose rows of these units are the same."""
     entry, batch_size = programs(tiny, "minibatch")
     with session(entry.dtype):
-        loss = objective(entry, "amortized", batch_size, stick=False)
+        loss = objective(entry, "amortized", batch_size, stl=False)
         guide, (short, index) = loss.guide, loss.noise(torch.Generator().manual_seed(5))
         rest = len(guide.rest)
         assert short.shape[1] == rest + batch_size * guide.width < guide.noise_dim

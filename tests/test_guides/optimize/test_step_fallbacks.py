@@ -119,7 +119,7 @@ def test_the_stream_of_minibatches_is_not_moved_by_compiling(tiny):
         loss = objective(entry, "mean_field", 5)
         drawn = loss.noise(torch.Generator().manual_seed(1))[1]
         left = loss.batches._left.clone()
-        loss.spare_noise(torch.Generator().manual_seed(2))
+        loss.peek_noise(torch.Generator().manual_seed(2))
     assert len(drawn) == 5
     assert torch.equal(left, loss.batches._left)
 

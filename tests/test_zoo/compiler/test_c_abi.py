@@ -1,4 +1,4 @@
-"""Compiled graphs behind C functions: the loader's numbers, codes for what is not finite, and Python where they cannot be had."""
+"""Compiled graphs through the C ABI: the loader's numbers, codes for what is not finite, and Python where they cannot be had."""
 
 from __future__ import annotations
 

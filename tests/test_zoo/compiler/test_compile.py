@@ -263,7 +263,7 @@ def test_auto_never_asks_the_disk_or_the_clock(monkeypatch, tmp_path, calls):
 
 
 def test_unknown_mode_is_refused():
-    with pytest.raises(UsageError, match="auto, on, off"):
+    with pytest.raises(UsageError, match="accepted: auto, off, on"):
         density("hierarchy").compile("yes")
 
 

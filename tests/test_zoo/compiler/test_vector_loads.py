@@ -95,13 +95,39 @@ def hierarchy(y=None):
         pyro.sample("y", dist.Normal(th, 1.0), obs=y)
 
 
+TOTALS = torch.tensor([3.0, 5, 10, 15, 20, 100, 200, 300, 500, 1000, 1200, 1300, 1500, 2000, 3000])
+COUNTS = torch.tensor([2.0, 5, 9, 10, 19, 77, 192, 276, 476, 724, 1182, 999, 1045, 1760, 1884])
+
+
+def binomials(n, k=None):
+    """Fifteen binomials with a beta in common, of which one NUTS run in seven died."""
+    mu = pyro.sample("mu", dist.Beta(1.0, 1.0))
+    kappa = pyro.sample("kappa", dist.HalfCauchy(10.0))
+    with pyro.plate("g", 15):
+        p = pyro.sample("p", dist.Beta(mu * kappa, (1 - mu) * kappa))
+        pyro.sample("k", dist.Binomial(n, p), obs=k)
+
+
+def density_of(model, data):
+    entry = zoo.from_program(model, data)
+    made = entry.load_data()
+    density = LogDensity(entry.program(made), made)
+    assert density.compile("on")["used"]
+    return density
+
+
+def test_a_graph_behind_torchs_loader_stays_inside_its_arrays_too():
+    """Its operations have no C function, so that the sampler calls it through Python and torch's loader."""
+    density = density_of(binomials, {"n": TOTALS, "k": COUNTS})
+    form = density._compiled._forms["gradient"]
+    assert form.package.suffix == ".pt2"
+    assert outside_reads(form) == {}
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_a_samplers_point_may_end_at_a_page(side):
     """The C function that nutpie calls, with its point and its gradient in memory of the caller's own."""
-    entry = zoo.from_program(hierarchy, {"y": torch.arange(3.0)})
-    data = entry.load_data()
-    density = LogDensity(entry.program(data), data)
-    assert density.compile("on")["used"]
+    density = density_of(hierarchy, {"y": torch.arange(3.0)})
     graph = density.native_gradient()
     point = torch.full((density.dim,), 0.1, dtype=torch.float64)
     value, gradient = density.eager_gradient(point)
@@ -110,7 +136,7 @@ def test_a_samplers_point_may_end_at_a_page(side):
     def run():
         x, slope, height = (guarded(t, side) for t in (point, torch.zeros_like(point), torch.zeros(1, dtype=point.dtype)))
         code = call(density.dim, x.data_ptr(), slope.data_ptr(), height.data_ptr(), graph.data)
-        return code == 0 and torch.allclose(height[0], value, rtol=1e-12) and torch.allclose(slope, gradient, rtol=1e-12)
+        return code == 0 and torch.allclose(height[0], value, rtol=1e-12) and torch.allclose(slope, gradient, rtol=1e-9)
 
     assert survives(run) == ""
 
@@ -118,17 +144,34 @@ def test_a_samplers_point_may_end_at_a_page(side):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", zoo.names())
-def test_guard_pages_hold_for_every_entry(name, load_entry, monkeypatch):
-    """Density, batch of points, batch of gradients, and the step of every family the entry lists."""
+def test_guard_pages_hold_for_the_density_of_every_entry(name, load_entry):
+    """One point, a batch of points, and a batch with gradients; weights of programs that learn are as they begin."""
+    entry = load_entry(name)
+    data = entry.load_data()
+    density = LogDensity(entry.program(data), data, dtype=entry.dtype)
+    with pyro.settings.context(module_local_params=True):
+        density.compile("on")
+        compiled = density._compiled
+        made = {"gradient": compiled._forms["gradient"]}
+        made |= {form: f for form in ("batch", "batch_gradient") if (f := compiled._form(form)) is not None}
+    looked = {what: outside_reads(f) for what, f in made.items() if f.run is not None}
+    assert "gradient" in looked, made["gradient"].record
+    assert not any(looked.values()), looked
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", zoo.names())
+def test_guard_pages_hold_for_the_steps_of_every_entry(name, load_entry, monkeypatch):
+    """The optimization step of every family the entry lists."""
     entry = load_entry(name)
     made: dict[str, Function] = {}
     first = None
 
     def record(family):
         def compile_and_keep(*arguments, **options):
-            function = compile_function(*arguments, **options)
-            made[f"step of {family}"] = function
-            return function
+            made[family] = compile_function(*arguments, **options)
+            return made[family]
 
         return compile_and_keep
 
@@ -136,13 +179,6 @@ def test_guard_pages_hold_for_every_entry(name, load_entry, monkeypatch):
         monkeypatch.setattr(step, "compile_function", record(family))
         given = {} if not entry.learns or first is None else {"given": first}
         first = guides.fit(entry, family, compile="on", steps=24, patience=8, anneal=8, **given)
-    data = entry.load_data()
-    density = LogDensity(entry.program(data) if not entry.learns else first.program, data, dtype=entry.dtype)
-    with pyro.settings.context(module_local_params=True):
-        density.compile("on")
-        compiled = density._compiled
-        made |= {"gradient": compiled._forms["gradient"]}
-        made |= {form: f for form in ("batch", "batch_gradient") if (f := compiled._form(form)) is not None}
-    looked = {what: outside_reads(f) for what, f in made.items() if f.run is not None}
-    assert "gradient" in looked, made["gradient"].record
+    looked = {family: outside_reads(f) for family, f in made.items() if f.run is not None}
+    assert looked
     assert not any(looked.values()), looked

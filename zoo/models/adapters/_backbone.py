@@ -14,8 +14,6 @@ import functools
 import hashlib
 import io
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,15 +130,14 @@ def _store(path: Path, weights: dict[str, Tensor]) -> None:
     """Write weights and digest under temporary names and rename them; a folder that cannot be written costs only time."""
     import torch
 
+    from zoo.storage import write_whole
+
     buffer = io.BytesIO()
     torch.save(weights, buffer)
     note = json.dumps({"sha256": hashlib.sha256(buffer.getvalue()).hexdigest(), "torch": torch.__version__})
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         for place, content in ((path, buffer.getvalue()), (path.with_suffix(".json"), note.encode())):
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{place.name}.")
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(temporary, place)
+            write_whole(place, content)
     except OSError:
         return

@@ -1,4 +1,4 @@
-"""Shifted tasks for a frozen classifier of digits: few labels, a changed world, and images from outside of it.
+"""Shifted tasks for a frozen classifier of digits: few labels, shifted inputs, and out-of-distribution images.
 
 | task | images | classes | outside |
 |---|---|---|---|

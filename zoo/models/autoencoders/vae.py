@@ -18,7 +18,7 @@ encoders aim at another distribution than the posterior, which is what their row
 Own images: `vae[images=PATH]` takes a folder, an .npy file or MNIST's idx file; the classic shape is
 `vae[images=train-images-idx3-ubyte.gz,latent=20,hidden=400,layers=1,threshold=0.5]`. With more than three latent dimensions
 the truth is NUTS given the trained decoder. With `context=true` every pixel also sees the pixels before it, so that the
-decoder can do without the code: the place where posteriors collapse (benchmarks/studies/vae/collapse.py).
+decoder can do without the code: the place where posteriors collapse (`zoo study vae_collapse`).
 
 References:
     Kingma and Welling (2014), Auto-encoding variational Bayes, ICLR.

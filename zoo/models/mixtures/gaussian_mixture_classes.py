@@ -42,7 +42,6 @@ from torch import Tensor
 from zoo.datasets import read, standardize
 from zoo.distributions.multivariate import RootNormal
 from zoo.errors import UnknownNameError, UsageError
-from zoo.models.mixtures._class_network import class_network
 from zoo.quantities import log_odds
 from zoo.types import Data, ModelEntry, Program, Quantity
 
@@ -206,7 +205,7 @@ ENTRY = ModelEntry(
         "log_density": Quantity(fn=log_density, dims=("point",), description="log density of the mixture at a row, nats"),
     },
     reference="stored",
-    own_guides={"class_network": class_network},
+    families=(*ModelEntry.families, "class_network"),
     options={"data": "iris", "K": 2, "covariance": "full"},
     amortize=lambda tensors: tensors["x"],
     tags=frozenset({"mixture", "discrete", "enumeration", "amortized"}),

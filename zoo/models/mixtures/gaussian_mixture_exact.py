@@ -38,7 +38,6 @@ from torch import Tensor
 
 from zoo.datasets import read
 from zoo.errors import UsageError
-from zoo.models.mixtures._class_network import class_network
 from zoo.quantities import log_odds, sorted_by
 from zoo.types import Analytic, Data, ModelEntry, Moments, Program, Quantity
 
@@ -208,8 +207,8 @@ ENTRY = ModelEntry(
         "mixture_mean": Quantity(fn=mixture_mean, description="mean petal length of the mixture, cm"),
     },
     reference="analytic",
+    families=(*ModelEntry.families, "class_network"),
     analytic=analytic,
-    own_guides={"class_network": class_network},
     options={"K": 2},
     amortize=lambda tensors: tensors["petal"].unsqueeze(-1),
     tags=frozenset({"mixture", "discrete", "enumeration", "conjugate", "exact evidence"}),

@@ -30,7 +30,6 @@ from torch import Tensor
 
 from zoo.datasets import read
 from zoo.errors import UnknownNameError, UsageError
-from zoo.models.mixtures._class_network import class_network
 from zoo.quantities import log_odds
 from zoo.types import Data, ModelEntry, Program, Quantity
 
@@ -145,7 +144,7 @@ ENTRY = ModelEntry(
         "log_probability": Quantity(fn=log_probability, dims=("point",), description="log probability of a row's answers, nats"),
     },
     reference="stored",
-    own_guides={"class_network": class_network},
+    families=(*ModelEntry.families, "class_network"),
     options={"data": "breast_cancer", "K": 2},
     amortize=lambda tensors: tensors["x"],
     tags=frozenset({"mixture", "discrete", "enumeration", "amortized"}),

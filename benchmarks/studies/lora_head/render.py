@@ -1,4 +1,4 @@
-"""`docs/results/lora_head.md` from the rows that `benchmarks.studies.lora_head.lab` measured; a bar that was not measured is not shown."""
+"""`docs/results/lora_head.md` from the rows that `zoo study lora_head` measured; what was not measured is not shown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.metrics.calibration import BINS
 
-__all__ = ["CASES", "FAMILIES", "JUDGED", "bars", "best_guide", "page", "pooled_ece", "spearman"]
+__all__ = ["CASES", "COLUMNS", "DIGITS", "FAMILIES", "JUDGED", "bars", "best_guide", "page", "pooled_ece", "spearman"]
 
 FAMILIES = ("laplace", "mean_field", "low_rank", "full_rank", "flow")
 BASELINES = ("mle", "map", "temperature scaling", "ensemble")
@@ -26,8 +26,13 @@ LIGHT = {"rotation": ("flow",), "last_layer": ("laplace", "full_rank")}  # famil
 METRICS = ("accuracy", "log_loss", "ece", "adaptive_ece", "brier")
 HEADS = (
     "method", "data seeds", "accuracy", "log loss", "ECE", "ECE, pooled", "adaptive ECE", "Brier", "AUROC other classes",
-    "AUROC 75 degrees",    "total variation to NUTS", "sd ratio of log odds",
+    "AUROC 75 degrees", "total variation to NUTS", "sd ratio of log odds",
 )  # fmt: skip
+COLUMNS = (
+    "case", "labels", "seed", "method", *METRICS, "outside_classes", "outside_rotation", "distance", "floor", "sd_ratio",
+    "ece_floor", "bins", "rhat_share", "ess_share", "rhat_max", "ess_min", "status", "seconds",
+)  # fmt: skip
+DIGITS = ".6g"  # of the floats in the table
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
 
@@ -194,8 +199,7 @@ TITLES = {
     "new_classes": "Three new classes, rank-one update",
     "inversion": "Inverted with noise, rank-one update",
 }
-INTRODUCTION = """Made by `benchmarks.studies.lora_head.lab`; 64 labels. All rows are in `lora_head.csv`. NUTS and every family run on the
-first data
+INTRODUCTION = """Made by `zoo study lora_head`; 64 labels. All rows are in `lora_head.csv`. NUTS and every family run on the first data
 seeds of a case only; the family that is nearest to NUTS there, and all baselines, on ten. "ECE, pooled" is over the test predictions of
 all data seeds together: ECE is a sum of absolute values, so that chance alone keeps the one of 350 images well above 0.
 """

@@ -1,34 +1,11 @@
-"""The table of families on the page of a model: `zoo compare NAME --quick --no-nuts`, one row per family.
-
-    python -c "from benchmarks.studies.model_pages import main; main()" robust_regression banana
-
-runs the comparison into `out/pages/NAME` (a finished run is read again) and replaces the part `families` of
-`docs/models/NAME.md`.
-"""
+"""The table of families on the page of a model, from the cells of its comparison."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from benchmarks.run.store import RunDir
-from benchmarks.studies.pages import replace_part
-
-__all__ = ["main", "measure", "table"]
-
-PAGES, RUNS = Path("docs/models"), Path("out/pages")
-
-
-def measure(name: str, out: Path, guides: Sequence[str] | Literal["all"] = "all") -> list[dict[str, Any]]:
-    """Fit families of an entry with small budgets and return the cells; resumes."""
-    from benchmarks.run.execute import execute
-    from benchmarks.run.plan import make_plan
-
-    plan = make_plan(name="pages", entries=(name,), guides=guides, nuts=False, seeds=(0,), quick=True, compile="auto")
-    directory = RunDir.open(execute(plan, out=out, jobs=1, pages=False).path)
-    return [cell for cell in map(directory.read, directory.names()) if cell is not None]
+__all__ = ["table"]
 
 
 def table(name: str, cells: Sequence[dict[str, Any]]) -> str:
@@ -60,10 +37,3 @@ def _row(cell: dict[str, Any]) -> str:
 def _label(score: dict[str, Any]) -> str:
     """A bar in the name of a coordinate would end the cell of the table, between back quotes too."""
     return f"`{score['label']}`".replace("|", "\\|")
-
-
-def main(names: Sequence[str] | None = None) -> None:
-    """Make the table of every named entry anew; the names are those of the command line by default."""
-    for name in sys.argv[1:] if names is None else names:
-        replace_part(PAGES / f"{name}.md", "families", table(name, measure(name, RUNS / name)))
-        print(f"{name}: written", flush=True)

@@ -16,8 +16,7 @@ Rows = Mapping[str, Mapping[str, Any]]
 Targets = list[tuple[str, str, str]]
 HEAD = """# Topic models: bars and held-out scores
 
-Made by `from benchmarks.studies.lda.results import main; main()` from the figures in `lda.json`. Seconds are processor seconds of one
-thread,
+Made by `zoo study lda` from the figures in `lda.json`. Seconds are processor seconds of one thread,
 training only. "ours" is the coordinate ascent behind the family `dirichlet` (20 starts, the best three run to the end). Every method's
 topics are judged by the same evaluator (`benchmarks.studies.lda.heldout`); perplexity is exp of minus the nats per token, lower is better.
 """

@@ -1,8 +1,9 @@
 # ruff: noqa: E501 (lines of the page)
-"""`docs/results/vae.md` from the numbers that `benchmarks.studies.vae.results` measured; a figure that is not there is not shown."""
+"""`docs/results/vae.md` from the numbers that `zoo study vae` measured; a figure that is not there is not shown."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["render"]
@@ -11,7 +12,7 @@ ROWS = 8
 FAMILIES = {"amortized": "independent normals", "amortized_full": "full covariance", "amortized_flow": "flow"}
 
 
-def render(numbers: dict[str, Any]) -> str:
+def render(numbers: Mapping[str, Any]) -> str:
     """Return the page as Markdown."""
     parts = [HEAD]
     scores, bars = (numbers.get(k, {}) for k in ("scores", "bars"))
@@ -141,7 +142,7 @@ Binary 8 x 8 digits (1,438 training and 359 held-out images), two latent dimensi
 Every log p(x) and every posterior on this page is integrated on a grid that refines itself until doubling its points changes log p(x) by less
 than 0.001 nats. Numbers are nats per image; ± is one bootstrap standard error over images.
 
-Made by `python -c "from benchmarks.studies.vae.results import main; main()" --steps 2000`; the raw numbers are in [vae.json](vae.json).
+Made by `zoo study vae`; the raw numbers are in [vae.json](vae.json).
 """
 SCORES = """Each row trained its own decoder and encoder. NLL is the exact mean of -log p(x), not a bound, over every or every
 second training image and all 359 held-out images; the gap is what its own encoder loses on

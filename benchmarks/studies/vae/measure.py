@@ -1,29 +1,30 @@
-"""Re-make `docs/results/vae.md`: exact scores of jointly trained autoencoders, and the bars of the gap report.
+"""The numbers of `docs/results/vae.md`: exact scores of jointly trained autoencoders, and the bars of the gap report.
 
-    python -c "from benchmarks.studies.vae.results import main; main()" [--steps 4000] [--only scores,others,bars] [--out docs/results]
-
-Every number is written to `vae.json` as soon as it is known, so that a run that is cut short can go on.
+Every number is kept as soon as it is known, so that a run that is cut short can go on.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
-import json
 import math
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from benchmarks.run.progress import Events
+from benchmarks.studies.record import Work
+from benchmarks.studies.rows import Kept
 from guides.objectives.records import objective_of
 from guides.types import Fit
 from zoo.truth.grid import LatentGrid
 
-__all__ = ["ROWS", "main", "page", "score"]
+__all__ = ["ROWS", "measure", "score"]
+
+STEPS, QUICK_STEPS = 2000, 200
+QUICK_ROWS = ("plain", "beta 4")
 
 ACTIVE = 0.01  # variance over data of the posterior mean above which a latent unit counts as active (Burda et al. 2016)
 OTHER_SEEDS = (1, 2)
@@ -103,9 +104,9 @@ def train(row: str, steps: int, seed: int = 0) -> Fit:
     return guides.fit(zoo.load(name, **options), family, seed=seed, **length, **settings)
 
 
-def scores(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any]) -> None:
+def scores(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], rows: Sequence[str] = tuple(ROWS)) -> None:
     """Train and score every row that is not known yet."""
-    for row in ROWS:
+    for row in rows:
         if row in known:
             continue
         wall, cpu = time.perf_counter(), time.process_time()
@@ -116,10 +117,10 @@ def scores(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any]) 
         keep(row, numbers)
 
 
-def others(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any]) -> None:
+def others(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], rows: Sequence[str] = tuple(ROWS)) -> None:
     """Train and score every row with other seeds."""
     for seed in OTHER_SEEDS:
-        for row in ROWS:
+        for row in rows:
             if f"{row}, seed {seed}" not in known:
                 keep(f"{row}, seed {seed}", score(train(row, steps, seed)))
 
@@ -203,34 +204,22 @@ def _defensive_weights(plain: Fit, moved: Fit, x: torch.Tensor, draws: int = 500
     return torch.cat(parts)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure what is missing, then write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--only", default="scores,others,bars")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    store = options.out / "vae.json"
-    numbers: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
-    torch.set_num_threads(1)
-
-    def keeper(section: str) -> Callable[[str, Any], None]:
-        def keep(name: str, values: Any) -> None:
-            numbers.setdefault(section, {})[name] = {"steps_asked": options.steps, **values}
-            store.write_text(json.dumps(numbers, indent=1) + "\n")
-            print(section, name, {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}, flush=True)
-
-        return keep
-
-    for section, run in (("scores", scores), ("others", others), ("bars", bars)):
-        if section in options.only:
-            run(options.steps, keeper(section), numbers.get(section, {}))
-    (options.out / "vae.md").write_text(page(numbers))
+def measure(part: str, work: Work) -> dict[str, Any]:
+    """Measure what is missing of `scores`, `others` or `bars`, and return all of it."""
+    steps, kept = QUICK_STEPS if work.quick else STEPS, Kept(work.out / "rows.json")
+    keep, known = _keeper(part, steps, kept, work.progress), kept.rows
+    if part == "bars":
+        bars(steps, keep, known, rows=4 if work.quick else 20)
+    else:
+        run, rows = {"scores": scores, "others": others}[part], QUICK_ROWS if work.quick else tuple(ROWS)
+        run(steps, keep, known, rows)
+    return kept.rows
 
 
-def page(numbers: dict[str, Any]) -> str:
-    """Return the page from the measured numbers; what is not measured is not shown."""
-    from benchmarks.studies.vae.page import render
+def _keeper(part: str, steps: int, kept: Kept, progress: Events) -> Callable[[str, Any], None]:
+    def keep(name: str, values: Any) -> None:
+        kept.put(name, {"steps_asked": steps, **values})
+        shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}
+        progress.say(f"{part} {name}: {shown}")
 
-    return render(numbers)
+    return keep

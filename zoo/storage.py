@@ -1,19 +1,21 @@
-"""The content of a value as bytes that are equal for equal content, in every process and on every machine."""
+"""Bytes: of values, equal for equal content in every process; and on the disk, a file whole or not at all."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import hashlib
+import os
 import struct
+import tempfile
 from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+__all__ = ["TEMPORARY", "content", "digest_of", "sync_folder", "write_whole", "written"]
 
-__all__ = ["content", "digest_of"]
+TEMPORARY = ".zoo-tmp-"  # of the names that tempfile completes; what a killed process leaves is recognized by it
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
@@ -36,7 +38,10 @@ def content(value: Any) -> bytes:
 
 
 def _parts(value: Any, above: tuple[int, ...]) -> Iterator[bytes]:
-    if isinstance(value, Tensor):
+    import numpy as np
+    import torch
+
+    if isinstance(value, torch.Tensor):
         yield f"{value.dtype}{tuple(value.shape)}".encode()
         dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
         yield dense.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -61,6 +66,8 @@ def _plain(value: Any) -> bool:
 
 
 def _composite(value: Any, above: tuple[int, ...]) -> Iterator[bytes]:
+    from torch import nn
+
     kind = type(value)
     yield _framed(f"{kind.__module__}.{kind.__qualname__}".encode())
     if isinstance(value, Mapping):
@@ -92,3 +99,57 @@ def _composite(value: Any, above: tuple[int, ...]) -> Iterator[bytes]:
 def _framed(part: bytes) -> bytes:
     """Return a part behind its length, so that two different lists of parts never join to the same bytes."""
     return struct.pack("<q", len(part)) + part
+
+
+@contextmanager
+def written(path: Path, *, new: bool = False) -> Iterator[Path]:
+    """Yield a place for a file that appears at `path` when the block ends well, whole and flushed; else `path` stays as it was.
+
+    The place is in a private folder beside `path`, so that no name in it can be taken and the umask decides the file's mode.
+
+    Args:
+        path: where the file shall be, in a folder that is there.
+        new: refuse to replace what is there.
+
+    Raises:
+        FileExistsError: `new`, and something is there.
+        OSError: what the operating system says.
+    """
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as folder:
+        place = Path(folder) / path.name
+        yield place
+        with place.open("rb") as file:
+            os.fsync(file.fileno())
+        if new:
+            _link_or_create(place, path)
+        else:
+            os.replace(place, path)
+    sync_folder(path.parent)
+
+
+def write_whole(path: Path, raw: bytes) -> None:
+    """Write bytes to a file by `written`."""
+    with written(path) as place:
+        place.write_bytes(raw)
+
+
+def _link_or_create(place: Path, path: Path) -> None:
+    """Put a file where nothing is: by a link, which fails where the name is taken, or by a copy where there are no links."""
+    try:
+        os.link(place, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        with path.open("xb") as file:
+            file.write(place.read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,104 +1,14 @@
-"""Make the tables and write `docs/results/latent_classes.md` from them.
-
-    python -c "from benchmarks.studies.latent_classes.page import main; main()"            every part
-    python -c "from benchmarks.studies.latent_classes.page import main; main('labels')"    one part anew, the others as recorded
-
-What is measured goes to `docs/results/latent_classes.json`; the page is rendered from that file alone.
-"""
+"""`docs/results/latent_classes.md` from the recorded figures; a figure that is not there is said to be open."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
+__all__ = ["bars", "render"]
 
-from benchmarks.studies.latent_classes import co_clustering, coverage, evidence, heldout, modality
-
-__all__ = ["PARTS", "main", "render"]
-
-FOLDER = Path(__file__).parents[3] / "docs" / "results"
-SHORT: dict[str, Any] = {"steps": 1000, "patience": 150, "anneal": 300, "num_particles": 32, "compile": "off"}
-HELDOUT: dict[str, Any] = {"steps": 400, "patience": 100, "anneal": 200, "num_particles": 16, "compile": "off"}
+HELD = ("iris", "wine", "breast_cancer")  # data of the held-out score
 Rows = list[dict[str, Any]]
-
-
-def _evidence() -> Rows:
-    return [row for K in (2, 3) for row in evidence.evidence_rows(K, **SHORT)]
-
-
-def _network() -> Rows:
-    return evidence.class_network_rows(2, steps=400, patience=100, anneal=150, num_particles=1, compile="off")
-
-
-def _heldout(data: str, K: int, seeds: int = 2) -> Rows:
-    score = heldout.compare(data, K, "full", family="full_rank", seeds=seeds, **HELDOUT)
-    mean, low, high = heldout.interval(score)
-    return [{
-        "data": data, "K": K, "covariance": score.covariance, "family": score.family, "seeds": len(score.ours), "folds": heldout.FOLDS,
-        "rows": score.ours.shape[1], "ours": float(score.ours.mean()), "theirs": float(score.theirs.mean()), "difference": mean,
-        "low": low, "high": high, "failures": score.failures,
-    }]  # fmt: skip
-
-
-def _coverage() -> Rows:
-    exact = coverage.exact_intervals(400)
-    return [_covered("gaussian_mixture_exact", "exact posterior", 12, exact)]
-
-
-def _coverage_guide() -> Rows:
-    import zoo
-
-    entry = zoo.load("gaussian_mixture_exact")
-    rows, one_graph = [], {"compile": "on", "num_particles": 32}  # compiled once for all data sets
-    flow = {**one_graph, "lr": 0.005}
-    for family, settings in (("laplace", {"compile": "off"}), ("mean_field", one_graph), ("full_rank", one_graph), ("flow", flow)):
-        found = coverage.cover(entry, family, simulations=200, quantities=("location", "weight", "log_scale", "mixture_mean"), **settings)
-        rows.append(_covered(entry.name, family, 12, found))
-    return rows
-
-
-def _covered(entry: str, method: str, rows: int, found: coverage.Coverage) -> dict[str, Any]:
-    number = len(next(iter(found.held.values())))
-    parts = {name: np.atleast_1d(v.mean(0)).round(3).tolist() for name, v in found.held.items()}
-    return {"entry": entry, "method": method, "rows": rows, "simulations": number, "share": found.share, "se": found.se,
-            "failures": found.failures, "parts": parts}  # fmt: skip
-
-
-PARTS: dict[str, Callable[[], Rows]] = {
-    "evidence": _evidence,
-    "network": _network,
-    "labels": co_clustering.labels,
-    "modes": modality.mode_rows,
-    "co_clustering": lambda: co_clustering.against_reference(**SHORT),
-    "coverage": _coverage,
-    "coverage_guide": _coverage_guide,
-    **{f"heldout_{data}": partial(_heldout, data, K) for data, K in heldout.CASES},
-}
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def main(*parts: str, folder: Path = FOLDER) -> None:
-    """Make the named parts (all by default), keep the other recorded ones, and write the page."""
-    record = folder / "latent_classes.json"
-    found: dict[str, Rows] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    for part in parts or PARTS:
-        _say(f"latent classes: {part}")
-        rows = PARTS[part]()
-        found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-        found[part] = rows
-        record.write_text(json.dumps({k: found[k] for k in PARTS if k in found}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    (folder / "latent_classes.md").write_text(render(found), encoding="utf-8")
-
-
-# -- the page -----------------------------------------------------------------------------------------------------------
 
 
 def _table(head: str, rows: list[list[str]]) -> str:
@@ -111,7 +21,7 @@ def _signed(value: float, digits: int = 2) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
-def bars(found: dict[str, Rows]) -> list[list[str]]:
+def bars(found: Mapping[str, Rows]) -> list[list[str]]:
     """Return bar, measured figure and verdict for every bar; one that was not measured says so."""
     out = []
     rows = found.get("co_clustering", [])
@@ -122,7 +32,7 @@ def bars(found: dict[str, Rows]) -> list[list[str]]:
                     "met" if best["largest"] <= 0.02 and best["ess_smallest"] >= 2000 else "missed"])  # fmt: skip
     else:
         out.append(["largest co-clustering error of the best guide against NUTS <= 0.02", "not measured", "open"])
-    for data, _ in heldout.CASES:
+    for data in HELD:
         row = next(iter(found.get(f"heldout_{data}", [])), None)
         bar = f"held-out log score above BayesianGaussianMixture on {data}, 95 % interval above 0"
         if row is None:
@@ -141,18 +51,18 @@ def bars(found: dict[str, Rows]) -> list[list[str]]:
     return out
 
 
-def render(found: dict[str, Rows]) -> str:
+def render(found: Mapping[str, Rows]) -> str:
     """Return the page of the recorded figures."""
     text = [
         "# Latent classes: measured\n",
-        'Made by `python -c "from benchmarks.studies.latent_classes.page import main; main()"` (figures in `latent_classes.json`). '
+        "Made by `zoo study latent_classes` (figures in `latent_classes.json`). "
         "Entries: [gaussian_mixture](../models/gaussian_mixture.md), [gaussian_mixture_exact](../models/gaussian_mixture_exact.md), "
         "[gaussian_mixture_classes](../models/gaussian_mixture_classes.md), [latent_class](../models/latent_class.md).\n",
         "## Bars\n",
         _table("bar | measured | verdict", bars(found)),
     ]
     shown = dict(found)
-    shown["heldout"] = [row for data, _ in heldout.CASES for row in found.get(f"heldout_{data}", [])]
+    shown["heldout"] = [row for data in HELD for row in found.get(f"heldout_{data}", [])]
     for part, section in SECTIONS.items():
         if shown.get(part):
             text.append(section(shown[part]))

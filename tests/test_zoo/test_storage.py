@@ -3,15 +3,18 @@
 import dataclasses
 import functools
 import hashlib
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from zoo.digests import content, digest_of
+from zoo.storage import TEMPORARY, content, digest_of, write_whole, written
 
 
 @dataclasses.dataclass
@@ -94,7 +97,7 @@ def test_tensors_and_plain_values_keep_the_digest_of_earlier_files():
 
 def test_objects_without_a_stable_text_have_one_digest_in_every_process():
     code = (
-        "import torch, zoo.digests as d\n"
+        "import torch, zoo.storage as d\n"
         "class Link:\n    def __call__(self, x): return x\n"
         "print(d.digest_of({'link': Link(), 'f': lambda x: x, 'g': torch.Generator(), 'o': object()}))\n"
     )
@@ -104,3 +107,74 @@ def test_objects_without_a_stable_text_have_one_digest_in_every_process():
 
 def test_what_has_no_attributes_is_its_class():
     assert content(Slotted()) == content(Slotted())
+
+
+# -- files ----------------------------------------------------------------------------------------------------------------
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.txt"
+    with written(path) as place:
+        place.write_text("half")
+        assert not path.exists()
+        place.write_text("whole")
+    assert path.read_text() == "whole"
+
+    def stopped():
+        with written(path) as place:
+            place.write_text("other")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        stopped()
+    assert path.read_text() == "whole"
+    with pytest.raises(FileNotFoundError):
+        write_whole(tmp_path / "missing" / "a", b"x")
+    assert names(path.parent) == ["a.txt"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_never_replaces_another(tmp_path, monkeypatch, links):
+    """Also where the file system has no hard links."""
+    if not links:
+        monkeypatch.setattr("os.link", lambda *a: (_ for _ in ()).throw(PermissionError(1, "Operation not permitted")))
+    path = tmp_path / "a.txt"
+    with written(path, new=True) as place:
+        place.write_text("mine")
+    with pytest.raises(FileExistsError), written(path, new=True) as place:
+        place.write_text("yours")
+    assert path.read_text() == "mine"
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o022, 0o644)])
+def test_the_umask_decides_the_mode(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        write_whole(tmp_path / "a", b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+
+
+def test_nobody_elses_file_is_touched(tmp_path):
+    (tmp_path / f"{TEMPORARY}abcdefgh").write_text("mine")
+    write_whole(tmp_path / "a", b"x")
+    assert names(tmp_path) == [f"{TEMPORARY}abcdefgh", "a"]
+
+
+def test_one_module_writes_whole_files():
+    """Temporary names and renames of files stand in `zoo.storage`; folders of cells, and builds of the compiler, have their own."""
+    root = Path(__file__).parents[2]
+    own = {"zoo/storage.py", "zoo/compiler/cache.py", "zoo/compiler/standalone.py", "benchmarks/run/store.py"}
+    users = {
+        p.relative_to(root).as_posix()
+        for room in ("zoo", "guides", "benchmarks")
+        for p in (root / room).rglob("*.py")
+        if re.search(r"mkstemp|os\.replace\(|os\.rename\(", p.read_text(encoding="utf-8"))
+    }
+    assert users <= own

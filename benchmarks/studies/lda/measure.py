@@ -1,15 +1,9 @@
-"""Re-make `docs/results/lda.md`: `from benchmarks.studies.lda.results import main; main()`, or single parts by name.
-
-Every figure is kept in `docs/results/lda.json` as soon as it is there: a run that is stopped goes on where it was, and a part is made
-again with `main(["bars"], again=True)`. The whole takes about 10 minutes of one processor, two thirds of it in the optional peers.
-"""
+"""The figures of `docs/results/lda.md`, each kept as soon as it is there. Two thirds of the time go to the optional peers."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,39 +13,24 @@ from torch import Tensor
 import zoo
 from benchmarks.studies.lda import peers
 from benchmarks.studies.lda.heldout import Heldout, complete, document_completion, elbo_bound, left_to_right, split_tokens
+from benchmarks.studies.record import Work
+from benchmarks.studies.rows import Kept
 from zoo.models.topics._topics import match
 from zoo.models.topics.lda import bars
 
-__all__ = ["PARTS", "Kept", "main"]
+__all__ = ["PARTS"]
 
-FOLDER = Path(__file__).resolve().parents[3] / "docs" / "results"
 TRAINED, K, ALPHA, BETA = 1500, 10, 0.5, 0.5  # of the digits
 NUMBERS = (2, 5, 10, 15, 20)  # of topics
 SWEEPS = 1000
 LEFT_DOCUMENTS = 40
+QUICK_STEPS = 200  # of the encoder
 Row = dict[str, Any]
 Run = Callable[[], tuple[Tensor, float]]
 
 
-class Kept:
-    """Rows of one part by name, written to a file as soon as they are made."""
-
-    def __init__(self, path: Path, part: str, *, again: bool = False) -> None:
-        self.path, self.part = path, part
-        if again:
-            self._write({})
-
-    def _read(self) -> dict[str, dict[str, Row]]:
-        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
-
-    def _write(self, rows: dict[str, Row]) -> None:
-        self.path.write_text(json.dumps({**self._read(), self.part: rows}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-    def once(self, name: str, make: Callable[[], Row]) -> None:
-        """Make a row unless it is there."""
-        rows = self._read().get(self.part, {})
-        if name not in rows:
-            self._write({**rows, name: make()})
+def _kept(work: Work) -> Kept:
+    return Kept(work.out / "rows.json")
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -76,8 +55,9 @@ def _recovered(method: str, seed: int, run: Run) -> Row:
     return {"method": method, "seed": seed, "worst": float(worst.max()), "found": int((worst <= 0.1).sum()), "seconds": seconds}
 
 
-def recover(kept: Kept, seeds: Sequence[int] = range(10), others: Sequence[int] = range(3)) -> None:
+def recover(work: Work) -> dict[str, Row]:
     """Find the ten true bars: the largest matched L1 distance for every method and data seed, and the processor seconds."""
+    kept, seeds, others = _kept(work), range(2 if work.quick else 10), range(0 if work.quick else 3)
     for seed in seeds:
         counts = zoo.load("lda").load_data(seed).train["counts"]
         runs: dict[str, Run] = {"ours": partial(_ours, counts, 10, seed, 1.0)}
@@ -87,11 +67,12 @@ def recover(kept: Kept, seeds: Sequence[int] = range(10), others: Sequence[int] 
                 runs["tomotopy, 200 sweeps"] = partial(peers.tomotopy_gibbs, counts, 10, 1.0, BETA, seed, 200)
         for method, run in runs.items():
             kept.once(f"{method} {seed}", partial(_recovered, method, seed, run))
+    return kept.rows
 
 
-def compare_digits(kept: Kept, seeds: Sequence[int] = range(3)) -> None:
+def compare_digits(work: Work) -> dict[str, Row]:
     """Score document completion of held-out digits by every method's topics, with one evaluator."""
-    train, test = digits()
+    kept, (train, test) = _kept(work), digits()
 
     def pair(seed: int) -> Row:
         found, seconds = _ours(train, K, seed)
@@ -103,19 +84,20 @@ def compare_digits(kept: Kept, seeds: Sequence[int] = range(3)) -> None:
         found, seconds = run()
         return {"seed": 0, method: {**_figures(document_completion(found, ALPHA, test)), "seconds": seconds}}
 
-    for seed in seeds:
+    for seed in range(1 if work.quick else 3):
         kept.once(f"pair {seed}", partial(pair, seed))
     blunt = peers.normalized(train.sum(0, keepdim=True) + BETA)
     kept.once("one topic", partial(single, "one topic", lambda: (blunt, 0.0)))
-    if peers.has_tomotopy():
+    if peers.has_tomotopy() and not work.quick:
         name = f"tomotopy, {SWEEPS} sweeps"
         kept.once("tomotopy", partial(single, name, partial(peers.tomotopy_gibbs, train, K, ALPHA, BETA, 0, SWEEPS)))
+    return kept.rows
 
 
-def three_numbers(kept: Kept) -> None:
+def three_numbers(work: Work) -> dict[str, Row]:
     """Score the same topics on the same images by the three numbers, which are not each other."""
-    train, test = digits()
-    few = test[:LEFT_DOCUMENTS]
+    kept, (train, test) = _kept(work), digits()
+    few = test[: 5 if work.quick else LEFT_DOCUMENTS]
 
     def make() -> Row:
         topics, _ = _ours(train, K, 0)
@@ -127,32 +109,35 @@ def three_numbers(kept: Kept) -> None:
         return {"documents": len(few), "scores": {name: _figures(score) for name, score in found.items()}}
 
     kept.once("digits", make)
+    return kept.rows
 
 
-def number_of_topics(kept: Kept) -> None:
+def number_of_topics(work: Work) -> dict[str, Row]:
     """Score held-out digits for several K; log probabilities per image are kept, so that steps have paired errors."""
-    train, test = digits()
+    kept, (train, test) = _kept(work), digits()
 
     def make(topics: int) -> Row:
         score = document_completion(_ours(train, topics, 0)[0], ALPHA, test)
         return {"K": topics, **_figures(score), "log_prob": [round(v, 6) for v in score.log_prob.tolist()], "tokens": score.tokens.tolist()}
 
-    for topics in NUMBERS:
+    for topics in NUMBERS[:2] if work.quick else NUMBERS:
         kept.once(f"{topics:02d}", partial(make, topics))
+    return kept.rows
 
 
-def amortized(kept: Kept) -> None:
+def amortized(work: Work) -> dict[str, Row]:
     """Score what the encoder loses: its topics with its own mixtures, and the same with per-document inference."""
     import guides
     from guides.families.topic_encoder import TopicEncoder
     from zoo.models.topics._corpus import corpus, features, topic_entry
 
-    train, test = digits()
+    kept, (train, test) = _kept(work), digits()
     known, scored = split_tokens(test)
+    short: dict[str, Any] = {"steps": QUICK_STEPS, "patience": 50, "anneal": 50} if work.quick else {}
 
     def make() -> Row:
         entry = topic_entry(corpus(train), name="digits_train", topics=K, alpha=ALPHA, beta=BETA)
-        fit = guides.fit(entry, "topic_encoder", seed=0)
+        fit = guides.fit(entry, "topic_encoder", seed=0, **short)
         guide: Any = fit.guide
         assert isinstance(guide, TopicEncoder)
         topics = peers.normalized(guides.draw(fit, 100).draws["topic"].double().mean(0))
@@ -171,22 +156,13 @@ def amortized(kept: Kept) -> None:
 
     kept.once("dirichlet", direct)
     kept.once("encoder", make)
+    return kept.rows
 
 
-PARTS: dict[str, Callable[[Kept], None]] = {
+PARTS: dict[str, Callable[[Work], dict[str, Row]]] = {
     "bars": recover,
     "number_of_topics": number_of_topics,
     "three_numbers": three_numbers,
     "amortized": amortized,
     "digits": compare_digits,
 }
-
-
-def main(parts: Sequence[str] = tuple(PARTS), folder: Path = FOLDER, *, again: bool = False) -> None:
-    """Make what is missing of these parts and write the page."""
-    from benchmarks.studies.lda.page import render
-
-    store = folder / "lda.json"
-    for part in parts:
-        PARTS[part](Kept(store, part, again=again))
-        (folder / "lda.md").write_text(render(json.loads(store.read_text(encoding="utf-8"))), encoding="utf-8")

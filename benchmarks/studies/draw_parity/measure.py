@@ -10,8 +10,6 @@ function; this says that sampling it leads to the same place.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -19,25 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
 
 from benchmarks import arviz_bridge
 from benchmarks.mcmc.diagnostics import diagnose
 from benchmarks.metrics.components import Array, component_names, evaluate
 from benchmarks.reference.gates import SIGMAS
+from benchmarks.run.progress import Events
 from benchmarks.run.store import strict_json, write_atomic
-from benchmarks.studies.pages import notes
+from benchmarks.studies.draw_parity.render import CAREFUL, USUAL
+from benchmarks.studies.record import Work
 from benchmarks.thresholds import RHAT
 from zoo.errors import UsageError
 from zoo.types import ModelEntry, Posterior
 
-__all__ = ["COLUMNS", "expected_largest", "markdown", "parity", "run", "write"]
+__all__ = ["measure", "parity", "run"]
 
-USUAL, CAREFUL = 0.8, 0.99  # target acceptance of a first run, and of a second one after divergences
-COLUMNS = (
-    "entry", "passed", "components", "mean_gap", "mean_at", "sd_gap", "sd_at", "rhat_pooled", "rhat_at", "draws", "ess_bulk_min",
-    "ess_tail_min", "divergences", "target_accept", "gradient_evaluations", "seconds", "compile_seconds", "ess_per_second",
-)  # fmt: skip
+QUICK_ENTRIES = 3
 
 
 def parity(ours: Posterior, theirs: Posterior, *, target_accept: float = USUAL) -> dict[str, Any]:
@@ -49,7 +44,7 @@ def parity(ours: Posterior, theirs: Posterior, *, target_accept: float = USUAL) 
         target_accept: what the sampler under test aimed at, for the table.
 
     Returns:
-        the columns of `COLUMNS`: gaps in combined standard errors, each with the component it is largest at.
+        the columns of the table: gaps in combined standard errors, each with the component it is largest at.
 
     Raises:
         UsageError: one side is no set of chains, or the two belong to different entries.
@@ -99,18 +94,19 @@ def _thin(x: Array, length: int) -> Array:
     return x[:, np.linspace(0, x.shape[1] - 1, length).round().astype(int)]
 
 
-def run(entries: Sequence[ModelEntry], folder: Path, *, seed: int = 0, jobs: int = 2) -> list[dict[str, Any]]:
+def run(entries: Sequence[ModelEntry], folder: Path, *, seed: int = 0, jobs: int = 2, events: Events | None = None) -> list[dict[str, Any]]:
     """Run NUTS at full settings on every entry, keep one JSON file each in `folder`, and return the rows; resumes.
 
     An entry with divergences runs again at target acceptance 0.99: smaller steps cure a sampler that cannot follow the
     density, and leave a wrong density wrong. Both rows are returned.
     """
+    events = events or Events()
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for entry in entries:
         for accept in (USUAL, CAREFUL):
             rows.append(_row_of(entry, folder, seed=seed, jobs=jobs, accept=accept))
-            print(f"{entry.key} at {accept}: {'passed' if rows[-1]['passed'] else 'NOT passed'}", flush=True)
+            events.say(f"{entry.key} at {accept}: {'passed' if rows[-1]['passed'] else 'NOT passed'}")
             if not rows[-1]["divergences"]:
                 break
     return rows
@@ -133,86 +129,12 @@ def _row_of(entry: ModelEntry, folder: Path, *, seed: int, jobs: int, accept: fl
     return row
 
 
-def expected_largest(gaps: int) -> tuple[float, float]:
-    """Return the median of the largest of that many |z| of independent standard normals, and the chance that it passes 4."""
-    median = float(norm.isf((1 - 0.5 ** (1 / gaps)) / 2))
-    return median, float(-math.expm1(gaps * math.log1p(-2 * norm.sf(SIGMAS))))
-
-
-def markdown(rows: Sequence[dict[str, Any]], title: str, remarks: Sequence[str] = (), kept: Sequence[str] = ()) -> str:
-    """Return the page: what is compared, how many passed, one row per entry, and the notes of the sampler.
-
-    `kept` are lines that a person wrote about an earlier version.
-    """
-    first, again = ([r for r in rows if (r["target_accept"] == USUAL) is usual] for usual in (True, False))
-    passed, gaps = sum(r["passed"] for r in first), 2 * sum(r["components"] for r in first)
-    median, chance = expected_largest(gaps)
-    fair = max((max(r["mean_gap"], r["sd_gap"]) for r in rows if r["passed"]), default=math.nan)
-    lines = [
-        f"# {title}", "", *remarks, *([""] if remarks else []),
-        f"{passed} of {len(first)} pass: every mean and standard deviation within {SIGMAS:.0f} combined Monte Carlo standard errors, and",
-        f"R-hat of both sets of chains together at most {RHAT}. Gaps are the largest over all components, in combined standard errors,",
-        "with the component. ESS/s is the smallest bulk ESS over the seconds of warm-up and draws of all chains, compilation apart.", "",
-        f"{gaps} gaps are looked at. With both sides perfect and the gaps independent, the largest of them would be near {median:.1f}",
-        f"(median), and {100 * chance:.0f} % of such tables would hold one beyond {SIGMAS:.0f}; the largest of the entries that pass",
-        f"is {fair:.2f}.", "",
-        *_second_runs(again),
-        *kept,
-        "| entry | | mean gap | sd gap | pooled R-hat | draws | smallest ESS | divergences | gradients | seconds | compile s | ESS/s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    lines += [_row(r) for r in sorted(rows, key=lambda r: (r["entry"], r["target_accept"]))]
-    said = [f"* {_name(r)}: {note}" for r in rows for note in r.get("notes", ())]
-    return "\n".join([*lines, *(["", "## What the sampler said", "", *said] if said else [])]) + "\n"
-
-
-def _second_runs(rows: Sequence[dict[str, Any]]) -> list[str]:
-    if not rows:
-        return []
-    passed = sum(r["passed"] for r in rows)
-    return [f"Entries with divergences ran again at target acceptance {CAREFUL}: {passed} of {len(rows)} pass then.", ""]
-
-
-def _short(row: dict[str, Any]) -> str:
-    entry = str(row["entry"])
-    return entry.partition("/")[2] or entry
-
-
-def _name(row: dict[str, Any]) -> str:
-    return f"`{_short(row)}`" + ("" if row["target_accept"] == USUAL else f" at {CAREFUL}")
-
-
-def _row(r: dict[str, Any]) -> str:
-    gaps = f"{r['mean_gap']:.2f} {r['mean_at']} | {r['sd_gap']:.2f} {r['sd_at']} | {r['rhat_pooled']:.4f}"
-    speed = "" if r["ess_per_second"] is None else f"{r['ess_per_second']:,.0f}"
-    word = "passes" if r["passed"] else "**misses**"
-    return (
-        f"| {_name(r)} | {word} | {gaps} | {r['draws']:,} | {r['ess_bulk_min'] or 0:,.0f} | {r['divergences']} "
-        f"| {r['gradient_evaluations'] / 1000:,.0f} k | {r['seconds']:.1f} | {r['compile_seconds']:.0f} | {speed} |"
-    )
-
-
-def write(rows: Sequence[dict[str, Any]], folder: Path, name: str, title: str, remarks: Sequence[str] = ()) -> None:
-    """Write `NAME.md` and `NAME.csv` into a folder."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / f"{name}.csv", text.getvalue())
-    page = folder / f"{name}.md"
-    write_atomic(page, markdown(rows, title, remarks, notes(page)))
-
-
-def main() -> None:
-    """Run the table of posteriordb (needs `POSTERIORDB`) into `out/draw_parity` and write it to `docs/results`."""
+def measure(work: Work) -> list[dict[str, Any]]:
+    """Compare the chains of every posterior of posteriordb that has published draws, of the first three in a quick run."""
     import zoo
 
     entries = [zoo.load(name) for name in zoo.names() if name.startswith("posteriordb/")]
     entries = [entry for entry in entries if entry.published is not None]
-    rows = run(entries, Path("out/draw_parity"))
-    remarks = [  # written again with every table; what a person found out is the page's part `notes`
-        "Our NUTS (nutpie on the compiled log density, 4 chains of 800 + 1,500, extended to an ESS of 2,000) against posteriordb's 10,000",
-        "reference draws, seed 0. Made by `make draw-parity`; all numbers are in `draw_parity.csv`.",
-    ]
-    write(rows, Path("docs/results"), "draw_parity", "Draw parity with posteriordb", remarks)
+    for entry in entries[:1]:
+        entry.load_data()  # says at once where a copy is missing
+    return run(entries[:QUICK_ENTRIES] if work.quick else entries, work.out, jobs=work.jobs, events=work.progress)

@@ -7,8 +7,7 @@ the row but not the parameters, so its bound is lower than that of the same q(u)
 
     sum_i E_q(u) KL( q(c_i | x_i) || p(c_i | x_i, u) )      [nats],
 
-which `class_kl` returns per row. It is a file of the zoo since an entry brings it (`own_guides`); x_i is what the
-entry's `amortize` hook shows of a row.
+which `class_kl` returns per row. x_i is what the entry's `amortize` hook shows of a row.
 """
 
 from __future__ import annotations
@@ -25,23 +24,24 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from guides.base.family import Family
 from zoo.density.log_density import LogDensity, default_dtype
 from zoo.errors import ProgramError
 from zoo.types import Data, ModelEntry, Program
 
-__all__ = ["ClassNetwork", "class_kl", "class_network"]
+__all__ = ["FAMILY", "ClassNetwork", "build", "class_kl"]
 
 HIDDEN = 16
 STARTS, STEPS = 8, 60  # of the search for a mode to start from
 
 
-def class_network(program: Program, data: Data, entry: ModelEntry) -> nn.Module:
+def build(program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None) -> nn.Module:
     """Build the guide of a program with one discrete site; see the module's text.
 
     Raises:
         ProgramError: the program has no discrete site or several, or the entry has no `amortize` hook.
     """
-    density = LogDensity(program, data, dtype=entry.dtype)
+    density = density or LogDensity(program, data, dtype=entry.dtype)
     if len(density.discrete) != 1 or entry.amortize is None:
         raise ProgramError(
             f"{entry.name} has {len(density.discrete)} discrete sites and {'no' if entry.amortize is None else 'an'} amortize hook; "
@@ -164,3 +164,13 @@ def class_kl(guide: nn.Module, responsibilities: Tensor, data: Data) -> Tensor:
     with torch.no_grad():
         log_q = guide.logits(data.train).log_softmax(-1)
     return (log_q.exp() * (log_q - responsibilities.clamp(min=1e-300).log())).sum(-1)
+
+
+FAMILY = Family(
+    name="class_network",
+    q="one normal over the parameters, and class probabilities of each row from a network of the row alone",
+    blind_spot="classes that depend on the parameters, skewness, a second mode",
+    build=build,
+    defaults={"num_particles": 4, "lr": 0.02},
+    encoder=True,
+)

@@ -1,0 +1,123 @@
+"""What a study says of itself: one record, from which list, command and tests are derived."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.run.progress import Events
+from zoo.errors import UnknownNameError, UsageError
+
+__all__ = ["Rendered", "Rows", "Study", "Work"]
+
+Rows = dict[str, Any]
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """How one part of a study is to be measured.
+
+    Attributes:
+        quick: smaller budgets, for trying; never for a published page.
+        jobs: processes at once; rows do not depend on it.
+        out: a folder of this part alone. What is left there is found again by the next run, so
+            that an interrupted one resumes.
+        progress: hears of the progress.
+    """
+
+    quick: bool
+    jobs: int
+    out: Path
+    progress: Events
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """A page and what belongs to it.
+
+    Attributes:
+        text: the page in Markdown.
+        files: pictures and tables beside the page, by file name.
+        parts: parts of other pages that are made from the same rows: page, from the root of the
+            repository -> name of the part -> what stands in it (`benchmarks.studies.pages`).
+    """
+
+    text: str
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
+    parts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def _nothing_published(folder: Path) -> Rows:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What measures a page. A `study.py` in `benchmarks/studies/NAME/`, or a plug-in, has one.
+
+    Attributes:
+        name: what users call it; the name of its folder.
+        title: what it measures, in one line.
+        page: the page it renders, from the root of the repository. One that ends in `/` is a
+            folder: the study has no page of its own and fills parts of those that are there.
+        seconds: rough time of a full run.
+        quick_seconds: rough time of a quick run.
+        measure: `(part, work) -> rows` of that part, in plain JSON.
+        render: `rows by part -> Rendered`; of the same rows, the same text. Parts may be missing.
+        read: `folder of the page -> rows by part`, as they were published, or none.
+        parts: what can be measured by itself, in the order it is measured; a function where that
+            depends on the files of the current folder.
+        optional: parts that a run leaves out, with a warning, where what they need is not there.
+        needs: what a run needs that is not installed with us, in a few words.
+
+    Raises:
+        UsageError: a name that is no lower-case identifier, an empty line, or a page elsewhere.
+    """
+
+    name: str
+    title: str
+    page: str
+    seconds: float
+    quick_seconds: float
+    measure: Callable[[str, Work], Any]
+    render: Callable[[Mapping[str, Any]], Rendered]
+    read: Callable[[Path], Rows] = _nothing_published
+    parts: tuple[str, ...] | Callable[[], tuple[str, ...]] = ("table",)
+    optional: tuple[str, ...] = ()
+    needs: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a record that would fail later and elsewhere."""
+        names = () if callable(self.parts) else self.parts
+        for kind, name in (("study", self.name), *(("part of a study", part) for part in names)):
+            if not NAME.fullmatch(name):
+                accepted = "[a-z][a-z0-9_]*, such as my_study"
+                raise UsageError(f"A {kind} is called {name!r}; accepted: {accepted}.")
+        if not self.title.strip() or "\n" in self.title:
+            raise UsageError(f"Study {self.name!r} has the title {self.title!r}; write one line.")
+        if not callable(self.parts) and not self.parts:
+            cure = "leave them out where it has only one"
+            raise UsageError(f"Study {self.name!r} has no parts; {cure}.")
+        for name in () if callable(self.parts) else self.optional:
+            if name not in names:
+                raise UnknownNameError(f"optional part of {self.name}", name, names)
+        path = Path(self.page)
+        inside = not path.is_absolute() and ".." not in path.parts
+        if not inside or not self.page.endswith((".md", "/")):
+            wrong = f"Study {self.name!r} has the page {self.page!r}"
+            accepted = "a .md file or a folder ending in /, from the root of the repository"
+            raise UsageError(f"{wrong}; accepted: {accepted}.")
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """What can be measured by itself, here and now."""
+        return self.parts() if callable(self.parts) else self.parts
+
+    @property
+    def file_name(self) -> str:
+        """Name of the page beside the rows."""
+        return f"{self.name}.md" if self.page.endswith("/") else Path(self.page).name

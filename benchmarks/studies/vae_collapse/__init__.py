@@ -1,0 +1,1 @@
+"""What schedules of the KL do for a decoder that can ignore the code."""
