@@ -1,6 +1,7 @@
-"""Members that register themselves: records in the files of a folder of ours, and in installed packages by entry point.
+"""Members that register themselves: records in files of ours and, by entry point, in packages.
 
-A name of ours is never replaced. A plug-in that cannot be loaded is one sentence and costs no other member anything.
+A name of ours is never replaced. A plug-in that cannot be loaded is one sentence and costs no
+other member anything.
 """
 
 from __future__ import annotations

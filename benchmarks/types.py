@@ -43,8 +43,9 @@ class Score:
     `aligned50` and `aligned90` are the coverages after the method's draws were given the reference's mean and sd: what
     is wrong with the shape alone. `tail_se` is the part of the standard error of log sd_ratio that tails heavier than
     normal add. `reference_mean` and `reference_sd` are in the quantity's own unit. `draws_needed` and
-    `reference_draws_needed` are how many (effective) draws each side needs before agreement can be claimed. `extra` holds
-    the columns of metrics that installed packages add; files leave it out where it is empty.
+    `reference_draws_needed` are how many (effective) draws each side needs before agreement can
+    be claimed. `extra` holds the columns of metrics that installed packages add; files leave it
+    out where it is empty.
     """
 
     quantity: str

@@ -1,6 +1,7 @@
-"""The verdicts: one frozen record each, from which words, colors, marks, advice, legends and docs are derived.
+"""The verdicts: one frozen record each, from which words, colors, marks and docs are derived.
 
-The word is what files and `--json` hold; `benchmarks.comparison.verdict` has the rule that chooses one.
+The word is what files and `--json` hold; `benchmarks.comparison.verdict` has the rule that
+chooses one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Kind = Literal["agreement", "finding", "unknown", "failure"]
 
 
 class Colors(NamedTuple):
-    """The colors of a cell in one scheme, each `#rrggbb`: its ground, its text, the bar at its side."""
+    """The colors of a cell in one scheme, `#rrggbb`: its ground, text, and the bar at its side."""
 
     tint: str
     text: str
@@ -39,8 +40,8 @@ class Verdict:
         meaning: what it means, without a full stop.
         advice: what to do next.
         kind: an agreement, a finding, a failure (a gate failed), or unknown (nothing can be said).
-        severity: its place in legends and counts, the least severe first; of findings with the same excess the most
-            severe one names the row.
+        severity: its place in legends and counts, the least severe first; of findings with the
+            same excess the most severe one names the row.
         light, dark: colors of its cell in either scheme.
         ink: the color of its word where the scheme is not known, as in a notebook.
         style: how a terminal shows it, in the words of rich.

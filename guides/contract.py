@@ -62,7 +62,7 @@ class GuideSubject:
         return self.short
 
     def fit(self) -> Fit:
-        """Fit anew, always with the same seed, and note what that leaves in Pyro's global parameter store."""
+        """Fit anew with the same seed, and note what that leaves in Pyro's parameter store."""
         before = set(pyro.get_param_store().keys())
         made = fit(self.entry, self.family, seed=1, data=_data(self.entry), **_short(self.family))
         self.left += sorted(set(pyro.get_param_store().keys()) - before)
@@ -159,7 +159,7 @@ def same_seed_same_result(subject: GuideSubject) -> str:
 
 
 def log_weights_exact(subject: GuideSubject) -> str:
-    """Log weights equal log p - log q of Pyro's own traces on the constrained scale, for a few draws."""
+    """Log weights equal log p - log q of Pyro's own traces on the constrained scale."""
     result = subject.usable
     if result.points:
         raise Skipped(f"the guide is a point in {', '.join(result.points)}, which has no log weights")

@@ -66,7 +66,10 @@ def checks(
 
 
 def _quiet(entry: ModelEntry) -> Callable[[], ExitStack]:
-    """Return what checks run inside of: the entry's number type, and none of Pyro's own validation, which would stop at the first fault."""
+    """Return what checks run inside of: the entry's dtype, without Pyro's own validation.
+
+    That would stop at the first fault.
+    """
 
     def within() -> ExitStack:
         import pyro

@@ -157,7 +157,7 @@ def _sides(posterior: Posterior, truth: Reference | None, values: dict[str, Arra
 
 
 def _scores(components: Sequence[Component], method: Side, reference: Side, notes: list[str]) -> tuple[Score, ...]:
-    """Return one score per component with the columns of every metric; a plug-in that fails is left out, with a note."""
+    """Return one score per component; a plug-in that fails is left out, with a note."""
     scale, constant = reference_scale(method, reference), fixed(method, reference)
     ours, theirs = draws_needed(method, scale), draws_needed(reference, scale)
     known, broken = component_metrics()

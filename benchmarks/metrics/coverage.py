@@ -1,4 +1,7 @@
-"""Coverage of central intervals: the share of reference draws inside the method's, as it is and with the shape alone."""
+"""Coverage of central intervals: the share of reference draws inside the method's.
+
+It is measured as it is, and with the shape alone.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ ENDS = {0.5: (1, 3), 0.9: (0, 4)}  # level -> which of `components.LEVELS` its i
 
 
 class Coverage(NamedTuple):
-    """Per component: the share of reference draws inside, its standard error, and the share left once mean and sd are aligned.
+    """Per component: the share of reference draws inside, its error, and the aligned share.
 
-    `aligned` is the coverage of the method's interval after its draws were moved and scaled to the reference's mean and
-    sd, so that only the shape is left.
+    `aligned` is the coverage of the method's interval after its draws were moved and scaled to
+    the reference's mean and sd, so that only the shape is left.
     """
 
     share: Array

@@ -51,9 +51,10 @@ def floor_halves(reference: Side) -> Halves:
 def joint_distances(method: Side, reference: Side, notes: list[str] | None = None, seed: int = 0) -> tuple[Distance, ...]:
     """Return every joint distance with its floor, at one size for guide and floor.
 
-    The size is the smallest of the method's ESS, half the reference's ESS and 2,000; an autocorrelated side is thinned
-    to its ESS. Empty where too few draws are left, or where no component varies on both sides. A distance of an installed
-    package that fails is left out, with a sentence in `notes`.
+    The size is the smallest of the method's ESS, half the reference's ESS and 2,000; an
+    autocorrelated side is thinned to its ESS. Empty where too few draws are left, or where no
+    component varies on both sides. A distance of an installed package that fails is left out,
+    with a sentence in `notes`.
     """
     varies = np.flatnonzero(both_vary(method, reference))
     if not len(varies):

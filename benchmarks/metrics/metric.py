@@ -1,4 +1,4 @@
-"""What a metric says of itself: one frozen record per metric, from which tables, files, glossary and docs are derived."""
+"""What a metric says of itself: one frozen record, from which tables and glossary are derived."""
 
 from __future__ import annotations
 
@@ -57,12 +57,14 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(Measure):
-    """A metric of one component at a time. A file in `benchmarks/metrics/marginal/`, or a plug-in, registers itself by one record.
+    """A metric of one component at a time.
+
+    A file in `benchmarks/metrics/marginal/`, or a plug-in, registers itself by one record.
 
     Attributes:
         columns: names of its values in files; `x_se` is the standard error of `x`.
-        compute: `(method, reference) -> {column: [component]}` on two sides, errors in reference sds; metrics of ours may
-            return more fields of `Score`, which the verdict needs.
+        compute: `(method, reference) -> {column: [component]}` on two sides, errors in reference
+            sds; metrics of ours may return more fields of `Score`, which the verdict needs.
         signed: whether a positive value is written with its sign.
         percent: whether a share is shown as a percentage.
 
@@ -92,13 +94,16 @@ class Metric(Measure):
 
 @dataclass(frozen=True, kw_only=True)
 class JointDistance(Measure):
-    """A distance between all judged components jointly. A file in `benchmarks/metrics/joint/`, or a plug-in, has one.
+    """A distance between all judged components jointly.
+
+    A file in `benchmarks/metrics/joint/`, or a plug-in, registers itself by one record.
 
     Attributes:
-        measure: `(first, second, seed) -> (value, standard error or None)` on two sets of draws `[draw, component]` of equal
-            size; its noise floor is the same between two halves of the reference's chains.
-        line: `(value, se, floor, floor_se) -> line` above which it is a finding. Only distances of ours have one, so that a
-            verdict means the same everywhere.
+        measure: `(first, second, seed) -> (value, standard error or None)` on two sets of draws
+            `[draw, component]` of equal size; its noise floor is the same between two halves of
+            the reference's chains.
+        line: `(value, se, floor, floor_se) -> line` above which it is a finding. Only distances
+            of ours have one, so that a verdict means the same everywhere.
     """
 
     measure: Callable[[Array, Array, int], tuple[float, float | None]]
@@ -121,7 +126,7 @@ def _of(kind: type[M]) -> list[M]:
 
 
 def component_metrics() -> tuple[list[Metric], list[str]]:
-    """Return the metrics of components, ours first, and one sentence for each plug-in that cannot be used."""
+    """Return the metrics of components, ours first, and a sentence for each unusable plug-in."""
     found, broken, taken = [], list(METRICS.usable()[1]), set(RESERVED)
     for metric in _of(Metric):
         if metric.name in METRICS.plugins:
@@ -135,7 +140,7 @@ def component_metrics() -> tuple[list[Metric], list[str]]:
 
 
 def joint_distances_known() -> tuple[list[JointDistance], list[str]]:
-    """Return the joint distances, ours first, and one sentence for each plug-in that cannot be used."""
+    """Return the joint distances, ours first, and a sentence for each unusable plug-in."""
     found, broken = [], []
     for distance in _of(JointDistance):
         if distance.name in METRICS.plugins and distance.line is not None:

@@ -50,7 +50,7 @@ def collapsed(method: Side, reference: Side) -> NDArray[np.bool_]:
 
 
 def fixed(method: Side, reference: Side) -> NDArray[np.bool_]:
-    """Return where both are the same constant (a diagonal that is 1 by definition), `[component]`: they agree and say nothing."""
+    """Return where both are the same constant, `[component]`: they agree and say nothing."""
     where: NDArray[np.bool_] = (method.sd == 0) & (reference.sd == 0) & (moment_errors(method, reference).mean_error == 0)
     return where
 

@@ -1,4 +1,4 @@
-"""What sections are built from: figures, paragraphs and tables as HTML in which every text is escaped, and as Markdown."""
+"""What sections are built from: figures, paragraphs and tables, as HTML and as Markdown."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def pictures_of(report: EntryReport, section: str, figures: Iterable[Any]) -> li
 
 @functools.cache
 def environment() -> Any:
-    """Return the templates of the page, which lie beside the code; everything that is no markup is escaped."""
+    """Return the templates, which lie beside the code; what is no markup is escaped."""
     import jinja2
 
     made = jinja2.Environment(

@@ -25,9 +25,10 @@ __all__ = ["html"]
 
 
 def html(run: ReportInput, jobs: int = 1, say: Callable[[str], None] = warn) -> str:
-    """Render the page from `template.html.jinja` and `style.css`, which lie beside this file; pictures are drawn by `jobs` workers.
+    """Render the page from `template.html.jinja` and `style.css`, which lie beside this file.
 
-    A section that fails is one sentence in its place; `say` hears of it.
+    Pictures are drawn by `jobs` workers. A section that fails is one sentence in its place;
+    `say` hears of it.
     """
     methods = columns(run)
     marks = theme.marks(methods)

@@ -1,4 +1,4 @@
-"""What a section of an entry's report says of itself: one frozen record, and the sections by name."""
+"""What a section of a report says of itself: one frozen record, and the sections by name."""
 
 from __future__ import annotations
 
@@ -26,15 +26,19 @@ GROUP = "posterior_zoo.sections"  # entry points: `my_section = "my_package.my_m
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSection:
-    """A part of what a report shows of one entry. A file in `benchmarks/report/sections/` or `panels/`, or a plug-in, has one.
+    """A part of what a report shows of one entry.
+
+    A file in `benchmarks/report/sections/` or `panels/`, or a plug-in, registers itself by one.
 
     Attributes:
         name: what it is called; the stem of its file.
         about: what it shows, in one line.
-        order: where it stands; sections of ours have 10, 20, ... (`docs/add_a_report_section.md` lists them).
-        html: `view -> Markup`, None where there is nothing to show. Text that is no `Markup` is escaped; no script runs and
-            nothing is fetched. `view.report` is the entry's report, `benchmarks.report.blocks` has figures and tables.
-        markdown: `report -> text` in Markdown, None where there is nothing to show; others' text goes through `escape`.
+        order: where it stands; ours have 10, 20, ... (`docs/add_a_report_section.md`).
+        html: `view -> Markup`, None where there is nothing to show. Text that is no `Markup` is
+            escaped; no script runs and nothing is fetched. `view.report` is the entry's report,
+            `benchmarks.report.blocks` has figures and tables.
+        markdown: `report -> text` in Markdown, None where there is nothing to show; text of
+            others goes through `escape`.
         entries: names of the entries it is for; empty for all.
         tags: words of the card, all of which an entry must have.
 

@@ -98,7 +98,7 @@ def score_table(view: View) -> dict[str, Any]:
 
 
 def metric_text(metric: Metric, score: Score) -> str:
-    """Write the values of one metric: with their errors where it has any, else two digits, or as a percentage."""
+    """Write the values of one metric: with their errors, else two digits, or as a percentage."""
     held = {c: score.extra.get(c, getattr(score, c, float("nan"))) for c in metric.columns}
     texts = []
     for name in metric.values:

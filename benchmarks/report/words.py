@@ -85,7 +85,7 @@ def definition(name: str) -> Definition:
 
 
 def columns_of(scores: Iterable[Score]) -> list[Metric]:
-    """Return the metrics a table of scores shows: ours, then what else the scores hold, installed here or not."""
+    """Return the metrics a table shows: ours, then what else the scores hold, known or not."""
     extra = dict.fromkeys(name for score in scores for name in score.extra)
     found = [m for m in component_metrics()[0] if m.name not in METRICS.plugins or set(m.columns) <= set(extra)]
     left = [c for c in extra if not any(c in m.columns for m in found)]
@@ -107,7 +107,7 @@ def distance_key(name: str) -> str:
 
 
 def glossary(comparisons: Iterable[Comparison] = ()) -> list[tuple[str, Definition]]:
-    """Return every term with its definition, those of metrics of installed packages where a comparison has them."""
+    """Return every term with its definition, those of plug-ins where a comparison has them."""
     rows = list(comparisons)
     metrics = [m.name for m in columns_of(s for c in rows for s in c.scores)]
     joint = [key for c in rows for d in c.distances if (key := distance_key(d.name)) not in COLUMNS]

@@ -276,7 +276,7 @@ def _compared(content: dict[str, Any], reference: Reference | None, strict: bool
 
 
 def _code() -> str:
-    """Name the code that compares: ours, and where there are any the metrics of installed packages."""
+    """Name the code that compares: ours, and the metrics of installed packages."""
     outside = METRICS.plugins_digest()[:16]
     return code_digest("compare")[:16] + (f"-{outside}" if outside else "")
 

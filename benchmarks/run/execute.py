@@ -218,7 +218,7 @@ def _run_wave(
 
 
 def write_pages(run: RunDir, result: RunResult, jobs: int = 1, events: Events | None = None) -> None:
-    """Write `results.csv`, `report.html` and `report.md`; `events` hear once of what a page could not show."""
+    """Write `results.csv`, `report.html` and `report.md`; `events` hear of what failed there."""
     from benchmarks.report import render_html, render_markdown
 
     warn = functools.cache((events or Events()).warn)

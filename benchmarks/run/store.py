@@ -292,8 +292,8 @@ def results_frame(path: str | Path) -> pd.DataFrame:
         path: a run directory; an unfinished run gives the cells that are there.
 
     Returns:
-        columns `entry method seed status verdict quantity index label mean_error ...` (errors in reference sds), those of
-        metrics of installed packages last.
+        columns `entry method seed status verdict quantity index label mean_error ...` (errors in
+        reference sds), those of metrics of installed packages last.
     """
     import pandas as pd
 
@@ -303,7 +303,7 @@ def results_frame(path: str | Path) -> pd.DataFrame:
 
 
 def score_columns(cells: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """Return the columns of a table of scores: those of every run, then those that metrics of installed packages added."""
+    """Return the columns of a table of scores: those of every run, then those of plug-ins."""
     from benchmarks.metrics.metric import own_columns
 
     extra = dict.fromkeys(name for cell in cells for score in cell["scores"] for name in score.get("extra", ()))

@@ -1,4 +1,4 @@
-"""What a check says of itself: one frozen record per check, used by the contract of all three rooms and by the audit."""
+"""What a check says of itself: one frozen record, for the contract of all rooms and the audit."""
 
 from __future__ import annotations
 
@@ -50,12 +50,14 @@ class Rule(Generic[S]):
     Attributes:
         name: what tables call it.
         why: what goes wrong for users of what fails it, or what it would have caught.
-        body: `subject -> sentence` raises `Failed` or `Skipped`; the first line of its docstring says what it looks at.
-        tier: when it runs: `entry`, cheap enough (a run of the program at most) to run wherever a program enters; `check`, by
-            `zoo check`, a second or so each; `audit`, by `zoo check --bounds`, which may take minutes.
+        body: `subject -> sentence` raises `Failed` or `Skipped`; the first line of its docstring
+            says what it looks at.
+        tier: when it runs: `entry`, cheap enough (a run of the program at most) to run wherever a
+            program enters; `check`, by `zoo check`, a second or so each; `audit`, by
+            `zoo check --bounds`, which may take minutes.
 
     Raises:
-        UsageError: a name that is no identifier, a rule that does not say why or what, or an unknown tier.
+        UsageError: a name that is no identifier, a rule that says not why or what, or a tier.
     """
 
     name: str

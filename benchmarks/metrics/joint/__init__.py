@@ -1,1 +1,1 @@
-"""Distances between all judged components jointly, one file each; `benchmarks.metrics.metric` finds them."""
+"""Distances between all judged components jointly, one file each."""

@@ -1,4 +1,4 @@
-"""C2ST: how often a classifier tells draws of the method from the reference's, margins standardized."""
+"""C2ST: how often a classifier tells the method's draws from the reference's, same margins."""
 
 from __future__ import annotations
 

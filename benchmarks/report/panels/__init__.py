@@ -1,4 +1,4 @@
-"""Extra figures of kinds of entries: sections for those whose cards have certain tags and bring no `panel` of their own."""
+"""Extra figures of kinds of entries: sections for cards with certain tags and no own `panel`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TITLE = "More from this entry"
 
 
 def panel(figures: Callable[[EntryReport], list[tuple[Any, str]]]) -> Callable[[View], Markup | None]:
-    """Return the `html` of a section that shows figures with captions, nothing where the card brings a panel of its own."""
+    """Return the `html` of a section of figures, empty where the card has its own panel."""
 
     def html(view: View) -> Markup | None:
         if view.report.entry.panel is not None:

@@ -1,4 +1,4 @@
-"""The verdicts with their reasons: what was found about each method, and the checks that tell something new."""
+"""The verdicts with their reasons: what was found, and the checks that tell something new."""
 
 from __future__ import annotations
 

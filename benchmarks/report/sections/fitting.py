@@ -1,4 +1,4 @@
-"""How the guides were fitted: losses with the stopping point, importance weights and what reweighting changes."""
+"""How the guides were fitted: losses, importance weights and what reweighting changes."""
 
 from __future__ import annotations
 
