@@ -13,14 +13,9 @@ assert result.status == "ok", result.sentence
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING
 
-from zoo.errors import ZooError
+from zoo.contract.check import Check, Rule, rules
 from zoo.types import ModelEntry
-
-if TYPE_CHECKING:
-    from zoo.contract import Check, CheckResult
 
 __all__ = ["checks"]
 
@@ -37,29 +32,30 @@ def checks(entry: ModelEntry, *, families: Sequence[str] | None = None) -> list[
     """
     import guides.contract
     import zoo.contract
-    from zoo.contract import Check
 
     chosen = (*entry.families, *(g for g in entry.own_guides if g not in entry.families)) if families is None else families
-    found = [*zoo.contract.checks(entry), Check(name="nuts_runs", run=partial(_nuts_runs, entry))]
+    found = [*zoo.contract.checks(entry), *(rule.on(entry) for rule in CHECKS.values())]
     for family in chosen:
         found += guides.contract.checks(entry, family)
     return found
 
 
-def _nuts_runs(entry: ModelEntry) -> CheckResult:
-    """Run one short chain: a start is found, no step fails, and every draw lies in the support of its site."""
+def nuts_runs(entry: ModelEntry) -> str:
+    """One short chain: a start is found, no step fails, and every draw is finite."""
     import torch
 
     from benchmarks.mcmc.nuts import run_nuts
-    from zoo.contract import CheckResult
+    from zoo.contract.subject import Failed, Skipped
 
     if entry.learns:
-        return CheckResult(status="skipped", sentence="the program's weights are trained first; NUTS then takes the fit")
-    try:
-        posterior = run_nuts(entry, seed=1, chains=1, tune=60, draws=20, min_ess=0, in_process=True)
-    except ZooError as error:
-        return CheckResult(status="failed", sentence=str(error))
+        raise Skipped("the program's weights are trained first; NUTS then takes the fit")
+    posterior = run_nuts(entry, seed=1, chains=1, tune=60, draws=20, min_ess=0, in_process=True)
     bad = [name for name, value in posterior.draws.items() if not bool(torch.isfinite(value).all())]
     if bad:
-        return CheckResult(status="failed", sentence=f"draws of {', '.join(bad)} are not finite; check priors and transforms")
-    return CheckResult(status="ok", sentence="a short chain starts, moves and stays finite")
+        raise Failed(f"draws of {', '.join(bad)} are not finite; check priors and transforms")
+    return "a short chain starts, moves and stays finite"
+
+
+CHECKS = rules(
+    Rule(name="nuts_runs", why="A reference, and the row every guide is held against, need chains that start and move.", body=nuts_runs),
+)

@@ -8,6 +8,7 @@ from math import log
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.thresholds import LOG_SD, MEAN
+from benchmarks.verdicts import VerdictWord
 from zoo.types import Posterior, Reference
 
 if TYPE_CHECKING:
@@ -26,13 +27,8 @@ __all__ = [
     "Reason",
     "Score",
     "Trust",
-    "Verdict",
 ]
 
-Verdict = Literal[
-    "agrees", "shifted", "too_narrow", "too_wide", "wrong_shape", "inconclusive",
-    "reference_unusable", "no_reference", "fit_failed",
-]  # fmt: skip
 CellStatus = Literal["ok", "not_converged", "nan", "init_failed", "unusable", "timeout", "killed", "error"]
 
 
@@ -47,7 +43,9 @@ class Score:
     `aligned50` and `aligned90` are the coverages after the method's draws were given the reference's mean and sd: what
     is wrong with the shape alone. `tail_se` is the part of the standard error of log sd_ratio that tails heavier than
     normal add. `reference_mean` and `reference_sd` are in the quantity's own unit. `draws_needed` and
-    `reference_draws_needed` are how many (effective) draws each side needs before agreement can be claimed.
+    `reference_draws_needed` are how many (effective) draws each side needs before agreement can
+    be claimed. `extra` holds the columns of metrics that installed packages add; files leave it
+    out where it is empty.
     """
 
     quantity: str
@@ -73,6 +71,7 @@ class Score:
     reference_sd: float = 1.0
     draws_needed: int = 0
     reference_draws_needed: int = 0
+    extra: Mapping[str, float] = field(default_factory=dict, metadata={"open": True})
 
     @property
     def log_sd_ratio(self) -> float:
@@ -139,7 +138,7 @@ class Mcmc:
 class Reason:
     """One finding behind a verdict: which, where, by how much over its threshold (excess), and a sentence."""
 
-    verdict: Verdict
+    verdict: VerdictWord
     label: str
     excess: float
     sentence: str
@@ -183,7 +182,7 @@ class Comparison:
     reference: Reference
     scores: tuple[Score, ...]
     distances: tuple[Distance, ...]
-    verdict: Verdict
+    verdict: VerdictWord
     reasons: tuple[Reason, ...]
     sentence: str
     fit: Fit | None = None

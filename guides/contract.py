@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import pyro
@@ -21,17 +21,14 @@ from guides.objectives.flat import FlatObjective
 from guides.registry import FAMILIES, check_family, family_of
 from guides.session import session
 from guides.types import Fit
+from zoo.contract.check import Check, Rule, rules
+from zoo.contract.subject import Failed, Skipped
 from zoo.density.log_density import LogDensity
-from zoo.errors import ZooError
 from zoo.types import Data, ModelEntry
-
-if TYPE_CHECKING:
-    from zoo.contract import Check
 
 __all__ = ["checks", "gradient_norms"]
 
 SHORT: dict[str, Any] = {"steps": 60, "patience": 10, "anneal": 20}
-Outcome = tuple[Literal["ok", "failed", "skipped"], str]
 
 
 def checks(entry: ModelEntry, family: str) -> list[Check]:
@@ -40,35 +37,36 @@ def checks(entry: ModelEntry, family: str) -> list[Check]:
     Raises:
         UnknownNameError: no such family.
     """
-    from zoo.contract import Check, CheckResult
-
     check_family(family, entry)
-    shared: dict[str, Fit] = {}
+    subject = GuideSubject(entry, family)
+    return [rule.on(subject, prefix=f"guide.{family}.") for rule in CHECKS.values()]
 
-    def short() -> Fit:
-        if "fit" not in shared:
-            shared["fit"] = fit(entry, family, seed=1, data=_data(entry), **_short(family))
-        return shared["fit"]
 
-    def guarded(run: Callable[[Callable[[], Fit]], Outcome]) -> Callable[[], Any]:
-        def result() -> Any:
-            try:
-                status, sentence = run(short)
-            except ZooError as error:
-                status, sentence = "failed", str(error)
-            return CheckResult(status=status, sentence=sentence)
+class GuideSubject:
+    """A family on an entry under examination."""
 
-        return result
+    def __init__(self, entry: ModelEntry, family: str) -> None:
+        self.entry, self.family = entry, family
+        self.left: list[str] = []
 
-    named: dict[str, Callable[[Callable[[], Fit]], Outcome]] = {
-        "covers_sites": _covers_sites,
-        "gradients_reach_parameters": lambda short: _gradients(entry, family),
-        "same_seed_same_result": lambda short: _repeats(short, entry, family),
-        "log_weights_exact": _log_weights,
-        "saves_and_loads": _saves,
-        "store_stays_empty": _store,
-    }
-    return [Check(name=f"guide.{family}.{name}", run=guarded(run)) for name, run in named.items()]
+    @functools.cached_property
+    def short(self) -> Fit:
+        """One short fit, made by the first check that needs it."""
+        return self.fit()
+
+    @property
+    def usable(self) -> Fit:
+        """The short fit; checks that need a guide are skipped where it gave none."""
+        if not self.short.ok:
+            raise Skipped(f"no usable guide: {self.short.stop.sentence}")
+        return self.short
+
+    def fit(self) -> Fit:
+        """Fit anew with the same seed, and note what that leaves in Pyro's parameter store."""
+        before = set(pyro.get_param_store().keys())
+        made = fit(self.entry, self.family, seed=1, data=_data(self.entry), **_short(self.family))
+        self.left += sorted(set(pyro.get_param_store().keys()) - before)
+        return made
 
 
 def _short(family: str) -> dict[str, Any]:
@@ -81,29 +79,23 @@ def _data(entry: ModelEntry) -> Data:
     return data if entry.judged is None else entry.judged(data)
 
 
-def _unusable(result: Fit) -> Outcome | None:
-    return None if result.ok else ("skipped", f"no usable guide: {result.stop.sentence}")
-
-
-def _covers_sites(short: Callable[[], Fit]) -> Outcome:
+def covers_sites(subject: GuideSubject) -> str:
     """Draws hold exactly the continuous latent sites, finite, with their shapes and inside their supports."""
-    result = short()
-    if bad := _unusable(result):
-        return bad
+    result = subject.usable
     with session(result.entry.dtype):
         density = density_of(result)
         trace = density.trace(density.constrain(torch.zeros(density.dim, dtype=density.dtype)), result.data.train)
     draws = draw(result, 20, seed=2).draws
     if set(draws) != {s.name for s in density.sites}:
-        return "failed", f"the guide draws {sorted(draws)}, the program has {sorted(s.name for s in density.sites)}"
+        raise Failed(f"the guide draws {sorted(draws)}, the program has {sorted(s.name for s in density.sites)}")
     for s in density.sites:
         value = draws[s.name]
         if value.shape != (20, *s.shape) or not bool(torch.isfinite(value).all()):
-            return "failed", f"draws of {s.name!r} have shape {tuple(value.shape)} or are not finite; expected (20, {tuple(s.shape)})"
+            raise Failed(f"draws of {s.name!r} have shape {tuple(value.shape)} or are not finite; expected (20, {tuple(s.shape)})")
         support = trace.nodes[s.name]["fn"].support
         if not all(bool(support.check(v).all()) for v in value):
-            return "failed", f"draws of {s.name!r} leave the support {support}"
-    return "ok", f"draws cover the {len(density.sites)} latent sites inside their supports"
+            raise Failed(f"draws of {s.name!r} leave the support {support}")
+    return f"draws cover the {len(density.sites)} latent sites inside their supports"
 
 
 def gradient_norms(entry: ModelEntry, family: str) -> dict[str, float] | None:
@@ -140,41 +132,43 @@ def gradient_norms(entry: ModelEntry, family: str) -> dict[str, float] | None:
     return {n: 0.0 if g is None else float(g.norm()) for n, g in zip(named, gradients, strict=True)}
 
 
-def _gradients(entry: ModelEntry, family: str) -> Outcome:
-    norms = gradient_norms(entry, family)
+def gradients_reach_parameters(subject: GuideSubject) -> str:
+    """A gradient reaches every trainable parameter."""
+    norms = gradient_norms(subject.entry, subject.family)
     if norms is None:
-        return "skipped", "the family has no gradient-trained parameters"
+        raise Skipped("the family has no gradient-trained parameters")
     dead = [name for name, norm in norms.items() if not norm > 0]
     if dead:
-        return "failed", f"no gradient reaches {', '.join(dead)}; those values would never be trained"
-    return "ok", f"gradients reach all {len(norms)} parameters"
+        raise Failed(f"no gradient reaches {', '.join(dead)}; those values would never be trained")
+    return f"gradients reach all {len(norms)} parameters"
 
 
-def _repeats(short: Callable[[], Fit], entry: ModelEntry, family: str) -> Outcome:
-    first, second = short(), fit(entry, family, seed=1, data=_data(entry), **_short(family))
+def same_seed_same_result(subject: GuideSubject) -> str:
+    """Two fits and two sets of draws with one seed are equal."""
+    first, second = subject.short, subject.fit()
     if not np.array_equal(first.losses, second.losses):
-        return "failed", "two fits with one seed have different losses"
+        raise Failed("two fits with one seed have different losses")
     if not first.ok:
-        return "ok", f"the same stop twice ({first.stop.status})"
+        return f"the same stop twice ({first.stop.status})"
     a, b = draw(first, 50, seed=3).unconstrained, draw(second, 50, seed=3).unconstrained
     assert a is not None
     assert b is not None
-    return ("ok", "the same losses and draws twice") if torch.equal(a, b) else ("failed", "two draws with one seed differ")
+    if not torch.equal(a, b):
+        raise Failed("two draws with one seed differ")
+    return "the same losses and draws twice"
 
 
-def _log_weights(short: Callable[[], Fit]) -> Outcome:
-    """Compare log p - log q with Pyro's own traces on the constrained scale, a few draws."""
-    result = short()
-    if bad := _unusable(result):
-        return bad
+def log_weights_exact(subject: GuideSubject) -> str:
+    """Log weights equal log p - log q of Pyro's own traces on the constrained scale."""
+    result = subject.usable
     if result.points:
-        return "skipped", f"the guide is a point in {', '.join(result.points)}, which has no log weights"
+        raise Skipped(f"the guide is a point in {', '.join(result.points)}, which has no log weights")
     with session(result.entry.dtype):
         density = density_of(result)
         if density.discrete:
-            return "skipped", "Pyro's plain trace does not sum out the discrete sites"
+            raise Skipped("Pyro's plain trace does not sum out the discrete sites")
         if isinstance(result.guide, FlatGuide):
-            return "skipped", "the guide is defined on the flat vector only"
+            raise Skipped("the guide is defined on the flat vector only")
         worst = 0.0
         posterior = draw(result, 3, seed=4)
         for i in range(3):
@@ -188,14 +182,13 @@ def _log_weights(short: Callable[[], Fit]) -> Outcome:
             assert posterior.log_weights is not None
             worst = max(worst, abs(float(posterior.log_weights[i]) - expected) / (1 + abs(expected)))
     if worst > 1e-6:
-        return "failed", f"log weights differ from Pyro's traces by {worst:.2g} relative"
-    return "ok", "log weights equal log p - log q of Pyro's traces"
+        raise Failed(f"log weights differ from Pyro's traces by {worst:.2g} relative")
+    return "log weights equal log p - log q of Pyro's traces"
 
 
-def _saves(short: Callable[[], Fit]) -> Outcome:
-    result = short()
-    if bad := _unusable(result):
-        return bad
+def saves_and_loads(subject: GuideSubject) -> str:
+    """Draws and log weights survive the file of a fit."""
+    result = subject.usable
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "guide.pt"
         save(result, path)
@@ -206,13 +199,48 @@ def _saves(short: Callable[[], Fit]) -> Outcome:
     same = torch.equal(a.unconstrained, b.unconstrained) and result.points == again.points
     if a.log_weights is not None and b.log_weights is not None:
         same = same and torch.allclose(a.log_weights, b.log_weights, rtol=1e-10, atol=1e-10)
-    return ("ok", "draws and log weights survive the file") if same else ("failed", "a loaded fit draws otherwise than the saved one")
+    if not same:
+        raise Failed("a loaded fit draws otherwise than the saved one")
+    return "draws and log weights survive the file"
 
 
-def _store(short: Callable[[], Fit]) -> Outcome:
-    before = set(pyro.get_param_store().keys())
-    short()
-    left = sorted(set(pyro.get_param_store().keys()) - before)
-    return (
-        ("failed", f"the fit left {left[0]!r} in the global parameter store") if left else ("ok", "the global parameter store is untouched")
-    )
+def store_stays_empty(subject: GuideSubject) -> str:
+    """A fit leaves nothing in Pyro's global parameter store."""
+    _ = subject.short  # the fit is made by now
+    if subject.left:
+        raise Failed(f"the fit left {subject.left[0]!r} in the global parameter store")
+    return "the global parameter store is untouched"
+
+
+CHECKS = rules(
+    Rule(
+        name="covers_sites",
+        why="A site the guide leaves out is drawn from its prior, and only a warning says so.",
+        body=covers_sites,
+    ),
+    Rule(
+        name="gradients_reach_parameters",
+        why="A parameter without gradient is silently never trained.",
+        body=gradients_reach_parameters,
+    ),
+    Rule(
+        name="same_seed_same_result",
+        why="A result that its seed does not give again can neither be checked nor resumed.",
+        body=same_seed_same_result,
+    ),
+    Rule(
+        name="log_weights_exact",
+        why="The ELBO, k-hat and every repaired answer are made of the log weights.",
+        body=log_weights_exact,
+    ),
+    Rule(
+        name="saves_and_loads",
+        why="Reports, audits and later sessions read the guide from its file.",
+        body=saves_and_loads,
+    ),
+    Rule(
+        name="store_stays_empty",
+        why="What one fit leaves behind is found, and trained, by the next.",
+        body=store_stays_empty,
+    ),
+)

@@ -19,7 +19,8 @@ ORDER = {
     "zoo": "contract models truth registry user_models density compiler datasets distributions references "
     "quantities types ground_truth storage seeds errors",
     "guides": "contract fitting fit_file draws optimize objectives registry families base session types",
-    "benchmarks": "cli contract studies speed audit run report comparison reference mcmc metrics arviz_bridge workers types thresholds",
+    "benchmarks": "cli contract studies speed audit run report comparison reference mcmc metrics arviz_bridge workers types "
+    "verdicts thresholds members",
 }
 
 

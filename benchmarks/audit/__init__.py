@@ -12,10 +12,11 @@ guide and implementation: pass `log_evidence` where the evidence is known, and `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from zoo.contract import Check, CheckResult, run
+from zoo.contract import Check, CheckResult
 from zoo.types import ModelEntry
 
 if TYPE_CHECKING:
@@ -56,32 +57,31 @@ def checks(
     for family in chosen:
         check_family(family, entry)
     audited = Audited(entry, log_evidence=log_evidence, route=route, reported=reported or Reported())
-    found = [_check(f"bounds.{name}", why, body, audited) for name, (why, body) in program_checks.CHECKS.items()]
+    found = [rule.on(audited, prefix="bounds.", within=_quiet(entry)) for rule in program_checks.CHECKS.values()]
     for family in chosen:
         guide = GuideSubject(audited, family)
-        tables = (guide_checks.CHECKS, evidence_checks.CHECKS)
-        found += [_check(f"bounds.{family}.{name}", why, body, guide) for table in tables for name, (why, body) in table.items()]
+        rules = (*guide_checks.CHECKS.values(), *evidence_checks.CHECKS.values())
+        found += [rule.on(guide, prefix=f"bounds.{family}.", within=_quiet(entry)) for rule in rules]
     return found
 
 
-def _check(name: str, why: str, body: Callable[[Any], str], subject: Any) -> Check:
-    import pyro
+def _quiet(entry: ModelEntry) -> Callable[[], ExitStack]:
+    """Return what checks run inside of: the entry's dtype, without Pyro's own validation.
 
-    from guides.session import session
-    from zoo.contract.subject import Failed, Skipped
+    That would stop at the first fault.
+    """
 
-    entry = getattr(subject, "audited", subject).entry
+    def within() -> ExitStack:
+        import pyro
 
-    def result() -> CheckResult:
-        try:
-            with session(entry.dtype), pyro.validation_enabled(False):
-                return CheckResult(status="ok", sentence=body(subject))
-        except Skipped as reason:
-            return CheckResult(status="skipped", sentence=str(reason))
-        except Failed as reason:
-            return CheckResult(status="failed", sentence=str(reason))
+        from guides.session import session
 
-    return Check(name=name, why=why, run=lambda: run(Check(name=name, run=result)))
+        stack = ExitStack()
+        stack.enter_context(session(entry.dtype))
+        stack.enter_context(pyro.validation_enabled(False))
+        return stack
+
+    return within
 
 
 def audit(

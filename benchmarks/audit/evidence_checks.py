@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 
 from benchmarks.arviz_bridge import pareto_k
 from benchmarks.audit.quadrature import LARGEST_DIM, QuadratureError, moments_of, whitened_grid
 from benchmarks.audit.subject import GuideSubject, limit
+from zoo.contract.check import Rule, rules
 from zoo.contract.subject import Failed, Skipped
 
 __all__ = ["CHECKS"]
@@ -129,9 +129,29 @@ def bound_converges(guide: GuideSubject) -> str:
     return f"With {len(log_w)} samples the bound is off by {gap:+.2g} nats, its error {se:.1g}."
 
 
-CHECKS: dict[str, tuple[str, Callable[[GuideSubject], str]]] = {
-    "elbo_below_evidence": ("A bound above the evidence: scikit-learn's BayesianGaussianMixture lacks terms (#8823).", elbo_below_evidence),
-    "gap_is_kl": ("A KL that is averaged twice or loses a factor (VGAE, PyG PR 1368) leaves a bound that looks plausible.", gap_is_kl),
-    "sampled_bounds": ("pythae's VAMP likelihood: a misplaced parenthesis; a log mean without its 1 / k.", sampled_bounds),
-    "bound_converges": ("tomotopy: three ways to a likelihood with three results (#147, #156).", bound_converges),
-}
+CHECKS = rules(
+    Rule(
+        name="elbo_below_evidence",
+        why="A bound above the evidence: scikit-learn's BayesianGaussianMixture lacks terms (#8823).",
+        body=elbo_below_evidence,
+        tier="audit",
+    ),
+    Rule(
+        name="gap_is_kl",
+        why="A KL that is averaged twice or loses a factor (VGAE, PyG PR 1368) leaves a bound that looks plausible.",
+        body=gap_is_kl,
+        tier="audit",
+    ),
+    Rule(
+        name="sampled_bounds",
+        why="pythae's VAMP likelihood: a misplaced parenthesis; a log mean without its 1 / k.",
+        body=sampled_bounds,
+        tier="audit",
+    ),
+    Rule(
+        name="bound_converges",
+        why="tomotopy: three ways to a likelihood with three results (#147, #156).",
+        body=bound_converges,
+        tier="audit",
+    ),
+)

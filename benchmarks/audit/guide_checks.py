@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 
 from benchmarks.audit.quadrature import LARGEST_DIM, QuadratureError, moments_of, whitened_grid
 from benchmarks.audit.subject import GuideSubject, limit
 from guides.objectives.records import objective_of
+from zoo.contract.check import Rule, rules
 from zoo.contract.subject import Failed, Skipped
 
 __all__ = ["CHECKS"]
@@ -240,22 +240,71 @@ def heldout_value(guide: GuideSubject) -> str:
     return f"The score is the log of the mean likelihood, {right:.4f} nats per row."
 
 
-CHECKS: dict[str, tuple[str, Callable[[GuideSubject], str]]] = {
-    "log_q_normalized": ("A flow or a guide whose log q is not the density of its draws makes every bound wrong.", log_q_normalized),
-    "log_weights": (
-        "A bits-back tutorial used a variance where a standard deviation belongs; only the code length showed it.",
-        log_weights,
+CHECKS = rules(
+    Rule(
+        name="log_q_normalized",
+        why="A flow or a guide whose log q is not the density of its draws makes every bound wrong.",
+        body=log_q_normalized,
+        tier="audit",
     ),
-    "draws_honored": ("pythae's get_nll draws batch_size importance samples whatever n_samples says.", draws_honored),
-    "elbo_reported": ("scvi-tools' get_elbo returned the negative ELBO, documented as higher is better (PR 3373).", elbo_reported),
-    "objective_is_minus_elbo": (
-        "KL times batch / dataset (PyTorch-VAE), divided by 784 (PyTorch's example), averaged twice (VGAE): beta-VAEs sold as VAEs.",
-        objective_is_minus_elbo,
+    Rule(
+        name="log_weights",
+        why="A bits-back tutorial used a variance where a standard deviation belongs; only the code length showed it.",
+        body=log_weights,
+        tier="audit",
     ),
-    "losses_end_at_minus_elbo": ("Pyro's Trace_ELBO.loss says ELBO and returns minus it.", losses_end_at_minus_elbo),
-    "annealing_ends_at_one": ("scvi-tools: a KL warm-up longer than training (#1569).", annealing_ends_at_one),
-    "minibatches_average": ("A KL or likelihood scaled by the wrong number of units (PyTorch-VAE, VGAE).", minibatches_average),
-    "order_of_data": ("Local values paired with other rows.", order_of_data),
-    "heldout_splits": ("scikit-learn's LDA perplexity depends on the size of the evaluation set (#20032).", heldout_splits),
-    "heldout_value": ("gensim's log_perplexity is a bound per word, not a score (#701, #951).", heldout_value),
-}
+    Rule(
+        name="draws_honored",
+        why="pythae's get_nll draws batch_size importance samples whatever n_samples says.",
+        body=draws_honored,
+        tier="audit",
+    ),
+    Rule(
+        name="elbo_reported",
+        why="scvi-tools' get_elbo returned the negative ELBO, documented as higher is better (PR 3373).",
+        body=elbo_reported,
+        tier="audit",
+    ),
+    Rule(
+        name="objective_is_minus_elbo",
+        why="KL times batch / dataset (PyTorch-VAE), divided by 784 (PyTorch's example), averaged twice (VGAE): beta-VAEs sold as VAEs.",
+        body=objective_is_minus_elbo,
+        tier="audit",
+    ),
+    Rule(
+        name="losses_end_at_minus_elbo",
+        why="Pyro's Trace_ELBO.loss says ELBO and returns minus it.",
+        body=losses_end_at_minus_elbo,
+        tier="audit",
+    ),
+    Rule(
+        name="annealing_ends_at_one",
+        why="scvi-tools: a KL warm-up longer than training (#1569).",
+        body=annealing_ends_at_one,
+        tier="audit",
+    ),
+    Rule(
+        name="minibatches_average",
+        why="A KL or likelihood scaled by the wrong number of units (PyTorch-VAE, VGAE).",
+        body=minibatches_average,
+        tier="audit",
+    ),
+    Rule(
+        name="order_of_data",
+        why="Local values paired with other rows.",
+        body=order_of_data,
+        tier="audit",
+    ),
+    Rule(
+        name="heldout_splits",
+        why="scikit-learn's LDA perplexity depends on the size of the evaluation set (#20032).",
+        body=heldout_splits,
+        tier="audit",
+    ),
+    Rule(
+        name="heldout_value",
+        why="gensim's log_perplexity is a bound per word, not a score (#701, #951).",
+        body=heldout_value,
+        tier="audit",
+    ),
+)

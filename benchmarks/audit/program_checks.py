@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from benchmarks.audit.quadrature import LARGEST_DIM
 from benchmarks.audit.sites import auto_jacobian, integral, log_joint, run_at
 from benchmarks.audit.subject import Audited
+from zoo.contract.check import Rule, rules
 from zoo.contract.subject import Failed, Skipped, base
 from zoo.density.log_density import trace_program
 from zoo.density.sites import samples
@@ -185,17 +185,47 @@ def data_order(audited: Audited) -> str:
     return "Reordering the units with their index changes nothing."
 
 
-CHECKS: dict[str, tuple[str, Callable[[Audited], str]]] = {
-    "observed_in_support": (
-        "Grey pixels scored by a Bernoulli: Pyro's and PyTorch's VAE examples, lightning-bolts, mfcvae, pythae.", observed_in_support,
+CHECKS = rules(
+    Rule(
+        name="observed_in_support",
+        why="Grey pixels scored by a Bernoulli: Pyro's and PyTorch's VAE examples, lightning-bolts, mfcvae, pythae.",
+        body=observed_in_support,
+        tier="audit",
     ),
-    "sites_normalized": ("A likelihood without its constant is no likelihood: reconstruction losses sold as log p(x).", sites_normalized),
-    "jacobians": ("A wrong sign or a missing Jacobian moves the density by an unknown amount.", jacobians),
-    "density_from_sites": (
-        "scikit-learn's BayesianGaussianMixture: the bound lacks terms (#8823, #14419); pythae: a misplaced parenthesis (PR 27).",
-        density_from_sites,
+    Rule(
+        name="sites_normalized",
+        why="A likelihood without its constant is no likelihood: reconstruction losses sold as log p(x).",
+        body=sites_normalized,
+        tier="audit",
     ),
-    "evidence": ("tomotopy: three formulas for one likelihood; PyG: a missing square and factor 2; bits where nats belong.", evidence),
-    "plate_scaling": ("PyTorch-VAE: the KL times batch / dataset; VGAE: averaged over nodes twice.", plate_scaling),
-    "data_order": ("Rows paired with another unit's latent values train towards another posterior.", data_order),
-}  # fmt: skip
+    Rule(
+        name="jacobians",
+        why="A wrong sign or a missing Jacobian moves the density by an unknown amount.",
+        body=jacobians,
+        tier="audit",
+    ),
+    Rule(
+        name="density_from_sites",
+        why="scikit-learn's BayesianGaussianMixture: the bound lacks terms (#8823, #14419); pythae: a misplaced parenthesis (PR 27).",
+        body=density_from_sites,
+        tier="audit",
+    ),
+    Rule(
+        name="evidence",
+        why="tomotopy: three formulas for one likelihood; PyG: a missing square and factor 2; bits where nats belong.",
+        body=evidence,
+        tier="audit",
+    ),
+    Rule(
+        name="plate_scaling",
+        why="PyTorch-VAE: the KL times batch / dataset; VGAE: averaged over nodes twice.",
+        body=plate_scaling,
+        tier="audit",
+    ),
+    Rule(
+        name="data_order",
+        why="Rows paired with another unit's latent values train towards another posterior.",
+        body=data_order,
+        tier="audit",
+    ),
+)

@@ -14,9 +14,9 @@ from benchmarks.comparison.fit_checks import trust_checks
 from benchmarks.comparison.sentences import comparison_sentence
 from benchmarks.comparison.verdict import decide, findings
 from benchmarks.metrics.components import Array, Component, Side, component_names, evaluate, side
-from benchmarks.metrics.coverage import marginals
 from benchmarks.metrics.distances import joint_distances
-from benchmarks.metrics.moments import collapsed, compare_correlations, draws_needed, moment_errors, reference_scale
+from benchmarks.metrics.metric import METRICS, Metric, component_metrics, failure
+from benchmarks.metrics.moments import compare_correlations, draws_needed, fixed, reference_scale
 from benchmarks.reference.coerce import as_reference, broken_chains
 from benchmarks.types import CellStatus, Comparison, Correlations, Distance, Mcmc, Score
 from zoo.errors import UsageError
@@ -75,11 +75,11 @@ def compare(
     correlations: Correlations | None = None
     joint: tuple[Distance, ...] = ()
     if method is not None and other is not None:
-        scores = _scores(components, method, other)
+        scores = _scores(components, method, other, notes)
         correlations = compare_correlations(method, other, components)
         judged = [i for i, c in enumerate(components) if c.judged]
         if judged and (distances == "all" or (distances == "if_needed" and not findings(scores, correlations, ()))):
-            joint = joint_distances(method.take(judged), other.take(judged))
+            joint = joint_distances(method.take(judged), other.take(judged), notes)
             if not joint:
                 notes.append("No joint distance: draws that do not move, too few effective draws, or a reference of one chain.")
     verdict, reasons = decide(
@@ -156,28 +156,48 @@ def _sides(posterior: Posterior, truth: Reference | None, values: dict[str, Arra
     return components, method, side(theirs, truth.posterior.sample_dims == ("sample",), truth.moments)
 
 
-def _scores(components: Sequence[Component], method: Side, reference: Side) -> tuple[Score, ...]:
-    scale = reference_scale(method, reference)
-    moments = moment_errors(method, reference)
-    margin = marginals(method, reference, scale)
+def _scores(components: Sequence[Component], method: Side, reference: Side, notes: list[str]) -> tuple[Score, ...]:
+    """Return one score per component; a plug-in that fails is left out, with a note."""
+    scale, constant = reference_scale(method, reference), fixed(method, reference)
     ours, theirs = draws_needed(method, scale), draws_needed(reference, scale)
-    ratio = np.where(collapsed(method, reference), 0.0, np.exp(moments.log_sd_ratio))
+    known, broken = component_metrics()
+    notes += broken
+    own: dict[str, Array] = {}
+    extra: dict[str, Array] = {}
+    for metric in known:
+        if metric.name not in METRICS.plugins:
+            own.update(metric.compute(method, reference))
+            continue
+        try:
+            extra.update(_columns(metric, method, reference, len(components)))
+        except Exception as error:
+            notes.append(failure("metric", metric.name, error))
     out = []
     for i, c in enumerate(components):
         # Two constants that are equal (a diagonal that is 1 by definition) agree exactly and say nothing.
-        fixed = method.sd[i] == 0 and reference.sd[i] == 0 and moments.mean_error[i] == 0
         out.append(Score(
-            quantity=c.quantity, index=c.index, label=c.label, judged=c.judged and not fixed,
-            mean_error=float(moments.mean_error[i]), mean_error_se=float(moments.mean_error_se[i]),
-            sd_ratio=1.0 if fixed else float(ratio[i]), sd_ratio_se=float(ratio[i] * moments.log_sd_ratio_se[i]),
-            wasserstein=float(margin.wasserstein[i]), q05_error=float(margin.q05[i]), q50_error=float(margin.q50[i]),
-            q95_error=float(margin.q95[i]), coverage50=float(margin.coverage50[i]), coverage90=float(margin.coverage90[i]),
-            coverage50_se=float(margin.coverage50_se[i]), coverage90_se=float(margin.coverage90_se[i]),
-            aligned50=float(margin.aligned50[i]), aligned90=float(margin.aligned90[i]),
+            quantity=c.quantity, index=c.index, label=c.label, judged=c.judged and not constant[i],
+            **{name: float(values[i]) for name, values in own.items()},
             tail_se=float(np.hypot(method.tail_se[i], reference.tail_se[i])), reference_mean=float(reference.mean[i]),
             reference_sd=float(reference.sd[i]), draws_needed=int(ours[i]), reference_draws_needed=int(theirs[i]),
+            extra={name: float(values[i]) for name, values in extra.items()},
         ))  # fmt: skip
     return tuple(out)
+
+
+def _columns(metric: Metric, method: Side, reference: Side, number: int) -> dict[str, Array]:
+    """Return the columns of a plug-in, `[component]` each.
+
+    Raises:
+        UsageError: other columns than its record names, or another number of values.
+    """
+    found = {name: np.asarray(values, dtype=np.float64) for name, values in metric.compute(method, reference).items()}
+    if set(found) != set(metric.columns):
+        raise UsageError(f"it returned the columns {sorted(found)}; its record names {sorted(metric.columns)}")
+    wrong = {name: values.shape for name, values in found.items() if values.shape != (number,)}
+    if wrong:
+        raise UsageError(f"its columns have the shapes {wrong}; expected ({number},), one value per component")
+    return {name: found[name] for name in metric.columns}
 
 
 # -- the method's own state -----------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from benchmarks.comparison.fit_checks import BLIND_SPOT, point_words
 from benchmarks.metrics.numbers import rounded
 from benchmarks.thresholds import LOG_SD, MEAN
-from benchmarks.types import Comparison, Mcmc, Reason, Trust, Verdict
+from benchmarks.types import Comparison, Mcmc, Reason, Trust
+from benchmarks.verdicts import VerdictWord, is_finding, verdict_of
 from guides.registry import FAMILIES
 
 if TYPE_CHECKING:
@@ -17,19 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_sentence", "entry_sentence", "short_finding"]
 
-WORDS: dict[Verdict, str] = {
-    "agrees": "agrees", "shifted": "is shifted", "too_narrow": "is too narrow", "too_wide": "is too wide",
-    "wrong_shape": "has the wrong shape", "inconclusive": "is inconclusive", "reference_unusable": "cannot be judged",
-    "no_reference": "has no reference", "fit_failed": "failed",
-}  # fmt: skip
-MATERIAL = ("shifted", "too_narrow", "too_wide", "wrong_shape")
 BAD = 3.0  # a finding this many times its line: do not use
 EXACT = "use the exact posterior (zoo.truth.grid)"
 
 
 def comparison_sentence(
     method: str,
-    verdict: Verdict,
+    verdict: VerdictWord,
     reasons: Sequence[Reason],
     *,
     kind: str = "",
@@ -48,12 +43,13 @@ def comparison_sentence(
         passed = sum(1 for t in trust if t.passed)
         seen = f"{passed} of {sum(1 for t in trust if t.passed is not None)} trust checks pass"
         return " ".join([f"{method}: {_clause(first)}; {seen}.", *failed[:1], BLIND_SPOT])
-    if verdict in ("reference_unusable", "fit_failed"):
-        return f"{method} {WORDS[verdict]}: {_clause(first)}{tail}."
-    others = len({r.label for r in reasons[1:] if r.verdict in MATERIAL} - {reasons[0].label})
-    more = f" (and {others} more finding{'s' if others > 1 else ''})" if others and verdict in MATERIAL else ""
+    clause = verdict_of(verdict).clause
+    if verdict_of(verdict).kind == "failure":
+        return f"{method} {clause}: {_clause(first)}{tail}."
+    others = len({r.label for r in reasons[1:] if is_finding(r.verdict)} - {reasons[0].label})
+    more = f" (and {others} more finding{'s' if others > 1 else ''})" if others and is_finding(verdict) else ""
     stop = next((f"; {_clause(r.sentence)}" for r in reasons if r.verdict == "fit_failed"), "")
-    return f"{method} {WORDS[verdict]}: {_clause(first)}{more}{stop}{tail}{_next_step(method, verdict, entry, mcmc, kind)}."
+    return f"{method} {clause}: {_clause(first)}{more}{stop}{tail}{_next_step(method, verdict, entry, mcmc, kind)}."
 
 
 def entry_sentence(comparisons: Sequence[Comparison]) -> str:
@@ -80,7 +76,7 @@ def short_finding(comparison: Comparison) -> str:
     """Return the worst component in a few words: `log_tau 0.21x too narrow, mean off by 0.8 sd`."""
     if comparison.verdict == "no_reference" and point_words(comparison.trust):
         return point_words(comparison.trust)
-    if comparison.verdict not in MATERIAL or not comparison.reasons:
+    if not is_finding(comparison.verdict) or not comparison.reasons:
         return _clause(comparison.reasons[0].sentence) if comparison.reasons else ""
     first = comparison.reasons[0]
     score = next((s for s in comparison.scores if s.label == first.label), None)
@@ -99,7 +95,7 @@ def short_finding(comparison: Comparison) -> str:
 
 
 def _to_avoid(c: Comparison) -> bool:
-    return c.verdict in MATERIAL and _severity(c) >= BAD
+    return is_finding(c.verdict) and _severity(c) >= BAD
 
 
 def _is_the_reference(c: Comparison) -> bool:
@@ -113,7 +109,7 @@ def _found(c: Comparison) -> str:
 
 def _part(c: Comparison) -> str:
     found = _found(c)
-    return f"{c.method} {WORDS[c.verdict]}" + (f" ({found})" if found else "")
+    return f"{c.method} {verdict_of(c.verdict).clause}" + (f" ({found})" if found else "")
 
 
 def _brief(sentence: str) -> str:
@@ -129,12 +125,12 @@ def _brief(sentence: str) -> str:
 def _severity(c: Comparison) -> float:
     if c.verdict == "fit_failed":
         return 1e6
-    return max((r.excess for r in c.reasons if r.verdict in MATERIAL), default=0.0) if c.verdict in MATERIAL else 0.0
+    return max((r.excess for r in c.reasons if is_finding(r.verdict)), default=0.0) if is_finding(c.verdict) else 0.0
 
 
 def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
     """Name the next step: another form of the model, a family that agrees, or NUTS."""
-    troubled = [c for c in ranked if c.verdict in MATERIAL or c.verdict == "fit_failed" or (c.mcmc is not None and c.mcmc.divergences)]
+    troubled = [c for c in ranked if is_finding(c.verdict) or c.verdict == "fit_failed" or (c.mcmc is not None and c.mcmc.divergences)]
     if not troubled:
         return ""
     if entry.reference_of is not None:
@@ -150,8 +146,8 @@ def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
     return ": use nuts" if clean else ": use nuts, with smaller steps until no draw diverges"
 
 
-def _next_step(method: str, verdict: Verdict, entry: ModelEntry | None, mcmc: Mcmc | None, kind: str) -> str:
-    if verdict not in MATERIAL or entry is None:
+def _next_step(method: str, verdict: VerdictWord, entry: ModelEntry | None, mcmc: Mcmc | None, kind: str) -> str:
+    if not is_finding(verdict) or entry is None:
         return ""
     if entry.reference_of is not None:
         return f"; try {entry.reference_of} (same posterior, another form)"

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from benchmarks.metrics.numbers import rounded, value_with_error
 from benchmarks.thresholds import AGREE, COVERAGE50, COVERAGE90, LOG_SD, MEAN, SIGMAS, multiplier
-from benchmarks.types import Correlations, Distance, Reason, Score, Verdict
+from benchmarks.types import Correlations, Distance, Reason, Score
+from benchmarks.verdicts import VerdictWord, verdict_of
 
 __all__ = ["decide", "findings"]
 
@@ -30,7 +31,7 @@ def decide(
     missing: str | None = None,
     failure: str | None = None,
     unconverged: str | None = None,
-) -> tuple[Verdict, tuple[Reason, ...]]:
+) -> tuple[VerdictWord, tuple[Reason, ...]]:
     """Return the verdict and its reasons, the one that names it first.
 
     Args:
@@ -42,7 +43,7 @@ def decide(
         failure: why the method has no usable draws.
         unconverged: the fit ended before it converged; it can then show an error but never earn agreement.
     """
-    early: tuple[tuple[str | None, Verdict], ...] = (
+    early: tuple[tuple[str | None, VerdictWord], ...] = (
         (failure, "fit_failed"), (unusable, "reference_unusable"), (missing, "no_reference"),
     )  # fmt: skip
     for sentence, verdict in early:
@@ -74,9 +75,8 @@ def findings(scores: Sequence[Score], correlations: Correlations | None, distanc
     if correlations is not None:
         named += _correlation(correlations)
     net = [r for d in distances for r in _classifier(d)]
-    # wrong_shape wins ties: "narrow here, wide there" carries the excess of the larger of the two.
-    rank = {"wrong_shape": 0}
-    return tuple(sorted(named, key=lambda r: (-r.excess, rank.get(r.verdict, 1))) + net)
+    # The more severe wins ties: "narrow here, wide there" carries the excess of the larger of the two.
+    return tuple(sorted(named, key=lambda r: (-r.excess, -verdict_of(r.verdict).severity)) + net)
 
 
 def _location(s: Score, z: float) -> Reason | None:
@@ -91,7 +91,7 @@ def _scale(s: Score, z: float) -> Reason | None:
     line = max(LOG_SD, z * s.log_sd_ratio_se)
     if not abs(s.log_sd_ratio) > line:
         return None
-    verdict: Verdict = "too_narrow" if s.log_sd_ratio < 0 else "too_wide"
+    verdict: VerdictWord = "too_narrow" if s.log_sd_ratio < 0 else "too_wide"
     text = f"{s.label}: sd is {value_with_error(s.sd_ratio, s.sd_ratio_se)} times the reference's"
     if s.sd_ratio == 0:
         text = f"{s.label}: a point, no spread (sd 0 times the reference's)"
@@ -133,7 +133,7 @@ def _coverage(s: Score, z: float, explained: bool) -> list[Reason]:
     return out
 
 
-def _nearer(s: Score) -> Verdict:
+def _nearer(s: Score) -> VerdictWord:
     if abs(s.mean_error) / MEAN > abs(s.log_sd_ratio) / LOG_SD:
         return "shifted"
     return "too_narrow" if s.log_sd_ratio < 0 else "too_wide"

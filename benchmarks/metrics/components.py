@@ -5,6 +5,7 @@ One `Side` is what one posterior says about all components. Both sides of a comp
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-__all__ = ["Array", "Component", "Side", "component_names", "evaluate", "side"]
+__all__ = ["LEVELS", "Array", "Component", "Side", "component_names", "evaluate", "side"]
 
 
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 FEWEST = 4  # draws below which no error can be estimated
 
 
@@ -62,6 +64,11 @@ class Side:
     def flat(self) -> Array:
         """All draws, `[chain * draw, component]`."""
         return self.draws.reshape(-1, self.draws.shape[-1])
+
+    @functools.cached_property
+    def quantiles(self) -> Array:
+        """Quantiles of all draws at `LEVELS`, `[level, component]`."""
+        return np.quantile(self.flat, LEVELS, axis=0)
 
     def take(self, columns: Sequence[int]) -> Side:
         """Return the side restricted to some components."""

@@ -11,16 +11,16 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.metrics.components import Array, Side
+from benchmarks.metrics.draw_sets import thinned
+from benchmarks.metrics.metric import METRICS, JointDistance, failure, joint_distances_known
 from benchmarks.metrics.moments import both_vary
-from benchmarks.thresholds import C2ST_DRAWS, C2ST_FLOOR_LINE, SIGMAS
+from benchmarks.thresholds import C2ST_DRAWS
 from benchmarks.types import Distance
 from zoo.errors import UsageError
 
-__all__ = ["c2st_accuracy", "floor_halves", "joint_distances", "sliced_wasserstein", "thinned"]
+__all__ = ["floor_halves", "joint_distances"]
 
 FEWEST = 100  # draws per side below which a five-fold classifier says nothing
-MOST_FEATURES = 100
-PROJECTIONS = 100
 
 
 class Halves(NamedTuple):
@@ -28,13 +28,6 @@ class Halves(NamedTuple):
 
     first: Array
     second: Array
-
-
-def thinned(draws: Array, size: int) -> Array:
-    """Take `size` evenly spaced rows of `[draw, component]`."""
-    if size >= len(draws):
-        return draws
-    return draws[np.linspace(0, len(draws) - 1, size).astype(int)]
 
 
 def floor_halves(reference: Side) -> Halves:
@@ -55,45 +48,13 @@ def floor_halves(reference: Side) -> Halves:
     return Halves(reference.draws[:half].reshape(-1, width), reference.draws[half : 2 * half].reshape(-1, width))
 
 
-def c2st_accuracy(first: Array, second: Array, seed: int = 0) -> tuple[float, float]:
-    """Return how often a classifier tells draws of two posteriors apart, and its standard error.
+def joint_distances(method: Side, reference: Side, notes: list[str] | None = None, seed: int = 0) -> tuple[Distance, ...]:
+    """Return every joint distance with its floor, at one size for guide and floor.
 
-    Gradient boosting (scikit-learn), 5-fold cross-validation, equal sizes; 0.5 is indistinguishable. The binomial error
-    sqrt(a (1 - a) / (2 n)). Source: Lopez-Paz and Oquab (2017), Revisiting classifier two-sample tests, ICLR.
-    """
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    size = min(len(first), len(second))
-    columns = np.linspace(0, first.shape[1] - 1, min(first.shape[1], MOST_FEATURES)).astype(int)
-    features = np.concatenate([_standardized(thinned(x, size))[:, columns] for x in (first, second)])
-    labels = np.repeat([0, 1], size)
-    model = HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=8, learning_rate=0.1, early_stopping=False, random_state=seed)
-    with threadpool_limits(1):  # two busy threads on a shared machine are many times slower than one
-        folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-        accuracy = float(cross_val_score(model, features, labels, cv=folds).mean())
-    return accuracy, float(np.sqrt(max(accuracy * (1 - accuracy), 1e-3) / (2 * size)))
-
-
-def sliced_wasserstein(first: Array, second: Array, seed: int = 0) -> float:
-    """Return the mean 1-Wasserstein distance over 100 random directions, margins standardized, in sds.
-
-    For standardized draws, W1 of the projections onto random unit vectors, averaged. Equal sizes.
-    """
-    size = min(len(first), len(second))
-    directions = np.random.default_rng(seed).standard_normal((first.shape[1], PROJECTIONS))
-    directions /= np.linalg.norm(directions, axis=0)
-    a, b = (np.sort(_standardized(thinned(x, size)) @ directions, axis=0) for x in (first, second))
-    return float(np.abs(a - b).mean())
-
-
-def joint_distances(method: Side, reference: Side, seed: int = 0) -> tuple[Distance, ...]:
-    """Return C2ST and the sliced Wasserstein distance with their floors, at one size for guide and floor.
-
-    The size is the smallest of the method's ESS, half the reference's ESS and 2,000; an autocorrelated side is thinned
-    to its ESS. C2ST's line is max(0.55, floor + 3 se), floor at least 0.5, se of the difference. Empty where too few
-    draws are left, or where no component varies on both sides.
+    The size is the smallest of the method's ESS, half the reference's ESS and 2,000; an
+    autocorrelated side is thinned to its ESS. Empty where too few draws are left, or where no
+    component varies on both sides. A distance of an installed package that fails is left out,
+    with a sentence in `notes`.
     """
     varies = np.flatnonzero(both_vary(method, reference))
     if not len(varies):
@@ -107,18 +68,23 @@ def joint_distances(method: Side, reference: Side, seed: int = 0) -> tuple[Dista
     halves = floor_halves(reference)
     draws = thinned(method.flat, size), thinned(reference.flat, size)
     parts = thinned(halves.first, size), thinned(halves.second, size)
-    value, se = c2st_accuracy(*draws, seed=seed)
-    floor, floor_se = c2st_accuracy(*parts, seed=seed)
-    line = max(C2ST_FLOOR_LINE, max(floor, 0.5) + SIGMAS * float(np.hypot(se, floor_se)))
-    return (
-        Distance(name="c2st", value=value, se=se, floor=floor, line=line),
-        Distance(
-            name="sliced_wasserstein", value=sliced_wasserstein(*draws, seed=seed), se=None, floor=sliced_wasserstein(*parts, seed=seed)
-        ),
-    )
+    known, broken = joint_distances_known()
+    said = [] if notes is None else notes
+    said += broken
+    found = []
+    for distance in known:
+        try:
+            found.append(_measured(distance, draws, parts, seed))
+        except Exception as error:
+            if distance.name not in METRICS.plugins:
+                raise
+            said.append(failure("distance", distance.name, error))
+    return tuple(found)
 
 
-def _standardized(draws: Array) -> Array:
-    sd = draws.std(0)
-    out: Array = (draws - draws.mean(0)) / np.where(sd > 0, sd, 1.0)
-    return out
+def _measured(distance: JointDistance, draws: tuple[Array, Array], parts: tuple[Array, Array], seed: int) -> Distance:
+    """Measure the two sides, and the two halves of the reference beside them."""
+    value, se = distance.measure(*draws, seed)
+    floor, floor_se = distance.measure(*parts, seed)
+    line = None if distance.line is None else distance.line(value, se or 0.0, floor, floor_se or 0.0)
+    return Distance(name=distance.name, value=float(value), se=None if se is None else float(se), floor=float(floor), line=line)

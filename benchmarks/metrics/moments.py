@@ -11,7 +11,17 @@ from benchmarks.metrics.components import Array, Component, Side
 from benchmarks.thresholds import AGREE, CORRELATION, SIGMAS, multiplier
 from benchmarks.types import Correlations
 
-__all__ = ["POINT", "MomentErrors", "both_vary", "collapsed", "compare_correlations", "draws_needed", "moment_errors", "reference_scale"]
+__all__ = [
+    "POINT",
+    "MomentErrors",
+    "both_vary",
+    "collapsed",
+    "compare_correlations",
+    "draws_needed",
+    "fixed",
+    "moment_errors",
+    "reference_scale",
+]
 
 POINT = 1e-9  # sd ratio below which draws differ by rounding only
 MOST_COMPONENTS = 200  # 19,900 pairs; more are thinned evenly
@@ -36,6 +46,12 @@ def reference_scale(method: Side, reference: Side) -> Array:
 def collapsed(method: Side, reference: Side) -> NDArray[np.bool_]:
     """Return where the method is a point and the reference is not, `[component]`."""
     where: NDArray[np.bool_] = (reference.sd > 1e-12 * (1.0 + np.abs(reference.mean))) & (method.sd <= POINT * reference.sd)
+    return where
+
+
+def fixed(method: Side, reference: Side) -> NDArray[np.bool_]:
+    """Return where both are the same constant, `[component]`: they agree and say nothing."""
+    where: NDArray[np.bool_] = (method.sd == 0) & (reference.sd == 0) & (moment_errors(method, reference).mean_error == 0)
     return where
 
 

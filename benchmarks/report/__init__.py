@@ -5,6 +5,8 @@ Rendering is a pure function of its input: no clock, no disk, no random numbers,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from benchmarks.report.inputs import EntryReport, FitSummary, ReportInput, method_names
 from benchmarks.types import PredictiveCheck
 
@@ -20,31 +22,35 @@ __all__ = [
 ]
 
 
-def render_html(run: ReportInput, jobs: int = 1) -> str:
+def render_html(run: ReportInput, jobs: int = 1, say: Callable[[str], None] | None = None) -> str:
     """Return the report as one HTML document that makes no outside request and runs no script.
 
     Args:
         run: entries with their comparisons, and the run's metadata.
         jobs: processes that draw entries at once.
+        say: hears of sections that could not be shown, stderr by default.
 
     Returns:
         The document as text; its bytes depend on nothing but `run`.
     """
     from benchmarks.report.html import html
+    from benchmarks.report.section import warn
 
-    return html(run, jobs)
+    return html(run, jobs, say or warn)
 
 
-def render_markdown(run: ReportInput, limit: int = 60_000) -> str:
+def render_markdown(run: ReportInput, limit: int = 60_000, say: Callable[[str], None] | None = None) -> str:
     """Return the report as Markdown of at most `limit` characters, for a pull request.
 
     Args:
         run: entries with their comparisons, and the run's metadata.
         limit: most characters; folded details are dropped entry by entry until the text fits.
+        say: hears of sections that could not be shown, stderr by default.
     """
     from benchmarks.report.markdown import markdown
+    from benchmarks.report.section import warn
 
-    return markdown(run, limit)
+    return markdown(run, limit, say or warn)
 
 
 def render_table(run: ReportInput, width: int | None = None, color: bool | None = None) -> str:

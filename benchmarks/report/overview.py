@@ -9,8 +9,9 @@ from typing import NamedTuple
 from benchmarks.report.inputs import EntryReport, ReportInput, method_names
 from benchmarks.report.numbers import count, plain
 from benchmarks.report.theme import MARKERS, slot_of
-from benchmarks.report.words import VERDICTS, headline, verdict_word
+from benchmarks.report.words import headline, verdict_word
 from benchmarks.types import Comparison
+from benchmarks.verdicts import VERDICTS
 
 __all__ = ["Cell", "cells", "columns", "reference_words", "sentence", "tally", "tidy"]
 

@@ -6,21 +6,21 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+from benchmarks.metrics.metric import Metric
 from benchmarks.report.components import View
 from benchmarks.report.inputs import EntryReport, FitSummary
 from benchmarks.report.numbers import DASH, count, duration, plain, with_error
 from benchmarks.report.overview import tidy
+from benchmarks.report.words import columns_of, definition, distance_key
 from benchmarks.types import Comparison, Score
 
-__all__ = ["METHOD_COLUMNS", "SCORE_COLUMNS", "method_table", "provenance", "score_table"]
+__all__ = ["METHOD_COLUMNS", "method_table", "metric_text", "provenance", "score_table"]
 
 METHOD_COLUMNS = (
     "elbo", "log_evidence", "khat", "importance_ess", "distance", "heldout", "rhat", "ess", "ebfmi", "divergences", "seconds",
     "gradients", "compiled", "stop",
 )  # fmt: skip
-SCORE_COLUMNS = ("mean_error", "sd_ratio", "wasserstein", "quantiles", "coverage50", "coverage90")
 MOST_ROWS = 240
-DISTANCES = {"c2st": "C2ST accuracy", "sliced_wasserstein": "sliced Wasserstein"}
 
 
 def method_table(view: View) -> dict[str, Any]:
@@ -31,10 +31,7 @@ def method_table(view: View) -> dict[str, Any]:
     rows: list[tuple[str, str, list[str]]] = []
     for column in METHOD_COLUMNS:
         if column == "distance":
-            rows += [
-                ("distance", DISTANCES.get(name, name.replace("_", " ")), [_distance(c, name) for c in view.by_name.values()])
-                for name in distances
-            ]
+            rows += [(distance_key(name), definition(name).term, [_distance(c, name) for c in view.by_name.values()]) for name in distances]
         else:
             rows.append((column, "", [found[name][column] or DASH for name in view.names]))
     return {"methods": view.names, "rows": [row for row in rows if any(v != DASH for v in row[2])]}
@@ -83,24 +80,36 @@ def score_table(view: View) -> dict[str, Any]:
     found = [(rank.get((s.quantity, s.index), len(rank)), i, name, s)
              for i, (name, c) in enumerate(view.by_name.items()) for s in c.scores]  # fmt: skip
     found.sort(key=lambda row: row[:2])
+    metrics = columns_of(row[3] for row in found)
     rows = []
     last = None
     for position, _, name, score in found[:MOST_ROWS]:
-        rows.append({"label": score.label, "name": name, "values": _score(score), "first": position != last, "judged": score.judged})
+        rows.append(
+            {
+                "label": score.label,
+                "name": name,
+                "values": [metric_text(m, score) for m in metrics],
+                "first": position != last,
+                "judged": score.judged,
+            }
+        )
         last = position
-    return {"columns": SCORE_COLUMNS, "rows": rows, "left": len(found) - len(rows)}
+    return {"columns": [m.name for m in metrics], "rows": rows, "left": len(found) - len(rows)}
 
 
-def _score(s: Score) -> list[str]:
-    quantiles = " / ".join(plain(q, 2, sign=True) for q in (s.q05_error, s.q50_error, s.q95_error))
-    return [
-        with_error(s.mean_error, s.mean_error_se, sign=True),
-        with_error(s.sd_ratio, s.sd_ratio_se),
-        plain(s.wasserstein, 2),
-        quantiles,
-        DASH if not isfinite(s.coverage50) else f"{100 * s.coverage50:.0f} %",
-        DASH if not isfinite(s.coverage90) else f"{100 * s.coverage90:.0f} %",
-    ]
+def metric_text(metric: Metric, score: Score) -> str:
+    """Write the values of one metric: with their errors, else two digits, or as a percentage."""
+    held = {c: score.extra.get(c, getattr(score, c, float("nan"))) for c in metric.columns}
+    texts = []
+    for name in metric.values:
+        value = held[name]
+        if metric.percent:
+            texts.append(f"{100 * value:.0f} %" if isfinite(value) else DASH)
+        elif f"{name}_se" in held:
+            texts.append(with_error(value, held[f"{name}_se"], sign=metric.signed))
+        else:
+            texts.append(plain(value, 2, sign=metric.signed))
+    return " / ".join(texts)
 
 
 def provenance(report: EntryReport) -> list[tuple[str, str]]:

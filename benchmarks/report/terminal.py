@@ -6,13 +6,9 @@ import io
 
 from benchmarks.report.inputs import ReportInput
 from benchmarks.report.overview import Cell, cells, columns, reference_words, sentence
+from benchmarks.verdicts import verdict_of
 
 __all__ = ["table"]
-
-STYLES = {
-    "agrees": "green", "shifted": "bold red", "too_narrow": "yellow", "too_wide": "magenta", "wrong_shape": "bold magenta",
-    "inconclusive": "dim", "no_reference": "dim", "reference_unusable": "dim", "fit_failed": "reverse",
-}  # fmt: skip
 
 
 def table(run: ReportInput, width: int, color: bool) -> str:
@@ -50,7 +46,7 @@ def table(run: ReportInput, width: int, color: bool) -> str:
             detail = "; ".join(t for t in (f"{cell.where} {cell.number}".strip(), cell.note) if t)
             left, right = (entry.entry.key, kind if grade == "good" else f"{kind}: {state}") if i == 0 else ("", "")
             grid.add_row(
-                Text(left), Text(method), Text(cell.word, style=STYLES.get(cell.verdict, "")), Text(detail), Text(right, style="dim")
+                Text(left), Text(method), Text(cell.word, style=verdict_of(cell.verdict).style), Text(detail), Text(right, style="dim")
             )
         grid.add_row()
     console.print(grid)

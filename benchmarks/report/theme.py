@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from benchmarks.verdicts import VERDICTS, Colors
 from guides.registry import FAMILIES
 
 __all__ = ["ROLES", "Mark", "canvas", "marks", "slot_of", "style", "verdict_css"]
@@ -35,17 +36,6 @@ ROLES: dict[str, tuple[str, str]] = {  # role -> (light, dark)
     "m8": ("#95461b", "#e3a27b"),
     "m9": ("#5b5fa6", "#acb1f2"),
     "m10": ("#5f7d1a", "#b5d266"),
-}
-VERDICT_COLORS: dict[str, tuple[str, str, str, str, str, str]] = {  # tint, text, bar in light, then in dark
-    "agrees": ("#dcf0ee", "#0a544d", "#0f8b80", "#12302e", "#9be0d7", "#2fb5a6"),
-    "too_narrow": ("#fdecce", "#6d4300", "#d98200", "#38290f", "#ffcf8a", "#e39a2b"),
-    "shifted": ("#fde2d8", "#7f2a0d", "#d1480f", "#3d1e13", "#ffb599", "#e8683a"),
-    "too_wide": ("#ebe4fa", "#4c2b86", "#7d54c7", "#2a2240", "#cfbbff", "#9a78e0"),
-    "wrong_shape": ("#fbe1ed", "#7d1b4d", "#c23b7d", "#391a2b", "#ffb2d5", "#d95a98"),
-    "inconclusive": ("#eef0f3", "#454c57", "#9aa1ac", "#262a31", "#c3c9d2", "#6d7582"),
-    "no_reference": ("#f6f6f4", "#626a76", "#c3c7ce", "#1f2328", "#a3abb7", "#4a515c"),
-    "reference_unusable": ("#f6f6f4", "#626a76", "#c3c7ce", "#1f2328", "#a3abb7", "#4a515c"),
-    "fit_failed": ("#dcdfe4", "#1f2329", "#3a3f47", "#333942", "#f0f1f4", "#b9bfc9"),
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "p", "*", "d", "h")
 DASHES: tuple[Any, ...] = (
@@ -127,12 +117,12 @@ def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **optio
 
 def verdict_css() -> str:
     """Return the CSS variables of all roles and verdicts, for the light scheme and under a dark media query."""
-    names = [f"v-{v}-{part}" for v in VERDICT_COLORS for part in ("tint", "text", "bar")]
-    values = [c for colors in VERDICT_COLORS.values() for c in zip(colors[:3], colors[3:], strict=True)]
+    names = [f"v-{v}-{part}" for v in VERDICTS for part in Colors._fields]
+    values = [c for v in VERDICTS.values() for c in zip(v.light, v.dark, strict=True)]
     pairs = [*((f"c-{r}", p) for r, p in ROLES.items()), *zip(names, values, strict=True)]
     day = ";".join(f"--{n}:{p[0]}" for n, p in pairs)
     night = ";".join(f"--{n}:{p[1]}" for n, p in pairs)
     cells = "".join(
-        f".v-{v}{{--tint:var(--v-{v}-tint);--text:var(--v-{v}-text);--bar:var(--v-{v}-bar)}}" for v in VERDICT_COLORS
+        f".v-{v}{{--tint:var(--v-{v}-tint);--text:var(--v-{v}-text);--bar:var(--v-{v}-bar)}}" for v in VERDICTS
     )  # one class per verdict
     return f":root{{{day}}}@media (prefers-color-scheme:dark){{:root{{{night}}}}}{cells}"

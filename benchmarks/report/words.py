@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from benchmarks.comparison.fit_checks import point_words
+from benchmarks.metrics.metric import METRICS, Metric, component_metrics, joint_distances_known
 from benchmarks.report.numbers import plain, with_error
 from benchmarks.thresholds import LOG_SD, MEAN
 from benchmarks.types import Comparison, Score
+from benchmarks.verdicts import VERDICTS, verdict_of
 
-__all__ = ["COLUMNS", "GLOSSARY", "VERDICTS", "Definition", "headline", "severity", "verdict_word"]
+__all__ = ["COLUMNS", "Definition", "columns_of", "definition", "distance_key", "glossary", "headline", "severity", "verdict_word"]
 
 
 class Definition(NamedTuple):
@@ -21,37 +24,12 @@ class Definition(NamedTuple):
     good: str
 
 
-VERDICTS: dict[str, tuple[str, str]] = {
-    "agrees": ("agrees", "no material error, and enough draws to have seen one"),
-    "shifted": ("shifted", "a mean is off by more than 0.15 reference sd"),
-    "too_narrow": ("too narrow", "an sd is too small by more than a factor 1.15: false confidence"),
-    "too_wide": ("too wide", "an sd is too large by more than a factor 1.15"),
-    "wrong_shape": ("wrong shape", "correlation, coverage or joint shape is off, or some sds are too small and others too large"),
-    "inconclusive": ("inconclusive", "nothing material was seen, but the draws are too few to be sure"),
-    "no_reference": ("no reference", "there is no truth to compare with; only trust checks are shown"),
-    "reference_unusable": ("reference unusable", "the reference fails its own gates, so nothing can be judged"),
-    "fit_failed": ("fit failed", "the method produced no usable approximation"),
-}
-
-
 def verdict_word(verdict: str) -> str:
     """Return a verdict as a person writes it."""
-    return VERDICTS.get(verdict, (verdict.replace("_", " "), ""))[0]
+    return VERDICTS[verdict].shown if verdict in VERDICTS else verdict.replace("_", " ")
 
 
 COLUMNS: dict[str, Definition] = {
-    "mean_error": Definition(
-        "mean error", "(mean of the method − mean of the reference) / sd of the reference", "reference sds", "within ±0.15"
-    ),
-    "sd_ratio": Definition(
-        "sd ratio", "sd of the method / sd of the reference; below 1 is overconfident", "a ratio", "between 0.87 and 1.15"
-    ),
-    "wasserstein": Definition(
-        "Wasserstein", "average distance the method's draws must be moved to become the reference's", "reference sds", "near 0"
-    ),
-    "quantiles": Definition("5 / 50 / 95 % error", "error of the 5, 50 and 95 % quantiles", "reference sds", "within ±0.15"),
-    "coverage50": Definition("50 % cover", "share of reference draws inside the method's central 50 % interval", "percent", "50"),
-    "coverage90": Definition("90 % cover", "share of reference draws inside the method's central 90 % interval", "percent", "85 to 95"),
     "reference": Definition("reference", "what counts as the truth here, and whether it passed its own gates", "a word", "usable"),
     "elbo": Definition("ELBO", "lower bound of the evidence, E_q[log p − log q]; higher is closer in KL(q‖p)", "nats", "higher"),
     "log_evidence": Definition("log evidence gap", "exact log evidence − the method's bound: KL(q‖p)", "nats", "near 0"),
@@ -90,14 +68,51 @@ COLUMNS: dict[str, Definition] = {
     "compiled": Definition("compiled", "whether the hot function ran compiled, and if not, why", "yes or no", "either: results agree"),
 }  # fmt: skip
 
-GLOSSARY: tuple[tuple[str, Definition], ...] = (
-    (
-        "reference_sd",
-        Definition("reference sd", "the standard deviation of that component under the reference", "of the quantity", "a unit"),
-    ),
-    ("error", Definition("±", "one Monte Carlo standard error, of both sides together", "as the number", "small beside 0.15")),
-    *COLUMNS.items(),
-)
+FIRST: dict[str, Definition] = {
+    "reference_sd": Definition("reference sd", "the standard deviation of that component under the reference", "of the quantity", "a unit"),
+    "error": Definition("±", "one Monte Carlo standard error, of both sides together", "as the number", "small beside 0.15"),
+}
+
+
+def definition(name: str) -> Definition:
+    """Return what a column means; one of a metric that is not installed here is said to be so."""
+    if name in COLUMNS:
+        return COLUMNS[name]
+    found = {m.name: m for m in [*component_metrics()[0], *joint_distances_known()[0]]}.get(name)
+    if found is not None:
+        return Definition(found.term, found.definition, found.unit, found.good)
+    return Definition(name.replace("_", " "), "a column of a metric that is not installed here", "not known here", "not known here")
+
+
+def columns_of(scores: Iterable[Score]) -> list[Metric]:
+    """Return the metrics a table shows: ours, then what else the scores hold, known or not."""
+    extra = dict.fromkeys(name for score in scores for name in score.extra)
+    found = [m for m in component_metrics()[0] if m.name not in METRICS.plugins or set(m.columns) <= set(extra)]
+    left = [c for c in extra if not any(c in m.columns for m in found)]
+    for name in (c for c in left if not c.endswith("_se") or c.removesuffix("_se") not in left):
+        said = definition(name)
+        columns = (name, f"{name}_se") if f"{name}_se" in left else (name,)
+        found.append(
+            Metric(
+                name=name, term=said.term, definition=said.meaning, unit=said.unit, good=said.good, blind=said.meaning, columns=columns,
+                compute=lambda method, reference: {},
+            )
+        )  # fmt: skip
+    return found
+
+
+def distance_key(name: str) -> str:
+    """Return the glossary key of a joint distance: ours share one."""
+    return "distance" if name in METRICS and name not in METRICS.plugins else name
+
+
+def glossary(comparisons: Iterable[Comparison] = ()) -> list[tuple[str, Definition]]:
+    """Return every term with its definition, those of plug-ins where a comparison has them."""
+    rows = list(comparisons)
+    metrics = [m.name for m in columns_of(s for c in rows for s in c.scores)]
+    joint = [key for c in rows for d in c.distances if (key := distance_key(d.name)) not in COLUMNS]
+    terms = {**FIRST, **{name: definition(name) for name in dict.fromkeys([*metrics, *joint])}, **COLUMNS}
+    return list(terms.items())
 
 
 def severity(score: Score) -> float:
@@ -113,7 +128,7 @@ def headline(comparison: Comparison) -> tuple[str, str]:
         if comparison.mcmc is not None and comparison.mcmc.rhat_max is not None:
             return comparison.mcmc.worst, f"R-hat {plain(comparison.mcmc.rhat_max, 4)}"
         return ("", comparison.status.replace("_", " ")) if comparison.status != "ok" else ("", "")
-    if comparison.verdict in ("no_reference", "reference_unusable"):
+    if verdict_of(comparison.verdict).blind:
         k = comparison.pareto_k
         if point_words(comparison.trust):
             return "", point_words(comparison.trust)

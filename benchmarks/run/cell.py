@@ -121,7 +121,7 @@ APART = ("zoo/models", "zoo/references", "zoo/datasets")
 DRAW = ("zoo", "guides", "benchmarks/mcmc", "benchmarks/run/cell.py")
 JUDGES = (
     "benchmarks/comparison", "benchmarks/metrics", "benchmarks/reference/coerce.py", "benchmarks/mcmc/diagnostics.py",
-    "benchmarks/thresholds.py", "benchmarks/arviz_bridge.py",
+    "benchmarks/thresholds.py", "benchmarks/verdicts.py", "benchmarks/arviz_bridge.py",
 )  # fmt: skip
 
 

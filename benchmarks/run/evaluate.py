@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.metrics.metric import METRICS, component_metrics, joint_distances_known
 from benchmarks.run.cell import NUTS, Cell, Prepared, code_digest, compare_cell, load_fit, load_posterior
 from benchmarks.run.prepare import command
 from benchmarks.run.progress import Events
@@ -48,6 +49,8 @@ def evaluate(cells: list[Cell], run: RunDir, jobs: int, events: Events) -> RunRe
     A truth that is computed from a trained program takes long: a worker finds it while cells of other entries are compared.
     What the report shows beside the comparisons of an entry is made as soon as they are there.
     """
+    for sentence in (*component_metrics()[1], *joint_distances_known()[1]):
+        events.warn(sentence)
     work = _Evaluation(cells, run, events)
     for key in work.quick:
         work.references[key] = work.find(key)
@@ -273,7 +276,9 @@ def _compared(content: dict[str, Any], reference: Reference | None, strict: bool
 
 
 def _code() -> str:
-    return code_digest("compare")[:16]
+    """Name the code that compares: ours, and the metrics of installed packages."""
+    outside = METRICS.plugins_digest()[:16]
+    return code_digest("compare")[:16] + (f"-{outside}" if outside else "")
 
 
 def _truth(reference: Reference) -> str:

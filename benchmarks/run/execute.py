@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from benchmarks.run.plan import Plan
 from benchmarks.run.prepare import command, duration, plan_cells, prepare
 from benchmarks.run.progress import Events
 from benchmarks.run.record import SCHEMA, failed_cell
-from benchmarks.run.store import CELL_COLUMNS, SCORE_COLUMNS, RunDir, finite, score_rows, strict_json
+from benchmarks.run.store import RunDir, finite, score_columns, score_rows, strict_json
 from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
 from zoo.compiler import cache
 from zoo.compiler import compile as compiled
@@ -70,7 +71,7 @@ def execute(
             result = evaluate(cells, run, jobs, events)
             run.keep({c.name for c in cells}, say=events.say)
             if pages:
-                write_pages(run, result, jobs)
+                write_pages(run, result, jobs, events)
             return result
 
 
@@ -216,19 +217,21 @@ def _run_wave(
     run_tasks([task(c) for c in cells], workers, timeout, done, retries=1, meanwhile=ahead, in_process=on_card)
 
 
-def write_pages(run: RunDir, result: RunResult, jobs: int = 1) -> None:
-    """Write `results.csv`, `report.html` and `report.md`."""
+def write_pages(run: RunDir, result: RunResult, jobs: int = 1, events: Events | None = None) -> None:
+    """Write `results.csv`, `report.html` and `report.md`; `events` hear of what failed there."""
     from benchmarks.report import render_html, render_markdown
 
+    warn = functools.cache((events or Events()).warn)
+
     run.write("results.csv", results_csv(result.cells))
-    run.write("report.html", render_html(result.report, jobs))
-    run.write("report.md", render_markdown(result.report))
+    run.write("report.html", render_html(result.report, jobs, warn))
+    run.write("report.md", render_markdown(result.report, say=warn))
 
 
 def results_csv(cells: list[dict[str, Any]]) -> str:
     """Return the scores as CSV, one row per score; missing numbers are empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*CELL_COLUMNS, *SCORE_COLUMNS], extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, score_columns(cells), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(finite(row) for row in score_rows(cells))
     return text.getvalue()

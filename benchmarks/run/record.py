@@ -19,7 +19,8 @@ from typing import Any, Literal, Union
 from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
 
 from benchmarks.run.store import canonical, finite
-from benchmarks.types import CellStatus, Comparison, Distance, Mcmc, ParetoK, Reason, Score, Trust, Verdict
+from benchmarks.types import CellStatus, Comparison, Distance, Mcmc, ParetoK, Reason, Score, Trust
+from benchmarks.verdicts import VerdictWord
 from zoo.types import Cost, Posterior, Reference
 
 __all__ = ["SCHEMA", "Cell", "comparison_of", "drawn_cell", "failed_cell", "machine", "reference_record", "scored_cell", "versions"]
@@ -47,7 +48,7 @@ def _nullable(hint: Any) -> Any:
 def _record(noun: type) -> Any:
     """Return the pydantic model of a dataclass of `benchmarks.types`, so that the file's schema is the noun's own."""
     hints = typing.get_type_hints(noun)
-    fields: dict[str, Any] = {f.name: (_nullable(hints[f.name]), ...) for f in dataclasses.fields(noun)}
+    fields: dict[str, Any] = {f.name: (_nullable(hints[f.name]), {} if f.metadata.get("open") else ...) for f in dataclasses.fields(noun)}
     return create_model(f"{noun.__name__}Record", __base__=_Record, **fields)
 
 
@@ -66,7 +67,7 @@ class Cell(_Record):
     seed: int
     data_seed: int
     status: CellStatus
-    verdict: Verdict | None
+    verdict: VerdictWord | None
     sentence: str
     reasons: list[ReasonRecord]  # type: ignore[valid-type]
     scores: list[ScoreRecord]  # type: ignore[valid-type]
@@ -91,6 +92,9 @@ def validated(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields as JSON's own types after checking them against `Cell`."""
     plain = finite({("schema_" if k == "schema" else k): v for k, v in fields.items()})
     dumped = Cell.model_validate(plain).model_dump(mode="json")
+    for score in dumped["scores"]:
+        if not score["extra"]:
+            del score["extra"]
     return {("schema" if k == "schema_" else k): v for k, v in dumped.items()}
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from benchmarks.run.evaluate import RunResult
 from benchmarks.run.plan import make_plan
 from benchmarks.run.progress import Events
-from benchmarks.run.store import CELL_COLUMNS, SCORE_COLUMNS, score_rows
+from benchmarks.run.store import score_columns, score_rows
+from benchmarks.verdicts import verdict_of
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from benchmarks.types import Comparison
 
 __all__ = ["Scorecard", "compare_program"]
-
-COLORS = {"agrees": "#1b7f4b", "inconclusive": "#6b6b6b", "no_reference": "#6b6b6b", "reference_unusable": "#6b6b6b"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class Scorecard:
         """Return one row per score: method, quantity, label, errors in reference sds."""
         import pandas as pd
 
-        return pd.DataFrame(score_rows(self.result.cells), columns=[*CELL_COLUMNS, *SCORE_COLUMNS])
+        return pd.DataFrame(score_rows(self.result.cells), columns=score_columns(self.result.cells))
 
     def __str__(self) -> str:
         from benchmarks.report import render_table
@@ -68,7 +67,7 @@ class Scorecard:
         for method, c in self.comparisons.items():
             worst = c.worst()
             number = "" if worst is None else f"{worst.label}: mean off by {worst.mean_error:+.2f} sd, sd ratio {worst.sd_ratio:.2f}"
-            color = COLORS.get(c.verdict, "#b3261e")
+            color = verdict_of(c.verdict).ink
             cells = (f"<b>{escape(method)}</b>", f'<b style="color:{color}">{escape(c.verdict)}</b>', escape(number), escape(c.sentence))
             rows.append("<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>")
         head = "".join(f'<th style="text-align:left">{name}</th>' for name in ("method", "verdict", "worst component", "in words"))

@@ -20,7 +20,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RunDir", "canonical", "cell_name", "results_frame", "strict_json", "write_atomic"]
 
-SCORE_COLUMNS = (
-    "quantity", "index", "label", "mean_error", "mean_error_se", "sd_ratio", "sd_ratio_se", "wasserstein",
-    "q05_error", "q50_error", "q95_error", "coverage50", "coverage90", "judged",
-)  # fmt: skip
 CELL_COLUMNS = ("entry", "method", "seed", "status", "verdict")
 
 
@@ -296,13 +292,22 @@ def results_frame(path: str | Path) -> pd.DataFrame:
         path: a run directory; an unfinished run gives the cells that are there.
 
     Returns:
-        columns `entry method seed status verdict quantity index label mean_error ...` (errors in reference sds).
+        columns `entry method seed status verdict quantity index label mean_error ...` (errors in
+        reference sds), those of metrics of installed packages last.
     """
     import pandas as pd
 
     run = RunDir.open(Path(path))
     cells = [c for c in (run.read(n) for n in run.names()) if c is not None]
-    return pd.DataFrame(score_rows(cells), columns=[*CELL_COLUMNS, *SCORE_COLUMNS])
+    return pd.DataFrame(score_rows(cells), columns=score_columns(cells))
+
+
+def score_columns(cells: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """Return the columns of a table of scores: those of every run, then those of plug-ins."""
+    from benchmarks.metrics.metric import own_columns
+
+    extra = dict.fromkeys(name for cell in cells for score in cell["scores"] for name in score.get("extra", ()))
+    return [*CELL_COLUMNS, "quantity", "index", "label", *own_columns(), "judged", *extra]
 
 
 def score_rows(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -310,5 +315,7 @@ def score_rows(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for cell in sorted(cells, key=lambda c: (c["entry"], c["method"], c["seed"])):
         head = {k: cell[k] for k in CELL_COLUMNS}
-        rows += [{**head, **score, "index": ".".join(map(str, score["index"]))} for score in cell["scores"]] or [head]
+        rows += [{**head, **score, **score.get("extra", {}), "index": ".".join(map(str, score["index"]))} for score in cell["scores"]] or [
+            head
+        ]
     return rows

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
 
+from zoo.contract.check import Rule, rules
 from zoo.contract.subject import Failed, Skipped, Subject
 
 __all__ = ["CHECKS"]
@@ -90,10 +91,31 @@ def _state() -> Mapping[str, Any]:
     }
 
 
-CHECKS: dict[str, tuple[str, Callable[[Subject], str]]] = {
-    "card": ("Tables and reports need one line to name the model by.", card),
-    "citation": ("A reader must be able to find where the model comes from.", citation),
-    "data": ("Numbers without source and licence cannot be shared; mixed float types lose digits silently.", data),
-    "data_repeatable": ("A reference holds for one data set only; data that move make every comparison wrong.", data_repeatable),
-    "no_global_state": ("State left behind changes the results of whatever runs next in the process.", no_global_state),
-}
+CHECKS = rules(
+    Rule(
+        name="card",
+        why="Tables and reports need one line to name the model by.",
+        body=card,
+        tier="entry",
+    ),
+    Rule(
+        name="citation",
+        why="A reader must be able to find where the model comes from.",
+        body=citation,
+    ),
+    Rule(
+        name="data",
+        why="Numbers without source and licence cannot be shared; mixed float types lose digits silently.",
+        body=data,
+    ),
+    Rule(
+        name="data_repeatable",
+        why="A reference holds for one data set only; data that move make every comparison wrong.",
+        body=data_repeatable,
+    ),
+    Rule(
+        name="no_global_state",
+        why="State left behind changes the results of whatever runs next in the process.",
+        body=no_global_state,
+    ),
+)

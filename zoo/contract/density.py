@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from zoo.contract.check import Rule, rules
 from zoo.contract.subject import Failed, Skipped, Subject
 from zoo.density.log_density import default_dtype
 from zoo.errors import ZooError
@@ -228,15 +228,40 @@ def _grows(subject: Subject, scale: str, location: str, place: tuple[int, ...], 
     return False
 
 
-CHECKS: dict[str, tuple[str, Callable[[Subject], str]]] = {
-    "log_density": ("A support that moves with another latent site is silently wrong in Pyro's samplers and guides.", log_density),
-    "round_trip": ("Stored draws, importance weights and starting points pass through this map.", round_trip),
-    "gradient": ("NUTS and every guide follow the gradient; a wrong one gives a wrong posterior without an error.", gradient),
-    "batches": ("Fast evaluation runs many points at once; it must not change the numbers.", batches),
-    "enumeration": ("A discrete site summed out wrongly changes the posterior without an error.", enumeration),
-    "pointwise": ("Held-out scores and leave-one-out need the likelihood of each observation.", pointwise),
-    "proper_at_ties": (
-        "A class can shrink onto tied values; with a soft prior on its scale there is no posterior.",
-        proper_at_ties,
+CHECKS = rules(
+    Rule(
+        name="log_density",
+        why="A support that moves with another latent site is silently wrong in Pyro's samplers and guides.",
+        body=log_density,
     ),
-}
+    Rule(
+        name="round_trip",
+        why="Stored draws, importance weights and starting points pass through this map.",
+        body=round_trip,
+    ),
+    Rule(
+        name="gradient",
+        why="NUTS and every guide follow the gradient; a wrong one gives a wrong posterior without an error.",
+        body=gradient,
+    ),
+    Rule(
+        name="batches",
+        why="Fast evaluation runs many points at once; it must not change the numbers.",
+        body=batches,
+    ),
+    Rule(
+        name="enumeration",
+        why="A discrete site summed out wrongly changes the posterior without an error.",
+        body=enumeration,
+    ),
+    Rule(
+        name="pointwise",
+        why="Held-out scores and leave-one-out need the likelihood of each observation.",
+        body=pointwise,
+    ),
+    Rule(
+        name="proper_at_ties",
+        why="A class can shrink onto tied values; with a soft prior on its scale there is no posterior.",
+        body=proper_at_ties,
+    ),
+)

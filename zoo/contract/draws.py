@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from zoo.contract.check import Rule, rules
 from zoo.contract.density import _classes
 from zoo.contract.subject import Failed, Skipped, Subject
 from zoo.errors import ZooError
@@ -195,13 +196,30 @@ def _standard_errors(x: Tensor) -> Tensor:
     return mean / error.clamp(min=1e-12)
 
 
-CHECKS: dict[str, tuple[str, Callable[[Subject], str]]] = {
-    "quantities": ("Every score, gate and table is computed on the quantities.", quantities),
-    "label_safe": (
-        "Where labels are free, moments of labeled sites compare nothing: samplers number classes differently.",
-        label_safe,
+CHECKS = rules(
+    Rule(
+        name="quantities",
+        why="Every score, gate and table is computed on the quantities.",
+        body=quantities,
     ),
-    "analytic_draws": ("Distances and plots use the draws, verdicts the moments; both must be the same posterior.", analytic_draws),
-    "stein_analytic": ("It catches a wrong prior, Jacobian or likelihood on either side, which no other check sees.", stein_analytic),
-    "stein_stored": ("A reference made for another version of the program would judge every method wrongly.", stein_stored),
-}
+    Rule(
+        name="label_safe",
+        why="Where labels are free, moments of labeled sites compare nothing: samplers number classes differently.",
+        body=label_safe,
+    ),
+    Rule(
+        name="analytic_draws",
+        why="Distances and plots use the draws, verdicts the moments; both must be the same posterior.",
+        body=analytic_draws,
+    ),
+    Rule(
+        name="stein_analytic",
+        why="It catches a wrong prior, Jacobian or likelihood on either side, which no other check sees.",
+        body=stein_analytic,
+    ),
+    Rule(
+        name="stein_stored",
+        why="A reference made for another version of the program would judge every method wrongly.",
+        body=stein_stored,
+    ),
+)

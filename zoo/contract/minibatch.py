@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from zoo.contract.check import Rule, rules
 from zoo.contract.subject import Failed, Skipped, Subject
 from zoo.density.log_density import default_dtype, trace_program
 
@@ -72,8 +72,20 @@ def row_order(subject: Subject) -> str:
     return "Reordering the units with their index changes nothing."
 
 
-CHECKS: dict[str, tuple[str, Callable[[Subject], str]]] = {
-    "index_used": ("A plate that draws its own rows pairs the wrong rows and local latents, without a warning.", index_used),
-    "minibatch_unbiased": ("A biased minibatch density trains every guide towards another posterior.", minibatch_unbiased),
-    "row_order": ("Units are exchangeable: an order that matters means rows and latents are paired wrongly.", row_order),
-}
+CHECKS = rules(
+    Rule(
+        name="index_used",
+        why="A plate that draws its own rows pairs the wrong rows and local latents, without a warning.",
+        body=index_used,
+    ),
+    Rule(
+        name="minibatch_unbiased",
+        why="A biased minibatch density trains every guide towards another posterior.",
+        body=minibatch_unbiased,
+    ),
+    Rule(
+        name="row_order",
+        why="Units are exchangeable: an order that matters means rows and latents are paired wrongly.",
+        body=row_order,
+    ),
+)

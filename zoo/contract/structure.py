@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pyro
 import torch
 from pyro.util import check_site_shape
 
+from zoo.contract.check import Rule, rules
 from zoo.contract.subject import Failed, Skipped, Subject
 from zoo.density.log_density import LogDensity, default_dtype, trace_program
 
@@ -94,9 +93,27 @@ def parameters_trained(subject: Subject) -> str:
     return f"All {len(weights)} weights get a gradient."
 
 
-CHECKS: dict[str, tuple[str, Callable[[Subject], str]]] = {
-    "runs": ("A site that is not finite at an ordinary point stops every sampler at its first step.", runs),
-    "prior_predictive": ("Predictive checks and simulated truths need the same program without its data.", prior_predictive),
-    "plates": ("An undeclared batch axis gives wrong minibatch scales and wrong enumeration, often silently.", plates),
-    "parameters_trained": ("A weight without gradient is silently never trained.", parameters_trained),
-}
+CHECKS = rules(
+    Rule(
+        name="runs",
+        why="A site that is not finite at an ordinary point stops every sampler at its first step.",
+        body=runs,
+        tier="entry",
+    ),
+    Rule(
+        name="prior_predictive",
+        why="Predictive checks and simulated truths need the same program without its data.",
+        body=prior_predictive,
+    ),
+    Rule(
+        name="plates",
+        why="An undeclared batch axis gives wrong minibatch scales and wrong enumeration, often silently.",
+        body=plates,
+        tier="entry",
+    ),
+    Rule(
+        name="parameters_trained",
+        why="A weight without gradient is silently never trained.",
+        body=parameters_trained,
+    ),
+)

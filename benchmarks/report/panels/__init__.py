@@ -1,47 +1,29 @@
-"""Extra figures of kinds of entries for the report, registered by the tags of their cards."""
+"""Extra figures of kinds of entries: sections for cards with certain tags and no own `panel`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.report.blocks import gallery, pictures_of
+
 if TYPE_CHECKING:
-    from zoo.types import ModelEntry
+    from markupsafe import Markup
 
-__all__ = ["PANELS", "Panel", "panel_of"]
+    from benchmarks.report.components import View
+    from benchmarks.report.inputs import EntryReport
 
+__all__ = ["TITLE", "panel"]
 
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """Figures that belong to every entry with all of these tags.
-
-    Attributes:
-        tags: words of the card, all of which an entry must have.
-        figures: `module:function`, imported when a report is made: `function(report)` returns figures, or pairs of a figure and a
-            caption; none where it does not fit the entry after all.
-    """
-
-    tags: frozenset[str]
-    figures: str
+TITLE = "More from this entry"
 
 
-PANELS = (
-    Panel(tags=frozenset({"mixture", "discrete", "enumeration"}), figures="benchmarks.report.panels.mixture:figures"),
-    Panel(tags=frozenset({"topics"}), figures="benchmarks.report.panels.topics:figures"),
-    Panel(tags=frozenset({"deep", "learns", "images"}), figures="benchmarks.report.panels.vae:figures"),
-)
+def panel(figures: Callable[[EntryReport], list[tuple[Any, str]]]) -> Callable[[View], Markup | None]:
+    """Return the `html` of a section of figures, empty where the card has its own panel."""
 
+    def html(view: View) -> Markup | None:
+        if view.report.entry.panel is not None:
+            return None
+        return gallery(TITLE, pictures_of(view.report, figures.__module__.rpartition(".")[2], figures(view.report)))
 
-def panel_of(entry: ModelEntry) -> Callable[..., Any] | None:
-    """Return the hook of an entry: its own `panel`, else the first that is registered for its tags, else None."""
-    own = entry.panel
-    if own is not None and not isinstance(own, str):
-        return own
-    named = own or next((panel.figures for panel in PANELS if panel.tags <= entry.tags), None)
-    if named is None:
-        return None
-    module, _, name = named.partition(":")
-    hook: Callable[..., Any] = getattr(import_module(module), name)
-    return hook
+    return html

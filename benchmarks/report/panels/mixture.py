@@ -11,11 +11,13 @@ from torch import Tensor
 
 from benchmarks.report.components import is_nuts
 from benchmarks.report.inputs import EntryReport, method_names
+from benchmarks.report.panels import panel
+from benchmarks.report.section import ReportSection
 from benchmarks.report.theme import canvas, light
 from zoo.quantities import shared_classes
 from zoo.types import Posterior
 
-__all__ = ["chain_modes", "clusters", "figures", "heat_map"]
+__all__ = ["SECTION", "chain_modes", "clusters", "figures", "heat_map"]
 
 ROWS = 240  # drawn in a heat map at most; more are not seen
 DRAWS = 200
@@ -207,3 +209,12 @@ def _one_labeling(draws: dict[str, Tensor], module: Any, data: Any) -> dict[str,
 
     found = pivot(module.responsibilities(draws, data).unsqueeze(0).numpy())
     return {k: torch.as_tensor(apply(v.unsqueeze(0).numpy(), found)[0]) for k, v in draws.items()}
+
+
+SECTION = ReportSection(
+    name="mixture",
+    about="classes and co-clustering of a mixture",
+    order=85,
+    tags=frozenset({"mixture", "discrete", "enumeration"}),
+    html=panel(figures),
+)

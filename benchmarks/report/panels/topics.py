@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.report.panels import panel
+from benchmarks.report.section import ReportSection
 from benchmarks.report.theme import canvas, light, style
 from zoo.models.topics._topics import align
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from benchmarks.report.inputs import EntryReport
     from zoo.types import Data, Posterior
 
-__all__ = ["draw_topics", "figures"]
+__all__ = ["SECTION", "draw_topics", "figures"]
 
 DRAWS = 200  # evenly spaced draws that are aligned
 CLEAR = 0.2  # mean Hellinger distance up to which aligned topics are one picture
@@ -103,3 +105,6 @@ def _medoid(topic: Tensor) -> int:
     few = topic[:: max(1, len(topic) // 12)][:12]
     costs = torch.stack([align(few, t).cost.mean() for t in few])
     return int(costs.argmin()) * max(1, len(topic) // 12)
+
+
+SECTION = ReportSection(name="topics", about="topics as pictures", order=85, tags=frozenset({"topics"}), html=panel(figures))

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.report.panels import panel
+from benchmarks.report.section import ReportSection
 from benchmarks.report.theme import canvas, light, marks
 from guides.base.local import LocalGuide
 from guides.families.amortized import AmortizedGuide, features_of
@@ -18,7 +20,7 @@ from zoo.truth.grid import LARGEST, LatentGrid
 if TYPE_CHECKING:
     from benchmarks.report.inputs import EntryReport
 
-__all__ = ["figures", "mosaic"]
+__all__ = ["SECTION", "figures", "mosaic"]
 
 CLASSES = ("#4c78a8", "#d1660f", "#3f8f4f", "#c0392b", "#8a63b8", "#8c564b", "#d66fae", "#7f7f7f", "#a39a1f", "#2a9fb0")
 WIDE, POINTS, SHARES = 430, 700, (0.5, 0.9)
@@ -216,3 +218,8 @@ def _tug_of_war(fit: Any) -> tuple[Any, str]:
         "The tug-of-war: minus the expected log likelihood against the KL from the prior, per training image; right, the path of the fit "
         "across lines of equal ELBO. A KL that stays at 0 is a collapse."
     )  # fmt: skip
+
+
+SECTION = ReportSection(
+    name="vae", about="reconstructions and latent space", order=85, tags=frozenset({"deep", "learns", "images"}), html=panel(figures)
+)

@@ -1,6 +1,8 @@
 """Every metric against a number known by other means, and each planted fault is caught."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +11,11 @@ from scipy.stats import norm
 from support import planting
 
 from benchmarks import arviz_bridge
-from benchmarks.metrics import components, coverage, distances, moments, predictive, weights
+from benchmarks.metrics import components, distances, moments, predictive, weights
 from benchmarks.metrics.components import Component, component_names, side
+from benchmarks.metrics.joint.c2st import c2st_accuracy
+from benchmarks.metrics.joint.sliced_wasserstein import sliced_wasserstein
+from benchmarks.metrics.metric import METRICS
 from benchmarks.metrics.numbers import rounded, value_with_error
 from benchmarks.thresholds import multiplier, pareto_threshold, rhat_limit
 from zoo.errors import UsageError
@@ -169,11 +174,19 @@ def test_draws_needed_are_those_at_which_three_errors_reach_the_line():
 # -- margins ------------------------------------------------------------------------------------------------------------------
 
 
+def margins(method, truth):
+    """Return what the metrics of the margins give, by column."""
+    found = {}
+    for name in ("wasserstein", "quantiles", "coverage50", "coverage90"):
+        found.update(METRICS[name].compute(method, truth))
+    return SimpleNamespace(**found)
+
+
 def test_quantiles_coverage_and_wasserstein_of_known_normals():
     rng = np.random.default_rng(10)
     method, truth = independent(0.3 + 0.8 * rng.standard_normal((40000, 1))), independent(2.0 * rng.standard_normal((40000, 1)) / 2.0)
-    m = coverage.marginals(method, truth, truth.sd)
-    for got, level in ((m.q05, 0.05), (m.q50, 0.5), (m.q95, 0.95)):
+    m = margins(method, truth)
+    for got, level in ((m.q05_error, 0.05), (m.q50_error, 0.5), (m.q95_error, 0.95)):
         expected = 0.3 + (0.8 - 1.0) * norm.ppf(level)
         density = norm.pdf(norm.ppf(level))
         assert got[0] == pytest.approx(expected, abs=5 * math.sqrt(2 * level * (1 - level) / 40000) / density)
@@ -190,7 +203,7 @@ def test_quantiles_coverage_and_wasserstein_of_known_normals():
 def test_aligned_coverage_sees_heavy_tails_that_mean_and_sd_hide():
     rng = np.random.default_rng(11)
     method, truth = independent(rng.standard_normal((20000, 1))), independent(rng.standard_t(3, (20000, 1)) / math.sqrt(3))
-    m = coverage.marginals(method, truth, truth.sd)
+    m = margins(method, truth)
     assert m.aligned50[0] > 0.6
 
 
@@ -200,13 +213,11 @@ def test_aligned_coverage_sees_heavy_tails_that_mean_and_sd_hide():
 def test_the_classifier_is_blind_to_location_and_scale_and_sees_dependence():
     rng = np.random.default_rng(12)
     a = planting.normals(rng, 1500, 3, 0.5)
-    moved, se = distances.c2st_accuracy(a, 5.0 + 0.1 * planting.normals(rng, 1500, 3, 0.5))
+    moved, se = c2st_accuracy(a, 5.0 + 0.1 * planting.normals(rng, 1500, 3, 0.5))
     assert abs(moved - 0.5) < 5 * se
-    apart, se = distances.c2st_accuracy(a, planting.normals(rng, 1500, 3, -0.3))
+    apart, se = c2st_accuracy(a, planting.normals(rng, 1500, 3, -0.3))
     assert apart > 0.5 + 5 * se
-    assert distances.sliced_wasserstein(a, planting.normals(rng, 1500, 3, -0.3)) > 3 * distances.sliced_wasserstein(
-        a, planting.normals(rng, 1500, 3, 0.5)
-    )
+    assert sliced_wasserstein(a, planting.normals(rng, 1500, 3, -0.3)) > 3 * sliced_wasserstein(a, planting.normals(rng, 1500, 3, 0.5))
 
 
 def test_the_noise_floor_comes_from_different_chains():
@@ -217,8 +228,8 @@ def test_the_noise_floor_comes_from_different_chains():
     halves = distances.floor_halves(reference)
     assert np.array_equal(halves.first, draws[:2].reshape(-1, 2))
     assert np.array_equal(halves.second, draws[2:].reshape(-1, 2))
-    between, se = distances.c2st_accuracy(*halves)
-    same_chains = distances.c2st_accuracy(reference.flat[::2], reference.flat[1::2])[0]  # the planted fault
+    between, se = c2st_accuracy(*halves)
+    same_chains = c2st_accuracy(reference.flat[::2], reference.flat[1::2])[0]  # the planted fault
     assert between > 0.5 + 5 * se
     assert abs(same_chains - 0.5) < 5 * se
     with pytest.raises(UsageError, match="at least two chains"):
@@ -228,13 +239,12 @@ def test_the_noise_floor_comes_from_different_chains():
 
 def test_value_and_floor_use_one_size_and_an_autocorrelated_reference_is_thinned(monkeypatch):
     sizes = []
-    real = distances.c2st_accuracy
 
-    def spy(first, second, seed=0):
+    def spy(first, second, seed):
         sizes.append((len(first), len(second)))
-        return real(first, second, seed)
+        return c2st_accuracy(first, second, seed)
 
-    monkeypatch.setattr(distances, "c2st_accuracy", spy)
+    monkeypatch.setitem(METRICS._loaded, "c2st", replace(METRICS["c2st"], measure=spy))
     rng = np.random.default_rng(14)
     truth = chained(autoregressive(rng, 1000, 2, 0.7))
     found = distances.joint_distances(independent(rng.standard_normal((2000, 2))), truth)

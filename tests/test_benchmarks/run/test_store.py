@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from benchmarks.metrics.metric import own_columns
 from benchmarks.run import store
 from benchmarks.run.plan import make_plan, read_plan
 from benchmarks.run.store import RunDir, cell_name, results_frame, strict_json, write_atomic
@@ -297,7 +298,7 @@ def test_json_is_strict():
 
 
 def test_results_frame_reads_cells_and_shows_failed_ones(tmp_path):
-    score = {k: 0.25 for k in store.SCORE_COLUMNS} | {"quantity": "theta", "index": [0, 1], "label": "theta[a, b]", "judged": True}
+    score = {k: 0.25 for k in own_columns()} | {"quantity": "theta", "index": [0, 1], "label": "theta[a, b]", "judged": True}
     base = {"entry": "coin", "seed": 0, "status": "ok", "verdict": "agrees"}
     good = {**base, "method": "mean_field", "scores": [score, {**score, "mean_error": None}]}
     bad = {**base, "method": "low_rank", "scores": [], "status": "nan", "verdict": "fit_failed"}

@@ -1,0 +1,127 @@
+"""Members that register themselves: records in files of ours and, by entry point, in packages.
+
+A name of ours is never replaced. A plug-in that cannot be loaded is one sentence and costs no
+other member anything.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from zoo.errors import UsageError, ZooError
+
+__all__ = ["Members"]
+
+ROOT = Path(__file__).parent
+T = TypeVar("T")
+
+
+class Members(Mapping[str, T], Generic[T]):
+    """Records by name, imported at first use.
+
+    Attributes:
+        noun: what one is called in a sentence, such as `report section`.
+        group: the entry-point group of installed packages.
+    """
+
+    def __init__(self, kind: type[T], *, noun: str, group: str, folders: tuple[str, ...], attribute: str, accepted: str = "") -> None:
+        """Name where members are.
+
+        Args:
+            kind: the record, which has a `name`.
+            noun: what one is called in a sentence.
+            group: entry points, `my_name = "my_package.my_module:ATTRIBUTE"`.
+            folders: packages of this room whose files are members, such as `report.sections`.
+            attribute: the name of the record in each file.
+            accepted: names of the records in words, where there are several kinds.
+        """
+        self.noun, self.group = noun, group
+        self._kind, self._folders, self._attribute = kind, folders, attribute
+        self._accepted = accepted or kind.__name__
+
+    @functools.cached_property
+    def _places(self) -> dict[str, str | metadata.EntryPoint]:
+        files = {
+            path.stem: f"benchmarks.{folder}.{path.stem}"
+            for folder in self._folders
+            for path in sorted(ROOT.joinpath(*folder.split(".")).glob("[a-z]*.py"))
+        }
+        return {**files, **{p.name: p for p in metadata.entry_points(group=self.group) if p.name not in files}}
+
+    @functools.cached_property
+    def _loaded(self) -> dict[str, T]:
+        return {}
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._places:
+            raise KeyError(name)
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name, self._places[name])
+        return self._loaded[name]
+
+    def _load(self, name: str, place: str | metadata.EntryPoint) -> T:
+        if isinstance(place, str):
+            found = getattr(import_module(place), self._attribute)
+        else:
+            try:
+                found = place.load()
+            except Exception as error:
+                why = str(error) if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"
+                raise UsageError(f"The {self.noun} {name!r} of {place.value} cannot be loaded ({why}); mend it.") from error
+        if not isinstance(found, self._kind) or getattr(found, "name", None) != name:
+            called = f" called {getattr(found, 'name', '')!r}" if isinstance(found, self._kind) else ""
+            got = f"a {type(found).__name__}{called}"
+            raise UsageError(f"The {self.noun} {name!r} is {got}; accepted: {self._attribute} = {self._accepted}(name={name!r}, ...).")
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """Names that installed packages add."""
+        return tuple(name for name, place in self._places.items() if not isinstance(place, str))
+
+    def usable(self) -> tuple[list[T], list[str]]:
+        """Return every member that can be loaded, and one sentence for each plug-in that cannot."""
+        found, broken = [], []
+        for name in self:
+            try:
+                found.append(self[name])
+            except UsageError as error:
+                if name not in self.plugins:
+                    raise
+                broken.append(str(error))
+        return found, broken
+
+    def plugins_digest(self) -> str:
+        """Digest the names of the plug-ins and the files their records come from; empty without plug-ins."""
+        if not self.plugins:
+            return ""
+        digest = hashlib.sha256()
+        for name in sorted(self.plugins):
+            place = self._places[name]
+            assert not isinstance(place, str)
+            digest.update(f"{name} {place.value}\0".encode())
+            try:
+                digest.update(Path(inspect.getfile(import_module(place.module))).read_bytes())
+            except Exception as error:  # it will be named by whoever loads it
+                digest.update(type(error).__name__.encode())
+        return digest.hexdigest()
+
+    def forget(self) -> None:
+        """Look again for what is installed."""
+        for name in ("_places", "_loaded"):
+            self.__dict__.pop(name, None)

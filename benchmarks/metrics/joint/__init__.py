@@ -1,0 +1,1 @@
+"""Distances between all judged components jointly, one file each."""

@@ -1,0 +1,113 @@
+"""What sections are built from: figures, paragraphs and tables, as HTML and as Markdown."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from markupsafe import Markup
+from markupsafe import escape as html_escape
+
+from benchmarks.report.inputs import EntryReport
+from benchmarks.report.svg import inline_svg
+from benchmarks.report.words import definition
+
+__all__ = [
+    "Picture", "anchor", "environment", "escape", "fragment", "gallery", "markdown_table", "paragraph", "picture", "pictures_of", "table",
+]  # fmt: skip
+
+Picture = dict[str, Any]
+
+
+def anchor(report: EntryReport) -> str:
+    """Return an id for an entry that is safe in a link: distinct keys stay distinct."""
+    return "e-" + re.sub(r"[^A-Za-z0-9_-]", lambda m: f".{ord(m.group()):x}.", report.entry.key)
+
+
+def picture(figure: Any, name: str, alt: str, title: str = "", caption: str = "") -> Picture | None:
+    """Return a figure for the page, None where there is nothing to draw.
+
+    Args:
+        figure: a matplotlib figure in the colors of `benchmarks.report.theme`, or None.
+        name: makes the ids inside it unique on the page; begin it with `anchor(report)`.
+        alt: what it shows, for those who cannot see it.
+        title: a line above it.
+        caption: text below it.
+    """
+    if figure is None:
+        return None
+    height = float(figure.get_figheight() * 72)
+    return {
+        "svg": inline_svg(figure, re.sub(r"[^A-Za-z0-9_-]", "", name), alt),
+        "title": title,
+        "caption": caption.replace(" %", "\u00a0%"),
+        "height": height,
+    }
+
+
+def pictures_of(report: EntryReport, section: str, figures: Iterable[Any]) -> list[Picture]:
+    """Return figures, or pairs of a figure and its caption, as pictures of a section."""
+    pairs = [item if isinstance(item, tuple) else (item, "") for item in figures]
+    made = [
+        picture(figure, f"{anchor(report)}-{section}{i}", str(caption) or f"Extra figure {i + 1} of {report.entry.key}.", "", str(caption))
+        for i, (figure, caption) in enumerate(pairs)
+    ]
+    return [p for p in made if p is not None]
+
+
+@functools.cache
+def environment() -> Any:
+    """Return the templates, which lie beside the code; what is no markup is escaped."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("benchmarks.report", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters["code"] = _code
+    made.filters["pieces"] = lambda text: re.findall(r"[^_/\[,]*[_/\[,]?", str(text))[:-1]
+    made.globals["define"] = definition
+    return made
+
+
+def _code(text: str) -> Markup:
+    """Set the words a docstring puts in backticks as code; everything is escaped first."""
+    return Markup(re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(html_escape(text))))
+
+
+def fragment(template: str, **values: Any) -> Markup:
+    """Render one template of `benchmarks/report`, such as `sections/story.jinja`."""
+    return Markup(environment().get_template(template).render(**values))
+
+
+def paragraph(text: str, *, title: str = "") -> Markup:
+    """Return a paragraph, under a heading where a title is given."""
+    head = Markup("<h3>{}</h3>").format(title) if title else Markup("")
+    return head + Markup('<p class="note">{}</p>').format(text)
+
+
+def gallery(title: str, pictures: Sequence[Picture]) -> Markup | None:
+    """Return pictures side by side under a heading, None without any."""
+    return fragment("sections/gallery.jinja", title=title, pictures=pictures) if pictures else None
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> Markup:
+    """Return a table whose first column names its rows, under a heading where a title is given."""
+    return fragment("sections/table.jinja", title=title, heads=heads, rows=rows)
+
+
+# -- Markdown -----------------------------------------------------------------------------------------------------------
+
+
+def escape(text: object) -> str:
+    """Make text literal inside a Markdown table: no markup, no HTML, no mention, one line."""
+    flat = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\|*_`\[\]~#$])", r"\\\1", flat).replace("@", "&#64;")
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a table in Markdown; heads and cells are escaped."""
+    lines = ["| " + " | ".join(map(escape, heads)) + " |", "|---" * len(heads) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(escape, row)) + " |" for row in rows)])

@@ -1,0 +1,1 @@
+"""The sections of one entry, one file each; `benchmarks.report.section` finds them."""

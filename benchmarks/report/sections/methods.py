@@ -1,0 +1,31 @@
+"""Trust and cost: one row per trust figure or cost, one column per method."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from benchmarks.report.blocks import escape, fragment
+from benchmarks.report.components import View
+from benchmarks.report.inputs import EntryReport, method_names
+from benchmarks.report.numbers import count, duration
+from benchmarks.report.section import ReportSection
+from benchmarks.report.tables import method_table
+
+__all__ = ["SECTION"]
+
+
+def html(view: View) -> Markup:
+    """Render the table."""
+    return fragment("sections/methods.jinja", table=method_table(view))
+
+
+def markdown(report: EntryReport) -> str:
+    """Return the cost in one line."""
+    costs = (
+        f"{escape(n)} {duration(c.posterior.cost.seconds)}, {count(c.posterior.cost.gradient_evaluations)} gradients"
+        for n, c in zip(method_names(report.comparisons), report.comparisons, strict=True)
+    )
+    return "Cost: " + "; ".join(costs) + "."
+
+
+SECTION = ReportSection(name="methods", about="trust figures and cost of each method", order=90, html=html, markdown=markdown)

@@ -1,0 +1,127 @@
+"""What a check says of itself: one frozen record, for the contract of all rooms and the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar, get_args
+
+from zoo.errors import UsageError, ZooError
+
+__all__ = ["Check", "CheckResult", "Rule", "Status", "Tier", "rules", "run"]
+
+Status = Literal["ok", "failed", "skipped"]
+Tier = Literal["entry", "check", "audit"]
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckResult:
+    """The outcome of one check: a status and one sentence, which for `skipped` is the reason."""
+
+    status: Status
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A rule with its subject, ready to run.
+
+    Attributes:
+        name: what tables call it; checks of guides and of the audit name these too.
+        run: makes the check; faults are part of its result.
+        why: what goes wrong for users of what fails it.
+        about: what it looks at, in one line.
+        tier: see `Rule`.
+    """
+
+    name: str
+    run: Callable[[], CheckResult]
+    why: str = ""
+    about: str = ""
+    tier: Tier = "check"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule(Generic[S]):
+    """A named check before it has a subject; the tables of checks consist of these.
+
+    Attributes:
+        name: what tables call it.
+        why: what goes wrong for users of what fails it, or what it would have caught.
+        body: `subject -> sentence` raises `Failed` or `Skipped`; the first line of its docstring
+            says what it looks at.
+        tier: when it runs: `entry`, cheap enough (a run of the program at most) to run wherever a
+            program enters; `check`, by `zoo check`, a second or so each; `audit`, by
+            `zoo check --bounds`, which may take minutes.
+
+    Raises:
+        UsageError: a name that is no identifier, a rule that says not why or what, or a tier.
+    """
+
+    name: str
+    why: str
+    body: Callable[[S], str]
+    tier: Tier = "check"
+
+    def __post_init__(self) -> None:
+        """Refuse a record that tables could not show."""
+        if not self.name.isidentifier():
+            raise UsageError(f"A check is called {self.name!r}; accepted: letters, digits and _, such as my_check.")
+        if not (self.why.strip() and self.about):
+            raise UsageError(f"The check {self.name!r} does not say what it looks at or why; write its docstring and `why`, one line each.")
+        if self.tier not in get_args(Tier):
+            raise UsageError(f"The check {self.name!r} has the tier {self.tier!r}; accepted: {', '.join(get_args(Tier))}.")
+
+    @property
+    def about(self) -> str:
+        """What it looks at, in one line."""
+        return (self.body.__doc__ or "").strip().partition("\n")[0]
+
+    def on(self, subject: S, *, prefix: str = "", within: Callable[[], AbstractContextManager[object]] = nullcontext) -> Check:
+        """Return the check of a subject.
+
+        Args:
+            subject: what is looked at.
+            prefix: put before the name, as in `guide.laplace.`.
+            within: what the check runs inside of.
+        """
+        from zoo.contract.subject import Failed, Skipped
+
+        def result() -> CheckResult:
+            try:
+                with within():
+                    return CheckResult(status="ok", sentence=self.body(subject))
+            except Skipped as reason:
+                return CheckResult(status="skipped", sentence=str(reason))
+            except Failed as reason:
+                return CheckResult(status="failed", sentence=str(reason))
+
+        name = prefix + self.name
+        guarded = Check(name=name, run=result)
+        return Check(name=name, run=lambda: run(guarded), why=self.why, about=self.about, tier=self.tier)
+
+
+def rules(*table: Rule[S]) -> Mapping[str, Rule[S]]:
+    """Return rules by name, in order.
+
+    Raises:
+        UsageError: two of one name.
+    """
+    found = {rule.name: rule for rule in table}
+    if len(found) < len(table):
+        names = [rule.name for rule in table]
+        raise UsageError(f"Two checks are called {next(n for n in names if names.count(n) > 1)!r}; give each its own name.")
+    return found
+
+
+def run(check: Check) -> CheckResult:
+    """Run a check; an exception of any kind is a failure with one sentence."""
+    try:
+        return check.run()
+    except ZooError as error:
+        return CheckResult(status="failed", sentence=str(error))
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0]
+        return CheckResult(status="failed", sentence=f"{type(error).__name__}: {line}")
