@@ -75,6 +75,7 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
         UsageError: no such file, not a file of `save`, or a fit of another entry, other options or other data.
     """
     meta, tensors = _read(Path(path))
+    stored = _stored(meta, tensors, str(path))
     if entry is None:
         import zoo
 
@@ -86,8 +87,7 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
         raise UsageError(f"{path} holds a fit of {meta['entry']} to other data; pass the data it was fitted to, or fit again.")
     with session(entry.dtype):
         program = entry.program(data)
-        stored = any(k.startswith("program.") for k in tensors)
-        if stored:
+        if any(k.startswith("program.") for k in tensors):
             program = as_module(program, data.train, entry.dtype)
         density = LogDensity(program, data, dtype=entry.dtype)
         own = meta["family"] in entry.own_guides
@@ -100,13 +100,30 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
             if part:
                 _fill(module, part, str(path))
     return Fit(
-        entry=entry, data=data, family=meta["family"], program=program, guide=guide, config=_config(meta["config"]), seed=meta["seed"],
-        losses=tensors["losses"].numpy(), stop=Stop(**meta["stop"]), elbo=_elbo(meta["elbo"]), cost=Cost(**meta["cost"]),
-        options=meta["options"],
-        restarts=tuple(Restart(seed=r["seed"], elbo=_elbo(r["elbo"]), stop=Stop(**r["stop"])) for r in meta["restarts"]),
-        compiled=meta["compiled"], history={k[8:]: v.numpy() for k, v in tensors.items() if k.startswith("history.")},
-        points=tuple(meta.get("points", ())), density=density,
+        entry=entry, data=data, family=meta["family"], program=program, guide=guide, seed=meta["seed"], options=meta["options"],
+        compiled=meta["compiled"], points=tuple(meta.get("points", ())), density=density, **stored,
     )  # fmt: skip
+
+
+def _stored(meta: Any, tensors: Any, path: str) -> dict[str, Any]:
+    """Return what a file holds besides the guide, each as the noun it was.
+
+    Raises:
+        UsageError: something is missing or is not what it should be.
+    """
+    try:
+        missing = {"entry", "name", "chosen", "family", "options", "data", "seed", "compiled"} - set(meta)
+        if missing:
+            raise KeyError(sorted(missing)[0])
+        return {
+            "config": _config(meta["config"]), "stop": Stop(**meta["stop"]), "elbo": _elbo(meta["elbo"]), "cost": Cost(**meta["cost"]),
+            "restarts": tuple(Restart(seed=r["seed"], elbo=_elbo(r["elbo"]), stop=Stop(**r["stop"])) for r in meta["restarts"]),
+            "losses": tensors["losses"].numpy(),
+            "history": {k[8:]: v.numpy() for k, v in tensors.items() if k.startswith("history.")},
+        }  # fmt: skip
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        text = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{path} is not a fit or is damaged ({text}); give a file written by guides.save.") from error
 
 
 def _config(fields: Mapping[str, Any]) -> FitConfig:
@@ -127,6 +144,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise UsageError(f"The fit {path} cannot be read: {error.strerror or error}; give a file written by guides.save.") from error
     except Exception as error:
         raise UsageError(f"{path} is not a fit or is damaged ({type(error).__name__}); give a file written by guides.save.") from error
+    if not isinstance(meta, dict) or not isinstance(tensors, dict):
+        raise UsageError(f"{path} is not a fit or is damaged; give a file written by guides.save.")
     if meta.get("format") != FORMAT:
         raise UsageError(f"{path} has format {meta.get('format')}; this version reads format {FORMAT}, fit again.")
     return meta, tensors

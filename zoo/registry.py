@@ -162,11 +162,16 @@ def _plugins() -> Iterator[EntryInfo]:
                 info, error=f"Plug-in name {point.name!r} of {source} is not accepted: use [a-z][a-z0-9_]*, at most 64 characters."
             )
             continue
-        path = _find(point.module)
-        if path is None:
-            yield replace(info, error=f"Plug-in {point.name!r} of {source} points to module {point.module!r}, which is not installed.")
+        module = point.value.partition(":")[0].strip()
+        if not all(part.isidentifier() for part in module.split(".")):
+            text = f"Plug-in {point.name!r} of {source} has the target {point.value!r}; accepted: my_package.my_module:ENTRY."
+            yield replace(info, error=text)
             continue
-        cards = _scan(path, point.module, source)
+        path = _find(module)
+        if path is None:
+            yield replace(info, error=f"Plug-in {point.name!r} of {source} points to module {module!r}, which is not installed.")
+            continue
+        cards = _scan(path, module, source)
         card = next((c for c in cards if c.name == point.name), cards[0] if len(cards) == 1 else None)
         known = card if card is not None and (card.error is None or "cannot be read" in card.error) else info
         yield replace(known, name=point.name, source=source, target=point.value)

@@ -252,7 +252,18 @@ def main(argv: list[str] | None = None) -> None:
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     signal.signal(signal.SIGTERM, _terminated)
+    _take_any_stream()
     sys.exit(_run(argv))
+
+
+def _take_any_stream() -> None:
+    """Print to streams of any encoding, with replacement characters, and to closed ones."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def _run(argv: list[str] | None) -> int:
@@ -264,6 +275,10 @@ def _run(argv: list[str] | None) -> int:
 
     try:
         app(args=argv, prog_name="zoo")
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # `zoo list | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except SystemExit as left:
         if left.code == 130:

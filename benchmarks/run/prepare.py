@@ -47,6 +47,8 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
         seen = witness.of_program(entry, data, density)
     except ZooError:
         raise
+    except SystemExit as error:
+        raise ProgramError(f"Entry {entry.key} ends the process (SystemExit) while it is made; mend its make_data or build.") from error
     except Exception as error:
         text = " ".join(str(error).split())[:240].rstrip(".")
         raise ProgramError(

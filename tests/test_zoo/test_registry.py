@@ -140,9 +140,17 @@ def test_a_broken_plug_in_breaks_nothing_else(plugins):
         "wrong": "ENTRY = 3",
         "other_name": 'ENTRY = entry("hers")',
     }
-    points = {"raises": "raises:ENTRY", "torn": "torn_plugin:ENTRY", "gone": "not_installed.models:ENTRY", "wrong": "wrong:ENTRY"}
+    points = {
+        "malformed": "1 2 3",
+        "raises": "raises:ENTRY",
+        "torn": "torn_plugin:ENTRY",
+        "gone": "not_installed.models:ENTRY",
+        "wrong": "wrong:ENTRY",
+    }
     plugins("acme", {**points, "Bad-Name": "raises:ENTRY", "his": "other_name"}, files)
     infos = {i.name: i for i in zoo.catalog()}
+    assert "has the target '1 2 3'; accepted: my_package.my_module:ENTRY" in infos["malformed"].error
+    refused("malformed", "1 2 3")
     assert "line 1" in infos["torn"].error
     assert "not installed" in infos["gone"].error
     assert "not accepted" in infos["Bad-Name"].error

@@ -128,7 +128,7 @@ def compile_function(
         function: tensors -> sequence of tensors; deterministic (randomness is an input), gradients taken inside.
         examples: inputs the graph is traced at.
         checks: inputs, other than the traced ones, at which the graph must equal `function`; three is customary.
-        mode: `auto` compiles where the eager time of three runs, estimated from the number of operations of one call, exceeds
+        mode: `auto` compiles where the eager time of four runs, estimated from the number of operations of one call, exceeds
             the cost of compiling, also estimated; `on` whenever it works, `off` never.
         expected_calls: how often it will be called, for the prediction.
         traced: a graph of `function` that exists already, or how to make it.

@@ -30,7 +30,7 @@ WARM_SECONDS, TRACE_CALLS = 0.5, 300  # load and check; tracing takes about as l
 SPEEDUP = 8.0  # least eager / compiled ratio seen on programs whose time is overhead
 BACKENDS = ("standalone", "aoti", "eager")
 BACKEND_VARIABLE = "ZOO_BACKEND"
-RUNS = 3  # compiled is what pays within so many runs: the graph stays on the disk
+RUNS = 4  # compiled is what pays within so many runs: the graph stays on the disk
 _log = logging.getLogger("zoo")
 _said: set[str] = set()
 

@@ -274,3 +274,20 @@ def test_reference_shows_and_verifies(capsys):
     code, out, _ = run("reference", "linear_regression", capsys=capsys)
     assert code == 0
     assert out.startswith("linear_regression: analytic, usable")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_output_to_a_stream_that_is_not_utf8(encoding, monkeypatch):
+    """After all the work the table could not be printed: a fault of ours, exit code 3."""
+    command = [sys.executable, "-c", "from benchmarks.cli import main; main(['show', 'eight_schools'])"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"eight_schools" in done.stdout
+
+
+def test_closed_streams_and_readers_that_leave_are_no_errors():
+    program = f"{sys.executable} -c \"from benchmarks.cli import main; main(['list', '--long'])\""
+    closed = subprocess.run(f"{program} >&-", shell=True, capture_output=True, text=True, check=False)
+    assert (closed.returncode, closed.stderr) == (0, "")
+    left = subprocess.run(["bash", "-c", f"set -o pipefail; {program} | head -1"], capture_output=True, text=True, check=False)
+    assert (left.returncode, left.stderr) == (0, "")

@@ -352,6 +352,15 @@ def test_bad_input_ends_before_anything_is_written(model, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_build_that_ends_the_process_is_an_error_of_its_file(tmp_path):
+    """`sys.exit(0)` in build ended the command with code 0: the work seemed done."""
+    path = tmp_path / "tiny.py"
+    path.write_text(MODEL.replace("def build(data):\n", "def build(data):\n    raise SystemExit(0)\n"))
+    with pytest.raises(UsageError, match=r"tiny ends the process .SystemExit. while it is made"):
+        execute(plan_of(str(path)), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_keys_change_with_what_draws_depend_on(model):
     def key(plan=None, entry=None):
         plan = plan or plan_of(model)

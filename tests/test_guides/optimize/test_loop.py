@@ -1,7 +1,10 @@
 """The loop's promises: seeds, restarts, stops, files, refusals."""
 
+import io
+import json
 import math
 import os
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -265,3 +268,31 @@ def test_one_log_density_serves_a_fit_its_draws_and_its_elbo(tiny, tmp_path, mon
     assert torch.equal(one.log_weights, two.log_weights)
     other = replace(again, data=entry.load_data())  # other data: the memo is not theirs
     assert guides.draws.density_of(other) is not again.density
+
+
+DAMAGE = {
+    "meta is a list": lambda meta, tensors: ([], tensors),
+    "meta without names": lambda meta, tensors: ({"format": 1}, tensors),
+    "unknown field of the configuration": lambda meta, tensors: ({**meta, "config": {"x": 1}}, tensors),
+    "a stop of another form": lambda meta, tensors: ({**meta, "stop": {"why": "?"}}, tensors),
+    "restarts that are none": lambda meta, tensors: ({**meta, "restarts": 3}, tensors),
+    "no losses": lambda meta, tensors: (meta, {k: v for k, v in tensors.items() if k != "losses"}),
+    "tensors are a list": lambda meta, tensors: (meta, [1]),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_fit_is_one_sentence(tiny, tmp_path, what):
+    entry, _ = tiny.gaussian()
+    save(guides.fit(entry, "laplace"), tmp_path / "fit.pt")
+    with zipfile.ZipFile(tmp_path / "fit.pt") as archive:
+        meta, tensors = json.loads(archive.read("meta.json")), torch.load(io.BytesIO(archive.read("tensors.pt")), weights_only=True)
+    meta, tensors = DAMAGE[what](meta, tensors)
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    with zipfile.ZipFile(tmp_path / "bad.pt", "w") as archive:
+        archive.writestr("meta.json", json.dumps(meta))
+        archive.writestr("tensors.pt", buffer.getvalue())
+    with pytest.raises(UsageError, match="is not a fit or is damaged") as caught:
+        load(tmp_path / "bad.pt", entry)
+    assert str(caught.value).count(".") <= 4
