@@ -21,6 +21,7 @@ __all__ = [
     "UsageError",
     "ZooError",
     "did_you_mean",
+    "printable",
 ]
 
 
@@ -90,3 +91,8 @@ def did_you_mean(got: str, accepted: Iterable[str]) -> str:
     """Return `; did you mean 'x'?`-style text for the nearest accepted name, or an empty string."""
     near = difflib.get_close_matches(got, list(accepted), n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def printable(text: str) -> str:
+    """Return text of others with control characters replaced, so that it moves no cursor and names no window."""
+    return "".join(c if c in "\n\t" or c.isprintable() or (c.isspace() and ord(c) > 159) else "\N{REPLACEMENT CHARACTER}" for c in text)

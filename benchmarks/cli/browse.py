@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cli.console import print_json, print_table
+from benchmarks.cli.console import print_json, print_table, say
 from zoo.errors import UnknownNameError, ZooError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def show(model: str, as_json: bool) -> None:
     if as_json:
         print_json({"schema": 1, **card})
         return
-    print(f"{card['name']}: {card['title']}")
+    say(f"{card['name']}: {card['title']}")
     for name in (
         "reference",
         "reference_of",
@@ -98,13 +98,13 @@ def show(model: str, as_json: bool) -> None:
         "not_judged",
     ):
         if card[name] not in (None, [], {}):
-            print(f"  {name.replace('_', ' ')}: {_words(card[name])}")
+            say(f"  {name.replace('_', ' ')}: {_words(card[name])}")
     print("  quantities:")
     for name, text in card["quantities"].items():
-        print(f"    {name}: {text}")
-    print(f"  source: {card['source']}\n  licence: {card['licence']}")
+        say(f"    {name}: {text}")
+    say(f"  source: {card['source']}\n  licence: {card['licence']}")
     for cite in card["cites"]:
-        print(f"  {cite}")
+        say(f"  {cite}")
 
 
 def _card(entry: ModelEntry, data: Data) -> dict[str, Any]:
@@ -133,5 +133,5 @@ def doctor() -> int:
 
     findings = examine()
     for finding in findings:
-        print(f"{finding.status:>7}  {finding.name}: {finding.sentence}")
+        say(f"{finding.status:>7}  {finding.name}: {finding.sentence}")
     return 1 if any(f.status == "failed" for f in findings) else 0

@@ -267,6 +267,9 @@ def _take_any_stream() -> None:
 
 
 def _run(argv: list[str] | None) -> int:
+    if sys.flags.optimize >= 2:
+        _say("python runs with -OO, which removes the docstrings that Pyro needs to be imported; run it without, or with -O.")
+        return 2
     hidden = shadowed()
     if hidden is not None:
         _say(hidden)
@@ -277,10 +280,11 @@ def _run(argv: list[str] | None) -> int:
         app(args=argv, prog_name="zoo")
         sys.stdout.flush()
         return 0
-    except BrokenPipeError:  # `zoo list | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+    except BrokenPipeError:
+        return _reader_left()
     except SystemExit as left:
+        if isinstance(left.__context__, BrokenPipeError):  # typer makes it an exit with code 1
+            return _reader_left()
         if left.code == 130:
             _say("interrupted; whole cells stay, the same command resumes")
         return left.code if isinstance(left.code, int) else 0 if left.code is None else 1
@@ -298,6 +302,12 @@ def _run(argv: list[str] | None) -> int:
         return _fail(f"unexpected {type(error).__name__}: {first}; a fault of ours: run again with ZOO_DEBUG=1 for the traceback.", 3)
 
 
+def _reader_left() -> int:
+    """End well where the reader of a pipe has seen enough, as in `zoo list | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
+
+
 def _fail(sentence: str, code: int) -> int:
     if os.environ.get("ZOO_DEBUG") == "1":
         import traceback
@@ -308,4 +318,5 @@ def _fail(sentence: str, code: int) -> int:
 
 
 def _say(sentence: str) -> None:
-    print(f"zoo: {sentence}", file=sys.stderr, flush=True)
+    text = "".join(c if c.isprintable() else "?" for c in sentence)  # zoo.errors may be what is missing
+    print(f"zoo: {text}", file=sys.stderr, flush=True)

@@ -9,14 +9,20 @@ from typing import Any
 
 from benchmarks.run.progress import Events
 from benchmarks.run.store import strict_json
+from zoo.errors import printable
 
-__all__ = ["Console", "print_json", "print_table"]
+__all__ = ["Console", "print_json", "print_table", "say"]
 
 
 def print_json(document: Any) -> None:
     """Print one strict JSON document."""
     sys.stdout.write(strict_json(document) + "\n")
     sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """Print a line, text of others made harmless."""
+    print(printable(text))
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
@@ -29,7 +35,7 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
     for column in columns:
         grid.add_column(column, overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
+        grid.add_row(*(Text(printable(cell)) for cell in row))
     width = shutil.get_terminal_size((120, 40)).columns if sys.stdout.isatty() else 220
     console = Rich(file=io.StringIO(), width=width, highlight=False)
     console.print(grid)

@@ -233,8 +233,21 @@ def results_csv(cells: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, score_columns(cells), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(finite(row) for row in score_rows(cells))
+    writer.writerows({k: _inert(v) for k, v in finite(row).items()} for row in score_rows(cells))
     return text.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    """Return text with a quote before what a spreadsheet would take for a formula; numbers are as they are."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") and not _is_number(value) else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_run(path: Path, *, events: Events | None = None) -> RunResult:
@@ -246,11 +259,21 @@ def read_run(path: Path, *, events: Events | None = None) -> RunResult:
     events = events or Events()
     run = RunDir.open(path)
     with one_thread(), contextlib.closing(run):
-        prepared = [prepare(run.plan, request) for request in run.plan.entries]
+        prepared = [prepare(run.plan, _found(request, path)) for request in run.plan.entries]
         cells = _stored(plan_cells(run.plan, prepared), run, events)
         if not cells:
             raise UsageError(f"{str(path)!r} has no whole cell; run `{command(run.plan)} --out {path}` first.")
         return evaluate(cells, run, 1, events)
+
+
+def _found(request: str, run: Path) -> str:
+    """Return the request with the path of its model file: as given, else beside the run or in it."""
+    file, colon, name = request.partition(".py:")
+    file = f"{file}.py" if colon else file
+    if not file.endswith(".py") or Path(file).exists():
+        return request
+    place = next((base / file for base in (run.resolve().parent, run.resolve()) if (base / file).exists()), None)
+    return request if place is None else f"{place}:{name}" if colon else str(place)
 
 
 def _stored(cells: list[Cell], run: RunDir, events: Events) -> list[Cell]:

@@ -45,6 +45,7 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
             torch.manual_seed(0)
             density = LogDensity(entry.program(data), data, dtype=entry.dtype)
         seen = witness.of_program(entry, data, density)
+        _refuse_slashes(s.name for s in density.sites)
     except ZooError:
         raise
     except SystemExit as error:
@@ -63,6 +64,13 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
         request=name, entry=entry, data=data, methods=methods, digest=digest, seconds=seconds, training=training, most_draws=most,
         witness=seen,
     )  # fmt: skip
+
+
+def _refuse_slashes(names: Iterable[str]) -> None:
+    """Refuse names of sites that the files of draws cannot hold, before any work is done for them."""
+    for name in names:
+        if "/" in name:
+            raise ProgramError(f"The site name {name!r} cannot stand in a file of draws; call the site by a name without '/'.")
 
 
 def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]:

@@ -22,3 +22,7 @@ def test_unknown_names_guess_only_when_near():
     assert "did you mean" not in str(errors.UnknownNameError("family", "qqq", ["laplace"]))
     assert "accepted: none" in str(errors.UnknownNameError("family", "qqq", []))
     assert "(30 in all)" in str(errors.UnknownNameError("site", "q", [f"s{i}" for i in range(30)]))
+
+
+def test_text_of_others_moves_no_cursor():
+    assert errors.printable("a\x1b[31mRED\x1b]0;owned\x07\tb\nc \u00e9\u2009x") == "a\ufffd[31mRED\ufffd]0;owned\ufffd\tb\nc \u00e9\u2009x"

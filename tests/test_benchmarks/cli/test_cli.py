@@ -291,3 +291,12 @@ def test_closed_streams_and_readers_that_leave_are_no_errors():
     assert (closed.returncode, closed.stderr) == (0, "")
     left = subprocess.run(["bash", "-c", f"set -o pipefail; {program} | head -1"], capture_output=True, text=True, check=False)
     assert (left.returncode, left.stderr) == (0, "")
+
+
+def test_without_docstrings_there_is_one_sentence():
+    """Pyro cannot be imported under `python -OO`; that was an unexpected AttributeError and a fault of ours."""
+    command = [sys.executable, "-OO", "-c", "from benchmarks.cli import main; main(['show', 'coin'])"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("zoo: python runs with -OO")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,8 +1,10 @@
 """Runs: every cell gets a status, nothing stops the rest, the same call resumes, interruption leaves nothing broken."""
 
+import csv
 import dataclasses
 import faulthandler
 import importlib
+import io
 import json
 import os
 import resource
@@ -23,7 +25,7 @@ from benchmarks.report import render_html, render_table
 from benchmarks.run import cell as work
 from benchmarks.run import execute as run
 from benchmarks.run import record as schema
-from benchmarks.run.execute import execute, read_run
+from benchmarks.run.execute import execute, read_run, results_csv
 from benchmarks.run.plan import make_plan, read_plan
 from benchmarks.run.prepare import command, duration, plan_cells, prepare
 from benchmarks.run.progress import Events
@@ -359,6 +361,37 @@ def test_a_build_that_ends_the_process_is_an_error_of_its_file(tmp_path):
     with pytest.raises(UsageError, match=r"tiny ends the process .SystemExit. while it is made"):
         execute(plan_of(str(path)), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_names_that_files_cannot_hold_are_refused_before_any_work(tmp_path):
+    """Every method ran to its end, and then its draws could not be written."""
+    path = tmp_path / "tiny.py"
+    path.write_text(MODEL.replace('pyro.sample("mean"', 'pyro.sample("block/mean"').replace('draws["mean"]', 'draws["block/mean"]'))
+    with pytest.raises(UsageError, match=r"'block/mean' cannot stand in a file of draws"):
+        execute(plan_of(str(path)), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_a_model_file_is_read_from_another_folder(model, tmp_path, monkeypatch, exact_methods):
+    monkeypatch.chdir(tmp_path)
+    go(plan_of("tiny.py"), tmp_path / "run", pages=False)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert [c["entry"] for c in read_run(tmp_path / "run").cells] == ["tiny"]
+
+
+def test_text_of_others_is_no_formula_in_the_table(tmp_path, exact_methods):
+    """A name that begins like a formula gets a quote before it; numbers, negative ones too, are as they are."""
+    path = tmp_path / "tiny.py"
+    text = MODEL.replace('quantities={"mean":', """quantities={'=HYPERLINK("http://x")':""").replace(
+        'moments={"mean": exact}', "moments={}"
+    )
+    path.write_text(text)
+    result, _ = go(plan_of(str(path)), tmp_path / "run", pages=False)
+    lines = list(csv.DictReader(io.StringIO(results_csv(result.cells))))
+    assert lines[0]["quantity"] == """'=HYPERLINK("http://x")"""
+    assert float(lines[0]["mean_error"]) == pytest.approx(result.cells[0]["scores"][0]["mean_error"])
+    assert not any(value.startswith(("=", "+", "@")) for row in lines for value in row.values())
 
 
 def test_keys_change_with_what_draws_depend_on(model):

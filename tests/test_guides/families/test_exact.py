@@ -1,6 +1,7 @@
 """Fits of programs whose posteriors are known in closed form."""
 
 import math
+from dataclasses import replace
 
 import pyro
 import pytest
@@ -53,7 +54,7 @@ def test_a_bound_without_jacobian_would_be_noticed(tiny, monkeypatch):
     entry, evidence = tiny.skewed()
     fit = guides.fit(entry, "full_rank", **tiny.FAST)
     monkeypatch.setattr(LogDensity, "evaluate", _without_jacobian(LogDensity.evaluate))
-    bound = guides.elbo(fit)
+    bound = guides.elbo(replace(fit, density=None))  # its log density was made before the fault
     assert not abs(bound.value_nats - evidence) < 0.5
 
 
