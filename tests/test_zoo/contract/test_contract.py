@@ -1,4 +1,6 @@
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -301,3 +303,14 @@ def test_weights_without_gradient_are_caught():
     assert "unused" in outcome(entry_of(Learner(True), learns=True), "parameters_trained").sentence
     assert outcome(entry_of(Learner(False)), "parameters_trained").status == "failed"
     assert outcome(entry_of(normal, learns=True), "parameters_trained").status == "failed"
+
+
+def test_the_whole_file_of_the_page_passes_every_check(tmp_path):
+    """The file at the end of docs/add_a_model.md, its closed form against the program's own log density among the checks."""
+    page = (Path(__file__).parents[3] / "docs" / "add_a_model.md").read_text(encoding="utf-8")
+    (code,) = [b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "ENTRY = ModelEntry(" in b and "survey_mean" in b]
+    (tmp_path / "survey_mean.py").write_text(code)
+    entry = zoo.load(str(tmp_path / "survey_mean.py"))
+    results = {check.name: contract.run(check) for check in contract.checks(entry)}
+    assert {name: r.sentence for name, r in results.items() if r.status == "failed"} == {}
+    assert {"analytic_draws", "stein_analytic", "prior_predictive", "pointwise"} <= {n for n, r in results.items() if r.status == "ok"}
