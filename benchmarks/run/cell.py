@@ -311,10 +311,10 @@ def load_fit(cell: Cell, run: RunDir) -> Any:
     """Return the fit of a finished cell, None for NUTS and for failed cells; each file is read once per process."""
     import guides
 
-    if cell.name not in run.fits:
-        path = run.cells / cell.name / "guide.pt"
-        run.fits[cell.name] = guides.load(path, entry=cell.prepared.entry, data=cell.prepared.data) if path.exists() else None
-    return run.fits[cell.name]
+    path = run.cells / cell.name / "guide.pt"
+    if cell.name not in run.fits and path.exists():
+        run.fits[cell.name] = guides.load(path, entry=cell.prepared.entry, data=cell.prepared.data)
+    return run.fits.get(cell.name)
 
 
 def compare_cell(cell: Cell, posterior: Posterior, fit: Any, content: Mapping[str, Any], reference: Reference) -> dict[str, Any]:

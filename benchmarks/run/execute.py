@@ -113,6 +113,12 @@ def _by_key(run: RunDir, events: Events) -> dict[str, list[str]]:
     return there
 
 
+def _with_trainer(cell: Cell, kept: Mapping[str, Cell]) -> Cell:
+    """Return a cell whose trainer is the one that is kept: it may lie under the name another machine gave it."""
+    trainer = None if cell.given is None else kept.get(cell.given.name)
+    return cell if trainer is None else replace(cell, given=trainer)
+
+
 def _say_outdated(missing: Sequence[Cell], run: RunDir, events: Events) -> None:
     """Say how many of the cells to run are there, made for other data or by another version of the model or of this package."""
     asked = {(c.prepared.entry.key, c.method, c.seed): c.key for c in missing}
@@ -136,11 +142,11 @@ def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, time
             continue  # its weights are trained anew
         if (found := _kept(cell, run, there, events)) is not None:
             kept[cell.name] = replace(found, given=trainer)
-    missing = [c for c in cells if c.name not in kept]
+    missing = [_with_trainer(c, kept) for c in cells if c.name not in kept]
     for cell in missing:
         run.fits.pop(cell.name, None)
     _say_outdated(missing, run, events)
-    cells = [kept.get(c.name, c) for c in cells]
+    cells = [kept[c.name] if c.name in kept else _with_trainer(c, kept) for c in cells]
     if not missing:
         events.say("every cell is there already")
         return cells

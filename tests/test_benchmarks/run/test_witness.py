@@ -296,3 +296,17 @@ def test_labels_and_what_is_judged_are_part_of_the_key():
     assert work.source_digest("x", dataclasses.replace(entry, quantities=judged), data) != base
     assert work.source_digest("x", entry, dataclasses.replace(data, coords={"row": ("a", "b", "c", "d")})) != base
     assert work.source_digest("x", entry, data) == base
+
+
+def test_a_cell_that_is_run_takes_the_weights_of_the_trainer_that_is_kept():
+    """A trainer kept under the name another machine gave it was not found, and its program taken untrained."""
+    from benchmarks.run import execute as runs
+
+    made = work.Prepared(request="x", entry=zoo.from_program(normal(5.0), {"y": Y}), data=None, methods=(), digest="d")
+    fields = {"prepared": made, "seed": 0, "data_seed": 0, "config": {}, "draws": 1}
+    trainer = work.Cell(method="laplace", **fields)
+    sampler = work.Cell(method="nuts", given=trainer, **fields)
+    kept = {trainer.name: dataclasses.replace(trainer, stored="another--name")}
+    assert runs._with_trainer(sampler, kept).given.name == "another--name"
+    assert runs._with_trainer(sampler, {}) is sampler
+    assert runs._with_trainer(trainer, kept) is trainer
