@@ -99,6 +99,19 @@ def test_the_whole_kind_is_refused(name):
         zoo.from_program(program, data)
 
 
+def test_one_value_for_three_of_a_multivariate_event_is_refused():
+    """A joint distribution refuses it by itself."""
+
+    def program(y):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("n", N):
+            pyro.sample("y", dist.MultivariateNormal(m.expand(3), torch.eye(3, dtype=torch.float64)), obs=y)
+
+    with pytest.raises(ProgramError, match=r"site 'y': The right-most size of value must match event_shape"):
+        zoo.from_program(program, {"y": ones[:, :1]})
+    assert zoo.from_program(program, {"y": ones}).quantities
+
+
 def factors(m):
     with pyro.plate("n", N):
         pyro.factor("f", -m * torch.ones(N, 1, dtype=torch.float64))

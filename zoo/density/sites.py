@@ -212,12 +212,11 @@ def refuse_broadcasts(trace: poutine.Trace) -> None:
 def _event_broadcasts(fn: Any, inner: Sequence[int], event: Sequence[int]) -> bool:
     """Whether a value is repeated along an event axis, or arguments of length one along the value.
 
-    Distributions over series state a length of one and take any; arguments marked as an event do not.
+    Distributions over series state a length of one and take any, and joint ones refuse by themselves; arguments marked as an event do not.
     """
-    repeated = any(a == 1 and b > 1 for a, b in zip(inner, event, strict=True))
     while hasattr(fn, "base_dist") and not isinstance(fn, Independent):
         fn = fn.base_dist
-    return repeated or (isinstance(fn, Independent) and tuple(inner) != tuple(event))
+    return isinstance(fn, Independent) and tuple(inner) != tuple(event)
 
 
 def _shape(shape: Sequence[int]) -> str:

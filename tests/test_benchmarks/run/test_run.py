@@ -25,7 +25,7 @@ from benchmarks.report import render_html, render_table
 from benchmarks.run import cell as work
 from benchmarks.run import execute as run
 from benchmarks.run import record as schema
-from benchmarks.run.execute import execute, read_run, results_csv
+from benchmarks.run.execute import _inert, execute, read_run, results_csv
 from benchmarks.run.plan import make_plan, read_plan
 from benchmarks.run.prepare import command, duration, plan_cells, prepare
 from benchmarks.run.progress import Events
@@ -392,6 +392,12 @@ def test_text_of_others_is_no_formula_in_the_table(tmp_path, exact_methods):
     assert lines[0]["quantity"] == """'=HYPERLINK("http://x")"""
     assert float(lines[0]["mean_error"]) == pytest.approx(result.cells[0]["scores"][0]["mean_error"])
     assert not any(value.startswith(("=", "+", "@")) for row in lines for value in row.values())
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
+def test_every_beginning_of_a_formula_gets_a_quote(first):
+    assert _inert(f"{first}SUM(A1)") == f"'{first}SUM(A1)"
+    assert [_inert(x) for x in ("-0.5", "+1e3", "theta[A]", -0.5, None)] == ["-0.5", "+1e3", "theta[A]", -0.5, None]
 
 
 def test_keys_change_with_what_draws_depend_on(model):

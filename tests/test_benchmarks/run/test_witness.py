@@ -277,6 +277,16 @@ def test_one_file_of_each_kind_and_folder_changes_the_code_digest(tree):
     assert digest("draw") != before
 
 
+def test_a_file_that_moves_changes_the_code_digest(tree):
+    """The path is part of the digest: here the order of files, their names and their bytes stay as they are."""
+    one, folder = tree / "zoo" / "density" / "unit_terms.py", tree / "zoo" / "density_"
+    before, files = digest("draw"), [p.name for p in work.code_files("draw")]
+    folder.mkdir()
+    one.rename(folder / one.name)
+    assert [p.name for p in work.code_files("draw")] == files
+    assert digest("draw") != before
+
+
 def test_models_and_judges_have_digests_of_their_own(tree):
     draw, compare = digest("draw"), digest("compare")
     file = next((tree / "zoo" / "models").rglob("eight_schools.py"))
