@@ -51,7 +51,9 @@ def __getattr__(name: str) -> Any:
         return value
     if not name.startswith("_") and importlib.util.find_spec(f"benchmarks.{name}") is not None:
         return importlib.import_module(f"benchmarks.{name}")
-    raise AttributeError(f"module 'benchmarks' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    raise AttributeError(
+        f"module 'benchmarks' has no attribute {name!r}; it offers {', '.join(__all__)}"
+    )
 
 
 def __dir__() -> list[str]:

@@ -1,10 +1,11 @@
 """Every call to ArviZ, in one file: diagnostics, Monte Carlo errors, Pareto smoothing, LOO, containers and netCDF.
 
-The rest of the house hands in numpy arrays `[chain, draw, *shape]` or a `Posterior` and gets plain numbers back, so
-that the next ArviZ line (other containers, other names, other defaults) is a change of this file. Traps it covers:
-tail ESS needs explicit quantiles; `psislw` takes log weights here and *minus* log weights in the 1.x line (a wrong
-sign makes a hopeless k-hat look perfect); R-hat on draws of a guide means nothing and is refused; beside numba ArviZ
-goes another way, on which `mcse` fails with numpy 2.4: it is closed, for ArviZ's other users in the process as well.
+The rest of the house hands in numpy arrays `[chain, draw, *shape]` or a `Posterior` and gets plain
+numbers back, so that the next ArviZ line (other containers, other names, other defaults) is a
+change of this file. Traps it covers: tail ESS needs explicit quantiles; `psislw` takes log weights
+here and *minus* log weights in the 1.x line (a wrong sign makes a hopeless k-hat look perfect);
+R-hat on draws of a guide means nothing and is refused; beside numba ArviZ goes another way, on
+which `mcse` fails with numpy 2.4: it is closed, for ArviZ's other users in the process as well.
 """
 
 from __future__ import annotations
@@ -33,16 +34,28 @@ with warnings.catch_warnings():
 arviz.utils.Numba.disable_numba()
 
 __all__ = [
-    "Loo", "ebfmi", "ess_bulk", "ess_tail", "load_netcdf", "loo", "mcse_mean", "mcse_sd", "pareto_k", "rhat",
-    "rhat_of", "save_netcdf", "to_arviz",
-]  # fmt: skip
+    "Loo",
+    "ebfmi",
+    "ess_bulk",
+    "ess_tail",
+    "load_netcdf",
+    "loo",
+    "mcse_mean",
+    "mcse_sd",
+    "pareto_k",
+    "rhat",
+    "rhat_of",
+    "save_netcdf",
+    "to_arviz",
+]
 
 Array = NDArray[Any]
 TAIL = (0.05, 0.95)
 FLAT_WEIGHTS = 0.05  # nats between the largest and the smallest log weight
 GUIDE_RHAT = (
-    "R-hat compares chains of MCMC, but the draws of {method!r} are independent by construction, so it would be 1 however wrong "
-    "they are; compare them with a reference instead (benchmarks.compare)."
+    "R-hat compares chains of MCMC, but the draws of {method!r} are independent by construction,"
+    " so it would be 1 however wrong they are; compare them with a reference instead"
+    " (benchmarks.compare)."
 )
 
 
@@ -58,10 +71,18 @@ def _per_component(function: Callable[[Array], Any], x: Array) -> Array:
     """Apply a function of `[chain, draw]` to every component of `[chain, draw, *shape]`; the result is `[*shape]`."""
     values = np.asarray(x, dtype=np.float64)
     if values.ndim < 2:
-        raise UsageError(f"Diagnostics take arrays [chain, draw, *shape], got shape {values.shape}; give guide draws a first axis of 1.")
-    flat = np.ascontiguousarray(np.moveaxis(values.reshape(*values.shape[:2], -1), -1, 0))  # [component, chain, draw]
+        raise UsageError(
+            f"Diagnostics take arrays [chain, draw, *shape], got shape {values.shape}; give guide"
+            " draws a first axis of 1."
+        )
+    flat = np.ascontiguousarray(
+        np.moveaxis(values.reshape(*values.shape[:2], -1), -1, 0)
+    )  # [component, chain, draw]
     with _quiet():
-        out = [np.asarray(function(part)).item() if np.isfinite(part).all() else np.nan for part in flat]  # some releases return [1]
+        out = [
+            np.asarray(function(part)).item() if np.isfinite(part).all() else np.nan
+            for part in flat
+        ]  # some releases return [1]
     return np.array(out).reshape(values.shape[2:])
 
 
@@ -106,9 +127,10 @@ def ebfmi(energy: Array) -> Array:
 def pareto_k(log_weights: Array | Tensor) -> tuple[float, Array]:
     """Return Pareto k-hat and the smoothed, normalized log weights of log p - log q, `[draw]` (Vehtari et al. 2024).
 
-    Weights within 5 % of each other have no tail that matters at this number of draws: the shape of a Pareto fitted to
-    such a hair's breadth is noise, so k-hat is 0 and the weights stay as they are (normalized). A NaN or +inf weight gives k-hat NaN,
-    which fails every threshold; -inf (a draw the target excludes) is a weight of zero.
+    Weights within 5 % of each other have no tail that matters at this number of draws: the shape
+    of a Pareto fitted to such a hair's breadth is noise, so k-hat is 0 and the weights stay as
+    they are (normalized). A NaN or +inf weight gives k-hat NaN, which fails every threshold; -inf
+    (a draw the target excludes) is a weight of zero.
     """
     given = log_weights.detach().cpu().numpy() if isinstance(log_weights, Tensor) else log_weights
     values = np.array(given, dtype=np.float64).ravel()
@@ -133,26 +155,34 @@ class Loo(NamedTuple):
 def loo(posterior: Posterior, log_likelihood: Mapping[str, Tensor] | None = None) -> Loo:
     """Pareto-smoothed leave-one-out cross-validation of all observations (Vehtari, Gelman and Gabry 2017).
 
-    `log_likelihood` is `[*sample, *observation]` per observed site; without it `LogDensity.pointwise` computes it.
+    `log_likelihood` is `[*sample, *observation]` per observed site; without it
+    `LogDensity.pointwise` computes it.
     """
     terms = _pointwise(posterior) if log_likelihood is None else dict(log_likelihood)
     sample = len(posterior.sample_dims)
     parts = [v.detach().reshape(*v.shape[:sample], -1) for v in terms.values()]
     together = _with_chain(torch.cat(parts, -1), posterior)
     with _quiet():
-        result = arviz.loo(to_arviz(posterior, log_likelihood={"y": torch.from_numpy(together)}), var_name="y", pointwise=True)
-    return Loo(float(result.elpd_loo), float(result.se), float(result.p_loo), np.asarray(result.pareto_k))
+        result = arviz.loo(
+            to_arviz(posterior, log_likelihood={"y": torch.from_numpy(together)}),
+            var_name="y",
+            pointwise=True,
+        )
+    return Loo(
+        float(result.elpd_loo), float(result.se), float(result.p_loo), np.asarray(result.pareto_k)
+    )
 
 
-# -- containers -----------------------------------------------------------------------------------------------------------
+# -- containers --------------------------------------------------------------------------------
 
 
 def to_arviz(posterior: Posterior, *, log_likelihood: bool | Mapping[str, Tensor] = False) -> Any:
     """Return what ArviZ's functions and plots take: an `InferenceData` with coords and dims from the data.
 
-    Groups: `posterior`, `sample_stats` (MCMC statistics, or `log_weight` of a guide), `unconstrained_posterior`,
-    `observed_data`, `constant_data`, and `log_likelihood` per observation where asked for. Draws of a guide are one
-    chain and carry `kind="vi"` in the attributes.
+    Groups: `posterior`, `sample_stats` (MCMC statistics, or `log_weight` of a guide),
+    `unconstrained_posterior`, `observed_data`, `constant_data`, and `log_likelihood` per
+    observation where asked for. Draws of a guide are one chain and carry `kind="vi"` in the
+    attributes.
     """
     data = posterior.data
     groups = {"posterior": _dataset(posterior, posterior.draws)}
@@ -167,8 +197,13 @@ def to_arviz(posterior: Posterior, *, log_likelihood: bool | Mapping[str, Tensor
         terms = _pointwise(posterior) if log_likelihood is True else dict(log_likelihood)
         groups["log_likelihood"] = _dataset(posterior, terms)
     tensors = {k: v for k, v in data.train.items() if isinstance(v, Tensor)}
-    for group, names in (("observed_data", set(data.observed)), ("constant_data", set(tensors) - set(data.observed))):
-        arrays = {k: _labelled(v.detach().numpy(), k, data, 0) for k, v in tensors.items() if k in names}
+    for group, names in (
+        ("observed_data", set(data.observed)),
+        ("constant_data", set(tensors) - set(data.observed)),
+    ):
+        arrays = {
+            k: _labelled(v.detach().numpy(), k, data, 0) for k, v in tensors.items() if k in names
+        }
         if arrays:
             groups[group] = xr.Dataset(arrays)
     with _quiet():
@@ -178,11 +213,18 @@ def to_arviz(posterior: Posterior, *, log_likelihood: bool | Mapping[str, Tensor
 def _attributes(posterior: Posterior) -> dict[str, Any]:
     kind = "mcmc" if posterior.sample_dims == ("chain", "draw") else "vi"
     return {
-        "entry": posterior.entry.key, "method": posterior.method, "kind": kind, "engine": posterior.engine or "",
-        "seed": posterior.seed, "seconds": posterior.cost.seconds, "compile_seconds": posterior.cost.compile_seconds,
-        "steps": posterior.cost.steps, "gradient_evaluations": posterior.cost.gradient_evaluations,
-        "sequential_depth": posterior.cost.sequential_depth, "notes": "\n".join(posterior.notes),
-    }  # fmt: skip
+        "entry": posterior.entry.key,
+        "method": posterior.method,
+        "kind": kind,
+        "engine": posterior.engine or "",
+        "seed": posterior.seed,
+        "seconds": posterior.cost.seconds,
+        "compile_seconds": posterior.cost.compile_seconds,
+        "steps": posterior.cost.steps,
+        "gradient_evaluations": posterior.cost.gradient_evaluations,
+        "sequential_depth": posterior.cost.sequential_depth,
+        "notes": "\n".join(posterior.notes),
+    }
 
 
 def _with_chain(value: Tensor, posterior: Posterior) -> Array:
@@ -191,8 +233,13 @@ def _with_chain(value: Tensor, posterior: Posterior) -> Array:
 
 
 def _dataset(posterior: Posterior, values: Mapping[str, Tensor]) -> xr.Dataset:
-    arrays = {name: _with_chain(torch.as_tensor(value), posterior) for name, value in values.items()}
-    return xr.Dataset({name: _labelled(value, name, posterior.data, 2) for name, value in arrays.items()}, attrs=_attributes(posterior))
+    arrays = {
+        name: _with_chain(torch.as_tensor(value), posterior) for name, value in values.items()
+    }
+    return xr.Dataset(
+        {name: _labelled(value, name, posterior.data, 2) for name, value in arrays.items()},
+        attrs=_attributes(posterior),
+    )
 
 
 def _labelled(value: Array, name: str, data: Data, sample: int) -> xr.DataArray:
@@ -202,7 +249,9 @@ def _labelled(value: Array, name: str, data: Data, sample: int) -> xr.DataArray:
         dims = tuple(f"{name}_dim_{i}" for i in range(value.ndim - sample))
     axes = ("chain", "draw")[:sample] + tuple(dims)
     coords: dict[str, Any] = {
-        d: list(data.coords[d]) for d, n in zip(axes, value.shape, strict=True) if d in data.coords and len(data.coords[d]) == n
+        d: list(data.coords[d])
+        for d, n in zip(axes, value.shape, strict=True)
+        if d in data.coords and len(data.coords[d]) == n
     }
     for axis, n in zip(axes[:sample], value.shape, strict=False):
         coords[axis] = np.arange(n)
@@ -210,13 +259,15 @@ def _labelled(value: Array, name: str, data: Data, sample: int) -> xr.DataArray:
 
 
 def _pointwise(posterior: Posterior) -> dict[str, Tensor]:
-    log_density = LogDensity(posterior.entry.program(posterior.data), posterior.data, dtype=posterior.entry.dtype)
+    log_density = LogDensity(
+        posterior.entry.program(posterior.data), posterior.data, dtype=posterior.entry.dtype
+    )
     sample = posterior.sample_shape
     flat = {k: v.reshape(-1, *v.shape[len(sample) :]) for k, v in posterior.draws.items()}
     return {k: v.reshape(*sample, *v.shape[1:]) for k, v in log_density.pointwise(flat).items()}
 
 
-# -- files ----------------------------------------------------------------------------------------------------------------
+# -- files -------------------------------------------------------------------------------------
 
 
 def save_netcdf(posterior: Posterior, path: str | Path) -> None:
@@ -237,11 +288,14 @@ def save_netcdf(posterior: Posterior, path: str | Path) -> None:
                     for name, v in dataset.data_vars.items()
                     if v.ndim and v.dtype.kind in "fiub"
                 }
-                dataset.to_netcdf(place, mode=mode, group=group, engine="h5netcdf", encoding=encoding)
+                dataset.to_netcdf(
+                    place, mode=mode, group=group, engine="h5netcdf", encoding=encoding
+                )
                 mode = "a"
     except OSError as error:
         raise InfrastructureError(
-            f"Cannot write {target.name}: {error.strerror or error}; free some space or choose another folder."
+            f"Cannot write {target.name}: {error.strerror or error}; free some space or choose"
+            " another folder."
         ) from error
 
 
@@ -255,29 +309,46 @@ def load_netcdf(path: str | Path, entry: ModelEntry, data: Data) -> Posterior:
     def tensors(group: str) -> dict[str, Tensor]:
         with xr.open_dataset(path, group=group, engine="h5netcdf") as dataset:
             attributes.update(dataset.attrs)
-            return {str(k): torch.from_numpy(np.array(v.values)) for k, v in dataset.data_vars.items()}
+            return {
+                str(k): torch.from_numpy(np.array(v.values)) for k, v in dataset.data_vars.items()
+            }
 
     attributes: dict[str, Any] = {}
     try:
-        draws, stats, flat = tensors("posterior"), _optional(tensors, "sample_stats"), _optional(tensors, "unconstrained_posterior")
+        draws, stats, flat = (
+            tensors("posterior"),
+            _optional(tensors, "sample_stats"),
+            _optional(tensors, "unconstrained_posterior"),
+        )
     except (OSError, KeyError, ValueError) as error:
         raise InfrastructureError(
-            f"Cannot read draws from {Path(path).name} ({type(error).__name__}: {error}); run that cell again."
+            f"Cannot read draws from {Path(path).name} ({type(error).__name__}: {error}); run that"
+            " cell again."
         ) from error
     chains = attributes["kind"] == "mcmc"
     squeeze = (lambda v: v) if chains else (lambda v: v[0])
     weights = stats.pop("log_weight", None)
     cost = Cost(
-        seconds=float(attributes["seconds"]), compile_seconds=float(attributes["compile_seconds"]), steps=int(attributes["steps"]),
-        gradient_evaluations=int(attributes["gradient_evaluations"]), sequential_depth=int(attributes["sequential_depth"]),
-    )  # fmt: skip
+        seconds=float(attributes["seconds"]),
+        compile_seconds=float(attributes["compile_seconds"]),
+        steps=int(attributes["steps"]),
+        gradient_evaluations=int(attributes["gradient_evaluations"]),
+        sequential_depth=int(attributes["sequential_depth"]),
+    )
     return Posterior(
-        entry=entry, data=data, method=str(attributes["method"]), draws={k: squeeze(v) for k, v in draws.items()},
-        sample_dims=("chain", "draw") if chains else ("sample",), unconstrained=squeeze(flat["u"]) if "u" in flat else None,
-        log_weights=None if weights is None else squeeze(weights), stats={k: squeeze(v) for k, v in stats.items()}, cost=cost,
-        seed=int(attributes["seed"]), engine=str(attributes["engine"]) or None,
+        entry=entry,
+        data=data,
+        method=str(attributes["method"]),
+        draws={k: squeeze(v) for k, v in draws.items()},
+        sample_dims=("chain", "draw") if chains else ("sample",),
+        unconstrained=squeeze(flat["u"]) if "u" in flat else None,
+        log_weights=None if weights is None else squeeze(weights),
+        stats={k: squeeze(v) for k, v in stats.items()},
+        cost=cost,
+        seed=int(attributes["seed"]),
+        engine=str(attributes["engine"]) or None,
         notes=tuple(n for n in str(attributes["notes"]).split("\n") if n),
-    )  # fmt: skip
+    )
 
 
 def _optional(read: Callable[[str], dict[str, Tensor]], group: str) -> dict[str, Tensor]:

@@ -33,7 +33,11 @@ def checks(entry: ModelEntry, *, families: Sequence[str] | None = None) -> list[
     import guides.contract
     import zoo.contract
 
-    chosen = (*entry.families, *(g for g in entry.own_guides if g not in entry.families)) if families is None else families
+    chosen = (
+        (*entry.families, *(g for g in entry.own_guides if g not in entry.families))
+        if families is None
+        else families
+    )
     found = [*zoo.contract.checks(entry), *(rule.on(entry) for rule in CHECKS.values())]
     for family in chosen:
         found += guides.contract.checks(entry, family)
@@ -50,12 +54,21 @@ def nuts_runs(entry: ModelEntry) -> str:
     if entry.learns:
         raise Skipped("the program's weights are trained first; NUTS then takes the fit")
     posterior = run_nuts(entry, seed=1, chains=1, tune=60, draws=20, min_ess=0, in_process=True)
-    bad = [name for name, value in posterior.draws.items() if not bool(torch.isfinite(value).all())]
+    bad = [
+        name for name, value in posterior.draws.items() if not bool(torch.isfinite(value).all())
+    ]
     if bad:
         raise Failed(f"draws of {', '.join(bad)} are not finite; check priors and transforms")
     return "a short chain starts, moves and stays finite"
 
 
 CHECKS = rules(
-    Rule(name="nuts_runs", why="A reference, and the row every guide is held against, need chains that start and move.", body=nuts_runs),
+    Rule(
+        name="nuts_runs",
+        why=(
+            "A reference, and the row every guide is held against, need chains that start and"
+            " move."
+        ),
+        body=nuts_runs,
+    )
 )

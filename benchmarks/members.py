@@ -30,7 +30,16 @@ class Members(Mapping[str, T], Generic[T]):
         group: the entry-point group of installed packages.
     """
 
-    def __init__(self, kind: type[T], *, noun: str, group: str, folders: tuple[str, ...], attribute: str, accepted: str = "") -> None:
+    def __init__(
+        self,
+        kind: type[T],
+        *,
+        noun: str,
+        group: str,
+        folders: tuple[str, ...],
+        attribute: str,
+        accepted: str = "",
+    ) -> None:
         """Name where members are.
 
         Args:
@@ -52,7 +61,10 @@ class Members(Mapping[str, T], Generic[T]):
             for folder in self._folders
             for path in sorted(ROOT.joinpath(*folder.split(".")).glob("[a-z]*.py"))
         }
-        return {**files, **{p.name: p for p in metadata.entry_points(group=self.group) if p.name not in files}}
+        return {
+            **files,
+            **{p.name: p for p in metadata.entry_points(group=self.group) if p.name not in files},
+        }
 
     @functools.cached_property
     def _loaded(self) -> dict[str, T]:
@@ -72,12 +84,23 @@ class Members(Mapping[str, T], Generic[T]):
             try:
                 found = place.load()
             except Exception as error:
-                why = str(error) if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"
-                raise UsageError(f"The {self.noun} {name!r} of {place.value} cannot be loaded ({why}); mend it.") from error
+                why = (
+                    str(error)
+                    if isinstance(error, ZooError)
+                    else f"{type(error).__name__}: {error}"
+                )
+                raise UsageError(
+                    f"The {self.noun} {name!r} of {place.value} cannot be loaded ({why}); mend it."
+                ) from error
         if not isinstance(found, self._kind) or getattr(found, "name", None) != name:
-            called = f" called {getattr(found, 'name', '')!r}" if isinstance(found, self._kind) else ""
+            called = (
+                f" called {getattr(found, 'name', '')!r}" if isinstance(found, self._kind) else ""
+            )
             got = f"a {type(found).__name__}{called}"
-            raise UsageError(f"The {self.noun} {name!r} is {got}; accepted: {self._attribute} = {self._accepted}(name={name!r}, ...).")
+            raise UsageError(
+                f"The {self.noun} {name!r} is {got}; accepted: {self._attribute} ="
+                f" {self._accepted}(name={name!r}, ...)."
+            )
         return found
 
     def __contains__(self, name: object) -> bool:

@@ -29,23 +29,26 @@ __all__ = [
     "Trust",
 ]
 
-CellStatus = Literal["ok", "not_converged", "nan", "init_failed", "unusable", "timeout", "killed", "error"]
+CellStatus = Literal[
+    "ok", "not_converged", "nan", "init_failed", "unusable", "timeout", "killed", "error"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """One component of one quantity: errors in reference standard deviations, each with its standard error.
 
-    `mean_error` = (mean - reference mean) / reference sd; `sd_ratio` = sd / reference sd (its standard error is that
-    of log sd_ratio times sd_ratio; 0 is a point); `q05_error` etc. likewise in reference sds; `coverage90` is the share of reference
-    draws inside the method's central 90 % interval; `wasserstein` is the 1-Wasserstein distance in reference sds.
+    `mean_error` = (mean - reference mean) / reference sd; `sd_ratio` = sd / reference sd (its
+    standard error is that of log sd_ratio times sd_ratio; 0 is a point); `q05_error` etc. likewise
+    in reference sds; `coverage90` is the share of reference draws inside the method's central 90 %
+    interval; `wasserstein` is the 1-Wasserstein distance in reference sds.
 
-    `aligned50` and `aligned90` are the coverages after the method's draws were given the reference's mean and sd: what
-    is wrong with the shape alone. `tail_se` is the part of the standard error of log sd_ratio that tails heavier than
-    normal add. `reference_mean` and `reference_sd` are in the quantity's own unit. `draws_needed` and
-    `reference_draws_needed` are how many (effective) draws each side needs before agreement can
-    be claimed. `extra` holds the columns of metrics that installed packages add; files leave it
-    out where it is empty.
+    `aligned50` and `aligned90` are the coverages after the method's draws were given the
+    reference's mean and sd: what is wrong with the shape alone. `tail_se` is the part of the
+    standard error of log sd_ratio that tails heavier than normal add. `reference_mean` and
+    `reference_sd` are in the quantity's own unit. `draws_needed` and `reference_draws_needed` are
+    how many (effective) draws each side needs before agreement can be claimed. `extra` holds the
+    columns of metrics that installed packages add; files leave it out where it is empty.
     """
 
     quantity: str
@@ -99,8 +102,9 @@ class Distance:
 class ParetoK:
     """Pareto k-hat of the importance weights, its sample-size threshold, and what reweighting would change.
 
-    `reweighted` maps a component's label to (raw mean error, reweighted mean error) in reference sds, `reweighted_sd`
-    to (raw sd ratio, reweighted sd ratio). Without a reference both are relative to the raw draws: (0, shift), (1, ratio).
+    `reweighted` maps a component's label to (raw mean error, reweighted mean error) in reference
+    sds, `reweighted_sd` to (raw sd ratio, reweighted sd ratio). Without a reference both are
+    relative to the raw draws: (0, shift), (1, ratio).
     """
 
     value: float
@@ -148,7 +152,8 @@ class Reason:
 class Correlations:
     """The pair of judged components whose correlation differs most from the reference's, with its line.
 
-    `difference` is method minus reference; `line` = max(0.2, z se) where z grows with the number of `pairs`.
+    `difference` is method minus reference; `line` = max(0.2, z se) where z grows with the number
+    of `pairs`.
     """
 
     difference: float
@@ -173,9 +178,10 @@ class Trust:
 class Comparison:
     """All scores of one (entry, method, seed) against a reference, with the verdict and its reasons.
 
-    `elbo` has `value_nats`, `se`; `log_evidence` has `exact`, `bound_nats`, `bound_se`, `error`; `heldout_lpd` has
-    `nats_per_row`, `se`; `correlations` has the fields of `Correlations` or is empty. `trust` are the checks that need
-    no reference. `notes` say what could not be computed and why.
+    `elbo` has `value_nats`, `se`; `log_evidence` has `exact`, `bound_nats`, `bound_se`, `error`;
+    `heldout_lpd` has `nats_per_row`, `se`; `correlations` has the fields of `Correlations` or is
+    empty. `trust` are the checks that need no reference. `notes` say what could not be computed
+    and why.
     """
 
     posterior: Posterior

@@ -1,12 +1,14 @@
 """Independent tasks, each in its own forked process with one torch thread.
 
-Pyro is not thread-safe and torch with two threads on a busy two-core machine is several times slower, so the unit of
-parallel work is a process. It is forked, so that compiled graphs and data travel for free; it is seeded from its
-name, so that a result depends neither on the number of jobs nor on the order; it dies with its parent.
+Pyro is not thread-safe and torch with two threads on a busy two-core machine is several times
+slower, so the unit of parallel work is a process. It is forked, so that compiled graphs and data
+travel for free; it is seeded from its name, so that a result depends neither on the number of jobs
+nor on the order; it dies with its parent.
 
-Where a graphics card is visible, torch's autograd starts threads for it in the first process that differentiates, and
-refuses to work in processes forked later, whatever they compute on. The command line hides cards it was not asked to use;
-elsewhere a worker that finds itself crippled says so, and the tasks run one after the other in the calling process.
+Where a graphics card is visible, torch's autograd starts threads for it in the first process that
+differentiates, and refuses to work in processes forked later, whatever they compute on. The
+command line hides cards it was not asked to use; elsewhere a worker that finds itself crippled
+says so, and the tasks run one after the other in the calling process.
 """
 
 from __future__ import annotations
@@ -43,13 +45,19 @@ TaskStatus = Literal["ok", "error", "killed", "timeout"]
 PR_SET_PDEATHSIG = 1
 PAUSE = 1.0  # seconds between two looks at what else there is to do
 CRIPPLED = (
-    "Working in one process: this one has used torch's autograd beside a graphics card, after which none it forks can; "
-    "start with CUDA_VISIBLE_DEVICES= in the environment to use all cores."
+    "Working in one process: this one has used torch's autograd beside a graphics card, after"
+    " which none it forks can; start with CUDA_VISIBLE_DEVICES= in the environment to use all"
+    " cores."
 )
 FAULTS = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGTRAP", "SIGSYS")
 MEANING = {
-    **dict.fromkeys(FAULTS, "a fault in compiled code or in a library; try again with --compile off"),
-    "SIGKILL": "somebody stopped it, or the system did because memory ran out; use fewer --jobs, or a smaller model",
+    **dict.fromkeys(
+        FAULTS, "a fault in compiled code or in a library; try again with --compile off"
+    ),
+    "SIGKILL": (
+        "somebody stopped it, or the system did because memory ran out; use fewer --jobs, or a"
+        " smaller model"
+    ),
     "SIGXCPU": "its limit of processor time was reached; raise it (ulimit -t)",
 }
 _log = logging.getLogger("zoo")
@@ -67,8 +75,8 @@ class Task:
 class TaskResult:
     """What became of a task: its value or the reason it has none, with its wall seconds and peak memory.
 
-    `error` is one sentence; `exception` the object itself where it survived the way home; `peak_memory_mb` is None
-    for a task that ran in the calling process.
+    `error` is one sentence; `exception` the object itself where it survived the way home;
+    `peak_memory_mb` is None for a task that ran in the calling process.
     """
 
     name: str
@@ -86,7 +94,9 @@ class TaskResult:
             return self.value
         if self.status == "error" and self.exception is not None:
             raise self.exception
-        raise LostWorkerError(f"Task {self.name!r} ended as {self.status}: {self.error}", status=self.status)
+        raise LostWorkerError(
+            f"Task {self.name!r} ended as {self.status}: {self.error}", status=self.status
+        )
 
 
 @dataclass
@@ -132,8 +142,10 @@ def run_tasks(
         on_done: called in this process with each result as it arrives.
         retries: how often a task whose worker was killed from outside is started again.
         in_process: run one after the other in this process (for debuggers); gives the same values.
-        meanwhile: called in this process about once a second while workers are busy; workers forked later have what it loaded.
-        follow: called in this process with each result, after `on_done`; the tasks it returns are next, their results at the end.
+        meanwhile: called in this process about once a second while workers are busy; workers
+            forked later have what it loaded.
+        follow: called in this process with each result, after `on_done`; the tasks it returns are
+            next, their results at the end.
 
     Raises:
         UsageError: two tasks of one name, or fewer than one job.
@@ -166,7 +178,11 @@ def run_tasks(
                         finish(position, _here(tasks[position]))
                         continue
                     running.append(_start(tasks[position], position, attempts, timeout))
-                for worker, result in _collect(tasks, running, None if meanwhile is None else PAUSE) if running else ():
+                for worker, result in (
+                    _collect(tasks, running, None if meanwhile is None else PAUSE)
+                    if running
+                    else ()
+                ):
                     running.remove(worker)
                     if result.error == CRIPPLED:
                         waiting.append((worker.position, worker.attempts))
@@ -191,15 +207,18 @@ def _names_differ(tasks: Sequence[Task]) -> None:
         raise UsageError(f"Tasks need different names, got {[t.name for t in tasks]}.")
 
 
-# -- in the parent ------------------------------------------------------------------------------------------------------
+# -- in the parent -----------------------------------------------------------------------------
 
 
 def _start(task: Task, position: int, attempts: int, timeout: float | None) -> _Running:
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(task, there, os.getpid()), name=task.name, daemon=False)
+    process = context.Process(
+        target=_child, args=(task, there, os.getpid()), name=task.name, daemon=False
+    )
     with warnings.catch_warnings():
-        # Python 3.12 warns about forking beside threads; torch's idle pool is safe because the child uses one thread.
+        # Python 3.12 warns about forking beside threads; torch's idle pool is safe because the
+        # child uses one thread.
         warnings.simplefilter("ignore", DeprecationWarning)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -207,14 +226,25 @@ def _start(task: Task, position: int, attempts: int, timeout: float | None) -> _
     there.close()
     now = time.monotonic()
     deadline = float("inf") if timeout is None else now + timeout
-    return _Running(position=position, process=process, pipe=here, started=now, attempts=attempts, deadline=deadline)
+    return _Running(
+        position=position,
+        process=process,
+        pipe=here,
+        started=now,
+        attempts=attempts,
+        deadline=deadline,
+    )
 
 
-def _collect(tasks: Sequence[Task], running: list[_Running], pause: float | None) -> list[tuple[_Running, TaskResult]]:
+def _collect(
+    tasks: Sequence[Task], running: list[_Running], pause: float | None
+) -> list[tuple[_Running, TaskResult]]:
     """Wait until a worker answers, dies or runs out of time, or the pause is over; a dead worker closes its pipe and is seen at once."""
     left = min(w.deadline for w in running) - time.monotonic()
     left = left if pause is None else min(left, pause)
-    ready = set(wait([w.pipe for w in running], timeout=None if left == float("inf") else max(0.0, left)))
+    ready = set(
+        wait([w.pipe for w in running], timeout=None if left == float("inf") else max(0.0, left))
+    )
     done = []
     for worker in running:
         name = tasks[worker.position].name
@@ -224,7 +254,9 @@ def _collect(tasks: Sequence[Task], running: list[_Running], pause: float | None
             seconds = time.monotonic() - worker.started
             _stop(worker)
             sentence = f"stopped after {seconds:.0f} s; give it more time or ask for less."
-            done.append((worker, TaskResult(name=name, status="timeout", error=sentence, seconds=seconds)))
+            done.append(
+                (worker, TaskResult(name=name, status="timeout", error=sentence, seconds=seconds))
+            )
     return done
 
 
@@ -236,7 +268,12 @@ def _receive(name: str, worker: _Running) -> TaskResult:
     except (EOFError, OSError, pickle.UnpicklingError):
         worker.process.join()
         code = worker.process.exitcode or 0
-        result = TaskResult(name=name, status="killed" if code < 0 else "error", error=_ending(code), seconds=seconds)
+        result = TaskResult(
+            name=name,
+            status="killed" if code < 0 else "error",
+            error=_ending(code),
+            seconds=seconds,
+        )
     worker.pipe.close()
     worker.process.close()
     return result
@@ -245,13 +282,19 @@ def _receive(name: str, worker: _Running) -> TaskResult:
 def _ending(code: int) -> str:
     """Say how a process ended that gave no answer: by which signal, with what it can mean, or by itself."""
     if code >= 0:
-        return f"the worker process ended by itself with exit code {code}; what it runs must return an answer, not exit."
+        return (
+            f"the worker process ended by itself with exit code {code}; what it runs must return"
+            " an answer, not exit."
+        )
     try:
         name = signal.Signals(-code).name
     except ValueError:  # one of the many without a name
         name = ""
     words = f"signal {-code}" + (f" ({name})" if name else "")
-    return f"the worker process was ended by {words}: {MEANING.get(name, 'it came from outside; run it again')}."
+    return (
+        f"the worker process was ended by {words}:"
+        f" {MEANING.get(name, 'it came from outside; run it again')}."
+    )
 
 
 def _stop(worker: _Running) -> None:
@@ -264,7 +307,10 @@ def _stop(worker: _Running) -> None:
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
     """Turn SIGTERM into SystemExit(143) while workers live, unless the caller has a handler of its own."""
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
@@ -278,23 +324,34 @@ def _sigterm_raises() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-# -- in the child -------------------------------------------------------------------------------------------------------
+# -- in the child ------------------------------------------------------------------------------
 
 
 def _child(task: Task, pipe: Connection, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_parent(parent)
     torch.set_num_threads(1)
-    result = _here(task, memory=True) if _differentiates() else TaskResult(name=task.name, status="killed", error=CRIPPLED)
+    result = (
+        _here(task, memory=True)
+        if _differentiates()
+        else TaskResult(name=task.name, status="killed", error=CRIPPLED)
+    )
     try:
         answer = pickle.dumps(result, protocol=5)
         if result.status != "ok":
             pickle.loads(answer)  # an exception may be written and yet not be read again
     except Exception as error:
         if result.status == "ok":
-            sentence = f"its result cannot be sent home ({type(error).__name__}: {error}); return numpy arrays and plain values."
-            result = TaskResult(name=task.name, status="error", error=sentence, seconds=result.seconds)
+            sentence = (
+                f"its result cannot be sent home ({type(error).__name__}: {error}); return numpy"
+                " arrays and plain values."
+            )
+            result = TaskResult(
+                name=task.name, status="error", error=sentence, seconds=result.seconds
+            )
         else:
             result = replace(result, exception=ZooError(result.error))
         answer = pickle.dumps(result, protocol=5)
@@ -340,14 +397,23 @@ def _here(task: Task, *, memory: bool = False) -> TaskResult:
         raise
     except BaseException as caught:
         trace = traceback.format_exc()
-        error = str(caught) if isinstance(caught, ZooError) else f"{type(caught).__name__}: {caught}"
-        # What is no Exception, such as a panic of a library in Rust, would pass everybody who handles a failed task.
+        error = (
+            str(caught) if isinstance(caught, ZooError) else f"{type(caught).__name__}: {caught}"
+        )
+        # What is no Exception, such as a panic of a library in Rust, would pass everybody who
+        # handles a failed task.
         exception = caught if isinstance(caught, Exception) else ZooError(error)
     finally:
         np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if memory else None
     return TaskResult(
-        name=task.name, status="ok" if exception is None else "error", value=value, error=error, exception=exception,
-        trace=trace, seconds=time.monotonic() - start, peak_memory_mb=peak,
-    )  # fmt: skip
+        name=task.name,
+        status="ok" if exception is None else "error",
+        value=value,
+        error=error,
+        exception=exception,
+        trace=trace,
+        seconds=time.monotonic() - start,
+        peak_memory_mb=peak,
+    )

@@ -70,7 +70,10 @@ class GuideSubject:
 
 
 def _short(family: str) -> dict[str, Any]:
-    return {**SHORT, "num_particles": 8 if family in FAMILIES and not FAMILIES[family].is_program else 2}
+    return {
+        **SHORT,
+        "num_particles": 8 if family in FAMILIES and not FAMILIES[family].is_program else 2,
+    }
 
 
 def _data(entry: ModelEntry) -> Data:
@@ -84,14 +87,22 @@ def covers_sites(subject: GuideSubject) -> str:
     result = subject.usable
     with session(result.entry.dtype):
         density = density_of(result)
-        trace = density.trace(density.constrain(torch.zeros(density.dim, dtype=density.dtype)), result.data.train)
+        trace = density.trace(
+            density.constrain(torch.zeros(density.dim, dtype=density.dtype)), result.data.train
+        )
     draws = draw(result, 20, seed=2).draws
     if set(draws) != {s.name for s in density.sites}:
-        raise Failed(f"the guide draws {sorted(draws)}, the program has {sorted(s.name for s in density.sites)}")
+        raise Failed(
+            f"the guide draws {sorted(draws)}, the program has"
+            f" {sorted(s.name for s in density.sites)}"
+        )
     for s in density.sites:
         value = draws[s.name]
         if value.shape != (20, *s.shape) or not bool(torch.isfinite(value).all()):
-            raise Failed(f"draws of {s.name!r} have shape {tuple(value.shape)} or are not finite; expected (20, {tuple(s.shape)})")
+            raise Failed(
+                f"draws of {s.name!r} have shape {tuple(value.shape)} or are not finite; expected"
+                f" (20, {tuple(s.shape)})"
+            )
         support = trace.nodes[s.name]["fn"].support
         if not all(bool(support.check(v).all()) for v in value):
             raise Failed(f"draws of {s.name!r} leave the support {support}")
@@ -118,18 +129,24 @@ def gradient_norms(entry: ModelEntry, family: str) -> dict[str, float] | None:
         if record.flat is not None or isinstance(guide, FlatGuide):
             start = (record.start or find_start)(density, torch.Generator().manual_seed(0))
             flat: Any = guide if record.flat is None else record.flat(guide, start)
-            objective = FlatObjective(density, flat, weights, num_particles=8, batch_size=None, stl=False)
+            objective = FlatObjective(
+                density, flat, weights, num_particles=8, batch_size=None, stl=False
+            )
         else:
             from guides.fitting import program_objective
 
-            objective = program_objective(entry, data, density, program, guide, weights, num_particles=2, batch_size=None)
+            objective = program_objective(
+                entry, data, density, program, guide, weights, num_particles=2, batch_size=None
+            )
         named = {**objective.parameters, **{f"program.{n}": p for n, p in weights.items()}}
         with torch.no_grad():
             for parameter in named.values():
                 parameter.add_(0.1 * torch.randn(parameter.shape, dtype=parameter.dtype))
         loss = objective.loss(objective.noise(torch.Generator().manual_seed(1)))
         gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-    return {n: 0.0 if g is None else float(g.norm()) for n, g in zip(named, gradients, strict=True)}
+    return {
+        n: 0.0 if g is None else float(g.norm()) for n, g in zip(named, gradients, strict=True)
+    }
 
 
 def gradients_reach_parameters(subject: GuideSubject) -> str:
@@ -162,7 +179,9 @@ def log_weights_exact(subject: GuideSubject) -> str:
     """Log weights equal log p - log q of Pyro's own traces on the constrained scale."""
     result = subject.usable
     if result.points:
-        raise Skipped(f"the guide is a point in {', '.join(result.points)}, which has no log weights")
+        raise Skipped(
+            f"the guide is a point in {', '.join(result.points)}, which has no log weights"
+        )
     with session(result.entry.dtype):
         density = density_of(result)
         if density.discrete:
@@ -175,12 +194,22 @@ def log_weights_exact(subject: GuideSubject) -> str:
             with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
                 values = {n: v[i] for n, v in posterior.draws.items()}
                 assert posterior.unconstrained is not None
-                fixed = {f"_{result.guide._pyro_name}_latent": posterior.unconstrained[i]} if hasattr(result.guide, "_pyro_name") else {}
-                guide = poutine.trace(poutine.condition(result.guide, data={**values, **fixed})).get_trace(**result.data.train)
-                model = poutine.trace(poutine.condition(result.program, data=values)).get_trace(**result.data.train)
+                fixed = (
+                    {f"_{result.guide._pyro_name}_latent": posterior.unconstrained[i]}
+                    if hasattr(result.guide, "_pyro_name")
+                    else {}
+                )
+                guide = poutine.trace(
+                    poutine.condition(result.guide, data={**values, **fixed})
+                ).get_trace(**result.data.train)
+                model = poutine.trace(poutine.condition(result.program, data=values)).get_trace(
+                    **result.data.train
+                )
                 expected = float(model.log_prob_sum() - guide.log_prob_sum())
             assert posterior.log_weights is not None
-            worst = max(worst, abs(float(posterior.log_weights[i]) - expected) / (1 + abs(expected)))
+            worst = max(
+                worst, abs(float(posterior.log_weights[i]) - expected) / (1 + abs(expected))
+            )
     if worst > 1e-6:
         raise Failed(f"log weights differ from Pyro's traces by {worst:.2g} relative")
     return "log weights equal log p - log q of Pyro's traces"

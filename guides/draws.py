@@ -1,7 +1,7 @@
 """Draws of a fitted guide with a log weight each, and the ELBO from them.
 
-log w = log p(u, data) - log q(u) over the unconstrained vector; the Jacobian is in both, so it is also
-log p(z, data) - log q(z) on the constrained scale.
+log w = log p(u, data) - log q(u) over the unconstrained vector; the Jacobian is in both, so it is
+also log p(z, data) - log q(z) on the constrained scale.
 """
 
 from __future__ import annotations
@@ -26,13 +26,24 @@ from zoo.errors import FitError, UsageError
 from zoo.seeds import derive_seed
 from zoo.types import Data, Posterior
 
-__all__ = ["density_of", "draw", "elbo", "estimate_elbo", "point_sentence", "point_sites", "transfer", "weighted_draws"]
+__all__ = [
+    "density_of",
+    "draw",
+    "elbo",
+    "estimate_elbo",
+    "point_sentence",
+    "point_sites",
+    "transfer",
+    "weighted_draws",
+]
 
 BLOCK = 1_000_000  # numbers evaluated at once
 STILL = 16  # draws; a coordinate in which all of them agree does not move
 
 
-def weighted_draws(guide: nn.Module, density: LogDensity, n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def weighted_draws(
+    guide: nn.Module, density: LogDensity, n: int, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return n points `[n, dim]`, log p and log q `[n]` in nats, without gradients; call it inside a session."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -50,7 +61,9 @@ def _guide_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor,
         posterior = guide.get_posterior()
         u = posterior.rsample((n,))
         return u, posterior.log_prob(u)
-    if hasattr(guide, "draw_flat"):  # a guide program that knows its flat vector need not be run n times
+    if hasattr(
+        guide, "draw_flat"
+    ):  # a guide program that knows its flat vector need not be run n times
         flat: Any = guide
         drawn: tuple[Tensor, Tensor] = flat.draw_flat(n)
         return drawn
@@ -60,9 +73,10 @@ def _guide_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor,
 def point_sites(guide: nn.Module, density: LogDensity, seed: int) -> tuple[str, ...]:
     """Return the latent sites in which a guide has no density, in their order; call it inside a session.
 
-    Its log q is then no density of the unconstrained vector, whatever number Pyro gives for it: the weights p / q mean
-    nothing, E_q[log p - log q] is no bound, and a k-hat of them is 0 by construction. Such are sites in which draws do not
-    move (`AutoDelta`, a `Delta`), and `Delta` sites with more dimensions than the auxiliary noise that could carry them.
+    Its log q is then no density of the unconstrained vector, whatever number Pyro gives for it:
+    the weights p / q mean nothing, E_q[log p - log q] is no bound, and a k-hat of them is 0 by
+    construction. Such are sites in which draws do not move (`AutoDelta`, a `Delta`), and `Delta`
+    sites with more dimensions than the auxiliary noise that could carry them.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -80,7 +94,11 @@ def _determined(guide: nn.Module, density: LogDensity) -> set[str]:
     wanted = {s.name: s.stop - s.start for s in density.sites}
     deltas, noise = set(), 0
     for name, node in trace.nodes.items():
-        if node["type"] != "sample" or name in density.discrete or type(node["fn"]).__name__ == "_Subsample":
+        if (
+            node["type"] != "sample"
+            or name in density.discrete
+            or type(node["fn"]).__name__ == "_Subsample"
+        ):
             continue
         base = node["fn"]
         while hasattr(base, "base_dist"):
@@ -96,7 +114,8 @@ def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tenso
     """Run a Pyro guide n times; its log q is brought to the unconstrained scale by the Jacobian of the sites.
 
     Raises:
-        FitError: a continuous site is drawn after a discrete one, so that its marginal q is not available.
+        FitError: a continuous site is drawn after a discrete one, so that its marginal q is not
+            available.
     """
     names = {s.name for s in density.sites}
     points, terms = [], []
@@ -111,7 +130,10 @@ def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tenso
                 discrete = name
                 continue
             if discrete and name in names:
-                raise FitError(f"The guide draws {name!r} after the discrete site {discrete!r}; draw discrete sites last.")
+                raise FitError(
+                    f"The guide draws {name!r} after the discrete site {discrete!r}; draw discrete"
+                    " sites last."
+                )
             total = total + node["log_prob_sum"]
         draws = {s.name: trace.nodes[s.name]["value"] for s in density.sites}
         u = density.unconstrain(draws)
@@ -128,13 +150,18 @@ def density_of(fit: Fit) -> LogDensity:
     known = fit.density
     if known is None or known.program is not fit.program or known.data is not fit.data:
         known = LogDensity(fit.program, fit.data, dtype=fit.entry.dtype)
-        object.__setattr__(fit, "density", known)  # a memo: making one runs the program several times
+        object.__setattr__(
+            fit, "density", known
+        )  # a memo: making one runs the program several times
     return known
 
 
 def _refuse_broken(fit: Fit) -> None:
     if not fit.ok:
-        raise FitError(f"The {fit.family} fit of {fit.entry.name} is not usable ({fit.stop.status}): {fit.stop.sentence}")
+        raise FitError(
+            f"The {fit.family} fit of {fit.entry.name} is not usable ({fit.stop.status}):"
+            f" {fit.stop.sentence}"
+        )
 
 
 def draw(fit: Fit, n: int = 2000, *, seed: int | None = None) -> Posterior:
@@ -146,8 +173,8 @@ def draw(fit: Fit, n: int = 2000, *, seed: int | None = None) -> Posterior:
         seed: seed of the draws, the fit's own by default; the same seed gives the same draws.
 
     Returns:
-        A posterior with constrained draws, the unconstrained vectors and log p - log q per draw in nats; without log
-        weights, and with a note, where the guide is a point (`fit.points`).
+        A posterior with constrained draws, the unconstrained vectors and log p - log q per draw in
+        nats; without log weights, and with a note, where the guide is a point (`fit.points`).
 
     Raises:
         FitError: the fit has no usable guide.
@@ -160,21 +187,33 @@ def draw(fit: Fit, n: int = 2000, *, seed: int | None = None) -> Posterior:
     began = time.perf_counter()
     with session(fit.entry.dtype):
         density = density_of(fit)
-        u, log_p, log_q = weighted_draws(fit.guide, density, n, derive_seed(seed, fit.entry.key, fit.family, "draw"))
+        u, log_p, log_q = weighted_draws(
+            fit.guide, density, n, derive_seed(seed, fit.entry.key, fit.family, "draw")
+        )
         with torch.no_grad():
             sites = density.constrain(u)
     cost = replace(fit.cost, seconds=fit.cost.seconds + time.perf_counter() - began)
     return Posterior(
-        entry=fit.entry, data=fit.data, method=fit.family, draws=sites, sample_dims=("sample",), unconstrained=u,
-        log_weights=None if fit.points else log_p - log_q, cost=cost, seed=fit.seed,
+        entry=fit.entry,
+        data=fit.data,
+        method=fit.family,
+        draws=sites,
+        sample_dims=("sample",),
+        unconstrained=u,
+        log_weights=None if fit.points else log_p - log_q,
+        cost=cost,
+        seed=fit.seed,
         notes=(fit.stop.sentence, *((point_sentence(fit.points),) if fit.points else ())),
-    )  # fmt: skip
+    )
 
 
 def point_sentence(where: Sequence[str]) -> str:
     """Say what a guide without spread in some sites or quantities cannot have."""
     names = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
-    return f"A point, no spread, in {names}: the guide has no density there, so it has no k-hat, no weights, and its ELBO is no bound."
+    return (
+        f"A point, no spread, in {names}: the guide has no density there, so it has no k-hat, no"
+        " weights, and its ELBO is no bound."
+    )
 
 
 def transfer(fit: Fit, data: Data, *, seed: int | None = None) -> Fit:
@@ -190,11 +229,19 @@ def transfer(fit: Fit, data: Data, *, seed: int | None = None) -> Fit:
     """
     _refuse_broken(fit)
     if not isinstance(fit.guide, AmortizedGuide):
-        raise FitError(f"The {fit.family} guide of {fit.entry.name} has no encoder, so it knows only its own units; fit the other units.")
+        raise FitError(
+            f"The {fit.family} guide of {fit.entry.name} has no encoder, so it knows only its own"
+            " units; fit the other units."
+        )
     with session(fit.entry.dtype):
         density = LogDensity(fit.program, data, dtype=fit.entry.dtype)
         guide = fit.guide.transferred(density, features_of(fit.entry, data.train))
-        value = estimate_elbo(guide, density, 4000, derive_seed(fit.seed if seed is None else seed, fit.entry.key, fit.family, "elbo"))
+        value = estimate_elbo(
+            guide,
+            density,
+            4000,
+            derive_seed(fit.seed if seed is None else seed, fit.entry.key, fit.family, "elbo"),
+        )
     return replace(fit, data=data, guide=guide, elbo=value, density=density)
 
 
@@ -213,7 +260,12 @@ def elbo(fit: Fit, n: int = 4000, *, seed: int | None = None) -> Elbo:
     """
     _refuse_broken(fit)
     if fit.points:
-        raise FitError(f"{point_sentence(fit.points)[:-1]}; give these sites of {fit.family} a distribution with spread.")
+        raise FitError(
+            f"{point_sentence(fit.points)[:-1]}; give these sites of {fit.family} a distribution"
+            " with spread."
+        )
     seed = fit.seed if seed is None else seed
     with session(fit.entry.dtype):
-        return estimate_elbo(fit.guide, density_of(fit), n, derive_seed(seed, fit.entry.key, fit.family, "elbo"))
+        return estimate_elbo(
+            fit.guide, density_of(fit), n, derive_seed(seed, fit.entry.key, fit.family, "elbo")
+        )

@@ -41,12 +41,22 @@ def save(fit: Fit, path: str | Path) -> None:
         InfrastructureError: the file cannot be written.
     """
     meta = {
-        "format": FORMAT, "entry": fit.entry.key, "name": fit.entry.name, "chosen": dict(fit.entry.chosen),
-        "family": fit.family, "options": dict(fit.options), "data": data_digest(fit.data), "seed": fit.seed, "config": asdict(fit.config),
+        "format": FORMAT,
+        "entry": fit.entry.key,
+        "name": fit.entry.name,
+        "chosen": dict(fit.entry.chosen),
+        "family": fit.family,
+        "options": dict(fit.options),
+        "data": data_digest(fit.data),
+        "seed": fit.seed,
+        "config": asdict(fit.config),
         "stop": asdict(fit.stop),
-        "elbo": None if fit.elbo is None else asdict(fit.elbo), "cost": asdict(fit.cost), "compiled": dict(fit.compiled),
-        "restarts": [asdict(r) for r in fit.restarts], "points": list(fit.points),
-    }  # fmt: skip
+        "elbo": None if fit.elbo is None else asdict(fit.elbo),
+        "cost": asdict(fit.cost),
+        "compiled": dict(fit.compiled),
+        "restarts": [asdict(r) for r in fit.restarts],
+        "points": list(fit.points),
+    }
     tensors = {f"guide.{k}": v for k, v in fit.guide.state_dict().items()}
     if isinstance(fit.program, nn.Module):
         tensors |= {f"program.{k}": v for k, v in fit.program.state_dict().items()}
@@ -60,7 +70,10 @@ def save(fit: Fit, path: str | Path) -> None:
             archive.writestr("meta.json", json.dumps(meta, indent=1))
             archive.writestr("tensors.pt", buffer.getvalue())
     except OSError as error:
-        raise InfrastructureError(f"The fit cannot be written to {path}: {error.strerror or error}; choose another place.") from error
+        raise InfrastructureError(
+            f"The fit cannot be written to {path}: {error.strerror or error}; choose another"
+            " place."
+        ) from error
 
 
 def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None = None) -> Fit:
@@ -72,7 +85,8 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
         data: the data it was fitted to, `entry.load_data()` by default.
 
     Raises:
-        UsageError: no such file, not a file of `save`, or a fit of another entry, other options or other data.
+        UsageError: no such file, not a file of `save`, or a fit of another entry, other options or
+            other data.
     """
     meta, tensors = _read(Path(path))
     stored = _stored(meta, tensors, str(path))
@@ -81,17 +95,30 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
 
         entry = zoo.load(meta["name"], **meta["chosen"])
     if entry.key != meta["entry"]:
-        raise UsageError(f"{path} holds a fit of {meta['entry']}, not of {entry.key}; load it with that entry and options.")
+        raise UsageError(
+            f"{path} holds a fit of {meta['entry']}, not of {entry.key}; load it with that entry"
+            " and options."
+        )
     data = entry.load_data() if data is None else data
     if data_digest(data) != meta["data"]:
-        raise UsageError(f"{path} holds a fit of {meta['entry']} to other data; pass the data it was fitted to, or fit again.")
+        raise UsageError(
+            f"{path} holds a fit of {meta['entry']} to other data; pass the data it was fitted to,"
+            " or fit again."
+        )
     with session(entry.dtype):
         program = entry.program(data)
         if any(k.startswith("program.") for k in tensors):
             program = as_module(program, data.train, entry.dtype)
         density = LogDensity(program, data, dtype=entry.dtype)
         own = meta["family"] in entry.own_guides
-        guide = build(meta["family"], program, data, entry, **meta["options"], **({} if own else {"density": density}))
+        guide = build(
+            meta["family"],
+            program,
+            data,
+            entry,
+            **meta["options"],
+            **({} if own else {"density": density}),
+        )
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             if own:
                 guide(**data.train)
@@ -100,9 +127,18 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
             if part:
                 _fill(module, part, str(path))
     return Fit(
-        entry=entry, data=data, family=meta["family"], program=program, guide=guide, seed=meta["seed"], options=meta["options"],
-        compiled=meta["compiled"], points=tuple(meta.get("points", ())), density=density, **stored,
-    )  # fmt: skip
+        entry=entry,
+        data=data,
+        family=meta["family"],
+        program=program,
+        guide=guide,
+        seed=meta["seed"],
+        options=meta["options"],
+        compiled=meta["compiled"],
+        points=tuple(meta.get("points", ())),
+        density=density,
+        **stored,
+    )
 
 
 def _stored(meta: Any, tensors: Any, path: str) -> dict[str, Any]:
@@ -112,25 +148,48 @@ def _stored(meta: Any, tensors: Any, path: str) -> dict[str, Any]:
         UsageError: something is missing or is not what it should be.
     """
     try:
-        missing = {"entry", "name", "chosen", "family", "options", "data", "seed", "compiled"} - set(meta)
+        missing = {
+            "entry",
+            "name",
+            "chosen",
+            "family",
+            "options",
+            "data",
+            "seed",
+            "compiled",
+        } - set(meta)
         if missing:
             raise KeyError(sorted(missing)[0])
         return {
-            "config": _config(meta["config"]), "stop": Stop(**meta["stop"]), "elbo": _elbo(meta["elbo"]), "cost": Cost(**meta["cost"]),
-            "restarts": tuple(Restart(seed=r["seed"], elbo=_elbo(r["elbo"]), stop=Stop(**r["stop"])) for r in meta["restarts"]),
+            "config": _config(meta["config"]),
+            "stop": Stop(**meta["stop"]),
+            "elbo": _elbo(meta["elbo"]),
+            "cost": Cost(**meta["cost"]),
+            "restarts": tuple(
+                Restart(seed=r["seed"], elbo=_elbo(r["elbo"]), stop=Stop(**r["stop"]))
+                for r in meta["restarts"]
+            ),
             "losses": tensors["losses"].numpy(),
             "history": {k[8:]: v.numpy() for k, v in tensors.items() if k.startswith("history.")},
-        }  # fmt: skip
+        }
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         text = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{path} is not a fit or is damaged ({text}); give a file written by guides.save.") from error
+        raise UsageError(
+            f"{path} is not a fit or is damaged ({text}); give a file written by guides.save."
+        ) from error
 
 
 def _config(fields: Mapping[str, Any]) -> FitConfig:
     """Return a stored configuration; one of an earlier version names the mode `cached`, and parameters its objective may not have."""
     kind = OBJECTIVES.get(str(fields["objective"]))
-    own = () if kind is None else [f.name for f in dataclasses.fields(kind) if fields.get(f.name) is not None]
-    spec = fields["objective"] if kind is None else kind(**{name: fields[name] for name in own}).spec
+    own = (
+        ()
+        if kind is None
+        else [f.name for f in dataclasses.fields(kind) if fields.get(f.name) is not None]
+    )
+    spec = (
+        fields["objective"] if kind is None else kind(**{name: fields[name] for name in own}).spec
+    )
     mode = "auto" if fields.get("compile") == "cached" else fields.get("compile", "auto")
     return FitConfig(**{**fields, **dict.fromkeys(MOVED), "objective": spec, "compile": mode})
 
@@ -141,13 +200,22 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             meta = json.loads(archive.read("meta.json"))
             tensors = torch.load(io.BytesIO(archive.read("tensors.pt")), weights_only=True)
     except OSError as error:
-        raise UsageError(f"The fit {path} cannot be read: {error.strerror or error}; give a file written by guides.save.") from error
+        raise UsageError(
+            f"The fit {path} cannot be read: {error.strerror or error}; give a file written by"
+            " guides.save."
+        ) from error
     except Exception as error:
-        raise UsageError(f"{path} is not a fit or is damaged ({type(error).__name__}); give a file written by guides.save.") from error
+        raise UsageError(
+            f"{path} is not a fit or is damaged ({type(error).__name__}); give a file written by"
+            " guides.save."
+        ) from error
     if not isinstance(meta, dict) or not isinstance(tensors, dict):
         raise UsageError(f"{path} is not a fit or is damaged; give a file written by guides.save.")
     if meta.get("format") != FORMAT:
-        raise UsageError(f"{path} has format {meta.get('format')}; this version reads format {FORMAT}, fit again.")
+        raise UsageError(
+            f"{path} has format {meta.get('format')}; this version reads format {FORMAT}, fit"
+            " again."
+        )
     return meta, tensors
 
 
@@ -156,7 +224,8 @@ def _fill(module: Any, part: Mapping[str, torch.Tensor], path: str) -> None:
         module.load_state_dict(dict(part))
     except RuntimeError as error:
         raise FitError(
-            f"{path} does not match the guide its entry builds today ({str(error).splitlines()[-1].strip()}); fit again."
+            f"{path} does not match the guide its entry builds today"
+            f" ({str(error).splitlines()[-1].strip()}); fit again."
         ) from error
     for parameter in module.parameters():
         parameter.requires_grad_(False)

@@ -37,7 +37,10 @@ from zoo.types import Cost, Data, ModelEntry, Program
 __all__ = ["configure", "fit", "program_objective"]
 
 Progress = Callable[[int, int, float], None]
-ELBO_DRAWS, ELBO_NUMBERS = 4000, 200_000  # draws of the final ELBO; fewer where one draw has many numbers
+ELBO_DRAWS, ELBO_NUMBERS = (
+    4000,
+    200_000,
+)  # draws of the final ELBO; fewer where one draw has many numbers
 
 
 def training_of(entry: ModelEntry, family: str, *, given: bool) -> dict[str, Any]:
@@ -49,12 +52,18 @@ def training_of(entry: ModelEntry, family: str, *, given: bool) -> dict[str, Any
 
 
 def configure(
-    entry: ModelEntry, family: str, config: FitConfig | None, overrides: Mapping[str, Any], *, given: bool = False
+    entry: ModelEntry,
+    family: str,
+    config: FitConfig | None,
+    overrides: Mapping[str, Any],
+    *,
+    given: bool = False,
 ) -> tuple[FitConfig, dict[str, Any]]:
     """Return the configuration and the family's own options from keyword arguments.
 
     Raises:
-        UnknownNameError: a keyword that is neither a field of `FitConfig` nor an option of a family.
+        UnknownNameError: a keyword that is neither a field of `FitConfig` nor an option of a
+            family.
     """
     fields = FitConfig.__dataclass_fields__
     options = {k: v for k, v in overrides.items() if k not in fields}
@@ -64,7 +73,9 @@ def configure(
             raise UnknownNameError("fit option", name, [*fields, *record.options])
     chosen = {k: v for k, v in overrides.items() if k in fields}
     if config is None:
-        config = FitConfig(**{**record.defaults, **training_of(entry, family, given=given), **chosen})
+        config = FitConfig(
+            **{**record.defaults, **training_of(entry, family, given=given), **chosen}
+        )
     else:
         config = replace(config, **chosen)
     config = replace(config, objective=objective_of(config.objective).spec)
@@ -113,9 +124,16 @@ class _Attempt:
 
 
 def fit(
-    entry: ModelEntry, family: str, *, seed: int = 0, data: Data | None = None, config: FitConfig | None = None, given: Fit | None = None,
-    progress: Progress | None = None, **config_overrides: Any,
-) -> Fit:  # fmt: skip
+    entry: ModelEntry,
+    family: str,
+    *,
+    seed: int = 0,
+    data: Data | None = None,
+    config: FitConfig | None = None,
+    given: Fit | None = None,
+    progress: Progress | None = None,
+    **config_overrides: Any,
+) -> Fit:
     """Fit one family to an entry by maximizing the evidence lower bound.
 
     Args:
@@ -123,18 +141,21 @@ def fit(
         family: a name of `guides.FAMILIES` or of `entry.own_guides`.
         seed: seed of starts, noise and minibatches; the same seed gives the same losses.
         data: what to condition on, `entry.load_data()` by default.
-        config: settings of the loop; single fields may be given as keywords instead, as may the family's own options.
+        config: settings of the loop; single fields may be given as keywords instead, as may the
+            family's own options.
         given: an earlier fit whose trained program is used as it is, for entries that learn.
         progress: called as `progress(step, steps, loss)`.
         **config_overrides: fields of `FitConfig`, or options of the family.
 
     Returns:
-        A fit. A start that fails, a loss that is not finite and a spent budget are states of the fit (`stop`), not exceptions.
+        A fit. A start that fails, a loss that is not finite and a spent budget are states of the
+        fit (`stop`), not exceptions.
 
     Raises:
         UnknownNameError: unknown family, objective or option, with the nearest guess.
         ProgramError: the program cannot be handled, or has weights that nobody would train.
-        FitError: a guide that does not fit the program: it misses a site or draws one the program lacks.
+        FitError: a guide that does not fit the program: it misses a site or draws one the program
+            lacks.
     """
     config, options = configure(entry, family, config, config_overrides, given=given is not None)
     job = _Job(
@@ -149,27 +170,53 @@ def fit(
     began = time.perf_counter()
     key = (entry.key, family)
     with session(entry.dtype):
-        attempts = [_attempt(job, derive_seed(seed, *key, "start", r), derive_seed(seed, *key, "final"), r) for r in range(config.restarts)]
+        attempts = [
+            _attempt(job, derive_seed(seed, *key, "start", r), derive_seed(seed, *key, "final"), r)
+            for r in range(config.restarts)
+        ]
     best = max(attempts, key=lambda a: a.rank)
     steps, gradients = sum(a.outcome.steps for a in attempts), sum(a.gradients for a in attempts)
     compiling = sum(a.record["compile_seconds"] for a in attempts)
     return Fit(
-        entry=entry, data=job.data, family=family, program=best.program, guide=best.guide, config=config, seed=seed,
-        losses=best.outcome.losses, stop=best.outcome.stop, elbo=best.bound, options=options, points=best.points, density=best.density,
-        cost=Cost(seconds=time.perf_counter() - began - compiling, compile_seconds=compiling, steps=steps, gradient_evaluations=gradients,
-                  sequential_depth=steps),
+        entry=entry,
+        data=job.data,
+        family=family,
+        program=best.program,
+        guide=best.guide,
+        config=config,
+        seed=seed,
+        losses=best.outcome.losses,
+        stop=best.outcome.stop,
+        elbo=best.bound,
+        options=options,
+        points=best.points,
+        density=best.density,
+        cost=Cost(
+            seconds=time.perf_counter() - began - compiling,
+            compile_seconds=compiling,
+            steps=steps,
+            gradient_evaluations=gradients,
+            sequential_depth=steps,
+        ),
         restarts=tuple(Restart(seed=a.seed, elbo=a.bound, stop=a.outcome.stop) for a in attempts),
-        compiled=summary([a.record for a in attempts]), history=best.outcome.history,
-    )  # fmt: skip
+        compiled=summary([a.record for a in attempts]),
+        history=best.outcome.history,
+    )
 
 
 def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     """Run one start to its end; the final ELBO uses draws common to all starts."""
     generator = torch.Generator().manual_seed(seed)
-    program: Program = _carried(job, job.given) if job.given is not None else job.entry.program(job.data)
+    program: Program = (
+        _carried(job, job.given) if job.given is not None else job.entry.program(job.data)
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        weights = {} if job.given is not None else trainable(program, learns=job.entry.learns, name=job.entry.name)
+        weights = (
+            {}
+            if job.given is not None
+            else trainable(program, learns=job.entry.learns, name=job.entry.name)
+        )
         if not isinstance(program, nn.Module) and job.entry.learns and job.given is None:
             program = as_module(program, job.data.train, job.entry.dtype)
             weights = trainable(program, learns=True, name=job.entry.name)
@@ -189,20 +236,36 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     draws = min(ELBO_DRAWS, max(50, ELBO_NUMBERS // density.dim))
     value = estimate_elbo(guide, density, draws, final_seed) if usable else None
     if value is not None and not np.isfinite(value.value_nats):
-        sentence = f"The final ELBO is {value.value_nats}: some draws of the guide have no finite log density. {outcome.stop.sentence}"
-        outcome, value = replace(outcome, stop=Stop(status="nan", step=outcome.steps, sentence=sentence)), None
-    record = outcome.record or Record(used=False, reason="no optimization step was taken", compile_seconds=0.0, cached=False)
+        sentence = (
+            f"The final ELBO is {value.value_nats}: some draws of the guide have no finite log"
+            f" density. {outcome.stop.sentence}"
+        )
+        outcome, value = (
+            replace(outcome, stop=Stop(status="nan", step=outcome.steps, sentence=sentence)),
+            None,
+        )
+    record = outcome.record or Record(
+        used=False, reason="no optimization step was taken", compile_seconds=0.0, cached=False
+    )
     points = point_sites(guide, density, final_seed) if value is not None else ()
     return _Attempt(
-        program=program, guide=guide, outcome=outcome, gradients=spent, elbo=value, seed=seed, record=record, points=points,
+        program=program,
+        guide=guide,
+        outcome=outcome,
+        gradients=spent,
+        elbo=value,
+        seed=seed,
+        record=record,
+        points=points,
         density=density,
-    )  # fmt: skip
+    )
 
 
 def _carried(job: _Job, given: Fit) -> Program:
     """Return the trained program for the data of this job: built for them, with the weights of the given fit.
 
-    A program knows how many units it was built for, and a minibatch of other data would be scaled by that number.
+    A program knows how many units it was built for, and a minibatch of other data would be scaled
+    by that number.
     """
     if given.data is job.data or not isinstance(given.program, nn.Module):
         return given.program
@@ -212,7 +275,11 @@ def _carried(job: _Job, given: Fit) -> Program:
 
 
 def _build_options(job: _Job, density: LogDensity) -> dict[str, Any]:
-    return dict(job.options) if family_of(job.family, job.entry).own else {**job.options, "density": density}
+    return (
+        dict(job.options)
+        if family_of(job.family, job.entry).own
+        else {**job.options, "density": density}
+    )
 
 
 def _optimize(
@@ -229,39 +296,72 @@ def _optimize(
     family = family_of(job.family, job.entry)
     if family.flat is not None or isinstance(guide, FlatGuide):
         try:
-            start = (family.start or find_start)(density, generator, radius=0.1 if number == 0 else 2.0)
+            start = (family.start or find_start)(
+                density, generator, radius=0.1 if number == 0 else 2.0
+            )
         except FitError as error:
-            return Outcome(losses=np.zeros(0), stop=Stop(status="init_failed", step=0, sentence=str(error))), 0
+            return (
+                Outcome(
+                    losses=np.zeros(0),
+                    stop=Stop(status="init_failed", step=0, sentence=str(error)),
+                ),
+                0,
+            )
         flat: Any = guide if family.flat is None else family.flat(guide, start)
         objective = _flat_objective(density, flat, weights, config)
-        outcome = optimize(objective, config, generator, job.progress, starts=config.restarts - number)
+        outcome = optimize(
+            objective, config, generator, job.progress, starts=config.restarts - number
+        )
         flat.finish()
         return outcome, start.gradients + outcome.steps * objective.gradients_per_step
     if objective_of(config.objective).per_unit:
         raise FitError(
-            f"The objective {config.objective} needs a guide over the flat vector, such as amortized; {job.family} is a Pyro program."
+            f"The objective {config.objective} needs a guide over the flat vector, such as"
+            f" amortized; {job.family} is a Pyro program."
         )
-    numbers: dict[str, Any] = {"num_particles": config.num_particles, "batch_size": config.batch_size}
-    objective = program_objective(job.entry, job.data, density, program, guide, weights, family=job.family, **numbers)
+    numbers: dict[str, Any] = {
+        "num_particles": config.num_particles,
+        "batch_size": config.batch_size,
+    }
+    objective = program_objective(
+        job.entry, job.data, density, program, guide, weights, family=job.family, **numbers
+    )
     with pyro.validation_enabled(False):
-        outcome = optimize(objective, config, generator, job.progress, starts=config.restarts - number)
+        outcome = optimize(
+            objective, config, generator, job.progress, starts=config.restarts - number
+        )
     return outcome, outcome.steps * objective.gradients_per_step
 
 
-def _flat_objective(density: LogDensity, flat: Any, weights: Mapping[str, nn.Parameter], config: FitConfig) -> Any:
+def _flat_objective(
+    density: LogDensity, flat: Any, weights: Mapping[str, nn.Parameter], config: FitConfig
+) -> Any:
     """Return the objective over units where it is asked for, or where a program that learns can be followed by its units."""
     goal = objective_of(config.objective)
     if goal.per_unit or (weights and isinstance(flat, LocalGuide) and is_local(density)):
         return LocalObjective(density, flat, weights, config)
     return FlatObjective(
-        density, flat, weights, num_particles=config.num_particles, batch_size=config.batch_size, stl=goal.stl
-    )  # fmt: skip
+        density,
+        flat,
+        weights,
+        num_particles=config.num_particles,
+        batch_size=config.batch_size,
+        stl=goal.stl,
+    )
 
 
 def program_objective(
-    entry: ModelEntry, data: Data, density: LogDensity, program: Program, guide: nn.Module, weights: Mapping[str, nn.Parameter], *,
-    num_particles: int, batch_size: int | None, family: str = "guide",
-) -> ProgramObjective:  # fmt: skip
+    entry: ModelEntry,
+    data: Data,
+    density: LogDensity,
+    program: Program,
+    guide: nn.Module,
+    weights: Mapping[str, nn.Parameter],
+    *,
+    num_particles: int,
+    batch_size: int | None,
+    family: str = "guide",
+) -> ProgramObjective:
     """Return the objective of a guide that is a Pyro program, after checking its sites; call it inside a session.
 
     Raises:
@@ -269,7 +369,9 @@ def program_objective(
     """
     _check_sites(guide, density, family)
     model = as_module(program, data.train, entry.dtype)
-    return ProgramObjective(density, model, guide, weights, num_particles=num_particles, batch_size=batch_size)
+    return ProgramObjective(
+        density, model, guide, weights, num_particles=num_particles, batch_size=batch_size
+    )
 
 
 def _check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
@@ -285,9 +387,17 @@ def _check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
     wanted = {s.name for s in density.sites}
     missing = sorted(wanted - set(drawn))
     if missing:
-        raise FitError(f"The guide {family!r} misses the latent site {missing[0]!r} ; add pyro.sample({missing[0]!r}, ...).")
+        raise FitError(
+            f"The guide {family!r} misses the latent site {missing[0]!r} ; add"
+            f" pyro.sample({missing[0]!r}, ...)."
+        )
     extra = sorted(set(drawn) - wanted - set(density.discrete))
     if extra:
-        raise FitError(f"The guide {family!r} draws {extra[0]!r}, which the program lacks; rename it or mark it auxiliary.")
+        raise FitError(
+            f"The guide {family!r} draws {extra[0]!r}, which the program lacks; rename it or mark"
+            " it auxiliary."
+        )
     if not any(p.requires_grad for p in guide.parameters()):
-        raise FitError(f"The guide {family!r} has no trainable parameter; use pyro.param or PyroParam.")
+        raise FitError(
+            f"The guide {family!r} has no trainable parameter; use pyro.param or PyroParam."
+        )

@@ -38,11 +38,18 @@ def _family(name: str) -> Family:
         if isinstance(place, str):
             raise
         raise UsageError(
-            f"The guide family {name!r} of {place.value} cannot be loaded ({type(error).__name__}: {error}); mend it."
+            f"The guide family {name!r} of {place.value} cannot be loaded ({type(error).__name__}:"
+            f" {error}); mend it."
         ) from error
     if not isinstance(found, Family) or found.name != name:
-        got = f"a family called {found.name!r}" if isinstance(found, Family) else f"a {type(found).__name__}"
-        raise UsageError(f"{name!r} is {got}; accepted: FAMILY = guides.Family(name={name!r}, ...).")
+        got = (
+            f"a family called {found.name!r}"
+            if isinstance(found, Family)
+            else f"a {type(found).__name__}"
+        )
+        raise UsageError(
+            f"{name!r} is {got}; accepted: FAMILY = guides.Family(name={name!r}, ...)."
+        )
     return found
 
 
@@ -80,7 +87,8 @@ def check_family(family: str, entry: ModelEntry) -> None:
         raise UnknownNameError("guide family", family, [*FAMILIES, *entry.own_guides])
     if FAMILIES[family].encoder and entry.amortize is None:
         raise UsageError(
-            f"Entry {entry.key} cannot be amortized by {family}: its card has no amortize hook; accepted here: {', '.join(entry.families)}."
+            f"Entry {entry.key} cannot be amortized by {family}: its card has no amortize hook;"
+            f" accepted here: {', '.join(entry.families)}."
         )
 
 
@@ -99,14 +107,24 @@ def family_of(name: str, entry: ModelEntry) -> Family:
         guide = entry.own_guides[name](program, data, entry)
         if not callable(guide):
             raise FitError(
-                f"The guide {name!r} of {entry.name} is {type(guide).__name__}, not a callable; return a function or a PyroModule."
+                f"The guide {name!r} of {entry.name} is {type(guide).__name__}, not a callable;"
+                " return a function or a PyroModule."
             )
         return as_module(guide, data.train, entry.dtype)
 
-    return Family(name=name, q="a guide of the entry's own", blind_spot="", build=make, defaults=OWN_DEFAULTS, own=True)
+    return Family(
+        name=name,
+        q="a guide of the entry's own",
+        blind_spot="",
+        build=make,
+        defaults=OWN_DEFAULTS,
+        own=True,
+    )
 
 
-def build(family: str, program: Program, data: Data, entry: ModelEntry, **options: Any) -> nn.Module:
+def build(
+    family: str, program: Program, data: Data, entry: ModelEntry, **options: Any
+) -> nn.Module:
     """Build one guide of a family for a program; it is not fitted yet.
 
     Raises:
@@ -119,5 +137,7 @@ def build(family: str, program: Program, data: Data, entry: ModelEntry, **option
             return record.build(program, data, entry, **options)
         except TypeError as error:
             if "unexpected keyword" in str(error):
-                raise UsageError(f"Family {family!r} got options {sorted(options)}: {error}.") from error
+                raise UsageError(
+                    f"Family {family!r} got options {sorted(options)}: {error}."
+                ) from error
             raise

@@ -22,10 +22,15 @@ __all__ = ["as_module", "session", "trainable"]
 def session(dtype: torch.dtype | None) -> Iterator[None]:
     """Set the default dtype and module-local parameters, and leave the global parameter store as it was found.
 
-    Pyro's warnings about NaN are silenced: the loop stops on a loss that is not finite and names the site itself.
+    Pyro's warnings about NaN are silenced: the loop stops on a loss that is not finite and names
+    the site itself.
     """
     store = pyro.get_param_store()
-    with default_dtype(dtype), pyro.settings.context(module_local_params=True), warnings.catch_warnings():
+    with (
+        default_dtype(dtype),
+        pyro.settings.context(module_local_params=True),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", message="Encountered (NaN|[+-]?inf)")
         before = set(store.keys())
         try:
@@ -35,11 +40,13 @@ def session(dtype: torch.dtype | None) -> Iterator[None]:
                 del store[name]
 
 
-def as_module(function: Callable[..., Any], tensors: Mapping[str, Any], dtype: torch.dtype | None) -> nn.Module:
+def as_module(
+    function: Callable[..., Any], tensors: Mapping[str, Any], dtype: torch.dtype | None
+) -> nn.Module:
     """Return a program or guide as a module that owns all of its trainable values.
 
-    Under module-local parameters `pyro.param` and `pyro.module` in a plain function are silently never trained; a plain
-    function is lifted, a module is returned as it is.
+    Under module-local parameters `pyro.param` and `pyro.module` in a plain function are silently
+    never trained; a plain function is lifted, a module is returned as it is.
 
     Raises:
         ProgramError: parameters that cannot be owned, with the cure.
@@ -55,14 +62,16 @@ def trainable(program: Any, *, learns: bool, name: str) -> dict[str, nn.Paramete
     """Return the program's own weights to train.
 
     Raises:
-        ProgramError: it has some but the entry does not say `learns=True`: they would stay at their random start.
+        ProgramError: it has some but the entry does not say `learns=True`: they would stay at
+            their random start.
     """
     if not isinstance(program, nn.Module):
         return {}
     weights = {n: p for n, p in program.named_parameters() if p.requires_grad}
     if weights and not learns:
         raise ProgramError(
-            f"The program of {name!r} has {len(weights)} trainable weights ({next(iter(weights))}, ...) but its entry says learns=False; "
-            "set learns=True to train them, or freeze them with requires_grad_(False)."
+            f"The program of {name!r} has {len(weights)} trainable weights ({next(iter(weights))},"
+            " ...) but its entry says learns=False; set learns=True to train them, or freeze them"
+            " with requires_grad_(False)."
         )
     return weights

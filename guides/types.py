@@ -30,7 +30,8 @@ class FitConfig:
 
     Attributes:
         steps: most optimizer steps.
-        lr: learning rate of Adam during the search; `final_lr` is reached at the end of the cosine annealing.
+        lr: learning rate of Adam during the search; `final_lr` is reached at the end of the cosine
+            annealing.
         weight_lr: the same for the program's own weights, for entries that learn.
         num_particles: draws per step used to estimate the objective; mirrored in pairs when even.
         batch_size: units per minibatch, None for the entry's default.
@@ -39,11 +40,12 @@ class FitConfig:
         patience: steps of one window of the stopping rule.
         anneal: steps of the annealing phase.
         restarts: number of independent starts; the one with the highest final ELBO is kept.
-        objective: what is maximized, a record of `guides.objectives.records` or its spec such as `elbo_linear[warmup=2000]`; kept
-            as the spec.
+        objective: what is maximized, a record of `guides.objectives.records` or its spec such as
+            `elbo_linear[warmup=2000]`; kept as the spec.
         beta, warmup, free_bits: deprecated; parameters of the objective, moved into its spec.
         compile: `auto` (where it pays by the size of the step), `on` or `off`.
-        device: `cpu`, or `cuda` for steps on a graphics card: the same noise, and the same losses up to rounding.
+        device: `cpu`, or `cuda` for steps on a graphics card: the same noise, and the same losses
+            up to rounding.
     """
 
     steps: int = 6000
@@ -69,19 +71,29 @@ class FitConfig:
         self._to_spec()
         for name in ("steps", "num_particles", "patience", "restarts", "anneal"):
             if getattr(self, name) < 1:
-                raise UsageError(f"FitConfig.{name} is {getattr(self, name)}; accepted: an integer of at least 1.")
+                raise UsageError(
+                    f"FitConfig.{name} is {getattr(self, name)}; accepted: an integer of at"
+                    " least 1."
+                )
         for name in ("lr", "final_lr", "weight_lr", "clip_norm"):
             if not getattr(self, name) > 0:
-                raise UsageError(f"FitConfig.{name} is {getattr(self, name)}; accepted: a positive number.")
+                raise UsageError(
+                    f"FitConfig.{name} is {getattr(self, name)}; accepted: a positive number."
+                )
         if not 0 < self.tail <= 0.9:
             raise UsageError(f"FitConfig.tail is {self.tail}; accepted: a share in (0, 0.9].")
         if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"FitConfig.batch_size is {self.batch_size}; accepted: a positive integer or None.")
+            raise UsageError(
+                f"FitConfig.batch_size is {self.batch_size}; accepted: a positive integer or None."
+            )
         check_mode(self.compile)
         if self.device not in DEVICES:
             raise UnknownNameError("device", self.device, DEVICES)
         if self.device != "cpu" and self.compile == "off":
-            raise UsageError(f"FitConfig.compile is 'off' but steps on {self.device} are graphs; accepted with it: auto, on.")
+            raise UsageError(
+                f"FitConfig.compile is 'off' but steps on {self.device} are graphs; accepted with"
+                " it: auto, on."
+            )
 
     def _to_spec(self) -> None:
         """Keep the spec of an objective given as a record, and move parameters given beside it into the spec."""
@@ -90,10 +102,15 @@ class FitConfig:
         moved = {name: value for name in MOVED if (value := getattr(self, name)) is not None}
         if moved:
             name, _, inner = spec.partition("[")
-            parts = [*filter(None, inner.rstrip("]").split(",")), *(f"{k}={v!r}" for k, v in moved.items())]
+            parts = [
+                *filter(None, inner.rstrip("]").split(",")),
+                *(f"{k}={v!r}" for k, v in moved.items()),
+            ]
             spec = f"{name}[{','.join(parts)}]"
             warnings.warn(
-                f"FitConfig({', '.join(moved)}) is deprecated: write the objective as {spec!r}.", DeprecationWarning, stacklevel=4
+                f"FitConfig({', '.join(moved)}) is deprecated: write the objective as {spec!r}.",
+                DeprecationWarning,
+                stacklevel=4,
             )
         object.__setattr__(self, "objective", spec)
         for name in moved:
@@ -131,11 +148,13 @@ class Restart:
 class Fit:
     """One guide after optimization.
 
-    `losses` is minus the objective's estimate per step in nats, length = steps taken. `program` is the (possibly trained)
-    program the guide belongs to; `options` are those the family was built with. `history` follows a program that learns:
-    `step`, and at these steps `reconstruction_nats` (minus the expected log likelihood) and `kl_nats` per unit.
-    `points` are latent sites in which the guide has no density (`guides.draws.point_sites`): such a fit has no ELBO.
-    `density` is the log density of the program on these data where it was made already; ask `guides.draws.density_of`.
+    `losses` is minus the objective's estimate per step in nats, length = steps taken. `program` is
+    the (possibly trained) program the guide belongs to; `options` are those the family was built
+    with. `history` follows a program that learns: `step`, and at these steps `reconstruction_nats`
+    (minus the expected log likelihood) and `kl_nats` per unit. `points` are latent sites in which
+    the guide has no density (`guides.draws.point_sites`): such a fit has no ELBO. `density` is the
+    log density of the program on these data where it was made already; ask
+    `guides.draws.density_of`.
     """
 
     entry: ModelEntry

@@ -32,7 +32,9 @@ def clean_state():
     before = _state()
     yield
     after = _state()
-    dirty = [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+    dirty = [
+        f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]
+    ]
     pyro.get_param_store().clear()
     pyro.poutine.runtime._PYRO_STACK.clear()
     pyro.enable_validation(True)

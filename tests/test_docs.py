@@ -29,25 +29,37 @@ def name_of(page: Path) -> str:
 
 def test_the_promised_pages_exist_and_every_entry_has_one():
     assert {p.stem for p in (ROOT / "docs").glob("*.md")} >= set(REQUIRED)
-    models = {p.stem for p in (ROOT / "zoo" / "models").rglob("[a-z]*.py") if p.parent.name != "posteriordb"}
+    models = {
+        p.stem
+        for p in (ROOT / "zoo" / "models").rglob("[a-z]*.py")
+        if p.parent.name != "posteriordb"
+    }
     assert {p.stem for p in (ROOT / "docs" / "models").glob("*.md")} >= models
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
-    missing = [t for t in targets if not t.startswith(("http://", "https://", "mailto:")) and not (page.parent / t).exists()]
+    missing = [
+        t
+        for t in targets
+        if not t.startswith(("http://", "https://", "mailto:")) and not (page.parent / t).exists()
+    ]
     assert not missing
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_and_their_flags_exist(page):
     commands = typer.main.get_command(cli.app).commands
-    shown = re.findall(r"(?:^\$ |^|&& |`)zoo ([a-z]+ [^\n`&#]*)", page.read_text(), flags=re.MULTILINE)
+    shown = re.findall(
+        r"(?:^\$ |^|&& |`)zoo ([a-z]+ [^\n`&#]*)", page.read_text(), flags=re.MULTILINE
+    )
     for text in shown:
         words = shlex.split(text)
         assert words[0] in commands, text
-        known = {option for p in commands[words[0]].params for option in (*p.opts, *p.secondary_opts)}
+        known = {
+            option for p in commands[words[0]].params for option in (*p.opts, *p.secondary_opts)
+        }
         unknown = [w for w in words[1:] if w.startswith("--") and w.split("=")[0] not in known]
         assert not unknown, text
 
@@ -66,7 +78,9 @@ def test_every_page_has_one_place_in_the_navigation():
 
 def test_a_new_page_needs_no_other_file_touched(tmp_path):
     (tmp_path / "index.md").write_text("# Results\n\nThe files here. <!-- site: list *.md -->\n")
-    (tmp_path / "fresh.md").write_text("# A `fresh` page\n\nIts first sentence, with a [link](index.md). Another.\n")
+    (tmp_path / "fresh.md").write_text(
+        "# A `fresh` page\n\nIts first sentence, with a [link](index.md). Another.\n"
+    )
     index = tmp_path / "index.md"
     assert pages.children(index) == [tmp_path / "fresh.md"]
     text = pages.expand(index.read_text(), index)
@@ -78,22 +92,35 @@ def test_a_new_page_needs_no_other_file_touched(tmp_path):
 def test_the_gallery_has_every_entry():
     index = ROOT / "docs" / "models" / "index.md"
     text = pages.expand(index.read_text(), index)
-    stems = {p.stem for p in (ROOT / "zoo" / "models").rglob("[a-z]*.py") if p.parent.name != "posteriordb"}
+    stems = {
+        p.stem
+        for p in (ROOT / "zoo" / "models").rglob("[a-z]*.py")
+        if p.parent.name != "posteriordb"
+    }
     assert set(re.findall(r"^\| \[`(\w+)`\]", text, flags=re.MULTILINE)) >= stems
 
 
 def test_the_command_line_page_has_every_command_and_option():
-    text = pages.expand((ROOT / "docs" / "command_line.md").read_text(), ROOT / "docs" / "command_line.md")
+    text = pages.expand(
+        (ROOT / "docs" / "command_line.md").read_text(), ROOT / "docs" / "command_line.md"
+    )
     for name, command in typer.main.get_command(cli.app).commands.items():
         section = text.partition(f"## zoo {name}\n")[2].partition("\n## ")[0]
-        assert all(option in section for p in command.params if p.param_type_name == "option" for option in p.opts), name
+        assert all(
+            option in section
+            for p in command.params
+            if p.param_type_name == "option"
+            for option in p.opts
+        ), name
 
 
 @pytest.mark.parametrize("room", ["zoo", "guides", "benchmarks"])
 def test_the_api_page_has_every_public_name(room):
     page = ROOT / "docs" / "api" / f"{room}.md"
     text = pages.expand(page.read_text(), page)
-    assert set(re.findall(rf":: {room}\.(\w+)$", text, flags=re.MULTILINE)) == set(importlib.import_module(room).__all__)
+    assert set(re.findall(rf":: {room}\.(\w+)$", text, flags=re.MULTILINE)) == set(
+        importlib.import_module(room).__all__
+    )
 
 
 def test_pictures_and_tables_of_the_architecture_are_of_today():
@@ -123,7 +150,9 @@ def resolve(name: str):
 def test_names_in_the_text_exist(page):
     """Every `zoo.a.b`, `guides.a.b` or `benchmarks.a.b` in backticks can be imported; calls and options behind it are left off."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-    for name in sorted(set(re.findall(r"`((?:zoo|guides|benchmarks)(?:\.[A-Za-z_]\w*)+)(?=[`(\[])", text))):
+    for name in sorted(
+        set(re.findall(r"`((?:zoo|guides|benchmarks)(?:\.[A-Za-z_]\w*)+)(?=[`(\[])", text))
+    ):
         resolve(name)
 
 
@@ -132,7 +161,9 @@ def test_requests_to_other_servers_are_found(tmp_path):
         '<a href="https://pyro.ai">a link</a><script defer src="//cdn.example/x.js"></script>'
         '<link rel="stylesheet" href="_static/x.css"><img alt="" src="https://example.org/x.png">'
     )
-    (tmp_path / "sheet.css").write_text("@import url(https://fonts.example/css); a { background: url(data:image/png;base64,AA) }")
+    (tmp_path / "sheet.css").write_text(
+        "@import url(https://fonts.example/css); a { background: url(data:image/png;base64,AA) }"
+    )
     found = outside.requests(tmp_path)
     assert len(found) == 3
     assert any("cdn.example" in f for f in found)

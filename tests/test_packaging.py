@@ -20,7 +20,11 @@ ROOMS = ("zoo", "guides", "benchmarks")
 
 
 def pins():
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
 
 
@@ -40,7 +44,10 @@ def built(tmp_path_factory):
     (source / "tests" / "__init__.py").write_text("")  # a package that must never be installed
     words = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode and re.search(r"No matching distribution|Could not fetch|Connection|Temporary failure", done.stdout + done.stderr):
+    if done.returncode and re.search(
+        r"No matching distribution|Could not fetch|Connection|Temporary failure",
+        done.stdout + done.stderr,
+    ):
         pytest.skip("the build backend cannot be fetched without a network")
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = folder.glob("*.whl")
@@ -51,7 +58,12 @@ def test_the_wheel_holds_every_module_and_data_file_and_nothing_else(built):
     wheel, source = built
     inside = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     kinds = {".py", ".typed", ".c", ".h", ".csv", ".json", ".npz", ".jinja", ".css", ".md"}
-    there = {p.relative_to(source).as_posix() for room in ROOMS for p in (source / room).rglob("*") if p.suffix in kinds}
+    there = {
+        p.relative_to(source).as_posix()
+        for room in ROOMS
+        for p in (source / room).rglob("*")
+        if p.suffix in kinds
+    }
     assert len(there) > 60
     assert there - inside == set()
     assert {n.split("/")[0] for n in inside} == set(ROOMS)
@@ -70,7 +82,10 @@ def test_the_wheel_carries_command_and_licence(built):
 
 def test_every_dependency_is_pinned_to_a_version_that_is_allowed():
     pinned = pins()
-    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["dev"]]
+    wanted = [
+        *PROJECT["project"]["dependencies"],
+        *PROJECT["project"]["optional-dependencies"]["dev"],
+    ]
     for line in wanted:
         requirement = Requirement(line)
         pin = pinned.get(canonicalize_name(requirement.name))
@@ -84,10 +99,14 @@ def test_every_dependency_is_pinned_to_a_version_that_is_allowed():
 
 def test_what_dependencies_pull_in_is_pinned_too():
     pinned, seen = pins(), set()
-    waiting = [canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]]
+    waiting = [
+        canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]
+    ]
     while waiting:
         name = waiting.pop()
-        if name in seen or name == "torch":  # torch brings other packages with each build; its own pin decides
+        if (
+            name in seen or name == "torch"
+        ):  # torch brings other packages with each build; its own pin decides
             continue
         seen.add(name)
         for line in metadata.requires(name) or []:
@@ -100,13 +119,25 @@ def test_what_dependencies_pull_in_is_pinned_too():
 
 def test_every_package_of_the_tree_is_listed():
     listed = set(PROJECT["tool"]["setuptools"]["packages"])
-    there = {".".join(p.parent.relative_to(ROOT).parts) for room in ROOMS for p in (ROOT / room).rglob("*.py")}
+    there = {
+        ".".join(p.parent.relative_to(ROOT).parts)
+        for room in ROOMS
+        for p in (ROOT / room).rglob("*.py")
+    }
     assert there <= listed, there - listed
 
 
 def make(*words, cwd, path=None):
     environment = {**os.environ, **({"PATH": path} if path else {})}
-    return subprocess.run(["make", *words], cwd=cwd, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    return subprocess.run(
+        ["make", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -143,7 +174,10 @@ def test_an_old_python_is_one_clear_sentence(tree):
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_installs_torch_first_and_only_once(tree):
     log = tree / "log"
-    fake(tree / ".venv" / "bin" / "python", f'if [ "$1" = -c ]; then exec {sys.executable} "$@"; fi; echo "$@" >> {log}')
+    fake(
+        tree / ".venv" / "bin" / "python",
+        f'if [ "$1" = -c ]; then exec {sys.executable} "$@"; fi; echo "$@" >> {log}',
+    )
     fake(tree / ".venv" / "bin" / "zoo", f'echo "zoo $@" >> {log}; exit ${{ZOO_EXIT:-0}}')
     assert make("test", cwd=tree).returncode == 0
     lines = log.read_text().splitlines()
@@ -155,8 +189,10 @@ def test_make_installs_torch_first_and_only_once(tree):
     assert [line.split()[1] for line in log.read_text().splitlines()] == ["pytest"]
     log.unlink()
     assert make("report", cwd=tree).returncode == 0
-    assert log.read_text() == (
-        "zoo compare eight_schools eight_schools_centered gaussian_mixture linear_regression --guides all --jobs 2 --out out/report\n"
+    assert (
+        log.read_text()
+        == "zoo compare eight_schools eight_schools_centered gaussian_mixture linear_regression"
+        " --guides all --jobs 2 --out out/report\n"
     )
 
 
@@ -169,11 +205,17 @@ def test_a_finding_in_the_report_does_not_fail_make(tree, code, fails):
 
 
 def test_no_machine_path_is_committed():
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if listed.returncode:
         pytest.skip("not a git checkout")
     pattern = re.compile(r"(?<![\w.])/(work|root|home)/\w")
     for name in listed.stdout.splitlines():
         path = ROOT / name
-        if path.suffix in {".py", ".md", ".toml", ".jinja", ".json"} and path.exists() and path != Path(__file__):
+        if (
+            path.suffix in {".py", ".md", ".toml", ".jinja", ".json"}
+            and path.exists()
+            and path != Path(__file__)
+        ):
             assert not pattern.search(path.read_text(encoding="utf-8")), name

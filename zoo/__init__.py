@@ -33,7 +33,17 @@ _HOMES = {
     "zoo.density.log_density": ("LogDensity",),
     "zoo.user_models.from_program": ("from_program",),
     "zoo.registry": ("EntryInfo", "catalog", "load", "names"),
-    "zoo.types": ("Analytic", "Cost", "Data", "ModelEntry", "Moments", "Posterior", "Program", "Quantity", "Reference"),
+    "zoo.types": (
+        "Analytic",
+        "Cost",
+        "Data",
+        "ModelEntry",
+        "Moments",
+        "Posterior",
+        "Program",
+        "Quantity",
+        "Reference",
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 # names of modules as attributes, some from before they had folders

@@ -1,7 +1,7 @@
 """The errors of the house: one sentence that says what was given, what is accepted, and what to do next.
 
-Every error a user can cause derives from `ZooError`, so that the command line can print it without a traceback
-and choose the exit code, and a script can catch all of them at once.
+Every error a user can cause derives from `ZooError`, so that the command line can print it without
+a traceback and choose the exit code, and a script can catch all of them at once.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ class UnknownNameError(UsageError):
         names = sorted(accepted)
         shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
         guess = did_you_mean(got, names)
-        super().__init__(f"Unknown {kind} {got!r}{guess}; accepted: {shown or 'none'}.{' ' + hint if hint else ''}")
+        super().__init__(
+            f"Unknown {kind} {got!r}{guess}; accepted:"
+            f" {shown or 'none'}.{' ' + hint if hint else ''}"
+        )
 
 
 class DataError(UsageError):
@@ -95,4 +98,11 @@ def did_you_mean(got: str, accepted: Iterable[str]) -> str:
 
 def printable(text: str) -> str:
     """Return text of others with control characters replaced, so that it moves no cursor and names no window."""
-    return "".join(c if c in "\n\t" or c.isprintable() or (c.isspace() and ord(c) > 159) else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(
+        (
+            c
+            if c in "\n\t" or c.isprintable() or (c.isspace() and ord(c) > 159)
+            else "\N{REPLACEMENT CHARACTER}"
+        )
+        for c in text
+    )

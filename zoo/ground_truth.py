@@ -26,8 +26,10 @@ class Analytic:
     """A posterior known in closed form.
 
     Attributes:
-        sample: `sample(n, seed)` returns independent exact draws of the program's sites, each `[n, *site]`.
-        moments: exact moments per quantity name (standard errors 0); quantities not listed use the draws.
+        sample: `sample(n, seed)` returns independent exact draws of the program's sites, each `[n,
+            *site]`.
+        moments: exact moments per quantity name (standard errors 0); quantities not listed use the
+            draws.
         log_evidence: log p(observed) in nats, None where it is not known.
     """
 
@@ -61,10 +63,12 @@ class Baselines:
     Attributes:
         labels: the true class of every test row, `[row]`.
         classes: names of the classes.
-        probabilities: method -> set -> `[row, class]`; the set `test` belongs to `labels`, others hold rows from outside the task.
+        probabilities: method -> set -> `[row, class]`; the set `test` belongs to `labels`, others
+            hold rows from outside the task.
         predict: `predict(draws)` with draws `[draw, *site]` returns set -> `[draw, row, class]`.
         about: method -> one sentence on how it was made.
-        images: gray pictures of the test rows `[row, height, width]` with values in [0, 1], None where there are none.
+        images: gray pictures of the test rows `[row, height, width]` with values in [0, 1], None
+            where there are none.
     """
 
     labels: Tensor

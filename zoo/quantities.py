@@ -1,6 +1,7 @@
 """Functions of draws on which posteriors are compared, safe where labels or rotations are free.
 
-Every helper returns `fn(draws, data) -> Tensor` of shape `[*sample, *shape]`, to be put into a `zoo.Quantity`.
+Every helper returns `fn(draws, data) -> Tensor` of shape `[*sample, *shape]`, to be put into a
+`zoo.Quantity`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,17 @@ from torch import Tensor
 from zoo.errors import UnknownNameError, UsageError
 from zoo.types import Data, Quantity
 
-__all__ = ["QuantityFunction", "co_assignment", "log_odds", "log_site", "of_site", "predictive_at", "shared_classes", "site", "sorted_by"]
+__all__ = [
+    "QuantityFunction",
+    "co_assignment",
+    "log_odds",
+    "log_site",
+    "of_site",
+    "predictive_at",
+    "shared_classes",
+    "site",
+    "sorted_by",
+]
 
 QuantityFunction = Callable[[Mapping[str, Tensor], Data], Tensor]
 
@@ -46,8 +57,9 @@ def log_site(name: str) -> QuantityFunction:
 def sorted_by(name: str, by: str, *, log: bool = False) -> QuantityFunction:
     """Return a site `[*sample, class]` with its classes in ascending order of another site `[*sample, class]`.
 
-    With s the permutation that sorts `by` in each draw, the result is name[s(1)], ..., name[s(K)]: it does not depend on
-    how a sampler labels the classes. Further axes of `name` after the class axis are kept.
+    With s the permutation that sorts `by` in each draw, the result is name[s(1)], ..., name[s(K)]:
+    it does not depend on how a sampler labels the classes. Further axes of `name` after the class
+    axis are kept.
 
     Args:
         name: site to show.
@@ -62,20 +74,25 @@ def sorted_by(name: str, by: str, *, log: bool = False) -> QuantityFunction:
         value, key = _draws(draws, name), _draws(draws, by)
         order = key.argsort(-1)
         extra = value.ndim - key.ndim
-        index = order.reshape(order.shape + (1,) * extra).expand(order.shape + value.shape[value.ndim - extra :])
+        index = order.reshape(order.shape + (1,) * extra).expand(
+            order.shape + value.shape[value.ndim - extra :]
+        )
         value = value.gather(key.ndim - 1, index)
         return value.log() if log else value
 
     return fn
 
 
-def co_assignment(probabilities: Callable[[Mapping[str, Tensor], Data], Tensor], pairs: Sequence[tuple[int, int]]) -> QuantityFunction:
+def co_assignment(
+    probabilities: Callable[[Mapping[str, Tensor], Data], Tensor], pairs: Sequence[tuple[int, int]]
+) -> QuantityFunction:
     r"""Return the chance that two rows belong to the same class, for chosen pairs of rows.
 
     \[ P(c_i = c_j \mid z, x) = \sum_k p(c_i = k \mid z, x_i)\, p(c_j = k \mid z, x_j) \]
 
     Args:
-        probabilities: `(draws, data) -> [*sample, row, class]`, class probabilities of each row given the draw.
+        probabilities: `(draws, data) -> [*sample, row, class]`, class probabilities of each row
+            given the draw.
         pairs: rows (i, j) to compare.
     """
     left, right = torch.tensor([i for i, _ in pairs]), torch.tensor([j for _, j in pairs])
@@ -90,10 +107,12 @@ def co_assignment(probabilities: Callable[[Mapping[str, Tensor], Data], Tensor],
 def log_odds(left: Tensor, right: Tensor) -> Tensor:
     r"""Return the log odds that two rows belong to the same class, from their log class weights, `[*sample, pair]`, nats.
 
-    \[ \log \sum_k a_k b_k - \log \sum_{k \ne l} a_k b_l, \qquad a_k = \exp(left_k), \; b_k = \exp(right_k) \]
+    \[ \log \sum_k a_k b_k - \log \sum_{k \ne l} a_k b_l, \qquad a_k = \exp(left_k), \; b_k =
+    \exp(right_k) \]
 
     Args:
-        left: log of weight times density of each class at the first row, `[*sample, pair, class]`, normalized or not.
+        left: log of weight times density of each class at the first row, `[*sample, pair, class]`,
+            normalized or not.
         right: the same at the second row.
     """
     both = left[..., :, None] + right[..., None, :]  # [*sample, pair, class, class]
@@ -123,10 +142,13 @@ def predictive_at(predict: Callable[..., Tensor], points: Any) -> QuantityFuncti
     return lambda draws, data: predict(draws, inputs)
 
 
-def of_site(name: str, support: Any, shape: tuple[int, ...], dims: tuple[str, ...]) -> tuple[str, Quantity]:
+def of_site(
+    name: str, support: Any, shape: tuple[int, ...], dims: tuple[str, ...]
+) -> tuple[str, Quantity]:
     """Return the label and the quantity that suit a latent site by its support.
 
-    Positive supports enter as logarithms; triangular and correlation matrices as their free entries; all else as is.
+    Positive supports enter as logarithms; triangular and correlation matrices as their free
+    entries; all else as is.
 
     Raises:
         UsageError: `dims` does not name every axis of the site.
@@ -134,18 +156,39 @@ def of_site(name: str, support: Any, shape: tuple[int, ...], dims: tuple[str, ..
     if len(dims) != len(shape):
         raise UsageError(f"Site {name!r} has shape {shape} but dims {dims}; name every axis once.")
     kind = support
-    while type(kind).__name__ in ("_IndependentConstraint", "IndependentConstraint", "independent"):
+    while type(kind).__name__ in (
+        "_IndependentConstraint",
+        "IndependentConstraint",
+        "independent",
+    ):
         kind = kind.base_constraint
     text = type(kind).__name__.lower().strip("_")
-    if "cholesky" in text or text in ("corrmatrix", "positivedefinite", "lowertriangular", "symmetric", "positivesemidefinite"):
+    if "cholesky" in text or text in (
+        "corrmatrix",
+        "positivedefinite",
+        "lowertriangular",
+        "symmetric",
+        "positivesemidefinite",
+    ):
         strict = -1 if "corr" in text else 0
         rows, columns = torch.tril_indices(shape[-1], shape[-1], strict)
 
         def lower(draws: Mapping[str, Tensor], data: Data) -> Tensor:
             return _draws(draws, name)[..., rows, columns]
 
-        return name, Quantity(fn=lower, dims=(*dims[:-2], f"{name}_entry"), description=f"free entries of {name}, row by row")
-    positive = text in ("greaterthan", "greaterthaneq") and bool((torch.as_tensor(kind.lower_bound) == 0).all())
-    if positive or text in ("positive", "softplusPositive".lower(), "nonnegative", "softpluspositive"):
+        return name, Quantity(
+            fn=lower,
+            dims=(*dims[:-2], f"{name}_entry"),
+            description=f"free entries of {name}, row by row",
+        )
+    positive = text in ("greaterthan", "greaterthaneq") and bool(
+        (torch.as_tensor(kind.lower_bound) == 0).all()
+    )
+    if positive or text in (
+        "positive",
+        "softplusPositive".lower(),
+        "nonnegative",
+        "softpluspositive",
+    ):
         return f"log {name}", Quantity(fn=log_site(name), dims=dims, description=f"log of {name}")
     return name, Quantity(fn=site(name), dims=dims, description=name)

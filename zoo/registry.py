@@ -1,6 +1,7 @@
 """Find entries by name: own models, plug-ins of the entry-point group `posterior_zoo.models`, and files of a user.
 
-Listing reads source files with `ast` and imports nothing; loading imports the one module that is asked for.
+Listing reads source files with `ast` and imports nothing; loading imports the one module that is
+asked for.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class EntryInfo:
     """What is known of an entry without importing it.
 
     Attributes:
-        name, title, tags, reference: as in `ModelEntry`; empty where the source does not say them literally.
+        name, title, tags, reference: as in `ModelEntry`; empty where the source does not say them
+        literally.
         source: `zoo` for own models, the name of the distribution for a plug-in.
         target: `module:attribute` to import.
         error: one sentence when the entry cannot be used, None otherwise.
@@ -47,16 +49,18 @@ class EntryInfo:
     error: str | None = None
 
 
-# -- listing --------------------------------------------------------------------------------------------------------
+# -- listing -----------------------------------------------------------------------------------
 
 
 def catalog(*, deep: bool = False) -> list[EntryInfo]:
     """List every entry by name, usable or not, without importing any model.
 
-    A plug-in that cannot be found, does not parse or shares its name with another source is listed with the error.
+    A plug-in that cannot be found, does not parse or shares its name with another source is listed
+    with the error.
 
     Args:
-        deep: also import each entry, so that a module that raises on import is listed with that error.
+        deep: also import each entry, so that a module that raises on import is listed with that
+            error.
     """
     found = [*_own(), *sorted(_plugins(), key=lambda info: info.source)]
     sources: dict[str, list[str]] = {}
@@ -78,7 +82,10 @@ def names() -> list[str]:
 
 
 def _duplicate(name: str, sources: list[str]) -> str:
-    return f"Entry name {name!r} is claimed by {' and '.join(sources)}; rename or uninstall one of them."
+    return (
+        f"Entry name {name!r} is claimed by {' and '.join(sources)}; rename or uninstall one of"
+        " them."
+    )
 
 
 def _imported(info: EntryInfo) -> EntryInfo:
@@ -92,7 +99,11 @@ def _imported(info: EntryInfo) -> EntryInfo:
 def _own() -> Iterator[EntryInfo]:
     for path in sorted(MODELS.rglob("*.py")):
         if not path.stem.startswith("_"):
-            yield from _scan(path, ".".join(("zoo", "models", *path.relative_to(MODELS).with_suffix("").parts)), "zoo")
+            yield from _scan(
+                path,
+                ".".join(("zoo", "models", *path.relative_to(MODELS).with_suffix("").parts)),
+                "zoo",
+            )
 
 
 def _scan(path: Path, module: str, source: str) -> tuple[EntryInfo, ...]:
@@ -102,7 +113,14 @@ def _scan(path: Path, module: str, source: str) -> tuple[EntryInfo, ...]:
     except (SyntaxError, ValueError, OSError) as error:
         line = getattr(error, "lineno", None)
         where = f" at line {line}" if line else ""
-        return (EntryInfo(name=path.stem, source=source, target=module, error=f"{path.name} cannot be read{where}: {_first_line(error)}"),)
+        return (
+            EntryInfo(
+                name=path.stem,
+                source=source,
+                target=module,
+                error=f"{path.name} cannot be read{where}: {_first_line(error)}",
+            ),
+        )
 
 
 @functools.lru_cache(maxsize=512)
@@ -123,21 +141,47 @@ def _parsed(tree: ast.Module, path: Path, module: str, source: str) -> Iterator[
         # a module with many entries says name -> title, and what they share, in literals
         title = (ast.get_docstring(tree) or "").partition("\n")[0]
         listed = _literal(assigned["NAMES"]) or ()
-        named = {str(k): str(v) for k, v in listed.items()} if isinstance(listed, dict) else {str(name): title for name in listed}
-        tags = frozenset(str(t) for t in _literal(assigned["TAGS"]) or ()) if "TAGS" in assigned else frozenset()
+        named = (
+            {str(k): str(v) for k, v in listed.items()}
+            if isinstance(listed, dict)
+            else {str(name): title for name in listed}
+        )
+        tags = (
+            frozenset(str(t) for t in _literal(assigned["TAGS"]) or ())
+            if "TAGS" in assigned
+            else frozenset()
+        )
         reference = str(_literal(assigned["REFERENCE"]) or "") if "REFERENCE" in assigned else ""
         for name, text in named.items():
-            yield EntryInfo(name=name, title=text, tags=tags, reference=reference, source=source, target=f"{module}:{name}")
+            yield EntryInfo(
+                name=name,
+                title=text,
+                tags=tags,
+                reference=reference,
+                source=source,
+                target=f"{module}:{name}",
+            )
         return
     calls = [assigned[k] for k in ("ENTRY",) if k in assigned]
     group = assigned.get("ENTRIES")
     calls += group.elts if isinstance(group, ast.Tuple | ast.List) else []
     for call in calls:
-        card = {k.arg: _literal(k.value) for k in call.keywords if k.arg} if isinstance(call, ast.Call) else {}
+        card = (
+            {k.arg: _literal(k.value) for k in call.keywords if k.arg}
+            if isinstance(call, ast.Call)
+            else {}
+        )
         name = str(card.get("name") or path.stem)
         tags = frozenset(str(t) for t in card.get("tags") or ())
         title, reference = str(card.get("title") or ""), str(card.get("reference") or "")
-        yield EntryInfo(name=name, title=title, tags=tags, reference=reference, source=source, target=f"{module}:{name}")
+        yield EntryInfo(
+            name=name,
+            title=title,
+            tags=tags,
+            reference=reference,
+            source=source,
+            target=f"{module}:{name}",
+        )
     if not calls:
         text = f"{path.name} has no ENTRY; end the file with ENTRY = ModelEntry(...)."
         yield EntryInfo(name=path.stem, source=source, target=module, error=text)
@@ -145,7 +189,12 @@ def _parsed(tree: ast.Module, path: Path, module: str, source: str) -> Iterator[
 
 def _literal(node: ast.expr) -> Any:
     """Return the value of a literal, also inside `frozenset({...})`; None for anything computed."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("frozenset", "tuple", "set") and node.args:
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("frozenset", "tuple", "set")
+        and node.args
+    ):
         node = node.args[0]
     try:
         return ast.literal_eval(node)
@@ -159,21 +208,40 @@ def _plugins() -> Iterator[EntryInfo]:
         info = EntryInfo(name=point.name, source=source, target=point.value)
         if not NAME.fullmatch(point.name):
             yield replace(
-                info, error=f"Plug-in name {point.name!r} of {source} is not accepted: use [a-z][a-z0-9_]*, at most 64 characters."
+                info,
+                error=(
+                    f"Plug-in name {point.name!r} of {source} is not accepted: use"
+                    " [a-z][a-z0-9_]*, at most 64 characters."
+                ),
             )
             continue
         module = point.value.partition(":")[0].strip()
         if not all(part.isidentifier() for part in module.split(".")):
-            text = f"Plug-in {point.name!r} of {source} has the target {point.value!r}; accepted: my_package.my_module:ENTRY."
+            text = (
+                f"Plug-in {point.name!r} of {source} has the target {point.value!r}; accepted:"
+                " my_package.my_module:ENTRY."
+            )
             yield replace(info, error=text)
             continue
         path = _find(module)
         if path is None:
-            yield replace(info, error=f"Plug-in {point.name!r} of {source} points to module {module!r}, which is not installed.")
+            yield replace(
+                info,
+                error=(
+                    f"Plug-in {point.name!r} of {source} points to module {module!r}, which is not"
+                    " installed."
+                ),
+            )
             continue
         cards = _scan(path, module, source)
-        card = next((c for c in cards if c.name == point.name), cards[0] if len(cards) == 1 else None)
-        known = card if card is not None and (card.error is None or "cannot be read" in card.error) else info
+        card = next(
+            (c for c in cards if c.name == point.name), cards[0] if len(cards) == 1 else None
+        )
+        known = (
+            card
+            if card is not None and (card.error is None or "cannot be read" in card.error)
+            else info
+        )
         yield replace(known, name=point.name, source=source, target=point.value)
 
 
@@ -190,11 +258,15 @@ def _find(module: str) -> Path | None:
         if spec is None:
             return None
         origin = spec.origin
-        search = list(spec.submodule_search_locations) if spec.submodule_search_locations is not None else []
+        search = (
+            list(spec.submodule_search_locations)
+            if spec.submodule_search_locations is not None
+            else []
+        )
     return Path(origin) if origin and origin.endswith(".py") else None
 
 
-# -- loading --------------------------------------------------------------------------------------------------------
+# -- loading -----------------------------------------------------------------------------------
 
 
 def parse(request: str) -> tuple[str, dict[str, str]]:
@@ -205,14 +277,22 @@ def parse(request: str) -> tuple[str, dict[str, str]]:
     """
     match = _REQUEST.fullmatch(request) if isinstance(request, str) else None
     if match is None:
-        raise UsageError(f"Cannot read {_short(request)}; accepted: NAME, NAME[option=value,...], FILE.py or FILE.py:NAME.")
+        raise UsageError(
+            f"Cannot read {_short(request)}; accepted: NAME, NAME[option=value,...], FILE.py or"
+            " FILE.py:NAME."
+        )
     options: dict[str, str] = {}
     for part in filter(None, (p.strip() for p in (match["options"] or "").split(","))):
         key, sign, value = (p.strip() for p in part.partition("="))
         if not sign or not key.isidentifier() or not value:
-            raise UsageError(f"Cannot read option {_short(part)} of {_short(match['base'])}; write it as option=value.")
+            raise UsageError(
+                f"Cannot read option {_short(part)} of {_short(match['base'])}; write it as"
+                " option=value."
+            )
         if key in options:
-            raise UsageError(f"Option {key!r} of {_short(match['base'])} is given twice; keep one.")
+            raise UsageError(
+                f"Option {key!r} of {_short(match['base'])} is given twice; keep one."
+            )
         options[key] = value
     return match["base"].strip(), options
 
@@ -242,12 +322,20 @@ def load(name: str, **options: Any) -> ModelEntry:
 
 def _by_name(name: str) -> ModelEntry:
     if not NAME.fullmatch(name):
-        text = f"Entry name {_short(name)} is not accepted: use [a-z][a-z0-9_]*, at most 64 characters, or the path of a .py file."
+        text = (
+            f"Entry name {_short(name)} is not accepted: use [a-z][a-z0-9_]*, at most 64"
+            " characters, or the path of a .py file."
+        )
         raise UsageError(text)
     infos = catalog()
     found = [info for info in infos if info.name == name]
     if not found:
-        raise UnknownNameError("entry", name, [i.name for i in infos if i.error is None], hint="Run `zoo list` to see all.")
+        raise UnknownNameError(
+            "entry",
+            name,
+            [i.name for i in infos if i.error is None],
+            hint="Run `zoo list` to see all.",
+        )
     if found[0].error is not None:
         raise UsageError(found[0].error)
     return _entry(found[0])
@@ -265,7 +353,9 @@ def _entry(info: EntryInfo) -> ModelEntry:
         named = getattr(module, attribute, None) if info.source != "zoo" and attribute else None
     except Exception as error:
         owner = "Model" if info.source == "zoo" else f"Plug-in of {info.source}:"
-        raise UsageError(f"{owner} {info.name!r} fails on import: {type(error).__name__}: {_first_line(error)}") from error
+        raise UsageError(
+            f"{owner} {info.name!r} fails on import: {type(error).__name__}: {_first_line(error)}"
+        ) from error
     if named is not None and not isinstance(named, list | tuple | dict):
         return pick([named], info.name, module_name, only_one=True)
     return pick(entries_of(module, module_name), info.name, module_name)

@@ -10,7 +10,8 @@ __all__ = ["derive_seed"]
 def derive_seed(*parts: object) -> int:
     """Return a seed in [0, 2**31) from SHA-256 of the parts joined by a separator no part contains.
 
-    The same parts give the same seed in every process, on every machine and under every `PYTHONHASHSEED`.
+    The same parts give the same seed in every process, on every machine and under every
+    `PYTHONHASHSEED`.
     """
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 2**31

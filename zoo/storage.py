@@ -15,7 +15,8 @@ from typing import Any
 
 __all__ = ["TEMPORARY", "content", "digest_of", "sync_folder", "write_whole", "written"]
 
-TEMPORARY = ".zoo-tmp-"  # of the names that tempfile completes; what a killed process leaves is recognized by it
+# of the names that tempfile completes; what a killed process leaves is recognized by it
+TEMPORARY = ".zoo-tmp-"
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
@@ -30,9 +31,10 @@ def digest_of(values: Mapping[str, Any]) -> str:
 def content(value: Any) -> bytes:
     """Return the content of a value: numbers by dtype, shape and bytes, everything else by its parts.
 
-    Plain values and containers of them are their `repr`. A function is its qualified name and an object its class with
-    its attributes: neither has an address, so that two processes agree. What such a value *does* is not seen here; kept
-    results are also held against an evaluation (`benchmarks.run.witness`).
+    Plain values and containers of them are their `repr`. A function is its qualified name and an
+    object its class with its attributes: neither has an address, so that two processes agree. What
+    such a value *does* is not seen here; kept results are also held against an evaluation
+    (`benchmarks.run.witness`).
     """
     return b"".join(_parts(value, ()))
 
@@ -81,7 +83,10 @@ def _composite(value: Any, above: tuple[int, ...]) -> Iterator[bytes]:
     elif isinstance(value, functools.partial):
         inner = [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
     elif hasattr(value, "to_numpy"):  # data frames and series of pandas and polars
-        inner = [("columns", [str(c) for c in getattr(value, "columns", ())]), ("values", value.to_numpy())]
+        inner = [
+            ("columns", [str(c) for c in getattr(value, "columns", ())]),
+            ("values", value.to_numpy()),
+        ]
     elif hasattr(value, "__qualname__"):  # functions, methods, classes
         inner = [("name", f"{value.__module__}.{value.__qualname__}")]
     elif dataclasses.is_dataclass(value):
@@ -105,7 +110,8 @@ def _framed(part: bytes) -> bytes:
 def written(path: Path, *, new: bool = False) -> Iterator[Path]:
     """Yield a place for a file that appears at `path` when the block ends well, whole and flushed; else `path` stays as it was.
 
-    The place is in a private folder beside `path`, so that no name in it can be taken and the umask decides the file's mode.
+    The place is in a private folder beside `path`, so that no name in it can be taken and the
+    umask decides the file's mode.
 
     Args:
         path: where the file shall be, in a folder that is there.

@@ -1,6 +1,7 @@
 """The nouns of the house: what is inferred, from which data, compared on what, and against which truth.
 
-All records are frozen, keyword-only and validated when built; a change is a new copy (`dataclasses.replace`).
+All records are frozen, keyword-only and validated when built; a change is a new copy
+(`dataclasses.replace`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ __all__ = [
 ]
 
 ReferenceKind = Literal["analytic", "exact", "stored", "conditional", "nuts", "none"]
-NAME = re.compile(r"(?:[a-z][a-z0-9_]{0,63})|(?:[a-z][a-z0-9_]{0,31}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95})")
+NAME = re.compile(
+    r"(?:[a-z][a-z0-9_]{0,63})|(?:[a-z][a-z0-9_]{0,31}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95})"
+)
 
 
 class Program(Protocol):
@@ -48,10 +51,11 @@ class Program(Protocol):
 class Quantity:
     """A named function of draws on which posteriors are compared.
 
-    `fn(draws, data)` takes constrained draws of the program's sites, each `[*sample, *site]`, and returns a tensor
-    `[*sample, *shape]`. It must not depend on labels or rotations that the model leaves free, and positive scales
-    enter as logarithms. `dims` names the axes of `shape`; a component's label is built from `Data.coords`.
-    `judged=False` shows a quantity without letting it decide a verdict or a gate.
+    `fn(draws, data)` takes constrained draws of the program's sites, each `[*sample, *site]`, and
+    returns a tensor `[*sample, *shape]`. It must not depend on labels or rotations that the model
+    leaves free, and positive scales enter as logarithms. `dims` names the axes of `shape`; a
+    component's label is built from `Data.coords`. `judged=False` shows a quantity without letting
+    it decide a verdict or a gate.
     """
 
     fn: Callable[[Mapping[str, Tensor], Data], Tensor]
@@ -65,7 +69,8 @@ class Data:
     """What a program is conditioned on.
 
     Attributes:
-        train: keyword arguments of the program (tensors; plain numbers and strings pass through untouched).
+        train: keyword arguments of the program (tensors; plain numbers and strings pass through
+            untouched).
         test: the same keys for held-out rows, or None.
         observed: the keys whose removal gives the prior predictive.
         batched: the keys with one row per unit of the minibatch plate.
@@ -99,16 +104,32 @@ class Data:
                 if key not in self.train:
                     raise UnknownNameError(f"{role} data", key, self.train)
         if self.batched and self.size is None:
-            raise DataError("Data has batched tensors but no size; give size=number of units of the minibatch plate.")
+            raise DataError(
+                "Data has batched tensors but no size; give size=number of units of the minibatch"
+                " plate."
+            )
         for key in self.batched:
             rows = self.train[key].shape[0] if self.train[key].ndim else 0
             if rows != self.size:
-                raise DataError(f"Batched data {key!r} has {rows} rows but size={self.size}; one row per unit is needed.")
+                raise DataError(
+                    f"Batched data {key!r} has {rows} rows but size={self.size}; one row per unit"
+                    " is needed."
+                )
         for name, dims in self.dims.items():
             if name in dims:
-                raise DataError(f"{name!r} has an axis of its own name; files drop such a variable, name the axis otherwise.")
-            if name in self.train and isinstance(self.train[name], torch.Tensor) and len(dims) != self.train[name].ndim:
-                raise DataError(f"Data {name!r} has {self.train[name].ndim} axes but dims {dims}; name every axis once.")
+                raise DataError(
+                    f"{name!r} has an axis of its own name; files drop such a variable, name the"
+                    " axis otherwise."
+                )
+            if (
+                name in self.train
+                and isinstance(self.train[name], torch.Tensor)
+                and len(dims) != self.train[name].ndim
+            ):
+                raise DataError(
+                    f"Data {name!r} has {self.train[name].ndim} axes but dims {dims}; name every"
+                    " axis once."
+                )
         object.__setattr__(self, "train", MappingProxyType(dict(self.train)))
         if self.test is not None:
             object.__setattr__(self, "test", MappingProxyType(dict(self.test)))
@@ -118,12 +139,21 @@ def _check_tensor(label: str, value: Tensor) -> None:
     import torch
 
     if value.numel() == 0:
-        raise DataError(f"{label} is empty (shape {tuple(value.shape)}); a plate of size 0 has no posterior, give at least one row.")
+        raise DataError(
+            f"{label} is empty (shape {tuple(value.shape)}); a plate of size 0 has no posterior,"
+            " give at least one row."
+        )
     if value.dtype.is_complex or value.dtype in (torch.float16, torch.bfloat16):
-        raise DataError(f"{label} has dtype {value.dtype}; accepted: float32, float64, integers and bool. Convert it with .double().")
+        raise DataError(
+            f"{label} has dtype {value.dtype}; accepted: float32, float64, integers and bool."
+            " Convert it with .double()."
+        )
     if value.dtype.is_floating_point and not torch.isfinite(value).all():
         bad = int((~torch.isfinite(value)).sum())
-        raise DataError(f"{label} has {bad} NaN or infinite of {value.numel()} values; drop or impute those rows first.")
+        raise DataError(
+            f"{label} has {bad} NaN or infinite of {value.numel()} values; drop or impute those"
+            " rows first."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,21 +168,29 @@ class ModelEntry:
         quantities: what posteriors are compared on, worst-known first is not required.
         reference: the kind of truth this entry has.
         families: names of the guide families that are run by `--guides all`.
-        own_guides: families brought by the entry itself: name -> `build(program, data, entry) -> guide`.
+        own_guides: families brought by the entry itself: name -> `build(program, data, entry) ->
+            guide`.
         analytic: `analytic(data, **options) -> Analytic`, for `reference="analytic"`.
-        reference_of: name of the entry whose reference this one borrows (same posterior of the quantities).
-        published: `published(data) -> Published`: reference draws of others, for `reference="stored"` without files of ours.
+        reference_of: name of the entry whose reference this one borrows (same posterior of the
+            quantities).
+        published: `published(data) -> Published`: reference draws of others, for
+            `reference="stored"` without files of ours.
         learns: the program has weights of its own that are trained and then held fixed.
         options: defaults of the options of `make_data` and `build`.
         chosen: the options given at load time (subset of `options`).
         minibatch: default number of units per minibatch, None to use all data in every step.
         dtype: floating type of trace, fit and draw.
-        baselines: optional hook `baselines(data, seed, **options) -> Baselines`: predictions of methods that are not posteriors.
-        panel: optional hook drawing extra figures for the report: a function, or `module:function` imported when a report is made.
-        amortize: optional `amortize(tensors) -> [unit, feature]`, what an encoder sees of each unit.
-        training: settings (fields of `guides.FitConfig`) of fits to all data, for entries that learn or are amortized; `objective`
-            and what belongs to it count for the fit that trains the weights only.
-        judged: optional `judged(data) -> Data`: the units on which methods are compared once the weights are trained.
+        baselines: optional hook `baselines(data, seed, **options) -> Baselines`: predictions of
+            methods that are not posteriors.
+        panel: optional hook drawing extra figures for the report: a function, or `module:function`
+            imported when a report is made.
+        amortize: optional `amortize(tensors) -> [unit, feature]`, what an encoder sees of each
+            unit.
+        training: settings (fields of `guides.FitConfig`) of fits to all data, for entries that
+            learn or are amortized; `objective` and what belongs to it count for the fit that
+            trains the weights only.
+        judged: optional `judged(data) -> Data`: the units on which methods are compared once the
+            weights are trained.
         conditional: optional `conditional(data, program, **options) -> Analytic | None`: the exact posterior given a trained program.
         tags: words for `zoo list --tag`.
         cites: references to print.
@@ -188,15 +226,28 @@ class ModelEntry:
     def __post_init__(self) -> None:
         """Validate the name, the options and the consistency of the reference fields."""
         if not NAME.fullmatch(self.name):
-            raise UsageError(f"Entry name {self.name!r} is not accepted: use [a-z][a-z0-9_]*, at most 64 characters.")
+            raise UsageError(
+                f"Entry name {self.name!r} is not accepted: use [a-z][a-z0-9_]*, at most 64"
+                " characters."
+            )
         if not self.quantities:
-            raise UsageError(f"Entry {self.name!r} has no quantities; name at least one function of the draws to compare.")
+            raise UsageError(
+                f"Entry {self.name!r} has no quantities; name at least one function of the draws"
+                " to compare."
+            )
         if self.reference == "analytic" and self.analytic is None:
-            raise UsageError(f"Entry {self.name!r} says reference='analytic' but gives no analytic function; add one.")
+            raise UsageError(
+                f"Entry {self.name!r} says reference='analytic' but gives no analytic function;"
+                " add one."
+            )
         for key, value in self.chosen.items():
             if key not in self.options:
                 raise UnknownNameError(f"option of {self.name}", key, self.options)
-            object.__setattr__(self, "chosen", {**self.chosen, key: _coerce(self.name, key, value, self.options[key])})
+            object.__setattr__(
+                self,
+                "chosen",
+                {**self.chosen, key: _coerce(self.name, key, value, self.options[key])},
+            )
         if self.dtype is None:
             import torch
 
@@ -211,7 +262,9 @@ class ModelEntry:
     def key(self) -> str:
         """The name with the options that differ from their defaults, e.g. `correlated_gaussian[d=10]`."""
         changed = {k: v for k, v in self.chosen.items() if v != self.options[k]}
-        return self.name + ("[" + ",".join(f"{k}={v}" for k, v in sorted(changed.items())) + "]" if changed else "")
+        return self.name + (
+            "[" + ",".join(f"{k}={v}" for k, v in sorted(changed.items())) + "]" if changed else ""
+        )
 
     def load_data(self, data_seed: int = 0) -> Data:
         """Make the data with the chosen options."""
@@ -249,14 +302,18 @@ def _coerce(entry: str, key: str, value: Any, default: Any) -> Any:
             pass
     elif isinstance(default, str) and isinstance(value, str):
         return value
-    raise UsageError(f"Option {key} of {entry} got {value!r}; accepted: a value of type {type(default).__name__} (default {default!r}).")
+    raise UsageError(
+        f"Option {key} of {entry} got {value!r}; accepted: a value of type"
+        f" {type(default).__name__} (default {default!r})."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """What a method spent: wall-clock seconds without compilation, compile seconds, optimizer steps, gradients.
 
-    `sequential_depth` counts gradients that had to wait for another one; `gradient_evaluations` counts all.
+    `sequential_depth` counts gradients that had to wait for another one; `gradient_evaluations`
+    counts all.
     """
 
     seconds: float
@@ -276,10 +333,11 @@ class Posterior:
         method: a family's name, `nuts`, or the kind of a reference.
         draws: constrained latent sites, each `[*sample, *site]`.
         sample_dims: `("sample",)` for a guide, `("chain", "draw")` for MCMC.
-        unconstrained: the same draws as one flat vector, `[*sample, dim]`, where the method has it.
+        unconstrained: the same draws as one flat vector, `[*sample, dim]`, where the method has
+            it.
         log_weights: log p(z, data) - log q(z) per draw in nats, guides only.
-        stats: per-draw statistics `[chain, draw]` of MCMC (`diverging`, `energy`, `lp`, `n_steps`, `tree_depth`,
-            `acceptance_rate`, `step_size`).
+        stats: per-draw statistics `[chain, draw]` of MCMC (`diverging`, `energy`, `lp`, `n_steps`,
+            `tree_depth`, `acceptance_rate`, `step_size`).
         cost: what it spent.
         seed: the seed given by the user.
     """
@@ -300,10 +358,16 @@ class Posterior:
     def __post_init__(self) -> None:
         """Refuse sample dimensions no diagnostic knows and draws of unequal sample shape."""
         if self.sample_dims not in (("sample",), ("chain", "draw")):
-            raise UsageError(f'sample_dims is {self.sample_dims}; accepted: ("sample",) for a guide, ("chain", "draw") for MCMC.')
+            raise UsageError(
+                f'sample_dims is {self.sample_dims}; accepted: ("sample",) for a guide, ("chain",'
+                ' "draw") for MCMC.'
+            )
         shapes = {tuple(v.shape[: len(self.sample_dims)]) for v in self.draws.values()}
         if len(shapes) != 1:
-            raise UsageError(f"Draws of {self.entry.name} have sample shapes {sorted(shapes)}; every site needs the same one.")
+            raise UsageError(
+                f"Draws of {self.entry.name} have sample shapes {sorted(shapes)}; every site needs"
+                " the same one."
+            )
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -322,8 +386,10 @@ class Reference:
 
     Attributes:
         kind: `analytic`, `exact`, `stored`, `conditional` or `nuts`.
-        posterior: draws of the truth (chains kept where they came from chains), None for kind `none`.
-        moments: per quantity, with standard errors; from all draws where more were made than are stored.
+        posterior: draws of the truth (chains kept where they came from chains), None for kind
+            `none`.
+        moments: per quantity, with standard errors; from all draws where more were made than are
+            stored.
         gates: name -> passed; empty for closed forms.
         log_evidence: log p(observed) in nats where known.
         usable: every gate passed and the fingerprint matches.

@@ -5,8 +5,9 @@
     for result in audit(entry):
         print(result.status, result.name, result.sentence)
 
-Each check is named and says which published error it would have caught (`docs/bound_audit.md`). It runs on any entry,
-guide and implementation: pass `log_evidence` where the evidence is known, and `reported` to audit estimators of your own.
+Each check is named and says which published error it would have caught (`docs/bound_audit.md`). It
+runs on any entry, guide and implementation: pass `log_evidence` where the evidence is known, and
+`reported` to audit estimators of your own.
 """
 
 from __future__ import annotations
@@ -33,15 +34,20 @@ class AuditResult(CheckResult):
 
 
 def checks(
-    entry: ModelEntry, families: Sequence[str] | None = None, *, log_evidence: float | None = None, route: str = "given",
+    entry: ModelEntry,
+    families: Sequence[str] | None = None,
+    *,
+    log_evidence: float | None = None,
+    route: str = "given",
     reported: Reported | None = None,
-) -> list[Check]:  # fmt: skip
+) -> list[Check]:
     """Return the named checks of an entry and of each of its guide families; nothing runs before `check.run()`.
 
     Args:
         entry: what to audit.
         families: guide families, default those the entry lists and those it brings.
-        log_evidence: log p(data) in nats, known from elsewhere; else the entry's closed form, else an integral of the density.
+        log_evidence: log p(data) in nats, known from elsewhere; else the entry's closed form, else
+            an integral of the density.
         route: where `log_evidence` comes from, for the sentences.
         reported: the implementation under audit, this package's own by default.
 
@@ -53,15 +59,26 @@ def checks(
     from benchmarks.audit.subject import Audited, GuideSubject
     from guides.registry import check_family
 
-    chosen = (*entry.families, *(g for g in entry.own_guides if g not in entry.families)) if families is None else tuple(families)
+    chosen = (
+        (*entry.families, *(g for g in entry.own_guides if g not in entry.families))
+        if families is None
+        else tuple(families)
+    )
     for family in chosen:
         check_family(family, entry)
-    audited = Audited(entry, log_evidence=log_evidence, route=route, reported=reported or Reported())
-    found = [rule.on(audited, prefix="bounds.", within=_quiet(entry)) for rule in program_checks.CHECKS.values()]
+    audited = Audited(
+        entry, log_evidence=log_evidence, route=route, reported=reported or Reported()
+    )
+    found = [
+        rule.on(audited, prefix="bounds.", within=_quiet(entry))
+        for rule in program_checks.CHECKS.values()
+    ]
     for family in chosen:
         guide = GuideSubject(audited, family)
         rules = (*guide_checks.CHECKS.values(), *evidence_checks.CHECKS.values())
-        found += [rule.on(guide, prefix=f"bounds.{family}.", within=_quiet(entry)) for rule in rules]
+        found += [
+            rule.on(guide, prefix=f"bounds.{family}.", within=_quiet(entry)) for rule in rules
+        ]
     return found
 
 
@@ -85,12 +102,20 @@ def _quiet(entry: ModelEntry) -> Callable[[], ExitStack]:
 
 
 def audit(
-    entry: ModelEntry, families: Sequence[str] | None = None, *, log_evidence: float | None = None, route: str = "given",
+    entry: ModelEntry,
+    families: Sequence[str] | None = None,
+    *,
+    log_evidence: float | None = None,
+    route: str = "given",
     reported: Reported | None = None,
-) -> list[AuditResult]:  # fmt: skip
+) -> list[AuditResult]:
     """Run every check; arguments and errors as in `checks`."""
     results = []
-    for check in checks(entry, families, log_evidence=log_evidence, route=route, reported=reported):
+    for check in checks(
+        entry, families, log_evidence=log_evidence, route=route, reported=reported
+    ):
         result = check.run()
-        results.append(AuditResult(name=check.name, status=result.status, sentence=result.sentence))
+        results.append(
+            AuditResult(name=check.name, status=result.status, sentence=result.sentence)
+        )
     return results

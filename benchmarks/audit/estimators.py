@@ -1,6 +1,7 @@
 """The numbers under audit, as functions: fit, objective, ELBO, draws, importance bound, held-out score, annealing weights.
 
-`Reported()` holds this package's own. To audit an implementation of yours, replace the fields it provides:
+`Reported()` holds this package's own. To audit an implementation of yours, replace the fields it
+provides:
 
     benchmarks.audit.audit(entry, reported=Reported(elbo=my_elbo))
 """
@@ -12,7 +13,11 @@ from dataclasses import dataclass
 
 import pyro
 import torch
-from pyro.infer.autoguide import AutoDiagonalNormal, AutoLowRankMultivariateNormal, AutoMultivariateNormal
+from pyro.infer.autoguide import (
+    AutoDiagonalNormal,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+)
 from torch import Tensor, nn
 
 from benchmarks.metrics.predictive import heldout_lpd
@@ -40,13 +45,17 @@ class Reported:
 
     Attributes:
         fit: `fit(entry, family)` -> a fit; its `losses` are minus the ELBO.
-        objective: `objective(fit, particles)` -> `loss(index, seed)`, one value of the training objective of the fit's guide
-            as it is now, on all units (index None) or on a minibatch; None where the family has no objective.
+        objective: `objective(fit, particles)` -> `loss(index, seed)`, one value of the training
+            objective of the fit's guide as it is now, on all units (index None) or on a minibatch;
+            None where the family has no objective.
         elbo: `elbo(fit, n, seed)` -> the ELBO from n draws.
         draw: `draw(fit, n, seed)` -> a posterior of n draws with log weights.
-        bound: log weights `[replicate, k]` -> the mean over replicates of the k-sample bound log (1/k) sum_j w_j, in nats.
-        heldout: `heldout(posterior, density)` -> mean log predictive density per row of `posterior.data.test`.
-        annealing: `annealing(fit)` -> the weight of the KL term per step, None where the objective has no such weight.
+        bound: log weights `[replicate, k]` -> the mean over replicates of the k-sample bound log
+            (1/k) sum_j w_j, in nats.
+        heldout: `heldout(posterior, density)` -> mean log predictive density per row of
+            `posterior.data.test`.
+        annealing: `annealing(fit)` -> the weight of the KL term per step, None where the objective
+            has no such weight.
     """
 
     fit: Callable[[ModelEntry, str], Fit]
@@ -58,15 +67,25 @@ class Reported:
     annealing: Callable[[Fit], Sequence[float] | None]
 
     def __init__(
-        self, *, fit: Callable[[ModelEntry, str], Fit] | None = None, objective: Callable[[Fit, int], Loss | None] | None = None,
-        elbo: Callable[[Fit, int, int], Elbo] | None = None, draw: Callable[[Fit, int, int], Posterior] | None = None,
-        bound: Callable[[Tensor], float] | None = None, heldout: Callable[[Posterior, LogDensity], float | None] | None = None,
+        self,
+        *,
+        fit: Callable[[ModelEntry, str], Fit] | None = None,
+        objective: Callable[[Fit, int], Loss | None] | None = None,
+        elbo: Callable[[Fit, int, int], Elbo] | None = None,
+        draw: Callable[[Fit, int, int], Posterior] | None = None,
+        bound: Callable[[Tensor], float] | None = None,
+        heldout: Callable[[Posterior, LogDensity], float | None] | None = None,
         annealing: Callable[[Fit], Sequence[float] | None] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         given = {
-            "fit": fit or _fit, "objective": objective or _objective, "elbo": elbo or _elbo, "draw": draw or _draw,
-            "bound": bound or _bound, "heldout": heldout or _heldout, "annealing": annealing or _no_annealing,
-        }  # fmt: skip
+            "fit": fit or _fit,
+            "objective": objective or _objective,
+            "elbo": elbo or _elbo,
+            "draw": draw or _draw,
+            "bound": bound or _bound,
+            "heldout": heldout or _heldout,
+            "annealing": annealing or _no_annealing,
+        }
         for name, value in given.items():
             object.__setattr__(self, name, value)
 
@@ -77,7 +96,16 @@ def _fit(entry: ModelEntry, family: str) -> Fit:
 
     if not family_of(family, entry).is_program:
         particles = 16 if family == "amortized" else 32
-        return fitting.fit(entry, family, seed=7, steps=150, patience=25, anneal=75, num_particles=particles, final_lr=1e-4)
+        return fitting.fit(
+            entry,
+            family,
+            seed=7,
+            steps=150,
+            patience=25,
+            anneal=75,
+            num_particles=particles,
+            final_lr=1e-4,
+        )
     return fitting.fit(entry, family, seed=7, steps=250, patience=40, anneal=120, final_lr=1e-4)
 
 
@@ -90,7 +118,11 @@ def _draw(fit: Fit, n: int, seed: int) -> Posterior:
 
 
 def _bound(log_weights: Tensor) -> float:
-    values = [log_evidence(row)["bound_nats"] for row in log_weights.double().numpy()] if log_weights.shape[1] > 1 else log_weights[:, 0]
+    values = (
+        [log_evidence(row)["bound_nats"] for row in log_weights.double().numpy()]
+        if log_weights.shape[1] > 1
+        else log_weights[:, 0]
+    )
     return float(torch.as_tensor(values, dtype=torch.float64).mean())
 
 
@@ -121,11 +153,18 @@ def _objective(fit: Fit, particles: int) -> Loss | None:
         objective: FlatObjective | ProgramObjective
         if flat is not None:
             objective = FlatObjective(
-                density, flat, {}, num_particles=particles, batch_size=None, stl=objective_of(fit.config.objective).stl
+                density,
+                flat,
+                {},
+                num_particles=particles,
+                batch_size=None,
+                stl=objective_of(fit.config.objective).stl,
             )
         else:
             model = as_module(fit.program, fit.data.train, fit.entry.dtype)
-            objective = ProgramObjective(density, model, fit.guide, {}, num_particles=particles, batch_size=None)
+            objective = ProgramObjective(
+                density, model, fit.guide, {}, num_particles=particles, batch_size=None
+            )
     whole = Minibatches(density, None)
 
     def loss(index: Tensor | None, seed: int) -> float:
@@ -147,7 +186,9 @@ def as_flat(guide: nn.Module) -> FlatGuide:
     Raises:
         TypeError: not one of the three Gaussian autoguides.
     """
-    if not isinstance(guide, AutoDiagonalNormal | AutoMultivariateNormal | AutoLowRankMultivariateNormal):
+    if not isinstance(
+        guide, AutoDiagonalNormal | AutoMultivariateNormal | AutoLowRankMultivariateNormal
+    ):
         raise TypeError(f"{type(guide).__name__} has no whitened form")
     with torch.no_grad():
         posterior = guide.get_posterior()
@@ -156,7 +197,9 @@ def as_flat(guide: nn.Module) -> FlatGuide:
             scale = posterior.base_dist.scale.detach().clone()
             return WhitenedMeanField(guide, Start(loc=loc, scale=scale))
         covariance = posterior.covariance_matrix.detach()
-        start = Start(loc=loc, scale=covariance.diagonal().sqrt(), factor=torch.linalg.cholesky(covariance))
+        start = Start(
+            loc=loc, scale=covariance.diagonal().sqrt(), factor=torch.linalg.cholesky(covariance)
+        )
         if isinstance(guide, AutoMultivariateNormal):
             return WhitenedFullRank(guide, start)
         flat = WhitenedLowRank(guide, start)

@@ -25,25 +25,42 @@ def log_q_normalized(guide: GuideSubject) -> str:
     dim, sentence = own.u.shape[1], ""
     if guide.flat and dim <= LARGEST_DIM:
         try:
-            grid = whitened_grid(guide.log_q, *moments_of(own.u, torch.ones(len(own.u), dtype=own.u.dtype)))
+            grid = whitened_grid(
+                guide.log_q, *moments_of(own.u, torch.ones(len(own.u), dtype=own.u.dtype))
+            )
         except QuadratureError as error:
             raise Failed(f"q has no finite integral: {error}.") from error
         if not abs(grid.log_integral) < 1e-4:
-            raise Failed(f"q integrates to {math.exp(grid.log_integral):.5g}, not 1: a constant or a Jacobian of log q is wrong.")
+            raise Failed(
+                f"q integrates to {math.exp(grid.log_integral):.5g}, not 1: a constant or a"
+                " Jacobian of log q is wrong."
+            )
         sentence = f"q integrates to 1 within {abs(grid.log_integral):.1g}; "
     center, factor = moments_of(own.u, torch.ones(len(own.u), dtype=own.u.dtype))
     worst, number = 0.0, len(own.u)
     for width in WIDTHS if dim <= 60 else WIDTHS[:1]:
         z = torch.linalg.solve_triangular(factor, (own.u - center).T, upper=False).T / width
-        log_r = -0.5 * z.square().sum(-1) - 0.5 * dim * math.log(2 * math.pi) - factor.diagonal().log().sum() - dim * math.log(width)
+        log_r = (
+            -0.5 * z.square().sum(-1)
+            - 0.5 * dim * math.log(2 * math.pi)
+            - factor.diagonal().log().sum()
+            - dim * math.log(width)
+        )
         ratio = (log_r - own.log_q).exp()
         se = float(ratio.std()) / math.sqrt(number)
         if not math.isfinite(se) or (number < 1000 and dim > 10) or se > 0.2:
-            raise Skipped(f"{sentence}the identity E[r / q] = 1 has an error of {se:.2g} from {number} draws in {dim} dimensions.")
-        # center and factor are fitted to the same draws, which moves the mean by about dim^2 / number
+            raise Skipped(
+                f"{sentence}the identity E[r / q] = 1 has an error of {se:.2g} from {number} draws"
+                f" in {dim} dimensions."
+            )
+        # center and factor are fitted to the same draws, which moves the mean by about dim^2 /
+        # number
         distance = abs(float(ratio.mean()) - 1)
         if not distance < limit(number, 2) * se + 3 * dim * (dim + 3) / number + 1e-6:
-            raise Failed(f"E_q[r / q] is {float(ratio.mean()):.4g} with error {se:.2g}, not 1: log q is not the density of the draws.")
+            raise Failed(
+                f"E_q[r / q] is {float(ratio.mean()):.4g} with error {se:.2g}, not 1: log q is not"
+                " the density of the draws."
+            )
         worst = max(worst, distance)
     return f"{sentence}E_q[r / q] = 1 within {worst:.1g}."
 
@@ -55,16 +72,25 @@ def log_weights(guide: GuideSubject) -> str:
     assert u is not None
     assert given is not None
     if not guide.flat:
-        raise Skipped("log q of a guide that is a Pyro program is known at its own runs only; log_q_normalized covers it.")
+        raise Skipped(
+            "log q of a guide that is a Pyro program is known at its own runs only;"
+            " log_q_normalized covers it."
+        )
     with torch.no_grad():
         log_p, log_q = guide.density.batch(u), guide.log_q(u)
         again = guide.density.unconstrain(posterior.draws)
     off = float((given - (log_p - log_q)).abs().max() / (1 + log_p.abs().max()))
     if not off < ROUNDING:
         shift = float((given - (log_p - log_q)).mean())
-        raise Failed(f"Reported log weights are off from log p - log q by {off:.3g} (relative; {shift:+.4g} nats on average).")
+        raise Failed(
+            f"Reported log weights are off from log p - log q by {off:.3g} (relative; {shift:+.4g}"
+            " nats on average)."
+        )
     if not torch.allclose(again, u, rtol=1e-5, atol=1e-5):
-        raise Failed("The constrained draws do not belong to the unconstrained points that the weights are for.")
+        raise Failed(
+            "The constrained draws do not belong to the unconstrained points that the weights are"
+            " for."
+        )
     return f"{len(given)} log weights equal log p - log q within {off:.1g}."
 
 
@@ -74,18 +100,29 @@ def draws_honored(guide: GuideSubject) -> str:
     for n in numbers:
         posterior = guide.reported.draw(guide.fit, n, 31)
         u = posterior.unconstrained
-        if u is None or posterior.log_weights is None or len(u) != n or len(posterior.log_weights) != n or posterior.sample_shape != (n,):
+        if (
+            u is None
+            or posterior.log_weights is None
+            or len(u) != n
+            or len(posterior.log_weights) != n
+            or posterior.sample_shape != (n,)
+        ):
             raise Failed(f"{n} draws were requested, {list(posterior.sample_shape)} came.")
         different = len(torch.unique(u, dim=0))
         if different != n:
-            raise Failed(f"{n} draws were requested, only {different} of those that came are different.")
+            raise Failed(
+                f"{n} draws were requested, only {different} of those that came are different."
+            )
     for n in numbers[2:]:
         value = guide.reported.elbo(guide.fit, n, 32)
         ratio = value.se * math.sqrt(n) / max(guide.own.sd, 1e-12)
         if value.draws != n:
             raise Failed(f"An ELBO of {n} draws was requested, {value.draws} were used.")
         if guide.own.sd > 1e-6 and _has_variance(guide) and not 0.2 < ratio < 5:
-            raise Failed(f"The ELBO of {n} draws states an error of {value.se:.3g} nats; draws with sd {guide.own.sd:.3g} give another.")
+            raise Failed(
+                f"The ELBO of {n} draws states an error of {value.se:.3g} nats; draws with sd"
+                f" {guide.own.sd:.3g} give another."
+            )
     return f"Requests for {', '.join(map(str, numbers))} draws are honored."
 
 
@@ -101,15 +138,37 @@ def elbo_reported(guide: GuideSubject) -> str:
     value, own = guide.reported.elbo(guide.fit, guide.number, 6), guide.own
     _equal(guide, "The reported ELBO", value.value_nats, own.sd / math.sqrt(value.draws), sign=1)
     if guide.fit.elbo is not None:
-        _equal(guide, "The ELBO of the fit", guide.fit.elbo.value_nats, own.sd / math.sqrt(guide.fit.elbo.draws), sign=1)
-    return f"ELBO {value.value_nats:.4f} nats; the audit's own draws give {own.elbo:.4f} with error {own.se:.1g}."
+        _equal(
+            guide,
+            "The ELBO of the fit",
+            guide.fit.elbo.value_nats,
+            own.sd / math.sqrt(guide.fit.elbo.draws),
+            sign=1,
+        )
+    return (
+        f"ELBO {value.value_nats:.4f} nats; the audit's own draws give {own.elbo:.4f} with error"
+        f" {own.se:.1g}."
+    )
 
 
-def _equal(guide: GuideSubject, what: str, value: float, se: float, *, sign: int, slack: float = 0.0, comparisons: int = 2) -> float:
+def _equal(
+    guide: GuideSubject,
+    what: str,
+    value: float,
+    se: float,
+    *,
+    sign: int,
+    slack: float = 0.0,
+    comparisons: int = 2,
+) -> float:
     """Compare with the audit's ELBO; say how a wrong value relates to the right one."""
     own, inflation = guide.own, guide.inflation
     expected = sign * own.elbo
-    tolerance = inflation * limit(min(len(own.u), 200), comparisons) * math.hypot(se, own.se) + ROUNDING * (1 + abs(expected)) + slack
+    tolerance = (
+        inflation * limit(min(len(own.u), 200), comparisons) * math.hypot(se, own.se)
+        + ROUNDING * (1 + abs(expected))
+        + slack
+    )
     gap = abs(value - expected)
     if gap <= tolerance:
         return gap
@@ -117,8 +176,8 @@ def _equal(guide: GuideSubject, what: str, value: float, se: float, *, sign: int
     near = [text for text, guess in guesses.items() if abs(value - guess) <= tolerance]
     minus = "minus " if sign < 0 else ""
     raise Failed(
-        f"{what} is {value:.5f}, but {minus}E_q[log p - log q] is {expected:.5f} nats (tolerance {tolerance:.2g})"
-        + (f": {near[0]}." if near else ".")
+        f"{what} is {value:.5f}, but {minus}E_q[log p - log q] is {expected:.5f} nats (tolerance"
+        f" {tolerance:.2g})" + (f": {near[0]}." if near else ".")
     )
 
 
@@ -131,11 +190,20 @@ def objective_is_minus_elbo(guide: GuideSubject) -> str:
         loss = guide.reported.objective(guide.fit, particles)
         if loss is None:
             raise Skipped("The family has no stochastic objective.")
-        values = torch.tensor([loss(None, 1000 * particles + r) for r in range(repeats)], dtype=torch.float64)
-        se = max(guide.own.sd / math.sqrt(particles * repeats), float(values.std()) / math.sqrt(repeats))
+        values = torch.tensor(
+            [loss(None, 1000 * particles + r) for r in range(repeats)], dtype=torch.float64
+        )
+        se = max(
+            guide.own.sd / math.sqrt(particles * repeats), float(values.std()) / math.sqrt(repeats)
+        )
         text = f"The objective with {particles} particles"
-        worst = max(worst, _equal(guide, text, float(values.mean()), se, sign=-1, comparisons=len(sizes)))
-    return f"With {', '.join(map(str, sizes))} particles the objective is minus the ELBO within {worst:.2g} nats."
+        worst = max(
+            worst, _equal(guide, text, float(values.mean()), se, sign=-1, comparisons=len(sizes))
+        )
+    return (
+        f"With {', '.join(map(str, sizes))} particles the objective is minus the ELBO within"
+        f" {worst:.2g} nats."
+    )
 
 
 def losses_end_at_minus_elbo(guide: GuideSubject) -> str:
@@ -145,20 +213,33 @@ def losses_end_at_minus_elbo(guide: GuideSubject) -> str:
     if not len(losses):
         raise Skipped("The family records no losses.")
     if not objective_of(guide.fit.config.objective).ends_as_elbo:
-        raise Skipped(f"The objective of the fit is {guide.fit.config.objective}, whose losses are not minus the ELBO.")
+        raise Skipped(
+            f"The objective of the fit is {guide.fit.config.objective}, whose losses are not minus"
+            " the ELBO."
+        )
     last = torch.as_tensor(losses[-25:].copy())
     particles = max(1, guide.fit.config.num_particles)
     se = max(float(last.std()), guide.own.sd / math.sqrt(particles)) / math.sqrt(len(last))
     # the guide is an average over the last iterates, each a little off the optimum
     slack = 0.05 + 0.01 * guide.density.dim
-    gap = _equal(guide, f"The mean of the last {len(last)} losses", float(last.mean()), se, sign=-1, slack=slack)
+    gap = _equal(
+        guide,
+        f"The mean of the last {len(last)} losses",
+        float(last.mean()),
+        se,
+        sign=-1,
+        slack=slack,
+    )
     return f"The last losses are minus the ELBO within {gap:.2g} nats."
 
 
 def _refuse_classes(guide: GuideSubject) -> None:
     """Skip where the guide draws discrete sites too: its objective is lower than the ELBO of its continuous part by their KL."""
     if guide.draws_classes:
-        raise Skipped("The guide draws discrete sites, whose KL its objective holds and the ELBO with them summed out does not.")
+        raise Skipped(
+            "The guide draws discrete sites, whose KL its objective holds and the ELBO with them"
+            " summed out does not."
+        )
 
 
 def annealing_ends_at_one(guide: GuideSubject) -> str:
@@ -167,7 +248,10 @@ def annealing_ends_at_one(guide: GuideSubject) -> str:
     if weights is None or not len(weights):
         raise Skipped("The objective has no annealing weight.")
     if weights[-1] != 1:
-        raise Failed(f"The KL term ends with weight {weights[-1]:.6g}, not 1: the end of training does not optimize the ELBO.")
+        raise Failed(
+            f"The KL term ends with weight {weights[-1]:.6g}, not 1: the end of training does not"
+            " optimize the ELBO."
+        )
     return f"The KL weight ends at 1 after {len(weights)} steps."
 
 
@@ -183,8 +267,19 @@ def minibatches_average(guide: GuideSubject) -> str:
     for batch in batches:
         parts = order.split(batch)
         means = [sum(len(i) / size * loss(i, r) for i in parts) for r in range(repeats)]
-        worst = max(worst, _paired(means, full, f"Minibatches of {batch} of {size} units average to another objective", len(batches)))
-    return f"Minibatches of {', '.join(map(str, batches))} of {size} units average to the objective of all data within {worst:.1g} nats."
+        worst = max(
+            worst,
+            _paired(
+                means,
+                full,
+                f"Minibatches of {batch} of {size} units average to another objective",
+                len(batches),
+            ),
+        )
+    return (
+        f"Minibatches of {', '.join(map(str, batches))} of {size} units average to the objective"
+        f" of all data within {worst:.1g} nats."
+    )
 
 
 def order_of_data(guide: GuideSubject) -> str:
@@ -196,16 +291,23 @@ def order_of_data(guide: GuideSubject) -> str:
     order = torch.randperm(size, generator=torch.Generator().manual_seed(42))
     repeats = 24
     gap = _paired(
-        [loss(order, r) for r in range(repeats)], [loss(None, r) for r in range(repeats)], "Reordered units change the objective", 1
+        [loss(order, r) for r in range(repeats)],
+        [loss(None, r) for r in range(repeats)],
+        "Reordered units change the objective",
+        1,
     )
     return f"Reordering the units changes the objective by {gap:.1g} nats."
 
 
 def _paired(first: list[float], second: list[float], what: str, comparisons: int) -> float:
     """Compare two estimates that share their random numbers where the implementation lets them."""
-    difference = torch.tensor(first, dtype=torch.float64) - torch.tensor(second, dtype=torch.float64)
+    difference = torch.tensor(first, dtype=torch.float64) - torch.tensor(
+        second, dtype=torch.float64
+    )
     gap, se = float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
-    if not abs(gap) <= limit(len(difference) - 1, comparisons) * se + ROUNDING * (1 + abs(second[0])):
+    if not abs(gap) <= limit(len(difference) - 1, comparisons) * se + ROUNDING * (
+        1 + abs(second[0])
+    ):
         raise Failed(f"{what}: off by {gap:+.5g} nats with error {se:.2g}.")
     return abs(gap)
 
@@ -220,12 +322,20 @@ def heldout_splits(guide: GuideSubject) -> str:
         raise Failed("The held-out score of the same set differs between two calls.")
     worst = 0.0
     for name, parts in splits.items():
-        joined = sum(len(rows) * score(guide, part) for rows, part in parts) / sum(len(rows) for rows, _ in parts)
+        joined = sum(len(rows) * score(guide, part) for rows, part in parts) / sum(
+            len(rows) for rows, _ in parts
+        )
         refuse_dependent_rows(guide, whole, parts)
         worst = max(worst, abs(joined - total) / (1 + abs(total)))
         if not worst < 1e-9:
-            raise Failed(f"Split {name}, the held-out score is {joined:.8g} nats per row, whole {total:.8g}: it depends on the split.")
-    return f"The score {total:.4f} nats per row is the same for {len(splits)} splits within {worst:.1g}."
+            raise Failed(
+                f"Split {name}, the held-out score is {joined:.8g} nats per row, whole"
+                f" {total:.8g}: it depends on the split."
+            )
+    return (
+        f"The score {total:.4f} nats per row is the same for {len(splits)} splits within"
+        f" {worst:.1g}."
+    )
 
 
 def heldout_value(guide: GuideSubject) -> str:
@@ -235,21 +345,34 @@ def heldout_value(guide: GuideSubject) -> str:
     whole, _ = parts_of(guide)
     found, right, mean_of_logs = score(guide, whole), *expected_score(guide, whole)
     if not abs(found - right) < 1e-8 * (1 + abs(right)):
-        hint = ": it is the mean of the logs" if abs(found - mean_of_logs) < 1e-8 * (1 + abs(right)) else ""
-        raise Failed(f"The held-out score is {found:.8g} nats per row, the log of the mean likelihood is {right:.8g}{hint}.")
+        hint = (
+            ": it is the mean of the logs"
+            if abs(found - mean_of_logs) < 1e-8 * (1 + abs(right))
+            else ""
+        )
+        raise Failed(
+            f"The held-out score is {found:.8g} nats per row, the log of the mean likelihood is"
+            f" {right:.8g}{hint}."
+        )
     return f"The score is the log of the mean likelihood, {right:.4f} nats per row."
 
 
 CHECKS = rules(
     Rule(
         name="log_q_normalized",
-        why="A flow or a guide whose log q is not the density of its draws makes every bound wrong.",
+        why=(
+            "A flow or a guide whose log q is not the density of its draws makes every bound"
+            " wrong."
+        ),
         body=log_q_normalized,
         tier="audit",
     ),
     Rule(
         name="log_weights",
-        why="A bits-back tutorial used a variance where a standard deviation belongs; only the code length showed it.",
+        why=(
+            "A bits-back tutorial used a variance where a standard deviation belongs; only the"
+            " code length showed it."
+        ),
         body=log_weights,
         tier="audit",
     ),
@@ -261,13 +384,19 @@ CHECKS = rules(
     ),
     Rule(
         name="elbo_reported",
-        why="scvi-tools' get_elbo returned the negative ELBO, documented as higher is better (PR 3373).",
+        why=(
+            "scvi-tools' get_elbo returned the negative ELBO, documented as higher is better (PR"
+            " 3373)."
+        ),
         body=elbo_reported,
         tier="audit",
     ),
     Rule(
         name="objective_is_minus_elbo",
-        why="KL times batch / dataset (PyTorch-VAE), divided by 784 (PyTorch's example), averaged twice (VGAE): beta-VAEs sold as VAEs.",
+        why=(
+            "KL times batch / dataset (PyTorch-VAE), divided by 784 (PyTorch's example), averaged"
+            " twice (VGAE): beta-VAEs sold as VAEs."
+        ),
         body=objective_is_minus_elbo,
         tier="audit",
     ),

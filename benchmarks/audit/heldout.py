@@ -60,8 +60,12 @@ def refuse_dependent_rows(guide: GuideSubject, whole: Posterior, parts: Parts) -
     rows = torch.cat([index for index, _ in parts])
     together = torch.cat([row_terms(guide, part) for _, part in parts], -1)
     alone = row_terms(guide, whole)
-    if together.shape != alone.shape or not torch.allclose(together[:, rows.argsort()], alone, rtol=1e-9, atol=1e-9):
-        raise Skipped("The likelihood of a row depends on the rows before it: the set cannot be split.")
+    if together.shape != alone.shape or not torch.allclose(
+        together[:, rows.argsort()], alone, rtol=1e-9, atol=1e-9
+    ):
+        raise Skipped(
+            "The likelihood of a row depends on the rows before it: the set cannot be split."
+        )
 
 
 def parts_of(guide: GuideSubject) -> tuple[Posterior, dict[str, Parts]]:
@@ -75,13 +79,28 @@ def parts_of(guide: GuideSubject) -> tuple[Posterior, dict[str, Parts]]:
         raise Skipped("Nothing is observed.")
     test: dict[str, Any] = dict(data.test if data.test is not None else data.train)
     seen = test[data.observed[0]]
-    rows = data.size if data.test is None and data.batched and data.size else len(seen) if isinstance(seen, Tensor) and seen.ndim else 0
+    rows = (
+        data.size
+        if data.test is None and data.batched and data.size
+        else len(seen)
+        if isinstance(seen, Tensor) and seen.ndim
+        else 0
+    )
     if not rows or rows < 3:
         raise Skipped("There are no rows to split.")
-    keys = [k for k, v in test.items() if (k in data.batched or not data.batched) and isinstance(v, Tensor) and v.ndim and len(v) == rows]
+    keys = [
+        k
+        for k, v in test.items()
+        if (k in data.batched or not data.batched)
+        and isinstance(v, Tensor)
+        and v.ndim
+        and len(v) == rows
+    ]
     posterior = guide.posterior
     with torch.no_grad():
-        if not guide.density.pointwise({name: value[:1] for name, value in posterior.draws.items()}):
+        if not guide.density.pointwise(
+            {name: value[:1] for name, value in posterior.draws.items()}
+        ):
             raise Skipped("No observed site has a likelihood per row; it is a factor.")
     few = {name: value[:DRAWS] for name, value in posterior.draws.items()}
     local = data.test is None and bool(data.batched)
@@ -94,8 +113,16 @@ def parts_of(guide: GuideSubject) -> tuple[Posterior, dict[str, Parts]]:
             tensors["index"] = index
             for s in guide.density.sites:
                 if s.plate_axis is not None:
-                    draws[s.name] = draws[s.name].index_select(draws[s.name].ndim - s.plate_axis, index)
-        return index, replace(posterior, draws=draws, unconstrained=None, log_weights=None, data=replace(data, test=tensors))
+                    draws[s.name] = draws[s.name].index_select(
+                        draws[s.name].ndim - s.plate_axis, index
+                    )
+        return index, replace(
+            posterior,
+            draws=draws,
+            unconstrained=None,
+            log_weights=None,
+            data=replace(data, test=tensors),
+        )
 
     whole = order.sort().values
     splits = {

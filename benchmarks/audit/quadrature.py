@@ -1,8 +1,9 @@
 """Integrals of exp(log f) over R^d, d <= 4, by the trapezoid rule on a grid in whitened coordinates.
 
-With u = c + L z the rule is spectrally accurate for smooth integrands that vanish at the border (Trefethen and Weideman
-2014, "The exponentially convergent trapezoidal rule"). The box grows until the integrand is negligible at its border and
-the step halves until the value stops changing; the last change is the stated error.
+With u = c + L z the rule is spectrally accurate for smooth integrands that vanish at the border
+(Trefethen and Weideman 2014, "The exponentially convergent trapezoidal rule"). The box grows until
+the integrand is negligible at its border and the step halves until the value stops changing; the
+last change is the stated error.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def moments_of(points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     centered = points - center
     covariance = (weights[:, None] * centered).T @ centered
     jitter = 1e-10 * covariance.diagonal().mean().clamp(min=1e-300)
-    return center, torch.linalg.cholesky(covariance + jitter * torch.eye(len(center), dtype=points.dtype))
+    return center, torch.linalg.cholesky(
+        covariance + jitter * torch.eye(len(center), dtype=points.dtype)
+    )
 
 
 def _evaluate(function: Function, points: Tensor) -> Tensor:
@@ -60,7 +63,9 @@ def _evaluate(function: Function, points: Tensor) -> Tensor:
     return torch.nan_to_num(values, nan=-math.inf, neginf=-math.inf)
 
 
-def _rule(function: Function, center: Tensor, factor: Tensor, reach: float, number: int) -> tuple[Tensor, float, Tensor, float]:
+def _rule(
+    function: Function, center: Tensor, factor: Tensor, reach: float, number: int
+) -> tuple[Tensor, float, Tensor, float]:
     """Return points, log cell, values and the largest value on the border, relative to the peak."""
     dim = len(center)
     axis = torch.linspace(-reach, reach, number, dtype=center.dtype)
@@ -73,7 +78,13 @@ def _rule(function: Function, center: Tensor, factor: Tensor, reach: float, numb
 
 
 def whitened_grid(
-    function: Function, center: Tensor, factor: Tensor, *, tolerance: float = 2e-6, most: int | None = None, worst: float = 1e-4
+    function: Function,
+    center: Tensor,
+    factor: Tensor,
+    *,
+    tolerance: float = 2e-6,
+    most: int | None = None,
+    worst: float = 1e-4,
 ) -> Grid:
     """Integrate exp(function) around a center `[dim]` in the coordinates of a Cholesky factor `[dim, dim]`.
 
@@ -103,7 +114,10 @@ def whitened_grid(
             center, factor = moments_of(points, (values - values.max()).exp())
     else:
         if border >= -NEGLIGIBLE:
-            raise QuadratureError(f"the integrand falls by only {-border:.0f} nats towards the border of the largest box")
+            raise QuadratureError(
+                f"the integrand falls by only {-border:.0f} nats towards the border of the"
+                " largest box"
+            )
     number, last, most = start, _total(values, log_cell), most or MOST_POINTS[dim]
     while True:
         number = 2 * number - 1
@@ -116,8 +130,13 @@ def whitened_grid(
             break
         last = value
     if error > worst:
-        raise QuadratureError(f"halving the step still changes the integral by {error:.1g} nats at {number} points per axis")
-    return Grid(points=points, log_cell=log_cell, values=values, log_integral=value, error=error + 1e-9)
+        raise QuadratureError(
+            f"halving the step still changes the integral by {error:.1g} nats at {number} points"
+            " per axis"
+        )
+    return Grid(
+        points=points, log_cell=log_cell, values=values, log_integral=value, error=error + 1e-9
+    )
 
 
 def _total(values: Tensor, log_cell: float) -> float:

@@ -23,11 +23,20 @@ REACH, NUMBER = 12.0, 801  # sinh(12) = 8e4 scales: a Cauchy's tail beyond is 8e
 HIGHEST_COUNT = 20_000
 
 
-def run_at(subject: Subject, draws: Mapping[str, Tensor], tensors: Mapping[str, Any] | None = None) -> poutine.Trace:
+def run_at(
+    subject: Subject, draws: Mapping[str, Tensor], tensors: Mapping[str, Any] | None = None
+) -> poutine.Trace:
     """Run the program with its latent sites fixed, without validation."""
-    with default_dtype(subject.entry.dtype), pyro.validation_enabled(False), poutine.block(), torch.no_grad():
+    with (
+        default_dtype(subject.entry.dtype),
+        pyro.validation_enabled(False),
+        poutine.block(),
+        torch.no_grad(),
+    ):
         fixed = poutine.condition(subject.program, data=dict(draws))
-        return poutine.trace(fixed).get_trace(**(subject.data.train if tensors is None else tensors))
+        return poutine.trace(fixed).get_trace(
+            **(subject.data.train if tensors is None else tensors)
+        )
 
 
 def log_joint(subject: Subject, draws: Mapping[str, Tensor]) -> Tensor:
@@ -64,14 +73,21 @@ def _free(name: str, value: Tensor, number: int) -> Tensor:
     if value.numel() == number:
         return value
     last = value.shape[-1]
-    if value.ndim and number == value.numel() // last * (last - 1) and not (value.ndim > 1 and value.shape[-2] == last):
+    if (
+        value.ndim
+        and number == value.numel() // last * (last - 1)
+        and not (value.ndim > 1 and value.shape[-2] == last)
+    ):
         return value[..., :-1]
     if value.ndim > 1 and value.shape[-2] == last:
         for offset in (-1, 0):
             rows, columns = torch.tril_indices(last, last, offset)
             if number == value.numel() // last**2 * len(rows):
                 return value[..., rows, columns]
-    raise Skipped(f"Site {name!r} has {value.numel()} values of {number} free ones in a form this check does not know.")
+    raise Skipped(
+        f"Site {name!r} has {value.numel()} values of {number} free ones in a form this check does"
+        " not know."
+    )
 
 
 def integral(node: Mapping[str, Any]) -> Tensor | None:
@@ -80,7 +96,11 @@ def integral(node: Mapping[str, Any]) -> Tensor | None:
     while isinstance(fn, dist.Independent):
         fn = fn.base_dist
     kind = type(base(fn)).__name__
-    if fn.event_shape or kind in ("Unit", "Delta", "ImproperUniform") or getattr(fn, "support", None) is None:
+    if (
+        fn.event_shape
+        or kind in ("Unit", "Delta", "ImproperUniform")
+        or getattr(fn, "support", None) is None
+    ):
         return None
     batch = max(1, math.prod(fn.batch_shape))
     with torch.no_grad(), pyro.validation_enabled(False):
@@ -105,7 +125,9 @@ def _summed(fn: Any, batch: int) -> Tensor | None:
         number = int(torch.as_tensor(bound).max()) + 1
     if number > HIGHEST_COUNT or number * batch > MOST_VALUES:
         return None
-    values = torch.arange(number, dtype=torch.get_default_dtype()).reshape(-1, *[1] * len(fn.batch_shape))
+    values = torch.arange(number, dtype=torch.get_default_dtype()).reshape(
+        -1, *[1] * len(fn.batch_shape)
+    )
     inside = fn.support.check(values)
     terms = torch.nan_to_num(_terms(fn, values), nan=-math.inf)
     return torch.where(inside, terms.exp(), torch.zeros_like(terms)).sum(0)
@@ -117,16 +139,22 @@ def _integrated(fn: Any, batch: int) -> Tensor | None:
     transform = biject_to(fn.support)
     with seeded(2):
         raw = transform.inv(fn.sample((400,)))
-    finite = torch.where(raw.isfinite(), raw, torch.nan)  # an atom at the border of the support is none
+    finite = torch.where(
+        raw.isfinite(), raw, torch.nan
+    )  # an atom at the border of the support is none
     low, middle, high = (finite.nanquantile(q, 0).nan_to_num() for q in (0.25, 0.5, 0.75))
     scale = ((high - low) / 1.35).clamp(min=1e-6)
-    t = torch.linspace(-REACH, REACH, NUMBER, dtype=raw.dtype).reshape(-1, *[1] * len(fn.batch_shape))
+    t = torch.linspace(-REACH, REACH, NUMBER, dtype=raw.dtype).reshape(
+        -1, *[1] * len(fn.batch_shape)
+    )
     u = middle + scale * t.sinh()
     x = transform(u)
     terms = fn.log_prob(x) + transform.log_abs_det_jacobian(u, x) + scale.log() + t.cosh().log()
     terms = torch.nan_to_num(terms, nan=-math.inf, posinf=-math.inf)
     total: Tensor = terms.exp().sum(0) * (2 * REACH / (NUMBER - 1))
-    atoms = getattr(fn, "atoms", None)  # values with a probability of their own, beside the density
+    atoms = getattr(
+        fn, "atoms", None
+    )  # values with a probability of their own, beside the density
     return total if atoms is None else total + fn.log_prob(atoms).exp().sum(0)
 
 

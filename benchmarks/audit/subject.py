@@ -16,7 +16,13 @@ from torch import Tensor
 
 from benchmarks.arviz_bridge import pareto_k
 from benchmarks.audit.estimators import Reported
-from benchmarks.audit.quadrature import LARGEST_DIM, Grid, QuadratureError, moments_of, whitened_grid
+from benchmarks.audit.quadrature import (
+    LARGEST_DIM,
+    Grid,
+    QuadratureError,
+    moments_of,
+    whitened_grid,
+)
 from benchmarks.thresholds import pareto_threshold
 from guides.base.flat import FlatGuide, Start
 from guides.base.initialize import find_start
@@ -102,7 +108,9 @@ class Weights:
 class Audited(Subject):
     """An entry under audit, with what is reported about it."""
 
-    def __init__(self, entry: ModelEntry, *, log_evidence: float | None, route: str, reported: Reported) -> None:
+    def __init__(
+        self, entry: ModelEntry, *, log_evidence: float | None, route: str, reported: Reported
+    ) -> None:
         super().__init__(entry)
         self.given, self.route, self.reported = log_evidence, route, reported
 
@@ -132,7 +140,9 @@ class Audited(Subject):
         log_det = float(start.tril.diagonal().log().sum()) + dim * math.log(1.2)
         log_q = _multivariate_t(z, 4.0) - log_det
         if dim <= LARGEST_DIM:
-            wide = -0.5 * (u / wide_sd).square().sum(-1) - dim * (math.log(wide_sd) + 0.5 * math.log(2 * math.pi))
+            wide = -0.5 * (u / wide_sd).square().sum(-1) - dim * (
+                math.log(wide_sd) + 0.5 * math.log(2 * math.pi)
+            )
             log_q = torch.logaddexp(log_q, wide) - math.log(2)
         with torch.no_grad():
             return u, torch.nan_to_num(density.batch(u), nan=-math.inf) - log_q
@@ -141,9 +151,15 @@ class Audited(Subject):
     def grid(self) -> Grid:
         """The posterior density on a grid, dim <= 3."""
         if self.density.dim > LARGEST_DIM:
-            raise Skipped(f"Quadrature is for at most {LARGEST_DIM} dimensions, the program has {self.density.dim}.")
+            raise Skipped(
+                f"Quadrature is for at most {LARGEST_DIM} dimensions, the program has"
+                f" {self.density.dim}."
+            )
         if self.density.dim > 1 and not self.density.batch_function().vectorized:
-            raise Skipped("The program evaluates its points one by one, too slow for a grid in more than one dimension.")
+            raise Skipped(
+                "The program evaluates its points one by one, too slow for a grid in more than one"
+                " dimension."
+            )
         u, log_w = self.proposals
         try:
             return whitened_grid(self.density.batch, *moments_of(u, (log_w - log_w.max()).exp()))
@@ -158,15 +174,25 @@ class Audited(Subject):
         exact = self.entry.exact(self.data)
         if exact is None or exact.log_evidence is None:
             return None
-        return Evidence(value=exact.log_evidence, error=1e-9, route="closed form", independent=True)
+        return Evidence(
+            value=exact.log_evidence, error=1e-9, route="closed form", independent=True
+        )
 
     @once
     def integrated(self) -> Evidence:
         """The integral of the program's own density: quadrature, else importance sampling certified by k-hat."""
         if self.density.dim <= LARGEST_DIM:
-            return Evidence(value=self.grid.log_integral, error=self.grid.error, route="quadrature of the density", independent=False)
+            return Evidence(
+                value=self.grid.log_integral,
+                error=self.grid.error,
+                route="quadrature of the density",
+                independent=False,
+            )
         if self.free_classes > 1:
-            raise Skipped("Points around one numbering of free classes say nothing of the others; no k-hat shows what they miss.")
+            raise Skipped(
+                "Points around one numbering of free classes say nothing of the others; no k-hat"
+                " shows what they miss."
+            )
         return self.sampled
 
     @once
@@ -178,9 +204,17 @@ class Audited(Subject):
         ratio = np.exp(log_w - top)
         se = float(ratio.std(ddof=1) / ratio.mean() / math.sqrt(len(ratio)))
         if not k <= min(0.5, pareto_threshold(len(log_w))) or se > 0.05:
-            raise Skipped(f"Importance sampling is not certified in {self.density.dim} dimensions (k-hat {k:.2f}, error {se:.2g} nats).")
+            raise Skipped(
+                f"Importance sampling is not certified in {self.density.dim} dimensions (k-hat"
+                f" {k:.2f}, error {se:.2g} nats)."
+            )
         route = f"importance sampling (k-hat {k:.2f})"
-        return Evidence(value=top + math.log(float(ratio.mean())), error=limit(1000) * se, route=route, independent=False)
+        return Evidence(
+            value=top + math.log(float(ratio.mean())),
+            error=limit(1000) * se,
+            route=route,
+            independent=False,
+        )
 
     @once
     def evidence(self) -> Evidence:
@@ -203,12 +237,18 @@ class Audited(Subject):
 
     def minibatch(self, index: Tensor) -> dict[str, Any]:
         """Return the program's keyword arguments for these units."""
-        return {**self.data.train, **{k: self.data.train[k][index] for k in self.data.batched}, "index": index}
+        return {
+            **self.data.train,
+            **{k: self.data.train[k][index] for k in self.data.batched},
+            "index": index,
+        }
 
 
 def _multivariate_t(z: Tensor, df: float) -> Tensor:
     dim = z.shape[-1]
-    constant = math.lgamma((df + dim) / 2) - math.lgamma(df / 2) - 0.5 * dim * math.log(df * math.pi)
+    constant = (
+        math.lgamma((df + dim) / 2) - math.lgamma(df / 2) - 0.5 * dim * math.log(df * math.pi)
+    )
     return constant - 0.5 * (df + dim) * torch.log1p(z.square().sum(-1) / df)
 
 
@@ -281,26 +321,40 @@ class GuideSubject:
         points, ps, qs = [], [], []
         for _ in range(n):
             trace = poutine.trace(self.fit.guide).get_trace(**self.fit.data.train)
-            u = self.density.unconstrain({s.name: trace.nodes[s.name]["value"] for s in self.density.sites})
+            u = self.density.unconstrain(
+                {s.name: trace.nodes[s.name]["value"] for s in self.density.sites}
+            )
             trace.compute_log_prob()
             log_q = sum(
-                node["log_prob_sum"] for n, node in trace.nodes.items() if node["type"] == "sample" and n not in self.density.discrete
+                node["log_prob_sum"]
+                for n, node in trace.nodes.items()
+                if node["type"] == "sample" and n not in self.density.discrete
             )
             points.append(u)
             qs.append(log_q + self.audited.jacobian(u))
             ps.append(self.density.evaluate(u))
-        return Weights(u=torch.stack(points), log_p=torch.stack(ps), log_q=torch.stack([torch.as_tensor(q) for q in qs]))
+        return Weights(
+            u=torch.stack(points),
+            log_p=torch.stack(ps),
+            log_q=torch.stack([torch.as_tensor(q) for q in qs]),
+        )
 
     @once
     def inflation(self) -> float:
         """How often a Monte Carlo error of the ELBO counts, by the share of the variance that the most extreme 0.1 % of draws hold.
 
-        It is 1 to 3 % for a normal variable; a mean whose variance comes from a few draws has no error worth the name.
+        It is 1 to 3 % for a normal variable; a mean whose variance comes from a few draws has no
+        error worth the name.
         """
         squares = (self.own.log_w - self.own.log_w.mean()).square().sort().values
-        share = float(squares[-max(1, len(squares) // 1000) :].sum() / squares.sum().clamp(min=1e-300))
+        share = float(
+            squares[-max(1, len(squares) // 1000) :].sum() / squares.sum().clamp(min=1e-300)
+        )
         if share > HEAVY and self.own.sd > 1e-6:
-            raise Skipped(f"The variance of this guide's log weights comes from 0.1 % of its draws ({share:.0%}): no mean has an error.")
+            raise Skipped(
+                "The variance of this guide's log weights comes from 0.1 % of its draws"
+                f" ({share:.0%}): no mean has an error."
+            )
         return 1.0 if share < DOUBTFUL else 4.0
 
     @once
@@ -318,5 +372,8 @@ class GuideSubject:
         """Draws of the implementation under audit, with its log weights."""
         posterior = self.reported.draw(self.fit, self.number, 5)
         if posterior.unconstrained is None or posterior.log_weights is None:
-            raise Failed("The draws come without unconstrained points or log weights; both are needed to audit a bound.")
+            raise Failed(
+                "The draws come without unconstrained points or log weights; both are needed to"
+                " audit a bound."
+            )
         return posterior

@@ -46,17 +46,35 @@ def add(
     **fields: Any,
 ) -> None:
     """Enter a program with its data and the function that computes its log evidence; `fields` go to the entry."""
-    tensors = {k: as_tensor(v) if isinstance(v, list | np.ndarray) else v for k, v in train.items()}
+    tensors = {
+        k: as_tensor(v) if isinstance(v, list | np.ndarray) else v for k, v in train.items()
+    }
     size = len(tensors[fields["batched"][0]]) if fields.get("batched") else None
-    data = Data(train=tensors, observed=observed, batched=fields.pop("batched", ()), size=size, source="chosen by hand", licence="CC0-1.0")
+    data = Data(
+        train=tensors,
+        observed=observed,
+        batched=fields.pop("batched", ()),
+        size=size,
+        source="chosen by hand",
+        licence="CC0-1.0",
+    )
     entry = ModelEntry(
-        name=name, title=name.replace("_", " "), make_data=lambda seed: data, build=lambda data: program,
-        quantities={"first": Quantity(fn=lambda draws, data: next(iter(draws.values())))}, reference="none",
-        families=fields.pop("families", FAMILIES), **fields,
-    )  # fmt: skip
+        name=name,
+        title=name.replace("_", " "),
+        make_data=lambda seed: data,
+        build=lambda data: program,
+        quantities={"first": Quantity(fn=lambda draws, data: next(iter(draws.values())))},
+        reference="none",
+        families=fields.pop("families", FAMILIES),
+        **fields,
+    )
     TARGETS[name] = Target(entry=entry, log_evidence=evidence, route=route)
 
 
 def mvn(y: Any, mean: Any, covariance: Any) -> float:
     """Return the log density of a multivariate normal at y, in nats."""
-    return float(stats.multivariate_normal.logpdf(np.asarray(y), np.broadcast_to(mean, np.shape(y)), covariance))
+    return float(
+        stats.multivariate_normal.logpdf(
+            np.asarray(y), np.broadcast_to(mean, np.shape(y)), covariance
+        )
+    )

@@ -33,7 +33,9 @@ def _log_likelihood(number: int) -> Callable[..., float]:
     def value(*t: float) -> float:
         logits = np.tanh(base + CORE_SCALE * (seen * np.array(t)) @ left.T) @ w["w3"].T + w["b3"]
         top = logits.max(1)
-        return float((logits[rows, label] - top - np.log(np.exp(logits - top[:, None]).sum(1))).sum())
+        return float(
+            (logits[rows, label] - top - np.log(np.exp(logits - top[:, None]).sum(1))).sum()
+        )
 
     return value
 
@@ -50,7 +52,8 @@ def _evidence(number: int) -> float:
     points = np.stack(np.meshgrid(*[axis] * number, indexing="ij"), -1).reshape(-1, number)
     values = np.array([joint(*p) for p in points])
     top = float(values.max())
-    # The box that holds all but e^-30 of the mass on the coarse grid, so that the rule does not miss a narrow peak.
+    # The box that holds all but e^-30 of the mass on the coarse grid, so that the rule does not
+    # miss a narrow peak.
     inside = points[values > top - 30]
     low, high = inside.min(0) - 0.5, inside.max(0) + 0.5
 
@@ -60,12 +63,19 @@ def _evidence(number: int) -> float:
     if number == 1:
         total = integrate.quad(relative, low[0], high[0], epsabs=0, epsrel=1e-10, limit=400)[0]
     else:
-        total = integrate.dblquad(lambda b, a: relative(a, b), low[0], high[0], low[1], high[1], epsabs=1e-9, epsrel=1e-8)[0]
+        total = integrate.dblquad(
+            lambda b, a: relative(a, b), low[0], high[0], low[1], high[1], epsabs=1e-9, epsrel=1e-8
+        )[0]
     return top + math.log(total)
 
 
-for _name, _number, _route in (("adapter_core", 1, "scipy.integrate.quad"), ("adapter_subspace", 2, "scipy.integrate.dblquad")):
+for _name, _number, _route in (
+    ("adapter_core", 1, "scipy.integrate.quad"),
+    ("adapter_subspace", 2, "scipy.integrate.dblquad"),
+):
     _entry = ENTRY.with_options(form=_name.removeprefix("adapter_"), rank=_number)
     TARGETS[_name] = Target(
-        entry=dataclasses.replace(_entry, families=FAMILIES), log_evidence=functools.partial(_evidence, _number), route=_route
+        entry=dataclasses.replace(_entry, families=FAMILIES),
+        log_evidence=functools.partial(_evidence, _number),
+        route=_route,
     )

@@ -29,7 +29,13 @@ def _beta_binomial_evidence() -> float:
     return float(choose.sum() + betaln(2 + y.sum(), 3 + (n - y).sum()) - betaln(2, 3))
 
 
-add("beta_binomial", "closed form", _beta_binomial_evidence, _beta_binomial, {"y": [3.0, 5.0, 2.0], "n": [10.0, 12.0, 7.0]})
+add(
+    "beta_binomial",
+    "closed form",
+    _beta_binomial_evidence,
+    _beta_binomial,
+    {"y": [3.0, 5.0, 2.0], "n": [10.0, 12.0, 7.0]},
+)
 
 COUNTS = [3.0, 1.0, 4.0, 1.0, 5.0, 2.0]
 
@@ -42,10 +48,22 @@ def _gamma_poisson(y: Tensor, index: Tensor | None = None) -> None:
 
 def _gamma_poisson_evidence() -> float:
     y = np.array(COUNTS)
-    return float(gammaln(2 + y.sum()) - gammaln(2) - (2 + y.sum()) * math.log(1 + len(y)) - gammaln(y + 1).sum())
+    return float(
+        gammaln(2 + y.sum())
+        - gammaln(2)
+        - (2 + y.sum()) * math.log(1 + len(y))
+        - gammaln(y + 1).sum()
+    )
 
 
-add("gamma_poisson", "closed form", _gamma_poisson_evidence, _gamma_poisson, {"y": COUNTS}, batched=("y",))
+add(
+    "gamma_poisson",
+    "closed form",
+    _gamma_poisson_evidence,
+    _gamma_poisson,
+    {"y": COUNTS},
+    batched=("y",),
+)
 
 VALUES = [1.2, -0.4, 2.3, 0.9, 1.7, 0.1, 3.0, 1.1]
 
@@ -57,9 +75,14 @@ def _normal_normal(y: Tensor, index: Tensor | None = None) -> None:
 
 
 add(
-    "normal_normal", "closed form", lambda: mvn(VALUES, 0.5, 2.25 * np.eye(8) + 4.0), _normal_normal, {"y": VALUES}, batched=("y",),
+    "normal_normal",
+    "closed form",
+    lambda: mvn(VALUES, 0.5, 2.25 * np.eye(8) + 4.0),
+    _normal_normal,
+    {"y": VALUES},
+    batched=("y",),
     families=("mean_field", "full_rank", "low_rank", "laplace"),
-)  # fmt: skip
+)
 
 
 def _normal_inverse_gamma(y: Tensor) -> None:
@@ -72,14 +95,24 @@ def _normal_inverse_gamma(y: Tensor) -> None:
 def _normal_inverse_gamma_evidence() -> float:
     """Return the multivariate t: y = mean + noise is normal given the variance, with covariance variance (I + 11' / 0.5)."""
     y = np.array(VALUES)
-    return float(stats.multivariate_t.logpdf(y, np.zeros(8), (2.0 / 3.0) * (np.eye(8) + 2.0), df=6))
+    return float(
+        stats.multivariate_t.logpdf(y, np.zeros(8), (2.0 / 3.0) * (np.eye(8) + 2.0), df=6)
+    )
 
 
-add("normal_inverse_gamma", "closed form (multivariate t)", _normal_inverse_gamma_evidence, _normal_inverse_gamma, {"y": VALUES})
+add(
+    "normal_inverse_gamma",
+    "closed form (multivariate t)",
+    _normal_inverse_gamma_evidence,
+    _normal_inverse_gamma,
+    {"y": VALUES},
+)
 
 
 def _dirichlet_categorical(y: Tensor) -> None:
-    share = pyro.sample("share", dist.Dirichlet(torch.tensor([1.5, 2.0, 3.0], dtype=torch.float64)))
+    share = pyro.sample(
+        "share", dist.Dirichlet(torch.tensor([1.5, 2.0, 3.0], dtype=torch.float64))
+    )
     with pyro.plate("row", len(y)):
         pyro.sample("y", dist.Categorical(share), obs=y)
 
@@ -92,9 +125,12 @@ def _dirichlet_categorical_evidence() -> float:
 
 
 add(
-    "dirichlet_categorical", "scipy.stats.dirichlet_multinomial", _dirichlet_categorical_evidence, _dirichlet_categorical,
+    "dirichlet_categorical",
+    "scipy.stats.dirichlet_multinomial",
+    _dirichlet_categorical_evidence,
+    _dirichlet_categorical,
     {"y": torch.tensor([0] * 5 + [1] * 2 + [2] * 8)},
-)  # fmt: skip
+)
 
 WAITS = [0.4, 1.9, 0.2, 0.7]
 
@@ -106,10 +142,19 @@ def _exponential_gamma(y: Tensor, index: Tensor | None = None) -> None:
 
 
 def _exponential_gamma_evidence() -> float:
-    return float(3 * math.log(2) + gammaln(3 + 4) - gammaln(3) - (3 + 4) * math.log(2 + sum(WAITS)))
+    return float(
+        3 * math.log(2) + gammaln(3 + 4) - gammaln(3) - (3 + 4) * math.log(2 + sum(WAITS))
+    )
 
 
-add("exponential_gamma", "closed form", _exponential_gamma_evidence, _exponential_gamma, {"y": WAITS}, batched=("y",))
+add(
+    "exponential_gamma",
+    "closed form",
+    _exponential_gamma_evidence,
+    _exponential_gamma,
+    {"y": WAITS},
+    batched=("y",),
+)
 
 LOADINGS = np.array([[1.0, 0.9], [0.5, 0.7], [0.9, 0.9], [0.8, 0.6]])
 MEASURED = [1.1, -0.3, 0.8, 1.5]
@@ -121,18 +166,28 @@ def _linear_factor(y: Tensor) -> None:
 
 
 add(
-    "linear_factor", "closed form", lambda: mvn(MEASURED, 0.0, LOADINGS @ LOADINGS.T + 0.36 * np.eye(4)), _linear_factor, {"y": MEASURED},
+    "linear_factor",
+    "closed form",
+    lambda: mvn(MEASURED, 0.0, LOADINGS @ LOADINGS.T + 0.36 * np.eye(4)),
+    _linear_factor,
+    {"y": MEASURED},
     families=("mean_field", "full_rank", "low_rank"),
-)  # fmt: skip
+)
 
-GROUPS = np.array([[1.0, 1.4, 0.7], [-0.2, 0.3, 0.1], [2.2, 1.7, 2.6], [0.4, 0.9, -0.1], [1.9, 1.2, 1.6]])
+GROUPS = np.array(
+    [[1.0, 1.4, 0.7], [-0.2, 0.3, 0.1], [2.2, 1.7, 2.6], [0.4, 0.9, -0.1], [1.9, 1.2, 1.6]]
+)
 
 
 def _random_effects(y: Tensor, index: Tensor | None = None) -> None:
     mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
     with pyro.plate("group", 5, subsample=index):
         effect = pyro.sample("effect", dist.Normal(mean, 1.0))
-        pyro.sample("y", dist.Normal(effect.unsqueeze(-1), 0.5).expand([*effect.shape, 3]).to_event(1), obs=y)
+        pyro.sample(
+            "y",
+            dist.Normal(effect.unsqueeze(-1), 0.5).expand([*effect.shape, 3]).to_event(1),
+            obs=y,
+        )
 
 
 def _random_effects_evidence() -> float:
@@ -141,9 +196,15 @@ def _random_effects_evidence() -> float:
 
 
 add(
-    "random_effects", "closed form", _random_effects_evidence, _random_effects, {"y": GROUPS}, batched=("y",),
-    families=("mean_field", "full_rank", "amortized"), amortize=lambda tensors: tensors["y"].mean(-1, keepdim=True),
-)  # fmt: skip
+    "random_effects",
+    "closed form",
+    _random_effects_evidence,
+    _random_effects,
+    {"y": GROUPS},
+    batched=("y",),
+    families=("mean_field", "full_rank", "amortized"),
+    amortize=lambda tensors: tensors["y"].mean(-1, keepdim=True),
+)
 
 
 def _line(x: Tensor, y: Tensor) -> None:
@@ -153,4 +214,10 @@ def _line(x: Tensor, y: Tensor) -> None:
 
 
 DESIGN = np.column_stack([np.ones(8), np.linspace(-1, 1, 8)])
-add("line", "closed form", lambda: mvn(VALUES, 0.0, 4.0 * DESIGN @ DESIGN.T + 0.49 * np.eye(8)), _line, {"x": DESIGN, "y": VALUES})
+add(
+    "line",
+    "closed form",
+    lambda: mvn(VALUES, 0.0, 4.0 * DESIGN @ DESIGN.T + 0.49 * np.eye(8)),
+    _line,
+    {"x": DESIGN, "y": VALUES},
+)

@@ -35,15 +35,22 @@ def weibull_grid(points: int = 61) -> Grid:
     """Return axes of level, slope and log shape, and the log joint density over them, `[level, slope, log shape]`."""
     train = zoo.load("weibull_survival").load_data().train
     production, days = train["production"].numpy(), train["days"].numpy()
-    level, slope, log_shape = np.linspace(2.7, 5.7, points), np.linspace(-2.0, 1.2, points), np.linspace(-1.0, 0.8, points)
+    level, slope, log_shape = (
+        np.linspace(2.7, 5.7, points),
+        np.linspace(-2.0, 1.2, points),
+        np.linspace(-1.0, 0.8, points),
+    )
     k = np.exp(log_shape)[None, None, :]
     values = (
-        stats.norm.logpdf(level, 3.5, 1.5)[:, None, None] + stats.norm.logpdf(slope)[None, :, None]
+        stats.norm.logpdf(level, 3.5, 1.5)[:, None, None]
+        + stats.norm.logpdf(slope)[None, :, None]
         + stats.norm.logpdf(log_shape, 0.0, 0.5)[None, None, :]
-    )  # fmt: skip
+    )
     for t, x in zip(days, production, strict=True):
         scale = np.exp(level[:, None, None] + slope[None, :, None] * x)
-        ratio = (t / scale) ** k  # one hazard per strike: shapes broadcast to [level, slope, log shape]
+        ratio = (
+            t / scale
+        ) ** k  # one hazard per strike: shapes broadcast to [level, slope, log shape]
         values = values - ratio
         if t < 80:
             values = values + np.log(k) + k * np.log(t / scale) - math.log(t)
@@ -53,24 +60,35 @@ def weibull_grid(points: int = 61) -> Grid:
 def gp_grid(points: int = 61) -> Grid:
     """Return axes of log length, log amplitude and log noise, and the log joint density over them.
 
-    The eigenvalues of the correlation for one length give the density for every amplitude and noise.
+    The eigenvalues of the correlation for one length give the density for every amplitude and
+    noise.
     """
     train = zoo.load("gp_regression").load_data().train
     year, y = train["year"].numpy(), train["y"].numpy()
-    log_length, log_amplitude, log_noise = np.linspace(0.1, 1.5, points), np.linspace(-0.7, 1.2, points), np.linspace(-2.8, -0.8, points)
+    log_length, log_amplitude, log_noise = (
+        np.linspace(0.1, 1.5, points),
+        np.linspace(-0.7, 1.2, points),
+        np.linspace(-2.8, -0.8, points),
+    )
     a2, s2 = np.exp(2 * log_amplitude)[:, None, None], np.exp(2 * log_noise)[None, :, None]
     prior = (
         stats.invgamma.logpdf(np.exp(log_length), 5, scale=20)[:, None, None]
         + stats.halfnorm.logpdf(np.exp(log_amplitude), scale=1.5)[None, :, None]
         + stats.halfnorm.logpdf(np.exp(log_noise), scale=0.5)[None, None, :]
-        + log_length[:, None, None] + log_amplitude[None, :, None] + log_noise[None, None, :]
-    )  # fmt: skip
+        + log_length[:, None, None]
+        + log_amplitude[None, :, None]
+        + log_noise[None, None, :]
+    )
     likelihood = []
     for length in np.exp(log_length):
-        correlation = np.exp(-0.5 * ((year[:, None] - year) / length) ** 2) + 1e-6 * np.eye(len(year))
+        correlation = np.exp(-0.5 * ((year[:, None] - year) / length) ** 2) + 1e-6 * np.eye(
+            len(year)
+        )
         eigenvalues, vectors = np.linalg.eigh(correlation)
         variance = a2 * eigenvalues + s2  # [amplitude, noise, eigenvalue]
-        likelihood.append(-0.5 * (np.log(2 * math.pi * variance) + (vectors.T @ y) ** 2 / variance).sum(-1))
+        likelihood.append(
+            -0.5 * (np.log(2 * math.pi * variance) + (vectors.T @ y) ** 2 / variance).sum(-1)
+        )
     return [log_length, log_amplitude, log_noise], prior + np.array(likelihood)
 
 
@@ -80,8 +98,12 @@ def _change_point_evidence() -> float:
     terms = []
     for change in range(1, 100):
         x = np.repeat(np.eye(2), [change, 100 - change], axis=0)
-        shape = (4 / 3) * (np.eye(100) + 4 * x @ x.T)  # normal-inverse-gamma with shape 3, rate 4: t with 6 degrees of freedom
-        terms.append(stats.multivariate_t.logpdf(flow, np.full(100, 9.0), shape, df=6) - math.log(99))
+        shape = (4 / 3) * (
+            np.eye(100) + 4 * x @ x.T
+        )  # normal-inverse-gamma with shape 3, rate 4: t with 6 degrees of freedom
+        terms.append(
+            stats.multivariate_t.logpdf(flow, np.full(100, 9.0), shape, df=6) - math.log(99)
+        )
     return float(np.logaddexp.reduce(terms))
 
 
@@ -90,6 +112,16 @@ def _enter(name: str, route: str, evidence: Callable[[], float]) -> None:
 
 
 _enter("banana", "closed form", lambda: 0.0)
-_enter("change_point", "scipy.stats.multivariate_t, one for each of 99 years", _change_point_evidence)
-_enter("weibull_survival", "scipy.integrate.trapezoid over three axes", lambda: log_integral(weibull_grid()))
-_enter("gp_regression", "eigenvalues and scipy.integrate.trapezoid over three axes", lambda: log_integral(gp_grid()))
+_enter(
+    "change_point", "scipy.stats.multivariate_t, one for each of 99 years", _change_point_evidence
+)
+_enter(
+    "weibull_survival",
+    "scipy.integrate.trapezoid over three axes",
+    lambda: log_integral(weibull_grid()),
+)
+_enter(
+    "gp_regression",
+    "eigenvalues and scipy.integrate.trapezoid over three axes",
+    lambda: log_integral(gp_grid()),
+)

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.audit.target_table import add, as_tensor, mvn
 from benchmarks.audit.targets_conjugate import VALUES, WAITS
 
-# -- discrete latent sites, summed by plain loops -----------------------------------------------------------------------
+# -- discrete latent sites, summed by plain loops ----------------------------------------------
 
 POINTS = [-1.8, 0.4, 1.9, 2.6, -0.7]
 
@@ -24,8 +24,12 @@ POINTS = [-1.8, 0.4, 1.9, 2.6, -0.7]
 def _two_classes(y: Tensor) -> None:
     location = pyro.sample("location", dist.Normal(1.0, 1.5))
     with pyro.plate("row", len(y)):
-        label = pyro.sample("label", dist.Categorical(torch.tensor([0.35, 0.65])), infer={"enumerate": "parallel"})
-        pyro.sample("y", dist.Normal(torch.where(label == 0, torch.tensor(-1.0), location), 0.8), obs=y)
+        label = pyro.sample(
+            "label", dist.Categorical(torch.tensor([0.35, 0.65])), infer={"enumerate": "parallel"}
+        )
+        pyro.sample(
+            "y", dist.Normal(torch.where(label == 0, torch.tensor(-1.0), location), 0.8), obs=y
+        )
 
 
 def _two_classes_evidence() -> float:
@@ -34,12 +38,24 @@ def _two_classes_evidence() -> float:
     for labels in itertools.product((0, 1), repeat=5):
         first = [v for v, k in zip(POINTS, labels, strict=True) if k == 0]
         second = [v for v, k in zip(POINTS, labels, strict=True) if k == 1]
-        term = len(first) * math.log(0.35) + len(second) * math.log(0.65) + stats.norm.logpdf(first, -1.0, 0.8).sum()
-        terms.append(term + (mvn(second, 1.0, 0.64 * np.eye(len(second)) + 2.25) if second else 0.0))
+        term = (
+            len(first) * math.log(0.35)
+            + len(second) * math.log(0.65)
+            + stats.norm.logpdf(first, -1.0, 0.8).sum()
+        )
+        terms.append(
+            term + (mvn(second, 1.0, 0.64 * np.eye(len(second)) + 2.25) if second else 0.0)
+        )
     return float(logsumexp(terms))
 
 
-add("two_classes", "enumeration of 32 assignments", _two_classes_evidence, _two_classes, {"y": POINTS})
+add(
+    "two_classes",
+    "enumeration of 32 assignments",
+    _two_classes_evidence,
+    _two_classes,
+    {"y": POINTS},
+)
 
 
 def _mixed_share(y: Tensor) -> None:
@@ -58,7 +74,13 @@ def _mixed_share_evidence() -> float:
     return float(logsumexp(terms))
 
 
-add("mixed_share", "enumeration of 32 assignments", _mixed_share_evidence, _mixed_share, {"y": POINTS})
+add(
+    "mixed_share",
+    "enumeration of 32 assignments",
+    _mixed_share_evidence,
+    _mixed_share,
+    {"y": POINTS},
+)
 
 CHAIN = [0.3, 1.8, 2.2, -0.4]
 STAY = ((0.8, 0.2), (0.3, 0.7))
@@ -82,15 +104,25 @@ def _hidden_markov_evidence() -> float:
         path = math.log(0.5) + sum(math.log(STAY[a][b]) for a, b in itertools.pairwise(states))
         zeros = [v for v, s in zip(CHAIN, states, strict=True) if s == 0]
         ones = [v for v, s in zip(CHAIN, states, strict=True) if s == 1]
-        term = path + stats.norm.logpdf(zeros, 0.0, 0.7).sum() + (mvn(ones, 1.5, 0.49 * np.eye(len(ones)) + 1.0) if ones else 0.0)
+        term = (
+            path
+            + stats.norm.logpdf(zeros, 0.0, 0.7).sum()
+            + (mvn(ones, 1.5, 0.49 * np.eye(len(ones)) + 1.0) if ones else 0.0)
+        )
         terms.append(term)
     return float(logsumexp(terms))
 
 
-add("hidden_markov", "enumeration of 16 paths", _hidden_markov_evidence, _hidden_markov, {"y": CHAIN})
+add(
+    "hidden_markov",
+    "enumeration of 16 paths",
+    _hidden_markov_evidence,
+    _hidden_markov,
+    {"y": CHAIN},
+)
 
 
-# -- scipy's quadrature ------------------------------------------------------------------------------------------------
+# -- scipy's quadrature ------------------------------------------------------------------------
 
 
 def _half_normal_scale(y: Tensor, index: Tensor | None = None) -> None:
@@ -101,18 +133,33 @@ def _half_normal_scale(y: Tensor, index: Tensor | None = None) -> None:
 
 def _half_normal_scale_evidence() -> float:
     def integrand(s: float) -> float:
-        return float(np.exp(stats.halfnorm.logpdf(s, scale=2.0) + stats.norm.logpdf(VALUES, 1.0, s).sum()))
+        return float(
+            np.exp(stats.halfnorm.logpdf(s, scale=2.0) + stats.norm.logpdf(VALUES, 1.0, s).sum())
+        )
 
-    return math.log(integrate.quad(integrand, 0, 40, points=[0.5, 1, 2, 4], epsabs=0, epsrel=1e-10, limit=200)[0])
+    return math.log(
+        integrate.quad(integrand, 0, 40, points=[0.5, 1, 2, 4], epsabs=0, epsrel=1e-10, limit=200)[
+            0
+        ]
+    )
 
 
-add("half_normal_scale", "scipy.integrate.quad", _half_normal_scale_evidence, _half_normal_scale, {"y": VALUES}, batched=("y",))
+add(
+    "half_normal_scale",
+    "scipy.integrate.quad",
+    _half_normal_scale_evidence,
+    _half_normal_scale,
+    {"y": VALUES},
+    batched=("y",),
+)
 
 
 def _probit_interval(y: Tensor) -> None:
     angle = pyro.sample("angle", dist.Uniform(-2.0, 3.0))
     with pyro.plate("row", len(y)):
-        pyro.sample("y", dist.Bernoulli(probs=torch.distributions.Normal(0.0, 1.0).cdf(angle)), obs=y)
+        pyro.sample(
+            "y", dist.Bernoulli(probs=torch.distributions.Normal(0.0, 1.0).cdf(angle)), obs=y
+        )
 
 
 def _probit_interval_evidence() -> float:
@@ -123,7 +170,13 @@ def _probit_interval_evidence() -> float:
     return math.log(integrate.quad(integrand, -2, 3, epsabs=0, epsrel=1e-11)[0])
 
 
-add("probit_interval", "scipy.integrate.quad", _probit_interval_evidence, _probit_interval, {"y": [1.0, 1.0, 0.0, 1.0, 0.0, 1.0]})
+add(
+    "probit_interval",
+    "scipy.integrate.quad",
+    _probit_interval_evidence,
+    _probit_interval,
+    {"y": [1.0, 1.0, 0.0, 1.0, 0.0, 1.0]},
+)
 
 DOSE = [-0.9, -0.3, -0.1, 0.7, 1.2]
 DIED = [0.0, 1.0, 0.0, 1.0, 1.0]
@@ -141,12 +194,25 @@ def _logistic_evidence() -> float:
 
     def integrand(b: float, a: float) -> float:
         logits = a + b * x
-        return float(np.exp(stats.norm.logpdf(a, 0, 1.5) + stats.norm.logpdf(b, 0, 2) + (y * logits - np.logaddexp(0, logits)).sum()))
+        return float(
+            np.exp(
+                stats.norm.logpdf(a, 0, 1.5)
+                + stats.norm.logpdf(b, 0, 2)
+                + (y * logits - np.logaddexp(0, logits)).sum()
+            )
+        )
 
     return math.log(integrate.dblquad(integrand, -13, 13, -17, 17, epsabs=1e-12, epsrel=1e-9)[0])
 
 
-add("logistic", "scipy.integrate.dblquad", _logistic_evidence, _logistic, {"x": DOSE, "y": DIED}, batched=("x", "y"))
+add(
+    "logistic",
+    "scipy.integrate.dblquad",
+    _logistic_evidence,
+    _logistic,
+    {"x": DOSE, "y": DIED},
+    batched=("x", "y"),
+)
 
 
 def _gamma_shape(y: Tensor) -> None:
@@ -157,7 +223,12 @@ def _gamma_shape(y: Tensor) -> None:
 
 def _gamma_shape_evidence() -> float:
     def integrand(v: float) -> float:
-        return float(np.exp(stats.norm.logpdf(v, 0.0, 0.7) + stats.gamma.logpdf(WAITS, math.exp(v), scale=1 / 1.3).sum()))
+        return float(
+            np.exp(
+                stats.norm.logpdf(v, 0.0, 0.7)
+                + stats.gamma.logpdf(WAITS, math.exp(v), scale=1 / 1.3).sum()
+            )
+        )
 
     return math.log(integrate.quad(integrand, -7, 6, epsabs=0, epsrel=1e-10, limit=200)[0])
 

@@ -25,8 +25,14 @@ def check(model: str, bounds: bool = False) -> int:
         for one in checks(entry):
             result = one.run()
             counts[result.status] += 1
-            print(f"{result.status:>7}  {one.name}" + (f": {result.sentence}" if result.sentence else ""), flush=True)
-    print(f"{entry.key}: {counts['ok']} ok, {counts['failed']} failed, {counts['skipped']} skipped")
+            print(
+                f"{result.status:>7}  {one.name}"
+                + (f": {result.sentence}" if result.sentence else ""),
+                flush=True,
+            )
+    print(
+        f"{entry.key}: {counts['ok']} ok, {counts['failed']} failed, {counts['skipped']} skipped"
+    )
     return 1 if counts["failed"] else 0
 
 
@@ -44,7 +50,10 @@ def reference(model: str, write: bool, check: bool, jobs: int, small: bool = Fal
     if write and check:
         raise UsageError("zoo reference got both --write and --check; give one of them.")
     if small and not write:
-        raise UsageError("zoo reference got --small without --write; it is the size of a reference to be written.")
+        raise UsageError(
+            "zoo reference got --small without --write; it is the size of a reference to be"
+            " written."
+        )
     import zoo
     from benchmarks.reference import find as references
     from benchmarks.workers import one_thread
@@ -52,15 +61,28 @@ def reference(model: str, write: bool, check: bool, jobs: int, small: bool = Fal
     entry = zoo.load(model)
     with one_thread():
         if write:
-            result: Any = references.write(entry, jobs=jobs, small=small, progress=lambda line: print(line, file=sys.stderr, flush=True))
+            result: Any = references.write(
+                entry,
+                jobs=jobs,
+                small=small,
+                progress=lambda line: print(line, file=sys.stderr, flush=True),
+            )
             print(f"{entry.key}: reference written to {result}")
             return 0
-        found = references.check(entry) if check else references.find(entry, entry.load_data(), nuts=None)
+        found = (
+            references.check(entry)
+            if check
+            else references.find(entry, entry.load_data(), nuts=None)
+        )
     state = "usable" if found.usable else f"not usable: {found.reason}"
     print(f"{entry.key}: {found.kind}, {state}")
     for gate, passed in found.gates.items():
         print(f"  {'ok' if passed else 'failed':>6}  {gate}")
-    for name, value in (("largest R-hat", found.rhat_max), ("smallest ESS", found.ess_min), ("log evidence", found.log_evidence)):
+    for name, value in (
+        ("largest R-hat", found.rhat_max),
+        ("smallest ESS", found.ess_min),
+        ("log evidence", found.log_evidence),
+    ):
         if value is not None:
             print(f"  {name}: {value:.6g}")
     return 0 if found.usable else 1

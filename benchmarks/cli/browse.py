@@ -14,8 +14,18 @@ if TYPE_CHECKING:
 __all__ = ["doctor", "list_models", "show"]
 
 SHOWN = (
-    "reference", "reference_of", "parameters", "observations", "families", "tags", "options", "sites", "summed_out", "data", "not_judged",
-)  # fmt: skip
+    "reference",
+    "reference_of",
+    "parameters",
+    "observations",
+    "families",
+    "tags",
+    "options",
+    "sites",
+    "summed_out",
+    "data",
+    "not_judged",
+)
 
 
 def list_models(tag: str | None, long: bool, as_json: bool) -> None:
@@ -32,7 +42,14 @@ def list_models(tag: str | None, long: bool, as_json: bool) -> None:
     if as_json:
         print_json({"schema": 1, "entries": rows})
         return
-    columns = ["name", "title", "reference", "tags", *(["parameters", "observations"] if long else []), "source"]
+    columns = [
+        "name",
+        "title",
+        "reference",
+        "tags",
+        *(["parameters", "observations"] if long else []),
+        "source",
+    ]
     print_table(columns, [[_cell(row, c) for c in columns] for row in rows])
 
 
@@ -45,9 +62,15 @@ def _cell(row: dict[str, Any], column: str) -> str:
 
 def _listed(info: EntryInfo, long: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "name": info.name, "title": info.title, "tags": sorted(info.tags), "reference": info.reference, "source": info.source,
-        "error": info.error, "parameters": None, "observations": None,
-    }  # fmt: skip
+        "name": info.name,
+        "title": info.title,
+        "tags": sorted(info.tags),
+        "reference": info.reference,
+        "source": info.source,
+        "error": info.error,
+        "parameters": None,
+        "observations": None,
+    }
     if not long or info.error is not None:
         return row
     import zoo
@@ -57,7 +80,10 @@ def _listed(info: EntryInfo, long: bool) -> dict[str, Any]:
         entry = zoo.load(info.name)
         data = entry.load_data()
         row |= {"title": entry.title, "tags": sorted(entry.tags), "reference": entry.reference}
-        row |= {"parameters": LogDensity(entry.program(data), data, dtype=entry.dtype).dim, "observations": _observations(data)}
+        row |= {
+            "parameters": LogDensity(entry.program(data), data, dtype=entry.dtype).dim,
+            "observations": _observations(data),
+        }
     except ZooError as error:
         row["error"] = str(error)
     except Exception as error:
@@ -110,20 +136,32 @@ def show(model: str, as_json: bool) -> None:
 def _card(entry: ModelEntry, data: Data) -> dict[str, Any]:
     import torch
 
-    shapes = {k: list(v.shape) if isinstance(v, torch.Tensor) else v for k, v in data.train.items()}
+    shapes = {
+        k: list(v.shape) if isinstance(v, torch.Tensor) else v for k, v in data.train.items()
+    }
     described = {name: q.description or "no description" for name, q in entry.quantities.items()}
     return {
-        "name": entry.key, "title": entry.title, "reference": entry.reference, "reference_of": entry.reference_of,
-        "families": [*entry.families, *(g for g in entry.own_guides if g not in entry.families)], "tags": sorted(entry.tags),
-        "options": dict(entry.settings), "data": shapes, "source": data.source, "licence": data.licence,
-        "cites": list(entry.cites), "not_judged": [name for name, q in entry.quantities.items() if not q.judged],
+        "name": entry.key,
+        "title": entry.title,
+        "reference": entry.reference,
+        "reference_of": entry.reference_of,
+        "families": [*entry.families, *(g for g in entry.own_guides if g not in entry.families)],
+        "tags": sorted(entry.tags),
+        "options": dict(entry.settings),
+        "data": shapes,
+        "source": data.source,
+        "licence": data.licence,
+        "cites": list(entry.cites),
+        "not_judged": [name for name, q in entry.quantities.items() if not q.judged],
         "quantities": described,
-    }  # fmt: skip
+    }
 
 
 def _words(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{k} {tuple(v) if isinstance(v, list) else f'= {v}'}" for k, v in value.items())
+        return ", ".join(
+            f"{k} {tuple(v) if isinstance(v, list) else f'= {v}'}" for k, v in value.items()
+        )
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

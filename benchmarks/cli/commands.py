@@ -1,7 +1,7 @@
 """The `zoo` command: names and flags here, the work in `benchmarks.cli`, torch imported only when something runs.
 
-Exit codes: 0 done; 1 a gate failed (a check, a fit, a reference); 2 the request is wrong; 3 the machine failed;
-130 and 143 interrupted. Results go to stdout, everything else to stderr.
+Exit codes: 0 done; 1 a gate failed (a check, a fit, a reference); 2 the request is wrong; 3 the
+machine failed; 130 and 143 interrupted. Results go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ _found: dict[str, str | None] = {}  # what `CARDS` was when the command started
 
 app = typer.Typer(
     name="zoo",
-    help="Pyro programs with certified reference posteriors: how far may variational inference be trusted?",
+    help=(
+        "Pyro programs with certified reference posteriors: how far may variational inference be"
+        " trusted?"
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,22 +34,58 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Model = Annotated[str, typer.Argument(metavar="MODEL|FILE.py", help="an entry, with options as in 'name[d=10,rho=0.95]', or a model file")]
-Models = Annotated[list[str], typer.Argument(metavar="MODEL|FILE.py...", help="entries or model files")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL|FILE.py",
+        help="an entry, with options as in 'name[d=10,rho=0.95]', or a model file",
+    ),
+]
+Models = Annotated[
+    list[str], typer.Argument(metavar="MODEL|FILE.py...", help="entries or model files")
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
-Jobs = Annotated[int, typer.Option("--jobs", min=1, max=1024, help="processes at once; results do not depend on it")]
+Jobs = Annotated[
+    int,
+    typer.Option("--jobs", min=1, max=1024, help="processes at once; results do not depend on it"),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="seed of the inference")]
-DataSeed = Annotated[int, typer.Option("--data-seed", min=0, max=2**63 - 1, help="seed of generated data; only 0 has stored references")]
-Restarts = Annotated[int, typer.Option("--restarts", min=1, max=1000, help="independent starts per fit; the best is kept")]
-Compile = Annotated[str, typer.Option("--compile", metavar="auto|on|off", help="compile the hot functions")]
-Device = Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="where fits take their steps; chains stay on the processor")]
+DataSeed = Annotated[
+    int,
+    typer.Option(
+        "--data-seed",
+        min=0,
+        max=2**63 - 1,
+        help="seed of generated data; only 0 has stored references",
+    ),
+]
+Restarts = Annotated[
+    int,
+    typer.Option(
+        "--restarts", min=1, max=1000, help="independent starts per fit; the best is kept"
+    ),
+]
+Compile = Annotated[
+    str, typer.Option("--compile", metavar="auto|on|off", help="compile the hot functions")
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="cpu|cuda",
+        help="where fits take their steps; chains stay on the processor",
+    ),
+]
 Quick = Annotated[bool, typer.Option("--quick", help="smaller budgets, the same gates")]
 
 
 @app.callback()
 def common(
     posteriordb: Annotated[
-        Path | None, typer.Option("--posteriordb", metavar="DIR", help="copy of posteriordb, in place of POSTERIORDB")
+        Path | None,
+        typer.Option(
+            "--posteriordb", metavar="DIR", help="copy of posteriordb, in place of POSTERIORDB"
+        ),
     ] = None,
 ) -> None:
     """Pyro programs with certified reference posteriors: how far may variational inference be trusted?"""
@@ -58,7 +97,12 @@ def common(
 @app.command("list")
 def list_models(
     tag: Annotated[str | None, typer.Option("--tag", help="only entries with this tag")] = None,
-    long: Annotated[bool, typer.Option("--long", help="also count parameters and observations (imports every model)")] = False,
+    long: Annotated[
+        bool,
+        typer.Option(
+            "--long", help="also count parameters and observations (imports every model)"
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List the entries and plug-ins; a broken one is shown."""
@@ -86,7 +130,10 @@ def doctor() -> None:
 @app.command()
 def check(
     model: Model,
-    bounds: Annotated[bool, typer.Option("--bounds", help="audit objectives and bounds instead (docs/bound_audit.md)")] = False,
+    bounds: Annotated[
+        bool,
+        typer.Option("--bounds", help="audit objectives and bounds instead (docs/bound_audit.md)"),
+    ] = False,
 ) -> None:
     """Run the contract checks on an entry or a model file."""
     from benchmarks.cli.author import check as run
@@ -108,9 +155,18 @@ def new(
 @app.command()
 def compare(
     models: Models,
-    guides: Annotated[str, typer.Option("--guides", metavar="FAMILY,...|all", help="guide families; all = those each entry lists")] = "all",
+    guides: Annotated[
+        str,
+        typer.Option(
+            "--guides",
+            metavar="FAMILY,...|all",
+            help="guide families; all = those each entry lists",
+        ),
+    ] = "all",
     no_nuts: Annotated[bool, typer.Option("--no-nuts", help="leave out the NUTS row")] = False,
-    engine: Annotated[str, typer.Option("--engine", metavar="nutpie|pyro", help="implementation of NUTS")] = "nutpie",
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="nutpie|pyro", help="implementation of NUTS")
+    ] = "nutpie",
     seed: Seed = 0,
     data_seed: DataSeed = 0,
     restarts: Restarts = 1,
@@ -118,7 +174,10 @@ def compare(
     compile_: Compile = "auto",
     device: Device = "cpu",
     jobs: Jobs = 2,
-    out: Annotated[Path | None, typer.Option("--out", help="run directory; default out/<entries>-<hash>; again resumes")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="run directory; default out/<entries>-<hash>; again resumes"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score guides and NUTS against the reference; write a report."""
@@ -128,9 +187,17 @@ def compare(
         _show_cards()
     names = [g.strip() for g in guides.split(",") if g.strip()]
     fields = {
-        "entries": models, "guides": "all" if names == ["all"] else names, "nuts": not no_nuts, "engine": engine, "seeds": [seed],
-        "data_seed": data_seed, "restarts": restarts, "quick": quick, "compile": compile_, "device": device,
-    }  # fmt: skip
+        "entries": models,
+        "guides": "all" if names == ["all"] else names,
+        "nuts": not no_nuts,
+        "engine": engine,
+        "seeds": [seed],
+        "data_seed": data_seed,
+        "restarts": restarts,
+        "quick": quick,
+        "compile": compile_,
+        "device": device,
+    }
     raise typer.Exit(run(fields, jobs, out, as_json))
 
 
@@ -144,7 +211,9 @@ def fit(
     quick: Quick = False,
     compile_: Compile = "auto",
     device: Device = "cpu",
-    out: Annotated[Path | None, typer.Option("--out", help="write the fit here; guides.load reads it")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="write the fit here; guides.load reads it")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fit one guide and say how the optimization ended."""
@@ -159,9 +228,21 @@ def fit(
 @app.command()
 def reference(
     model: Model,
-    write: Annotated[bool, typer.Option("--write", help="compute and store the reference")] = False,
-    check_: Annotated[bool, typer.Option("--check", help="verify the stored reference against the program as it is now")] = False,
-    small: Annotated[bool, typer.Option("--small", help="with --write: 2,000 draws instead of 10,000, the same gates")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="compute and store the reference")
+    ] = False,
+    check_: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="verify the stored reference against the program as it is now"
+        ),
+    ] = False,
+    small: Annotated[
+        bool,
+        typer.Option(
+            "--small", help="with --write: 2,000 draws instead of 10,000, the same gates"
+        ),
+    ] = False,
     jobs: Jobs = 2,
 ) -> None:
     """Show, verify or write the reference of an entry."""
@@ -172,9 +253,13 @@ def reference(
 
 @app.command()
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="folder written by `zoo compare`")],
+    run_dir: Annotated[
+        Path, typer.Argument(metavar="RUN_DIR", help="folder written by `zoo compare`")
+    ],
     html: Annotated[Path | None, typer.Option("--html", help="write the page here")] = None,
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="write the Markdown here")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="write the Markdown here")
+    ] = None,
 ) -> None:
     """Render a finished run again, or print its table."""
     from benchmarks.cli.compare import report as run
@@ -202,30 +287,84 @@ def study(
         bool,
         typer.Option("--render", help="render the rows that are there, or the published, again"),
     ] = False,
-    write: Annotated[bool, typer.Option("--write", help="also write the published page; full runs only")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="also write the published page; full runs only")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List the studies behind docs/results, or measure one; resumes."""
     from benchmarks.cli.study import study as run
 
-    run(name, quick=quick, part=part, jobs=jobs, out=out, render=render, write=write, as_json=as_json)
+    run(
+        name,
+        quick=quick,
+        part=part,
+        jobs=jobs,
+        out=out,
+        render=render,
+        write=write,
+        as_json=as_json,
+    )
 
 
 @app.command()
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="three short pairs, no full rank, no cold starts: minutes, not an hour")] = False,
-    peers: Annotated[str, typer.Option("--peers", metavar="auto|none|PEER,...", help="numpyro, stan, pymc; auto = installed")] = "auto",
-    only: Annotated[str, typer.Option("--only", metavar="ENTRY,...", help="some of the eight entries, growth, commands")] = "",
-    pairs: Annotated[int | None, typer.Option("--pairs", help="interleaved pairs; default 5, quick 3")] = None,
-    cold: Annotated[bool, typer.Option("--cold/--no-cold", help="time starts with empty caches too, half of the run")] = True,
-    out: Annotated[Path, typer.Option("--out", help="folder for bench.json, bench.md, bench.svg and logs")] = Path("out/bench"),
-    page: Annotated[Path | None, typer.Option("--page", help="also write the tables between the marks of this Markdown page")] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="three short pairs, no full rank, no cold starts: minutes, not an hour"
+        ),
+    ] = False,
+    peers: Annotated[
+        str,
+        typer.Option(
+            "--peers", metavar="auto|none|PEER,...", help="numpyro, stan, pymc; auto = installed"
+        ),
+    ] = "auto",
+    only: Annotated[
+        str,
+        typer.Option(
+            "--only", metavar="ENTRY,...", help="some of the eight entries, growth, commands"
+        ),
+    ] = "",
+    pairs: Annotated[
+        int | None, typer.Option("--pairs", help="interleaved pairs; default 5, quick 3")
+    ] = None,
+    cold: Annotated[
+        bool,
+        typer.Option(
+            "--cold/--no-cold", help="time starts with empty caches too, half of the run"
+        ),
+    ] = True,
+    out: Annotated[
+        Path, typer.Option("--out", help="folder for bench.json, bench.md, bench.svg and logs")
+    ] = Path("out/bench"),
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--page", help="also write the tables between the marks of this Markdown page"
+        ),
+    ] = None,
 ) -> None:
     """Time gradients, SVI and NUTS beside Pyro and other systems."""
     from benchmarks.cli.bench import bench as run
 
-    chosen = None if peers == "auto" else [p.strip() for p in peers.split(",") if p.strip() not in ("", "none")]
-    raise typer.Exit(run(out, quick, chosen, [n.strip() for n in only.split(",") if n.strip()], pairs, cold, page))
+    chosen = (
+        None
+        if peers == "auto"
+        else [p.strip() for p in peers.split(",") if p.strip() not in ("", "none")]
+    )
+    raise typer.Exit(
+        run(
+            out,
+            quick,
+            chosen,
+            [n.strip() for n in only.split(",") if n.strip()],
+            pairs,
+            cold,
+            page,
+        )
+    )
 
 
 def _hide_cards() -> None:
@@ -248,7 +387,8 @@ def _terminated(number: int, frame: object) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with the documented code; tracebacks only with ZOO_DEBUG=1."""
-    # Several times slower with more threads than free cores, and a fork beside OpenMP threads can hang.
+    # Several times slower with more threads than free cores, and a fork beside OpenMP threads can
+    # hang.
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     signal.signal(signal.SIGTERM, _terminated)
@@ -268,7 +408,10 @@ def _take_any_stream() -> None:
 
 def _run(argv: list[str] | None) -> int:
     if sys.flags.optimize >= 2:
-        _say("python runs with -OO, which removes the docstrings that Pyro needs to be imported; run it without, or with -O.")
+        _say(
+            "python runs with -OO, which removes the docstrings that Pyro needs to be imported;"
+            " run it without, or with -O."
+        )
         return 2
     hidden = shadowed()
     if hidden is not None:
@@ -294,12 +437,20 @@ def _run(argv: list[str] | None) -> int:
     except ZooError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:
-        return _fail(f"{error.strerror or error} ({error.filename}); check the path, the space and the permissions there.", 3)
+        return _fail(
+            f"{error.strerror or error} ({error.filename}); check the path, the space and the"
+            " permissions there.",
+            3,
+        )
     except MemoryError:
         return _fail("out of memory; use fewer --jobs, or a smaller model.", 3)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
-        return _fail(f"unexpected {type(error).__name__}: {first}; a fault of ours: run again with ZOO_DEBUG=1 for the traceback.", 3)
+        return _fail(
+            f"unexpected {type(error).__name__}: {first}; a fault of ours: run again with"
+            " ZOO_DEBUG=1 for the traceback.",
+            3,
+        )
 
 
 def _reader_left() -> int:
@@ -318,5 +469,7 @@ def _fail(sentence: str, code: int) -> int:
 
 
 def _say(sentence: str) -> None:
-    text = "".join(c if c.isprintable() else "?" for c in sentence)  # zoo.errors may be what is missing
+    text = "".join(
+        c if c.isprintable() else "?" for c in sentence
+    )  # zoo.errors may be what is missing
     print(f"zoo: {text}", file=sys.stderr, flush=True)

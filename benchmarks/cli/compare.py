@@ -20,7 +20,9 @@ def compare(fields: dict[str, Any], jobs: int, out: Path | None, as_json: bool) 
     from benchmarks.run.plan import make_plan
 
     if not fields["guides"]:
-        raise UsageError("--guides names no family; give one or more, separated by commas, or all.")
+        raise UsageError(
+            "--guides names no family; give one or more, separated by commas, or all."
+        )
     _check_choice("--engine", fields["engine"], ("nutpie", "pyro"))
     _check_compile(fields["compile"])
     _check_device(fields["device"], fields["compile"])
@@ -61,7 +63,11 @@ def _print_table(run: Any) -> None:
     from benchmarks.report import render_table
 
     terminal = sys.stdout.isatty()
-    sys.stdout.write(render_table(run, shutil.get_terminal_size((120, 40)).columns if terminal else 120, terminal))
+    sys.stdout.write(
+        render_table(
+            run, shutil.get_terminal_size((120, 40)).columns if terminal else 120, terminal
+        )
+    )
 
 
 def report(run_dir: Path, html: Path | None, markdown: Path | None) -> None:
@@ -80,8 +86,14 @@ def report(run_dir: Path, html: Path | None, markdown: Path | None) -> None:
 
 
 def fit(
-    model: str, family: str, seed: int, data_seed: int, options: dict[str, Any], out: Path | None, as_json: bool
-) -> int:  # fmt: skip
+    model: str,
+    family: str,
+    seed: int,
+    data_seed: int,
+    options: dict[str, Any],
+    out: Path | None,
+    as_json: bool,
+) -> int:
     """Fit one guide, write it where asked, and print how it ended; 1 when nothing usable came out."""
     import guides
     from benchmarks.run.plan import make_plan
@@ -90,15 +102,27 @@ def fit(
 
     _check_compile(options["compile"])
     _check_device(options["device"], options["compile"])
-    plan = make_plan(entries=[model], guides=[family], nuts=False, seeds=[seed], data_seed=data_seed, **options)
+    plan = make_plan(
+        entries=[model], guides=[family], nuts=False, seeds=[seed], data_seed=data_seed, **options
+    )
     _check_target(out)
     with one_thread():
         prepared = prepare(plan, model)
-        result = guides.fit(prepared.entry, family, seed=seed, data=prepared.data, **vi_config(plan))
+        result = guides.fit(
+            prepared.entry, family, seed=seed, data=prepared.data, **vi_config(plan)
+        )
         if out is not None and result.ok:
             guides.save(result, out)
-    elbo = None if result.elbo is None else {"value_nats": result.elbo.value_nats, "se": result.elbo.se}
-    stop = {"status": result.stop.status, "sentence": result.stop.sentence, "step": result.stop.step}
+    elbo = (
+        None
+        if result.elbo is None
+        else {"value_nats": result.elbo.value_nats, "se": result.elbo.se}
+    )
+    stop = {
+        "status": result.stop.status,
+        "sentence": result.stop.sentence,
+        "step": result.stop.step,
+    }
     written = str(out) if out is not None and result.ok else None
     if as_json:
         seconds = result.cost.seconds
@@ -116,7 +140,10 @@ def fit(
         )
     else:
         bound = "" if elbo is None else f", ELBO {elbo['value_nats']:.2f} +- {elbo['se']:.2g} nats"
-        print(f"{prepared.entry.key} {family}: {stop['status']}{bound}, {result.cost.seconds:.1f} s; {stop['sentence']}")
+        print(
+            f"{prepared.entry.key} {family}: {stop['status']}{bound}, {result.cost.seconds:.1f} s;"
+            f" {stop['sentence']}"
+        )
         if written:
             print(f"written: {written}")
     return 0 if result.ok else 1
@@ -127,10 +154,15 @@ def _check_target(out: Path | None) -> None:
     if out is None:
         return
     if out.is_dir():
-        raise UsageError(f"--out {str(out)!r} is a folder; give a file name such as {str(out / 'guide.pt')!r}.")
+        raise UsageError(
+            f"--out {str(out)!r} is a folder; give a file name such as {str(out / 'guide.pt')!r}."
+        )
     from benchmarks.run.store import disk_errors
 
     with disk_errors(out.parent):
         if not out.parent.is_dir():
-            raise InfrastructureError(f"--out {str(out)!r}: the folder {str(out.parent)!r} does not exist; make it first.")
+            raise InfrastructureError(
+                f"--out {str(out)!r}: the folder {str(out.parent)!r} does not exist; make it"
+                " first."
+            )
         tempfile.TemporaryFile(dir=out.parent).close()

@@ -70,9 +70,20 @@ class Console(Events):
         self._total, self._number = total, 0
         if sys.stderr.isatty():
             from rich.console import Console as Rich
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+            )
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
             self._bar = Progress(*columns, console=Rich(file=sys.stderr), transient=True)
             self._task = self._bar.add_task(label, total=total)
             self._bar.start()

@@ -17,10 +17,16 @@ from benchmarks.cli.environment import HOME, shadowed
 
 __all__ = ["Finding", "examine"]
 
-DIAGNOSTICS = {  # of four fixed chains (`_chains`), by the formulas of Vehtari et al. (2021), which a test writes out
-    "rhat": 1.0188170460911616, "ess_bulk": 217.96147670830968, "ess_tail": 216.70943826632487,
-    "mcse_mean": 0.01867305035487374, "mcse_sd": 0.009328058616089546, "ebfmi": 2.0158681058527548,
-}  # fmt: skip
+# of four fixed chains (`_chains`), by the formulas of Vehtari et al. (2021), which a test writes
+# out
+DIAGNOSTICS = {
+    "rhat": 1.0188170460911616,
+    "ess_bulk": 217.96147670830968,
+    "ess_tail": 216.70943826632487,
+    "mcse_mean": 0.01867305035487374,
+    "mcse_sd": 0.009328058616089546,
+    "ebfmi": 2.0158681058527548,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +41,47 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything; a look that itself fails is a finding."""
     findings = []
-    for look in (_python, _rooms, _packages, _density, _diagnostics, _fork, _compiler, _folder, _entries, _browser):
+    for look in (
+        _python,
+        _rooms,
+        _packages,
+        _density,
+        _diagnostics,
+        _fork,
+        _compiler,
+        _folder,
+        _entries,
+        _browser,
+    ):
         try:
             findings.append(look())
         except Exception as error:
-            findings.append(Finding(name=look.__name__.strip("_"), status="failed", sentence=f"{type(error).__name__}: {error}"))
+            findings.append(
+                Finding(
+                    name=look.__name__.strip("_"),
+                    status="failed",
+                    sentence=f"{type(error).__name__}: {error}",
+                )
+            )
     return findings
 
 
 def _python() -> Finding:
     ok = sys.version_info >= (3, 11)
-    return Finding(name="python", status="ok" if ok else "failed", sentence=f"{sys.version.split()[0]} (3.11 or newer is needed)")
+    return Finding(
+        name="python",
+        status="ok" if ok else "failed",
+        sentence=f"{sys.version.split()[0]} (3.11 or newer is needed)",
+    )
 
 
 def _rooms() -> Finding:
     hidden = shadowed()
     if hidden is not None:
         return Finding(name="packages", status="failed", sentence=hidden)
-    return Finding(name="packages", status="ok", sentence=f"zoo, guides and benchmarks lie together in {HOME}")
+    return Finding(
+        name="packages", status="ok", sentence=f"zoo, guides and benchmarks lie together in {HOME}"
+    )
 
 
 def _packages() -> Finding:
@@ -70,9 +99,15 @@ def _packages() -> Finding:
             continue
         seen.append(f"{requirement.name} {version}")
         if not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} {version} is installed, {requirement.specifier} is needed")
+            wrong.append(
+                f"{requirement.name} {version} is installed, {requirement.specifier} is needed"
+            )
     if wrong:
-        return Finding(name="dependencies", status="failed", sentence="; ".join(wrong) + "; install again with -c constraints.txt")
+        return Finding(
+            name="dependencies",
+            status="failed",
+            sentence="; ".join(wrong) + "; install again with -c constraints.txt",
+        )
     return Finding(name="dependencies", status="ok", sentence=", ".join(seen))
 
 
@@ -93,8 +128,16 @@ def _density() -> Finding:
     exact = entry.exact(data)
     truth = exact.log_evidence if exact is not None else None
     if truth is None or abs(value - truth) > 1e-6:
-        return Finding(name="log density", status="failed", sentence=f"evidence of coin is {value:.8f} by quadrature and {truth} exactly")
-    return Finding(name="log density", status="ok", sentence=f"evidence of coin by quadrature is exact ({value:.6f} nats)")
+        return Finding(
+            name="log density",
+            status="failed",
+            sentence=f"evidence of coin is {value:.8f} by quadrature and {truth} exactly",
+        )
+    return Finding(
+        name="log density",
+        status="ok",
+        sentence=f"evidence of coin by quadrature is exact ({value:.6f} nats)",
+    )
 
 
 def _chains() -> Any:
@@ -119,16 +162,33 @@ def _diagnostics() -> Finding:
         if not abs(got - right) <= 1e-6 * right:
             wrong.append(f"{name} of fixed chains is {got:.6g} where {right:.6g} is right")
     if wrong:
-        cure = "ArviZ and what it stands on do not fit together, install again with -c constraints.txt"
+        cure = (
+            "ArviZ and what it stands on do not fit together, install again with -c"
+            " constraints.txt"
+        )
         return Finding(name="diagnostics", status="failed", sentence=f"{'; '.join(wrong)}; {cure}")
-    return Finding(name="diagnostics", status="ok", sentence="R-hat, ESS, Monte Carlo errors and E-BFMI of fixed chains are right")
+    return Finding(
+        name="diagnostics",
+        status="ok",
+        sentence="R-hat, ESS, Monte Carlo errors and E-BFMI of fixed chains are right",
+    )
 
 
 def _fork() -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     if "fork" not in multiprocessing.get_all_start_methods():
-        return Finding(name="processes", status="failed", sentence="this system cannot fork; cells need it (Linux or macOS)")
-    return Finding(name="processes", status="ok", sentence=f"fork works, {cores} cores: --jobs {min(cores, 8)} is sensible")
+        return Finding(
+            name="processes",
+            status="failed",
+            sentence="this system cannot fork; cells need it (Linux or macOS)",
+        )
+    return Finding(
+        name="processes",
+        status="ok",
+        sentence=f"fork works, {cores} cores: --jobs {min(cores, 8)} is sensible",
+    )
 
 
 def _compiler() -> Finding:
@@ -140,22 +200,42 @@ def _compiler() -> Finding:
 
     missing, how = compiler_missing(), backend()
     if missing:
-        return Finding(name="compiler", status="note", sentence=f"{missing}; programs run eager: slower, same numbers; install g++")
+        return Finding(
+            name="compiler",
+            status="note",
+            sentence=f"{missing}; programs run eager: slower, same numbers; install g++",
+        )
     if how == "eager":
-        return Finding(name="compiler", status="note", sentence="ZOO_BACKEND=eager; programs run eager: slower, same numbers")
+        return Finding(
+            name="compiler",
+            status="note",
+            sentence="ZOO_BACKEND=eager; programs run eager: slower, same numbers",
+        )
     point = torch.linspace(0.1, 1.0, 7, dtype=torch.float64)
     tried = compile_function(lambda x: [x.lgamma().sum()], [point], [[point + 1.0]], mode="on")
     if not tried.record["used"]:
-        return Finding(name="compiler", status="failed", sentence=f"backend {how}: {tried.record['reason']}; set ZOO_BACKEND=aoti or eager")
+        return Finding(
+            name="compiler",
+            status="failed",
+            sentence=f"backend {how}: {tried.record['reason']}; set ZOO_BACKEND=aoti or eager",
+        )
     return Finding(
-        name="compiler", status="ok", sentence=f"backend {how}, torch {torch.__version__}; a compiled function gives its numbers"
+        name="compiler",
+        status="ok",
+        sentence=(
+            f"backend {how}, torch {torch.__version__}; a compiled function gives its numbers"
+        ),
     )
 
 
 def _folder() -> Finding:
     with tempfile.NamedTemporaryFile(dir=Path.cwd(), prefix=".zoo-doctor-"):
         free = shutil.disk_usage(Path.cwd()).free / 2**30
-    return Finding(name="disk", status="ok" if free > 1 else "note", sentence=f"this folder can be written, {free:.0f} GiB free")
+    return Finding(
+        name="disk",
+        status="ok" if free > 1 else "note",
+        sentence=f"this folder can be written, {free:.0f} GiB free",
+    )
 
 
 def _entries() -> Finding:
@@ -173,5 +253,9 @@ def _browser() -> Finding:
     lookup: Callable[[str], str | None] = shutil.which
     found = next((n for n in names if lookup(n)), None)
     if found is None:
-        return Finding(name="browser", status="note", sentence="no chromium; only the test that opens the report needs it")
+        return Finding(
+            name="browser",
+            status="note",
+            sentence="no chromium; only the test that opens the report needs it",
+        )
     return Finding(name="browser", status="ok", sentence=found)

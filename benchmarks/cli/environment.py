@@ -15,10 +15,13 @@ def shadowed() -> str | None:
     """Say which of our packages another one of the same name hides, None when all three lie side by side."""
     for room in ROOMS:
         spec = importlib.util.find_spec(room)
-        origin = Path(spec.origin).resolve().parent.parent if spec is not None and spec.origin else None
+        origin = (
+            Path(spec.origin).resolve().parent.parent if spec is not None and spec.origin else None
+        )
         if origin != HOME:
             return (
-                f"the package {room!r} is imported from {str(origin)!r} but this command belongs to {str(HOME)!r}; another package of "
-                "that name shadows ours: uninstall it, or use a virtual environment of its own."
+                f"the package {room!r} is imported from {str(origin)!r} but this command belongs"
+                f" to {str(HOME)!r}; another package of that name shadows ours: uninstall it, or"
+                " use a virtual environment of its own."
             )
     return None

@@ -1,8 +1,9 @@
 """What an entry's `baselines` hook gives, scored beside the posteriors: one table of class probabilities per entry.
 
-A posterior predicts by the mean over its draws of the class probabilities. The truth of the table is the predictive of
-this run's NUTS chains, else that of the reference draws; `distance` is the mean total variation to it, and `floor` the same
-distance between the first and the second half of its chains.
+A posterior predicts by the mean over its draws of the class probabilities. The truth of the table
+is the predictive of this run's NUTS chains, else that of the reference draws; `distance` is the
+mean total variation to it, and `floor` the same distance between the first and the second half of
+its chains.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class PredictionRow:
 class PredictionTable:
     """The rows, the noise floor of the distance, and what the pictures are drawn from.
 
-    `probabilities` maps methods to `[row, class]` on the test rows; `truth` names the method whose predictive is the truth.
+    `probabilities` maps methods to `[row, class]` on the test rows; `truth` names the method whose
+    predictive is the truth.
     """
 
     rows: Sequence[PredictionRow] = ()
@@ -70,7 +72,12 @@ class PredictionTable:
 
 
 def table(
-    entry: ModelEntry, data: Data, comparisons: Mapping[str, Comparison], reference: Reference, *, seed: int = 0
+    entry: ModelEntry,
+    data: Data,
+    comparisons: Mapping[str, Comparison],
+    reference: Reference,
+    *,
+    seed: int = 0,
 ) -> PredictionTable | None:
     """Return the table of an entry with a `baselines` hook, None for others; a hook that fails gives its error, not an exception.
 
@@ -85,16 +92,27 @@ def table(
         return None
     try:
         made = entry.baselines(data, seed, **entry.settings)
-        posteriors = {n: c.posterior for n, c in comparisons.items() if c.verdict != "fit_failed" and "none" not in c.posterior.draws}
+        posteriors = {
+            n: c.posterior
+            for n, c in comparisons.items()
+            if c.verdict != "fit_failed" and "none" not in c.posterior.draws
+        }
         return _score(made, posteriors, reference)
     except Exception as error:  # an outsider's hook must not cost the whole report
-        return PredictionTable(error=f"The baselines of this entry failed: {type(error).__name__}: {error}")
+        return PredictionTable(
+            error=f"The baselines of this entry failed: {type(error).__name__}: {error}"
+        )
 
 
-def predictive(made: Baselines, posterior: Posterior, *, chains: Sequence[int] | None = None) -> dict[str, Array]:
+def predictive(
+    made: Baselines, posterior: Posterior, *, chains: Sequence[int] | None = None
+) -> dict[str, Array]:
     """Return the mean class probabilities of a posterior per set, `[row, class]`, over evenly spaced draws of some or all chains."""
     axes = len(posterior.sample_dims)
-    draws = {k: (v if chains is None else v[list(chains)]).flatten(0, axes - 1) for k, v in posterior.draws.items()}
+    draws = {
+        k: (v if chains is None else v[list(chains)]).flatten(0, axes - 1)
+        for k, v in posterior.draws.items()
+    }
     total = len(next(iter(draws.values())))
     rows = np.linspace(0, total - 1, min(total, MOST_DRAWS)).round().astype(int)
     sums: dict[str, Array] = {}
@@ -104,17 +122,24 @@ def predictive(made: Baselines, posterior: Posterior, *, chains: Sequence[int] |
     return {name: value / len(rows) for name, value in sums.items()}
 
 
-def halves(made: Baselines, posterior: Posterior) -> tuple[dict[str, Array], dict[str, Array]] | None:
+def halves(
+    made: Baselines, posterior: Posterior
+) -> tuple[dict[str, Array], dict[str, Array]] | None:
     """Return the predictives of the first and the second half of the chains, None for draws without chains."""
     if posterior.sample_dims != ("chain", "draw") or posterior.sample_shape[0] < 2:
         return None
     count = posterior.sample_shape[0]
-    return predictive(made, posterior, chains=range(count // 2)), predictive(made, posterior, chains=range(count // 2, count))
+    return predictive(made, posterior, chains=range(count // 2)), predictive(
+        made, posterior, chains=range(count // 2, count)
+    )
 
 
-def _score(made: Baselines, posteriors: Mapping[str, Posterior], reference: Reference) -> PredictionTable:
+def _score(
+    made: Baselines, posteriors: Mapping[str, Posterior], reference: Reference
+) -> PredictionTable:
     found: dict[str, Mapping[str, Array]] = {
-        m: {name: p.detach().double().numpy() for name, p in sets.items()} for m, sets in made.probabilities.items()
+        m: {name: p.detach().double().numpy() for name, p in sets.items()}
+        for m, sets in made.probabilities.items()
     }
     found.update({name: predictive(made, posterior) for name, posterior in posteriors.items()})
     truth = next((n for n, p in posteriors.items() if p.method == "nuts"), "")
@@ -122,10 +147,21 @@ def _score(made: Baselines, posteriors: Mapping[str, Posterior], reference: Refe
     exact = found[truth] if truth else (predictive(made, chains) if chains is not None else None)
     both = halves(made, chains) if chains is not None else None
     labels = made.labels.numpy()
-    shown = {n: sets["test"] for n, sets in found.items()} | ({} if truth or exact is None else {"reference": exact["test"]})
+    shown = {n: sets["test"] for n, sets in found.items()} | (
+        {} if truth or exact is None else {"reference": exact["test"]}
+    )
     return PredictionTable(
-        rows=score_rows(found, labels, None if exact is None else exact["test"], set(posteriors), truth, made.about),
-        floor=None if both is None else calibration.total_variation(both[0]["test"], both[1]["test"]),
+        rows=score_rows(
+            found,
+            labels,
+            None if exact is None else exact["test"],
+            set(posteriors),
+            truth,
+            made.about,
+        ),
+        floor=(
+            None if both is None else calibration.total_variation(both[0]["test"], both[1]["test"])
+        ),
         truth=truth or (f"the {reference.kind} reference" if exact is not None else ""),
         labels=labels,
         classes=made.classes,
@@ -150,11 +186,21 @@ def score_rows(
         for name, metric in METRICS.items():
             low, high = calibration.bootstrap(metric, p, labels)
             metrics[name] = Interval(value=metric(p, labels), low=low, high=high)
-        distance = None if exact is None or method == truth else calibration.total_variation(p, exact)
+        distance = (
+            None if exact is None or method == truth else calibration.total_variation(p, exact)
+        )
         rows.append(
             PredictionRow(
-                method=method, posterior=method in posteriors, metrics=metrics, distance=distance, about=(about or {}).get(method, ""),
-                outside={name: calibration.outside_auroc(p, q) for name, q in sets.items() if name != "test"},
+                method=method,
+                posterior=method in posteriors,
+                metrics=metrics,
+                distance=distance,
+                about=(about or {}).get(method, ""),
+                outside={
+                    name: calibration.outside_auroc(p, q)
+                    for name, q in sets.items()
+                    if name != "test"
+                },
             )
-        )  # fmt: skip
+        )
     return rows

@@ -14,35 +14,60 @@ if TYPE_CHECKING:
 
 __all__ = ["BLIND_SPOT", "point_words", "trust_checks"]
 
-BLIND_SPOT = "These checks look only where the method went: a mode or a tail it never visits is invisible to all of them."
+BLIND_SPOT = (
+    "These checks look only where the method went: a mode or a tail it never visits is invisible"
+    " to all of them."
+)
 
 
 def trust_checks(
-    fit: Fit | None, pareto_k: ParetoK | None, mcmc: Mcmc | None, points: Sequence[str] = (), bad_weights: str = ""
+    fit: Fit | None,
+    pareto_k: ParetoK | None,
+    mcmc: Mcmc | None,
+    points: Sequence[str] = (),
+    bad_weights: str = "",
 ) -> tuple[Trust, ...]:
     """Return the checks that exist for this method: convergence, restarts, k-hat, importance ESS, chains.
 
-    A guide that is a point somewhere (`points`) has failed, whatever else it did: no other check of it can pass.
-    `bad_weights` says why weights gave no k-hat.
+    A guide that is a point somewhere (`points`) has failed, whatever else it did: no other check
+    of it can pass. `bad_weights` says why weights gave no k-hat.
     """
     if points:
         return _of_a_point(fit, points)
     out: list[Trust] = []
     if fit is not None:
-        out.append(Trust(name="convergence", passed=fit.stop.status == "ok", sentence=fit.stop.sentence))
+        out.append(
+            Trust(name="convergence", passed=fit.stop.status == "ok", sentence=fit.stop.sentence)
+        )
         out.append(_restarts(fit))
     if pareto_k is not None:
         word = "within" if pareto_k.trusted else "above"
-        k = f"k-hat {pareto_k.value:.2f} is {word} its threshold {pareto_k.threshold:.2f} for {pareto_k.draws:,} draws"
-        out.append(Trust(name="pareto_k", passed=pareto_k.trusted, sentence=f"{k} (it grades the reweighted answer, not the raw draws)."))
+        k = (
+            f"k-hat {pareto_k.value:.2f} is {word} its threshold {pareto_k.threshold:.2f} for"
+            f" {pareto_k.draws:,} draws"
+        )
+        out.append(
+            Trust(
+                name="pareto_k",
+                passed=pareto_k.trusted,
+                sentence=f"{k} (it grades the reweighted answer, not the raw draws).",
+            )
+        )
         enough = pareto_k.importance_ess >= IMPORTANCE_ESS
-        ess = f"Reweighting leaves {pareto_k.importance_ess:,.0f} of {pareto_k.draws:,} draws (at least {IMPORTANCE_ESS} are wanted)."
+        ess = (
+            f"Reweighting leaves {pareto_k.importance_ess:,.0f} of {pareto_k.draws:,} draws (at"
+            f" least {IMPORTANCE_ESS} are wanted)."
+        )
         out.append(Trust(name="importance_ess", passed=enough, sentence=ess))
     elif bad_weights:
         out.append(Trust(name="pareto_k", passed=False, sentence=bad_weights))
     if mcmc is not None:
         failed = [name for name, ok in mcmc.gates.items() if not ok]
-        text = f"Failed gates of the chains: {', '.join(failed)} ({mcmc.worst})." if failed else "Every gate of the chains passed."
+        text = (
+            f"Failed gates of the chains: {', '.join(failed)} ({mcmc.worst})."
+            if failed
+            else "Every gate of the chains passed."
+        )
         out.append(Trust(name="chains", passed=not failed, sentence=text))
     return tuple(out)
 
@@ -53,8 +78,20 @@ def _of_a_point(fit: Fit | None, points: Sequence[str]) -> tuple[Trust, ...]:
     spread = Trust(name="spread", passed=False, sentence=point_sentence(points))
     if fit is None:
         return (spread,)
-    settled = Trust(name="convergence", passed=None if fit.stop.status == "ok" else False, sentence=fit.stop.sentence)
-    return spread, settled, Trust(name="restarts", passed=None, sentence="Starts that end in points have no ELBO to be compared by.")
+    settled = Trust(
+        name="convergence",
+        passed=None if fit.stop.status == "ok" else False,
+        sentence=fit.stop.sentence,
+    )
+    return (
+        spread,
+        settled,
+        Trust(
+            name="restarts",
+            passed=None,
+            sentence="Starts that end in points have no ELBO to be compared by.",
+        ),
+    )
 
 
 def point_words(trust: Sequence[Trust]) -> str:
@@ -66,8 +103,15 @@ def point_words(trust: Sequence[Trust]) -> str:
 def _restarts(fit: Fit) -> Trust:
     values = [r.elbo for r in fit.restarts if r.elbo is not None]
     if len(values) < 2:
-        return Trust(name="restarts", passed=None, sentence="One start only; run it with restarts=4 to see whether starts agree.")
+        return Trust(
+            name="restarts",
+            passed=None,
+            sentence="One start only; run it with restarts=4 to see whether starts agree.",
+        )
     best, worst = max(values, key=lambda e: e.value_nats), min(values, key=lambda e: e.value_nats)
     gap, se = best.value_nats - worst.value_nats, (best.se**2 + worst.se**2) ** 0.5
-    text = f"{len(values)} starts end within {rounded(gap, se)} nats of ELBO (at most {RESTART_NATS:g} is wanted)."
+    text = (
+        f"{len(values)} starts end within {rounded(gap, se)} nats of ELBO (at most"
+        f" {RESTART_NATS:g} is wanted)."
+    )
     return Trust(name="restarts", passed=gap <= max(RESTART_NATS, 3 * se), sentence=text)

@@ -21,11 +21,18 @@ if TYPE_CHECKING:
 __all__ = ["elbo", "evidence", "heldout", "pareto", "points", "weights"]
 
 
-def points(posterior: Posterior, fit: Fit | None, components: list[Component], method: Side | None, reference: Side | None) -> list[str]:
+def points(
+    posterior: Posterior,
+    fit: Fit | None,
+    components: list[Component],
+    method: Side | None,
+    reference: Side | None,
+) -> list[str]:
     """Return where a guide is a point: sites of its fit, else judged components in which its draws do not move.
 
-    Without a reference a component that stands still may do so by definition (a diagonal of ones); it counts where some
-    unconstrained coordinate stands still too, or, where these are not known, every judged component does.
+    Without a reference a component that stands still may do so by definition (a diagonal of ones);
+    it counts where some unconstrained coordinate stands still too, or, where these are not known,
+    every judged component does.
     """
     if posterior.sample_dims != ("sample",) or method is None:
         return []
@@ -49,11 +56,19 @@ def weights(posterior: Posterior) -> Array | None:
     return out
 
 
-def pareto(weights: Array, method: Side, components: list[Component], reference: Side | None, notes: list[str]) -> ParetoK | None:
+def pareto(
+    weights: Array,
+    method: Side,
+    components: list[Component],
+    reference: Side | None,
+    notes: list[str],
+) -> ParetoK | None:
     """Return k-hat with raw beside reweighted moments, None with a note where a weight is not a number."""
     bad = int((np.isnan(weights) | np.isposinf(weights)).sum())
     if bad or not np.isfinite(weights).any():
-        notes.append(f"No k-hat: {bad or len(weights)} of {len(weights):,} log weights are not finite.")
+        notes.append(
+            f"No k-hat: {bad or len(weights)} of {len(weights):,} log weights are not finite."
+        )
         return None
     return metrics.pareto(weights, method, components, reference)
 
@@ -74,7 +89,9 @@ def evidence(weights: Array | None, truth: Reference) -> dict[str, float | None]
     return {"exact": truth.log_evidence, "bound_nats": None, "bound_se": None, "error": None}
 
 
-def heldout(posterior: Posterior, fit: Fit | None, log_density: LogDensity | None, notes: list[str]) -> dict[str, float] | None:
+def heldout(
+    posterior: Posterior, fit: Fit | None, log_density: LogDensity | None, notes: list[str]
+) -> dict[str, float] | None:
     """Return the held-out log predictive density, None with a note where it cannot be had."""
     if posterior.data.test is None:
         return None
@@ -83,7 +100,9 @@ def heldout(posterior: Posterior, fit: Fit | None, log_density: LogDensity | Non
     entry = posterior.entry
     try:
         density = log_density or LogDensity(
-            fit.program if fit is not None else entry.program(posterior.data), posterior.data, dtype=entry.dtype
+            fit.program if fit is not None else entry.program(posterior.data),
+            posterior.data,
+            dtype=entry.dtype,
         )
         return heldout_lpd(posterior, density)
     except ZooError as error:  # a score that cannot be made must not take the other scores with it

@@ -6,9 +6,10 @@ For an image x with log evidence known by a grid (up to three latent dimensions)
     approximation gap  = log p(x) - max ELBO over q in the family        (the family's fault)
     amortization gap   = max ELBO over q in the family - ELBO(q)         (the encoder's fault)
 
-The left side takes the ELBO through the guide's own draws and densities (Gauss-Hermite quadrature of its noise, or what
-the caller reports), the KL is integrated on the grid: a wrong sign, a KL divided by the number of pixels, or a variance used
-as a standard deviation breaks the first equation by more than 0.001 nats, and the report says so.
+The left side takes the ELBO through the guide's own draws and densities (Gauss-Hermite quadrature
+of its noise, or what the caller reports), the KL is integrated on the grid: a wrong sign, a KL
+divided by the number of pixels, or a variance used as a standard deviation breaks the first
+equation by more than 0.001 nats, and the report says so.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.arviz_bridge import pareto_k
-from benchmarks.comparison.best_in_family import LocalQ, Target, best_numbers, elbo_nats, family_of, nodes, refine
+from benchmarks.comparison.best_in_family import (
+    LocalQ,
+    Target,
+    best_numbers,
+    elbo_nats,
+    family_of,
+    nodes,
+    refine,
+)
 from guides.base.local import LocalGuide
 from zoo.errors import UsageError
 from zoo.truth.grid import LARGEST, MOST_POINTS, GridCheck, LatentGrid
@@ -38,13 +47,20 @@ TOLERANCE = 1e-3  # nats
 SAME = 0.01  # nats between the two grids' log p(x)
 DRAWS = 1000  # per datum, for k-hat
 COLUMNS = {
-    "log_evidence_nats": "exact log p(x)", "elbo_nats": "ELBO of the guide", "kl_nats": "KL(q || posterior) on the grid",
-    "reverse_kl_nats": "KL(posterior || q) on the grid", "identity_error_nats": "log p(x) - ELBO - KL, 0 where every number is right",
-    "approximation_gap_nats": "the family's part of the KL", "amortization_gap_nats": "the encoder's part of the KL",
-    "refined_gap_nats": "amortization gap left after 50 steps from the encoder", "mean_z": "largest |mean error| in posterior sds",
-    "sd_ratio": "sd of q over posterior sd, furthest from 1", "coverage50": "posterior mass in q's central 50 % intervals",
-    "coverage90": "posterior mass in q's central 90 % intervals", "pareto_k": "k-hat of the importance weights",
-}  # fmt: skip
+    "log_evidence_nats": "exact log p(x)",
+    "elbo_nats": "ELBO of the guide",
+    "kl_nats": "KL(q || posterior) on the grid",
+    "reverse_kl_nats": "KL(posterior || q) on the grid",
+    "identity_error_nats": "log p(x) - ELBO - KL, 0 where every number is right",
+    "approximation_gap_nats": "the family's part of the KL",
+    "amortization_gap_nats": "the encoder's part of the KL",
+    "refined_gap_nats": "amortization gap left after 50 steps from the encoder",
+    "mean_z": "largest |mean error| in posterior sds",
+    "sd_ratio": "sd of q over posterior sd, furthest from 1",
+    "coverage50": "posterior mass in q's central 50 % intervals",
+    "coverage90": "posterior mass in q's central 90 % intervals",
+    "pareto_k": "k-hat of the importance weights",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +108,17 @@ class GapReport:
         worst = max(self.data, key=lambda d: abs(d.identity_error_nats))
         if not abs(worst.identity_error_nats) <= TOLERANCE:
             found.append(
-                f"The ELBO of image {worst.label!r} is {worst.elbo_nats:.4f} nats, log p(x) - KL is "
-                f"{worst.log_evidence_nats - worst.kl_nats:.4f}: the objective, the draws or log q are wrong."
+                f"The ELBO of image {worst.label!r} is {worst.elbo_nats:.4f} nats, log p(x) - KL"
+                f" is {worst.log_evidence_nats - worst.kl_nats:.4f}: the objective, the draws or"
+                " log q are wrong."
             )
         for name in ("approximation_gap_nats", "amortization_gap_nats"):
             low = min(self.data, key=lambda d: getattr(d, name))
             if getattr(low, name) < -TOLERANCE:
-                found.append(f"The {name.replace('_nats', '').replace('_', ' ')} of image {low.label!r} is {getattr(low, name):.4f} nats.")
+                found.append(
+                    f"The {name.replace('_nats', '').replace('_', ' ')} of image {low.label!r} is"
+                    f" {getattr(low, name):.4f} nats."
+                )
         if not self.grid.ok:
             found.append(f"The grid is not fine or wide enough. {self.grid.sentence}")
         return tuple(found)
@@ -107,7 +127,10 @@ class GapReport:
         """Return the mean of a column over the images of a part and its bootstrap standard error (1,000 resamples)."""
         values = np.array([getattr(d, column) for d in self.data if part in (None, d.part)])
         if not len(values):
-            raise UsageError(f"There is no image of part {part!r}; accepted: {', '.join(sorted({d.part for d in self.data}))}.")
+            raise UsageError(
+                f"There is no image of part {part!r}; accepted:"
+                f" {', '.join(sorted({d.part for d in self.data}))}."
+            )
         stream = np.random.Generator(np.random.PCG64(0))
         means = values[stream.integers(0, len(values), (1000, len(values)))].mean(-1)
         return float(values.mean()), float(means.std())
@@ -135,7 +158,8 @@ def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int
     """Return the gaps of an amortized fit on some training and some held-out images.
 
     Args:
-        fit: a fit of an entry whose program has a `decoder`, `latent` and `log_prior` (the `vae` entries), all data.
+        fit: a fit of an entry whose program has a `decoder`, `latent` and `log_prior` (the `vae`
+            entries), all data.
         rows: images per part, spread evenly over it.
         points: grid points per axis.
         seed: seed of the draws of k-hat.
@@ -147,35 +171,75 @@ def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int
     from zoo.truth.grid import BernoulliLikelihood
 
     program: Any = fit.program
-    if not all(hasattr(program, name) for name in ("decoder", "latent", "log_prior")) or not isinstance(fit.guide, LocalGuide):
-        raise UsageError(f"The gap report needs a program with decoder, latent and log_prior and a guide per unit; got {fit.entry.name}.")
+    if not all(
+        hasattr(program, name) for name in ("decoder", "latent", "log_prior")
+    ) or not isinstance(fit.guide, LocalGuide):
+        raise UsageError(
+            "The gap report needs a program with decoder, latent and log_prior and a guide per"
+            f" unit; got {fit.entry.name}."
+        )
     likelihood = getattr(program, "likelihood", None) or BernoulliLikelihood(program.decoder)
     grid = LatentGrid(likelihood, program.latent, log_prior=program.log_prior, points=points)
     found: list[DatumGap] = []
     images, checks = [], []
-    grid = grid.sufficient(torch.cat([t["x"][:: max(1, len(t["x"]) // rows)] for t in (fit.data.train, fit.data.test) if t is not None]))
+    grid = grid.sufficient(
+        torch.cat(
+            [
+                t["x"][:: max(1, len(t["x"]) // rows)]
+                for t in (fit.data.train, fit.data.test)
+                if t is not None
+            ]
+        )
+    )
     for part, tensors in (("train", fit.data.train), ("held out", fit.data.test)):
         if tensors is None:
             continue
-        chosen = torch.linspace(0, len(tensors["x"]) - 1, min(rows, len(tensors["x"]))).long().unique()
+        chosen = (
+            torch.linspace(0, len(tensors["x"]) - 1, min(rows, len(tensors["x"]))).long().unique()
+        )
         subset = {k: tensors[k][chosen] for k in fit.data.batched}
         other = dataclasses.replace(
-            fit.data, train=subset, test=None, size=len(chosen), coords={**fit.data.coords, "image": [str(int(c)) for c in chosen]}
-        )  # fmt: skip
+            fit.data,
+            train=subset,
+            test=None,
+            size=len(chosen),
+            coords={**fit.data.coords, "image": [str(int(c)) for c in chosen]},
+        )
         moved = guides.transfer(fit, other) if hasattr(fit.guide, "transferred") else None
         q = LocalQ.of(moved.guide) if moved is not None else LocalQ.of(fit.guide).take(chosen)  # type: ignore[arg-type]
-        labels = [f"{int(c)}: {int(k)}" if int(k) >= 0 else str(int(c)) for c, k in zip(chosen, subset["label"], strict=True)]
-        found += datum_gaps(Target(likelihood, program.log_prior), grid, q, subset["x"], part=part, labels=labels, seed=seed)
+        labels = [
+            f"{int(c)}: {int(k)}" if int(k) >= 0 else str(int(c))
+            for c, k in zip(chosen, subset["label"], strict=True)
+        ]
+        found += datum_gaps(
+            Target(likelihood, program.log_prior),
+            grid,
+            q,
+            subset["x"],
+            part=part,
+            labels=labels,
+            seed=seed,
+        )
         images.append(subset["x"])
         checks.append(grid.check(subset["x"]))
-    worst = GridCheck(**{f.name: max(getattr(c, f.name) for c in checks) for f in dataclasses.fields(GridCheck)})
+    worst = GridCheck(
+        **{f.name: max(getattr(c, f.name) for c in checks) for f in dataclasses.fields(GridCheck)}
+    )
     return GapReport(family=family_of(q), data=tuple(found), grid=worst, images=torch.cat(images))
 
 
 def datum_gaps(
-    target: Target, grid: LatentGrid, q: LocalQ, x: Tensor, *, part: str = "train", labels: Sequence[str] | None = None,
-    elbo: Callable[[LocalQ, Tensor], Tensor] | None = None, seed: int = 0, steps: int = 50,
-) -> list[DatumGap]:  # fmt: skip
+    target: Target,
+    grid: LatentGrid,
+    q: LocalQ,
+    x: Tensor,
+    *,
+    part: str = "train",
+    labels: Sequence[str] | None = None,
+    elbo: Callable[[LocalQ, Tensor], Tensor] | None = None,
+    seed: int = 0,
+    steps: int = 50,
+) -> list[DatumGap]:
     """Return the gaps of each row.
 
     Args:
@@ -185,7 +249,8 @@ def datum_gaps(
         x: `[row, pixel]`.
         part: word for the table.
         labels: names of the rows.
-        elbo: the ELBO per row as somebody reports it, `(q, x) -> [row]`; by default quadrature through the guide's own draws.
+        elbo: the ELBO per row as somebody reports it, `(q, x) -> [row]`; by default quadrature
+            through the guide's own draws.
         seed: seed of the draws of k-hat.
         steps: refinement steps from q.
     """
@@ -196,7 +261,8 @@ def datum_gaps(
         found = [_on_grid(grid, q.take(torch.tensor([i])), x[i : i + 1]) for i in range(len(x))]
         on_grid = [numbers for numbers, _ in found]
         near = torch.tensor([value for _, value in found], dtype=evidence.dtype)
-        # A grid of its own is far finer than the one for all rows (1e-7 against 1.4e-3 nats); beyond this it would have missed a mode.
+        # A grid of its own is far finer than the one for all rows (1e-7 against 1.4e-3 nats);
+        # beyond this it would have missed a mode.
         evidence = torch.where((near - evidence).abs() <= SAME, near, evidence)
         khat = _khat(target, q, x, seed)
         mode = torch.cat([grid.points[joint.argmax(-1)] for _, joint in grid.blocks(x)])
@@ -208,27 +274,48 @@ def datum_gaps(
     names = labels or [str(i) for i in range(len(x))]
     return [
         DatumGap(
-            part=part, row=i, label=names[i], log_evidence_nats=float(evidence[i]), elbo_nats=float(stated[i]),
+            part=part,
+            row=i,
+            label=names[i],
+            log_evidence_nats=float(evidence[i]),
+            elbo_nats=float(stated[i]),
             identity_error_nats=float(evidence[i] - stated[i]) - on_grid[i]["kl_nats"],
-            approximation_gap_nats=float(evidence[i] - best[i]), amortization_gap_nats=float(best[i] - own[i]),
-            refined_gap_nats=float(best[i] - after[i]), pareto_k=khat[i], **on_grid[i],
+            approximation_gap_nats=float(evidence[i] - best[i]),
+            amortization_gap_nats=float(best[i] - own[i]),
+            refined_gap_nats=float(best[i] - after[i]),
+            pareto_k=khat[i],
+            **on_grid[i],
         )
         for i in range(len(x))
-    ]  # fmt: skip
+    ]
 
 
 def _on_grid(grid: LatentGrid, q: LocalQ, x: Tensor) -> tuple[dict[str, float], float]:
     """Integrate what compares q with the posterior of one row on a grid of its own around both; its log p(x) comes second.
 
-    The grid is doubled until every second of its points gives the same log p(x) and KL to within the tolerance.
+    The grid is doubled until every second of its points gives the same log p(x) and KL to within
+    the tolerance.
     """
     box, number = _box(grid, q, x), 201 if grid.latent < LARGEST else 61
     while True:
-        fine = LatentGrid(grid.likelihood, grid.latent, log_prior=grid.log_prior, points=number, center=box[0], half_width=box[1])
+        fine = LatentGrid(
+            grid.likelihood,
+            grid.latent,
+            log_prior=grid.log_prior,
+            points=number,
+            center=box[0],
+            half_width=box[1],
+        )
         joint, log_q = fine.log_joint(x)[0], q.log_prob(fine.points[:, None, :])[:, 0]
         evidence, forward, mass, own = _integrals(joint, log_q, fine.log_weight)
-        second = torch.arange(number**grid.latent).reshape((number,) * grid.latent)[(slice(None, None, 2),) * grid.latent].flatten()
-        half_evidence, half_forward, *_ = _integrals(joint[second], log_q[second], fine.log_weight + grid.latent * math.log(2))
+        second = (
+            torch.arange(number**grid.latent)
+            .reshape((number,) * grid.latent)[(slice(None, None, 2),) * grid.latent]
+            .flatten()
+        )
+        half_evidence, half_forward, *_ = _integrals(
+            joint[second], log_q[second], fine.log_weight + grid.latent * math.log(2)
+        )
         changed = max(abs(float(evidence - half_evidence)), abs(float(forward - half_forward)))
         if changed <= TOLERANCE or (2 * number - 1) ** grid.latent > MOST_POINTS:
             break
@@ -239,18 +326,24 @@ def _on_grid(grid: LatentGrid, q: LocalQ, x: Tensor) -> tuple[dict[str, float], 
     ratio = sd_q / sd_p
     inside = [_coverage(fine, own, mass, k) for k in range(grid.latent)]
     numbers = {
-        "kl_nats": float(forward), "reverse_kl_nats": float((mass * (joint - evidence - log_q)).sum()),
-        "mean_z": float(((mean_q - mean_p) / sd_p).abs().max()), "sd_ratio": float(ratio[ratio.log().abs().argmax()]),
-        "coverage50": float(np.mean([c[0] for c in inside])), "coverage90": float(np.mean([c[1] for c in inside])),
-    }  # fmt: skip
+        "kl_nats": float(forward),
+        "reverse_kl_nats": float((mass * (joint - evidence - log_q)).sum()),
+        "mean_z": float(((mean_q - mean_p) / sd_p).abs().max()),
+        "sd_ratio": float(ratio[ratio.log().abs().argmax()]),
+        "coverage50": float(np.mean([c[0] for c in inside])),
+        "coverage90": float(np.mean([c[1] for c in inside])),
+    }
     return numbers, float(evidence)
 
 
-def _integrals(joint: Tensor, log_q: Tensor, log_weight: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _integrals(
+    joint: Tensor, log_q: Tensor, log_weight: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return log p(x), KL(q, posterior), and the mass of the posterior and of q at every point of a grid of this weight per point."""
     evidence = joint.logsumexp(0) + log_weight
     mass, own = (joint - evidence + log_weight).exp(), (log_q + log_weight).exp()
-    # The integral of q ln(q / p) - q + p is the KL where q integrates to 1; a q that does not then breaks the identity with the ELBO.
+    # The integral of q ln(q / p) - q + p is the KL where q integrates to 1; a q that does not then
+    # breaks the identity with the ELBO.
     return evidence, (own * (log_q - joint + evidence)).sum() - own.sum() + 1, mass, own
 
 
@@ -259,16 +352,23 @@ def _box(grid: LatentGrid, q: LocalQ, x: Tensor) -> tuple[Tensor, Tensor]:
     _, mean, covariance = grid.moments(x)
     z = q.draw(nodes(12, grid.latent)[0][:, None, :])[:, 0]  # the outermost node lies 5.5 sds out
     sd = covariance[0].diagonal().sqrt()
-    low = torch.minimum(mean[0] - 8 * sd, z.min(0).values - 0.5 * (z.max(0).values - z.min(0).values) / 2)
-    high = torch.maximum(mean[0] + 8 * sd, z.max(0).values + 0.5 * (z.max(0).values - z.min(0).values) / 2)
-    return (low + high) / 2, (high - low) / 2  # per axis: an unused unit is far wider than a used one
+    low = torch.minimum(
+        mean[0] - 8 * sd, z.min(0).values - 0.5 * (z.max(0).values - z.min(0).values) / 2
+    )
+    high = torch.maximum(
+        mean[0] + 8 * sd, z.max(0).values + 0.5 * (z.max(0).values - z.min(0).values) / 2
+    )
+    return (low + high) / 2, (
+        high - low
+    ) / 2  # per axis: an unused unit is far wider than a used one
 
 
 def _coverage(grid: LatentGrid, own: Tensor, mass: Tensor, axis: int) -> tuple[float, float]:
     """Return the posterior mass inside q's central 50 and 90 percent intervals of one coordinate."""
     shape, other = (grid.number,) * grid.latent, [k for k in range(grid.latent) if k != axis]
     along = [m.reshape(shape).sum(other) if other else m for m in (own, mass)]
-    # Half a cell belongs to each side of a point: cumulative sums are taken at the cells' right borders.
+    # Half a cell belongs to each side of a point: cumulative sums are taken at the cells' right
+    # borders.
     right = (grid.axes[axis] + 0.5 * grid.step[axis]).numpy()
     q, p = (np.cumsum(a.numpy()) / float(a.sum()) for a in along)
 
@@ -281,7 +381,9 @@ def _coverage(grid: LatentGrid, own: Tensor, mass: Tensor, axis: int) -> tuple[f
 
 
 def _khat(target: Target, q: LocalQ, x: Tensor, seed: int) -> list[float]:
-    noise = torch.randn(DRAWS, len(x), q.head.width, dtype=x.dtype, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(
+        DRAWS, len(x), q.head.width, dtype=x.dtype, generator=torch.Generator().manual_seed(seed)
+    )
     z = q.draw(noise)
     log_weights = target.log_joint(x, z) - q.log_prob(z)
     return [float(pareto_k(log_weights[:, i])[0]) for i in range(len(x))]

@@ -24,7 +24,9 @@ REPLICATES = 100
 LARGEST = 5_000  # values of one observed tensor; more would not be seen in a picture
 
 
-def predictive_checks(entry: ModelEntry, data: Data, program: Program, posteriors: Mapping[str, Posterior]) -> list[PredictiveCheck]:
+def predictive_checks(
+    entry: ModelEntry, data: Data, program: Program, posteriors: Mapping[str, Posterior]
+) -> list[PredictiveCheck]:
     """Replicate every observed site from every method's posterior; a program that cannot simulate has no check.
 
     Args:
@@ -35,17 +37,29 @@ def predictive_checks(entry: ModelEntry, data: Data, program: Program, posterior
     """
     if not _simulates(program, data):
         return []
-    draws = {method: replicate(entry, data, program, posterior) for method, posterior in posteriors.items()}
+    draws = {
+        method: replicate(entry, data, program, posterior)
+        for method, posterior in posteriors.items()
+    }
     observed = observed_values(entry, data, program)
     return [
-        PredictiveCheck(label=site, observed=value, replicated={m: r[site] for m, r in draws.items() if site in r})
+        PredictiveCheck(
+            label=site,
+            observed=value,
+            replicated={m: r[site] for m, r in draws.items() if site in r},
+        )
         for site, value in observed.items()
         if value.size <= LARGEST
     ]
 
 
 def replicate(
-    entry: ModelEntry, data: Data, program: Program, posterior: Posterior, *, number: int = REPLICATES
+    entry: ModelEntry,
+    data: Data,
+    program: Program,
+    posterior: Posterior,
+    *,
+    number: int = REPLICATES,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Return `{site: [number, values]}` simulated at evenly spaced draws of the posterior; same posterior, same result."""
     import torch
@@ -53,7 +67,10 @@ def replicate(
 
     from zoo.density.log_density import default_dtype
 
-    flat = {name: value.flatten(0, len(posterior.sample_dims) - 1) for name, value in posterior.draws.items()}
+    flat = {
+        name: value.flatten(0, len(posterior.sample_dims) - 1)
+        for name, value in posterior.draws.items()
+    }
     total = next(iter(flat.values())).shape[0]
     tensors = {k: v for k, v in data.train.items() if k not in data.observed}
     sites = observed_values(entry, data, program)
@@ -69,7 +86,9 @@ def replicate(
     return {name: torch.stack(values).double().numpy() for name, values in rows.items()}
 
 
-def observed_values(entry: ModelEntry, data: Data, program: Program) -> dict[str, np.ndarray[Any, Any]]:
+def observed_values(
+    entry: ModelEntry, data: Data, program: Program
+) -> dict[str, np.ndarray[Any, Any]]:
     """Return the observed values of every observed site as one flat vector each."""
     from zoo.density.log_density import default_dtype, trace_program
 
@@ -86,7 +105,9 @@ def _is_random(node: Mapping[str, Any]) -> bool:
     import pyro.distributions as dist
     from pyro.poutine.subsample_messenger import _Subsample
 
-    return node["type"] == "sample" and not isinstance(node["fn"], (_Subsample, dist.Unit, dist.Delta))
+    return node["type"] == "sample" and not isinstance(
+        node["fn"], (_Subsample, dist.Unit, dist.Delta)
+    )
 
 
 def _simulates(program: Program, data: Data) -> bool:

@@ -1,15 +1,18 @@
 """Relabeling of mixture draws: one numbering of the classes for all draws, with a figure of how good it is.
 
-The posterior of a mixture is the same for every numbering of its classes, so that a sampler may switch numbers within a
-chain, between chains, or never. Two ways to undo it, both on class probabilities r_s[i, k] of the rows given draw s:
+The posterior of a mixture is the same for every numbering of its classes, so that a sampler may
+switch numbers within a chain, between chains, or never. Two ways to undo it, both on class
+probabilities r_s[i, k] of the rows given draw s:
 
-* `stephens` (Stephens 2000, algorithm 2): permutations and mean probabilities q are chosen in turn to minimize
+* `stephens` (Stephens 2000, algorithm 2): permutations and mean probabilities q are chosen in turn
+  to minimize
   sum_s KL(r_s || q); the quality is the mean KL per row after it, beside the one before.
-* `pivot` (equivalence classes representatives, Papastamoulis and Iliopoulos 2010): every draw takes the permutation
-  that agrees with one good draw on the most probable class of the most rows.
+* `pivot` (equivalence classes representatives, Papastamoulis and Iliopoulos 2010): every draw
+  takes the permutation that agrees with one good draw on the most probable class of the most rows.
 
-A chain in another *mode*, a different grouping of the rows, is not a matter of numbers. `modes` finds such chains from
-their co-clustering matrices, which no numbering changes, and names them; nothing is averaged over modes.
+A chain in another *mode*, a different grouping of the rows, is not a matter of numbers. `modes`
+finds such chains from their co-clustering matrices, which no numbering changes, and names them;
+nothing is averaged over modes.
 """
 
 from __future__ import annotations
@@ -25,12 +28,23 @@ from benchmarks import arviz_bridge
 from zoo.errors import UsageError
 from zoo.types import Posterior
 
-__all__ = ["Modes", "Relabeled", "apply", "co_clustering", "modes", "pivot", "rhat_before_after", "stephens"]
+__all__ = [
+    "Modes",
+    "Relabeled",
+    "apply",
+    "co_clustering",
+    "modes",
+    "pivot",
+    "rhat_before_after",
+    "stephens",
+]
 
 Array = NDArray[np.float64]
 Order = NDArray[np.int64]
 TINY = 1e-12
-SEPARATE = 0.05  # root mean square difference of co-clustering matrices between which two chains are in different modes
+# root mean square difference of co-clustering matrices between which two chains are in different
+# modes
+SEPARATE = 0.05
 SIGMAS = 4.0
 
 
@@ -68,7 +82,9 @@ def stephens(responsibilities: Any, *, most_rounds: int = 50) -> Relabeled:
         UsageError: another shape, or probabilities that are not finite and nonnegative.
     """
     r, flat = _checked(responsibilities)
-    order = pivot(r).order.reshape(len(flat), -1)  # a good numbering to begin with: the alternation finds local minima only
+    order = pivot(r).order.reshape(
+        len(flat), -1
+    )  # a good numbering to begin with: the alternation finds local minima only
     entropy = (flat * np.log(flat + TINY)).sum(1)  # [draw, class]
     rounds = 0
     for rounds in range(1, most_rounds + 1):  # noqa: B007
@@ -100,7 +116,10 @@ def pivot(responsibilities: Any) -> Relabeled:
 def _checked(responsibilities: Any) -> tuple[Array, Array]:
     r = np.asarray(responsibilities, dtype=np.float64)
     if r.ndim != 4 or not np.isfinite(r).all() or (r < 0).any():
-        raise UsageError(f"Class probabilities have shape {r.shape}; accepted: finite numbers >= 0, [chain, draw, row, class].")
+        raise UsageError(
+            f"Class probabilities have shape {r.shape}; accepted: finite numbers >= 0, [chain,"
+            " draw, row, class]."
+        )
     return r, r.reshape(-1, *r.shape[2:])
 
 
@@ -117,9 +136,14 @@ def _summary(r: Array, flat: Array, order: Order, method: str, rounds: int) -> R
     quality, agreement = _divergence(flat, order)
     before, _ = _divergence(flat, np.broadcast_to(np.arange(classes), (len(flat), classes)))
     return Relabeled(
-        order=order.reshape(*r.shape[:2], classes), method=method, quality=quality, before=before,
-        certainty=1 - quality / float(np.log(classes)), agreement=agreement, rounds=rounds,
-    )  # fmt: skip
+        order=order.reshape(*r.shape[:2], classes),
+        method=method,
+        quality=quality,
+        before=before,
+        certainty=1 - quality / float(np.log(classes)),
+        agreement=agreement,
+        rounds=rounds,
+    )
 
 
 def apply(values: Any, relabeled: Relabeled) -> Array:
@@ -131,7 +155,9 @@ def apply(values: Any, relabeled: Relabeled) -> Array:
     x = np.asarray(values, dtype=np.float64)
     order = relabeled.order
     if x.ndim < 3 or x.shape[:3] != order.shape:
-        raise UsageError(f"Draws have shape {x.shape}; accepted: {order.shape} and then the axes of one class.")
+        raise UsageError(
+            f"Draws have shape {x.shape}; accepted: {order.shape} and then the axes of one class."
+        )
     return np.take_along_axis(x, order.reshape(*order.shape, *[1] * (x.ndim - 3)), 2)
 
 
@@ -142,7 +168,7 @@ def rhat_before_after(values: Any, relabeled: Relabeled) -> tuple[float, float]:
     return tuple(float(arviz_bridge.rhat(v.reshape(*v.shape[:2], -1)).max()) for v in (x, after))  # type: ignore[return-value]
 
 
-# -- modes ------------------------------------------------------------------------------------------------------------
+# -- modes -------------------------------------------------------------------------------------
 
 
 def co_clustering(responsibilities: Any) -> Array:
@@ -157,8 +183,10 @@ class Modes:
     """Which chains group the rows alike.
 
     Attributes:
-        labels: mode of each chain, `[chain]`; mode 0 has the most chains (then the highest mean log density).
-        distance: root mean square difference of the chains' co-clustering matrices, `[chain, chain]`.
+        labels: mode of each chain, `[chain]`; mode 0 has the most chains (then the highest mean
+            log density).
+        distance: root mean square difference of the chains' co-clustering matrices, `[chain,
+            chain]`.
         sentence: one sentence that names the chains of every mode.
     """
 
@@ -175,8 +203,9 @@ class Modes:
 def modes(posterior: Posterior, responsibilities: Any, *, threshold: float = SEPARATE) -> Modes:
     """Find chains that are in different modes: groupings of the rows that differ by more than the chains' own noise.
 
-    Two chains are in one mode where the root mean square difference of their co-clustering matrices is at most
-    `threshold`, or at most four times what the halves of the same chains differ by.
+    Two chains are in one mode where the root mean square difference of their co-clustering
+    matrices is at most `threshold`, or at most four times what the halves of the same chains
+    differ by.
 
     Args:
         posterior: the chains, for the log density of each.
@@ -194,7 +223,9 @@ def modes(posterior: Posterior, responsibilities: Any, *, threshold: float = SEP
     height = np.zeros(len(groups)) if lp is None else lp.double().numpy().mean(1)
     found = sorted(set(groups), key=lambda g: (-(groups == g).sum(), -height[groups == g].mean()))
     labels = np.array([found.index(g) for g in groups])
-    return Modes(labels=labels, distance=distance, sentence=_sentence(posterior, labels, height, distance))
+    return Modes(
+        labels=labels, distance=distance, sentence=_sentence(posterior, labels, height, distance)
+    )
 
 
 def _rms(difference: Array) -> Array:
@@ -212,14 +243,21 @@ def _components(near: NDArray[np.bool_]) -> Order:
 def _sentence(posterior: Posterior, labels: Order, height: Array, distance: Array) -> str:
     name = posterior.entry.key
     if labels.max() == 0:
-        return f"{name}: all {len(labels)} chains group the rows alike (largest difference {distance.max():.3f})."
+        return (
+            f"{name}: all {len(labels)} chains group the rows alike (largest difference"
+            f" {distance.max():.3f})."
+        )
     parts = []
     for mode in range(int(labels.max()) + 1):
         chains = np.flatnonzero(labels == mode)
         listed = ", ".join(str(c + 1) for c in chains)
-        parts.append(f"mode {mode + 1}: chain{'s' if len(chains) > 1 else ''} {listed} (mean log density {height[chains].mean():.1f})")
+        parts.append(
+            f"mode {mode + 1}: chain{'s' if len(chains) > 1 else ''} {listed} (mean log density"
+            f" {height[chains].mean():.1f})"
+        )
     apart = distance[labels[:, None] != labels[None]].min()
     return (
-        f"{name}: the chains are in {labels.max() + 1} modes, {'; '.join(parts)}; their co-clustering differs by at least {apart:.2f}. "
-        "How much mass each mode has is not known from these chains, and no average over them is given."
+        f"{name}: the chains are in {labels.max() + 1} modes, {'; '.join(parts)}; their"
+        f" co-clustering differs by at least {apart:.2f}. How much mass each mode has is not known"
+        " from these chains, and no average over them is given."
     )

@@ -43,19 +43,23 @@ def compare(
 ) -> Comparison:
     """Compare a method's draws with a reference and say in one word and one sentence how far to trust them.
 
-    Errors are in reference sds with Monte Carlo standard errors of both sides; evidence and ELBO in nats.
+    Errors are in reference sds with Monte Carlo standard errors of both sides; evidence and ELBO
+    in nats.
 
     Args:
         posterior: draws of a guide (`("sample",)`) or of MCMC (`("chain", "draw")`).
-        reference: the truth; chains are taken as a reference after their gates; None gives `no_reference`.
+        reference: the truth; chains are taken as a reference after their gates; None gives
+            `no_reference`.
         fit: the fit the draws came from: its ELBO, and whether it converged.
         log_density: used for held-out rows; built from the entry when needed.
-        distances: `all` computes C2ST and the sliced Wasserstein distance; `if_needed` only where means, sds,
-            correlations and coverage found nothing; `none` never, which leaves wrong joint shapes unseen.
+        distances: `all` computes C2ST and the sliced Wasserstein distance; `if_needed` only where
+            means, sds, correlations and coverage found nothing; `none` never, which leaves wrong
+            joint shapes unseen.
         heldout: score held-out rows where the data have some.
 
     Raises:
-        UsageError: no quantity in common, quantities of different shapes, or a guide given as the truth.
+        UsageError: no quantity in common, quantities of different shapes, or a guide given as the
+            truth.
     """
     start = time.perf_counter()
     truth = as_reference(reference)
@@ -64,11 +68,23 @@ def compare(
     notes: list[str] = []
     values = evaluate(posterior)
     failure = failure or _drop_not_finite(values, posterior.entry, notes)
-    missing = None if truth.posterior is not None else truth.reason or "there is no reference to compare with"
+    missing = (
+        None
+        if truth.posterior is not None
+        else truth.reason or "there is no reference to compare with"
+    )
     if truth.posterior is not None and _same_draws(posterior, truth.posterior):
         missing = ITSELF
-    unusable = None if truth.usable or truth.kind == "none" else truth.reason or "the reference fails its gates"
-    components, method, other = _sides(posterior, truth if missing is None else None, values) if failure is None else ([], None, None)
+    unusable = (
+        None
+        if truth.usable or truth.kind == "none"
+        else truth.reason or "the reference fails its gates"
+    )
+    components, method, other = (
+        _sides(posterior, truth if missing is None else None, values)
+        if failure is None
+        else ([], None, None)
+    )
     if other is not None and not np.isfinite(other.flat).all():
         unusable, other = unusable or "the reference has draws that are not finite", None
     scores: tuple[Score, ...] = ()
@@ -78,29 +94,68 @@ def compare(
         scores = _scores(components, method, other, notes)
         correlations = compare_correlations(method, other, components)
         judged = [i for i, c in enumerate(components) if c.judged]
-        if judged and (distances == "all" or (distances == "if_needed" and not findings(scores, correlations, ()))):
+        if judged and (
+            distances == "all"
+            or (distances == "if_needed" and not findings(scores, correlations, ()))
+        ):
             joint = joint_distances(method.take(judged), other.take(judged), notes)
             if not joint:
-                notes.append("No joint distance: draws that do not move, too few effective draws, or a reference of one chain.")
+                notes.append(
+                    "No joint distance: draws that do not move, too few effective draws, or a"
+                    " reference of one chain."
+                )
     verdict, reasons = decide(
-        scores, correlations, joint, failure=failure, unusable=unusable, missing=missing, unconverged=unconverged
-    )  # fmt: skip
+        scores,
+        correlations,
+        joint,
+        failure=failure,
+        unusable=unusable,
+        missing=missing,
+        unconverged=unconverged,
+    )
     points = guide_scores.points(posterior, fit, components, method, other)
     weights = guide_scores.weights(posterior) if failure is None and not points else None
-    pareto_k = None if weights is None or method is None else guide_scores.pareto(weights, method, components, other, notes)
-    bad_weights = notes[-1] if weights is not None and method is not None and pareto_k is None else ""
+    pareto_k = (
+        None
+        if weights is None or method is None
+        else guide_scores.pareto(weights, method, components, other, notes)
+    )
+    bad_weights = (
+        notes[-1] if weights is not None and method is not None and pareto_k is None else ""
+    )
     trust = trust_checks(fit, pareto_k, mcmc, points, bad_weights)
     return Comparison(
-        posterior=posterior, reference=truth, scores=scores, distances=joint, verdict=verdict, reasons=reasons,
+        posterior=posterior,
+        reference=truth,
+        scores=scores,
+        distances=joint,
+        verdict=verdict,
+        reasons=reasons,
         sentence=comparison_sentence(
-            posterior.method, verdict, reasons, kind=truth.kind, mcmc=mcmc, trust=trust, entry=posterior.entry
+            posterior.method,
+            verdict,
+            reasons,
+            kind=truth.kind,
+            mcmc=mcmc,
+            trust=trust,
+            entry=posterior.entry,
         ),
-        fit=fit, status=_status(fit, failure, unconverged), elbo=None if points else guide_scores.elbo(fit, weights),
-        pareto_k=pareto_k, mcmc=mcmc, trust=trust,
+        fit=fit,
+        status=_status(fit, failure, unconverged),
+        elbo=None if points else guide_scores.elbo(fit, weights),
+        pareto_k=pareto_k,
+        mcmc=mcmc,
+        trust=trust,
         log_evidence=guide_scores.evidence(weights, truth),
-        heldout_lpd=guide_scores.heldout(posterior, fit, log_density, notes) if heldout and failure is None else None,
-        correlations={} if correlations is None else asdict(correlations), notes=tuple(notes), seconds=time.perf_counter() - start,
-    )  # fmt: skip
+        heldout_lpd=(
+            guide_scores.heldout(posterior, fit, log_density, notes)
+            if heldout and failure is None
+            else None
+        ),
+        correlations={} if correlations is None else asdict(correlations),
+        notes=tuple(notes),
+        seconds=time.perf_counter() - start,
+    )
 
 
 def failed(
@@ -118,18 +173,35 @@ def failed(
     import torch
 
     # A posterior must have a site; an empty one says that there are no draws.
-    empty = Posterior(entry=entry, data=data, method=method, draws={"none": torch.empty(0)}, sample_dims=("sample",), seed=seed)
+    empty = Posterior(
+        entry=entry,
+        data=data,
+        method=method,
+        draws={"none": torch.empty(0)},
+        sample_dims=("sample",),
+        seed=seed,
+    )
     verdict, reasons = decide((), failure=sentence)
     return Comparison(
-        posterior=empty, reference=as_reference(reference), scores=(), distances=(), verdict=verdict, reasons=reasons,
-        sentence=comparison_sentence(method, verdict, reasons), fit=fit, status=status, trust=trust_checks(fit, None, None),
-    )  # fmt: skip
+        posterior=empty,
+        reference=as_reference(reference),
+        scores=(),
+        distances=(),
+        verdict=verdict,
+        reasons=reasons,
+        sentence=comparison_sentence(method, verdict, reasons),
+        fit=fit,
+        status=status,
+        trust=trust_checks(fit, None, None),
+    )
 
 
-# -- the two sides ------------------------------------------------------------------------------------------------------
+# -- the two sides -----------------------------------------------------------------------------
 
 
-def _sides(posterior: Posterior, truth: Reference | None, values: dict[str, Array]) -> tuple[list[Component], Side, Side | None]:
+def _sides(
+    posterior: Posterior, truth: Reference | None, values: dict[str, Array]
+) -> tuple[list[Component], Side, Side | None]:
     """Evaluate the quantities both sides share, by name; the reference may belong to another form of the model."""
     names = list(values)
     theirs: dict[str, Array] = {}
@@ -137,26 +209,37 @@ def _sides(posterior: Posterior, truth: Reference | None, values: dict[str, Arra
         names = [n for n in names if n in truth.posterior.entry.quantities]
         if not names:
             raise UsageError(
-                f"{posterior.entry.name} and its reference {truth.posterior.entry.name} share no quantity: "
-                f"{sorted(values)} against {sorted(truth.posterior.entry.quantities)}; name the common ones alike."
+                f"{posterior.entry.name} and its reference {truth.posterior.entry.name} share no"
+                f" quantity: {sorted(values)} against {sorted(truth.posterior.entry.quantities)};"
+                " name the common ones alike."
             )
         theirs = evaluate(truth.posterior, names)
     for name in theirs:
         if theirs[name].shape[2:] != values[name].shape[2:]:
             raise UsageError(
-                f"Quantity {name!r} has shape {values[name].shape[2:]} for {posterior.method} and {theirs[name].shape[2:]} "
-                "in the reference; both sides need the same one."
+                f"Quantity {name!r} has shape {values[name].shape[2:]} for {posterior.method} and"
+                f" {theirs[name].shape[2:]} in the reference; both sides need the same one."
             )
     components = [
-        c for n in names for c in component_names(n, posterior.entry.quantities[n], values[n].shape[2:], posterior.data)
-    ]  # fmt: skip
+        c
+        for n in names
+        for c in component_names(
+            n, posterior.entry.quantities[n], values[n].shape[2:], posterior.data
+        )
+    ]
     method = side({n: values[n] for n in names}, posterior.sample_dims == ("sample",))
     if truth is None or truth.posterior is None:
         return components, method, None
-    return components, method, side(theirs, truth.posterior.sample_dims == ("sample",), truth.moments)
+    return (
+        components,
+        method,
+        side(theirs, truth.posterior.sample_dims == ("sample",), truth.moments),
+    )
 
 
-def _scores(components: Sequence[Component], method: Side, reference: Side, notes: list[str]) -> tuple[Score, ...]:
+def _scores(
+    components: Sequence[Component], method: Side, reference: Side, notes: list[str]
+) -> tuple[Score, ...]:
     """Return one score per component; a plug-in that fails is left out, with a note."""
     scale, constant = reference_scale(method, reference), fixed(method, reference)
     ours, theirs = draws_needed(method, scale), draws_needed(reference, scale)
@@ -174,14 +257,23 @@ def _scores(components: Sequence[Component], method: Side, reference: Side, note
             notes.append(failure("metric", metric.name, error))
     out = []
     for i, c in enumerate(components):
-        # Two constants that are equal (a diagonal that is 1 by definition) agree exactly and say nothing.
-        out.append(Score(
-            quantity=c.quantity, index=c.index, label=c.label, judged=c.judged and not constant[i],
-            **{name: float(values[i]) for name, values in own.items()},
-            tail_se=float(np.hypot(method.tail_se[i], reference.tail_se[i])), reference_mean=float(reference.mean[i]),
-            reference_sd=float(reference.sd[i]), draws_needed=int(ours[i]), reference_draws_needed=int(theirs[i]),
-            extra={name: float(values[i]) for name, values in extra.items()},
-        ))  # fmt: skip
+        # Two constants that are equal (a diagonal that is 1 by definition) agree exactly and say
+        # nothing.
+        out.append(
+            Score(
+                quantity=c.quantity,
+                index=c.index,
+                label=c.label,
+                judged=c.judged and not constant[i],
+                **{name: float(values[i]) for name, values in own.items()},
+                tail_se=float(np.hypot(method.tail_se[i], reference.tail_se[i])),
+                reference_mean=float(reference.mean[i]),
+                reference_sd=float(reference.sd[i]),
+                draws_needed=int(ours[i]),
+                reference_draws_needed=int(theirs[i]),
+                extra={name: float(values[i]) for name, values in extra.items()},
+            )
+        )
     return tuple(out)
 
 
@@ -191,16 +283,23 @@ def _columns(metric: Metric, method: Side, reference: Side, number: int) -> dict
     Raises:
         UsageError: other columns than its record names, or another number of values.
     """
-    found = {name: np.asarray(values, dtype=np.float64) for name, values in metric.compute(method, reference).items()}
+    found = {
+        name: np.asarray(values, dtype=np.float64)
+        for name, values in metric.compute(method, reference).items()
+    }
     if set(found) != set(metric.columns):
-        raise UsageError(f"it returned the columns {sorted(found)}; its record names {sorted(metric.columns)}")
+        raise UsageError(
+            f"it returned the columns {sorted(found)}; its record names {sorted(metric.columns)}"
+        )
     wrong = {name: values.shape for name, values in found.items() if values.shape != (number,)}
     if wrong:
-        raise UsageError(f"its columns have the shapes {wrong}; expected ({number},), one value per component")
+        raise UsageError(
+            f"its columns have the shapes {wrong}; expected ({number},), one value per component"
+        )
     return {name: found[name] for name in metric.columns}
 
 
-# -- the method's own state -----------------------------------------------------------------------------------------------
+# -- the method's own state --------------------------------------------------------------------
 
 
 def _same_draws(one: Posterior, other: Posterior) -> bool:
@@ -208,7 +307,10 @@ def _same_draws(one: Posterior, other: Posterior) -> bool:
         return True
     if one.sample_shape != other.sample_shape or one.draws.keys() != other.draws.keys():
         return False
-    return all(v.shape == other.draws[k].shape and bool((v == other.draws[k]).all()) for k, v in one.draws.items())
+    return all(
+        v.shape == other.draws[k].shape and bool((v == other.draws[k]).all())
+        for k, v in one.draws.items()
+    )
 
 
 def _health(posterior: Posterior) -> Mcmc | None:
@@ -222,7 +324,9 @@ def _health(posterior: Posterior) -> Mcmc | None:
 def _failure(fit: Fit | None, mcmc: Mcmc | None) -> str | None:
     if fit is not None and not fit.ok:
         return fit.stop.sentence
-    if mcmc is not None and not (mcmc.gates.get("finite", True) and mcmc.gates.get("non_constant", True)):
+    if mcmc is not None and not (
+        mcmc.gates.get("finite", True) and mcmc.gates.get("non_constant", True)
+    ):
         return f"the chains cannot be used: {mcmc.worst}"
     return None
 

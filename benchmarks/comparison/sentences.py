@@ -36,7 +36,9 @@ def comparison_sentence(
     first = reasons[0].sentence if reasons else ""
     tail = _divergences(mcmc)
     if verdict == "agrees":
-        text = f"{method} agrees with the {kind} reference: every mean and sd is within its line".replace("  ", " ")
+        text = f"{method} agrees with the {kind} reference: every mean and sd is within its line".replace(
+            "  ", " "
+        )
         return f"{text}{tail}."
     if verdict == "no_reference":
         failed = [t.sentence for t in trust if t.passed is False]
@@ -47,28 +49,51 @@ def comparison_sentence(
     if verdict_of(verdict).kind == "failure":
         return f"{method} {clause}: {_clause(first)}{tail}."
     others = len({r.label for r in reasons[1:] if is_finding(r.verdict)} - {reasons[0].label})
-    more = f" (and {others} more finding{'s' if others > 1 else ''})" if others and is_finding(verdict) else ""
+    more = (
+        f" (and {others} more finding{'s' if others > 1 else ''})"
+        if others and is_finding(verdict)
+        else ""
+    )
     stop = next((f"; {_clause(r.sentence)}" for r in reasons if r.verdict == "fit_failed"), "")
-    return f"{method} {clause}: {_clause(first)}{more}{stop}{tail}{_next_step(method, verdict, entry, mcmc, kind)}."
+    return (
+        f"{method} {clause}:"
+        f" {_clause(first)}{more}{stop}{tail}{_next_step(method, verdict, entry, mcmc, kind)}."
+    )
 
 
 def entry_sentence(comparisons: Sequence[Comparison]) -> str:
     """Return one sentence on all methods of one entry and the next step, worst first.
 
-    Example: `eight_schools_centered: do not use mean_field (log_tau 0.21x too narrow, mean off by 0.8 sd); full_rank is
-    shifted (...); nuts agrees, with 12 divergences: try eight_schools (same posterior, another form).`
+    Example: `eight_schools_centered: do not use mean_field (log_tau 0.21x too narrow, mean off by
+    0.8 sd); full_rank is shifted (...); nuts agrees, with 12 divergences: try eight_schools (same
+    posterior, another form).`
     """
     if not comparisons:
         return "Nothing was compared."
     entry = comparisons[0].posterior.entry
     ranked = sorted(comparisons, key=lambda c: (-_severity(c), c.method))
     avoid = [c for c in ranked if _to_avoid(c)]
-    parts = [f"do not use {_and([f'{c.method} ({_found(c)})' for c in avoid], 'or')}"] if avoid else []
-    parts += [_part(c) for c in ranked if c.verdict != "agrees" and not _to_avoid(c) and not _is_the_reference(c)]
+    parts = (
+        [f"do not use {_and([f'{c.method} ({_found(c)})' for c in avoid], 'or')}"] if avoid else []
+    )
+    parts += [
+        _part(c)
+        for c in ranked
+        if c.verdict != "agrees" and not _to_avoid(c) and not _is_the_reference(c)
+    ]
     agree = [c for c in ranked if c.verdict == "agrees"]
     if agree:
-        names = _and([c.method + (f" ({text.removeprefix(', with ')})" if (text := _divergences(c.mcmc)) else "") for c in agree])
-        parts.append(f"{names} agree{'s' if len(agree) == 1 else ''} with the {agree[0].reference.kind} reference")
+        names = _and(
+            [
+                c.method
+                + (f" ({text.removeprefix(', with ')})" if (text := _divergences(c.mcmc)) else "")
+                for c in agree
+            ]
+        )
+        parts.append(
+            f"{names} agree{'s' if len(agree) == 1 else ''} with the {agree[0].reference.kind}"
+            " reference"
+        )
     return f"{entry.key}: {'; '.join(parts)}{_advice(entry, ranked)}."
 
 
@@ -86,7 +111,10 @@ def short_finding(comparison: Comparison) -> str:
     if score.sd_ratio == 0:
         words.append("is a point, no spread")
     elif abs(score.log_sd_ratio) > LOG_SD:
-        words.append(f"{rounded(score.sd_ratio, score.sd_ratio_se)}x too {'narrow' if score.sd_ratio < 1 else 'wide'}")
+        words.append(
+            f"{rounded(score.sd_ratio, score.sd_ratio_se)}x too"
+            f" {'narrow' if score.sd_ratio < 1 else 'wide'}"
+        )
     if abs(score.mean_error) > MEAN:
         words.append(f"mean off by {rounded(abs(score.mean_error), score.mean_error_se)} sd")
     if comparison.verdict == "shifted":
@@ -125,18 +153,31 @@ def _brief(sentence: str) -> str:
 def _severity(c: Comparison) -> float:
     if c.verdict == "fit_failed":
         return 1e6
-    return max((r.excess for r in c.reasons if is_finding(r.verdict)), default=0.0) if is_finding(c.verdict) else 0.0
+    return (
+        max((r.excess for r in c.reasons if is_finding(r.verdict)), default=0.0)
+        if is_finding(c.verdict)
+        else 0.0
+    )
 
 
 def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
     """Name the next step: another form of the model, a family that agrees, or NUTS."""
-    troubled = [c for c in ranked if is_finding(c.verdict) or c.verdict == "fit_failed" or (c.mcmc is not None and c.mcmc.divergences)]
+    troubled = [
+        c
+        for c in ranked
+        if is_finding(c.verdict)
+        or c.verdict == "fit_failed"
+        or (c.mcmc is not None and c.mcmc.divergences)
+    ]
     if not troubled:
         return ""
     if entry.reference_of is not None:
         return f": try {entry.reference_of} (same posterior, another form)"
     good = [c for c in ranked if c.verdict == "agrees"]
-    guides = sorted((c for c in good if c.method != "nuts"), key=lambda c: -(c.elbo or {}).get("value_nats", -math.inf))
+    guides = sorted(
+        (c for c in good if c.method != "nuts"),
+        key=lambda c: -(c.elbo or {}).get("value_nats", -math.inf),
+    )
     if guides:
         return f": prefer {_and([c.method for c in guides[:2]], 'or')}"
     chains = next((c for c in good if c.method == "nuts"), None)
@@ -146,14 +187,18 @@ def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
     return ": use nuts" if clean else ": use nuts, with smaller steps until no draw diverges"
 
 
-def _next_step(method: str, verdict: VerdictWord, entry: ModelEntry | None, mcmc: Mcmc | None, kind: str) -> str:
+def _next_step(
+    method: str, verdict: VerdictWord, entry: ModelEntry | None, mcmc: Mcmc | None, kind: str
+) -> str:
     if not is_finding(verdict) or entry is None:
         return ""
     if entry.reference_of is not None:
         return f"; try {entry.reference_of} (same posterior, another form)"
     if mcmc is not None or method == "nuts":
         return "; the chains passed a region by: run more of them, or reparameterize"
-    richer = [f for f in (FAMILIES[method].richer if method in FAMILIES else ()) if f in entry.families]
+    richer = [
+        f for f in (FAMILIES[method].richer if method in FAMILIES else ()) if f in entry.families
+    ]
     if richer:
         return f"; try {richer[0]}"
     return f"; {EXACT}" if _grid_is_known(entry, kind) else "; use nuts"

@@ -1,9 +1,11 @@
 """From scores to one word, by rules a person can check by hand; every number is in `benchmarks.thresholds`.
 
 1. No judgement is possible: `reference_unusable`, `no_reference`, `fit_failed`.
-2. Something material is wrong: `shifted`, `too_narrow`, `too_wide`, `wrong_shape`. The finding with the largest excess
+2. Something material is wrong: `shifted`, `too_narrow`, `too_wide`, `wrong_shape`. The finding
+with the largest excess
    over its threshold gives the name; all are kept as reasons.
-3. Nothing is: `agrees` where the draws would have shown it, else `inconclusive` with the draws needed.
+3. Nothing is: `agrees` where the draws would have shown it, else `inconclusive` with the draws
+needed.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from benchmarks.verdicts import VerdictWord, verdict_of
 
 __all__ = ["decide", "findings"]
 
-# How far a coverage moves per unit of log sd for a normal margin, 2 q phi(q): turns the extra error of an sd under
-# heavy tails into the extra error of an aligned coverage.
+# How far a coverage moves per unit of log sd for a normal margin, 2 q phi(q): turns the extra
+# error of an sd under heavy tails into the extra error of an aligned coverage.
 SLOPE50, SLOPE90 = 0.43, 0.34
 
 
@@ -41,16 +43,23 @@ def decide(
         unusable: why the reference fails its gates.
         missing: why there is no reference.
         failure: why the method has no usable draws.
-        unconverged: the fit ended before it converged; it can then show an error but never earn agreement.
+        unconverged: the fit ended before it converged; it can then show an error but never earn
+            agreement.
     """
     early: tuple[tuple[str | None, VerdictWord], ...] = (
-        (failure, "fit_failed"), (unusable, "reference_unusable"), (missing, "no_reference"),
-    )  # fmt: skip
+        (failure, "fit_failed"),
+        (unusable, "reference_unusable"),
+        (missing, "no_reference"),
+    )
     for sentence, verdict in early:
         if sentence is not None:
             return verdict, (Reason(verdict=verdict, label="", excess=0.0, sentence=sentence),)
     found = findings(scores, correlations, distances)
-    note = () if unconverged is None else (Reason(verdict="fit_failed", label="", excess=0.0, sentence=unconverged),)
+    note = (
+        ()
+        if unconverged is None
+        else (Reason(verdict="fit_failed", label="", excess=0.0, sentence=unconverged),)
+    )
     if found:
         return found[0].verdict, found + note
     if note:
@@ -59,23 +68,29 @@ def decide(
     return ("inconclusive", (short,)) if short is not None else ("agrees", ())
 
 
-def findings(scores: Sequence[Score], correlations: Correlations | None, distances: Sequence[Distance]) -> tuple[Reason, ...]:
+def findings(
+    scores: Sequence[Score], correlations: Correlations | None, distances: Sequence[Distance]
+) -> tuple[Reason, ...]:
     """Return every material finding, the one that names the verdict first (largest excess over its threshold).
 
-    A classifier (C2ST) is a net for what the named findings cannot see: it names a verdict only where it is alone,
-    because an accuracy, which saturates at 1, has no common scale with the others.
+    A classifier (C2ST) is a net for what the named findings cannot see: it names a verdict only
+    where it is alone, because an accuracy, which saturates at 1, has no common scale with the
+    others.
     """
     judged = [s for s in scores if s.judged]
     z = multiplier(len(judged))
     named = [r for s in judged for r in (_location(s, z), _scale(s, z)) if r is not None]
     off = {r.label for r in named}
     named += _mixed_widths(named)
-    moving = [s for s in judged if s.sd_ratio != 0]  # the intervals of a point hold nothing, and no scaling gives it a shape
+    moving = [
+        s for s in judged if s.sd_ratio != 0
+    ]  # the intervals of a point hold nothing, and no scaling gives it a shape
     named += [r for s in moving for r in _coverage(s, multiplier(2 * len(judged)), s.label in off)]
     if correlations is not None:
         named += _correlation(correlations)
     net = [r for d in distances for r in _classifier(d)]
-    # The more severe wins ties: "narrow here, wide there" carries the excess of the larger of the two.
+    # The more severe wins ties: "narrow here, wide there" carries the excess of the larger of the
+    # two.
     return tuple(sorted(named, key=lambda r: (-r.excess, -verdict_of(r.verdict).severity)) + net)
 
 
@@ -83,7 +98,10 @@ def _location(s: Score, z: float) -> Reason | None:
     line = max(MEAN, z * s.mean_error_se)
     if not abs(s.mean_error) > line:
         return None
-    text = f"{s.label}: mean off by {value_with_error(s.mean_error, s.mean_error_se, sign=True)} sd (line {rounded(line, 0.01)})"
+    text = (
+        f"{s.label}: mean off by {value_with_error(s.mean_error, s.mean_error_se, sign=True)} sd"
+        f" (line {rounded(line, 0.01)})"
+    )
     return Reason(verdict="shifted", label=s.label, excess=abs(s.mean_error) / line, sentence=text)
 
 
@@ -106,15 +124,23 @@ def _mixed_widths(named: Sequence[Reason]) -> list[Reason]:
     narrow, wide = (max(group, key=lambda r: r.excess) for group in by_width.values())
     label = f"{narrow.label}, {wide.label}"
     text = f"too narrow and too wide at once: {narrow.label} is too narrow, {wide.label} too wide"
-    return [Reason(verdict="wrong_shape", label=label, excess=max(narrow.excess, wide.excess), sentence=text)]
+    return [
+        Reason(
+            verdict="wrong_shape",
+            label=label,
+            excess=max(narrow.excess, wide.excess),
+            sentence=text,
+        )
+    ]
 
 
 def _coverage(s: Score, z: float, explained: bool) -> list[Reason]:
     """Judge the central 90 % and 50 % intervals.
 
-    A wrong mean or sd moves coverage too. Where one was found (`explained`), only what is left after aligning mean and
-    sd counts as shape, with an error widened by that of the sd. Where none was found but aligning removes more than
-    half of the gap, mean and sd, each below its line, explain it together, and the larger of them names it.
+    A wrong mean or sd moves coverage too. Where one was found (`explained`), only what is left
+    after aligning mean and sd counts as shape, with an error widened by that of the sd. Where none
+    was found but aligning removes more than half of the gap, mean and sd, each below its line,
+    explain it together, and the larger of them names it.
     """
     out = []
     for level, share, se, aligned, threshold, slope in (
@@ -128,8 +154,17 @@ def _coverage(s: Score, z: float, explained: bool) -> list[Reason]:
         shape = explained or abs(aligned - level) >= 0.5 * abs(gap)
         holds = value_with_error(100 * (level + gap), 100 * se)
         after = " once mean and sd are aligned" if explained else ""
-        text = f"{s.label}: its central {level:.0%} interval holds {holds} % of the reference{after}"
-        out.append(Reason(verdict="wrong_shape" if shape else _nearer(s), label=s.label, excess=abs(gap) / line, sentence=text))
+        text = (
+            f"{s.label}: its central {level:.0%} interval holds {holds} % of the reference{after}"
+        )
+        out.append(
+            Reason(
+                verdict="wrong_shape" if shape else _nearer(s),
+                label=s.label,
+                excess=abs(gap) / line,
+                sentence=text,
+            )
+        )
     return out
 
 
@@ -143,32 +178,69 @@ def _correlation(c: Correlations) -> list[Reason]:
     if not abs(c.difference) > c.line:
         return []
     first, second = c.labels
-    text = f"correlation of {first} and {second} is {rounded(c.method, c.se)} instead of {rounded(c.reference, c.se)}"
-    return [Reason(verdict="wrong_shape", label=f"{first}, {second}", excess=abs(c.difference) / c.line, sentence=text)]
+    text = (
+        f"correlation of {first} and {second} is {rounded(c.method, c.se)} instead of"
+        f" {rounded(c.reference, c.se)}"
+    )
+    return [
+        Reason(
+            verdict="wrong_shape",
+            label=f"{first}, {second}",
+            excess=abs(c.difference) / c.line,
+            sentence=text,
+        )
+    ]
 
 
 def _classifier(d: Distance) -> list[Reason]:
     if d.line is None or not d.value > d.line:
         return []
     accuracy = value_with_error(100 * d.value, 100 * (d.se or 0.0))
-    text = f"a classifier tells its draws from the reference's in {accuracy} % of cases (line {100 * d.line:.0f} %), mean and sd aligned"
-    return [Reason(verdict="wrong_shape", label=d.name, excess=(d.value - 0.5) / (d.line - 0.5), sentence=text)]
+    text = (
+        f"a classifier tells its draws from the reference's in {accuracy} % of cases (line"
+        f" {100 * d.line:.0f} %), mean and sd aligned"
+    )
+    return [
+        Reason(
+            verdict="wrong_shape",
+            label=d.name,
+            excess=(d.value - 0.5) / (d.line - 0.5),
+            sentence=text,
+        )
+    ]
 
 
 def _too_few(scores: Sequence[Score]) -> Reason | None:
     """Say what is missing for agreement: three standard errors within 0.15 for every mean and every log sd."""
     judged = [s for s in scores if s.judged]
     if not judged:
-        return Reason(verdict="inconclusive", label="", excess=0.0, sentence="no judged quantity is shared with the reference")
+        return Reason(
+            verdict="inconclusive",
+            label="",
+            excess=0.0,
+            sentence="no judged quantity is shared with the reference",
+        )
     wide = {s.label: max(s.mean_error_se, s.log_sd_ratio_se) for s in judged}
     label = max(wide, key=lambda name: wide[name])
     if SIGMAS * wide[label] <= AGREE:
         return None
-    ours, theirs = max(s.draws_needed for s in judged), max(s.reference_draws_needed for s in judged)
-    needs = [f"about {_count(n)} {what}" for n, what in ((ours, "draws of the method"), (theirs, "draws of the reference")) if n]
+    ours, theirs = (
+        max(s.draws_needed for s in judged),
+        max(s.reference_draws_needed for s in judged),
+    )
+    needs = [
+        f"about {_count(n)} {what}"
+        for n, what in ((ours, "draws of the method"), (theirs, "draws of the reference"))
+        if n
+    ]
     wanted = " and ".join(needs) or "more draws of both"
-    text = f"{label}: 3 standard errors are {rounded(SIGMAS * wide[label], 0.01)} sd, above {AGREE}; agreement needs {wanted}"
-    return Reason(verdict="inconclusive", label=label, excess=SIGMAS * wide[label] / AGREE, sentence=text)
+    text = (
+        f"{label}: 3 standard errors are {rounded(SIGMAS * wide[label], 0.01)} sd, above {AGREE};"
+        f" agreement needs {wanted}"
+    )
+    return Reason(
+        verdict="inconclusive", label=label, excess=SIGMAS * wide[label] / AGREE, sentence=text
+    )
 
 
 def _count(n: int) -> str:

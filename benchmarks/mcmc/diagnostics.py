@@ -1,7 +1,7 @@
 """Has a set of chains converged: gates over every judged component and the log density.
 
-R-hat and ESS look healthy on one infinite draw or a constant chain, so finite and non-constant draws are asked for
-first, and a NaN fails the gate it reaches.
+R-hat and ESS look healthy on one infinite draw or a constant chain, so finite and non-constant
+draws are asked for first, and a NaN fails the gate it reaches.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ GATES = {
 }
 
 
-def components(posterior: Posterior, *, judged: bool = True, lp: bool = True) -> tuple[Array, list[str]]:
+def components(
+    posterior: Posterior, *, judged: bool = True, lp: bool = True
+) -> tuple[Array, list[str]]:
     """Stack quantities (and `lp`) as `[chain, draw, component]` with one label each; guide draws get one chain."""
     sample = len(posterior.sample_dims)
     parts, labels = [], []
@@ -40,7 +42,12 @@ def components(posterior: Posterior, *, judged: bool = True, lp: bool = True) ->
         if judged and not posterior.entry.quantities[name].judged:
             continue
         array = value.detach().double().numpy()
-        labels += [c.label for c in component_names(name, posterior.entry.quantities[name], array.shape[sample:], posterior.data)]
+        labels += [
+            c.label
+            for c in component_names(
+                name, posterior.entry.quantities[name], array.shape[sample:], posterior.data
+            )
+        ]
         parts.append(array.reshape(*array.shape[:sample], -1))
     if lp and "lp" in posterior.stats:
         labels.append("lp")
@@ -60,8 +67,9 @@ def smallest_ess(posterior: Posterior) -> float:
 def diagnose(posterior: Posterior, *, reference: bool = False, min_ess: float = ESS_LOW) -> Mcmc:
     """Return convergence of chains over every judged component and lp, with the gates they pass.
 
-    Gates, by name, are those of `GATES`; `no_divergences` is asked of a reference only (a method row shows the
-    count). A gate is False for NaN. `ebfmi` is left out where the engine gave no energy, never filled in.
+    Gates, by name, are those of `GATES`; `no_divergences` is asked of a reference only (a method
+    row shows the count). A gate is False for NaN. `ebfmi` is left out where the engine gave no
+    energy, never filled in.
 
     Raises:
         UsageError: the draws come from a guide and have no chains.
@@ -74,7 +82,8 @@ def diagnose(posterior: Posterior, *, reference: bool = False, min_ess: float = 
     gates = {"finite": bool(finite.all()), "non_constant": bool(moves.all())}
     nothing = np.full(len(labels), np.nan)
     rhat, bulk, tail = (
-        _where(sound, f, x) if sound.any() else nothing for f in (arviz_bridge.rhat, arviz_bridge.ess_bulk, arviz_bridge.ess_tail)
+        _where(sound, f, x) if sound.any() else nothing
+        for f in (arviz_bridge.rhat, arviz_bridge.ess_bulk, arviz_bridge.ess_tail)
     )
     gates["rhat"] = bool((rhat <= RHAT).all())
     gates["ess_bulk"] = bool((bulk >= min_ess).all())
@@ -87,10 +96,14 @@ def diagnose(posterior: Posterior, *, reference: bool = False, min_ess: float = 
     if reference:
         gates["no_divergences"] = divergences == 0
     return Mcmc(
-        rhat_max=_number(rhat.max()), ess_bulk_min=_number(bulk.min()), ess_tail_min=_number(tail.min()),
-        ebfmi_min=None if fraction is None else _number(fraction), divergences=divergences, gates=gates,
+        rhat_max=_number(rhat.max()),
+        ess_bulk_min=_number(bulk.min()),
+        ess_tail_min=_number(tail.min()),
+        ebfmi_min=None if fraction is None else _number(fraction),
+        divergences=divergences,
+        gates=gates,
         worst=_worst(labels, finite, moves, rhat, np.minimum(bulk, tail), min_ess),
-    )  # fmt: skip
+    )
 
 
 def _constant(x: Array) -> NDArray[np.bool_]:
@@ -108,13 +121,27 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _worst(labels: list[str], finite: NDArray[np.bool_], moves: NDArray[np.bool_], rhat: Array, ess: Array, min_ess: float) -> str:
+def _worst(
+    labels: list[str],
+    finite: NDArray[np.bool_],
+    moves: NDArray[np.bool_],
+    rhat: Array,
+    ess: Array,
+    min_ess: float,
+) -> str:
     """One phrase that names the component closest to failing and by what."""
-    for mask, text in ((finite, "has draws that are not finite"), (moves, "does not move in some chain")):
+    for mask, text in (
+        (finite, "has draws that are not finite"),
+        (moves, "does not move in some chain"),
+    ):
         if not mask.all():
             return f"{labels[int(np.argmin(mask))]} {text}"
     if np.isnan(rhat).any():
-        return f"{labels[int(np.argmax(np.isnan(rhat)))]} has no R-hat (one chain, or too few draws)"
+        return (
+            f"{labels[int(np.argmax(np.isnan(rhat)))]} has no R-hat (one chain, or too few draws)"
+        )
     if rhat.max() > RHAT:
         return f"{labels[int(rhat.argmax())]} has R-hat {rhat.max():.3f}"
-    return f"{labels[int(ess.argmin())]} has ESS {ess.min():.0f}" + (f", below {min_ess:.0f}" if ess.min() < min_ess else "")
+    return f"{labels[int(ess.argmin())]} has ESS {ess.min():.0f}" + (
+        f", below {min_ess:.0f}" if ess.min() < min_ess else ""
+    )

@@ -1,8 +1,9 @@
 """nutpie without Python in its loop: the compiled gradient as the C function nutpie's PyMC models hand over.
 
-nutpie calls `int64 f(dim, x, gradient, value, data)`; zero means a finite value with a finite gradient, a positive number
-a point to reject. The sampler, its settings and its random numbers are those of the Python route, so draws agree with that
-route's as long as both evaluate the same numbers (a test compares them).
+nutpie calls `int64 f(dim, x, gradient, value, data)`; zero means a finite value with a finite
+gradient, a positive number a point to reject. The sampler, its settings and its random numbers are
+those of the Python route, so draws agree with that route's as long as both evaluate the same
+numbers (a test compares them).
 """
 
 from __future__ import annotations
@@ -45,7 +46,11 @@ def native_model(graph: NativeGraph, start: NDArray[np.float64]) -> Any:
             first: Callable[[int], NDArray[np.float64]] = lambda seed: start  # noqa: E731
             return PyMcModel(value, copy, variables, graph.dim, sizes, {}, first, None)
 
-        def _make_sampler(self, settings: Any, init_mean: Any, cores: int, progress_type: Any, store: Any) -> Any:
-            return PySampler.from_pymc(settings, cores, self._make_model(init_mean), progress_type, store)
+        def _make_sampler(
+            self, settings: Any, init_mean: Any, cores: int, progress_type: Any, store: Any
+        ) -> Any:
+            return PySampler.from_pymc(
+                settings, cores, self._make_model(init_mean), progress_type, store
+            )
 
     return NativeModel(dims=None)

@@ -1,7 +1,7 @@
 """The second engine: Pyro's own NUTS on the same flat log density, with the per-draw statistics Pyro does not keep.
 
-`RecordingNUTS` overrides one private method, the leaf of the tree, and only reads what passes through it: draws stay
-bit for bit those of the stock kernel (a test compares them).
+`RecordingNUTS` overrides one private method, the leaf of the tree, and only reads what passes
+through it: draws stay bit for bit those of the stock kernel (a test compares them).
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class RecordingNUTS(NUTS):
         drawn: dict[str, Tensor] = super().sample(params)
         return drawn
 
-    def _build_basetree(self, z: Any, r: Any, z_grads: Any, log_slice: Any, direction: int, energy_current: Tensor) -> Any:
+    def _build_basetree(
+        self, z: Any, r: Any, z_grads: Any, log_slice: Any, direction: int, energy_current: Tensor
+    ) -> Any:
         leaf = super()._build_basetree(z, r, z_grads, log_slice, direction, energy_current)
         self.leaves += 1
         self.energy = float(energy_current)
@@ -94,9 +96,14 @@ def pyro_chain(density: Density, seed: int, tune: int, draws: int, target_accept
 
     torch.manual_seed(seed)
     mcmc = MCMC(
-        kernel, num_samples=draws, warmup_steps=tune, initial_params={"u": torch.from_numpy(start)},
-        hook_fn=record, disable_progbar=True, disable_validation=True,
-    )  # fmt: skip
+        kernel,
+        num_samples=draws,
+        warmup_steps=tune,
+        initial_params={"u": torch.from_numpy(start)},
+        hook_fn=record,
+        disable_progbar=True,
+        disable_validation=True,
+    )
     mcmc.run()
     u = mcmc.get_samples()["u"].numpy().astype(np.float64)
     stats = {name: np.array([row[name] for row in rows]) for name in rows[0]}

@@ -1,8 +1,9 @@
 """NUTS on the log density of an entry: chains as independent tasks, two engines, draws until the precision asked for.
 
-The default engine is nutpie (NUTS in Rust, low-rank mass matrix); `benchmarks.mcmc.engine_pyro` is the second, independent
-one. Both see the same flat float64 density, start from the same over-dispersed points and return the same per-draw
-statistics. Every chain is a task with a seed of its own, so that results do not depend on how many cores ran it.
+The default engine is nutpie (NUTS in Rust, low-rank mass matrix); `benchmarks.mcmc.engine_pyro` is
+the second, independent one. Both see the same flat float64 density, start from the same
+over-dispersed points and return the same per-draw statistics. Every chain is a task with a seed of
+its own, so that results do not depend on how many cores ran it.
 """
 
 from __future__ import annotations
@@ -33,9 +34,14 @@ __all__ = ["ENGINES", "run_nuts"]
 ENGINES = ("nutpie", "pyro")
 TUNE = {"nutpie": 800, "pyro": 1000}
 STATS = {
-    "diverging": torch.bool, "energy": torch.float64, "lp": torch.float64, "n_steps": torch.int64, "tree_depth": torch.int64,
-    "acceptance_rate": torch.float64, "step_size": torch.float64,
-}  # fmt: skip
+    "diverging": torch.bool,
+    "energy": torch.float64,
+    "lp": torch.float64,
+    "n_steps": torch.int64,
+    "tree_depth": torch.int64,
+    "acceptance_rate": torch.float64,
+    "step_size": torch.float64,
+}
 MIN_ESS = 2000.0
 MOST_GRADIENTS = 2_000_000  # of an extension that will not reach its target
 MOST_DRAWS = 5  # extension stops at this multiple of the draws asked for
@@ -63,11 +69,12 @@ def run_nuts(
 ) -> Posterior:
     """Sample the posterior of an entry and return draws with dims `("chain", "draw")`.
 
-    When the smallest bulk or tail ESS over judged quantities and lp is below `min_ess`, every chain runs again with
-    the same seed and more draws (number from the measured ESS): its first draws are the same bit for bit, so the
-    result depends on neither the number of cores nor the path of extension. The cost includes the earlier rounds.
-    Five times `draws` is the limit. Chains that even the limit would leave below half of `min_ess` are taken there
-    only where that is cheap, at most two million gradients in all; a note says so, and the cure is another form of
+    When the smallest bulk or tail ESS over judged quantities and lp is below `min_ess`, every
+    chain runs again with the same seed and more draws (number from the measured ESS): its first
+    draws are the same bit for bit, so the result depends on neither the number of cores nor the
+    path of extension. The cost includes the earlier rounds. Five times `draws` is the limit.
+    Chains that even the limit would leave below half of `min_ess` are taken there only where that
+    is cheap, at most two million gradients in all; a note says so, and the cure is another form of
     the program.
 
     Args:
@@ -80,35 +87,50 @@ def run_nuts(
         draws: draws per chain of the first round.
         jobs: chains at once.
         given: a fit whose trained program is used (entries that learn weights).
-        budget: wall seconds an extension must be expected to stay within; five times `draws` is the limit anyway.
+        budget: wall seconds an extension must be expected to stay within; five times `draws` is
+            the limit anyway.
         progress: receives one line per finished chain.
         min_ess: extend until this ESS; 0 never extends.
         target_accept: acceptance rate the step size aims at.
         log_density: reuse a log density of the same program and data, compiled or not, as it is.
-        compile: whether to run the density as a compiled graph: `auto` where that pays, `on`, `off`.
+        compile: whether to run the density as a compiled graph: `auto` where that pays, `on`,
+            `off`.
         in_process: one chain after the other in this process, same draws.
 
     Raises:
         UnknownNameError: an unknown engine.
-        ProgramError: the density is finite nowhere, the program fails at a point, or the sampler stops by itself.
+        ProgramError: the density is finite nowhere, the program fails at a point, or the sampler
+            stops by itself.
         LostWorkerError: a worker was killed twice.
     """
     if engine not in ENGINES:
         raise UnknownNameError("NUTS engine", engine, ENGINES)
     if chains < 1 or draws < 4:
-        raise UsageError(f"NUTS got chains={chains}, draws={draws}; accepted: at least 1 chain and 4 draws.")
+        raise UsageError(
+            f"NUTS got chains={chains}, draws={draws}; accepted: at least 1 chain and 4 draws."
+        )
     begin = time.monotonic()
     data = entry.load_data() if data is None else data
     warm, compiling = TUNE[engine] if tune is None else tune, 0.0
     if log_density is None:
         program = entry.program(data) if given is None else given.program
         log_density = LogDensity(program, data, dtype=entry.dtype)
-        record = log_density.compile(compile, expected_calls=int(chains * (warm + draws) * LEAPFROGS))
+        record = log_density.compile(
+            compile, expected_calls=int(chains * (warm + draws) * LEAPFROGS)
+        )
         compiling = record["compile_seconds"]
     run = _Run(
-        entry=entry, data=data, log_density=log_density, engine=engine, seed=seed, chains=chains, tune=warm,
-        target_accept=target_accept, begin=begin, compiling=compiling,
-    )  # fmt: skip
+        entry=entry,
+        data=data,
+        log_density=log_density,
+        engine=engine,
+        seed=seed,
+        chains=chains,
+        tune=warm,
+        target_accept=target_accept,
+        begin=begin,
+        compiling=compiling,
+    )
     number, most, notes = draws, MOST_DRAWS * draws, []
     while True:
         results = run.round(number, jobs, progress, in_process)
@@ -116,23 +138,33 @@ def run_nuts(
         ess = smallest_ess(posterior) if min_ess > 0 else math.nan
         spent = sum(r.value.gradients for r in results)
         wanted = _wanted(ess, min_ess, number, most, spent)
-        seconds = sum(r.seconds for r in results) / min(chains, jobs) * (warm + wanted) / (warm + number)
+        seconds = (
+            sum(r.seconds for r in results) / min(chains, jobs) * (warm + wanted) / (warm + number)
+        )
         late = budget is not None and time.monotonic() - begin + seconds > budget
         if ess < min_ess and (wanted <= number or late):
-            limit = f"the budget of {budget:.0f} s" if wanted > number else f"the limit of {most} draws per chain"
-            notes.append(f"Smallest ESS {ess:.0f} is below {min_ess:.0f}; reaching it would pass {limit}.")
+            limit = (
+                f"the budget of {budget:.0f} s"
+                if wanted > number
+                else f"the limit of {most} draws per chain"
+            )
+            notes.append(
+                f"Smallest ESS {ess:.0f} is below {min_ess:.0f}; reaching it would pass {limit}."
+            )
         if wanted <= number or late:
             return replace(posterior, notes=tuple(notes))
         if progress is not None:
-            progress(f"{entry.key} nuts: smallest ESS {ess:.0f}, extending to {wanted} draws per chain")
+            progress(
+                f"{entry.key} nuts: smallest ESS {ess:.0f}, extending to {wanted} draws per chain"
+            )
         number = wanted
 
 
 def _wanted(ess: float, min_ess: float, draws: int, most: int, spent: int = 0) -> int:
     """Return draws per chain that should reach `min_ess` with 15 % to spare, in steps of 250; `draws` for no extension.
 
-    `spent` counts the gradients of the last round; by them, not by a clock, hopeless chains are extended or left, so
-    that a result does not depend on the machine.
+    `spent` counts the gradients of the last round; by them, not by a clock, hopeless chains are
+    extended or left, so that a result does not depend on the machine.
     """
     if not ess < min_ess:  # NaN means constant or non-finite draws: more of them would not help
         return draws
@@ -158,7 +190,9 @@ class _Run:
     compiling: float
     rounds: list[list[TaskResult]] = field(default_factory=list)
 
-    def round(self, draws: int, jobs: int, progress: Callable[[str], None] | None, in_process: bool) -> list[TaskResult]:
+    def round(
+        self, draws: int, jobs: int, progress: Callable[[str], None] | None, in_process: bool
+    ) -> list[TaskResult]:
         """Run every chain from its seed with this many draws."""
         if self.engine == "pyro":
             from benchmarks.mcmc.engine_pyro import pyro_chain as sample
@@ -168,13 +202,24 @@ class _Run:
         def task(chain: int) -> Task:
             seed = derive_seed(self.seed, self.entry.key, "nuts", self.engine, chain)
             name = f"{self.entry.key} nuts chain {chain}"
-            return Task(name, lambda: sample(Density(self.log_density), seed, self.tune, draws, self.target_accept))
+            return Task(
+                name,
+                lambda: sample(
+                    Density(self.log_density), seed, self.tune, draws, self.target_accept
+                ),
+            )
 
         def report(result: TaskResult) -> None:
             if progress is not None:
                 progress(f"{result.name}: {result.status}, {result.seconds:.1f} s")
 
-        results = run_tasks([task(c) for c in range(self.chains)], jobs, on_done=report, retries=1, in_process=in_process)
+        results = run_tasks(
+            [task(c) for c in range(self.chains)],
+            jobs,
+            on_done=report,
+            retries=1,
+            in_process=in_process,
+        )
         for result in results:
             result.unwrap()
         self.rounds.append(results)
@@ -185,18 +230,44 @@ class _Run:
         chains: list[Chain] = [r.value for r in self.rounds[-1]]
         u = torch.from_numpy(np.stack([c.unconstrained for c in chains]))  # [chain, draw, dim]
         with torch.no_grad():
-            sites = {k: v.detach() for k, v in self.log_density.constrain(u.to(self.log_density.dtype)).items()}
-        stats = {name: torch.from_numpy(np.stack([c.stats[name] for c in chains])).to(kind) for name, kind in STATS.items()}
-        peaks = [r.peak_memory_mb for results in self.rounds for r in results if r.peak_memory_mb is not None]
+            sites = {
+                k: v.detach()
+                for k, v in self.log_density.constrain(u.to(self.log_density.dtype)).items()
+            }
+        stats = {
+            name: torch.from_numpy(np.stack([c.stats[name] for c in chains])).to(kind)
+            for name, kind in STATS.items()
+        }
+        peaks = [
+            r.peak_memory_mb
+            for results in self.rounds
+            for r in results
+            if r.peak_memory_mb is not None
+        ]
         cost = Cost(
             seconds=time.monotonic() - self.begin - self.compiling,
             compile_seconds=self.compiling,
-            steps=sum(len(chains) * (self.tune + len(results[0].value.unconstrained)) for results in self.rounds),
-            gradient_evaluations=sum(r.value.gradients for results in self.rounds for r in results),
-            sequential_depth=sum(max(r.value.gradients for r in results) for results in self.rounds),
+            steps=sum(
+                len(chains) * (self.tune + len(results[0].value.unconstrained))
+                for results in self.rounds
+            ),
+            gradient_evaluations=sum(
+                r.value.gradients for results in self.rounds for r in results
+            ),
+            sequential_depth=sum(
+                max(r.value.gradients for r in results) for results in self.rounds
+            ),
             peak_memory_mb=max(peaks, default=None),
         )
         return Posterior(
-            entry=self.entry, data=self.data, method="nuts", draws=sites, sample_dims=("chain", "draw"), unconstrained=u,
-            stats=stats, cost=cost, seed=self.seed, engine=self.engine,
-        )  # fmt: skip
+            entry=self.entry,
+            data=self.data,
+            method="nuts",
+            draws=sites,
+            sample_dims=("chain", "draw"),
+            unconstrained=u,
+            stats=stats,
+            cost=cost,
+            seed=self.seed,
+            engine=self.engine,
+        )

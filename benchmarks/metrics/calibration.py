@@ -1,8 +1,9 @@
 """How good class probabilities are: accuracy, log loss, calibration, separation from outside, distance to other probabilities.
 
-Everywhere p is `[row, class]`, its rows sum to one, and y `[row]` holds the true classes; the confidence of a row is its
-largest probability. Sources: Guo et al. (2017), On calibration of modern neural networks; Nixon et al. (2019), Measuring
-calibration in deep learning; Brier (1950), Verification of forecasts expressed in terms of probability.
+Everywhere p is `[row, class]`, its rows sum to one, and y `[row]` holds the true classes; the
+confidence of a row is its largest probability. Sources: Guo et al. (2017), On calibration of
+modern neural networks; Nixon et al. (2019), Measuring calibration in deep learning; Brier (1950),
+Verification of forecasts expressed in terms of probability.
 """
 
 from __future__ import annotations
@@ -14,9 +15,19 @@ import numpy as np
 from scipy.stats import rankdata
 
 __all__ = [
-    "BINS", "Bins", "accuracy", "adaptive_ece", "bootstrap", "brier", "ece", "ece_floor", "log_loss", "outside_auroc", "reliability",
+    "BINS",
+    "Bins",
+    "accuracy",
+    "adaptive_ece",
+    "bootstrap",
+    "brier",
+    "ece",
+    "ece_floor",
+    "log_loss",
+    "outside_auroc",
+    "reliability",
     "total_variation",
-]  # fmt: skip
+]
 
 Array = np.ndarray[Any, Any]
 Metric = Callable[[Array, Array], float]
@@ -52,9 +63,13 @@ def reliability(p: Array, y: Array, *, bins: int = BINS, equal_mass: bool = Fals
     confidence, right = p.max(1), p.argmax(1) == y
     if equal_mass:
         place = np.empty(len(y), dtype=int)
-        place[np.argsort(confidence, kind="stable")] = np.arange(len(y)) * min(bins, len(y)) // len(y)
+        place[np.argsort(confidence, kind="stable")] = (
+            np.arange(len(y)) * min(bins, len(y)) // len(y)
+        )
     else:
-        place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # bins closed on the right
+        place = np.clip(
+            np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1
+        )  # bins closed on the right
     rows = np.bincount(place, minlength=bins)
     some = rows > 0
     total, hits = np.bincount(place, confidence, bins)[some], np.bincount(place, right, bins)[some]
@@ -78,18 +93,28 @@ def _gap(found: Bins) -> float:
 def ece_floor(p: Array, *, draws: int = 50, seed: int = 0) -> float:
     """Return the mean ECE if these very probabilities were exactly right: what chance alone gives with so many rows.
 
-    Classes are drawn from p `[row, class]` itself; ECE is a sum of absolute values, so that it is not 0 for a perfect method.
+    Classes are drawn from p `[row, class]` itself; ECE is a sum of absolute values, so that it is
+    not 0 for a perfect method.
     """
     random, cumulative = np.random.default_rng(seed), p.cumsum(1)
     classes = p.shape[1] - 1
-    return float(np.mean([ece(p, np.minimum((random.random((len(p), 1)) > cumulative).sum(1), classes)) for _ in range(draws)]))
+    return float(
+        np.mean(
+            [
+                ece(p, np.minimum((random.random((len(p), 1)) > cumulative).sum(1), classes))
+                for _ in range(draws)
+            ]
+        )
+    )
 
 
 def outside_auroc(inside: Array, outside: Array) -> float:
     """Return the chance that a row of the task is more confident than a row from outside, ties half: the area under the ROC curve."""
     scores = np.concatenate([inside.max(1), outside.max(1)])
     ranks = rankdata(scores)[: len(inside)]
-    return float((ranks.sum() - len(inside) * (len(inside) + 1) / 2) / (len(inside) * len(outside)))
+    return float(
+        (ranks.sum() - len(inside) * (len(inside) + 1) / 2) / (len(inside) * len(outside))
+    )
 
 
 def total_variation(p: Array, q: Array) -> float:
@@ -97,7 +122,9 @@ def total_variation(p: Array, q: Array) -> float:
     return float(0.5 * np.abs(p - q).sum(1).mean())
 
 
-def bootstrap(metric: Metric, p: Array, y: Array, *, number: int = 400, seed: int = 0, level: float = 0.9) -> tuple[float, float]:
+def bootstrap(
+    metric: Metric, p: Array, y: Array, *, number: int = 400, seed: int = 0, level: float = 0.9
+) -> tuple[float, float]:
     """Return the central interval of a metric over resampled rows; the same seed resamples the same rows for every method."""
     random = np.random.default_rng(seed)
     values = []

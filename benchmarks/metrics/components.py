@@ -1,6 +1,7 @@
 """From draws to labelled components: every scalar entry of every quantity, with its mean, sd and their errors.
 
-One `Side` is what one posterior says about all components. Both sides of a comparison are built by the same code.
+One `Side` is what one posterior says about all components. Both sides of a comparison are built by
+the same code.
 """
 
 from __future__ import annotations
@@ -45,10 +46,12 @@ class Side:
     Attributes:
         draws: `[chain, draw, component]`; independent draws are one chain.
         independent: the draws are independent (a guide, an exact sampler).
-        mean, mean_se, sd, sd_se: `[component]`; from more draws than are held, or exact, where the source has them.
-        ess: `[component]`, effective number of the held draws (the smaller of that of x and of (x - mean)^2, at
-            most their number); the number of draws where they are independent.
-        tail_se: `[component]`, part of sd_se / sd that tails heavier than normal add to the normal's 1 / sqrt(2 ESS).
+        mean, mean_se, sd, sd_se: `[component]`; from more draws than are held, or exact, where the
+        source has them.
+        ess: `[component]`, effective number of the held draws (the smaller of that of x and of (x
+            - mean)^2, at most their number); the number of draws where they are independent.
+        tail_se: `[component]`, part of sd_se / sd that tails heavier than normal add to the
+            normal's 1 / sqrt(2 ESS).
     """
 
     draws: Array
@@ -73,7 +76,9 @@ class Side:
     def take(self, columns: Sequence[int]) -> Side:
         """Return the side restricted to some components."""
         c = list(columns)
-        parts = {n: getattr(self, n)[c] for n in ("mean", "mean_se", "sd", "sd_se", "ess", "tail_se")}
+        parts = {
+            n: getattr(self, n)[c] for n in ("mean", "mean_se", "sd", "sd_se", "ess", "tail_se")
+        }
         return Side(draws=self.draws[..., c], independent=self.independent, **parts)
 
 
@@ -87,32 +92,41 @@ def evaluate(posterior: Posterior, names: Sequence[str] | None = None) -> dict[s
         lead = len(posterior.sample_dims)
         if tuple(value.shape[:lead]) != posterior.sample_shape:
             raise UsageError(
-                f"Quantity {name!r} of {posterior.entry.name} has shape {tuple(value.shape)}, draws are {posterior.sample_shape}; "
-                "it must keep the sample dimensions first."
+                f"Quantity {name!r} of {posterior.entry.name} has shape {tuple(value.shape)},"
+                f" draws are {posterior.sample_shape}; it must keep the sample dimensions first."
             )
         array = value.detach().double().cpu().numpy()
         out[name] = array[None] if lead == 1 else array
     return out
 
 
-def component_names(name: str, quantity: Quantity, shape: tuple[int, ...], data: Data) -> list[Component]:
+def component_names(
+    name: str, quantity: Quantity, shape: tuple[int, ...], data: Data
+) -> list[Component]:
     """Name every scalar of a quantity: `mu`, `theta[Choate]` with coordinates, `theta[0]` without."""
     axes: list[list[str]] = []
     for axis, size in enumerate(shape):
         coord = data.coords.get(quantity.dims[axis]) if axis < len(quantity.dims) else None
-        axes.append([str(c) for c in coord] if coord is not None and len(coord) == size else [str(i) for i in range(size)])
+        axes.append(
+            [str(c) for c in coord]
+            if coord is not None and len(coord) == size
+            else [str(i) for i in range(size)]
+        )
     return [
         Component(
             quantity=name,
             index=index,
-            label=name + (f"[{', '.join(axes[a][i] for a, i in enumerate(index))}]" if index else ""),
+            label=name
+            + (f"[{', '.join(axes[a][i] for a, i in enumerate(index))}]" if index else ""),
             judged=quantity.judged,
         )
         for index in itertools.product(*(range(n) for n in shape))
     ]
 
 
-def side(values: Mapping[str, Array], independent: bool, moments: Mapping[str, Moments] | None = None) -> Side:
+def side(
+    values: Mapping[str, Array], independent: bool, moments: Mapping[str, Moments] | None = None
+) -> Side:
     """Gather `[chain, draw, *shape]` arrays and what is known beyond them into one `Side`, quantities in order.
 
     Raises:
@@ -120,7 +134,10 @@ def side(values: Mapping[str, Array], independent: bool, moments: Mapping[str, M
     """
     draws = np.concatenate([v.reshape(*v.shape[:2], -1) for v in values.values()], axis=-1)
     if draws.shape[0] * draws.shape[1] < FEWEST:
-        raise UsageError(f"A comparison got {draws.shape[0] * draws.shape[1]} draws; at least {FEWEST} are needed, 2,000 are usual.")
+        raise UsageError(
+            f"A comparison got {draws.shape[0] * draws.shape[1]} draws; at least {FEWEST} are"
+            " needed, 2,000 are usual."
+        )
     known = moments or {}
     own = _from_draws(draws, independent)
     start = 0
@@ -142,40 +159,65 @@ def _overlay(own: dict[str, Array], where: slice, name: str, moments: Moments) -
         flat = _numpy(value).reshape(-1)
         size = where.stop - where.start
         if flat.size not in (1, size):
-            raise UsageError(f"Reference moments of {name!r} have {flat.size} components, its draws {size}; rebuild the reference.")
+            raise UsageError(
+                f"Reference moments of {name!r} have {flat.size} components, its draws {size};"
+                " rebuild the reference."
+            )
         own[field][where] = flat
 
 
 def _numpy(value: Tensor | Any) -> Array:
-    return np.asarray(value.detach().double().cpu().numpy() if hasattr(value, "detach") else value, dtype=np.float64)
+    return np.asarray(
+        value.detach().double().cpu().numpy() if hasattr(value, "detach") else value,
+        dtype=np.float64,
+    )
 
 
 def _from_draws(draws: Array, independent: bool) -> dict[str, Array]:
     """Return mean, sd, their Monte Carlo errors and the ESS of every component, `[component]` each.
 
-    Independent draws: se(mean) = s / sqrt(n), se(s) = sqrt((m4 - s^4) / n) / (2 s), what ArviZ computes with its
-    estimate of the ESS replaced by the n that is known. Chains: ArviZ `mcse_mean` and `mcse_sd`, but never below the
-    error of as many independent draws: on short chains an ESS above n is mostly noise and gave false findings.
+    Independent draws: se(mean) = s / sqrt(n), se(s) = sqrt((m4 - s^4) / n) / (2 s), what ArviZ
+    computes with its estimate of the ESS replaced by the n that is known. Chains: ArviZ
+    `mcse_mean` and `mcse_sd`, but never below the error of as many independent draws: on short
+    chains an ESS above n is mostly noise and gave false findings.
     """
     flat = draws.reshape(-1, draws.shape[-1])
     n = flat.shape[0]
     mean, sd = flat.mean(0), flat.std(0, ddof=1)
     squares = (flat - mean) ** 2
-    spread = np.sqrt(np.maximum((squares**2).mean(0) - squares.mean(0) ** 2, 0.0))  # sd of (x - mean)^2
+    spread = np.sqrt(
+        np.maximum((squares**2).mean(0) - squares.mean(0) ** 2, 0.0)
+    )  # sd of (x - mean)^2
     safe = np.where(sd > 0, sd, 1.0)
-    mean_se, sd_se, ess = sd / np.sqrt(n), spread / np.sqrt(n) / (2 * safe), np.full(mean.shape, float(n))
+    mean_se, sd_se, ess = (
+        sd / np.sqrt(n),
+        spread / np.sqrt(n) / (2 * safe),
+        np.full(mean.shape, float(n)),
+    )
     if not independent:
-        mean_se, sd_se = (np.maximum(a, b) for a, b in zip((mean_se, sd_se), _chain_errors(draws), strict=True))
+        mean_se, sd_se = (
+            np.maximum(a, b) for a, b in zip((mean_se, sd_se), _chain_errors(draws), strict=True)
+        )
         of_mean = sd / np.where(mean_se > 0, mean_se, np.inf)
         of_square = spread / (2 * safe * np.where(sd_se > 0, sd_se, np.inf))
         effective = np.minimum(of_mean, of_square) ** 2
         ess = np.clip(effective, 1.0, n)
-    return {"mean": mean, "mean_se": mean_se, "sd": sd, "sd_se": sd_se, "ess": ess, "held_sd_se": sd_se.copy()}
+    return {
+        "mean": mean,
+        "mean_se": mean_se,
+        "sd": sd,
+        "sd_se": sd_se,
+        "ess": ess,
+        "held_sd_se": sd_se.copy(),
+    }
 
 
 def _chain_errors(draws: Array) -> tuple[Array, Array]:
     from benchmarks.arviz_bridge import mcse_mean, mcse_sd
 
     # A constant component has no error to estimate; ArviZ gives NaN there.
-    mean_se, sd_se = (np.nan_to_num(np.asarray(f(draws), dtype=np.float64).reshape(-1), nan=0.0) for f in (mcse_mean, mcse_sd))
+    mean_se, sd_se = (
+        np.nan_to_num(np.asarray(f(draws), dtype=np.float64).reshape(-1), nan=0.0)
+        for f in (mcse_mean, mcse_sd)
+    )
     return mean_se, sd_se

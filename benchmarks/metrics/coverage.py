@@ -31,15 +31,19 @@ class Coverage(NamedTuple):
 def interval_coverage(method: Side, reference: Side, level: float) -> Coverage:
     """Compare central intervals: coverage = share of reference draws inside the method's.
 
-    se^2 = p (1 - p) (1 / ESS_q + 1 / ESS_p): the reference's share and the method's own quantiles are both noisy.
+    se^2 = p (1 - p) (1 / ESS_q + 1 / ESS_p): the reference's share and the method's own quantiles
+    are both noisy.
     """
     q, p, ours = method.flat, reference.flat, method.quantiles
     low, high = ENDS[level]
-    # Draws of both sides are standardized by their own held draws: stored moments may come from more of them.
+    # Draws of both sides are standardized by their own held draws: stored moments may come from
+    # more of them.
     sd_q = np.where(q.std(0) > 0, q.std(0), 1.0)
     aligned = (ours - q.mean(0)) / sd_q * p.std(0) + p.mean(0)
     share = _inside(p, ours[low], ours[high])
-    return Coverage(share, _share_se(share, level, method, reference), _inside(p, aligned[low], aligned[high]))
+    return Coverage(
+        share, _share_se(share, level, method, reference), _inside(p, aligned[low], aligned[high])
+    )
 
 
 def _inside(draws: Array, low: Array, high: Array) -> Array:

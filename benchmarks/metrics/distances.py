@@ -1,7 +1,8 @@
 """Joint distances between two sets of draws, each beside its noise floor: the same distance between reference chains.
 
-Margins are standardized by each side's own mean and sd first. What is left is shape alone: dependence, tails, modes.
-Location and scale are judged by the moments, which name them; a classifier could only say that something differs.
+Margins are standardized by each side's own mean and sd first. What is left is shape alone:
+dependence, tails, modes. Location and scale are judged by the moments, which name them; a
+classifier could only say that something differs.
 """
 
 from __future__ import annotations
@@ -34,21 +35,29 @@ def floor_halves(reference: Side) -> Halves:
     """Split a reference into chains 1-2 and chains 3-4 (first and second half of the chains or of independent draws).
 
     Raises:
-        UsageError: one autocorrelated chain. Two halves of one chain share what the chain missed, so the floor would
-            look better than it is.
+        UsageError: one autocorrelated chain. Two halves of one chain share what the chain missed,
+            so the floor would look better than it is.
     """
     chains = reference.draws.shape[0]
     if reference.independent:
         half = reference.flat.shape[0] // 2
         return Halves(reference.flat[:half], reference.flat[half : 2 * half])
     if chains < 2:
-        raise UsageError("A noise floor needs a reference of at least two chains; got one. Run NUTS with chains=4.")
+        raise UsageError(
+            "A noise floor needs a reference of at least two chains; got one. Run NUTS with"
+            " chains=4."
+        )
     half = chains // 2
     width = reference.draws.shape[-1]
-    return Halves(reference.draws[:half].reshape(-1, width), reference.draws[half : 2 * half].reshape(-1, width))
+    return Halves(
+        reference.draws[:half].reshape(-1, width),
+        reference.draws[half : 2 * half].reshape(-1, width),
+    )
 
 
-def joint_distances(method: Side, reference: Side, notes: list[str] | None = None, seed: int = 0) -> tuple[Distance, ...]:
+def joint_distances(
+    method: Side, reference: Side, notes: list[str] | None = None, seed: int = 0
+) -> tuple[Distance, ...]:
     """Return every joint distance with its floor, at one size for guide and floor.
 
     The size is the smallest of the method's ESS, half the reference's ESS and 2,000; an
@@ -82,9 +91,19 @@ def joint_distances(method: Side, reference: Side, notes: list[str] | None = Non
     return tuple(found)
 
 
-def _measured(distance: JointDistance, draws: tuple[Array, Array], parts: tuple[Array, Array], seed: int) -> Distance:
+def _measured(
+    distance: JointDistance, draws: tuple[Array, Array], parts: tuple[Array, Array], seed: int
+) -> Distance:
     """Measure the two sides, and the two halves of the reference beside them."""
     value, se = distance.measure(*draws, seed)
     floor, floor_se = distance.measure(*parts, seed)
-    line = None if distance.line is None else distance.line(value, se or 0.0, floor, floor_se or 0.0)
-    return Distance(name=distance.name, value=float(value), se=None if se is None else float(se), floor=float(floor), line=line)
+    line = (
+        None if distance.line is None else distance.line(value, se or 0.0, floor, floor_se or 0.0)
+    )
+    return Distance(
+        name=distance.name,
+        value=float(value),
+        se=None if se is None else float(se),
+        floor=float(floor),
+        line=line,
+    )

@@ -14,7 +14,17 @@ from zoo.errors import UsageError
 if TYPE_CHECKING:
     from benchmarks.metrics.components import Array, Side
 
-__all__ = ["GROUP", "METRICS", "JointDistance", "Measure", "Metric", "component_metrics", "failure", "joint_distances_known", "own_columns"]
+__all__ = [
+    "GROUP",
+    "METRICS",
+    "JointDistance",
+    "Measure",
+    "Metric",
+    "component_metrics",
+    "failure",
+    "joint_distances_known",
+    "own_columns",
+]
 
 GROUP = "posterior_zoo.metrics"  # entry points: `my_metric = "my_package.my_module:METRIC"`
 FIELDS = frozenset(f.name for f in dataclasses.fields(Score))
@@ -49,10 +59,20 @@ class Measure:
     def __post_init__(self) -> None:
         """Refuse a record that would fail later and elsewhere."""
         if not self.name.isidentifier():
-            raise UsageError(f"A metric is called {self.name!r}; accepted: letters, digits and _, such as my_metric.")
-        empty = [n for n in ("term", "definition", "unit", "good", "blind") if not getattr(self, n).strip()]
+            raise UsageError(
+                f"A metric is called {self.name!r}; accepted: letters, digits and _, such as"
+                " my_metric."
+            )
+        empty = [
+            n
+            for n in ("term", "definition", "unit", "good", "blind")
+            if not getattr(self, n).strip()
+        ]
         if empty:
-            raise UsageError(f"The metric {self.name!r} says nothing in {', '.join(empty)}; write a few words in each.")
+            raise UsageError(
+                f"The metric {self.name!r} says nothing in {', '.join(empty)}; write a few words"
+                " in each."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +100,25 @@ class Metric(Measure):
     def __post_init__(self) -> None:
         """Refuse columns that no table could hold."""
         super().__post_init__()
-        if not self.columns or not all(c.isidentifier() for c in self.columns) or len(set(self.columns)) < len(self.columns):
-            raise UsageError(f"The metric {self.name!r} has columns {self.columns}; accepted: different names of letters, digits and _.")
-        alone = [c for c in self.columns if c.endswith("_se") and c.removesuffix("_se") not in self.columns]
+        if (
+            not self.columns
+            or not all(c.isidentifier() for c in self.columns)
+            or len(set(self.columns)) < len(self.columns)
+        ):
+            raise UsageError(
+                f"The metric {self.name!r} has columns {self.columns}; accepted: different names"
+                " of letters, digits and _."
+            )
+        alone = [
+            c
+            for c in self.columns
+            if c.endswith("_se") and c.removesuffix("_se") not in self.columns
+        ]
         if alone:
-            raise UsageError(f"The metric {self.name!r} has {alone[0]!r} without {alone[0].removesuffix('_se')!r}; name the value too.")
+            raise UsageError(
+                f"The metric {self.name!r} has {alone[0]!r} without"
+                f" {alone[0].removesuffix('_se')!r}; name the value too."
+            )
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -122,7 +156,10 @@ M = TypeVar("M", bound=Measure)
 
 
 def _of(kind: type[M]) -> list[M]:
-    return sorted((m for m in METRICS.usable()[0] if isinstance(m, kind)), key=lambda m: (m.name in METRICS.plugins, m.order, m.name))
+    return sorted(
+        (m for m in METRICS.usable()[0] if isinstance(m, kind)),
+        key=lambda m: (m.name in METRICS.plugins, m.order, m.name),
+    )
 
 
 def component_metrics() -> tuple[list[Metric], list[str]]:
@@ -132,7 +169,10 @@ def component_metrics() -> tuple[list[Metric], list[str]]:
         if metric.name in METRICS.plugins:
             twice = [c for c in metric.columns if c in taken]
             if twice:
-                broken.append(f"The metric {metric.name!r} has the column {twice[0]!r}, which is taken; give it another name.")
+                broken.append(
+                    f"The metric {metric.name!r} has the column {twice[0]!r}, which is taken; give"
+                    " it another name."
+                )
                 continue
             taken |= set(metric.columns)
         found.append(metric)
@@ -144,7 +184,10 @@ def joint_distances_known() -> tuple[list[JointDistance], list[str]]:
     found, broken = [], []
     for distance in _of(JointDistance):
         if distance.name in METRICS.plugins and distance.line is not None:
-            broken.append(f"The distance {distance.name!r} has a line; only distances of ours decide a verdict: leave line out.")
+            broken.append(
+                f"The distance {distance.name!r} has a line; only distances of ours decide a"
+                " verdict: leave line out."
+            )
         else:
             found.append(distance)
     return found, broken
@@ -152,7 +195,9 @@ def joint_distances_known() -> tuple[list[JointDistance], list[str]]:
 
 def own_columns() -> tuple[str, ...]:
     """Return the columns of our metrics in the order of the files."""
-    return tuple(c for m in component_metrics()[0] if m.name not in METRICS.plugins for c in m.columns)
+    return tuple(
+        c for m in component_metrics()[0] if m.name not in METRICS.plugins for c in m.columns
+    )
 
 
 def failure(noun: str, name: str, error: Exception) -> str:

@@ -45,20 +45,26 @@ def reference_scale(method: Side, reference: Side) -> Array:
 
 def collapsed(method: Side, reference: Side) -> NDArray[np.bool_]:
     """Return where the method is a point and the reference is not, `[component]`."""
-    where: NDArray[np.bool_] = (reference.sd > 1e-12 * (1.0 + np.abs(reference.mean))) & (method.sd <= POINT * reference.sd)
+    where: NDArray[np.bool_] = (reference.sd > 1e-12 * (1.0 + np.abs(reference.mean))) & (
+        method.sd <= POINT * reference.sd
+    )
     return where
 
 
 def fixed(method: Side, reference: Side) -> NDArray[np.bool_]:
     """Return where both are the same constant, `[component]`: they agree and say nothing."""
-    where: NDArray[np.bool_] = (method.sd == 0) & (reference.sd == 0) & (moment_errors(method, reference).mean_error == 0)
+    where: NDArray[np.bool_] = (
+        (method.sd == 0) & (reference.sd == 0) & (moment_errors(method, reference).mean_error == 0)
+    )
     return where
 
 
 def both_vary(method: Side, reference: Side) -> NDArray[np.bool_]:
     """Return where the draws of both sides vary by more than rounding, `[component]`."""
     a, b = method.flat.std(0), reference.flat.std(0)
-    where: NDArray[np.bool_] = (np.minimum(a, b) > 0) & (np.minimum(a, b) > POINT * np.maximum(a, b))
+    where: NDArray[np.bool_] = (np.minimum(a, b) > 0) & (
+        np.minimum(a, b) > POINT * np.maximum(a, b)
+    )
     return where
 
 
@@ -72,14 +78,17 @@ def moment_errors(method: Side, reference: Side) -> MomentErrors:
     relative_p = reference.sd_se / scale
     e_se = np.sqrt((method.mean_se**2 + reference.mean_se**2) / scale**2 + (e * relative_p) ** 2)
     r = np.log(np.maximum(method.sd, 1e-12 * scale) / scale)
-    relative_q = np.where(method.sd > 0, method.sd_se / np.where(method.sd > 0, method.sd, 1.0), 0.0)
+    relative_q = np.where(
+        method.sd > 0, method.sd_se / np.where(method.sd > 0, method.sd, 1.0), 0.0
+    )
     return MomentErrors(e, e_se, r, np.sqrt(relative_q**2 + relative_p**2))
 
 
 def draws_needed(one: Side, scale: Array) -> Array:
     """Return how many effective draws one side needs so that both sides together reach 3 se <= 0.15, 0 if it has them.
 
-    Each side may use half of the allowed variance: n (se / (0.05 / sqrt 2))^2, for the mean and for log sd.
+    Each side may use half of the allowed variance: n (se / (0.05 / sqrt 2))^2, for the mean and
+    for log sd.
     """
     allowed = AGREE / SIGMAS / np.sqrt(2.0)
     relative = np.where(one.sd > 0, one.sd_se / np.where(one.sd > 0, one.sd, 1.0), 0.0)
@@ -87,12 +96,14 @@ def draws_needed(one: Side, scale: Array) -> Array:
     return np.where(worst > allowed, np.ceil(one.flat.shape[0] * (worst / allowed) ** 2), 0.0)
 
 
-def compare_correlations(method: Side, reference: Side, components: list[Component]) -> Correlations | None:
+def compare_correlations(
+    method: Side, reference: Side, components: list[Component]
+) -> Correlations | None:
     """Return the pair whose correlation differs most for its line, None with fewer than two varying components.
 
-    The standard error of a correlation c of standardized x, y is sd(x y - c (x^2 + y^2) / 2) / sqrt(ESS) (its
-    influence function; no normality), ESS the smaller of the two components'. The largest of many differences
-    needs a stricter line: max(0.2, z se) with z = `multiplier(pairs)`.
+    The standard error of a correlation c of standardized x, y is sd(x y - c (x^2 + y^2) / 2) /
+    sqrt(ESS) (its influence function; no normality), ESS the smaller of the two components'. The
+    largest of many differences needs a stricter line: max(0.2, z se) with z = `multiplier(pairs)`.
     """
     varies = both_vary(method, reference)
     keep = [i for i, c in enumerate(components) if c.judged and varies[i]]
@@ -109,9 +120,14 @@ def compare_correlations(method: Side, reference: Side, components: list[Compone
     k = int(np.argmax((np.abs(difference) / line)[upper]))
     i, j = int(upper[0][k]), int(upper[1][k])
     return Correlations(
-        difference=float(difference[i, j]), se=float(se[i, j]), line=float(line[i, j]), pairs=pairs,
-        labels=(components[keep[i]].label, components[keep[j]].label), method=float(a[0][i, j]), reference=float(b[0][i, j]),
-    )  # fmt: skip
+        difference=float(difference[i, j]),
+        se=float(se[i, j]),
+        line=float(line[i, j]),
+        pairs=pairs,
+        labels=(components[keep[i]].label, components[keep[j]].label),
+        method=float(a[0][i, j]),
+        reference=float(b[0][i, j]),
+    )
 
 
 def _correlation(one: Side) -> tuple[Array, Array]:

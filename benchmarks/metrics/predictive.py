@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["heldout_lpd"]
 
 
-def heldout_lpd(posterior: Posterior, log_density: LogDensity, most_draws: int = HELDOUT_DRAWS) -> dict[str, float] | None:
+def heldout_lpd(
+    posterior: Posterior, log_density: LogDensity, most_draws: int = HELDOUT_DRAWS
+) -> dict[str, float] | None:
     """Return the mean over held-out rows of log mean_s p(row | z_s), nats per row, with its error over rows.
 
-    At most `most_draws` evenly spaced draws are used. Observed sites with one term per row are added up. None without
-    held-out data.
+    At most `most_draws` evenly spaced draws are used. Observed sites with one term per row are
+    added up. None without held-out data.
 
     Raises:
         ProgramError: the program cannot be evaluated on its held-out data.
@@ -37,8 +39,13 @@ def heldout_lpd(posterior: Posterior, log_density: LogDensity, most_draws: int =
     try:
         terms = log_density.pointwise({name: value[keep] for name, value in flat.items()}, test)
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise ProgramError(f"Held-out data cannot be scored ({type(error).__name__}): {str(error).splitlines()[0]}") from error
-    rows = [value.reshape(len(keep), -1).double().cpu().numpy() for value in terms.values()]  # [draw, row]
+        raise ProgramError(
+            f"Held-out data cannot be scored ({type(error).__name__}):"
+            f" {str(error).splitlines()[0]}"
+        ) from error
+    rows = [
+        value.reshape(len(keep), -1).double().cpu().numpy() for value in terms.values()
+    ]  # [draw, row]
     widest = max(r.shape[1] for r in rows)
     joint = sum(r for r in rows if r.shape[1] == widest)
     per_row = logsumexp(joint, axis=0) - np.log(len(keep))

@@ -1,6 +1,7 @@
 """What the importance weights log w = log p(z, data) - log q(z) of a guide say: ELBO, evidence, k-hat, reweighting.
 
-None of this decides a verdict: weights are computed where the guide went and cannot see a region it never visits.
+None of this decides a verdict: weights are computed where the guide went and cannot see a region
+it never visits.
 """
 
 from __future__ import annotations
@@ -18,19 +19,28 @@ __all__ = ["elbo", "importance_ess", "log_evidence", "pareto"]
 
 def elbo(log_weights: Array) -> dict[str, float]:
     """Return E_q[log w] in nats with its Monte Carlo error."""
-    return {"value_nats": float(log_weights.mean()), "se": float(log_weights.std(ddof=1) / np.sqrt(len(log_weights)))}
+    return {
+        "value_nats": float(log_weights.mean()),
+        "se": float(log_weights.std(ddof=1) / np.sqrt(len(log_weights))),
+    }
 
 
 def log_evidence(log_weights: Array, exact: float | None = None) -> dict[str, float | None]:
     """Return log mean w in nats, a stochastic lower bound on the log evidence, its delta-method error, bound - exact.
 
-    se = sd(w) / (mean(w) sqrt(n)). Its expectation is below log p(data) (Jensen); trust it only with a good k-hat.
+    se = sd(w) / (mean(w) sqrt(n)). Its expectation is below log p(data) (Jensen); trust it only
+    with a good k-hat.
     """
     n = len(log_weights)
     bound = float(logsumexp(log_weights) - np.log(n))
     ratio = np.exp(log_weights - bound)  # mean 1
     se = float(ratio.std(ddof=1) / np.sqrt(n))
-    return {"exact": exact, "bound_nats": bound, "bound_se": se, "error": None if exact is None else bound - exact}
+    return {
+        "exact": exact,
+        "bound_nats": bound,
+        "bound_se": se,
+        "error": None if exact is None else bound - exact,
+    }
 
 
 def importance_ess(log_weights: Array) -> float:
@@ -38,11 +48,13 @@ def importance_ess(log_weights: Array) -> float:
     return float(np.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights)))
 
 
-def pareto(log_weights: Array, method: Side, components: list[Component], reference: Side | None = None) -> ParetoK:
+def pareto(
+    log_weights: Array, method: Side, components: list[Component], reference: Side | None = None
+) -> ParetoK:
     """Return k-hat with its sample-size threshold, the importance ESS, and raw beside reweighted moments.
 
-    Moments are weighted by Pareto-smoothed weights (Vehtari et al. 2024); in reference sds, or relative to the raw draws
-    where there is no reference.
+    Moments are weighted by Pareto-smoothed weights (Vehtari et al. 2024); in reference sds, or
+    relative to the raw draws where there is no reference.
     """
     from benchmarks.arviz_bridge import pareto_k
 
@@ -62,5 +74,8 @@ def pareto(log_weights: Array, method: Side, components: list[Component], refere
         draws=len(log_weights),
         importance_ess=importance_ess(smoothed),
         reweighted={name: (float(raw[i]), float(new[i])) for i, name in enumerate(labels)},
-        reweighted_sd={name: (float(method.sd[i] / scale[i]), float(sd[i] / scale[i])) for i, name in enumerate(labels)},
+        reweighted_sd={
+            name: (float(method.sd[i] / scale[i]), float(sd[i] / scale[i]))
+            for i, name in enumerate(labels)
+        },
     )

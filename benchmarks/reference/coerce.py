@@ -15,18 +15,20 @@ __all__ = ["as_reference", "broken_chains"]
 def as_reference(truth: Reference | Posterior | None) -> Reference:
     """Return a reference; chains become one after their gates, None the kind `none`.
 
-    Chains that are merely short stay usable: their standard errors make the verdict `inconclusive`. Chains that
-    disagree, diverge or do not move are unusable.
+    Chains that are merely short stay usable: their standard errors make the verdict
+    `inconclusive`. Chains that disagree, diverge or do not move are unusable.
     """
     if truth is None:
-        return Reference(kind="none", posterior=None, reason="there is no reference to compare with")
+        return Reference(
+            kind="none", posterior=None, reason="there is no reference to compare with"
+        )
     if isinstance(truth, Reference):
         return truth
     if truth.sample_dims == ("sample",):
         if truth.method not in get_args(ReferenceKind):
             raise UsageError(
-                f"The reference is {truth.method!r}, a guide; accepted: a Reference, chains of benchmarks.run_nuts, "
-                "or exact draws (method='exact')."
+                f"The reference is {truth.method!r}, a guide; accepted: a Reference, chains of"
+                " benchmarks.run_nuts, or exact draws (method='exact')."
             )
         return Reference(kind=truth.method, posterior=truth)  # type: ignore[arg-type]
     from benchmarks.mcmc.diagnostics import diagnose
@@ -35,9 +37,14 @@ def as_reference(truth: Reference | Posterior | None) -> Reference:
     reason = broken_chains(health, truth, strict=True)
     ess = [n for n in (health.ess_bulk_min, health.ess_tail_min) if n is not None]
     return Reference(
-        kind="nuts", posterior=truth, gates=health.gates, usable=reason is None, reason=reason or "", rhat_max=health.rhat_max,
+        kind="nuts",
+        posterior=truth,
+        gates=health.gates,
+        usable=reason is None,
+        reason=reason or "",
+        rhat_max=health.rhat_max,
         ess_min=min(ess, default=None),
-    )  # fmt: skip
+    )
 
 
 def broken_chains(health: Mcmc, posterior: Posterior, *, strict: bool) -> str | None:
@@ -51,9 +58,15 @@ def broken_chains(health: Mcmc, posterior: Posterior, *, strict: bool) -> str | 
     limit = rhat_limit(chains, draws)
     if health.rhat_max is None or not health.rhat_max <= limit:
         shown = "undefined" if health.rhat_max is None else f"{health.rhat_max:.3f}"
-        return f"the chains disagree: R-hat is {shown}, the limit for {chains} chains of {draws} draws is {limit:.3f}"
+        return (
+            f"the chains disagree: R-hat is {shown}, the limit for {chains} chains of {draws}"
+            f" draws is {limit:.3f}"
+        )
     if strict and health.divergences:
-        return f"the reference chains have {health.divergences} divergences; reparameterize, or raise the target acceptance rate"
+        return (
+            f"the reference chains have {health.divergences} divergences; reparameterize, or raise"
+            " the target acceptance rate"
+        )
     if strict and health.ebfmi_min is not None and health.ebfmi_min < EBFMI:
         return f"the reference chains have E-BFMI {health.ebfmi_min:.2f}, below {EBFMI}"
     return None

@@ -1,7 +1,8 @@
 """Find, write and check reference posteriors.
 
-`find` answers what the truth of an entry is; `write` (of `benchmarks.reference.write`) runs NUTS to the standard of
-`benchmarks.reference.gates` and stores the result; `check` earns again from the stored draws what can be earned again, in seconds.
+`find` answers what the truth of an entry is; `write` (of `benchmarks.reference.write`) runs NUTS
+to the standard of `benchmarks.reference.gates` and stores the result; `check` earns again from the
+stored draws what can be earned again, in seconds.
 """
 
 from __future__ import annotations
@@ -28,17 +29,23 @@ __all__ = ["chains_given", "check", "exact_given", "find", "write"]
 PSEUDO_CHAINS, EXACT_DRAWS = 4, 2_000
 
 
-# -- find ---------------------------------------------------------------------------------------------------------------
+# -- find --------------------------------------------------------------------------------------
 
 
 def find(
-    entry: ModelEntry, data: Data | None = None, *, nuts: Posterior | None = None, given: Fit | None = None, folder: Path | None = None
+    entry: ModelEntry,
+    data: Data | None = None,
+    *,
+    nuts: Posterior | None = None,
+    given: Fit | None = None,
+    folder: Path | None = None,
 ) -> Reference:
     """Return the truth of an entry: the first of analytic, exact, stored, conditional, this run's NUTS, none.
 
-    A stored reference belongs to the default data and options (or to a key that has a file of its own); with other
-    data the chains of this run are the reference. One that exists for these data but is damaged, stale or failed its
-    gates is returned unusable, with the reason and the command that makes it anew.
+    A stored reference belongs to the default data and options (or to a key that has a file of its
+    own); with other data the chains of this run are the reference. One that exists for these data
+    but is damaged, stale or failed its gates is returned unusable, with the reason and the command
+    that makes it anew.
 
     Args:
         entry: the entry; one with `reference_of` borrows from that entry.
@@ -60,20 +67,38 @@ def find(
             return stored
     if nuts is not None:
         return as_reference(nuts)
-    cure = f"`zoo reference {owner.key} --write` makes one" if owner.reference == "stored" else "run NUTS on it"
-    return Reference(kind="none", posterior=None, usable=False, reason=f"No reference is known for {entry.key} on these data; {cure}.")
+    cure = (
+        f"`zoo reference {owner.key} --write` makes one"
+        if owner.reference == "stored"
+        else "run NUTS on it"
+    )
+    return Reference(
+        kind="none",
+        posterior=None,
+        usable=False,
+        reason=f"No reference is known for {entry.key} on these data; {cure}.",
+    )
 
 
 def exact_given(entry: ModelEntry, data: Data, given: Fit) -> Reference | None:
     """Return the exact posterior given a trained program, None where the entry knows none; a grid may take half a minute."""
-    exact = None if entry.conditional is None else entry.conditional(data, given.program, **entry.settings)
+    exact = (
+        None
+        if entry.conditional is None
+        else entry.conditional(data, given.program, **entry.settings)
+    )
     return None if exact is None else _analytic(entry, data, exact)
 
 
 def chains_given(nuts: Posterior | None) -> Reference:
     """Return chains that were run on a trained program as its reference."""
     if nuts is None:
-        return Reference(kind="none", posterior=None, usable=False, reason="No chains were run on the learned weights; run NUTS as well.")
+        return Reference(
+            kind="none",
+            posterior=None,
+            usable=False,
+            reason="No chains were run on the learned weights; run NUTS as well.",
+        )
     return dataclasses.replace(as_reference(nuts), kind="conditional")
 
 
@@ -82,21 +107,34 @@ def _analytic(owner: ModelEntry, data: Data, exact: Analytic) -> Reference:
     n = PSEUDO_CHAINS * EXACT_DRAWS
     kind = owner.reference if owner.reference in ("analytic", "exact") else "analytic"
     draws = exact.sample(n, derive_seed("analytic", owner.key))
-    grouped = {name: v.detach().reshape(PSEUDO_CHAINS, EXACT_DRAWS, *v.shape[1:]) for name, v in draws.items()}
-    posterior = Posterior(entry=owner, data=data, method=kind, draws=grouped, sample_dims=("chain", "draw"))
-    return Reference(kind=kind, posterior=posterior, moments=exact.moments, log_evidence=exact.log_evidence)
+    grouped = {
+        name: v.detach().reshape(PSEUDO_CHAINS, EXACT_DRAWS, *v.shape[1:])
+        for name, v in draws.items()
+    }
+    posterior = Posterior(
+        entry=owner, data=data, method=kind, draws=grouped, sample_dims=("chain", "draw")
+    )
+    return Reference(
+        kind=kind, posterior=posterior, moments=exact.moments, log_evidence=exact.log_evidence
+    )
 
 
-def _stored(entry: ModelEntry, owner: ModelEntry, data: Data, folder: Path | None) -> Reference | None:
+def _stored(
+    entry: ModelEntry, owner: ModelEntry, data: Data, folder: Path | None
+) -> Reference | None:
     """Return the stored or published reference, None where there is none for these data."""
     if owner.published is not None:
         published = stored_reference.load(entry, data, folder=folder)
         return published if published.gates["data"] else None
-    if getattr(owner, "published", None) is None and not stored_reference.exists(owner.key, folder):
+    if getattr(owner, "published", None) is None and not stored_reference.exists(
+        owner.key, folder
+    ):
         return None
     try:
         found = stored_reference.load(entry, data, folder=folder)
-        if not _belongs(found) and _belongs(stored_reference.load(entry, owner.load_data(), folder=folder)):
+        if not _belongs(found) and _belongs(
+            stored_reference.load(entry, owner.load_data(), folder=folder)
+        ):
             return None  # the program is as it was, these are other data
     except ReferenceError as error:
         return Reference(kind="stored", posterior=None, usable=False, reason=str(error))
@@ -108,14 +146,14 @@ def _belongs(found: Reference) -> bool:
     return found.gates.get("fingerprint", True) and found.gates.get("data", True)
 
 
-# -- check --------------------------------------------------------------------------------------------------------------
+# -- check -------------------------------------------------------------------------------------
 
 
 def check(entry: ModelEntry, *, folder: Path | None = None) -> Reference:
     """Earn a stored reference again: R-hat and the ESS band at the stored size, moments, Stein's identities, fingerprint.
 
-    Divergences and E-BFMI are read from the record: the unthinned chains are gone. A closed form is checked by Stein's
-    identities on its exact draws.
+    Divergences and E-BFMI are read from the record: the unthinned chains are gone. A closed form
+    is checked by Stein's identities on its exact draws.
     """
     owner = stored_reference.borrowed(entry)
     data = owner.load_data()
@@ -124,41 +162,75 @@ def check(entry: ModelEntry, *, folder: Path | None = None) -> Reference:
     if exact is not None:
         found = _analytic(owner, data, exact)
         assert found.posterior is not None
-        posterior = dataclasses.replace(found.posterior, unconstrained=log_density.unconstrain(found.posterior.draws).double())
-        moments: Mapping[str, Moments] = {k: m for k, m in found.moments.items() if k in owner.quantities}
+        posterior = dataclasses.replace(
+            found.posterior, unconstrained=log_density.unconstrain(found.posterior.draws).double()
+        )
+        moments: Mapping[str, Moments] = {
+            k: m for k, m in found.moments.items() if k in owner.quantities
+        }
     else:
         found = stored_reference.load(owner, data, log_density, folder=folder)
         if found.posterior is None:
             return found
         posterior, moments = found.posterior, found.moments
-    gates, values = certify.independence_gates(posterior, thinned_to=posterior.sample_shape[0] * posterior.sample_shape[1])
+    gates, values = certify.independence_gates(
+        posterior, thinned_to=posterior.sample_shape[0] * posterior.sample_shape[1]
+    )
     if exact is not None:  # independent by construction: the band would only test ArviZ's estimate
         gates = {name: passed for name, passed in gates.items() if name in ("finite", "rhat")}
-    problems = [f"{name} is outside its limits at the stored draws" for name, passed in gates.items() if not passed]
+    problems = [
+        f"{name} is outside its limits at the stored draws"
+        for name, passed in gates.items()
+        if not passed
+    ]
     if gates["finite"]:
-        gap, limit = certify.moment_gap(dataclasses.replace(posterior, entry=_only(owner, moments)), moments) if moments else (0.0, 1.0)
+        gap, limit = (
+            certify.moment_gap(
+                dataclasses.replace(posterior, entry=_only(owner, moments)), moments
+            )
+            if moments
+            else (0.0, 1.0)
+        )
         gates["moments"] = gap <= limit
         if gap > limit:
-            problems.append(f"a moment of the draws is {gap:.1f} standard errors from the record (limit {limit:.1f})")
+            problems.append(
+                f"a moment of the draws is {gap:.1f} standard errors from the record (limit"
+                f" {limit:.1f})"
+            )
         assert posterior.unconstrained is not None
         distance, most, where = certify.stein(log_density, posterior.unconstrained.numpy())
         gates["stein"] = distance <= most
         if distance > most:
-            problems.append(f"the {where} is {distance:.1f} standard errors from its value under the program (limit {most:.1f})")
+            problems.append(
+                f"the {where} is {distance:.1f} standard errors from its value under the program"
+                f" (limit {most:.1f})"
+            )
     # the record's gates of the full run stay beside the ones earned again, under their own names
-    recorded = {f"recorded {name}": passed for name, passed in found.gates.items() if name != "fingerprint"}
+    recorded = {
+        f"recorded {name}": passed for name, passed in found.gates.items() if name != "fingerprint"
+    }
     if "fingerprint" in found.gates:
         gates["fingerprint"] = found.gates["fingerprint"]
     reason = found.reason
     if found.usable and problems:
-        cure = "" if exact is not None else f"; write it anew with `zoo reference {owner.key} --write`"
+        cure = (
+            ""
+            if exact is not None
+            else f"; write it anew with `zoo reference {owner.key} --write`"
+        )
         reason = f"The reference of {owner.key} does not hold: {problems[0]}{cure}."
     return dataclasses.replace(
-        found, gates={**gates, **recorded}, usable=not reason, reason=reason,
-        rhat_max=values.get("rhat_max"), ess_min=values.get("ess_min"),
-    )  # fmt: skip
+        found,
+        gates={**gates, **recorded},
+        usable=not reason,
+        reason=reason,
+        rhat_max=values.get("rhat_max"),
+        ess_min=values.get("ess_min"),
+    )
 
 
 def _only(owner: ModelEntry, moments: Mapping[str, Moments]) -> ModelEntry:
     """Return the entry restricted to quantities whose moments are known."""
-    return dataclasses.replace(owner, quantities={k: q for k, q in owner.quantities.items() if k in moments})
+    return dataclasses.replace(
+        owner, quantities={k: q for k, q in owner.quantities.items() if k in moments}
+    )

@@ -1,6 +1,7 @@
 """What a reference has to pass: near independence, the ESS band, Stein's identities, and its own moments.
 
-The standard is posteriordb's definition (REFERENCE_POSTERIOR_DEFINITION.md): R-hat < 1.01, bulk and tail ESS inside
+The standard is posteriordb's definition (REFERENCE_POSTERIOR_DEFINITION.md): R-hat < 1.01, bulk
+and tail ESS inside
 n +- 4 sqrt(7 n), |lag-1 autocorrelation| < 0.05, no divergences, E-BFMI (0.3 here) on the unthinned draws.
 """
 
@@ -21,7 +22,16 @@ from benchmarks.thresholds import EBFMI, RHAT, rhat_limit
 from zoo.density.log_density import LogDensity
 from zoo.types import Moments, Posterior
 
-__all__ = ["SIGMAS", "all_moments", "autocorrelation", "ess_band", "independence_gates", "moment_gap", "sampler_gates", "stein"]
+__all__ = [
+    "SIGMAS",
+    "all_moments",
+    "autocorrelation",
+    "ess_band",
+    "independence_gates",
+    "moment_gap",
+    "sampler_gates",
+    "stein",
+]
 
 Array = NDArray[np.float64]
 SIGMAS = 4.0
@@ -39,10 +49,13 @@ def autocorrelation(x: Array) -> Array:
     return np.asarray((centred[:, 1:] * centred[:, :-1]).sum((0, 1)) / (centred**2).sum((0, 1)))
 
 
-def independence_gates(posterior: Posterior, *, thinned_to: int | None = None) -> tuple[dict[str, bool], dict[str, float]]:
+def independence_gates(
+    posterior: Posterior, *, thinned_to: int | None = None
+) -> tuple[dict[str, bool], dict[str, float]]:
     """Return gates and values of near independence over judged components and lp, for draws that were thinned.
 
-    `thinned_to` is the number of draws of a part that is judged by the wider limit of short chains; else R-hat < 1.01.
+    `thinned_to` is the number of draws of a part that is judged by the wider limit of short
+    chains; else R-hat < 1.01.
     """
     x, _ = components(posterior)
     chains, draws = posterior.sample_shape
@@ -60,7 +73,12 @@ def independence_gates(posterior: Posterior, *, thinned_to: int | None = None) -
         "ess_band": bool(((ess >= low) & (ess <= high)).all()),
         "autocorrelation": bool((lag < max(0.05, 5.0 / math.sqrt(n))).all()),
     }
-    values = {"rhat_max": rhat.max(), "ess_min": ess.min(), "ess_max": ess.max(), "autocorrelation_max": lag.max()}
+    values = {
+        "rhat_max": rhat.max(),
+        "ess_min": ess.min(),
+        "ess_max": ess.max(),
+        "autocorrelation_max": lag.max(),
+    }
     return gates, {k: float(v) for k, v in values.items()}
 
 
@@ -76,9 +94,19 @@ def all_moments(posterior: Posterior) -> dict[str, Moments]:
     """Return mean and sd of every quantity with their Monte Carlo standard errors, each `[*shape]`."""
     out = {}
     for name, x in evaluate(posterior).items():
-        parts = (x.mean((0, 1)), arviz_bridge.mcse_mean(x), x.std((0, 1), ddof=1), arviz_bridge.mcse_sd(x))
+        parts = (
+            x.mean((0, 1)),
+            arviz_bridge.mcse_mean(x),
+            x.std((0, 1), ddof=1),
+            arviz_bridge.mcse_sd(x),
+        )
         # a component that never moves (a known constant) has no error to estimate
-        out[name] = Moments(*(torch.as_tensor(np.nan_to_num(np.asarray(p, dtype=np.float64), nan=0.0)) for p in parts))
+        out[name] = Moments(
+            *(
+                torch.as_tensor(np.nan_to_num(np.asarray(p, dtype=np.float64), nan=0.0))
+                for p in parts
+            )
+        )
     return out
 
 
@@ -87,11 +115,16 @@ def moment_gap(posterior: Posterior, moments: Mapping[str, Moments]) -> tuple[fl
     worst, looks = 0.0, 0
     for name, own in all_moments(posterior).items():
         known = moments[name]
-        for value, error, truth, other in ((own.mean, own.mean_se, known.mean, known.mean_se), (own.sd, own.sd_se, known.sd, known.sd_se)):
+        for value, error, truth, other in (
+            (own.mean, own.mean_se, known.mean, known.mean_se),
+            (own.sd, own.sd_se, known.sd, known.sd_se),
+        ):
             if value.shape != truth.shape:
                 return math.inf, SIGMAS
             se = (error**2 + other**2).sqrt()
-            gap = torch.where(se > 0, (value - truth).abs() / se.clamp(min=1e-300), (value - truth).abs() * 1e12)
+            gap = torch.where(
+                se > 0, (value - truth).abs() / se.clamp(min=1e-300), (value - truth).abs() * 1e12
+            )
             worst, looks = max(worst, float(gap.max())), looks + value.numel()
     return worst, _limit(looks)
 
@@ -99,8 +132,9 @@ def moment_gap(posterior: Posterior, moments: Mapping[str, Moments]) -> tuple[fl
 def stein(log_density: LogDensity, u: Array) -> tuple[float, float, str]:
     """Return how far draws are from Stein's identities, in standard errors, its limit, and the worst coordinate.
 
-    For draws of a density p with gradient g = d log p / du and any constant c, E[g_i] = 0 and E[(u_i - c_i) g_i] = -1.
-    A missing prior term, a wrong Jacobian or a changed data set breaks them. `u` is `[chain, draw, dim]`.
+    For draws of a density p with gradient g = d log p / du and any constant c, E[g_i] = 0 and
+    E[(u_i - c_i) g_i] = -1. A missing prior term, a wrong Jacobian or a changed data set breaks
+    them. `u` is `[chain, draw, dim]`.
     """
     gradients = np.empty_like(u)
     with torch.enable_grad():
@@ -109,7 +143,9 @@ def stein(log_density: LogDensity, u: Array) -> tuple[float, float, str]:
             (slope,) = torch.autograd.grad(log_density.batch_function()(points).sum(), points)
             gradients[chain] = slope.double().numpy()
     products = (u - u.mean((0, 1))) * gradients
-    statistics = np.concatenate([gradients, products + 1.0], -1)  # [chain, draw, 2 dim], each of mean 0
+    statistics = np.concatenate(
+        [gradients, products + 1.0], -1
+    )  # [chain, draw, 2 dim], each of mean 0
     if not np.isfinite(statistics).all():
         return math.inf, SIGMAS, "a gradient is not finite"
     z = np.abs(statistics.mean((0, 1))) / np.maximum(arviz_bridge.mcse_mean(statistics), 1e-300)

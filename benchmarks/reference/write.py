@@ -44,8 +44,9 @@ def write(
 ) -> Path:
     """Run NUTS to the standard of a reference and store the result; return the path of the JSON file.
 
-    Ten chains give 10,000 nearly independent draws (2,000 in the declared smaller tier). A divergence raises the
-    target acceptance rate, dependence raises the thinning; nothing is written unless every gate passes.
+    Ten chains give 10,000 nearly independent draws (2,000 in the declared smaller tier). A
+    divergence raises the target acceptance rate, dependence raises the thinning; nothing is
+    written unless every gate passes.
 
     Raises:
         UsageError: the entry borrows its reference, has a closed form, or learns weights.
@@ -53,14 +54,19 @@ def write(
         InfrastructureError: the files cannot be written.
     """
     if entry.reference_of is not None:
-        raise UsageError(f"{entry.key} borrows the reference of {entry.reference_of}; write that one.")
+        raise UsageError(
+            f"{entry.key} borrows the reference of {entry.reference_of}; write that one."
+        )
     if entry.reference != "stored":
         raise UsageError(
-            f"{entry.key} has reference={entry.reference!r}; only entries with reference='stored' get one written, "
-            "so change that on its card first."
+            f"{entry.key} has reference={entry.reference!r}; only entries with reference='stored'"
+            " get one written, so change that on its card first."
         )
     if entry.published is not None:
-        raise UsageError(f"{entry.key} uses reference draws that others published; `zoo reference {entry.key} --check` checks them.")
+        raise UsageError(
+            f"{entry.key} uses reference draws that others published; `zoo reference {entry.key}"
+            " --check` checks them."
+        )
     say = progress or (lambda line: None)
     data = entry.load_data()
     log_density = LogDensity(entry.program(data), data, dtype=entry.dtype)
@@ -75,7 +81,9 @@ def write(
             "draws": per_chain * THIN[thin],
         }
         settings["target_accept"] = ACCEPT[accept]
-        full = run_nuts(entry, data=data, jobs=jobs, log_density=log_density, min_ess=0, **settings)
+        full = run_nuts(
+            entry, data=data, jobs=jobs, log_density=log_density, min_ess=0, **settings
+        )
         thinned = _thin(full, THIN[thin])
         gates, values = certify.independence_gates(thinned)
         passed, numbers = certify.sampler_gates(full)
@@ -84,20 +92,32 @@ def write(
         distance, limit, where = certify.stein(log_density, thinned.unconstrained.numpy())
         gates["stein"] = distance <= limit
         values["stein"] = distance
-        say(f"{entry.key}: acceptance {ACCEPT[accept]}, thinning {THIN[thin]}: {full.cost.seconds:.0f} s, {_words(gates, values)}")
+        say(
+            f"{entry.key}: acceptance {ACCEPT[accept]}, thinning {THIN[thin]}:"
+            f" {full.cost.seconds:.0f} s, {_words(gates, values)}"
+        )
         if all(gates.values()):
             break
         if not gates["no_divergences"] and accept + 1 < len(ACCEPT):
             accept += 1
-        elif not (gates["finite"] and gates.get("ess_band", False) and gates.get("autocorrelation", False)) and thin + 1 < len(THIN):
+        elif not (
+            gates["finite"]
+            and gates.get("ess_band", False)
+            and gates.get("autocorrelation", False)
+        ) and thin + 1 < len(THIN):
             thin += 1
         else:
             failed = ", ".join(name for name, passed in gates.items() if not passed)
             hint = f" ({where})" if not gates["stein"] else ""
             raise ReferenceError(
-                f"No reference of {entry.key} was written: {failed} failed{hint}; reparameterize the program, or use the small tier."
+                f"No reference of {entry.key} was written: {failed} failed{hint}; reparameterize"
+                " the program, or use the small tier."
             )
-    values["thin"], values["seconds"], values["gradients"] = float(THIN[thin]), full.cost.seconds, float(full.cost.gradient_evaluations)
+    values["thin"], values["seconds"], values["gradients"] = (
+        float(THIN[thin]),
+        full.cost.seconds,
+        float(full.cost.gradient_evaluations),
+    )
     record = _record(entry, thinned, log_density, settings, gates, values, small)
     return _save(entry.key, record, thinned, folder)
 
@@ -121,9 +141,14 @@ def _thin(posterior: Posterior, step: int) -> Posterior:
 
 
 def _record(
-    entry: ModelEntry, thinned: Posterior, log_density: LogDensity, settings: Mapping[str, Any], gates: Mapping[str, bool],
-    values: Mapping[str, float], small: bool,
-) -> dict[str, Any]:  # fmt: skip
+    entry: ModelEntry,
+    thinned: Posterior,
+    log_density: LogDensity,
+    settings: Mapping[str, Any],
+    gates: Mapping[str, bool],
+    values: Mapping[str, float],
+    small: bool,
+) -> dict[str, Any]:
     chains, draws = thinned.sample_shape
     return {
         "schema": stored_reference.SCHEMA,
@@ -138,7 +163,8 @@ def _record(
         "gates": dict(gates),
         "values": {k: float(f"{v:.6g}") for k, v in values.items()},
         "moments": {
-            name: {part: _rounded(getattr(m, part)) for part in Moments._fields} for name, m in certify.all_moments(thinned).items()
+            name: {part: _rounded(getattr(m, part)) for part in Moments._fields}
+            for name, m in certify.all_moments(thinned).items()
         },
         "versions": {name: metadata.version(name) for name in _PACKAGES},
     }
@@ -160,7 +186,9 @@ def _save(key: str, record: dict[str, Any], thinned: Posterior, folder: Path | N
     mean = kept.mean((0, 1))
     deviations = (kept - mean).astype(np.float32)
     restored = mean + deviations.astype(np.float64)
-    points = np.stack([restored[0, 0], restored[chains // 2, restored.shape[1] // 2], restored[-1, -1]])
+    points = np.stack(
+        [restored[0, 0], restored[chains // 2, restored.shape[1] // 2], restored[-1, -1]]
+    )
     buffer = io.BytesIO()
     np.savez_compressed(buffer, mean=mean, deviations=deviations, points=points)
     data = thinned.entry.load_data()
@@ -180,5 +208,6 @@ def _replace(path: Path, content: bytes) -> None:
         write_whole(path, content)
     except OSError as error:
         raise InfrastructureError(
-            f"Cannot write {path.name}: {error.strerror or error}; free some space or choose another folder."
+            f"Cannot write {path.name}: {error.strerror or error}; free some space or choose"
+            " another folder."
         ) from error

@@ -1,6 +1,7 @@
 """Reports: a run as one self-contained HTML page, as Markdown for a pull request, and as a table for the terminal.
 
-Rendering is a pure function of its input: no clock, no disk, no random numbers, the same bytes every time.
+Rendering is a pure function of its input: no clock, no disk, no random numbers, the same bytes
+every time.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def render_html(run: ReportInput, jobs: int = 1, say: Callable[[str], None] | No
     return html(run, jobs, say or warn)
 
 
-def render_markdown(run: ReportInput, limit: int = 60_000, say: Callable[[str], None] | None = None) -> str:
+def render_markdown(
+    run: ReportInput, limit: int = 60_000, say: Callable[[str], None] | None = None
+) -> str:
     """Return the report as Markdown of at most `limit` characters, for a pull request.
 
     Args:

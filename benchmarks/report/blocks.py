@@ -15,8 +15,18 @@ from benchmarks.report.svg import inline_svg
 from benchmarks.report.words import definition
 
 __all__ = [
-    "Picture", "anchor", "environment", "escape", "fragment", "gallery", "markdown_table", "paragraph", "picture", "pictures_of", "table",
-]  # fmt: skip
+    "Picture",
+    "anchor",
+    "environment",
+    "escape",
+    "fragment",
+    "gallery",
+    "markdown_table",
+    "paragraph",
+    "picture",
+    "pictures_of",
+    "table",
+]
 
 Picture = dict[str, Any]
 
@@ -26,7 +36,9 @@ def anchor(report: EntryReport) -> str:
     return "e-" + re.sub(r"[^A-Za-z0-9_-]", lambda m: f".{ord(m.group()):x}.", report.entry.key)
 
 
-def picture(figure: Any, name: str, alt: str, title: str = "", caption: str = "") -> Picture | None:
+def picture(
+    figure: Any, name: str, alt: str, title: str = "", caption: str = ""
+) -> Picture | None:
     """Return a figure for the page, None where there is nothing to draw.
 
     Args:
@@ -51,7 +63,13 @@ def pictures_of(report: EntryReport, section: str, figures: Iterable[Any]) -> li
     """Return figures, or pairs of a figure and its caption, as pictures of a section."""
     pairs = [item if isinstance(item, tuple) else (item, "") for item in figures]
     made = [
-        picture(figure, f"{anchor(report)}-{section}{i}", str(caption) or f"Extra figure {i + 1} of {report.entry.key}.", "", str(caption))
+        picture(
+            figure,
+            f"{anchor(report)}-{section}{i}",
+            str(caption) or f"Extra figure {i + 1} of {report.entry.key}.",
+            "",
+            str(caption),
+        )
         for i, (figure, caption) in enumerate(pairs)
     ]
     return [p for p in made if p is not None]
@@ -63,9 +81,12 @@ def environment() -> Any:
     import jinja2
 
     made = jinja2.Environment(
-        loader=jinja2.PackageLoader("benchmarks.report", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        loader=jinja2.PackageLoader("benchmarks.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     made.filters["code"] = _code
     made.filters["pieces"] = lambda text: re.findall(r"[^_/\[,]*[_/\[,]?", str(text))[:-1]
     made.globals["define"] = definition
@@ -98,12 +119,14 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "
     return fragment("sections/table.jinja", title=title, heads=heads, rows=rows)
 
 
-# -- Markdown -----------------------------------------------------------------------------------------------------------
+# -- Markdown ----------------------------------------------------------------------------------
 
 
 def escape(text: object) -> str:
     """Make text literal inside a Markdown table: no markup, no HTML, no mention, one line."""
-    flat = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    flat = (
+        " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    )
     return re.sub(r"([\\|*_`\[\]~#$])", r"\\\1", flat).replace("@", "&#64;")
 
 

@@ -73,8 +73,15 @@ def make_view(report: EntryReport, methods: Sequence[str] = ()) -> View:
     """Evaluate all quantities once; `methods` are the columns of the whole report, so that marks agree across entries."""
     names = tuple(method_names(report.comparisons))
     by_name = dict(zip(names, report.comparisons, strict=True))
-    draws = {n: {} if c.verdict == "fit_failed" else component_draws(c.posterior) for n, c in by_name.items()}
-    reference = component_draws(report.reference.posterior) if report.reference.posterior is not None else {}
+    draws = {
+        n: {} if c.verdict == "fit_failed" else component_draws(c.posterior)
+        for n, c in by_name.items()
+    }
+    reference = (
+        component_draws(report.reference.posterior)
+        if report.reference.posterior is not None
+        else {}
+    )
     worst: dict[Key, float] = {}
     labels: dict[Key, str] = {}
     judged: dict[Key, bool] = {}
@@ -87,25 +94,45 @@ def make_view(report: EntryReport, methods: Sequence[str] = ()) -> View:
     for key in everything:
         labels.setdefault(key, _label(report, key))
     order = sorted(everything, key=lambda k: (not judged.get(k, True), -worst.get(k, 0.0)))
-    return View(report, names, by_name, draws, reference, tuple(order), labels, marks(tuple(methods) or names))
+    return View(
+        report,
+        names,
+        by_name,
+        draws,
+        reference,
+        tuple(order),
+        labels,
+        marks(tuple(methods) or names),
+    )
 
 
 def _label(report: EntryReport, key: Key) -> str:
     name, index = key
     quantity = report.entry.quantities.get(name)
     dims = quantity.dims if quantity is not None else ()
-    coords = [report.data.coords.get(d) for d in dims] if len(dims) == len(index) else [None] * len(index)
-    parts = [str(c[i]) if c is not None and i < len(c) else str(i) for c, i in zip(coords, index, strict=True)]
+    coords = (
+        [report.data.coords.get(d) for d in dims]
+        if len(dims) == len(index)
+        else [None] * len(index)
+    )
+    parts = [
+        str(c[i]) if c is not None and i < len(c) else str(i)
+        for c, i in zip(coords, index, strict=True)
+    ]
     return f"{name}[{', '.join(parts)}]" if parts else name
 
 
 def worst_pair(view: View) -> tuple[Key, Key, str, float, float] | None:
     """Find the pair and method whose correlation is furthest from the truth's: (a, b, method, correlation, true one).
 
-    The comparison's own finding is taken where there is one. Without a reference the truth is NUTS; without NUTS it
-    is the pair with the strongest correlation of any method.
+    The comparison's own finding is taken where there is one. Without a reference the truth is
+    NUTS; without NUTS it is the pair with the strongest correlation of any method.
     """
-    told = [(abs(c.correlations["difference"]), n) for n, c in view.by_name.items() if c.correlations and n in view.shown]
+    told = [
+        (abs(c.correlations["difference"]), n)
+        for n, c in view.by_name.items()
+        if c.correlations and n in view.shown
+    ]
     if told:
         name = max(told)[1]
         pair = view.by_name[name].correlations
@@ -113,12 +140,18 @@ def worst_pair(view: View) -> tuple[Key, Key, str, float, float] | None:
         first, second = (keys_of.get(label) for label in pair["labels"])
         if first is not None and second is not None:
             return first, second, name, float(pair["method"]), float(pair["reference"])
-    keys = [k for k in view.order if all(k in d and moves(d[k]) for d in view.draws.values() if d)][:MOST_PAIRED]
+    keys = [
+        k for k in view.order if all(k in d and moves(d[k]) for d in view.draws.values() if d)
+    ][:MOST_PAIRED]
     truth = view.reference or next((view.draws[n] for n in view.shown if is_nuts(n)), {})
     keys = [k for k in keys if not truth or (k in truth and moves(truth[k]))]
     if len(keys) < 2:
         return None
-    exact = np.corrcoef([truth[k].ravel() for k in keys]) if truth else np.zeros((len(keys), len(keys)))
+    exact = (
+        np.corrcoef([truth[k].ravel() for k in keys])
+        if truth
+        else np.zeros((len(keys), len(keys)))
+    )
     best: tuple[Key, Key, str, float, float] | None = None
     for name in view.guides or view.shown:
         found = np.corrcoef([view.draws[name][k].ravel() for k in keys])

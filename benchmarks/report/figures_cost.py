@@ -17,7 +17,9 @@ __all__ = ["cost", "cost_points", "log_axis", "noise_floor", "uncompiled"]
 LOWEST = 1e-3  # reference sds; below this every error is drawn at the edge
 
 
-def cost_points(view: View, by: Literal["gradients", "seconds"]) -> dict[str, tuple[float, float, float]]:
+def cost_points(
+    view: View, by: Literal["gradients", "seconds"]
+) -> dict[str, tuple[float, float, float]]:
     """Return per method (cost, worst absolute mean error, its standard error) over judged components."""
     points: dict[str, tuple[float, float, float]] = {}
     for name, comparison in view.by_name.items():
@@ -32,7 +34,11 @@ def cost_points(view: View, by: Literal["gradients", "seconds"]) -> dict[str, tu
 
 def uncompiled(view: View) -> set[str]:
     """Return the fits that took their steps without a compiled graph, where others had one: their seconds do not compare."""
-    stepped = {n: bool(f.compiled.get("used")) for n, f in view.report.summaries().items() if f.cost.steps > 0 and f.compiled}
+    stepped = {
+        n: bool(f.compiled.get("used"))
+        for n, f in view.report.summaries().items()
+        if f.cost.steps > 0 and f.compiled
+    }
     return {n for n, used in stepped.items() if not used} if any(stepped.values()) else set()
 
 
@@ -40,7 +46,9 @@ def noise_floor(view: View) -> float | None:
     """Return three standard errors of a mean error, the largest over components for the method that has the smallest."""
     found = []
     for comparison in view.by_name.values():
-        errors = [s.mean_error_se for s in comparison.scores if s.judged and np.isfinite(s.mean_error_se)]
+        errors = [
+            s.mean_error_se for s in comparison.scores if s.judged and np.isfinite(s.mean_error_se)
+        ]
         if errors and comparison.verdict != "fit_failed":
             found.append(3 * max(errors))
     return min(found) if found and min(found) > 0 else None
@@ -62,44 +70,106 @@ def cost(view: View, by: Literal["gradients", "seconds"]) -> Any | None:
     axis.set(xscale="log", yscale="log", xlim=x_range, ylim=(low, high))
     if floor is not None:
         axis.axhspan(low, floor, color=light("ref-soft"), linewidth=0)
-        axis.annotate("noise", (0.985, 0.015), xycoords="axes fraction", ha="right", va="bottom", fontsize=9.5, color=light("muted"))
+        axis.annotate(
+            "noise",
+            (0.985, 0.015),
+            xycoords="axes fraction",
+            ha="right",
+            va="bottom",
+            fontsize=9.5,
+            color=light("muted"),
+        )
     axis.axhline(MEAN, color=light("ref-line"), linewidth=1, linestyle=(0, (3, 3)))
-    axis.annotate(f"{MEAN:g}", (1, MEAN), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points", va="center",
-                  fontsize=9.5, color=light("muted"))  # fmt: skip
+    axis.annotate(
+        f"{MEAN:g}",
+        (1, MEAN),
+        xycoords=("axes fraction", "data"),
+        xytext=(3, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9.5,
+        color=light("muted"),
+    )
     for name, (x, y, se) in points.items():
         mark, y = view.marks[name], max(y, LOWEST)
         axis.plot([x, x], [max(y - se, low), y + se], color=mark.color, linewidth=1, alpha=0.5)
         size = 8 if is_nuts(name) else 6.5
-        axis.plot([x], [y], marker=mark.marker, color=mark.color, markersize=size, markeredgecolor=light("paper"), markeredgewidth=0.7)
+        axis.plot(
+            [x],
+            [y],
+            marker=mark.marker,
+            color=mark.color,
+            markersize=size,
+            markeredgecolor=light("paper"),
+            markeredgewidth=0.7,
+        )
     eager = uncompiled(view) if by == "seconds" else set()
-    _direct_labels(axis, view, points, x_range, (low, high), {n: f"{n}, eager" if n in eager else n for n in points})
+    _direct_labels(
+        axis,
+        view,
+        points,
+        x_range,
+        (low, high),
+        {n: f"{n}, eager" if n in eager else n for n in points},
+    )
     log_axis(axis, x_range, (low, high))
-    axis.set(xlabel="gradient evaluations" if by == "gradients" else "seconds", ylabel="worst |mean error| (ref. sds)")
+    axis.set(
+        xlabel="gradient evaluations" if by == "gradients" else "seconds",
+        ylabel="worst |mean error| (ref. sds)",
+    )
     axis.grid(True)
     return figure
 
 
 def _direct_labels(
-    axis: Any, view: View, points: Any, x_range: tuple[float, float], y_range: tuple[float, float], words: Mapping[str, str]
+    axis: Any,
+    view: View,
+    points: Any,
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    words: Mapping[str, str],
 ) -> None:
     """Write each method's words beside its point, pushed apart vertically so that no two overlap."""
     wide, tall = 205.0, 170.0  # the axes' size in pixels, near enough for spacing
-    px = {n: np.log(p[0] / x_range[0]) / np.log(x_range[1] / x_range[0]) * wide for n, p in points.items()}
-    py = {n: np.log(max(p[1], LOWEST) / y_range[0]) / np.log(y_range[1] / y_range[0]) * tall for n, p in points.items()}
+    px = {
+        n: np.log(p[0] / x_range[0]) / np.log(x_range[1] / x_range[0]) * wide
+        for n, p in points.items()
+    }
+    py = {
+        n: np.log(max(p[1], LOWEST) / y_range[0]) / np.log(y_range[1] / y_range[0]) * tall
+        for n, p in points.items()
+    }
     heights = spread(sorted(py.items(), key=lambda item: item[1]), 13.0, 6.0, tall - 6.0)
     for name in points:
         shift = heights[name] - py[name]
         left = px[name] > 0.72 * wide
         line = (
-            {"arrowstyle": "-", "color": view.marks[name].color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3} if abs(shift) > 7 else None
+            {
+                "arrowstyle": "-",
+                "color": view.marks[name].color,
+                "linewidth": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 3,
+            }
+            if abs(shift) > 7
+            else None
         )
         axis.annotate(
-            words[name], (points[name][0], max(points[name][1], LOWEST)), xytext=(-8 if left else 8, shift), textcoords="offset points",
-            ha="right" if left else "left", va="center", fontsize=10, color=view.marks[name].color, arrowprops=line,
-        )  # fmt: skip
+            words[name],
+            (points[name][0], max(points[name][1], LOWEST)),
+            xytext=(-8 if left else 8, shift),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="center",
+            fontsize=10,
+            color=view.marks[name].color,
+            arrowprops=line,
+        )
 
 
-def spread(items: Sequence[tuple[str, float]], gap: float, low: float, high: float) -> dict[str, float]:
+def spread(
+    items: Sequence[tuple[str, float]], gap: float, low: float, high: float
+) -> dict[str, float]:
     """Move sorted heights apart to at least `gap`, as little as a few relaxation sweeps find, within [low, high]."""
     heights = [h for _, h in items]
     for _ in range(60):
@@ -111,14 +181,21 @@ def spread(items: Sequence[tuple[str, float]], gap: float, low: float, high: flo
     return {name: h for (name, _), h in zip(items, heights, strict=True)}
 
 
-def log_axis(axis: Any, x_range: tuple[float, float] | None, y_range: tuple[float, float] | None) -> None:
+def log_axis(
+    axis: Any, x_range: tuple[float, float] | None, y_range: tuple[float, float] | None
+) -> None:
     """Put plain-number ticks on log axes: decades, with 2 and 5 between them where a range is short."""
     for limits, set_ticks in ((x_range, axis.set_xticks), (y_range, axis.set_yticks)):
         if limits is None:
             continue
         decades = np.arange(np.floor(np.log10(limits[0])), np.ceil(np.log10(limits[1])) + 1)
         for steps in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
-            ticks = [m * 10.0**d for d in decades for m in steps if limits[0] <= m * 10.0**d <= limits[1]]
+            ticks = [
+                m * 10.0**d
+                for d in decades
+                for m in steps
+                if limits[0] <= m * 10.0**d <= limits[1]
+            ]
             if len(ticks) <= 4:
                 break
         ticks = ticks[:: 1 + (len(ticks) - 1) // 6]

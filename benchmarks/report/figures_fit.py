@@ -37,31 +37,63 @@ def smooth(values: Array, points: int = 120) -> tuple[Array, Array]:
 def losses(view: View, fits: dict[str, FitSummary]) -> Any | None:
     """Draw the smoothed loss of each fit above the best final one, its stopping point, and its restarts at the end.
 
-    Where some guides are fitted to all units and others to the compared ones only, each is drawn above its own best.
+    Where some guides are fitted to all units and others to the compared ones only, each is drawn
+    above its own best.
     """
-    curves = {n: smooth(np.asarray(f.losses, dtype=float)) for n, f in fits.items() if np.size(f.losses) > 1 and n in view.marks}
+    curves = {
+        n: smooth(np.asarray(f.losses, dtype=float))
+        for n, f in fits.items()
+        if np.size(f.losses) > 1 and n in view.marks
+    }
     curves = {n: c for n, c in curves.items() if c[0].size}
     if not curves:
         return None
     figure, axis = canvas(380, 260)
     final = {n: float(np.median(c[1][-max(3, len(c[1]) // 10) :])) for n, c in curves.items()}
     lowest_of_all = min(final.values())
-    best = {n: v if view.report.entry.judged is not None else lowest_of_all for n, v in final.items()}
+    best = {
+        n: v if view.report.entry.judged is not None else lowest_of_all for n, v in final.items()
+    }
     last = max(c[0].max() for c in curves.values())
     highest = max(float(np.quantile(c[1] - best[n], 0.97)) for n, c in curves.items())
     wide = highest > NARROW
     if not wide:
-        highest = max(0.02, min(NARROW, max(float((c[1] - best[n]).max()) for n, c in curves.items())))
-    lowest = LOWEST if wide else min(-0.005, *(float(np.quantile(c[1] - best[n], 0.03)) for n, c in curves.items()))
+        highest = max(
+            0.02, min(NARROW, max(float((c[1] - best[n]).max()) for n, c in curves.items()))
+        )
+    lowest = (
+        LOWEST
+        if wide
+        else min(-0.005, *(float(np.quantile(c[1] - best[n], 0.03)) for n, c in curves.items()))
+    )
     for name, (steps, values) in curves.items():
         mark, gap = view.marks[name], np.maximum(values - best[name], lowest)
         axis.plot(steps, gap, color=mark.color, linestyle=mark.dash)
-        axis.plot(steps[-1:], gap[-1:], marker=mark.marker, color=mark.color, markersize=6.5, markeredgecolor=light("paper"))
+        axis.plot(
+            steps[-1:],
+            gap[-1:],
+            marker=mark.marker,
+            color=mark.color,
+            markersize=6.5,
+            markeredgecolor=light("paper"),
+        )
         for restart in fits[name].restarts:
             if restart.elbo is not None and np.isfinite(restart.elbo.value_nats):
                 height = max(-restart.elbo.value_nats - best[name], lowest)
-                axis.plot([last * 1.18], [height], marker="_", markersize=11, markeredgewidth=1.6, color=mark.color, clip_on=False)
-    y_range = (LOWEST * 0.8, highest * 1.5) if wide else (lowest - 0.06 * (highest - lowest), highest + 0.06 * (highest - lowest))
+                axis.plot(
+                    [last * 1.18],
+                    [height],
+                    marker="_",
+                    markersize=11,
+                    markeredgewidth=1.6,
+                    color=mark.color,
+                    clip_on=False,
+                )
+    y_range = (
+        (LOWEST * 0.8, highest * 1.5)
+        if wide
+        else (lowest - 0.06 * (highest - lowest), highest + 0.06 * (highest - lowest))
+    )
     axis.set(xscale="log", yscale="log" if wide else "linear", xlim=(1, last * 1.4), ylim=y_range)
     log_axis(axis, (1, last * 1.4), y_range if wide else None)
     axis.set(xlabel="optimizer step", ylabel="nats above the best loss")
@@ -71,7 +103,11 @@ def losses(view: View, fits: dict[str, FitSummary]) -> Any | None:
 
 def pareto(view: View) -> Any | None:
     """Draw k-hat per method against its threshold."""
-    found = {n: c.pareto_k for n, c in view.by_name.items() if c.pareto_k is not None and np.isfinite(c.pareto_k.value)}
+    found = {
+        n: c.pareto_k
+        for n, c in view.by_name.items()
+        if c.pareto_k is not None and np.isfinite(c.pareto_k.value)
+    }
     if not found:
         return None
     figure, axis = canvas(380, 70 + 25 * len(found))
@@ -84,15 +120,32 @@ def pareto(view: View) -> Any | None:
         mark = view.marks[name]
         x = min(k.value, 2.0)
         axis.plot([left, x], [i, i], color=light("line"), linewidth=1)
-        axis.plot([x], [i], marker=mark.marker if k.value <= 2 else ">", color=mark.color, markersize=7.5)
+        axis.plot(
+            [x], [i], marker=mark.marker if k.value <= 2 else ">", color=mark.color, markersize=7.5
+        )
         text = f"{k.value:.2f}".replace("-", "−")
         toward_left = x > right - 0.22 * (right - left)
-        axis.annotate(text, (x, i), xytext=(-8 if toward_left else 8, 0), textcoords="offset points", va="center",
-                      ha="right" if toward_left else "left", fontsize=10)  # fmt: skip
+        axis.annotate(
+            text,
+            (x, i),
+            xytext=(-8 if toward_left else 8, 0),
+            textcoords="offset points",
+            va="center",
+            ha="right" if toward_left else "left",
+            fontsize=10,
+        )
     axis.set_yticks(range(len(found)), list(found))
     axis.tick_params(axis="y", length=0, labelcolor=light("ink"))
-    axis.annotate(f"unreliable above {limit:.2f}", (right, -0.75), ha="right", va="center", fontsize=9.5, color=light("muted"),
-                  xytext=(-3, 0), textcoords="offset points")  # fmt: skip
+    axis.annotate(
+        f"unreliable above {limit:.2f}",
+        (right, -0.75),
+        ha="right",
+        va="center",
+        fontsize=9.5,
+        color=light("muted"),
+        xytext=(-3, 0),
+        textcoords="offset points",
+    )
     axis.set(xlim=(left, right), ylim=(len(found) - 0.4, -1.1), xlabel="Pareto k-hat (no unit)")
     axis.spines["left"].set_visible(False)
     return figure
@@ -103,7 +156,9 @@ def reweighting(view: View, most: int = 12) -> Any | None:
     rows: list[tuple[float, str, str, float, float]] = []
     for name, comparison in view.by_name.items():
         if comparison.pareto_k is not None:
-            pairs = sorted(comparison.pareto_k.reweighted.items(), key=lambda item: -abs(item[1][0]))[:3]
+            pairs = sorted(
+                comparison.pareto_k.reweighted.items(), key=lambda item: -abs(item[1][0])
+            )[:3]
             rows += [(abs(p[0]), name, label, *p) for label, p in pairs if np.isfinite(p).all()]
     rows = sorted(rows, key=lambda r: (list(view.names).index(r[1]), -r[0]))[:most]
     if not rows:
@@ -116,12 +171,23 @@ def reweighting(view: View, most: int = 12) -> Any | None:
         mark = view.marks[name]
         raw, new = float(np.clip(raw, -reach, reach)), float(np.clip(new, -reach, reach))
         axis.plot([raw, new], [i, i], color=mark.color, linewidth=1.2)
-        axis.plot([raw], [i], marker=mark.marker, markersize=6.5, color=mark.color, markerfacecolor=light("paper"))
+        axis.plot(
+            [raw],
+            [i],
+            marker=mark.marker,
+            markersize=6.5,
+            color=mark.color,
+            markerfacecolor=light("paper"),
+        )
         axis.plot([new], [i], marker=mark.marker, markersize=6.5, color=mark.color)
     axis.set_yticks(range(len(rows)), [short(r[2]) for r in rows])
     for tick, row in zip(axis.get_yticklabels(), rows, strict=True):
         tick.set_color(view.marks[row[1]].color)
     axis.tick_params(axis="y", length=0)
-    axis.set(xlim=(-reach * 1.04, reach * 1.04), ylim=(len(rows) - 0.4, -0.6), xlabel="mean error (reference sds)")
+    axis.set(
+        xlim=(-reach * 1.04, reach * 1.04),
+        ylim=(len(rows) - 0.4, -0.6),
+        xlabel="mean error (reference sds)",
+    )
     axis.spines["left"].set_visible(False)
     return figure

@@ -41,10 +41,20 @@ def ranks(view: View, nuts: Posterior) -> tuple[Any, str] | None:
     for chain in range(chains):
         counts = np.histogram(rank[chain], edges)[0] / expected
         tallest = max(tallest, counts.max())
-        axis.stairs(counts, np.linspace(0, 1, bins + 1), baseline=None, color=light(f"m{chain % 6 + 1}"), linewidth=1.3,
-                    linestyle=CHAIN_DASHES[chain % 4])  # fmt: skip
+        axis.stairs(
+            counts,
+            np.linspace(0, 1, bins + 1),
+            baseline=None,
+            color=light(f"m{chain % 6 + 1}"),
+            linewidth=1.3,
+            linestyle=CHAIN_DASHES[chain % 4],
+        )
     top = max(1 + 2 * band, 1.05 * tallest)
-    axis.set(xlim=(0, 1), ylim=(max(0.0, 2 - top), top), xlabel=f"rank of {short(view.labels.get(key, key[0]), 24)} (all chains)")
+    axis.set(
+        xlim=(0, 1),
+        ylim=(max(0.0, 2 - top), top),
+        xlabel=f"rank of {short(view.labels.get(key, key[0]), 24)} (all chains)",
+    )
     axis.set_ylabel("draws / expected")
     axis.locator_params(axis="y", nbins=5)
     axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
@@ -53,13 +63,17 @@ def ranks(view: View, nuts: Posterior) -> tuple[Any, str] | None:
 
 def _worst_mixing(view: View, found: dict[Key, Array]) -> Key | None:
     """Take the component NUTS itself names as worst, else the one whose chain means differ most."""
-    named = next((c.mcmc.worst for n, c in view.by_name.items() if is_nuts(n) and c.mcmc is not None), "")
+    named = next(
+        (c.mcmc.worst for n, c in view.by_name.items() if is_nuts(n) and c.mcmc is not None), ""
+    )
     moving = {k: v for k, v in found.items() if v.std() > 0}
     for key in moving:
         label = view.labels.get(key, "")
         if named and label and (named == label or named.startswith(label + " ")):
             return key
-    return max(moving, key=lambda k: float(moving[k].mean(1).std() / moving[k].std()), default=None)
+    return max(
+        moving, key=lambda k: float(moving[k].mean(1).std() / moving[k].std()), default=None
+    )
 
 
 def energy(nuts: Posterior) -> Any | None:
@@ -92,26 +106,54 @@ def energy(nuts: Posterior) -> Any | None:
 def divergences(view: View, nuts: Posterior) -> tuple[Any, int] | None:
     """Draw NUTS draws of two components with the divergent ones marked.
 
-    The components are those whose mean differs most, in sds, between divergent and other draws: where the trouble sits.
+    The components are those whose mean differs most, in sds, between divergent and other draws:
+    where the trouble sits.
     """
     found = {k: v.ravel() for k, v in component_draws(nuts).items() if v.std() > 0}
     if len(found) < 2 or "diverging" not in nuts.stats:
         return None
     bad = np.asarray(nuts.stats["diverging"].detach().cpu().numpy(), dtype=bool).ravel()
-    shift = {k: abs(v[bad].mean() - v.mean()) / v.std() if bad.any() else 0.0 for k, v in found.items()}
-    ranked = sorted(found, key=lambda k: (-shift[k], list(view.order).index(k) if k in view.order else len(view.order)))
+    shift = {
+        k: abs(v[bad].mean() - v.mean()) / v.std() if bad.any() else 0.0 for k, v in found.items()
+    }
+    ranked = sorted(
+        found,
+        key=lambda k: (
+            -shift[k],
+            list(view.order).index(k) if k in view.order else len(view.order),
+        ),
+    )
     a = ranked[0]
-    b = next((k for k in ranked[1:] if abs(np.corrcoef(found[a], found[k])[0, 1]) < 0.98), ranked[1])
+    b = next(
+        (k for k in ranked[1:] if abs(np.corrcoef(found[a], found[k])[0, 1]) < 0.98), ranked[1]
+    )
     figure, axis = canvas(340, 260)
     good = np.flatnonzero(~bad)
     good = good[:: max(1, len(good) // MOST_POINTS)]
     axis.plot(
-        found[b][good], found[a][good], linestyle="none", marker="o", markersize=2.6, markeredgewidth=0, color=light("ref-line"), alpha=0.6
+        found[b][good],
+        found[a][good],
+        linestyle="none",
+        marker="o",
+        markersize=2.6,
+        markeredgewidth=0,
+        color=light("ref-line"),
+        alpha=0.6,
     )
     some = np.flatnonzero(bad)
     some = some[:: max(1, len(some) // MOST_POINTS)]
-    axis.plot(found[b][some], found[a][some], linestyle="none", marker="x", markersize=6, markeredgewidth=1.5, color=light("warn"))
-    axis.set(xlabel=short(view.labels.get(b, b[0]), 32), ylabel=short(view.labels.get(a, a[0]), 26))
+    axis.plot(
+        found[b][some],
+        found[a][some],
+        linestyle="none",
+        marker="x",
+        markersize=6,
+        markeredgewidth=1.5,
+        color=light("warn"),
+    )
+    axis.set(
+        xlabel=short(view.labels.get(b, b[0]), 32), ylabel=short(view.labels.get(a, a[0]), 26)
+    )
     axis.locator_params(nbins=6)
     return figure, int(bad.sum())
 
@@ -119,8 +161,9 @@ def divergences(view: View, nuts: Posterior) -> tuple[Any, int] | None:
 def predictive(view: View, check: PredictiveCheck) -> Any:
     """Draw the observed values' distribution function over those replicated from each method.
 
-    The band holds 90 % of the data sets replicated by NUTS where it was run, else by the first method. A distribution
-    function needs no bins, so eight observations and a thousand, counts and reals are drawn alike.
+    The band holds 90 % of the data sets replicated by NUTS where it was run, else by the first
+    method. A distribution function needs no bins, so eight observations and a thousand, counts and
+    reals are drawn alike.
     """
     figure, axis = canvas(380, 260)
     observed = np.sort(np.asarray(check.observed, dtype=float).ravel())

@@ -14,12 +14,18 @@ __all__ = ["density", "forest", "marginal", "pair", "short"]
 
 FARTHEST = 6.0  # reference sds shown in a forest plot; beyond that an arrow at the edge
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-RADIUS = float(np.sqrt(stats.chi2.ppf(0.9, 2)))  # Mahalanobis radius that holds 90 % of a two-dimensional normal
+RADIUS = float(
+    np.sqrt(stats.chi2.ppf(0.9, 2))
+)  # Mahalanobis radius that holds 90 % of a two-dimensional normal
 
 
 def short(text: str, length: int = 22) -> str:
     """Cut a label in the middle, where labels of the same quantity agree, never at its index."""
-    return text if len(text) <= length else text[: length // 2 - 1] + "…" + text[-(length - length // 2) :]
+    return (
+        text
+        if len(text) <= length
+        else text[: length // 2 - 1] + "…" + text[-(length - length // 2) :]
+    )
 
 
 def density(x: Array, grid: Array) -> Array | None:
@@ -28,9 +34,12 @@ def density(x: Array, grid: Array) -> Array | None:
     flat = flat[:: max(1, flat.size // 2500)]
     if flat.size < 5 or not moves(flat):
         return None
-    # A heavy tail inflates the sd and would oversmooth the middle: use the smaller of sd and scaled IQR.
+    # A heavy tail inflates the sd and would oversmooth the middle: use the smaller of sd and
+    # scaled IQR.
     spread = min(flat.std(), stats.iqr(flat) / 1.349) or flat.std()
-    return np.asarray(stats.gaussian_kde(flat, bw_method=0.9 * spread / flat.std() * flat.size**-0.2)(grid))
+    return np.asarray(
+        stats.gaussian_kde(flat, bw_method=0.9 * spread / flat.std() * flat.size**-0.2)(grid)
+    )
 
 
 def forest(view: View, most: int = 20) -> tuple[Any, int]:
@@ -53,9 +62,20 @@ def forest(view: View, most: int = 20) -> tuple[Any, int]:
         bottom = top + pitch * len(methods) + gap
         span = (top + gap / 2, bottom - top - gap)
         quantiles = (np.quantile(view.reference[key], LEVELS) - center) / sd
-        axis.broken_barh([(quantiles[0], quantiles[4] - quantiles[0])], span, color=light("ref-soft"), linewidth=0)
-        axis.broken_barh([(quantiles[1], quantiles[3] - quantiles[1])], span, color=light("ref"), linewidth=0)
-        bands["middle"] += [(quantiles[2], span[0]), (quantiles[2], span[0] + span[1]), (np.nan, np.nan)]
+        axis.broken_barh(
+            [(quantiles[0], quantiles[4] - quantiles[0])],
+            span,
+            color=light("ref-soft"),
+            linewidth=0,
+        )
+        axis.broken_barh(
+            [(quantiles[1], quantiles[3] - quantiles[1])], span, color=light("ref"), linewidth=0
+        )
+        bands["middle"] += [
+            (quantiles[2], span[0]),
+            (quantiles[2], span[0] + span[1]),
+            (np.nan, np.nan),
+        ]
         bands["ticks"].append((top + bottom) / 2)
         for i, name in enumerate(methods):
             if key in view.draws[name]:
@@ -65,9 +85,15 @@ def forest(view: View, most: int = 20) -> tuple[Any, int]:
     axis.plot(*np.transpose(bands["middle"]), color=light("ref-line"), linewidth=1.2)
     for name in methods:
         _intervals(axis, lines[name], view.marks[name])
-    farthest = max([2.0, *(float(np.abs(points).max()) for found in lines.values() for points, _ in found)])
+    farthest = max(
+        [2.0, *(float(np.abs(points).max()) for found in lines.values() for points, _ in found)]
+    )
     reach = min(farthest * 1.06, FARTHEST)
-    axis.set(xlim=(-reach, reach), ylim=(top + 1, -1), xlabel="distance from the reference mean (reference sds)")
+    axis.set(
+        xlim=(-reach, reach),
+        ylim=(top + 1, -1),
+        xlabel="distance from the reference mean (reference sds)",
+    )
     axis.set_yticks(bands["ticks"], [short(view.labels[k]) for k in keys])
     axis.tick_params(axis="y", length=0, labelcolor=light("ink"))
     axis.spines["left"].set_visible(False)
@@ -84,25 +110,52 @@ def _intervals(axis: Any, found: list[tuple[Array, float]], mark: Any) -> None:
     gaps = np.full(len(y), np.nan)
     for ends, width in (((0, 4), 1.1), ((1, 3), 2.8)):
         x = np.stack([points[:, ends[0]], points[:, ends[1]], gaps], 1).ravel()
-        axis.plot(x, np.stack([y, y, gaps], 1).ravel(), color=mark.color, linewidth=width, solid_capstyle="butt")
+        axis.plot(
+            x,
+            np.stack([y, y, gaps], 1).ravel(),
+            color=mark.color,
+            linewidth=width,
+            solid_capstyle="butt",
+        )
     middle = points[:, 2]
-    for marker, rows in ((mark.marker, np.abs(middle) < FARTHEST), (">", middle >= FARTHEST), ("<", middle <= -FARTHEST)):
+    for marker, rows in (
+        (mark.marker, np.abs(middle) < FARTHEST),
+        (">", middle >= FARTHEST),
+        ("<", middle <= -FARTHEST),
+    ):
         if rows.any():
-            axis.plot(middle[rows] * (1 if marker == mark.marker else 0.985), y[rows], linestyle="none", marker=marker, markersize=4.8,
-                      color=mark.color, markeredgecolor=light("paper"), markeredgewidth=0.5)  # fmt: skip
+            axis.plot(
+                middle[rows] * (1 if marker == mark.marker else 0.985),
+                y[rows],
+                linestyle="none",
+                marker=marker,
+                markersize=4.8,
+                color=mark.color,
+                markeredgecolor=light("paper"),
+                markeredgewidth=0.5,
+            )
 
 
 def marginal(view: View, key: Key) -> tuple[Any, bool]:
     """Draw the density of one component: the reference filled, every method as a line; say whether a peak was cut."""
     figure, axis = canvas(340, 210)
     truth = view.reference.get(key)
-    base = truth if truth is not None else np.concatenate([view.draws[n][key].ravel() for n in view.shown if key in view.draws[n]])
+    base = (
+        truth
+        if truth is not None
+        else np.concatenate(
+            [view.draws[n][key].ravel() for n in view.shown if key in view.draws[n]]
+        )
+    )
     low, high = np.quantile(base, (0.005, 0.995))
     for name in view.shown:
         if key in view.draws[name]:
             inner = np.quantile(view.draws[name][key], (0.02, 0.98))
             width = high - low
-            low, high = min(low, max(inner[0], low - width / 3)), max(high, min(inner[1], high + width / 3))
+            low, high = (
+                min(low, max(inner[0], low - width / 3)),
+                max(high, min(inner[1], high + width / 3)),
+            )
     if not high - low > 1e-9 * abs(low):  # nothing but points
         low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(low) or 1.0)
     grid = np.linspace(low, high, 110)
@@ -110,7 +163,8 @@ def marginal(view: View, key: Key) -> tuple[Any, bool]:
     fill = density(truth, grid) if truth is not None else None
     if fill is not None:
         axis.fill_between(grid, 0, fill, color=light("ref"), linewidth=0)
-    # A collapsed guide would flatten everything else: cut the axis at three times the reference's peak.
+    # A collapsed guide would flatten everything else: cut the axis at three times the reference's
+    # peak.
     peaks = [c.max() for c in curves.values() if c is not None]
     peak = max([*peaks, fill.max() if fill is not None else 0.0])
     top = (min(peak, 3.0 * fill.max()) if fill is not None else peak) or 1.0
@@ -119,7 +173,12 @@ def marginal(view: View, key: Key) -> tuple[Any, bool]:
         if curve is not None:
             axis.plot(grid, curve, color=mark.color, linestyle=mark.dash, linewidth=1.7)
         elif not moves(view.draws[name][key]):  # a point: all its density is at one place
-            axis.axvline(float(view.draws[name][key].mean()), color=mark.color, linestyle=mark.dash, linewidth=1.7)
+            axis.axvline(
+                float(view.draws[name][key].mean()),
+                color=mark.color,
+                linestyle=mark.dash,
+                linewidth=1.7,
+            )
     axis.set(xlabel=short(view.labels[key], 40), ylim=(0, 1.05 * top), xlim=(low, high), yticks=[])
     axis.spines["left"].set_visible(False)
     axis.locator_params(axis="x", nbins=6)
@@ -132,20 +191,30 @@ def pair(view: View) -> tuple[Any, str] | None:
     if found is None:
         return None
     a, b, method, got, true = found
-    if abs(true) > 0.995 and abs(got - true) < 0.01:  # one is a function of the other, and every method knows it
+    if (
+        abs(true) > 0.995 and abs(got - true) < 0.01
+    ):  # one is a function of the other, and every method knows it
         return None
     figure, axis = canvas(380, 330)
     truth = view.reference or next((view.draws[n] for n in view.shown if is_nuts(n)), {})
     truth = truth if a in truth and b in truth else {}
     if truth:
         _contours(axis, truth[a].ravel(), truth[b].ravel())
-    for name in sorted((n for n in view.shown if a in view.draws[n] and b in view.draws[n]), key=is_nuts):
+    for name in sorted(
+        (n for n in view.shown if a in view.draws[n] and b in view.draws[n]), key=is_nuts
+    ):
         x = np.stack([view.draws[name][a].ravel(), view.draws[name][b].ravel()])
         mark = view.marks[name]
         if not is_nuts(name):
             points = _ellipse(x)
             axis.plot(*points, color=mark.color, linestyle=mark.dash, linewidth=1.6)
-        axis.plot(*x.mean(1, keepdims=True), marker=mark.marker, color=mark.color, markersize=6, markeredgecolor=light("paper"))
+        axis.plot(
+            *x.mean(1, keepdims=True),
+            marker=mark.marker,
+            color=mark.color,
+            markersize=6,
+            markeredgecolor=light("paper"),
+        )
     if truth:
         for pick, position, limits in ((a, 0, axis.set_xlim), (b, 1, axis.set_ylim)):
             low, high = np.quantile(truth[pick], (0.004, 0.996))
@@ -158,7 +227,11 @@ def pair(view: View) -> tuple[Any, str] | None:
     axis.set(xlabel=short(view.labels[a], 36), ylabel=short(view.labels[b], 30))
     axis.locator_params(nbins=6)
     text = f"correlation of {view.labels[a]} and {view.labels[b]}: {signed(got)} by {method}"
-    return figure, text + (f", {signed(true)} in the {'reference' if view.reference else 'NUTS draws'}" if truth else "")
+    return figure, text + (
+        f", {signed(true)} in the {'reference' if view.reference else 'NUTS draws'}"
+        if truth
+        else ""
+    )
 
 
 def signed(value: float) -> str:
@@ -170,7 +243,9 @@ def _ellipse(x: Array) -> Array:
     """Return the 90 % ellipse `[2, 80]` of the normal with the mean and covariance of draws `[2, n]`."""
     angle = np.linspace(0, 2 * np.pi, 80)
     values, vectors = np.linalg.eigh(np.cov(x))
-    return x.mean(1, keepdims=True) + RADIUS * (vectors * np.sqrt(np.maximum(values, 0))) @ np.stack([np.cos(angle), np.sin(angle)])
+    return x.mean(1, keepdims=True) + RADIUS * (
+        vectors * np.sqrt(np.maximum(values, 0))
+    ) @ np.stack([np.cos(angle), np.sin(angle)])
 
 
 def _contours(axis: Any, x: Array, y: Array) -> None:
@@ -180,7 +255,14 @@ def _contours(axis: Any, x: Array, y: Array) -> None:
     try:
         kernel = stats.gaussian_kde(points)
     except np.linalg.LinAlgError:  # perfectly correlated draws have no density in the plane
-        axis.plot(points[0], points[1], linestyle="none", marker=".", markersize=2, color=light("ref-line"))
+        axis.plot(
+            points[0],
+            points[1],
+            linestyle="none",
+            marker=".",
+            markersize=2,
+            color=light("ref-line"),
+        )
         return
     heights = kernel(points)
     levels = np.quantile(heights, (0.1, 0.5))
@@ -189,4 +271,10 @@ def _contours(axis: Any, x: Array, y: Array) -> None:
     (x0, x1), (y0, y1) = (np.quantile(v, (0.0, 1.0)) for v in points)
     gx, gy = np.meshgrid(np.linspace(x0, x1, 56), np.linspace(y0, y1, 56))
     z = kernel(np.stack([gx.ravel(), gy.ravel()])).reshape(gx.shape)
-    axis.contourf(gx, gy, z, levels=[*levels, max(z.max(), heights.max()) * 1.01], colors=[light("ref-soft"), light("ref")])
+    axis.contourf(
+        gx,
+        gy,
+        z,
+        levels=[*levels, max(z.max(), heights.max()) * 1.01],
+        colors=[light("ref-soft"), light("ref")],
+    )

@@ -35,12 +35,17 @@ def html(run: ReportInput, jobs: int = 1, say: Callable[[str], None] = warn) -> 
     with theme.style():
         views = [make_view(entry, methods) for entry in run.entries]
         tasks = [Task(anchor(view.report), partial(_drawn, view)) for view in views]
-        drawn = [result.unwrap() for result in run_tasks(tasks, jobs, in_process=min(jobs, len(tasks)) < 2)]
+        drawn = [
+            result.unwrap()
+            for result in run_tasks(tasks, jobs, in_process=min(jobs, len(tasks)) < 2)
+        ]
     for text in [*broken(), *(text for section, _ in drawn for text in section["failed"])]:
         say(text)
     pages = environment()
     return pages.get_template("template.html.jinja").render(
-        style=Markup(theme.verdict_css() + _minify(pages.loader.get_source(pages, "style.css")[0])),
+        style=Markup(
+            theme.verdict_css() + _minify(pages.loader.get_source(pages, "style.css")[0])
+        ),
         methods=methods,
         keys={name: key(marks[name]) for name in methods},
         rows=[_row(entry, methods) for entry in run.entries],
@@ -61,7 +66,11 @@ def _drawn(view: View) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the section of one entry and its pictures of cost."""
     key, name = view.report.entry.key, anchor(view.report)
     figures = [
-        picture(cost(view, by), f"{name}-{by[0]}", f"Worst mean error of each method on {key} against {by}.")
+        picture(
+            cost(view, by),
+            f"{name}-{by[0]}",
+            f"Worst mean error of each method on {key} against {by}.",
+        )
         for by in ("gradients", "seconds")
     ]
     return entry_section(view), {"key": key, "anchor": name, "figures": figures}
@@ -77,13 +86,24 @@ def entry_section(view: View) -> dict[str, Any]:
             parts.append(paragraph(failure))
         elif part is not None:
             parts.append(escape(part))
-    return {"anchor": anchor(view.report), "key": key, "title": view.report.entry.title, "parts": parts, "failed": failed}
+    return {
+        "anchor": anchor(view.report),
+        "key": key,
+        "title": view.report.entry.title,
+        "parts": parts,
+        "failed": failed,
+    }
 
 
 def _row(entry: Any, methods: list[str]) -> dict[str, Any]:
     found = cells(entry)
     kind, state, grade = reference_words(entry)
-    return {"anchor": anchor(entry), "key": entry.entry.key, "cells": [found.get(m) for m in methods], "reference": (kind, state, grade)}
+    return {
+        "anchor": anchor(entry),
+        "key": entry.entry.key,
+        "cells": [found.get(m) for m in methods],
+        "reference": (kind, state, grade),
+    }
 
 
 def _meta(run: ReportInput) -> list[tuple[str, str]]:

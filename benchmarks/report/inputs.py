@@ -36,7 +36,12 @@ class FitSummary:
     def of(cls, fit: Any) -> FitSummary:
         """Take the reported fields of a `guides.types.Fit` or of anything shaped like one."""
         return cls(
-            losses=fit.losses, stop=fit.stop, elbo=fit.elbo, cost=fit.cost, restarts=tuple(fit.restarts), compiled=dict(fit.compiled)
+            losses=fit.losses,
+            stop=fit.stop,
+            elbo=fit.elbo,
+            cost=fit.cost,
+            restarts=tuple(fit.restarts),
+            compiled=dict(fit.compiled),
         )
 
 
@@ -44,8 +49,9 @@ class FitSummary:
 class EntryReport:
     """Everything about one entry: its reference, one comparison per method (NUTS included) and the raw NUTS draws.
 
-    `fits` overrides `Comparison.fit` per method (used when a run is read back from disk), `sentence` the composed
-    one, `ppc` adds posterior predictive checks, `predictions` the table of an entry with a `baselines` hook.
+    `fits` overrides `Comparison.fit` per method (used when a run is read back from disk),
+    `sentence` the composed one, `ppc` adds posterior predictive checks, `predictions` the table of
+    an entry with a `baselines` hook.
     """
 
     entry: ModelEntry
@@ -61,7 +67,9 @@ class EntryReport:
     def summaries(self) -> dict[str, FitSummary]:
         """Return the fit of every method that has one, under the names of `method_names`."""
         found = {
-            n: FitSummary.of(c.fit) for n, c in zip(method_names(self.comparisons), self.comparisons, strict=True) if c.fit is not None
+            n: FitSummary.of(c.fit)
+            for n, c in zip(method_names(self.comparisons), self.comparisons, strict=True)
+            if c.fit is not None
         }
         return {**found, **self.fits}
 
@@ -77,4 +85,7 @@ class ReportInput:
 def method_names(comparisons: Sequence[Comparison]) -> list[str]:
     """Name each comparison by its method, with the seed appended where one method was run with several seeds."""
     methods = [c.posterior.method for c in comparisons]
-    return [m if methods.count(m) == 1 else f"{m} s{c.posterior.seed}" for m, c in zip(methods, comparisons, strict=True)]
+    return [
+        m if methods.count(m) == 1 else f"{m} s{c.posterior.seed}"
+        for m, c in zip(methods, comparisons, strict=True)
+    ]

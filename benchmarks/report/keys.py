@@ -19,16 +19,22 @@ SHAPES = {
     "*": '<path d="M15 .8l1.4 3.4 3.7.3-2.8 2.4.9 3.6-3.2-1.9-3.2 1.9.9-3.6-2.8-2.4 3.7-.3z"/>',
     "d": '<path d="M15 1l2.9 5-2.9 5-2.9-5z"/>',
     "h": '<path d="M15 1.6l3.8 2.2v4.4l-3.8 2.2-3.8-2.2v-4.4z"/>',
-    "X": '<path d="M12.6 1.8l2.4 2.3 2.4-2.3 1.9 1.9-2.4 2.3 2.4 2.3-1.9 1.9-2.4-2.3-2.4 2.3-1.9-1.9 2.4-2.3-2.4-2.3z"/>',
+    "X": (
+        '<path d="M12.6 1.8l2.4 2.3 2.4-2.3 1.9 1.9-2.4 2.3 2.4 2.3-1.9 1.9-2.4-2.3-2.4'
+        ' 2.3-1.9-1.9 2.4-2.3-2.4-2.3z"/>'
+    ),
 }
 
 
 def key(mark: theme.Mark) -> Markup:
     """Return the swatch of a method: its line and marker in its color."""
-    dash = "" if mark.dash == "-" else f' stroke-dasharray="{" ".join(str(v) for v in mark.dash[1])}"'
+    dash = (
+        "" if mark.dash == "-" else f' stroke-dasharray="{" ".join(str(v) for v in mark.dash[1])}"'
+    )
     color = f"var(--c-{mark.role})"
     return Markup(
-        f'<svg class="key" viewBox="0 0 30 12" aria-hidden="true">'
-        f'<path d="M1 6h28" style="stroke:{color};fill:none" stroke-width="1.7"{dash}/>'
-        f'<g style="fill:{color};stroke:var(--c-paper)" stroke-width=".8">{SHAPES[mark.marker]}</g></svg>'
+        '<svg class="key" viewBox="0 0 30 12" aria-hidden="true"><path d="M1 6h28"'
+        f' style="stroke:{color};fill:none" stroke-width="1.7"{dash}/><g'
+        f' style="fill:{color};stroke:var(--c-paper)"'
+        f' stroke-width=".8">{SHAPES[mark.marker]}</g></svg>'
     )

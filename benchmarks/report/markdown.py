@@ -44,25 +44,46 @@ def markdown(run: ReportInput, limit: int, say: Callable[[str], None] = warn) ->
 
 def _head(run: ReportInput) -> str:
     lines = ["# How far to trust variational inference here", ""]
-    lines += [" · ".join(f"{verdict_of(code).mark} {n} {word}" for code, word, n in tally(run)), ""]
+    lines += [
+        " · ".join(f"{verdict_of(code).mark} {n} {word}" for code, word, n in tally(run)),
+        "",
+    ]
     lines += [f"- **{escape(e.entry.key)}**: {escape(sentence(e))}" for e in run.entries]
     methods = columns(run)
-    lines += ["", "| entry | " + " | ".join(escape(m) for m in methods) + " | reference |", "|---" * (len(methods) + 2) + "|"]
+    lines += [
+        "",
+        "| entry | " + " | ".join(escape(m) for m in methods) + " | reference |",
+        "|---" * (len(methods) + 2) + "|",
+    ]
     for entry in run.entries:
         found = cells(entry)
         row = [escape(entry.entry.key)]
         for method in methods:
             cell = found.get(method)
-            row.append("–" if cell is None else _cell(cell.verdict, cell.word, f"{cell.where} {cell.number}".strip(), cell.note))
+            row.append(
+                "–"
+                if cell is None
+                else _cell(
+                    cell.verdict, cell.word, f"{cell.where} {cell.number}".strip(), cell.note
+                )
+            )
         kind, state, _ = reference_words(entry)
         lines.append("| " + " | ".join([*row, f"**{escape(kind)}**<br>{escape(state)}"]) + " |")
-    lines += ["", "<sub>Errors in sds of the reference, ± one Monte Carlo standard error. Material: a mean off by more than 0.15, an sd "
-              "by more than a factor 1.15.</sub>", ""]  # fmt: skip
+    lines += [
+        "",
+        (
+            "<sub>Errors in sds of the reference, ± one Monte Carlo standard error. Material: a"
+            " mean off by more than 0.15, an sd by more than a factor 1.15.</sub>"
+        ),
+        "",
+    ]
     return "\n".join(lines) + "\n"
 
 
 def _cell(verdict: str, word: str, number: str, note: str) -> str:
-    return "<br>".join([f"{verdict_of(verdict).mark} **{word}**", *(escape(t) for t in (number, note) if t)])
+    return "<br>".join(
+        [f"{verdict_of(verdict).mark} **{word}**", *(escape(t) for t in (number, note) if t)]
+    )
 
 
 def _details(entry: EntryReport) -> tuple[str, list[str]]:
@@ -85,7 +106,9 @@ def _tail(run: ReportInput) -> str:
         return ""
     lines = ["<details><summary>How this report was made</summary>", ""]
     for name, value in run.meta.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        text = (
+            ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        )
         lines.append(f"- {escape(str(name).replace('_', ' '))}: {escape(text)}")
     lines += [f"- sections left out: {escape(text)}" for text in left_out]
     return "\n".join([*lines, "", "</details>", ""])

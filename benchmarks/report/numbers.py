@@ -17,7 +17,9 @@ def digits_for(se: float) -> int:
     return max(0, min(6, -exponent + (1 if se / 10**exponent < 2 else 0)))
 
 
-def with_error(value: float | None, se: float | None = None, *, sign: bool = False, times: bool = False) -> str:
+def with_error(
+    value: float | None, se: float | None = None, *, sign: bool = False, times: bool = False
+) -> str:
     """Write `value ± se` with the digits that se earns; three significant digits where there is no error."""
     if value is None or not isfinite(value):
         return DASH
@@ -60,7 +62,9 @@ def short_count(value: float) -> str:
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             scaled = value / size
-            return (f"{scaled:.1f}" if scaled < 10 and scaled != round(scaled) else f"{scaled:.0f}") + suffix
+            return (
+                f"{scaled:.1f}" if scaled < 10 and scaled != round(scaled) else f"{scaled:.0f}"
+            ) + suffix
     return f"{value:.0f}" if value >= 1 or value == 0 else f"{value:g}"
 
 

@@ -29,14 +29,22 @@ class Cell(NamedTuple):
 
 def columns(run: ReportInput) -> list[str]:
     """Return every method of the run once: families in the order of their slots, then others, NUTS last."""
-    names = dict.fromkeys(name for entry in run.entries for name in method_names(entry.comparisons))
+    names = dict.fromkeys(
+        name for entry in run.entries for name in method_names(entry.comparisons)
+    )
     slots = {name: slot_of(name.split(" ")[0]) for name in names}
-    return sorted(names, key=lambda n: (n.split(" ")[0] == "nuts", len(MARKERS) if slots[n] is None else slots[n]))
+    return sorted(
+        names,
+        key=lambda n: (n.split(" ")[0] == "nuts", len(MARKERS) if slots[n] is None else slots[n]),
+    )
 
 
 def cells(entry: EntryReport) -> dict[str, Cell]:
     """Return the cell of every method that was run on the entry."""
-    return {name: _cell(c) for name, c in zip(method_names(entry.comparisons), entry.comparisons, strict=True)}
+    return {
+        name: _cell(c)
+        for name, c in zip(method_names(entry.comparisons), entry.comparisons, strict=True)
+    }
 
 
 def _cell(comparison: Comparison) -> Cell:
@@ -46,11 +54,17 @@ def _cell(comparison: Comparison) -> Cell:
         note = f"{n} divergence{'s' if n > 1 else ''}"
     if comparison.mcmc is not None and not comparison.mcmc.passed:
         failed = [k for k, ok in comparison.mcmc.gates.items() if not ok and k != "divergences"]
-        note = "; ".join(filter(None, [note, f"gate failed: {', '.join(failed)}" if failed else ""]))
+        note = "; ".join(
+            filter(None, [note, f"gate failed: {', '.join(failed)}" if failed else ""])
+        )
     word = verdict_word(comparison.verdict)
     if comparison.mcmc is not None and comparison.verdict == "fit_failed":
         word = "not converged"
-    elif comparison.method == "nuts" and comparison.verdict == "no_reference" and comparison.reference.posterior is not None:
+    elif (
+        comparison.method == "nuts"
+        and comparison.verdict == "no_reference"
+        and comparison.reference.posterior is not None
+    ):
         word = "is the reference"
     return Cell(comparison.verdict, word, *headline(comparison), note, tidy(comparison.sentence))
 
@@ -77,10 +91,15 @@ def plain_sentence(comparisons: Sequence[Comparison]) -> str:
     groups: dict[str, list[str]] = {}
     for name, c in zip(method_names(comparisons), comparisons, strict=True):
         number = " ".join(filter(None, headline(c)))
-        groups.setdefault(c.verdict, []).append(f"{name} ({number})" if number and c.verdict != "agrees" else name)
+        groups.setdefault(c.verdict, []).append(
+            f"{name} ({number})" if number and c.verdict != "agrees" else name
+        )
     if not groups:
         return "nothing was compared."
-    return "; ".join(f"{verdict_word(v)}: {', '.join(groups[v])}" for v in VERDICTS if v in groups) + "."
+    return (
+        "; ".join(f"{verdict_word(v)}: {', '.join(groups[v])}" for v in VERDICTS if v in groups)
+        + "."
+    )
 
 
 def reference_words(entry: EntryReport) -> tuple[str, str, str]:
@@ -89,14 +108,20 @@ def reference_words(entry: EntryReport) -> tuple[str, str, str]:
     if reference.kind == "none":
         return "none", reference.reason or "no truth is known", "none"
     if not reference.usable:
-        return reference.kind, f"unusable: {reference.reason}" if reference.reason else "unusable", "bad"
+        return (
+            reference.kind,
+            f"unusable: {reference.reason}" if reference.reason else "unusable",
+            "bad",
+        )
     details = []
     if reference.ess_min is not None:
         details.append(f"ESS {count(reference.ess_min)}")
     if reference.rhat_max is not None:
         details.append(f"R-hat {plain(reference.rhat_max, 4)}")
     if reference.kind in ("analytic", "exact"):
-        details.append("closed form" if reference.kind == "analytic" else "by quadrature or enumeration")
+        details.append(
+            "closed form" if reference.kind == "analytic" else "by quadrature or enumeration"
+        )
     return reference.kind, ", ".join(details) or "usable", "good"
 
 
@@ -104,4 +129,7 @@ def tally(run: ReportInput) -> list[tuple[str, str, int]]:
     """Count the cells per verdict and word: (code, word, number), in the order of `VERDICTS`."""
     found = [(cell.verdict, cell.word) for entry in run.entries for cell in cells(entry).values()]
     order = list(VERDICTS)
-    return [(*pair, found.count(pair)) for pair in sorted(dict.fromkeys(found), key=lambda p: order.index(p[0]))]
+    return [
+        (*pair, found.count(pair))
+        for pair in sorted(dict.fromkeys(found), key=lambda p: order.index(p[0]))
+    ]

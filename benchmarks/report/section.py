@@ -57,11 +57,20 @@ class ReportSection:
     def __post_init__(self) -> None:
         """Refuse a record that would fail later and elsewhere."""
         if not self.name.isidentifier():
-            raise UsageError(f"A report section is called {self.name!r}; accepted: letters, digits and _, such as my_section.")
+            raise UsageError(
+                f"A report section is called {self.name!r}; accepted: letters, digits and _, such"
+                " as my_section."
+            )
         if not self.about.strip():
-            raise UsageError(f"The report section {self.name!r} does not say what it shows; write one line in about.")
+            raise UsageError(
+                f"The report section {self.name!r} does not say what it shows; write one line in"
+                " about."
+            )
         if self.html is None and self.markdown is None:
-            raise UsageError(f"The report section {self.name!r} has neither html nor markdown; give one of them, or both.")
+            raise UsageError(
+                f"The report section {self.name!r} has neither html nor markdown; give one of"
+                " them, or both."
+            )
 
     def applies(self, entry: ModelEntry) -> bool:
         """Whether the section is for this entry."""
@@ -69,7 +78,11 @@ class ReportSection:
 
 
 SECTIONS: Members[ReportSection] = Members(
-    ReportSection, noun="report section", group=GROUP, folders=("report.sections", "report.panels"), attribute="SECTION"
+    ReportSection,
+    noun="report section",
+    group=GROUP,
+    folders=("report.sections", "report.panels"),
+    attribute="SECTION",
 )
 
 
@@ -84,7 +97,9 @@ def broken() -> list[str]:
     return SECTIONS.usable()[1]
 
 
-def shown(section: ReportSection, render: Callable[[T], str | None] | None, subject: T) -> tuple[str | None, str]:
+def shown(
+    section: ReportSection, render: Callable[[T], str | None] | None, subject: T
+) -> tuple[str | None, str]:
     """Return what a section shows, and the sentence that stands in its place where it fails.
 
     Args:
@@ -100,7 +115,10 @@ def shown(section: ReportSection, render: Callable[[T], str | None] | None, subj
             raise TypeError(f"it returned a {type(found).__name__}, not text or None")
     except Exception as error:  # a fault in one section must not cost the whole report
         line = (str(error).splitlines() or [""])[0]
-        return None, f"The section {section.name} of this entry failed: {type(error).__name__}: {line}"
+        return (
+            None,
+            f"The section {section.name} of this entry failed: {type(error).__name__}: {line}",
+        )
     return found, ""
 
 

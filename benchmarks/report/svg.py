@@ -1,7 +1,7 @@
 """A matplotlib figure as compact inline SVG whose colors are CSS variables.
 
-Inline SVG inherits the page's font and color scheme; matplotlib's six decimals, ids, comments and metadata go, and
-the ids that remain are prefixed so that several figures can share one page.
+Inline SVG inherits the page's font and color scheme; matplotlib's six decimals, ids, comments and
+metadata go, and the ids that remain are prefixed so that several figures can share one page.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ def inline_svg(figure: Any, prefix: str, alt: str) -> Markup:
         alt: what the figure shows, as text.
     """
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(
+        buffer,
+        format="svg",
+        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+    )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
@@ -46,7 +50,10 @@ def inline_svg(figure: Any, prefix: str, alt: str) -> Markup:
     box = re.search(r'viewBox="([^"]+)"', text)
     size = box.group(1).split() if box else ["0", "0", "400", "300"]
     width = round(float(size[2]))
-    head = f'<svg role="img" aria-label="{escape(alt)}" viewBox="{" ".join(size)}" style="max-width:{round(width * 1.35)}px">'
+    head = (
+        f'<svg role="img" aria-label="{escape(alt)}" viewBox="{" ".join(size)}"'
+        f' style="max-width:{round(width * 1.35)}px">'
+    )
     return Markup(head + text[text.index(">") + 1 :])
 
 
@@ -54,7 +61,11 @@ def _ids(text: str, prefix: str) -> str:
     """Keep only ids that something refers to, under short names that are unique on the page."""
     used = dict.fromkeys(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
     names = {old: f"{prefix}-{i}" for i, old in enumerate(used)}
-    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{names[m.group(1)]}"' if m.group(1) in names else "", text)
+    text = re.sub(
+        r' id="([^"]+)"',
+        lambda m: f' id="{names[m.group(1)]}"' if m.group(1) in names else "",
+        text,
+    )
     return re.sub(r'(url\(#|href="#)([^)"]+)', lambda m: m.group(1) + names[m.group(2)], text)
 
 
@@ -63,7 +74,11 @@ def _hoist(match: re.Match[str]) -> str:
     styles = set(re.findall(r' style="([^"]*)"', match.group(2)))
     if len(styles) != 1 or "style=" in match.group(1):
         return match.group()
-    return f'<g{match.group(1)} style="{styles.pop()}">' + re.sub(r' style="[^"]*"', "", match.group(2)).replace(" />", "/>") + "</g>"
+    return (
+        f'<g{match.group(1)} style="{styles.pop()}">'
+        + re.sub(r' style="[^"]*"', "", match.group(2)).replace(" />", "/>")
+        + "</g>"
+    )
 
 
 def _tag(tag: str) -> str:

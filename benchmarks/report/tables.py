@@ -17,9 +17,21 @@ from benchmarks.types import Comparison, Score
 __all__ = ["METHOD_COLUMNS", "method_table", "metric_text", "provenance", "score_table"]
 
 METHOD_COLUMNS = (
-    "elbo", "log_evidence", "khat", "importance_ess", "distance", "heldout", "rhat", "ess", "ebfmi", "divergences", "seconds",
-    "gradients", "compiled", "stop",
-)  # fmt: skip
+    "elbo",
+    "log_evidence",
+    "khat",
+    "importance_ess",
+    "distance",
+    "heldout",
+    "rhat",
+    "ess",
+    "ebfmi",
+    "divergences",
+    "seconds",
+    "gradients",
+    "compiled",
+    "stop",
+)
 MOST_ROWS = 240
 
 
@@ -31,7 +43,14 @@ def method_table(view: View) -> dict[str, Any]:
     rows: list[tuple[str, str, list[str]]] = []
     for column in METHOD_COLUMNS:
         if column == "distance":
-            rows += [(distance_key(name), definition(name).term, [_distance(c, name) for c in view.by_name.values()]) for name in distances]
+            rows += [
+                (
+                    distance_key(name),
+                    definition(name).term,
+                    [_distance(c, name) for c in view.by_name.values()],
+                )
+                for name in distances
+            ]
         else:
             rows.append((column, "", [found[name][column] or DASH for name in view.names]))
     return {"methods": view.names, "rows": [row for row in rows if any(v != DASH for v in row[2])]}
@@ -41,7 +60,9 @@ def _distance(c: Comparison, name: str) -> str:
     d = next((d for d in c.distances if d.name == name), None)
     if d is None:
         return DASH
-    return with_error(d.value, d.se) + (f" (floor {plain(d.floor, 2)})" if d.floor is not None and isfinite(d.floor) else "")
+    return with_error(d.value, d.se) + (
+        f" (floor {plain(d.floor, 2)})" if d.floor is not None and isfinite(d.floor) else ""
+    )
 
 
 def _method(c: Comparison, fit: FitSummary | None) -> dict[str, str]:
@@ -51,15 +72,28 @@ def _method(c: Comparison, fit: FitSummary | None) -> dict[str, str]:
     compiled = dict(fit.compiled) if fit is not None else {}
     return {
         "elbo": with_error(c.elbo.get("value_nats"), c.elbo.get("se")) if c.elbo else "",
-        "log_evidence": with_error(abs(error), evidence.get("bound_se")) if error is not None else "",
+        "log_evidence": (
+            with_error(abs(error), evidence.get("bound_se")) if error is not None else ""
+        ),
         "khat": f"{plain(k.value, 2)} (≤ {plain(k.threshold, 2)})" if k is not None else "",
-        "importance_ess": f"{count(k.importance_ess)} of {count(k.draws)}" if k is not None else "",
-        "heldout": with_error(c.heldout_lpd.get("nats_per_row"), c.heldout_lpd.get("se")) if c.heldout_lpd else "",
+        "importance_ess": (
+            f"{count(k.importance_ess)} of {count(k.draws)}" if k is not None else ""
+        ),
+        "heldout": (
+            with_error(c.heldout_lpd.get("nats_per_row"), c.heldout_lpd.get("se"))
+            if c.heldout_lpd
+            else ""
+        ),
         "rhat": plain(mcmc.rhat_max, 4) if mcmc is not None else "",
-        "ess": f"{count(mcmc.ess_bulk_min)} / {count(mcmc.ess_tail_min)}" if mcmc is not None else "",
+        "ess": (
+            f"{count(mcmc.ess_bulk_min)} / {count(mcmc.ess_tail_min)}" if mcmc is not None else ""
+        ),
         "ebfmi": plain(mcmc.ebfmi_min, 2) if mcmc is not None else "",
         "divergences": str(mcmc.divergences) if mcmc is not None else "",
-        "seconds": duration(cost.seconds) + (f" + {duration(cost.compile_seconds)}" if cost.compile_seconds else ""),
+        "seconds": (
+            duration(cost.seconds)
+            + (f" + {duration(cost.compile_seconds)}" if cost.compile_seconds else "")
+        ),
         "gradients": count(cost.gradient_evaluations) if cost.gradient_evaluations else "",
         "compiled": _compiled(compiled) if compiled else "",
         "stop": tidy(fit.stop.sentence) if fit is not None else "",
@@ -77,8 +111,11 @@ def _compiled(record: Mapping[str, Any]) -> str:
 def score_table(view: View) -> dict[str, Any]:
     """Return one row per component and method, worst component first, at most `MOST_ROWS`."""
     rank = {key: i for i, key in enumerate(view.order)}
-    found = [(rank.get((s.quantity, s.index), len(rank)), i, name, s)
-             for i, (name, c) in enumerate(view.by_name.items()) for s in c.scores]  # fmt: skip
+    found = [
+        (rank.get((s.quantity, s.index), len(rank)), i, name, s)
+        for i, (name, c) in enumerate(view.by_name.items())
+        for s in c.scores
+    ]
     found.sort(key=lambda row: row[:2])
     metrics = columns_of(row[3] for row in found)
     rows = []
@@ -115,23 +152,58 @@ def metric_text(metric: Metric, score: Score) -> str:
 def provenance(report: EntryReport) -> list[tuple[str, str]]:
     """Return where the entry's data, reference and draws came from, as labeled lines."""
     entry, data, reference = report.entry, report.data, report.reference
-    gates = ", ".join(f"{name} {'passed' if ok else 'FAILED'}" for name, ok in reference.gates.items())
+    gates = ", ".join(
+        f"{name} {'passed' if ok else 'FAILED'}" for name, ok in reference.gates.items()
+    )
     lines = [
         ("entry", entry.key),
         ("options", ", ".join(f"{k}={v}" for k, v in sorted(entry.settings.items()))),
         ("data", data.source),
         ("data license", data.licence),
-        ("reference", reference.kind + (f", borrowed from {entry.reference_of}" if entry.reference_of else "")),
+        (
+            "reference",
+            reference.kind
+            + (f", borrowed from {entry.reference_of}" if entry.reference_of else ""),
+        ),
         ("reference gates", gates),
-        ("reference made by", ", ".join(f"{k}: {_flat(v)}" for k, v in reference.provenance.items())),
-        ("log evidence", f"{plain(reference.log_evidence, 7)} nats" if reference.log_evidence is not None else ""),
-        ("quantities", "; ".join(f"{n}: {q.description}" if q.description else n for n, q in entry.quantities.items())),
-        ("seeds", ", ".join(f"{c.posterior.method} {c.posterior.seed}" for c in report.comparisons)),
-        ("engine", ", ".join(dict.fromkeys(c.posterior.engine for c in report.comparisons if c.posterior.engine))),
-        ("notes", " ".join(dict.fromkeys(n for c in report.comparisons for n in c.posterior.notes))),
+        (
+            "reference made by",
+            ", ".join(f"{k}: {_flat(v)}" for k, v in reference.provenance.items()),
+        ),
+        (
+            "log evidence",
+            (
+                f"{plain(reference.log_evidence, 7)} nats"
+                if reference.log_evidence is not None
+                else ""
+            ),
+        ),
+        (
+            "quantities",
+            "; ".join(
+                f"{n}: {q.description}" if q.description else n
+                for n, q in entry.quantities.items()
+            ),
+        ),
+        (
+            "seeds",
+            ", ".join(f"{c.posterior.method} {c.posterior.seed}" for c in report.comparisons),
+        ),
+        (
+            "engine",
+            ", ".join(
+                dict.fromkeys(c.posterior.engine for c in report.comparisons if c.posterior.engine)
+            ),
+        ),
+        (
+            "notes",
+            " ".join(dict.fromkeys(n for c in report.comparisons for n in c.posterior.notes)),
+        ),
         ("tags", ", ".join(sorted(entry.tags))),
     ]
-    return [(name, text) for name, text in lines if text] + [("cites", cite) for cite in entry.cites]
+    return [(name, text) for name, text in lines if text] + [
+        ("cites", cite) for cite in entry.cites
+    ]
 
 
 def _flat(value: Any) -> str:

@@ -35,7 +35,13 @@ def table(run: ReportInput, width: int, color: bool) -> str:
     )
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     widest = min(30, max([18, *(len(e.entry.key) for e in run.entries)]))
-    for name, least in (("entry", widest), ("method", 10), ("verdict", 10), ("what decided it", 30), ("reference", 9)):
+    for name, least in (
+        ("entry", widest),
+        ("method", 10),
+        ("verdict", 10),
+        ("what decided it", 30),
+        ("reference", 9),
+    ):
         grid.add_column(name, overflow="fold", min_width=least)
     order = columns(run)
     for entry in run.entries:
@@ -44,9 +50,17 @@ def table(run: ReportInput, width: int, color: bool) -> str:
         for i, method in enumerate(m for m in order if m in found):
             cell: Cell = found[method]
             detail = "; ".join(t for t in (f"{cell.where} {cell.number}".strip(), cell.note) if t)
-            left, right = (entry.entry.key, kind if grade == "good" else f"{kind}: {state}") if i == 0 else ("", "")
+            left, right = (
+                (entry.entry.key, kind if grade == "good" else f"{kind}: {state}")
+                if i == 0
+                else ("", "")
+            )
             grid.add_row(
-                Text(left), Text(method), Text(cell.word, style=verdict_of(cell.verdict).style), Text(detail), Text(right, style="dim")
+                Text(left),
+                Text(method),
+                Text(cell.word, style=verdict_of(cell.verdict).style),
+                Text(detail),
+                Text(right, style="dim"),
             )
         grid.add_row()
     console.print(grid)

@@ -1,8 +1,9 @@
 """Colors, marks and matplotlib settings: every color is a role that the page recolors in dark mode.
 
-Figures are drawn in the light palette; `benchmarks.report.svg` replaces each of these exact values by a CSS
-variable, so that one figure serves both color schemes. Hues follow the color-blind-safe order blue, orange, green,
-purple, rose, olive; further ones are told apart by their markers and dashes, which every method has of its own.
+Figures are drawn in the light palette; `benchmarks.report.svg` replaces each of these exact values
+by a CSS variable, so that one figure serves both color schemes. Hues follow the color-blind-safe
+order blue, orange, green, purple, rose, olive; further ones are told apart by their markers and
+dashes, which every method has of its own.
 """
 
 from __future__ import annotations
@@ -39,9 +40,17 @@ ROLES: dict[str, tuple[str, str]] = {  # role -> (light, dark)
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "p", "*", "d", "h")
 DASHES: tuple[Any, ...] = (
-    "-", (0, (5, 1.5)), (0, (2, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3.5, 1.2)), (0, (1, 1)),
-    (0, (8, 1.5)), (0, (4, 1, 1, 1, 1, 1)), (0, (8, 2, 2, 2)), (0, (2, 2.5)),
-)  # fmt: skip
+    "-",
+    (0, (5, 1.5)),
+    (0, (2, 1.2)),
+    (0, (6, 1.5, 1.5, 1.5)),
+    (0, (3.5, 1.2)),
+    (0, (1, 1)),
+    (0, (8, 1.5)),
+    (0, (4, 1, 1, 1, 1, 1)),
+    (0, (8, 2, 2, 2)),
+    (0, (2, 2.5)),
+)
 
 
 class Mark(NamedTuple):
@@ -68,7 +77,10 @@ def marks(names: Sequence[str]) -> dict[str, Mark]:
     chosen: dict[str, Mark] = {}
     asked = {slot for f in FAMILIES if (slot := slot_of(f)) is not None}
     taken = {slot for n in names if (slot := slot_of(n)) is not None}
-    order = [*(i for i in range(len(MARKERS)) if i not in asked), *sorted(asked)]  # slots of families that are not there come last
+    order = [
+        *(i for i in range(len(MARKERS)) if i not in asked),
+        *sorted(asked),
+    ]  # slots of families that are not there come last
     free = [i for i in order if i not in taken]
     for name in names:
         if name.split(" ")[0] == "nuts":
@@ -88,22 +100,53 @@ def style() -> Iterator[None]:
 
     muted, ink, rule = light("muted"), light("ink"), light("line")
     settings: dict[str, Any] = {
-        "font.family": "DejaVu Sans", "font.size": 11.0, "axes.labelsize": 11.0, "axes.titlesize": 11.5,
-        "xtick.labelsize": 10.5, "ytick.labelsize": 10.5, "text.parse_math": False, "text.color": ink,
-        "axes.labelcolor": muted, "axes.edgecolor": light("ref-line"), "axes.titlecolor": ink, "axes.linewidth": 0.8,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titleweight": "normal",
-        "xtick.color": muted, "ytick.color": muted, "xtick.major.size": 3, "ytick.major.size": 3,
-        "xtick.minor.size": 0, "ytick.minor.size": 0, "grid.color": rule, "grid.linewidth": 0.6, "axes.axisbelow": True,
-        "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "figure.dpi": 72,
-        "lines.linewidth": 1.6, "lines.solid_capstyle": "round", "lines.scale_dashes": False, "svg.fonttype": "none",
-        "svg.hashsalt": "posterior-zoo", "path.simplify": True, "path.simplify_threshold": 0.4, "axes.unicode_minus": True,
-        "axes.formatter.use_mathtext": False, "axes.formatter.limits": (-4, 5),
-    }  # fmt: skip
+        "font.family": "DejaVu Sans",
+        "font.size": 11.0,
+        "axes.labelsize": 11.0,
+        "axes.titlesize": 11.5,
+        "xtick.labelsize": 10.5,
+        "ytick.labelsize": 10.5,
+        "text.parse_math": False,
+        "text.color": ink,
+        "axes.labelcolor": muted,
+        "axes.edgecolor": light("ref-line"),
+        "axes.titlecolor": ink,
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlelocation": "left",
+        "axes.titleweight": "normal",
+        "xtick.color": muted,
+        "ytick.color": muted,
+        "xtick.major.size": 3,
+        "ytick.major.size": 3,
+        "xtick.minor.size": 0,
+        "ytick.minor.size": 0,
+        "grid.color": rule,
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
+        "figure.dpi": 72,
+        "lines.linewidth": 1.6,
+        "lines.solid_capstyle": "round",
+        "lines.scale_dashes": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "posterior-zoo",
+        "path.simplify": True,
+        "path.simplify_threshold": 0.4,
+        "axes.unicode_minus": True,
+        "axes.formatter.use_mathtext": False,
+        "axes.formatter.limits": (-4, 5),
+    }
     with mpl.rc_context(settings):
         yield
 
 
-def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
+def canvas(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[Any, Any]:
     """Return a figure of a size in CSS pixels and its axes, outside of pyplot's global state."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -123,6 +166,7 @@ def verdict_css() -> str:
     day = ";".join(f"--{n}:{p[0]}" for n, p in pairs)
     night = ";".join(f"--{n}:{p[1]}" for n, p in pairs)
     cells = "".join(
-        f".v-{v}{{--tint:var(--v-{v}-tint);--text:var(--v-{v}-text);--bar:var(--v-{v}-bar)}}" for v in VERDICTS
+        f".v-{v}{{--tint:var(--v-{v}-tint);--text:var(--v-{v}-text);--bar:var(--v-{v}-bar)}}"
+        for v in VERDICTS
     )  # one class per verdict
     return f":root{{{day}}}@media (prefers-color-scheme:dark){{:root{{{night}}}}}{cells}"

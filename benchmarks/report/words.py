@@ -12,7 +12,17 @@ from benchmarks.thresholds import LOG_SD, MEAN
 from benchmarks.types import Comparison, Score
 from benchmarks.verdicts import VERDICTS, verdict_of
 
-__all__ = ["COLUMNS", "Definition", "columns_of", "definition", "distance_key", "glossary", "headline", "severity", "verdict_word"]
+__all__ = [
+    "COLUMNS",
+    "Definition",
+    "columns_of",
+    "definition",
+    "distance_key",
+    "glossary",
+    "headline",
+    "severity",
+    "verdict_word",
+]
 
 
 class Definition(NamedTuple):
@@ -30,47 +40,151 @@ def verdict_word(verdict: str) -> str:
 
 
 COLUMNS: dict[str, Definition] = {
-    "reference": Definition("reference", "what counts as the truth here, and whether it passed its own gates", "a word", "usable"),
-    "elbo": Definition("ELBO", "lower bound of the evidence, E_q[log p − log q]; higher is closer in KL(q‖p)", "nats", "higher"),
-    "log_evidence": Definition("log evidence gap", "exact log evidence − the method's bound: KL(q‖p)", "nats", "near 0"),
+    "reference": Definition(
+        "reference",
+        "what counts as the truth here, and whether it passed its own gates",
+        "a word",
+        "usable",
+    ),
+    "elbo": Definition(
+        "ELBO",
+        "lower bound of the evidence, E_q[log p − log q]; higher is closer in KL(q‖p)",
+        "nats",
+        "higher",
+    ),
+    "log_evidence": Definition(
+        "log evidence gap", "exact log evidence − the method's bound: KL(q‖p)", "nats", "near 0"
+    ),
     "khat": Definition(
-        "k-hat", "tail index of the importance weights; grades the reweighted answer only and never decides a verdict", "no unit",
+        "k-hat",
+        "tail index of the importance weights; grades the reweighted answer only and never decides"
+        " a verdict",
+        "no unit",
         "below its threshold (at most 0.7)",
     ),
-    "importance_ess": Definition("importance ESS", "effective number of draws left after reweighting", "draws", "many hundreds"),
+    "importance_ess": Definition(
+        "importance ESS",
+        "effective number of draws left after reweighting",
+        "draws",
+        "many hundreds",
+    ),
     "distance": Definition(
-        "distance", "between all judged components jointly; C2ST is how often a classifier tells a draw of the method from the reference's",
-        "see its name; C2ST: accuracy", "near its noise floor (C2ST: 0.5)",
+        "distance",
+        "between all judged components jointly; C2ST is how often a classifier tells a draw of the"
+        " method from the reference's",
+        "see its name; C2ST: accuracy",
+        "near its noise floor (C2ST: 0.5)",
     ),
-    "floor": Definition("noise floor", "the same distance between different chains of the reference", "as the distance", "a yardstick"),
-    "heldout": Definition("held-out", "mean log predictive density of held-out rows", "nats per row", "higher"),
-    "rhat": Definition("R-hat", "between-chain over within-chain spread, worst component", "a ratio", "at most 1.01"),
-    "ess": Definition("ESS bulk / tail", "effective number of independent draws, worst component", "draws", "at least 1,000"),
-    "ebfmi": Definition("E-BFMI", "how freely NUTS moves between energy levels, worst chain", "no unit", "at least 0.3"),
-    "divergences": Definition("divergences", "trajectories that broke down; they hide where the posterior is sharply curved", "draws", "0"),
-    "seconds": Definition("time", "wall-clock time without compilation; compilation after the plus sign", "seconds", "lower"),
-    "gradients": Definition("gradients", "evaluations of the gradient of the log density, all of them", "a count", "lower"),
-    "stop": Definition("stopped because", "why the optimizer or the sampler ended", "a sentence", "converged"),
-    "accuracy": Definition("accuracy", "share of test rows whose most probable class is the true one", "percent", "higher"),
-    "log_loss": Definition("log loss", "mean of -log of the probability given to the true class", "nats per row", "lower"),
+    "floor": Definition(
+        "noise floor",
+        "the same distance between different chains of the reference",
+        "as the distance",
+        "a yardstick",
+    ),
+    "heldout": Definition(
+        "held-out", "mean log predictive density of held-out rows", "nats per row", "higher"
+    ),
+    "rhat": Definition(
+        "R-hat",
+        "between-chain over within-chain spread, worst component",
+        "a ratio",
+        "at most 1.01",
+    ),
+    "ess": Definition(
+        "ESS bulk / tail",
+        "effective number of independent draws, worst component",
+        "draws",
+        "at least 1,000",
+    ),
+    "ebfmi": Definition(
+        "E-BFMI",
+        "how freely NUTS moves between energy levels, worst chain",
+        "no unit",
+        "at least 0.3",
+    ),
+    "divergences": Definition(
+        "divergences",
+        "trajectories that broke down; they hide where the posterior is sharply curved",
+        "draws",
+        "0",
+    ),
+    "seconds": Definition(
+        "time",
+        "wall-clock time without compilation; compilation after the plus sign",
+        "seconds",
+        "lower",
+    ),
+    "gradients": Definition(
+        "gradients",
+        "evaluations of the gradient of the log density, all of them",
+        "a count",
+        "lower",
+    ),
+    "stop": Definition(
+        "stopped because", "why the optimizer or the sampler ended", "a sentence", "converged"
+    ),
+    "accuracy": Definition(
+        "accuracy",
+        "share of test rows whose most probable class is the true one",
+        "percent",
+        "higher",
+    ),
+    "log_loss": Definition(
+        "log loss",
+        "mean of -log of the probability given to the true class",
+        "nats per row",
+        "lower",
+    ),
     "ece": Definition(
-        "ECE", "expected calibration error: mean gap between confidence and accuracy over 15 bins of equal width", "percent", "near 0"
+        "ECE",
+        "expected calibration error: mean gap between confidence and accuracy over 15 bins of"
+        " equal width",
+        "percent",
+        "near 0",
     ),
-    "adaptive_ece": Definition("adaptive ECE", "the same over 15 bins that hold equal numbers of rows", "percent", "near 0"),
-    "brier": Definition("Brier", "mean squared distance of the probabilities to the true class", "0 to 2", "lower"),
+    "adaptive_ece": Definition(
+        "adaptive ECE",
+        "the same over 15 bins that hold equal numbers of rows",
+        "percent",
+        "near 0",
+    ),
+    "brier": Definition(
+        "Brier", "mean squared distance of the probabilities to the true class", "0 to 2", "lower"
+    ),
     "auroc": Definition(
-        "AUROC", "chance that a test row is more confident than a row from outside the task", "a share", "near 1; 0.5 is blind"
+        "AUROC",
+        "chance that a test row is more confident than a row from outside the task",
+        "a share",
+        "near 1; 0.5 is blind",
     ),
     "total_variation": Definition(
-        "total variation", "mean over test rows of half the summed absolute differences to the truth's class probabilities", "a share",
+        "total variation",
+        "mean over test rows of half the summed absolute differences to the truth's class"
+        " probabilities",
+        "a share",
         "near its floor, the distance between two halves of the truth's chains",
     ),
-    "compiled": Definition("compiled", "whether the hot function ran compiled, and if not, why", "yes or no", "either: results agree"),
-}  # fmt: skip
+    "compiled": Definition(
+        "compiled",
+        "whether the hot function ran compiled, and if not, why",
+        "yes or no",
+        "either: results agree",
+    ),
+}
 
 FIRST: dict[str, Definition] = {
-    "reference_sd": Definition("reference sd", "the standard deviation of that component under the reference", "of the quantity", "a unit"),
-    "error": Definition("±", "one Monte Carlo standard error, of both sides together", "as the number", "small beside 0.15"),
+    "reference_sd": Definition(
+        "reference sd",
+        "the standard deviation of that component under the reference",
+        "of the quantity",
+        "a unit",
+    ),
+    "error": Definition(
+        "±",
+        "one Monte Carlo standard error, of both sides together",
+        "as the number",
+        "small beside 0.15",
+    ),
 }
 
 
@@ -81,23 +195,38 @@ def definition(name: str) -> Definition:
     found = {m.name: m for m in [*component_metrics()[0], *joint_distances_known()[0]]}.get(name)
     if found is not None:
         return Definition(found.term, found.definition, found.unit, found.good)
-    return Definition(name.replace("_", " "), "a column of a metric that is not installed here", "not known here", "not known here")
+    return Definition(
+        name.replace("_", " "),
+        "a column of a metric that is not installed here",
+        "not known here",
+        "not known here",
+    )
 
 
 def columns_of(scores: Iterable[Score]) -> list[Metric]:
     """Return the metrics a table shows: ours, then what else the scores hold, known or not."""
     extra = dict.fromkeys(name for score in scores for name in score.extra)
-    found = [m for m in component_metrics()[0] if m.name not in METRICS.plugins or set(m.columns) <= set(extra)]
+    found = [
+        m
+        for m in component_metrics()[0]
+        if m.name not in METRICS.plugins or set(m.columns) <= set(extra)
+    ]
     left = [c for c in extra if not any(c in m.columns for m in found)]
     for name in (c for c in left if not c.endswith("_se") or c.removesuffix("_se") not in left):
         said = definition(name)
         columns = (name, f"{name}_se") if f"{name}_se" in left else (name,)
         found.append(
             Metric(
-                name=name, term=said.term, definition=said.meaning, unit=said.unit, good=said.good, blind=said.meaning, columns=columns,
+                name=name,
+                term=said.term,
+                definition=said.meaning,
+                unit=said.unit,
+                good=said.good,
+                blind=said.meaning,
+                columns=columns,
                 compute=lambda method, reference: {},
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -110,8 +239,14 @@ def glossary(comparisons: Iterable[Comparison] = ()) -> list[tuple[str, Definiti
     """Return every term with its definition, those of plug-ins where a comparison has them."""
     rows = list(comparisons)
     metrics = [m.name for m in columns_of(s for c in rows for s in c.scores)]
-    joint = [key for c in rows for d in c.distances if (key := distance_key(d.name)) not in COLUMNS]
-    terms = {**FIRST, **{name: definition(name) for name in dict.fromkeys([*metrics, *joint])}, **COLUMNS}
+    joint = [
+        key for c in rows for d in c.distances if (key := distance_key(d.name)) not in COLUMNS
+    ]
+    terms = {
+        **FIRST,
+        **{name: definition(name) for name in dict.fromkeys([*metrics, *joint])},
+        **COLUMNS,
+    }
     return list(terms.items())
 
 
@@ -142,9 +277,18 @@ def headline(comparison: Comparison) -> tuple[str, str]:
     if score is None:
         return "", ""
     by_mean = abs(score.mean_error) / MEAN >= abs(score.log_sd_ratio) / LOG_SD
-    if comparison.verdict == "shifted" or (comparison.verdict not in ("too_narrow", "too_wide") and by_mean):
-        return score.label, f"mean {with_error(score.mean_error, score.mean_error_se, sign=True)} sd"
-    return score.label, "a point, sd ×0" if score.sd_ratio == 0 else f"sd {with_error(score.sd_ratio, score.sd_ratio_se, times=True)}"
+    if comparison.verdict == "shifted" or (
+        comparison.verdict not in ("too_narrow", "too_wide") and by_mean
+    ):
+        return (
+            score.label,
+            f"mean {with_error(score.mean_error, score.mean_error_se, sign=True)} sd",
+        )
+    return score.label, (
+        "a point, sd ×0"
+        if score.sd_ratio == 0
+        else f"sd {with_error(score.sd_ratio, score.sd_ratio_se, times=True)}"
+    )
 
 
 def _shape(comparison: Comparison, label: str, score: Score | None) -> tuple[str, str]:
@@ -153,7 +297,13 @@ def _shape(comparison: Comparison, label: str, score: Score | None) -> tuple[str
         return label, f"90 % cover {100 * score.coverage90:.0f} %"
     pair = comparison.correlations
     if pair and label == ", ".join(pair["labels"]):
-        return label, f"correlation {with_error(pair['method'], pair['se'])}, not {plain(pair['reference'], 2)}"
+        return (
+            label,
+            (
+                f"correlation {with_error(pair['method'], pair['se'])}, not"
+                f" {plain(pair['reference'], 2)}"
+            ),
+        )
     distance = next((d for d in comparison.distances if d.name == label), None)
     if distance is not None:
         return "", f"{label} {with_error(distance.value, distance.se)}"

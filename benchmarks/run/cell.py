@@ -20,7 +20,14 @@ import torch
 
 from benchmarks.run import witness
 from benchmarks.run.record import SCHEMA, drawn_cell, failed_cell, scored_cell, versions
-from benchmarks.run.store import RunDir, canonical, cell_name, disk_errors, strict_json, write_atomic
+from benchmarks.run.store import (
+    RunDir,
+    canonical,
+    cell_name,
+    disk_errors,
+    strict_json,
+    write_atomic,
+)
 from benchmarks.types import CellStatus
 from zoo.compiler.compile import compiler_missing
 from zoo.compiler.policy import backend
@@ -39,8 +46,9 @@ ROOT = Path(__file__).resolve().parents[2]
 class Prepared:
     """An entry with its data made once, what its numbers depend on, and a guess of the seconds each method takes.
 
-    `data` are what methods are compared on; `training` are all data where an entry that learns is compared on some of them.
-    `witness` are numbers of the program as it is now (`benchmarks.run.witness`).
+    `data` are what methods are compared on; `training` are all data where an entry that learns is
+    compared on some of them. `witness` are numbers of the program as it is now
+    (`benchmarks.run.witness`).
     """
 
     request: str
@@ -71,11 +79,19 @@ class Cell:
     def key(self) -> str:
         """SHA-256 of everything the draws depend on."""
         parts = {
-            "schema": SCHEMA, "entry": self.prepared.entry.key, "source": self.prepared.digest, "method": self.method,
-            "seed": self.seed, "data_seed": self.data_seed, "config": dict(self.config), "draws": self.draws,
-            "versions": versions(), "code": code_digest("draw"), "compiler": _compiler(self.config),
+            "schema": SCHEMA,
+            "entry": self.prepared.entry.key,
+            "source": self.prepared.digest,
+            "method": self.method,
+            "seed": self.seed,
+            "data_seed": self.data_seed,
+            "config": dict(self.config),
+            "draws": self.draws,
+            "versions": versions(),
+            "code": code_digest("draw"),
+            "compiler": _compiler(self.config),
             "given": None if self.given is None else self.given.key,
-        }  # fmt: skip
+        }
         return hashlib.sha256(canonical(parts)).hexdigest()
 
     @property
@@ -84,21 +100,32 @@ class Cell:
         if self.stored:
             return self.stored
         seen = {"key": self.key, "witness": witness.short(self.prepared.witness)}
-        return cell_name(self.prepared.entry.key, self.method, self.seed, hashlib.sha256(canonical(seen)).hexdigest())
+        return cell_name(
+            self.prepared.entry.key,
+            self.method,
+            self.seed,
+            hashlib.sha256(canonical(seen)).hexdigest(),
+        )
 
     @property
     def label(self) -> str:
         """Words for progress lines."""
-        return f"{self.prepared.entry.key} {self.method}" + (f" seed {self.seed}" if self.seed else "")
+        return f"{self.prepared.entry.key} {self.method}" + (
+            f" seed {self.seed}" if self.seed else ""
+        )
 
     @property
     def head(self) -> dict[str, Any]:
         """The fields of `cell.json` that are known before the work."""
         entry = self.prepared.entry
         return {
-            "key": self.key, "entry": entry.key, "options": entry.settings, "method": self.method, "seed": self.seed,
+            "key": self.key,
+            "entry": entry.key,
+            "options": entry.settings,
+            "method": self.method,
+            "seed": self.seed,
             "data_seed": self.data_seed,
-        }  # fmt: skip
+        }
 
 
 def _compiler(config: Mapping[str, Any]) -> str:
@@ -116,20 +143,35 @@ def code_digest(part: str) -> str:
 
 
 SOURCES = (".py", ".c", ".h", ".cpp", ".jinja")
-# A cell has a digest of its own entry and data; what entries share (`_name.py`) is read with the rest.
+# A cell has a digest of its own entry and data; what entries share (`_name.py`) is read with the
+# rest.
 APART = ("zoo/models", "zoo/references", "zoo/datasets")
 DRAW = ("zoo", "guides", "benchmarks/mcmc", "benchmarks/run/cell.py")
 JUDGES = (
-    "benchmarks/comparison", "benchmarks/metrics", "benchmarks/reference/coerce.py", "benchmarks/mcmc/diagnostics.py",
-    "benchmarks/thresholds.py", "benchmarks/verdicts.py", "benchmarks/arviz_bridge.py",
-)  # fmt: skip
+    "benchmarks/comparison",
+    "benchmarks/metrics",
+    "benchmarks/reference/coerce.py",
+    "benchmarks/mcmc/diagnostics.py",
+    "benchmarks/thresholds.py",
+    "benchmarks/verdicts.py",
+    "benchmarks/arviz_bridge.py",
+)
 
 
 def code_files(part: str) -> list[Path]:
     """Return the files behind `draw` or `compare` results, of every kind that decides numbers, in sub-packages too."""
     roots = [ROOT / place for place in (DRAW if part == "draw" else JUDGES)]
-    found = {p for root in roots for p in (root.rglob("*") if root.is_dir() else (root,)) if p.suffix in SOURCES}
-    return sorted(p for p in found if p.stem.startswith("_") or not any(p.is_relative_to(ROOT / apart) for apart in APART))
+    found = {
+        p
+        for root in roots
+        for p in (root.rglob("*") if root.is_dir() else (root,))
+        if p.suffix in SOURCES
+    }
+    return sorted(
+        p
+        for p in found
+        if p.stem.startswith("_") or not any(p.is_relative_to(ROOT / apart) for apart in APART)
+    )
 
 
 def source_digest(request: str, entry: ModelEntry, data: Data) -> str:
@@ -143,10 +185,16 @@ def source_digest(request: str, entry: ModelEntry, data: Data) -> str:
         code = getattr(inspect.unwrap(function), "__code__", None)
         if code is not None:
             files.add(Path(code.co_filename))
-    for content in sorted(hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()):
+    for content in sorted(
+        hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()
+    ):
         digest.update(content.encode())
     quantities = {name: [list(q.dims), q.judged] for name, q in entry.quantities.items()}
-    labels = {"dims": data.dims, "coords": {name: list(values) for name, values in data.coords.items()}, "quantities": quantities}
+    labels = {
+        "dims": data.dims,
+        "coords": {name: list(values) for name, values in data.coords.items()},
+        "quantities": quantities,
+    }
     for part in (data.train, data.test or {}, labels):
         digest.update(digest_of(part).encode())
     return digest.hexdigest()
@@ -155,7 +203,11 @@ def source_digest(request: str, entry: ModelEntry, data: Data) -> str:
 @contextmanager
 def captured(path: Path) -> Iterator[None]:
     """Send everything this process prints, also from compiled code, to a file."""
-    with path.open("w", buffering=1, encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+    with (
+        path.open("w", buffering=1, encoding="utf-8") as log,
+        redirect_stdout(log),
+        redirect_stderr(log),
+    ):
         kept = [os.dup(1), os.dup(2)]
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -212,7 +264,11 @@ def differs(cell: Cell, run: RunDir, name: str) -> str:
         fit = load_fit(cell if name == cell.name else dataclasses.replace(cell, stored=name), run)
     except ZooError as error:
         return f"guide, which cannot be read ({error}),"
-    return "guide" if fit is None else witness.difference({n: kept[n] for n in drawn}, witness.of_guide(fit), dtype)
+    return (
+        "guide"
+        if fit is None
+        else witness.difference({n: kept[n] for n in drawn}, witness.of_guide(fit), dtype)
+    )
 
 
 def _attempt(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
@@ -228,7 +284,10 @@ def _attempt(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]
         traceback.print_exc(file=sys.stdout)
         first = (str(error).splitlines() or [""])[0]
         return failed_cell(
-            cell.head, "error", f"{cell.label} stopped with {type(error).__name__}: {first} (log.txt of the cell has the rest)."
+            cell.head,
+            "error",
+            f"{cell.label} stopped with {type(error).__name__}: {first} (log.txt of the cell has"
+            " the rest).",
         )
 
 
@@ -238,11 +297,25 @@ def _nuts(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
 
     given = None if cell.given is None else load_fit(cell.given, run)
     entry, data, config = cell.prepared.entry, cell.prepared.data, dict(cell.config)
-    density = LogDensity(entry.program(data) if given is None else given.program, data, dtype=entry.dtype)
-    record = density.compile(config.pop("compile"), expected_calls=4 * (800 + config["draws"]) * int(LEAPFROGS))
-    options: dict[str, Any] = {"given": given, "jobs": jobs, "in_process": jobs == 1, "progress": print, "log_density": density, **config}
+    density = LogDensity(
+        entry.program(data) if given is None else given.program, data, dtype=entry.dtype
+    )
+    record = density.compile(
+        config.pop("compile"), expected_calls=4 * (800 + config["draws"]) * int(LEAPFROGS)
+    )
+    options: dict[str, Any] = {
+        "given": given,
+        "jobs": jobs,
+        "in_process": jobs == 1,
+        "progress": print,
+        "log_density": density,
+        **config,
+    }
     posterior = run_nuts(entry, seed=cell.seed, data=data, **options)
-    posterior = dataclasses.replace(posterior, cost=dataclasses.replace(posterior.cost, compile_seconds=record["compile_seconds"]))
+    posterior = dataclasses.replace(
+        posterior,
+        cost=dataclasses.replace(posterior.cost, compile_seconds=record["compile_seconds"]),
+    )
     _save(posterior, None, folder)
     compiled = {name: density.compiled[name] for name in ("used", "reason")}
     return drawn_cell(cell.head, "ok", posterior, None, _peak_memory(), compiled)
@@ -251,16 +324,25 @@ def _nuts(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
 def _fit(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
     import guides
 
-    entry, given = cell.prepared.entry, {} if cell.given is None else {"given": load_fit(cell.given, run)}
+    entry, given = (
+        cell.prepared.entry,
+        ({} if cell.given is None else {"given": load_fit(cell.given, run)}),
+    )
     fit = _fitted(cell, given)
     print(fit.stop.sentence)
     if not fit.ok:
         return failed_cell(cell.head, fit.stop.status, fit.stop.sentence, fit.cost.seconds)
-    posterior = guides.draw(fit, cell.draws, seed=derive_seed(cell.seed, entry.key, cell.method, "draw"))
+    posterior = guides.draw(
+        fit, cell.draws, seed=derive_seed(cell.seed, entry.key, cell.method, "draw")
+    )
     _save(posterior, fit, folder)
-    write_atomic(folder / witness.FILE, strict_json({**cell.prepared.witness, **witness.of_guide(fit)}))
+    write_atomic(
+        folder / witness.FILE, strict_json({**cell.prepared.witness, **witness.of_guide(fit)})
+    )
     status: CellStatus = "ok" if fit.stop.status == "ok" else "not_converged"
-    return drawn_cell(cell.head, status, dataclasses.replace(posterior, seed=cell.seed), fit, _peak_memory())
+    return drawn_cell(
+        cell.head, status, dataclasses.replace(posterior, seed=cell.seed), fit, _peak_memory()
+    )
 
 
 def _fitted(cell: Cell, given: dict[str, Any]) -> Any:
@@ -271,8 +353,12 @@ def _fitted(cell: Cell, given: dict[str, Any]) -> Any:
     entry, prepared, options = cell.prepared.entry, cell.prepared, dict(cell.config)
     encodes = family_of(cell.method, entry).amortized
     if prepared.training is None or not (encodes or not given):
-        return guides.fit(entry, cell.method, seed=cell.seed, data=prepared.data, **given, **options)
-    fit = guides.fit(entry, cell.method, seed=cell.seed, data=prepared.training, **given, **options)
+        return guides.fit(
+            entry, cell.method, seed=cell.seed, data=prepared.data, **given, **options
+        )
+    fit = guides.fit(
+        entry, cell.method, seed=cell.seed, data=prepared.training, **given, **options
+    )
     if not fit.ok:
         return fit
     if encodes:
@@ -302,7 +388,15 @@ def load_posterior(cell: Cell, run: RunDir, content: Mapping[str, Any]) -> Poste
     entry, data = cell.prepared.entry, cell.prepared.data
     if not path.exists():
         nothing = {"none": torch.empty(0)}
-        return Posterior(entry=entry, data=data, method=cell.method, draws=nothing, sample_dims=("sample",), cost=cost, seed=cell.seed)
+        return Posterior(
+            entry=entry,
+            data=data,
+            method=cell.method,
+            draws=nothing,
+            sample_dims=("sample",),
+            cost=cost,
+            seed=cell.seed,
+        )
     posterior = load_netcdf(path, entry, data)
     return dataclasses.replace(posterior, cost=cost, seed=cell.seed)
 
@@ -317,16 +411,25 @@ def load_fit(cell: Cell, run: RunDir) -> Any:
     return run.fits.get(cell.name)
 
 
-def compare_cell(cell: Cell, posterior: Posterior, fit: Any, content: Mapping[str, Any], reference: Reference) -> dict[str, Any]:
+def compare_cell(
+    cell: Cell, posterior: Posterior, fit: Any, content: Mapping[str, Any], reference: Reference
+) -> dict[str, Any]:
     """Compare the draws of a finished cell with the reference and return its scored content.
 
-    Draws that are the reference itself would agree with themselves whatever they are: they get no scores.
+    Draws that are the reference itself would agree with themselves whatever they are: they get no
+    scores.
     """
     from benchmarks.comparison.score import compare
 
     if reference.posterior is not posterior:
         return scored_cell(content, compare(posterior, reference, fit=fit))
     alone = compare(posterior, None)
-    because = tuple(dataclasses.replace(r, sentence="it is the reference of the other rows") for r in alone.reasons[:1])
+    because = tuple(
+        dataclasses.replace(r, sentence="it is the reference of the other rows")
+        for r in alone.reasons[:1]
+    )
     sentence = f"{cell.method} is the reference of the other rows; no other truth is known here."
-    return scored_cell(content, dataclasses.replace(alone, reference=reference, reasons=because, sentence=sentence))
+    return scored_cell(
+        content,
+        dataclasses.replace(alone, reference=reference, reasons=because, sentence=sentence),
+    )

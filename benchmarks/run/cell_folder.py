@@ -1,7 +1,8 @@
 """The folder of one cell: its name, whether it is ours, whether it is whole, and how it is removed.
 
-A run folder may hold files of its reader. Removed are only cells (a name of `cell_name` and a MANIFEST, by the files it
-lists) and temporary names of `tempfile` under our prefix, and nothing through a symbolic link.
+A run folder may hold files of its reader. Removed are only cells (a name of `cell_name` and a
+MANIFEST, by the files it lists) and temporary names of `tempfile` under our prefix, and nothing
+through a symbolic link.
 """
 
 from __future__ import annotations
@@ -18,8 +19,16 @@ __all__ = ["cell_name", "damage", "listed_files", "refuse_links", "remove", "str
 
 MANIFEST = "MANIFEST"
 OURS = re.compile(rf"{re.escape(TEMPORARY)}[a-z0-9_]{{8}}")  # the ending is that of tempfile
-CELL = re.compile(r"[A-Za-z0-9_.=-]*--[A-Za-z0-9_.=-]*--s\d+--[0-9a-f]{12}")  # what cell_name makes
-FILES = ("cell.json", "posterior.nc", "guide.pt", "witness.json", "log.txt")  # what a cell may hold; a reader may add others
+CELL = re.compile(
+    r"[A-Za-z0-9_.=-]*--[A-Za-z0-9_.=-]*--s\d+--[0-9a-f]{12}"
+)  # what cell_name makes
+FILES = (
+    "cell.json",
+    "posterior.nc",
+    "guide.pt",
+    "witness.json",
+    "log.txt",
+)  # what a cell may hold; a reader may add others
 LISTED = re.compile(r"[0-9a-f]{64}  ([^/\0]+)")  # a line of MANIFEST
 
 
@@ -36,12 +45,16 @@ def refuse_links(path: Path) -> None:
         UsageError: `cells`, `quarantine` or a cell is a symbolic link.
     """
     cells = path / "cells"
-    below = [] if cells.is_symlink() or not cells.is_dir() else [p for p in cells.iterdir() if CELL.fullmatch(p.name)]
+    below = (
+        []
+        if cells.is_symlink() or not cells.is_dir()
+        else [p for p in cells.iterdir() if CELL.fullmatch(p.name)]
+    )
     for place in (cells, path / "quarantine", *sorted(below)):
         if place.is_symlink():
             raise UsageError(
-                f"{str(place)!r} is a symbolic link, and a run writes and removes nothing through one; "
-                "put the folder itself in its place, or give another folder with --out."
+                f"{str(place)!r} is a symbolic link, and a run writes and removes nothing through"
+                " one; put the folder itself in its place, or give another folder with --out."
             )
 
 
@@ -51,7 +64,9 @@ def listed_files(place: Path) -> set[str] | None:
     if not CELL.fullmatch(place.name) or place.is_symlink() or manifest.is_symlink():
         return None
     try:
-        lines = [LISTED.fullmatch(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+        lines = [
+            LISTED.fullmatch(line) for line in manifest.read_text(encoding="utf-8").splitlines()
+        ]
     except (OSError, UnicodeDecodeError):
         return None
     names = {line[1] for line in lines if line is not None}
@@ -60,7 +75,9 @@ def listed_files(place: Path) -> set[str] | None:
 
 def strangers(place: Path, listed: set[str]) -> list[str]:
     """Return what lies in a cell that we did not put there."""
-    return sorted(p.name for p in place.iterdir() if p.name not in listed | {MANIFEST} or p.is_dir())
+    return sorted(
+        p.name for p in place.iterdir() if p.name not in listed | {MANIFEST} or p.is_dir()
+    )
 
 
 def remove(place: Path, listed: set[str]) -> None:
@@ -76,7 +93,11 @@ def damage(place: Path) -> str | None:
     try:
         lines = (place / MANIFEST).read_text(encoding="utf-8").splitlines()
         wanted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        unlisted = [name for name in FILES if name not in wanted and (name == "cell.json" or (place / name).exists())]
+        unlisted = [
+            name
+            for name in FILES
+            if name not in wanted and (name == "cell.json" or (place / name).exists())
+        ]
         if unlisted:
             return f"MANIFEST does not list {unlisted[0]}"
         for name, digest in wanted.items():

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.metrics.metric import METRICS, component_metrics, joint_distances_known
-from benchmarks.run.cell import NUTS, Cell, Prepared, code_digest, compare_cell, load_fit, load_posterior
+from benchmarks.run.cell import (
+    NUTS,
+    Cell,
+    Prepared,
+    code_digest,
+    compare_cell,
+    load_fit,
+    load_posterior,
+)
 from benchmarks.run.prepare import command
 from benchmarks.run.progress import Events
 from benchmarks.run.record import comparison_of, digest_of, machine, reference_record, versions
@@ -40,21 +48,33 @@ class RunResult:
 
     def document(self) -> dict[str, Any]:
         """Return what `zoo compare --json` prints."""
-        return {"schema": 1, "cells": self.cells, "references": self.references, "run_dir": str(self.path)}
+        return {
+            "schema": 1,
+            "cells": self.cells,
+            "references": self.references,
+            "run_dir": str(self.path),
+        }
 
 
 def evaluate(cells: list[Cell], run: RunDir, jobs: int, events: Events) -> RunResult:
     """Compare what is not compared yet, write it into the cells where the run is ours, and return the result.
 
-    A truth that is computed from a trained program takes long: a worker finds it while cells of other entries are compared.
-    What the report shows beside the comparisons of an entry is made as soon as they are there.
+    A truth that is computed from a trained program takes long: a worker finds it while cells of
+    other entries are compared. What the report shows beside the comparisons of an entry is made as
+    soon as they are there.
     """
     for sentence in (*component_metrics()[1], *joint_distances_known()[1]):
         events.warn(sentence)
     work = _Evaluation(cells, run, events)
     for key in work.quick:
         work.references[key] = work.find(key)
-    work.do([*map(work.truth, work.slow), *(job for key in work.quick for job in work.comparisons(key))], jobs)
+    work.do(
+        [
+            *map(work.truth, work.slow),
+            *(job for key in work.quick for job in work.comparisons(key)),
+        ],
+        jobs,
+    )
     contents = [work.contents[c.name] for c in cells if c.name in work.contents]
     return RunResult(
         path=run.path,
@@ -83,8 +103,16 @@ class _Evaluation:
 
     def __init__(self, cells: list[Cell], run: RunDir, events: Events) -> None:
         self.run, self.events = run, events
-        self.contents = {c.name: content for c in cells if (content := run.read(c.name, warn=events.warn)) is not None}
-        self.posteriors = {c.name: load_posterior(c, run, self.contents[c.name]) for c in cells if c.name in self.contents}
+        self.contents = {
+            c.name: content
+            for c in cells
+            if (content := run.read(c.name, warn=events.warn)) is not None
+        }
+        self.posteriors = {
+            c.name: load_posterior(c, run, self.contents[c.name])
+            for c in cells
+            if c.name in self.contents
+        }
         self.groups: dict[str, list[Cell]] = {}
         for cell in cells:
             self.groups.setdefault(cell.prepared.entry.key, []).append(cell)
@@ -92,7 +120,11 @@ class _Evaluation:
         self.broken: list[str] = []
         self._compared: dict[str, list[Comparison]] = {}
         self.parts: dict[str, tuple[list[PredictiveCheck], PredictionTable | None]] = {}
-        self.slow = [key for key in self.groups if self.prepared(key).entry.conditional is not None and self.learned(key) is not None]
+        self.slow = [
+            key
+            for key in self.groups
+            if self.prepared(key).entry.conditional is not None and self.learned(key) is not None
+        ]
         self.quick = [key for key in self.groups if key not in self.slow]
 
     def prepared(self, key: str) -> Prepared:
@@ -116,10 +148,16 @@ class _Evaluation:
             named.update({job.task.name: job for job in more})
             return [job.task for job in more]
 
-        pairs = [(self.contents[c.name], self.references.get(key)) for key in self.groups for c in self.present(key)]
+        pairs = [
+            (self.contents[c.name], self.references.get(key))
+            for key in self.groups
+            for c in self.present(key)
+        ]
         stale = sum(not _compared(content, truth, self.run.locked) for content, truth in pairs)
         if stale:
-            importlib.import_module("sklearn.ensemble")  # here and once: every forked comparison would take a second for it
+            importlib.import_module(
+                "sklearn.ensemble"
+            )  # here and once: every forked comparison would take a second for it
             importlib.import_module("sklearn.model_selection")
             self.events.begin("comparisons", stale)
         try:
@@ -128,19 +166,28 @@ class _Evaluation:
             if stale:
                 self.events.finish()
 
-    # -- truth ----------------------------------------------------------------------------------------------------------
+    # -- truth ---------------------------------------------------------------------------------
 
     def nuts(self, key: str) -> Posterior | None:
         """Return the chains of the first seed, where they were not stopped by an error."""
         rows = [c for c in self.present(key) if c.method == NUTS]
-        return next((self.posteriors[c.name] for c in rows if self.contents[c.name]["status"] in ("ok", "unusable")), None)
+        return next(
+            (
+                self.posteriors[c.name]
+                for c in rows
+                if self.contents[c.name]["status"] in ("ok", "unusable")
+            ),
+            None,
+        )
 
     def find(self, key: str) -> Reference:
         """Find the truth of an entry here; where nothing else is known it is the NUTS row of the first seed."""
         from benchmarks.reference import find as references
 
         prepared, given = self.prepared(key), self.learned(key)
-        return self.usable(key, references.find(prepared.entry, prepared.data, nuts=self.nuts(key), given=given))
+        return self.usable(
+            key, references.find(prepared.entry, prepared.data, nuts=self.nuts(key), given=given)
+        )
 
     def usable(self, key: str, found: Reference) -> Reference:
         """Return the truth, with a warning where it cannot be used."""
@@ -160,18 +207,26 @@ class _Evaluation:
 
         def take(result: TaskResult) -> list[_Job]:
             found = result.unwrap()
-            known = references.chains_given(self.nuts(key)) if found is None else _with(found, prepared.entry, prepared.data)
+            known = (
+                references.chains_given(self.nuts(key))
+                if found is None
+                else _with(found, prepared.entry, prepared.data)
+            )
             self.references[key] = self.usable(key, known)
             return self.comparisons(key)
 
         return _Job(task=Task(f"{key} truth", compute), take=take)
 
-    # -- comparisons ----------------------------------------------------------------------------------------------------
+    # -- comparisons ---------------------------------------------------------------------------
 
     def comparisons(self, key: str) -> list[_Job]:
         """Compare the cells of an entry that hold no comparison with its truth as it is; then, or if there are none, what is shown."""
         truth = self.references[key]
-        stale = [c for c in self.present(key) if not _compared(self.contents[c.name], truth, self.run.locked)]
+        stale = [
+            c
+            for c in self.present(key)
+            if not _compared(self.contents[c.name], truth, self.run.locked)
+        ]
         left = {c.name for c in stale}
         return [self.comparison(c, truth, left) for c in stale] or [self.shown(key)]
 
@@ -185,7 +240,11 @@ class _Evaluation:
             elif isinstance(result.exception, InfrastructureError):
                 raise result.exception
             else:
-                scored = {**content, "status": "error", "notes": [f"The comparison failed: {result.error}"]}
+                scored = {
+                    **content,
+                    "status": "error",
+                    "notes": [f"The comparison failed: {result.error}"],
+                }
                 self.events.warn(f"{cell.label}: the comparison failed: {result.error}")
             if scored["reference"] is not None:
                 scored["reference"]["digest"] = _truth(reference)
@@ -196,18 +255,29 @@ class _Evaluation:
             left.remove(cell.name)
             return [] if left else [self.shown(cell.prepared.entry.key)]
 
-        posterior, fit = self.posteriors[cell.name], load_fit(cell, self.run)  # read here: workers are forked with them
-        task = Task(f"{cell.label} compared", lambda: compare_cell(cell, posterior, fit, content, reference))
+        posterior, fit = (
+            self.posteriors[cell.name],
+            load_fit(cell, self.run),
+        )  # read here: workers are forked with them
+        task = Task(
+            f"{cell.label} compared",
+            lambda: compare_cell(cell, posterior, fit, content, reference),
+        )
         return _Job(task=task, take=take)
 
-    # -- report ---------------------------------------------------------------------------------------------------------
+    # -- report --------------------------------------------------------------------------------
 
     def compared(self, key: str) -> list[Comparison]:
         """Return the comparisons of an entry, once all are there; each is made from its record once."""
         if key not in self._compared:
             own = [c for c in self.present(key) if self.contents[c.name]["verdict"] is not None]
             truth = self.references[key]
-            made = [comparison_of(self.contents[c.name], self.posteriors[c.name], truth, load_fit(c, self.run)) for c in own]
+            made = [
+                comparison_of(
+                    self.contents[c.name], self.posteriors[c.name], truth, load_fit(c, self.run)
+                )
+                for c in own
+            ]
             self._compared[key] = made
         return self._compared[key]
 
@@ -217,14 +287,27 @@ class _Evaluation:
         from benchmarks.comparison.posterior_predictive import predictive_checks
         from benchmarks.report.inputs import method_names
 
-        compared = self.compared(key)  # here: the worker is forked with them, and the report takes them as well
+        compared = self.compared(
+            key
+        )  # here: the worker is forked with them, and the report takes them as well
 
         def make() -> tuple[list[PredictiveCheck], PredictionTable | None]:
-            entry, data, learned = self.prepared(key).entry, self.prepared(key).data, self.learned(key)
+            entry, data, learned = (
+                self.prepared(key).entry,
+                self.prepared(key).data,
+                self.learned(key),
+            )
             rows = dict(zip(method_names(compared), compared, strict=True))
             program = entry.program(data) if learned is None else learned.program
-            checks = predictive_checks(entry, data, program, {m: c.posterior for m, c in rows.items() if c.posterior.draws})
-            return checks, table(entry, data, rows, self.references[key], seed=self.run.plan.seeds[0])
+            checks = predictive_checks(
+                entry,
+                data,
+                program,
+                {m: c.posterior for m, c in rows.items() if c.posterior.draws},
+            )
+            return checks, table(
+                entry, data, rows, self.references[key], seed=self.run.plan.seeds[0]
+            )
 
         def take(result: TaskResult) -> list[_Job]:
             if isinstance(result.exception, InfrastructureError):
@@ -233,7 +316,9 @@ class _Evaluation:
                 self.parts[key] = result.value
             else:  # its comparisons are there, and so are the other entries
                 self.parts[key] = [], None
-                self.broken.append(f"{key}: no predictive checks and no predictions: {result.error}")
+                self.broken.append(
+                    f"{key}: no predictive checks and no predictions: {result.error}"
+                )
                 self.events.warn(self.broken[-1])
             return []
 
@@ -247,22 +332,43 @@ class _Evaluation:
         for key in self.groups:
             prepared, compared = self.prepared(key), self.compared(key)
             checks, predictions = self.parts[key]
-            nuts = next((c.posterior for c in compared if c.posterior.method == NUTS and c.posterior.stats), None)
+            nuts = next(
+                (
+                    c.posterior
+                    for c in compared
+                    if c.posterior.method == NUTS and c.posterior.stats
+                ),
+                None,
+            )
             entries.append(
                 EntryReport(
-                    entry=prepared.entry, data=prepared.data, reference=self.references[key], comparisons=compared, nuts=nuts, ppc=checks,
+                    entry=prepared.entry,
+                    data=prepared.data,
+                    reference=self.references[key],
+                    comparisons=compared,
+                    nuts=nuts,
+                    ppc=checks,
                     predictions=predictions,
                 )
-            )  # fmt: skip
+            )
         plan = self.run.plan
         seeds = {"seeds": list(plan.seeds), "data_seed": plan.data_seed}
-        return ReportInput(entries=entries, meta={"command": command(plan), "versions": versions(), "machine": machine(), **seeds})
+        return ReportInput(
+            entries=entries,
+            meta={"command": command(plan), "versions": versions(), "machine": machine(), **seeds},
+        )
 
 
 def _with(reference: Reference, entry: Any, data: Any) -> Reference:
     """Return a reference whose draws belong to this entry and these data."""
     own = reference.posterior
-    return reference if own is None else dataclasses.replace(reference, posterior=dataclasses.replace(own, entry=entry, data=data))
+    return (
+        reference
+        if own is None
+        else dataclasses.replace(
+            reference, posterior=dataclasses.replace(own, entry=entry, data=data)
+        )
+    )
 
 
 def _compared(content: dict[str, Any], reference: Reference | None, strict: bool) -> bool:
@@ -272,7 +378,11 @@ def _compared(content: dict[str, Any], reference: Reference | None, strict: bool
     seen = content["reference"]
     if content["verdict"] is None or seen is None:
         return False
-    return not strict or (seen["digest"] == _truth(reference) if reference is not None else seen["digest"].endswith(_code()))
+    return not strict or (
+        seen["digest"] == _truth(reference)
+        if reference is not None
+        else seen["digest"].endswith(_code())
+    )
 
 
 def _code() -> str:
@@ -289,9 +399,17 @@ def _failures(cells: list[dict[str, Any]]) -> list[str]:
     """Say which gates failed: fits that gave nothing usable and references that must not be used."""
     failed = []
     for cell in cells:
-        row = f"{cell['entry']} {cell['method']}" + (f" seed {cell['seed']}" if cell["seed"] else "")
-        if cell["status"] not in ("ok", "not_converged") or cell["verdict"] in (None, "fit_failed"):
-            failed.append(f"{row}: {cell['status']}: {cell['sentence'] or (cell['stop'] or {}).get('sentence', '')}")
+        row = f"{cell['entry']} {cell['method']}" + (
+            f" seed {cell['seed']}" if cell["seed"] else ""
+        )
+        if cell["status"] not in ("ok", "not_converged") or cell["verdict"] in (
+            None,
+            "fit_failed",
+        ):
+            failed.append(
+                f"{row}: {cell['status']}:"
+                f" {cell['sentence'] or (cell['stop'] or {}).get('sentence', '')}"
+            )
         elif cell["verdict"] == "reference_unusable":
             failed.append(f"{row}: {cell['sentence']}")
     return failed

@@ -1,7 +1,7 @@
 """Execute a plan: cells in forked processes, each written when done; then references, comparisons, tables and report.
 
-The same call on the same folder resumes an interrupted run: whole cells of the same key are kept, comparisons are made
-anew only where the reference or the code of the comparison changed.
+The same call on the same folder resumes an interrupted run: whole cells of the same key are kept,
+comparisons are made anew only where the reference or the code of the comparison changed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ from zoo.types import ModelEntry
 
 __all__ = ["execute", "read_run", "results_csv", "write_pages"]
 
-RETRY = ("error", "killed", "timeout")  # what another attempt may cure; a NaN or a failed start comes back
+RETRY = (
+    "error",
+    "killed",
+    "timeout",
+)  # what another attempt may cure; a NaN or a failed start comes back
 
 
 def execute(
@@ -61,7 +65,7 @@ def execute(
     """
     events = events or Events()
     with one_thread():
-        prepared = [prepare(plan, request) for request in (entries or plan.entries)]
+        prepared = [prepare(plan, request) for request in entries or plan.entries]
         keys = [p.entry.key for p in prepared]
         if len(set(keys)) != len(keys):
             raise UsageError(f"Entries {keys} name one of them twice; give each once.")
@@ -91,7 +95,9 @@ def _warm_up() -> None:
     trace(slope, [torch.ones(1)])
 
 
-def _kept(cell: Cell, run: RunDir, there: Mapping[str, Sequence[str]], events: Events) -> Cell | None:
+def _kept(
+    cell: Cell, run: RunDir, there: Mapping[str, Sequence[str]], events: Events
+) -> Cell | None:
     """Return the cell as it lies on disk where one of its key computes today what it computed then; say so where none does."""
     found = ""
     for name in sorted(there.get(cell.key, ()), key=lambda n: n != cell.name):
@@ -99,7 +105,10 @@ def _kept(cell: Cell, run: RunDir, there: Mapping[str, Sequence[str]], events: E
         if not found:
             return cell if name == cell.name else replace(cell, stored=name)
     if found:
-        events.warn(f"{cell.label}: the kept cell was computed from something else ({found} differs); it is computed again")
+        events.warn(
+            f"{cell.label}: the kept cell was computed from something else ({found} differs); it"
+            " is computed again"
+        )
     return None
 
 
@@ -124,15 +133,20 @@ def _say_outdated(missing: Sequence[Cell], run: RunDir, events: Events) -> None:
     asked = {(c.prepared.entry.key, c.method, c.seed): c.key for c in missing}
     contents = [content for n in run.names() if (content := run.read(n)) is not None]
     outdated = {
-        (c["entry"], c["method"], c["seed"]) for c in contents if asked.get((c["entry"], c["method"], c["seed"])) not in (None, c["key"])
+        (c["entry"], c["method"], c["seed"])
+        for c in contents
+        if asked.get((c["entry"], c["method"], c["seed"])) not in (None, c["key"])
     }
     if outdated:
         events.say(
-            f"{len(outdated)} kept cells belong to other data or to an earlier version of the model or of this package: computed again"
+            f"{len(outdated)} kept cells belong to other data or to an earlier version of the"
+            " model or of this package: computed again"
         )
 
 
-def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, timeout: float | None) -> list[Cell]:
+def _run_missing(
+    cells: list[Cell], run: RunDir, jobs: int, events: Events, timeout: float | None
+) -> list[Cell]:
     """Run the cells that are not there and return all of them, under the names they lie on disk."""
     there = _by_key(run, events)
     kept: dict[str, Cell] = {}
@@ -151,9 +165,17 @@ def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, time
         events.say("every cell is there already")
         return cells
     seconds = {c.name: c.prepared.seconds[c.method] for c in missing}
-    total = max(sum(seconds.values()) / jobs, max(seconds.values()) / (min(jobs, 4) if all(c.method == NUTS for c in missing) else 1))
-    reused = f", {len(cells) - len(missing)} are there already" if len(missing) < len(cells) else ""
-    events.say(f"{len(missing)} of {len(cells)} cells to run{reused}; about {duration(total)} with {jobs} jobs")
+    total = max(
+        sum(seconds.values()) / jobs,
+        max(seconds.values()) / (min(jobs, 4) if all(c.method == NUTS for c in missing) else 1),
+    )
+    reused = (
+        f", {len(cells) - len(missing)} are there already" if len(missing) < len(cells) else ""
+    )
+    events.say(
+        f"{len(missing)} of {len(cells)} cells to run{reused}; about {duration(total)} with {jobs}"
+        " jobs"
+    )
     events.begin("cells", len(missing))
     if len(missing) > 1:
         _warm_up()
@@ -168,7 +190,15 @@ def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, time
     ahead = _compiler_ahead()
     try:
         for wave, workers, inner in waves:
-            _run_wave(sorted(wave, key=lambda c: -seconds[c.name]), run, workers, inner, events, timeout, ahead)
+            _run_wave(
+                sorted(wave, key=lambda c: -seconds[c.name]),
+                run,
+                workers,
+                inner,
+                events,
+                timeout,
+                ahead,
+            )
     finally:
         events.finish()
     return cells
@@ -177,10 +207,15 @@ def _run_missing(cells: list[Cell], run: RunDir, jobs: int, events: Events, time
 def _worth_all_workers(cells: list[Cell], seconds: Mapping[str, float], jobs: int) -> set[str]:
     """Return the NUTS cells whose chains run side by side: those that would outlast all the other cells on the other workers.
 
-    Shorter ones take one worker each: they compile most of their time, and a second worker would wait for them.
+    Shorter ones take one worker each: they compile most of their time, and a second worker would
+    wait for them.
     """
     total = sum(seconds.values())
-    return {c.name for c in cells if c.method == NUTS and (jobs - 1) * seconds[c.name] > total - seconds[c.name]}
+    return {
+        c.name
+        for c in cells
+        if c.method == NUTS and (jobs - 1) * seconds[c.name] > total - seconds[c.name]
+    }
 
 
 def _compiler_ahead() -> Callable[[], None]:
@@ -197,7 +232,13 @@ def _compiler_ahead() -> Callable[[], None]:
 
 
 def _run_wave(
-    cells: list[Cell], run: RunDir, workers: int, inner: int, events: Events, timeout: float | None, ahead: Callable[[], None]
+    cells: list[Cell],
+    run: RunDir,
+    workers: int,
+    inner: int,
+    events: Events,
+    timeout: float | None,
+    ahead: Callable[[], None],
 ) -> None:
     named = {c.label: c for c in cells}
 
@@ -205,25 +246,48 @@ def _run_wave(
         cell = named[result.name]
         if result.status == "ok":
             status, sentence = result.value
-        elif isinstance(result.exception, InfrastructureError) and not isinstance(result.exception, LostWorkerError):
+        elif isinstance(result.exception, InfrastructureError) and not isinstance(
+            result.exception, LostWorkerError
+        ):
             raise result.exception
         else:
-            lost = result.exception if isinstance(result.exception, LostWorkerError) else None  # a chain of the cell
+            lost = (
+                result.exception if isinstance(result.exception, LostWorkerError) else None
+            )  # a chain of the cell
             status = result.status if lost is None else lost.status
-            sentence = f"{cell.label} ended as {result.status}: {result.error}" if lost is None else str(lost)
+            sentence = (
+                f"{cell.label} ended as {result.status}: {result.error}"
+                if lost is None
+                else str(lost)
+            )
             with run.draft(cell.name) as folder:
                 (folder / "log.txt").write_text(result.trace or f"{sentence}\n", encoding="utf-8")
-                (folder / "cell.json").write_text(strict_json(failed_cell(cell.head, status, sentence, result.seconds)), encoding="utf-8")
+                (folder / "cell.json").write_text(
+                    strict_json(failed_cell(cell.head, status, sentence, result.seconds)),
+                    encoding="utf-8",
+                )
         events.done(cell.label, status, sentence, result.seconds)
 
     def task(cell: Cell) -> Task:
         return Task(cell.label, lambda: run_cell(cell, run, inner))
 
-    on_card = any(c.config.get("device", "cpu") != "cpu" for c in cells)  # which one process has, and no process forked from it
-    run_tasks([task(c) for c in cells], workers, timeout, done, retries=1, meanwhile=ahead, in_process=on_card)
+    on_card = any(
+        c.config.get("device", "cpu") != "cpu" for c in cells
+    )  # which one process has, and no process forked from it
+    run_tasks(
+        [task(c) for c in cells],
+        workers,
+        timeout,
+        done,
+        retries=1,
+        meanwhile=ahead,
+        in_process=on_card,
+    )
 
 
-def write_pages(run: RunDir, result: RunResult, jobs: int = 1, events: Events | None = None) -> None:
+def write_pages(
+    run: RunDir, result: RunResult, jobs: int = 1, events: Events | None = None
+) -> None:
     """Write `results.csv`, `report.html` and `report.md`; `events` hear of what failed there."""
     from benchmarks.report import render_html, render_markdown
 
@@ -245,7 +309,13 @@ def results_csv(cells: list[dict[str, Any]]) -> str:
 
 def _inert(value: Any) -> Any:
     """Return text with a quote before what a spreadsheet would take for a formula; numbers are as they are."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") and not _is_number(value) else value
+    return (
+        f"'{value}"
+        if isinstance(value, str)
+        and value[:1] in ("=", "+", "-", "@", "\t", "\r")
+        and not _is_number(value)
+        else value
+    )
 
 
 def _is_number(text: str) -> bool:
@@ -260,7 +330,8 @@ def read_run(path: Path, *, events: Events | None = None) -> RunResult:
     """Rebuild the result of a finished or unfinished run from its folder, without running any method.
 
     Raises:
-        UsageError: the folder holds no run, or none of its cells belongs to the models as they are now.
+        UsageError: the folder holds no run, or none of its cells belongs to the models as they are
+            now.
     """
     events = events or Events()
     run = RunDir.open(path)
@@ -268,7 +339,9 @@ def read_run(path: Path, *, events: Events | None = None) -> RunResult:
         prepared = [prepare(run.plan, _found(request, path)) for request in run.plan.entries]
         cells = _stored(plan_cells(run.plan, prepared), run, events)
         if not cells:
-            raise UsageError(f"{str(path)!r} has no whole cell; run `{command(run.plan)} --out {path}` first.")
+            raise UsageError(
+                f"{str(path)!r} has no whole cell; run `{command(run.plan)} --out {path}` first."
+            )
         return evaluate(cells, run, 1, events)
 
 
@@ -278,7 +351,10 @@ def _found(request: str, run: Path) -> str:
     file = f"{file}.py" if colon else file
     if not file.endswith(".py") or Path(file).exists():
         return request
-    place = next((base / file for base in (run.resolve().parent, run.resolve()) if (base / file).exists()), None)
+    place = next(
+        (base / file for base in (run.resolve().parent, run.resolve()) if (base / file).exists()),
+        None,
+    )
     return request if place is None else f"{place}:{name}" if colon else str(place)
 
 
@@ -297,5 +373,8 @@ def _stored(cells: list[Cell], run: RunDir, events: Events) -> list[Cell]:
             older += kept is None or kept["key"] != cell.key or bool(differs(cell, run, stored))
             found.append(replace(cell, stored=stored))
     if older:
-        events.warn(f"{older} of {len(found)} cells were made by an earlier version of the programs; `zoo compare` would run them again")
+        events.warn(
+            f"{older} of {len(found)} cells were made by an earlier version of the programs; `zoo"
+            " compare` would run them again"
+        )
     return found

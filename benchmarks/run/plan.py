@@ -34,7 +34,8 @@ class Plan(BaseModel):
         restarts: independent starts per fit.
         quick: smaller budgets, the same gates.
         compile: `auto`, `on` or `off`.
-        device: where fits take their steps, `cpu` or `cuda`; chains and references stay on the processor.
+        device: where fits take their steps, `cpu` or `cuda`; chains and references stay on the
+            processor.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
@@ -54,18 +55,33 @@ class Plan(BaseModel):
 
     def digest(self) -> str:
         """Return the SHA-256 of the plan's canonical JSON."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()
+        ).hexdigest()
 
     def default_folder(self) -> Path:
         """Return `out/<entries>-<hash>`: the same request names the same folder, so that running it again resumes."""
-        stems = [re.sub(r"[^A-Za-z0-9_]+", "-", Path(e).stem if e.endswith(".py") else e).strip("-") for e in self.entries]
-        short = "-".join(stems) if len("-".join(stems)) <= 48 else f"{stems[0][:32]}-and-{len(stems) - 1}-more"
+        stems = [
+            re.sub(r"[^A-Za-z0-9_]+", "-", Path(e).stem if e.endswith(".py") else e).strip("-")
+            for e in self.entries
+        ]
+        short = (
+            "-".join(stems)
+            if len("-".join(stems)) <= 48
+            else f"{stems[0][:32]}-and-{len(stems) - 1}-more"
+        )
         return Path("out") / f"{short}-{self.digest()[:8]}"
 
     def to_toml(self) -> str:
         """Return the plan as TOML; JSON's strings, numbers and lists of them are TOML's too."""
-        lines = [f"{key} = {json.dumps(value)}" for key, value in self.model_dump(mode="json").items()]
-        return "# The plan of this run; `zoo report` and a repeated `zoo compare` read it.\n" + "\n".join(lines) + "\n"
+        lines = [
+            f"{key} = {json.dumps(value)}" for key, value in self.model_dump(mode="json").items()
+        ]
+        return (
+            "# The plan of this run; `zoo report` and a repeated `zoo compare` read it.\n"
+            + "\n".join(lines)
+            + "\n"
+        )
 
 
 def make_plan(**fields: Any) -> Plan:
@@ -85,9 +101,14 @@ def read_plan(path: Path) -> Plan:
     try:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"There is no {path.name} in {str(path.parent)!r}; give the folder of a run made by `zoo compare`.") from None
+        raise UsageError(
+            f"There is no {path.name} in {str(path.parent)!r}; give the folder of a run made by"
+            " `zoo compare`."
+        ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{str(path)!r} cannot be read as TOML ({error}); give `zoo compare` another --out.") from None
+        raise UsageError(
+            f"{str(path)!r} cannot be read as TOML ({error}); give `zoo compare` another --out."
+        ) from None
     try:
         return Plan(**fields)
     except ValidationError as error:
@@ -100,7 +121,12 @@ def _sentence(what: str, error: ValidationError) -> str:
         field = str(problem["loc"][0]) if problem["loc"] else "?"
         if problem["type"] == "extra_forbidden":
             known = sorted(Plan.model_fields)
-            parts.append(f"unknown key {field!r}{did_you_mean(field, known)}, accepted: {', '.join(known)}")
+            parts.append(
+                f"unknown key {field!r}{did_you_mean(field, known)}, accepted: {', '.join(known)}"
+            )
         else:
-            parts.append(f"{field}: {problem['msg'][0].lower()}{problem['msg'][1:]} (got {problem['input']!r})")
+            parts.append(
+                f"{field}: {problem['msg'][0].lower()}{problem['msg'][1:]} (got"
+                f" {problem['input']!r})"
+            )
     return f"{what} is not a plan: {'; '.join(dict.fromkeys(parts))}."

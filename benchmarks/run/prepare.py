@@ -15,15 +15,21 @@ from zoo.types import ModelEntry
 __all__ = ["command", "duration", "plan_cells", "prepare"]
 
 DRAWS, QUICK_DRAWS = 4000, 2000
-LARGEST_DRAWS, LEAST_DRAWS = 10_000_000, 200  # numbers in all draws of a method together; draws however many numbers each has
-UNREFERENCED = 2000  # dimensions above which no chains are run for an entry that says it has no reference
+LARGEST_DRAWS, LEAST_DRAWS = (
+    10_000_000,
+    200,
+)  # numbers in all draws of a method together; draws however many numbers each has
+UNREFERENCED = (
+    2000  # dimensions above which no chains are run for an entry that says it has no reference
+)
 
 
 def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
     """Load an entry, make its data once, and build its log density, so that bad input ends here and costs nothing.
 
     Raises:
-        UsageError, UnknownNameError, DataError, ProgramError: with the next step, before anything is written.
+        UsageError, UnknownNameError, DataError, ProgramError: with the next step, before anything
+        is written.
     """
     import torch
 
@@ -34,14 +40,20 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
 
     entry = request if isinstance(request, ModelEntry) else zoo.load(request)
     name = entry.key if isinstance(request, ModelEntry) else request
-    wanted = (*entry.families, *(g for g in entry.own_guides if g not in entry.families)) if plan.guides == "all" else plan.guides
+    wanted = (
+        (*entry.families, *(g for g in entry.own_guides if g not in entry.families))
+        if plan.guides == "all"
+        else plan.guides
+    )
     for family in wanted:
         check_family(family, entry)
     try:
         data = entry.load_data(plan.data_seed)
         training = data if entry.judged is not None else None
         data = data if entry.judged is None else entry.judged(data)
-        with torch.random.fork_rng(devices=[]):  # a network that draws its first weights must be the same in every process
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # a network that draws its first weights must be the same in every process
             torch.manual_seed(0)
             density = LogDensity(entry.program(data), data, dtype=entry.dtype)
         seen = witness.of_program(entry, data, density)
@@ -49,11 +61,15 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
     except ZooError:
         raise
     except SystemExit as error:
-        raise ProgramError(f"Entry {entry.key} ends the process (SystemExit) while it is made; mend its make_data or build.") from error
+        raise ProgramError(
+            f"Entry {entry.key} ends the process (SystemExit) while it is made; mend its make_data"
+            " or build."
+        ) from error
     except Exception as error:
         text = " ".join(str(error).split())[:240].rstrip(".")
         raise ProgramError(
-            f"Entry {entry.key} raises {type(error).__name__} while it is made: {text}; mend its make_data or build."
+            f"Entry {entry.key} raises {type(error).__name__} while it is made: {text}; mend its"
+            " make_data or build."
         ) from error
     chains = plan.nuts and not (entry.reference == "none" and density.dim > UNREFERENCED)
     methods = tuple(dict.fromkeys(wanted)) + ((NUTS,) if chains else ())
@@ -61,16 +77,26 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
     digest = source_digest(name, entry, training or data)
     most = max(LEAST_DRAWS, LARGEST_DRAWS // density.dim)
     return Prepared(
-        request=name, entry=entry, data=data, methods=methods, digest=digest, seconds=seconds, training=training, most_draws=most,
+        request=name,
+        entry=entry,
+        data=data,
+        methods=methods,
+        digest=digest,
+        seconds=seconds,
+        training=training,
+        most_draws=most,
         witness=seen,
-    )  # fmt: skip
+    )
 
 
 def _refuse_slashes(names: Iterable[str]) -> None:
     """Refuse names of sites that the files of draws cannot hold, before any work is done for them."""
     for name in names:
         if "/" in name:
-            raise ProgramError(f"The site name {name!r} cannot stand in a file of draws; call the site by a name without '/'.")
+            raise ProgramError(
+                f"The site name {name!r} cannot stand in a file of draws; call the site by a name"
+                " without '/'."
+            )
 
 
 def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]:
@@ -89,8 +115,12 @@ def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]
     u = torch.zeros(density.dim, dtype=density.dtype)
     many = torch.zeros(64, density.dim, dtype=density.dtype)
     single, batch = clock(lambda: density.gradient(u)), clock(lambda: density.batch(many))
-    # Fits usually settle after about 1,500 steps; a compiled gradient is some fifteen times cheaper than an eager one.
-    svi = plan.restarts * min(1500, vi_config(plan).get("steps", 1500)) * (2.5 * batch + 0.0005) + 2.0
+    # Fits usually settle after about 1,500 steps; a compiled gradient is some fifteen times
+    # cheaper than an eager one.
+    svi = (
+        plan.restarts * min(1500, vi_config(plan).get("steps", 1500)) * (2.5 * batch + 0.0005)
+        + 2.0
+    )
     gradients = 4 * (nuts_config(plan)["draws"] + 800) * 12
     chains = gradients * single + 1.0 if plan.compile == "off" else gradients * single / 15 + 6.0
     special = {NUTS: chains, "laplace": (200 + density.dim) * single + 1.0}
@@ -106,7 +136,8 @@ def vi_config(plan: Plan) -> dict[str, Any]:
 def nuts_config(plan: Plan) -> dict[str, Any]:
     """Return the settings of NUTS; a quick run stops extending at the gate itself instead of at twice the gate.
 
-    4 x 1,500 draws pass an ESS of 2,000 in one round on most entries, where 4 x 1,000 need a second one.
+    4 x 1,500 draws pass an ESS of 2,000 in one round on most entries, where 4 x 1,000 need a
+    second one.
     """
     quick = {"draws": 500, "tune": 500, "min_ess": 1100.0} if plan.quick else {"draws": 1500}
     return {"engine": plan.engine, "compile": plan.compile, **quick}
@@ -120,10 +151,21 @@ def plan_cells(plan: Plan, prepared: Sequence[Prepared]) -> list[Cell]:
             trained: Cell | None = None
             for method in p.methods:
                 if p.entry.learns and trained is None and method == NUTS:
-                    raise UsageError(f"{p.entry.key} learns weights of its own; name at least one family in --guides that trains them.")
+                    raise UsageError(
+                        f"{p.entry.key} learns weights of its own; name at least one family in"
+                        " --guides that trains them."
+                    )
                 config = nuts_config(plan) if method == NUTS else vi_config(plan)
                 draws = min(QUICK_DRAWS if plan.quick else DRAWS, p.most_draws or DRAWS)
-                cell = Cell(prepared=p, method=method, seed=seed, data_seed=plan.data_seed, config=config, draws=draws, given=trained)
+                cell = Cell(
+                    prepared=p,
+                    method=method,
+                    seed=seed,
+                    data_seed=plan.data_seed,
+                    config=config,
+                    draws=draws,
+                    given=trained,
+                )
                 if p.entry.learns and trained is None:
                     trained = cell
                 cells.append(cell)
@@ -133,7 +175,11 @@ def plan_cells(plan: Plan, prepared: Sequence[Prepared]) -> list[Cell]:
 def command(plan: Plan) -> str:
     """Return the command that makes this run."""
     guides = plan.guides if isinstance(plan.guides, str) else ",".join(plan.guides)
-    words = ["zoo compare", *(f"'{e}'" if set(e) & set("[] ") else e for e in plan.entries), f"--guides {guides}"]
+    words = [
+        "zoo compare",
+        *(f"'{e}'" if set(e) & set("[] ") else e for e in plan.entries),
+        f"--guides {guides}",
+    ]
     words += [f"--seed {plan.seeds[0]}"] if plan.seeds[0] else []
     words += [f"--data-seed {plan.data_seed}"] if plan.data_seed else []
     words += [f"--restarts {plan.restarts}"] if plan.restarts > 1 else []
@@ -149,4 +195,8 @@ def duration(seconds: float) -> str:
     if seconds < 50:
         return f"{max(5, 5 * math.ceil(seconds / 5))} seconds"
     minutes = round(seconds / 60)
-    return f"{minutes} minute{'s' if minutes > 1 else ''}" if minutes < 90 else f"{seconds / 3600:.1f} hours"
+    return (
+        f"{minutes} minute{'s' if minutes > 1 else ''}"
+        if minutes < 90
+        else f"{seconds / 3600:.1f} hours"
+    )

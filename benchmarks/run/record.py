@@ -23,11 +23,30 @@ from benchmarks.types import CellStatus, Comparison, Distance, Mcmc, ParetoK, Re
 from benchmarks.verdicts import VerdictWord
 from zoo.types import Cost, Posterior, Reference
 
-__all__ = ["SCHEMA", "Cell", "comparison_of", "drawn_cell", "failed_cell", "machine", "reference_record", "scored_cell", "versions"]
+__all__ = [
+    "SCHEMA",
+    "Cell",
+    "comparison_of",
+    "drawn_cell",
+    "failed_cell",
+    "machine",
+    "reference_record",
+    "scored_cell",
+    "versions",
+]
 
 SCHEMA = 1
 Number = float | None
-_PACKAGES = ("posterior-zoo", "torch", "pyro-ppl", "nutpie", "arviz", "numpy", "scipy", "scikit-learn")
+_PACKAGES = (
+    "posterior-zoo",
+    "torch",
+    "pyro-ppl",
+    "nutpie",
+    "arviz",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
 
 
 class _Record(BaseModel):
@@ -42,13 +61,19 @@ def _nullable(hint: Any) -> Any:
     if not arguments or typing.get_origin(hint) is Literal:
         return hint
     inner = tuple(_nullable(a) for a in arguments)
-    return Union[inner] if typing.get_origin(hint) in (Union, types.UnionType) else typing.get_origin(hint)[inner]  # noqa: UP007
+    origin = typing.get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return Union[inner]  # noqa: UP007
+    return origin[inner]
 
 
 def _record(noun: type) -> Any:
     """Return the pydantic model of a dataclass of `benchmarks.types`, so that the file's schema is the noun's own."""
     hints = typing.get_type_hints(noun)
-    fields: dict[str, Any] = {f.name: (_nullable(hints[f.name]), {} if f.metadata.get("open") else ...) for f in dataclasses.fields(noun)}
+    fields: dict[str, Any] = {
+        f.name: (_nullable(hints[f.name]), {} if f.metadata.get("open") else ...)
+        for f in dataclasses.fields(noun)
+    }
     return create_model(f"{noun.__name__}Record", __base__=_Record, **fields)
 
 
@@ -101,7 +126,10 @@ def validated(fields: Mapping[str, Any]) -> dict[str, Any]:
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions that decide numbers."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _PACKAGES},
+    }
 
 
 @functools.cache
@@ -110,20 +138,41 @@ def machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     if sys.platform.startswith("linux") and Path("/proc/cpuinfo").exists():
         models = [
-            line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
         ]
         cpu = models[0] if models else cpu
-    return {"system": f"{platform.system()} {platform.machine()}", "cpu": cpu, "cores": os.cpu_count() or 1}
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu,
+        "cores": os.cpu_count() or 1,
+    }
 
 
 def _blank(**fields: Any) -> dict[str, Any]:
     empty: dict[str, Any] = {
-        "schema": SCHEMA, "verdict": None, "sentence": "", "reasons": [], "scores": [], "distances": [], "trust": [], "notes": [],
+        "schema": SCHEMA,
+        "verdict": None,
+        "sentence": "",
+        "reasons": [],
+        "scores": [],
+        "distances": [],
+        "trust": [],
+        "notes": [],
         "elbo": None,
-        "log_evidence": None, "pareto_k": None, "heldout_lpd": None, "mcmc": None, "correlations": {},
-        "cost": dataclasses.asdict(Cost(seconds=0.0)), "compiled": {"used": False, "reason": "eager"}, "stop": None,
-        "reference": None, "versions": versions(), "machine": machine(),
-    }  # fmt: skip
+        "log_evidence": None,
+        "pareto_k": None,
+        "heldout_lpd": None,
+        "mcmc": None,
+        "correlations": {},
+        "cost": dataclasses.asdict(Cost(seconds=0.0)),
+        "compiled": {"used": False, "reason": "eager"},
+        "stop": None,
+        "reference": None,
+        "versions": versions(),
+        "machine": machine(),
+    }
     return validated({**empty, **fields})
 
 
@@ -137,50 +186,74 @@ def drawn_cell(
 ) -> dict[str, Any]:
     """Return the cell of a method that has run but is not compared yet.
 
-    `memory` is the peak of its process in MB, `compiled` says whether a graph was used where no fit says so.
+    `memory` is the peak of its process in MB, `compiled` says whether a graph was used where no
+    fit says so.
     """
     cost = dataclasses.asdict(dataclasses.replace(posterior.cost, peak_memory_mb=memory))
     stop = dataclasses.asdict(fit.stop) if fit is not None else None
-    record = dict(fit.compiled) if fit is not None else dict(compiled or {"used": False, "reason": "eager"})
-    return _blank(**head, status=status, cost=cost, stop=stop, compiled=record, notes=list(posterior.notes))
+    record = (
+        dict(fit.compiled)
+        if fit is not None
+        else dict(compiled or {"used": False, "reason": "eager"})
+    )
+    return _blank(
+        **head, status=status, cost=cost, stop=stop, compiled=record, notes=list(posterior.notes)
+    )
 
 
-def failed_cell(head: Mapping[str, Any], status: CellStatus, sentence: str, seconds: float = 0.0) -> dict[str, Any]:
+def failed_cell(
+    head: Mapping[str, Any], status: CellStatus, sentence: str, seconds: float = 0.0
+) -> dict[str, Any]:
     """Return the cell of a method that gave no draws, with the reason in one sentence."""
     reason = {"verdict": "fit_failed", "label": "", "excess": None, "sentence": sentence}
     stop = {"status": status, "sentence": sentence, "step": None}
     cost = dataclasses.asdict(Cost(seconds=seconds))
-    return _blank(**head, status=status, verdict="fit_failed", sentence=sentence, reasons=[reason], stop=stop, cost=cost)
+    return _blank(
+        **head,
+        status=status,
+        verdict="fit_failed",
+        sentence=sentence,
+        reasons=[reason],
+        stop=stop,
+        cost=cost,
+    )
 
 
 def scored_cell(cell: Mapping[str, Any], comparison: Comparison) -> dict[str, Any]:
     """Return the cell with everything the comparison found."""
     c = comparison
-    return validated({
-        **cell,
-        "status": c.status if cell["status"] == "ok" else cell["status"],
-        "verdict": c.verdict,
-        "sentence": c.sentence,
-        "reasons": [dataclasses.asdict(r) for r in c.reasons],
-        "scores": [dataclasses.asdict(s) for s in c.scores],
-        "distances": [dataclasses.asdict(d) for d in c.distances],
-        "trust": [dataclasses.asdict(t) for t in c.trust],
-        "notes": [*cell["notes"], *c.notes],
-        "elbo": c.elbo,
-        "log_evidence": c.log_evidence,
-        "pareto_k": None if c.pareto_k is None else _fields(c.pareto_k),
-        "heldout_lpd": c.heldout_lpd,
-        "mcmc": None if c.mcmc is None else _fields(c.mcmc),
-        "correlations": dict(c.correlations),
-        "reference": {**{k: getattr(c.reference, k) for k in ("kind", "usable", "reason")}, "digest": digest_of(c.reference)},
-    })  # fmt: skip
+    return validated(
+        {
+            **cell,
+            "status": c.status if cell["status"] == "ok" else cell["status"],
+            "verdict": c.verdict,
+            "sentence": c.sentence,
+            "reasons": [dataclasses.asdict(r) for r in c.reasons],
+            "scores": [dataclasses.asdict(s) for s in c.scores],
+            "distances": [dataclasses.asdict(d) for d in c.distances],
+            "trust": [dataclasses.asdict(t) for t in c.trust],
+            "notes": [*cell["notes"], *c.notes],
+            "elbo": c.elbo,
+            "log_evidence": c.log_evidence,
+            "pareto_k": None if c.pareto_k is None else _fields(c.pareto_k),
+            "heldout_lpd": c.heldout_lpd,
+            "mcmc": None if c.mcmc is None else _fields(c.mcmc),
+            "correlations": dict(c.correlations),
+            "reference": {
+                **{k: getattr(c.reference, k) for k in ("kind", "usable", "reason")},
+                "digest": digest_of(c.reference),
+            },
+        }
+    )
 
 
 def _fields(record: Any) -> dict[str, Any]:
     return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
 
 
-def comparison_of(cell: Mapping[str, Any], posterior: Posterior, reference: Reference, fit: Any = None) -> Comparison:
+def comparison_of(
+    cell: Mapping[str, Any], posterior: Posterior, reference: Reference, fit: Any = None
+) -> Comparison:
     """Rebuild the comparison a cell was written from; null becomes NaN again."""
     return Comparison(
         posterior=posterior,
@@ -203,14 +276,20 @@ def comparison_of(cell: Mapping[str, Any], posterior: Posterior, reference: Refe
 def _restore(noun: type, record: Mapping[str, Any]) -> Any:
     """Build the noun of a record: null becomes NaN where a float is wanted, lists become tuples."""
     hints = typing.get_type_hints(noun)
-    return TypeAdapter(noun).validate_python({name: _fill(hints[name], value) for name, value in record.items()})
+    return TypeAdapter(noun).validate_python(
+        {name: _fill(hints[name], value) for name, value in record.items()}
+    )
 
 
 def _fill(hint: Any, value: Any) -> Any:
     if value is None:
         return math.nan if hint is float else None
     if isinstance(value, dict):
-        return {k: _fill(typing.get_args(hint)[1], v) for k, v in value.items()} if len(typing.get_args(hint)) == 2 else value
+        return (
+            {k: _fill(typing.get_args(hint)[1], v) for k, v in value.items()}
+            if len(typing.get_args(hint)) == 2
+            else value
+        )
     if isinstance(value, list):
         return tuple(_fill((typing.get_args(hint) or (Any,))[0], v) for v in value)
     return value
@@ -218,20 +297,29 @@ def _fill(hint: Any, value: Any) -> Any:
 
 def digest_of(reference: Reference) -> str:
     """Return a digest of what a comparison takes from its reference, so that a changed truth is noticed."""
-    moments = {name: [part.tolist() for part in m] for name, m in sorted(reference.moments.items())}
-    parts = {"kind": reference.kind, "usable": reference.usable, "gates": dict(reference.gates), "moments": moments}
+    moments = {
+        name: [part.tolist() for part in m] for name, m in sorted(reference.moments.items())
+    }
+    parts = {
+        "kind": reference.kind,
+        "usable": reference.usable,
+        "gates": dict(reference.gates),
+        "moments": moments,
+    }
     return hashlib.sha256(canonical(parts)).hexdigest()[:16]
 
 
 def reference_record(reference: Reference) -> dict[str, Any]:
     """Return what `--json` says of a reference."""
-    record: dict[str, Any] = finite({
-        "kind": reference.kind,
-        "gates": dict(reference.gates),
-        "ess_min": reference.ess_min,
-        "rhat_max": reference.rhat_max,
-        "log_evidence": reference.log_evidence,
-        "usable": reference.usable,
-        "reason": reference.reason,
-    })  # fmt: skip
+    record: dict[str, Any] = finite(
+        {
+            "kind": reference.kind,
+            "gates": dict(reference.gates),
+            "ess_min": reference.ess_min,
+            "rhat_max": reference.rhat_max,
+            "log_evidence": reference.log_evidence,
+            "usable": reference.usable,
+            "reason": reference.reason,
+        }
+    )
     return record

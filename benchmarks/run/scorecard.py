@@ -51,7 +51,9 @@ class Scorecard:
         """Return one row per score: method, quantity, label, errors in reference sds."""
         import pandas as pd
 
-        return pd.DataFrame(score_rows(self.result.cells), columns=score_columns(self.result.cells))
+        return pd.DataFrame(
+            score_rows(self.result.cells), columns=score_columns(self.result.cells)
+        )
 
     def __str__(self) -> str:
         from benchmarks.report import render_table
@@ -66,14 +68,38 @@ class Scorecard:
         rows = []
         for method, c in self.comparisons.items():
             worst = c.worst()
-            number = "" if worst is None else f"{worst.label}: mean off by {worst.mean_error:+.2f} sd, sd ratio {worst.sd_ratio:.2f}"
+            number = (
+                ""
+                if worst is None
+                else (
+                    f"{worst.label}: mean off by {worst.mean_error:+.2f} sd, sd ratio"
+                    f" {worst.sd_ratio:.2f}"
+                )
+            )
             color = verdict_of(c.verdict).ink
-            cells = (f"<b>{escape(method)}</b>", f'<b style="color:{color}">{escape(c.verdict)}</b>', escape(number), escape(c.sentence))
-            rows.append("<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>")
-        head = "".join(f'<th style="text-align:left">{name}</th>' for name in ("method", "verdict", "worst component", "in words"))
+            cells = (
+                f"<b>{escape(method)}</b>",
+                f'<b style="color:{color}">{escape(c.verdict)}</b>',
+                escape(number),
+                escape(c.sentence),
+            )
+            rows.append(
+                "<tr>"
+                + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells)
+                + "</tr>"
+            )
+        head = "".join(
+            f'<th style="text-align:left">{name}</th>'
+            for name in ("method", "verdict", "worst component", "in words")
+        )
         kind = entry.reference.kind + ("" if entry.reference.usable else " (not usable)")
-        caption = f"<caption>{escape(entry.entry.title)}; reference: {escape(kind)}; errors in reference sds</caption>"
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        caption = (
+            f"<caption>{escape(entry.entry.title)}; reference: {escape(kind)}; errors in reference"
+            " sds</caption>"
+        )
+        return (
+            f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        )
 
 
 def compare_program(
@@ -101,21 +127,28 @@ def compare_program(
         quick: smaller budgets, the same gates.
         restarts: independent starts per fit.
         jobs: processes at once.
-        out: keep the run in this folder (report included); default a temporary one that is removed.
+        out: keep the run in this folder (report included); default a temporary one that is
+            removed.
         events: progress callbacks.
         **options: passed to `zoo.from_program`: `dims`, `coords`, `name`, `observed`, `guide`, ...
 
     Raises:
-        UsageError: bad data, an unknown family, or a program that cannot be handled correctly, with the cure.
+        UsageError: bad data, an unknown family, or a program that cannot be handled correctly,
+            with the cure.
     """
     import zoo
     from benchmarks.run.execute import execute
 
     if isinstance(families, str) and families != "all":
-        raise UsageError(f"families is {families!r}; accepted: a list such as ['mean_field', 'full_rank'], or 'all'.")
+        raise UsageError(
+            f"families is {families!r}; accepted: a list such as ['mean_field', 'full_rank'], or"
+            " 'all'."
+        )
     entry = zoo.from_program(model, data, **options)
     chosen: Any = "all" if families == "all" else list(families)
-    plan = make_plan(entries=[entry.key], guides=chosen, nuts=nuts, seeds=[seed], quick=quick, restarts=restarts)
+    plan = make_plan(
+        entries=[entry.key], guides=chosen, nuts=nuts, seeds=[seed], quick=quick, restarts=restarts
+    )
     place = tempfile.TemporaryDirectory(prefix="zoo-") if out is None else nullcontext(str(out))
     with place as folder:
         result = execute(

@@ -1,12 +1,15 @@
 """A run on disk: cells written whole or not at all, checked by SHA-256 when read, and read back as a table.
 
     RUN/plan.toml  results.csv  report.html  report.md
-    RUN/cells/<entry>--<method>--s<seed>--<sha12>/{cell.json, posterior.nc, guide.pt, log.txt, MANIFEST}
+    RUN/cells/<entry>--<method>--s<seed>--<sha12>/{cell.json, posterior.nc, guide.pt, log.txt,
+    MANIFEST}
 
-A cell is made in a temporary folder beside its place, every file is flushed to the disk, MANIFEST (in the format of
-`sha256sum -c`) is written last, and one rename publishes it. A folder without a valid MANIFEST is therefore no cell.
+A cell is made in a temporary folder beside its place, every file is flushed to the disk, MANIFEST
+(in the format of `sha256sum -c`) is written last, and one rename publishes it. A folder without a
+valid MANIFEST is therefore no cell.
 
-A run folder may hold files of its reader: what is removed is ours by name and MANIFEST (`benchmarks.run.cell_folder`).
+A run folder may hold files of its reader: what is removed is ours by name and MANIFEST
+(`benchmarks.run.cell_folder`).
 """
 
 from __future__ import annotations
@@ -25,7 +28,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.run.cell_folder import CELL, MANIFEST, OURS, cell_name, damage, listed_files, refuse_links, remove, strangers
+from benchmarks.run.cell_folder import (
+    CELL,
+    MANIFEST,
+    OURS,
+    cell_name,
+    damage,
+    listed_files,
+    refuse_links,
+    remove,
+    strangers,
+)
 from benchmarks.run.plan import PLAN_FILE, Plan, read_plan
 from zoo.errors import InfrastructureError, UsageError
 from zoo.storage import TEMPORARY, sync_folder, write_whole
@@ -45,7 +58,9 @@ def strict_json(value: Any, *, indent: int | None = 1) -> str:
 
 def canonical(value: Any) -> bytes:
     """Return the canonical JSON of a value: sorted keys, no spaces; what cell keys are hashed from."""
-    return json.dumps(finite(value), allow_nan=False, sort_keys=True, separators=(",", ":")).encode()
+    return json.dumps(
+        finite(value), allow_nan=False, sort_keys=True, separators=(",", ":")
+    ).encode()
 
 
 def finite(value: Any) -> Any:
@@ -71,11 +86,17 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         cures = {
             errno.ENOSPC: "free some space, or give another folder with --out",
-            errno.EDQUOT: "your quota is used up; free some space, or give another folder with --out",
+            errno.EDQUOT: (
+                "your quota is used up; free some space, or give another folder with --out"
+            ),
             errno.EFBIG: "the file is larger than allowed here; give another folder with --out",
         }
-        cure = cures.get(error.errno or 0, "check its permissions, or give another folder with --out")
-        raise InfrastructureError(f"{str(path)!r} cannot be written ({error.strerror or error}): {cure}.") from error
+        cure = cures.get(
+            error.errno or 0, "check its permissions, or give another folder with --out"
+        )
+        raise InfrastructureError(
+            f"{str(path)!r} cannot be written ({error.strerror or error}): {cure}."
+        ) from error
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -103,17 +124,31 @@ class RunDir:
         """Make the folder, or resume an earlier run of the same plan in it.
 
         Raises:
-            UsageError: the folder has other content, another plan, cells behind a link, or another process works in it.
+            UsageError: the folder has other content, another plan, cells behind a link, or another
+                process works in it.
             InfrastructureError: it cannot be written.
         """
         if path.exists() and not path.is_dir():
-            raise UsageError(f"--out {str(path)!r} is a file; give a folder that is new, empty, or holds a run of the same plan.")
+            raise UsageError(
+                f"--out {str(path)!r} is a file; give a folder that is new, empty, or holds a run"
+                " of the same plan."
+            )
         with disk_errors(path):
-            content = [p for p in path.iterdir() if p.name != ".lock" and not OURS.fullmatch(p.name)] if path.is_dir() else []
+            content = (
+                [p for p in path.iterdir() if p.name != ".lock" and not OURS.fullmatch(p.name)]
+                if path.is_dir()
+                else []
+            )
         if content and not (path / PLAN_FILE).exists():
-            raise UsageError(f"--out {str(path)!r} is not empty and holds no run; give a new folder, or empty this one.")
+            raise UsageError(
+                f"--out {str(path)!r} is not empty and holds no run; give a new folder, or empty"
+                " this one."
+            )
         if content and read_plan(path / PLAN_FILE) != plan:
-            raise UsageError(f"--out {str(path)!r} holds a run of another plan; give another folder, or repeat the command that made it.")
+            raise UsageError(
+                f"--out {str(path)!r} holds a run of another plan; give another folder, or repeat"
+                " the command that made it."
+            )
         refuse_links(path)
         with disk_errors(path):
             (path / "cells").mkdir(parents=True, exist_ok=True)
@@ -128,7 +163,10 @@ class RunDir:
     def open(cls, path: Path) -> RunDir:
         """Open an existing run for reading."""
         if not path.is_dir():
-            raise UsageError(f"There is no folder {str(path)!r}; give the folder of a run made by `zoo compare`.")
+            raise UsageError(
+                f"There is no folder {str(path)!r}; give the folder of a run made by `zoo"
+                " compare`."
+            )
         return cls(path, read_plan(path / PLAN_FILE))
 
     @property
@@ -149,22 +187,32 @@ class RunDir:
         self.close()
 
     def _acquire(self) -> None:
-        # The kernel drops this lock with the process, however it ends: no stale lock file to remove by hand.
+        # The kernel drops this lock with the process, however it ends: no stale lock file to
+        # remove by hand.
         with disk_errors(self.path):
             self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.close()
-            raise UsageError(f"Another zoo command is working in {str(self.path)!r}; wait for it, or give another --out.") from None
+            raise UsageError(
+                f"Another zoo command is working in {str(self.path)!r}; wait for it, or give"
+                " another --out."
+            ) from None
 
     def _sweep(self) -> None:
         """Remove what a killed run left half-made; we hold the lock, so nobody is still writing it."""
         for folder in (self.path, self.cells):
-            for left in (p for p in folder.iterdir() if OURS.fullmatch(p.name) and not p.is_symlink()):
-                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+            for left in (
+                p for p in folder.iterdir() if OURS.fullmatch(p.name) and not p.is_symlink()
+            ):
+                (
+                    shutil.rmtree(left, ignore_errors=True)
+                    if left.is_dir()
+                    else left.unlink(missing_ok=True)
+                )
 
-    # -- cells ----------------------------------------------------------------------------------------------------------
+    # -- cells ---------------------------------------------------------------------------------
 
     @contextmanager
     def draft(self, name: str) -> Iterator[Path]:
@@ -192,7 +240,9 @@ class RunDir:
         elif (listed := listed_files(place)) is None:  # somebody else's, under the name of a cell
             self._set_aside(place)
             os.replace(folder, place)
-        elif theirs := strangers(place, listed):  # set aside meanwhile, so that a crash loses none of them
+        elif theirs := strangers(
+            place, listed
+        ):  # set aside meanwhile, so that a crash loses none of them
             old = self._set_aside(place)
             os.replace(folder, place)
             for stranger in theirs:
@@ -213,7 +263,9 @@ class RunDir:
                 _link_or_copy(self.cells / name / old, folder / old)
             write_atomic(folder / file, content)
 
-    def read(self, name: str, *, warn: Callable[[str], None] | None = None) -> dict[str, Any] | None:
+    def read(
+        self, name: str, *, warn: Callable[[str], None] | None = None
+    ) -> dict[str, Any] | None:
         """Return `cell.json` of a whole cell, None for one that is missing; a damaged one is set aside with a warning."""
         place = self.cells / name
         if not place.is_dir():
@@ -225,7 +277,11 @@ class RunDir:
         if self.locked:
             self._set_aside(place)
         if warn is not None:
-            fate = "it was moved to quarantine/ and will be computed again" if self.locked else "it is left out"
+            fate = (
+                "it was moved to quarantine/ and will be computed again"
+                if self.locked
+                else "it is left out"
+            )
             warn(f"cell {name} is damaged ({trouble}); {fate}")
         return None
 
@@ -234,7 +290,9 @@ class RunDir:
         with disk_errors(self.path):
             folder = self.path / "quarantine"
             folder.mkdir(exist_ok=True)
-            choices = itertools.chain([place.name], (f"{place.name}.{number}" for number in itertools.count(1)))
+            choices = itertools.chain(
+                [place.name], (f"{place.name}.{number}" for number in itertools.count(1))
+            )
             target = next(folder / name for name in choices if not os.path.lexists(folder / name))
             os.replace(place, target)
         return target
@@ -242,8 +300,8 @@ class RunDir:
     def keep(self, names: set[str], *, say: Callable[[str], None] | None = None) -> None:
         """Remove every other cell: the plan is the same, so they come from programs that are no longer what they were.
 
-        Folders that are no cells of ours stay where they are and are named in one sentence; a cell with a file in it
-        that we did not write, or not so, is set aside whole.
+        Folders that are no cells of ours stay where they are and are named in one sentence; a cell
+        with a file in it that we did not write, or not so, is set aside whole.
         """
         foreign, aside = [], []
         folders = (p for p in self.cells.iterdir() if p.is_dir() and not OURS.fullmatch(p.name))
@@ -256,13 +314,23 @@ class RunDir:
             else:
                 remove(place, listed)
         if say is not None and foreign:
-            say(f"left as they are in {str(self.cells)!r}, for they are no cells: {', '.join(foreign)}")
+            say(
+                f"left as they are in {str(self.cells)!r}, for they are no cells:"
+                f" {', '.join(foreign)}"
+            )
         if say is not None and aside:
-            say(f"moved to {str(self.path / 'quarantine')!r}, cells of an earlier program with files of yours in them: {', '.join(aside)}")
+            say(
+                f"moved to {str(self.path / 'quarantine')!r}, cells of an earlier program with"
+                f" files of yours in them: {', '.join(aside)}"
+            )
 
     def names(self) -> list[str]:
         """Return the folder names of all cells, whole or not, in sorted order."""
-        return sorted(p.name for p in self.cells.iterdir() if p.is_dir() and CELL.fullmatch(p.name)) if self.cells.is_dir() else []
+        return (
+            sorted(p.name for p in self.cells.iterdir() if p.is_dir() and CELL.fullmatch(p.name))
+            if self.cells.is_dir()
+            else []
+        )
 
     def write(self, name: str, content: str) -> Path:
         """Write a file of the run itself, such as `report.html`."""
@@ -306,7 +374,9 @@ def score_columns(cells: Sequence[Mapping[str, Any]] = ()) -> list[str]:
     """Return the columns of a table of scores: those of every run, then those of plug-ins."""
     from benchmarks.metrics.metric import own_columns
 
-    extra = dict.fromkeys(name for cell in cells for score in cell["scores"] for name in score.get("extra", ()))
+    extra = dict.fromkeys(
+        name for cell in cells for score in cell["scores"] for name in score.get("extra", ())
+    )
     return [*CELL_COLUMNS, "quantity", "index", "label", *own_columns(), "judged", *extra]
 
 
@@ -315,7 +385,13 @@ def score_rows(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for cell in sorted(cells, key=lambda c: (c["entry"], c["method"], c["seed"])):
         head = {k: cell[k] for k in CELL_COLUMNS}
-        rows += [{**head, **score, **score.get("extra", {}), "index": ".".join(map(str, score["index"]))} for score in cell["scores"]] or [
-            head
-        ]
+        rows += [
+            {
+                **head,
+                **score,
+                **score.get("extra", {}),
+                "index": ".".join(map(str, score["index"])),
+            }
+            for score in cell["scores"]
+        ] or [head]
     return rows

@@ -1,7 +1,8 @@
 """What a kept cell was computed from, seen by evaluating it: the only digest of a program that no edit escapes.
 
-A program can change in a module it imports, in a file it reads, in a package that is installed anew: no list of files
-is complete. So every cell keeps a few numbers of the program and of its guide,
+A program can change in a module it imports, in a file it reads, in a package that is installed
+anew: no list of files is complete. So every cell keeps a few numbers of the program and of its
+guide,
 
     log p(u, data), its gradient and each quantity at three fixed points u;  log q and the draws at fixed noise,
 
@@ -35,10 +36,13 @@ Numbers = Sequence[float | None]
 Record = Mapping[str, Numbers]
 
 
-def of_program(entry: ModelEntry, data: Data, density: LogDensity) -> dict[str, list[float | None]]:
+def of_program(
+    entry: ModelEntry, data: Data, density: LogDensity
+) -> dict[str, list[float | None]]:
     """Return the numbers of a program at three fixed points, by running it (never a compiled graph).
 
-    Vectors enter as their norm and four projections on fixed random directions: any change moves those.
+    Vectors enter as their norm and four projections on fixed random directions: any change moves
+    those.
 
     Args:
         entry: whose quantities are evaluated.
@@ -49,7 +53,9 @@ def of_program(entry: ModelEntry, data: Data, density: LogDensity) -> dict[str, 
         lists of numbers by name; None where a number is not finite.
     """
     generator = torch.Generator().manual_seed(SEED)
-    points = 0.4 * torch.randn(POINTS, density.dim, dtype=torch.float64, generator=generator).to(density.dtype)
+    points = 0.4 * torch.randn(POINTS, density.dim, dtype=torch.float64, generator=generator).to(
+        density.dtype
+    )
     values, slopes = [], []
     for point in points:
         value, slope = density.eager_gradient(point)
@@ -91,14 +97,19 @@ def difference(kept: Record, fresh: Record, dtype: torch.dtype) -> str:
 
 def short(record: Record) -> dict[str, list[str]]:
     """Return the record with the digits that two runs on one machine share, for the name of a cell."""
-    return {name: [f"{x:.{DIGITS}g}" if x is not None else "" for x in numbers] for name, numbers in record.items()}
+    return {
+        name: [f"{x:.{DIGITS}g}" if x is not None else "" for x in numbers]
+        for name, numbers in record.items()
+    }
 
 
 def _projected(x: Tensor) -> Tensor:
     """Return norm and projections of the rows of `[point, number]` as `[point, 1 + directions]`."""
     x = x.detach().to(torch.float64)
     generator = torch.Generator().manual_seed(SEED + x.shape[1])
-    directions = torch.randn(x.shape[1], DIRECTIONS, dtype=torch.float64, generator=generator) / math.sqrt(max(1, x.shape[1]))
+    directions = torch.randn(
+        x.shape[1], DIRECTIONS, dtype=torch.float64, generator=generator
+    ) / math.sqrt(max(1, x.shape[1]))
     return torch.cat([x.norm(dim=1, keepdim=True), x @ directions], 1)
 
 

@@ -1,10 +1,11 @@
 """Steps on a graphics card beside the processor of the same machine, for small and large programs.
 
-    python -m benchmarks.speed.device [--devices cpu,cuda] [--seconds 1] [--pairs 5] [--out out/device]
-    python -m benchmarks.speed.device --table FILE.json...
+    python -m benchmarks.speed.device [--devices cpu,cuda] [--seconds 1] [--pairs 5] [--out
+    out/device] python -m benchmarks.speed.device --table FILE.json...
 
-Both sides take the same steps with the same noise; slices are interleaved. Writes `device.json`; with `--table` it prints the
-Markdown table of one or more of them, which `docs/performance.md` quotes.
+Both sides take the same steps with the same noise; slices are interleaved. Writes `device.json`;
+with `--table` it prints the Markdown table of one or more of them, which `docs/performance.md`
+quotes.
 """
 
 from __future__ import annotations
@@ -55,16 +56,36 @@ def _images(folder: Path) -> Target:
 
 
 CASES = (
-    Case(title="eight schools, full_rank, 64 particles", family="full_rank", make=lambda _: find("eight_schools"), settings={}),
-    Case(title="linear 20,000 x 50, full_rank, 64 particles", family="full_rank", make=lambda _: find("linear_20000"), settings={}),
-    Case(title="regression on 200,000 rows, all in each step, 4 particles", family="mean_field",
-         make=lambda _: find("growth_200000"), settings={"num_particles": 4, "batch_size": 200_000}),
-    Case(title="VAE 784-400-20, minibatches of 256, 1 particle", family="amortized", make=_images,
-         settings={"num_particles": 1, "batch_size": 256}),
-)  # fmt: skip
+    Case(
+        title="eight schools, full_rank, 64 particles",
+        family="full_rank",
+        make=lambda _: find("eight_schools"),
+        settings={},
+    ),
+    Case(
+        title="linear 20,000 x 50, full_rank, 64 particles",
+        family="full_rank",
+        make=lambda _: find("linear_20000"),
+        settings={},
+    ),
+    Case(
+        title="regression on 200,000 rows, all in each step, 4 particles",
+        family="mean_field",
+        make=lambda _: find("growth_200000"),
+        settings={"num_particles": 4, "batch_size": 200_000},
+    ),
+    Case(
+        title="VAE 784-400-20, minibatches of 256, 1 particle",
+        family="amortized",
+        make=_images,
+        settings={"num_particles": 1, "batch_size": 256},
+    ),
+)
 
 
-def measure(cases: Sequence[Case], *, seconds: float, pairs: int, devices: Sequence[str] = ("cpu", "cuda")) -> list[dict[str, Any]]:
+def measure(
+    cases: Sequence[Case], *, seconds: float, pairs: int, devices: Sequence[str] = ("cpu", "cuda")
+) -> list[dict[str, Any]]:
     """Return seconds per step of each case on each device, medians and quartiles of interleaved slices, and those of the first call.
 
     Raises:
@@ -80,7 +101,10 @@ def measure(cases: Sequence[Case], *, seconds: float, pairs: int, devices: Seque
             data = target.entry.load_data()
             settings = Settings(particles=64, compile="on")
             row: dict[str, Any] = {"case": case.title}
-            fits = {d: PausedFit(target, data, case.family, settings, **{"device": d, **case.settings}) for d in devices}
+            fits = {
+                d: PausedFit(target, data, case.family, settings, **{"device": d, **case.settings})
+                for d in devices
+            }
             for device, fit in fits.items():
                 began = time.perf_counter()
                 fit.slice(0.1)
@@ -100,12 +124,17 @@ def measure(cases: Sequence[Case], *, seconds: float, pairs: int, devices: Seque
 
 def page(documents: Sequence[dict[str, Any]]) -> str:
     """Return the Markdown table: one column per device, and the processor's time over the card's."""
-    columns = {device: document["names"][device] for document in documents for device in document["names"]}
+    columns = {
+        device: document["names"][device] for document in documents for device in document["names"]
+    }
     times: dict[str, dict[str, float]] = {}
     for document in documents:
         for row in document["rows"]:
             times.setdefault(row["case"], {}).update({d: row[d] for d in columns if d in row})
-    lines = [f"| one step | {' | '.join(columns.values())} | ratio |", "|---" * (len(columns) + 2) + "|"]
+    lines = [
+        f"| one step | {' | '.join(columns.values())} | ratio |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
     for case, row in times.items():
         ratio = f"{row['cpu'] / row['cuda']:.2f}" if {"cpu", "cuda"} <= set(row) else ""
         cells = [f"{1e6 * row[d]:,.0f} us" if d in row else "" for d in columns]
@@ -119,19 +148,33 @@ def main() -> None:
     parser.add_argument("--devices", default="cpu,cuda", help="one or both, separated by a comma")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a timed slice")
     parser.add_argument("--pairs", type=int, default=5, help="slices per side")
-    parser.add_argument("--out", type=Path, default=Path("out/device"), help="folder of device.json")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/device"), help="folder of device.json"
+    )
     parser.add_argument("--table", type=Path, nargs="+", help="files to print as one table")
     options = parser.parse_args()
     if options.table:
-        print(page([json.loads(path.read_text(encoding="utf8")) for path in options.table]), end="")
+        print(
+            page([json.loads(path.read_text(encoding="utf8")) for path in options.table]), end=""
+        )
         return
     devices = options.devices.split(",")
     rows = measure(CASES, seconds=options.seconds, pairs=options.pairs, devices=devices)
     about = machine()
-    names = {d: f"{name_of(torch.device(d))}" if d != "cpu" else f"one thread of {about['processor']}" for d in devices}
-    document = {"names": names, "machine": about, "versions": {"torch": torch.__version__, "cuda": torch.version.cuda}, "rows": rows}
+    names = {
+        d: f"{name_of(torch.device(d))}" if d != "cpu" else f"one thread of {about['processor']}"
+        for d in devices
+    }
+    document = {
+        "names": names,
+        "machine": about,
+        "versions": {"torch": torch.__version__, "cuda": torch.version.cuda},
+        "rows": rows,
+    }
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "device.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf8")
+    (options.out / "device.json").write_text(
+        json.dumps(document, indent=1) + "\n", encoding="utf8"
+    )
     print(page([document]), end="")
 
 

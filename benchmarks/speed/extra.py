@@ -21,7 +21,12 @@ from benchmarks.speed.worker import SINGLE_THREAD, PeerError, Worker
 __all__ = ["commands", "empty_caches", "growth", "load_average", "machine"]
 
 Say = Callable[[str], None]
-REPORT = ("eight_schools", "eight_schools_centered", "gaussian_mixture", "linear_regression")  # as in `make report`
+REPORT = (
+    "eight_schools",
+    "eight_schools_centered",
+    "gaussian_mixture",
+    "linear_regression",
+)  # as in `make report`
 
 
 def machine() -> dict[str, Any]:
@@ -29,9 +34,17 @@ def machine() -> dict[str, Any]:
     model = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        lines = [line.split(":", 1)[1].strip() for line in info.read_text(encoding="utf8").splitlines() if line.startswith("model name")]
+        lines = [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text(encoding="utf8").splitlines()
+            if line.startswith("model name")
+        ]
         model = lines[0] if lines else model
-    return {"processor": model, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def load_average() -> list[float] | None:
@@ -42,12 +55,17 @@ def load_average() -> list[float] | None:
 def empty_caches(folder: Path) -> dict[str, str]:
     """Return variables that point every side's cache of compiled code at an empty folder."""
     return {
-        "ZOO_CACHE_DIR": str(folder / "zoo"), "XDG_CACHE_HOME": str(folder / "xdg"), "NUMBA_CACHE_DIR": str(folder / "numba"),
-        "PYTENSOR_FLAGS": f"base_compiledir={folder / 'pytensor'}", "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-    }  # fmt: skip
+        "ZOO_CACHE_DIR": str(folder / "zoo"),
+        "XDG_CACHE_HOME": str(folder / "xdg"),
+        "NUMBA_CACHE_DIR": str(folder / "numba"),
+        "PYTENSOR_FLAGS": f"base_compiledir={folder / 'pytensor'}",
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+    }
 
 
-def growth(rows: Sequence[int], pairs: int, settings: Settings, folder: Path, say: Say) -> list[dict[str, Any]]:
+def growth(
+    rows: Sequence[int], pairs: int, settings: Settings, folder: Path, say: Say
+) -> list[dict[str, Any]]:
     """Return per number of rows the seconds of one compiled gradient and of one SVI step on 100 rows, medians."""
     out: list[dict[str, Any]] = [{"rows": number} for number in rows]
     for measure in ("gradient", "svi_mean_field"):
@@ -57,11 +75,15 @@ def growth(rows: Sequence[int], pairs: int, settings: Settings, folder: Path, sa
             for row in out:
                 try:
                     name = f"growth_{row['rows']}"
-                    workers[row["rows"]] = Worker("ours", (name, find(name).form, None), settings, folder)
+                    workers[row["rows"]] = Worker(
+                        "ours", (name, find(name).form, None), settings, folder
+                    )
                     workers[row["rows"]].prepare(measure)
                 except PeerError as error:
                     row[f"{measure}_error"] = str(error)
-            for _ in range(pairs):  # sizes are interleaved, so that load of the machine falls on all alike
+            for _ in range(
+                pairs
+            ):  # sizes are interleaved, so that load of the machine falls on all alike
                 for row in out:
                     if f"{measure}_error" not in row:
                         times[row["rows"]].append(workers[row["rows"]].ask("time", measure).per)
@@ -78,7 +100,8 @@ def growth(rows: Sequence[int], pairs: int, settings: Settings, folder: Path, sa
 def commands(names: Sequence[str], say: Say) -> dict[str, float]:
     """Return wall seconds of whole commands, and the gain of four chains on two cores.
 
-    A command runs cold (empty cache), a second time (which compiles what the first did not think worth waiting for), and warm.
+    A command runs cold (empty cache), a second time (which compiles what the first did not think
+    worth waiting for), and warm.
     """
     out: dict[str, float] = {}
     if "chains" in names:
@@ -97,12 +120,26 @@ def commands(names: Sequence[str], say: Say) -> dict[str, float]:
 
 def _timed(entries: Sequence[str], out: Path, cache: Path) -> float:
     guides = ["--guides", "all"]
-    call = [sys.executable, "-c", "from benchmarks.cli import main; main()", "compare", *entries, *guides, "--jobs", "2", "--out", str(out)]
+    call = [
+        sys.executable,
+        "-c",
+        "from benchmarks.cli import main; main()",
+        "compare",
+        *entries,
+        *guides,
+        "--jobs",
+        "2",
+        "--out",
+        str(out),
+    ]
     environment = {**os.environ, **SINGLE_THREAD, **empty_caches(cache)}
     begun = time.perf_counter()
     done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
-        raise PeerError(f"zoo compare ended with exit code {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+        raise PeerError(
+            f"zoo compare ended with exit code {done.returncode}:"
+            f" {done.stderr.strip().splitlines()[-1:]}"
+        )
     return time.perf_counter() - begun
 
 
@@ -118,8 +155,26 @@ def _chains() -> float:
     entry, ratios = replace(target.entry), []
     for seed in range(3):
         begun = time.perf_counter()
-        run_nuts(entry, seed=seed, data=data, chains=1, draws=4000, jobs=1, min_ess=0, log_density=density)
+        run_nuts(
+            entry,
+            seed=seed,
+            data=data,
+            chains=1,
+            draws=4000,
+            jobs=1,
+            min_ess=0,
+            log_density=density,
+        )
         one = time.perf_counter()
-        run_nuts(entry, seed=seed, data=data, chains=4, draws=4000, jobs=2, min_ess=0, log_density=density)
+        run_nuts(
+            entry,
+            seed=seed,
+            data=data,
+            chains=4,
+            draws=4000,
+            jobs=2,
+            min_ess=0,
+            log_density=density,
+        )
         ratios.append(4 * (one - begun) / (time.perf_counter() - one))
     return statistics.median(ratios)

@@ -28,11 +28,15 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """Return the old document with whatever the new one measured in its place.
 
     Raises:
-        UsageError: the two runs are not of the same machine, versions, pairs and settings, so that one table would mix them.
+        UsageError: the two runs are not of the same machine, versions, pairs and settings, so that
+            one table would mix them.
     """
     for key in SAME:
         if old.get(key) != new.get(key):
-            raise UsageError(f"The folder holds a run with other {key} ({old.get(key)}); accepted: the same. Give another --out.")
+            raise UsageError(
+                f"The folder holds a run with other {key} ({old.get(key)}); accepted: the same."
+                " Give another --out."
+            )
     targets = {**old["targets"], **new["targets"]}
     out = {**old, "targets": {name: targets[name] for name in TARGETS if name in targets}}
     for key in ("growth", "commands"):
@@ -40,5 +44,8 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     out["seconds"] = old.get("seconds", 0.0) + new["seconds"]
     out["load_average"] = old.get("load_average") or new["load_average"]
     again = [*new["targets"], *(key for key in ("growth", "commands") if new[key])]
-    out["again"] = [*old.get("again", ()), {"measured": again, "load_average": new["load_average"]}]
+    out["again"] = [
+        *old.get("again", ()),
+        {"measured": again, "load_average": new["load_average"]},
+    ]
     return out

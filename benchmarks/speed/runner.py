@@ -34,8 +34,22 @@ Array = NDArray[np.float64]
 Say = Callable[[str], None]
 TOLERANCE = 1e-6  # of differences of log densities between points
 POINTS = 4
-PACKAGES = ("posterior-zoo", "torch", "pyro-ppl", "nutpie", "numpy", "arviz", "numpyro", "jax", "jaxlib", "pystan", "httpstan", "pymc",
-            "pytensor", "numba")  # fmt: skip
+PACKAGES = (
+    "posterior-zoo",
+    "torch",
+    "pyro-ppl",
+    "nutpie",
+    "numpy",
+    "arviz",
+    "numpyro",
+    "jax",
+    "jaxlib",
+    "pystan",
+    "httpstan",
+    "pymc",
+    "pytensor",
+    "numba",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +82,24 @@ def execute(bench: Bench, folder: Path, say: Say) -> dict[str, Any]:
         say(f"{side} is left out: {why}")
     sides = [s for s in bench.sides if s not in refused]
     document: dict[str, Any] = {
-        "schema": 1, "quick": bench.quick, "pairs": bench.pairs, "settings": asdict(bench.settings), "machine": extra.machine(),
-        "versions": _versions(), "left_out": refused, "targets": {},
-    }  # fmt: skip
+        "schema": 1,
+        "quick": bench.quick,
+        "pairs": bench.pairs,
+        "settings": asdict(bench.settings),
+        "machine": extra.machine(),
+        "versions": _versions(),
+        "left_out": refused,
+        "targets": {},
+    }
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         caches = extra.empty_caches(Path(scratch)) if bench.cold else {}
         if not bench.cold:
             _compile_ahead(bench, folder, say)
         for name in bench.targets:
             document["targets"][name] = run_target(find(name), sides, bench, folder, caches, say)
-            (folder / "partial.json").write_text(strict_json(document), encoding="utf8")  # a run of an hour must not be lost whole
+            (folder / "partial.json").write_text(
+                strict_json(document), encoding="utf8"
+            )  # a run of an hour must not be lost whole
     document["growth"] = extra.growth(bench.growth, bench.pairs, bench.settings, folder, say)
     document["commands"] = extra.commands(bench.commands, say)
     document["load_average"] = {"before": load, "after": extra.load_average()}
@@ -110,7 +132,14 @@ def _compile_ahead(bench: Bench, folder: Path, say: Say) -> None:
         list(pool.map(one, bench.targets))
 
 
-def run_target(target: Target, sides: Sequence[str], bench: Bench, folder: Path, caches: dict[str, str], say: Say) -> dict[str, Any]:
+def run_target(
+    target: Target,
+    sides: Sequence[str],
+    bench: Bench,
+    folder: Path,
+    caches: dict[str, str],
+    say: Say,
+) -> dict[str, Any]:
     """Measure all sides of one target."""
     data = target.entry.load_data()
     density = LogDensity(target.entry.program(data), data, dtype=target.entry.dtype)
@@ -123,8 +152,12 @@ def run_target(target: Target, sides: Sequence[str], bench: Bench, folder: Path,
             out["sides"][side] = result
             try:
                 if bench.cold:
-                    result["cold_seconds"] = _start(side, target, bench, folder, caches, None, {}).seconds
-                workers[side] = _start(side, target, bench, folder, caches, (density, points), result)
+                    result["cold_seconds"] = _start(
+                        side, target, bench, folder, caches, None, {}
+                    ).seconds
+                workers[side] = _start(
+                    side, target, bench, folder, caches, (density, points), result
+                )
                 result["warm_seconds"] = workers[side].seconds
             except PeerError as error:
                 result["error"] = str(error)
@@ -140,18 +173,32 @@ def run_target(target: Target, sides: Sequence[str], bench: Bench, folder: Path,
 
 
 def _start(
-    side: str, target: Target, bench: Bench, folder: Path, caches: dict[str, str], check: tuple[LogDensity, dict[str, Array]] | None,
+    side: str,
+    target: Target,
+    bench: Bench,
+    folder: Path,
+    caches: dict[str, str],
+    check: tuple[LogDensity, dict[str, Array]] | None,
     result: dict[str, Any],
-) -> Worker:  # fmt: skip
+) -> Worker:
     """Start a side and prepare its measures; with `check` its density must equal ours first, without it the process ends here."""
     data = None if side in ("ours", "pyro") else arrays(target)
     worker = Worker(side, (target.name, target.form, data), bench.settings, folder, caches)
     try:
         if check is not None and side != "ours":
-            result["density_error"] = density_error(log_joint(*check), worker.ask("log_joint", check[1]))
+            result["density_error"] = density_error(
+                log_joint(*check), worker.ask("log_joint", check[1])
+            )
             if not result["density_error"] <= TOLERANCE:
-                raise PeerError(f"{side}: its log density differs from ours by {result['density_error']:.1e}; the row is refused.")
-        records = {measure: worker.prepare(measure) for measure in bench.measures if measure in worker.measures}
+                raise PeerError(
+                    f"{side}: its log density differs from ours by {result['density_error']:.1e};"
+                    " the row is refused."
+                )
+        records = {
+            measure: worker.prepare(measure)
+            for measure in bench.measures
+            if measure in worker.measures
+        }
         result.setdefault("records", {}).update(records)
     except BaseException:
         worker.close()
@@ -162,7 +209,9 @@ def _start(
 
 
 def _points(density: LogDensity) -> dict[str, Array]:
-    u = 0.3 * torch.randn(POINTS, density.dim, dtype=density.dtype, generator=torch.Generator().manual_seed(3))
+    u = 0.3 * torch.randn(
+        POINTS, density.dim, dtype=density.dtype, generator=torch.Generator().manual_seed(3)
+    )
     return {name: value.numpy() for name, value in density.constrain(u).items()}
 
 
@@ -172,19 +221,27 @@ def density_error(ours: Array, theirs: Array) -> float:
     return float(error)
 
 
-def _pairs(target: Target, workers: dict[str, Worker], results: dict[str, Any], bench: Bench, say: Say) -> dict[str, list[NutsRun]]:
+def _pairs(
+    target: Target, workers: dict[str, Worker], results: dict[str, Any], bench: Bench, say: Say
+) -> dict[str, list[NutsRun]]:
     chains: dict[str, list[NutsRun]] = {side: [] for side in workers if "nuts" in bench.measures}
     for pair in range(bench.pairs):
         for measure in bench.measures:
             for side in list(workers) if pair % 2 == 0 else list(workers)[::-1]:
-                if measure not in workers[side].measures or (side == "pyro" and measure == "nuts" and pair >= bench.settings.slow_runs):
+                if measure not in workers[side].measures or (
+                    side == "pyro" and measure == "nuts" and pair >= bench.settings.slow_runs
+                ):
                     continue
                 try:
                     if measure == "nuts":
                         chains[side].append(workers[side].ask("nuts", pair + 1))
                     else:
                         timing = workers[side].ask("time", measure)
-                        row = {"seconds": timing.per, "count": timing.count, "cpu_share": timing.cpu / timing.wall}
+                        row = {
+                            "seconds": timing.per,
+                            "count": timing.count,
+                            "cpu_share": timing.cpu / timing.wall,
+                        }
                         results[side]["measures"].setdefault(measure, []).append(row)
                 except PeerError as error:
                     results[side]["error"] = str(error)
@@ -196,8 +253,17 @@ def _pairs(target: Target, workers: dict[str, Worker], results: dict[str, Any], 
 
 def _posterior(target: Target, density: LogDensity, runs: Sequence[NutsRun]) -> Posterior:
     length = min(len(next(iter(run.draws.values()))) for run in runs)
-    stacked = {s.name: torch.as_tensor(np.stack([run.draws[s.name][:length] for run in runs])) for s in density.sites}
-    return Posterior(entry=target.entry, data=density.data, method="nuts", draws=stacked, sample_dims=("chain", "draw"))
+    stacked = {
+        s.name: torch.as_tensor(np.stack([run.draws[s.name][:length] for run in runs]))
+        for s in density.sites
+    }
+    return Posterior(
+        entry=target.entry,
+        data=density.data,
+        method="nuts",
+        draws=stacked,
+        sample_dims=("chain", "draw"),
+    )
 
 
 def ess_of(target: Target, density: LogDensity, run: NutsRun) -> float:
@@ -213,11 +279,17 @@ def ess_of(target: Target, density: LogDensity, run: NutsRun) -> float:
 def _nuts_row(target: Target, density: LogDensity, run: NutsRun) -> dict[str, Any]:
     ess = ess_of(target, density, run)
     return {
-        "ess": ess if np.isfinite(ess) else None, "ess_per_second": ess / run.wall if np.isfinite(ess) else None,
-        "seconds": run.wall, "cpu_share": run.cpu / run.wall, "warmup": run.warmup, "draws": len(next(iter(run.draws.values()))),
-        "gradients": run.gradients, "seconds_per_gradient": run.wall / run.gradients if run.gradients else None,
-        "divergences": run.divergences, "note": run.note,
-    }  # fmt: skip
+        "ess": ess if np.isfinite(ess) else None,
+        "ess_per_second": ess / run.wall if np.isfinite(ess) else None,
+        "seconds": run.wall,
+        "cpu_share": run.cpu / run.wall,
+        "warmup": run.warmup,
+        "draws": len(next(iter(run.draws.values()))),
+        "gradients": run.gradients,
+        "seconds_per_gradient": run.wall / run.gradients if run.gradients else None,
+        "divergences": run.divergences,
+        "note": run.note,
+    }
 
 
 def _rhat(target: Target, density: LogDensity, runs: Sequence[NutsRun]) -> float | None:

@@ -86,7 +86,9 @@ def hierarchy(x: Any, y: Any) -> None:
     noise_scale = numpyro.sample("noise_scale", dist.HalfNormal(2.0))
     with numpyro.plate("group", x.shape[0]):
         effect = numpyro.sample("effect", dist.Normal(intercept, group_scale))
-        numpyro.sample("y", dist.Normal(effect[:, None] + slope * x, noise_scale).to_event(1), obs=y)
+        numpyro.sample(
+            "y", dist.Normal(effect[:, None] + slope * x, noise_scale).to_event(1), obs=y
+        )
 
 
 def enumerated(petal: Any) -> None:
@@ -96,12 +98,16 @@ def enumerated(petal: Any) -> None:
         location = numpyro.sample("location", dist.Normal(4.0, 2.0))
         scale = numpyro.sample("scale", dist.LogNormal(np.log(0.5), 0.5))
     with numpyro.plate("flower", petal.shape[0]):
-        numpyro.sample("petal", dist.MixtureSameFamily(dist.Categorical(weight), dist.Normal(location, scale)), obs=petal)
+        numpyro.sample(
+            "petal",
+            dist.MixtureSameFamily(dist.Categorical(weight), dist.Normal(location, scale)),
+            obs=petal,
+        )
 
 
 FORMS: dict[str, Model] = {
     f.__name__: f for f in (mixture, eight_schools, linear, logistic, radon, hierarchy, enumerated)
-}  # fmt: skip
+}
 
 
 def build(form: str, data: dict[str, NDArray[Any]], settings: Settings) -> Side:
@@ -124,7 +130,19 @@ class NumPyro:
     def log_joint(self, points: Mapping[str, Array]) -> Array:
         """Return NumPyro's log joint density."""
         rows = range(len(next(iter(points.values()))))
-        return np.array([float(log_density(self.model, (), self.data, {k: jnp.asarray(v[i]) for k, v in points.items()})[0]) for i in rows])
+        return np.array(
+            [
+                float(
+                    log_density(
+                        self.model,
+                        (),
+                        self.data,
+                        {k: jnp.asarray(v[i]) for k, v in points.items()},
+                    )[0]
+                )
+                for i in rows
+            ]
+        )
 
     def prepare(self, measure: str) -> dict[str, Any]:
         """Compile a measure and run it once."""
@@ -149,7 +167,8 @@ class NumPyro:
         both, flat = self._flat()
 
         def loop(number: Any, u: Any) -> Any:
-            # each point depends on the last value and gradient, so that nothing is hoisted out of the loop or left out
+            # each point depends on the last value and gradient, so that nothing is hoisted out of
+            # the loop or left out
             def body(_: Any, v: Any) -> Any:
                 value, gradient = both(v)
                 return v - 1e-12 * (gradient + value)
@@ -167,7 +186,12 @@ class NumPyro:
 
     def _svi_loop(self, family: str) -> Callable[[int], Any]:
         guide = {"mean_field": AutoNormal, "full_rank": AutoMultivariateNormal}[family](self.model)
-        svi = SVI(self.model, guide, numpyro.optim.Adam(0.01), Trace_ELBO(num_particles=self.settings.particles))
+        svi = SVI(
+            self.model,
+            guide,
+            numpyro.optim.Adam(0.01),
+            Trace_ELBO(num_particles=self.settings.particles),
+        )
         state = svi.init(jax.random.PRNGKey(0), **self.data)
 
         def loop(number: Any, state: Any) -> Any:
@@ -199,10 +223,21 @@ class NumPyro:
     def nuts(self, seed: int) -> NutsRun:
         """Run one chain of NumPyro's NUTS with its defaults, 1,000 iterations of warm-up."""
         if self._mcmc is None:
-            self._mcmc = MCMC(NUTS(self.model), num_warmup=1000, num_samples=self.settings.draws, num_chains=1, progress_bar=False)
+            self._mcmc = MCMC(
+                NUTS(self.model),
+                num_warmup=1000,
+                num_samples=self.settings.draws,
+                num_chains=1,
+                progress_bar=False,
+            )
         begun, cpu = time.perf_counter(), time.process_time()
         self._mcmc.run(jax.random.PRNGKey(seed), extra_fields=("diverging",), **self.data)
         samples = jax.block_until_ready(self._mcmc.get_samples())
         wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
-        return NutsRun(draws={k: np.asarray(v) for k, v in samples.items()}, wall=wall, cpu=cpu, warmup=1000,
-                       divergences=int(self._mcmc.get_extra_fields()["diverging"].sum()))  # fmt: skip
+        return NutsRun(
+            draws={k: np.asarray(v) for k, v in samples.items()},
+            wall=wall,
+            cpu=cpu,
+            warmup=1000,
+            divergences=int(self._mcmc.get_extra_fields()["diverging"].sum()),
+        )

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 import guides
 from benchmarks.mcmc.nuts import TUNE, run_nuts
-from benchmarks.speed.sides import BATCH, FAMILIES, MEASURES, NutsRun, Settings, Side, Timing, repeat
+from benchmarks.speed.sides import (
+    BATCH,
+    FAMILIES,
+    MEASURES,
+    NutsRun,
+    Settings,
+    Side,
+    Timing,
+    repeat,
+)
 from benchmarks.speed.targets import Target, find
 from zoo.compiler.compile import Mode
 from zoo.density.log_density import LogDensity
@@ -51,16 +60,26 @@ class _Left(BaseException):
 class PausedFit:
     """`guides.fit` in a thread of its own that stands still between slices, so that slices of several sides can alternate.
 
-    The time of a slice is that between two calls of the fit's own progress callback, so everything a step does is in it.
+    The time of a slice is that between two calls of the fit's own progress callback, so everything
+    a step does is in it.
     """
 
-    def __init__(self, target: Target, data: Data, family: str, settings: Settings, **more: Any) -> None:
+    def __init__(
+        self, target: Target, data: Data, family: str, settings: Settings, **more: Any
+    ) -> None:
         self._go: queue.Queue[float] = queue.Queue()
         self._out: queue.Queue[Timing | BaseException] = queue.Queue()
         self._seconds, self._since = 0.0, (0, 0.0, 0.0)
-        options: dict[str, Any] = {"steps": FOREVER, "patience": FOREVER // 4, "num_particles": settings.particles,
-                                   "compile": settings.compile, **more}  # fmt: skip
-        self._thread = threading.Thread(target=self._run, args=(target, data, family, options), daemon=True)
+        options: dict[str, Any] = {
+            "steps": FOREVER,
+            "patience": FOREVER // 4,
+            "num_particles": settings.particles,
+            "compile": settings.compile,
+            **more,
+        }
+        self._thread = threading.Thread(
+            target=self._run, args=(target, data, family, options), daemon=True
+        )
 
     def _run(self, target: Target, data: Data, family: str, options: dict[str, Any]) -> None:
         try:
@@ -82,7 +101,9 @@ class PausedFit:
         first, begun, cpu = self._since
         now = time.perf_counter()
         if now - begun >= self._seconds and step > first:
-            self._out.put(Timing(count=step - first, wall=now - begun, cpu=time.thread_time() - cpu))
+            self._out.put(
+                Timing(count=step - first, wall=now - begun, cpu=time.thread_time() - cpu)
+            )
             self._wait(step)
 
     def slice(self, seconds: float) -> Timing:
@@ -111,9 +132,18 @@ class Ours:
         torch.set_num_threads(1)
         self.target, self.settings = target, settings
         self.data = target.entry.load_data()
-        self.density = LogDensity(target.entry.program(self.data), self.data, dtype=target.entry.dtype)
-        self.point = (0.1 * np.random.default_rng(0).standard_normal(self.density.dim)).astype(np.float64)
-        self.batch_points = 0.1 * torch.randn(BATCH, self.density.dim, dtype=self.density.dtype, generator=torch.Generator().manual_seed(0))
+        self.density = LogDensity(
+            target.entry.program(self.data), self.data, dtype=target.entry.dtype
+        )
+        self.point = (0.1 * np.random.default_rng(0).standard_normal(self.density.dim)).astype(
+            np.float64
+        )
+        self.batch_points = 0.1 * torch.randn(
+            BATCH,
+            self.density.dim,
+            dtype=self.density.dtype,
+            generator=torch.Generator().manual_seed(0),
+        )
         self.fits: dict[str, PausedFit] = {}
         self._asked = False
 
@@ -140,7 +170,9 @@ class Ours:
         else:
             family = measure.removeprefix("svi_")
             assert family in FAMILIES
-            if self.target.form != "growth":  # a whole fit ends with an ELBO on all rows, too much for a million of them
+            if (
+                self.target.form != "growth"
+            ):  # a whole fit ends with an ELBO on all rows, too much for a million of them
                 record = self._whole_fit(family)
             self.fits[measure] = PausedFit(self.target, self.data, family, self.settings)
             self.fits[measure].slice(0.05)
@@ -148,8 +180,16 @@ class Ours:
 
     def _whole_fit(self, family: str) -> dict[str, Any]:
         """Fit shortly to the end: what it says of its compiled step is the record of the measure."""
-        short = guides.fit(self.target.entry, family, data=self.data, steps=60, patience=10, anneal=20,
-                           num_particles=self.settings.particles, compile=self.settings.compile)  # fmt: skip
+        short = guides.fit(
+            self.target.entry,
+            family,
+            data=self.data,
+            steps=60,
+            patience=10,
+            anneal=20,
+            num_particles=self.settings.particles,
+            compile=self.settings.compile,
+        )
         return {**short.compiled, "compile_seconds": short.cost.compile_seconds}
 
     def _batch(self) -> None:
@@ -169,9 +209,24 @@ class Ours:
     def nuts(self, seed: int) -> NutsRun:
         """Run one chain of nutpie on the compiled density with the warm-up of `run_nuts`."""
         begun, cpu = time.perf_counter(), time.process_time()
-        posterior = run_nuts(self.target.entry, seed=seed, data=self.data, chains=1, draws=self.settings.draws, jobs=1, min_ess=0,
-                             log_density=self.density, in_process=True)  # fmt: skip
+        posterior = run_nuts(
+            self.target.entry,
+            seed=seed,
+            data=self.data,
+            chains=1,
+            draws=self.settings.draws,
+            jobs=1,
+            min_ess=0,
+            log_density=self.density,
+            in_process=True,
+        )
         wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
         draws = {name: value[0].double().numpy() for name, value in posterior.draws.items()}
-        return NutsRun(draws=draws, wall=wall, cpu=cpu, warmup=TUNE["nutpie"], gradients=posterior.cost.gradient_evaluations,
-                       divergences=int(posterior.stats["diverging"].sum()))  # fmt: skip
+        return NutsRun(
+            draws=draws,
+            wall=wall,
+            cpu=cpu,
+            warmup=TUNE["nutpie"],
+            gradients=posterior.cost.gradient_evaluations,
+            divergences=int(posterior.stats["diverging"].sum()),
+        )

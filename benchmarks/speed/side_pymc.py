@@ -17,7 +17,8 @@ from zoo.errors import UsageError
 __all__ = ["FORMS", "PyMC", "build"]
 
 Array = NDArray[np.float64]
-TUNE = 800  # as in benchmarks.mcmc.nuts, which is not imported here: it would bring torch into this process
+# as in benchmarks.mcmc.nuts, which is not imported here: it would bring torch into this process
+TUNE = 800
 
 
 def mixture(y: Any) -> None:
@@ -25,7 +26,9 @@ def mixture(y: Any) -> None:
     weight = pm.Beta("weight", 2.0, 2.0)
     location = pm.Normal("location", 0.0, 5.0, shape=2)
     scale = pm.LogNormal("scale", 0.0, 0.5, shape=2)
-    pm.NormalMixture("y", w=pm.math.stack([weight, 1 - weight]), mu=location, sigma=scale, observed=y)
+    pm.NormalMixture(
+        "y", w=pm.math.stack([weight, 1 - weight]), mu=location, sigma=scale, observed=y
+    )
 
 
 def eight_schools(se: Any, y: Any) -> None:
@@ -48,7 +51,9 @@ def logistic(x: Any, malignant: Any) -> None:
     """Logistic regression."""
     intercept = pm.Normal("intercept", 0.0, 2.5)
     weight = pm.Normal("weight", 0.0, 2.5, shape=x.shape[1])
-    pm.Bernoulli("malignant", logit_p=intercept + pm.math.dot(x, weight), observed=malignant.astype(int))
+    pm.Bernoulli(
+        "malignant", logit_p=intercept + pm.math.dot(x, weight), observed=malignant.astype(int)
+    )
 
 
 def radon(county: Any, floor: Any, y: Any) -> None:
@@ -81,7 +86,7 @@ def enumerated(petal: Any) -> None:
 
 FORMS: dict[str, Callable[..., None]] = {
     f.__name__: f for f in (mixture, eight_schools, linear, logistic, radon, hierarchy, enumerated)
-}  # fmt: skip
+}
 
 
 def build(form: str, data: dict[str, NDArray[Any]], settings: Settings) -> Side:
@@ -108,7 +113,11 @@ class PyMC:
             values = {}
             for rv in self.model.free_RVs:
                 transform, value = self.model.rvs_to_transforms[rv], points[rv.name][i]
-                moved = value if transform is None else transform.forward(np.asarray(value), *rv.owner.inputs).eval()
+                moved = (
+                    value
+                    if transform is None
+                    else transform.forward(np.asarray(value), *rv.owner.inputs).eval()
+                )
                 values[self.model.rvs_to_values[rv].name] = np.asarray(moved)
             out.append(float(function(values)))
         return np.array(out)
@@ -121,15 +130,36 @@ class PyMC:
 
     def time(self, measure: str) -> Timing:
         """Refuse: nothing but NUTS is timed here."""
-        raise UsageError(f"Only nuts is timed on this side, not {measure!r}; ask for it with nuts(seed).")
+        raise UsageError(
+            f"Only nuts is timed on this side, not {measure!r}; ask for it with nuts(seed)."
+        )
 
     def nuts(self, seed: int) -> NutsRun:
         """Run one chain."""
         begun, cpu = time.perf_counter(), time.process_time()
-        trace = nutpie.sample(self._compiled, draws=self.settings.draws, tune=TUNE, chains=1, cores=1, seed=seed, progress_bar=False,
-                              low_rank_modified_mass_matrix=True)  # fmt: skip
+        trace = nutpie.sample(
+            self._compiled,
+            draws=self.settings.draws,
+            tune=TUNE,
+            chains=1,
+            cores=1,
+            seed=seed,
+            progress_bar=False,
+            low_rank_modified_mass_matrix=True,
+        )
         wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
-        draws = {rv.name: np.asarray(trace.posterior[rv.name].values[0]) for rv in self.model.free_RVs}
-        steps = int(trace.sample_stats["n_steps"].values.sum() + trace.warmup_sample_stats["n_steps"].values.sum())
-        return NutsRun(draws=draws, wall=wall, cpu=cpu, warmup=TUNE, gradients=steps,
-                       divergences=int(trace.sample_stats["diverging"].values.sum()))  # fmt: skip
+        draws = {
+            rv.name: np.asarray(trace.posterior[rv.name].values[0]) for rv in self.model.free_RVs
+        }
+        steps = int(
+            trace.sample_stats["n_steps"].values.sum()
+            + trace.warmup_sample_stats["n_steps"].values.sum()
+        )
+        return NutsRun(
+            draws=draws,
+            wall=wall,
+            cpu=cpu,
+            warmup=TUNE,
+            gradients=steps,
+            divergences=int(trace.sample_stats["diverging"].values.sum()),
+        )

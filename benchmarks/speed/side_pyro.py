@@ -48,10 +48,14 @@ class StockPyro:
         self.data = target.entry.load_data()
         self.kwargs = dict(self.data.train)
         self.program = target.entry.program(self.data)
-        self.density = LogDensity(self.program, self.data, dtype=target.entry.dtype)  # names and shapes of the sites only
+        self.density = LogDensity(
+            self.program, self.data, dtype=target.entry.dtype
+        )  # names and shapes of the sites only
         self.steps: dict[str, SVI] = {}
         pyro.set_rng_seed(0)
-        self.initial, self.potential, self.transforms, _ = initialize_model(self.program, model_kwargs=self.kwargs)
+        self.initial, self.potential, self.transforms, _ = initialize_model(
+            self.program, model_kwargs=self.kwargs
+        )
 
     def log_joint(self, points: Mapping[str, Array]) -> Array:
         """Return minus Pyro's own potential without the Jacobian."""
@@ -61,7 +65,9 @@ class StockPyro:
             for s in self.density.sites:
                 value = torch.as_tensor(points[s.name][i])
                 z[s.name] = self.transforms[s.name](value)
-                jacobian += float(self.transforms[s.name].inv.log_abs_det_jacobian(z[s.name], value).sum())
+                jacobian += float(
+                    self.transforms[s.name].inv.log_abs_det_jacobian(z[s.name], value).sum()
+                )
             out.append(-float(self.potential(z)) - jacobian)
         return np.array(out)
 
@@ -77,11 +83,19 @@ class StockPyro:
         return {"used": False, "reason": "stock Pyro runs eagerly"}
 
     def _svi(self, family: str) -> SVI:
-        hidden = poutine.block(self.program, hide=list(self.density.discrete)) if self.density.discrete else self.program
+        hidden = (
+            poutine.block(self.program, hide=list(self.density.discrete))
+            if self.density.discrete
+            else self.program
+        )
         guide = {"mean_field": AutoNormal, "full_rank": AutoMultivariateNormal}[family](hidden)
         number = self.settings.particles
         kind = TraceEnum_ELBO if self.density.discrete else Trace_ELBO
-        elbo = kind(num_particles=number, vectorize_particles=number > 1, max_plate_nesting=self.density.max_plate_nesting)
+        elbo = kind(
+            num_particles=number,
+            vectorize_particles=number > 1,
+            max_plate_nesting=self.density.max_plate_nesting,
+        )
         return SVI(self.program, guide, pyro.optim.Adam({"lr": 0.01}), elbo)
 
     def _gradient(self) -> None:
@@ -98,7 +112,13 @@ class StockPyro:
         """Run a chain short enough for the limit, as many warm-up iterations as draws; what was run is what counts."""
         settings = self.settings
         once = repeat(self._gradient, 0.1).per
-        number = int(np.clip(settings.slow_seconds / (2 * LEAPFROGS * once), min(50, settings.slow_draws), settings.slow_draws))
+        number = int(
+            np.clip(
+                settings.slow_seconds / (2 * LEAPFROGS * once),
+                min(50, settings.slow_draws),
+                settings.slow_draws,
+            )
+        )
         kept: list[dict[str, torch.Tensor]] = []
         begun, cpu = time.perf_counter(), time.process_time()
 
@@ -112,13 +132,23 @@ class StockPyro:
         pyro.set_rng_seed(seed)
         note = f"{number} + {number} iterations"
         try:
-            mcmc = MCMC(NUTS(self.program), num_samples=number, warmup_steps=number, hook_fn=hook, disable_progbar=True)
+            mcmc = MCMC(
+                NUTS(self.program),
+                num_samples=number,
+                warmup_steps=number,
+                hook_fn=hook,
+                disable_progbar=True,
+            )
             mcmc.run(**self.kwargs)
         except _OutOfTime:
             note = f"{number} warm-up iterations, stopped after {len(kept)} of {number} draws"
         wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
         draws = {
-            s.name: np.stack([self.transforms[s.name].inv(row[s.name]).numpy() for row in kept]) if kept else np.zeros((0, *s.shape))
+            s.name: (
+                np.stack([self.transforms[s.name].inv(row[s.name]).numpy() for row in kept])
+                if kept
+                else np.zeros((0, *s.shape))
+            )
             for s in self.density.sites
         }
         return NutsRun(draws=draws, wall=wall, cpu=cpu, warmup=number, note=note)

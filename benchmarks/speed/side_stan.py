@@ -21,52 +21,66 @@ __all__ = ["FORMS", "Stan", "build"]
 Array = NDArray[np.float64]
 
 FORMS = {
-    "mixture": """
+    "mixture": (
+        """
 data { int N; vector[N] y; }
 parameters { real<lower=0, upper=1> weight; vector[2] location; vector<lower=0>[2] scale; }
 model {
   weight ~ beta(2, 2); location ~ normal(0, 5); scale ~ lognormal(0, 0.5);
   for (n in 1:N)
     target += log_mix(weight, normal_lpdf(y[n] | location[1], scale[1]), normal_lpdf(y[n] | location[2], scale[2]));
-}""",
-    "eight_schools": """
+}"""
+    ),
+    "eight_schools": (
+        """
 data { int N; vector[N] y; vector[N] se; }
 parameters { real mu; real<lower=0> tau; vector[N] theta_raw; }
-model { mu ~ normal(0, 5); tau ~ cauchy(0, 5); theta_raw ~ normal(0, 1); y ~ normal(mu + tau * theta_raw, se); }""",
-    "linear": """
+model { mu ~ normal(0, 5); tau ~ cauchy(0, 5); theta_raw ~ normal(0, 1); y ~ normal(mu + tau * theta_raw, se); }"""
+    ),
+    "linear": (
+        """
 data { int N; int K; matrix[N, K] x; vector[N] y; }
 parameters { real<lower=0> noise_variance; vector[K] weight; }
 model {
   real noise = sqrt(noise_variance);
   noise_variance ~ inv_gamma(2, 1); weight ~ normal(0, noise); y ~ normal_id_glm(x, 0, weight, noise);
-}""",
-    "logistic": """
+}"""
+    ),
+    "logistic": (
+        """
 data { int N; int K; matrix[N, K] x; array[N] int malignant; }
 parameters { real intercept; vector[K] weight; }
-model { intercept ~ normal(0, 2.5); weight ~ normal(0, 2.5); malignant ~ bernoulli_logit_glm(x, intercept, weight); }""",
-    "radon": """
+model { intercept ~ normal(0, 2.5); weight ~ normal(0, 2.5); malignant ~ bernoulli_logit_glm(x, intercept, weight); }"""
+    ),
+    "radon": (
+        """
 data { int N; array[N] int county; vector[N] floor; vector[N] y; }
 parameters { real center; real slope; real<lower=0> spread; real<lower=0> noise; vector[85] intercept; }
 model {
   center ~ normal(0, 10); slope ~ normal(0, 10); spread ~ normal(0, 1); noise ~ normal(0, 1);
   intercept ~ normal(center, spread); y ~ normal(intercept[county] + slope * floor, noise);
-}""",
-    "hierarchy": """
+}"""
+    ),
+    "hierarchy": (
+        """
 data { int N; int K; matrix[N, K] x; matrix[N, K] y; }
 parameters { real intercept; real slope; real<lower=0> group_scale; real<lower=0> noise_scale; vector[N] effect; }
 model {
   intercept ~ normal(0, 5); slope ~ normal(0, 2.5); group_scale ~ normal(0, 2); noise_scale ~ normal(0, 2);
   effect ~ normal(intercept, group_scale);
   to_vector(y) ~ normal(to_vector(rep_matrix(effect, K) + slope * x), noise_scale);
-}""",
-    "enumerated": """
+}"""
+    ),
+    "enumerated": (
+        """
 data { int N; vector[N] petal; }
 parameters { simplex[2] weight; vector[2] location; vector<lower=0>[2] scale; }
 model {
   weight ~ dirichlet(rep_vector(5, 2)); location ~ normal(4, 2); scale ~ lognormal(log(0.5), 0.5);
   for (n in 1:N)
     target += log_mix(weight[1], normal_lpdf(petal[n] | location[1], scale[1]), normal_lpdf(petal[n] | location[2], scale[2]));
-}""",
+}"""
+    ),
 }
 
 
@@ -83,7 +97,9 @@ def _module() -> Any:
         except ImportError:
             stand_in: Any = types.ModuleType("pkg_resources")
             stand_in.EntryPoint = importlib.metadata.EntryPoint
-            stand_in.iter_entry_points = lambda group: iter(importlib.metadata.entry_points(group=group))
+            stand_in.iter_entry_points = lambda group: iter(
+                importlib.metadata.entry_points(group=group)
+            )
             sys.modules["pkg_resources"] = stand_in
     import stan
 
@@ -93,8 +109,9 @@ def _module() -> Any:
 class Stan:
     """NUTS with Stan's defaults. Its gradient is not reachable without serialization, so only NUTS is timed.
 
-    The wall time is that of `sample`, which runs Stan in this process's pool and stores the draws; a build with a new
-    seed is outside it (the compiled program is cached, and so are draws of a seed seen before, hence new seeds).
+    The wall time is that of `sample`, which runs Stan in this process's pool and stores the draws;
+    a build with a new seed is outside it (the compiled program is cached, and so are draws of a
+    seed seen before, hence new seeds).
     """
 
     measures: tuple[str, ...] = ("nuts",)
@@ -103,7 +120,10 @@ class Stan:
         self.stan, self.code, self.settings = _module(), FORMS[form], settings
         first = next(v for k, v in data.items() if k in ("x", "y", "petal"))
         sizes = {"N": first.shape[0], **({"K": first.shape[1]} if first.ndim == 2 else {})}
-        self.data: dict[str, Any] = {**sizes, **{name: self._plain(name, value) for name, value in data.items()}}
+        self.data: dict[str, Any] = {
+            **sizes,
+            **{name: self._plain(name, value) for name, value in data.items()},
+        }
 
     @staticmethod
     def _plain(name: str, value: NDArray[Any]) -> Any:
@@ -130,7 +150,9 @@ class Stan:
 
     def time(self, measure: str) -> Timing:
         """Refuse: nothing but NUTS is timed here."""
-        raise UsageError(f"Only nuts is timed on this side, not {measure!r}; ask for it with nuts(seed).")
+        raise UsageError(
+            f"Only nuts is timed on this side, not {measure!r}; ask for it with nuts(seed)."
+        )
 
     def nuts(self, seed: int) -> NutsRun:
         """Run one chain with Stan's defaults and 1,000 iterations of warm-up; a seed may be used once per process."""
@@ -139,10 +161,22 @@ class Stan:
         fit = model.sample(num_chains=1, num_warmup=1000, num_samples=number, save_warmup=True)
         wall, cpu = time.perf_counter() - begun, _cpu() - cpu
         names = [n.split(".")[0] for n in fit.param_names]
-        draws = {name: np.moveaxis(np.asarray(fit[name]), -1, 0)[-number:] for name in dict.fromkeys(names)}
-        draws = {name: value[:, 0] if value.shape[1:] == (1,) and name in fit.param_names else value for name, value in draws.items()}
-        return NutsRun(draws=draws, wall=wall, cpu=cpu, warmup=1000, gradients=int(np.sum(fit["n_leapfrog__"])),
-                       divergences=int(np.asarray(fit["divergent__"])[..., -number:].sum()))  # fmt: skip
+        draws = {
+            name: np.moveaxis(np.asarray(fit[name]), -1, 0)[-number:]
+            for name in dict.fromkeys(names)
+        }
+        draws = {
+            name: value[:, 0] if value.shape[1:] == (1,) and name in fit.param_names else value
+            for name, value in draws.items()
+        }
+        return NutsRun(
+            draws=draws,
+            wall=wall,
+            cpu=cpu,
+            warmup=1000,
+            gradients=int(np.sum(fit["n_leapfrog__"])),
+            divergences=int(np.asarray(fit["divergent__"])[..., -number:].sum()),
+        )
 
 
 def _cpu() -> float:

@@ -14,13 +14,35 @@ from numpy.typing import NDArray
 
 from zoo.errors import UnknownNameError
 
-__all__ = ["FAMILIES", "HOMES", "MEASURES", "PEERS", "NutsRun", "Settings", "Side", "Timing", "make", "missing", "repeat"]
+__all__ = [
+    "FAMILIES",
+    "HOMES",
+    "MEASURES",
+    "PEERS",
+    "NutsRun",
+    "Settings",
+    "Side",
+    "Timing",
+    "make",
+    "missing",
+    "repeat",
+]
 
 Array = NDArray[np.float64]
 FAMILIES = ("mean_field", "full_rank")
 MEASURES = ("gradient", "batch", "svi_mean_field", "svi_full_rank", "nuts")
-HOMES = {"ours": "side_ours", "pyro": "side_pyro", "numpyro": "side_numpyro", "stan": "side_stan", "pymc": "side_pymc"}
-PEERS = {"numpyro": ("numpyro",), "stan": ("stan",), "pymc": ("pymc", "nutpie")}  # what must be importable
+HOMES = {
+    "ours": "side_ours",
+    "pyro": "side_pyro",
+    "numpyro": "side_numpyro",
+    "stan": "side_stan",
+    "pymc": "side_pymc",
+}
+PEERS = {
+    "numpyro": ("numpyro",),
+    "stan": ("stan",),
+    "pymc": ("pymc", "nutpie"),
+}  # what must be importable
 BATCH = 256  # points of one batched call
 
 
@@ -32,8 +54,8 @@ class Settings:
         slice_seconds: length of a timed slice.
         particles: particles per SVI step.
         draws: draws of one NUTS run, after the engine's own warm-up.
-        slow_draws, slow_seconds, slow_runs: most draws (and warm-up iterations) of stock Pyro, the seconds it should take, and in
-            how many pairs it runs.
+        slow_draws, slow_seconds, slow_runs: most draws (and warm-up iterations) of stock Pyro, the
+            seconds it should take, and in how many pairs it runs.
         compile: what our side asks for.
     """
 
@@ -113,11 +135,21 @@ def missing(side: str) -> str:
     if side not in HOMES:
         raise UnknownNameError("peer", side, [name for name in HOMES if name != "ours"])
     absent = [name for name in PEERS.get(side, ()) if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(absent)} not installed; pip install 'posterior-zoo[peers]'" if absent else ""
+    return (
+        f"{' and '.join(absent)} not installed; pip install 'posterior-zoo[peers]'"
+        if absent
+        else ""
+    )
 
 
-def make(side: str, target: str, form: str, data: Mapping[str, NDArray[Any]] | None, settings: Settings) -> Side:
+def make(
+    side: str, target: str, form: str, data: Mapping[str, NDArray[Any]] | None, settings: Settings
+) -> Side:
     """Build one side of a target; peers get the form and the arrays, ours and stock Pyro load the entry by name."""
     module = importlib.import_module(f"benchmarks.speed.{HOMES[side]}")
-    made: Side = module.build(target, settings) if side in ("ours", "pyro") else module.build(form, dict(data or {}), settings)
+    made: Side = (
+        module.build(target, settings)
+        if side in ("ours", "pyro")
+        else module.build(form, dict(data or {}), settings)
+    )
     return made

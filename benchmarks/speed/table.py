@@ -15,20 +15,32 @@ from zoo.errors import UsageError
 __all__ = ["BEGIN", "END", "insert", "markdown"]
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-NAMES = {"ours": "ours", "pyro": "Pyro", "numpyro": "NumPyro", "stan": "Stan", "pymc": "PyMC + nutpie"}
+NAMES = {
+    "ours": "ours",
+    "pyro": "Pyro",
+    "numpyro": "NumPyro",
+    "stan": "Stan",
+    "pymc": "PyMC + nutpie",
+}
 WORDS = {True: "met", False: "**missed**", None: "not measured"}
 
 
 def markdown(document: Mapping[str, Any]) -> str:
     """Return all tables of a run."""
     parts = [
-        _about(document), "### Bars\n\n" + _bars(document),
-        "### SVI, microseconds per step\n\n" + _absolute(document, ("svi_mean_field", "svi_full_rank"), 1e6),
+        _about(document),
+        "### Bars\n\n" + _bars(document),
+        "### SVI, microseconds per step\n\n"
+        + _absolute(document, ("svi_mean_field", "svi_full_rank"), 1e6),
         "### NUTS, smallest bulk ESS per second\n\n" + _absolute(document, ("nuts",), None),
-        "### Gradient, microseconds\n\n" + _absolute(document, ("gradient", "batch", "nuts_gradient"), 1e6),
-        "### Every ratio: our speed over theirs, median (smallest to largest of the pairs)\n\n" + _ratios(document),
-        "### Start, seconds\n\n" + _starts(document), "### Growth with the data\n\n" + _growth(document), _remarks(document),
-    ]  # fmt: skip
+        "### Gradient, microseconds\n\n"
+        + _absolute(document, ("gradient", "batch", "nuts_gradient"), 1e6),
+        "### Every ratio: our speed over theirs, median (smallest to largest of the pairs)\n\n"
+        + _ratios(document),
+        "### Start, seconds\n\n" + _starts(document),
+        "### Growth with the data\n\n" + _growth(document),
+        _remarks(document),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -40,7 +52,9 @@ def insert(page: Path, text: str) -> None:
     """
     old = page.read_text(encoding="utf8") if page.exists() else f"{BEGIN}\n{END}\n"
     if BEGIN not in old or END not in old:
-        raise UsageError(f"{page.name} lacks the lines {BEGIN} and {END}; add them where the tables belong.")
+        raise UsageError(
+            f"{page.name} lacks the lines {BEGIN} and {END}; add them where the tables belong."
+        )
     head, tail = old.split(BEGIN)[0], old.split(END, 1)[1]
     page.write_text(f"{head}{BEGIN}\n\n{text}\n{END}{tail}", encoding="utf8")
 
@@ -56,22 +70,41 @@ def _about(document: Mapping[str, Any]) -> str:
     load = document.get("load_average", {}).get("before")
     shared = ""
     if load:
-        busy = ": **other work shared this machine**; the ratios are of slices that alternate, the absolute figures are high"
+        busy = (
+            ": **other work shared this machine**; the ratios are of slices that alternate, the"
+            " absolute figures are high"
+        )
         shared = f" Load average when it began: {load[0]:.1f}{busy if load[0] > 0.7 else ''}."
     # only what the table holds: the last time an entry was measured
-    loads = {name: (r["load_average"]["before"] or [math.nan])[0] for r in document.get("again", ()) for name in r["measured"]}
+    loads = {
+        name: (r["load_average"]["before"] or [math.nan])[0]
+        for r in document.get("again", ())
+        for name in r["measured"]
+    }
     again = ", ".join(f"{name} ({load:.1f})" for name, load in loads.items())
-    again = f" Measured in later runs, with the programs of that time (load averages): {again}." if again else ""
-    left = "".join(f" {NAMES.get(side, side)} is left out: {why}." for side, why in document.get("left_out", {}).items())
+    again = (
+        f" Measured in later runs, with the programs of that time (load averages): {again}."
+        if again
+        else ""
+    )
+    left = "".join(
+        f" {NAMES.get(side, side)} is left out: {why}."
+        for side, why in document.get("left_out", {}).items()
+    )
     return (
-        f"{'Quick' if document['quick'] else 'Full'} run, {document['seconds'] / 60:.0f} minutes, {document['pairs']} pairs, "
-        f"slices of {settings['slice_seconds']:g} s, {settings['particles']} particle(s) per SVI step, float64, one thread per process, on "
-        f"{machine['processor']} ({machine['cores']} cores, {machine['system']}).{shared}{again}{left}\n\n{versions}."
-    )  # fmt: skip
+        f"{'Quick' if document['quick'] else 'Full'} run, {document['seconds'] / 60:.0f} minutes,"
+        f" {document['pairs']} pairs, slices of {settings['slice_seconds']:g} s,"
+        f" {settings['particles']} particle(s) per SVI step, float64, one thread per process, on"
+        f" {machine['processor']} ({machine['cores']} cores,"
+        f" {machine['system']}).{shared}{again}{left}\n\n{versions}."
+    )
 
 
 def _bars(document: Mapping[str, Any]) -> str:
-    return _rows(["bar", "asked", "measured", ""], [[b.name, b.asked, b.measured, WORDS[b.met]] for b in bars(document)])
+    return _rows(
+        ["bar", "asked", "measured", ""],
+        [[b.name, b.asked, b.measured, WORDS[b.met]] for b in bars(document)],
+    )
 
 
 def _sides(document: Mapping[str, Any]) -> list[str]:
@@ -96,18 +129,28 @@ def _absolute(document: Mapping[str, Any], measures: Sequence[str], scale: float
         for side in _sides(document)
         if any(speeds(t["sides"].get(side, {}), measure) for t in document["targets"].values())
     ]
-    short = {"svi_mean_field": "mean field", "svi_full_rank": "full rank", "nuts": "", "gradient": "one", "batch": "of 256, per point",
-             "nuts_gradient": "in NUTS"}  # fmt: skip
+    short = {
+        "svi_mean_field": "mean field",
+        "svi_full_rank": "full rank",
+        "nuts": "",
+        "gradient": "one",
+        "batch": "of 256, per point",
+        "nuts_gradient": "in NUTS",
+    }
     rows = []
     for target in document["targets"].values():
         cells = []
         for measure, side in columns:
-            values = [v for v in speeds(target["sides"].get(side, {}), measure) if math.isfinite(v)]
+            values = [
+                v for v in speeds(target["sides"].get(side, {}), measure) if math.isfinite(v)
+            ]
             if not values:
                 cells.append("-")
                 continue
             middle = statistics.median(values)
-            mark = "" if side != "ours" or _compiled(target["sides"][side], measure) else " (eager)"
+            mark = (
+                "" if side != "ours" or _compiled(target["sides"][side], measure) else " (eager)"
+            )
             cells.append(number(middle if scale is None else scale / middle) + mark)
         rows.append([target["title"], *cells])
     return _rows(["entry", *(f"{short[m]} {NAMES[s]}".strip() for m, s in columns)], rows)
@@ -119,12 +162,26 @@ def _compiled(side: Mapping[str, Any], measure: str) -> bool:
 
 
 def _ratios(document: Mapping[str, Any]) -> str:
-    found = ratios(document, ("svi_mean_field", "svi_full_rank", "gradient", "batch", "nuts", "nuts_gradient"))
-    keys = list(dict.fromkeys((r.measure, r.peer) for r in sorted(found, key=lambda r: list(HOMES).index(r.peer))))
+    found = ratios(
+        document, ("svi_mean_field", "svi_full_rank", "gradient", "batch", "nuts", "nuts_gradient")
+    )
+    keys = list(
+        dict.fromkeys(
+            (r.measure, r.peer) for r in sorted(found, key=lambda r: list(HOMES).index(r.peer))
+        )
+    )
     rows = []
     for name in document["targets"]:
-        cells = {(r.measure, r.peer): f"{number(r.median)} ({number(r.low)} to {number(r.high)})" for r in found if r.target == name}
-        rows += [[name, measure.replace("_", " "), NAMES[peer], cells[measure, peer]] for measure, peer in keys if (measure, peer) in cells]
+        cells = {
+            (r.measure, r.peer): f"{number(r.median)} ({number(r.low)} to {number(r.high)})"
+            for r in found
+            if r.target == name
+        }
+        rows += [
+            [name, measure.replace("_", " "), NAMES[peer], cells[measure, peer]]
+            for measure, peer in keys
+            if (measure, peer) in cells
+        ]
     return _rows(["entry", "measure", "peer", "ratio"], rows)
 
 
@@ -141,15 +198,26 @@ def _starts(document: Mapping[str, Any]) -> str:
                     cells.append(number(spent["start"] + sum(parts)) if parts else "-")
             if any(c != "-" for c in cells):
                 rows.append([target["title"], NAMES[side], *cells])
-    return _rows(["entry", "side", "cold, NUTS", "cold, SVI", "warm, NUTS", "warm, SVI"], rows) if rows else ""
+    return (
+        _rows(["entry", "side", "cold, NUTS", "cold, SVI", "warm, NUTS", "warm, SVI"], rows)
+        if rows
+        else ""
+    )
 
 
 def _growth(document: Mapping[str, Any]) -> str:
     def cell(row: Mapping[str, Any], key: str) -> str:
         return number(1e6 * row[key]) if key in row else row.get(f"{key}_error", "-")
 
-    rows = [[f"{r['rows']:,}", cell(r, "gradient"), cell(r, "svi_mean_field")] for r in document.get("growth", ())]
-    return _rows(["rows", "gradient on all, us", "SVI step on 100 rows, us"], rows) if rows else "not measured"
+    rows = [
+        [f"{r['rows']:,}", cell(r, "gradient"), cell(r, "svi_mean_field")]
+        for r in document.get("growth", ())
+    ]
+    return (
+        _rows(["rows", "gradient on all, us", "SVI step on 100 rows, us"], rows)
+        if rows
+        else "not measured"
+    )
 
 
 def _remarks(document: Mapping[str, Any]) -> str:
@@ -159,13 +227,17 @@ def _remarks(document: Mapping[str, Any]) -> str:
             if "error" in result:
                 lines.append(f"- {name}, {NAMES[side]}: {result['error']}")
             if (result.get("rhat") or 1.0) > 1.01:
-                lines.append(f"- {name}, {NAMES[side]}: R-hat {result['rhat']:.3f} over the runs of the pairs, so its ESS flatters it.")
+                lines.append(
+                    f"- {name}, {NAMES[side]}: R-hat {result['rhat']:.3f} over the runs of the"
+                    " pairs, so its ESS flatters it."
+                )
             notes = dict.fromkeys(row["note"] for row in result.get("nuts", ()) if row["note"])
             lines += [f"- {name}, {NAMES[side]}: {note}" for note in notes]
             bad = [row for row in result.get("nuts", ()) if row["ess"] is None or row["ess"] == 0]
             if bad:
                 lines.append(
-                    f"- {name}, {NAMES[side]}: {len(bad)} of {len(result['nuts'])} runs have no usable draws; they enter no ratio."
+                    f"- {name}, {NAMES[side]}: {len(bad)} of {len(result['nuts'])} runs have no"
+                    " usable draws; they enter no ratio."
                 )
     eager = [
         f"- {name}, ours, {measure.replace('_', ' ')}: eager ({record.get('reason', '')})"

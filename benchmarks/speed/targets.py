@@ -6,7 +6,8 @@
     hierarchy_400  the random intercepts of the registry with 396 groups of 6 rows; 400 parameters
     growth         a regression whose rows may come as minibatches, for the growth curve; not in the table
 
-Generated numbers come from numpy's default generator with a fixed seed; every side of one run gets the same arrays.
+Generated numbers come from numpy's default generator with a fixed seed; every side of one run gets
+the same arrays.
 """
 
 from __future__ import annotations
@@ -53,8 +54,16 @@ def mixture_data(seed: int, rows: int) -> Data:
     """Draw rows from 0.35 Normal(-1.5, 0.8) + 0.65 Normal(1.5, 1.1)."""
     rng = np.random.default_rng(seed)
     first = rng.random(rows) < 0.35
-    y = np.where(first, -1.5 + 0.8 * rng.standard_normal(rows), 1.5 + 1.1 * rng.standard_normal(rows))
-    return Data(train={"y": _floats(y)}, observed=("y",), dims={"y": ("row",)}, source="generated", licence="CC0-1.0")
+    y = np.where(
+        first, -1.5 + 0.8 * rng.standard_normal(rows), 1.5 + 1.1 * rng.standard_normal(rows)
+    )
+    return Data(
+        train={"y": _floats(y)},
+        observed=("y",),
+        dims={"y": ("row",)},
+        source="generated",
+        licence="CC0-1.0",
+    )
 
 
 def mixture(data: Data, rows: int) -> Program:
@@ -77,8 +86,13 @@ def linear_data(seed: int, rows: int, features: int) -> Data:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((rows, features)) + 0.5 * rng.standard_normal((rows, 1))
     y = x @ (rng.standard_normal(features) / np.sqrt(features)) + rng.standard_normal(rows)
-    return Data(train={"x": _floats(x), "y": _floats(y)}, observed=("y",), dims={"x": ("row", "feature"), "y": ("row",)},
-                source="generated", licence="CC0-1.0")  # fmt: skip
+    return Data(
+        train={"x": _floats(x), "y": _floats(y)},
+        observed=("y",),
+        dims={"x": ("row", "feature"), "y": ("row",)},
+        source="generated",
+        licence="CC0-1.0",
+    )
 
 
 def radon_data(seed: int) -> Data:
@@ -91,9 +105,12 @@ def radon_data(seed: int) -> Data:
     intercept = 1.45 + 0.35 * rng.standard_normal(RADON_COUNTIES)
     y = intercept[county] - 0.7 * floor + 0.75 * rng.standard_normal(RADON_ROWS)
     return Data(
-        train={"county": torch.as_tensor(county), "floor": _floats(floor), "y": _floats(y)}, observed=("y",),
-        dims={"county": ("row",), "floor": ("row",), "y": ("row",)}, source="generated", licence="CC0-1.0",
-    )  # fmt: skip
+        train={"county": torch.as_tensor(county), "floor": _floats(floor), "y": _floats(y)},
+        observed=("y",),
+        dims={"county": ("row",), "floor": ("row",), "y": ("row",)},
+        source="generated",
+        licence="CC0-1.0",
+    )
 
 
 def radon(data: Data) -> Program:
@@ -119,9 +136,14 @@ def hierarchy_data(seed: int, groups: int, rows: int) -> Data:
     x = rng.standard_normal((groups, rows))
     y = effect + 0.5 * x + 0.8 * rng.standard_normal((groups, rows))
     return Data(
-        train={"x": _floats(x), "y": _floats(y)}, observed=("y",), batched=("x", "y"), size=groups,
-        dims={"x": ("group", "row"), "y": ("group", "row")}, source="generated", licence="CC0-1.0",
-    )  # fmt: skip
+        train={"x": _floats(x), "y": _floats(y)},
+        observed=("y",),
+        batched=("x", "y"),
+        size=groups,
+        dims={"x": ("group", "row"), "y": ("group", "row")},
+        source="generated",
+        licence="CC0-1.0",
+    )
 
 
 def growth_data(seed: int, rows: int) -> Data:
@@ -142,48 +164,114 @@ def growth(data: Data, rows: int) -> Program:
     return program
 
 
-def _entry(name: str, title: str, make: Callable[..., Data], build: Callable[..., Program], quantities: Mapping[str, Quantity],
-           **options: Any) -> ModelEntry:  # fmt: skip
-    return ModelEntry(name=name, title=title, make_data=make, build=build, quantities=quantities, reference="nuts", options=options)
+def _entry(
+    name: str,
+    title: str,
+    make: Callable[..., Data],
+    build: Callable[..., Program],
+    quantities: Mapping[str, Quantity],
+    **options: Any,
+) -> ModelEntry:
+    return ModelEntry(
+        name=name,
+        title=title,
+        make_data=make,
+        build=build,
+        quantities=quantities,
+        reference="nuts",
+        options=options,
+    )
 
 
 MIXTURE = _entry(
-    "bench_mixture", "Two normals on 1,000 rows, class summed out by hand", mixture_data, mixture,
+    "bench_mixture",
+    "Two normals on 1,000 rows, class summed out by hand",
+    mixture_data,
+    mixture,
     {
         "location": Quantity(fn=sorted_by("location", "location"), dims=("class",)),
         "log_scale": Quantity(fn=sorted_by("scale", "location", log=True), dims=("class",)),
     },
     rows=1000,
-)  # fmt: skip
+)
 LINEAR_20000 = replace(
-    linear_regression.ENTRY, name="bench_linear_20000", title="Conjugate regression, 20,000 x 50", families=("mean_field", "full_rank"),
+    linear_regression.ENTRY,
+    name="bench_linear_20000",
+    title="Conjugate regression, 20,000 x 50",
+    families=("mean_field", "full_rank"),
     make_data=lambda seed: linear_data(seed, 20_000, 50),
-)  # fmt: skip
+)
 RADON = _entry(
-    "bench_radon", "Varying intercepts, 919 rows in 85 counties", radon_data, radon,
+    "bench_radon",
+    "Varying intercepts, 919 rows in 85 counties",
+    radon_data,
+    radon,
     {
         **{name: Quantity(fn=site(name)) for name in ("center", "slope")},
         **{f"log_{name}": Quantity(fn=log_site(name)) for name in ("spread", "noise")},
         "intercept": Quantity(fn=site("intercept"), dims=("county",)),
     },
-)  # fmt: skip
+)
 HIERARCHY = replace(
-    random_intercepts.ENTRY, name="bench_hierarchy_400", title="Random intercepts, 396 groups of 6 rows", reference="nuts",
-    amortize=None, families=("mean_field", "full_rank"), make_data=lambda seed: hierarchy_data(seed, 396, 6),
-)  # fmt: skip
-GROWTH = _entry("bench_growth", "Regression on ten features", growth_data, growth, {"weight": Quantity(fn=site("weight"))}, rows=1000)
+    random_intercepts.ENTRY,
+    name="bench_hierarchy_400",
+    title="Random intercepts, 396 groups of 6 rows",
+    reference="nuts",
+    amortize=None,
+    families=("mean_field", "full_rank"),
+    make_data=lambda seed: hierarchy_data(seed, 396, 6),
+)
+GROWTH = _entry(
+    "bench_growth",
+    "Regression on ten features",
+    growth_data,
+    growth,
+    {"weight": Quantity(fn=site("weight"))},
+    rows=1000,
+)
 
 TARGETS: dict[str, Target] = {
     t.name: t
     for t in (
-        Target(name="mixture", title="mixture, 1,000 rows, 5 parameters", form="mixture", entry=MIXTURE),
-        Target(name="eight_schools", title="eight schools, non-centered", form="eight_schools", entry=eight_schools.ENTRY),
-        Target(name="linear", title="linear, 442 x 10", form="linear", entry=linear_regression.ENTRY),
-        Target(name="linear_20000", title="linear, 20,000 x 50", form="linear", entry=LINEAR_20000),
-        Target(name="logistic", title="logistic, 569 x 30", form="logistic", entry=logistic_regression.ENTRY),
-        Target(name="radon", title="hierarchy, 89 parameters, 919 rows", form="radon", entry=RADON),
-        Target(name="hierarchy_400", title="hierarchy, 400 parameters", form="hierarchy", entry=HIERARCHY),
-        Target(name="enumerated", title="iris mixture, enumerated class", form="enumerated", entry=gaussian_mixture.ENTRY),
+        Target(
+            name="mixture",
+            title="mixture, 1,000 rows, 5 parameters",
+            form="mixture",
+            entry=MIXTURE,
+        ),
+        Target(
+            name="eight_schools",
+            title="eight schools, non-centered",
+            form="eight_schools",
+            entry=eight_schools.ENTRY,
+        ),
+        Target(
+            name="linear", title="linear, 442 x 10", form="linear", entry=linear_regression.ENTRY
+        ),
+        Target(
+            name="linear_20000", title="linear, 20,000 x 50", form="linear", entry=LINEAR_20000
+        ),
+        Target(
+            name="logistic",
+            title="logistic, 569 x 30",
+            form="logistic",
+            entry=logistic_regression.ENTRY,
+        ),
+        Target(
+            name="radon", title="hierarchy, 89 parameters, 919 rows", form="radon", entry=RADON
+        ),
+        Target(
+            name="hierarchy_400",
+            title="hierarchy, 400 parameters",
+            form="hierarchy",
+            entry=HIERARCHY,
+        ),
+        Target(
+            name="enumerated",
+            title="iris mixture, enumerated class",
+            form="enumerated",
+            entry=gaussian_mixture.ENTRY,
+        ),
     )
 }
 
@@ -196,7 +284,9 @@ def find(name: str) -> Target:
     """
     if name.startswith("growth_") and name[7:].isdigit():
         entry = replace(GROWTH.with_options(rows=int(name[7:])), minibatch=GROWTH_BATCH)
-        return Target(name=name, title=f"regression on {int(name[7:]):,} rows", form="growth", entry=entry)
+        return Target(
+            name=name, title=f"regression on {int(name[7:]):,} rows", form="growth", entry=entry
+        )
     if name not in TARGETS:
         raise UnknownNameError("benchmark entry", name, TARGETS)
     return TARGETS[name]

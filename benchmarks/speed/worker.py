@@ -21,9 +21,15 @@ from zoo.errors import InfrastructureError
 __all__ = ["SINGLE_THREAD", "PeerError", "Worker", "keep_priority"]
 
 SINGLE_THREAD = {
-    "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "NPROC": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1", "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "true",
-}  # fmt: skip
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+    "NPROC": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    "JAX_PLATFORMS": "cpu",
+    "JAX_ENABLE_X64": "true",
+}
 
 
 class PeerError(InfrastructureError):
@@ -36,7 +42,9 @@ def keep_priority() -> None:
         Path("/proc/self/autogroup").write_text(str(os.nice(0)), encoding="ascii")
 
 
-def _serve(connection: Connection, environment: Mapping[str, str], log: str, made: tuple[Any, ...]) -> None:
+def _serve(
+    connection: Connection, environment: Mapping[str, str], log: str, made: tuple[Any, ...]
+) -> None:
     os.setsid()  # a peer may leave a pool of its own behind; `close` ends the whole group
     keep_priority()
     os.environ.update(environment)
@@ -55,7 +63,9 @@ def _serve(connection: Connection, environment: Mapping[str, str], log: str, mad
         return
     except BaseException as error:
         traceback.print_exc()
-        connection.send(("error", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"))
+        connection.send(
+            ("error", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}")
+        )
 
 
 class Worker:
@@ -73,9 +83,13 @@ class Worker:
     """
 
     def __init__(
-        self, side: str, target: tuple[str, str, Mapping[str, NDArray[Any]] | None], settings: Settings, folder: Path,
+        self,
+        side: str,
+        target: tuple[str, str, Mapping[str, NDArray[Any]] | None],
+        settings: Settings,
+        folder: Path,
         environment: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.side, self.log = side, folder / f"{target[0]}-{side}.log"
         context = multiprocessing.get_context("spawn")
@@ -99,7 +113,9 @@ class Worker:
     def _answer(self, timeout: float) -> Any:
         try:
             if not self._connection.poll(timeout):
-                raise PeerError(f"{self.side} did not answer within {timeout:.0f} s; see {self.log.name}.")
+                raise PeerError(
+                    f"{self.side} did not answer within {timeout:.0f} s; see {self.log.name}."
+                )
             status, value = self._connection.recv()
         except (EOFError, ConnectionResetError):
             raise PeerError(f"{self.side} ended without an answer; see {self.log.name}.") from None

@@ -1,7 +1,8 @@
 """Parts of a page that are made again and parts that a person wrote: both live in one Markdown file.
 
-A part lies between `<!-- NAME -->` and `<!-- /NAME -->`. Writers of whole pages keep the part `notes` of the page they
-replace; writers of one table replace that part and leave the rest of the page alone.
+A part lies between `<!-- NAME -->` and `<!-- /NAME -->`. Writers of whole pages keep the part
+`notes` of the page they replace; writers of one table replace that part and leave the rest of the
+page alone.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def part(text: str, name: str) -> str | None:
         return None
     inside, closed, _ = text.partition(begin)[2].partition(end)
     if not closed:
-        raise UsageError(f"A page opens the part {begin.strip()} and does not close it; add a line {end}.")
+        raise UsageError(
+            f"A page opens the part {begin.strip()} and does not close it; add a line {end}."
+        )
     return inside
 
 
@@ -55,5 +58,8 @@ def replace_part(path: Path, name: str, inside: str) -> None:
     """
     text = path.read_text(encoding="utf-8")
     if part(text, name) is None:
-        raise UsageError(f"{path.name} has no part {name!r}; add the lines <!-- {name} --> and <!-- /{name} --> where it belongs.")
+        raise UsageError(
+            f"{path.name} has no part {name!r}; add the lines <!-- {name} --> and <!-- /{name} -->"
+            " where it belongs."
+        )
     write_atomic(path, with_part(text, name, inside))

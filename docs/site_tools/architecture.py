@@ -1,7 +1,8 @@
 """The picture of the rooms and their packages, drawn from the imports, and the table of what each is for.
 
-`make pictures` writes `docs/images/architecture.svg` and the table in `docs/architecture.md`; a test compares both with the sources.
-Imports inside functions count. Inside a room an arrow is left out where a chain of others implies it.
+`make pictures` writes `docs/images/architecture.svg` and the table in `docs/architecture.md`; a
+test compares both with the sources. Imports inside functions count. Inside a room an arrow is left
+out where a chain of others implies it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ PICTURE, PAGE = DOCS / "images" / "architecture.svg", DOCS / "architecture.md"
 BEGIN, END = "<!-- packages:begin -->", "<!-- packages:end -->"
 Graph = dict[str, set[str]]
 
-# -- imports -------------------------------------------------------------------------------------------------------
+# -- imports -----------------------------------------------------------------------------------
 
 
 def _module(path: Path) -> str:
@@ -42,7 +43,11 @@ def _imported(tree: ast.AST) -> Iterable[str]:
 def members(room: str) -> dict[str, Path]:
     """Return the packages and modules of a room: name -> file with the docstring."""
     found = {f"{room}.{path.parent.name}": path for path in (ROOT / room).glob("*/__init__.py")}
-    found |= {f"{room}.{path.stem}": path for path in (ROOT / room).glob("*.py") if path.stem != "__init__"}
+    found |= {
+        f"{room}.{path.stem}": path
+        for path in (ROOT / room).glob("*.py")
+        if path.stem != "__init__"
+    }
     return dict(sorted(found.items()))
 
 
@@ -70,10 +75,13 @@ def _reduced(edges: Mapping[str, set[str]]) -> Graph:
             below[node] = set().union(*({t} | reach(t) for t in edges[node]))
         return below[node]
 
-    return {n: {t for t in out if not any(t in reach(other) for other in out - {t})} for n, out in edges.items()}
+    return {
+        n: {t for t in out if not any(t in reach(other) for other in out - {t})}
+        for n, out in edges.items()
+    }
 
 
-# -- layout --------------------------------------------------------------------------------------------------------
+# -- layout ------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -108,22 +116,40 @@ def _levels(edges: Graph) -> dict[str, int]:
 
 def _laid_out(edges: Graph, width: float) -> _Layout:
     out, level = _Layout(edges), _levels(edges)
-    out.rows = [sorted(n for n in edges if level[n] == row) for row in range(max(level.values()), -1, -1)]
+    out.rows = [
+        sorted(n for n in edges if level[n] == row) for row in range(max(level.values()), -1, -1)
+    ]
     top = max(level.values())
     for node in sorted(edges):
         for target in sorted(edges[node]):
-            bends = [f"|{node}>{target}@{row}" for row in range(level[node] - 1, level[target], -1)]
+            bends = [
+                f"|{node}>{target}@{row}" for row in range(level[node] - 1, level[target], -1)
+            ]
             for bend in bends:
                 out.rows[top - int(bend.rpartition("@")[2])].append(bend)
             out.chains.append([node, *bends, target])
     links = [(a, b) for chain in out.chains for a, b in pairwise(chain)]
-    near = {n: [b for a, b in links if a == n] + [a for a, b in links if b == n] for row in out.rows for n in row}
+    near = {
+        n: [b for a, b in links if a == n] + [a for a, b in links if b == n]
+        for row in out.rows
+        for n in row
+    }
     best, fewest = [list(row) for row in out.rows], _crossings(out.rows, links)
     for sweep in range(24):
         order = range(len(out.rows)) if sweep % 2 == 0 else range(len(out.rows) - 1, -1, -1)
         for i in order:
-            at = {n: k / max(1, len(row) - 1) if len(row) > 1 else 0.5 for row in out.rows for k, n in enumerate(row)}
-            beside = set(out.rows[i - 1] if sweep % 2 == 0 and i else out.rows[i + 1] if sweep % 2 and i + 1 < len(out.rows) else ())
+            at = {
+                n: k / max(1, len(row) - 1) if len(row) > 1 else 0.5
+                for row in out.rows
+                for k, n in enumerate(row)
+            }
+            beside = set(
+                out.rows[i - 1]
+                if sweep % 2 == 0 and i
+                else out.rows[i + 1]
+                if sweep % 2 and i + 1 < len(out.rows)
+                else ()
+            )
             middle = {n: [at[m] for m in near[n] if m in beside] or [at[n]] for n in out.rows[i]}
             out.rows[i].sort(key=lambda n: sum(middle[n]) / len(middle[n]))
         crossed = _crossings(out.rows, links)
@@ -139,7 +165,9 @@ def _crossings(rows: list[list[str]], links: list[tuple[str, str]]) -> int:
     number = 0
     for i in range(len(rows)):
         ends = sorted((at[a][1], at[b][1]) for a, b in links if at[a][0] == i)
-        number += sum(x[0] < y[0] and x[1] > y[1] for k, x in enumerate(ends) for y in ends[k + 1 :])
+        number += sum(
+            x[0] < y[0] and x[1] > y[1] for k, x in enumerate(ends) for y in ends[k + 1 :]
+        )
     return number
 
 
@@ -154,7 +182,10 @@ def _place(out: _Layout, near: Mapping[str, list[str]], width: float) -> None:
             x += out.width(node) + gap
     for sweep in range(60):
         for row in out.rows if sweep % 2 else out.rows[::-1]:
-            wanted = [sum(out.places[m] for m in near[n]) / len(near[n]) if near[n] else width / 2 for n in row]
+            wanted = [
+                sum(out.places[m] for m in near[n]) / len(near[n]) if near[n] else width / 2
+                for n in row
+            ]
             apart = [(out.width(a) + out.width(b)) / 2 + gap for a, b in pairwise(row)]
             right, left = list(wanted), list(wanted)
             for i, distance in enumerate(apart):
@@ -171,7 +202,7 @@ def _place(out: _Layout, near: Mapping[str, list[str]], width: float) -> None:
     out.places = {n: x + width / 2 - middle for n, x in out.places.items()}
 
 
-# -- drawing -------------------------------------------------------------------------------------------------------
+# -- drawing -----------------------------------------------------------------------------------
 
 ROW, BOX, PANEL, LEFT = 41.0, 24.0, 350.0, 0.0
 
@@ -187,8 +218,11 @@ def draw() -> str:
     """Return the picture of today's imports as SVG."""
     edges, parts, y, ends = graph(), [], 4.0, {}
     for room in ROOMS:
-        own = {n.partition(".")[2]: {t.partition(".")[2] for t in out if t.startswith(f"{room}.")} for n, out in edges.items()
-               if n.startswith(f"{room}.")}  # fmt: skip
+        own = {
+            n.partition(".")[2]: {t.partition(".")[2] for t in out if t.startswith(f"{room}.")}
+            for n, out in edges.items()
+            if n.startswith(f"{room}.")
+        }
         head = p.wrapped(about(ROOT / room / "__init__.py"), 58)
         layout = _laid_out(_reduced(own), PANEL)
         top = y + 34 + 14 * len(head)
@@ -199,16 +233,37 @@ def draw() -> str:
         ends[room] = (y, y + height)
         y += height + 26
     for upper, lower in pairwise(ROOMS):
-        if any(t.startswith(f"{lower}.") for n, out in edges.items() if n.startswith(f"{upper}.") for t in out):
-            parts.append(p.arrow([(LEFT + PANEL / 2, ends[upper][1]), (LEFT + PANEL / 2, ends[lower][0])]))
+        if any(
+            t.startswith(f"{lower}.")
+            for n, out in edges.items()
+            if n.startswith(f"{upper}.")
+            for t in out
+        ):
+            parts.append(
+                p.arrow([(LEFT + PANEL / 2, ends[upper][1]), (LEFT + PANEL / 2, ends[lower][0])])
+            )
             parts.append(p.text(LEFT + PANEL / 2 + 8, ends[upper][1] + 17, "imports", "soft"))
     start, end = ends[ROOMS[0]][0] + 20, ends[ROOMS[-1]][0] + 20
-    parts.append(p.arrow([(LEFT + PANEL, start), (LEFT + PANEL + 11, start), (LEFT + PANEL + 11, end), (LEFT + PANEL, end)], straight=True))
+    parts.append(
+        p.arrow(
+            [
+                (LEFT + PANEL, start),
+                (LEFT + PANEL + 11, start),
+                (LEFT + PANEL + 11, end),
+                (LEFT + PANEL, end),
+            ],
+            straight=True,
+        )
+    )
     y -= 8
     parts.append(p.box(LEFT + 8, y - 11, 58, 17, ["package"]))
     parts.append(p.box(LEFT + 74, y - 11, 54, 17, ["module"], kind="module"))
     parts.append(p.text(LEFT + 138, y + 2, "arrows: imports; implied ones left out", "soft"))
-    return p.document(parts, y + 14, "Rooms and packages of the posterior zoo with their imports, drawn from the sources.")
+    return p.document(
+        parts,
+        y + 14,
+        "Rooms and packages of the posterior zoo with their imports, drawn from the sources.",
+    )
 
 
 def _room(room: str, layout: _Layout, top: float) -> list[str]:
@@ -217,7 +272,10 @@ def _room(room: str, layout: _Layout, top: float) -> list[str]:
     for chain in layout.chains:
         points = [(LEFT + layout.places[chain[0]], heights[chain[0]] + BOX)]
         for bend in chain[1:-1]:
-            points += [(LEFT + layout.places[bend], heights[bend]), (LEFT + layout.places[bend], heights[bend] + BOX)]
+            points += [
+                (LEFT + layout.places[bend], heights[bend]),
+                (LEFT + layout.places[bend], heights[bend] + BOX),
+            ]
         parts.append(p.arrow([*points, (LEFT + layout.places[chain[-1]], heights[chain[-1]])]))
     for node in (n for row in layout.rows for n in row if not n.startswith("|")):
         path, width = files[f"{room}.{node}"], layout.width(node)
@@ -231,9 +289,18 @@ def table() -> str:
     """Return the Markdown tables of rooms and members, from their docstrings."""
     parts = []
     for room in ROOMS:
-        parts += [f"### {room}", "", about(ROOT / room / "__init__.py"), "", "| | what it holds |", "|---|---|"]
+        parts += [
+            f"### {room}",
+            "",
+            about(ROOT / room / "__init__.py"),
+            "",
+            "| | what it holds |",
+            "|---|---|",
+        ]
         rows = sorted(members(room).items(), key=lambda item: item[1].name != "__init__.py")
-        parts += [f"| `{name}` | {about(path).replace('|', chr(92) + '|')} |" for name, path in rows]
+        parts += [
+            f"| `{name}` | {about(path).replace('|', chr(92) + '|')} |" for name, path in rows
+        ]
         parts.append("")
     return "\n".join(parts)
 

@@ -18,20 +18,40 @@ def markdown() -> str:
     parts = ["Options in front of the command:", "", _options(group, "zoo"), ""]
     for name, command in group.commands.items():
         usage = ["```console", f"$ {_usage(command, name)}", "```"]
-        parts += [f"## zoo {name}", "", str(command.help), "", *usage, "", _options(command, name), ""]
+        parts += [
+            f"## zoo {name}",
+            "",
+            str(command.help),
+            "",
+            *usage,
+            "",
+            _options(command, name),
+            "",
+        ]
     return "\n".join(parts)
 
 
 def _usage(command: Any, name: str) -> str:
     context = _context(command, name)
     kinds = [p.param_type_name for p in command.params]
-    words = [_plain(p.get_help_record(context)[0]) for p in command.params if p.param_type_name == "argument"]
+    words = [
+        _plain(p.get_help_record(context)[0])
+        for p in command.params
+        if p.param_type_name == "argument"
+    ]
     return " ".join(["zoo", name, *words, *(["[OPTIONS]"] if "option" in kinds else [])])
 
 
 def _plain(names: str) -> str:
     """Return names and value of a parameter without typer's names of types."""
-    for kind, word in (("int range", "N"), ("integer", "N"), ("int", "N"), ("path", "PATH"), ("text", "TEXT"), ("str", "TEXT")):
+    for kind, word in (
+        ("int range", "N"),
+        ("integer", "N"),
+        ("int", "N"),
+        ("path", "PATH"),
+        ("text", "TEXT"),
+        ("str", "TEXT"),
+    ):
         names = re.sub(rf"^(-.*)<{kind}>", rf"\1{word}", names)
     return re.sub(r" <.*>$", "", names)
 

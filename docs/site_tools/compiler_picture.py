@@ -19,7 +19,11 @@ STAGES = (
     ("standalone library", "kernels and body as one C function"),
     ("load", "pointers in, pointers out"),
 )
-FIRST_CHECK, KEY, LOAD = 3, 4, 7  # stages: after the first, from the second past the compiler to the third
+FIRST_CHECK, KEY, LOAD = (
+    3,
+    4,
+    7,
+)  # stages: after the first, from the second past the compiler to the third
 
 
 def draw() -> str:
@@ -31,22 +35,55 @@ def draw() -> str:
         if i:
             parts.append(p.arrow([(middle, at[i - 1] + HIGH), (middle, at[i])]))
     half = (WIDE - 12) / 2
-    for x, lines in ((LEFT, ("zoo_gradient", "NUTS, one point")), (LEFT + half + 12, ("zoo_steps", "many SVI steps"))):
+    for x, lines in (
+        (LEFT, ("zoo_gradient", "NUTS, one point")),
+        (LEFT + half + 12, ("zoo_steps", "many SVI steps")),
+    ):
         parts.append(p.arrow([(middle, at[LOAD] + HIGH), (x + half / 2, at[-1])]))
         parts.append(p.box(x, at[-1], half, HIGH, lines, soft=1))
     lane = LEFT - 9
-    parts.append(p.arrow([(LEFT, at[KEY] + 21), (lane, at[KEY] + 21), (lane, at[LOAD] + 21), (LEFT, at[LOAD] + 21)], straight=True))
+    parts.append(
+        p.arrow(
+            [
+                (LEFT, at[KEY] + 21),
+                (lane, at[KEY] + 21),
+                (lane, at[LOAD] + 21),
+                (LEFT, at[LOAD] + 21),
+            ],
+            straight=True,
+        )
+    )
     y = (at[KEY] + at[LOAD]) / 2 + 21
-    parts.append(f'<g transform="rotate(-90 {lane - 4:g} {y:g})">{p.text(lane - 4, y, "found on disk", "soft", "middle")}</g>')
+    parts.append(
+        f'<g transform="rotate(-90 {lane - 4:g}'
+        f' {y:g})">{p.text(lane - 4, y, "found on disk", "soft", "middle")}</g>'
+    )
     right, width = LEFT + WIDE + 33, 72.0
     low, high = at[FIRST_CHECK] + HIGH - 14, at[-1] + HIGH
-    words = ("the eager", "function", "", "the truth of", "each check,", "what runs", "where one", "fails")
+    words = (
+        "the eager",
+        "function",
+        "",
+        "the truth of",
+        "each check,",
+        "what runs",
+        "where one",
+        "fails",
+    )
     parts.append(p.box(right, low, width, high - low, words, soft=3))
     for y in (at[FIRST_CHECK] + HIGH + (STEP - HIGH) / 2, at[LOAD] + HIGH + (STEP - HIGH) / 2):
         parts.append(p.arrow([(right, y), (middle + 2, y)], "check", straight=True))
         parts.append(p.text(right - 5, y - 5, "check", "strong", "end"))
-    parts.append(p.arrow([(LEFT + WIDE, at[0] + 21), (right + width / 2, at[0] + 21), (right + width / 2, low)], straight=True))
-    label = "A tensor function is traced, simplified, compiled into a library and checked twice against the eager function."
+    parts.append(
+        p.arrow(
+            [(LEFT + WIDE, at[0] + 21), (right + width / 2, at[0] + 21), (right + width / 2, low)],
+            straight=True,
+        )
+    )
+    label = (
+        "A tensor function is traced, simplified, compiled into a library and checked twice"
+        " against the eager function."
+    )
     return p.document(parts, high + 8, label)
 
 

@@ -1,7 +1,7 @@
 """The Sphinx extension of the site: generated parts of pages, math without scripts, pictures in the colors of the page.
 
-A built page asks nothing of another server: math is MathML, which browsers draw by themselves, and the theme brings its
-fonts and scripts along. The build fails where that is no longer so.
+A built page asks nothing of another server: math is MathML, which browsers draw by themselves, and
+the theme brings its fonts and scripts along. The build fails where that is no longer so.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ def _generate(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = expand(source[0], DOCS / f"{name}.md")
 
 
-# -- math ----------------------------------------------------------------------------------------------------------
+# -- math --------------------------------------------------------------------------------------
 
 
 def _mathml(self: Any, node: nodes.Element, *, block: bool) -> None:
     try:
         text = latex2mathml.tex2mathml(node.astext(), as_block=block)
     except Exception as error:  # the translator raises many kinds
-        _log.warning("math cannot be written as MathML: %s (%s)", node.astext(), error, location=node)
+        _log.warning(
+            "math cannot be written as MathML: %s (%s)", node.astext(), error, location=node
+        )
         text = f"<code>{self.encode(node.astext())}</code>"
     self.body.append(f'<div class="math-block">{text}</div>' if block else text)
     raise nodes.SkipNode
@@ -51,7 +53,7 @@ def _block_math(self: Any, node: nodes.Element) -> None:
     _mathml(self, node, block=True)
 
 
-# -- pictures ------------------------------------------------------------------------------------------------------
+# -- pictures ----------------------------------------------------------------------------------
 
 
 def _inline_pictures(app: Sphinx, tree: nodes.document, name: str) -> None:
@@ -68,7 +70,7 @@ def _inline_pictures(app: Sphinx, tree: nodes.document, name: str) -> None:
         image.replace_self(nodes.raw("", f'<div class="picture">{svg}</div>', format="html"))
 
 
-# -- names ---------------------------------------------------------------------------------------------------------
+# -- names -------------------------------------------------------------------------------------
 
 
 def _public_name(app: Sphinx, env: Any, node: Any, content: nodes.Node) -> nodes.Node | None:
@@ -77,14 +79,22 @@ def _public_name(app: Sphinx, env: Any, node: Any, content: nodes.Node) -> nodes
     room, name = target.partition(".")[0], target.rpartition(".")[2]
     if node.get("refdomain") != "py":
         return None
-    modules = ("zoo.errors", *ROOMS) if "." not in target else (room, f"{room}.errors") if room in ROOMS else ()
+    modules = (
+        ("zoo.errors", *ROOMS)
+        if "." not in target
+        else (room, f"{room}.errors")
+        if room in ROOMS
+        else ()
+    )
     for module in modules:
         if module in DOCUMENTED and name in public(module):
-            return env.domains.python_domain.resolve_xref(env, node["refdoc"], app.builder, "obj", f"{module}.{name}", node, content)
+            return env.domains.python_domain.resolve_xref(
+                env, node["refdoc"], app.builder, "obj", f"{module}.{name}", node, content
+            )
     return None
 
 
-# -- requests ------------------------------------------------------------------------------------------------------
+# -- requests ----------------------------------------------------------------------------------
 
 
 def _check(app: Sphinx, error: Exception | None) -> None:

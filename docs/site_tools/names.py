@@ -44,6 +44,8 @@ def one_by_one(names: Iterable[str]) -> str:
     for name in names:
         module, _, attribute = name.rpartition(".")
         kind = _kind(getattr(importlib.import_module(module), attribute))
-        options = {"class": [":members:", ":member-order: bysource"], "data": [":no-value:"]}.get(kind, [])
+        options = {"class": [":members:", ":member-order: bysource"], "data": [":no-value:"]}.get(
+            kind, []
+        )
         lines += [f".. auto{kind}:: {name}", *(f"   {option}" for option in options), ""]
     return "\n".join(["```{eval-rst}", *lines, "```"])

@@ -1,11 +1,13 @@
 """The navigation of the site, and the parts of pages that are made from files when it is built.
 
-A page asks for such a part by a comment at the end of a line, which may go on on others. The part takes the place of that line; where the
-repository is browsed, the comment is invisible and the rest of the line stands instead:
+A page asks for such a part by a comment at the end of a line, which may go on on others. The part
+takes the place of that line; where the repository is browsed, the comment is invisible and the
+rest of the line stands instead:
 
     The files of this folder. <!-- site: NAME ARGUMENT ... -->
 
-* `contents [PAGE ...]`: a hidden table of contents of these pages, by default of those the page links to.
+* `contents [PAGE ...]`: a hidden table of contents of these pages, by default of those the page
+  links to.
 * `list GLOB`: links to all matching pages, by file name, and their table of contents.
 * `summaries GLOB`: the same with the first sentence of each page.
 * `models`: the gallery of models by kind, from the cards and the pages of `docs/models`.
@@ -69,7 +71,7 @@ def reachable(start: Path) -> Iterator[Path]:
         yield from reachable(page)
 
 
-# -- tables of contents --------------------------------------------------------------------------------------------
+# -- tables of contents ------------------------------------------------------------------------
 
 
 def _linked(page: Path, names: Sequence[str]) -> list[Path]:
@@ -119,7 +121,7 @@ def _summaries(page: Path, globs: Sequence[str]) -> str:
     return "\n".join(["| page | about |", "|---|---|", *rows, "", _toctree(page, pages)])
 
 
-# -- generated text ------------------------------------------------------------------------------------------------
+# -- generated text ----------------------------------------------------------------------------
 
 
 def _gallery(page: Path, _: Sequence[str]) -> str:
@@ -136,9 +138,25 @@ def _gallery(page: Path, _: Sequence[str]) -> str:
         kinds.setdefault(kind, []).append(f"| {name} | {info.title} | {info.reference} |")
     parts = []
     for kind, rows in sorted(kinds.items()):
-        about = ast.get_docstring(ast.parse((ROOT / "zoo" / "models" / kind / "__init__.py").read_text(encoding="utf-8"))) or ""
+        about = (
+            ast.get_docstring(
+                ast.parse(
+                    (ROOT / "zoo" / "models" / kind / "__init__.py").read_text(encoding="utf-8")
+                )
+            )
+            or ""
+        )
         heading = kind.replace("_", " ").capitalize()
-        parts += [f"## {heading}", "", about.partition("\n")[0], "", "| entry | what it is | reference |", "|---|---|---|", *rows, ""]
+        parts += [
+            f"## {heading}",
+            "",
+            about.partition("\n")[0],
+            "",
+            "| entry | what it is | reference |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
     return "\n".join([*parts, _toctree(page, _models(page, ()))])
 
 

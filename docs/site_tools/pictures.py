@@ -1,7 +1,8 @@
 """Pictures as SVG text: boxes, arrows and words, in colors that follow the page or the reader's system.
 
-A picture is written by hand-sized primitives, so that the same input gives the same bytes on every machine and a test can
-compare it with the file in the repository. It is 368 units wide with type of 11 and 12: a phone shows it at its natural size.
+A picture is written by hand-sized primitives, so that the same input gives the same bytes on every
+machine and a test can compare it with the file in the repository. It is 368 units wide with type
+of 11 and 12: a phone shows it at its natural size.
 """
 
 from __future__ import annotations
@@ -50,20 +51,27 @@ def document(parts: Iterable[str], height: float, label: str) -> str:
     style = (
         f".zoo-picture{{{light};{FONT}}}"
         f"@media (prefers-color-scheme:dark){{.zoo-picture{{{dark}}}}}"
-        f'html[data-theme="light"] .zoo-picture{{{light}}}html[data-theme="dark"] .zoo-picture{{{dark}}}'
-        ".zoo-picture text{fill:var(--z-ink);font-size:12px}.zoo-picture .soft{fill:var(--z-soft);font-size:11px}"
-        ".zoo-picture .head{font-weight:600;font-size:14px}.zoo-picture .strong{fill:var(--z-strong);font-size:11px}"
-        ".zoo-picture rect{fill:var(--z-fill);stroke:var(--z-line)}.zoo-picture .module{fill:var(--z-paper);stroke-dasharray:3 2}"
-        ".zoo-picture .panel{fill:var(--z-panel);stroke:none}.zoo-picture .sheet{fill:var(--z-paper);stroke:none}"
-        ".zoo-picture path{fill:none;stroke:var(--z-line);stroke-width:1.2}.zoo-picture .tip{fill:var(--z-line);stroke:none}"
-        ".zoo-picture .check{stroke:var(--z-strong);stroke-dasharray:4 3}.zoo-picture .check-tip{fill:var(--z-strong);stroke:none}"
+        f'html[data-theme="light"] .zoo-picture{{{light}}}html[data-theme="dark"]'
+        f" .zoo-picture{{{dark}}}"
+        ".zoo-picture text{fill:var(--z-ink);font-size:12px}.zoo-picture"
+        " .soft{fill:var(--z-soft);font-size:11px}"
+        ".zoo-picture .head{font-weight:600;font-size:14px}.zoo-picture"
+        " .strong{fill:var(--z-strong);font-size:11px}"
+        ".zoo-picture rect{fill:var(--z-fill);stroke:var(--z-line)}.zoo-picture"
+        " .module{fill:var(--z-paper);stroke-dasharray:3 2}"
+        ".zoo-picture .panel{fill:var(--z-panel);stroke:none}.zoo-picture"
+        " .sheet{fill:var(--z-paper);stroke:none}"
+        ".zoo-picture path{fill:none;stroke:var(--z-line);stroke-width:1.2}.zoo-picture"
+        " .tip{fill:var(--z-line);stroke:none}"
+        ".zoo-picture .check{stroke:var(--z-strong);stroke-dasharray:4 3}.zoo-picture"
+        " .check-tip{fill:var(--z-strong);stroke:none}"
     )
     body = "\n".join(parts)
     return (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="zoo-picture" role="img" viewBox="0 0 {WIDTH} {_n(height)}">\n'
-        f"<title>{escape(label)}</title>\n<style>{style}</style>\n"
-        f'<rect class="sheet" width="{WIDTH}" height="{_n(height)}"/>\n{body}\n</svg>\n'
+        '<?xml version="1.0" encoding="UTF-8"?>\n<svg xmlns="http://www.w3.org/2000/svg"'
+        f' class="zoo-picture" role="img" viewBox="0 0 {WIDTH}'
+        f' {_n(height)}">\n<title>{escape(label)}</title>\n<style>{style}</style>\n<rect'
+        f' class="sheet" width="{WIDTH}" height="{_n(height)}"/>\n{body}\n</svg>\n'
     )
 
 
@@ -84,10 +92,23 @@ def wrapped(words: str, columns: int) -> list[str]:
 
 def panel(x: float, y: float, width: float, height: float) -> str:
     """Return the ground of a group of boxes."""
-    return f'<rect class="panel" x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}" rx="8"/>'
+    return (
+        f'<rect class="panel" x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}"'
+        ' rx="8"/>'
+    )
 
 
-def box(x: float, y: float, width: float, height: float, lines: Sequence[str], *, kind: str = "", about: str = "", soft: int = 9) -> str:
+def box(
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    lines: Sequence[str],
+    *,
+    kind: str = "",
+    about: str = "",
+    soft: int = 9,
+) -> str:
     """Return a box with centered lines.
 
     Args:
@@ -101,10 +122,15 @@ def box(x: float, y: float, width: float, height: float, lines: Sequence[str], *
         soft: the line from which on they are small print.
     """
     first = y + height / 2 + 4.3 - 7.5 * (len(lines) - 1)
-    words = [text(x + width / 2, first + 15 * i, line, "soft" if i >= soft else "", "middle") for i, line in enumerate(lines)]
+    words = [
+        text(x + width / 2, first + 15 * i, line, "soft" if i >= soft else "", "middle")
+        for i, line in enumerate(lines)
+    ]
     chosen = f' class="{kind}"' if kind else ""
     title = f"<title>{escape(about)}</title>" if about else ""
-    rect = f'<rect{chosen} x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}" rx="4"/>'
+    rect = (
+        f'<rect{chosen} x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}" rx="4"/>'
+    )
     return f"<g>{title}{rect}{''.join(words)}</g>"
 
 
@@ -114,7 +140,11 @@ def arrow(points: Sequence[tuple[float, float]], kind: str = "", *, straight: bo
     steps, tip = [f"M{_n(x)} {_n(y)}"], "tip" if not kind else f"{kind}-tip"
     for a, b in rest:
         half = (y + b) / 2
-        steps.append(f"L{_n(a)} {_n(b)}" if straight else f"C{_n(x)} {_n(half)} {_n(a)} {_n(half)} {_n(a)} {_n(b)}")
+        steps.append(
+            f"L{_n(a)} {_n(b)}"
+            if straight
+            else f"C{_n(x)} {_n(half)} {_n(a)} {_n(half)} {_n(a)} {_n(b)}"
+        )
         x, y = a, b
     before = points[-2]
     if straight and before[1] == y:  # it ends sideways

@@ -1,6 +1,7 @@
 """Coordinate ascent for latent Dirichlet allocation: the bound, its updates, and several starts.
 
-For q(topic_k) = Dirichlet(lambda_k), q(mixture_d) = Dirichlet(gamma_d) and the best q of every token's topic given these,
+For q(topic_k) = Dirichlet(lambda_k), q(mixture_d) = Dirichlet(gamma_d) and the best q of every
+token's topic given these,
 
     bound = sum_dv c_dv log sum_k exp(E log mixture_dk + E log topic_kv) - KL(q(mixture) || p) - KL(q(topic) || p)     [nats]
 
@@ -9,10 +10,11 @@ is a true lower bound on log p(words), the words in their order. Both updates be
     gamma_dk = alpha + exp(E log mixture_dk) sum_v r_dv exp(E log topic_kv),         r_dv = c_dv / sum_k exp(...)
     lambda_kv = beta + exp(E log topic_kv) sum_d r_dv exp(E log mixture_dk)
 
-A pass over the corpus is three matrix products. The optimum found depends on where the topics begin, so that many starts are
-run for a few passes, and the best of them are run to the end.
+A pass over the corpus is three matrix products. The optimum found depends on where the topics
+begin, so that many starts are run for a few passes, and the best of them are run to the end.
 
-Source: Blei, Ng and Jordan (2003), JMLR 3, 993-1022; Hoffman, Blei and Bach (2010), Online learning for LDA, NeurIPS 23.
+Source: Blei, Ng and Jordan (2003), JMLR 3, 993-1022; Hoffman, Blei and Bach (2010), Online
+learning for LDA, NeurIPS 23.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ def bound(counts: Tensor, topics: Tensor, mixtures: Tensor, beta: Tensor, alpha:
     return float(fit - _divergence(topics, beta) - _divergence(mixtures, alpha))
 
 
-def mixtures_given(counts: Tensor, log_topics: Tensor, alpha: Tensor, mixtures: Tensor, passes: int) -> Tensor:
+def mixtures_given(
+    counts: Tensor, log_topics: Tensor, alpha: Tensor, mixtures: Tensor, passes: int
+) -> Tensor:
     """Return the concentrations of mixtures after some updates with the topics held fixed, each document by itself."""
     topics = log_topics.exp()
     for _ in range(passes):
@@ -82,17 +86,31 @@ def _pass(counts: Tensor, state: _State, beta: Tensor, alpha: Tensor) -> _State:
 def _begin(counts: Tensor, beta: Tensor, alpha: Tensor, generator: torch.Generator) -> _State:
     """Begin at topics that are each the words of a few documents picked at random, and even mixtures."""
     few = max(1, min(8, len(counts) // len(beta)))
-    picked = torch.stack([torch.randperm(len(counts), generator=generator)[:few] for _ in range(len(beta))])
+    picked = torch.stack(
+        [torch.randperm(len(counts), generator=generator)[:few] for _ in range(len(beta))]
+    )
     words = counts[picked].sum(1)
     even = counts.sum() / len(beta) / counts.shape[1]
     noise = 0.5 + torch.rand(beta.shape, dtype=counts.dtype, generator=generator)
     mass = counts.sum() / len(beta)
-    topics = beta + 0.5 * mass * words / words.sum(1, keepdim=True).clamp(min=1) + 0.5 * even * noise
-    return _State(topics, (alpha + counts.sum(1, keepdim=True) / len(beta)).expand(-1, len(beta)).contiguous())
+    topics = (
+        beta + 0.5 * mass * words / words.sum(1, keepdim=True).clamp(min=1) + 0.5 * even * noise
+    )
+    return _State(
+        topics,
+        (alpha + counts.sum(1, keepdim=True) / len(beta)).expand(-1, len(beta)).contiguous(),
+    )
 
 
 def ascend(
-    counts: Tensor, beta: Tensor, alpha: Tensor, generator: torch.Generator, *, starts: int = 20, finalists: int = 3, passes: int = 1000
+    counts: Tensor,
+    beta: Tensor,
+    alpha: Tensor,
+    generator: torch.Generator,
+    *,
+    starts: int = 20,
+    finalists: int = 3,
+    passes: int = 1000,
 ) -> Ascent:
     """Return the best local optimum of several starts.
 
@@ -122,7 +140,9 @@ def ascend(
     return best._replace(passes=spent, agreeing=near)
 
 
-def _finish(counts: Tensor, state: _State, value: float, beta: Tensor, alpha: Tensor, passes: int) -> Ascent:
+def _finish(
+    counts: Tensor, state: _State, value: float, beta: Tensor, alpha: Tensor, passes: int
+) -> Ascent:
     """Run until ten passes gain less than 1e-8 of the bound."""
     used = 0
     while used < passes:

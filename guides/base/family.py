@@ -22,7 +22,9 @@ __all__ = ["Begin", "Family"]
 class Begin(Protocol):
     """Finds where the optimization of a flat guide begins."""
 
-    def __call__(self, density: LogDensity, generator: torch.Generator, *, radius: float = 0.1) -> Start:
+    def __call__(
+        self, density: LogDensity, generator: torch.Generator, *, radius: float = 0.1
+    ) -> Start:
         """Return the start; raise FitError where no point has a finite density."""
 
 
@@ -34,13 +36,15 @@ class Family:
         name: what users call it; the stem of its file.
         q: the family in one line, a noun phrase.
         blind_spot: what no member of it can represent, in one line.
-        build: `(program, data, entry, *, density, **options) -> guide` makes a member, which is not fitted yet: an autoguide, a
-            `FlatGuide`, or a Pyro guide program.
+        build: `(program, data, entry, *, density, **options) -> guide` makes a member, which is
+            not fitted yet: an autoguide, a `FlatGuide`, or a Pyro guide program.
         options: keywords of `build` that users may give to a fit.
         defaults: fields of `FitConfig` that differ for this family.
-        flat: `(guide, start) -> FlatGuide`, the guide over the flat vector in whitened coordinates; without it a guide that is
-            no `FlatGuide` itself is optimized as a Pyro program.
-        solve: `(guide, density, generator) -> (Stop, gradients)`, in place of stochastic optimization.
+        flat: `(guide, start) -> FlatGuide`, the guide over the flat vector in whitened
+            coordinates; without it a guide that is no `FlatGuide` itself is optimized as a Pyro
+            program.
+        solve: `(guide, density, generator) -> (Stop, gradients)`, in place of stochastic
+            optimization.
         start: where the optimization of a flat guide begins, the common search by default.
         amortized: whether one guide serves all units, also those it has not seen.
         encoder: whether `build` needs the card's `amortize` hook.
@@ -49,7 +53,8 @@ class Family:
         own: whether it is a guide of one entry.
 
     Raises:
-        UsageError: a name that is no identifier, an empty line, a default that `FitConfig` has not, or both `flat` and `solve`.
+        UsageError: a name that is no identifier, an empty line, a default that `FitConfig` has
+            not, or both `flat` and `solve`.
     """
 
     name: str
@@ -70,14 +75,25 @@ class Family:
     def __post_init__(self) -> None:
         """Refuse a record that would fail later and elsewhere."""
         if not self.name.isidentifier():
-            raise UsageError(f"A family is called {self.name!r}; accepted: letters, digits and _, such as my_family.")
+            raise UsageError(
+                f"A family is called {self.name!r}; accepted: letters, digits and _, such as"
+                " my_family."
+            )
         if not self.own and not (self.q.strip() and self.blind_spot.strip()):
-            raise UsageError(f"Family {self.name!r} says nothing of q or of its blind spot; write one line each.")
+            raise UsageError(
+                f"Family {self.name!r} says nothing of q or of its blind spot; write one line"
+                " each."
+            )
         if self.flat is not None and self.solve is not None:
-            raise UsageError(f"Family {self.name!r} has both flat and solve; give flat to optimize by steps, solve to do it itself.")
+            raise UsageError(
+                f"Family {self.name!r} has both flat and solve; give flat to optimize by steps,"
+                " solve to do it itself."
+            )
         unknown = sorted(set(self.defaults) - set(FitConfig.__dataclass_fields__))
         if unknown:
-            raise UnknownNameError(f"default of family {self.name!r}", unknown[0], FitConfig.__dataclass_fields__)
+            raise UnknownNameError(
+                f"default of family {self.name!r}", unknown[0], FitConfig.__dataclass_fields__
+            )
 
     @property
     def is_program(self) -> bool:

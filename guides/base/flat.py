@@ -4,9 +4,10 @@ For u in R^dim with the site order and bijections of `LogDensity`,
 
     ELBO = E_q[log p(u, data) - log q(u)]      [nats]
 
-A `FlatGuide` makes u from standard normal noise and knows log q. Pyro's Gaussian autoguides are optimized through a
-`FlatGuide` in whitened coordinates, u = m + L (a + T eps), where every parameter is of order one whatever the units of
-the posterior are, and are then filled with the result: the same family, the same optimum, a better conditioned path.
+A `FlatGuide` makes u from standard normal noise and knows log q. Pyro's Gaussian autoguides are
+optimized through a `FlatGuide` in whitened coordinates, u = m + L (a + T eps), where every
+parameter is of order one whatever the units of the posterior are, and are then filled with the
+result: the same family, the same optimum, a better conditioned path.
 """
 
 from __future__ import annotations
@@ -27,15 +28,23 @@ from zoo.density.log_density import LogDensity, default_dtype
 from zoo.errors import ProgramError
 from zoo.types import Data, Program
 
-__all__ = ["FlatGuide", "Start", "build_autoguide", "fill", "lower_product", "standard_normal_log_prob", "triangular"]
+__all__ = [
+    "FlatGuide",
+    "Start",
+    "build_autoguide",
+    "fill",
+    "lower_product",
+    "standard_normal_log_prob",
+    "triangular",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """Where optimization begins: a location, marginal scales of a diagonal q, and a Cholesky factor of a full one.
 
-    `factor` is `[dim, dim]`, None where it is the diagonal of the scales, which for the units of an encoder would not fit
-    into memory. `gradients` counts what it cost.
+    `factor` is `[dim, dim]`, None where it is the diagonal of the scales, which for the units of
+    an encoder would not fit into memory. `gradients` counts what it cost.
     """
 
     loc: Tensor
@@ -64,12 +73,15 @@ class FlatGuide(nn.Module, ABC):
     noise_dim: int
 
     @abstractmethod
-    def sample(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Map noise `[n, noise_dim]` to points `[n, dim]` and their log q `[n]` in nats.
 
-        `stl=True` stops the gradient at the parameters inside log q (sticking the landing, Roeder et al. 2017): the
-        gradient stays unbiased and its variance vanishes where q equals the posterior. With `index`, only the local
-        values of these units need to be set, and their log q counts size / batch times.
+        `stl=True` stops the gradient at the parameters inside log q (sticking the landing, Roeder
+        et al. 2017): the gradient stays unbiased and its variance vanishes where q equals the
+        posterior. With `index`, only the local values of these units need to be set, and their log
+        q counts size / batch times.
         """
 
     @abstractmethod
@@ -116,11 +128,13 @@ def lower_product(tril: Tensor, x: Tensor) -> Tensor:
     return torch.cat([tril[a:b, :b] @ x[:b] for a, b in pairwise(ends)])
 
 
-def build_autoguide(kind: type[AutoContinuous], program: Program, data: Data, density: LogDensity, **options: Any) -> AutoContinuous:
+def build_autoguide(
+    kind: type[AutoContinuous], program: Program, data: Data, density: LogDensity, **options: Any
+) -> AutoContinuous:
     """Build one of Pyro's flat autoguides on the program's continuous sites and check its layout against `LogDensity`.
 
-    Every site starts at the image of unconstrained zero, so that improper flat priors (which cannot be sampled) work;
-    discrete sites are hidden, since the density sums them out.
+    Every site starts at the image of unconstrained zero, so that improper flat priors (which
+    cannot be sampled) work; discrete sites are hidden, since the density sums them out.
 
     Raises:
         ProgramError: the autoguide orders or shapes the sites otherwise than the log density does.
@@ -128,7 +142,9 @@ def build_autoguide(kind: type[AutoContinuous], program: Program, data: Data, de
     with default_dtype(density.dtype), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         values = density.constrain(torch.zeros(density.dim, dtype=density.dtype))
-        hidden = poutine.block(program, hide=list(density.discrete)) if density.discrete else program
+        hidden = (
+            poutine.block(program, hide=list(density.discrete)) if density.discrete else program
+        )
         guide = kind(hidden, init_loc_fn=init_to_value(values=values), **options)
         with poutine.block():
             guide(**data.train)
@@ -136,7 +152,8 @@ def build_autoguide(kind: type[AutoContinuous], program: Program, data: Data, de
     ours = [(s.name, tuple(s.unconstrained_shape)) for s in density.sites]
     if theirs != ours:
         raise ProgramError(
-            f"The autoguide lays its sites out as {theirs}, the log density as {ours}; give every site a fixed place and shape."
+            f"The autoguide lays its sites out as {theirs}, the log density as {ours}; give every"
+            " site a fixed place and shape."
         )
     return guide
 

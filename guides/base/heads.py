@@ -1,8 +1,8 @@
 """Heads: how the per-datum parameters of one unit become a distribution over its local values.
 
-A head takes `out` `[unit, numbers]`, from an encoder or from a table, and standard normal noise `[n, unit, width]`. It
-works in standardized coordinates; `outside` brings them to the scale of the local values, v = center + spread * w with the
-common scales of the start, and log q is over v.
+A head takes `out` `[unit, numbers]`, from an encoder or from a table, and standard normal noise
+`[n, unit, width]`. It works in standardized coordinates; `outside` brings them to the scale of the
+local values, v = center + spread * w with the common scales of the start, and log q is over v.
 
     diagonal     w = m + exp(s) eps
     full         w = m + T eps,                 T lower triangular with diagonal exp(s)
@@ -71,7 +71,9 @@ class DiagonalHead(Head):
     def log_prob(self, out: Tensor, w: Tensor) -> Tensor:
         """Return the sum of normal log densities."""
         log_scale = out[:, self.width :]
-        return standard_normal_log_prob((w - out[:, : self.width]) * (-log_scale).exp()) - log_scale.sum(-1)
+        return standard_normal_log_prob(
+            (w - out[:, : self.width]) * (-log_scale).exp()
+        ) - log_scale.sum(-1)
 
 
 class TriangularHead(Head):
@@ -109,24 +111,31 @@ class TriangularHead(Head):
 
     def log_prob(self, out: Tensor, w: Tensor) -> Tensor:
         """Return the normal log density."""
-        return standard_normal_log_prob(self.solve(out, w)) - out[:, self.width : 2 * self.width].sum(-1)
+        return standard_normal_log_prob(self.solve(out, w)) - out[
+            :, self.width : 2 * self.width
+        ].sum(-1)
 
 
 class FlowHead(Head):
     """A normal with full covariance pushed through affine couplings in its own standardized coordinates.
 
-    Layer l changes every second coordinate: v_b = v_b exp(a) + c with (a, c) a network of the other coordinates and of h,
+    Layer l changes every second coordinate: v_b = v_b exp(a) + c with (a, c) a network of the
+    other coordinates and of h,
     |a| <= 3. One dimension has nothing to couple: there the head is the normal.
     """
 
     def __init__(self, width: int, *, layers: int = 4, hidden: int = 24, context: int = 8) -> None:
         super().__init__(width)
         self.normal, self.hidden, self.context = TriangularHead(width), hidden, context
-        self.kept = [[k for k in range(width) if k % 2 == layer % 2] for layer in range(layers if width > 1 else 0)]
+        self.kept = [
+            [k for k in range(width) if k % 2 == layer % 2]
+            for layer in range(layers if width > 1 else 0)
+        ]
         self.moved = [[k for k in range(width) if k not in kept] for kept in self.kept]
         self.couplings = nn.ModuleList(
-            _coupling(len(kept) + context, hidden, 2 * len(moved)) for kept, moved in zip(self.kept, self.moved, strict=True)
-        )  # fmt: skip
+            _coupling(len(kept) + context, hidden, 2 * len(moved))
+            for kept, moved in zip(self.kept, self.moved, strict=True)
+        )
 
     @property
     def numbers(self) -> int:
@@ -144,7 +153,10 @@ class FlowHead(Head):
         return BOUND * torch.tanh(a / BOUND)
 
     def _put(self, layer: int, v: Tensor, moved: Tensor) -> Tensor:
-        columns = [v[..., k] if k in self.kept[layer] else moved[..., self.moved[layer].index(k)] for k in range(self.width)]
+        columns = [
+            v[..., k] if k in self.kept[layer] else moved[..., self.moved[layer].index(k)]
+            for k in range(self.width)
+        ]
         return torch.stack(columns, -1)
 
     def draw(self, out: Tensor, noise: Tensor) -> Tensor:

@@ -1,15 +1,20 @@
 """Where optimization begins: most published failures of VI measure the start, not the family.
 
-1. The first point of finite density and gradient among jittered zeros of growing radius. Where every value belongs to a unit
-   (a decoder's codes), each unit then begins at the highest of many draws of its own: its posterior may have several modes,
-   and the joint density of all units is no guide to them.
-2. A deterministic mean field from there: scipy's L-BFGS-B on the fixed-noise ELBO with mirrored draws (Giordano,
-   Ingram & Broderick, JMLR 25(18), 2024). Unlike a mode it exists wherever the posterior is proper: the centered eight
-   schools have no mode.
-3. The Hessian there, with its eigenvalues floored where the density is not log-concave; of several floors the one with
-   the best ELBO is kept. Then (2) once more in these whitened coordinates, which repairs ill-conditioned posteriors.
+1. The first point of finite density and gradient among jittered zeros of growing radius. Where
+every value belongs to a unit
+   (a decoder's codes), each unit then begins at the highest of many draws of its own: its
+   posterior may have several modes, and the joint density of all units is no guide to them.
+2. A deterministic mean field from there: scipy's L-BFGS-B on the fixed-noise ELBO with mirrored
+draws (Giordano,
+   Ingram & Broderick, JMLR 25(18), 2024). Unlike a mode it exists wherever the posterior is
+   proper: the centered eight schools have no mode.
+3. The Hessian there, with its eigenvalues floored where the density is not log-concave; of several
+floors the one with
+   the best ELBO is kept. Then (2) once more in these whitened coordinates, which repairs
+   ill-conditioned posteriors.
 
-The result only conditions and shortens the stochastic optimization that follows; it does not decide its optimum.
+The result only conditions and shortens the stochastic optimization that follows; it does not
+decide its optimum.
 """
 
 from __future__ import annotations
@@ -38,7 +43,9 @@ FLOORS = (1e-6, 0.01, 0.1, 0.5)
 Density = Callable[[Tensor], Tensor]
 
 
-def first_point(density: LogDensity, generator: torch.Generator, radius: float) -> tuple[Tensor, int]:
+def first_point(
+    density: LogDensity, generator: torch.Generator, radius: float
+) -> tuple[Tensor, int]:
     """Return the first of ten jittered points with finite density and gradient, and the gradients spent.
 
     Raises:
@@ -53,24 +60,35 @@ def first_point(density: LogDensity, generator: torch.Generator, radius: float) 
         if torch.isfinite(value).all() and torch.isfinite(grad).all():
             return point, tried
     raise FitError(
-        f"The log density or its gradient is not finite at any of {len(radii)} starting points (radius 0 to 4 in unconstrained space), "
-        f"first at {density.nonfinite_sites(point)}; check that site's scale, its data and its support."
+        f"The log density or its gradient is not finite at any of {len(radii)} starting points"
+        f" (radius 0 to 4 in unconstrained space), first at {density.nonfinite_sites(point)};"
+        " check that site's scale, its data and its support."
     )
 
 
-def unit_points(density: LogDensity, point: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
+def unit_points(
+    density: LogDensity, point: Tensor, generator: torch.Generator
+) -> tuple[Tensor, int]:
     """Return each unit's highest of standard normal draws and the point `[dim]` itself, and the evaluations spent.
 
-    A program with a value or a term that belongs to no unit, or one that is evaluated point by point, keeps its point.
+    A program with a value or a term that belongs to no unit, or one that is evaluated point by
+    point, keeps its point.
     """
     if not is_local(density) or not density.batch_function().vectorized:
         return point, 0
     units = int(density.data.size or 1)
-    draws = torch.randn(min(CANDIDATES, EVALUATIONS // units), density.dim, dtype=density.dtype, generator=generator)
+    draws = torch.randn(
+        min(CANDIDATES, EVALUATIONS // units),
+        density.dim,
+        dtype=density.dtype,
+        generator=generator,
+    )
     draws = torch.cat([point[None], draws])
     try:
         with torch.no_grad():
-            terms = [many_unit_terms(density, part) for part in draws.split(max(1, AT_ONCE // units))]
+            terms = [
+                many_unit_terms(density, part) for part in draws.split(max(1, AT_ONCE // units))
+            ]
     except FitError:  # an observed site outside the plate: no sum over units
         return point, 0
     height = torch.cat([t.likelihood + t.prior for t in terms])  # [draw, unit]
@@ -87,7 +105,9 @@ def plain_start(density: LogDensity) -> Start:
     return Start(loc=zero, scale=zero + 1, sentence="started from standard normals")
 
 
-def find_start(density: LogDensity, generator: torch.Generator, *, radius: float = 0.1, evaluations: int = 400) -> Start:
+def find_start(
+    density: LogDensity, generator: torch.Generator, *, radius: float = 0.1, evaluations: int = 400
+) -> Start:
     """Return location, scales and Cholesky factor to start from; see the module's text for the three steps."""
     function = density.batch_function()
     loc, spent = first_point(density, generator, radius)
@@ -100,30 +120,55 @@ def find_start(density: LogDensity, generator: torch.Generator, *, radius: float
     common = torch.cat([common, -common])
     identity = torch.eye(density.dim, dtype=density.dtype)
 
-    loc, scale, used = _fixed_noise_fit(function, loc, identity, torch.full_like(loc, -2.0), noise, evaluations)
+    loc, scale, used = _fixed_noise_fit(
+        function, loc, identity, torch.full_like(loc, -2.0), noise, evaluations
+    )
     spent += used
     tril, used = _whitening(density, function, loc, scale, common)
     spent += used
     if density.dim <= HESSIAN_LIMIT:
-        shift, spread, used = _fixed_noise_fit(function, loc, tril, torch.zeros_like(loc), noise, evaluations // 2)
+        shift, spread, used = _fixed_noise_fit(
+            function, loc, tril, torch.zeros_like(loc), noise, evaluations // 2
+        )
         spent += used
-        moved = tril * spread if _elbo(function, shift, tril * spread, common) > _elbo(function, shift, tril, common) else tril
-        again, used = _whitening(density, function, shift, (moved @ moved.T).inverse().diagonal().rsqrt(), common)
+        moved = (
+            tril * spread
+            if _elbo(function, shift, tril * spread, common) > _elbo(function, shift, tril, common)
+            else tril
+        )
+        again, used = _whitening(
+            density, function, shift, (moved @ moved.T).inverse().diagonal().rsqrt(), common
+        )
         spent += used
-        best = max((_elbo(function, loc, tril, common), loc, tril), (_elbo(function, shift, moved, common), shift, moved),
-                   (_elbo(function, shift, again, common), shift, again), key=lambda c: c[0])  # fmt: skip
+        best = max(
+            (_elbo(function, loc, tril, common), loc, tril),
+            (_elbo(function, shift, moved, common), shift, moved),
+            (_elbo(function, shift, again, common), shift, again),
+            key=lambda c: c[0],
+        )
         _, loc, tril = best
         spent += 5 * len(common)
         narrow = (tril @ tril.T).inverse().diagonal().rsqrt()
-        if _elbo(function, loc, torch.diag(narrow), common) > _elbo(function, loc, torch.diag(scale), common):
+        if _elbo(function, loc, torch.diag(narrow), common) > _elbo(
+            function, loc, torch.diag(scale), common
+        ):
             scale = narrow
     return Start(
-        loc=loc, scale=scale, factor=tril, gradients=spent, sentence=f"started from a fixed-noise mean field after {spent} gradients"
+        loc=loc,
+        scale=scale,
+        factor=tril,
+        gradients=spent,
+        sentence=f"started from a fixed-noise mean field after {spent} gradients",
     )
 
 
 def _fixed_noise_fit(
-    function: Density, origin: Tensor, tril: Tensor, log_scale: Tensor, noise: Tensor, evaluations: int
+    function: Density,
+    origin: Tensor,
+    tril: Tensor,
+    log_scale: Tensor,
+    noise: Tensor,
+    evaluations: int,
 ) -> tuple[Tensor, Tensor, int]:
     """Maximize mean_j log p(origin + tril (a + exp(b) e_j)) + sum b over a and b; return the location, exp(b) and the gradients used."""
     dim, calls = len(origin), 0
@@ -142,7 +187,12 @@ def _fixed_noise_fit(
     first = torch.cat([torch.zeros_like(origin), log_scale]).double().numpy()
     bounds = [(None, None)] * dim + [(float(b) - 12.0, float(b) + 9.0) for b in log_scale]
     result = scipy.optimize.minimize(
-        objective, first, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxfun": evaluations, "maxcor": 20}
+        objective,
+        first,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"maxfun": evaluations, "maxcor": 20},
     )
     best = torch.as_tensor(result.x, dtype=origin.dtype)
     if not np.isfinite(result.fun) or result.fun >= 1e12:
@@ -150,7 +200,9 @@ def _fixed_noise_fit(
     return origin + tril @ best[:dim], best[dim:].exp(), calls * len(noise)
 
 
-def _whitening(density: LogDensity, function: Density, loc: Tensor, scale: Tensor, common: Tensor) -> tuple[Tensor, int]:
+def _whitening(
+    density: LogDensity, function: Density, loc: Tensor, scale: Tensor, common: Tensor
+) -> tuple[Tensor, int]:
     """Return the Cholesky factor of the inverse negative Hessian at loc with its eigenvalues floored, diagonal if there is none."""
     diagonal = torch.diag(scale)
     if density.dim > HESSIAN_LIMIT:

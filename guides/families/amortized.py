@@ -2,10 +2,11 @@
 
     q(u) = Normal(u_global; m, L L^T) prod_i prod_k Normal(u_ik; m_k(x_i), s_k(x_i)^2),     (m, log s) = MLP(x_i)
 
-over the unconstrained values; x_i is row i of `entry.amortize(tensors)`, standardized. It cannot represent dependence
-between local and global values or among the locals of a unit, and the encoder may not reach every unit's own optimum
-(the amortization gap). Works on minibatches: only the units of a step are encoded, their terms scaled by size / batch.
-`amortized_full` and `amortized_flow` are the same with another head (`guides.base.heads`).
+over the unconstrained values; x_i is row i of `entry.amortize(tensors)`, standardized. It cannot
+represent dependence between local and global values or among the locals of a unit, and the encoder
+may not reach every unit's own optimum (the amortization gap). Works on minibatches: only the units
+of a step are encoded, their terms scaled by size / batch. `amortized_full` and `amortized_flow`
+are the same with another head (`guides.base.heads`).
 Source: Agrawal & Domke 2021, "Amortized variational inference for simple hierarchical models".
 """
 
@@ -31,9 +32,16 @@ __all__ = ["FAMILY", "AmortizedGuide", "build", "flat", "start"]
 
 
 def build(
-    program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, hidden: int = 32, globals: str = "full_rank",
-    encoder: nn.Module | None = None, head: str = "diagonal",
-) -> nn.Module:  # fmt: skip
+    program: Program,
+    data: Data,
+    entry: ModelEntry,
+    *,
+    density: LogDensity | None = None,
+    hidden: int = 32,
+    globals: str = "full_rank",
+    encoder: nn.Module | None = None,
+    head: str = "diagonal",
+) -> nn.Module:
     """Build the guide; its encoder is a two-layer network of `hidden` units unless one is given.
 
     Args:
@@ -43,7 +51,8 @@ def build(
         density: the program's log density if already made.
         hidden: width of the two hidden layers.
         globals: `full_rank` or `mean_field` over the global sites.
-        encoder: a network `[unit, feature] -> [unit, numbers of the head]` used in place of the built one.
+        encoder: a network `[unit, feature] -> [unit, numbers of the head]` used in place of the
+            built one.
         head: `diagonal`, `full` or `flow`, see `guides.base.heads`.
 
     Raises:
@@ -51,17 +60,26 @@ def build(
         UsageError: an unknown choice for `globals`.
     """
     if entry.amortize is None:
-        raise FitError(f"Entry {entry.name!r} has no amortize hook; an encoder needs amortize=lambda tensors: ... [unit, feature].")
+        raise FitError(
+            f"Entry {entry.name!r} has no amortize hook; an encoder needs amortize=lambda tensors:"
+            " ... [unit, feature]."
+        )
     if globals not in ("full_rank", "mean_field"):
         raise UsageError(f"globals is {globals!r}; accepted: full_rank, mean_field.")
     density = density or LogDensity(program, data, dtype=entry.dtype)
     features = features_of(entry, data.train)
-    return AmortizedGuide(density, features, hidden=hidden, full=globals == "full_rank", encoder=encoder, head=head)
+    return AmortizedGuide(
+        density, features, hidden=hidden, full=globals == "full_rank", encoder=encoder, head=head
+    )
 
 
 def start(density: LogDensity, generator: torch.Generator, *, radius: float = 0.1) -> Start:
     """Return where to begin: the usual search, except in many dimensions, where the encoder begins at standard normals."""
-    return find_start(density, generator, radius=radius) if density.dim <= LARGEST_SEARCH else plain_start(density)
+    return (
+        find_start(density, generator, radius=radius)
+        if density.dim <= LARGEST_SEARCH
+        else plain_start(density)
+    )
 
 
 def flat(guide: nn.Module, start: Start) -> FlatGuide:
@@ -81,7 +99,8 @@ def features_of(entry: ModelEntry, tensors: Mapping[str, Any]) -> Tensor:
     features = torch.as_tensor(entry.amortize(tensors), dtype=entry.dtype)
     if features.ndim != 2 or not bool(torch.isfinite(features).all()):
         raise FitError(
-            f"The amortize hook of {entry.name!r} returned shape {tuple(features.shape)}; a finite matrix [unit, feature] is needed."
+            f"The amortize hook of {entry.name!r} returned shape {tuple(features.shape)}; a finite"
+            " matrix [unit, feature] is needed."
         )
     return features
 
@@ -94,17 +113,35 @@ class AmortizedGuide(LocalGuide):
     feature_sd: Tensor
     base: Tensor
 
-    def __init__(self, density: LogDensity, features: Tensor, *, hidden: int, full: bool, encoder: nn.Module | None, head: str) -> None:
+    def __init__(
+        self,
+        density: LogDensity,
+        features: Tensor,
+        *,
+        hidden: int,
+        full: bool,
+        encoder: nn.Module | None,
+        head: str,
+    ) -> None:
         super().__init__(density, full=full, head=head)
         if len(features) != self.size:
-            raise FitError(f"The amortize hook returned {len(features)} rows for {self.size} units; one row per unit is needed.")
+            raise FitError(
+                f"The amortize hook returned {len(features)} rows for {self.size} units; one row"
+                " per unit is needed."
+            )
         mean, sd = features.mean(0), features.std(0)
-        sd = torch.where(sd > 1e-12, sd, torch.ones_like(sd))  # a feature without variation here may vary in units seen later
+        sd = torch.where(
+            sd > 1e-12, sd, torch.ones_like(sd)
+        )  # a feature without variation here may vary in units seen later
         self.register_buffer("features", (features - mean) / sd)
         self.register_buffer("feature_mean", mean)
         self.register_buffer("feature_sd", sd)
         self.register_buffer("base", features.new_zeros(self.head.numbers))
-        self.encoder: nn.Module = encoder if encoder is not None else _network(features.shape[1], hidden, self.head.numbers, density.dtype)
+        self.encoder: nn.Module = (
+            encoder
+            if encoder is not None
+            else _network(features.shape[1], hidden, self.head.numbers, density.dtype)
+        )
 
     def begin_local(self, scale: Tensor, loc: Tensor) -> None:
         """Let the log scales begin at the mean over the units."""
@@ -118,17 +155,26 @@ class AmortizedGuide(LocalGuide):
     def encode(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return location and scale `[unit, local]` of the unconstrained local values for rows of features, before a flow."""
         out = self.base + self.encoder((features - self.feature_mean) / self.feature_sd)
-        return self.center + self.spread * out[:, : self.width], self.spread * out[:, self.width : 2 * self.width].exp()
+        return (
+            self.center + self.spread * out[:, : self.width],
+            self.spread * out[:, self.width : 2 * self.width].exp(),
+        )
 
     def transferred(self, density: LogDensity, features: Tensor) -> AmortizedGuide:
         """Return the guide for other units of the same program, `[unit, feature]`: the encoder is the same.
 
         Raises:
-            FitError: the program has global sites, whose approximation belongs to the units it was fitted to.
+            FitError: the program has global sites, whose approximation belongs to the units it was
+                fitted to.
         """
         if len(self.rest):
-            raise FitError("A guide with global sites belongs to the units it was fitted to; fit the other units.")
-        other = AmortizedGuide(density, features, hidden=1, full=self.full, encoder=self.encoder, head="diagonal")
+            raise FitError(
+                "A guide with global sites belongs to the units it was fitted to; fit the other"
+                " units."
+            )
+        other = AmortizedGuide(
+            density, features, hidden=1, full=self.full, encoder=self.encoder, head="diagonal"
+        )
         other.head = self.head
         other.features = (features - self.feature_mean) / self.feature_sd
         for name in ("feature_mean", "feature_sd", "base", "center", "spread"):
@@ -140,9 +186,12 @@ def _network(inputs: int, hidden: int, outputs: int, dtype: torch.dtype) -> nn.M
     """Two hidden layers; the last one starts near zero, so that every unit begins at the common local moments."""
     last = nn.Linear(hidden, outputs, dtype=dtype)
     network = nn.Sequential(
-        nn.Linear(inputs, hidden, dtype=dtype), nn.Tanh(), nn.Linear(hidden, hidden, dtype=dtype), nn.Tanh(),
+        nn.Linear(inputs, hidden, dtype=dtype),
+        nn.Tanh(),
+        nn.Linear(hidden, hidden, dtype=dtype),
+        nn.Tanh(),
         last,
-    )  # fmt: skip
+    )
     with torch.no_grad():
         last.weight.mul_(0.1)
         last.bias.zero_()

@@ -2,7 +2,8 @@
 
     u_i = m(x_i) + T(x_i) f(eps_i; h(x_i)),        f = four affine couplings (Dinh, Sohl-Dickstein & Bengio 2017)
 
-It cannot represent dependence between local and global values; well separated modes stay joined by a bridge.
+It cannot represent dependence between local and global values; well separated modes stay joined by
+a bridge.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     q(u) = Normal(u_global; m, L L^T) prod_i Normal(u_i; m(x_i), T(x_i) T(x_i)^T)
 
-It cannot represent curved or multimodal local posteriors, nor dependence between local and global values.
+It cannot represent curved or multimodal local posteriors, nor dependence between local and global
+values.
 """
 
 from __future__ import annotations

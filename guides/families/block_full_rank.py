@@ -2,8 +2,9 @@
 
     q(u) = Normal(u_global; m, L L^T) prod_i Normal(u_i; m_i, T_i T_i^T)
 
-With independent units given no global site this is the optimum of `full_rank` at a fraction of its parameters. It cannot
-represent curved or multimodal local posteriors, nor dependence between units or between local and global values.
+With independent units given no global site this is the optimum of `full_rank` at a fraction of its
+parameters. It cannot represent curved or multimodal local posteriors, nor dependence between units
+or between local and global values.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ __all__ = ["FAMILY", "TableGuide", "build", "flat", "start"]
 
 
 def build(
-    program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, head: str = "full", **options: Any
+    program: Program,
+    data: Data,
+    entry: ModelEntry,
+    *,
+    density: LogDensity | None = None,
+    head: str = "full",
+    **options: Any,
 ) -> nn.Module:
     """Build the guide.
 
@@ -54,9 +61,17 @@ class TableGuide(LocalGuide):
 
     def numbers(self, units: Tensor | None) -> Tensor:
         """Return the rows of these units; a location moves in units of its start's scale."""
-        table, base = (self.table, self.base) if units is None else (self.table[units], self.base[units])
+        table, base = (
+            (self.table, self.base) if units is None else (self.table[units], self.base[units])
+        )
         width = self.width
-        return torch.cat([base[:, :width] + base[:, width : 2 * width].exp() * table[:, :width], base[:, width:] + table[:, width:]], -1)
+        return torch.cat(
+            [
+                base[:, :width] + base[:, width : 2 * width].exp() * table[:, :width],
+                base[:, width:] + table[:, width:],
+            ],
+            -1,
+        )
 
 
 FAMILY = Family(

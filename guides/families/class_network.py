@@ -2,8 +2,9 @@
 
     q(u, c) = Normal(u; m, L L^T) prod_i Categorical(c_i; softmax(network(x_i)))
 
-over the unconstrained parameters u and the class c_i of each row, trained on Pyro's `TraceEnum_ELBO`. The network sees
-the row but not the parameters, so its bound is lower than that of the same q(u) with classes summed out by exactly
+over the unconstrained parameters u and the class c_i of each row, trained on Pyro's
+`TraceEnum_ELBO`. The network sees the row but not the parameters, so its bound is lower than that
+of the same q(u) with classes summed out by exactly
 
     sum_i E_q(u) KL( q(c_i | x_i) || p(c_i | x_i, u) )      [nats],
 
@@ -35,17 +36,21 @@ HIDDEN = 16
 STARTS, STEPS = 8, 60  # of the search for a mode to start from
 
 
-def build(program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None) -> nn.Module:
+def build(
+    program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None
+) -> nn.Module:
     """Build the guide of a program with one discrete site; see the module's text.
 
     Raises:
-        ProgramError: the program has no discrete site or several, or the entry has no `amortize` hook.
+        ProgramError: the program has no discrete site or several, or the entry has no `amortize`
+            hook.
     """
     density = density or LogDensity(program, data, dtype=entry.dtype)
     if len(density.discrete) != 1 or entry.amortize is None:
         raise ProgramError(
-            f"{entry.name} has {len(density.discrete)} discrete sites and {'no' if entry.amortize is None else 'an'} amortize hook; "
-            "a class network needs one discrete site and amortize=lambda tensors: ... [row, feature]."
+            f"{entry.name} has {len(density.discrete)} discrete sites and"
+            f" {'no' if entry.amortize is None else 'an'} amortize hook; a class network needs one"
+            " discrete site and amortize=lambda tensors: ... [row, feature]."
         )
     return ClassNetwork(density, entry.amortize)
 
@@ -56,13 +61,18 @@ class ClassNetwork(PyroModule):
     origin: Tensor
     tril: Tensor
 
-    def __init__(self, density: LogDensity, features: Callable[[Mapping[str, Any]], Tensor]) -> None:
+    def __init__(
+        self, density: LogDensity, features: Callable[[Mapping[str, Any]], Tensor]
+    ) -> None:
         super().__init__()
         with default_dtype(density.dtype), poutine.block():
             nodes = poutine.trace(density.program).get_trace(**density.data.train).nodes
         (self.label,) = density.discrete
         self.__dict__["sites"] = density.sites
-        self.__dict__["frames"] = {n: [f for f in nodes[n]["cond_indep_stack"] if f.vectorized] for n in (self.label, *_names(density))}
+        self.__dict__["frames"] = {
+            n: [f for f in nodes[n]["cond_indep_stack"] if f.vectorized]
+            for n in (self.label, *_names(density))
+        }
         self.__dict__["features"] = features
         x = torch.as_tensor(features(density.data.train), dtype=density.dtype)
         self.register_buffer("mean", x.mean(0))
@@ -75,9 +85,12 @@ class ClassNetwork(PyroModule):
         self.lower = nn.Parameter(torch.zeros_like(tril))
         classes = len(nodes[self.label]["fn"].enumerate_support(expand=False))
         self.network = nn.Sequential(
-            nn.Linear(x.shape[-1], HIDDEN, dtype=x.dtype), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN, dtype=x.dtype), nn.Tanh(),
+            nn.Linear(x.shape[-1], HIDDEN, dtype=x.dtype),
+            nn.Tanh(),
+            nn.Linear(HIDDEN, HIDDEN, dtype=x.dtype),
+            nn.Tanh(),
             nn.Linear(HIDDEN, classes, dtype=x.dtype),
-        )  # fmt: skip
+        )
 
     def logits(self, tensors: Mapping[str, Any]) -> Tensor:
         """Return the network's log odds of the classes for the rows of these tensors, `[row, class]`."""
@@ -88,7 +101,9 @@ class ClassNetwork(PyroModule):
     def normal(self) -> dist.MultivariateNormal:
         """Return q(u)."""
         factor = self.tril @ (self.lower.tril(-1) + torch.diag(self.log_scale.exp()))
-        return dist.MultivariateNormal(self.origin + self.tril @ self.shift, scale_tril=factor, validate_args=False)
+        return dist.MultivariateNormal(
+            self.origin + self.tril @ self.shift, scale_tril=factor, validate_args=False
+        )
 
     def draw_flat(self, n: int) -> tuple[Tensor, Tensor]:
         """Return n unconstrained points `[n, dim]` and log q(u) `[n]`, the classes left out; no program is run."""
@@ -100,7 +115,9 @@ class ClassNetwork(PyroModule):
         """Draw the parameters, then the class of each row."""
         u = pyro.sample("_u", self.normal(), infer={"is_auxiliary": True})
         frames = {frame.name: frame for stack in self.frames.values() for frame in stack}
-        plates = {name: pyro.plate(name, frame.size, dim=frame.dim) for name, frame in frames.items()}
+        plates = {
+            name: pyro.plate(name, frame.size, dim=frame.dim) for name, frame in frames.items()
+        }
         for site in self.sites:
             raw = u[..., site.start : site.stop].reshape(u.shape[:-1] + site.unconstrained_shape)
             value = site.transform(raw)
@@ -114,7 +131,11 @@ class ClassNetwork(PyroModule):
         with ExitStack() as stack:
             for frame in self.frames[self.label]:
                 stack.enter_context(plates[frame.name])
-            pyro.sample(self.label, dist.Categorical(logits=self.logits(tensors)), infer={"enumerate": "parallel"})
+            pyro.sample(
+                self.label,
+                dist.Categorical(logits=self.logits(tensors)),
+                infer={"enumerate": "parallel"},
+            )
 
 
 def _names(density: LogDensity) -> list[str]:
@@ -124,8 +145,9 @@ def _names(density: LogDensity) -> list[str]:
 def _mode(density: LogDensity) -> tuple[Tensor, Tensor]:
     """Return the mode of most mass found from random points, and the Cholesky factor of the inverse negative Hessian there.
 
-    The mass is Laplace's, log p + 1/2 log det of the covariance. The guide stays where it begins: classes of the first mode that
-    a search finds may be 69 nats below those of another (`latent_class`).
+    The mass is Laplace's, log p + 1/2 log det of the covariance. The guide stays where it begins:
+    classes of the first mode that a search finds may be 69 nats below those of another
+    (`latent_class`).
     """
     found = [_search(density) for _ in range(STARTS)]
     best = max(found, key=lambda f: f[0])
@@ -147,7 +169,11 @@ def _search(density: LogDensity) -> tuple[float, Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(-density.hessian(loc))
     covariance = (vectors / values.clamp(min=1.0)) @ vectors.T
     factor, failed = torch.linalg.cholesky_ex(covariance)
-    factor = factor if int(failed) == 0 else torch.eye(density.dim, dtype=density.dtype) / math.sqrt(density.dim)
+    factor = (
+        factor
+        if int(failed) == 0
+        else torch.eye(density.dim, dtype=density.dtype) / math.sqrt(density.dim)
+    )
     mass = float(density.eager_gradient(loc)[0]) + float(factor.diagonal().log().sum())
     return (mass if math.isfinite(mass) else -math.inf), loc, factor
 
@@ -157,7 +183,8 @@ def class_kl(guide: nn.Module, responsibilities: Tensor, data: Data) -> Tensor:
 
     Args:
         guide: a fitted `ClassNetwork`.
-        responsibilities: exact class probabilities given each draw u of that guide, `[*sample, row, class]`, in its own labels.
+        responsibilities: exact class probabilities given each draw u of that guide, `[*sample,
+            row, class]`, in its own labels.
         data: the rows.
     """
     assert isinstance(guide, ClassNetwork)
@@ -168,7 +195,10 @@ def class_kl(guide: nn.Module, responsibilities: Tensor, data: Data) -> Tensor:
 
 FAMILY = Family(
     name="class_network",
-    q="one normal over the parameters, and class probabilities of each row from a network of the row alone",
+    q=(
+        "one normal over the parameters, and class probabilities of each row from a network of the"
+        " row alone"
+    ),
     blind_spot="classes that depend on the parameters, skewness, a second mode",
     build=build,
     defaults={"num_particles": 4, "lr": 0.02},

@@ -2,14 +2,17 @@
 
     q = prod_k Dirichlet(topic_k; lambda_k) prod_d Dirichlet(mixture_d; gamma_d)
 
-It cannot represent any dependence between topics and mixtures, nor the K! labelings: it sits on one of them. It is found by
-coordinate ascent (`guides.base.cavi_lda`), in closed form and without gradients; on small corpora (up to 200 dimensions)
-L-BFGS then raises the evidence lower bound of the program itself, in which the topic of every token is summed out. That bound is
-at least the classical one, since q need not approximate the tokens' topics: it is what is reported as the ELBO.
+It cannot represent any dependence between topics and mixtures, nor the K! labelings: it sits on
+one of them. It is found by coordinate ascent (`guides.base.cavi_lda`), in closed form and without
+gradients; on small corpora (up to 200 dimensions) L-BFGS then raises the evidence lower bound of
+the program itself, in which the topic of every token is summed out. That bound is at least the
+classical one, since q need not approximate the tokens' topics: it is what is reported as the ELBO.
 
-Draws are made from standard normal noise by inverting gamma distribution functions; in stl-breaking coordinates
-v_i = p_i / sum_{j >= i} p_j a Dirichlet(a) is independent Beta(a_i, sum_{j > i} a_j), which gives log q without any clipping.
-Source: Blei, Ng and Jordan (2003), JMLR 3, 993-1022; Figurnov, Mohamed and Mnih (2018), NeurIPS 31 (the gradient of the draws).
+Draws are made from standard normal noise by inverting gamma distribution functions; in
+stl-breaking coordinates v_i = p_i / sum_{j >= i} p_j a Dirichlet(a) is independent Beta(a_i,
+sum_{j > i} a_j), which gives log q without any clipping.
+Source: Blei, Ng and Jordan (2003), JMLR 3, 993-1022; Figurnov, Mohamed and Mnih (2018), NeurIPS 31
+(the gradient of the draws).
 """
 
 from __future__ import annotations
@@ -38,12 +41,19 @@ __all__ = ["FAMILY", "DirichletGuide", "build", "priors", "solve"]
 
 
 def build(
-    program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, starts: int = 20, refine: bool = True
+    program: Program,
+    data: Data,
+    entry: ModelEntry,
+    *,
+    density: LogDensity | None = None,
+    starts: int = 20,
+    refine: bool = True,
 ) -> nn.Module:
     """Build the guide at its prior.
 
     Args:
-        program: a topic program: sites `topic` `[topic, word]` and `mixture` `[document, topic]` with Dirichlet priors.
+        program: a topic program: sites `topic` `[topic, word]` and `mixture` `[document, topic]`
+            with Dirichlet priors.
         data: what it is conditioned on.
         entry: its card.
         density: the program's log density if already made.
@@ -64,12 +74,19 @@ def priors(density: LogDensity) -> dict[str, Tensor]:
         FitError: the program is no topic program.
     """
     with default_dtype(density.dtype):
-        trace = density.trace(density.constrain(torch.zeros(density.dim, dtype=density.dtype)), density.data.train)
+        trace = density.trace(
+            density.constrain(torch.zeros(density.dim, dtype=density.dtype)), density.data.train
+        )
     names = {s.name for s in density.sites}
-    found = {n: getattr(base(trace.nodes[n]["fn"]), "concentration", None) for n in ("topic", "mixture") if n in names}
+    found = {
+        n: getattr(base(trace.nodes[n]["fn"]), "concentration", None)
+        for n in ("topic", "mixture")
+        if n in names
+    }
     if names != {"topic", "mixture"} or any(c is None for c in found.values()):
         raise FitError(
-            f"The family 'dirichlet' needs a topic program with the Dirichlet sites 'topic' and 'mixture'; this one has {sorted(names)}."
+            "The family 'dirichlet' needs a topic program with the Dirichlet sites 'topic' and"
+            f" 'mixture'; this one has {sorted(names)}."
         )
     return {n: c.detach().clone() for n, c in found.items() if c is not None}
 
@@ -83,13 +100,20 @@ def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> 
     with torch.no_grad():
         guide.log_topic.copy_(best.topics.log())
         guide.log_mixture.copy_(best.mixtures.log())
-    said = f"Coordinate ascent: classical bound {best.bound:.6g} nats (words in order), {best.agreeing} of 3 best starts within 0.5 nats"
+    said = (
+        f"Coordinate ascent: classical bound {best.bound:.6g} nats (words in order),"
+        f" {best.agreeing} of 3 best starts within 0.5 nats"
+    )
     spent = 0
     if guide.refine and density.dim <= REFINED_DIM:
         gain, spent = guide.raise_bound(density, generator)
         said += f"; then L-BFGS raised the bound of the program by {gain:.3g} nats"
-    status = "ok" if best.converged else "not_converged"
-    return Stop(status=status, step=best.passes, sentence=f"{said}; {best.passes} passes in all."), spent  # type: ignore[arg-type]
+    stop = Stop(
+        status="ok" if best.converged else "not_converged",
+        step=best.passes,
+        sentence=f"{said}; {best.passes} passes in all.",
+    )
+    return stop, spent
 
 
 class DirichletGuide(FlatGuide):
@@ -108,16 +132,27 @@ class DirichletGuide(FlatGuide):
         """Return the concentrations of a site, `[row, category]`."""
         return (self.log_topic if name == "topic" else self.log_mixture).exp()
 
-    def sample(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Map noise `[n, noise_dim]` to points and their log q; all documents are always drawn."""
         parts, start = [], 0
         for s in self.sites:
             a = self.concentration(s.name)
-            one, two = (noise[:, start + i * a.numel() : start + (i + 1) * a.numel()].reshape(-1, *a.shape) for i in (0, 1))
+            one, two = (
+                noise[:, start + i * a.numel() : start + (i + 1) * a.numel()].reshape(-1, *a.shape)
+                for i in (0, 1)
+            )
             start += 2 * a.numel()
             parts.append(_sticks(log_gamma(a.expand_as(one), one, two)).flatten(1))
         u = torch.cat(parts, -1)
-        return u, self._log_q(u, {s.name: self.concentration(s.name).detach() if stl else self.concentration(s.name) for s in self.sites})
+        return u, self._log_q(
+            u,
+            {
+                s.name: self.concentration(s.name).detach() if stl else self.concentration(s.name)
+                for s in self.sites
+            },
+        )
 
     def log_prob_flat(self, u: Tensor) -> Tensor:
         """Return log q `[n]` at points `[n, dim]`."""
@@ -148,7 +183,9 @@ class DirichletGuide(FlatGuide):
     def raise_bound(self, density: LogDensity, generator: torch.Generator) -> tuple[float, int]:
         """Maximize the ELBO at fixed noise by L-BFGS; return the gain in nats on other noise and the gradients spent."""
         function, calls = density.batch_function(), 0
-        half = torch.randn(2, REFINED_PAIRS, self.noise_dim, dtype=density.dtype, generator=generator)
+        half = torch.randn(
+            2, REFINED_PAIRS, self.noise_dim, dtype=density.dtype, generator=generator
+        )
         noise, other = (torch.cat([h, -h]) for h in half)
         parameters = [self.log_topic, self.log_mixture]
 
@@ -173,7 +210,12 @@ class DirichletGuide(FlatGuide):
             before = float(value(other))
         bounds = [(-4.0, 12.0)] * len(first)
         result = scipy.optimize.minimize(
-            objective, first, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxfun": REFINED_EVALUATIONS}
+            objective,
+            first,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={"maxfun": REFINED_EVALUATIONS},
         )
         write(result.x)
         with torch.no_grad():
@@ -190,7 +232,9 @@ class _LogGamma(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
         """Return log g."""
         uniform = torch.special.ndtr(z1).numpy()
-        boosted = torch.as_tensor(gammaincinv((a + 1).numpy(), uniform)).clamp(min=torch.finfo(a.dtype).tiny)
+        boosted = torch.as_tensor(gammaincinv((a + 1).numpy(), uniform)).clamp(
+            min=torch.finfo(a.dtype).tiny
+        )
         log_uniform = torch.special.log_ndtr(z2)
         ctx.save_for_backward(a, boosted, log_uniform)
         return boosted.log() + log_uniform / a

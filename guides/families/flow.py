@@ -2,11 +2,13 @@
 
     x = f_1(... f_L(eps)),   y_i = sinh(exp(c_i) (asinh(x_i) + d_i)),   u = m0 + L0 (a + T y),   eps ~ Normal(0, I)
 
-f_l is an affine coupling layer (Dinh, Sohl-Dickstein and Bengio 2017, "Density estimation using Real NVP"): it keeps
-half of the coordinates and gives each of the others a scale and a shift computed by a network from that half. The middle
-map (Jones and Pewsey 2009, "Sinh-arcsinh distributions") gives every coordinate its own skewness and tails; T is lower
-triangular. With all layers at their identity start q is the full-rank normal, which the family contains. It cannot
-represent separated modes without a bridge of mass between them, and has far more parameters than a normal.
+f_l is an affine coupling layer (Dinh, Sohl-Dickstein and Bengio 2017, "Density estimation using
+Real NVP"): it keeps half of the coordinates and gives each of the others a scale and a shift
+computed by a network from that half. The middle map (Jones and Pewsey 2009, "Sinh-arcsinh
+distributions") gives every coordinate its own skewness and tails; T is lower triangular. With all
+layers at their identity start q is the full-rank normal, which the family contains. It cannot
+represent separated modes without a bridge of mass between them, and has far more parameters than a
+normal.
 """
 
 from __future__ import annotations
@@ -28,7 +30,13 @@ __all__ = ["FAMILY", "FlowGuide", "build", "flat"]
 
 
 def build(
-    program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, layers: int = 4, hidden: int = 32
+    program: Program,
+    data: Data,
+    entry: ModelEntry,
+    *,
+    density: LogDensity | None = None,
+    layers: int = 4,
+    hidden: int = 32,
 ) -> nn.Module:
     """Build the guide around the origin; the start of a fit places it.
 
@@ -44,7 +52,10 @@ def build(
         UsageError: a negative number of layers or an empty network.
     """
     if layers < 0 or hidden < 1:
-        raise UsageError(f"The flow got layers={layers}, hidden={hidden}; accepted: layers of at least 0 and hidden of at least 1.")
+        raise UsageError(
+            f"The flow got layers={layers}, hidden={hidden}; accepted: layers of at least 0 and"
+            " hidden of at least 1."
+        )
     density = density or LogDensity(program, data, dtype=entry.dtype)
     return FlowGuide(density.dim, layers=layers, hidden=hidden, dtype=density.dtype)
 
@@ -73,14 +84,18 @@ class FlowGuide(FlatGuide):
         zero = torch.zeros(dim, dtype=dtype)
         self.register_buffer("origin", zero.clone())
         self.register_buffer("tril", torch.diag(zero + 1))
-        self.register_buffer("keep", _halves(dim, self.layers, generator).to(dtype))  # [layer, dim]
+        self.register_buffer(
+            "keep", _halves(dim, self.layers, generator).to(dtype)
+        )  # [layer, dim]
         self.shift = nn.Parameter(zero.clone())
         self.log_scale = nn.Parameter(zero.clone())
         self.lower = nn.Parameter(torch.diag(zero), requires_grad=dim > 1)
         self.skew = nn.Parameter(zero.clone())
         self.tail = nn.Parameter(zero.clone())
         if self.layers:
-            weight = torch.randn(self.layers, dim, hidden, dtype=dtype, generator=generator) / math.sqrt(max(1.0, dim / 2))
+            weight = torch.randn(
+                self.layers, dim, hidden, dtype=dtype, generator=generator
+            ) / math.sqrt(max(1.0, dim / 2))
             self.inner = nn.Parameter(weight)
             self.inner_bias = nn.Parameter(torch.zeros(self.layers, hidden, dtype=dtype))
             self.outer = nn.Parameter(torch.zeros(self.layers, hidden, 2 * dim, dtype=dtype))
@@ -96,9 +111,13 @@ class FlowGuide(FlatGuide):
         return log_scale * (1 - kept), move * (1 - kept)
 
     def _parameters_by_name(self, *, detached: bool) -> dict[str, Tensor]:
-        return {name: value.detach() if detached else value for name, value in self.named_parameters()}
+        return {
+            name: value.detach() if detached else value for name, value in self.named_parameters()
+        }
 
-    def sample(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Map noise `[n, dim]` to points and their log q; with `stl`, log q is computed backwards with detached parameters."""
         p = self._parameters_by_name(detached=False)
         x, log_jacobian = noise, noise.new_zeros(len(noise))
@@ -111,12 +130,16 @@ class FlowGuide(FlatGuide):
         u = self.origin + white @ self.tril.T
         if stl:
             return u, self._log_q(white, self._parameters_by_name(detached=True))
-        log_jacobian = log_jacobian + log_slope + p["log_scale"].sum() + self.tril.diagonal().log().sum()
+        log_jacobian = (
+            log_jacobian + log_slope + p["log_scale"].sum() + self.tril.diagonal().log().sum()
+        )
         return u, standard_normal_log_prob(noise) - log_jacobian
 
     def _log_q(self, white: Tensor, p: dict[str, Tensor]) -> Tensor:
         """Return log q `[n]` of points in the start's coordinates by running every map backwards."""
-        y = torch.linalg.solve_triangular(triangular(p["lower"], p["log_scale"]), (white - p["shift"]).T, upper=False).T
+        y = torch.linalg.solve_triangular(
+            triangular(p["lower"], p["log_scale"]), (white - p["shift"]).T, upper=False
+        ).T
         x = torch.sinh(torch.asinh(y) * (-p["tail"]).exp() - p["skew"])
         _, log_jacobian = _stretch(x, p["skew"], p["tail"])
         log_jacobian = log_jacobian + p["log_scale"].sum() + self.tril.diagonal().log().sum()
@@ -157,7 +180,8 @@ FAMILY = Family(
     blind_spot="no separated modes",
     build=build,
     options=("layers", "hidden"),
-    # Eight entries: within 0.05 nats of 0.02 in short runs, up to 0.9 better in whole ones; 0.005 is slower.
+    # Eight entries: within 0.05 nats of 0.02 in short runs, up to 0.9 better in whole ones; 0.005
+    # is slower.
     defaults={"lr": 0.01},
     flat=flat,
 )

@@ -1,6 +1,7 @@
 """Full rank: q(u) = Normal(u; m, L L^T) over the unconstrained vector, L lower triangular.
 
-It cannot represent skewness, heavy or light tails, or more than one mode. On a Gaussian posterior it is exact.
+It cannot represent skewness, heavy or light tails, or more than one mode. On a Gaussian posterior
+it is exact.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import Tensor, nn
 
 from guides.base.family import Family
-from guides.base.flat import FlatGuide, Start, build_autoguide, fill, standard_normal_log_prob, triangular
+from guides.base.flat import (
+    FlatGuide,
+    Start,
+    build_autoguide,
+    fill,
+    standard_normal_log_prob,
+    triangular,
+)
 from zoo.compiler.triangular import small
 from zoo.density.log_density import LogDensity
 from zoo.types import Data, ModelEntry, Program
@@ -20,7 +28,14 @@ from zoo.types import Data, ModelEntry, Program
 __all__ = ["FAMILY", "WhitenedFullRank", "build", "flat"]
 
 
-def build(program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, **options: Any) -> nn.Module:
+def build(
+    program: Program,
+    data: Data,
+    entry: ModelEntry,
+    *,
+    density: LogDensity | None = None,
+    **options: Any,
+) -> nn.Module:
     """Build Pyro's `AutoMultivariateNormal` for the program; errors as in `guides.base.flat.build_autoguide`."""
     density = density or LogDensity(program, data, dtype=entry.dtype)
     return build_autoguide(AutoMultivariateNormal, program, data, density, **options)
@@ -57,14 +72,24 @@ class WhitenedFullRank(FlatGuide):
 
     def _log_q(self, white: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
         z = torch.linalg.solve_triangular(factor, (white - shift).T, upper=False).T
-        return standard_normal_log_prob(z) - factor.diagonal().log().sum() - self.tril.diagonal().log().sum()
+        return (
+            standard_normal_log_prob(z)
+            - factor.diagonal().log().sum()
+            - self.tril.diagonal().log().sum()
+        )
 
-    def sample(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Map noise `[n, dim]` to points and their log q; see `FlatGuide.sample`."""
         factor = triangular(self.lower, self.log_scale)
         deviation = noise @ factor.T
         white = self.shift + deviation
-        log_q = standard_normal_log_prob(noise) - factor.diagonal().log().sum() - self.tril.diagonal().log().sum()
+        log_q = (
+            standard_normal_log_prob(noise)
+            - factor.diagonal().log().sum()
+            - self.tril.diagonal().log().sum()
+        )
         if stl:  # the value is known without solving; the slope in `white` is -T^-T noise
             slope = _slope(factor.detach(), deviation.detach(), noise)
             log_q = log_q.detach() - ((white - white.detach()) * slope).sum(-1)
@@ -83,7 +108,12 @@ class WhitenedFullRank(FlatGuide):
         """Fill the autoguide, whose factor is diag(scale) times a unit lower triangular matrix."""
         factor = self.tril @ triangular(self.lower, self.log_scale)
         scale = factor.diagonal()
-        fill(self.guide, loc=self.origin + self.tril @ self.shift, scale=scale, scale_tril=factor / scale[:, None])
+        fill(
+            self.guide,
+            loc=self.origin + self.tril @ self.shift,
+            scale=scale,
+            scale_tril=factor / scale[:, None],
+        )
 
 
 FAMILY = Family(

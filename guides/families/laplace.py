@@ -1,8 +1,9 @@
 """Laplace: q(u) = Normal(u; m, (-H)^-1), the mode m of log p(u, data) and its Hessian H on the unconstrained vector.
 
-No stochastic optimization: L-BFGS from several starts, then one Hessian. It cannot represent skewness or a second mode,
-sees the curvature only at the mode, and does not exist where the density has no mode (centered hierarchies) or the
-Hessian there is not negative definite; such fits end `init_failed` with the reason.
+No stochastic optimization: L-BFGS from several starts, then one Hessian. It cannot represent
+skewness or a second mode, sees the curvature only at the mode, and does not exist where the
+density has no mode (centered hierarchies) or the Hessian there is not negative definite; such fits
+end `init_failed` with the reason.
 """
 
 from __future__ import annotations
@@ -31,7 +32,14 @@ LARGEST_CONDITION = 1e12
 __all__ = ["FAMILY", "build", "solve"]
 
 
-def build(program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, **options: Any) -> nn.Module:
+def build(
+    program: Program,
+    data: Data,
+    entry: ModelEntry,
+    *,
+    density: LogDensity | None = None,
+    **options: Any,
+) -> nn.Module:
     """Build the multivariate normal that `solve` fills; errors as in `guides.base.flat.build_autoguide`."""
     density = density or LogDensity(program, data, dtype=entry.dtype)
     return build_autoguide(AutoMultivariateNormal, program, data, density, **options)
@@ -55,17 +63,41 @@ def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> 
             ends.append((value, mode, factor))
     if not ends:
         value, reason = max(failures, key=lambda f: f[0])
-        return Stop(
-            status="init_failed", step=0, sentence=f"No mode from {STARTS} starts: {reason}; try full_rank, or a non-centered form."
-        ), spent
+        return (
+            Stop(
+                status="init_failed",
+                step=0,
+                sentence=(
+                    f"No mode from {STARTS} starts: {reason}; try full_rank, or a non-centered"
+                    " form."
+                ),
+            ),
+            spent,
+        )
     value, mode, factor = max(ends, key=lambda e: e[0])
     higher = [f for f in failures if f[0] > value + 10.0]
     if higher:
-        return Stop(status="init_failed", step=0, sentence=f"The density keeps rising past its local mode: {higher[0][1]}."), spent
+        return (
+            Stop(
+                status="init_failed",
+                step=0,
+                sentence=f"The density keeps rising past its local mode: {higher[0][1]}.",
+            ),
+            spent,
+        )
     scale = factor.diagonal()
     fill(guide, loc=mode, scale=scale, scale_tril=factor / scale[:, None])
     near = sum(abs(value - e[0]) < 1e-3 for e in ends)
-    return Stop(status="ok", step=0, sentence=f"Mode of log density {value:.6g} nats, reached from {near} of {STARTS} starts."), spent
+    return (
+        Stop(
+            status="ok",
+            step=0,
+            sentence=(
+                f"Mode of log density {value:.6g} nats, reached from {near} of {STARTS} starts."
+            ),
+        ),
+        spent,
+    )
 
 
 def _climb(density: LogDensity, point: Tensor) -> tuple[Tensor, float, int]:
@@ -82,8 +114,16 @@ def _climb(density: LogDensity, point: Tensor) -> tuple[Tensor, float, int]:
 
     x, fun = point.double().numpy(), np.inf
     for _ in range(2):
-        options = {"maxfun": EVALUATIONS, "maxiter": EVALUATIONS, "maxcor": 20, "ftol": 1e-14, "gtol": 1e-8}
-        result = scipy.optimize.minimize(objective, x, jac=True, method="L-BFGS-B", options=options)
+        options = {
+            "maxfun": EVALUATIONS,
+            "maxiter": EVALUATIONS,
+            "maxcor": 20,
+            "ftol": 1e-14,
+            "gtol": 1e-8,
+        }
+        result = scipy.optimize.minimize(
+            objective, x, jac=True, method="L-BFGS-B", options=options
+        )
         x, fun = result.x, float(result.fun)
     return torch.as_tensor(x, dtype=density.dtype), -fun, calls
 
@@ -96,12 +136,21 @@ def _curvature(density: LogDensity, mode: Tensor) -> tuple[Tensor | None, str]:
     values, vectors = torch.linalg.eigh(precision)
     lowest, highest = float(values[0]), float(values[-1])
     if lowest <= 0 or highest / lowest > LARGEST_CONDITION:
-        return None, f"the Hessian is not negative definite where the search ended ({_where(density, vectors[:, 0])} runs away)"
+        return (
+            None,
+            (
+                "the Hessian is not negative definite where the search ended"
+                f" ({_where(density, vectors[:, 0])} runs away)"
+            ),
+        )
     _, gradient = density.gradient(mode)
     step = vectors @ ((vectors.T @ gradient) / values)
     decrement = float(step @ gradient)
     if decrement > 1e-2:
-        return None, f"the search did not settle (a Newton step still promises {0.5 * decrement:.2g} nats)"
+        return (
+            None,
+            f"the search did not settle (a Newton step still promises {0.5 * decrement:.2g} nats)",
+        )
     mode += step
     covariance = (vectors / values) @ vectors.T
     factor, failed = torch.linalg.cholesky_ex(0.5 * (covariance + covariance.T))

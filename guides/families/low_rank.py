@@ -1,7 +1,8 @@
 """Low rank plus diagonal: q(u) = Normal(u; m, S (W W^T + D) S) with W of shape [dim, rank], D diagonal.
 
-It cannot represent skewness, tails or a second mode, nor more than `rank` shared directions of dependence. Its use is
-above a few hundred dimensions; below, `full_rank` is both faster and richer.
+It cannot represent skewness, tails or a second mode, nor more than `rank` shared directions of
+dependence. Its use is above a few hundred dimensions; below, `full_rank` is both faster and
+richer.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ __all__ = ["FAMILY", "WhitenedLowRank", "build", "flat", "principal_factors"]
 
 
 def build(
-    program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, rank: int | None = None, **options: Any
+    program: Program,
+    data: Data,
+    entry: ModelEntry,
+    *,
+    density: LogDensity | None = None,
+    rank: int | None = None,
+    **options: Any,
 ) -> nn.Module:
     """Build Pyro's `AutoLowRankMultivariateNormal`, rank ceil(sqrt(dim)) unless given.
 
@@ -33,8 +40,12 @@ def build(
     density = density or LogDensity(program, data, dtype=entry.dtype)
     rank = math.ceil(math.sqrt(density.dim)) if rank is None else rank
     if not 1 <= rank <= density.dim:
-        raise UsageError(f"rank is {rank}; accepted: an integer from 1 to the dimension {density.dim}.")
-    return build_autoguide(AutoLowRankMultivariateNormal, program, data, density, rank=rank, **options)
+        raise UsageError(
+            f"rank is {rank}; accepted: an integer from 1 to the dimension {density.dim}."
+        )
+    return build_autoguide(
+        AutoLowRankMultivariateNormal, program, data, density, rank=rank, **options
+    )
 
 
 def flat(guide: nn.Module, start: Start) -> FlatGuide:
@@ -72,7 +83,9 @@ class WhitenedLowRank(FlatGuide):
         covariance = start.tril @ start.tril.T
         width = covariance.diagonal().sqrt()
         factor, unique = principal_factors(covariance / (width[:, None] * width), self.rank)
-        if not bool(factor.any()):  # a zero factor is a saddle point: no gradient would ever leave it
+        if not bool(
+            factor.any()
+        ):  # a zero factor is a saddle point: no gradient would ever leave it
             generator = torch.Generator().manual_seed(self.dim)
             factor = 0.1 * torch.randn(factor.shape, dtype=factor.dtype, generator=generator)
         self.register_buffer("origin", start.loc.clone())
@@ -83,7 +96,11 @@ class WhitenedLowRank(FlatGuide):
         self.factor = nn.Parameter(factor)
 
     def _pieces(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.origin + self.tril @ self.shift, self.width[:, None] * self.factor, self.width * self.log_scale.exp()
+        return (
+            self.origin + self.tril @ self.shift,
+            self.width[:, None] * self.factor,
+            self.width * self.log_scale.exp(),
+        )
 
     def _log_q(self, u: Tensor, loc: Tensor, factor: Tensor, scale: Tensor) -> Tensor:
         """Woodbury: (D^2 + F F^T)^-1 through a rank by rank Cholesky factor."""
@@ -95,7 +112,9 @@ class WhitenedLowRank(FlatGuide):
         logdet = scale.log().sum() + inner.diagonal().log().sum()
         return standard_normal_log_prob(r) + 0.5 * saved - logdet
 
-    def sample(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Map noise `[n, rank + dim]` to points and their log q; see `FlatGuide.sample`."""
         loc, factor, scale = self._pieces()
         u = loc + noise[:, : self.rank] @ factor.T + scale * noise[:, self.rank :]

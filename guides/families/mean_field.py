@@ -1,8 +1,9 @@
 """Mean field: q(u) = prod_i Normal(u_i; m_i, s_i^2) over the unconstrained vector.
 
-It cannot represent any dependence between the components of u. On a Gaussian posterior with covariance C the optimum
-has the right mean and the standard deviations 1 / sqrt((C^-1)_ii): never wider than the truth, and narrower by
-1 / sqrt(C_ii (C^-1)_ii) (Turner & Sahani 2011, "Two problems with variational expectation maximisation").
+It cannot represent any dependence between the components of u. On a Gaussian posterior with
+covariance C the optimum has the right mean and the standard deviations 1 / sqrt((C^-1)_ii): never
+wider than the truth, and narrower by 1 / sqrt(C_ii (C^-1)_ii) (Turner & Sahani 2011, "Two problems
+with variational expectation maximisation").
 """
 
 from __future__ import annotations
@@ -14,14 +15,28 @@ from pyro.infer.autoguide import AutoDiagonalNormal
 from torch import Tensor, nn
 
 from guides.base.family import Family
-from guides.base.flat import FlatGuide, Start, build_autoguide, fill, lower_product, standard_normal_log_prob
+from guides.base.flat import (
+    FlatGuide,
+    Start,
+    build_autoguide,
+    fill,
+    lower_product,
+    standard_normal_log_prob,
+)
 from zoo.density.log_density import LogDensity
 from zoo.types import Data, ModelEntry, Program
 
 __all__ = ["FAMILY", "WhitenedMeanField", "build", "flat"]
 
 
-def build(program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, **options: Any) -> nn.Module:
+def build(
+    program: Program,
+    data: Data,
+    entry: ModelEntry,
+    *,
+    density: LogDensity | None = None,
+    **options: Any,
+) -> nn.Module:
     """Build Pyro's `AutoDiagonalNormal` for the program; errors as in `guides.base.flat.build_autoguide`."""
     density = density or LogDensity(program, data, dtype=entry.dtype)
     return build_autoguide(AutoDiagonalNormal, program, data, density, **options)
@@ -51,9 +66,14 @@ class WhitenedMeanField(FlatGuide):
         self.log_scale = nn.Parameter(torch.zeros_like(start.loc))
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        return self.origin + lower_product(self.tril, self.shift), self.width * self.log_scale.exp()
+        return (
+            self.origin + lower_product(self.tril, self.shift),
+            self.width * self.log_scale.exp(),
+        )
 
-    def sample(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Map noise `[n, dim]` to points and their log q; see `FlatGuide.sample`."""
         loc, scale = self._moments()
         u = loc + scale * noise

@@ -2,13 +2,16 @@
 
     q(u) = prod_kv Normal(u_kv; m_kv, s_kv^2) prod_di Normal(u_di; m_i(x_d), s_i(x_d)^2),     (m, log s) = MLP(x_d)
 
-over the stl-breaking coordinates of topics and mixtures (so each mixture is logistic-normal); x_d is row d of `entry.amortize(tensors)`,
-standardized. It cannot represent dependence between coordinates, nor the K! labelings, and the encoder may not reach each
-document's own optimum. In exchange a new document costs one pass through the network.
+over the stl-breaking coordinates of topics and mixtures (so each mixture is logistic-normal); x_d
+is row d of `entry.amortize(tensors)`, standardized. It cannot represent dependence between
+coordinates, nor the K! labelings, and the encoder may not reach each document's own optimum. In
+exchange a new document costs one pass through the network.
 
-It begins at the coordinate ascent of `guides.families.dirichlet`: topics at the means and variances of its log odds (digamma and trigamma
-functions), the encoder imitating them for the documents; then minibatch steps on the evidence lower bound of the program.
-Source: Srivastava and Sutton (2017), Autoencoding variational inference for topic models, ICLR; the start is our own.
+It begins at the coordinate ascent of `guides.families.dirichlet`: topics at the means and
+variances of its log odds (digamma and trigamma functions), the encoder imitating them for the
+documents; then minibatch steps on the evidence lower bound of the program.
+Source: Srivastava and Sutton (2017), Autoencoding variational inference for topic models, ICLR;
+the start is our own.
 """
 
 from __future__ import annotations
@@ -32,11 +35,19 @@ IMITATION = 400  # steps of the encoder's start
 __all__ = ["FAMILY", "TopicEncoder", "build", "flat", "start"]
 
 
-def build(program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None, hidden: int = 64) -> nn.Module:
+def build(
+    program: Program,
+    data: Data,
+    entry: ModelEntry,
+    *,
+    density: LogDensity | None = None,
+    hidden: int = 64,
+) -> nn.Module:
     """Build the guide, with `hidden` units in each of two layers.
 
     Raises:
-        FitError: the program is no topic program, or the entry has no `amortize` hook that gives a finite matrix.
+        FitError: the program is no topic program, or the entry has no `amortize` hook that gives a
+            finite matrix.
     """
     density = density or LogDensity(program, data, dtype=entry.dtype)
     priors(density)
@@ -89,21 +100,32 @@ class TopicEncoder(FlatGuide):
         self.register_buffer("feature_mean", features.mean(0))
         self.register_buffer("feature_sd", torch.where(sd > 1e-6, sd, torch.ones_like(sd)))
         zero = features.new_zeros(self.local)
-        for name, value in (("center", zero), ("spread", zero + 1), ("base", zero), ("width", features.new_ones(topics))):
+        for name, value in (
+            ("center", zero),
+            ("spread", zero + 1),
+            ("base", zero),
+            ("width", features.new_ones(topics)),
+        ):
             self.register_buffer(name, value.clone())
         self.loc = nn.Parameter(features.new_zeros(topics))
         self.log_scale = nn.Parameter(features.new_zeros(topics))
         options: dict[str, Any] = {"dtype": density.dtype}
         self.encoder = nn.Sequential(
-            nn.Linear(features.shape[1], hidden, **options), nn.Tanh(), nn.Linear(hidden, hidden, **options), nn.Tanh(),
+            nn.Linear(features.shape[1], hidden, **options),
+            nn.Tanh(),
+            nn.Linear(hidden, hidden, **options),
+            nn.Tanh(),
             nn.Linear(hidden, 2 * self.local, **options),
-        )  # fmt: skip
+        )
 
     def begin(self, start: Start) -> None:
         """Put the topics at the start's moments and let the encoder imitate those of the documents."""
         low, high = self.place["topic"]
         first, last = self.place["mixture"]
-        wanted = [v[first:last].reshape(self.documents, self.local) for v in (start.loc, start.scale.log())]
+        wanted = [
+            v[first:last].reshape(self.documents, self.local)
+            for v in (start.loc, start.scale.log())
+        ]
         with torch.no_grad():
             self.width.copy_(start.scale[low:high])
             self.loc.copy_(start.loc[low:high] / self.width)
@@ -128,13 +150,18 @@ class TopicEncoder(FlatGuide):
     def encode(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return locations and scales `[document, topic - 1]` of the mixtures' coordinates for rows of features."""
         out = self.encoder(self._standard(features))
-        return self.center + self.spread * out[:, : self.local], (self.base + out[:, self.local :]).exp()
+        return (
+            self.center + self.spread * out[:, : self.local],
+            (self.base + out[:, self.local :]).exp(),
+        )
 
     def topics(self) -> tuple[Tensor, Tensor]:
         """Return locations and scales of the topics' coordinates, flat."""
         return self.width * self.loc, self.width * self.log_scale.exp()
 
-    def sample(self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Map noise `[n, dim]` to points and their log q; without the documents outside `index`, whose values stay 0."""
         n = len(noise)
         (low, high), (first, last) = self.place["topic"], self.place["mixture"]
@@ -142,19 +169,25 @@ class TopicEncoder(FlatGuide):
         loc, scale = self.topics()
         m, s = self.encode(self.features[units])
         topic = loc + scale * noise[:, low:high]
-        each = m + s * noise[:, first:last].reshape(n, self.documents, self.local)[:, units]  # [n, document, topic - 1]
+        each = (
+            m + s * noise[:, first:last].reshape(n, self.documents, self.local)[:, units]
+        )  # [n, document, topic - 1]
         whole = each.new_zeros(n, self.documents, self.local).index_copy(1, units, each).flatten(1)
         u = torch.cat([topic, whole] if low < first else [whole, topic], -1)
         if stl:
             loc, scale, m, s = loc.detach(), scale.detach(), m.detach(), s.detach()
         weight = self.documents / len(units)
-        return u, _log_normal(topic, loc, scale) + weight * _log_normal(each.flatten(1), m.reshape(-1), s.reshape(-1))
+        return u, _log_normal(topic, loc, scale) + weight * _log_normal(
+            each.flatten(1), m.reshape(-1), s.reshape(-1)
+        )
 
     def log_prob_flat(self, u: Tensor) -> Tensor:
         """Return log q `[n]` at points `[n, dim]`."""
         (low, high), (first, last) = self.place["topic"], self.place["mixture"]
         m, s = self.encode(self.features)
-        return _log_normal(u[:, low:high], *self.topics()) + _log_normal(u[:, first:last], m.reshape(-1), s.reshape(-1))
+        return _log_normal(u[:, low:high], *self.topics()) + _log_normal(
+            u[:, first:last], m.reshape(-1), s.reshape(-1)
+        )
 
 
 def _log_normal(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -163,7 +196,10 @@ def _log_normal(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
 FAMILY = Family(
     name="topic_encoder",
-    q="an encoder network per document over logistic-normal mixtures, independent normals over topics",
+    q=(
+        "an encoder network per document over logistic-normal mixtures, independent normals over"
+        " topics"
+    ),
     blind_spot="one labeling of the topics",
     build=build,
     options=("hidden",),

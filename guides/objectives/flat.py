@@ -1,8 +1,8 @@
 """What the loop minimizes: minus the evidence lower bound, by one of two implementations of one interface.
 
-`FlatObjective` evaluates E_q[log p(u, data) - log q(u)] for all particles in one vectorized pass of the log density;
-noise comes in mirrored pairs (e, -e), which removes the odd part of the Monte Carlo error. `ProgramObjective` hands
-guides that are Pyro programs to Pyro's own ELBO.
+`FlatObjective` evaluates E_q[log p(u, data) - log q(u)] for all particles in one vectorized pass
+of the log density; noise comes in mirrored pairs (e, -e), which removes the odd part of the Monte
+Carlo error. `ProgramObjective` hands guides that are Pyro programs to Pyro's own ELBO.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ class Minibatches:
         size = density.data.size
         self.data = density.data
         self.size = size or 0
-        self.batch_size = batch_size if batch_size is not None and size is not None and batch_size < size else None
+        self.batch_size = (
+            batch_size
+            if batch_size is not None and size is not None and batch_size < size
+            else None
+        )
         self._left = torch.empty(0, dtype=torch.long)
 
     def draw(self, generator: torch.Generator) -> Tensor | None:
@@ -50,7 +54,10 @@ class Minibatches:
         """Return the program's keyword arguments for these units."""
         if index is None:
             return dict(self.data.train)
-        return {**{k: v[index] if k in self.data.batched else v for k, v in self.data.train.items()}, "index": index}
+        return {
+            **{k: v[index] if k in self.data.batched else v for k, v in self.data.train.items()},
+            "index": index,
+        }
 
 
 class FlatObjective:
@@ -81,16 +88,27 @@ class FlatObjective:
         self.num_particles, self.stl = num_particles, stl
         self.batches = Minibatches(density, batch_size)
         self.function = density.batch_function()
-        self.parameters: dict[str, nn.Parameter] = {n: p for n, p in guide.named_parameters() if p.requires_grad}
+        self.parameters: dict[str, nn.Parameter] = {
+            n: p for n, p in guide.named_parameters() if p.requires_grad
+        }
         self.gradients_per_step = num_particles
         self._graph: Traced | None = None
-        self._module: nn.Module = _Bound(self._estimate, guide, density.program if self.weights else None)
-        self._names = [*(f"guide.{n}" for n in self.parameters), *(f"program.{n}" for n in self.weights)]
+        self._module: nn.Module = _Bound(
+            self._estimate, guide, density.program if self.weights else None
+        )
+        self._names = [
+            *(f"guide.{n}" for n in self.parameters),
+            *(f"program.{n}" for n in self.weights),
+        ]
 
     @property
     def noise_width(self) -> int:
         """Numbers of noise per particle."""
-        return self.guide.noise_dim if self.batches.batch_size is None else self.guide.noise_for(self.batches.batch_size)
+        return (
+            self.guide.noise_dim
+            if self.batches.batch_size is None
+            else self.guide.noise_for(self.batches.batch_size)
+        )
 
     @property
     def normal(self) -> tuple[int, int] | None:
@@ -120,13 +138,21 @@ class FlatObjective:
         """Return minus the ELBO estimate in nats for one draw of the noise."""
         return self._estimate(*noise)
 
-    def flat_loss(self, parameters: Mapping[str, Tensor], noise: Tensor, index: Tensor | None = None) -> Tensor:
+    def flat_loss(
+        self, parameters: Mapping[str, Tensor], noise: Tensor, index: Tensor | None = None
+    ) -> Tensor:
         """Return minus the ELBO as a pure function of the guide's parameters and the noise."""
-        return torch.func.functional_call(self._module, {f"guide.{n}": p for n, p in parameters.items()}, (noise, index))
+        return torch.func.functional_call(
+            self._module, {f"guide.{n}": p for n, p in parameters.items()}, (noise, index)
+        )
 
-    def gradients(self, values: Sequence[Tensor], *noise: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
+    def gradients(
+        self, values: Sequence[Tensor], *noise: Tensor
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Return the loss at these values of `parameters` and `weights` and its gradients, as a pure function a tracer takes."""
-        loss = torch.func.functional_call(self._module, dict(zip(self._names, values, strict=True)), noise)
+        loss = torch.func.functional_call(
+            self._module, dict(zip(self._names, values, strict=True)), noise
+        )
         return loss, torch.autograd.grad(loss, list(values), allow_unused=True)
 
     def _estimate(self, noise: Tensor, index: Tensor | None = None) -> Tensor:
@@ -139,14 +165,25 @@ class FlatObjective:
         Raises:
             TraceFailure: the program cannot be written as one graph.
         """
-        if self._graph is None and not self.function.vectorized and not self.weights and self.batches.batch_size is None:
+        if (
+            self._graph is None
+            and not self.function.vectorized
+            and not self.weights
+            and self.batches.batch_size is None
+        ):
             point = torch.full((self.density.dim,), 0.1, dtype=self.density.dtype)
-            self._graph = vectorize(trace(lambda u: list(self.density.eager_gradient(u)), [point]), self.num_particles, (0, 1))
+            self._graph = vectorize(
+                trace(lambda u: list(self.density.eager_gradient(u)), [point]),
+                self.num_particles,
+                (0, 1),
+            )
 
     def _log_p(self, u: Tensor, index: Tensor | None) -> Tensor:
         if self._graph is not None and is_traced(u):
             value, gradient = self._graph(u.detach())
-            return value + ((u - u.detach()) * gradient).sum(-1)  # the value, and a function with its gradient
+            return value + ((u - u.detach()) * gradient).sum(
+                -1
+            )  # the value, and a function with its gradient
         if index is None and len(u) > 1:
             return self.function(u)
         tensors = self.batches.tensors(index)
@@ -154,7 +191,9 @@ class FlatObjective:
         def point(row: Tensor) -> Tensor:
             return self.density.evaluate(row, tensors)
 
-        if not self.function.vectorized or len(u) == 1:  # one point needs no products of matrices where those of vectors do
+        if (
+            not self.function.vectorized or len(u) == 1
+        ):  # one point needs no products of matrices where those of vectors do
             return torch.stack([point(row) for row in u])
         with vmappable():
             return torch.func.vmap(point)(u)
@@ -166,7 +205,9 @@ class FlatObjective:
     def locate_nonfinite(self, noise: tuple[Tensor, ...]) -> str:
         """Repeat the draw and name the site whose log density is not finite there."""
         with torch.no_grad():
-            u, _ = self.guide.sample(self.mirrored(noise[0]), index=noise[1] if len(noise) > 1 else None)
+            u, _ = self.guide.sample(
+                self.mirrored(noise[0]), index=noise[1] if len(noise) > 1 else None
+            )
             if not bool(torch.isfinite(u).all()):
                 return "the guide's own parameters"
             bad = ~torch.isfinite(self.function(u))
@@ -181,12 +222,17 @@ class FlatObjective:
 class ProgramObjective:
     """Minus the ELBO of a guide that is a Pyro program, by Pyro's own estimators run as modules.
 
-    `Trace_ELBO`, or `TraceEnum_ELBO` where the program has discrete sites; one fresh estimator per fit. Its steps run
-    eagerly: the guide draws inside its own code, where noise cannot be made an input without changing the stream.
+    `Trace_ELBO`, or `TraceEnum_ELBO` where the program has discrete sites; one fresh estimator per
+    fit. Its steps run
+    eagerly: the guide draws inside its own code, where noise cannot be made an input without
+    changing the stream.
     """
 
     normal = None
-    eager = "the guide is a Pyro program that draws inside its own code; only the flat families are compiled"
+    eager = (
+        "the guide is a Pyro program that draws inside its own code; only the flat families are"
+        " compiled"
+    )
 
     def __init__(
         self,
@@ -205,7 +251,9 @@ class ProgramObjective:
         model = _Configured(program) if density.discrete else program
         self.model, self.guide = model, guide
         self.module = elbo(model, guide)
-        self.parameters: dict[str, nn.Parameter] = {n: p for n, p in guide.named_parameters() if p.requires_grad}
+        self.parameters: dict[str, nn.Parameter] = {
+            n: p for n, p in guide.named_parameters() if p.requires_grad
+        }
         self.gradients_per_step = num_particles
 
     def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -226,7 +274,9 @@ class ProgramObjective:
             torch.manual_seed(int(noise[0]))
             return self.module(**self.batches.tensors(noise[1] if len(noise) > 1 else None))
 
-    def gradients(self, values: Sequence[Tensor], *noise: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
+    def gradients(
+        self, values: Sequence[Tensor], *noise: Tensor
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Write the values into the parameters themselves, and return the loss there and its gradients."""
         own = [*self.parameters.values(), *self.weights.values()]
         with torch.no_grad():
@@ -252,7 +302,10 @@ class ProgramObjective:
             for where in (guide, trace):
                 where.compute_log_prob()
                 for name, node in where.nodes.items():
-                    if node["type"] == "sample" and not torch.isfinite(torch.as_tensor(node["log_prob"])).all():
+                    if (
+                        node["type"] == "sample"
+                        and not torch.isfinite(torch.as_tensor(node["log_prob"])).all()
+                    ):
                         return f"site {name!r}"
         return "a gradient of the log density"
 

@@ -6,8 +6,9 @@ With log weights w_ij = log p(x_i, u_ij) - log q(u_ij | x_i) of draw j = 1..k of
     iwae_bound_nats  sum_i log (1/k) sum_j exp w_ij                      <= log p(x), rising in k (Burda et al. 2016)
     beta_elbo_nats   sum_i (1/k) sum_j [log p(x_i | u_ij) - b (log q(u_ij) - r_ij)]
 
-All are maximized; losses are minus them. Minibatches scale the sum by size / batch. An importance-weighted bound of the
-joint vector would be another, far looser one: with local latents the logarithm belongs inside the sum over units.
+All are maximized; losses are minus them. Minibatches scale the sum by size / batch. An
+importance-weighted bound of the joint vector would be another, far looser one: with local latents
+the logarithm belongs inside the sum over units.
 """
 
 from __future__ import annotations
@@ -47,12 +48,24 @@ def beta_elbo_nats(likelihood: Tensor, kl_sample: Tensor, weight: Tensor | float
     return (likelihood - weight * kl_sample).mean(0)
 
 
-def unit_log_weights(density: LogDensity, guide: LocalGuide, draws: int, generator: torch.Generator, *, chunk: int = 64) -> Tensor:
+def unit_log_weights(
+    density: LogDensity,
+    guide: LocalGuide,
+    draws: int,
+    generator: torch.Generator,
+    *,
+    chunk: int = 64,
+) -> Tensor:
     """Return log p(x_i, u_ij) - log q(u_ij) of independent draws of every unit, `[draw, unit]` in nats."""
     parts = []
     with torch.no_grad():
         for begin in range(0, draws, chunk):
-            noise = torch.randn(min(chunk, draws - begin), guide.noise_dim, dtype=density.dtype, generator=generator)
+            noise = torch.randn(
+                min(chunk, draws - begin),
+                guide.noise_dim,
+                dtype=density.dtype,
+                generator=generator,
+            )
             u, log_q = guide.sample_units(noise)
             terms = many_unit_terms(density, u)
             parts.append(terms.likelihood + terms.prior - log_q)
@@ -72,15 +85,32 @@ class LocalObjective(FlatObjective):
         FitError: the program has global or discrete sites, or the guide does not know its units.
     """
 
-    def __init__(self, density: LogDensity, guide: Any, weights: Mapping[str, nn.Parameter], config: FitConfig) -> None:
+    def __init__(
+        self,
+        density: LogDensity,
+        guide: Any,
+        weights: Mapping[str, nn.Parameter],
+        config: FitConfig,
+    ) -> None:
         self.goal, self.step = objective_of(config.objective), 0
         if not is_local(density):
-            raise FitError(f"The objective {config.objective} needs every latent site in the minibatch plate; use elbo.")
+            raise FitError(
+                f"The objective {config.objective} needs every latent site in the minibatch plate;"
+                " use elbo."
+            )
         if not isinstance(guide, LocalGuide):
-            raise FitError(f"The objective {config.objective} needs a guide with units, such as amortized or block_full_rank; use elbo.")
+            raise FitError(
+                f"The objective {config.objective} needs a guide with units, such as amortized or"
+                " block_full_rank; use elbo."
+            )
         super().__init__(
-            density, guide, weights, num_particles=config.num_particles, batch_size=config.batch_size, stl=self.goal.stl
-        )  # fmt: skip
+            density,
+            guide,
+            weights,
+            num_particles=config.num_particles,
+            batch_size=config.batch_size,
+            stl=self.goal.stl,
+        )
 
     @property
     def normal(self) -> None:
@@ -103,10 +133,16 @@ class LocalObjective(FlatObjective):
         return self._noise(generator, self.batches)
 
     def _noise(self, generator: torch.Generator, batches: Minibatches) -> tuple[Tensor, ...]:
-        rows = self.num_particles // 2 if self.goal.mirrored and self.num_particles % 2 == 0 else self.num_particles
+        rows = (
+            self.num_particles // 2
+            if self.goal.mirrored and self.num_particles % 2 == 0
+            else self.num_particles
+        )
         half = torch.randn(rows, self.noise_width, dtype=self.density.dtype, generator=generator)
         step = max(1, self.step)
-        knobs = torch.tensor([self.goal.kl_weight(step), self.goal.free_nats(step)], dtype=half.dtype)
+        knobs = torch.tensor(
+            [self.goal.kl_weight(step), self.goal.free_nats(step)], dtype=half.dtype
+        )
         index = batches.draw(generator)
         return (half, knobs) if index is None else (half, knobs, index)
 
@@ -121,11 +157,20 @@ class LocalObjective(FlatObjective):
         doubly = _Scaled() if self.goal.doubly and u.requires_grad else None
         tensors = None if index is None else self.batches.tensors(index)
         if doubly is not None:
-            values = u[:, guide.places if index is None else guide.places[index]]  # [draw, unit, local]
+            values = u[
+                :, guide.places if index is None else guide.places[index]
+            ]  # [draw, unit, local]
             values.register_hook(doubly)
-            u = u.detach().index_copy(1, (guide.places if index is None else guide.places[index]).reshape(-1), values.flatten(1))
+            u = u.detach().index_copy(
+                1,
+                (guide.places if index is None else guide.places[index]).reshape(-1),
+                values.flatten(1),
+            )
             out = guide.numbers(index)
-            log_q = guide.head.log_prob_stl(out, (values - guide.center) / guide.spread) - guide.spread.log().sum()
+            log_q = (
+                guide.head.log_prob_stl(out, (values - guide.center) / guide.spread)
+                - guide.spread.log().sum()
+            )
         terms = many_unit_terms(self.density, u, tensors)
         scale = guide.size / log_q.shape[1]
         if isinstance(self.goal, IWAE):
@@ -136,8 +181,11 @@ class LocalObjective(FlatObjective):
         kl = log_q - terms.prior
         if not isinstance(self.goal, FreeBitsELBO):
             return -scale * beta_elbo_nats(terms.likelihood, kl, knobs[0]).sum()
-        # The batch's mean KL per unit costs nothing below the free nats, which fall to 0: the last objective is the ELBO.
-        return -scale * terms.likelihood.mean(0).sum() + guide.size * torch.maximum(kl.mean(), knobs[1].expand(()))
+        # The batch's mean KL per unit costs nothing below the free nats, which fall to 0: the last
+        # objective is the ELBO.
+        return -scale * terms.likelihood.mean(0).sum() + guide.size * torch.maximum(
+            kl.mean(), knobs[1].expand(())
+        )
 
     def locate_nonfinite(self, noise: tuple[Tensor, ...]) -> str:
         """Repeat the draw and name the site whose log density is not finite there."""
@@ -146,13 +194,24 @@ class LocalObjective(FlatObjective):
     def snapshot(self) -> dict[str, float]:
         """Return reconstruction and KL per unit in nats at the current parameters, over the first units with fixed noise."""
         generator = torch.Generator().manual_seed(7)
-        index = torch.arange(min(SNAPSHOT, self.batches.size)) if self.batches.batch_size is not None else None
+        index = (
+            torch.arange(min(SNAPSHOT, self.batches.size))
+            if self.batches.batch_size is not None
+            else None
+        )
         with torch.no_grad():
-            noise = torch.randn(2, self.guide.noise_dim, dtype=self.density.dtype, generator=generator)
+            noise = torch.randn(
+                2, self.guide.noise_dim, dtype=self.density.dtype, generator=generator
+            )
             assert isinstance(self.guide, LocalGuide)
             u, log_q = self.guide.sample_units(torch.cat([noise, -noise]), index=index)
-            terms = many_unit_terms(self.density, u, None if index is None else self.batches.tensors(index))
-        return {"reconstruction_nats": float(-terms.likelihood.mean()), "kl_nats": float((log_q - terms.prior).mean())}
+            terms = many_unit_terms(
+                self.density, u, None if index is None else self.batches.tensors(index)
+            )
+        return {
+            "reconstruction_nats": float(-terms.likelihood.mean()),
+            "kl_nats": float((log_q - terms.prior).mean()),
+        }
 
 
 class _Scaled:

@@ -3,7 +3,8 @@
 With log weights w_ij = log p(x_i, u_ij) - log q(u_ij | x_i) of draw j = 1..k of unit i, and r_ij the log prior with its
 Jacobian, every objective is a sum over units, in nats, and is maximized; losses are minus it.
 
-A record is named by its `spec`, such as `beta[beta=4.0]`, which is what configurations and files hold.
+A record is named by its `spec`, such as `beta[beta=4.0]`, which is what configurations and files
+hold.
 """
 
 from __future__ import annotations
@@ -17,9 +18,19 @@ from typing import ClassVar
 from zoo.errors import UnknownNameError, UsageError
 
 __all__ = [
-    "ELBO", "IWAE", "OBJECTIVES", "Beta", "CyclicalELBO", "DReGIWAE", "FreeBitsELBO", "LinearELBO", "Objective", "PlainELBO", "Scheduled",
+    "ELBO",
+    "IWAE",
+    "OBJECTIVES",
+    "Beta",
+    "CyclicalELBO",
+    "DReGIWAE",
+    "FreeBitsELBO",
+    "LinearELBO",
+    "Objective",
+    "PlainELBO",
+    "Scheduled",
     "objective_of",
-]  # fmt: skip
+]
 
 CYCLES = 4
 RISE = 0.5  # share of a cycle in which the weight rises (Fu et al. 2019)
@@ -34,10 +45,13 @@ class Objective:
         name: what users call it.
         formula: the term of one unit, in plain notation.
         bounds: what it is a lower bound on.
-        per_unit: whether every latent value must belong to a unit, and the guide know the log q of each.
-        stl: whether the score term is left out of the gradient (sticking the landing, Roeder et al. 2017).
+        per_unit: whether every latent value must belong to a unit, and the guide know the log q of
+            each.
+        stl: whether the score term is left out of the gradient (sticking the landing, Roeder et
+            al. 2017).
         doubly: whether the gradient of the guide is doubly reparameterized (Tucker et al. 2019).
-        mirrored: whether noise comes in mirrored pairs; a bound defined for independent draws has none.
+        mirrored: whether noise comes in mirrored pairs; a bound defined for independent draws has
+            none.
         ends_as_elbo: whether the last steps maximize the ELBO, so that losses are minus it.
     """
 
@@ -130,7 +144,9 @@ class Beta(Objective):
     def __post_init__(self) -> None:
         """Refuse a weight that is not positive."""
         if not self.beta > 0:
-            raise UsageError(f"The objective beta got beta={self.beta}; accepted: a positive number.")
+            raise UsageError(
+                f"The objective beta got beta={self.beta}; accepted: a positive number."
+            )
 
     def kl_weight(self, step: int) -> float:
         """Return beta."""
@@ -141,7 +157,8 @@ class Beta(Objective):
 class Scheduled(Objective):
     """An ELBO whose KL term is eased over the first `warmup` steps, and whole from then on.
 
-    A schedule that has not ended when training ends leaves a beta-VAE that nobody asked for: `check` refuses it.
+    A schedule that has not ended when training ends leaves a beta-VAE that nobody asked for:
+    `check` refuses it.
     """
 
     warmup: int = 0
@@ -149,7 +166,10 @@ class Scheduled(Objective):
     def __post_init__(self) -> None:
         """Refuse a negative number of steps."""
         if self.warmup < 0:
-            raise UsageError(f"The objective {self.name} got warmup={self.warmup}; accepted: a number of steps from 1.")
+            raise UsageError(
+                f"The objective {self.name} got warmup={self.warmup}; accepted: a number of steps"
+                " from 1."
+            )
 
     @property
     def settles_after(self) -> int:
@@ -165,8 +185,9 @@ class Scheduled(Objective):
         search = steps - annealing
         if not 1 <= self.warmup <= search:
             raise UsageError(
-                f"The objective {self.name} got warmup={self.warmup}; accepted: 1 to {search} of the {steps} steps, so that the "
-                "weight of the KL is 1 before the learning rate falls."
+                f"The objective {self.name} got warmup={self.warmup}; accepted: 1 to {search} of"
+                f" the {steps} steps, so that the weight of the KL is 1 before the learning rate"
+                " falls."
             )
 
 
@@ -175,7 +196,9 @@ class LinearELBO(Scheduled):
     """Evidence lower bound whose KL weight rises from 0 to 1 over the warm-up."""
 
     name: ClassVar[str] = "elbo_linear"
-    formula: ClassVar[str] = "(1/k) sum_j [log p(x_i | u_ij) - b (log q(u_ij) - r_ij)], b = min(1, step / warmup)"
+    formula: ClassVar[str] = (
+        "(1/k) sum_j [log p(x_i | u_ij) - b (log q(u_ij) - r_ij)], b = min(1, step / warmup)"
+    )
 
     def kl_weight(self, step: int) -> float:
         """Return the share of the warm-up that is over."""
@@ -187,7 +210,9 @@ class CyclicalELBO(Scheduled):
     """Evidence lower bound whose KL weight rises four times over the warm-up and then stays at 1 (Fu et al. 2019)."""
 
     name: ClassVar[str] = "elbo_cyclical"
-    formula: ClassVar[str] = "(1/k) sum_j [log p(x_i | u_ij) - b (log q(u_ij) - r_ij)], b rises from 0 to 1 four times"
+    formula: ClassVar[str] = (
+        "(1/k) sum_j [log p(x_i | u_ij) - b (log q(u_ij) - r_ij)], b rises from 0 to 1 four times"
+    )
 
     def kl_weight(self, step: int) -> float:
         """Return the weight: it rises over the first half of each cycle and stays at 1 for the other."""
@@ -201,14 +226,19 @@ class FreeBitsELBO(Scheduled):
     """Evidence lower bound that leaves `free_bits` nats per unit free at first, falling to none over the warm-up."""
 
     name: ClassVar[str] = "elbo_free_bits"
-    formula: ClassVar[str] = "(1/k) sum_j log p(x_i | u_ij) - max(KL, free nats), the free nats falling to 0"
+    formula: ClassVar[str] = (
+        "(1/k) sum_j log p(x_i | u_ij) - max(KL, free nats), the free nats falling to 0"
+    )
     free_bits: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse negative numbers."""
         Scheduled.__post_init__(self)
         if not self.free_bits >= 0:
-            raise UsageError(f"The objective {self.name} got free_bits={self.free_bits}; accepted: a number of nats from 0.")
+            raise UsageError(
+                f"The objective {self.name} got free_bits={self.free_bits}; accepted: a number of"
+                " nats from 0."
+            )
 
     def free_nats(self, step: int) -> float:
         """Return what is still free."""
@@ -216,7 +246,8 @@ class FreeBitsELBO(Scheduled):
 
 
 OBJECTIVES: Mapping[str, type[Objective]] = {
-    kind.name: kind for kind in (ELBO, PlainELBO, IWAE, DReGIWAE, Beta, LinearELBO, CyclicalELBO, FreeBitsELBO)
+    kind.name: kind
+    for kind in (ELBO, PlainELBO, IWAE, DReGIWAE, Beta, LinearELBO, CyclicalELBO, FreeBitsELBO)
 }
 
 
@@ -224,7 +255,8 @@ def objective_of(spec: str) -> Objective:
     """Return the objective of a spec such as `elbo` or `elbo_linear[warmup=2000]`.
 
     Raises:
-        UnknownNameError: an unknown objective, or a parameter it does not have, with the nearest guess.
+        UnknownNameError: an unknown objective, or a parameter it does not have, with the nearest
+            guess.
         UsageError: a value that is no number, or one the objective refuses.
     """
     found = _SPEC.fullmatch(spec)
@@ -240,5 +272,7 @@ def objective_of(spec: str) -> Objective:
         try:
             values[name] = int(text) if isinstance(fields[name].default, int) else float(text)
         except ValueError:
-            raise UsageError(f"The objective {kind.name} got {name}={text!r}; accepted: a number.") from None
+            raise UsageError(
+                f"The objective {kind.name} got {name}={text!r}; accepted: a number."
+            ) from None
     return kind(**values)

@@ -1,7 +1,9 @@
 """The one optimization loop: Adam in two phases, stopped by a rule, averaged at the end.
 
-1. Search at a constant learning rate until `guides.optimize.stopping.Watch` says that nothing improves beyond noise.
-2. Anneal along a cosine to `final_lr`, and average the parameters over the last share `tail` of this phase.
+1. Search at a constant learning rate until `guides.optimize.stopping.Watch` says that nothing
+improves beyond noise.
+2. Anneal along a cosine to `final_lr`, and average the parameters over the last share `tail` of
+this phase.
 
 A loss or gradient that is not finite ends the fit at once; the last finite parameters are kept.
 """
@@ -27,15 +29,19 @@ __all__ = ["Outcome", "optimize"]
 
 Progress = Callable[[int, int, float], None]
 FIRST = (1, 2, 4, 8, 16, 32)  # steps that are looked at besides every tenth of a window
-Look = Callable[[Sequence[float], Tensor], None]  # the losses of a block of steps, and the values after each
-WINDOWS = 3  # of the stopping rule that a search usually takes (two at least), for the prediction of its time
+Look = Callable[
+    [Sequence[float], Tensor], None
+]  # the losses of a block of steps, and the values after each
+# of the stopping rule that a search usually takes (two at least), for the prediction of its time
+WINDOWS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """Losses per step in nats, why the loop ended and how the step ran; the parameters themselves are changed in place.
 
-    `history` holds what an objective with a `snapshot` said along the way, name -> values, with their `step`.
+    `history` holds what an objective with a `snapshot` said along the way, name -> values, with
+    their `step`.
     """
 
     losses: np.ndarray[Any, Any]
@@ -66,7 +72,9 @@ class _Run:
         self.step = Step(self.objective, self.config, self.expected)
         self._ahead = torch.empty(0)
 
-    def take(self, shares: Sequence[float], averaging: Sequence[bool], each: Look | None = None) -> Stop | None:
+    def take(
+        self, shares: Sequence[float], averaging: Sequence[bool], each: Look | None = None
+    ) -> Stop | None:
         """Take a block of steps at these shares of the learning rate; return a Stop when something is not finite.
 
         `each` is called once, with the losses of all of them and the values after each.
@@ -86,7 +94,9 @@ class _Run:
                 self.progress(first + i, self.config.steps, loss)
         if number < len(rows):
             what = "The gradient" if math.isfinite(rows[number, 0]) else "The loss"
-            return self._failed(first + number, f"{what} is not finite", tuple(x[number] for x in noise))
+            return self._failed(
+                first + number, f"{what} is not finite", tuple(x[number] for x in noise)
+            )
         self.averaged += sum(averaging)
         return None
 
@@ -110,14 +120,17 @@ class _Run:
     def _noise(self, number: int) -> list[Tensor]:
         """Return the noise of so many steps, `most` at most, `[step, *input]` per input; the same numbers however many are asked for.
 
-        Standard normal numbers are drawn for many steps together: drawing them for each takes longer than a small step.
+        Standard normal numbers are drawn for many steps together: drawing them for each takes
+        longer than a small step.
         """
         shape = self.objective.normal
         if shape is None:
             rows = [self.objective.noise(self.generator) for _ in range(number)]
             return [torch.stack(column) for column in zip(*rows, strict=True)]
         if len(self._ahead) < number:
-            fresh = torch.empty(self.step.together, *shape, dtype=self.step.state.dtype).normal_(generator=self.generator)
+            fresh = torch.empty(self.step.together, *shape, dtype=self.step.state.dtype).normal_(
+                generator=self.generator
+            )
             self._ahead = torch.cat([self._ahead, fresh]) if len(self._ahead) else fresh
         now, self._ahead = self._ahead[:number], self._ahead[number:]
         return [now]
@@ -132,16 +145,32 @@ class _Run:
         self.step.write()
         culprit = self.objective.locate_nonfinite(noise)
         self.step.write_last()
-        return Stop(status="nan", step=number, sentence=f"{what} at step {number}, at {culprit}; the last finite parameters are kept.")
+        return Stop(
+            status="nan",
+            step=number,
+            sentence=(
+                f"{what} at step {number}, at {culprit}; the last finite parameters are kept."
+            ),
+        )
 
     def outcome(self, stop: Stop) -> Outcome:
         """Return what the loop hands back."""
-        history = {name: np.array([row[name] for row in self.seen]) for name in (self.seen[0] if self.seen else ())}
-        return Outcome(losses=np.asarray(self.losses), stop=stop, record=self.step.record, history=history)
+        history = {
+            name: np.array([row[name] for row in self.seen])
+            for name in (self.seen[0] if self.seen else ())
+        }
+        return Outcome(
+            losses=np.asarray(self.losses), stop=stop, record=self.step.record, history=history
+        )
 
 
 def optimize(
-    objective: Objective, config: FitConfig, generator: torch.Generator, progress: Progress | None = None, *, starts: int = 1
+    objective: Objective,
+    config: FitConfig,
+    generator: torch.Generator,
+    progress: Progress | None = None,
+    *,
+    starts: int = 1,
 ) -> Outcome:
     """Run search and annealing; the objective's parameters hold the averaged result afterwards.
 
@@ -150,7 +179,8 @@ def optimize(
         config: settings of the loop.
         generator: source of all noise and minibatches.
         progress: called as `progress(step, steps, loss)`.
-        starts: how many starts of this fit are still to come, this one included: a compiled step serves all of them.
+        starts: how many starts of this fit are still to come, this one included: a compiled step
+            serves all of them.
     """
     annealing = min(max(2 * config.patience, config.anneal), max(1, config.steps // 2))
     goal = objective_of(config.objective)
@@ -171,7 +201,10 @@ def optimize(
         if stop is not None:
             return run.outcome(stop)
     floor = min(1.0, config.final_lr / config.lr)
-    shares = [floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * k / annealing)) for k in range(annealing)]
+    shares = [
+        floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * k / annealing))
+        for k in range(annealing)
+    ]
     averaging = [k >= (1 - config.tail) * annealing for k in range(annealing)]
     k = 0
     while k < annealing:
@@ -186,13 +219,18 @@ def optimize(
     return run.outcome(_verdict(settled, watch.last, watch.window, len(run.losses), config))
 
 
-def _verdict(settled: bool, last: Settled | None, window: int, steps: int, config: FitConfig) -> Stop:
+def _verdict(
+    settled: bool, last: Settled | None, window: int, steps: int, config: FitConfig
+) -> Stop:
     tail = f"annealed and averaged, {steps} steps in all"
     if last is None:
         return Stop(
             status="not_converged",
             step=steps,
-            sentence=f"The budget of {config.steps} steps is too short for the stopping rule; give more steps.",
+            sentence=(
+                f"The budget of {config.steps} steps is too short for the stopping rule; give more"
+                " steps."
+            ),
         )
     if settled:
         return Stop(status="ok", step=steps, sentence=f"Settled: {last.sentence(window)}; {tail}.")
@@ -200,10 +238,16 @@ def _verdict(settled: bool, last: Settled | None, window: int, steps: int, confi
         return Stop(
             status="not_converged",
             step=steps,
-            sentence=f"The budget of {config.steps} steps ended while still improving: {last.sentence(window)}; {tail}.",
+            sentence=(
+                f"The budget of {config.steps} steps ended while still improving:"
+                f" {last.sentence(window)}; {tail}."
+            ),
         )
     return Stop(
         status="ok",
         step=steps,
-        sentence=f"The budget of {config.steps} steps ended without improvement beyond noise: {last.sentence(window)}; {tail}.",
+        sentence=(
+            f"The budget of {config.steps} steps ended without improvement beyond noise:"
+            f" {last.sentence(window)}; {tail}."
+        ),
     )

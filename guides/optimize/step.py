@@ -2,9 +2,10 @@
 
     step(state, control, rates, *noise) -> (new state, [loss, gradient norm])
 
-`state` is `[4, number]`: every trained value in one row, the two moments of its gradient, and the sum of the values over
-the tail. Packed like this a step is a pure function of a few tensors, which `zoo.compiler.compile` turns into one graph; the same
-function runs eagerly where that does not pay or does not work, with the same noise and therefore the same losses.
+`state` is `[4, number]`: every trained value in one row, the two moments of its gradient, and the
+sum of the values over the tail. Packed like this a step is a pure function of a few tensors, which
+`zoo.compiler.compile` turns into one graph; the same function runs eagerly where that does not pay
+or does not work, with the same noise and therefore the same losses.
 """
 
 from __future__ import annotations
@@ -34,8 +35,15 @@ BLOCK = 100  # steps per call of the compiled step
 LARGEST = 1 << 20  # numbers of the noise, or of the values, of one block: 8 MiB
 BETAS = (0.9, 0.99)  # of Adam
 EPSILON = 1e-8
-FUSING_SECONDS, FUSING_SECONDS_PER_NODE = 20.0, 0.05  # what compiling for a card takes, for the prediction of `auto`
-CHECKS = ((2, 1.0, False, 1e30), (17, 0.5, True, 1e-2), (400, 0.03, True, 1.0))  # what the control rows say where the graph is checked
+FUSING_SECONDS, FUSING_SECONDS_PER_NODE = (
+    20.0,
+    0.05,
+)  # what compiling for a card takes, for the prediction of `auto`
+CHECKS = (
+    (2, 1.0, False, 1e30),
+    (17, 0.5, True, 1e-2),
+    (400, 0.03, True, 1.0),
+)  # what the control rows say where the graph is checked
 
 
 class Objective(Protocol):
@@ -59,7 +67,9 @@ class Objective(Protocol):
     def prepare(self) -> None:
         """Make ready for a trace."""
 
-    def gradients(self, values: Sequence[Tensor], *noise: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
+    def gradients(
+        self, values: Sequence[Tensor], *noise: Tensor
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Return the loss at these values of parameters and weights, and its gradients; pure unless `eager` says why not."""
 
     def watched(self) -> Tensor | None:
@@ -69,7 +79,9 @@ class Objective(Protocol):
         """Name what made the loss or gradient of this noise not finite."""
 
 
-def advance(state: Tensor, control: Tensor, rates: Tensor, loss: Tensor, gradient: Tensor) -> list[Tensor]:
+def advance(
+    state: Tensor, control: Tensor, rates: Tensor, loss: Tensor, gradient: Tensor
+) -> list[Tensor]:
     """Return the state after one clipped step of Adam (Kingma & Ba 2015) and `[loss, gradient norm]`.
 
     Args:
@@ -88,10 +100,15 @@ def advance(state: Tensor, control: Tensor, rates: Tensor, loss: Tensor, gradien
     mean = first * unbias_first
     spread = (second * unbias_second).sqrt()
     values = values - share * rates * mean / (spread + EPSILON)
-    return [torch.stack([values, first, second, total + averaging * values]), torch.stack([loss.to(state.dtype), norm])]
+    return [
+        torch.stack([values, first, second, total + averaging * values]),
+        torch.stack([loss.to(state.dtype), norm]),
+    ]
 
 
-def controls(numbers: Sequence[int], shares: Sequence[float], averaging: Sequence[bool], largest: float) -> Rows:
+def controls(
+    numbers: Sequence[int], shares: Sequence[float], averaging: Sequence[bool], largest: float
+) -> Rows:
     """Return `[step, 5]`: what makes Adam's two moments unbiased, share of the learning rates, 1 while averaging else 0, largest norm.
 
     Args:
@@ -122,23 +139,38 @@ class Step:
 
     Attributes:
         state: `[4, number]`, on the device the steps run on.
-        together: most steps of one block, by shapes alone: the noise must not depend on how a step runs.
+        together: most steps of one block, by shapes alone: the noise must not depend on how a step
+            runs.
     """
 
     def __init__(self, objective: Objective, config: FitConfig, expected: int) -> None:
         self.objective = objective
-        named = {**objective.parameters, **{f"weight.{n}": p for n, p in objective.weights.items()}}
+        named = {
+            **objective.parameters,
+            **{f"weight.{n}": p for n, p in objective.weights.items()},
+        }
         self.parameters: list[nn.Parameter] = list(named.values())
         self._shapes = [p.shape for p in self.parameters]
-        self._places = [p.detach() for p in self.parameters]  # the same memory, out of reach of autograd
+        self._places = [
+            p.detach() for p in self.parameters
+        ]  # the same memory, out of reach of autograd
         self._sizes = [p.numel() for p in self.parameters]
         flat = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         self.state = torch.stack([flat, *[torch.zeros_like(flat)] * 3])
-        each = [config.lr * scaled(n, p) for n, p in objective.parameters.items()] + [config.weight_lr] * len(objective.weights)
-        self.rates = torch.cat([torch.full_like(p.detach().reshape(-1), r) for p, r in zip(self.parameters, each, strict=True)])
+        each = [config.lr * scaled(n, p) for n, p in objective.parameters.items()] + [
+            config.weight_lr
+        ] * len(objective.weights)
+        self.rates = torch.cat(
+            [
+                torch.full_like(p.detach().reshape(-1), r)
+                for p, r in zip(self.parameters, each, strict=True)
+            ]
+        )
         self._largest = config.clip_norm
         self._before = self.state
-        self.together = max(1, min(BLOCK, LARGEST // max(self.state.shape[1], math.prod(objective.normal or (1,)))))
+        self.together = max(
+            1, min(BLOCK, LARGEST // max(self.state.shape[1], math.prod(objective.normal or (1,))))
+        )
         self.function = self._compile(config, expected)
         self.native: NativeGraph | DeviceSteps | None = self._native()
         if config.device != "cpu" and not objective.eager:
@@ -146,24 +178,35 @@ class Step:
 
     def _on_device(self, device: torch.device, mode: str, expected: int) -> DeviceSteps | None:
         """Return the step on a device after checking it against the program on the processor; None, with a notice, where that fails."""
-        started, checks = time.perf_counter(), self._checks(torch.Generator().manual_seed(15_485_863))
+        started, checks = (
+            time.perf_counter(),
+            self._checks(torch.Generator().manual_seed(15_485_863)),
+        )
         try:
             traced = self.trace()
             out = DeviceSteps(traced, device, block=self.together, fuse=mode == "on")
-            if mode == "auto" and out.seconds() * expected > FUSING_SECONDS + FUSING_SECONDS_PER_NODE * traced.nodes:
+            if (
+                mode == "auto"
+                and out.seconds() * expected
+                > FUSING_SECONDS + FUSING_SECONDS_PER_NODE * traced.nodes
+            ):
                 out = DeviceSteps(traced, device, block=self.together, fuse=True)
             same = all(_equal(out(*inputs), self.eager(*inputs)) for inputs in checks)
             reason = "" if same else "self-check failed: the step there differs from the eager one"
         except TraceFailure as error:
             reason = f"cannot be traced: {error}"
         except Exception as error:  # a device may fail in any way: fall back to the processor
-            reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+            reason = (
+                f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+            )
         seconds = time.perf_counter() - started
         if reason:
             self.function.record = _eager(f"not on {device.type}: {reason}", seconds)
             announce(self.function.record["reason"])
             return None
-        self.function.record = Record(used=True, reason=f"on {name_of(device)}", compile_seconds=seconds, cached=False)
+        self.function.record = Record(
+            used=True, reason=f"on {name_of(device)}", compile_seconds=seconds, cached=False
+        )
         self.state, self._before = out.state, out.before
         return out
 
@@ -186,9 +229,17 @@ class Step:
         with torch.enable_grad():
             values = self._split(state)
             loss, gradients = self.objective.gradients(values, *noise)
-        filled = [torch.zeros_like(v) if g is None else g for g, v in zip(gradients, values, strict=True)]
+        filled = [
+            torch.zeros_like(v) if g is None else g for g, v in zip(gradients, values, strict=True)
+        ]
         with torch.no_grad():
-            return advance(state, control, rates, loss.detach(), torch.cat([g.reshape(-1).to(state.dtype) for g in filled]))
+            return advance(
+                state,
+                control,
+                rates,
+                loss.detach(),
+                torch.cat([g.reshape(-1).to(state.dtype) for g in filled]),
+            )
 
     def trace(self) -> Traced:
         """Return the uncompiled graph of a step.
@@ -199,7 +250,13 @@ class Step:
         self.objective.prepare()
         return trace(self.eager, self._example(torch.Generator().manual_seed(15_485_863)))
 
-    def block(self, number: int, shares: Sequence[float], noise: Sequence[Tensor], averaging: Sequence[bool]) -> tuple[Rows, Tensor]:
+    def block(
+        self,
+        number: int,
+        shares: Sequence[float],
+        noise: Sequence[Tensor],
+        averaging: Sequence[bool],
+    ) -> tuple[Rows, Tensor]:
         """Take steps `number`, `number + 1`, ... up to the first whose loss or gradient is not finite.
 
         Args:
@@ -209,31 +266,44 @@ class Step:
             averaging: whether the values of a step enter the average.
 
         Returns:
-            `[step, 2]` loss and gradient norm of each step taken, a failing one included, and the values after each
-            `[step, number of values]`.
+            `[step, 2]` loss and gradient norm of each step taken, a failing one included, and the
+            values after each `[step, number of values]`.
         """
         rows: list[Row] = []
         history, done = [], 0
         if self.native is not None:
             knobs = controls(range(number, number + len(shares)), shares, averaging, self._largest)
-            done, numbers, values = self.native.steps(self.state, self._before, torch.from_numpy(knobs), noise)
+            done, numbers, values = self.native.steps(
+                self.state, self._before, torch.from_numpy(knobs), noise
+            )
             if not self.native.failed:
                 return numbers[: done + 1].numpy(), values
             if isinstance(self.native, DeviceSteps):
                 self.state, self._before = self.state.cpu(), self._before.cpu()
             self.native = None
             self.function.fall_back("the compiled step failed at run time")
-            rows, history = [(loss, norm) for loss, norm in numbers[:done].tolist()], list(values[:done])
+            rows, history = (
+                [(loss, norm) for loss, norm in numbers[:done].tolist()],
+                list(values[:done]),
+            )
         for i in range(done, len(shares)):
-            rows.append(self.take(number + i, shares[i], tuple(x[i] for x in noise), averaging=averaging[i]))
+            rows.append(
+                self.take(
+                    number + i, shares[i], tuple(x[i] for x in noise), averaging=averaging[i]
+                )
+            )
             history.append(self.state[0])
             if not (math.isfinite(rows[-1][0]) and math.isfinite(rows[-1][1])):
                 break
         return np.array(rows), torch.stack(history)
 
-    def take(self, number: int, share: float, noise: tuple[Tensor, ...], *, averaging: bool) -> tuple[float, float]:
+    def take(
+        self, number: int, share: float, noise: tuple[Tensor, ...], *, averaging: bool
+    ) -> tuple[float, float]:
         """Take step `number` and return the loss in nats and the gradient norm; where one is not finite the state stays."""
-        new, numbers = self.function(self.state, self._control(number, share, averaging, self._largest), self.rates, *noise)
+        new, numbers = self.function(
+            self.state, self._control(number, share, averaging, self._largest), self.rates, *noise
+        )
         loss, norm = numbers.tolist()
         if math.isfinite(loss) and math.isfinite(norm):
             self._before, self.state = self.state, new
@@ -268,27 +338,58 @@ class Step:
         if self.objective.eager:
             if config.device != "cpu":
                 announce(f"not on {config.device}: {self.objective.eager}")
-            return Function(eager=self.eager, examples=tuple(example), record=_eager(self.objective.eager))
+            return Function(
+                eager=self.eager, examples=tuple(example), record=_eager(self.objective.eager)
+            )
         if config.compile == "off" or config.device != "cpu":
-            return Function(eager=self.eager, examples=tuple(example), record=_eager("switched off"))
+            return Function(
+                eager=self.eager, examples=tuple(example), record=_eager("switched off")
+            )
         checks = self._checks(generator)
-        out = compile_function(self.eager, example, checks, mode=cast(Mode, config.compile), expected_calls=expected, traced=self.trace)
-        if out.run is not None and not all(_equal(out(*inputs), self.eager(*inputs)) for inputs in checks):
+        out = compile_function(
+            self.eager,
+            example,
+            checks,
+            mode=cast(Mode, config.compile),
+            expected_calls=expected,
+            traced=self.trace,
+        )
+        if out.run is not None and not all(
+            _equal(out(*inputs), self.eager(*inputs)) for inputs in checks
+        ):
             out.run = None
-            out.record = _eager("self-check failed: the compiled step differs from the eager one", out.record["compile_seconds"])
+            out.record = _eager(
+                "self-check failed: the compiled step differs from the eager one",
+                out.record["compile_seconds"],
+            )
             announce(out.record["reason"])
         return out
 
     def _checks(self, generator: torch.Generator) -> list[list[Tensor]]:
         """Return the inputs at which a graph of the step must equal the eager one."""
-        return [[self._elsewhere(generator), self._control(*row), self.rates, *self.objective.peek_noise(generator)] for row in CHECKS]
+        return [
+            [
+                self._elsewhere(generator),
+                self._control(*row),
+                self.rates,
+                *self.objective.peek_noise(generator),
+            ]
+            for row in CHECKS
+        ]
 
     def _example(self, generator: torch.Generator) -> list[Tensor]:
-        return [self.state, self._control(1, 1.0, False, self._largest), self.rates, *self.objective.peek_noise(generator)]
+        return [
+            self.state,
+            self._control(1, 1.0, False, self._largest),
+            self.rates,
+            *self.objective.peek_noise(generator),
+        ]
 
     def _control(self, number: int, share: float, averaging: bool, largest: float) -> Tensor:
         """Return one row of `controls`."""
-        return torch.from_numpy(controls([number], [share], [averaging], largest)[0]).to(self.state.dtype)
+        return torch.from_numpy(controls([number], [share], [averaging], largest)[0]).to(
+            self.state.dtype
+        )
 
     def _elsewhere(self, generator: torch.Generator) -> Tensor:
         """Return a state near the current one with moments of a fit under way."""

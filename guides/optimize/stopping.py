@@ -4,10 +4,11 @@ The search runs at a constant learning rate. It has settled when, from one windo
 
     gain = mean(previous losses) - mean(losses)  <=  2 se(gain) + slack       [nats]
 
-and no watched parameter's mean moved by more than `drift` plus four of its own standard errors. Watched parameters are
-in whitened units (posterior standard deviations); guides without such units are watched by their losses alone. After
-that the learning rate is annealed along a cosine and the parameters are averaged over the last steps (Dhaka et al.
-2020, "Robust, accurate stochastic optimization for variational inference": the average is the answer).
+and no watched parameter's mean moved by more than `drift` plus four of its own standard errors.
+Watched parameters are in whitened units (posterior standard deviations); guides without such units
+are watched by their losses alone. After that the learning rate is annealed along a cosine and the
+parameters are averaged over the last steps (Dhaka et al. 2020, "Robust, accurate stochastic
+optimization for variational inference": the average is the answer).
 """
 
 from __future__ import annotations
@@ -45,8 +46,15 @@ class Settled:
 
     def sentence(self, window: int) -> str:
         """Say it in words."""
-        moved = "" if math.isnan(self.moved) else f" and no watched parameter moved by more than {self.moved:.2g} posterior sd"
-        return f"over the last {window} steps the loss fell by {self.gain:.2g} +/- {self.gain_se:.1g} nats{moved}"
+        moved = (
+            ""
+            if math.isnan(self.moved)
+            else f" and no watched parameter moved by more than {self.moved:.2g} posterior sd"
+        )
+        return (
+            f"over the last {window} steps the loss fell by {self.gain:.2g} +/- {self.gain_se:.1g}"
+            f" nats{moved}"
+        )
 
 
 @dataclass
@@ -69,7 +77,8 @@ class Watch:
 
         Args:
             losses: of each step.
-            watched: place among them -> the watched parameters after that step; called for a hundred steps of a window.
+            watched: place among them -> the watched parameters after that step; called for a
+                hundred steps of a window.
         """
         every, had = max(1, self.window // 100), len(self.losses)
         self.losses.extend(losses)
@@ -91,7 +100,9 @@ class Watch:
         self.losses, self.values = [], []
         return settled
 
-    def _compare(self, mean: float, se: float, stack: Tensor | None, center: Tensor | None) -> Settled:
+    def _compare(
+        self, mean: float, se: float, stack: Tensor | None, center: Tensor | None
+    ) -> Settled:
         assert self.before is not None
         gain, gain_se = self.before[0] - mean, math.hypot(self.before[1], se)
         moved, still = math.nan, True
@@ -101,7 +112,9 @@ class Watch:
             steps = (center - self.before[2]).abs()
             moved = float(steps.max())
             still = bool((steps <= DRIFT + 4 * error).all())
-        return Settled(gain=gain, gain_se=gain_se, moved=moved, settled=still and gain <= 2 * gain_se + SLACK)
+        return Settled(
+            gain=gain, gain_se=gain_se, moved=moved, settled=still and gain <= 2 * gain_se + SLACK
+        )
 
 
 def _mean_and_error(losses: np.ndarray[Any, Any]) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """A site whose log probability broadcasts beyond its plates is refused wherever a program enters.
 
-A column `[n, 1]` against a plate of n rows is a likelihood of n x n terms, on whose posterior all methods agree.
+A column `[n, 1]` against a plate of n rows is a likelihood of n x n terms, on whose posterior all
+methods agree.
 """
 
 import numpy as np
@@ -48,7 +49,10 @@ def test_rows_give_the_closed_form():
     assert sd[1] == pytest.approx(0.153, abs=5e-4)
 
 
-REFUSAL = r"Site 'y' broadcasts: .* shape \[30, 1\] .* batch shape \[30\] .* 900 .* \(plates: 'n' of 30\); .*squeeze\(-1\)"
+REFUSAL = (
+    r"Site 'y' broadcasts: .* shape \[30, 1\] .* batch shape \[30\] .* 900 .* \(plates: 'n' of"
+    r" 30\); .*squeeze\(-1\)"
+)
 
 
 def test_a_column_of_targets_is_refused_by_every_entrance():
@@ -59,13 +63,19 @@ def test_a_column_of_targets_is_refused_by_every_entrance():
         benchmarks.compare_program(line, data, ["laplace"], quick=True)
     tensors = {k: torch.as_tensor(v) for k, v in data.items()}
     entry = ModelEntry(
-        name="column", title="t", make_data=lambda seed: Data(train=tensors, observed=("y",), source="s", licence="l"),
-        build=lambda data: line, quantities={"b": Quantity(fn=site("b"))}, reference="nuts",
-    )  # fmt: skip
+        name="column",
+        title="t",
+        make_data=lambda seed: Data(train=tensors, observed=("y",), source="s", licence="l"),
+        build=lambda data: line,
+        quantities={"b": Quantity(fn=site("b"))},
+        reference="nuts",
+    )
     for enter in (lambda: guides.fit(entry, "mean_field"), lambda: benchmarks.run_nuts(entry)):
         with pytest.raises(ProgramError, match=REFUSAL):
             enter()
-    failed = [r for c in zoo.contract.checks(entry) if (r := zoo.contract.run(c)).status == "failed"]
+    failed = [
+        r for c in zoo.contract.checks(entry) if (r := zoo.contract.run(c)).status == "failed"
+    ]
     assert any("broadcasts" in r.sentence for r in failed)
 
 
@@ -79,7 +89,10 @@ def rows(value, *, covariate=None, plate_dim=-1, event=0, shape=(N,), mask=None)
             fn = fn.to_event(event) if event else fn
             pyro.sample("y", fn if mask is None else fn.mask(mask), obs=y)
 
-    return program, {"y": value, "x": torch.zeros(shape, dtype=torch.float64) if covariate is None else covariate}
+    return program, {
+        "y": value,
+        "x": torch.zeros(shape, dtype=torch.float64) if covariate is None else covariate,
+    }
 
 
 ones = torch.ones(N, 3, dtype=torch.float64)
@@ -105,9 +118,13 @@ def test_one_value_for_three_of_a_multivariate_event_is_refused():
     def program(y):
         m = pyro.sample("m", dist.Normal(0.0, 1.0))
         with pyro.plate("n", N):
-            pyro.sample("y", dist.MultivariateNormal(m.expand(3), torch.eye(3, dtype=torch.float64)), obs=y)
+            pyro.sample(
+                "y", dist.MultivariateNormal(m.expand(3), torch.eye(3, dtype=torch.float64)), obs=y
+            )
 
-    with pytest.raises(ProgramError, match=r"site 'y': The right-most size of value must match event_shape"):
+    with pytest.raises(
+        ProgramError, match=r"site 'y': The right-most size of value must match event_shape"
+    ):
         zoo.from_program(program, {"y": ones[:, :1]})
     assert zoo.from_program(program, {"y": ones}).quantities
 
@@ -153,7 +170,9 @@ def test_what_does_not_broadcast_is_taken_and_has_its_density(program, data, ter
     value = made.train["y"] if program is not constant else torch.zeros(N)
     center = made.train["x"] if program is not no_plate else torch.zeros(N)
     residual = (torch.as_tensor(value, dtype=torch.float64) - center).square().sum()
-    expected = -0.5 * residual - 0.5 * (terms + density.dim) * torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64))
+    expected = -0.5 * residual - 0.5 * (terms + density.dim) * torch.log(
+        torch.tensor(2 * torch.pi, dtype=torch.float64)
+    )
     assert float(density(u)) == pytest.approx(float(expected), abs=1e-10)
 
 
@@ -163,6 +182,12 @@ def test_a_series_of_any_length_is_taken():
     def program(y):
         s = pyro.sample("s", dist.LogNormal(0.0, 1.0))
         normal = dist.MultivariateNormal(torch.zeros(1, dtype=torch.float64), eye)
-        pyro.sample("y", dist.GaussianHMM(normal, eye, normal, eye, dist.MultivariateNormal(torch.zeros(1), s * eye)), obs=y)
+        pyro.sample(
+            "y",
+            dist.GaussianHMM(
+                normal, eye, normal, eye, dist.MultivariateNormal(torch.zeros(1), s * eye)
+            ),
+            obs=y,
+        )
 
     assert zoo.from_program(program, {"y": torch.randn(12, 1)}).quantities

@@ -61,11 +61,15 @@ class Fault:
         return (
             entry,
             [family],
-            {"log_evidence": self.evidence(target.log_evidence()), "route": target.route, "reported": Reported(**reported)},
+            {
+                "log_evidence": self.evidence(target.log_evidence()),
+                "route": target.route,
+                "reported": Reported(**reported),
+            },
         )
 
 
-# -- objectives ---------------------------------------------------------------------------------------------------------
+# -- objectives --------------------------------------------------------------------------------
 
 
 def terms(fit, particles, index, seed):
@@ -162,14 +166,16 @@ def few_used(fit, n, seed):
     return replace(OURS.elbo(fit, 20, seed), draws=n)
 
 
-# -- draws ----------------------------------------------------------------------------------------------------------
+# -- draws -------------------------------------------------------------------------------------
 
 
 def resized(posterior, rows):
     return replace(
-        posterior, draws={k: v[rows] for k, v in posterior.draws.items()}, unconstrained=posterior.unconstrained[rows],
+        posterior,
+        draws={k: v[rows] for k, v in posterior.draws.items()},
+        unconstrained=posterior.unconstrained[rows],
         log_weights=posterior.log_weights[rows],
-    )  # fmt: skip
+    )
 
 
 def tiled(fit, n, seed):
@@ -191,7 +197,7 @@ def no_normal_constant(fit, n, seed):
     return replace(posterior, log_weights=posterior.log_weights - 0.5 * math.log(2 * math.pi))
 
 
-# -- bounds and held-out scores ---------------------------------------------------------------------------------------
+# -- bounds and held-out scores ----------------------------------------------------------------
 
 
 def unnormalized(log_w):
@@ -209,7 +215,11 @@ def trimmed(log_w):
 
 
 def mean_log_score(posterior, density):
-    return float(density.pointwise(posterior.draws, posterior.data.test)["y"].reshape(len(posterior.draws["mean"]), -1).mean())
+    return float(
+        density.pointwise(posterior.draws, posterior.data.test)["y"]
+        .reshape(len(posterior.draws["mean"]), -1)
+        .mean()
+    )
 
 
 def score_with_kl(posterior, density):
@@ -217,7 +227,7 @@ def score_with_kl(posterior, density):
     return OURS.heldout(posterior, density) - 2.0 / rows
 
 
-# -- programs ---------------------------------------------------------------------------------------------------------
+# -- programs ----------------------------------------------------------------------------------
 
 
 class UnscaledNormal(dist.Normal):
@@ -278,11 +288,15 @@ def bernoulli(logits):
     return dist.Bernoulli(logits=logits, validate_args=False)
 
 
-def normal_program(*, sd=1.5, kind=dist.Normal, flat=False, plate=8, twice=False, constant=0.0, scaled=True):
+def normal_program(
+    *, sd=1.5, kind=dist.Normal, flat=False, plate=8, twice=False, constant=0.0, scaled=True
+):
     """The program of the target normal_normal with one thing wrong."""
 
     def program(y, index=None):
-        prior = dist.ImproperUniform(dist.constraints.real, (), ()) if flat else dist.Normal(0.5, 2.0)
+        prior = (
+            dist.ImproperUniform(dist.constraints.real, (), ()) if flat else dist.Normal(0.5, 2.0)
+        )
         mean = pyro.sample("mean", prior)
         size = plate if scaled else len(y)
         with pyro.plate("row", size, subsample=index if scaled else None):
@@ -298,7 +312,9 @@ def normal_program(*, sd=1.5, kind=dist.Normal, flat=False, plate=8, twice=False
 def larger_plate(y, index=None):
     """A plate of one unit too many, filled by the units there are."""
     rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
-    with pyro.plate("row", len(COUNTS) + 1, subsample=torch.arange(len(COUNTS)) if index is None else index):
+    with pyro.plate(
+        "row", len(COUNTS) + 1, subsample=torch.arange(len(COUNTS)) if index is None else index
+    ):
         pyro.sample("y", dist.Poisson(rate), obs=y)
 
 
@@ -306,7 +322,11 @@ def no_local_prior(y, index=None):
     mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
     with pyro.plate("group", 5, subsample=index):
         effect = pyro.sample("effect", dist.Normal(mean, 1.0).mask(False))
-        pyro.sample("y", dist.Normal(effect.unsqueeze(-1), 0.5).expand([*effect.shape, 3]).to_event(1), obs=y)
+        pyro.sample(
+            "y",
+            dist.Normal(effect.unsqueeze(-1), 0.5).expand([*effect.shape, 3]).to_event(1),
+            obs=y,
+        )
 
 
 def first_rows(y, index=None):
@@ -315,10 +335,14 @@ def first_rows(y, index=None):
     mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
     with pyro.plate("group", 5, subsample=index):
         effect = pyro.sample("effect", dist.Normal(mean + offset[: len(y)], 1.0))
-        pyro.sample("y", dist.Normal(effect.unsqueeze(-1), 0.5).expand([*effect.shape, 3]).to_event(1), obs=y)
+        pyro.sample(
+            "y",
+            dist.Normal(effect.unsqueeze(-1), 0.5).expand([*effect.shape, 3]).to_event(1),
+            obs=y,
+        )
 
 
-# -- guides ---------------------------------------------------------------------------------------------------------
+# -- guides ------------------------------------------------------------------------------------
 
 
 class OwnGuide(FlatGuide):
@@ -334,13 +358,17 @@ class OwnGuide(FlatGuide):
 
     def _log_q(self, noise):
         a, x = self.tail.exp(), noise.asinh()
-        slope = a.log() + (a * x).cosh().log() - 0.5 * (1 + noise.square()).log()  # of sinh(a asinh(eps))
+        slope = (
+            a.log() + (a * x).cosh().log() - 0.5 * (1 + noise.square()).log()
+        )  # of sinh(a asinh(eps))
         sign = -1.0 if self.fault == "sign" else 1.0
         scale = 2 * self.log_scale if self.fault == "variance" else self.log_scale
         return standard_normal_log_prob(noise) - (sign * slope + scale).sum(-1)
 
     def sample(self, noise, *, index=None, stl=False):
-        return self.loc + self.log_scale.exp() * (self.tail.exp() * noise.asinh()).sinh(), self._log_q(noise)
+        return self.loc + self.log_scale.exp() * (
+            self.tail.exp() * noise.asinh()
+        ).sinh(), self._log_q(noise)
 
     def log_prob_flat(self, u):
         z = (u - self.loc) / self.log_scale.exp()
@@ -357,7 +385,7 @@ def own(fault):
     return lambda program, data, entry: OwnGuide(LogDensity(program, data).dim, fault)
 
 
-# -- the density itself -----------------------------------------------------------------------------------------------
+# -- the density itself ------------------------------------------------------------------------
 
 
 def exp_with_wrong_sign():
@@ -395,13 +423,22 @@ FAULTS = {
         reported={"objective": weighted(right, lambda b, n: 1 / 784)},
     ),
     "KL averaged twice": Fault(
-        check="objective_is_minus_elbo", target=N, like="gae #8, #20", reported={"objective": weighted(right, lambda b, n: 1 / n**2)}
+        check="objective_is_minus_elbo",
+        target=N,
+        like="gae #8, #20",
+        reported={"objective": weighted(right, lambda b, n: 1 / n**2)},
     ),
     "KL times batch / data": Fault(
-        check="minibatches_average", target=N, like="PyTorch-VAE #35, #56", reported={"objective": weighted(right, lambda b, n: b / n)}
+        check="minibatches_average",
+        target=N,
+        like="PyTorch-VAE #35, #56",
+        reported={"objective": weighted(right, lambda b, n: b / n)},
     ),
     "minibatch likelihood not scaled up": Fault(
-        check="minibatches_average", target=N, like="PyTorch-VAE", reported={"objective": weighted(one, one)}
+        check="minibatches_average",
+        target=N,
+        like="PyTorch-VAE",
+        reported={"objective": weighted(one, one)},
     ),
     "sign of the objective": Fault(
         check="objective_is_minus_elbo",
@@ -410,58 +447,154 @@ FAULTS = {
         reported={"objective": weighted(lambda b, n: -n / b, lambda b, n: -1)},
     ),
     "log of the mean weight as ELBO objective": Fault(
-        check="objective_is_minus_elbo", target="linear_factor", like="IWAE losses reported as ELBO", reported={"objective": iwae}
+        check="objective_is_minus_elbo",
+        target="linear_factor",
+        like="IWAE losses reported as ELBO",
+        reported={"objective": iwae},
     ),
-    "annealing ends at 0.6": Fault(check="annealing_ends_at_one", target=N, like="scvi-tools #1569", reported={"annealing": halves}),
+    "annealing ends at 0.6": Fault(
+        check="annealing_ends_at_one",
+        target=N,
+        like="scvi-tools #1569",
+        reported={"annealing": halves},
+    ),
     "annealing ends at 0.6, unsaid": Fault(
-        check="objective_is_minus_elbo", target=N, like="scvi-tools #1569", reported={"objective": weighted(right, lambda b, n: 0.6)}
+        check="objective_is_minus_elbo",
+        target=N,
+        like="scvi-tools #1569",
+        reported={"objective": weighted(right, lambda b, n: 0.6)},
     ),
-    "sign of the losses": Fault(check="losses_end_at_minus_elbo", target=N, like="scvi-tools PR 3373", reported=losses(lambda x: -x)),
-    "losses in bits": Fault(check="losses_end_at_minus_elbo", target=N, like="vdvae #5 (units)", reported=losses(lambda x: x / BITS)),
-    "losses per row": Fault(check="losses_end_at_minus_elbo", target=N, like="gensim #701", reported=losses(lambda x: x / len(VALUES))),
-    "sign of the ELBO": Fault(check="elbo_reported", target=N, like="scvi-tools PR 3373", reported=elbo(lambda f, n, s, v: -v)),
-    "ELBO in bits": Fault(check="elbo_reported", target=N, like="vdvae #5 (units)", reported=elbo(lambda f, n, s, v: v / BITS)),
+    "sign of the losses": Fault(
+        check="losses_end_at_minus_elbo",
+        target=N,
+        like="scvi-tools PR 3373",
+        reported=losses(lambda x: -x),
+    ),
+    "losses in bits": Fault(
+        check="losses_end_at_minus_elbo",
+        target=N,
+        like="vdvae #5 (units)",
+        reported=losses(lambda x: x / BITS),
+    ),
+    "losses per row": Fault(
+        check="losses_end_at_minus_elbo",
+        target=N,
+        like="gensim #701",
+        reported=losses(lambda x: x / len(VALUES)),
+    ),
+    "sign of the ELBO": Fault(
+        check="elbo_reported",
+        target=N,
+        like="scvi-tools PR 3373",
+        reported=elbo(lambda f, n, s, v: -v),
+    ),
+    "ELBO in bits": Fault(
+        check="elbo_reported",
+        target=N,
+        like="vdvae #5 (units)",
+        reported=elbo(lambda f, n, s, v: v / BITS),
+    ),
     "log of the mean weight as ELBO": Fault(
-        check="elbo_reported", target="linear_factor", like="tomotopy #147", reported=elbo(log_mean_weight)
+        check="elbo_reported",
+        target="linear_factor",
+        like="tomotopy #147",
+        reported=elbo(log_mean_weight),
     ),
-    "ELBO without its KL": Fault(check="elbo_below_evidence", target=N, like="BayesianGaussianMixture #8823", reported=elbo(without_kl)),
-    "requested draws ignored": Fault(check="draws_honored", target=N, like="pythae get_nll", reported={"draw": always_hundred}),
-    "a hundred draws repeated": Fault(check="draws_honored", target=N, like="pythae get_nll", reported={"draw": tiled}),
-    "twenty draws used of those requested": Fault(check="draws_honored", target=N, like="pythae get_nll", reported={"elbo": few_used}),
+    "ELBO without its KL": Fault(
+        check="elbo_below_evidence",
+        target=N,
+        like="BayesianGaussianMixture #8823",
+        reported=elbo(without_kl),
+    ),
+    "requested draws ignored": Fault(
+        check="draws_honored", target=N, like="pythae get_nll", reported={"draw": always_hundred}
+    ),
+    "a hundred draws repeated": Fault(
+        check="draws_honored", target=N, like="pythae get_nll", reported={"draw": tiled}
+    ),
+    "twenty draws used of those requested": Fault(
+        check="draws_honored", target=N, like="pythae get_nll", reported={"elbo": few_used}
+    ),
     "weights without the Jacobian": Fault(
-        check="log_weights", target="half_normal_scale", like="a change of variables forgotten", reported={"draw": no_jacobian}
+        check="log_weights",
+        target="half_normal_scale",
+        like="a change of variables forgotten",
+        reported={"draw": no_jacobian},
     ),
     "weights without a constant of q": Fault(
-        check="gap_is_kl", target=N, like="PyG PR 1368 (a term of the KL)", reported={"draw": no_normal_constant}
+        check="gap_is_kl",
+        target=N,
+        like="PyG PR 1368 (a term of the KL)",
+        reported={"draw": no_normal_constant},
     ),
     "weights not divided by their number": Fault(
-        check="sampled_bounds", target=N, like="pythae #123 (log mean exp)", reported={"bound": unnormalized}
+        check="sampled_bounds",
+        target=N,
+        like="pythae #123 (log mean exp)",
+        reported={"bound": unnormalized},
     ),
     "mean of logs as sampled bound": Fault(
-        check="sampled_bounds", target="linear_factor", like="tomotopy #147", reported={"bound": mean_of_logs}
+        check="sampled_bounds",
+        target="linear_factor",
+        like="tomotopy #147",
+        reported={"bound": mean_of_logs},
     ),
     "largest weights trimmed": Fault(
-        check="bound_converges", target="linear_factor", like="stabilized importance weights", reported={"bound": trimmed}
+        check="bound_converges",
+        target="linear_factor",
+        like="stabilized importance weights",
+        reported={"bound": trimmed},
     ),
-    "held-out mean of logs": Fault(check="heldout_value", target=N, like="gensim #701, #951", reported={"heldout": mean_log_score}),
+    "held-out mean of logs": Fault(
+        check="heldout_value",
+        target=N,
+        like="gensim #701, #951",
+        reported={"heldout": mean_log_score},
+    ),
     "held-out score with a term per call": Fault(
-        check="heldout_splits", target=N, like="scikit-learn #20032", reported={"heldout": score_with_kl}
+        check="heldout_splits",
+        target=N,
+        like="scikit-learn #20032",
+        reported={"heldout": score_with_kl},
     ),
-    "evidence in bits": Fault(check="evidence", target=N, like="vdvae #5 (units)", evidence=lambda z: z / BITS),
-    "variance where an sd belongs": Fault(check="evidence", target=N, like="bjlkeng/sandbox #10", program=normal_program(sd=2.25)),
-    "missing prior term": Fault(check="evidence", target=N, like="BayesianGaussianMixture #14419", program=normal_program(flat=True)),
+    "evidence in bits": Fault(
+        check="evidence", target=N, like="vdvae #5 (units)", evidence=lambda z: z / BITS
+    ),
+    "variance where an sd belongs": Fault(
+        check="evidence", target=N, like="bjlkeng/sandbox #10", program=normal_program(sd=2.25)
+    ),
+    "missing prior term": Fault(
+        check="evidence",
+        target=N,
+        like="BayesianGaussianMixture #14419",
+        program=normal_program(flat=True),
+    ),
     "likelihood counted twice": Fault(
-        check="evidence", target=N, like="gae #20 (a term averaged or summed twice)", program=normal_program(twice=True)
+        check="evidence",
+        target=N,
+        like="gae #20 (a term averaged or summed twice)",
+        program=normal_program(twice=True),
     ),
-    "a constant in a factor": Fault(check="evidence", target=N, like="tomotopy #149", program=normal_program(constant=-0.01)),
+    "a constant in a factor": Fault(
+        check="evidence", target=N, like="tomotopy #149", program=normal_program(constant=-0.01)
+    ),
     "prior of the local sites dropped": Fault(
-        check="evidence", target="random_effects", like="BayesianGaussianMixture #8823", program=no_local_prior
+        check="evidence",
+        target="random_effects",
+        like="BayesianGaussianMixture #8823",
+        program=no_local_prior,
     ),
     "normal likelihood without its constant": Fault(
-        check="sites_normalized", target=N, like="a squared error sold as log p(x)", program=normal_program(kind=UnscaledNormal)
+        check="sites_normalized",
+        target=N,
+        like="a squared error sold as log p(x)",
+        program=normal_program(kind=UnscaledNormal),
     ),
     "wrong Jacobian sign in a prior": Fault(
-        check="sites_normalized", target="gamma_shape", like="a transformed prior written by hand", program=wrong_jacobian
+        check="sites_normalized",
+        target="gamma_shape",
+        like="a transformed prior written by hand",
+        program=wrong_jacobian,
     ),
     "grey pixels in a Bernoulli": Fault(
         check="observed_in_support",
@@ -477,18 +610,41 @@ FAULTS = {
         program=grey(SoftBernoulli),
         train={"y": torch.tensor([0.1, 0.9, 0.3, 0.8, 1.0], dtype=torch.float64)},
     ),
-    "plate one unit too large": Fault(check="plate_scaling", target="gamma_poisson", like="n and n + 1 mixed up", program=larger_plate),
-    "plate not scaled in minibatches": Fault(check="plate_scaling", target=N, like="PyTorch-VAE", program=normal_program(scaled=False)),
-    "rows paired with other units": Fault(check="data_order", target="random_effects", like="a shuffled loader", program=first_rows),
-    "objective pairs rows with other units": Fault(
-        check="order_of_data", target="random_effects", like="a shuffled loader", reported={"objective": unpaired}, family="amortized"
+    "plate one unit too large": Fault(
+        check="plate_scaling",
+        target="gamma_poisson",
+        like="n and n + 1 mixed up",
+        program=larger_plate,
     ),
-    "wrong Jacobian sign in a flow": Fault(check="log_q_normalized", target=N, like="a flow written by hand", guide=own("sign")),
-    "variance where an sd belongs, in q": Fault(check="log_q_normalized", target=N, like="bjlkeng/sandbox #10", guide=own("variance")),
+    "plate not scaled in minibatches": Fault(
+        check="plate_scaling", target=N, like="PyTorch-VAE", program=normal_program(scaled=False)
+    ),
+    "rows paired with other units": Fault(
+        check="data_order", target="random_effects", like="a shuffled loader", program=first_rows
+    ),
+    "objective pairs rows with other units": Fault(
+        check="order_of_data",
+        target="random_effects",
+        like="a shuffled loader",
+        reported={"objective": unpaired},
+        family="amortized",
+    ),
+    "wrong Jacobian sign in a flow": Fault(
+        check="log_q_normalized", target=N, like="a flow written by hand", guide=own("sign")
+    ),
+    "variance where an sd belongs, in q": Fault(
+        check="log_q_normalized", target=N, like="bjlkeng/sandbox #10", guide=own("variance")
+    ),
     "wrong Jacobian sign of a support": Fault(
-        check="jacobians", target="half_normal_scale", like="a bijection written by hand", patch=exp_with_wrong_sign
+        check="jacobians",
+        target="half_normal_scale",
+        like="a bijection written by hand",
+        patch=exp_with_wrong_sign,
     ),
     "a site missing from the density": Fault(
-        check="density_from_sites", target=N, like="pythae PR 27 (a misplaced parenthesis)", patch=prior_forgotten
+        check="density_from_sites",
+        target=N,
+        like="pythae PR 27 (a misplaced parenthesis)",
+        patch=prior_forgotten,
     ),
 }

@@ -36,7 +36,9 @@ def correlation(x):
     sd = pyro.sample("sd", dist.LogNormal(torch.zeros(3), 1.0).to_event(1))
     root = pyro.sample("root", dist.LKJCholesky(3, 2.0))
     with pyro.plate("row", len(x)):
-        pyro.sample("x", dist.MultivariateNormal(torch.zeros(3), scale_tril=sd[:, None] * root), obs=x)
+        pyro.sample(
+            "x", dist.MultivariateNormal(torch.zeros(3), scale_tril=sd[:, None] * root), obs=x
+        )
 
 
 def counts(k):
@@ -51,8 +53,14 @@ def counts(k):
 def process(x, y):
     length = pyro.sample("length", dist.InverseGamma(3.0, 1.0))
     noise = pyro.sample("noise", dist.HalfNormal(1.0))
-    kernel = torch.exp(-0.5 * ((x[:, None] - x) / length) ** 2) + (noise**2 + 1e-6) * torch.eye(len(x))
-    pyro.sample("y", dist.MultivariateNormal(torch.zeros(len(x)), scale_tril=torch.linalg.cholesky(kernel)), obs=y)
+    kernel = torch.exp(-0.5 * ((x[:, None] - x) / length) ** 2) + (noise**2 + 1e-6) * torch.eye(
+        len(x)
+    )
+    pyro.sample(
+        "y",
+        dist.MultivariateNormal(torch.zeros(len(x)), scale_tril=torch.linalg.cholesky(kernel)),
+        obs=y,
+    )
 
 
 def minibatch(x, y, index=None):
@@ -100,12 +108,17 @@ def branching(y):
 
 
 def _multinomial() -> torch.Tensor:
-    return torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1], [0, 0, 5, 5], [2, 2, 3, 3]], dtype=torch.float64)
+    return torch.tensor(
+        [[1, 2, 3, 4], [4, 3, 2, 1], [0, 0, 5, 5], [2, 2, 3, 3]], dtype=torch.float64
+    )
 
 
 def cases() -> dict[str, tuple[object, Data]]:
     """Return name -> (program, data)."""
-    schools = {"y": torch.tensor([28.0, 8, -3, 7, -1, 1, 18, 12]).double(), "s": torch.tensor([15.0, 10, 16, 11, 9, 11, 10, 18]).double()}
+    schools = {
+        "y": torch.tensor([28.0, 8, -3, 7, -1, 1, 18, 12]).double(),
+        "s": torch.tensor([15.0, 10, 16, 11, 9, 11, 10, 18]).double(),
+    }
     pairs = {"x": _rows(60), "y": _rows(60, 1)}
     with pyro.settings.context(module_local_params=True):
         network = Network()

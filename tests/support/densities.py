@@ -13,7 +13,9 @@ def log_density(entry: ModelEntry) -> tuple[LogDensity, Data]:
 
 
 def points(n: int, dim: int, *, seed: int = 0, scale: float = 0.5) -> Tensor:
-    return scale * torch.randn(n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return scale * torch.randn(
+        n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def normal(x: Tensor, mean: Tensor | float, sd: Tensor | float) -> Tensor:

@@ -70,19 +70,30 @@ def outside_reads(function: Function, inputs: Sequence[Tensor] | None = None) ->
     assert function.traced is not None
     given = list(function.examples if inputs is None else inputs)
     truth = function(*given)
-    found = {side: survives(lambda side=side: _same(function, given, truth, side)) for side in SIDES}
+    found = {
+        side: survives(lambda side=side: _same(function, given, truth, side)) for side in SIDES
+    }
     return {side: what for side, what in found.items() if what}
 
 
-def _same(function: Function, inputs: Sequence[Tensor], truth: Sequence[Tensor], side: str) -> bool:
+def _same(
+    function: Function, inputs: Sequence[Tensor], truth: Sequence[Tensor], side: str
+) -> bool:
     walled = [guarded(x, side) for x in (*inputs, *function.traced.constants)]
     if function.package.suffix == ".so":
-        out = [guarded(torch.zeros_like(t, memory_format=torch.contiguous_format), side) for t in truth]
+        out = [
+            guarded(torch.zeros_like(t, memory_format=torch.contiguous_format), side)
+            for t in truth
+        ]
         given = (ctypes.c_void_p * len(walled))(*[x.data_ptr() for x in walled])
         places = (ctypes.c_void_p * len(out))(*[x.data_ptr() for x in out])
         if standalone.library(str(function.package)).zoo_call(None, given, places):
             return False
     else:
-        loader = torch._C._aoti.AOTIModelPackageLoader(str(function.package), "model", False, 1, -1)
+        loader = torch._C._aoti.AOTIModelPackageLoader(
+            str(function.package), "model", False, 1, -1
+        )
         out = loader.run(walled)
-    return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(out, truth, strict=True))
+    return all(
+        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(out, truth, strict=True)
+    )

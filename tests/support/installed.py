@@ -20,7 +20,9 @@ class Installed:
         shutil.rmtree(info, ignore_errors=True)
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outsider\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[{self.members.group}]\n" + "\n".join(lines) + "\n")
+        (info / "entry_points.txt").write_text(
+            f"[{self.members.group}]\n" + "\n".join(lines) + "\n"
+        )
         importlib.invalidate_caches()
         self.members.forget()
 

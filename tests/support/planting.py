@@ -38,19 +38,31 @@ def normals(rng: np.random.Generator, n: int, d: int, rho: float) -> Array:
     return rng.standard_normal((n, d)) @ np.linalg.cholesky(cov).T
 
 
-def guide(draws: Array, log_weights: Array | None = None, model: ModelEntry | None = None) -> Posterior:
+def guide(
+    draws: Array, log_weights: Array | None = None, model: ModelEntry | None = None
+) -> Posterior:
     model = model or entry(draws.shape[1])
     weights = None if log_weights is None else torch.as_tensor(log_weights)
     return Posterior(
-        entry=model, data=model.load_data(), method="full_rank", draws={"x": torch.as_tensor(draws)}, sample_dims=("sample",),
+        entry=model,
+        data=model.load_data(),
+        method="full_rank",
+        draws={"x": torch.as_tensor(draws)},
+        sample_dims=("sample",),
         log_weights=weights,
-    )  # fmt: skip
+    )
 
 
 def chains(draws: Array, model: ModelEntry | None = None) -> Posterior:
     """Take `[chain, draw, dim]` as MCMC."""
     model = model or entry(draws.shape[2])
-    return Posterior(entry=model, data=model.load_data(), method="nuts", draws={"x": torch.as_tensor(draws)}, sample_dims=("chain", "draw"))
+    return Posterior(
+        entry=model,
+        data=model.load_data(),
+        method="nuts",
+        draws={"x": torch.as_tensor(draws)},
+        sample_dims=("chain", "draw"),
+    )
 
 
 def reference(draws: Array, **fields: Any) -> Reference:
@@ -78,7 +90,9 @@ def _heavy(df: float, *, joint: bool) -> Callable[..., tuple[Array, Array]]:
 
     def plant(rng: np.random.Generator, n: int, m: int, d: int) -> tuple[Array, Array]:
         tails = rng.chisquare(df, (m, 1 if joint else d)) / df
-        return normals(rng, n, d, 0.3), normals(rng, m, d, 0.3) / np.sqrt(tails) * np.sqrt((df - 2) / df)
+        return normals(rng, n, d, 0.3), normals(rng, m, d, 0.3) / np.sqrt(tails) * np.sqrt(
+            (df - 2) / df
+        )
 
     return plant
 
@@ -114,7 +128,9 @@ PLANTS: dict[str, tuple[Callable[..., tuple[Array, Array]], str, int]] = {
 }
 
 
-def planted(name: str, seed: int, d: int, n: int = 2000, m: int = 4000) -> tuple[Posterior, Reference]:
+def planted(
+    name: str, seed: int, d: int, n: int = 2000, m: int = 4000
+) -> tuple[Posterior, Reference]:
     """Draw one planted guide of n draws and a reference of m draws in four chains."""
     plant = PLANTS[name][0]
     rng = np.random.default_rng([seed, d, sum(map(ord, name))])

@@ -18,7 +18,12 @@ from guides.types import FitConfig
 from zoo.density.log_density import LogDensity
 from zoo.types import Data
 
-RUN = {"steps": 64, "patience": 16, "anneal": 20, "num_particles": 8}  # settles at step 32 at the earliest: always 64 steps
+RUN = {
+    "steps": 64,
+    "patience": 16,
+    "anneal": 20,
+    "num_particles": 8,
+}  # settles at step 32 at the earliest: always 64 steps
 
 
 class Decoder(pyro.nn.PyroModule):
@@ -40,14 +45,21 @@ class Decoder(pyro.nn.PyroModule):
 def decoder(tiny):
     y = torch.linspace(-3, 3, 12, dtype=torch.float64).reshape(6, 2)
     card = tiny.entry("decoder", lambda: Data(train={"y": y}), None, learns=True)
-    return type(card)(**{**{f: getattr(card, f) for f in card.__dataclass_fields__}, "build": lambda data: Decoder()})
+    return type(card)(
+        **{
+            **{f: getattr(card, f) for f in card.__dataclass_fields__},
+            "build": lambda data: Decoder(),
+        }
+    )
 
 
 def programs(tiny, name):
     """Return an entry and the minibatch size."""
     if name == "decoder":
         return decoder(tiny), None
-    return getattr(tiny, "intercepts" if name == "minibatch" else name)()[0], 4 if name == "minibatch" else None
+    return getattr(tiny, "intercepts" if name == "minibatch" else name)()[0], (
+        4 if name == "minibatch" else None
+    )
 
 
 def objective(entry, family, batch_size, *, stl=True, particles=8):
@@ -57,12 +69,16 @@ def objective(entry, family, batch_size, *, stl=True, particles=8):
     program = entry.program(data)
     density = LogDensity(program, data, dtype=entry.dtype)
     module = FAMILIES[family]
-    flat = module.flat(build(family, program, data, entry), find_start(density, torch.Generator().manual_seed(0)))
+    flat = module.flat(
+        build(family, program, data, entry), find_start(density, torch.Generator().manual_seed(0))
+    )
     weights = trainable(program, learns=entry.learns, name=entry.name)
     with torch.no_grad():
         for parameter in flat.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return FlatObjective(density, flat, weights, num_particles=particles, batch_size=batch_size, stl=stl)
+    return FlatObjective(
+        density, flat, weights, num_particles=particles, batch_size=batch_size, stl=stl
+    )
 
 
 def graph_gradients(step, graph, noise):
@@ -70,12 +86,17 @@ def graph_gradients(step, graph, noise):
     control = torch.from_numpy(controls([1], [1.0], [False], 1e30)[0])
     moment = graph(step.state, control, step.rates, *noise)[0][1]
     parts = moment.split([p.numel() for p in step.parameters])
-    return [part.reshape(p.shape) / (1 - 0.9) for part, p in zip(parts, step.parameters, strict=True)]
+    return [
+        part.reshape(p.shape) / (1 - 0.9) for part, p in zip(parts, step.parameters, strict=True)
+    ]
 
 
 def both(entry, family, batch_size, **options):
     """Fit eagerly and compiled."""
-    return tuple(guides.fit(entry, family, batch_size=batch_size, compile=mode, **{**RUN, **options}) for mode in ("off", "on"))
+    return tuple(
+        guides.fit(entry, family, batch_size=batch_size, compile=mode, **{**RUN, **options})
+        for mode in ("off", "on")
+    )
 
 
 def loops(entry, runs=1):
@@ -86,7 +107,14 @@ def loops(entry, runs=1):
             density = LogDensity(entry.program(None), entry.load_data(), dtype=entry.dtype)
             loc = torch.full((density.dim,), 0.1, dtype=entry.dtype)
             start = Start(loc=loc, scale=torch.full_like(loc, 0.5))
-            loss = FlatObjective(density, WhitenedMeanField(torch.nn.Module(), start), {}, num_particles=4, batch_size=None, stl=True)
+            loss = FlatObjective(
+                density,
+                WhitenedMeanField(torch.nn.Module(), start),
+                {},
+                num_particles=4,
+                batch_size=None,
+                stl=True,
+            )
             config = FitConfig(**{**RUN, "num_particles": 4, "compile": mode})
             outcomes.append(optimize(loss, config, torch.Generator().manual_seed(0)))
     return outcomes
@@ -101,5 +129,7 @@ def assert_same_run(eager, fast, tolerance=1e-8):
     assert len(eager.losses) == len(fast.losses) == 64
     assert np.abs(fast.losses / eager.losses - 1).max() < tolerance
     assert fast.stop == eager.stop
-    for a, b in zip(eager.guide.state_dict().values(), fast.guide.state_dict().values(), strict=True):
+    for a, b in zip(
+        eager.guide.state_dict().values(), fast.guide.state_dict().values(), strict=True
+    ):
         assert torch.allclose(a, b, rtol=10 * tolerance, atol=10 * tolerance)

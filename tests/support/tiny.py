@@ -32,7 +32,12 @@ def gaussian(rho=0.9, d=2):
     def program(loc, index=None):
         pyro.sample("x", dist.MultivariateNormal(loc, scale_tril=factor))
 
-    return entry("gaussian", lambda: Data(train={"loc": torch.ones(d, dtype=torch.float64)}), program), cov
+    return (
+        entry(
+            "gaussian", lambda: Data(train={"loc": torch.ones(d, dtype=torch.float64)}), program
+        ),
+        cov,
+    )
 
 
 def skewed():
@@ -46,7 +51,11 @@ def skewed():
             pyro.sample("y", dist.Poisson(rate), obs=y)
 
     total, n = float(y.sum()), len(y)
-    evidence = math.lgamma(2 + total) - (2 + total) * math.log(1 + n) - sum(math.lgamma(v + 1) for v in y.tolist())
+    evidence = (
+        math.lgamma(2 + total)
+        - (2 + total) * math.log(1 + n)
+        - sum(math.lgamma(v + 1) for v in y.tolist())
+    )
     return entry("skewed", lambda: Data(train={"y": y}), program), evidence
 
 
@@ -57,13 +66,17 @@ def mixture():
     def program(y, index=None):
         loc = pyro.sample("loc", dist.Normal(2.0, 1.0))
         with pyro.plate("row", 5):
-            z = pyro.sample("z", dist.Categorical(torch.tensor([0.4, 0.6])), infer={"enumerate": "parallel"})
+            z = pyro.sample(
+                "z", dist.Categorical(torch.tensor([0.4, 0.6])), infer={"enumerate": "parallel"}
+            )
             pyro.sample("y", dist.Normal(torch.where(z == 0, torch.tensor(-2.0), loc), 0.5), obs=y)
 
     def log_joint(loc):
         a = math.log(0.4) + torch.distributions.Normal(-2.0, 0.5).log_prob(y)
         b = math.log(0.6) + torch.distributions.Normal(loc[:, None], 0.5).log_prob(y)
-        return torch.distributions.Normal(2.0, 1.0).log_prob(loc) + torch.logaddexp(a.expand_as(b), b).sum(-1)
+        return torch.distributions.Normal(2.0, 1.0).log_prob(loc) + torch.logaddexp(
+            a.expand_as(b), b
+        ).sum(-1)
 
     return entry("mixture", lambda: Data(train={"y": y}), program), log_joint
 
@@ -90,7 +103,11 @@ def intercepts(groups=12, rows=4):
         mu = pyro.sample("mu", dist.Normal(0.0, 3.0))
         with pyro.plate("group", groups, subsample=index):
             effect = pyro.sample("effect", dist.Normal(mu, 1.0))
-            pyro.sample("y", dist.Normal(effect.unsqueeze(-1), 0.5).expand([*effect.shape, rows]).to_event(1), obs=y)
+            pyro.sample(
+                "y",
+                dist.Normal(effect.unsqueeze(-1), 0.5).expand([*effect.shape, rows]).to_event(1),
+                obs=y,
+            )
 
     precision = torch.zeros(groups + 1, groups + 1, dtype=torch.float64)
     precision[0, 0] = 1 / 9 + groups

@@ -58,21 +58,36 @@ def test_rhat_sees_chains_that_disagree_and_shapes_are_kept():
 def test_draws_that_are_not_finite_give_nan_not_health():
     x = generator().standard_normal((4, 1000, 2))
     x[0, 3, 0] = np.inf
-    for function in (bridge.rhat, bridge.ess_bulk, bridge.ess_tail, bridge.mcse_mean, bridge.mcse_sd):
+    for function in (
+        bridge.rhat,
+        bridge.ess_bulk,
+        bridge.ess_tail,
+        bridge.mcse_mean,
+        bridge.mcse_sd,
+    ):
         assert np.isnan(function(x)[0])
         assert np.isfinite(function(x)[1])
 
 
 def test_the_way_through_numba_is_closed(tmp_path):
     """Where numba is installed ArviZ takes it without being asked; the stand-in here would fail at the first number."""
-    (tmp_path / "numba.py").write_text("def vectorize(function=None, **options):\n    return function or vectorize\n")
+    (tmp_path / "numba.py").write_text(
+        "def vectorize(function=None, **options):\n    return function or vectorize\n"
+    )
     code = (
-        "import arviz, numpy; assert arviz.utils.Numba.numba_flag; from benchmarks import arviz_bridge; "
-        "assert not arviz.utils.Numba.numba_flag; x = numpy.random.default_rng(0).normal(size=(4, 100)); "
-        "assert arviz_bridge.mcse_sd(x) > 0 and arviz_bridge.rhat(x) > 0.9 and arviz_bridge.ess_tail(x) > 100"
+        "import arviz, numpy; assert arviz.utils.Numba.numba_flag; from benchmarks import"
+        " arviz_bridge; assert not arviz.utils.Numba.numba_flag; x ="
+        " numpy.random.default_rng(0).normal(size=(4, 100)); assert arviz_bridge.mcse_sd(x) > 0"
+        " and arviz_bridge.rhat(x) > 0.9 and arviz_bridge.ess_tail(x) > 100"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -84,7 +99,9 @@ def test_arrays_without_chains_are_refused():
 def test_rhat_of_a_guide_is_refused_with_the_reason():
     with pytest.raises(UsageError, match="independent by construction"):
         bridge.rhat_of(planting.guide(generator().standard_normal((100, 2))))
-    assert bridge.rhat_of(planting.chains(generator().standard_normal((4, 100, 2))))["x"].shape == (2,)
+    assert bridge.rhat_of(planting.chains(generator().standard_normal((4, 100, 2))))[
+        "x"
+    ].shape == (2,)
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
@@ -92,7 +109,9 @@ def test_pareto_k_of_known_weights(k):
     """Weights u^-k of uniform u are exactly Pareto with shape k."""
     rng = generator(int(10 * k))
     found = [bridge.pareto_k(-k * np.log(rng.uniform(size=4000)))[0] for _ in range(40)]
-    assert np.mean(found) == pytest.approx(k, abs=5 * np.std(found) / 40**0.5 + 0.05)  # its prior pulls k towards 0.5 by < 0.05
+    assert np.mean(found) == pytest.approx(
+        k, abs=5 * np.std(found) / 40**0.5 + 0.05
+    )  # its prior pulls k towards 0.5 by < 0.05
 
 
 def test_pareto_k_has_the_sign_of_log_p_minus_log_q():
@@ -115,14 +134,18 @@ def test_pareto_k_of_degenerate_weights():
     assert smoothed - smoothed[0] == pytest.approx(hair - hair[0])
     assert np.isnan(bridge.pareto_k(np.r_[np.nan, np.zeros(99)])[0])
     assert np.isnan(bridge.pareto_k(np.r_[np.inf, np.zeros(99)])[0])
-    assert np.isfinite(bridge.pareto_k(torch.tensor([-np.inf, *generator().standard_normal(200)]))[0])
+    assert np.isfinite(
+        bridge.pareto_k(torch.tensor([-np.inf, *generator().standard_normal(200)]))[0]
+    )
 
 
 def test_ebfmi_of_independent_energies_is_two():
-    assert bridge.ebfmi(generator().standard_normal((4, 4000))) == pytest.approx(np.full(4, 2.0), abs=0.2)
+    assert bridge.ebfmi(generator().standard_normal((4, 4000))) == pytest.approx(
+        np.full(4, 2.0), abs=0.2
+    )
 
 
-# -- containers ---------------------------------------------------------------------------------------------------------
+# -- containers --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -133,25 +156,53 @@ def normal_entry():
             pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
     y = torch.tensor(generator(7).standard_normal(30))
-    return zoo.from_program(program, {"y": y}, dims={"y": ("row",)}, coords={"row": [f"r{i}" for i in range(30)]}, name="normal")
+    return zoo.from_program(
+        program,
+        {"y": y},
+        dims={"y": ("row",)},
+        coords={"row": [f"r{i}" for i in range(30)]},
+        name="normal",
+    )
 
 
 @pytest.fixture(scope="module")
 def normal_posterior(normal_entry):
     data = normal_entry.load_data()
     precision = 30 + 0.01
-    mu = torch.tensor(generator(8).normal(float(data.train["y"].sum()) / precision, precision**-0.5, (4, 500)))
-    stats = {"diverging": torch.zeros(4, 500, dtype=torch.bool), "n_steps": torch.full((4, 500), 3), "energy": torch.rand(4, 500)}
+    mu = torch.tensor(
+        generator(8).normal(float(data.train["y"].sum()) / precision, precision**-0.5, (4, 500))
+    )
+    stats = {
+        "diverging": torch.zeros(4, 500, dtype=torch.bool),
+        "n_steps": torch.full((4, 500), 3),
+        "energy": torch.rand(4, 500),
+    }
     return Posterior(
-        entry=normal_entry, data=data, method="nuts", draws={"mu": mu}, sample_dims=("chain", "draw"), unconstrained=mu[..., None],
-        stats=stats, cost=Cost(seconds=1.5, compile_seconds=0.25, steps=7, gradient_evaluations=9, sequential_depth=4), seed=11,
-        engine="nutpie", notes=("first", "second"),
-    )  # fmt: skip
+        entry=normal_entry,
+        data=data,
+        method="nuts",
+        draws={"mu": mu},
+        sample_dims=("chain", "draw"),
+        unconstrained=mu[..., None],
+        stats=stats,
+        cost=Cost(
+            seconds=1.5, compile_seconds=0.25, steps=7, gradient_evaluations=9, sequential_depth=4
+        ),
+        seed=11,
+        engine="nutpie",
+        notes=("first", "second"),
+    )
 
 
 def test_to_arviz_has_the_groups_names_and_coords(normal_posterior):
     idata = bridge.to_arviz(normal_posterior, log_likelihood=True)
-    assert {"posterior", "sample_stats", "observed_data", "log_likelihood", "unconstrained_posterior"} <= set(idata.groups())
+    assert {
+        "posterior",
+        "sample_stats",
+        "observed_data",
+        "log_likelihood",
+        "unconstrained_posterior",
+    } <= set(idata.groups())
     assert idata.posterior["mu"].dims == ("chain", "draw")
     assert idata.observed_data["y"].dims == ("row",)
     assert list(idata.log_likelihood["y"].coords["row"].values)[:2] == ["r0", "r1"]
@@ -166,7 +217,13 @@ def test_a_guide_is_one_chain_and_says_so(normal_posterior):
     mu = normal_posterior.draws["mu"][0]
     weights = torch.linspace(-1, 1, 500)
     guide = dataclasses.replace(
-        normal_posterior, method="mean_field", draws={"mu": mu}, sample_dims=("sample",), unconstrained=None, stats={}, log_weights=weights
+        normal_posterior,
+        method="mean_field",
+        draws={"mu": mu},
+        sample_dims=("sample",),
+        unconstrained=None,
+        stats={},
+        log_weights=weights,
     )
     idata = bridge.to_arviz(guide)
     assert idata.posterior["mu"].shape == (1, 500)
@@ -195,16 +252,27 @@ def test_files_come_back_bit_for_bit(normal_posterior, tmp_path):
     for name, value in normal_posterior.stats.items():
         assert torch.equal(back.stats[name], value), name
         assert back.stats[name].dtype == value.dtype, name
-    assert (back.cost, back.seed, back.engine, back.notes) == (normal_posterior.cost, 11, "nutpie", ("first", "second"))
+    assert (back.cost, back.seed, back.engine, back.notes) == (
+        normal_posterior.cost,
+        11,
+        "nutpie",
+        ("first", "second"),
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["posterior.nc"]
 
 
 def test_files_of_a_guide_come_back(normal_posterior, tmp_path):
     mu = normal_posterior.draws["mu"][0]
     guide = dataclasses.replace(
-        normal_posterior, method="full_rank", draws={"mu": mu}, sample_dims=("sample",), unconstrained=mu[:, None], stats={},
-        log_weights=torch.rand(500, dtype=torch.float64), engine=None,
-    )  # fmt: skip
+        normal_posterior,
+        method="full_rank",
+        draws={"mu": mu},
+        sample_dims=("sample",),
+        unconstrained=mu[:, None],
+        stats={},
+        log_weights=torch.rand(500, dtype=torch.float64),
+        engine=None,
+    )
     bridge.save_netcdf(guide, tmp_path / "g.nc")
     back = bridge.load_netcdf(tmp_path / "g.nc", guide.entry, guide.data)
     assert (back.sample_dims, back.engine, back.stats) == (("sample",), None, {})
@@ -216,9 +284,13 @@ def test_a_flipped_byte_and_a_cut_file_are_noticed(normal_posterior, tmp_path):
     path = tmp_path / "posterior.nc"
     bridge.save_netcdf(normal_posterior, path)
     content = path.read_bytes()
-    block = max(range(0, len(content) - 64, 64), key=lambda i: len(set(content[i : i + 64])))  # compressed draws look random
+    block = max(
+        range(0, len(content) - 64, 64), key=lambda i: len(set(content[i : i + 64]))
+    )  # compressed draws look random
     for damaged in (
-        content[:block] + bytes(255 - b for b in content[block : block + 64]) + content[block + 64 :],
+        content[:block]
+        + bytes(255 - b for b in content[block : block + 64])
+        + content[block + 64 :],
         content[: len(content) // 2],
     ):
         path.write_bytes(damaged)

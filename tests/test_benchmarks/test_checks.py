@@ -15,9 +15,17 @@ from zoo.contract.subject import Failed, Skipped
 from zoo.errors import UsageError
 
 DOCS = Path(__file__).parents[2] / "docs"
-PROGRAM = [rule for table in (card, structure, density, minibatch, draws) for rule in table.CHECKS.values()]
+PROGRAM = [
+    rule
+    for table in (card, structure, density, minibatch, draws)
+    for rule in table.CHECKS.values()
+]
 REST = [*benchmarks.contract.CHECKS.values(), *guides.contract.CHECKS.values()]
-AUDIT = [rule for table in (program_checks, guide_checks, evidence_checks) for rule in table.CHECKS.values()]
+AUDIT = [
+    rule
+    for table in (program_checks, guide_checks, evidence_checks)
+    for rule in table.CHECKS.values()
+]
 
 
 @pytest.mark.parametrize("rule", [*PROGRAM, *REST, *AUDIT], ids=lambda rule: rule.name)
@@ -60,14 +68,21 @@ def rule(**fields):
 
 
 def test_a_rule_becomes_a_check_of_its_subject():
-    found = {subject: rule().on(subject, prefix="guide.mine.") for subject in ("wrong", "apart", "all", "")}
+    found = {
+        subject: rule().on(subject, prefix="guide.mine.")
+        for subject in ("wrong", "apart", "all", "")
+    }
     assert {s: (c.run().status, c.run().sentence) for s, c in found.items()} == {
         "wrong": ("failed", "a fault"),
         "apart": ("skipped", "not for this"),
         "all": ("ok", "all is right"),
         "": ("failed", "ZeroDivisionError: division by zero"),
     }
-    assert (found["all"].name, found["all"].about, found["all"].why) == ("guide.mine.mine", "It looks.", "It matters.")
+    assert (found["all"].name, found["all"].about, found["all"].why) == (
+        "guide.mine.mine",
+        "It looks.",
+        "It matters.",
+    )
 
 
 @pytest.mark.parametrize(

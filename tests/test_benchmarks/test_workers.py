@@ -22,7 +22,14 @@ from benchmarks.run import execute
 from benchmarks.workers import Task, TaskResult, run_tasks
 from zoo.compiler import cache
 from zoo.compiler import compile as compiled
-from zoo.errors import DataError, InfrastructureError, LostWorkerError, UnknownNameError, UsageError, ZooError
+from zoo.errors import (
+    DataError,
+    InfrastructureError,
+    LostWorkerError,
+    UnknownNameError,
+    UsageError,
+    ZooError,
+)
 
 
 def draw() -> tuple[float, float, float]:
@@ -40,14 +47,20 @@ def test_values_depend_on_the_name_only():
     assert len(set(alone)) == 5
 
 
-@pytest.mark.parametrize("options", [{"in_process": True}, {"jobs": 1}, {"jobs": 2}], ids=["here", "one", "two"])
+@pytest.mark.parametrize(
+    "options", [{"in_process": True}, {"jobs": 1}, {"jobs": 2}], ids=["here", "one", "two"]
+)
 def test_tasks_follow_from_results(options):
     """Two tasks from one result, one of them with a task of its own: all run once, in the order they were asked for."""
     seen = []
 
     def follow(result):
         seen.append(result.name)
-        return [Task(f"{result.name}{i}", lambda i=i: result.value + i) for i in (1, 2)] if result.name in ("a", "a1") else []
+        return (
+            [Task(f"{result.name}{i}", lambda i=i: result.value + i) for i in (1, 2)]
+            if result.name in ("a", "a1")
+            else []
+        )
 
     results = run_tasks([Task("a", lambda: 1), Task("b", lambda: 10)], follow=follow, **options)
     values = {"a": 1, "b": 10, "a1": 2, "a2": 3, "a11": 3, "a12": 4}
@@ -57,12 +70,19 @@ def test_tasks_follow_from_results(options):
         assert seen == ["a", "a1", "a11", "a12", "a2", "b"]  # what follows is next
         assert [r.name for r in results] == list(values)
     with pytest.raises(UsageError, match="different names"):
-        run_tasks([Task("a", lambda: 1)], follow=lambda r: [Task("a", lambda: 2)] if r.value == 1 else [], **options)
+        run_tasks(
+            [Task("a", lambda: 1)],
+            follow=lambda r: [Task("a", lambda: 2)] if r.value == 1 else [],
+            **options,
+        )
 
 
 def test_large_tensors_come_home_and_cost_is_measured():
     seen: list[TaskResult] = []
-    (result,) = run_tasks([Task("big", lambda: {"x": torch.arange(3_000_000, dtype=torch.float64)})], on_done=seen.append)
+    (result,) = run_tasks(
+        [Task("big", lambda: {"x": torch.arange(3_000_000, dtype=torch.float64)})],
+        on_done=seen.append,
+    )
     assert torch.equal(result.unwrap()["x"], torch.arange(3_000_000, dtype=torch.float64))
     assert seen == [result]
     assert result.seconds > 0
@@ -85,14 +105,19 @@ def test_autograd_is_tried_as_a_model_would_use_it(monkeypatch):
     assert workers._differentiates()
 
     def refuse(*args: object) -> None:
-        raise RuntimeError("Unable to handle autograd's threading in combination with fork-based multiprocessing.")
+        raise RuntimeError(
+            "Unable to handle autograd's threading in combination with fork-based multiprocessing."
+        )
 
     monkeypatch.setattr(torch.autograd, "grad", refuse)
     assert not workers._differentiates()
 
 
 def test_each_worker_has_one_thread():
-    assert [r.value for r in run_tasks([Task("a", torch.get_num_threads), Task("b", torch.get_num_threads)])] == [1, 1]
+    assert [
+        r.value
+        for r in run_tasks([Task("a", torch.get_num_threads), Task("b", torch.get_num_threads)])
+    ] == [1, 1]
 
 
 def test_an_error_keeps_its_class_and_the_others_finish():
@@ -114,7 +139,9 @@ def test_a_result_that_cannot_be_pickled_is_an_error():
 
 
 def test_a_killed_worker_is_noticed_and_the_suite_goes_on():
-    bad, good = run_tasks([Task("bad", lambda: os.kill(os.getpid(), signal.SIGKILL)), Task("good", draw)], jobs=1)
+    bad, good = run_tasks(
+        [Task("bad", lambda: os.kill(os.getpid(), signal.SIGKILL)), Task("good", draw)], jobs=1
+    )
     assert (bad.status, good.status) == ("killed", "ok")
     assert "ended by signal 9 (SIGKILL)" in (bad.error or "")
     with pytest.raises(InfrastructureError, match="killed"):
@@ -124,8 +151,20 @@ def test_a_killed_worker_is_noticed_and_the_suite_goes_on():
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (signal.SIGKILL, "signal 9 (SIGKILL): somebody stopped it, or the system did because memory ran out; use fewer --jobs"),
-        (signal.SIGSEGV, "signal 11 (SIGSEGV): a fault in compiled code or in a library; try again with --compile off"),
+        (
+            signal.SIGKILL,
+            (
+                "signal 9 (SIGKILL): somebody stopped it, or the system did because memory ran"
+                " out; use fewer --jobs"
+            ),
+        ),
+        (
+            signal.SIGSEGV,
+            (
+                "signal 11 (SIGSEGV): a fault in compiled code or in a library; try again with"
+                " --compile off"
+            ),
+        ),
         (signal.SIGABRT, "signal 6 (SIGABRT): a fault in compiled code"),
         (signal.SIGBUS, "signal 7 (SIGBUS): a fault in compiled code"),
         (signal.SIGTERM, "signal 15 (SIGTERM): it came from outside"),
@@ -146,13 +185,17 @@ def test_a_signal_is_named_with_what_it_can_mean(number, words):
     assert bad.error is not None
     assert bad.error.startswith(f"the worker process was ended by {words}")
     assert ("memory" in bad.error) == (number == signal.SIGKILL)
-    with pytest.raises(LostWorkerError, match="Task 'bad' ended as killed: the worker process was ended by signal") as caught:
+    with pytest.raises(
+        LostWorkerError, match="Task 'bad' ended as killed: the worker process was ended by signal"
+    ) as caught:
         bad.unwrap()
     assert caught.value.status == "killed"
     assert caught.value.exit_code == 3
 
 
-@pytest.mark.parametrize("leave", [lambda: os._exit(7), lambda: sys.exit(7)], ids=["_exit", "sys.exit"])
+@pytest.mark.parametrize(
+    "leave", [lambda: os._exit(7), lambda: sys.exit(7)], ids=["_exit", "sys.exit"]
+)
 def test_a_worker_that_exits_is_neither_killed_nor_out_of_memory(leave, tmp_path):
     def work() -> None:
         (tmp_path / str(os.getpid())).touch()
@@ -160,9 +203,15 @@ def test_a_worker_that_exits_is_neither_killed_nor_out_of_memory(leave, tmp_path
 
     bad, good = run_tasks([Task("bad", work), Task("good", draw)], retries=1)
     assert (bad.status, good.status) == ("error", "ok")
-    assert bad.error == "the worker process ended by itself with exit code 7; what it runs must return an answer, not exit."
+    assert (
+        bad.error
+        == "the worker process ended by itself with exit code 7; what it runs must return an"
+        " answer, not exit."
+    )
     assert len(list(tmp_path.iterdir())) == 1  # it would exit again
-    with pytest.raises(LostWorkerError, match="ended as error: the worker process ended by itself"):
+    with pytest.raises(
+        LostWorkerError, match="ended as error: the worker process ended by itself"
+    ):
         bad.unwrap()
 
 
@@ -192,9 +241,16 @@ def test_whatever_is_raised_becomes_a_failed_result(options):
     def fail(error: BaseException) -> None:
         raise error
 
-    results = run_tasks([*(Task(n, lambda e=e: fail(e)) for n, e in raised.items()), Task("good", draw)], **options)
+    results = run_tasks(
+        [*(Task(n, lambda e=e: fail(e)) for n, e in raised.items()), Task("good", draw)], **options
+    )
     assert [r.status for r in results] == ["error"] * 4 + ["ok"]
-    sentences = ["Panic: poisoned", "Fussy: no row 3 in prices", "Local: lost", "Unknown table 'x'; accepted: y."]
+    sentences = [
+        "Panic: poisoned",
+        "Fussy: no row 3 in prices",
+        "Local: lost",
+        "Unknown table 'x'; accepted: y.",
+    ]
     assert [r.error for r in results[:4]] == sentences
     assert all("in fail" in r.trace for r in results[:4])
     for result, sentence in zip(results[:4], sentences, strict=True):
@@ -226,7 +282,9 @@ def test_a_killed_worker_can_be_retried(tmp_path):
 
 
 def test_a_slow_worker_is_stopped():
-    slow, good = run_tasks([Task("slow", lambda: time.sleep(60)), Task("good", draw)], jobs=2, timeout=0.3)
+    slow, good = run_tasks(
+        [Task("slow", lambda: time.sleep(60)), Task("good", draw)], jobs=2, timeout=0.3
+    )
     assert (slow.status, good.status) == ("timeout", "ok")
 
 
@@ -251,9 +309,13 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
 def test_signals_leave_no_worker_behind(number, code):
-    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT)], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         workers = [int(process.stdout.readline()) for _ in range(2)]
         process.send_signal(number)

@@ -53,10 +53,17 @@ def test_an_untrained_value_is_caught(tiny):
             self.width = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
 
         def forward(self, loc, index=None):
-            pyro.sample("x", dist.Normal(self.loc, self.width.detach().exp()).expand([2]).to_event(1))
+            pyro.sample(
+                "x", dist.Normal(self.loc, self.width.detach().exp()).expand([2]).to_event(1)
+            )
 
     entry, _ = tiny.gaussian()
-    entry = tiny.entry("own", entry.load_data, entry.program(None), own_guides={"mine": lambda program, data, entry: Detached()})
+    entry = tiny.entry(
+        "own",
+        entry.load_data,
+        entry.program(None),
+        own_guides={"mine": lambda program, data, entry: Detached()},
+    )
     result = outcomes(entry, "mine")["gradients_reach_parameters"]
     assert result.status == "failed"
     assert "width" in result.sentence

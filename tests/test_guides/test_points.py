@@ -36,8 +36,12 @@ class Own(pyro.nn.PyroModule):
     def __init__(self):
         super().__init__()
         self.loc = pyro.nn.PyroParam(torch.tensor(0.5, dtype=torch.float64))
-        self.scale = pyro.nn.PyroParam(torch.tensor(0.2, dtype=torch.float64), constraint=constraints.positive)
-        self.place = pyro.nn.PyroParam(torch.tensor(1.0, dtype=torch.float64), constraint=constraints.positive)
+        self.scale = pyro.nn.PyroParam(
+            torch.tensor(0.2, dtype=torch.float64), constraint=constraints.positive
+        )
+        self.place = pyro.nn.PyroParam(
+            torch.tensor(1.0, dtype=torch.float64), constraint=constraints.positive
+        )
 
 
 class Points(Own):
@@ -64,7 +68,11 @@ class Carried(Own):
     """`Delta` sites that carry auxiliary noise, with the density of the change of variables: an ordinary guide."""
 
     def forward(self, y=None):
-        z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1), infer={"is_auxiliary": True})
+        z = pyro.sample(
+            "z",
+            dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1),
+            infer={"is_auxiliary": True},
+        )
         pyro.sample("m", dist.Delta(self.loc + self.scale * z[0], log_density=-self.scale.log()))
         s = self.place * (0.2 * z[1]).exp()
         pyro.sample("s", dist.Delta(s, log_density=-math.log(0.2) - s.log()))
@@ -94,9 +102,13 @@ POINTS = {
     "curve": (Curve, ("s",)),
 }
 OTHERS = {
-    "AutoNormal": autoguide.AutoNormal, "AutoDiagonalNormal": autoguide.AutoDiagonalNormal, "AutoStructured": autoguide.AutoStructured,
-    "AutoIAFNormal": autoguide.AutoIAFNormal, "carried": Carried, "plain": Plain,
-}  # fmt: skip
+    "AutoNormal": autoguide.AutoNormal,
+    "AutoDiagonalNormal": autoguide.AutoDiagonalNormal,
+    "AutoStructured": autoguide.AutoStructured,
+    "AutoIAFNormal": autoguide.AutoIAFNormal,
+    "carried": Carried,
+    "plain": Plain,
+}
 
 
 def made(guide):
@@ -151,13 +163,27 @@ def test_a_site_of_several_entries_is_a_point_where_one_of_them_is(monkeypatch):
         density = LogDensity(entry.program(fit.data), fit.data, dtype=entry.dtype)
         assert point_sites(fit.guide, density, 0) == ()
         real = draws._guide_draws
-        monkeypatch.setattr(draws, "_guide_draws", lambda *given: (real(*given)[0].index_fill(1, torch.tensor(1), 0.5), None))
+        monkeypatch.setattr(
+            draws,
+            "_guide_draws",
+            lambda *given: (real(*given)[0].index_fill(1, torch.tensor(1), 0.5), None),
+        )
         assert point_sites(fit.guide, density, 0) == ("x",)
 
 
 def test_starts_of_a_point_are_ranked_by_what_they_maximize():
-    common = {"program": None, "guide": None, "outcome": None, "gradients": 0, "seed": 0, "record": None}
-    low, high = (fitting._Attempt(**common, elbo=Elbo(value_nats=v, se=0.0, draws=9), points=("m",)) for v in (-40.0, -30.0))
+    common = {
+        "program": None,
+        "guide": None,
+        "outcome": None,
+        "gradients": 0,
+        "seed": 0,
+        "record": None,
+    }
+    low, high = (
+        fitting._Attempt(**common, elbo=Elbo(value_nats=v, se=0.0, draws=9), points=("m",))
+        for v in (-40.0, -30.0)
+    )
     assert max([low, high], key=lambda a: a.rank) is high
     assert high.bound is None
     assert fitting._Attempt(**common, elbo=high.elbo, points=()).bound == high.elbo

@@ -52,7 +52,9 @@ def install(tmp_path, monkeypatch):
 def test_the_file_of_the_page_is_a_family(tiny, install, tmp_path):
     """The file in docs/add_a_guide.md: exact on a normal posterior, whose shape the start knows; it passes the contract."""
     page = (Path(__file__).parents[2] / "docs" / "add_a_guide.md").read_text(encoding="utf-8")
-    (code,) = [b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "FAMILY = Family(" in b]
+    (code,) = [
+        b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "FAMILY = Family(" in b
+    ]
     (tmp_path / "isotropic_family.py").write_text(code)
     install("isotropic = isotropic_family:FAMILY")
     entry, _ = tiny.gaussian(rho=0.9)
@@ -98,16 +100,29 @@ def test_an_installed_family_is_fitted_compared_drawn_and_advised(tiny, install)
     assert all(c.run().status != "failed" for c in checks(entry, "borrowed"))
     assert marks(["borrowed", "full_rank"])["borrowed"].marker == MARKERS[7]
     reason = Reason(verdict="too_narrow", label="x", sentence="x: sd 0.5x", excess=2.0)
-    card = type(entry)(**{**{f: getattr(entry, f) for f in entry.__dataclass_fields__}, "families": ("borrowed", "full_rank")})
-    assert comparison_sentence("borrowed", "too_narrow", (reason,), kind="exact", entry=card).endswith("; try full_rank.")
+    card = type(entry)(
+        **{
+            **{f: getattr(entry, f) for f in entry.__dataclass_fields__},
+            "families": ("borrowed", "full_rank"),
+        }
+    )
+    assert comparison_sentence(
+        "borrowed", "too_narrow", (reason,), kind="exact", entry=card
+    ).endswith("; try full_rank.")
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("broken = borrowed_family:MISSING", "'broken' of borrowed_family:MISSING cannot be loaded .AttributeError"),
+        (
+            "broken = borrowed_family:MISSING",
+            "'broken' of borrowed_family:MISSING cannot be loaded .AttributeError",
+        ),
         ("broken = borrowed_family:NAMELESS", "'broken' is a family called 'other'"),
-        ("broken = borrowed_family:NOTHING", "'broken' is a int; accepted: FAMILY = guides.Family"),
+        (
+            "broken = borrowed_family:NOTHING",
+            "'broken' is a int; accepted: FAMILY = guides.Family",
+        ),
     ],
 )
 def test_a_broken_plugin_is_one_sentence_and_costs_no_other(tiny, install, line, says):
@@ -127,12 +142,22 @@ def test_a_plugin_does_not_replace_a_family_of_ours(install):
 def test_what_needs_an_encoder_is_refused_before_anything_runs(tiny, family):
     """`amortized_full` was let through by a comparison with one name, and failed later."""
     entry, _ = tiny.gaussian()
-    with pytest.raises(UsageError, match=f"cannot be amortized by {family}: its card has no amortize hook"):
+    with pytest.raises(
+        UsageError, match=f"cannot be amortized by {family}: its card has no amortize hook"
+    ):
         guides.registry.check_family(family, entry)
 
 
 def record(**fields):
-    return guides.Family(**{"name": "mine", "q": "normals", "blind_spot": "tails", "build": lambda *a, **k: None, **fields})
+    return guides.Family(
+        **{
+            "name": "mine",
+            "q": "normals",
+            "blind_spot": "tails",
+            "build": lambda *a, **k: None,
+            **fields,
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,7 +166,11 @@ def record(**fields):
         ({"name": "my family"}, UsageError, "letters, digits and _"),
         ({"q": " "}, UsageError, "says nothing of q"),
         ({"blind_spot": ""}, UsageError, "blind spot; write one line each"),
-        ({"flat": lambda g, s: g, "solve": lambda g, d, r: (None, 0)}, UsageError, "both flat and solve"),
+        (
+            {"flat": lambda g, s: g, "solve": lambda g, d, r: (None, 0)},
+            UsageError,
+            "both flat and solve",
+        ),
         ({"defaults": {"stepz": 3}}, UnknownNameError, "steps"),
     ],
 )
@@ -153,7 +182,12 @@ def test_a_record_that_would_fail_later_is_refused(fields, error, says):
 
 def test_an_own_guide_is_a_family_of_one(tiny):
     entry, _ = tiny.gaussian()
-    own = tiny.entry("own", entry.load_data, entry.program(None), own_guides={"mine": lambda program, data, entry: 3})
+    own = tiny.entry(
+        "own",
+        entry.load_data,
+        entry.program(None),
+        own_guides={"mine": lambda program, data, entry: 3},
+    )
     family = guides.family_of("mine", own)
     assert family.own
     assert family.defaults == {"num_particles": 4, "lr": 0.02}

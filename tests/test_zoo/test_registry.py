@@ -34,7 +34,7 @@ def refused(request_, match, kind=UsageError):
     assert caught.value.exit_code == 2
 
 
-# -- own models -----------------------------------------------------------------------------------------------------
+# -- own models --------------------------------------------------------------------------------
 
 
 def test_every_listed_entry_loads_under_its_name():
@@ -43,19 +43,28 @@ def test_every_listed_entry_loads_under_its_name():
     for info in infos:
         assert info.error is None
         entry = zoo.load(info.name)
-        assert (entry.name, entry.title, entry.tags, entry.reference) == (info.name, info.title, info.tags, info.reference)
+        assert (entry.name, entry.title, entry.tags, entry.reference) == (
+            info.name,
+            info.title,
+            info.tags,
+            info.reference,
+        )
     assert zoo.names() == sorted(i.name for i in infos)
 
 
 def test_listing_imports_no_torch_and_no_model():
     code = (
-        "import sys, zoo; assert zoo.names(); bad = {'torch', 'pyro', 'zoo.models.conjugate.coin'} & set(sys.modules); sys.exit(bool(bad))"
+        "import sys, zoo; assert zoo.names(); bad = {'torch', 'pyro', 'zoo.models.conjugate.coin'}"
+        " & set(sys.modules); sys.exit(bool(bad))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_options_in_brackets_and_as_arguments():
-    assert zoo.load("correlated_gaussian[d=5, rho=0.5]").key == zoo.load("correlated_gaussian", d=5, rho=0.5).key
+    assert (
+        zoo.load("correlated_gaussian[d=5, rho=0.5]").key
+        == zoo.load("correlated_gaussian", d=5, rho=0.5).key
+    )
     assert zoo.load("correlated_gaussian[d=5]").settings["d"] == 5
     assert zoo.load("correlated_gaussian[]").key == "correlated_gaussian"
     with pytest.raises(UsageError, match="brackets and as an argument"):
@@ -67,7 +76,22 @@ def test_options_in_brackets_and_as_arguments():
     refused("correlated_gaussian[d=5", "Cannot read")
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a\0b", "x" * 300, "Coin", "coin ", "cоin", "", "coin/../coin", "-h", "a[b]c"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "/etc/passwd",
+        "a\0b",
+        "x" * 300,
+        "Coin",
+        "coin ",
+        "cоin",
+        "",
+        "coin/../coin",
+        "-h",
+        "a[b]c",
+    ],
+)
 def test_names_are_checked_before_any_path(name):
     if name.strip() == "coin":
         assert zoo.load(name).name == "coin"
@@ -89,18 +113,27 @@ def test_a_file_that_changes_is_read_again(tmp_path, monkeypatch):
 def test_broken_own_models_are_listed_with_their_error(tmp_path, monkeypatch):
     write(tmp_path, "x = = 1", "torn.py")
     write(tmp_path, "x = 1", "empty.py")
-    write(tmp_path, 'ENTRY = ModelEntry(name="fine", title="A title", tags=frozenset({"a"}), reference="stored")', "fine.py")
+    write(
+        tmp_path,
+        'ENTRY = ModelEntry(name="fine", title="A title", tags=frozenset({"a"}),'
+        ' reference="stored")',
+        "fine.py",
+    )
     write(tmp_path, 'NAMES = ("one", "two")\nENTRIES = [entry(n) for n in NAMES]', "many.py")
     monkeypatch.setattr(registry, "MODELS", tmp_path)
     infos = {i.name: i for i in registry.catalog()}
     assert "line 1" in infos["torn"].error
     assert "no ENTRY" in infos["empty"].error
-    assert (infos["fine"].title, infos["fine"].tags, infos["fine"].reference) == ("A title", frozenset({"a"}), "stored")
+    assert (infos["fine"].title, infos["fine"].tags, infos["fine"].reference) == (
+        "A title",
+        frozenset({"a"}),
+        "stored",
+    )
     assert registry.names() == ["fine", "one", "two"]
     refused("torn", "line 1")
 
 
-# -- plug-ins -------------------------------------------------------------------------------------------------------
+# -- plug-ins ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -112,7 +145,9 @@ def plugins(tmp_path, monkeypatch):
     def install(distribution, points, files):
         folder = tmp_path / f"{distribution}-1.0.dist-info"
         folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
+        )
         lines = [f"[{registry.GROUP}]", *(f"{k} = {v}" for k, v in points.items())]
         (folder / "entry_points.txt").write_text("\n".join(lines))
         for module, text in files.items():
@@ -126,7 +161,9 @@ def plugins(tmp_path, monkeypatch):
 
 
 def test_a_plug_in_is_listed_lazily_and_loaded_on_use(plugins):
-    plugins("acme", {"acme_one": "acme_models:ENTRY"}, {"acme_models": 'ENTRY = entry("acme_one")'})
+    plugins(
+        "acme", {"acme_one": "acme_models:ENTRY"}, {"acme_models": 'ENTRY = entry("acme_one")'}
+    )
     info = next(i for i in zoo.catalog() if i.name == "acme_one")
     assert (info.source, info.error) == ("acme", None)
     assert "acme_models" not in sys.modules
@@ -149,7 +186,9 @@ def test_a_broken_plug_in_breaks_nothing_else(plugins):
     }
     plugins("acme", {**points, "Bad-Name": "raises:ENTRY", "his": "other_name"}, files)
     infos = {i.name: i for i in zoo.catalog()}
-    assert "has the target '1 2 3'; accepted: my_package.my_module:ENTRY" in infos["malformed"].error
+    assert (
+        "has the target '1 2 3'; accepted: my_package.my_module:ENTRY" in infos["malformed"].error
+    )
     refused("malformed", "1 2 3")
     assert "line 1" in infos["torn"].error
     assert "not installed" in infos["gone"].error
@@ -165,7 +204,11 @@ def test_a_broken_plug_in_breaks_nothing_else(plugins):
 
 
 def test_a_duplicate_name_is_an_error_naming_both_sources(plugins):
-    plugins("acme", {"coin": "acme_models:ENTRY", "twin": "acme_models:ENTRY"}, {"acme_models": 'ENTRY = entry("coin")'})
+    plugins(
+        "acme",
+        {"coin": "acme_models:ENTRY", "twin": "acme_models:ENTRY"},
+        {"acme_models": 'ENTRY = entry("coin")'},
+    )
     plugins("bolt", {"twin": "bolt_models:ENTRY"}, {"bolt_models": 'ENTRY = entry("twin")'})
     refused("coin", r"zoo \(zoo.models.conjugate.coin:coin\) and acme \(acme_models:ENTRY\)")
     refused("twin", r"acme .* and bolt ")
@@ -173,7 +216,7 @@ def test_a_duplicate_name_is_an_error_naming_both_sources(plugins):
     assert not {"coin", "twin"} & set(zoo.names())
 
 
-# -- files ----------------------------------------------------------------------------------------------------------
+# -- files -------------------------------------------------------------------------------------
 
 
 def test_files_of_the_same_stem_do_not_collide(tmp_path):
@@ -218,7 +261,11 @@ def test_one_of_several_entries_of_a_file(tmp_path):
 def test_bad_files_are_one_sentence_with_the_line(tmp_path, text, match):
     before = set(sys.modules)
     refused(write(tmp_path, text), match)
-    assert not {m for m in set(sys.modules) - before if m.startswith("zoo_file_")} or "ENTRY = 3" in text or text == "x = 1"
+    assert (
+        not {m for m in set(sys.modules) - before if m.startswith("zoo_file_")}
+        or "ENTRY = 3" in text
+        or text == "x = 1"
+    )
 
 
 def test_missing_folders_and_bytes(tmp_path):
@@ -230,7 +277,7 @@ def test_missing_folders_and_bytes(tmp_path):
     refused(tmp_path / "latin.py", "cannot be read")
 
 
-# -- scaffold -------------------------------------------------------------------------------------------------------
+# -- scaffold ----------------------------------------------------------------------------------
 
 
 def test_a_new_model_loads_and_is_never_overwritten(tmp_path):

@@ -90,18 +90,25 @@ def test_order_of_names_does_not_matter_and_names_do():
 def test_tensors_and_plain_values_keep_the_digest_of_earlier_files():
     """`guide.pt` of earlier versions holds this digest of its data."""
     x = torch.arange(6, dtype=torch.float64).reshape(2, 3)
-    expected = hashlib.sha256(b"n3" + b"x" + b"torch.float64(2, 3)" + x.numpy().tobytes()).hexdigest()
+    expected = hashlib.sha256(
+        b"n3" + b"x" + b"torch.float64(2, 3)" + x.numpy().tobytes()
+    ).hexdigest()
     assert digest_of({"x": x, "n": 3}) == expected
     assert digest_of({"x": x.t().contiguous().t(), "n": 3}) == expected
 
 
 def test_objects_without_a_stable_text_have_one_digest_in_every_process():
     code = (
-        "import torch, zoo.storage as d\n"
-        "class Link:\n    def __call__(self, x): return x\n"
-        "print(d.digest_of({'link': Link(), 'f': lambda x: x, 'g': torch.Generator(), 'o': object()}))\n"
+        "import torch, zoo.storage as d\nclass Link:\n    def __call__(self, x): return"
+        " x\nprint(d.digest_of({'link': Link(), 'f': lambda x: x, 'g': torch.Generator(), 'o':"
+        " object()}))\n"
     )
-    said = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    }
     assert len(said) == 1
 
 
@@ -109,7 +116,7 @@ def test_what_has_no_attributes_is_its_class():
     assert content(Slotted()) == content(Slotted())
 
 
-# -- files ----------------------------------------------------------------------------------------------------------------
+# -- files -------------------------------------------------------------------------------------
 
 
 def names(folder):
@@ -141,7 +148,10 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 def test_a_new_file_never_replaces_another(tmp_path, monkeypatch, links):
     """Also where the file system has no hard links."""
     if not links:
-        monkeypatch.setattr("os.link", lambda *a: (_ for _ in ()).throw(PermissionError(1, "Operation not permitted")))
+        monkeypatch.setattr(
+            "os.link",
+            lambda *a: (_ for _ in ()).throw(PermissionError(1, "Operation not permitted")),
+        )
     path = tmp_path / "a.txt"
     with written(path, new=True) as place:
         place.write_text("mine")
@@ -170,7 +180,12 @@ def test_nobody_elses_file_is_touched(tmp_path):
 def test_one_module_writes_whole_files():
     """Temporary names and renames of files stand in `zoo.storage`; folders of cells, and builds of the compiler, have their own."""
     root = Path(__file__).parents[2]
-    own = {"zoo/storage.py", "zoo/compiler/cache.py", "zoo/compiler/standalone.py", "benchmarks/run/store.py"}
+    own = {
+        "zoo/storage.py",
+        "zoo/compiler/cache.py",
+        "zoo/compiler/standalone.py",
+        "benchmarks/run/store.py",
+    }
     users = {
         p.relative_to(root).as_posix()
         for room in ("zoo", "guides", "benchmarks")

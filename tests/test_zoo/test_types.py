@@ -14,7 +14,9 @@ def entry(**changes):
     card = {
         "name": "tiny",
         "title": "Tiny",
-        "make_data": lambda seed, **options: Data(train={"y": torch.full((options["n"],), float(seed))}),
+        "make_data": lambda seed, **options: Data(
+            train={"y": torch.full((options["n"],), float(seed))}
+        ),
         "build": lambda data, **options: options,
         "quantities": {"z": Quantity(fn=site("z"))},
         "reference": "none",
@@ -75,7 +77,16 @@ def test_options_reach_data_program_and_key():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"n": "x"}, {"n": 2.5}, {"n": True}, {"rho": "high"}, {"kind": 3}, {"flag": "maybe"}, {"n": float("inf")}]
+    "wrong",
+    [
+        {"n": "x"},
+        {"n": 2.5},
+        {"n": True},
+        {"rho": "high"},
+        {"kind": 3},
+        {"flag": "maybe"},
+        {"n": float("inf")},
+    ],
 )
 def test_options_of_the_wrong_type_are_refused(wrong):
     with pytest.raises(UsageError, match="accepted: a value of type"):
@@ -99,14 +110,17 @@ def test_posteriors_check_their_shapes():
         Posterior(**{**fields, "sample_dims": ("draw",)}, draws={"z": torch.zeros(2)})
 
 
-# -- helpers for quantities -----------------------------------------------------------------------------------------
+# -- helpers for quantities --------------------------------------------------------------------
 
 
 def test_sorted_by_undoes_any_labeling():
     data = Data(train={"y": Y})
     loc, scale = torch.randn(4, 3), torch.rand(4, 3, 2)
     orders = torch.stack([torch.randperm(3) for _ in range(4)])
-    moved = {"loc": loc.gather(1, orders), "scale": scale.gather(1, orders[..., None].expand(4, 3, 2))}
+    moved = {
+        "loc": loc.gather(1, orders),
+        "scale": scale.gather(1, orders[..., None].expand(4, 3, 2)),
+    }
     for name, log in (("loc", False), ("scale", True)):
         fn = sorted_by(name, "loc", log=log)
         assert torch.allclose(fn({"loc": loc, "scale": scale}, data), fn(moved, data))

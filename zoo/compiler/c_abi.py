@@ -3,11 +3,12 @@
     int64 zoo_gradient(uint64 dim, const double *x, double *gradient, double *value, void *graph)
     int64 zoo_steps(void *graph, const steps_t *steps)
 
-A graph compiled for itself (`zoo.compiler.standalone`) is a C function of pointers already; a package for torch's loader carries
-one of bare arrays (Inductor's "minimal ArrayRef interface"). No tensor is made per call, so a small gradient takes half a
-microsecond instead of four. Forty lines of C, compiled once per machine into the same cache, turn either into the two
-functions above. Every graph is compared with its answers from Python before it is used; where anything does not fit,
-Python calls it.
+A graph compiled for itself (`zoo.compiler.standalone`) is a C function of pointers already; a
+package for torch's loader carries one of bare arrays (Inductor's "minimal ArrayRef interface"). No
+tensor is made per call, so a small gradient takes half a microsecond instead of four. Forty lines
+of C, compiled once per machine into the same cache, turn either into the two functions above.
+Every graph is compared with its answers from Python before it is used; where anything does not
+fit, Python calls it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ from zoo.compiler import cache, standalone
 
 __all__ = ["INTERFACE", "NativeGraph", "load"]
 
-INTERFACE = {"aot_inductor.allow_stack_allocation": True, "aot_inductor.use_minimal_arrayref_interface": True}
+INTERFACE = {
+    "aot_inductor.allow_stack_allocation": True,
+    "aot_inductor.use_minimal_arrayref_interface": True,
+}
 FAILED = -2  # the graph raised
 
 SOURCE = (Path(__file__).parent / "csrc" / "native.c").read_text(encoding="utf8")
@@ -39,36 +43,67 @@ class _Array(ctypes.Structure):
     """`array_t` of the source."""
 
     _fields_ = (
-        ("data", ctypes.c_void_p), ("numel", ctypes.c_int64), ("sizes", ctypes.c_int64 * 8), ("strides", ctypes.c_int64 * 8),
-        ("ndim", ctypes.c_int32), ("dtype", ctypes.c_int32), ("device", ctypes.c_int32), ("number", ctypes.c_int32),
+        ("data", ctypes.c_void_p),
+        ("numel", ctypes.c_int64),
+        ("sizes", ctypes.c_int64 * 8),
+        ("strides", ctypes.c_int64 * 8),
+        ("ndim", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
+        ("device", ctypes.c_int32),
+        ("number", ctypes.c_int32),
         ("reserved", ctypes.c_int64 * 4),
-    )  # fmt: skip
+    )
 
 
 class _Graph(ctypes.Structure):
     """`graph_t` of the source."""
 
     _fields_ = (
-        ("model", ctypes.c_void_p), ("call", ctypes.c_void_p), ("inputs_at", ctypes.c_void_p), ("outputs_at", ctypes.c_void_p),
-        ("dim", ctypes.c_uint64), ("calls", ctypes.c_uint64), ("stop", ctypes.c_int64),
-    )  # fmt: skip
+        ("model", ctypes.c_void_p),
+        ("call", ctypes.c_void_p),
+        ("inputs_at", ctypes.c_void_p),
+        ("outputs_at", ctypes.c_void_p),
+        ("dim", ctypes.c_uint64),
+        ("calls", ctypes.c_uint64),
+        ("stop", ctypes.c_int64),
+    )
 
 
 class _Package(ctypes.Structure):
     """`package_t` of the source."""
 
     _fields_ = (
-        ("model", ctypes.c_void_p), ("run", ctypes.c_void_p), ("inputs_at", ctypes.c_void_p), ("outputs_at", ctypes.c_void_p),
-        ("bytes", ctypes.c_void_p), ("inputs", ctypes.c_int32), ("outputs", ctypes.c_int32),
-    )  # fmt: skip
+        ("model", ctypes.c_void_p),
+        ("run", ctypes.c_void_p),
+        ("inputs_at", ctypes.c_void_p),
+        ("outputs_at", ctypes.c_void_p),
+        ("bytes", ctypes.c_void_p),
+        ("inputs", ctypes.c_int32),
+        ("outputs", ctypes.c_int32),
+    )
 
 
 class _Steps(ctypes.Structure):
     """`steps_t` of the source."""
 
     _fields_ = (
-        *((name, ctypes.c_uint64) for name in ("count", "state_size", "kept", "control_size", "summary_size", "noises")),
-        *((name, ctypes.c_void_p) for name in ("state", "before", "next", "history", "numbers", "controls", "noise", "bytes")),
+        *(
+            (name, ctypes.c_uint64)
+            for name in ("count", "state_size", "kept", "control_size", "summary_size", "noises")
+        ),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                "state",
+                "before",
+                "next",
+                "history",
+                "numbers",
+                "controls",
+                "noise",
+                "bytes",
+            )
+        ),
     )
 
 
@@ -76,14 +111,21 @@ class NativeGraph:
     """A compiled graph of float64 outputs exposed through a C ABI; for one thread at a time.
 
     Attributes:
-        gradient: address of `zoo_gradient`, for a graph `[point, constants] -> (value, gradient)`. It returns 0, or 3 or 4 where
-            gradient or value are not finite; after `stop`, or once the graph has failed, the value is NaN: points to reject.
-        copy: address of a function that copies a point, which samplers ask for beside the gradient.
+        gradient: address of `zoo_gradient`, for a graph `[point, constants] -> (value, gradient)`.
+            It returns 0, or 3 or 4 where gradient or value are not finite; after `stop`, or once
+            the graph has failed, the value is NaN: points to reject.
+        copy: address of a function that copies a point, which samplers ask for beside the
+            gradient.
         data: address of their last argument.
     """
 
     def __init__(
-        self, shim: ctypes.CDLL, code: ctypes.CDLL, examples: Sequence[Tensor], constants: Sequence[Tensor], outputs: Sequence[Tensor]
+        self,
+        shim: ctypes.CDLL,
+        code: ctypes.CDLL,
+        examples: Sequence[Tensor],
+        constants: Sequence[Tensor],
+        outputs: Sequence[Tensor],
     ) -> None:
         if any(x.dtype != torch.float64 for x in outputs):
             raise OSError("outputs other than float64 are not handed over")
@@ -97,14 +139,23 @@ class NativeGraph:
             self._package = self._loaded(code, tensors, outputs)
             model, call = ctypes.addressof(self._package), _pointer(shim.zoo_package)
         self._graph = _Graph(
-            model=model, call=call, inputs_at=ctypes.addressof(self._inputs), outputs_at=ctypes.addressof(self._outputs),
+            model=model,
+            call=call,
+            inputs_at=ctypes.addressof(self._inputs),
+            outputs_at=ctypes.addressof(self._outputs),
             dim=tensors[0].numel(),
-        )  # fmt: skip
+        )
         self._call = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 3)(call)
         self.dim = tensors[0].numel()
-        self.gradient, self.copy, self.data = _pointer(shim.zoo_gradient), _pointer(shim.zoo_copy), ctypes.addressof(self._graph)
+        self.gradient, self.copy, self.data = (
+            _pointer(shim.zoo_gradient),
+            _pointer(shim.zoo_copy),
+            ctypes.addressof(self._graph),
+        )
 
-    def _loaded(self, code: ctypes.CDLL, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> _Package:
+    def _loaded(
+        self, code: ctypes.CDLL, tensors: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> _Package:
         """Make a model of a package for torch's loader, called through its interface of arrays."""
         handle = ctypes.c_void_p()
         if code.AOTInductorModelCreateV2(ctypes.byref(handle), None, ctypes.c_size_t(0)):
@@ -113,9 +164,14 @@ class NativeGraph:
         self._arrays = (_Array * len(tensors))(*map(_describe, tensors)), (_Array * len(outputs))()
         self._bytes = (ctypes.c_uint64 * len(outputs))(*[8 * x.numel() for x in outputs])
         return _Package(
-            model=handle, run=_pointer(code.AOTInductorModelRunMinimalArrayrefInterfaceV2), inputs_at=ctypes.addressof(self._arrays[0]),
-            outputs_at=ctypes.addressof(self._arrays[1]), bytes=ctypes.addressof(self._bytes), inputs=len(tensors), outputs=len(outputs),
-        )  # fmt: skip
+            model=handle,
+            run=_pointer(code.AOTInductorModelRunMinimalArrayrefInterfaceV2),
+            inputs_at=ctypes.addressof(self._arrays[0]),
+            outputs_at=ctypes.addressof(self._arrays[1]),
+            bytes=ctypes.addressof(self._bytes),
+            inputs=len(tensors),
+            outputs=len(outputs),
+        )
 
     @property
     def calls(self) -> int:
@@ -139,13 +195,17 @@ class NativeGraph:
         """
         held = [x.contiguous() for x in inputs]
         out = [torch.empty(shape, dtype=torch.float64) for shape in self._shapes]
-        given = (ctypes.c_void_p * len(self._keep))(*[x.data_ptr() for x in (*held, *self._keep[len(held) :])])
+        given = (ctypes.c_void_p * len(self._keep))(
+            *[x.data_ptr() for x in (*held, *self._keep[len(held) :])]
+        )
         places = (ctypes.c_void_p * len(out))(*[x.data_ptr() for x in out])
         if self._call(self._graph.model, ctypes.addressof(given), ctypes.addressof(places)):
             raise OSError("the graph failed")
         return out
 
-    def steps(self, state: Tensor, before: Tensor, controls: Tensor, noise: Sequence[Tensor]) -> tuple[int, Tensor, Tensor]:
+    def steps(
+        self, state: Tensor, before: Tensor, controls: Tensor, noise: Sequence[Tensor]
+    ) -> tuple[int, Tensor, Tensor]:
         """Take several steps of a graph `[state, control, constant, *noise] -> (new state, summary)` in one call.
 
         Args:
@@ -155,14 +215,20 @@ class NativeGraph:
             noise: per noise input a contiguous `[step, *input]`.
 
         Returns:
-            The number of steps that went well (it ends at the first summary that is not finite), the summaries `[step, summary]`,
-            that of the failing step included, and the first row of the state after each step `[step, size]`.
+            The number of steps that went well (it ends at the first summary that is not finite),
+            the summaries `[step, summary]`, that of the failing step included, and the first row
+            of the state after each step `[step, size]`.
         """
         count, size, width = controls.shape[0], state.shape[1], self._shapes[1].numel()
-        numbers, history = torch.full((count, width), torch.nan, dtype=torch.float64), torch.empty((count, size), dtype=torch.float64)
+        numbers, history = (
+            torch.full((count, width), torch.nan, dtype=torch.float64),
+            torch.empty((count, size), dtype=torch.float64),
+        )
         following = torch.empty_like(state)
         places = (ctypes.c_void_p * max(1, len(noise)))(*[x.data_ptr() for x in noise])
-        sizes = (ctypes.c_uint64 * max(1, len(noise)))(*[x[0].numel() * x.element_size() for x in noise])
+        sizes = (ctypes.c_uint64 * max(1, len(noise)))(
+            *[x[0].numel() * x.element_size() for x in noise]
+        )
         steps = _Steps(
             count=count,
             state_size=state.numel(),
@@ -183,20 +249,32 @@ class NativeGraph:
         return int(done), numbers, history
 
 
-def load(package: Path, examples: Sequence[Tensor], constants: Sequence[Tensor], outputs: Sequence[Tensor]) -> NativeGraph:
+def load(
+    package: Path,
+    examples: Sequence[Tensor],
+    constants: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+) -> NativeGraph:
     """Return the graph of a package, exposed through a C ABI.
 
     Args:
-        package: a compiled graph `[*examples, *constants] -> outputs` on the processor: a library or a package for torch's loader.
+        package: a compiled graph `[*examples, *constants] -> outputs` on the processor: a library
+            or a package for torch's loader.
         examples: its inputs, for their shapes.
         constants: what it takes beside them.
         outputs: tensors shaped like those it returns.
 
     Raises:
-        OSError: no compiler and no cached function, or a package this route cannot call; the text says which.
+        OSError: no compiler and no cached function, or a package this route cannot call; the text
+            says which.
     """
-    if not all(t.device.type == "cpu" and t.ndim <= 8 and t.is_contiguous() for t in (*examples, *constants)):
-        raise OSError("only contiguous tensors of up to eight axes on the processor are handed over")
+    if not all(
+        t.device.type == "cpu" and t.ndim <= 8 and t.is_contiguous()
+        for t in (*examples, *constants)
+    ):
+        raise OSError(
+            "only contiguous tensors of up to eight axes on the processor are handed over"
+        )
     try:
         return NativeGraph(_shim(), _library(str(package)), examples, constants, outputs)
     except AttributeError as error:
@@ -238,20 +316,38 @@ def _shim() -> ctypes.CDLL:
 def _compile(compiler: str, path: str) -> str:
     source = Path(path).with_suffix(".cpp")
     source.write_text(SOURCE, encoding="utf8")
-    done = subprocess.run([compiler, "-O2", "-shared", "-fPIC", str(source), "-o", path], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [compiler, "-O2", "-shared", "-fPIC", str(source), "-o", path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise OSError(f"{compiler} failed: {(done.stderr.splitlines() or [''])[0][:200]}")
     return path
 
 
-_CODES = {torch.float64: 7, torch.float32: 6, torch.int64: 4, torch.int32: 3, torch.bool: 11, torch.uint8: 0}  # c10::ScalarType
+_CODES = {
+    torch.float64: 7,
+    torch.float32: 6,
+    torch.int64: 4,
+    torch.int32: 3,
+    torch.bool: 11,
+    torch.uint8: 0,
+}  # c10::ScalarType
 
 
 def _describe(x: Tensor) -> _Array:
     if x.dtype not in _CODES:
         raise OSError(f"tensors of {x.dtype} are not handed over")
-    return _Array(data=x.data_ptr(), numel=x.numel(), sizes=(ctypes.c_int64 * 8)(*x.shape), strides=(ctypes.c_int64 * 8)(*x.stride()),
-                  ndim=x.ndim, dtype=_CODES[x.dtype])  # fmt: skip
+    return _Array(
+        data=x.data_ptr(),
+        numel=x.numel(),
+        sizes=(ctypes.c_int64 * 8)(*x.shape),
+        strides=(ctypes.c_int64 * 8)(*x.stride()),
+        ndim=x.ndim,
+        dtype=_CODES[x.dtype],
+    )
 
 
 def _pointer(function: ctypes._NamedFuncPointer) -> int:

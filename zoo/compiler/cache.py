@@ -1,8 +1,8 @@
 """Compiled graphs on disk: the same graph is compiled once per machine, whichever process, data set or seed asks.
 
-A package is keyed by the SHA-256 of the graph's code, the shapes of its inputs, the versions that shaped it and the
-instruction set of the processor (native code must not be run elsewhere). Files are written under a temporary name and
-renamed, and read only where their recorded digest matches.
+A package is keyed by the SHA-256 of the graph's code, the shapes of its inputs, the versions that
+shaped it and the instruction set of the processor (native code must not be run elsewhere). Files
+are written under a temporary name and renamed, and read only where their recorded digest matches.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def machine() -> str:
         flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     except OSError:
         flags = platform.processor()
-    return "|".join((platform.system(), platform.machine(), torch.backends.cpu.get_cpu_capability(), flags))
+    return "|".join(
+        (platform.system(), platform.machine(), torch.backends.cpu.get_cpu_capability(), flags)
+    )
 
 
 @functools.cache
@@ -59,7 +61,10 @@ def _definitions() -> str:
 def graph_key(traced: Traced, options: dict[str, Any]) -> str:
     """Return the hexadecimal key of a graph: equal keys mean interchangeable machine code."""
     digest = hashlib.sha256()
-    shapes = [(str(t.dtype), tuple(t.shape), t.stride(), str(t.device)) for t in (*traced.examples, *traced.constants)]
+    shapes = [
+        (str(t.dtype), tuple(t.shape), t.stride(), str(t.device))
+        for t in (*traced.examples, *traced.constants)
+    ]
     written = (FORMAT, LOADS_VERSION, _definitions(), torch.__version__, machine())
     for part in (*written, sorted(options.items()), shapes, traced.graph.code):
         digest.update(repr(part).encode())
@@ -85,7 +90,8 @@ def find(key: str, suffix: str = ".pt2") -> Path | None:
 def alone(name: str) -> Iterator[bool]:
     """Tell whether this process is the only one at some work, and keep it so meanwhile.
 
-    Nobody waits. Without locks on this system, or without a folder to keep them in, everybody is told yes.
+    Nobody waits. Without locks on this system, or without a folder to keep them in, everybody is
+    told yes.
     """
     try:
         import fcntl
@@ -109,7 +115,8 @@ def alone(name: str) -> Iterator[bool]:
 def store(key: str, build: Callable[[str], str], suffix: str = ".pt2") -> Path:
     """Call `build(path)`, which writes a file at `path`, and move the result into the cache in one step.
 
-    Where the cache folder cannot be written, the file is left in a temporary folder of this process.
+    Where the cache folder cannot be written, the file is left in a temporary folder of this
+    process.
     """
     folder = directory()
     try:
@@ -124,7 +131,12 @@ def store(key: str, build: Callable[[str], str], suffix: str = ".pt2") -> Path:
         shutil.rmtree(work, ignore_errors=True)
         raise
     note = Path(work) / f"{key}.json"
-    note.write_text(json.dumps({"sha256": hashlib.sha256(built.read_bytes()).hexdigest(), "torch": torch.__version__}), encoding="utf8")
+    note.write_text(
+        json.dumps(
+            {"sha256": hashlib.sha256(built.read_bytes()).hexdigest(), "torch": torch.__version__}
+        ),
+        encoding="utf8",
+    )
     package = folder / f"{key}{suffix}"
     os.replace(built, package)
     os.replace(note, package.with_suffix(".json"))

@@ -1,9 +1,10 @@
 """Tensor functions that run as one compiled graph, with the eager function kept as the truth they are checked against.
 
-`compile_function` traces a function of tensors (gradients inside it included), compiles the graph ahead of time with
-Inductor into a package on disk, and calls it without autograd, handlers or Python per operation. Every graph is compared
-with the eager function at points other than the traced one before it is used; where anything fails, the eager function
-runs instead and the record says why. `compile_density` does this for a log density: gradient, batch, batch with gradient.
+`compile_function` traces a function of tensors (gradients inside it included), compiles the graph
+ahead of time with Inductor into a package on disk, and calls it without autograd, handlers or
+Python per operation. Every graph is compared with the eager function at points other than the
+traced one before it is used; where anything fails, the eager function runs instead and the record
+says why. `compile_density` does this for a log density: gradient, batch, batch with gradient.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -44,7 +46,12 @@ __all__ = [
     "load_compiler",
 ]
 
-OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1, "cpp.threads": 1, **native.INTERFACE}
+OPTIONS: dict[str, Any] = {
+    "fallback_random": True,
+    "compile_threads": 1,
+    "cpp.threads": 1,
+    **native.INTERFACE,
+}
 _log = logging.getLogger("zoo")
 
 
@@ -61,8 +68,8 @@ class Record(TypedDict):
 class Function:
     """A tensor function with its compiled form where there is one.
 
-    Calling it checks dtype, shape and stride of every input (graphs compute garbage from others, silently) and returns
-    a list of tensors without autograd history.
+    Calling it checks dtype, shape and stride of every input (graphs compute garbage from others,
+    silently) and returns a list of tensors without autograd history.
     """
 
     eager: Callable[..., Sequence[Tensor]]
@@ -93,8 +100,14 @@ class Function:
         if self.run is None or self.traced is None or self.package is None:
             return None
         try:
-            graph = native.load(self.package, self.examples, self.traced.constants, self(*checks[0]))
-            same = all(close(a, b) for inputs in checks for a, b in zip(graph(*inputs), self(*inputs), strict=True))
+            graph = native.load(
+                self.package, self.examples, self.traced.constants, self(*checks[0])
+            )
+            same = all(
+                close(a, b)
+                for inputs in checks
+                for a, b in zip(graph(*inputs), self(*inputs), strict=True)
+            )
         except OSError as error:
             _log.info("Called through the loader, not natively: %s.", error)
             return None
@@ -109,8 +122,16 @@ class Function:
         if len(inputs) != len(self.examples):
             raise UsageError(f"Got {len(inputs)} tensors; accepted: {len(self.examples)}.")
         for x, e in zip(inputs, self.examples, strict=True):
-            if x.dtype != e.dtype or x.shape != e.shape or x.stride() != e.stride() or x.device != e.device:
-                raise UsageError(f"Got {_describe(x)}; accepted: {_describe(e)}. Convert it with .to(...).contiguous().")
+            if (
+                x.dtype != e.dtype
+                or x.shape != e.shape
+                or x.stride() != e.stride()
+                or x.device != e.device
+            ):
+                raise UsageError(
+                    f"Got {_describe(x)}; accepted: {_describe(e)}. Convert it with"
+                    " .to(...).contiguous()."
+                )
 
 
 def compile_function(
@@ -125,11 +146,14 @@ def compile_function(
     """Return `function` as a compiled graph where that works and pays, else as it is.
 
     Args:
-        function: tensors -> sequence of tensors; deterministic (randomness is an input), gradients taken inside.
+        function: tensors -> sequence of tensors; deterministic (randomness is an input), gradients
+            taken inside.
         examples: inputs the graph is traced at.
-        checks: inputs, other than the traced ones, at which the graph must equal `function`; three is customary.
-        mode: `auto` compiles where the eager time of four runs, estimated from the number of operations of one call, exceeds
-            the cost of compiling, also estimated; `on` whenever it works, `off` never.
+        checks: inputs, other than the traced ones, at which the graph must equal `function`; three
+            is customary.
+        mode: `auto` compiles where the eager time of four runs, estimated from the number of
+            operations of one call, exceeds the cost of compiling, also estimated; `on` whenever it
+            works, `off` never.
         expected_calls: how often it will be called, for the prediction.
         traced: a graph of `function` that exists already, or how to make it.
 
@@ -138,7 +162,10 @@ def compile_function(
     """
     check_mode(mode)
     if not checks:
-        raise UsageError("A compiled function needs inputs to be checked at; give at least one besides the traced one.")
+        raise UsageError(
+            "A compiled function needs inputs to be checked at; give at least one besides the"
+            " traced one."
+        )
     fixed = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in examples)
     out = Function(eager=function, examples=fixed, record=_off("switched off"))
     if mode == "off":
@@ -150,10 +177,17 @@ def compile_function(
         work = work_of(function, checks[0])
         if not pays(work, expected_calls):
             seconds = work.seconds * expected_calls
-            out.record = _off(f"eager is enough: {expected_calls} calls of {work.operations} operations, about {seconds:.1f} s")
+            out.record = _off(
+                f"eager is enough: {expected_calls} calls of {work.operations} operations, about"
+                f" {seconds:.1f} s"
+            )
             return out
     started = time.perf_counter()
-    make = traced if callable(traced) and not isinstance(traced, Traced) else (lambda: traced or trace(function, fixed))
+    make = (
+        traced
+        if callable(traced) and not isinstance(traced, Traced)
+        else (lambda: traced or trace(function, fixed))
+    )
     try:
         out.traced, out.run, out.package, found = _build(function, make, checks)
     except _Refused as refusal:
@@ -162,9 +196,18 @@ def compile_function(
         out.record = _off(f"cannot be traced: {error}", time.perf_counter() - started, notice=True)
     except Exception as error:  # a compiler may fail in any way: fall back to eager
         lines = str(error).strip().splitlines() or [""]
-        out.record = _off(f"cannot be compiled: {type(error).__name__}: {lines[0][:200]}", time.perf_counter() - started, notice=True)
+        out.record = _off(
+            f"cannot be compiled: {type(error).__name__}: {lines[0][:200]}",
+            time.perf_counter() - started,
+            notice=True,
+        )
     else:
-        out.record = Record(used=True, reason="compiled", compile_seconds=time.perf_counter() - started, cached=found)
+        out.record = Record(
+            used=True,
+            reason="compiled",
+            compile_seconds=time.perf_counter() - started,
+            cached=found,
+        )
     return out
 
 
@@ -179,8 +222,15 @@ def load_compiler() -> None:
         tempfile.TemporaryDirectory(prefix="zoo-sources-") as folder,
     ):
         try:
-            torch_private.sources(graph.graph, graph.examples, 1, {**OPTIONS, **standalone.SOURCES, "aot_inductor.output_path": folder})
-        except Exception as error:  # where it is needed the same failure has a record and a fallback
+            torch_private.sources(
+                graph.graph,
+                graph.examples,
+                1,
+                {**OPTIONS, **standalone.SOURCES, "aot_inductor.output_path": folder},
+            )
+        except (
+            Exception
+        ) as error:  # where it is needed the same failure has a record and a fallback
             _log.info("The compiler was not loaded ahead: %s", str(error)[:300])
 
 
@@ -212,7 +262,11 @@ def _build(
 def compiler_missing() -> str:
     """Return why nothing can be compiled here, an empty string where a C++ compiler is found."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "cl"]
-    return "" if any(shutil.which(n) for n in names) else f"no C++ compiler ({', '.join(names)}) on the PATH"
+    return (
+        ""
+        if any(shutil.which(n) for n in names)
+        else f"no C++ compiler ({', '.join(names)}) on the PATH"
+    )
 
 
 def _off(reason: str, seconds: float = 0.0, *, notice: bool = False) -> Record:
@@ -242,7 +296,9 @@ def _compile(graph: Traced, key: str) -> Path:
     plain = {k: v for k, v in OPTIONS.items() if k not in native.INTERFACE}
     with _quiet(), fast_tracing(), torch.no_grad(), default_of(graph.examples), bounded_loads():
         if backend() == "aoti":
-            return cache.store(key, lambda path: torch_private.write_package(graph.graph, inputs, path, plain))
+            return cache.store(
+                key, lambda path: torch_private.write_package(graph.graph, inputs, path, plain)
+            )
         try:
             if any(t.device.type != "cpu" for t in inputs):
                 raise standalone.Unsupported("its tensors are on another device")
@@ -253,10 +309,15 @@ def _compile(graph: Traced, key: str) -> Path:
             _log.info("A graph is compiled for torch's loader: %s", str(error)[:300])
         for options in (plain,) if needed else (OPTIONS, plain):
             try:
-                return cache.store(key, lambda path, options=options: torch_private.write_package(graph.graph, inputs, path, options))  # type: ignore[misc]
-            except Exception as error:  # the interface of arrays does not take every operation; the loader's does
+                write = partial(torch_private.write_package, graph.graph, inputs, options=options)
+                return cache.store(key, write)
+            except (
+                Exception
+            ) as error:  # the interface of arrays does not take every operation; the loader's does
                 failure = error
-                reasons = [line for line in str(error).splitlines() if "error:" in line] or [type(error).__name__]
+                reasons = [line for line in str(error).splitlines() if "error:" in line] or [
+                    type(error).__name__
+                ]
                 _log.info("A graph is compiled for the loader alone: %s", reasons[0].strip()[:300])
         raise failure
 
@@ -295,15 +356,29 @@ def _load(package: Path, graph: Traced) -> Callable[[Sequence[Tensor]], list[Ten
 
 
 def _check(
-    function: Callable[..., Sequence[Tensor]], graph: Callable[[Sequence[Tensor]], list[Tensor]], checks: Sequence[Sequence[Tensor]]
+    function: Callable[..., Sequence[Tensor]],
+    graph: Callable[[Sequence[Tensor]], list[Tensor]],
+    checks: Sequence[Sequence[Tensor]],
 ) -> None:
     verified = False
     for inputs in checks:
         truth, got = list(function(*inputs)), graph(list(inputs))
         verified |= all(bool(t.isfinite().all()) for t in truth)
-        scale = max((float(t[t.isfinite()].abs().max()) for t in truth if t.numel() and t.isfinite().any()), default=0.0)
+        scale = max(
+            (
+                float(t[t.isfinite()].abs().max())
+                for t in truth
+                if t.numel() and t.isfinite().any()
+            ),
+            default=0.0,
+        )
         for index, (a, b) in enumerate(zip(got, truth, strict=True)):
             if not close(a, b, scale):
-                raise _Refused(f"self-check failed: output {index} differs from the eager function at a point other than the traced one")
+                raise _Refused(
+                    f"self-check failed: output {index} differs from the eager function at a point"
+                    " other than the traced one"
+                )
     if not verified:
-        raise _Refused("self-check impossible: the eager function is not finite at any of the check points")
+        raise _Refused(
+            "self-check impossible: the eager function is not finite at any of the check points"
+        )

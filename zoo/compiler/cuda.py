@@ -1,9 +1,10 @@
 """Traced steps on a graphics card: the graph of the processor moved there, replayed without Python between its kernels.
 
-The program is run and traced on the processor as always; only the finished graph moves, with what it was folded down to.
-So no program, guide or random stream has to know of a device: the noise of a seed is the same numbers on both, and the
-losses agree to rounding. Fits are what runs there (`guides.optimize.step`); chains and exact references stay on the processor,
-whose gradients of small models take microseconds where a card needs tens of them only to begin.
+The program is run and traced on the processor as always; only the finished graph moves, with what
+it was folded down to. So no program, guide or random stream has to know of a device: the noise of
+a seed is the same numbers on both, and the losses agree to rounding. Fits are what runs there
+(`guides.optimize.step`); chains and exact references stay on the processor, whose gradients of
+small models take microseconds where a card needs tens of them only to begin.
 """
 
 from __future__ import annotations
@@ -35,13 +36,18 @@ def check_device(device: str) -> None:
 
     Raises:
         UnknownNameError: a name other than `cpu` and `cuda`.
-        UsageError: `cuda` where torch finds no card; the sentence says which of torch and the machine lacks it.
+        UsageError: `cuda` where torch finds no card; the sentence says which of torch and the
+            machine lacks it.
     """
     if device not in DEVICES:
         raise UnknownNameError("device", device, DEVICES, hint="A graphics card is cuda.")
     if device == "cuda" and not _card():
         built = torch.version.cuda
-        why = f"torch {torch.__version__} is built without CUDA" if built is None else f"torch (CUDA {built}) finds no card or no driver"
+        why = (
+            f"torch {torch.__version__} is built without CUDA"
+            if built is None
+            else f"torch (CUDA {built}) finds no card or no driver"
+        )
         raise UsageError(f"The device is 'cuda' but {why} on this machine; accepted here: cpu.")
 
 
@@ -70,25 +76,31 @@ def moved(traced: Traced, device: torch.device) -> Traced:
         if "device" in node.kwargs:
             node.kwargs = {**node.kwargs, "device": device}
     graph.recompile()
-    constants, examples = (tuple(x.to(device, copy=True) for x in tensors) for tensors in (traced.constants, traced.examples))
+    constants, examples = (
+        tuple(x.to(device, copy=True) for x in tensors)
+        for tensors in (traced.constants, traced.examples)
+    )
     return Traced(graph=graph, constants=constants, examples=examples)
 
 
 class DeviceSteps:
     """A graph `[state, control, rates, *noise] -> (new state, [loss, gradient norm])` on a device; same interface as `NativeGraph.steps`.
 
-    The whole step, with what it reads of its block and what it notes, is captured once and replayed with one call per step;
-    the losses come back once per block.
+    The whole step, with what it reads of its block and what it notes, is captured once and
+    replayed with one call per step; the losses come back once per block.
 
     Attributes:
-        state, before: `[4, size]` on the device: the current state, and the one before the last step.
-        failed: whether the last block failed as a whole; `state` and `before` are then those before it.
+        state, before: `[4, size]` on the device: the current state, and the one before the last
+        step.
+        failed: whether the last block failed as a whole; `state` and `before` are then those
+            before it.
 
     Args:
         traced: the graph of the processor.
         device: where it runs.
         block: most steps per call of `steps`.
-        fuse: compile it with Inductor first (tens of seconds, several times faster), else its operations run one by one.
+        fuse: compile it with Inductor first (tens of seconds, several times faster), else its
+            operations run one by one.
     """
 
     def __init__(self, traced: Traced, device: torch.device, *, block: int, fuse: bool) -> None:
@@ -97,7 +109,9 @@ class DeviceSteps:
         state, control, rates, *noise = self._graph.examples
         self.state, self.before, self._rates = state.clone(), state.clone(), rates
         self._controls = control.new_ones(block, *control.shape)
-        self._noise = [x.new_zeros(block, *x.shape) for x in noise]  # unit numbers among them: any number would not do
+        self._noise = [
+            x.new_zeros(block, *x.shape) for x in noise
+        ]  # unit numbers among them: any number would not do
         self._states = state.new_empty(block, *state.shape)
         self._numbers = self._graph(*self._graph.examples)[1].new_empty(block, 2)
         self._at = torch.zeros(1, dtype=torch.long, device=device)
@@ -109,7 +123,10 @@ class DeviceSteps:
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """Take one step from inputs on the processor and return its outputs there; for checks."""
         with torch.no_grad(), default_of(self._graph.examples):
-            return [x.cpu() for x in self._run(*(x.to(self.device) for x in inputs), *self._graph.constants)]
+            return [
+                x.cpu()
+                for x in self._run(*(x.to(self.device) for x in inputs), *self._graph.constants)
+            ]
 
     def seconds(self) -> float:
         """Return the fastest of three timed blocks of steps, per step; the state stays as it was."""
@@ -128,7 +145,9 @@ class DeviceSteps:
     def _fused(self) -> Callable[..., Sequence[Tensor]]:
         inputs: list[Any] = [*self._graph.examples, *self._graph.constants]
         with torch.no_grad(), default_of(self._graph.examples), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of units for short floats that this graph may not use
+            warnings.simplefilter(
+                "ignore"
+            )  # of units for short floats that this graph may not use
             call = fused(self._graph.graph, inputs)
             call(*inputs)
         return call
@@ -136,7 +155,9 @@ class DeviceSteps:
     def _one(self) -> None:
         """Take the step number `_at` of a block; every tensor it reads or writes keeps its place."""
         rows = [x.index_select(0, self._at)[0] for x in (self._controls, *self._noise)]
-        new, numbers = self._run(self.state, rows[0], self._rates, *rows[1:], *self._graph.constants)
+        new, numbers = self._run(
+            self.state, rows[0], self._rates, *rows[1:], *self._graph.constants
+        )
         self._states.index_copy_(0, self._at, new[None])
         self._numbers.index_copy_(0, self._at, numbers[None])
         self.state.copy_(new)
@@ -166,7 +187,9 @@ class DeviceSteps:
             self.state.copy_(start)
         return recorded.replay
 
-    def steps(self, state: Tensor, before: Tensor, controls: Tensor, noise: Sequence[Tensor]) -> tuple[int, Tensor, Tensor]:
+    def steps(
+        self, state: Tensor, before: Tensor, controls: Tensor, noise: Sequence[Tensor]
+    ) -> tuple[int, Tensor, Tensor]:
         """Take several steps; arguments and results as of `zoo.compiler.c_abi.NativeGraph.steps`, states and history on the device.
 
         `state` and `before` are those of this object.

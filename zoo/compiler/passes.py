@@ -1,14 +1,17 @@
 """What a trace leaves behind and a compiler does not see: work on broadcast copies, and tensors whose last axis is tiny.
 
-* *Broadcast copies.* `log(scale.expand(rows, 2))` takes a logarithm per row of what is the same number in every row. An
-  operation that works entry by entry is done on one copy, and its result is expanded.
-* *Tiny last axes.* `[rows, 2]` (a row per observation, a column per class) cannot fill a vector register along its last
-  axis, and the compiler keeps that layout. Such tensors are carried as a list of columns `[rows]`.
-* *Small systems*: triangular ones are written out instead of calling a library (`zoo.compiler.triangular`), short running sums and
-  products too.
-* *Products of a fixed matrix with a vector*, a regression's `X b` and `X' r`: the matrix is kept with its long axis last, so that both
-  run along memory in whole vector registers. Four times faster than along short rows, and than a library's call on small data.
-  Products with a single row or column, which `einsum` makes of sums over a few classes, are written out.
+* *Broadcast copies.* `log(scale.expand(rows, 2))` takes a logarithm per row of what is the same
+  number in every row. An operation that works entry by entry is done on one copy, and its result
+  is expanded.
+* *Tiny last axes.* `[rows, 2]` (a row per observation, a column per class) cannot fill a vector
+  register along its last axis, and the compiler keeps that layout. Such tensors are carried as a
+  list of columns `[rows]`.
+* *Small systems*: triangular ones are written out instead of calling a library
+  (`zoo.compiler.triangular`), short running sums and products too.
+* *Products of a fixed matrix with a vector*, a regression's `X b` and `X' r`: the matrix is kept
+  with its long axis last, so that both run along memory in whole vector registers. Four times
+  faster than along short rows, and than a library's call on small data. Products with a single row
+  or column, which `einsum` makes of sums over a few classes, are written out.
 
 All are exact up to the order of sums, and every graph is compared with the program afterwards.
 """
@@ -63,10 +66,16 @@ class Simplifier(fx.Interpreter):
         places = [n for n in graph.graph.nodes if n.op == "placeholder"]
         self._fixed = set(places[number:])
         for node in graph.graph.nodes:
-            if node.op == "call_function" and node.all_input_nodes and self._fixed.issuperset(node.all_input_nodes):
+            if (
+                node.op == "call_function"
+                and node.all_input_nodes
+                and self._fixed.issuperset(node.all_input_nodes)
+            ):
                 self._fixed.add(node)
         self._node: fx.Node | None = None
-        self._factored: list[Tensor] = []  # what says whether a factor that was written out failed: nothing to ask
+        self._factored: list[
+            Tensor
+        ] = []  # what says whether a factor that was written out failed: nothing to ask
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, remembering which."""
@@ -90,7 +99,10 @@ class Simplifier(fx.Interpreter):
                 out = own(*args, **kwargs)
                 if out is not None:
                     return out
-            elif torch.Tag.pointwise in target.tags and torch.Tag.nondeterministic_seeded not in target.tags:
+            elif (
+                torch.Tag.pointwise in target.tags
+                and torch.Tag.nondeterministic_seeded not in target.tags
+            ):
                 return _pointwise(functools.partial(target), args, kwargs)
         return super().call_function(target, *_whole((args, kwargs)))
 
@@ -99,12 +111,18 @@ class Simplifier(fx.Interpreter):
         assert self._node is not None
         fixed = [isinstance(n, fx.Node) and n in self._fixed for n in self._node.args]
         if right.ndim == 1:
-            return _fixed_product(left, right) if fixed[0] and left.numel() >= LEAST_FIXED else None
+            return (
+                _fixed_product(left, right) if fixed[0] and left.numel() >= LEAST_FIXED else None
+            )
         if left.shape[1] == 1:
             return left * right
         if right.shape[1] == 1:
             return _vector_product(left, right[:, 0], fixed[0]).unsqueeze(1)
-        return _vector_product(right.t(), left[0], fixed[1]).unsqueeze(0) if left.shape[0] == 1 else None
+        return (
+            _vector_product(right.t(), left[0], fixed[1]).unsqueeze(0)
+            if left.shape[0] == 1
+            else None
+        )
 
     def _factor(self, matrix: Tensor, target: Any) -> Any:
         if matrix.shape[-1] > triangular.FACTORED:
@@ -128,10 +146,14 @@ def _pointwise(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
         return target(*_whole(args), **_whole(kwargs))
     shape = torch.broadcast_shapes(*[_shape(x) for x in leaves])
     wide = shape[-1] if shape else 0
-    if 2 <= wide <= WIDEST and (any(isinstance(x, _Columns) for x in leaves) or _work(leaves, shape) >= LEAST * wide):
+    if 2 <= wide <= WIDEST and (
+        any(isinstance(x, _Columns) for x in leaves) or _work(leaves, shape) >= LEAST * wide
+    ):
         picked = [[_column(x, j) for x in args] for j in range(wide)]
         named = [{k: _column(x, j) for k, x in kwargs.items()} for j in range(wide)]
-        return _Columns(tuple(_once(target, a, k, shape[:-1]) for a, k in zip(picked, named, strict=True)))
+        return _Columns(
+            tuple(_once(target, a, k, shape[:-1]) for a, k in zip(picked, named, strict=True))
+        )
     return _once(target, _whole(args), _whole(kwargs), shape)
 
 
@@ -161,9 +183,15 @@ def _repeats(x: Tensor, axis: int) -> bool:
     return x.ndim < -axis or x.shape[axis] == 1 or x.stride(axis) == 0
 
 
-def _once(target: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
+def _once(
+    target: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], shape: tuple[int, ...]
+) -> Tensor:
     tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-    axes = [a - len(shape) for a in range(len(shape)) if shape[a] > 1 and all(_repeats(x, a - len(shape)) for x in tensors)]
+    axes = [
+        a - len(shape)
+        for a in range(len(shape))
+        if shape[a] > 1 and all(_repeats(x, a - len(shape)) for x in tensors)
+    ]
 
     def one(x: Any) -> Any:
         if isinstance(x, Tensor):
@@ -175,7 +203,7 @@ def _once(target: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any
     return out.expand(shape) if axes else out
 
 
-# -- operations along an axis -----------------------------------------------------------------------------------------------
+# -- operations along an axis ------------------------------------------------------------------
 
 
 def _axes(x: Tensor | _Columns, dims: Any) -> list[int]:
@@ -188,7 +216,13 @@ def _add(parts: Sequence[Tensor]) -> Tensor:
     return functools.reduce(torch.add, parts)
 
 
-def _sum(x: Tensor | _Columns, dims: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+def _sum(
+    x: Tensor | _Columns,
+    dims: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Any:
     if not isinstance(x, _Columns) or dtype is not None:
         return None
     axes = _axes(x, dims)
@@ -227,7 +261,11 @@ def _log_softmax(x: Tensor | _Columns, dim: int, half: bool) -> Any:
 
 def _log_softmax_backward(grad: Any, out: Any, dim: int, dtype: torch.dtype) -> Any:
     """Return grad - exp(out) sum(grad), of which the exponential may be of a broadcast copy."""
-    if isinstance(grad, Tensor) and isinstance(out, Tensor) and not any(s == 0 for s in out.stride()):
+    if (
+        isinstance(grad, Tensor)
+        and isinstance(out, Tensor)
+        and not any(s == 0 for s in out.stride())
+    ):
         return None
     total = _sum(grad, [dim], True) if isinstance(grad, _Columns) else grad.sum(dim, keepdim=True)
     if total is None:
@@ -240,7 +278,11 @@ def _vector_product(matrix: Tensor, vector: Tensor, fixed: bool) -> Tensor:
     """Return matrix times vector as a sum of products, along the axis that is the last in memory."""
     if fixed and matrix.numel() >= LEAST_FIXED:
         return _fixed_product(matrix, vector)
-    return (matrix * vector).sum(1) if matrix.is_contiguous() else (matrix.t() * vector.unsqueeze(1)).sum(0)
+    return (
+        (matrix * vector).sum(1)
+        if matrix.is_contiguous()
+        else (matrix.t() * vector.unsqueeze(1)).sum(0)
+    )
 
 
 def _fixed_product(matrix: Tensor, vector: Tensor) -> Tensor:
@@ -261,7 +303,9 @@ def _batched_product(left: Any, right: Any) -> Any:
     return (left.transpose(1, 2) * right).sum(1, keepdim=True) if n == 1 else None
 
 
-def _solve_triangular(matrix: Any, right: Any, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Any:
+def _solve_triangular(
+    matrix: Any, right: Any, *, upper: bool, left: bool = True, unitriangular: bool = False
+) -> Any:
     matrix, right = _whole((matrix, right))
     if not left:
         matrix, right, upper = matrix.mT, right.mT, not upper
@@ -278,18 +322,31 @@ def _running(operation: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any
         x = _whole(x)
         if dtype is not None or x.ndim == 0 or not 0 < x.shape[dim] <= LONGEST:
             return None
-        return torch.stack(list(itertools.accumulate((x.select(dim, i) for i in range(x.shape[dim])), operation)), dim)
+        return torch.stack(
+            list(itertools.accumulate((x.select(dim, i) for i in range(x.shape[dim])), operation)),
+            dim,
+        )
 
     return run
 
 
 def _through(name: str) -> Callable[..., Any]:
     target = getattr(aten, name).default
-    return lambda x, **kwargs: x.map(lambda part: target(part, **kwargs)) if isinstance(x, _Columns) else None
+    return lambda x, **kwargs: (
+        x.map(lambda part: target(part, **kwargs)) if isinstance(x, _Columns) else None
+    )
 
 
 _OWN: dict[str, Callable[..., Any]] = {
-    "sum": _sum, "logsumexp": _logsumexp, "_log_softmax": _log_softmax, "_log_softmax_backward_data": _log_softmax_backward,
-    "bmm": _batched_product, "linalg_solve_triangular": _solve_triangular, "cumsum": _running(torch.add), "cumprod": _running(torch.mul),
-    "detach": _through("detach"), "alias": _through("alias"), "clone": _through("clone"),
-}  # fmt: skip
+    "sum": _sum,
+    "logsumexp": _logsumexp,
+    "_log_softmax": _log_softmax,
+    "_log_softmax_backward_data": _log_softmax_backward,
+    "bmm": _batched_product,
+    "linalg_solve_triangular": _solve_triangular,
+    "cumsum": _running(torch.add),
+    "cumprod": _running(torch.mul),
+    "detach": _through("detach"),
+    "alias": _through("alias"),
+    "clone": _through("clone"),
+}

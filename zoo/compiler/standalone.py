@@ -2,10 +2,11 @@
 
     int32 zoo_call(void *, const void *const *inputs, void *const *outputs)
 
-Inductor writes for every graph a thousand lines of C++ that serve torch's loader and take ten of the twelve seconds a
-graph costs to compile. Only two parts of its source belong to the graph: the kernels, and the body that lays out buffers
-and calls them. `translate` keeps those two and gives the body the few definitions it uses (`standalone.h`), so that
-one second of compiling is left. A source that asks for anything else is refused by name, and the graph is compiled in full.
+Inductor writes for every graph a thousand lines of C++ that serve torch's loader and take ten of
+the twelve seconds a graph costs to compile. Only two parts of its source belong to the graph: the
+kernels, and the body that lays out buffers and calls them. `translate` keeps those two and gives
+the body the few definitions it uses (`standalone.h`), so that one second of compiling is left. A
+source that asks for anything else is refused by name, and the graph is compiled in full.
 Source: the files Inductor writes with `aot_inductor.package_cpp_only`.
 """
 
@@ -32,19 +33,35 @@ from zoo.compiler import cache
 
 __all__ = ["SOURCES", "Unsupported", "build", "compiler", "load", "takes", "translate"]
 
-SOURCES = {"aot_inductor.package": True, "aot_inductor.package_cpp_only": True, "aot_inductor.precompile_headers": False}  # compile nothing
+SOURCES = {
+    "aot_inductor.package": True,
+    "aot_inductor.package_cpp_only": True,
+    "aot_inductor.precompile_headers": False,
+}  # compile nothing
 DEFINITIONS = Path(__file__).parent / "csrc" / "standalone.h"
 PREFIX = "#include <torch/csrc/inductor/cpp_prefix.h>"
 KNOWN = {
     f"aoti_torch_{name}"
-    for name in ("empty_strided", "new_tensor_handle", "cpu_mm_out", "cpu_addmm_out", "cpu_bmm_out", "cpu_baddbmm_out", "cpu_cumsum",
-                 "cpu_cumprod", "cpu_cholesky_solve")
-}  # fmt: skip
+    for name in (
+        "empty_strided",
+        "new_tensor_handle",
+        "cpu_mm_out",
+        "cpu_addmm_out",
+        "cpu_bmm_out",
+        "cpu_baddbmm_out",
+        "cpu_cumsum",
+        "cpu_cumprod",
+        "cpu_cholesky_solve",
+    )
+}
 _BODY = "void AOTInductorModel::run_impl_minimal_arrayref_interface_v2_raw("
 _INPUT = re.compile(r"torch::aot_inductor::c_to_arrayref_tensor<(\w+)>\(c_inputs\[(\d+)\]\)")
 _OUTPUT = re.compile(
-    r"if constexpr \(std::is_same_v<std::decay_t<decltype\((?P<name>[^;{]+?)\)>,RAIIAtenTensorHandle> [^{]*\{(?:(?!\n    \}).)*"
-    r"\n    \} else \{(?:(?!\n    \}\n).)*arrayref_tensor_to_c\(\w+, c_outputs\[(?P<place>\d+)\]\);\n    \}\n",
+    r"if constexpr"
+    r" \(std::is_same_v<std::decay_t<decltype\((?P<name>[^;{]+?)\)>,RAIIAtenTensorHandle>"
+    r" [^{]*\{(?:(?!\n    \}).)*"
+    r"\n    \} else \{(?:(?!\n    \}\n).)*arrayref_tensor_to_c\(\w+,"
+    r" c_outputs\[(?P<place>\d+)\]\);\n    \}\n",
     re.DOTALL,
 )
 
@@ -78,19 +95,35 @@ def translate(source: str, inputs: Sequence[Tensor], outputs: int) -> str:
     body, taken = _INPUT.subn(r"input<\1>(zoo_inputs[\2], layout_\2)", body)
     body, given = _OUTPUT.subn(r"output(\g<name>, zoo_outputs[\g<place>]);\n", body)
     if (taken, given) != (len(inputs), outputs):
-        raise Unsupported(f"{taken} inputs and {given} outputs were found of {len(inputs)} and {outputs}")
+        raise Unsupported(
+            f"{taken} inputs and {given} outputs were found of {len(inputs)} and {outputs}"
+        )
     for name, place in re.findall(r"output\((\w+), zoo_outputs\[(\d+)\]\)", body):
         body = re.sub(
-            rf"aoti_torch_empty_strided\(([^;]*), &{name}_handle\)", rf"given(\1, zoo_outputs[{place}], &{name}_handle)", body, count=1
+            rf"aoti_torch_empty_strided\(([^;]*), &{name}_handle\)",
+            rf"given(\1, zoo_outputs[{place}], &{name}_handle)",
+            body,
+            count=1,
         )
     calls = set(re.findall(r"aoti_torch_\w+", body)) - KNOWN
-    strange = sorted(calls) + re.findall(r"this->\w+|torch::\w+::\w+|c_inputs|c_outputs|proxy_executor|ConstantHandle", body)
+    strange = sorted(calls) + re.findall(
+        r"this->\w+|torch::\w+::\w+|c_inputs|c_outputs|proxy_executor|ConstantHandle", body
+    )
     if strange:
         raise Unsupported(strange[0])
     kernels = source[max(source.find(PREFIX, end), 0) :] if PREFIX in source[end:] else ""
-    layouts = "".join(f"static constexpr int64_t layout_{i}[] = {{{_layout(x)}}};\n" for i, x in enumerate(inputs))
-    text = f"{layouts}static void body(const void* const* zoo_inputs, void* const* zoo_outputs) {body}"
-    return f'{kernels.replace(PREFIX, "")}\n#include "{DEFINITIONS.name}"\nnamespace zoo {{\n{text}\n}}\n{_ENTRY}'
+    layouts = "".join(
+        f"static constexpr int64_t layout_{i}[] = {{{_layout(x)}}};\n"
+        for i, x in enumerate(inputs)
+    )
+    text = (
+        f"{layouts}static void body(const void* const* zoo_inputs, void* const* zoo_outputs)"
+        f" {body}"
+    )
+    return (
+        f'{kernels.replace(PREFIX, "")}\n#include "{DEFINITIONS.name}"\nnamespace zoo'
+        f" {{\n{text}\n}}\n{_ENTRY}"
+    )
 
 
 def _layout(x: Tensor) -> str:
@@ -113,17 +146,32 @@ def build(files: Sequence[str], path: str, inputs: Sequence[Tensor], outputs: in
     Raises:
         Unsupported: see `translate`; or the compiler refused the result.
     """
-    by_end = {end: next(f for f in files if f.endswith(end)) for end in (".wrapper.cpp", "_compile_flags.json", "_linker_flags.json")}
+    by_end = {
+        end: next(f for f in files if f.endswith(end))
+        for end in (".wrapper.cpp", "_compile_flags.json", "_linker_flags.json")
+    }
     source, compiling, linking = (Path(f).read_text(encoding="utf8") for f in by_end.values())
     flags, links = json.loads(compiling), json.loads(linking)
     file = Path(path).with_suffix(".cpp")
     file.write_text(translate(source, inputs, outputs), encoding="utf8")
     arguments = _arguments(flags)
-    libraries = [f"-L{d}" for d in links["libraries_dirs"]] + [f"-l{n}" for n in links["libraries"]]
-    command = [flags["compiler"], *_prefix(flags["compiler"], tuple(arguments)), f"-I{DEFINITIONS.parent}", str(file), *arguments]
-    done = subprocess.run([*command, "-shared", "-o", path, *libraries], capture_output=True, text=True, check=False)
+    libraries = [f"-L{d}" for d in links["libraries_dirs"]] + [
+        f"-l{n}" for n in links["libraries"]
+    ]
+    command = [
+        flags["compiler"],
+        *_prefix(flags["compiler"], tuple(arguments)),
+        f"-I{DEFINITIONS.parent}",
+        str(file),
+        *arguments,
+    ]
+    done = subprocess.run(
+        [*command, "-shared", "-o", path, *libraries], capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if "error" in line] or [f"{flags['compiler']} failed"]
+        errors = [line for line in done.stderr.splitlines() if "error" in line] or [
+            f"{flags['compiler']} failed"
+        ]
         raise Unsupported(errors[0][:300])
     return path
 
@@ -132,7 +180,14 @@ def _arguments(flags: dict[str, Any]) -> list[str]:
     kept = [f for f in flags["cflags"] if f not in ("Wall", "pedantic", "g1")]
     words = [w for text in flags["passthrough_args"] for w in text.split()]
     definitions = [f"-D{d.strip()}" for d in flags["definitions"]]
-    return [*definitions, *[f"-I{d}" for d in flags["include_dirs"]], *[f"-{f}" for f in kept], *words, "-w", "-g0"]
+    return [
+        *definitions,
+        *[f"-I{d}" for d in flags["include_dirs"]],
+        *[f"-{f}" for f in kept],
+        *words,
+        "-w",
+        "-g0",
+    ]
 
 
 def _prefix(compiler: str, arguments: tuple[str, ...]) -> list[str]:
@@ -150,7 +205,9 @@ def _prefix(compiler: str, arguments: tuple[str, ...]) -> list[str]:
         with cache.alone(folder.name) as first:
             if not first:
                 return plain
-            if not header.with_suffix(".h.gch").exists() and not _precompile(compiler, arguments, folder):
+            if not header.with_suffix(".h.gch").exists() and not _precompile(
+                compiler, arguments, folder
+            ):
                 _failed.add(folder)
                 return plain
     return ["-include", str(header)]
@@ -162,23 +219,37 @@ _failed: set[Path] = set()
 @functools.cache
 def _header(compiler: str, arguments: tuple[str, ...]) -> str:
     """Return the key of the compiled header; nothing for a compiler that keeps such headers in another way."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, text=True, check=False
+    ).stdout
     if "Free Software Foundation" not in version:
         return ""
-    return hashlib.sha256(repr((compiler, version, arguments, torch.__version__, cache.machine())).encode()).hexdigest()[:24]
+    return hashlib.sha256(
+        repr((compiler, version, arguments, torch.__version__, cache.machine())).encode()
+    ).hexdigest()[:24]
 
 
 def _precompile(compiler: str, arguments: Sequence[str], folder: Path) -> bool:
     """Compile the header into a folder that appears whole; whether that worked."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for left in folder.parent.glob(f"{folder.name}-build-" + 8 * "[a-z0-9_]"):  # of stopped processes; other headers have their own
+        for left in folder.parent.glob(
+            f"{folder.name}-build-" + 8 * "[a-z0-9_]"
+        ):  # of stopped processes; other headers have their own
             shutil.rmtree(left, ignore_errors=True)
         work = Path(tempfile.mkdtemp(prefix=f"{folder.name}-build-", dir=folder.parent))
     except OSError:
         return False
     (work / "prefix.h").write_text(f"{PREFIX}\n", encoding="utf8")
-    command = [compiler, "-x", "c++-header", str(work / "prefix.h"), *arguments, "-o", str(work / "prefix.h.gch")]
+    command = [
+        compiler,
+        "-x",
+        "c++-header",
+        str(work / "prefix.h"),
+        *arguments,
+        "-o",
+        str(work / "prefix.h.gch"),
+    ]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
         shutil.rmtree(work, ignore_errors=True)
@@ -192,7 +263,9 @@ def _precompile(compiler: str, arguments: Sequence[str], folder: Path) -> bool:
 
 def compiler() -> str | None:
     """Return the C++ compiler on the PATH, None where there is none."""
-    return next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
+    return next(
+        (c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None
+    )
 
 
 @functools.cache
@@ -201,7 +274,9 @@ def library(path: str) -> ctypes.CDLL:
     return ctypes.CDLL(path)
 
 
-def load(path: Path, constants: Sequence[Tensor], outputs: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+def load(
+    path: Path, constants: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     """Return the graph in a library as a function of its inputs.
 
     Args:
@@ -221,7 +296,9 @@ def load(path: Path, constants: Sequence[Tensor], outputs: Sequence[Tensor]) -> 
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         given = [x.data_ptr() for x in inputs]
-        pack = packers.get(len(given)) or packers.setdefault(len(given), struct.Struct(f"{len(given) + len(fixed)}P").pack)
+        pack = packers.get(len(given)) or packers.setdefault(
+            len(given), struct.Struct(f"{len(given) + len(fixed)}P").pack
+        )
         out = [like(x) for x in made]
         if call(None, pack(*given, *fixed), places(*[x.data_ptr() for x in out])):
             raise RuntimeError("a kernel raised")

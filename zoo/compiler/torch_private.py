@@ -1,18 +1,21 @@
 """Everything of ours that leans on parts of torch that torch does not promise to keep, in one place.
 
-What is here was tested with the versions in `TESTED`. With another one `untested` says so, graphs are compiled by torch's
-public route (`zoo.compiler.compile.backend`), and each function below falls back by itself where its part is missing:
-tracing takes longer, loops are not vectorized, or a graph is called through torch's loader.
+What is here was tested with the versions in `TESTED`. With another one `untested` says so, graphs
+are compiled by torch's public route (`zoo.compiler.compile.backend`), and each function below
+falls back by itself where its part is missing: tracing takes longer, loops are not vectorized, or
+a graph is called through torch's loader.
 
-Inductor's masked vector loads are corrected here. Inductor turns `cat`, `pad` and slices into loads under a mask: lane i
-reads `x[i - shift]` where the mask holds. Two of the loads it writes look at memory that belongs to somebody else:
+Inductor's masked vector loads are corrected here. Inductor turns `cat`, `pad` and slices into
+loads under a mask: lane i reads `x[i - shift]` where the mask holds. Two of the loads it writes
+look at memory that belongs to somebody else:
 
-* in the last, shorter vector of a loop the mask says nothing of the lanes beyond the end, so they are read as well, up to
-  fifteen numbers past the array;
+* in the last, shorter vector of a loop the mask says nothing of the lanes beyond the end, so they
+  are read as well, up to fifteen numbers past the array;
 * arrays of booleans are read whole, whatever the mask, also in front of their first element.
 
-What is read there is never used, and torch's own tensors have room behind them. A sampler's point has none: where it
-ends at a page, the process ends with signal 11. `bounded_loads` corrects the generated code at its source.
+What is read there is never used, and torch's own tensors have room behind them. A sampler's point
+has none: where it ends at a page, the process ends with signal 11. `bounded_loads` corrects the
+generated code at its source.
 """
 
 from __future__ import annotations
@@ -39,9 +42,21 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
-    "LOADS_VERSION", "TESTED", "OpOverload", "TorchDispatchMode", "bounded_loads", "fast_tracing", "fused", "is_traced", "light_notes",
-    "load_package", "needs_loader", "sources", "untested", "write_package",
-]  # fmt: skip
+    "LOADS_VERSION",
+    "TESTED",
+    "OpOverload",
+    "TorchDispatchMode",
+    "bounded_loads",
+    "fast_tracing",
+    "fused",
+    "is_traced",
+    "light_notes",
+    "load_package",
+    "needs_loader",
+    "sources",
+    "untested",
+    "write_package",
+]
 
 TESTED = ("2.13",)
 SILENT = "do_not_emit_stack_traces"
@@ -64,10 +79,13 @@ def untested() -> str:
     """Return a sentence on the version of torch where it is none of the tested ones, else nothing."""
     if ".".join(torch.__version__.split(".")[:2]) in TESTED:
         return ""
-    return f"torch {torch.__version__} was not tried with what compiles standalone libraries (tried: {', '.join(TESTED)})"
+    return (
+        f"torch {torch.__version__} was not tried with what compiles standalone libraries (tried:"
+        f" {', '.join(TESTED)})"
+    )
 
 
-# -- tracing ----------------------------------------------------------------------------------------------------------
+# -- tracing -----------------------------------------------------------------------------------
 
 
 def is_traced(u: Tensor) -> bool:
@@ -79,8 +97,8 @@ def is_traced(u: Tensor) -> bool:
 def fast_tracing() -> Iterator[None]:
     """Trace or compile without what only costs time.
 
-    Noting which line of Python asked for an operation takes a tenth of it and nobody reads it; looking for garbage among
-    millions of objects that are all in use takes a quarter.
+    Noting which line of Python asked for an operation takes a tenth of it and nobody reads it;
+    looking for garbage among millions of objects that are all in use takes a quarter.
     """
     settings: Any = getattr(fx, "config", None)
     before, collecting = getattr(settings, SILENT, None), gc.isenabled()
@@ -100,9 +118,10 @@ def fast_tracing() -> Iterator[None]:
 def light_notes() -> Iterator[None]:
     """Trace without what nobody reads: half of the time.
 
-    Of every result torch notes a fake tensor and a tuple of the same facts; here it is a tensor without memory (where torch's own
-    notes are taken, in one mode for all, since making one for each takes longer still). And the Python text of a graph is written
-    when it is to be run, not after every change of it.
+    Of every result torch notes a fake tensor and a tuple of the same facts; here it is a tensor
+    without memory (where torch's own notes are taken, in one mode for all, since making one for
+    each takes longer still). And the Python text of a graph is written when it is to be run, not
+    after every change of it.
     """
     torch_notes: Any = proxy_tensor
     noted: Any = getattr(torch_notes, "set_meta", None)
@@ -110,11 +129,16 @@ def light_notes() -> Iterator[None]:
     def note(proxy: Any, value: Any) -> Any:
         if type(value) not in (Tensor, torch.nn.Parameter) or value.layout != torch.strided:
             return noted(proxy, value)
-        proxy.node.meta["val"] = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        proxy.node.meta["val"] = torch.empty_strided(
+            value.shape, value.stride(), dtype=value.dtype, device="meta"
+        )
         return proxy
 
     lazily = getattr(_lazy_graph_module, "_use_lazy_graph_module", lambda wanted: nullcontext())
-    with guards.tracing(guards.TracingContext(FakeTensorMode(allow_fallback_kernels=True))), lazily(True):
+    with (
+        guards.tracing(guards.TracingContext(FakeTensorMode(allow_fallback_kernels=True))),
+        lazily(True),
+    ):
         if noted is None:  # another torch may have it otherwise; its notes serve as well
             yield
             return
@@ -125,10 +149,12 @@ def light_notes() -> Iterator[None]:
             torch_notes.set_meta = noted
 
 
-# -- Inductor: sources --------------------------------------------------------------------------------------------------
+# -- Inductor: sources -------------------------------------------------------------------------
 
 
-def sources(graph: fx.GraphModule, inputs: Sequence[Tensor], outputs: int, options: dict[str, Any]) -> list[str]:
+def sources(
+    graph: fx.GraphModule, inputs: Sequence[Tensor], outputs: int, options: dict[str, Any]
+) -> list[str]:
     """Return the files Inductor writes for a pure graph of tensors.
 
     Args:
@@ -140,17 +166,22 @@ def sources(graph: fx.GraphModule, inputs: Sequence[Tensor], outputs: int, optio
     _register_wrapper()
     try:
         return _short(graph, inputs, outputs, options)
-    except Exception as error:  # what is called there is private to torch: another version may have it otherwise
+    except (
+        Exception
+    ) as error:  # what is called there is private to torch: another version may have it otherwise
         _log.info("A graph takes Inductor's long way: %s", str(error)[:300])
     from torch import _inductor as inductor
 
     module = copy.deepcopy(graph)
     for node in module.graph.nodes:
-        node.meta.clear()  # the shapes noted there come from several traces; the compiler must take its own
+        # the shapes noted there come from several traces; the compiler must take its own
+        node.meta.clear()
     return _names(inductor.aot_compile(module, tuple(inputs), options=options))
 
 
-def _short(graph: fx.GraphModule, inputs: Sequence[Tensor], outputs: int, options: dict[str, Any]) -> list[str]:
+def _short(
+    graph: fx.GraphModule, inputs: Sequence[Tensor], outputs: int, options: dict[str, Any]
+) -> list[str]:
     from torch._dispatch.python import enable_python_dispatcher
     from torch._inductor import compile_fx as stages
     from torch._inductor import config
@@ -175,13 +206,22 @@ def _short(graph: fx.GraphModule, inputs: Sequence[Tensor], outputs: int, option
             if getattr(getattr(node.target, "_schema", None), "is_mutable", False):
                 raise ValueError(f"{node.target} writes into its arguments")
         finish = functools.partial(
-            stages.compile_fx_inner, cpp_wrapper=True, fx_wrapper=False, extern_node_serializer=None, get_decomp_fn=select_decomp_table
+            stages.compile_fx_inner,
+            cpp_wrapper=True,
+            fx_wrapper=False,
+            extern_node_serializer=None,
+            get_decomp_fn=select_decomp_table,
         )
         with V.set_fake_mode(fake):
             done = stages.compile_fx_forward(
-                lowered, shapes, num_orig_model_outputs=outputs, num_example_inputs=len(inputs),
-                compiler_config_extra=stages.create_compiler_config_extra(lowered), inner_compile=finish, is_inference=True,
-            )  # fmt: skip
+                lowered,
+                shapes,
+                num_orig_model_outputs=outputs,
+                num_example_inputs=len(inputs),
+                compiler_config_extra=stages.create_compiler_config_extra(lowered),
+                inner_compile=finish,
+                is_inference=True,
+            )
     return _names(cast(Any, done).filename)
 
 
@@ -201,14 +241,14 @@ def _names(files: Any) -> list[str]:
     return [f for f in files if isinstance(f, str)]
 
 
-# -- Inductor: what it can carry ----------------------------------------------------------------------------------------
+# -- Inductor: what it can carry ---------------------------------------------------------------
 
 
 def needs_loader(graph: fx.GraphModule) -> str:
     """Return the operation that Inductor's interface of arrays cannot carry, so that compiling for it would be lost time; else nothing.
 
-    It has neither code of its own nor a C function for some operations, and hands no input of the graph to a library's
-    product of matrices.
+    It has neither code of its own nor a C function for some operations, and hands no input of the
+    graph to a library's product of matrices.
     """
     try:
         from torch._inductor import decomposition, lowering
@@ -227,7 +267,9 @@ def needs_loader(graph: fx.GraphModule) -> str:
                 return str(node.target)
         elif node.target in decomposition.decompositions or node.target in own:
             continue
-        elif str(node.target) not in callable_ones or any(_is_input(n) for n in node.all_input_nodes):
+        elif str(node.target) not in callable_ones or any(
+            _is_input(n) for n in node.all_input_nodes
+        ):
             return str(node.target)
     return ""
 
@@ -235,8 +277,9 @@ def needs_loader(graph: fx.GraphModule) -> str:
 def _register_wrapper() -> None:
     """Make Inductor write its C++ for the interface of arrays.
 
-    It chooses the class that writes it once per process, by the options of the first graph compiled there: after one without this
-    interface, a graph that asks for it is compiled without it, silently.
+    It chooses the class that writes it once per process, by the options of the first graph
+    compiled there: after one without this interface, a graph that asks for it is compiled without
+    it, silently.
     """
     try:
         from torch._inductor.codegen import common
@@ -244,7 +287,10 @@ def _register_wrapper() -> None:
 
         common.init_backend_registration()
         common.device_codegens["cpu"].cpp_wrapper_codegen = CppWrapperCpuArrayRef
-    except (ImportError, AttributeError):  # another version of torch: graphs are called through the loader
+    except (
+        ImportError,
+        AttributeError,
+    ):  # another version of torch: graphs are called through the loader
         return
 
 
@@ -255,22 +301,25 @@ def _is_input(node: fx.Node) -> bool:
     return node.op == "placeholder"
 
 
-# -- Inductor: vector loads ---------------------------------------------------------------------------------------------
+# -- Inductor: vector loads --------------------------------------------------------------------
 
 
 @contextmanager
 def bounded_loads() -> Iterator[None]:
     """Let Inductor write masked loads that read no byte outside their array.
 
-    The method replaced is private to torch. Where it is not as expected, nothing is vectorized: scalar
-    loops test the mask before each load.
+    The method replaced is private to torch. Where it is not as expected, nothing is vectorized:
+    scalar loops test the mask before each load.
     """
     from torch._inductor import config
 
     kernel_type: Any = _inductor().CppVecKernel
     original = getattr(kernel_type, "_get_vec_load_line", None)
     if original is None or tuple(inspect.signature(original).parameters) != _PARAMETERS:
-        _log.info("This torch writes vector loads in another way; graphs are compiled without vector instructions.")
+        _log.info(
+            "This torch writes vector loads in another way; graphs are compiled without vector"
+            " instructions."
+        )
         with config.patch({"cpp.simdlen": 1}):
             yield
         return
@@ -289,7 +338,9 @@ def _inductor() -> Any:
     return importlib.import_module("torch._inductor.codegen.cpp")
 
 
-def _line(kernel: Any, original: Callable[..., str], var: str, index: Any, dtype: torch.dtype, mask: Any) -> str:
+def _line(
+    kernel: Any, original: Callable[..., str], var: str, index: Any, dtype: torch.dtype, mask: Any
+) -> str:
     """Return the C++ of one vector load from `var + index`, of the lanes where `mask` holds."""
     cpp = _inductor()
     whole = kernel.num_elems == kernel.tiling_factor
@@ -300,24 +351,35 @@ def _line(kernel: Any, original: Callable[..., str], var: str, index: Any, dtype
     if dtype == torch.bool:
         held = f"{mask}.is_masked(zoo_lane)" if mask.is_vec else f"{mask}"
         load = original(kernel, "zoo_lanes.data()", 0, dtype)
-        return _BOOLEANS.format(lanes=kernel.tiling_factor, count=count, held=held, pointer=pointer, load=load)
+        return _BOOLEANS.format(
+            lanes=kernel.tiling_factor, count=count, held=held, pointer=pointer, load=load
+        )
     kind, lanes = kernel._get_mask_type(torch.float), kernel._get_vec_type(torch.float)
     asked = kernel._get_mask_cast(mask, torch.float) if mask.is_vec else f"{kind}::from({mask})"
     within = f"{kind}({lanes}::arange(0, 1) < {lanes}(static_cast<float>({count})))"
-    return f"({asked} & {within}).template loadu<{cpp.DTYPE_TO_CPP[dtype]},{kernel._get_num_vectors(dtype)}>({pointer})"
+    return (
+        f"({asked} & {within}).template"
+        f" loadu<{cpp.DTYPE_TO_CPP[dtype]},{kernel._get_num_vectors(dtype)}>({pointer})"
+    )
 
 
-# -- packages for torch's loader -----------------------------------------------------------------------------------------
+# -- packages for torch's loader ---------------------------------------------------------------
 
 
-def write_package(graph: fx.GraphModule, inputs: Sequence[Tensor], path: str, options: dict[str, Any]) -> str:
+def write_package(
+    graph: fx.GraphModule, inputs: Sequence[Tensor], path: str, options: dict[str, Any]
+) -> str:
     """Write the package of a graph to `path` by `torch.export` and AOTInductor, and return where it is."""
     from torch import _inductor
     from torch.export import export
 
     _register_wrapper()
     program = export(graph, tuple(inputs), strict=False)
-    return str(_inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=dict(options)))
+    return str(
+        _inductor.aoti_compile_and_package(
+            program, package_path=path, inductor_configs=dict(options)
+        )
+    )
 
 
 def fused(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:

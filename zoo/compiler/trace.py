@@ -1,9 +1,10 @@
 """A tensor function -> one flat graph of pure tensor operations, with everything that does not change computed once.
 
-`trace` runs the function once under `make_fx` (gradients inside it included), turns every captured tensor into an input,
-removes mutation, and evaluates each node that depends on captured tensors only: what is left for every call is what
-depends on the inputs. The folded tensors become the last inputs of the graph (never constants in it), so that the same
-program on other data of the same shape is the same graph.
+`trace` runs the function once under `make_fx` (gradients inside it included), turns every captured
+tensor into an input, removes mutation, and evaluates each node that depends on captured tensors
+only: what is left for every call is what depends on the inputs. The folded tensors become the last
+inputs of the graph (never constants in it), so that the same program on other data of the same
+shape is the same graph.
 """
 
 from __future__ import annotations
@@ -28,7 +29,21 @@ from zoo.errors import ZooError
 __all__ = ["TraceFailure", "Traced", "trace", "vectorize", "without_detach"]
 
 _VIEWS = frozenset(
-    {"expand", "view", "_unsafe_view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "slice", "select", "t", "alias", "detach"}
+    {
+        "expand",
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "permute",
+        "transpose",
+        "unsqueeze",
+        "squeeze",
+        "slice",
+        "select",
+        "t",
+        "alias",
+        "detach",
+    }
 )
 _FACTORS = frozenset({"linalg_solve_triangular", "linalg_cholesky_ex"})
 _INDEXED = frozenset({"index", "index_put", "_unsafe_index", "_unsafe_index_put"})
@@ -78,18 +93,24 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
     """Trace `function` at `inputs` into a functional, folded graph.
 
     Args:
-        function: tensors -> list of tensors, gradients taken inside; it may close over any other tensors.
+        function: tensors -> list of tensors, gradients taken inside; it may close over any other
+            tensors.
         inputs: example inputs; shapes, dtypes and strides are fixed by them.
 
     Raises:
-        TraceFailure: control flow on a value, a write into a captured tensor, or a graph too long to compile.
+        TraceFailure: control flow on a value, a write into a captured tensor, or a graph too long
+            to compile.
     """
     examples = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in inputs)
     try:
         with default_of(examples), fast_tracing(), light_notes():
-            first = make_fx(lambda *tensors: function(*tensors))(*examples)  # a bound method is refused as it is
+            first = make_fx(lambda *tensors: function(*tensors))(
+                *examples
+            )  # a bound method is refused as it is
             lifted, captured = _lift(first, len(examples))
-            return _purify(lifted, examples, [t.detach().clone() for t in captured], _watch(captured))
+            return _purify(
+                lifted, examples, [t.detach().clone() for t in captured], _watch(captured)
+            )
     except TraceFailure:
         raise
     except Exception as error:
@@ -141,28 +162,43 @@ def without_detach(traced: Traced) -> fx.GraphModule:
     return graph
 
 
-def _purify(graph: fx.GraphModule, examples: tuple[Tensor, ...], captured: list[Tensor], watched: tuple[tuple[Tensor, int], ...]) -> Traced:
+def _purify(
+    graph: fx.GraphModule,
+    examples: tuple[Tensor, ...],
+    captured: list[Tensor],
+    watched: tuple[tuple[Tensor, int], ...],
+) -> Traced:
     pure = make_fx(torch.func.functionalize(graph, remove="mutations"))(*examples, *captured)
-    pure, captured = _lift(pure, len(examples), captured)  # functionalization may capture scalars anew
+    pure, captured = _lift(
+        pure, len(examples), captured
+    )  # functionalization may capture scalars anew
     _drop_detach(pure)
     _select_by_masks(pure)
     pure, captured = _simplify(pure, examples, captured)
     graph, constants = _fold(pure, len(examples), captured)
     folded = Traced(graph=graph, constants=constants, examples=examples, watched=watched)
     if folded.nodes > MAX_NODES:
-        raise TraceFailure(f"{folded.nodes} operations, above {MAX_NODES}; write the recursion as one tensor operation")
+        raise TraceFailure(
+            f"{folded.nodes} operations, above {MAX_NODES}; write the recursion as one tensor"
+            " operation"
+        )
     return folded
 
 
-def _simplify(graph: fx.GraphModule, examples: tuple[Tensor, ...], captured: list[Tensor]) -> tuple[fx.GraphModule, list[Tensor]]:
+def _simplify(
+    graph: fx.GraphModule, examples: tuple[Tensor, ...], captured: list[Tensor]
+) -> tuple[fx.GraphModule, list[Tensor]]:
     """Return the graph without work on broadcast copies; as it is where that cannot be written, or is too long to be worth it.
 
-    Solves and factors of small matrices are written out of graphs of any length: with them only torch's loader takes it, minutes later.
+    Solves and factors of small matrices are written out of graphs of any length: with them only
+    torch's loader takes it, minutes later.
     """
     if len(graph.graph.nodes) > LONG and not any(_name(n) in _FACTORS for n in graph.graph.nodes):
         return graph, captured
     try:
-        simple = make_fx(lambda *tensors: Simplifier(graph, len(examples)).run(*tensors))(*examples, *captured)
+        simple = make_fx(lambda *tensors: Simplifier(graph, len(examples)).run(*tensors))(
+            *examples, *captured
+        )
     except Exception:  # the graph as it is gives the same numbers
         return graph, captured
     return _lift(simple, len(examples), captured)
@@ -177,7 +213,9 @@ def _watch(captured: Sequence[Tensor]) -> tuple[tuple[Tensor, int], ...]:
     return tuple((t, t._version) for t in captured if t.requires_grad)
 
 
-def _lift(graph: fx.GraphModule, number: int, before: Sequence[Tensor] = ()) -> tuple[fx.GraphModule, list[Tensor]]:
+def _lift(
+    graph: fx.GraphModule, number: int, before: Sequence[Tensor] = ()
+) -> tuple[fx.GraphModule, list[Tensor]]:
     """Replace captured tensors (`get_attr` nodes) by placeholders behind the inputs and those lifted before."""
     captured = list(before)
     known: dict[int, fx.Node] = {}
@@ -197,13 +235,17 @@ def _lift(graph: fx.GraphModule, number: int, before: Sequence[Tensor] = ()) -> 
     return graph, captured
 
 
-def _fold(graph: fx.GraphModule, number: int, captured: Sequence[Tensor]) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
+def _fold(
+    graph: fx.GraphModule, number: int, captured: Sequence[Tensor]
+) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
     """Evaluate every node that depends on captured tensors only and feed the results in as constants."""
     places = [n for n in graph.graph.nodes if n.op == "placeholder"]
     values: dict[fx.Node, Any] = dict(zip(places[number:], captured, strict=True))
     factories: set[fx.Node] = set()
     for node in list(graph.graph.nodes):
-        if node.op != "call_function" or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if node.op != "call_function" or torch.Tag.nondeterministic_seeded in getattr(
+            node.target, "tags", ()
+        ):
             continue
         parents = node.all_input_nodes
         if all(p in values for p in parents):
@@ -239,9 +281,18 @@ def _placed(constant: Tensor, before: Sequence[Tensor]) -> Tensor:
     if size < HUGE or constant.device.type != "cpu":
         return constant
     for other in before:
-        if other.shape == constant.shape and other.dtype == constant.dtype and torch.equal(other, constant):
+        if (
+            other.shape == constant.shape
+            and other.dtype == constant.dtype
+            and torch.equal(other, constant)
+        ):
             return other
-    return torch.from_numpy(np.empty(size, dtype=np.uint8)).view(constant.dtype).view(constant.shape).copy_(constant)
+    return (
+        torch.from_numpy(np.empty(size, dtype=np.uint8))
+        .view(constant.dtype)
+        .view(constant.shape)
+        .copy_(constant)
+    )
 
 
 def _drop_detach(graph: fx.GraphModule) -> None:
@@ -257,7 +308,11 @@ def _drop_detach(graph: fx.GraphModule) -> None:
 def _select_by_masks(graph: fx.GraphModule) -> None:
     """Write `x[mask] = scalar` as `where(mask, scalar, x)`: the same numbers, and vmap and Inductor take it."""
     for node in list(graph.graph.nodes):
-        if node.op != "call_function" or _name(node) not in ("index_put", "_unsafe_index_put") or len(node.args[1]) != 1:
+        if (
+            node.op != "call_function"
+            or _name(node) not in ("index_put", "_unsafe_index_put")
+            or len(node.args[1]) != 1
+        ):
             continue
         x, (mask,), value = node.args[:3]
         shapes = [_value(n) for n in (x, mask, value)]
@@ -271,7 +326,9 @@ def _select_by_masks(graph: fx.GraphModule) -> None:
         with graph.graph.inserting_before(node):
             for _ in range(shapes[0].ndim - shapes[1].ndim):
                 mask = graph.graph.call_function(torch.ops.aten.unsqueeze.default, (mask, -1))
-            node.replace_all_uses_with(graph.graph.call_function(torch.ops.aten.where.self, (mask, value, x)))
+            node.replace_all_uses_with(
+                graph.graph.call_function(torch.ops.aten.where.self, (mask, value, x))
+            )
         graph.graph.erase_node(node)
     graph.recompile()
 
@@ -281,7 +338,9 @@ def _value(node: Any) -> Any:
     return node.meta.get("val") if isinstance(node, fx.Node) else None
 
 
-def _number_masks(graph: fx.GraphModule, node: fx.Node, places: list[fx.Node], values: dict[fx.Node, Any]) -> None:
+def _number_masks(
+    graph: fx.GraphModule, node: fx.Node, places: list[fx.Node], values: dict[fx.Node, Any]
+) -> None:
     """Write an index by a fixed boolean mask as integer indices; Inductor and vmap refuse masks because their size is data."""
     indices: list[Any] = []
     for index in node.args[1]:  # type: ignore[union-attr]
@@ -297,7 +356,9 @@ def _number_masks(graph: fx.GraphModule, node: fx.Node, places: list[fx.Node], v
     node.args = (node.args[0], indices, *node.args[2:])
 
 
-def _frontier(graph: fx.GraphModule, values: dict[fx.Node, Any], factories: set[fx.Node]) -> list[fx.Node]:
+def _frontier(
+    graph: fx.GraphModule, values: dict[fx.Node, Any], factories: set[fx.Node]
+) -> list[fx.Node]:
     """Return the folded nodes that unfolded ones need; views and factories stay in the graph because they are free."""
     needed: dict[fx.Node, None] = {}
 

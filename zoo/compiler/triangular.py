@@ -2,9 +2,10 @@
 
     L x = b:    x_i = r_i / L_ii,    r <- r - L_{., i} x_i,    i = 1, ..., n
 
-Each step is one short loop over the rows below (and over all right-hand sides), which a compiler fuses and vectorizes;
-and a graph without library calls runs through the C ABI (`zoo.compiler.c_abi`). Each adds to what there is to compile, so
-that above `WIDEST` unknowns the library is called.
+Each step is one short loop over the rows below (and over all right-hand sides), which a compiler
+fuses and vectorizes; and a graph without library calls runs through the C ABI
+(`zoo.compiler.c_abi`). Each adds to what there is to compile, so that above `WIDEST` unknowns the
+library is called.
 """
 
 from __future__ import annotations

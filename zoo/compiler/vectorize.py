@@ -1,7 +1,8 @@
 """The eager batched function: one pass of a program for many points.
 
-`batched` turns a function of one point into a function of many. It tries `torch.func.vmap` (one pass of the program
-for all points), checks it against the plain loop at points of its own, and keeps the loop where they differ.
+`batched` turns a function of one point into a function of many. It tries `torch.func.vmap` (one
+pass of the program for all points), checks it against the plain loop at points of its own, and
+keeps the loop where they differ.
 """
 
 from __future__ import annotations
@@ -33,12 +34,21 @@ class Compiled:
 
     def __call__(self, u: Tensor) -> Tensor:
         """Call the function; another dtype or shape than declared is refused because graphs would compute garbage."""
-        if u.dtype != self.dtype or u.ndim != len(self.shape) or any(s not in (None, n) for s, n in zip(self.shape, u.shape, strict=True)):
-            raise UsageError(f"Expected points of shape {self.shape} and dtype {self.dtype}, got {tuple(u.shape)} and {u.dtype}.")
+        if (
+            u.dtype != self.dtype
+            or u.ndim != len(self.shape)
+            or any(s not in (None, n) for s, n in zip(self.shape, u.shape, strict=True))
+        ):
+            raise UsageError(
+                f"Expected points of shape {self.shape} and dtype {self.dtype}, got"
+                f" {tuple(u.shape)} and {u.dtype}."
+            )
         return self.function(u)
 
 
-def batched(function: Callable[[Tensor], Tensor], *, dim: int, dtype: torch.dtype, chunk: int = 512) -> Compiled:
+def batched(
+    function: Callable[[Tensor], Tensor], *, dim: int, dtype: torch.dtype, chunk: int = 512
+) -> Compiled:
     """Return `[n, dim] -> [n]` for a scalar function of `[dim]`, vectorized where that gives the same numbers."""
 
     def loop(u: Tensor) -> Tensor:
@@ -55,14 +65,26 @@ def batched(function: Callable[[Tensor], Tensor], *, dim: int, dtype: torch.dtyp
     try:
         value, gradient = value_and_gradient(vectorized, points)
     except Exception as error:
-        return Compiled(function=loop, shape=shape, dtype=dtype, reason=f"points one by one: {type(error).__name__} under vmap")
+        return Compiled(
+            function=loop,
+            shape=shape,
+            dtype=dtype,
+            reason=f"points one by one: {type(error).__name__} under vmap",
+        )
     plain, slope = value_and_gradient(loop, points)
     if not (close(value, plain) and close(gradient, slope)):
-        return Compiled(function=loop, shape=shape, dtype=dtype, reason="points one by one: vmap failed its self-check")
+        return Compiled(
+            function=loop,
+            shape=shape,
+            dtype=dtype,
+            reason="points one by one: vmap failed its self-check",
+        )
     return Compiled(function=vectorized, shape=shape, dtype=dtype, vectorized=True)
 
 
-def value_and_gradient(function: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_gradient(
+    function: Callable[[Tensor], Tensor], points: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the values `[n]` of a function of points `[n, dim]` and its gradients `[n, dim]`."""
     u = points.detach().requires_grad_(True)
     with torch.enable_grad():
@@ -94,7 +116,9 @@ class _SafeLog(torch.autograd.Function):
         return x.log()
 
     @staticmethod
-    def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor], output: Tensor) -> None:
+    def setup_context(
+        ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor], output: Tensor
+    ) -> None:
         """Keep x for the gradient."""
         ctx.save_for_backward(*inputs)
 

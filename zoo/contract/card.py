@@ -20,7 +20,9 @@ def card(subject: Subject) -> str:
     """The card names what it is and describes what is compared."""
     entry = subject.entry
     if not entry.title.strip() or "\n" in entry.title:
-        raise Failed(f"The title is {entry.title!r}; write one line a reader recognizes the model by.")
+        raise Failed(
+            f"The title is {entry.title!r}; write one line a reader recognizes the model by."
+        )
     if len(set(entry.families)) != len(entry.families):
         raise Failed(f"families lists a name twice: {entry.families}; keep each once.")
     return f"{entry.title}: {len(entry.quantities)} quantities, reference {entry.reference}."
@@ -29,7 +31,9 @@ def card(subject: Subject) -> str:
 def citation(subject: Subject) -> str:
     """The card cites where the model comes from."""
     if not subject.entry.cites:
-        raise Skipped("The card cites nothing; add cites=('Author (year), title',) before sharing the model.")
+        raise Skipped(
+            "The card cites nothing; add cites=('Author (year), title',) before sharing the model."
+        )
     return f"Cites {len(subject.entry.cites)} source{'s' if len(subject.entry.cites) > 1 else ''}."
 
 
@@ -38,13 +42,28 @@ def data(subject: Subject) -> str:
     made = subject.entry.load_data()
     for field in ("source", "licence"):
         if not getattr(made, field).strip():
-            raise Failed(f"Data.{field} is empty; say where the numbers come from and under which terms they may be shared.")
+            raise Failed(
+                f"Data.{field} is empty; say where the numbers come from and under which terms"
+                " they may be shared."
+            )
     for name, value in made.train.items():
-        if isinstance(value, torch.Tensor) and value.dtype.is_floating_point and value.dtype != subject.entry.dtype:
-            raise Failed(f"Data {name!r} is {value.dtype} but the entry's dtype is {subject.entry.dtype}; convert it in make_data.")
+        if (
+            isinstance(value, torch.Tensor)
+            and value.dtype.is_floating_point
+            and value.dtype != subject.entry.dtype
+        ):
+            raise Failed(
+                f"Data {name!r} is {value.dtype} but the entry's dtype is {subject.entry.dtype};"
+                " convert it in make_data."
+            )
     if subject.entry.minibatch is not None and not made.batched:
-        raise Failed(f"minibatch={subject.entry.minibatch} needs batched data; name the tensors with one row per unit in Data.batched.")
-    shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in made.train.items() if isinstance(v, torch.Tensor))
+        raise Failed(
+            f"minibatch={subject.entry.minibatch} needs batched data; name the tensors with one"
+            " row per unit in Data.batched."
+        )
+    shapes = ", ".join(
+        f"{k} {list(v.shape)}" for k, v in made.train.items() if isinstance(v, torch.Tensor)
+    )
     return f"Data {shapes or 'none'}; source and licence stated."
 
 
@@ -55,14 +74,21 @@ def data_repeatable(subject: Subject) -> str:
         a, b = getattr(one, part) or {}, getattr(two, part) or {}
         for name in {*a, *b}:
             if name not in a or name not in b or not _equal(a[name], b[name]):
-                raise Failed(f"Two loads with data seed 0 differ in {part}[{name!r}]; derive every random number from the seed.")
+                raise Failed(
+                    f"Two loads with data seed 0 differ in {part}[{name!r}]; derive every random"
+                    " number from the seed."
+                )
     return "Two loads with data seed 0 are equal."
 
 
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return torch.equal(a, b)
-    return bool(a == b) if isinstance(a, int | float | str | bool | tuple | type(None)) else type(a) is type(b)
+    return (
+        bool(a == b)
+        if isinstance(a, int | float | str | bool | tuple | type(None))
+        else type(a) is type(b)
+    )
 
 
 def no_global_state(subject: Subject) -> str:
@@ -74,7 +100,10 @@ def no_global_state(subject: Subject) -> str:
     density.gradient(subject.points[0])
     changed = [name for name, value in _state().items() if value != before[name]]
     if changed:
-        raise Failed(f"Loading and evaluating the model changes {', '.join(changed)}; use a local generator and pass dtypes explicitly.")
+        raise Failed(
+            f"Loading and evaluating the model changes {', '.join(changed)}; use a local generator"
+            " and pass dtypes explicitly."
+        )
     return "Random streams, parameter store, default dtype, threads and settings are untouched."
 
 
@@ -105,7 +134,10 @@ CHECKS = rules(
     ),
     Rule(
         name="data",
-        why="Numbers without source and licence cannot be shared; mixed float types lose digits silently.",
+        why=(
+            "Numbers without source and licence cannot be shared; mixed float types lose digits"
+            " silently."
+        ),
         body=data,
     ),
     Rule(

@@ -68,18 +68,33 @@ class Rule(Generic[S]):
     def __post_init__(self) -> None:
         """Refuse a record that tables could not show."""
         if not self.name.isidentifier():
-            raise UsageError(f"A check is called {self.name!r}; accepted: letters, digits and _, such as my_check.")
+            raise UsageError(
+                f"A check is called {self.name!r}; accepted: letters, digits and _, such as"
+                " my_check."
+            )
         if not (self.why.strip() and self.about):
-            raise UsageError(f"The check {self.name!r} does not say what it looks at or why; write its docstring and `why`, one line each.")
+            raise UsageError(
+                f"The check {self.name!r} does not say what it looks at or why; write its"
+                " docstring and `why`, one line each."
+            )
         if self.tier not in get_args(Tier):
-            raise UsageError(f"The check {self.name!r} has the tier {self.tier!r}; accepted: {', '.join(get_args(Tier))}.")
+            raise UsageError(
+                f"The check {self.name!r} has the tier {self.tier!r}; accepted:"
+                f" {', '.join(get_args(Tier))}."
+            )
 
     @property
     def about(self) -> str:
         """What it looks at, in one line."""
         return (self.body.__doc__ or "").strip().partition("\n")[0]
 
-    def on(self, subject: S, *, prefix: str = "", within: Callable[[], AbstractContextManager[object]] = nullcontext) -> Check:
+    def on(
+        self,
+        subject: S,
+        *,
+        prefix: str = "",
+        within: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> Check:
         """Return the check of a subject.
 
         Args:
@@ -100,7 +115,9 @@ class Rule(Generic[S]):
 
         name = prefix + self.name
         guarded = Check(name=name, run=result)
-        return Check(name=name, run=lambda: run(guarded), why=self.why, about=self.about, tier=self.tier)
+        return Check(
+            name=name, run=lambda: run(guarded), why=self.why, about=self.about, tier=self.tier
+        )
 
 
 def rules(*table: Rule[S]) -> Mapping[str, Rule[S]]:
@@ -112,7 +129,10 @@ def rules(*table: Rule[S]) -> Mapping[str, Rule[S]]:
     found = {rule.name: rule for rule in table}
     if len(found) < len(table):
         names = [rule.name for rule in table]
-        raise UsageError(f"Two checks are called {next(n for n in names if names.count(n) > 1)!r}; give each its own name.")
+        raise UsageError(
+            f"Two checks are called {next(n for n in names if names.count(n) > 1)!r}; give each"
+            " its own name."
+        )
     return found
 
 

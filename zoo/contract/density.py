@@ -30,10 +30,16 @@ def log_density(subject: Subject) -> str:
         value, gradient = density.eager_gradient(u)
         if not torch.isfinite(value) or not torch.isfinite(gradient).all():
             raise Failed(
-                f"The log density is {value.item():.4g} with a gradient not finite everywhere at an ordinary point; check the supports."
+                f"The log density is {value.item():.4g} with a gradient not finite everywhere at"
+                " an ordinary point; check the supports."
             )
-        if not torch.equal(density.evaluate(u.clone()).detach(), density.evaluate(u.clone()).detach()):
-            raise Failed("The log density differs between two evaluations at one point; a random choice is left inside.")
+        if not torch.equal(
+            density.evaluate(u.clone()).detach(), density.evaluate(u.clone()).detach()
+        ):
+            raise Failed(
+                "The log density differs between two evaluations at one point; a random choice is"
+                " left inside."
+            )
     return f"Finite and repeatable at {len(subject.points)} points in {density.dim} dimensions."
 
 
@@ -42,7 +48,10 @@ def round_trip(subject: Subject) -> str:
     u = subject.points
     error = (subject.density.unconstrain(subject.density.constrain(u)) - u).abs().max().item()
     if not error < 1e-6:
-        raise Failed(f"unconstrain(constrain(u)) is off by {error:.2g}; a site's support has no exact bijection.")
+        raise Failed(
+            f"unconstrain(constrain(u)) is off by {error:.2g}; a site's support has no exact"
+            " bijection."
+        )
     return f"unconstrain(constrain(u)) = u within {error:.1g}."
 
 
@@ -57,11 +66,17 @@ def gradient(subject: Subject) -> str:
         value, grad = density.eager_gradient(u)
         direction = torch.randn(density.dim, dtype=torch.float64, generator=generator)
         with torch.no_grad():
-            ahead, behind = density.evaluate(u + step * direction), density.evaluate(u - step * direction)
+            ahead, behind = (
+                density.evaluate(u + step * direction),
+                density.evaluate(u - step * direction),
+            )
         slope, expected = (ahead - behind) / (2 * step), grad @ direction
         worst = max(worst, ((slope - expected).abs() / (1 + value.abs() + expected.abs())).item())
     if not worst < 1e-5:
-        raise Failed(f"The gradient is off by {worst:.2g} from differences; avoid .detach(), .item() and branches on latents.")
+        raise Failed(
+            f"The gradient is off by {worst:.2g} from differences; avoid .detach(), .item() and"
+            " branches on latents."
+        )
     return f"Gradient equals central differences within {worst:.1g}."
 
 
@@ -72,7 +87,10 @@ def batches(subject: Subject) -> str:
         together = density.eager_batch()(subject.points)
         single = torch.stack([density.evaluate(u) for u in subject.points])
     if not torch.allclose(together, single, rtol=1e-9, atol=1e-9):
-        raise Failed("The log density of a batch differs from the points one by one; avoid in-place changes and fixed shapes.")
+        raise Failed(
+            "The log density of a batch differs from the points one by one; avoid in-place changes"
+            " and fixed shapes."
+        )
     return "A batch equals its points one by one."
 
 
@@ -89,21 +107,36 @@ def enumeration(subject: Subject) -> str:
         raise Skipped("Even the smallest case has too many combinations of discrete values.")
     draws = tiny.density.constrain(u)
     terms = []
-    with pyro.validation_enabled(False), default_dtype(tiny.entry.dtype), torch.no_grad(), poutine.block():
+    with (
+        pyro.validation_enabled(False),
+        default_dtype(tiny.entry.dtype),
+        torch.no_grad(),
+        poutine.block(),
+    ):
         for combination in itertools.product(*choices):
             fixed = {**draws, **dict(zip(sizes, combination, strict=True))}
-            terms.append(poutine.trace(poutine.condition(tiny.program, data=fixed)).get_trace(**tiny.data.train).log_prob_sum())
+            terms.append(
+                poutine.trace(poutine.condition(tiny.program, data=fixed))
+                .get_trace(**tiny.data.train)
+                .log_prob_sum()
+            )
     expected = torch.stack(terms).logsumexp(0) + tiny.jacobian(u)
     found = tiny.density.evaluate(u)
     if not torch.isclose(found, expected, rtol=1e-9, atol=1e-9):
-        raise Failed(f"Enumeration gives {found.item():.10g} but the sum over {len(terms)} combinations is {expected.item():.10g} nats.")
+        raise Failed(
+            f"Enumeration gives {found.item():.10g} but the sum over {len(terms)} combinations is"
+            f" {expected.item():.10g} nats."
+        )
     return f"Enumeration equals the sum over {len(terms)} combinations."
 
 
 def _values(node: dict[str, Any]) -> list[Tensor]:
     """Every value of a discrete site."""
     classes, shape = len(node["fn"].enumerate_support(expand=False)), node["value"].shape
-    return [torch.tensor(c, dtype=node["value"].dtype).reshape(shape) for c in itertools.product(range(classes), repeat=shape.numel())]
+    return [
+        torch.tensor(c, dtype=node["value"].dtype).reshape(shape)
+        for c in itertools.product(range(classes), repeat=shape.numel())
+    ]
 
 
 def _tiny(subject: Subject, names: list[str]) -> Subject:
@@ -115,14 +148,21 @@ def _tiny(subject: Subject, names: list[str]) -> Subject:
         return subject
     few = max(1, int(math.log(256) / math.log(max(classes, 2))))
     data = subject.data
-    cut = {k: v[:few] if isinstance(v, Tensor) and v.ndim and v.shape[0] == units else v for k, v in data.train.items()}
+    cut = {
+        k: v[:few] if isinstance(v, Tensor) and v.ndim and v.shape[0] == units else v
+        for k, v in data.train.items()
+    }
     tiny = Subject(subject.entry)
     try:
-        tiny.__dict__["data"] = replace(data, train=cut, test=None, size=few if data.size == units else data.size)
+        tiny.__dict__["data"] = replace(
+            data, train=cut, test=None, size=few if data.size == units else data.size
+        )
         tiny.__dict__["density"] = tiny.new_density()
         tiny.sites()
     except Exception as error:
-        raise Skipped(f"The program cannot be cut to {few} of {units} units ({type(error).__name__}).") from error
+        raise Skipped(
+            f"The program cannot be cut to {few} of {units} units ({type(error).__name__})."
+        ) from error
     return tiny
 
 
@@ -143,13 +183,18 @@ def pointwise(subject: Subject) -> str:
         trace = density.trace(draws, subject.data.train)
         trace.compute_log_prob()
     rest = sum(
-        (n["log_prob"].sum() for n in subject.sites(trace) if n["name"] not in rows and n["name"] not in density.discrete),
+        (
+            n["log_prob"].sum()
+            for n in subject.sites(trace)
+            if n["name"] not in rows and n["name"] not in density.discrete
+        ),
         start=subject.jacobian(u),
     )
     total, parts = density.evaluate(u), sum(v.sum() for v in rows.values())
     if not torch.isclose(total - rest, torch.as_tensor(parts), rtol=1e-9, atol=1e-8):
         raise Failed(
-            f"The observations sum to {float(parts):.8g} but the likelihood part of the density is {(total - rest).item():.8g} nats."
+            f"The observations sum to {float(parts):.8g} but the likelihood part of the density is"
+            f" {(total - rest).item():.8g} nats."
         )
     return f"{sum(v.numel() for v in rows.values())} log likelihoods sum to the likelihood part."
 
@@ -169,8 +214,10 @@ def proper_at_ties(subject: Subject) -> str:
                 if _grows(subject, scale.name, site, place, value):
                     at = list(place)
                     raise Failed(
-                        f"The log density does not fall to -inf as {scale.name}{at} shrinks with {site}{at} at the tied value {value:.4g}: "
-                        "the posterior is improper; give the scale a prior that vanishes at 0 faster than any power, such as LogNormal."
+                        f"The log density does not fall to -inf as {scale.name}{at} shrinks with"
+                        f" {site}{at} at the tied value {value:.4g}: the posterior is improper;"
+                        " give the scale a prior that vanishes at 0 faster than any power, such"
+                        " as LogNormal."
                     )
     if not tied:
         raise Skipped("No class scale can shrink onto tied values of the data.")
@@ -190,7 +237,9 @@ def _positive(subject: Subject, name: str) -> bool:
     support = next(n for n in subject.sites() if n["name"] == name)["fn"].support
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    return bool((torch.as_tensor(getattr(support, "lower_bound", -1.0)) == 0).all()) and not hasattr(support, "upper_bound")
+    return bool(
+        (torch.as_tensor(getattr(support, "lower_bound", -1.0)) == 0).all()
+    ) and not hasattr(support, "upper_bound")
 
 
 def _ties(subject: Subject, place: tuple[int, ...], shape: torch.Size) -> list[tuple[float, str]]:
@@ -198,17 +247,29 @@ def _ties(subject: Subject, place: tuple[int, ...], shape: torch.Size) -> list[t
     pairs = []
     for node in subject.observed:
         seen = node["value"]
-        column = seen if seen.ndim == 1 else seen[:, place[-1]] if seen.ndim == 2 and len(place) == 2 else None
+        column = (
+            seen
+            if seen.ndim == 1
+            else seen[:, place[-1]]
+            if seen.ndim == 2 and len(place) == 2
+            else None
+        )
         if column is None or not column.dtype.is_floating_point:
             continue
         values, counts = column.unique(return_counts=True)
         if counts.max() > 1:
             value = float(values[counts.argmax()])
-            pairs += [(value, s.name) for s in subject.density.sites if s.shape == shape and not _positive(subject, s.name)]
+            pairs += [
+                (value, s.name)
+                for s in subject.density.sites
+                if s.shape == shape and not _positive(subject, s.name)
+            ]
     return pairs
 
 
-def _grows(subject: Subject, scale: str, location: str, place: tuple[int, ...], value: float) -> bool:
+def _grows(
+    subject: Subject, scale: str, location: str, place: tuple[int, ...], value: float
+) -> bool:
     """Compare the density at two tiny scales, beyond any turning point, where a proper posterior falls.
 
     Nearer pairs are tried only where the density cannot be computed at the tiniest scales.
@@ -231,7 +292,10 @@ def _grows(subject: Subject, scale: str, location: str, place: tuple[int, ...], 
 CHECKS = rules(
     Rule(
         name="log_density",
-        why="A support that moves with another latent site is silently wrong in Pyro's samplers and guides.",
+        why=(
+            "A support that moves with another latent site is silently wrong in Pyro's samplers"
+            " and guides."
+        ),
         body=log_density,
     ),
     Rule(
@@ -241,7 +305,10 @@ CHECKS = rules(
     ),
     Rule(
         name="gradient",
-        why="NUTS and every guide follow the gradient; a wrong one gives a wrong posterior without an error.",
+        why=(
+            "NUTS and every guide follow the gradient; a wrong one gives a wrong posterior without"
+            " an error."
+        ),
         body=gradient,
     ),
     Rule(
@@ -261,7 +328,10 @@ CHECKS = rules(
     ),
     Rule(
         name="proper_at_ties",
-        why="A class can shrink onto tied values; with a soft prior on its scale there is no posterior.",
+        why=(
+            "A class can shrink onto tied values; with a soft prior on its scale there is no"
+            " posterior."
+        ),
         body=proper_at_ties,
     ),
 )

@@ -28,15 +28,27 @@ def quantities(subject: Subject) -> str:
         value, flat = quantity.fn(grid, subject.data), quantity.fn(row, subject.data)
         if value.shape[:2] != (2, 3) or value.ndim != 2 + len(quantity.dims):
             shape = list(value.shape)
-            raise Failed(f"Quantity {name!r} maps [2, 3, *site] to {shape} but declares dims {quantity.dims}; give [*sample, *dims].")
+            raise Failed(
+                f"Quantity {name!r} maps [2, 3, *site] to {shape} but declares dims"
+                f" {quantity.dims}; give [*sample, *dims]."
+            )
         if not torch.isfinite(value).all():
-            raise Failed(f"Quantity {name!r} is not finite at ordinary points; take logarithms of positive sites only.")
+            raise Failed(
+                f"Quantity {name!r} is not finite at ordinary points; take logarithms of positive"
+                " sites only."
+            )
         if not torch.allclose(value.reshape(6, *value.shape[2:]), flat, rtol=1e-9, atol=1e-12):
-            raise Failed(f"Quantity {name!r} changes with the shape of the draws; index sites from the right, as in x[..., 0].")
+            raise Failed(
+                f"Quantity {name!r} changes with the shape of the draws; index sites from the"
+                " right, as in x[..., 0]."
+            )
         for axis, dim in enumerate(quantity.dims):
             labels = subject.data.coords.get(dim)
             if labels is not None and len(labels) != value.shape[2 + axis]:
-                raise Failed(f"Quantity {name!r} has {value.shape[2 + axis]} entries along {dim!r} but coords give {len(labels)} labels.")
+                raise Failed(
+                    f"Quantity {name!r} has {value.shape[2 + axis]} entries along {dim!r} but"
+                    f" coords give {len(labels)} labels."
+                )
     return f"{len(subject.entry.quantities)} quantities, finite, in the declared shapes."
 
 
@@ -51,11 +63,20 @@ def label_safe(subject: Subject) -> str:
     if not torch.isclose(_joint(subject, draws), _joint(subject, moved), rtol=1e-9, atol=1e-8):
         raise Skipped("Relabeling changes the density: labels are not free.")
     for name, quantity in subject.entry.quantities.items():
-        before, after = (quantity.fn({k: v.unsqueeze(0) for k, v in d.items()}, subject.data) for d in (draws, moved))
+        before, after = (
+            quantity.fn({k: v.unsqueeze(0) for k, v in d.items()}, subject.data)
+            for d in (draws, moved)
+        )
         if quantity.judged and not torch.allclose(before, after, rtol=1e-7, atol=1e-9):
             if "from_program" in subject.entry.tags:
-                raise Skipped(f"Quantity {name!r} depends on free labels; pass quantities= with zoo.quantities.sorted_by.")
-            raise Failed(f"Quantity {name!r} depends on labels the model leaves free; use zoo.quantities.sorted_by or co_assignment.")
+                raise Skipped(
+                    f"Quantity {name!r} depends on free labels; pass quantities= with"
+                    " zoo.quantities.sorted_by."
+                )
+            raise Failed(
+                f"Quantity {name!r} depends on labels the model leaves free; use"
+                " zoo.quantities.sorted_by or co_assignment."
+            )
     return "Relabeling the classes changes no judged quantity."
 
 
@@ -65,19 +86,30 @@ def free_classes(subject: Subject) -> int:
     if classes < 2:
         return 1
     draws, moved = _relabeled(subject, classes)
-    same = moved is not None and torch.isclose(_joint(subject, draws), _joint(subject, moved), rtol=1e-9, atol=1e-8)
+    same = moved is not None and torch.isclose(
+        _joint(subject, draws), _joint(subject, moved), rtol=1e-9, atol=1e-8
+    )
     return classes if same else 1
 
 
-def _relabeled(subject: Subject, classes: int) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+def _relabeled(
+    subject: Subject, classes: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
     """Return a point and the same point with its classes in reverse order, None where no site has an axis of classes."""
     density = subject.density
-    axes = {s.name: next((i for i, n in enumerate(s.shape) if n == classes), None) for s in density.sites}
+    axes = {
+        s.name: next((i for i, n in enumerate(s.shape) if n == classes), None)
+        for s in density.sites
+    }
     draws = density.constrain(subject.points[0])
     if all(axis is None for axis in axes.values()):
         return draws, None
     order = torch.arange(classes).flip(0)
-    return draws, {k: v if axes[k] is None else v.index_select(axes[k], order) for k, v in draws.items()}  # type: ignore[arg-type]
+    moved = dict(draws)
+    for name, axis in axes.items():
+        if axis is not None:
+            moved[name] = draws[name].index_select(axis, order)
+    return draws, moved
 
 
 def _joint(subject: Subject, draws: Mapping[str, Tensor]) -> Tensor:
@@ -97,11 +129,19 @@ def analytic_draws(subject: Subject) -> str:
     for site in density.sites:
         if site.name not in draws or draws[site.name].shape != (number, *site.shape):
             got = list(draws[site.name].shape) if site.name in draws else "nothing"
-            raise Failed(f"sample({number}, seed) gives {got} for site {site.name!r}; expected {[number, *site.shape]}.")
+            raise Failed(
+                f"sample({number}, seed) gives {got} for site {site.name!r}; expected"
+                f" {[number, *site.shape]}."
+            )
         if not torch.equal(one[site.name], again[site.name]):
-            raise Failed(f"sample gives other draws of {site.name!r} for the same seed; use a generator seeded by it.")
+            raise Failed(
+                f"sample gives other draws of {site.name!r} for the same seed; use a generator"
+                " seeded by it."
+            )
         if torch.equal(one[site.name], other[site.name]):
-            raise Failed(f"sample gives the same draws of {site.name!r} for two seeds; use the seed.")
+            raise Failed(
+                f"sample gives the same draws of {site.name!r} for two seeds; use the seed."
+            )
     worst = 0.0
     for name, moments in exact.moments.items():
         if name not in entry.quantities:
@@ -115,8 +155,14 @@ def analytic_draws(subject: Subject) -> str:
         z = max(z_mean.abs().max().item(), z_sd.abs().max().item())
         worst = max(worst, z)
         if not z < _LIMIT:
-            raise Failed(f"Moments of {name!r} are {z:.1f} standard errors from the exact draws; the closed form or its draws are wrong.")
-    return f"{number} exact draws; {len(exact.moments)} moments agree within {worst:.1f} standard errors."
+            raise Failed(
+                f"Moments of {name!r} are {z:.1f} standard errors from the exact draws; the closed"
+                " form or its draws are wrong."
+            )
+    return (
+        f"{number} exact draws; {len(exact.moments)} moments agree within {worst:.1f} standard"
+        " errors."
+    )
 
 
 def stein_analytic(subject: Subject) -> str:
@@ -124,7 +170,9 @@ def stein_analytic(subject: Subject) -> str:
     exact = subject.entry.exact(subject.data)
     if exact is None:
         raise Skipped("The entry has no closed form.")
-    u = subject.density.unconstrain(exact.sample(4000, 3)).unsqueeze(1)  # [draw, block of one, dim]
+    u = subject.density.unconstrain(exact.sample(4000, 3)).unsqueeze(
+        1
+    )  # [draw, block of one, dim]
     return _judge(subject, u, _LIMIT)
 
 
@@ -145,8 +193,12 @@ def stein_stored(subject: Subject) -> str:
         raise Skipped("The stored reference holds no draws of the program's sites.")
     u = subject.density.unconstrain(posterior.draws)
     chains = u if len(posterior.sample_dims) == 2 else u.unsqueeze(0)
-    length = min(1000, max(4000 // chains.shape[0], 100), chains.shape[1]) // 10 * 10  # some thousand draws are enough
-    blocks = chains[:, :length].reshape(chains.shape[0] * 10, -1, u.shape[-1])  # [block, draw, dim]
+    length = (
+        min(1000, max(4000 // chains.shape[0], 100), chains.shape[1]) // 10 * 10
+    )  # some thousand draws are enough
+    blocks = chains[:, :length].reshape(
+        chains.shape[0] * 10, -1, u.shape[-1]
+    )  # [block, draw, dim]
     return _judge(subject, blocks, _LIMIT_CHAINS)
 
 
@@ -158,10 +210,13 @@ def _judge(subject: Subject, blocks: Tensor, limit: float) -> str:
     z = worst[place].item()
     if not z < limit:
         raise Failed(
-            f"The draws do not belong to the program: Stein's identity for site {site.name!r} is off by {z:.1f} standard errors; "
-            "a prior, a Jacobian or the likelihood differs between the two."
+            f"The draws do not belong to the program: Stein's identity for site {site.name!r} is"
+            f" off by {z:.1f} standard errors; a prior, a Jacobian or the likelihood differs"
+            " between the two."
         )
-    return f"Stein's identities hold in {worst.numel()} coordinates within {z:.1f} standard errors."
+    return (
+        f"Stein's identities hold in {worst.numel()} coordinates within {z:.1f} standard errors."
+    )
 
 
 def stein_scores(subject: Subject, blocks: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,7 +233,9 @@ def stein_scores(subject: Subject, blocks: Tensor) -> tuple[Tensor, Tensor]:
     """
     number, length, dim = blocks.shape
     u = blocks.reshape(-1, dim).to(subject.density.dtype)
-    gradient = torch.cat([_gradients(subject, part) for part in u.split(_PIECE)]).reshape(number, length, dim)
+    gradient = torch.cat([_gradients(subject, part) for part in u.split(_PIECE)]).reshape(
+        number, length, dim
+    )
     u = u.reshape(number, length, dim)
     second = (u - u.mean((0, 1))) * gradient + 1.0
     return _standard_errors(gradient.mean(1)), _standard_errors(second.mean(1))
@@ -204,22 +261,33 @@ CHECKS = rules(
     ),
     Rule(
         name="label_safe",
-        why="Where labels are free, moments of labeled sites compare nothing: samplers number classes differently.",
+        why=(
+            "Where labels are free, moments of labeled sites compare nothing: samplers number"
+            " classes differently."
+        ),
         body=label_safe,
     ),
     Rule(
         name="analytic_draws",
-        why="Distances and plots use the draws, verdicts the moments; both must be the same posterior.",
+        why=(
+            "Distances and plots use the draws, verdicts the moments; both must be the same"
+            " posterior."
+        ),
         body=analytic_draws,
     ),
     Rule(
         name="stein_analytic",
-        why="It catches a wrong prior, Jacobian or likelihood on either side, which no other check sees.",
+        why=(
+            "It catches a wrong prior, Jacobian or likelihood on either side, which no other check"
+            " sees."
+        ),
         body=stein_analytic,
     ),
     Rule(
         name="stein_stored",
-        why="A reference made for another version of the program would judge every method wrongly.",
+        why=(
+            "A reference made for another version of the program would judge every method wrongly."
+        ),
         body=stein_stored,
     ),
 )

@@ -36,11 +36,20 @@ def index_used(subject: Subject) -> str:
     index = _shuffled(size)[: max(1, size // 3)]
     with default_dtype(subject.entry.dtype):
         trace = trace_program(subject.program, _slice(subject, index))
-    plates = {n["name"]: n["value"] for n in trace.nodes.values() if isinstance(n.get("fn"), _Subsample) and n["fn"].size == size}
+    plates = {
+        n["name"]: n["value"]
+        for n in trace.nodes.values()
+        if isinstance(n.get("fn"), _Subsample) and n["fn"].size == size
+    }
     if not plates:
-        raise Failed(f"No plate of size {size} appears; write pyro.plate(name, {size}, subsample=index).")
+        raise Failed(
+            f"No plate of size {size} appears; write pyro.plate(name, {size}, subsample=index)."
+        )
     if not any(isinstance(v, Tensor) and torch.equal(v, index) for v in plates.values()):
-        raise Failed(f"Plates {sorted(plates)} do not use the index they are given; write pyro.plate(name, {size}, subsample=index).")
+        raise Failed(
+            f"Plates {sorted(plates)} do not use the index they are given; write pyro.plate(name,"
+            f" {size}, subsample=index)."
+        )
     return f"The plate of {size} units holds the {len(index)} units it is given."
 
 
@@ -54,10 +63,15 @@ def minibatch_unbiased(subject: Subject) -> str:
     with torch.no_grad():
         for u in subject.points[:3]:
             full = subject.density.evaluate(u)
-            mean = sum(len(i) / size * subject.density.evaluate(u, _slice(subject, i)) for i in parts)
+            mean = sum(
+                len(i) / size * subject.density.evaluate(u, _slice(subject, i)) for i in parts
+            )
             worst = max(worst, ((mean - full).abs() / (1 + full.abs())).item())
     if not worst < 1e-9:
-        raise Failed(f"Minibatches average to another log density (off by {worst:.2g}, relative); match rows, local sites and index.")
+        raise Failed(
+            f"Minibatches average to another log density (off by {worst:.2g}, relative); match"
+            " rows, local sites and index."
+        )
     return f"{len(parts)} disjoint minibatches average to the full log density within {worst:.1g}."
 
 
@@ -66,16 +80,25 @@ def row_order(subject: Subject) -> str:
     order = _shuffled(_size(subject))
     u = subject.points[0]
     with torch.no_grad():
-        full, moved = subject.density.evaluate(u), subject.density.evaluate(u, _slice(subject, order))
+        full, moved = (
+            subject.density.evaluate(u),
+            subject.density.evaluate(u, _slice(subject, order)),
+        )
     if not torch.isclose(full, moved, rtol=1e-9, atol=1e-9):
-        raise Failed(f"Reordering the units changes the log density from {full.item():.8g} to {moved.item():.8g} nats; pair rows by index.")
+        raise Failed(
+            f"Reordering the units changes the log density from {full.item():.8g} to"
+            f" {moved.item():.8g} nats; pair rows by index."
+        )
     return "Reordering the units with their index changes nothing."
 
 
 CHECKS = rules(
     Rule(
         name="index_used",
-        why="A plate that draws its own rows pairs the wrong rows and local latents, without a warning.",
+        why=(
+            "A plate that draws its own rows pairs the wrong rows and local latents, without a"
+            " warning."
+        ),
         body=index_used,
     ),
     Rule(
@@ -85,7 +108,10 @@ CHECKS = rules(
     ),
     Rule(
         name="row_order",
-        why="Units are exchangeable: an order that matters means rows and latents are paired wrongly.",
+        why=(
+            "Units are exchangeable: an order that matters means rows and latents are paired"
+            " wrongly."
+        ),
         body=row_order,
     ),
 )

@@ -20,24 +20,35 @@ def runs(subject: Subject) -> str:
         trace.compute_log_prob()
     for node in subject.sites(trace):
         if not torch.isfinite(node["log_prob"]).all():
-            raise Failed(f"Site {node['name']!r} has a log probability that is not finite at an ordinary point; check its arguments.")
+            raise Failed(
+                f"Site {node['name']!r} has a log probability that is not finite at an ordinary"
+                " point; check its arguments."
+            )
     if subject.observed and not subject.data.observed:
         names = [n["name"] for n in subject.observed]
-        raise Failed(f"Sites {names} are observed but Data.observed is empty; name the data they are conditioned on.")
+        raise Failed(
+            f"Sites {names} are observed but Data.observed is empty; name the data they are"
+            " conditioned on."
+        )
     return f"{len(subject.sites(trace))} sites, all finite."
 
 
 def prior_predictive(subject: Subject) -> str:
     """Without its observed data the program simulates them, in the same shapes, by the seed."""
     if subject.flat:
-        raise Skipped(f"Sites {subject.flat} have improper flat priors, which cannot be simulated.")
+        raise Skipped(
+            f"Sites {subject.flat} have improper flat priors, which cannot be simulated."
+        )
     if not subject.observed:
         raise Skipped("Nothing is observed.")
     tensors = {k: v for k, v in subject.data.train.items() if k not in subject.data.observed}
     try:
         first, again, other = (subject.run(tensors, seed) for seed in (1, 1, 2))
     except Exception as error:
-        text = f"The program does not run without {list(subject.data.observed)} ({type(error).__name__}): give them the default None"
+        text = (
+            f"The program does not run without {list(subject.data.observed)}"
+            f" ({type(error).__name__}): give them the default None"
+        )
         outcome = Skipped if "from_program" in subject.entry.tags else Failed
         raise outcome(f"{text} and use them in obs= only.") from error
     differ = False
@@ -45,20 +56,34 @@ def prior_predictive(subject: Subject) -> str:
         name, seen = node["name"], node["value"]
         simulated = first.nodes[name]
         if simulated["is_observed"]:
-            raise Failed(f"Site {name!r} is still observed without {list(subject.data.observed)}; pass them to obs= only.")
+            raise Failed(
+                f"Site {name!r} is still observed without {list(subject.data.observed)}; pass them"
+                " to obs= only."
+            )
         if simulated["value"].shape != seen.shape:
-            raise Failed(f"Site {name!r} simulates shape {list(simulated['value'].shape)} but the data have {list(seen.shape)}.")
+            raise Failed(
+                f"Site {name!r} simulates shape {list(simulated['value'].shape)} but the data have"
+                f" {list(seen.shape)}."
+            )
         if not torch.equal(simulated["value"], again.nodes[name]["value"]):
-            raise Failed(f"Site {name!r} differs between two runs of one seed; draw every random number with pyro.sample.")
+            raise Failed(
+                f"Site {name!r} differs between two runs of one seed; draw every random number"
+                " with pyro.sample."
+            )
         differ = differ or not torch.equal(simulated["value"], other.nodes[name]["value"])
     if not differ:
         raise Failed("Two seeds simulate the same data; the program ignores its random choices.")
-    return f"Simulates {', '.join(repr(n['name']) for n in subject.observed)} from the prior; one seed repeats, two differ."
+    return (
+        f"Simulates {', '.join(repr(n['name']) for n in subject.observed)} from the prior; one"
+        " seed repeats, two differ."
+    )
 
 
 def plates(subject: Subject) -> str:
     """Every batch axis of every site is declared by a plate."""
-    depth = max((-f.dim for n in subject.sites() for f in n["cond_indep_stack"] if f.vectorized), default=0)
+    depth = max(
+        (-f.dim for n in subject.sites() for f in n["cond_indep_stack"] if f.vectorized), default=0
+    )
     for node in subject.sites():
         try:
             with pyro.validation_enabled(True):
@@ -66,17 +91,26 @@ def plates(subject: Subject) -> str:
         except ValueError as error:
             shape = list(node["fn"].batch_shape)
             cure = "put it inside `with pyro.plate(...)` or mark the axes with .to_event(n)"
-            raise Failed(f"Site {node['name']!r} has batch axes {shape} that no plate declares; {cure}.") from error
+            raise Failed(
+                f"Site {node['name']!r} has batch axes {shape} that no plate declares; {cure}."
+            ) from error
     return f"Every batch axis lies in a plate; {depth} nested at most."
 
 
 def parameters_trained(subject: Subject) -> str:
     """Every weight of a program that learns gets a gradient."""
     module = subject.program
-    weights = [(k, p) for k, p in module.named_parameters() if p.requires_grad] if isinstance(module, torch.nn.Module) else []
+    weights = (
+        [(k, p) for k, p in module.named_parameters() if p.requires_grad]
+        if isinstance(module, torch.nn.Module)
+        else []
+    )
     if not subject.entry.learns:
         if weights:
-            raise Failed(f"The program has trainable weights ({weights[0][0]}, ...) but the card says learns=False; set learns=True.")
+            raise Failed(
+                f"The program has trainable weights ({weights[0][0]}, ...) but the card says"
+                " learns=False; set learns=True."
+            )
         raise Skipped("The program has no weights of its own.")
     if not weights:
         text = "keep pyro.param and networks on a PyroModule, or use zoo.from_program"
@@ -84,19 +118,26 @@ def parameters_trained(subject: Subject) -> str:
     density = LogDensity(module, subject.data, dtype=subject.entry.dtype)
     reached = {name: 0.0 for name, _ in weights}
     for u in subject.points[:3]:
-        grads = torch.autograd.grad(density.evaluate(u), [p for _, p in weights], allow_unused=True)
+        grads = torch.autograd.grad(
+            density.evaluate(u), [p for _, p in weights], allow_unused=True
+        )
         for (name, _), grad in zip(weights, grads, strict=True):
             reached[name] += 0.0 if grad is None else float(grad.abs().sum())
     dead = [name for name, size in reached.items() if not size > 0]
     if dead:
-        raise Failed(f"Weights {dead} get no gradient and would never be trained; use them in the program or freeze them.")
+        raise Failed(
+            f"Weights {dead} get no gradient and would never be trained; use them in the program"
+            " or freeze them."
+        )
     return f"All {len(weights)} weights get a gradient."
 
 
 CHECKS = rules(
     Rule(
         name="runs",
-        why="A site that is not finite at an ordinary point stops every sampler at its first step.",
+        why=(
+            "A site that is not finite at an ordinary point stops every sampler at its first step."
+        ),
         body=runs,
         tier="entry",
     ),
@@ -107,7 +148,10 @@ CHECKS = rules(
     ),
     Rule(
         name="plates",
-        why="An undeclared batch axis gives wrong minibatch scales and wrong enumeration, often silently.",
+        why=(
+            "An undeclared batch axis gives wrong minibatch scales and wrong enumeration, often"
+            " silently."
+        ),
         body=plates,
         tier="entry",
     ),

@@ -48,7 +48,9 @@ class Subject:
         try:
             return self.entry.load_data()
         except Exception as error:
-            raise Skipped(f"The data cannot be made ({type(error).__name__}); see check data.") from error
+            raise Skipped(
+                f"The data cannot be made ({type(error).__name__}); see check data."
+            ) from error
 
     @cached_property
     def program(self) -> Program:
@@ -72,7 +74,9 @@ class Subject:
         """Six points of the unconstrained space, `[6, dim]`: five around 0 with sd 0.5, one wide with sd 1.5."""
         generator = torch.Generator().manual_seed(4021)
         scale = torch.tensor([0.5] * 5 + [1.5], dtype=self.density.dtype)
-        return scale[:, None] * torch.randn(6, self.density.dim, dtype=self.density.dtype, generator=generator)
+        return scale[:, None] * torch.randn(
+            6, self.density.dim, dtype=self.density.dtype, generator=generator
+        )
 
     @cached_property
     def trace(self) -> poutine.Trace:
@@ -89,7 +93,11 @@ class Subject:
     @property
     def observed(self) -> list[dict[str, Any]]:
         """Observed sites, without factors."""
-        return [n for n in self.sites() if n["is_observed"] and type(n["fn"]).__name__ not in ("Unit", "Delta")]
+        return [
+            n
+            for n in self.sites()
+            if n["is_observed"] and type(n["fn"]).__name__ not in ("Unit", "Delta")
+        ]
 
     @property
     def flat(self) -> list[str]:

@@ -1,7 +1,8 @@
 """Images as rows of zeros and ones: the digits of scikit-learn, or the user's own from an array, a folder or MNIST's files.
 
-Nothing is downloaded. Gray values become binary by one fixed rule, `value > threshold`, so that a likelihood of zeros
-and ones is never fed with gray pixels (which a Bernoulli density scores silently in most libraries).
+Nothing is downloaded. Gray values become binary by one fixed rule, `value > threshold`, so that a
+likelihood of zeros and ones is never fed with gray pixels (which a Bernoulli density scores
+silently in most libraries).
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ def digits() -> Images:
     return Images(
         values=torch.as_tensor(table.images / 16.0, dtype=torch.float64),
         labels=torch.as_tensor(table.target, dtype=torch.long),
-        source="Optical Recognition of Handwritten Digits (test part), Alpaydin and Kaynak (1998), UCI Machine Learning Repository, "
-        "doi:10.24432/C50P49; the copy of scikit-learn",
+        source=(
+            "Optical Recognition of Handwritten Digits (test part), Alpaydin and Kaynak (1998),"
+            " UCI Machine Learning Repository, doi:10.24432/C50P49; the copy of scikit-learn"
+        ),
         licence="CC-BY-4.0",
     )
 
@@ -59,7 +62,10 @@ def binarize(values: Tensor, threshold: float) -> Tensor:
         raise UsageError(f"The threshold is {threshold}; accepted: a gray value in [0, 1).")
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 1:
-        raise DataError(f"Gray values lie in [{low:g}, {high:g}]; accepted: [0, 1]. Divide by the largest value first.")
+        raise DataError(
+            f"Gray values lie in [{low:g}, {high:g}]; accepted: [0, 1]. Divide by the largest"
+            " value first."
+        )
     return (values > threshold).double()
 
 
@@ -71,7 +77,10 @@ def split(rows: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """
     held = round(rows * share)
     if not 0 < held < rows:
-        raise UsageError(f"The held-out share {share} of {rows} rows leaves one side empty; accepted: a share in (0, 1).")
+        raise UsageError(
+            f"The held-out share {share} of {rows} rows leaves one side empty; accepted: a share"
+            " in (0, 1)."
+        )
     # NumPy promises this stream for good; torch's permutations may change between versions.
     order = torch.as_tensor(np.random.Generator(np.random.PCG64(seed)).permutation(rows))
     return order[held:].sort().values, order[:held].sort().values
@@ -81,17 +90,25 @@ def thin(images: Images, rows: int) -> Images:
     """Return the first `rows` images, all of them where `rows` is 0."""
     if rows < 0 or rows == 1:
         raise UsageError(f"rows is {rows}; accepted: 0 for all images, or at least 2.")
-    return images if rows == 0 else Images(
-        values=images.values[:rows], labels=images.labels[:rows], source=images.source, licence=images.licence
-    )  # fmt: skip
+    return (
+        images
+        if rows == 0
+        else Images(
+            values=images.values[:rows],
+            labels=images.labels[:rows],
+            source=images.source,
+            licence=images.licence,
+        )
+    )
 
 
 def load_images(source: Any, *, labels: Any = None, licence: str = "the user's own") -> Images:
     """Read the user's own images.
 
     Args:
-        source: an array `[row, height, width]` of gray values (0..1, 0..255 for integers, or booleans); a folder of
-            images of one size, sub-folders being classes; an `.npy` or `.npz` file; or MNIST's `idx` file, gzipped or not.
+        source: an array `[row, height, width]` of gray values (0..1, 0..255 for integers, or
+            booleans); a folder of images of one size, sub-folders being classes; an `.npy` or
+            `.npz` file; or MNIST's `idx` file, gzipped or not.
         labels: classes of the rows, an array or an `idx` file.
         licence: the terms under which they may be shared.
 
@@ -102,7 +119,10 @@ def load_images(source: Any, *, labels: Any = None, licence: str = "the user's o
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         if not path.exists():
-            raise UsageError(f"There are no images at {str(source)!r}; give a folder of images, an .npy file or MNIST's idx file.")
+            raise UsageError(
+                f"There are no images at {str(source)!r}; give a folder of images, an .npy file or"
+                " MNIST's idx file."
+            )
         values, found = _folder(path) if path.is_dir() else (_file(path), None)
         name = str(path.name)
     else:
@@ -111,24 +131,37 @@ def load_images(source: Any, *, labels: Any = None, licence: str = "the user's o
         labels = read_idx(Path(labels))
     gray = _gray(values, name)
     classes = labels if labels is not None else found
-    marks = torch.full((len(gray),), -1) if classes is None else torch.as_tensor(np.asarray(classes).astype(np.int64))
+    marks = (
+        torch.full((len(gray),), -1)
+        if classes is None
+        else torch.as_tensor(np.asarray(classes).astype(np.int64))
+    )
     if marks.shape != (len(gray),):
-        raise DataError(f"There are labels of shape {tuple(marks.shape)} for {len(gray)} images; one label per image is needed.")
-    return Images(values=gray, labels=marks, source=f"the user's own images ({name})", licence=licence)
+        raise DataError(
+            f"There are labels of shape {tuple(marks.shape)} for {len(gray)} images; one label per"
+            " image is needed."
+        )
+    return Images(
+        values=gray, labels=marks, source=f"the user's own images ({name})", licence=licence
+    )
 
 
 def _gray(values: np.ndarray[Any, Any], name: str) -> Tensor:
     if values.ndim == 4 and values.shape[-1] in (3, 4):
         values = values[..., :3].mean(-1)
     if values.ndim != 3 or 0 in values.shape:
-        raise DataError(f"Images of {name} have shape {values.shape}; accepted: [row, height, width] with at least one row.")
+        raise DataError(
+            f"Images of {name} have shape {values.shape}; accepted: [row, height, width] with at"
+            " least one row."
+        )
     if values.dtype == np.bool_:
         return torch.as_tensor(values.astype(np.float64))
     scale = 255.0 if np.issubdtype(values.dtype, np.integer) and values.max(initial=0) > 1 else 1.0
     out = torch.as_tensor(values.astype(np.float64) / scale)
     if not bool(torch.isfinite(out).all()) or float(out.min()) < 0 or float(out.max()) > 1:
         raise DataError(
-            f"Gray values of {name} are {values.dtype} in [{values.min():g}, {values.max():g}]; accepted: 0..1, or integers 0..255."
+            f"Gray values of {name} are {values.dtype} in [{values.min():g}, {values.max():g}];"
+            " accepted: 0..1, or integers 0..255."
         )
     return out
 
@@ -149,9 +182,14 @@ def _folder(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | No
     rows = [_picture(p) for p in files]
     for file, row in zip(files, rows, strict=True):
         if row.shape != rows[0].shape:
-            raise DataError(f"{file.name} has {row.shape} pixels, {files[0].name} {rows[0].shape}; bring all images to one size first.")
+            raise DataError(
+                f"{file.name} has {row.shape} pixels, {files[0].name} {rows[0].shape}; bring all"
+                " images to one size first."
+            )
     folders = sorted({p.parent for p in files})
-    return np.stack(rows), np.array([folders.index(p.parent) for p in files]) if len(folders) > 1 else None
+    return np.stack(rows), (
+        np.array([folders.index(p.parent) for p in files]) if len(folders) > 1 else None
+    )
 
 
 def _picture(path: Path) -> np.ndarray[Any, Any]:
@@ -160,7 +198,9 @@ def _picture(path: Path) -> np.ndarray[Any, Any]:
     try:
         from PIL import Image
     except ImportError as error:
-        raise DataError(f"Reading {path.name} needs Pillow; install it, or give an array.") from error
+        raise DataError(
+            f"Reading {path.name} needs Pillow; install it, or give an array."
+        ) from error
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("L"))
@@ -175,17 +215,29 @@ def read_idx(path: Path) -> np.ndarray[Any, Any]:
         DataError: another format, or a file that is cut short.
     """
     if not path.exists():
-        raise UsageError(f"There is no file {str(path)!r}; give MNIST's idx file as it was downloaded.")
+        raise UsageError(
+            f"There is no file {str(path)!r}; give MNIST's idx file as it was downloaded."
+        )
     content = path.read_bytes()
     if content[:2] == b"\x1f\x8b":
         content = gzip.decompress(content)
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_TYPES:
-        raise DataError(f"{path.name} does not begin like an idx file; accepted: MNIST's files, .npy, .npz or a folder of images.")
+        raise DataError(
+            f"{path.name} does not begin like an idx file; accepted: MNIST's files, .npy, .npz or"
+            " a folder of images."
+        )
     kind, axes = np.dtype(IDX_TYPES[content[2]]), content[3]
     if len(content) < 4 + 4 * axes:
         raise DataError(f"{path.name} is cut short inside its header; copy it again.")
     shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
     wanted = int(np.prod(shape)) * kind.itemsize
     if len(content) - 4 - 4 * axes != wanted:
-        raise DataError(f"{path.name} says it holds {shape} values but has {len(content) - 4 - 4 * axes} of {wanted} bytes; copy it again.")
-    return np.frombuffer(content, kind, offset=4 + 4 * axes).reshape(shape).astype(kind.newbyteorder("="))
+        raise DataError(
+            f"{path.name} says it holds {shape} values but has {len(content) - 4 - 4 * axes} of"
+            f" {wanted} bytes; copy it again."
+        )
+    return (
+        np.frombuffer(content, kind, offset=4 + 4 * axes)
+        .reshape(shape)
+        .astype(kind.newbyteorder("="))
+    )

@@ -23,7 +23,9 @@ class Recipe:
 
     def uniforms(self, *shape: int) -> Tensor:
         """Return numbers in (0, 1), in row order, `[*shape]`."""
-        values = [(self._stream.getrandbits(52) + 0.5) / 2**52 for _ in range(torch.Size(shape).numel())]
+        values = [
+            (self._stream.getrandbits(52) + 0.5) / 2**52 for _ in range(torch.Size(shape).numel())
+        ]
         return torch.tensor(values, dtype=torch.float64).reshape(shape)
 
     def normals(self, *shape: int) -> Tensor:

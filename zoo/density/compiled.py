@@ -2,8 +2,8 @@
 
     graph(u, constants) -> (log p(T(u), data) + log |det dT/du|, its gradient)      [nats]
 
-One trace of the program serves all three: the graphs of many points are `vmap` of the graph of one, at a fixed number of
-points per call, the last call padded.
+One trace of the program serves all three: the graphs of many points are `vmap` of the graph of
+one, at a fixed number of points per call, the last call padded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ __all__ = ["CompiledDensity", "EagerDensity", "compile_density"]
 
 CHUNK = 64  # points per call of a batched graph
 HESSIAN_DIM = 24  # below it the eager Hessian takes no longer than the graph's
-RENT_SECONDS = 3.0  # eager batches of this estimated time run before `auto` compiles them: never far above the better of the two
+# eager batches of this estimated time run before `auto` compiles them: never far above the better
+# of the two
+RENT_SECONDS = 3.0
 NumpyGradient = Callable[[np.ndarray[Any, Any]], tuple[float, np.ndarray[Any, Any]]]
 
 
@@ -50,7 +52,9 @@ class EagerDensity(Protocol):
         """Return the Hessian `[dim, dim]` at `[dim]`, not counted."""
 
 
-def compile_density(density: EagerDensity, mode: Mode = "auto", *, expected_calls: int = 50_000) -> CompiledDensity:
+def compile_density(
+    density: EagerDensity, mode: Mode = "auto", *, expected_calls: int = 50_000
+) -> CompiledDensity:
     """Compile value with gradient of a log density; the batched graphs follow when they are first worth it."""
     return CompiledDensity(density, mode, expected_calls)
 
@@ -73,8 +77,12 @@ class CompiledDensity:
     def record(self) -> Record:
         """Whether the gradient runs compiled, why or why not, and the seconds spent on all forms."""
         first = self._forms["gradient"].record
-        return Record(used=first["used"], reason=first["reason"], cached=first["cached"],
-                      compile_seconds=sum(f.record["compile_seconds"] for f in self._forms.values()))  # fmt: skip
+        return Record(
+            used=first["used"],
+            reason=first["reason"],
+            cached=first["cached"],
+            compile_seconds=sum(f.record["compile_seconds"] for f in self._forms.values()),
+        )
 
     def value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log density at `[dim]` and its gradient `[dim]`."""
@@ -88,7 +96,9 @@ class CompiledDensity:
 
     def batch_value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log density `[n]` and its gradients `[n, dim]` at the rows of `[n, dim]`."""
-        value, gradient = self._run("batch_gradient", u, lambda: list(value_and_gradient(self.density.eager_batch(), u)))
+        value, gradient = self._run(
+            "batch_gradient", u, lambda: list(value_and_gradient(self.density.eager_batch(), u))
+        )
         return value, gradient
 
     def differentiable_batch(self, u: Tensor) -> Tensor:
@@ -108,13 +118,16 @@ class CompiledDensity:
         used = self._forms["gradient"].record["used"]
         if self._columns is None and used and self.density.dim >= HESSIAN_DIM:
             self._columns = self._differentiate_twice()
-        return self._columns(u.detach()) if self._columns and used else self.density.eager_hessian(u)
+        return (
+            self._columns(u.detach()) if self._columns and used else self.density.eager_hessian(u)
+        )
 
     def numpy_gradient(self) -> NumpyGradient:
         """Return `u[dim] -> (value, gradient[dim])` on float arrays with the least work per call, for one thread.
 
-        Each returned function owns its buffer; calls count as gradient evaluations of the density. Inputs of another
-        shape raise (a broadcast is refused by the assignment below or by the shape test).
+        Each returned function owns its buffer; calls count as gradient evaluations of the density.
+        Inputs of another shape raise (a broadcast is refused by the assignment below or by the
+        shape test).
         """
         self._renew()
         form, density = self._forms["gradient"], self.density
@@ -151,13 +164,17 @@ class CompiledDensity:
         self._renew()
         return self._forms["gradient"].native([[p] for p in self._points(4)[1:]])
 
-    # -- the forms ------------------------------------------------------------------------------------------------
+    # -- the forms -----------------------------------------------------------------------------
 
     def _compile_gradient(self, mode: Mode) -> None:
         self._forms["gradient"] = compile_function(
-            self._eager, [self._points(1)[0]], [[p] for p in self._points(4)[1:]],
-            mode=mode, expected_calls=self.expected_calls, traced=self.graph,
-        )  # fmt: skip
+            self._eager,
+            [self._points(1)[0]],
+            [[p] for p in self._points(4)[1:]],
+            mode=mode,
+            expected_calls=self.expected_calls,
+            traced=self.graph,
+        )
 
     def graph(self) -> Traced:
         """Return the traced, uncompiled graph `u -> (value, gradient)`, made once.
@@ -175,7 +192,9 @@ class CompiledDensity:
         try:
             forward = trace(lambda u: [evaluate(u)], [self._points(1)[0]])
             graph = without_detach(forward)
-            twice: Callable[[Tensor], Tensor] = torch.func.jacrev(torch.func.jacrev(lambda u: graph(u, *forward.constants)[0]))
+            twice: Callable[[Tensor], Tensor] = torch.func.jacrev(
+                torch.func.jacrev(lambda u: graph(u, *forward.constants)[0])
+            )
 
             def columns(u: Tensor) -> Tensor:
                 with default_of([u]):
@@ -195,7 +214,9 @@ class CompiledDensity:
 
     def _points(self, number: int) -> Tensor:
         generator = torch.Generator().manual_seed(7919)
-        return 0.4 * torch.randn(number, self.density.dim, dtype=self.density.dtype, generator=generator)
+        return 0.4 * torch.randn(
+            number, self.density.dim, dtype=self.density.dtype, generator=generator
+        )
 
     def _form(self, name: str) -> Function | None:
         """Return a compiled batch form, None while or where the eager one runs."""
@@ -208,10 +229,15 @@ class CompiledDensity:
                 return list(value_and_gradient(self.density.eager_batch(), u))[: len(outputs)]
 
             points = [
-                [0.4 * torch.randn(CHUNK, self.density.dim, dtype=self.density.dtype, generator=g)] for g in map(_generator, range(4))
+                [0.4 * torch.randn(CHUNK, self.density.dim, dtype=self.density.dtype, generator=g)]
+                for g in map(_generator, range(4))
             ]
             self._forms[name] = compile_function(
-                eager, points[0], points[1:], mode="on", traced=lambda: self._map(eager, points[0], outputs)
+                eager,
+                points[0],
+                points[1:],
+                mode="on",
+                traced=lambda: self._map(eager, points[0], outputs),
             )
         form = self._forms.get(name)
         return form if form is not None and form.run is not None else None
@@ -224,9 +250,13 @@ class CompiledDensity:
             self._work = work_of(self._eager, [self._points(1)[0]])
         calls = 1 if self.density.eager_batch().vectorized else rows
         share = 0.5 if name == "batch" else 1.0  # the gradient is about half of a call
-        self._spent[name] += share * Work(self._work.operations * calls, self._work.numbers * rows).seconds
+        self._spent[name] += (
+            share * Work(self._work.operations * calls, self._work.numbers * rows).seconds
+        )
 
-    def _map(self, eager: Callable[..., list[Tensor]], points: Sequence[Tensor], outputs: Sequence[int]) -> Traced:
+    def _map(
+        self, eager: Callable[..., list[Tensor]], points: Sequence[Tensor], outputs: Sequence[int]
+    ) -> Traced:
         try:
             return vectorize(self.graph(), CHUNK, outputs)
         except TraceFailure:
@@ -257,8 +287,15 @@ class CompiledDensity:
 
 def _native(graph: NativeGraph, density: EagerDensity) -> NumpyGradient:
     """Return the gradient of arrays on the C function: a copy in, a call, a copy out."""
-    point, slope, value, dim = np.zeros(graph.dim), np.zeros(graph.dim), ctypes.c_double(), graph.dim
-    function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(graph.gradient)
+    point, slope, value, dim = (
+        np.zeros(graph.dim),
+        np.zeros(graph.dim),
+        ctypes.c_double(),
+        graph.dim,
+    )
+    function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(
+        graph.gradient
+    )
     addresses = (point.ctypes.data, slope.ctypes.data, ctypes.addressof(value), graph.data)
 
     def compiled(u: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:

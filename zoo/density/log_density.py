@@ -53,13 +53,15 @@ class LogDensity:
     """The log joint density of a program over one flat float vector, discrete sites summed out.
 
     Args:
-        program: a Pyro callable; weights it may own are used as they are and are not part of the vector.
+        program: a Pyro callable; weights it may own are used as they are and are not part of the
+            vector.
         data: what it is conditioned on.
         dtype: floating type of the vector and of every tensor the program makes.
 
     Raises:
-        ProgramError: no continuous latent site, a support that depends on another latent site, a sequential
-            discrete dependency that cannot be enumerated, or a program that fails to run.
+        ProgramError: no continuous latent site, a support that depends on another latent site, a
+            sequential discrete dependency that cannot be enumerated, or a program that fails to
+            run.
         DataError: an observed value outside the support of its distribution.
     """
 
@@ -80,35 +82,54 @@ class LogDensity:
         refuse_broadcasts(first)
         frames = [f for node in samples(first) for f in node["cond_indep_stack"]]
         self.max_plate_nesting = max((-f.dim for f in frames if f.vectorized), default=0)
-        self.discrete = [n["name"] for n in samples(first) if not n["is_observed"] and n["fn"].has_enumerate_support]
-        latent = [n for n in samples(first) if not n["is_observed"] and n["name"] not in self.discrete]
+        self.discrete = [
+            n["name"]
+            for n in samples(first)
+            if not n["is_observed"] and n["fn"].has_enumerate_support
+        ]
+        latent = [
+            n for n in samples(first) if not n["is_observed"] and n["name"] not in self.discrete
+        ]
         if not latent:
-            raise ProgramError("The program has no continuous latent site to infer; add a pyro.sample without obs=.")
+            raise ProgramError(
+                "The program has no continuous latent site to infer; add a pyro.sample without"
+                " obs=."
+            )
         self.sites: tuple[Site, ...] = tuple(lay_out(latent, self.data))
         self.dim = self.sites[-1].stop
         self._refuse_moving_supports(latent)
-        self._model = poutine.infer_config(self.program, config_fn=sum_in_parallel) if self.discrete else self.program
+        self._model = (
+            poutine.infer_config(self.program, config_fn=sum_in_parallel)
+            if self.discrete
+            else self.program
+        )
         self._evaluator: TraceEinsumEvaluator | None = None
         if self.discrete:
             z = {s.name: first.nodes[s.name]["value"].detach() for s in self.sites}
-            self._evaluator = TraceEinsumEvaluator(self.trace(z, self.data.train), True, self.max_plate_nesting)
+            self._evaluator = TraceEinsumEvaluator(
+                self.trace(z, self.data.train), True, self.max_plate_nesting
+            )
 
     def _refuse_moving_supports(self, latent: list[dict[str, Any]]) -> None:
-        other = {n["name"]: n for n in samples(trace_program(self.program, self.data.train, seed=1, radius=1.5))}
+        other = {
+            n["name"]: n
+            for n in samples(trace_program(self.program, self.data.train, seed=1, radius=1.5))
+        }
         for node in latent:
             after = other.get(node["name"])
             if after is None or after["value"].shape != node["value"].shape:
                 raise ProgramError(
-                    f"Site {node['name']!r} appears or changes shape from run to run; a fixed set of latent sites "
-                    "is needed, use masks instead of branches."
+                    f"Site {node['name']!r} appears or changes shape from run to run; a fixed set"
+                    " of latent sites is needed, use masks instead of branches."
                 )
             if not same_support(node["fn"].support, after["fn"].support):
                 raise ProgramError(
-                    f"The support of site {node['name']!r} depends on another latent site, which Pyro's transforms ignore silently; "
-                    "sample a fraction in (0, 1), multiply it by the bound, and add the log of the bound with pyro.factor."
+                    f"The support of site {node['name']!r} depends on another latent site, which"
+                    " Pyro's transforms ignore silently; sample a fraction in (0, 1), multiply it"
+                    " by the bound, and add the log of the bound with pyro.factor."
                 )
 
-    # -- the two directions ---------------------------------------------------------------------------------------
+    # -- the two directions --------------------------------------------------------------------
 
     def constrain(self, u: Tensor) -> dict[str, Tensor]:
         """Map flat points `[*batch, dim]` to named constrained sites, each `[*batch, *site]`."""
@@ -125,7 +146,7 @@ class LogDensity:
             parts.append(s.transform.inv(value).reshape(*batch, s.stop - s.start))
         return torch.cat(parts, -1)
 
-    # -- value, gradient, batch -----------------------------------------------------------------------------------
+    # -- value, gradient, batch ----------------------------------------------------------------
 
     def __call__(self, u: Tensor) -> Tensor:
         """Return the log density at one point `[dim]`, in nats, differentiable in `u`."""
@@ -135,8 +156,8 @@ class LogDensity:
     def evaluate(self, u: Tensor, tensors: Mapping[str, Any] | None = None) -> Tensor:
         """Return the log density at one point, optionally on a minibatch `tensors` (with `index`), not counted.
 
-        With `index`, local sites are sliced along the minibatch plate and their Jacobian is scaled by size / batch,
-        so that the expectation over random minibatches is the full log density.
+        With `index`, local sites are sliced along the minibatch plate and their Jacobian is scaled
+        by size / batch, so that the expectation over random minibatches is the full log density.
         """
         index = None if tensors is None else tensors.get("index")
         draws: dict[str, Tensor] = {}
@@ -146,13 +167,18 @@ class LogDensity:
             value = s.transform(raw)
             terms = s.transform.log_abs_det_jacobian(raw, value)
             if index is not None and s.plate_axis is not None:
-                value, scale = value.index_select(value.ndim - s.plate_axis, index), self._scale(index)
+                value, scale = (
+                    value.index_select(value.ndim - s.plate_axis, index),
+                    self._scale(index),
+                )
                 axis = s.plate_axis - s.event_dim
                 terms = scale * terms.index_select(terms.ndim - axis, index)
             draws[s.name] = value
             jacobian = jacobian + terms.sum()
         with default_dtype(self.dtype):
-            return self.log_joint(draws, self.data.train if tensors is None else tensors) + jacobian
+            return (
+                self.log_joint(draws, self.data.train if tensors is None else tensors) + jacobian
+            )
 
     def _scale(self, index: Tensor) -> float:
         return float(self.data.size or 1) / index.numel()
@@ -166,7 +192,9 @@ class LogDensity:
     def compiled(self) -> Record:
         """What `compile` did; also after a later fall-back."""
         if self._compiled is None:
-            return Record(used=False, reason="not asked to compile", compile_seconds=0.0, cached=False)
+            return Record(
+                used=False, reason="not asked to compile", compile_seconds=0.0, cached=False
+            )
         return self._compiled.record
 
     def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,7 +211,9 @@ class LogDensity:
         (grad,) = torch.autograd.grad(value, point)
         return value.detach(), grad
 
-    def numpy_gradient(self) -> Callable[[np.ndarray[Any, Any]], tuple[float, np.ndarray[Any, Any]]]:
+    def numpy_gradient(
+        self,
+    ) -> Callable[[np.ndarray[Any, Any]], tuple[float, np.ndarray[Any, Any]]]:
         """Return `gradient` on numpy arrays with the least work per call, for samplers; counted; one per thread."""
         if self._compiled is None:
             self.compile("off")
@@ -204,14 +234,20 @@ class LogDensity:
         eager = self.eager_batch()
 
         def dispatch(u: Tensor) -> Tensor:
-            return eager.function(u) if self._compiled is None or is_traced(u) else self._compiled.differentiable_batch(u)
+            return (
+                eager.function(u)
+                if self._compiled is None or is_traced(u)
+                else self._compiled.differentiable_batch(u)
+            )
 
         return replace(eager, function=dispatch)
 
     def eager_batch(self) -> Compiled:
         """Return the uncompiled function of `[n, dim]`, vectorized where the program allows it."""
         if self._batch is None:
-            with torch.enable_grad():  # its self-check differentiates, also when the first caller does not
+            with (
+                torch.enable_grad()
+            ):  # its self-check differentiates, also when the first caller does not
                 self._batch = batched(self.evaluate, dim=self.dim, dtype=self.dtype)
         return self._batch
 
@@ -226,13 +262,14 @@ class LogDensity:
         hessian: Tensor = torch.autograd.functional.hessian(self.evaluate, u.detach())
         return hessian
 
-    # -- the program ----------------------------------------------------------------------------------------------
+    # -- the program ---------------------------------------------------------------------------
 
     def trace(self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> poutine.Trace:
         """Run the program with its continuous sites at `draws`, discrete sites enumerated, without validation.
 
         Args:
-            draws: the value of every latent site, `{site: [*site]}`, sliced to the units of a minibatch where `tensors` has `index`.
+            draws: the value of every latent site, `{site: [*site]}`, sliced to the units of a
+                minibatch where `tensors` has `index`.
             tensors: the program's keyword arguments.
 
         Returns:
@@ -263,20 +300,35 @@ class LogDensity:
         except (ValueError, RuntimeError) as error:
             return f"the program itself ({str(error).splitlines()[0]})"
         for name, node in trace.nodes.items():
-            if node["type"] == "sample" and "log_prob" in node and not torch.isfinite(torch.as_tensor(node["log_prob"])).all():
+            if (
+                node["type"] == "sample"
+                and "log_prob" in node
+                and not torch.isfinite(torch.as_tensor(node["log_prob"])).all()
+            ):
                 names.append(name)
         for s in self.sites:
-            if s.name not in names and not torch.isfinite(torch.as_tensor(trace.nodes[s.name]["value"])).all():
+            if (
+                s.name not in names
+                and not torch.isfinite(torch.as_tensor(trace.nodes[s.name]["value"])).all()
+            ):
                 names.append(s.name)
-        return "site " + ", ".join(repr(n) for n in names[:3]) if names else "a Jacobian or a gradient"
+        return (
+            "site " + ", ".join(repr(n) for n in names[:3])
+            if names
+            else "a Jacobian or a gradient"
+        )
 
-    def pointwise(self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+    def pointwise(
+        self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any] | None = None
+    ) -> dict[str, Tensor]:
         """Return the log likelihood of every observation, `{site: [sample, *batch_shape]}`, in nats.
 
-        Discrete sites in the plates of an observation are summed out for each observation by itself.
+        Discrete sites in the plates of an observation are summed out for each observation by
+        itself.
 
         Raises:
-            ProgramError: a discrete site shared by several observations, for which no per-observation term exists.
+            ProgramError: a discrete site shared by several observations, for which no
+                per-observation term exists.
         """
         tensors = self.data.train if tensors is None else tensors
         rows: dict[str, list[Tensor]] = {}
@@ -295,7 +347,9 @@ class LogDensity:
         for node in samples(trace):
             if node["name"] in latent or node["name"] in self.discrete or not node["is_observed"]:
                 continue
-            if node["infer"].get("is_auxiliary") or isinstance(node["fn"], (dist.Unit, dist.Delta)):
+            if node["infer"].get("is_auxiliary") or isinstance(
+                node["fn"], (dist.Unit, dist.Delta)
+            ):
                 continue
             terms = masked(node)
             if self.discrete:
@@ -307,13 +361,19 @@ class LogDensity:
         stack = set(node["cond_indep_stack"])
         for name in self.discrete:
             other = trace.nodes[name]
-            if not set(other["cond_indep_stack"]) >= stack and other["cond_indep_stack"] != node["cond_indep_stack"]:
+            if (
+                not set(other["cond_indep_stack"]) >= stack
+                and other["cond_indep_stack"] != node["cond_indep_stack"]
+            ):
                 raise ProgramError(
-                    f"Discrete site {name!r} is shared by several observations of {node['name']!r}, "
-                    "so no log likelihood per observation exists; compare the evidence instead."
+                    f"Discrete site {name!r} is shared by several observations of"
+                    f" {node['name']!r}, so no log likelihood per observation exists; compare the"
+                    " evidence instead."
                 )
             terms = terms + masked(other)
         extra = terms.ndim - self.max_plate_nesting
         if extra > 0:
             terms = terms.flatten(0, extra - 1).logsumexp(0)
-        return terms.reshape(node["fn"].batch_shape[-self.max_plate_nesting :] if self.max_plate_nesting else ())
+        return terms.reshape(
+            node["fn"].batch_shape[-self.max_plate_nesting :] if self.max_plate_nesting else ()
+        )

@@ -56,7 +56,9 @@ class Site:
     transform: Any
     event_dim: int
     plates: tuple[str, ...]
-    plate_axis: int | None  # axis of the minibatch plate in `shape`, counted from the right, None for a global site
+    plate_axis: (
+        int | None
+    )  # axis of the minibatch plate in `shape`, counted from the right, None for a global site
 
     def part(self, u: Tensor) -> Tensor:
         """Return this site's unconstrained values `[*batch, *unconstrained_shape]` in flat points `[*batch, dim]`."""
@@ -67,14 +69,19 @@ class Site:
         assert self.plate_axis is not None
         events = len(self.unconstrained_shape) - (len(self.shape) - self.event_dim)
         axis = len(self.unconstrained_shape) - (self.plate_axis - self.event_dim + events)
-        places = torch.arange(self.start, self.stop).reshape(self.unconstrained_shape).movedim(axis, 0)
+        places = (
+            torch.arange(self.start, self.stop).reshape(self.unconstrained_shape).movedim(axis, 0)
+        )
         return places.reshape(len(places), -1)
 
 
-def trace_program(program: Program, tensors: Mapping[str, Any], *, seed: int = 0, radius: float = 0.1) -> poutine.Trace:
+def trace_program(
+    program: Program, tensors: Mapping[str, Any], *, seed: int = 0, radius: float = 0.1
+) -> poutine.Trace:
     """Run the program once at jittered zeros of the unconstrained space and return its trace.
 
-    Improper flat priors cannot be sampled; starting from unconstrained points works for them as well.
+    Improper flat priors cannot be sampled; starting from unconstrained points works for them as
+    well.
     """
 
     def start(msg: dict[str, Any]) -> Tensor:
@@ -107,7 +114,9 @@ class MappableEnum(EnumMessenger):
         shape = value.shape[: value.dim() - msg["fn"].event_dim]
         dim_to_id = msg["infer"].setdefault("_dim_to_id", {})
         dim_to_id.update(self._param_dims.get(msg["name"], {}))
-        self._value_dims[msg["name"]] = {d: i for d, i in dim_to_id.items() if len(shape) >= -d and shape[d] > 1}
+        self._value_dims[msg["name"]] = {
+            d: i for d, i in dim_to_id.items() if len(shape) >= -d and shape[d] > 1
+        }
 
 
 @contextmanager
@@ -119,7 +128,11 @@ def no_validation() -> Iterator[None]:
 
 def samples(trace: poutine.Trace) -> list[dict[str, Any]]:
     """Return the sample statements of a trace, without the index draws of plates."""
-    return [n for n in trace.nodes.values() if n["type"] == "sample" and not isinstance(n["fn"], _Subsample)]
+    return [
+        n
+        for n in trace.nodes.values()
+        if n["type"] == "sample" and not isinstance(n["fn"], _Subsample)
+    ]
 
 
 def first_trace(program: Program, data: Data) -> poutine.Trace:
@@ -137,13 +150,22 @@ def first_trace(program: Program, data: Data) -> poutine.Trace:
     except ValueError as error:
         if "invalid" in str(error) or "support" in str(error):
             text = str(error).splitlines()[0]
-            raise DataError(f"The program refuses its data: {text} Check the observed values against the support.") from error
-        raise ProgramError(f"The program cannot be run on its data: {_one_line(error)}; check shapes of data and plates.") from error
+            raise DataError(
+                f"The program refuses its data: {text} Check the observed values against the"
+                " support."
+            ) from error
+        raise ProgramError(
+            f"The program cannot be run on its data: {_one_line(error)}; check shapes of data and"
+            " plates."
+        ) from error
     except ZooError:
         raise
     except Exception as error:
         kind = type(error).__name__
-        raise ProgramError(f"The program cannot be run on its data ({kind}): {_one_line(error)}; mend the program.") from error
+        raise ProgramError(
+            f"The program cannot be run on its data ({kind}): {_one_line(error)}; mend the"
+            " program."
+        ) from error
 
 
 def _one_line(error: Exception) -> str:
@@ -162,24 +184,39 @@ def refuse_bad_observations(trace: poutine.Trace) -> None:
         if not node["is_observed"]:
             continue
         value, fn = node["value"], node["fn"]
-        if isinstance(value, Tensor) and value.dtype.is_floating_point and not torch.isfinite(value).all():
-            raise DataError(f"Observed site {node['name']!r} holds NaN or infinite values; drop or impute them first.")
-        support = getattr(fn, "support", None)
-        if support is not None and isinstance(value, Tensor) and not bool(support.check(value).all()):
+        if (
+            isinstance(value, Tensor)
+            and value.dtype.is_floating_point
+            and not torch.isfinite(value).all()
+        ):
             raise DataError(
-                f"Observed site {node['name']!r} holds values outside the support of {type(_base(fn)).__name__} "
-                f"({support}); fix the data or the likelihood."
+                f"Observed site {node['name']!r} holds NaN or infinite values; drop or impute them"
+                " first."
+            )
+        support = getattr(fn, "support", None)
+        if (
+            support is not None
+            and isinstance(value, Tensor)
+            and not bool(support.check(value).all())
+        ):
+            raise DataError(
+                f"Observed site {node['name']!r} holds values outside the support of"
+                f" {type(_base(fn)).__name__} ({support}); fix the data or the likelihood."
             )
         terms = node.get("log_prob")
         if isinstance(terms, Tensor) and torch.isnan(terms).any():
-            raise DataError(f"The log likelihood of observed site {node['name']!r} is NaN at an ordinary point; check its data and scales.")
+            raise DataError(
+                f"The log likelihood of observed site {node['name']!r} is NaN at an ordinary"
+                " point; check its data and scales."
+            )
 
 
 def refuse_broadcasts(trace: poutine.Trace) -> None:
     """Refuse sites with more log-probability terms than values: two shapes that broadcast against each other.
 
-    A column of n values against a plate of n rows makes n x n terms, of which n are meant, and every method agrees on that
-    other posterior. A batch axis that no plate declares is let through where values and distribution both have it.
+    A column of n values against a plate of n rows makes n x n terms, of which n are meant, and
+    every method agrees on that other posterior. A batch axis that no plate declares is let through
+    where values and distribution both have it.
 
     Raises:
         ProgramError: the first such site, with the shapes and the cure.
@@ -192,27 +229,35 @@ def refuse_broadcasts(trace: poutine.Trace) -> None:
         inner = tuple(value.shape[value.ndim - len(event) :])
         declared = {f.dim: f for f in node["cond_indep_stack"] if f.vectorized}
         loose = [d for d in range(-terms.ndim, 0) if terms.shape[d] > 1 and d not in declared]
-        if isinstance(fn, Unit):  # a factor has no value; an axis it was expanded along has stride 0
+        if isinstance(
+            fn, Unit
+        ):  # a factor has no value; an axis it was expanded along has stride 0
             drawn = fn.log_factor.stride()
-            wrong = bool(loose) and any(d >= -terms.ndim and terms.shape[d] > 1 and drawn[d] == 0 for d in declared)
+            wrong = bool(loose) and any(
+                d >= -terms.ndim and terms.shape[d] > 1 and drawn[d] == 0 for d in declared
+            )
         else:
             values = value.numel() // max(1, math.prod(event))
-            wrong = (bool(loose) and terms.numel() != values) or _event_broadcasts(fn, inner, event)
+            wrong = (bool(loose) and terms.numel() != values) or _event_broadcasts(
+                fn, inner, event
+            )
         if not wrong:
             continue
         plates = ", ".join(f"{f.name!r} of {f.size}" for f in declared.values()) or "none"
         raise ProgramError(
-            f"Site {node['name']!r} broadcasts: values of shape {_shape(value.shape)} against a distribution of batch shape "
-            f"{_shape(fn.batch_shape)} and event shape {_shape(event)} make {terms.numel()} log-probability terms (plates: {plates}); "
-            "give values and arguments one shape, e.g. with .squeeze(-1) for a column, or mark the axes of one observation with "
-            ".to_event(n)."
+            f"Site {node['name']!r} broadcasts: values of shape {_shape(value.shape)} against a"
+            f" distribution of batch shape {_shape(fn.batch_shape)} and event shape"
+            f" {_shape(event)} make {terms.numel()} log-probability terms (plates: {plates}); give"
+            " values and arguments one shape, e.g. with .squeeze(-1) for a column, or mark the"
+            " axes of one observation with .to_event(n)."
         )
 
 
 def _event_broadcasts(fn: Any, inner: Sequence[int], event: Sequence[int]) -> bool:
     """Whether a value is repeated along an event axis, or arguments of length one along the value.
 
-    Distributions over series state a length of one and take any, and joint ones refuse by themselves; arguments marked as an event do not.
+    Distributions over series state a length of one and take any, and joint ones refuse by
+    themselves; arguments marked as an event do not.
     """
     while hasattr(fn, "base_dist") and not isinstance(fn, Independent):
         fn = fn.base_dist
@@ -226,9 +271,17 @@ def _shape(shape: Sequence[int]) -> str:
 def sum_in_parallel(msg: dict[str, Any]) -> dict[str, Any]:
     """Sum every discrete latent site exactly; a sequential or sampled hint would leave a random value in the density."""
     fn = msg["fn"]
-    if msg["is_observed"] or isinstance(fn, _Subsample) or not getattr(fn, "has_enumerate_support", False):
+    if (
+        msg["is_observed"]
+        or isinstance(fn, _Subsample)
+        or not getattr(fn, "has_enumerate_support", False)
+    ):
         return {}
-    return {"enumerate": "parallel", "num_samples": None, "expand": msg["infer"].get("expand", False)}
+    return {
+        "enumerate": "parallel",
+        "num_samples": None,
+        "expand": msg["infer"].get("expand", False),
+    }
 
 
 def masked(node: dict[str, Any]) -> Tensor:
@@ -256,18 +309,33 @@ def lay_out(latent: list[dict[str, Any]], data: Data) -> Iterator[Site]:
     for node in latent:
         fn, value = node["fn"], node["value"]
         if not value.dtype.is_floating_point:
-            raise ProgramError(f"Latent site {node['name']!r} is {value.dtype} but cannot be enumerated; marginalize it by hand.")
+            raise ProgramError(
+                f"Latent site {node['name']!r} is {value.dtype} but cannot be enumerated;"
+                " marginalize it by hand."
+            )
         transform = biject_to(fn.support)
         raw = transform.inv(value)
         stop = start + max(1, math.prod(raw.shape))
         axis = None
         for frame in node["cond_indep_stack"]:
-            if frame.vectorized and data.size is not None and data.batched and frame.size == data.size:
+            if (
+                frame.vectorized
+                and data.size is not None
+                and data.batched
+                and frame.size == data.size
+            ):
                 axis = -frame.dim + fn.event_dim
         yield Site(
-            name=node["name"], start=start, stop=stop, unconstrained_shape=raw.shape, shape=value.shape, transform=transform,
-            event_dim=fn.event_dim, plates=tuple(f.name for f in node["cond_indep_stack"]), plate_axis=axis,
-        )  # fmt: skip
+            name=node["name"],
+            start=start,
+            stop=stop,
+            unconstrained_shape=raw.shape,
+            shape=value.shape,
+            transform=transform,
+            event_dim=fn.event_dim,
+            plates=tuple(f.name for f in node["cond_indep_stack"]),
+            plate_axis=axis,
+        )
         start = stop
 
 

@@ -30,7 +30,9 @@ def is_local(density: LogDensity) -> bool:
     return not density.discrete and all(s.plate_axis is not None for s in density.sites)
 
 
-def unit_terms(density: LogDensity, u: Tensor, tensors: Mapping[str, Any] | None = None) -> UnitTerms:
+def unit_terms(
+    density: LogDensity, u: Tensor, tensors: Mapping[str, Any] | None = None
+) -> UnitTerms:
     """Return log likelihood and log prior of each unit at one flat point `[dim]`, each `[unit]`; units of a minibatch with `index`.
 
     Raises:
@@ -56,9 +58,15 @@ def unit_terms(density: LogDensity, u: Tensor, tensors: Mapping[str, Any] | None
         trace.compute_log_prob()
     prior, likelihood = sum(jacobians[1:], jacobians[0]), u.new_zeros(units)
     for node in samples(trace):
-        where = next((-f.dim for f in node["cond_indep_stack"] if f.vectorized and f.size in (size, units)), None)
+        where = next(
+            (-f.dim for f in node["cond_indep_stack"] if f.vectorized and f.size in (size, units)),
+            None,
+        )
         if where is None:
-            raise FitError(f"Site {node['name']!r} lies outside the minibatch plate; this objective needs every term to belong to a unit.")
+            raise FitError(
+                f"Site {node['name']!r} lies outside the minibatch plate; this objective needs"
+                " every term to belong to a unit."
+            )
         value = _per_unit(masked(node), where, units)
         if node["name"] in draws:
             prior = prior + value
@@ -73,7 +81,9 @@ def _per_unit(terms: Tensor, axis: int, units: int) -> Tensor:
     return rows.reshape(units, -1).sum(-1)
 
 
-def many_unit_terms(density: LogDensity, u: Tensor, tensors: Mapping[str, Any] | None = None) -> UnitTerms:
+def many_unit_terms(
+    density: LogDensity, u: Tensor, tensors: Mapping[str, Any] | None = None
+) -> UnitTerms:
     """Return the terms at points `[n, dim]`, each `[n, unit]`."""
 
     def point(row: Tensor) -> tuple[Tensor, Tensor]:

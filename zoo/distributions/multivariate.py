@@ -23,7 +23,10 @@ class MarginalRegression(dist.TorchDistribution):
         sigma: sd of the noise, `[*batch]`.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {"sd": constraints.positive, "sigma": constraints.positive}
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "sd": constraints.positive,
+        "sigma": constraints.positive,
+    }
     support = constraints.independent(constraints.real, 1)
 
     def __init__(self, x: Tensor, products: Tensor, sd: Tensor, sigma: Tensor) -> None:
@@ -34,22 +37,33 @@ class MarginalRegression(dist.TorchDistribution):
         """Return the lower factor of A, and inv(L) S X'y / sigma, of the posterior of weight / sd given the responses."""
         scaled = self.sd / self.sigma.unsqueeze(-1)
         eye = torch.eye(self.x.shape[-1], dtype=self.x.dtype)
-        root = torch.linalg.cholesky(scaled.unsqueeze(-1) * self.products * scaled.unsqueeze(-2) + eye)
-        return root, torch.linalg.solve_triangular(root, (scaled * (value @ self.x)).unsqueeze(-1), upper=False).squeeze(-1)
+        root = torch.linalg.cholesky(
+            scaled.unsqueeze(-1) * self.products * scaled.unsqueeze(-2) + eye
+        )
+        return root, torch.linalg.solve_triangular(
+            root, (scaled * (value @ self.x)).unsqueeze(-1), upper=False
+        ).squeeze(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density of all responses together, `[*batch]`, nats."""
         root, white = self.posterior(value)
         rest = (value.square().sum(-1) - white.square().sum(-1)) / self.sigma.square()
         half_log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return -0.5 * len(self.x) * math.log(2 * math.pi) - len(self.x) * self.sigma.log() - half_log_det - 0.5 * rest
+        return (
+            -0.5 * len(self.x) * math.log(2 * math.pi)
+            - len(self.x) * self.sigma.log()
+            - half_log_det
+            - 0.5 * rest
+        )
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw weights, then responses."""
         shape = (*sample_shape, *self.batch_shape)
         with torch.no_grad():
             weight = self.sd * torch.randn(*shape, self.x.shape[-1], dtype=self.x.dtype)
-            return weight @ self.x.T + self.sigma.unsqueeze(-1) * torch.randn(*shape, len(self.x), dtype=self.x.dtype)
+            return weight @ self.x.T + self.sigma.unsqueeze(-1) * torch.randn(
+                *shape, len(self.x), dtype=self.x.dtype
+            )
 
 
 class SequentialBernoulli(dist.TorchDistribution):
@@ -71,7 +85,11 @@ class SequentialBernoulli(dist.TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> SequentialBernoulli:
         """Return the same distribution over a larger batch."""
-        return SequentialBernoulli(self.logits.expand(*batch_shape, self.logits.shape[-1]), self.weight, validate_args=False)
+        return SequentialBernoulli(
+            self.logits.expand(*batch_shape, self.logits.shape[-1]),
+            self.weight,
+            validate_args=False,
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log p(value) `[*batch]` in nats."""
@@ -86,7 +104,10 @@ class SequentialBernoulli(dist.TorchDistribution):
             logits = self.logits.expand(self._extended_shape(torch.Size(sample_shape)))
             uniform, x = torch.rand_like(logits), torch.zeros_like(logits)
             for j in range(logits.shape[-1]):
-                x[..., j] = (uniform[..., j] < torch.sigmoid(logits[..., j] + x[..., :j] @ self.weight[j, :j])).to(x.dtype)
+                x[..., j] = (
+                    uniform[..., j]
+                    < torch.sigmoid(logits[..., j] + x[..., :j] @ self.weight[j, :j])
+                ).to(x.dtype)
             return x
 
 
@@ -111,7 +132,11 @@ class WordCounts(dist.TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> WordCounts:
         """Return the same distribution over a larger batch."""
         shape = torch.Size(batch_shape)
-        return WordCounts(self.probs.expand(shape + self.event_shape), self.totals.expand(shape), validate_args=False)
+        return WordCounts(
+            self.probs.expand(shape + self.event_shape),
+            self.totals.expand(shape),
+            validate_args=False,
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log p(counts) in nats, `[*document]`."""
@@ -136,8 +161,8 @@ class RootNormal(dist.TorchDistribution):
 
     \[ \log p(x) = \log |\det R| - \tfrac{D}{2} \log 2 \pi - \tfrac12 \lVert R^\top (x - \mu) \rVert^2 \]
 
-    No system is solved to evaluate it, and rows that share R share one matrix product. `expand` keeps the parameters
-    as they are, so that a plate of rows does not copy R.
+    No system is solved to evaluate it, and rows that share R share one matrix product. `expand`
+    keeps the parameters as they are, so that a plate of rows does not copy R.
 
     Args:
         loc: mu, `[*batch, D]`.
@@ -145,13 +170,27 @@ class RootNormal(dist.TorchDistribution):
         log_det: log |det R|, `[*batch]`.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real_vector, "root": constraints.independent(constraints.real, 2)}
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "loc": constraints.real_vector,
+        "root": constraints.independent(constraints.real, 2),
+    }
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, loc: Tensor, root: Tensor, log_det: Tensor, batch_shape: Any = None, validate_args: bool | None = None) -> None:
+    def __init__(
+        self,
+        loc: Tensor,
+        root: Tensor,
+        log_det: Tensor,
+        batch_shape: Any = None,
+        validate_args: bool | None = None,
+    ) -> None:
         self.loc, self.root, self.log_det = loc, root, log_det
-        shape = torch.broadcast_shapes(loc.shape[:-1], root.shape[:-2], log_det.shape) if batch_shape is None else torch.Size(batch_shape)
+        shape = (
+            torch.broadcast_shapes(loc.shape[:-1], root.shape[:-2], log_det.shape)
+            if batch_shape is None
+            else torch.Size(batch_shape)
+        )
         super().__init__(shape, loc.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> RootNormal:
@@ -161,7 +200,9 @@ class RootNormal(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log p(value) in nats, `[*batch]`."""
         centered = value - self.loc
-        if self.root.ndim > 2 and self.root.shape[-3] == 1 and centered.ndim > 1:  # one root for all rows
+        if (
+            self.root.ndim > 2 and self.root.shape[-3] == 1 and centered.ndim > 1
+        ):  # one root for all rows
             white = centered @ self.root.squeeze(-3)
         else:
             white = (centered.unsqueeze(-2) @ self.root).squeeze(-2)
@@ -178,7 +219,8 @@ class RootNormal(dist.TorchDistribution):
 class LevelShift(dist.TorchDistribution):
     r"""A series of independent normals whose mean changes once, at a time that is summed out.
 
-    \[ p(x) = \frac{1}{T - 1} \sum_{c=1}^{T-1} \prod_{t \le c} N(x_t; \mu_1, \sigma) \prod_{t > c} N(x_t; \mu_2, \sigma) \]
+    \[ p(x) = \frac{1}{T - 1} \sum_{c=1}^{T-1} \prod_{t \le c} N(x_t; \mu_1, \sigma) \prod_{t > c}
+    N(x_t; \mu_2, \sigma) \]
 
     All T - 1 terms come from one cumulative sum: the cost is that of T densities, not of T^2.
 
@@ -188,21 +230,33 @@ class LevelShift(dist.TorchDistribution):
         length: T, number of times, at least 2.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real_vector, "scale": constraints.positive}
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "loc": constraints.real_vector,
+        "scale": constraints.positive,
+    }
     support = constraints.real_vector
 
-    def __init__(self, loc: Tensor, scale: Tensor, length: int, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, loc: Tensor, scale: Tensor, length: int, validate_args: bool | None = None
+    ) -> None:
         batch = torch.broadcast_shapes(loc.shape[:-1], scale.shape)
         self.loc, self.scale, self.length = loc.expand(*batch, 2), scale.expand(batch), length
         super().__init__(batch, torch.Size((length,)), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> LevelShift:
         """Return the same distribution over a larger batch."""
-        return LevelShift(self.loc.expand(*batch_shape, 2), self.scale.expand(batch_shape), self.length, validate_args=False)
+        return LevelShift(
+            self.loc.expand(*batch_shape, 2),
+            self.scale.expand(batch_shape),
+            self.length,
+            validate_args=False,
+        )
 
     def joint(self, value: Tensor) -> Tensor:
         """Return log p(value, c) for every last time c of the first level, `[*batch, T - 1]`, nats."""
-        normal = dist.Normal(self.loc.unsqueeze(-1), self.scale[..., None, None], validate_args=False)
+        normal = dist.Normal(
+            self.loc.unsqueeze(-1), self.scale[..., None, None], validate_args=False
+        )
         terms = normal.log_prob(value.unsqueeze(-2))  # [*batch, 2, T]
         gain = (terms[..., 0, :] - terms[..., 1, :]).cumsum(-1)[..., :-1]
         return terms[..., 1, :].sum(-1, keepdim=True) + gain - math.log(self.length - 1)
@@ -218,4 +272,6 @@ class LevelShift(dist.TorchDistribution):
             last = torch.randint(self.length - 1, (*shape[:-1], 1), device=self.loc.device)
             early = torch.arange(self.length, device=self.loc.device) <= last
             mean = torch.where(early, self.loc[..., :1], self.loc[..., 1:])
-            return mean + self.scale.unsqueeze(-1) * torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+            return mean + self.scale.unsqueeze(-1) * torch.randn(
+                shape, dtype=self.loc.dtype, device=self.loc.device
+            )

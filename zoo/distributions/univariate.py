@@ -24,17 +24,24 @@ class PositiveNormal(dist.TorchDistribution):
         scale: sigma, its standard deviation, > 0.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "scale": constraints.positive}
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "loc": constraints.real,
+        "scale": constraints.positive,
+    }
     support = constraints.positive
     has_rsample = True
 
-    def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None
+    ) -> None:
         self.loc, self.scale = broadcast_all(loc, scale)
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> PositiveNormal:
         """Return the same distribution over a larger batch."""
-        return PositiveNormal(self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False)
+        return PositiveNormal(
+            self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log p(value) in nats."""
@@ -47,7 +54,9 @@ class PositiveNormal(dist.TorchDistribution):
         below = torch.special.ndtr(-self.loc / self.scale)  # mass of the normal below 0
         uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
         tiny = torch.finfo(self.loc.dtype).tiny
-        return (self.loc + self.scale * torch.special.ndtri(below + uniform * (1 - below))).clamp(min=tiny)
+        return (self.loc + self.scale * torch.special.ndtri(below + uniform * (1 - below))).clamp(
+            min=tiny
+        )
 
 
 class HalfStudentT(dist.TorchDistribution):
@@ -58,33 +67,45 @@ class HalfStudentT(dist.TorchDistribution):
         scale: > 0.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {"df": constraints.positive, "scale": constraints.positive}
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "df": constraints.positive,
+        "scale": constraints.positive,
+    }
     support = constraints.positive
     has_rsample = True
 
-    def __init__(self, df: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, df: Tensor | float, scale: Tensor | float, validate_args: bool | None = None
+    ) -> None:
         self.df, self.scale = broadcast_all(df, scale)
         super().__init__(self.df.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> HalfStudentT:
         """Return the same distribution over a larger batch."""
-        return HalfStudentT(self.df.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False)
+        return HalfStudentT(
+            self.df.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log p(value) in nats."""
-        whole: Tensor = dist.StudentT(self.df, 0.0, self.scale, validate_args=False).log_prob(value)
+        whole: Tensor = dist.StudentT(self.df, 0.0, self.scale, validate_args=False).log_prob(
+            value
+        )
         return whole + math.log(2.0)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw a Student-t variable and drop its sign."""
-        whole: Tensor = dist.StudentT(self.df, 0.0, self.scale, validate_args=False).rsample(sample_shape)
+        whole: Tensor = dist.StudentT(self.df, 0.0, self.scale, validate_args=False).rsample(
+            sample_shape
+        )
         return whole.abs()
 
 
 class CensoredWeibull(dist.TorchDistribution):
     r"""A Weibull waiting time that is watched until a limit: min(X, limit).
 
-    \[ p(x) = \frac{k}{\lambda} \Big(\frac{x}{\lambda}\Big)^{k-1} e^{-(x / \lambda)^k} \; (x < \text{limit}), \qquad
+    \[ p(x) = \frac{k}{\lambda} \Big(\frac{x}{\lambda}\Big)^{k-1} e^{-(x / \lambda)^k} \; (x <
+    \text{limit}), \qquad
        P(X \ge \text{limit}) = e^{-(\text{limit} / \lambda)^k} \; (x = \text{limit}) \]
 
     The measure is Lebesgue's below the limit plus a point mass at it.
@@ -111,13 +132,21 @@ class CensoredWeibull(dist.TorchDistribution):
         """Values that have a probability of their own, `[value, *batch]`."""
         return self.limit.unsqueeze(0)
 
-    def __init__(self, log_scale: Tensor, shape: Tensor, limit: Tensor | float, validate_args: bool | None = None) -> None:
+    def __init__(
+        self,
+        log_scale: Tensor,
+        shape: Tensor,
+        limit: Tensor | float,
+        validate_args: bool | None = None,
+    ) -> None:
         self.log_scale, self.shape_parameter, self.limit = broadcast_all(log_scale, shape, limit)
         super().__init__(self.log_scale.shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> CensoredWeibull:
         """Return the same distribution over a larger batch."""
-        scale, shape, limit = (t.expand(batch_shape) for t in (self.log_scale, self.shape_parameter, self.limit))
+        scale, shape, limit = (
+            t.expand(batch_shape) for t in (self.log_scale, self.shape_parameter, self.limit)
+        )
         return CensoredWeibull(scale, shape, limit)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -130,5 +159,12 @@ class CensoredWeibull(dist.TorchDistribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw a time by inversion and cut it at the limit."""
         with torch.no_grad():
-            wait = torch.empty(self._extended_shape(torch.Size(sample_shape)), dtype=self.limit.dtype, device=self.limit.device)
-            return torch.minimum((self.log_scale + wait.exponential_().log() / self.shape_parameter).exp(), self.limit)
+            wait = torch.empty(
+                self._extended_shape(torch.Size(sample_shape)),
+                dtype=self.limit.dtype,
+                device=self.limit.device,
+            )
+            return torch.minimum(
+                (self.log_scale + wait.exponential_().log() / self.shape_parameter).exp(),
+                self.limit,
+            )

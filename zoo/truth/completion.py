@@ -1,7 +1,8 @@
 """A reference for a program with many local latents, from the reference of its marginal program.
 
-Where local latents can be integrated out, the marginal program has few coordinates and its draws, stored or exact, are
-small. Each of them is completed by an exact draw of the local latents given the rest: the pairs are draws of the whole posterior,
+Where local latents can be integrated out, the marginal program has few coordinates and its draws,
+stored or exact, are small. Each of them is completed by an exact draw of the local latents given
+the rest: the pairs are draws of the whole posterior,
 p(global | data) p(local | global, data), and only the first factor needs a file.
 """
 
@@ -19,13 +20,16 @@ GROUPS = 4  # independent draws in groups, as chains are
 
 
 def completed(
-    marginal: str, complete: Callable[[Mapping[str, Tensor], Data], Mapping[str, Tensor]], draws: int = 1000
+    marginal: str,
+    complete: Callable[[Mapping[str, Tensor], Data], Mapping[str, Tensor]],
+    draws: int = 1000,
 ) -> Callable[[Data], Published]:
     """Return the `published` hook of an entry whose local latents the entry `marginal` integrates out.
 
     Args:
         marginal: name of the entry with a closed form or a stored reference, for the same data.
-        complete: turns draws of the marginal program, `[chain, draw, *site]`, into draws of the whole one; seeded by itself.
+        complete: turns draws of the marginal program, `[chain, draw, *site]`, into draws of the
+            whole one; seeded by itself.
         draws: how many draws are used, over all chains.
     """
 
@@ -37,7 +41,10 @@ def completed(
         exact = entry.exact(entry.load_data())
         of = f"draws of {marginal}, completed by exact draws of the local latents"
         if exact is not None:
-            grouped = {name: v.reshape(GROUPS, -1, *v.shape[1:]) for name, v in exact.sample(draws // GROUPS * GROUPS, 1).items()}
+            grouped = {
+                name: v.reshape(GROUPS, -1, *v.shape[1:])
+                for name, v in exact.sample(draws // GROUPS * GROUPS, 1).items()
+            }
             return Published(draws=complete(grouped, data), provenance={"of": f"exact {of}"})
         found = stored.load(entry, entry.load_data())
         posterior = found.posterior

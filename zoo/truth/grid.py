@@ -5,9 +5,10 @@ For data x_i with latent z in R^d, d <= 3, and points z_g with weights w_g of a 
     log p(x_i) = log sum_g w_g p(z_g) p(x_i | z_g)             [nats]
     p(z_g | x_i) = w_g p(z_g) p(x_i | z_g) / p(x_i)
 
-The decoder is run once on the grid; the likelihood of all images is then one matrix product. The rule is the
-trapezoid's, whose error falls faster than any power of the step for a smooth integrand that vanishes at the border.
-`check` doubles the number of points per axis and measures the mass near the border of the box.
+The decoder is run once on the grid; the likelihood of all images is then one matrix product. The
+rule is the trapezoid's, whose error falls faster than any power of the step for a smooth integrand
+that vanishes at the border. `check` doubles the number of points per axis and measures the mass
+near the border of the box.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from torch import Tensor
 
 from zoo.errors import UsageError
 
-__all__ = ["BernoulliLikelihood", "GaussianLikelihood", "GridCheck", "LatentGrid", "SequentialLikelihood", "box_for", "standard_normal"]
+__all__ = [
+    "BernoulliLikelihood",
+    "GaussianLikelihood",
+    "GridCheck",
+    "LatentGrid",
+    "SequentialLikelihood",
+    "box_for",
+    "standard_normal",
+]
 
 POINTS = {1: 1001, 2: 201, 3: 61}
 LARGEST = 3
@@ -84,7 +93,12 @@ class SequentialLikelihood:
         """Return log p(x | z) `[row, point]` in nats; the normalizer depends on the row, so that every row is a pass of its own."""
         seen = x @ self.weight.tril(-1).T
         softplus = torch.nn.functional.softplus
-        return torch.stack([prepared @ row + row @ own - softplus(prepared + own).sum(-1) for row, own in zip(x, seen, strict=True)])
+        return torch.stack(
+            [
+                prepared @ row + row @ own - softplus(prepared + own).sum(-1)
+                for row, own in zip(x, seen, strict=True)
+            ]
+        )
 
     def paired(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(x_i | z_i) for rows and their own points, in nats."""
@@ -110,7 +124,9 @@ class GaussianLikelihood:
 
     def log_prob(self, x: Tensor, prepared: tuple[Tensor, Tensor]) -> Tensor:
         """Return log p(x | z) `[row, point]` in nats."""
-        own = -0.5 * (x / self.sigma).square().sum(-1) - x.shape[-1] * (math.log(self.sigma) + 0.5 * math.log(2 * math.pi))
+        own = -0.5 * (x / self.sigma).square().sum(-1) - x.shape[-1] * (
+            math.log(self.sigma) + 0.5 * math.log(2 * math.pi)
+        )
         return torch.addmm(prepared[1], x, prepared[0].T) + own[:, None]
 
     def paired(self, x: Tensor, z: Tensor) -> Tensor:
@@ -130,29 +146,47 @@ class GridCheck:
     @property
     def ok(self) -> bool:
         """Whether log p(x) changes by less than 0.001 nats, moments by less than 0.001 sd, and the border holds under 1e-6."""
-        return self.log_evidence_change < 1e-3 and max(self.mean_change, self.log_sd_change) < 1e-3 and self.border_mass < BORDER
+        return (
+            self.log_evidence_change < 1e-3
+            and max(self.mean_change, self.log_sd_change) < 1e-3
+            and self.border_mass < BORDER
+        )
 
     @property
     def sentence(self) -> str:
         """Say it in words."""
         return (
-            f"Doubling the grid changes log p(x) by at most {self.log_evidence_change:.1g} nats, means by {self.mean_change:.1g}, log sds "
-            f"by {self.log_sd_change:.1g} sd; at most {self.border_mass:.1g} of a posterior lies near the border."
+            f"Doubling the grid changes log p(x) by at most {self.log_evidence_change:.1g} nats,"
+            f" means by {self.mean_change:.1g}, log sds by {self.log_sd_change:.1g} sd; at most"
+            f" {self.border_mass:.1g} of a posterior lies near the border."
         )
 
 
 def box_for(log_prior: Function, latent: int, *, widest: float = 12.0) -> float:
     """Return the half width of a box that holds all but about 1e-11 of a prior centered near zero, at most `widest`.
 
-    The prior bounds the posterior's reach up to the likelihood ratio; `LatentGrid.check` measures what lies at the border.
+    The prior bounds the posterior's reach up to the likelihood ratio; `LatentGrid.check` measures
+    what lies at the border.
     """
     radius = torch.linspace(1.0, widest, 45, dtype=torch.float64)
-    directions = torch.cat([torch.eye(latent, dtype=torch.float64), -torch.eye(latent, dtype=torch.float64)])
+    directions = torch.cat(
+        [torch.eye(latent, dtype=torch.float64), -torch.eye(latent, dtype=torch.float64)]
+    )
     with torch.no_grad():
-        values = log_prior((radius[:, None, None] * directions).reshape(-1, latent)).reshape(len(radius), -1).amax(-1)
-        top = float(log_prior(torch.zeros(1, latent, dtype=torch.float64)).max().maximum(values.max()))
+        values = (
+            log_prior((radius[:, None, None] * directions).reshape(-1, latent))
+            .reshape(len(radius), -1)
+            .amax(-1)
+        )
+        top = float(
+            log_prior(torch.zeros(1, latent, dtype=torch.float64)).max().maximum(values.max())
+        )
     outside = (values > top - 24.5).nonzero()
-    return float(radius[min(len(radius) - 1, int(outside.max()) + 1)]) if len(outside) else float(radius[0])
+    return (
+        float(radius[min(len(radius) - 1, int(outside.max()) + 1)])
+        if len(outside)
+        else float(radius[0])
+    )
 
 
 class LatentGrid:
@@ -163,7 +197,8 @@ class LatentGrid:
         latent: latent dimensions, 1 to 3.
         log_prior: log p(z) at points `[point, d]`, default the standard normal.
         points: points per axis, default 1,001, 201 and 61 in one, two and three dimensions.
-        half_width: half the width of the box, one number or one per axis `[d]`, default from the prior.
+        half_width: half the width of the box, one number or one per axis `[d]`, default from the
+            prior.
         center: middle of the box `[d]`, default zero.
 
     Raises:
@@ -171,17 +206,29 @@ class LatentGrid:
     """
 
     def __init__(
-        self, likelihood: Any, latent: int, *, log_prior: Function = standard_normal, points: int | None = None,
-        half_width: float | Tensor | None = None, center: Tensor | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        likelihood: Any,
+        latent: int,
+        *,
+        log_prior: Function = standard_normal,
+        points: int | None = None,
+        half_width: float | Tensor | None = None,
+        center: Tensor | None = None,
+    ) -> None:
         if not 1 <= latent <= LARGEST:
-            raise UsageError(f"A grid over {latent} latent dimensions is too large; accepted: 1 to {LARGEST}. Use NUTS per datum beyond.")
+            raise UsageError(
+                f"A grid over {latent} latent dimensions is too large; accepted: 1 to {LARGEST}."
+                " Use NUTS per datum beyond."
+            )
         self.likelihood, self.latent, self.log_prior = likelihood, latent, log_prior
         self.number = POINTS[latent] if points is None else points
         self.half_width = box_for(log_prior, latent) if half_width is None else half_width
         half = torch.as_tensor(self.half_width, dtype=torch.float64).expand(latent)
         axis = torch.linspace(-1.0, 1.0, self.number, dtype=torch.float64)
-        self.axes = [float(half[k]) * axis + (0.0 if center is None else float(center[k])) for k in range(latent)]
+        self.axes = [
+            float(half[k]) * axis + (0.0 if center is None else float(center[k]))
+            for k in range(latent)
+        ]
         self.points = torch.cartesian_prod(*self.axes).reshape(-1, latent)  # [point, d]
         self.step = half * (2.0 / (self.number - 1))  # [d]
         self.log_weight = float(self.step.log().sum())
@@ -218,7 +265,9 @@ class LatentGrid:
             weight = (joint - total).exp()
             mean = weight @ self.points
             second = (weight @ square).reshape(-1, self.latent, self.latent)
-            parts.append((total[:, 0] + self.log_weight, mean, second - mean[:, :, None] * mean[:, None, :]))
+            parts.append(
+                (total[:, 0] + self.log_weight, mean, second - mean[:, :, None] * mean[:, None, :])
+            )
         evidence, mean, covariance = (torch.cat(p) for p in zip(*parts, strict=True))
         self._moments = (x, (evidence, mean, covariance))
         return evidence, mean, covariance
@@ -227,14 +276,24 @@ class LatentGrid:
         """Return the posterior mass of each row in the outermost 6 percent of the box on each side, `[row]`."""
         middle = torch.stack([a.mean() for a in self.axes])
         near = ((self.points - middle).abs() > (1 - 2 * EDGE) * self.half_width).any(-1)
-        return torch.cat([(joint[:, near].logsumexp(-1) - joint.logsumexp(-1)).exp() for _, joint in self.blocks(x)])
+        return torch.cat(
+            [
+                (joint[:, near].logsumexp(-1) - joint.logsumexp(-1)).exp()
+                for _, joint in self.blocks(x)
+            ]
+        )
 
     def doubled(self) -> LatentGrid:
         """Return the grid with twice as many intervals per axis over the same box."""
         center = torch.stack([a.mean() for a in self.axes])
         return LatentGrid(
-            self.likelihood, self.latent, log_prior=self.log_prior, points=2 * self.number - 1, half_width=self.half_width, center=center
-        )  # fmt: skip
+            self.likelihood,
+            self.latent,
+            log_prior=self.log_prior,
+            points=2 * self.number - 1,
+            half_width=self.half_width,
+            center=center,
+        )
 
     def check(self, x: Tensor, fine: LatentGrid | None = None) -> GridCheck:
         """Double the grid and look at the border; `ok` says whether the numbers can be used as the truth.
@@ -250,8 +309,9 @@ class LatentGrid:
             found = GridCheck(
                 log_evidence_change=float((coarse[0] - double[0]).abs().max()),
                 mean_change=float(((coarse[1] - double[1]) / sd).abs().max()),
-                log_sd_change=float(ratio.abs().max()), border_mass=float(self.border_mass(x).max()),
-            )  # fmt: skip
+                log_sd_change=float(ratio.abs().max()),
+                border_mass=float(self.border_mass(x).max()),
+            )
             self._checked = (x, found)
         return self._checked[1]
 
@@ -273,33 +333,53 @@ class LatentGrid:
         """Return the grid over a box wider by half, with the same step."""
         center = torch.stack([a.mean() for a in self.axes])
         return LatentGrid(
-            self.likelihood, self.latent, log_prior=self.log_prior, points=3 * (self.number - 1) // 2 + 1,
-            half_width=1.5 * self.half_width, center=center,
-        )  # fmt: skip
+            self.likelihood,
+            self.latent,
+            log_prior=self.log_prior,
+            points=3 * (self.number - 1) // 2 + 1,
+            half_width=1.5 * self.half_width,
+            center=center,
+        )
 
     def sample(self, x: Tensor, n: int, seed: int) -> Tensor:
         """Return n independent posterior draws of every row, `[n, row, d]`.
 
-        A point is drawn by its mass and then moved by a triangular variate of one step to each side: the draws follow
-        the multilinear interpolation of the grid's density. Its variance is larger than the posterior's by step^2 / 6.
+        A point is drawn by its mass and then moved by a triangular variate of one step to each
+        side: the draws follow the multilinear interpolation of the grid's density. Its variance is
+        larger than the posterior's by step^2 / 6.
         """
         stream = np.random.Generator(np.random.PCG64(seed))
         out = torch.empty(n, len(x), self.latent, dtype=torch.float64)
         for rows, joint in self.blocks(x):
             cumulative = (joint - joint.logsumexp(-1, keepdim=True)).exp().cumsum(-1)
             uniform = torch.as_tensor(stream.random((joint.shape[0], n))) * cumulative[:, -1:]
-            chosen = torch.searchsorted(cumulative, uniform).clamp(max=len(self.points) - 1)  # [row, n]
-            move = torch.as_tensor(stream.triangular(-1.0, 0.0, 1.0, (joint.shape[0], n, self.latent))) * self.step
+            chosen = torch.searchsorted(cumulative, uniform).clamp(
+                max=len(self.points) - 1
+            )  # [row, n]
+            move = (
+                torch.as_tensor(
+                    stream.triangular(-1.0, 0.0, 1.0, (joint.shape[0], n, self.latent))
+                )
+                * self.step
+            )
             out[:, rows] = (self.points[chosen] + move).transpose(0, 1)
         return out
 
-    def around(self, mean: Tensor, covariance: Tensor, *, points: int | None = None, sds: float = 9.0) -> LatentGrid:
+    def around(
+        self, mean: Tensor, covariance: Tensor, *, points: int | None = None, sds: float = 9.0
+    ) -> LatentGrid:
         """Return a finer grid around one posterior (mean `[d]`, covariance `[d, d]`), at most as wide as this one."""
-        reach = sds * covariance.diagonal().sqrt()  # [d]: an axis the data say nothing about is far wider than the others
+        reach = (
+            sds * covariance.diagonal().sqrt()
+        )  # [d]: an axis the data say nothing about is far wider than the others
         return LatentGrid(
-            self.likelihood, self.latent, log_prior=self.log_prior, points=points or self.number,
-            half_width=torch.minimum(reach, torch.as_tensor(self.half_width, dtype=reach.dtype)), center=mean,
-        )  # fmt: skip
+            self.likelihood,
+            self.latent,
+            log_prior=self.log_prior,
+            points=points or self.number,
+            half_width=torch.minimum(reach, torch.as_tensor(self.half_width, dtype=reach.dtype)),
+            center=mean,
+        )
 
     def aggregate(self, x: Tensor) -> Tensor:
         """Return the log aggregate posterior density, log (1/n) sum_i p(z_g | x_i), `[point]`."""
@@ -321,4 +401,8 @@ class LatentGrid:
             mutual += float((mass * (posterior - aggregate)).sum())
             from_prior += float((mass * (posterior - self.log_prior_values)).sum())
         total = float((aggregate.exp() * weight * (aggregate - self.log_prior_values)).sum())
-        return {"mutual_information_nats": mutual / len(x), "aggregate_kl_nats": total, "mean_kl_nats": from_prior / len(x)}
+        return {
+            "mutual_information_nats": mutual / len(x),
+            "aggregate_kl_nats": total,
+            "mean_kl_nats": from_prior / len(x),
+        }

@@ -4,12 +4,15 @@ With topics and mixtures integrated out, tokens z assigned to topics have
 
     p(words, z) = prod_d B(alpha + n_d.) / B(alpha) prod_k B(beta + n_k.) / B(beta),     B(a) = prod_i G(a_i) / G(sum_i a_i),
 
-where n_dk and n_kv count tokens of document d and of word v in topic k. It depends on z only through the table n_dvk of
-each document, which prod_v c_dv! / prod_k n_dvk! assignments share; and the topics' part depends on the sum of these tables over
-documents only. So documents are added one after the other to a map from summed table to weight (dynamic programming):
-2^18 assignments become 1,792 tables, 3^18 = 387 million become 280 thousand. Given tables, topics and mixtures are Dirichlet.
+where n_dk and n_kv count tokens of document d and of word v in topic k. It depends on z only
+through the table n_dvk of each document, which prod_v c_dv! / prod_k n_dvk! assignments share; and
+the topics' part depends on the sum of these tables over documents only. So documents are added one
+after the other to a map from summed table to weight (dynamic programming): 2^18 assignments become
+1,792 tables, 3^18 = 387 million become 280 thousand. Given tables, topics and mixtures are
+Dirichlet.
 
-Source: Griffiths and Steyvers (2004), Finding scientific topics, PNAS 101, 5228-5235, for the collapsed posterior.
+Source: Griffiths and Steyvers (2004), Finding scientific topics, PNAS 101, 5228-5235, for the
+collapsed posterior.
 """
 
 from __future__ import annotations
@@ -51,10 +54,15 @@ class TopicTables:
     def __init__(self, counts: Array, topics: int, alpha: float, beta: float) -> None:
         self.counts, self.topics, self.alpha, self.beta = counts.astype(int), topics, alpha, beta
         totals = self.counts.sum(0)
-        self.radix = np.repeat(totals + 1, topics - 1)  # [word * (K - 1)]; the last topic has the rest of a word's tokens
+        self.radix = np.repeat(
+            totals + 1, topics - 1
+        )  # [word * (K - 1)]; the last topic has the rest of a word's tokens
         self.size = math.prod(int(r) for r in self.radix)
         if self.size > LARGEST:
-            raise UsageError(f"The corpus has up to {self.size:,} count tables; accepted: at most {LARGEST:,}, shorten it.")
+            raise UsageError(
+                f"The corpus has up to {self.size:,} count tables; accepted: at most {LARGEST:,},"
+                " shorten it."
+            )
         self.place = np.concatenate([[1], np.cumprod(self.radix[:-1])]).astype(np.int64)
         self.documents = [self._document(row) for row in self.counts]
         self.sums = [np.ones(1)]
@@ -63,7 +71,9 @@ class TopicTables:
         for tables, weights in self.documents:
             self.sums.append(_add(self.sums[-1], self._codes(tables), weights))
         self.codes = np.flatnonzero(self.sums[-1])
-        self.joint = self.sums[-1][self.codes] * np.exp(self._topics_part(self._tables(self.codes)))
+        self.joint = self.sums[-1][self.codes] * np.exp(
+            self._topics_part(self._tables(self.codes))
+        )
 
     @property
     def log_evidence(self) -> float:
@@ -77,13 +87,22 @@ class TopicTables:
         """
         summed = self.sums[0]
         for d, (tables, weights) in enumerate(self.documents):
-            summed = _add(summed, self._codes(tables), weights * factors[d] if d in factors else weights)
-        return float(summed[self.codes] @ np.exp(self._topics_part(self._tables(self.codes))) / self.joint.sum())
+            summed = _add(
+                summed, self._codes(tables), weights * factors[d] if d in factors else weights
+            )
+        return float(
+            summed[self.codes]
+            @ np.exp(self._topics_part(self._tables(self.codes)))
+            / self.joint.sum()
+        )
 
     def co_assignment(self, first: tuple[int, int], second: tuple[int, int]) -> float:
         """Return the chance that two different tokens, each given as (document, word), have the same topic."""
         (d, v), (e, w) = first, second
-        a, b = self.documents[d][0][:, v, 0], self.documents[e][0][:, w, 0]  # tokens in the first topic; labels are exchangeable
+        a, b = (
+            self.documents[d][0][:, v, 0],
+            self.documents[e][0][:, w, 0],
+        )  # tokens in the first topic; labels are exchangeable
         if d == e:
             pairs = a * (a - 1) if v == w else a * b
             number = self.counts[d, v] * (self.counts[e, w] - (v == w))
@@ -100,7 +119,9 @@ class TopicTables:
         for d in reversed(range(len(self.documents))):
             tables, weights = self.documents[d]
             codes, before = self._codes(tables), self.sums[d]
-            left = code[:, None] - codes  # [draw, table]; a sum that is not reachable has weight 0, so borrows cannot pass
+            left = (
+                code[:, None] - codes
+            )  # [draw, table]; a sum that is not reachable has weight 0, so borrows cannot pass
             chance = np.cumsum(np.where(left >= 0, before[np.maximum(left, 0)], 0.0) * weights, 1)
             chosen = (chance < stream.random((number, 1)) * chance[:, -1:]).sum(1)
             mixtures[:, d] = _dirichlet(self.alpha + tables[chosen].sum(1), stream)
@@ -114,7 +135,12 @@ class TopicTables:
         orders = gammaln(row + 1).sum() - gammaln(tables + 1).sum((1, 2))
         each = tables.sum(1)  # [table, topic]
         total = self.topics * self.alpha
-        mixture = gammaln(self.alpha + each).sum(1) - self.topics * gammaln(self.alpha) + gammaln(total) - gammaln(total + row.sum())
+        mixture = (
+            gammaln(self.alpha + each).sum(1)
+            - self.topics * gammaln(self.alpha)
+            + gammaln(total)
+            - gammaln(total + row.sum())
+        )
         return tables, np.exp(orders + mixture)
 
     def _codes(self, tables: Array) -> Array:
@@ -130,7 +156,9 @@ class TopicTables:
         words = tables.shape[1]
         each = tables.sum(1)  # [code, topic]
         lookup = gammaln(self.beta + np.arange(self.counts.sum() + 1)) - gammaln(self.beta)
-        whole = gammaln(words * self.beta) - gammaln(words * self.beta + np.arange(self.counts.sum() + 1))
+        whole = gammaln(words * self.beta) - gammaln(
+            words * self.beta + np.arange(self.counts.sum() + 1)
+        )
         return lookup[tables].sum((1, 2)) + whole[each].sum(1)
 
 
@@ -145,6 +173,9 @@ def _add(sums: Array, codes: Array, weights: Array) -> Array:
 
 def _dirichlet(concentration: Array, stream: np.random.Generator) -> Array:
     """Draw from Dirichlet distributions along the last axis, through logarithms so that small concentrations cannot give 0."""
-    log_gamma = np.log(stream.standard_gamma(concentration + 1)) + np.log1p(-stream.random(concentration.shape)) / concentration
+    log_gamma = (
+        np.log(stream.standard_gamma(concentration + 1))
+        + np.log1p(-stream.random(concentration.shape)) / concentration
+    )
     share = np.exp(log_gamma - log_gamma.max(-1, keepdims=True))
     return share / share.sum(-1, keepdims=True)

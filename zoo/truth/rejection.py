@@ -1,8 +1,9 @@
 """Exact independent draws, evidence and moments of a density over at most three coordinates.
 
-Where all but a few hyperparameters can be integrated out in closed form, what is left is small enough to be treated
-without Markov chains: independent draws by rejection from a multivariate t around the mode, and integrals by the trapezoid
-rule, which converges exponentially for smooth integrands that vanish at the border.
+Where all but a few hyperparameters can be integrated out in closed form, what is left is small
+enough to be treated without Markov chains: independent draws by rejection from a multivariate t
+around the mode, and integrals by the trapezoid rule, which converges exponentially for smooth
+integrands that vanish at the border.
 """
 
 from __future__ import annotations
@@ -71,11 +72,20 @@ class Small:
     def _log_ratio(self, noise: Tensor) -> Tensor:
         """Return log f - log t at points given in sds from the mode, up to a constant, `[n]`."""
         t = -0.5 * (FREEDOM + self.dim) * torch.log1p((noise / WIDEN).square().sum(-1) / FREEDOM)
-        return torch.cat([self.log_f(part) for part in (self.mode + noise @ self.root.T).split(CHUNK)]) - t
+        return (
+            torch.cat(
+                [self.log_f(part) for part in (self.mode + noise @ self.root.T).split(CHUNK)]
+            )
+            - t
+        )
 
     def _propose(self, n: int, generator: torch.Generator) -> Tensor:
         normal = torch.randn(n, self.dim, dtype=torch.float64, generator=generator)
-        half = torch.randn(n, int(FREEDOM), dtype=torch.float64, generator=generator).square().sum(-1, keepdim=True)
+        half = (
+            torch.randn(n, int(FREEDOM), dtype=torch.float64, generator=generator)
+            .square()
+            .sum(-1, keepdim=True)
+        )
         return WIDEN * normal * (FREEDOM / half).sqrt()
 
     @cached_property
@@ -94,7 +104,9 @@ class Small:
 
         optimizer.step(loss)
         with torch.no_grad():
-            return torch.maximum(self._log_ratio(point).max(), self._log_ratio(pilot).max()) + MARGIN
+            return (
+                torch.maximum(self._log_ratio(point).max(), self._log_ratio(pilot).max()) + MARGIN
+            )
 
     def sample(self, n: int, seed: int) -> Tensor:
         """Return independent exact draws, `[n, dim]`."""
@@ -104,7 +116,9 @@ class Small:
             noise = self._propose(int(1.4 * (n - sum(map(len, kept)))) + 50, generator)
             log_ratio = self._log_ratio(noise) - self._bound
             if bool((log_ratio > 0).any()):
-                raise ProgramError("A draw lies above the envelope; widen the envelope or its margin.")
+                raise ProgramError(
+                    "A draw lies above the envelope; widen the envelope or its margin."
+                )
             uniform = torch.rand(len(noise), dtype=torch.float64, generator=generator)
             kept.append((self.mode + noise @ self.root.T)[uniform.log() < log_ratio])
         return torch.cat(kept)[:n]
@@ -118,5 +132,7 @@ class Small:
         total = values.logsumexp(0)
         weight = (values - total).exp()
         mean = weight @ points
-        log_cell = self.dim * math.log(2 * REACH / (NODES - 1)) + float(self.root.diagonal().log().sum())
+        log_cell = self.dim * math.log(2 * REACH / (NODES - 1)) + float(
+            self.root.diagonal().log().sum()
+        )
         return Integral(float(total) + log_cell, mean, (weight @ (points - mean).square()).sqrt())

@@ -1,9 +1,9 @@
 """Read a stored reference: unconstrained draws of a certified run, its moments, gates and fingerprint.
 
-`NAME.json` says how the draws were made, which gates they passed and what the moments of every quantity are (from all
-draws made); `NAME.npz` holds up to 2,000 of them as a float64 mean plus float32 deviations `[chain, draw, dim]`, chains
-kept. The fingerprint is the log joint density at three stored points: another program or data set gives other values,
-and the reference is stale.
+`NAME.json` says how the draws were made, which gates they passed and what the moments of every
+quantity are (from all draws made); `NAME.npz` holds up to 2,000 of them as a float64 mean plus
+float32 deviations `[chain, draw, dim]`, chains kept. The fingerprint is the log joint density at
+three stored points: another program or data set gives other values, and the reference is stale.
 """
 
 from __future__ import annotations
@@ -25,12 +25,34 @@ if TYPE_CHECKING:
     from zoo.density.log_density import LogDensity
     from zoo.types import Data, ModelEntry, Moments, Reference
 
-__all__ = ["FOLDER", "SCHEMA", "StoredReference", "borrowed", "exists", "fingerprint", "load", "paths", "read"]
+__all__ = [
+    "FOLDER",
+    "SCHEMA",
+    "StoredReference",
+    "borrowed",
+    "exists",
+    "fingerprint",
+    "load",
+    "paths",
+    "read",
+]
 
 FOLDER = Path(__file__).parents[1] / "references"
 SCHEMA = 1
 TOLERANCE = 1e-8  # relative difference of a log density that a fingerprint forgives
-_KEYS = {"schema", "entry", "sites", "gates", "values", "moments", "fingerprint", "npz_sha256", "command", "versions", "seed"}
+_KEYS = {
+    "schema",
+    "entry",
+    "sites",
+    "gates",
+    "values",
+    "moments",
+    "fingerprint",
+    "npz_sha256",
+    "command",
+    "versions",
+    "seed",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +82,15 @@ class StoredReference:
 def paths(key: str, folder: Path | None = None) -> tuple[Path, Path]:
     """Return the JSON and NPZ paths of an entry's key; options and groups are spelled so that a file name can hold them."""
     stem = key.replace("/", "__").replace("[", "--").replace("]", "").replace(",", "_")
-    if not stem or set(stem) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-=.+") or stem.startswith("."):
-        raise ReferenceError(f"Entry key {key!r} cannot name a reference file; accepted: letters, digits and the characters _-=.+[],/")
+    if (
+        not stem
+        or set(stem) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-=.+")
+        or stem.startswith(".")
+    ):
+        raise ReferenceError(
+            f"Entry key {key!r} cannot name a reference file; accepted: letters, digits and the"
+            " characters _-=.+[],/"
+        )
     base = FOLDER if folder is None else folder
     return base / f"{stem}.json", base / f"{stem}.npz"
 
@@ -79,7 +108,8 @@ def read(key: str, folder: Path | None = None) -> StoredReference:
     """Read and verify the two files of a reference.
 
     Raises:
-        ReferenceError: no such reference, a damaged file, missing fields, or draws that are not finite.
+        ReferenceError: no such reference, a damaged file, missing fields, or draws that are not
+            finite.
     """
     import numpy as np
     import torch
@@ -88,27 +118,54 @@ def read(key: str, folder: Path | None = None) -> StoredReference:
 
     record_path, draws_path = paths(key, folder)
     if not record_path.exists():
-        raise ReferenceError(f"No reference is stored for {key!r}; make one with `zoo reference {key} --write`.")
+        raise ReferenceError(
+            f"No reference is stored for {key!r}; make one with `zoo reference {key} --write`."
+        )
     try:
         record = json.loads(record_path.read_text(encoding="utf-8"))
         missing = _KEYS - set(record)
         content = draws_path.read_bytes()
         if missing or record["schema"] != SCHEMA:
-            raise ReferenceError(f"Reference {record_path.name} lacks {sorted(missing) or 'schema 1'}; {_cure(key)}.")
+            raise ReferenceError(
+                f"Reference {record_path.name} lacks {sorted(missing) or 'schema 1'};"
+                f" {_cure(key)}."
+            )
         if hashlib.sha256(content).hexdigest() != record["npz_sha256"]:
-            raise ReferenceError(f"Reference {draws_path.name} does not match its SHA-256, it is damaged; {_cure(key)}.")
+            raise ReferenceError(
+                f"Reference {draws_path.name} does not match its SHA-256, it is damaged;"
+                f" {_cure(key)}."
+            )
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             draws = arrays["mean"] + arrays["deviations"].astype(np.float64)
             points = np.array(arrays["points"], dtype=np.float64)
         moments = {
-            str(name): Moments(*(torch.tensor(m[part], dtype=torch.float64) for part in ("mean", "mean_se", "sd", "sd_se")))
+            str(name): Moments(
+                *(
+                    torch.tensor(m[part], dtype=torch.float64)
+                    for part in ("mean", "mean_se", "sd", "sd_se")
+                )
+            )
             for name, m in record["moments"].items()
         }
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise ReferenceError(f"Reference of {key!r} cannot be read ({type(error).__name__}: {error}); {_cure(key)}.") from error
-    if draws.ndim != 3 or not np.isfinite(draws).all() or not all(torch.isfinite(t).all() for m in moments.values() for t in m):
-        raise ReferenceError(f"Reference of {key!r} holds draws or moments that are not finite; {_cure(key)}.")
-    return StoredReference(key=key, record=record, unconstrained=torch.from_numpy(draws), points=torch.from_numpy(points), moments=moments)
+        raise ReferenceError(
+            f"Reference of {key!r} cannot be read ({type(error).__name__}: {error}); {_cure(key)}."
+        ) from error
+    if (
+        draws.ndim != 3
+        or not np.isfinite(draws).all()
+        or not all(torch.isfinite(t).all() for m in moments.values() for t in m)
+    ):
+        raise ReferenceError(
+            f"Reference of {key!r} holds draws or moments that are not finite; {_cure(key)}."
+        )
+    return StoredReference(
+        key=key,
+        record=record,
+        unconstrained=torch.from_numpy(draws),
+        points=torch.from_numpy(points),
+        moments=moments,
+    )
 
 
 def fingerprint(log_density: LogDensity, points: Tensor) -> list[float]:
@@ -156,15 +213,29 @@ def _of_others(owner: ModelEntry, data: Data, log_density: LogDensity | None) ->
     if not same:
         reason = f"The published draws of {owner.key} belong to other data; run NUTS on these."
     elif failed:
-        reason = f"The published draws of {owner.key} failed {', '.join(failed)} when they were made; run NUTS instead."
+        reason = (
+            f"The published draws of {owner.key} failed {', '.join(failed)} when they were made;"
+            " run NUTS instead."
+        )
     sites = {s.name: found.draws[s.name].to(log_density.dtype) for s in log_density.sites}
     posterior = Posterior(
-        entry=owner, data=data, method="stored", draws=sites, sample_dims=("chain", "draw"), unconstrained=log_density.unconstrain(sites)
+        entry=owner,
+        data=data,
+        method="stored",
+        draws=sites,
+        sample_dims=("chain", "draw"),
+        unconstrained=log_density.unconstrain(sites),
     )
     return Reference(
-        kind="stored", posterior=posterior, gates={**found.gates, "data": same}, rhat_max=found.rhat_max, ess_min=found.ess_min,
-        usable=not reason, reason=reason, provenance=found.provenance,
-    )  # fmt: skip
+        kind="stored",
+        posterior=posterior,
+        gates={**found.gates, "data": same},
+        rhat_max=found.rhat_max,
+        ess_min=found.ess_min,
+        usable=not reason,
+        reason=reason,
+        provenance=found.provenance,
+    )
 
 
 def same_data(one: Data, other: Data) -> bool:
@@ -172,15 +243,28 @@ def same_data(one: Data, other: Data) -> bool:
     import torch
 
     def equal(a: Any, b: Any) -> bool:
-        return torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else bool(a == b)
+        return (
+            torch.equal(a, b)
+            if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+            else bool(a == b)
+        )
 
-    return one.train.keys() == other.train.keys() and all(equal(one.train[k], other.train[k]) for k in one.train)
+    return one.train.keys() == other.train.keys() and all(
+        equal(one.train[k], other.train[k]) for k in one.train
+    )
 
 
-def load(entry: ModelEntry, data: Data, log_density: LogDensity | None = None, *, folder: Path | None = None) -> Reference:
+def load(
+    entry: ModelEntry,
+    data: Data,
+    log_density: LogDensity | None = None,
+    *,
+    folder: Path | None = None,
+) -> Reference:
     """Return the stored reference of an entry as a `Reference` with its fingerprint verified against the data.
 
-    The draws are those of the entry it is borrowed from where there is one; `log_density`, if given, is that entry's.
+    The draws are those of the entry it is borrowed from where there is one; `log_density`, if
+    given, is that entry's.
 
     Raises:
         ReferenceError: nothing stored, or a damaged file.
@@ -200,17 +284,39 @@ def load(entry: ModelEntry, data: Data, log_density: LogDensity | None = None, *
     if changed is not None:
         reason = f"The stored reference of {owner.key} is stale: {changed}; {_cure(owner.key)}."
     elif failed:
-        reason = f"The stored reference of {owner.key} failed {', '.join(failed)} when it was made; {_cure(owner.key)}."
+        reason = (
+            f"The stored reference of {owner.key} failed {', '.join(failed)} when it was made;"
+            f" {_cure(owner.key)}."
+        )
     posterior = None
     if stored.unconstrained.shape[-1] == log_density.dim:
-        sites = {k: v.detach() for k, v in log_density.constrain(stored.unconstrained.to(log_density.dtype)).items()}
+        sites = {
+            k: v.detach()
+            for k, v in log_density.constrain(stored.unconstrained.to(log_density.dtype)).items()
+        }
         posterior = Posterior(
-            entry=owner, data=data, method="stored", draws=sites, sample_dims=("chain", "draw"),
-            unconstrained=stored.unconstrained, seed=int(stored.record["seed"]), engine=stored.record.get("engine"),
-        )  # fmt: skip
+            entry=owner,
+            data=data,
+            method="stored",
+            draws=sites,
+            sample_dims=("chain", "draw"),
+            unconstrained=stored.unconstrained,
+            seed=int(stored.record["seed"]),
+            engine=stored.record.get("engine"),
+        )
     values = stored.record["values"]
     return Reference(
-        kind="stored", posterior=posterior, moments=stored.moments, gates={**stored.gates, "fingerprint": changed is None},
-        rhat_max=values.get("rhat_max"), ess_min=values.get("ess_min"), usable=not reason, reason=reason,
-        provenance={"of": owner.key, **{k: stored.record[k] for k in ("command", "seed", "versions")}, **dict(values)},
-    )  # fmt: skip
+        kind="stored",
+        posterior=posterior,
+        moments=stored.moments,
+        gates={**stored.gates, "fingerprint": changed is None},
+        rhat_max=values.get("rhat_max"),
+        ess_min=values.get("ess_min"),
+        usable=not reason,
+        reason=reason,
+        provenance={
+            "of": owner.key,
+            **{k: stored.record[k] for k in ("command", "seed", "versions")},
+            **dict(values),
+        },
+    )

@@ -45,20 +45,25 @@ def from_program(
 ) -> ModelEntry:
     """Make an entry of an existing Pyro model; its quantities are its latent sites, positive ones as logarithms.
 
-    `pyro.param` and `pyro.module` inside the model or the guide are lifted onto a module that owns them, so that they
-    are trained; the global parameter store is never touched, and the caller's networks keep their weights.
+    `pyro.param` and `pyro.module` inside the model or the guide are lifted onto a module that owns
+    them, so that they are trained; the global parameter store is never touched, and the caller's
+    networks keep their weights.
 
     Args:
         model: a function or a `PyroModule`.
-        data: its arguments by name, or by position as a tuple; arrays, data frames and lists become tensors.
+        data: its arguments by name, or by position as a tuple; arrays, data frames and lists
+            become tensors.
         dims: names of the axes of data and latent sites.
         coords: labels along those axes.
         name: name of the entry.
-        observed: the arguments whose removal gives the prior predictive; found in the trace when not given.
-        guide: the caller's own guide: a function with the model's arguments, or an `AutoGuide` class.
+        observed: the arguments whose removal gives the prior predictive; found in the trace when
+            not given.
+        guide: the caller's own guide: a function with the model's arguments, or an `AutoGuide`
+            class.
         title: one line for tables.
         quantities: what to compare on instead of the sites, e.g. from `zoo.quantities`.
-        batched: arguments with one row per unit of the minibatch plate; the model then takes `index=None` too.
+        batched: arguments with one row per unit of the minibatch plate; the model then takes
+            `index=None` too.
         minibatch: number of units per minibatch.
         families: guide families that `--guides all` means.
         source: where the data come from.
@@ -71,7 +76,10 @@ def from_program(
         UsageError: arguments that do not fit the model.
     """
     if not callable(model):
-        raise UsageError(f"The model is a {type(model).__name__}; accepted: a function of the data or a PyroModule.")
+        raise UsageError(
+            f"The model is a {type(model).__name__}; accepted: a function of the data or a"
+            " PyroModule."
+        )
     signature = Signature.of(model)
     tensors = _by_name(data, signature, dtype)
     _check_names(signature, tensors, observed, batched)
@@ -81,9 +89,15 @@ def from_program(
     known = tuple(observed) if observed is not None else _observed(trace, tensors)
     size = _rows(tensors, batched)
     card = Data(
-        train=tensors, observed=known, batched=tuple(batched), size=size, coords=dict(coords or {}), dims=dict(dims or {}), source=source,
+        train=tensors,
+        observed=known,
+        batched=tuple(batched),
+        size=size,
+        coords=dict(coords or {}),
+        dims=dict(dims or {}),
+        source=source,
         licence=licence,
-    )  # fmt: skip
+    )
 
     def build(_: Data) -> Program:
         return LiftedProgram(model, lifted, dtype)
@@ -92,10 +106,13 @@ def from_program(
     density = LogDensity(program, card, dtype=dtype)
     entry = ModelEntry(
         name=name,
-        title=title or (inspect.getdoc(model) or f"{name}: a Pyro model of yours").partition("\n")[0],
+        title=title
+        or (inspect.getdoc(model) or f"{name}: a Pyro model of yours").partition("\n")[0],
         make_data=lambda seed: card,
         build=build,
-        quantities=dict(quantities) if quantities is not None else _quantities(trace, density, card),
+        quantities=(
+            dict(quantities) if quantities is not None else _quantities(trace, density, card)
+        ),
         reference="nuts",
         families=families or ModelEntry.families,
         own_guides=_own_guides(guide, tensors, dtype),
@@ -108,15 +125,21 @@ def from_program(
     return entry
 
 
-# -- data -----------------------------------------------------------------------------------------------------------
+# -- data --------------------------------------------------------------------------------------
 
 
 def _by_name(data: Any, signature: Signature, dtype: torch.dtype) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         if not isinstance(data, tuple | list):
-            raise UsageError(f"data is a {type(data).__name__}; accepted: a dict of the model's arguments, or a tuple of them in order.")
+            raise UsageError(
+                f"data is a {type(data).__name__}; accepted: a dict of the model's arguments, or a"
+                " tuple of them in order."
+            )
         if len(data) > len(signature.names):
-            raise UsageError(f"data has {len(data)} values but the model takes {len(signature.names)} arguments: {list(signature.names)}.")
+            raise UsageError(
+                f"data has {len(data)} values but the model takes {len(signature.names)}"
+                f" arguments: {list(signature.names)}."
+            )
         data = dict(zip(signature.names, data, strict=False))
     return {str(key): _tensor(str(key), value, dtype) for key, value in data.items()}
 
@@ -131,63 +154,105 @@ def _tensor(key: str, value: Any, dtype: torch.dtype) -> Any:
         try:
             value = np.asarray(value)
         except ValueError as error:
-            raise DataError(f"Data {key!r} is a ragged list; give rows of one length, or pad them and pass a mask.") from error
+            raise DataError(
+                f"Data {key!r} is a ragged list; give rows of one length, or pad them and pass a"
+                " mask."
+            ) from error
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "fiub":
-            raise DataError(f"Data {key!r} has dtype {value.dtype}; accepted: numbers and booleans. Encode text as integers first.")
-        value = torch.from_numpy(np.array(value, dtype=value.dtype if value.dtype.kind in "fb" else np.int64, order="C"))
+            raise DataError(
+                f"Data {key!r} has dtype {value.dtype}; accepted: numbers and booleans. Encode"
+                " text as integers first."
+            )
+        value = torch.from_numpy(
+            np.array(value, dtype=value.dtype if value.dtype.kind in "fb" else np.int64, order="C")
+        )
     if isinstance(value, Tensor):
         value = value.detach()
         return value.to(dtype) if value.dtype.is_floating_point else value
     return value
 
 
-def _check_names(signature: Signature, tensors: Mapping[str, Any], observed: Sequence[str] | None, batched: Sequence[str]) -> None:
+def _check_names(
+    signature: Signature,
+    tensors: Mapping[str, Any],
+    observed: Sequence[str] | None,
+    batched: Sequence[str],
+) -> None:
     if not signature.open_ended:
         for key in tensors:
             if key not in signature.names:
                 raise UnknownNameError("argument of the model", key, signature.names)
     missing = sorted(signature.required - set(tensors) - {"index"})
     if missing:
-        raise UsageError(f"The model needs {missing} but data has {sorted(tensors)}; add them to data.")
+        raise UsageError(
+            f"The model needs {missing} but data has {sorted(tensors)}; add them to data."
+        )
     for key in observed or ():
         if key not in tensors:
             raise UnknownNameError("observed data", key, tensors)
     for key in batched:
         if not isinstance(tensors.get(key), Tensor):
-            raise UnknownNameError("batched data", key, [k for k, v in tensors.items() if isinstance(v, Tensor)])
+            raise UnknownNameError(
+                "batched data", key, [k for k, v in tensors.items() if isinstance(v, Tensor)]
+            )
     if batched and not signature.takes_index:
-        text = "give the model an argument index=None and write pyro.plate(name, size, subsample=index)"
-        raise ProgramError(f"batched={list(batched)} needs minibatches, but the model takes no index; {text}.")
+        text = (
+            "give the model an argument index=None and write pyro.plate(name, size,"
+            " subsample=index)"
+        )
+        raise ProgramError(
+            f"batched={list(batched)} needs minibatches, but the model takes no index; {text}."
+        )
 
 
 def _rows(tensors: Mapping[str, Any], batched: Sequence[str]) -> int | None:
     return int(tensors[batched[0]].shape[0]) if batched and tensors[batched[0]].ndim else None
 
 
-# -- what the trace says --------------------------------------------------------------------------------------------
+# -- what the trace says -----------------------------------------------------------------------
 
 
 def _refuse_own_subsamples(trace: poutine.Trace) -> None:
     for node in trace.nodes.values():
         fn = node.get("fn")
-        if isinstance(fn, _Subsample) and fn.subsample_size is not None and fn.subsample_size < fn.size:
+        if (
+            isinstance(fn, _Subsample)
+            and fn.subsample_size is not None
+            and fn.subsample_size < fn.size
+        ):
             name = node["name"]
             raise ProgramError(
-                f"Plate {name!r} draws its own random subsample of {fn.subsample_size} of {fn.size} rows, so the posterior would be a "
-                f"different one in every run; add an argument index=None to the model, write pyro.plate({name!r}, {fn.size}, "
-                "subsample=index), index the data outside, and pass batched=[...]."
+                f"Plate {name!r} draws its own random subsample of {fn.subsample_size} of"
+                f" {fn.size} rows, so the posterior would be a different one in every run; add an"
+                f" argument index=None to the model, write pyro.plate({name!r}, {fn.size},"
+                " subsample=index), index the data outside, and pass batched=[...]."
             )
 
 
 def _observed(trace: poutine.Trace, tensors: Mapping[str, Any]) -> tuple[str, ...]:
     """Find the arguments that reach `obs=`: the same storage, or else equal numbers."""
-    values = [n["value"] for n in samples(trace) if n["is_observed"] and isinstance(n["value"], Tensor) and n["value"].numel()]
+    values = [
+        n["value"]
+        for n in samples(trace)
+        if n["is_observed"] and isinstance(n["value"], Tensor) and n["value"].numel()
+    ]
     given = {k: v for k, v in tensors.items() if isinstance(v, Tensor)}
-    found = {k for k, v in given.items() for x in values if v.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()}
+    found = {
+        k
+        for k, v in given.items()
+        for x in values
+        if v.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+    }
     for x in values:
-        if not any(given[k].untyped_storage().data_ptr() == x.untyped_storage().data_ptr() for k in found):
-            found |= {k for k, v in given.items() if v.numel() == x.numel() and bool((v.reshape(-1) == x.reshape(-1)).all())}
+        if not any(
+            given[k].untyped_storage().data_ptr() == x.untyped_storage().data_ptr() for k in found
+        ):
+            found |= {
+                k
+                for k, v in given.items()
+                if v.numel() == x.numel() and bool((v.reshape(-1) == x.reshape(-1)).all())
+            }
     return tuple(k for k in tensors if k in found)
 
 
@@ -199,7 +264,9 @@ def _quantities(trace: poutine.Trace, density: LogDensity, data: Data) -> dict[s
         plates = {f.dim: f.name for f in node["cond_indep_stack"] if f.vectorized}
         rank, event = len(site.shape), site.event_dim
         dims = tuple(plates.get(i - rank + event, f"{site.name}_dim_{i}") for i in range(rank))
-        label, quantity = of_site(site.name, node["fn"].support, tuple(site.shape), data.dims.get(site.name, dims))
+        label, quantity = of_site(
+            site.name, node["fn"].support, tuple(site.shape), data.dims.get(site.name, dims)
+        )
         quantities[label] = quantity
     return quantities
 
@@ -212,36 +279,48 @@ def _notices(trace: poutine.Trace, density: LogDensity) -> Iterator[str]:
         indexed = [s.name for s in density.sites if classes > 1 and classes in s.shape]
         if indexed:
             yield (
-                f"Labels may be free (a guess from shapes): {', '.join(indexed)} have an axis of length {classes}, the number of values of "
-                f"discrete site {name!r}; compare on quantities that do not depend on labels, e.g. zoo.quantities.sorted_by."
+                f"Labels may be free (a guess from shapes): {', '.join(indexed)} have an axis of"
+                f" length {classes}, the number of values of discrete site {name!r}; compare on"
+                " quantities that do not depend on labels, e.g. zoo.quantities.sorted_by."
             )
-    wide = [s for s in density.sites if len(s.shape) >= 2 and "corr" not in str(nodes[s.name]["fn"].support).lower()]
+    wide = [
+        s
+        for s in density.sites
+        if len(s.shape) >= 2 and "corr" not in str(nodes[s.name]["fn"].support).lower()
+    ]
     for i, a in enumerate(wide):
         for b in wide[i + 1 :]:
             shared = (set(a.shape[-2:]) & set(b.shape[-2:])) - {1}
             if shared and "cholesky" not in str(nodes[b.name]["fn"].support).lower():
                 yield (
-                    f"Rotations or signs may be free (a guess from shapes): {a.name} and {b.name} share an axis of length {min(shared)} as "
-                    "the factors of a matrix product do; compare on the product."
+                    f"Rotations or signs may be free (a guess from shapes): {a.name} and {b.name}"
+                    f" share an axis of length {min(shared)} as the factors of a matrix product"
+                    " do; compare on the product."
                 )
 
 
-# -- guides ---------------------------------------------------------------------------------------------------------
+# -- guides ------------------------------------------------------------------------------------
 
 
-def _own_guides(guide: Any, tensors: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Callable[..., Any]]:
+def _own_guides(
+    guide: Any, tensors: Mapping[str, Any], dtype: torch.dtype
+) -> dict[str, Callable[..., Any]]:
     if guide is None:
         return {}
     if isinstance(guide, AutoGuide):
         kind = type(guide).__name__
         raise UsageError(
-            f"guide is an {kind} bound to another copy of the model; pass the class: guide={kind}, or functools.partial({kind}, ...)."
+            f"guide is an {kind} bound to another copy of the model; pass the class: guide={kind},"
+            f" or functools.partial({kind}, ...)."
         )
     maker = guide.func if isinstance(guide, functools.partial) else guide
     if isinstance(maker, type) and issubclass(maker, AutoGuide):
         return {"own": lambda program, data, entry: guide(program)}
     if not callable(guide):
-        raise UsageError(f"guide is a {type(guide).__name__}; accepted: a function with the model's arguments or an AutoGuide class.")
+        raise UsageError(
+            f"guide is a {type(guide).__name__}; accepted: a function with the model's arguments"
+            " or an AutoGuide class."
+        )
     lifted: Lifted
     lifted, trace = discover(guide, tensors, dtype)
     _refuse_own_subsamples(trace)

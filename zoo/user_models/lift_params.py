@@ -1,7 +1,8 @@
 """Run existing Pyro code without a global parameter store: its parameters become parameters of a module.
 
-With `pyro.settings.set(module_local_params=True)`, `pyro.param` and `pyro.module` inside a plain function are silently
-never trained. A `LiftedProgram` finds them in one run, owns fresh copies, and answers the statements with its own.
+With `pyro.settings.set(module_local_params=True)`, `pyro.param` and `pyro.module` inside a plain
+function are silently never trained. A `LiftedProgram` finds them in one run, owns fresh copies,
+and answers the statements with its own.
 """
 
 from __future__ import annotations
@@ -93,23 +94,35 @@ class _Collector(_Typed):
             return
         if name not in self.lifted.values:
             if initial is None:
-                raise ProgramError(f"pyro.param({name!r}) has no initial value; write pyro.param({name!r}, initial_tensor).")
+                raise ProgramError(
+                    f"pyro.param({name!r}) has no initial value; write pyro.param({name!r},"
+                    " initial_tensor)."
+                )
             value = torch.as_tensor(initial() if callable(initial) else initial).detach()
             self.lifted.values[name] = value.to(torch.get_default_dtype()).clone()
-            self.lifted.constraints[name] = msg["kwargs"].get("constraint", torch.distributions.constraints.real)
+            self.lifted.constraints[name] = msg["kwargs"].get(
+                "constraint", torch.distributions.constraints.real
+            )
         _answer(msg, self.lifted.values[name].clone())
 
     def _register(self, key: str, net: nn.Module) -> None:
         if key not in self.lifted.nets and net not in self.inside:
             self.lifted.nets[key] = net
-            # The caller's network is usually float32 while data are float64: compute with a copy from here on.
+            # The caller's network is usually float32 while data are float64: compute with a copy
+            # from here on.
             self.stack.enter_context(_standing_in(net, copy.deepcopy(net).to(self.dtype)))
 
 
 class _Answer(_Typed):
     """Answer parameter statements with the tensors of a `LiftedProgram`."""
 
-    def __init__(self, values: Mapping[str, Tensor], nets: Mapping[str, nn.Module], owner: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Tensor],
+        nets: Mapping[str, nn.Module],
+        owner: nn.Module,
+        dtype: torch.dtype,
+    ) -> None:
         super().__init__()
         self.values, self.nets, self.owner, self.dtype = values, nets, owner, dtype
 
@@ -119,17 +132,23 @@ class _Answer(_Typed):
         name = msg["name"]
         if _DIVIDER in name:
             net = _network_on_stack(name)
-            if self.nets.get(name.split(_DIVIDER)[0]) is not net and not any(net is part for part in self.owner.modules()):
+            if self.nets.get(name.split(_DIVIDER)[0]) is not net and not any(
+                net is part for part in self.owner.modules()
+            ):
                 raise ProgramError(_NEW_NET.format(name.split(_DIVIDER)[0]))
             _answer(msg, msg["args"][1])
         elif name in self.values:
             _answer(msg, self.values[name])
         else:
-            raise ProgramError(f"pyro.param({name!r}) appears in some runs only, so it could be left untrained; call it in every run.")
+            raise ProgramError(
+                f"pyro.param({name!r}) appears in some runs only, so it could be left untrained;"
+                " call it in every run."
+            )
 
 
 _NEW_NET = (
-    "pyro.module({0!r}, ...) registers a network built anew in every run, which would never be trained; build it once outside the function."
+    "pyro.module({0!r}, ...) registers a network built anew in every run, which would never be"
+    " trained; build it once outside the function."
 )
 
 
@@ -147,17 +166,23 @@ def _network_on_stack(name: str) -> nn.Module:
     while frame is not None and frame.f_code is not _MODULE_CODE:
         frame = frame.f_back  # type: ignore[assignment]
     if frame is None:
-        text = f"Parameter {name!r} looks like one of pyro.module but was not made by it; call pyro.module(name, net)."
+        text = (
+            f"Parameter {name!r} looks like one of pyro.module but was not made by it; call"
+            " pyro.module(name, net)."
+        )
         raise ProgramError(text)
     net: nn.Module = frame.f_locals["nn_module"]
     return net
 
 
-def discover(model: Callable[..., Any], tensors: Mapping[str, Any], dtype: torch.dtype) -> tuple[Lifted, poutine.Trace]:
+def discover(
+    model: Callable[..., Any], tensors: Mapping[str, Any], dtype: torch.dtype
+) -> tuple[Lifted, poutine.Trace]:
     """Run the program twice and return its parameter statements and the trace of the first run.
 
     Raises:
-        ProgramError: the program fails, draws its own random subsample, or its parameters cannot be owned.
+        ProgramError: the program fails, draws its own random subsample, or its parameters cannot
+            be owned.
     """
     signature = Signature.of(model)
     owned = _own(model, dtype)
@@ -177,7 +202,10 @@ def discover(model: Callable[..., Any], tensors: Mapping[str, Any], dtype: torch
             raise ProgramError(_NEW_NET.format(name))
     for name, value in first.values.items():
         if name not in second.values or second.values[name].shape != value.shape:
-            raise ProgramError(f"pyro.param({name!r}) appears or changes shape from run to run; call it in every run with one shape.")
+            raise ProgramError(
+                f"pyro.param({name!r}) appears or changes shape from run to run; call it in every"
+                " run with one shape."
+            )
     return first, trace
 
 
@@ -189,8 +217,13 @@ def _guarded(program: Callable[..., Any], tensors: Mapping[str, Any], seed: int)
     except Exception as error:
         text = (str(error).splitlines() or [""])[0]
         if isinstance(error, ValueError) and ("invalid" in str(error) or "support" in str(error)):
-            raise DataError(f"The program refuses its data: {text} Check the observed values against the support.") from error
-        raise ProgramError(f"The program cannot be run on its data ({type(error).__name__}): {text}") from error
+            raise DataError(
+                f"The program refuses its data: {text} Check the observed values against the"
+                " support."
+            ) from error
+        raise ProgramError(
+            f"The program cannot be run on its data ({type(error).__name__}): {text}"
+        ) from error
 
 
 @contextmanager
@@ -205,7 +238,8 @@ class LiftedProgram(nn.Module):
     It is a plain `nn.Module`, so that the sites of a `PyroModule` inside keep their names.
 
     Args:
-        model: function, `nn.Module` or `PyroModule`; modules are copied, so that every build starts from the same weights.
+        model: function, `nn.Module` or `PyroModule`; modules are copied, so that every build
+            starts from the same weights.
         lifted: what `discover` found in it.
         dtype: floating type of the parameters.
     """
@@ -214,13 +248,20 @@ class LiftedProgram(nn.Module):
         super().__init__()
         self._signature, self._dtype = Signature.of(model), dtype
         self._constraints = dict(lifted.constraints)
-        self._keys = {name: f"p{i}_{''.join(c if c.isalnum() else '_' for c in name)}" for i, name in enumerate(lifted.values)}
+        self._keys = {
+            name: f"p{i}_{''.join(c if c.isalnum() else '_' for c in name)}"
+            for i, name in enumerate(lifted.values)
+        }
         self.lifted = nn.ParameterDict()
         for name, key in self._keys.items():
             raw = transform_to(self._constraints[name]).inv(lifted.values[name].to(dtype))
             self.lifted[key] = nn.Parameter(raw.detach().clone())
-        self._originals = {name: (f"n{i}", net) for i, (name, net) in enumerate(lifted.nets.items())}
-        self.nets = nn.ModuleDict({key: copy.deepcopy(net).to(dtype) for key, net in self._originals.values()})
+        self._originals = {
+            name: (f"n{i}", net) for i, (name, net) in enumerate(lifted.nets.items())
+        }
+        self.nets = nn.ModuleDict(
+            {key: copy.deepcopy(net).to(dtype) for key, net in self._originals.values()}
+        )
         if isinstance(model, nn.Module):
             self.inner = _own(model, dtype)
         else:
@@ -251,7 +292,9 @@ class LiftedProgram(nn.Module):
             stack.enter_context(_local_mode())
             if nets:  # weights that are held fixed after training are meant to be
                 stack.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings("ignore", message=".*was not registered in the param store")
+                warnings.filterwarnings(
+                    "ignore", message=".*was not registered in the param store"
+                )
             for key, net in self._originals.values():
                 stack.enter_context(_standing_in(net, self.nets[key]))
             stack.enter_context(_Answer(self.parameter_values(), nets, self, self._dtype))
@@ -275,7 +318,10 @@ def _standing_in(net: nn.Module, owned: nn.Module) -> Iterator[None]:
     swapped: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for part, ours in zip(net.modules(), owned.modules(), strict=True):
-            for home, source in ((part._parameters, ours._parameters), (part._buffers, ours._buffers)):
+            for home, source in (
+                (part._parameters, ours._parameters),
+                (part._buffers, ours._buffers),
+            ):
                 for name, value in source.items():
                     swapped.append((home, name, home[name]))
                     home[name] = value  # type: ignore[assignment]

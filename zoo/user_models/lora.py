@@ -6,10 +6,11 @@
     program = to_pyro(module, prior=0.1)
     entry = zoo.from_program(program, {"x": x, "label": label})
 
-The adapters of Hugging Face PEFT carry the same names (`lora_A`, `lora_B`), so a PEFT model needs no step of its own.
-The module is never changed: its weights are read, the program calls it with sampled adapters in their place
-(`torch.func.functional_call`). Compare posteriors on logits or predictive probabilities, never on A and B themselves:
-(R^-1 A, B R) is the same adapter for every invertible R.
+The adapters of Hugging Face PEFT carry the same names (`lora_A`, `lora_B`), so a PEFT model needs
+no step of its own. The module is never changed: its weights are read, the program calls it with
+sampled adapters in their place (`torch.func.functional_call`). Compare posteriors on logits or
+predictive probabilities, never on A and B themselves: (R^-1 A, B R) is the same adapter for every
+invertible R.
 """
 
 from __future__ import annotations
@@ -32,10 +33,18 @@ PATTERN = r"(^|\.)lora_(A|B|embedding_A|embedding_B)(\.|$)"  # names of PEFT and
 Prior = float | Callable[[str, "Tensor"], Any]
 
 
-def add_lora(module: nn.Module, layers: Sequence[str], *, rank: int = 4, alpha: float | None = None, seed: int = 0) -> nn.Module:
+def add_lora(
+    module: nn.Module,
+    layers: Sequence[str],
+    *,
+    rank: int = 4,
+    alpha: float | None = None,
+    seed: int = 0,
+) -> nn.Module:
     """Give linear layers a low-rank update W + (alpha / rank) B A, in place, and freeze every other weight; return the module.
 
-    A starts uniform as in the LoRA paper's code (Kaiming), B at zero, so the module computes what it did before.
+    A starts uniform as in the LoRA paper's code (Kaiming), B at zero, so the module computes what
+    it did before.
 
     Args:
         module: any module.
@@ -60,11 +69,17 @@ def add_lora(module: nn.Module, layers: Sequence[str], *, rank: int = 4, alpha: 
         parameter.requires_grad_(False)
     for name in layers:
         if name not in known:
-            raise UnknownNameError("layer", name, [n for n, m in known.items() if isinstance(m, nn.Linear)])
+            raise UnknownNameError(
+                "layer", name, [n for n, m in known.items() if isinstance(m, nn.Linear)]
+            )
         layer = known[name]
         if not isinstance(layer, nn.Linear):
-            raise UsageError(f"Layer {name!r} is {type(layer).__name__}; add_lora takes torch.nn.Linear layers.")
-        parametrize.register_parametrization(layer, "weight", _low_rank(layer.weight, rank, (alpha or rank) / rank, generator))
+            raise UsageError(
+                f"Layer {name!r} is {type(layer).__name__}; add_lora takes torch.nn.Linear layers."
+            )
+        parametrize.register_parametrization(
+            layer, "weight", _low_rank(layer.weight, rank, (alpha or rank) / rank, generator)
+        )
     return module
 
 
@@ -79,7 +94,9 @@ def _low_rank(weight: Tensor, rank: int, scale: float, generator: torch.Generato
             super().__init__()
             rows, columns = weight.shape
             bound = columns**-0.5
-            start = (2 * torch.rand(rank, columns, dtype=weight.dtype, generator=generator) - 1) * bound
+            start = (
+                2 * torch.rand(rank, columns, dtype=weight.dtype, generator=generator) - 1
+            ) * bound
             self.lora_A = nn.Parameter(start.to(weight.device))
             self.lora_B = nn.Parameter(weight.new_zeros(rows, rank))
 
@@ -89,7 +106,9 @@ def _low_rank(weight: Tensor, rank: int, scale: float, generator: torch.Generato
     return LowRank()
 
 
-def adapter_values(module: nn.Module, adapters: str | Sequence[str] = PATTERN) -> dict[str, Tensor]:
+def adapter_values(
+    module: nn.Module, adapters: str | Sequence[str] = PATTERN
+) -> dict[str, Tensor]:
     """Return the adapter tensors of a module by name, detached: those a pattern finds, or those of the names given.
 
     Raises:
@@ -101,8 +120,8 @@ def adapter_values(module: nn.Module, adapters: str | Sequence[str] = PATTERN) -
         found = [n for n in named if re.search(adapters, n)]
         if not found:
             raise ProgramError(
-                f"No parameter of {type(module).__name__} matches {adapters!r}; put adapters on with zoo.user_models.lora.add_lora or "
-                "peft.get_peft_model, or name the tensors."
+                f"No parameter of {type(module).__name__} matches {adapters!r}; put adapters on"
+                " with zoo.user_models.lora.add_lora or peft.get_peft_model, or name the tensors."
             )
     else:
         found = list(adapters)
@@ -122,18 +141,24 @@ def to_pyro(
 ) -> Program:
     """Return a Pyro program whose latent sites are the module's adapter tensors and whose observed site is `target`.
 
-    The program is called `program(**inputs, label=None)`; every other keyword goes to the module. Each adapter tensor is one
-    site with its own name and shape; all other weights and buffers are read from the module and stay as they are.
+    The program is called `program(**inputs, label=None)`; every other keyword goes to the module.
+    Each adapter tensor is one site with its own name and shape; all other weights and buffers are
+    read from the module and stay as they are.
 
     Args:
-        module: any module whose output is a tensor of logits `[row, class]`, or has them as `.logits` (Hugging Face).
-        adapters: a regular expression on parameter names (default those of `add_lora` and PEFT), or the names.
-        prior: sd of a normal prior around zero on every entry, or `prior(name, value)` returning a distribution over the tensor.
+        module: any module whose output is a tensor of logits `[row, class]`, or has them as
+            `.logits` (Hugging Face).
+        adapters: a regular expression on parameter names (default those of `add_lora` and PEFT),
+            or the names.
+        prior: sd of a normal prior around zero on every entry, or `prior(name, value)` returning a
+            distribution over the tensor.
         target: name of the observed keyword and site.
-        observe: the likelihood of one row per batch entry given the output, default categorical on the logits.
+        observe: the likelihood of one row per batch entry given the output, default categorical on
+            the logits.
 
     Raises:
-        ProgramError: no adapters, or a module in training mode that draws random numbers (dropout).
+        ProgramError: no adapters, or a module in training mode that draws random numbers
+            (dropout).
         UsageError: a prior whose shape is not the tensor's.
     """
     import pyro
@@ -163,7 +188,12 @@ def logits_at(module: nn.Module, draws: Mapping[str, Tensor], inputs: Mapping[st
     number = len(next(iter(draws.values())))
     named = dict(module.named_parameters())
     with torch.no_grad():
-        return torch.stack([run(module, {n: v[i].to(named[n].dtype) for n, v in draws.items()}, inputs) for i in range(number)])
+        return torch.stack(
+            [
+                run(module, {n: v[i].to(named[n].dtype) for n, v in draws.items()}, inputs)
+                for i in range(number)
+            ]
+        )
 
 
 def run(module: nn.Module, sampled: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Tensor:
@@ -172,7 +202,9 @@ def run(module: nn.Module, sampled: Mapping[str, Tensor], inputs: Mapping[str, A
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     frozen = {n: p.detach() for n, p in module.named_parameters() if n not in sampled}
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative, which starts and Laplace need
+    with sdpa_kernel(
+        SDPBackend.MATH
+    ):  # the fused kernels of attention have no second derivative, which starts and Laplace need
         output = torch.func.functional_call(module, {**frozen, **sampled}, (), dict(inputs))
     logits: Tensor = getattr(output, "logits", output)
     return logits
@@ -181,10 +213,17 @@ def run(module: nn.Module, sampled: Mapping[str, Tensor], inputs: Mapping[str, A
 def _prior(prior: Prior, name: str, value: Tensor) -> Any:
     import pyro.distributions as dist
 
-    made = prior(name, value) if callable(prior) else dist.Normal(0.0, float(prior)).expand(value.shape)
+    made = (
+        prior(name, value)
+        if callable(prior)
+        else dist.Normal(0.0, float(prior)).expand(value.shape)
+    )
     made = made.to_event(len(made.batch_shape))
     if tuple(made.event_shape) != tuple(value.shape):
-        raise UsageError(f"The prior of {name!r} has shape {tuple(made.event_shape)}; the tensor has {tuple(value.shape)}.")
+        raise UsageError(
+            f"The prior of {name!r} has shape {tuple(made.event_shape)}; the tensor has"
+            f" {tuple(value.shape)}."
+        )
     return made
 
 
@@ -192,7 +231,10 @@ def _refuse_noise(module: nn.Module) -> None:
     for name, part in module.named_modules():
         rate = getattr(part, "p", None) if "Dropout" in type(part).__name__ else None
         if part.training and rate:
-            raise ProgramError(f"{name or 'The module'} drops values at random (p = {rate}) in training mode; call module.eval() first.")
+            raise ProgramError(
+                f"{name or 'The module'} drops values at random (p = {rate}) in training mode;"
+                " call module.eval() first."
+            )
 
 
 def _signature(module: nn.Module, target: str) -> Any:
@@ -201,6 +243,14 @@ def _signature(module: nn.Module, target: str) -> Any:
 
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     known = list(inspect.signature(module.forward).parameters.values())
-    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in known if p.kind in kinds and p.name != target]
-    rest = [p for p in known if p.kind is inspect.Parameter.VAR_KEYWORD]  # wrappers such as PEFT's take anything
-    return inspect.Signature([*keyword, inspect.Parameter(target, inspect.Parameter.KEYWORD_ONLY, default=None), *rest])
+    keyword = [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for p in known
+        if p.kind in kinds and p.name != target
+    ]
+    rest = [
+        p for p in known if p.kind is inspect.Parameter.VAR_KEYWORD
+    ]  # wrappers such as PEFT's take anything
+    return inspect.Signature(
+        [*keyword, inspect.Parameter(target, inspect.Parameter.KEYWORD_ONLY, default=None), *rest]
+    )

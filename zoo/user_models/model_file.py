@@ -24,15 +24,22 @@ def load_file(request: str) -> ModelEntry:
     The file is executed anew on every call under a module name made of its full path.
 
     Raises:
-        UsageError: the file does not exist, does not parse, raises, or has no `ENTRY`; with the line number.
+        UsageError: the file does not exist, does not parse, raises, or has no `ENTRY`; with the
+            line number.
     """
     text, name = (request, "") if request.endswith(".py") else request.rsplit(":", 1)
     if "\0" in text or len(text) > 4096:
-        raise UsageError("The path of the model file holds a NUL character or is too long; give the path of a .py file.")
+        raise UsageError(
+            "The path of the model file holds a NUL character or is too long; give the path of a"
+            " .py file."
+        )
     path = Path(text).expanduser()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise UsageError(f"Model file {text!r} {what}; give the path of a .py file, or make one with `zoo new NAME`.")
+        raise UsageError(
+            f"Model file {text!r} {what}; give the path of a .py file, or make one with `zoo new"
+            " NAME`."
+        )
     module = _execute(path.resolve())
     entries = entries_of(module, path.name)
     if name:
@@ -54,7 +61,10 @@ def entries_of(module: ModuleType, where: str) -> list[Any]:
     if hasattr(module, "ENTRY"):
         listed.insert(0, module.ENTRY)
     if not listed:
-        raise UsageError(f"{where} has no ENTRY; end the file with ENTRY = ModelEntry(...) (see docs/add_a_model.md).")
+        raise UsageError(
+            f"{where} has no ENTRY; end the file with ENTRY = ModelEntry(...) (see"
+            " docs/add_a_model.md)."
+        )
     return listed
 
 
@@ -67,7 +77,10 @@ def pick(entries: Sequence[Any], name: str, where: str, *, only_one: bool = Fals
     """
     for entry in entries:
         if not isinstance(entry, ModelEntry):
-            raise UsageError(f"ENTRY of {where} is a {type(entry).__name__}; accepted: a zoo.ModelEntry (zoo.from_program makes one).")
+            raise UsageError(
+                f"ENTRY of {where} is a {type(entry).__name__}; accepted: a zoo.ModelEntry"
+                " (zoo.from_program makes one)."
+            )
     if only_one:
         chosen: ModelEntry = entries[0]
         return chosen
@@ -82,16 +95,21 @@ def _execute(path: Path) -> ModuleType:
         source = path.read_text(encoding="utf-8")
         code = compile(source, str(path), "exec")
     except SyntaxError as error:
-        raise UsageError(f"Model file {path.name} does not parse at line {error.lineno}: {error.msg}.") from error
+        raise UsageError(
+            f"Model file {path.name} does not parse at line {error.lineno}: {error.msg}."
+        ) from error
     except (OSError, ValueError) as error:
         raise UsageError(f"Model file {path.name} cannot be read: {error}.") from error
     name = f"zoo_file_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None:
-        raise UsageError(f"Model file {path.name} is not Python source; give the path of a .py file.")
+        raise UsageError(
+            f"Model file {path.name} is not Python source; give the path of a .py file."
+        )
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(name)
-    # Registered while and after it runs: dataclasses, pickling and inspect look the module up by name.
+    # Registered while and after it runs: dataclasses, pickling and inspect look the module up by
+    # name.
     sys.modules[name] = module
     try:
         with _neighbours(path.parent):
@@ -101,10 +119,17 @@ def _execute(path: Path) -> ModuleType:
             del sys.modules[name]
         else:
             sys.modules[name] = before
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == str(path)
+        ]
         line = f" at line {lines[-1]}" if lines else ""
         what = (str(error).splitlines() or [""])[0]
-        raise UsageError(f"Model file {path.name} raises {type(error).__name__}{line}: {what.rstrip('.')}; mend the file.") from error
+        raise UsageError(
+            f"Model file {path.name} raises {type(error).__name__}{line}: {what.rstrip('.')}; mend"
+            " the file."
+        ) from error
     return module
 
 

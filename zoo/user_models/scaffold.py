@@ -32,15 +32,20 @@ def new_model(name: str, directory: str | os.PathLike[str] = ".") -> Path:
 
     if not isinstance(name, str) or not _NAME.fullmatch(name) or keyword.iskeyword(name):
         shown = repr(name)[:80]
-        raise UsageError(f"Model name {shown} is not accepted: use [a-z][a-z0-9_]*, at most 64 characters, no word of Python.")
+        raise UsageError(
+            f"Model name {shown} is not accepted: use [a-z][a-z0-9_]*, at most 64 characters, no"
+            " word of Python."
+        )
     folder = Path(directory)
     if not folder.is_dir():
-        raise UsageError(f"Folder {str(folder)!r} does not exist; make it first, or choose another with --dir.")
+        raise UsageError(
+            f"Folder {str(folder)!r} does not exist; make it first, or choose another with --dir."
+        )
     path = folder / f"{name}.py"
     # Python source, not HTML, and only validated names go in: nothing to escape.
-    template = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False).from_string(
-        _TEMPLATE.read_text("utf-8")
-    )
+    template = Environment(
+        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
+    ).from_string(_TEMPLATE.read_text("utf-8"))
     text = template.render(name=name, title=name.replace("_", " ").strip().capitalize())
     _write_new(path, text)
     return path
@@ -52,6 +57,12 @@ def _write_new(path: Path, text: str) -> None:
         with written(path, new=True) as place:
             place.write_text(text, encoding="utf-8")
     except FileExistsError as error:
-        raise UsageError(f"File {str(path)!r} exists already and is left as it is; choose another name or folder.") from error
+        raise UsageError(
+            f"File {str(path)!r} exists already and is left as it is; choose another name or"
+            " folder."
+        ) from error
     except OSError as error:
-        raise InfrastructureError(f"Cannot write {str(path)!r} ({error.strerror}); choose a folder you may write to with --dir.") from error
+        raise InfrastructureError(
+            f"Cannot write {str(path)!r} ({error.strerror}); choose a folder you may write to with"
+            " --dir."
+        ) from error

@@ -49,5 +49,7 @@ class Signature:
             del given["index"]
         for name in self.required - set(given):
             given[name] = None
-        ahead = [given.pop(name) for name in self.names if name in self.positional and name in given]
+        ahead = [
+            given.pop(name) for name in self.names if name in self.positional and name in given
+        ]
         return model(*ahead, **given)

@@ -28,7 +28,9 @@ def sliced_wasserstein(first: Array, second: Array, seed: int = 0) -> float:
 METRIC = JointDistance(
     name="sliced_wasserstein",
     term="sliced Wasserstein",
-    definition="1-Wasserstein distance along 100 random directions, averaged, margins standardized",
+    definition=(
+        "1-Wasserstein distance along 100 random directions, averaged, margins standardized"
+    ),
     unit="sds",
     good="at its floor",
     blind="structure that few directions show",

@@ -18,12 +18,17 @@ __all__ = ["TITLE", "panel"]
 TITLE = "More from this entry"
 
 
-def panel(figures: Callable[[EntryReport], list[tuple[Any, str]]]) -> Callable[[View], Markup | None]:
+def panel(
+    figures: Callable[[EntryReport], list[tuple[Any, str]]],
+) -> Callable[[View], Markup | None]:
     """Return the `html` of a section of figures, empty where the card has its own panel."""
 
     def html(view: View) -> Markup | None:
         if view.report.entry.panel is not None:
             return None
-        return gallery(TITLE, pictures_of(view.report, figures.__module__.rpartition(".")[2], figures(view.report)))
+        return gallery(
+            TITLE,
+            pictures_of(view.report, figures.__module__.rpartition(".")[2], figures(view.report)),
+        )
 
     return html

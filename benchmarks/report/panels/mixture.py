@@ -36,9 +36,10 @@ def figures(report: EntryReport) -> list[tuple[Any, str]]:
     name, posterior = best
     if hasattr(module, "normals") and "basis" in report.data.train:
         words = (
-            f"Classes of {name} in the two directions that set them apart most (linear discriminants of its own classes): each thin "
-            f"ellipse is the 90 % region of a class in one of {SHOWN} draws, so that their spread is the posterior's; a point's color is "
-            "its most probable class, pale where that is in doubt."
+            f"Classes of {name} in the two directions that set them apart most (linear"
+            " discriminants of its own classes): each thin ellipse is the 90 % region of a class"
+            f" in one of {SHOWN} draws, so that their spread is the posterior's; a point's color"
+            " is its most probable class, pale where that is in doubt."
         )
         found.append((clusters(posterior, module), words))
     if hasattr(module, "responsibilities"):
@@ -46,7 +47,10 @@ def figures(report: EntryReport) -> list[tuple[Any, str]]:
         figure, rows = heat_map(report, module, name, posterior, truth)
         order = "rows in the order of the first principal axis" if rows > 12 else "rows in order"
         other = f", and their difference from {truth[0]}" if truth is not None else ""
-        words = f"Chance that two rows share a class by {name}{other}; averaged over draws of class probabilities, {order}, {rows} shown."
+        words = (
+            f"Chance that two rows share a class by {name}{other}; averaged over draws of class"
+            f" probabilities, {order}, {rows} shown."
+        )
         words += "".join(f" {text}" for text in chain_modes(report, module))
         found.append((figure, words))
     return found
@@ -56,12 +60,21 @@ def chain_modes(report: EntryReport, module: Any) -> list[str]:
     """Return one sentence per set of chains that says which of them group the rows alike: a chain in another mode is named."""
     from benchmarks.comparison.relabel import modes
 
-    stored = None if report.reference.kind == "nuts" else report.reference.posterior  # else it is a row of its own
-    named = zip(method_names(report.comparisons), (c.posterior for c in report.comparisons), strict=True)
+    stored = (
+        None if report.reference.kind == "nuts" else report.reference.posterior
+    )  # else it is a row of its own
+    named = zip(
+        method_names(report.comparisons), (c.posterior for c in report.comparisons), strict=True
+    )
     chains = [("", stored), *named]
     found = []
     for name, posterior in chains:
-        if posterior is None or posterior.sample_dims != ("chain", "draw") or not posterior.draws or (name and not is_nuts(name)):
+        if (
+            posterior is None
+            or posterior.sample_dims != ("chain", "draw")
+            or not posterior.draws
+            or (name and not is_nuts(name))
+        ):
             continue
         step = max(1, posterior.sample_shape[1] // CHAIN_DRAWS)
         thin = {k: v[:, ::step] for k, v in posterior.draws.items()}
@@ -96,11 +109,15 @@ def _draws(posterior: Posterior, number: int) -> dict[str, Tensor]:
 def _truth(report: EntryReport, module: Any) -> tuple[str, Tensor] | None:
     """Return what the matrix is compared with: exact, or the reference's draws."""
     if hasattr(module, "co_clustering"):
-        return "the exact sum over labelings", module.co_clustering(report.data, **report.entry.settings)
+        return "the exact sum over labelings", module.co_clustering(
+            report.data, **report.entry.settings
+        )
     posterior = report.reference.posterior
     if posterior is None:
         return None
-    return "the reference", shared_classes(module.responsibilities(_draws(posterior, 4 * DRAWS), report.data))
+    return "the reference", shared_classes(
+        module.responsibilities(_draws(posterior, 4 * DRAWS), report.data)
+    )
 
 
 def _order(report: EntryReport) -> Tensor:
@@ -112,18 +129,36 @@ def _order(report: EntryReport) -> Tensor:
     return order[torch.linspace(0, len(order) - 1, min(ROWS, len(order))).round().long()]
 
 
-def heat_map(report: EntryReport, module: Any, name: str, posterior: Posterior, truth: tuple[str, Tensor] | None) -> tuple[Any, int]:
+def heat_map(
+    report: EntryReport,
+    module: Any,
+    name: str,
+    posterior: Posterior,
+    truth: tuple[str, Tensor] | None,
+) -> tuple[Any, int]:
     """Draw the co-clustering matrix of a method, and beside it its difference from the truth; return the rows shown too."""
     order = _order(report)
-    matrix = shared_classes(module.responsibilities(_draws(posterior, DRAWS), report.data))[order][:, order]
-    figure, axes = canvas(620 if truth is not None else 330, 300, 1, 2 if truth is not None else 1, squeeze=False)
+    matrix = shared_classes(module.responsibilities(_draws(posterior, DRAWS), report.data))[order][
+        :, order
+    ]
+    figure, axes = canvas(
+        620 if truth is not None else 330, 300, 1, 2 if truth is not None else 1, squeeze=False
+    )
     found: list[tuple[Any, Tensor, tuple[float, float], tuple[str, ...], str]] = [
         (axes[0, 0], matrix, (0.0, 1.0), ("paper", "m1"), f"{name}: chance of a shared class")
     ]
     if truth is not None:
         difference = matrix - truth[1][order][:, order]
         reach = max(0.02, float(difference.abs().max()))
-        found.append((axes[0, 1], difference, (-reach, reach), ("m2", "paper", "m1"), f"difference, at most {difference.abs().max():.3f}"))
+        found.append(
+            (
+                axes[0, 1],
+                difference,
+                (-reach, reach),
+                ("m2", "paper", "m1"),
+                f"difference, at most {difference.abs().max():.3f}",
+            )
+        )
     for axis, values, (low, high), roles, title in found:
         # bands of the report's own colors: an image would keep its colors in the dark scheme
         levels = np.linspace(low, high, 9)
@@ -169,18 +204,33 @@ def clusters(posterior: Posterior, module: Any) -> Any:
         rows = (top == k).numpy()
         for sharp, marker_alpha in ((True, 0.85), (False, 0.3)):
             pick = rows & ((sure > 0.9).numpy() == sharp)
-            axis.plot(*flat[pick].T, linestyle="none", marker="os^DvP"[k % 6], markersize=3.6, color=light(COLORS[k % 6]),
-                      alpha=marker_alpha, markeredgewidth=0)  # fmt: skip
-    few = {k: v[:: max(1, len(v) // SHOWN)][:SHOWN] for k, v in _one_labeling(many, module, data).items()}
+            axis.plot(
+                *flat[pick].T,
+                linestyle="none",
+                marker="os^DvP"[k % 6],
+                markersize=3.6,
+                color=light(COLORS[k % 6]),
+                alpha=marker_alpha,
+                markeredgewidth=0,
+            )
+    few = {
+        k: v[:: max(1, len(v) // SHOWN)][:SHOWN]
+        for k, v in _one_labeling(many, module, data).items()
+    }
     loc, root, _ = module.normals(few, data.train["basis"])
     inverse = torch.linalg.inv(root)
     covariance = plane.T @ (inverse.mT @ inverse) @ plane  # [draw, class, 2, 2]
     center = loc @ plane
     angle = np.linspace(0, 2 * np.pi, 60)
-    circle = np.sqrt(4.605) * np.stack([np.cos(angle), np.sin(angle)])  # holds 90 % of a normal in the plane
+    circle = np.sqrt(4.605) * np.stack(
+        [np.cos(angle), np.sin(angle)]
+    )  # holds 90 % of a normal in the plane
     for s in range(len(center)):
         for k in range(center.shape[1]):
-            points = center[s, k].numpy()[:, None] + torch.linalg.cholesky(covariance[s, k]).numpy() @ circle
+            points = (
+                center[s, k].numpy()[:, None]
+                + torch.linalg.cholesky(covariance[s, k]).numpy() @ circle
+            )
             axis.plot(*points, color=light(COLORS[k % 6]), linewidth=0.6, alpha=0.5)
     axis.set(xlabel="first discriminant of the classes", ylabel="second direction")
     return figure
@@ -190,14 +240,17 @@ def _plane(x: Tensor, mean: Tensor) -> Tensor:
     """Return two directions `[feature, 2]`: discriminants of the classes, filled up with the main axis within them."""
     weight = mean.sum(0)
     center = (mean.T @ x) / weight[:, None]
-    within = sum((mean[:, k, None] * (x - center[k])).T @ (x - center[k]) for k in range(len(weight))) / len(x)
+    within = sum(
+        (mean[:, k, None] * (x - center[k])).T @ (x - center[k]) for k in range(len(weight))
+    ) / len(x)
     between = (weight[:, None] * center).T @ center / len(x)
     root = torch.linalg.inv(torch.linalg.cholesky(torch.as_tensor(within)))
     vectors = torch.linalg.eigh(root @ between @ root.T).eigenvectors
     first = root.T @ vectors[:, -1]
     if len(weight) > 2:
         return torch.stack([first, root.T @ vectors[:, -2]], -1)
-    # with two classes there is one discriminant: beside it the main axis of the rows, uncorrelated with it within classes
+    # with two classes there is one discriminant: beside it the main axis of the rows, uncorrelated
+    # with it within classes
     main = torch.linalg.eigh(torch.as_tensor(within)).eigenvectors[:, -1]
     second = main - first * (first @ within @ main) / (first @ within @ first)
     return torch.stack([first, second / (second @ within @ second).sqrt()], -1)

@@ -26,13 +26,17 @@ CLEAR = 0.2  # mean Hellinger distance up to which aligned topics are one pictur
 def figures(report: EntryReport) -> list[tuple[Any, str]]:
     """Return one figure of the mean topics for the reference and for every method, each aligned to its own last draw.
 
-    Topics of all rows are then put into the order of the first row, so that columns can be compared.
+    Topics of all rows are then put into the order of the first row, so that columns can be
+    compared.
     """
     rows: dict[str, tuple[Tensor, Tensor]] = {}
     if report.reference.posterior is not None and "topic" in report.reference.posterior.draws:
         rows[f"{report.reference.kind} reference"] = _flat(report.reference.posterior)
     for comparison in report.comparisons:
-        if "topic" in comparison.posterior.draws and comparison.posterior is not report.reference.posterior:
+        if (
+            "topic" in comparison.posterior.draws
+            and comparison.posterior is not report.reference.posterior
+        ):
             rows[comparison.posterior.method] = _flat(comparison.posterior)
     made: list[tuple[Any, str]] = []
     first: tuple[Tensor, Tensor] | None = None
@@ -46,9 +50,21 @@ def figures(report: EntryReport) -> list[tuple[Any, str]]:
             order = align(mean[None], first[0]).order[0]
             mean, share = mean[order], share[order]
         cost = float(found.cost.mean())
-        said = "" if cost <= CLEAR else " So large a distance means that draws differ in what their topics are: the mean blurs them."
-        text = f"{name}: mean topics, aligned over {len(topic)} draws (mean Hellinger distance {cost:.2f}; 0 same, 1 disjoint).{said}"
-        made.append((draw_topics(mean, report.data, [f"{100 * float(s):.0f} %" for s in share]), text))
+        said = (
+            ""
+            if cost <= CLEAR
+            else (
+                " So large a distance means that draws differ in what their topics are: the mean"
+                " blurs them."
+            )
+        )
+        text = (
+            f"{name}: mean topics, aligned over {len(topic)} draws (mean Hellinger distance"
+            f" {cost:.2f}; 0 same, 1 disjoint).{said}"
+        )
+        made.append(
+            (draw_topics(mean, report.data, [f"{100 * float(s):.0f} %" for s in share]), text)
+        )
     return made
 
 
@@ -60,12 +76,18 @@ def draw_topics(mean: Tensor, data: Data, titles: list[str]) -> Any:
     columns = min(number, 10)
     rows = -(-number // columns)
     with style():
-        figure, axes = canvas(max(240, 92 * columns), (104 if image else 150) * rows, rows, columns, squeeze=False)
+        figure, axes = canvas(
+            max(240, 92 * columns), (104 if image else 150) * rows, rows, columns, squeeze=False
+        )
         for k, axis in enumerate(axes.reshape(-1)):
             if k >= number:
                 axis.set_axis_off()
                 continue
-            _image(axis, mean[k].reshape(shape).numpy()) if image else _bars(axis, mean[k].numpy(), data, named=k % columns == 0)
+            (
+                _image(axis, mean[k].reshape(shape).numpy())
+                if image
+                else _bars(axis, mean[k].numpy(), data, named=k % columns == 0)
+            )
             axis.set_title(f"{k + 1}: {titles[k]}")
     return figure
 
@@ -74,7 +96,14 @@ def _image(axis: Any, values: np.ndarray[Any, Any]) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     scale = LinearSegmentedColormap.from_list("topic", [light("ref-soft"), light("m1")])
-    axis.pcolormesh(values, cmap=scale, vmin=0, vmax=float(values.max()), edgecolors=light("paper"), linewidth=0.6)
+    axis.pcolormesh(
+        values,
+        cmap=scale,
+        vmin=0,
+        vmax=float(values.max()),
+        edgecolors=light("paper"),
+        linewidth=0.6,
+    )
     axis.invert_yaxis()
     axis.set_aspect("equal")
     axis.set_xticks([])
@@ -87,7 +116,10 @@ def _bars(axis: Any, values: np.ndarray[Any, Any], data: Data, *, named: bool) -
     words = list(data.coords.get("word", range(len(values))))
     order = np.arange(len(values)) if len(values) <= 10 else np.argsort(-values)[:10]
     axis.barh(np.arange(len(order)), values[order], color=light("m1"), height=0.7)
-    axis.set_yticks(np.arange(len(order)), [str(words[i]) for i in order] if named or len(values) > 10 else [""] * len(order))
+    axis.set_yticks(
+        np.arange(len(order)),
+        [str(words[i]) for i in order] if named or len(values) > 10 else [""] * len(order),
+    )
     axis.invert_yaxis()
     axis.set_xlim(0, max(0.5, float(values.max())))
 
@@ -107,4 +139,10 @@ def _medoid(topic: Tensor) -> int:
     return int(costs.argmin()) * max(1, len(topic) // 12)
 
 
-SECTION = ReportSection(name="topics", about="topics as pictures", order=85, tags=frozenset({"topics"}), html=panel(figures))
+SECTION = ReportSection(
+    name="topics",
+    about="topics as pictures",
+    order=85,
+    tags=frozenset({"topics"}),
+    html=panel(figures),
+)

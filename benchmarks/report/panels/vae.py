@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 
 __all__ = ["SECTION", "figures", "mosaic"]
 
-CLASSES = ("#4c78a8", "#d1660f", "#3f8f4f", "#c0392b", "#8a63b8", "#8c564b", "#d66fae", "#7f7f7f", "#a39a1f", "#2a9fb0")
+CLASSES = (
+    "#4c78a8",
+    "#d1660f",
+    "#3f8f4f",
+    "#c0392b",
+    "#8a63b8",
+    "#8c564b",
+    "#d66fae",
+    "#7f7f7f",
+    "#a39a1f",
+    "#2a9fb0",
+)
 WIDE, POINTS, SHARES = 430, 700, (0.5, 0.9)
 
 
@@ -80,9 +91,14 @@ def _reconstructions(report: EntryReport, program: Any) -> tuple[Any, str] | Non
     figure, axes = canvas(WIDE, WIDE * 0.46, 2, 1)
     for a, part in zip(axes, (slice(0, half), slice(half, None)), strict=True):
         _show(a, mosaic(torch.cat([x[part], ink[part]]), len(x[part])))
-        a.set_title(f"{report.data.coords['image'][part][0]} ... {report.data.coords['image'][part][-1]}")
+        a.set_title(
+            f"{report.data.coords['image'][part][0]} ... {report.data.coords['image'][part][-1]}"
+        )
     words = "the exact posterior" if source.method in ("exact", "analytic") else source.method
-    return figure, f"The images that are compared, each above the ink the decoder expects under {words}."
+    return (
+        figure,
+        f"The images that are compared, each above the ink the decoder expects under {words}.",
+    )
 
 
 def _samples(program: Any) -> tuple[Any, str] | None:
@@ -93,8 +109,23 @@ def _samples(program: Any) -> tuple[Any, str] | None:
         z = program.prior().sample((24,)).double()
         x = torch.bernoulli(program.decoder(z).sigmoid())
     figure, axes = canvas(WIDE, WIDE * 0.24)
-    _show(axes, mosaic(torch.cat([program.decoder(z).sigmoid(), x]).reshape(2, 2, 12, -1).transpose(0, 1).flatten(0, 2), 12))
-    return figure, "Codes drawn from the prior: the ink they write (first and third row), and binary images drawn from it (below each)."
+    _show(
+        axes,
+        mosaic(
+            torch.cat([program.decoder(z).sigmoid(), x])
+            .reshape(2, 2, 12, -1)
+            .transpose(0, 1)
+            .flatten(0, 2),
+            12,
+        ),
+    )
+    return (
+        figure,
+        (
+            "Codes drawn from the prior: the ink they write (first and third row), and binary"
+            " images drawn from it (below each)."
+        ),
+    )
 
 
 def _traversal(program: Any, number: int = 15) -> tuple[Any, str] | None:
@@ -105,14 +136,22 @@ def _traversal(program: Any, number: int = 15) -> tuple[Any, str] | None:
     z = torch.stack(torch.meshgrid(-axis, axis, indexing="ij"), -1).flatten(0, 1).flip(-1)
     figure, axes = canvas(420, 420)
     _show(axes, mosaic(program.decoder(z).sigmoid(), number))
-    return figure, "What codes write: z1 from left to right, z2 from bottom to top, at equal steps of prior probability."
+    return (
+        figure,
+        (
+            "What codes write: z1 from left to right, z2 from bottom to top, at equal steps of"
+            " prior probability."
+        ),
+    )
 
 
 def _space(report: EntryReport, fit: Any) -> tuple[Any, str]:
     """Show where the encoder puts the training images."""
     data = report.entry.load_data()
     rows = torch.linspace(0, len(data.train["x"]) - 1, min(POINTS, len(data.train["x"]))).long()
-    loc = fit.guide.encode(features_of(report.entry, {k: v[rows] for k, v in data.train.items()}))[0].numpy()
+    loc = fit.guide.encode(features_of(report.entry, {k: v[rows] for k, v in data.train.items()}))[
+        0
+    ].numpy()
     labels = data.train["label"][rows].numpy()
     figure, axes = canvas(WIDE, 380)
     for c in np.unique(labels):
@@ -121,9 +160,23 @@ def _space(report: EntryReport, fit: Any) -> tuple[Any, str]:
         axes.scatter(own[:, 0], own[:, 1], s=9, color=color, alpha=0.75, linewidths=0)
         if c >= 0:
             middle = np.median(own, 0)
-            axes.text(*middle, str(int(c)), color=light("ink"), fontsize=15, weight="bold", ha="center", va="center")
+            axes.text(
+                *middle,
+                str(int(c)),
+                color=light("ink"),
+                fontsize=15,
+                weight="bold",
+                ha="center",
+                va="center",
+            )
     axes.set(xlabel="z1", ylabel="z2")
-    return figure, f"Where the encoder puts {len(rows)} training images (the class, seen by nobody, as color and number at its median)."
+    return (
+        figure,
+        (
+            f"Where the encoder puts {len(rows)} training images (the class, seen by nobody, as"
+            " color and number at its median)."
+        ),
+    )
 
 
 def _contours(report: EntryReport, program: Any, fits: dict[str, Any]) -> tuple[Any, str] | None:
@@ -145,9 +198,13 @@ def _contours(report: EntryReport, program: Any, fits: dict[str, Any]) -> tuple[
         for name, fit in guides.items():
             log_q = _unit_log_q(fit, near.points, i)
             a.contour(
-                *ticks, log_q.reshape(81, 81).T.numpy(), levels=_levels(log_q)[:1], colors=[shown[name].color], linewidths=1.4,
+                *ticks,
+                log_q.reshape(81, 81).T.numpy(),
+                levels=_levels(log_q)[:1],
+                colors=[shown[name].color],
+                linewidths=1.4,
                 linestyles=[shown[name].dash],
-            )  # fmt: skip
+            )
         a.set_title(f"{report.data.coords['image'][i]}\n{kl[i]:.2f} nats", fontsize=9)
         a.tick_params(labelsize=8)
     lines = axes.flat[0]
@@ -155,10 +212,14 @@ def _contours(report: EntryReport, program: Any, fits: dict[str, Any]) -> tuple[
         lines.plot([], [], color=shown[name].color, linestyle=shown[name].dash, label=name)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     first = next(iter(guides))
-    return figure, (
-        f"Exact posteriors of the codes (gray: 50 and 90 % regions) of the six images that {first} misses most, with KL(q || posterior); "
-        "lines: the 90 % regions of the guides."
-    )  # fmt: skip
+    return (
+        figure,
+        (
+            "Exact posteriors of the codes (gray: 50 and 90 % regions) of the six images that"
+            f" {first} misses most, with KL(q || posterior); lines: the 90 % regions of the"
+            " guides."
+        ),
+    )
 
 
 def _unit_log_q(fit: Any, points: Tensor, unit: int) -> Tensor:
@@ -183,14 +244,22 @@ def _levels(log_density: Tensor) -> Sequence[float]:
     """Return the log densities whose upper level sets hold 90 and 50 percent of the mass on an equidistant grid, ascending."""
     order = log_density.sort(descending=True).values
     mass = (order - order.logsumexp(0)).exp().cumsum(0)
-    return [float(order[int((mass < share).sum().clamp(max=len(order) - 1))]) for share in sorted(SHARES, reverse=True)]
+    return [
+        float(order[int((mass < share).sum().clamp(max=len(order) - 1))])
+        for share in sorted(SHARES, reverse=True)
+    ]
 
 
 def _filled(axes: Any, ticks: list[Any], log_density: Tensor) -> None:
     side = len(ticks[0])
     outer, inner = _levels(log_density)
     values = log_density.reshape(side, side).T.numpy()
-    axes.contourf(*ticks, values, levels=[outer, inner, float(values.max()) + 1e-9], colors=[light("ref-soft"), light("ref")])
+    axes.contourf(
+        *ticks,
+        values,
+        levels=[outer, inner, float(values.max()) + 1e-9],
+        colors=[light("ref-soft"), light("ref")],
+    )
 
 
 def _tug_of_war(fit: Any) -> tuple[Any, str]:
@@ -199,27 +268,45 @@ def _tug_of_war(fit: Any) -> tuple[Any, str]:
     figure, axes = canvas(WIDE, 230, 1, 2)
     total = history["reconstruction_nats"] + history["kl_nats"]
     axes[0].plot(steps, total, color=light("ink"), label="their sum")
-    axes[0].plot(steps, history["reconstruction_nats"], color=light("m1"), linestyle="--", label="reconstruction")
+    axes[0].plot(
+        steps,
+        history["reconstruction_nats"],
+        color=light("m1"),
+        linestyle="--",
+        label="reconstruction",
+    )
     axes[0].plot(steps, history["kl_nats"], color=light("m2"), linestyle=":", label="KL")
     axes[0].set(xlabel="step", ylabel="nats per image", xscale="log", ylim=(0, None))
     decades = [10**k for k in range(int(np.log10(steps[-1])) + 1)]
     axes[0].set_xticks(decades, [f"{t:,}" for t in decades])
     axes[0].legend(frameon=False, fontsize=9, loc="center left")
     axes[1].plot(history["kl_nats"], history["reconstruction_nats"], color=light("m3"))
-    axes[1].plot(history["kl_nats"][-1:], history["reconstruction_nats"][-1:], "o", color=light("m3"))
+    axes[1].plot(
+        history["kl_nats"][-1:], history["reconstruction_nats"][-1:], "o", color=light("m3")
+    )
     low, high = float(total.min()), float(total.max())
     kl = np.array([0.0, float(history["kl_nats"].max()) * 1.05])
     for level in np.linspace(low, high, 5):
         axes[1].plot(kl, level - kl, color=light("line"), linewidth=0.8, zorder=0)
     axes[1].set(
-        xlabel="KL, nats", ylabel="reconstruction, nats", ylim=(max(0.0, float(history["reconstruction_nats"].min()) - 1), high + 0.5)
+        xlabel="KL, nats",
+        ylabel="reconstruction, nats",
+        ylim=(max(0.0, float(history["reconstruction_nats"].min()) - 1), high + 0.5),
     )
-    return figure, (
-        "The tug-of-war: minus the expected log likelihood against the KL from the prior, per training image; right, the path of the fit "
-        "across lines of equal ELBO. A KL that stays at 0 is a collapse."
-    )  # fmt: skip
+    return (
+        figure,
+        (
+            "The tug-of-war: minus the expected log likelihood against the KL from the prior, per"
+            " training image; right, the path of the fit across lines of equal ELBO. A KL that"
+            " stays at 0 is a collapse."
+        ),
+    )
 
 
 SECTION = ReportSection(
-    name="vae", about="reconstructions and latent space", order=85, tags=frozenset({"deep", "learns", "images"}), html=panel(figures)
+    name="vae",
+    about="reconstructions and latent space",
+    order=85,
+    tags=frozenset({"deep", "learns", "images"}),
+    html=panel(figures),
 )

@@ -29,9 +29,15 @@ def html(view: View) -> Markup | None:
         return None
     keys = {name: key(view.marks[name]) for name in view.names}
     return fragment(
-        "sections/draws.jinja", wide=wide, under=under, beside=beside, below=below, shown=view.shown, keys=keys,
+        "sections/draws.jinja",
+        wide=wide,
+        under=under,
+        beside=beside,
+        below=below,
+        shown=view.shown,
+        keys=keys,
         reference=reference_words(view.report),
-    )  # fmt: skip
+    )
 
 
 def _forest(view: View) -> Picture | None:
@@ -40,22 +46,37 @@ def _forest(view: View) -> Picture | None:
     figure, shown = figures_posterior.forest(view)
     left = len([k for k in view.order if k in view.reference]) - shown
     caption = (
-        "Each row is one component, worst first. Gray: the reference's 90 % (light) and 50 % (dark) intervals and median. "
-        "Thin and thick lines: the same intervals of each method, in the order of the key."
+        "Each row is one component, worst first. Gray: the reference's 90 % (light) and 50 %"
+        " (dark) intervals and median. Thin and thick lines: the same intervals of each method, in"
+        " the order of the key."
     )
     if left > 0:
         caption += f" {left} better component{'s' if left > 1 else ''} not drawn."
-    alt = f"Forest plot of {shown} components of {view.report.entry.key}: {', '.join(view.shown)} over the reference."
-    return picture(figure, anchor(view.report) + "-f", alt, "Every method over the reference", caption)
+    alt = (
+        f"Forest plot of {shown} components of {view.report.entry.key}: {', '.join(view.shown)}"
+        " over the reference."
+    )
+    return picture(
+        figure, anchor(view.report) + "-f", alt, "Every method over the reference", caption
+    )
 
 
 def _where(view: View) -> list[Picture]:
     key, pictures = view.report.entry.key, []
     found = figures_posterior.pair(view) if view.shown else None
     if found is not None:
-        caption = f"The worst {found[1]}. Gray: 50 and 90 % regions of the truth; lines: each guide's 90 % ellipse."
+        caption = (
+            f"The worst {found[1]}. Gray: 50 and 90 % regions of the truth; lines: each guide's 90"
+            " % ellipse."
+        )
         pictures.append(
-            picture(found[0], anchor(view.report) + "-p", f"Contours and ellipses for {key}: {found[1]}.", "Worst pair", caption)
+            picture(
+                found[0],
+                anchor(view.report) + "-p",
+                f"Contours and ellipses for {key}: {found[1]}.",
+                "Worst pair",
+                caption,
+            )
         )
     keys = [k for k in view.order if any(k in view.draws[n] for n in view.shown)][:3]
     for i, component in enumerate(keys):
@@ -63,8 +84,21 @@ def _where(view: View) -> list[Picture]:
         figure, cut = figures_posterior.marginal(view, component)
         title = ("Worst component", "Second worst", "Third worst")[i] if view.reference else label
         caption = "Cut at three times the reference's peak." if cut else ""
-        pictures.append(picture(figure, f"{anchor(view.report)}-m{i}", f"Density of {label} under each method.", title, caption))
+        pictures.append(
+            picture(
+                figure,
+                f"{anchor(view.report)}-m{i}",
+                f"Density of {label} under each method.",
+                title,
+                caption,
+            )
+        )
     return [p for p in pictures if p is not None]
 
 
-SECTION = ReportSection(name="draws", about="every method over the reference, the worst components and pair", order=30, html=html)
+SECTION = ReportSection(
+    name="draws",
+    about="every method over the reference, the worst components and pair",
+    order=30,
+    html=html,
+)

@@ -23,7 +23,11 @@ def verdicts_of(view: View) -> list[dict[str, Any]]:
     verdicts = []
     for name in view.names:
         comparison = view.by_name[name]
-        lines = [tidy(r.sentence) for r in comparison.reasons if r.sentence.rstrip(".") not in comparison.sentence]
+        lines = [
+            tidy(r.sentence)
+            for r in comparison.reasons
+            if r.sentence.rstrip(".") not in comparison.sentence
+        ]
         checks = [(t.passed, tidy(t.sentence)) for t in comparison.trust]
         # Beside a reference only failed checks are news; without one the checks are all there is.
         blind = verdict_of(comparison.verdict).blind
@@ -39,7 +43,11 @@ def verdicts_of(view: View) -> list[dict[str, Any]]:
                 "trust": trust,
                 "folded": folded,
                 "folded_as": _folded_as(folded, bool(trust)),
-                "notes": [n for n in map(tidy, comparison.notes) if not any(n in text for _, text in checks)],
+                "notes": [
+                    n
+                    for n in map(tidy, comparison.notes)
+                    if not any(n in text for _, text in checks)
+                ],
             }
         )
     return verdicts
@@ -49,7 +57,11 @@ def _folded_as(checks: list[tuple[bool | None, str]], others: bool) -> str:
     """Say what the folded trust checks are: how many passed, how many could not be made."""
     passed = sum(1 for ok, _ in checks if ok)
     missing = len(checks) - passed
-    parts = [f"{passed} {'other ' if others else ''}trust check{'s' if passed != 1 else ''} passed"] if passed else []
+    parts = (
+        [f"{passed} {'other ' if others else ''}trust check{'s' if passed != 1 else ''} passed"]
+        if passed
+        else []
+    )
     return ", ".join([*parts, *([f"{missing} not made"] if missing else [])])
 
 
@@ -62,8 +74,17 @@ def html(view: View) -> Markup:
 def markdown(report: EntryReport) -> str | None:
     """Return one sentence per method."""
     names = method_names(report.comparisons)
-    lines = [f"- **{escape(n)}**: {escape(tidy(c.sentence))}" for n, c in zip(names, report.comparisons, strict=True)]
+    lines = [
+        f"- **{escape(n)}**: {escape(tidy(c.sentence))}"
+        for n, c in zip(names, report.comparisons, strict=True)
+    ]
     return "\n".join(lines) or None
 
 
-SECTION = ReportSection(name="findings", about="the verdicts with their reasons", order=20, html=html, markdown=markdown)
+SECTION = ReportSection(
+    name="findings",
+    about="the verdicts with their reasons",
+    order=20,
+    html=html,
+    markdown=markdown,
+)

@@ -22,10 +22,17 @@ def html(view: View) -> Markup:
 def markdown(report: EntryReport) -> str:
     """Return the cost in one line."""
     costs = (
-        f"{escape(n)} {duration(c.posterior.cost.seconds)}, {count(c.posterior.cost.gradient_evaluations)} gradients"
+        f"{escape(n)} {duration(c.posterior.cost.seconds)},"
+        f" {count(c.posterior.cost.gradient_evaluations)} gradients"
         for n, c in zip(method_names(report.comparisons), report.comparisons, strict=True)
     )
     return "Cost: " + "; ".join(costs) + "."
 
 
-SECTION = ReportSection(name="methods", about="trust figures and cost of each method", order=90, html=html, markdown=markdown)
+SECTION = ReportSection(
+    name="methods",
+    about="trust figures and cost of each method",
+    order=90,
+    html=html,
+    markdown=markdown,
+)

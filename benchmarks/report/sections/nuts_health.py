@@ -23,16 +23,39 @@ def pictures(view: View) -> list[Picture]:
     pictures = []
     found = figures_nuts.ranks(view, nuts)
     if found is not None:
-        text = f"A line is a chain; chains that agree stay in the band (99 % of independent draws). {found[1]} mixes worst."
-        pictures.append(picture(found[0], name + "-r", f"Rank histogram per chain of {found[1]} for {key}.", "Ranks", text))
+        text = (
+            "A line is a chain; chains that agree stay in the band (99 % of independent draws)."
+            f" {found[1]} mixes worst."
+        )
+        pictures.append(
+            picture(
+                found[0],
+                name + "-r",
+                f"Rank histogram per chain of {found[1]} for {key}.",
+                "Ranks",
+                text,
+            )
+        )
     value = mcmc.ebfmi_min if mcmc is not None else None
     smallest = f" E-BFMI {plain(value, 2)} (at least 0.3 is good)." if value is not None else ""
     text = f"Filled: energy. Line: its change from draw to draw. Alike is good.{smallest}"
-    pictures.append(picture(figures_nuts.energy(nuts), name + "-e", f"Energy and energy transitions of NUTS on {key}.", "Energy", text))
+    pictures.append(
+        picture(
+            figures_nuts.energy(nuts),
+            name + "-e",
+            f"Energy and energy transitions of NUTS on {key}.",
+            "Energy",
+            text,
+        )
+    )
     both = figures_nuts.divergences(view, nuts)
     if both is not None:
         bad = both[1]
-        text = f"{bad} divergent draw{'s' if bad != 1 else ''} (crosses) among NUTS draws." if bad else "NUTS draws; none diverged."
+        text = (
+            f"{bad} divergent draw{'s' if bad != 1 else ''} (crosses) among NUTS draws."
+            if bad
+            else "NUTS draws; none diverged."
+        )
         alt = f"Scatter of NUTS draws of {key} with {bad} divergent draws marked."
         pictures.append(picture(both[0], name + "-d", alt, "Divergences", text))
     return [p for p in pictures if p is not None]
@@ -43,4 +66,6 @@ def html(view: View) -> Markup | None:
     return gallery("NUTS health", pictures(view))
 
 
-SECTION = ReportSection(name="nuts_health", about="ranks, energy and divergences of NUTS", order=50, html=html)
+SECTION = ReportSection(
+    name="nuts_health", about="ranks, energy and divergences of NUTS", order=50, html=html
+)

@@ -25,4 +25,6 @@ def html(view: View) -> Markup | None:
     return gallery(TITLE, pictures_of(view.report, "x", hook(view.report)))
 
 
-SECTION = ReportSection(name="panel", about="the figures of the card's own `panel` hook", order=80, html=html)
+SECTION = ReportSection(
+    name="panel", about="the figures of the card's own `panel` hook", order=80, html=html
+)

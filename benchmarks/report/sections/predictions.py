@@ -22,26 +22,48 @@ def _predictions(view: View) -> dict[str, Any] | None:
     if found is None:
         return None
     if found.error:
-        return {"error": found.error, "heads": [], "rows": [], "figures": [], "wide": None, "note": ""}
+        return {
+            "error": found.error,
+            "heads": [],
+            "rows": [],
+            "figures": [],
+            "wide": None,
+            "note": "",
+        }
     name, key = anchor(view.report), view.report.entry.key
-    text = "On the line a method is as often right as it is sure; below it is overconfident. Ten bins of equal size."
+    text = (
+        "On the line a method is as often right as it is sure; below it is overconfident. Ten bins"
+        " of equal size."
+    )
     marks = dict(view.marks)
     pictures = [
         picture(
-            predictions.diagram(found, marks, posteriors=kind), f"{name}-r{int(kind)}", f"Reliability diagram of {which} on {key}.",
-            f"Reliability: {which}", text,
+            predictions.diagram(found, marks, posteriors=kind),
+            f"{name}-r{int(kind)}",
+            f"Reliability diagram of {which} on {key}.",
+            f"Reliability: {which}",
+            text,
         )
         for kind, which in ((False, "point estimates and ensembles"), (True, "posteriors"))
-    ]  # fmt: skip
+    ]
     wide = picture(
-        predictions.examples(found, marks), f"{name}-x", f"Class probabilities of each method on test images of {key}.",
-        "Where the methods differ most from the truth", f"Bars: the predictive of {found.truth}. Marks: each method.",
-    )  # fmt: skip
-    rows = [(row.method, row.posterior, row.about, predictions.cells(found, row)) for row in found.rows]
+        predictions.examples(found, marks),
+        f"{name}-x",
+        f"Class probabilities of each method on test images of {key}.",
+        "Where the methods differ most from the truth",
+        f"Bars: the predictive of {found.truth}. Marks: each method.",
+    )
+    rows = [
+        (row.method, row.posterior, row.about, predictions.cells(found, row)) for row in found.rows
+    ]
     return {
-        "error": "", "heads": predictions.heads(found), "rows": rows, "figures": [p for p in pictures if p is not None], "wide": wide,
+        "error": "",
+        "heads": predictions.heads(found),
+        "rows": rows,
+        "figures": [p for p in pictures if p is not None],
+        "wide": wide,
         "note": predictions.caption(found),
-    }  # fmt: skip
+    }
 
 
 def html(view: View) -> Markup | None:
@@ -58,14 +80,24 @@ def markdown(report: EntryReport) -> str | None:
     if found.error:
         return escape(found.error)
     names = [name or definition(key).term for key, name in predictions.heads(found)]
-    lines = [escape(predictions.caption(found)), "", "| method | " + " | ".join(map(escape, names)) + " |"]
+    lines = [
+        escape(predictions.caption(found)),
+        "",
+        "| method | " + " | ".join(map(escape, names)) + " |",
+    ]
     lines += ["|---" * (len(names) + 1) + "|"]
     for row in found.rows:
         method = escape(row.method) if row.posterior else f"*{escape(row.method)}*"
-        lines.append(f"| {method} | " + " | ".join(map(escape, predictions.cells(found, row))) + " |")
+        lines.append(
+            f"| {method} | " + " | ".join(map(escape, predictions.cells(found, row))) + " |"
+        )
     return "\n".join(lines)
 
 
 SECTION = ReportSection(
-    name="predictions", about="class probabilities beside methods that are no posteriors", order=70, html=html, markdown=markdown
+    name="predictions",
+    about="class probabilities beside methods that are no posteriors",
+    order=70,
+    html=html,
+    markdown=markdown,
 )

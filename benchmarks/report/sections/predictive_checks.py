@@ -14,14 +14,20 @@ __all__ = ["SECTION"]
 
 def pictures(view: View) -> list[Picture]:
     """Return the pictures that can be drawn."""
-    text = "Thick: observed. Band: 90 % of the data sets replicated from the posterior. Thin: the mean of each method's replications."
+    text = (
+        "Thick: observed. Band: 90 % of the data sets replicated from the posterior. Thin: the"
+        " mean of each method's replications."
+    )
     pictures = [
         picture(
-            figures_nuts.predictive(view, check), f"{anchor(view.report)}-c{i}", f"Observed and replicated {check.label}.",
-            f"Predictive check: {check.label}", text,
+            figures_nuts.predictive(view, check),
+            f"{anchor(view.report)}-c{i}",
+            f"Observed and replicated {check.label}.",
+            f"Predictive check: {check.label}",
+            text,
         )
         for i, check in enumerate(view.report.ppc)
-    ]  # fmt: skip
+    ]
     return [p for p in pictures if p is not None]
 
 
@@ -30,4 +36,6 @@ def html(view: View) -> Markup | None:
     return gallery("Does the model fit the data?", pictures(view))
 
 
-SECTION = ReportSection(name="predictive_checks", about="observed beside replicated data", order=60, html=html)
+SECTION = ReportSection(
+    name="predictive_checks", about="observed beside replicated data", order=60, html=html
+)

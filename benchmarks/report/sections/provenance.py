@@ -17,4 +17,9 @@ def html(view: View) -> Markup:
     return fragment("sections/provenance.jinja", lines=provenance(view.report))
 
 
-SECTION = ReportSection(name="provenance", about="where data, reference and draws came from, folded", order=110, html=html)
+SECTION = ReportSection(
+    name="provenance",
+    about="where data, reference and draws came from, folded",
+    order=110,
+    html=html,
+)

@@ -33,11 +33,15 @@ def markdown(report: EntryReport) -> str | None:
     ranked = sorted(table.values(), key=lambda row: -max(severity(s) for s in row.values()))
     if not ranked:
         return None
-    lines = ["| component | " + " | ".join(f"{escape(n)} mean error, sd ratio" for n in names) + " |"]
+    lines = [
+        "| component | " + " | ".join(f"{escape(n)} mean error, sd ratio" for n in names) + " |"
+    ]
     lines += ["|---" * (len(names) + 1) + "|"]
     for row in ranked[:MOST_ROWS]:
         label = next(iter(row.values())).label
-        lines.append(f"| {escape(label)} | " + " | ".join(_score(row.get(n)) for n in names) + " |")
+        lines.append(
+            f"| {escape(label)} | " + " | ".join(_score(row.get(n)) for n in names) + " |"
+        )
     if len(ranked) > MOST_ROWS:
         lines += ["", f"{len(ranked) - MOST_ROWS} better components are in results.csv."]
     return "\n".join(lines)
@@ -46,7 +50,16 @@ def markdown(report: EntryReport) -> str | None:
 def _score(score: Score | None) -> str:
     if score is None:
         return "–"
-    return f"{with_error(score.mean_error, score.mean_error_se, sign=True)}, {with_error(score.sd_ratio, score.sd_ratio_se, times=True)}"
+    return (
+        f"{with_error(score.mean_error, score.mean_error_se, sign=True)},"
+        f" {with_error(score.sd_ratio, score.sd_ratio_se, times=True)}"
+    )
 
 
-SECTION = ReportSection(name="scores", about="every score of every component, folded", order=100, html=html, markdown=markdown)
+SECTION = ReportSection(
+    name="scores",
+    about="every score of every component, folded",
+    order=100,
+    html=html,
+    markdown=markdown,
+)

@@ -33,7 +33,9 @@ def story(report: EntryReport) -> tuple[list[str], str, list[str]]:
         lines = paragraph.strip("\n").splitlines()
         if not lines:
             continue
-        if all(line.startswith("  ") for line in lines) or sum("~" in line for line in lines) * 2 >= len(lines):
+        if all(line.startswith("  ") for line in lines) or sum(
+            "~" in line for line in lines
+        ) * 2 >= len(lines):
             process.append(textwrap.dedent("\n".join(lines)))
         elif len(lead) < 2 and not process:
             lead.append(" ".join(line.strip() for line in lines))
@@ -49,4 +51,6 @@ def html(view: View) -> Markup:
     return fragment("sections/story.jinja", lead=lead, process=process, after=after, long=long)
 
 
-SECTION = ReportSection(name="story", about="what the model is, with its generative process", order=10, html=html)
+SECTION = ReportSection(
+    name="story", about="what the model is, with its generative process", order=10, html=html
+)

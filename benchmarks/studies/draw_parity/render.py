@@ -16,28 +16,58 @@ from benchmarks.thresholds import RHAT
 
 __all__ = ["CAREFUL", "COLUMNS", "USUAL", "expected_largest", "markdown", "read", "table"]
 
-USUAL, CAREFUL = 0.8, 0.99  # target acceptance of a first run, and of a second one after divergences
+USUAL, CAREFUL = (
+    0.8,
+    0.99,
+)  # target acceptance of a first run, and of a second one after divergences
 COLUMNS = (
-    "entry", "passed", "components", "mean_gap", "mean_at", "sd_gap", "sd_at", "rhat_pooled", "rhat_at", "draws", "ess_bulk_min",
-    "ess_tail_min", "divergences", "target_accept", "gradient_evaluations", "seconds", "compile_seconds", "ess_per_second", "notes",
-)  # fmt: skip
+    "entry",
+    "passed",
+    "components",
+    "mean_gap",
+    "mean_at",
+    "sd_gap",
+    "sd_at",
+    "rhat_pooled",
+    "rhat_at",
+    "draws",
+    "ess_bulk_min",
+    "ess_tail_min",
+    "divergences",
+    "target_accept",
+    "gradient_evaluations",
+    "seconds",
+    "compile_seconds",
+    "ess_per_second",
+    "notes",
+)
 SEPARATOR = " | "  # between the notes of one row
 TITLE = "Draw parity with posteriordb"
 REMARKS = (  # written again with every table; what a person found out is the page's part `notes`
-    "Our NUTS (nutpie on the compiled log density, 4 chains of 800 + 1,500, extended to an ESS of 2,000) against posteriordb's 10,000",
-    "reference draws, seed 0. Made by `zoo study draw_parity`; all numbers are in `draw_parity.csv`.",
+    (
+        "Our NUTS (nutpie on the compiled log density, 4 chains of 800 + 1,500, extended to an ESS"
+        " of 2,000) against posteriordb's 10,000"
+    ),
+    (
+        "reference draws, seed 0. Made by `zoo study draw_parity`; all numbers are in"
+        " `draw_parity.csv`."
+    ),
 )
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
     """Return the rows as CSV."""
-    return csv_text(({**row, "notes": SEPARATOR.join(row.get("notes") or ())} for row in rows), COLUMNS)
+    return csv_text(
+        ({**row, "notes": SEPARATOR.join(row.get("notes") or ())} for row in rows), COLUMNS
+    )
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of the published CSV, none where there is no file."""
     rows = csv_rows(folder / "draw_parity.csv")
-    return [{**row, "notes": row["notes"].split(SEPARATOR) if row.get("notes") else []} for row in rows]
+    return [
+        {**row, "notes": row["notes"].split(SEPARATOR) if row.get("notes") else []} for row in rows
+    ]
 
 
 def expected_largest(gaps: int) -> tuple[float, float]:
@@ -46,35 +76,71 @@ def expected_largest(gaps: int) -> tuple[float, float]:
     return median, float(-math.expm1(gaps * math.log1p(-2 * norm.sf(SIGMAS))))
 
 
-def markdown(rows: Sequence[dict[str, Any]], title: str = TITLE, remarks: Sequence[str] = REMARKS) -> str:
+def markdown(
+    rows: Sequence[dict[str, Any]], title: str = TITLE, remarks: Sequence[str] = REMARKS
+) -> str:
     """Return the page: what is compared, how many passed, one row per entry, and the notes of the sampler."""
-    first, again = ([r for r in rows if (r["target_accept"] == USUAL) is usual] for usual in (True, False))
+    first, again = (
+        [r for r in rows if (r["target_accept"] == USUAL) is usual] for usual in (True, False)
+    )
     passed, gaps = sum(r["passed"] for r in first), 2 * sum(r["components"] for r in first)
     median, chance = expected_largest(gaps)
     fair = max((max(r["mean_gap"], r["sd_gap"]) for r in rows if r["passed"]), default=math.nan)
     lines = [
-        f"# {title}", "", *remarks, *([""] if remarks else []),
-        f"{passed} of {len(first)} pass: every mean and standard deviation within {SIGMAS:.0f} combined Monte Carlo standard errors, and",
-        f"R-hat of both sets of chains together at most {RHAT}. Gaps are the largest over all components, in combined standard errors,",
-        "with the component. ESS/s is the smallest bulk ESS over the seconds of warm-up and draws of all chains, compilation apart.", "",
-        f"{gaps} gaps are looked at. With both sides perfect and the gaps independent, the largest of them would be near {median:.1f}",
-        f"(median), and {100 * chance:.0f} % of such tables would hold one beyond {SIGMAS:.0f}; the largest of the entries that pass",
-        f"is {fair:.2f}.", "",
+        f"# {title}",
+        "",
+        *remarks,
+        *([""] if remarks else []),
+        (
+            f"{passed} of {len(first)} pass: every mean and standard deviation within {SIGMAS:.0f}"
+            " combined Monte Carlo standard errors, and"
+        ),
+        (
+            f"R-hat of both sets of chains together at most {RHAT}. Gaps are the largest over all"
+            " components, in combined standard errors,"
+        ),
+        (
+            "with the component. ESS/s is the smallest bulk ESS over the seconds of warm-up and"
+            " draws of all chains, compilation apart."
+        ),
+        "",
+        (
+            f"{gaps} gaps are looked at. With both sides perfect and the gaps independent, the"
+            f" largest of them would be near {median:.1f}"
+        ),
+        (
+            f"(median), and {100 * chance:.0f} % of such tables would hold one beyond"
+            f" {SIGMAS:.0f}; the largest of the entries that pass"
+        ),
+        f"is {fair:.2f}.",
+        "",
         *_second_runs(again),
-        *EMPTY_NOTES, "",
-        "| entry | | mean gap | sd gap | pooled R-hat | draws | smallest ESS | divergences | gradients | seconds | compile s | ESS/s |",
+        *EMPTY_NOTES,
+        "",
+        (
+            "| entry | | mean gap | sd gap | pooled R-hat | draws | smallest ESS | divergences |"
+            " gradients | seconds | compile s | ESS/s |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     lines += [_row(r) for r in sorted(rows, key=lambda r: (r["entry"], r["target_accept"]))]
     said = [f"* {_name(r)}: {note}" for r in rows for note in r.get("notes") or ()]
-    return "\n".join([*lines, *(["", "## What the sampler said", "", *said] if said else [])]) + "\n"
+    return (
+        "\n".join([*lines, *(["", "## What the sampler said", "", *said] if said else [])]) + "\n"
+    )
 
 
 def _second_runs(rows: Sequence[dict[str, Any]]) -> list[str]:
     if not rows:
         return []
     passed = sum(r["passed"] for r in rows)
-    return [f"Entries with divergences ran again at target acceptance {CAREFUL}: {passed} of {len(rows)} pass then.", ""]
+    return [
+        (
+            f"Entries with divergences ran again at target acceptance {CAREFUL}: {passed} of"
+            f" {len(rows)} pass then."
+        ),
+        "",
+    ]
 
 
 def _short(row: dict[str, Any]) -> str:
@@ -87,10 +153,14 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _row(r: dict[str, Any]) -> str:
-    gaps = f"{r['mean_gap']:.2f} {r['mean_at']} | {r['sd_gap']:.2f} {r['sd_at']} | {r['rhat_pooled']:.4f}"
+    gaps = (
+        f"{r['mean_gap']:.2f} {r['mean_at']} | {r['sd_gap']:.2f} {r['sd_at']} |"
+        f" {r['rhat_pooled']:.4f}"
+    )
     speed = "" if r["ess_per_second"] is None else f"{r['ess_per_second']:,.0f}"
     word = "passes" if r["passed"] else "**misses**"
     return (
-        f"| {_name(r)} | {word} | {gaps} | {r['draws']:,} | {r['ess_bulk_min'] or 0:,.0f} | {r['divergences']} "
-        f"| {r['gradient_evaluations'] / 1000:,.0f} k | {r['seconds']:.1f} | {r['compile_seconds']:.0f} | {speed} |"
+        f"| {_name(r)} | {word} | {gaps} | {r['draws']:,} | {r['ess_bulk_min'] or 0:,.0f} |"
+        f" {r['divergences']} | {r['gradient_evaluations'] / 1000:,.0f} k | {r['seconds']:.1f} |"
+        f" {r['compile_seconds']:.0f} | {speed} |"
     )

@@ -37,34 +37,60 @@ def _reference() -> tuple[zoo.ModelEntry, Data, Posterior, dict[str, Any]]:
     found = find(entry, data)
     assert found.posterior is not None
     assert found.usable, found.reason
-    return entry, data, found.posterior, {"ess_record": found.ess_min, "rhat_record": found.rhat_max}
+    return (
+        entry,
+        data,
+        found.posterior,
+        {"ess_record": found.ess_min, "rhat_record": found.rhat_max},
+    )
 
 
 def against_reference(
-    families: tuple[str, ...] = ("laplace", "mean_field", "full_rank"), *, draws: int = LONG, **settings: Any
+    families: tuple[str, ...] = ("laplace", "mean_field", "full_rank"),
+    *,
+    draws: int = LONG,
+    **settings: Any,
 ) -> list[dict[str, Any]]:
     """Return the largest co-clustering error of each family over all pairs of petal lengths, both sides Rao-Blackwellized.
 
-    The truth are four chains of 4,000 draws: the stored reference keeps 2,000, an ESS of 1,987 for one pair.
+    The truth are four chains of 4,000 draws: the stored reference keeps 2,000, an ESS of 1,987 for
+    one pair.
     """
     entry = gaussian_mixture.ENTRY
     data = entry.load_data()
     truth = benchmarks.run_nuts(entry, data=data, draws=draws, min_ess=0, jobs=1)
     health = diagnose(truth, reference=True)
-    record = {"rhat_record": health.rhat_max, "ess_record": health.ess_bulk_min, "draws": 4 * draws}
+    record = {
+        "rhat_record": health.rhat_max,
+        "ess_record": health.ess_bulk_min,
+        "draws": 4 * draws,
+    }
     r = responsibilities(truth, data)  # [chain, draw, value, class]
     matrix = shared_classes(r)
     upper = torch.triu_indices(len(matrix), len(matrix), 1)
     pairs = torch.einsum("csik,csjk->csij", r, r)[..., upper[0], upper[1]].numpy()
     doubt = (pairs.mean((0, 1)) > 0.001) & (pairs.mean((0, 1)) < 0.999)
-    ess, error = arviz_bridge.ess_bulk(pairs[..., doubt]), arviz_bridge.mcse_mean(pairs[..., doubt])
+    ess, error = (
+        arviz_bridge.ess_bulk(pairs[..., doubt]),
+        arviz_bridge.mcse_mean(pairs[..., doubt]),
+    )
     rows = []
     for family in families:
-        fit = guides.fit(entry, family, data=data, **({"compile": "off"} if family == "laplace" else settings))
+        fit = guides.fit(
+            entry, family, data=data, **({"compile": "off"} if family == "laplace" else settings)
+        )
         found = shared_classes(responsibilities(guides.draw(fit, DRAWS), data))
-        rows.append({"family": family, "largest": float((found - matrix).abs().max()), "pairs": int(upper.shape[1]),
-                     "mcse_largest": float(error.max()), "ess_smallest": float(ess.min()), "doubt": int(doubt.sum()),
-                     **record})  # fmt: skip
+        rows.append(
+            {
+                "family": family,
+                "largest": float((found - matrix).abs().max()),
+                "pairs": int(upper.shape[1]),
+                "mcse_largest": float(error.max()),
+                "ess_smallest": float(ess.min()),
+                "doubt": int(doubt.sum()),
+                **record,
+            }
+        )
     return rows
 
 
@@ -77,8 +103,23 @@ def labels() -> list[dict[str, Any]]:
     for method in (relabel.stephens, relabel.pivot):
         result = method(r)
         before, after = relabel.rhat_before_after(truth.draws["location"].numpy(), result)
-        first = np.bincount(result.order[..., 0].ravel(), minlength=r.shape[-1]) / result.order[..., 0].size
-        rows.append({"entry": entry.key, "method": result.method, "rhat_before": before, "rhat_after": after, "kl_before": result.before,
-                     "kl_after": result.quality, "certainty": result.certainty, "agreement": result.agreement,
-                     "share_moved": float(1 - first.max()), "modes": found.number, "sentence": found.sentence})  # fmt: skip
+        first = (
+            np.bincount(result.order[..., 0].ravel(), minlength=r.shape[-1])
+            / result.order[..., 0].size
+        )
+        rows.append(
+            {
+                "entry": entry.key,
+                "method": result.method,
+                "rhat_before": before,
+                "rhat_after": after,
+                "kl_before": result.before,
+                "kl_after": result.quality,
+                "certainty": result.certainty,
+                "agreement": result.agreement,
+                "share_moved": float(1 - first.max()),
+                "modes": found.number,
+                "sentence": found.sentence,
+            }
+        )
     return rows

@@ -37,7 +37,9 @@ class Coverage:
     @property
     def se(self) -> float:
         """Standard error of the share; the intervals of one simulation count as one observation."""
-        per_simulation = np.concatenate([v.reshape(len(v), -1) for v in self.held.values()], 1).mean(1)
+        per_simulation = np.concatenate(
+            [v.reshape(len(v), -1) for v in self.held.values()], 1
+        ).mean(1)
         return float(per_simulation.std(ddof=1) / np.sqrt(len(per_simulation)))
 
 
@@ -48,16 +50,29 @@ def simulated(entry: ModelEntry, data: Data, seed: int) -> tuple[dict[str, torch
         torch.manual_seed(seed)
         nodes = poutine.trace(entry.program(data)).get_trace(**tensors).nodes
     made = {name: nodes[name]["value"].detach() for name in data.observed}
-    truth = {name: node["value"].detach() for name, node in nodes.items() if node["type"] == "sample" and name not in made}
+    truth = {
+        name: node["value"].detach()
+        for name, node in nodes.items()
+        if node["type"] == "sample" and name not in made
+    }
     return truth, replace(data, train={**data.train, **made})
 
 
-def cover(entry: ModelEntry, family: str, *, simulations: int = 200, rows: int | None = None, quantities: tuple[str, ...] = (),
-          seed: int = 0, **settings: Any) -> Coverage:  # fmt: skip
+def cover(
+    entry: ModelEntry,
+    family: str,
+    *,
+    simulations: int = 200,
+    rows: int | None = None,
+    quantities: tuple[str, ...] = (),
+    seed: int = 0,
+    **settings: Any,
+) -> Coverage:
     """Simulate, fit, and ask whether central 90 % intervals of the quantities hold the truth.
 
     Args:
-        entry: whose program simulates; parameters come from its prior, so that an exact posterior has coverage 0.90.
+        entry: whose program simulates; parameters come from its prior, so that an exact posterior
+            has coverage 0.90.
         family: guide family to fit.
         simulations: number of data sets.
         rows: rows per data set, the entry's own by default.
@@ -67,7 +82,9 @@ def cover(entry: ModelEntry, family: str, *, simulations: int = 200, rows: int |
     """
     data = entry.load_data()
     if rows is not None:
-        data = replace(data, train={k: v[:rows] if k in data.observed else v for k, v in data.train.items()})
+        data = replace(
+            data, train={k: v[:rows] if k in data.observed else v for k, v in data.train.items()}
+        )
     names = quantities or tuple(n for n, q in entry.quantities.items() if q.judged)
     held: dict[str, list[Flags]] = {name: [] for name in names}
     failures = 0
@@ -77,7 +94,12 @@ def cover(entry: ModelEntry, family: str, *, simulations: int = 200, rows: int |
         if not fit.ok:
             failures += 1
             for name in names:  # no interval holds nothing
-                held[name].append(np.zeros_like(entry.quantities[name].fn({k: v[None] for k, v in truth.items()}, made)[0], dtype=bool))
+                held[name].append(
+                    np.zeros_like(
+                        entry.quantities[name].fn({k: v[None] for k, v in truth.items()}, made)[0],
+                        dtype=bool,
+                    )
+                )
             continue
         draws = guides.draw(fit, DRAWS).draws
         for name in names:
@@ -102,5 +124,9 @@ def exact_intervals(simulations: int = 200, *, K: int = 2, seed: int = 0) -> Cov
         for name in names:
             fn = entry.quantities[name].fn
             value, found = fn({k: v[None] for k, v in truth.items()}, made)[0], fn(draws, made)
-            held[name].append(((found.quantile(0.05, dim=0) <= value) & (value <= found.quantile(0.95, dim=0))).numpy())
+            held[name].append(
+                (
+                    (found.quantile(0.05, dim=0) <= value) & (value <= found.quantile(0.95, dim=0))
+                ).numpy()
+            )
     return Coverage(held={k: np.stack(v) for k, v in held.items()}, failures=0)

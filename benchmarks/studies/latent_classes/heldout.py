@@ -35,7 +35,9 @@ class Score:
     failures: int
 
 
-def compare(data: str, K: int, covariance: str, *, family: str = "laplace", seeds: int = 2, **settings: Any) -> Score:
+def compare(
+    data: str, K: int, covariance: str, *, family: str = "laplace", seeds: int = 2, **settings: Any
+) -> Score:
     """Score every row by models fitted without its fold; both see the same rows, standardized by the training fold.
 
     Ours is log mean_s p(row | draw s), the posterior predictive of the family; theirs `score_samples`, as they define it.
@@ -52,17 +54,37 @@ def compare(data: str, K: int, covariance: str, *, family: str = "laplace", seed
         for train, test in KFold(FOLDS, shuffle=True, random_state=seed).split(raw.numpy()):
             mean, sd = raw[train].mean(0), raw[train].std(0, correction=0)
             x, held = (raw[train] - mean) / sd, (raw[test] - mean) / sd
-            given = classes.from_rows(x, K, names, table.provenance.source, table.provenance.licence)
+            given = classes.from_rows(
+                x, K, names, table.provenance.source, table.provenance.licence
+            )
             fit = guides.fit(entry, family, data=given, seed=seed, **settings)
             failures += not fit.ok
             posterior = guides.draw(fit, DRAWS)
-            log_p = classes.log_joint(posterior.draws, held, given.train["basis"]).logsumexp(-1)  # [draw, row]
+            log_p = classes.log_joint(posterior.draws, held, given.train["basis"]).logsumexp(
+                -1
+            )  # [draw, row]
             ours[seed, test] = (log_p.logsumexp(0) - math.log(DRAWS)).numpy()
-            model = BayesianGaussianMixture(n_components=K, covariance_type=covariance, max_iter=1000, n_init=5, random_state=seed)
+            model = BayesianGaussianMixture(
+                n_components=K,
+                covariance_type=covariance,
+                max_iter=1000,
+                n_init=5,
+                random_state=seed,
+            )
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # not converged: the best of five starts is taken all the same
+                warnings.simplefilter(
+                    "ignore"
+                )  # not converged: the best of five starts is taken all the same
                 theirs[seed, test] = model.fit(x.numpy()).score_samples(held.numpy())
-    return Score(data=data, K=K, covariance=covariance, family=family, ours=ours, theirs=theirs, failures=failures)
+    return Score(
+        data=data,
+        K=K,
+        covariance=covariance,
+        family=family,
+        ours=ours,
+        theirs=theirs,
+        failures=failures,
+    )
 
 
 def interval(score: Score, *, seed: int = 0) -> tuple[float, float, float]:

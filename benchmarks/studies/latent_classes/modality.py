@@ -14,12 +14,21 @@ from benchmarks.mcmc.diagnostics import diagnose
 
 __all__ = ["CASES", "mode_rows"]
 
-CASES: tuple[tuple[str, dict[str, Any]], ...] = (("latent_class", {"K": 4}), ("gaussian_mixture", {"K": 3}))
+CASES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("latent_class", {"K": 4}),
+    ("gaussian_mixture", {"K": 3}),
+)
 CHAINS, TUNE, DRAWS = 8, 400, 400
 Rows = list[dict[str, Any]]
 
 
-def mode_rows(cases: tuple[tuple[str, dict[str, Any]], ...] = CASES, *, chains: int = CHAINS, draws: int = DRAWS, seed: int = 0) -> Rows:
+def mode_rows(
+    cases: tuple[tuple[str, dict[str, Any]], ...] = CASES,
+    *,
+    chains: int = CHAINS,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Rows:
     """Return one row per mode that the chains of each entry are in: its chains, mean log density, and class sizes.
 
     Args:
@@ -32,7 +41,9 @@ def mode_rows(cases: tuple[tuple[str, dict[str, Any]], ...] = CASES, *, chains: 
     for name, options in cases:
         entry = zoo.load(name, **options)
         data = entry.load_data()
-        posterior = benchmarks.run_nuts(entry, seed=seed, data=data, chains=chains, tune=TUNE, draws=draws, min_ess=0, jobs=1)
+        posterior = benchmarks.run_nuts(
+            entry, seed=seed, data=data, chains=chains, tune=TUNE, draws=draws, min_ess=0, jobs=1
+        )
         r = sys.modules[entry.build.__module__].responsibilities(posterior.draws, data).numpy()
         found = relabel.modes(posterior, r)
         sizes = -np.sort(-r.sum(2), axis=-1).mean(1)  # [chain, class], largest class first
@@ -40,11 +51,22 @@ def mode_rows(cases: tuple[tuple[str, dict[str, Any]], ...] = CASES, *, chains: 
         rhat = diagnose(posterior).rhat_max
         for mode in range(found.number):
             own = np.flatnonzero(found.labels == mode)
-            rows.append({
-                "entry": entry.key, "mode": mode + 1, "chains": [int(c) + 1 for c in own], "of": chains,
-                "log_density": float(height[own].mean()),
-                "sizes": sizes[own].mean(0).round(1).tolist(), "rhat_all": rhat, "sentence": found.sentence,
-                "within": float(found.distance[np.ix_(own, own)].max()),
-                "apart": float(found.distance[own][:, found.labels != mode].min()) if found.number > 1 else None,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "entry": entry.key,
+                    "mode": mode + 1,
+                    "chains": [int(c) + 1 for c in own],
+                    "of": chains,
+                    "log_density": float(height[own].mean()),
+                    "sizes": sizes[own].mean(0).round(1).tolist(),
+                    "rhat_all": rhat,
+                    "sentence": found.sentence,
+                    "within": float(found.distance[np.ix_(own, own)].max()),
+                    "apart": (
+                        float(found.distance[own][:, found.labels != mode].min())
+                        if found.number > 1
+                        else None
+                    ),
+                }
+            )
     return rows

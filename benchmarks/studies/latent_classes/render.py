@@ -27,18 +27,35 @@ def bars(found: Mapping[str, Rows]) -> list[list[str]]:
     rows = found.get("co_clustering", [])
     if rows:
         best = min(rows, key=lambda r: r["largest"])
-        figure = f"{best['largest']:.4f} ({best['family']}, `gaussian_mixture`), smallest ESS {best['ess_smallest']:.0f}"
-        out.append(["largest co-clustering error of the best guide against NUTS <= 0.02, ESS >= 2,000", figure,
-                    "met" if best["largest"] <= 0.02 and best["ess_smallest"] >= 2000 else "missed"])  # fmt: skip
+        figure = (
+            f"{best['largest']:.4f} ({best['family']}, `gaussian_mixture`), smallest ESS"
+            f" {best['ess_smallest']:.0f}"
+        )
+        out.append(
+            [
+                "largest co-clustering error of the best guide against NUTS <= 0.02, ESS >= 2,000",
+                figure,
+                "met" if best["largest"] <= 0.02 and best["ess_smallest"] >= 2000 else "missed",
+            ]
+        )
     else:
-        out.append(["largest co-clustering error of the best guide against NUTS <= 0.02", "not measured", "open"])
+        out.append(
+            [
+                "largest co-clustering error of the best guide against NUTS <= 0.02",
+                "not measured",
+                "open",
+            ]
+        )
     for data in HELD:
         row = next(iter(found.get(f"heldout_{data}", [])), None)
         bar = f"held-out log score above BayesianGaussianMixture on {data}, 95 % interval above 0"
         if row is None:
             out.append([bar, "not measured", "open"])
         else:
-            figure = f"{_signed(row['difference'], 3)} nats per row [{_signed(row['low'], 3)}, {_signed(row['high'], 3)}]"
+            figure = (
+                f"{_signed(row['difference'], 3)} nats per row [{_signed(row['low'], 3)},"
+                f" {_signed(row['high'], 3)}]"
+            )
             out.append([bar, figure, "met" if row["low"] > 0 else "missed"])
     for part, what in (("coverage", "exact posterior"), ("coverage_guide", "guide")):
         rows = found.get(part, [])
@@ -46,8 +63,21 @@ def bars(found: Mapping[str, Rows]) -> list[list[str]]:
         if not rows:
             out.append([bar, "not measured", "open"])
         for row in rows:
-            figure = f"{100 * row['share']:.1f} % +- {100 * row['se']:.1f} ({row['method']}, {row['simulations']} simulations)"
-            out.append([bar, figure, "met" if 0.85 <= row["share"] <= 0.95 and row["simulations"] >= 200 else "missed"])
+            figure = (
+                f"{100 * row['share']:.1f} % +- {100 * row['se']:.1f} ({row['method']},"
+                f" {row['simulations']} simulations)"
+            )
+            out.append(
+                [
+                    bar,
+                    figure,
+                    (
+                        "met"
+                        if 0.85 <= row["share"] <= 0.95 and row["simulations"] >= 200
+                        else "missed"
+                    ),
+                ]
+            )
     return out
 
 
@@ -55,9 +85,13 @@ def render(found: Mapping[str, Rows]) -> str:
     """Return the page of the recorded figures."""
     text = [
         "# Latent classes: measured\n",
-        "Made by `zoo study latent_classes` (figures in `latent_classes.json`). "
-        "Entries: [gaussian_mixture](../models/gaussian_mixture.md), [gaussian_mixture_exact](../models/gaussian_mixture_exact.md), "
-        "[gaussian_mixture_classes](../models/gaussian_mixture_classes.md), [latent_class](../models/latent_class.md).\n",
+        (
+            "Made by `zoo study latent_classes` (figures in `latent_classes.json`). Entries:"
+            " [gaussian_mixture](../models/gaussian_mixture.md),"
+            " [gaussian_mixture_exact](../models/gaussian_mixture_exact.md),"
+            " [gaussian_mixture_classes](../models/gaussian_mixture_classes.md),"
+            " [latent_class](../models/latent_class.md).\n"
+        ),
         "## Bars\n",
         _table("bar | measured | verdict", bars(found)),
     ]
@@ -71,53 +105,100 @@ def render(found: Mapping[str, Rows]) -> str:
 
 def _evidence_section(rows: Rows) -> str:
     table = _table(
-        "K | method | estimate | nats | error | error + log K! | k-hat | largest co-clustering error",
-        [[str(r["K"]), r["method"], r["estimate"], f"{r['nats']:.3f}".replace("-", "−"), _signed(r["error"], 3),
-          _signed(r["error_with_numberings"], 3), f"{r['pareto_k']:.2f}" if "pareto_k" in r else "",
-          f"{r['co_clustering']:.4f}" if "co_clustering" in r else ""] for r in rows],
-    )  # fmt: skip
+        "K | method | estimate | nats | error | error + log K! | k-hat | largest co-clustering"
+        " error",
+        [
+            [
+                str(r["K"]),
+                r["method"],
+                r["estimate"],
+                f"{r['nats']:.3f}".replace("-", "−"),
+                _signed(r["error"], 3),
+                _signed(r["error_with_numberings"], 3),
+                f"{r['pareto_k']:.2f}" if "pareto_k" in r else "",
+                f"{r['co_clustering']:.4f}" if "co_clustering" in r else "",
+            ]
+            for r in rows
+        ],
+    )
     return (
-        "## Evidence of twelve flowers\n\nAgainst the exact log evidence (−25.42179 nats for K=2, −24.46853 for K=3). A guide holds one of "
-        "the K! numberings of the classes; the column `error + log K!` (0.693, 1.792) gives that back. k-hat does not see the missing "
-        "numberings.\n\n" + table
+        "## Evidence of twelve flowers\n\nAgainst the exact log evidence (−25.42179 nats for K=2,"
+        " −24.46853 for K=3). A guide holds one of the K! numberings of the classes; the column"
+        " `error + log K!` (0.693, 1.792) gives that back. k-hat does not see the missing"
+        " numberings.\n\n" + table
     )
 
 
 def _network_section(rows: Rows) -> str:
-    table = _table("petal (cm) | KL(q \\|\\| p(c \\| x, u)), mean over u | KL(q \\|\\| mean over u of p(c \\| x, u))",
-                   [[f"{r['petal']:.1f}", f"{r['kl']:.5f}", f"{r['kl_of_mean']:.5f}"] for r in rows])  # fmt: skip
+    table = _table(
+        "petal (cm) | KL(q \\|\\| p(c \\| x, u)), mean over u | KL(q \\|\\| mean over u of p(c \\|"
+        " x, u))",
+        [[f"{r['petal']:.1f}", f"{r['kl']:.5f}", f"{r['kl_of_mean']:.5f}"] for r in rows],
+    )
     total = sum(r["kl"] for r in rows)
     return (
-        f"## Price of class probabilities from a network\n\n`class_network` on twelve flowers, K={rows[0]['K']}, nats per flower. The ELBO "
-        f"of its q(u) with exact classes is {rows[0]['elbo']:.3f} nats; the network costs {total:.4f} nats in all.\n\n" + table
+        "## Price of class probabilities from a network\n\n`class_network` on twelve flowers,"
+        f" K={rows[0]['K']}, nats per flower. The ELBO of its q(u) with exact classes is"
+        f" {rows[0]['elbo']:.3f} nats; the network costs {total:.4f} nats in all.\n\n" + table
     ).replace("is -", "is −")
 
 
 def _labels_section(rows: Rows) -> str:
     table = _table(
-        "method | R-hat of the locations before | after | mean KL per row before (nats) | after | certainty | agreement | draws renumbered",
-        [[r["method"], f"{r['rhat_before']:.2f}", f"{r['rhat_after']:.3f}", f"{r['kl_before']:.3f}", f"{r['kl_after']:.4f}",
-          f"{r['certainty']:.3f}", f"{r['agreement']:.4f}", f"{100 * r['share_moved']:.0f} %"] for r in rows],
-    )  # fmt: skip
-    return f"## Labels before and after\n\nThe stored NUTS chains of `gaussian_mixture` (K=2).\n\n{table}\n{rows[0]['sentence']}\n"
+        "method | R-hat of the locations before | after | mean KL per row before (nats) | after |"
+        " certainty | agreement | draws renumbered",
+        [
+            [
+                r["method"],
+                f"{r['rhat_before']:.2f}",
+                f"{r['rhat_after']:.3f}",
+                f"{r['kl_before']:.3f}",
+                f"{r['kl_after']:.4f}",
+                f"{r['certainty']:.3f}",
+                f"{r['agreement']:.4f}",
+                f"{100 * r['share_moved']:.0f} %",
+            ]
+            for r in rows
+        ],
+    )
+    return (
+        "## Labels before and after\n\nThe stored NUTS chains of `gaussian_mixture`"
+        f" (K=2).\n\n{table}\n{rows[0]['sentence']}\n"
+    )
 
 
 def _modes_section(rows: Rows) -> str:
     table = _table(
-        "entry | mode | chains | mean log density | class sizes, rows | largest difference within | smallest to other modes",
-        [[f"`{r['entry']}`", str(r["mode"]), ", ".join(map(str, r["chains"])), f"{r['log_density']:.1f}".replace("-", "−"),
-          ", ".join(f"{v:.0f}" for v in r["sizes"]), f"{r['within']:.3f}",
-          "" if r["apart"] is None else f"{r['apart']:.3f}"] for r in rows],
-    )  # fmt: skip
-    rhat = {r["entry"]: "undefined" if r["rhat_all"] is None else f"{r['rhat_all']:.2f}" for r in rows}
-    said = {r["entry"]: f"* {r['sentence']} R-hat of the judged quantities over all chains: {rhat[r['entry']]}." for r in rows}
+        "entry | mode | chains | mean log density | class sizes, rows | largest difference within"
+        " | smallest to other modes",
+        [
+            [
+                f"`{r['entry']}`",
+                str(r["mode"]),
+                ", ".join(map(str, r["chains"])),
+                f"{r['log_density']:.1f}".replace("-", "−"),
+                ", ".join(f"{v:.0f}" for v in r["sizes"]),
+                f"{r['within']:.3f}",
+                "" if r["apart"] is None else f"{r['apart']:.3f}",
+            ]
+            for r in rows
+        ],
+    )
+    rhat = {
+        r["entry"]: "undefined" if r["rhat_all"] is None else f"{r['rhat_all']:.2f}" for r in rows
+    }
+    said = {
+        r[
+            "entry"
+        ]: f"* {r['sentence']} R-hat of the judged quantities over all chains: {rhat[r['entry']]}."
+        for r in rows
+    }
     return (
-        f"## Chains in different modes\n\n{rows[0]['of']} NUTS chains per entry, each from its own start. Two chains are in one mode where "
-        "their co-clustering matrices differ (root mean square, in probability) by no more than the chains' own noise; no numbering of the "
-        "classes enters. The report's heat map of a mixture carries the same sentence about its chains.\n\n"
-        + "\n".join(said.values())
-        + "\n\n"
-        + table
+        f"## Chains in different modes\n\n{rows[0]['of']} NUTS chains per entry, each from its own"
+        " start. Two chains are in one mode where their co-clustering matrices differ (root mean"
+        " square, in probability) by no more than the chains' own noise; no numbering of the"
+        " classes enters. The report's heat map of a mixture carries the same sentence about its"
+        " chains.\n\n" + "\n".join(said.values()) + "\n\n" + table
     )
 
 
@@ -126,34 +207,67 @@ def _clustering_section(rows: Rows) -> str:
     r = rows[0]
     truth = f"{r['draws']:,} draws of four NUTS chains" if "draws" in r else "the stored reference"
     return (
-        f"## Co-clustering against NUTS\n\n`gaussian_mixture` (K=2), all {r['pairs']} pairs of petal lengths; both sides are means "
-        f"over draws of sum_k r_ik r_jk; the truth is {truth}. Of the "
-        f"{r['doubt']} pairs in any doubt, its smallest bulk ESS is "
-        f"{r['ess_smallest']:.0f} and the largest Monte Carlo error {r['mcse_largest']:.4f}.\n\n{table}"
+        f"## Co-clustering against NUTS\n\n`gaussian_mixture` (K=2), all {r['pairs']} pairs of"
+        " petal lengths; both sides are means over draws of sum_k r_ik r_jk; the truth is"
+        f" {truth}. Of the {r['doubt']} pairs in any doubt, its smallest bulk ESS is"
+        f" {r['ess_smallest']:.0f} and the largest Monte Carlo error"
+        f" {r['mcse_largest']:.4f}.\n\n{table}"
     )
 
 
 def _heldout_section(rows: Rows) -> str:
     table = _table(
-        "data | K | covariance | family | ours | theirs | ours − theirs | 95 % interval | failed fits",
-        [[r["data"], str(r["K"]), r["covariance"], r["family"], _signed(r["ours"], 3), _signed(r["theirs"], 3),
-          _signed(r["difference"], 3), f"{_signed(r['low'], 3)} to {_signed(r['high'], 3)}", str(r["failures"])] for r in rows],
-    )  # fmt: skip
+        "data | K | covariance | family | ours | theirs | ours − theirs | 95 % interval | failed"
+        " fits",
+        [
+            [
+                r["data"],
+                str(r["K"]),
+                r["covariance"],
+                r["family"],
+                _signed(r["ours"], 3),
+                _signed(r["theirs"], 3),
+                _signed(r["difference"], 3),
+                f"{_signed(r['low'], 3)} to {_signed(r['high'], 3)}",
+                str(r["failures"]),
+            ]
+            for r in rows
+        ],
+    )
     return (
-        f"## Held-out log score\n\nNats per row, {rows[0]['folds']} folds, seeds (shuffle and starts): {rows[0]['seeds']}; rows "
-        "bootstrapped. Both are fitted to the same rows, standardized by the training fold, with the same K and covariance. Ours is the "
-        "full posterior predictive, a mean over 400 draws; theirs `BayesianGaussianMixture.score_samples` (best of 5 starts).\n\n" + table
+        f"## Held-out log score\n\nNats per row, {rows[0]['folds']} folds, seeds (shuffle and"
+        f" starts): {rows[0]['seeds']}; rows bootstrapped. Both are fitted to the same rows,"
+        " standardized by the training fold, with the same K and covariance. Ours is the full"
+        " posterior predictive, a mean over 400 draws; theirs"
+        " `BayesianGaussianMixture.score_samples` (best of 5 starts).\n\n" + table
     )
 
 
 def _coverage_section(rows: Rows) -> str:
-    lines = [[r["entry"], r["method"], str(r["rows"]), str(r["simulations"]),
-              f"{100 * r['share']:.1f} % ± {100 * r['se']:.1f}",
-              "; ".join(f"{k} {', '.join(f'{100 * v:.0f}' for v in p)}" for k, p in r["parts"].items()), str(r["failures"])]
-             for r in rows]  # fmt: skip
-    table = _table("entry | method | rows | simulations | coverage of 90 % intervals | per component (%) | failed fits", lines)
+    lines = [
+        [
+            r["entry"],
+            r["method"],
+            str(r["rows"]),
+            str(r["simulations"]),
+            f"{100 * r['share']:.1f} % ± {100 * r['se']:.1f}",
+            "; ".join(
+                f"{k} {', '.join(f'{100 * v:.0f}' for v in p)}" for k, p in r["parts"].items()
+            ),
+            str(r["failures"]),
+        ]
+        for r in rows
+    ]
+    table = _table(
+        "entry | method | rows | simulations | coverage of 90 % intervals | per component (%) |"
+        " failed fits",
+        lines,
+    )
     methods = ", ".join(r["method"] for r in rows)
-    return f"## Simulated coverage: {methods}\n\nParameters and rows are drawn from the program itself.\n\n{table}"
+    return (
+        f"## Simulated coverage: {methods}\n\nParameters and rows are drawn from the program"
+        f" itself.\n\n{table}"
+    )
 
 
 SECTIONS: dict[str, Callable[[Rows], str]] = {

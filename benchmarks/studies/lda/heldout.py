@@ -1,17 +1,21 @@
 """Held-out documents scored given topics, whoever found them: three numbers with three names, in nats per token.
 
-For topics phi `[topic, word]` and mixtures theta_d ~ Dirichlet(alpha, ..., alpha), the words of a document in their order have
+For topics phi `[topic, word]` and mixtures theta_d ~ Dirichlet(alpha, ..., alpha), the words of a
+document in their order have
 
     log p(w_d | phi) = log E_theta prod_n sum_k theta_k phi_{k, w_dn}
 
 * `elbo_bound`: a lower bound of it, by coordinate ascent on a Dirichlet q(theta) and q(z).
-* `document_completion`: theta from half of the tokens, log sum_k E[theta_k] phi_kw summed over the other half: a prediction, no bound.
+* `document_completion`: theta from half of the tokens, log sum_k E[theta_k] phi_kw summed over the
+  other half: a prediction, no bound.
 * `left_to_right`: an unbiased estimate of p(w_d | phi) by a particle filter over tokens; `enumerated` is its exact value.
 
-They answer different questions and are never mixed. Every document is scored by itself, with random numbers that depend on its
-words alone, so that a score does not change with the order, the batches or the other documents of an evaluation set.
+They answer different questions and are never mixed. Every document is scored by itself, with
+random numbers that depend on its words alone, so that a score does not change with the order, the
+batches or the other documents of an evaluation set.
 
-Source: Wallach, Murray, Salakhutdinov and Mimno (2009), Evaluation methods for topic models, ICML; Buntine (2009), ACML.
+Source: Wallach, Murray, Salakhutdinov and Mimno (2009), Evaluation methods for topic models, ICML;
+Buntine (2009), ACML.
 """
 
 from __future__ import annotations
@@ -28,10 +32,21 @@ from torch import Tensor
 from guides.base.cavi_lda import log_means, mixtures_given
 from zoo.errors import UsageError
 
-__all__ = ["Heldout", "complete", "document_completion", "elbo_bound", "enumerated", "infer_mixtures", "left_to_right", "split_tokens"]
+__all__ = [
+    "Heldout",
+    "complete",
+    "document_completion",
+    "elbo_bound",
+    "enumerated",
+    "infer_mixtures",
+    "left_to_right",
+    "split_tokens",
+]
 
 Array = np.ndarray[Any, Any]
-PASSES = 200  # of the coordinate ascent on each document; fixed, so that no document waits for another
+PASSES = (
+    200  # of the coordinate ascent on each document; fixed, so that no document waits for another
+)
 LARGEST = 2_000_000  # count vectors of an enumeration
 
 
@@ -66,13 +81,22 @@ def _checked(topics: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         UsageError: shapes that do not fit, or topics that are no distributions over words.
     """
-    topics, counts = torch.as_tensor(topics, dtype=torch.float64), torch.as_tensor(counts, dtype=torch.float64)
+    topics, counts = (
+        torch.as_tensor(topics, dtype=torch.float64),
+        torch.as_tensor(counts, dtype=torch.float64),
+    )
     if topics.ndim != 2 or counts.ndim != 2 or topics.shape[1] != counts.shape[1]:
         raise UsageError(
-            f"Topics {tuple(topics.shape)} and counts {tuple(counts.shape)} differ in words; give [topic, word] and [document, word]."
+            f"Topics {tuple(topics.shape)} and counts {tuple(counts.shape)} differ in words; give"
+            " [topic, word] and [document, word]."
         )
-    if not bool((topics > 0).all()) or not torch.allclose(topics.sum(1), torch.ones(len(topics), dtype=torch.float64), atol=1e-6):
-        raise UsageError("Topics must be positive and sum to 1 over the words; divide pseudo-counts by their sum.")
+    if not bool((topics > 0).all()) or not torch.allclose(
+        topics.sum(1), torch.ones(len(topics), dtype=torch.float64), atol=1e-6
+    ):
+        raise UsageError(
+            "Topics must be positive and sum to 1 over the words; divide pseudo-counts by their"
+            " sum."
+        )
     return topics / topics.sum(1, keepdim=True), counts
 
 
@@ -80,7 +104,9 @@ def infer_mixtures(topics: Tensor, alpha: float, counts: Tensor) -> Tensor:
     """Return the concentrations of q(mixture) `[document, topic]` given topics, by a fixed number of passes."""
     topics, counts = _checked(topics, counts)
     prior = torch.full((len(counts), len(topics)), float(alpha), dtype=torch.float64)
-    return mixtures_given(counts, topics.log(), prior, prior + counts.sum(1, keepdim=True) / len(topics), PASSES)
+    return mixtures_given(
+        counts, topics.log(), prior, prior + counts.sum(1, keepdim=True) / len(topics), PASSES
+    )
 
 
 def elbo_bound(topics: Tensor, alpha: float, counts: Tensor) -> Heldout:
@@ -90,8 +116,14 @@ def elbo_bound(topics: Tensor, alpha: float, counts: Tensor) -> Heldout:
     means = log_means(q)
     fit = torch.special.xlogy(counts, means.exp() @ topics).sum(1)
     prior = torch.full_like(q, float(alpha))
-    constants = q.sum(1).lgamma() - q.lgamma().sum(1) - prior.sum(1).lgamma() + prior.lgamma().sum(1)
-    return Heldout(name="elbo_bound", log_prob=fit - constants - ((q - prior) * means).sum(1), tokens=counts.sum(1))
+    constants = (
+        q.sum(1).lgamma() - q.lgamma().sum(1) - prior.sum(1).lgamma() + prior.lgamma().sum(1)
+    )
+    return Heldout(
+        name="elbo_bound",
+        log_prob=fit - constants - ((q - prior) * means).sum(1),
+        tokens=counts.sum(1),
+    )
 
 
 def _stream(row: Array, seed: int, role: str) -> np.random.Generator:
@@ -103,7 +135,14 @@ def _stream(row: Array, seed: int, role: str) -> np.random.Generator:
 def split_tokens(counts: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return two halves of every document's tokens, drawn without replacement by its own random numbers."""
     rows = counts.double().numpy()
-    first = np.stack([_stream(r, seed, "halves").multivariate_hypergeometric(r.astype(int), int(r.sum()) // 2) for r in rows])
+    first = np.stack(
+        [
+            _stream(r, seed, "halves").multivariate_hypergeometric(
+                r.astype(int), int(r.sum()) // 2
+            )
+            for r in rows
+        ]
+    )
     half = torch.as_tensor(first, dtype=torch.float64)
     return half, counts.double() - half
 
@@ -111,7 +150,11 @@ def split_tokens(counts: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
 def complete(topics: Tensor, mixtures: Tensor, scored: Tensor) -> Heldout:
     """Return log sum_k mixture_k topic_kw summed over tokens, for mixtures `[document, topic]` found elsewhere (an encoder)."""
     topics, scored = _checked(topics, scored)
-    return Heldout(name="document_completion", log_prob=torch.special.xlogy(scored, mixtures @ topics).sum(1), tokens=scored.sum(1))
+    return Heldout(
+        name="document_completion",
+        log_prob=torch.special.xlogy(scored, mixtures @ topics).sum(1),
+        tokens=scored.sum(1),
+    )
 
 
 def document_completion(topics: Tensor, alpha: float, counts: Tensor, *, seed: int = 0) -> Heldout:
@@ -124,8 +167,9 @@ def document_completion(topics: Tensor, alpha: float, counts: Tensor, *, seed: i
 def enumerated(topics: Tensor, alpha: float, counts: Tensor) -> Heldout:
     """Return the exact log p(words in order | topics): the sum over how many tokens each topic has.
 
-    prod_n (sum_k phi_{k, w_n} x_k) is expanded as a polynomial in x, token by token; the coefficient of x^n is then weighted with
-    the Dirichlet-multinomial probability of one assignment with these counts.
+    prod_n (sum_k phi_{k, w_n} x_k) is expanded as a polynomial in x, token by token; the
+    coefficient of x^n is then weighted with the Dirichlet-multinomial probability of one
+    assignment with these counts.
 
     Raises:
         UsageError: too many topics for documents of this length.
@@ -133,10 +177,15 @@ def enumerated(topics: Tensor, alpha: float, counts: Tensor) -> Heldout:
     topics, counts = _checked(topics, counts)
     number, longest = len(topics), int(counts.sum(1).max())
     if (longest + 1) ** (number - 1) > LARGEST:
-        raise UsageError(f"{number} topics and {longest} tokens have too many count vectors to enumerate; use left_to_right.")
+        raise UsageError(
+            f"{number} topics and {longest} tokens have too many count vectors to enumerate; use"
+            " left_to_right."
+        )
     return Heldout(
         name="enumerated",
-        log_prob=torch.tensor([_expand(topics.numpy(), alpha, row) for row in counts.numpy()], dtype=torch.float64),
+        log_prob=torch.tensor(
+            [_expand(topics.numpy(), alpha, row) for row in counts.numpy()], dtype=torch.float64
+        ),
         tokens=counts.sum(1),
     )
 
@@ -148,22 +197,44 @@ def _expand(topics: Array, alpha: float, row: Array) -> float:
     for word in np.repeat(np.arange(len(row)), row.astype(int)):
         grown = topics[-1, word] * coefficients
         for k in range(number - 1):
-            grown += topics[k, word] * np.roll(coefficients, 1, axis=k)  # the last entry of an axis is 0 until the last token
+            grown += topics[k, word] * np.roll(
+                coefficients, 1, axis=k
+            )  # the last entry of an axis is 0 until the last token
         largest = grown.max()
         coefficients, log_scale = grown / largest, log_scale + np.log(largest)
-    each = np.stack(np.meshgrid(*[np.arange(total + 1)] * (number - 1), indexing="ij")) if number > 1 else np.zeros((0, 1))
+    each = (
+        np.stack(np.meshgrid(*[np.arange(total + 1)] * (number - 1), indexing="ij"))
+        if number > 1
+        else np.zeros((0, 1))
+    )
     rest = total - each.sum(0)
-    weight = gammaln(alpha + each).sum(0) + gammaln(alpha + np.maximum(rest, 0)) - number * gammaln(alpha)
+    weight = (
+        gammaln(alpha + each).sum(0)
+        + gammaln(alpha + np.maximum(rest, 0))
+        - number * gammaln(alpha)
+    )
     weight += gammaln(number * alpha) - gammaln(number * alpha + total)
-    return float(np.log((coefficients * np.where(rest >= 0, np.exp(weight), 0.0)).sum()) + log_scale)
+    return float(
+        np.log((coefficients * np.where(rest >= 0, np.exp(weight), 0.0)).sum()) + log_scale
+    )
 
 
-def left_to_right(topics: Tensor, alpha: float, counts: Tensor, *, particles: int = 50, moves: int = 2, seed: int = 0) -> Heldout:
+def left_to_right(
+    topics: Tensor,
+    alpha: float,
+    counts: Tensor,
+    *,
+    particles: int = 50,
+    moves: int = 2,
+    seed: int = 0,
+) -> Heldout:
     """Return the log of an unbiased estimate of p(words in order | topics) for every document.
 
-    A particle holds topics of the tokens so far. Each next token weights the particles by its predictive probability, whose mean is the
-    estimate's next factor; they are resampled, the token's topic is drawn, and `moves` earlier ones are drawn anew given all others.
-    The product of the mean weights is unbiased for any number of particles; its logarithm is low by half its variance.
+    A particle holds topics of the tokens so far. Each next token weights the particles by its
+    predictive probability, whose mean is the estimate's next factor; they are resampled, the
+    token's topic is drawn, and `moves` earlier ones are drawn anew given all others. The product
+    of the mean weights is unbiased for any number of particles; its logarithm is low by half its
+    variance.
 
     Args:
         topics: `[topic, word]`.
@@ -174,11 +245,19 @@ def left_to_right(topics: Tensor, alpha: float, counts: Tensor, *, particles: in
         seed: of the random numbers, which otherwise depend on the document alone.
     """
     topics, counts = _checked(topics, counts)
-    values = [_filter(topics.numpy(), alpha, row, particles, moves, seed) for row in counts.numpy()]
-    return Heldout(name="left_to_right", log_prob=torch.tensor(values, dtype=torch.float64), tokens=counts.sum(1))
+    values = [
+        _filter(topics.numpy(), alpha, row, particles, moves, seed) for row in counts.numpy()
+    ]
+    return Heldout(
+        name="left_to_right",
+        log_prob=torch.tensor(values, dtype=torch.float64),
+        tokens=counts.sum(1),
+    )
 
 
-def _filter(topics: Array, alpha: float, row: Array, particles: int, moves: int, seed: int) -> float:
+def _filter(
+    topics: Array, alpha: float, row: Array, particles: int, moves: int, seed: int
+) -> float:
     stream = _stream(row, seed, "particles")
     words = stream.permutation(np.repeat(np.arange(len(row)), row.astype(int)))
     number, everyone = len(topics), np.arange(particles)
@@ -190,7 +269,10 @@ def _filter(topics: Array, alpha: float, row: Array, particles: int, moves: int,
         weight = joint.sum(1) / (number * alpha + n)
         total += np.log(weight.mean())
         places = np.cumsum(weight)
-        chosen = np.minimum(np.searchsorted(places, (everyone + stream.random()) / particles * places[-1]), particles - 1)
+        chosen = np.minimum(
+            np.searchsorted(places, (everyone + stream.random()) / particles * places[-1]),
+            particles - 1,
+        )
         z, each, joint = z[chosen], each[chosen], joint[chosen]
         z[:, n] = _pick(joint, stream)
         each[everyone, z[:, n]] += 1

@@ -12,7 +12,14 @@ from torch import Tensor
 
 import zoo
 from benchmarks.studies.lda import peers
-from benchmarks.studies.lda.heldout import Heldout, complete, document_completion, elbo_bound, left_to_right, split_tokens
+from benchmarks.studies.lda.heldout import (
+    Heldout,
+    complete,
+    document_completion,
+    elbo_bound,
+    left_to_right,
+    split_tokens,
+)
 from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept
 from zoo.models.topics._topics import match
@@ -52,19 +59,33 @@ def _ours(counts: Tensor, topics: int, seed: int, alpha: float = ALPHA) -> tuple
 def _recovered(method: str, seed: int, run: Run) -> Row:
     truth, (found, seconds) = bars(5), run()
     worst = match(found, truth, (truth[:, None] - found[None]).abs().sum(-1))[1]
-    return {"method": method, "seed": seed, "worst": float(worst.max()), "found": int((worst <= 0.1).sum()), "seconds": seconds}
+    return {
+        "method": method,
+        "seed": seed,
+        "worst": float(worst.max()),
+        "found": int((worst <= 0.1).sum()),
+        "seconds": seconds,
+    }
 
 
 def recover(work: Work) -> dict[str, Row]:
     """Find the ten true bars: the largest matched L1 distance for every method and data seed, and the processor seconds."""
-    kept, seeds, others = _kept(work), range(2 if work.quick else 10), range(0 if work.quick else 3)
+    kept, seeds, others = (
+        _kept(work),
+        range(2 if work.quick else 10),
+        range(0 if work.quick else 3),
+    )
     for seed in seeds:
         counts = zoo.load("lda").load_data(seed).train["counts"]
         runs: dict[str, Run] = {"ours": partial(_ours, counts, 10, seed, 1.0)}
         if seed in others:
-            runs["sklearn batch, 30 passes"] = partial(peers.sklearn_batch, counts, 10, 1.0, BETA, seed, 30)
+            runs["sklearn batch, 30 passes"] = partial(
+                peers.sklearn_batch, counts, 10, 1.0, BETA, seed, 30
+            )
             if peers.has_tomotopy():
-                runs["tomotopy, 200 sweeps"] = partial(peers.tomotopy_gibbs, counts, 10, 1.0, BETA, seed, 200)
+                runs["tomotopy, 200 sweeps"] = partial(
+                    peers.tomotopy_gibbs, counts, 10, 1.0, BETA, seed, 200
+                )
         for method, run in runs.items():
             kept.once(f"{method} {seed}", partial(_recovered, method, seed, run))
     return kept.rows
@@ -78,11 +99,20 @@ def compare_digits(work: Work) -> dict[str, Row]:
         found, seconds = _ours(train, K, seed)
         other, spent = peers.sklearn_online(train, K, ALPHA, BETA, seed, seconds)
         rows = {"ours": (found, seconds), "sklearn online, equal seconds": (other, spent)}
-        return {"seed": seed, **{m: {**_figures(document_completion(t, ALPHA, test)), "seconds": s} for m, (t, s) in rows.items()}}
+        return {
+            "seed": seed,
+            **{
+                m: {**_figures(document_completion(t, ALPHA, test)), "seconds": s}
+                for m, (t, s) in rows.items()
+            },
+        }
 
     def single(method: str, run: Run) -> Row:
         found, seconds = run()
-        return {"seed": 0, method: {**_figures(document_completion(found, ALPHA, test)), "seconds": seconds}}
+        return {
+            "seed": 0,
+            method: {**_figures(document_completion(found, ALPHA, test)), "seconds": seconds},
+        }
 
     for seed in range(1 if work.quick else 3):
         kept.once(f"pair {seed}", partial(pair, seed))
@@ -90,7 +120,10 @@ def compare_digits(work: Work) -> dict[str, Row]:
     kept.once("one topic", partial(single, "one topic", lambda: (blunt, 0.0)))
     if peers.has_tomotopy() and not work.quick:
         name = f"tomotopy, {SWEEPS} sweeps"
-        kept.once("tomotopy", partial(single, name, partial(peers.tomotopy_gibbs, train, K, ALPHA, BETA, 0, SWEEPS)))
+        kept.once(
+            "tomotopy",
+            partial(single, name, partial(peers.tomotopy_gibbs, train, K, ALPHA, BETA, 0, SWEEPS)),
+        )
     return kept.rows
 
 
@@ -106,7 +139,10 @@ def three_numbers(work: Work) -> dict[str, Row]:
             "left to right, 50 particles": left_to_right(topics, ALPHA, few),
             "document completion": document_completion(topics, ALPHA, few),
         }
-        return {"documents": len(few), "scores": {name: _figures(score) for name, score in found.items()}}
+        return {
+            "documents": len(few),
+            "scores": {name: _figures(score) for name, score in found.items()},
+        }
 
     kept.once("digits", make)
     return kept.rows
@@ -118,7 +154,12 @@ def number_of_topics(work: Work) -> dict[str, Row]:
 
     def make(topics: int) -> Row:
         score = document_completion(_ours(train, topics, 0)[0], ALPHA, test)
-        return {"K": topics, **_figures(score), "log_prob": [round(v, 6) for v in score.log_prob.tolist()], "tokens": score.tokens.tolist()}
+        return {
+            "K": topics,
+            **_figures(score),
+            "log_prob": [round(v, 6) for v in score.log_prob.tolist()],
+            "tokens": score.tokens.tolist(),
+        }
 
     for topics in NUMBERS[:2] if work.quick else NUMBERS:
         kept.once(f"{topics:02d}", partial(make, topics))
@@ -133,7 +174,9 @@ def amortized(work: Work) -> dict[str, Row]:
 
     kept, (train, test) = _kept(work), digits()
     known, scored = split_tokens(test)
-    short: dict[str, Any] = {"steps": QUICK_STEPS, "patience": 50, "anneal": 50} if work.quick else {}
+    short: dict[str, Any] = (
+        {"steps": QUICK_STEPS, "patience": 50, "anneal": 50} if work.quick else {}
+    )
 
     def make() -> Row:
         entry = topic_entry(corpus(train), name="digits_train", topics=K, alpha=ALPHA, beta=BETA)
@@ -143,16 +186,26 @@ def amortized(work: Work) -> dict[str, Row]:
         topics = peers.normalized(guides.draw(fit, 100).draws["topic"].double().mean(0))
         with torch.no_grad():
             loc, scale = guide.encode(features({"counts": known}))
-            noise = torch.randn(200, *loc.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-            mixtures = torch.distributions.biject_to(torch.distributions.constraints.simplex)(loc + scale * noise).mean(0)
+            noise = torch.randn(
+                200, *loc.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+            )
+            mixtures = torch.distributions.biject_to(torch.distributions.constraints.simplex)(
+                loc + scale * noise
+            ).mean(0)
         return {
             "encoder": _figures(complete(topics, mixtures, scored)),
-            "the encoder's topics, per-document inference": _figures(document_completion(topics, ALPHA, test)),
+            "the encoder's topics, per-document inference": _figures(
+                document_completion(topics, ALPHA, test)
+            ),
             "steps": fit.cost.steps,
         }
 
     def direct() -> Row:
-        return {"dirichlet, per-document inference": _figures(document_completion(_ours(train, K, 0)[0], ALPHA, test))}
+        return {
+            "dirichlet, per-document inference": _figures(
+                document_completion(_ours(train, K, 0)[0], ALPHA, test)
+            )
+        }
 
     kept.once("dirichlet", direct)
     kept.once("encoder", make)

@@ -1,7 +1,7 @@
 """Other implementations of latent Dirichlet allocation, run for a budget and judged by the same evaluator; both are optional to call.
 
-Every function returns topics `[topic, word]` and the processor seconds the training took (one thread each). Processor time
-is the clock because it means the same on a busy machine.
+Every function returns topics `[topic, word]` and the processor seconds the training took (one
+thread each). Processor time is the clock because it means the same on a busy machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from torch import Tensor
 
 from guides.base.cavi_lda import Ascent, ascend
 
-__all__ = ["has_tomotopy", "normalized", "ours", "sklearn_batch", "sklearn_online", "tomotopy_gibbs"]
+__all__ = [
+    "has_tomotopy",
+    "normalized",
+    "ours",
+    "sklearn_batch",
+    "sklearn_online",
+    "tomotopy_gibbs",
+]
 
 
 def normalized(weights: Tensor) -> Tensor:
@@ -24,7 +31,9 @@ def normalized(weights: Tensor) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def ours(counts: Tensor, topics: int, alpha: float, beta: float, seed: int, *, starts: int = 20) -> tuple[Ascent, float]:
+def ours(
+    counts: Tensor, topics: int, alpha: float, beta: float, seed: int, *, starts: int = 20
+) -> tuple[Ascent, float]:
     """Return the coordinate ascent behind the `dirichlet` family and its processor seconds."""
     before = time.process_time()
     topic = torch.full((topics, counts.shape[1]), beta, dtype=torch.float64)
@@ -33,13 +42,20 @@ def ours(counts: Tensor, topics: int, alpha: float, beta: float, seed: int, *, s
     return found, time.process_time() - before
 
 
-def sklearn_online(counts: Tensor, topics: int, alpha: float, beta: float, seed: int, seconds: float) -> tuple[Tensor, float]:
+def sklearn_online(
+    counts: Tensor, topics: int, alpha: float, beta: float, seed: int, seconds: float
+) -> tuple[Tensor, float]:
     """Return the topics of scikit-learn's online variational Bayes after epochs of minibatches of 128 until the seconds are spent."""
     from sklearn.decomposition import LatentDirichletAllocation
 
     table, order = counts.numpy(), np.random.default_rng(seed)
     model = LatentDirichletAllocation(
-        topics, doc_topic_prior=alpha, topic_word_prior=beta, total_samples=len(table), random_state=seed, learning_method="online"
+        topics,
+        doc_topic_prior=alpha,
+        topic_word_prior=beta,
+        total_samples=len(table),
+        random_state=seed,
+        learning_method="online",
     )
     before = time.process_time()
     while True:
@@ -49,15 +65,25 @@ def sklearn_online(counts: Tensor, topics: int, alpha: float, beta: float, seed:
                 return normalized(torch.as_tensor(model.components_)), time.process_time() - before
 
 
-def sklearn_batch(counts: Tensor, topics: int, alpha: float, beta: float, seed: int, passes: int) -> tuple[Tensor, float]:
+def sklearn_batch(
+    counts: Tensor, topics: int, alpha: float, beta: float, seed: int, passes: int
+) -> tuple[Tensor, float]:
     """Return the topics of scikit-learn's batch variational Bayes."""
     from sklearn.decomposition import LatentDirichletAllocation
 
     before = time.process_time()
     model = LatentDirichletAllocation(
-        topics, doc_topic_prior=alpha, topic_word_prior=beta, max_iter=passes, random_state=seed, learning_method="batch"
+        topics,
+        doc_topic_prior=alpha,
+        topic_word_prior=beta,
+        max_iter=passes,
+        random_state=seed,
+        learning_method="batch",
     )
-    return normalized(torch.as_tensor(model.fit(counts.numpy()).components_)), time.process_time() - before
+    return (
+        normalized(torch.as_tensor(model.fit(counts.numpy()).components_)),
+        time.process_time() - before,
+    )
 
 
 def has_tomotopy() -> bool:
@@ -65,7 +91,9 @@ def has_tomotopy() -> bool:
     return importlib.util.find_spec("tomotopy") is not None
 
 
-def tomotopy_gibbs(counts: Tensor, topics: int, alpha: float, beta: float, seed: int, sweeps: int) -> tuple[Tensor, float]:
+def tomotopy_gibbs(
+    counts: Tensor, topics: int, alpha: float, beta: float, seed: int, sweeps: int
+) -> tuple[Tensor, float]:
     """Return the topics of tomotopy's collapsed Gibbs sampler at its last sweep, hyperparameters held fixed."""
     import tomotopy
 
@@ -83,4 +111,9 @@ def tomotopy_gibbs(counts: Tensor, topics: int, alpha: float, beta: float, seed:
     for k in range(topics):
         found[k, words] = torch.as_tensor(model.get_topic_word_dist(k), dtype=torch.float64)
     # words that never occur have no row there; they get what the prior leaves them
-    return normalized(found.clamp(min=beta / (float(counts.sum()) / topics + counts.shape[1] * beta))), seconds
+    return (
+        normalized(
+            found.clamp(min=beta / (float(counts.sum()) / topics + counts.shape[1] * beta))
+        ),
+        seconds,
+    )

@@ -40,45 +40,98 @@ def _bars(part: Rows, targets: Targets) -> str:
     lines = []
     for m in dict.fromkeys(r["method"] for r in rows):
         mine = [r for r in rows if r["method"] == m]
-        lines.append([
-            m, str(len(mine)), str(sum(r["found"] == 10 for r in mine)), f"{mean(r['found'] for r in mine):.1f}",
-            f"{max(r['worst'] for r in mine):.3f}", f"{mean(r['seconds'] for r in mine):.1f}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                m,
+                str(len(mine)),
+                str(sum(r["found"] == 10 for r in mine)),
+                f"{mean(r['found'] for r in mine):.1f}",
+                f"{max(r['worst'] for r in mine):.3f}",
+                f"{mean(r['seconds'] for r in mine):.1f}",
+            ]
+        )
     own = [r for r in rows if r["method"] == "ours"]
     whole, slowest = sum(r["found"] == 10 for r in own), max(r["seconds"] for r in own)
     wanted = "all ten bars (matched L1 at most 0.1) in at least 9 of 10 seeds, 60 s each"
-    verdict = _word(whole >= 9 and slowest <= 60) if len(own) >= 10 else f"only {len(own)} seeds measured"
+    verdict = (
+        _word(whole >= 9 and slowest <= 60)
+        if len(own) >= 10
+        else f"only {len(own)} seeds measured"
+    )
     targets.append((wanted, f"{whole} of {len(own)} seeds, slowest {slowest:.1f} s", verdict))
     head = ("method", "seeds", "all ten found", "bars found, mean", "worst L1", "seconds, mean")
-    text = "Corpus `lda`: 1,000 documents of 100 words, alpha = 1, beta = 0.5, K = 10; seeds are data seeds. A bar is found where the L1\n"
-    return "## Bars\n\n" + text + "distance of its matched topic is at most 0.1.\n\n" + _table(head, lines)
+    text = (
+        "Corpus `lda`: 1,000 documents of 100 words, alpha = 1, beta = 0.5, K = 10; seeds are data"
+        " seeds. A bar is found where the L1\n"
+    )
+    return (
+        "## Bars\n\n"
+        + text
+        + "distance of its matched topic is at most 0.1.\n\n"
+        + _table(head, lines)
+    )
 
 
 def _digits(part: Rows, targets: Targets) -> str:
     found = [(m, r["seed"], v) for r in part.values() for m, v in r.items() if m != "seed"]
-    lines = [[m, str(seed), *_numbers(v), f"{v['seconds']:.1f}"] for m, seed, v in sorted(found, key=lambda f: (f[0], f[1]))]
-    named = {prefix: [v["perplexity"] for m, _, v in found if m.startswith(prefix)] for prefix in ("ours", "tomotopy", "sklearn online")}
+    lines = [
+        [m, str(seed), *_numbers(v), f"{v['seconds']:.1f}"]
+        for m, seed, v in sorted(found, key=lambda f: (f[0], f[1]))
+    ]
+    named = {
+        prefix: [v["perplexity"] for m, _, v in found if m.startswith(prefix)]
+        for prefix in ("ours", "tomotopy", "sklearn online")
+    }
     own, gibbs, online = named["ours"], named["tomotopy"], named["sklearn online"]
     wanted = "digits: within 1 % of tomotopy's collapsed Gibbs, 1,000 sweeps"
     if gibbs and own:
         change = 100 * (median(own) / gibbs[0] - 1)
-        targets.append((wanted, f"{change:+.2f} % (median of {len(own)} seeds)", _word(change <= 1)))
+        targets.append(
+            (wanted, f"{change:+.2f} % (median of {len(own)} seeds)", _word(change <= 1))
+        )
     else:
-        targets.append((wanted, "not measured: tomotopy was not installed, or its run is missing", "open"))
+        targets.append(
+            (wanted, "not measured: tomotopy was not installed, or its run is missing", "open")
+        )
     if own:
         gains = [100 * (1 - a / b) for a, b in zip(own, online, strict=True)]
         said = f"{mean(gains):+.2f} % (seeds {', '.join(f'{g:+.2f}' for g in gains)})"
-        targets.append(("digits: at least 2 % better than scikit-learn's online VB at equal processor time", said, _word(mean(gains) >= 2)))
+        targets.append(
+            (
+                (
+                    "digits: at least 2 % better than scikit-learn's online VB at equal processor"
+                    " time"
+                ),
+                said,
+                _word(mean(gains) >= 2),
+            )
+        )
     text = "1,500 images trained, 297 held out; K = 10, alpha = beta = 0.5.\n\n"
-    return "## Digits\n\n" + text + _table(("method", "seed", "completion perplexity", "nats per token", "se", "seconds"), lines)
+    return (
+        "## Digits\n\n"
+        + text
+        + _table(
+            ("method", "seed", "completion perplexity", "nats per token", "se", "seconds"), lines
+        )
+    )
 
 
 def _three(part: Rows, targets: Targets) -> str:
     row = part["digits"]
     lines = [[name, *_numbers(v)] for name, v in row["scores"].items()]
-    text = f"The same topics and the same {row['documents']} held-out images. The first bounds what the second estimates; the third\n"
-    text += "scores half the tokens given the other half. Comparing one method's bound with another's completion compares nothing.\n\n"
-    return "## Three numbers with three names\n\n" + text + _table(("number", "perplexity", "nats per token", "se over images"), lines)
+    text = (
+        f"The same topics and the same {row['documents']} held-out images. The first bounds what"
+        " the second estimates; the third\n"
+    )
+    text += (
+        "scores half the tokens given the other half. Comparing one method's bound with another's"
+        " completion compares nothing.\n\n"
+    )
+    return (
+        "## Three numbers with three names\n\n"
+        + text
+        + _table(("number", "perplexity", "nats per token", "se over images"), lines)
+    )
 
 
 def _topics(part: Rows, targets: Targets) -> str:
@@ -94,23 +147,50 @@ def _topics(part: Rows, targets: Targets) -> str:
         lines.append([str(row["K"]), f"{row['perplexity']:.2f}", f"{row['nats']:.4f}", said])
     if steps:
         worst = min(steps)
-        verdict = _word(worst[0] >= -1) if rows[-1]["K"] >= 20 else f"measured up to K = {rows[-1]['K']}"
+        verdict = (
+            _word(worst[0] >= -1) if rows[-1]["K"] >= 20 else f"measured up to K = {rows[-1]['K']}"
+        )
         wanted = "perplexity does not rise from K = 2 to 20 beyond its standard error"
         targets.append((wanted, f"smallest step {worst[0]:+.1f} se, at K = {worst[1]}", verdict))
-    return "## Number of topics\n\n" + _table(("K", "completion perplexity", "nats per token", "gain over the row above, nats"), lines)
+    return "## Number of topics\n\n" + _table(
+        ("K", "completion perplexity", "nats per token", "gain over the row above, nats"), lines
+    )
 
 
 def _amortized(part: Rows, targets: Targets) -> str:
     found = {name: v for row in part.values() for name, v in row.items() if name != "steps"}
     if "encoder" in found:
-        loss = 100 * (found["encoder"]["perplexity"] / found["dirichlet, per-document inference"]["perplexity"] - 1)
-        targets.append(("amortized at most 3 % worse than per-document inference", f"{loss:+.2f} %", _word(loss <= 3)))
-    text = "Family `topic_encoder`; the encoder sees half of a held-out image and its mixture predicts the rest.\n\n"
+        loss = 100 * (
+            found["encoder"]["perplexity"]
+            / found["dirichlet, per-document inference"]["perplexity"]
+            - 1
+        )
+        targets.append(
+            (
+                "amortized at most 3 % worse than per-document inference",
+                f"{loss:+.2f} %",
+                _word(loss <= 3),
+            )
+        )
+    text = (
+        "Family `topic_encoder`; the encoder sees half of a held-out image and its mixture"
+        " predicts the rest.\n\n"
+    )
     lines = [[name, *_numbers(v)] for name, v in found.items()]
-    return "## Amortized\n\n" + text + _table(("mixtures from", "completion perplexity", "nats per token", "se"), lines)
+    return (
+        "## Amortized\n\n"
+        + text
+        + _table(("mixtures from", "completion perplexity", "nats per token", "se"), lines)
+    )
 
 
-SECTIONS = {"bars": _bars, "digits": _digits, "amortized": _amortized, "number_of_topics": _topics, "three_numbers": _three}
+SECTIONS = {
+    "bars": _bars,
+    "digits": _digits,
+    "amortized": _amortized,
+    "number_of_topics": _topics,
+    "three_numbers": _three,
+}
 
 
 def render(parts: Mapping[str, Rows]) -> str:
@@ -119,4 +199,6 @@ def render(parts: Mapping[str, Rows]) -> str:
     sections = [make(parts[name], targets) for name, make in SECTIONS.items() if parts.get(name)]
     missing = [name for name in SECTIONS if not parts.get(name)]
     note = f"Not measured yet: {', '.join(missing)}.\n" if missing else ""
-    return "\n".join([HEAD, _table(("bar", "measured", ""), targets), *([note] if note else []), *sections])
+    return "\n".join(
+        [HEAD, _table(("bar", "measured", ""), targets), *([note] if note else []), *sections]
+    )

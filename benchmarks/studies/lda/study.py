@@ -22,7 +22,9 @@ def _measure(part: str, work: Work) -> Any:
 def _render(rows: Mapping[str, Any]) -> Rendered:
     from benchmarks.studies.lda.render import render
 
-    rows = json.loads(json.dumps(rows, sort_keys=True))  # the order of the tables, whoever measured
+    rows = json.loads(
+        json.dumps(rows, sort_keys=True)
+    )  # the order of the tables, whoever measured
     return Rendered(text=render(rows), files={"lda.json": json_text(rows)})
 
 

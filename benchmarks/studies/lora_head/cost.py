@@ -1,7 +1,8 @@
 """What a posterior over adapters costs: one step of variational inference beside one step of plain adapter training.
 
-The model is a transformer encoder of PyTorch with random weights and rank-4 adapters on its feed-forward layers. Time is
-processor time, the median of several steps; memory is what a step keeps for its backward pass, counted exactly by hooks.
+The model is a transformer encoder of PyTorch with random weights and rank-4 adapters on its
+feed-forward layers. Time is processor time, the median of several steps; memory is what a step
+keeps for its backward pass, counted exactly by hooks.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def kept_bytes(loss: Callable[[], Tensor]) -> int:
     return sum(seen.values())
 
 
-def step_cost(loss: Callable[[], Tensor], parameters: list[Any], steps: int = STEPS) -> tuple[float, float, int]:
+def step_cost(
+    loss: Callable[[], Tensor], parameters: list[Any], steps: int = STEPS
+) -> tuple[float, float, int]:
     """Return processor milliseconds of one step of Adam, megabytes kept for the backward pass, and trained numbers."""
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
     times = []
@@ -76,7 +79,9 @@ def measure(work: Work) -> list[dict[str, Any]]:
         torch.manual_seed(0)
         found = _costs(3 if work.quick else STEPS)
     names = ("milliseconds", "megabytes", "numbers")
-    return [{"name": name, **dict(zip(names, values, strict=True))} for name, values in found.items()]
+    return [
+        {"name": name, **dict(zip(names, values, strict=True))} for name, values in found.items()
+    ]
 
 
 def _costs(steps: int) -> dict[str, tuple[float, float, int]]:
@@ -84,7 +89,11 @@ def _costs(steps: int) -> dict[str, tuple[float, float, int]]:
     module = add_lora(Encoder().eval(), layers, rank=RANK)
     tokens, label = torch.randint(WORDS, (BATCH, LENGTH)), torch.randint(CLASSES, (BATCH,))
     trained = [p for p in module.parameters() if p.requires_grad]
-    rows = {"plain adapter training": step_cost(lambda: nn.functional.cross_entropy(module(tokens), label), trained, steps)}
+    rows = {
+        "plain adapter training": step_cost(
+            lambda: nn.functional.cross_entropy(module(tokens), label), trained, steps
+        )
+    }
     program: Any = to_pyro(module, prior=0.1)
     for particles in (1, 4):
         with pyro.settings.context(module_local_params=True):

@@ -1,8 +1,9 @@
 """`laplace-torch` beside our own families on `lora_head[form=last_layer]`: a Laplace approximation somebody else wrote.
 
-The last layer is a linear model with a normal prior around the frozen weights, which the library can say exactly: with the
-full Hessian it is our `laplace` (a test holds mean and covariance equal), with Kronecker factors what its users mostly take. The
-table goes into the part `laplace-torch` of `docs/models/lora_head.md`. Needs `pip install -e '.[peers]'`.
+The last layer is a linear model with a normal prior around the frozen weights, which the library
+can say exactly: with the full Hessian it is our `laplace` (a test holds mean and covariance
+equal), with Kronecker factors what its users mostly take. The table goes into the part
+`laplace-torch` of `docs/models/lora_head.md`. Needs `pip install -e '.[peers]'`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def _library() -> Any:
     try:
         import laplace
     except ImportError as error:
-        raise UsageError("laplace-torch is not installed; pip install -e '.[peers]' brings it.") from error
+        raise UsageError(
+            "laplace-torch is not installed; pip install -e '.[peers]' brings it."
+        ) from error
     return laplace
 
 
@@ -51,18 +54,32 @@ class Approximation:
             raise UsageError(f"structure is {structure!r}; accepted: {', '.join(STRUCTURES)}.")
         laplace = _library()
         w, classes = backbone(), len(mode)
-        self.frozen = torch.cat([w["w3"][:classes], w["b3"][:classes, None]], 1)  # [class, 33], the bias last
+        self.frozen = torch.cat(
+            [w["w3"][:classes], w["b3"][:classes, None]], 1
+        )  # [class, 33], the bias last
         layer = nn.Linear(32, classes).double()
         with torch.no_grad():
             values = self.frozen + LAST_SCALE * mode
             layer.weight.copy_(values[:, :32])
             layer.bias.copy_(values[:, 32])
         # the layer's parameters come one after the other, the site has the bias in each row
-        self.order = torch.cat([torch.arange(32 * classes).reshape(classes, 32), 32 * classes + torch.arange(classes)[:, None]], 1)
+        self.order = torch.cat(
+            [
+                torch.arange(32 * classes).reshape(classes, 32),
+                32 * classes + torch.arange(classes)[:, None],
+            ],
+            1,
+        )
         mean = torch.cat([self.frozen[:, :32].reshape(-1), self.frozen[:, 32]])
         kind = {"kron": laplace.KronLLLaplace, "full": laplace.FullLLLaplace}[structure]
         model = nn.Sequential(nn.Identity(), layer)
-        self.posterior = kind(model, "classification", prior_precision=1 / LAST_SCALE**2, prior_mean=mean, last_layer_name="1")
+        self.posterior = kind(
+            model,
+            "classification",
+            prior_precision=1 / LAST_SCALE**2,
+            prior_mean=mean,
+            last_layer_name="1",
+        )
         rows = torch.utils.data.TensorDataset(data.train["x"], data.train["label"])
         with torch.enable_grad():
             self.posterior.fit(torch.utils.data.DataLoader(rows, batch_size=len(rows)))
@@ -75,13 +92,17 @@ class Approximation:
 
     def draws(self, number: int, seed: int = 0) -> Tensor:
         """Return draws of the site `head`, `[sample, class, 33]`."""
-        return self._head(self.posterior.sample(number, generator=torch.Generator().manual_seed(seed)).double())
+        return self._head(
+            self.posterior.sample(number, generator=torch.Generator().manual_seed(seed)).double()
+        )
 
     def _head(self, parameters: Tensor) -> Tensor:
         return (parameters[..., self.order] - self.frozen) / LAST_SCALE
 
 
-def _predictions(quick: bool, seed: int = 0) -> tuple[Baselines, dict[str, Mapping[str, Any]], Any]:
+def _predictions(
+    quick: bool, seed: int = 0
+) -> tuple[Baselines, dict[str, Mapping[str, Any]], Any]:
     """Return the scored sets, the predictive of every method by name, and the chains they are measured against."""
     import benchmarks
     import guides
@@ -91,11 +112,15 @@ def _predictions(quick: bool, seed: int = 0) -> tuple[Baselines, dict[str, Mappi
     data = entry.load_data(seed)
     assert entry.baselines is not None
     made = entry.baselines(data, 0, **entry.settings)
-    nuts = benchmarks.run_nuts(entry, seed=seed, data=data, draws=300 if quick else 1000, tune=500, min_ess=0)
+    nuts = benchmarks.run_nuts(
+        entry, seed=seed, data=data, draws=300 if quick else 1000, tune=500, min_ess=0
+    )
     found: dict[str, Mapping[str, Any]] = {"nuts": predictive(made, nuts)}
     mode = torch.empty(0)
     for family in ("laplace", "full_rank"):
-        settings: dict[str, Any] = {} if family == "laplace" else {"steps": 500 if quick else 3000, "num_particles": 16}
+        settings: dict[str, Any] = (
+            {} if family == "laplace" else {"steps": 500 if quick else 3000, "num_particles": 16}
+        )
         fit = guides.fit(entry, family, seed=seed, data=data, **settings)
         found[family] = predictive(made, guides.draw(fit, SAMPLES))
         if family == "laplace":
@@ -116,7 +141,11 @@ def measure(work: Work) -> list[dict[str, Any]]:
     labels = made.labels.numpy()
     floor = score_rows({"half": parts[0]}, labels, parts[1]["test"], set())[0].distance
     return [
-        {"method": row.method, **{m: row.metrics[m].value for m in ("accuracy", "log_loss", "ece")},
-         "distance": None if row.method == "nuts" else row.distance, "floor": floor if row.method == "nuts" else None}
+        {
+            "method": row.method,
+            **{m: row.metrics[m].value for m in ("accuracy", "log_loss", "ece")},
+            "distance": None if row.method == "nuts" else row.distance,
+            "floor": floor if row.method == "nuts" else None,
+        }
         for row in score_rows(dict(found), labels, found["nuts"]["test"], set(), "nuts")
-    ]  # fmt: skip
+    ]

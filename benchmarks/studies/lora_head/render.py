@@ -9,7 +9,18 @@ import numpy as np
 
 from benchmarks.metrics.calibration import BINS
 
-__all__ = ["CASES", "COLUMNS", "DIGITS", "FAMILIES", "JUDGED", "bars", "best_guide", "page", "pooled_ece", "spearman"]
+__all__ = [
+    "CASES",
+    "COLUMNS",
+    "DIGITS",
+    "FAMILIES",
+    "JUDGED",
+    "bars",
+    "best_guide",
+    "page",
+    "pooled_ece",
+    "spearman",
+]
 
 FAMILIES = ("laplace", "mean_field", "low_rank", "full_rank", "flow")
 BASELINES = ("mle", "map", "temperature scaling", "ensemble")
@@ -22,16 +33,45 @@ CASES: dict[str, dict[str, Any]] = {  # name in the table -> options of the entr
 JUDGED = {"rotation": "rank one", "last_layer": "last layer"}  # cases with ten data seeds
 SEEDS = 10  # data seeds the bars against mle and temperature scaling ask for
 CHAINED = {"rotation": 3, "last_layer": 3}  # data seeds with chains, and with every family
-LIGHT = {"rotation": ("flow",), "last_layer": ("laplace", "full_rank")}  # families on the other data seeds: the nearest to the chains
+LIGHT = {
+    "rotation": ("flow",),
+    "last_layer": ("laplace", "full_rank"),
+}  # families on the other data seeds: the nearest to the chains
 METRICS = ("accuracy", "log_loss", "ece", "adaptive_ece", "brier")
 HEADS = (
-    "method", "data seeds", "accuracy", "log loss", "ECE", "ECE, pooled", "adaptive ECE", "Brier", "AUROC other classes",
-    "AUROC 75 degrees", "total variation to NUTS", "sd ratio of log odds",
-)  # fmt: skip
+    "method",
+    "data seeds",
+    "accuracy",
+    "log loss",
+    "ECE",
+    "ECE, pooled",
+    "adaptive ECE",
+    "Brier",
+    "AUROC other classes",
+    "AUROC 75 degrees",
+    "total variation to NUTS",
+    "sd ratio of log odds",
+)
 COLUMNS = (
-    "case", "labels", "seed", "method", *METRICS, "outside_classes", "outside_rotation", "distance", "floor", "sd_ratio",
-    "ece_floor", "bins", "rhat_share", "ess_share", "rhat_max", "ess_min", "status", "seconds",
-)  # fmt: skip
+    "case",
+    "labels",
+    "seed",
+    "method",
+    *METRICS,
+    "outside_classes",
+    "outside_rotation",
+    "distance",
+    "floor",
+    "sd_ratio",
+    "ece_floor",
+    "bins",
+    "rhat_share",
+    "ess_share",
+    "rhat_max",
+    "ess_min",
+    "status",
+    "seconds",
+)
 DIGITS = ".6g"  # of the floats in the table
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
@@ -47,11 +87,13 @@ def pooled_ece(rows: Sequence[Row]) -> float:
     return float(np.abs(sums[:, 2] - sums[:, 1]).sum() / sums[:, 0].sum())
 
 
-def spearman(rows: Sequence[Row], *, number: int = 2000, seed: int = 0) -> tuple[float, float, float, int]:
+def spearman(
+    rows: Sequence[Row], *, number: int = 2000, seed: int = 0
+) -> tuple[float, float, float, int]:
     """Return the mean over case and seed of the rank correlation of ECE and distance to NUTS over methods, its 90 % interval, cases.
 
-    The interval resamples pairs (case, seed), which are independent; methods within one are not. Pairs whose chains disagree
-    have no truth to be far from and are left out.
+    The interval resamples pairs (case, seed), which are independent; methods within one are not.
+    Pairs whose chains disagree have no truth to be far from and are left out.
     """
     from scipy.stats import spearmanr
 
@@ -60,10 +102,15 @@ def spearman(rows: Sequence[Row], *, number: int = 2000, seed: int = 0) -> tuple
     for row in rows:
         if row.get("distance") not in ("", None) and (str(row["case"]), str(row["seed"])) in known:
             cases.setdefault((str(row["case"]), str(row["seed"])), []).append(row)
-    values = np.array([
-        spearmanr([float(r["ece"]) for r in group], [float(r["distance"]) for r in group]).statistic
-        for group in cases.values() if len(group) >= 4
-    ])  # fmt: skip
+    values = np.array(
+        [
+            spearmanr(
+                [float(r["ece"]) for r in group], [float(r["distance"]) for r in group]
+            ).statistic
+            for group in cases.values()
+            if len(group) >= 4
+        ]
+    )
     if not len(values):
         return float("nan"), float("nan"), float("nan"), 0
     low, high = interval(values, number, seed)
@@ -101,11 +148,20 @@ def bars(rows: Sequence[Row]) -> list[tuple[str, str, bool | None]]:
     if cases:
         bounds = f" (90 % interval {low:+.2f} to {high:+.2f})" if cases > 2 else ", no interval"
         text = f"{value:+.2f}{bounds}, {cases} pair{'s' * (cases > 1)} of case and data seed"
-        found.append(("rank correlation of ECE and distance to NUTS over methods, with its interval", text, True if cases > 2 else None))
+        found.append(
+            (
+                "rank correlation of ECE and distance to NUTS over methods, with its interval",
+                text,
+                True if cases > 2 else None,
+            )
+        )
     spent = sum(float(r["seconds"]) for r in rows if r.get("seconds") not in ("", None)) / 60
     if spent:
         tier, limit = ("full", 15) if {r["case"] for r in rows} > {"rotation"} else ("quick", 3)
-        text = f"{spent:.1f} minutes of chains and fits, one after the other (compiling, baselines and scores apart)"
+        text = (
+            f"{spent:.1f} minutes of chains and fits, one after the other (compiling, baselines"
+            " and scores apart)"
+        )
         found.append((f"{tier} tier within {limit} minutes", text, spent <= limit))
     return found
 
@@ -115,9 +171,23 @@ def best_guide(own: Sequence[Row], seeds: int = 1) -> tuple[str, float]:
 
     Only families that ran on so many data seeds count, all of them where none did.
     """
-    means = {f: np.mean([float(r["distance"]) for r in own if r["method"] == f and r.get("distance") not in ("", None)] or [np.nan])
-             for f in FAMILIES}  # fmt: skip
-    ran = {f for f in FAMILIES if len({str(r["seed"]) for r in own if r["method"] == f}) >= seeds and np.isfinite(means[f])}
+    means = {
+        f: np.mean(
+            [
+                float(r["distance"])
+                for r in own
+                if r["method"] == f and r.get("distance") not in ("", None)
+            ]
+            or [np.nan]
+        )
+        for f in FAMILIES
+    }
+    ran = {
+        f
+        for f in FAMILIES
+        if len({str(r["seed"]) for r in own if r["method"] == f}) >= seeds
+        and np.isfinite(means[f])
+    }
     means = {f: value for f, value in means.items() if not ran or f in ran}
     best = min(means, key=lambda f: means[f] if np.isfinite(means[f]) else np.inf)
     return best, float(means[best])
@@ -129,57 +199,104 @@ def _bars(own: Sequence[Row], words: str) -> list[tuple[str, str, bool | None]]:
         return []
     best, distance = best_guide(own)
     floor = np.mean([float(r["floor"]) for r in chains])
-    text = f"{best} {distance:.3f} (floor {floor:.3f}, {len(chains)} data seed{'s' * (len(chains) > 1)})"
-    found: list[tuple[str, str, bool | None]] = [(f"{words}: best guide within 0.02 mean total variation of NUTS", text, distance <= 0.02)]
+    text = (
+        f"{best} {distance:.3f} (floor {floor:.3f}, {len(chains)} data"
+        f" seed{'s' * (len(chains) > 1)})"
+    )
+    found: list[tuple[str, str, bool | None]] = [
+        (f"{words}: best guide within 0.02 mean total variation of NUTS", text, distance <= 0.02)
+    ]
     least = [min(float(r[name]) for r in chains) for name in ("rhat_share", "ess_share")]
-    text = f"R-hat <= 1.01 on {100 * least[0]:.1f} %, ESS >= 4,000 on {100 * least[1]:.1f} % of test images (worst data seed)"
+    text = (
+        f"R-hat <= 1.01 on {100 * least[0]:.1f} %, ESS >= 4,000 on {100 * least[1]:.1f} % of test"
+        " images (worst data seed)"
+    )
     found.append((f"{words}: NUTS certified on 99 % of test images", text, min(least) >= 0.99))
-    best, distance = best_guide(own, SEEDS)  # the nearest of those that ran often enough to be judged by their predictions
+    best, distance = best_guide(
+        own, SEEDS
+    )  # the nearest of those that ran often enough to be judged by their predictions
     for metric, name, line in (("log_loss", "log loss", 0.3), ("ece", "ECE", 0.6)):
         pair = paired(own, metric, best, "mle")
         drop = 1 - pair[:, 0].mean() / pair[:, 1].mean()
-        text = f"{best} {pair[:, 0].mean():.3f}, mle {pair[:, 1].mean():.3f}: {-100 * drop:+.0f} % over {len(pair)} "
+        text = (
+            f"{best} {pair[:, 0].mean():.3f}, mle {pair[:, 1].mean():.3f}: {-100 * drop:+.0f} %"
+            f" over {len(pair)} "
+        )
         text += f"data seed{'s' * (len(pair) > 1)}"
         if metric == "ece":
             pooled = [pooled_ece([r for r in own if r["method"] == m]) for m in (best, "mle")]
             chance = np.mean([float(r["ece_floor"]) for r in own if r["method"] == best])
-            text += f"; all predictions pooled {pooled[0]:.3f}, {pooled[1]:.3f}: {-100 * (1 - pooled[0] / pooled[1]):+.0f} %"
+            text += (
+                f"; all predictions pooled {pooled[0]:.3f}, {pooled[1]:.3f}:"
+                f" {-100 * (1 - pooled[0] / pooled[1]):+.0f} %"
+            )
             text += f" (exactly right probabilities would show {chance:.3f} per data seed)"
         enough = len(pair) >= SEEDS  # fewer data seeds leave the bar open
         found.append(
-            (f"{words}: {name} {100 * line:.0f} % below mle at 64 labels, {SEEDS} data seeds", text, bool(drop >= line) if enough else None)
+            (
+                f"{words}: {name} {100 * line:.0f} % below mle at 64 labels, {SEEDS} data seeds",
+                text,
+                bool(drop >= line) if enough else None,
+            )
         )
         pair = paired(own, metric, best, "temperature scaling")
         low, high = interval(pair[:, 0] - pair[:, 1])
         text = f"difference {(pair[:, 0] - pair[:, 1]).mean():+.3f}"
-        text += f" (90 % interval {low:+.3f} to {high:+.3f})" if enough else f" ({len(pair)} data seed{'s' * (len(pair) > 1)})"
-        found.append((f"{words}: {name} below temperature scaling", text, bool(high < 0) if enough else None))
+        text += (
+            f" (90 % interval {low:+.3f} to {high:+.3f})"
+            if enough
+            else f" ({len(pair)} data seed{'s' * (len(pair) > 1)})"
+        )
+        found.append(
+            (
+                f"{words}: {name} below temperature scaling",
+                text,
+                bool(high < 0) if enough else None,
+            )
+        )
     return found
 
 
 def page(rows: Sequence[Row]) -> str:
     """Return the results page."""
-    lines = ["# lora_head: bars and tables", "", INTRODUCTION, "| bar | measured | |", "|---|---|---|"]
+    lines = [
+        "# lora_head: bars and tables",
+        "",
+        INTRODUCTION,
+        "| bar | measured | |",
+        "|---|---|---|",
+    ]
     verdict = {True: "met", False: "**missed**", None: "open"}
     lines += [f"| {bar} | {text} | {verdict[met]} |" for bar, text, met in bars(rows)]
     for case in CASES:
         own = [r for r in rows if r["case"] == case]
         if not own:
             continue
-        seeds, chained = len({str(r["seed"]) for r in own}), sum(r["method"] == "nuts" for r in own)
+        seeds, chained = (
+            len({str(r["seed"]) for r in own}),
+            sum(r["method"] == "nuts" for r in own),
+        )
         lines += [
             "",
             f"## {TITLES[case]}",
             "",
-            f"Means over {seeds} data seed{'s' if seeds > 1 else ''}, {chained} of them with chains.",
+            (
+                f"Means over {seeds} data seed{'s' if seeds > 1 else ''}, {chained} of them with"
+                " chains."
+            ),
             "",
         ]
         lines += ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
         for method in (*BASELINES, *FAMILIES, "nuts"):
-            mine = [r for r in own if r["method"] == method and r.get("accuracy") not in ("", None)]
+            mine = [
+                r for r in own if r["method"] == method and r.get("accuracy") not in ("", None)
+            ]
             if not mine:
                 continue
-            numbers = [_mean(mine, c) for c in (*METRICS, "outside_classes", "outside_rotation", "distance", "sd_ratio")]
+            numbers = [
+                _mean(mine, c)
+                for c in (*METRICS, "outside_classes", "outside_rotation", "distance", "sd_ratio")
+            ]
             numbers.insert(0, str(len(mine)))
             numbers.insert(4, f"{pooled_ece(mine):.3f}")
             if method == "nuts":
@@ -187,9 +304,18 @@ def page(rows: Sequence[Row]) -> str:
             lines.append(f"| {method} | " + " | ".join(numbers) + " |")
         doubtful = [r for r in own if r["method"] == "nuts" and not _agree(r)]
         if doubtful:
-            worst, share = max(float(r["rhat_max"]) for r in doubtful), min(float(r["rhat_share"]) for r in doubtful)
-            lines += ["", f"**The chains of this case disagree** (R-hat at most 1.01 on {100 * share:.0f} % of the test images, up to "
-                      f"{worst:.2f}): distances to them say which methods are alike, not which are right."]  # fmt: skip
+            worst, share = (
+                max(float(r["rhat_max"]) for r in doubtful),
+                min(float(r["rhat_share"]) for r in doubtful),
+            )
+            lines += [
+                "",
+                (
+                    "**The chains of this case disagree** (R-hat at most 1.01 on"
+                    f" {100 * share:.0f} % of the test images, up to {worst:.2f}): distances to"
+                    " them say which methods are alike, not which are right."
+                ),
+            ]
     return "\n".join(lines) + "\n"
 
 

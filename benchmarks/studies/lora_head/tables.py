@@ -19,10 +19,15 @@ def truth(rows: Rows) -> list[str]:
     heads = ("form", "log evidence, nats", "NUTS to exact, total variation (floor)", above)
     lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|"]
     for r in rows:
-        gaps = ["–" if r["gaps"][f] is None else f"{r['gaps'][f][0]:.3f} ± {r['gaps'][f][1]:.3f}" for f in GUIDES]
+        gaps = [
+            "–" if r["gaps"][f] is None else f"{r['gaps'][f][0]:.3f} ± {r['gaps'][f][1]:.3f}"
+            for f in GUIDES
+        ]
         evidence = f"{r['log_evidence']:.6f} ± {r['error']:.1g}"
         near = f"{r['distance']:.4f} ({r['floor']:.4f})"
-        lines.append(f"| {r['form']}, rank {r['rank']} | {evidence} | {near} | {', '.join(gaps)} |")
+        lines.append(
+            f"| {r['form']}, rank {r['rank']} | {evidence} | {near} | {', '.join(gaps)} |"
+        )
     return lines
 
 
@@ -32,8 +37,13 @@ def scale(rows: Rows) -> list[str]:
     for form in dict.fromkeys(r["form"] for r in rows):
         own = [r for r in rows if r["form"] == form]
         scales = own[0]["scales"]
-        lines += [f"| {form}, s = | " + " | ".join(f"{s:g}" for s in scales) + " |", "|---" * (len(scales) + 1) + "|"]
-        lines += [f"| data seed {r['seed']} | " + " | ".join(map(_nats, r["nats"])) + " |" for r in own]
+        lines += [
+            f"| {form}, s = | " + " | ".join(f"{s:g}" for s in scales) + " |",
+            "|---" * (len(scales) + 1) + "|",
+        ]
+        lines += [
+            f"| data seed {r['seed']} | " + " | ".join(map(_nats, r["nats"])) + " |" for r in own
+        ]
         values = np.array([r["nats"] for r in own], dtype=float)
         lines += ["| mean | " + " | ".join(map(_nats, values.mean(0))) + " |", ""]
     return lines[:-1]
@@ -46,20 +56,34 @@ def _nats(value: float | None) -> str:
 def cost(rows: Rows) -> list[str]:
     """Return what a step of inference costs beside one of plain training."""
     base = rows[0]
-    lines = ["| | time, ms | to plain | kept for backward, MB | to plain | trained numbers |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| | time, ms | to plain | kept for backward, MB | to plain | trained numbers |",
+        "|---|---|---|---|---|---|",
+    ]
     for r in rows:
         time, memory = r["milliseconds"], r["megabytes"]
-        cells = (f"{time:.1f}", f"{time / base['milliseconds']:.2f}", f"{memory:.1f}", f"{memory / base['megabytes']:.2f}")
+        cells = (
+            f"{time:.1f}",
+            f"{time / base['milliseconds']:.2f}",
+            f"{memory:.1f}",
+            f"{memory / base['megabytes']:.2f}",
+        )
         lines.append(f"| {r['name']} | {' | '.join(cells)} | {r['numbers']:,} |")
     return lines
 
 
 def peer(rows: Rows) -> list[str]:
     """Return laplace-torch beside our own families."""
-    lines = ["| method | accuracy | log loss | ECE | total variation to NUTS |", "|---|---|---|---|---|"]
+    lines = [
+        "| method | accuracy | log loss | ECE | total variation to NUTS |",
+        "|---|---|---|---|---|",
+    ]
     for r in rows:
         away = f"{r['distance']:.3f}" if r["distance"] is not None else f"floor {r['floor']:.3f}"
-        lines.append(f"| {r['method']} | {r['accuracy']:.3f} | {r['log_loss']:.3f} | {r['ece']:.3f} | {away} |")
+        lines.append(
+            f"| {r['method']} | {r['accuracy']:.3f} | {r['log_loss']:.3f} | {r['ece']:.3f} |"
+            f" {away} |"
+        )
     return lines
 
 
@@ -73,5 +97,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Rows], list[str]]]] = {  # part -> head
 
 def sections(rows: Mapping[str, Rows]) -> str:
     """Return the sections that were measured."""
-    found = [(heading, make(rows[part])) for part, (heading, make) in SECTIONS.items() if rows.get(part)]
+    found = [
+        (heading, make(rows[part])) for part, (heading, make) in SECTIONS.items() if rows.get(part)
+    ]
     return "".join(f"\n## {heading}\n\n" + "\n".join(lines) + "\n" for heading, lines in found)

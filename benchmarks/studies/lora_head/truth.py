@@ -1,7 +1,8 @@
 """The exact posterior of the small forms of `lora_head` by a grid: log evidence and predictive, for at most four numbers.
 
-For the core at rank 1 and 2 and the subspace at rank 2: the log evidence with the grid's own error, what NUTS
-predicts against it (mean total variation, floor), and by how much each guide's bound lies below the evidence.
+For the core at rank 1 and 2 and the subspace at rank 2: the log evidence with the grid's own
+error, what NUTS predicts against it (mean total variation, floor), and by how much each guide's
+bound lies below the evidence.
 """
 
 from __future__ import annotations
@@ -25,10 +26,16 @@ from zoo.types import Baselines, Data, ModelEntry
 
 __all__ = ["CASES", "Exact", "exact", "measure"]
 
-CASES: tuple[dict[str, Any], ...] = ({"form": "core", "rank": 1}, {"form": "subspace", "rank": 2}, {"form": "core", "rank": 2})
+CASES: tuple[dict[str, Any], ...] = (
+    {"form": "core", "rank": 1},
+    {"form": "subspace", "rank": 2},
+    {"form": "core", "rank": 2},
+)
 LARGEST = 4  # dimensions
 MOST = 49**4 + 1  # points; minutes in four dimensions
-WORST = 1e-3  # nats by which the last halving of the step may change the evidence; the next one would change it far less
+# nats by which the last halving of the step may change the evidence; the next one would change it
+# far less
+WORST = 1e-3
 ROWS = 2_000  # points evaluated at once
 NEGLIGIBLE = 1e-12  # share of the mass a point may hold and still be left out of the predictive
 
@@ -58,25 +65,38 @@ def exact(entry: ModelEntry, data: Data, made: Baselines) -> Exact:
 
     density = LogDensity(entry.program(data), data, dtype=entry.dtype)
     if density.dim > LARGEST:
-        raise UsageError(f"{entry.key} has {density.dim} latent values; a grid takes at most {LARGEST}.")
+        raise UsageError(
+            f"{entry.key} has {density.dim} latent values; a grid takes at most {LARGEST}."
+        )
     start = find_start(density, torch.Generator().manual_seed(0))
     grid = whitened_grid(
-        lambda u: torch.cat([density.batch(part) for part in u.split(ROWS)]), start.loc, start.tril, most=MOST, worst=WORST
-    )  # fmt: skip
+        lambda u: torch.cat([density.batch(part) for part in u.split(ROWS)]),
+        start.loc,
+        start.tril,
+        most=MOST,
+        worst=WORST,
+    )
     weight = (grid.values + grid.log_cell - grid.log_integral).exp()
     keep = weight > NEGLIGIBLE
     total: Any = 0.0
     for points, share in zip(grid.points[keep].split(ROWS), weight[keep].split(ROWS), strict=True):
         p = made.predict(density.constrain(points))["test"]  # [point, row, class]
         total = total + torch.einsum("s,src->rc", share, p)
-    return Exact(log_evidence=grid.log_integral, error=grid.error, predictive=(total / weight[keep].sum()).numpy())
+    return Exact(
+        log_evidence=grid.log_integral,
+        error=grid.error,
+        predictive=(total / weight[keep].sum()).numpy(),
+    )
 
 
 def measure(work: Work) -> list[dict[str, Any]]:
     """Return one row per small form; a quick run takes the first with few draws."""
     kept = Kept(work.out / "rows.json")
     for case in CASES[:1] if work.quick else CASES:
-        kept.once(f"{case['form']}, rank {case['rank']}", partial(_row, case, 500 if work.quick else 2000))
+        kept.once(
+            f"{case['form']}, rank {case['rank']}",
+            partial(_row, case, 500 if work.quick else 2000),
+        )
     return list(kept.rows.values())
 
 
@@ -98,7 +118,10 @@ def _row(case: dict[str, Any], draws: int) -> dict[str, Any]:
         elbo = guides.fit(entry, family, data=data).elbo
         gaps[family] = None if elbo is None else [truth.log_evidence - elbo.value_nats, elbo.se]
     return {
-        **case, "log_evidence": truth.log_evidence, "error": truth.error,
+        **case,
+        "log_evidence": truth.log_evidence,
+        "error": truth.error,
         "distance": total_variation(predictive(made, nuts)["test"], truth.predictive),
-        "floor": total_variation(both[0]["test"], both[1]["test"]), "gaps": gaps,
-    }  # fmt: skip
+        "floor": total_variation(both[0]["test"], both[1]["test"]),
+        "gaps": gaps,
+    }

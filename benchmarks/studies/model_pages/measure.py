@@ -14,15 +14,34 @@ from benchmarks.studies.record import Work
 
 __all__ = ["cells", "measure"]
 
-SHOWN = ("method", "status", "verdict", "pareto_k", "cost")  # what the table needs of a cell, beside its scores
+SHOWN = (
+    "method",
+    "status",
+    "verdict",
+    "pareto_k",
+    "cost",
+)  # what the table needs of a cell, beside its scores
 SCORES = ("label", "judged", "mean_error", "sd_ratio")
 
 
 def cells(
-    name: str, out: Path, guides: Sequence[str] | Literal["all"] = "all", *, jobs: int = 1, events: Events | None = None
-) -> list[dict[str, Any]]:  # fmt: skip
+    name: str,
+    out: Path,
+    guides: Sequence[str] | Literal["all"] = "all",
+    *,
+    jobs: int = 1,
+    events: Events | None = None,
+) -> list[dict[str, Any]]:
     """Fit families of an entry with small budgets and return the cells; resumes."""
-    plan = make_plan(name="pages", entries=(name,), guides=guides, nuts=False, seeds=(0,), quick=True, compile="auto")
+    plan = make_plan(
+        name="pages",
+        entries=(name,),
+        guides=guides,
+        nuts=False,
+        seeds=(0,),
+        quick=True,
+        compile="auto",
+    )
     directory = RunDir.open(execute(plan, out=out, jobs=jobs, events=events, pages=False).path)
     return [cell for cell in map(directory.read, directory.names()) if cell is not None]
 
@@ -33,4 +52,7 @@ def measure(name: str, work: Work) -> list[dict[str, Any]]:
 
     guides: Any = [zoo.load(name).families[0]] if work.quick else "all"
     found = cells(name, work.out / "run", guides, jobs=work.jobs, events=work.progress)
-    return [{**{k: c[k] for k in SHOWN}, "scores": [{k: s[k] for k in SCORES} for s in c["scores"]]} for c in found]
+    return [
+        {**{k: c[k] for k in SHOWN}, "scores": [{k: s[k] for k in SCORES} for s in c["scores"]]}
+        for c in found
+    ]

@@ -11,17 +11,26 @@ __all__ = ["table"]
 def table(name: str, cells: Sequence[dict[str, Any]]) -> str:
     """Return the command and one row per family: verdict, what decided it, worst mean error and sd ratio, k-hat, cost."""
     lines = [
-        f"`zoo compare {name} --quick --no-nuts`, seed 0. Errors of means are in sds of the reference, ratios",
-        "are sd over its sd; both are those of the worst judged component.", "",
-        "| family | verdict | mean error | sd ratio | k-hat | gradients |", "|---|---|---|---|---|---|",
-    ]  # fmt: skip
+        (
+            f"`zoo compare {name} --quick --no-nuts`, seed 0. Errors of means are in sds of the"
+            " reference, ratios"
+        ),
+        "are sd over its sd; both are those of the worst judged component.",
+        "",
+        "| family | verdict | mean error | sd ratio | k-hat | gradients |",
+        "|---|---|---|---|---|---|",
+    ]
     return "\n".join([*lines, *map(_row, cells)])
 
 
 def _row(cell: dict[str, Any]) -> str:
     judged = [s for s in cell["scores"] if s["judged"] and s["mean_error"] is not None]
     mean = max(judged, key=lambda s: abs(s["mean_error"]), default=None)
-    spread = max((s for s in judged if (s["sd_ratio"] or 0) > 0), key=lambda s: max(s["sd_ratio"], 1 / s["sd_ratio"]), default=None)
+    spread = max(
+        (s for s in judged if (s["sd_ratio"] or 0) > 0),
+        key=lambda s: max(s["sd_ratio"], 1 / s["sd_ratio"]),
+        default=None,
+    )
     k = (cell["pareto_k"] or {}).get("value")
     parts = [
         cell["method"],

@@ -22,16 +22,31 @@ QUICK_ENTRIES = 3
 
 
 def run(
-    entries: Sequence[str], out: Path, *, seeds: Sequence[int] = (0, 1, 2), jobs: int = 2, events: Events | None = None, quick: bool = False
-) -> list[Path]:  # fmt: skip
+    entries: Sequence[str],
+    out: Path,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    jobs: int = 2,
+    events: Events | None = None,
+    quick: bool = False,
+) -> list[Path]:
     """Fit every family to every entry with every seed, one run directory per seed, and return them; resumes."""
     from benchmarks.run.execute import execute
     from benchmarks.run.plan import make_plan
 
     folders = []
     for seed in seeds:
-        plan = make_plan(name="vi_table", entries=tuple(entries), guides=FAMILIES, nuts=False, seeds=(seed,), quick=quick)
-        folders.append(execute(plan, out=out / f"seed{seed}", jobs=jobs, events=events, pages=False).path)
+        plan = make_plan(
+            name="vi_table",
+            entries=tuple(entries),
+            guides=FAMILIES,
+            nuts=False,
+            seeds=(seed,),
+            quick=quick,
+        )
+        folders.append(
+            execute(plan, out=out / f"seed{seed}", jobs=jobs, events=events, pages=False).path
+        )
     return folders
 
 
@@ -51,16 +66,22 @@ def _row(cell: dict[str, Any]) -> dict[str, Any]:
     judged = [s for s in cell["scores"] if s["judged"] and s["mean_error"] is not None]
     ratios = [s for s in judged if (s["sd_ratio"] or 0) > 0]
     mean: dict[str, Any] = max(judged, key=lambda s: abs(s["mean_error"]), default={})
-    spread: dict[str, Any] = max(ratios, key=lambda s: max(s["sd_ratio"], 1 / s["sd_ratio"]), default={})
+    spread: dict[str, Any] = max(
+        ratios, key=lambda s: max(s["sd_ratio"], 1 / s["sd_ratio"]), default={}
+    )
     weights = cell["pareto_k"] or {}
     return {
         **{key: cell[key] for key in ("entry", "method", "seed", "status", "verdict")},
         "decided_by": cell["reasons"][0]["label"] if cell["reasons"] else "",
-        "worst_mean_error": mean.get("mean_error"), "worst_mean_error_se": mean.get("mean_error_se"),
-        "sd_ratio": spread.get("sd_ratio"), "sd_ratio_se": spread.get("sd_ratio_se"),
-        "pareto_k": weights.get("value"), "pareto_k_threshold": weights.get("threshold"),
-        "gradient_evaluations": cell["cost"]["gradient_evaluations"], "seconds": cell["cost"]["seconds"],
-    }  # fmt: skip
+        "worst_mean_error": mean.get("mean_error"),
+        "worst_mean_error_se": mean.get("mean_error_se"),
+        "sd_ratio": spread.get("sd_ratio"),
+        "sd_ratio_se": spread.get("sd_ratio_se"),
+        "pareto_k": weights.get("value"),
+        "pareto_k_threshold": weights.get("threshold"),
+        "gradient_evaluations": cell["cost"]["gradient_evaluations"],
+        "seconds": cell["cost"]["seconds"],
+    }
 
 
 def measure(part: str, work: Work) -> list[Any]:
@@ -73,7 +94,14 @@ def measure(part: str, work: Work) -> list[Any]:
     for name in names[:1]:
         zoo.load(name).load_data()  # says at once where a copy is missing
     if work.quick:
-        folders = run(names[:QUICK_ENTRIES], work.out, seeds=(0,), jobs=work.jobs, events=work.progress, quick=True)
+        folders = run(
+            names[:QUICK_ENTRIES],
+            work.out,
+            seeds=(0,),
+            jobs=work.jobs,
+            events=work.progress,
+            quick=True,
+        )
     else:
         folders = run(names, work.out, jobs=work.jobs, events=work.progress)
     return summaries(folders)

@@ -19,9 +19,21 @@ __all__ = ["COLUMNS", "FAMILIES", "chains", "markdown", "picture", "remarks", "t
 
 FAMILIES = ("mean_field", "full_rank", "low_rank", "laplace")
 COLUMNS = (
-    "entry", "method", "seed", "status", "verdict", "decided_by", "worst_mean_error", "worst_mean_error_se", "sd_ratio", "sd_ratio_se",
-    "pareto_k", "pareto_k_threshold", "gradient_evaluations", "seconds",
-)  # fmt: skip
+    "entry",
+    "method",
+    "seed",
+    "status",
+    "verdict",
+    "decided_by",
+    "worst_mean_error",
+    "worst_mean_error_se",
+    "sd_ratio",
+    "sd_ratio_se",
+    "pareto_k",
+    "pareto_k_threshold",
+    "gradient_evaluations",
+    "seconds",
+)
 NAME, TITLE = "posteriordb", "Variational inference on posteriordb"
 
 
@@ -33,26 +45,72 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
 def markdown(rows: Sequence[dict[str, Any]], title: str = TITLE) -> str:
     """Return the page: how many of each verdict, then one row per entry; the numbers shown are those of the worst seed."""
     image = f"![worst mean error against gradient evaluations]({NAME}.svg)"
-    lines = [f"# {title}", "", *remarks(rows), "", *EMPTY_NOTES, "", "", image, "", "## Verdicts", ""]
+    lines = [
+        f"# {title}",
+        "",
+        *remarks(rows),
+        "",
+        *EMPTY_NOTES,
+        "",
+        "",
+        image,
+        "",
+        "## Verdicts",
+        "",
+    ]
     verdicts = sorted({r["verdict"] for r in rows}, key=lambda v: (v != "agrees", v))
-    lines += ["| family | fits | " + " | ".join(v.replace("_", " ") for v in verdicts) + " |", "|---|---|" + "---|" * len(verdicts)]
+    lines += [
+        "| family | fits | " + " | ".join(v.replace("_", " ") for v in verdicts) + " |",
+        "|---|---|" + "---|" * len(verdicts),
+    ]
     for family in FAMILIES:
         count = Counter(r["verdict"] for r in rows if r["method"] == family)
-        lines.append(f"| {family} | {count.total()} | " + " | ".join(str(count[v]) for v in verdicts) + " |")
-    lines += ["", "## Every posterior", "", *_legend(), "", "| entry | " + " | ".join(FAMILIES) + " |", "|---|" + "---|" * len(FAMILIES)]
+        lines.append(
+            f"| {family} | {count.total()} | " + " | ".join(str(count[v]) for v in verdicts) + " |"
+        )
+    lines += [
+        "",
+        "## Every posterior",
+        "",
+        *_legend(),
+        "",
+        "| entry | " + " | ".join(FAMILIES) + " |",
+        "|---|" + "---|" * len(FAMILIES),
+    ]
     entries = sorted({r["entry"] for r in rows})
-    lines += [f"| `{e.partition('/')[2] or e}` | " + " | ".join(_cell([r for r in rows if (r["entry"], r["method"]) == (e, f)])
-              for f in FAMILIES) + " |" for e in entries]  # fmt: skip
-    lines += ["", "## Cost", "", "Gradient evaluations in thousands and seconds of one fit, median over seeds.", ""]
+    lines += [
+        f"| `{e.partition('/')[2] or e}` | "
+        + " | ".join(
+            _cell([r for r in rows if (r["entry"], r["method"]) == (e, f)]) for f in FAMILIES
+        )
+        + " |"
+        for e in entries
+    ]
+    lines += [
+        "",
+        "## Cost",
+        "",
+        "Gradient evaluations in thousands and seconds of one fit, median over seeds.",
+        "",
+    ]
     lines += ["| entry | " + " | ".join(FAMILIES) + " |", "|---|" + "---|" * len(FAMILIES)]
-    lines += [f"| `{e.partition('/')[2] or e}` | " + " | ".join(_cost([r for r in rows if (r["entry"], r["method"]) == (e, f)])
-              for f in FAMILIES) + " |" for e in entries]  # fmt: skip
+    lines += [
+        f"| `{e.partition('/')[2] or e}` | "
+        + " | ".join(
+            _cost([r for r in rows if (r["entry"], r["method"]) == (e, f)]) for f in FAMILIES
+        )
+        + " |"
+        for e in entries
+    ]
     return "\n".join(lines) + "\n"
 
 
 def _legend() -> list[str]:
     return [
-        "Verdict (per seed where seeds differ); *m* worst mean error in reference sds; *s* the sd ratio farthest from 1;",
+        (
+            "Verdict (per seed where seeds differ); *m* worst mean error in reference sds; *s* the"
+            " sd ratio farthest from 1;"
+        ),
         "*k* Pareto k-hat of the importance weights. Numbers are those of the worst seed.",
     ]
 
@@ -78,15 +136,21 @@ def _cell(rows: list[dict[str, Any]]) -> str:
 def _cost(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return ""
-    return f"{median(r['gradient_evaluations'] for r in rows) / 1000:.1f} k, {median(r['seconds'] for r in rows):.1f} s"
+    return (
+        f"{median(r['gradient_evaluations'] for r in rows) / 1000:.1f} k,"
+        f" {median(r['seconds'] for r in rows):.1f} s"
+    )
 
 
 def chains(rows: Iterable[Mapping[str, Any]]) -> list[list[float]]:
     """Return (gradient evaluations, 1 / sqrt(smallest bulk ESS)) of NUTS on every posterior of a draw parity.
 
-    The second number is the standard error, in posterior sds, of the mean that chains know least well.
+    The second number is the standard error, in posterior sds, of the mean that chains know least
+    well.
     """
-    usual = [r for r in rows if r["ess_bulk_min"] and r["target_accept"] == USUAL]  # second runs apart
+    usual = [
+        r for r in rows if r["ess_bulk_min"] and r["target_accept"] == USUAL
+    ]  # second runs apart
     return [[float(r["gradient_evaluations"]), float(r["ess_bulk_min"]) ** -0.5] for r in usual]
 
 
@@ -94,15 +158,40 @@ def picture(rows: Sequence[dict[str, Any]], chains: Sequence[Sequence[float]] = 
     """Return a picture of every fit's worst mean error against its gradient evaluations, with the standard errors of NUTS."""
     figure, axis = canvas(560, 340)
     for i, family in enumerate(FAMILIES):
-        found = [r for r in rows if r["method"] == family and r["worst_mean_error"] is not None and r["gradient_evaluations"]]
-        x, y = [r["gradient_evaluations"] for r in found], [max(abs(r["worst_mean_error"]), 1e-3) for r in found]
-        axis.plot(x, y, linestyle="none", marker=MARKERS[i], color=light(f"m{i + 1}"), markersize=4.5, alpha=0.75, label=family)
+        found = [
+            r
+            for r in rows
+            if r["method"] == family
+            and r["worst_mean_error"] is not None
+            and r["gradient_evaluations"]
+        ]
+        x, y = (
+            [r["gradient_evaluations"] for r in found],
+            [max(abs(r["worst_mean_error"]), 1e-3) for r in found],
+        )
+        axis.plot(
+            x,
+            y,
+            linestyle="none",
+            marker=MARKERS[i],
+            color=light(f"m{i + 1}"),
+            markersize=4.5,
+            alpha=0.75,
+            label=family,
+        )
     if chains:
         axis.plot(
-            *zip(*chains, strict=True), linestyle="none", marker="x", color=light("ref-line"), markersize=4.5, label="nuts, 1 / sqrt(ESS)"
+            *zip(*chains, strict=True),
+            linestyle="none",
+            marker="x",
+            color=light("ref-line"),
+            markersize=4.5,
+            label="nuts, 1 / sqrt(ESS)",
         )
     axis.axhline(0.15, color=light("ref-line"), linewidth=1, linestyle=(0, (3, 3)))
-    seen = [r["gradient_evaluations"] for r in rows if r["gradient_evaluations"]] + [number for number, _ in chains] or [1]
+    seen = [r["gradient_evaluations"] for r in rows if r["gradient_evaluations"]] + [
+        number for number, _ in chains
+    ] or [1]
     axis.set(
         xscale="log",
         yscale="log",
@@ -120,10 +209,20 @@ def picture(rows: Sequence[dict[str, Any]], chains: Sequence[Sequence[float]] = 
 
 def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return how the table was made, from its own rows."""
-    seeds, fits, entries = sorted({r["seed"] for r in rows}), len(rows), len({r["entry"] for r in rows})
+    seeds, fits, entries = (
+        sorted({r["seed"] for r in rows}),
+        len(rows),
+        len({r["entry"] for r in rows}),
+    )
     word = "seeds" if len(seeds) > 1 else "seed"
     return [
-        f"{entries} posteriors, {fits} fits, {word} {', '.join(map(str, seeds))}, default settings, judged against the collection's 10,000",
-        "reference draws. Made by `zoo study posteriordb`; all numbers are in `posteriordb.csv`. What the words mean:",
+        (
+            f"{entries} posteriors, {fits} fits, {word} {', '.join(map(str, seeds))}, default"
+            " settings, judged against the collection's 10,000"
+        ),
+        (
+            "reference draws. Made by `zoo study posteriordb`; all numbers are in"
+            " `posteriordb.csv`. What the words mean:"
+        ),
         "[reading a report](../reading_a_report.md).",
     ]

@@ -10,13 +10,14 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from benchmarks.run.progress import Events
 from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept
+from guides.base.local import LocalGuide
 from guides.objectives.records import objective_of
 from guides.types import Fit
 from zoo.truth.grid import LatentGrid
@@ -26,9 +27,13 @@ __all__ = ["ROWS", "measure", "score"]
 STEPS, QUICK_STEPS = 2000, 200
 QUICK_ROWS = ("plain", "beta 4")
 
-ACTIVE = 0.01  # variance over data of the posterior mean above which a latent unit counts as active (Burda et al. 2016)
+# variance over data of the posterior mean above which a latent unit counts as active (Burda et al.
+# 2016)
+ACTIVE = 0.01
 OTHER_SEEDS = (1, 2)
-ROWS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {  # words -> entry, family, options of the entry, settings
+ROWS: dict[
+    str, tuple[str, str, dict[str, Any], dict[str, Any]]
+] = {  # words -> entry, family, options of the entry, settings
     "plain": ("vae", "amortized", {}, {}),
     "beta 4": ("beta_vae", "amortized", {}, {}),
     "KL annealed linearly": ("vae", "amortized", {}, {"objective": "elbo_linear[warmup=QUARTER]"}),
@@ -42,13 +47,17 @@ ROWS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {  # words ->
 
 def grid_for(program: Any, points: int = 201) -> LatentGrid:
     """Return the exact grid of a trained program."""
-    return LatentGrid(program.likelihood, program.latent, log_prior=program.log_prior, points=points)
+    return LatentGrid(
+        program.likelihood, program.latent, log_prior=program.log_prior, points=points
+    )
 
 
 def enough(fit: Fit, images: int = 12) -> LatentGrid:
     """Return a grid that is fine enough for some training and some held-out images."""
     assert fit.data.test is not None
-    return grid_for(fit.program).sufficient(torch.cat([t["x"][:: len(t["x"]) // images] for t in (fit.data.train, fit.data.test)]))
+    return grid_for(fit.program).sufficient(
+        torch.cat([t["x"][:: len(t["x"]) // images] for t in (fit.data.train, fit.data.test)])
+    )
 
 
 def elbo_per_image(fit: Fit, x: torch.Tensor, nodes: int = 12) -> torch.Tensor:
@@ -58,7 +67,10 @@ def elbo_per_image(fit: Fit, x: torch.Tensor, nodes: int = 12) -> torch.Tensor:
     target = Target(fit.program.likelihood, fit.program.log_prior)  # type: ignore[attr-defined]
     q = LocalQ.of(fit.guide)  # type: ignore[arg-type]
     with torch.no_grad():
-        parts = [elbo_nats(target, q.take(rows), x[rows], nodes) for rows in torch.arange(len(x)).split(200)]
+        parts = [
+            elbo_nats(target, q.take(rows), x[rows], nodes)
+            for rows in torch.arange(len(x)).split(200)
+        ]
     return torch.cat(parts)
 
 
@@ -69,19 +81,30 @@ def score(fit: Fit) -> dict[str, Any]:
     grid, out = enough(fit), {}
     assert fit.data.test is not None
     held = dataclasses.replace(
-        fit.data, train=dict(fit.data.test), test=None, size=len(fit.data.test["x"]), coords={**fit.data.coords, "image": []}
-    )  # fmt: skip
+        fit.data,
+        train=dict(fit.data.test),
+        test=None,
+        size=len(fit.data.test["x"]),
+        coords={**fit.data.coords, "image": []},
+    )
     for part, one in (("train", fit), ("held_out", guides.transfer(fit, held))):
-        rows = slice(None, None, 2 if part == "train" else 1)  # every second training image: their error is small enough
+        rows = slice(
+            None, None, 2 if part == "train" else 1
+        )  # every second training image: their error is small enough
         x = one.data.train["x"][rows]
         evidence, mean, _ = grid.moments(x)
         elbo = elbo_per_image(one, one.data.train["x"])[rows]
-        out[f"nll_{part}"], out[f"nll_{part}_se"] = -float(evidence.mean()), float(evidence.std() / math.sqrt(len(x)))
+        out[f"nll_{part}"], out[f"nll_{part}_se"] = (
+            -float(evidence.mean()),
+            float(evidence.std() / math.sqrt(len(x))),
+        )
         out[f"minus_elbo_{part}"] = -float(elbo.mean())
         if part == "train":
             out["active_units"] = int((mean.var(0) > ACTIVE).sum())
             out |= grid.information(x[:300])
-    doubled = grid.check(torch.cat([t["x"][:12] for t in (fit.data.train, fit.data.test)]))  # others than the grid was chosen by
+    doubled = grid.check(
+        torch.cat([t["x"][:12] for t in (fit.data.train, fit.data.test)])
+    )  # others than the grid was chosen by
     out |= {
         "grid_points": grid.number,
         "doubling_changes": doubled.log_evidence_change,
@@ -99,25 +122,50 @@ def train(row: str, steps: int, seed: int = 0) -> Fit:
 
     name, family, options, settings = ROWS[row]
     if "objective" in settings:
-        settings = {**settings, "objective": settings["objective"].replace("QUARTER", str(steps // 4))}
-    length: dict[str, Any] = {"steps": steps, "patience": max(50, steps // 8), "anneal": steps // 2}
+        settings = {
+            **settings,
+            "objective": settings["objective"].replace("QUARTER", str(steps // 4)),
+        }
+    length: dict[str, Any] = {
+        "steps": steps,
+        "patience": max(50, steps // 8),
+        "anneal": steps // 2,
+    }
     return guides.fit(zoo.load(name, **options), family, seed=seed, **length, **settings)
 
 
-def scores(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], rows: Sequence[str] = tuple(ROWS)) -> None:
+def scores(
+    steps: int,
+    keep: Callable[[str, Any], None],
+    known: dict[str, Any],
+    rows: Sequence[str] = tuple(ROWS),
+) -> None:
     """Train and score every row that is not known yet."""
     for row in rows:
         if row in known:
             continue
         wall, cpu = time.perf_counter(), time.process_time()
         fit = train(row, steps)
-        numbers = {"fit": fit.stop.status, "steps": fit.cost.steps, "compiled": bool(fit.compiled["used"])}
+        numbers = {
+            "fit": fit.stop.status,
+            "steps": fit.cost.steps,
+            "compiled": bool(fit.compiled["used"]),
+        }
         spent = time.process_time() - cpu
-        numbers |= score(fit) | {"train_seconds": spent, "seconds": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        numbers |= score(fit) | {
+            "train_seconds": spent,
+            "seconds": time.process_time() - cpu,
+            "wall": time.perf_counter() - wall,
+        }
         keep(row, numbers)
 
 
-def others(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], rows: Sequence[str] = tuple(ROWS)) -> None:
+def others(
+    steps: int,
+    keep: Callable[[str, Any], None],
+    known: dict[str, Any],
+    rows: Sequence[str] = tuple(ROWS),
+) -> None:
     """Train and score every row with other seeds."""
     for seed in OTHER_SEEDS:
         for row in rows:
@@ -125,7 +173,9 @@ def others(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], 
                 keep(f"{row}, seed {seed}", score(train(row, steps, seed)))
 
 
-def bars(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], rows: int = 20) -> None:
+def bars(
+    steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], rows: int = 20
+) -> None:
     """Measure the bars: IWAE-5000 against the grid, and what better families and refinement remove of the gaps."""
     import guides
     from benchmarks.comparison.inference_gap import gap_report
@@ -144,23 +194,60 @@ def bars(steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], ro
         exact = enough(plain).log_evidence(x["x"])
         with session(plain.entry.dtype):
             density = LogDensity(plain.program, few)
-            weights = unit_log_weights(density, moved.guide, 5000, torch.Generator().manual_seed(1), chunk=500)  # type: ignore[arg-type]
+            generator = torch.Generator().manual_seed(1)
+            weights = unit_log_weights(
+                density, cast(LocalGuide, moved.guide), 5000, generator, chunk=500
+            )
         refined = _refined_weights(plain, moved, x["x"])
-        weighed = {"iwae5000 refined": refined, "iwae5000 defensive": _defensive_weights(plain, moved, x["x"]), "iwae5000": weights}
+        weighed = {
+            "iwae5000 refined": refined,
+            "iwae5000 defensive": _defensive_weights(plain, moved, x["x"]),
+            "iwae5000": weights,
+        }
         for name, log_weights in weighed.items():
             error = iwae_bound_nats(log_weights) - exact
-            keep(name, {"mean_error": float(error.mean()), "largest": float(error.abs().max()), "images": len(error)})
+            keep(
+                name,
+                {
+                    "mean_error": float(error.mean()),
+                    "largest": float(error.abs().max()),
+                    "images": len(error),
+                },
+            )
     for family in ("amortized", "amortized_full", "amortized_flow"):
         if family in known:
             continue
-        fit = plain if family == "amortized" else guides.fit(
-            plain.entry, family, given=plain, steps=steps, patience=max(50, steps // 8), anneal=steps // 2
-        )  # fmt: skip
+        fit = (
+            plain
+            if family == "amortized"
+            else guides.fit(
+                plain.entry,
+                family,
+                given=plain,
+                steps=steps,
+                patience=max(50, steps // 8),
+                anneal=steps // 2,
+            )
+        )
         began = time.process_time()
         report = gap_report(fit, rows=rows)
-        numbers: dict[str, Any] = {"seconds": time.process_time() - began, "faults": list(report.faults), "images": len(report.data)}
-        for column in ("kl_nats", "approximation_gap_nats", "amortization_gap_nats", "refined_gap_nats", "identity_error_nats", "pareto_k",
-                       "mean_z", "coverage50", "coverage90", "reverse_kl_nats"):  # fmt: skip
+        numbers: dict[str, Any] = {
+            "seconds": time.process_time() - began,
+            "faults": list(report.faults),
+            "images": len(report.data),
+        }
+        for column in (
+            "kl_nats",
+            "approximation_gap_nats",
+            "amortization_gap_nats",
+            "refined_gap_nats",
+            "identity_error_nats",
+            "pareto_k",
+            "mean_z",
+            "coverage50",
+            "coverage90",
+            "reverse_kl_nats",
+        ):
             for part in ("train", "held out"):
                 numbers[f"{column} {part}"] = report.mean(column, part)
         numbers["identity_worst"] = max(abs(d.identity_error_nats) for d in report.data)
@@ -176,7 +263,9 @@ def _refined_weights(plain: Fit, moved: Fit, x: torch.Tensor, draws: int = 5000)
     program: Any = plain.program
     target = Target(program.likelihood, program.log_prior)
     q = refine(target, LocalQ.of(moved.guide), x, steps=50)  # type: ignore[arg-type]
-    noise = torch.randn(draws, len(x), program.latent, dtype=x.dtype, generator=torch.Generator().manual_seed(2))
+    noise = torch.randn(
+        draws, len(x), program.latent, dtype=x.dtype, generator=torch.Generator().manual_seed(2)
+    )
     with torch.no_grad():
         parts = []
         for part in noise.split(500):
@@ -193,8 +282,11 @@ def _defensive_weights(plain: Fit, moved: Fit, x: torch.Tensor, draws: int = 500
     from benchmarks.comparison.best_in_family import LocalQ, Target
 
     program: Any = plain.program
-    target, q, half = Target(program.likelihood, program.log_prior), LocalQ.of(moved.guide), draws // 2  # type: ignore[arg-type]
-    noise = torch.randn(draws, len(x), program.latent, dtype=x.dtype, generator=torch.Generator().manual_seed(3))
+    target, half = Target(program.likelihood, program.log_prior), draws // 2
+    q = LocalQ.of(cast(LocalGuide, moved.guide))
+    noise = torch.randn(
+        draws, len(x), program.latent, dtype=x.dtype, generator=torch.Generator().manual_seed(3)
+    )
     parts = []
     with torch.no_grad():
         for place, part in enumerate(noise.split(500)):
@@ -211,7 +303,10 @@ def measure(part: str, work: Work) -> dict[str, Any]:
     if part == "bars":
         bars(steps, keep, known, rows=4 if work.quick else 20)
     else:
-        run, rows = {"scores": scores, "others": others}[part], QUICK_ROWS if work.quick else tuple(ROWS)
+        run, rows = (
+            {"scores": scores, "others": others}[part],
+            (QUICK_ROWS if work.quick else tuple(ROWS)),
+        )
         run(steps, keep, known, rows)
     return kept.rows
 

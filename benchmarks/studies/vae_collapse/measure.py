@@ -1,7 +1,8 @@
 """The numbers of `docs/results/vae_collapse.md`: what schedules of the KL do for a decoder that can ignore the code.
 
-The program is `vae[context=true]`: every pixel also sees the pixels before it. Every number is exact
-but for the grid: log p(x), the posterior of every code, the mutual information of image and code.
+The program is `vae[context=true]`: every pixel also sees the pixels before it. Every number is
+exact but for the grid: log p(x), the posterior of every code, the mutual information of image and
+code.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def train(row: str, steps: int, seed: int, **options: Any) -> Fit:
 def part(data: Data, tensors: Mapping[str, torch.Tensor], rows: int) -> Data:
     """Return data whose images are the first rows of these tensors."""
     few = {k: v[:rows] for k, v in tensors.items()}
-    return dataclasses.replace(data, train=few, test=None, size=len(few["x"]), coords={**data.coords, "image": []})
+    return dataclasses.replace(
+        data, train=few, test=None, size=len(few["x"]), coords={**data.coords, "image": []}
+    )
 
 
 def numbers(fit: Fit) -> Row:
@@ -60,8 +63,13 @@ def numbers(fit: Fit) -> Row:
 
     program: Any = fit.program
     assert fit.data.test is not None
-    train_part, held = part(fit.data, fit.data.train, INFORMED), part(fit.data, fit.data.test, len(fit.data.test["x"]))
-    grid = LatentGrid(program.likelihood, program.latent, log_prior=program.log_prior, points=POINTS)
+    train_part, held = (
+        part(fit.data, fit.data.train, INFORMED),
+        part(fit.data, fit.data.test, len(fit.data.test["x"])),
+    )
+    grid = LatentGrid(
+        program.likelihood, program.latent, log_prior=program.log_prior, points=POINTS
+    )
     sample = torch.cat([train_part.train["x"][::50], held.train["x"][::50]])
     checked = grid.check(sample)
     if not checked.ok:
@@ -73,14 +81,24 @@ def numbers(fit: Fit) -> Row:
         encoder = moved.guide.numbers(None)[:, : program.latent] * moved.guide.spread  # type: ignore[operator]
     evidence = grid.log_evidence(held.train["x"])
     return {
-        "nll_held_out": -float(evidence.mean()), "nll_held_out_se": float(evidence.std() / len(evidence) ** 0.5),
-        "minus_elbo_held_out": -float(elbo_per_image(guides.transfer(fit, held), held.train["x"]).mean()),
-        "active_exact": int((mean.var(0) > ACTIVE).sum()), "active_encoder": int((encoder.var(0) > ACTIVE).sum()),
-        "variances": [round(v, 5) for v in mean.var(0).tolist()], **grid.information(train_part.train["x"]),
+        "nll_held_out": -float(evidence.mean()),
+        "nll_held_out_se": float(evidence.std() / len(evidence) ** 0.5),
+        "minus_elbo_held_out": -float(
+            elbo_per_image(guides.transfer(fit, held), held.train["x"]).mean()
+        ),
+        "active_exact": int((mean.var(0) > ACTIVE).sum()),
+        "active_encoder": int((encoder.var(0) > ACTIVE).sum()),
+        "variances": [round(v, 5) for v in mean.var(0).tolist()],
+        **grid.information(train_part.train["x"]),
         "grid_ok": checked.ok,
-        "final_kl_weight": objective_of(fit.config.objective).kl_weight(fit.cost.steps), "steps": fit.cost.steps, "stop": fit.stop.status,
-        "history": [[float(s), round(float(v), 4)] for s, v in zip(fit.history["step"], fit.history["kl_nats"], strict=True)],
-    }  # fmt: skip
+        "final_kl_weight": objective_of(fit.config.objective).kl_weight(fit.cost.steps),
+        "steps": fit.cost.steps,
+        "stop": fit.stop.status,
+        "history": [
+            [float(s), round(float(v), 4)]
+            for s, v in zip(fit.history["step"], fit.history["kl_nats"], strict=True)
+        ],
+    }
 
 
 def measure(work: Work) -> dict[str, dict[str, Row]]:

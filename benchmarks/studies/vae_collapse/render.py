@@ -41,16 +41,30 @@ def _range(values: Sequence[float], digits: int = 2) -> str:
 def page(found: Mapping[str, Mapping[str, Row]]) -> str:
     """Return the page as Markdown."""
     names = [n for n in ROWS if found.get(n)]
-    lines = [HEAD, _sentence(found, names), "", "| schedule | " + " | ".join(HEADS) + " |", "|---" * (len(HEADS) + 1) + "|"]
+    lines = [
+        HEAD,
+        _sentence(found, names),
+        "",
+        "| schedule | " + " | ".join(HEADS) + " |",
+        "|---" * (len(HEADS) + 1) + "|",
+    ]
     for name in names:
         rows = list(found[name].values())
-        columns = ("nll_held_out", "minus_elbo_held_out", "mean_kl_nats", "mutual_information_nats")
+        columns = (
+            "nll_held_out",
+            "minus_elbo_held_out",
+            "mean_kl_nats",
+            "mutual_information_nats",
+        )
         cells = [_range([r[c] for r in rows]) for c in columns]
         units = [", ".join(str(r[c]) for r in rows) for c in ("active_exact", "active_encoder")]
         weight = ", ".join(sorted({f"{r['final_kl_weight']:g}" for r in rows}))
         mark = "" if all(r["grid_ok"] for r in rows) else " (grid not certified)"
         lines.append(f"| {name}{mark} | " + " | ".join([*cells, *units, weight]) + " |")
-    seeds, steps = max(len(found[n]) for n in names), max(r["steps"] for n in names for r in found[n].values())
+    seeds, steps = (
+        max(len(found[n]) for n in names),
+        max(r["steps"] for n in names for r in found[n].values()),
+    )
     return "\n".join([*lines, "", FOOT.format(seeds=seeds, steps=steps)])
 
 
@@ -58,7 +72,11 @@ def _sentence(found: Mapping[str, Mapping[str, Row]], names: Sequence[str]) -> s
     """Say which schedules keep every unit active, and what that costs in nats against the best row."""
     nll = {n: float(np.mean([r["nll_held_out"] for r in found[n].values()])) for n in names}
     best = min(nll, key=lambda n: nll[n])
-    full = [n for n in names if all(r["active_exact"] == len(r["variances"]) for r in found[n].values())]
+    full = [
+        n
+        for n in names
+        if all(r["active_exact"] == len(r["variances"]) for r in found[n].values())
+    ]
     near = [n for n in full if nll[n] <= nll[best] + 0.1]
     dead = [n for n in names if all(r["active_exact"] == 0 for r in found[n].values())]
     words = f"Lowest held-out NLL: {best} ({nll[best]:.2f} nats). "
@@ -78,7 +96,13 @@ def picture(found: Mapping[str, Mapping[str, Row]]) -> str:
         figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
         for k, name in enumerate(n for n in ROWS if found.get(n)):
             history = np.array(next(iter(found[name].values()))["history"])
-            axes.plot(*history.T, color=light(f"m{k % 6 + 1}"), linestyle=DASHES[k % len(DASHES)], linewidth=1.4, label=name)
+            axes.plot(
+                *history.T,
+                color=light(f"m{k % 6 + 1}"),
+                linestyle=DASHES[k % len(DASHES)],
+                linewidth=1.4,
+                label=name,
+            )
         axes.set(xlabel="step", ylabel="KL(q, prior), nats per image")
         axes.set_ylim(0, None)
         axes.legend(frameon=False, fontsize=8, ncols=2)
@@ -89,9 +113,14 @@ def picture(found: Mapping[str, Mapping[str, Row]]) -> str:
 
 
 HEADS = (
-    "exact NLL, held out", "-ELBO, held out", "KL(posterior, prior)", "mutual information", "active units, exact posterior",
-    "active units, encoder", "last weight of the KL",
-)  # fmt: skip
+    "exact NLL, held out",
+    "-ELBO, held out",
+    "KL(posterior, prior)",
+    "mutual information",
+    "active units, exact posterior",
+    "active units, encoder",
+    "last weight of the KL",
+)
 HEAD = """# Posterior collapse: a decoder that can do without the code
 
 `vae[context=true]`: binary 8 x 8 digits, two latent numbers, and a decoder whose pixels also see the pixels before them,

@@ -32,7 +32,9 @@ def alarms(results):
 
 
 def one_check(entry, families, name, **keywords):
-    (check,) = [c for c in bounds.checks(entry, families, **keywords) if c.name.split(".")[-1] == name]
+    (check,) = [
+        c for c in bounds.checks(entry, families, **keywords) if c.name.split(".")[-1] == name
+    ]
     return check.run()
 
 
@@ -43,7 +45,9 @@ def test_every_planted_fault_is_caught(name):
     with fault.patch():
         result = one_check(entry, families, fault.check, **keywords)
     assert result.status == "failed", f"{fault.check}: {result.status}, {result.sentence}"
-    assert not re.match(r"[A-Z]\w+Error: ", result.sentence), result.sentence  # caught by a finding, not by a crash
+    assert not re.match(r"[A-Z]\w+Error: ", result.sentence), (
+        result.sentence
+    )  # caught by a finding, not by a crash
 
 
 def test_every_check_catches_a_fault():
@@ -55,7 +59,9 @@ def test_every_check_catches_a_fault():
 @pytest.mark.parametrize("name", QUICK)
 def test_no_false_alarm(name):
     target = TARGETS[name]
-    results = bounds.audit(target.entry, ["full_rank"], log_evidence=target.log_evidence(), route=target.route)
+    results = bounds.audit(
+        target.entry, ["full_rank"], log_evidence=target.log_evidence(), route=target.route
+    )
     assert not alarms(results)
     assert sum(r.status == "ok" for r in results) >= 15
 
@@ -75,10 +81,20 @@ OWN = [n for n in zoo.names() if "/" not in n]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*OWN, "correlated_gaussian[d=10,rho=0.5]", "correlated_gaussian[d=3]", "gaussian_mixture[K=3]"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *OWN,
+        "correlated_gaussian[d=10,rho=0.5]",
+        "correlated_gaussian[d=3]",
+        "gaussian_mixture[K=3]",
+    ],
+)
 def test_no_false_alarm_on_any_entry(name):
     entry = zoo.load(name)
-    results = bounds.audit(entry, [f for f in entry.families if f in ("mean_field", "full_rank", "amortized")])
+    results = bounds.audit(
+        entry, [f for f in entry.families if f in ("mean_field", "full_rank", "amortized")]
+    )
     assert not alarms(results)
 
 
@@ -91,7 +107,9 @@ def walk(y):
 
 
 def test_a_series_is_not_split():
-    entry = zoo.from_program(walk, {"y": torch.tensor([0.3, 0.1, 0.8, 1.5, 1.1], dtype=torch.float64)})
+    entry = zoo.from_program(
+        walk, {"y": torch.tensor([0.3, 0.1, 0.8, 1.5, 1.1], dtype=torch.float64)}
+    )
     result = one_check(entry, ["mean_field"], "heldout_splits")
     assert result.status == "skipped"
     assert "rows before" in result.sentence
@@ -102,7 +120,10 @@ def flow_entry():
     target = TARGETS["normal_normal"]
     import dataclasses
 
-    return dataclasses.replace(target.entry, own_guides={"own": bound_faults.own("")}), target.log_evidence()
+    return (
+        dataclasses.replace(target.entry, own_guides={"own": bound_faults.own("")}),
+        target.log_evidence(),
+    )
 
 
 def test_it_runs_on_the_flow_of_an_outsider():
@@ -110,7 +131,10 @@ def test_it_runs_on_the_flow_of_an_outsider():
     results = bounds.audit(entry, ["own"], log_evidence=evidence)
     assert not alarms(results)
     status = {r.name.split(".")[-1]: r.status for r in results}
-    assert [status[n] for n in ("log_q_normalized", "gap_is_kl", "objective_is_minus_elbo", "sampled_bounds")] == ["ok"] * 4
+    assert [
+        status[n]
+        for n in ("log_q_normalized", "gap_is_kl", "objective_is_minus_elbo", "sampled_bounds")
+    ] == ["ok"] * 4
 
 
 def wages(y, x):
@@ -122,7 +146,9 @@ def wages(y, x):
 
 def wages_guide(y, x):
     loc = pyro.param("loc", torch.tensor(0.8, dtype=torch.float64))
-    width = pyro.param("width", torch.tensor(0.3, dtype=torch.float64), constraint=dist.constraints.positive)
+    width = pyro.param(
+        "width", torch.tensor(0.3, dtype=torch.float64), constraint=dist.constraints.positive
+    )
     level = pyro.param("level", torch.tensor(-0.5, dtype=torch.float64))
     pyro.sample("slope", dist.Normal(loc, width))
     pyro.sample("noise", dist.LogNormal(level, 0.3))
@@ -130,12 +156,24 @@ def wages_guide(y, x):
 
 def test_it_runs_on_the_model_and_guide_of_an_outsider():
     x = torch.linspace(-1, 1, 8, dtype=torch.float64)
-    data = {"y": 0.9 * x + torch.tensor([0.3, -0.5, 0.2, 0.4, -0.1, -0.6, 0.5, 0.1], dtype=torch.float64), "x": x}
+    data = {
+        "y": (
+            0.9 * x
+            + torch.tensor([0.3, -0.5, 0.2, 0.4, -0.1, -0.6, 0.5, 0.1], dtype=torch.float64)
+        ),
+        "x": x,
+    }
     entry = zoo.from_program(wages, data, guide=wages_guide)
     results = bounds.audit(entry, ["own"])
     assert not alarms(results)
     status = {r.name.split(".")[-1]: r.status for r in results}
-    checked = ("log_q_normalized", "elbo_reported", "objective_is_minus_elbo", "elbo_below_evidence", "sampled_bounds")
+    checked = (
+        "log_q_normalized",
+        "elbo_reported",
+        "objective_is_minus_elbo",
+        "elbo_below_evidence",
+        "sampled_bounds",
+    )
     assert [status[n] for n in checked] == ["ok"] * len(checked)
 
 
@@ -144,11 +182,19 @@ def test_a_guide_that_is_a_point_has_no_bound_to_audit():
         m = pyro.sample("m", dist.Normal(0.0, 1.0))
         pyro.sample("y", dist.Normal(m, 1.0), obs=y)
 
-    entry = zoo.from_program(program, {"y": torch.tensor(1.0, dtype=torch.float64)}, guide=AutoDelta, name="point")
+    entry = zoo.from_program(
+        program, {"y": torch.tensor(1.0, dtype=torch.float64)}, guide=AutoDelta, name="point"
+    )
     results = [r for r in bounds.audit(entry, ["own"]) if r.name.startswith("bounds.own.")]
     assert len(results) == len({**guide_checks.CHECKS, **evidence_checks.CHECKS})
     assert {r.status for r in results} == {"skipped"}
-    assert sum(r.sentence.startswith("There is no bound to audit. A point, no spread, in m") for r in results) >= 6
+    assert (
+        sum(
+            r.sentence.startswith("There is no bound to audit. A point, no spread, in m")
+            for r in results
+        )
+        >= 6
+    )
 
 
 @pytest.mark.parametrize(("dim", "shift"), [(1, 3.0), (2, 1.0), (3, -1.0)])
@@ -158,7 +204,9 @@ def test_the_quadrature_is_exact_on_shifted_skewed_integrands(dim, shift):
     def function(u):
         return (2.5 * (u - shift) - (u - shift).exp()).sum(-1)
 
-    grid = whitened_grid(function, torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64))
+    grid = whitened_grid(
+        function, torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64)
+    )
     assert abs(grid.log_integral - dim * math.lgamma(2.5)) < 1e-5
     mean = float(torch.special.digamma(torch.tensor(2.5, dtype=torch.float64))) + shift
     assert abs(float(grid.mean(grid.points[:, 0])) - mean) < 1e-4
@@ -166,7 +214,11 @@ def test_the_quadrature_is_exact_on_shifted_skewed_integrands(dim, shift):
 
 def test_the_quadrature_refuses_what_has_no_integral():
     with pytest.raises(QuadratureError):
-        whitened_grid(lambda u: -0.5 * (1 + u.square()).log().sum(-1), torch.zeros(1).double(), torch.eye(1).double())
+        whitened_grid(
+            lambda u: -0.5 * (1 + u.square()).log().sum(-1),
+            torch.zeros(1).double(),
+            torch.eye(1).double(),
+        )
 
 
 def test_limits_hold_the_promised_rate():
@@ -227,9 +279,13 @@ def test_the_command_audits_a_file_and_fails_when_a_check_fails(tmp_path, capsys
 
 @pytest.mark.parametrize("objective", ["iwae", "iwae_dreg", "beta"])
 def test_losses_of_another_objective_are_not_held_to_the_elbo(objective):
-    fit = SimpleNamespace(losses=np.ones(30), config=SimpleNamespace(objective=objective, num_particles=5))
+    fit = SimpleNamespace(
+        losses=np.ones(30), config=SimpleNamespace(objective=objective, num_particles=5)
+    )
     own = SimpleNamespace(sd=0.1, se=0.01, elbo=5.0, u=torch.zeros(100, 2))
-    guide = SimpleNamespace(fit=fit, draws_classes=False, own=own, inflation=1.0, density=SimpleNamespace(dim=2))
+    guide = SimpleNamespace(
+        fit=fit, draws_classes=False, own=own, inflation=1.0, density=SimpleNamespace(dim=2)
+    )
     with pytest.raises(Skipped, match=f"is {objective}, whose losses"):
         guide_checks.losses_end_at_minus_elbo(guide)
     fit.config.objective = "elbo_linear"  # a schedule that ends as the ELBO is held to it

@@ -14,7 +14,11 @@ from zoo.contract.subject import Skipped, Subject
 
 
 def converges(entry, **keywords):
-    (check,) = [c for c in bounds.checks(entry, ["laplace"], **keywords) if c.name == "bounds.laplace.bound_converges"]
+    (check,) = [
+        c
+        for c in bounds.checks(entry, ["laplace"], **keywords)
+        if c.name == "bounds.laplace.bound_converges"
+    ]
     return check.run()
 
 
@@ -33,7 +37,11 @@ def test_another_error_is_not_taken_for_the_numbering(nats):
 
 
 def evidence(**keywords):
-    (check,) = [c for c in bounds.checks(zoo.load("gaussian_mixture_exact"), [], **keywords) if c.name == "bounds.evidence"]
+    (check,) = [
+        c
+        for c in bounds.checks(zoo.load("gaussian_mixture_exact"), [], **keywords)
+        if c.name == "bounds.evidence"
+    ]
     return check.run()
 
 
@@ -45,7 +53,9 @@ def test_points_around_one_numbering_are_known_to_miss_the_other():
     entry = zoo.load("gaussian_mixture_exact")
     truth = entry.exact(entry.load_data()).log_evidence
     assert evidence(log_evidence=truth + 0.3).status == "failed"
-    unknown = Audited(zoo.load("gaussian_mixture"), log_evidence=None, route="", reported=Reported())
+    unknown = Audited(
+        zoo.load("gaussian_mixture"), log_evidence=None, route="", reported=Reported()
+    )
     with pytest.raises(Skipped, match="one numbering of free classes"):
         _ = unknown.evidence
 

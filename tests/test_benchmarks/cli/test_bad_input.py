@@ -45,7 +45,13 @@ ENTRY = ModelEntry(
     quantities={"mean": Quantity(fn=lambda draws, data: draws["mean"])},
 )
 """
-GOOD = {"VALUES": "[1.0, 2.0]", "DTYPE": "torch.float64", "SIZE": "2", "LIKELIHOOD": "dist.Normal(mean, scale)", "OWN": ""}
+GOOD = {
+    "VALUES": "[1.0, 2.0]",
+    "DTYPE": "torch.float64",
+    "SIZE": "2",
+    "LIKELIHOOD": "dist.Normal(mean, scale)",
+    "OWN": "",
+}
 
 
 def model(folder, **changes):
@@ -115,17 +121,29 @@ def test_unknown_names(words, part, capsys, tmp_path, monkeypatch):
         ({"VALUES": "[1.0, 2.0, 3.0]"}, "site 'y': Value is not broadcastable"),
         ({"VALUES": "[1.0, -2.0]", "LIKELIHOOD": "dist.LogNormal(mean, scale)"}, "support"),
         ({"LIKELIHOOD": "dist.Normal(mean, undefined_name)"}, "undefined_name"),
-        ({"def make_data(seed):": "def make_data(seed):\n    1 / 0"}, "raises ZeroDivisionError while it is made"),
+        (
+            {"def make_data(seed):": "def make_data(seed):\n    1 / 0"},
+            "raises ZeroDivisionError while it is made",
+        ),
         ({"ENTRY = ": "CARD = "}, "has no ENTRY"),
         ({"def build(data):": "def build(data:"}, "does not parse at line"),
         ({"import torch": "import torch_not_installed"}, "torch_not_installed"),
         ({'name="bad"': 'name="../bad"'}, "is not accepted"),
-        ({'quantities={"mean": Quantity(fn=lambda draws, data: draws["mean"])}': "quantities={}"}, "no quantities"),
+        (
+            {
+                'quantities={"mean": Quantity(fn=lambda draws, data: draws["mean"])}': (
+                    "quantities={}"
+                )
+            },
+            "no quantities",
+        ),
     ],
 )
 def test_bad_models_and_data(changes, part, capsys, tmp_path):
     out_folder = tmp_path / "out"
-    code, out, err = run(["compare", model(tmp_path, **changes), "--no-nuts", "--out", out_folder], capsys)
+    code, out, err = run(
+        ["compare", model(tmp_path, **changes), "--no-nuts", "--out", out_folder], capsys
+    )
     assert code == 2
     assert out == ""
     assert part in sentence(err)
@@ -134,7 +152,10 @@ def test_bad_models_and_data(changes, part, capsys, tmp_path):
 
 def test_a_guide_that_misses_a_site_is_a_failed_row(capsys, tmp_path):
     path = model(tmp_path, OWN='own_guides={"own": own},')
-    code, out, err = run(["compare", path, "--guides", "own", "--no-nuts", "--quick", "--out", tmp_path / "out"], capsys)
+    code, out, err = run(
+        ["compare", path, "--guides", "own", "--no-nuts", "--quick", "--out", tmp_path / "out"],
+        capsys,
+    )
     assert code == 1
     assert "scale" in sentence(err)
     assert "fit failed" in out
@@ -149,7 +170,13 @@ def test_a_folder_with_other_things_is_left_alone(capsys, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("words", [["compare", "coin", "--guides", "laplace", "--no-nuts"], ["fit", "coin", "--guide", "laplace"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["compare", "coin", "--guides", "laplace", "--no-nuts"],
+        ["fit", "coin", "--guide", "laplace"],
+    ],
+)
 def test_a_place_that_cannot_be_written(words, capsys, tmp_path):
     (tmp_path / "file").write_text("")
     code, out, err = run([*words, "--out", tmp_path / "file" / "below"], capsys)
@@ -163,16 +190,15 @@ def test_a_place_that_cannot_be_written(words, capsys, tmp_path):
 def test_a_disk_that_fills_up_in_the_middle(tmp_path):
     """A limit on file sizes is what a full disk looks like to the program: writes fail half-way."""
     program = (
-        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from benchmarks.cli import commands as cli; from benchmarks.run import execute as run\n"
-        "real = run.run_cell\n"
-        "def limited(*words):\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
-        "    return real(*words)\n"
-        "run.run_cell = limited\n"
-        f"cli.main(['compare', 'coin', '--guides', 'laplace', '--no-nuts', '--out', {str(tmp_path / 'out')!r}])"
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nfrom"
+        " benchmarks.cli import commands as cli; from benchmarks.run import execute as run\nreal"
+        " = run.run_cell\ndef limited(*words):\n    resource.setrlimit(resource.RLIMIT_FSIZE,"
+        " (20000, 20000))\n    return real(*words)\nrun.run_cell = limited\ncli.main(['compare',"
+        f" 'coin', '--guides', 'laplace', '--no-nuts', '--out', {str(tmp_path / 'out')!r}])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 3, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr

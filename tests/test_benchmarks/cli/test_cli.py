@@ -25,11 +25,27 @@ def run(*words, capsys):
 def python(program, *, path=(), cwd=None):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
     return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=cwd, timeout=120, check=False
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=cwd,
+        timeout=120,
+        check=False,
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "--json"], ["compare", "--help"], ["study"], ["study", "--json"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["list"],
+        ["list", "--json"],
+        ["compare", "--help"],
+        ["study"],
+        ["study", "--json"],
+    ],
+)
 def test_light_commands_import_neither_torch_nor_a_model(words):
     program = f"""
 import sys
@@ -47,7 +63,18 @@ sys.exit(f"imported: {{heavy}} {{models}}" if heavy or models else code)
 def test_help_names_every_command(capsys):
     code, out, _ = run("--help", capsys=capsys)
     assert code == 0
-    for command in ("list", "show", "doctor", "check", "new", "compare", "fit", "reference", "report", "study"):
+    for command in (
+        "list",
+        "show",
+        "doctor",
+        "check",
+        "new",
+        "compare",
+        "fit",
+        "reference",
+        "report",
+        "study",
+    ):
         assert f"\n  {command} " in out
 
 
@@ -88,7 +115,14 @@ def test_unknown_names_are_usage_errors_with_a_guess(capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["compare"], ["compare", "coin", "--seed", "-1"], ["compare", "coin", "--jobs", "0"], ["lst"], ["list", "--logn"]]
+    "words",
+    [
+        ["compare"],
+        ["compare", "coin", "--seed", "-1"],
+        ["compare", "coin", "--jobs", "0"],
+        ["lst"],
+        ["list", "--logn"],
+    ],
 )
 def test_wrong_flags_exit_2(words, capsys):
     code, out, err = run(*words, capsys=capsys)
@@ -112,14 +146,21 @@ def test_a_fault_of_ours_is_one_sentence_too(capsys, monkeypatch):
     code, out, err = run("list", capsys=capsys)
     assert code == 3
     assert out == ""
-    assert err == "zoo: unexpected ZeroDivisionError: planted; a fault of ours: run again with ZOO_DEBUG=1 for the traceback.\n"
+    assert (
+        err == "zoo: unexpected ZeroDivisionError: planted; a fault of ours: run again with"
+        " ZOO_DEBUG=1 for the traceback.\n"
+    )
 
 
 @pytest.mark.parametrize("room", ["zoo", "guides"])
 def test_a_package_that_shadows_ours_stops_the_command(tmp_path, room):
     (tmp_path / room).mkdir()
     (tmp_path / room / "__init__.py").write_text("")
-    done = python("from benchmarks.cli import commands as cli; cli.main(['list'])", path=[tmp_path, ROOT], cwd=tmp_path)
+    done = python(
+        "from benchmarks.cli import commands as cli; cli.main(['list'])",
+        path=[tmp_path, ROOT],
+        cwd=tmp_path,
+    )
     assert done.returncode == 3
     assert f"the package {room!r} is imported from" in done.stderr
     assert "Traceback" not in done.stderr
@@ -181,7 +222,9 @@ def test_the_numbers_the_doctor_knows_are_those_of_the_formulas():
         "ess_bulk": _ess(_normal_scores(halves)),
         "ess_tail": min(map(_ess, below)),
         "mcse_mean": x.std(ddof=1) / _ess(halves) ** 0.5,
-        "mcse_sd": (squares.var() / _ess(_split(squares)) / (4 * squares.mean())) ** 0.5,  # delta method: var of an sd
+        "mcse_sd": (
+            (squares.var() / _ess(_split(squares)) / (4 * squares.mean())) ** 0.5
+        ),  # delta method: var of an sd
         "ebfmi": ((np.diff(x, axis=1) ** 2).mean(1) / x.var(1, ddof=1)).min(),
     }
     assert written == pytest.approx(doctor.DIAGNOSTICS, rel=1e-12)
@@ -201,7 +244,11 @@ def test_the_doctor_notices_diagnostics_that_are_broken(monkeypatch, fault):
     monkeypatch.setattr(arviz_bridge.arviz, "mcse", broken)
     (finding,) = [f for f in doctor.examine() if f.name == "diagnostics"]
     assert finding.status == "failed"
-    words = {"raises": "mcse_sd raises TypeError: only 0-dim", "wrong": "is 0.00932899 where 0.00932806 is right", "nan": "is nan where"}
+    words = {
+        "raises": "mcse_sd raises TypeError: only 0-dim",
+        "wrong": "is 0.00932899 where 0.00932806 is right",
+        "nan": "is nan where",
+    }
     assert words[fault] in finding.sentence
     assert finding.sentence.endswith("install again with -c constraints.txt")
     assert "rhat" not in finding.sentence
@@ -227,7 +274,9 @@ def test_check_prints_every_result_and_fails_when_one_fails(capsys, monkeypatch)
     code, out, _ = run("check", "coin", capsys=capsys)
     assert code == 0
     assert "skipped  two: flat priors" in out
-    listed.append(Check(name="three", run=lambda: CheckResult(status="failed", sentence="planted")))
+    listed.append(
+        Check(name="three", run=lambda: CheckResult(status="failed", sentence="planted"))
+    )
     code, out, _ = run("check", "coin", capsys=capsys)
     assert code == 1
     assert " failed  three: planted" in out
@@ -238,10 +287,15 @@ def test_fit_writes_a_file_that_can_be_loaded(tmp_path, capsys):
     import guides
 
     path = tmp_path / "guide.pt"
-    mine = [tmp_path / ".tmp-guide.pt", tmp_path / f".guide.pt.{os.getpid()}.part"]  # names that were once ours
+    mine = [
+        tmp_path / ".tmp-guide.pt",
+        tmp_path / f".guide.pt.{os.getpid()}.part",
+    ]  # names that were once ours
     for file in mine:
         file.write_text("mine")
-    code, out, _ = run("fit", "coin", "--guide", "laplace", "--out", str(path), "--json", capsys=capsys)
+    code, out, _ = run(
+        "fit", "coin", "--guide", "laplace", "--out", str(path), "--json", capsys=capsys
+    )
     assert code == 0
     document = json.loads(out)
     assert document["stop"]["status"] == "ok"
@@ -255,16 +309,34 @@ def test_fit_writes_a_file_that_can_be_loaded(tmp_path, capsys):
 def test_compare_prints_one_json_document_in_the_schema(tmp_path, capsys):
     from benchmarks.run.record import validated
 
-    words = ["compare", "coin", "--guides", "laplace", "--no-nuts", "--quick", "--json", "--out", str(tmp_path / "run")]
+    words = [
+        "compare",
+        "coin",
+        "--guides",
+        "laplace",
+        "--no-nuts",
+        "--quick",
+        "--json",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     code, out, err = run(*words, capsys=capsys)
     assert code == 0, err
     document = json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert list(document) == ["schema", "cells", "references", "run_dir"]
     assert [validated(c) for c in document["cells"]] == document["cells"]
-    assert set(document["references"]["coin"]) >= {"kind", "gates", "ess_min", "rhat_max", "log_evidence"}
+    assert set(document["references"]["coin"]) >= {
+        "kind",
+        "gates",
+        "ess_min",
+        "rhat_max",
+        "log_evidence",
+    }
     assert "1 of 1 cells to run; about" in err
 
-    code, out, err = run("report", str(tmp_path / "run"), "--markdown", str(tmp_path / "r.md"), capsys=capsys)
+    code, out, err = run(
+        "report", str(tmp_path / "run"), "--markdown", str(tmp_path / "r.md"), capsys=capsys
+    )
     assert code == 0
     assert out.strip() == str(tmp_path / "r.md")
     assert (tmp_path / "r.md").read_text() == (tmp_path / "run" / "report.md").read_text()
@@ -279,23 +351,41 @@ def test_reference_shows_and_verifies(capsys):
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
 def test_output_to_a_stream_that_is_not_utf8(encoding, monkeypatch):
     """After all the work the table could not be printed: a fault of ours, exit code 3."""
-    command = [sys.executable, "-c", "from benchmarks.cli import main; main(['show', 'eight_schools'])"]
-    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=False)
+    command = [
+        sys.executable,
+        "-c",
+        "from benchmarks.cli import main; main(['show', 'eight_schools'])",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert b"eight_schools" in done.stdout
 
 
 def test_closed_streams_and_readers_that_leave_are_no_errors():
     program = f"{sys.executable} -c \"from benchmarks.cli import main; main(['list', '--long'])\""
-    closed = subprocess.run(f"{program} >&-", shell=True, capture_output=True, text=True, check=False)
+    closed = subprocess.run(
+        f"{program} >&-", shell=True, capture_output=True, text=True, check=False
+    )
     assert (closed.returncode, closed.stderr) == (0, "")
-    left = subprocess.run(["bash", "-c", f"set -o pipefail; {program} | head -1"], capture_output=True, text=True, check=False)
+    left = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {program} | head -1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (left.returncode, left.stderr) == (0, "")
 
 
 def test_without_docstrings_there_is_one_sentence():
     """Pyro cannot be imported under `python -OO`; that was an unexpected AttributeError and a fault of ours."""
-    command = [sys.executable, "-OO", "-c", "from benchmarks.cli import main; main(['show', 'coin'])"]
+    command = [
+        sys.executable,
+        "-OO",
+        "-c",
+        "from benchmarks.cli import main; main(['show', 'coin'])",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("zoo: python runs with -OO")

@@ -19,13 +19,21 @@ def cards(monkeypatch):
     monkeypatch.setattr(cli, "_found", {})
 
 
-def test_a_card_that_is_not_there_is_a_usage_error_before_anything_runs(tmp_path, capsys, monkeypatch, cards):
+def test_a_card_that_is_not_there_is_a_usage_error_before_anything_runs(
+    tmp_path, capsys, monkeypatch, cards
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for words in (["fit", "coin", "--guide", "mean_field"], ["compare", "coin", "--out", str(tmp_path / "run")]):
+    for words in (
+        ["fit", "coin", "--guide", "mean_field"],
+        ["compare", "coin", "--out", str(tmp_path / "run")],
+    ):
         assert cli._run([*words, "--device", "cuda"]) == 2
         assert "accepted here: cpu" in capsys.readouterr().err
         assert cli._run([*words, "--device", "gpu"]) == 2
-        assert "device 'gpu' (did you mean 'cpu'?); accepted: cpu, cuda. A graphics card is cuda." in capsys.readouterr().err
+        assert (
+            "device 'gpu' (did you mean 'cpu'?); accepted: cpu, cuda. A graphics card is cuda."
+            in capsys.readouterr().err
+        )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert cli._run(["compare", "coin", "--device", "cuda", "--compile", "off"]) == 2
     assert "leave out --compile off" in capsys.readouterr().err
@@ -40,14 +48,20 @@ def test_cards_are_hidden_unless_they_are_asked_for(monkeypatch, cards, before):
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
     seen = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES")) or False)
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_available",
+        lambda: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES")) or False,
+    )
     cli._run(["fit", "coin", "--guide", "mean_field", "--device", "cuda"])
     assert seen == [before]
     cli._run(["list"])
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
-def test_a_run_on_a_card_stays_in_one_process_and_says_so_in_its_report(tmp_path, capsys, monkeypatch, cards):
+def test_a_run_on_a_card_stays_in_one_process_and_says_so_in_its_report(
+    tmp_path, capsys, monkeypatch, cards
+):
     """The processor stands in for the card."""
     real, processes = Step._on_device, set()
 
@@ -58,7 +72,18 @@ def test_a_run_on_a_card_stays_in_one_process_and_says_so_in_its_report(tmp_path
     for home in (cuda, fitting):
         monkeypatch.setattr(home, "check_device", lambda name: None)
     monkeypatch.setattr(Step, "_on_device", pretended)
-    words = ["compare", "coin", "--guides", "mean_field", "--no-nuts", "--quick", "--device", "cuda", "--out", str(tmp_path / "run")]
+    words = [
+        "compare",
+        "coin",
+        "--guides",
+        "mean_field",
+        "--no-nuts",
+        "--quick",
+        "--device",
+        "cuda",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert cli._run([*words, "--json"]) == 0
     (cell,) = json.loads(capsys.readouterr().out)["cells"]
     assert cell["compiled"] == {"used": True, "reason": "on cpu"}

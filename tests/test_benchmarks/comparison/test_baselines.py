@@ -23,11 +23,16 @@ ROWS = 60
 def made(data=None, seed=0, **options):
     """Logits of three classes are linear in a site `z`; one point estimate."""
     generator = torch.Generator().manual_seed(0)
-    weight = {n: torch.randn(ROWS, 3, 5, dtype=torch.float64, generator=generator) for n in ("test", "elsewhere")}
+    weight = {
+        n: torch.randn(ROWS, 3, 5, dtype=torch.float64, generator=generator)
+        for n in ("test", "elsewhere")
+    }
     label = torch.randint(3, (ROWS,), generator=generator)
 
     def predict(draws):
-        return {n: torch.einsum("rck,sk->src", w, draws["z"]).softmax(-1) for n, w in weight.items()}
+        return {
+            n: torch.einsum("rck,sk->src", w, draws["z"]).softmax(-1) for n, w in weight.items()
+        }
 
     one = {n: p[0] for n, p in predict({"z": torch.ones(1, 5, dtype=torch.float64)}).items()}
     images = torch.rand(ROWS, 8, 8, generator=generator, dtype=torch.float64)
@@ -101,12 +106,24 @@ def test_both_reports_show_the_table(filled):
 def test_every_number_of_the_table_stands_under_its_head(filled):
     """The distance to the truth comes first: a narrow page must not hide it."""
     found, names = filled.predictions, [name or key for key, name in heads(filled.predictions)]
-    assert names == ["total_variation", "accuracy", "log_loss", "ece", "adaptive_ece", "brier", "AUROC, elsewhere"]
+    assert names == [
+        "total_variation",
+        "accuracy",
+        "log_loss",
+        "ece",
+        "adaptive_ece",
+        "brier",
+        "AUROC, elsewhere",
+    ]
     row = next(r for r in found.rows if r.method == "mean_field")
     shown = dict(zip(names, cells(found, row), strict=True))
     assert float(shown["total_variation"]) == pytest.approx(row.distance, rel=0.05)
-    assert float(shown["accuracy"].split(" %")[0]) == pytest.approx(100 * row.metrics["accuracy"].value, abs=0.06)
-    assert float(shown["brier"].split(" ")[0]) == pytest.approx(row.metrics["brier"].value, abs=1e-3)
+    assert float(shown["accuracy"].split(" %")[0]) == pytest.approx(
+        100 * row.metrics["accuracy"].value, abs=0.06
+    )
+    assert float(shown["brier"].split(" ")[0]) == pytest.approx(
+        row.metrics["brier"].value, abs=1e-3
+    )
     assert float(shown["AUROC, elsewhere"]) == pytest.approx(row.outside["elsewhere"], abs=6e-3)
 
 
@@ -122,7 +139,7 @@ def test_a_hook_that_fails_costs_one_sentence(report):
     assert table(replace(entry, baselines=None), report.data, {}, report.reference) is None
 
 
-# -- the bars of the laboratory ---------------------------------------------------------------------------------------
+# -- the bars of the laboratory ----------------------------------------------------------------
 
 
 def lab_rows(seeds=10):
@@ -140,9 +157,19 @@ def lab_rows(seeds=10):
     for seed in range(seeds):
         for k, method in enumerate(("flow", "full_rank", "temperature scaling", "laplace", "mle")):
             noise = random.uniform(0.9, 1.1)
-            rows.append({**same, "seed": seed, "method": method, "log_loss": (0.5 + 0.1 * k) * noise, "ece": 0.02 + 0.03 * k})
+            rows.append(
+                {
+                    **same,
+                    "seed": seed,
+                    "method": method,
+                    "log_loss": (0.5 + 0.1 * k) * noise,
+                    "ece": 0.02 + 0.03 * k,
+                }
+            )
             rows[-1]["distance"] = 0.01 + 0.02 * k
-        rows.append({**same, "seed": seed, "method": "nuts", "log_loss": 0.5, "ece": 0.03, "distance": ""})
+        rows.append(
+            {**same, "seed": seed, "method": "nuts", "log_loss": 0.5, "ece": 0.03, "distance": ""}
+        )
         rows[-1] |= {"rhat_share": 1.0, "ess_share": 0.97}
     return rows
 
@@ -154,32 +181,67 @@ def test_bars_are_met_or_missed_by_the_rows():
     assert found["rank one: log loss 30 % below mle at 64 labels, 10 data seeds"] is True
     assert found["rank one: ECE 60 % below mle at 64 labels, 10 data seeds"] is True
     worse = [{**r, "log_loss": 2.0} if r["method"] == "flow" else r for r in lab_rows()]
-    assert {bar: met for bar, _, met in bars(worse)}["rank one: log loss 30 % below mle at 64 labels, 10 data seeds"] is False
+    assert {bar: met for bar, _, met in bars(worse)}[
+        "rank one: log loss 30 % below mle at 64 labels, 10 data seeds"
+    ] is False
     assert "**missed**" in page(worse)
-    rare = [r for r in lab_rows() if r["method"] != "flow" or r["seed"] == 0]  # the nearest ran once: the next one is judged
+    rare = [
+        r for r in lab_rows() if r["method"] != "flow" or r["seed"] == 0
+    ]  # the nearest ran once: the next one is judged
     texts = {bar: text for bar, text, _ in bars(rare)}
-    assert texts["rank one: best guide within 0.02 mean total variation of NUTS"].startswith("flow 0.010")
-    assert texts["rank one: log loss 30 % below mle at 64 labels, 10 data seeds"].startswith("full_rank")
+    assert texts["rank one: best guide within 0.02 mean total variation of NUTS"].startswith(
+        "flow 0.010"
+    )
+    assert texts["rank one: log loss 30 % below mle at 64 labels, 10 data seeds"].startswith(
+        "full_rank"
+    )
     assert bars([]) == []
     timed = [{**r, "seconds": 10.0} for r in lab_rows()]
-    quick = {bar: (text, met) for bar, text, met in bars(timed)}["quick tier within 3 minutes"]  # one case alone is a quick run
-    assert quick == (f"{len(timed) / 6:.1f} minutes of chains and fits, one after the other (compiling, baselines and scores apart)", False)
-    assert {bar: met for bar, _, met in bars([*timed[:6], {**timed[0], "case": "inversion"}])}["full tier within 15 minutes"] is True
+    quick = {bar: (text, met) for bar, text, met in bars(timed)}[
+        "quick tier within 3 minutes"
+    ]  # one case alone is a quick run
+    assert quick == (
+        (
+            f"{len(timed) / 6:.1f} minutes of chains and fits, one after the other (compiling,"
+            " baselines and scores apart)"
+        ),
+        False,
+    )
+    assert {bar: met for bar, _, met in bars([*timed[:6], {**timed[0], "case": "inversion"}])}[
+        "full tier within 15 minutes"
+    ] is True
     few = {bar: met for bar, _, met in bars(lab_rows(2))}
     assert few["rank one: log loss 30 % below mle at 64 labels, 10 data seeds"] is None
-    assert few["rank correlation of ECE and distance to NUTS over methods, with its interval"] is None
+    assert (
+        few["rank correlation of ECE and distance to NUTS over methods, with its interval"] is None
+    )
 
 
 def test_the_rank_correlation_is_that_of_each_case():
     value, low, high, cases = spearman(lab_rows())
-    assert (value, low, high, cases) == (pytest.approx(1.0), pytest.approx(1.0), pytest.approx(1.0), 10)
+    assert (value, low, high, cases) == (
+        pytest.approx(1.0),
+        pytest.approx(1.0),
+        pytest.approx(1.0),
+        10,
+    )
     turned = [{**r, "ece": -float(r["ece"])} if r["seed"] < 5 else r for r in lab_rows()]
     value, low, high, _ = spearman(turned)
     assert value == pytest.approx(0.0)
     assert low < 0 < high
-    torn = [{**r, "rhat_share": 0.5, "rhat_max": 1.8} if r["method"] == "nuts" and r["seed"] < 5 else r for r in turned]
+    torn = [
+        {**r, "rhat_share": 0.5, "rhat_max": 1.8} if r["method"] == "nuts" and r["seed"] < 5 else r
+        for r in turned
+    ]
     assert spearman(torn)[0::3] == (pytest.approx(1.0), 5)  # chains that disagree are no truth
-    torn = [{**r, "rhat_share": 0.5, "rhat_max": 1.8} if r["method"] == "nuts" and r["seed"] == 2 else r for r in lab_rows()]
+    torn = [
+        (
+            {**r, "rhat_share": 0.5, "rhat_max": 1.8}
+            if r["method"] == "nuts" and r["seed"] == 2
+            else r
+        )
+        for r in lab_rows()
+    ]
     assert "disagree** (R-hat at most 1.01 on 50 % of the test images, up to 1.80)" in page(torn)
     assert "disagree" not in page(lab_rows())
 
@@ -203,9 +265,15 @@ def test_pooled_calibration_error_is_that_of_all_predictions_and_its_floor_is_ch
 
 def test_the_guide_judged_by_its_predictions_ran_on_enough_data_seeds():
     """The nearest to the chains may have run once: its predictions of one data seed are no bar."""
-    rows = [{"method": "flow", "seed": "0", "distance": "0.008"}, {"method": "full_rank", "seed": "0", "distance": "0.013"}]
+    rows = [
+        {"method": "flow", "seed": "0", "distance": "0.008"},
+        {"method": "full_rank", "seed": "0", "distance": "0.013"},
+    ]
     rows += [{"method": "full_rank", "seed": str(k), "distance": ""} for k in range(1, 10)]
-    rows += [{"method": "laplace", "seed": str(k), "distance": "0.09" if k == 0 else ""} for k in range(10)]
+    rows += [
+        {"method": "laplace", "seed": str(k), "distance": "0.09" if k == 0 else ""}
+        for k in range(10)
+    ]
     assert best_guide(rows) == ("flow", 0.008)
     assert best_guide(rows, 10) == ("full_rank", 0.013)
     assert best_guide(rows, 11) == ("flow", 0.008)

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from benchmarks.comparison import inference_gap
-from benchmarks.comparison.best_in_family import LocalQ, OwnFlowHead, Target, best_numbers, elbo_nats, refine
+from benchmarks.comparison.best_in_family import (
+    LocalQ,
+    OwnFlowHead,
+    Target,
+    best_numbers,
+    elbo_nats,
+    refine,
+)
 from benchmarks.comparison.inference_gap import GapReport, datum_gaps
 from guides.base.heads import DiagonalHead, TriangularHead, make_head
 from zoo.truth.grid import GaussianLikelihood, LatentGrid, standard_normal
@@ -24,9 +31,12 @@ COVARIANCE = torch.linalg.inv(torch.eye(2, dtype=torch.float64) + LOADINGS.T @ L
 MEAN = (X - OFFSET) @ LOADINGS @ COVARIANCE / SIGMA**2
 EVIDENCE = torch.distributions.MultivariateNormal(
     OFFSET, LOADINGS @ LOADINGS.T + SIGMA**2 * torch.eye(PIXELS, dtype=torch.float64)
-).log_prob(X)  # fmt: skip
-# Of all independent normals the one with the precision's diagonal is nearest; its KL is half the log ratio of determinants.
-BEST_DIAGONAL = 0.5 * (COVARIANCE.logdet() - torch.linalg.inv(COVARIANCE).diagonal().reciprocal().log().sum())
+).log_prob(X)
+# Of all independent normals the one with the precision's diagonal is nearest; its KL is half the
+# log ratio of determinants.
+BEST_DIAGONAL = 0.5 * (
+    COVARIANCE.logdet() - torch.linalg.inv(COVARIANCE).diagonal().reciprocal().log().sum()
+)
 
 
 def q_of(kind, *, shift=0.0, stretch=0.0):
@@ -37,11 +47,18 @@ def q_of(kind, *, shift=0.0, stretch=0.0):
     numbers[:, 2:4] = factor.diagonal().log() + stretch
     if kind != "diagonal":
         numbers[:, 4] = factor[1, 0]
-    return LocalQ(head, numbers, torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
+    return LocalQ(
+        head, numbers, torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    )
 
 
 def report(q, **options):
-    return GapReport(family="test", data=tuple(datum_gaps(TARGET, GRID, q, X, **options)), grid=GRID.check(X), images=X)
+    return GapReport(
+        family="test",
+        data=tuple(datum_gaps(TARGET, GRID, q, X, **options)),
+        grid=GRID.check(X),
+        images=X,
+    )
 
 
 def test_the_grid_equals_the_closed_form():
@@ -59,7 +76,9 @@ def test_a_coarse_or_narrow_grid_is_not_ok():
 
 def test_information_adds_up_and_equals_the_closed_form():
     parts = GRID.information(X)
-    assert parts["mutual_information_nats"] + parts["aggregate_kl_nats"] == pytest.approx(parts["mean_kl_nats"], abs=1e-9)
+    assert parts["mutual_information_nats"] + parts["aggregate_kl_nats"] == pytest.approx(
+        parts["mean_kl_nats"], abs=1e-9
+    )
     kl = 0.5 * (COVARIANCE.trace() + MEAN.square().sum(-1) - 2 - COVARIANCE.logdet())
     assert parts["mean_kl_nats"] == pytest.approx(float(kl.mean()), abs=1e-8)
     assert 0 < parts["mutual_information_nats"] < math.log(ROWS)
@@ -70,7 +89,9 @@ def test_grid_draws_have_the_posterior_moments():
     assert draws.shape == (4000, ROWS, 2)
     assert ((draws.mean(0) - MEAN) / (COVARIANCE.diagonal() / 4000).sqrt()).abs().max() < 5
     ratio = (draws.var(0) / COVARIANCE.diagonal()).log().abs().max()
-    assert ratio < 5 * math.sqrt(2 / 4000) + float(GRID.step[0]) ** 2 / 6 / float(COVARIANCE.diagonal().min())
+    assert ratio < 5 * math.sqrt(2 / 4000) + float(GRID.step[0]) ** 2 / 6 / float(
+        COVARIANCE.diagonal().min()
+    )
 
 
 def test_each_datum_is_integrated_on_its_own_grid_where_both_agree_and_a_fault_is_named_where_they_do_not():
@@ -81,7 +102,9 @@ def test_each_datum_is_integrated_on_its_own_grid_where_both_agree_and_a_fault_i
     assert lost[3] > 0.01
     found = datum_gaps(TARGET, narrow, q_of("diagonal"), X)
     for i, d in enumerate(found):
-        assert abs(d.log_evidence_nats - float(EVIDENCE[i])) == pytest.approx(0 if lost[i] < 0.01 else float(lost[i]), abs=2e-6)
+        assert abs(d.log_evidence_nats - float(EVIDENCE[i])) == pytest.approx(
+            0 if lost[i] < 0.01 else float(lost[i]), abs=2e-6
+        )
         assert (abs(d.identity_error_nats) <= 1e-5) == (float(lost[i]) < 0.01)
     faults = GapReport(family="test", data=tuple(found), grid=narrow.check(X), images=X).faults
     assert any("log p(x) - KL" in fault for fault in faults)
@@ -99,13 +122,20 @@ def test_the_exact_posterior_has_no_gap():
 
 
 @pytest.mark.parametrize(
-    ("kind", "approximation"), [("diagonal", float(BEST_DIAGONAL)), ("full", 0.0), pytest.param("flow", 0.0, marks=pytest.mark.slow)]
+    ("kind", "approximation"),
+    [
+        ("diagonal", float(BEST_DIAGONAL)),
+        ("full", 0.0),
+        pytest.param("flow", 0.0, marks=pytest.mark.slow),
+    ],
 )
 def test_the_gap_splits_as_the_closed_form_says(kind, approximation):
     found = report(q_of(kind, shift=0.3, stretch=0.4))
     assert found.faults == ()
     for d in found.data:
-        assert abs(d.identity_error_nats) < 1e-4  # the far tails of a q that is too wide and shifted leave the box
+        assert (
+            abs(d.identity_error_nats) < 1e-4
+        )  # the far tails of a q that is too wide and shifted leave the box
         assert d.approximation_gap_nats == pytest.approx(approximation, abs=2e-4)
         assert d.amortization_gap_nats == pytest.approx(d.kl_nats - approximation, abs=3e-4)
         assert d.amortization_gap_nats > 0.1
@@ -118,23 +148,37 @@ def test_couplings_of_a_row_s_own_start_as_the_shared_ones():
     with torch.no_grad():
         for p in head.parameters():
             p.copy_(0.5 * torch.randn(p.shape, dtype=torch.float64, generator=stream))
-    numbers, noise = (torch.randn(*shape, dtype=torch.float64, generator=stream) for shape in ((4, head.numbers), (50, 4, 3)))
+    numbers, noise = (
+        torch.randn(*shape, dtype=torch.float64, generator=stream)
+        for shape in ((4, head.numbers), (50, 4, 3))
+    )
     own = OwnFlowHead(head).double()
     same = OwnFlowHead.numbers_of(head, numbers)
     assert same.shape == (4, own.numbers)
     w = head.draw(numbers, noise)
     assert torch.allclose(own.draw(same, noise), w, atol=1e-12)
     assert torch.allclose(own.log_prob(same, w), head.log_prob(numbers, w), atol=1e-9)
-    other = same + 0.1 * torch.tensor([0.0, 1, 0, 0])[:, None]  # another row's weights are nobody else's
-    assert torch.equal((own.draw(other, noise) != own.draw(same, noise)).any(-1).any(0), torch.tensor([False, True, False, False]))
+    other = (
+        same + 0.1 * torch.tensor([0.0, 1, 0, 0])[:, None]
+    )  # another row's weights are nobody else's
+    assert torch.equal(
+        (own.draw(other, noise) != own.draw(same, noise)).any(-1).any(0),
+        torch.tensor([False, True, False, False]),
+    )
 
 
 def test_the_best_flow_of_a_row_has_couplings_of_its_own():
     """Posteriors along parabolas: the best normal loses over a tenth of a nat, the flow nearly nothing."""
-    likelihood = GaussianLikelihood(lambda z: torch.stack([z[..., 1] + 0.8 * z[..., 0].square(), 0.5 * z[..., 0]], -1), 0.4)
+    likelihood = GaussianLikelihood(
+        lambda z: torch.stack([z[..., 1] + 0.8 * z[..., 0].square(), 0.5 * z[..., 0]], -1), 0.4
+    )
     x = torch.tensor([[0.5, 0.1], [1.0, 0.8]], dtype=torch.float64)
     grid = LatentGrid(likelihood, 2, points=301, half_width=5.0)
-    target, zero, one = Target(likelihood, standard_normal), torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    target, zero, one = (
+        Target(likelihood, standard_normal),
+        torch.zeros(2, dtype=torch.float64),
+        torch.ones(2, dtype=torch.float64),
+    )
     evidence, mean, covariance = grid.moments(x)
     lost = {}
     for kind in ("full", "flow"):
@@ -143,18 +187,27 @@ def test_the_best_flow_of_a_row_has_couplings_of_its_own():
         best, elbos = best_numbers(target, q, x, mean, covariance)
         lost[kind] = evidence - elbos
         for i in range(2):  # by an integral that never draws from q
-            kl = inference_gap._on_grid(grid, best.take(torch.tensor([i])), x[i : i + 1])[0]["kl_nats"]
+            kl = inference_gap._on_grid(grid, best.take(torch.tensor([i])), x[i : i + 1])[0][
+                "kl_nats"
+            ]
             assert kl == pytest.approx(float(lost[kind][i]), abs=1e-3)
     assert (lost["full"] > 0.1).all()
     assert (lost["flow"] < 0.05 * lost["full"]).all()
 
 
-def test_a_narrow_q_beside_an_axis_the_data_say_nothing_about_is_integrated_finely_enough(monkeypatch):
+def test_a_narrow_q_beside_an_axis_the_data_say_nothing_about_is_integrated_finely_enough(
+    monkeypatch,
+):
     """Two modes of sd 0.03 on one axis, the prior on the other: 201 points over sixteen units are two sds apart."""
     likelihood = GaussianLikelihood(lambda z: z[..., 1:].square(), 0.06)
     x, one = torch.ones(1, 1, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
     grid = LatentGrid(likelihood, 2, points=801, half_width=6.0)
-    q = LocalQ(DiagonalHead(2), torch.tensor([[0.0, 1.0, 0.0, math.log(0.028)]], dtype=torch.float64), 0 * one, one)
+    q = LocalQ(
+        DiagonalHead(2),
+        torch.tensor([[0.0, 1.0, 0.0, math.log(0.028)]], dtype=torch.float64),
+        0 * one,
+        one,
+    )
     (found,) = datum_gaps(Target(likelihood, standard_normal), grid, q, x, steps=1)
     assert abs(found.identity_error_nats) < 1e-5
     assert found.approximation_gap_nats == pytest.approx(math.log(2), abs=0.02)  # one of two modes
@@ -226,7 +279,13 @@ def test_a_unit_the_data_say_nothing_about_does_not_coarsen_the_grid_of_the_othe
     head = make_head("diagonal", 2, torch.float64)
     numbers = torch.cat([mean, covariance.diagonal().sqrt().log().expand(2, 2)], -1)
     zero, one = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
-    found = datum_gaps(Target(likelihood, standard_normal), near, LocalQ(head, numbers[:1], zero, one), x[:1], steps=1)
+    found = datum_gaps(
+        Target(likelihood, standard_normal),
+        near,
+        LocalQ(head, numbers[:1], zero, one),
+        x[:1],
+        steps=1,
+    )
     assert abs(found[0].identity_error_nats) < 1e-3
 
 
@@ -241,12 +300,19 @@ def test_half_of_the_draws_from_the_prior_find_what_q_misses(monkeypatch):
     q = q_of("full", shift=3 * COVARIANCE.diagonal().sqrt().max())
     monkeypatch.setattr(best_in_family.LocalQ, "of", staticmethod(lambda guide: guide))
     program = SimpleNamespace(likelihood=LIKELIHOOD, log_prior=standard_normal, latent=2)
-    weights = results._defensive_weights(SimpleNamespace(program=program), SimpleNamespace(guide=q), X)
+    weights = results._defensive_weights(
+        SimpleNamespace(program=program), SimpleNamespace(guide=q), X
+    )
     assert weights.shape == (5000, ROWS)
     relative = (weights - EVIDENCE).exp()
     errors = relative.std(0) / math.sqrt(5000)
     assert ((relative.mean(0) - 1).abs() < 4 * errors).all()
     assert errors.max() < 0.1
-    alone = torch.randn(5000, ROWS, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    alone = torch.randn(
+        5000, ROWS, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     z = q.draw(alone)
-    assert ((iwae_bound_nats(TARGET.log_joint(X, z) - q.log_prob(z)) - EVIDENCE).abs() > (iwae_bound_nats(weights) - EVIDENCE).abs()).any()
+    assert (
+        (iwae_bound_nats(TARGET.log_joint(X, z) - q.log_prob(z)) - EVIDENCE).abs()
+        > (iwae_bound_nats(weights) - EVIDENCE).abs()
+    ).any()

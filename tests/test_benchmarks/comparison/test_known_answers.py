@@ -12,7 +12,9 @@ from benchmarks.reference import find as references
 
 def compared(entry, family, draws=4000, **options):
     data = entry.load_data()
-    fit = guides.fit(entry, family, seed=0, data=data, compile="off", **options)  # the same losses, without waiting for a compiler
+    fit = guides.fit(
+        entry, family, seed=0, data=data, compile="off", **options
+    )  # the same losses, without waiting for a compiler
     return benchmarks.compare(guides.draw(fit, draws), references.find(entry, data), fit=fit)
 
 
@@ -23,7 +25,8 @@ def test_mean_field_shrinks_a_correlated_gaussian_as_theory_says(d, ratio):
     assert comparison.verdict == "too_narrow"
     assert len(comparison.scores) == d
     for score in comparison.scores:
-        # Optimization leaves up to 1 % (measured) beside the Monte Carlo error of 4,000 draws, also about 1 %.
+        # Optimization leaves up to 1 % (measured) beside the Monte Carlo error of 4,000 draws,
+        # also about 1 %.
         assert abs(score.sd_ratio / ratio - 1) < 5 * score.sd_ratio_se / score.sd_ratio + 0.01
         assert abs(score.mean_error) < 5 * score.mean_error_se + 0.01
 

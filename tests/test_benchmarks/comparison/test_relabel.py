@@ -21,7 +21,9 @@ def planted(seed=0, *, second_mode=(), switch="draws"):
     rng = np.random.default_rng(seed)
     truth = np.repeat(np.arange(K), ROWS // K)
     other = truth.copy()
-    other[truth == 2] = np.where(np.arange((truth == 2).sum()) < 5, 0, 1)  # the third class is split among the others
+    other[truth == 2] = np.where(
+        np.arange((truth == 2).sum()) < 5, 0, 1
+    )  # the third class is split among the others
     other[:5] = 2  # and a new one is taken out of the first
     r = np.empty((CHAINS, DRAWS, ROWS, K))
     means = np.empty((CHAINS, DRAWS, K))
@@ -41,7 +43,14 @@ def posterior_of(lp=None):
     entry = zoo.load("gaussian_mixture", K=K)
     stats = {} if lp is None else {"lp": torch.as_tensor(lp)[:, None].expand(CHAINS, DRAWS)}
     draws = {"location": torch.zeros(CHAINS, DRAWS, K)}
-    return Posterior(entry=entry, data=entry.load_data(), method="nuts", draws=draws, sample_dims=("chain", "draw"), stats=stats)
+    return Posterior(
+        entry=entry,
+        data=entry.load_data(),
+        method="nuts",
+        draws=draws,
+        sample_dims=("chain", "draw"),
+        stats=stats,
+    )
 
 
 @pytest.mark.parametrize("method", [relabel.stephens, relabel.pivot])
@@ -49,7 +58,8 @@ def posterior_of(lp=None):
 def test_a_planted_permutation_is_undone(method, switch):
     r, means, order = planted(switch=switch)
     found = method(r)
-    # undoing the planted order and then numbering: the composition is one permutation for all draws
+    # undoing the planted order and then numbering: the composition is one permutation for all
+    # draws
     composed = np.take_along_axis(order, found.order, 2).reshape(-1, K)
     assert (composed == composed[0]).all()
     assert found.agreement > 0.99
@@ -109,7 +119,11 @@ def test_the_report_of_a_mixture_names_a_chain_in_another_mode():
     r, _, _ = planted(second_mode=(1,))
     posterior = posterior_of([-10.0, -14.0, -10.5, -10.2])
     module = SimpleNamespace(responsibilities=lambda draws, data: torch.as_tensor(r))
-    report = SimpleNamespace(reference=SimpleNamespace(kind="stored", posterior=posterior), comparisons=[], data=posterior.data)
+    report = SimpleNamespace(
+        reference=SimpleNamespace(kind="stored", posterior=posterior),
+        comparisons=[],
+        data=posterior.data,
+    )
     (sentence,) = chain_modes(report, module)
     assert sentence.startswith("The reference: the chains are in 2 modes, mode 1: chains 1, 3, 4")
     assert "mode 2: chain 2 (mean log density -14.0)" in sentence
@@ -118,8 +132,18 @@ def test_the_report_of_a_mixture_names_a_chain_in_another_mode():
 
 
 def test_the_results_page_lists_every_mode_with_its_chains():
-    row = {"entry": "a[K=3]", "mode": 1, "chains": [1, 3], "of": 3, "log_density": -10.0, "sizes": [60.0, 40.0], "rhat_all": 1.9,
-           "sentence": "a[K=3]: the chains are in 2 modes.", "within": 0.01, "apart": 0.4}  # fmt: skip
+    row = {
+        "entry": "a[K=3]",
+        "mode": 1,
+        "chains": [1, 3],
+        "of": 3,
+        "log_density": -10.0,
+        "sizes": [60.0, 40.0],
+        "rhat_all": 1.9,
+        "sentence": "a[K=3]: the chains are in 2 modes.",
+        "within": 0.01,
+        "apart": 0.4,
+    }
     shown = render({"modes": [row, {**row, "mode": 2, "chains": [2], "log_density": -14.0}]})
     assert "R-hat of the judged quantities over all chains: 1.90" in shown
     assert "| `a[K=3]` | 2 | 2 | −14.0 | 60, 40 | 0.010 | 0.400 |" in shown

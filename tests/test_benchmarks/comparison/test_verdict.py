@@ -18,15 +18,31 @@ RIGHT = 0.95
 
 def score(label="x", mean=0.0, ratio=1.0, se=0.02, **fields):
     zero = {"wasserstein": 0.0, "q05_error": 0.0, "q50_error": 0.0, "q95_error": 0.0}
-    values = {"coverage50": 0.5, "coverage90": 0.9, "coverage50_se": 0.014, "coverage90_se": 0.008, **zero, **fields}
-    return Score(quantity="x", index=(), label=label, mean_error=mean, mean_error_se=se, sd_ratio=ratio, sd_ratio_se=se * ratio, **values)
+    values = {
+        "coverage50": 0.5,
+        "coverage90": 0.9,
+        "coverage50_se": 0.014,
+        "coverage90_se": 0.008,
+        **zero,
+        **fields,
+    }
+    return Score(
+        quantity="x",
+        index=(),
+        label=label,
+        mean_error=mean,
+        mean_error_se=se,
+        sd_ratio=ratio,
+        sd_ratio_se=se * ratio,
+        **values,
+    )
 
 
 def word(*scores, **kwargs):
     return decide(list(scores), **kwargs)[0]
 
 
-# -- the rules ------------------------------------------------------------------------------------------------------------------
+# -- the rules ---------------------------------------------------------------------------------
 
 
 def test_states_that_allow_no_judgement_come_first():
@@ -75,11 +91,21 @@ def test_narrow_and_wide_together_are_a_wrong_shape():
 
 def test_components_that_are_not_judged_decide_nothing():
     assert word(score("a"), score("b", mean=3.0, judged=False)) == "agrees"
-    assert word(score("b", mean=3.0, judged=False)) == "inconclusive"  # nothing was judged: that is no agreement
+    assert (
+        word(score("b", mean=3.0, judged=False)) == "inconclusive"
+    )  # nothing was judged: that is no agreement
 
 
 def correlation(difference, line=0.2):
-    return Correlations(difference=difference, se=0.03, line=line, labels=("a", "b"), method=0.5, reference=0.5 - difference, pairs=1)
+    return Correlations(
+        difference=difference,
+        se=0.03,
+        line=line,
+        labels=("a", "b"),
+        method=0.5,
+        reference=0.5 - difference,
+        pairs=1,
+    )
 
 
 def test_a_correlation_counts_beyond_its_line():
@@ -108,7 +134,9 @@ def test_coverage_that_a_wrong_sd_explains_is_not_a_wrong_shape():
     assert word(score(coverage90=0.84, aligned90=0.84)) == "wrong_shape"
     assert word(score(coverage90=0.84, coverage90_se=0.03, aligned90=0.84)) == "agrees"
     # Mean and sd each just within their lines, together outside: the larger of the two names it.
-    assert word(score(mean=0.10, ratio=1 / 1.149, coverage90=0.845, aligned90=0.899)) == "too_narrow"
+    assert (
+        word(score(mean=0.10, ratio=1 / 1.149, coverage90=0.845, aligned90=0.899)) == "too_narrow"
+    )
 
 
 def test_a_fit_that_had_not_converged_can_fail_but_never_agree():
@@ -130,17 +158,21 @@ def test_many_components_ask_for_more_standard_errors():
     rng = np.random.default_rng(0)
     alarms = 0
     for _ in range(100):
-        found = decide([score(str(i), mean=m, se=0.1) for i, m in enumerate(0.1 * rng.standard_normal(100))])[0]
+        found = decide(
+            [score(str(i), mean=m, se=0.1) for i, m in enumerate(0.1 * rng.standard_normal(100))]
+        )[0]
         alarms += found == "shifted"
     assert alarms <= 3  # 0.3 are expected, 24 at three errors
     assert multiplier(100) > 4
 
 
-# -- planted posteriors ------------------------------------------------------------------------------------------------------------
+# -- planted posteriors ------------------------------------------------------------------------
 
 
 def verdicts(name, d, seeds):
-    return Counter(compare(*planting.planted(name, seed, d), distances="if_needed").verdict for seed in seeds)
+    return Counter(
+        compare(*planting.planted(name, seed, d), distances="if_needed").verdict for seed in seeds
+    )
 
 
 def _cases():
@@ -154,7 +186,11 @@ FAST = [("sd x 0.97", 5), ("shift 0.05 sd", 2)]  # those that reach the classifi
 
 
 def _faults(fast):
-    return [c for c in _cases() if c.values[2] != "agrees" and (c.values[1] in (PLANTS[c.values[0]][2], 5)) == fast]
+    return [
+        c
+        for c in _cases()
+        if c.values[2] != "agrees" and (c.values[1] in (PLANTS[c.values[0]][2], 5)) == fast
+    ]
 
 
 def check_planted(name, d, expected):
@@ -182,7 +218,9 @@ def test_small_errors_agree(name, d):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "d", "expected"), [c for c in _cases() if c.values[2] == "agrees"])
+@pytest.mark.parametrize(
+    ("name", "d", "expected"), [c for c in _cases() if c.values[2] == "agrees"]
+)
 def test_small_errors_agree_in_every_size(name, d, expected):
     check_planted(name, d, expected)
 
@@ -194,7 +232,10 @@ def test_only_the_classifier_sees_a_wrong_joint_shape():
         rng = np.random.default_rng(seed)
         truth = rng.standard_normal((4000, 3))
         truth[:, 2] = np.abs(truth[:, 2]) * np.sign(truth[:, 0] * truth[:, 1])
-        pair = planting.guide(rng.standard_normal((2000, 3))), planting.reference(planting.four_chains(truth))
+        pair = (
+            planting.guide(rng.standard_normal((2000, 3))),
+            planting.reference(planting.four_chains(truth)),
+        )
         assert compare(*pair, distances="none").verdict == "agrees"
         found = compare(*pair, distances="if_needed")
         named[found.verdict] += 1
@@ -206,7 +247,10 @@ def test_a_reference_cut_to_too_few_draws_is_inconclusive_with_the_draws_needed(
     counts = Counter()
     for seed in range(100):
         posterior, truth = planting.planted("shift 0.05 sd", seed, 5)
-        cut = replace(truth, posterior=replace(truth.posterior, draws={"x": truth.posterior.draws["x"][:, :50]}))
+        cut = replace(
+            truth,
+            posterior=replace(truth.posterior, draws={"x": truth.posterior.draws["x"][:, :50]}),
+        )
         found = compare(posterior, cut, distances="none")
         counts[found.verdict] += 1
         assert found.verdict != "inconclusive" or "draws of the reference" in found.sentence
@@ -220,7 +264,9 @@ def test_short_chains_are_inconclusive_and_chains_that_disagree_unusable():
         rng = np.random.default_rng(seed)
         posterior = planting.guide(rng.standard_normal((2000, 3)))
         draws = rng.standard_normal((4, 1000, 3))
-        counts["short"][compare(posterior, planting.chains(draws[:, :50]), distances="none").verdict] += 1
+        counts["short"][
+            compare(posterior, planting.chains(draws[:, :50]), distances="none").verdict
+        ] += 1
         draws[3] += 1.0
         found = compare(posterior, planting.chains(draws), distances="none")
         counts["disagree"][found.verdict] += 1
@@ -231,7 +277,9 @@ def test_short_chains_are_inconclusive_and_chains_that_disagree_unusable():
 
 def test_a_recorded_reference_that_failed_its_gates_is_unusable():
     posterior, truth = planting.planted("shift 0.25 sd", 0, 2)
-    found = compare(posterior, replace(truth, usable=False, reason="its program has changed"), distances="none")
+    found = compare(
+        posterior, replace(truth, usable=False, reason="its program has changed"), distances="none"
+    )
     assert found.verdict == "reference_unusable"
     assert "its program has changed" in found.sentence
 
@@ -244,5 +292,11 @@ def test_an_autocorrelated_reference_raises_no_false_alarm():
         x[:, 0] = rng.standard_normal((4, 2))
         for t in range(1, 1500):
             x[:, t] = 0.6 * x[:, t - 1] + 0.8 * rng.standard_normal((4, 2))
-        counts[compare(planting.guide(rng.standard_normal((2000, 2))), planting.reference(x), distances="if_needed").verdict] += 1
+        counts[
+            compare(
+                planting.guide(rng.standard_normal((2000, 2))),
+                planting.reference(x),
+                distances="if_needed",
+            ).verdict
+        ] += 1
     assert counts["agrees"] >= 7, counts

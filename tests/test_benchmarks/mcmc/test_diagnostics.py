@@ -24,9 +24,20 @@ def posterior(draws, **stats):
 
 def test_independent_chains_pass_every_gate(draws):
     rng = np.random.default_rng(1)
-    found = diagnose(posterior(draws, lp=rng.standard_normal((4, 1000)), energy=rng.standard_normal((4, 1000))), reference=True)
+    found = diagnose(
+        posterior(draws, lp=rng.standard_normal((4, 1000)), energy=rng.standard_normal((4, 1000))),
+        reference=True,
+    )
     assert found.passed
-    assert set(found.gates) == {"finite", "non_constant", "rhat", "ess_bulk", "ess_tail", "ebfmi", "no_divergences"}
+    assert set(found.gates) == {
+        "finite",
+        "non_constant",
+        "rhat",
+        "ess_bulk",
+        "ess_tail",
+        "ebfmi",
+        "no_divergences",
+    }
     assert found.rhat_max < 1.01
     assert found.ess_bulk_min > 3000
 
@@ -34,16 +45,37 @@ def test_independent_chains_pass_every_gate(draws):
 @pytest.mark.parametrize(
     ("fault", "gate", "words"),
     [
-        (lambda x: np.where(np.arange(12000).reshape(4, 1000, 3) == 100, np.inf, x), "finite", "not finite"),
-        (lambda x: np.where(np.arange(12000).reshape(4, 1000, 3) == 100, np.nan, x), "finite", "not finite"),
+        (
+            lambda x: np.where(np.arange(12000).reshape(4, 1000, 3) == 100, np.inf, x),
+            "finite",
+            "not finite",
+        ),
+        (
+            lambda x: np.where(np.arange(12000).reshape(4, 1000, 3) == 100, np.nan, x),
+            "finite",
+            "not finite",
+        ),
         (lambda x: x * np.array([1.0, 0.0, 1.0]), "non_constant", "x[d1] does not move"),
-        (lambda x: x * np.array([1.0, 1.0, 1.0, 0.0])[:, None, None], "non_constant", "does not move"),
+        (
+            lambda x: x * np.array([1.0, 1.0, 1.0, 0.0])[:, None, None],
+            "non_constant",
+            "does not move",
+        ),
         (lambda x: x + np.array([0.0, 0.0, 0.0, 0.5])[:, None, None], "rhat", "R-hat"),
         (lambda x: x[:1], "rhat", "R-hat"),
         (lambda x: np.repeat(x[:, :200], 5, axis=1), "ess_bulk", "ESS"),
         (lambda x: x[:, :200], "ess_tail", "ESS"),
     ],
-    ids=["inf", "nan", "constant", "constant chain", "shifted chain", "one chain", "sticky", "short"],
+    ids=[
+        "inf",
+        "nan",
+        "constant",
+        "constant chain",
+        "shifted chain",
+        "one chain",
+        "sticky",
+        "short",
+    ],
 )
 def test_each_fault_fails_its_gate(draws, fault, gate, words):
     found = diagnose(posterior(fault(draws)))
@@ -68,7 +100,9 @@ def test_energy_that_wanders_slowly_fails_ebfmi(draws):
 def test_divergences_are_counted_for_all_and_gated_for_a_reference(draws):
     diverging = np.zeros((4, 1000), dtype=bool)
     diverging[2, 10:13] = True
-    row, truth = (diagnose(posterior(draws, diverging=diverging), reference=flag) for flag in (False, True))
+    row, truth = (
+        diagnose(posterior(draws, diverging=diverging), reference=flag) for flag in (False, True)
+    )
     assert row.divergences == truth.divergences == 3
     assert row.passed
     assert not truth.gates["no_divergences"]

@@ -69,7 +69,9 @@ def test_every_statistic_is_there_and_has_its_type(chains):
     assert chains.unconstrained.shape == (2, 250, 2)
     assert chains.draws["x"].shape == (2, 250, 2)
     density = LogDensity(chains.entry.program(chains.data), chains.data)
-    assert float(density(chains.unconstrained[1, 7])) == pytest.approx(float(chains.stats["lp"][1, 7]), abs=1e-9)
+    assert float(density(chains.unconstrained[1, 7])) == pytest.approx(
+        float(chains.stats["lp"][1, 7]), abs=1e-9
+    )
     # at least the leaves of the trees, and less than what the longest warm-up could take
     assert chains.cost.gradient_evaluations >= int(chains.stats["n_steps"].sum())
     assert chains.cost.sequential_depth < chains.cost.gradient_evaluations
@@ -105,7 +107,12 @@ class Broken:
     """A graph that fails at its fortieth point."""
 
     def __init__(self, graph):
-        inner, nan = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(graph.gradient), ctypes.c_double(np.nan)
+        inner, nan = (
+            ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(
+                graph.gradient
+            ),
+            ctypes.c_double(np.nan),
+        )
 
         def call(dim, x, gradient, value, data):
             self.calls += 1
@@ -115,8 +122,17 @@ class Broken:
                 ctypes.memmove(value, ctypes.addressof(nan), 8)
             return code
 
-        self.dim, self.copy, self.data, self.calls, self.failed = graph.dim, graph.copy, graph.data, 0, False
-        self.keep = (graph, ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(call))
+        self.dim, self.copy, self.data, self.calls, self.failed = (
+            graph.dim,
+            graph.copy,
+            graph.data,
+            0,
+            False,
+        )
+        self.keep = (
+            graph,
+            ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(call),
+        )
         self.gradient = ctypes.cast(self.keep[1], ctypes.c_void_p).value
 
     def stop(self):
@@ -131,11 +147,15 @@ def test_without_python_in_the_loop_the_draws_are_the_same(tiny, fast, route, mo
     before = fast.gradient_evaluations
     graph = fast.native_gradient()
     assert graph is not None
-    monkeypatch.setattr(fast, "native_gradient", lambda: None if route == "python" else Broken(graph))
+    monkeypatch.setattr(
+        fast, "native_gradient", lambda: None if route == "python" else Broken(graph)
+    )
     other = run_nuts(tiny, **options)
     assert torch.equal(native.unconstrained, other.unconstrained)
     assert torch.equal(native.stats["energy"], other.stats["energy"])
-    assert (other.cost.gradient_evaluations > native.cost.gradient_evaluations) == (route == "broken")
+    assert (other.cost.gradient_evaluations > native.cost.gradient_evaluations) == (
+        route == "broken"
+    )
     assert fast.gradient_evaluations == before + other.cost.gradient_evaluations
 
 
@@ -148,7 +168,9 @@ def test_extension_keeps_the_first_draws_bit_for_bit(tiny, engine):
     assert long.sample_shape[1] > 50
     assert torch.equal(short.unconstrained, long.unconstrained[:, :50])
     assert any("extending" in line for line in lines)
-    assert long.cost.gradient_evaluations > short.cost.gradient_evaluations + int(long.stats["n_steps"].sum())
+    assert long.cost.gradient_evaluations > short.cost.gradient_evaluations + int(
+        long.stats["n_steps"].sum()
+    )
 
 
 def test_extension_that_cannot_be_afforded_is_a_note(tiny):
@@ -160,7 +182,15 @@ def test_extension_that_cannot_be_afforded_is_a_note(tiny):
 
 
 @pytest.mark.parametrize(
-    ("ess", "wanted"), [(3000.0, 1000), (float("nan"), 1000), (1500.0, 1750), (500.0, 4750), (450.0, 5000), (100.0, 1000)]
+    ("ess", "wanted"),
+    [
+        (3000.0, 1000),
+        (float("nan"), 1000),
+        (1500.0, 1750),
+        (500.0, 4750),
+        (450.0, 5000),
+        (100.0, 1000),
+    ],
 )
 def test_number_of_draws_wanted(ess, wanted):
     assert _wanted(ess, 2000.0, 1000, 5000, spent=10**6) == wanted
@@ -175,7 +205,12 @@ def test_recording_does_not_change_a_draw(fast):
     def sample(kernel):
         torch.manual_seed(3)
         start = {"u": torch.full((2,), 0.5, dtype=torch.float64)}
-        options = {"num_samples": 60, "warmup_steps": 40, "initial_params": start, "disable_progbar": True}
+        options = {
+            "num_samples": 60,
+            "warmup_steps": 40,
+            "initial_params": start,
+            "disable_progbar": True,
+        }
         mcmc = MCMC(kernel(potential_fn=potential(Density(fast))), **options)
         mcmc.run()
         return mcmc.get_samples()["u"]
@@ -188,7 +223,9 @@ def test_a_trained_program_is_used_as_given(tiny):
         x = pyro.sample("x", dist.Normal(torch.full((2,), 50.0), 1.0).to_event(1))
         pyro.sample("y", dist.Normal(x.sum(), 1.0), obs=y)
 
-    posterior = run_nuts(tiny, given=SimpleNamespace(program=shifted), **{**EAGER, "tune": 60, "draws": 50})
+    posterior = run_nuts(
+        tiny, given=SimpleNamespace(program=shifted), **{**EAGER, "tune": 60, "draws": 50}
+    )
     assert posterior.draws["x"].mean() > 10
 
 
@@ -208,15 +245,26 @@ def test_divergences_of_a_funnel_are_counted():
     def by_hand(u):
         v, x = u[0], u[1:]
         scaled = x * np.exp(-v)
-        return -(v**2) / 18 - 4.5 * v - scaled @ x / 2, np.concatenate([[-v / 9 - 4.5 + scaled @ x / 2], -scaled])
+        return -(v**2) / 18 - 4.5 * v - scaled @ x / 2, np.concatenate(
+            [[-v / 9 - 4.5 + scaled @ x / 2], -scaled]
+        )
 
     entry = zoo.from_program(funnel, {"y": torch.tensor(0.0, dtype=torch.float64)}, name="funnel")
     data = entry.load_data()
     log_density = LogDensity(entry.program(data), data)
     point = torch.linspace(-0.8, 0.9, 10, dtype=torch.float64)
-    assert by_hand(point.numpy())[1] == pytest.approx(log_density.gradient(point)[1].numpy(), abs=1e-9)
+    assert by_hand(point.numpy())[1] == pytest.approx(
+        log_density.gradient(point)[1].numpy(), abs=1e-9
+    )
     for engine, accept, draws in (("nutpie", 0.6, 1000), ("pyro", 0.4, 80)):
-        options = {"chains": 2, "tune": 200, "draws": draws, "min_ess": 0, "engine": engine, "target_accept": accept}
+        options = {
+            "chains": 2,
+            "tune": 200,
+            "draws": draws,
+            "min_ess": 0,
+            "engine": engine,
+            "target_accept": accept,
+        }
         found = run_nuts(entry, log_density=closed_form(log_density, by_hand), **options)
         assert int(found.stats["diverging"].sum()) > 0
     assert int(run_nuts(gaussian(), **SHORT).stats["diverging"].sum()) == 0
@@ -243,7 +291,9 @@ def without_bound(point):
     """One observation y = 1 under flat priors of its mean m and its log sd u: -(1 - m)^2 exp(-2u) / 2, level for u -> inf."""
     m, u = point
     precision = np.exp(-2 * u)
-    return -((1 - m) ** 2) * precision / 2, np.array([(1 - m) * precision, (1 - m) ** 2 * precision])
+    return -((1 - m) ** 2) * precision / 2, np.array(
+        [(1 - m) * precision, (1 - m) ** 2 * precision]
+    )
 
 
 def chain_of(entry, function, seed=1):
@@ -256,15 +306,18 @@ def chain_of(entry, function, seed=1):
 def test_a_sampler_that_panics_is_one_sentence_with_its_reason(tiny):
     """There is no posterior: this chain runs off until nutpie, at numbers without digits, panics. The next chain is none the worse."""
     sentence = (
-        "nutpie stopped: Could not initialize state because of bad initial gradient: Invalid initial point; "
-        "check that there is a posterior: under a flat prior, or where the density grows without bound, a chain runs off"
+        "nutpie stopped: Could not initialize state because of bad initial gradient: Invalid"
+        " initial point; check that there is a posterior: under a flat prior, or where the density"
+        " grows without bound, a chain runs off"
     )
     before = chain_of(tiny, lambda x: (-float(x @ x) / 2, -x))
     with pytest.raises(ProgramError) as caught:
         chain_of(tiny, without_bound)
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
-    assert np.array_equal(chain_of(tiny, lambda x: (-float(x @ x) / 2, -x)).unconstrained, before.unconstrained)
+    assert np.array_equal(
+        chain_of(tiny, lambda x: (-float(x @ x) / 2, -x)).unconstrained, before.unconstrained
+    )
     (result,) = run_tasks([Task("chain", lambda: chain_of(tiny, without_bound))])
     assert result.error == str(caught.value)
     with pytest.raises(ProgramError, match="check that there is a posterior"):
@@ -281,13 +334,19 @@ class Ending:
         raise self.error
 
     def cancel(self):
-        raise type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})("Poisoned mutex")
+        raise type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})(
+            "Poisoned mutex"
+        )
 
 
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
-        (RuntimeError("All initialization points failed"), ProgramError, "nutpie stopped: All initialization points failed; check"),
+        (
+            RuntimeError("All initialization points failed"),
+            ProgramError,
+            "nutpie stopped: All initialization points failed; check",
+        ),
         (ValueError(), ProgramError, "nutpie stopped: ValueError; check"),
         (KeyboardInterrupt("by hand"), KeyboardInterrupt, "by hand"),
         (GeneratorExit("of a handler"), GeneratorExit, "of a handler"),
@@ -298,7 +357,9 @@ def test_what_the_sampler_raises_is_told_from_interruptions(tiny, monkeypatch, e
     monkeypatch.setattr(nuts_nutpie, "_sampler", lambda model, settings: sampler)
     with pytest.raises(kind, match=words):
         chain_of(tiny, without_bound)
-    assert not hasattr(sampler, "_sampler")  # what nutpie asks when it is forgotten would panic again
+    assert not hasattr(
+        sampler, "_sampler"
+    )  # what nutpie asks when it is forgotten would panic again
 
 
 def test_the_reason_of_a_program_goes_before_that_of_the_sampler(tiny, monkeypatch):
@@ -355,7 +416,10 @@ def test_no_chain_starts_where_energies_have_no_digits_left(tiny):
     starts = np.array([starting_point(density, seed) for seed in range(40)])
     assert explosive[0] > 10
     assert np.abs(starts[:, 0]).max() <= 1
-    density.function = lambda x: (-1e70, -x)  # where there is nothing else, even such a start is better than none
+    density.function = lambda x: (
+        -1e70,
+        -x,
+    )  # where there is nothing else, even such a start is better than none
     assert np.abs(starting_point(density, 0)).max() < 2
 
 
@@ -392,7 +456,9 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_raises_instead_of_returning_a_partial_trace():
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     for _ in range(40):  # past the traces of the density and the start, inside the sampler
         process.stdout.readline()

@@ -49,7 +49,9 @@ def test_ece_is_a_plain_loop(case):
     for k in range(15):
         inside = (p.max(1) > k / 15) & (p.max(1) <= (k + 1) / 15)
         if inside.any():
-            total += inside.mean() * abs((p.argmax(1) == y)[inside].mean() - p.max(1)[inside].mean())
+            total += inside.mean() * abs(
+                (p.argmax(1) == y)[inside].mean() - p.max(1)[inside].mean()
+            )
     assert c.ece(p, y) == pytest.approx(total)
 
 
@@ -59,7 +61,13 @@ def test_adaptive_bins_hold_equal_numbers(case):
     assert len(rows) == 15
     assert rows.max() - rows.min() <= 1
     order = np.argsort(p.max(1), kind="stable")
-    by_hand = sum(len(part) * abs((p.argmax(1) == y)[part].mean() - p.max(1)[part].mean()) for part in np.array_split(order, 15)) / 500
+    by_hand = (
+        sum(
+            len(part) * abs((p.argmax(1) == y)[part].mean() - p.max(1)[part].mean())
+            for part in np.array_split(order, 15)
+        )
+        / 500
+    )
     assert c.adaptive_ece(p, y) == pytest.approx(by_hand, abs=0.01)  # the parts differ by a row
 
 
@@ -85,7 +93,9 @@ def test_auroc_is_that_of_scikit_learn(case):
 def test_total_variation_is_the_largest_difference_of_any_set():
     p, q = np.array([[0.5, 0.3, 0.2]]), np.array([[0.2, 0.4, 0.4]])
     sets = [[(i >> k) & 1 for k in range(3)] for i in range(8)]
-    assert c.total_variation(p, q) == pytest.approx(max(float((np.array(s) * (p - q)).sum()) for s in sets))
+    assert c.total_variation(p, q) == pytest.approx(
+        max(float((np.array(s) * (p - q)).sum()) for s in sets)
+    )
     assert c.total_variation(p, p) == 0
 
 

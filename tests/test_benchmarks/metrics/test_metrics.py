@@ -40,13 +40,18 @@ def autoregressive(rng, n, d, rho, chains=4):
     return x
 
 
-# -- labels -----------------------------------------------------------------------------------------------------------------
+# -- labels ------------------------------------------------------------------------------------
 
 
 def test_labels_come_from_coordinates_and_fall_back_to_positions():
     data = Data(train={"y": torch.zeros(1)}, coords={"school": ["A", "B"]})
     two = Quantity(fn=lambda draws, data: draws["x"], dims=("school", "other"))
-    assert [c.label for c in component_names("theta", two, (2, 2), data)] == ["theta[A, 0]", "theta[A, 1]", "theta[B, 0]", "theta[B, 1]"]
+    assert [c.label for c in component_names("theta", two, (2, 2), data)] == [
+        "theta[A, 0]",
+        "theta[A, 1]",
+        "theta[B, 0]",
+        "theta[B, 1]",
+    ]
     assert [c.label for c in component_names("mu", Quantity(fn=two.fn), (), data)] == ["mu"]
     wrong_length = component_names("theta", Quantity(fn=two.fn, dims=("school",)), (3,), data)
     assert [c.label for c in wrong_length] == ["theta[0]", "theta[1]", "theta[2]"]
@@ -56,24 +61,33 @@ def test_labels_agree_with_those_of_the_gates():
     from benchmarks.mcmc import diagnostics
 
     posterior = planting.chains(np.zeros((4, 10, 3)))
-    ours = [c.label for c in component_names("x", posterior.entry.quantities["x"], (3,), posterior.data)]
+    ours = [
+        c.label
+        for c in component_names("x", posterior.entry.quantities["x"], (3,), posterior.data)
+    ]
     assert ours == diagnostics.components(posterior, lp=False)[1]
 
 
 def test_a_quantity_that_drops_the_draws_is_refused():
     broken = planting.entry(2)
-    object.__setattr__(broken, "quantities", {"x": Quantity(fn=lambda draws, data: draws["x"].mean(0))})
+    object.__setattr__(
+        broken, "quantities", {"x": Quantity(fn=lambda draws, data: draws["x"].mean(0))}
+    )
     with pytest.raises(UsageError, match="keep the sample dimensions first"):
         components.evaluate(planting.guide(np.zeros((10, 2)), model=broken))
 
 
-# -- moments and their errors -------------------------------------------------------------------------------------------------
+# -- moments and their errors ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["normal", "student"])
 def test_standard_errors_of_independent_draws_match_arviz_and_the_spread_over_repetitions(kind):
     rng = np.random.default_rng(1)
-    draw = (lambda size: rng.standard_normal(size)) if kind == "normal" else (lambda size: rng.standard_t(8, size))
+    draw = (
+        (lambda size: rng.standard_normal(size))
+        if kind == "normal"
+        else (lambda size: rng.standard_t(8, size))
+    )
     one = independent(draw((4000, 6)))
     own = np.stack([one.mean_se, one.sd_se])
     theirs = np.stack([arviz_bridge.mcse_mean(one.draws), arviz_bridge.mcse_sd(one.draws)])
@@ -81,7 +95,9 @@ def test_standard_errors_of_independent_draws_match_arviz_and_the_spread_over_re
     repeats = draw((400, 500, 1))
     spread = repeats.std(1, ddof=1).std()
     claimed = np.mean([independent(x).sd_se for x in repeats])
-    assert claimed == pytest.approx(spread, rel=5 / math.sqrt(2 * 400) + (0.1 if kind == "student" else 0.0))
+    assert claimed == pytest.approx(
+        spread, rel=5 / math.sqrt(2 * 400) + (0.1 if kind == "student" else 0.0)
+    )
 
 
 def test_standard_errors_of_chains_grow_with_their_autocorrelation():
@@ -96,7 +112,10 @@ def test_standard_errors_of_chains_grow_with_their_autocorrelation():
 
 def test_errors_are_in_reference_sds_and_a_variance_in_place_of_an_sd_is_caught():
     rng = np.random.default_rng(3)
-    method, truth = independent(2.0 + 3.0 * rng.standard_normal((20000, 1))), independent(1.0 + 2.0 * rng.standard_normal((20000, 1)))
+    method, truth = (
+        independent(2.0 + 3.0 * rng.standard_normal((20000, 1))),
+        independent(1.0 + 2.0 * rng.standard_normal((20000, 1))),
+    )
     right = moments.moment_errors(method, truth)
 
     def passes(errors):
@@ -104,7 +123,9 @@ def test_errors_are_in_reference_sds_and_a_variance_in_place_of_an_sd_is_caught(
         return e and abs(errors.log_sd_ratio[0] - math.log(1.5)) < 5 * errors.log_sd_ratio_se[0]
 
     assert passes(right)
-    swapped = components.Side(**{**truth.__dict__, "sd": truth.sd**2, "sd_se": 2 * truth.sd * truth.sd_se})
+    swapped = components.Side(
+        **{**truth.__dict__, "sd": truth.sd**2, "sd_se": 2 * truth.sd * truth.sd_se}
+    )
     assert not passes(moments.moment_errors(method, swapped))
 
 
@@ -159,19 +180,31 @@ def test_the_worst_pair_is_found_and_its_line_grows_with_the_number_of_pairs():
     assert found.labels == ("x1", "x4")
     assert found.difference == pytest.approx(0.8, abs=5 * found.se)
     assert found.line == pytest.approx(multiplier(15) * found.se, rel=1e-9)
-    unjudged = [Component(quantity="x", index=(i,), label=f"x{i}", judged=i != 4) for i in range(6)]
-    assert abs(moments.compare_correlations(independent(a), independent(b), unjudged).difference) < found.line
+    unjudged = [
+        Component(quantity="x", index=(i,), label=f"x{i}", judged=i != 4) for i in range(6)
+    ]
+    assert (
+        abs(moments.compare_correlations(independent(a), independent(b), unjudged).difference)
+        < found.line
+    )
 
 
 def test_draws_needed_are_those_at_which_three_errors_reach_the_line():
     draws = np.random.default_rng(8).standard_normal((400, 1))
     one = independent(draws)
     needed = moments.draws_needed(one, one.sd)[0]
-    assert needed == pytest.approx(2 / 0.05**2, rel=0.05)  # each side may use half of 0.05^2; the mean asks for most
-    assert moments.draws_needed(independent(np.random.default_rng(9).standard_normal((2000, 1))), one.sd)[0] == 0
+    assert needed == pytest.approx(
+        2 / 0.05**2, rel=0.05
+    )  # each side may use half of 0.05^2; the mean asks for most
+    assert (
+        moments.draws_needed(
+            independent(np.random.default_rng(9).standard_normal((2000, 1))), one.sd
+        )[0]
+        == 0
+    )
 
 
-# -- margins ------------------------------------------------------------------------------------------------------------------
+# -- margins -----------------------------------------------------------------------------------
 
 
 def margins(method, truth):
@@ -184,13 +217,21 @@ def margins(method, truth):
 
 def test_quantiles_coverage_and_wasserstein_of_known_normals():
     rng = np.random.default_rng(10)
-    method, truth = independent(0.3 + 0.8 * rng.standard_normal((40000, 1))), independent(2.0 * rng.standard_normal((40000, 1)) / 2.0)
+    method, truth = (
+        independent(0.3 + 0.8 * rng.standard_normal((40000, 1))),
+        independent(2.0 * rng.standard_normal((40000, 1)) / 2.0),
+    )
     m = margins(method, truth)
     for got, level in ((m.q05_error, 0.05), (m.q50_error, 0.5), (m.q95_error, 0.95)):
         expected = 0.3 + (0.8 - 1.0) * norm.ppf(level)
         density = norm.pdf(norm.ppf(level))
-        assert got[0] == pytest.approx(expected, abs=5 * math.sqrt(2 * level * (1 - level) / 40000) / density)
-    for got, se, level in ((m.coverage50[0], m.coverage50_se[0], 0.5), (m.coverage90[0], m.coverage90_se[0], 0.9)):
+        assert got[0] == pytest.approx(
+            expected, abs=5 * math.sqrt(2 * level * (1 - level) / 40000) / density
+        )
+    for got, se, level in (
+        (m.coverage50[0], m.coverage50_se[0], 0.5),
+        (m.coverage90[0], m.coverage90_se[0], 0.9),
+    ):
         half = 0.8 * norm.ppf(0.5 + level / 2)
         assert got == pytest.approx(norm.cdf(0.3 + half) - norm.cdf(0.3 - half), abs=5 * se)
     assert m.aligned50[0] == pytest.approx(0.5, abs=5 * m.coverage50_se[0])  # shape alone is right
@@ -202,12 +243,15 @@ def test_quantiles_coverage_and_wasserstein_of_known_normals():
 
 def test_aligned_coverage_sees_heavy_tails_that_mean_and_sd_hide():
     rng = np.random.default_rng(11)
-    method, truth = independent(rng.standard_normal((20000, 1))), independent(rng.standard_t(3, (20000, 1)) / math.sqrt(3))
+    method, truth = (
+        independent(rng.standard_normal((20000, 1))),
+        independent(rng.standard_t(3, (20000, 1)) / math.sqrt(3)),
+    )
     m = margins(method, truth)
     assert m.aligned50[0] > 0.6
 
 
-# -- joint distances ------------------------------------------------------------------------------------------------------------
+# -- joint distances ---------------------------------------------------------------------------
 
 
 def test_the_classifier_is_blind_to_location_and_scale_and_sees_dependence():
@@ -217,7 +261,9 @@ def test_the_classifier_is_blind_to_location_and_scale_and_sees_dependence():
     assert abs(moved - 0.5) < 5 * se
     apart, se = c2st_accuracy(a, planting.normals(rng, 1500, 3, -0.3))
     assert apart > 0.5 + 5 * se
-    assert sliced_wasserstein(a, planting.normals(rng, 1500, 3, -0.3)) > 3 * sliced_wasserstein(a, planting.normals(rng, 1500, 3, 0.5))
+    assert sliced_wasserstein(a, planting.normals(rng, 1500, 3, -0.3)) > 3 * sliced_wasserstein(
+        a, planting.normals(rng, 1500, 3, 0.5)
+    )
 
 
 def test_the_noise_floor_comes_from_different_chains():
@@ -256,7 +302,7 @@ def test_value_and_floor_use_one_size_and_an_autocorrelated_reference_is_thinned
     assert distances.joint_distances(independent(rng.standard_normal((60, 2))), truth) == ()
 
 
-# -- weights --------------------------------------------------------------------------------------------------------------------
+# -- weights -----------------------------------------------------------------------------------
 
 
 def narrow_guide(n=40000, s=0.8, sign=1.0, seed=15):
@@ -296,11 +342,13 @@ def test_importance_ess_and_the_threshold_of_khat():
     assert weights.importance_ess(np.zeros(500)) == pytest.approx(500.0)
     one_heavy = np.array([0.0, -50.0, -50.0])
     assert weights.importance_ess(one_heavy) == pytest.approx(1.0)
-    assert weights.importance_ess(one_heavy - 2000.0) == pytest.approx(1.0)  # shifts must not underflow
+    assert weights.importance_ess(one_heavy - 2000.0) == pytest.approx(
+        1.0
+    )  # shifts must not underflow
     assert [round(pareto_threshold(n), 2) for n in (100, 320, 1000, 4000)] == [0.5, 0.6, 0.67, 0.7]
 
 
-# -- held-out rows ----------------------------------------------------------------------------------------------------------------
+# -- held-out rows -----------------------------------------------------------------------------
 
 
 def test_heldout_density_matches_the_closed_form_of_a_conjugate_normal():
@@ -314,21 +362,31 @@ def test_heldout_density_matches_the_closed_form_of_a_conjugate_normal():
         with pyro.plate("row", y.shape[0]):
             pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
-    train, test = torch.zeros(3, dtype=torch.float64), torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)
+    train, test = (
+        torch.zeros(3, dtype=torch.float64),
+        torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64),
+    )
     data = Data(train={"y": train}, test={"y": test}, observed=("y",))
     entry = planting.entry(1)
     draws = 0.5 * np.random.default_rng(16).standard_normal(2000)
     from zoo.types import Posterior
 
-    posterior = Posterior(entry=entry, data=data, method="m", draws={"mu": torch.as_tensor(draws)}, sample_dims=("sample",))
+    posterior = Posterior(
+        entry=entry,
+        data=data,
+        method="m",
+        draws={"mu": torch.as_tensor(draws)},
+        sample_dims=("sample",),
+    )
     found = predictive.heldout_lpd(posterior, LogDensity(program, data), most_draws=1000)
     exact = norm.logpdf(test.numpy(), scale=math.sqrt(1.25))
-    # Spread of one draw's density over its mean is below 1 here, so 5 / sqrt(1000) bounds five standard errors.
+    # Spread of one draw's density over its mean is below 1 here, so 5 / sqrt(1000) bounds five
+    # standard errors.
     assert found["nats_per_row"] == pytest.approx(exact.mean(), abs=5 / math.sqrt(1000))
     assert found["se"] == pytest.approx(exact.std(ddof=1) / 2, rel=0.1)
 
 
-# -- numbers and lines ---------------------------------------------------------------------------------------------------------------
+# -- numbers and lines -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,14 @@ from support.installed import Installed
 from benchmarks import results_frame
 from benchmarks.comparison.score import compare
 from benchmarks.metrics.components import side
-from benchmarks.metrics.metric import METRICS, JointDistance, Metric, component_metrics, joint_distances_known, own_columns
+from benchmarks.metrics.metric import (
+    METRICS,
+    JointDistance,
+    Metric,
+    component_metrics,
+    joint_distances_known,
+    own_columns,
+)
 from benchmarks.report import render_html
 from benchmarks.run.execute import execute, read_run
 from benchmarks.run.plan import make_plan
@@ -25,9 +32,21 @@ from zoo.errors import UsageError
 
 ROOT = Path(__file__).parents[3]
 CSV = (
-    "quantity", "index", "label", "mean_error", "mean_error_se", "sd_ratio", "sd_ratio_se", "wasserstein",
-    "q05_error", "q50_error", "q95_error", "coverage50", "coverage90", "judged",
-)  # fmt: skip
+    "quantity",
+    "index",
+    "label",
+    "mean_error",
+    "mean_error_se",
+    "sd_ratio",
+    "sd_ratio_se",
+    "wasserstein",
+    "q05_error",
+    "q50_error",
+    "q95_error",
+    "coverage50",
+    "coverage90",
+    "judged",
+)
 PLUGIN = """
 import numpy as np
 
@@ -73,7 +92,10 @@ def test_every_file_is_a_metric_of_its_name(name):
     assert metric.definition[-1] not in ".;"
     if isinstance(metric, Metric):
         rng = np.random.default_rng(1)
-        sides = side({"x": rng.standard_normal((1, 500, 3))}, True), side({"x": rng.standard_normal((4, 200, 3))}, False)
+        sides = (
+            side({"x": rng.standard_normal((1, 500, 3))}, True),
+            side({"x": rng.standard_normal((4, 200, 3))}, False),
+        )
         found = metric.compute(*sides)
         assert set(metric.columns) <= set(found) <= {f.name for f in dataclasses.fields(Score)}
         assert all(v.shape == (3,) for v in found.values())
@@ -89,15 +111,24 @@ def test_the_page_on_reports_has_every_metric():
     page = (ROOT / "docs" / "reading_a_report.md").read_text(encoding="utf-8")
     for metric in METRICS.values():
         names = metric.values if isinstance(metric, Metric) else (metric.name,)
-        rows = [line for line in page.splitlines() if line.startswith("|") and all(f"`{n}`" in line for n in names)]
+        rows = [
+            line
+            for line in page.splitlines()
+            if line.startswith("|") and all(f"`{n}`" in line for n in names)
+        ]
         assert any(metric.blind in row for row in rows), metric.name
 
 
 def test_the_file_of_the_page_is_a_metric(install, tmp_path):
     """The file in docs/add_a_metric.md, through a comparison on disk: table, CSV, JSON, data frame, glossary."""
     page = (ROOT / "docs" / "add_a_metric.md").read_text(encoding="utf-8")
-    (code,) = [b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "METRIC = Metric(" in b]
-    plan, out = make_plan(entries=["coin"], guides=["laplace"], nuts=False, quick=True, compile="off"), tmp_path / "run"
+    (code,) = [
+        b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "METRIC = Metric(" in b
+    ]
+    plan, out = (
+        make_plan(entries=["coin"], guides=["laplace"], nuts=False, quick=True, compile="off"),
+        tmp_path / "run",
+    )
     (cell,) = execute(plan, out=out, jobs=1).cells
     assert all("extra" not in score for score in cell["scores"])
     plain = (out / "results.csv").read_bytes()
@@ -109,7 +140,12 @@ def test_the_file_of_the_page_is_a_metric(install, tmp_path):
     first = cell["scores"][0]["extra"]
     assert set(first) == {"missed_tails", "missed_tails_se"}
     assert abs(first["missed_tails"] - 0.02) < 0.05
-    assert json.loads((out / "cells" / next(iter(kept)) / "cell.json").read_text())["scores"][0]["extra"] == first
+    assert (
+        json.loads((out / "cells" / next(iter(kept)) / "cell.json").read_text())["scores"][0][
+            "extra"
+        ]
+        == first
+    )
     rows = list(csv.reader((out / "results.csv").read_text().splitlines()))
     assert tuple(rows[0][5:]) == (*CSV, "missed_tails", "missed_tails_se")
     assert float(rows[1][-2]) == first["missed_tails"]
@@ -118,7 +154,8 @@ def test_the_file_of_the_page_is_a_metric(install, tmp_path):
     assert '<a class="term" href="#d-missed_tails" title="share of reference draws beyond' in html
     assert '<div id="d-missed_tails"><dt>missed tails</dt>' in html
 
-    install()  # no longer there: what was written is still read, and the next comparison is without it
+    # no longer there: what was written is still read, and the next comparison is without it
+    install()
     assert list(results_frame(out).columns)[-1] == "missed_tails_se"
     assert "a column of a metric that is not installed here" in render_html(read_run(out).report)
     execute(plan, out=out, jobs=1)
@@ -130,7 +167,11 @@ def test_an_installed_metric_and_distance_are_scored_and_decide_nothing(install)
     install("gap = outside_metric:METRIC", "means = outside_metric:MEANS")
     after = compare(*pair(sd=0.5))
     assert [s.extra.keys() for s in after.scores] == [{"gap"}, {"gap"}]
-    assert (after.verdict, after.reasons, after.notes) == (before.verdict, before.reasons, before.notes)
+    assert (after.verdict, after.reasons, after.notes) == (
+        before.verdict,
+        before.reasons,
+        before.notes,
+    )
     assert [replace(s, extra={}) for s in after.scores] == list(before.scores)
     assert [d.name for d in after.distances] == ["c2st", "sliced_wasserstein", "means"]
     assert after.distances[:2] == before.distances
@@ -140,14 +181,38 @@ def test_an_installed_metric_and_distance_are_scored_and_decide_nothing(install)
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("fails = outside_metric:FAILS", "The metric fails is left out, it failed: ZeroDivisionError: division by zero"),
-        ("short = outside_metric:SHORT", "The metric short is left out, it failed: UsageError: its columns have the shapes"),
-        ("other = outside_metric:OTHER", "it returned the columns ['another']; its record names ['other']"),
-        ("taken = outside_metric:TAKEN", "The metric 'taken' has the column 'sd_ratio', which is taken"),
-        ("broken = outside_metric:BROKEN", "The distance broken is left out, it failed: ZeroDivisionError"),
+        (
+            "fails = outside_metric:FAILS",
+            "The metric fails is left out, it failed: ZeroDivisionError: division by zero",
+        ),
+        (
+            "short = outside_metric:SHORT",
+            "The metric short is left out, it failed: UsageError: its columns have the shapes",
+        ),
+        (
+            "other = outside_metric:OTHER",
+            "it returned the columns ['another']; its record names ['other']",
+        ),
+        (
+            "taken = outside_metric:TAKEN",
+            "The metric 'taken' has the column 'sd_ratio', which is taken",
+        ),
+        (
+            "broken = outside_metric:BROKEN",
+            "The distance broken is left out, it failed: ZeroDivisionError",
+        ),
         ("judge = outside_metric:JUDGE", "only distances of ours decide a verdict"),
-        ("lost = outside_metric:MISSING", "The metric 'lost' of outside_metric:MISSING cannot be loaded (AttributeError"),
-        ("lost = outside_metric:METRIC", "The metric 'lost' is a Metric called 'gap'; accepted: METRIC = Metric or JointDistance"),
+        (
+            "lost = outside_metric:MISSING",
+            "The metric 'lost' of outside_metric:MISSING cannot be loaded (AttributeError",
+        ),
+        (
+            "lost = outside_metric:METRIC",
+            (
+                "The metric 'lost' is a Metric called 'gap'; accepted: METRIC = Metric or"
+                " JointDistance"
+            ),
+        ),
         ("lost = outside_metric:NOTHING", "The metric 'lost' is a int"),
     ],
 )
@@ -171,14 +236,25 @@ def test_a_broken_plugin_is_named_once_on_the_way(install, tmp_path):
             self.said.append(sentence)
 
     install("lost = outside_metric:MISSING")
-    execute(make_plan(entries=["coin"], guides=["laplace"], nuts=False, quick=True, compile="off"), out=tmp_path / "run", events=Heard())
+    execute(
+        make_plan(entries=["coin"], guides=["laplace"], nuts=False, quick=True, compile="off"),
+        out=tmp_path / "run",
+        events=Heard(),
+    )
     assert len([s for s in Heard.said if "'lost'" in s]) == 1
 
 
 def test_a_plugin_does_not_replace_a_metric_of_ours(install):
     install("sd_ratio = outside_metric:METRIC")
     assert METRICS["sd_ratio"].compute.__module__ == "benchmarks.metrics.marginal.sd_ratio"
-    assert [m.name for m in component_metrics()[0]] == ["mean_error", "sd_ratio", "wasserstein", "quantiles", "coverage50", "coverage90"]
+    assert [m.name for m in component_metrics()[0]] == [
+        "mean_error",
+        "sd_ratio",
+        "wasserstein",
+        "quantiles",
+        "coverage50",
+        "coverage90",
+    ]
     assert [d.name for d in joint_distances_known()[0]] == ["c2st", "sliced_wasserstein"]
 
 
@@ -196,4 +272,12 @@ def test_a_plugin_does_not_replace_a_metric_of_ours(install):
 def test_a_record_that_would_fail_later_is_refused(fields, says):
     said = dict.fromkeys(("term", "definition", "unit", "good", "blind"), "words")
     with pytest.raises(UsageError, match=says):
-        Metric(**{"name": "mine", "columns": ("a",), "compute": lambda method, reference: {}, **said, **fields})
+        Metric(
+            **{
+                "name": "mine",
+                "columns": ("a",),
+                "compute": lambda method, reference: {},
+                **said,
+                **fields,
+            }
+        )

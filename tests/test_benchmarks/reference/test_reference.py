@@ -26,11 +26,28 @@ def test_a_stored_reference_holds(name):
     found = references.check(zoo.load(stored.read(name).record["entry"]))
     assert found.usable, found.reason
     assert all(found.gates.values())
-    assert {"rhat", "ess_band", "moments", "stein", "fingerprint", "recorded no_divergences", "recorded ebfmi"} <= set(found.gates)
+    assert {
+        "rhat",
+        "ess_band",
+        "moments",
+        "stein",
+        "fingerprint",
+        "recorded no_divergences",
+        "recorded ebfmi",
+    } <= set(found.gates)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["eight_schools", "random_intercepts", "robust_regression", "stochastic_volatility", "weibull_survival"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "eight_schools",
+        "random_intercepts",
+        "robust_regression",
+        "stochastic_volatility",
+        "weibull_survival",
+    ],
+)
 def test_a_stored_reference_is_found_again(name, tmp_path):
     """The smaller tier with another seed passes every gate, and every moment is within 4 standard errors of the stored one."""
     entry = zoo.load(name)
@@ -41,14 +58,22 @@ def test_a_stored_reference_is_found_again(name, tmp_path):
     for quantity, moments in fresh.moments.items():
         known = stored.read(name).moments[quantity]
         for part in ("mean", "sd"):
-            error = (getattr(moments, f"{part}_se") ** 2 + getattr(known, f"{part}_se") ** 2).sqrt()
+            error = (
+                getattr(moments, f"{part}_se") ** 2 + getattr(known, f"{part}_se") ** 2
+            ).sqrt()
             gap = (getattr(moments, part) - getattr(known, part)).abs() / error
-            assert gap.max() < gates._limit(2 * sum(m.mean.numel() for m in fresh.moments.values())), (quantity, part)
+            assert gap.max() < gates._limit(
+                2 * sum(m.mean.numel() for m in fresh.moments.values())
+            ), (quantity, part)
 
 
 def test_every_stored_entry_has_one():
     entries = [zoo.load(name) for name in zoo.names() if "/" not in name]
-    assert {e.name for e in entries if e.reference == "stored" and e.reference_of is None and e.published is None} <= set(STORED)
+    assert {
+        e.name
+        for e in entries
+        if e.reference == "stored" and e.reference_of is None and e.published is None
+    } <= set(STORED)
 
 
 @pytest.mark.parametrize("name", STORED)
@@ -64,7 +89,7 @@ def test_closed_forms_hold_under_stein(name):
     assert found.kind == "analytic"
 
 
-# -- find ---------------------------------------------------------------------------------------------------------------
+# -- find --------------------------------------------------------------------------------------
 
 
 def test_find_prefers_closed_forms_and_gives_groups_of_draws():
@@ -96,14 +121,16 @@ def test_find_falls_back_to_the_chains_of_this_run_for_other_data_and_options(tm
     other = dataclasses.replace(data, train={**data.train, "y": data.train["y"] + 1.0})
     assert references.find(entry, other).kind == "none"
     program = gaussian()
-    chains = run_nuts(program, chains=2, tune=50, draws=60, min_ess=0, compile="off", in_process=True)
+    chains = run_nuts(
+        program, chains=2, tune=50, draws=60, min_ess=0, compile="off", in_process=True
+    )
     assert references.find(program, nuts=chains, folder=tmp_path).kind == "nuts"
     learned = dataclasses.replace(program, learns=True)
     assert references.find(learned, nuts=chains).kind == "conditional"
     assert references.find(learned).kind == "none"
 
 
-# -- write and read -----------------------------------------------------------------------------------------------------
+# -- write and read ----------------------------------------------------------------------------
 
 
 def gaussian(shift=0.0, reference="stored"):
@@ -153,9 +180,13 @@ def test_what_is_written_can_be_found_and_checked(folder):
 def test_storing_draws_costs_single_precision_only(folder):
     found = stored.read("tiny", folder)
     density = LogDensity(gaussian().program(gaussian().load_data()), gaussian().load_data())
-    assert stored.fingerprint(density, found.points) == pytest.approx(found.record["fingerprint"], rel=1e-12)
+    assert stored.fingerprint(density, found.points) == pytest.approx(
+        found.record["fingerprint"], rel=1e-12
+    )
     for point in found.points:
-        assert (found.unconstrained == point).all(-1).any()  # the fingerprint's points are among the draws
+        assert (
+            (found.unconstrained == point).all(-1).any()
+        )  # the fingerprint's points are among the draws
 
 
 def test_a_changed_program_is_stale(folder):
@@ -203,7 +234,10 @@ def test_a_failed_gate_in_the_record_makes_it_unusable(folder):
 
 
 def test_moments_that_are_not_those_of_the_draws_are_noticed(folder):
-    edit(folder, lambda r: r["moments"]["x"]["mean"].__setitem__(0, r["moments"]["x"]["mean"][0] + 0.5))
+    edit(
+        folder,
+        lambda r: r["moments"]["x"]["mean"].__setitem__(0, r["moments"]["x"]["mean"][0] + 0.5),
+    )
     found = references.check(gaussian(), folder=folder)
     assert not found.gates["moments"]
     assert "standard errors from the record" in found.reason
@@ -216,7 +250,12 @@ def tamper(folder, change):
     np.savez_compressed(folder / "tiny.npz", **content)
     import hashlib
 
-    edit(folder, lambda r: r.update(npz_sha256=hashlib.sha256((folder / "tiny.npz").read_bytes()).hexdigest()))
+    edit(
+        folder,
+        lambda r: r.update(
+            npz_sha256=hashlib.sha256((folder / "tiny.npz").read_bytes()).hexdigest()
+        ),
+    )
 
 
 @pytest.mark.parametrize(
@@ -247,7 +286,9 @@ def test_a_wrong_jacobian_is_caught_by_stein(written):
     assert distance < limit
     right = log_density.evaluate
     site = next(s for s in log_density.sites if s.name == "s")
-    log_density.evaluate = lambda point, tensors=None: right(point, tensors) - point[site.start]  # d exp(u) / du = exp(u)
+    log_density.evaluate = lambda point, tensors=None: (
+        right(point, tensors) - point[site.start]
+    )  # d exp(u) / du = exp(u)
     log_density._batch = None
     distance, limit, where = gates.stein(log_density, u)
     assert distance > 2 * limit

@@ -11,7 +11,14 @@ import pytest
 import torch
 from support import report_factory
 
-from benchmarks.report import FitSummary, ReportInput, figures_fit, render_html, render_markdown, render_table
+from benchmarks.report import (
+    FitSummary,
+    ReportInput,
+    figures_fit,
+    render_html,
+    render_markdown,
+    render_table,
+)
 from benchmarks.report import panels as panels_folder
 from benchmarks.report.components import make_view, worst_pair
 from benchmarks.report.figures_cost import noise_floor, spread, uncompiled
@@ -50,7 +57,10 @@ def only(run, name, **changes):
 
 def test_nothing_is_fetched_and_nothing_runs(page):
     assert "default-src 'none'" in page
-    assert not re.search(r"<script|javascript:|\son\w+=|@import|<link[^>]+href=\"(?!data:)|src=\"(?!data:)|url\((?!#)", page)
+    assert not re.search(
+        r"<script|javascript:|\son\w+=|@import|<link[^>]+href=\"(?!data:)|src=\"(?!data:)|url\((?!#)",
+        page,
+    )
 
 
 def test_text_of_others_is_escaped(page):
@@ -90,7 +100,14 @@ def test_same_input_gives_the_same_bytes(run, page):
 
 def test_every_column_head_is_defined(page):
     heads = set(re.findall(r'class="term" href="#(d-\w+)" title="([^"]+)"', page))
-    assert {"d-mean_error", "d-sd_ratio", "d-khat", "d-coverage90", "d-reference", "d-distance"} <= {h for h, _ in heads}
+    assert {
+        "d-mean_error",
+        "d-sd_ratio",
+        "d-khat",
+        "d-coverage90",
+        "d-reference",
+        "d-distance",
+    } <= {h for h, _ in heads}
     assert all("Unit: " in title and "Good: " in title for _, title in heads)
 
 
@@ -111,7 +128,9 @@ def test_verdicts_are_in_the_table_as_word_number_and_color(run, page):
             assert f'class="v v-{cell.verdict}"' in table
             assert f"<b>{cell.word}</b>" in table
             assert cell.number in table
-    assert table.count('class="v none"') == len(run.entries) * len(columns(run)) - sum(len(e.comparisons) for e in run.entries)
+    assert table.count('class="v none"') == len(run.entries) * len(columns(run)) - sum(
+        len(e.comparisons) for e in run.entries
+    )
     assert "12 divergences" in table
 
 
@@ -137,7 +156,16 @@ def test_marks_are_stable_and_distinct():
     first, more = marks(["mean_field", "nuts"]), marks(["mine", "laplace", "mean_field", "nuts"])
     assert first["mean_field"] == more["mean_field"]
     assert len({(m.color, m.marker) for m in more.values()}) == 4
-    deep = ["mean_field", "full_rank", "low_rank", "laplace", "amortized", "dirichlet", "amortized_full", "amortized_flow"]
+    deep = [
+        "mean_field",
+        "full_rank",
+        "low_rank",
+        "laplace",
+        "amortized",
+        "dirichlet",
+        "amortized_full",
+        "amortized_flow",
+    ]
     deep += ["block_full_rank", "flow"]  # one report of the four deep entries
     found = marks(deep).values()
     for name in ("role", "color", "marker", "dash"):
@@ -149,13 +177,20 @@ def test_marks_are_stable_and_distinct():
 def test_sentences_fall_back_to_the_verdicts(run):
     text = plain_sentence(run.entries[1].comparisons)
     assert text.startswith("agrees: full_rank, low_rank, nuts; too narrow: mean_field (")
-    assert tidy("mean off by -0.31 +- 0.02 sd, 0.42x too narrow; a-1, z[-1]") == "mean off by −0.31 ± 0.02 sd, 0.42× too narrow; a-1, z[−1]"
+    assert (
+        tidy("mean off by -0.31 +- 0.02 sd, 0.42x too narrow; a-1, z[-1]")
+        == "mean off by −0.31 ± 0.02 sd, 0.42× too narrow; a-1, z[−1]"
+    )
 
 
 def test_an_unusable_reference_is_shown_as_such(run):
     entry = run.entries[0]
     bad = replace(entry.reference, usable=False, reason="R-hat is 1.2")
-    assert reference_words(replace(entry, reference=bad)) == ("stored", "unusable: R-hat is 1.2", "bad")
+    assert reference_words(replace(entry, reference=bad)) == (
+        "stored",
+        "unusable: R-hat is 1.2",
+        "bad",
+    )
     assert reference_words(run.entries[3])[0] == "none"
 
 
@@ -190,9 +225,22 @@ def test_fits_without_a_compiled_graph_are_marked_beside_others(run):
     assert marked() == set()
     assert marked(**{first: False}) == {first}
     assert marked(**dict.fromkeys(fits, False)) == set()  # all alike: nothing to tell apart
-    stepless = {n: replace(f, compiled={"used": n != first}, cost=replace(f.cost, steps=0)) for n, f in fits.items()}
+    stepless = {
+        n: replace(f, compiled={"used": n != first}, cost=replace(f.cost, steps=0))
+        for n, f in fits.items()
+    }
     assert uncompiled(make_view(replace(entry, fits=stepless))) == set()  # Laplace takes no steps
-    page = render_html(replace(run, entries=[replace(entry, fits={n: replace(f, compiled={"used": n != first}) for n, f in fits.items()})]))
+    page = render_html(
+        replace(
+            run,
+            entries=[
+                replace(
+                    entry,
+                    fits={n: replace(f, compiled={"used": n != first}) for n, f in fits.items()},
+                )
+            ],
+        )
+    )
     assert "A fit marked eager" in page
     assert f"{first}, eager" in page
 
@@ -201,15 +249,30 @@ def test_losses_over_different_units_have_floors_of_their_own(run):
     """Guides fitted to all units and to the compared ones: each curve ends near the bottom, whatever the others' size."""
     entry = next(e for e in run.entries if len(e.summaries()) > 1)
     names = list(entry.summaries())[:2]
-    fits = {n: replace(entry.summaries()[n], losses=np.geomspace(1.0, 1e-3, 400) * 50 + k * 1e4, restarts=()) for k, n in enumerate(names)}
+    fits = {
+        n: replace(
+            entry.summaries()[n], losses=np.geomspace(1.0, 1e-3, 400) * 50 + k * 1e4, restarts=()
+        )
+        for k, n in enumerate(names)
+    }
     heights = {}
     for judged in (None, lambda data: data):
-        view = make_view(replace(entry, entry=replace(entry.entry, judged=judged)), [c.posterior.method for c in entry.comparisons])
+        view = make_view(
+            replace(entry, entry=replace(entry.entry, judged=judged)),
+            [c.posterior.method for c in entry.comparisons],
+        )
         figure = figures_fit.losses(view, fits)
-        heights[judged is not None] = [line.get_ydata()[-1] for line in figure.axes[0].lines if len(line.get_ydata()) > 1]
+        heights[judged is not None] = [
+            line.get_ydata()[-1] for line in figure.axes[0].lines if len(line.get_ydata()) > 1
+        ]
     assert heights[True] == pytest.approx([0.1, 0.1])
     assert max(heights[False]) == pytest.approx(1e4, rel=0.01)
-    page = render_html(ReportInput(entries=[replace(entry, entry=replace(entry.entry, judged=lambda data: data))], meta=run.meta))
+    page = render_html(
+        ReportInput(
+            entries=[replace(entry, entry=replace(entry.entry, judged=lambda data: data))],
+            meta=run.meta,
+        )
+    )
     assert "above its own lowest: some guides are fitted to all units" in page
 
 
@@ -225,9 +288,16 @@ def test_labels_are_spread_apart():
 
 def test_draws_that_are_not_finite_are_left_out(run):
     entry = run.entries[1]
-    broken = replace(entry.comparisons[0].posterior, draws={"z": torch.full((50, 5), float("nan"))})
+    broken = replace(
+        entry.comparisons[0].posterior, draws={"z": torch.full((50, 5), float("nan"))}
+    )
     assert isinstance(broken, Posterior)
-    view = make_view(replace(entry, comparisons=[replace(entry.comparisons[0], posterior=broken), *entry.comparisons[1:]]))
+    view = make_view(
+        replace(
+            entry,
+            comparisons=[replace(entry.comparisons[0], posterior=broken), *entry.comparisons[1:]],
+        )
+    )
     assert "mean_field" not in view.shown
     render_html(ReportInput(entries=[view.report]))
 
@@ -244,14 +314,21 @@ def test_panel_hook_draws_and_its_failure_is_shown(run):
         raise ValueError("no <pixels>")
 
     entry = run.entries[3].entry
-    assert "A panel of its own" in render_html(only(run, "my_model", entry=replace(entry, panel=panel)))
-    assert "no &lt;pixels&gt;" in render_html(only(run, "my_model", entry=replace(entry, panel=broken)))
+    assert "A panel of its own" in render_html(
+        only(run, "my_model", entry=replace(entry, panel=panel))
+    )
+    assert "no &lt;pixels&gt;" in render_html(
+        only(run, "my_model", entry=replace(entry, panel=broken))
+    )
 
 
 def test_story_is_read_from_the_model_file(run):
     import sys
 
-    doc = "Title.\n\nWhy <it> matters,\nin two lines.\n\n    mu ~ Normal(0, 5)\n    y ~ Normal(mu, 1)\n\nHard because of a funnel.\n"
+    doc = (
+        "Title.\n\nWhy <it> matters,\nin two lines.\n\n    mu ~ Normal(0, 5)\n    y ~ Normal(mu,"
+        " 1)\n\nHard because of a funnel.\n"
+    )
     sys.modules["a_model_file"] = module = SimpleNamespace(__doc__=doc, ENTRY=1)
     try:
         build = lambda data, **options: None  # noqa: E731
@@ -270,10 +347,17 @@ def test_story_is_read_from_the_model_file(run):
 
 def test_a_live_fit_gives_a_summary(run):
     stored = run.entries[0].fits["mean_field"]
-    live = SimpleNamespace(**{f: getattr(stored, f) for f in ("losses", "stop", "elbo", "cost", "restarts", "compiled")})
+    live = SimpleNamespace(
+        **{
+            f: getattr(stored, f)
+            for f in ("losses", "stop", "elbo", "cost", "restarts", "compiled")
+        }
+    )
     assert FitSummary.of(live) == stored
     first = replace(run.entries[3].comparisons[0], fit=live)
-    assert replace(run.entries[3], comparisons=[first], fits={}).summaries() == {"mean_field": stored}
+    assert replace(run.entries[3], comparisons=[first], fits={}).summaries() == {
+        "mean_field": stored
+    }
 
 
 # --- Markdown and the terminal
@@ -302,11 +386,18 @@ def test_table_fits_the_terminal(run):
 @pytest.mark.parametrize(
     ("value", "se", "text"),
     [
-        (0.8231, 0.031, "0.82 ± 0.03"), (0.8231, 0.0131, "0.823 ± 0.013"), (-12.34, 2.0, "−12 ± 2"), (0.001, 0.04, "0.00 ± 0.04"),
-        (-0.001, 0.04, "0.00 ± 0.04"), (1234567.0, 0.0, "1.2e6"), (0.21234, None, "0.212"), (float("nan"), 0.1, "–"), (0.0, None, "0"),
+        (0.8231, 0.031, "0.82 ± 0.03"),
+        (0.8231, 0.0131, "0.823 ± 0.013"),
+        (-12.34, 2.0, "−12 ± 2"),
+        (0.001, 0.04, "0.00 ± 0.04"),
+        (-0.001, 0.04, "0.00 ± 0.04"),
+        (1234567.0, 0.0, "1.2e6"),
+        (0.21234, None, "0.212"),
+        (float("nan"), 0.1, "–"),
+        (0.0, None, "0"),
         (0.12345678, 1e-9, "0.1235"),
     ],
-)  # fmt: skip
+)
 def test_numbers_carry_no_more_digits_than_earned(value, se, text):
     assert with_error(value, se) == text
 
@@ -314,8 +405,19 @@ def test_numbers_carry_no_more_digits_than_earned(value, se, text):
 def test_signs_counts_and_durations():
     assert with_error(0.5, 0.1, sign=True) == "+0.50 ± 0.10"
     assert plain(-0.00001) == "−1.0e−5"
-    assert [short_count(v) for v in (950, 12_000, 3_400_000, 0.02)] == ["950", "12k", "3.4M", "0.02"]
-    assert [duration(v) for v in (0.05, 3.21, 75, 185, 7300)] == ["50 ms", "3.2 s", "75 s", "3 min 5 s", "2 h 1 min"]
+    assert [short_count(v) for v in (950, 12_000, 3_400_000, 0.02)] == [
+        "950",
+        "12k",
+        "3.4M",
+        "0.02",
+    ]
+    assert [duration(v) for v in (0.05, 3.21, 75, 185, 7300)] == [
+        "50 ms",
+        "3.2 s",
+        "75 s",
+        "3 min 5 s",
+        "2 h 1 min",
+    ]
 
 
 def test_panels_are_registered_by_tags_and_a_card_may_bring_its_own(run):
@@ -328,9 +430,28 @@ def test_panels_are_registered_by_tags_and_a_card_may_bring_its_own(run):
     assert of() == set()
     assert of(tags=frozenset({"topics", "other"})) == {"topics"}
     assert of(tags=frozenset({"mixture"})) == set()
-    own = replace(run.entries[3], entry=replace(entry, tags=frozenset({"topics"}), panel=lambda report: []))
-    assert SECTIONS["topics"].html(make_view(own)) is None  # a panel of the card's own takes its place
+    own = replace(
+        run.entries[3], entry=replace(entry, tags=frozenset({"topics"}), panel=lambda report: [])
+    )
+    assert (
+        SECTIONS["topics"].html(make_view(own)) is None
+    )  # a panel of the card's own takes its place
     tags = [SECTIONS[name].tags for name in panels]
-    covered = {info.name for info in catalog() if info.source == "zoo" and any(t <= info.tags for t in tags)}
-    assert covered == {"gaussian_mixture", "gaussian_mixture_exact", "gaussian_mixture_classes", "latent_class",
-                                                    "lda", "lda_small", "lda_digits", "lda_exact", "vae", "beta_vae", "iwae"}  # fmt: skip
+    covered = {
+        info.name
+        for info in catalog()
+        if info.source == "zoo" and any(t <= info.tags for t in tags)
+    }
+    assert covered == {
+        "gaussian_mixture",
+        "gaussian_mixture_exact",
+        "gaussian_mixture_classes",
+        "latent_class",
+        "lda",
+        "lda_small",
+        "lda_digits",
+        "lda_exact",
+        "vae",
+        "beta_vae",
+        "iwae",
+    }

@@ -10,13 +10,27 @@ from support import report_factory
 
 from benchmarks.report import render_html
 
-CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; `apt-get install chromium` enables this test")
+CHROMIUM = next(
+    (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None,
+    reason="chromium is not installed; `apt-get install chromium` enables this test",
+)
 FACTORY = vars(report_factory)
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--disable-extensions", "--disable-dev-shm-usage",
-)  # fmt: skip
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--disable-extensions",
+    "--disable-dev-shm-usage",
+)
 MEASURE = """<script>addEventListener("load", () => {
   const root = document.documentElement, sizes = [...document.querySelectorAll("figure svg text")].map(
     t => [Math.abs(t.getScreenCTM().a || t.getScreenCTM().b) * parseFloat(getComputedStyle(t).fontSize), t.textContent]);
@@ -41,14 +55,22 @@ def browse(profile, url, *flags):
 
 def measure(folder, page, width, scheme):
     """Load the page in a frame of a width and return what a script inside it measured (the policy is lifted for that)."""
-    open_page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page).replace("</body>", MEASURE + "</body>")
+    open_page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page).replace(
+        "</body>", MEASURE + "</body>"
+    )
     (folder / "inner.html").write_text(open_page, encoding="utf-8")
     (folder / "outer.html").write_text(
-        '<body><script>addEventListener("message", e => document.body.setAttribute("data-found", encodeURIComponent(e.data)))</script>'
-        f'<iframe src="inner.html" style="border:0;width:{width}px;height:900px"></iframe>',
+        '<body><script>addEventListener("message", e => document.body.setAttribute("data-found",'
+        ' encodeURIComponent(e.data)))</script><iframe src="inner.html"'
+        f' style="border:0;width:{width}px;height:900px"></iframe>',
         encoding="utf-8",
     )
-    flags = ("--dump-dom", "--virtual-time-budget=4000", "--window-size=1400,1000", f"--blink-settings=preferredColorScheme={scheme}")
+    flags = (
+        "--dump-dom",
+        "--virtual-time-budget=4000",
+        "--window-size=1400,1000",
+        f"--blink-settings=preferredColorScheme={scheme}",
+    )
     text = browse(folder / "profile", (folder / "outer.html").as_uri(), *flags).stdout
     from urllib.parse import unquote
 
@@ -60,14 +82,22 @@ def measure(folder, page, width, scheme):
 def console(folder, page):
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
-    done = browse(folder / "profile", path.as_uri(), "--enable-logging=stderr", "--dump-dom", "--virtual-time-budget=2000")
+    done = browse(
+        folder / "profile",
+        path.as_uri(),
+        "--enable-logging=stderr",
+        "--dump-dom",
+        "--virtual-time-budget=2000",
+    )
     assert "</html>" in done.stdout
     return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
 def test_console_is_silent_and_would_not_be(page, tmp_path):
     assert console(tmp_path, page) == []
-    assert console(tmp_path, page.replace("</body>", "<script>1</script></body>"))  # the policy refuses it, loudly
+    assert console(
+        tmp_path, page.replace("</body>", "<script>1</script></body>")
+    )  # the policy refuses it, loudly
 
 
 @pytest.mark.parametrize("width", [1280, 400])

@@ -13,7 +13,16 @@ from benchmarks.report.section import SECTIONS, ReportSection, sections_of
 from zoo.errors import UsageError
 
 ROOT = Path(__file__).parents[3]
-ORDER = ["story", "findings", "draws", "fitting", "nuts_health", "predictive_checks", "predictions", "panel"]
+ORDER = [
+    "story",
+    "findings",
+    "draws",
+    "fitting",
+    "nuts_health",
+    "predictive_checks",
+    "predictions",
+    "panel",
+]
 PLUGIN = """
 from markupsafe import Markup
 
@@ -60,7 +69,10 @@ def test_every_file_is_a_section_of_its_name(name):
     assert section.name == name
     assert section.about[-1] not in ".;"
     template = ROOT / "benchmarks" / "report" / "sections" / f"{name}.jinja"
-    assert not template.exists() or f"sections/{name}.jinja" in template.with_suffix(".py").read_text()
+    assert (
+        not template.exists()
+        or f"sections/{name}.jinja" in template.with_suffix(".py").read_text()
+    )
 
 
 def test_the_sections_stand_in_their_order(run):
@@ -71,7 +83,12 @@ def test_the_sections_stand_in_their_order(run):
 
 def test_the_page_lists_the_sections():
     page = (ROOT / "docs" / "add_a_report_section.md").read_text(encoding="utf-8")
-    rows = [(int(order), name, about) for order, name, about in re.findall(r"^\| (\d+) \| `(\w+)` \| ([^|]+) \|", page, re.MULTILINE)]
+    rows = [
+        (int(order), name, about)
+        for order, name, about in re.findall(
+            r"^\| (\d+) \| `(\w+)` \| ([^|]+) \|", page, re.MULTILINE
+        )
+    ]
     ours = sorted((s.order, s.name, s.about) for s in SECTIONS.values())
     assert rows == ours
 
@@ -79,7 +96,11 @@ def test_the_page_lists_the_sections():
 def test_the_file_of_the_page_is_a_section(run, tmp_path, monkeypatch):
     """The file in docs/add_a_report_section.md stands between the draws and the fits, in HTML and in Markdown."""
     page = (ROOT / "docs" / "add_a_report_section.md").read_text(encoding="utf-8")
-    (code,) = [b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "SECTION = ReportSection(" in b]
+    (code,) = [
+        b
+        for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        if "SECTION = ReportSection(" in b
+    ]
     monkeypatch.syspath_prepend(tmp_path)
     made = Installed(tmp_path, SECTIONS)
     try:
@@ -88,22 +109,38 @@ def test_the_file_of_the_page_is_a_section(run, tmp_path, monkeypatch):
         html, text = render_html(run, say=heard.append), render_markdown(run, say=heard.append)
         assert heard == []
         judged = [e for e in run.entries if any(s.judged for c in e.comparisons for s in c.scores)]
-        assert html.count("<h3>Widths</h3>") == text.count("| method | too narrow | too wide | components |") == len(judged)
+        assert (
+            html.count("<h3>Widths</h3>")
+            == text.count("| method | too narrow | too wide | components |")
+            == len(judged)
+        )
         first = html[html.index('<section class="entry"') :]
-        assert first.index("Where the draws are") < first.index("Widths") < first.index("How the guides were fitted")
+        assert (
+            first.index("Where the draws are")
+            < first.index("Widths")
+            < first.index("How the guides were fitted")
+        )
         ids = re.findall(r'\sid="([^"]+)"', html)
         assert len(ids) == len(set(ids))
-        narrow = sum(s.sd_ratio < 1 / 1.15 for s in run.entries[0].comparisons[0].scores if s.judged)
+        narrow = sum(
+            s.sd_ratio < 1 / 1.15 for s in run.entries[0].comparisons[0].scores if s.judged
+        )
         assert f"| mean\\_field | {narrow} |" in text
     finally:
         made.close()
 
 
 def test_an_installed_section_stands_in_html_and_markdown(run, install):
-    install("counted = outside_section:SECTION", "plain = outside_section:PLAIN", "schools = outside_section:SCHOOLS")
+    install(
+        "counted = outside_section:SECTION",
+        "plain = outside_section:PLAIN",
+        "schools = outside_section:SCHOOLS",
+    )
     page, text = render_html(run), render_markdown(run)
     assert page.count("Counted &lt;here&gt;") == len(run.entries)
-    assert page.count("&lt;script&gt;1&lt;/script&gt;") == len(run.entries)  # text that is no markup
+    assert page.count("&lt;script&gt;1&lt;/script&gt;") == len(
+        run.entries
+    )  # text that is no markup
     first = page[page.index('<section class="entry"') :]
     assert first.index("Counted") < first.index('<ul class="findings">')
     assert text.count("| method |\n|---|") >= len(run.entries)
@@ -117,15 +154,26 @@ def test_a_section_that_raises_is_one_sentence_in_its_place(run, install, capsys
     install("faulty = outside_section:FAULTY", "wrong = outside_section:WRONG")
     page = render_html(run, jobs=jobs)
     sentence = "The section faulty of this entry failed: ValueError: no &lt;pixels&gt; today"
-    other = "The section wrong of this entry failed: TypeError: it returned a int, not text or None"
+    other = (
+        "The section wrong of this entry failed: TypeError: it returned a int, not text or None"
+    )
     assert page.count(sentence) == page.count(other) == len(run.entries)
     assert re.sub(rf'<p class="note">({sentence}|{other})</p>\n', "", page) == whole
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 * len(run.entries)
-    assert any(line.startswith(f"zoo: warning: {run.entries[0].entry.key}: The section faulty of this entry failed") for line in said)
+    assert any(
+        line.startswith(
+            f"zoo: warning: {run.entries[0].entry.key}: The section faulty of this entry failed"
+        )
+        for line in said
+    )
     text = render_markdown(run)
-    assert text.count("The section faulty of this entry failed: ValueError: no &lt;pixels&gt; today") == len(run.entries)
-    assert text.count("</details>") == render_markdown(run, say=lambda sentence: None).count("</details>")
+    assert text.count(
+        "The section faulty of this entry failed: ValueError: no &lt;pixels&gt; today"
+    ) == len(run.entries)
+    assert text.count("</details>") == render_markdown(run, say=lambda sentence: None).count(
+        "</details>"
+    )
     assert len(capsys.readouterr().err.splitlines()) == len(run.entries)
 
 
@@ -142,8 +190,17 @@ def test_a_fault_in_a_section_of_ours_costs_no_other(run, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("lost = outside_section:MISSING", "The report section 'lost' of outside_section:MISSING cannot be loaded (AttributeError"),
-        ("lost = outside_section:SECTION", "The report section 'lost' is a ReportSection called 'counted'"),
+        (
+            "lost = outside_section:MISSING",
+            (
+                "The report section 'lost' of outside_section:MISSING cannot be loaded"
+                " (AttributeError"
+            ),
+        ),
+        (
+            "lost = outside_section:SECTION",
+            "The report section 'lost' is a ReportSection called 'counted'",
+        ),
         ("lost = outside_section:PLUGIN_HAS_NONE", "cannot be loaded"),
         ("lost = nowhere_at_all:SECTION", "cannot be loaded (ModuleNotFoundError"),
     ],
@@ -168,8 +225,14 @@ def test_a_plugin_does_not_replace_a_section_of_ours(install):
 
 @pytest.mark.parametrize(
     ("fields", "says"),
-    [({"name": "my section"}, "letters, digits and _"), ({"about": " "}, "what it shows"), ({"html": None}, "neither html nor markdown")],
+    [
+        ({"name": "my section"}, "letters, digits and _"),
+        ({"about": " "}, "what it shows"),
+        ({"html": None}, "neither html nor markdown"),
+    ],
 )
 def test_a_record_that_would_fail_later_is_refused(fields, says):
     with pytest.raises(UsageError, match=says):
-        ReportSection(**{"name": "mine", "about": "a thing", "order": 5, "html": lambda view: "", **fields})
+        ReportSection(
+            **{"name": "mine", "about": "a thing", "order": 5, "html": lambda view: "", **fields}
+        )

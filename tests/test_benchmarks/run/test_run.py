@@ -109,13 +109,22 @@ def exact_methods(monkeypatch):
         planted.get(cell.method, lambda: None)()
         entry, data = cell.prepared.entry, cell.prepared.data
         draws = entry.exact(data).sample(2000, derive_seed(cell.seed, cell.method))
-        posterior = Posterior(entry=entry, data=data, method=cell.method, draws=draws, sample_dims=("sample",), seed=cell.seed)
+        posterior = Posterior(
+            entry=entry,
+            data=data,
+            method=cell.method,
+            draws=draws,
+            sample_dims=("sample",),
+            seed=cell.seed,
+        )
         work._save(posterior, None, folder)
         return schema.drawn_cell(cell.head, "ok", posterior, None, 1.0)
 
     monkeypatch.setattr(work, "_fit", method)
     importlib.import_module("benchmarks.comparison.score")
-    monkeypatch.setattr(sys.modules["benchmarks.comparison.score"], "joint_distances", lambda *sides: ())
+    monkeypatch.setattr(
+        sys.modules["benchmarks.comparison.score"], "joint_distances", lambda *sides: ()
+    )
     return planted
 
 
@@ -207,7 +216,11 @@ def test_every_failure_is_a_row_and_stops_nothing_else(model, tmp_path, exact_me
 
     exact_methods.clear()
     result, heard = go(plan, tmp_path / "run", pages=False)
-    assert sorted(label for label, _ in heard.finished if "compared" not in label) == ["tiny full_rank", "tiny low_rank", "tiny mean_field"]
+    assert sorted(label for label, _ in heard.finished if "compared" not in label) == [
+        "tiny full_rank",
+        "tiny low_rank",
+        "tiny mean_field",
+    ]
     assert result.failures == []
 
 
@@ -220,24 +233,38 @@ def die_of_a_fault():
 @pytest.mark.parametrize(
     ("fault", "status", "words"),
     [
-        (die_of_a_fault, "killed", "ended by signal 11 (SIGSEGV): a fault in compiled code or in a library"),
+        (
+            die_of_a_fault,
+            "killed",
+            "ended by signal 11 (SIGSEGV): a fault in compiled code or in a library",
+        ),
         (lambda: os._exit(4), "error", "ended by itself with exit code 4"),
         ("panic", "error", "nutpie stopped: it was tired; check that there is a posterior"),
     ],
     ids=["signal", "exit", "panic"],
 )
 @pytest.mark.parametrize("workers", [True, False], ids=["chains in workers", "chains in the cell"])
-def test_nuts_that_ends_by_itself_is_a_failed_row(model, tmp_path, monkeypatch, exact_methods, fault, status, words, workers):
+def test_nuts_that_ends_by_itself_is_a_failed_row(
+    model, tmp_path, monkeypatch, exact_methods, fault, status, words, workers
+):
     """Its reason is in card, report, CSV and JSON, the other row is scored, and the exit code is 1."""
-    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})("it was tired\n\nStack backtrace:\n 0: <unknown>")
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})(
+        "it was tired\n\nStack backtrace:\n 0: <unknown>"
+    )
 
     def wait(timeout):
         if fault == "panic":
             raise panic
         fault()
 
-    monkeypatch.setattr(nuts_nutpie, "_sampler", lambda *given: SimpleNamespace(wait=wait, cancel=lambda: None))
-    monkeypatch.setattr(run, "_worth_all_workers", lambda cells, *rest: {c.name for c in cells if c.method == "nuts"} if workers else set())
+    monkeypatch.setattr(
+        nuts_nutpie, "_sampler", lambda *given: SimpleNamespace(wait=wait, cancel=lambda: None)
+    )
+    monkeypatch.setattr(
+        run,
+        "_worth_all_workers",
+        lambda cells, *rest: {c.name for c in cells if c.method == "nuts"} if workers else set(),
+    )
     result, _ = go(plan_of(model, nuts=True, compile="off"), tmp_path / "run")
     rows = {c["method"]: c for c in result.cells}
     assert rows["laplace"]["verdict"] == "agrees"
@@ -247,12 +274,16 @@ def test_nuts_that_ends_by_itself_is_a_failed_row(model, tmp_path, monkeypatch, 
     assert len(result.failures) == 1  # exit code 1
     assert words in result.failures[0]
     assert words in (tmp_path / "run" / "report.md").read_text()
-    assert words.partition("; ")[0].partition(": a fault")[0] in " ".join(render_table(result.report).split())
+    assert words.partition("; ")[0].partition(": a fault")[0] in " ".join(
+        render_table(result.report).split()
+    )
     assert f"tiny,nuts,0,{status},fit_failed," in (tmp_path / "run" / "results.csv").read_text()
     assert [c["method"] for c in result.document()["cells"]] == ["laplace", "nuts"]
 
 
-def test_a_full_disk_inside_a_worker_stops_the_run_with_one_sentence(model, tmp_path, monkeypatch, exact_methods):
+def test_a_full_disk_inside_a_worker_stops_the_run_with_one_sentence(
+    model, tmp_path, monkeypatch, exact_methods
+):
     import benchmarks.arviz_bridge
 
     def full(posterior, path):
@@ -274,14 +305,30 @@ def test_results_do_not_depend_on_the_number_of_jobs(model, tmp_path, exact_meth
 
 @pytest.fixture
 def short_fits(monkeypatch):
-    def cells(plan, prepared, settings={"steps": 30, "patience": 10, "anneal": 10, "compile": "off"}):  # noqa: B006
-        made = [dataclasses.replace(c, config={**c.config, **settings}) for c in plan_cells(plan, prepared)]
-        return [c if c.given is None else dataclasses.replace(c, given=next(g for g in made if g.method == c.given.method)) for c in made]
+    short = {"steps": 30, "patience": 10, "anneal": 10, "compile": "off"}
+
+    def cells(plan, prepared, settings=short):
+        made = [
+            dataclasses.replace(c, config={**c.config, **settings})
+            for c in plan_cells(plan, prepared)
+        ]
+        return [
+            (
+                c
+                if c.given is None
+                else dataclasses.replace(
+                    c, given=next(g for g in made if g.method == c.given.method)
+                )
+            )
+            for c in made
+        ]
 
     monkeypatch.setattr(sys.modules["benchmarks.run.execute"], "plan_cells", cells)
 
 
-def test_a_truth_given_a_trained_program_is_found_beside_the_other_comparisons(tmp_path, monkeypatch, short_fits):
+def test_a_truth_given_a_trained_program_is_found_beside_the_other_comparisons(
+    tmp_path, monkeypatch, short_fits
+):
     """Whatever the number of jobs, and as `find` finds it; every comparison is counted, and none is made twice."""
     learned = "vae[hidden=6,latent=1,layers=1,rows=150]"
     plan = make_plan(entries=["lda_exact", learned], guides=["amortized"], nuts=False)
@@ -305,11 +352,16 @@ def test_a_truth_given_a_trained_program_is_found_beside_the_other_comparisons(t
     monkeypatch.setattr(references, "exact_given", lambda entry, data, given: None)
     other, heard = go(plan, tmp_path / "two", jobs=2, pages=False)
     assert other.references[learned]["kind"] == "none"
-    assert f"{learned}: No chains were run on the learned weights; run NUTS as well." in heard.warnings
+    assert (
+        f"{learned}: No chains were run on the learned weights; run NUTS as well."
+        in heard.warnings
+    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_command_leaves_whole_cells_and_resumes(model, tmp_path, exact_methods, number, code):
+def test_an_interrupted_command_leaves_whole_cells_and_resumes(
+    model, tmp_path, exact_methods, number, code
+):
     out = tmp_path / "run"
     exact_methods["laplace"] = lambda: time.sleep(600)
     pid = os.fork()
@@ -318,7 +370,17 @@ def test_an_interrupted_command_leaves_whole_cells_and_resumes(model, tmp_path, 
         null = os.open(str(tmp_path / "stderr"), os.O_WRONLY | os.O_CREAT)
         os.dup2(null, 2)
         sys.stderr = os.fdopen(2, "w")
-        words = ["compare", model, "--guides", "mean_field,laplace", "--no-nuts", "--out", str(out), "--jobs", "2"]
+        words = [
+            "compare",
+            model,
+            "--guides",
+            "mean_field,laplace",
+            "--no-nuts",
+            "--out",
+            str(out),
+            "--jobs",
+            "2",
+        ]
         try:
             cli.main(words)
         except SystemExit as left:
@@ -341,12 +403,20 @@ def test_an_interrupted_command_leaves_whole_cells_and_resumes(model, tmp_path, 
     exact_methods.clear()
     result, heard = go(read_plan(out / "plan.toml"), out, pages=False)
     assert [label for label, _ in heard.finished if "compared" not in label] == ["tiny laplace"]
-    assert {c["method"]: c["status"] for c in result.cells} == {"laplace": "ok", "mean_field": "ok"}
+    assert {c["method"]: c["status"] for c in result.cells} == {
+        "laplace": "ok",
+        "mean_field": "ok",
+    }
     assert not list(out.glob("cells/.zoo-tmp-*"))
 
 
 def test_bad_input_ends_before_anything_is_written(model, tmp_path):
-    for plan in (plan_of(model, guides=["mean_feld"]), plan_of("eight_scools"), plan_of("coin[d=3]"), plan_of(str(tmp_path / "no.py"))):
+    for plan in (
+        plan_of(model, guides=["mean_feld"]),
+        plan_of("eight_scools"),
+        plan_of("coin[d=3]"),
+        plan_of(str(tmp_path / "no.py")),
+    ):
         with pytest.raises(UsageError):
             execute(plan, out=tmp_path / "run")
     with pytest.raises(UsageError, match="twice"):
@@ -357,7 +427,9 @@ def test_bad_input_ends_before_anything_is_written(model, tmp_path):
 def test_a_build_that_ends_the_process_is_an_error_of_its_file(tmp_path):
     """`sys.exit(0)` in build ended the command with code 0: the work seemed done."""
     path = tmp_path / "tiny.py"
-    path.write_text(MODEL.replace("def build(data):\n", "def build(data):\n    raise SystemExit(0)\n"))
+    path.write_text(
+        MODEL.replace("def build(data):\n", "def build(data):\n    raise SystemExit(0)\n")
+    )
     with pytest.raises(UsageError, match=r"tiny ends the process .SystemExit. while it is made"):
         execute(plan_of(str(path)), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -366,13 +438,19 @@ def test_a_build_that_ends_the_process_is_an_error_of_its_file(tmp_path):
 def test_names_that_files_cannot_hold_are_refused_before_any_work(tmp_path):
     """Every method ran to its end, and then its draws could not be written."""
     path = tmp_path / "tiny.py"
-    path.write_text(MODEL.replace('pyro.sample("mean"', 'pyro.sample("block/mean"').replace('draws["mean"]', 'draws["block/mean"]'))
+    path.write_text(
+        MODEL.replace('pyro.sample("mean"', 'pyro.sample("block/mean"').replace(
+            'draws["mean"]', 'draws["block/mean"]'
+        )
+    )
     with pytest.raises(UsageError, match=r"'block/mean' cannot stand in a file of draws"):
         execute(plan_of(str(path)), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_of_a_model_file_is_read_from_another_folder(model, tmp_path, monkeypatch, exact_methods):
+def test_a_run_of_a_model_file_is_read_from_another_folder(
+    model, tmp_path, monkeypatch, exact_methods
+):
     monkeypatch.chdir(tmp_path)
     go(plan_of("tiny.py"), tmp_path / "run", pages=False)
     (tmp_path / "elsewhere").mkdir()
@@ -383,21 +461,29 @@ def test_a_run_of_a_model_file_is_read_from_another_folder(model, tmp_path, monk
 def test_text_of_others_is_no_formula_in_the_table(tmp_path, exact_methods):
     """A name that begins like a formula gets a quote before it; numbers, negative ones too, are as they are."""
     path = tmp_path / "tiny.py"
-    text = MODEL.replace('quantities={"mean":', """quantities={'=HYPERLINK("http://x")':""").replace(
-        'moments={"mean": exact}', "moments={}"
-    )
+    text = MODEL.replace(
+        'quantities={"mean":', """quantities={'=HYPERLINK("http://x")':"""
+    ).replace('moments={"mean": exact}', "moments={}")
     path.write_text(text)
     result, _ = go(plan_of(str(path)), tmp_path / "run", pages=False)
     lines = list(csv.DictReader(io.StringIO(results_csv(result.cells))))
     assert lines[0]["quantity"] == """'=HYPERLINK("http://x")"""
-    assert float(lines[0]["mean_error"]) == pytest.approx(result.cells[0]["scores"][0]["mean_error"])
+    assert float(lines[0]["mean_error"]) == pytest.approx(
+        result.cells[0]["scores"][0]["mean_error"]
+    )
     assert not any(value.startswith(("=", "+", "@")) for row in lines for value in row.values())
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
 def test_every_beginning_of_a_formula_gets_a_quote(first):
     assert _inert(f"{first}SUM(A1)") == f"'{first}SUM(A1)"
-    assert [_inert(x) for x in ("-0.5", "+1e3", "theta[A]", -0.5, None)] == ["-0.5", "+1e3", "theta[A]", -0.5, None]
+    assert [_inert(x) for x in ("-0.5", "+1e3", "theta[A]", -0.5, None)] == [
+        "-0.5",
+        "+1e3",
+        "theta[A]",
+        -0.5,
+        None,
+    ]
 
 
 def test_keys_change_with_what_draws_depend_on(model):
@@ -412,8 +498,15 @@ def test_keys_change_with_what_draws_depend_on(model):
     assert key(plan_of(model, quick=True)) != base
     assert key(plan_of(model, guides="all")) == base
     entry = zoo.load(model)
-    other = dataclasses.replace(entry, make_data=lambda seed: dataclasses.replace(entry.load_data(), train={"y": torch.ones(4).double()}))
-    assert key(entry=other) != key(entry=dataclasses.replace(entry, make_data=lambda seed: entry.load_data()))
+    other = dataclasses.replace(
+        entry,
+        make_data=lambda seed: dataclasses.replace(
+            entry.load_data(), train={"y": torch.ones(4).double()}
+        ),
+    )
+    assert key(entry=other) != key(
+        entry=dataclasses.replace(entry, make_data=lambda seed: entry.load_data())
+    )
 
 
 def test_every_cell_of_a_finished_run_is_in_the_schema(model, tmp_path, exact_methods):
@@ -422,11 +515,35 @@ def test_every_cell_of_a_finished_run_is_in_the_schema(model, tmp_path, exact_me
     assert schema.validated(cell) == cell
     assert json.loads(json.dumps(cell, allow_nan=False)) == cell
     wanted = {
-        "entry", "options", "method", "seed", "status", "verdict", "reasons", "scores", "distances", "elbo", "log_evidence", "pareto_k",
-        "heldout_lpd", "mcmc", "cost", "compiled", "stop", "versions", "machine",
-    }  # fmt: skip
+        "entry",
+        "options",
+        "method",
+        "seed",
+        "status",
+        "verdict",
+        "reasons",
+        "scores",
+        "distances",
+        "elbo",
+        "log_evidence",
+        "pareto_k",
+        "heldout_lpd",
+        "mcmc",
+        "cost",
+        "compiled",
+        "stop",
+        "versions",
+        "machine",
+    }
     assert wanted <= set(cell)
-    assert {"seconds", "compile_seconds", "steps", "gradient_evaluations", "sequential_depth", "peak_memory_mb"} == set(cell["cost"])
+    assert {
+        "seconds",
+        "compile_seconds",
+        "steps",
+        "gradient_evaluations",
+        "sequential_depth",
+        "peak_memory_mb",
+    } == set(cell["cost"])
     with pytest.raises(ValueError, match="verdict"):
         schema.validated({**cell, "verdict": "fine"})
     with pytest.raises(ValueError, match="surprise"):
@@ -437,19 +554,41 @@ def test_a_comparison_survives_the_disk(model, tmp_path, exact_methods):
     result, _ = go(plan_of(model), tmp_path / "run", pages=False)
     (comparison,) = result.report.entries[0].comparisons
     (cell,) = result.cells
-    assert schema.scored_cell(cell, comparison) | {"notes": None, "reference": None} == cell | {"notes": None, "reference": None}
+    assert schema.scored_cell(cell, comparison) | {"notes": None, "reference": None} == cell | {
+        "notes": None,
+        "reference": None,
+    }
 
 
 def test_words_of_time_and_the_command(model):
-    assert [duration(s) for s in (0.1, 29, 55, 200, 9000)] == ["5 seconds", "30 seconds", "1 minute", "3 minutes", "2.5 hours"]
-    plan = make_plan(entries=["coin", "correlated_gaussian[d=3]"], guides=["laplace"], seeds=[4], quick=True, nuts=False)
-    assert command(plan) == "zoo compare coin 'correlated_gaussian[d=3]' --guides laplace --seed 4 --no-nuts --quick"
+    assert [duration(s) for s in (0.1, 29, 55, 200, 9000)] == [
+        "5 seconds",
+        "30 seconds",
+        "1 minute",
+        "3 minutes",
+        "2.5 hours",
+    ]
+    plan = make_plan(
+        entries=["coin", "correlated_gaussian[d=3]"],
+        guides=["laplace"],
+        seeds=[4],
+        quick=True,
+        nuts=False,
+    )
+    assert (
+        command(plan)
+        == "zoo compare coin 'correlated_gaussian[d=3]' --guides laplace --seed 4 --no-nuts"
+        " --quick"
+    )
 
 
 def test_the_default_folder_depends_on_the_request_only():
     plan = make_plan(entries=["coin", "dir/my model.py"])
     assert plan.default_folder() == make_plan(entries=["coin", "dir/my model.py"]).default_folder()
-    assert plan.default_folder() != make_plan(entries=["coin", "dir/my model.py"], seeds=[1]).default_folder()
+    assert (
+        plan.default_folder()
+        != make_plan(entries=["coin", "dir/my model.py"], seeds=[1]).default_folder()
+    )
     assert plan.default_folder().parts[0] == "out"
     assert plan.default_folder().name.startswith("coin-my-model-")
 
@@ -457,7 +596,9 @@ def test_the_default_folder_depends_on_the_request_only():
 def test_nuts_is_never_scored_against_itself(tmp_path):
     """Without another truth the chains are the reference; draws would agree with themselves whatever they are."""
     path = tmp_path / "tiny.py"
-    path.write_text(MODEL.replace(', analytic=analytic, reference="analytic"', ', reference="nuts"'))
+    path.write_text(
+        MODEL.replace(', analytic=analytic, reference="analytic"', ', reference="nuts"')
+    )
     result, _ = go(plan_of(str(path), nuts=True, quick=True), tmp_path / "run", pages=False)
     found = {c["method"]: c for c in result.cells}
     assert found["nuts"]["verdict"] == "no_reference"
@@ -470,7 +611,9 @@ def test_nuts_is_never_scored_against_itself(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["raises", "dies"])
-def test_what_is_shown_beside_the_comparisons_costs_no_other_entry(model, tmp_path, exact_methods, monkeypatch, how):
+def test_what_is_shown_beside_the_comparisons_costs_no_other_entry(
+    model, tmp_path, exact_methods, monkeypatch, how
+):
     """A program that cannot simulate, or ends its process, left no report and no table for anybody."""
     from benchmarks.comparison import posterior_predictive
 
@@ -499,7 +642,11 @@ def test_each_file_of_a_cell_is_read_once(model, tmp_path, monkeypatch):
     from benchmarks.run import evaluate
 
     read = []
-    for home, name in ((guides, "load"), (arviz_bridge, "load_netcdf"), (evaluate, "comparison_of")):
+    for home, name in (
+        (guides, "load"),
+        (arviz_bridge, "load_netcdf"),
+        (evaluate, "comparison_of"),
+    ):
         whole = getattr(home, name)
 
         def counted(*args, whole=whole, name=name, **options):

@@ -34,7 +34,9 @@ class Tags(html.parser.HTMLParser):
 
 def test_the_scorecard_of_a_plain_model():
     title = "<script>alert(1)</script> & co"
-    card = benchmarks.compare_program(model, DATA, families=["laplace"], nuts=False, quick=True, title=title)
+    card = benchmarks.compare_program(
+        model, DATA, families=["laplace"], nuts=False, quick=True, title=title
+    )
     assert card.verdicts == {"laplace": "no_reference"}
     assert "laplace" in str(card)
     assert repr(card) == str(card)

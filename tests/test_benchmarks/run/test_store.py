@@ -98,7 +98,10 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_old_file(tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(store.os, call, full)
-    with pytest.raises(InfrastructureError, match=r"cannot be written \(No space left on device\): free some space"):
+    with pytest.raises(
+        InfrastructureError,
+        match=r"cannot be written \(No space left on device\): free some space",
+    ):
         write_atomic(tmp_path / "x.json", "new")
     monkeypatch.undo()
     assert (tmp_path / "x.json").read_text() == "old"
@@ -165,12 +168,26 @@ def test_only_cells_of_ours_are_removed(tmp_path):
     with RunDir.create(tmp_path / "run", PLAN) as run:
         put(run)
         put(run, OLDER)
-        with_users_things(run, "cells/my_notes", f"cells/{unlisted}", f"cells/{garbled}", "cells/coin--old--s0--copy")
+        with_users_things(
+            run,
+            "cells/my_notes",
+            f"cells/{unlisted}",
+            f"cells/{garbled}",
+            "cells/coin--old--s0--copy",
+        )
         (run.cells / garbled / "MANIFEST").write_text("to do: everything\n")
-        (run.cells / "coin--old--s0--copy" / "MANIFEST").write_bytes((run.cells / NAME / "MANIFEST").read_bytes())
+        (run.cells / "coin--old--s0--copy" / "MANIFEST").write_bytes(
+            (run.cells / NAME / "MANIFEST").read_bytes()
+        )
         run.keep({NAME}, say=said.append)
         assert not (run.cells / OLDER).exists()
-        assert is_theirs(run, "cells/my_notes", f"cells/{unlisted}", f"cells/{garbled}", "cells/coin--old--s0--copy")
+        assert is_theirs(
+            run,
+            "cells/my_notes",
+            f"cells/{unlisted}",
+            f"cells/{garbled}",
+            "cells/coin--old--s0--copy",
+        )
         assert run.read(NAME) == {"x": 1}
     assert len(said) == 1
     assert all(name in said[0] for name in ("my_notes", unlisted, garbled, "coin--old--s0--copy"))
@@ -212,25 +229,46 @@ def test_nothing_is_removed_through_a_link(tmp_path, link):
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / OLDER).mkdir(parents=True)
     (elsewhere / OLDER / "a.jpg").write_text("x")
-    (elsewhere / OLDER / "MANIFEST").write_bytes((tmp_path / "run" / "cells" / NAME / "MANIFEST").read_bytes())
+    (elsewhere / OLDER / "MANIFEST").write_bytes(
+        (tmp_path / "run" / "cells" / NAME / "MANIFEST").read_bytes()
+    )
     (elsewhere / ".zoo-tmp-abcdefgh").write_text("x")
     place = tmp_path / "run" / link
     if link == "cells":
         place.rename(tmp_path / "away")
     place.symlink_to(elsewhere)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UsageError, match=f"{place}' is a symbolic link, and a run writes and removes nothing through one; put the folder"):
+    with pytest.raises(
+        UsageError,
+        match=(
+            f"{place}' is a symbolic link, and a run writes and removes nothing through one; put"
+            " the folder"
+        ),
+    ):
         RunDir.create(tmp_path / "run", PLAN)
     assert sorted(tmp_path.rglob("*")) == before
     place.unlink()
-    with RunDir.create(tmp_path / "run", PLAN) as run:  # another name than that of a cell: a link of the reader's own
+    with RunDir.create(
+        tmp_path / "run", PLAN
+    ) as run:  # another name than that of a cell: a link of the reader's own
         (run.cells / "photos").symlink_to(elsewhere)
         run.keep(set())
-    assert sorted(p.name for p in (elsewhere).rglob("*")) == [".zoo-tmp-abcdefgh", "MANIFEST", "a.jpg", OLDER]
+    assert sorted(p.name for p in (elsewhere).rglob("*")) == [
+        ".zoo-tmp-abcdefgh",
+        "MANIFEST",
+        "a.jpg",
+        OLDER,
+    ]
 
 
 def test_names_that_only_look_temporary_stay(tmp_path):
-    theirs = [".tmp-notes", ".tmp-abcdefgh", ".zoo-tmp-notes", ".zoo-tmp-my-notes", "x.zoo-tmp-abcdefgh"]
+    theirs = [
+        ".tmp-notes",
+        ".tmp-abcdefgh",
+        ".zoo-tmp-notes",
+        ".zoo-tmp-my-notes",
+        "x.zoo-tmp-abcdefgh",
+    ]
     with RunDir.create(tmp_path / "run", PLAN) as run:
         with_users_things(run, *theirs, *(f"cells/{name}" for name in theirs))
         with_users_things(run, ".zoo-tmp-abcdefg_", "cells/.zoo-tmp-01234567")
@@ -262,7 +300,12 @@ def test_quarantine_takes_the_first_free_name(tmp_path):
             put(run)
             (run.cells / NAME / "cell.json").write_text("damaged")
             assert run.read(NAME) is None
-        assert sorted(p.name for p in (run.path / "quarantine").iterdir()) == [NAME, f"{NAME}.1", f"{NAME}.2", f"{NAME}.3"]
+        assert sorted(p.name for p in (run.path / "quarantine").iterdir()) == [
+            NAME,
+            f"{NAME}.1",
+            f"{NAME}.2",
+            f"{NAME}.3",
+        ]
 
 
 def test_a_reader_is_not_told_that_something_was_moved(tmp_path):
@@ -271,12 +314,17 @@ def test_a_reader_is_not_told_that_something_was_moved(tmp_path):
         put(run)
     (run.cells / NAME / "cell.json").write_text("damaged")
     assert RunDir.open(run.path).read(NAME, warn=heard.append) is None
-    assert heard == [f"cell {NAME} is damaged (cell.json is not the file that was written); it is left out"]
+    assert heard == [
+        f"cell {NAME} is damaged (cell.json is not the file that was written); it is left out"
+    ]
     assert (run.cells / NAME).is_dir()
 
 
 def test_two_commands_never_share_a_folder(tmp_path):
-    with RunDir.create(tmp_path / "run", PLAN), pytest.raises(UsageError, match="Another zoo command is working"):
+    with (
+        RunDir.create(tmp_path / "run", PLAN),
+        pytest.raises(UsageError, match="Another zoo command is working"),
+    ):
         RunDir.create(tmp_path / "run", PLAN)
     with RunDir.create(tmp_path / "run", PLAN):
         pass
@@ -294,11 +342,20 @@ def test_cell_names_stay_inside_the_folder(entry):
 
 def test_json_is_strict():
     text = strict_json({"a": math.nan, "b": [math.inf, 1.5], "c": {"d": -math.inf}})
-    assert json.loads(text, parse_constant=lambda c: pytest.fail(c)) == {"a": None, "b": [None, 1.5], "c": {"d": None}}
+    assert json.loads(text, parse_constant=lambda c: pytest.fail(c)) == {
+        "a": None,
+        "b": [None, 1.5],
+        "c": {"d": None},
+    }
 
 
 def test_results_frame_reads_cells_and_shows_failed_ones(tmp_path):
-    score = {k: 0.25 for k in own_columns()} | {"quantity": "theta", "index": [0, 1], "label": "theta[a, b]", "judged": True}
+    score = {k: 0.25 for k in own_columns()} | {
+        "quantity": "theta",
+        "index": [0, 1],
+        "label": "theta[a, b]",
+        "judged": True,
+    }
     base = {"entry": "coin", "seed": 0, "status": "ok", "verdict": "agrees"}
     good = {**base, "method": "mean_field", "scores": [score, {**score, "mean_error": None}]}
     bad = {**base, "method": "low_rank", "scores": [], "status": "nan", "verdict": "fit_failed"}
@@ -329,7 +386,9 @@ def test_plans_round_trip_and_refuse_unknown_keys(tmp_path):
         make_plan(entries=["coin"], seeds=[-1])
 
 
-@pytest.mark.parametrize("name", ["cell.json", "posterior.nc", "guide.pt", "witness.json", "log.txt"])
+@pytest.mark.parametrize(
+    "name", ["cell.json", "posterior.nc", "guide.pt", "witness.json", "log.txt"]
+)
 def test_a_file_of_a_cell_that_manifest_does_not_list_is_damage(tmp_path, name):
     """A MANIFEST that lost a line let a changed file through."""
     from benchmarks.run.cell_folder import damage
@@ -343,5 +402,7 @@ def test_a_file_of_a_cell_that_manifest_does_not_list_is_damage(tmp_path, name):
     (place / "MANIFEST").write_text("\n".join(lines) + "\n")
     (place / "notes_of_a_reader.txt").write_text("mine")
     assert damage(place) is None
-    (place / "MANIFEST").write_text("\n".join(line for line in lines if not line.endswith(name)) + "\n")
+    (place / "MANIFEST").write_text(
+        "\n".join(line for line in lines if not line.endswith(name)) + "\n"
+    )
     assert damage(place) == f"MANIFEST does not list {name}"

@@ -60,7 +60,9 @@ def test_the_program_gets_trained_and_its_history_is_kept(trained, tmp_path):
     assert (again.history["kl_nats"] == fit.history["kl_nats"]).all()
 
 
-def test_an_encoder_is_fitted_alike_whether_the_trained_weights_come_from_memory_or_from_a_file_of_chosen_images(trained, tmp_path):
+def test_an_encoder_is_fitted_alike_whether_the_trained_weights_come_from_memory_or_from_a_file_of_chosen_images(
+    trained, tmp_path
+):
     """A run keeps the trained program with the twenty compared images; minibatches of all images must not be scaled by twenty."""
     entry, fit = trained
     moved = guides.transfer(fit, entry.judged(fit.data))
@@ -78,16 +80,34 @@ def test_given_weights_stay_as_they_are(trained):
     entry, fit = trained
     chosen = entry.judged(fit.data)
     before = [p.clone() for p in fit.program.parameters()]
-    other = guides.fit(entry, "block_full_rank", data=chosen, given=fit, steps=40, patience=8, anneal=16, compile="off")
+    other = guides.fit(
+        entry,
+        "block_full_rank",
+        data=chosen,
+        given=fit,
+        steps=40,
+        patience=8,
+        anneal=16,
+        compile="off",
+    )
     assert all(torch.equal(a, b) for a, b in zip(before, fit.program.parameters(), strict=True))
-    assert other.config.num_particles == 64  # the settings of the training fit are not those of a fit to twenty images
-    assert other.elbo.value_nats < references.find(entry, chosen, given=fit).log_evidence + 5 * other.elbo.se
+    assert (
+        other.config.num_particles == 64
+    )  # the settings of the training fit are not those of a fit to twenty images
+    assert (
+        other.elbo.value_nats
+        < references.find(entry, chosen, given=fit).log_evidence + 5 * other.elbo.se
+    )
     with pytest.raises(FitError, match="knows only its own units"):
         guides.transfer(other, chosen)
 
 
 def test_a_plan_prepares_the_chosen_images_and_trains_first():
-    plan = Plan(entries=("vae[rows=150,hidden=6,layers=1]",), guides=("amortized", "mean_field"), quick=True)
+    plan = Plan(
+        entries=("vae[rows=150,hidden=6,layers=1]",),
+        guides=("amortized", "mean_field"),
+        quick=True,
+    )
     prepared = prepare(plan, plan.entries[0])
     assert prepared.training.size == 120
     assert prepared.data.size == 20
@@ -103,7 +123,9 @@ def test_the_gap_report_of_a_fit(trained):
     assert [d.part for d in report.data] == ["train"] * 3 + ["held out"] * 3
     assert report.faults == ()
     for d in report.data:
-        assert d.kl_nats == pytest.approx(d.approximation_gap_nats + d.amortization_gap_nats, abs=2e-3)
+        assert d.kl_nats == pytest.approx(
+            d.approximation_gap_nats + d.amortization_gap_nats, abs=2e-3
+        )
         assert abs(d.refined_gap_nats) <= d.amortization_gap_nats + 1e-3
     assert report.images.shape == (6, 64)
 
@@ -116,10 +138,22 @@ def test_the_pictures_are_drawn(trained):
     truth = references.find(entry, chosen, given=fit)
     result = compare(guides.draw(moved, 100), truth, fit=moved, heldout=False, distances="none")
     with style():
-        made = figures(EntryReport(entry=entry, data=chosen, reference=truth, comparisons=[result]))
+        made = figures(
+            EntryReport(entry=entry, data=chosen, reference=truth, comparisons=[result])
+        )
     assert len(made) == 6
     assert all(caption.endswith(".") for _, caption in made)
-    assert figures(EntryReport(entry=entry, data=chosen, reference=truth, comparisons=[dataclasses.replace(result, fit=None)])) == []
+    assert (
+        figures(
+            EntryReport(
+                entry=entry,
+                data=chosen,
+                reference=truth,
+                comparisons=[dataclasses.replace(result, fit=None)],
+            )
+        )
+        == []
+    )
 
 
 def test_a_mosaic_keeps_every_pixel():
@@ -136,11 +170,30 @@ def test_the_results_page_shows_what_was_measured_and_nothing_else():
     assert "-0.0310" in page
     assert "**missed**" in page
     assert "6 minutes" not in page
-    run = {"steps_asked": 9, "grid_ok": True, "nll_train": 18.0, "nll_held_out": 19.0, "nll_held_out_se": 0.25, "minus_elbo_held_out": 20.5,
-           "active_units": 1, "mutual_information_nats": 2.5, "aggregate_kl_nats": 0.1, "seconds": 60.0, "wall": 70.0}  # fmt: skip
+    run = {
+        "steps_asked": 9,
+        "grid_ok": True,
+        "nll_train": 18.0,
+        "nll_held_out": 19.0,
+        "nll_held_out_se": 0.25,
+        "minus_elbo_held_out": 20.5,
+        "active_units": 1,
+        "mutual_information_nats": 2.5,
+        "aggregate_kl_nats": 0.1,
+        "seconds": 60.0,
+        "wall": 70.0,
+    }
     one = render({"scores": {"plain": run}})
     assert "| plain | 18.00 | 19.00 | 20.50 | 1.50 | 1 | 2.50 | 0.10 | 60 |" in one
     other = {**run, "nll_held_out": 18.0, "minus_elbo_held_out": 19.0, "active_units": 2}
-    page = render({"scores": {"plain": run, "beta 4": run}, "others": {"plain, seed 1": other, "beta 4, seed 1": run}})
-    assert "| plain | 18.00 (18.00 to 18.00) | 18.50 (18.00 to 19.00) | 19.75 (19.00 to 20.50) | 1.25 | 1, 2 |" in page
+    page = render(
+        {
+            "scores": {"plain": run, "beta 4": run},
+            "others": {"plain, seed 1": other, "beta 4, seed 1": run},
+        }
+    )
+    assert (
+        "| plain | 18.00 (18.00 to 18.00) | 18.50 (18.00 to 19.00) | 19.75 (19.00 to 20.50) | 1.25"
+        " | 1, 2 |" in page
+    )
     assert "2 seeds (weights and training), means (smallest to largest)" in page

@@ -40,20 +40,29 @@ def record(entry):
     return witness.of_program(entry, data, LogDensity(entry.program(data), data))
 
 
-# -- the record ---------------------------------------------------------------------------------------------------------
+# -- the record --------------------------------------------------------------------------------
 
 
 def test_the_record_holds_the_programs_own_numbers():
     """Log density, slope and quantity of the conjugate normal at the three points, by hand."""
     got = record(zoo.from_program(normal(5.0), {"y": Y}))
-    u = 0.4 * torch.randn(3, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(witness.SEED))[:, 0]
+    u = (
+        0.4
+        * torch.randn(
+            3, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(witness.SEED)
+        )[:, 0]
+    )
     prior = -0.5 * (u / 5) ** 2 - math.log(5)
     expected = prior - 0.5 * ((Y - u[:, None]) ** 2).sum(1) - 2.5 * math.log(2 * math.pi)
     slope = -u / 25 + (Y - u[:, None]).sum(1)
     assert got["log_density"] == pytest.approx(expected.tolist(), rel=1e-12)
-    assert got["gradient"][::5] == pytest.approx(slope.abs().tolist(), rel=1e-12)  # the norm; then four projections
+    assert got["gradient"][::5] == pytest.approx(
+        slope.abs().tolist(), rel=1e-12
+    )  # the norm; then four projections
     assert got["quantity mu"][::5] == pytest.approx(u.abs().tolist(), rel=1e-12)
-    ratio = got["gradient"][1] / got["quantity mu"][1]  # a projection keeps the sign that the norm loses
+    ratio = (
+        got["gradient"][1] / got["quantity mu"][1]
+    )  # a projection keeps the sign that the norm loses
     assert ratio == pytest.approx(float(slope[0] / u[0]), rel=1e-9)
 
 
@@ -67,9 +76,14 @@ def test_records_agree_to_a_billionth(shift):
 
 @pytest.mark.parametrize(
     ("other", "name"),
-    [({"a": [1.0, 2.0]}, "b"), ({"a": [1.0], "b": [3.0]}, "a"), ({"a": [1.0, None], "b": [3.0]}, "a"), ({"a": [2.0, 1.0], "b": [3.0]}, "a"),
-     ({"a": [1.0, 2.0], "b": [3.0], "c": [0.0]}, "c")],
-)  # fmt: skip
+    [
+        ({"a": [1.0, 2.0]}, "b"),
+        ({"a": [1.0], "b": [3.0]}, "a"),
+        ({"a": [1.0, None], "b": [3.0]}, "a"),
+        ({"a": [2.0, 1.0], "b": [3.0]}, "a"),
+        ({"a": [1.0, 2.0], "b": [3.0], "c": [0.0]}, "c"),
+    ],
+)
 def test_a_difference_is_named(other, name):
     assert witness.difference({"a": [1.0, 2.0], "b": [3.0]}, other, torch.float64) == name
 
@@ -87,7 +101,7 @@ def test_a_guide_is_seen_by_its_draws_and_its_density(family):
     assert len(kept["guide log q"]) == 3
 
 
-# -- runs: the same command after an edit that no list of files sees -------------------------------------------------------
+# -- runs: the same command after an edit that no list of files sees ---------------------------
 
 
 class Heard(Events):
@@ -107,7 +121,9 @@ class Heard(Events):
 def sd(folder, model, **options):
     """Compare with Laplace alone, into a folder that is kept; return the posterior sd and what was said."""
     heard = Heard()
-    card = benchmarks.compare_program(model, {"y": Y}, ["laplace"], nuts=False, quick=True, out=folder, events=heard, **options)
+    card = benchmarks.compare_program(
+        model, {"y": Y}, ["laplace"], nuts=False, quick=True, out=folder, events=heard, **options
+    )
     return float(card.comparisons["laplace"].posterior.draws["mu"].std()), heard
 
 
@@ -117,7 +133,10 @@ def test_an_edited_prior_is_computed_again_and_said(tmp_path):
     second, heard = sd(tmp_path / "run", normal(0.1))
     assert first == pytest.approx((4 + 1 / 25) ** -0.5, rel=5 / 4000**0.5)
     assert second == pytest.approx((4 + 100) ** -0.5, rel=5 / 4000**0.5)
-    assert heard.warned == ["my_model laplace: the kept cell was computed from something else (log_density differs); it is computed again"]
+    assert heard.warned == [
+        "my_model laplace: the kept cell was computed from something else (log_density differs);"
+        " it is computed again"
+    ]
     assert len(list((tmp_path / "run" / "cells").iterdir())) == 1
     third, heard = sd(tmp_path / "run", normal(0.1))
     assert third == second
@@ -215,13 +234,18 @@ def test_an_edit_outside_the_model_file_is_seen(folder, what):
     shutil.rmtree(path / "__pycache__", ignore_errors=True)
     heard, _ = run(folder)
     assert any(line.startswith("1 of 1 cells to run") for line in heard.said)
-    assert len(heard.warned) + sum("kept cells belong to other data" in line for line in heard.said) == 1
+    assert (
+        len(heard.warned) + sum("kept cells belong to other data" in line for line in heard.said)
+        == 1
+    )
     assert len(list((path / "run" / "cells").iterdir())) == 1
 
 
 def test_an_edited_guide_of_ones_own_is_seen_and_reading_warns(folder, monkeypatch):
     path, _ = folder
-    monkeypatch.setattr(prepare, "vi_config", lambda plan: {"steps": 40, "patience": 10, "anneal": 10})
+    monkeypatch.setattr(
+        prepare, "vi_config", lambda plan: {"steps": 40, "patience": 10, "anneal": 10}
+    )
     run(folder, "own")
     assert "every cell is there already" in run(folder, "own")[0].said
     cell = next((path / "run" / "cells").iterdir())
@@ -232,22 +256,34 @@ def test_an_edited_guide_of_ones_own_is_seen_and_reading_warns(folder, monkeypat
     (cell / witness.FILE).write_text(json.dumps(changed))
     manifest = (cell / "MANIFEST").read_text().splitlines()
     digest = work.hashlib.sha256((cell / witness.FILE).read_bytes()).hexdigest()
-    (cell / "MANIFEST").write_text("".join(f"{digest if line.endswith(witness.FILE) else line[:64]}{line[64:]}\n" for line in manifest))
+    (cell / "MANIFEST").write_text(
+        "".join(
+            f"{digest if line.endswith(witness.FILE) else line[:64]}{line[64:]}\n"
+            for line in manifest
+        )
+    )
     heard = Heard()
     read_run(path / "run", events=heard)
     assert "1 of 1 cells were made by an earlier version" in heard.warned[0]
     heard, _ = run(folder, "own")
-    assert heard.warned == ["tiny own: the kept cell was computed from something else (guide log q differs); it is computed again"]
+    assert heard.warned == [
+        "tiny own: the kept cell was computed from something else (guide log q differs); it is"
+        " computed again"
+    ]
 
 
-# -- the code of this package --------------------------------------------------------------------------------------------
+# -- the code of this package ------------------------------------------------------------------
 
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
     """A copy of what the code digest reads."""
     for room in ("zoo", "guides", "benchmarks"):
-        shutil.copytree(work.ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__", "*.npz", "*.csv"))
+        shutil.copytree(
+            work.ROOT / room,
+            tmp_path / room,
+            ignore=shutil.ignore_patterns("__pycache__", "*.npz", "*.csv"),
+        )
     monkeypatch.setattr(work, "ROOT", tmp_path)
     work.code_digest.cache_clear()
     yield tmp_path
@@ -304,7 +340,12 @@ def test_labels_and_what_is_judged_are_part_of_the_key():
     base = work.source_digest("x", entry, data)
     judged = {name: dataclasses.replace(q, judged=False) for name, q in entry.quantities.items()}
     assert work.source_digest("x", dataclasses.replace(entry, quantities=judged), data) != base
-    assert work.source_digest("x", entry, dataclasses.replace(data, coords={"row": ("a", "b", "c", "d")})) != base
+    assert (
+        work.source_digest(
+            "x", entry, dataclasses.replace(data, coords={"row": ("a", "b", "c", "d")})
+        )
+        != base
+    )
     assert work.source_digest("x", entry, data) == base
 
 
@@ -312,7 +353,13 @@ def test_a_cell_that_is_run_takes_the_weights_of_the_trainer_that_is_kept():
     """A trainer kept under the name another machine gave it was not found, and its program taken untrained."""
     from benchmarks.run import execute as runs
 
-    made = work.Prepared(request="x", entry=zoo.from_program(normal(5.0), {"y": Y}), data=None, methods=(), digest="d")
+    made = work.Prepared(
+        request="x",
+        entry=zoo.from_program(normal(5.0), {"y": Y}),
+        data=None,
+        methods=(),
+        digest="d",
+    )
     fields = {"prepared": made, "seed": 0, "data_seed": 0, "config": {}, "draws": 1}
     trainer = work.Cell(method="laplace", **fields)
     sampler = work.Cell(method="nuts", given=trainer, **fields)

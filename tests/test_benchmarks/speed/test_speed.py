@@ -28,16 +28,24 @@ def density_of(name):
 
 
 def points_of(density, number=3):
-    u = 0.3 * torch.randn(number, density.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    u = 0.3 * torch.randn(
+        number, density.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     return {name: value.numpy() for name, value in density.constrain(u).items()}
 
 
 def test_the_eight_entries_are_those_of_the_bars():
     sizes = {name: density_of(name).dim for name in TARGETS}
     assert sizes == {
-        "mixture": 5, "eight_schools": 10, "linear": 11, "linear_20000": 51, "logistic": 31, "radon": 89, "hierarchy_400": 400,
+        "mixture": 5,
+        "eight_schools": 10,
+        "linear": 11,
+        "linear_20000": 51,
+        "logistic": 31,
+        "radon": 89,
+        "hierarchy_400": 400,
         "enumerated": 5,
-    }  # fmt: skip
+    }
     assert len(arrays(find("radon"))["y"]) == 919
     assert arrays(find("linear_20000"))["x"].shape == (20_000, 50)
     assert find("growth_3000").entry.load_data().size == 3000
@@ -55,7 +63,13 @@ def test_generated_entries_are_the_densities_they_say():
         w, m, s = (torch.as_tensor(points[k][i]) for k in ("weight", "location", "scale"))
         parts = norm(m, s).log_prob(y[:, None]) + torch.stack([w, 1 - w]).log()
         prior = torch.distributions.Beta(2.0, 2.0).log_prob(w) + norm(0.0, 5.0).log_prob(m).sum()
-        expected.append(float(prior + torch.distributions.LogNormal(0.0, 0.5).log_prob(s).sum() + parts.logsumexp(-1).sum()))
+        expected.append(
+            float(
+                prior
+                + torch.distributions.LogNormal(0.0, 0.5).log_prob(s).sum()
+                + parts.logsumexp(-1).sum()
+            )
+        )
     assert density_error(log_joint(density, points), np.array(expected)) < 1e-12
 
 
@@ -63,7 +77,9 @@ def test_a_constant_between_densities_is_accepted_and_anything_else_is_seen():
     ours = np.array([-1500.0, -1510.0, -1400.0])
     assert density_error(ours, ours + 37.2) < 1e-12
     assert density_error(ours, ours * (1 + 1e-4)) > TOLERANCE
-    assert math.isnan(density_error(ours, np.array([0.0, math.nan, 1.0])))  # and NaN <= tolerance is false
+    assert math.isnan(
+        density_error(ours, np.array([0.0, math.nan, 1.0]))
+    )  # and NaN <= tolerance is false
 
 
 @pytest.mark.parametrize("peer", ["pyro", *PEERS])
@@ -73,23 +89,42 @@ def test_peers_have_our_log_density(peer, name, tmp_path):
         pytest.skip(missing(peer))
     target, density = find(name), density_of(name)
     points = points_of(density)
-    worker = Worker(peer, (name, target.form, None if peer == "pyro" else arrays(target)), MICRO, tmp_path)
+    worker = Worker(
+        peer, (name, target.form, None if peer == "pyro" else arrays(target)), MICRO, tmp_path
+    )
     try:
-        assert density_error(log_joint(density, points), worker.ask("log_joint", points)) <= TOLERANCE
+        assert (
+            density_error(log_joint(density, points), worker.ask("log_joint", points)) <= TOLERANCE
+        )
     finally:
         worker.close()
 
 
 def test_every_peer_has_every_form():
-    sources = {side: (runner.Path(runner.__file__).parent / f"{HOMES[side]}.py").read_text() for side in PEERS}
+    sources = {
+        side: (runner.Path(runner.__file__).parent / f"{HOMES[side]}.py").read_text()
+        for side in PEERS
+    }
     for target in TARGETS.values():
         for peer, text in sources.items():
-            assert f"def {target.form}(" in text or f'"{target.form}":' in text, (peer, target.form)
+            assert f"def {target.form}(" in text or f'"{target.form}":' in text, (
+                peer,
+                target.form,
+            )
 
 
 def test_a_micro_run_of_our_side_in_a_process_of_its_own(tmp_path):
-    bench = Bench(targets=("eight_schools",), sides=("ours",), pairs=1, settings=MICRO, cold=False, measures=("gradient", "svi_mean_field"))
-    result = run_target(find("eight_schools"), ["ours"], bench, tmp_path, {}, lambda line: None)["sides"]["ours"]
+    bench = Bench(
+        targets=("eight_schools",),
+        sides=("ours",),
+        pairs=1,
+        settings=MICRO,
+        cold=False,
+        measures=("gradient", "svi_mean_field"),
+    )
+    result = run_target(find("eight_schools"), ["ours"], bench, tmp_path, {}, lambda line: None)[
+        "sides"
+    ]["ours"]
     assert "error" not in result
     for measure in bench.measures:
         (row,) = result["measures"][measure]
@@ -107,7 +142,9 @@ class Fake:
 
     def ask(self, name, *arguments):
         if name == "log_joint":
-            return log_joint(density_of("eight_schools"), arguments[0]) * (1.01 if self.side == "stan" else 1.0)
+            return log_joint(density_of("eight_schools"), arguments[0]) * (
+                1.01 if self.side == "stan" else 1.0
+            )
         if name == "time":
             return Timing(count=10, wall=10 * self.speed, cpu=10 * self.speed)
         if self.side == "pymc":
@@ -128,12 +165,29 @@ class Fake:
 @pytest.fixture
 def document(monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "Worker", Fake)
-    monkeypatch.setattr(runner, "missing", lambda side: "not installed" if side == "numpyro" else "")
-    monkeypatch.setattr(runner.extra, "growth", lambda *a: [{"rows": 10, "gradient": 1e-6}, {"rows": 100, "gradient": 1e-5}])
-    commands = {"compare_cold": 61.0, "compare_second": 40.0, "compare_warm": 14.0, "chains_gain": 1.9}
+    monkeypatch.setattr(
+        runner, "missing", lambda side: "not installed" if side == "numpyro" else ""
+    )
+    monkeypatch.setattr(
+        runner.extra,
+        "growth",
+        lambda *a: [{"rows": 10, "gradient": 1e-6}, {"rows": 100, "gradient": 1e-5}],
+    )
+    commands = {
+        "compare_cold": 61.0,
+        "compare_second": 40.0,
+        "compare_warm": 14.0,
+        "chains_gain": 1.9,
+    }
     monkeypatch.setattr(runner.extra, "commands", lambda *a: commands)
-    bench = Bench(targets=("eight_schools",), sides=("ours", *(s for s in HOMES if s != "ours")), pairs=3, settings=MICRO,
-                  measures=("gradient", "nuts"), cold=False)  # fmt: skip
+    bench = Bench(
+        targets=("eight_schools",),
+        sides=("ours", *(s for s in HOMES if s != "ours")),
+        pairs=3,
+        settings=MICRO,
+        measures=("gradient", "nuts"),
+        cold=False,
+    )
     monkeypatch.setattr(runner, "_compile_ahead", lambda *a: None)
     return runner.execute(bench, tmp_path, lambda line: None)
 
@@ -149,8 +203,15 @@ def test_a_peer_with_another_density_is_refused_and_a_dead_one_reported(document
 
 def test_ratios_are_of_pairs(document):
     (gradient,) = [r for r in ratios(document, ("gradient",)) if r.peer == "pyro"]
-    assert gradient == Ratio(target="eight_schools", measure="gradient", peer="pyro", median=pytest.approx(100.0),
-                             low=pytest.approx(100.0), high=pytest.approx(100.0), pairs=3)  # fmt: skip
+    assert gradient == Ratio(
+        target="eight_schools",
+        measure="gradient",
+        peer="pyro",
+        median=pytest.approx(100.0),
+        low=pytest.approx(100.0),
+        high=pytest.approx(100.0),
+        pairs=3,
+    )
     (nuts,) = [r for r in ratios(document, ("nuts",)) if r.peer == "pyro"]
     assert nuts.median == pytest.approx(100.0)  # same draws, so the ratio is that of the times
     assert pair_ratios([2.0, 3.0, math.nan, 5.0], [1.0, 0.0, 1.0, 10.0]) == [2.0, 0.5]
@@ -162,7 +223,10 @@ def test_bars_are_met_missed_or_not_measured(document):
     assert met["NUTS minimum bulk ESS/s over pyro"] is True
     assert met["NUTS minimum bulk ESS/s over stan"] is None
     assert met["zoo compare eight_schools, empty cache"] is False
-    assert next(b for b in bars(document) if b.name == "zoo compare eight_schools, warm").measured == "14.0 s (second run 40.0 s)"
+    assert (
+        next(b for b in bars(document) if b.name == "zoo compare eight_schools, warm").measured
+        == "14.0 s (second run 40.0 s)"
+    )
     assert met["zoo compare eight_schools, warm"] is True
     assert met["four chains on two cores over one chain"] is True
     assert met["growth of the gradient with the rows"] is True
@@ -171,7 +235,9 @@ def test_bars_are_met_missed_or_not_measured(document):
     ours = document["targets"]["eight_schools"]["sides"]["ours"]
     ours["nuts"] = [{**row, "ess_per_second": 20 * 19.8} for row in ours["nuts"]]
     document["targets"]["eight_schools"]["sides"]["pyro"] = slow
-    assert {bar.name: bar.met for bar in bars(document)}["NUTS minimum bulk ESS/s over pyro"] is False
+    assert {bar.name: bar.met for bar in bars(document)}[
+        "NUTS minimum bulk ESS/s over pyro"
+    ] is False
 
 
 def test_the_page_keeps_its_words_and_names_what_is_missing(document, tmp_path):
@@ -191,20 +257,41 @@ def test_the_page_keeps_its_words_and_names_what_is_missing(document, tmp_path):
     page.write_text("no marks")
     with pytest.raises(UsageError, match="bench:begin"):
         insert(page, text)
-    assert (number(0.012345), number(12.345), number(123456.0), number(0), number(math.nan)) == ("0.0123", "12.3", "123,456", "0", "-")
+    assert (number(0.012345), number(12.345), number(123456.0), number(0), number(math.nan)) == (
+        "0.0123",
+        "12.3",
+        "123,456",
+        "0",
+        "-",
+    )
 
 
 def test_ess_is_of_the_worst_component_and_of_a_stuck_chain_zero():
     density, rng = density_of("eight_schools"), np.random.default_rng(0)
-    good = {"mu": rng.standard_normal(500), "tau": np.exp(rng.standard_normal(500)), "theta_raw": rng.standard_normal((500, 8))}
+    good = {
+        "mu": rng.standard_normal(500),
+        "tau": np.exp(rng.standard_normal(500)),
+        "theta_raw": rng.standard_normal((500, 8)),
+    }
     run = NutsRun(draws=good, wall=1.0, cpu=1.0, warmup=0)
     assert 300 < ess_of(find("eight_schools"), density, run) < 700
-    slow = {**good, "mu": np.cumsum(rng.standard_normal(500))}  # a random walk: a few effective draws
-    assert ess_of(find("eight_schools"), density, NutsRun(draws=slow, wall=1.0, cpu=1.0, warmup=0)) < 30
+    slow = {
+        **good,
+        "mu": np.cumsum(rng.standard_normal(500)),
+    }  # a random walk: a few effective draws
+    assert (
+        ess_of(find("eight_schools"), density, NutsRun(draws=slow, wall=1.0, cpu=1.0, warmup=0))
+        < 30
+    )
     stuck = {k: np.zeros_like(v) + 1.0 for k, v in good.items()}
-    assert ess_of(find("eight_schools"), density, NutsRun(draws=stuck, wall=1.0, cpu=1.0, warmup=0)) == 0.0
+    assert (
+        ess_of(find("eight_schools"), density, NutsRun(draws=stuck, wall=1.0, cpu=1.0, warmup=0))
+        == 0.0
+    )
     few = {k: v[:5] for k, v in good.items()}
-    assert math.isnan(ess_of(find("eight_schools"), density, NutsRun(draws=few, wall=1.0, cpu=1.0, warmup=0)))
+    assert math.isnan(
+        ess_of(find("eight_schools"), density, NutsRun(draws=few, wall=1.0, cpu=1.0, warmup=0))
+    )
 
 
 def test_repeat_counts_all_pieces_and_a_failing_side_says_why(tmp_path):
@@ -219,22 +306,64 @@ def test_repeat_counts_all_pieces_and_a_failing_side_says_why(tmp_path):
 
 
 def test_measuring_again_replaces_and_says_so(tmp_path):
-    common = {"schema": 1, "quick": False, "pairs": 5, "settings": {"particles": 1}, "machine": {"cores": 2}, "versions": {"torch": "2"}}
-    old = {**common, "targets": {"linear": {"title": "old"}, "mixture": {"title": "old"}}, "growth": [{"rows": 1000}], "seconds": 10.0,
-           "commands": {"chains_gain": 1.9}, "load_average": {"before": [3.0, 3.0, 3.0]}}  # fmt: skip
-    new = {**common, "targets": {"mixture": {"title": "new"}, "radon": {"title": "new"}}, "growth": [], "commands": {}, "seconds": 5.0,
-           "load_average": {"before": [1.0, 2.0, 3.0]}}  # fmt: skip
+    common = {
+        "schema": 1,
+        "quick": False,
+        "pairs": 5,
+        "settings": {"particles": 1},
+        "machine": {"cores": 2},
+        "versions": {"torch": "2"},
+    }
+    old = {
+        **common,
+        "targets": {"linear": {"title": "old"}, "mixture": {"title": "old"}},
+        "growth": [{"rows": 1000}],
+        "seconds": 10.0,
+        "commands": {"chains_gain": 1.9},
+        "load_average": {"before": [3.0, 3.0, 3.0]},
+    }
+    new = {
+        **common,
+        "targets": {"mixture": {"title": "new"}, "radon": {"title": "new"}},
+        "growth": [],
+        "commands": {},
+        "seconds": 5.0,
+        "load_average": {"before": [1.0, 2.0, 3.0]},
+    }
     both = merge(old, new)
-    assert {name: t["title"] for name, t in both["targets"].items()} == {"mixture": "new", "linear": "old", "radon": "new"}
-    assert list(both["targets"]) == [n for n in TARGETS if n in ("mixture", "linear", "radon")]  # in the order of the table
+    assert {name: t["title"] for name, t in both["targets"].items()} == {
+        "mixture": "new",
+        "linear": "old",
+        "radon": "new",
+    }
+    assert list(both["targets"]) == [
+        n for n in TARGETS if n in ("mixture", "linear", "radon")
+    ]  # in the order of the table
     assert both["growth"] == old["growth"]
     assert both["commands"] == old["commands"]
     assert both["seconds"] == 15.0
     assert both["load_average"] == old["load_average"]
-    assert both["again"] == [{"measured": ["mixture", "radon"], "load_average": new["load_average"]}]
-    later = merge(both, {**new, "load_average": {"before": [0.5, 2.0, 3.0]}, "targets": {"mixture": {"title": "newest"}}})
-    words = _about({**later, "machine": {"processor": "p", "cores": 2, "system": "s"}, "settings": {"particles": 1, "slice_seconds": 0.5}})
-    assert "programs of that time (load averages): mixture (0.5), radon (1.0)." in words  # each once, as it was measured last
+    assert both["again"] == [
+        {"measured": ["mixture", "radon"], "load_average": new["load_average"]}
+    ]
+    later = merge(
+        both,
+        {
+            **new,
+            "load_average": {"before": [0.5, 2.0, 3.0]},
+            "targets": {"mixture": {"title": "newest"}},
+        },
+    )
+    words = _about(
+        {
+            **later,
+            "machine": {"processor": "p", "cores": 2, "system": "s"},
+            "settings": {"particles": 1, "slice_seconds": 0.5},
+        }
+    )
+    assert (
+        "programs of that time (load averages): mixture (0.5), radon (1.0)." in words
+    )  # each once, as it was measured last
     for key, other in (("settings", {"particles": 2}), ("versions", {"torch": "3"}), ("pairs", 3)):
         with pytest.raises(UsageError, match=key):
             merge(old, {**new, key: other})

@@ -26,7 +26,14 @@ def chains(seed, number=4, draws=1000, change=lambda x: x):
     exact = ENTRY.exact(DATA).sample(number * draws, seed)
     sites = {name: change(v.reshape(number, draws, *v.shape[1:])) for name, v in exact.items()}
     cost = Cost(seconds=2.0, gradient_evaluations=100)
-    return Posterior(entry=ENTRY, data=DATA, method="nuts", draws=sites, sample_dims=("chain", "draw"), cost=cost)
+    return Posterior(
+        entry=ENTRY,
+        data=DATA,
+        method="nuts",
+        draws=sites,
+        sample_dims=("chain", "draw"),
+        cost=cost,
+    )
 
 
 THEIRS = chains(1, number=10)
@@ -34,8 +41,12 @@ THEIRS = chains(1, number=10)
 
 def test_equal_posteriors_pass_for_nearly_every_seed():
     rows = [draw_parity.parity(chains(seed), THEIRS) for seed in range(2, 22)]
-    assert sum(r["passed"] for r in rows) >= 19  # six looks at 4 standard errors: one false alarm in 2,600 each
-    assert all(r["components"] == 3 and r["ess_per_second"] == r["ess_bulk_min"] / 2.0 for r in rows)
+    assert (
+        sum(r["passed"] for r in rows) >= 19
+    )  # six looks at 4 standard errors: one false alarm in 2,600 each
+    assert all(
+        r["components"] == 3 and r["ess_per_second"] == r["ess_bulk_min"] / 2.0 for r in rows
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,7 +70,12 @@ def test_a_component_that_never_moves_cannot_pass():
 
 
 def test_sides_are_checked():
-    guide = dataclasses.replace(chains(2), method="mean_field", draws=ENTRY.exact(DATA).sample(10, 0), sample_dims=("sample",))
+    guide = dataclasses.replace(
+        chains(2),
+        method="mean_field",
+        draws=ENTRY.exact(DATA).sample(10, 0),
+        sample_dims=("sample",),
+    )
     with pytest.raises(UsageError, match="without chains"):
         draw_parity.parity(guide, THEIRS)
     coin = zoo.load("coin")
@@ -68,8 +84,14 @@ def test_sides_are_checked():
 
 
 def test_the_page_names_what_misses(tmp_path):
-    rows = [draw_parity.parity(chains(2), THEIRS), draw_parity.parity(chains(2, change=lambda x: x + 1.0), THEIRS)]
-    rows = [{**rows[0], "entry": "posteriordb/good"}, {**rows[1], "entry": "posteriordb/bad", "notes": ["A note."]}]
+    rows = [
+        draw_parity.parity(chains(2), THEIRS),
+        draw_parity.parity(chains(2, change=lambda x: x + 1.0), THEIRS),
+    ]
+    rows = [
+        {**rows[0], "entry": "posteriordb/good"},
+        {**rows[1], "entry": "posteriordb/bad", "notes": ["A note."]},
+    ]
     text = render.markdown(rows, "A title", ["A remark."])
     assert text.startswith("# A title\n\nA remark.\n")
     assert "1 of 2 pass" in text
@@ -105,7 +127,10 @@ def test_a_part_of_a_page_is_replaced_and_the_rest_left_alone(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# Title\n\n<!-- families -->\nold\n<!-- /families -->\n\nThe end.\n")
     pages.replace_part(page, "families", "| new |")
-    assert page.read_text() == "# Title\n\n<!-- families -->\n| new |\n<!-- /families -->\n\nThe end.\n"
+    assert (
+        page.read_text()
+        == "# Title\n\n<!-- families -->\n| new |\n<!-- /families -->\n\nThe end.\n"
+    )
     with pytest.raises(UsageError, match="has no part 'other'"):
         pages.replace_part(page, "other", "")
     page.write_text("<!-- notes -->\nnever closed\n")
@@ -123,7 +148,9 @@ def test_divergences_run_again_with_smaller_steps(tmp_path, monkeypatch, off):
         careful = target_accept > 0.9
         drawn = chains(2, change=lambda x: x if careful else x + off)
         health = {name: torch.zeros(4, 1000, dtype=torch.float64) for name in ("energy", "lp")}
-        return dataclasses.replace(drawn, stats={**health, "diverging": torch.full((4, 1000), not careful)})
+        return dataclasses.replace(
+            drawn, stats={**health, "diverging": torch.full((4, 1000), not careful)}
+        )
 
     monkeypatch.setattr("benchmarks.mcmc.nuts.run_nuts", sampler)
     rows = draw_parity.run([ENTRY], tmp_path)
@@ -143,8 +170,18 @@ def test_entries_without_reference_draws_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("POSTERIORDB"), reason="POSTERIORDB names no copy of posteriordb")
-@pytest.mark.parametrize("name", ["kidiq-kidscore_momiq", "arK-arK", "hmm_example-hmm_example", "low_dim_gauss_mix-low_dim_gauss_mix"])
+@pytest.mark.skipif(
+    not os.environ.get("POSTERIORDB"), reason="POSTERIORDB names no copy of posteriordb"
+)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "kidiq-kidscore_momiq",
+        "arK-arK",
+        "hmm_example-hmm_example",
+        "low_dim_gauss_mix-low_dim_gauss_mix",
+    ],
+)
 def test_our_nuts_has_the_draws_of_posteriordb(name, tmp_path):
     (row,) = draw_parity.run([zoo.load(f"posteriordb/{name}")], tmp_path)
     assert row["passed"], row
@@ -153,5 +190,8 @@ def test_our_nuts_has_the_draws_of_posteriordb(name, tmp_path):
 
 def test_the_reference_agrees_with_itself_in_halves():
     truth = find(ENTRY, DATA).posterior
-    halves = [dataclasses.replace(truth, draws={k: v[part] for k, v in truth.draws.items()}) for part in (slice(0, 2), slice(2, 4))]
+    halves = [
+        dataclasses.replace(truth, draws={k: v[part] for k, v in truth.draws.items()})
+        for part in (slice(0, 2), slice(2, 4))
+    ]
     assert draw_parity.parity(*halves)["passed"]

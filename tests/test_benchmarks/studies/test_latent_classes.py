@@ -20,7 +20,14 @@ def test_shared_is_the_mean_over_draws():
 def test_the_interval_finds_a_difference_and_only_a_difference():
     rng = np.random.default_rng(0)
     base = rng.normal(size=(2, 300))
-    fields = {"data": "iris", "K": 3, "covariance": "full", "family": "laplace", "theirs": base, "failures": 0}
+    fields = {
+        "data": "iris",
+        "K": 3,
+        "covariance": "full",
+        "family": "laplace",
+        "theirs": base,
+        "failures": 0,
+    }
     same = heldout.Score(ours=base + rng.normal(size=(2, 300)), **fields)
     better = heldout.Score(ours=base + 0.5 + rng.normal(size=(2, 300)), **fields)
     assert heldout.interval(same)[1] < 0 < heldout.interval(same)[2]
@@ -36,7 +43,9 @@ def test_simulated_rows_come_from_the_simulated_parameters():
     other, _ = coverage.simulated(entry, data, 4)
     assert torch.equal(truth["location"], again["location"])
     assert not torch.equal(truth["location"], other["location"])
-    standardized = (made.train["petal"] - truth["location"][truth["label"]]) / truth["variance"][truth["label"]].sqrt()
+    standardized = (made.train["petal"] - truth["location"][truth["label"]]) / truth["variance"][
+        truth["label"]
+    ].sqrt()
     assert standardized.abs().max() < 5
     assert made.train["petal"].shape == data.train["petal"].shape
 
@@ -48,9 +57,30 @@ def test_exact_intervals_hold_the_truth_nine_times_of_ten():
 
 
 def test_the_page_calls_a_bar_by_what_was_measured():
-    row = {"data": "iris", "K": 3, "covariance": "full", "family": "full_rank", "seeds": 1, "folds": 5, "rows": 150, "ours": -1.0,
-           "theirs": -1.2, "difference": 0.2, "low": 0.1, "high": 0.3, "failures": 0}  # fmt: skip
-    verdicts = {bar: verdict for bar, _, verdict in page.bars({"heldout_iris": [row], "heldout_wine": [{**row, "low": -0.1}]})}
-    by_data = {name: next(v for b, v in verdicts.items() if f" on {name}," in b) for name in ("iris", "wine", "breast_cancer")}
+    row = {
+        "data": "iris",
+        "K": 3,
+        "covariance": "full",
+        "family": "full_rank",
+        "seeds": 1,
+        "folds": 5,
+        "rows": 150,
+        "ours": -1.0,
+        "theirs": -1.2,
+        "difference": 0.2,
+        "low": 0.1,
+        "high": 0.3,
+        "failures": 0,
+    }
+    verdicts = {
+        bar: verdict
+        for bar, _, verdict in page.bars(
+            {"heldout_iris": [row], "heldout_wine": [{**row, "low": -0.1}]}
+        )
+    }
+    by_data = {
+        name: next(v for b, v in verdicts.items() if f" on {name}," in b)
+        for name in ("iris", "wine", "breast_cancer")
+    }
     assert by_data == {"iris": "met", "wine": "missed", "breast_cancer": "open"}
     assert "| iris |" in page.render({"heldout_iris": [row]})

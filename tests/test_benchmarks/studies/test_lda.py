@@ -19,7 +19,10 @@ from benchmarks.studies.lda.heldout import (
 from zoo.errors import UsageError
 
 TOPICS = torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.05, 0.1, 0.25, 0.6]], dtype=torch.float64)
-COUNTS = torch.tensor([[3, 1, 0, 2], [0, 0, 4, 1], [5, 5, 1, 1], [1, 0, 0, 7], [2, 2, 2, 2], [9, 0, 1, 3]], dtype=torch.float64)
+COUNTS = torch.tensor(
+    [[3, 1, 0, 2], [0, 0, 4, 1], [5, 5, 1, 1], [1, 0, 0, 7], [2, 2, 2, 2], [9, 0, 1, 3]],
+    dtype=torch.float64,
+)
 ALPHA = 0.7
 SCORES = {
     "elbo_bound": lambda c: elbo_bound(TOPICS, ALPHA, c),
@@ -35,7 +38,11 @@ def brute(topics, alpha, row):
     number, terms = len(topics), []
     for z in itertools.product(range(number), repeat=len(words)):
         each = np.bincount(z, minlength=number)
-        prior = gammaln(number * alpha) - gammaln(number * alpha + len(words)) + (gammaln(alpha + each) - gammaln(alpha)).sum()
+        prior = (
+            gammaln(number * alpha)
+            - gammaln(number * alpha + len(words))
+            + (gammaln(alpha + each) - gammaln(alpha)).sum()
+        )
         terms.append(prior + sum(math.log(topics[k, w]) for k, w in zip(z, words, strict=True)))
     return np.logaddexp.reduce(terms)
 
@@ -44,7 +51,9 @@ def brute(topics, alpha, row):
 def test_enumeration_equals_the_sum_over_assignments(number):
     topics = torch.cat([TOPICS, torch.full((1, 4), 0.25, dtype=torch.float64)])[:number]
     found = enumerated(topics, ALPHA, COUNTS[:2])
-    assert found.log_prob.tolist() == pytest.approx([brute(topics, ALPHA, row) for row in COUNTS[:2]], abs=1e-10)
+    assert found.log_prob.tolist() == pytest.approx(
+        [brute(topics, ALPHA, row) for row in COUNTS[:2]], abs=1e-10
+    )
 
 
 def test_the_bound_is_below_the_exact_value_and_near_it():
@@ -57,7 +66,12 @@ def test_the_bound_is_below_the_exact_value_and_near_it():
 def test_left_to_right_is_unbiased():
     row = COUNTS[2:3]
     truth = float(enumerated(TOPICS, ALPHA, row).log_prob)
-    ratio = np.exp([float(left_to_right(TOPICS, ALPHA, row, particles=3, moves=1, seed=s).log_prob) - truth for s in range(300)])
+    ratio = np.exp(
+        [
+            float(left_to_right(TOPICS, ALPHA, row, particles=3, moves=1, seed=s).log_prob) - truth
+            for s in range(300)
+        ]
+    )
     assert abs(ratio.mean() - 1) < 5 * ratio.std() / 300**0.5
     assert ratio.std() > 0.02  # so that a wrong weight would show
 
@@ -68,8 +82,12 @@ def test_scores_do_not_depend_on_how_the_set_is_cut(name):
     whole = score(COUNTS)
     for parts in ([COUNTS[:1], COUNTS[1:]], COUNTS.split(2), COUNTS.split(1)):
         cut = [score(p) for p in parts]
-        torch.testing.assert_close(torch.cat([c.log_prob for c in cut]), whole.log_prob, rtol=0, atol=1e-9)
-        value = sum(float(c.log_prob.sum()) for c in cut) / float(COUNTS.sum() if name != "document_completion" else whole.tokens.sum())
+        torch.testing.assert_close(
+            torch.cat([c.log_prob for c in cut]), whole.log_prob, rtol=0, atol=1e-9
+        )
+        value = sum(float(c.log_prob.sum()) for c in cut) / float(
+            COUNTS.sum() if name != "document_completion" else whole.tokens.sum()
+        )
         assert abs(value - whole.nats_per_token) < 1e-9
     moved = score(COUNTS.flip(0))
     torch.testing.assert_close(moved.log_prob.flip(0), whole.log_prob, rtol=0, atol=1e-9)
@@ -78,7 +96,12 @@ def test_scores_do_not_depend_on_how_the_set_is_cut(name):
 def test_relabeling_topics_changes_no_score():
     flipped = TOPICS.flip(0)
     for score in (elbo_bound, document_completion, enumerated):
-        torch.testing.assert_close(score(flipped, ALPHA, COUNTS).log_prob, score(TOPICS, ALPHA, COUNTS).log_prob, rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            score(flipped, ALPHA, COUNTS).log_prob,
+            score(TOPICS, ALPHA, COUNTS).log_prob,
+            rtol=0,
+            atol=1e-9,
+        )
 
 
 def test_halves_are_halves_and_completion_prefers_the_right_topics():
@@ -88,7 +111,9 @@ def test_halves_are_halves_and_completion_prefers_the_right_topics():
     assert (scored >= 0).all()
     assert torch.equal(known.sum(1), (COUNTS.sum(1) / 2).floor())
     blunt = torch.full((2, 4), 0.25, dtype=torch.float64)
-    assert complete(blunt, torch.full((6, 2), 0.5, dtype=torch.float64), scored).perplexity == pytest.approx(4.0)
+    assert complete(
+        blunt, torch.full((6, 2), 0.5, dtype=torch.float64), scored
+    ).perplexity == pytest.approx(4.0)
     assert document_completion(TOPICS, ALPHA, COUNTS).perplexity < 4.0
 
 

@@ -11,7 +11,9 @@ from benchmarks.studies.lora_head.peer import Approximation
 from zoo.errors import UsageError
 
 INSTALLED = importlib.util.find_spec("laplace") is not None
-needs_it = pytest.mark.skipif(not INSTALLED, reason="needs laplace-torch; pip install -e '.[peers]' brings it")
+needs_it = pytest.mark.skipif(
+    not INSTALLED, reason="needs laplace-torch; pip install -e '.[peers]' brings it"
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,9 @@ def test_our_laplace_has_its_mean_and_covariance(data):
     mode = ours.loc.detach().reshape(-1, 33)
     mean, covariance = Approximation(data, mode, "full").moments()
     assert (mean - ours.loc).abs().max() < 1e-9
-    assert (covariance - ours.covariance_matrix).abs().max() < 1e-5 * ours.covariance_matrix.abs().max()
+    assert (
+        covariance - ours.covariance_matrix
+    ).abs().max() < 1e-5 * ours.covariance_matrix.abs().max()
     other, _ = Approximation(data, mode + 0.1, "full").moments()
     assert (other - ours.loc).abs().max() > 0.05  # it would be noticed
     head = Approximation(data, mode, "full").draws(4000).reshape(4000, -1)

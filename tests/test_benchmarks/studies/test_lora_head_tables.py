@@ -7,11 +7,42 @@ from benchmarks.studies import Work
 from benchmarks.studies.lora_head import cost
 from benchmarks.studies.lora_head.study import MODEL_PAGE, STUDY
 
-TRUTH = {"form": "core", "rank": 1, "log_evidence": -151.780813, "error": 1e-9, "distance": 0.0012, "floor": 0.0019,
-         "gaps": {"laplace": [0.002, 0.001], "mean_field": None, "full_rank": [0.1, 0.01], "flow": [0.0, 0.0]}}  # fmt: skip
-SCALE = [{"form": "rank", "scales": [0.25, 1.0], "seed": s, "nats": [-67.5, v]} for s, v in ((100, -70.0), (101, None))]
-PEER = [{"method": "nuts", "accuracy": 0.76, "log_loss": 0.658, "ece": 0.084, "distance": None, "floor": 0.006},
-        {"method": "laplace", "accuracy": 0.769, "log_loss": 0.735, "ece": 0.164, "distance": 0.088, "floor": None}]  # fmt: skip
+TRUTH = {
+    "form": "core",
+    "rank": 1,
+    "log_evidence": -151.780813,
+    "error": 1e-9,
+    "distance": 0.0012,
+    "floor": 0.0019,
+    "gaps": {
+        "laplace": [0.002, 0.001],
+        "mean_field": None,
+        "full_rank": [0.1, 0.01],
+        "flow": [0.0, 0.0],
+    },
+}
+SCALE = [
+    {"form": "rank", "scales": [0.25, 1.0], "seed": s, "nats": [-67.5, v]}
+    for s, v in ((100, -70.0), (101, None))
+]
+PEER = [
+    {
+        "method": "nuts",
+        "accuracy": 0.76,
+        "log_loss": 0.658,
+        "ece": 0.084,
+        "distance": None,
+        "floor": 0.006,
+    },
+    {
+        "method": "laplace",
+        "accuracy": 0.769,
+        "log_loss": 0.735,
+        "ece": 0.164,
+        "distance": 0.088,
+        "floor": None,
+    },
+]
 
 
 def test_every_table_says_what_was_measured():
@@ -35,7 +66,9 @@ def test_tables_are_published_beside_the_bars_and_read_again(tmp_path):
 
 def test_the_cost_of_a_step_is_that_of_its_loss(tmp_path):
     weight = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
-    milliseconds, megabytes, numbers = cost.step_cost(lambda: (weight * weight).sum(), [weight], steps=1)
+    milliseconds, megabytes, numbers = cost.step_cost(
+        lambda: (weight * weight).sum(), [weight], steps=1
+    )
     assert milliseconds >= 0
     assert megabytes == 24 / 1e6
     assert numbers == 3

@@ -38,10 +38,14 @@ def test_one_number_is_integrated_as_scipy_does(subject):
     likelihood, row, column = _log_likelihood(1), 5, int(data.test["label"][5])
 
     def p(t):
-        return made.predict({"core": torch.tensor([[[t]]], dtype=torch.float64)})["test"][0, row, column].item()
+        return made.predict({"core": torch.tensor([[[t]]], dtype=torch.float64)})["test"][
+            0, row, column
+        ].item()
 
     def joint(t):
-        return math.exp(likelihood(t) - 0.5 * t * t - 0.5 * math.log(2 * math.pi) - found.log_evidence)
+        return math.exp(
+            likelihood(t) - 0.5 * t * t - 0.5 * math.log(2 * math.pi) - found.log_evidence
+        )
 
     value = integrate.quad(lambda t: p(t) * joint(t), -6, 6, epsabs=1e-7, limit=200)[0]
     assert found.predictive[row, column] == pytest.approx(value, abs=1e-6)
@@ -54,13 +58,18 @@ def test_too_many_numbers_are_refused(subject):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"form": "core", "rank": 1}, {"form": "subspace", "rank": 2}, {"form": "core", "rank": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{"form": "core", "rank": 1}, {"form": "subspace", "rank": 2}, {"form": "core", "rank": 2}],
+)
 def test_nuts_predicts_as_the_exact_posterior_does(subject, options):
     entry, data, made = subject(**options)
     truth = exact(entry, data, made)
     nuts = benchmarks.run_nuts(entry, data=data, draws=1500, min_ess=0)
     first, second = halves(made, nuts)
     floor = total_variation(first["test"], second["test"])
-    assert total_variation(predictive(made, nuts)["test"], truth.predictive) < max(3 * floor, 0.003)
+    assert total_variation(predictive(made, nuts)["test"], truth.predictive) < max(
+        3 * floor, 0.003
+    )
     if options["rank"] == 2 and options["form"] == "subspace":
         assert truth.log_evidence == pytest.approx(_evidence(2), abs=1e-5)

@@ -18,7 +18,10 @@ def test_the_table_of_a_page_is_that_of_the_comparison(tmp_path, monkeypatch):
     page.write_text("# coin\n\nBefore.\n\n<!-- families -->\n<!-- /families -->\n\nAfter.\n")
     (page.parent / "funnel.md").write_text("# funnel\n")
     assert STUDY.part_names == ("coin",)
-    monkeypatch.setattr("benchmarks.studies.model_pages.measure.cells", lambda name, out, guides, **more: cells(name, out, ["laplace"]))
+    monkeypatch.setattr(
+        "benchmarks.studies.model_pages.measure.cells",
+        lambda name, out, guides, **more: cells(name, out, ["laplace"]),
+    )
     stored = measure_study(STUDY, tmp_path / "rows", part="coin", jobs=1)
     assert publish(STUDY, stored) == [page.relative_to(tmp_path)]
     text = page.read_text()
@@ -28,7 +31,10 @@ def test_the_table_of_a_page_is_that_of_the_comparison(tmp_path, monkeypatch):
     (cell,) = stored.rows["coin"]
     worst = max(cell["scores"], key=lambda s: abs(s["mean_error"]))
     farthest = max(cell["scores"], key=lambda s: max(s["sd_ratio"], 1 / s["sd_ratio"]))
-    assert f"| laplace | {cell['verdict'].replace('_', ' ')} | {worst['mean_error']:+.2f} `{worst['label']}` |" in text
+    assert (
+        f"| laplace | {cell['verdict'].replace('_', ' ')} | {worst['mean_error']:+.2f}"
+        f" `{worst['label']}` |" in text
+    )
     assert f"| {farthest['sd_ratio']:.2g} `{farthest['label']}` |" in text
     cell["scores"] = [{**score, "label": "cut[0|1]"} for score in cell["scores"]]
     row = table("coin", [cell]).splitlines()[-1]

@@ -19,7 +19,9 @@ from benchmarks.studies.rows import Kept, csv_rows, csv_text
 from zoo.errors import UnknownNameError, UsageError
 
 ROOT = Path(__file__).parents[3]
-TABLES = [name for name in STUDIES if name != "model_pages"]  # it has no page, and no published rows, of its own
+TABLES = [
+    name for name in STUDIES if name != "model_pages"
+]  # it has no page, and no published rows, of its own
 # A study in a file of its own: it counts how often it measures, and fails while a file says so.
 PLUGIN = """
 from pathlib import Path
@@ -85,13 +87,15 @@ def run(*words, capsys):
     return code, out, err
 
 
-# -- records ------------------------------------------------------------------------------------------------------------
+# -- records -----------------------------------------------------------------------------------
 
 
 def test_every_folder_has_one_record():
     folder = Path(registry.__file__).parent
     assert {p.name for p in folder.iterdir() if p.is_dir() and p.name[0].isalpha()} == set(STUDIES)
-    packages = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    packages = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    )
     assert {f"benchmarks.studies.{name}" for name in STUDIES} <= packages
 
 
@@ -121,14 +125,19 @@ def test_published_rows_render_the_published_page(name, monkeypatch):
     for file, content in made.files.items():
         there = (page.parent / file).read_text(encoding="utf-8")
         if file.endswith(".svg") and f"Matplotlib v{matplotlib.__version__}," not in there:
-            assert content.count("<use ") == there.count("<use ")  # another version draws the same marks
+            assert content.count("<use ") == there.count(
+                "<use "
+            )  # another version draws the same marks
         else:
             assert content == there
     assert f"`zoo study {name}`" in made.text
 
 
 def test_pages_name_commands_and_no_mains():
-    gone = r"import main|benchmarks\.studies\.\w+\.(lab|page|results|collapse|peer|scale|truth|cost)\b"
+    gone = (
+        r"import"
+        r" main|benchmarks\.studies\.\w+\.(lab|page|results|collapse|peer|scale|truth|cost)\b"
+    )
     for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         assert not re.search(gone, page.read_text(encoding="utf-8")), page
     assert "import main" not in (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -140,7 +149,10 @@ def test_pages_name_commands_and_no_mains():
         ({"name": "My study"}, "A study is called 'My study'; accepted"),
         ({"parts": ("a", "../b")}, "A part of a study is called '../b'"),
         ({"parts": ()}, "has no parts; leave them out"),
-        ({"optional": ("tabel",)}, "Unknown optional part of mine 'tabel' (did you mean 'table'?)"),
+        (
+            {"optional": ("tabel",)},
+            "Unknown optional part of mine 'tabel' (did you mean 'table'?)",
+        ),
         ({"title": "two\nlines"}, "write one line"),
         ({"page": "/etc/page.md"}, "accepted: a .md file or a folder ending in /"),
         ({"page": "docs/../../page.md"}, "accepted: a .md file"),
@@ -148,13 +160,19 @@ def test_pages_name_commands_and_no_mains():
     ],
 )
 def test_a_record_that_would_fail_later_is_refused(fields, says):
-    usual = {"name": "mine", "title": "t", "page": "docs/results/mine.md", "seconds": 1, "quick_seconds": 1}
+    usual = {
+        "name": "mine",
+        "title": "t",
+        "page": "docs/results/mine.md",
+        "seconds": 1,
+        "quick_seconds": 1,
+    }
     calls = {"measure": lambda part, work: [], "render": lambda rows: Rendered(text="")}
     with pytest.raises(UsageError, match=re.escape(says)):
         Study(**{**usual, **calls, **fields})
 
 
-# -- rows on disk -------------------------------------------------------------------------------------------------------
+# -- rows on disk ------------------------------------------------------------------------------
 
 
 def test_kept_rows_are_made_once(tmp_path):
@@ -178,7 +196,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
     assert csv_rows(tmp_path / "none.csv") == []
 
 
-# -- the command --------------------------------------------------------------------------------------------------------
+# -- the command -------------------------------------------------------------------------------
 
 
 def test_the_list_names_every_study(capsys):
@@ -189,7 +207,13 @@ def test_the_list_names_every_study(capsys):
     code, out, _ = run("--json", capsys=capsys)
     listed = {s["name"]: s for s in json.loads(out)["studies"]}
     assert listed.keys() == set(STUDIES)
-    assert listed["lda"]["parts"] == ["bars", "number_of_topics", "three_numbers", "amortized", "digits"]
+    assert listed["lda"]["parts"] == [
+        "bars",
+        "number_of_topics",
+        "three_numbers",
+        "amortized",
+        "digits",
+    ]
     assert listed["lda"]["seconds"] == 600
     assert listed["lda"]["error"] is None
 
@@ -234,7 +258,12 @@ def test_a_study_of_a_file_is_listed_measured_rendered_and_published(install, ca
     assert stored["study"] == "counted"
     assert not stored["quick"]
     first = stored["rows"]["first"]
-    assert first[0] == {"part": "first", "value": 1, "nan": None, "jobs": 1}  # kept from the run that stopped
+    assert first[0] == {
+        "part": "first",
+        "value": 1,
+        "nan": None,
+        "jobs": 1,
+    }  # kept from the run that stopped
     assert stored["rows"]["second"][0]["value"] == 3
     assert (folder / "counted.md").read_text().endswith("* first: 1, 1.0\n* second: 3, 1.0\n")
     assert (folder / "counted.bin").read_bytes() == b"\x00\x01"
@@ -253,16 +282,28 @@ def test_a_study_of_a_file_is_listed_measured_rendered_and_published(install, ca
     assert code == 0
     document = json.loads(out)
     assert document["rows"] == again
-    assert document["written"][1:] == ["docs/results/counted.md", "docs/results/counted.json", "docs/results/counted.bin", "docs/other.md"]
-    assert "<!-- counted -->\nfirst, second\n<!-- /counted -->" in (root / "docs" / "other.md").read_text()
+    assert document["written"][1:] == [
+        "docs/results/counted.md",
+        "docs/results/counted.json",
+        "docs/results/counted.bin",
+        "docs/other.md",
+    ]
+    assert (
+        "<!-- counted -->\nfirst, second\n<!-- /counted -->"
+        in (root / "docs" / "other.md").read_text()
+    )
 
     page = root / "docs" / "results" / "counted.md"
     page.write_text(pages.with_part(page.read_text(), "notes", "It was the rain."))
     shutil.rmtree(root / "out")
-    code, out, _ = run("counted", "--render", capsys=capsys)  # rows as published, apart from those of a run to come
+    code, out, _ = run(
+        "counted", "--render", capsys=capsys
+    )  # rows as published, apart from those of a run to come
     assert out.split() == ["out/studies/counted-published/counted.md"]
     assert Path(out.strip()).read_text() == page.read_text()
-    code, _, err = run("counted", "--part", "second", "--write", capsys=capsys)  # the other part is as it was published
+    code, _, err = run(
+        "counted", "--part", "second", "--write", capsys=capsys
+    )  # the other part is as it was published
     assert code == 0
     rows = json.loads((page.parent / "counted.json").read_text())
     assert rows["first"] == again["first"]
@@ -277,7 +318,10 @@ def test_a_study_of_a_file_is_listed_measured_rendered_and_published(install, ca
     assert "It was the rain." not in text
     for words, says in [
         (("--out", "out/studies/counted-quick"), "holds a quick run of counted, not a full one"),
-        (("--render", "--write", "--out", "out/studies/counted-quick"), "a published page needs a full run"),
+        (
+            ("--render", "--write", "--out", "out/studies/counted-quick"),
+            "a published page needs a full run",
+        ),
     ]:
         code, _, err = run("counted", *words, capsys=capsys)
         assert code == 2
@@ -299,7 +343,13 @@ def test_an_optional_part_is_left_out_where_what_it_needs_is_missing(tmp_path):
             self.said = (*self.said, sentence)
 
     calls = {"measure": measured, "render": lambda rows: Rendered(text=f"# {', '.join(rows)}\n")}
-    usual = {"name": "mine", "title": "t", "page": "docs/mine.md", "seconds": 1, "quick_seconds": 1}
+    usual = {
+        "name": "mine",
+        "title": "t",
+        "page": "docs/mine.md",
+        "seconds": 1,
+        "quick_seconds": 1,
+    }
     study, heard = Study(**usual, **calls, parts=("peer", "own"), optional=("peer",)), Heard()
     assert execute.measure(study, tmp_path, events=heard).rows == {"own": ["own"]}
     assert heard.said == ("mine: peer is left out: The peer is not installed.",)
@@ -322,9 +372,15 @@ def test_publishing_never_drops_a_part(install, tmp_path):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("broken = counted_study:MISSING", "'broken' of counted_study:MISSING cannot be loaded (AttributeError"),
+        (
+            "broken = counted_study:MISSING",
+            "'broken' of counted_study:MISSING cannot be loaded (AttributeError",
+        ),
         ("broken = counted_study:NAMELESS", "'broken' is a study called 'other'"),
-        ("broken = counted_study:NOTHING", "'broken' is a int; accepted: STUDY = benchmarks.studies.Study"),
+        (
+            "broken = counted_study:NOTHING",
+            "'broken' is a int; accepted: STUDY = benchmarks.studies.Study",
+        ),
     ],
 )
 def test_a_broken_plugin_is_one_sentence_and_costs_no_other(install, capsys, line, says):

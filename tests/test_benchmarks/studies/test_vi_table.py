@@ -12,10 +12,21 @@ from benchmarks.studies.posteriordb.study import STUDY
 
 def row(entry, method, seed, verdict, mean, ratio, k=0.3):
     return {
-        "entry": entry, "method": method, "seed": seed, "status": "ok", "verdict": verdict, "decided_by": "x", "worst_mean_error": mean,
-        "worst_mean_error_se": 0.02, "sd_ratio": ratio, "sd_ratio_se": 0.02, "pareto_k": k, "pareto_k_threshold": 0.7,
-        "gradient_evaluations": 1000 * (seed + 1), "seconds": 2.0 + seed,
-    }  # fmt: skip
+        "entry": entry,
+        "method": method,
+        "seed": seed,
+        "status": "ok",
+        "verdict": verdict,
+        "decided_by": "x",
+        "worst_mean_error": mean,
+        "worst_mean_error_se": 0.02,
+        "sd_ratio": ratio,
+        "sd_ratio_se": 0.02,
+        "pareto_k": k,
+        "pareto_k_threshold": 0.7,
+        "gradient_evaluations": 1000 * (seed + 1),
+        "seconds": 2.0 + seed,
+    }
 
 
 ROWS = [
@@ -29,7 +40,10 @@ ROWS = [
 
 def test_the_worst_seed_is_shown(tmp_path):
     text = render.markdown(ROWS, "A title")
-    assert "| `a` | **too narrow** m -0.4, s 0.02, k 1.9 | **agrees / shifted** m +0.2, s 0.99, k 0.3 |  |  |" in text
+    assert (
+        "| `a` | **too narrow** m -0.4, s 0.02, k 1.9 | **agrees / shifted** m +0.2, s 0.99, k 0.3"
+        " |  |  |" in text
+    )
     assert "| `b` |  |  |  | **fit failed** |" in text
     assert "| `a` | 1.5 k, 2.5 s | 1.5 k, 2.5 s |  |  |" in text
     assert "| mean_field | 2 | 0 | 0 | 0 | 2 |" in text  # agrees, fit failed, shifted, too narrow
@@ -44,7 +58,12 @@ def test_the_worst_seed_is_shown(tmp_path):
 
 def test_chains_of_the_draw_parity_beside_it_are_in_the_picture(tmp_path):
     assert render.chains(read(tmp_path)) == []
-    rows = ("entry,ess_bulk_min,gradient_evaluations,target_accept", "a,2500,40000,0.8", "a,900,90000,0.99", "b,,100,0.8")
+    rows = (
+        "entry,ess_bulk_min,gradient_evaluations,target_accept",
+        "a,2500,40000,0.8",
+        "a,900,90000,0.99",
+        "b,,100,0.8",
+    )
     (tmp_path / "draw_parity.csv").write_text("\n".join(rows))
     chains = render.chains(read(tmp_path))
     assert chains == [[40_000.0, 0.02]]

@@ -28,11 +28,16 @@ def made(entry):
     return data, program, density, build("class_network", program, data, entry)
 
 
-@pytest.mark.parametrize(("entry", "module"), [(exact.ENTRY, exact), (latent_class.ENTRY.with_options(data="wine"), latent_class)])
+@pytest.mark.parametrize(
+    ("entry", "module"),
+    [(exact.ENTRY, exact), (latent_class.ENTRY.with_options(data="wine"), latent_class)],
+)
 def test_the_objective_is_the_bound_less_the_class_kl(entry, module):
     data, program, density, guide = made(entry)
     with session(entry.dtype):
-        objective = program_objective(entry, data, density, program, guide, {}, num_particles=1, batch_size=None)
+        objective = program_objective(
+            entry, data, density, program, guide, {}, num_particles=1, batch_size=None
+        )
         for seed in (1, 2):
             noise = torch.tensor(seed)
             with pyro.validation_enabled(False):
@@ -58,14 +63,28 @@ def test_draws_without_running_the_program_have_its_density():
             draws = density.constrain(row)
             jacobian = density.evaluate(row) - density.log_joint(draws, data.train)
             with torch.no_grad():
-                nodes = poutine.trace(poutine.condition(guide, {"_u": row})).get_trace(**data.train)
+                nodes = poutine.trace(poutine.condition(guide, {"_u": row})).get_trace(
+                    **data.train
+                )
             nodes.compute_log_prob()
-            total = sum(n["log_prob_sum"] for k, n in nodes.nodes.items() if n["type"] == "sample" and k != "label")
+            total = sum(
+                n["log_prob_sum"]
+                for k, n in nodes.nodes.items()
+                if n["type"] == "sample" and k != "label"
+            )
             assert (total + jacobian).item() == pytest.approx(value.item(), rel=1e-9)
 
 
 def test_a_short_fit_improves_the_bound():
-    fit = guides.fit(exact.ENTRY, "class_network", steps=60, patience=20, anneal=30, num_particles=1, compile="off")
+    fit = guides.fit(
+        exact.ENTRY,
+        "class_network",
+        steps=60,
+        patience=20,
+        anneal=30,
+        num_particles=1,
+        compile="off",
+    )
     assert fit.ok
     assert fit.losses[-15:].mean() < fit.losses[:15].mean() - 1
     assert fit.elbo.draws == 4000

@@ -34,13 +34,17 @@ def guide(exact):
 
 def test_log_q_is_the_dirichlet_density_times_the_jacobian(exact, guide):
     density = exact[2]
-    u = torch.randn(6, density.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    u = torch.randn(
+        6, density.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     simplex = biject_to(constraints.simplex)
     expected = torch.zeros(6, dtype=torch.float64)
     for s in density.sites:
         raw = s.part(u)
         value = simplex(raw)
-        expected += Dirichlet(guide.concentration(s.name)).log_prob(value).sum(-1) + simplex.log_abs_det_jacobian(raw, value).sum(-1)
+        expected += Dirichlet(guide.concentration(s.name)).log_prob(value).sum(
+            -1
+        ) + simplex.log_abs_det_jacobian(raw, value).sum(-1)
     torch.testing.assert_close(guide.log_prob_flat(u), expected.detach(), rtol=1e-9, atol=1e-9)
 
 
@@ -56,34 +60,56 @@ def test_draws_have_the_moments_of_dirichlets(exact, guide):
 
 def test_entropy_is_minus_the_mean_log_density(guide):
     with torch.no_grad():
-        _, log_q = guide.sample(torch.randn(20_000, guide.noise_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(3)))
+        _, log_q = guide.sample(
+            torch.randn(
+                20_000,
+                guide.noise_dim,
+                dtype=torch.float64,
+                generator=torch.Generator().manual_seed(3),
+            )
+        )
         assert abs(float(log_q.mean() + guide.entropy())) < 5 * float(log_q.std()) / 20_000**0.5
 
 
 def test_gradient_of_the_draws_equals_differences():
     a = torch.tensor([0.3, 1.0, 4.0, 50.0], dtype=torch.float64, requires_grad=True)
-    z1, z2 = (torch.randn(4, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    z1, z2 = (
+        torch.randn(4, dtype=torch.float64, generator=torch.Generator().manual_seed(s))
+        for s in (1, 2)
+    )
     (slope,) = torch.autograd.grad(log_gamma(a, z1, z2).sum(), a)
     step = 1e-5 * a.detach()
     with torch.no_grad():
         difference = (log_gamma(a + step, z1, z2) - log_gamma(a - step, z1, z2)) / (2 * step)
-    torch.testing.assert_close(slope, difference, rtol=1e-3, atol=1e-6)  # torch's own series are good to 1e-4
+    torch.testing.assert_close(
+        slope, difference, rtol=1e-3, atol=1e-6
+    )  # torch's own series are good to 1e-4
 
 
-def test_every_pass_raises_the_bound_and_the_bound_is_the_expectation_with_explicit_token_topics(exact):
+def test_every_pass_raises_the_bound_and_the_bound_is_the_expectation_with_explicit_token_topics(
+    exact,
+):
     _, data, _ = exact
     counts = counts_of(data.train, 5)
-    beta, alpha = torch.full((2, 5), 0.5, dtype=torch.float64), torch.full((3, 2), 1.0, dtype=torch.float64)
+    beta, alpha = (
+        torch.full((2, 5), 0.5, dtype=torch.float64),
+        torch.full((3, 2), 1.0, dtype=torch.float64),
+    )
     state, values = _begin(counts, beta, alpha, torch.Generator().manual_seed(0)), []
     for _ in range(30):
         state = _pass(counts, state, beta, alpha)
         values.append(bound(counts, *state, beta, alpha))
     assert (np.diff(values) > -1e-9).all()
-    both = log_means(state.mixtures)[:, :, None] + log_means(state.topics)[None]  # [document, topic, word]
+    both = (
+        log_means(state.mixtures)[:, :, None] + log_means(state.topics)[None]
+    )  # [document, topic, word]
     r = both.softmax(1)
     fit = (counts[:, None] * r * (both - r.log())).sum()  # E log p(words, z | .) - E log q(z)
     kl = torch.distributions.kl_divergence
-    apart = kl(Dirichlet(state.topics), Dirichlet(beta)).sum() + kl(Dirichlet(state.mixtures), Dirichlet(alpha)).sum()
+    apart = (
+        kl(Dirichlet(state.topics), Dirichlet(beta)).sum()
+        + kl(Dirichlet(state.mixtures), Dirichlet(alpha)).sum()
+    )
     assert values[-1] == pytest.approx(float(fit - apart), abs=1e-9)
 
 
@@ -91,8 +117,13 @@ def test_bounds_are_in_order(exact):
     """Classical bound <= ELBO of the program with the tokens summed out <= refined ELBO <= log evidence."""
     entry, data, _ = exact
     truth = entry.exact(data).log_evidence
-    beta, alpha = torch.full((2, 5), 0.5, dtype=torch.float64), torch.full((3, 2), 1.0, dtype=torch.float64)
-    classical = ascend(counts_of(data.train, 5), beta, alpha, torch.Generator().manual_seed(0)).bound
+    beta, alpha = (
+        torch.full((2, 5), 0.5, dtype=torch.float64),
+        torch.full((3, 2), 1.0, dtype=torch.float64),
+    )
+    classical = ascend(
+        counts_of(data.train, 5), beta, alpha, torch.Generator().manual_seed(0)
+    ).bound
     plain = guides.fit(entry, "dirichlet", seed=0, refine=False).elbo
     refined = guides.fit(entry, "dirichlet", seed=0).elbo
     assert classical < plain.value_nats - 3 * plain.se

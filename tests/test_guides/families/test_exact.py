@@ -36,7 +36,8 @@ def test_mean_field_shrinks_as_the_formula_says(tiny):
     assert expected[0] == pytest.approx(0.436, abs=0.001)
     assert torch.allclose(fit.guide.scale, expected, rtol=0.03)
     assert torch.allclose(fit.guide.loc, torch.ones(2, dtype=torch.float64), atol=0.02)
-    # KL(q || p) of the optimum is -0.5 log det of the correlation of the precision: the bound falls short by this much.
+    # KL(q || p) of the optimum is -0.5 log det of the correlation of the precision: the bound
+    # falls short by this much.
     gap = -0.5 * math.log(1 - 0.9**2)
     bound = guides.elbo(fit)
     assert abs(bound.value_nats + gap) <= 5 * bound.se
@@ -60,7 +61,10 @@ def test_a_bound_without_jacobian_would_be_noticed(tiny, monkeypatch):
 
 def _without_jacobian(evaluate):
     def planted(self, u, tensors=None):
-        jacobian = sum(s.transform.log_abs_det_jacobian(s.part(u), s.transform(s.part(u))).sum() for s in self.sites)
+        jacobian = sum(
+            s.transform.log_abs_det_jacobian(s.part(u), s.transform(s.part(u))).sum()
+            for s in self.sites
+        )
         return evaluate(self, u, tensors) - jacobian
 
     return planted
@@ -92,9 +96,18 @@ def test_log_weights_equal_pyro_traces(tiny, family):
         for i in range(5):
             values = {name: value[i] for name, value in posterior.draws.items()}
             latent = {f"_{fit.guide._pyro_name}_latent": posterior.unconstrained[i]}
-            # only the latent vector: exp of one row may differ in its last digit from that of five, another value for a Delta
-            q = poutine.trace(poutine.condition(fit.guide, data=latent)).get_trace(**fit.data.train).log_prob_sum()
-            p = poutine.trace(poutine.condition(fit.program, data=values)).get_trace(**fit.data.train).log_prob_sum()
+            # only the latent vector: exp of one row may differ in its last digit from that of
+            # five, another value for a Delta
+            q = (
+                poutine.trace(poutine.condition(fit.guide, data=latent))
+                .get_trace(**fit.data.train)
+                .log_prob_sum()
+            )
+            p = (
+                poutine.trace(poutine.condition(fit.program, data=values))
+                .get_trace(**fit.data.train)
+                .log_prob_sum()
+            )
             assert float(posterior.log_weights[i]) == pytest.approx(float(p - q), abs=1e-8)
 
 
@@ -106,7 +119,9 @@ def test_flat_elbo_equals_pyro_elbo(tiny, family):
     with session(entry.dtype), torch.no_grad():
         pyro.set_rng_seed(1)
         loss = pyro.infer.Trace_ELBO()
-        values = torch.tensor([-loss.loss(fit.program, fit.guide, **fit.data.train) for _ in range(300)])
+        values = torch.tensor(
+            [-loss.loss(fit.program, fit.guide, **fit.data.train) for _ in range(300)]
+        )
     error = math.hypot(bound.se, float(values.std()) / 300**0.5)
     assert abs(bound.value_nats - float(values.mean())) < 5 * error
 
@@ -124,14 +139,23 @@ def test_sticking_the_landing_keeps_the_gradient_and_drops_the_noise(tiny):
     tril = torch.linalg.cholesky(cov)
     program = entry.program(entry.load_data())
     density = LogDensity(program, entry.load_data()).batch_function()
-    flat = WhitenedFullRank(torch.nn.Module(), Start(loc=torch.ones(2, dtype=torch.float64), scale=cov.diagonal().sqrt(), factor=tril))
+    flat = WhitenedFullRank(
+        torch.nn.Module(),
+        Start(loc=torch.ones(2, dtype=torch.float64), scale=cov.diagonal().sqrt(), factor=tril),
+    )
     noise = torch.randn(64, 2, dtype=torch.float64)
 
     def gradient(stl):
         u, log_q = flat.sample(noise, stl=stl)
-        return torch.cat([g.reshape(-1) for g in torch.autograd.grad((log_q - density(u)).mean(), list(flat.parameters()))])
+        return torch.cat(
+            [
+                g.reshape(-1)
+                for g in torch.autograd.grad((log_q - density(u)).mean(), list(flat.parameters()))
+            ]
+        )
 
-    # q equals the posterior: the stuck gradient vanishes draw by draw, the plain one only on average.
+    # q equals the posterior: the stuck gradient vanishes draw by draw, the plain one only on
+    # average.
     assert float(gradient(True).abs().max()) < 1e-10
     assert float(gradient(False).abs().max()) > 1e-3
 
@@ -140,19 +164,30 @@ def test_amortized_and_minibatches_on_conjugate_intercepts(tiny):
     entry, mean, precision = tiny.intercepts()
     exact_sd = precision.inverse().diagonal().sqrt()
     for batch_size in (None, 4):
-        fit = guides.fit(entry, "amortized", **{**tiny.FAST, "steps": 1500, "anneal": 800, "batch_size": batch_size})
+        fit = guides.fit(
+            entry,
+            "amortized",
+            **{**tiny.FAST, "steps": 1500, "anneal": 800, "batch_size": batch_size},
+        )
         assert fit.ok
         u = guides.draw(fit, 4000).unconstrained
         error = (u.mean(0) - mean) / exact_sd
         assert float(error.abs().max()) < (0.15 if batch_size is None else 0.3)
-        # No dependence between mu and effects: each sd is the conditional one, 1 / sqrt(precision_ii).
+        # No dependence between mu and effects: each sd is the conditional one, 1 /
+        # sqrt(precision_ii).
         ratio = u.std(0) * precision.diagonal().sqrt()
         assert float((ratio - 1).abs().max()) < (0.1 if batch_size is None else 0.25)
 
 
 def test_minibatches_leave_mean_field_unbiased(tiny):
     entry, mean, precision = tiny.intercepts()
-    fit = guides.fit(entry, "mean_field", **{**tiny.FAST, "steps": 1200, "anneal": 800, "batch_size": 4})
+    fit = guides.fit(
+        entry, "mean_field", **{**tiny.FAST, "steps": 1200, "anneal": 800, "batch_size": 4}
+    )
     error = (fit.guide.loc - mean) / precision.inverse().diagonal().sqrt()
     assert float(error.abs().max()) < 0.2
-    assert torch.allclose(fit.guide.scale * precision.diagonal().sqrt(), torch.ones(13, dtype=torch.float64), atol=0.15)
+    assert torch.allclose(
+        fit.guide.scale * precision.diagonal().sqrt(),
+        torch.ones(13, dtype=torch.float64),
+        atol=0.15,
+    )

@@ -18,9 +18,14 @@ def bent(dim, *, layers=4, size=0.3):
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in guide.parameters():
-            parameter.add_(size * torch.randn(parameter.shape, dtype=torch.float64, generator=generator))
+            parameter.add_(
+                size * torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+            )
         guide.origin.copy_(torch.linspace(-1, 1, dim, dtype=torch.float64))
-        guide.tril.copy_(torch.eye(dim, dtype=torch.float64) * 0.7 + 0.2 * torch.ones(dim, dim, dtype=torch.float64).tril(-1))
+        guide.tril.copy_(
+            torch.eye(dim, dtype=torch.float64) * 0.7
+            + 0.2 * torch.ones(dim, dim, dtype=torch.float64).tril(-1)
+        )
     return guide
 
 
@@ -30,15 +35,24 @@ def test_log_q_is_the_change_of_variables(dim):
     noise = torch.randn(4, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     u, log_q = guide.sample(noise)
     for i in range(4):
-        jacobian = torch.autograd.functional.jacobian(lambda e: guide.sample(e[None])[0][0], noise[i])
+        jacobian = torch.autograd.functional.jacobian(
+            lambda e: guide.sample(e[None])[0][0], noise[i]
+        )
         normal = -0.5 * noise[i].square().sum() - 0.5 * dim * math.log(2 * math.pi)
-        assert log_q[i].item() == pytest.approx((normal - torch.linalg.slogdet(jacobian)[1]).item(), abs=1e-10)
+        assert log_q[i].item() == pytest.approx(
+            (normal - torch.linalg.slogdet(jacobian)[1]).item(), abs=1e-10
+        )
     assert torch.allclose(guide.log_prob_flat(u), log_q, atol=1e-10)
 
 
 def test_the_density_integrates_to_one():
     guide = bent(1)
-    total, _ = integrate.quad(lambda v: math.exp(guide.log_prob_flat(torch.tensor([[v]], dtype=torch.float64)).item()), -40, 40, limit=300)
+    total, _ = integrate.quad(
+        lambda v: math.exp(guide.log_prob_flat(torch.tensor([[v]], dtype=torch.float64)).item()),
+        -40,
+        40,
+        limit=300,
+    )
     assert total == pytest.approx(1.0, abs=1e-6)
 
 
@@ -46,7 +60,11 @@ def test_a_wrong_jacobian_would_be_seen(monkeypatch):
     guide = bent(3)
     u, log_q = guide.sample(torch.randn(4, 3, dtype=torch.float64))
     original = guide._coupling
-    monkeypatch.setattr(guide, "_coupling", lambda p, layer, x: (original(p, layer, x)[0] * 1.01, original(p, layer, x)[1]))
+    monkeypatch.setattr(
+        guide,
+        "_coupling",
+        lambda p, layer, x: (original(p, layer, x)[0] * 1.01, original(p, layer, x)[1]),
+    )
     assert (guide.log_prob_flat(u) - log_q).abs().max() > 1e-4
 
 
@@ -74,11 +92,15 @@ def test_it_starts_as_the_full_rank_normal():
     noise = torch.randn(6, 3, dtype=torch.float64)
     u, log_q = guide.sample(noise)
     assert torch.allclose(u, noise, atol=1e-12)
-    assert torch.allclose(log_q, torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum(-1), atol=1e-12)
+    assert torch.allclose(
+        log_q, torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum(-1), atol=1e-12
+    )
 
 
 def test_the_contract_holds(tiny):
-    results = {check.name.split(".")[-1]: check.run() for check in checks(tiny.intercepts()[0], "flow")}
+    results = {
+        check.name.split(".")[-1]: check.run() for check in checks(tiny.intercepts()[0], "flow")
+    }
     assert len(results) == 6
     assert all(result.status != "failed" for result in results.values()), results
 
@@ -95,7 +117,9 @@ def test_it_bends_where_a_normal_cannot():
         pyro.sample("y", dist.Normal(x**2, 0.3))
         pyro.sample("half", dist.Normal(0.0, 1.0), obs=half)
 
-    entry = zoo.from_program(banana, {"half": torch.tensor(0.0, dtype=torch.float64)}, name="banana")
+    entry = zoo.from_program(
+        banana, {"half": torch.tensor(0.0, dtype=torch.float64)}, name="banana"
+    )
     constant = 0.5 * math.log(2 * math.pi)
     options = {"steps": 900, "anneal": 400, "patience": 100, "compile": "off", "num_particles": 16}
     kl = {}

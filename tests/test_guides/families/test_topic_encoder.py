@@ -51,7 +51,9 @@ def test_minibatches_average_to_the_full_loss(entry, begun, size):
 
 def test_draws_and_their_density_agree(begun):
     density, guide, _ = begun
-    noise = torch.randn(5, guide.noise_dim, dtype=density.dtype, generator=torch.Generator().manual_seed(4))
+    noise = torch.randn(
+        5, guide.noise_dim, dtype=density.dtype, generator=torch.Generator().manual_seed(4)
+    )
     with torch.no_grad():
         u, log_q = guide.sample(noise)
         torch.testing.assert_close(guide.log_prob_flat(u), log_q, rtol=1e-9, atol=1e-9)

@@ -16,8 +16,21 @@ from guides.base.local import LocalGuide
 from guides.families.block_full_rank import TableGuide
 from guides.fitting import training_of
 from guides.objectives.flat import FlatObjective
-from guides.objectives.per_unit import LocalObjective, beta_elbo_nats, elbo_nats, iwae_bound_nats, unit_log_weights
-from guides.objectives.records import OBJECTIVES, Beta, CyclicalELBO, FreeBitsELBO, LinearELBO, Scheduled
+from guides.objectives.per_unit import (
+    LocalObjective,
+    beta_elbo_nats,
+    elbo_nats,
+    iwae_bound_nats,
+    unit_log_weights,
+)
+from guides.objectives.records import (
+    OBJECTIVES,
+    Beta,
+    CyclicalELBO,
+    FreeBitsELBO,
+    LinearELBO,
+    Scheduled,
+)
 from guides.session import session
 from guides.types import FitConfig
 from zoo.density.log_density import LogDensity
@@ -27,14 +40,17 @@ from zoo.types import Data, ModelEntry, Quantity
 
 LOADINGS = torch.tensor([[1.0, 0.8], [0.9, 1.1], [-0.3, 0.4]], dtype=torch.float64)
 NOISE, UNITS = 0.7, 12
-Y = torch.randn(UNITS, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) + torch.randn(
-    UNITS, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
-) @ LOADINGS.T  # fmt: skip
+Y = (
+    torch.randn(UNITS, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    + torch.randn(UNITS, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    @ LOADINGS.T
+)
 COVARIANCE = torch.linalg.inv(torch.eye(2, dtype=torch.float64) + LOADINGS.T @ LOADINGS / NOISE**2)
 MEAN = Y @ LOADINGS @ COVARIANCE / NOISE**2
 EVIDENCE = torch.distributions.MultivariateNormal(
-    torch.zeros(3, dtype=torch.float64), LOADINGS @ LOADINGS.T + NOISE**2 * torch.eye(3, dtype=torch.float64)
-).log_prob(Y)  # fmt: skip
+    torch.zeros(3, dtype=torch.float64),
+    LOADINGS @ LOADINGS.T + NOISE**2 * torch.eye(3, dtype=torch.float64),
+).log_prob(Y)
 
 
 def program(y=None, index=None):
@@ -44,9 +60,14 @@ def program(y=None, index=None):
 
 
 ENTRY = ModelEntry(
-    name="ppca", title="ppca", make_data=lambda seed: Data(train={"y": Y}, observed=("y",), batched=("y",), size=UNITS),
-    build=lambda data: program, quantities={"z": Quantity(fn=lambda d, data: d["z"])}, reference="none", amortize=lambda t: t["y"],
-)  # fmt: skip
+    name="ppca",
+    title="ppca",
+    make_data=lambda seed: Data(train={"y": Y}, observed=("y",), batched=("y",), size=UNITS),
+    build=lambda data: program,
+    quantities={"z": Quantity(fn=lambda d, data: d["z"])},
+    reference="none",
+    amortize=lambda t: t["y"],
+)
 FAST = {"steps": 600, "patience": 60, "anneal": 300, "compile": "off"}
 
 
@@ -76,7 +97,9 @@ def test_unit_terms_sum_to_the_density_and_split_it(density):
     z = u.reshape(UNITS, 2)
     prior = -0.5 * z.square().sum(-1) - math.log(2 * math.pi)
     assert torch.allclose(terms.prior, prior)
-    assert float((terms.prior + terms.likelihood).sum()) == pytest.approx(float(density(u)), rel=1e-12)
+    assert float((terms.prior + terms.likelihood).sum()) == pytest.approx(
+        float(density(u)), rel=1e-12
+    )
     index = torch.tensor([7, 2, 5])
     part = unit_terms(density, u, {"y": Y[index], "index": index})
     assert torch.allclose(part.prior, terms.prior[index])
@@ -95,21 +118,35 @@ def test_bounds_rise_towards_the_evidence(density):
     with torch.no_grad():
         guide.base[:, 2:4] += 0.3
         guide.base[:, :2] += 0.2
-    weights = unit_log_weights(density, guide, 6000, torch.Generator().manual_seed(1)).reshape(-1, 20, UNITS)
-    one, five, twenty = (iwae_bound_nats(weights[:, :k].transpose(0, 1)).mean(0).sum() for k in (1, 5, 20))
+    weights = unit_log_weights(density, guide, 6000, torch.Generator().manual_seed(1)).reshape(
+        -1, 20, UNITS
+    )
+    one, five, twenty = (
+        iwae_bound_nats(weights[:, :k].transpose(0, 1)).mean(0).sum() for k in (1, 5, 20)
+    )
     assert float(one) < float(five) < float(twenty) < float(EVIDENCE.sum()) + 0.1
     assert float(EVIDENCE.sum() - twenty) < 0.15 * float(EVIDENCE.sum() - one)
 
 
-SPECS = ["elbo", "elbo_plain", "iwae", "iwae_dreg", "beta[beta=3.0]", "elbo_linear[warmup=10]", "elbo_cyclical[warmup=10]",
-         "elbo_free_bits[warmup=10]"]  # fmt: skip
+SPECS = [
+    "elbo",
+    "elbo_plain",
+    "iwae",
+    "iwae_dreg",
+    "beta[beta=3.0]",
+    "elbo_linear[warmup=10]",
+    "elbo_cyclical[warmup=10]",
+    "elbo_free_bits[warmup=10]",
+]
 
 
 def test_every_objective_is_under_test():
     assert {spec.partition("[")[0] for spec in SPECS} == set(OBJECTIVES)
 
 
-@pytest.mark.parametrize("name", [s for s in SPECS if s != "iwae_dreg"])  # whose gradient is another, not its value
+@pytest.mark.parametrize(
+    "name", [s for s in SPECS if s != "iwae_dreg"]
+)  # whose gradient is another, not its value
 def test_minibatches_average_to_the_full_objective(density, name):
     """One partition into three disjoint minibatches, the same noise: equal, not only in expectation."""
     guide = exact_guide(density)
@@ -119,8 +156,13 @@ def test_minibatches_average_to_the_full_objective(density, name):
     full.step = 4
     noise = full.peek_noise(torch.Generator().manual_seed(5))
     whole = full.loss(noise)
-    parts = [full.loss((*noise, index)) for index in torch.randperm(UNITS, generator=torch.Generator().manual_seed(0)).split(4)]
-    tolerance = 0.5 if name.startswith("elbo_free_bits") else 1e-9  # the maximum over a batch's mean is no sum over units
+    parts = [
+        full.loss((*noise, index))
+        for index in torch.randperm(UNITS, generator=torch.Generator().manual_seed(0)).split(4)
+    ]
+    tolerance = (
+        0.5 if name.startswith("elbo_free_bits") else 1e-9
+    )  # the maximum over a batch's mean is no sum over units
     assert float(sum(parts).detach() / 3) == pytest.approx(float(whole.detach()), abs=tolerance)
 
 
@@ -149,7 +191,9 @@ def test_the_doubly_reparameterized_gradient_is_unbiased_and_less_noisy(density)
     for name in ("iwae", "iwae_dreg"):
         one = objective(density, guide, objective=name, num_particles=8)
         generator = torch.Generator().manual_seed(0)
-        rows = [torch.autograd.grad(one.loss(one.noise(generator)), guide.table)[0] for _ in range(150)]
+        rows = [
+            torch.autograd.grad(one.loss(one.noise(generator)), guide.table)[0] for _ in range(150)
+        ]
         found[name] = torch.stack(rows)
     difference = found["iwae"].mean(0) - found["iwae_dreg"].mean(0)
     error = (found["iwae"].var(0) / 150 + found["iwae_dreg"].var(0) / 150).sqrt()
@@ -166,9 +210,15 @@ def test_schedules_rise_to_exactly_one_and_free_nats_fall_to_zero():
     assert [s for s in range(1, 101) if cycles[s - 1] == 0] == [25, 50, 75]
     assert cycles[11] == pytest.approx(0.96)  # 12 of the 12.5 steps of the first rise
     assert cycles[99:] == [1.0, 1.0, 1.0]
-    assert [FreeBitsELBO(warmup=100, free_bits=0.5).free_nats(s) for s in (50, 100, 101)] == [0.25, 0.0, 0.0]
+    assert [FreeBitsELBO(warmup=100, free_bits=0.5).free_nats(s) for s in (50, 100, 101)] == [
+        0.25,
+        0.0,
+        0.0,
+    ]
     assert {Beta(beta=4.0).kl_weight(s) for s in (1, 1000)} == {4.0}
-    assert {kind().kl_weight(1) for kind in OBJECTIVES.values() if not issubclass(kind, Scheduled)} == {1.0}
+    assert {
+        kind().kl_weight(1) for kind in OBJECTIVES.values() if not issubclass(kind, Scheduled)
+    } == {1.0}
 
 
 def test_a_schedule_longer_than_the_search_is_refused():
@@ -194,8 +244,12 @@ def test_log_q_of_a_head_belongs_to_its_draws(kind, width):
         return head.draw(out, e[None, None])[0, 0]
 
     jacobian = torch.autograd.functional.jacobian(push, noise)
-    expected = torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum() - jacobian.det().abs().log()
-    assert float(head.log_prob(out, push(noise)[None, None]).detach()) == pytest.approx(float(expected), abs=1e-9)
+    expected = (
+        torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum() - jacobian.det().abs().log()
+    )
+    assert float(head.log_prob(out, push(noise)[None, None]).detach()) == pytest.approx(
+        float(expected), abs=1e-9
+    )
     stuck = head.log_prob_stl(out.requires_grad_(True), push(noise)[None, None].detach())
     assert not stuck.requires_grad
 
@@ -205,22 +259,39 @@ def test_block_full_rank_finds_every_units_posterior():
     assert fit.elbo.value_nats == pytest.approx(float(EVIDENCE.sum()), abs=0.02)
     guide = fit.guide
     assert isinstance(guide, LocalGuide)
-    assert torch.allclose(guide.numbers(None)[:, :2] * guide.spread + guide.center, MEAN, atol=0.02)
+    assert torch.allclose(
+        guide.numbers(None)[:, :2] * guide.spread + guide.center, MEAN, atol=0.02
+    )
 
 
 @pytest.mark.parametrize(
     ("family", "best"),
-    [("amortized_full", True), pytest.param("amortized_flow", True, marks=pytest.mark.slow), ("amortized", False)],
+    [
+        ("amortized_full", True),
+        pytest.param("amortized_flow", True, marks=pytest.mark.slow),
+        ("amortized", False),
+    ],
 )
 def test_amortized_families_reach_what_they_can(family, best):
     fit = guides.fit(ENTRY, family, num_particles=8, **FAST)
     gap = float(EVIDENCE.sum()) - fit.elbo.value_nats
-    diagonal = 0.5 * float(COVARIANCE.logdet() - torch.linalg.inv(COVARIANCE).diagonal().reciprocal().log().sum()) * -UNITS
+    diagonal = (
+        0.5
+        * float(
+            COVARIANCE.logdet() - torch.linalg.inv(COVARIANCE).diagonal().reciprocal().log().sum()
+        )
+        * -UNITS
+    )
     assert (gap < 0.3) if best else (gap > -0.95 * diagonal > 0.3)
 
 
 def test_a_transferred_encoder_gives_other_units_the_same_q():
-    fit = guides.fit(ENTRY, "amortized_full", num_particles=4, **{**FAST, "steps": 200, "patience": 40, "anneal": 80})
+    fit = guides.fit(
+        ENTRY,
+        "amortized_full",
+        num_particles=4,
+        **{**FAST, "steps": 200, "patience": 40, "anneal": 80},
+    )
     few = Data(train={"y": Y[[3, 8]]}, observed=("y",), batched=("y",), size=2)
     with session(ENTRY.dtype):
         small = LogDensity(lambda y=None, index=None: _two(y, index), few)
@@ -251,14 +322,18 @@ def test_settings_of_training_keep_to_the_fit_they_are_meant_for():
     assert training_of(entry, "mean_field", given=True) == {}
 
 
-# -- where units begin ------------------------------------------------------------------------------------------------
+# -- where units begin -------------------------------------------------------------------------
 
 
 def two_bumps(y, index=None):
     """The first number of each unit's code has a low mode at 0, where searches begin, and a high one at 1.5 or -1.5, by the sign of y."""
     with pyro.plate("unit", len(y), dim=-1):
-        z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0).expand([2]).to_event(1))
-        high = (-(z[..., 0] - 1.5 * y).square() / 0.02).exp() + 0.6 * (-z[..., 0].square() / 0.02).exp()
+        z = pyro.sample(
+            "z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0).expand([2]).to_event(1)
+        )
+        high = (-(z[..., 0] - 1.5 * y).square() / 0.02).exp() + 0.6 * (
+            -z[..., 0].square() / 0.02
+        ).exp()
         pyro.sample("y", dist.Normal(high * y, 0.1), obs=y)
 
 
@@ -272,12 +347,21 @@ def test_every_unit_begins_at_its_own_highest_draw(monkeypatch, number, evaluati
     zero = torch.zeros(6, dtype=torch.float64)
     point, spent = unit_points(density, zero, torch.Generator().manual_seed(0))
     assert spent == number + 1
-    draws = torch.cat([zero[None], torch.randn(number, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))]).reshape(
-        -1, 3, 2
-    )
-    high = (-(draws[..., 0] - 1.5 * y).square() / 0.02).exp() + 0.6 * (-draws[..., 0].square() / 0.02).exp()
+    draws = torch.cat(
+        [
+            zero[None],
+            torch.randn(
+                number, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+            ),
+        ]
+    ).reshape(-1, 3, 2)
+    high = (-(draws[..., 0] - 1.5 * y).square() / 0.02).exp() + 0.6 * (
+        -draws[..., 0].square() / 0.02
+    ).exp()
     height = -0.5 * ((y - high * y) / 0.1).square() - 0.5 * draws.square().sum(-1)
-    assert torch.equal(point.reshape(3, 2), draws[height.argmax(0), torch.arange(3)])  # by hand, unit by unit
+    assert torch.equal(
+        point.reshape(3, 2), draws[height.argmax(0), torch.arange(3)]
+    )  # by hand, unit by unit
 
 
 def test_a_guide_of_units_finds_the_high_mode_of_each():
@@ -296,7 +380,9 @@ def test_a_value_that_belongs_to_no_unit_leaves_the_start_as_it_was():
             z = pyro.sample("z", dist.Normal(center, 1.0))
             pyro.sample("y", dist.Normal(z, 1.0), obs=y)
 
-    density = LogDensity(program, Data(train={"y": Y[:, 0]}, observed=("y",), batched=("y",), size=len(Y)))
+    density = LogDensity(
+        program, Data(train={"y": Y[:, 0]}, observed=("y",), batched=("y",), size=len(Y))
+    )
     point = torch.full((density.dim,), 0.3, dtype=torch.float64)
     assert unit_points(density, point, torch.Generator().manual_seed(0)) == (point, 0)
 

@@ -7,7 +7,14 @@ import zipfile
 import pytest
 
 import guides
-from guides.objectives.records import ELBO, OBJECTIVES, Beta, FreeBitsELBO, LinearELBO, objective_of
+from guides.objectives.records import (
+    ELBO,
+    OBJECTIVES,
+    Beta,
+    FreeBitsELBO,
+    LinearELBO,
+    objective_of,
+)
 from guides.types import FitConfig
 from zoo.errors import UnknownNameError, UsageError
 
@@ -27,7 +34,9 @@ def test_every_record_says_what_it_is_and_comes_back_from_its_spec(name):
 
 def test_specs_are_plain_text():
     assert Beta(beta=4.0).spec == "beta[beta=4.0]"
-    assert FreeBitsELBO(warmup=100, free_bits=3.0).spec == "elbo_free_bits[warmup=100,free_bits=3.0]"
+    assert (
+        FreeBitsELBO(warmup=100, free_bits=3.0).spec == "elbo_free_bits[warmup=100,free_bits=3.0]"
+    )
     assert objective_of("elbo_linear[ warmup = 20 ]") == LinearELBO(warmup=20)
 
 
@@ -61,12 +70,21 @@ def test_a_configuration_takes_a_record_a_spec_or_the_old_fields():
 def test_old_fields_reach_a_fit_and_what_an_objective_lacks_is_refused(tiny):
     entry, _ = tiny.gaussian()
     short = {"steps": 40, "patience": 10, "anneal": 10, "compile": "off"}
-    with pytest.warns(DeprecationWarning, match="deprecated"), pytest.raises(UnknownNameError, match="parameter of the objective elbo"):
+    with (
+        pytest.warns(DeprecationWarning, match="deprecated"),
+        pytest.raises(UnknownNameError, match="parameter of the objective elbo"),
+    ):
         guides.fit(entry, "mean_field", warmup=3, **short)
-    assert guides.fit(entry, "mean_field", objective=ELBO(), seed=1, **short).config.objective == "elbo"
+    assert (
+        guides.fit(entry, "mean_field", objective=ELBO(), seed=1, **short).config.objective
+        == "elbo"
+    )
 
 
-@pytest.mark.parametrize(("name", "spec"), [("elbo", "elbo"), ("beta", "beta[beta=4.0]"), ("elbo_linear", "elbo_linear[warmup=9]")])
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [("elbo", "elbo"), ("beta", "beta[beta=4.0]"), ("elbo_linear", "elbo_linear[warmup=9]")],
+)
 def test_a_file_of_an_earlier_version_is_read(tiny, tmp_path, name, spec):
     """Every configuration held beta, warmup and free_bits, whatever its objective, and might name the mode `cached`."""
     entry, _ = tiny.gaussian()
@@ -74,7 +92,13 @@ def test_a_file_of_an_earlier_version_is_read(tiny, tmp_path, name, spec):
     guides.save(fit, tmp_path / "new.pt")
     with zipfile.ZipFile(tmp_path / "new.pt") as archive:
         meta, tensors = json.loads(archive.read("meta.json")), archive.read("tensors.pt")
-    meta["config"] |= {"objective": name, "beta": 4.0, "warmup": 9, "free_bits": 0.5, "compile": "cached"}
+    meta["config"] |= {
+        "objective": name,
+        "beta": 4.0,
+        "warmup": 9,
+        "free_bits": 0.5,
+        "compile": "cached",
+    }
     with zipfile.ZipFile(tmp_path / "old.pt", "w") as archive:
         archive.writestr("meta.json", json.dumps(meta))
         archive.writestr("tensors.pt", tensors)

@@ -21,7 +21,12 @@ from zoo.compiler.trace import trace
 from zoo.errors import UnknownNameError, UsageError
 
 CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
-PAIRS = [("mixture", "full_rank"), ("decoder", "mean_field"), ("minibatch", "amortized"), ("minibatch", "low_rank")]
+PAIRS = [
+    ("mixture", "full_rank"),
+    ("decoder", "mean_field"),
+    ("minibatch", "amortized"),
+    ("minibatch", "low_rank"),
+]
 
 
 @pytest.fixture
@@ -29,19 +34,31 @@ def pretended(monkeypatch):
     """Let `cuda` be the processor: everything but the card's own kernels is then what runs with one."""
     real = Step._on_device
     monkeypatch.setattr(fitting, "check_device", lambda name: None)
-    monkeypatch.setattr(Step, "_on_device", lambda self, _, mode, expected: real(self, torch.device("cpu"), mode, expected))
+    monkeypatch.setattr(
+        Step,
+        "_on_device",
+        lambda self, _, mode, expected: real(self, torch.device("cpu"), mode, expected),
+    )
 
 
 def _same(entry, family, batch_size, limit=1e-8, **options):
     plain = guides.fit(entry, family, batch_size=batch_size, compile="off", **RUN)
-    there = guides.fit(entry, family, batch_size=batch_size, device="cuda", **{"compile": "auto", **RUN, **options})
+    there = guides.fit(
+        entry,
+        family,
+        batch_size=batch_size,
+        device="cuda",
+        **{"compile": "auto", **RUN, **options},
+    )
     assert there.compiled["used"], there.compiled
     assert there.compiled["reason"].startswith("on ")
     assert len(plain.losses) == len(there.losses)
     assert np.abs(there.losses / plain.losses - 1).max() < limit
     assert there.stop == plain.stop
     assert there.cost.compile_seconds > 0
-    for a, b in zip(plain.guide.state_dict().values(), there.guide.state_dict().values(), strict=True):
+    for a, b in zip(
+        plain.guide.state_dict().values(), there.guide.state_dict().values(), strict=True
+    ):
         assert b.device.type == "cpu"
         assert torch.allclose(a, b, rtol=10 * limit, atol=10 * limit)
     return there
@@ -57,10 +74,19 @@ def test_a_block_that_breaks_ends_at_its_last_good_step(tiny):
     """Beside steps one by one: the same count, losses, states; a card cannot stop inside a block and must go back."""
     entry, _ = programs(tiny, "mixture")
     with session(entry.dtype):
-        ours, theirs = (Step(objective(entry, "mean_field", None), FitConfig(compile="off"), 1) for _ in range(2))
+        ours, theirs = (
+            Step(objective(entry, "mean_field", None), FitConfig(compile="off"), 1)
+            for _ in range(2)
+        )
         theirs.native = theirs._on_device(torch.device("cpu"), "auto", 1)
         assert isinstance(theirs.native, DeviceSteps)
-        noise = [torch.stack(c) for c in zip(*[ours.objective.noise(torch.Generator().manual_seed(s)) for s in range(9)], strict=True)]
+        noise = [
+            torch.stack(c)
+            for c in zip(
+                *[ours.objective.noise(torch.Generator().manual_seed(s)) for s in range(9)],
+                strict=True,
+            )
+        ]
         noise[0][5] = float("nan")
         for number in (1, 10):
             blocks = [s.block(number, [1.0] * 9, noise, [False] * 9) for s in (ours, theirs)]
@@ -118,9 +144,17 @@ def test_a_program_as_guide_stays_on_the_processor_with_a_notice(tiny, pretended
     entry, _ = tiny.gaussian()
 
     def guide(loc, index=None):
-        pyro.sample("x", dist.Normal(pyro.param("at", torch.zeros(2, dtype=torch.float64)), 1.0).to_event(1))
+        pyro.sample(
+            "x",
+            dist.Normal(pyro.param("at", torch.zeros(2, dtype=torch.float64)), 1.0).to_event(1),
+        )
 
-    own = tiny.entry("own", entry.load_data, entry.program(None), own_guides={"mine": lambda program, data, entry: guide})
+    own = tiny.entry(
+        "own",
+        entry.load_data,
+        entry.program(None),
+        own_guides={"mine": lambda program, data, entry: guide},
+    )
     with caplog.at_level(logging.WARNING, logger="zoo"):
         fit = guides.fit(own, "mine", device="cuda", **{**RUN, "steps": 4, "num_particles": 2})
     assert not fit.compiled["used"]
@@ -129,7 +163,11 @@ def test_a_program_as_guide_stays_on_the_processor_with_a_notice(tiny, pretended
 
 def test_every_tensor_a_graph_makes_is_made_on_the_device():
     def function(x):
-        return [x + torch.arange(3.0, dtype=x.dtype) + torch.zeros(3, dtype=x.dtype).index_fill(0, x.argmax()[None], 2.0)]
+        return [
+            x
+            + torch.arange(3.0, dtype=x.dtype)
+            + torch.zeros(3, dtype=x.dtype).index_fill(0, x.argmax()[None], 2.0)
+        ]
 
     traced = trace(function, [torch.ones(3, dtype=torch.float64)])
     there = moved(traced, torch.device("meta"))
@@ -137,7 +175,10 @@ def test_every_tensor_a_graph_makes_is_made_on_the_device():
     assert named
     assert all(d == torch.device("meta") for d in named)
     assert all(t.device.type == "meta" for t in there(*there.examples))
-    assert all(n.kwargs.get("device", torch.device("cpu")) == torch.device("cpu") for n in traced.graph.graph.nodes)
+    assert all(
+        n.kwargs.get("device", torch.device("cpu")) == torch.device("cpu")
+        for n in traced.graph.graph.nodes
+    )
 
 
 def test_a_device_that_is_not_there_is_refused_in_one_sentence(monkeypatch):
@@ -155,17 +196,28 @@ def test_a_device_that_is_not_there_is_refused_in_one_sentence(monkeypatch):
 @pytest.mark.parametrize(("name", "family"), PAIRS)
 def test_a_card_has_the_losses_of_an_eager_run(tiny, name, family, compile_):
     entry, batch_size = programs(tiny, name)
-    # A card sums in another order, and the first steps of Adam are signs of gradients: where one is near zero, its last digit decides.
-    assert "on NVIDIA" in _same(entry, family, batch_size, 1e-6, compile=compile_).compiled["reason"]
+    # A card sums in another order, and the first steps of Adam are signs of gradients: where one
+    # is near zero, its last digit decides.
+    assert (
+        "on NVIDIA" in _same(entry, family, batch_size, 1e-6, compile=compile_).compiled["reason"]
+    )
 
 
 @CARD
 def test_a_block_on_a_card_ends_at_its_last_good_step(tiny):
     entry, _ = programs(tiny, "mixture")
     with session(entry.dtype):
-        step = Step(objective(entry, "mean_field", None), FitConfig(compile="auto", device="cuda"), 1)
+        step = Step(
+            objective(entry, "mean_field", None), FitConfig(compile="auto", device="cuda"), 1
+        )
         assert step.state.device.type == "cuda"
-        noise = [torch.stack(c) for c in zip(*[step.objective.noise(torch.Generator().manual_seed(s)) for s in range(9)], strict=True)]
+        noise = [
+            torch.stack(c)
+            for c in zip(
+                *[step.objective.noise(torch.Generator().manual_seed(s)) for s in range(9)],
+                strict=True,
+            )
+        ]
         noise[0][5] = float("nan")
         rows, values = step.block(1, [1.0] * 9, noise, [False] * 9)
         assert len(rows) == 6

@@ -41,7 +41,13 @@ def test_same_seed_same_fit_and_files_keep_it(tiny, family, tmp_path):
     if family != "laplace":
         other = guides.fit(entry, family, seed=4, **SHORT)
         assert not np.array_equal(first.losses, other.losses)
-        assert first.cost.steps == first.cost.sequential_depth == first.stop.step == len(first.losses) <= 60
+        assert (
+            first.cost.steps
+            == first.cost.sequential_depth
+            == first.stop.step
+            == len(first.losses)
+            <= 60
+        )
     assert not list(pyro.get_param_store().keys())
 
 
@@ -96,7 +102,12 @@ def _breaking(tiny):
         loc = x * float("nan") if calls["n"] > calls.get("limit", 10**9) else x
         pyro.sample("y", dist.Normal(loc, 1.0), obs=y)
 
-    return tiny.entry("breaking", lambda: Data(train={"y": torch.ones((), dtype=torch.float64)}), program), calls
+    return (
+        tiny.entry(
+            "breaking", lambda: Data(train={"y": torch.ones((), dtype=torch.float64)}), program
+        ),
+        calls,
+    )
 
 
 def test_nan_stops_at_once_and_names_step_and_site(tiny):
@@ -176,9 +187,16 @@ def test_unknown_names_get_a_guess(tiny):
 
 def _own(tiny, guide, **fields):
     entry, evidence = tiny.skewed()
-    return tiny.entry(
-        "own", entry.load_data, entry.program(None), own_guides={"mine": lambda program, data, entry: guide}, **fields
-    ), evidence
+    return (
+        tiny.entry(
+            "own",
+            entry.load_data,
+            entry.program(None),
+            own_guides={"mine": lambda program, data, entry: guide},
+            **fields,
+        ),
+        evidence,
+    )
 
 
 def _param_guide(y, index=None):
@@ -194,7 +212,8 @@ def test_own_guide_with_params_is_trained_to_the_exact_posterior(tiny):
     fit = guides.fit(entry, "mine", steps=500, patience=60, anneal=260, num_particles=2, lr=0.05)
     assert not list(pyro.get_param_store().keys())
     bound = guides.elbo(fit, 300)
-    # The exact posterior, Gamma(10, 4) x Dirichlet(2, 3, 4), is in the family: at most 0.1 nats are lost.
+    # The exact posterior, Gamma(10, 4) x Dirichlet(2, 3, 4), is in the family: at most 0.1 nats
+    # are lost.
     assert evidence - 0.1 < bound.value_nats <= evidence + 5 * bound.se
 
 
@@ -234,16 +253,26 @@ def test_programs_that_learn_are_trained_and_others_refused(tiny):
     y = torch.linspace(-3, 3, 20, dtype=torch.float64)
     made = {"make": lambda: Data(train={"y": y}), "program": None}
     entry = tiny.entry("decoder", made["make"], None, learns=True)
-    entry = type(entry)(**{**{f: getattr(entry, f) for f in entry.__dataclass_fields__}, "build": lambda data: _Decoder()})
+    entry = type(entry)(
+        **{
+            **{f: getattr(entry, f) for f in entry.__dataclass_fields__},
+            "build": lambda data: _Decoder(),
+        }
+    )
     fit = guides.fit(entry, "mean_field", **{**tiny.FAST, "weight_lr": 0.05})
-    # Marginally y ~ Normal(0, w^2 + 0.25); mean field is exact given w, so w is the maximum likelihood value.
+    # Marginally y ~ Normal(0, w^2 + 0.25); mean field is exact given w, so w is the maximum
+    # likelihood value.
     best = math.sqrt(float(y.square().mean()) - 0.25)
     assert abs(float(fit.program.weight)) == pytest.approx(best, rel=0.05)
     held = guides.fit(entry, "full_rank", given=fit, **SHORT)
-    assert float(held.program.weight) == float(fit.program.weight)  # another program, for data loaded anew, with the same weights
+    assert float(held.program.weight) == float(
+        fit.program.weight
+    )  # another program, for data loaded anew, with the same weights
     assert guides.fit(entry, "full_rank", given=fit, data=fit.data, **SHORT).program is fit.program
     assert not list(pyro.get_param_store().keys())
-    refused = type(entry)(**{**{f: getattr(entry, f) for f in entry.__dataclass_fields__}, "learns": False})
+    refused = type(entry)(
+        **{**{f: getattr(entry, f) for f in entry.__dataclass_fields__}, "learns": False}
+    )
     with pytest.raises(ProgramError, match="learns=True"):
         guides.fit(refused, "mean_field", **SHORT)
 
@@ -254,7 +283,9 @@ def test_one_log_density_serves_a_fit_its_draws_and_its_elbo(tiny, tmp_path, mon
 
     made = []
     whole = log_density.LogDensity._set_up
-    monkeypatch.setattr(log_density.LogDensity, "_set_up", lambda self: (made.append(self), whole(self))[1])
+    monkeypatch.setattr(
+        log_density.LogDensity, "_set_up", lambda self: (made.append(self), whole(self))[1]
+    )
     entry, _ = tiny.gaussian()
     fit = guides.fit(entry, "full_rank", steps=40, patience=10, anneal=10, compile="off")
     one = guides.draw(fit, 50)
@@ -273,7 +304,10 @@ def test_one_log_density_serves_a_fit_its_draws_and_its_elbo(tiny, tmp_path, mon
 DAMAGE = {
     "meta is a list": lambda meta, tensors: ([], tensors),
     "meta without names": lambda meta, tensors: ({"format": 1}, tensors),
-    "unknown field of the configuration": lambda meta, tensors: ({**meta, "config": {"x": 1}}, tensors),
+    "unknown field of the configuration": lambda meta, tensors: (
+        {**meta, "config": {"x": 1}},
+        tensors,
+    ),
     "a stop of another form": lambda meta, tensors: ({**meta, "stop": {"why": "?"}}, tensors),
     "restarts that are none": lambda meta, tensors: ({**meta, "restarts": 3}, tensors),
     "no losses": lambda meta, tensors: (meta, {k: v for k, v in tensors.items() if k != "losses"}),
@@ -286,7 +320,10 @@ def test_a_damaged_fit_is_one_sentence(tiny, tmp_path, what):
     entry, _ = tiny.gaussian()
     save(guides.fit(entry, "laplace"), tmp_path / "fit.pt")
     with zipfile.ZipFile(tmp_path / "fit.pt") as archive:
-        meta, tensors = json.loads(archive.read("meta.json")), torch.load(io.BytesIO(archive.read("tensors.pt")), weights_only=True)
+        meta, tensors = (
+            json.loads(archive.read("meta.json")),
+            torch.load(io.BytesIO(archive.read("tensors.pt")), weights_only=True),
+        )
     meta, tensors = DAMAGE[what](meta, tensors)
     buffer = io.BytesIO()
     torch.save(tensors, buffer)

@@ -7,7 +7,15 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from support.stepping import RUN, assert_same_run, both, graph_gradients, loops, objective, programs
+from support.stepping import (
+    RUN,
+    assert_same_run,
+    both,
+    graph_gradients,
+    loops,
+    objective,
+    programs,
+)
 
 import guides
 from guides.base.flat import Start, lower_product
@@ -26,11 +34,21 @@ from zoo.types import Data
 PLAIN = ("mean_field", "full_rank", "low_rank")
 MINIBATCHED = [("minibatch", f) for f in (*PLAIN, "amortized")]
 FEW = [("mixture", "mean_field"), ("decoder", "mean_field"), *MINIBATCHED]
-PAIRS = [(n, f) for n in ("gaussian", "mixture") for f in PLAIN] + [("decoder", "mean_field"), *MINIBATCHED]
-ALL = [*PAIRS, ("decoder", "full_rank"), ("decoder", "low_rank"), *[("intercepts", f) for _, f in MINIBATCHED]]
+PAIRS = [(n, f) for n in ("gaussian", "mixture") for f in PLAIN] + [
+    ("decoder", "mean_field"),
+    *MINIBATCHED,
+]
+ALL = [
+    *PAIRS,
+    ("decoder", "full_rank"),
+    ("decoder", "low_rank"),
+    *[("intercepts", f) for _, f in MINIBATCHED],
+]
 
 
-@pytest.mark.parametrize(("name", "family", "stl"), [(*p, True) for p in PAIRS] + [(*p, False) for p in MINIBATCHED])
+@pytest.mark.parametrize(
+    ("name", "family", "stl"), [(*p, True) for p in PAIRS] + [(*p, False) for p in MINIBATCHED]
+)
 def test_every_gradient_of_the_graph_equals_the_eager_one(tiny, name, family, stl):
     entry, batch_size = programs(tiny, name)
     with session(entry.dtype):
@@ -38,7 +56,8 @@ def test_every_gradient_of_the_graph_equals_the_eager_one(tiny, name, family, st
         step = Step(loss, FitConfig(compile="off"), 1)
         noise = loss.noise(torch.Generator().manual_seed(3))
         got = graph_gradients(step, step.trace(), noise)
-        # The truth goes through the parameters themselves, not through the functional form that is traced.
+        # The truth goes through the parameters themselves, not through the functional form that is
+        # traced.
         truth = torch.autograd.grad(loss.loss(noise), step.parameters)
     assert len(got) == len(loss.parameters) + len(loss.weights)
     assert (name == "decoder") == bool(loss.weights)
@@ -53,7 +72,9 @@ def test_a_gradient_that_does_not_arrive_would_be_seen(tiny, monkeypatch):
 
     def cut(self, noise, **options):
         u, log_q = plain(self, noise, **options)
-        return u, log_q + 0 * self.log_scale.detach().sum() if noise.requires_grad else log_q.detach()
+        return u, (
+            log_q + 0 * self.log_scale.detach().sum() if noise.requires_grad else log_q.detach()
+        )
 
     with session(entry.dtype):
         loss = objective(entry, "mean_field", None, stl=False)
@@ -76,7 +97,9 @@ def test_a_traced_run_has_the_losses_of_an_eager_one(tiny, uncompiled, name, fam
         assert torch.allclose(eager.program.net.weight, fast.program.net.weight, rtol=1e-8)
 
 
-@pytest.mark.parametrize(("name", "family"), [("mixture", "full_rank"), ("minibatch", "amortized")])
+@pytest.mark.parametrize(
+    ("name", "family"), [("mixture", "full_rank"), ("minibatch", "amortized")]
+)
 def test_a_compiled_run_has_the_losses_of_an_eager_one(tiny, name, family):
     entry, batch_size = programs(tiny, name)
     assert_same_run(*both(entry, family, batch_size))
@@ -95,11 +118,15 @@ def test_a_stuck_log_q_has_value_and_slope_of_the_density_at_the_drawn_points(ti
         moving = [p for p in guide.parameters() if p.requires_grad]
         u, log_q = guide.sample(noise, stl=True)
         got = torch.autograd.grad(log_q.sum(), moving, retain_graph=True, allow_unused=True)
-        truth = torch.autograd.grad(copy.deepcopy(guide).log_prob_flat(u).sum(), moving, allow_unused=True)
+        truth = torch.autograd.grad(
+            copy.deepcopy(guide).log_prob_flat(u).sum(), moving, allow_unused=True
+        )
         assert torch.allclose(log_q, guide.log_prob_flat(u), rtol=1e-8)
     assert max(float(b.abs().max()) for b in truth if b is not None) > 0.1
     for a, b in zip(got, truth, strict=True):
-        assert torch.allclose(*(torch.zeros(()).to(noise) if x is None else x for x in (a, b)), rtol=1e-7, atol=1e-10)
+        assert torch.allclose(
+            *(torch.zeros(()).to(noise) if x is None else x for x in (a, b)), rtol=1e-7, atol=1e-10
+        )
 
 
 def test_a_step_is_one_of_torchs_adam_and_the_tail_is_its_sum():
@@ -107,14 +134,21 @@ def test_a_step_is_one_of_torchs_adam_and_the_tail_is_its_sum():
     generator = torch.Generator().manual_seed(0)
     gradients = torch.randn(7, 3, dtype=torch.float64, generator=generator)
     gradients[4] *= 100
-    rates, shares = torch.tensor([0.1, 0.02, 0.3], dtype=torch.float64), [1.0, 1.0, 0.5, 0.5, 1.0, 0.2, 0.1]
-    state = torch.cat([torch.ones(1, 3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)])
+    rates, shares = (
+        torch.tensor([0.1, 0.02, 0.3], dtype=torch.float64),
+        [1.0, 1.0, 0.5, 0.5, 1.0, 0.2, 0.1],
+    )
+    state = torch.cat(
+        [torch.ones(1, 3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)]
+    )
     theirs = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
     parts = [torch.nn.Parameter(theirs.detach()[i : i + 1].clone()) for i in range(3)]
     adam = torch.optim.Adam([{"params": [p], "lr": 0.0} for p in parts], betas=BETAS, eps=EPSILON)
     total = torch.zeros(3, dtype=torch.float64)
     for number, row in enumerate(controls(range(1, 8), shares, [n > 3 for n in range(7)], 5.0)):
-        state, (_, norm) = advance(state, torch.from_numpy(row), rates, torch.zeros(()), gradients[number])
+        state, (_, norm) = advance(
+            state, torch.from_numpy(row), rates, torch.zeros(()), gradients[number]
+        )
         assert float(norm) == pytest.approx(float(gradients[number].norm()))
         for i, p in enumerate(parts):
             p.grad = gradients[number, i : i + 1].clone()
@@ -122,7 +156,9 @@ def test_a_step_is_one_of_torchs_adam_and_the_tail_is_its_sum():
         torch.nn.utils.clip_grad_norm_(parts, 5.0)
         adam.step()
         total += torch.cat([p.detach() for p in parts]) if number > 3 else 0.0
-    assert torch.allclose(state[0], torch.cat([p.detach() for p in parts]), rtol=1e-6)  # the library clips by norm + 1e-6
+    assert torch.allclose(
+        state[0], torch.cat([p.detach() for p in parts]), rtol=1e-6
+    )  # the library clips by norm + 1e-6
     assert torch.allclose(state[3], total, rtol=1e-6)
 
 
@@ -130,7 +166,10 @@ def test_a_step_is_one_of_torchs_adam_and_the_tail_is_its_sum():
 def test_noise_is_the_same_however_many_steps_ask_for_it_at_once(tiny, particles, monkeypatch):
     entry, _ = programs(tiny, "mixture")
     with session(entry.dtype):
-        loss, config = objective(entry, "mean_field", None, particles=particles), FitConfig(compile="off")
+        loss, config = (
+            objective(entry, "mean_field", None, particles=particles),
+            FitConfig(compile="off"),
+        )
 
         def run():
             return _Run(loss, config, torch.Generator().manual_seed(1), None, 1)
@@ -143,18 +182,31 @@ def test_noise_is_the_same_however_many_steps_ask_for_it_at_once(tiny, particles
         assert run().step.together < 4
 
 
-@pytest.mark.skipif(backend() != "standalone", reason="packages are called by torch's loader, step by step")
+@pytest.mark.skipif(
+    backend() != "standalone", reason="packages are called by torch's loader, step by step"
+)
 def test_a_block_of_steps_is_its_steps_one_by_one(tiny):
     """Also with a step that breaks on the way: the state is that of the last good one."""
     entry, batch_size = programs(tiny, "mixture")
     with session(entry.dtype):
-        one, many = (Step(objective(entry, "mean_field", batch_size), FitConfig(compile="on"), 1) for _ in range(2))
+        one, many = (
+            Step(objective(entry, "mean_field", batch_size), FitConfig(compile="on"), 1)
+            for _ in range(2)
+        )
         assert many.native is not None
         one.native = None
-        noise = [torch.stack(c) for c in zip(*[one.objective.noise(torch.Generator().manual_seed(s)) for s in range(9)], strict=True)]
+        noise = [
+            torch.stack(c)
+            for c in zip(
+                *[one.objective.noise(torch.Generator().manual_seed(s)) for s in range(9)],
+                strict=True,
+            )
+        ]
         noise[0][6] = torch.nan
         shares, averaging = [1.0, 0.5, 0.25] * 3, [False] * 4 + [True] * 5
-        (rows, history), (fast, values) = (step.block(3, shares, noise, averaging) for step in (one, many))
+        (rows, history), (fast, values) = (
+            step.block(3, shares, noise, averaging) for step in (one, many)
+        )
     assert len(rows) == len(fast) == 7
     assert np.allclose(rows[:6], fast[:6], rtol=1e-10)
     assert np.isnan(fast[6][0])
@@ -166,8 +218,14 @@ def test_a_block_of_steps_is_its_steps_one_by_one(tiny):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "family", "objective"),
-    # The search already begins a full-rank fit of a normal at the posterior: its path derivative is rounding and nothing else.
-    [(*pair, o) for pair in ALL for o in ("elbo", "elbo_plain") if (*pair, o) != ("gaussian", "full_rank", "elbo")],
+    # The search already begins a full-rank fit of a normal at the posterior: its path derivative
+    # is rounding and nothing else.
+    [
+        (*pair, o)
+        for pair in ALL
+        for o in ("elbo", "elbo_plain")
+        if (*pair, o) != ("gaussian", "full_rank", "elbo")
+    ],
 )
 def test_every_compiled_run_has_the_losses_of_an_eager_one(tiny, name, family, objective):
     entry, batch_size = programs(tiny, name)
@@ -179,7 +237,9 @@ def test_values_of_a_plain_function_are_inputs_of_the_graph_and_trained(tiny, un
 
     def program(y, index=None):
         decode = pyro.module("net", net)
-        spread = pyro.param("spread", torch.tensor(0.5, dtype=torch.float64), constraint=dist.constraints.positive)
+        spread = pyro.param(
+            "spread", torch.tensor(0.5, dtype=torch.float64), constraint=dist.constraints.positive
+        )
         with pyro.plate("row", 6):
             z = pyro.sample("z", dist.Normal(torch.zeros(1, dtype=torch.float64), 1.0).to_event(1))
             pyro.sample("y", dist.Normal(decode(z), spread).to_event(1), obs=y)
@@ -188,7 +248,9 @@ def test_values_of_a_plain_function_are_inputs_of_the_graph_and_trained(tiny, un
     entry = tiny.entry("lifted", lambda: Data(train={"y": y}), program, learns=True)
     eager, fast = both(entry, "mean_field", None)
     assert_same_run(eager, fast)
-    before = guides.fit(entry, "mean_field", compile="off", **{**RUN, "steps": 1}).program.state_dict()
+    before = guides.fit(
+        entry, "mean_field", compile="off", **{**RUN, "steps": 1}
+    ).program.state_dict()
     after = fast.program.state_dict()
     assert len(after) == 3
     for name, value in eager.program.state_dict().items():
@@ -223,11 +285,16 @@ def test_a_product_in_bands_is_the_product(dim):
     """Values and gradients; zeros above the diagonal are left out, so a full matrix must differ where bands are used."""
     generator = torch.Generator().manual_seed(dim)
     full = torch.randn(dim, dim, dtype=torch.float64, generator=generator)
-    tril, x = full.tril(), torch.randn(dim, dtype=torch.float64, generator=generator).requires_grad_(True)
+    tril, x = (
+        full.tril(),
+        torch.randn(dim, dtype=torch.float64, generator=generator).requires_grad_(True),
+    )
     weight = torch.randn(dim, dtype=torch.float64, generator=generator)
     value = lower_product(tril, x)
     assert torch.allclose(value, tril @ x, rtol=1e-12, atol=1e-12)
-    assert torch.allclose(torch.autograd.grad(weight @ value, x)[0], tril.T @ weight, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(
+        torch.autograd.grad(weight @ value, x)[0], tril.T @ weight, rtol=1e-12, atol=1e-12
+    )
     assert torch.allclose(lower_product(full, x), full @ x) == (dim < 128)
 
 
@@ -237,11 +304,18 @@ def test_a_block_of_any_length_ends_with_its_last_states(tiny):
     run = {}
     for number in (1, 2, 3, 4):
         with session(entry.dtype):
-            step = Step(objective(entry, "mean_field", None), FitConfig(**{**RUN, "compile": "on"}), 10_000)
+            step = Step(
+                objective(entry, "mean_field", None), FitConfig(**{**RUN, "compile": "on"}), 10_000
+            )
         if step.native is None:
             pytest.skip("no native step on this machine")
-        noise = [torch.zeros(number, *x.shape, dtype=x.dtype) for x in step._example(torch.Generator())[3:]]
-        knobs = torch.from_numpy(controls(list(range(1, number + 1)), [1.0] * number, [False] * number, 1.0))
+        noise = [
+            torch.zeros(number, *x.shape, dtype=x.dtype)
+            for x in step._example(torch.Generator())[3:]
+        ]
+        knobs = torch.from_numpy(
+            controls(list(range(1, number + 1)), [1.0] * number, [False] * number, 1.0)
+        )
         state, before = step.state.clone(), step._before.clone()
         done, numbers, history = step.native.steps(state, before, knobs, noise)
         assert done == number
@@ -262,8 +336,12 @@ def test_a_minibatch_takes_noise_for_its_units_alone(tiny):
         assert short.shape[1] == rest + batch_size * guide.width < guide.noise_dim
         whole = torch.randn(len(short), guide.noise_dim, dtype=short.dtype)
         whole[:, :rest] = short[:, :rest]
-        whole[:, rest:].view(len(short), guide.size, guide.width)[:, index] = short[:, rest:].view(len(short), batch_size, guide.width)
-        for a, b in zip(guide.sample(short, index=index), guide.sample(whole, index=index), strict=True):
+        whole[:, rest:].view(len(short), guide.size, guide.width)[:, index] = short[:, rest:].view(
+            len(short), batch_size, guide.width
+        )
+        for a, b in zip(
+            guide.sample(short, index=index), guide.sample(whole, index=index), strict=True
+        ):
             assert torch.equal(a, b)
 
 

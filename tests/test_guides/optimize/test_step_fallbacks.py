@@ -26,7 +26,9 @@ def _branching(y, index=None):
 
 
 def test_a_program_that_cannot_be_traced_runs_eagerly_with_one_notice(tiny, caplog):
-    entry = tiny.entry("branching", lambda: Data(train={"y": torch.ones((), dtype=torch.float64)}), _branching)
+    entry = tiny.entry(
+        "branching", lambda: Data(train={"y": torch.ones((), dtype=torch.float64)}), _branching
+    )
     with caplog.at_level(logging.WARNING, logger="zoo"):
         eager, fast, _ = loops(entry, runs=2)
     assert not fast.record["used"]
@@ -38,10 +40,14 @@ def test_a_program_that_cannot_be_traced_runs_eagerly_with_one_notice(tiny, capl
 def test_a_graph_with_a_baked_value_fails_its_check(tiny):
     def program(y, index=None):
         x = pyro.sample("x", dist.Normal(0.0, 1.0))
-        frozen = torch.from_numpy(x.detach().numpy().copy())  # wrong on purpose: a trace keeps the value at the traced point
+        frozen = torch.from_numpy(
+            x.detach().numpy().copy()
+        )  # wrong on purpose: a trace keeps the value at the traced point
         pyro.sample("y", dist.Normal(x + frozen, 1.0), obs=y)
 
-    entry = tiny.entry("baked", lambda: Data(train={"y": torch.ones((), dtype=torch.float64)}), program)
+    entry = tiny.entry(
+        "baked", lambda: Data(train={"y": torch.ones((), dtype=torch.float64)}), program
+    )
     eager, fast = loops(entry)
     assert not fast.record["used"]
     assert "self-check failed" in fast.record["reason"]
@@ -54,13 +60,21 @@ def test_a_graph_that_is_slightly_wrong_is_refused(tiny, monkeypatch, uncompiled
     def build(*arguments, **options):
         graph, run, package, found = honest(*arguments, **options)
         # A large loss would hide this from a tolerance relative to the largest output.
-        return graph, lambda inputs: (lambda out: [out[0] * (1 + 1e-7), out[1]])(run(inputs)), package, found
+        return (
+            graph,
+            lambda inputs: (lambda out: [out[0] * (1 + 1e-7), out[1]])(run(inputs)),
+            package,
+            found,
+        )
 
     monkeypatch.setattr(compiled, "_build", build)
     with caplog.at_level(logging.WARNING, logger="zoo"):
         eager, fast = both(tiny.gaussian()[0], "mean_field", None)
     assert "differs from the eager one" in caplog.text
-    assert fast.compiled == {"used": False, "reason": "self-check failed: the compiled step differs from the eager one"}
+    assert fast.compiled == {
+        "used": False,
+        "reason": "self-check failed: the compiled step differs from the eager one",
+    }
     assert np.array_equal(eager.losses, fast.losses)
 
 
@@ -78,18 +92,32 @@ def test_auto_compiles_only_what_pays(tiny, uncompiled, monkeypatch):
     short = guides.fit(entry, "mean_field", compile="auto", **RUN)
     assert not short.compiled["used"]
     assert "eager is enough" in short.compiled["reason"]
-    monkeypatch.setattr(compiled, "work_of", lambda function, inputs: policy.Work(operations=500, numbers=10**9))
-    assert guides.fit(entry, "mean_field", compile="auto", **{**RUN, "steps": 1000, "patience": 400}).compiled["used"]
+    monkeypatch.setattr(
+        compiled, "work_of", lambda function, inputs: policy.Work(operations=500, numbers=10**9)
+    )
+    assert guides.fit(
+        entry, "mean_field", compile="auto", **{**RUN, "steps": 1000, "patience": 400}
+    ).compiled["used"]
 
 
 def test_what_never_compiles_says_why(tiny):
     entry, _ = tiny.skewed()
 
     def guide(y, index=None):
-        pyro.sample("rate", dist.Gamma(pyro.param("a", torch.tensor(5.0), constraint=dist.constraints.positive), 1.0))
+        pyro.sample(
+            "rate",
+            dist.Gamma(
+                pyro.param("a", torch.tensor(5.0), constraint=dist.constraints.positive), 1.0
+            ),
+        )
         pyro.sample("share", dist.Dirichlet(torch.ones(3)))
 
-    own = tiny.entry("own", entry.load_data, entry.program(None), own_guides={"mine": lambda program, data, entry: guide})
+    own = tiny.entry(
+        "own",
+        entry.load_data,
+        entry.program(None),
+        own_guides={"mine": lambda program, data, entry: guide},
+    )
     fit = guides.fit(own, "mine", compile="on", **{**RUN, "steps": 4, "num_particles": 2})
     assert "Pyro program" in fit.compiled["reason"]
     assert not fit.compiled["used"]
@@ -103,7 +131,9 @@ def test_a_loss_that_breaks_stops_alike(tiny, uncompiled):
         x = pyro.sample("x", dist.Normal(0.0, 1.0))
         pyro.factor("wall", torch.log(2.5 - x))
 
-    entry = tiny.entry("wall", lambda: Data(train={"y": torch.ones((), dtype=torch.float64)}), program)
+    entry = tiny.entry(
+        "wall", lambda: Data(train={"y": torch.ones((), dtype=torch.float64)}), program
+    )
     eager, fast = both(entry, "mean_field", None, steps=4000, num_particles=64)
     assert fast.compiled["used"]
     assert fast.stop == eager.stop

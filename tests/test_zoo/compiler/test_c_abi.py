@@ -53,7 +53,9 @@ def test_graphs_get_the_interface_whatever_was_compiled_before():
 
 def call(graph, u):
     """Call the C function as a sampler does."""
-    function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(graph.gradient)
+    function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(
+        graph.gradient
+    )
     x, slope, value = u.clone(), torch.full_like(u, 7.0), ctypes.c_double(7.0)
     code = function(len(u), x.data_ptr(), slope.data_ptr(), ctypes.addressof(value), graph.data)
     return code, value.value, slope
@@ -63,7 +65,9 @@ def test_the_c_function_is_the_eager_gradient(walled):
     graph = walled.native_gradient()
     assert graph is not None
     for seed in range(3):
-        u = 0.5 * torch.randn(2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        u = 0.5 * torch.randn(
+            2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+        )
         code, value, slope = call(graph, u)
         truth, gradient = walled.eager_gradient(u)
         assert code == 0
@@ -105,11 +109,15 @@ def test_numpy_calls_go_through_it_and_count(walled):
     assert walled.gradient_evaluations == before + 2
 
 
-@pytest.mark.parametrize("fault", ["wrong numbers", "no interface", "no compiler", "another processor"])
+@pytest.mark.parametrize(
+    "fault", ["wrong numbers", "no interface", "no compiler", "another processor"]
+)
 def test_what_does_not_fit_leaves_the_loader(walled, monkeypatch, fault, tmp_path):
     if fault == "wrong numbers":
         honest = c_abi.NativeGraph.__call__
-        monkeypatch.setattr(c_abi.NativeGraph, "__call__", lambda self, *u: [1.0001 * x for x in honest(self, *u)])
+        monkeypatch.setattr(
+            c_abi.NativeGraph, "__call__", lambda self, *u: [1.0001 * x for x in honest(self, *u)]
+        )
     elif fault == "no interface":
         monkeypatch.setattr(c_abi, "_library", lambda package: ctypes.CDLL(None))
     elif fault == "no compiler":
@@ -118,10 +126,18 @@ def test_what_does_not_fit_leaves_the_loader(walled, monkeypatch, fault, tmp_pat
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setattr(c_abi, "_shim", c_abi._shim.__wrapped__)
     else:
-        monkeypatch.setattr(c_abi.NativeGraph, "__init__", lambda *args: (_ for _ in ()).throw(OSError("no such instruction")))
+        monkeypatch.setattr(
+            c_abi.NativeGraph,
+            "__init__",
+            lambda *args: (_ for _ in ()).throw(OSError("no such instruction")),
+        )
     assert walled.native_gradient() is None
     u = torch.tensor([0.3, -0.2], dtype=torch.float64)
-    assert torch.allclose(torch.from_numpy(walled.numpy_gradient()(u.numpy())[1]), walled.eager_gradient(u)[1], rtol=1e-12)
+    assert torch.allclose(
+        torch.from_numpy(walled.numpy_gradient()(u.numpy())[1]),
+        walled.eager_gradient(u)[1],
+        rtol=1e-12,
+    )
 
 
 def test_the_loop_knows_sizes_only():
@@ -133,8 +149,14 @@ def test_the_loop_knows_sizes_only():
         return [new, torch.stack([new[0].sum(), new[1].sum(), noise.sum()])]
 
     generator = torch.Generator().manual_seed(1)
-    inputs = [torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((3, 4), (2,), (4,), (4,))]
-    checks = [[torch.randn(*x.shape, dtype=torch.float64, generator=generator) for x in inputs] for _ in range(2)]
+    inputs = [
+        torch.randn(*shape, dtype=torch.float64, generator=generator)
+        for shape in ((3, 4), (2,), (4,), (4,))
+    ]
+    checks = [
+        [torch.randn(*x.shape, dtype=torch.float64, generator=generator) for x in inputs]
+        for _ in range(2)
+    ]
     graph = compile_function(step, inputs, checks, mode="on").native(checks)
     state, before = inputs[0].clone(), inputs[0].clone()
     controls = torch.rand(5, 2, dtype=torch.float64, generator=generator)

@@ -46,7 +46,9 @@ def density(name: str) -> LogDensity:
 
 
 def points(number: int, dim: int, seed: int = 0) -> torch.Tensor:
-    return 0.5 * torch.randn(number, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return 0.5 * torch.randn(
+        number, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def assert_close(a: torch.Tensor, b: torch.Tensor) -> None:
@@ -55,7 +57,7 @@ def assert_close(a: torch.Tensor, b: torch.Tensor) -> None:
     assert (a - b).abs().max() <= 1e-9 * (1 + b.abs().max())
 
 
-# -- compiled -------------------------------------------------------------------------------------------------------------
+# -- compiled ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,10 @@ def test_compiled_batch_with_gradient(hierarchy, number):
 
 
 def test_batch_function_stays_differentiable_and_traceable(hierarchy):
-    weights, u = torch.tensor([1.0, -2.0, 0.5]).double(), points(3, hierarchy.dim, 4).requires_grad_(True)
+    weights, u = (
+        torch.tensor([1.0, -2.0, 0.5]).double(),
+        points(3, hierarchy.dim, 4).requires_grad_(True),
+    )
     function = hierarchy.batch_function()
     (got,) = torch.autograd.grad((weights * function(u)).sum(), u)
     (truth,) = torch.autograd.grad((weights * hierarchy.eager_batch()(u)).sum(), u)
@@ -138,7 +143,12 @@ def test_batch_function_stays_differentiable_and_traceable(hierarchy):
 
 @pytest.mark.parametrize(
     "wrong",
-    [lambda u: u.float(), lambda u: u[:-1], lambda u: torch.stack([u, u], -1)[:, 0], lambda u: u[None]],
+    [
+        lambda u: u.float(),
+        lambda u: u[:-1],
+        lambda u: torch.stack([u, u], -1)[:, 0],
+        lambda u: u[None],
+    ],
     ids=["dtype", "size", "stride", "rank"],
 )
 def test_compiled_graph_refuses_what_it_would_get_wrong(hierarchy, wrong):
@@ -192,12 +202,16 @@ def test_a_miscompiled_graph_is_not_used(monkeypatch):
     assert "self-check failed" in record["reason"]
 
 
-# -- falling back ---------------------------------------------------------------------------------------------------------
+# -- falling back ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("program", "reason"), [("baked", "self-check failed"), ("branching", "cannot be traced")])
+@pytest.mark.parametrize(
+    ("program", "reason"), [("baked", "self-check failed"), ("branching", "cannot be traced")]
+)
 def test_programs_that_cannot_be_one_graph_run_as_they_are(program, reason, caplog):
-    log_density = LogDensity(getattr(programs, program), Data(train={"y": torch.linspace(0, 1, 4).double()}))
+    log_density = LogDensity(
+        getattr(programs, program), Data(train={"y": torch.linspace(0, 1, 4).double()})
+    )
     with caplog.at_level(logging.WARNING, "zoo"):
         record = log_density.compile("on")
         log_density.compile("on")
@@ -222,13 +236,18 @@ def square(u):
     return [u.sum() ** 2]
 
 
-@pytest.mark.parametrize(("calls", "reason"), [(10, "eager is enough: 10 calls of 2 operations, about 0.0 s"), (2_000_000, "compiled")])
+@pytest.mark.parametrize(
+    ("calls", "reason"),
+    [(10, "eager is enough: 10 calls of 2 operations, about 0.0 s"), (2_000_000, "compiled")],
+)
 def test_auto_compiles_when_it_pays(monkeypatch, tmp_path, calls, reason):
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
     graph = trace(square, [torch.ones(3).double()])
     monkeypatch.setattr(cache, "store", lambda key, *_: key)
     monkeypatch.setattr(compiled, "_load", lambda *_: lambda tensors: graph(*tensors[:1]))
-    out = compile_function(square, [torch.ones(3).double()], [list(points(1, 3))], mode="auto", expected_calls=calls)
+    out = compile_function(
+        square, [torch.ones(3).double()], [list(points(1, 3))], mode="auto", expected_calls=calls
+    )
     assert out.record["reason"] == reason
     assert out.record["used"] == (reason == "compiled")
 
@@ -253,11 +272,19 @@ def test_auto_never_asks_the_disk_or_the_clock(monkeypatch, tmp_path, calls):
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
 
     def run():
-        record = compile_function(square, [torch.ones(3).double()], [list(points(1, 3))], mode="auto", expected_calls=calls).record
+        record = compile_function(
+            square,
+            [torch.ones(3).double()],
+            [list(points(1, 3))],
+            mode="auto",
+            expected_calls=calls,
+        ).record
         return record["used"]
 
     first = run()
-    assert compile_function(square, [torch.ones(3).double()], [list(points(1, 3))], mode="on").record["used"]
+    assert compile_function(
+        square, [torch.ones(3).double()], [list(points(1, 3))], mode="on"
+    ).record["used"]
     monkeypatch.setattr("time.thread_time", lambda: pytest.fail("a clock decides"))
     assert [run(), run()] == [first, first] == [calls > 2000] * 2
 
@@ -276,14 +303,17 @@ def test_damaged_packages_are_not_loaded(monkeypatch, tmp_path):
 
     package = cache.store("a" * 40, build)
     assert cache.find("a" * 40) == package
-    assert sorted(p.name for p in package.parent.iterdir()) == ["a" * 40 + ".json", "a" * 40 + ".pt2"]
+    assert sorted(p.name for p in package.parent.iterdir()) == [
+        "a" * 40 + ".json",
+        "a" * 40 + ".pt2",
+    ]
     package.write_bytes(b"packag")
     assert cache.find("a" * 40) is None
     package.with_suffix(".json").write_text("{}")
     assert cache.find("a" * 40) is None
 
 
-# -- slow ---------------------------------------------------------------------------------------------------------------
+# -- slow --------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -295,15 +325,18 @@ def test_every_case_compiles_in_every_form(name):
     truth = [log_density.eager_gradient(row) for row in u]
     assert_close(log_density.gradient(u[0])[1], truth[0][1])
     assert_close(log_density.batch(u), torch.stack([t[0] for t in truth]))
-    assert_close(log_density._compiled.batch_value_and_gradient(u)[1], torch.stack([t[1] for t in truth]))
+    assert_close(
+        log_density._compiled.batch_value_and_gradient(u)[1], torch.stack([t[1] for t in truth])
+    )
     assert all(f.record["used"] for f in log_density._compiled._forms.values())
 
 
 @pytest.mark.slow
 def test_a_second_process_does_not_compile(tmp_path):
     code = (
-        "import sys, json; sys.path.insert(0, sys.argv[1]); import compiled_programs as p; from zoo.density.log_density import LogDensity\n"
-        "d = LogDensity(*p.cases()['flat_scale']); print(json.dumps(d.compile('on')), 'torch._inductor.compile_fx' in sys.modules)"
+        "import sys, json; sys.path.insert(0, sys.argv[1]); import compiled_programs as p; from"
+        " zoo.density.log_density import LogDensity\nd = LogDensity(*p.cases()['flat_scale']);"
+        " print(json.dumps(d.compile('on')), 'torch._inductor.compile_fx' in sys.modules)"
     )
     environment = {**os.environ, "ZOO_CACHE_DIR": str(tmp_path)}
     lines = []

@@ -14,19 +14,27 @@ def mixture(u, wide=2):
     """Log density of a mixture and its gradient, rows by classes."""
     u = u.detach().requires_grad_(True)
     weight, location, scale = u[:wide].log_softmax(-1), u[wide : 2 * wide], u[2 * wide :].exp()
-    normal = torch.distributions.Normal(location.expand(100, wide), scale.expand(100, wide), validate_args=False)
+    normal = torch.distributions.Normal(
+        location.expand(100, wide), scale.expand(100, wide), validate_args=False
+    )
     rows = normal.log_prob(Y[:, None])
     value = (rows + torch.log_softmax(weight.expand(100, wide), -1)).logsumexp(-1).sum()
     return [value, *torch.autograd.grad(value, u)]
 
 
 def elsewhere(wide):
-    return 0.7 * torch.randn(3 * wide, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    return 0.7 * torch.randn(
+        3 * wide, dtype=torch.float64, generator=torch.Generator().manual_seed(5)
+    )
 
 
 def work(traced, name):
     """Entries on which an operation is done, over the whole graph."""
-    nodes = [n for n in traced.graph.graph.nodes if getattr(getattr(n.target, "overloadpacket", n.target), "__name__", "") == name]
+    nodes = [
+        n
+        for n in traced.graph.graph.nodes
+        if getattr(getattr(n.target, "overloadpacket", n.target), "__name__", "") == name
+    ]
     return sum(n.meta["val"].numel() for n in nodes)
 
 
@@ -41,9 +49,13 @@ def test_the_same_numbers_from_less_work(wide, monkeypatch):
     monkeypatch.setattr(tracing, "_simplify", lambda graph, examples, captured: (graph, captured))
     plain = trace(lambda u: mixture(u, wide), [torch.zeros(3 * wide, dtype=torch.float64)])
     assert work(plain, "log") >= 100 * wide  # of the scale, in every row
-    assert work(graph, "log") <= 100 + 2 * wide  # the scale once; one per row remains, of the sum over classes
+    assert (
+        work(graph, "log") <= 100 + 2 * wide
+    )  # the scale once; one per row remains, of the sum over classes
     assert work(plain, "logsumexp") == 100
-    assert work(graph, "logsumexp") == (100 if wide == 5 else 0)  # five classes are no longer a tiny axis
+    assert work(graph, "logsumexp") == (
+        100 if wide == 5 else 0
+    )  # five classes are no longer a tiny axis
 
 
 def test_infinite_terms_stay_what_they_are():
@@ -65,7 +77,11 @@ def test_fixed_matrices_are_kept_with_their_long_axis_last():
 
     def function(u):
         u = u.detach().requires_grad_(True)
-        value = (x @ u).square().sum() + (torch.ones(1, 80, dtype=torch.float64) @ x @ u[:, None]).sum() + (u[None] @ x.T).sum()
+        value = (
+            (x @ u).square().sum()
+            + (torch.ones(1, 80, dtype=torch.float64) @ x @ u[:, None]).sum()
+            + (u[None] @ x.T).sum()
+        )
         return [value, *torch.autograd.grad(value, u)]
 
     u = torch.ones(10, dtype=torch.float64)
@@ -79,14 +95,24 @@ def test_products_of_what_varies_are_written_out_where_one_side_is_a_row_or_a_co
     def function(a, b):
         return [a @ b[:, :1], b[:1] @ a, a[:, :1] @ b[:1], b[:1] @ a.T, a @ b]
 
-    a, b = (torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    a, b = (
+        torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(s))
+        for s in (0, 1)
+    )
     graph = trace(function, [torch.eye(6, dtype=torch.float64)] * 2)
-    assert [n.target.overloadpacket.__name__ for n in graph.graph.graph.nodes if n.op == "call_function"].count("mm") == 1
-    assert all(torch.allclose(x, y, rtol=1e-12) for x, y in zip(graph(a, b), function(a, b), strict=True))
+    assert [
+        n.target.overloadpacket.__name__
+        for n in graph.graph.graph.nodes
+        if n.op == "call_function"
+    ].count("mm") == 1
+    assert all(
+        torch.allclose(x, y, rtol=1e-12) for x, y in zip(graph(a, b), function(a, b), strict=True)
+    )
 
 
 @pytest.mark.parametrize(
-    ("n", "k", "m", "left_over"), [(2, 1, 3, 0), (2, 3, 1, 0), (1, 3, 2, 0), (1, 1, 2, 0), (1, 70, 1, 0), (2, 3, 2, 400)]
+    ("n", "k", "m", "left_over"),
+    [(2, 1, 3, 0), (2, 3, 1, 0), (1, 3, 2, 0), (1, 1, 2, 0), (1, 70, 1, 0), (2, 3, 2, 400)],
 )
 def test_batched_products_with_a_row_or_a_column_are_written_out(n, k, m, left_over):
     generator = torch.Generator().manual_seed(0)
@@ -94,12 +120,17 @@ def test_batched_products_with_a_row_or_a_column_are_written_out(n, k, m, left_o
         torch.randn(100, n, k, dtype=torch.float64, generator=generator),
         torch.randn(100, k, m, dtype=torch.float64, generator=generator),
     )
-    graph = trace(lambda x, y: [torch.bmm(x.exp(), y.exp())], [torch.ones_like(a), torch.ones_like(b)])
+    graph = trace(
+        lambda x, y: [torch.bmm(x.exp(), y.exp())], [torch.ones_like(a), torch.ones_like(b)]
+    )
     assert work(graph, "bmm") == left_over
     assert torch.allclose(graph(a, b)[0], torch.bmm(a.exp(), b.exp()), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("shape", "axis", "left_over"), [((1,), -1, 0), ((3, 5), 0, 0), ((3, 5), 1, 0), ((2, 17), -1, 68)])
+@pytest.mark.parametrize(
+    ("shape", "axis", "left_over"),
+    [((1,), -1, 0), ((3, 5), 0, 0), ((3, 5), 1, 0), ((2, 17), -1, 68)],
+)
 def test_short_running_sums_and_products_are_written_out(shape, axis, left_over):
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -110,7 +141,9 @@ def test_short_running_sums_and_products_are_written_out(shape, axis, left_over)
 
     graph = trace(function, [torch.ones(shape, dtype=torch.float64)])
     assert work(graph, "cumprod") == left_over
-    assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(graph(x), function(x), strict=True))
+    assert all(
+        torch.allclose(a, b, rtol=1e-12) for a, b in zip(graph(x), function(x), strict=True)
+    )
 
 
 @pytest.mark.parametrize("upper", [False, True])
@@ -119,17 +152,28 @@ def test_short_running_sums_and_products_are_written_out(shape, axis, left_over)
 def test_small_triangular_systems_are_written_out(upper, left, unitriangular):
     """Equal to the library's answer, whatever stands in the half that is not read; larger systems are left to it."""
     generator = torch.Generator().manual_seed(3)
-    matrix = torch.randn(2, 7, 7, dtype=torch.float64, generator=generator) + 4 * torch.eye(7, dtype=torch.float64)
-    right = torch.randn(*((2, 7, 3) if left else (2, 3, 7)), dtype=torch.float64, generator=generator)
+    matrix = torch.randn(2, 7, 7, dtype=torch.float64, generator=generator) + 4 * torch.eye(
+        7, dtype=torch.float64
+    )
+    right = torch.randn(
+        *((2, 7, 3) if left else (2, 3, 7)), dtype=torch.float64, generator=generator
+    )
 
     def function(m, r):
-        return [torch.linalg.solve_triangular(m, r, upper=upper, left=left, unitriangular=unitriangular)]
+        return [
+            torch.linalg.solve_triangular(
+                m, r, upper=upper, left=left, unitriangular=unitriangular
+            )
+        ]
 
     graph = trace(function, [torch.ones_like(matrix), torch.ones_like(right)])
     assert work(graph, "linalg_solve_triangular") == 0
     assert torch.allclose(graph(matrix, right)[0], function(matrix, right)[0], rtol=1e-10)
     wide = triangular.WIDEST + 1
-    big = trace(lambda m: [torch.linalg.solve_triangular(m, m, upper=upper)], [torch.eye(wide, dtype=torch.float64)])
+    big = trace(
+        lambda m: [torch.linalg.solve_triangular(m, m, upper=upper)],
+        [torch.eye(wide, dtype=torch.float64)],
+    )
     assert work(big, "linalg_solve_triangular") > 0
 
 

@@ -21,14 +21,20 @@ def draw(*shape):
     return torch.randn(*shape, dtype=torch.float64, generator=GENERATOR)
 
 
-WIDE, TALL, FACTOR = draw(6, 4), draw(40, 30), torch.linalg.cholesky(draw(70, 70).pow(2).sum(0).diag() + 2.0)
+WIDE, TALL, FACTOR = (
+    draw(6, 4),
+    draw(40, 30),
+    torch.linalg.cholesky(draw(70, 70).pow(2).sum(0).diag() + 2.0),
+)
 
 
 def everything(x, y):
     """Outputs without axes, transposed, empty-handed of floats; products, running sums and solves of torch; buffers beyond the stack."""
     outer = x[:, None] * y.sin()[None, :]  # [4, 70]
     wide = (outer @ FACTOR.exp().mul(0.01)).t()  # [70, 4], a product into a buffer
-    table = torch.addmm(wide.t(), outer, FACTOR) + torch.bmm(outer.expand(2, 4, 70), (FACTOR * x[0]).expand(2, 70, 70)).sum(0)
+    table = torch.addmm(wide.t(), outer, FACTOR) + torch.bmm(
+        outer.expand(2, 4, 70), (FACTOR * x[0]).expand(2, 70, 70)
+    ).sum(0)
     runs = torch.cumsum(outer, 1) + torch.cumprod(1 + 0.01 * outer, 1)
     solved = torch.cholesky_solve(outer.t().contiguous(), FACTOR)
     big = (TALL.reshape(-1, 1, 1) * outer.exp()).cumsum(0)  # 2.7 MB
@@ -71,7 +77,11 @@ def test_threads_do_not_share_buffers(graph):
 
     def work(i):
         for _ in range(60):
-            wrong.extend(k for k, (a, b) in enumerate(zip(out(*inputs[i]), truths[i], strict=True)) if not torch.allclose(a, b, rtol=1e-10))
+            wrong.extend(
+                k
+                for k, (a, b) in enumerate(zip(out(*inputs[i]), truths[i], strict=True))
+                if not torch.allclose(a, b, rtol=1e-10)
+            )
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for t in threads:
@@ -99,14 +109,22 @@ def test_constants_are_read_as_they_lie(graph):
 
 @pytest.mark.parametrize(
     ("operation", "taken"),
-    [("aten.addmm.default", True), ("aten.cumsum.default", True), ("aten.linalg_cholesky_ex.default", False), ("aten.sort.default", False)],
+    [
+        ("aten.addmm.default", True),
+        ("aten.cumsum.default", True),
+        ("aten.linalg_cholesky_ex.default", False),
+        ("aten.sort.default", False),
+    ],
 )
 def test_what_only_a_loader_can_call_is_known_before_sources_are_written(operation, taken):
     assert standalone.takes(operation) == taken
 
 
 def wrapped(body):
-    return f"{standalone._BODY}\n    const X* c_inputs) {{\n{body}}} // end\nvoid AOTInductorModel::run_impl("
+    return (
+        f"{standalone._BODY}\n    const X* c_inputs) {{\n{body}}} // end\nvoid"
+        " AOTInductorModel::run_impl("
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +133,10 @@ def wrapped(body):
         ("    f(aoti_torch_cpu_sort(x));\n", "aoti_torch_cpu_sort"),
         ("    auto c = this->constants_->at(0);\n", "this->constants_"),
         ("    g(c_outputs[0]);\n", "c_outputs"),
-        ("    auto a = torch::aot_inductor::c_to_arrayref_tensor<double>(c_inputs[0]);\n", "1 inputs"),
+        (
+            "    auto a = torch::aot_inductor::c_to_arrayref_tensor<double>(c_inputs[0]);\n",
+            "1 inputs",
+        ),
     ],
 )
 def test_what_the_definitions_lack_is_refused_by_name(body, named):
@@ -133,14 +154,20 @@ def test_the_longer_way_is_open(monkeypatch, tmp_path, fault):
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
     called = []
     monkeypatch.setattr(
-        torch_private, "write_package", lambda graph, inputs, path, options: called.append(path) or str(Path(path).touch() or path)
+        torch_private,
+        "write_package",
+        lambda graph, inputs, path, options: (
+            called.append(path) or str(Path(path).touch() or path)
+        ),
     )
     monkeypatch.setattr(compiled, "_load", lambda package, graph: lambda tensors: graph(*tensors))
     if fault == "refused":
         monkeypatch.setattr(standalone, "KNOWN", set())
         monkeypatch.setattr(standalone, "_INPUT", standalone._OUTPUT)
     elif fault == "raises when run":
-        monkeypatch.setattr(standalone, "_ENTRY", standalone._ENTRY.replace("return 0", "return 1"))
+        monkeypatch.setattr(
+            standalone, "_ENTRY", standalone._ENTRY.replace("return 0", "return 1")
+        )
     else:
         monkeypatch.setattr(standalone, "_ENTRY", "no C++")
     out = compile_function(lambda u: [u.sin().sum()], [draw(3)], [[draw(3)]], mode="on")
@@ -155,11 +182,16 @@ def test_another_compiler_reads_the_header_as_text(monkeypatch, tmp_path):
     compiler = tmp_path / "clang++"
     compiler.write_text("#!/bin/sh\necho clang version 17\n")
     compiler.chmod(0o755)
-    assert standalone._prefix(str(compiler), ()) == ["-include", "torch/csrc/inductor/cpp_prefix.h"]
+    assert standalone._prefix(str(compiler), ()) == [
+        "-include",
+        "torch/csrc/inductor/cpp_prefix.h",
+    ]
     assert not (tmp_path / "compiled").exists()
 
 
-def test_processes_that_need_the_header_together_compile_it_once_and_wait_for_nobody(monkeypatch, tmp_path):
+def test_processes_that_need_the_header_together_compile_it_once_and_wait_for_nobody(
+    monkeypatch, tmp_path
+):
     """Those that come while it is compiled read the text; a folder that a stopped process left is taken away."""
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
     log = tmp_path / "calls"
@@ -172,12 +204,20 @@ def test_processes_that_need_the_header_together_compile_it_once_and_wait_for_no
     header = f"header-{standalone._header(str(compiler), ('-w',))}"
     left, *others = (
         tmp_path / "compiled" / name
-        for name in (f"{header}-build-abcdefg_", f"{header}-build-notes", "header-build-abcdefgh", "header-0-build-abcdefgh")
+        for name in (
+            f"{header}-build-abcdefg_",
+            f"{header}-build-notes",
+            "header-build-abcdefgh",
+            "header-0-build-abcdefgh",
+        )
     )
     for folder in (left, *others):
         folder.mkdir(parents=True)
     got = []
-    threads = [threading.Thread(target=lambda: got.append(standalone._prefix(str(compiler), ("-w",)))) for _ in range(3)]
+    threads = [
+        threading.Thread(target=lambda: got.append(standalone._prefix(str(compiler), ("-w",))))
+        for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -190,15 +230,23 @@ def test_processes_that_need_the_header_together_compile_it_once_and_wait_for_no
     assert Path(f"{later[1]}.gch").exists()
     assert log.read_text() == "call\n"
     assert not left.exists()
-    assert all(folder.is_dir() for folder in others)  # somebody's own, or at work on another header
+    assert all(
+        folder.is_dir() for folder in others
+    )  # somebody's own, or at work on another header
 
 
 def test_a_header_that_cannot_be_compiled_is_read_as_text(monkeypatch, tmp_path):
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
     compiler = tmp_path / "g++"
     log = tmp_path / "calls"
-    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo Free Software Foundation && exit 0\necho call >> {log}\nexit 1\n')
+    compiler.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo Free Software Foundation && exit 0\necho call >>'
+        f" {log}\nexit 1\n"
+    )
     compiler.chmod(0o755)
     for _ in range(2):
-        assert standalone._prefix(str(compiler), ("-w",)) == ["-include", "torch/csrc/inductor/cpp_prefix.h"]
+        assert standalone._prefix(str(compiler), ("-w",)) == [
+            "-include",
+            "torch/csrc/inductor/cpp_prefix.h",
+        ]
     assert log.read_text() == "call\n"  # one process tries it once

@@ -55,7 +55,10 @@ def test_a_graph_that_writes_into_its_arguments_is_refused(example, tmp_path):
 
     module = torch.fx.symbolic_trace(write)
     options = {**compiled.OPTIONS, **standalone.SOURCES, "aot_inductor.output_path": str(tmp_path)}
-    with pytest.raises(ValueError, match=r"aten.add_.Tensor writes into its arguments"), torch.no_grad():
+    with (
+        pytest.raises(ValueError, match=r"aten.add_.Tensor writes into its arguments"),
+        torch.no_grad(),
+    ):
         torch_private._short(module, example, 1, options)
 
 
@@ -76,19 +79,35 @@ def test_the_compiler_can_be_loaded_ahead(caplog, monkeypatch):
 def test_private_names_of_torch_stand_in_one_module():
     """What torch may change without notice is used in `torch_private` alone; one special function has no public name."""
     allowed = {"_standard_gamma_grad"}
-    for path in sorted(p for room in ("zoo", "guides", "benchmarks") for p in (ROOT / room).rglob("*.py") if p.stem != "torch_private"):
+    for path in sorted(
+        p
+        for room in ("zoo", "guides", "benchmarks")
+        for p in (ROOT / room).rglob("*.py")
+        if p.stem != "torch_private"
+    ):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             private = set()
             if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("torch."):
-                private = {part for part in ast.unparse(node).split(".")[1:] if part.startswith("_") and not part.startswith("__")}
+                private = {
+                    part
+                    for part in ast.unparse(node).split(".")[1:]
+                    if part.startswith("_") and not part.startswith("__")
+                }
             elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
                 names = {*node.module.split("."), *(a.name for a in node.names)}
-                private = {n for n in names if n.startswith("_")} - {"_pytree"}  # utils._pytree is what torch.export documents
+                private = {n for n in names if n.startswith("_")} - {
+                    "_pytree"
+                }  # utils._pytree is what torch.export documents
             assert private <= allowed, f"{path}: {private}"
 
 
-@pytest.mark.parametrize(("version", "doubted"), [("2.13.0+cpu", False), ("2.13.4", False), ("2.12.1", True), ("2.130.0", True)])
-def test_another_version_is_said_once_and_takes_the_public_route(monkeypatch, caplog, version, doubted):
+@pytest.mark.parametrize(
+    ("version", "doubted"),
+    [("2.13.0+cpu", False), ("2.13.4", False), ("2.12.1", True), ("2.130.0", True)],
+)
+def test_another_version_is_said_once_and_takes_the_public_route(
+    monkeypatch, caplog, version, doubted
+):
     monkeypatch.delenv(policy.BACKEND_VARIABLE, raising=False)
     monkeypatch.setattr(torch, "__version__", version)
     monkeypatch.setattr(policy, "_said", set())
@@ -106,7 +125,9 @@ def test_the_variable_decides_and_refuses_other_words(monkeypatch):
 
 
 @pytest.mark.parametrize("backend", policy.BACKENDS)
-def test_every_backend_gives_the_eager_numbers_and_keeps_its_own_files(example, tmp_path, monkeypatch, backend):
+def test_every_backend_gives_the_eager_numbers_and_keeps_its_own_files(
+    example, tmp_path, monkeypatch, backend
+):
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv(policy.BACKEND_VARIABLE, "standalone" if backend == "aoti" else "aoti")
     other = compiled.compile_function(curve, example, [example], mode="on")

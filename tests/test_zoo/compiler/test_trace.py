@@ -36,7 +36,9 @@ def density(name: str) -> LogDensity:
 
 
 def points(number: int, dim: int, seed: int = 0) -> torch.Tensor:
-    return 0.5 * torch.randn(number, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return 0.5 * torch.randn(
+        number, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def assert_close(a: torch.Tensor, b: torch.Tensor) -> None:
@@ -45,7 +47,7 @@ def assert_close(a: torch.Tensor, b: torch.Tensor) -> None:
     assert (a - b).abs().max() <= 1e-9 * (1 + b.abs().max())
 
 
-# -- graphs, uncompiled -------------------------------------------------------------------------------------------------
+# -- graphs, uncompiled ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -69,7 +71,9 @@ def test_minibatch_index_is_an_input():
 
     def function(u, index):
         point = u.detach().requires_grad_(True)
-        value = log_density.evaluate(point, {"index": index, **{k: train[k][index] for k in ("x", "y")}})
+        value = log_density.evaluate(
+            point, {"index": index, **{k: train[k][index] for k in ("x", "y")}}
+        )
         return [value.detach(), torch.autograd.grad(value, point)[0]]
 
     u = points(2, log_density.dim)
@@ -85,7 +89,10 @@ def test_what_depends_on_data_only_is_computed_once():
         return [str(n.target) for n in graph.graph.nodes if n.op == "call_function"]
 
     form = CompiledDensity(density("counts"), "off", 1)
-    before, after = operations(make_fx(lambda u: form.density.eager_gradient(u))(points(1, 5)[0])), operations(form.graph().graph)
+    before, after = (
+        operations(make_fx(lambda u: form.density.eager_gradient(u))(points(1, 5)[0])),
+        operations(form.graph().graph),
+    )
     assert before.count("aten.lgamma.default") > after.count("aten.lgamma.default")
     assert "aten.lift_fresh_copy.default" in before
     assert "aten.lift_fresh_copy.default" not in after
@@ -95,7 +102,9 @@ def test_other_data_of_the_same_shape_is_the_same_graph():
     y = torch.linspace(-1, 1, 9, dtype=torch.float64)
 
     def key(values: torch.Tensor) -> tuple[str, Traced]:
-        graph = CompiledDensity(LogDensity(programs.flat_scale, Data(train={"y": values})), "off", 1).graph()
+        graph = CompiledDensity(
+            LogDensity(programs.flat_scale, Data(train={"y": values})), "off", 1
+        ).graph()
         return cache.graph_key(graph, compiled.OPTIONS), graph
 
     (first, one), (second, two) = key(y), key(y.exp())
@@ -167,7 +176,9 @@ def test_no_detach_is_left_but_where_it_is_an_output():
     graph = trace(slope, [u])
     assert graph.graph.code.count("aten.detach") == 1
     first, second = graph(u + 1)
-    assert torch.equal(first, (u + 1).exp() * (u + 1))  # the stopped gradient of the second factor stays stopped
+    assert torch.equal(
+        first, (u + 1).exp() * (u + 1)
+    )  # the stopped gradient of the second factor stays stopped
     assert torch.equal(second, u + 1)
 
 
@@ -175,14 +186,20 @@ def test_small_factors_are_written_out_of_long_graphs_too(monkeypatch):
     factor = torch.eye(3, dtype=torch.float64) + 0.1
 
     def solve(u):
-        return [torch.linalg.solve_triangular((factor + u).tril(), u[:, None] * factor[:, :1], upper=False).sum()]
+        return [
+            torch.linalg.solve_triangular(
+                (factor + u).tril(), u[:, None] * factor[:, :1], upper=False
+            ).sum()
+        ]
 
     def plain(u):
         return [(u * factor).cumsum(0).sum()]
 
     u = torch.linspace(0.5, 1, 3, dtype=torch.float64)
     steps = []
-    monkeypatch.setattr(tracing, "Simplifier", lambda *arguments: steps.append(1) or Simplifier(*arguments))
+    monkeypatch.setattr(
+        tracing, "Simplifier", lambda *arguments: steps.append(1) or Simplifier(*arguments)
+    )
     trace(plain, [u])
     assert steps == [1]
     monkeypatch.setattr(tracing, "LONG", 0)

@@ -1,7 +1,7 @@
 """No compiled graph reads or writes a byte outside the arrays it is given.
 
-Inductor's masked loads read up to fifteen numbers past the end of an array, and booleans in front of it; a sampler's
-point that ended at a page died of signal 11.
+Inductor's masked loads read up to fifteen numbers past the end of an array, and booleans in front
+of it; a sampler's point that ended at a page died of signal 11.
 """
 
 import ctypes
@@ -62,7 +62,12 @@ def test_the_harness_sees_one_number_too_far():
         place = guarded(x, side).data_ptr() + 8 * steps
         return survives(lambda: ctypes.c_double.from_address(place).value >= 0)
 
-    assert [read("end", 4), read("end", 5), read("begin", 0), read("begin", -1)] == ["", "SIGSEGV", "", "SIGSEGV"]
+    assert [read("end", 4), read("end", 5), read("begin", 0), read("begin", -1)] == [
+        "",
+        "SIGSEGV",
+        "",
+        "SIGSEGV",
+    ]
 
 
 def test_without_the_correction_they_do_not(monkeypatch, tmp_path):
@@ -72,7 +77,9 @@ def test_without_the_correction_they_do_not(monkeypatch, tmp_path):
     if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX"):
         pytest.skip("no vector instructions here")
     original = CppVecKernel._get_vec_load_line
-    monkeypatch.setattr(torch_private, "_line", lambda kernel, method, *rest: original(kernel, *rest))
+    monkeypatch.setattr(
+        torch_private, "_line", lambda kernel, method, *rest: original(kernel, *rest)
+    )
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
     faulty = compile_function(pieces, arrays(0), [arrays(1)], mode="on")
     assert outside_reads(faulty) == dict.fromkeys(SIDES, "SIGSEGV")
@@ -133,12 +140,21 @@ def test_a_samplers_point_may_end_at_a_page(side):
     graph = density.native_gradient()
     point = torch.full((density.dim,), 0.1, dtype=torch.float64)
     value, gradient = density.eager_gradient(point)
-    call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(graph.gradient)
+    call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(
+        graph.gradient
+    )
 
     def run():
-        x, slope, height = (guarded(t, side) for t in (point, torch.zeros_like(point), torch.zeros(1, dtype=point.dtype)))
+        x, slope, height = (
+            guarded(t, side)
+            for t in (point, torch.zeros_like(point), torch.zeros(1, dtype=point.dtype))
+        )
         code = call(density.dim, x.data_ptr(), slope.data_ptr(), height.data_ptr(), graph.data)
-        return code == 0 and torch.allclose(height[0], value, rtol=1e-12) and torch.allclose(slope, gradient, rtol=1e-9)
+        return (
+            code == 0
+            and torch.allclose(height[0], value, rtol=1e-12)
+            and torch.allclose(slope, gradient, rtol=1e-9)
+        )
 
     assert survives(run) == ""
 
@@ -155,7 +171,11 @@ def test_guard_pages_hold_for_the_density_of_every_entry(name, load_entry):
         density.compile("on")
         compiled = density._compiled
         made = {"gradient": compiled._forms["gradient"]}
-        made |= {form: f for form in ("batch", "batch_gradient") if (f := compiled._form(form)) is not None}
+        made |= {
+            form: f
+            for form in ("batch", "batch_gradient")
+            if (f := compiled._form(form)) is not None
+        }
     looked = {what: outside_reads(f) for what, f in made.items() if f.run is not None}
     assert "gradient" in looked, made["gradient"].record
     assert not any(looked.values()), looked

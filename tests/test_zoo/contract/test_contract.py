@@ -44,7 +44,7 @@ def normal(y=None):
         pyro.sample("y", dist.Normal(z, 1.0), obs=y)
 
 
-# -- every entry ------------------------------------------------------------------------------------------------------
+# -- every entry -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -71,7 +71,7 @@ def test_an_entry_from_a_program_passes():
     assert not {k: r for k, r in found.items() if r.status == "failed"}
 
 
-# -- planted faults -----------------------------------------------------------------------------------------------------
+# -- planted faults ----------------------------------------------------------------------------
 
 
 def seeded(seed):
@@ -87,8 +87,12 @@ def conjugate(prior=1.0, jacobian=True, draws_shift=0.0, sd_factor=1.0, generato
         if jacobian:
             z = pyro.sample("z", dist.LogNormal(0.0, prior))
         else:
-            z = pyro.sample("z", dist.ImproperUniform(torch.distributions.constraints.positive, (), ()))
-            pyro.factor("prior", dist.Normal(0.0, 1.0).log_prob(z.log()))  # density of log z, but z is the site
+            z = pyro.sample(
+                "z", dist.ImproperUniform(torch.distributions.constraints.positive, (), ())
+            )
+            pyro.factor(
+                "prior", dist.Normal(0.0, 1.0).log_prob(z.log())
+            )  # density of log z, but z is the site
         with pyro.plate("rows", 6):
             pyro.sample("y", dist.Normal(z.log(), 1.0), obs=y)
 
@@ -113,7 +117,10 @@ def test_stein_accepts_the_right_program():
 
 @pytest.mark.parametrize(
     ("generator", "sentence"),
-    [(lambda seed: seeded(0), "same draws of 'z' for two seeds"), (lambda seed: None, "other draws of 'z' for the same seed")],
+    [
+        (lambda seed: seeded(0), "same draws of 'z' for two seeds"),
+        (lambda seed: None, "other draws of 'z' for the same seed"),
+    ],
 )
 def test_exact_draws_depend_on_their_seed_alone(generator, sentence):
     result = outcome(conjugate(generator=generator), "analytic_draws")
@@ -121,7 +128,9 @@ def test_exact_draws_depend_on_their_seed_alone(generator, sentence):
     assert sentence in result.sentence
 
 
-@pytest.mark.parametrize("fault", [{"prior": 1.3}, {"jacobian": False}, {"draws_shift": 0.05}, {"sd_factor": 0.9}])
+@pytest.mark.parametrize(
+    "fault", [{"prior": 1.3}, {"jacobian": False}, {"draws_shift": 0.05}, {"sd_factor": 0.9}]
+)
 def test_stein_catches_a_wrong_prior_jacobian_or_draws(fault):
     result = outcome(conjugate(**fault), "stein_analytic")
     assert result.status == "failed"
@@ -152,13 +161,22 @@ def mixture(scale_prior, labeled=False):
         z = pyro.sample("z", dist.Normal(torch.zeros(2), 2.0).to_event(1))
         scale = pyro.sample("scale", scale_prior.expand([2]).to_event(1))
         with pyro.plate("rows", 6):
-            c = pyro.sample("c", dist.Categorical(torch.tensor([0.5, 0.5])), infer={"enumerate": "parallel"})
+            c = pyro.sample(
+                "c", dist.Categorical(torch.tensor([0.5, 0.5])), infer={"enumerate": "parallel"}
+            )
             pyro.sample("y", dist.Normal(z[c], scale[c]), obs=y)
 
-    return entry_of(program, quantities={"z": Quantity(fn=site("z") if labeled else sorted_by("z", "z"), dims=("class",))})
+    return entry_of(
+        program,
+        quantities={
+            "z": Quantity(fn=site("z") if labeled else sorted_by("z", "z"), dims=("class",))
+        },
+    )
 
 
-@pytest.mark.parametrize("prior", [dist.HalfNormal(1.0), dist.HalfCauchy(1.0), dist.Exponential(1.0)])
+@pytest.mark.parametrize(
+    "prior", [dist.HalfNormal(1.0), dist.HalfCauchy(1.0), dist.Exponential(1.0)]
+)
 def test_a_soft_scale_prior_fails_the_propriety_check(prior):
     result = outcome(mixture(prior), "proper_at_ties")
     assert result.status == "failed"
@@ -190,11 +208,18 @@ def test_a_wrong_index_is_caught(use, failing):
     def program(y=None, index=None):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
         subsample = None if index is None else use(index)
-        with pyro.plate("rows", 6, subsample_size=None if subsample is not None or index is None else len(index), subsample=subsample):
+        with pyro.plate(
+            "rows",
+            6,
+            subsample_size=None if subsample is not None or index is None else len(index),
+            subsample=subsample,
+        ):
             local = pyro.sample("local", dist.Normal(z, 1.0))
             pyro.sample("y", dist.Normal(local, 1.0), obs=y)
 
-    found = {k for k, r in results(entry_of(program, batched=True)).items() if r.status == "failed"}
+    found = {
+        k for k, r in results(entry_of(program, batched=True)).items() if r.status == "failed"
+    }
     assert found == failing
 
 
@@ -210,7 +235,11 @@ def test_a_biased_minibatch_is_caught(fault):
                 pyro.sample("y", dist.Normal(z + offsets[rows], 1.0), obs=y)
         else:
             with pyro.plate("rows", 6, subsample=rows):
-                pyro.sample("y", dist.Normal(z + offsets[rows if index is None else rows.flip(0)], 1.0), obs=y)
+                pyro.sample(
+                    "y",
+                    dist.Normal(z + offsets[rows if index is None else rows.flip(0)], 1.0),
+                    obs=y,
+                )
 
     found = results(entry_of(program, batched=True))
     assert found["minibatch_unbiased"].status == "failed"
@@ -219,7 +248,9 @@ def test_a_biased_minibatch_is_caught(fault):
 
 def test_structure_faults_are_caught():
     def no_plate(y=None):
-        pyro.sample("y", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), torch.ones(6)), obs=y)
+        pyro.sample(
+            "y", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), torch.ones(6)), obs=y
+        )
 
     assert outcome(entry_of(no_plate), "plates").status == "failed"
 
@@ -264,12 +295,23 @@ def test_card_and_data_faults_are_caught():
     good = entry_of(normal)
     assert outcome(replace(good, title=" "), "card").status == "failed"
     assert outcome(good, "citation").status == "skipped"
-    unsourced = replace(good, make_data=lambda seed: Data(train={"y": Y}, observed=("y",), licence="CC0-1.0"))
+    unsourced = replace(
+        good, make_data=lambda seed: Data(train={"y": Y}, observed=("y",), licence="CC0-1.0")
+    )
     assert outcome(unsourced, "data").status == "failed"
     single = Data(train={"y": Y.float()}, observed=("y",), source="s", licence="l")
     assert "float32" in outcome(replace(good, make_data=lambda seed: single), "data").sentence
-    moving = replace(good, make_data=lambda seed: Data(train={"y": torch.rand(6)}, observed=("y",), source="s", licence="l"))
-    found = {c.name: contract.run(c) for c in contract.checks(moving) if c.name in ("data_repeatable", "no_global_state")}
+    moving = replace(
+        good,
+        make_data=lambda seed: Data(
+            train={"y": torch.rand(6)}, observed=("y",), source="s", licence="l"
+        ),
+    )
+    found = {
+        c.name: contract.run(c)
+        for c in contract.checks(moving)
+        if c.name in ("data_repeatable", "no_global_state")
+    }
     assert {r.status for r in found.values()} == {"failed"}
     assert "torch's random state" in found["no_global_state"].sentence
 
@@ -282,7 +324,9 @@ def test_quantity_faults_are_caught():
         Quantity(fn=log_site("z")),
         Quantity(fn=site("zz")),
     ):
-        assert outcome(entry_of(normal, quantities={"q": quantity}), "quantities").status == "failed"
+        assert (
+            outcome(entry_of(normal, quantities={"q": quantity}), "quantities").status == "failed"
+        )
 
 
 class Learner(nn.Module):
@@ -308,9 +352,15 @@ def test_weights_without_gradient_are_caught():
 def test_the_whole_file_of_the_page_passes_every_check(tmp_path):
     """The file at the end of docs/add_a_model.md, its closed form against the program's own log density among the checks."""
     page = (Path(__file__).parents[3] / "docs" / "add_a_model.md").read_text(encoding="utf-8")
-    (code,) = [b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "ENTRY = ModelEntry(" in b and "survey_mean" in b]
+    (code,) = [
+        b
+        for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        if "ENTRY = ModelEntry(" in b and "survey_mean" in b
+    ]
     (tmp_path / "survey_mean.py").write_text(code)
     entry = zoo.load(str(tmp_path / "survey_mean.py"))
     results = {check.name: contract.run(check) for check in contract.checks(entry)}
     assert {name: r.sentence for name, r in results.items() if r.status == "failed"} == {}
-    assert {"analytic_draws", "stein_analytic", "prior_predictive", "pointwise"} <= {n for n, r in results.items() if r.status == "ok"}
+    assert {"analytic_draws", "stein_analytic", "prior_predictive", "pointwise"} <= {
+        n for n, r in results.items() if r.status == "ok"
+    }

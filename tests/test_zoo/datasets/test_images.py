@@ -14,7 +14,12 @@ ROWS = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4) * 10
 
 
 def idx(values, kind=8):
-    return b"\0\0" + bytes([kind, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
+    return (
+        b"\0\0"
+        + bytes([kind, values.ndim])
+        + struct.pack(f">{values.ndim}I", *values.shape)
+        + values.tobytes()
+    )
 
 
 def test_the_digits_are_scikit_learns():
@@ -57,7 +62,11 @@ def test_labels_of_an_idx_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"PK\3\4rest", "does not begin like an idx file"), (idx(ROWS)[:-1], "copy it again"), (b"\0\0\x08\x03\0\0", "inside its header")],
+    [
+        (b"PK\3\4rest", "does not begin like an idx file"),
+        (idx(ROWS)[:-1], "copy it again"),
+        (b"\0\0\x08\x03\0\0", "inside its header"),
+    ],
 )
 def test_damaged_files_are_refused(tmp_path, content, words):
     (tmp_path / "x").write_bytes(content)
@@ -92,7 +101,11 @@ def test_the_split_is_stored_by_its_seed():
     train, held = split(1797, 0.2, 0)
     assert (len(train), len(held)) == (1438, 359)
     assert sorted([*train.tolist(), *held.tolist()]) == list(range(1797))
-    assert held[:5].tolist() == split(1797, 0.2, 0)[1][:5].tolist() != split(1797, 0.2, 1)[1][:5].tolist()
+    assert (
+        held[:5].tolist()
+        == split(1797, 0.2, 0)[1][:5].tolist()
+        != split(1797, 0.2, 1)[1][:5].tolist()
+    )
 
 
 def test_thinning():

@@ -34,11 +34,25 @@ def test_every_table_has_provenance() -> None:
 
 
 def test_tables_are_the_ones_of_scikit_learn() -> None:
-    diabetes, cancer, iris, wine = load_diabetes(scaled=False), load_breast_cancer(), load_iris(), load_wine()
-    assert np.array_equal(datasets.read("diabetes").values.numpy(), np.column_stack([diabetes.data, diabetes.target]))
-    assert np.array_equal(datasets.read("breast_cancer").values.numpy(), np.column_stack([cancer.data, 1 - cancer.target]))
-    assert np.array_equal(datasets.read("iris").values.numpy(), np.column_stack([iris.data, iris.target]))
-    assert np.array_equal(datasets.read("wine").values.numpy(), np.column_stack([wine.data, wine.target]))
+    diabetes, cancer, iris, wine = (
+        load_diabetes(scaled=False),
+        load_breast_cancer(),
+        load_iris(),
+        load_wine(),
+    )
+    assert np.array_equal(
+        datasets.read("diabetes").values.numpy(), np.column_stack([diabetes.data, diabetes.target])
+    )
+    assert np.array_equal(
+        datasets.read("breast_cancer").values.numpy(),
+        np.column_stack([cancer.data, 1 - cancer.target]),
+    )
+    assert np.array_equal(
+        datasets.read("iris").values.numpy(), np.column_stack([iris.data, iris.target])
+    )
+    assert np.array_equal(
+        datasets.read("wine").values.numpy(), np.column_stack([wine.data, wine.target])
+    )
 
 
 def test_an_altered_table_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -49,7 +63,9 @@ def test_an_altered_table_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         datasets.read("iris")
 
 
-def test_windows_line_ends_are_the_same_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_windows_line_ends_are_the_same_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "iris.csv").write_bytes((FOLDER / "iris.csv").read_bytes().replace(b"\n", b"\r\n"))
     expected = datasets.read("iris").values
     monkeypatch.setattr(datasets, "files", lambda package: tmp_path)

@@ -11,8 +11,13 @@ from zoo.density.compiled import CompiledDensity
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 
-UNROLLED = ("lotka_volterra", "one_comp_mm_elim_abs")  # ODEs: 11,000 to 15,000 operations, 20 s to trace, minutes to compile
-ONE_OF_MANY = {"build_of.<locals>.build": "posteriordb/nes1980-nes"}  # one program, 25 data sets: the slow tier has them all
+UNROLLED = (
+    "lotka_volterra",
+    "one_comp_mm_elim_abs",
+)  # ODEs: 11,000 to 15,000 operations, 20 s to trace, minutes to compile
+ONE_OF_MANY = {
+    "build_of.<locals>.build": "posteriordb/nes1980-nes"
+}  # one program, 25 data sets: the slow tier has them all
 
 
 def quick() -> list[str]:
@@ -23,7 +28,10 @@ def quick() -> list[str]:
             build = getattr(zoo.load(name).build, "__qualname__", "")
         except UsageError:  # posteriordb is not on this machine
             build = ""
-        if not name.rpartition("-")[2].startswith(UNROLLED) and ONE_OF_MANY.get(build, name) == name:
+        if (
+            not name.rpartition("-")[2].startswith(UNROLLED)
+            and ONE_OF_MANY.get(build, name) == name
+        ):
             out.append(name)
     return out
 
@@ -39,7 +47,9 @@ def _one_thread():
 
 def points(dim: int) -> torch.Tensor:
     """Points other than those the tracer and its own check use."""
-    return 0.3 * torch.randn(3, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(11))
+    return 0.3 * torch.randn(
+        3, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(11)
+    )
 
 
 def density(entry: zoo.ModelEntry) -> LogDensity:
@@ -47,7 +57,9 @@ def density(entry: zoo.ModelEntry) -> LogDensity:
     return LogDensity(entry.program(data), data, dtype=entry.dtype)
 
 
-def assert_equal(log_density: LogDensity, got: dict[str, list[torch.Tensor]], u: torch.Tensor) -> None:
+def assert_equal(
+    log_density: LogDensity, got: dict[str, list[torch.Tensor]], u: torch.Tensor
+) -> None:
     """Value within 1e-9 of its size, gradient within 1e-9 of its largest entry, at every point and in every form."""
     tolerance = 1e-9 if log_density.dtype == torch.float64 else 1e-4
     for i, row in enumerate(u):
@@ -55,7 +67,9 @@ def assert_equal(log_density: LogDensity, got: dict[str, list[torch.Tensor]], u:
         assert torch.isfinite(value)
         for form, (values, gradients) in got.items():
             assert abs(values[i] - value) <= tolerance * (1 + abs(value)), form
-            assert (gradients[i] - gradient).abs().max() <= tolerance * (1 + gradient.abs().max()), form
+            assert (gradients[i] - gradient).abs().max() <= tolerance * (
+                1 + gradient.abs().max()
+            ), form
 
 
 @pytest.mark.parametrize("name", quick())
@@ -63,11 +77,17 @@ def test_the_traced_graph_of_every_entry_equals_its_program(name, load_entry):
     log_density = density(load_entry(name))
     u = points(log_density.dim).to(log_density.dtype)
     graph = CompiledDensity(log_density, "off", 1).graph()
-    assert_equal(log_density, {"graph": [torch.stack(column) for column in zip(*map(graph, u), strict=True)]}, u)
+    assert_equal(
+        log_density,
+        {"graph": [torch.stack(column) for column in zip(*map(graph, u), strict=True)]},
+        u,
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in zoo.names() if not n.rpartition("-")[2].startswith(UNROLLED)])
+@pytest.mark.parametrize(
+    "name", [n for n in zoo.names() if not n.rpartition("-")[2].startswith(UNROLLED)]
+)
 def test_inductor_equals_the_program_on_every_entry(name, load_entry):
     """One point through the loader, through the C function where there is one, and many points."""
     log_density = density(load_entry(name))

@@ -16,7 +16,10 @@ Y = torch.tensor([0.5, -0.2, 1.1, 0.4], dtype=torch.float64)
 
 
 def density_of(program, **tensors):
-    return LogDensity(program, Data(train=tensors or {"y": Y}, observed=("y",) if "y" in (tensors or {"y": 0}) else ()))
+    return LogDensity(
+        program,
+        Data(train=tensors or {"y": Y}, observed=("y",) if "y" in (tensors or {"y": 0}) else ()),
+    )
 
 
 def every_support(none):
@@ -25,7 +28,12 @@ def every_support(none):
     pyro.sample("unit", dist.Beta(2.0, 3.0))
     pyro.sample("interval", dist.Uniform(-2.0, 3.0))
     pyro.sample("simplex", dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0])))
-    pyro.sample("ordered", dist.TransformedDistribution(dist.Normal(torch.zeros(3), 1.0).to_event(1), dist.transforms.OrderedTransform()))
+    pyro.sample(
+        "ordered",
+        dist.TransformedDistribution(
+            dist.Normal(torch.zeros(3), 1.0).to_event(1), dist.transforms.OrderedTransform()
+        ),
+    )
     pyro.sample("chol", dist.LKJCholesky(3, 2.0))
 
 
@@ -64,7 +72,10 @@ def _own(density, site, at):
     trace = poutine.trace(poutine.condition(every_support, draws)).get_trace(none=None)
     trace.compute_log_prob()
     raw = site.part(at)
-    return trace.nodes[site.name]["log_prob"].sum() + site.transform.log_abs_det_jacobian(raw, site.transform(raw)).sum()
+    return (
+        trace.nodes[site.name]["log_prob"].sum()
+        + site.transform.log_abs_det_jacobian(raw, site.transform(raw)).sum()
+    )
 
 
 def test_constrain_and_unconstrain_are_inverse_in_any_batch():
@@ -122,26 +133,34 @@ def test_pointwise_of_a_mixture_sums_out_each_class():
     def program(y):
         z = pyro.sample("z", dist.Normal(torch.zeros(2), 2.0).to_event(1))
         with pyro.plate("rows", 4):
-            c = pyro.sample("c", dist.Categorical(torch.tensor([0.2, 0.8])), infer={"enumerate": "parallel"})
+            c = pyro.sample(
+                "c", dist.Categorical(torch.tensor([0.2, 0.8])), infer={"enumerate": "parallel"}
+            )
             pyro.sample("y", dist.Normal(z[c], 1.0), obs=y)
 
     z = torch.tensor([[0.3, -1.0], [2.0, 0.1]], dtype=torch.float64)
     rows = density_of(program).pointwise({"z": z})["y"]
-    expected = (dist.Normal(z[:, None, :], 1.0).log_prob(Y[None, :, None]) + torch.tensor([0.2, 0.8]).log()).logsumexp(-1)
+    expected = (
+        dist.Normal(z[:, None, :], 1.0).log_prob(Y[None, :, None]) + torch.tensor([0.2, 0.8]).log()
+    ).logsumexp(-1)
     assert torch.allclose(rows, expected, rtol=1e-6)
 
 
 def test_a_shared_class_has_no_pointwise_terms():
     def program(y):
         z = pyro.sample("z", dist.Normal(torch.zeros(2), 2.0).to_event(1))
-        c = pyro.sample("c", dist.Categorical(torch.tensor([0.2, 0.8])), infer={"enumerate": "parallel"})
+        c = pyro.sample(
+            "c", dist.Categorical(torch.tensor([0.2, 0.8])), infer={"enumerate": "parallel"}
+        )
         with pyro.plate("rows", 4):
             pyro.sample("y", dist.Normal(z[c], 1.0), obs=y)
 
     density = density_of(program)
     u = torch.tensor([0.3, -1.0], dtype=torch.float64)
     by_class = dist.Normal(u[:, None], 1.0).log_prob(Y).sum(-1) + torch.tensor([0.2, 0.8]).log()
-    assert torch.isclose(density(u), by_class.logsumexp(0) + dist.Normal(0.0, 2.0).log_prob(u).sum(), rtol=1e-6)
+    assert torch.isclose(
+        density(u), by_class.logsumexp(0) + dist.Normal(0.0, 2.0).log_prob(u).sum(), rtol=1e-6
+    )
     with pytest.raises(ProgramError, match="shared by several observations"):
         density.pointwise({"z": u[None]})
 
@@ -165,13 +184,37 @@ def changing(y):
 @pytest.mark.parametrize(
     ("program", "y", "kind", "match"),
     [
-        (lambda y: pyro.sample("y", dist.Poisson(pyro.sample("z", dist.Gamma(1.0, 1.0))), obs=y), -1.0, DataError, "support"),
-        (lambda y: pyro.sample("y", dist.Normal(0.0, 1.0), obs=y), 0.0, ProgramError, "no continuous latent"),
-        (lambda y: pyro.sample("z", dist.Normal(0.0, -1.0)), 0.0, (DataError, ProgramError), "invalid|refuses"),
+        (
+            lambda y: pyro.sample(
+                "y", dist.Poisson(pyro.sample("z", dist.Gamma(1.0, 1.0))), obs=y
+            ),
+            -1.0,
+            DataError,
+            "support",
+        ),
+        (
+            lambda y: pyro.sample("y", dist.Normal(0.0, 1.0), obs=y),
+            0.0,
+            ProgramError,
+            "no continuous latent",
+        ),
+        (
+            lambda y: pyro.sample("z", dist.Normal(0.0, -1.0)),
+            0.0,
+            (DataError, ProgramError),
+            "invalid|refuses",
+        ),
         (lambda y: pyro.sample("z", dist.Poisson(3.0)), 0.0, ProgramError, "'z'"),
         (lambda y: y.nothing, 0.0, (ProgramError, AttributeError), "nothing"),
         (changing, 0.0, ProgramError, "changes shape"),
-        (lambda y: pyro.sample("b", dist.Uniform(0.0, pyro.sample("a", dist.Uniform(0.0, 1.0)))), 0.0, ProgramError, "fraction"),
+        (
+            lambda y: pyro.sample(
+                "b", dist.Uniform(0.0, pyro.sample("a", dist.Uniform(0.0, 1.0)))
+            ),
+            0.0,
+            ProgramError,
+            "fraction",
+        ),
     ],
 )
 def test_programs_that_cannot_be_handled_are_refused(program, y, kind, match):
@@ -213,7 +256,12 @@ def test_eager_single_and_batched_agree_on_every_entry(name, load_entry):
 
 def mixture_prior(y):
     weights = dist.Categorical(torch.tensor([0.3, 0.7], dtype=torch.float64))
-    x = pyro.sample("x", dist.MixtureSameFamily(weights, dist.LogNormal(torch.tensor([-1.0, 1.0], dtype=torch.float64), 0.5)))
+    x = pyro.sample(
+        "x",
+        dist.MixtureSameFamily(
+            weights, dist.LogNormal(torch.tensor([-1.0, 1.0], dtype=torch.float64), 0.5)
+        ),
+    )
     pyro.sample("y", dist.Normal(x, 1.0).expand(y.shape).to_event(1), obs=y)
 
 
@@ -221,6 +269,11 @@ def test_a_mixture_as_a_prior_lives_where_its_parts_do():
     """torch has no bijection for this support; the Jacobian of the positive numbers belongs to the density."""
     u = torch.tensor([0.4], dtype=torch.float64)
     x = float(u.exp())
-    parts = [w * math.exp(-0.5 * ((math.log(x) - m) / 0.5) ** 2) / (x * 0.5 * math.sqrt(2 * math.pi)) for w, m in ((0.3, -1.0), (0.7, 1.0))]
+    parts = [
+        w * math.exp(-0.5 * ((math.log(x) - m) / 0.5) ** 2) / (x * 0.5 * math.sqrt(2 * math.pi))
+        for w, m in ((0.3, -1.0), (0.7, 1.0))
+    ]
     likelihood = sum(-0.5 * (float(y) - x) ** 2 - 0.5 * math.log(2 * math.pi) for y in Y)
-    assert float(density_of(mixture_prior)(u)) == pytest.approx(math.log(sum(parts)) + math.log(x) + likelihood, rel=1e-12)
+    assert float(density_of(mixture_prior)(u)) == pytest.approx(
+        math.log(sum(parts)) + math.log(x) + likelihood, rel=1e-12
+    )

@@ -76,7 +76,8 @@ def test_bars_are_rows_then_columns_and_the_recipe_repeats():
 def test_generated_words_have_the_shares_of_the_topics():
     topics = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]], dtype=torch.float64)
     share = generate(topics, 400, 50, 3).sum(0) / 20_000
-    # mixtures vary, so documents are the independent units: sd of a document's share of word 0 is at most 0.3
+    # mixtures vary, so documents are the independent units: sd of a document's share of word 0 is
+    # at most 0.3
     assert (share - topics.mean(0)).abs().max() < 5 * 0.3 / 400**0.5
 
 

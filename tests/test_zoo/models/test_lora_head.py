@@ -27,7 +27,9 @@ def subject(form="rank", rank=1, **options):
 
 
 def some_points(density, n=3):
-    return torch.randn(n, density.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return torch.randn(
+        n, density.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
 
 
 @pytest.mark.parametrize(("form", "rank"), FORMS)
@@ -42,11 +44,16 @@ def test_the_density_is_the_adapted_network_by_plain_matrices(form, rank):
         if form == "rank":
             w2 = w2 + adapters.RANK_SCALE / math.sqrt(rank) * z["B"] @ z["A"]
         elif form == "last_layer":
-            w3, b3 = w3 + adapters.LAST_SCALE * z["head"][:, :32], b3 + adapters.LAST_SCALE * z["head"][:, 32]
+            w3, b3 = (
+                w3 + adapters.LAST_SCALE * z["head"][:, :32],
+                b3 + adapters.LAST_SCALE * z["head"][:, 32],
+            )
         else:
             middle = z["core"] if form == "core" else np.diag(z["coefficient"])
             sign = np.sign(left[np.abs(left).argmax(0), np.arange(32)])[:rank]
-            w2 = w2 + adapters.CORE_SCALE * (left[:, :rank] * sign) @ middle @ (right[:rank] * sign[:, None])
+            w2 = w2 + adapters.CORE_SCALE * (left[:, :rank] * sign) @ middle @ (
+                right[:rank] * sign[:, None]
+            )
         if form != "last_layer":
             h = np.tanh(x @ w2.T + w["b2"])
         logits = h @ w3.T + b3
@@ -61,7 +68,10 @@ def test_quantities_do_not_move_along_the_orbit_of_raw_sites():
     u = some_points(density)
     z = density.constrain(u)
     angle = 1.1
-    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)
+    turn = torch.tensor(
+        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]],
+        dtype=torch.float64,
+    )
     turned = {"A": turn.T @ z["A"], "B": z["B"] @ turn}
     assert torch.allclose(density.batch(density.unconstrain(turned)), density.batch(u), atol=1e-9)
     assert not torch.allclose(turned["A"], z["A"])
@@ -81,10 +91,14 @@ def test_quantities_are_what_they_say(form, rank):
     assert change.shape == (2, 3, 4)
     one = {k: v[1, 2] for k, v in draws.items()}
     row = data.coords["probe_row"][4]
-    p = adapters.adapted(7)(one, data.test["x"][row : row + 1]).softmax(-1)[0, data.test["label"][row]]
+    p = adapters.adapted(7)(one, data.test["x"][row : row + 1]).softmax(-1)[
+        0, data.test["label"][row]
+    ]
     assert odds[1, 2, 4].item() == pytest.approx((p / (1 - p)).log().item(), rel=1e-9)
     left, right = adapters.singular("w3" if form == "last_layer" else "w2")
-    assert change[1, 2, 0].item() == pytest.approx((left[:, 0] @ adapters.update(one) @ right[:, 0]).item(), abs=1e-12)
+    assert change[1, 2, 0].item() == pytest.approx(
+        (left[:, 0] @ adapters.update(one) @ right[:, 0]).item(), abs=1e-12
+    )
     if form == "core":
         assert torch.allclose(change[1, 2, :2], adapters.CORE_SCALE * one["core"].diagonal())
         assert change[1, 2, 2:].abs().max() < 1e-12
@@ -94,7 +108,10 @@ def test_no_image_is_used_twice_and_labels_nest():
     images, digit = backbone.digits()
     seen = {images[i].tobytes() for i in backbone.training_rows()}
     assert set(digit[backbone.training_rows()]) == set(backbone.CLASSES)
-    small, large = digit_tasks.make_task("new_classes", 64, 3), digit_tasks.make_task("new_classes", 256, 3)
+    small, large = (
+        digit_tasks.make_task("new_classes", 64, 3),
+        digit_tasks.make_task("new_classes", 256, 3),
+    )
     assert np.array_equal(small.train, large.train[:64])
     assert np.array_equal(small.test, large.test)
     train, test = ({image.tobytes() for image in part} for part in (large.train, large.test))
@@ -104,7 +121,10 @@ def test_no_image_is_used_twice_and_labels_nest():
 
 
 def test_the_tasks_do_what_their_table_says():
-    turned, inverted = digit_tasks.make_task("rotation", 64, 0), digit_tasks.make_task("inversion", 64, 0)
+    turned, inverted = (
+        digit_tasks.make_task("rotation", 64, 0),
+        digit_tasks.make_task("inversion", 64, 0),
+    )
     assert turned.test.shape == inverted.test.shape == (350, 8, 8)
     assert set(turned.outside) == {"other classes", "other rotation"}
     noise = inverted.train - (1 - _originals(inverted.train))
@@ -116,12 +136,22 @@ def test_the_tasks_do_what_their_table_says():
 def _originals(changed):
     """Return the nearest clean image of every inverted one."""
     images = backbone.digits()[0].reshape(-1, 64)
-    return np.stack([images[np.square((1 - image.reshape(-1)) - images).sum(1).argmin()].reshape(8, 8) for image in changed])
+    return np.stack(
+        [
+            images[np.square((1 - image.reshape(-1)) - images).sum(1).argmin()].reshape(8, 8)
+            for image in changed
+        ]
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"form": "lora"}, "'lora'"), ({"rank": 9}, "got 9"), ({"task": "shear"}, "'shear'"), ({"labels": 3}, "got 3")],
+    [
+        ({"form": "lora"}, "'lora'"),
+        ({"rank": 9}, "got 9"),
+        ({"task": "shear"}, "'shear'"),
+        ({"labels": 3}, "got 3"),
+    ],
 )
 def test_bad_options_are_refused_with_what_is_accepted(options, said):
     with pytest.raises(UsageError, match=said) as caught:
@@ -129,7 +159,7 @@ def test_bad_options_are_refused_with_what_is_accepted(options, said):
     assert "accepted" in str(caught.value)
 
 
-# -- the backbone's cache -------------------------------------------------------------------------------------------
+# -- the backbone's cache ----------------------------------------------------------------------
 
 
 def test_the_backbone_reads_digits():
@@ -149,14 +179,16 @@ def test_a_cached_backbone_is_read_only_where_its_digest_matches(tmp_path, monke
     again = backbone._read(path)
     assert again is not None
     assert all(torch.equal(again[k], weights[k]) for k in weights)
-    assert all(torch.equal(v * backbone.GRID, (v * backbone.GRID).round()) for v in weights.values())
+    assert all(
+        torch.equal(v * backbone.GRID, (v * backbone.GRID).round()) for v in weights.values()
+    )
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert backbone._read(path) is None
     path.with_suffix(".json").write_text(json.dumps({"other": 1}))
     assert backbone._read(path) is None
 
 
-# -- baselines ------------------------------------------------------------------------------------------------------
+# -- baselines ---------------------------------------------------------------------------------
 
 
 def test_the_temperature_minimizes_the_log_loss():
@@ -181,7 +213,10 @@ def test_baselines_are_probabilities_and_temperature_keeps_the_order(monkeypatch
         assert set(sets) == {"test", "other classes", "other rotation"}
         for p in sets.values():
             assert torch.allclose(p.sum(-1), torch.ones(len(p), dtype=torch.float64))
-    mle, scaled = made.probabilities["mle"]["test"], made.probabilities["temperature scaling"]["test"]
+    mle, scaled = (
+        made.probabilities["mle"]["test"],
+        made.probabilities["temperature scaling"]["test"],
+    )
     assert torch.equal(mle.argmax(-1), scaled.argmax(-1))
     draws = density.constrain(some_points(density, 5))
     p = made.predict(draws)
@@ -191,7 +226,9 @@ def test_baselines_are_probabilities_and_temperature_keeps_the_order(monkeypatch
 
 def test_map_ends_at_the_mode_of_the_program(monkeypatch):
     _, data, density = subject("core", 1)
-    trained, _ = lora_baselines._train(adapters.adapted(7), {"core": (1, 1)}, data.train["x"], data.train["label"], 0)
+    trained, _ = lora_baselines._train(
+        adapters.adapted(7), {"core": (1, 1)}, data.train["x"], data.train["label"], 0
+    )
     _, gradient = density.gradient(trained["core"][-1].reshape(-1))
     assert gradient.abs().max() < 0.05  # nats per prior standard deviation
     _, elsewhere = density.gradient(trained["core"][0].reshape(-1))

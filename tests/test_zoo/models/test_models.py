@@ -22,9 +22,15 @@ from zoo.models.regression import logistic_regression
 from zoo.types import ModelEntry
 
 MODULES = (
-    coin, correlated_gaussian, eight_schools, eight_schools_centered, gaussian_mixture, linear_regression, logistic_regression,
+    coin,
+    correlated_gaussian,
+    eight_schools,
+    eight_schools_centered,
+    gaussian_mixture,
+    linear_regression,
+    logistic_regression,
     random_intercepts,
-)  # fmt: skip
+)
 ENTRIES = [m.ENTRY for m in MODULES] + [
     correlated_gaussian.ENTRY.with_options(d=5, rho=-0.2),
     gaussian_mixture.ENTRY.with_options(K=3),
@@ -41,7 +47,7 @@ def log_half_cauchy(x: Tensor, scale: float) -> Tensor:
     return math.log(2 / math.pi / scale) - torch.log1p((x / scale) ** 2)
 
 
-# -- every entry ----------------------------------------------------------------------------------------------------
+# -- every entry -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=IDS)
@@ -88,7 +94,7 @@ def test_data_say_where_they_come_from(entry: ModelEntry) -> None:
     assert entry.cites
 
 
-# -- hand-written densities -----------------------------------------------------------------------------------------
+# -- hand-written densities --------------------------------------------------------------------
 
 
 def test_eight_schools_is_the_hand_written_density() -> None:
@@ -98,9 +104,12 @@ def test_eight_schools_is_the_hand_written_density() -> None:
         z = density.constrain(u)
         mu, tau, raw = z["mu"], z["tau"], z["theta_raw"]
         by_hand = (
-            log_normal(mu, 0.0, 5.0) + log_half_cauchy(tau, 5.0) + log_normal(raw, 0.0, 1.0).sum()
-            + log_normal(y, mu + tau * raw, se).sum() + tau.log()
-        )  # fmt: skip
+            log_normal(mu, 0.0, 5.0)
+            + log_half_cauchy(tau, 5.0)
+            + log_normal(raw, 0.0, 1.0).sum()
+            + log_normal(y, mu + tau * raw, se).sum()
+            + tau.log()
+        )
         assert density(u).item() == pytest.approx(by_hand.item(), abs=1e-10)
 
 
@@ -116,7 +125,9 @@ def test_centered_and_non_centered_schools_differ_by_the_jacobian() -> None:
         for name, quantity in eight_schools.ENTRY.quantities.items():
             other = eight_schools_centered.ENTRY.quantities[name]
             assert other.dims == quantity.dims
-            assert torch.allclose(other.fn(funnel.constrain(v), data), quantity.fn(z, data), atol=1e-12)
+            assert torch.allclose(
+                other.fn(funnel.constrain(v), data), quantity.fn(z, data), atol=1e-12
+            )
 
 
 def test_logistic_regression_is_the_hand_written_density() -> None:
@@ -126,7 +137,11 @@ def test_logistic_regression_is_the_hand_written_density() -> None:
         z = density.constrain(u)
         logit = z["intercept"] + x @ z["weight"]
         likelihood = -torch.log1p(torch.exp(-(2 * y - 1) * logit)).sum()
-        by_hand = likelihood + log_normal(z["intercept"], 0.0, 2.5) + log_normal(z["weight"], 0.0, 2.5).sum()
+        by_hand = (
+            likelihood
+            + log_normal(z["intercept"], 0.0, 2.5)
+            + log_normal(z["weight"], 0.0, 2.5).sum()
+        )
         assert density(u).item() == pytest.approx(by_hand.item(), abs=1e-9)
 
 
@@ -137,15 +152,19 @@ def test_random_intercepts_is_the_hand_written_density() -> None:
         z = density.constrain(u)
         group, noise = z["group_scale"], z["noise_scale"]
         by_hand = (
-            log_normal(z["intercept"], 0.0, 5.0) + log_normal(z["slope"], 0.0, 2.5)
-            + (math.log(2) + log_normal(group, 0.0, 2.0)) + (math.log(2) + log_normal(noise, 0.0, 2.0))
+            log_normal(z["intercept"], 0.0, 5.0)
+            + log_normal(z["slope"], 0.0, 2.5)
+            + (math.log(2) + log_normal(group, 0.0, 2.0))
+            + (math.log(2) + log_normal(noise, 0.0, 2.0))
             + log_normal(z["effect"], z["intercept"], group).sum()
-            + log_normal(y, z["effect"][:, None] + z["slope"] * x, noise).sum() + group.log() + noise.log()
-        )  # fmt: skip
+            + log_normal(y, z["effect"][:, None] + z["slope"] * x, noise).sum()
+            + group.log()
+            + noise.log()
+        )
         assert density(u).item() == pytest.approx(by_hand.item(), abs=1e-9)
 
 
-# -- minibatches ----------------------------------------------------------------------------------------------------
+# -- minibatches -------------------------------------------------------------------------------
 
 
 def test_minibatches_are_unbiased() -> None:
@@ -155,7 +174,9 @@ def test_minibatches_are_unbiased() -> None:
 
     def on(index: list[int]) -> float:
         rows = torch.tensor(index)
-        return density.evaluate(u, {"x": data.train["x"][rows], "y": data.train["y"][rows], "index": rows}).item()
+        return density.evaluate(
+            u, {"x": data.train["x"][rows], "y": data.train["y"][rows], "index": rows}
+        ).item()
 
     full = density(u).item()
     # A partition holds every group once, so its mean is exact; one part alone is not.
@@ -163,7 +184,14 @@ def test_minibatches_are_unbiased() -> None:
     assert np.mean([on(p) for p in parts]) == pytest.approx(full, rel=1e-12)
     assert abs(on(parts[0]) - full) > 1
     # Wrong rows under the right index must not go unnoticed.
-    wrong = density.evaluate(u, {"x": data.train["x"][:batch], "y": data.train["y"][:batch], "index": torch.arange(20, 40)}).item()
+    wrong = density.evaluate(
+        u,
+        {
+            "x": data.train["x"][:batch],
+            "y": data.train["y"][:batch],
+            "index": torch.arange(20, 40),
+        },
+    ).item()
     assert wrong != pytest.approx(on(list(range(20, 40))))
 
 
@@ -188,12 +216,14 @@ def test_the_encoder_sees_sufficient_means() -> None:
     assert entry.amortize is not None
     features = entry.amortize(data.train)
     assert features.shape == (40, 2)
-    # Given the hyperparameters the effect of a group is normal with a mean linear in its features: the gradient of the
-    # density vanishes there.
+    # Given the hyperparameters the effect of a group is normal with a mean linear in its features:
+    # the gradient of the density vanishes there.
     z = density.constrain(points(1, density.dim)[0])
     precision = 1 / z["group_scale"] ** 2 + 6 / z["noise_scale"] ** 2
     residual = features[:, 0] - z["slope"] * features[:, 1]
-    z["effect"] = (z["intercept"] / z["group_scale"] ** 2 + 6 * residual / z["noise_scale"] ** 2) / precision
+    z["effect"] = (
+        z["intercept"] / z["group_scale"] ** 2 + 6 * residual / z["noise_scale"] ** 2
+    ) / precision
     _, gradient = density.gradient(density.unconstrain(z))
     assert gradient[4:].abs().max() < 1e-9
 
@@ -203,7 +233,8 @@ def test_generated_data_follow_the_recipe_and_the_seed() -> None:
     first, again, other = entry.load_data(0), entry.load_data(0), entry.load_data(1)
     assert torch.equal(first.train["y"], again.train["y"])
     assert not torch.equal(first.train["y"], other.train["y"])
-    # Within groups, the least-squares slope and residual sd are those of the recipe, within 4 standard errors.
+    # Within groups, the least-squares slope and residual sd are those of the recipe, within 4
+    # standard errors.
     x = first.train["x"] - first.train["x"].mean(-1, keepdim=True)
     y = first.train["y"] - first.train["y"].mean(-1, keepdim=True)
     slope = (x * y).sum() / (x * x).sum()

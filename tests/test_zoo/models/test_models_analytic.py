@@ -16,7 +16,9 @@ from zoo.models.classics import correlated_gaussian
 from zoo.models.conjugate import coin, linear_regression
 from zoo.types import Analytic, Data, ModelEntry
 
-ANALYTIC = [m.ENTRY for m in (coin, correlated_gaussian, linear_regression)] + [correlated_gaussian.ENTRY.with_options(d=5, rho=-0.2)]
+ANALYTIC = [m.ENTRY for m in (coin, correlated_gaussian, linear_regression)] + [
+    correlated_gaussian.ENTRY.with_options(d=5, rho=-0.2)
+]
 
 
 def log_density(entry: ModelEntry) -> tuple[LogDensity, Data]:
@@ -36,7 +38,11 @@ def test_exact_draws_have_the_exact_moments(entry: ModelEntry) -> None:
         centered = value - value.mean(0)
         mean_se = value.std(0) / math.sqrt(n)
         # Delta method: se of the sd is sqrt(kurtosis - 1) sd / (2 sqrt n).
-        sd_se = ((centered**4).mean(0) / value.var(0) ** 2 - 1).sqrt() * value.std(0) / (2 * math.sqrt(n))
+        sd_se = (
+            ((centered**4).mean(0) / value.var(0) ** 2 - 1).sqrt()
+            * value.std(0)
+            / (2 * math.sqrt(n))
+        )
         assert ((value.mean(0) - truth.mean).abs() < 5 * mean_se).all(), name
         assert ((value.std(0) - truth.sd).abs() < 5 * sd_se).all(), name
         assert (truth.mean_se == 0).all()
@@ -51,7 +57,9 @@ def stein_errors(exact: Analytic, density: LogDensity, n: int = 4000) -> Tensor:
     u = density.unconstrain(exact.sample(n, 11))
     point = u.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(density.batch_function()(point).sum(), point)
-    products = (u - u.mean(0)).unsqueeze(-1) * gradient.unsqueeze(-2) + torch.eye(density.dim, dtype=torch.float64)
+    products = (u - u.mean(0)).unsqueeze(-1) * gradient.unsqueeze(-2) + torch.eye(
+        density.dim, dtype=torch.float64
+    )
     terms = torch.cat([gradient, products.flatten(1)], -1)  # [n, dim + dim^2]
     return terms.mean(0) / (terms.std(0) / math.sqrt(n))
 
@@ -78,7 +86,12 @@ def test_coin_density_integrates_to_the_evidence() -> None:
     assert exact is not None
     assert exact.log_evidence is not None
     area, _ = integrate.quad(
-        lambda u: math.exp(density(torch.tensor([u], dtype=torch.float64)).item()), -1.5, 1.0, epsabs=0, epsrel=1e-10, limit=200
+        lambda u: math.exp(density(torch.tensor([u], dtype=torch.float64)).item()),
+        -1.5,
+        1.0,
+        epsabs=0,
+        epsrel=1e-10,
+        limit=200,
     )
     assert math.log(area) == pytest.approx(exact.log_evidence, abs=1e-6)
     # Under a uniform chance every count is equally probable.
@@ -91,18 +104,28 @@ def test_coin_moments_are_those_of_scipy() -> None:
     beta = stats.beta(438, 544)
     for name, fn in (("chance", lambda p: p), ("log_odds", lambda p: math.log(p / (1 - p)))):
         mean = beta.expect(fn, lb=0.3, ub=0.6)
-        sd = math.sqrt(beta.expect(lambda p, fn=fn, mean=mean: (fn(p) - mean) ** 2, lb=0.3, ub=0.6))
+        sd = math.sqrt(
+            beta.expect(lambda p, fn=fn, mean=mean: (fn(p) - mean) ** 2, lb=0.3, ub=0.6)
+        )
         assert exact.moments[name].mean.item() == pytest.approx(mean, abs=1e-8)
         assert exact.moments[name].sd.item() == pytest.approx(sd, abs=1e-8)
 
 
 def test_regression_evidence_is_the_density_of_the_multivariate_t() -> None:
     data = linear_regression.ENTRY.load_data()
-    x, y = data.train["x"][:120].numpy(), data.train["y"][:120].numpy()  # the t of all 442 rows costs scipy seconds
-    exact = linear_regression.ENTRY.exact(Data(train={"x": torch.tensor(x), "y": torch.tensor(y)}, observed=("y",)))
+    x, y = (
+        data.train["x"][:120].numpy(),
+        data.train["y"][:120].numpy(),
+    )  # the t of all 442 rows costs scipy seconds
+    exact = linear_regression.ENTRY.exact(
+        Data(train={"x": torch.tensor(x), "y": torch.tensor(y)}, observed=("y",))
+    )
     assert exact is not None
-    # Weights and noise variance integrated out of the prior predictive: t with 4 degrees of freedom, shape (1/2) (I + XX').
-    marginal = stats.multivariate_t(loc=np.zeros(len(y)), shape=0.5 * (np.eye(len(y)) + x @ x.T), df=4.0)
+    # Weights and noise variance integrated out of the prior predictive: t with 4 degrees of
+    # freedom, shape (1/2) (I + XX').
+    marginal = stats.multivariate_t(
+        loc=np.zeros(len(y)), shape=0.5 * (np.eye(len(y)) + x @ x.T), df=4.0
+    )
     assert exact.log_evidence == pytest.approx(marginal.logpdf(y), abs=1e-8)
 
 
@@ -119,13 +142,23 @@ def test_exact_draws_depend_on_the_seed_only(entry: ModelEntry) -> None:
 @pytest.mark.parametrize(("d", "ratio"), [(2, 0.436), (5, 0.353), (50, 0.319)])
 def test_mean_field_ratio_of_the_correlated_gaussian(d: int, ratio: float) -> None:
     sigma = correlated_gaussian.covariance(d, 0.9)
-    assert torch.allclose(1 / (sigma.diagonal() * torch.linalg.inv(sigma).diagonal()).sqrt(), torch.tensor(ratio).double(), atol=5e-4)
+    assert torch.allclose(
+        1 / (sigma.diagonal() * torch.linalg.inv(sigma).diagonal()).sqrt(),
+        torch.tensor(ratio).double(),
+        atol=5e-4,
+    )
 
 
 def test_mean_field_ratios_of_the_regression_are_the_documented_ones() -> None:
     data = linear_regression.ENTRY.load_data()
     precision = torch.eye(10, dtype=torch.float64) + data.train["x"].T @ data.train["x"]
-    ratio = dict(zip(data.coords["feature"], (precision.diagonal() * torch.linalg.inv(precision).diagonal()).rsqrt().tolist(), strict=True))
+    ratio = dict(
+        zip(
+            data.coords["feature"],
+            (precision.diagonal() * torch.linalg.inv(precision).diagonal()).rsqrt().tolist(),
+            strict=True,
+        )
+    )
     documented = {
         "tc": 0.15,
         "ldl": 0.18,
@@ -141,7 +174,9 @@ def test_mean_field_ratios_of_the_regression_are_the_documented_ones() -> None:
     assert ratio == pytest.approx(documented, abs=0.006)
 
 
-@pytest.mark.parametrize(("d", "rho"), [(0, 0.5), (2, 1.0), (2, -1.0), (3, -0.5), (4, float("nan"))])
+@pytest.mark.parametrize(
+    ("d", "rho"), [(0, 0.5), (2, 1.0), (2, -1.0), (3, -0.5), (4, float("nan"))]
+)
 def test_correlated_gaussian_refuses_what_is_no_covariance(d: int, rho: float) -> None:
     with pytest.raises(UsageError, match="correlated_gaussian got"):
         correlated_gaussian.ENTRY.with_options(d=d, rho=rho).load_data()

@@ -20,13 +20,15 @@ from zoo.models.classics import banana, funnel
 from zoo.models.time_series import change_point
 from zoo.truth import stored as reference
 
-# -- targets without data -----------------------------------------------------------------------------------------------
+# -- targets without data ----------------------------------------------------------------------
 
 
 def test_moments_of_the_funnel_are_those_of_quadrature() -> None:
     moments = funnel.moments()
     v, z = np.linspace(-25, 25, 1001)[:, None], np.linspace(0, 9, 2001)
-    inner = 2 * integrate.simpson(np.arcsinh(np.exp(v / 2) * z) ** 2 * stats.norm.pdf(z), x=z)  # E[asinh(x)^2 | v]
+    inner = 2 * integrate.simpson(
+        np.arcsinh(np.exp(v / 2) * z) ** 2 * stats.norm.pdf(z), x=z
+    )  # E[asinh(x)^2 | v]
     square = integrate.simpson(inner * stats.norm.pdf(v[:, 0], scale=3), x=v[:, 0])
     assert moments["asinh_x"].sd[0].item() == pytest.approx(math.sqrt(square), rel=1e-4)
     mean = 2 * integrate.quad(lambda z: math.log(z) * stats.norm.pdf(z), 0, 9)[0]
@@ -41,7 +43,9 @@ def test_both_funnels_are_one_distribution() -> None:
     for u in points(4, 10, scale=1.5):
         z = flat.constrain(u)
         x = {"v": z["v"], "x": z["z"] * (z["v"] / 2).exp()}
-        assert flat(u).item() == pytest.approx((neck(neck.unconstrain(x)) + 9 * z["v"] / 2).item(), abs=1e-9)
+        assert flat(u).item() == pytest.approx(
+            (neck(neck.unconstrain(x)) + 9 * z["v"] / 2).item(), abs=1e-9
+        )
         for quantity in funnel.QUANTITIES.values():
             assert torch.allclose(quantity.fn(z, data), quantity.fn(x, data))
 
@@ -74,7 +78,7 @@ def test_documented_mean_field_of_the_banana() -> None:
     assert best.x[1] / math.sqrt(19) == pytest.approx(-0.5827, abs=1e-3)
 
 
-# -- hierarchical Poisson -----------------------------------------------------------------------------------------------
+# -- hierarchical Poisson ----------------------------------------------------------------------
 
 
 def test_both_forms_of_the_pumps_differ_by_the_jacobian() -> None:
@@ -84,7 +88,9 @@ def test_both_forms_of_the_pumps_differ_by_the_jacobian() -> None:
         z = flat.constrain(u)
         rate = zoo.load("hierarchical_poisson").quantities["log_rate"].fn(z, data)
         v = centered.unconstrain({"mean": z["mean"], "spread": z["spread"], "log_rate": rate})
-        assert flat(u).item() == pytest.approx((centered(v) + 10 * z["spread"].log()).item(), abs=1e-9)
+        assert flat(u).item() == pytest.approx(
+            (centered(v) + 10 * z["spread"].log()).item(), abs=1e-9
+        )
 
 
 def test_the_reference_of_the_pumps_is_the_nested_integral() -> None:
@@ -94,7 +100,9 @@ def test_the_reference_of_the_pumps_is_the_nested_integral() -> None:
     hours, failures = data.train["hours"].numpy(), data.train["failures"].numpy()
     mean, log_spread = np.linspace(-5.0, 3.0, 65), np.linspace(-1.6, 1.8, 61)
     m, s = mean[:, None, None], np.exp(log_spread)[None, :, None]
-    log_joint = stats.norm.logpdf(m, -1, 2) + stats.halfnorm.logpdf(s, scale=2) + np.log(s)  # [mean, spread, 1]
+    log_joint = (
+        stats.norm.logpdf(m, -1, 2) + stats.halfnorm.logpdf(s, scale=2) + np.log(s)
+    )  # [mean, spread, 1]
     first, second = [], []  # E[log rate | mean, spread], E[log rate^2 | mean, spread] per pump
     eta = np.linspace(-9.0, 5.0, 281)
     prior = stats.norm.logpdf(eta, m, s)  # [mean, spread, node]
@@ -121,13 +129,21 @@ def test_the_reference_of_the_pumps_is_the_nested_integral() -> None:
         assert np.abs(z_sd).max() < 4, name
 
 
-# -- change point -------------------------------------------------------------------------------------------------------
+# -- change point ------------------------------------------------------------------------------
 
 
 def test_the_level_shift_sums_over_every_change() -> None:
     x = torch.tensor([0.3, 1.9, -0.4, 2.2, 0.8], dtype=torch.float64)
-    level, scale = torch.tensor([0.1, 1.4], dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)
-    terms = [stats.norm.logpdf(x[:c], 0.1, 0.7).sum() + stats.norm.logpdf(x[c:], 1.4, 0.7).sum() - math.log(4) for c in range(1, 5)]
+    level, scale = (
+        torch.tensor([0.1, 1.4], dtype=torch.float64),
+        torch.tensor(0.7, dtype=torch.float64),
+    )
+    terms = [
+        stats.norm.logpdf(x[:c], 0.1, 0.7).sum()
+        + stats.norm.logpdf(x[c:], 1.4, 0.7).sum()
+        - math.log(4)
+        for c in range(1, 5)
+    ]
     shift = LevelShift(level, scale, 5)
     assert shift.log_prob(x).item() == pytest.approx(np.logaddexp.reduce(terms), abs=1e-12)
     assert torch.allclose(shift.joint(x), torch.tensor(terms, dtype=torch.float64))
@@ -145,22 +161,30 @@ def test_evidence_of_the_change_point_is_a_sum_of_multivariate_t() -> None:
     flow, terms = data.train["flow"].numpy(), []
     for change in range(1, 100):
         x = np.repeat(np.eye(2), [change, 100 - change], axis=0)
-        shape = (4 / 3) * (np.eye(100) + 4 * x @ x.T)  # normal-inverse-gamma with shape 3 and rate 4: t with 6 degrees
-        terms.append(stats.multivariate_t.logpdf(flow, np.full(100, 9.0), shape, df=6) - math.log(99))
+        shape = (4 / 3) * (
+            np.eye(100) + 4 * x @ x.T
+        )  # normal-inverse-gamma with shape 3 and rate 4: t with 6 degrees
+        terms.append(
+            stats.multivariate_t.logpdf(flow, np.full(100, 9.0), shape, df=6) - math.log(99)
+        )
     assert exact.log_evidence == pytest.approx(np.logaddexp.reduce(terms), abs=1e-8)
     assert 1871 + int(np.argmax(terms)) == 1898
 
 
-# -- data ---------------------------------------------------------------------------------------------------------------
+# -- data --------------------------------------------------------------------------------------
 
 
 def test_tables_have_their_published_figures() -> None:
     nile, stack, gdp = datasets.read("nile"), datasets.read("stackloss"), datasets.read("gdp")
-    assert nile.column("volume").mean().item() == pytest.approx(919.35)  # Cobb 1978; Durbin and Koopman 2001
+    assert nile.column("volume").mean().item() == pytest.approx(
+        919.35
+    )  # Cobb 1978; Durbin and Koopman 2001
     assert nile.column("year").tolist() == list(range(1871, 1971))
     x = np.column_stack([np.ones(21), stack.values[:, 1:].numpy()])
     fit = np.linalg.lstsq(x, stack.column("loss").numpy(), rcond=None)[0]
-    assert fit == pytest.approx([-39.9197, 0.7156, 1.2953, -0.1521], abs=1e-4)  # Brownlee 1965; Dodge 1996
+    assert fit == pytest.approx(
+        [-39.9197, 0.7156, 1.2953, -0.1521], abs=1e-4
+    )  # Brownlee 1965; Dodge 1996
     assert gdp.column("gdp")[[0, -1]].tolist() == [2710.349, 12990.341]
     sunspots = datasets.read("sunspots")
     assert sunspots.column("number").max().item() == 190.2  # 1957, the largest on record

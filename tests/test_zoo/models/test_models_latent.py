@@ -27,12 +27,16 @@ def half_normal(x: Tensor, sd: float) -> Tensor:
     return math.log(2) + normal(x, 0.0, sd)
 
 
-# -- survival, ordinal --------------------------------------------------------------------------------------------------
+# -- survival, ordinal -------------------------------------------------------------------------
 
 
 def test_the_censored_weibull_is_that_of_scipy() -> None:
     x, limit = torch.tensor([0.2, 3.0, 17.0, 20.0], dtype=torch.float64), 20.0
-    ours = CensoredWeibull(torch.tensor(2.1, dtype=torch.float64), torch.tensor(1.3, dtype=torch.float64), torch.full((4,), limit))
+    ours = CensoredWeibull(
+        torch.tensor(2.1, dtype=torch.float64),
+        torch.tensor(1.3, dtype=torch.float64),
+        torch.full((4,), limit),
+    )
     theirs = stats.weibull_min(1.3, scale=math.exp(2.1))
     expected = np.append(theirs.logpdf(x[:3]), theirs.logsf(limit))
     assert np.allclose(ours.log_prob(x), expected, atol=1e-12)
@@ -40,15 +44,26 @@ def test_the_censored_weibull_is_that_of_scipy() -> None:
     drawn = ours.sample((20_000,))[:, 0].numpy()
     share = theirs.sf(limit)
     assert abs((drawn == limit).mean() - share) < 5 * math.sqrt(share / 20_000)
-    assert stats.kstest(drawn[drawn < limit], lambda t: theirs.cdf(t) / theirs.cdf(limit)).pvalue > 1e-4
+    assert (
+        stats.kstest(drawn[drawn < limit], lambda t: theirs.cdf(t) / theirs.cdf(limit)).pvalue
+        > 1e-4
+    )
     assert ours.support.check(x).all()
     assert not ours.support.check(torch.tensor(20.1)).any()  # nobody is watched beyond the limit
 
 
 @pytest.mark.parametrize("log_scale", [1.0, 2.1, 3.5])  # 0, 5 and 57 % reach the limit
-def test_the_density_below_the_limit_and_the_chance_of_reaching_it_make_one(log_scale: float) -> None:
+def test_the_density_below_the_limit_and_the_chance_of_reaching_it_make_one(
+    log_scale: float,
+) -> None:
     def node(kind: type) -> dict[str, Any]:
-        return {"fn": kind(torch.full((2,), log_scale, dtype=torch.float64), torch.tensor(1.3, dtype=torch.float64), 20.0)}
+        return {
+            "fn": kind(
+                torch.full((2,), log_scale, dtype=torch.float64),
+                torch.tensor(1.3, dtype=torch.float64),
+                20.0,
+            )
+        }
 
     class Off(CensoredWeibull):
         def log_prob(self, value: Tensor) -> Tensor:
@@ -77,7 +92,11 @@ def grid_moments(grid: targets_entries.Grid) -> list[tuple[float, float]]:
 
 def test_the_reference_of_the_strikes_is_that_of_a_grid() -> None:
     stored = reference.read("weibull_survival").moments
-    for name, (mean, sd) in zip(("level", "slope", "log_shape"), grid_moments(targets_entries.weibull_grid(41)), strict=True):
+    for name, (mean, sd) in zip(
+        ("level", "slope", "log_shape"),
+        grid_moments(targets_entries.weibull_grid(41)),
+        strict=True,
+    ):
         assert abs(stored[name].mean.item() - mean) < 4 * stored[name].mean_se.item(), name
         assert abs(stored[name].sd.item() - sd) < 4 * stored[name].sd_se.item(), name
 
@@ -97,7 +116,9 @@ def test_exact_draws_of_three_coordinates_have_the_moments_of_the_grid() -> None
     exact = gp_regression.ENTRY.exact(data)
     assert exact is not None
     draws = exact.sample(1000, 5)
-    for name, (mean, sd) in zip(("length", "amplitude", "noise"), grid_moments(targets_entries.gp_grid(31)), strict=True):
+    for name, (mean, sd) in zip(
+        ("length", "amplitude", "noise"), grid_moments(targets_entries.gp_grid(31)), strict=True
+    ):
         x = draws[name].log()
         assert abs(x.mean().item() - mean) < 5 * sd / math.sqrt(1000)
         assert x.std().item() == pytest.approx(sd, rel=5 * 0.03)
@@ -114,17 +135,25 @@ def test_ordinal_regression_is_the_hand_written_density() -> None:
     x, answer = data.train["x"].numpy(), data.train["answer"].numpy()
     u = points(1, density.dim)[0]
     z = density.constrain(u)
-    cuts = np.concatenate([[-np.inf], stats.logistic.ppf(z["share"].cumsum(-1)[:-1].numpy()), [np.inf]])
+    cuts = np.concatenate(
+        [[-np.inf], stats.logistic.ppf(z["share"].cumsum(-1)[:-1].numpy()), [np.inf]]
+    )
     eta = x @ z["weight"].numpy()
     p = stats.logistic.cdf(cuts[answer + 1] - eta) - stats.logistic.cdf(cuts[answer] - eta)
-    prior = stats.dirichlet.logpdf(z["share"].numpy() / z["share"].sum().item(), np.ones(7)) + stats.norm.logpdf(z["weight"].numpy()).sum()
+    prior = (
+        stats.dirichlet.logpdf(z["share"].numpy() / z["share"].sum().item(), np.ones(7))
+        + stats.norm.logpdf(z["weight"].numpy()).sum()
+    )
     jacobian = sum(
-        s.transform.log_abs_det_jacobian(u[s.start : s.stop], s.transform(u[s.start : s.stop])).sum().item() for s in density.sites
+        s.transform.log_abs_det_jacobian(u[s.start : s.stop], s.transform(u[s.start : s.stop]))
+        .sum()
+        .item()
+        for s in density.sites
     )
     assert density(u).item() == pytest.approx(np.log(p).sum() + prior + jacobian, abs=1e-8)
 
 
-# -- crossed effects ----------------------------------------------------------------------------------------------------
+# -- crossed effects ---------------------------------------------------------------------------
 
 
 def test_crossed_effects_have_the_marginal_density_of_a_normal() -> None:
@@ -140,11 +169,19 @@ def test_crossed_effects_have_the_marginal_density_of_a_normal() -> None:
         effects = torch.cat([z["intercept"].reshape(1), z["rater_effect"], z["film_effect"]])
         precision = design.T @ design / s**2 + torch.diag(prior_sd**-2)
         mean = torch.linalg.solve(precision, design.T @ mark / s**2)
-        conditional = torch.distributions.MultivariateNormal(mean, precision_matrix=precision).log_prob(effects)
+        conditional = torch.distributions.MultivariateNormal(
+            mean, precision_matrix=precision
+        ).log_prob(effects)
         scales = sum(half_normal(t, 2.0) + t.log() for t in (a, b, s))
-        covariance = (design * prior_sd**2) @ design.T + s**2 * torch.eye(len(mark), dtype=torch.float64)
-        marginal = torch.distributions.MultivariateNormal(torch.zeros(len(mark)).double(), covariance).log_prob(mark)
-        assert density(u).item() == pytest.approx((conditional + marginal + scales).item(), abs=1e-6)
+        covariance = (design * prior_sd**2) @ design.T + s**2 * torch.eye(
+            len(mark), dtype=torch.float64
+        )
+        marginal = torch.distributions.MultivariateNormal(
+            torch.zeros(len(mark)).double(), covariance
+        ).log_prob(mark)
+        assert density(u).item() == pytest.approx(
+            (conditional + marginal + scales).item(), abs=1e-6
+        )
 
 
 def test_every_film_is_marked_and_no_rater_marks_one_twice() -> None:
@@ -154,19 +191,24 @@ def test_every_film_is_marked_and_no_rater_marks_one_twice() -> None:
     assert len(data.train["film"].unique()) == 24
 
 
-# -- latent variables integrated out ------------------------------------------------------------------------------------
+# -- latent variables integrated out -----------------------------------------------------------
 
 
 def test_abilities_are_integrated_out_to_rounding() -> None:
     data = item_response_marginal.ENTRY.load_data()
     a = torch.linspace(0.3, 2.5, 10, dtype=torch.float64)
     e = torch.linspace(-2.0, 2.0, 10, dtype=torch.float64)
-    found = item_response_marginal.Answers(a.unsqueeze(0), e.unsqueeze(0)).log_prob(data.train["correct"][:4])
+    found = item_response_marginal.Answers(a.unsqueeze(0), e.unsqueeze(0)).log_prob(
+        data.train["correct"][:4]
+    )
     for i in range(4):
         sign = 2 * data.train["correct"][i].numpy() - 1
 
         def integrand(t: float, sign: np.ndarray = sign) -> float:
-            return math.exp(stats.norm.logpdf(t) + stats.logistic.logcdf(sign * (a.numpy() * t + e.numpy())).sum())
+            return math.exp(
+                stats.norm.logpdf(t)
+                + stats.logistic.logcdf(sign * (a.numpy() * t + e.numpy())).sum()
+            )
 
         exact = math.log(integrate.quad(integrand, -9, 9, epsabs=0, epsrel=1e-10, limit=200)[0])
         assert found[i].item() == pytest.approx(exact, abs=1e-6)
@@ -182,12 +224,15 @@ def test_item_response_joint_and_marginal_agree_for_one_person() -> None:
     many = u.repeat(len(grid), 1)
     many[:, place] = grid
     integral = joint.batch(many).logsumexp(0) + math.log(0.1)
-    own = normal(u[place], 0.0, 1.0) + torch.distributions.Bernoulli(
-        logits=z["discrimination"] * u[place] + z["easiness"]
-    ).log_prob(data.train["correct"][0]).sum()  # fmt: skip
-    summed = item_response_marginal.Answers(z["discrimination"].unsqueeze(0), z["easiness"].unsqueeze(0)).log_prob(
-        data.train["correct"][:1]
+    own = (
+        normal(u[place], 0.0, 1.0)
+        + torch.distributions.Bernoulli(logits=z["discrimination"] * u[place] + z["easiness"])
+        .log_prob(data.train["correct"][0])
+        .sum()
     )
+    summed = item_response_marginal.Answers(
+        z["discrimination"].unsqueeze(0), z["easiness"].unsqueeze(0)
+    ).log_prob(data.train["correct"][:1])
     assert (integral - joint(u)).item() == pytest.approx((summed[0] - own).item(), abs=1e-5)
 
 
@@ -195,10 +240,16 @@ def test_completed_abilities_are_draws_of_their_conditional() -> None:
     data = item_response.make_data(0)
     a = torch.linspace(0.5, 2.0, 10, dtype=torch.float64).expand(1, 100, 10)
     e = torch.linspace(-1.0, 1.5, 10, dtype=torch.float64).expand(1, 100, 10)
-    ability = item_response.complete({"discrimination": a, "easiness": e}, data)["ability"][0]  # [draw, person]
+    ability = item_response.complete({"discrimination": a, "easiness": e}, data)["ability"][
+        0
+    ]  # [draw, person]
     grid = torch.linspace(-8, 8, 401, dtype=torch.float64)
     logits = a[0, 0] * grid.unsqueeze(-1) + e[0, 0]
-    score = data.train["correct"] @ logits.T - torch.nn.functional.softplus(logits).sum(-1) - 0.5 * grid**2
+    score = (
+        data.train["correct"] @ logits.T
+        - torch.nn.functional.softplus(logits).sum(-1)
+        - 0.5 * grid**2
+    )
     p = score.softmax(-1)
     mean = p @ grid
     sd = (p @ grid**2 - mean**2).sqrt()
@@ -217,7 +268,9 @@ def test_the_latent_function_integrates_to_the_marginal_process() -> None:
         lower = gp_latent.factor(data.train["year"], z["length"], z["amplitude"])
         precision = lower.T @ lower / z["noise"] ** 2 + torch.eye(100, dtype=torch.float64)
         mean = torch.linalg.solve(precision, lower.T @ y / z["noise"] ** 2)
-        conditional = torch.distributions.MultivariateNormal(mean, precision_matrix=precision).log_prob(z["z"])
+        conditional = torch.distributions.MultivariateNormal(
+            mean, precision_matrix=precision
+        ).log_prob(z["z"])
         # the three hyperparameters come first in both programs, so their prior and Jacobian cancel
         assert (latent(u) - conditional).item() == pytest.approx(marginal(u[:3]).item(), abs=1e-6)
 
@@ -236,7 +289,7 @@ def test_completed_functions_are_draws_of_their_conditional() -> None:
     assert torch.allclose(f.std(0) / sd, torch.ones(len(shown)).double(), atol=5 / math.sqrt(1000))
 
 
-# -- time series, mixture -----------------------------------------------------------------------------------------------
+# -- time series, mixture ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share", [0.97, 0.3], ids=["slow", "alternating"])
@@ -246,7 +299,9 @@ def test_deviations_follow_the_recursion(share: float) -> None:
     d = [(step * z[0] / math.sqrt(1 - phi**2)).item()]
     for t in range(1, 50):
         d.append(phi * d[-1] + step.item() * z[t].item())
-    assert torch.allclose(stochastic_volatility.deviations(p, step, z), torch.tensor(d, dtype=torch.float64))
+    assert torch.allclose(
+        stochastic_volatility.deviations(p, step, z), torch.tensor(d, dtype=torch.float64)
+    )
 
 
 def test_stochastic_volatility_has_the_density_of_the_form_with_a_level() -> None:
@@ -260,11 +315,20 @@ def test_stochastic_volatility_has_the_density_of_the_form_with_a_level() -> Non
     for e in noise[1:]:
         d.append(phi * d[-1] + step * e)
     level = z["average"].item() - np.mean(d)
-    value = stats.norm.logpdf(level, -0.5, 1) + stats.beta.logpdf(p, 20, 1.5) + stats.halfnorm.logpdf(step, scale=0.5)
-    value += stats.norm.logpdf(noise).sum() + stats.norm.logpdf(data.train["growth"], 0, np.exp((level + np.array(d)) / 2)).sum()
+    value = (
+        stats.norm.logpdf(level, -0.5, 1)
+        + stats.beta.logpdf(p, 20, 1.5)
+        + stats.halfnorm.logpdf(step, scale=0.5)
+    )
+    value += (
+        stats.norm.logpdf(noise).sum()
+        + stats.norm.logpdf(data.train["growth"], 0, np.exp((level + np.array(d)) / 2)).sum()
+    )
     value += np.log(p * (1 - p)) + np.log(step)  # of the logistic function and of exp
     assert density(u).item() == pytest.approx(value, abs=1e-9)
-    assert stochastic_volatility.level({k: v[None] for k, v in z.items()}, data).item() == pytest.approx(level, abs=1e-12)
+    assert stochastic_volatility.level(
+        {k: v[None] for k, v in z.items()}, data
+    ).item() == pytest.approx(level, abs=1e-12)
 
 
 def test_mixture_of_regressions_is_the_hand_written_density() -> None:
@@ -272,13 +336,22 @@ def test_mixture_of_regressions_is_the_hand_written_density() -> None:
     x, y = data.train["length"], data.train["width"]
     u = points(1, density.dim)[0]
     z = density.constrain(u)
-    parts = normal(y.unsqueeze(-1), z["center"] + z["slope"] * x.unsqueeze(-1), z["scale"]) + z["weight"].log()
+    parts = (
+        normal(y.unsqueeze(-1), z["center"] + z["slope"] * x.unsqueeze(-1), z["scale"])
+        + z["weight"].log()
+    )
     prior = (
         torch.distributions.Dirichlet(torch.full((2,), 5.0).double()).log_prob(z["weight"])
-        + normal(z["center"], 3.0, 0.5).sum() + normal(z["slope"], 0.0, 1.0).sum()
+        + normal(z["center"], 3.0, 0.5).sum()
+        + normal(z["slope"], 0.0, 1.0).sum()
         + (normal(z["scale"].log(), math.log(0.3), 0.4) - z["scale"].log()).sum()
-    )  # fmt: skip
-    jacobian = sum(
-        s.transform.log_abs_det_jacobian(u[s.start : s.stop], s.transform(u[s.start : s.stop])).sum().item() for s in density.sites
     )
-    assert density(u).item() == pytest.approx((parts.logsumexp(-1).sum() + prior).item() + jacobian, abs=1e-8)
+    jacobian = sum(
+        s.transform.log_abs_det_jacobian(u[s.start : s.stop], s.transform(u[s.start : s.stop]))
+        .sum()
+        .item()
+        for s in density.sites
+    )
+    assert density(u).item() == pytest.approx(
+        (parts.logsumexp(-1).sum() + prior).item() + jacobian, abs=1e-8
+    )

@@ -26,12 +26,16 @@ def density_of(entry: ModelEntry) -> tuple[LogDensity, Data]:
 
 
 def points(n: int, dim: int, seed: int = 0) -> Tensor:
-    return 0.5 * torch.randn(n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return 0.5 * torch.randn(
+        n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def jacobian(density: LogDensity, u: Tensor) -> float:
-    terms = [s.transform.log_abs_det_jacobian(u[s.start : s.stop].reshape(s.unconstrained_shape), z) for s, z in zip(
-        density.sites, density.constrain(u).values(), strict=True)]  # fmt: skip
+    terms = [
+        s.transform.log_abs_det_jacobian(u[s.start : s.stop].reshape(s.unconstrained_shape), z)
+        for s, z in zip(density.sites, density.constrain(u).values(), strict=True)
+    ]
     return float(sum(t.sum() for t in terms))
 
 
@@ -47,7 +51,10 @@ def wishart_prior(z: dict[str, Tensor], k: int, psi: float) -> float:
     return float(wishart + (power * 0.5 * np.log(strength)).sum())
 
 
-@pytest.mark.parametrize("options", [{}, {"K": 3, "covariance": "diag"}, {"data": "wine", "K": 3}, {"data": "breast_cancer"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"K": 3, "covariance": "diag"}, {"data": "wine", "K": 3}, {"data": "breast_cancer"}],
+)
 def test_density_is_that_of_scipy(options: dict[str, object]) -> None:
     entry = classes.ENTRY.with_options(**options)
     density, data = density_of(entry)
@@ -56,16 +63,25 @@ def test_density_is_that_of_scipy(options: dict[str, object]) -> None:
     psi = number ** (-2.0 / size)
     (u,) = points(1, density.dim)
     z = density.constrain(u)
-    total = dist.Dirichlet(torch.full((number,), 5.0, dtype=torch.float64)).log_prob(z["weight"]).item()
+    total = (
+        dist.Dirichlet(torch.full((number,), 5.0, dtype=torch.float64))
+        .log_prob(z["weight"])
+        .item()
+    )
     terms = []
     for k in range(number):
         if entry.settings["covariance"] == "full":
             total += stats.norm.logpdf(z["center"][k]).sum() + wishart_prior(z, k, psi)
         else:
-            total += stats.norm.logpdf(z["location"][k]).sum() + stats.invgamma.logpdf(z["variance"][k], 1.5, scale=psi / 2).sum()
+            total += (
+                stats.norm.logpdf(z["location"][k]).sum()
+                + stats.invgamma.logpdf(z["variance"][k], 1.5, scale=psi / 2).sum()
+            )
         loc, root, _ = classes.normals(z, basis)
         covariance = np.linalg.inv((root[k] @ root[k].T).numpy())
-        terms.append(math.log(z["weight"][k]) + stats.multivariate_normal.logpdf(x, loc[k], covariance))
+        terms.append(
+            math.log(z["weight"][k]) + stats.multivariate_normal.logpdf(x, loc[k], covariance)
+        )
     total += np.logaddexp.reduce(terms, axis=0).sum() + jacobian(density, u)
     assert density(u).item() == pytest.approx(total, rel=1e-9)
     assert np.allclose(classes.log_joint(z, x, basis).numpy(), np.stack(terms, -1), rtol=1e-8)
@@ -89,7 +105,9 @@ def test_a_class_that_flattens_onto_a_plane_of_rows_loses_density() -> None:
     heights, soft = [], []
     for thin in (1e-2, 1e-3, 1e-4, 1e-5):
         precision = whole + torch.outer(normal, normal) / thin**2
-        lower = torch.linalg.cholesky(torch.linalg.inv(basis) @ precision @ torch.linalg.inv(basis).T)
+        lower = torch.linalg.cholesky(
+            torch.linalg.inv(basis) @ precision @ torch.linalg.inv(basis).T
+        )
         other = torch.eye(4, dtype=torch.float64)
         z = {
             "weight": torch.tensor([0.5, 0.5], dtype=torch.float64),
@@ -98,11 +116,15 @@ def test_a_class_that_flattens_onto_a_plane_of_rows_loses_density() -> None:
             "tilt": torch.stack([m[*torch.tril_indices(4, 4, -1)] for m in (lower, other)]),
         }
         heights.append(density(density.unconstrain(z)).item())
-        # the same class under log-normal scales and an LKJ(2) correlation matrix: the likelihood wins by n log(1 / thin)
+        # the same class under log-normal scales and an LKJ(2) correlation matrix: the likelihood
+        # wins by n log(1 / thin)
         covariance = torch.linalg.inv(precision)
         sd = covariance.diagonal().sqrt()
         correlation = covariance / torch.outer(sd, sd)
-        prior = dist.LKJCholesky(4, 2.0).log_prob(torch.linalg.cholesky(correlation)) + dist.LogNormal(-0.7, 0.5).log_prob(sd).sum()
+        prior = (
+            dist.LKJCholesky(4, 2.0).log_prob(torch.linalg.cholesky(correlation))
+            + dist.LogNormal(-0.7, 0.5).log_prob(sd).sum()
+        )
         soft.append(float(prior + classes.log_joint(z, x, basis).logsumexp(-1).sum()))
     assert all(a > b for a, b in pairwise(heights))
     assert heights[-1] < -1e6
@@ -116,7 +138,9 @@ def test_quantities_are_ordered_along_the_axis_and_do_not_see_labels(covariance:
     draws = density.constrain(points(5, density.dim))
     flipped = {name: value.flip(1) for name, value in draws.items()}
     for name, quantity in entry.quantities.items():
-        assert torch.allclose(quantity.fn(draws, data), quantity.fn(flipped, data), atol=1e-9), name
+        assert torch.allclose(quantity.fn(draws, data), quantity.fn(flipped, data), atol=1e-9), (
+            name
+        )
     place = entry.quantities["location"].fn(draws, data) @ classes.axis_of(data.train["x"])
     assert (place.diff(dim=-1) > 0).all()
     r = classes.responsibilities(draws, data)[:, classes.points(data.train["x"])]
@@ -129,9 +153,16 @@ def test_latent_class_density_is_written_by_hand() -> None:
     x = data.train["x"]
     (u,) = points(1, density.dim)
     z = density.constrain(u)
-    terms = np.stack([math.log(z["weight"][k]) + stats.bernoulli.logpmf(x, z["chance"][k]).sum(-1) for k in range(2)])
+    terms = np.stack(
+        [
+            math.log(z["weight"][k]) + stats.bernoulli.logpmf(x, z["chance"][k]).sum(-1)
+            for k in range(2)
+        ]
+    )
     total = np.logaddexp.reduce(terms, axis=0).sum() + stats.beta.logpdf(z["chance"], 2, 2).sum()
-    total += dist.Dirichlet(torch.full((2,), 5.0, dtype=torch.float64)).log_prob(z["weight"]).item() + jacobian(density, u)
+    total += dist.Dirichlet(torch.full((2,), 5.0, dtype=torch.float64)).log_prob(
+        z["weight"]
+    ).item() + jacobian(density, u)
     assert density(u).item() == pytest.approx(total, rel=1e-10)
     assert np.allclose(latent_class.log_joint(z, x).numpy().T, terms)
 

@@ -27,7 +27,9 @@ def mixture_by_hand(z: dict[str, Tensor], petal: Tensor) -> Tensor:
         + log_normal(z["location"], 4.0, 2.0).sum()
         + (log_normal(z["scale"].log(), math.log(0.5), 0.5) - z["scale"].log()).sum()
     )
-    terms = z["weight"].log() + log_normal(petal[:, None], z["location"], z["scale"])  # [flower, class]
+    terms = z["weight"].log() + log_normal(
+        petal[:, None], z["location"], z["scale"]
+    )  # [flower, class]
     return prior + terms.logsumexp(-1).sum()
 
 
@@ -38,7 +40,10 @@ def test_enumerated_mixture_is_the_hand_written_log_sum_exp(K: int) -> None:
         value, gradient = density.gradient(u)
         point = u.clone().requires_grad_(True)
         jacobian = sum(
-            s.transform.log_abs_det_jacobian(point[s.start : s.stop], s.transform(point[s.start : s.stop])).sum() for s in density.sites
+            s.transform.log_abs_det_jacobian(
+                point[s.start : s.stop], s.transform(point[s.start : s.stop])
+            ).sum()
+            for s in density.sites
         )
         by_hand = mixture_by_hand(density.constrain(point), data.train["petal"]) + jacobian
         (slope,) = torch.autograd.grad(by_hand, point)
@@ -59,7 +64,11 @@ def test_a_class_shrinking_onto_tied_values_loses_density_without_bound(K: int) 
     for log_scale in (-10.0, -20.0, -40.0, -80.0):
         scale = torch.ones(K, dtype=torch.float64)
         scale[0] = math.exp(log_scale)
-        heights.append(density(density.unconstrain({"weight": weight, "location": location, "scale": scale})).item())
+        heights.append(
+            density(
+                density.unconstrain({"weight": weight, "location": location, "scale": scale})
+            ).item()
+        )
     assert heights[-1] < -5000
     assert all(a > b for a, b in pairwise(heights))
 
@@ -70,9 +79,13 @@ def test_mixture_quantities_do_not_see_labels(K: int) -> None:
     density, data = log_density(entry)
     draws = density.constrain(points(7, density.dim))
     flipped = {name: value.flip(-1) for name, value in draws.items()}
-    assert torch.allclose(density.batch(density.unconstrain(flipped)), density.batch(density.unconstrain(draws)))
+    assert torch.allclose(
+        density.batch(density.unconstrain(flipped)), density.batch(density.unconstrain(draws))
+    )
     for name, quantity in entry.quantities.items():
-        assert torch.allclose(quantity.fn(draws, data), quantity.fn(flipped, data), atol=1e-10), name
+        assert torch.allclose(quantity.fn(draws, data), quantity.fn(flipped, data), atol=1e-10), (
+            name
+        )
     assert (entry.quantities["location"].fn(draws, data).diff(dim=-1) > 0).all()
 
 
@@ -82,9 +95,13 @@ def test_co_assignment_is_the_probability_of_a_shared_class() -> None:
     z = density.constrain(points(1, density.dim)[0])
 
     def responsibility(value: float) -> Tensor:
-        return (z["weight"].log() + log_normal(torch.tensor(value), z["location"], z["scale"])).softmax(-1)
+        return (
+            z["weight"].log() + log_normal(torch.tensor(value), z["location"], z["scale"])
+        ).softmax(-1)
 
-    for log_odds, (a, b) in zip(gaussian_mixture.co_assignment(z, data), gaussian_mixture.PAIRS[3], strict=True):
+    for log_odds, (a, b) in zip(
+        gaussian_mixture.co_assignment(z, data), gaussian_mixture.PAIRS[3], strict=True
+    ):
         assert {a, b} <= set(data.train["petal"].tolist()), "pairs are measured values"
         shared = (responsibility(a) * responsibility(b)).sum()
         assert torch.sigmoid(log_odds).item() == pytest.approx(shared.item(), abs=1e-7)

@@ -19,18 +19,32 @@ def by_hand(petal: list[float], K: int) -> tuple[float, np.ndarray]:
     """Return the log evidence and the co-clustering matrix by loops over labelings and scipy's multivariate t."""
     y, n = np.array(petal), len(petal)
     marginal = {}
-    for rows in itertools.chain.from_iterable(itertools.combinations(range(n), m) for m in range(n + 1)):
-        m = len(rows)  # y | class ~ t with 2 * 3 degrees of freedom and scale (1/3) (I + 11' / 0.1)
+    for rows in itertools.chain.from_iterable(
+        itertools.combinations(range(n), m) for m in range(n + 1)
+    ):
+        m = len(
+            rows
+        )  # y | class ~ t with 2 * 3 degrees of freedom and scale (1/3) (I + 11' / 0.1)
         shape = (1.0 / 3.0) * (np.eye(m) + 10.0)
-        marginal[rows] = stats.multivariate_t.logpdf(y[list(rows)], np.full(m, 4.0), shape, df=6.0) if m else 0.0
+        marginal[rows] = (
+            stats.multivariate_t.logpdf(y[list(rows)], np.full(m, 4.0), shape, df=6.0)
+            if m
+            else 0.0
+        )
     terms, shared = [], []
     for labels in itertools.product(range(K), repeat=n):
         groups = [tuple(i for i in range(n) if labels[i] == k) for k in range(K)]
-        prior = gammaln(2.0 * K) - gammaln(2.0 * K + n) + sum(gammaln(2.0 + len(g)) - gammaln(2.0) for g in groups)
+        prior = (
+            gammaln(2.0 * K)
+            - gammaln(2.0 * K + n)
+            + sum(gammaln(2.0 + len(g)) - gammaln(2.0) for g in groups)
+        )
         terms.append(prior + sum(marginal[g] for g in groups))
         shared.append(np.equal.outer(labels, labels))
     log_evidence = float(logsumexp(terms))
-    return log_evidence, np.tensordot(np.exp(np.array(terms) - log_evidence), np.array(shared, dtype=float), axes=1)
+    return log_evidence, np.tensordot(
+        np.exp(np.array(terms) - log_evidence), np.array(shared, dtype=float), axes=1
+    )
 
 
 @pytest.mark.parametrize(("K", "rows"), [(2, slice(0, 12, 2)), (3, slice(1, 12, 2))])
@@ -40,7 +54,9 @@ def test_evidence_and_matrix_are_those_of_plain_loops(K: int, rows: slice) -> No
     log_evidence, matrix = by_hand(petal, K)
     found = exact._partitions(tuple(petal), K)
     assert found.log_evidence == pytest.approx(log_evidence, abs=1e-9)
-    small = type(data)(train={"petal": torch.tensor(petal, dtype=torch.float64)}, observed=("petal",))
+    small = type(data)(
+        train={"petal": torch.tensor(petal, dtype=torch.float64)}, observed=("petal",)
+    )
     assert np.allclose(exact.co_clustering(small, K).numpy(), matrix, atol=1e-10)
 
 

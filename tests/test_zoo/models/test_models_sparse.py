@@ -28,11 +28,17 @@ def test_the_marginal_horseshoe_is_a_joint_normal_given_its_scales() -> None:
         z = density.constrain(u)
         sigma, sd = z["sigma"].item(), np.append(1.0, scales_of(z))
         prior = (
-            stats.halfnorm.logpdf(sigma) + stats.halfcauchy.logpdf(z["global"].item()) + stats.invgamma.logpdf(z["slab"].item(), 2, scale=2)
+            stats.halfnorm.logpdf(sigma)
+            + stats.halfcauchy.logpdf(z["global"].item())
+            + stats.invgamma.logpdf(z["slab"].item(), 2, scale=2)
             + stats.halfcauchy.logpdf(z["local"].numpy()).sum()
-            + sum(z[k].log().sum().item() for k in ("sigma", "global", "slab", "local"))  # Jacobian of the logarithms
-        )  # fmt: skip
-        likelihood = stats.multivariate_normal.logpdf(y, np.zeros(442), sigma**2 * np.eye(442) + (x * sd**2) @ x.T)
+            + sum(
+                z[k].log().sum().item() for k in ("sigma", "global", "slab", "local")
+            )  # Jacobian of the logarithms
+        )
+        likelihood = stats.multivariate_normal.logpdf(
+            y, np.zeros(442), sigma**2 * np.eye(442) + (x * sd**2) @ x.T
+        )
         assert density(u).item() == pytest.approx(prior + likelihood, abs=1e-7)
 
 
@@ -44,10 +50,14 @@ def test_the_whole_horseshoe_is_the_marginal_times_its_conditional() -> None:
         z = whole.constrain(u)
         scaled = x * np.append(1.0, scales_of(z)) / z["sigma"].item()
         precision = scaled.T @ scaled + np.eye(31)
-        mean = np.linalg.solve(precision, scaled.T @ data.train["progress"].numpy() / z["sigma"].item())
+        mean = np.linalg.solve(
+            precision, scaled.T @ data.train["progress"].numpy() / z["sigma"].item()
+        )
         standard = np.append(z["intercept"].item(), z["z"].numpy())
         conditional = stats.multivariate_normal.logpdf(standard, mean, np.linalg.inv(precision))
-        rest = marginal(marginal.unconstrain({k: z[k] for k in ("sigma", "global", "slab", "local")}))
+        rest = marginal(
+            marginal.unconstrain({k: z[k] for k in ("sigma", "global", "slab", "local")})
+        )
         assert whole(u).item() == pytest.approx(rest.item() + conditional, abs=1e-7)
 
 
@@ -60,11 +70,15 @@ def test_completed_weights_are_draws_of_their_conditional() -> None:
     found = horseshoe_regression.weights(full, data)[0].numpy()
     x, y = data.train["x"].numpy(), data.train["progress"].numpy()
     sd = scales_of({k: v[0, 0] for k, v in draws.items()})
-    covariance = np.linalg.inv(x.T @ x / 0.49 + np.diag(sd**-2.0))  # the columns are centered: the intercept is on its own
+    covariance = np.linalg.inv(
+        x.T @ x / 0.49 + np.diag(sd**-2.0)
+    )  # the columns are centered: the intercept is on its own
     mean, width = covariance @ x.T @ y / 0.49, np.sqrt(np.diag(covariance))
     assert np.abs((found.mean(0) - mean) / width).max() < 5 / math.sqrt(n)
     assert np.abs(found.std(0) / width - 1).max() < 5 / math.sqrt(2 * n)
-    assert np.abs(np.corrcoef(found.T) - covariance / np.outer(width, width)).max() < 5 / math.sqrt(n)
+    assert np.abs(
+        np.corrcoef(found.T) - covariance / np.outer(width, width)
+    ).max() < 5 / math.sqrt(n)
     level = full["intercept"][0]
     assert abs(level.mean().item()) < 5 * (442 / 0.49 + 1) ** -0.5 / math.sqrt(n)
 
@@ -82,13 +96,20 @@ def test_the_network_is_the_hand_written_density() -> None:
     t, flow = data.train["t"].numpy(), data.train["flow"].numpy()
     for u in points(3, density.dim):
         z = {k: v.numpy() for k, v in density.constrain(u).items()}
-        f = z["level"] + sum(b * np.tanh(a * t + c) for a, b, c in zip(z["slope"], z["out"], z["shift"], strict=True))
+        f = z["level"] + sum(
+            b * np.tanh(a * t + c)
+            for a, b, c in zip(z["slope"], z["out"], z["shift"], strict=True)
+        )
         prior = (
             normal(torch.tensor(np.append(z["slope"], z["shift"])), 0.0, 2.0).sum().item()
-            + stats.norm.logpdf(z["out"], scale=12**-0.5).sum() + stats.norm.logpdf(z["level"])
-            + stats.halfnorm.logpdf(z["sigma"]) + np.log(z["sigma"])
-        )  # fmt: skip
-        assert density(u).item() == pytest.approx(prior + stats.norm.logpdf(flow, f, z["sigma"]).sum(), abs=1e-8)
+            + stats.norm.logpdf(z["out"], scale=12**-0.5).sum()
+            + stats.norm.logpdf(z["level"])
+            + stats.halfnorm.logpdf(z["sigma"])
+            + np.log(z["sigma"])
+        )
+        assert density(u).item() == pytest.approx(
+            prior + stats.norm.logpdf(flow, f, z["sigma"]).sum(), abs=1e-8
+        )
 
 
 def test_orders_and_signs_of_units_change_neither_density_nor_quantities() -> None:
@@ -96,7 +117,9 @@ def test_orders_and_signs_of_units_change_neither_density_nor_quantities() -> No
     u = points(1, density.dim)[0]
     z = density.constrain(u)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    signs = torch.tensor(list(itertools.islice(itertools.cycle((1.0, -1.0, -1.0)), 12)), dtype=torch.float64)
+    signs = torch.tensor(
+        list(itertools.islice(itertools.cycle((1.0, -1.0, -1.0)), 12)), dtype=torch.float64
+    )
     copy = {**z, **{k: (z[k] * signs)[order] for k in ("slope", "shift", "out")}}
     v = density.unconstrain(copy)
     assert not torch.allclose(u, v)

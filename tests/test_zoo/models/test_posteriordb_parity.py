@@ -18,10 +18,14 @@ from zoo.density.log_density import LogDensity
 from zoo.types import ModelEntry
 
 FOLDER = os.environ.get("POSTERIORDB")
-pytestmark = pytest.mark.skipif(not FOLDER, reason="POSTERIORDB is not set, so there is no copy of posteriordb to compare with")
+pytestmark = pytest.mark.skipif(
+    not FOLDER, reason="POSTERIORDB is not set, so there is no copy of posteriordb to compare with"
+)
 NAMES = [n for n in zoo.names() if n.startswith("posteriordb/")]
 RENAMED = {"posteriordb/eight_schools-eight_schools_noncentered": {"theta_raw": "theta_trans"}}
-LOOSE = {"posteriordb/hudson_lynx_hare-lotka_volterra": 1e-3}  # nats; Stan solves the equations to 1e-3 there
+LOOSE = {
+    "posteriordb/hudson_lynx_hare-lotka_volterra": 1e-3
+}  # nats; Stan solves the equations to 1e-3 there
 DRAWS = 80  # per chain, of ten chains
 
 
@@ -35,7 +39,9 @@ def jacobian(density: LogDensity, u: Tensor) -> Tensor:
     total = torch.zeros(len(u), dtype=u.dtype)
     for s in density.sites:
         raw = s.part(u)
-        total = total + s.transform.log_abs_det_jacobian(raw, s.transform(raw)).reshape(len(u), -1).sum(-1)
+        total = total + s.transform.log_abs_det_jacobian(raw, s.transform(raw)).reshape(
+            len(u), -1
+        ).sum(-1)
     return total
 
 
@@ -43,12 +49,19 @@ def errors(entry: ModelEntry, name: str) -> tuple[Tensor, Tensor]:
     """Differences from Stan in nats at the points, up to one constant, and Stan's values."""
     file = Path(str(FOLDER)) / "parity" / f"{name}.json"
     if not file.parent.is_dir():
-        pytest.skip("this copy of posteriordb comes without density points of Stan (folder parity)")
+        pytest.skip(
+            "this copy of posteriordb comes without density points of Stan (folder parity)"
+        )
     points = json.loads(file.read_text(encoding="utf-8"))["points"]
     assert len(points) >= 10
     density = density_of(entry)
     rename = RENAMED.get(entry.name, {})
-    z = {s.name: torch.tensor([p["parameters"][rename.get(s.name, s.name)] for p in points], dtype=torch.float64) for s in density.sites}
+    z = {
+        s.name: torch.tensor(
+            [p["parameters"][rename.get(s.name, s.name)] for p in points], dtype=torch.float64
+        )
+        for s in density.sites
+    }
     u = density.unconstrain(z)
     with torch.no_grad():
         ours = density.eager_batch()(u) - jacobian(density, u)
@@ -71,7 +84,9 @@ def test_differences_of_log_density_are_those_of_stan(name: str) -> None:
 
 def test_parity_catches_another_prior() -> None:
     entry = zoo.load("posteriordb/kidiq_with_mom_work-kidscore_interaction_c")
-    other = zoo.load("posteriordb/kidiq-kidscore_interaction")  # the same response, other columns and prior
+    other = zoo.load(
+        "posteriordb/kidiq-kidscore_interaction"
+    )  # the same response, other columns and prior
     found, stan = errors(entry, "kidiq-kidscore_interaction")
     assert (found.abs() > 1e-6 * (1 + stan.abs())).any()
     right, _ = errors(other, "kidiq-kidscore_interaction")
@@ -88,7 +103,8 @@ def reference_points(entry: ModelEntry, density: LogDensity) -> Tensor:
 def stein(log_density: Callable[[Tensor], Tensor], u: Tensor) -> tuple[float, float]:
     """Return the largest distance from Stein's identities in standard errors, and the limit for so many looks.
 
-    For draws u of a density with gradient g, E[g_i] = 0 and E[(u_i - m_i) g_i] = -1. The draws are nearly independent.
+    For draws u of a density with gradient g, E[g_i] = 0 and E[(u_i - m_i) g_i] = -1. The draws are
+    nearly independent.
     """
     point = u.detach().requires_grad_(True)
     (g,) = torch.autograd.grad(log_density(point).sum(), point)
@@ -105,7 +121,9 @@ def test_reference_draws_fulfil_steins_identities(name: str) -> None:
     assert found < limit, f"{found:.1f} standard errors"
 
 
-@pytest.mark.parametrize("fault", ["shifted draws", "narrow draws", "no jacobian", "changed row", "other year"])
+@pytest.mark.parametrize(
+    "fault", ["shifted draws", "narrow draws", "no jacobian", "changed row", "other year"]
+)
 def test_stein_catches_faults(fault: str) -> None:
     names = {"other year": "nes1980-nes", "no jacobian": "eight_schools-eight_schools_noncentered"}
     entry = zoo.load("posteriordb/" + names.get(fault, "kidiq-kidscore_momiq"))
@@ -130,8 +148,16 @@ def test_stein_catches_faults(fault: str) -> None:
     assert found > limit
 
 
-@pytest.mark.parametrize(("name", "nats"), [("hudson_lynx_hare-lotka_volterra", 2e-5), ("one_comp_mm_elim_abs-one_comp_mm_elim_abs", 2e-5)])
-def test_half_the_step_changes_the_density_little(name: str, nats: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "nats"),
+    [
+        ("hudson_lynx_hare-lotka_volterra", 2e-5),
+        ("one_comp_mm_elim_abs-one_comp_mm_elim_abs", 2e-5),
+    ],
+)
+def test_half_the_step_changes_the_density_little(
+    name: str, nats: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entry = zoo.load(f"posteriordb/{name}")
     density = density_of(entry)
     u = reference_points(entry, density)
@@ -148,5 +174,7 @@ def halve(monkeypatch: pytest.MonkeyPatch) -> None:
     from zoo.models.posteriordb import one_comp as dose
 
     once, doses = lynx.log_populations, dose.concentrations
-    monkeypatch.setattr(lynx, "log_populations", lambda theta, z, years: once(theta, z, years, 2 * lynx.STEPS))
+    monkeypatch.setattr(
+        lynx, "log_populations", lambda theta, z, years: once(theta, z, years, 2 * lynx.STEPS)
+    )
     monkeypatch.setattr(dose, "concentrations", lambda *arguments: doses(*arguments, 2))

@@ -45,13 +45,17 @@ def exact():
 @pytest.fixture(scope="module")
 def brute(exact):
     data = exact[1]
-    return collapsed(data.train["words"].reshape(-1).numpy(), np.repeat(np.arange(3), 6), 2, 1.0, 0.5, 5)
+    return collapsed(
+        data.train["words"].reshape(-1).numpy(), np.repeat(np.arange(3), 6), 2, 1.0, 0.5, 5
+    )
 
 
 def test_evidence_equals_the_sum_over_all_262144_assignments(exact, brute):
     log_p = brute[1]
     assert len(log_p) == 2**18
-    assert exact[2].log_evidence == pytest.approx(log_p.max() + math.log(np.exp(log_p - log_p.max()).sum()), abs=1e-10)
+    assert exact[2].log_evidence == pytest.approx(
+        log_p.max() + math.log(np.exp(log_p - log_p.max()).sum()), abs=1e-10
+    )
 
 
 def test_co_assignment_equals_brute_force_and_the_draws_agree(exact, brute):
@@ -64,7 +68,9 @@ def test_co_assignment_equals_brute_force_and_the_draws_agree(exact, brute):
     truth = []
     for (d, n), (e, m) in lda_exact.TOKENS:
         truth.append(share[z[:, 6 * d + n] == z[:, 6 * e + m]].sum())
-        assert tables.co_assignment((d, int(words[d, n])), (e, int(words[e, m]))) == pytest.approx(truth[-1], abs=1e-10)
+        assert tables.co_assignment((d, int(words[d, n])), (e, int(words[e, m]))) == pytest.approx(
+            truth[-1], abs=1e-10
+        )
     drawn = entry.quantities["co_assignment"].fn(analytic.sample(8000, 3), data)
     z_scores = (drawn.mean(0) - torch.tensor(truth)) / (drawn.std(0) / 8000**0.5)
     assert z_scores.abs().max() < 5
@@ -77,8 +83,12 @@ def test_three_topics_through_tables_equal_brute_force():
     tables = TopicTables(counts, 3, 0.7, 0.4)
     assert tables.log_evidence == pytest.approx(np.logaddexp.reduce(log_p), abs=1e-10)
     share = np.exp(log_p - np.logaddexp.reduce(log_p))
-    assert tables.co_assignment((0, 0), (0, 0)) == pytest.approx(share[z[:, 0] == z[:, 1]].sum(), abs=1e-10)
-    assert tables.co_assignment((0, 2), (1, 2)) == pytest.approx(share[z[:, 3] == z[:, 4]].sum(), abs=1e-10)
+    assert tables.co_assignment((0, 0), (0, 0)) == pytest.approx(
+        share[z[:, 0] == z[:, 1]].sum(), abs=1e-10
+    )
+    assert tables.co_assignment((0, 2), (1, 2)) == pytest.approx(
+        share[z[:, 3] == z[:, 4]].sum(), abs=1e-10
+    )
 
 
 def test_evidence_equals_an_integral_that_knows_no_assignments():
@@ -91,7 +101,9 @@ def test_evidence_equals_an_integral_that_knows_no_assignments():
     one = (first**2 * wy).sum(-1)  # a document of words 0, 0
     two = (first * (1 - first) * wy).sum(-1)  # of words 0, 1
     integral = np.einsum("i,j,ij,ij", wx, wx, one, two)
-    assert TopicTables(np.array([[2, 0], [1, 1]]), 2, alpha, beta).log_evidence == pytest.approx(math.log(integral), abs=1e-12)
+    assert TopicTables(np.array([[2, 0], [1, 1]]), 2, alpha, beta).log_evidence == pytest.approx(
+        math.log(integral), abs=1e-12
+    )
 
 
 def test_enumerated_and_summed_programs_agree_in_value_and_gradient(exact):
@@ -100,7 +112,9 @@ def test_enumerated_and_summed_programs_agree_in_value_and_gradient(exact):
     enumerated = LogDensity(entry.with_options(words="enumerated").program(data), data)
     assert enumerated.discrete
     for seed in range(3):
-        u = torch.randn(summed.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        u = torch.randn(
+            summed.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+        )
         (a, b), (c, d) = summed.eager_gradient(u), enumerated.eager_gradient(u)
         assert abs(float(a - c)) < 1e-5
         assert float((b - d).abs().max()) < 1e-5
@@ -113,9 +127,13 @@ def test_relabeling_topics_changes_no_quantity_and_no_density(exact):
     density = LogDensity(entry.program(data), data)
     assert not torch.allclose(draws["topic"], moved["topic"])
     for quantity in entry.quantities.values():
-        torch.testing.assert_close(quantity.fn(draws, data), quantity.fn(moved, data), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(
+            quantity.fn(draws, data), quantity.fn(moved, data), rtol=1e-10, atol=1e-12
+        )
     with torch.no_grad():
-        rows = [density.log_joint({k: v[0] for k, v in d.items()}, data.train) for d in (draws, moved)]
+        rows = [
+            density.log_joint({k: v[0] for k, v in d.items()}, data.train) for d in (draws, moved)
+        ]
     assert float(rows[0]) == pytest.approx(float(rows[1]), abs=1e-9)
 
 
@@ -123,7 +141,10 @@ def test_word_counts_are_a_multinomial():
     probs = torch.tensor([[0.2, 0.5, 0.3], [0.0, 0.9, 0.1]], dtype=torch.float64)
     counts = torch.tensor([[2.0, 1.0, 4.0], [0.0, 3.0, 0.0]], dtype=torch.float64)
     found = WordCounts(probs, counts.sum(-1)).log_prob(counts)
-    expected = [scipy.stats.multinomial.logpmf(c, int(c.sum()), p) for c, p in zip(counts.numpy(), probs.numpy(), strict=True)]
+    expected = [
+        scipy.stats.multinomial.logpmf(c, int(c.sum()), p)
+        for c, p in zip(counts.numpy(), probs.numpy(), strict=True)
+    ]
     np.testing.assert_allclose(found, expected, atol=1e-12)
     with torch.random.fork_rng():
         torch.manual_seed(0)

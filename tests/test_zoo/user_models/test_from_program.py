@@ -34,7 +34,9 @@ def gradients(entry, guide=None):
     program = entry.program(data)
     with default_dtype(entry.dtype), pyro.settings.context(module_local_params=True):
         guide = entry.own_guides["own"](program, data, entry) if guide is None else guide(program)
-        elbo = (TraceEnum_ELBO if "enum" in entry.tags else Trace_ELBO)(num_particles=2)(program, guide)
+        elbo = (TraceEnum_ELBO if "enum" in entry.tags else Trace_ELBO)(num_particles=2)(
+            program, guide
+        )
         elbo(**data.train)
         elbo(**data.train).backward()
     return {name: p.grad for name, p in elbo.named_parameters()}
@@ -52,9 +54,15 @@ def test_a_plain_function_becomes_an_entry():
     assert torch.allclose(entry.quantities["log sigma"].fn(draws, data), torch.ones(3, 2))
     density = LogDensity(entry.program(data), data)
     w, log_sigma = 0.3, -0.7
-    expected = dist.Normal(w * X, np.exp(log_sigma)).log_prob(Y).sum() + dist.Normal(0.0, 1.0).log_prob(torch.tensor(w))
-    expected = expected + dist.HalfNormal(1.0).log_prob(torch.tensor(np.exp(log_sigma))) + log_sigma
-    assert torch.isclose(density(torch.tensor([w, log_sigma], dtype=torch.float64)), expected, rtol=1e-6)
+    expected = dist.Normal(w * X, np.exp(log_sigma)).log_prob(Y).sum() + dist.Normal(
+        0.0, 1.0
+    ).log_prob(torch.tensor(w))
+    expected = (
+        expected + dist.HalfNormal(1.0).log_prob(torch.tensor(np.exp(log_sigma))) + log_sigma
+    )
+    assert torch.isclose(
+        density(torch.tensor([w, log_sigma], dtype=torch.float64)), expected, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,7 +99,11 @@ def test_data_frames_and_views_are_observed():
     def model(table):
         mean = pyro.sample("mean", dist.Normal(torch.zeros(2), 1.0).to_event(1))
         with pyro.plate("rows", table.shape[0]):
-            pyro.sample("rows_seen", dist.Normal(mean, 1.0).to_event(1), obs=table[torch.arange(table.shape[0])])
+            pyro.sample(
+                "rows_seen",
+                dist.Normal(mean, 1.0).to_event(1),
+                obs=table[torch.arange(table.shape[0])],
+            )
 
     entry = zoo.from_program(model, {"table": pd.DataFrame({"a": [1.0, 2.0], "b": [0.0, 1.0]})})
     assert entry.load_data().observed == ("table",)
@@ -105,7 +117,9 @@ def test_dims_come_from_plates_or_the_caller():
 
     y = torch.zeros(3)
     assert zoo.from_program(model, {"y": y}).quantities["theta"].dims == ("school",)
-    assert zoo.from_program(model, {"y": y}, dims={"theta": ("place",)}).quantities["theta"].dims == ("place",)
+    assert zoo.from_program(model, {"y": y}, dims={"theta": ("place",)}).quantities[
+        "theta"
+    ].dims == ("place",)
 
 
 def test_correlation_factors_keep_only_their_free_entries():
@@ -114,12 +128,14 @@ def test_correlation_factors_keep_only_their_free_entries():
 
     entry = zoo.from_program(model, {})
     density = LogDensity(entry.program(entry.load_data()), entry.load_data())
-    value = entry.quantities["chol"].fn(density.constrain(torch.randn(50, 3, dtype=torch.float64)), entry.load_data())
+    value = entry.quantities["chol"].fn(
+        density.constrain(torch.randn(50, 3, dtype=torch.float64)), entry.load_data()
+    )
     assert value.shape == (50, 3)
     assert (value.std(0) > 0.01).all()
 
 
-# -- parameters -------------------------------------------------------------------------------------------------------
+# -- parameters --------------------------------------------------------------------------------
 
 
 def learned(x, y=None):
@@ -142,8 +158,12 @@ def test_every_lifted_param_gets_the_right_gradient():
     density = LogDensity(program, data)
     u = torch.tensor([0.2], dtype=torch.float64)
     grads = torch.autograd.grad(density(u), list(program.parameters()))
-    slope, log_sigma = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.1, np.log(0.5)))
-    expected = torch.autograd.grad(dist.Normal(slope * X + 0.2, log_sigma.exp()).log_prob(Y).sum(), [slope, log_sigma])
+    slope, log_sigma = (
+        torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.1, np.log(0.5))
+    )
+    expected = torch.autograd.grad(
+        dist.Normal(slope * X + 0.2, log_sigma.exp()).log_prob(Y).sum(), [slope, log_sigma]
+    )
     assert torch.allclose(torch.stack(grads), torch.stack(expected), rtol=1e-6)
     assert all(g is not None and g.abs() > 0 for g in gradients(entry, AutoNormal).values())
     assert not pyro.get_param_store().keys()
@@ -158,7 +178,11 @@ def test_functional_parameters_reach_the_program():
         def call(**tensors):
             return torch.func.functional_call(program, parameters, kwargs=tensors)
 
-        return poutine.trace(poutine.condition(call, {"shift": torch.tensor(0.2)})).get_trace(**data.train).log_prob_sum()
+        return (
+            poutine.trace(poutine.condition(call, {"shift": torch.tensor(0.2)}))
+            .get_trace(**data.train)
+            .log_prob_sum()
+        )
 
     parameters = {k: v.detach().clone() for k, v in program.named_parameters()}
     grads = torch.func.grad(joint)(parameters)
@@ -206,7 +230,13 @@ def test_each_build_starts_from_the_same_weights():
 def test_a_network_built_in_every_run_is_refused():
     def model(y):
         net = pyro.module("net", nn.Linear(1, 1))
-        pyro.sample("y", dist.Normal(net(pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))), 1.0).to_event(1), obs=y)
+        pyro.sample(
+            "y",
+            dist.Normal(
+                net(pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))), 1.0
+            ).to_event(1),
+            obs=y,
+        )
 
     with pytest.raises(ProgramError, match="once outside the function"):
         zoo.from_program(model, {"y": torch.zeros(1)})
@@ -234,7 +264,9 @@ def test_a_param_without_value_or_only_sometimes_is_refused():
 def test_a_used_parameter_store_is_left_alone():
     pyro.param("slope", torch.tensor(9.0))
     entry = zoo.from_program(learned, {"x": X, "y": Y})
-    assert entry.program(entry.load_data()).parameter_values()["slope"].item() == pytest.approx(0.1)
+    assert entry.program(entry.load_data()).parameter_values()["slope"].item() == pytest.approx(
+        0.1
+    )
     assert list(pyro.get_param_store().keys()) == ["slope"]
     pyro.clear_param_store()
 
@@ -249,7 +281,11 @@ class Bayesian(PyroModule):
 
     def forward(self, x, y=None):
         mean = self.linear(x[:, None]).squeeze(-1)
-        sigma = pyro.param("sigma", torch.tensor(0.5), constraint=constraints.positive) if self.linear.bias.requires_grad else 1.0
+        sigma = (
+            pyro.param("sigma", torch.tensor(0.5), constraint=constraints.positive)
+            if self.linear.bias.requires_grad
+            else 1.0
+        )
         with pyro.plate("rows", len(x)):
             pyro.sample("y", dist.Normal(mean, sigma), obs=y)
 
@@ -277,7 +313,10 @@ def test_distributions_made_outside_get_the_type_of_the_entry():
     entry = zoo.from_program(model, {"y": 1.0})
     program = entry.program(entry.load_data())
     with default_dtype(torch.float64):
-        assert poutine.trace(program).get_trace(y=torch.tensor(1.0)).nodes["z"]["value"].dtype == torch.float64
+        assert (
+            poutine.trace(program).get_trace(y=torch.tensor(1.0)).nodes["z"]["value"].dtype
+            == torch.float64
+        )
     assert prior.base_dist.loc.dtype == torch.float32
 
 
@@ -292,12 +331,14 @@ def test_own_guides_as_function_class_or_partial():
         entry = zoo.from_program(regression, {"x": X, "y": Y}, guide=own)
         grads = gradients(entry)
         assert grads
-        assert all(g is not None and torch.isfinite(g).all() and g.abs().sum() > 0 for g in grads.values())
+        assert all(
+            g is not None and torch.isfinite(g).all() and g.abs().sum() > 0 for g in grads.values()
+        )
     with pytest.raises(UsageError, match="pass the class"):
         zoo.from_program(regression, {"x": X, "y": Y}, guide=AutoNormal(regression))
 
 
-# -- plates, enumeration, improper priors -------------------------------------------------------------------------------
+# -- plates, enumeration, improper priors ------------------------------------------------------
 
 
 def test_a_random_subsample_is_refused_with_the_cure():
@@ -333,7 +374,11 @@ def test_enumeration_hints_give_the_same_sum(hint):
     def model(y):
         locs = pyro.sample("locs", dist.Normal(torch.zeros(2), 2.0).to_event(1))
         with pyro.plate("rows", len(y)):
-            c = pyro.sample("c", dist.Categorical(torch.tensor([0.3, 0.7])), infer={} if hint is None else {"enumerate": hint})
+            c = pyro.sample(
+                "c",
+                dist.Categorical(torch.tensor([0.3, 0.7])),
+                infer={} if hint is None else {"enumerate": hint},
+            )
             pyro.sample("y", dist.Normal(locs[c], 1.0), obs=y)
 
     entry = zoo.from_program(model, {"y": Y})
@@ -370,7 +415,7 @@ def test_improper_flat_priors_work():
     assert torch.isclose(LogDensity(entry.program(data), data)(u), expected, rtol=1e-9)
 
 
-# -- bad input ----------------------------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -402,6 +447,8 @@ def test_values_outside_the_support_and_failing_models():
     with pytest.raises(ProgramError, match="ZeroDivisionError"):
         zoo.from_program(lambda: 1 / 0, {})
     with pytest.raises(ProgramError, match="no continuous latent"):
-        zoo.from_program(lambda y: pyro.sample("y", dist.Normal(0.0, 1.0), obs=y), {"y": torch.tensor(0.0)})
+        zoo.from_program(
+            lambda y: pyro.sample("y", dist.Normal(0.0, 1.0), obs=y), {"y": torch.tensor(0.0)}
+        )
     with pytest.raises(UsageError, match="function of the data"):
         zoo.from_program(3, {})

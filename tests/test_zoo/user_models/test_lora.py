@@ -62,18 +62,33 @@ def test_a_fresh_adapter_changes_nothing(model, tokens):
     before = model(tokens)
     add_lora(model, LAYERS, rank=2)
     assert torch.allclose(model(tokens), before, atol=1e-12)
-    assert [n for n, p in model.named_parameters() if p.requires_grad] == list(adapter_values(model))
-    assert {tuple(v.shape) for v in adapter_values(model).values()} == {(2, 16), (32, 2), (2, 32), (16, 2)}
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == list(
+        adapter_values(model)
+    )
+    assert {tuple(v.shape) for v in adapter_values(model).values()} == {
+        (2, 16),
+        (32, 2),
+        (2, 32),
+        (16, 2),
+    }
 
 
 def test_logits_at_the_adapters_own_values_are_the_modules(model, tokens):
     module = moved(add_lora(model, LAYERS, rank=2))
     own = adapter_values(module)
-    assert torch.allclose(logits_at(module, {n: v[None] for n, v in own.items()}, {"tokens": tokens})[0], module(tokens), atol=1e-6)
+    assert torch.allclose(
+        logits_at(module, {n: v[None] for n, v in own.items()}, {"tokens": tokens})[0],
+        module(tokens),
+        atol=1e-6,
+    )
     program = to_pyro(module, prior=0.3)
     trace = pyro.poutine.trace(pyro.poutine.condition(program, data=own)).get_trace(tokens=tokens)
-    assert torch.allclose(trace.nodes["label"]["fn"].logits, module(tokens).log_softmax(-1).float(), atol=1e-6)
-    other = logits_at(module, {n: torch.zeros_like(v)[None] for n, v in own.items()}, {"tokens": tokens})[0]
+    assert torch.allclose(
+        trace.nodes["label"]["fn"].logits, module(tokens).log_softmax(-1).float(), atol=1e-6
+    )
+    other = logits_at(
+        module, {n: torch.zeros_like(v)[None] for n, v in own.items()}, {"tokens": tokens}
+    )[0]
     assert (other - module(tokens)).abs().max() > 1e-3
 
 
@@ -84,7 +99,9 @@ def test_the_density_is_likelihood_plus_prior(model, tokens):
     own = adapter_values(module)
     likelihood = -nn.functional.cross_entropy(module(tokens), LABEL, reduction="sum")
     prior = sum(dist.Normal(0.0, 0.3).log_prob(v).sum() for v in own.values())
-    assert density(density.unconstrain(own)).item() == pytest.approx((likelihood + prior).item(), abs=1e-8)
+    assert density(density.unconstrain(own)).item() == pytest.approx(
+        (likelihood + prior).item(), abs=1e-8
+    )
 
 
 def test_a_step_of_plain_pyro_moves_the_guide_and_nothing_of_the_module(model, tokens):
@@ -120,7 +137,9 @@ class Wrapper(nn.Module):
 
 def test_a_wrapper_that_takes_any_argument_becomes_an_entry(model, tokens):
     module = Wrapper(add_lora(model, LAYERS[:1], rank=1))
-    entry = zoo.from_program(to_pyro(module, prior=0.3), {"tokens": tokens, "label": LABEL}, observed=["label"])
+    entry = zoo.from_program(
+        to_pyro(module, prior=0.3), {"tokens": tokens, "label": LABEL}, observed=["label"]
+    )
     assert LogDensity(entry.program(entry.load_data()), entry.load_data()).dim == 16 + 32
 
 
@@ -129,11 +148,22 @@ def test_a_fit_moves_nothing_of_the_module():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         small = nn.TransformerEncoderLayer(4, 1, 4, dropout=0.0, batch_first=True)
-        module = add_lora(nn.Sequential(small, nn.Flatten(), nn.Linear(8, 3)).double().eval(), ["0.linear1"], rank=1)
+        module = add_lora(
+            nn.Sequential(small, nn.Flatten(), nn.Linear(8, 3)).double().eval(),
+            ["0.linear1"],
+            rank=1,
+        )
     x = torch.randn(6, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     before = {n: p.clone() for n, p in module.state_dict().items()}
-    entry = zoo.from_program(to_pyro(module, prior=0.3), {"input": x, "label": LABEL}, name="adapted", observed=["label"])
-    fit = guides.fit(entry, "mean_field", steps=30, patience=10, anneal=10, num_particles=2, compile="off")
+    entry = zoo.from_program(
+        to_pyro(module, prior=0.3),
+        {"input": x, "label": LABEL},
+        name="adapted",
+        observed=["label"],
+    )
+    fit = guides.fit(
+        entry, "mean_field", steps=30, patience=10, anneal=10, num_particles=2, compile="off"
+    )
     assert fit.ok
     assert fit.elbo.value_nats < 0
     assert set(guides.draw(fit, 5).draws) == set(adapter_values(module))
@@ -163,29 +193,49 @@ def test_clear_refusals(model, tokens):
         to_pyro(module)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of these two packages about each other
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::DeprecationWarning"
+)  # of these two packages about each other
 def test_a_peft_transformer_from_a_config():
     peft = pytest.importorskip("peft", reason="the optional group [peft] is not installed")
-    transformers = pytest.importorskip("transformers", reason="the optional group [peft] is not installed")
+    transformers = pytest.importorskip(
+        "transformers", reason="the optional group [peft] is not installed"
+    )
     config = transformers.BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=3,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_labels=3,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         plain = transformers.BertForSequenceClassification(config)
-        lora = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["query", "value"], lora_dropout=0.0, init_lora_weights=False)
+        lora = peft.LoraConfig(
+            r=2,
+            lora_alpha=4,
+            target_modules=["query", "value"],
+            lora_dropout=0.0,
+            init_lora_weights=False,
+        )
         model = peft.get_peft_model(plain, lora).eval()
     ids = torch.randint(50, (6, 7), generator=torch.Generator().manual_seed(1))
     own = adapter_values(model)
     assert len(own) == 8  # two layers, query and value, A and B
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     expected = model(**inputs).logits
-    assert torch.allclose(logits_at(model, {n: v[None] for n, v in own.items()}, inputs)[0], expected, atol=1e-6)
+    assert torch.allclose(
+        logits_at(model, {n: v[None] for n, v in own.items()}, inputs)[0], expected, atol=1e-6
+    )
     program = to_pyro(model, prior=0.1)
     trace = pyro.poutine.trace(pyro.poutine.condition(program, data=own)).get_trace(**inputs)
     assert torch.allclose(trace.nodes["label"]["fn"].logits, expected.log_softmax(-1), atol=1e-6)
-    entry = zoo.from_program(program, {**inputs, "label": LABEL}, name="bert", observed=["label"], dtype=torch.float32)
+    entry = zoo.from_program(
+        program, {**inputs, "label": LABEL}, name="bert", observed=["label"], dtype=torch.float32
+    )
     density = LogDensity(entry.program(entry.load_data()), entry.load_data(), dtype=torch.float32)
     value = density(density.unconstrain(own))
     likelihood = -nn.functional.cross_entropy(expected, LABEL, reduction="sum")

@@ -2,10 +2,11 @@
 
     h_1 = tanh(W_1 x + b_1)  [64],   h_2 = tanh(W_2 h_1 + b_2)  [32],   logits = W_3 h_2 + b_3  [7]
 
-The images are scikit-learn's copy of the UCI digits (1,797 images of 8 by 8 pixels). Training is full-batch Adam in
-float64 from a seeded start; the weights are then rounded to multiples of 2^-12, so that the last bits, which differ from
-processor to processor, do not reach the data of the models built on it. It takes about two seconds once per machine; the
-result lies in the user's cache folder beside its SHA-256 and is read only where both match.
+The images are scikit-learn's copy of the UCI digits (1,797 images of 8 by 8 pixels). Training is
+full-batch Adam in float64 from a seeded start; the weights are then rounded to multiples of 2^-12,
+so that the last bits, which differ from processor to processor, do not reach the data of the
+models built on it. It takes about two seconds once per machine; the result lies in the user's
+cache folder beside its SHA-256 and is read only where both match.
 """
 
 from __future__ import annotations
@@ -85,11 +86,15 @@ def _train() -> dict[str, Tensor]:
     values = {}
     for name, shape in SHAPES.items():
         start = torch.randn(shape, dtype=torch.float64, generator=generator) / shape[-1] ** 0.5
-        values[name] = (start if name.startswith("w") else torch.zeros(shape, dtype=torch.float64)).requires_grad_(True)
+        values[name] = (
+            start if name.startswith("w") else torch.zeros(shape, dtype=torch.float64)
+        ).requires_grad_(True)
     optimizer = torch.optim.Adam(values.values(), lr=RATE)
     with torch.enable_grad():
         for _ in range(STEPS):
-            hidden = torch.tanh(torch.tanh(x @ values["w1"].T + values["b1"]) @ values["w2"].T + values["b2"])
+            hidden = torch.tanh(
+                torch.tanh(x @ values["w1"].T + values["b1"]) @ values["w2"].T + values["b2"]
+            )
             penalty = torch.stack([values[n].square().sum() for n in ("w1", "w2", "w3")]).sum()
             loss = F.cross_entropy(hidden @ values["w3"].T + values["b3"], y) + DECAY * penalty
             optimizer.zero_grad()
@@ -98,7 +103,7 @@ def _train() -> dict[str, Tensor]:
     return {name: (value.detach() * GRID).round() / GRID for name, value in values.items()}
 
 
-# -- the cache ----------------------------------------------------------------------------------------------------------
+# -- the cache ---------------------------------------------------------------------------------
 
 
 def _path() -> Path:
@@ -106,7 +111,17 @@ def _path() -> Path:
 
     from zoo.compiler.cache import directory
 
-    recipe = (CLASSES, sorted(SHAPES.items()), TRAINING, STEPS, RATE, DECAY, SEED, GRID, torch.__version__)
+    recipe = (
+        CLASSES,
+        sorted(SHAPES.items()),
+        TRAINING,
+        STEPS,
+        RATE,
+        DECAY,
+        SEED,
+        GRID,
+        torch.__version__,
+    )
     key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:20]
     return directory().parent / "backbones" / f"digits-{key}.pt"
 
@@ -134,10 +149,15 @@ def _store(path: Path, weights: dict[str, Tensor]) -> None:
 
     buffer = io.BytesIO()
     torch.save(weights, buffer)
-    note = json.dumps({"sha256": hashlib.sha256(buffer.getvalue()).hexdigest(), "torch": torch.__version__})
+    note = json.dumps(
+        {"sha256": hashlib.sha256(buffer.getvalue()).hexdigest(), "torch": torch.__version__}
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for place, content in ((path, buffer.getvalue()), (path.with_suffix(".json"), note.encode())):
+        for place, content in (
+            (path, buffer.getvalue()),
+            (path.with_suffix(".json"), note.encode()),
+        ):
             write_whole(place, content)
     except OSError:
         return

@@ -1,8 +1,9 @@
 """What people do instead of a posterior over an adapter: point estimates, temperature scaling, an ensemble.
 
-All are trained on the same labels as the posteriors, by Adam at rate 0.02 over all labels at once, 2,000 steps, from the
-start usual for adapters (B A = 0: A standard normal, B zero; small random values for the other forms). Every training
-run of one call is one member of a batch, so that all of them together cost little more than one.
+All are trained on the same labels as the posteriors, by Adam at rate 0.02 over all labels at once,
+2,000 steps, from the start usual for adapters (B A = 0: A standard normal, B zero; small random
+values for the other forms). Every training run of one call is one member of a batch, so that all
+of them together cost little more than one.
 
     mle                    no prior
     map                    with the standard normal prior of the program
@@ -33,12 +34,16 @@ START = 0.1  # sd of the other forms' random start
 ABOUT = {
     "mle": "no prior, 2,000 steps of Adam",
     "map": "the same with the program's prior",
-    "temperature scaling": "mle, its logits divided by a temperature chosen on five held-out folds of the labels",
+    "temperature scaling": (
+        "mle, its logits divided by a temperature chosen on five held-out folds of the labels"
+    ),
     "ensemble": "mean of five mle runs from different starts",
 }
 
 
-def baselines(data: Data, seed: int = 0, *, form: str, rank: int, task: str, labels: int) -> Baselines:
+def baselines(
+    data: Data, seed: int = 0, *, form: str, rank: int, task: str, labels: int
+) -> Baselines:
     """Train the point estimates and return their probabilities on the test images and on the images from outside.
 
     Args:
@@ -54,15 +59,22 @@ def baselines(data: Data, seed: int = 0, *, form: str, rank: int, task: str, lab
     assert data.test is not None
     classes = tuple(data.coords["class"])
     made = make_task(task, labels, int(data.coords["data_seed"][0]))
-    sets = {"test": data.test["x"], **{n: layer_input(form, features(v, backbone())) for n, v in made.outside.items()}}
+    sets = {
+        "test": data.test["x"],
+        **{n: layer_input(form, features(v, backbone())) for n, v in made.outside.items()},
+    }
     logits = adapted(len(classes))
-    trained, held = _train(logits, shapes(form, rank, len(classes)), data.train["x"], data.train["label"], seed)
+    trained, held = _train(
+        logits, shapes(form, rank, len(classes)), data.train["x"], data.train["label"], seed
+    )
 
     def predict(draws: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.no_grad():
             return {name: logits(draws, x).softmax(-1) for name, x in sets.items()}
 
-    out = {name: logits({k: v for k, v in trained.items()}, x).detach() for name, x in sets.items()}  # set -> [member, row, class]
+    out = {
+        name: logits({k: v for k, v in trained.items()}, x).detach() for name, x in sets.items()
+    }  # set -> [member, row, class]
     temperature = fit_temperature(*held)
     probabilities = {
         "mle": {name: v[0].softmax(-1) for name, v in out.items()},
@@ -70,15 +82,26 @@ def baselines(data: Data, seed: int = 0, *, form: str, rank: int, task: str, lab
         "temperature scaling": {name: (v[0] / temperature).softmax(-1) for name, v in out.items()},
         "ensemble": {name: v[:MEMBERS].softmax(-1).mean(0) for name, v in out.items()},
     }
-    about = {**ABOUT, "temperature scaling": f"{ABOUT['temperature scaling']} (T = {temperature:.2f})"}
+    about = {
+        **ABOUT,
+        "temperature scaling": f"{ABOUT['temperature scaling']} (T = {temperature:.2f})",
+    }
     return Baselines(
-        labels=data.test["label"], classes=classes, probabilities=probabilities, predict=predict, about=about,
+        labels=data.test["label"],
+        classes=classes,
+        probabilities=probabilities,
+        predict=predict,
+        about=about,
         images=torch.as_tensor(made.test),
-    )  # fmt: skip
+    )
 
 
 def _train(
-    logits: Callable[[Mapping[str, Tensor], Tensor], Tensor], sites: dict[str, tuple[int, ...]], x: Tensor, label: Tensor, seed: int
+    logits: Callable[[Mapping[str, Tensor], Tensor], Tensor],
+    sites: dict[str, tuple[int, ...]],
+    x: Tensor,
+    label: Tensor,
+    seed: int,
 ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
     """Train ensemble members, folds and MAP as one batch; return its parameters and the held-out logits `[row, class]` with labels."""
     import torch
@@ -87,10 +110,15 @@ def _train(
     generator = torch.Generator().manual_seed(derive_seed(seed, "lora baselines"))
     values: dict[str, Tensor] = {}
     for name, shape in sites.items():
-        start = torch.randn((MEMBERS, *shape), dtype=torch.float64, generator=generator) * (1.0 if name == "A" else START)
+        start = torch.randn((MEMBERS, *shape), dtype=torch.float64, generator=generator) * (
+            1.0 if name == "A" else START
+        )
         start = torch.zeros_like(start) if name == "B" else start
-        # The folds and MAP begin where the first member does: a temperature belongs to one way of training.
-        values[name] = torch.cat([start, start[:1].expand(FOLDS + 1, *shape)]).clone().requires_grad_(True)
+        # The folds and MAP begin where the first member does: a temperature belongs to one way of
+        # training.
+        values[name] = (
+            torch.cat([start, start[:1].expand(FOLDS + 1, *shape)]).clone().requires_grad_(True)
+        )
     fold = torch.arange(number)[torch.randperm(number, generator=generator)] % FOLDS  # [row]
     weight = torch.ones(total, number, dtype=torch.float64)
     for k in range(FOLDS):
@@ -102,15 +130,22 @@ def _train(
     with torch.enable_grad():
         for step in range(STEPS):
             optimizer.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / STEPS))
-            likelihood = logits(values, x).log_softmax(-1).gather(-1, picked).squeeze(-1)  # [member, row]
-            penalty = torch.stack([0.5 * v.square().reshape(total, -1).sum(-1) for v in values.values()]).sum(0)
-            # Per label, as training does; Adam does not see the factor, MAP keeps the balance with its prior.
+            likelihood = (
+                logits(values, x).log_softmax(-1).gather(-1, picked).squeeze(-1)
+            )  # [member, row]
+            penalty = torch.stack(
+                [0.5 * v.square().reshape(total, -1).sum(-1) for v in values.values()]
+            ).sum(0)
+            # Per label, as training does; Adam does not see the factor, MAP keeps the balance with
+            # its prior.
             loss = (-(weight * likelihood).sum(-1) + prior * penalty) / number
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
     trained = {name: v.detach() for name, v in values.items()}
-    held = logits({name: v[MEMBERS : MEMBERS + FOLDS] for name, v in trained.items()}, x)[fold, torch.arange(number)]
+    held = logits({name: v[MEMBERS : MEMBERS + FOLDS] for name, v in trained.items()}, x)[
+        fold, torch.arange(number)
+    ]
     return trained, (held, label)
 
 
@@ -122,4 +157,8 @@ def fit_temperature(logits: Tensor, label: Tensor) -> float:
         scaled = (logits / math.exp(float(log_temperature))).log_softmax(-1)
         return -float(scaled.gather(-1, label.unsqueeze(-1)).mean())
 
-    return math.exp(scipy.optimize.minimize_scalar(loss, bounds=(math.log(0.05), math.log(50.0)), method="bounded").x)
+    return math.exp(
+        scipy.optimize.minimize_scalar(
+            loss, bounds=(math.log(0.05), math.log(50.0)), method="bounded"
+        ).x
+    )

@@ -6,7 +6,8 @@
 | `inversion` | 1 - x plus noise of sd 0.2, clipped to [0, 1] | the seven of the backbone | turned by 75 degrees; the held-out classes |
 | `new_classes` | clean | the three held-out ones, on the first three output units | clean images of the seven known classes |
 
-No image the backbone was trained on is used. The outside sets are made with the same change as the task.
+No image the backbone was trained on is used. The outside sets are made with the same change as the
+task.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def make_task(task: str, labels: int, seed: int) -> Task:
     if task not in TASKS:
         raise UsageError(f"Option task of lora_head got {task!r}; accepted: {', '.join(TASKS)}.")
     if not 16 <= labels <= max(LABELS):
-        raise UsageError(f"Option labels of lora_head got {labels}; accepted: 16 to {max(LABELS)} labeled images.")
+        raise UsageError(
+            f"Option labels of lora_head got {labels}; accepted: 16 to {max(LABELS)} labeled"
+            " images."
+        )
     images, digit = digits()
     classes = HELD_OUT if task == "new_classes" else CLASSES
     unseen = np.setdiff1d(np.arange(len(digit)), training_rows())
@@ -64,7 +68,11 @@ def make_task(task: str, labels: int, seed: int) -> Task:
     unit = {c: i for i, c in enumerate(classes)}
     outside = {"other classes": _change(images[strangers], task, strangers)}
     if task != "new_classes":
-        outside["other rotation"] = _change(_turn(images[test], FAR_ANGLE if task == "inversion" else FAR_ANGLE - ANGLE), task, test)
+        outside["other rotation"] = _change(
+            _turn(images[test], FAR_ANGLE if task == "inversion" else FAR_ANGLE - ANGLE),
+            task,
+            test,
+        )
     return Task(
         train=_change(images[train], task, train),
         train_unit=np.array([unit[c] for c in digit[train]]),
@@ -89,6 +97,8 @@ def _change(images: np.ndarray, task: str, rows: np.ndarray) -> np.ndarray:
     if task == "rotation":
         return _turn(images, ANGLE)
     if task == "inversion":
-        noise = np.random.default_rng(derive_seed("lora_head", "noise")).normal(0.0, NOISE, (len(digits()[1]), 8, 8))
+        noise = np.random.default_rng(derive_seed("lora_head", "noise")).normal(
+            0.0, NOISE, (len(digits()[1]), 8, 8)
+        )
         return np.clip(1.0 - images + noise[rows], 0.0, 1.0)
     return images

@@ -5,11 +5,12 @@
                   Delta = s U diag(t) V^T   form `subspace`:  t [r],                        s = 2
     (W_3, b_3) + s H                    form `last_layer`: H [class, 33],               s = 1
 
-Every site is standard normal. The scales are chosen so that an update of one prior standard deviation is as large as the
-weights it is added to (the first singular values of W_2 are about 2, its norm 5, the entries of W_3 about 0.4).
+Every site is standard normal. The scales are chosen so that an update of one prior standard
+deviation is as large as the weights it is added to (the first singular values of W_2 are about 2,
+its norm 5, the entries of W_3 about 0.4).
 
-Raw A and B mean nothing by themselves: (R^-1 A, B R) gives the same update for every invertible R, and for a rotation R
-also the same prior. Everything here is therefore a function of the update.
+Raw A and B mean nothing by themselves: (R^-1 A, B R) gives the same update for every invertible R,
+and for a rotation R also the same prior. Everything here is therefore a function of the update.
 """
 
 from __future__ import annotations
@@ -24,7 +25,18 @@ from zoo.models.adapters._backbone import backbone
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["DIRECTIONS", "FORMS", "RANKS", "adapted", "directions", "frozen_logits", "layer_input", "shapes", "singular", "update"]
+__all__ = [
+    "DIRECTIONS",
+    "FORMS",
+    "RANKS",
+    "adapted",
+    "directions",
+    "frozen_logits",
+    "layer_input",
+    "shapes",
+    "singular",
+    "update",
+]
 
 FORMS = ("rank", "core", "subspace", "last_layer")
 RANKS = (1, 2, 3, 4)
@@ -94,7 +106,9 @@ def directions(draws: Mapping[str, Tensor]) -> Tensor:
     last = "head" in draws
     left, right = singular("w3" if last else "w2")
     rows = draws["head"].shape[-2] if last else left.shape[0]
-    return torch.einsum("ik,...ij,jk->...k", left[:rows, :DIRECTIONS], update(draws), right[:, :DIRECTIONS])
+    return torch.einsum(
+        "ik,...ij,jk->...k", left[:rows, :DIRECTIONS], update(draws), right[:, :DIRECTIONS]
+    )
 
 
 def adapted(classes: int) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
@@ -108,7 +122,9 @@ def adapted(classes: int) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
     def logits(draws: Mapping[str, Tensor], x: Tensor) -> Tensor:
         if "head" in draws:
             head = draws["head"]
-            return x @ (w3 + LAST_SCALE * head[..., :32]).mT + (b3 + LAST_SCALE * head[..., 32]).unsqueeze(-2)
+            return x @ (w3 + LAST_SCALE * head[..., :32]).mT + (
+                b3 + LAST_SCALE * head[..., 32]
+            ).unsqueeze(-2)
         if "B" in draws:
             change = RANK_SCALE / draws["A"].shape[-2] ** 0.5 * (x @ draws["A"].mT) @ draws["B"].mT
         elif "core" in draws:
@@ -116,7 +132,11 @@ def adapted(classes: int) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
             change = CORE_SCALE * (x @ right[:, :rank]) @ draws["core"].mT @ left[:, :rank].T
         else:
             rank = draws["coefficient"].shape[-1]
-            change = CORE_SCALE * ((x @ right[:, :rank]) * draws["coefficient"].unsqueeze(-2)) @ left[:, :rank].T
+            change = (
+                CORE_SCALE
+                * ((x @ right[:, :rank]) * draws["coefficient"].unsqueeze(-2))
+                @ left[:, :rank].T
+            )
         return torch.tanh(x @ w2.T + b2 + change) @ w3.T + b3
 
     return logits

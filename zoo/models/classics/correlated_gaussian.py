@@ -1,6 +1,7 @@
 """Correlated Gaussian: the posterior on which the error of mean-field is known in closed form.
 
-There are no data; the target itself is a multivariate normal with unit variances and one common correlation.
+There are no data; the target itself is a multivariate normal with unit variances and one common
+correlation.
 
     x            ~ MultivariateNormal(0, Sigma),   Sigma_ii = 1,  Sigma_ij = rho
 
@@ -9,12 +10,12 @@ deviation is 1 / sqrt(Sigma_ii inv(Sigma)_ii) times the true one. With the equic
 
     inv(Sigma)_ii = (1 + (d - 2) rho) / ((1 - rho) (1 + (d - 1) rho)),
 
-which at rho = 0.9 gives the ratio 0.436 for d = 2, 0.353 for d = 5 and 0.319 for d = 50, while the means are exact.
-A comparison that does not report `too_narrow` with this ratio is broken.
+which at rho = 0.9 gives the ratio 0.436 for d = 2, 0.353 for d = 5 and 0.319 for d = 50, while the
+means are exact. A comparison that does not report `too_narrow` with this ratio is broken.
 
 References:
-    Turner and Sahani (2011), Two problems with variational expectation maximisation for time-series models.
-    Bishop (2006), Pattern Recognition and Machine Learning, section 10.1.2.
+    Turner and Sahani (2011), Two problems with variational expectation maximisation for
+    time-series models. Bishop (2006), Pattern Recognition and Machine Learning, section 10.1.2.
 """
 
 from __future__ import annotations
@@ -38,11 +39,18 @@ def covariance(d: int, rho: float) -> Tensor:
         UsageError: d < 1, or a rho for which the matrix is not positive definite.
     """
     if d < 1:
-        raise UsageError(f"Option d of correlated_gaussian got {d}; accepted: an integer of at least 1.")
+        raise UsageError(
+            f"Option d of correlated_gaussian got {d}; accepted: an integer of at least 1."
+        )
     lowest = -1.0 / (d - 1) if d > 1 else -1.0
     if not lowest < rho < 1:
-        raise UsageError(f"Option rho of correlated_gaussian got {rho}; accepted for d={d}: more than {lowest:.4g} and less than 1.")
-    return (1 - rho) * torch.eye(d, dtype=torch.float64) + rho * torch.ones(d, d, dtype=torch.float64)
+        raise UsageError(
+            f"Option rho of correlated_gaussian got {rho}; accepted for d={d}: more than"
+            f" {lowest:.4g} and less than 1."
+        )
+    return (1 - rho) * torch.eye(d, dtype=torch.float64) + rho * torch.ones(
+        d, d, dtype=torch.float64
+    )
 
 
 def make_data(seed: int, d: int, rho: float) -> Data:
@@ -79,7 +87,11 @@ def analytic(data: Data, d: int, rho: float) -> Analytic:
         noise = torch.randn(n, d, dtype=torch.float64, generator=generator)
         return {"x": noise @ scale_tril.T}
 
-    return Analytic(sample=sample, moments={"x": Moments(zero, zero, sigma.diagonal().sqrt(), zero)}, log_evidence=0.0)
+    return Analytic(
+        sample=sample,
+        moments={"x": Moments(zero, zero, sigma.diagonal().sqrt(), zero)},
+        log_evidence=0.0,
+    )
 
 
 ENTRY = ModelEntry(
@@ -87,10 +99,19 @@ ENTRY = ModelEntry(
     title="Equicorrelated multivariate normal",
     make_data=make_data,
     build=build,
-    quantities={"x": Quantity(fn=site("x"), dims=("coordinate",), description="coordinates of the normal vector")},
+    quantities={
+        "x": Quantity(
+            fn=site("x"), dims=("coordinate",), description="coordinates of the normal vector"
+        )
+    },
     reference="analytic",
     analytic=analytic,
     options={"d": 2, "rho": 0.9},
     tags=frozenset({"gaussian", "tiny", "no_data"}),
-    cites=("Turner and Sahani (2011), Two problems with variational expectation maximisation for time-series models",),
+    cites=(
+        (
+            "Turner and Sahani (2011), Two problems with variational expectation maximisation for"
+            " time-series models"
+        ),
+    ),
 )

@@ -1,14 +1,16 @@
 """Funnel, non-centered: Neal's funnel in the coordinates in which it is a standard normal.
 
-There are no data; the target is a distribution made to look like the prior of a hierarchical model, a log variance
-`v` and nine values whose scale it sets. Here the values are standardized, so that nothing depends on anything.
+There are no data; the target is a distribution made to look like the prior of a hierarchical
+model, a log variance `v` and nine values whose scale it sets. Here the values are standardized, so
+that nothing depends on anything.
 
     v            ~ Normal(0, 3)
     z_i          ~ Normal(0, 1),               i = 1..9
     x_i          = exp(v / 2) z_i
 
-Every family should be right on it. `funnel_centered` is the same distribution with x as the site; the quantities are
-functions of v and x, so that both entries are judged alike. The raw x has no usable moments (its kurtosis is
+Every family should be right on it. `funnel_centered` is the same distribution with x as the site;
+the quantities are functions of v and x, so that both entries are judged alike. The raw x has no
+usable moments (its kurtosis is
 3 exp(9), about 24,000): it is compared on the scales log |x| and asinh x = sign(x) log(|x| + sqrt(1 + x^2)). Exactly,
 
     E log |x| = -(log 2 + gamma) / 2,  Var log |x| = 9/4 + pi^2/8,  E asinh x = 0,
@@ -17,7 +19,8 @@ and E (asinh x)^2 = 1.8086 is a smooth integral of two dimensions.
 
 References:
     Neal (2003), Slice sampling, Annals of Statistics 31(3), 705-767, section 8.
-    Papaspiliopoulos, Roberts and Skold (2007), A general framework for the parametrization of hierarchical models.
+    Papaspiliopoulos, Roberts and Skold (2007), A general framework for the parametrization of
+    hierarchical models.
 """
 
 from __future__ import annotations
@@ -73,16 +76,27 @@ def asinh_x(draws: Mapping[str, Tensor], data: Data) -> Tensor:
 
 QUANTITIES = {
     "v": Quantity(fn=site("v"), description="log variance of the values"),
-    "log_abs_x": Quantity(fn=log_abs_x, dims=("coordinate",), description="log of the size of a value"),
-    "asinh_x": Quantity(fn=asinh_x, dims=("coordinate",), description="a value on a logarithmic scale that keeps its sign"),
+    "log_abs_x": Quantity(
+        fn=log_abs_x, dims=("coordinate",), description="log of the size of a value"
+    ),
+    "asinh_x": Quantity(
+        fn=asinh_x,
+        dims=("coordinate",),
+        description="a value on a logarithmic scale that keeps its sign",
+    ),
 }
 
 
 def moments() -> dict[str, Moments]:
     """Return the exact moments of the quantities; that of asinh x by the trapezoid rule in v and t = log |z|."""
     zero, row = torch.zeros((), dtype=torch.float64), torch.zeros(WIDTH, dtype=torch.float64)
-    v, t = torch.arange(-30, 30, 0.25, dtype=torch.float64).unsqueeze(-1), torch.arange(-25, 2.5, 0.05, dtype=torch.float64)
-    log_density = -0.5 * (v / LOG_VARIANCE_SCALE).square() + t - 0.5 * (2 * t).exp()  # of v and t, not normalized
+    v, t = (
+        torch.arange(-30, 30, 0.25, dtype=torch.float64).unsqueeze(-1),
+        torch.arange(-25, 2.5, 0.05, dtype=torch.float64),
+    )
+    log_density = (
+        -0.5 * (v / LOG_VARIANCE_SCALE).square() + t - 0.5 * (2 * t).exp()
+    )  # of v and t, not normalized
     weight = log_density.exp() / log_density.exp().sum()
     square = (weight * (v / 2 + t).exp().asinh().square()).sum()
     log_sd = math.sqrt(LOG_VARIANCE_SCALE**2 / 4 + math.pi**2 / 8)

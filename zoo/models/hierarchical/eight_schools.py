@@ -1,8 +1,8 @@
 """Eight schools, non-centered: partial pooling of eight noisy experiments.
 
-Eight schools coached pupils for the SAT and each reports an estimated effect in points with its standard error. How
-much do true effects differ, and what is each one? This form samples standardized effects, which are independent of
-the spread `tau` in the prior.
+Eight schools coached pupils for the SAT and each reports an estimated effect in points with its
+standard error. How much do true effects differ, and what is each one? This form samples
+standardized effects, which are independent of the spread `tau` in the prior.
 
     mu           ~ Normal(0, 5)                    # mean effect, points
     tau          ~ HalfCauchy(5)                   # spread of the true effects, points
@@ -10,14 +10,15 @@ the spread `tau` in the prior.
     theta_j      = mu + tau theta_raw_j
     y_j          ~ Normal(theta_j, se_j)           # se_j is known
 
-The data say little about `tau`: its posterior reaches from almost 0 to 20 points, log tau has a long left tail, and
-theta_raw_j and tau are dependent through the likelihood. Normal guides get the tail of log tau wrong.
-`eight_schools_centered` is the same posterior in the coordinates in which it is a funnel.
+The data say little about `tau`: its posterior reaches from almost 0 to 20 points, log tau has a
+long left tail, and theta_raw_j and tau are dependent through the likelihood. Normal guides get the
+tail of log tau wrong. `eight_schools_centered` is the same posterior in the coordinates in which
+it is a funnel.
 
 References:
-    Rubin (1981), Estimation in parallel randomized experiments, Journal of Educational Statistics 6(4), 377-401.
-    Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., section 5.5; priors as in posteriordb.
-    Betancourt and Girolami (2015), Hamiltonian Monte Carlo for hierarchical models.
+    Rubin (1981), Estimation in parallel randomized experiments, Journal of Educational Statistics
+    6(4), 377-401. Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., section 5.5; priors as in
+    posteriordb. Betancourt and Girolami (2015), Hamiltonian Monte Carlo for hierarchical models.
 """
 
 from __future__ import annotations
@@ -41,11 +42,17 @@ MU_SCALE, TAU_SCALE = 5.0, 5.0
 def make_data(seed: int) -> Data:
     """Return Rubin's table; real data do not depend on the seed."""
     return Data(
-        train={"se": torch.tensor(ERRORS, dtype=torch.float64), "y": torch.tensor(EFFECTS, dtype=torch.float64)},
+        train={
+            "se": torch.tensor(ERRORS, dtype=torch.float64),
+            "y": torch.tensor(EFFECTS, dtype=torch.float64),
+        },
         observed=("y",),
         coords={"school": SCHOOLS},
         dims={"se": ("school",), "y": ("school",), "theta": ("school",), "theta_raw": ("school",)},
-        source="Rubin (1981), Estimation in parallel randomized experiments, Journal of Educational Statistics 6(4), table 1",
+        source=(
+            "Rubin (1981), Estimation in parallel randomized experiments, Journal of Educational"
+            " Statistics 6(4), table 1"
+        ),
         licence="facts, not subject to copyright",
     )
 
@@ -75,10 +82,19 @@ ENTRY = ModelEntry(
     build=build,
     quantities={
         "mu": Quantity(fn=site("mu"), description="mean effect over schools, points"),
-        "log_tau": Quantity(fn=log_site("tau"), description="log spread of the true effects, log points"),
-        "theta": Quantity(fn=theta, dims=("school",), description="true effect of each school, points"),
+        "log_tau": Quantity(
+            fn=log_site("tau"), description="log spread of the true effects, log points"
+        ),
+        "theta": Quantity(
+            fn=theta, dims=("school",), description="true effect of each school, points"
+        ),
     },
     reference="stored",
     tags=frozenset({"hierarchical", "classic"}),
-    cites=("Rubin (1981), Estimation in parallel randomized experiments, Journal of Educational Statistics 6(4), 377-401",),
+    cites=(
+        (
+            "Rubin (1981), Estimation in parallel randomized experiments, Journal of Educational"
+            " Statistics 6(4), 377-401"
+        ),
+    ),
 )

@@ -1,21 +1,23 @@
 """Eight schools, centered: the same posterior as `eight_schools`, in the coordinates in which it is a funnel.
 
-This is the form in which the model is usually written down; the data and the posterior of every quantity are those of
-`eight_schools`.
+This is the form in which the model is usually written down; the data and the posterior of every
+quantity are those of `eight_schools`.
 
     mu       ~ Normal(0, 5)                    # mean effect, points
     tau      ~ HalfCauchy(5)                   # spread of the true effects, points
     theta_j  ~ Normal(mu, tau),                j = A..H
     y_j      ~ Normal(theta_j, se_j)           # se_j is known
 
-When tau is small all theta_j are squeezed towards mu: the width of the posterior in theta changes with tau by orders
-of magnitude, and its density is unbounded in the neck, so that there is no mode to expand around. Mean-field cannot
-follow the funnel and is materially wrong on log tau; NUTS diverges near the neck.
+When tau is small all theta_j are squeezed towards mu: the width of the posterior in theta changes
+with tau by orders of magnitude, and its density is unbounded in the neck, so that there is no mode
+to expand around. Mean-field cannot follow the funnel and is materially wrong on log tau; NUTS
+diverges near the neck.
 
 References:
-    Rubin (1981), Estimation in parallel randomized experiments, Journal of Educational Statistics 6(4), 377-401.
-    Betancourt and Girolami (2015), Hamiltonian Monte Carlo for hierarchical models.
-    Yao, Vehtari, Simpson and Gelman (2018), Yes, but did it work?: Evaluating variational inference, ICML.
+    Rubin (1981), Estimation in parallel randomized experiments, Journal of Educational Statistics
+    6(4), 377-401. Betancourt and Girolami (2015), Hamiltonian Monte Carlo for hierarchical models.
+    Yao, Vehtari, Simpson and Gelman (2018), Yes, but did it work?: Evaluating variational
+    inference, ICML.
 """
 
 from __future__ import annotations
@@ -49,14 +51,24 @@ ENTRY = ModelEntry(
     build=build,
     quantities={
         "mu": Quantity(fn=site("mu"), description="mean effect over schools, points"),
-        "log_tau": Quantity(fn=log_site("tau"), description="log spread of the true effects, log points"),
-        "theta": Quantity(fn=site("theta"), dims=("school",), description="true effect of each school, points"),
+        "log_tau": Quantity(
+            fn=log_site("tau"), description="log spread of the true effects, log points"
+        ),
+        "theta": Quantity(
+            fn=site("theta"), dims=("school",), description="true effect of each school, points"
+        ),
     },
     reference="stored",
     reference_of="eight_schools",
     tags=frozenset({"hierarchical", "classic", "funnel"}),
     cites=(
-        "Rubin (1981), Estimation in parallel randomized experiments, Journal of Educational Statistics 6(4), 377-401",
-        "Yao, Vehtari, Simpson and Gelman (2018), Yes, but did it work?: Evaluating variational inference, ICML",
+        (
+            "Rubin (1981), Estimation in parallel randomized experiments, Journal of Educational"
+            " Statistics 6(4), 377-401"
+        ),
+        (
+            "Yao, Vehtari, Simpson and Gelman (2018), Yes, but did it work?: Evaluating"
+            " variational inference, ICML"
+        ),
     ),
 )

@@ -1,6 +1,7 @@
 """Hierarchical Poisson, non-centered: how often ten pumps of a nuclear power plant fail.
 
-Ten pump systems were watched for 1,000 to 126,000 hours, and failed 1 to 22 times. Their failure rates differ by more than
+Ten pump systems were watched for 1,000 to 126,000 hours, and failed 1 to 22 times. Their failure
+rates differ by more than
 chance: four systems run continuously, six only now and then.
 
     mean         ~ Normal(-1, 2)                  # of the log failure rate, per 1000 hours
@@ -9,15 +10,17 @@ chance: four systems run continuously, six only now and then.
     log_rate_j   = mean + spread z_j
     failures_j   ~ Poisson(hours_j exp(log_rate_j))
 
-Nineteen and twenty-two failures determine the log rate of a pump to 0.2, one failure hardly at all (to 1): between
-`z` and the hyperparameters the strong pumps are dependent, the weak ones are not. `hierarchical_poisson_centered` is
-the same posterior in the other coordinates, which suit these data better and in which the reference is drawn. Given
-the hyperparameters the pumps are independent, so every moment of the posterior and its evidence is a nested integral
-of three dimensions; a test computes it by quadrature.
+Nineteen and twenty-two failures determine the log rate of a pump to 0.2, one failure hardly at all
+(to 1): between `z` and the hyperparameters the strong pumps are dependent, the weak ones are not.
+`hierarchical_poisson_centered` is the same posterior in the other coordinates, which suit these
+data better and in which the reference is drawn. Given the hyperparameters the pumps are
+independent, so every moment of the posterior and its evidence is a nested integral of three
+dimensions; a test computes it by quadrature.
 
 References:
-    Gaver and O'Muircheartaigh (1987), Robust empirical Bayes analyses of event rates, Technometrics 29(1), 1-15.
-    George, Makov and Smith (1993), Conjugate likelihood distributions, Scandinavian Journal of Statistics 20(2), 147-156.
+    Gaver and O'Muircheartaigh (1987), Robust empirical Bayes analyses of event rates,
+    Technometrics 29(1), 1-15. George, Makov and Smith (1993), Conjugate likelihood distributions,
+    Scandinavian Journal of Statistics 20(2), 147-156.
 """
 
 from __future__ import annotations
@@ -41,11 +44,17 @@ def make_data(seed: int) -> Data:
     """Return the table of the pumps; real data do not depend on the seed."""
     pumps = [str(j) for j in range(1, len(HOURS) + 1)]
     return Data(
-        train={"hours": torch.tensor(HOURS, dtype=torch.float64), "failures": torch.tensor(FAILURES, dtype=torch.float64)},
+        train={
+            "hours": torch.tensor(HOURS, dtype=torch.float64),
+            "failures": torch.tensor(FAILURES, dtype=torch.float64),
+        },
         observed=("failures",),
         coords={"pump": pumps},
         dims={"hours": ("pump",), "failures": ("pump",), "z": ("pump",), "log_rate": ("pump",)},
-        source="Gaver and O'Muircheartaigh (1987), Robust empirical Bayes analyses of event rates, Technometrics 29(1), 1-15, table 1",
+        source=(
+            "Gaver and O'Muircheartaigh (1987), Robust empirical Bayes analyses of event rates,"
+            " Technometrics 29(1), 1-15, table 1"
+        ),
         licence="facts, not subject to copyright",
     )
 
@@ -75,11 +84,22 @@ ENTRY = ModelEntry(
     build=build,
     quantities={
         "mean": Quantity(fn=site("mean"), description="mean log failure rate, per 1000 hours"),
-        "log_spread": Quantity(fn=log_site("spread"), description="log sd of the log failure rates"),
-        "log_rate": Quantity(fn=log_rate, dims=("pump",), description="log failure rate of each pump, per 1000 hours"),
+        "log_spread": Quantity(
+            fn=log_site("spread"), description="log sd of the log failure rates"
+        ),
+        "log_rate": Quantity(
+            fn=log_rate,
+            dims=("pump",),
+            description="log failure rate of each pump, per 1000 hours",
+        ),
     },
     reference="stored",
     reference_of="hierarchical_poisson_centered",
     tags=frozenset({"hierarchical", "counts", "classic"}),
-    cites=("Gaver and O'Muircheartaigh (1987), Robust empirical Bayes analyses of event rates, Technometrics 29(1), 1-15",),
+    cites=(
+        (
+            "Gaver and O'Muircheartaigh (1987), Robust empirical Bayes analyses of event rates,"
+            " Technometrics 29(1), 1-15"
+        ),
+    ),
 )

@@ -5,14 +5,15 @@
     log_rate_j   ~ Normal(mean, spread),          j = 1..10
     failures_j   ~ Poisson(hours_j exp(log_rate_j))
 
-Most pumps failed often enough to know their rate better from themselves than from the others: the posterior hardly reaches
-the neck of the funnel, and this form is the better one for guides with independent coordinates. Which form is better
-depends on the data, not on the model; the pair is here to show it. The density is still unbounded where all rates meet
-and `spread` goes to 0.
+Most pumps failed often enough to know their rate better from themselves than from the others: the
+posterior hardly reaches the neck of the funnel, and this form is the better one for guides with
+independent coordinates. Which form is better depends on the data, not on the model; the pair is
+here to show it. The density is still unbounded where all rates meet and `spread` goes to 0.
 
 References:
-    Gaver and O'Muircheartaigh (1987), Robust empirical Bayes analyses of event rates, Technometrics 29(1), 1-15.
-    Papaspiliopoulos, Roberts and Skold (2007), A general framework for the parametrization of hierarchical models.
+    Gaver and O'Muircheartaigh (1987), Robust empirical Bayes analyses of event rates,
+    Technometrics 29(1), 1-15. Papaspiliopoulos, Roberts and Skold (2007), A general framework for
+    the parametrization of hierarchical models.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
-from zoo.models.hierarchical.hierarchical_poisson import MEAN_LOC, MEAN_SCALE, SPREAD_SCALE, make_data
+from zoo.models.hierarchical.hierarchical_poisson import (
+    MEAN_LOC,
+    MEAN_SCALE,
+    SPREAD_SCALE,
+    make_data,
+)
 from zoo.quantities import log_site, site
 from zoo.types import Data, ModelEntry, Program, Quantity
 
@@ -46,10 +52,21 @@ ENTRY = ModelEntry(
     build=build,
     quantities={
         "mean": Quantity(fn=site("mean"), description="mean log failure rate, per 1000 hours"),
-        "log_spread": Quantity(fn=log_site("spread"), description="log sd of the log failure rates"),
-        "log_rate": Quantity(fn=site("log_rate"), dims=("pump",), description="log failure rate of each pump, per 1000 hours"),
+        "log_spread": Quantity(
+            fn=log_site("spread"), description="log sd of the log failure rates"
+        ),
+        "log_rate": Quantity(
+            fn=site("log_rate"),
+            dims=("pump",),
+            description="log failure rate of each pump, per 1000 hours",
+        ),
     },
     reference="stored",
     tags=frozenset({"hierarchical", "counts", "classic", "funnel"}),
-    cites=("Gaver and O'Muircheartaigh (1987), Robust empirical Bayes analyses of event rates, Technometrics 29(1), 1-15",),
+    cites=(
+        (
+            "Gaver and O'Muircheartaigh (1987), Robust empirical Bayes analyses of event rates,"
+            " Technometrics 29(1), 1-15"
+        ),
+    ),
 )

@@ -7,18 +7,21 @@ The model and the data of `item_response_marginal`, with the abilities as sites.
     ability_i        ~ Normal(0, 1),                           i = 1..1000    # local
     correct_ij       ~ Bernoulli(logit = discrimination_j ability_i + easiness_j)
 
-Ten answers say little about one person (posterior sd about 0.6 of the prior's), so the posterior of all abilities
-together is anything but concentrated, while a thousand persons determine the questions well. A guide that makes
-abilities independent of the questions takes the questions for known better than they are. `index` selects a minibatch
-of persons; the encoder sees the ten answers of each.
+Ten answers say little about one person (posterior sd about 0.6 of the prior's), so the posterior
+of all abilities together is anything but concentrated, while a thousand persons determine the
+questions well. A guide that makes abilities independent of the questions takes the questions for
+known better than they are. `index` selects a minibatch of persons; the encoder sees the ten
+answers of each.
 
 Draws of 1,020 coordinates do not fit a stored reference. `complete` makes them from draws of
-`item_response_marginal` by exact draws of the abilities given the questions: for each of the at most 1,024 patterns of
-answers the density of an ability is tabulated on 201 points over -5..5 and inverted piece by piece.
+`item_response_marginal` by exact draws of the abilities given the questions: for each of the at
+most 1,024 patterns of answers the density of an ability is tabulated on 201 points over -5..5 and
+inverted piece by piece.
 
 References:
-    Birnbaum (1968), Some latent trait models, in Lord and Novick, Statistical Theories of Mental Test Scores.
-    Wu, Davis, Domingue, Piech and Goodman (2020), Variational item response theory: fast, accurate, and expressive.
+    Birnbaum (1968), Some latent trait models, in Lord and Novick, Statistical Theories of Mental
+    Test Scores. Wu, Davis, Domingue, Piech and Goodman (2020), Variational item response theory:
+    fast, accurate, and expressive.
 """
 
 from __future__ import annotations
@@ -45,7 +48,13 @@ def make_data(seed: int) -> Data:
     """Return the answers, one row per person of the minibatch plate."""
     data = marginal.make_data(seed)
     dims = {**data.dims, "ability": ("person",)}
-    return replace(data, batched=("correct",), size=PERSONS, dims=dims, coords={**data.coords, "shown": [str(i + 1) for i in SHOWN]})
+    return replace(
+        data,
+        batched=("correct",),
+        size=PERSONS,
+        dims=dims,
+        coords={**data.coords, "shown": [str(i + 1) for i in SHOWN]},
+    )
 
 
 def build(data: Data) -> Program:
@@ -53,11 +62,17 @@ def build(data: Data) -> Program:
     size = data.size
 
     def program(correct: Tensor | None = None, index: Tensor | None = None) -> None:
-        discrimination = pyro.sample("discrimination", dist.LogNormal(0.0, 0.5).expand([ITEMS]).to_event(1))  # [item]
-        easiness = pyro.sample("easiness", dist.Normal(0.0, 1.5).expand([ITEMS]).to_event(1))  # [item]
+        discrimination = pyro.sample(
+            "discrimination", dist.LogNormal(0.0, 0.5).expand([ITEMS]).to_event(1)
+        )  # [item]
+        easiness = pyro.sample(
+            "easiness", dist.Normal(0.0, 1.5).expand([ITEMS]).to_event(1)
+        )  # [item]
         with pyro.plate("person", size, subsample=index):
             ability = pyro.sample("ability", dist.Normal(0.0, 1.0))  # [person]
-            logits = discrimination.unsqueeze(-2) * ability.unsqueeze(-1) + easiness.unsqueeze(-2)  # [person, item]
+            logits = discrimination.unsqueeze(-2) * ability.unsqueeze(-1) + easiness.unsqueeze(
+                -2
+            )  # [person, item]
             pyro.sample("correct", dist.Bernoulli(logits=logits).to_event(1), obs=correct)
 
     return program
@@ -66,25 +81,40 @@ def build(data: Data) -> Program:
 def complete(draws: Mapping[str, Tensor], data: Data) -> dict[str, Tensor]:
     """Add exact draws of the abilities given the questions to draws of the questions, `[chain, draw, item]`."""
     generator = torch.Generator().manual_seed(1)
-    patterns, which = data.train["correct"].unique(dim=0, return_inverse=True)  # [pattern, item], [person]
+    patterns, which = data.train["correct"].unique(
+        dim=0, return_inverse=True
+    )  # [pattern, item], [person]
     grid = torch.linspace(-REACH, REACH, GRID, dtype=torch.float64)
     ability = torch.empty(*draws["easiness"].shape[:-1], len(which), dtype=torch.float64)
     for chain in range(ability.shape[0]):
-        a, e = (draws[k][chain].unsqueeze(-2) for k in ("discrimination", "easiness"))  # [draw, 1, item]
+        a, e = (
+            draws[k][chain].unsqueeze(-2) for k in ("discrimination", "easiness")
+        )  # [draw, 1, item]
         logits = a * grid.unsqueeze(-1) + e  # [draw, node, item]
-        log_p = patterns @ logits.mT - torch.nn.functional.softplus(logits).sum(-1).unsqueeze(-2) - 0.5 * grid.square()
+        log_p = (
+            patterns @ logits.mT
+            - torch.nn.functional.softplus(logits).sum(-1).unsqueeze(-2)
+            - 0.5 * grid.square()
+        )
         density = (log_p - log_p.amax(-1, keepdim=True)).exp()  # [draw, pattern, node]
         area = (0.5 * (density[..., 1:] + density[..., :-1])).cumsum(-1)  # of the linear pieces
-        share = area / area[..., -1:] + torch.arange(len(patterns), dtype=torch.float64).unsqueeze(-1)  # rising over pieces and patterns
+        share = area / area[..., -1:] + torch.arange(len(patterns), dtype=torch.float64).unsqueeze(
+            -1
+        )  # rising over pieces and patterns
         uniform = torch.rand(len(a), len(which), dtype=torch.float64, generator=generator)
-        found = torch.searchsorted(share.flatten(1), which + uniform)  # [draw, person], the piece of each person's pattern
+        found = torch.searchsorted(
+            share.flatten(1), which + uniform
+        )  # [draw, person], the piece of each person's pattern
         piece = (found - which * (GRID - 1)).clamp(0, GRID - 2)
         place = which * GRID + piece
         left, right = (density.flatten(1).gather(-1, place + k) for k in (0, 1))
         ends = area.flatten(1)
         total = ends.gather(-1, (which * (GRID - 1) + GRID - 2).expand_as(piece))
-        below = torch.where(piece > 0, ends.gather(-1, which * (GRID - 1) + (piece - 1).clamp(min=0)), 0.0)
-        # within a piece the density is linear: solve left x + (right - left) x^2 / 2 = rest for x in (0, 1)
+        below = torch.where(
+            piece > 0, ends.gather(-1, which * (GRID - 1) + (piece - 1).clamp(min=0)), 0.0
+        )
+        # within a piece the density is linear: solve left x + (right - left) x^2 / 2 = rest for x
+        # in (0, 1)
         rest = uniform * total - below
         x = 2 * rest / (left + (left.square() + 2 * (right - left) * rest).clamp(min=0).sqrt())
         ability[chain] = grid[piece] + (grid[1] - grid[0]) * x.clamp(0, 1)
@@ -109,7 +139,11 @@ ENTRY = ModelEntry(
     build=build,
     quantities={
         **QUANTITIES,
-        "ability": Quantity(fn=shown_ability, dims=("shown",), description="ability of every fortieth person, prior sds"),
+        "ability": Quantity(
+            fn=shown_ability,
+            dims=("shown",),
+            description="ability of every fortieth person, prior sds",
+        ),
     },
     reference="stored",
     published=completed("item_response_marginal", complete),
@@ -117,5 +151,10 @@ ENTRY = ModelEntry(
     amortize=answers,
     minibatch=100,
     tags=frozenset({"latent_variable", "generated", "minibatch", "large"}),
-    cites=("Wu, Davis, Domingue, Piech and Goodman (2020), Variational item response theory: fast, accurate, and expressive",),
+    cites=(
+        (
+            "Wu, Davis, Domingue, Piech and Goodman (2020), Variational item response theory:"
+            " fast, accurate, and expressive"
+        ),
+    ),
 )

@@ -7,22 +7,25 @@ Two-parameter logistic model. Data are generated, so the truth is known.
     ability_i        ~ Normal(0, 1),                           i = 1..1000    # integrated out
     correct_ij       ~ Bernoulli(logit = discrimination_j ability_i + easiness_j)
 
-Recipe of the data: numbers from Python's Mersenne Twister seeded with the data seed, in the order abilities (normal), log
-discriminations (0.5 times normal), easiness (1.2 times normal), answers (correct where a uniform is below the probability).
+Recipe of the data: numbers from Python's Mersenne Twister seeded with the data seed, in the order
+abilities (normal), log discriminations (0.5 times normal), easiness (1.2 times normal), answers
+(correct where a uniform is below the probability).
 
-Given the questions the persons are independent, and the integral over an ability is done by the trapezoid rule, which
-converges exponentially for a smooth integrand that vanishes at both ends:
+Given the questions the persons are independent, and the integral over an ability is done by the
+trapezoid rule, which converges exponentially for a smooth integrand that vanishes at both ends:
 
     log p(correct_i | questions) = log sum_q 0.3 Normal(t_q | 0, 1) prod_j p(correct_ij | t_q),   t_q = -6, -5.7, ..., 6.
 
-A test finds its error below 1e-6 nats per person; Gauss-Hermite quadrature with 21 nodes is off by 5e-3.
+A test finds its error below 1e-6 nats per person; Gauss-Hermite quadrature with 21 nodes is off by
+5e-3.
 
-Twenty coordinates are left, with a posterior close to normal. `item_response` is the same model with the abilities as
-sites.
+Twenty coordinates are left, with a posterior close to normal. `item_response` is the same model
+with the abilities as sites.
 
 References:
-    Bock and Aitkin (1981), Marginal maximum likelihood estimation of item parameters, Psychometrika 46(4), 443-459.
-    Birnbaum (1968), Some latent trait models, in Lord and Novick, Statistical Theories of Mental Test Scores.
+    Bock and Aitkin (1981), Marginal maximum likelihood estimation of item parameters,
+    Psychometrika 46(4), 443-459. Birnbaum (1968), Some latent trait models, in Lord and Novick,
+    Statistical Theories of Mental Test Scores.
 """
 
 from __future__ import annotations
@@ -50,7 +53,9 @@ def make_data(seed: int) -> Data:
     ability = recipe.normals(PERSONS, 1)
     discrimination = (0.5 * recipe.normals(ITEMS)).exp()
     easiness = 1.2 * recipe.normals(ITEMS)
-    correct = (recipe.uniforms(PERSONS, ITEMS) < torch.sigmoid(discrimination * ability + easiness)).double()
+    correct = (
+        recipe.uniforms(PERSONS, ITEMS) < torch.sigmoid(discrimination * ability + easiness)
+    ).double()
     return Data(
         train={"correct": correct},
         observed=("correct",),
@@ -69,26 +74,39 @@ class Answers(dist.TorchDistribution):
         easiness: `[*batch, item]`.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {"discrimination": constraints.positive, "easiness": constraints.real}
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "discrimination": constraints.positive,
+        "easiness": constraints.real,
+    }
     support = constraints.independent(constraints.boolean, 1)
 
-    def __init__(self, discrimination: Tensor, easiness: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, discrimination: Tensor, easiness: Tensor, validate_args: bool | None = None
+    ) -> None:
         self.discrimination, self.easiness = discrimination, easiness
         super().__init__(easiness.shape[:-1], easiness.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Answers:
         """Return the same distribution over a larger batch."""
         items = self.easiness.shape[-1]
-        return Answers(self.discrimination.expand(*batch_shape, items), self.easiness.expand(*batch_shape, items))
+        return Answers(
+            self.discrimination.expand(*batch_shape, items),
+            self.easiness.expand(*batch_shape, items),
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log probability of the answers of each person, `[*batch]`, nats."""
         nodes = torch.linspace(-REACH, REACH, 1 + round(2 * REACH / STEP), dtype=value.dtype)
         log_weight = math.log(STEP) - 0.5 * math.log(2 * math.pi) - 0.5 * nodes.square()
-        # one table of logits for all persons: the batch axis of the plate is 1 before it is expanded
-        slope, level = (t[..., :1, None, :].squeeze(-3) for t in (self.discrimination, self.easiness))  # [*batch, 1, item]
+        # one table of logits for all persons: the batch axis of the plate is 1 before it is
+        # expanded
+        slope, level = (
+            t[..., :1, None, :].squeeze(-3) for t in (self.discrimination, self.easiness)
+        )  # [*batch, 1, item]
         table = slope * nodes.unsqueeze(-1) + level  # [*batch, node, item]
-        score = value @ table.mT - torch.nn.functional.softplus(table).sum(-1).unsqueeze(-2)  # [*batch, person, node]
+        score = value @ table.mT - torch.nn.functional.softplus(table).sum(-1).unsqueeze(
+            -2
+        )  # [*batch, person, node]
         return (score + log_weight).logsumexp(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -104,19 +122,33 @@ def build(data: Data) -> Program:
     persons = len(data.train["correct"])
 
     def program(correct: Tensor | None = None) -> None:
-        discrimination = pyro.sample("discrimination", dist.LogNormal(0.0, 0.5).expand([ITEMS]).to_event(1))  # [item]
-        easiness = pyro.sample("easiness", dist.Normal(0.0, 1.5).expand([ITEMS]).to_event(1))  # [item]
+        discrimination = pyro.sample(
+            "discrimination", dist.LogNormal(0.0, 0.5).expand([ITEMS]).to_event(1)
+        )  # [item]
+        easiness = pyro.sample(
+            "easiness", dist.Normal(0.0, 1.5).expand([ITEMS]).to_event(1)
+        )  # [item]
         with pyro.plate("person", persons):
-            pyro.sample("correct", Answers(discrimination.unsqueeze(-2), easiness.unsqueeze(-2)), obs=correct)
+            pyro.sample(
+                "correct",
+                Answers(discrimination.unsqueeze(-2), easiness.unsqueeze(-2)),
+                obs=correct,
+            )
 
     return program
 
 
 QUANTITIES = {
     "log_discrimination": Quantity(
-        fn=log_site("discrimination"), dims=("item",), description="log change of the log odds per sd of ability"
+        fn=log_site("discrimination"),
+        dims=("item",),
+        description="log change of the log odds per sd of ability",
     ),
-    "easiness": Quantity(fn=site("easiness"), dims=("item",), description="log odds that a person of mean ability is right"),
+    "easiness": Quantity(
+        fn=site("easiness"),
+        dims=("item",),
+        description="log odds that a person of mean ability is right",
+    ),
 }
 ENTRY = ModelEntry(
     name="item_response_marginal",
@@ -126,5 +158,10 @@ ENTRY = ModelEntry(
     quantities=QUANTITIES,
     reference="stored",
     tags=frozenset({"latent_variable", "generated"}),
-    cites=("Bock and Aitkin (1981), Marginal maximum likelihood estimation of item parameters, Psychometrika 46(4), 443-459",),
+    cites=(
+        (
+            "Bock and Aitkin (1981), Marginal maximum likelihood estimation of item parameters,"
+            " Psychometrika 46(4), 443-459"
+        ),
+    ),
 )

@@ -1,7 +1,7 @@
 """Random intercepts: forty groups of six rows, the model on which local latents meet minibatches and an encoder.
 
-Forty groups (classes, clinics, plots) are measured six times each; groups differ in level, one covariate acts alike in
-all of them. The data are generated, so the truth is known.
+Forty groups (classes, clinics, plots) are measured six times each; groups differ in level, one
+covariate acts alike in all of them. The data are generated, so the truth is known.
 
     intercept    ~ Normal(0, 5)
     slope        ~ Normal(0, 2.5)
@@ -10,18 +10,21 @@ all of them. The data are generated, so the truth is known.
     effect_g     ~ Normal(intercept, group_scale),                              g = 1..40
     y_gi         ~ Normal(effect_g + slope x_gi, noise_scale),                  i = 1..6
 
-Recipe of the data: standard normal numbers are made from Python's Mersenne Twister seeded with the data seed, as
-inverse-normal-cdf(u), in the order effects, covariates, noise; intercept 2, slope 0.5, group_scale 1, noise_scale 0.8;
-x and y are recorded to three decimals.
+Recipe of the data: standard normal numbers are made from Python's Mersenne Twister seeded with the
+data seed, as inverse-normal-cdf(u), in the order effects, covariates, noise; intercept 2, slope
+0.5, group_scale 1, noise_scale 0.8; x and y are recorded to three decimals.
 
-The group effects are centered on the intercept because six rows say more about a group than the other groups do: in
-this form effects and hyperparameters are only weakly dependent. What remains is 44 parameters of which 40 are
-local: `index` selects a minibatch of groups, and given the hyperparameters each effect depends on its own group's
-rows only, through their means, which is what the encoder of an amortized guide sees.
+The group effects are centered on the intercept because six rows say more about a group than the
+other groups do: in this form effects and hyperparameters are only weakly dependent. What remains
+is 44 parameters of which 40 are
+local: `index` selects a minibatch of groups, and given the hyperparameters each effect depends on
+its own group's rows only, through their means, which is what the encoder of an amortized guide
+sees.
 
 References:
-    Gelman and Hill (2007), Data Analysis Using Regression and Multilevel/Hierarchical Models, chapter 12.
-    Agrawal and Domke (2021), Amortized variational inference for simple hierarchical models, NeurIPS.
+    Gelman and Hill (2007), Data Analysis Using Regression and Multilevel/Hierarchical Models,
+    chapter 12. Agrawal and Domke (2021), Amortized variational inference for simple hierarchical
+    models, NeurIPS.
 """
 
 from __future__ import annotations
@@ -93,13 +96,22 @@ ENTRY = ModelEntry(
     quantities={
         "intercept": Quantity(fn=site("intercept"), description="mean level of the groups"),
         "slope": Quantity(fn=site("slope"), description="effect of the covariate"),
-        "log_group_scale": Quantity(fn=log_site("group_scale"), description="log sd of the group levels"),
-        "log_noise_scale": Quantity(fn=log_site("noise_scale"), description="log sd within a group"),
+        "log_group_scale": Quantity(
+            fn=log_site("group_scale"), description="log sd of the group levels"
+        ),
+        "log_noise_scale": Quantity(
+            fn=log_site("noise_scale"), description="log sd within a group"
+        ),
         "effect": Quantity(fn=site("effect"), dims=("group",), description="level of each group"),
     },
     reference="stored",
     families=("mean_field", "full_rank", "low_rank", "laplace", "amortized"),
     amortize=group_means,
     tags=frozenset({"hierarchical", "generated", "minibatch"}),
-    cites=("Gelman and Hill (2007), Data Analysis Using Regression and Multilevel/Hierarchical Models, chapter 12",),
+    cites=(
+        (
+            "Gelman and Hill (2007), Data Analysis Using Regression and Multilevel/Hierarchical"
+            " Models, chapter 12"
+        ),
+    ),
 )

@@ -1,7 +1,8 @@
 """Gaussian mixture: latent classes of iris flowers from the length of their petals alone, the class summed out.
 
-The petals of 150 iris flowers of unknown species were measured to the nearest millimeter. Setosa (about 1.5 cm) stands
-apart; versicolor (4.3 cm) and virginica (5.6 cm) overlap, which makes the option K=3 much harder than K=2.
+The petals of 150 iris flowers of unknown species were measured to the nearest millimeter. Setosa
+(about 1.5 cm) stands apart; versicolor (4.3 cm) and virginica (5.6 cm) overlap, which makes the
+option K=3 much harder than K=2.
 
     weight       ~ Dirichlet(5, ..., 5)
     location_k   ~ Normal(4, 2),                           k = 1..K        # cm
@@ -9,16 +10,18 @@ apart; versicolor (4.3 cm) and virginica (5.6 cm) overlap, which makes the optio
     label_i      ~ Categorical(weight),                    i = 1..150      # summed out by enumeration
     petal_i      ~ Normal(location_{label_i}, scale_{label_i})             # cm
 
-Thirteen flowers share the value 1.4 and thirteen 1.5. A class that sits on m equal values with scale s has likelihood s^-m, so a
-half-normal or half-Cauchy scale would make the posterior improper; the log-normal density falls faster than any power
-of s and keeps it proper. Labels are free: raw sites mean nothing, and every quantity below is a function of the
-posterior that no permutation of the classes changes. The posterior has K! identical modes; an approximation to one of
-them is as good as to all, except that its bound on the evidence is low by log K!.
+Thirteen flowers share the value 1.4 and thirteen 1.5. A class that sits on m equal values with
+scale s has likelihood s^-m, so a half-normal or half-Cauchy scale would make the posterior
+improper; the log-normal density falls faster than any power of s and keeps it proper. Labels are
+free: raw sites mean nothing, and every quantity below is a function of the posterior that no
+permutation of the classes changes. The posterior has K! identical modes; an approximation to one
+of them is as good as to all, except that its bound on the evidence is low by log K!.
 
 References:
-    Fisher (1936), The use of multiple measurements in taxonomic problems, Annals of Eugenics 7(2), 179-188.
-    Stephens (2000), Dealing with label switching in mixture models, JRSS B 62(4), 795-809.
-    Day (1969), Estimating the components of a mixture of normal distributions, Biometrika 56(3), 463-474.
+    Fisher (1936), The use of multiple measurements in taxonomic problems, Annals of Eugenics 7(2),
+    179-188. Stephens (2000), Dealing with label switching in mixture models, JRSS B 62(4),
+    795-809. Day (1969), Estimating the components of a mixture of normal distributions, Biometrika
+    56(3), 463-474.
 """
 
 from __future__ import annotations
@@ -40,8 +43,9 @@ from zoo.types import Data, ModelEntry, Program, Quantity
 CONCENTRATION = 5.0
 LOCATION_MEAN, LOCATION_SCALE = 4.0, 2.0  # cm
 SCALE_MEDIAN, SCALE_LOG_SD = 0.5, 0.5  # cm, nats
-# Pairs of measured values (cm) whose common class the data leave in doubt, per K: the largest setosa with an ordinary one
-# (with K=2 it is the only flower in doubt), and for K=3 the gap beside setosa and the overlap of the other two.
+# Pairs of measured values (cm) whose common class the data leave in doubt, per K: the largest
+# setosa with an ordinary one (with K=2 it is the only flower in doubt), and for K=3 the gap beside
+# setosa and the overlap of the other two.
 PAIRS = {2: ((1.4, 1.9),), 3: ((1.9, 3.0), (3.3, 4.5), (4.5, 5.0), (5.0, 5.6))}
 
 
@@ -57,7 +61,10 @@ def make_data(seed: int, K: int) -> Data:
     return Data(
         train={"petal": table.column("petal_length")},
         observed=("petal",),
-        coords={"class": [str(k) for k in range(1, K + 1)], "pair": [f"{a} and {b} cm" for a, b in PAIRS[K]]},
+        coords={
+            "class": [str(k) for k in range(1, K + 1)],
+            "pair": [f"{a} and {b} cm" for a, b in PAIRS[K]],
+        },
         dims={"petal": ("flower",)},
         source=table.provenance.source,
         licence=table.provenance.licence,
@@ -71,11 +78,19 @@ def build(data: Data, K: int) -> Program:
     def program(petal: Tensor | None = None) -> None:
         weight = pyro.sample("weight", dist.Dirichlet(torch.full((K,), CONCENTRATION)))  # [class]
         with pyro.plate("class", K):
-            location = pyro.sample("location", dist.Normal(LOCATION_MEAN, LOCATION_SCALE))  # [class], cm
-            scale = pyro.sample("scale", dist.LogNormal(math.log(SCALE_MEDIAN), SCALE_LOG_SD))  # [class], cm
+            location = pyro.sample(
+                "location", dist.Normal(LOCATION_MEAN, LOCATION_SCALE)
+            )  # [class], cm
+            scale = pyro.sample(
+                "scale", dist.LogNormal(math.log(SCALE_MEDIAN), SCALE_LOG_SD)
+            )  # [class], cm
         with pyro.plate("flower", flowers):
             label = pyro.sample("label", dist.Categorical(weight), infer={"enumerate": "parallel"})
-            pyro.sample("petal", dist.Normal(Vindex(location)[..., label], Vindex(scale)[..., label]), obs=petal)
+            pyro.sample(
+                "petal",
+                dist.Normal(Vindex(location)[..., label], Vindex(scale)[..., label]),
+                obs=petal,
+            )
 
     return program
 
@@ -96,10 +111,13 @@ def co_assignment(draws: Mapping[str, Tensor], data: Data) -> Tensor:
     r"""Return the log odds that two flowers with given petal lengths share a class, `[*sample, pair]`, nats.
 
     With responsibilities r_k(a) proportional to weight_k Normal(a | location_k, scale_k) the probability of a shared
-    class is sum_k r_k(a) r_k(b). It is within 1e-2 of 0 or 1 for most pairs, with a posterior as skewed as that, so it
-    enters as log odds: log sum_k r_k(a) r_k(b) - log sum_{k != l} r_k(a) r_l(b).
+    class is sum_k r_k(a) r_k(b). It is within 1e-2 of 0 or 1 for most pairs, with a posterior as
+    skewed as that, so it enters as log odds: log sum_k r_k(a) r_k(b) - log sum_{k != l} r_k(a)
+    r_l(b).
     """
-    joint = log_joint(draws, torch.tensor(PAIRS[draws["location"].shape[-1]], dtype=torch.float64))  # [*sample, pair, 2, class]
+    joint = log_joint(
+        draws, torch.tensor(PAIRS[draws["location"].shape[-1]], dtype=torch.float64)
+    )  # [*sample, pair, 2, class]
     return log_odds(joint[..., 0, :], joint[..., 1, :])
 
 
@@ -109,18 +127,35 @@ ENTRY = ModelEntry(
     make_data=make_data,
     build=build,
     quantities={
-        "location": Quantity(fn=sorted_by("location", "location"), dims=("class",), description="class locations in increasing order, cm"),
-        "weight": Quantity(fn=sorted_by("weight", "location"), dims=("class",), description="class weights, ordered by location"),
-        "log_scale": Quantity(
-            fn=sorted_by("scale", "location", log=True), dims=("class",), description="log class scales, ordered by location, log cm"
+        "location": Quantity(
+            fn=sorted_by("location", "location"),
+            dims=("class",),
+            description="class locations in increasing order, cm",
         ),
-        "co_assignment": Quantity(fn=co_assignment, dims=("pair",), description="log odds that two petal lengths share a class, nats"),
+        "weight": Quantity(
+            fn=sorted_by("weight", "location"),
+            dims=("class",),
+            description="class weights, ordered by location",
+        ),
+        "log_scale": Quantity(
+            fn=sorted_by("scale", "location", log=True),
+            dims=("class",),
+            description="log class scales, ordered by location, log cm",
+        ),
+        "co_assignment": Quantity(
+            fn=co_assignment,
+            dims=("pair",),
+            description="log odds that two petal lengths share a class, nats",
+        ),
     },
     reference="stored",
     options={"K": 2},
     tags=frozenset({"mixture", "discrete", "enumeration"}),
     cites=(
-        "Fisher (1936), The use of multiple measurements in taxonomic problems, Annals of Eugenics 7(2), 179-188",
+        (
+            "Fisher (1936), The use of multiple measurements in taxonomic problems, Annals of"
+            " Eugenics 7(2), 179-188"
+        ),
         "Stephens (2000), Dealing with label switching in mixture models, JRSS B 62(4), 795-809",
     ),
 )

@@ -1,7 +1,8 @@
 """Classes of iris flowers, wines or tumors from several measurements at once: a mixture of multivariate normals.
 
-Every measurement is standardized (mean 0, sd 1 over all rows); S is their correlation matrix, D their number, the
-truth about species, cultivar or malignancy is not used. With `covariance=full` (default), as Fraley and Raftery propose,
+Every measurement is standardized (mean 0, sd 1 over all rows); S is their correlation matrix, D
+their number, the truth about species, cultivar or malignancy is not used. With `covariance=full`
+(default), as Fraley and Raftery propose,
 
     weight       ~ Dirichlet(5, ..., 5)
     location_k   ~ Normal(0, S),                                         k = 1..K
@@ -9,21 +10,26 @@ truth about species, cultivar or malignancy is not used. With `covariance=full` 
     label_i      ~ Categorical(weight),                                  i = 1..N      # summed out by enumeration
     x_i          ~ Normal(location_{label_i}, covariance_{label_i}),
 
-and with `covariance=diag` independent variance_kj ~ InverseGamma(3/2, K^(-2/D) / 2) and location_kj ~ Normal(0, 1).
+and with `covariance=diag` independent variance_kj ~ InverseGamma(3/2, K^(-2/D) / 2) and
+location_kj ~ Normal(0, 1).
 
-The inverse Wishart enters by Bartlett's decomposition: with B B^T = inv(S), the precision of class k is (B A)(B A)^T, A
-lower triangular, A_jj^2 = strength_kj ~ Gamma((D + 3 - j) / 2, psi / 2), entries below the diagonal tilt_k ~
-Normal(0, 1 / sqrt(psi)), psi = K^(-2/D), and location_k = inv(B^T) center_k with center_k ~ Normal(0, I). All sites are of order 1.
+The inverse Wishart enters by Bartlett's decomposition: with B B^T = inv(S), the precision of class
+k is (B A)(B A)^T, A lower triangular, A_jj^2 = strength_kj ~ Gamma((D + 3 - j) / 2, psi / 2),
+entries below the diagonal tilt_k ~ Normal(0, 1 / sqrt(psi)), psi = K^(-2/D), and location_k =
+inv(B^T) center_k with center_k ~ Normal(0, I). All sites are of order 1.
 
-Why not scales and an LKJ correlation matrix: measurements are rounded, so eleven flowers lie exactly in the plane sepal
-length - sepal width = 3.1 cm. A class that flattens onto n rows of a plane gains (1 - rho^2)^(-n/2) while its prior falls as
-a power; with n >= D + 2 eta there is no posterior. The inverse Wishart falls exponentially in every direction.
+Why not scales and an LKJ correlation matrix: measurements are rounded, so eleven flowers lie
+exactly in the plane sepal length - sepal width = 3.1 cm. A class that flattens onto n rows of a
+plane gains (1 - rho^2)^(-n/2) while its prior falls as a power; with n >= D + 2 eta there is no
+posterior. The inverse Wishart falls exponentially in every direction.
 
-Labels are free: raw sites mean nothing, quantities are ordered along the first principal axis of the data or do not see labels.
+Labels are free: raw sites mean nothing, quantities are ordered along the first principal axis of
+the data or do not see labels.
 
 References:
-    Fraley and Raftery (2007), Bayesian regularization for normal mixture estimation, Journal of Classification 24, 155-181.
-    Stephens (2000), Dealing with label switching in mixture models, JRSS B 62(4), 795-809.
+    Fraley and Raftery (2007), Bayesian regularization for normal mixture estimation, Journal of
+    Classification 24, 155-181. Stephens (2000), Dealing with label switching in mixture models,
+    JRSS B 62(4), 795-809.
 """
 
 from __future__ import annotations
@@ -46,8 +52,14 @@ from zoo.quantities import log_odds
 from zoo.types import Data, ModelEntry, Program, Quantity
 
 CONCENTRATION = 5.0
-COLUMNS = {"iris": 4, "wine": 13, "breast_cancer": 10}  # of breast_cancer the ten means; the rest are errors and extremes
-POINTS = 8  # rows at even ranks along the first principal axis, where classes and density are compared
+COLUMNS = {
+    "iris": 4,
+    "wine": 13,
+    "breast_cancer": 10,
+}  # of breast_cancer the ten means; the rest are errors and extremes
+POINTS = (
+    8  # rows at even ranks along the first principal axis, where classes and density are compared
+)
 
 
 def make_data(seed: int, data: str, K: int, covariance: str) -> Data:
@@ -63,7 +75,13 @@ def make_data(seed: int, data: str, K: int, covariance: str) -> Data:
         raise UnknownNameError("covariance", covariance, ("full", "diag"))
     table = read(data)
     names = table.columns[: COLUMNS[data]]
-    return from_rows(standardize(table.select(names)), K, names, table.provenance.source, table.provenance.licence)
+    return from_rows(
+        standardize(table.select(names)),
+        K,
+        names,
+        table.provenance.source,
+        table.provenance.licence,
+    )
 
 
 def from_rows(x: Tensor, K: int, names: tuple[str, ...], source: str, licence: str) -> Data:
@@ -73,9 +91,13 @@ def from_rows(x: Tensor, K: int, names: tuple[str, ...], source: str, licence: s
         UsageError: K is not 2 to 9.
     """
     if not 2 <= K <= 9:
-        raise UsageError(f"Option K of gaussian_mixture_classes got {K}; accepted: 2 to 9 classes.")
+        raise UsageError(
+            f"Option K of gaussian_mixture_classes got {K}; accepted: 2 to 9 classes."
+        )
     rows = points(x)
-    basis = torch.linalg.cholesky(torch.linalg.inv(x.T @ x / len(x)))  # [feature, feature], B B^T = inv(S)
+    basis = torch.linalg.cholesky(
+        torch.linalg.inv(x.T @ x / len(x))
+    )  # [feature, feature], B B^T = inv(S)
     return Data(
         train={"x": x, "basis": basis},
         observed=("x",),
@@ -113,18 +135,32 @@ def build(given: Data, /, *, data: str, K: int, covariance: str) -> Program:
         weight = pyro.sample("weight", dist.Dirichlet(torch.full((K,), CONCENTRATION)))  # [class]
         with pyro.plate("class", K):
             if covariance == "full":
-                center = pyro.sample("center", dist.Normal(0.0, 1.0).expand([size]).to_event(1))  # [class, feature]
-                strength = pyro.sample("strength", dist.Gamma(degrees.to(basis.dtype) / 2, psi / 2).to_event(1))  # [class, feature]
-                tilt = pyro.sample("tilt", dist.Normal(0.0, psi**-0.5).expand([below]).to_event(1))  # [class, pair of features]
+                center = pyro.sample(
+                    "center", dist.Normal(0.0, 1.0).expand([size]).to_event(1)
+                )  # [class, feature]
+                strength = pyro.sample(
+                    "strength", dist.Gamma(degrees.to(basis.dtype) / 2, psi / 2).to_event(1)
+                )  # [class, feature]
+                tilt = pyro.sample(
+                    "tilt", dist.Normal(0.0, psi**-0.5).expand([below]).to_event(1)
+                )  # [class, pair of features]
                 draws = {"center": center, "strength": strength, "tilt": tilt}
             else:
-                location = pyro.sample("location", dist.Normal(0.0, 1.0).expand([size]).to_event(1))  # [class, feature]
-                variance = pyro.sample("variance", dist.InverseGamma(1.5, psi / 2).expand([size]).to_event(1))  # [class, feature]
+                location = pyro.sample(
+                    "location", dist.Normal(0.0, 1.0).expand([size]).to_event(1)
+                )  # [class, feature]
+                variance = pyro.sample(
+                    "variance", dist.InverseGamma(1.5, psi / 2).expand([size]).to_event(1)
+                )  # [class, feature]
                 draws = {"location": location, "variance": variance}
         loc, root, log_det = normals(draws, basis)
         with pyro.plate("row", rows):
             label = pyro.sample("label", dist.Categorical(weight), infer={"enumerate": "parallel"})
-            part = RootNormal(Vindex(loc)[..., label, :], Vindex(root)[..., label, :, :], Vindex(log_det)[..., label])
+            part = RootNormal(
+                Vindex(loc)[..., label, :],
+                Vindex(root)[..., label, :, :],
+                Vindex(log_det)[..., label],
+            )
             pyro.sample("x", part, obs=x)
 
     return program
@@ -149,7 +185,11 @@ def log_joint(draws: Mapping[str, Tensor], x: Tensor, basis: Tensor) -> Tensor:
     """Return log weight_k + log Normal(x | class k) for rows of x `[row, feature]`, `[*sample, row, class]`, nats."""
     loc, root, log_det = normals(draws, basis)
     white = x @ root - loc.unsqueeze(-2) @ root  # [*sample, class, row, feature]
-    log_p = log_det.unsqueeze(-1) - 0.5 * x.shape[-1] * math.log(2 * math.pi) - 0.5 * white.square().sum(-1)
+    log_p = (
+        log_det.unsqueeze(-1)
+        - 0.5 * x.shape[-1] * math.log(2 * math.pi)
+        - 0.5 * white.square().sum(-1)
+    )
     return draws["weight"].log().unsqueeze(-2) + log_p.mT
 
 
@@ -172,7 +212,8 @@ def log_density(draws: Mapping[str, Tensor], data: Data) -> Tensor:
 def co_assignment(draws: Mapping[str, Tensor], data: Data) -> Tensor:
     r"""Return the log odds that neighbors along the axis share a class given a draw, `[*sample, pair]`, nats.
 
-    log sum_k r_k(a) r_k(b) - log sum_{k != l} r_k(a) r_l(b): the probability itself is close to 0 or 1 for most pairs.
+    log sum_k r_k(a) r_k(b) - log sum_{k != l} r_k(a) r_l(b): the probability itself is close to 0
+    or 1 for most pairs.
     """
     log_r = at_points(draws, data)
     return log_odds(log_r[..., :-1, :], log_r[..., 1:, :])
@@ -195,14 +236,30 @@ ENTRY = ModelEntry(
     build=build,
     quantities={
         "location": Quantity(
-            fn=partial(ordered, "location"), dims=("class", "feature"), description="class locations along the axis, sds of a feature"
+            fn=partial(ordered, "location"),
+            dims=("class", "feature"),
+            description="class locations along the axis, sds of a feature",
         ),
-        "weight": Quantity(fn=partial(ordered, "weight"), dims=("class",), description="class weights, ordered along the axis"),
+        "weight": Quantity(
+            fn=partial(ordered, "weight"),
+            dims=("class",),
+            description="class weights, ordered along the axis",
+        ),
         "log_sd": Quantity(
-            fn=partial(ordered, "log_sd"), dims=("class", "feature"), description="log sds within a class, ordered along the axis"
+            fn=partial(ordered, "log_sd"),
+            dims=("class", "feature"),
+            description="log sds within a class, ordered along the axis",
         ),
-        "co_assignment": Quantity(fn=co_assignment, dims=("pair",), description="log odds that two rows share a class, nats"),
-        "log_density": Quantity(fn=log_density, dims=("point",), description="log density of the mixture at a row, nats"),
+        "co_assignment": Quantity(
+            fn=co_assignment,
+            dims=("pair",),
+            description="log odds that two rows share a class, nats",
+        ),
+        "log_density": Quantity(
+            fn=log_density,
+            dims=("point",),
+            description="log density of the mixture at a row, nats",
+        ),
     },
     reference="stored",
     families=(*ModelEntry.families, "class_network"),
@@ -210,8 +267,16 @@ ENTRY = ModelEntry(
     amortize=lambda tensors: tensors["x"],
     tags=frozenset({"mixture", "discrete", "enumeration", "amortized"}),
     cites=(
-        "Fraley and Raftery (2007), Bayesian regularization for normal mixture estimation, Journal of Classification 24, 155-181",
+        (
+            "Fraley and Raftery (2007), Bayesian regularization for normal mixture estimation,"
+            " Journal of Classification 24, 155-181"
+        ),
         "Stephens (2000), Dealing with label switching in mixture models, JRSS B 62(4), 795-809",
     ),
-    notices=("Labels are free: a guide in one of the K! modes has a bound that is low by up to log K! nats.",),
+    notices=(
+        (
+            "Labels are free: a guide in one of the K! modes has a bound that is low by up to log"
+            " K! nats."
+        ),
+    ),
 )

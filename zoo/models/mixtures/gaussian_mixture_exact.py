@@ -1,6 +1,7 @@
 """Twelve flowers in K classes: a mixture small enough that its evidence is the sum over all K^12 ways to form classes.
 
-Every thirteenth flower of Fisher's table, petal length in cm; the species is taken to be unknown. Priors are conjugate:
+Every thirteenth flower of Fisher's table, petal length in cm; the species is taken to be unknown.
+Priors are conjugate:
 
     weight      ~ Dirichlet(2, ..., 2)
     variance_k  ~ InverseGamma(3, 1),                                k = 1..K      # cm^2, prior mean 0.5
@@ -8,19 +9,22 @@ Every thirteenth flower of Fisher's table, petal length in cm; the species is ta
     label_i     ~ Categorical(weight),                               i = 1..12     # summed out by enumeration
     petal_i     ~ Normal(location_{label_i}, sqrt(variance_{label_i}))             # cm
 
-Given labels c, weights, variances and locations integrate to closed forms, so that with S_k the flowers of class k
+Given labels c, weights, variances and locations integrate to closed forms, so that with S_k the
+flowers of class k
 
     p(petal, c) = DirichletMultinomial(n_1..n_K) prod_k m(S_k),
     m(S) = (2 pi)^(-n/2) sqrt(0.1 / (0.1 + n)) Gamma(3 + n/2) / Gamma(3) 1^3 / b_S^(3 + n/2),
 
-and the evidence, every chance that two flowers share a class, and independent exact draws follow from one sum over
-K^12 labelings (4,096 and 531,441). Labels are free: the posterior has K! modes, one per numbering of the classes. A
-guide that knows one of them is right about every quantity, but its bound on the log evidence is low by up to log K!
-(0.69 nats for K=2, 1.79 for K=3), in full where the modes do not overlap.
+and the evidence, every chance that two flowers share a class, and independent exact draws follow
+from one sum over K^12 labelings (4,096 and 531,441). Labels are free: the posterior has K! modes,
+one per numbering of the classes. A guide that knows one of them is right about every quantity, but
+its bound on the log evidence is low by up to log K! (0.69 nats for K=2, 1.79 for K=3), in full
+where the modes do not overlap.
 
 References:
-    Nobile (1994), Bayesian analysis of finite mixture distributions, PhD thesis, Carnegie Mellon University, ch. 4.
-    Fisher (1936), The use of multiple measurements in taxonomic problems, Annals of Eugenics 7(2), 179-188.
+    Nobile (1994), Bayesian analysis of finite mixture distributions, PhD thesis, Carnegie Mellon
+    University, ch. 4. Fisher (1936), The use of multiple measurements in taxonomic problems,
+    Annals of Eugenics 7(2), 179-188.
 """
 
 from __future__ import annotations
@@ -45,7 +49,13 @@ CONCENTRATION = 2.0
 LOCATION_MEAN, LOCATION_PRECISION = 4.0, 0.1  # cm; prior rows that the location is worth
 SHAPE, RATE = 3.0, 1.0  # of the variances, cm^2
 STEP, ROWS = 13, 12
-PAIRS = ((0, 3), (0, 4), (4, 8), (5, 9), (7, 8))  # flowers in order of petal length: neighbors, and pairs across the gaps
+PAIRS = (
+    (0, 3),
+    (0, 4),
+    (4, 8),
+    (5, 9),
+    (7, 8),
+)  # flowers in order of petal length: neighbors, and pairs across the gaps
 
 
 def make_data(seed: int, K: int) -> Data:
@@ -62,7 +72,10 @@ def make_data(seed: int, K: int) -> Data:
     return Data(
         train={"petal": petal},
         observed=("petal",),
-        coords={"class": [str(k) for k in range(1, K + 1)], "pair": [f"{petal[i]:.1f} and {petal[j]:.1f} cm" for i, j in PAIRS]},
+        coords={
+            "class": [str(k) for k in range(1, K + 1)],
+            "pair": [f"{petal[i]:.1f} and {petal[j]:.1f} cm" for i, j in PAIRS],
+        },
         dims={"petal": ("flower",)},
         source=table.provenance.source + "; every thirteenth row",
         licence=table.provenance.licence,
@@ -77,10 +90,16 @@ def build(data: Data, K: int) -> Program:
         weight = pyro.sample("weight", dist.Dirichlet(torch.full((K,), CONCENTRATION)))  # [class]
         with pyro.plate("class", K):
             variance = pyro.sample("variance", dist.InverseGamma(SHAPE, RATE))  # [class], cm^2
-            location = pyro.sample("location", dist.Normal(LOCATION_MEAN, (variance / LOCATION_PRECISION).sqrt()))  # [class], cm
+            location = pyro.sample(
+                "location", dist.Normal(LOCATION_MEAN, (variance / LOCATION_PRECISION).sqrt())
+            )  # [class], cm
         with pyro.plate("flower", flowers):
             label = pyro.sample("label", dist.Categorical(weight), infer={"enumerate": "parallel"})
-            pyro.sample("petal", dist.Normal(Vindex(location)[..., label], Vindex(variance)[..., label].sqrt()), obs=petal)
+            pyro.sample(
+                "petal",
+                dist.Normal(Vindex(location)[..., label], Vindex(variance)[..., label].sqrt()),
+                obs=petal,
+            )
 
     return program
 
@@ -112,28 +131,57 @@ def _partitions(petal: tuple[float, ...], K: int) -> Partitions:
     precision = LOCATION_PRECISION + count
     mean = (LOCATION_PRECISION * LOCATION_MEAN + total) / precision
     shape = SHAPE + count / 2
-    rate = RATE + 0.5 * (squares + LOCATION_PRECISION * LOCATION_MEAN**2 - precision * mean.square()).clamp(min=0.0)
+    rate = RATE + 0.5 * (
+        squares + LOCATION_PRECISION * LOCATION_MEAN**2 - precision * mean.square()
+    ).clamp(min=0.0)
     log_marginal = (
-        -0.5 * count * math.log(2 * math.pi) + 0.5 * (LOCATION_PRECISION / precision).log()
-        + shape.lgamma() - math.lgamma(SHAPE) + SHAPE * math.log(RATE) - shape * rate.log()
-    )  # fmt: skip
+        -0.5 * count * math.log(2 * math.pi)
+        + 0.5 * (LOCATION_PRECISION / precision).log()
+        + shape.lgamma()
+        - math.lgamma(SHAPE)
+        + SHAPE * math.log(RATE)
+        - shape * rate.log()
+    )
     labels = (torch.arange(K**rows)[:, None] // K ** torch.arange(rows)) % K  # [labeling, row]
-    subset = torch.stack([((labels == k) << torch.arange(rows)).sum(-1) for k in range(K)], -1)  # [labeling, class]
+    subset = torch.stack(
+        [((labels == k) << torch.arange(rows)).sum(-1) for k in range(K)], -1
+    )  # [labeling, class]
     sizes = (CONCENTRATION + count).lgamma() - math.lgamma(CONCENTRATION)
-    log_joint = (log_marginal + sizes)[subset].sum(-1) + math.lgamma(K * CONCENTRATION) - math.lgamma(K * CONCENTRATION + rows)
+    log_joint = (
+        (log_marginal + sizes)[subset].sum(-1)
+        + math.lgamma(K * CONCENTRATION)
+        - math.lgamma(K * CONCENTRATION + rows)
+    )
     log_evidence = log_joint.logsumexp(0)
-    return Partitions(labels, subset, (log_joint - log_evidence).exp(), float(log_evidence), mean, precision, shape, rate, count)
+    return Partitions(
+        labels,
+        subset,
+        (log_joint - log_evidence).exp(),
+        float(log_evidence),
+        mean,
+        precision,
+        shape,
+        rate,
+        count,
+    )
 
 
 def co_clustering(data: Data, K: int) -> Tensor:
     """Return the exact posterior probability that two flowers share a class, `[flower, flower]`."""
     p = partitions(data, K)
-    return torch.stack([(p.probability[:, None] * (p.labels == p.labels[:, i, None])).sum(0) for i in range(p.labels.shape[1])])
+    return torch.stack(
+        [
+            (p.probability[:, None] * (p.labels == p.labels[:, i, None])).sum(0)
+            for i in range(p.labels.shape[1])
+        ]
+    )
 
 
 def log_joint(draws: Mapping[str, Tensor], petal: Tensor) -> Tensor:
     """Return log weight_k + log Normal(petal | class k), `[*sample, flower, class]`, nats."""
-    parts = torch.distributions.Normal(draws["location"].unsqueeze(-2), draws["variance"].sqrt().unsqueeze(-2))
+    parts = torch.distributions.Normal(
+        draws["location"].unsqueeze(-2), draws["variance"].sqrt().unsqueeze(-2)
+    )
     return draws["weight"].log().unsqueeze(-2) + parts.log_prob(petal.unsqueeze(-1))
 
 
@@ -145,7 +193,8 @@ def responsibilities(draws: Mapping[str, Tensor], data: Data) -> Tensor:
 def co_assignment(draws: Mapping[str, Tensor], data: Data) -> Tensor:
     r"""Return the log odds that two flowers share a class given a draw, `[*sample, pair]`, nats.
 
-    log sum_k r_k(a) r_k(b) - log sum_{k != l} r_k(a) r_l(b): the probability itself is close to 0 or 1 for most pairs.
+    log sum_k r_k(a) r_k(b) - log sum_{k != l} r_k(a) r_l(b): the probability itself is close to 0
+    or 1 for most pairs.
     """
     log_r = log_joint(draws, data.train["petal"])  # [*sample, flower, class]
     return log_odds(log_r[..., [i for i, _ in PAIRS], :], log_r[..., [j for _, j in PAIRS], :])
@@ -168,8 +217,12 @@ def _mean_moments(petal: tuple[float, ...], K: int) -> Moments:
     alpha, mean = CONCENTRATION + p.size[p.subset], p.mean[p.subset]  # [labeling, class]
     variance = (p.rate / (p.shape - 1) / p.precision)[p.subset]  # of the locations
     size = float(K * CONCENTRATION + len(petal))
-    # E[w_k w_l] = (a_k a_l + [k = l] a_k) / (size (size + 1)), and E[location_k location_l] likewise
-    squared = ((alpha * mean).sum(-1).square() + (alpha * mean.square() + alpha * (alpha + 1) * variance).sum(-1)) / (size * (size + 1))
+    # E[w_k w_l] = (a_k a_l + [k = l] a_k) / (size (size + 1)), and E[location_k location_l]
+    # likewise
+    squared = (
+        (alpha * mean).sum(-1).square()
+        + (alpha * mean.square() + alpha * (alpha + 1) * variance).sum(-1)
+    ) / (size * (size + 1))
     center = (p.probability * (alpha * mean).sum(-1)).sum() / size
     zero = torch.zeros((), dtype=center.dtype)
     return Moments(center, zero, ((p.probability * squared).sum() - center.square()).sqrt(), zero)
@@ -183,12 +236,23 @@ def analytic(data: Data, K: int) -> Analytic:
     def sample(n: int, seed: int) -> Mapping[str, Tensor]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            chosen = torch.searchsorted(cumulative, torch.rand(n, dtype=torch.float64) * cumulative[-1]).clamp(max=len(cumulative) - 1)
+            chosen = torch.searchsorted(
+                cumulative, torch.rand(n, dtype=torch.float64) * cumulative[-1]
+            ).clamp(max=len(cumulative) - 1)
             subset = p.subset[chosen]  # [n, class]
             weight = torch.distributions.Dirichlet(CONCENTRATION + p.size[subset]).sample()
-            drawn = p.rate[subset] / torch.distributions.Gamma(p.shape[subset], torch.ones_like(p.shape[subset])).sample()
+            drawn = (
+                p.rate[subset]
+                / torch.distributions.Gamma(
+                    p.shape[subset], torch.ones_like(p.shape[subset])
+                ).sample()
+            )
             noise = torch.randn(n, K, dtype=torch.float64)
-        return {"weight": weight, "variance": drawn, "location": p.mean[subset] + (drawn / p.precision[subset]).sqrt() * noise}
+        return {
+            "weight": weight,
+            "variance": drawn,
+            "location": p.mean[subset] + (drawn / p.precision[subset]).sqrt() * noise,
+        }
 
     moments = {"mixture_mean": _mean_moments(tuple(data.train["petal"].tolist()), K)}
     return Analytic(sample=sample, moments=moments, log_evidence=p.log_evidence)
@@ -200,11 +264,29 @@ ENTRY = ModelEntry(
     make_data=make_data,
     build=build,
     quantities={
-        "location": Quantity(fn=sorted_by("location", "location"), dims=("class",), description="class locations in increasing order, cm"),
-        "weight": Quantity(fn=sorted_by("weight", "location"), dims=("class",), description="class weights, ordered by location"),
-        "log_scale": Quantity(fn=log_scale, dims=("class",), description="log standard deviations, ordered by location, log cm"),
-        "co_assignment": Quantity(fn=co_assignment, dims=("pair",), description="log odds that two flowers share a class, nats"),
-        "mixture_mean": Quantity(fn=mixture_mean, description="mean petal length of the mixture, cm"),
+        "location": Quantity(
+            fn=sorted_by("location", "location"),
+            dims=("class",),
+            description="class locations in increasing order, cm",
+        ),
+        "weight": Quantity(
+            fn=sorted_by("weight", "location"),
+            dims=("class",),
+            description="class weights, ordered by location",
+        ),
+        "log_scale": Quantity(
+            fn=log_scale,
+            dims=("class",),
+            description="log standard deviations, ordered by location, log cm",
+        ),
+        "co_assignment": Quantity(
+            fn=co_assignment,
+            dims=("pair",),
+            description="log odds that two flowers share a class, nats",
+        ),
+        "mixture_mean": Quantity(
+            fn=mixture_mean, description="mean petal length of the mixture, cm"
+        ),
     },
     reference="analytic",
     families=(*ModelEntry.families, "class_network"),
@@ -212,6 +294,16 @@ ENTRY = ModelEntry(
     options={"K": 2},
     amortize=lambda tensors: tensors["petal"].unsqueeze(-1),
     tags=frozenset({"mixture", "discrete", "enumeration", "conjugate", "exact evidence"}),
-    cites=("Nobile (1994), Bayesian analysis of finite mixture distributions, PhD thesis, Carnegie Mellon University",),
-    notices=("Labels are free: a guide in one of the K! modes has a bound that is low by up to log K! nats.",),
+    cites=(
+        (
+            "Nobile (1994), Bayesian analysis of finite mixture distributions, PhD thesis,"
+            " Carnegie Mellon University"
+        ),
+    ),
+    notices=(
+        (
+            "Labels are free: a guide in one of the K! modes has a bound that is low by up to log"
+            " K! nats."
+        ),
+    ),
 )

@@ -1,16 +1,18 @@
 """Latent classes of tumors or wines from yes-or-no answers: is this measurement above its median?
 
-Each measurement of a table becomes one binary answer, x_ij = 1 where row i lies above the median of column j (ties count
-as no). The truth about malignancy or cultivar is not used. Given its class, the answers of a row are independent:
+Each measurement of a table becomes one binary answer, x_ij = 1 where row i lies above the median
+of column j (ties count as no). The truth about malignancy or cultivar is not used. Given its
+class, the answers of a row are independent:
 
     weight     ~ Dirichlet(5, ..., 5)
     chance_kj  ~ Beta(2, 2),                        k = 1..K, j = 1..J
     label_i    ~ Categorical(weight),               i = 1..N      # summed out by enumeration
     x_ij       ~ Bernoulli(chance_{label_i, j})
 
-Medians split every column in halves, so that one class alone would answer yes with chance 1/2 throughout: all that the
-classes can learn is which answers go together. Labels are free; classes are ordered by their mean chance of yes. Answers that say
-the same twice (radius, perimeter, area) break the independence within a class, and more classes than two then describe that.
+Medians split every column in halves, so that one class alone would answer yes with chance 1/2
+throughout: all that the classes can learn is which answers go together. Labels are free; classes
+are ordered by their mean chance of yes. Answers that say the same twice (radius, perimeter, area)
+break the independence within a class, and more classes than two then describe that.
 
 References:
     Goodman (1974), Exploratory latent structure analysis, Biometrika 61(2), 215-231.
@@ -81,10 +83,14 @@ def build(given: Data, /, *, data: str, K: int) -> Program:
     def program(x: Tensor | None = None) -> None:
         weight = pyro.sample("weight", dist.Dirichlet(torch.full((K,), CONCENTRATION)))  # [class]
         with pyro.plate("class", K):
-            chance = pyro.sample("chance", dist.Beta(YES, NO).expand([items]).to_event(1))  # [class, item]
+            chance = pyro.sample(
+                "chance", dist.Beta(YES, NO).expand([items]).to_event(1)
+            )  # [class, item]
         with pyro.plate("row", rows):
             label = pyro.sample("label", dist.Categorical(weight), infer={"enumerate": "parallel"})
-            pyro.sample("x", dist.Bernoulli(probs=Vindex(chance)[..., label, :]).to_event(1), obs=x)
+            pyro.sample(
+                "x", dist.Bernoulli(probs=Vindex(chance)[..., label, :]).to_event(1), obs=x
+            )
 
     return program
 
@@ -138,10 +144,24 @@ ENTRY = ModelEntry(
     make_data=make_data,
     build=build,
     quantities={
-        "log_odds": Quantity(fn=log_odds_of_yes, dims=("class", "item"), description="log odds of yes, classes by mean chance, nats"),
-        "weight": Quantity(fn=weight, dims=("class",), description="class weights, classes by mean chance of yes"),
-        "co_assignment": Quantity(fn=co_assignment, dims=("pair",), description="log odds that two rows share a class, nats"),
-        "log_probability": Quantity(fn=log_probability, dims=("point",), description="log probability of a row's answers, nats"),
+        "log_odds": Quantity(
+            fn=log_odds_of_yes,
+            dims=("class", "item"),
+            description="log odds of yes, classes by mean chance, nats",
+        ),
+        "weight": Quantity(
+            fn=weight, dims=("class",), description="class weights, classes by mean chance of yes"
+        ),
+        "co_assignment": Quantity(
+            fn=co_assignment,
+            dims=("pair",),
+            description="log odds that two rows share a class, nats",
+        ),
+        "log_probability": Quantity(
+            fn=log_probability,
+            dims=("point",),
+            description="log probability of a row's answers, nats",
+        ),
     },
     reference="stored",
     families=(*ModelEntry.families, "class_network"),
@@ -149,5 +169,10 @@ ENTRY = ModelEntry(
     amortize=lambda tensors: tensors["x"],
     tags=frozenset({"mixture", "discrete", "enumeration", "amortized"}),
     cites=("Goodman (1974), Exploratory latent structure analysis, Biometrika 61(2), 215-231",),
-    notices=("Labels are free: a guide in one of the K! modes has a bound that is low by up to log K! nats.",),
+    notices=(
+        (
+            "Labels are free: a guide in one of the K! modes has a bound that is low by up to log"
+            " K! nats."
+        ),
+    ),
 )

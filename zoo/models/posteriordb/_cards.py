@@ -14,12 +14,19 @@ from zoo.types import Data, Published
 
 __all__ = ["CITE", "flat", "flat_positive", "make_card_data", "published"]
 
-CITE = "Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference algorithms"
+CITE = (
+    "Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference"
+    " algorithms"
+)
 
 
 def flat(size: int | None = None) -> dist.Distribution:
     """Return the improper flat prior over the real line, or over vectors of the given size."""
-    return dist.ImproperUniform(constraints.real, (), ()) if size is None else dist.ImproperUniform(constraints.real_vector, (), (size,))
+    return (
+        dist.ImproperUniform(constraints.real, (), ())
+        if size is None
+        else dist.ImproperUniform(constraints.real_vector, (), (size,))
+    )
 
 
 def flat_positive() -> dist.Distribution:
@@ -38,16 +45,24 @@ def make_card_data(
     """Return data of a posterior with the title and licence that posteriordb states for them."""
     title, licence = posteriordb.titles(name)
     return Data(
-        train=train, observed=observed, coords=dict(coords or {}), dims=dict(dims or {}), source=f"posteriordb: {title}", licence=licence
+        train=train,
+        observed=observed,
+        coords=dict(coords or {}),
+        dims=dict(dims or {}),
+        source=f"posteriordb: {title}",
+        licence=licence,
     )
 
 
-def published(name: str, sites: Callable[[Mapping[str, Tensor], Data], Mapping[str, Tensor]] | None = None) -> Callable[[Data], Published]:
+def published(
+    name: str, sites: Callable[[Mapping[str, Tensor], Data], Mapping[str, Tensor]] | None = None
+) -> Callable[[Data], Published]:
     """Return the hook of a card that reads the reference draws of a posterior.
 
     Args:
         name: name of the posterior in posteriordb.
-        sites: turns draws in the names of Stan, `[chain, draw, *shape]`, into the program's sites; default: the same names.
+        sites: turns draws in the names of Stan, `[chain, draw, *shape]`, into the program's sites;
+            default: the same names.
     """
 
     def read(data: Data) -> Published:
@@ -61,7 +76,11 @@ def published(name: str, sites: Callable[[Mapping[str, Tensor], Data], Mapping[s
             gates=gates,
             rhat_max=record.rhat_max,
             ess_min=record.ess_min,
-            provenance={"of": f"posteriordb: {posteriordb.info(name).reference}", "ebfmi_min": record.ebfmi_min, **record.arguments},
+            provenance={
+                "of": f"posteriordb: {posteriordb.info(name).reference}",
+                "ebfmi_min": record.ebfmi_min,
+                **record.arguments,
+            },
         )
 
     return read

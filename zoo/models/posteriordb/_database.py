@@ -1,13 +1,15 @@
 """Read a local copy of posteriordb: posteriors, data, and reference draws with their recorded checks.
 
-posteriordb (github.com/stan-dev/posteriordb) is a public collection of posteriors with draws of long, checked runs of
-Stan. Its folder layout is read as it is, plain JSON or one JSON file in a zip; nothing of it is part of this package.
+posteriordb (github.com/stan-dev/posteriordb) is a public collection of posteriors with draws of
+long, checked runs of Stan. Its folder layout is read as it is, plain JSON or one JSON file in a
+zip; nothing of it is part of this package.
 
     posterior_database/posteriors/NAME.json                        which model, which data, which reference
     posterior_database/data/{data,info}/NAME.{json.zip,info.json}
     posterior_database/reference_posteriors/draws/{draws,info}/...
 
-Source: Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference algorithms.
+Source: Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian
+inference algorithms.
 """
 
 from __future__ import annotations
@@ -28,10 +30,24 @@ from torch import Tensor
 
 from zoo.errors import DataError, UnknownNameError, UsageError
 
-__all__ = ["ENVIRONMENT", "PosteriorInfo", "ReferenceInfo", "data", "draws", "folder", "info", "names", "reference_info", "titles"]
+__all__ = [
+    "ENVIRONMENT",
+    "PosteriorInfo",
+    "ReferenceInfo",
+    "data",
+    "draws",
+    "folder",
+    "info",
+    "names",
+    "reference_info",
+    "titles",
+]
 
 ENVIRONMENT = "POSTERIORDB"
-CURE = f"clone https://github.com/stan-dev/posteriordb and set {ENVIRONMENT} to the folder that contains posterior_database/"
+CURE = (
+    f"clone https://github.com/stan-dev/posteriordb and set {ENVIRONMENT} to the folder that"
+    " contains posterior_database/"
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 _COLUMN = re.compile(r"([A-Za-z]\w*)(?:\[(\d+(?:,\d+)*)\])?")
 
@@ -54,7 +70,8 @@ class ReferenceInfo:
 
     Attributes:
         gates: the checks made when the draws were accepted, name -> passed.
-        rhat_max, ess_min, divergences, ebfmi_min: worst values over parameters and chains, None where not recorded.
+        rhat_max, ess_min, divergences, ebfmi_min: worst values over parameters and chains, None
+        where not recorded.
         arguments: how they were drawn (chains, iterations, thinning, seed, ...).
     """
 
@@ -77,11 +94,17 @@ def folder(path: str | Path | None = None) -> Path:
     """
     given = os.environ.get(ENVIRONMENT) if path is None else str(path)
     if not given:
-        raise UsageError(f"The posteriors of posteriordb need a local copy and {ENVIRONMENT} is not set; {CURE}.")
+        raise UsageError(
+            f"The posteriors of posteriordb need a local copy and {ENVIRONMENT} is not set;"
+            f" {CURE}."
+        )
     for candidate in (Path(given) / "posterior_database", Path(given)):
         if (candidate / "posteriors").is_dir():
             return candidate
-    raise UsageError(f"There is no posteriordb at {given!r} (no folder posterior_database/posteriors in it); {CURE}.")
+    raise UsageError(
+        f"There is no posteriordb at {given!r} (no folder posterior_database/posteriors in it);"
+        f" {CURE}."
+    )
 
 
 def names(path: str | Path | None = None) -> list[str]:
@@ -99,7 +122,12 @@ def info(name: str, path: str | Path | None = None) -> PosteriorInfo:
     root = folder(path)
     file = root / "posteriors" / f"{name}.json"
     if not _NAME.fullmatch(name) or not file.is_file():
-        raise UnknownNameError("posterior of posteriordb", name, names(path), hint="An older or partial copy may lack it.")
+        raise UnknownNameError(
+            "posterior of posteriordb",
+            name,
+            names(path),
+            hint="An older or partial copy may lack it.",
+        )
     record = _mapping(file)
     missing = {"model_name", "data_name"} - set(record)
     if missing:
@@ -123,14 +151,18 @@ def data(name: str, path: str | Path | None = None) -> dict[str, Any]:
     """
     file = _content(folder(path) / "data" / "data", info(name, path).data)
     record = _mapping(file)
-    return {str(k): _tensor(file, str(k), v) if isinstance(v, list) else v for k, v in record.items()}
+    return {
+        str(k): _tensor(file, str(k), v) if isinstance(v, list) else v for k, v in record.items()
+    }
 
 
 def titles(name: str, path: str | Path | None = None) -> tuple[str, str]:
     """Return the title and the licence of a posterior's data; the collection's default licence is BSD-3-Clause."""
     file = folder(path) / "data" / "info" / f"{info(name, path).data}.info.json"
     record = _mapping(file)
-    return " ".join(str(record.get("title") or name).split()), str(record.get("licence") or "BSD-3-Clause (posteriordb's default)")
+    return " ".join(str(record.get("title") or name).split()), str(
+        record.get("licence") or "BSD-3-Clause (posteriordb's default)"
+    )
 
 
 def draws(name: str, path: str | Path | None = None) -> dict[str, Tensor]:
@@ -139,11 +171,19 @@ def draws(name: str, path: str | Path | None = None) -> dict[str, Tensor]:
     Raises:
         DataError: the posterior has no reference draws, or their file is damaged.
     """
-    file = _content(folder(path) / "reference_posteriors" / "draws" / "draws", _reference(name, path))
+    file = _content(
+        folder(path) / "reference_posteriors" / "draws" / "draws", _reference(name, path)
+    )
     chains = _read(file)
-    if not isinstance(chains, list) or not chains or not all(isinstance(c, dict) and c.keys() == chains[0].keys() for c in chains):
+    if (
+        not isinstance(chains, list)
+        or not chains
+        or not all(isinstance(c, dict) and c.keys() == chains[0].keys() for c in chains)
+    ):
         raise DataError(f"{file.name} is no list of chains with the same parameters; {CURE} anew.")
-    columns = {str(key): _tensor(file, str(key), [chain[key] for chain in chains]) for key in chains[0]}
+    columns = {
+        str(key): _tensor(file, str(key), [chain[key] for chain in chains]) for key in chains[0]
+    }
     return _assemble(file, columns)
 
 
@@ -153,10 +193,19 @@ def reference_info(name: str, path: str | Path | None = None) -> ReferenceInfo:
     Raises:
         DataError: the posterior has no reference draws, or the record is damaged.
     """
-    file = folder(path) / "reference_posteriors" / "draws" / "info" / f"{_reference(name, path)}.info.json"
+    file = (
+        folder(path)
+        / "reference_posteriors"
+        / "draws"
+        / "info"
+        / f"{_reference(name, path)}.info.json"
+    )
     record = _mapping(file)
     found, checks = record.get("diagnostics") or {}, record.get("checks_made") or {}
-    ess = [*found.get("effective_sample_size_bulk", ()), *found.get("effective_sample_size_tail", ())]
+    ess = [
+        *found.get("effective_sample_size_bulk", ()),
+        *found.get("effective_sample_size_tail", ()),
+    ]
     divergences = found.get("divergent_transitions")
     return ReferenceInfo(
         gates={str(k): bool(v) for k, v in checks.items()},
@@ -171,18 +220,23 @@ def reference_info(name: str, path: str | Path | None = None) -> ReferenceInfo:
 def _reference(name: str, path: str | Path | None) -> str:
     found = info(name, path).reference
     if not found:
-        raise DataError(f"posteriordb has no reference draws for {name!r}; compare with NUTS instead.")
+        raise DataError(
+            f"posteriordb has no reference draws for {name!r}; compare with NUTS instead."
+        )
     return str(found)
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
+# -- files -------------------------------------------------------------------------------------
 
 
 def _content(place: Path, name: str) -> Path:
     for candidate in (place / f"{name}.json.zip", place / f"{name}.json"):
         if candidate.is_file():
             return candidate
-    raise DataError(f"The copy of posteriordb lacks {place.parent.name}/{place.name}/{name}.json(.zip); {CURE} anew.")
+    raise DataError(
+        f"The copy of posteriordb lacks {place.parent.name}/{place.name}/{name}.json(.zip); {CURE}"
+        " anew."
+    )
 
 
 def _read(file: Path) -> Any:
@@ -190,22 +244,41 @@ def _read(file: Path) -> Any:
     try:
         if file.suffix == ".zip":
             with zipfile.ZipFile(file) as archive:
-                members = [m for m in archive.namelist() if m.endswith(".json") and not m.startswith("__MACOSX")]
+                members = [
+                    m
+                    for m in archive.namelist()
+                    if m.endswith(".json") and not m.startswith("__MACOSX")
+                ]
                 if len(members) != 1:
-                    raise DataError(f"{file.name} holds {len(members)} JSON files; accepted: exactly one; {CURE} anew.")
+                    raise DataError(
+                        f"{file.name} holds {len(members)} JSON files; accepted: exactly one;"
+                        f" {CURE} anew."
+                    )
                 text = archive.read(members[0]).decode("utf-8")
         else:
             text = file.read_text(encoding="utf-8")
         return json.loads(text)
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+    except (
+        OSError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+    ) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DataError(f"{file.name} cannot be read ({type(error).__name__}: {first}); {CURE} anew.") from error
+        raise DataError(
+            f"{file.name} cannot be read ({type(error).__name__}: {first}); {CURE} anew."
+        ) from error
 
 
 def _mapping(file: Path) -> dict[str, Any]:
     record = _read(file)
     if not isinstance(record, dict):
-        raise DataError(f"{file.name} holds a {type(record).__name__}; accepted: a JSON object; {CURE} anew.")
+        raise DataError(
+            f"{file.name} holds a {type(record).__name__}; accepted: a JSON object; {CURE} anew."
+        )
     return record
 
 
@@ -213,7 +286,9 @@ def _tensor(file: Path, key: str, value: list[Any]) -> Tensor:
     try:
         tensor = torch.tensor(value, dtype=torch.float64)
     except (ValueError, TypeError) as error:
-        raise DataError(f"{file.name} holds a ragged or non-numeric array {key!r}; {CURE} anew.") from error
+        raise DataError(
+            f"{file.name} holds a ragged or non-numeric array {key!r}; {CURE} anew."
+        ) from error
     if not torch.isfinite(tensor).all():
         raise DataError(f"{file.name} holds NaN or infinite values in {key!r}; {CURE} anew.")
     return tensor
@@ -225,7 +300,10 @@ def _assemble(file: Path, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for label, column in columns.items():
         match = _COLUMN.fullmatch(label)
         if match is None or column.ndim != 2:
-            raise DataError(f"{file.name} holds a column {label!r} that is no parameter of equally long chains; {CURE} anew.")
+            raise DataError(
+                f"{file.name} holds a column {label!r} that is no parameter of equally long"
+                f" chains; {CURE} anew."
+            )
         index = tuple(int(i) - 1 for i in match[2].split(",")) if match[2] else ()
         parts.setdefault(match[1], {})[index] = column
     arrays = {}
@@ -234,6 +312,8 @@ def _assemble(file: Path, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
         shape = [max(axis) + 1 for axis in zip(*cells, strict=True)] if len(ranks) == 1 else []
         if len(ranks) != 1 or set(cells) != set(itertools.product(*(range(n) for n in shape))):
             raise DataError(f"{file.name} lacks elements of parameter {name!r}; {CURE} anew.")
-        stacked = torch.stack([cells[index] for index in itertools.product(*(range(n) for n in shape))], -1)
+        stacked = torch.stack(
+            [cells[index] for index in itertools.product(*(range(n) for n in shape))], -1
+        )
         arrays[name] = stacked.reshape(*stacked.shape[:2], *shape)
     return arrays

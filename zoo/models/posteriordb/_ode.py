@@ -10,12 +10,24 @@ from torch import Tensor
 
 __all__ = ["refined", "rk4", "split"]
 
-# Blanes and Moan (2002), table 2, S10: weights of the kicks of x and of y up to the middle of the symmetric step
-_X = (0.0502627644003922, 0.413514300428344, 0.0450798897943977, -0.188054853819569, 0.541960678450780)
+# Blanes and Moan (2002), table 2, S10: weights of the kicks of x and of y up to the middle of the
+# symmetric step
+_X = (
+    0.0502627644003922,
+    0.413514300428344,
+    0.0450798897943977,
+    -0.188054853819569,
+    0.541960678450780,
+)
 _Y = (0.148816447901042, -0.132385865767784, 0.067307604692185, 0.432666402578175)
 
 
-def rk4(slope: Callable[[int, Tensor], Tensor], state: Tensor, grid: Sequence[float], keep: Sequence[int]) -> Tensor:
+def rk4(
+    slope: Callable[[int, Tensor], Tensor],
+    state: Tensor,
+    grid: Sequence[float],
+    keep: Sequence[int],
+) -> Tensor:
     r"""Solve dz/dt = slope from grid[0] on and return the states at chosen nodes, `[node, *state]`.
 
     \[ z_{n+1} = z_n + \tfrac h6 (k_1 + 2 k_2 + 2 k_3 + k_4), \qquad h = t_{n+1} - t_n, \]
@@ -23,12 +35,14 @@ def rk4(slope: Callable[[int, Tensor], Tensor], state: Tensor, grid: Sequence[fl
     of error O(h^4). The grid is data, never a latent: every evaluation does the same operations.
 
     Args:
-        slope: `slope(i, z)` at half-step i: time t_n for i = 2 n, the middle of t_n and t_{n+1} for i = 2 n + 1.
+        slope: `slope(i, z)` at half-step i: time t_n for i = 2 n, the middle of t_n and t_{n+1}
+            for i = 2 n + 1.
         state: z at grid[0].
         grid: increasing times.
         keep: indices of the nodes to return, increasing.
 
-    Source: Hairer, Norsett and Wanner (1993), Solving Ordinary Differential Equations I, section II.1.
+    Source: Hairer, Norsett and Wanner (1993), Solving Ordinary Differential Equations I, section
+        II.1.
     """
     wanted = set(keep)
     kept = [state] if 0 in wanted else []
@@ -53,9 +67,11 @@ def split(
 ) -> Tensor:
     r"""Solve dx/dt = f(y), dy/dt = g(x) from grid[0] on and return the states at chosen nodes, `[node, 2, *state]`.
 
-    While y stands still x moves along a straight line, and the other way round; a step is 21 such exact kicks,
+    While y stands still x moves along a straight line, and the other way round; a step is 21 such
+    exact kicks,
 
-    \[ x \leftarrow x + a_1 h f(y),\; y \leftarrow y + b_1 h g(x),\; \dots,\; x \leftarrow x + a_1 h f(y), \]
+    \[ x \leftarrow x + a_1 h f(y),\; y \leftarrow y + b_1 h g(x),\; \dots,\; x \leftarrow x + a_1
+    h f(y), \]
 
     of error O(h^6). Symplectic, and each kick evaluates one of the two slopes only.
 
@@ -66,8 +82,8 @@ def split(
         grid: increasing times.
         keep: indices of the nodes to return, increasing.
 
-    Source: Blanes and Moan (2002), Practical symplectic partitioned Runge-Kutta and Runge-Kutta-Nystrom methods, J. Comput. Appl.
-        Math. 142, 313-330, method S10.
+    Source: Blanes and Moan (2002), Practical symplectic partitioned Runge-Kutta and
+        Runge-Kutta-Nystrom methods, J. Comput. Appl. Math. 142, 313-330, method S10.
     """
     half_x, half_y = (*_X, 1.0 - 2.0 * sum(_X)), (*_Y, 0.5 - sum(_Y))
     weights_x, weights_y = half_x + half_x[-2::-1], half_y + half_y[::-1]
@@ -85,18 +101,23 @@ def split(
     return torch.stack(kept)
 
 
-def refined(times: Sequence[float], steps: int, *, first: int | None = None, power: float = 1.0) -> tuple[list[float], list[int]]:
+def refined(
+    times: Sequence[float], steps: int, *, first: int | None = None, power: float = 1.0
+) -> tuple[list[float], list[int]]:
     """Divide the intervals between times and return the grid with the indices of the times in it.
 
     Args:
         times: increasing, the start first.
         steps: steps per interval.
         first: steps in the first interval, default as many.
-        power: in the first interval node j lies at (j / first)^power of its length: above 1 it starts with short steps.
+        power: in the first interval node j lies at (j / first)^power of its length: above 1 it
+            starts with short steps.
     """
     grid, keep = [float(times[0])], [0]
     for i, (a, b) in enumerate(itertools.pairwise(times)):
         number = first if i == 0 and first is not None else steps
-        grid += [a + (b - a) * (j / number) ** (power if i == 0 else 1.0) for j in range(1, number + 1)]
+        grid += [
+            a + (b - a) * (j / number) ** (power if i == 0 else 1.0) for j in range(1, number + 1)
+        ]
         keep.append(len(grid) - 1)
     return grid, keep

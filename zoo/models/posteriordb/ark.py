@@ -4,13 +4,14 @@
     sigma  ~ HalfCauchy(2.5)
     y_t    ~ Normal(alpha + sum_k beta_k y_{t-k}, sigma),   t = 6..200
 
-The first five values are given. The program sees the lagged series as a design matrix, so that the steps are one
-matrix product and not a loop; what it simulates without `y` is one step ahead of the observed past. The lags of a
-smooth series are correlated, and so are their coefficients.
+The first five values are given. The program sees the lagged series as a design matrix, so that the
+steps are one matrix product and not a loop; what it simulates without `y` is one step ahead of the
+observed past. The lags of a smooth series are correlated, and so are their coefficients.
 
 References:
     Stan Development Team, Stan User's Guide, Autoregressive models.
-    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference algorithms.
+    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference
+    algorithms.
 """
 
 from __future__ import annotations
@@ -33,11 +34,16 @@ def make_data(seed: int) -> Data:
     """Return the series from step K on with its K lags; the published series does not depend on the seed."""
     table = posteriordb.data(NAME)
     series, order = table["y"], int(table["K"])
-    lags = torch.stack([series[order - k : len(series) - k] for k in range(1, order + 1)], -1)  # [step, lag]
+    lags = torch.stack(
+        [series[order - k : len(series) - k] for k in range(1, order + 1)], -1
+    )  # [step, lag]
     return make_card_data(
-        NAME, {"lags": lags, "y": series[order:]}, ("y",),
-        coords={"lag": tuple(range(1, order + 1))}, dims={"lags": ("step", "lag"), "y": ("step",), "beta": ("lag",)},
-    )  # fmt: skip
+        NAME,
+        {"lags": lags, "y": series[order:]},
+        ("y",),
+        coords={"lag": tuple(range(1, order + 1))},
+        dims={"lags": ("step", "lag"), "y": ("step",), "beta": ("lag",)},
+    )
 
 
 def build(data: Data) -> Program:
@@ -45,7 +51,9 @@ def build(data: Data) -> Program:
 
     def program(lags: Tensor, y: Tensor | None = None) -> None:
         alpha = pyro.sample("alpha", dist.Normal(0.0, SCALE))
-        beta = pyro.sample("beta", dist.Normal(0.0, SCALE).expand([lags.shape[1]]).to_event(1))  # [lag]
+        beta = pyro.sample(
+            "beta", dist.Normal(0.0, SCALE).expand([lags.shape[1]]).to_event(1)
+        )  # [lag]
         sigma = pyro.sample("sigma", dist.HalfCauchy(CAUCHY_SCALE))
         with pyro.plate("step", len(lags)):
             pyro.sample("y", dist.Normal(alpha + lags @ beta, sigma), obs=y)
@@ -61,7 +69,9 @@ ENTRY = ModelEntry(
     quantities={
         "alpha": Quantity(fn=site("alpha"), description="constant of the autoregression"),
         "beta": Quantity(fn=site("beta"), dims=("lag",), description="coefficient of each lag"),
-        "log_sigma": Quantity(fn=log_site("sigma"), description="log standard deviation of a step"),
+        "log_sigma": Quantity(
+            fn=log_site("sigma"), description="log standard deviation of a step"
+        ),
     },
     reference="stored",
     published=published(NAME),

@@ -8,15 +8,16 @@ The errors e depend on each other through a recursion, which is a bidiagonal lin
 
     (I + theta S) e = r,   r = y - mu - phi y_(previous),      S shifts by one step.
 
-S^200 = 0, hence (I + theta S)^-1 = prod_j (I + (-theta)^(2^j) S^(2^j)), j = 0..7: eight vector operations take the place
-of 200 steps or of a triangular solve, and map cheaply over many points.
+S^200 = 0, hence (I + theta S)^-1 = prod_j (I + (-theta)^(2^j) S^(2^j)), j = 0..7: eight vector
+operations take the place of 200 steps or of a triangular solve, and map cheaply over many points.
 
-The series enters twice: as the observed past (`past`) and as what is predicted from it (`y`); what the program simulates
-without `y` is one step ahead of the observed past.
+The series enters twice: as the observed past (`past`) and as what is predicted from it (`y`); what
+the program simulates without `y` is one step ahead of the observed past.
 
 References:
     Stan Development Team, Stan User's Guide, Moving average models.
-    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference algorithms.
+    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference
+    algorithms.
 """
 
 from __future__ import annotations
@@ -38,12 +39,19 @@ MU_SCALE, SCALE, CAUCHY_SCALE = 10.0, 2.0, 2.5
 def make_data(seed: int) -> Data:
     """Return the series; the published series does not depend on the seed."""
     series = posteriordb.data(NAME)["y"]
-    return make_card_data(NAME, {"past": series, "y": series.clone()}, ("y",), dims={"past": ("step",), "y": ("step",)})
+    return make_card_data(
+        NAME,
+        {"past": series, "y": series.clone()},
+        ("y",),
+        dims={"past": ("step",), "y": ("step",)},
+    )
 
 
 def predictions(past: Tensor, mu: Tensor, phi: Tensor, theta: Tensor) -> Tensor:
     """Return nu, the prediction of every step from the observed past, `[step]`."""
-    previous = torch.cat([mu.reshape(1), past[:-1]])  # the series is taken to have been at mu before it starts
+    previous = torch.cat(
+        [mu.reshape(1), past[:-1]]
+    )  # the series is taken to have been at mu before it starts
     errors = past - mu - phi * previous
     factor, lag = -theta, 1
     while lag < len(past):
@@ -76,7 +84,9 @@ ENTRY = ModelEntry(
         "mu": Quantity(fn=site("mu"), description="constant of the series"),
         "phi": Quantity(fn=site("phi"), description="autoregressive coefficient"),
         "theta": Quantity(fn=site("theta"), description="moving-average coefficient"),
-        "log_sigma": Quantity(fn=log_site("sigma"), description="log standard deviation of a step"),
+        "log_sigma": Quantity(
+            fn=log_site("sigma"), description="log standard deviation of a step"
+        ),
     },
     reference="stored",
     published=published(NAME),

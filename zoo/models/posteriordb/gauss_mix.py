@@ -3,12 +3,13 @@
     mu ordered, each Normal(0, 2);   sigma_k ~ HalfNormal(2);   theta ~ Beta(5, 5)
     y_i ~ theta Normal(mu_1, sigma_1) + (1 - theta) Normal(mu_2, sigma_2)
 
-The classes are summed out and the order of the means fixes their labels: one mode is left, nearly normal, so this is
-the easy kind of mixture. `gaussian_mixture` is one with free labels.
+The classes are summed out and the order of the means fixes their labels: one mode is left, nearly
+normal, so this is the easy kind of mixture. `gaussian_mixture` is one with free labels.
 
 References:
     Betancourt (2017), Identifying Bayesian mixture models.
-    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference algorithms.
+    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference
+    algorithms.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ def make_data(seed: int) -> Data:
     """Return the simulated numbers of posteriordb, which do not depend on the seed."""
     y = posteriordb.data(NAME)["y"]
     return make_card_data(
-        NAME, {"y": y, "rows": len(y)}, ("y",), coords={"class": ("1", "2")}, dims={"y": ("row",), "mu": ("class",), "sigma": ("class",)}
+        NAME,
+        {"y": y, "rows": len(y)},
+        ("y",),
+        coords={"class": ("1", "2")},
+        dims={"y": ("row",), "mu": ("class",), "sigma": ("class",)},
     )
 
 
@@ -42,7 +47,9 @@ def build(data: Data) -> Program:
     """Return the program."""
 
     def program(rows: int, y: Tensor | None = None) -> None:
-        mu = pyro.sample("mu", dist.ImproperUniform(constraints.ordered_vector, (), (2,)))  # [class]
+        mu = pyro.sample(
+            "mu", dist.ImproperUniform(constraints.ordered_vector, (), (2,))
+        )  # [class]
         pyro.factor("mu_prior", dist.Normal(0.0, SCALE).log_prob(mu).sum())
         sigma = pyro.sample("sigma", dist.HalfNormal(SCALE).expand([2]).to_event(1))  # [class]
         theta = pyro.sample("theta", dist.Beta(BETA, BETA))
@@ -65,7 +72,11 @@ ENTRY = ModelEntry(
     build=build,
     quantities={
         "mu": Quantity(fn=site("mu"), dims=("class",), description="means, in ascending order"),
-        "log_sigma": Quantity(fn=log_site("sigma"), dims=("class",), description="log standard deviation of each class"),
+        "log_sigma": Quantity(
+            fn=log_site("sigma"),
+            dims=("class",),
+            description="log standard deviation of each class",
+        ),
         "log_odds": Quantity(fn=log_odds, description="log odds of the class with the lower mean"),
     },
     reference="stored",

@@ -6,13 +6,14 @@
     f       = L f~,   L L' = K + 1e-10 I,   K_ij = alpha^2 exp(-(x_i - x_j)^2 / (2 rho^2))
     k_i     ~ Poisson(exp f_i)
 
-The latent function is whitened: f~ is independent of the hyperparameters in the prior. The data bring the dependence
-back, since counts determine f well and f~ = L^-1 f moves with rho and alpha.
+The latent function is whitened: f~ is independent of the hyperparameters in the prior. The data
+bring the dependence back, since counts determine f well and f~ = L^-1 f moves with rho and alpha.
 
 References:
     Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, chapter 2.
     Betancourt (2017), Robust Gaussian processes in Stan.
-    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference algorithms.
+    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference
+    algorithms.
 """
 
 from __future__ import annotations
@@ -37,17 +38,23 @@ def make_data(seed: int) -> Data:
     """Return inputs and counts; published data do not depend on the seed."""
     table = posteriordb.data(NAME)
     return make_card_data(
-        NAME, {"x": table["x"], "k": table["k"]}, ("k",), coords={"input": tuple(table["x"].tolist())},
+        NAME,
+        {"x": table["x"], "k": table["k"]},
+        ("k",),
+        coords={"input": tuple(table["x"].tolist())},
         dims={"x": ("input",), "k": ("input",), "f_tilde": ("input",), "f": ("input",)},
-    )  # fmt: skip
+    )
 
 
 def cholesky(x: Tensor, rho: Tensor, alpha: Tensor) -> Tensor:
     """Return the lower Cholesky factor of the covariance of f, `[*batch, input, input]`."""
     squares = (x.unsqueeze(-1) - x) ** 2
     rho, alpha = rho[..., None, None], alpha[..., None, None]
-    covariance = alpha**2 * torch.exp(-0.5 * squares / rho**2) + JITTER * torch.eye(len(x), dtype=x.dtype)
-    # far from the data the jitter is too small and no factor exists: a density of NaN there, not an exception
+    covariance = alpha**2 * torch.exp(-0.5 * squares / rho**2) + JITTER * torch.eye(
+        len(x), dtype=x.dtype
+    )
+    # far from the data the jitter is too small and no factor exists: a density of NaN there, not
+    # an exception
     factor, failed = torch.linalg.cholesky_ex(covariance)
     return torch.where((failed > 0)[..., None, None], torch.nan, factor)
 
@@ -58,7 +65,9 @@ def build(data: Data) -> Program:
     def program(x: Tensor, k: Tensor | None = None) -> None:
         rho = pyro.sample("rho", dist.Gamma(25.0, 4.0))
         alpha = pyro.sample("alpha", dist.HalfNormal(2.0))
-        f_tilde = pyro.sample("f_tilde", dist.Normal(0.0, 1.0).expand([len(x)]).to_event(1))  # [input]
+        f_tilde = pyro.sample(
+            "f_tilde", dist.Normal(0.0, 1.0).expand([len(x)]).to_event(1)
+        )  # [input]
         f = cholesky(x, rho, alpha) @ f_tilde
         with pyro.plate("input", len(x)):
             pyro.sample("k", dist.Poisson(f.exp()), obs=k)
@@ -68,13 +77,17 @@ def build(data: Data) -> Program:
 
 def function(draws: Mapping[str, Tensor], data: Data) -> Tensor:
     """Return the latent function at the inputs, `[*sample, input]`."""
-    return (cholesky(data.train["x"], draws["rho"], draws["alpha"]) @ draws["f_tilde"].unsqueeze(-1)).squeeze(-1)
+    return (
+        cholesky(data.train["x"], draws["rho"], draws["alpha"]) @ draws["f_tilde"].unsqueeze(-1)
+    ).squeeze(-1)
 
 
 def whitened(draws: Mapping[str, Tensor], data: Data) -> dict[str, Tensor]:
     """Return the program's sites from draws of rho, alpha and f: f~ = L^-1 f."""
     factor = cholesky(data.train["x"], draws["rho"], draws["alpha"])
-    f_tilde = torch.linalg.solve_triangular(factor, draws["f"].unsqueeze(-1), upper=False).squeeze(-1)
+    f_tilde = torch.linalg.solve_triangular(factor, draws["f"].unsqueeze(-1), upper=False).squeeze(
+        -1
+    )
     return {"rho": draws["rho"], "alpha": draws["alpha"], "f_tilde": f_tilde}
 
 
@@ -85,8 +98,12 @@ ENTRY = ModelEntry(
     build=build,
     quantities={
         "log_rho": Quantity(fn=log_site("rho"), description="log length scale"),
-        "log_alpha": Quantity(fn=log_site("alpha"), description="log standard deviation of the latent function"),
-        "f": Quantity(fn=function, dims=("input",), description="latent function at the inputs, log counts"),
+        "log_alpha": Quantity(
+            fn=log_site("alpha"), description="log standard deviation of the latent function"
+        ),
+        "f": Quantity(
+            fn=function, dims=("input",), description="latent function at the inputs, log counts"
+        ),
     },
     reference="stored",
     published=published(NAME, whitened),

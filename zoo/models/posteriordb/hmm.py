@@ -1,8 +1,8 @@
 """Two hidden Markov models of posteriordb: a simulated one and drives to the basket.
 
-A hidden state z_t in {1, 2} moves by a transition matrix whose rows are theta1 and theta2; each state emits its own
-distribution. The path is summed out by the forward algorithm, as products of 2 x 2 matrices in log space that are
-paired up, so that 416 steps take 9 rounds.
+A hidden state z_t in {1, 2} moves by a transition matrix whose rows are theta1 and theta2; each
+state emits its own distribution. The path is summed out by the forward algorithm, as products of 2
+x 2 matrices in log space that are paired up, so that 416 steps take 9 rounds.
 
     hmm_example:   theta1, theta2 ~ uniform on the simplex;  mu ordered, mu_1 ~ Normal(3, 1), mu_2 ~ Normal(10, 1)
                    y_t | z_t ~ Normal(mu_{z_t}, 1)
@@ -13,9 +13,10 @@ paired up, so that 416 steps take 9 rounds.
 The order of the emission parameters fixes the labels, so that sites can be compared as they are.
 
 References:
-    Baum et al. (1970), A maximization technique in the statistical analysis of probabilistic functions of Markov chains.
-    Sarkka and Garcia-Fernandez (2019), Temporal parallelization of Bayesian filters and smoothers.
-    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference algorithms.
+    Baum et al. (1970), A maximization technique in the statistical analysis of probabilistic
+    functions of Markov chains. Sarkka and Garcia-Fernandez (2019), Temporal parallelization of
+    Bayesian filters and smoothers. Magnusson et al. (2024), posteriordb: testing, benchmarking and
+    developing Bayesian inference algorithms.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ STATES = ("1", "2")
 def ordered_positive(name: str, means: tuple[float, float]) -> Tensor:
     """Sample 0 < x_1 < x_2 with density proportional to Normal(x_1; m_1, 1) Normal(x_2; m_2, 1), `[state]`."""
     x = pyro.sample(name, dist.ImproperUniform(constraints.positive_ordered_vector, (), (2,)))
-    pyro.factor(f"{name}_prior", dist.Normal(torch.tensor(means, dtype=x.dtype), 1.0).log_prob(x).sum())
+    pyro.factor(
+        f"{name}_prior", dist.Normal(torch.tensor(means, dtype=x.dtype), 1.0).log_prob(x).sum()
+    )
     return x
 
 
@@ -55,7 +58,9 @@ class HiddenMarkov(dist.DiscreteHMM):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log p(series) in nats with the path summed out: products of `[from, to]` matrices, in pairs."""
-        emitted = self.observation_dist.log_prob(value.unsqueeze(-1 - self.observation_dist.event_dim))  # [step, to]
+        emitted = self.observation_dist.log_prob(
+            value.unsqueeze(-1 - self.observation_dist.event_dim)
+        )  # [step, to]
         steps = self.transition_logits + emitted.unsqueeze(-2)  # [step, from, to]
         while steps.shape[-3] > 1:
             even = steps.shape[-3] // 2 * 2
@@ -66,10 +71,14 @@ class HiddenMarkov(dist.DiscreteHMM):
         return total
 
 
-def hidden_markov(theta1: Tensor, theta2: Tensor, emission: dist.Distribution, steps: int) -> HiddenMarkov:
+def hidden_markov(
+    theta1: Tensor, theta2: Tensor, emission: dist.Distribution, steps: int
+) -> HiddenMarkov:
     """Return the distribution of the series with the path summed out; the first state is uniform."""
     moves = torch.stack([theta1, theta2]).log()  # [from, to]
-    start = torch.zeros(1, 2, 2, dtype=moves.dtype)  # Pyro moves before the first emission: to a uniform state
+    start = torch.zeros(
+        1, 2, 2, dtype=moves.dtype
+    )  # Pyro moves before the first emission: to a uniform state
     transitions = torch.cat([start, moves.expand(steps - 1, 2, 2)])  # [step, from, to]
     return HiddenMarkov(torch.zeros(2, dtype=moves.dtype), transitions, emission, duration=steps)
 
@@ -77,7 +86,13 @@ def hidden_markov(theta1: Tensor, theta2: Tensor, emission: dist.Distribution, s
 def make_example(seed: int) -> Data:
     """Return the simulated series of posteriordb, which does not depend on the seed."""
     y = posteriordb.data(EXAMPLE)["y"]
-    return make_card_data(EXAMPLE, {"y": y, "steps": len(y)}, ("y",), coords={"state": STATES}, dims={"y": ("step",), "mu": ("state",)})
+    return make_card_data(
+        EXAMPLE,
+        {"y": y, "steps": len(y)},
+        ("y",),
+        coords={"state": STATES},
+        dims={"y": ("step",), "mu": ("state",)},
+    )
 
 
 def build_example(data: Data) -> Program:
@@ -97,10 +112,17 @@ def make_drive(seed: int) -> Data:
     table = posteriordb.data(DRIVE)
     y = torch.stack([table["u"], table["v"]], -1)  # [step, channel]
     return make_card_data(
-        DRIVE, {"alpha": table["alpha"], "y": y, "steps": len(y)}, ("y",),
+        DRIVE,
+        {"alpha": table["alpha"], "y": y, "steps": len(y)},
+        ("y",),
         coords={"state": STATES, "channel": ("inverse speed", "distance")},
-        dims={"y": ("step", "channel"), "alpha": ("state", "to"), "phi": ("state",), "lambda": ("state",)},
-    )  # fmt: skip
+        dims={
+            "y": ("step", "channel"),
+            "alpha": ("state", "to"),
+            "phi": ("state",),
+            "lambda": ("state",),
+        },
+    )
 
 
 def build_drive(data: Data) -> Program:
@@ -111,7 +133,9 @@ def build_drive(data: Data) -> Program:
         theta2 = pyro.sample("theta2", dist.Dirichlet(alpha[1]))
         phi = ordered_positive("phi", (0.0, 3.0))
         rate = ordered_positive("lambda", (0.0, 3.0))
-        emission = dist.Exponential(torch.stack([phi, rate], -1)).to_event(1)  # [state], events [channel]
+        emission = dist.Exponential(torch.stack([phi, rate], -1)).to_event(
+            1
+        )  # [state], events [channel]
         pyro.sample("y", hidden_markov(theta1, theta2, emission, steps), obs=y)
 
     return program
@@ -126,19 +150,33 @@ def stay(state: int) -> Callable[..., Tensor]:
     return fn
 
 
-_chain = {f"stay_{k + 1}": Quantity(fn=stay(k), description=f"log odds that state {k + 1} is followed by itself") for k in range(2)}
+_chain = {
+    f"stay_{k + 1}": Quantity(
+        fn=stay(k), description=f"log odds that state {k + 1} is followed by itself"
+    )
+    for k in range(2)
+}
 
 
 def _entry(key: str, title: str) -> ModelEntry:
     name = key.partition("/")[2]
-    emissions = {"mu": "mean of"} if name == EXAMPLE else {"phi": "rate of inverse speed in", "lambda": "rate of distance in"}
+    emissions = (
+        {"mu": "mean of"}
+        if name == EXAMPLE
+        else {"phi": "rate of inverse speed in", "lambda": "rate of distance in"}
+    )
     return ModelEntry(
         name=key,
         title=title,
         make_data=make_example if name == EXAMPLE else make_drive,
         build=build_example if name == EXAMPLE else build_drive,
         quantities=_chain
-        | {f"log_{s}": Quantity(fn=log_site(s), dims=("state",), description=f"log {what} each state") for s, what in emissions.items()},
+        | {
+            f"log_{s}": Quantity(
+                fn=log_site(s), dims=("state",), description=f"log {what} each state"
+            )
+            for s, what in emissions.items()
+        },
         reference="stored",
         published=published(name),
         tags=TAGS,

@@ -7,12 +7,13 @@ The mean temperature of each summer from 1952 to 2013 in northern Finland. Has i
     sigma ~ flat on (0, inf)
     y_i   ~ Normal(alpha + beta x_i, sigma)        # x_i is the calendar year
 
-The year is not centered: alpha and beta have a posterior correlation of -0.99999 and sds of 30 and 0.0075. NUTS needs
-long trajectories, and the best factorized normal has sds 200 times too small.
+The year is not centered: alpha and beta have a posterior correlation of -0.99999 and sds of 30 and
+0.0075. NUTS needs long trajectories, and the best factorized normal has sds 200 times too small.
 
 References:
     Vehtari, Kilpisjarvi summer temperature, in the demonstrations to Bayesian Data Analysis.
-    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference algorithms.
+    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference
+    algorithms.
 """
 
 from __future__ import annotations
@@ -33,13 +34,25 @@ def make_data(seed: int) -> Data:
     """Return years and temperatures with the parameters of the priors; real data do not depend on the seed."""
     table = posteriordb.data(NAME)
     priors = {key: float(table[key]) for key in ("pmualpha", "psalpha", "pmubeta", "psbeta")}
-    return make_card_data(NAME, {"x": table["x"], "y": table["y"], **priors}, ("y",), dims={"x": ("year",), "y": ("year",)})
+    return make_card_data(
+        NAME,
+        {"x": table["x"], "y": table["y"], **priors},
+        ("y",),
+        dims={"x": ("year",), "y": ("year",)},
+    )
 
 
 def build(data: Data) -> Program:
     """Return the program."""
 
-    def program(x: Tensor, pmualpha: float, psalpha: float, pmubeta: float, psbeta: float, y: Tensor | None = None) -> None:
+    def program(
+        x: Tensor,
+        pmualpha: float,
+        psalpha: float,
+        pmubeta: float,
+        psbeta: float,
+        y: Tensor | None = None,
+    ) -> None:
         alpha = pyro.sample("alpha", dist.Normal(pmualpha, psalpha))
         beta = pyro.sample("beta", dist.Normal(pmubeta, psbeta))
         sigma = pyro.sample("sigma", flat_positive())
@@ -57,7 +70,9 @@ ENTRY = ModelEntry(
     quantities={
         "alpha": Quantity(fn=site("alpha"), description="intercept at year 0, degrees C"),
         "beta": Quantity(fn=site("beta"), description="warming, degrees C per year"),
-        "log_sigma": Quantity(fn=log_site("sigma"), description="log standard deviation of the errors, log degrees C"),
+        "log_sigma": Quantity(
+            fn=log_site("sigma"), description="log standard deviation of the errors, log degrees C"
+        ),
     },
     reference="stored",
     published=published(NAME),

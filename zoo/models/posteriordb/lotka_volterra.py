@@ -1,7 +1,7 @@
 """Lynx and hare: predator and prey from 21 years of fur returns.
 
-Pelts (thousands) of snowshoe hares u and Canadian lynx v, 1900-1920, follow the equations of Lotka and Volterra with
-multiplicative errors.
+Pelts (thousands) of snowshoe hares u and Canadian lynx v, 1900-1920, follow the equations of Lotka
+and Volterra with multiplicative errors.
 
     du/dt = (a - b v) u,   dv/dt = (-c + d u) v,   theta = (a, b, c, d)
     a, c    ~ Normal(1, 0.5) on (0, inf);   b, d ~ Normal(0.05, 0.05) on (0, inf)
@@ -9,14 +9,16 @@ multiplicative errors.
     sigma_k ~ LogNormal(-1, 1)
     y_tk    ~ LogNormal(log z_tk, sigma_k),        t = 1900..1920
 
-The equations are solved for log u and log v, which cannot turn negative. The slope of each depends on the other alone,
-so that a splitting of order six with two steps per year does. At the posterior that is within 2e-5 nats of half the step
-(a test checks it); Stan's own solver is run at tolerances of 1e-5 and 1e-3 and is 1.4e-4 nats from an accurate one.
+The equations are solved for log u and log v, which cannot turn negative. The slope of each depends
+on the other alone, so that a splitting of order six with two steps per year does. At the posterior
+that is within 2e-5 nats of half the step (a test checks it); Stan's own solver is run at
+tolerances of 1e-5 and 1e-3 and is 1.4e-4 nats from an accurate one.
 
 References:
     Hewitt (1921), The conservation of the wild life of Canada. Howard (2009), Modeling basics.
     Carpenter (2018), Predator-prey population dynamics: the Lotka-Volterra model in Stan.
-    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference algorithms.
+    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference
+    algorithms.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ from zoo.types import Data, ModelEntry, Program, Quantity
 
 NAME = "hudson_lynx_hare-lotka_volterra"
 STEPS = 2  # per year
-CEILING = 30.0  # of log d u and log b v: reached only where the rates are far too fast for the grid, which the data exclude
+# of log d u and log b v: reached only where the rates are far too fast for the grid, which the
+# data exclude
+CEILING = 30.0
 MEANS, SDS = (1.0, 0.05, 1.0, 0.05), (0.5, 0.05, 0.5, 0.05)
 
 
@@ -46,17 +50,34 @@ def make_data(seed: int) -> Data:
     table = posteriordb.data(NAME)
     y = torch.cat([table["y_init"].unsqueeze(0), table["y"]])  # [year, species]
     return make_card_data(
-        NAME, {"y": y}, ("y",),
-        coords={"year": (0.0, *table["ts"].tolist()), "species": ("hare", "lynx"), "rate": ("a", "b", "c", "d")},
-        dims={"y": ("year", "species"), "theta": ("rate",), "z_init": ("species",), "sigma": ("species",)},
-    )  # fmt: skip
+        NAME,
+        {"y": y},
+        ("y",),
+        coords={
+            "year": (0.0, *table["ts"].tolist()),
+            "species": ("hare", "lynx"),
+            "rate": ("a", "b", "c", "d"),
+        },
+        dims={
+            "y": ("year", "species"),
+            "theta": ("rate",),
+            "z_init": ("species",),
+            "sigma": ("species",),
+        },
+    )
 
 
-def log_populations(theta: Tensor, z_init: Tensor, years: tuple[float, ...], steps: int = STEPS) -> Tensor:
+def log_populations(
+    theta: Tensor, z_init: Tensor, years: tuple[float, ...], steps: int = STEPS
+) -> Tensor:
     """Return log u and log v at the years, `[year, species]`."""
     a, b, c, d = theta.unbind(-1)
-    shift = torch.stack([d.log(), b.log()])  # log d u and log b v: their slopes are a - exp and exp - c, without factors
-    moved: dict[float, tuple[Tensor, Tensor]] = {}  # the weights of a step are few and come again in every step
+    shift = torch.stack(
+        [d.log(), b.log()]
+    )  # log d u and log b v: their slopes are a - exp and exp - c, without factors
+    moved: dict[
+        float, tuple[Tensor, Tensor]
+    ] = {}  # the weights of a step are few and come again in every step
 
     def part(w: float) -> tuple[Tensor, Tensor]:
         return moved.get(w) or moved.setdefault(w, (w * a, -w * c))
@@ -65,8 +86,10 @@ def log_populations(theta: Tensor, z_init: Tensor, years: tuple[float, ...], ste
     log_z = split(
         lambda w, x, y: torch.add(x + part(w)[0], y.clamp(max=CEILING).exp(), alpha=-w),
         lambda w, y, x: torch.add(y + part(w)[1], x.clamp(max=CEILING).exp(), alpha=w),
-        (z_init[0].log() + shift[0], z_init[1].log() + shift[1]), grid, keep,
-    )  # fmt: skip
+        (z_init[0].log() + shift[0], z_init[1].log() + shift[1]),
+        grid,
+        keep,
+    )
     return log_z - shift
 
 
@@ -75,9 +98,15 @@ def build(data: Data) -> Program:
     years = tuple(float(t) for t in data.coords["year"])
 
     def program(y: Tensor | None = None) -> None:
-        theta = pyro.sample("theta", PositiveNormal(torch.tensor(MEANS), torch.tensor(SDS)).to_event(1))  # [rate]
-        z_init = pyro.sample("z_init", dist.LogNormal(math.log(10.0), 1.0).expand([2]).to_event(1))  # [species]
-        sigma = pyro.sample("sigma", dist.LogNormal(-1.0, 1.0).expand([2]).to_event(1))  # [species]
+        theta = pyro.sample(
+            "theta", PositiveNormal(torch.tensor(MEANS), torch.tensor(SDS)).to_event(1)
+        )  # [rate]
+        z_init = pyro.sample(
+            "z_init", dist.LogNormal(math.log(10.0), 1.0).expand([2]).to_event(1)
+        )  # [species]
+        sigma = pyro.sample(
+            "sigma", dist.LogNormal(-1.0, 1.0).expand([2]).to_event(1)
+        )  # [species]
         log_z = log_populations(theta, z_init, years)
         with pyro.plate("year", len(years), dim=-2), pyro.plate("species", 2, dim=-1):
             pyro.sample("y", dist.LogNormal(log_z, sigma), obs=y)
@@ -91,12 +120,25 @@ ENTRY = ModelEntry(
     make_data=make_data,
     build=build,
     quantities={
-        "log_theta": Quantity(fn=log_site("theta"), dims=("rate",), description="log rates of growth, predation, death and conversion"),
-        "log_z_init": Quantity(fn=log_site("z_init"), dims=("species",), description="log populations in 1900, log thousands of pelts"),
-        "log_sigma": Quantity(fn=log_site("sigma"), dims=("species",), description="log of the relative errors"),
+        "log_theta": Quantity(
+            fn=log_site("theta"),
+            dims=("rate",),
+            description="log rates of growth, predation, death and conversion",
+        ),
+        "log_z_init": Quantity(
+            fn=log_site("z_init"),
+            dims=("species",),
+            description="log populations in 1900, log thousands of pelts",
+        ),
+        "log_sigma": Quantity(
+            fn=log_site("sigma"), dims=("species",), description="log of the relative errors"
+        ),
     },
     reference="stored",
     published=published(NAME),
     tags=frozenset({"posteriordb", "ode"}),
-    cites=(CITE, "Carpenter (2018), Predator-prey population dynamics: the Lotka-Volterra model in Stan"),
+    cites=(
+        CITE,
+        "Carpenter (2018), Predator-prey population dynamics: the Lotka-Volterra model in Stan",
+    ),
 )

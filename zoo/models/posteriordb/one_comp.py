@@ -1,20 +1,22 @@
 """One compartment with first-order absorption and Michaelis-Menten elimination.
 
-A dose D is taken up into a compartment of volume V and eliminated by a saturable enzyme; the concentration C is
-measured twenty times with multiplicative errors.
+A dose D is taken up into a compartment of volume V and eliminated by a saturable enzyme; the
+concentration C is measured twenty times with multiplicative errors.
 
     dC/dt = exp(-k_a t) D k_a / V - (V_m / V) C / (K_m + C),    C(0) = 0
     k_a, K_m, V_m, sigma ~ HalfCauchy(1)
     C^_n ~ LogNormal(log C(t_n), sigma),                        n = 1..20
 
-Above saturation only V_m matters, below it only V_m / K_m: the data hardly tell them apart. 99.8 % of K_m lies between
-0.002 and 84 mg/L, and how K_m depends on V_m changes along the way. Small K_m makes the first moments stiff, so the
-Runge-Kutta grid starts with short steps (32 cubically spaced to the first measurement, then 4 between two). At the
-posterior that is within 2e-5 nats of half the step; a test checks it.
+Above saturation only V_m matters, below it only V_m / K_m: the data hardly tell them apart. 99.8 %
+of K_m lies between 0.002 and 84 mg/L, and how K_m depends on V_m changes along the way. Small K_m
+makes the first moments stiff, so the Runge-Kutta grid starts with short steps (32 cubically spaced
+to the first measurement, then 4 between two). At the posterior that is within 2e-5 nats of half
+the step; a test checks it.
 
 References:
     Margossian and Gillespie (2017), Differential equations based models in Stan, StanCon.
-    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference algorithms.
+    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference
+    algorithms.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from zoo.types import Data, ModelEntry, Program, Quantity
 
 NAME = "one_comp_mm_elim_abs-one_comp_mm_elim_abs"
 STEPS, FIRST, POWER = 4, 32, 3.0
-FLOOR = 1e-10  # mg/L; reached only where the equations are far too stiff for the grid, which the data exclude
+# mg/L; reached only where the equations are far too stiff for the grid, which the data exclude
+FLOOR = 1e-10
 
 
 def make_data(seed: int) -> Data:
@@ -42,16 +45,29 @@ def make_data(seed: int) -> Data:
     table = posteriordb.data(NAME)
     times = (float(table["t0"]), *table["times"].tolist())
     return make_card_data(
-        NAME, {"dose": float(table["D"]), "volume": float(table["V"]), "y": table["C_hat"]}, ("y",),
-        coords={"time": times[1:], "start": times[:1]}, dims={"y": ("time",)},
-    )  # fmt: skip
+        NAME,
+        {"dose": float(table["D"]), "volume": float(table["V"]), "y": table["C_hat"]},
+        ("y",),
+        coords={"time": times[1:], "start": times[:1]},
+        dims={"y": ("time",)},
+    )
 
 
-def concentrations(k_a: Tensor, K_m: Tensor, V_m: Tensor, dose: float, volume: float, times: tuple[float, ...], finer: int = 1) -> Tensor:
+def concentrations(
+    k_a: Tensor,
+    K_m: Tensor,
+    V_m: Tensor,
+    dose: float,
+    volume: float,
+    times: tuple[float, ...],
+    finer: int = 1,
+) -> Tensor:
     """Return C at the times after the first, mg/L, `[time]`."""
     grid, keep = refined(times, STEPS * finer, first=FIRST * finer, power=POWER)
     halves = [t for a, b in itertools.pairwise(grid) for t in (a, 0.5 * (a + b))] + grid[-1:]
-    uptake = torch.exp(-k_a * torch.tensor(halves, dtype=k_a.dtype)) * (k_a * (dose / volume))  # [half-step]
+    uptake = torch.exp(-k_a * torch.tensor(halves, dtype=k_a.dtype)) * (
+        k_a * (dose / volume)
+    )  # [half-step]
     inputs, rate = uptake.unbind(0), V_m / volume
 
     def slope(i: int, c: Tensor) -> Tensor:
@@ -84,12 +100,19 @@ ENTRY = ModelEntry(
     build=build,
     quantities={
         "log_k_a": Quantity(fn=log_site("k_a"), description="log absorption rate, log 1/day"),
-        "log_K_m": Quantity(fn=log_site("K_m"), description="log Michaelis-Menten constant, log mg/L"),
-        "log_V_m": Quantity(fn=log_site("V_m"), description="log maximum elimination rate, log 1/day"),
+        "log_K_m": Quantity(
+            fn=log_site("K_m"), description="log Michaelis-Menten constant, log mg/L"
+        ),
+        "log_V_m": Quantity(
+            fn=log_site("V_m"), description="log maximum elimination rate, log 1/day"
+        ),
         "log_sigma": Quantity(fn=log_site("sigma"), description="log of the relative error"),
     },
     reference="stored",
     published=published(NAME),
     tags=frozenset({"posteriordb", "ode"}),
-    cites=(CITE, "Margossian and Gillespie (2017), Differential equations based models in Stan, StanCon"),
+    cites=(
+        CITE,
+        "Margossian and Gillespie (2017), Differential equations based models in Stan, StanCon",
+    ),
 )

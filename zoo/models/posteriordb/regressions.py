@@ -1,19 +1,22 @@
 """Linear regression of posteriordb.
 
-Twenty-five posteriors of one form, most of them from Gelman and Hill (2007): a response that is linear in a few
-predictors, with normal errors. A table says what the columns of X are, the rest is common.
+Twenty-five posteriors of one form, most of them from Gelman and Hill (2007): a response that is
+linear in a few predictors, with normal errors. A table says what the columns of X are, the rest is
+common.
 
     beta_j ~ flat,  or Normal(0, 10)              # j = 1..p, column 1 of X is the intercept
     sigma  ~ flat on (0, inf), or HalfCauchy(2.5), or HalfNormal(10)
     y_i    ~ Normal((X beta)_i, sigma),           i = 1..n
 
-With flat priors the posterior of beta is a multivariate t. What makes some of them hard for VI is neither shape nor
-size but scale: predictors in raw units (inches, dollars) give coefficients whose sds differ by orders of magnitude and
-that are correlated by up to 0.9999; the sds of the best factorized normal are up to 100 times too small.
+With flat priors the posterior of beta is a multivariate t. What makes some of them hard for VI is
+neither shape nor size but scale: predictors in raw units (inches, dollars) give coefficients whose
+sds differ by orders of magnitude and that are correlated by up to 0.9999; the sds of the best
+factorized normal are up to 100 times too small.
 
 References:
-    Gelman and Hill (2007), Data Analysis Using Regression and Multilevel/Hierarchical Models, chapters 3, 4 and 9.
-    Magnusson et al. (2024), posteriordb: testing, benchmarking and developing Bayesian inference algorithms.
+    Gelman and Hill (2007), Data Analysis Using Regression and Multilevel/Hierarchical Models,
+    chapters 3, 4 and 9. Magnusson et al. (2024), posteriordb: testing, benchmarking and developing
+    Bayesian inference algorithms.
 """
 
 from __future__ import annotations
@@ -45,12 +48,20 @@ NAMES = {
     "posteriordb/kidiq-kidscore_momhs": "Test score of children on mother's schooling",
     "posteriordb/kidiq-kidscore_momhsiq": "Test score of children on mother's schooling and IQ",
     "posteriordb/kidiq-kidscore_momiq": "Test score of children on mother's IQ",
-    "posteriordb/kidiq_with_mom_work-kidscore_interaction_c": "Test score on centered schooling by IQ",
-    "posteriordb/kidiq_with_mom_work-kidscore_interaction_z": "Test score on standardized schooling by IQ",
+    "posteriordb/kidiq_with_mom_work-kidscore_interaction_c": (
+        "Test score on centered schooling by IQ"
+    ),
+    "posteriordb/kidiq_with_mom_work-kidscore_interaction_z": (
+        "Test score on standardized schooling by IQ"
+    ),
     "posteriordb/kidiq_with_mom_work-kidscore_mom_work": "Test score on mother's work",
     "posteriordb/mesquite-logmesquite": "Log leaf weight of mesquite bushes on log sizes",
-    "posteriordb/mesquite-logmesquite_logvas": "Log leaf weight on log volume, area and shape of the canopy",
-    "posteriordb/mesquite-logmesquite_logvash": "Log leaf weight on log volume, area, shape and height",
+    "posteriordb/mesquite-logmesquite_logvas": (
+        "Log leaf weight on log volume, area and shape of the canopy"
+    ),
+    "posteriordb/mesquite-logmesquite_logvash": (
+        "Log leaf weight on log volume, area, shape and height"
+    ),
     "posteriordb/mesquite-logmesquite_logvolume": "Log leaf weight on log canopy volume",
     "posteriordb/mesquite-mesquite": "Leaf weight of mesquite bushes in raw units",
     "posteriordb/nes1972-nes": "Party identification 1972 on ideology and background",
@@ -108,7 +119,12 @@ def times(one: Column, other: Column) -> Column:
 
 
 def _design_of_blr() -> Design:
-    return Design(response=raw("y"), columns={f"x{j}": _matrix_column(j) for j in range(5)}, intercept=False, priors="normal")
+    return Design(
+        response=raw("y"),
+        columns={f"x{j}": _matrix_column(j) for j in range(5)},
+        intercept=False,
+        priors="normal",
+    )
 
 
 def _matrix_column(j: int) -> Column:
@@ -117,18 +133,29 @@ def _matrix_column(j: int) -> Column:
 
 _height, _male = {"height": raw("height")}, {"male": raw("male")}
 _hs, _iq = raw("mom_hs"), raw("mom_iq")
-_mesquite = {"canopy_height": log("canopy_height"), "total_height": log("total_height"), "density": log("density"), "group": raw("group")}
+_mesquite = {
+    "canopy_height": log("canopy_height"),
+    "total_height": log("total_height"),
+    "density": log("density"),
+    "group": raw("group"),
+}
 _canopy = {
     "volume": log("diam1", "diam2", "canopy_height"),
     "area": log("diam1", "diam2"),
     "shape": lambda table: (table["diam1"] / table["diam2"]).log(),
     "total_height": log("total_height"),
 }
-_ages = {"age30_44": indicator("age_discrete", 2), "age45_64": indicator("age_discrete", 3), "age65up": indicator("age_discrete", 4)}
+_ages = {
+    "age30_44": indicator("age_discrete", 2),
+    "age45_64": indicator("age_discrete", 3),
+    "age65up": indicator("age_discrete", 4),
+}
 _voter = {name: raw(name) for name in ("real_ideo", "race_adj", "educ1", "gender", "income")}
 
 
-def _kid(columns: Mapping[str, Column], priors: Literal["flat", "half_cauchy"] = "half_cauchy") -> Design:
+def _kid(
+    columns: Mapping[str, Column], priors: Literal["flat", "half_cauchy"] = "half_cauchy"
+) -> Design:
     return Design(response=raw("kid_score"), columns=columns, priors=priors)
 
 
@@ -136,16 +163,23 @@ def _by(hs: Column, iq: Column) -> dict[str, Column]:
     return {"mom_hs": hs, "mom_iq": iq, "hs_by_iq": times(hs, iq)}
 
 
-_z_height, _z_hs, _z_iq = standardized("height", 1), standardized("mom_hs", 2), standardized("mom_iq", 2)
+_z_height, _z_hs, _z_iq = (
+    standardized("height", 1),
+    standardized("mom_hs", 2),
+    standardized("mom_iq", 2),
+)
 DESIGNS: dict[str, Design] = {
     "earn_height": Design(response=raw("earn"), columns=_height),
     "log10earn_height": Design(response=lambda table: table["earn"].log10(), columns=_height),
     "logearn_height": Design(response=log("earn"), columns=_height),
     "logearn_height_male": Design(response=log("earn"), columns=_height | _male),
     "logearn_interaction_z": Design(
-        response=log("earn"), columns={"z_height": _z_height, **_male, "height_by_male": times(_z_height, raw("male"))}
+        response=log("earn"),
+        columns={"z_height": _z_height, **_male, "height_by_male": times(_z_height, raw("male"))},
     ),
-    "logearn_logheight_male": Design(response=log("earn"), columns={"log_height": log("height"), **_male}),
+    "logearn_logheight_male": Design(
+        response=log("earn"), columns={"log_height": log("height"), **_male}
+    ),
     "kidscore_interaction": _kid(_by(_hs, _iq)),
     "kidscore_momhs": _kid({"mom_hs": _hs}),
     "kidscore_momhsiq": _kid({"mom_hs": _hs, "mom_iq": _iq}),
@@ -153,17 +187,31 @@ DESIGNS: dict[str, Design] = {
     "kidscore_interaction_c": _kid(_by(centered("mom_hs"), centered("mom_iq")), "flat"),
     "kidscore_interaction_z": _kid(_by(_z_hs, _z_iq), "flat"),
     "kidscore_mom_work": _kid({f"work{k}": indicator("mom_work", k) for k in (2, 3, 4)}, "flat"),
-    "logmesquite": Design(response=log("weight"), columns={"diam1": log("diam1"), "diam2": log("diam2"), **_mesquite}),
-    "logmesquite_logvas": Design(response=log("weight"), columns={**_canopy, "density": log("density"), "group": raw("group")}),
-    "logmesquite_logvash": Design(response=log("weight"), columns={**_canopy, "group": raw("group")}),
+    "logmesquite": Design(
+        response=log("weight"), columns={"diam1": log("diam1"), "diam2": log("diam2"), **_mesquite}
+    ),
+    "logmesquite_logvas": Design(
+        response=log("weight"),
+        columns={**_canopy, "density": log("density"), "group": raw("group")},
+    ),
+    "logmesquite_logvash": Design(
+        response=log("weight"), columns={**_canopy, "group": raw("group")}
+    ),
     "logmesquite_logvolume": Design(response=log("weight"), columns={"volume": _canopy["volume"]}),
     "mesquite": Design(
         response=raw("weight"),
-        columns={name: raw(name) for name in ("diam1", "diam2", "canopy_height", "total_height", "density", "group")},
+        columns={
+            name: raw(name)
+            for name in ("diam1", "diam2", "canopy_height", "total_height", "density", "group")
+        },
     ),
     "nes": Design(
         response=raw("partyid7"),
-        columns={**{n: _voter[n] for n in ("real_ideo", "race_adj")}, **_ages, **{n: _voter[n] for n in ("educ1", "gender", "income")}},
+        columns={
+            **{n: _voter[n] for n in ("real_ideo", "race_adj")},
+            **_ages,
+            **{n: _voter[n] for n in ("educ1", "gender", "income")},
+        },
     ),
     "blr": _design_of_blr(),
 }
@@ -178,9 +226,12 @@ def make_data_of(name: str, design: Design) -> Callable[[int], Data]:
         ones = {"intercept": torch.ones_like(y)} if design.intercept else {}
         columns = ones | {label: column(table) for label, column in design.columns.items()}
         return make_card_data(
-            name, {"X": torch.stack(list(columns.values()), -1).contiguous(), "y": y}, ("y",),
-            coords={"coefficient": tuple(columns)}, dims={"X": ("row", "coefficient"), "y": ("row",), "beta": ("coefficient",)},
-        )  # fmt: skip
+            name,
+            {"X": torch.stack(list(columns.values()), -1).contiguous(), "y": y},
+            ("y",),
+            coords={"coefficient": tuple(columns)},
+            dims={"X": ("row", "coefficient"), "y": ("row",), "beta": ("coefficient",)},
+        )
 
     return make_data
 
@@ -188,13 +239,19 @@ def make_data_of(name: str, design: Design) -> Callable[[int], Data]:
 def build_of(design: Design) -> Callable[[Data], Program]:
     """Return the `build` of one posterior."""
     # made inside the program, where the default dtype is the entry's
-    sigmas = {"flat": flat_positive, "half_cauchy": lambda: dist.HalfCauchy(CAUCHY_SCALE), "normal": lambda: dist.HalfNormal(PRIOR_SCALE)}
+    sigmas = {
+        "flat": flat_positive,
+        "half_cauchy": lambda: dist.HalfCauchy(CAUCHY_SCALE),
+        "normal": lambda: dist.HalfNormal(PRIOR_SCALE),
+    }
     size = len(design.columns) + design.intercept
 
     def build(data: Data) -> Program:
         def program(X: Tensor, y: Tensor | None = None) -> None:
             normal = dist.Normal(0.0, PRIOR_SCALE).expand([size]).to_event(1)
-            beta = pyro.sample("beta", normal if design.priors == "normal" else flat(size))  # [coefficient]
+            beta = pyro.sample(
+                "beta", normal if design.priors == "normal" else flat(size)
+            )  # [coefficient]
             sigma = pyro.sample("sigma", sigmas[design.priors]())
             with pyro.plate("row", len(X)):
                 pyro.sample("y", dist.Normal(X @ beta, sigma), obs=y)
@@ -213,13 +270,25 @@ def _entry(key: str, title: str) -> ModelEntry:
         make_data=make_data_of(name, design),
         build=build_of(design),
         quantities={
-            "beta": Quantity(fn=site("beta"), dims=("coefficient",), description="coefficients, response per unit of the predictor"),
-            "log_sigma": Quantity(fn=log_site("sigma"), description="log standard deviation of the errors"),
+            "beta": Quantity(
+                fn=site("beta"),
+                dims=("coefficient",),
+                description="coefficients, response per unit of the predictor",
+            ),
+            "log_sigma": Quantity(
+                fn=log_site("sigma"), description="log standard deviation of the errors"
+            ),
         },
         reference="stored",
         published=published(name),
         tags=TAGS,
-        cites=(CITE, "Gelman and Hill (2007), Data Analysis Using Regression and Multilevel/Hierarchical Models"),
+        cites=(
+            CITE,
+            (
+                "Gelman and Hill (2007), Data Analysis Using Regression and"
+                " Multilevel/Hierarchical Models"
+            ),
+        ),
     )
 
 

@@ -9,14 +9,15 @@ The same sunspots and the same priors, with the whitened function as sites.
     f            = L z,   L L' = K, the covariance of `gp_regression`
     y_t          ~ Normal(f_t, noise)
 
-A hundred years determine f well, and z = inv(L) f moves with length and amplitude: what is independent in the prior
-is tightly bound in the posterior, and a guide with independent coordinates takes the length scale for known far
-better than it is. Given the three hyperparameters z is normal, so the reference completes exact draws of
-`gp_regression` with exact draws of z.
+A hundred years determine f well, and z = inv(L) f moves with length and amplitude: what is
+independent in the prior is tightly bound in the posterior, and a guide with independent
+coordinates takes the length scale for known far better than it is. Given the three hyperparameters
+z is normal, so the reference completes exact draws of `gp_regression` with exact draws of z.
 
 References:
     Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, chapter 2.
-    Murray and Adams (2010), Slice sampling covariance hyperparameters of latent Gaussian models, NeurIPS.
+    Murray and Adams (2010), Slice sampling covariance hyperparameters of latent Gaussian models,
+    NeurIPS.
 """
 
 from __future__ import annotations
@@ -30,7 +31,14 @@ import torch
 from torch import Tensor
 
 from zoo.models.processes import gp_regression as marginal
-from zoo.models.processes.gp_regression import AMPLITUDE_SCALE, LENGTH_RATE, LENGTH_SHAPE, NOISE_SCALE, QUANTITIES, kernel
+from zoo.models.processes.gp_regression import (
+    AMPLITUDE_SCALE,
+    LENGTH_RATE,
+    LENGTH_SHAPE,
+    NOISE_SCALE,
+    QUANTITIES,
+    kernel,
+)
 from zoo.truth.completion import completed
 from zoo.types import Data, ModelEntry, Program, Quantity
 
@@ -40,13 +48,19 @@ SHOWN = range(0, 100, 10)  # years whose function value is compared
 def make_data(seed: int) -> Data:
     """Return the data of `gp_regression`."""
     data = marginal.make_data(seed)
-    return replace(data, coords={**data.coords, "shown": [data.coords["time"][t] for t in SHOWN]}, dims={**data.dims, "z": ("time",)})
+    return replace(
+        data,
+        coords={**data.coords, "shown": [data.coords["time"][t] for t in SHOWN]},
+        dims={**data.dims, "z": ("time",)},
+    )
 
 
 def factor(year: Tensor, length: Tensor, amplitude: Tensor) -> Tensor:
     """Return L, `[*batch, year, year]`; far from the data, where no factor exists, it is NaN."""
     lower, failed = torch.linalg.cholesky_ex(kernel(year, length, torch.ones_like(amplitude)))
-    return torch.where((failed > 0)[..., None, None], torch.nan, amplitude[..., None, None] * lower)
+    return torch.where(
+        (failed > 0)[..., None, None], torch.nan, amplitude[..., None, None] * lower
+    )
 
 
 def build(data: Data) -> Program:
@@ -73,7 +87,8 @@ def function(draws: Mapping[str, Tensor], data: Data) -> Tensor:
 def complete(draws: Mapping[str, Tensor], data: Data) -> dict[str, Tensor]:
     """Add exact draws of z given length, amplitude and noise, each `[chain, draw]`.
 
-    With A = L'L / noise^2 + I the posterior of z is normal with mean inv(A) L'y / noise^2 and covariance inv(A).
+    With A = L'L / noise^2 + I the posterior of z is normal with mean inv(A) L'y / noise^2 and
+    covariance inv(A).
     """
     generator = torch.Generator().manual_seed(1)
     year, y = data.train["year"], data.train["y"]
@@ -81,7 +96,10 @@ def complete(draws: Mapping[str, Tensor], data: Data) -> dict[str, Tensor]:
     root = torch.linalg.cholesky(lower.mT @ lower + torch.eye(len(year), dtype=y.dtype))
     mean = torch.cholesky_solve(lower.mT @ (y / draws["noise"].unsqueeze(-1)).unsqueeze(-1), root)
     noise = torch.randn(mean.shape, dtype=y.dtype, generator=generator)
-    return {**draws, "z": (mean + torch.linalg.solve_triangular(root.mT, noise, upper=True)).squeeze(-1)}
+    return {
+        **draws,
+        "z": (mean + torch.linalg.solve_triangular(root.mT, noise, upper=True)).squeeze(-1),
+    }
 
 
 ENTRY = ModelEntry(
@@ -91,10 +109,19 @@ ENTRY = ModelEntry(
     build=build,
     quantities={
         **QUANTITIES,
-        "function": Quantity(fn=function, dims=("shown",), description="the function in every tenth year, sds of the root of the number"),
+        "function": Quantity(
+            fn=function,
+            dims=("shown",),
+            description="the function in every tenth year, sds of the root of the number",
+        ),
     },
     reference="stored",
     published=completed("gp_regression", complete),
     tags=frozenset({"gaussian_process", "regression", "time_series", "large"}),
-    cites=("Murray and Adams (2010), Slice sampling covariance hyperparameters of latent Gaussian models, NeurIPS",),
+    cites=(
+        (
+            "Murray and Adams (2010), Slice sampling covariance hyperparameters of latent Gaussian"
+            " models, NeurIPS"
+        ),
+    ),
 )

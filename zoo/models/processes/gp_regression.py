@@ -1,7 +1,7 @@
 """Gaussian process regression: a hundred years of sunspots, the function integrated out.
 
-The square roots of the yearly sunspot numbers from 1909 to 2008, around their mean and in units of their sd, are a smooth
-function of the year plus noise.
+The square roots of the yearly sunspot numbers from 1909 to 2008, around their mean and in units of
+their sd, are a smooth function of the year plus noise.
 
     length       ~ InverseGamma(5, 20)                 # length scale, years: 98 % of it in 1.7..15.6
     amplitude    ~ HalfNormal(1.5)                     # sd of the function
@@ -9,11 +9,13 @@ function of the year plus noise.
     y            ~ MultivariateNormal(0, K + noise^2 I),
     K_st = amplitude^2 [exp(-(t_s - t_t)^2 / (2 length^2)) + 1e-6 (s = t)]
 
-The prior of the length scale keeps it off 0, where a function is noise, and away from the length of the series, where
-a function is a constant: in both limits the likelihood is flat and the posterior would be the prior's tail. Three
-coordinates are left with a posterior close to normal, from which `zoo.truth.rejection` draws exactly. Years are equally
-spaced, so the covariance looks the same read backwards, and sums and differences of the two halves of the series are
-independent: two factors of 50 x 50 instead of one of 100 x 100. `gp_latent` has the function as sites.
+The prior of the length scale keeps it off 0, where a function is noise, and away from the length
+of the series, where a function is a constant: in both limits the likelihood is flat and the
+posterior would be the prior's tail. Three coordinates are left with a posterior close to normal,
+from which `zoo.truth.rejection` draws exactly. Years are equally spaced, so the covariance looks
+the same read backwards, and sums and differences of the two halves of the series are
+independent: two factors of 50 x 50 instead of one of 100 x 100. `gp_latent` has the function as
+sites.
 
 References:
     Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, chapter 2.
@@ -60,7 +62,9 @@ def make_data(seed: int) -> Data:
 def kernel(year: Tensor, length: Tensor, amplitude: Tensor) -> Tensor:
     """Return the covariance of the function at the years, `[*batch, year, year]`."""
     squares = (year.unsqueeze(-1) - year).square()
-    correlation = torch.exp(-0.5 * squares / length[..., None, None].square()) + JITTER * torch.eye(len(year), dtype=year.dtype)
+    correlation = torch.exp(
+        -0.5 * squares / length[..., None, None].square()
+    ) + JITTER * torch.eye(len(year), dtype=year.dtype)
     return amplitude[..., None, None].square() * correlation
 
 
@@ -74,7 +78,9 @@ def build(data: Data) -> Program:
         noise = pyro.sample("noise", dist.HalfNormal(NOISE_SCALE))
         covariance = kernel(year, length, amplitude) + noise[..., None, None].square() * eye
         scale_tril = torch.linalg.cholesky(covariance)
-        pyro.sample("y", dist.MultivariateNormal(torch.zeros_like(year), scale_tril=scale_tril), obs=y)
+        pyro.sample(
+            "y", dist.MultivariateNormal(torch.zeros_like(year), scale_tril=scale_tril), obs=y
+        )
 
     return program
 
@@ -86,22 +92,39 @@ def _log_density(train: Mapping[str, Tensor], logs: Tensor) -> Tensor:
     length, amplitude, noise = logs.exp().unbind(-1)
     near = kernel(year[:half], length, amplitude)
     squares = (year[:half].unsqueeze(-1) - year[half:].flip(0)).square()
-    far = amplitude[:, None, None].square() * torch.exp(-0.5 * squares / length[:, None, None].square())
-    total = dist.InverseGamma(LENGTH_SHAPE, LENGTH_RATE).log_prob(length) + dist.HalfNormal(AMPLITUDE_SCALE).log_prob(amplitude)
+    far = amplitude[:, None, None].square() * torch.exp(
+        -0.5 * squares / length[:, None, None].square()
+    )
+    total = dist.InverseGamma(LENGTH_SHAPE, LENGTH_RATE).log_prob(length) + dist.HalfNormal(
+        AMPLITUDE_SCALE
+    ).log_prob(amplitude)
     total = total + dist.HalfNormal(NOISE_SCALE).log_prob(noise) + logs.sum(-1)
     for sign in (1, -1):
-        root = torch.linalg.cholesky(near + sign * far + noise[:, None, None].square() * torch.eye(half, dtype=y.dtype))
+        root = torch.linalg.cholesky(
+            near + sign * far + noise[:, None, None].square() * torch.eye(half, dtype=y.dtype)
+        )
         part = (y[:half] + sign * y[half:].flip(0)) / 2**0.5
-        white = torch.linalg.solve_triangular(root, part.expand(len(logs), half).unsqueeze(-1), upper=False)
-        total = total - root.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * (white.square().sum((-2, -1)) + half * math.log(2 * math.pi))
+        white = torch.linalg.solve_triangular(
+            root, part.expand(len(logs), half).unsqueeze(-1), upper=False
+        )
+        total = (
+            total
+            - root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            - 0.5 * (white.square().sum((-2, -1)) + half * math.log(2 * math.pi))
+        )
     return total
 
 
 @lru_cache(maxsize=2)
 def _exact(year: tuple[float, ...], y: tuple[float, ...]) -> tuple[Small, Integral]:
     """Return mode, envelope and integral for the data; they are asked for several times."""
-    tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in (("year", year), ("y", y))}
-    small = Small(lambda u: _log_density(tensors, u), torch.tensor([1.0, 0.0, -1.5], dtype=torch.float64))
+    tensors = {
+        name: torch.tensor(values, dtype=torch.float64)
+        for name, values in (("year", year), ("y", y))
+    }
+    small = Small(
+        lambda u: _log_density(tensors, u), torch.tensor([1.0, 0.0, -1.5], dtype=torch.float64)
+    )
     return small, small.integral()
 
 
@@ -110,10 +133,19 @@ def analytic(data: Data) -> Analytic:
     small, whole = _exact(tuple(data.train["year"].tolist()), tuple(data.train["y"].tolist()))
 
     def sample(n: int, seed: int) -> Mapping[str, Tensor]:
-        return dict(zip(("length", "amplitude", "noise"), small.sample(n, seed).exp().unbind(-1), strict=True))
+        return dict(
+            zip(
+                ("length", "amplitude", "noise"),
+                small.sample(n, seed).exp().unbind(-1),
+                strict=True,
+            )
+        )
 
     zero = torch.zeros((), dtype=torch.float64)
-    moments = {name: Moments(mean, zero, sd, zero) for name, mean, sd in zip(QUANTITIES, whole.mean, whole.sd, strict=True)}
+    moments = {
+        name: Moments(mean, zero, sd, zero)
+        for name, mean, sd in zip(QUANTITIES, whole.mean, whole.sd, strict=True)
+    }
     return Analytic(sample=sample, moments=moments, log_evidence=whole.log_value)
 
 

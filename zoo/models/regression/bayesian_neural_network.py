@@ -1,8 +1,8 @@
 """Bayesian neural network: a smooth curve through a hundred years of the Nile, by twelve hidden units.
 
-The yearly flow of the Nile at Aswan, 1871 to 1970. The flow drops around 1898 (`change_point` asks for the year of a jump);
-here a network with one hidden layer draws a curve, and what is judged is the curve, not the weights. Year and flow are
-standardized (divisor n).
+The yearly flow of the Nile at Aswan, 1871 to 1970. The flow drops around 1898 (`change_point` asks
+for the year of a jump); here a network with one hidden layer draws a curve, and what is judged is
+the curve, not the weights. Year and flow are standardized (divisor n).
 
     slope_h    ~ Normal(0, 2),                             h = 1..12
     shift_h    ~ Normal(0, 2)
@@ -12,16 +12,17 @@ standardized (divisor n).
     f(t)       = level + sum_h out_h tanh(slope_h t + shift_h)
     flow_i     ~ Normal(f(t_i), sigma),                    i = 1..100
 
-Units have no names: 12! orders and 2^12 signs leave the curve as it is, and the posterior of a single weight is a mixture over
-all of them that no chain and no guide visits. The curve at nine years inside the data and two after them, and the noise,
-do not see which copy they are in. The prior of out_h shrinks with the number of units, so that the curve keeps its
-prior sd, about 1.3, as units are added (Neal). A guide of the weights sits in one copy: its curve may be right all the same, or the
-units that it switches off make the curve too certain. 38 parameters.
+Units have no names: 12! orders and 2^12 signs leave the curve as it is, and the posterior of a
+single weight is a mixture over all of them that no chain and no guide visits. The curve at nine
+years inside the data and two after them, and the noise, do not see which copy they are in. The
+prior of out_h shrinks with the number of units, so that the curve keeps its prior sd, about 1.3,
+as units are added (Neal). A guide of the weights sits in one copy: its curve may be right all the
+same, or the units that it switches off make the curve too certain. 38 parameters.
 
 References:
     Neal (1996), Bayesian Learning for Neural Networks, Springer, chapter 2.
-    Izmailov, Vikram, Hoffman and Wilson (2021), What are Bayesian neural network posteriors really like?, ICML.
-    Cobb (1978), The problem of the Nile, Biometrika 65(2), 243-251 (data).
+    Izmailov, Vikram, Hoffman and Wilson (2021), What are Bayesian neural network posteriors really
+    like?, ICML. Cobb (1978), The problem of the Nile, Biometrika 65(2), 243-251 (data).
 """
 
 from __future__ import annotations
@@ -40,7 +41,19 @@ from zoo.types import Data, ModelEntry, Program, Quantity
 
 UNITS = 12
 WIDTH = 2.0  # prior sd of slopes and shifts
-YEARS = (1871, 1883, 1891, 1896, 1899, 1904, 1916, 1940, 1970, 1980, 1990)  # dense where the flow drops; two after the data
+YEARS = (
+    1871,
+    1883,
+    1891,
+    1896,
+    1899,
+    1904,
+    1916,
+    1940,
+    1970,
+    1980,
+    1990,
+)  # dense where the flow drops; two after the data
 
 
 def make_data(seed: int) -> Data:
@@ -52,7 +65,11 @@ def make_data(seed: int) -> Data:
         train={"t": standardize(year), "flow": standardize(flow)},
         observed=("flow",),
         coords={"shown": [str(y) for y in YEARS], "shown_at": shown.tolist()},
-        dims={"t": ("year",), "flow": ("year",), **dict.fromkeys(("slope", "shift", "out"), ("unit",))},
+        dims={
+            "t": ("year",),
+            "flow": ("year",),
+            **dict.fromkeys(("slope", "shift", "out"), ("unit",)),
+        },
         source=table.provenance.source,
         licence=table.provenance.licence,
     )
@@ -60,7 +77,9 @@ def make_data(seed: int) -> Data:
 
 def curve(draws: Mapping[str, Tensor], t: Tensor) -> Tensor:
     """Return the network at times t `[point]`, in sds of the flow from its mean, `[*sample, point]`."""
-    hidden = torch.tanh(draws["slope"].unsqueeze(-2) * t.unsqueeze(-1) + draws["shift"].unsqueeze(-2))  # [*sample, point, unit]
+    hidden = torch.tanh(
+        draws["slope"].unsqueeze(-2) * t.unsqueeze(-1) + draws["shift"].unsqueeze(-2)
+    )  # [*sample, point, unit]
     return draws["level"].unsqueeze(-1) + (hidden @ draws["out"].unsqueeze(-1)).squeeze(-1)
 
 
@@ -69,9 +88,15 @@ def build(data: Data) -> Program:
 
     def program(t: Tensor, flow: Tensor | None = None) -> None:
         draws = {
-            "slope": pyro.sample("slope", dist.Normal(0.0, WIDTH).expand([UNITS]).to_event(1)),  # [unit]
-            "shift": pyro.sample("shift", dist.Normal(0.0, WIDTH).expand([UNITS]).to_event(1)),  # [unit]
-            "out": pyro.sample("out", dist.Normal(0.0, 1 / math.sqrt(UNITS)).expand([UNITS]).to_event(1)),  # [unit]
+            "slope": pyro.sample(
+                "slope", dist.Normal(0.0, WIDTH).expand([UNITS]).to_event(1)
+            ),  # [unit]
+            "shift": pyro.sample(
+                "shift", dist.Normal(0.0, WIDTH).expand([UNITS]).to_event(1)
+            ),  # [unit]
+            "out": pyro.sample(
+                "out", dist.Normal(0.0, 1 / math.sqrt(UNITS)).expand([UNITS]).to_event(1)
+            ),  # [unit]
             "level": pyro.sample("level", dist.Normal(0.0, 1.0)),
         }
         sigma = pyro.sample("sigma", dist.HalfNormal(1.0))
@@ -92,13 +117,22 @@ ENTRY = ModelEntry(
     make_data=make_data,
     build=build,
     quantities={
-        "curve": Quantity(fn=shown_curve, dims=("shown",), description="expected flow in a year, sds from the mean flow"),
-        "log_sigma": Quantity(fn=log_site("sigma"), description="log sd of a year's flow around the curve, sds"),
+        "curve": Quantity(
+            fn=shown_curve,
+            dims=("shown",),
+            description="expected flow in a year, sds from the mean flow",
+        ),
+        "log_sigma": Quantity(
+            fn=log_site("sigma"), description="log sd of a year's flow around the curve, sds"
+        ),
     },
     reference="stored",
     tags=frozenset({"regression", "neural network", "label_switching"}),
     cites=(
         "Neal (1996), Bayesian Learning for Neural Networks, Springer, chapter 2",
-        "Izmailov, Vikram, Hoffman and Wilson (2021), What are Bayesian neural network posteriors really like?, ICML",
+        (
+            "Izmailov, Vikram, Hoffman and Wilson (2021), What are Bayesian neural network"
+            " posteriors really like?, ICML"
+        ),
     ),
 )

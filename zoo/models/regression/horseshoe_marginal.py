@@ -1,7 +1,8 @@
 """Horseshoe regression, weights integrated out: how sparse is the progress of diabetes in thirty columns?
 
-Ten measurements of 442 patients (Efron et al.), and twenty columns of standard normal numbers that know nothing about
-them. All columns and the response are standardized (divisor n). A few weights should be free and the rest near zero:
+Ten measurements of 442 patients (Efron et al.), and twenty columns of standard normal numbers that
+know nothing about them. All columns and the response are standardized (divisor n). A few weights
+should be free and the rest near zero:
 
     sigma      ~ HalfNormal(1)                                           # sd of the noise
     global     ~ HalfCauchy(1)
@@ -13,20 +14,23 @@ them. All columns and the response are standardized (divisor n). A few weights s
     intercept  ~ Normal(0, 1)                                            # integrated out
     progress_i ~ Normal(intercept + x_i . weight, sigma),    i = 1..442
 
-This is the regularized horseshoe of Piironen and Vehtari: a weight is shrunk to nothing or, where the data insist, only
-by the slab. Given the scales everything is normal, so weights and intercept leave exactly, and with them the hyperbola
-that makes `horseshoe_regression` hard. What is left has Cauchy tails in 30 local scales. 33 parameters.
+This is the regularized horseshoe of Piironen and Vehtari: a weight is shrunk to nothing or, where
+the data insist, only by the slab. Given the scales everything is normal, so weights and intercept
+leave exactly, and with them the hyperbola that makes `horseshoe_regression` hard. What is left has
+Cauchy tails in 30 local scales. 33 parameters.
 
-With X the columns after a column of ones, S = diag(1, s) and A = I + S X'X S / sigma^2 the likelihood needs one 31 x 31 factor:
+With X the columns after a column of ones, S = diag(1, s) and A = I + S X'X S / sigma^2 the
+likelihood needs one 31 x 31 factor:
 
     log p(y) = -n/2 log 2 pi - n log sigma - 1/2 log |A| - (y'y - y'X S inv(A) S X'y / sigma^2) / (2 sigma^2)
 
-Recipe of the noise: Python's Mersenne Twister seeded with the data seed, normal numbers row by row.
+Recipe of the noise: Python's Mersenne Twister seeded with the data seed, normal numbers row by
+row.
 
 References:
-    Carvalho, Polson and Scott (2010), The horseshoe estimator for sparse signals, Biometrika 97(2), 465-480.
-    Piironen and Vehtari (2017), Sparsity information and regularization in the horseshoe and other shrinkage priors,
-    Electronic Journal of Statistics 11(2), 5018-5051.
+    Carvalho, Polson and Scott (2010), The horseshoe estimator for sparse signals, Biometrika
+    97(2), 465-480. Piironen and Vehtari (2017), Sparsity information and regularization in the
+    horseshoe and other shrinkage priors, Electronic Journal of Statistics 11(2), 5018-5051.
 """
 
 from __future__ import annotations
@@ -46,21 +50,29 @@ from zoo.quantities import log_site
 from zoo.types import Data, ModelEntry, Program, Quantity
 
 NOISE, EXPECTED = 20, 5  # columns of noise; weights expected to matter
-SLAB_SHAPE, SLAB_SCALE = 2.0, 2.0  # a Student-t slab with 4 degrees of freedom and scale 1, in sds of the response
+SLAB_SHAPE, SLAB_SCALE = (
+    2.0,
+    2.0,
+)  # a Student-t slab with 4 degrees of freedom and scale 1, in sds of the response
 
 
 def make_data(seed: int) -> Data:
     """Return a column of ones, ten real and twenty generated columns, and their products; another seed gives other noise."""
     table = read("diabetes")
     *names, response = table.columns
-    x = standardize(torch.cat([table.select(names), Recipe(seed).normals(len(table.values), NOISE)], -1))
+    x = standardize(
+        torch.cat([table.select(names), Recipe(seed).normals(len(table.values), NOISE)], -1)
+    )
     x = torch.cat([torch.ones_like(x[:, :1]), x], -1)
     return Data(
         train={"x": x, "products": x.T @ x, "progress": standardize(table.column(response))},
         observed=("progress",),
         coords={"feature": [*names, *(f"noise_{j}" for j in range(1, NOISE + 1))]},
         dims={"x": ("patient", "column"), "progress": ("patient",), "local": ("feature",)},
-        source=f"{table.provenance.source}; {NOISE} columns of noise by the recipe in the model's docstring, data seed {seed}",
+        source=(
+            f"{table.provenance.source}; {NOISE} columns of noise by the recipe in the model's"
+            f" docstring, data seed {seed}"
+        ),
         licence=table.provenance.licence,
     )
 
@@ -76,7 +88,9 @@ def sample_scales(columns: int) -> dict[str, Tensor]:
         "sigma": pyro.sample("sigma", dist.HalfNormal(1.0)),
         "global": pyro.sample("global", dist.HalfCauchy(1.0)),
         "slab": pyro.sample("slab", dist.InverseGamma(SLAB_SHAPE, SLAB_SCALE)),
-        "local": pyro.sample("local", dist.HalfCauchy(1.0).expand([columns]).to_event(1)),  # [feature]
+        "local": pyro.sample(
+            "local", dist.HalfCauchy(1.0).expand([columns]).to_event(1)
+        ),  # [feature]
     }
 
 
@@ -94,7 +108,11 @@ def build(data: Data) -> Program:
 def log_tau(draws: Mapping[str, Tensor], data: Data) -> Tensor:
     """Return the log of the global scale in sds of the response, `[*sample]`."""
     expected = EXPECTED / (draws["local"].shape[-1] - EXPECTED)
-    return draws["global"].log() + draws["sigma"].log() + math.log(expected / math.sqrt(len(data.train["x"])))
+    return (
+        draws["global"].log()
+        + draws["sigma"].log()
+        + math.log(expected / math.sqrt(len(data.train["x"])))
+    )
 
 
 def prior_sds(draws: Mapping[str, Tensor], data: Data) -> Tensor:
@@ -112,8 +130,12 @@ def effective(draws: Mapping[str, Tensor], data: Data) -> Tensor:
 QUANTITIES = {
     "log_sigma": Quantity(fn=log_site("sigma"), description="log sd of the noise"),
     "log_tau": Quantity(fn=log_tau, description="log of the global scale of the weights"),
-    "log_local": Quantity(fn=log_site("local"), dims=("feature",), description="log local scale of each weight"),
-    "effective": Quantity(fn=effective, description="effective number of weights that are not shrunk away"),
+    "log_local": Quantity(
+        fn=log_site("local"), dims=("feature",), description="log local scale of each weight"
+    ),
+    "effective": Quantity(
+        fn=effective, description="effective number of weights that are not shrunk away"
+    ),
 }
 ENTRY = ModelEntry(
     name="horseshoe_marginal",
@@ -123,5 +145,10 @@ ENTRY = ModelEntry(
     quantities=QUANTITIES,
     reference="stored",
     tags=frozenset({"regression", "sparse", "heavy_tails"}),
-    cites=("Piironen and Vehtari (2017), Sparsity information and regularization in the horseshoe, EJS 11(2), 5018-5051",),
+    cites=(
+        (
+            "Piironen and Vehtari (2017), Sparsity information and regularization in the"
+            " horseshoe, EJS 11(2), 5018-5051"
+        ),
+    ),
 )

@@ -1,17 +1,18 @@
 """Ordinal regression: where 944 American voters of 1996 place themselves between the two parties.
 
-Party identification has seven ordered answers, from strong Democrat to strong Republican. Own ideology, age, education and
-income predict it. Columns are standardized (divisor n).
+Party identification has seven ordered answers, from strong Democrat to strong Republican. Own
+ideology, age, education and income predict it. Columns are standardized (divisor n).
 
     share        ~ Dirichlet(1, ..., 1)                                 # of the seven answers, for the average person
     cut_k        = logit(share_1 + ... + share_k),           k = 1..6
     weight_j     ~ Normal(0, 1),                             j = 1..4
     answer_i     ~ OrderedLogistic(x_i . weight, cut),       i = 1..944
 
-Cut points need an order and a proper prior. Here both come from the shares that the cut points imply for a person at zero: flat over
-the simplex, which as a density of the cut points is the induced Dirichlet prior. The shares are sites, the cut points
-quantities. With 944 rows the posterior is close to normal in the unconstrained coordinates, cut points next to each other
-are strongly correlated (up to 0.9), which a guide with independent coordinates cannot have.
+Cut points need an order and a proper prior. Here both come from the shares that the cut points
+imply for a person at zero: flat over the simplex, which as a density of the cut points is the
+induced Dirichlet prior. The shares are sites, the cut points quantities. With 944 rows the
+posterior is close to normal in the unconstrained coordinates, cut points next to each other are
+strongly correlated (up to 0.9), which a guide with independent coordinates cannot have.
 
 References:
     McCullagh (1980), Regression models for ordinal data, JRSS B 42(2), 109-142.
@@ -51,7 +52,9 @@ def make_data(seed: int) -> Data:
 def cut_points(share: Tensor) -> Tensor:
     """Return the logits of the cumulated shares, `[*batch, 7] -> [*batch, 6]`."""
     below, above = share.cumsum(-1)[..., :-1], share.flip(-1).cumsum(-1).flip(-1)[..., 1:]
-    return below.log() - above.log()  # 1 - below would lose its digits where the last shares are small
+    return (
+        below.log() - above.log()
+    )  # 1 - below would lose its digits where the last shares are small
 
 
 def build(data: Data) -> Program:
@@ -59,11 +62,17 @@ def build(data: Data) -> Program:
 
     def program(x: Tensor, answer: Tensor | None = None) -> None:
         share = pyro.sample("share", dist.Dirichlet(torch.ones(ANSWERS)))  # [answer]
-        weight = pyro.sample("weight", dist.Normal(0.0, 1.0).expand([x.shape[-1]]).to_event(1))  # [feature]
+        weight = pyro.sample(
+            "weight", dist.Normal(0.0, 1.0).expand([x.shape[-1]]).to_event(1)
+        )  # [feature]
         cuts = cut_points(share).unsqueeze(-2)
         with pyro.plate("person", x.shape[0]):
-            reach = torch.sigmoid(cuts - (x @ weight).unsqueeze(-1))  # [person, cut], P(answer <= k)
-            edges = torch.nn.functional.pad(torch.nn.functional.pad(reach, (1, 0)), (0, 1), value=1.0)
+            reach = torch.sigmoid(
+                cuts - (x @ weight).unsqueeze(-1)
+            )  # [person, cut], P(answer <= k)
+            edges = torch.nn.functional.pad(
+                torch.nn.functional.pad(reach, (1, 0)), (0, 1), value=1.0
+            )
             pyro.sample("answer", dist.Categorical(edges.diff(dim=-1)), obs=answer)
 
     return program
@@ -80,8 +89,14 @@ ENTRY = ModelEntry(
     make_data=make_data,
     build=build,
     quantities={
-        "weight": Quantity(fn=site("weight"), dims=("feature",), description="shift towards the Republicans per sd of a feature, log odds"),
-        "cut": Quantity(fn=cuts, dims=("cut",), description="cut point between two answers, log odds"),
+        "weight": Quantity(
+            fn=site("weight"),
+            dims=("feature",),
+            description="shift towards the Republicans per sd of a feature, log odds",
+        ),
+        "cut": Quantity(
+            fn=cuts, dims=("cut",), description="cut point between two answers, log odds"
+        ),
     },
     reference="stored",
     tags=frozenset({"regression", "ordinal"}),

@@ -1,8 +1,8 @@
 """Weibull survival: how long strikes last, with the long ones cut off after eighty days.
 
-Sixty-two strikes in US manufacturing that began in June lasted 1 to 216 days. To make it a study with an end, a strike
-is watched for eighty days only: twelve are known to have lasted longer, and no more. Does unexpectedly high industrial
-production shorten a strike?
+Sixty-two strikes in US manufacturing that began in June lasted 1 to 216 days. To make it a study
+with an end, a strike is watched for eighty days only: twelve are known to have lasted longer, and
+no more. Does unexpectedly high industrial production shorten a strike?
 
     level        ~ Normal(3.5, 1.5)                           # log days
     slope        ~ Normal(0, 1)                               # log days per sd of unanticipated production
@@ -10,14 +10,15 @@ production shorten a strike?
     log_scale_i  = level + slope production_i
     days_i       ~ min(Weibull(exp log_scale_i, shape), 80),  i = 1..62
 
-A strike that ended counts with its density, one that did not with its probability to last exp(-(80 / scale)^shape). With
-three well-determined coordinates the posterior is close to normal; the entry is here for its likelihood, which has
-to mix densities and probabilities. Evidence and moments are integrals of three dimensions, computed by a test.
+A strike that ended counts with its density, one that did not with its probability to last exp(-(80
+/ scale)^shape). With three well-determined coordinates the posterior is close to normal; the entry
+is here for its likelihood, which has to mix densities and probabilities. Evidence and moments are
+integrals of three dimensions, computed by a test.
 
 References:
-    Kennan (1985), The duration of contract strikes in US manufacturing, Journal of Econometrics 28(1), 5-28.
-    Lancaster (1990), The Econometric Analysis of Transition Data.
-    Greene (2012), Econometric Analysis, 7th ed., section 19.4.
+    Kennan (1985), The duration of contract strikes in US manufacturing, Journal of Econometrics
+    28(1), 5-28. Lancaster (1990), The Econometric Analysis of Transition Data. Greene (2012),
+    Econometric Analysis, 7th ed., section 19.4.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ def make_data(seed: int) -> Data:
     """Return the strikes, cut at the limit; real data do not depend on the seed."""
     table = read("strikes")
     return Data(
-        train={"production": standardize(table.column("production")), "days": table.column("duration").clamp(max=LIMIT)},
+        train={
+            "production": standardize(table.column("production")),
+            "days": table.column("duration").clamp(max=LIMIT),
+        },
         observed=("days",),
         dims={"production": ("strike",), "days": ("strike",)},
         source=table.provenance.source,
@@ -54,7 +58,9 @@ def build(data: Data) -> Program:
         slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
         shape = pyro.sample("shape", dist.LogNormal(0.0, 0.5))
         with pyro.plate("strike", len(production)):
-            pyro.sample("days", CensoredWeibull(level + slope * production, shape, LIMIT), obs=days)
+            pyro.sample(
+                "days", CensoredWeibull(level + slope * production, shape, LIMIT), obs=days
+            )
 
     return program
 
@@ -65,11 +71,24 @@ ENTRY = ModelEntry(
     make_data=make_data,
     build=build,
     quantities={
-        "level": Quantity(fn=site("level"), description="log scale of a strike's duration at mean production, log days"),
-        "slope": Quantity(fn=site("slope"), description="change of the log duration per sd of unanticipated production"),
-        "log_shape": Quantity(fn=log_site("shape"), description="log shape: above 0 the hazard rises with time"),
+        "level": Quantity(
+            fn=site("level"),
+            description="log scale of a strike's duration at mean production, log days",
+        ),
+        "slope": Quantity(
+            fn=site("slope"),
+            description="change of the log duration per sd of unanticipated production",
+        ),
+        "log_shape": Quantity(
+            fn=log_site("shape"), description="log shape: above 0 the hazard rises with time"
+        ),
     },
     reference="stored",
     tags=frozenset({"regression", "survival", "censored"}),
-    cites=("Kennan (1985), The duration of contract strikes in US manufacturing, Journal of Econometrics 28(1), 5-28",),
+    cites=(
+        (
+            "Kennan (1985), The duration of contract strikes in US manufacturing, Journal of"
+            " Econometrics 28(1), 5-28"
+        ),
+    ),
 )

@@ -1,25 +1,28 @@
 """Change point: in which year did the flow of the Nile fall? The year is summed out; everything is known exactly.
 
-The annual flow at Aswan was measured from 1871 to 1970. It fell near 1898. Flows are in units of 10^10
-cubic meters.
+The annual flow at Aswan was measured from 1871 to 1970. It fell near 1898. Flows are in units of
+10^10 cubic meters.
 
     change       ~ uniform on 1..99                                         # last year of the first regime, summed out
     noise_variance ~ InverseGamma(3, 4)                               # prior mean 2
     level_k      ~ Normal(9, 2 sqrt(noise_variance)),   k = before, after
     flow_t       ~ Normal(level_{t <= change ? before : after}, sqrt(noise_variance)),   t = 1..100
 
-Given the change the model is normal-inverse-gamma: with n_k flows of sum s_k in regime k the precision of a level is
-1/4 + n_k, and the posterior of everything is a mixture of 99 closed forms with the weights
+Given the change the model is normal-inverse-gamma: with n_k flows of sum s_k in regime k the
+precision of a level is 1/4 + n_k, and the posterior of everything is a mixture of 99 closed forms
+with the weights
 
     P(change | flow) ~ prod_k (1 + 4 n_k)^(-1/2) b^(-a),   a = 3 + 50,
     b = 4 + 1/2 [sum flow^2 + 2 * 81/4 - sum_k (s_k + 9/4)^2 / (1/4 + n_k)].
 
-What is left to a guide are three continuous coordinates in which the posterior is nearly normal, although the
-density is a mixture of 99: every family should agree. All 99 terms come from one cumulative sum.
+What is left to a guide are three continuous coordinates in which the posterior is nearly normal,
+although the density is a mixture of 99: every family should agree. All 99 terms come from one
+cumulative sum.
 
 References:
-    Cobb (1978), The problem of the Nile: conditional solution to a changepoint problem, Biometrika 65(2), 243-251.
-    Carlin, Gelfand and Smith (1992), Hierarchical Bayesian analysis of changepoint problems, Applied Statistics 41(2).
+    Cobb (1978), The problem of the Nile: conditional solution to a changepoint problem, Biometrika
+    65(2), 243-251. Carlin, Gelfand and Smith (1992), Hierarchical Bayesian analysis of changepoint
+    problems, Applied Statistics 41(2).
 """
 
 from __future__ import annotations
@@ -40,7 +43,10 @@ from zoo.types import Analytic, Data, ModelEntry, Moments, Program, Quantity
 
 UNIT = 100.0  # 10^10 cubic meters, in the 10^8 of the table
 PRIOR_SHAPE, PRIOR_RATE = 3.0, 4.0  # of the noise variance
-LEVEL, LEVEL_VARIANCE = 9.0, 4.0  # prior mean of a level; its variance in units of the noise variance
+LEVEL, LEVEL_VARIANCE = (
+    9.0,
+    4.0,
+)  # prior mean of a level; its variance in units of the noise variance
 YEARS = (1896, 1897, 1898, 1899)  # last years of the first regime whose log odds are compared
 
 
@@ -64,7 +70,9 @@ def build(data: Data) -> Program:
     def program(flow: Tensor | None = None) -> None:
         noise_variance = pyro.sample("noise_variance", dist.InverseGamma(PRIOR_SHAPE, PRIOR_RATE))
         noise_scale = noise_variance.sqrt()
-        spread = (math.sqrt(LEVEL_VARIANCE) * noise_scale).unsqueeze(-1).expand(*noise_scale.shape, 2)
+        spread = (
+            (math.sqrt(LEVEL_VARIANCE) * noise_scale).unsqueeze(-1).expand(*noise_scale.shape, 2)
+        )
         level = pyro.sample("level", dist.Normal(LEVEL, spread).to_event(1))  # [regime]
         pyro.sample("flow", LevelShift(level, noise_scale, years), obs=flow)
 
@@ -89,16 +97,30 @@ def _posterior(flow: Tensor) -> _Posterior:
     precision = 1 / LEVEL_VARIANCE + counts
     mean = (LEVEL / LEVEL_VARIANCE + sums) / precision
     shape = PRIOR_SHAPE + n / 2
-    rate = PRIOR_RATE + 0.5 * (flow.square().sum() + 2 * LEVEL**2 / LEVEL_VARIANCE - (precision * mean.square()).sum(-1))
-    constant = PRIOR_SHAPE * math.log(PRIOR_RATE) - math.lgamma(PRIOR_SHAPE) + math.lgamma(shape) - n / 2 * math.log(2 * math.pi)
-    log_joint = constant - math.log(n - 1) - 0.5 * (LEVEL_VARIANCE * precision).log().sum(-1) - shape * rate.log()
+    rate = PRIOR_RATE + 0.5 * (
+        flow.square().sum() + 2 * LEVEL**2 / LEVEL_VARIANCE - (precision * mean.square()).sum(-1)
+    )
+    constant = (
+        PRIOR_SHAPE * math.log(PRIOR_RATE)
+        - math.lgamma(PRIOR_SHAPE)
+        + math.lgamma(shape)
+        - n / 2 * math.log(2 * math.pi)
+    )
+    log_joint = (
+        constant
+        - math.log(n - 1)
+        - 0.5 * (LEVEL_VARIANCE * precision).log().sum(-1)
+        - shape * rate.log()
+    )
     return _Posterior(log_joint, mean, precision, shape, rate)
 
 
 def log_odds(draws: Mapping[str, Tensor], data: Data) -> Tensor:
     """Return log P(change = year | draw) - log P(any other year | draw), `[*sample, year]`, nats."""
     flow = data.train["flow"]
-    joint = LevelShift(draws["level"], draws["noise_variance"].sqrt(), len(flow)).joint(flow)  # [*sample, change]
+    joint = LevelShift(draws["level"], draws["noise_variance"].sqrt(), len(flow)).joint(
+        flow
+    )  # [*sample, change]
     log_p = joint.log_softmax(-1)[..., [year - 1871 for year in YEARS]]
     return log_p - torch.log1p(-log_p.exp())
 
@@ -117,9 +139,16 @@ def analytic(data: Data) -> Analytic:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             change = torch.multinomial(weight, n, replacement=True)
-            variance = p.rate[change] / torch.distributions.Gamma(torch.tensor(p.shape, dtype=weight.dtype), 1.0).sample((n,))
+            variance = p.rate[change] / torch.distributions.Gamma(
+                torch.tensor(p.shape, dtype=weight.dtype), 1.0
+            ).sample((n,))
             noise = torch.randn(n, 2, dtype=weight.dtype)
-        return {"noise_variance": variance, "level": p.mean[change] + noise * (variance.unsqueeze(-1) / p.precision[change]).sqrt()}
+        return {
+            "noise_variance": variance,
+            "level": (
+                p.mean[change] + noise * (variance.unsqueeze(-1) / p.precision[change]).sqrt()
+            ),
+        }
 
     zero = torch.zeros((), dtype=weight.dtype)
     shape = torch.tensor(p.shape, dtype=weight.dtype)
@@ -145,12 +174,27 @@ ENTRY = ModelEntry(
     make_data=make_data,
     build=build,
     quantities={
-        "level": Quantity(fn=site("level"), dims=("regime",), description="mean flow before and after the change, 10^10 cubic meters"),
-        "log_noise_scale": Quantity(fn=log_noise_scale, description="log standard deviation of a flow around its level"),
-        "log_odds": Quantity(fn=log_odds, dims=("year",), description="log odds that the first regime ended with this year, nats"),
+        "level": Quantity(
+            fn=site("level"),
+            dims=("regime",),
+            description="mean flow before and after the change, 10^10 cubic meters",
+        ),
+        "log_noise_scale": Quantity(
+            fn=log_noise_scale, description="log standard deviation of a flow around its level"
+        ),
+        "log_odds": Quantity(
+            fn=log_odds,
+            dims=("year",),
+            description="log odds that the first regime ended with this year, nats",
+        ),
     },
     reference="analytic",
     analytic=analytic,
     tags=frozenset({"time_series", "conjugate", "classic"}),
-    cites=("Cobb (1978), The problem of the Nile: conditional solution to a changepoint problem, Biometrika 65(2), 243-251",),
+    cites=(
+        (
+            "Cobb (1978), The problem of the Nile: conditional solution to a changepoint problem,"
+            " Biometrika 65(2), 243-251"
+        ),
+    ),
 )

@@ -1,7 +1,8 @@
 """Stochastic volatility: how variable was the growth of the US economy from quarter to quarter?
 
-The quarterly growth of real gross domestic product, 1959 to 2009, in percent. Its variability fell in the mid 1980s (the
-Great Moderation) and rose again in 2008. Growth is taken around its sample mean (0.78 %).
+The quarterly growth of real gross domestic product, 1959 to 2009, in percent. Its variability fell
+in the mid 1980s (the Great Moderation) and rose again in 2008. Growth is taken around its sample
+mean (0.78 %).
 
     persistence ~ Beta(20, 1.5)                        # phi = 2 persistence - 1, as in Kim, Shephard and Chib
     volatility  ~ HalfNormal(0.5)                      # sd of a step of the log variance
@@ -12,15 +13,18 @@ Great Moderation) and rose again in 2008. Growth is taken around its sample mean
     h_t         = level + d_t
     growth_t    ~ Normal(0, exp(h_t / 2))
 
-This form standardizes the steps and samples the average of h where others sample its level: data know the average to 0.1, and the
-level, with phi near 1, hardly at all (with the level as a latent 32 of 2,000 draws of NUTS diverged, in this form one). A single
-growth says next to nothing about its own variance (log squares have sd 2.2), so the posterior of z_t is close to its prior, but
-phi and volatility are known from all steps together and badly: volatility has a long tail towards 0 and phi towards 1. The
-recursion is eight doublings of its reach instead of a loop of 202 steps. 205 parameters.
+This form standardizes the steps and samples the average of h where others sample its level: data
+know the average to 0.1, and the level, with phi near 1, hardly at all (with the level as a latent
+32 of 2,000 draws of NUTS diverged, in this form one). A single growth says next to nothing about
+its own variance (log squares have sd 2.2), so the posterior of z_t is close to its prior, but phi
+and volatility are known from all steps together and badly: volatility has a long tail towards 0
+and phi towards 1. The recursion is eight doublings of its reach instead of a loop of 202 steps.
+205 parameters.
 
 References:
-    Kim, Shephard and Chib (1998), Stochastic volatility: likelihood inference and comparison with ARCH models, RES 65(3).
-    McConnell and Perez-Quiros (2000), Output fluctuations in the United States, American Economic Review 90(5).
+    Kim, Shephard and Chib (1998), Stochastic volatility: likelihood inference and comparison with
+    ARCH models, RES 65(3). McConnell and Perez-Quiros (2000), Output fluctuations in the United
+    States, American Economic Review 90(5).
 """
 
 from __future__ import annotations
@@ -57,7 +61,8 @@ def make_data(seed: int) -> Data:
 def deviations(persistence: Tensor, volatility: Tensor, z: Tensor) -> Tensor:
     """Return d_t = phi d_{t-1} + volatility z_t from its stationary law, the log variances around their level, `[*batch, quarter]`.
 
-    d is a sum over powers of phi; after k doublings d_t holds the terms of its last 2^k steps (Hillis and Steele's scan).
+    d is a sum over powers of phi; after k doublings d_t holds the terms of its last 2^k steps
+    (Hillis and Steele's scan).
     """
     phi = (2 * persistence - 1).unsqueeze(-1)
     # 1 - phi^2 = 4 p (1 - p) keeps its digits where phi is close to 1
@@ -114,11 +119,25 @@ ENTRY = ModelEntry(
     build=build,
     quantities={
         "level": Quantity(fn=level, description="stationary mean of the log variance of growth"),
-        "persistence_log_odds": Quantity(fn=persistence_log_odds, description="log((1 + phi) / (1 - phi)), phi the autoregression of h"),
-        "log_volatility": Quantity(fn=log_site("volatility"), description="log sd of a step of the log variance"),
-        "log_scale": Quantity(fn=log_scale, dims=("shown",), description="log sd of growth in one quarter of every second year, percent"),
+        "persistence_log_odds": Quantity(
+            fn=persistence_log_odds,
+            description="log((1 + phi) / (1 - phi)), phi the autoregression of h",
+        ),
+        "log_volatility": Quantity(
+            fn=log_site("volatility"), description="log sd of a step of the log variance"
+        ),
+        "log_scale": Quantity(
+            fn=log_scale,
+            dims=("shown",),
+            description="log sd of growth in one quarter of every second year, percent",
+        ),
     },
     reference="stored",
     tags=frozenset({"time_series", "large", "heavy_tails"}),
-    cites=("Kim, Shephard and Chib (1998), Stochastic volatility: likelihood inference and comparison with ARCH models, RES 65(3)",),
+    cites=(
+        (
+            "Kim, Shephard and Chib (1998), Stochastic volatility: likelihood inference and"
+            " comparison with ARCH models, RES 65(3)"
+        ),
+    ),
 )

@@ -4,13 +4,15 @@
     mixture_d  ~ Dirichlet(alpha, ..., alpha),        d = 1..D        # over K topics
     word_dn    ~ Categorical(sum_k mixture_dk topic_k)                # the topic of each token summed out
 
-Topics have no names: any permutation of them is the same posterior. Raw sites are therefore never compared, only
+Topics have no names: any permutation of them is the same posterior. Raw sites are therefore never
+compared, only
 
     word_share_dv     = sum_k mixture_dk topic_kv        chance of word v as the next token of document d
     topic_sharing_de  = sum_k mixture_dk mixture_ek      chance that two tokens of documents d and e share a topic
     co_occurrence_vw  = (1/K) sum_k topic_kv topic_kw    chance that two tokens of one topic, picked at random, are v and w
 
-Source: Blei, Ng and Jordan (2003), Latent Dirichlet allocation, Journal of Machine Learning Research 3, 993-1022.
+Source: Blei, Ng and Jordan (2003), Latent Dirichlet allocation, Journal of Machine Learning
+Research 3, 993-1022.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ __all__ = [
 ]
 
 
-# Topics are an event, not a plate: the plate of minibatches is known by its size, and K may equal the number of documents.
+# Topics are an event, not a plate: the plate of minibatches is known by its size, and K may equal
+# the number of documents.
 
 
 def check_settings(name: str, *, topics: int, alpha: float, beta: float) -> None:
@@ -62,33 +65,60 @@ def check_settings(name: str, *, topics: int, alpha: float, beta: float) -> None
             raise UsageError(f"{name} got {label}={value}; accepted: a positive concentration.")
 
 
-def counts_program(*, documents: int, vocabulary: int, topics: int, alpha: float, beta: float) -> Program:
+def counts_program(
+    *, documents: int, vocabulary: int, topics: int, alpha: float, beta: float
+) -> Program:
     """Return the program on word counts `[document, word]` with the topic of each token summed out; `index` holds a minibatch."""
 
     def program(totals: Tensor, counts: Tensor | None = None, index: Tensor | None = None) -> None:
-        topic = pyro.sample("topic", dist.Dirichlet(torch.full((topics, vocabulary), beta)).to_event(1))  # [topic, word]
+        topic = pyro.sample(
+            "topic", dist.Dirichlet(torch.full((topics, vocabulary), beta)).to_event(1)
+        )  # [topic, word]
         with pyro.plate("documents", documents, subsample=index):
-            mixture = pyro.sample("mixture", dist.Dirichlet(torch.full((topics,), alpha)))  # [document, topic]
-            pyro.sample("counts", WordCounts(mixture @ topic, totals), obs=counts)  # [document, word]
+            mixture = pyro.sample(
+                "mixture", dist.Dirichlet(torch.full((topics,), alpha))
+            )  # [document, topic]
+            pyro.sample(
+                "counts", WordCounts(mixture @ topic, totals), obs=counts
+            )  # [document, word]
 
     return program
 
 
-def tokens_program(*, documents: int, tokens: int, vocabulary: int, topics: int, alpha: float, beta: float, enumerated: bool) -> Program:
+def tokens_program(
+    *,
+    documents: int,
+    tokens: int,
+    vocabulary: int,
+    topics: int,
+    alpha: float,
+    beta: float,
+    enumerated: bool,
+) -> Program:
     """Return the program on tokens `[document, token]`, the topic of each token summed by hand or enumerated by Pyro."""
 
     def program(words: Tensor | None = None, index: Tensor | None = None) -> None:
-        topic = pyro.sample("topic", dist.Dirichlet(torch.full((topics, vocabulary), beta)).to_event(1))  # [topic, word]
+        topic = pyro.sample(
+            "topic", dist.Dirichlet(torch.full((topics, vocabulary), beta)).to_event(1)
+        )  # [topic, word]
         with pyro.plate("documents", documents, subsample=index):
-            mixture = pyro.sample("mixture", dist.Dirichlet(torch.full((topics,), alpha)))  # [document, topic]
+            mixture = pyro.sample(
+                "mixture", dist.Dirichlet(torch.full((topics,), alpha))
+            )  # [document, topic]
             if not enumerated:
                 share = (mixture @ topic).unsqueeze(-2)  # [document, 1, word]
                 each = share.expand(*share.shape[:-2], tokens, vocabulary)
                 pyro.sample("words", dist.Categorical(each).to_event(1), obs=words)
                 return
             for n in range(tokens):
-                z = pyro.sample(f"assignment_{n}", dist.Categorical(mixture), infer={"enumerate": "parallel"})
-                pyro.sample(f"word_{n}", dist.Categorical(Vindex(topic)[..., z, :]), obs=None if words is None else words[..., n])
+                z = pyro.sample(
+                    f"assignment_{n}", dist.Categorical(mixture), infer={"enumerate": "parallel"}
+                )
+                pyro.sample(
+                    f"word_{n}",
+                    dist.Categorical(Vindex(topic)[..., z, :]),
+                    obs=None if words is None else words[..., n],
+                )
 
     return program
 
@@ -101,14 +131,18 @@ def counts_of(tensors: Mapping[str, Any], vocabulary: int) -> Tensor:
     return torch.nn.functional.one_hot(tensors["words"], vocabulary).double().sum(-2)
 
 
-# -- what posteriors are compared on ----------------------------------------------------------------------------------------
+# -- what posteriors are compared on -----------------------------------------------------------
 
 
-def word_share(documents: Sequence[int] | None = None, words: Sequence[int] | None = None) -> QuantityFunction:
+def word_share(
+    documents: Sequence[int] | None = None, words: Sequence[int] | None = None
+) -> QuantityFunction:
     """Return the chance of each word as the next token of each document, `[*sample, document, word]`, all or those given."""
 
     def fn(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-        mixture = draws["mixture"] if documents is None else draws["mixture"][..., list(documents), :]
+        mixture = (
+            draws["mixture"] if documents is None else draws["mixture"][..., list(documents), :]
+        )
         topic = draws["topic"] if words is None else draws["topic"][..., list(words)]
         return mixture @ topic
 
@@ -135,7 +169,7 @@ def co_occurrence(pairs: Sequence[tuple[int, int]]) -> QuantityFunction:
     return fn
 
 
-# -- matching topics --------------------------------------------------------------------------------------------------------
+# -- matching topics ---------------------------------------------------------------------------
 
 
 class Alignment(NamedTuple):
@@ -157,7 +191,8 @@ def hellinger(a: Tensor, b: Tensor) -> Tensor:
 def match(found: Tensor, wanted: Tensor, distance: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return for each wanted topic `[topic, word]` the number of the found one matched to it, and their distances.
 
-    The matching has the smallest total distance, Hellinger's by default (the Hungarian method of scipy).
+    The matching has the smallest total distance, Hellinger's by default (the Hungarian method of
+    scipy).
     """
     cost = hellinger(wanted, found) if distance is None else distance  # [wanted, found]
     rows, columns = linear_sum_assignment(cost.numpy())
@@ -168,8 +203,8 @@ def match(found: Tensor, wanted: Tensor, distance: Tensor | None = None) -> tupl
 def align(topics: Tensor, pivot: Tensor | None = None) -> Alignment:
     """Put the topics of every draw `[draw, topic, word]` into the order of a pivot `[topic, word]`, the last draw by default.
 
-    A large cost says that a draw has no good match: the topics of different draws are then different things, and an average
-    over the aligned draws would be a picture of nothing.
+    A large cost says that a draw has no good match: the topics of different draws are then
+    different things, and an average over the aligned draws would be a picture of nothing.
     """
     pivot = topics[-1] if pivot is None else pivot
     distances = hellinger(pivot.expand_as(topics), topics)  # [draw, pivot topic, topic]
@@ -179,4 +214,6 @@ def align(topics: Tensor, pivot: Tensor | None = None) -> Alignment:
         orders.append(order)
         costs.append(cost.mean())
     order = torch.stack(orders)
-    return Alignment(topics.gather(1, order.unsqueeze(-1).expand_as(topics)), order, torch.stack(costs))
+    return Alignment(
+        topics.gather(1, order.unsqueeze(-1).expand_as(topics)), order, torch.stack(costs)
+    )

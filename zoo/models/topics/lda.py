@@ -1,20 +1,24 @@
 """Bars: a thousand generated documents on a 5 x 5 grid of words whose ten topics are the rows and columns of the grid.
 
-The classic test of a topic model: the topics that made the documents are known, and can be looked at.
+The classic test of a topic model: the topics that made the documents are known, and can be looked
+at.
 
     topic_k     ~ Dirichlet(0.5, ..., 0.5),            k = 1..10           # over 25 words
     mixture_d   ~ Dirichlet(1, ..., 1),                d = 1..1000         # over 10 topics
     word_dn     ~ Categorical(mixture_d topic),        n = 1..100          # the topic of each token summed out
 
-Recipe of the data: uniform numbers u in (0, 1) from Python's Mersenne Twister seeded with the data seed, (52 random bits + 0.5) / 2^52.
-For each document in turn: -log u for every topic, divided by their sum, is its mixture (a Dirichlet(1) draw); then for each token
-one u picks the topic by the cumulative mixture, and the next one a cell of that bar, each with equal chance. Topics 1 to `side` are rows,
-the others columns. So alpha = 1 is the true one; beta = 0.5 is the model's.
+Recipe of the data: uniform numbers u in (0, 1) from Python's Mersenne Twister seeded with the data
+seed, (52 random bits + 0.5) / 2^52. For each document in turn: -log u for every topic, divided by
+their sum, is its mixture (a Dirichlet(1) draw); then for each token one u picks the topic by the
+cumulative mixture, and the next one a cell of that bar, each with equal chance. Topics 1 to `side`
+are rows, the others columns. So alpha = 1 is the true one; beta = 0.5 is the model's.
 
-`lda_small` has 8 documents of 40 words from two overlapping topics over 6 words, 18 parameters: small enough for gated NUTS.
+`lda_small` has 8 documents of 40 words from two overlapping topics over 6 words, 18 parameters:
+small enough for gated NUTS.
 
-The documents' mixtures are 9,000 of the 9,240 parameters: `index` selects a minibatch of documents. The posterior has 10! equal modes,
-and many local optima that merge two bars: whether a method finds all ten is the question.
+The documents' mixtures are 9,000 of the 9,240 parameters: `index` selects a minibatch of
+documents. The posterior has 10! equal modes, and many local optima that merge two bars: whether a
+method finds all ten is the question.
 
 References:
     Griffiths and Steyvers (2004), Finding scientific topics, PNAS 101, 5228-5235 (the bars).
@@ -43,7 +47,9 @@ def bars(side: int) -> Tensor:
     """Return the true topics, rows then columns of a square grid, `[2 * side, side * side]`."""
     grid = torch.arange(side * side).reshape(side, side)
     cells = [*grid, *grid.T]
-    return torch.stack([torch.zeros(side * side, dtype=torch.float64).index_fill(0, c, 1.0 / side) for c in cells])
+    return torch.stack(
+        [torch.zeros(side * side, dtype=torch.float64).index_fill(0, c, 1.0 / side) for c in cells]
+    )
 
 
 def generate(topics: Tensor, documents: int, tokens: int, seed: int) -> Tensor:
@@ -51,12 +57,15 @@ def generate(topics: Tensor, documents: int, tokens: int, seed: int) -> Tensor:
     stream = random.Random(seed)
 
     def uniform() -> float:
-        # Python promises the Mersenne Twister's stream for good; torch and numpy may change theirs between versions.
+        # Python promises the Mersenne Twister's stream for good; torch and numpy may change theirs
+        # between versions.
         return (stream.getrandbits(52) + 0.5) / 2**52
 
     cumulative = [list(accumulate(row)) for row in topics.tolist()]
     number, words = topics.shape
-    counts = [[0] * words for _ in range(documents)]  # a list: adding one to an element of a tensor takes ten times as long
+    counts = [
+        [0] * words for _ in range(documents)
+    ]  # a list: adding one to an element of a tensor takes ten times as long
     for row in counts:
         mixture = list(accumulate(-math.log(uniform()) for _ in range(number)))
         for _ in range(tokens):
@@ -65,7 +74,9 @@ def generate(topics: Tensor, documents: int, tokens: int, seed: int) -> Tensor:
     return torch.tensor(counts, dtype=torch.float64)
 
 
-def make_data(seed: int, documents: int, tokens: int, side: int, K: int, alpha: float, beta: float) -> Data:
+def make_data(
+    seed: int, documents: int, tokens: int, side: int, K: int, alpha: float, beta: float
+) -> Data:
     """Generate the bars corpus; another seed gives another one.
 
     Raises:
@@ -73,11 +84,20 @@ def make_data(seed: int, documents: int, tokens: int, side: int, K: int, alpha: 
     """
     check_settings("lda", topics=K, alpha=alpha, beta=beta)
     if min(documents, tokens) < 1 or not 2 <= side <= 10:
-        raise UsageError(f"lda got documents={documents}, tokens={tokens}, side={side}; accepted: positive numbers, side from 2 to 10.")
+        raise UsageError(
+            f"lda got documents={documents}, tokens={tokens}, side={side}; accepted: positive"
+            " numbers, side from 2 to 10."
+        )
     source = f"generated by the recipe in the model's docstring, data seed {seed}"
     grid = {"image_row": range(1, side + 1), "image_column": range(1, side + 1)}
     names = [f"{r},{c}" for r in grid["image_row"] for c in grid["image_column"]]
-    return corpus(generate(bars(side), documents, tokens, seed), names, source=source, licence="CC0-1.0", coords=grid)
+    return corpus(
+        generate(bars(side), documents, tokens, seed),
+        names,
+        source=source,
+        licence="CC0-1.0",
+        coords=grid,
+    )
 
 
 def make_small(seed: int, K: int, alpha: float, beta: float) -> Data:
@@ -108,7 +128,12 @@ ENTRIES = (
         amortize=features,
         tags=frozenset({"topics", "generated", "minibatch", "large"}),
         cites=("Griffiths and Steyvers (2004), Finding scientific topics, PNAS 101, 5228-5235",),
-        notices=("No reference is known for a corpus of this size: the topics that made it are, see docs/results/lda.md.",),
+        notices=(
+            (
+                "No reference is known for a corpus of this size: the topics that made it are, see"
+                " docs/results/lda.md."
+            ),
+        ),
     ),
     ModelEntry(
         name="lda_small",
@@ -122,6 +147,11 @@ ENTRIES = (
         amortize=features,
         tags=frozenset({"topics", "generated", "minibatch"}),
         cites=("Griffiths and Steyvers (2004), Finding scientific topics, PNAS 101, 5228-5235",),
-        notices=("Topics have no names: the posterior has two equal parts, and only quantities that no relabeling changes are compared.",),
+        notices=(
+            (
+                "Topics have no names: the posterior has two equal parts, and only quantities that"
+                " no relabeling changes are compared."
+            ),
+        ),
     ),
 )

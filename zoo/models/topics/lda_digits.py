@@ -1,19 +1,22 @@
 """Digits as documents: 1,797 handwritten digits whose pixels are words and whose ink is the number of tokens.
 
-Each 8 x 8 image is a bag of words: pixel v with gray value c (0 to 16) is word v written c times, about 312 tokens an image. A topic is
-then a distribution over pixels that can be looked at: a stroke, or a shape several digits share.
+Each 8 x 8 image is a bag of words: pixel v with gray value c (0 to 16) is word v written c times,
+about 312 tokens an image. A topic is then a distribution over pixels that can be looked at: a
+stroke, or a shape several digits share.
 
     topic_k     ~ Dirichlet(0.5, ..., 0.5),            k = 1..K            # over 64 pixels, K = 10
     mixture_d   ~ Dirichlet(0.5, ..., 0.5),            d = 1..1797         # over K topics
     word_dn     ~ Categorical(mixture_d topic),        n = 1..total_d      # the topic of each token summed out
 
-Real, complete and in scikit-learn: a corpus of 561,718 tokens on which libraries can be compared without a download. The
-model is wrong in an instructive way (gray values of neighbors go together, tokens are not independent), so that held-out scores measure
-methods, not truth. Local optima abound: ten digits are not the best ten topics.
+Real, complete and in scikit-learn: a corpus of 561,718 tokens on which libraries can be compared
+without a download. The model is wrong in an instructive way (gray values of neighbors go together,
+tokens are not independent), so that held-out scores measure methods, not truth. Local optima
+abound: ten digits are not the best ten topics.
 
 References:
     Blei, Ng and Jordan (2003), Latent Dirichlet allocation, JMLR 3, 993-1022.
-    Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, doi:10.24432/C50P49.
+    Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning
+    Repository, doi:10.24432/C50P49.
 """
 
 from __future__ import annotations
@@ -42,7 +45,10 @@ def make_data(seed: int, documents: int, K: int, alpha: float, beta: float) -> D
     return corpus(
         load_digits().data[:documents],
         names,
-        source="Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI, doi:10.24432/C50P49; the copy of scikit-learn",
+        source=(
+            "Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI,"
+            " doi:10.24432/C50P49; the copy of scikit-learn"
+        ),
         licence="CC-BY-4.0",
         coords=grid,
     )
@@ -68,7 +74,15 @@ ENTRY = ModelEntry(
     tags=frozenset({"topics", "real", "minibatch", "large"}),
     cites=(
         "Blei, Ng and Jordan (2003), Latent Dirichlet allocation, JMLR 3, 993-1022",
-        "Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI, doi:10.24432/C50P49",
+        (
+            "Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI,"
+            " doi:10.24432/C50P49"
+        ),
     ),
-    notices=("No reference is known for a corpus of this size; methods are compared on held-out images, see docs/results/lda.md.",),
+    notices=(
+        (
+            "No reference is known for a corpus of this size; methods are compared on held-out"
+            " images, see docs/results/lda.md."
+        ),
+    ),
 )

@@ -1,22 +1,26 @@
 """Topics, exactly: three documents of six words, so small that every assignment of words to topics can be summed.
 
-The corpus is Steyvers and Griffiths' "bank" (of a river, or for money): one document about money, one about a river, one about both.
+The corpus is Steyvers and Griffiths' "bank" (of a river, or for money): one document about money,
+one about a river, one about both.
 
     topic_k     ~ Dirichlet(beta, ..., beta),                k = 1..K        # over 5 words
     mixture_d   ~ Dirichlet(alpha, ..., alpha),              d = 1..3        # over K topics
     z_dn        ~ Categorical(mixture_d),                    n = 1..6        # topic of a token, summed out
     word_dn     ~ Categorical(topic_{z_dn})
 
-Given the assignments z everything is conjugate, and there are K^18 of them: 262,144 for K = 2, 387 million for K = 3, which
-`zoo.truth.lda_enumeration` sums through tables of counts. So the evidence, the chance that two tokens share a topic, and independent
-posterior draws (assignments first, then Dirichlets) are exact for the kind of model whose posterior is otherwise
-unknown. It is hard for a guide all the same: eighteen tokens leave the topics wide open, the K! labelings overlap, and a
-normal approximation sits on one of them or between them. Labels are free, so raw sites are never compared.
+Given the assignments z everything is conjugate, and there are K^18 of them: 262,144 for K = 2, 387
+million for K = 3, which `zoo.truth.lda_enumeration` sums through tables of counts. So the
+evidence, the chance that two tokens share a topic, and independent posterior draws (assignments
+first, then Dirichlets) are exact for the kind of model whose posterior is otherwise unknown. It is
+hard for a guide all the same: eighteen tokens leave the topics wide open, the K! labelings
+overlap, and a normal approximation sits on one of them or between them. Labels are free, so raw
+sites are never compared.
 
 References:
     Blei, Ng and Jordan (2003), Latent Dirichlet allocation, JMLR 3, 993-1022.
-    Steyvers and Griffiths (2007), Probabilistic topic models, in Handbook of Latent Semantic Analysis (the bank example).
-    Griffiths and Steyvers (2004), Finding scientific topics, PNAS 101, 5228-5235 (the collapsed posterior).
+    Steyvers and Griffiths (2007), Probabilistic topic models, in Handbook of Latent Semantic
+    Analysis (the bank example). Griffiths and Steyvers (2004), Finding scientific topics, PNAS
+    101, 5228-5235 (the collapsed posterior).
 """
 
 from __future__ import annotations
@@ -29,18 +33,38 @@ import torch
 from torch import Tensor
 
 from zoo.errors import UsageError
-from zoo.models.topics._topics import check_settings, co_occurrence, counts_of, tokens_program, topic_sharing, word_share
+from zoo.models.topics._topics import (
+    check_settings,
+    co_occurrence,
+    counts_of,
+    tokens_program,
+    topic_sharing,
+    word_share,
+)
 from zoo.quantities import co_assignment
 from zoo.truth.lda_enumeration import TopicTables
 from zoo.types import Analytic, Data, ModelEntry, Program, Quantity
 
 WORDS = ("river", "stream", "bank", "money", "loan")
-DOCUMENTS = ("money loan bank bank money loan", "river stream bank river stream bank", "bank money river loan bank stream")
+DOCUMENTS = (
+    "money loan bank bank money loan",
+    "river stream bank river stream bank",
+    "bank money river loan bank stream",
+)
 EACH = 6  # tokens of a document
 PAIRS = list(combinations(range(3), 2))  # of documents
 WORD_PAIRS = [(0, 1), (3, 4), (0, 3), (2, 3), (0, 2), (2, 2)]
-# Tokens as (document, position): two moneys, money and loan, bank beside money and beside river, money here and there, ...
-TOKENS = [((0, 0), (0, 4)), ((0, 0), (0, 1)), ((0, 0), (0, 2)), ((0, 2), (1, 2)), ((0, 0), (1, 0)), ((0, 0), (2, 1)), ((2, 1), (2, 2))]
+# Tokens as (document, position): two moneys, money and loan, bank beside money and beside river,
+# money here and there, ...
+TOKENS = [
+    ((0, 0), (0, 4)),
+    ((0, 0), (0, 1)),
+    ((0, 0), (0, 2)),
+    ((0, 2), (1, 2)),
+    ((0, 0), (1, 0)),
+    ((0, 0), (2, 1)),
+    ((2, 1), (2, 2)),
+]
 
 
 def _name(place: tuple[int, int]) -> str:
@@ -55,7 +79,10 @@ def make_data(seed: int, K: int, alpha: float, beta: float, words: str) -> Data:
     """
     check_settings("lda_exact", topics=K, alpha=alpha, beta=beta)
     if words not in ("summed", "enumerated"):
-        raise UsageError(f"Option words of lda_exact got {words!r}; accepted: summed (by hand) or enumerated (by Pyro).")
+        raise UsageError(
+            f"Option words of lda_exact got {words!r}; accepted: summed (by hand) or enumerated"
+            " (by Pyro)."
+        )
     tokens = torch.tensor([[WORDS.index(w) for w in text.split()] for text in DOCUMENTS])
     return Data(
         train={"words": tokens},
@@ -69,7 +96,11 @@ def make_data(seed: int, K: int, alpha: float, beta: float, words: str) -> Data:
             "word_pair": [f"{WORDS[v]}, {WORDS[w]}" for v, w in WORD_PAIRS],
             "token_pair": [f"{_name(a)}, {_name(b)}" for a, b in TOKENS],
         },
-        dims={"words": ("document", "token"), "topic": ("topic_number", "word"), "mixture": ("document", "topic_number")},
+        dims={
+            "words": ("document", "token"),
+            "topic": ("topic_number", "word"),
+            "mixture": ("document", "topic_number"),
+        },
         source="written for this entry after Steyvers and Griffiths (2007)",
         licence="CC0-1.0",
     )
@@ -78,7 +109,12 @@ def make_data(seed: int, K: int, alpha: float, beta: float, words: str) -> Data:
 def build(data: Data, K: int, alpha: float, beta: float, words: str) -> Program:
     """Return the program with the topic of every token summed out, by hand or enumerated."""
     documents, tokens = data.train["words"].shape
-    sizes: dict[str, Any] = {"documents": documents, "tokens": tokens, "vocabulary": len(WORDS), "topics": K}
+    sizes: dict[str, Any] = {
+        "documents": documents,
+        "tokens": tokens,
+        "vocabulary": len(WORDS),
+        "topics": K,
+    }
     return tokens_program(**sizes, alpha=alpha, beta=beta, enumerated=words == "enumerated")
 
 
@@ -112,15 +148,25 @@ ENTRY = ModelEntry(
     make_data=make_data,
     build=build,
     quantities={
-        "word_share": Quantity(fn=word_share(), dims=("document", "word"), description="chance of a word as the next token of a document"),
+        "word_share": Quantity(
+            fn=word_share(),
+            dims=("document", "word"),
+            description="chance of a word as the next token of a document",
+        ),
         "topic_sharing": Quantity(
-            fn=topic_sharing(PAIRS), dims=("document_pair",), description="chance that tokens of two documents share a topic"
+            fn=topic_sharing(PAIRS),
+            dims=("document_pair",),
+            description="chance that tokens of two documents share a topic",
         ),
         "co_occurrence": Quantity(
-            fn=co_occurrence(WORD_PAIRS), dims=("word_pair",), description="chance that two tokens of one random topic are these words"
+            fn=co_occurrence(WORD_PAIRS),
+            dims=("word_pair",),
+            description="chance that two tokens of one random topic are these words",
         ),
         "co_assignment": Quantity(
-            fn=co_assignment(responsibilities, [(d * EACH + n, e * EACH + m) for (d, n), (e, m) in TOKENS]),
+            fn=co_assignment(
+                responsibilities, [(d * EACH + n, e * EACH + m) for (d, n), (e, m) in TOKENS]
+            ),
             dims=("token_pair",),
             description="chance that two tokens have the same topic",
         ),
@@ -133,7 +179,15 @@ ENTRY = ModelEntry(
     tags=frozenset({"topics", "discrete", "enumeration", "minibatch"}),
     cites=(
         "Blei, Ng and Jordan (2003), Latent Dirichlet allocation, JMLR 3, 993-1022",
-        "Steyvers and Griffiths (2007), Probabilistic topic models, Handbook of Latent Semantic Analysis",
+        (
+            "Steyvers and Griffiths (2007), Probabilistic topic models, Handbook of Latent"
+            " Semantic Analysis"
+        ),
     ),
-    notices=("Topics have no names: the posterior has K! identical parts, and only quantities that no relabeling changes are compared.",),
+    notices=(
+        (
+            "Topics have no names: the posterior has K! identical parts, and only quantities that"
+            " no relabeling changes are compared."
+        ),
+    ),
 )
