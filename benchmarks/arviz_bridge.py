@@ -13,12 +13,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,17 +27,15 @@ from zoo.errors import InfrastructureError, UsageError
 from zoo.storage import written
 from zoo.types import Cost, Data, ModelEntry, Posterior
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # the announcement of the 1.x line
-    import arviz
-
-arviz.utils.Numba.disable_numba()
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "Loo",
     "ebfmi",
     "ess_bulk",
     "ess_tail",
+    "load_arviz",
     "load_netcdf",
     "loo",
     "mcse_mean",
@@ -57,6 +55,24 @@ GUIDE_RHAT = (
     " so it would be 1 however wrong they are; compare them with a reference instead"
     " (benchmarks.compare)."
 )
+
+
+@cache
+def load_arviz() -> Any:
+    """Import ArviZ at its first use, without its numba path; the import takes over a second."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the announcement of the 1.x line
+        import arviz
+
+    arviz.utils.Numba.disable_numba()
+    return arviz
+
+
+def _xarray() -> Any:
+    """Import xarray, which ArviZ's containers and our netCDF files need, at its first use."""
+    import xarray
+
+    return xarray
 
 
 @contextmanager
@@ -88,7 +104,7 @@ def _per_component(function: Callable[[Array], Any], x: Array) -> Array:
 
 def rhat(x: Array) -> Array:
     """Rank-normalized split R-hat of every component (Vehtari et al. 2021); NaN where a draw is not finite."""
-    return _per_component(arviz.rhat, x)
+    return _per_component(load_arviz().rhat, x)
 
 
 def rhat_of(posterior: Posterior) -> dict[str, Array]:
@@ -100,28 +116,28 @@ def rhat_of(posterior: Posterior) -> dict[str, Array]:
 
 def ess_bulk(x: Array) -> Array:
     """Effective sample size of the bulk of every component (rank-normalized; Vehtari et al. 2021)."""
-    return _per_component(lambda part: arviz.ess(part, method="bulk"), x)
+    return _per_component(lambda part: load_arviz().ess(part, method="bulk"), x)
 
 
 def ess_tail(x: Array) -> Array:
     """Smaller effective sample size of the 5 % and the 95 % quantile of every component."""
-    return _per_component(lambda part: arviz.ess(part, method="tail", prob=TAIL), x)
+    return _per_component(lambda part: load_arviz().ess(part, method="tail", prob=TAIL), x)
 
 
 def mcse_mean(x: Array) -> Array:
     """Monte Carlo standard error of the mean of every component, in its own unit."""
-    return _per_component(lambda part: arviz.mcse(part, method="mean"), x)
+    return _per_component(lambda part: load_arviz().mcse(part, method="mean"), x)
 
 
 def mcse_sd(x: Array) -> Array:
     """Monte Carlo standard error of the standard deviation of every component, in its own unit."""
-    return _per_component(lambda part: arviz.mcse(part, method="sd"), x)
+    return _per_component(lambda part: load_arviz().mcse(part, method="sd"), x)
 
 
 def ebfmi(energy: Array) -> Array:
     """Energy Bayesian fraction of missing information of each chain, `[chain, draw] -> [chain]` (Betancourt 2016)."""
     with _quiet():
-        return np.asarray(arviz.bfmi(np.asarray(energy, dtype=np.float64)))
+        return np.asarray(load_arviz().bfmi(np.asarray(energy, dtype=np.float64)))
 
 
 def pareto_k(log_weights: Array | Tensor) -> tuple[float, Array]:
@@ -139,7 +155,7 @@ def pareto_k(log_weights: Array | Tensor) -> tuple[float, Array]:
     if np.ptp(values) < FLAT_WEIGHTS:
         return 0.0, values - np.logaddexp.reduce(values)
     with _quiet():
-        smoothed, k = arviz.psislw(values - values.max())
+        smoothed, k = load_arviz().psislw(values - values.max())
     return np.asarray(k).item(), np.asarray(smoothed)
 
 
@@ -163,7 +179,7 @@ def loo(posterior: Posterior, log_likelihood: Mapping[str, Tensor] | None = None
     parts = [v.detach().reshape(*v.shape[:sample], -1) for v in terms.values()]
     together = _with_chain(torch.cat(parts, -1), posterior)
     with _quiet():
-        result = arviz.loo(
+        result = load_arviz().loo(
             to_arviz(posterior, log_likelihood={"y": torch.from_numpy(together)}),
             var_name="y",
             pointwise=True,
@@ -205,9 +221,9 @@ def to_arviz(posterior: Posterior, *, log_likelihood: bool | Mapping[str, Tensor
             k: _labelled(v.detach().numpy(), k, data, 0) for k, v in tensors.items() if k in names
         }
         if arrays:
-            groups[group] = xr.Dataset(arrays)
+            groups[group] = _xarray().Dataset(arrays)
     with _quiet():
-        return arviz.InferenceData(attrs=_attributes(posterior), **groups)
+        return load_arviz().InferenceData(attrs=_attributes(posterior), **groups)
 
 
 def _attributes(posterior: Posterior) -> dict[str, Any]:
@@ -236,7 +252,7 @@ def _dataset(posterior: Posterior, values: Mapping[str, Tensor]) -> xr.Dataset:
     arrays = {
         name: _with_chain(torch.as_tensor(value), posterior) for name, value in values.items()
     }
-    return xr.Dataset(
+    return _xarray().Dataset(
         {name: _labelled(value, name, posterior.data, 2) for name, value in arrays.items()},
         attrs=_attributes(posterior),
     )
@@ -255,7 +271,7 @@ def _labelled(value: Array, name: str, data: Data, sample: int) -> xr.DataArray:
     }
     for axis, n in zip(axes[:sample], value.shape, strict=False):
         coords[axis] = np.arange(n)
-    return xr.DataArray(value, dims=axes, coords=coords)
+    return _xarray().DataArray(value, dims=axes, coords=coords)
 
 
 def _pointwise(posterior: Posterior) -> dict[str, Tensor]:
@@ -307,7 +323,7 @@ def load_netcdf(path: str | Path, entry: ModelEntry, data: Data) -> Posterior:
     """
 
     def tensors(group: str) -> dict[str, Tensor]:
-        with xr.open_dataset(path, group=group, engine="h5netcdf") as dataset:
+        with _xarray().open_dataset(path, group=group, engine="h5netcdf") as dataset:
             attributes.update(dataset.attrs)
             return {
                 str(k): torch.from_numpy(np.array(v.values)) for k, v in dataset.data_vars.items()

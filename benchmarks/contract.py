@@ -4,17 +4,23 @@ from benchmarks.contract import checks
 
 @pytest.mark.parametrize("check", checks(ENTRY), ids=lambda check: check.name)
 def test_contract(check):
-result = check.run()
-if result.status == "skipped":
-pytest.skip(result.sentence)
-assert result.status == "ok", result.sentence
+    result = check.run()
+    if result.status == "skipped":
+        pytest.skip(result.sentence)
+    assert result.status == "ok", result.sentence
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
+import guides.contract
+import zoo.contract
+from benchmarks.mcmc.nuts import run_nuts
 from zoo.contract.check import Check, Rule, rules
+from zoo.contract.subject import Failed, Skipped
 from zoo.types import ModelEntry
 
 __all__ = ["checks"]
@@ -30,9 +36,6 @@ def checks(entry: ModelEntry, *, families: Sequence[str] | None = None) -> list[
     Raises:
         UnknownNameError: no such family.
     """
-    import guides.contract
-    import zoo.contract
-
     chosen = (
         (*entry.families, *(g for g in entry.own_guides if g not in entry.families))
         if families is None
@@ -46,11 +49,6 @@ def checks(entry: ModelEntry, *, families: Sequence[str] | None = None) -> list[
 
 def nuts_runs(entry: ModelEntry) -> str:
     """One short chain: a start is found, no step fails, and every draw is finite."""
-    import torch
-
-    from benchmarks.mcmc.nuts import run_nuts
-    from zoo.contract.subject import Failed, Skipped
-
     if entry.learns:
         raise Skipped("the program's weights are trained first; NUTS then takes the fit")
     posterior = run_nuts(entry, seed=1, chains=1, tune=60, draws=20, min_ess=0, in_process=True)

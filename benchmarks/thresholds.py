@@ -7,7 +7,7 @@ reference.
 from __future__ import annotations
 
 import functools
-from math import log
+from math import log, log10
 
 __all__ = [
     "AGREE",
@@ -73,8 +73,6 @@ def pareto_threshold(draws: int) -> float:
     Source: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling,
     JMLR 25(72).
     """
-    from math import log10
-
     return min(1.0 - 1.0 / log10(draws), PARETO_K) if draws > 10 else 0.0
 
 

@@ -16,9 +16,9 @@ from guides.base.flat import FlatGuide
 from guides.base.initialize import find_start
 from guides.draws import density_of, draw
 from guides.fit_file import load, save
-from guides.fitting import fit
+from guides.fitting import fit, program_objective
 from guides.objectives.flat import FlatObjective
-from guides.registry import FAMILIES, check_family, family_of
+from guides.registry import FAMILIES, build, check_family, family_of
 from guides.session import session
 from guides.types import Fit
 from zoo.contract.check import Check, Rule, rules
@@ -111,8 +111,6 @@ def covers_sites(subject: GuideSubject) -> str:
 
 def gradient_norms(entry: ModelEntry, family: str) -> dict[str, float] | None:
     """Return the gradient norm of every trainable parameter at a jittered start, None for families without gradients."""
-    from guides.registry import build
-
     data = _data(entry)
     with session(entry.dtype), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -133,8 +131,6 @@ def gradient_norms(entry: ModelEntry, family: str) -> dict[str, float] | None:
                 density, flat, weights, num_particles=8, batch_size=None, stl=False
             )
         else:
-            from guides.fitting import program_objective
-
             objective = program_objective(
                 entry, data, density, program, guide, weights, num_particles=2, batch_size=None
             )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import zoo
 from guides.objectives.records import OBJECTIVES
 from guides.registry import build
 from guides.session import as_module, session
@@ -91,8 +92,6 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
     meta, tensors = _read(Path(path))
     stored = _stored(meta, tensors, str(path))
     if entry is None:
-        import zoo
-
         entry = zoo.load(meta["name"], **meta["chosen"])
     if entry.key != meta["entry"]:
         raise UsageError(

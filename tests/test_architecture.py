@@ -34,6 +34,40 @@ ORDER = {
     ),
 }
 
+# Imports inside functions: file or folder -> what it may import late, by reason.
+LATE = {
+    # Commands answer before torch is imported; each imports the work it does.
+    "benchmarks.cli": "benchmarks guides zoo numpy packaging rich torch",
+    "benchmarks.studies": "benchmarks.studies benchmarks.workers",
+    "benchmarks.run.store": "benchmarks.metrics.metric pandas",
+    "zoo.registry": "zoo.user_models.model_file",
+    "zoo.storage": "numpy torch",
+    "zoo.types": "torch",
+    "zoo.models.posteriordb": "zoo.models.posteriordb",
+    "zoo.models.topics": "sklearn zoo.models.topics",
+    # Libraries that take longer to import than what most commands do without them.
+    "benchmarks.arviz_bridge": "arviz xarray",
+    "benchmarks.mcmc.engine_nutpie": "nutpie pyarrow",
+    "benchmarks.mcmc.engine_nutpie_c": "nutpie",
+    "benchmarks.metrics.joint.c2st": "sklearn threadpoolctl",
+    "benchmarks.report": "jinja2 matplotlib rich",
+    "benchmarks.run.execute": "h5netcdf",
+    "benchmarks.run.scorecard": "pandas",
+    "benchmarks.speed.plot": "matplotlib",
+    "benchmarks.studies.latent_classes.heldout": "sklearn",
+    "benchmarks.studies.vae_collapse.render": "matplotlib",
+    "benchmarks.thresholds": "scipy",
+    "zoo.compiler.torch_private": "torch._inductor torchgen",
+    "zoo.datasets.images": "PIL sklearn",
+    "zoo.models.adapters": "scipy sklearn",
+    "zoo.user_models.scaffold": "jinja2",
+    # Optional dependencies, and a module that only some systems have.
+    "benchmarks.speed.side_stan": "pkg_resources stan",
+    "benchmarks.studies.lda.peers": "sklearn tomotopy",
+    "benchmarks.studies.lora_head.peer": "laplace",
+    "zoo.compiler.cache": "fcntl",
+}
+
 
 def name_of(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
@@ -121,6 +155,68 @@ def test_packages_of_a_room_have_one_order(room):
         } - {own}
         upward = {name for name in used if order.index(name) < order.index(own)}
         assert not upward, f"{name_of(path)} imports {sorted(upward)}, which stands above it"
+
+
+def late_imports(path):
+    """Modules a file imports inside functions."""
+    known = {name_of(p) for p in FILES}
+    for function in (n for n in ast.walk(parsed(path)) if isinstance(n, ast.FunctionDef)):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                yield from (name if name in known else node.module for name in names)
+
+
+def within(name, package):
+    return name == package or name.startswith(f"{package}.")
+
+
+def test_imports_inside_functions_are_those_that_save_time_or_are_optional():
+    used = {place: set() for place in LATE}
+    for path in FILES:
+        here = name_of(path)
+        for name in set(late_imports(path)):
+            if name.split(".")[0] in sys.stdlib_module_names and name != "fcntl":
+                assert path == ROOT / "zoo" / "__init__.py", f"{here}: import {name} at the top"
+                continue
+            allowed = [
+                (place, target)
+                for place, targets in LATE.items()
+                for target in targets.split()
+                if within(here, place) and within(name, target)
+            ]
+            assert allowed, f"{here} imports {name} inside a function; import it at the top"
+            for place, target in allowed:
+                used[place].add(target)
+    stale = {p: set(t.split()) - used[p] for p, t in LATE.items() if set(t.split()) - used[p]}
+    assert not stale, "no such late import any more"
+
+
+def test_no_late_import_of_what_is_loaded_anyway():
+    """A late import saves nothing where the imports at the top already load its module."""
+    known = {name_of(p) for p in FILES}
+    files = {name_of(p): p for p in FILES}
+
+    def at_the_top(path):
+        for node in parsed(path).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                yield from imports(node)
+
+    def loaded(name, seen):
+        for imported in at_the_top(files[name]):
+            parts = imported.split(".")
+            for i in range(1, len(parts) + 1):  # a module's packages are loaded with it
+                module = ".".join(parts[:i])
+                if module in known and module not in seen:
+                    seen.add(module)
+                    loaded(module, seen)
+        return seen
+
+    for path in FILES:
+        needless = set(late_imports(path)) & known & loaded(name_of(path), {name_of(path)})
+        assert not needless, f"{name_of(path)}: {sorted(needless)} are loaded anyway"
 
 
 def test_the_compiler_knows_nothing_of_models():

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -247,8 +249,6 @@ def _plugins() -> Iterator[EntryInfo]:
 
 def _find(module: str) -> Path | None:
     """Return the source file of a module without importing it or its parents."""
-    from importlib.machinery import PathFinder
-
     search: list[str] | None = None
     origin: str | None = None
     full = ""
@@ -343,8 +343,6 @@ def _by_name(name: str) -> ModelEntry:
 
 def _entry(info: EntryInfo) -> ModelEntry:
     """Import the module of a listed entry and take the entry out of it."""
-    import importlib
-
     from zoo.user_models.model_file import entries_of, pick
 
     module_name, _, attribute = info.target.partition(":")

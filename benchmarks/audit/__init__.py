@@ -15,13 +15,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import pyro
+
+from benchmarks.audit import evidence_checks, guide_checks, program_checks
+from benchmarks.audit.estimators import Reported
+from benchmarks.audit.subject import Audited, GuideSubject
+from guides.registry import check_family
+from guides.session import session
 from zoo.contract import Check, CheckResult
 from zoo.types import ModelEntry
-
-if TYPE_CHECKING:
-    from benchmarks.audit.estimators import Reported
 
 __all__ = ["AuditResult", "audit", "checks"]
 
@@ -54,11 +57,6 @@ def checks(
     Raises:
         UnknownNameError: no such family.
     """
-    from benchmarks.audit import evidence_checks, guide_checks, program_checks
-    from benchmarks.audit.estimators import Reported
-    from benchmarks.audit.subject import Audited, GuideSubject
-    from guides.registry import check_family
-
     chosen = (
         (*entry.families, *(g for g in entry.own_guides if g not in entry.families))
         if families is None
@@ -89,10 +87,6 @@ def _quiet(entry: ModelEntry) -> Callable[[], ExitStack]:
     """
 
     def within() -> ExitStack:
-        import pyro
-
-        from guides.session import session
-
         stack = ExitStack()
         stack.enter_context(session(entry.dtype))
         stack.enter_context(pyro.validation_enabled(False))

@@ -29,6 +29,7 @@ from guides.families.low_rank import WhitenedLowRank
 from guides.families.mean_field import WhitenedMeanField
 from guides.objectives.flat import FlatObjective, Minibatches, ProgramObjective
 from guides.objectives.records import objective_of
+from guides.registry import family_of
 from guides.session import as_module, session
 from guides.types import Elbo, Fit
 from zoo.density.log_density import LogDensity
@@ -92,8 +93,6 @@ class Reported:
 
 def _fit(entry: ModelEntry, family: str) -> Fit:
     """Fit shortly: a bound holds for any guide, so the audit needs a reasonable one only, not the optimum."""
-    from guides.registry import family_of
-
     if not family_of(family, entry).is_program:
         particles = 16 if family == "amortized" else 32
         return fitting.fit(
@@ -137,8 +136,6 @@ def _no_annealing(fit: Fit) -> None:
 
 def _objective(fit: Fit, particles: int) -> Loss | None:
     """Return the objective of the fit's family around the guide as it ended; None for families without one (Laplace)."""
-    from guides.registry import family_of
-
     if family_of(fit.family, fit.entry).solve is not None:
         return None
     with session(fit.entry.dtype):

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from benchmarks.audit.heldout import expected_score, parts_of, refuse_dependent_rows, score
 from benchmarks.audit.quadrature import LARGEST_DIM, QuadratureError, moments_of, whitened_grid
 from benchmarks.audit.subject import GuideSubject, limit
 from guides.objectives.records import objective_of
@@ -314,8 +315,6 @@ def _paired(first: list[float], second: list[float], what: str, comparisons: int
 
 def heldout_splits(guide: GuideSubject) -> str:
     """The held-out score of a set is the mean of the scores of its parts, to 1e-9, for any split, and repeats exactly."""
-    from benchmarks.audit.heldout import parts_of, refuse_dependent_rows, score
-
     whole, splits = parts_of(guide)
     total = score(guide, whole)
     if abs(score(guide, whole) - total) > 1e-12:
@@ -340,8 +339,6 @@ def heldout_splits(guide: GuideSubject) -> str:
 
 def heldout_value(guide: GuideSubject) -> str:
     """The held-out score is the log of the mean over draws of p(row | z), not the mean of the logs."""
-    from benchmarks.audit.heldout import expected_score, parts_of, score
-
     whole, _ = parts_of(guide)
     found, right, mean_of_logs = score(guide, whole), *expected_score(guide, whole)
     if not abs(found - right) < 1e-8 * (1 + abs(right)):

@@ -6,6 +6,7 @@ import contextlib
 import math
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from benchmarks.audit.sites import auto_jacobian, integral, log_joint, run_at
 from benchmarks.audit.subject import Audited
 from zoo.contract.check import Rule, rules
 from zoo.contract.subject import Failed, Skipped, base
-from zoo.density.log_density import trace_program
+from zoo.density.log_density import default_dtype, trace_program
 from zoo.density.sites import samples
 
 __all__ = ["CHECKS"]
@@ -25,10 +26,6 @@ TOO_LONG_FOR_TRACES = 400
 
 def observed_in_support(audited: Audited) -> str:
     """Every observed value lies in the support of its distribution; read without the program's own validation."""
-    import pyro
-
-    from zoo.density.log_density import default_dtype
-
     with default_dtype(audited.entry.dtype), pyro.validation_enabled(False):
         trace = trace_program(audited.program, audited.data.train)
     seen = 0

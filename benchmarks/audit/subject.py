@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from pyro import poutine
 from pyro.infer.autoguide.guides import AutoContinuous
+from scipy.stats import t
 from torch import Tensor
 
 from benchmarks.arviz_bridge import pareto_k
@@ -29,6 +30,7 @@ from guides.base.initialize import find_start
 from guides.draws import point_sentence
 from guides.session import session
 from guides.types import Fit
+from zoo.contract.draws import free_classes
 from zoo.contract.subject import Failed, Skipped, Subject
 from zoo.density.log_density import LogDensity
 from zoo.errors import ZooError
@@ -44,8 +46,6 @@ DOUBTFUL, HEAVY = 0.1, 0.6  # shares of the variance in 0.1 % of the draws
 
 def limit(degrees: int, comparisons: int = 1) -> float:
     """Return how many standard errors a true equality exceeds with probability 1e-5 over all comparisons of a check."""
-    from scipy.stats import t
-
     return float(t.isf(FALSE_ALARM / (2 * comparisons), max(degrees, 5)))
 
 
@@ -224,8 +224,6 @@ class Audited(Subject):
     @once
     def free_classes(self) -> int:
         """Classes that can be numbered in any order without changing the density, 1 where there are none."""
-        from zoo.contract.draws import free_classes
-
         return free_classes(self)
 
     @once

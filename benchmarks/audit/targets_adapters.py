@@ -14,6 +14,8 @@ import numpy as np
 from scipy import integrate
 
 from benchmarks.audit.target_table import FAMILIES, TARGETS, Target
+from zoo.models.adapters._backbone import backbone
+from zoo.models.adapters._updates import CORE_SCALE, singular
 from zoo.models.adapters.lora_head import ENTRY
 
 WIDE = 8.0  # prior standard deviations on either side
@@ -21,9 +23,6 @@ WIDE = 8.0  # prior standard deviations on either side
 
 def _log_likelihood(number: int) -> Callable[..., float]:
     """Return the log likelihood of `number` coefficients on the first singular directions of the second layer."""
-    from zoo.models.adapters._backbone import backbone
-    from zoo.models.adapters._updates import CORE_SCALE, singular
-
     data = ENTRY.with_options(form="subspace", rank=number).load_data()
     w = {name: value.numpy() for name, value in backbone().items()}
     x, label = data.train["x"].numpy(), data.train["label"].numpy()

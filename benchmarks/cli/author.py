@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import zoo
 from zoo.errors import UsageError
 
 __all__ = ["check", "new", "reference"]
@@ -15,7 +16,6 @@ def check(model: str, bounds: bool = False) -> int:
     """Run every check of the contract, or of the bound audit, on an entry and print each as it ends; 1 when one failed."""
     import benchmarks.audit
     import benchmarks.contract
-    import zoo
     from benchmarks.workers import one_thread
 
     entry = zoo.load(model)
@@ -37,7 +37,7 @@ def check(model: str, bounds: bool = False) -> int:
 
 
 def new(name: str, folder: Path) -> None:
-    """Write a model file from the template and say what comes next."""
+    """Write a model file from the template and print the next step."""
     from zoo.user_models.scaffold import new_model
 
     path = new_model(name, folder)
@@ -46,7 +46,7 @@ def new(name: str, folder: Path) -> None:
 
 
 def reference(model: str, write: bool, check: bool, jobs: int, small: bool = False) -> int:
-    """Show, verify or write the reference of an entry; 1 when it must not be used."""
+    """Show, verify or write the reference of an entry; 1 if it is unusable."""
     if write and check:
         raise UsageError("zoo reference got both --write and --check; give one of them.")
     if small and not write:
@@ -54,7 +54,6 @@ def reference(model: str, write: bool, check: bool, jobs: int, small: bool = Fal
             "zoo reference got --small without --write; it is the size of a reference to be"
             " written."
         )
-    import zoo
     from benchmarks.reference import find as references
     from benchmarks.workers import one_thread
 

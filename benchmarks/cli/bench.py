@@ -1,4 +1,4 @@
-"""`zoo bench`: time this house beside others and write JSON, Markdown and a picture."""
+"""`zoo bench`: time this project and its peers; write JSON, Markdown and a figure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.run.store import strict_json
+from benchmarks.speed.sides import MEASURES, PEERS, Settings, missing
 from benchmarks.speed.worker import SINGLE_THREAD
 from zoo.errors import UsageError
 
@@ -37,7 +38,6 @@ def bench(
     from benchmarks.speed.merge import earlier, merge
     from benchmarks.speed.plot import draw
     from benchmarks.speed.runner import Bench, execute
-    from benchmarks.speed.sides import MEASURES, PEERS, Settings, missing
     from benchmarks.speed.table import insert, markdown
     from benchmarks.speed.targets import TARGETS, find
 
@@ -52,9 +52,8 @@ def bench(
     sides = ("ours", "pyro", *(name for name in asked if name != "pyro"))
     if quick:
         settings = Settings(slice_seconds=0.2, slow_draws=100, slow_seconds=5.0, slow_runs=1)
-        measures = tuple(
-            m for m in MEASURES if m != "svi_full_rank"
-        )  # a graph less to compile for each entry
+        # one graph less to compile per entry
+        measures = tuple(m for m in MEASURES if m != "svi_full_rank")
         plan = Bench(
             targets=targets,
             sides=sides,

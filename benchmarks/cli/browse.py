@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import zoo
 from benchmarks.cli.console import print_json, print_table, say
 from zoo.errors import UnknownNameError, ZooError
 
@@ -73,7 +74,6 @@ def _listed(info: EntryInfo, long: bool) -> dict[str, Any]:
     }
     if not long or info.error is not None:
         return row
-    import zoo
     from zoo.density.log_density import LogDensity
 
     try:
@@ -96,8 +96,7 @@ def _observations(data: Data) -> int:
 
 
 def show(model: str, as_json: bool) -> None:
-    """Print everything the card of an entry says."""
-    import zoo
+    """Print the card of an entry."""
     from zoo.density.log_density import LogDensity
 
     entry = zoo.load(model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -461,8 +462,6 @@ def _reader_left() -> int:
 
 def _fail(sentence: str, code: int) -> int:
     if os.environ.get("ZOO_DEBUG") == "1":
-        import traceback
-
         traceback.print_exc()
     _say(" ".join(sentence.split()))
     return code

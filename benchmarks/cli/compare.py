@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cli.console import Console, print_json
+from benchmarks.run.plan import make_plan
+from benchmarks.run.store import disk_errors, write_atomic
 from zoo.errors import InfrastructureError, UnknownNameError, UsageError
 
 __all__ = ["compare", "fit", "report"]
@@ -17,7 +19,6 @@ __all__ = ["compare", "fit", "report"]
 def compare(fields: dict[str, Any], jobs: int, out: Path | None, as_json: bool) -> int:
     """Execute the plan and print its table, or one JSON document; 1 when a gate failed."""
     from benchmarks.run.execute import execute
-    from benchmarks.run.plan import make_plan
 
     if not fields["guides"]:
         raise UsageError(
@@ -74,7 +75,6 @@ def report(run_dir: Path, html: Path | None, markdown: Path | None) -> None:
     """Render a run again into the files asked for, or print its table."""
     from benchmarks.report import render_html, render_markdown
     from benchmarks.run.execute import read_run
-    from benchmarks.run.store import write_atomic
 
     result = read_run(run_dir, events=Console())
     for path, render in ((html, render_html), (markdown, render_markdown)):
@@ -94,9 +94,8 @@ def fit(
     out: Path | None,
     as_json: bool,
 ) -> int:
-    """Fit one guide, write it where asked, and print how it ended; 1 when nothing usable came out."""
+    """Fit one guide, write it if requested, and print how it ended; 1 if it is unusable."""
     import guides
-    from benchmarks.run.plan import make_plan
     from benchmarks.run.prepare import prepare, vi_config
     from benchmarks.workers import one_thread
 
@@ -157,8 +156,6 @@ def _check_target(out: Path | None) -> None:
         raise UsageError(
             f"--out {str(out)!r} is a folder; give a file name such as {str(out / 'guide.pt')!r}."
         )
-    from benchmarks.run.store import disk_errors
-
     with disk_errors(out.parent):
         if not out.parent.is_dir():
             raise InfrastructureError(

@@ -1,7 +1,8 @@
-"""What `zoo doctor` looks at: everything that makes an installation give wrong or slow answers."""
+"""Checks of `zoo doctor`: everything that makes an installation give wrong or slow answers."""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import shutil
@@ -113,8 +114,6 @@ def _packages() -> Finding:
 
 def _density() -> Finding:
     """Evaluate a known integral: the evidence of `coin` must come out of the log density by quadrature."""
-    import math
-
     import torch
 
     import zoo

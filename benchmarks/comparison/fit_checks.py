@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from benchmarks.metrics.numbers import rounded
 from benchmarks.thresholds import IMPORTANCE_ESS, RESTART_NATS
 from benchmarks.types import Mcmc, ParetoK, Trust
+from guides.draws import point_sentence
 
 if TYPE_CHECKING:
     from guides.types import Fit
@@ -73,8 +74,6 @@ def trust_checks(
 
 
 def _of_a_point(fit: Fit | None, points: Sequence[str]) -> tuple[Trust, ...]:
-    from guides.draws import point_sentence
-
     spread = Trust(name="spread", passed=False, sentence=point_sentence(points))
     if fit is None:
         return (spread,)

@@ -11,6 +11,7 @@ from benchmarks.metrics.components import Array, Component, Side
 from benchmarks.metrics.moments import collapsed
 from benchmarks.metrics.predictive import heldout_lpd
 from benchmarks.types import ParetoK
+from zoo.density.log_density import LogDensity
 from zoo.errors import ZooError
 from zoo.types import Posterior, Reference
 
@@ -95,8 +96,6 @@ def heldout(
     """Return the held-out log predictive density, None with a note where it cannot be had."""
     if posterior.data.test is None:
         return None
-    from zoo.density.log_density import LogDensity
-
     entry = posterior.entry
     try:
         density = log_density or LogDensity(

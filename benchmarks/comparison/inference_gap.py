@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import guides
 from benchmarks.arviz_bridge import pareto_k
 from benchmarks.comparison.best_in_family import (
     LocalQ,
@@ -36,7 +37,7 @@ from benchmarks.comparison.best_in_family import (
 )
 from guides.base.local import LocalGuide
 from zoo.errors import UsageError
-from zoo.truth.grid import LARGEST, MOST_POINTS, GridCheck, LatentGrid
+from zoo.truth.grid import LARGEST, MOST_POINTS, BernoulliLikelihood, GridCheck, LatentGrid
 
 if TYPE_CHECKING:
     from guides.types import Fit
@@ -167,9 +168,6 @@ def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int
     Raises:
         UsageError: a program without such a decoder, or more than three latent dimensions.
     """
-    import guides
-    from zoo.truth.grid import BernoulliLikelihood
-
     program: Any = fit.program
     if not all(
         hasattr(program, name) for name in ("decoder", "latent", "log_prior")

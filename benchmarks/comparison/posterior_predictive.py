@@ -10,8 +10,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.subsample_messenger import _Subsample
 
 from benchmarks.types import PredictiveCheck
+from zoo.density.log_density import default_dtype, trace_program
 from zoo.seeds import derive_seed
 from zoo.types import Data, ModelEntry, Posterior, Program
 
@@ -62,11 +67,6 @@ def replicate(
     number: int = REPLICATES,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Return `{site: [number, values]}` simulated at evenly spaced draws of the posterior; same posterior, same result."""
-    import torch
-    from pyro import poutine
-
-    from zoo.density.log_density import default_dtype
-
     flat = {
         name: value.flatten(0, len(posterior.sample_dims) - 1)
         for name, value in posterior.draws.items()
@@ -90,8 +90,6 @@ def observed_values(
     entry: ModelEntry, data: Data, program: Program
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Return the observed values of every observed site as one flat vector each."""
-    from zoo.density.log_density import default_dtype, trace_program
-
     with default_dtype(entry.dtype):
         trace = trace_program(program, data.train)
     return {
@@ -102,9 +100,6 @@ def observed_values(
 
 
 def _is_random(node: Mapping[str, Any]) -> bool:
-    import pyro.distributions as dist
-    from pyro.poutine.subsample_messenger import _Subsample
-
     return node["type"] == "sample" and not isinstance(
         node["fn"], (_Subsample, dist.Unit, dist.Delta)
     )

@@ -8,11 +8,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
 
 from benchmarks.comparison import guide_scores
 from benchmarks.comparison.fit_checks import trust_checks
 from benchmarks.comparison.sentences import comparison_sentence
 from benchmarks.comparison.verdict import decide, findings
+from benchmarks.mcmc.diagnostics import diagnose
 from benchmarks.metrics.components import Array, Component, Side, component_names, evaluate, side
 from benchmarks.metrics.distances import joint_distances
 from benchmarks.metrics.metric import METRICS, Metric, component_metrics, failure
@@ -170,8 +172,6 @@ def failed(
     fit: Fit | None = None,
 ) -> Comparison:
     """Return the comparison of a method that gave no draws: verdict `fit_failed` with its reason, no scores."""
-    import torch
-
     # A posterior must have a site; an empty one says that there are no draws.
     empty = Posterior(
         entry=entry,
@@ -316,8 +316,6 @@ def _same_draws(one: Posterior, other: Posterior) -> bool:
 def _health(posterior: Posterior) -> Mcmc | None:
     if posterior.sample_dims != ("chain", "draw"):
         return None
-    from benchmarks.mcmc.diagnostics import diagnose
-
     return diagnose(posterior)
 
 

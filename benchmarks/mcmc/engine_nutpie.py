@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.mcmc.engine_nutpie_c import native_model
 from zoo.compiler.c_abi import NativeGraph
 from zoo.density.log_density import LogDensity
 from zoo.errors import ProgramError
@@ -127,8 +128,6 @@ def _native(
     density: Density, gradient: NativeGraph, start: Array, settings: dict[str, Any]
 ) -> Any:
     """Return the trace of a chain on the C function; None where this nutpie takes none, or the graph failed at some point."""
-    from benchmarks.mcmc.engine_nutpie_c import native_model
-
     try:
         sampler = _sampler(native_model(gradient, start), settings)
     except (ImportError, TypeError, AttributeError):

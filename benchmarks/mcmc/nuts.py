@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from benchmarks.mcmc.diagnostics import smallest_ess
-from benchmarks.mcmc.engine_nutpie import Chain, Density
+from benchmarks.mcmc.engine_nutpie import Chain, Density, nutpie_chain
+from benchmarks.mcmc.engine_pyro import pyro_chain
 from benchmarks.workers import Task, TaskResult, run_tasks
 from zoo.compiler.compile import Mode
 from zoo.density.log_density import LogDensity
@@ -194,10 +195,7 @@ class _Run:
         self, draws: int, jobs: int, progress: Callable[[str], None] | None, in_process: bool
     ) -> list[TaskResult]:
         """Run every chain from its seed with this many draws."""
-        if self.engine == "pyro":
-            from benchmarks.mcmc.engine_pyro import pyro_chain as sample
-        else:
-            from benchmarks.mcmc.engine_nutpie import nutpie_chain as sample
+        sample = pyro_chain if self.engine == "pyro" else nutpie_chain
 
         def task(chain: int) -> Task:
             seed = derive_seed(self.seed, self.entry.key, "nuts", self.engine, chain)

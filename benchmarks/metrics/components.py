@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.arviz_bridge import mcse_mean, mcse_sd
 from zoo.errors import UsageError
 from zoo.types import Data, Moments, Posterior, Quantity
 
@@ -213,8 +214,6 @@ def _from_draws(draws: Array, independent: bool) -> dict[str, Array]:
 
 
 def _chain_errors(draws: Array) -> tuple[Array, Array]:
-    from benchmarks.arviz_bridge import mcse_mean, mcse_sd
-
     # A constant component has no error to estimate; ArviZ gives NaN there.
     mean_se, sd_se = (
         np.nan_to_num(np.asarray(f(draws), dtype=np.float64).reshape(-1), nan=0.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import logsumexp
 
+from benchmarks.arviz_bridge import pareto_k
 from benchmarks.metrics.components import Array, Component, Side
 from benchmarks.metrics.moments import reference_scale
 from benchmarks.thresholds import pareto_threshold
@@ -56,8 +57,6 @@ def pareto(
     Moments are weighted by Pareto-smoothed weights (Vehtari et al. 2024); in reference sds, or
     relative to the raw draws where there is no reference.
     """
-    from benchmarks.arviz_bridge import pareto_k
-
     k, smoothed = pareto_k(log_weights)
     smoothed = np.asarray(smoothed, dtype=np.float64).reshape(-1)
     weights = np.exp(smoothed - logsumexp(smoothed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+from benchmarks.mcmc.diagnostics import diagnose
 from benchmarks.thresholds import EBFMI, rhat_limit
 from benchmarks.types import Mcmc
 from zoo.errors import UsageError
@@ -31,8 +32,6 @@ def as_reference(truth: Reference | Posterior | None) -> Reference:
                 " benchmarks.run_nuts, or exact draws (method='exact')."
             )
         return Reference(kind=truth.method, posterior=truth)  # type: ignore[arg-type]
-    from benchmarks.mcmc.diagnostics import diagnose
-
     health = diagnose(truth, reference=True)
     reason = broken_chains(health, truth, strict=True)
     ess = [n for n in (health.ess_bulk_min, health.ess_tail_min) if n is not None]

@@ -1,14 +1,18 @@
-"""Reports: a run as one self-contained HTML page, as Markdown for a pull request, and as a table for the terminal.
+"""Reports of a run: one self-contained HTML page, Markdown for a pull request, a terminal table.
 
-Rendering is a pure function of its input: no clock, no disk, no random numbers, the same bytes
-every time.
+Rendering is a pure function of its input: it uses no clock, disk or random numbers and gives the
+same bytes every time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from benchmarks.report.html import html
 from benchmarks.report.inputs import EntryReport, FitSummary, ReportInput, method_names
+from benchmarks.report.markdown import markdown
+from benchmarks.report.section import warn
+from benchmarks.report.terminal import table
 from benchmarks.types import PredictiveCheck
 
 __all__ = [
@@ -34,9 +38,6 @@ def render_html(run: ReportInput, jobs: int = 1, say: Callable[[str], None] | No
     Returns:
         The document as text; its bytes depend on nothing but `run`.
     """
-    from benchmarks.report.html import html
-    from benchmarks.report.section import warn
-
     return html(run, jobs, say or warn)
 
 
@@ -50,9 +51,6 @@ def render_markdown(
         limit: most characters; folded details are dropped entry by entry until the text fits.
         say: hears of sections that could not be shown, stderr by default.
     """
-    from benchmarks.report.markdown import markdown
-    from benchmarks.report.section import warn
-
     return markdown(run, limit, say or warn)
 
 
@@ -64,6 +62,4 @@ def render_table(run: ReportInput, width: int | None = None, color: bool | None 
         width: columns of the terminal; None for 100.
         color: whether to use ANSI colors; None means no.
     """
-    from benchmarks.report.terminal import table
-
     return table(run, width or 100, bool(color))

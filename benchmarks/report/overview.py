@@ -1,4 +1,4 @@
-"""What all three faces of a report share: the sentences, the columns, the cells of the verdict table."""
+"""Overview shared by all formats of a report: sentences, columns, cells of the verdict table."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from benchmarks.comparison.sentences import entry_sentence
 from benchmarks.report.inputs import EntryReport, ReportInput, method_names
 from benchmarks.report.numbers import count, plain
 from benchmarks.report.theme import MARKERS, slot_of
@@ -73,10 +74,6 @@ def sentence(entry: EntryReport) -> str:
     """Return the one sentence a busy person can act on: the given one, the composed one, or the verdicts in words."""
     if entry.sentence:
         return tidy(entry.sentence)
-    try:
-        from benchmarks.comparison.sentences import entry_sentence
-    except ImportError:
-        return plain_sentence(entry.comparisons)
     return tidy(str(entry_sentence(entry.comparisons)).removeprefix(f"{entry.entry.key}: "))
 
 

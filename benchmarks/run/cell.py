@@ -18,6 +18,10 @@ from typing import Any
 
 import torch
 
+import guides
+from benchmarks.arviz_bridge import load_netcdf, save_netcdf
+from benchmarks.comparison.score import compare
+from benchmarks.mcmc.nuts import LEAPFROGS, run_nuts
 from benchmarks.run import witness
 from benchmarks.run.record import SCHEMA, drawn_cell, failed_cell, scored_cell, versions
 from benchmarks.run.store import (
@@ -29,8 +33,10 @@ from benchmarks.run.store import (
     write_atomic,
 )
 from benchmarks.types import CellStatus
+from guides.registry import family_of
 from zoo.compiler.compile import compiler_missing
 from zoo.compiler.policy import backend
+from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, InfrastructureError, ZooError
 from zoo.seeds import derive_seed
 from zoo.storage import digest_of
@@ -292,9 +298,6 @@ def _attempt(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]
 
 
 def _nuts(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
-    from benchmarks.mcmc.nuts import LEAPFROGS, run_nuts
-    from zoo.density.log_density import LogDensity
-
     given = None if cell.given is None else load_fit(cell.given, run)
     entry, data, config = cell.prepared.entry, cell.prepared.data, dict(cell.config)
     density = LogDensity(
@@ -322,8 +325,6 @@ def _nuts(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
 
 
 def _fit(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
-    import guides
-
     entry, given = (
         cell.prepared.entry,
         ({} if cell.given is None else {"given": load_fit(cell.given, run)}),
@@ -347,9 +348,6 @@ def _fit(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
 
 def _fitted(cell: Cell, given: dict[str, Any]) -> Any:
     """Fit to the data that are compared; what learns weights or an encoder is fitted to all data and brought there."""
-    import guides
-    from guides.registry import family_of
-
     entry, prepared, options = cell.prepared.entry, cell.prepared, dict(cell.config)
     encodes = family_of(cell.method, entry).amortized
     if prepared.training is None or not (encodes or not given):
@@ -367,9 +365,6 @@ def _fitted(cell: Cell, given: dict[str, Any]) -> Any:
 
 
 def _save(posterior: Posterior, fit: Any, folder: Path) -> None:
-    import guides
-    from benchmarks.arviz_bridge import save_netcdf
-
     with disk_errors(folder):
         save_netcdf(posterior, folder / "posterior.nc")
         if fit is not None:
@@ -382,8 +377,6 @@ def _peak_memory() -> float:
 
 def load_posterior(cell: Cell, run: RunDir, content: Mapping[str, Any]) -> Posterior:
     """Read the draws of a finished cell; a failed one has none and gives an empty posterior of its method."""
-    from benchmarks.arviz_bridge import load_netcdf
-
     path, cost = run.cells / cell.name / "posterior.nc", Cost(**content["cost"])
     entry, data = cell.prepared.entry, cell.prepared.data
     if not path.exists():
@@ -403,8 +396,6 @@ def load_posterior(cell: Cell, run: RunDir, content: Mapping[str, Any]) -> Poste
 
 def load_fit(cell: Cell, run: RunDir) -> Any:
     """Return the fit of a finished cell, None for NUTS and for failed cells; each file is read once per process."""
-    import guides
-
     path = run.cells / cell.name / "guide.pt"
     if cell.name not in run.fits and path.exists():
         run.fits[cell.name] = guides.load(path, entry=cell.prepared.entry, data=cell.prepared.data)
@@ -419,8 +410,6 @@ def compare_cell(
     Draws that are the reference itself would agree with themselves whatever they are: they get no
     scores.
     """
-    from benchmarks.comparison.score import compare
-
     if reference.posterior is not posterior:
         return scored_cell(content, compare(posterior, reference, fit=fit))
     alone = compare(posterior, None)

@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.comparison.baselines import table
+from benchmarks.comparison.posterior_predictive import predictive_checks
 from benchmarks.metrics.metric import METRICS, component_metrics, joint_distances_known
+from benchmarks.reference import find as references
+from benchmarks.report.inputs import EntryReport, ReportInput, method_names
 from benchmarks.run.cell import (
     NUTS,
     Cell,
@@ -182,8 +186,6 @@ class _Evaluation:
 
     def find(self, key: str) -> Reference:
         """Find the truth of an entry here; where nothing else is known it is the NUTS row of the first seed."""
-        from benchmarks.reference import find as references
-
         prepared, given = self.prepared(key), self.learned(key)
         return self.usable(
             key, references.find(prepared.entry, prepared.data, nuts=self.nuts(key), given=given)
@@ -197,8 +199,6 @@ class _Evaluation:
 
     def truth(self, key: str) -> _Job:
         """Compute the truth of an entry in a worker; entry and data, which cannot be sent home, are put back here."""
-        from benchmarks.reference import find as references
-
         prepared = self.prepared(key)
 
         def compute() -> Reference | None:
@@ -283,10 +283,6 @@ class _Evaluation:
 
     def shown(self, key: str) -> _Job:
         """Make what the report shows beside the comparisons: predictive checks and the table of predictions."""
-        from benchmarks.comparison.baselines import table
-        from benchmarks.comparison.posterior_predictive import predictive_checks
-        from benchmarks.report.inputs import method_names
-
         compared = self.compared(
             key
         )  # here: the worker is forked with them, and the report takes them as well
@@ -326,8 +322,6 @@ class _Evaluation:
 
     def report(self) -> ReportInput:
         """Gather what the report is made from."""
-        from benchmarks.report.inputs import EntryReport, ReportInput
-
         entries = []
         for key in self.groups:
             prepared, compared = self.prepared(key), self.compared(key)

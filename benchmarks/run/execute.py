@@ -15,6 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from benchmarks.arviz_bridge import load_arviz
+from benchmarks.report import render_html, render_markdown
 from benchmarks.run.cell import NUTS, Cell, differs, run_cell
 from benchmarks.run.evaluate import RunResult, evaluate
 from benchmarks.run.plan import Plan
@@ -25,6 +29,7 @@ from benchmarks.run.store import RunDir, finite, score_columns, score_rows, stri
 from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
 from zoo.compiler import cache
 from zoo.compiler import compile as compiled
+from zoo.compiler.trace import trace
 from zoo.errors import InfrastructureError, LostWorkerError, UsageError
 from zoo.types import ModelEntry
 
@@ -82,11 +87,8 @@ def execute(
 def _warm_up() -> None:
     """Load here, once, what every forked cell would load for itself: ArviZ and its files, and what the first trace of a process imports."""
     import h5netcdf  # noqa: F401
-    import torch
 
-    import guides  # noqa: F401
-    from benchmarks.mcmc import nuts  # noqa: F401
-    from zoo.compiler.trace import trace
+    load_arviz()
 
     def slope(x: torch.Tensor) -> list[torch.Tensor]:
         point = x.detach().requires_grad_(True)
@@ -289,8 +291,6 @@ def write_pages(
     run: RunDir, result: RunResult, jobs: int = 1, events: Events | None = None
 ) -> None:
     """Write `results.csv`, `report.html` and `report.md`; `events` hear of what failed there."""
-    from benchmarks.report import render_html, render_markdown
-
     warn = functools.cache((events or Events()).warn)
 
     run.write("results.csv", results_csv(result.cells))

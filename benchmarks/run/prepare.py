@@ -7,8 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
+
+import zoo
+from benchmarks.run import witness
 from benchmarks.run.cell import NUTS, Cell, Prepared, source_digest
 from benchmarks.run.plan import Plan
+from guides.registry import check_family
+from zoo.density.log_density import LogDensity
 from zoo.errors import ProgramError, UsageError, ZooError
 from zoo.types import ModelEntry
 
@@ -31,13 +37,6 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
         UsageError, UnknownNameError, DataError, ProgramError: with the next step, before anything
         is written.
     """
-    import torch
-
-    import zoo
-    from benchmarks.run import witness
-    from guides.registry import check_family
-    from zoo.density.log_density import LogDensity
-
     entry = request if isinstance(request, ModelEntry) else zoo.load(request)
     name = entry.key if isinstance(request, ModelEntry) else request
     wanted = (
@@ -101,7 +100,6 @@ def _refuse_slashes(names: Iterable[str]) -> None:
 
 def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]:
     """Return rough seconds per method from the time of one batch and of one gradient of the log density."""
-    import torch
 
     def clock(function: Callable[[], Any]) -> float:
         function()

@@ -10,7 +10,10 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import zoo
+from benchmarks.report import method_names, render_table
 from benchmarks.run.evaluate import RunResult
+from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
 from benchmarks.run.progress import Events
 from benchmarks.run.store import score_columns, score_rows
@@ -37,8 +40,6 @@ class Scorecard:
     @property
     def comparisons(self) -> dict[str, Comparison]:
         """Comparisons by method."""
-        from benchmarks.report import method_names
-
         rows = self.result.report.entries[0].comparisons
         return dict(zip(method_names(rows), rows, strict=True))
 
@@ -56,8 +57,6 @@ class Scorecard:
         )
 
     def __str__(self) -> str:
-        from benchmarks.report import render_table
-
         return render_table(self.result.report)
 
     __repr__ = __str__
@@ -136,9 +135,6 @@ def compare_program(
         UsageError: bad data, an unknown family, or a program that cannot be handled correctly,
             with the cure.
     """
-    import zoo
-    from benchmarks.run.execute import execute
-
     if isinstance(families, str) and families != "all":
         raise UsageError(
             f"families is {families!r}; accepted: a list such as ['mean_field', 'full_rank'], or"

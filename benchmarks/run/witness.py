@@ -11,12 +11,16 @@ evaluated eagerly. A cell is used again only where the same numbers come out tod
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from guides.draws import density_of, weighted_draws
+from guides.session import session
 
 if TYPE_CHECKING:
     from guides.types import Fit
@@ -71,9 +75,6 @@ def of_program(
 
 def of_guide(fit: Fit) -> dict[str, list[float | None]]:
     """Return log q and the unconstrained draws of a fitted guide at fixed noise."""
-    from guides.draws import density_of, weighted_draws
-    from guides.session import session
-
     with session(fit.entry.dtype):
         u, _, log_q = weighted_draws(fit.guide, density_of(fit), POINTS, SEED)
     return {"guide log q": _numbers(log_q), "guide draws": _numbers(_projected(u))}
@@ -119,7 +120,5 @@ def _numbers(x: Tensor) -> list[float | None]:
 
 def load(text: str) -> dict[str, list[float | None]]:
     """Read a record that `strict_json` wrote."""
-    import json
-
     out: dict[str, Any] = json.loads(text)
     return out

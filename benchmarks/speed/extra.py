@@ -14,9 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.mcmc.nuts import run_nuts
 from benchmarks.speed.sides import Settings
 from benchmarks.speed.targets import find
 from benchmarks.speed.worker import SINGLE_THREAD, PeerError, Worker
+from zoo.density.log_density import LogDensity
 
 __all__ = ["commands", "empty_caches", "growth", "load_average", "machine"]
 
@@ -145,9 +147,6 @@ def _timed(entries: Sequence[str], out: Path, cache: Path) -> float:
 
 def _chains() -> float:
     """Return throughput of four chains on two cores over that of one chain, same compiled density, median of three."""
-    from benchmarks.mcmc.nuts import run_nuts
-    from zoo.density.log_density import LogDensity
-
     target = find("radon")
     data = target.entry.load_data()
     density = LogDensity(target.entry.program(data), data)

@@ -76,8 +76,8 @@ def test_the_way_through_numba_is_closed(tmp_path):
     )
     code = (
         "import arviz, numpy; assert arviz.utils.Numba.numba_flag; from benchmarks import"
-        " arviz_bridge; assert not arviz.utils.Numba.numba_flag; x ="
-        " numpy.random.default_rng(0).normal(size=(4, 100)); assert arviz_bridge.mcse_sd(x) > 0"
+        " arviz_bridge; x = numpy.random.default_rng(0).normal(size=(4, 100));"
+        " assert arviz_bridge.mcse_sd(x) > 0; assert not arviz.utils.Numba.numba_flag; assert True"
         " and arviz_bridge.rhat(x) > 0.9 and arviz_bridge.ess_tail(x) > 100"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}

@@ -34,11 +34,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 from torch import _guards as guards
+from torch import _inductor as inductor
+from torch._dispatch.python import enable_python_dispatcher
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import export
 from torch.fx import _lazy_graph_module
 from torch.fx.experimental import proxy_tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
@@ -170,8 +173,6 @@ def sources(
         Exception
     ) as error:  # what is called there is private to torch: another version may have it otherwise
         _log.info("A graph takes Inductor's long way: %s", str(error)[:300])
-    from torch import _inductor as inductor
-
     module = copy.deepcopy(graph)
     for node in module.graph.nodes:
         # the shapes noted there come from several traces; the compiler must take its own
@@ -182,13 +183,10 @@ def sources(
 def _short(
     graph: fx.GraphModule, inputs: Sequence[Tensor], outputs: int, options: dict[str, Any]
 ) -> list[str]:
-    from torch._dispatch.python import enable_python_dispatcher
     from torch._inductor import compile_fx as stages
     from torch._inductor import config
     from torch._inductor.decomposition import select_decomp_table
     from torch._inductor.virtualized import V
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.proxy_tensor import make_fx
 
     with (
         config.patch({**options, "cpp_wrapper": True}),
@@ -370,13 +368,10 @@ def write_package(
     graph: fx.GraphModule, inputs: Sequence[Tensor], path: str, options: dict[str, Any]
 ) -> str:
     """Write the package of a graph to `path` by `torch.export` and AOTInductor, and return where it is."""
-    from torch import _inductor
-    from torch.export import export
-
     _register_wrapper()
     program = export(graph, tuple(inputs), strict=False)
     return str(
-        _inductor.aoti_compile_and_package(
+        inductor.aoti_compile_and_package(
             program, package_path=path, inductor_configs=dict(options)
         )
     )
@@ -384,9 +379,7 @@ def write_package(
 
 def fused(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
     """Return a graph compiled by Inductor for the device of its inputs."""
-    from torch import _inductor
-
-    out: Callable[..., Sequence[Tensor]] = _inductor.compile(graph, list(inputs))
+    out: Callable[..., Sequence[Tensor]] = inductor.compile(graph, list(inputs))
     return out
 
 

@@ -6,7 +6,9 @@ for check in zoo.contract.checks(entry):
 
 from __future__ import annotations
 
+from zoo.contract import card, density, draws, minibatch, structure
 from zoo.contract.check import Check, CheckResult, Rule, Status, Tier, rules, run
+from zoo.contract.subject import Subject
 from zoo.types import ModelEntry
 
 __all__ = ["Check", "CheckResult", "Rule", "Status", "Tier", "checks", "rules", "run"]
@@ -21,9 +23,6 @@ def checks(entry: ModelEntry, *, tier: Tier = "check") -> list[Check]:
         entry: what to check.
         tier: `entry` for those alone that are cheap enough to run wherever a program enters.
     """
-    from zoo.contract import card, density, draws, minibatch, structure
-    from zoo.contract.subject import Subject
-
     subject = Subject(entry)
     tables = (card, structure, density, minibatch, draws)
     found = [rule for table in tables for rule in table.CHECKS.values()]

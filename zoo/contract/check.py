@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar, get_args
 
+from zoo.contract.subject import Failed, Skipped
 from zoo.errors import UsageError, ZooError
 
 __all__ = ["Check", "CheckResult", "Rule", "Status", "Tier", "rules", "run"]
@@ -102,7 +103,6 @@ class Rule(Generic[S]):
             prefix: put before the name, as in `guide.laplace.`.
             within: what the check runs inside of.
         """
-        from zoo.contract.subject import Failed, Skipped
 
         def result() -> CheckResult:
             try:

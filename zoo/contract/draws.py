@@ -11,6 +11,7 @@ from zoo.contract.check import Rule, rules
 from zoo.contract.density import _classes
 from zoo.contract.subject import Failed, Skipped, Subject
 from zoo.errors import ZooError
+from zoo.truth import stored as reference
 
 __all__ = ["CHECKS", "free_classes", "stein_scores"]
 
@@ -180,8 +181,6 @@ def stein_stored(subject: Subject) -> str:
     """Stored reference draws fulfil Stein's identities under the program's log density."""
     if subject.entry.reference != "stored" or subject.entry.reference_of is not None:
         raise Skipped("The entry stores no reference of its own.")
-    from zoo.truth import stored as reference
-
     try:
         stored = reference.load(subject.entry, subject.data, subject.density)
     except ZooError as error:

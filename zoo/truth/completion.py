@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from zoo.registry import load
+from zoo.truth import stored
 from zoo.types import Data, Published
 
 __all__ = ["completed"]
@@ -34,9 +36,6 @@ def completed(
     """
 
     def read(data: Data) -> Published:
-        from zoo.registry import load
-        from zoo.truth import stored
-
         entry = load(marginal)
         exact = entry.exact(entry.load_data())
         of = f"draws of {marginal}, completed by exact draws of the local latents"

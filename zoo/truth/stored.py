@@ -17,7 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
+from zoo.density.log_density import LogDensity as Density
 from zoo.errors import ReferenceError
+from zoo.registry import load as load_entry
+from zoo.types import Moments, Posterior, Reference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,11 +117,6 @@ def read(key: str, folder: Path | None = None) -> StoredReference:
         ReferenceError: no such reference, a damaged file, missing fields, or draws that are not
             finite.
     """
-    import numpy as np
-    import torch
-
-    from zoo.types import Moments
-
     record_path, draws_path = paths(key, folder)
     if not record_path.exists():
         raise ReferenceError(
@@ -170,8 +171,6 @@ def read(key: str, folder: Path | None = None) -> StoredReference:
 
 def fingerprint(log_density: LogDensity, points: Tensor) -> list[float]:
     """Return the log joint density in nats at the points `[n, dim]`, by running the program (never a compiled graph)."""
-    import torch
-
     with torch.no_grad():
         return [float(log_density.evaluate(point.to(log_density.dtype))) for point in points]
 
@@ -180,8 +179,6 @@ def borrowed(entry: ModelEntry) -> ModelEntry:
     """Return the entry whose reference this one uses: its own, or that of `reference_of`."""
     if entry.reference_of is None:
         return entry
-    from zoo.registry import load as load_entry
-
     owner = load_entry(entry.reference_of)
     return owner.with_options(**{k: v for k, v in entry.chosen.items() if k in owner.options})
 
@@ -200,9 +197,6 @@ def stale(stored: StoredReference, log_density: LogDensity) -> str | None:
 
 def _of_others(owner: ModelEntry, data: Data, log_density: LogDensity | None) -> Reference:
     """Return published draws as a reference; the gate `data` says whether they belong to these data."""
-    from zoo.density.log_density import LogDensity as Density
-    from zoo.types import Posterior, Reference
-
     assert owner.published is not None
     found = owner.published(data)
     if log_density is None:
@@ -240,7 +234,6 @@ def _of_others(owner: ModelEntry, data: Data, log_density: LogDensity | None) ->
 
 def same_data(one: Data, other: Data) -> bool:
     """Whether two data sets condition a program on the same tensors."""
-    import torch
 
     def equal(a: Any, b: Any) -> bool:
         return (
@@ -269,9 +262,6 @@ def load(
     Raises:
         ReferenceError: nothing stored, or a damaged file.
     """
-    from zoo.density.log_density import LogDensity as Density
-    from zoo.types import Posterior, Reference
-
     owner = borrowed(entry)
     if owner.published is not None:
         return _of_others(owner, data, log_density)

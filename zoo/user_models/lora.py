@@ -15,9 +15,17 @@ invertible R.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import parametrize
 
 from zoo.errors import ProgramError, UnknownNameError, UsageError
 
@@ -57,10 +65,6 @@ def add_lora(
         UnknownNameError: no such layer, with the nearest guess.
         UsageError: a layer that is not linear, or a rank below 1.
     """
-    import torch
-    from torch import nn
-    from torch.nn.utils import parametrize
-
     if rank < 1:
         raise UsageError(f"add_lora got rank={rank}; accepted: at least 1.")
     known = dict(module.named_modules())
@@ -84,9 +88,6 @@ def add_lora(
 
 
 def _low_rank(weight: Tensor, rank: int, scale: float, generator: torch.Generator) -> nn.Module:
-    import torch
-    from torch import nn
-
     class LowRank(nn.Module):
         """W -> W + scale B A."""
 
@@ -161,10 +162,6 @@ def to_pyro(
             (dropout).
         UsageError: a prior whose shape is not the tensor's.
     """
-    import pyro
-    import pyro.distributions as dist
-    import torch
-
     values = adapter_values(module, adapters)
     _refuse_noise(module)
     likelihood = observe or (lambda logits: dist.Categorical(logits=logits))
@@ -183,8 +180,6 @@ def to_pyro(
 
 def logits_at(module: nn.Module, draws: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Tensor:
     """Return the logits `[draw, row, class]` at draws of the adapter sites `[draw, *site]`, one forward pass after the other."""
-    import torch
-
     number = len(next(iter(draws.values())))
     named = dict(module.named_parameters())
     with torch.no_grad():
@@ -198,9 +193,6 @@ def logits_at(module: nn.Module, draws: Mapping[str, Tensor], inputs: Mapping[st
 
 def run(module: nn.Module, sampled: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Tensor:
     """Call the module with these adapters in place of its own and return its logits; nothing else gets a gradient."""
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
     frozen = {n: p.detach() for n, p in module.named_parameters() if n not in sampled}
     with sdpa_kernel(
         SDPBackend.MATH
@@ -211,8 +203,6 @@ def run(module: nn.Module, sampled: Mapping[str, Tensor], inputs: Mapping[str, A
 
 
 def _prior(prior: Prior, name: str, value: Tensor) -> Any:
-    import pyro.distributions as dist
-
     made = (
         prior(name, value)
         if callable(prior)
@@ -239,8 +229,6 @@ def _refuse_noise(module: nn.Module) -> None:
 
 def _signature(module: nn.Module, target: str) -> Any:
     """Return the module's own keywords and the target, so that data can be matched to arguments by name."""
-    import inspect
-
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     known = list(inspect.signature(module.forward).parameters.values())
     keyword = [

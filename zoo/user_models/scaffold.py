@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 import re
 from pathlib import Path
@@ -26,8 +27,6 @@ def new_model(name: str, directory: str | os.PathLike[str] = ".") -> Path:
         UsageError: a name that is not accepted, a missing folder, or a file that exists already.
         InfrastructureError: the folder cannot be written.
     """
-    import keyword
-
     from jinja2 import Environment, StrictUndefined
 
     if not isinstance(name, str) or not _NAME.fullmatch(name) or keyword.iskeyword(name):

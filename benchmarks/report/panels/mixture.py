@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.comparison.relabel import apply, modes, pivot
 from benchmarks.report.components import is_nuts
 from benchmarks.report.inputs import EntryReport, method_names
 from benchmarks.report.panels import panel
@@ -58,8 +59,6 @@ def figures(report: EntryReport) -> list[tuple[Any, str]]:
 
 def chain_modes(report: EntryReport, module: Any) -> list[str]:
     """Return one sentence per set of chains that says which of them group the rows alike: a chain in another mode is named."""
-    from benchmarks.comparison.relabel import modes
-
     stored = (
         None if report.reference.kind == "nuts" else report.reference.posterior
     )  # else it is a row of its own
@@ -258,8 +257,6 @@ def _plane(x: Tensor, mean: Tensor) -> Tensor:
 
 def _one_labeling(draws: dict[str, Tensor], module: Any, data: Any) -> dict[str, Tensor]:
     """Return the draws with one numbering of the classes, by the pivot."""
-    from benchmarks.comparison.relabel import apply, pivot
-
     found = pivot(module.responsibilities(draws, data).unsqueeze(0).numpy())
     return {k: torch.as_tensor(apply(v.unsqueeze(0).numpy(), found)[0]) for k, v in draws.items()}
 

@@ -19,9 +19,12 @@ from typing import Any
 
 import numpy as np
 
+import zoo
 from benchmarks import arviz_bridge
 from benchmarks.mcmc.diagnostics import diagnose
+from benchmarks.mcmc.nuts import run_nuts
 from benchmarks.metrics.components import Array, component_names, evaluate
+from benchmarks.reference.find import find
 from benchmarks.reference.gates import SIGMAS
 from benchmarks.run.progress import Events
 from benchmarks.run.store import strict_json, write_atomic
@@ -158,9 +161,6 @@ def _row_of(
     entry: ModelEntry, folder: Path, *, seed: int, jobs: int, accept: float
 ) -> dict[str, Any]:
     """Read the row of one run from its file, or run and write it."""
-    from benchmarks.mcmc.nuts import run_nuts
-    from benchmarks.reference.find import find
-
     file = (
         folder / f"{entry.name.replace('/', '--')}{'' if accept == USUAL else f'--{accept}'}.json"
     )
@@ -185,8 +185,6 @@ def _row_of(
 
 def measure(work: Work) -> list[dict[str, Any]]:
     """Compare the chains of every posterior of posteriordb that has published draws, of the first three in a quick run."""
-    import zoo
-
     entries = [zoo.load(name) for name in zoo.names() if name.startswith("posteriordb/")]
     entries = [entry for entry in entries if entry.published is not None]
     for entry in entries[:1]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import guides
 import zoo
 from benchmarks.studies.lda import peers
 from benchmarks.studies.lda.heldout import (
@@ -22,6 +23,8 @@ from benchmarks.studies.lda.heldout import (
 )
 from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept
+from guides.families.topic_encoder import TopicEncoder
+from zoo.models.topics._corpus import corpus, features, topic_entry
 from zoo.models.topics._topics import match
 from zoo.models.topics.lda import bars
 
@@ -168,10 +171,6 @@ def number_of_topics(work: Work) -> dict[str, Row]:
 
 def amortized(work: Work) -> dict[str, Row]:
     """Score what the encoder loses: its topics with its own mixtures, and the same with per-document inference."""
-    import guides
-    from guides.families.topic_encoder import TopicEncoder
-    from zoo.models.topics._corpus import corpus, features, topic_entry
-
     kept, (train, test) = _kept(work), digits()
     known, scored = split_tokens(test)
     short: dict[str, Any] = (

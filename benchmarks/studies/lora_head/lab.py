@@ -11,7 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
+import benchmarks
+import guides
+import zoo
+from benchmarks.arviz_bridge import ess_bulk, rhat
 from benchmarks.comparison.baselines import halves, predictive, score_rows
 from benchmarks.metrics.calibration import BINS, ece_floor
 from benchmarks.studies.lora_head.render import (
@@ -52,10 +57,6 @@ def plan(quick: bool) -> list[tuple[str, int]]:
 
 def case_rows(case: str, seed: int, *, quick: bool, jobs: int = 2, labels: int = 64) -> list[Row]:
     """Run every method on one case and data seed and return one row each."""
-    import benchmarks
-    import guides
-    import zoo
-
     entry = zoo.load("lora_head", labels=labels, **CASES[case])
     data = entry.load_data(seed)
     assert entry.baselines is not None
@@ -157,10 +158,6 @@ def log_odds_sd(posterior: Any) -> Array:
 
 def certify(nuts: Any, made: Any) -> Row:
     """Return the share of test images whose true class's probability has R-hat <= 1.01, and ESS >= 4,000, and the worst values."""
-    import torch
-
-    from benchmarks.arviz_bridge import ess_bulk, rhat
-
     labels = made.labels
     parts = []
     for chain in range(nuts.sample_shape[0]):

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import benchmarks
+import guides
+import zoo
 from benchmarks.comparison.baselines import halves, predictive, score_rows
 from benchmarks.studies.record import Work
 from zoo.errors import UsageError
@@ -104,10 +107,6 @@ def _predictions(
     quick: bool, seed: int = 0
 ) -> tuple[Baselines, dict[str, Mapping[str, Any]], Any]:
     """Return the scored sets, the predictive of every method by name, and the chains they are measured against."""
-    import benchmarks
-    import guides
-    import zoo
-
     entry = zoo.load("lora_head", form="last_layer")
     data = entry.load_data(seed)
     assert entry.baselines is not None

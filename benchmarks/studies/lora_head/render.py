@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from benchmarks.metrics.calibration import BINS
 
@@ -95,8 +96,6 @@ def spearman(
     The interval resamples pairs (case, seed), which are independent; methods within one are not.
     Pairs whose chains disagree have no truth to be far from and are left out.
     """
-    from scipy.stats import spearmanr
-
     cases: dict[tuple[str, str], list[Row]] = {}
     known = {(str(r["case"]), str(r["seed"])) for r in rows if r["method"] == "nuts" and _agree(r)}
     for row in rows:

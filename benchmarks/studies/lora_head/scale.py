@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import zoo
 from benchmarks.studies.record import Work
+from zoo.models.adapters import _updates as adapters
 from zoo.models.adapters._updates import adapted, shapes
 
 __all__ = ["evidences", "laplace_evidence", "measure"]
@@ -96,9 +98,6 @@ def evidences(
     form: str, scales: Sequence[float], seeds: Sequence[int] = SEEDS, steps: int = STEPS
 ) -> list[list[float]]:
     """Return the log evidence `[seed][scale]` in nats."""
-    import zoo
-    from zoo.models.adapters import _updates as adapters
-
     own = {"rank": adapters.RANK_SCALE, "last_layer": adapters.LAST_SCALE}[form]
     rows = []
     for seed in seeds:

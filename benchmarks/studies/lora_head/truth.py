@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
+import benchmarks
+import guides
+import zoo
 from benchmarks.audit.quadrature import whitened_grid
 from benchmarks.comparison.baselines import halves, predictive
 from benchmarks.metrics.calibration import total_variation
 from benchmarks.studies.lora_head.tables import GUIDES
 from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept
+from guides.base.initialize import find_start
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 from zoo.types import Baselines, Data, ModelEntry
@@ -61,8 +65,6 @@ def exact(entry: ModelEntry, data: Data, made: Baselines) -> Exact:
         UsageError: too many values for a grid.
         QuadratureError: the grid does not settle.
     """
-    from guides.base.initialize import find_start
-
     density = LogDensity(entry.program(data), data, dtype=entry.dtype)
     if density.dim > LARGEST:
         raise UsageError(
@@ -101,10 +103,6 @@ def measure(work: Work) -> list[dict[str, Any]]:
 
 
 def _row(case: dict[str, Any], draws: int) -> dict[str, Any]:
-    import benchmarks
-    import guides
-    import zoo
-
     entry = zoo.load("lora_head", **case)
     data = entry.load_data()
     assert entry.baselines is not None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import zoo
 from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
 from benchmarks.run.progress import Events
@@ -48,8 +49,6 @@ def cells(
 
 def measure(name: str, work: Work) -> list[dict[str, Any]]:
     """Return what the table needs of every cell of an entry; a quick run fits the first family alone."""
-    import zoo
-
     guides: Any = [zoo.load(name).families[0]] if work.quick else "all"
     found = cells(name, work.out / "run", guides, jobs=work.jobs, events=work.progress)
     return [

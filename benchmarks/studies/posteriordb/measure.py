@@ -9,6 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import zoo
+from benchmarks.run.execute import execute
+from benchmarks.run.plan import make_plan
 from benchmarks.run.progress import Events
 from benchmarks.run.store import RunDir
 from benchmarks.studies.draw_parity.render import read as read_parity
@@ -31,9 +34,6 @@ def run(
     quick: bool = False,
 ) -> list[Path]:
     """Fit every family to every entry with every seed, one run directory per seed, and return them; resumes."""
-    from benchmarks.run.execute import execute
-    from benchmarks.run.plan import make_plan
-
     folders = []
     for seed in seeds:
         plan = make_plan(
@@ -86,8 +86,6 @@ def _row(cell: dict[str, Any]) -> dict[str, Any]:
 
 def measure(part: str, work: Work) -> list[Any]:
     """Return the rows of all fits, or the points of the chains of draw parity; a quick run takes three entries and one seed."""
-    import zoo
-
     if part == "chains":
         return chains(_parity_rows(work.out.parents[1]))
     names = [name for name in zoo.names() if name.startswith("posteriordb/")]

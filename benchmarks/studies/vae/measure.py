@@ -14,12 +14,19 @@ from typing import Any, cast
 
 import torch
 
+import guides
+import zoo
+from benchmarks.comparison.best_in_family import LocalQ, Target, elbo_nats, refine
+from benchmarks.comparison.inference_gap import gap_report
 from benchmarks.run.progress import Events
 from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept
 from guides.base.local import LocalGuide
+from guides.objectives.per_unit import iwae_bound_nats, unit_log_weights
 from guides.objectives.records import objective_of
+from guides.session import session
 from guides.types import Fit
+from zoo.density.log_density import LogDensity
 from zoo.truth.grid import LatentGrid
 
 __all__ = ["ROWS", "measure", "score"]
@@ -62,8 +69,6 @@ def enough(fit: Fit, images: int = 12) -> LatentGrid:
 
 def elbo_per_image(fit: Fit, x: torch.Tensor, nodes: int = 12) -> torch.Tensor:
     """Return the ELBO of each image of the fit's data by quadrature, `[image]` in nats."""
-    from benchmarks.comparison.best_in_family import LocalQ, Target, elbo_nats
-
     target = Target(fit.program.likelihood, fit.program.log_prior)  # type: ignore[attr-defined]
     q = LocalQ.of(fit.guide)  # type: ignore[arg-type]
     with torch.no_grad():
@@ -76,8 +81,6 @@ def elbo_per_image(fit: Fit, x: torch.Tensor, nodes: int = 12) -> torch.Tensor:
 
 def score(fit: Fit) -> dict[str, Any]:
     """Return exact negative log likelihoods, the bound beside them, active units and exact mutual information, in nats per image."""
-    import guides
-
     grid, out = enough(fit), {}
     assert fit.data.test is not None
     held = dataclasses.replace(
@@ -117,9 +120,6 @@ def score(fit: Fit) -> dict[str, Any]:
 @functools.cache
 def train(row: str, steps: int, seed: int = 0) -> Fit:
     """Train one row of the table; a row that was trained is taken as it is, so that the gaps are those of the decoder that was scored."""
-    import guides
-    import zoo
-
     name, family, options, settings = ROWS[row]
     if "objective" in settings:
         settings = {
@@ -177,12 +177,6 @@ def bars(
     steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], rows: int = 20
 ) -> None:
     """Measure the bars: IWAE-5000 against the grid, and what better families and refinement remove of the gaps."""
-    import guides
-    from benchmarks.comparison.inference_gap import gap_report
-    from guides.objectives.per_unit import iwae_bound_nats, unit_log_weights
-    from guides.session import session
-    from zoo.density.log_density import LogDensity
-
     if {"amortized", "amortized_full", "amortized_flow", "iwae5000"} <= known.keys():
         return
     plain = train("plain", steps)
@@ -258,8 +252,6 @@ def bars(
 
 def _refined_weights(plain: Fit, moved: Fit, x: torch.Tensor, draws: int = 5000) -> torch.Tensor:
     """Return log weights `[draw, image]` of the encoder's q after 50 refinement steps of every image."""
-    from benchmarks.comparison.best_in_family import LocalQ, Target, refine
-
     program: Any = plain.program
     target = Target(program.likelihood, program.log_prior)
     q = refine(target, LocalQ.of(moved.guide), x, steps=50)  # type: ignore[arg-type]
@@ -279,8 +271,6 @@ def _defensive_weights(plain: Fit, moved: Fit, x: torch.Tensor, draws: int = 500
 
     The weights are at most 2 p(x | z), whatever q misses (defensive importance sampling, Hesterberg 1995).
     """
-    from benchmarks.comparison.best_in_family import LocalQ, Target
-
     program: Any = plain.program
     target, half = Target(program.likelihood, program.log_prior), draws // 2
     q = LocalQ.of(cast(LocalGuide, moved.guide))

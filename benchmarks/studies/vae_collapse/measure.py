@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+import guides
+import zoo
 from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept
 from benchmarks.studies.vae.measure import ACTIVE, elbo_per_image
@@ -33,9 +35,6 @@ POINTS = 81
 
 def train(row: str, steps: int, seed: int, **options: Any) -> Fit:
     """Train decoder and encoder together by one schedule."""
-    import guides
-    import zoo
-
     objective, share, more = ROWS[row]
     entry = zoo.load("vae", context=True, init=seed, **options)
     settings = {
@@ -59,8 +58,6 @@ def part(data: Data, tensors: Mapping[str, torch.Tensor], rows: int) -> Data:
 
 def numbers(fit: Fit) -> Row:
     """Return exact negative log likelihood, KL, active units and mutual information, in nats per image."""
-    import guides
-
     program: Any = fit.program
     assert fit.data.test is not None
     train_part, held = (

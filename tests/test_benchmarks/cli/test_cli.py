@@ -240,8 +240,9 @@ def test_the_doctor_notices_diagnostics_that_are_broken(monkeypatch, fault):
             raise TypeError("only 0-dimensional arrays can be converted to Python scalars")
         return np.nan if fault == "nan" else right(data, **options) * (1 + 1e-4)
 
-    right = arviz_bridge.arviz.mcse
-    monkeypatch.setattr(arviz_bridge.arviz, "mcse", broken)
+    arviz = arviz_bridge.load_arviz()
+    right = arviz.mcse
+    monkeypatch.setattr(arviz, "mcse", broken)
     (finding,) = [f for f in doctor.examine() if f.name == "diagnostics"]
     assert finding.status == "failed"
     words = {

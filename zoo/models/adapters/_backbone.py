@@ -18,6 +18,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from zoo.compiler.cache import directory
+from zoo.storage import write_whole
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -36,7 +43,6 @@ GRID = 2.0**12
 @functools.cache
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """Return the images `[row, 8, 8]` with values in [0, 1] and their classes `[row]`, in one fixed shuffled order."""
-    import numpy as np
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -46,15 +52,11 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 def training_rows() -> np.ndarray:
     """Return the rows of `digits` the backbone has seen; no task uses them again."""
-    import numpy as np
-
     return np.flatnonzero(np.isin(digits()[1][:TRAINING], CLASSES))
 
 
 def features(images: np.ndarray, weights: dict[str, Tensor]) -> Tensor:
     """Return the first hidden layer `[row, 64]` of images `[row, 8, 8]`, rounded like the weights but finer (2^-30)."""
-    import torch
-
     x = torch.as_tensor(images, dtype=torch.float64).reshape(len(images), -1)
     return (torch.tanh(x @ weights["w1"].T + weights["b1"]) * 2.0**30).round() / 2.0**30
 
@@ -75,9 +77,6 @@ def backbone() -> dict[str, Tensor]:
 
 
 def _train() -> dict[str, Tensor]:
-    import torch
-    from torch.nn import functional as F
-
     images, labels = digits()
     rows = training_rows()
     x = torch.as_tensor(images[rows], dtype=torch.float64).reshape(len(rows), -1)
@@ -107,10 +106,6 @@ def _train() -> dict[str, Tensor]:
 
 
 def _path() -> Path:
-    import torch
-
-    from zoo.compiler.cache import directory
-
     recipe = (
         CLASSES,
         sorted(SHAPES.items()),
@@ -128,8 +123,6 @@ def _path() -> Path:
 
 def _read(path: Path) -> dict[str, torch.Tensor] | None:
     """Return the cached weights where the file matches its recorded SHA-256 and holds what it should, else None."""
-    import torch
-
     try:
         content = path.read_bytes()
         recorded = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
@@ -143,10 +136,6 @@ def _read(path: Path) -> dict[str, torch.Tensor] | None:
 
 def _store(path: Path, weights: dict[str, Tensor]) -> None:
     """Write weights and digest under temporary names and rename them; a folder that cannot be written costs only time."""
-    import torch
-
-    from zoo.storage import write_whole
-
     buffer = io.BytesIO()
     torch.save(weights, buffer)
     note = json.dumps(

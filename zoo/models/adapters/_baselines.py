@@ -17,6 +17,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from zoo.models.adapters._backbone import backbone, features
 from zoo.models.adapters._digit_tasks import make_task
 from zoo.models.adapters._updates import adapted, layer_input, shapes
@@ -54,8 +56,6 @@ def baselines(
         task: as in `zoo.models.adapters._digit_tasks`.
         labels: number of labeled images.
     """
-    import torch
-
     assert data.test is not None
     classes = tuple(data.coords["class"])
     made = make_task(task, labels, int(data.coords["data_seed"][0]))
@@ -104,8 +104,6 @@ def _train(
     seed: int,
 ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
     """Train ensemble members, folds and MAP as one batch; return its parameters and the held-out logits `[row, class]` with labels."""
-    import torch
-
     number, total = len(label), MEMBERS + FOLDS + 1
     generator = torch.Generator().manual_seed(derive_seed(seed, "lora baselines"))
     values: dict[str, Tensor] = {}

@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from zoo.errors import UsageError
 from zoo.models.adapters._backbone import CLASSES, HELD_OUT, digits, training_rows
 from zoo.seeds import derive_seed
@@ -48,8 +50,6 @@ def make_task(task: str, labels: int, seed: int) -> Task:
     Raises:
         UsageError: an unknown task, or a number of labels outside 16 to 256.
     """
-    import numpy as np
-
     if task not in TASKS:
         raise UsageError(f"Option task of lora_head got {task!r}; accepted: {', '.join(TASKS)}.")
     if not 16 <= labels <= max(LABELS):
@@ -84,7 +84,6 @@ def make_task(task: str, labels: int, seed: int) -> Task:
 
 
 def _turn(images: np.ndarray, degrees: float) -> np.ndarray:
-    import numpy as np
     from scipy.ndimage import rotate
 
     return np.clip(rotate(images, degrees, axes=(2, 1), reshape=False, order=1), 0.0, 1.0)
@@ -92,8 +91,6 @@ def _turn(images: np.ndarray, degrees: float) -> np.ndarray:
 
 def _change(images: np.ndarray, task: str, rows: np.ndarray) -> np.ndarray:
     """Change images as the task does; an image always gets the same noise, whatever set it is in."""
-    import numpy as np
-
     if task == "rotation":
         return _turn(images, ANGLE)
     if task == "inversion":

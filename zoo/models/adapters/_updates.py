@@ -19,6 +19,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import torch
+
 from zoo.errors import UsageError
 from zoo.models.adapters._backbone import backbone
 
@@ -66,8 +68,6 @@ def shapes(form: str, rank: int, classes: int) -> dict[str, tuple[int, ...]]:
 @functools.cache
 def singular(layer: str) -> tuple[Tensor, Tensor]:
     """Return the left `[row, k]` and right `[column, k]` singular directions of a layer, with a fixed sign."""
-    import torch
-
     left, _, right = torch.linalg.svd(backbone()[layer], full_matrices=False)
     sign = left.gather(0, left.abs().argmax(0, keepdim=True)).sign()
     return left * sign, right.T * sign
@@ -75,8 +75,6 @@ def singular(layer: str) -> tuple[Tensor, Tensor]:
 
 def layer_input(form: str, hidden: Tensor) -> Tensor:
     """Return what the adapted layer sees of first hidden features `[row, 64]`: themselves, or the second layer `[row, 32]`."""
-    import torch
-
     if form != "last_layer":
         return hidden
     w = backbone()
@@ -101,8 +99,6 @@ def update(draws: Mapping[str, Tensor]) -> Tensor:
 
 def directions(draws: Mapping[str, Tensor]) -> Tensor:
     """Return u_k^T Delta v_k in the first four singular directions of the adapted layer, `[*sample, 4]`."""
-    import torch
-
     last = "head" in draws
     left, right = singular("w3" if last else "w2")
     rows = draws["head"].shape[-2] if last else left.shape[0]
@@ -113,8 +109,6 @@ def directions(draws: Mapping[str, Tensor]) -> Tensor:
 
 def adapted(classes: int) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
     """Return `logits(draws, x)`: draws of the sites `[*sample, *site]` and layer inputs `[row, feature]` to `[*sample, row, class]`."""
-    import torch
-
     w = backbone()
     w2, b2, w3, b3 = w["w2"], w["b2"], w["w3"][:classes], w["b3"][:classes]
     left, right = singular("w2")
@@ -144,7 +138,5 @@ def adapted(classes: int) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
 
 def frozen_logits(classes: int, hidden: Tensor) -> Tensor:
     """Return the logits `[row, class]` of the backbone without an adapter from first hidden features `[row, 64]`."""
-    import torch
-
     w = backbone()
     return torch.tanh(hidden @ w["w2"].T + w["b2"]) @ w["w3"][:classes].T + w["b3"][:classes]
