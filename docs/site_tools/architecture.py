@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -292,7 +293,7 @@ def table() -> str:
         parts += [
             f"### {room}",
             "",
-            about(ROOT / room / "__init__.py"),
+            textwrap.fill(about(ROOT / room / "__init__.py"), 98),
             "",
             "| | what it holds |",
             "|---|---|",

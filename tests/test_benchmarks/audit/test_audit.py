@@ -238,6 +238,17 @@ def test_the_page_lists_every_check_and_every_fault():
         assert f"| {name} | `{fault.check}` | {fault.like} |" in text
 
 
+def test_the_page_lists_every_program_of_known_evidence():
+    rows = re.findall(
+        r"^\| (\w+) \| (-?\d+\.\d{5}) \| ([^|]+) \|$",
+        PAGE.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    assert {name: route for name, _, route in rows} == {n: t.route for n, t in TARGETS.items()}
+    for name, value, _ in rows:
+        assert abs(float(value) - TARGETS[name].log_evidence()) < 6e-6, name
+
+
 MODEL_FILE = """
 '''Coin with a constant too many.'''
 import pyro, pyro.distributions as dist, torch
