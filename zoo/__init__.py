@@ -1,4 +1,4 @@
-"""What is to be inferred: programs, data, quantities, references, and the log density of a program.
+"""What is to be inferred: programs, data, quantities, references, and log densities.
 
     import zoo
     entry = zoo.load("correlated_gaussian", d=10)
@@ -46,7 +46,7 @@ _HOMES = {
     ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-# names of modules as attributes, some from before they had folders
+# modules as attributes; some names predate the sub-packages
 _ROOMS = {
     "compiled": "zoo.compiler.compile",
     "contract": "zoo.contract",
@@ -64,7 +64,7 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    """Import the home of a public name, or a module of this room, on first use."""
+    """Import a public name, or a module of this package, on first use."""
     if name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)
     elif name in _ROOMS:

@@ -1,4 +1,4 @@
-"""The errors of the house: one sentence that says what was given, what is accepted, and what to do next.
+"""The errors of this project: one sentence with what was given, what is accepted, what to do.
 
 Every error a user can cause derives from `ZooError`, so that the command line can print it without
 a traceback and choose the exit code, and a script can catch all of them at once.
@@ -26,12 +26,12 @@ __all__ = [
 
 
 class ZooError(Exception):
-    """Base of every error this package raises on purpose; `exit_code` is what the command line returns."""
+    """Base of all deliberate errors; the command line returns `exit_code`."""
 
     exit_code = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the finished sentence: what a class makes it of is not asked for again in another process."""
+        """Pickle the finished message: constructors of subclasses take other arguments."""
         return _again, (type(self), self.args, self.__dict__)
 
 
@@ -61,11 +61,11 @@ class UnknownNameError(UsageError):
 
 
 class DataError(UsageError):
-    """Data that a program cannot be conditioned on: NaN, a wrong dtype or shape, a value outside the support."""
+    """Invalid data: NaN, a wrong dtype or shape, or a value outside the support."""
 
 
 class ProgramError(UsageError):
-    """A Pyro program this house cannot handle correctly; the message names the site and the cure."""
+    """A Pyro program that cannot be handled correctly; the message names site and cure."""
 
 
 class ReferenceError(ZooError):
@@ -77,13 +77,13 @@ class FitError(ZooError):
 
 
 class InfrastructureError(ZooError):
-    """The machine failed us: a full disk, a folder that cannot be written, a killed worker (exit code 3)."""
+    """A failure of the machine: full disk, unwritable folder, killed worker (exit code 3)."""
 
     exit_code = 3
 
 
 class LostWorkerError(InfrastructureError):
-    """A worker process that was stopped, or ended without an answer; `status` says how (exit code 3)."""
+    """A worker that was stopped or ended without an answer; `status` says how (exit code 3)."""
 
     def __init__(self, message: str, *, status: Literal["killed", "timeout", "error"]) -> None:
         super().__init__(message)
@@ -91,13 +91,13 @@ class LostWorkerError(InfrastructureError):
 
 
 def did_you_mean(got: str, accepted: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?`-style text for the nearest accepted name, or an empty string."""
+    """Return text such as ` (did you mean 'x'?)` for the nearest name, or an empty string."""
     near = difflib.get_close_matches(got, list(accepted), n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def printable(text: str) -> str:
-    """Return text of others with control characters replaced, so that it moves no cursor and names no window."""
+    """Replace control characters, so that foreign text cannot control the terminal."""
     return "".join(
         (
             c

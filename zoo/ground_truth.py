@@ -13,7 +13,7 @@ __all__ = ["Analytic", "Baselines", "Moments", "Published"]
 
 
 class Moments(NamedTuple):
-    """Means and standard deviations of one quantity with their Monte Carlo standard errors (0 where exact)."""
+    """Means and standard deviations of one quantity, with Monte Carlo errors (0 if exact)."""
 
     mean: Tensor
     mean_se: Tensor
@@ -26,11 +26,11 @@ class Analytic:
     """A posterior known in closed form.
 
     Attributes:
-        sample: `sample(n, seed)` returns independent exact draws of the program's sites, each `[n,
-            *site]`.
-        moments: exact moments per quantity name (standard errors 0); quantities not listed use the
-            draws.
-        log_evidence: log p(observed) in nats, None where it is not known.
+        sample: `sample(n, seed)` returns independent exact draws of the program's sites, each
+            `[n, *site]`.
+        moments: exact moments by quantity name (standard errors 0); for other quantities the draws
+            are used.
+        log_evidence: log p(observed) in nats, or None if unknown.
     """
 
     sample: Callable[[int, int], Mapping[str, Tensor]]
@@ -40,12 +40,12 @@ class Analytic:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """Reference draws that others made, checked and published.
+    """Reference draws made, checked and published by others.
 
     Attributes:
         draws: the program's sites, each `[chain, draw, *site]`.
         gates: the checks recorded with them, name -> passed.
-        rhat_max, ess_min: worst recorded values, None where not recorded.
+        rhat_max, ess_min: worst recorded values, None if not recorded.
         provenance: how and by whom they were drawn.
     """
 
@@ -58,17 +58,16 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Baselines:
-    """Class probabilities of methods that are not posteriors, and how draws of a posterior become class probabilities.
+    """Class probabilities of methods that are not posteriors, to compare predictions with.
 
     Attributes:
         labels: the true class of every test row, `[row]`.
         classes: names of the classes.
         probabilities: method -> set -> `[row, class]`; the set `test` belongs to `labels`, others
-            hold rows from outside the task.
-        predict: `predict(draws)` with draws `[draw, *site]` returns set -> `[draw, row, class]`.
+            are out-of-distribution.
+        predict: `predict(draws)` turns draws `[draw, *site]` into set -> `[draw, row, class]`.
         about: method -> one sentence on how it was made.
-        images: gray pictures of the test rows `[row, height, width]` with values in [0, 1], None
-            where there are none.
+        images: gray images of the test rows `[row, height, width]` with values in [0, 1], or None.
     """
 
     labels: Tensor

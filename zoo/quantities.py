@@ -1,4 +1,4 @@
-"""Functions of draws on which posteriors are compared, safe where labels or rotations are free.
+"""Functions of draws on which posteriors are compared, safe if labels or rotations are free.
 
 Every helper returns `fn(draws, data) -> Tensor` of shape `[*sample, *shape]`, to be put into a
 `zoo.Quantity`.
@@ -37,37 +37,37 @@ def _draws(draws: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def site(name: str) -> QuantityFunction:
-    """Return the draws of a site as they are, `[*sample, *site]`.
+    """Return the draws of a site, `[*sample, *site]`.
 
     Raises:
-        UnknownNameError: when called on draws that lack the site.
+        UnknownNameError: on a call with draws that lack the site.
     """
     return lambda draws, data: _draws(draws, name)
 
 
 def log_site(name: str) -> QuantityFunction:
-    """Return the natural logarithm of a positive site: moments of a raw scale are noise.
+    """Return the natural logarithm of a positive site; moments of a raw scale are noise.
 
     Raises:
-        UnknownNameError: when called on draws that lack the site.
+        UnknownNameError: on a call with draws that lack the site.
     """
     return lambda draws, data: _draws(draws, name).log()
 
 
 def sorted_by(name: str, by: str, *, log: bool = False) -> QuantityFunction:
-    """Return a site `[*sample, class]` with its classes in ascending order of another site `[*sample, class]`.
+    """Return a site with its classes in ascending order of another site, both `[*sample, class]`.
 
     With s the permutation that sorts `by` in each draw, the result is name[s(1)], ..., name[s(K)]:
     it does not depend on how a sampler labels the classes. Further axes of `name` after the class
     axis are kept.
 
     Args:
-        name: site to show.
+        name: site to return.
         by: site whose order defines the labels, `[*sample, class]`.
         log: take the logarithm of `name`, for scales.
 
     Raises:
-        UnknownNameError: when called on draws that lack one of the sites.
+        UnknownNameError: on a call with draws that lack one of the sites.
     """
 
     def fn(draws: Mapping[str, Tensor], data: Data) -> Tensor:
@@ -86,7 +86,7 @@ def sorted_by(name: str, by: str, *, log: bool = False) -> QuantityFunction:
 def co_assignment(
     probabilities: Callable[[Mapping[str, Tensor], Data], Tensor], pairs: Sequence[tuple[int, int]]
 ) -> QuantityFunction:
-    r"""Return the chance that two rows belong to the same class, for chosen pairs of rows.
+    r"""Return the probability that two rows share a class, for chosen pairs of rows.
 
     \[ P(c_i = c_j \mid z, x) = \sum_k p(c_i = k \mid z, x_i)\, p(c_j = k \mid z, x_j) \]
 
@@ -105,7 +105,7 @@ def co_assignment(
 
 
 def log_odds(left: Tensor, right: Tensor) -> Tensor:
-    r"""Return the log odds that two rows belong to the same class, from their log class weights, `[*sample, pair]`, nats.
+    r"""Return the log odds that two rows share a class, `[*sample, pair]`, in nats.
 
     \[ \log \sum_k a_k b_k - \log \sum_{k \ne l} a_k b_l, \qquad a_k = \exp(left_k), \; b_k =
     \exp(right_k) \]
@@ -121,7 +121,9 @@ def log_odds(left: Tensor, right: Tensor) -> Tensor:
 
 
 def shared_classes(responsibilities: Tensor) -> Tensor:
-    """Return the Rao-Blackwellized chance that two rows share a class, the mean over draws of sum_k r_ik r_jk, `[row, row]`.
+    """Return the Rao-Blackwellized probability that two rows share a class, `[row, row]`.
+
+    It is the mean over draws of sum_k r_ik r_jk.
 
     Args:
         responsibilities: class probabilities of every row given a draw, `[*sample, row, class]`.
@@ -132,11 +134,13 @@ def shared_classes(responsibilities: Tensor) -> Tensor:
 
 
 def predictive_at(predict: Callable[..., Tensor], points: Any) -> QuantityFunction:
-    """Return a prediction at fixed inputs, `[*sample, point]`: identified even where the parameters are not.
+    """Return a prediction at fixed inputs, `[*sample, point]`.
+
+    Predictions are identified even if the parameters are not.
 
     Args:
         predict: `(draws, points) -> [*sample, point]`.
-        points: inputs to predict at, a tensor or anything `torch.as_tensor` takes.
+        points: the inputs, a tensor or anything `torch.as_tensor` accepts.
     """
     inputs = torch.as_tensor(points)
     return lambda draws, data: predict(draws, inputs)
@@ -145,10 +149,10 @@ def predictive_at(predict: Callable[..., Tensor], points: Any) -> QuantityFuncti
 def of_site(
     name: str, support: Any, shape: tuple[int, ...], dims: tuple[str, ...]
 ) -> tuple[str, Quantity]:
-    """Return the label and the quantity that suit a latent site by its support.
+    """Return a label and a quantity for a latent site, chosen by its support.
 
-    Positive supports enter as logarithms; triangular and correlation matrices as their free
-    entries; all else as is.
+    Positive sites become logarithms, triangular and correlation matrices their free entries; all
+    others stay unchanged.
 
     Raises:
         UsageError: `dims` does not name every axis of the site.

@@ -1,7 +1,7 @@
-"""Find entries by name: own models, plug-ins of the entry-point group `posterior_zoo.models`, and files of a user.
+"""Find entries by name: built-in models, plug-ins (`posterior_zoo.models`) and users' files.
 
 Listing reads source files with `ast` and imports nothing; loading imports the one module that is
-asked for.
+requested.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class EntryInfo:
     """What is known of an entry without importing it.
 
     Attributes:
-        name, title, tags, reference: as in `ModelEntry`; empty where the source does not say them
-        literally.
-        source: `zoo` for own models, the name of the distribution for a plug-in.
+        name, title, tags, reference: as in `ModelEntry`; empty if the source has no literal for
+            them.
+        source: `zoo` for built-in models, the name of the distribution for a plug-in.
         target: `module:attribute` to import.
-        error: one sentence when the entry cannot be used, None otherwise.
+        error: one sentence if the entry cannot be used, else None.
     """
 
     name: str
@@ -58,7 +58,7 @@ def catalog(*, deep: bool = False) -> list[EntryInfo]:
     """List every entry by name, usable or not, without importing any model.
 
     A plug-in that cannot be found, does not parse or shares its name with another source is listed
-    with the error.
+    with an error.
 
     Args:
         deep: also import each entry, so that a module that raises on import is listed with that
@@ -79,7 +79,7 @@ def catalog(*, deep: bool = False) -> list[EntryInfo]:
 
 
 def names() -> list[str]:
-    """Return the names `load` accepts, sorted; entries known to be broken are left out."""
+    """Return the sorted names that `load` accepts, without entries known to be broken."""
     return [info.name for info in catalog() if info.error is None]
 
 
@@ -127,7 +127,7 @@ def _scan(path: Path, module: str, source: str) -> tuple[EntryInfo, ...]:
 
 @functools.lru_cache(maxsize=512)
 def _cards(text: str, path: Path, module: str, source: str) -> tuple[EntryInfo, ...]:
-    """Parse a text once: every name that is asked for reads all files again, a tenth of a second if they were parsed again too."""
+    """Parse a text once: every lookup reads all files, and parsing them takes 0.1 s."""
     return tuple(_parsed(ast.parse(text), path, module, source))
 
 
@@ -140,7 +140,7 @@ def _parsed(tree: ast.Module, path: Path, module: str, source: str) -> Iterator[
         if isinstance(target, ast.Name)
     }
     if "NAMES" in assigned:
-        # a module with many entries says name -> title, and what they share, in literals
+        # a module with many entries has a literal name -> title, and literals for what they share
         title = (ast.get_docstring(tree) or "").partition("\n")[0]
         listed = _literal(assigned["NAMES"]) or ()
         named = (
@@ -190,7 +190,7 @@ def _parsed(tree: ast.Module, path: Path, module: str, source: str) -> Iterator[
 
 
 def _literal(node: ast.expr) -> Any:
-    """Return the value of a literal, also inside `frozenset({...})`; None for anything computed."""
+    """Return the value of a literal, also inside `frozenset({...})`; None for computed values."""
     if (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
@@ -273,7 +273,7 @@ def parse(request: str) -> tuple[str, dict[str, str]]:
     """Split `name[d=10,rho=0.95]` into the name (or path) and its options as text.
 
     Raises:
-        UsageError: brackets or options that cannot be read.
+        UsageError: malformed brackets or options.
     """
     match = _REQUEST.fullmatch(request) if isinstance(request, str) else None
     if match is None:
@@ -300,10 +300,10 @@ def parse(request: str) -> tuple[str, dict[str, str]]:
 def load(name: str, **options: Any) -> ModelEntry:
     """Return an entry by name, or from a file `x.py` or `x.py:name`.
 
-    Options come in brackets, `correlated_gaussian[d=10,rho=0.95]`, or as keyword arguments.
+    Options are given in brackets, `correlated_gaussian[d=10,rho=0.95]`, or as keyword arguments.
 
     Raises:
-        UsageError: a name that is not accepted, a file that is no model, or a broken plug-in.
+        UsageError: an invalid name, a file without a model, or a broken plug-in.
         UnknownNameError: an unknown entry or option, with the nearest guess.
     """
     base, given = parse(name)
@@ -342,7 +342,7 @@ def _by_name(name: str) -> ModelEntry:
 
 
 def _entry(info: EntryInfo) -> ModelEntry:
-    """Import the module of a listed entry and take the entry out of it."""
+    """Import the module of a listed entry and return the entry."""
     from zoo.user_models.model_file import entries_of, pick
 
     module_name, _, attribute = info.target.partition(":")

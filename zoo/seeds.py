@@ -1,4 +1,4 @@
-"""Seeds of every random stream, derived so that no two streams share one and no run depends on order or cores."""
+"""Seeds of independent random streams, which depend neither on run order nor on cores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["derive_seed"]
 
 
 def derive_seed(*parts: object) -> int:
-    """Return a seed in [0, 2**31) from SHA-256 of the parts joined by a separator no part contains.
+    """Return a seed in [0, 2**31) from the SHA-256 of the parts, joined by a unit separator.
 
     The same parts give the same seed in every process, on every machine and under every
     `PYTHONHASHSEED`.

@@ -1,4 +1,4 @@
-"""Bytes: of values, equal for equal content in every process; and on the disk, a file whole or not at all."""
+"""Content digests of values that agree across processes, and atomic writing of files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 __all__ = ["TEMPORARY", "content", "digest_of", "sync_folder", "write_whole", "written"]
 
-# of the names that tempfile completes; what a killed process leaves is recognized by it
+# part of the names of temporary files, by which leftovers of killed processes are recognized
 TEMPORARY = ".zoo-tmp-"
 
 
@@ -29,12 +29,12 @@ def digest_of(values: Mapping[str, Any]) -> str:
 
 
 def content(value: Any) -> bytes:
-    """Return the content of a value: numbers by dtype, shape and bytes, everything else by its parts.
+    """Return the content of a value: numbers by dtype, shape and bytes, all else by its parts.
 
-    Plain values and containers of them are their `repr`. A function is its qualified name and an
-    object its class with its attributes: neither has an address, so that two processes agree. What
-    such a value *does* is not seen here; kept results are also held against an evaluation
-    (`benchmarks.run.witness`).
+    Plain values and containers of them are represented by their `repr`, a function by its
+    qualified name, and an object by its class and attributes. No address enters, so two processes
+    agree. Changes in the code of functions are not seen here; kept results are also checked
+    against an evaluation (`benchmarks.run.witness`).
     """
     return b"".join(_parts(value, ()))
 
@@ -55,7 +55,7 @@ def _parts(value: Any, above: tuple[int, ...]) -> Iterator[bytes]:
             yield np.ascontiguousarray(value).tobytes()
     elif _plain(value):
         yield repr(value).encode()
-    elif id(value) in above:  # an object that holds itself
+    elif id(value) in above:  # an object that contains itself
         yield b"again"
     else:
         yield from _composite(value, (*above, id(value)))
@@ -102,24 +102,25 @@ def _composite(value: Any, above: tuple[int, ...]) -> Iterator[bytes]:
 
 
 def _framed(part: bytes) -> bytes:
-    """Return a part behind its length, so that two different lists of parts never join to the same bytes."""
+    """Prefix a part with its length, so that different lists never join to the same bytes."""
     return struct.pack("<q", len(part)) + part
 
 
 @contextmanager
 def written(path: Path, *, new: bool = False) -> Iterator[Path]:
-    """Yield a place for a file that appears at `path` when the block ends well, whole and flushed; else `path` stays as it was.
+    """Write a file atomically: yield a temporary path that is moved to `path` on success.
 
-    The place is in a private folder beside `path`, so that no name in it can be taken and the
-    umask decides the file's mode.
+    The file is flushed to disk first; after an error `path` is unchanged. The temporary path is in
+    a private folder beside `path`, so that no name in it can be taken and the umask decides the
+    file's mode.
 
     Args:
-        path: where the file shall be, in a folder that is there.
-        new: refuse to replace what is there.
+        path: the final path, in an existing folder.
+        new: refuse to replace an existing file.
 
     Raises:
-        FileExistsError: `new`, and something is there.
-        OSError: what the operating system says.
+        FileExistsError: `new`, and the path exists.
+        OSError: the operating system reports an error.
     """
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as folder:
         place = Path(folder) / path.name
@@ -134,13 +135,13 @@ def written(path: Path, *, new: bool = False) -> Iterator[Path]:
 
 
 def write_whole(path: Path, raw: bytes) -> None:
-    """Write bytes to a file by `written`."""
+    """Write bytes to a file atomically, see `written`."""
     with written(path) as place:
         place.write_bytes(raw)
 
 
 def _link_or_create(place: Path, path: Path) -> None:
-    """Put a file where nothing is: by a link, which fails where the name is taken, or by a copy where there are no links."""
+    """Create a file that must not exist: by a hard link, else (without links) by a copy."""
     try:
         os.link(place, path)
     except FileExistsError:
@@ -153,7 +154,7 @@ def _link_or_create(place: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk."""
+    """Flush the directory entries of a folder to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,6 +1,6 @@
-"""The nouns of the house: what is inferred, from which data, compared on what, and against which truth.
+"""The core records: what is inferred, from which data, compared on what, with which truth.
 
-All records are frozen, keyword-only and validated when built; a change is a new copy
+All records are frozen, keyword-only and validated on creation; a change is a new copy
 (`dataclasses.replace`).
 """
 
@@ -41,7 +41,7 @@ NAME = re.compile(
 
 
 class Program(Protocol):
-    """A Pyro callable: a function or a `PyroModule`, called as `program(**tensors, index=None)`."""
+    """A function or `PyroModule` of Pyro, called as `program(**tensors, index=None)`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the generative process once."""
@@ -70,7 +70,7 @@ class Data:
 
     Attributes:
         train: keyword arguments of the program (tensors; plain numbers and strings pass through
-            untouched).
+            unchanged).
         test: the same keys for held-out rows, or None.
         observed: the keys whose removal gives the prior predictive.
         batched: the keys with one row per unit of the minibatch plate.
@@ -92,7 +92,7 @@ class Data:
     licence: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse NaN, empty and misshapen tensors and names that are not keys of `train`."""
+        """Reject NaN, empty and misshapen tensors, and names that are not keys of `train`."""
         import torch
 
         for part, tensors in (("train", self.train), ("test", self.test or {})):
@@ -158,43 +158,44 @@ def _check_tensor(label: str, value: Tensor) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """The card of one model; see `docs/model_contract.md` for what each field promises.
+    """The card of one model; `docs/model_contract.md` says what each field promises.
 
     Attributes:
-        name: lower-case registry name, equal to the file stem for the models of this repository.
-        title: one line a reader recognizes the model by.
+        name: lower-case registry name; for built-in models the file stem.
+        title: one line by which a reader recognizes the model.
         make_data: `make_data(seed, **options) -> Data`; reads or generates, never downloads.
         build: `build(data, **options) -> Program`; a fresh program on every call.
-        quantities: what posteriors are compared on, worst-known first is not required.
-        reference: the kind of truth this entry has.
-        families: names of the guide families that are run by `--guides all`.
-        own_guides: families brought by the entry itself: name -> `build(program, data, entry) ->
+        quantities: what posteriors are compared on, in any order.
+        reference: the kind of ground truth of this entry.
+        families: names of the guide families run by `--guides all`.
+        own_guides: families defined by the entry itself: name -> `build(program, data, entry) ->
             guide`.
         analytic: `analytic(data, **options) -> Analytic`, for `reference="analytic"`.
-        reference_of: name of the entry whose reference this one borrows (same posterior of the
+        reference_of: name of the entry whose reference this one uses (same posterior of the
             quantities).
         published: `published(data) -> Published`: reference draws of others, for
-            `reference="stored"` without files of ours.
-        learns: the program has weights of its own that are trained and then held fixed.
+            `reference="stored"` without files in this repository.
+        learns: the program has weights of its own, which are trained and then held fixed.
         options: defaults of the options of `make_data` and `build`.
         chosen: the options given at load time (subset of `options`).
         minibatch: default number of units per minibatch, None to use all data in every step.
-        dtype: floating type of trace, fit and draw.
+        dtype: floating dtype of trace, fit and draw.
         baselines: optional hook `baselines(data, seed, **options) -> Baselines`: predictions of
             methods that are not posteriors.
-        panel: optional hook drawing extra figures for the report: a function, or `module:function`
-            imported when a report is made.
-        amortize: optional `amortize(tensors) -> [unit, feature]`, what an encoder sees of each
-            unit.
+        panel: optional hook that draws extra figures for the report: a function, or
+            `module:function`, imported when a report is made.
+        amortize: optional `amortize(tensors) -> [unit, feature]`: the encoder input of each unit.
         training: settings (fields of `guides.FitConfig`) of fits to all data, for entries that
-            learn or are amortized; `objective` and what belongs to it count for the fit that
-            trains the weights only.
-        judged: optional `judged(data) -> Data`: the units on which methods are compared once the
-            weights are trained.
-        conditional: optional `conditional(data, program, **options) -> Analytic | None`: the exact posterior given a trained program.
+            learn or are amortized; `objective` and its parameters apply only to the fit that
+            trains the weights.
+        judged: optional `judged(data) -> Data`: the evaluation subset of units on which methods
+            are compared once the weights are trained.
+        conditional: optional `conditional(data, program, **options) -> Analytic | None`: the exact
+            posterior given a trained program.
         tags: words for `zoo list --tag`.
         cites: references to print.
-        notices: sentences a reader of a comparison must see first, e.g. that labels may be free.
+        notices: sentences that readers of a comparison must see first, e.g. that labels may be
+            free.
     """
 
     name: str
@@ -260,7 +261,7 @@ class ModelEntry:
 
     @property
     def key(self) -> str:
-        """The name with the options that differ from their defaults, e.g. `correlated_gaussian[d=10]`."""
+        """The name with the options that differ from their defaults, as `name[d=10]`."""
         changed = {k: v for k, v in self.chosen.items() if v != self.options[k]}
         return self.name + (
             "[" + ",".join(f"{k}={v}" for k, v in sorted(changed.items())) + "]" if changed else ""
@@ -275,16 +276,16 @@ class ModelEntry:
         return self.build(data, **self.settings)
 
     def exact(self, data: Data) -> Analytic | None:
-        """Return the closed-form posterior, None where there is none."""
+        """Return the closed-form posterior, or None."""
         return None if self.analytic is None else self.analytic(data, **self.settings)
 
     def with_options(self, **options: Any) -> ModelEntry:
-        """Return a copy with other options; unknown ones are refused with the nearest guess."""
+        """Return a copy with other options; unknown ones are rejected with the nearest guess."""
         return replace(self, chosen={**self.chosen, **options})
 
 
 def _coerce(entry: str, key: str, value: Any, default: Any) -> Any:
-    """Give an option the type of its default; the command line only has strings."""
+    """Convert an option to the type of its default; the command line only has strings."""
     if isinstance(default, bool):
         words = {"true": True, "false": False, "1": True, "0": False}
         if str(value).lower() in words:
@@ -310,10 +311,10 @@ def _coerce(entry: str, key: str, value: Any, default: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a method spent: wall-clock seconds without compilation, compile seconds, optimizer steps, gradients.
+    """Cost of a method: wall-clock seconds without compilation, compile seconds, steps, gradients.
 
-    `sequential_depth` counts gradients that had to wait for another one; `gradient_evaluations`
-    counts all.
+    `gradient_evaluations` counts all gradients, `sequential_depth` those that had to wait for
+    another one.
     """
 
     seconds: float
@@ -333,12 +334,11 @@ class Posterior:
         method: a family's name, `nuts`, or the kind of a reference.
         draws: constrained latent sites, each `[*sample, *site]`.
         sample_dims: `("sample",)` for a guide, `("chain", "draw")` for MCMC.
-        unconstrained: the same draws as one flat vector, `[*sample, dim]`, where the method has
-            it.
+        unconstrained: the same draws as one flat vector, `[*sample, dim]`, if the method has it.
         log_weights: log p(z, data) - log q(z) per draw in nats, guides only.
         stats: per-draw statistics `[chain, draw]` of MCMC (`diverging`, `energy`, `lp`, `n_steps`,
             `tree_depth`, `acceptance_rate`, `step_size`).
-        cost: what it spent.
+        cost: the cost of the method.
         seed: the seed given by the user.
     """
 
@@ -356,7 +356,7 @@ class Posterior:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse sample dimensions no diagnostic knows and draws of unequal sample shape."""
+        """Reject unknown sample dimensions, and draws with different sample shapes."""
         if self.sample_dims not in (("sample",), ("chain", "draw")):
             raise UsageError(
                 f'sample_dims is {self.sample_dims}; accepted: ("sample",) for a guide, ("chain",'
@@ -382,18 +382,17 @@ class Posterior:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The truth a method is compared with.
+    """The ground truth a method is compared with.
 
     Attributes:
         kind: `analytic`, `exact`, `stored`, `conditional` or `nuts`.
-        posterior: draws of the truth (chains kept where they came from chains), None for kind
-            `none`.
-        moments: per quantity, with standard errors; from all draws where more were made than are
+        posterior: draws of the truth (with chains, if any), None for kind `none`.
+        moments: per quantity, with standard errors; from all draws if more were made than are
             stored.
         gates: name -> passed; empty for closed forms.
-        log_evidence: log p(observed) in nats where known.
+        log_evidence: log p(observed) in nats, if known.
         usable: every gate passed and the fingerprint matches.
-        reason: one sentence when not usable.
+        reason: one sentence if not usable.
     """
 
     kind: ReferenceKind

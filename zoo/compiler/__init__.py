@@ -1,1 +1,4 @@
-"""Makes tensor functions fast: trace, simplify, vectorize, compile, check against eager, cache. It knows nothing of models."""
+"""Makes tensor functions fast: trace, simplify, vectorize, compile, check, cache.
+
+This package knows nothing about models.
+"""

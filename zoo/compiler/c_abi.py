@@ -1,14 +1,14 @@
-"""Compiled graphs called as plain C functions: for samplers that are not written in Python, and for many steps in one call.
+"""Compiled graphs exposed through a C ABI, for non-Python samplers and multi-step loops.
 
     int64 zoo_gradient(uint64 dim, const double *x, double *gradient, double *value, void *graph)
     int64 zoo_steps(void *graph, const steps_t *steps)
 
-A graph compiled for itself (`zoo.compiler.standalone`) is a C function of pointers already; a
-package for torch's loader carries one of bare arrays (Inductor's "minimal ArrayRef interface"). No
-tensor is made per call, so a small gradient takes half a microsecond instead of four. Forty lines
-of C, compiled once per machine into the same cache, turn either into the two functions above.
-Every graph is compared with its answers from Python before it is used; where anything does not
-fit, Python calls it.
+A standalone graph (`zoo.compiler.standalone`) is already a C function of pointers. A package for
+torch's loader provides one that takes bare arrays (Inductor's "minimal ArrayRef interface"). No
+tensor is created per call, so a small gradient takes 0.5 microseconds instead of four. A shim of
+forty lines of C, compiled once per machine into the same cache, turns either into the two
+functions above. Every graph is compared with its results from Python before it is used; where
+anything does not fit, the graph is called from Python.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ INTERFACE = {
     "aot_inductor.allow_stack_allocation": True,
     "aot_inductor.use_minimal_arrayref_interface": True,
 }
-FAILED = -2  # the graph raised
+FAILED = -2  # the graph raised an exception
 
 SOURCE = (Path(__file__).parent / "csrc" / "native.c").read_text(encoding="utf8")
 
 
 class _Array(ctypes.Structure):
-    """`array_t` of the source."""
+    """`array_t` in the C source."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -56,7 +56,7 @@ class _Array(ctypes.Structure):
 
 
 class _Graph(ctypes.Structure):
-    """`graph_t` of the source."""
+    """`graph_t` in the C source."""
 
     _fields_ = (
         ("model", ctypes.c_void_p),
@@ -70,7 +70,7 @@ class _Graph(ctypes.Structure):
 
 
 class _Package(ctypes.Structure):
-    """`package_t` of the source."""
+    """`package_t` in the C source."""
 
     _fields_ = (
         ("model", ctypes.c_void_p),
@@ -84,7 +84,7 @@ class _Package(ctypes.Structure):
 
 
 class _Steps(ctypes.Structure):
-    """`steps_t` of the source."""
+    """`steps_t` in the C source."""
 
     _fields_ = (
         *(
@@ -108,15 +108,16 @@ class _Steps(ctypes.Structure):
 
 
 class NativeGraph:
-    """A compiled graph of float64 outputs exposed through a C ABI; for one thread at a time.
+    """A compiled graph with float64 outputs, exposed through a C ABI; not thread-safe.
 
     Attributes:
         gradient: address of `zoo_gradient`, for a graph `[point, constants] -> (value, gradient)`.
-            It returns 0, or 3 or 4 where gradient or value are not finite; after `stop`, or once
-            the graph has failed, the value is NaN: points to reject.
-        copy: address of a function that copies a point, which samplers ask for beside the
+            It returns 0 on success and 3 or 4 if the gradient or the value is not finite. After
+            `stop`, or once the graph has failed, the value is NaN, so that samplers reject the
+            point.
+        copy: address of a function that copies a point, which samplers require beside the
             gradient.
-        data: address of their last argument.
+        data: address of the context pointer that both take as their last argument.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class NativeGraph:
         outputs: Sequence[Tensor],
     ) -> None:
         if any(x.dtype != torch.float64 for x in outputs):
-            raise OSError("outputs other than float64 are not handed over")
+            raise OSError("only float64 outputs can be exposed through the C ABI")
         tensors = (*(x.detach().clone() for x in examples), *constants)
         self._inputs = (ctypes.c_void_p * len(tensors))(*[x.data_ptr() for x in tensors])
         self._outputs = (ctypes.c_void_p * len(outputs))()
@@ -156,7 +157,7 @@ class NativeGraph:
     def _loaded(
         self, code: ctypes.CDLL, tensors: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> _Package:
-        """Make a model of a package for torch's loader, called through its interface of arrays."""
+        """Create a model from a loader package, called through its ArrayRef interface."""
         handle = ctypes.c_void_p()
         if code.AOTInductorModelCreateV2(ctypes.byref(handle), None, ctypes.c_size_t(0)):
             raise OSError("the package cannot be loaded a second time")
@@ -175,20 +176,20 @@ class NativeGraph:
 
     @property
     def calls(self) -> int:
-        """How often `zoo_gradient` evaluated the graph."""
+        """Number of graph evaluations by `zoo_gradient`."""
         return int(self._graph.calls)
 
     @property
     def failed(self) -> bool:
-        """Whether the graph raised."""
+        """Whether the graph raised an exception."""
         return bool(self._graph.stop == FAILED)
 
     def stop(self) -> None:
-        """Make every later call return NaN at once."""
+        """Make every later call return NaN immediately."""
         self._graph.stop = -1
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """Return the outputs, for checks.
+        """Evaluate the graph once, for self-checks.
 
         Raises:
             OSError: the graph failed.
@@ -206,18 +207,18 @@ class NativeGraph:
     def steps(
         self, state: Tensor, before: Tensor, controls: Tensor, noise: Sequence[Tensor]
     ) -> tuple[int, Tensor, Tensor]:
-        """Take several steps of a graph `[state, control, constant, *noise] -> (new state, summary)` in one call.
+        """Run several steps of a graph `[state, control, constant, *noise] -> (state, summary)`.
 
         Args:
-            state: `[row, size]`, replaced by the last state.
-            before: of the same shape, replaced by the state before the last step.
+            state: `[row, size]`, overwritten with the last state.
+            before: `[row, size]`, overwritten with the state before the last step.
             controls: `[step, control]`, one row per step.
             noise: per noise input a contiguous `[step, *input]`.
 
         Returns:
-            The number of steps that went well (it ends at the first summary that is not finite),
-            the summaries `[step, summary]`, that of the failing step included, and the first row
-            of the state after each step `[step, size]`.
+            The number of successful steps (the loop ends at the first non-finite summary), the
+            summaries `[step, summary]` including that of the failing step, and the first row of
+            the state after each step, `[step, size]`.
         """
         count, size, width = controls.shape[0], state.shape[1], self._shapes[1].numel()
         numbers, history = (
@@ -255,42 +256,42 @@ def load(
     constants: Sequence[Tensor],
     outputs: Sequence[Tensor],
 ) -> NativeGraph:
-    """Return the graph of a package, exposed through a C ABI.
+    """Load the graph of a package, exposed through a C ABI.
 
     Args:
-        package: a compiled graph `[*examples, *constants] -> outputs` on the processor: a library
-            or a package for torch's loader.
-        examples: its inputs, for their shapes.
-        constants: what it takes beside them.
-        outputs: tensors shaped like those it returns.
+        package: a compiled graph `[*examples, *constants] -> outputs` on the CPU: a standalone
+            library or a package for torch's loader.
+        examples: example inputs, which fix the shapes.
+        constants: the tensors passed after the inputs.
+        outputs: tensors with the shapes of its outputs.
 
     Raises:
-        OSError: no compiler and no cached function, or a package this route cannot call; the text
-            says which.
+        OSError: there is no compiler and no cached shim, or the package cannot be called this way;
+            the message says which.
     """
     if not all(
         t.device.type == "cpu" and t.ndim <= 8 and t.is_contiguous()
         for t in (*examples, *constants)
     ):
         raise OSError(
-            "only contiguous tensors of up to eight axes on the processor are handed over"
+            "only contiguous CPU tensors of at most eight axes can be passed through the C ABI"
         )
     try:
         return NativeGraph(_shim(), _library(str(package)), examples, constants, outputs)
     except AttributeError as error:
-        raise OSError("the package has no interface of arrays") from error
+        raise OSError("the package has no ArrayRef interface") from error
 
 
 @functools.cache
 def _library(package: str) -> ctypes.CDLL:
-    """Load a library, or the one in a package; its file may go once it is mapped."""
+    """Load a library, or the one inside a package; the file may be deleted once it is mapped."""
     if package.endswith(".so"):
         return standalone.library(package)
     with zipfile.ZipFile(package) as archive:
         names = [n for n in archive.namelist() if n.endswith(".so")]
         sources = b"".join(archive.read(n) for n in archive.namelist() if n.endswith(".cpp"))
         if len(names) != 1 or b"aoti_torch_proxy_executor_call" in sources:
-            raise OSError("the package calls operations that need the loader of torch")
+            raise OSError("the package calls operations that need torch's loader")
         code = archive.read(names[0])
     with tempfile.TemporaryDirectory(prefix="zoo-native-") as folder:
         file = Path(folder) / "model.so"
@@ -327,19 +328,19 @@ def _compile(compiler: str, path: str) -> str:
     return path
 
 
-_CODES = {
+_CODES = {  # c10::ScalarType
     torch.float64: 7,
     torch.float32: 6,
     torch.int64: 4,
     torch.int32: 3,
     torch.bool: 11,
     torch.uint8: 0,
-}  # c10::ScalarType
+}
 
 
 def _describe(x: Tensor) -> _Array:
     if x.dtype not in _CODES:
-        raise OSError(f"tensors of {x.dtype} are not handed over")
+        raise OSError(f"tensors of {x.dtype} cannot be passed through the C ABI")
     return _Array(
         data=x.data_ptr(),
         numel=x.numel(),

@@ -1,8 +1,9 @@
-"""Compiled graphs on disk: the same graph is compiled once per machine, whichever process, data set or seed asks.
+"""Disk cache of compiled graphs: each graph is compiled once per machine.
 
-A package is keyed by the SHA-256 of the graph's code, the shapes of its inputs, the versions that
-shaped it and the instruction set of the processor (native code must not be run elsewhere). Files
-are written under a temporary name and renamed, and read only where their recorded digest matches.
+A package is keyed by the SHA-256 of the graph's code, the shapes of its inputs, the versions it
+depends on and the CPU's instruction set (native code must not run elsewhere); processes, data sets
+and seeds share it. Files are written under a temporary name and renamed, and used only if their
+recorded digest matches.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from zoo.compiler.trace import Traced
 
 __all__ = ["count", "directory", "find", "graph_key", "machine", "store"]
 
-FORMAT = 4  # of the files; older ones may lack the interface of arrays
+FORMAT = 4  # of the files; older ones may lack the ArrayRef interface
 
 
 def directory() -> Path:
-    """Return the folder of compiled graphs: `$ZOO_CACHE_DIR`, else `posterior-zoo` in the user's cache folder."""
+    """Return the folder: `compiled` in `$ZOO_CACHE_DIR`, else in the user's cache folder."""
     base = os.environ.get("ZOO_CACHE_DIR")
     if base:
         return Path(base) / "compiled"
@@ -40,7 +41,7 @@ def directory() -> Path:
 
 @functools.cache
 def machine() -> str:
-    """Return what native code depends on besides its source: system and instruction set."""
+    """Describe the platform that native code depends on: operating system and instruction set."""
     flags = ""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines()
@@ -54,12 +55,12 @@ def machine() -> str:
 
 @functools.cache
 def _definitions() -> str:
-    """Return the text that is compiled into every graph beside its own."""
+    """Return the C++ text that is compiled into every graph."""
     return (Path(__file__).parent / "csrc" / "standalone.h").read_text(encoding="utf8")
 
 
 def graph_key(traced: Traced, options: dict[str, Any]) -> str:
-    """Return the hexadecimal key of a graph: equal keys mean interchangeable machine code."""
+    """Return the hexadecimal key of a graph; equal keys mean interchangeable machine code."""
     digest = hashlib.sha256()
     shapes = [
         (str(t.dtype), tuple(t.shape), t.stride(), str(t.device))
@@ -72,12 +73,12 @@ def graph_key(traced: Traced, options: dict[str, Any]) -> str:
 
 
 def count() -> int:
-    """Return how many compiled graphs there are."""
+    """Return the number of compiled graphs in the cache."""
     return sum(1 for _ in directory().glob("*.json"))
 
 
 def find(key: str, suffix: str = ".pt2") -> Path | None:
-    """Return the intact file of a key, None where there is none (a damaged one counts as none)."""
+    """Return the intact file of a key, or None; a damaged file counts as missing."""
     package = directory() / f"{key}{suffix}"
     try:
         recorded = json.loads(package.with_suffix(".json").read_text(encoding="utf8"))["sha256"]
@@ -88,10 +89,9 @@ def find(key: str, suffix: str = ".pt2") -> Path | None:
 
 @contextlib.contextmanager
 def alone(name: str) -> Iterator[bool]:
-    """Tell whether this process is the only one at some work, and keep it so meanwhile.
+    """Try to take an exclusive lock without waiting; yield whether this process may work.
 
-    Nobody waits. Without locks on this system, or without a folder to keep them in, everybody is
-    told yes.
+    Without file locks, or without a writable folder for them, every process gets True.
     """
     try:
         import fcntl
@@ -109,14 +109,13 @@ def alone(name: str) -> Iterator[bool]:
             first = False
         except OSError:  # a file system without locks
             pass
-        yield first  # closing the file lets go of it, as does the end of the process
+        yield first  # closing the file releases the lock, as does the end of the process
 
 
 def store(key: str, build: Callable[[str], str], suffix: str = ".pt2") -> Path:
-    """Call `build(path)`, which writes a file at `path`, and move the result into the cache in one step.
+    """Call `build(path)`, which writes a file, and move the result into the cache atomically.
 
-    Where the cache folder cannot be written, the file is left in a temporary folder of this
-    process.
+    If the cache folder is not writable, the file stays in a temporary folder of this process.
     """
     folder = directory()
     try:

@@ -1,10 +1,10 @@
-"""Tensor functions that run as one compiled graph, with the eager function kept as the truth they are checked against.
+"""Tensor functions as compiled graphs, checked against the eager functions they replace.
 
-`compile_function` traces a function of tensors (gradients inside it included), compiles the graph
-ahead of time with Inductor into a package on disk, and calls it without autograd, handlers or
-Python per operation. Every graph is compared with the eager function at points other than the
-traced one before it is used; where anything fails, the eager function runs instead and the record
-says why. `compile_density` does this for a log density: gradient, batch, batch with gradient.
+`compile_function` traces a function of tensors (including gradients taken inside it), compiles the
+graph ahead of time with Inductor into a file on disk, and calls it without autograd, effect
+handlers or per-operation Python overhead. Before use, every graph is compared with the eager
+function at points other than the traced one. If any step fails, the eager function runs instead,
+and the record says why.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _log = logging.getLogger("zoo")
 
 
 class Record(TypedDict):
-    """Whether a compiled graph runs, why or why not, the seconds spent on it, and whether the disk cache had it."""
+    """Whether a compiled graph is used and why, the seconds spent, and whether it was cached."""
 
     used: bool
     reason: str
@@ -66,10 +66,10 @@ class Record(TypedDict):
 
 @dataclass(kw_only=True)
 class Function:
-    """A tensor function with its compiled form where there is one.
+    """A tensor function with its compiled form, if there is one.
 
-    Calling it checks dtype, shape and stride of every input (graphs compute garbage from others,
-    silently) and returns a list of tensors without autograd history.
+    A call checks dtype, shape and stride of every input (on others a graph silently computes
+    garbage) and returns a list of tensors without autograd history.
     """
 
     eager: Callable[..., Sequence[Tensor]]
@@ -80,7 +80,7 @@ class Function:
     package: Path | None = None
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """Run the compiled graph, else the eager function."""
+        """Run the compiled graph, or the eager function if there is none."""
         self.refuse(inputs)
         if self.run is None or self.traced is None:
             return list(self.eager(*inputs))
@@ -91,12 +91,16 @@ class Function:
             return list(self.eager(*inputs))
 
     def fall_back(self, reason: str) -> None:
-        """Run eagerly from here on, and say so once."""
+        """Run eagerly from now on, and announce it once."""
         self.run = None
         self.record = _off(reason, self.record["compile_seconds"], notice=True)
 
     def native(self, checks: Sequence[Sequence[Tensor]]) -> NativeGraph | None:
-        """Return the graph exposed through a C ABI if it gives the loader's numbers at `checks`, None where it cannot be called so."""
+        """Return the graph exposed through a C ABI, if it reproduces this function at `checks`.
+
+        Returns:
+            None if the graph cannot be called this way, or if its results differ.
+        """
         if self.run is None or self.traced is None or self.package is None:
             return None
         try:
@@ -109,15 +113,15 @@ class Function:
                 for a, b in zip(graph(*inputs), self(*inputs), strict=True)
             )
         except OSError as error:
-            _log.info("Called through the loader, not natively: %s.", error)
+            _log.info("The graph is not called through the C ABI: %s.", error)
             return None
         return graph if same else None
 
     def refuse(self, inputs: Sequence[Tensor]) -> None:
-        """Raise where an input differs from the traced one in dtype, shape, stride or device.
+        """Reject inputs that differ from the traced ones in dtype, shape, stride or device.
 
         Raises:
-            UsageError: always in that case; nothing is converted silently.
+            UsageError: some input differs; nothing is converted silently.
         """
         if len(inputs) != len(self.examples):
             raise UsageError(f"Got {len(inputs)} tensors; accepted: {len(self.examples)}.")
@@ -143,28 +147,27 @@ def compile_function(
     expected_calls: int = 10_000,
     traced: Traced | Callable[[], Traced] | None = None,
 ) -> Function:
-    """Return `function` as a compiled graph where that works and pays, else as it is.
+    """Compile `function` if that works and pays, else return it as an eager function.
 
     Args:
-        function: tensors -> sequence of tensors; deterministic (randomness is an input), gradients
-            taken inside.
-        examples: inputs the graph is traced at.
-        checks: inputs, other than the traced ones, at which the graph must equal `function`; three
-            is customary.
-        mode: `auto` compiles where the eager time of four runs, estimated from the number of
-            operations of one call, exceeds the cost of compiling, also estimated; `on` whenever it
+        function: tensors -> sequence of tensors; deterministic (randomness is an input), with any
+            gradients taken inside.
+        examples: inputs at which the graph is traced.
+        checks: inputs other than the traced ones at which the graph must equal `function`; three
+            are customary.
+        mode: `auto` compiles if the estimated eager time of four runs (from the number of
+            operations per call) exceeds the estimated cost of compiling; `on` compiles whenever it
             works, `off` never.
-        expected_calls: how often it will be called, for the prediction.
-        traced: a graph of `function` that exists already, or how to make it.
+        expected_calls: the expected number of calls, for that estimate.
+        traced: an existing graph of `function`, or a callable that makes it.
 
     Raises:
-        UsageError: an unknown mode, or no check.
+        UsageError: an unknown mode, or no checks.
     """
     check_mode(mode)
     if not checks:
         raise UsageError(
-            "A compiled function needs inputs to be checked at; give at least one besides the"
-            " traced one."
+            "A compiled function needs check inputs; give at least one besides the traced one."
         )
     fixed = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in examples)
     out = Function(eager=function, examples=fixed, record=_off("switched off"))
@@ -194,7 +197,7 @@ def compile_function(
         out.record = _off(str(refusal), time.perf_counter() - started, notice=True)
     except TraceFailure as error:
         out.record = _off(f"cannot be traced: {error}", time.perf_counter() - started, notice=True)
-    except Exception as error:  # a compiler may fail in any way: fall back to eager
+    except Exception as error:  # a compiler can fail in any way; eager always works
         lines = str(error).strip().splitlines() or [""]
         out.record = _off(
             f"cannot be compiled: {type(error).__name__}: {lines[0][:200]}",
@@ -212,7 +215,7 @@ def compile_function(
 
 
 def load_compiler() -> None:
-    """Load what the first compilation of a process loads (four seconds), so that processes forked later have it."""
+    """Import and warm up the compiler (four seconds), so that forked processes inherit it."""
     graph = trace(lambda x: [x.exp().sum()], [torch.ones(2, dtype=torch.float64)])
     with (
         _quiet(),
@@ -228,14 +231,12 @@ def load_compiler() -> None:
                 1,
                 {**OPTIONS, **standalone.SOURCES, "aot_inductor.output_path": folder},
             )
-        except (
-            Exception
-        ) as error:  # where it is needed the same failure has a record and a fallback
-            _log.info("The compiler was not loaded ahead: %s", str(error)[:300])
+        except Exception as error:  # the actual compilation records this failure and falls back
+            _log.info("The compiler could not be loaded in advance: %s", str(error)[:300])
 
 
 class _Refused(Exception):
-    """Why the eager function runs."""
+    """The graph must not be used; the message says why."""
 
 
 def _build(
@@ -243,7 +244,11 @@ def _build(
     make: Callable[[], Traced],
     checks: Sequence[Sequence[Tensor]],
 ) -> tuple[Traced, Callable[[Sequence[Tensor]], list[Tensor]], Path | None, bool]:
-    """Return graph, compiled callable, its file and whether the disk had it; the graph is checked before and after compiling."""
+    """Trace, compile (or find in the cache) and load a graph; check it before and after compiling.
+
+    Returns:
+        The graph, the compiled callable, its file, and whether the file was cached.
+    """
     graph = make()
     _check(function, lambda inputs: graph(*inputs), checks)
     key = cache.graph_key(graph, {**OPTIONS, "backend": backend()})
@@ -260,7 +265,7 @@ def _build(
 
 
 def compiler_missing() -> str:
-    """Return why nothing can be compiled here, an empty string where a C++ compiler is found."""
+    """Return why nothing can be compiled here; empty if a C++ compiler is found."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "cl"]
     return (
         ""
@@ -279,7 +284,7 @@ _said: set[str] = set()
 
 
 def announce(reason: str) -> None:
-    """Say once per process and reason that the eager function runs."""
+    """Log, once per process and reason, that the eager function runs."""
     if reason not in _said:
         _said.add(reason)
         _log.warning("Running uncompiled (slower, same results): %s.", reason)
@@ -290,7 +295,11 @@ def _describe(x: Tensor) -> str:
 
 
 def _compile(graph: Traced, key: str) -> Path:
-    """Write the compiled graph into the cache: as a standalone library where that works (seconds), else as a package for torch's loader."""
+    """Compile a graph into the cache.
+
+    The result is a standalone library where that is supported (seconds), else a package for
+    torch's loader.
+    """
     inputs = (*graph.examples, *graph.constants)
     needed = torch_private.needs_loader(graph.graph)
     plain = {k: v for k, v in OPTIONS.items() if k not in native.INTERFACE}
@@ -302,29 +311,29 @@ def _compile(graph: Traced, key: str) -> Path:
         try:
             if any(t.device.type != "cpu" for t in inputs):
                 raise standalone.Unsupported("its tensors are on another device")
-            if needed and not standalone.takes(needed):  # known before Inductor has written a line
+            if needed and not standalone.takes(needed):  # known before Inductor generates any code
                 raise standalone.Unsupported(needed)
             return cache.store(key, lambda path: _alone(graph, path), ".so")
-        except Exception as error:  # whatever is wrong with it, the longer way is open
+        except Exception as error:  # whatever failed, torch's loader may still work
             _log.info("A graph is compiled for torch's loader: %s", str(error)[:300])
         for options in (plain,) if needed else (OPTIONS, plain):
             try:
                 write = partial(torch_private.write_package, graph.graph, inputs, options=options)
                 return cache.store(key, write)
-            except (
-                Exception
-            ) as error:  # the interface of arrays does not take every operation; the loader's does
+            except Exception as error:  # the ArrayRef interface lacks some operations
                 failure = error
                 reasons = [line for line in str(error).splitlines() if "error:" in line] or [
                     type(error).__name__
                 ]
-                _log.info("A graph is compiled for the loader alone: %s", reasons[0].strip()[:300])
+                _log.info(
+                    "A graph is compiled without ArrayRef interface: %s", reasons[0].strip()[:300]
+                )
         raise failure
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what the compiler logs and warns of."""
+    """Silence the logs and warnings of the compiler."""
     logger = logging.getLogger("torch._inductor")
     level = logger.level
     with warnings.catch_warnings():
@@ -337,7 +346,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _alone(graph: Traced, path: str) -> str:
-    """Write the library of a graph to `path`, and see it run."""
+    """Build the standalone library of a graph at `path`, and run it once."""
     inputs = (*graph.examples, *graph.constants)
     with tempfile.TemporaryDirectory(prefix="zoo-sources-") as folder:
         options = {**OPTIONS, **standalone.SOURCES, "aot_inductor.output_path": folder}

@@ -1,10 +1,10 @@
-"""Traced steps on a graphics card: the graph of the processor moved there, replayed without Python between its kernels.
+"""Traced steps on a GPU: the CPU graph is moved there and replayed as a CUDA graph.
 
-The program is run and traced on the processor as always; only the finished graph moves, with what
-it was folded down to. So no program, guide or random stream has to know of a device: the noise of
-a seed is the same numbers on both, and the losses agree to rounding. Fits are what runs there
-(`guides.optimize.step`); chains and exact references stay on the processor, whose gradients of
-small models take microseconds where a card needs tens of them only to begin.
+Programs are always run and traced on the CPU; only the finished graph and its folded constants
+move. Programs, guides and random streams therefore need not know about devices: a seed gives the
+same noise on both, and the losses agree to rounding. Only fits run there
+(`guides.optimize.step`). Chains and exact references stay on the CPU, where gradients of small
+models take microseconds while a kernel launch alone takes tens of them.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from zoo.errors import UnknownNameError, UsageError
 __all__ = ["DEVICES", "DeviceSteps", "check_device", "moved", "name_of"]
 
 DEVICES = ("cpu", "cuda")
-WARM_UP = 3  # replays before a capture: libraries make their handles in the first
+WARM_UP = 3  # runs before the capture: libraries create their handles in the first ones
 _log = logging.getLogger("zoo")
 
 
 def check_device(device: str) -> None:
-    """Refuse a device this project or this machine does not have.
+    """Reject a device that is not supported by this project or not available on this machine.
 
     Raises:
         UnknownNameError: a name other than `cpu` and `cuda`.
-        UsageError: `cuda` where torch finds no card; the sentence says which of torch and the
-            machine lacks it.
+        UsageError: `cuda` where torch finds no GPU; the message says whether torch or the machine
+            lacks it.
     """
     if device not in DEVICES:
         raise UnknownNameError("device", device, DEVICES, hint="A graphics card is cuda.")
@@ -52,7 +52,7 @@ def check_device(device: str) -> None:
 
 
 def _card() -> bool:
-    """Whether there is a card, asked of the driver's own library: asking CUDA itself would make it unusable in forked processes."""
+    """Whether NVML finds a GPU; asking CUDA itself would break forked processes."""
     before = os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK")
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     try:
@@ -65,12 +65,12 @@ def _card() -> bool:
 
 
 def name_of(device: torch.device) -> str:
-    """Return the name of a card, or of the kind of device."""
+    """Return the name of a GPU, or the type of another device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def moved(traced: Traced, device: torch.device) -> Traced:
-    """Return a graph for another device: its constants there, and every tensor it makes by itself made there."""
+    """Move a graph to another device: its constants, and the device of tensors it creates."""
     graph = copy.deepcopy(traced.graph)
     for node in graph.graph.nodes:
         if "device" in node.kwargs:
@@ -84,23 +84,23 @@ def moved(traced: Traced, device: torch.device) -> Traced:
 
 
 class DeviceSteps:
-    """A graph `[state, control, rates, *noise] -> (new state, [loss, gradient norm])` on a device; same interface as `NativeGraph.steps`.
+    """A graph `[state, control, rates, *noise] -> (state, [loss, gradient norm])` on a device.
 
-    The whole step, with what it reads of its block and what it notes, is captured once and
-    replayed with one call per step; the losses come back once per block.
+    The interface is that of `NativeGraph.steps`. The whole step, including the reads from its
+    block of inputs and the writes of its results, is captured once and replayed with one call per
+    step; the losses are copied back once per block.
 
     Attributes:
-        state, before: `[4, size]` on the device: the current state, and the one before the last
-        step.
-        failed: whether the last block failed as a whole; `state` and `before` are then those
-            before it.
+        state, before: `[4, size]` on the device: the current state, and the state before the last
+            step.
+        failed: whether the last block failed as a whole; `state` and `before` are then unchanged.
 
     Args:
-        traced: the graph of the processor.
+        traced: the CPU graph.
         device: where it runs.
-        block: most steps per call of `steps`.
-        fuse: compile it with Inductor first (tens of seconds, several times faster), else its
-            operations run one by one.
+        block: the maximal number of steps per call of `steps`.
+        fuse: compile the graph with Inductor first (tens of seconds, several times faster);
+            otherwise its operations run one by one.
     """
 
     def __init__(self, traced: Traced, device: torch.device, *, block: int, fuse: bool) -> None:
@@ -110,8 +110,10 @@ class DeviceSteps:
         self.state, self.before, self._rates = state.clone(), state.clone(), rates
         self._controls = control.new_ones(block, *control.shape)
         self._noise = [
-            x.new_zeros(block, *x.shape) for x in noise
-        ]  # unit numbers among them: any number would not do
+            # zeros are valid values of every input, integer indices included
+            x.new_zeros(block, *x.shape)
+            for x in noise
+        ]
         self._states = state.new_empty(block, *state.shape)
         self._numbers = self._graph(*self._graph.examples)[1].new_empty(block, 2)
         self._at = torch.zeros(1, dtype=torch.long, device=device)
@@ -121,7 +123,7 @@ class DeviceSteps:
             self._replay = self._captured()
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """Take one step from inputs on the processor and return its outputs there; for checks."""
+        """Run one step on CPU inputs and return CPU outputs, for self-checks."""
         with torch.no_grad(), default_of(self._graph.examples):
             return [
                 x.cpu()
@@ -129,7 +131,7 @@ class DeviceSteps:
             ]
 
     def seconds(self) -> float:
-        """Return the fastest of three timed blocks of steps, per step; the state stays as it was."""
+        """Return the seconds per step of the fastest of three blocks; the state is restored."""
         start, times = self.state.clone(), []
         with torch.no_grad(), default_of(self._graph.examples):
             for _ in range(3):
@@ -137,7 +139,7 @@ class DeviceSteps:
                 self._at.zero_()
                 for _ in range(len(self._controls)):
                     self._replay()
-                float(self.state[0, 0])  # waits for the device
+                float(self.state[0, 0])  # synchronizes with the device
                 times.append(time.perf_counter() - began)
                 self.state.copy_(start)
         return min(times) / len(self._controls)
@@ -145,15 +147,14 @@ class DeviceSteps:
     def _fused(self) -> Callable[..., Sequence[Tensor]]:
         inputs: list[Any] = [*self._graph.examples, *self._graph.constants]
         with torch.no_grad(), default_of(self._graph.examples), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of units for short floats that this graph may not use
+            # a hint about reduced-precision matrix units, which may not suit this graph
+            warnings.simplefilter("ignore")
             call = fused(self._graph.graph, inputs)
             call(*inputs)
         return call
 
     def _one(self) -> None:
-        """Take the step number `_at` of a block; every tensor it reads or writes keeps its place."""
+        """Run step `_at` of a block; a capture requires all tensors at fixed addresses."""
         rows = [x.index_select(0, self._at)[0] for x in (self._controls, *self._noise)]
         new, numbers = self._run(
             self.state, rows[0], self._rates, *rows[1:], *self._graph.constants
@@ -164,7 +165,7 @@ class DeviceSteps:
         self._at.add_(1)
 
     def _captured(self) -> Callable[[], Any]:
-        """Return the step as one recorded sequence of kernels, or as it is where an operation cannot be recorded."""
+        """Capture the step as a CUDA graph; return it uncaptured if an operation prevents that."""
         start = self.state.clone()
         recorded = torch.cuda.CUDAGraph()
         try:
@@ -181,7 +182,7 @@ class DeviceSteps:
                     self._one()
             torch.cuda.synchronize()
         except RuntimeError as error:
-            _log.info("Steps are launched one kernel at a time: %s", str(error)[:300])
+            _log.info("Steps are launched kernel by kernel: %s", str(error)[:300])
             return self._one
         finally:
             self.state.copy_(start)
@@ -190,9 +191,10 @@ class DeviceSteps:
     def steps(
         self, state: Tensor, before: Tensor, controls: Tensor, noise: Sequence[Tensor]
     ) -> tuple[int, Tensor, Tensor]:
-        """Take several steps; arguments and results as of `zoo.compiler.c_abi.NativeGraph.steps`, states and history on the device.
+        """Run several steps; see `zoo.compiler.c_abi.NativeGraph.steps`.
 
-        `state` and `before` are those of this object.
+        `state` and `before` are the attributes of this object; states and history are on the
+        device.
         """
         count, last = len(controls), state.clone()
         try:
@@ -205,7 +207,7 @@ class DeviceSteps:
                     self._replay()
             rows = self._numbers[:count].double().cpu()
         except RuntimeError as error:
-            state.copy_(last)  # raises as well where the card is lost with all it held
+            state.copy_(last)  # raises too if the device is lost with its memory
             self.failed = True
             _log.warning("The device failed: %s", str(error).splitlines()[0][:300])
             return 0, torch.full((count, 2), torch.nan, dtype=torch.float64), torch.empty(0)

@@ -1,19 +1,20 @@
-"""What a trace leaves behind and a compiler does not see: work on broadcast copies, and tensors whose last axis is tiny.
+"""Graph rewrites for broadcast copies, tiny axes, small systems and fixed matrices.
 
-* *Broadcast copies.* `log(scale.expand(rows, 2))` takes a logarithm per row of what is the same
-  number in every row. An operation that works entry by entry is done on one copy, and its result
-  is expanded.
-* *Tiny last axes.* `[rows, 2]` (a row per observation, a column per class) cannot fill a vector
-  register along its last axis, and the compiler keeps that layout. Such tensors are carried as a
-  list of columns `[rows]`.
-* *Small systems*: triangular ones are written out instead of calling a library
-  (`zoo.compiler.triangular`), short running sums and products too.
-* *Products of a fixed matrix with a vector*, a regression's `X b` and `X' r`: the matrix is kept
-  with its long axis last, so that both run along memory in whole vector registers. Four times
-  faster than along short rows, and than a library's call on small data. Products with a single row
-  or column, which `einsum` makes of sums over a few classes, are written out.
+* *Broadcast copies.* `log(scale.expand(rows, 2))` takes a logarithm per row of a number that is
+  the same in every row. Elementwise operations are done on one copy, and the result is expanded.
+* *Tiny last axes.* A tensor `[rows, 2]` (a row per observation, a column per class) cannot fill a
+  vector register along its last axis, and the compiler keeps that layout. Such tensors are carried
+  as a list of columns `[rows]`.
+* *Small systems*: triangular solves are unrolled instead of calling a library
+  (`zoo.compiler.triangular`), and so are short cumulative sums and products.
+* *Products of a fixed matrix with a vector*, such as `X b` and `X' r` in a regression: the matrix
+  is stored with its long axis last, so that both products read contiguous memory in whole vector
+  registers. This is four times faster than along short rows, and than a library call on small
+  data. Products with a single row or column, which `einsum` creates from sums over a few classes,
+  are written out.
 
-All are exact up to the order of sums, and every graph is compared with the program afterwards.
+All rewrites are exact up to the order of summation, and every graph is compared with the program
+afterwards.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ __all__ = ["Simplifier"]
 aten: Any = torch.ops.aten
 WIDEST = 4  # columns
 LEAST = 64  # entries of a column
-LONGEST = 16  # entries of a running sum that is written out
-LEAST_FIXED = 512  # entries of a matrix that is worth keeping in another order
+LONGEST = 16  # entries of an unrolled cumulative sum
+LEAST_FIXED = 512  # entries of a matrix that is worth storing in another order
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ class _Columns:
 
 
 class Simplifier(fx.Interpreter):
-    """Runs a functional graph with the rewrites above; trace it to get the rewritten graph.
+    """Interpreter that applies the rewrites above; trace it to get the rewritten graph.
 
     Args:
-        graph: what to run.
-        number: how many of its inputs vary from call to call; those behind them are fixed.
+        graph: a functional graph.
+        number: how many of its inputs vary between calls; the remaining ones are fixed.
     """
 
     def __init__(self, graph: fx.GraphModule, number: int) -> None:
@@ -73,17 +74,16 @@ class Simplifier(fx.Interpreter):
             ):
                 self._fixed.add(node)
         self._node: fx.Node | None = None
-        self._factored: list[
-            Tensor
-        ] = []  # what says whether a factor that was written out failed: nothing to ask
+        # status codes of unrolled Cholesky factors, which need no check
+        self._factored: list[Tensor] = []
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one node, remembering which."""
+        """Run one node, and remember it."""
         self._node = n
         return super().run_node(n)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one node."""
+        """Run one call, rewritten if a rule applies."""
         if isinstance(target, OpOverload):
             name = target.overloadpacket.__name__
             own = _OWN.get(name)
@@ -107,7 +107,10 @@ class Simplifier(fx.Interpreter):
         return super().call_function(target, *_whole((args, kwargs)))
 
     def _product(self, left: Tensor, right: Tensor) -> Tensor | None:
-        """Return the product of a matrix and a vector, or of matrices of which one is a single row or column; None for others."""
+        """Multiply a fixed matrix and a vector, or matrices with a single row or column.
+
+        Other products return None.
+        """
         assert self._node is not None
         fixed = [isinstance(n, fx.Node) and n in self._fixed for n in self._node.args]
         if right.ndim == 1:
@@ -131,7 +134,7 @@ class Simplifier(fx.Interpreter):
         return triangular.cholesky(matrix), self._factored[-1]
 
     def output(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return whole tensors."""
+        """Return the outputs as whole tensors."""
         return _whole(args[0])
 
 
@@ -140,7 +143,7 @@ def _whole(values: Any) -> Any:
 
 
 def _pointwise(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Work on one copy along every axis that all tensors only repeat, and by columns where the last axis is tiny."""
+    """Apply an elementwise operation to one copy along broadcast axes, and by column if tiny."""
     leaves = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor | _Columns)]
     if not leaves or any(isinstance(x, list | tuple) for x in (*args, *kwargs.values())):
         return target(*_whole(args), **_whole(kwargs))
@@ -162,7 +165,7 @@ def _shape(x: Tensor | _Columns) -> tuple[int, ...]:
 
 
 def _work(leaves: Sequence[Tensor | _Columns], shape: tuple[int, ...]) -> int:
-    """Return how many different entries the result has."""
+    """Return the number of distinct entries of the result."""
     tensors = [x for x in leaves if isinstance(x, Tensor)]
     size = 1
     for axis, length in enumerate(shape):
@@ -179,7 +182,7 @@ def _column(x: Any, j: int) -> Any:
 
 
 def _repeats(x: Tensor, axis: int) -> bool:
-    """Whether a tensor is the same along an axis counted from the end."""
+    """Whether a tensor is constant along an axis, counted from the end."""
     return x.ndim < -axis or x.shape[axis] == 1 or x.stride(axis) == 0
 
 
@@ -226,7 +229,7 @@ def _sum(
     if not isinstance(x, _Columns) or dtype is not None:
         return None
     axes = _axes(x, dims)
-    rest = [a + 1 for a in axes if a != -1]  # the columns lack the last axis
+    rest = [a + 1 for a in axes if a != -1]  # a column lacks the last axis
     if -1 not in axes:
         out = x.map(lambda part: part.sum(rest, keepdim=keepdim))
         return out if out.parts[0].numel() >= LEAST else out.whole()
@@ -260,7 +263,7 @@ def _log_softmax(x: Tensor | _Columns, dim: int, half: bool) -> Any:
 
 
 def _log_softmax_backward(grad: Any, out: Any, dim: int, dtype: torch.dtype) -> Any:
-    """Return grad - exp(out) sum(grad), of which the exponential may be of a broadcast copy."""
+    """Return grad - exp(out) sum(grad), taking the exponential once per broadcast copy."""
     if (
         isinstance(grad, Tensor)
         and isinstance(out, Tensor)
@@ -275,7 +278,7 @@ def _log_softmax_backward(grad: Any, out: Any, dim: int, dtype: torch.dtype) -> 
 
 
 def _vector_product(matrix: Tensor, vector: Tensor, fixed: bool) -> Tensor:
-    """Return matrix times vector as a sum of products, along the axis that is the last in memory."""
+    """Return matrix times vector as a sum of products, along the contiguous axis."""
     if fixed and matrix.numel() >= LEAST_FIXED:
         return _fixed_product(matrix, vector)
     return (
@@ -286,14 +289,20 @@ def _vector_product(matrix: Tensor, vector: Tensor, fixed: bool) -> Tensor:
 
 
 def _fixed_product(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Return matrix times vector with the longer axis of the matrix last in memory; the copy is made once, when constants are folded."""
+    """Return matrix times vector, with the longer axis of the matrix contiguous.
+
+    The copy is made once, when constants are folded.
+    """
     if matrix.shape[0] >= matrix.shape[1]:
         return (matrix.t().contiguous() * vector.unsqueeze(1)).sum(0)
     return (matrix.contiguous() * vector).sum(1)
 
 
 def _batched_product(left: Any, right: Any) -> Any:
-    """Return products of matrices `[batch, n, k] [batch, k, m]` written out where one of n, k, m is one, as einsum makes them."""
+    """Write out products `[batch, n, k] [batch, k, m]` with one of n, k, m equal to one.
+
+    `einsum` creates such products. Others return None.
+    """
     left, right = _whole((left, right))
     (_, n, k), m = left.shape, right.shape[2]
     if k == 1:
@@ -316,7 +325,10 @@ def _solve_triangular(
 
 
 def _running(operation: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
-    """Write a running sum or product along a short axis out, as the simplex transform makes them: a library call otherwise."""
+    """Unroll a cumulative sum or product along a short axis, as in the simplex transform.
+
+    The alternative is a library call.
+    """
 
     def run(x: Any, dim: int, *, dtype: torch.dtype | None = None) -> Any:
         x = _whole(x)

@@ -1,8 +1,9 @@
-"""How graphs are compiled, and when it pays: decided by the size of a function and by its budget, never by a clock or a cache.
+"""How graphs are compiled, and when it pays.
 
-The same run must give the same numbers wherever and whenever it is made, and compiled and eager
-numbers differ in their last digits. So `auto` estimates the time of an eager call from the
-operations that one call dispatches.
+The decision depends on the size of a function and on its budget, never on a clock or on the state
+of the cache: a run must give the same numbers wherever and whenever it is made, and compiled and
+eager results differ in their last digits. So `auto` estimates the time of an eager call from the
+number of operations it dispatches.
 """
 
 from __future__ import annotations
@@ -34,29 +35,25 @@ __all__ = [
 Mode = Literal["auto", "on", "off"]
 MODES: tuple[Mode, ...] = ("auto", "on", "off")
 
-# Figures of an ordinary machine.
+# Measured on an ordinary machine.
 EAGER_SECONDS_PER_OPERATION, EAGER_SECONDS_PER_NUMBER = 5e-6, 2e-9
-COLD_SECONDS, COLD_SECONDS_PER_OPERATION = (
-    1.5,
-    0.017,
-)  # compiling: 4 s for 140 operations, 14 s for 750, four minutes for 14,000
-WARM_SECONDS, TRACE_CALLS = (
-    0.5,
-    300,
-)  # load and check; tracing takes about as long as so many eager calls
-SPEEDUP = 8.0  # least eager / compiled ratio seen on programs whose time is overhead
+# compiling takes 4 s for 140 operations, 14 s for 750, four minutes for 14,000
+COLD_SECONDS, COLD_SECONDS_PER_OPERATION = (1.5, 0.017)
+# loading and checking a graph; tracing takes as long as about this number of eager calls
+WARM_SECONDS, TRACE_CALLS = (0.5, 300)
+SPEEDUP = 8.0  # smallest eager / compiled time ratio seen on overhead-bound programs
 BACKENDS = ("standalone", "aoti", "eager")
 BACKEND_VARIABLE = "ZOO_BACKEND"
-RUNS = 4  # compiled is what pays within so many runs: the graph stays on the disk
+RUNS = 4  # compiling must pay within so many runs, which share the graph on disk
 _log = logging.getLogger("zoo")
 _said: set[str] = set()
 
 
 def check_mode(mode: str) -> None:
-    """Refuse a word that says neither when nor whether to compile.
+    """Reject an unknown compilation mode.
 
     Raises:
-        UnknownNameError: always in that case.
+        UnknownNameError: the mode is none of `MODES`.
     """
     if mode not in MODES:
         raise UnknownNameError("value of compile", mode, MODES)
@@ -64,21 +61,21 @@ def check_mode(mode: str) -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """The size of one eager call: operations dispatched, and numbers they return."""
+    """Size of one eager call: operations dispatched, and entries of their results."""
 
     operations: int
     numbers: int
 
     @property
     def seconds(self) -> float:
-        """What such a call takes on an ordinary machine, by estimate."""
+        """Estimated time of such a call on an ordinary machine."""
         return (
             EAGER_SECONDS_PER_OPERATION * self.operations + EAGER_SECONDS_PER_NUMBER * self.numbers
         )
 
 
 class _Counter(TorchDispatchMode):
-    """Count what is dispatched."""
+    """Count dispatched operations and the entries of their results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,14 +93,14 @@ class _Counter(TorchDispatchMode):
 
 
 def work_of(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Work:
-    """Return the size of `function(*inputs)` by running it once; the same on every machine."""
+    """Measure the size of `function(*inputs)` by running it once; the same on every machine."""
     with _Counter() as counter:
         function(*inputs)
     return Work(counter.operations, counter.numbers)
 
 
 def pays(work: Work, calls: int) -> bool:
-    """Whether compiling a function of this size for so many calls of each run is worth it."""
+    """Whether compiling pays for a function of this size, called so often in each run."""
     saved = RUNS * work.seconds * calls * (1 - 1 / SPEEDUP)
     return (
         saved
@@ -115,13 +112,13 @@ def pays(work: Work, calls: int) -> bool:
 
 
 def backend() -> str:
-    """Return how graphs are compiled: `standalone` libraries, packages for torch's loader (`aoti`), or not at all (`eager`).
+    """Return the backend: `standalone` libraries, `aoti` (packages for torch's loader) or `eager`.
 
-    `$ZOO_BACKEND` decides; by default it is `standalone` with versions of torch it was tested
-    with, else `aoti`, said once.
+    `$ZOO_BACKEND` decides. The default is `standalone` with tested versions of torch, else `aoti`,
+    which is announced once.
 
     Raises:
-        UnknownNameError: another word in `$ZOO_BACKEND`.
+        UnknownNameError: `$ZOO_BACKEND` is set to another word.
     """
     asked = os.environ.get(BACKEND_VARIABLE)
     if asked:

@@ -1,12 +1,12 @@
-"""Compiled graphs without a runtime around them: Inductor's kernels behind one plain C function, built in seconds.
+"""Standalone compiled graphs: Inductor's kernels exposed through one C function.
 
     int32 zoo_call(void *, const void *const *inputs, void *const *outputs)
 
-Inductor writes for every graph a thousand lines of C++ that serve torch's loader and take ten of
-the twelve seconds a graph costs to compile. Only two parts of its source belong to the graph: the
-kernels, and the body that lays out buffers and calls them. `translate` keeps those two and gives
-the body the few definitions it uses (`standalone.h`), so that one second of compiling is left. A
-source that asks for anything else is refused by name, and the graph is compiled in full.
+For every graph Inductor writes a thousand lines of C++ that serve torch's loader and take ten of
+the twelve seconds of compilation. Only two parts are specific to the graph: the kernels, and the
+body that allocates buffers and calls them. `translate` extracts these two and provides the few
+definitions the body needs (`standalone.h`), which leaves one second of compilation. A source that
+needs anything else is rejected with the name of what it needs, and the graph is compiled in full.
 Source: the files Inductor writes with `aot_inductor.package_cpp_only`.
 """
 
@@ -33,11 +33,11 @@ from zoo.compiler import cache
 
 __all__ = ["SOURCES", "Unsupported", "build", "compiler", "load", "takes", "translate"]
 
-SOURCES = {
+SOURCES = {  # generate C++ without compiling it
     "aot_inductor.package": True,
     "aot_inductor.package_cpp_only": True,
     "aot_inductor.precompile_headers": False,
-}  # compile nothing
+}
 DEFINITIONS = Path(__file__).parent / "csrc" / "standalone.h"
 PREFIX = "#include <torch/csrc/inductor/cpp_prefix.h>"
 KNOWN = {
@@ -67,36 +67,37 @@ _OUTPUT = re.compile(
 
 
 def takes(operation: str) -> bool:
-    """Return whether a library's operation, as in `aten.addmm.default`, can be called from a graph compiled for itself."""
+    """Whether a standalone graph can call a library operation, as in `aten.addmm.default`."""
     name = operation.split(".")[1]
     return not KNOWN.isdisjoint({f"aoti_torch_cpu_{name}", f"aoti_torch_cpu_{name}_out"})
 
 
 class Unsupported(Exception):
-    """The graph needs torch's runtime; the text names what for."""
+    """The graph needs torch's runtime; the message names what for."""
 
 
 def translate(source: str, inputs: Sequence[Tensor], outputs: int) -> str:
-    """Return the C++ of `zoo_call` from the C++ that Inductor wrote for a graph.
+    """Extract the C++ of `zoo_call` from the C++ that Inductor wrote for a graph.
 
     Args:
         source: wrapper and kernels in one text.
-        inputs: tensors laid out like those the graph takes.
-        outputs: how many it returns.
+        inputs: tensors with the layouts of the graph's inputs.
+        outputs: the number of outputs.
 
     Raises:
-        Unsupported: the source has another form than expected, or calls something outside `KNOWN`.
+        Unsupported: the source does not have the expected form, or calls a function outside
+            `KNOWN`.
     """
     start, end = source.find(_BODY), source.find("void AOTInductorModel::run_impl(")
     if not 0 <= start < end:
-        raise Unsupported("no interface of arrays")
+        raise Unsupported("no ArrayRef interface")
     body = source[source.index("{", start) : source.rindex("}", start, end) + 1]
     body = re.sub(r"\n.*auto& kernels = .*", "", body).replace("this->device_idx_", "0")
     body, taken = _INPUT.subn(r"input<\1>(zoo_inputs[\2], layout_\2)", body)
     body, given = _OUTPUT.subn(r"output(\g<name>, zoo_outputs[\g<place>]);\n", body)
     if (taken, given) != (len(inputs), outputs):
         raise Unsupported(
-            f"{taken} inputs and {given} outputs were found of {len(inputs)} and {outputs}"
+            f"found {taken} inputs and {given} outputs of {len(inputs)} and {outputs}"
         )
     for name, place in re.findall(r"output\((\w+), zoo_outputs\[(\d+)\]\)", body):
         body = re.sub(
@@ -127,7 +128,7 @@ def translate(source: str, inputs: Sequence[Tensor], outputs: int) -> str:
 
 
 def _layout(x: Tensor) -> str:
-    """Axes, sizes and strides in one list."""
+    """Return the number of axes, the sizes and the strides as one list."""
     return ", ".join(map(str, (x.ndim, *x.shape, *x.stride())))
 
 
@@ -141,10 +142,10 @@ extern "C" int32_t zoo_call(void*, const void* const* inputs, void* const* outpu
 
 
 def build(files: Sequence[str], path: str, inputs: Sequence[Tensor], outputs: int) -> str:
-    """Compile the files Inductor wrote (see `SOURCES`) to a library at `path`.
+    """Compile the files Inductor wrote (see `SOURCES`) into a library at `path`.
 
     Raises:
-        Unsupported: see `translate`; or the compiler refused the result.
+        Unsupported: see `translate`; or the C++ compiler failed on the result.
     """
     by_end = {
         end: next(f for f in files if f.endswith(end))
@@ -191,9 +192,10 @@ def _arguments(flags: dict[str, Any]) -> list[str]:
 
 
 def _prefix(compiler: str, arguments: tuple[str, ...]) -> list[str]:
-    """Return how Inductor's header of vector types is included: compiled before where that works, as text while another process is at it.
+    """Return the arguments that include Inductor's header of vector types.
 
-    Compiling it takes ten seconds, once per machine, and saves four of every graph.
+    It is precompiled where possible, and included as text while another process precompiles it.
+    Precompiling takes ten seconds, once per machine, and saves four seconds per graph.
     """
     plain = ["-include", PREFIX.split("<")[1].rstrip(">")]
     key = _header(compiler, arguments)
@@ -218,7 +220,7 @@ _failed: set[Path] = set()
 
 @functools.cache
 def _header(compiler: str, arguments: tuple[str, ...]) -> str:
-    """Return the key of the compiled header; nothing for a compiler that keeps such headers in another way."""
+    """Return the key of the precompiled header; empty for compilers other than GCC."""
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, text=True, check=False
     ).stdout
@@ -230,12 +232,11 @@ def _header(compiler: str, arguments: tuple[str, ...]) -> str:
 
 
 def _precompile(compiler: str, arguments: Sequence[str], folder: Path) -> bool:
-    """Compile the header into a folder that appears whole; whether that worked."""
+    """Precompile the header into a folder that appears atomically; return whether that worked."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for left in folder.parent.glob(
-            f"{folder.name}-build-" + 8 * "[a-z0-9_]"
-        ):  # of stopped processes; other headers have their own
+        # leftovers of interrupted processes; the pattern excludes the folders of other headers
+        for left in folder.parent.glob(f"{folder.name}-build-" + 8 * "[a-z0-9_]"):
             shutil.rmtree(left, ignore_errors=True)
         work = Path(tempfile.mkdtemp(prefix=f"{folder.name}-build-", dir=folder.parent))
     except OSError:
@@ -262,7 +263,7 @@ def _precompile(compiler: str, arguments: Sequence[str], folder: Path) -> bool:
 
 
 def compiler() -> str | None:
-    """Return the C++ compiler on the PATH, None where there is none."""
+    """Return the C++ compiler on the PATH, or None."""
     return next(
         (c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None
     )
@@ -270,25 +271,25 @@ def compiler() -> str | None:
 
 @functools.cache
 def library(path: str) -> ctypes.CDLL:
-    """Load a library once per process."""
+    """Load a library, once per process."""
     return ctypes.CDLL(path)
 
 
 def load(
     path: Path, constants: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-    """Return the graph in a library as a function of its inputs.
+    """Load the graph in a library as a function of its inputs.
 
     Args:
-        path: what `build` wrote.
-        constants: the tensors it takes after its inputs.
-        outputs: tensors shaped like those it returns.
+        path: a file written by `build`.
+        constants: the tensors passed after the inputs.
+        outputs: tensors with the shapes of the outputs.
 
     Raises:
         OSError: the library cannot be loaded.
     """
     call, like = library(str(path)).zoo_call, torch.empty_like
-    kept = list(constants)  # as they lie: the code was written for their strides
+    kept = list(constants)  # not made contiguous: the code was generated for these strides
     fixed = [t.data_ptr() for t in kept]
     made = [x.detach().contiguous() for x in outputs]
     places = struct.Struct(f"{max(1, len(made))}P").pack

@@ -1,21 +1,21 @@
-"""Everything of ours that leans on parts of torch that torch does not promise to keep, in one place.
+"""Everything that depends on private parts of torch, in one module.
 
-What is here was tested with the versions in `TESTED`. With another one `untested` says so, graphs
-are compiled by torch's public route (`zoo.compiler.compile.backend`), and each function below
-falls back by itself where its part is missing: tracing takes longer, loops are not vectorized, or
-a graph is called through torch's loader.
+It was tested with the versions in `TESTED`. With another version `untested` says so, graphs are
+compiled through torch's public interface (`zoo.compiler.policy.backend`), and each function below
+falls back separately if what it needs is missing: tracing takes longer, loops are not vectorized,
+or a graph is called through torch's loader.
 
-Inductor's masked vector loads are corrected here. Inductor turns `cat`, `pad` and slices into
-loads under a mask: lane i reads `x[i - shift]` where the mask holds. Two of the loads it writes
-look at memory that belongs to somebody else:
+This module also corrects Inductor's masked vector loads. Inductor turns `cat`, `pad` and slices
+into loads under a mask: lane i reads `x[i - shift]` where the mask is set. Two of these loads read
+memory outside their array:
 
-* in the last, shorter vector of a loop the mask says nothing of the lanes beyond the end, so they
+* in the last, partial vector of a loop the mask does not cover the lanes beyond the end, so they
   are read as well, up to fifteen numbers past the array;
-* arrays of booleans are read whole, whatever the mask, also in front of their first element.
+* boolean arrays are read unconditionally, also before their first element.
 
-What is read there is never used, and torch's own tensors have room behind them. A sampler's point
-has none: where it ends at a page, the process ends with signal 11. `bounded_loads` corrects the
-generated code at its source.
+The values read there are never used, and torch over-allocates its own tensors. A sampler's point
+has no such padding: if it ends at a page boundary, the process is killed by signal 11.
+`bounded_loads` corrects the generated code.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ __all__ = [
 
 TESTED = ("2.13",)
 SILENT = "do_not_emit_stack_traces"
-LOADS_VERSION = 1  # of the code `bounded_loads` writes; part of the key of every compiled graph
+LOADS_VERSION = 1  # of the code written by `bounded_loads`; part of the key of every graph
 _PARAMETERS = ("self", "var", "index", "dtype", "load_mask")
 _BOOLEANS = """[&]
 {{
@@ -79,11 +79,11 @@ _log = logging.getLogger("zoo")
 
 
 def untested() -> str:
-    """Return a sentence on the version of torch where it is none of the tested ones, else nothing."""
+    """Return a sentence about the version of torch if it is untested, else an empty string."""
     if ".".join(torch.__version__.split(".")[:2]) in TESTED:
         return ""
     return (
-        f"torch {torch.__version__} was not tried with what compiles standalone libraries (tried:"
+        f"torch {torch.__version__} was not tested with standalone libraries (tested:"
         f" {', '.join(TESTED)})"
     )
 
@@ -98,10 +98,10 @@ def is_traced(u: Tensor) -> bool:
 
 @contextmanager
 def fast_tracing() -> Iterator[None]:
-    """Trace or compile without what only costs time.
+    """Trace or compile without unneeded work.
 
-    Noting which line of Python asked for an operation takes a tenth of it and nobody reads it;
-    looking for garbage among millions of objects that are all in use takes a quarter.
+    Recording the Python line of every operation takes a tenth of the time, and nobody reads it;
+    garbage collection among millions of live objects takes a quarter.
     """
     settings: Any = getattr(fx, "config", None)
     before, collecting = getattr(settings, SILENT, None), gc.isenabled()
@@ -119,12 +119,12 @@ def fast_tracing() -> Iterator[None]:
 
 @contextmanager
 def light_notes() -> Iterator[None]:
-    """Trace without what nobody reads: half of the time.
+    """Trace with less metadata, which halves the time.
 
-    Of every result torch notes a fake tensor and a tuple of the same facts; here it is a tensor
-    without memory (where torch's own notes are taken, in one mode for all, since making one for
-    each takes longer still). And the Python text of a graph is written when it is to be run, not
-    after every change of it.
+    For every result torch stores a fake tensor and a tuple of the same facts. Here it stores a
+    tensor without memory; where torch's own metadata are needed, one fake mode is shared, since
+    creating one for each is slower still. The Python code of a graph is generated when the graph
+    is run, not after every change.
     """
     torch_notes: Any = proxy_tensor
     noted: Any = getattr(torch_notes, "set_meta", None)
@@ -142,7 +142,7 @@ def light_notes() -> Iterator[None]:
         guards.tracing(guards.TracingContext(FakeTensorMode(allow_fallback_kernels=True))),
         lazily(True),
     ):
-        if noted is None:  # another torch may have it otherwise; its notes serve as well
+        if noted is None:  # another version of torch: its own metadata work as well
             yield
             return
         torch_notes.set_meta = note
@@ -158,24 +158,22 @@ def light_notes() -> Iterator[None]:
 def sources(
     graph: fx.GraphModule, inputs: Sequence[Tensor], outputs: int, options: dict[str, Any]
 ) -> list[str]:
-    """Return the files Inductor writes for a pure graph of tensors.
+    """Return the files Inductor writes for a functional graph.
 
     Args:
-        graph: tensors -> tensors; mutates nothing.
-        inputs: tensors like those it takes.
-        outputs: how many it returns.
-        options: settings of Inductor.
+        graph: tensors -> tensors, without mutation.
+        inputs: example inputs.
+        outputs: the number of outputs.
+        options: Inductor settings.
     """
     _register_wrapper()
     try:
         return _short(graph, inputs, outputs, options)
-    except (
-        Exception
-    ) as error:  # what is called there is private to torch: another version may have it otherwise
+    except Exception as error:  # `_short` uses private names, which other versions may lack
         _log.info("A graph takes Inductor's long way: %s", str(error)[:300])
     module = copy.deepcopy(graph)
     for node in module.graph.nodes:
-        # the shapes noted there come from several traces; the compiler must take its own
+        # these shapes come from several traces; the compiler must infer its own
         node.meta.clear()
     return _names(inductor.aot_compile(module, tuple(inputs), options=options))
 
@@ -225,7 +223,7 @@ def _short(
 
 @contextmanager
 def _one_handler() -> Iterator[None]:
-    """Initialize the rules for types once per graph: torch keeps one object of them, and sets it up anew for every operation it writes."""
+    """Initialize the type propagation rules once per graph, not once per operation."""
     common: Any = importlib.import_module("torch._inductor.codegen.common")
     kind = common.DtypePropagationOpsHandler
     common.DtypePropagationOpsHandler = functools.cache(kind)
@@ -239,14 +237,15 @@ def _names(files: Any) -> list[str]:
     return [f for f in files if isinstance(f, str)]
 
 
-# -- Inductor: what it can carry ---------------------------------------------------------------
+# -- Inductor: supported operations ------------------------------------------------------------
 
 
 def needs_loader(graph: fx.GraphModule) -> str:
-    """Return the operation that Inductor's interface of arrays cannot carry, so that compiling for it would be lost time; else nothing.
+    """Return an operation that the ArrayRef interface does not support; empty if there is none.
 
-    It has neither code of its own nor a C function for some operations, and hands no input of the
-    graph to a library's product of matrices.
+    Checking this first saves a compilation that would fail. For some operations the interface has
+    neither generated code nor a C function, and it cannot pass a graph input to a library's matrix
+    product.
     """
     try:
         from torch._inductor import decomposition, lowering
@@ -273,11 +272,11 @@ def needs_loader(graph: fx.GraphModule) -> str:
 
 
 def _register_wrapper() -> None:
-    """Make Inductor write its C++ for the interface of arrays.
+    """Make Inductor generate C++ for the ArrayRef interface.
 
-    It chooses the class that writes it once per process, by the options of the first graph
-    compiled there: after one without this interface, a graph that asks for it is compiled without
-    it, silently.
+    Inductor chooses the class that generates it once per process, by the options of the first
+    graph. After a graph without this interface, one that asks for it would silently be compiled
+    without.
     """
     try:
         from torch._inductor.codegen import common
@@ -285,10 +284,7 @@ def _register_wrapper() -> None:
 
         common.init_backend_registration()
         common.device_codegens["cpu"].cpp_wrapper_codegen = CppWrapperCpuArrayRef
-    except (
-        ImportError,
-        AttributeError,
-    ):  # another version of torch: graphs are called through the loader
+    except (ImportError, AttributeError):  # another version of torch: the loader is used
         return
 
 
@@ -304,9 +300,9 @@ def _is_input(node: fx.Node) -> bool:
 
 @contextmanager
 def bounded_loads() -> Iterator[None]:
-    """Let Inductor write masked loads that read no byte outside their array.
+    """Make Inductor generate masked loads that read no byte outside their array.
 
-    The method replaced is private to torch. Where it is not as expected, nothing is vectorized:
+    The replaced method is private to torch. If it is not as expected, nothing is vectorized:
     scalar loops test the mask before each load.
     """
     from torch._inductor import config
@@ -315,7 +311,7 @@ def bounded_loads() -> Iterator[None]:
     original = getattr(kernel_type, "_get_vec_load_line", None)
     if original is None or tuple(inspect.signature(original).parameters) != _PARAMETERS:
         _log.info(
-            "This torch writes vector loads in another way; graphs are compiled without vector"
+            "This torch generates vector loads differently; graphs are compiled without vector"
             " instructions."
         )
         with config.patch({"cpp.simdlen": 1}):
@@ -339,7 +335,7 @@ def _inductor() -> Any:
 def _line(
     kernel: Any, original: Callable[..., str], var: str, index: Any, dtype: torch.dtype, mask: Any
 ) -> str:
-    """Return the C++ of one vector load from `var + index`, of the lanes where `mask` holds."""
+    """Return the C++ of one vector load from `var + index`, restricted to the lanes in `mask`."""
     cpp = _inductor()
     whole = kernel.num_elems == kernel.tiling_factor
     if mask is None or (whole and dtype != torch.bool):
@@ -367,7 +363,7 @@ def _line(
 def write_package(
     graph: fx.GraphModule, inputs: Sequence[Tensor], path: str, options: dict[str, Any]
 ) -> str:
-    """Write the package of a graph to `path` by `torch.export` and AOTInductor, and return where it is."""
+    """Write the package of a graph with `torch.export` and AOTInductor, and return its path."""
     _register_wrapper()
     program = export(graph, tuple(inputs), strict=False)
     return str(
@@ -378,13 +374,16 @@ def write_package(
 
 
 def fused(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
-    """Return a graph compiled by Inductor for the device of its inputs."""
+    """Compile a graph with Inductor for the device of its inputs."""
     out: Callable[..., Sequence[Tensor]] = inductor.compile(graph, list(inputs))
     return out
 
 
 def load_package(path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
-    """Return the graph of a package; torch's loader is called directly because the public wrapper imports Inductor (seconds)."""
+    """Load the graph of a package.
+
+    torch's loader is called directly because the public wrapper imports Inductor (seconds).
+    """
     loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
     run: Callable[[list[Tensor]], list[Tensor]] = loader.run
     return run

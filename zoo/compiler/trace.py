@@ -1,10 +1,10 @@
-"""A tensor function -> one flat graph of pure tensor operations, with everything that does not change computed once.
+"""From a tensor function to one flat graph of functional operations with folded constants.
 
-`trace` runs the function once under `make_fx` (gradients inside it included), turns every captured
-tensor into an input, removes mutation, and evaluates each node that depends on captured tensors
-only: what is left for every call is what depends on the inputs. The folded tensors become the last
-inputs of the graph (never constants in it), so that the same program on other data of the same
-shape is the same graph.
+`trace` runs the function once under `make_fx` (including gradients taken inside it), turns every
+captured tensor into an input, removes mutation, and evaluates each node that depends on captured
+tensors only. What remains is what depends on the inputs. The folded tensors become the last inputs
+of the graph rather than constants in it, so that the same program on other data of the same shape
+gives the same graph.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ _VIEWS = frozenset(
 )
 _FACTORS = frozenset({"linalg_solve_triangular", "linalg_cholesky_ex"})
 _INDEXED = frozenset({"index", "index_put", "_unsafe_index", "_unsafe_index_put"})
-HUGE = 1 << 22  # bytes from which numpy asks for large pages
-MAX_NODES = 20_000  # beyond it compilation takes minutes: sequential programs unrolled in time
-LONG = MAX_NODES // 4  # from here on another trace costs more than what it leaves out
+HUGE = 1 << 22  # bytes from which numpy requests huge pages
+MAX_NODES = 20_000  # beyond it compilation takes minutes, as for recursions unrolled in time
+LONG = MAX_NODES // 4  # above it a second trace costs more than the simplification saves
 
 
 class TraceFailure(ZooError):
-    """The function cannot be written as one graph; the message says why in one sentence."""
+    """The function cannot be traced into one graph; the message says why in one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traced:
-    """A graph `[*inputs, *constants] -> outputs`, the constants it was folded down to and the shapes of its inputs.
+    """A graph `[*inputs, *constants] -> outputs` with its folded constants and example inputs.
 
-    `watched` are captured tensors that may be trained, with their version when traced.
+    `watched` are captured trainable tensors, each with its version at the time of the trace.
     """
 
     graph: fx.GraphModule
@@ -75,7 +75,7 @@ class Traced:
 
     @cached_property
     def outputs(self) -> list[Tensor]:
-        """What the graph returns at its examples."""
+        """The outputs at the example inputs."""
         return self(*self.examples)
 
     @property
@@ -85,7 +85,7 @@ class Traced:
 
     @property
     def stale(self) -> bool:
-        """Whether a captured parameter was written to since the trace, so that the folded constants are old."""
+        """Whether a captured parameter changed after the trace (constants are then outdated)."""
         return any(t._version != version for t, version in self.watched)
 
 
@@ -93,20 +93,19 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
     """Trace `function` at `inputs` into a functional, folded graph.
 
     Args:
-        function: tensors -> list of tensors, gradients taken inside; it may close over any other
-            tensors.
-        inputs: example inputs; shapes, dtypes and strides are fixed by them.
+        function: tensors -> list of tensors, with any gradients taken inside; it may close over
+            other tensors.
+        inputs: example inputs, which fix shapes, dtypes and strides.
 
     Raises:
-        TraceFailure: control flow on a value, a write into a captured tensor, or a graph too long
-            to compile.
+        TraceFailure: control flow that depends on a value, a write into a captured tensor, or a
+            graph too long to compile.
     """
     examples = tuple(x.detach().clone(memory_format=torch.contiguous_format) for x in inputs)
     try:
         with default_of(examples), fast_tracing(), light_notes():
-            first = make_fx(lambda *tensors: function(*tensors))(
-                *examples
-            )  # a bound method is refused as it is
+            # the lambda is needed: make_fx rejects bound methods
+            first = make_fx(lambda *tensors: function(*tensors))(*examples)
             lifted, captured = _lift(first, len(examples))
             return _purify(
                 lifted, examples, [t.detach().clone() for t in captured], _watch(captured)
@@ -119,7 +118,10 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
 
 @contextmanager
 def default_of(examples: Sequence[Tensor]) -> Iterator[None]:
-    """Make the floating type of the inputs torch's default: factories and mixed types in a graph follow the default silently."""
+    """Make the floating dtype of the inputs torch's default.
+
+    Factories and mixed dtypes in a graph silently follow the default.
+    """
     before = torch.get_default_dtype()
     torch.set_default_dtype(next((x.dtype for x in examples if x.dtype.is_floating_point), before))
     try:
@@ -129,10 +131,10 @@ def default_of(examples: Sequence[Tensor]) -> Iterator[None]:
 
 
 def vectorize(traced: Traced, number: int, outputs: Sequence[int] = (0,)) -> Traced:
-    """Return the graph of the chosen outputs for `number` points at once: a leading axis on inputs and outputs.
+    """Map a graph over `number` points: inputs and the chosen outputs get a leading axis.
 
     Raises:
-        TraceFailure: an operation of the graph that `torch.func.vmap` cannot map.
+        TraceFailure: `torch.func.vmap` cannot map an operation of the graph.
     """
     axes = (0,) * len(traced.examples) + (None,) * len(traced.constants)
     examples = tuple(x.expand(number, *x.shape).contiguous() for x in traced.examples)
@@ -152,7 +154,10 @@ def vectorize(traced: Traced, number: int, outputs: Sequence[int] = (0,)) -> Tra
 
 
 def without_detach(traced: Traced) -> fx.GraphModule:
-    """Return a copy of a forward graph that can be differentiated: `detach` nodes left by the trace cut derivatives silently."""
+    """Return a differentiable copy of a forward graph.
+
+    The `detach` nodes left by the trace would silently cut derivatives.
+    """
     graph = copy.deepcopy(traced.graph)
     for node in list(graph.graph.nodes):
         if node.op == "call_function" and _name(node) in ("detach", "alias"):
@@ -169,9 +174,8 @@ def _purify(
     watched: tuple[tuple[Tensor, int], ...],
 ) -> Traced:
     pure = make_fx(torch.func.functionalize(graph, remove="mutations"))(*examples, *captured)
-    pure, captured = _lift(
-        pure, len(examples), captured
-    )  # functionalization may capture scalars anew
+    # functionalization may capture further scalars
+    pure, captured = _lift(pure, len(examples), captured)
     _drop_detach(pure)
     _select_by_masks(pure)
     pure, captured = _simplify(pure, examples, captured)
@@ -188,10 +192,10 @@ def _purify(
 def _simplify(
     graph: fx.GraphModule, examples: tuple[Tensor, ...], captured: list[Tensor]
 ) -> tuple[fx.GraphModule, list[Tensor]]:
-    """Return the graph without work on broadcast copies; as it is where that cannot be written, or is too long to be worth it.
+    """Rewrite a graph with `Simplifier`, or return it unchanged if that fails or would not pay.
 
-    Solves and factors of small matrices are written out of graphs of any length: with them only
-    torch's loader takes it, minutes later.
+    Small solves and Cholesky factors are unrolled in graphs of any length: with library calls a
+    graph needs torch's loader, which takes minutes.
     """
     if len(graph.graph.nodes) > LONG and not any(_name(n) in _FACTORS for n in graph.graph.nodes):
         return graph, captured
@@ -199,7 +203,7 @@ def _simplify(
         simple = make_fx(lambda *tensors: Simplifier(graph, len(examples)).run(*tensors))(
             *examples, *captured
         )
-    except Exception:  # the graph as it is gives the same numbers
+    except Exception:  # the unsimplified graph gives the same numbers
         return graph, captured
     return _lift(simple, len(examples), captured)
 
@@ -216,7 +220,7 @@ def _watch(captured: Sequence[Tensor]) -> tuple[tuple[Tensor, int], ...]:
 def _lift(
     graph: fx.GraphModule, number: int, before: Sequence[Tensor] = ()
 ) -> tuple[fx.GraphModule, list[Tensor]]:
-    """Replace captured tensors (`get_attr` nodes) by placeholders behind the inputs and those lifted before."""
+    """Replace captured tensors (`get_attr` nodes) by placeholders after all existing inputs."""
     captured = list(before)
     known: dict[int, fx.Node] = {}
     last = [n for n in graph.graph.nodes if n.op == "placeholder"][-1]
@@ -238,7 +242,7 @@ def _lift(
 def _fold(
     graph: fx.GraphModule, number: int, captured: Sequence[Tensor]
 ) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
-    """Evaluate every node that depends on captured tensors only and feed the results in as constants."""
+    """Evaluate every node that depends on captured tensors only; the results become constants."""
     places = [n for n in graph.graph.nodes if n.op == "placeholder"]
     values: dict[fx.Node, Any] = dict(zip(places[number:], captured, strict=True))
     factories: set[fx.Node] = set()
@@ -273,9 +277,10 @@ def _fold(
 
 
 def _placed(constant: Tensor, before: Sequence[Tensor]) -> Tensor:
-    """Return a large constant in memory of large pages (numpy asks for them, torch does not), once if it is there already.
+    """Copy a large constant into huge pages, or reuse an equal one that is there already.
 
-    A regression of 20,000 x 50 spends half its time on looking up the addresses of small pages.
+    numpy requests huge pages and torch does not. A regression of 20,000 x 50 spends half its time
+    on address translation for small pages.
     """
     size = constant.numel() * constant.element_size()
     if size < HUGE or constant.device.type != "cpu":
@@ -296,7 +301,10 @@ def _placed(constant: Tensor, before: Sequence[Tensor]) -> Tensor:
 
 
 def _drop_detach(graph: fx.GraphModule) -> None:
-    """Take out `detach`, which does nothing in a graph that has its gradients inside (a tenth of its operations); outputs keep theirs."""
+    """Remove `detach`, except before outputs.
+
+    It has no effect in a graph that contains its gradients, and is a tenth of the operations.
+    """
     output = next(n for n in graph.graph.nodes if n.op == "output")
     for node in list(graph.graph.nodes):
         if node.op == "call_function" and _name(node) == "detach" and output not in node.users:
@@ -306,7 +314,7 @@ def _drop_detach(graph: fx.GraphModule) -> None:
 
 
 def _select_by_masks(graph: fx.GraphModule) -> None:
-    """Write `x[mask] = scalar` as `where(mask, scalar, x)`: the same numbers, and vmap and Inductor take it."""
+    """Rewrite `x[mask] = scalar` as `where(mask, scalar, x)`, which vmap and Inductor support."""
     for node in list(graph.graph.nodes):
         if (
             node.op != "call_function"
@@ -334,14 +342,17 @@ def _select_by_masks(graph: fx.GraphModule) -> None:
 
 
 def _value(node: Any) -> Any:
-    """Return what the tracer noted of a node's tensor (shape and dtype), None where it noted nothing."""
+    """Return the tracer's metadata of a node's tensor (shape and dtype), or None."""
     return node.meta.get("val") if isinstance(node, fx.Node) else None
 
 
 def _number_masks(
     graph: fx.GraphModule, node: fx.Node, places: list[fx.Node], values: dict[fx.Node, Any]
 ) -> None:
-    """Write an index by a fixed boolean mask as integer indices; Inductor and vmap refuse masks because their size is data."""
+    """Replace a fixed boolean mask by integer indices.
+
+    Inductor and vmap reject masks because the size of the result depends on the data.
+    """
     indices: list[Any] = []
     for index in node.args[1]:  # type: ignore[union-attr]
         mask = values.get(index) if isinstance(index, fx.Node) else None
@@ -359,7 +370,10 @@ def _number_masks(
 def _frontier(
     graph: fx.GraphModule, values: dict[fx.Node, Any], factories: set[fx.Node]
 ) -> list[fx.Node]:
-    """Return the folded nodes that unfolded ones need; views and factories stay in the graph because they are free."""
+    """Return the folded nodes that other nodes need.
+
+    Views and factories are free, so they stay in the graph.
+    """
     needed: dict[fx.Node, None] = {}
 
     def keep(node: fx.Node) -> None:

@@ -1,8 +1,7 @@
-"""The eager batched function: one pass of a program for many points.
+"""Eager batched functions: one pass of a program for many points.
 
-`batched` turns a function of one point into a function of many. It tries `torch.func.vmap` (one
-pass of the program for all points), checks it against the plain loop at points of its own, and
-keeps the loop where they differ.
+`batched` turns a function of one point into a function of many. It tries `torch.func.vmap`, checks
+the result against a plain loop at random points, and keeps the loop if they differ.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ __all__ = ["Compiled", "batched", "close", "value_and_gradient", "vmappable"]
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """A tensor function with the record of how it runs: `used` says whether a compiled graph is behind it."""
+    """A tensor function with a record of how it runs; `used` says whether it is compiled."""
 
     function: Callable[[Tensor], Tensor]
     shape: tuple[int | None, ...]
@@ -33,7 +32,11 @@ class Compiled:
     reason: str = "eager"
 
     def __call__(self, u: Tensor) -> Tensor:
-        """Call the function; another dtype or shape than declared is refused because graphs would compute garbage."""
+        """Call the function; other dtypes or shapes are rejected because a graph computes garbage.
+
+        Raises:
+            UsageError: the dtype or the shape differs from the declared one.
+        """
         if (
             u.dtype != self.dtype
             or u.ndim != len(self.shape)
@@ -49,7 +52,7 @@ class Compiled:
 def batched(
     function: Callable[[Tensor], Tensor], *, dim: int, dtype: torch.dtype, chunk: int = 512
 ) -> Compiled:
-    """Return `[n, dim] -> [n]` for a scalar function of `[dim]`, vectorized where that gives the same numbers."""
+    """Return `[n, dim] -> [n]` for a scalar function of `[dim]`; vectorized if results agree."""
 
     def loop(u: Tensor) -> Tensor:
         return torch.stack([function(row) for row in u])
@@ -85,7 +88,7 @@ def batched(
 def value_and_gradient(
     function: Callable[[Tensor], Tensor], points: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the values `[n]` of a function of points `[n, dim]` and its gradients `[n, dim]`."""
+    """Return the values `[n]` of a function at points `[n, dim]`, and its gradients `[n, dim]`."""
     u = points.detach().requires_grad_(True)
     with torch.enable_grad():
         value = function(u)
@@ -94,7 +97,10 @@ def value_and_gradient(
 
 
 def close(a: Tensor, b: Tensor, scale: float = 0.0) -> bool:
-    """Equal to 1e-9 relative to the largest entry (or `scale`) in float64, 1e-4 in float32, with equal non-finite entries."""
+    """Whether tensors are equal, including their non-finite entries.
+
+    The tolerance is relative to the largest entry (or `scale`): 1e-9 in float64, 1e-4 in float32.
+    """
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if not a.dtype.is_floating_point:
@@ -106,7 +112,7 @@ def close(a: Tensor, b: Tensor, scale: float = 0.0) -> bool:
 
 
 class _SafeLog(torch.autograd.Function):
-    """Pyro's `safe_log` in the form torch.func can transform; value and gradient are the same."""
+    """Pyro's `safe_log` in a form that torch.func can transform, with equal results."""
 
     generate_vmap_rule = True
 
@@ -131,7 +137,7 @@ class _SafeLog(torch.autograd.Function):
 
 @contextmanager
 def vmappable() -> Iterator[None]:
-    """Replace the pieces of Pyro that torch.func cannot map, and switch off validation that branches on values."""
+    """Replace what torch.func cannot map in Pyro; disable value-dependent validation."""
     before = torch_log.safe_log
     torch_log.safe_log = _SafeLog.apply
     try:

@@ -1,4 +1,4 @@
-"""The named checks that a program and its card pass; `docs/model_contract.md` lists each with its reason.
+"""The named checks of a program and its card; `docs/model_contract.md` gives the reason of each.
 
 for check in zoo.contract.checks(entry):
     print(check.name, zoo.contract.run(check))
@@ -15,13 +15,13 @@ __all__ = ["Check", "CheckResult", "Rule", "Status", "Tier", "checks", "rules", 
 
 
 def checks(entry: ModelEntry, *, tier: Tier = "check") -> list[Check]:
-    """Return the checks of an entry in the order to read them; nothing runs until `check.run()`.
+    """Return the checks of an entry in reading order; nothing runs until `check.run()`.
 
     The data, the program and its log density are made once, by the first check that needs them.
 
     Args:
         entry: what to check.
-        tier: `entry` for those alone that are cheap enough to run wherever a program enters.
+        tier: `entry` for only those cheap enough to run wherever a program enters.
     """
     subject = Subject(entry)
     tables = (card, structure, density, minibatch, draws)

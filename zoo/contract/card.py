@@ -1,4 +1,4 @@
-"""Checks of the card, the data and what loading them leaves behind."""
+"""Checks of the card, of its data, and of side effects of loading them."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def no_global_state(subject: Subject) -> str:
-    """Loading, building and evaluating leave random streams, parameter store, types and threads as they were."""
+    """Loading, building and evaluating an entry have no side effects on global state."""
     before = _state()
     made = subject.entry.load_data()
     subject.entry.program(made)

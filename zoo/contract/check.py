@@ -1,4 +1,4 @@
-"""What a check says of itself: one frozen record, for the contract of all rooms and the audit."""
+"""A check as one frozen record, shared by the contracts of all rooms and the audit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """The outcome of one check: a status and one sentence, which for `skipped` is the reason."""
+    """Outcome of one check: a status and one sentence, for `skipped` the reason."""
 
     status: Status
     sentence: str
@@ -27,12 +27,12 @@ class CheckResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A rule with its subject, ready to run.
+    """A rule bound to its subject, ready to run.
 
     Attributes:
-        name: what tables call it; checks of guides and of the audit name these too.
-        run: makes the check; faults are part of its result.
-        why: what goes wrong for users of what fails it.
+        name: the name in tables; checks of guides and of the audit have a prefix.
+        run: runs the check; faults are part of its result.
+        why: what goes wrong for users if it fails.
         about: what it looks at, in one line.
         tier: see `Rule`.
     """
@@ -46,19 +46,20 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule(Generic[S]):
-    """A named check before it has a subject; the tables of checks consist of these.
+    """A named check without a subject.
 
     Attributes:
-        name: what tables call it.
-        why: what goes wrong for users of what fails it, or what it would have caught.
-        body: `subject -> sentence` raises `Failed` or `Skipped`; the first line of its docstring
-            says what it looks at.
-        tier: when it runs: `entry`, cheap enough (a run of the program at most) to run wherever a
-            program enters; `check`, by `zoo check`, a second or so each; `audit`, by
-            `zoo check --bounds`, which may take minutes.
+        name: the name in tables.
+        why: what goes wrong for users if it fails, or what it would have caught.
+        body: `subject -> sentence`, which raises `Failed` or `Skipped`; the first line of its
+            docstring says what it looks at.
+        tier: when it runs. `entry`: wherever a program enters (one run of the program at most);
+            `check`: in `zoo check` (about a second each); `audit`: in `zoo check --bounds` (up to
+            minutes).
 
     Raises:
-        UsageError: a name that is no identifier, a rule that says not why or what, or a tier.
+        UsageError: the name is no identifier, `why` or the docstring is missing, or the tier is
+            unknown.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Rule(Generic[S]):
     tier: Tier = "check"
 
     def __post_init__(self) -> None:
-        """Refuse a record that tables could not show."""
+        """Reject a record that tables could not show."""
         if not self.name.isidentifier():
             raise UsageError(
                 f"A check is called {self.name!r}; accepted: letters, digits and _, such as"
@@ -96,12 +97,12 @@ class Rule(Generic[S]):
         prefix: str = "",
         within: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> Check:
-        """Return the check of a subject.
+        """Bind the rule to a subject.
 
         Args:
-            subject: what is looked at.
+            subject: what the check looks at.
             prefix: put before the name, as in `guide.laplace.`.
-            within: what the check runs inside of.
+            within: a context manager in which the check runs.
         """
 
         def result() -> CheckResult:
@@ -124,7 +125,7 @@ def rules(*table: Rule[S]) -> Mapping[str, Rule[S]]:
     """Return rules by name, in order.
 
     Raises:
-        UsageError: two of one name.
+        UsageError: two rules have the same name.
     """
     found = {rule.name: rule for rule in table}
     if len(found) < len(table):

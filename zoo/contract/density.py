@@ -1,4 +1,4 @@
-"""Checks of the log density: finite, differentiable, invertible, proper, and equal to brute force."""
+"""Checks of the log density: finite, differentiable, invertible, proper, equal to brute force."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["CHECKS"]
 
 
 def log_density(subject: Subject) -> str:
-    """The density exists, supports are fixed, and it is finite and deterministic at several points."""
+    """The density is finite and deterministic at several points, and its supports are fixed."""
     try:
         density = subject.new_density()
     except ZooError as error:
@@ -44,7 +44,7 @@ def log_density(subject: Subject) -> str:
 
 
 def round_trip(subject: Subject) -> str:
-    """Unconstrained points survive the way to the sites and back."""
+    """Mapping unconstrained points to the sites and back is the identity."""
     u = subject.points
     error = (subject.density.unconstrain(subject.density.constrain(u)) - u).abs().max().item()
     if not error < 1e-6:
@@ -81,7 +81,7 @@ def gradient(subject: Subject) -> str:
 
 
 def batches(subject: Subject) -> str:
-    """Many points at once give the same values as one by one."""
+    """A batch of points gives the same values as the points one by one."""
     density = subject.density
     with torch.no_grad():
         together = density.eager_batch()(subject.points)
@@ -131,7 +131,7 @@ def enumeration(subject: Subject) -> str:
 
 
 def _values(node: dict[str, Any]) -> list[Tensor]:
-    """Every value of a discrete site."""
+    """All values of a discrete site."""
     classes, shape = len(node["fn"].enumerate_support(expand=False)), node["value"].shape
     return [
         torch.tensor(c, dtype=node["value"].dtype).reshape(shape)
@@ -140,7 +140,7 @@ def _values(node: dict[str, Any]) -> list[Tensor]:
 
 
 def _tiny(subject: Subject, names: list[str]) -> Subject:
-    """Cut the data to so few units that every combination can be listed."""
+    """Subset the data to so few units that every combination can be enumerated."""
     node = next(n for n in subject.sites() if n["name"] == names[0])
     units = next((f.size for f in reversed(node["cond_indep_stack"]) if f.vectorized), None)
     classes = len(node["fn"].enumerate_support(expand=False))
@@ -243,7 +243,7 @@ def _positive(subject: Subject, name: str) -> bool:
 
 
 def _ties(subject: Subject, place: tuple[int, ...], shape: torch.Size) -> list[tuple[float, str]]:
-    """Pairs of a value that occurs most often in the data and a site of locations of the same shape."""
+    """Pairs of a most frequent data value and a location site of the same shape."""
     pairs = []
     for node in subject.observed:
         seen = node["value"]
@@ -270,9 +270,10 @@ def _ties(subject: Subject, place: tuple[int, ...], shape: torch.Size) -> list[t
 def _grows(
     subject: Subject, scale: str, location: str, place: tuple[int, ...], value: float
 ) -> bool:
-    """Compare the density at two tiny scales, beyond any turning point, where a proper posterior falls.
+    """Whether the density grows as a scale shrinks, compared at two tiny scales.
 
-    Nearer pairs are tried only where the density cannot be computed at the tiniest scales.
+    They lie beyond any turning point, where a proper posterior falls. Larger scales are tried only
+    if the density cannot be computed at the smallest ones.
     """
     draws = {k: v.clone() for k, v in subject.density.constrain(subject.points[0]).items()}
     draws[location][place] = value

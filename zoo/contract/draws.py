@@ -15,13 +15,13 @@ from zoo.truth import stored as reference
 
 __all__ = ["CHECKS", "free_classes", "stein_scores"]
 
-_PIECE = 100  # draws at once: matrices of that many stay in the cache
-_LIMIT = 5.0  # Monte Carlo standard errors; about 6e-7 per coordinate when all is right
+_PIECE = 100  # draws at once: that many matrices fit into the cache
+_LIMIT = 5.0  # Monte Carlo standard errors; about 6e-7 per coordinate if all is right
 _LIMIT_CHAINS = 6.0  # the error itself is estimated from few blocks of correlated draws
 
 
 def quantities(subject: Subject) -> str:
-    """Quantities are finite, have one axis per declared dim, and treat every draw by itself."""
+    """Quantities are finite, have one axis per declared dim, and treat each draw separately."""
     points = subject.points.reshape(2, 3, -1)
     grid = subject.density.constrain(points)
     row = {k: v.reshape(6, *v.shape[2:]) for k, v in grid.items()}
@@ -54,7 +54,7 @@ def quantities(subject: Subject) -> str:
 
 
 def label_safe(subject: Subject) -> str:
-    """Where classes can be relabeled without changing the density, no judged quantity changes."""
+    """If classes can be relabeled without changing the density, no judged quantity changes."""
     classes = _classes(subject)
     if classes is None or classes < 2:
         raise Skipped("The program has no classes that could be relabeled.")
@@ -82,7 +82,7 @@ def label_safe(subject: Subject) -> str:
 
 
 def free_classes(subject: Subject) -> int:
-    """Return the number of classes whose order does not change the density, 1 where there are none."""
+    """Return the number of classes whose order does not change the density, at least 1."""
     classes = _classes(subject) or 1
     if classes < 2:
         return 1
@@ -96,7 +96,10 @@ def free_classes(subject: Subject) -> int:
 def _relabeled(
     subject: Subject, classes: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-    """Return a point and the same point with its classes in reverse order, None where no site has an axis of classes."""
+    """Return a point, and the same point with its classes in reverse order.
+
+    The second is None if no site has an axis of classes.
+    """
     density = subject.density
     axes = {
         s.name: next((i for i, n in enumerate(s.shape) if n == classes), None)
@@ -167,18 +170,16 @@ def analytic_draws(subject: Subject) -> str:
 
 
 def stein_analytic(subject: Subject) -> str:
-    """Exact draws fulfil Stein's identities under the program's log density."""
+    """Exact draws satisfy Stein's identities under the program's log density."""
     exact = subject.entry.exact(subject.data)
     if exact is None:
         raise Skipped("The entry has no closed form.")
-    u = subject.density.unconstrain(exact.sample(4000, 3)).unsqueeze(
-        1
-    )  # [draw, block of one, dim]
+    u = subject.density.unconstrain(exact.sample(4000, 3)).unsqueeze(1)  # [draw, block of 1, dim]
     return _judge(subject, u, _LIMIT)
 
 
 def stein_stored(subject: Subject) -> str:
-    """Stored reference draws fulfil Stein's identities under the program's log density."""
+    """Stored reference draws satisfy Stein's identities under the program's log density."""
     if subject.entry.reference != "stored" or subject.entry.reference_of is not None:
         raise Skipped("The entry stores no reference of its own.")
     try:
@@ -192,12 +193,10 @@ def stein_stored(subject: Subject) -> str:
         raise Skipped("The stored reference holds no draws of the program's sites.")
     u = subject.density.unconstrain(posterior.draws)
     chains = u if len(posterior.sample_dims) == 2 else u.unsqueeze(0)
-    length = (
-        min(1000, max(4000 // chains.shape[0], 100), chains.shape[1]) // 10 * 10
-    )  # some thousand draws are enough
-    blocks = chains[:, :length].reshape(
-        chains.shape[0] * 10, -1, u.shape[-1]
-    )  # [block, draw, dim]
+    # some thousand draws are enough
+    length = min(1000, max(4000 // chains.shape[0], 100), chains.shape[1]) // 10 * 10
+    # [block, draw, dim]
+    blocks = chains[:, :length].reshape(chains.shape[0] * 10, -1, u.shape[-1])
     return _judge(subject, blocks, _LIMIT_CHAINS)
 
 
@@ -226,7 +225,7 @@ def stein_scores(subject: Subject, blocks: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         subject: whose log density is differentiated.
-        blocks: `[block, draw, dim]`; means of blocks are taken as independent.
+        blocks: `[block, draw, dim]`; block means are treated as independent.
 
     Source: Gorham and Mackey (2015), Measuring sample quality with Stein's method.
     """
@@ -247,7 +246,7 @@ def _gradients(subject: Subject, u: Tensor) -> Tensor:
 
 
 def _standard_errors(x: Tensor) -> Tensor:
-    """Mean over its standard error, per column of `[block, dim]`; a constant column counts as 0 when it is 0."""
+    """Mean over its standard error, per column of `[block, dim]`; 0 for a constant column of 0."""
     mean, error = x.mean(0), x.std(0) / x.shape[0] ** 0.5
     return mean / error.clamp(min=1e-12)
 

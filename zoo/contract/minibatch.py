@@ -31,7 +31,7 @@ def _shuffled(size: int) -> Tensor:
 
 
 def index_used(subject: Subject) -> str:
-    """A plate of the program holds exactly the rows that were asked for."""
+    """A plate of the program holds exactly the rows that were requested."""
     size = _size(subject)
     index = _shuffled(size)[: max(1, size // 3)]
     with default_dtype(subject.entry.dtype):
@@ -54,7 +54,7 @@ def index_used(subject: Subject) -> str:
 
 
 def minibatch_unbiased(subject: Subject) -> str:
-    """The average over the disjoint minibatches of a shuffled partition is the full log density."""
+    """The disjoint minibatches of a shuffled partition average to the full log density."""
     size = _size(subject)
     if size < 2:
         raise Skipped("One unit cannot be split.")

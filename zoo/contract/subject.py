@@ -1,4 +1,4 @@
-"""What the checks look at: an entry with its data, program and log density, each made once."""
+"""The subject of the checks: an entry with its data, program and log density, each made once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Failed(Exception):
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch for the block and restore its state after."""
+    """Seed torch inside the block and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -44,7 +44,7 @@ class Subject:
 
     @cached_property
     def data(self) -> Data:
-        """The data of data seed 0."""
+        """The data with data seed 0."""
         try:
             return self.entry.load_data()
         except Exception as error:
@@ -59,19 +59,19 @@ class Subject:
 
     @cached_property
     def density(self) -> LogDensity:
-        """The log density; checks that need it are skipped where it cannot be made."""
+        """The log density; checks that need it are skipped if it cannot be made."""
         try:
             return self.new_density()
         except ZooError as error:
             raise Skipped("There is no log density; see check log_density.") from error
 
     def new_density(self) -> LogDensity:
-        """Make a log density of a fresh program."""
+        """Make a log density from a fresh program."""
         return LogDensity(self.entry.program(self.data), self.data, dtype=self.entry.dtype)
 
     @cached_property
     def points(self) -> Tensor:
-        """Six points of the unconstrained space, `[6, dim]`: five around 0 with sd 0.5, one wide with sd 1.5."""
+        """Six unconstrained points `[6, dim]`: five around 0 with sd 0.5, and one with sd 1.5."""
         generator = torch.Generator().manual_seed(4021)
         scale = torch.tensor([0.5] * 5 + [1.5], dtype=self.density.dtype)
         return scale[:, None] * torch.randn(
@@ -119,7 +119,7 @@ class Subject:
 
 
 def base(fn: Any) -> Any:
-    """Return the distribution inside reshaped, expanded or masked ones."""
+    """Return the innermost distribution of a reshaped, expanded or masked one."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return fn

@@ -1,7 +1,6 @@
-"""Small data tables kept in this package, each with its source, licence, number of rows and SHA-256.
+"""Small data tables of this package, each with its source, licence, rows and SHA-256.
 
-Nothing is downloaded at run time. `README.md` in this folder tells the story of each table in
-words.
+Nothing is downloaded at run time. `README.md` in this folder describes each table.
 """
 
 from __future__ import annotations
@@ -159,8 +158,7 @@ def read(name: str) -> Table:
     if name not in PROVENANCE:
         raise UnknownNameError("data table", name, PROVENANCE)
     provenance = PROVENANCE[name]
-    # A checkout with CRLF line ends holds the same numbers, so line ends are not part of the
-    # digest.
+    # Line endings are not part of the digest: a checkout with CRLF has the same numbers.
     content = files(__name__).joinpath(f"{name}.csv").read_bytes().replace(b"\r\n", b"\n")
     digest = hashlib.sha256(content).hexdigest()
     if digest != provenance.sha256:
@@ -179,5 +177,5 @@ def read(name: str) -> Table:
 
 
 def standardize(values: Tensor) -> Tensor:
-    """Shift and scale every column to mean 0 and standard deviation 1 (divisor n), `[row, ...] -> [row, ...]`."""
+    """Standardize every column to mean 0 and sd 1 (divisor n), `[row, ...] -> [row, ...]`."""
     return (values - values.mean(0)) / values.std(0, correction=0)

@@ -1,8 +1,8 @@
-"""Images as rows of zeros and ones: the digits of scikit-learn, or the user's own from an array, a folder or MNIST's files.
+"""Binary images: the digits of scikit-learn, or the user's own images.
 
-Nothing is downloaded. Gray values become binary by one fixed rule, `value > threshold`, so that a
-likelihood of zeros and ones is never fed with gray pixels (which a Bernoulli density scores
-silently in most libraries).
+The latter come from an array, a folder or MNIST's files; nothing is downloaded. Gray values become
+binary by one fixed rule, `value > threshold`, so that a Bernoulli likelihood never sees gray
+pixels (which most libraries silently accept).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Gray images `[row, height, width]` in [0, 1], their classes `[row]` (-1 where unknown), and where they are from."""
+    """Gray images `[row, height, width]` in [0, 1], with classes `[row]` (-1 if unknown)."""
 
     values: Tensor
     labels: Tensor
@@ -36,7 +36,7 @@ class Images:
 
 
 def digits() -> Images:
-    """Return the 1,797 handwritten digits of 8 x 8 pixels that come with scikit-learn, gray values 0..16 divided by 16."""
+    """Return the 1,797 handwritten digits (8 x 8 pixels, gray values / 16) of scikit-learn."""
     from sklearn.datasets import load_digits
 
     table = load_digits()
@@ -52,7 +52,7 @@ def digits() -> Images:
 
 
 def binarize(values: Tensor, threshold: float) -> Tensor:
-    """Return 1.0 where a gray value in [0, 1] is above the threshold and 0.0 elsewhere, float64.
+    """Return 1.0 where a gray value in [0, 1] is above the threshold, else 0.0, as float64.
 
     Raises:
         UsageError: a threshold outside [0, 1), which would give images of one color.
@@ -70,10 +70,12 @@ def binarize(values: Tensor, threshold: float) -> Tensor:
 
 
 def split(rows: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the row numbers of the training and of the held-out part, in ascending order, by a fixed permutation of the seed.
+    """Split rows at random; return the indices of the training and of the held-out part.
+
+    The permutation is fixed by the seed; the indices are in ascending order.
 
     Raises:
-        UsageError: a share that leaves one side empty.
+        UsageError: the share leaves one part empty.
     """
     held = round(rows * share)
     if not 0 < held < rows:
@@ -81,13 +83,13 @@ def split(rows: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
             f"The held-out share {share} of {rows} rows leaves one side empty; accepted: a share"
             " in (0, 1)."
         )
-    # NumPy promises this stream for good; torch's permutations may change between versions.
+    # NumPy guarantees this stream; torch's permutations may change between versions.
     order = torch.as_tensor(np.random.Generator(np.random.PCG64(seed)).permutation(rows))
     return order[held:].sort().values, order[:held].sort().values
 
 
 def thin(images: Images, rows: int) -> Images:
-    """Return the first `rows` images, all of them where `rows` is 0."""
+    """Return the first `rows` images, or all of them if `rows` is 0."""
     if rows < 0 or rows == 1:
         raise UsageError(f"rows is {rows}; accepted: 0 for all images, or at least 2.")
     return (
@@ -107,7 +109,7 @@ def load_images(source: Any, *, labels: Any = None, licence: str = "the user's o
 
     Args:
         source: an array `[row, height, width]` of gray values (0..1, 0..255 for integers, or
-            booleans); a folder of images of one size, sub-folders being classes; an `.npy` or
+            booleans); a folder of images of one size, with one sub-folder per class; an `.npy` or
             `.npz` file; or MNIST's `idx` file, gzipped or not.
         labels: classes of the rows, an array or an `idx` file.
         licence: the terms under which they may be shared.
@@ -212,7 +214,7 @@ def read_idx(path: Path) -> np.ndarray[Any, Any]:
     """Read one of MNIST's files (`idx` format, big-endian, gzipped or not).
 
     Raises:
-        DataError: another format, or a file that is cut short.
+        DataError: another format, or a truncated file.
     """
     if not path.exists():
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Random numbers for generated data sets, the same on every machine and under every version of torch and numpy."""
+"""Random numbers for generated data sets, independent of machine and library versions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Recipe"]
 
 
 class Recipe:
-    """A stream of numbers from Python's Mersenne Twister, whose output Python promises to keep for good.
+    """A stream of numbers from Python's Mersenne Twister, whose output Python guarantees.
 
     Args:
         seed: the data seed.
@@ -29,5 +29,5 @@ class Recipe:
         return torch.tensor(values, dtype=torch.float64).reshape(shape)
 
     def normals(self, *shape: int) -> Tensor:
-        """Return standard normal numbers, the inverse distribution function of uniform ones, `[*shape]`."""
+        """Return standard normal numbers `[*shape]`, by inversion of uniform ones."""
         return self.uniforms(*shape).apply_(self._normal.inv_cdf)

@@ -1,9 +1,9 @@
-"""A log density as compiled graphs: value with gradient at one point, values of many, values with gradients of many.
+"""A log density as compiled graphs: gradient at one point, values and gradients of batches.
 
     graph(u, constants) -> (log p(T(u), data) + log |det dT/du|, its gradient)      [nats]
 
-One trace of the program serves all three: the graphs of many points are `vmap` of the graph of
-one, at a fixed number of points per call, the last call padded.
+One trace of the program serves all three graphs. Those of batches are the `vmap` of the graph of
+one point, with a fixed number of points per call; the last call is padded.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ from zoo.compiler.vectorize import Compiled, close, value_and_gradient
 __all__ = ["CompiledDensity", "EagerDensity", "compile_density"]
 
 CHUNK = 64  # points per call of a batched graph
-HESSIAN_DIM = 24  # below it the eager Hessian takes no longer than the graph's
-# eager batches of this estimated time run before `auto` compiles them: never far above the better
-# of the two
+HESSIAN_DIM = 24  # below it the eager Hessian is as fast as that of the graph
+# `auto` compiles a batched graph after eager batches of this estimated time (ski rental: never
+# far above the better of the two)
 RENT_SECONDS = 3.0
 NumpyGradient = Callable[[np.ndarray[Any, Any]], tuple[float, np.ndarray[Any, Any]]]
 
 
 class EagerDensity(Protocol):
-    """What the compiled forms need of a log density: its eager forms, and the counter of its gradients."""
+    """What the compiled forms need: the eager forms of a log density and its gradient counter."""
 
     dim: int
     dtype: torch.dtype
     gradient_evaluations: int
 
     def evaluate(self, u: Tensor) -> Tensor:
-        """Return the log density at one point `[dim]`, not counted."""
+        """Return the log density at one point `[dim]`, uncounted."""
 
     def eager_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log density at `[dim]` and its gradient `[dim]`, not counted."""
+        """Return the log density at `[dim]` and its gradient `[dim]`, uncounted."""
 
     def eager_batch(self) -> Compiled:
-        """Return the function of `[n, dim]`."""
+        """Return the eager function of points `[n, dim]`."""
 
     def eager_hessian(self, u: Tensor) -> Tensor:
-        """Return the Hessian `[dim, dim]` at `[dim]`, not counted."""
+        """Return the Hessian `[dim, dim]` at `[dim]`, uncounted."""
 
 
 def compile_density(
     density: EagerDensity, mode: Mode = "auto", *, expected_calls: int = 50_000
 ) -> CompiledDensity:
-    """Compile value with gradient of a log density; the batched graphs follow when they are first worth it."""
+    """Compile the gradient of a log density; batched graphs are compiled once they pay."""
     return CompiledDensity(density, mode, expected_calls)
 
 
 class CompiledDensity:
-    """The compiled forms of one log density, each with the eager form behind it. Nothing here counts evaluations."""
+    """Compiled forms of one log density, each with an eager fallback; counts no evaluations."""
 
     def __init__(self, density: EagerDensity, mode: Mode, expected_calls: int) -> None:
         self.density = density
@@ -75,7 +75,7 @@ class CompiledDensity:
 
     @property
     def record(self) -> Record:
-        """Whether the gradient runs compiled, why or why not, and the seconds spent on all forms."""
+        """Whether the gradient runs compiled and why, and the seconds spent on all forms."""
         first = self._forms["gradient"].record
         return Record(
             used=first["used"],
@@ -102,7 +102,7 @@ class CompiledDensity:
         return value, gradient
 
     def differentiable_batch(self, u: Tensor) -> Tensor:
-        """Return the log density at the rows of `[n, dim]` as `[n]`, differentiable once in `u`."""
+        """Return the log density `[n]` at the rows of `[n, dim]`, differentiable once in `u`."""
         if not (u.requires_grad and torch.is_grad_enabled()):
             return self.batch(u)
         if self._form("batch_gradient") is not None:
@@ -113,7 +113,11 @@ class CompiledDensity:
         return value
 
     def hessian(self, u: Tensor) -> Tensor:
-        """Return the Hessian `[dim, dim]` of the log density at `[dim]`: all columns in one pass of the graph where that is checked."""
+        """Return the Hessian `[dim, dim]` of the log density at `[dim]`.
+
+        All columns come from one pass of the graph if it passed its check, else from the eager
+        Hessian.
+        """
         self._renew()
         used = self._forms["gradient"].record["used"]
         if self._columns is None and used and self.density.dim >= HESSIAN_DIM:
@@ -123,11 +127,13 @@ class CompiledDensity:
         )
 
     def numpy_gradient(self) -> NumpyGradient:
-        """Return `u[dim] -> (value, gradient[dim])` on float arrays with the least work per call, for one thread.
+        """Return `u[dim] -> (value, gradient[dim])` on float arrays, with minimal overhead.
 
-        Each returned function owns its buffer; calls count as gradient evaluations of the density.
-        Inputs of another shape raise (a broadcast is refused by the assignment below or by the
-        shape test).
+        Each returned function owns its buffer and is not thread-safe; its calls count as gradient
+        evaluations of the density.
+
+        Raises:
+            ValueError: on a call, an array of another shape (it would broadcast silently).
         """
         self._renew()
         form, density = self._forms["gradient"], self.density
@@ -160,7 +166,7 @@ class CompiledDensity:
         return compiled
 
     def native_gradient(self) -> NativeGraph | None:
-        """Return the gradient exposed through a C ABI, checked like the graph itself, None where it stays with the loader."""
+        """Return the gradient exposed through a C ABI after the usual self-check, or None."""
         self._renew()
         return self._forms["gradient"].native([[p] for p in self._points(4)[1:]])
 
@@ -180,14 +186,17 @@ class CompiledDensity:
         """Return the traced, uncompiled graph `u -> (value, gradient)`, made once.
 
         Raises:
-            TraceFailure: the program cannot be written as one graph.
+            TraceFailure: the program cannot be traced into one graph.
         """
         if self._graph is None:
             self._graph = trace(self._eager, [self._points(1)[0]])
         return self._graph
 
     def _differentiate_twice(self) -> Callable[[Tensor], Tensor] | None:
-        """Return the Hessian of the forward graph, checked by eager Hessian-vector products; None where they differ."""
+        """Return the Hessian of the forward graph, or None if it fails its check.
+
+        It is checked against eager Hessian-vector products.
+        """
         evaluate = self.density.evaluate
         try:
             forward = trace(lambda u: [evaluate(u)], [self._points(1)[0]])
@@ -219,7 +228,7 @@ class CompiledDensity:
         )
 
     def _form(self, name: str) -> Function | None:
-        """Return a compiled batch form, None while or where the eager one runs."""
+        """Return a compiled batched form, or None while the eager one runs."""
         self._renew()
         ready = self.mode == "on" or (self.mode == "auto" and self._spent[name] > RENT_SECONDS)
         if name not in self._forms and ready:
@@ -243,13 +252,16 @@ class CompiledDensity:
         return form if form is not None and form.run is not None else None
 
     def _rent(self, name: str, rows: int) -> None:
-        """Add the estimated time of an eager batch: by its size, so that a run does not depend on the clock of its machine."""
+        """Add the estimated time of an eager batch.
+
+        The estimate depends on the size of the batch, so that a run does not depend on a clock.
+        """
         if self.mode != "auto":
             return
         if self._work is None:
             self._work = work_of(self._eager, [self._points(1)[0]])
         calls = 1 if self.density.eager_batch().vectorized else rows
-        share = 0.5 if name == "batch" else 1.0  # the gradient is about half of a call
+        share = 0.5 if name == "batch" else 1.0  # the gradient takes about half of the time
         self._spent[name] += (
             share * Work(self._work.operations * calls, self._work.numbers * rows).seconds
         )
@@ -277,7 +289,7 @@ class CompiledDensity:
         return [torch.cat(column)[: u.shape[0]] for column in zip(*parts, strict=True)]
 
     def _renew(self) -> None:
-        """Trace and load again after a weight the program owns was written to: its old value was folded in."""
+        """Trace again after a weight of the program has changed: its old value was folded in."""
         if self._graph is not None and self._graph.stale:
             self._graph = self._columns = None
             used = self._forms["gradient"].record["used"]
@@ -286,7 +298,7 @@ class CompiledDensity:
 
 
 def _native(graph: NativeGraph, density: EagerDensity) -> NumpyGradient:
-    """Return the gradient of arrays on the C function: a copy in, a call, a copy out."""
+    """Return the gradient of arrays through the C ABI: copy in, call, copy out."""
     point, slope, value, dim = (
         np.zeros(graph.dim),
         np.zeros(graph.dim),
@@ -304,7 +316,7 @@ def _native(graph: NativeGraph, density: EagerDensity) -> NumpyGradient:
         point[:] = u
         density.gradient_evaluations += 1
         function(dim, *addresses)
-        if value.value != value.value and graph.failed:  # `graph` is named here to keep it alive
+        if value.value != value.value and graph.failed:  # referencing `graph` keeps it alive
             raise RuntimeError("the compiled graph failed at run time")
         return value.value, slope.copy()
 
@@ -312,7 +324,7 @@ def _native(graph: NativeGraph, density: EagerDensity) -> NumpyGradient:
 
 
 class _BatchValue(torch.autograd.Function):
-    """Values with the gradients the same compiled call returned."""
+    """Values whose gradients come from the same compiled call."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, compiled: CompiledDensity) -> Tensor:
@@ -324,7 +336,7 @@ class _BatchValue(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """Return the chain rule through each row."""
+        """Apply the chain rule to each row."""
         (gradient,) = ctx.saved_tensors
         return grad[:, None] * gradient, None
 

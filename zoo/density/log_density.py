@@ -4,7 +4,7 @@ For latent sites z = T(u) with the bijections T of their supports and discrete s
 
     log p(u, data) = log sum_c p(T(u), c, data) + log |det dT/du|      [nats]
 
-This is the one bridge NUTS, Laplace, the flat objectives, importance weights and parity tests use.
+NUTS, Laplace, the flat objectives, importance weights and parity tests all use this class.
 """
 
 from __future__ import annotations
@@ -53,10 +53,9 @@ class LogDensity:
     """The log joint density of a program over one flat float vector, discrete sites summed out.
 
     Args:
-        program: a Pyro callable; weights it may own are used as they are and are not part of the
-            vector.
-        data: what it is conditioned on.
-        dtype: floating type of the vector and of every tensor the program makes.
+        program: a Pyro callable; weights that it owns are fixed and not part of the vector.
+        data: what the program is conditioned on.
+        dtype: floating dtype of the vector and of every tensor the program creates.
 
     Raises:
         ProgramError: no continuous latent site, a support that depends on another latent site, a
@@ -154,10 +153,11 @@ class LogDensity:
         return self.evaluate(u)
 
     def evaluate(self, u: Tensor, tensors: Mapping[str, Any] | None = None) -> Tensor:
-        """Return the log density at one point, optionally on a minibatch `tensors` (with `index`), not counted.
+        """Return the log density at one point, optionally on a minibatch `tensors`, uncounted.
 
-        With `index`, local sites are sliced along the minibatch plate and their Jacobian is scaled
-        by size / batch, so that the expectation over random minibatches is the full log density.
+        If `tensors` has `index`, local sites are sliced along the minibatch plate and their
+        Jacobian is scaled by size / batch, so that the expectation over random minibatches is the
+        full log density.
         """
         index = None if tensors is None else tensors.get("index")
         draws: dict[str, Tensor] = {}
@@ -184,13 +184,17 @@ class LogDensity:
         return float(self.data.size or 1) / index.numel()
 
     def compile(self, mode: Mode = "auto", *, expected_calls: int = 50_000) -> Record:
-        """Let `gradient`, `batch` and `numpy_gradient` run as compiled graphs where that works and pays; say whether they do."""
+        """Run `gradient`, `batch` and `numpy_gradient` compiled where that works and pays.
+
+        Returns:
+            Whether they do, and why.
+        """
         self._compiled = compile_density(self, mode, expected_calls=expected_calls)
         return self._compiled.record
 
     @property
     def compiled(self) -> Record:
-        """What `compile` did; also after a later fall-back."""
+        """The record of `compile`, updated by later fallbacks."""
         if self._compiled is None:
             return Record(
                 used=False, reason="not asked to compile", compile_seconds=0.0, cached=False
@@ -205,7 +209,7 @@ class LogDensity:
         return self._compiled.value_and_gradient(u.detach().contiguous())
 
     def eager_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `gradient` returns, by running the program, not counted: the truth compiled graphs are checked against."""
+        """Return `gradient` by running the program, uncounted; compiled graphs must equal it."""
         point = u.detach().requires_grad_(True)
         value = self.evaluate(point)
         (grad,) = torch.autograd.grad(value, point)
@@ -214,23 +218,29 @@ class LogDensity:
     def numpy_gradient(
         self,
     ) -> Callable[[np.ndarray[Any, Any]], tuple[float, np.ndarray[Any, Any]]]:
-        """Return `gradient` on numpy arrays with the least work per call, for samplers; counted; one per thread."""
+        """Return `gradient` on numpy arrays with minimal overhead; counted; one per thread."""
         if self._compiled is None:
             self.compile("off")
         assert self._compiled is not None
         return self._compiled.numpy_gradient()
 
     def native_gradient(self) -> NativeGraph | None:
-        """Return the compiled gradient through a C ABI, for one thread, None where there is none; the caller counts its calls."""
+        """Return the compiled gradient exposed through a C ABI, or None.
+
+        It is not thread-safe, and the caller counts its calls.
+        """
         return None if self._compiled is None else self._compiled.native_gradient()
 
     def batch(self, u: Tensor) -> Tensor:
-        """Return the log density at `n` points `[n, dim]` as `[n]`, in nats; counts n evaluations."""
+        """Return the log density `[n]` at points `[n, dim]`, in nats; counts n evaluations."""
         self.evaluations += u.shape[0]
         return self.batch_function()(u)
 
     def batch_function(self) -> Compiled:
-        """Return the function of `[n, dim]` behind `batch`, differentiable and not counted; compiled once `compile` was called."""
+        """Return the function of `[n, dim]` that `batch` calls: differentiable, not counted.
+
+        It is compiled once `compile` has been called.
+        """
         eager = self.eager_batch()
 
         def dispatch(u: Tensor) -> Tensor:
@@ -243,37 +253,36 @@ class LogDensity:
         return replace(eager, function=dispatch)
 
     def eager_batch(self) -> Compiled:
-        """Return the uncompiled function of `[n, dim]`, vectorized where the program allows it."""
+        """Return the eager function of `[n, dim]`, vectorized where the program allows it."""
         if self._batch is None:
-            with (
-                torch.enable_grad()
-            ):  # its self-check differentiates, also when the first caller does not
+            # the self-check differentiates, even if the first caller has disabled gradients
+            with torch.enable_grad():
                 self._batch = batched(self.evaluate, dim=self.dim, dtype=self.dtype)
         return self._batch
 
     def hessian(self, u: Tensor) -> Tensor:
-        """Return the symmetric Hessian `[dim, dim]` of the log density at `[dim]`; counts dim gradients."""
+        """Return the symmetric Hessian `[dim, dim]` of the log density; counts dim gradients."""
         self.gradient_evaluations += self.dim
         hessian = self.eager_hessian(u) if self._compiled is None else self._compiled.hessian(u)
         return 0.5 * (hessian + hessian.T)
 
     def eager_hessian(self, u: Tensor) -> Tensor:
-        """Return the Hessian by reverse over reverse differentiation of the program, not counted."""
+        """Return the Hessian by reverse-over-reverse differentiation of the program, uncounted."""
         hessian: Tensor = torch.autograd.functional.hessian(self.evaluate, u.detach())
         return hessian
 
     # -- the program ---------------------------------------------------------------------------
 
     def trace(self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> poutine.Trace:
-        """Run the program with its continuous sites at `draws`, discrete sites enumerated, without validation.
+        """Run the program at given continuous sites, with discrete sites enumerated, unvalidated.
 
         Args:
             draws: the value of every latent site, `{site: [*site]}`, sliced to the units of a
-                minibatch where `tensors` has `index`.
+                minibatch if `tensors` has `index`.
             tensors: the program's keyword arguments.
 
         Returns:
-            The trace; log probabilities are computed by its own methods.
+            The trace, without log probabilities.
         """
         model = poutine.condition(self._model, data=dict(draws))
         if self.discrete:
@@ -282,7 +291,7 @@ class LogDensity:
             return poutine.trace(model).get_trace(**tensors)
 
     def log_joint(self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> Tensor:
-        """Return log sum_c p(draws, c, data) in nats, without a Jacobian; arguments as of `trace`."""
+        """Return log sum_c p(draws, c, data) in nats, without Jacobian; arguments as `trace`."""
         trace = self.trace(draws, tensors)
         with no_validation():
             if self._evaluator is not None:
@@ -292,7 +301,7 @@ class LogDensity:
         return total if isinstance(total, Tensor) else torch.as_tensor(total)
 
     def nonfinite_sites(self, u: Tensor) -> str:
-        """Name the sites whose log density or value is not finite at a point `[dim]`, as `site 'x'`."""
+        """Name the sites of non-finite value or density at a point `[dim]`, as `site 'x'`."""
         names = []
         try:
             trace = self.trace(self.constrain(u.detach()), self.data.train)
@@ -321,13 +330,13 @@ class LogDensity:
     def pointwise(
         self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any] | None = None
     ) -> dict[str, Tensor]:
-        """Return the log likelihood of every observation, `{site: [sample, *batch_shape]}`, in nats.
+        """Return the log likelihood per observation, `{site: [sample, *batch_shape]}`, in nats.
 
-        Discrete sites in the plates of an observation are summed out for each observation by
-        itself.
+        Discrete sites within the plates of an observation are summed out separately for each
+        observation.
 
         Raises:
-            ProgramError: a discrete site shared by several observations, for which no
+            ProgramError: a discrete site is shared by several observations, so that no
                 per-observation term exists.
         """
         tensors = self.data.train if tensors is None else tensors

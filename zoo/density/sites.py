@@ -1,4 +1,4 @@
-"""Run a program once: traces at given points, its sites, and the faults that one run shows."""
+"""One run of a program: its trace at given points, its sites, and the faults a run reveals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from zoo.types import Data, Program
 
 
 def _support_of_a_mixture(constraint: Any) -> Any:
-    """The support of a mixture equals that of its components; torch registers no bijection for it, so no method could run such a prior."""
+    """Map to the support of a mixture, that of its components; torch registers no bijection."""
     return biject_to(constraint.base_constraint)
 
 
@@ -35,7 +35,7 @@ for _registry in (biject_to, transform_to):
 
 @contextmanager
 def default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
-    """Set torch's default dtype for trace, fit and draw; float64 data with a float32 default mix silently otherwise."""
+    """Set torch's default dtype for trace, fit and draw (float32 would silently mix in)."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype or torch.float64)
     try:
@@ -46,7 +46,7 @@ def default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """One continuous latent site: where it lies in the flat vector, its bijection and its shapes."""
+    """One continuous latent site: its slice of the flat vector, its bijection and its shapes."""
 
     name: str
     start: int
@@ -56,16 +56,19 @@ class Site:
     transform: Any
     event_dim: int
     plates: tuple[str, ...]
-    plate_axis: (
-        int | None
-    )  # axis of the minibatch plate in `shape`, counted from the right, None for a global site
+    # axis of the minibatch plate in `shape`, counted from the right; None for a global site
+    plate_axis: int | None
 
     def part(self, u: Tensor) -> Tensor:
-        """Return this site's unconstrained values `[*batch, *unconstrained_shape]` in flat points `[*batch, dim]`."""
+        """Return this site's unconstrained values `[*batch, *unconstrained_shape]` in flat points.
+
+        Args:
+            u: flat points `[*batch, dim]`.
+        """
         return u[..., self.start : self.stop].reshape(u.shape[:-1] + self.unconstrained_shape)
 
     def unit_indices(self) -> Tensor:
-        """Return where each unit's values of this local site lie in the flat vector, `[unit, value]`."""
+        """Return the indices of each unit's values in the flat vector, `[unit, value]`."""
         assert self.plate_axis is not None
         events = len(self.unconstrained_shape) - (len(self.shape) - self.event_dim)
         axis = len(self.unconstrained_shape) - (self.plate_axis - self.event_dim + events)
@@ -80,8 +83,7 @@ def trace_program(
 ) -> poutine.Trace:
     """Run the program once at jittered zeros of the unconstrained space and return its trace.
 
-    Improper flat priors cannot be sampled; starting from unconstrained points works for them as
-    well.
+    Unlike samples from the prior, such points also exist under improper flat priors.
     """
 
     def start(msg: dict[str, Any]) -> Tensor:
@@ -105,7 +107,7 @@ def _preserve_rng(seed: int) -> Iterator[None]:
 
 
 class MappableEnum(EnumMessenger):
-    """Pyro's enumeration handler without its use of `Tensor.data`, which torch.func.vmap refuses."""
+    """Pyro's enumeration handler without its use of `Tensor.data`, which vmap rejects."""
 
     def _pyro_post_sample(self, msg: Any) -> None:
         value = msg["value"]
@@ -121,7 +123,10 @@ class MappableEnum(EnumMessenger):
 
 @contextmanager
 def no_validation() -> Iterator[None]:
-    """Inside the sampler an invalid value must give a density, not an exception; `_set_up` validated once."""
+    """Disable validation: in a sampler an invalid value must give a density, not an error.
+
+    `LogDensity` has validated the program once.
+    """
     with pyro.validation_enabled(False):
         yield
 
@@ -139,7 +144,7 @@ def first_trace(program: Program, data: Data) -> poutine.Trace:
     """Run the program under validation, with log probabilities.
 
     Raises:
-        DataError: the program refuses a value.
+        DataError: the program rejects a value.
         ProgramError: the program fails.
     """
     try:
@@ -151,7 +156,7 @@ def first_trace(program: Program, data: Data) -> poutine.Trace:
         if "invalid" in str(error) or "support" in str(error):
             text = str(error).splitlines()[0]
             raise DataError(
-                f"The program refuses its data: {text} Check the observed values against the"
+                f"The program rejects its data: {text} Check the observed values against the"
                 " support."
             ) from error
         raise ProgramError(
@@ -163,19 +168,21 @@ def first_trace(program: Program, data: Data) -> poutine.Trace:
     except Exception as error:
         kind = type(error).__name__
         raise ProgramError(
-            f"The program cannot be run on its data ({kind}): {_one_line(error)}; mend the"
-            " program."
+            f"The program cannot be run on its data ({kind}): {_one_line(error)}; fix the program."
         ) from error
 
 
 def _one_line(error: Exception) -> str:
-    """Return the message of an error on one line of at most 240 characters; Pyro's say the reason in the second one."""
+    """Return the message of an error on one line of at most 240 characters.
+
+    Pyro's messages give the reason on the second line.
+    """
     text = " ".join(str(error).partition("Trace Shapes:")[0].split()).rstrip(".")
     return text if len(text) <= 240 else text[:237] + "..."
 
 
 def refuse_bad_observations(trace: poutine.Trace) -> None:
-    """Refuse observed values that are not finite, outside their support, or of NaN log likelihood.
+    """Reject observed values that are not finite, out of support, or of NaN log likelihood.
 
     Raises:
         DataError: the first such site.
@@ -212,11 +219,11 @@ def refuse_bad_observations(trace: poutine.Trace) -> None:
 
 
 def refuse_broadcasts(trace: poutine.Trace) -> None:
-    """Refuse sites with more log-probability terms than values: two shapes that broadcast against each other.
+    """Reject sites with more log-probability terms than values: an unintended broadcast.
 
-    A column of n values against a plate of n rows makes n x n terms, of which n are meant, and
-    every method agrees on that other posterior. A batch axis that no plate declares is let through
-    where values and distribution both have it.
+    A column of n values against a plate of n rows gives n x n terms instead of n, and every method
+    agrees on that other posterior. A batch axis that no plate declares is accepted if both the
+    values and the distribution have it.
 
     Raises:
         ProgramError: the first such site, with the shapes and the cure.
@@ -229,9 +236,7 @@ def refuse_broadcasts(trace: poutine.Trace) -> None:
         inner = tuple(value.shape[value.ndim - len(event) :])
         declared = {f.dim: f for f in node["cond_indep_stack"] if f.vectorized}
         loose = [d for d in range(-terms.ndim, 0) if terms.shape[d] > 1 and d not in declared]
-        if isinstance(
-            fn, Unit
-        ):  # a factor has no value; an axis it was expanded along has stride 0
+        if isinstance(fn, Unit):  # a factor has no value; expanded axes have stride 0
             drawn = fn.log_factor.stride()
             wrong = bool(loose) and any(
                 d >= -terms.ndim and terms.shape[d] > 1 and drawn[d] == 0 for d in declared
@@ -254,10 +259,10 @@ def refuse_broadcasts(trace: poutine.Trace) -> None:
 
 
 def _event_broadcasts(fn: Any, inner: Sequence[int], event: Sequence[int]) -> bool:
-    """Whether a value is repeated along an event axis, or arguments of length one along the value.
+    """Whether a value repeats along an event axis, or arguments of length one along the value.
 
-    Distributions over series state a length of one and take any, and joint ones refuse by
-    themselves; arguments marked as an event do not.
+    Only arguments marked as an event can do so: distributions over series declare a length of one
+    and accept any, and joint distributions raise an error themselves.
     """
     while hasattr(fn, "base_dist") and not isinstance(fn, Independent):
         fn = fn.base_dist
@@ -269,7 +274,10 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def sum_in_parallel(msg: dict[str, Any]) -> dict[str, Any]:
-    """Sum every discrete latent site exactly; a sequential or sampled hint would leave a random value in the density."""
+    """Enumerate every discrete latent site in parallel.
+
+    A sequential or sampled hint would leave a random value in the density.
+    """
     fn = msg["fn"]
     if (
         msg["is_observed"]
@@ -285,7 +293,7 @@ def sum_in_parallel(msg: dict[str, Any]) -> dict[str, Any]:
 
 
 def masked(node: dict[str, Any]) -> Tensor:
-    """Log probability of a site with masked entries 0 and without the scale of a minibatch."""
+    """Log probability of a site with zeros at masked entries, unscaled by the minibatch."""
     terms: Tensor = node["unscaled_log_prob"]
     mask = node["mask"]
     if mask is None or mask is True:
@@ -300,7 +308,7 @@ def _base(fn: Any) -> Any:
 
 
 def lay_out(latent: list[dict[str, Any]], data: Data) -> Iterator[Site]:
-    """Give every continuous latent site its place in the flat vector.
+    """Assign every continuous latent site its slice of the flat vector.
 
     Raises:
         ProgramError: a discrete site that cannot be enumerated.

@@ -1,4 +1,4 @@
-"""Terms of a log density by unit of the minibatch plate: log likelihood, and log prior with the Jacobian, of each unit."""
+"""Terms of a log density per unit of the minibatch plate: log likelihood and log prior."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def is_local(density: LogDensity) -> bool:
 def unit_terms(
     density: LogDensity, u: Tensor, tensors: Mapping[str, Any] | None = None
 ) -> UnitTerms:
-    """Return log likelihood and log prior of each unit at one flat point `[dim]`, each `[unit]`; units of a minibatch with `index`.
+    """Return log likelihood and log prior of each unit at one flat point `[dim]`, each `[unit]`.
+
+    The prior includes the Jacobian. If `tensors` has `index`, the units are those of the
+    minibatch.
 
     Raises:
         FitError: a term of the density that belongs to no unit.
@@ -76,7 +79,7 @@ def unit_terms(
 
 
 def _per_unit(terms: Tensor, axis: int, units: int) -> Tensor:
-    """Sum over every axis but the plate's, counted from the right."""
+    """Sum over every axis but the plate's, which is counted from the right."""
     rows = terms.movedim(terms.ndim - axis, 0)
     return rows.reshape(units, -1).sum(-1)
 

@@ -1,4 +1,4 @@
-"""Multivariate distributions that Pyro does not bring: marginal regressions, binary sequences, word counts, level shifts."""
+"""Multivariate distributions: marginal regression, binary sequences, counts, level shifts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ class MarginalRegression(dist.TorchDistribution):
         super().__init__(sigma.shape, x.shape[:1], validate_args=False)
 
     def posterior(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the lower factor of A, and inv(L) S X'y / sigma, of the posterior of weight / sd given the responses."""
+        """Return the factors of the posterior of weight / sd given the responses.
+
+        Returns:
+            The lower Cholesky factor L of A, and inv(L) S X'y / sigma.
+        """
         scaled = self.sd / self.sigma.unsqueeze(-1)
         eye = torch.eye(self.x.shape[-1], dtype=self.x.dtype)
         root = torch.linalg.cholesky(
@@ -45,7 +49,7 @@ class MarginalRegression(dist.TorchDistribution):
         ).squeeze(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log density of all responses together, `[*batch]`, nats."""
+        """Return the joint log density of all responses, `[*batch]`, in nats."""
         root, white = self.posterior(value)
         rest = (value.square().sum(-1) - white.square().sum(-1)) / self.sigma.square()
         half_log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -67,13 +71,13 @@ class MarginalRegression(dist.TorchDistribution):
 
 
 class SequentialBernoulli(dist.TorchDistribution):
-    r"""Binary values one after the other, each seeing those before it.
+    r"""Binary values in sequence, each depending on the previous ones.
 
     \[ x_j \sim \mathrm{Bernoulli}(\mathrm{logit} = l_j + \sum_{k < j} W_{jk} x_k) \]
 
     Args:
         logits: l `[*batch, value]`.
-        weight: W `[value, value]`; only what lies below the diagonal is used.
+        weight: W `[value, value]`; only the part below the diagonal is used.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real_vector}
@@ -84,7 +88,7 @@ class SequentialBernoulli(dist.TorchDistribution):
         super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> SequentialBernoulli:
-        """Return the same distribution over a larger batch."""
+        """Expand the batch shape."""
         return SequentialBernoulli(
             self.logits.expand(*batch_shape, self.logits.shape[-1]),
             self.weight,
@@ -99,7 +103,7 @@ class SequentialBernoulli(dist.TorchDistribution):
         return (value * logits - torch.nn.functional.softplus(logits)).sum(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw the values in their order."""
+        """Draw the values one after the other."""
         with torch.no_grad():
             logits = self.logits.expand(self._extended_shape(torch.Size(sample_shape)))
             uniform, x = torch.rand_like(logits), torch.zeros_like(logits)
@@ -112,13 +116,15 @@ class SequentialBernoulli(dist.TorchDistribution):
 
 
 class WordCounts(dist.TorchDistribution):
-    r"""Word counts of a document whose tokens are independent: a multinomial whose number of tokens may differ between documents.
+    r"""Word counts of a document with independent tokens.
+
+    This is a multinomial whose number of tokens may differ between documents:
 
     \[ p(c) = \frac{(\sum_v c_v)!}{\prod_v c_v!} \prod_v p_v^{c_v} \]
 
     Args:
-        probs: chance of each word, `[*document, word]`, summing to 1.
-        totals: number of tokens, `[*document]`; only draws need it.
+        probs: probability of each word, `[*document, word]`, summing to 1.
+        totals: number of tokens, `[*document]`; needed only for draws.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"probs": constraints.simplex}
@@ -130,7 +136,7 @@ class WordCounts(dist.TorchDistribution):
         super().__init__(shape, probs.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> WordCounts:
-        """Return the same distribution over a larger batch."""
+        """Expand the batch shape."""
         shape = torch.Size(batch_shape)
         return WordCounts(
             self.probs.expand(shape + self.event_shape),
@@ -144,7 +150,7 @@ class WordCounts(dist.TorchDistribution):
         return orders + torch.special.xlogy(value, self.probs).sum(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw counts, word by word: each is binomial given those before."""
+        """Draw counts word by word: each is binomial given the previous ones."""
         shape = self._extended_shape(torch.Size(sample_shape))
         probs, left = self.probs.expand(shape), self.totals.expand(shape[:-1])
         rest = probs.flip(-1).cumsum(-1).flip(-1)  # mass of this word and all later ones
@@ -157,12 +163,13 @@ class WordCounts(dist.TorchDistribution):
 
 
 class RootNormal(dist.TorchDistribution):
-    r"""A multivariate normal given by a root of its precision: precision = R R^T.
+    r"""A multivariate normal parametrized by a root of its precision: precision = R R^T.
 
-    \[ \log p(x) = \log |\det R| - \tfrac{D}{2} \log 2 \pi - \tfrac12 \lVert R^\top (x - \mu) \rVert^2 \]
+    \[ \log p(x) = \log |\det R| - \tfrac{D}{2} \log 2 \pi
+       - \tfrac12 \lVert R^\top (x - \mu) \rVert^2 \]
 
-    No system is solved to evaluate it, and rows that share R share one matrix product. `expand`
-    keeps the parameters as they are, so that a plate of rows does not copy R.
+    Evaluating it needs no linear solve, and rows that share R share one matrix product. `expand`
+    keeps the parameters, so that a plate of rows does not copy R.
 
     Args:
         loc: mu, `[*batch, D]`.
@@ -194,15 +201,14 @@ class RootNormal(dist.TorchDistribution):
         super().__init__(shape, loc.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> RootNormal:
-        """Return the same distribution over a larger batch."""
+        """Expand the batch shape without copying the parameters."""
         return RootNormal(self.loc, self.root, self.log_det, batch_shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log p(value) in nats, `[*batch]`."""
         centered = value - self.loc
-        if (
-            self.root.ndim > 2 and self.root.shape[-3] == 1 and centered.ndim > 1
-        ):  # one root for all rows
+        # one root for all rows
+        if self.root.ndim > 2 and self.root.shape[-3] == 1 and centered.ndim > 1:
             white = centered @ self.root.squeeze(-3)
         else:
             white = (centered.unsqueeze(-2) @ self.root).squeeze(-2)
@@ -217,12 +223,12 @@ class RootNormal(dist.TorchDistribution):
 
 
 class LevelShift(dist.TorchDistribution):
-    r"""A series of independent normals whose mean changes once, at a time that is summed out.
+    r"""A series of independent normals whose mean changes once, at a marginalized time.
 
     \[ p(x) = \frac{1}{T - 1} \sum_{c=1}^{T-1} \prod_{t \le c} N(x_t; \mu_1, \sigma) \prod_{t > c}
     N(x_t; \mu_2, \sigma) \]
 
-    All T - 1 terms come from one cumulative sum: the cost is that of T densities, not of T^2.
+    All T - 1 terms come from one cumulative sum, at the cost of T densities instead of T^2.
 
     Args:
         loc: mu, means before and after the change, `[*batch, 2]`.
@@ -244,7 +250,7 @@ class LevelShift(dist.TorchDistribution):
         super().__init__(batch, torch.Size((length,)), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> LevelShift:
-        """Return the same distribution over a larger batch."""
+        """Expand the batch shape."""
         return LevelShift(
             self.loc.expand(*batch_shape, 2),
             self.scale.expand(batch_shape),
@@ -253,7 +259,7 @@ class LevelShift(dist.TorchDistribution):
         )
 
     def joint(self, value: Tensor) -> Tensor:
-        """Return log p(value, c) for every last time c of the first level, `[*batch, T - 1]`, nats."""
+        """Return log p(value, c) for each last time c of level one, `[*batch, T - 1]`, nats."""
         normal = dist.Normal(
             self.loc.unsqueeze(-1), self.scale[..., None, None], validate_args=False
         )

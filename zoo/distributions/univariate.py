@@ -1,4 +1,4 @@
-"""Univariate distributions that Pyro does not bring: priors on the positive half-line, censored times."""
+"""Univariate distributions: priors on the positive half-line, and censored times."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PositiveNormal(dist.TorchDistribution):
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> PositiveNormal:
-        """Return the same distribution over a larger batch."""
+        """Expand the batch shape."""
         return PositiveNormal(
             self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False
         )
@@ -81,7 +81,7 @@ class HalfStudentT(dist.TorchDistribution):
         super().__init__(self.df.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> HalfStudentT:
-        """Return the same distribution over a larger batch."""
+        """Expand the batch shape."""
         return HalfStudentT(
             self.df.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False
         )
@@ -94,7 +94,7 @@ class HalfStudentT(dist.TorchDistribution):
         return whole + math.log(2.0)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw a Student-t variable and drop its sign."""
+        """Draw the absolute value of a Student-t variable."""
         whole: Tensor = dist.StudentT(self.df, 0.0, self.scale, validate_args=False).rsample(
             sample_shape
         )
@@ -102,18 +102,18 @@ class HalfStudentT(dist.TorchDistribution):
 
 
 class CensoredWeibull(dist.TorchDistribution):
-    r"""A Weibull waiting time that is watched until a limit: min(X, limit).
+    r"""A Weibull waiting time, right-censored at a limit: min(X, limit).
 
     \[ p(x) = \frac{k}{\lambda} \Big(\frac{x}{\lambda}\Big)^{k-1} e^{-(x / \lambda)^k} \; (x <
     \text{limit}), \qquad
        P(X \ge \text{limit}) = e^{-(\text{limit} / \lambda)^k} \; (x = \text{limit}) \]
 
-    The measure is Lebesgue's below the limit plus a point mass at it.
+    The base measure is Lebesgue's below the limit plus a point mass at it.
 
     Args:
         log_scale: log lambda.
         shape: k, > 0.
-        limit: where watching ends, > 0.
+        limit: the censoring time, > 0.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {
@@ -124,12 +124,12 @@ class CensoredWeibull(dist.TorchDistribution):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)  # type: ignore[untyped-decorator]
     def support(self) -> Any:
-        """From 0 to the limit."""
+        """The interval from 0 to the limit."""
         return constraints.interval(0.0, self.limit)
 
     @property
     def atoms(self) -> Tensor:
-        """Values that have a probability of their own, `[value, *batch]`."""
+        """Values with positive probability, `[value, *batch]`."""
         return self.limit.unsqueeze(0)
 
     def __init__(
@@ -143,21 +143,21 @@ class CensoredWeibull(dist.TorchDistribution):
         super().__init__(self.log_scale.shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> CensoredWeibull:
-        """Return the same distribution over a larger batch."""
+        """Expand the batch shape."""
         scale, shape, limit = (
             t.expand(batch_shape) for t in (self.log_scale, self.shape_parameter, self.limit)
         )
         return CensoredWeibull(scale, shape, limit)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log density below the limit, the log probability of reaching it at the limit, in nats."""
+        """Return the log density below the limit, the log probability at the limit, in nats."""
         seen = torch.minimum(value, self.limit)
         log_ratio = self.shape_parameter * (seen.log() - self.log_scale)  # (x / lambda)^k, its log
         event = self.shape_parameter.log() - seen.log() + log_ratio
         return torch.where(value < self.limit, event, 0.0) - log_ratio.exp()
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw a time by inversion and cut it at the limit."""
+        """Draw a time by inversion and censor it at the limit."""
         with torch.no_grad():
             wait = torch.empty(
                 self._extended_shape(torch.Size(sample_shape)),

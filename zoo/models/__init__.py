@@ -1,5 +1,4 @@
-"""The models of the house: one folder per kind, one module per entry, whose stem is the entry's name.
+"""The built-in models: one folder per kind, one module per entry, named after the entry.
 
-A module whose name begins with an underscore is no entry: it holds what the entries of its kind
-share.
+A module whose name begins with an underscore is no entry: it holds code that entries share.
 """

@@ -1,9 +1,12 @@
-"""A reference for a program with many local latents, from the reference of its marginal program.
+"""References of programs with many local latents, from the reference of a marginal program.
 
-Where local latents can be integrated out, the marginal program has few coordinates and its draws,
-stored or exact, are small. Each of them is completed by an exact draw of the local latents given
-the rest: the pairs are draws of the whole posterior,
-p(global | data) p(local | global, data), and only the first factor needs a file.
+If the local latents can be integrated out, the marginal program has few coordinates, and its
+draws, stored or exact, are small. Each draw is completed by an exact draw of the local latents
+given the rest. The pairs are draws of the whole posterior,
+
+    p(global, local | data) = p(global | data) p(local | global, data),
+
+and only the first factor needs a file.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from zoo.types import Data, Published
 
 __all__ = ["completed"]
 
-GROUPS = 4  # independent draws in groups, as chains are
+GROUPS = 4  # independent draws are grouped like chains
 
 
 def completed(
@@ -26,13 +29,13 @@ def completed(
     complete: Callable[[Mapping[str, Tensor], Data], Mapping[str, Tensor]],
     draws: int = 1000,
 ) -> Callable[[Data], Published]:
-    """Return the `published` hook of an entry whose local latents the entry `marginal` integrates out.
+    """Return the `published` hook of an entry whose local latents `marginal` integrates out.
 
     Args:
         marginal: name of the entry with a closed form or a stored reference, for the same data.
         complete: turns draws of the marginal program, `[chain, draw, *site]`, into draws of the
-            whole one; seeded by itself.
-        draws: how many draws are used, over all chains.
+            whole program; must seed itself.
+        draws: number of draws used, over all chains.
     """
 
     def read(data: Data) -> Published:

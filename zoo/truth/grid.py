@@ -1,14 +1,15 @@
-"""Exact posteriors of latent-variable models with up to three latent dimensions, by one grid that all data share.
+"""Exact posteriors of latent-variable models with up to three latent dimensions, on a grid.
 
-For data x_i with latent z in R^d, d <= 3, and points z_g with weights w_g of a product grid,
+For data x_i with latent z in R^d, d <= 3, and points z_g with weights w_g of a product grid that
+all data share,
 
     log p(x_i) = log sum_g w_g p(z_g) p(x_i | z_g)             [nats]
     p(z_g | x_i) = w_g p(z_g) p(x_i | z_g) / p(x_i)
 
 The decoder is run once on the grid; the likelihood of all images is then one matrix product. The
-rule is the trapezoid's, whose error falls faster than any power of the step for a smooth integrand
-that vanishes at the border. `check` doubles the number of points per axis and measures the mass
-near the border of the box.
+trapezoid rule is used, whose error falls faster than any power of the step for a smooth integrand
+that vanishes at the boundary. `check` doubles the number of points per axis and measures the mass
+near the boundary of the box.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ __all__ = [
 POINTS = {1: 1001, 2: 201, 3: 61}
 LARGEST = 3
 MOST_POINTS = 700_000
-BORDER = 1e-6  # largest posterior mass near the border
-CHUNK = 4_000_000  # numbers of one block, [row, point]
-EDGE = 0.06  # share of the box on each side that counts as its border
+BORDER = 1e-6  # largest admissible posterior mass near the boundary
+CHUNK = 4_000_000  # entries of one block [row, point]
+EDGE = 0.06  # share of the box on each side that counts as its boundary
 Function = Callable[[Tensor], Tensor]
 
 
 def standard_normal(points: Tensor) -> Tensor:
-    """Return the log density of independent standard normals at points `[point, d]`, `[point]` in nats."""
+    """Return the log density of independent standard normals, `[point, d] -> [point]`, in nats."""
     return -0.5 * points.square().sum(-1) - 0.5 * points.shape[-1] * math.log(2 * math.pi)
 
 
@@ -59,7 +60,7 @@ class BernoulliLikelihood:
         self.decoder = decoder
 
     def prepare(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return slope `[point, pixel]` and constant `[point]` of the log likelihood, which is linear in x."""
+        """Return slope `[point, pixel]` and intercept `[point]` of the log likelihood in x."""
         logits = torch.cat([self.decoder(part) for part in points.split(20_000)])
         return logits, -torch.nn.functional.softplus(logits).sum(-1)
 
@@ -69,17 +70,19 @@ class BernoulliLikelihood:
         return torch.addmm(constant, x, logits.T)
 
     def paired(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return log p(x_i | z_i) for rows `[row, pixel]` and their own points `[*batch, row, d]`, in nats."""
+        """Return log p(x_i | z_i) in nats, for x `[row, pixel]` and z `[*batch, row, d]`."""
         logits = self.decoder(z)
         return (x * logits - torch.nn.functional.softplus(logits)).sum(-1)
 
 
 class SequentialLikelihood:
-    """The likelihood of `zoo.distributions.multivariate.SequentialBernoulli`: every pixel also sees those before it, l = decoder(z) + W x.
+    """Likelihood in which every pixel also depends on the previous ones, l = decoder(z) + W x.
+
+    It is that of `zoo.distributions.multivariate.SequentialBernoulli`.
 
     Args:
         decoder: any PyTorch callable `[point, d] -> [point, pixel]` that returns logits.
-        weight: W `[pixel, pixel]`; only what lies below the diagonal is used.
+        weight: W `[pixel, pixel]`; only the part below the diagonal is used.
     """
 
     def __init__(self, decoder: Function, weight: Tensor) -> None:
@@ -90,7 +93,10 @@ class SequentialLikelihood:
         return torch.cat([self.decoder(part) for part in points.split(20_000)])
 
     def log_prob(self, x: Tensor, prepared: Tensor) -> Tensor:
-        """Return log p(x | z) `[row, point]` in nats; the normalizer depends on the row, so that every row is a pass of its own."""
+        """Return log p(x | z) `[row, point]` in nats.
+
+        The normalizer depends on the row, so every row is a separate pass.
+        """
         seen = x @ self.weight.tril(-1).T
         softplus = torch.nn.functional.softplus
         return torch.stack(
@@ -101,7 +107,7 @@ class SequentialLikelihood:
         )
 
     def paired(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return log p(x_i | z_i) for rows and their own points, in nats."""
+        """Return log p(x_i | z_i) for rows with their own points, in nats."""
         logits = self.decoder(z) + x @ self.weight.tril(-1).T
         return (x * logits - torch.nn.functional.softplus(logits)).sum(-1)
 
@@ -118,7 +124,7 @@ class GaussianLikelihood:
         self.decoder, self.sigma = decoder, sigma
 
     def prepare(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return slope and constant of the part of the log likelihood that depends on z."""
+        """Return slope and intercept in x of the part of the log likelihood that depends on z."""
         mean = torch.cat([self.decoder(part) for part in points.split(20_000)])
         return mean / self.sigma**2, -0.5 * (mean / self.sigma).square().sum(-1)
 
@@ -130,13 +136,13 @@ class GaussianLikelihood:
         return torch.addmm(prepared[1], x, prepared[0].T) + own[:, None]
 
     def paired(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return log p(x_i | z_i) for rows and their own points, in nats."""
+        """Return log p(x_i | z_i) for rows with their own points, in nats."""
         return torch.distributions.Normal(self.decoder(z), self.sigma).log_prob(x).sum(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridCheck:
-    """What a grid is worth: changes on doubling the points per axis, and posterior mass near the border of the box."""
+    """Accuracy of a grid: changes on doubling its points per axis, and mass near the boundary."""
 
     log_evidence_change: float
     mean_change: float
@@ -145,7 +151,11 @@ class GridCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether log p(x) changes by less than 0.001 nats, moments by less than 0.001 sd, and the border holds under 1e-6."""
+        """Whether the grid is accurate enough to serve as the ground truth.
+
+        Doubling must change log p(x) by less than 0.001 nats and moments by less than 0.001 sd,
+        and the mass near the boundary must be below 1e-6.
+        """
         return (
             self.log_evidence_change < 1e-3
             and max(self.mean_change, self.log_sd_change) < 1e-3
@@ -154,7 +164,7 @@ class GridCheck:
 
     @property
     def sentence(self) -> str:
-        """Say it in words."""
+        """The figures of the check in one sentence."""
         return (
             f"Doubling the grid changes log p(x) by at most {self.log_evidence_change:.1g} nats,"
             f" means by {self.mean_change:.1g}, log sds by {self.log_sd_change:.1g} sd; at most"
@@ -163,10 +173,10 @@ class GridCheck:
 
 
 def box_for(log_prior: Function, latent: int, *, widest: float = 12.0) -> float:
-    """Return the half width of a box that holds all but about 1e-11 of a prior centered near zero, at most `widest`.
+    """Return the half width of a box with all but about 1e-11 of a prior centered near zero.
 
-    The prior bounds the posterior's reach up to the likelihood ratio; `LatentGrid.check` measures
-    what lies at the border.
+    It is at most `widest`. The prior bounds the extent of the posterior up to the likelihood
+    ratio; `LatentGrid.check` measures the mass at the boundary.
     """
     radius = torch.linspace(1.0, widest, 45, dtype=torch.float64)
     directions = torch.cat(
@@ -190,16 +200,16 @@ def box_for(log_prior: Function, latent: int, *, widest: float = 12.0) -> float:
 
 
 class LatentGrid:
-    """A product grid over the latent space with the decoder evaluated on it once.
+    """A product grid over the latent space, with the decoder evaluated on it once.
 
     Args:
-        likelihood: `BernoulliLikelihood` or `GaussianLikelihood` around any PyTorch decoder.
-        latent: latent dimensions, 1 to 3.
-        log_prior: log p(z) at points `[point, d]`, default the standard normal.
-        points: points per axis, default 1,001, 201 and 61 in one, two and three dimensions.
-        half_width: half the width of the box, one number or one per axis `[d]`, default from the
+        likelihood: one of the likelihoods above, around any PyTorch decoder.
+        latent: number of latent dimensions, 1 to 3.
+        log_prior: log p(z) at points `[point, d]`; default the standard normal.
+        points: points per axis; default 1,001, 201 and 61 in one, two and three dimensions.
+        half_width: half the width of the box, one number or one per axis `[d]`; default from the
             prior.
-        center: middle of the box `[d]`, default zero.
+        center: center of the box `[d]`; default zero.
 
     Raises:
         UsageError: more than three dimensions.
@@ -255,7 +265,10 @@ class LatentGrid:
         return torch.cat([joint.logsumexp(-1) + self.log_weight for _, joint in self.blocks(x)])
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log p(x_i) `[row]`, posterior means `[row, d]` and covariances `[row, d, d]`; asked again for the same tensor, at once."""
+        """Return log p(x_i) `[row]`, posterior means `[row, d]` and covariances `[row, d, d]`.
+
+        The result is cached for the last tensor.
+        """
         if self._moments is not None and self._moments[0] is x:
             return self._moments[1]
         parts = []
@@ -273,7 +286,7 @@ class LatentGrid:
         return evidence, mean, covariance
 
     def border_mass(self, x: Tensor) -> Tensor:
-        """Return the posterior mass of each row in the outermost 6 percent of the box on each side, `[row]`."""
+        """Return the posterior mass `[row]` in the outermost 6 percent of the box on each side."""
         middle = torch.stack([a.mean() for a in self.axes])
         near = ((self.points - middle).abs() > (1 - 2 * EDGE) * self.half_width).any(-1)
         return torch.cat(
@@ -296,11 +309,11 @@ class LatentGrid:
         )
 
     def check(self, x: Tensor, fine: LatentGrid | None = None) -> GridCheck:
-        """Double the grid and look at the border; `ok` says whether the numbers can be used as the truth.
+        """Compare with the doubled grid and measure the mass near the boundary.
 
         Args:
-            x: images `[row, pixel]`; asked again for the same tensor, the answer comes at once.
-            fine: `self.doubled()`, if it is there already.
+            x: images `[row, pixel]`; the result is cached for the last tensor.
+            fine: `self.doubled()`, if it exists already.
         """
         if self._checked is None or self._checked[0] is not x:
             coarse, double = self.moments(x), (fine or self.doubled()).moments(x)
@@ -316,7 +329,10 @@ class LatentGrid:
         return self._checked[1]
 
     def sufficient(self, x: Tensor) -> LatentGrid:
-        """Return this grid, or a wider or finer one for which `check` is ok; the last one that fits where none is."""
+        """Return a grid for which `check` is ok, widened or refined from this one as needed.
+
+        If none is ok within the limit of points, the last one within the limit is returned.
+        """
         grid = self
         while True:
             fine = grid.doubled()
@@ -324,13 +340,13 @@ class LatentGrid:
             if found.ok:
                 return grid
             other = grid.wider() if found.border_mass >= BORDER else fine
-            del fine  # four times the points of its grid: not to be kept beside the next
+            del fine  # four times as large: free it before the next one is built
             if other.number**grid.latent > MOST_POINTS:
                 return grid
             grid = other
 
     def wider(self) -> LatentGrid:
-        """Return the grid over a box wider by half, with the same step."""
+        """Return the grid over a box 1.5 times as wide, with the same step."""
         center = torch.stack([a.mean() for a in self.axes])
         return LatentGrid(
             self.likelihood,
@@ -344,18 +360,17 @@ class LatentGrid:
     def sample(self, x: Tensor, n: int, seed: int) -> Tensor:
         """Return n independent posterior draws of every row, `[n, row, d]`.
 
-        A point is drawn by its mass and then moved by a triangular variate of one step to each
-        side: the draws follow the multilinear interpolation of the grid's density. Its variance is
-        larger than the posterior's by step^2 / 6.
+        A grid point is drawn by its mass and then shifted by a triangular variate of one step to
+        each side, so the draws follow the multilinear interpolation of the grid's density. Its
+        variance exceeds the posterior's by step^2 / 6.
         """
         stream = np.random.Generator(np.random.PCG64(seed))
         out = torch.empty(n, len(x), self.latent, dtype=torch.float64)
         for rows, joint in self.blocks(x):
             cumulative = (joint - joint.logsumexp(-1, keepdim=True)).exp().cumsum(-1)
             uniform = torch.as_tensor(stream.random((joint.shape[0], n))) * cumulative[:, -1:]
-            chosen = torch.searchsorted(cumulative, uniform).clamp(
-                max=len(self.points) - 1
-            )  # [row, n]
+            # [row, n]
+            chosen = torch.searchsorted(cumulative, uniform).clamp(max=len(self.points) - 1)
             move = (
                 torch.as_tensor(
                     stream.triangular(-1.0, 0.0, 1.0, (joint.shape[0], n, self.latent))
@@ -368,10 +383,16 @@ class LatentGrid:
     def around(
         self, mean: Tensor, covariance: Tensor, *, points: int | None = None, sds: float = 9.0
     ) -> LatentGrid:
-        """Return a finer grid around one posterior (mean `[d]`, covariance `[d, d]`), at most as wide as this one."""
-        reach = (
-            sds * covariance.diagonal().sqrt()
-        )  # [d]: an axis the data say nothing about is far wider than the others
+        """Return a finer grid around one posterior, at most as wide as this one.
+
+        Args:
+            mean: posterior mean `[d]`.
+            covariance: posterior covariance `[d, d]`.
+            points: points per axis; default those of this grid.
+            sds: half width of the box in posterior sds.
+        """
+        # [d]: along an axis the data say nothing about, the box is far wider than along the others
+        reach = sds * covariance.diagonal().sqrt()
         return LatentGrid(
             self.likelihood,
             self.latent,
@@ -389,9 +410,11 @@ class LatentGrid:
         return (total / len(x)).clamp(min=1e-300).log()
 
     def information(self, x: Tensor) -> dict[str, float]:
-        """Return, in nats, the exact mutual information of image and latent under the data, and the KL of the aggregate from the prior.
+        """Return the mutual information of image and latent, and the KL of the aggregate.
 
-        I = (1/n) sum_i KL(p(z | x_i) || aggregate), which is at most log n; the two numbers sum to the mean KL from the prior.
+        I = (1/n) sum_i KL(p(z | x_i) || aggregate) is at most log n. The second number is the KL
+        of the aggregate from the prior; the two sum to the mean KL from the prior. Both are exact,
+        in nats, under the empirical distribution of the data.
         """
         aggregate, weight = self.aggregate(x), math.exp(self.log_weight)
         mutual = from_prior = 0.0

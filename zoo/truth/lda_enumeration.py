@@ -1,14 +1,15 @@
-"""The exact posterior of latent Dirichlet allocation on a tiny corpus, by sums over tables of counts.
+"""The exact posterior of latent Dirichlet allocation on a tiny corpus, by sums over count tables.
 
 With topics and mixtures integrated out, tokens z assigned to topics have
 
-    p(words, z) = prod_d B(alpha + n_d.) / B(alpha) prod_k B(beta + n_k.) / B(beta),     B(a) = prod_i G(a_i) / G(sum_i a_i),
+    p(words, z) = prod_d B(alpha + n_d.) / B(alpha) prod_k B(beta + n_k.) / B(beta),
+    B(a) = prod_i G(a_i) / G(sum_i a_i),
 
 where n_dk and n_kv count tokens of document d and of word v in topic k. It depends on z only
 through the table n_dvk of each document, which prod_v c_dv! / prod_k n_dvk! assignments share; and
-the topics' part depends on the sum of these tables over documents only. So documents are added one
-after the other to a map from summed table to weight (dynamic programming): 2^18 assignments become
-1,792 tables, 3^18 = 387 million become 280 thousand. Given tables, topics and mixtures are
+the topics' factor depends on the sum of these tables over documents only. So documents are added
+one by one to a map from summed table to weight (dynamic programming): 2^18 assignments become
+1,792 tables, 3^18 = 387 million become 280 thousand. Given the tables, topics and mixtures are
 Dirichlet.
 
 Source: Griffiths and Steyvers (2004), Finding scientific topics, PNAS 101, 5228-5235, for the
@@ -40,7 +41,7 @@ def _compositions(total: int, parts: int) -> list[tuple[int, ...]]:
 
 
 class TopicTables:
-    """All count tables of a corpus with their weights.
+    """All count tables of a corpus, with their weights.
 
     Args:
         counts: word counts `[document, word]`, small integers.
@@ -54,9 +55,8 @@ class TopicTables:
     def __init__(self, counts: Array, topics: int, alpha: float, beta: float) -> None:
         self.counts, self.topics, self.alpha, self.beta = counts.astype(int), topics, alpha, beta
         totals = self.counts.sum(0)
-        self.radix = np.repeat(
-            totals + 1, topics - 1
-        )  # [word * (K - 1)]; the last topic has the rest of a word's tokens
+        # [word * (K - 1)]; the last topic gets the remaining tokens of a word
+        self.radix = np.repeat(totals + 1, topics - 1)
         self.size = math.prod(int(r) for r in self.radix)
         if self.size > LARGEST:
             raise UsageError(
@@ -77,13 +77,15 @@ class TopicTables:
 
     @property
     def log_evidence(self) -> float:
-        """Log p(words) in nats, the tokens in their order."""
+        """Log p(words) in nats, for the given order of the tokens."""
         return float(np.log(self.joint.sum()))
 
     def expect(self, factors: Mapping[int, Array]) -> float:
-        """Return the posterior mean of a product of functions of single documents' tables, `{document: [table]}`.
+        """Return the posterior mean of a product of functions of single documents' tables.
 
-        The tables of document d are `self.documents[d][0]`, `[table, word, topic]`.
+        Args:
+            factors: the values of each function, `{document: [table]}`; the tables of document d
+                are `self.documents[d][0]`, `[table, word, topic]`.
         """
         summed = self.sums[0]
         for d, (tables, weights) in enumerate(self.documents):
@@ -97,12 +99,10 @@ class TopicTables:
         )
 
     def co_assignment(self, first: tuple[int, int], second: tuple[int, int]) -> float:
-        """Return the chance that two different tokens, each given as (document, word), have the same topic."""
+        """Return the probability that two tokens, each a pair (document, word), share a topic."""
         (d, v), (e, w) = first, second
-        a, b = (
-            self.documents[d][0][:, v, 0],
-            self.documents[e][0][:, w, 0],
-        )  # tokens in the first topic; labels are exchangeable
+        # tokens in the first topic; topics are exchangeable
+        a, b = self.documents[d][0][:, v, 0], self.documents[e][0][:, w, 0]
         if d == e:
             pairs = a * (a - 1) if v == w else a * b
             number = self.counts[d, v] * (self.counts[e, w] - (v == w))
@@ -110,7 +110,15 @@ class TopicTables:
         return self.topics * self.expect({d: a, e: b}) / (self.counts[d, v] * self.counts[e, w])
 
     def sample(self, number: int, seed: int) -> tuple[Array, Array]:
-        """Return independent exact draws of topics `[draw, topic, word]` and mixtures `[draw, document, topic]`."""
+        """Return independent exact draws of topics and mixtures.
+
+        Args:
+            number: number of draws.
+            seed: seed of the draws.
+
+        Returns:
+            Topics `[draw, topic, word]` and mixtures `[draw, document, topic]`.
+        """
         stream = np.random.default_rng(seed)
         cumulative = np.cumsum(self.joint)
         code = self.codes[np.searchsorted(cumulative, stream.random(number) * cumulative[-1])]
@@ -119,9 +127,8 @@ class TopicTables:
         for d in reversed(range(len(self.documents))):
             tables, weights = self.documents[d]
             codes, before = self._codes(tables), self.sums[d]
-            left = (
-                code[:, None] - codes
-            )  # [draw, table]; a sum that is not reachable has weight 0, so borrows cannot pass
+            # [draw, table]; unreachable sums have weight 0, so borrows cannot pass
+            left = code[:, None] - codes
             chance = np.cumsum(np.where(left >= 0, before[np.maximum(left, 0)], 0.0) * weights, 1)
             chosen = (chance < stream.random((number, 1)) * chance[:, -1:]).sum(1)
             mixtures[:, d] = _dirichlet(self.alpha + tables[chosen].sum(1), stream)
@@ -129,7 +136,10 @@ class TopicTables:
         return topics, mixtures
 
     def _document(self, row: Array) -> tuple[Array, Array]:
-        """Return every table `[table, word, topic]` of one document and its weight: assignments times p(z)."""
+        """Return all tables `[table, word, topic]` of one document, with their weights.
+
+        A weight is the number of assignments times p(z).
+        """
         choices = itertools.product(*(_compositions(int(c), self.topics) for c in row))
         tables = np.array(list(choices))
         orders = gammaln(row + 1).sum() - gammaln(tables + 1).sum((1, 2))
@@ -148,7 +158,7 @@ class TopicTables:
         return (free * self.place).sum(1)
 
     def _tables(self, codes: Array) -> Array:
-        """Return the summed tables `[code, word, topic]` behind their codes."""
+        """Decode the summed tables `[code, word, topic]`."""
         free = (codes[:, None] // self.place % self.radix).reshape(len(codes), -1, self.topics - 1)
         return np.concatenate([free, self.counts.sum(0)[:, None] - free.sum(2, keepdims=True)], 2)
 
@@ -172,7 +182,10 @@ def _add(sums: Array, codes: Array, weights: Array) -> Array:
 
 
 def _dirichlet(concentration: Array, stream: np.random.Generator) -> Array:
-    """Draw from Dirichlet distributions along the last axis, through logarithms so that small concentrations cannot give 0."""
+    """Draw from Dirichlet distributions along the last axis.
+
+    The draws are computed as logarithms, so that small concentrations cannot give 0.
+    """
     log_gamma = (
         np.log(stream.standard_gamma(concentration + 1))
         + np.log1p(-stream.random(concentration.shape)) / concentration

@@ -1,9 +1,9 @@
 """Exact independent draws, evidence and moments of a density over at most three coordinates.
 
-Where all but a few hyperparameters can be integrated out in closed form, what is left is small
-enough to be treated without Markov chains: independent draws by rejection from a multivariate t
-around the mode, and integrals by the trapezoid rule, which converges exponentially for smooth
-integrands that vanish at the border.
+If all but a few hyperparameters can be integrated out in closed form, the rest does not need
+Markov chains: independent draws come by rejection from a multivariate t around the mode, and
+integrals by the trapezoid rule, which converges exponentially for smooth integrands that vanish at
+the boundary.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from zoo.errors import ProgramError
 
 __all__ = ["Integral", "Small"]
 
-FREEDOM, WIDEN = 8.0, 1.05  # the t decays slower than the target and is a little wider
-MARGIN = 0.05  # nats between the largest ratio that was found and the one that is used
-REACH, NODES = 7.0, 15  # of the grid, in sds
-CHUNK = 256  # points at once: their matrices stay in the processor's cache
+FREEDOM, WIDEN = 8.0, 1.05  # degrees of freedom (tails heavier than the target), scale factor
+MARGIN = 0.05  # nats added to the largest log ratio that was found
+REACH, NODES = 7.0, 15  # half width of the grid in sds, and its points per axis
+CHUNK = 256  # points at once: their matrices fit into the CPU cache
 
 Function = Callable[[Tensor], Tensor]
 
@@ -37,11 +37,11 @@ class Integral(NamedTuple):
 
 
 class Small:
-    """A density over a few coordinates, not normalized.
+    """An unnormalized density over a few coordinates.
 
     Args:
         log_f: maps points `[n, dim]` to log f in nats, `[n]`, twice differentiable.
-        start: where the search for the mode starts, `[dim]`.
+        start: initial point of the search for the mode, `[dim]`.
 
     Raises:
         ProgramError: no mode is found, or the envelope fails.
@@ -52,7 +52,7 @@ class Small:
         self.mode, self.root = self._expand(start)
 
     def _expand(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mode by Newton's method and a Cholesky factor of the inverse curvature there."""
+        """Return the mode, by Newton's method, and a Cholesky factor of the inverse curvature."""
 
         def one(point: Tensor) -> Tensor:
             return self.log_f(point.unsqueeze(0))[0]
@@ -70,7 +70,7 @@ class Small:
         raise ProgramError("No mode was found in 60 Newton steps; start closer to it.")
 
     def _log_ratio(self, noise: Tensor) -> Tensor:
-        """Return log f - log t at points given in sds from the mode, up to a constant, `[n]`."""
+        """Return log f - log t `[n]`, up to a constant, at points given in sds from the mode."""
         t = -0.5 * (FREEDOM + self.dim) * torch.log1p((noise / WIDEN).square().sum(-1) / FREEDOM)
         return (
             torch.cat(
@@ -90,7 +90,7 @@ class Small:
 
     @cached_property
     def _bound(self) -> Tensor:
-        """The largest log ratio: climbing from the five best of five hundred proposals."""
+        """The largest log ratio, by gradient ascent from the five best of 500 proposals."""
         pilot = self._propose(500, torch.Generator().manual_seed(0))
         best = self._log_ratio(pilot).topk(5).indices
         point = pilot[best].clone().requires_grad_(True)
@@ -124,7 +124,7 @@ class Small:
         return torch.cat(kept)[:n]
 
     def integral(self) -> Integral:
-        """Return the log of the integral and the moments of the coordinates, by the trapezoid rule in sds from the mode."""
+        """Return the log integral and the moments of the coordinates, by the trapezoid rule."""
         axis = torch.linspace(-REACH, REACH, NODES, dtype=torch.float64)
         mesh = torch.cartesian_prod(*[axis] * self.dim).reshape(-1, self.dim)
         points = self.mode + mesh @ self.root.T

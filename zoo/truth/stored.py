@@ -1,9 +1,9 @@
-"""Read a stored reference: unconstrained draws of a certified run, its moments, gates and fingerprint.
+"""Read a stored reference: unconstrained draws of a certified run, moments, gates, fingerprint.
 
-`NAME.json` says how the draws were made, which gates they passed and what the moments of every
-quantity are (from all draws made); `NAME.npz` holds up to 2,000 of them as a float64 mean plus
-float32 deviations `[chain, draw, dim]`, chains kept. The fingerprint is the log joint density at
-three stored points: another program or data set gives other values, and the reference is stale.
+`NAME.json` says how the draws were made, which gates they passed and the moments of every quantity
+(from all draws); `NAME.npz` holds up to 2,000 draws as a float64 mean plus float32 deviations
+`[chain, draw, dim]`, with chains kept. The fingerprint is the log joint density at three stored
+points: if the program or the data have changed, the values differ and the reference is stale.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 
 FOLDER = Path(__file__).parents[1] / "references"
 SCHEMA = 1
-TOLERANCE = 1e-8  # relative difference of a log density that a fingerprint forgives
+TOLERANCE = 1e-8  # admissible relative difference of a log density in a fingerprint
 _KEYS = {
     "schema",
     "entry",
@@ -67,10 +67,10 @@ class StoredReference:
 
     Attributes:
         key: key of the entry it belongs to.
-        record: the JSON document as it is.
+        record: the JSON document.
         unconstrained: stored draws `[chain, draw, dim]`, float64.
         points: the three points of the fingerprint, `[3, dim]`, float64.
-        moments: per quantity, from all draws made.
+        moments: per quantity, from all draws of the run.
     """
 
     key: str
@@ -81,12 +81,16 @@ class StoredReference:
 
     @property
     def gates(self) -> dict[str, bool]:
-        """The gates passed when it was made."""
+        """The gates and whether each was passed when the reference was made."""
         return {str(name): bool(passed) for name, passed in self.record["gates"].items()}
 
 
 def paths(key: str, folder: Path | None = None) -> tuple[Path, Path]:
-    """Return the JSON and NPZ paths of an entry's key; options and groups are spelled so that a file name can hold them."""
+    """Return the JSON and NPZ paths of an entry's key, spelled as valid file names.
+
+    Raises:
+        ReferenceError: the key has characters that a file name cannot hold.
+    """
     stem = key.replace("/", "__").replace("[", "--").replace("]", "").replace(",", "_")
     if (
         not stem
@@ -170,7 +174,7 @@ def read(key: str, folder: Path | None = None) -> StoredReference:
 
 
 def fingerprint(log_density: LogDensity, points: Tensor) -> list[float]:
-    """Return the log joint density in nats at the points `[n, dim]`, by running the program (never a compiled graph)."""
+    """Return the log joint density in nats at points `[n, dim]`, never by a compiled graph."""
     with torch.no_grad():
         return [float(log_density.evaluate(point.to(log_density.dtype))) for point in points]
 
@@ -184,7 +188,7 @@ def borrowed(entry: ModelEntry) -> ModelEntry:
 
 
 def stale(stored: StoredReference, log_density: LogDensity) -> str | None:
-    """Say how a log density differs from the one the reference was made with, None where it is the same."""
+    """Say how a log density differs from that of the reference; None if it is the same."""
     sites = [[s.name, s.start, s.stop] for s in log_density.sites]
     if sites != stored.record["sites"]:
         return "the program has other latent sites than the reference"
@@ -196,7 +200,7 @@ def stale(stored: StoredReference, log_density: LogDensity) -> str | None:
 
 
 def _of_others(owner: ModelEntry, data: Data, log_density: LogDensity | None) -> Reference:
-    """Return published draws as a reference; the gate `data` says whether they belong to these data."""
+    """Return published draws as a reference; the gate `data` says whether the data match."""
     assert owner.published is not None
     found = owner.published(data)
     if log_density is None:
@@ -254,13 +258,13 @@ def load(
     *,
     folder: Path | None = None,
 ) -> Reference:
-    """Return the stored reference of an entry as a `Reference` with its fingerprint verified against the data.
+    """Return the stored reference of an entry, with its fingerprint verified.
 
-    The draws are those of the entry it is borrowed from where there is one; `log_density`, if
-    given, is that entry's.
+    An entry with `reference_of` uses the draws of that entry; `log_density`, if given, must be
+    that entry's.
 
     Raises:
-        ReferenceError: nothing stored, or a damaged file.
+        ReferenceError: nothing is stored, or a file is damaged.
     """
     owner = borrowed(entry)
     if owner.published is not None:

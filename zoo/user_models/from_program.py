@@ -1,4 +1,4 @@
-"""Make an entry of a Pyro model that already exists: `zoo.from_program(model, {"x": x, "y": y})`."""
+"""Entries from existing Pyro models: `zoo.from_program(model, {"x": x, "y": y})`."""
 
 from __future__ import annotations
 
@@ -43,11 +43,12 @@ def from_program(
     licence: str = "not stated",
     dtype: torch.dtype = torch.float64,
 ) -> ModelEntry:
-    """Make an entry of an existing Pyro model; its quantities are its latent sites, positive ones as logarithms.
+    """Make an entry of an existing Pyro model.
 
-    `pyro.param` and `pyro.module` inside the model or the guide are lifted onto a module that owns
-    them, so that they are trained; the global parameter store is never touched, and the caller's
-    networks keep their weights.
+    Its quantities are its latent sites, positive ones as logarithms. `pyro.param` and
+    `pyro.module` inside the model or the guide are lifted onto a module that owns them, so that
+    they are trained; the global parameter store is never touched, and the caller's networks keep
+    their weights.
 
     Args:
         model: a function or a `PyroModule`.
@@ -56,23 +57,23 @@ def from_program(
         dims: names of the axes of data and latent sites.
         coords: labels along those axes.
         name: name of the entry.
-        observed: the arguments whose removal gives the prior predictive; found in the trace when
-            not given.
+        observed: the arguments whose removal gives the prior predictive; by default found in the
+            trace.
         guide: the caller's own guide: a function with the model's arguments, or an `AutoGuide`
             class.
         title: one line for tables.
         quantities: what to compare on instead of the sites, e.g. from `zoo.quantities`.
-        batched: arguments with one row per unit of the minibatch plate; the model then takes
+        batched: arguments with one row per unit of the minibatch plate; the model must then take
             `index=None` too.
         minibatch: number of units per minibatch.
-        families: guide families that `--guides all` means.
+        families: the guide families of `--guides all`.
         source: where the data come from.
         licence: the terms under which they may be shared.
-        dtype: floating type of trace, fit and draws.
+        dtype: floating dtype of trace, fit and draws.
 
     Raises:
-        DataError: data the program cannot be conditioned on.
-        ProgramError: a program that cannot be handled correctly; the message holds the cure.
+        DataError: the program cannot be conditioned on the data.
+        ProgramError: the program cannot be handled correctly; the message holds the cure.
         UsageError: arguments that do not fit the model.
     """
     if not callable(model):
@@ -83,7 +84,7 @@ def from_program(
     signature = Signature.of(model)
     tensors = _by_name(data, signature, dtype)
     _check_names(signature, tensors, observed, batched)
-    Data(train=tensors)  # refuses NaN, empty and odd tensors before the program meets them
+    Data(train=tensors)  # rejects NaN, empty and invalid tensors before the program sees them
     lifted, trace = discover(model, tensors, dtype)
     _refuse_own_subsamples(trace)
     known = tuple(observed) if observed is not None else _observed(trace, tensors)
@@ -145,7 +146,10 @@ def _by_name(data: Any, signature: Signature, dtype: torch.dtype) -> dict[str, A
 
 
 def _tensor(key: str, value: Any, dtype: torch.dtype) -> Any:
-    """Turn arrays, frames and lists of numbers into tensors (floats to the entry's type); leave all else alone."""
+    """Turn arrays, data frames and lists of numbers into tensors; leave all else unchanged.
+
+    Floats get the entry's dtype.
+    """
     if isinstance(value, np.generic):
         return value.item()
     if hasattr(value, "to_numpy"):
@@ -231,7 +235,7 @@ def _refuse_own_subsamples(trace: poutine.Trace) -> None:
 
 
 def _observed(trace: poutine.Trace, tensors: Mapping[str, Any]) -> tuple[str, ...]:
-    """Find the arguments that reach `obs=`: the same storage, or else equal numbers."""
+    """Find the arguments that reach `obs=`: by storage, else by equal numbers."""
     values = [
         n["value"]
         for n in samples(trace)

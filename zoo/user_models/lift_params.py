@@ -1,8 +1,8 @@
-"""Run existing Pyro code without a global parameter store: its parameters become parameters of a module.
+"""Run existing Pyro code without a global parameter store: a module owns its parameters.
 
 With `pyro.settings.set(module_local_params=True)`, `pyro.param` and `pyro.module` inside a plain
 function are silently never trained. A `LiftedProgram` finds them in one run, owns fresh copies,
-and answers the statements with its own.
+and answers the statements with these.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from zoo.user_models.signature import Signature
 
 __all__ = ["Lifted", "LiftedProgram", "discover"]
 
-_DIVIDER = "$$$"  # Pyro's mark between the name of a pyro.module and the name of its parameter
+_DIVIDER = "$$$"  # Pyro's separator between the names of a pyro.module and of its parameter
 _MODULE_CODE = pyro.primitives.module.__code__
 
 
 @dataclass
 class Lifted:
-    """What one run of a program asked of the parameter store: `pyro.param` statements and `pyro.module` networks."""
+    """The `pyro.param` statements and `pyro.module` networks of one run of a program."""
 
     values: dict[str, Tensor] = field(default_factory=dict)
     constraints: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +44,10 @@ class Lifted:
 
 
 class _Typed(Messenger):
-    """Give distributions made outside the program, in torch's default type of that moment, the entry's type."""
+    """Cast distributions created outside the program to the entry's dtype.
+
+    They have torch's default dtype at the time of their creation.
+    """
 
     dtype: torch.dtype
 
@@ -55,7 +58,7 @@ class _Typed(Messenger):
 
 
 def _cast(fn: Any, dtype: torch.dtype) -> Any:
-    """Return a distribution with its floating tensors in another type; itself where nothing changes."""
+    """Return a distribution with its floating tensors cast; itself if nothing changes."""
     changed = {}
     for name, value in vars(fn).items() if isinstance(fn, Distribution) else ():
         if isinstance(value, Tensor) and value.dtype.is_floating_point and value.dtype != dtype:
@@ -72,7 +75,7 @@ def _cast(fn: Any, dtype: torch.dtype) -> Any:
 
 
 class _Collector(_Typed):
-    """Note every parameter statement and answer it with its initial value."""
+    """Record every parameter statement and answer it with its initial value."""
 
     def __init__(self, lifted: Lifted, owner: Any, dtype: torch.dtype) -> None:
         super().__init__()
@@ -108,8 +111,8 @@ class _Collector(_Typed):
     def _register(self, key: str, net: nn.Module) -> None:
         if key not in self.lifted.nets and net not in self.inside:
             self.lifted.nets[key] = net
-            # The caller's network is usually float32 while data are float64: compute with a copy
-            # from here on.
+            # The caller's network is usually float32 while data are float64: compute with a cast
+            # copy from here on.
             self.stack.enter_context(_standing_in(net, copy.deepcopy(net).to(self.dtype)))
 
 
@@ -153,7 +156,7 @@ _NEW_NET = (
 
 
 def _is_local(msg: Any) -> bool:
-    """Whether the statement comes from a `PyroModule`, which owns the parameter already."""
+    """Whether the statement comes from a `PyroModule`, which already owns the parameter."""
     return getattr(msg["fn"], "__module__", "") == "pyro.nn.module"
 
 
@@ -218,7 +221,7 @@ def _guarded(program: Callable[..., Any], tensors: Mapping[str, Any], seed: int)
         text = (str(error).splitlines() or [""])[0]
         if isinstance(error, ValueError) and ("invalid" in str(error) or "support" in str(error)):
             raise DataError(
-                f"The program refuses its data: {text} Check the observed values against the"
+                f"The program rejects its data: {text} Check the observed values against the"
                 " support."
             ) from error
         raise ProgramError(
@@ -233,15 +236,15 @@ def _local_mode() -> Iterator[None]:
 
 
 class LiftedProgram(nn.Module):
-    """A Pyro program or guide that owns every parameter it uses; called as `program(**tensors, index=None)`.
+    """A Pyro program or guide that owns its parameters; `program(**tensors, index=None)`.
 
-    It is a plain `nn.Module`, so that the sites of a `PyroModule` inside keep their names.
+    It is a plain `nn.Module`, so that the sites of an inner `PyroModule` keep their names.
 
     Args:
         model: function, `nn.Module` or `PyroModule`; modules are copied, so that every build
             starts from the same weights.
         lifted: what `discover` found in it.
-        dtype: floating type of the parameters.
+        dtype: floating dtype of the parameters.
     """
 
     def __init__(self, model: Callable[..., Any], lifted: Lifted, dtype: torch.dtype) -> None:
@@ -279,7 +282,7 @@ class LiftedProgram(nn.Module):
             raw = self.lifted[key]
             value = transform_to(self._constraints[name])(raw)
             value = value.view_as(value) if value is raw else value
-            value._pyro_unconstrained_param = raw  # what a subsampling plate asks of a parameter
+            value._pyro_unconstrained_param = raw  # required by subsampling plates
             values[name] = value
         return values
 
@@ -290,7 +293,7 @@ class LiftedProgram(nn.Module):
         nets = {name: net for name, (_, net) in self._originals.items()}
         with ExitStack() as stack:
             stack.enter_context(_local_mode())
-            if nets:  # weights that are held fixed after training are meant to be
+            if nets:  # weights held fixed after training are so on purpose
                 stack.enter_context(warnings.catch_warnings())
                 warnings.filterwarnings(
                     "ignore", message=".*was not registered in the param store"
@@ -302,7 +305,10 @@ class LiftedProgram(nn.Module):
 
 
 def _own(model: Any, dtype: torch.dtype) -> Any:
-    """Copy a module; Pyro modules made before module-local mode get the empty store that mode expects."""
+    """Copy a module.
+
+    Pyro modules made before module-local mode get the empty store that this mode expects.
+    """
     if not isinstance(model, nn.Module):
         return model
     module = copy.deepcopy(model).to(dtype)
@@ -314,7 +320,7 @@ def _own(model: Any, dtype: torch.dtype) -> Any:
 
 @contextmanager
 def _standing_in(net: nn.Module, owned: nn.Module) -> Iterator[None]:
-    """Let the user's network compute with the parameters and buffers of our copy of it."""
+    """Let the user's network compute with the parameters and buffers of its owned copy."""
     swapped: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for part, ours in zip(net.modules(), owned.modules(), strict=True):

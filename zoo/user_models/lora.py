@@ -1,16 +1,16 @@
-"""A posterior over the low-rank adapters of any PyTorch module: `add_lora` puts adapters on, `to_pyro` makes sites of them.
+"""A posterior over the low-rank adapters of any PyTorch module.
 
-    effective weight = W + s B A,     W frozen,     every entry of A and B a latent value with a prior
+    effective weight = W + s B A,     W frozen,     every entry of A and B latent, with a prior
 
-    module = add_lora(module, ["linear1"], rank=2)                       # or peft.get_peft_model(model, config)
+    module = add_lora(module, ["linear1"], rank=2)      # or peft.get_peft_model(model, config)
     program = to_pyro(module, prior=0.1)
     entry = zoo.from_program(program, {"x": x, "label": label})
 
-The adapters of Hugging Face PEFT carry the same names (`lora_A`, `lora_B`), so a PEFT model needs
-no step of its own. The module is never changed: its weights are read, the program calls it with
-sampled adapters in their place (`torch.func.functional_call`). Compare posteriors on logits or
-predictive probabilities, never on A and B themselves: (R^-1 A, B R) is the same adapter for every
-invertible R.
+`add_lora` adds adapters, and `to_pyro` turns them into latent sites. The adapters of Hugging Face
+PEFT have the same names (`lora_A`, `lora_B`), so PEFT models need no extra step. The module is
+never changed: the program calls it with sampled adapters (`torch.func.functional_call`). Compare
+posteriors on logits or predictive probabilities, never on A and B themselves: (R^-1 A, B R) is the
+same adapter for every invertible R.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PATTERN", "adapter_values", "add_lora", "logits_at", "to_pyro"]
 
-PATTERN = r"(^|\.)lora_(A|B|embedding_A|embedding_B)(\.|$)"  # names of PEFT and of `add_lora`
+PATTERN = r"(^|\.)lora_(A|B|embedding_A|embedding_B)(\.|$)"  # names used by PEFT and `add_lora`
 Prior = float | Callable[[str, "Tensor"], Any]
 
 
@@ -49,17 +49,17 @@ def add_lora(
     alpha: float | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """Give linear layers a low-rank update W + (alpha / rank) B A, in place, and freeze every other weight; return the module.
+    """Add a low-rank update W + (alpha / rank) B A to linear layers; freeze all other weights.
 
-    A starts uniform as in the LoRA paper's code (Kaiming), B at zero, so the module computes what
-    it did before.
+    The module is changed in place and returned. A starts uniform as in the LoRA paper's code
+    (Kaiming) and B at zero, so that the module computes the same as before.
 
     Args:
         module: any module.
         layers: names of its `torch.nn.Linear` layers, e.g. `encoder.layers.0.linear1`.
-        rank: columns of B.
-        alpha: scale of the update is alpha / rank, default rank (scale 1).
-        seed: of A.
+        rank: number of columns of B.
+        alpha: the update is scaled by alpha / rank; default rank (scale 1).
+        seed: seed of A.
 
     Raises:
         UnknownNameError: no such layer, with the nearest guess.
@@ -110,10 +110,14 @@ def _low_rank(weight: Tensor, rank: int, scale: float, generator: torch.Generato
 def adapter_values(
     module: nn.Module, adapters: str | Sequence[str] = PATTERN
 ) -> dict[str, Tensor]:
-    """Return the adapter tensors of a module by name, detached: those a pattern finds, or those of the names given.
+    """Return the adapter tensors of a module by name, detached.
+
+    Args:
+        module: any module.
+        adapters: a regular expression on parameter names, or the names.
 
     Raises:
-        UnknownNameError: a name the module has no parameter of.
+        UnknownNameError: the module has no parameter of a given name.
         ProgramError: the pattern finds nothing.
     """
     named = dict(module.named_parameters())
@@ -140,11 +144,11 @@ def to_pyro(
     target: str = "label",
     observe: Callable[[Tensor], Any] | None = None,
 ) -> Program:
-    """Return a Pyro program whose latent sites are the module's adapter tensors and whose observed site is `target`.
+    """Return a Pyro program with a module's adapters as latent sites and `target` observed.
 
-    The program is called `program(**inputs, label=None)`; every other keyword goes to the module.
-    Each adapter tensor is one site with its own name and shape; all other weights and buffers are
-    read from the module and stay as they are.
+    The program is called as `program(**inputs, label=None)`; every other keyword goes to the
+    module. Each adapter tensor is one site with its own name and shape; all other weights and
+    buffers are those of the module and stay fixed.
 
     Args:
         module: any module whose output is a tensor of logits `[row, class]`, or has them as
@@ -154,8 +158,8 @@ def to_pyro(
         prior: sd of a normal prior around zero on every entry, or `prior(name, value)` returning a
             distribution over the tensor.
         target: name of the observed keyword and site.
-        observe: the likelihood of one row per batch entry given the output, default categorical on
-            the logits.
+        observe: the likelihood of one row per batch entry given the output; default categorical
+            with the logits.
 
     Raises:
         ProgramError: no adapters, or a module in training mode that draws random numbers
@@ -179,7 +183,7 @@ def to_pyro(
 
 
 def logits_at(module: nn.Module, draws: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Tensor:
-    """Return the logits `[draw, row, class]` at draws of the adapter sites `[draw, *site]`, one forward pass after the other."""
+    """Return the logits `[draw, row, class]` at draws of the adapter sites `[draw, *site]`."""
     number = len(next(iter(draws.values())))
     named = dict(module.named_parameters())
     with torch.no_grad():
@@ -192,11 +196,10 @@ def logits_at(module: nn.Module, draws: Mapping[str, Tensor], inputs: Mapping[st
 
 
 def run(module: nn.Module, sampled: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Tensor:
-    """Call the module with these adapters in place of its own and return its logits; nothing else gets a gradient."""
+    """Call the module with these adapters and return its logits; other weights get no gradient."""
     frozen = {n: p.detach() for n, p in module.named_parameters() if n not in sampled}
-    with sdpa_kernel(
-        SDPBackend.MATH
-    ):  # the fused kernels of attention have no second derivative, which starts and Laplace need
+    # fused attention kernels lack the second derivative that starts and Laplace need
+    with sdpa_kernel(SDPBackend.MATH):
         output = torch.func.functional_call(module, {**frozen, **sampled}, (), dict(inputs))
     logits: Tensor = getattr(output, "logits", output)
     return logits
@@ -228,7 +231,7 @@ def _refuse_noise(module: nn.Module) -> None:
 
 
 def _signature(module: nn.Module, target: str) -> Any:
-    """Return the module's own keywords and the target, so that data can be matched to arguments by name."""
+    """Return the keywords of the module and the target, which data are matched to by name."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     known = list(inspect.signature(module.forward).parameters.values())
     keyword = [
@@ -236,9 +239,8 @@ def _signature(module: nn.Module, target: str) -> Any:
         for p in known
         if p.kind in kinds and p.name != target
     ]
-    rest = [
-        p for p in known if p.kind is inspect.Parameter.VAR_KEYWORD
-    ]  # wrappers such as PEFT's take anything
+    # wrappers such as PEFT's accept any keyword
+    rest = [p for p in known if p.kind is inspect.Parameter.VAR_KEYWORD]
     return inspect.Signature(
         [*keyword, inspect.Parameter(target, inspect.Parameter.KEYWORD_ONLY, default=None), *rest]
     )

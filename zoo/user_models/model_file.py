@@ -1,4 +1,4 @@
-"""Load entries from a user's .py file, without leaving traces that make two files of the same stem collide."""
+"""Load entries from a user's .py file, so that two files of the same stem do not collide."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["entries_of", "load_file", "pick"]
 def load_file(request: str) -> ModelEntry:
     """Return the entry of `x.py`, or the one called `name` of `x.py:name`.
 
-    The file is executed anew on every call under a module name made of its full path.
+    The file is executed anew on every call, under a module name derived from its full path.
 
     Raises:
-        UsageError: the file does not exist, does not parse, raises, or has no `ENTRY`; with the
-            line number.
+        UsageError: the file does not exist, does not parse, raises (with the line number), or has
+            no `ENTRY`.
     """
     text, name = (request, "") if request.endswith(".py") else request.rsplit(":", 1)
     if "\0" in text or len(text) > 4096:
@@ -108,8 +108,7 @@ def _execute(path: Path) -> ModuleType:
         )
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(name)
-    # Registered while and after it runs: dataclasses, pickling and inspect look the module up by
-    # name.
+    # Registered during and after execution: dataclasses, pickle and inspect look the module up.
     sys.modules[name] = module
     try:
         with _neighbours(path.parent):
@@ -127,7 +126,7 @@ def _execute(path: Path) -> ModuleType:
         line = f" at line {lines[-1]}" if lines else ""
         what = (str(error).splitlines() or [""])[0]
         raise UsageError(
-            f"Model file {path.name} raises {type(error).__name__}{line}: {what.rstrip('.')}; mend"
+            f"Model file {path.name} raises {type(error).__name__}{line}: {what.rstrip('.')}; fix"
             " the file."
         ) from error
     return module
@@ -135,7 +134,7 @@ def _execute(path: Path) -> ModuleType:
 
 @contextmanager
 def _neighbours(folder: Path) -> Iterator[None]:
-    """Let a file import its neighbours, last in the search order, and forget them afterwards."""
+    """Let a file import modules from its folder, last in the search order; unload them after."""
     known = set(sys.modules)
     sys.path.append(str(folder))
     try:

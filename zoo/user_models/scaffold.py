@@ -1,4 +1,4 @@
-"""Write the file of a new model: one commented module that passes every check at once."""
+"""Write the file of a new model: one commented module that passes every check."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def new_model(name: str, directory: str | os.PathLike[str] = ".") -> Path:
 
     Args:
         name: name of the entry and stem of the file.
-        directory: folder to write to; it must exist.
+        directory: an existing folder to write to.
 
     Raises:
-        UsageError: a name that is not accepted, a missing folder, or a file that exists already.
-        InfrastructureError: the folder cannot be written.
+        UsageError: a name that is not accepted, a missing folder, or an existing file.
+        InfrastructureError: the folder cannot be written to.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -41,7 +41,7 @@ def new_model(name: str, directory: str | os.PathLike[str] = ".") -> Path:
             f"Folder {str(folder)!r} does not exist; make it first, or choose another with --dir."
         )
     path = folder / f"{name}.py"
-    # Python source, not HTML, and only validated names go in: nothing to escape.
+    # No escaping: this is Python source, not HTML, and all inserted names are validated.
     template = Environment(
         undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
     ).from_string(_TEMPLATE.read_text("utf-8"))
@@ -51,7 +51,7 @@ def new_model(name: str, directory: str | os.PathLike[str] = ".") -> Path:
 
 
 def _write_new(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all, and never over another one."""
+    """Write a new file atomically, never over an existing one."""
     try:
         with written(path, new=True) as place:
             place.write_text(text, encoding="utf-8")

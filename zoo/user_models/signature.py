@@ -1,4 +1,4 @@
-"""How a program wants its data: by which names, and whether it takes an explicit minibatch."""
+"""The signature of a program: the names of its data, and whether it takes minibatches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Signature"]
 
 @dataclass(frozen=True)
 class Signature:
-    """How a callable wants its data: names in order, and whether it takes `index`."""
+    """Argument names of a callable, in order, and whether it takes `index`."""
 
     names: tuple[str, ...]
     required: frozenset[str]
@@ -39,11 +39,11 @@ class Signature:
 
     @property
     def takes_index(self) -> bool:
-        """Whether the callable can be given an explicit minibatch."""
+        """Whether the callable accepts an explicit minibatch."""
         return "index" in self.names
 
     def call(self, model: Callable[..., Any], tensors: Mapping[str, Any]) -> Any:
-        """Call with data by name; a required argument that was removed (the prior predictive) is None."""
+        """Call with data by name; a removed required argument (prior predictive) becomes None."""
         given = {k: v for k, v in tensors.items() if k != "index" or self.takes_index}
         if given.get("index", 0) is None and "index" not in self.required:
             del given["index"]

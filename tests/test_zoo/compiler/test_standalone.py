@@ -145,7 +145,7 @@ def test_what_the_definitions_lack_is_refused_by_name(body, named):
 
 
 def test_a_source_of_another_form_is_refused():
-    with pytest.raises(standalone.Unsupported, match="interface of arrays"):
+    with pytest.raises(standalone.Unsupported, match="no ArrayRef interface"):
         standalone.translate("int main() {}", [], 0)
 
 

@@ -1,1 +1,1 @@
-"""Low-rank adapters of a frozen network; what its entries share lies beside them."""
+"""Low-rank adapters of a frozen network, with the modules that its entries share."""

@@ -1,12 +1,12 @@
-"""A small classifier of handwritten digits: trained here on clean images of seven classes, frozen, and cached.
+"""A small classifier of handwritten digits, trained on clean images of seven classes and frozen.
 
     h_1 = tanh(W_1 x + b_1)  [64],   h_2 = tanh(W_2 h_1 + b_2)  [32],   logits = W_3 h_2 + b_3  [7]
 
 The images are scikit-learn's copy of the UCI digits (1,797 images of 8 by 8 pixels). Training is
-full-batch Adam in float64 from a seeded start; the weights are then rounded to multiples of 2^-12,
-so that the last bits, which differ from processor to processor, do not reach the data of the
-models built on it. It takes about two seconds once per machine; the result lies in the user's
-cache folder beside its SHA-256 and is read only where both match.
+full-batch Adam in float64 from a seeded start. The weights are then rounded to multiples of 2^-12,
+so that their last bits, which differ between CPUs, do not change the data of the models built on
+the network. Training takes about two seconds, once per machine; the result is cached in the user's
+cache folder and read only if its SHA-256 matches.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 __all__ = ["CLASSES", "HELD_OUT", "SHAPES", "backbone", "digits", "features", "training_rows"]
 
-CLASSES = (0, 1, 2, 3, 4, 5, 6)  # what it learns to tell apart
-HELD_OUT = (7, 8, 9)  # what it never sees
+CLASSES = (0, 1, 2, 3, 4, 5, 6)  # the training classes
+HELD_OUT = (7, 8, 9)  # never seen in training
 SHAPES = {"w1": (64, 64), "b1": (64,), "w2": (32, 64), "b2": (32,), "w3": (7, 32), "b3": (7,)}
-TRAINING = 900  # images, of all classes, of which those in CLASSES train it
+TRAINING = 900  # images of all classes, of which those in CLASSES are used for training
 STEPS, RATE, DECAY, SEED = 100, 0.01, 3e-4, 20
 GRID = 2.0**12
 
 
 @functools.cache
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """Return the images `[row, 8, 8]` with values in [0, 1] and their classes `[row]`, in one fixed shuffled order."""
+    """Return images `[row, 8, 8]` in [0, 1] and classes `[row]`, in one fixed shuffled order."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -51,12 +51,15 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def training_rows() -> np.ndarray:
-    """Return the rows of `digits` the backbone has seen; no task uses them again."""
+    """Return the rows of `digits` that trained the backbone; no task uses them again."""
     return np.flatnonzero(np.isin(digits()[1][:TRAINING], CLASSES))
 
 
 def features(images: np.ndarray, weights: dict[str, Tensor]) -> Tensor:
-    """Return the first hidden layer `[row, 64]` of images `[row, 8, 8]`, rounded like the weights but finer (2^-30)."""
+    """Return the first hidden layer `[row, 64]` of images `[row, 8, 8]`.
+
+    It is rounded to multiples of 2^-30, more finely than the weights.
+    """
     x = torch.as_tensor(images, dtype=torch.float64).reshape(len(images), -1)
     return (torch.tanh(x @ weights["w1"].T + weights["b1"]) * 2.0**30).round() / 2.0**30
 
@@ -72,7 +75,7 @@ def _weights() -> dict[str, Tensor]:
 
 
 def backbone() -> dict[str, Tensor]:
-    """Return the frozen weights by name (see `SHAPES`), float64; trained at first use on a machine, read from the cache after."""
+    """Return the frozen float64 weights by name (see `SHAPES`), trained once and then cached."""
     return {name: value.clone() for name, value in _weights().items()}
 
 
@@ -122,7 +125,7 @@ def _path() -> Path:
 
 
 def _read(path: Path) -> dict[str, torch.Tensor] | None:
-    """Return the cached weights where the file matches its recorded SHA-256 and holds what it should, else None."""
+    """Return the cached weights if their SHA-256 and their shapes are as expected, else None."""
     try:
         content = path.read_bytes()
         recorded = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
@@ -135,7 +138,7 @@ def _read(path: Path) -> dict[str, torch.Tensor] | None:
 
 
 def _store(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write weights and digest under temporary names and rename them; a folder that cannot be written costs only time."""
+    """Write weights and digest atomically; an unwritable folder only costs time."""
     buffer = io.BytesIO()
     torch.save(weights, buffer)
     note = json.dumps(

@@ -1,13 +1,14 @@
-"""What people do instead of a posterior over an adapter: point estimates, temperature scaling, an ensemble.
+"""Alternatives to a posterior over an adapter: point estimates, temperature scaling, an ensemble.
 
-All are trained on the same labels as the posteriors, by Adam at rate 0.02 over all labels at once,
-2,000 steps, from the start usual for adapters (B A = 0: A standard normal, B zero; small random
-values for the other forms). Every training run of one call is one member of a batch, so that all
-of them together cost little more than one.
+All are trained on the labels the posteriors use, by 2,000 full-batch steps of Adam at rate 0.02,
+from the usual initialization of adapters (B A = 0: A standard normal, B zero; small random values
+for the other forms). All training runs of one call form one batch, so that together they cost
+little more than one.
 
     mle                    no prior
     map                    with the standard normal prior of the program
-    temperature scaling    softmax(mle logits / T); T minimizes the log loss of five held-out folds of the same labels
+    temperature scaling    softmax(mle logits / T); T minimizes the log loss of five held-out
+                           folds of the same labels
     ensemble               mean of the probabilities of five mle runs from different starts
 """
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["baselines", "fit_temperature"]
 
 MEMBERS, FOLDS, STEPS, RATE = 5, 5, 2000, 0.02
-START = 0.1  # sd of the other forms' random start
+START = 0.1  # sd of the random start of the other forms
 
 ABOUT = {
     "mle": "no prior, 2,000 steps of Adam",
@@ -46,11 +47,11 @@ ABOUT = {
 def baselines(
     data: Data, seed: int = 0, *, form: str, rank: int, task: str, labels: int
 ) -> Baselines:
-    """Train the point estimates and return their probabilities on the test images and on the images from outside.
+    """Train the point estimates; return their class probabilities on test and OOD images.
 
     Args:
         data: the data of `lora_head` with the same options.
-        seed: of starts and folds.
+        seed: seed of starts and folds.
         form: as in `zoo.models.adapters._updates`.
         rank: as in `zoo.models.adapters._updates`.
         task: as in `zoo.models.adapters._digit_tasks`.
@@ -103,7 +104,11 @@ def _train(
     label: Tensor,
     seed: int,
 ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
-    """Train ensemble members, folds and MAP as one batch; return its parameters and the held-out logits `[row, class]` with labels."""
+    """Train ensemble members, folds and MAP as one batch.
+
+    Returns:
+        The parameters, and the held-out logits `[row, class]` with their labels.
+    """
     number, total = len(label), MEMBERS + FOLDS + 1
     generator = torch.Generator().manual_seed(derive_seed(seed, "lora baselines"))
     values: dict[str, Tensor] = {}
@@ -112,8 +117,7 @@ def _train(
             1.0 if name == "A" else START
         )
         start = torch.zeros_like(start) if name == "B" else start
-        # The folds and MAP begin where the first member does: a temperature belongs to one way of
-        # training.
+        # The folds and MAP start where the first member does: a temperature depends on the start.
         values[name] = (
             torch.cat([start, start[:1].expand(FOLDS + 1, *shape)]).clone().requires_grad_(True)
         )
@@ -134,8 +138,8 @@ def _train(
             penalty = torch.stack(
                 [0.5 * v.square().reshape(total, -1).sum(-1) for v in values.values()]
             ).sum(0)
-            # Per label, as training does; Adam does not see the factor, MAP keeps the balance with
-            # its prior.
+            # Mean over labels, as in training; the factor does not affect Adam, and MAP keeps the
+            # balance with its prior.
             loss = (-(weight * likelihood).sum(-1) + prior * penalty) / number
             optimizer.zero_grad()
             loss.sum().backward()
@@ -148,7 +152,7 @@ def _train(
 
 
 def fit_temperature(logits: Tensor, label: Tensor) -> float:
-    """Return the temperature in [0.05, 50] that minimizes the log loss of logits `[row, class]` divided by it."""
+    """Return the temperature in [0.05, 50] with minimal log loss of logits `[row, class]`."""
     import scipy.optimize
 
     def loss(log_temperature: Any) -> float:

@@ -1,13 +1,14 @@
-"""Shifted tasks for a frozen classifier of digits: few labels, shifted inputs, and out-of-distribution images.
+"""Shifted tasks for a frozen digit classifier: few labels, out-of-distribution (OOD) images.
 
-| task | images | classes | outside |
-|---|---|---|---|
-| `rotation` | turned by 30 degrees | the seven of the backbone | turned by 75 degrees; the three held-out classes |
-| `inversion` | 1 - x plus noise of sd 0.2, clipped to [0, 1] | the seven of the backbone | turned by 75 degrees; the held-out classes |
-| `new_classes` | clean | the three held-out ones, on the first three output units | clean images of the seven known classes |
+| task | images | OOD images |
+|---|---|---|
+| `rotation` | rotated by 30 degrees | rotated by 75 degrees; held-out classes |
+| `inversion` | 1 - x plus noise of sd 0.2, clipped | rotated by 75 degrees; held-out classes |
+| `new_classes` | clean | clean images of the training classes |
 
-No image the backbone was trained on is used. The outside sets are made with the same change as the
-task.
+The classes are the seven of the backbone, for `new_classes` the three held-out ones on the first
+three output units. Pixels lie in [0, 1]. No image that trained the backbone is used. The OOD sets
+get the same change as the task.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ TEST = {"rotation": 350, "inversion": 350, "new_classes": 250}
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Images `[row, 8, 8]` and output units `[row]` to learn from and to test on, the classes, and images from outside by name."""
+    """Images `[row, 8, 8]`, output units `[row]` and classes of a task; OOD images by name."""
 
     train: np.ndarray
     train_unit: np.ndarray
@@ -45,7 +46,12 @@ class Task:
 
 
 def make_task(task: str, labels: int, seed: int) -> Task:
-    """Return a task; `seed` decides which images are labeled and which are tested, equal seeds give nested label sets.
+    """Make a task; equal seeds give nested sets of labels.
+
+    Args:
+        task: name of the task.
+        labels: number of labeled images.
+        seed: decides which images are labeled and which are tested.
 
     Raises:
         UsageError: an unknown task, or a number of labels outside 16 to 256.
@@ -90,7 +96,7 @@ def _turn(images: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def _change(images: np.ndarray, task: str, rows: np.ndarray) -> np.ndarray:
-    """Change images as the task does; an image always gets the same noise, whatever set it is in."""
+    """Change images as the task does; an image gets the same noise in every set."""
     if task == "rotation":
         return _turn(images, ANGLE)
     if task == "inversion":

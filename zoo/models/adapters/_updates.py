@@ -1,16 +1,17 @@
-"""Low-rank updates of one layer of the frozen digit classifier: their sites, what they do to the weights, and the logits.
+"""Low-rank updates of one layer of the frozen digit classifier: sites, weights and logits.
 
-    W_2 + Delta,  Delta = s B A         form `rank`:      A [r, 64], B [32, r],         s = 0.5 / sqrt(r)
-                  Delta = s U C V^T     form `core`:      C [r, r],  U, V the first r singular directions of W_2, s = 2
-                  Delta = s U diag(t) V^T   form `subspace`:  t [r],                        s = 2
-    (W_3, b_3) + s H                    form `last_layer`: H [class, 33],               s = 1
+    form `rank`:        W_2 + s B A,           A [r, 64], B [32, r],   s = 0.5 / sqrt(r)
+    form `core`:        W_2 + s U C V^T,       C [r, r],               s = 2
+    form `subspace`:    W_2 + s U diag(t) V^T, t [r],                  s = 2
+    form `last_layer`:  (W_3, b_3) + s H,      H [class, 33],          s = 1
 
-Every site is standard normal. The scales are chosen so that an update of one prior standard
-deviation is as large as the weights it is added to (the first singular values of W_2 are about 2,
-its norm 5, the entries of W_3 about 0.4).
+U and V are the first r singular directions of W_2. Every site is standard normal. The scales are
+chosen so that an update of one prior standard deviation is as large as the weights it is added to
+(the first singular values of W_2 are about 2, its norm 5, the entries of W_3 about 0.4).
 
-Raw A and B mean nothing by themselves: (R^-1 A, B R) gives the same update for every invertible R,
-and for a rotation R also the same prior. Everything here is therefore a function of the update.
+A and B are not identified: (R^-1 A, B R) gives the same update for every invertible R, and for a
+rotation R also the same prior. Everything here is therefore a function of the update Delta, the
+term added to the weights.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ DIRECTIONS = 4
 
 
 def shapes(form: str, rank: int, classes: int) -> dict[str, tuple[int, ...]]:
-    """Return the sites of a form and their shapes.
+    """Return the shapes of the sites of a form.
 
     Raises:
         UsageError: an unknown form or rank.
@@ -67,14 +68,17 @@ def shapes(form: str, rank: int, classes: int) -> dict[str, tuple[int, ...]]:
 
 @functools.cache
 def singular(layer: str) -> tuple[Tensor, Tensor]:
-    """Return the left `[row, k]` and right `[column, k]` singular directions of a layer, with a fixed sign."""
+    """Return left `[row, k]` and right `[column, k]` singular vectors of a layer, signs fixed."""
     left, _, right = torch.linalg.svd(backbone()[layer], full_matrices=False)
     sign = left.gather(0, left.abs().argmax(0, keepdim=True)).sign()
     return left * sign, right.T * sign
 
 
 def layer_input(form: str, hidden: Tensor) -> Tensor:
-    """Return what the adapted layer sees of first hidden features `[row, 64]`: themselves, or the second layer `[row, 32]`."""
+    """Return the input of the adapted layer for first hidden features `[row, 64]`.
+
+    It is these features, or for `last_layer` the second hidden layer `[row, 32]`.
+    """
     if form != "last_layer":
         return hidden
     w = backbone()
@@ -82,7 +86,10 @@ def layer_input(form: str, hidden: Tensor) -> Tensor:
 
 
 def update(draws: Mapping[str, Tensor]) -> Tensor:
-    """Return the update of the adapted layer `[*sample, 32, 64]` (`last_layer`: `[*sample, class, 32]`) from draws of the sites."""
+    """Return the update of the adapted layer, `[*sample, 32, 64]`, from draws of the sites.
+
+    For `last_layer` the shape is `[*sample, class, 32]`.
+    """
     if "head" in draws:
         return LAST_SCALE * draws["head"][..., :32]
     if "B" in draws:
@@ -98,7 +105,7 @@ def update(draws: Mapping[str, Tensor]) -> Tensor:
 
 
 def directions(draws: Mapping[str, Tensor]) -> Tensor:
-    """Return u_k^T Delta v_k in the first four singular directions of the adapted layer, `[*sample, 4]`."""
+    """Return u_k^T Delta v_k in the layer's first four singular directions, `[*sample, 4]`."""
     last = "head" in draws
     left, right = singular("w3" if last else "w2")
     rows = draws["head"].shape[-2] if last else left.shape[0]
@@ -108,7 +115,11 @@ def directions(draws: Mapping[str, Tensor]) -> Tensor:
 
 
 def adapted(classes: int) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
-    """Return `logits(draws, x)`: draws of the sites `[*sample, *site]` and layer inputs `[row, feature]` to `[*sample, row, class]`."""
+    """Return the function `logits(draws, x)` of an adapted network with this number of classes.
+
+    It maps draws of the sites `[*sample, *site]` and layer inputs `[row, feature]` to
+    `[*sample, row, class]`.
+    """
     w = backbone()
     w2, b2, w3, b3 = w["w2"], w["b2"], w["w3"][:classes], w["b3"][:classes]
     left, right = singular("w2")
@@ -137,6 +148,6 @@ def adapted(classes: int) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
 
 
 def frozen_logits(classes: int, hidden: Tensor) -> Tensor:
-    """Return the logits `[row, class]` of the backbone without an adapter from first hidden features `[row, 64]`."""
+    """Return logits `[row, class]` without adapter from first hidden features `[row, 64]`."""
     w = backbone()
     return torch.tanh(hidden @ w["w2"].T + w["b2"]) @ w["w3"][:classes].T + w["b3"][:classes]

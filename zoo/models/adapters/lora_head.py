@@ -1,9 +1,9 @@
-"""Bayesian LoRA: a posterior over a low-rank update of a frozen digit classifier, learned from 64 labels of a shifted task.
+"""Bayesian LoRA: a low-rank update of a frozen digit classifier, learned from 64 labels.
 
-A small network reads clean handwritten digits well. The images are now turned by 30 degrees
+A small network classifies clean handwritten digits well. The images are now rotated by 30 degrees
 (option `task`: or inverted with noise, or of classes it never saw), only 64 (`labels`) of them
-have labels, and all that may change is a rank-one update of one layer (`form`, `rank`), as in
-low-rank adaptation of large models.
+have labels, and only a rank-one update of one layer (`form`, `rank`) may change, as in low-rank
+adaptation of large models.
 
     A_kj     ~ Normal(0, 1),   k = 1..r, j = 1..64
     B_ik     ~ Normal(0, 1),   i = 1..32
@@ -14,11 +14,11 @@ The features f_n of the first layer and all weights W, b are frozen. Only B A ma
 R) is the same update for every invertible R, so the posterior of raw A and B has mirrored modes
 (rank 1) or a whole orbit of them (rank 2 and more), and every quantity here is a function of the
 update: its entries in the singular directions of W_2, and the log odds of test images. With few
-labels the update is weakly determined and the posterior far from normal; a point estimate is
-confident where it should not be.
+labels the update is weakly determined and the posterior far from normal, and a point estimate is
+overconfident.
 
 Forms `core` (r by r numbers between singular directions of W_2, as in LoRA-XS) and `subspace` (r
-numbers) are small enough for quadrature; `last_layer` moves the output layer instead.
+numbers) are small enough for quadrature; `last_layer` adapts the output layer instead.
 
 References:
     Hu et al. (2022), LoRA: Low-Rank Adaptation of Large Language Models, ICLR.
@@ -92,14 +92,19 @@ def make_data(seed: int, form: str, rank: int, task: str, labels: int) -> Data:
 
 
 def probe_rows(classes: int, hidden: Tensor, unit: Tensor) -> Tensor:
-    """Return `PROBES` rows of the test images, evenly spread over the log odds the frozen network gives the true class."""
+    """Return `PROBES` test rows, evenly spaced in the backbone's log odds of the true class."""
     logits = frozen_logits(classes, hidden)
     order = log_odds_of(logits, unit).argsort(stable=True)
     return order[torch.linspace(0, len(order) - 1, PROBES + 2).round().long()[1:-1]]
 
 
 def log_odds_of(logits: Tensor, unit: Tensor) -> Tensor:
-    """Return log p_true - log(1 - p_true) from logits `[*sample, row, class]` and units `[row]`, `[*sample, row]`, nats."""
+    """Return log p_true - log(1 - p_true) from logits `[*sample, row, class]`, in nats.
+
+    Args:
+        logits: class logits.
+        unit: the true output units `[row]`.
+    """
     true = torch.nn.functional.one_hot(unit, logits.shape[-1]).bool()
     return logits.where(true, logits.new_zeros(())).sum(-1) - logits.masked_fill(
         true, -torch.inf
@@ -123,7 +128,7 @@ def build(data: Data, form: str, rank: int, task: str, labels: int) -> Program:
 
 
 def log_odds(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return the log odds of the true class of the probe images, `[*sample, probe]`, nats."""
+    """Return the log odds of the true class of the probe images, `[*sample, probe]`, in nats."""
     assert data.test is not None
     rows = torch.as_tensor(data.coords["probe_row"])
     return log_odds_of(

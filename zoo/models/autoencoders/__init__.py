@@ -1,1 +1,1 @@
-"""Deep latent-variable models whose decoder is trained, then held fixed."""
+"""Deep latent-variable models whose decoder is trained and then held fixed."""

@@ -1,29 +1,29 @@
-"""Variational autoencoder: a network writes each binary digit from two numbers, whose exact posterior is known by a grid.
+"""Variational autoencoder of binary digits with two latent dimensions and an exact posterior.
 
 A decoder network with weights theta turns a latent code of two numbers into 64 probabilities of
 ink, one per pixel of an 8 x 8 handwritten digit. The weights are trained once, together with the
-first guide; then they are held fixed, and every method approximates the same posterior of the
-codes of chosen images, half of them never seen in training.
+first guide, and then held fixed; every method approximates the same posterior of the codes of
+chosen images, half of them never seen in training.
 
     z_i   ~ Normal(0, I),                                  i = 1..1437 images, z_i in R^2
     x_ij  ~ Bernoulli(logit = decoder_theta(z_i)_j),       j = 1..64 pixels
 
 The posterior of a code can be banana-shaped or have two modes (a badly written 4 can be a 9), and
-its axes are
-correlated: an encoder with independent normals pays for that (the approximation gap), and for
-being one function for all images (the amortization gap). With up to three latent dimensions both
-are known to 1e-3 nats, since log p(x) is.
+its coordinates are correlated. An encoder with independent normals loses nats to this (the
+approximation gap), and to being one function for all images (the amortization gap). With up to
+three latent dimensions log p(x), and hence both gaps, are known to 1e-3 nats.
 
 The gray values 0..16 of scikit-learn's digits become 1 above 7.5 and 0 below, by a stored rule;
-gray pixels in a Bernoulli likelihood are refused. `beta_vae` weighs the KL by 4 and `iwae` trains
-on the importance-weighted bound of 5 draws: their encoders aim at another distribution than the
-posterior, which is what their rows show.
+gray pixels in a Bernoulli likelihood are rejected. `beta_vae` weights the KL by 4 and `iwae`
+trains on the importance-weighted bound of 5 draws: their encoders target another distribution than
+the posterior, which is what their rows show.
 
-Own images: `vae[images=PATH]` takes a folder, an .npy file or MNIST's idx file; the classic shape
-is `vae[images=train-images-idx3-ubyte.gz,latent=20,hidden=400,layers=1,threshold=0.5]`. With more
-than three latent dimensions the truth is NUTS given the trained decoder. With `context=true` every
-pixel also sees the pixels before it, so that the decoder can do without the code: the place where
-posteriors collapse (`zoo study vae_collapse`).
+Own images: `vae[images=PATH]` takes a folder, an .npy file or MNIST's idx file; the classic
+architecture is
+`vae[images=train-images-idx3-ubyte.gz,latent=20,hidden=400,layers=1,threshold=0.5]`. With more
+than three latent dimensions the ground truth is NUTS given the trained decoder. With
+`context=true` every pixel also depends on the pixels before it, so that the decoder can ignore the
+code: this is where posterior collapse occurs (`zoo study vae_collapse`).
 
 References:
     Kingma and Welling (2014), Auto-encoding variational Bayes, ICLR.
@@ -50,7 +50,7 @@ from zoo.truth.grid import LARGEST, BernoulliLikelihood, LatentGrid, SequentialL
 from zoo.types import Analytic, Data, ModelEntry, Moments, Quantity
 
 HELD_OUT, SPLIT_SEED = 0.2, 0  # the stored split
-CHOSEN = 10  # images of each part on which methods are compared
+CHOSEN = 10  # images of each part in the evaluation subset
 PRIORS = ("normal", "mixture")
 COMPONENTS = 10  # of the mixture prior
 
@@ -105,7 +105,7 @@ def _data(
 
 
 def judged(data: Data) -> Data:
-    """Return the images on which methods are compared: the first of each class of the training and of the held-out part."""
+    """Return the evaluation subset: the first training and held-out images of each class."""
     if data.test is None:
         return data
     parts, names = [], []
@@ -133,7 +133,7 @@ def judged(data: Data) -> Data:
 
 
 class Vae(PyroModule):
-    """The program: the decoder's weights are its own, the codes `z` `[image, latent]` are inferred."""
+    """The program: it owns the decoder's weights; the codes `z` `[image, latent]` are latent."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class Vae(PyroModule):
             )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run with the weights as the module's own: Pyro's default would put them into its global store at every run."""
+        """Run with module-local parameters; Pyro's default is its global store."""
         with pyro.settings.context(module_local_params=True):
             return super().__call__(*args, **kwargs)
 
@@ -183,7 +183,7 @@ class Vae(PyroModule):
         return dist.MixtureSameFamily(dist.Categorical(logits=self.weight_logit), parts)
 
     def log_prior(self, points: Tensor) -> Tensor:
-        """Return log p(z) at points `[point, latent]`, `[point]` in nats."""
+        """Return the log prior density, `[point, latent] -> [point]`, in nats."""
         value: Tensor = self.prior().log_prob(points)
         return value
 
@@ -197,7 +197,7 @@ class Vae(PyroModule):
 
     @property
     def likelihood(self) -> Any:
-        """The likelihood as the grid takes it."""
+        """The likelihood as `LatentGrid` takes it."""
         return (
             BernoulliLikelihood(self.decoder)
             if self.context is None
@@ -207,7 +207,11 @@ class Vae(PyroModule):
     def forward(
         self, x: Tensor | None = None, label: Tensor | None = None, index: Tensor | None = None
     ) -> None:
-        """Run the generative process; `label` is not seen by it, it says how many images there are when x is left out."""
+        """Run the generative process.
+
+        Without `x`, the length of `label` gives the number of images; `label` is not used
+        otherwise.
+        """
         rows = self.rows
         if index is None and (x is not None or label is not None):
             rows = len(x) if x is not None else len(label)  # type: ignore[arg-type]
@@ -231,10 +235,10 @@ def build(
     init: int,
     **other: Any,
 ) -> Vae:
-    """Return the program with freshly drawn weights; `init` is their seed.
+    """Return the program with random weights; `init` is their seed.
 
     Raises:
-        UsageError: a shape without latent dimension, hidden unit or layer, or an unknown prior.
+        UsageError: no latent dimension, hidden unit or layer, or an unknown prior.
     """
     if min(latent, hidden, layers) < 1 or prior not in PRIORS:
         raise UsageError(
@@ -260,7 +264,10 @@ def grid_of(program: Vae, **options: Any) -> LatentGrid:
 
 
 def conditional(data: Data, program: Any, **options: Any) -> Analytic | None:
-    """Return the exact posterior of the codes given the trained decoder, None with more than three latent dimensions or a failed check."""
+    """Return the exact posterior of the codes given the trained decoder.
+
+    It is None with more than three latent dimensions or after a failed check of the grid.
+    """
     if program.latent > LARGEST:
         return None
     x = data.train["x"]

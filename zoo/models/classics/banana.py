@@ -5,16 +5,16 @@ There are no data; the target is Haario's twisted normal.
     x            ~ Normal(0, 10)
     y            ~ Normal(b (x^2 - 100), 1),   b = 0.03 (option `bend`)
 
-Exactly E y = 0 and Var y = 1 + 20,000 b^2 = 19: x and y are uncorrelated and yet y is almost a
+Exactly E y = 0 and Var y = 1 + 20,000 b^2 = 19: x and y are uncorrelated, yet y is almost a
 function of x. The best normal with independent coordinates is known in closed form. With Var x =
 s^2 its evidence lower bound is
 
     log(s / 10) - s^2 / 200 + 1/2 - b^2 s^4
 
 at sd(y) = 1 and E y = b (s^2 - 100), largest at s^2 = (sqrt(1/10000 + 16 b^2) - 1/100) / (8 b^2) =
-15.3: mean-field makes x 0.39 and y 0.23 times as wide as they are, moves y by 0.58 of its sd, and
-leaves a gap of 0.73 nats. The target is symmetric in x, so that the same normal is a stationary
-point of full-rank too: a correlation gains nothing there.
+15.3: mean-field makes x 0.39 and y 0.23 times as wide as they are, shifts y by 0.58 of its sd, and
+leaves a gap of 0.73 nats. The target is symmetric in x, so the same normal is a stationary point
+of full-rank too: a correlation gains nothing there.
 
 References:
     Haario, Saksman and Tamminen (1999), Adaptive proposal distribution for random walk Metropolis

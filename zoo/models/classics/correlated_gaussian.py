@@ -5,8 +5,9 @@ correlation.
 
     x            ~ MultivariateNormal(0, Sigma),   Sigma_ii = 1,  Sigma_ij = rho
 
-The mean-field normal closest in KL(q || p) matches the precision, not the variance, of each coordinate: its standard
-deviation is 1 / sqrt(Sigma_ii inv(Sigma)_ii) times the true one. With the equicorrelated Sigma,
+The mean-field normal closest in KL(q || p) matches the precision, not the variance, of each
+coordinate: its standard deviation is 1 / sqrt(Sigma_ii inv(Sigma)_ii) times the true one. With the
+equicorrelated Sigma,
 
     inv(Sigma)_ii = (1 + (d - 2) rho) / ((1 - rho) (1 + (d - 1) rho)),
 
@@ -54,7 +55,11 @@ def covariance(d: int, rho: float) -> Tensor:
 
 
 def make_data(seed: int, d: int, rho: float) -> Data:
-    """Return data without observations: the target is the prior itself; impossible options are refused here."""
+    """Return data without observations: the target is the prior itself.
+
+    Raises:
+        UsageError: impossible options.
+    """
     covariance(d, rho)
     return Data(
         train={},

@@ -1,8 +1,8 @@
-"""Funnel, non-centered: Neal's funnel in the coordinates in which it is a standard normal.
+"""Funnel, non-centered: Neal's funnel in coordinates in which it is a standard normal.
 
-There are no data; the target is a distribution made to look like the prior of a hierarchical
-model, a log variance `v` and nine values whose scale it sets. Here the values are standardized, so
-that nothing depends on anything.
+There are no data; the target is a distribution that mimics the prior of a hierarchical model: a
+log variance `v` and nine values whose scale it sets. Here the values are standardized, so that all
+coordinates are independent.
 
     v            ~ Normal(0, 3)
     z_i          ~ Normal(0, 1),               i = 1..9
@@ -10,12 +10,12 @@ that nothing depends on anything.
 
 Every family should be right on it. `funnel_centered` is the same distribution with x as the site;
 the quantities are functions of v and x, so that both entries are judged alike. The raw x has no
-usable moments (its kurtosis is
-3 exp(9), about 24,000): it is compared on the scales log |x| and asinh x = sign(x) log(|x| + sqrt(1 + x^2)). Exactly,
+usable moments (its kurtosis is 3 exp(9), about 24,000): it is compared on the scales log |x| and
+asinh x = sign(x) log(|x| + sqrt(1 + x^2)). Exactly,
 
     E log |x| = -(log 2 + gamma) / 2,  Var log |x| = 9/4 + pi^2/8,  E asinh x = 0,
 
-and E (asinh x)^2 = 1.8086 is a smooth integral of two dimensions.
+and E (asinh x)^2 = 1.8086 is a smooth two-dimensional integral.
 
 References:
     Neal (2003), Slice sampling, Annals of Statistics 31(3), 705-767, section 8.
@@ -69,7 +69,7 @@ def log_abs_x(draws: Mapping[str, Tensor], data: Data) -> Tensor:
 
 
 def asinh_x(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return asinh x, a logarithm with the sign kept, `[*sample, coordinate]`, from either form."""
+    """Return asinh x, a signed logarithm, `[*sample, coordinate]`, from either form."""
     x = draws["x"] if "x" in draws else draws["z"] * (draws["v"].unsqueeze(-1) / 2).exp()
     return x.asinh()
 
@@ -88,15 +88,14 @@ QUANTITIES = {
 
 
 def moments() -> dict[str, Moments]:
-    """Return the exact moments of the quantities; that of asinh x by the trapezoid rule in v and t = log |z|."""
+    """Return the exact moments; that of asinh x by the trapezoid rule in v and t = log |z|."""
     zero, row = torch.zeros((), dtype=torch.float64), torch.zeros(WIDTH, dtype=torch.float64)
     v, t = (
         torch.arange(-30, 30, 0.25, dtype=torch.float64).unsqueeze(-1),
         torch.arange(-25, 2.5, 0.05, dtype=torch.float64),
     )
-    log_density = (
-        -0.5 * (v / LOG_VARIANCE_SCALE).square() + t - 0.5 * (2 * t).exp()
-    )  # of v and t, not normalized
+    # of v and t, not normalized
+    log_density = -0.5 * (v / LOG_VARIANCE_SCALE).square() + t - 0.5 * (2 * t).exp()
     weight = log_density.exp() / log_density.exp().sum()
     square = (weight * (v / 2 + t).exp().asinh().square()).sum()
     log_sd = math.sqrt(LOG_VARIANCE_SCALE**2 / 4 + math.pi**2 / 8)
@@ -108,7 +107,7 @@ def moments() -> dict[str, Moments]:
 
 
 def sampler(values: str) -> Analytic:
-    """Return the closed form whose draws name the values `x` (centered) or `z`; the density is normalized."""
+    """Return the closed form for values named `x` (centered) or `z`; its log evidence is 0."""
 
     def sample(n: int, seed: int) -> Mapping[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)

@@ -1,21 +1,21 @@
-"""Funnel, centered: Neal's funnel as a distribution of the log variance and of the values themselves.
+"""Funnel, centered: Neal's funnel with the log variance and the values themselves as sites.
 
 The same distribution as `funnel`, in the coordinates in which hierarchical models are usually
-written down.
+written.
 
     v            ~ Normal(0, 3)
     x_i          ~ Normal(0, exp(v / 2)),      i = 1..9
 
-The width of the density in x changes by a factor of 360 over the central 95 % of v, nine values at
-once. The best normal with independent coordinates is known in closed form. For q = Normal(m, s^2)
-x Normal(0, t^2)^d the evidence lower bound is
+The width of the density in x changes by a factor of 360 over the central 95 % of v, for all nine
+values at once. The best normal with independent coordinates is known in closed form. For q =
+Normal(m, s^2) x Normal(0, t^2)^d the evidence lower bound is
 
     -(m^2 + s^2) / 18 + log(s / 3) + 1/2 + d [1/2 + log t - m/2 - t^2 exp(-m + s^2/2) / 2],
 
 largest at t^2 = exp(m - s^2/2), m = 0 and s^2 = 1 / (1/9 + d/2): mean-field makes v 0.155 times as
-wide as it is and leaves a gap of 1.86 nats. The density is symmetric in x, so that the same normal
-is a stationary point of full-rank too. The density is unbounded, at v to -infinity and x = 0, so
-that there is no mode. NUTS is slow and biased in the neck.
+wide as it is and leaves a gap of 1.86 nats. The density is symmetric in x, so the same normal is a
+stationary point of full-rank too. The density is unbounded as v -> -infinity at x = 0, so there is
+no mode. NUTS is slow and biased in the neck.
 
 References:
     Neal (2003), Slice sampling, Annals of Statistics 31(3), 705-767, section 8.

@@ -1,15 +1,15 @@
-"""Coin: the share of girls among births with placenta previa, the smallest posterior with every answer in closed form.
+"""Coin: the share of girls among births with placenta previa, with every answer in closed form.
 
-Of 980 births with the condition placenta previa recorded in Germany, 437 were girls. Is the chance
-of a girl below the 0.485 of the general population?
+Of 980 births with the condition placenta previa recorded in Germany, 437 were girls. Is the
+probability of a girl below the 0.485 of the general population?
 
     chance       ~ Beta(1, 1)
     girls        ~ Binomial(980, chance)
 
 The posterior is Beta(438, 544) and the evidence is exactly 1/981: under a uniform chance every
-count from 0 to 980 is equally probable. It is not hard; it is here so that every method has one
-answer it cannot miss, and so that the log density can be integrated by quadrature and compared
-with the evidence.
+count from 0 to 980 is equally probable. This is the smallest posterior of the zoo. It is not hard:
+it is here so that every method has one answer it cannot miss, and so that the log density can be
+integrated by quadrature and compared with the evidence.
 
 References:
     Gelman, Carlin, Stern, Dunson, Vehtari and Rubin (2013), Bayesian Data Analysis, 3rd ed.,

@@ -3,18 +3,19 @@
 Ten baseline measurements of 442 patients predict the progression of diabetes one year later. All
 columns and the response are standardized (mean 0, standard deviation 1), so there is no intercept.
 
-    noise_variance ~ InverseGamma(2, 1)                              # prior mean 1, the variance of the response
+    noise_variance ~ InverseGamma(2, 1)              # prior mean 1, the variance of the response
     weight_j       ~ Normal(0, sqrt(noise_variance)),                j = 1..10
     y_i            ~ Normal(x_i . weight, sqrt(noise_variance)),     i = 1..442
 
 The posterior is normal-inverse-gamma. With V = inv(I + X'X), m = V X'y, a = 2 + n/2, b = 1 + (y'y
 - m' inv(V) m) / 2:
 
-    noise_variance | y ~ InverseGamma(a, b),   weight | noise_variance, y ~ Normal(m, noise_variance V),
+    noise_variance | y ~ InverseGamma(a, b),
+    weight | noise_variance, y ~ Normal(m, noise_variance V),
 
-so that weight is multivariate t with 2a degrees of freedom. Five of the six blood measurements
-hang together (tc and ldl correlate at 0.90) and so do their weights in the posterior: mean-field
-makes them 0.15 to 0.35 times as wide as they are, while a full-rank normal is right.
+so that weight is multivariate t with 2a degrees of freedom. Five of the six blood measurements are
+correlated (tc and ldl at 0.90), and so are their weights in the posterior: mean-field makes them
+0.15 to 0.35 times as wide as they are, while a full-rank normal is right.
 
 References:
     Efron, Hastie, Johnstone and Tibshirani (2004), Least angle regression, Annals of Statistics
@@ -99,7 +100,7 @@ def _posterior(x: Tensor, y: Tensor) -> _Conjugate:
 
 
 def analytic(data: Data) -> Analytic:
-    """Return the normal-inverse-gamma posterior, its exact moments and the log evidence in nats."""
+    """Return the normal-inverse-gamma posterior with exact moments and log evidence in nats."""
     x, y = data.train["x"], data.train["y"]
     p = _posterior(x, y)
     root = torch.linalg.cholesky(p.scale)

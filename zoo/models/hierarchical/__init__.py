@@ -1,1 +1,1 @@
-"""Groups, items and persons with effects that share a prior."""
+"""Hierarchical models: groups, items and persons with effects that share a prior."""

@@ -1,7 +1,7 @@
-"""Crossed random effects: a hundred raters give marks to twenty-four films, each rater to twelve of them.
+"""Crossed random effects: a hundred raters and twenty-four films, each rater rating twelve.
 
-A mark depends on who gives it and on what it is given to; neither grouping is nested in the other.
-The data are generated, so the truth is known.
+A mark depends on the rater and on the film; neither grouping is nested in the other. The data are
+generated, so the truth is known.
 
     intercept    ~ Normal(0, 5)
     rater_scale, film_scale, noise_scale ~ HalfNormal(2)
@@ -15,11 +15,11 @@ smallest name the films; intercept 6, rater_scale 1, film_scale 1.5, noise_scale
 recorded to two decimals.
 
 Raters and films together determine marks far better than each alone: in the posterior the
-intercept and the common level of the films, or of the raters, can be exchanged, and a guide with
-independent coordinates takes the intercept for known far better than it is. 128 parameters.
+intercept can be traded against the common level of the films, or of the raters, and a guide with
+independent coordinates is overconfident about the intercept. 128 parameters.
 
 Given the three scales everything is jointly normal: the raters are integrated out one by one,
-films and intercept by a normal of dimension 25, and a density of three coordinates is left, from
+films and intercept by a normal of dimension 25, and a density of three coordinates remains, from
 which `zoo.truth.rejection` draws exactly.
 
 References:
@@ -106,16 +106,22 @@ def build(data: Data) -> Program:
 
 
 class _Given(NamedTuple):
-    """What is known given the scales: films and intercept are normal, `[n, 25]`, with a Cholesky factor of their precision."""
+    """The normal posterior of intercept and films given the scales, `[n, 25]`.
+
+    `root` is a Cholesky factor of its precision.
+    """
 
     log_marginal: Tensor  # log p(marks, scales), the scales as logarithms, `[n]`
     mean: Tensor
     root: Tensor
-    shrink: Tensor  # of the mean residual of a rater towards 0, times 12
+    shrink: Tensor  # shrinkage of the mean residual of a rater towards 0, times 12
 
 
 def _given_scales(data: Data, log_scales: Tensor) -> _Given:
-    """Integrate raters, then films and intercept, out for log scales (rater, film, noise) `[n, 3]`."""
+    """Integrate out raters, then films and intercept, given log scales `[n, 3]`.
+
+    The columns are rater, film and noise.
+    """
     rater, film, mark = (data.train[k] for k in ("rater", "film", "mark"))
     design = torch.cat(
         [torch.ones(len(mark), 1), torch.nn.functional.one_hot(film, FILMS)], -1
@@ -150,7 +156,10 @@ def _given_scales(data: Data, log_scales: Tensor) -> _Given:
 
 
 def analytic(data: Data) -> Analytic:
-    """Return exact draws: the scales by rejection, then films and intercept, then raters; and the log evidence in nats."""
+    """Return exact draws and the log evidence in nats.
+
+    The scales are drawn by rejection, then films and intercept, then raters.
+    """
     small = Small(
         lambda u: _given_scales(data, u).log_marginal, torch.zeros(3, dtype=torch.float64)
     )

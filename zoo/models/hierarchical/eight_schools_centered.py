@@ -1,16 +1,16 @@
-"""Eight schools, centered: the same posterior as `eight_schools`, in the coordinates in which it is a funnel.
+"""Eight schools, centered: the same posterior as `eight_schools`, as a funnel.
 
-This is the form in which the model is usually written down; the data and the posterior of every
-quantity are those of `eight_schools`.
+This is the usual form of the model; the data and the posterior of every quantity are those of
+`eight_schools`.
 
     mu       ~ Normal(0, 5)                    # mean effect, points
     tau      ~ HalfCauchy(5)                   # spread of the true effects, points
     theta_j  ~ Normal(mu, tau),                j = A..H
     y_j      ~ Normal(theta_j, se_j)           # se_j is known
 
-When tau is small all theta_j are squeezed towards mu: the width of the posterior in theta changes
-with tau by orders of magnitude, and its density is unbounded in the neck, so that there is no mode
-to expand around. Mean-field cannot follow the funnel and is materially wrong on log tau; NUTS
+When tau is small all theta_j are close to mu: the width of the posterior in theta changes with tau
+by orders of magnitude, and its density is unbounded in the neck, so that there is no mode to
+expand around. Mean-field cannot follow the funnel and is materially wrong on log tau; NUTS
 diverges near the neck.
 
 References:

@@ -1,8 +1,7 @@
 """Hierarchical Poisson, non-centered: how often ten pumps of a nuclear power plant fail.
 
-Ten pump systems were watched for 1,000 to 126,000 hours, and failed 1 to 22 times. Their failure
-rates differ by more than
-chance: four systems run continuously, six only now and then.
+Ten pump systems were observed for 1,000 to 126,000 hours and failed 1 to 22 times. Their failure
+rates differ by more than chance: four systems run continuously, six only intermittently.
 
     mean         ~ Normal(-1, 2)                  # of the log failure rate, per 1000 hours
     spread       ~ HalfNormal(2)                  # sd of the log failure rates
@@ -10,12 +9,12 @@ chance: four systems run continuously, six only now and then.
     log_rate_j   = mean + spread z_j
     failures_j   ~ Poisson(hours_j exp(log_rate_j))
 
-Nineteen and twenty-two failures determine the log rate of a pump to 0.2, one failure hardly at all
-(to 1): between `z` and the hyperparameters the strong pumps are dependent, the weak ones are not.
-`hierarchical_poisson_centered` is the same posterior in the other coordinates, which suit these
-data better and in which the reference is drawn. Given the hyperparameters the pumps are
-independent, so every moment of the posterior and its evidence is a nested integral of three
-dimensions; a test computes it by quadrature.
+Nineteen or twenty-two failures determine the log rate of a pump to 0.2, one failure only to 1: `z`
+and the hyperparameters are dependent for pumps with many failures and nearly independent for those
+with few. `hierarchical_poisson_centered` is the same posterior in the other coordinates, which
+suit these data better and in which the reference is drawn. Given the hyperparameters the pumps are
+independent, so every moment of the posterior and its evidence is a nested three-dimensional
+integral; a test computes it by quadrature.
 
 References:
     Gaver and O'Muircheartaigh (1987), Robust empirical Bayes analyses of event rates,

@@ -1,14 +1,15 @@
-"""Hierarchical Poisson, centered: the same posterior as `hierarchical_poisson`, with the log rates as sites.
+"""Hierarchical Poisson, centered: as `hierarchical_poisson`, with the log rates as sites.
 
     mean         ~ Normal(-1, 2)                  # of the log failure rate, per 1000 hours
     spread       ~ HalfNormal(2)                  # sd of the log failure rates
     log_rate_j   ~ Normal(mean, spread),          j = 1..10
     failures_j   ~ Poisson(hours_j exp(log_rate_j))
 
-Most pumps failed often enough to know their rate better from themselves than from the others: the
-posterior hardly reaches the neck of the funnel, and this form is the better one for guides with
-independent coordinates. Which form is better depends on the data, not on the model; the pair is
-here to show it. The density is still unbounded where all rates meet and `spread` goes to 0.
+Most pumps failed often enough that their own data determine their rate better than the other pumps
+do: the posterior hardly reaches the neck of the funnel, and this form is the better one for guides
+with independent coordinates. Which form is better depends on the data, not on the model, which
+this pair of entries shows. The density is still unbounded where all rates are equal and `spread`
+goes to 0.
 
 References:
     Gaver and O'Muircheartaigh (1987), Robust empirical Bayes analyses of event rates,

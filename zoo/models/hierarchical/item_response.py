@@ -1,22 +1,22 @@
-"""Item response: the abilities of a thousand persons and the properties of ten questions, 1,020 parameters in minibatches.
+"""Item response: abilities of a thousand persons and properties of ten questions.
 
-The model and the data of `item_response_marginal`, with the abilities as sites.
+The model and the data of `item_response_marginal`, with the abilities as sites: 1,020 parameters,
+fitted in minibatches.
 
     discrimination_j ~ LogNormal(0, 0.5),                      j = 1..10
     easiness_j       ~ Normal(0, 1.5)
     ability_i        ~ Normal(0, 1),                           i = 1..1000    # local
     correct_ij       ~ Bernoulli(logit = discrimination_j ability_i + easiness_j)
 
-Ten answers say little about one person (posterior sd about 0.6 of the prior's), so the posterior
-of all abilities together is anything but concentrated, while a thousand persons determine the
-questions well. A guide that makes abilities independent of the questions takes the questions for
-known better than they are. `index` selects a minibatch of persons; the encoder sees the ten
-answers of each.
+Ten answers say little about one person (posterior sd about 0.6 of the prior's), so the joint
+posterior of the abilities is wide, while a thousand persons determine the questions well. A guide
+that makes abilities independent of the questions is overconfident about the questions. `index`
+selects a minibatch of persons; the encoder input is the ten answers of a person.
 
 Draws of 1,020 coordinates do not fit a stored reference. `complete` makes them from draws of
-`item_response_marginal` by exact draws of the abilities given the questions: for each of the at
-most 1,024 patterns of answers the density of an ability is tabulated on 201 points over -5..5 and
-inverted piece by piece.
+`item_response_marginal` by exact draws of the abilities given the questions: for each of at most
+1,024 patterns of answers the density of an ability is tabulated at 201 points over -5..5 and
+inverted piecewise.
 
 References:
     Birnbaum (1968), Some latent trait models, in Lord and Novick, Statistical Theories of Mental
@@ -58,7 +58,7 @@ def make_data(seed: int) -> Data:
 
 
 def build(data: Data) -> Program:
-    """Return the program; `index` holds the persons of a minibatch, whose rows `correct` then are."""
+    """Return the program; with `index`, `correct` holds the rows of a minibatch of persons."""
     size = data.size
 
     def program(correct: Tensor | None = None, index: Tensor | None = None) -> None:
@@ -79,7 +79,7 @@ def build(data: Data) -> Program:
 
 
 def complete(draws: Mapping[str, Tensor], data: Data) -> dict[str, Tensor]:
-    """Add exact draws of the abilities given the questions to draws of the questions, `[chain, draw, item]`."""
+    """Complete draws of the questions `[chain, draw, item]` by exact draws of the abilities."""
     generator = torch.Generator().manual_seed(1)
     patterns, which = data.train["correct"].unique(
         dim=0, return_inverse=True
@@ -97,14 +97,14 @@ def complete(draws: Mapping[str, Tensor], data: Data) -> dict[str, Tensor]:
             - 0.5 * grid.square()
         )
         density = (log_p - log_p.amax(-1, keepdim=True)).exp()  # [draw, pattern, node]
-        area = (0.5 * (density[..., 1:] + density[..., :-1])).cumsum(-1)  # of the linear pieces
+        area = (0.5 * (density[..., 1:] + density[..., :-1])).cumsum(-1)  # trapezoids
+        # increasing over pieces and patterns
         share = area / area[..., -1:] + torch.arange(len(patterns), dtype=torch.float64).unsqueeze(
             -1
-        )  # rising over pieces and patterns
+        )
         uniform = torch.rand(len(a), len(which), dtype=torch.float64, generator=generator)
-        found = torch.searchsorted(
-            share.flatten(1), which + uniform
-        )  # [draw, person], the piece of each person's pattern
+        # [draw, person], the piece within each person's pattern
+        found = torch.searchsorted(share.flatten(1), which + uniform)
         piece = (found - which * (GRID - 1)).clamp(0, GRID - 2)
         place = which * GRID + piece
         left, right = (density.flatten(1).gather(-1, place + k) for k in (0, 1))
@@ -113,8 +113,8 @@ def complete(draws: Mapping[str, Tensor], data: Data) -> dict[str, Tensor]:
         below = torch.where(
             piece > 0, ends.gather(-1, which * (GRID - 1) + (piece - 1).clamp(min=0)), 0.0
         )
-        # within a piece the density is linear: solve left x + (right - left) x^2 / 2 = rest for x
-        # in (0, 1)
+        # within a piece the density is linear: solve left x + (right - left) x^2 / 2 = rest for
+        # x in (0, 1)
         rest = uniform * total - below
         x = 2 * rest / (left + (left.square() + 2 * (right - left) * rest).clamp(min=0).sqrt())
         ability[chain] = grid[piece] + (grid[1] - grid[0]) * x.clamp(0, 1)
@@ -127,7 +127,7 @@ def shown_ability(draws: Mapping[str, Tensor], data: Data) -> Tensor:
 
 
 def answers(tensors: Mapping[str, Any]) -> Tensor:
-    """Return what an encoder sees of each person: the ten answers, centered, `[person, item]`."""
+    """Return the encoder input of each person: the ten answers, centered, `[person, item]`."""
     seen: Tensor = tensors["correct"] - 0.5
     return seen
 

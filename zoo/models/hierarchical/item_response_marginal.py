@@ -1,6 +1,6 @@
-"""Item response, abilities integrated out: what ten questions put to a thousand persons say about the questions.
+"""Item response, abilities integrated out: ten questions answered by a thousand persons.
 
-Two-parameter logistic model. Data are generated, so the truth is known.
+Two-parameter logistic model. The data are generated, so the truth is known.
 
     discrimination_j ~ LogNormal(0, 0.5),                      j = 1..10
     easiness_j       ~ Normal(0, 1.5)
@@ -11,16 +11,18 @@ Recipe of the data: numbers from Python's Mersenne Twister seeded with the data 
 abilities (normal), log discriminations (0.5 times normal), easiness (1.2 times normal), answers
 (correct where a uniform is below the probability).
 
-Given the questions the persons are independent, and the integral over an ability is done by the
-trapezoid rule, which converges exponentially for a smooth integrand that vanishes at both ends:
+Given the questions the persons are independent, and the integral over an ability is computed by
+the trapezoid rule, which converges exponentially for a smooth integrand that vanishes at both
+ends:
 
-    log p(correct_i | questions) = log sum_q 0.3 Normal(t_q | 0, 1) prod_j p(correct_ij | t_q),   t_q = -6, -5.7, ..., 6.
+    log p(correct_i | questions) = log sum_q 0.3 Normal(t_q | 0, 1) prod_j p(correct_ij | t_q),
+    t_q = -6, -5.7, ..., 6.
 
 A test finds its error below 1e-6 nats per person; Gauss-Hermite quadrature with 21 nodes is off by
 5e-3.
 
-Twenty coordinates are left, with a posterior close to normal. `item_response` is the same model
-with the abilities as sites.
+Twenty coordinates remain, with a posterior close to normal. `item_response` is the same model with
+the abilities as sites.
 
 References:
     Bock and Aitkin (1981), Marginal maximum likelihood estimation of item parameters,
@@ -87,7 +89,7 @@ class Answers(dist.TorchDistribution):
         super().__init__(easiness.shape[:-1], easiness.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Answers:
-        """Return the same distribution over a larger batch."""
+        """Expand the batch shape."""
         items = self.easiness.shape[-1]
         return Answers(
             self.discrimination.expand(*batch_shape, items),
@@ -98,8 +100,7 @@ class Answers(dist.TorchDistribution):
         """Return the log probability of the answers of each person, `[*batch]`, nats."""
         nodes = torch.linspace(-REACH, REACH, 1 + round(2 * REACH / STEP), dtype=value.dtype)
         log_weight = math.log(STEP) - 0.5 * math.log(2 * math.pi) - 0.5 * nodes.square()
-        # one table of logits for all persons: the batch axis of the plate is 1 before it is
-        # expanded
+        # one table of logits for all persons: the batch axis of the plate is 1 before expansion
         slope, level = (
             t[..., :1, None, :].squeeze(-3) for t in (self.discrimination, self.easiness)
         )  # [*batch, 1, item]

@@ -1,25 +1,24 @@
-"""Random intercepts: forty groups of six rows, the model on which local latents meet minibatches and an encoder.
+"""Random intercepts: forty groups of six rows, with minibatches and amortized local latents.
 
-Forty groups (classes, clinics, plots) are measured six times each; groups differ in level, one
-covariate acts alike in all of them. The data are generated, so the truth is known.
+Forty groups (classes, clinics, plots) are measured six times each; groups differ in level, and one
+covariate has the same effect in all of them. The data are generated, so the truth is known.
 
     intercept    ~ Normal(0, 5)
     slope        ~ Normal(0, 2.5)
-    group_scale  ~ HalfNormal(2)                                                # sd of the group levels
-    noise_scale  ~ HalfNormal(2)                                                # sd within a group
-    effect_g     ~ Normal(intercept, group_scale),                              g = 1..40
-    y_gi         ~ Normal(effect_g + slope x_gi, noise_scale),                  i = 1..6
+    group_scale  ~ HalfNormal(2)                                     # sd of the group levels
+    noise_scale  ~ HalfNormal(2)                                     # sd within a group
+    effect_g     ~ Normal(intercept, group_scale),                   g = 1..40
+    y_gi         ~ Normal(effect_g + slope x_gi, noise_scale),       i = 1..6
 
 Recipe of the data: standard normal numbers are made from Python's Mersenne Twister seeded with the
 data seed, as inverse-normal-cdf(u), in the order effects, covariates, noise; intercept 2, slope
 0.5, group_scale 1, noise_scale 0.8; x and y are recorded to three decimals.
 
 The group effects are centered on the intercept because six rows say more about a group than the
-other groups do: in this form effects and hyperparameters are only weakly dependent. What remains
-is 44 parameters of which 40 are
-local: `index` selects a minibatch of groups, and given the hyperparameters each effect depends on
-its own group's rows only, through their means, which is what the encoder of an amortized guide
-sees.
+other groups do: in this form effects and hyperparameters are only weakly dependent. Of the 44
+parameters 40 are local: `index` selects a minibatch of groups, and given the hyperparameters each
+effect depends on the rows of its own group only, through their means, which are the encoder input
+of an amortized guide.
 
 References:
     Gelman and Hill (2007), Data Analysis Using Regression and Multilevel/Hierarchical Models,
@@ -64,7 +63,7 @@ def make_data(seed: int) -> Data:
 
 
 def build(data: Data) -> Program:
-    """Return the program; `index` holds the groups of a minibatch, whose rows x and y then are."""
+    """Return the program; with `index`, x and y hold the rows of a minibatch of groups."""
     size = data.size
 
     def program(x: Tensor, y: Tensor | None = None, index: Tensor | None = None) -> None:
@@ -81,7 +80,7 @@ def build(data: Data) -> Program:
 
 
 def group_means(tensors: Mapping[str, Any]) -> Tensor:
-    """Return what an encoder sees of each group: the means of y and of x, `[group, 2]`.
+    """Return the encoder input of each group: the means of y and of x, `[group, 2]`.
 
     Given the hyperparameters these are sufficient for the effect of the group.
     """

@@ -1,1 +1,1 @@
-"""Finite mixtures and latent classes; labels are free, so only label-safe quantities are compared."""
+"""Finite mixtures and latent classes; labels are free, so comparisons are label-safe."""

@@ -1,21 +1,21 @@
-"""Gaussian mixture: latent classes of iris flowers from the length of their petals alone, the class summed out.
+"""Gaussian mixture: latent classes of iris flowers from petal length alone, class summed out.
 
 The petals of 150 iris flowers of unknown species were measured to the nearest millimeter. Setosa
-(about 1.5 cm) stands apart; versicolor (4.3 cm) and virginica (5.6 cm) overlap, which makes the
+(about 1.5 cm) is separate; versicolor (4.3 cm) and virginica (5.6 cm) overlap, which makes the
 option K=3 much harder than K=2.
 
     weight       ~ Dirichlet(5, ..., 5)
-    location_k   ~ Normal(4, 2),                           k = 1..K        # cm
-    scale_k      ~ LogNormal(log 0.5, 0.5)                                 # cm, 90 % of it in 0.22..1.14
-    label_i      ~ Categorical(weight),                    i = 1..150      # summed out by enumeration
-    petal_i      ~ Normal(location_{label_i}, scale_{label_i})             # cm
+    location_k   ~ Normal(4, 2),                     k = 1..K     # cm
+    scale_k      ~ LogNormal(log 0.5, 0.5)                        # cm, 90 % of it in 0.22..1.14
+    label_i      ~ Categorical(weight),              i = 1..150   # summed out by enumeration
+    petal_i      ~ Normal(location_{label_i}, scale_{label_i})    # cm
 
-Thirteen flowers share the value 1.4 and thirteen 1.5. A class that sits on m equal values with
+Thirteen flowers share the value 1.4 and thirteen 1.5. A class centered on m equal values with
 scale s has likelihood s^-m, so a half-normal or half-Cauchy scale would make the posterior
 improper; the log-normal density falls faster than any power of s and keeps it proper. Labels are
-free: raw sites mean nothing, and every quantity below is a function of the posterior that no
-permutation of the classes changes. The posterior has K! identical modes; an approximation to one
-of them is as good as to all, except that its bound on the evidence is low by log K!.
+free: raw sites mean nothing, and every quantity below is invariant under permutations of the
+classes. The posterior has K! identical modes; an approximation to one of them is as good as to
+all, except that its bound on the evidence is low by log K!.
 
 References:
     Fisher (1936), The use of multiple measurements in taxonomic problems, Annals of Eugenics 7(2),
@@ -43,8 +43,8 @@ from zoo.types import Data, ModelEntry, Program, Quantity
 CONCENTRATION = 5.0
 LOCATION_MEAN, LOCATION_SCALE = 4.0, 2.0  # cm
 SCALE_MEDIAN, SCALE_LOG_SD = 0.5, 0.5  # cm, nats
-# Pairs of measured values (cm) whose common class the data leave in doubt, per K: the largest
-# setosa with an ordinary one (with K=2 it is the only flower in doubt), and for K=3 the gap beside
+# Pairs of measured values (cm) for which sharing a class is uncertain, per K: the largest setosa
+# with an ordinary one (with K=2 it is the only uncertain flower), and for K=3 the gap beside
 # setosa and the overlap of the other two.
 PAIRS = {2: ((1.4, 1.9),), 3: ((1.9, 3.0), (3.3, 4.5), (4.5, 5.0), (5.0, 5.6))}
 
@@ -103,17 +103,17 @@ def log_joint(draws: Mapping[str, Tensor], petal: Tensor) -> Tensor:
 
 
 def responsibilities(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return the probability of each class for each flower given a draw, `[*sample, flower, class]`."""
+    """Return the class probabilities of each flower given a draw, `[*sample, flower, class]`."""
     return log_joint(draws, data.train["petal"]).softmax(-1)
 
 
 def co_assignment(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    r"""Return the log odds that two flowers with given petal lengths share a class, `[*sample, pair]`, nats.
+    r"""Return the log odds that two petal lengths share a class, `[*sample, pair]`, in nats.
 
-    With responsibilities r_k(a) proportional to weight_k Normal(a | location_k, scale_k) the probability of a shared
-    class is sum_k r_k(a) r_k(b). It is within 1e-2 of 0 or 1 for most pairs, with a posterior as
-    skewed as that, so it enters as log odds: log sum_k r_k(a) r_k(b) - log sum_{k != l} r_k(a)
-    r_l(b).
+    With responsibilities r_k(a) proportional to weight_k Normal(a | location_k, scale_k), the
+    probability of a shared class is sum_k r_k(a) r_k(b). It is within 1e-2 of 0 or 1 for most
+    pairs, with a very skewed posterior, so it enters as log odds: log sum_k r_k(a) r_k(b) - log
+    sum_{k != l} r_k(a) r_l(b).
     """
     joint = log_joint(
         draws, torch.tensor(PAIRS[draws["location"].shape[-1]], dtype=torch.float64)

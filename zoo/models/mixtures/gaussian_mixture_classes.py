@@ -1,13 +1,13 @@
-"""Classes of iris flowers, wines or tumors from several measurements at once: a mixture of multivariate normals.
+"""Mixture of multivariate normals: classes of iris flowers, wines or tumors.
 
 Every measurement is standardized (mean 0, sd 1 over all rows); S is their correlation matrix, D
-their number, the truth about species, cultivar or malignancy is not used. With `covariance=full`
+their number. The true species, cultivar or malignancy is not used. With `covariance=full`
 (default), as Fraley and Raftery propose,
 
     weight       ~ Dirichlet(5, ..., 5)
-    location_k   ~ Normal(0, S),                                         k = 1..K
-    covariance_k ~ InverseWishart(D + 2, K^(-2/D) S),                    k = 1..K      # mean K^(-2/D) S
-    label_i      ~ Categorical(weight),                                  i = 1..N      # summed out by enumeration
+    location_k   ~ Normal(0, S),                         k = 1..K
+    covariance_k ~ InverseWishart(D + 2, K^(-2/D) S),    k = 1..K   # mean K^(-2/D) S
+    label_i      ~ Categorical(weight),                  i = 1..N   # summed out by enumeration
     x_i          ~ Normal(location_{label_i}, covariance_{label_i}),
 
 and with `covariance=diag` independent variance_kj ~ InverseGamma(3/2, K^(-2/D) / 2) and
@@ -20,11 +20,11 @@ inv(B^T) center_k with center_k ~ Normal(0, I). All sites are of order 1.
 
 Why not scales and an LKJ correlation matrix: measurements are rounded, so eleven flowers lie
 exactly in the plane sepal length - sepal width = 3.1 cm. A class that flattens onto n rows of a
-plane gains (1 - rho^2)^(-n/2) while its prior falls as a power; with n >= D + 2 eta there is no
-posterior. The inverse Wishart falls exponentially in every direction.
+plane gains (1 - rho^2)^(-n/2) while its prior falls as a power; with n >= D + 2 eta the posterior
+is improper. The inverse Wishart falls exponentially in every direction.
 
-Labels are free: raw sites mean nothing, quantities are ordered along the first principal axis of
-the data or do not see labels.
+Labels are free: raw sites mean nothing; quantities are ordered along the first principal axis of
+the data or are invariant to labels.
 
 References:
     Fraley and Raftery (2007), Bayesian regularization for normal mixture estimation, Journal of
@@ -52,14 +52,9 @@ from zoo.quantities import log_odds
 from zoo.types import Data, ModelEntry, Program, Quantity
 
 CONCENTRATION = 5.0
-COLUMNS = {
-    "iris": 4,
-    "wine": 13,
-    "breast_cancer": 10,
-}  # of breast_cancer the ten means; the rest are errors and extremes
-POINTS = (
-    8  # rows at even ranks along the first principal axis, where classes and density are compared
-)
+# of breast_cancer the ten means; the other columns are errors and extremes
+COLUMNS = {"iris": 4, "wine": 13, "breast_cancer": 10}
+POINTS = 8  # rows at even ranks along the first principal axis, where the model is compared
 
 
 def make_data(seed: int, data: str, K: int, covariance: str) -> Data:
@@ -85,7 +80,7 @@ def make_data(seed: int, data: str, K: int, covariance: str) -> Data:
 
 
 def from_rows(x: Tensor, K: int, names: tuple[str, ...], source: str, licence: str) -> Data:
-    """Return the data of a mixture of K classes for standardized rows `[row, feature]` of the user's own.
+    """Return the data of a mixture of K classes for the user's standardized rows `[row, feature]`.
 
     Raises:
         UsageError: K is not 2 to 9.
@@ -114,7 +109,7 @@ def from_rows(x: Tensor, K: int, names: tuple[str, ...], source: str, licence: s
 
 
 def axis_of(x: Tensor) -> Tensor:
-    """Return the first principal axis `[feature]`, its largest entry positive."""
+    """Return the first principal axis `[feature]`, with its largest entry positive."""
     vector = torch.linalg.eigh(x.T @ x).eigenvectors[:, -1]
     return vector * vector[vector.abs().argmax()].sign()
 
@@ -167,12 +162,17 @@ def build(given: Data, /, *, data: str, K: int, covariance: str) -> Program:
 
 
 def normals(draws: Mapping[str, Tensor], basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return location `[*sample, class, feature]`, precision root `[*sample, class, feature, feature]` and its log determinant."""
+    """Return locations, precision roots and their log determinants.
+
+    Returns:
+        Locations `[*sample, class, feature]`, roots of the precisions
+        `[*sample, class, feature, feature]` and log determinants `[*sample, class]`.
+    """
     if "variance" in draws:
         variance = draws["variance"]
         return draws["location"], torch.diag_embed(variance.rsqrt()), -0.5 * variance.log().sum(-1)
     strength, tilt, size = draws["strength"], draws["tilt"], basis.shape[-1]
-    place = torch.full((size, size), tilt.shape[-1])  # the entry after the last is 0
+    place = torch.full((size, size), tilt.shape[-1])  # one past the last entry: zero padding
     place[*torch.tril_indices(size, size, -1)] = torch.arange(tilt.shape[-1])
     padded = torch.cat([tilt, torch.zeros_like(strength[..., :1])], -1)
     lower = padded.index_select(-1, place.reshape(-1)).reshape(*tilt.shape[:-1], size, size)
@@ -182,7 +182,13 @@ def normals(draws: Mapping[str, Tensor], basis: Tensor) -> tuple[Tensor, Tensor,
 
 
 def log_joint(draws: Mapping[str, Tensor], x: Tensor, basis: Tensor) -> Tensor:
-    """Return log weight_k + log Normal(x | class k) for rows of x `[row, feature]`, `[*sample, row, class]`, nats."""
+    """Return log weight_k + log Normal(x | class k) of rows, `[*sample, row, class]`, in nats.
+
+    Args:
+        draws: draws of the sites.
+        x: rows `[row, feature]`.
+        basis: B with B B^T = inv(S), `[feature, feature]`.
+    """
     loc, root, log_det = normals(draws, basis)
     white = x @ root - loc.unsqueeze(-2) @ root  # [*sample, class, row, feature]
     log_p = (
@@ -194,13 +200,13 @@ def log_joint(draws: Mapping[str, Tensor], x: Tensor, basis: Tensor) -> Tensor:
 
 
 def at_points(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return `log_joint` at the rows where classes and density are compared, `[*sample, point, class]`."""
+    """Return `log_joint` at the compared rows, `[*sample, point, class]`."""
     x = data.train["x"]
     return log_joint(draws, x[points(x)], data.train["basis"])
 
 
 def responsibilities(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return the probability of each class for each row given a draw, `[*sample, row, class]`."""
+    """Return the class probabilities of each row given a draw, `[*sample, row, class]`."""
     return log_joint(draws, data.train["x"], data.train["basis"]).softmax(-1)
 
 
@@ -210,17 +216,20 @@ def log_density(draws: Mapping[str, Tensor], data: Data) -> Tensor:
 
 
 def co_assignment(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    r"""Return the log odds that neighbors along the axis share a class given a draw, `[*sample, pair]`, nats.
+    r"""Return the log odds that neighbors along the axis share a class, `[*sample, pair]`, nats.
 
-    log sum_k r_k(a) r_k(b) - log sum_{k != l} r_k(a) r_l(b): the probability itself is close to 0
-    or 1 for most pairs.
+    They are log sum_k r_k(a) r_k(b) - log sum_{k != l} r_k(a) r_l(b); the probability itself is
+    close to 0 or 1 for most pairs.
     """
     log_r = at_points(draws, data)
     return log_odds(log_r[..., :-1, :], log_r[..., 1:, :])
 
 
 def ordered(value: str, draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return weight, location or log_sd with the classes ordered by their locations' place on the axis, `[*sample, class, ...]`."""
+    """Return weight, location or log_sd, `[*sample, class, ...]`.
+
+    Classes are ordered by their locations along the first principal axis.
+    """
     loc, root, _ = normals(draws, data.train["basis"])
     order = (loc @ axis_of(data.train["x"])).argsort(-1)
     if value == "weight":

@@ -1,12 +1,12 @@
-"""Twelve flowers in K classes: a mixture small enough that its evidence is the sum over all K^12 ways to form classes.
+"""Twelve flowers in K classes: a mixture with exact evidence, a sum over all K^12 labelings.
 
-Every thirteenth flower of Fisher's table, petal length in cm; the species is taken to be unknown.
-Priors are conjugate:
+The data are every thirteenth flower of Fisher's table, petal length in cm, with the species taken
+as unknown. Priors are conjugate:
 
     weight      ~ Dirichlet(2, ..., 2)
-    variance_k  ~ InverseGamma(3, 1),                                k = 1..K      # cm^2, prior mean 0.5
-    location_k  ~ Normal(4, sqrt(variance_k / 0.1)),                 k = 1..K      # cm
-    label_i     ~ Categorical(weight),                               i = 1..12     # summed out by enumeration
+    variance_k  ~ InverseGamma(3, 1),                 k = 1..K      # cm^2, prior mean 0.5
+    location_k  ~ Normal(4, sqrt(variance_k / 0.1)),  k = 1..K      # cm
+    label_i     ~ Categorical(weight),                i = 1..12     # summed out by enumeration
     petal_i     ~ Normal(location_{label_i}, sqrt(variance_{label_i}))             # cm
 
 Given labels c, weights, variances and locations integrate to closed forms, so that with S_k the
@@ -15,11 +15,11 @@ flowers of class k
     p(petal, c) = DirichletMultinomial(n_1..n_K) prod_k m(S_k),
     m(S) = (2 pi)^(-n/2) sqrt(0.1 / (0.1 + n)) Gamma(3 + n/2) / Gamma(3) 1^3 / b_S^(3 + n/2),
 
-and the evidence, every chance that two flowers share a class, and independent exact draws follow
-from one sum over K^12 labelings (4,096 and 531,441). Labels are free: the posterior has K! modes,
-one per numbering of the classes. A guide that knows one of them is right about every quantity, but
-its bound on the log evidence is low by up to log K! (0.69 nats for K=2, 1.79 for K=3), in full
-where the modes do not overlap.
+and the evidence, every probability that two flowers share a class, and independent exact draws
+follow from one sum over K^12 labelings (4,096 and 531,441). Labels are free: the posterior has K!
+modes, one per numbering of the classes. A guide in one of them is right about every quantity, but
+its bound on the log evidence is low by up to log K! (0.69 nats for K=2, 1.79 for K=3), in full if
+the modes do not overlap.
 
 References:
     Nobile (1994), Bayesian analysis of finite mixture distributions, PhD thesis, Carnegie Mellon
@@ -46,16 +46,11 @@ from zoo.quantities import log_odds, sorted_by
 from zoo.types import Analytic, Data, ModelEntry, Moments, Program, Quantity
 
 CONCENTRATION = 2.0
-LOCATION_MEAN, LOCATION_PRECISION = 4.0, 0.1  # cm; prior rows that the location is worth
+LOCATION_MEAN, LOCATION_PRECISION = 4.0, 0.1  # cm; weight of the prior in rows
 SHAPE, RATE = 3.0, 1.0  # of the variances, cm^2
 STEP, ROWS = 13, 12
-PAIRS = (
-    (0, 3),
-    (0, 4),
-    (4, 8),
-    (5, 9),
-    (7, 8),
-)  # flowers in order of petal length: neighbors, and pairs across the gaps
+# flowers in order of petal length: neighbors, and pairs across the gaps
+PAIRS = ((0, 3), (0, 4), (4, 8), (5, 9), (7, 8))
 
 
 def make_data(seed: int, K: int) -> Data:
@@ -105,21 +100,21 @@ def build(data: Data, K: int) -> Program:
 
 
 class Partitions(NamedTuple):
-    """Every labeling of the rows with its posterior probability, and what a class of each subset would look like."""
+    """Every labeling of the rows with its probability, and the posterior of a class per subset."""
 
     labels: Tensor  # [labeling, row]
-    subset: Tensor  # [labeling, class], the rows of a class as bits
+    subset: Tensor  # [labeling, class], the rows of a class as a bit mask
     probability: Tensor  # [labeling]
     log_evidence: float
     mean: Tensor  # [subset], posterior mean of the location, cm
-    precision: Tensor  # [subset], rows the location is worth
+    precision: Tensor  # [subset], weight of the location in rows
     shape: Tensor  # [subset], of the inverse-gamma posterior of the variance
     rate: Tensor  # [subset]
     size: Tensor  # [subset], rows
 
 
 def partitions(data: Data, K: int) -> Partitions:
-    """Return all K^n labelings of the data with their posterior probabilities and the log evidence in nats; cached."""
+    """Return all K^n labelings with posterior probabilities and log evidence in nats; cached."""
     return _partitions(tuple(data.train["petal"].tolist()), K)
 
 
@@ -167,7 +162,7 @@ def _partitions(petal: tuple[float, ...], K: int) -> Partitions:
 
 
 def co_clustering(data: Data, K: int) -> Tensor:
-    """Return the exact posterior probability that two flowers share a class, `[flower, flower]`."""
+    """Return the exact probability that two flowers share a class, `[flower, flower]`."""
     p = partitions(data, K)
     return torch.stack(
         [
@@ -186,15 +181,15 @@ def log_joint(draws: Mapping[str, Tensor], petal: Tensor) -> Tensor:
 
 
 def responsibilities(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return the probability of each class for each flower given a draw, `[*sample, flower, class]`."""
+    """Return the class probabilities of each flower given a draw, `[*sample, flower, class]`."""
     return log_joint(draws, data.train["petal"]).softmax(-1)
 
 
 def co_assignment(draws: Mapping[str, Tensor], data: Data) -> Tensor:
     r"""Return the log odds that two flowers share a class given a draw, `[*sample, pair]`, nats.
 
-    log sum_k r_k(a) r_k(b) - log sum_{k != l} r_k(a) r_l(b): the probability itself is close to 0
-    or 1 for most pairs.
+    They are log sum_k r_k(a) r_k(b) - log sum_{k != l} r_k(a) r_l(b); the probability itself is
+    close to 0 or 1 for most pairs.
     """
     log_r = log_joint(draws, data.train["petal"])  # [*sample, flower, class]
     return log_odds(log_r[..., [i for i, _ in PAIRS], :], log_r[..., [j for _, j in PAIRS], :])
@@ -212,13 +207,15 @@ def log_scale(draws: Mapping[str, Tensor], data: Data) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _mean_moments(petal: tuple[float, ...], K: int) -> Moments:
-    """Return mean and sd of sum_k weight_k location_k: given a labeling, weights are Dirichlet and locations t, independent."""
+    """Return mean and sd of sum_k weight_k location_k.
+
+    Given a labeling, weights are Dirichlet, locations are t, and both are independent.
+    """
     p = _partitions(petal, K)
     alpha, mean = CONCENTRATION + p.size[p.subset], p.mean[p.subset]  # [labeling, class]
     variance = (p.rate / (p.shape - 1) / p.precision)[p.subset]  # of the locations
     size = float(K * CONCENTRATION + len(petal))
-    # E[w_k w_l] = (a_k a_l + [k = l] a_k) / (size (size + 1)), and E[location_k location_l]
-    # likewise
+    # E[w_k w_l] = (a_k a_l + [k = l] a_k) / (size (size + 1)); E[location_k location_l] likewise
     squared = (
         (alpha * mean).sum(-1).square()
         + (alpha * mean.square() + alpha * (alpha + 1) * variance).sum(-1)
@@ -229,7 +226,7 @@ def _mean_moments(petal: tuple[float, ...], K: int) -> Moments:
 
 
 def analytic(data: Data, K: int) -> Analytic:
-    """Return exact draws by way of labelings, the exact moments of the mixture's mean, and the log evidence in nats."""
+    """Return exact draws, exact moments of the mixture's mean, and the log evidence in nats."""
     p = partitions(data, K)
     cumulative = p.probability.cumsum(0)
 

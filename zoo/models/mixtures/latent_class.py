@@ -1,18 +1,18 @@
-"""Latent classes of tumors or wines from yes-or-no answers: is this measurement above its median?
+"""Latent classes of tumors or wines from binary answers: is a measurement above its median?
 
 Each measurement of a table becomes one binary answer, x_ij = 1 where row i lies above the median
-of column j (ties count as no). The truth about malignancy or cultivar is not used. Given its
-class, the answers of a row are independent:
+of column j (ties count as no). The true malignancy or cultivar is not used. Given its class, the
+answers of a row are independent:
 
     weight     ~ Dirichlet(5, ..., 5)
     chance_kj  ~ Beta(2, 2),                        k = 1..K, j = 1..J
     label_i    ~ Categorical(weight),               i = 1..N      # summed out by enumeration
     x_ij       ~ Bernoulli(chance_{label_i, j})
 
-Medians split every column in halves, so that one class alone would answer yes with chance 1/2
-throughout: all that the classes can learn is which answers go together. Labels are free; classes
-are ordered by their mean chance of yes. Answers that say the same twice (radius, perimeter, area)
-break the independence within a class, and more classes than two then describe that.
+Medians split every column in halves, so that a single class would answer yes with probability 1/2
+throughout: the classes can learn only which answers go together. Labels are free; classes are
+ordered by their mean probability of yes. Redundant answers (radius, perimeter, area) violate the
+independence within a class, and more than two classes are then used to describe that.
 
 References:
     Goodman (1974), Exploratory latent structure analysis, Biometrika 61(2), 215-231.
@@ -37,7 +37,7 @@ from zoo.types import Data, ModelEntry, Program, Quantity
 
 CONCENTRATION, YES, NO = 5.0, 2.0, 2.0
 COLUMNS = {"breast_cancer": 10, "wine": 13}
-POINTS = 8  # rows at even ranks of their number of yes, where classes and probability are compared
+POINTS = 8  # rows at even ranks of their number of yes, where the model is compared
 
 
 def make_data(seed: int, data: str, K: int) -> Data:
@@ -96,29 +96,37 @@ def build(given: Data, /, *, data: str, K: int) -> Program:
 
 
 def log_joint(draws: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Return log weight_k + log p(answers | class k) for rows of x `[row, item]`, `[*sample, row, class]`, nats."""
+    """Return log weight_k + log p(answers | class k), `[*sample, row, class]`, in nats.
+
+    Args:
+        draws: draws of the sites.
+        x: rows `[row, item]`.
+    """
     yes, no = draws["chance"].log(), torch.log1p(-draws["chance"])  # [*sample, class, item]
     return draws["weight"].log().unsqueeze(-2) + x @ yes.mT + (1 - x) @ no.mT
 
 
 def responsibilities(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return the probability of each class for each row given a draw, `[*sample, row, class]`."""
+    """Return the class probabilities of each row given a draw, `[*sample, row, class]`."""
     return log_joint(draws, data.train["x"]).softmax(-1)
 
 
 def at_points(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return `log_joint` at the rows where classes and probability are compared, `[*sample, point, class]`."""
+    """Return `log_joint` at the compared rows, `[*sample, point, class]`."""
     x = data.train["x"]
     return log_joint(draws, x[points(x)])
 
 
 def log_probability(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return the log probability of the answers of the chosen rows, `[*sample, point]`, nats."""
+    """Return the log probability of the answers of the compared rows, `[*sample, point]`, nats."""
     return at_points(draws, data).logsumexp(-1)
 
 
 def co_assignment(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return the log odds that neighbors in the number of yes share a class given a draw, `[*sample, pair]`, nats."""
+    """Return the log odds that neighbors share a class given a draw, `[*sample, pair]`, in nats.
+
+    Neighbors are compared rows with successive numbers of yes.
+    """
     log_r = at_points(draws, data)
     return log_odds(log_r[..., :-1, :], log_r[..., 1:, :])
 
@@ -128,12 +136,12 @@ def _order(draws: Mapping[str, Tensor]) -> Tensor:
 
 
 def weight(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return the class weights in increasing order of the mean chance of yes, `[*sample, class]`."""
+    """Return the class weights, ordered by mean probability of yes, `[*sample, class]`."""
     return draws["weight"].gather(-1, _order(draws))
 
 
 def log_odds_of_yes(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return the log odds of yes per class and item, classes in increasing order of their mean chance, `[*sample, class, item]`."""
+    """Return the log odds of yes, `[*sample, class, item]`, classes by mean probability of yes."""
     value = draws["chance"].logit()
     return value.gather(-2, _order(draws).unsqueeze(-1).expand(value.shape))
 

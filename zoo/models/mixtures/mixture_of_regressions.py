@@ -1,22 +1,21 @@
-"""Mixture of regressions: two lines through 150 irises whose species nobody wrote down.
+"""Mixture of regressions: two lines through 150 irises of unrecorded species.
 
 Over all flowers a longer sepal goes with a narrower one. Within a species it goes with a wider
 one: the slope changes sign when the species is known (Simpson's paradox). Here it is unknown; each
-flower belongs to one of two lines, summed out. Setosa is one of them, versicolor and virginica
-share the other.
+flower belongs to one of two lines, and its label is summed out. Setosa is one of them, versicolor
+and virginica share the other.
 
     weight       ~ Dirichlet(5, 5)
-    center_k     ~ Normal(3, 0.5),                         k = 1, 2     # width at the mean length, cm
-    slope_k      ~ Normal(0, 1)                                         # cm per cm
-    scale_k      ~ LogNormal(log 0.3, 0.4)                              # cm
-    label_i      ~ Categorical(weight),                    i = 1..150   # summed out by enumeration
+    center_k     ~ Normal(3, 0.5),                   k = 1, 2     # width at the mean length, cm
+    slope_k      ~ Normal(0, 1)                                   # cm per cm
+    scale_k      ~ LogNormal(log 0.3, 0.4)                        # cm
+    label_i      ~ Categorical(weight),              i = 1..150   # summed out by enumeration
     width_i      ~ Normal(center_{label_i} + slope_{label_i} (length_i - 5.84), scale_{label_i})
 
 Lengths and widths are recorded to the millimeter and tie, so the scale needs a prior that falls
-faster than any power at
-0. Labels are free: the quantities sort the lines by their center. Lines that cross among the data
-have no such order by slope. The posterior has two identical modes; an approximation of one has a
-bound low by log 2.
+faster than any power at 0. Labels are free: the quantities sort the lines by their center. Lines
+that cross among the data have no such order by slope. The posterior has two identical modes; an
+approximation of one has a bound that is low by log 2.
 
 References:
     Quandt and Ramsey (1978), Estimating mixtures of normal distributions and switching
@@ -44,8 +43,8 @@ LINES = 2
 CONCENTRATION = 5.0
 CENTER_MEAN, CENTER_SCALE = 3.0, 0.5  # cm
 SCALE_MEDIAN, SCALE_LOG_SD = 0.3, 0.4  # cm, nats
-# Flowers, as (length from the mean, width) in cm, whose common line with a typical setosa is in
-# doubt or clear.
+# Flowers (length from the mean, width) in cm that share the line of a typical setosa surely or
+# doubtfully.
 TYPICAL = (-0.84, 3.4)
 OTHERS = ((-0.14, 3.4), (-0.34, 3.0), (0.96, 3.8))
 
@@ -89,7 +88,7 @@ def build(data: Data) -> Program:
 
 
 def shared_line(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return the log odds that a flower belongs to the line of a typical setosa, `[*sample, flower]`, nats."""
+    """Return the log odds of sharing the line of a typical setosa, `[*sample, flower]`, nats."""
     points = torch.tensor((TYPICAL, *OTHERS), dtype=torch.float64)  # [flower, 2]
     mean = (
         draws["center"].unsqueeze(-2) + draws["slope"].unsqueeze(-2) * points[:, :1]

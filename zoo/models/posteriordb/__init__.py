@@ -1,4 +1,4 @@
-"""Posteriors of posteriordb under its own names, and the reader of a local copy.
+"""Posteriors of posteriordb under their own names, and the reader of a local copy.
 
 from zoo.models import posteriordb
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Find what reads the copy in `_database`, imported on first use; listing entries stays cheap."""
+    """Import the public names of `_database` on first use, so that listing entries stays cheap."""
     if not name.startswith("_"):
         from zoo.models.posteriordb import _database
 

@@ -1,4 +1,4 @@
-"""What the cards of posteriordb's posteriors share: data with their source, reference draws, flat priors."""
+"""Shared parts of posteriordb's cards: data with their source, reference draws, flat priors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_card_data(
     coords: Mapping[str, Sequence[Any]] | None = None,
     dims: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Data:
-    """Return data of a posterior with the title and licence that posteriordb states for them."""
+    """Return the data of a posterior, with the title and licence that posteriordb states."""
     title, licence = posteriordb.titles(name)
     return Data(
         train=train,
@@ -61,7 +61,7 @@ def published(
 
     Args:
         name: name of the posterior in posteriordb.
-        sites: turns draws in the names of Stan, `[chain, draw, *shape]`, into the program's sites;
+        sites: maps draws under Stan's names, `[chain, draw, *shape]`, to the program's sites;
             default: the same names.
     """
 

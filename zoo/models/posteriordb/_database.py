@@ -1,10 +1,10 @@
-"""Read a local copy of posteriordb: posteriors, data, and reference draws with their recorded checks.
+"""Read a local copy of posteriordb: posteriors, data, and reference draws with recorded checks.
 
 posteriordb (github.com/stan-dev/posteriordb) is a public collection of posteriors with draws of
-long, checked runs of Stan. Its folder layout is read as it is, plain JSON or one JSON file in a
-zip; nothing of it is part of this package.
+long, checked runs of Stan. Its folder layout is read unchanged, with plain JSON or one JSON file
+per zip; none of it is part of this package.
 
-    posterior_database/posteriors/NAME.json                        which model, which data, which reference
+    posterior_database/posteriors/NAME.json                    its model, data and reference
     posterior_database/data/{data,info}/NAME.{json.zip,info.json}
     posterior_database/reference_posteriors/draws/{draws,info}/...
 
@@ -66,12 +66,12 @@ class PosteriorInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceInfo:
-    """What the collection recorded of reference draws.
+    """What the collection recorded about reference draws.
 
     Attributes:
         gates: the checks made when the draws were accepted, name -> passed.
-        rhat_max, ess_min, divergences, ebfmi_min: worst values over parameters and chains, None
-        where not recorded.
+        rhat_max, ess_min, divergences, ebfmi_min: worst values over parameters and chains, None if
+            not recorded.
         arguments: how they were drawn (chains, iterations, thinning, seed, ...).
     """
 
@@ -84,13 +84,13 @@ class ReferenceInfo:
 
 
 def folder(path: str | Path | None = None) -> Path:
-    """Return the folder `posterior_database` from the argument or the environment variable `POSTERIORDB`.
+    """Return the folder `posterior_database`, from the argument or from `$POSTERIORDB`.
 
     Args:
         path: the folder that contains `posterior_database/`, or that folder itself.
 
     Raises:
-        UsageError: neither is given, or there is no collection at that place.
+        UsageError: neither is given, or there is no collection.
     """
     given = os.environ.get(ENVIRONMENT) if path is None else str(path)
     if not given:
@@ -108,12 +108,12 @@ def folder(path: str | Path | None = None) -> Path:
 
 
 def names(path: str | Path | None = None) -> list[str]:
-    """Return the names of all posteriors of the copy, sorted."""
+    """Return the sorted names of all posteriors of the copy."""
     return sorted(p.stem for p in (folder(path) / "posteriors").glob("*.json"))
 
 
 def info(name: str, path: str | Path | None = None) -> PosteriorInfo:
-    """Return which model, data and reference a posterior is made of.
+    """Return the model, data and reference of a posterior.
 
     Raises:
         UnknownNameError: the copy has no such posterior.
@@ -143,7 +143,7 @@ def info(name: str, path: str | Path | None = None) -> PosteriorInfo:
 
 
 def data(name: str, path: str | Path | None = None) -> dict[str, Any]:
-    """Return the data of a posterior: numbers as they are, arrays as float64 tensors.
+    """Return the data of a posterior, with arrays as float64 tensors.
 
     Raises:
         UsageError: no copy, or the posterior is not in it.
@@ -157,7 +157,7 @@ def data(name: str, path: str | Path | None = None) -> dict[str, Any]:
 
 
 def titles(name: str, path: str | Path | None = None) -> tuple[str, str]:
-    """Return the title and the licence of a posterior's data; the collection's default licence is BSD-3-Clause."""
+    """Return the title and the licence of a posterior's data; the default is BSD-3-Clause."""
     file = folder(path) / "data" / "info" / f"{info(name, path).data}.info.json"
     record = _mapping(file)
     return " ".join(str(record.get("title") or name).split()), str(
@@ -166,7 +166,7 @@ def titles(name: str, path: str | Path | None = None) -> tuple[str, str]:
 
 
 def draws(name: str, path: str | Path | None = None) -> dict[str, Tensor]:
-    """Return the reference draws of a posterior, `{parameter: [chain, draw, *shape]}`, float64, in the names of Stan.
+    """Return the reference draws, `{parameter: [chain, draw, *shape]}`, float64, Stan's names.
 
     Raises:
         DataError: the posterior has no reference draws, or their file is damaged.
@@ -240,7 +240,7 @@ def _content(place: Path, name: str) -> Path:
 
 
 def _read(file: Path) -> Any:
-    """Parse a JSON file, plain or alone in a zip."""
+    """Parse a JSON file, plain or the only one in a zip."""
     try:
         if file.suffix == ".zip":
             with zipfile.ZipFile(file) as archive:
@@ -295,7 +295,7 @@ def _tensor(file: Path, key: str, value: list[Any]) -> Tensor:
 
 
 def _assemble(file: Path, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Join columns `theta[1,2]` (indices from 1) into arrays with one axis per index."""
+    """Join columns `theta[1,2]` (one-based indices) into arrays with one axis per index."""
     parts: dict[str, dict[tuple[int, ...], Tensor]] = {}
     for label, column in columns.items():
         match = _COLUMN.fullmatch(label)

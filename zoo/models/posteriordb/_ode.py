@@ -1,4 +1,4 @@
-"""Ordinary differential equations on a fixed grid, which traces and vectorizes: Runge-Kutta, and a splitting for separable ones."""
+"""ODEs on a fixed grid, traceable and vectorizable: Runge-Kutta, and a symplectic splitting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["refined", "rk4", "split"]
 
-# Blanes and Moan (2002), table 2, S10: weights of the kicks of x and of y up to the middle of the
+# Blanes and Moan (2002), table 2, S10: weights of the kicks of x and of y, up to the middle of the
 # symmetric step
 _X = (
     0.0502627644003922,
@@ -28,18 +28,18 @@ def rk4(
     grid: Sequence[float],
     keep: Sequence[int],
 ) -> Tensor:
-    r"""Solve dz/dt = slope from grid[0] on and return the states at chosen nodes, `[node, *state]`.
+    r"""Solve dz/dt = slope from grid[0] on; return the states at chosen nodes, `[node, *state]`.
 
     \[ z_{n+1} = z_n + \tfrac h6 (k_1 + 2 k_2 + 2 k_3 + k_4), \qquad h = t_{n+1} - t_n, \]
 
-    of error O(h^4). The grid is data, never a latent: every evaluation does the same operations.
+    of error O(h^4). The grid is data, never latent: every evaluation runs the same operations.
 
     Args:
         slope: `slope(i, z)` at half-step i: time t_n for i = 2 n, the middle of t_n and t_{n+1}
             for i = 2 n + 1.
         state: z at grid[0].
         grid: increasing times.
-        keep: indices of the nodes to return, increasing.
+        keep: increasing indices of the nodes to return.
 
     Source: Hairer, Norsett and Wanner (1993), Solving Ordinary Differential Equations I, section
         II.1.
@@ -65,22 +65,25 @@ def split(
     grid: Sequence[float],
     keep: Sequence[int],
 ) -> Tensor:
-    r"""Solve dx/dt = f(y), dy/dt = g(x) from grid[0] on and return the states at chosen nodes, `[node, 2, *state]`.
+    r"""Solve dx/dt = f(y), dy/dt = g(x) from grid[0] on; return the states at chosen nodes.
 
-    While y stands still x moves along a straight line, and the other way round; a step is 21 such
-    exact kicks,
+    With y fixed, x moves along a straight line, and vice versa; a step consists of 21 such exact
+    kicks,
 
     \[ x \leftarrow x + a_1 h f(y),\; y \leftarrow y + b_1 h g(x),\; \dots,\; x \leftarrow x + a_1
     h f(y), \]
 
-    of error O(h^6). Symplectic, and each kick evaluates one of the two slopes only.
+    of error O(h^6). The method is symplectic, and each kick evaluates only one of the two slopes.
 
     Args:
         kick_x: `kick_x(w, x, y)` returns x + w f(y).
         kick_y: `kick_y(w, y, x)` returns y + w g(x).
         state: x and y at grid[0].
         grid: increasing times.
-        keep: indices of the nodes to return, increasing.
+        keep: increasing indices of the nodes to return.
+
+    Returns:
+        The states `[node, 2, *state]`.
 
     Source: Blanes and Moan (2002), Practical symplectic partitioned Runge-Kutta and
         Runge-Kutta-Nystrom methods, J. Comput. Appl. Math. 142, 313-330, method S10.
@@ -104,14 +107,14 @@ def split(
 def refined(
     times: Sequence[float], steps: int, *, first: int | None = None, power: float = 1.0
 ) -> tuple[list[float], list[int]]:
-    """Divide the intervals between times and return the grid with the indices of the times in it.
+    """Subdivide the intervals between times; return the grid and the indices of the times in it.
 
     Args:
         times: increasing, the start first.
         steps: steps per interval.
-        first: steps in the first interval, default as many.
-        power: in the first interval node j lies at (j / first)^power of its length: above 1 it
-            starts with short steps.
+        first: steps in the first interval, default `steps`.
+        power: in the first interval node j is at (j / first)^power of its length; above 1 the
+            first steps are short.
     """
     grid, keep = [float(times[0])], [0]
     for i, (a, b) in enumerate(itertools.pairwise(times)):

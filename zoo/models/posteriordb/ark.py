@@ -4,9 +4,9 @@
     sigma  ~ HalfCauchy(2.5)
     y_t    ~ Normal(alpha + sum_k beta_k y_{t-k}, sigma),   t = 6..200
 
-The first five values are given. The program sees the lagged series as a design matrix, so that the
-steps are one matrix product and not a loop; what it simulates without `y` is one step ahead of the
-observed past. The lags of a smooth series are correlated, and so are their coefficients.
+The first five values are given. The lagged series is a design matrix, so that all steps are one
+matrix product instead of a loop; without `y` the program simulates one step ahead of the observed
+past. The lags of a smooth series are correlated, and so are their coefficients.
 
 References:
     Stan Development Team, Stan User's Guide, Autoregressive models.
@@ -31,7 +31,7 @@ SCALE, CAUCHY_SCALE = 10.0, 2.5
 
 
 def make_data(seed: int) -> Data:
-    """Return the series from step K on with its K lags; the published series does not depend on the seed."""
+    """Return the series with its lags; the published series does not depend on the seed."""
     table = posteriordb.data(NAME)
     series, order = table["y"], int(table["K"])
     lags = torch.stack(

@@ -4,15 +4,15 @@
     nu_1 = mu + phi mu,   nu_t = mu + phi y_{t-1} + theta e_{t-1},   e_t = y_t - nu_t
     y_t ~ Normal(nu_t, sigma),   t = 1..200
 
-The errors e depend on each other through a recursion, which is a bidiagonal linear system,
+The recursion of the errors e is a bidiagonal linear system,
 
     (I + theta S) e = r,   r = y - mu - phi y_(previous),      S shifts by one step.
 
 S^200 = 0, hence (I + theta S)^-1 = prod_j (I + (-theta)^(2^j) S^(2^j)), j = 0..7: eight vector
-operations take the place of 200 steps or of a triangular solve, and map cheaply over many points.
+operations replace 200 steps or a triangular solve, and vectorize cheaply over many points.
 
-The series enters twice: as the observed past (`past`) and as what is predicted from it (`y`); what
-the program simulates without `y` is one step ahead of the observed past.
+The series enters twice: as the observed past (`past`) and as what is predicted from it (`y`);
+without `y` the program simulates one step ahead of the observed past.
 
 References:
     Stan Development Team, Stan User's Guide, Moving average models.
@@ -49,9 +49,8 @@ def make_data(seed: int) -> Data:
 
 def predictions(past: Tensor, mu: Tensor, phi: Tensor, theta: Tensor) -> Tensor:
     """Return nu, the prediction of every step from the observed past, `[step]`."""
-    previous = torch.cat(
-        [mu.reshape(1), past[:-1]]
-    )  # the series is taken to have been at mu before it starts
+    # the value before the start of the series is taken to be mu
+    previous = torch.cat([mu.reshape(1), past[:-1]])
     errors = past - mu - phi * previous
     factor, lag = -theta, 1
     while lag < len(past):

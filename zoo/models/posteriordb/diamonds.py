@@ -33,7 +33,7 @@ NAME = "diamonds-diamonds"
 
 
 def make_data(seed: int) -> Data:
-    """Return the centered columns after the intercept and log prices; real data do not depend on the seed."""
+    """Return centered columns without intercept, and log prices; independent of the seed."""
     table = posteriordb.data(NAME)
     columns = table["X"][:, 1:]
     return make_card_data(

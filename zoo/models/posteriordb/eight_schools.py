@@ -1,12 +1,13 @@
-"""Eight schools of posteriordb, in both forms: the programs of this zoo on posteriordb's data and reference draws.
+"""Eight schools of posteriordb, in both forms, with its data and reference draws.
 
-The story and the generative process are those of `eight_schools` (non-centered) and
+The story and the programs are those of `eight_schools` (non-centered) and
 `eight_schools_centered`:
 
-    mu ~ Normal(0, 5),  tau ~ HalfCauchy(5),  theta_j ~ Normal(mu, tau),  y_j ~ Normal(theta_j, se_j),   j = 1..8
+    mu ~ Normal(0, 5),  tau ~ HalfCauchy(5)
+    theta_j ~ Normal(mu, tau),  y_j ~ Normal(theta_j, se_j),   j = 1..8
 
-posteriordb has one set of reference draws for both, of mu, tau and theta. The centered form is the
-funnel that neither NUTS nor any guide follows to its end.
+posteriordb has one set of reference draws for both, of mu, tau and theta. The centered form is a
+funnel whose neck neither NUTS nor any guide explores fully.
 
 References:
     Rubin (1981), Estimation in parallel randomized experiments, Journal of Educational Statistics

@@ -3,8 +3,8 @@
     mu ordered, each Normal(0, 2);   sigma_k ~ HalfNormal(2);   theta ~ Beta(5, 5)
     y_i ~ theta Normal(mu_1, sigma_1) + (1 - theta) Normal(mu_2, sigma_2)
 
-The classes are summed out and the order of the means fixes their labels: one mode is left, nearly
-normal, so this is the easy kind of mixture. `gaussian_mixture` is one with free labels.
+The classes are summed out and the order of the means fixes their labels: one nearly normal mode
+remains, so this is the easy kind of mixture. `gaussian_mixture` is one with free labels.
 
 References:
     Betancourt (2017), Identifying Bayesian mixture models.

@@ -7,7 +7,8 @@
     k_i     ~ Poisson(exp f_i)
 
 The latent function is whitened: f~ is independent of the hyperparameters in the prior. The data
-bring the dependence back, since counts determine f well and f~ = L^-1 f moves with rho and alpha.
+reintroduce the dependence, since counts determine f well and f~ = L^-1 f varies with rho and
+alpha.
 
 References:
     Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, chapter 2.
@@ -53,8 +54,8 @@ def cholesky(x: Tensor, rho: Tensor, alpha: Tensor) -> Tensor:
     covariance = alpha**2 * torch.exp(-0.5 * squares / rho**2) + JITTER * torch.eye(
         len(x), dtype=x.dtype
     )
-    # far from the data the jitter is too small and no factor exists: a density of NaN there, not
-    # an exception
+    # far from the data the jitter is too small and the factorization fails: return a density of
+    # NaN instead of raising
     factor, failed = torch.linalg.cholesky_ex(covariance)
     return torch.where((failed > 0)[..., None, None], torch.nan, factor)
 

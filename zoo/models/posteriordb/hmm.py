@@ -1,16 +1,18 @@
 """Two hidden Markov models of posteriordb: a simulated one and drives to the basket.
 
-A hidden state z_t in {1, 2} moves by a transition matrix whose rows are theta1 and theta2; each
-state emits its own distribution. The path is summed out by the forward algorithm, as products of 2
-x 2 matrices in log space that are paired up, so that 416 steps take 9 rounds.
+A hidden state z_t in {1, 2} has a transition matrix with rows theta1 and theta2, and each state
+has its own emission distribution. The path is summed out by the forward algorithm, as products of
+2 x 2 matrices in log space that are combined pairwise, so that 416 steps take 9 rounds.
 
-    hmm_example:   theta1, theta2 ~ uniform on the simplex;  mu ordered, mu_1 ~ Normal(3, 1), mu_2 ~ Normal(10, 1)
+    hmm_example:   theta1, theta2 ~ uniform on the simplex;
+                   mu ordered, mu_1 ~ Normal(3, 1), mu_2 ~ Normal(10, 1)
                    y_t | z_t ~ Normal(mu_{z_t}, 1)
-    hmm_drive_0:   theta_k ~ Dirichlet(alpha_k);  phi, lambda ordered and positive, each Normal(0, 1), Normal(3, 1)
+    hmm_drive_0:   theta_k ~ Dirichlet(alpha_k);
+                   phi, lambda ordered and positive, each Normal(0, 1), Normal(3, 1)
                    u_t | z_t ~ Exponential(phi_{z_t}),  v_t | z_t ~ Exponential(lambda_{z_t})
     both:          z_1 uniform,  z_t | z_{t-1} ~ theta_{z_{t-1}}
 
-The order of the emission parameters fixes the labels, so that sites can be compared as they are.
+The order of the emission parameters fixes the labels, so that sites can be compared directly.
 
 References:
     Baum et al. (1970), A maximization technique in the statistical analysis of probabilistic
@@ -45,7 +47,7 @@ STATES = ("1", "2")
 
 
 def ordered_positive(name: str, means: tuple[float, float]) -> Tensor:
-    """Sample 0 < x_1 < x_2 with density proportional to Normal(x_1; m_1, 1) Normal(x_2; m_2, 1), `[state]`."""
+    """Sample 0 < x_1 < x_2 with density proportional to prod_i Normal(x_i; m_i, 1), `[state]`."""
     x = pyro.sample(name, dist.ImproperUniform(constraints.positive_ordered_vector, (), (2,)))
     pyro.factor(
         f"{name}_prior", dist.Normal(torch.tensor(means, dtype=x.dtype), 1.0).log_prob(x).sum()
@@ -54,10 +56,10 @@ def ordered_positive(name: str, means: tuple[float, float]) -> Tensor:
 
 
 class HiddenMarkov(dist.DiscreteHMM):
-    """Pyro's hidden Markov model with a log density that maps over many points (Pyro's own works in place)."""
+    """Pyro's hidden Markov model with a vectorizable log density (Pyro's works in place)."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return log p(series) in nats with the path summed out: products of `[from, to]` matrices, in pairs."""
+        """Return log p(series) in nats with the path summed out, by pairwise matrix products."""
         emitted = self.observation_dist.log_prob(
             value.unsqueeze(-1 - self.observation_dist.event_dim)
         )  # [step, to]
@@ -74,11 +76,10 @@ class HiddenMarkov(dist.DiscreteHMM):
 def hidden_markov(
     theta1: Tensor, theta2: Tensor, emission: dist.Distribution, steps: int
 ) -> HiddenMarkov:
-    """Return the distribution of the series with the path summed out; the first state is uniform."""
+    """Return the distribution of the series, path summed out, with a uniform first state."""
     moves = torch.stack([theta1, theta2]).log()  # [from, to]
-    start = torch.zeros(
-        1, 2, 2, dtype=moves.dtype
-    )  # Pyro moves before the first emission: to a uniform state
+    # Pyro makes a transition before the first emission: to a uniform state
+    start = torch.zeros(1, 2, 2, dtype=moves.dtype)
     transitions = torch.cat([start, moves.expand(steps - 1, 2, 2)])  # [step, from, to]
     return HiddenMarkov(torch.zeros(2, dtype=moves.dtype), transitions, emission, duration=steps)
 
@@ -108,7 +109,7 @@ def build_example(data: Data) -> Program:
 
 
 def make_drive(seed: int) -> Data:
-    """Return inverse speed and distance to the hoop of one player; real data do not depend on the seed."""
+    """Return inverse speed and distance to the hoop of one player, independent of the seed."""
     table = posteriordb.data(DRIVE)
     y = torch.stack([table["u"], table["v"]], -1)  # [step, channel]
     return make_card_data(

@@ -31,7 +31,7 @@ NAME = "kilpisjarvi_mod-kilpisjarvi"
 
 
 def make_data(seed: int) -> Data:
-    """Return years and temperatures with the parameters of the priors; real data do not depend on the seed."""
+    """Return years, temperatures and the parameters of the priors, independent of the seed."""
     table = posteriordb.data(NAME)
     priors = {key: float(table[key]) for key in ("pmualpha", "psalpha", "pmubeta", "psbeta")}
     return make_card_data(

@@ -9,10 +9,10 @@ and Volterra with multiplicative errors.
     sigma_k ~ LogNormal(-1, 1)
     y_tk    ~ LogNormal(log z_tk, sigma_k),        t = 1900..1920
 
-The equations are solved for log u and log v, which cannot turn negative. The slope of each depends
-on the other alone, so that a splitting of order six with two steps per year does. At the posterior
-that is within 2e-5 nats of half the step (a test checks it); Stan's own solver is run at
-tolerances of 1e-5 and 1e-3 and is 1.4e-4 nats from an accurate one.
+The equations are solved for log u and log v, so that u and v stay positive. The slope of each
+depends only on the other, so a splitting method of order six with two steps per year suffices. At
+the posterior it is within 2e-5 nats of half the step (a test checks it); Stan's own solver is run
+at tolerances of 1e-5 and 1e-3 and is 1.4e-4 nats from an accurate one.
 
 References:
     Hewitt (1921), The conservation of the wild life of Canada. Howard (2009), Modeling basics.
@@ -39,14 +39,13 @@ from zoo.types import Data, ModelEntry, Program, Quantity
 
 NAME = "hudson_lynx_hare-lotka_volterra"
 STEPS = 2  # per year
-# of log d u and log b v: reached only where the rates are far too fast for the grid, which the
-# data exclude
+# of log d u and log b v: reached only at rates far too fast for the grid, which the data exclude
 CEILING = 30.0
 MEANS, SDS = (1.0, 0.05, 1.0, 0.05), (0.5, 0.05, 0.5, 0.05)
 
 
 def make_data(seed: int) -> Data:
-    """Return the pelts of all years, the first one too; real data do not depend on the seed."""
+    """Return the pelts of all years, including the first; real data do not depend on the seed."""
     table = posteriordb.data(NAME)
     y = torch.cat([table["y_init"].unsqueeze(0), table["y"]])  # [year, species]
     return make_card_data(
@@ -72,12 +71,9 @@ def log_populations(
 ) -> Tensor:
     """Return log u and log v at the years, `[year, species]`."""
     a, b, c, d = theta.unbind(-1)
-    shift = torch.stack(
-        [d.log(), b.log()]
-    )  # log d u and log b v: their slopes are a - exp and exp - c, without factors
-    moved: dict[
-        float, tuple[Tensor, Tensor]
-    ] = {}  # the weights of a step are few and come again in every step
+    # log d u and log b v have slopes a - exp and exp - c, without factors
+    shift = torch.stack([d.log(), b.log()])
+    moved: dict[float, tuple[Tensor, Tensor]] = {}  # the few weights recur in every step
 
     def part(w: float) -> tuple[Tensor, Tensor]:
         return moved.get(w) or moved.setdefault(w, (w * a, -w * c))

@@ -1,17 +1,17 @@
 """One compartment with first-order absorption and Michaelis-Menten elimination.
 
-A dose D is taken up into a compartment of volume V and eliminated by a saturable enzyme; the
+A dose D is absorbed into a compartment of volume V and eliminated by a saturable enzyme; the
 concentration C is measured twenty times with multiplicative errors.
 
     dC/dt = exp(-k_a t) D k_a / V - (V_m / V) C / (K_m + C),    C(0) = 0
     k_a, K_m, V_m, sigma ~ HalfCauchy(1)
     C^_n ~ LogNormal(log C(t_n), sigma),                        n = 1..20
 
-Above saturation only V_m matters, below it only V_m / K_m: the data hardly tell them apart. 99.8 %
-of K_m lies between 0.002 and 84 mg/L, and how K_m depends on V_m changes along the way. Small K_m
-makes the first moments stiff, so the Runge-Kutta grid starts with short steps (32 cubically spaced
-to the first measurement, then 4 between two). At the posterior that is within 2e-5 nats of half
-the step; a test checks it.
+Above saturation only V_m matters, below it only V_m / K_m: the data hardly separate them. 99.8 %
+of K_m lies between 0.002 and 84 mg/L, and the dependence of K_m on V_m changes over this range.
+Small K_m makes the initial phase stiff, so the Runge-Kutta grid starts with short steps (32
+cubically spaced to the first measurement, then 4 between two). At the posterior it is within 2e-5
+nats of half the step; a test checks it.
 
 References:
     Margossian and Gillespie (2017), Differential equations based models in Stan, StanCon.
@@ -36,12 +36,12 @@ from zoo.types import Data, ModelEntry, Program, Quantity
 
 NAME = "one_comp_mm_elim_abs-one_comp_mm_elim_abs"
 STEPS, FIRST, POWER = 4, 32, 3.0
-# mg/L; reached only where the equations are far too stiff for the grid, which the data exclude
+# mg/L; reached only if the equations are far too stiff for the grid, which the data exclude
 FLOOR = 1e-10
 
 
 def make_data(seed: int) -> Data:
-    """Return the concentrations with dose and volume; the simulated data do not depend on the seed."""
+    """Return concentrations, dose and volume; the simulated data do not depend on the seed."""
     table = posteriordb.data(NAME)
     times = (float(table["t0"]), *table["times"].tolist())
     return make_card_data(

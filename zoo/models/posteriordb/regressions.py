@@ -1,7 +1,7 @@
 """Linear regression of posteriordb.
 
 Twenty-five posteriors of one form, most of them from Gelman and Hill (2007): a response that is
-linear in a few predictors, with normal errors. A table says what the columns of X are, the rest is
+linear in a few predictors, with normal errors. A table defines the columns of X, the rest is
 common.
 
     beta_j ~ flat,  or Normal(0, 10)              # j = 1..p, column 1 of X is the intercept
@@ -9,8 +9,8 @@ common.
     y_i    ~ Normal((X beta)_i, sigma),           i = 1..n
 
 With flat priors the posterior of beta is a multivariate t. What makes some of them hard for VI is
-neither shape nor size but scale: predictors in raw units (inches, dollars) give coefficients whose
-sds differ by orders of magnitude and that are correlated by up to 0.9999; the sds of the best
+neither shape nor size but scale: predictors in raw units (inches, dollars) give coefficients with
+sds of different orders of magnitude and correlations of up to 0.9999; the sds of the best
 factorized normal are up to 100 times too small.
 
 References:
@@ -80,7 +80,7 @@ Column = Callable[[Table], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """How a response and the columns after the intercept are made from the raw data."""
+    """How the response and the columns after the intercept are computed from the raw data."""
 
     response: Column
     columns: Mapping[str, Column]
@@ -89,7 +89,7 @@ class Design:
 
 
 def raw(name: str) -> Column:
-    """Return the column as it is."""
+    """Return the raw column."""
     return lambda table: table[name]
 
 
@@ -109,7 +109,7 @@ def centered(name: str) -> Column:
 
 
 def standardized(name: str, sds: float) -> Column:
-    """Return the column minus its mean in units of so many sample standard deviations."""
+    """Return the centered column, divided by `sds` sample standard deviations."""
     return lambda table: (table[name] - table[name].mean()) / (sds * table[name].std())
 
 
@@ -238,7 +238,7 @@ def make_data_of(name: str, design: Design) -> Callable[[int], Data]:
 
 def build_of(design: Design) -> Callable[[Data], Program]:
     """Return the `build` of one posterior."""
-    # made inside the program, where the default dtype is the entry's
+    # created inside the program, where the default dtype is the entry's
     sigmas = {
         "flat": flat_positive,
         "half_cauchy": lambda: dist.HalfCauchy(CAUCHY_SCALE),

@@ -1,4 +1,4 @@
-"""Gaussian process, function as sites: the posterior of `gp_regression` in 103 coordinates.
+"""Gaussian process with the function as sites: 103 coordinates of `gp_regression`.
 
 The same sunspots and the same priors, with the whitened function as sites.
 
@@ -9,10 +9,10 @@ The same sunspots and the same priors, with the whitened function as sites.
     f            = L z,   L L' = K, the covariance of `gp_regression`
     y_t          ~ Normal(f_t, noise)
 
-A hundred years determine f well, and z = inv(L) f moves with length and amplitude: what is
-independent in the prior is tightly bound in the posterior, and a guide with independent
-coordinates takes the length scale for known far better than it is. Given the three hyperparameters
-z is normal, so the reference completes exact draws of `gp_regression` with exact draws of z.
+A hundred years determine f well, and z = inv(L) f varies with length and amplitude: sites that are
+independent in the prior are strongly dependent in the posterior, and a guide with independent
+coordinates is overconfident about the length scale. Given the three hyperparameters z is normal,
+so the reference completes exact draws of `gp_regression` with exact draws of z.
 
 References:
     Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, chapter 2.
@@ -56,7 +56,7 @@ def make_data(seed: int) -> Data:
 
 
 def factor(year: Tensor, length: Tensor, amplitude: Tensor) -> Tensor:
-    """Return L, `[*batch, year, year]`; far from the data, where no factor exists, it is NaN."""
+    """Return L, `[*batch, year, year]`; NaN far from the data, where the factorization fails."""
     lower, failed = torch.linalg.cholesky_ex(kernel(year, length, torch.ones_like(amplitude)))
     return torch.where(
         (failed > 0)[..., None, None], torch.nan, amplitude[..., None, None] * lower
@@ -79,7 +79,7 @@ def build(data: Data) -> Program:
 
 
 def function(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return the function in every tenth year, `[*sample, shown]`, sds of the square root of the number."""
+    """Return the function in every tenth year, `[*sample, shown]`, in sds of the root number."""
     lower = factor(data.train["year"], draws["length"], draws["amplitude"])[..., list(SHOWN), :]
     return (lower @ draws["z"].unsqueeze(-1)).squeeze(-1)
 

@@ -1,21 +1,21 @@
 """Gaussian process regression: a hundred years of sunspots, the function integrated out.
 
-The square roots of the yearly sunspot numbers from 1909 to 2008, around their mean and in units of
-their sd, are a smooth function of the year plus noise.
+The square roots of the yearly sunspot numbers from 1909 to 2008, standardized, are a smooth
+function of the year plus noise.
 
-    length       ~ InverseGamma(5, 20)                 # length scale, years: 98 % of it in 1.7..15.6
-    amplitude    ~ HalfNormal(1.5)                     # sd of the function
-    noise        ~ HalfNormal(0.5)                     # sd of the noise
+    length       ~ InverseGamma(5, 20)              # length scale, years: 98 % of it in 1.7..15.6
+    amplitude    ~ HalfNormal(1.5)                  # sd of the function
+    noise        ~ HalfNormal(0.5)                  # sd of the noise
     y            ~ MultivariateNormal(0, K + noise^2 I),
     K_st = amplitude^2 [exp(-(t_s - t_t)^2 / (2 length^2)) + 1e-6 (s = t)]
 
-The prior of the length scale keeps it off 0, where a function is noise, and away from the length
-of the series, where a function is a constant: in both limits the likelihood is flat and the
-posterior would be the prior's tail. Three coordinates are left with a posterior close to normal,
-from which `zoo.truth.rejection` draws exactly. Years are equally spaced, so the covariance looks
-the same read backwards, and sums and differences of the two halves of the series are
-independent: two factors of 50 x 50 instead of one of 100 x 100. `gp_latent` has the function as
-sites.
+The prior of the length scale excludes 0, where the function is noise, and the length of the
+series,
+where the function is a constant: in both limits the likelihood is flat and the posterior would be
+the prior's tail. Three coordinates remain, with a posterior close to normal, from which
+`zoo.truth.rejection` draws exactly. Years are equally spaced, so the covariance is invariant under
+time reversal, and sums and differences of the two halves of the series are independent: two
+factors of 50 x 50 instead of one of 100 x 100. `gp_latent` has the function as sites.
 
 References:
     Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, chapter 2.
@@ -45,7 +45,7 @@ JITTER = 1e-6  # so that `gp_latent` can factor the covariance of the function a
 
 
 def make_data(seed: int) -> Data:
-    """Return the standardized square roots of the sunspot numbers; real data do not depend on the seed."""
+    """Return standardized square roots of the sunspot numbers, independent of the seed."""
     table = read("sunspots")
     rows = table.column("year") >= FIRST
     year = table.column("year")[rows]
@@ -86,7 +86,10 @@ def build(data: Data) -> Program:
 
 
 def _log_density(train: Mapping[str, Tensor], logs: Tensor) -> Tensor:
-    """Return the log joint density at log length, amplitude and noise `[n, 3]`, by sums and differences of the two halves."""
+    """Return the log joint density at log length, amplitude and noise, `[n, 3] -> [n]`.
+
+    It uses sums and differences of the two halves of the series.
+    """
     year, y = train["year"], train["y"]
     half = len(year) // 2
     length, amplitude, noise = logs.exp().unbind(-1)
@@ -117,7 +120,7 @@ def _log_density(train: Mapping[str, Tensor], logs: Tensor) -> Tensor:
 
 @lru_cache(maxsize=2)
 def _exact(year: tuple[float, ...], y: tuple[float, ...]) -> tuple[Small, Integral]:
-    """Return mode, envelope and integral for the data; they are asked for several times."""
+    """Return mode, envelope and integral for the data; cached, since several callers need them."""
     tensors = {
         name: torch.tensor(values, dtype=torch.float64)
         for name, values in (("year", year), ("y", y))

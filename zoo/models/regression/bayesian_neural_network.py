@@ -1,8 +1,8 @@
-"""Bayesian neural network: a smooth curve through a hundred years of the Nile, by twelve hidden units.
+"""Bayesian neural network: a smooth curve through a hundred years of the flow of the Nile.
 
 The yearly flow of the Nile at Aswan, 1871 to 1970. The flow drops around 1898 (`change_point` asks
-for the year of a jump); here a network with one hidden layer draws a curve, and what is judged is
-the curve, not the weights. Year and flow are standardized (divisor n).
+for the year of a jump); here a network with one hidden layer of twelve units fits a curve, and the
+curve is judged, not the weights. Year and flow are standardized (divisor n).
 
     slope_h    ~ Normal(0, 2),                             h = 1..12
     shift_h    ~ Normal(0, 2)
@@ -12,12 +12,12 @@ the curve, not the weights. Year and flow are standardized (divisor n).
     f(t)       = level + sum_h out_h tanh(slope_h t + shift_h)
     flow_i     ~ Normal(f(t_i), sigma),                    i = 1..100
 
-Units have no names: 12! orders and 2^12 signs leave the curve as it is, and the posterior of a
-single weight is a mixture over all of them that no chain and no guide visits. The curve at nine
-years inside the data and two after them, and the noise, do not see which copy they are in. The
-prior of out_h shrinks with the number of units, so that the curve keeps its prior sd, about 1.3,
-as units are added (Neal). A guide of the weights sits in one copy: its curve may be right all the
-same, or the units that it switches off make the curve too certain. 38 parameters.
+Units are exchangeable: 12! permutations and 2^12 sign changes leave the curve unchanged, and the
+posterior of a single weight is a mixture over all of them that no chain and no guide explores. The
+curve at nine years inside the data and two after them, and the noise, do not depend on the copy.
+The prior of out_h shrinks with the number of units, so that the curve keeps its prior sd, about
+1.3, as units are added (Neal). A guide of the weights covers one copy: its curve may still be
+right, or the units that it switches off make the curve overconfident. 38 parameters.
 
 References:
     Neal (1996), Bayesian Learning for Neural Networks, Springer, chapter 2.
@@ -41,19 +41,8 @@ from zoo.types import Data, ModelEntry, Program, Quantity
 
 UNITS = 12
 WIDTH = 2.0  # prior sd of slopes and shifts
-YEARS = (
-    1871,
-    1883,
-    1891,
-    1896,
-    1899,
-    1904,
-    1916,
-    1940,
-    1970,
-    1980,
-    1990,
-)  # dense where the flow drops; two after the data
+# dense where the flow drops; the last two are after the data
+YEARS = (1871, 1883, 1891, 1896, 1899, 1904, 1916, 1940, 1970, 1980, 1990)
 
 
 def make_data(seed: int) -> Data:
@@ -76,7 +65,7 @@ def make_data(seed: int) -> Data:
 
 
 def curve(draws: Mapping[str, Tensor], t: Tensor) -> Tensor:
-    """Return the network at times t `[point]`, in sds of the flow from its mean, `[*sample, point]`."""
+    """Return the curve at times t `[point]` as `[*sample, point]`, in sds from the mean flow."""
     hidden = torch.tanh(
         draws["slope"].unsqueeze(-2) * t.unsqueeze(-1) + draws["shift"].unsqueeze(-2)
     )  # [*sample, point, unit]

@@ -1,28 +1,29 @@
-"""Horseshoe regression, weights integrated out: how sparse is the progress of diabetes in thirty columns?
+"""Horseshoe regression, weights integrated out: diabetes progression on thirty columns.
 
-Ten measurements of 442 patients (Efron et al.), and twenty columns of standard normal numbers that
-know nothing about them. All columns and the response are standardized (divisor n). A few weights
-should be free and the rest near zero:
+Ten measurements of 442 patients (Efron et al.), and twenty columns of standard normal noise. All
+columns and the response are standardized (divisor n). A few weights should be free and the rest
+near zero:
 
-    sigma      ~ HalfNormal(1)                                           # sd of the noise
+    sigma      ~ HalfNormal(1)                          # sd of the noise
     global     ~ HalfCauchy(1)
-    slab       ~ InverseGamma(2, 2)                                      # variance of a free weight
-    local_j    ~ HalfCauchy(1),                              j = 1..30
-    tau        = global sigma 5 / (25 sqrt(442))                         # 5 weights of 30 expected to matter
-    s_j        = (1 / (tau local_j)^2 + 1 / slab)^(-1/2)                 # prior sd of weight j
-    weight_j   ~ Normal(0, s_j)                                          # integrated out
-    intercept  ~ Normal(0, 1)                                            # integrated out
+    slab       ~ InverseGamma(2, 2)                     # variance of a free weight
+    local_j    ~ HalfCauchy(1),               j = 1..30
+    tau        = global sigma 5 / (25 sqrt(442))        # 5 of 30 weights expected to matter
+    s_j        = (1 / (tau local_j)^2 + 1 / slab)^(-1/2)      # prior sd of weight j
+    weight_j   ~ Normal(0, s_j)                         # integrated out
+    intercept  ~ Normal(0, 1)                           # integrated out
     progress_i ~ Normal(intercept + x_i . weight, sigma),    i = 1..442
 
-This is the regularized horseshoe of Piironen and Vehtari: a weight is shrunk to nothing or, where
-the data insist, only by the slab. Given the scales everything is normal, so weights and intercept
-leave exactly, and with them the hyperbola that makes `horseshoe_regression` hard. What is left has
-Cauchy tails in 30 local scales. 33 parameters.
+This is the regularized horseshoe of Piironen and Vehtari: a weight is shrunk towards zero or, if
+the data determine it, only by the slab. Given the scales everything is normal, so weights and
+intercept are integrated out exactly, and with them the hyperbola that makes `horseshoe_regression`
+hard. What remains has Cauchy tails in 30 local scales. 33 parameters.
 
 With X the columns after a column of ones, S = diag(1, s) and A = I + S X'X S / sigma^2 the
 likelihood needs one 31 x 31 factor:
 
-    log p(y) = -n/2 log 2 pi - n log sigma - 1/2 log |A| - (y'y - y'X S inv(A) S X'y / sigma^2) / (2 sigma^2)
+    log p(y) = -n/2 log 2 pi - n log sigma - 1/2 log |A|
+               - (y'y - y'X S inv(A) S X'y / sigma^2) / (2 sigma^2)
 
 Recipe of the noise: Python's Mersenne Twister seeded with the data seed, normal numbers row by
 row.
@@ -50,14 +51,15 @@ from zoo.quantities import log_site
 from zoo.types import Data, ModelEntry, Program, Quantity
 
 NOISE, EXPECTED = 20, 5  # columns of noise; weights expected to matter
-SLAB_SHAPE, SLAB_SCALE = (
-    2.0,
-    2.0,
-)  # a Student-t slab with 4 degrees of freedom and scale 1, in sds of the response
+# a Student-t slab with 4 degrees of freedom and scale 1, in sds of the response
+SLAB_SHAPE, SLAB_SCALE = (2.0, 2.0)
 
 
 def make_data(seed: int) -> Data:
-    """Return a column of ones, ten real and twenty generated columns, and their products; another seed gives other noise."""
+    """Return a column of ones, ten real and twenty generated columns, and their products.
+
+    Another seed gives other noise.
+    """
     table = read("diabetes")
     *names, response = table.columns
     x = standardize(
@@ -78,7 +80,7 @@ def make_data(seed: int) -> Data:
 
 
 def with_intercept(sd: Tensor) -> Tensor:
-    """Put the prior sd of the intercept, 1, before those of the weights, `[*batch, feature] -> [*batch, column]`."""
+    """Prepend the prior sd of the intercept, 1, `[*batch, feature] -> [*batch, column]`."""
     return torch.cat([torch.ones_like(sd[..., :1]), sd], -1)
 
 

@@ -1,7 +1,7 @@
-"""Horseshoe regression: which of thirty columns predict the progress of diabetes, when twenty of them are noise?
+"""Horseshoe regression: which of thirty columns predict diabetes progression?
 
-The model and the data of `horseshoe_marginal`, with weights and intercept as sites, in the
-non-centered form in which the regularized horseshoe is usually run:
+The model and the data of `horseshoe_marginal` (twenty of the columns are noise), with weights and
+intercept as sites, in the usual non-centered form of the regularized horseshoe:
 
     sigma, global, slab, local_j as there
     intercept  ~ Normal(0, 1)
@@ -10,12 +10,12 @@ non-centered form in which the regularized horseshoe is usually run:
     progress_i ~ Normal(intercept + x_i . weight, sigma),    i = 1..442
 
 A weight that the data determine is a product of z_j and its scale: the two lie on a hyperbola with
-long arms, which no normal guide has, and at the bends of which NUTS diverges. A weight that may be
-zero is a spike with broad shoulders. Serum measurements say much the same, so a sparse answer
-takes one or the other of them. 64 parameters.
+long arms, which no normal guide can represent, and at the bends of which NUTS diverges. A weight
+that may be zero has a spike with broad shoulders. Serum measurements are largely redundant, so a
+sparse solution uses one or another of them. 64 parameters.
 
 The reference needs no chains in this form: given the scales the weights are normal, so draws of
-`horseshoe_marginal` are completed by exact ones of intercept and z.
+`horseshoe_marginal` are completed by exact draws of intercept and z.
 
 References:
     Carvalho, Polson and Scott (2010), The horseshoe estimator for sparse signals, Biometrika

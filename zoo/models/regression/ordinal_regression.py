@@ -1,18 +1,18 @@
-"""Ordinal regression: where 944 American voters of 1996 place themselves between the two parties.
+"""Ordinal regression: where 944 American voters of 1996 place themselves between two parties.
 
-Party identification has seven ordered answers, from strong Democrat to strong Republican. Own
-ideology, age, education and income predict it. Columns are standardized (divisor n).
+Party identification has seven ordered answers, from strong Democrat to strong Republican. The
+predictors are the voter's own ideology, age, education and income, standardized (divisor n).
 
-    share        ~ Dirichlet(1, ..., 1)                                 # of the seven answers, for the average person
+    share        ~ Dirichlet(1, ..., 1)                      # of the answers, average person
     cut_k        = logit(share_1 + ... + share_k),           k = 1..6
     weight_j     ~ Normal(0, 1),                             j = 1..4
     answer_i     ~ OrderedLogistic(x_i . weight, cut),       i = 1..944
 
-Cut points need an order and a proper prior. Here both come from the shares that the cut points
-imply for a person at zero: flat over the simplex, which as a density of the cut points is the
-induced Dirichlet prior. The shares are sites, the cut points quantities. With 944 rows the
-posterior is close to normal in the unconstrained coordinates, cut points next to each other are
-strongly correlated (up to 0.9), which a guide with independent coordinates cannot have.
+Cut points need an order and a proper prior. Both come from the shares that the cut points imply
+for a person at zero: flat over the simplex, which as a density of the cut points is the induced
+Dirichlet prior. The shares are sites, the cut points quantities. With 944 rows the posterior is
+close to normal in the unconstrained coordinates; adjacent cut points are strongly correlated (up
+to 0.9), which a guide with independent coordinates cannot represent.
 
 References:
     McCullagh (1980), Regression models for ordinal data, JRSS B 42(2), 109-142.
@@ -50,11 +50,9 @@ def make_data(seed: int) -> Data:
 
 
 def cut_points(share: Tensor) -> Tensor:
-    """Return the logits of the cumulated shares, `[*batch, 7] -> [*batch, 6]`."""
+    """Return the logits of the cumulative shares, `[*batch, 7] -> [*batch, 6]`."""
     below, above = share.cumsum(-1)[..., :-1], share.flip(-1).cumsum(-1).flip(-1)[..., 1:]
-    return (
-        below.log() - above.log()
-    )  # 1 - below would lose its digits where the last shares are small
+    return below.log() - above.log()  # 1 - below would lose digits for small last shares
 
 
 def build(data: Data) -> Program:

@@ -1,19 +1,20 @@
-"""Robust regression: the stack loss of a chemical plant, with Student-t errors of unknown degrees of freedom.
+"""Robust regression: the stack loss of a chemical plant, with Student-t errors.
 
 Twenty-one days of a plant that oxidizes ammonia to nitric acid. Air flow, the temperature of the
 cooling water and the concentration of the acid predict how much ammonia is lost. Four of the days
-(1, 3, 4 and 21) are outliers by every robust method that was tried on this table. Predictors are
-standardized (divisor n); losses stay in their unit, ten times the percentage of ammonia.
+(1, 3, 4 and 21) are outliers by every robust method that has been tried on this table. Predictors
+are standardized (divisor n); losses keep their unit, ten times the percentage of ammonia.
 
     intercept    ~ Normal(17.5, 10)
     weight_j     ~ Normal(0, 10),                             j = 1..3
     scale        ~ HalfNormal(10)
-    freedom      ~ Gamma(2, 0.1)                                            # degrees of freedom
+    freedom      ~ Gamma(2, 0.1)                              # degrees of freedom
     loss_i       ~ StudentT(freedom, intercept + x_i . weight, scale),      i = 1..21
 
-With few rows the degrees of freedom are hardly known: 90 % of the posterior lies in 3.6..49,
-outliers or a larger scale. Log scale and log freedom correlate (0.43), the weights of air flow and
-temperature too (-0.74), and under heavy tails the likelihood of a weight is not log-concave.
+With few rows the degrees of freedom are hardly determined: 90 % of the posterior lies in 3.6..49,
+since the data allow outliers or a larger scale. Log scale and log freedom are correlated (0.43),
+and so are the weights of air flow and temperature (-0.74); under heavy tails the likelihood of a
+weight is not log-concave.
 
 References:
     Brownlee (1965), Statistical Theory and Methodology in Science and Engineering, 2nd ed.,

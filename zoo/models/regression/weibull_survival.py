@@ -1,19 +1,19 @@
-"""Weibull survival: how long strikes last, with the long ones cut off after eighty days.
+"""Weibull survival: how long strikes last, with right-censoring after eighty days.
 
-Sixty-two strikes in US manufacturing that began in June lasted 1 to 216 days. To make it a study
-with an end, a strike is watched for eighty days only: twelve are known to have lasted longer, and
-no more. Does unexpectedly high industrial production shorten a strike?
+Sixty-two strikes in US manufacturing that began in June lasted 1 to 216 days. To mimic a study
+with an end, each strike is observed for eighty days only: twelve are known only to have lasted
+longer. Does unexpectedly high industrial production shorten a strike?
 
-    level        ~ Normal(3.5, 1.5)                           # log days
-    slope        ~ Normal(0, 1)                               # log days per sd of unanticipated production
-    shape        ~ LogNormal(0, 0.5)                          # above 1: the longer a strike, the sooner it ends
+    level        ~ Normal(3.5, 1.5)          # log days
+    slope        ~ Normal(0, 1)              # log days per sd of unanticipated production
+    shape        ~ LogNormal(0, 0.5)         # above 1 the hazard of ending rises with time
     log_scale_i  = level + slope production_i
     days_i       ~ min(Weibull(exp log_scale_i, shape), 80),  i = 1..62
 
-A strike that ended counts with its density, one that did not with its probability to last exp(-(80
-/ scale)^shape). With three well-determined coordinates the posterior is close to normal; the entry
-is here for its likelihood, which has to mix densities and probabilities. Evidence and moments are
-integrals of three dimensions, computed by a test.
+A strike that ended contributes its density, a censored one its survival probability
+exp(-(80 / scale)^shape). With three well-determined coordinates the posterior is close to normal;
+the entry is here for its likelihood, which mixes densities and probabilities. Evidence and moments
+are three-dimensional integrals, computed by a test.
 
 References:
     Kennan (1985), The duration of contract strikes in US manufacturing, Journal of Econometrics
@@ -36,7 +36,7 @@ LIMIT = 80.0  # days
 
 
 def make_data(seed: int) -> Data:
-    """Return the strikes, cut at the limit; real data do not depend on the seed."""
+    """Return the strikes, censored at the limit; real data do not depend on the seed."""
     table = read("strikes")
     return Data(
         train={

@@ -1,1 +1,1 @@
-"""Series in time: change points, volatility."""
+"""Time series: change points, volatility."""

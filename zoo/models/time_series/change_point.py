@@ -1,23 +1,23 @@
-"""Change point: in which year did the flow of the Nile fall? The year is summed out; everything is known exactly.
+"""Change point: the year in which the flow of the Nile fell, summed out, with an exact posterior.
 
 The annual flow at Aswan was measured from 1871 to 1970. It fell near 1898. Flows are in units of
 10^10 cubic meters.
 
-    change       ~ uniform on 1..99                                         # last year of the first regime, summed out
-    noise_variance ~ InverseGamma(3, 4)                               # prior mean 2
+    change       ~ uniform on 1..99              # last year of the first regime, summed out
+    noise_variance ~ InverseGamma(3, 4)          # prior mean 2
     level_k      ~ Normal(9, 2 sqrt(noise_variance)),   k = before, after
-    flow_t       ~ Normal(level_{t <= change ? before : after}, sqrt(noise_variance)),   t = 1..100
+    flow_t       ~ Normal(level_{t <= change ? before : after}, sqrt(noise_variance)),
+                                                 t = 1..100
 
 Given the change the model is normal-inverse-gamma: with n_k flows of sum s_k in regime k the
-precision of a level is 1/4 + n_k, and the posterior of everything is a mixture of 99 closed forms
-with the weights
+precision of a level is 1/4 + n_k, and the joint posterior is a mixture of 99 closed forms with the
+weights
 
     P(change | flow) ~ prod_k (1 + 4 n_k)^(-1/2) b^(-a),   a = 3 + 50,
     b = 4 + 1/2 [sum flow^2 + 2 * 81/4 - sum_k (s_k + 9/4)^2 / (1/4 + n_k)].
 
-What is left to a guide are three continuous coordinates in which the posterior is nearly normal,
-although the density is a mixture of 99: every family should agree. All 99 terms come from one
-cumulative sum.
+A guide sees three continuous coordinates in which the posterior is nearly normal, although the
+density is a mixture of 99: every family should agree. All 99 terms come from one cumulative sum.
 
 References:
     Cobb (1978), The problem of the Nile: conditional solution to a changepoint problem, Biometrika
@@ -43,10 +43,8 @@ from zoo.types import Analytic, Data, ModelEntry, Moments, Program, Quantity
 
 UNIT = 100.0  # 10^10 cubic meters, in the 10^8 of the table
 PRIOR_SHAPE, PRIOR_RATE = 3.0, 4.0  # of the noise variance
-LEVEL, LEVEL_VARIANCE = (
-    9.0,
-    4.0,
-)  # prior mean of a level; its variance in units of the noise variance
+# prior mean of a level; its variance in units of the noise variance
+LEVEL, LEVEL_VARIANCE = (9.0, 4.0)
 YEARS = (1896, 1897, 1898, 1899)  # last years of the first regime whose log odds are compared
 
 
@@ -80,7 +78,7 @@ def build(data: Data) -> Program:
 
 
 class _Posterior(NamedTuple):
-    """The closed forms, one per change point `[change]`."""
+    """The closed-form posterior given each change point, `[change]`."""
 
     log_joint: Tensor  # log p(change, flow), nats
     mean: Tensor  # [change, regime]
@@ -116,7 +114,7 @@ def _posterior(flow: Tensor) -> _Posterior:
 
 
 def log_odds(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return log P(change = year | draw) - log P(any other year | draw), `[*sample, year]`, nats."""
+    """Return the log odds that the change was in a year, given a draw, `[*sample, year]`, nats."""
     flow = data.train["flow"]
     joint = LevelShift(draws["level"], draws["noise_variance"].sqrt(), len(flow)).joint(
         flow
@@ -131,7 +129,7 @@ def log_noise_scale(draws: Mapping[str, Tensor], data: Data) -> Tensor:
 
 
 def analytic(data: Data) -> Analytic:
-    """Return the mixture of closed forms: exact draws, exact moments and the log evidence in nats."""
+    """Return the mixture of closed forms: exact draws, moments, and log evidence in nats."""
     p = _posterior(data.train["flow"])
     weight = p.log_joint.softmax(0)
 

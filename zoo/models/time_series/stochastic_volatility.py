@@ -1,25 +1,25 @@
-"""Stochastic volatility: how variable was the growth of the US economy from quarter to quarter?
+"""Stochastic volatility: the quarterly variability of the growth of the US economy.
 
 The quarterly growth of real gross domestic product, 1959 to 2009, in percent. Its variability fell
-in the mid 1980s (the Great Moderation) and rose again in 2008. Growth is taken around its sample
-mean (0.78 %).
+in the mid 1980s (the Great Moderation) and rose again in 2008. The sample mean (0.78 %) is
+subtracted.
 
-    persistence ~ Beta(20, 1.5)                        # phi = 2 persistence - 1, as in Kim, Shephard and Chib
-    volatility  ~ HalfNormal(0.5)                      # sd of a step of the log variance
+    persistence ~ Beta(20, 1.5)               # phi = 2 persistence - 1 (Kim, Shephard and Chib)
+    volatility  ~ HalfNormal(0.5)             # sd of a step of the log variance
     z_t         ~ Normal(0, 1),                        t = 1..202
     d_1         = volatility z_1 / sqrt(1 - phi^2)
     d_t         = phi d_{t-1} + volatility z_t         # log variance around its level
-    average     ~ Normal(-0.5 + mean(d), 1)            # so that level = average - mean(d) ~ Normal(-0.5, 1)
+    average     ~ Normal(-0.5 + mean(d), 1)   # level = average - mean(d) ~ Normal(-0.5, 1)
     h_t         = level + d_t
     growth_t    ~ Normal(0, exp(h_t / 2))
 
-This form standardizes the steps and samples the average of h where others sample its level: data
-know the average to 0.1, and the level, with phi near 1, hardly at all (with the level as a latent
-32 of 2,000 draws of NUTS diverged, in this form one). A single growth says next to nothing about
-its own variance (log squares have sd 2.2), so the posterior of z_t is close to its prior, but phi
-and volatility are known from all steps together and badly: volatility has a long tail towards 0
-and phi towards 1. The recursion is eight doublings of its reach instead of a loop of 202 steps.
-205 parameters.
+This form standardizes the steps and samples the average of h where others sample its level: the
+data determine the average to 0.1, and the level, with phi near 1, hardly at all (with the level as
+a latent 32 of 2,000 draws of NUTS diverged, in this form one). A single growth says almost nothing
+about its own variance (log squares have sd 2.2), so the posterior of z_t is close to its prior.
+The steps together determine phi and volatility, but poorly: volatility has a long tail towards 0
+and phi towards 1. The recursion is computed by eight doublings instead of a loop of 202 steps. 205
+parameters.
 
 References:
     Kim, Shephard and Chib (1998), Stochastic volatility: likelihood inference and comparison with
@@ -40,7 +40,7 @@ from zoo.datasets import read
 from zoo.quantities import log_site
 from zoo.types import Data, ModelEntry, Program, Quantity
 
-SHOWN = range(0, 202, 8)  # every second year: neighbors are nearly the same
+SHOWN = range(0, 202, 8)  # every second year: neighbors are nearly equal
 
 
 def make_data(seed: int) -> Data:
@@ -59,13 +59,13 @@ def make_data(seed: int) -> Data:
 
 
 def deviations(persistence: Tensor, volatility: Tensor, z: Tensor) -> Tensor:
-    """Return d_t = phi d_{t-1} + volatility z_t from its stationary law, the log variances around their level, `[*batch, quarter]`.
+    """Return the stationary d_t = phi d_{t-1} + volatility z_t, `[*batch, quarter]`.
 
-    d is a sum over powers of phi; after k doublings d_t holds the terms of its last 2^k steps
-    (Hillis and Steele's scan).
+    d is the deviation of the log variances from their level, a sum over powers of phi; after k
+    doublings d_t holds the terms of its last 2^k steps (Hillis and Steele's scan).
     """
     phi = (2 * persistence - 1).unsqueeze(-1)
-    # 1 - phi^2 = 4 p (1 - p) keeps its digits where phi is close to 1
+    # 1 - phi^2 = 4 p (1 - p) keeps its digits for phi close to 1
     first = (4 * persistence * (1 - persistence)).rsqrt().unsqueeze(-1)
     n = z.shape[-1]
     d = volatility.unsqueeze(-1) * z * torch.where(torch.arange(n) == 0, first, 1.0)
@@ -108,7 +108,7 @@ def persistence_log_odds(draws: Mapping[str, Tensor], data: Data) -> Tensor:
 
 
 def log_scale(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return h / 2, the log standard deviation of growth, in every second year, `[*sample, shown]`."""
+    """Return h / 2, the log sd of growth, in every second year, `[*sample, shown]`."""
     return (level(draws, data).unsqueeze(-1) + _deviations(draws))[..., list(SHOWN)] / 2
 
 

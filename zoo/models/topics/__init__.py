@@ -1,4 +1,4 @@
-"""Topic models: latent Dirichlet allocation, and entries of a corpus of one's own.
+"""Topic models: latent Dirichlet allocation, and entries from the user's own corpus.
 
 from zoo.models.topics import corpus, corpus_from_texts, topic_entry
 """
@@ -16,7 +16,7 @@ __all__ = ["corpus", "corpus_from_texts", "topic_entry"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the corpus tools on first use; listing entries stays cheap."""
+    """Import the corpus tools on first use, so that listing entries stays cheap."""
     if name not in __all__:
         raise AttributeError(f"module 'zoo.models.topics' has no attribute {name!r}")
     from zoo.models.topics import _corpus

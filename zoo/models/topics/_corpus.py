@@ -1,4 +1,4 @@
-"""Corpora for topic models: from a matrix of counts or from texts, with what is wrong said in one sentence.
+"""Corpora for topic models, from a matrix of counts or from texts.
 
     from zoo.models.topics import corpus_from_texts, topic_entry
 
@@ -6,7 +6,7 @@
     ENTRY = topic_entry(data, name="letters", topics=8)
 
 In a file `letters.py` these lines make `zoo compare letters.py --guides all` work; `zoo check
-letters.py` holds it to the contract.
+letters.py` checks it against the contract.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from zoo.types import Data, ModelEntry, Program, Quantity
 
 __all__ = ["corpus", "corpus_from_texts", "features", "topic_entry", "topic_quantities"]
 
-LARGEST = 50_000_000  # counts held densely
+LARGEST = 50_000_000  # entries of a dense matrix
 Array = np.ndarray[Any, Any]
 
 
@@ -50,15 +50,15 @@ def corpus(
     Args:
         counts: word counts `[document, word]`: a scipy sparse matrix, an array or a tensor of
             whole numbers.
-        vocabulary: the words, one per column; numbers by default.
+        vocabulary: the words, one per column; default their indices.
         source: where the corpus comes from.
         licence: its terms.
-        coords: further coordinates, e.g. `image_row` and `image_column` where the words are the
+        coords: further coordinates, e.g. `image_row` and `image_column` if the words are the
             pixels of an image.
 
     Raises:
-        DataError: no matrix, too large, negative or broken counts, documents without words, or a
-            vocabulary of another length.
+        DataError: not a matrix, too large, negative or fractional counts, documents without words,
+            or a vocabulary of another length.
     """
     matrix = _dense(counts)
     documents, words = matrix.shape
@@ -93,7 +93,7 @@ def corpus(
 
 
 def _dense(counts: Any) -> Array:
-    """Return counts as a dense matrix after checking them."""
+    """Check counts and return them as a dense matrix."""
     shape = tuple(getattr(counts, "shape", ()))
     if len(shape) != 2 or 0 in shape:
         raise DataError(
@@ -130,11 +130,11 @@ def corpus_from_texts(
     Args:
         texts: strings, or paths of text files in UTF-8.
         licence: the terms of the texts.
-        **options: of `CountVectorizer`, such as `min_df=5`, `stop_words="english"`.
+        **options: options of `CountVectorizer`, such as `min_df=5`, `stop_words="english"`.
 
     Raises:
-        DataError: a file that cannot be read, no words left, or documents without any of the words
-            that are left.
+        DataError: a file that cannot be read, no words left, or documents without any of the
+            remaining words.
         UsageError: an option that `CountVectorizer` does not have.
     """
     from sklearn.feature_extraction.text import CountVectorizer
@@ -143,7 +143,7 @@ def corpus_from_texts(
         vectorizer = CountVectorizer(**options)
     except TypeError as error:
         raise UsageError(
-            f"CountVectorizer refuses these options: {error}; see its documentation in"
+            f"CountVectorizer rejects these options: {error}; see its documentation in"
             " scikit-learn."
         ) from error
     contents = []
@@ -154,7 +154,7 @@ def corpus_from_texts(
             )
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
-                f"{text} cannot be read as UTF-8 text ({type(error).__name__}); mend or leave out"
+                f"{text} cannot be read as UTF-8 text ({type(error).__name__}); fix or omit"
                 " that file."
             ) from error
     try:
@@ -171,7 +171,7 @@ def corpus_from_texts(
 
 
 def topic_quantities(documents: Sequence[int], words: Sequence[int]) -> dict[str, Quantity]:
-    """Return label-safe quantities on a few documents and words, for corpora too large to compare everything."""
+    """Return label-safe quantities on a few documents and words, for large corpora."""
     return {
         "word_share": Quantity(
             fn=word_share(documents, words),
@@ -192,7 +192,10 @@ def topic_quantities(documents: Sequence[int], words: Sequence[int]) -> dict[str
 
 
 def features(tensors: Mapping[str, Any]) -> Tensor:
-    """Return what an encoder sees of each document: square roots of word shares, and the log of its length, `[document, word + 1]`."""
+    """Return the encoder input of each document, `[document, word + 1]`.
+
+    It consists of the square roots of word shares and of the log length.
+    """
     counts: Tensor = tensors["counts"]
     total = counts.sum(-1, keepdim=True)
     return torch.cat([(counts / total).sqrt(), total.log()], -1)
@@ -212,12 +215,12 @@ def topic_entry(
 
     Args:
         data: the corpus.
-        name: of the entry, `[a-z][a-z0-9_]*`.
+        name: name of the entry, `[a-z][a-z0-9_]*`.
         topics: K, also an option of the entry, as in `letters.py[K=20]`.
         alpha: concentration of the mixtures; an option too.
         beta: concentration of the topics; an option too.
         title: one line for tables.
-        minibatch: documents per step of guides that are trained by steps.
+        minibatch: documents per step of iteratively trained guides.
 
     Raises:
         UsageError: fewer than two topics, or a concentration that is not positive.

@@ -2,14 +2,14 @@
 
     topic_k    ~ Dirichlet(beta, ..., beta),          k = 1..K        # over V words
     mixture_d  ~ Dirichlet(alpha, ..., alpha),        d = 1..D        # over K topics
-    word_dn    ~ Categorical(sum_k mixture_dk topic_k)                # the topic of each token summed out
+    word_dn    ~ Categorical(sum_k mixture_dk topic_k)   # the topic of each token summed out
 
 Topics have no names: any permutation of them is the same posterior. Raw sites are therefore never
-compared, only
+compared, only these probabilities:
 
-    word_share_dv     = sum_k mixture_dk topic_kv        chance of word v as the next token of document d
-    topic_sharing_de  = sum_k mixture_dk mixture_ek      chance that two tokens of documents d and e share a topic
-    co_occurrence_vw  = (1/K) sum_k topic_kv topic_kw    chance that two tokens of one topic, picked at random, are v and w
+    word_share_dv     = sum_k mixture_dk topic_kv        the next token of document d is word v
+    topic_sharing_de  = sum_k mixture_dk mixture_ek      tokens of documents d and e share a topic
+    co_occurrence_vw  = (1/K) sum_k topic_kv topic_kw    two tokens of a random topic are v and w
 
 Source: Blei, Ng and Jordan (2003), Latent Dirichlet allocation, Journal of Machine Learning
 Research 3, 993-1022.
@@ -48,12 +48,12 @@ __all__ = [
 ]
 
 
-# Topics are an event, not a plate: the plate of minibatches is known by its size, and K may equal
+# Topics are an event, not a plate: the minibatch plate is recognized by its size, and K may equal
 # the number of documents.
 
 
 def check_settings(name: str, *, topics: int, alpha: float, beta: float) -> None:
-    """Refuse a number of topics or a concentration that makes no model.
+    """Reject a number of topics or a concentration without a valid model.
 
     Raises:
         UsageError: fewer than 2 topics, or a concentration that is not positive.
@@ -68,7 +68,10 @@ def check_settings(name: str, *, topics: int, alpha: float, beta: float) -> None
 def counts_program(
     *, documents: int, vocabulary: int, topics: int, alpha: float, beta: float
 ) -> Program:
-    """Return the program on word counts `[document, word]` with the topic of each token summed out; `index` holds a minibatch."""
+    """Return the program on word counts `[document, word]`, with the topics of tokens summed out.
+
+    `index` selects a minibatch of documents.
+    """
 
     def program(totals: Tensor, counts: Tensor | None = None, index: Tensor | None = None) -> None:
         topic = pyro.sample(
@@ -95,7 +98,10 @@ def tokens_program(
     beta: float,
     enumerated: bool,
 ) -> Program:
-    """Return the program on tokens `[document, token]`, the topic of each token summed by hand or enumerated by Pyro."""
+    """Return the program on tokens `[document, token]`.
+
+    The topic of each token is summed out by hand, or enumerated by Pyro.
+    """
 
     def program(words: Tensor | None = None, index: Tensor | None = None) -> None:
         topic = pyro.sample(
@@ -137,7 +143,15 @@ def counts_of(tensors: Mapping[str, Any], vocabulary: int) -> Tensor:
 def word_share(
     documents: Sequence[int] | None = None, words: Sequence[int] | None = None
 ) -> QuantityFunction:
-    """Return the chance of each word as the next token of each document, `[*sample, document, word]`, all or those given."""
+    """Return the probability of each word as the next token of each document.
+
+    Args:
+        documents: which documents, default all.
+        words: which words, default all.
+
+    Returns:
+        A function with values `[*sample, document, word]`.
+    """
 
     def fn(draws: Mapping[str, Tensor], data: Data) -> Tensor:
         mixture = (
@@ -150,7 +164,7 @@ def word_share(
 
 
 def topic_sharing(pairs: Sequence[tuple[int, int]]) -> QuantityFunction:
-    """Return the chance that a token of each of two documents has the same topic, `[*sample, pair]`."""
+    """Return the probability that tokens of two documents share a topic, `[*sample, pair]`."""
     left, right = [d for d, _ in pairs], [e for _, e in pairs]
 
     def fn(draws: Mapping[str, Tensor], data: Data) -> Tensor:
@@ -160,7 +174,7 @@ def topic_sharing(pairs: Sequence[tuple[int, int]]) -> QuantityFunction:
 
 
 def co_occurrence(pairs: Sequence[tuple[int, int]]) -> QuantityFunction:
-    """Return the chance that two tokens of one topic, picked at random, are the two words of a pair, `[*sample, pair]`."""
+    """Return the probability that two tokens of a random topic are a pair of words."""
     left, right = [v for v, _ in pairs], [w for _, w in pairs]
 
     def fn(draws: Mapping[str, Tensor], data: Data) -> Tensor:
@@ -173,7 +187,10 @@ def co_occurrence(pairs: Sequence[tuple[int, int]]) -> QuantityFunction:
 
 
 class Alignment(NamedTuple):
-    """Topics of every draw in the order of a pivot, `[draw, topic, word]`, the order, and the mean distance of each draw."""
+    """Topics of every draw in the order of a pivot, `[draw, topic, word]`.
+
+    With the order, and the mean distance of each draw from the pivot.
+    """
 
     topics: Tensor
     order: Tensor  # [draw, topic]
@@ -181,18 +198,22 @@ class Alignment(NamedTuple):
 
 
 def hellinger(a: Tensor, b: Tensor) -> Tensor:
-    r"""Return Hellinger distances between rows, `[*batch, k, word], [*batch, l, word] -> [*batch, k, l]`.
+    r"""Return Hellinger distances between rows of two batches, `[*batch, k, l]`.
 
-    \\[ H(p, q) = \\sqrt{1 - \\sum_v \\sqrt{p_v q_v}} \\]
+    The rows are `[*batch, k, word]` and `[*batch, l, word]`.
+
+    \[ H(p, q) = \sqrt{1 - \sum_v \sqrt{p_v q_v}} \]
     """
     return (1 - a.sqrt() @ b.sqrt().transpose(-1, -2)).clamp(min=0).sqrt()
 
 
 def match(found: Tensor, wanted: Tensor, distance: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return for each wanted topic `[topic, word]` the number of the found one matched to it, and their distances.
+    """Match found topics to wanted ones, both `[topic, word]`, by minimal total distance.
 
-    The matching has the smallest total distance, Hellinger's by default (the Hungarian method of
-    scipy).
+    The distance is Hellinger's by default; the matching is scipy's Hungarian method.
+
+    Returns:
+        For each wanted topic the index of the matched found topic, and their distances.
     """
     cost = hellinger(wanted, found) if distance is None else distance  # [wanted, found]
     rows, columns = linear_sum_assignment(cost.numpy())
@@ -201,10 +222,12 @@ def match(found: Tensor, wanted: Tensor, distance: Tensor | None = None) -> tupl
 
 
 def align(topics: Tensor, pivot: Tensor | None = None) -> Alignment:
-    """Put the topics of every draw `[draw, topic, word]` into the order of a pivot `[topic, word]`, the last draw by default.
+    """Permute the topics of every draw `[draw, topic, word]` into the order of a pivot.
 
-    A large cost says that a draw has no good match: the topics of different draws are then
-    different things, and an average over the aligned draws would be a picture of nothing.
+    The pivot `[topic, word]` is the last draw by default. A large cost says that a draw has no
+    good
+    match: the topics of different draws then differ, and an average over the aligned draws is
+    meaningless.
     """
     pivot = topics[-1] if pivot is None else pivot
     distances = hellinger(pivot.expand_as(topics), topics)  # [draw, pivot topic, topic]

@@ -1,17 +1,17 @@
-"""Bars: a thousand generated documents on a 5 x 5 grid of words whose ten topics are the rows and columns of the grid.
+"""Bars: a thousand generated documents whose ten topics are the rows and columns of a grid.
 
-The classic test of a topic model: the topics that made the documents are known, and can be looked
-at.
+The classic test of a topic model: the topics that generated the documents are known, and can be
+displayed on the 5 x 5 grid of words.
 
-    topic_k     ~ Dirichlet(0.5, ..., 0.5),            k = 1..10           # over 25 words
-    mixture_d   ~ Dirichlet(1, ..., 1),                d = 1..1000         # over 10 topics
-    word_dn     ~ Categorical(mixture_d topic),        n = 1..100          # the topic of each token summed out
+    topic_k     ~ Dirichlet(0.5, ..., 0.5),      k = 1..10      # over 25 words
+    mixture_d   ~ Dirichlet(1, ..., 1),          d = 1..1000    # over 10 topics
+    word_dn     ~ Categorical(mixture_d topic),  n = 1..100     # topics of tokens summed out
 
 Recipe of the data: uniform numbers u in (0, 1) from Python's Mersenne Twister seeded with the data
 seed, (52 random bits + 0.5) / 2^52. For each document in turn: -log u for every topic, divided by
 their sum, is its mixture (a Dirichlet(1) draw); then for each token one u picks the topic by the
-cumulative mixture, and the next one a cell of that bar, each with equal chance. Topics 1 to `side`
-are rows, the others columns. So alpha = 1 is the true one; beta = 0.5 is the model's.
+cumulative mixture, and the next one a cell of that bar, each with equal probability. Topics 1 to
+`side` are rows, the others columns. So alpha = 1 is the true one; beta = 0.5 is the model's.
 
 `lda_small` has 8 documents of 40 words from two overlapping topics over 6 words, 18 parameters:
 small enough for gated NUTS.
@@ -53,19 +53,17 @@ def bars(side: int) -> Tensor:
 
 
 def generate(topics: Tensor, documents: int, tokens: int, seed: int) -> Tensor:
-    """Return word counts `[document, word]` by the recipe in the module's text."""
+    """Return word counts `[document, word]` by the recipe in the module docstring."""
     stream = random.Random(seed)
 
     def uniform() -> float:
-        # Python promises the Mersenne Twister's stream for good; torch and numpy may change theirs
-        # between versions.
+        # Python guarantees the Mersenne Twister's stream; those of torch and numpy may change.
         return (stream.getrandbits(52) + 0.5) / 2**52
 
     cumulative = [list(accumulate(row)) for row in topics.tolist()]
     number, words = topics.shape
-    counts = [
-        [0] * words for _ in range(documents)
-    ]  # a list: adding one to an element of a tensor takes ten times as long
+    # a list: incrementing an element of a tensor takes ten times as long
+    counts = [[0] * words for _ in range(documents)]
     for row in counts:
         mixture = list(accumulate(-math.log(uniform()) for _ in range(number)))
         for _ in range(tokens):
@@ -109,7 +107,7 @@ def make_small(seed: int, K: int, alpha: float, beta: float) -> Data:
 
 
 def build(data: Data, K: int, alpha: float, beta: float, **options: int) -> Program:
-    """Return the program; `index` holds the documents of a minibatch, whose rows `totals` and `counts` then are."""
+    """Return the program; with `index`, `totals` and `counts` hold a minibatch of documents."""
     documents, words = data.train["counts"].shape
     return counts_program(documents=documents, vocabulary=words, topics=K, alpha=alpha, beta=beta)
 

@@ -1,17 +1,17 @@
-"""Digits as documents: 1,797 handwritten digits whose pixels are words and whose ink is the number of tokens.
+"""Digits as documents: topics of 1,797 handwritten digits, with pixels as words.
 
-Each 8 x 8 image is a bag of words: pixel v with gray value c (0 to 16) is word v written c times,
-about 312 tokens an image. A topic is then a distribution over pixels that can be looked at: a
-stroke, or a shape several digits share.
+Each 8 x 8 image is a bag of words: pixel v with gray value c (0 to 16) is word v repeated c times,
+about 312 tokens per image. A topic is then a distribution over pixels that can be displayed: a
+stroke, or a shape that several digits share.
 
-    topic_k     ~ Dirichlet(0.5, ..., 0.5),            k = 1..K            # over 64 pixels, K = 10
-    mixture_d   ~ Dirichlet(0.5, ..., 0.5),            d = 1..1797         # over K topics
-    word_dn     ~ Categorical(mixture_d topic),        n = 1..total_d      # the topic of each token summed out
+    topic_k     ~ Dirichlet(0.5, ..., 0.5),      k = 1..K         # over 64 pixels, K = 10
+    mixture_d   ~ Dirichlet(0.5, ..., 0.5),      d = 1..1797      # over K topics
+    word_dn     ~ Categorical(mixture_d topic),  n = 1..total_d   # topics of tokens summed out
 
 Real, complete and in scikit-learn: a corpus of 561,718 tokens on which libraries can be compared
-without a download. The model is wrong in an instructive way (gray values of neighbors go together,
-tokens are not independent), so that held-out scores measure methods, not truth. Local optima
-abound: ten digits are not the best ten topics.
+without a download. The model is misspecified in an instructive way (gray values of neighbors are
+correlated, tokens are not independent), so that held-out scores measure methods, not truth. There
+are many local optima: ten digits are not the best ten topics.
 
 References:
     Blei, Ng and Jordan (2003), Latent Dirichlet allocation, JMLR 3, 993-1022.
@@ -55,7 +55,7 @@ def make_data(seed: int, documents: int, K: int, alpha: float, beta: float) -> D
 
 
 def build(data: Data, documents: int, K: int, alpha: float, beta: float) -> Program:
-    """Return the program; `index` holds the images of a minibatch, whose rows `totals` and `counts` then are."""
+    """Return the program; with `index`, `totals` and `counts` hold a minibatch of images."""
     size = len(data.train["counts"])
     return counts_program(documents=size, vocabulary=PIXELS, topics=K, alpha=alpha, beta=beta)
 

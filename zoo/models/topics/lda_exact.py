@@ -1,20 +1,20 @@
-"""Topics, exactly: three documents of six words, so small that every assignment of words to topics can be summed.
+"""Topics, exactly: three documents of six words, with all assignments of topics summed.
 
 The corpus is Steyvers and Griffiths' "bank" (of a river, or for money): one document about money,
 one about a river, one about both.
 
-    topic_k     ~ Dirichlet(beta, ..., beta),                k = 1..K        # over 5 words
-    mixture_d   ~ Dirichlet(alpha, ..., alpha),              d = 1..3        # over K topics
-    z_dn        ~ Categorical(mixture_d),                    n = 1..6        # topic of a token, summed out
+    topic_k     ~ Dirichlet(beta, ..., beta),       k = 1..K     # over 5 words
+    mixture_d   ~ Dirichlet(alpha, ..., alpha),     d = 1..3     # over K topics
+    z_dn        ~ Categorical(mixture_d),           n = 1..6     # topic of a token, summed out
     word_dn     ~ Categorical(topic_{z_dn})
 
 Given the assignments z everything is conjugate, and there are K^18 of them: 262,144 for K = 2, 387
 million for K = 3, which `zoo.truth.lda_enumeration` sums through tables of counts. So the
-evidence, the chance that two tokens share a topic, and independent posterior draws (assignments
-first, then Dirichlets) are exact for the kind of model whose posterior is otherwise unknown. It is
-hard for a guide all the same: eighteen tokens leave the topics wide open, the K! labelings
-overlap, and a normal approximation sits on one of them or between them. Labels are free, so raw
-sites are never compared.
+evidence, the probability that two tokens share a topic, and independent posterior draws
+(assignments first, then Dirichlets) are exact for the kind of model whose posterior is otherwise
+unknown. It is still hard for a guide: eighteen tokens leave the topics very uncertain, the K!
+labelings overlap, and a normal approximation covers one of them or lies between them. Labels are
+free, so raw sites are never compared.
 
 References:
     Blei, Ng and Jordan (2003), Latent Dirichlet allocation, JMLR 3, 993-1022.
@@ -55,7 +55,7 @@ EACH = 6  # tokens of a document
 PAIRS = list(combinations(range(3), 2))  # of documents
 WORD_PAIRS = [(0, 1), (3, 4), (0, 3), (2, 3), (0, 2), (2, 2)]
 # Tokens as (document, position): two moneys, money and loan, bank beside money and beside river,
-# money here and there, ...
+# money in two documents, ...
 TOKENS = [
     ((0, 0), (0, 4)),
     ((0, 0), (0, 1)),
@@ -119,7 +119,10 @@ def build(data: Data, K: int, alpha: float, beta: float, words: str) -> Program:
 
 
 def responsibilities(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return p(topic of a token | word, mixture, topics), `[*sample, token, topic]`, tokens counted through the documents."""
+    """Return p(topic of a token | word, mixture, topics), `[*sample, token, topic]`.
+
+    Tokens are counted over all documents.
+    """
     tokens = data.train["words"]
     chosen = draws["topic"][..., tokens.reshape(-1)].transpose(-1, -2)  # [*sample, token, topic]
     joint = draws["mixture"].repeat_interleave(tokens.shape[1], -2) * chosen
@@ -127,7 +130,7 @@ def responsibilities(draws: Mapping[str, Tensor], data: Data) -> Tensor:
 
 
 def analytic(data: Data, K: int, alpha: float, beta: float, words: str) -> Analytic:
-    """Return exact draws and the log evidence in nats of the eighteen words in their order."""
+    """Return exact draws, and the log evidence in nats of the eighteen words in their order."""
     tables = TopicTables(counts_of(data.train, len(WORDS)).numpy(), K, alpha, beta)
 
     def sample(n: int, seed: int) -> Mapping[str, Tensor]:
@@ -138,7 +141,7 @@ def analytic(data: Data, K: int, alpha: float, beta: float, words: str) -> Analy
 
 
 def amortize(tensors: Mapping[str, Any]) -> Tensor:
-    """Return what an encoder sees of each document: the square roots of its word counts, `[document, word]`."""
+    """Return the encoder input of each document: root word counts, `[document, word]`."""
     return counts_of(tensors, len(WORDS)).sqrt()
 
 
