@@ -7,6 +7,6 @@ __all__ = ["main"]
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
-    from benchmarks.cli import commands
+    from benchmarks.cli import process
 
-    commands.main(argv)
+    process.main(argv)

@@ -7,20 +7,14 @@ machine failed; 130 and 143 interrupted. Results go to stdout, everything else t
 from __future__ import annotations
 
 import os
-import signal
-import sys
-import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks.cli.environment import shadowed
+from benchmarks.cli.environment import hide_cards, show_cards
 
-__all__ = ["app", "main"]
-
-CARDS = "CUDA_VISIBLE_DEVICES"
-_found: dict[str, str | None] = {}  # what `CARDS` was when the command started
+__all__ = ["app"]
 
 app = typer.Typer(
     name="zoo",
@@ -92,7 +86,7 @@ def common(
     ] = None,
 ) -> None:
     """Pyro programs with certified reference posteriors: how far may variational inference be trusted?"""
-    _hide_cards()
+    hide_cards()
     if posteriordb is not None:
         os.environ["POSTERIORDB"] = str(posteriordb)
 
@@ -187,7 +181,7 @@ def compare(
     from benchmarks.cli.compare import compare as run
 
     if device != "cpu":
-        _show_cards()
+        show_cards()
     names = [g.strip() for g in guides.split(",") if g.strip()]
     fields = {
         "entries": models,
@@ -223,7 +217,7 @@ def fit(
     from benchmarks.cli.compare import fit as run
 
     if device != "cpu":
-        _show_cards()
+        show_cards()
     options = {"restarts": restarts, "quick": quick, "compile": compile_, "device": device}
     raise typer.Exit(run(model, guide, seed, data_seed, options, out, as_json))
 
@@ -368,109 +362,3 @@ def bench(
             page,
         )
     )
-
-
-def _hide_cards() -> None:
-    """Hide graphics cards from torch: beside one it sees, processes forked from this one cannot differentiate."""
-    _found.setdefault(CARDS, os.environ.get(CARDS))
-    os.environ[CARDS] = ""
-
-
-def _show_cards() -> None:
-    """Let torch see them after all, as this command found them; nothing has asked for one yet."""
-    before = _found.pop(CARDS, None)
-    os.environ.pop(CARDS, None)
-    if before is not None:
-        os.environ[CARDS] = before
-
-
-def _terminated(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Run the command line and exit with the documented code; tracebacks only with ZOO_DEBUG=1."""
-    # Several times slower with more threads than free cores, and a fork beside OpenMP threads can
-    # hang.
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
-    signal.signal(signal.SIGTERM, _terminated)
-    _take_any_stream()
-    sys.exit(_run(argv))
-
-
-def _take_any_stream() -> None:
-    """Print to streams of any encoding, with replacement characters, and to closed ones."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
-
-
-def _run(argv: list[str] | None) -> int:
-    if sys.flags.optimize >= 2:
-        _say(
-            "python runs with -OO, which removes the docstrings that Pyro needs to be imported;"
-            " run it without, or with -O."
-        )
-        return 2
-    hidden = shadowed()
-    if hidden is not None:
-        _say(hidden)
-        return 3
-    from zoo.errors import ZooError  # not before: a shadowed zoo has no errors module
-
-    try:
-        app(args=argv, prog_name="zoo")
-        sys.stdout.flush()
-        return 0
-    except BrokenPipeError:
-        return _reader_left()
-    except SystemExit as left:
-        if isinstance(left.__context__, BrokenPipeError):  # typer makes it an exit with code 1
-            return _reader_left()
-        if left.code == 130:
-            _say("interrupted; whole cells stay, the same command resumes")
-        return left.code if isinstance(left.code, int) else 0 if left.code is None else 1
-    except KeyboardInterrupt:
-        _say("interrupted; whole cells stay, the same command resumes")
-        return 130
-    except ZooError as error:
-        return _fail(str(error), error.exit_code)
-    except OSError as error:
-        return _fail(
-            f"{error.strerror or error} ({error.filename}); check the path, the space and the"
-            " permissions there.",
-            3,
-        )
-    except MemoryError:
-        return _fail("out of memory; use fewer --jobs, or a smaller model.", 3)
-    except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
-        return _fail(
-            f"unexpected {type(error).__name__}: {first}; a fault of ours: run again with"
-            " ZOO_DEBUG=1 for the traceback.",
-            3,
-        )
-
-
-def _reader_left() -> int:
-    """End well where the reader of a pipe has seen enough, as in `zoo list | head`."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return 0
-
-
-def _fail(sentence: str, code: int) -> int:
-    if os.environ.get("ZOO_DEBUG") == "1":
-        traceback.print_exc()
-    _say(" ".join(sentence.split()))
-    return code
-
-
-def _say(sentence: str) -> None:
-    text = "".join(
-        c if c.isprintable() else "?" for c in sentence
-    )  # zoo.errors may be what is missing
-    print(f"zoo: {text}", file=sys.stderr, flush=True)

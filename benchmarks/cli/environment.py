@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
-__all__ = ["HOME", "shadowed"]
+__all__ = ["HOME", "hide_cards", "shadowed", "show_cards"]
 
 HOME = Path(__file__).resolve().parents[2]
+CARDS = "CUDA_VISIBLE_DEVICES"
+_found: dict[str, str | None] = {}  # the value of `CARDS` when the command started
 ROOMS = ("zoo", "guides", "benchmarks")
 
 
@@ -25,3 +28,17 @@ def shadowed() -> str | None:
                 " use a virtual environment of its own."
             )
     return None
+
+
+def hide_cards() -> None:
+    """Hide graphics cards from torch: beside one it sees, processes forked from this one cannot differentiate."""
+    _found.setdefault(CARDS, os.environ.get(CARDS))
+    os.environ[CARDS] = ""
+
+
+def show_cards() -> None:
+    """Let torch see them after all, as this command found them; nothing has asked for one yet."""
+    before = _found.pop(CARDS, None)
+    os.environ.pop(CARDS, None)
+    if before is not None:
+        os.environ[CARDS] = before

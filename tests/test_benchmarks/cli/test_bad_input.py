@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import zoo.truth.stored
-from benchmarks.cli import commands as cli
+from benchmarks.cli import process as cli
 
 MODEL = """
 import pyro
@@ -64,7 +64,7 @@ def model(folder, **changes):
 
 
 def run(words, capsys):
-    code = cli._run([str(w) for w in words])
+    code = cli.run([str(w) for w in words])
     out, err = capsys.readouterr()
     assert "Traceback" not in out + err
     return code, out, err
@@ -191,7 +191,7 @@ def test_a_disk_that_fills_up_in_the_middle(tmp_path):
     """A limit on file sizes is what a full disk looks like to the program: writes fail half-way."""
     program = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nfrom"
-        " benchmarks.cli import commands as cli; from benchmarks.run import execute as run\nreal"
+        " benchmarks.cli import process as cli; from benchmarks.run import execute as run\nreal"
         " = run.run_cell\ndef limited(*words):\n    resource.setrlimit(resource.RLIMIT_FSIZE,"
         " (20000, 20000))\n    return real(*words)\nrun.run_cell = limited\ncli.main(['compare',"
         f" 'coin', '--guides', 'laplace', '--no-nuts', '--out', {str(tmp_path / 'out')!r}])"

@@ -11,13 +11,13 @@ import pytest
 from scipy.stats import norm, rankdata
 
 import zoo
-from benchmarks.cli import commands as cli
+from benchmarks.cli import process as cli
 
 ROOT = Path(__file__).parents[3]
 
 
 def run(*words, capsys):
-    code = cli._run(list(words))
+    code = cli.run(list(words))
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -49,8 +49,8 @@ def python(program, *, path=(), cwd=None):
 def test_light_commands_import_neither_torch_nor_a_model(words):
     program = f"""
 import sys
-from benchmarks.cli import commands as cli
-code = cli._run({words!r})
+from benchmarks.cli import process as cli
+code = cli.run({words!r})
 heavy = set(("torch", "pyro", "arviz", "pandas", "scipy", "matplotlib")) & set(sys.modules)
 models = [m for m in sys.modules if m.startswith("zoo.models.")]
 sys.exit(f"imported: {{heavy}} {{models}}" if heavy or models else code)
@@ -157,7 +157,7 @@ def test_a_package_that_shadows_ours_stops_the_command(tmp_path, room):
     (tmp_path / room).mkdir()
     (tmp_path / room / "__init__.py").write_text("")
     done = python(
-        "from benchmarks.cli import commands as cli; cli.main(['list'])",
+        "from benchmarks.cli import process as cli; cli.main(['list'])",
         path=[tmp_path, ROOT],
         cwd=tmp_path,
     )

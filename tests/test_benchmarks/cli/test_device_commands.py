@@ -6,7 +6,8 @@ import os
 import pytest
 import torch
 
-from benchmarks.cli import commands as cli
+from benchmarks.cli import environment
+from benchmarks.cli import process as cli
 from guides import fitting
 from guides.optimize.step import Step
 from zoo.compiler import cuda
@@ -16,7 +17,7 @@ from zoo.compiler import cuda
 def cards(monkeypatch):
     """Put the environment and the command's memory of it back."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.setattr(cli, "_found", {})
+    monkeypatch.setattr(environment, "_found", {})
 
 
 def test_a_card_that_is_not_there_is_a_usage_error_before_anything_runs(
@@ -27,15 +28,15 @@ def test_a_card_that_is_not_there_is_a_usage_error_before_anything_runs(
         ["fit", "coin", "--guide", "mean_field"],
         ["compare", "coin", "--out", str(tmp_path / "run")],
     ):
-        assert cli._run([*words, "--device", "cuda"]) == 2
+        assert cli.run([*words, "--device", "cuda"]) == 2
         assert "accepted here: cpu" in capsys.readouterr().err
-        assert cli._run([*words, "--device", "gpu"]) == 2
+        assert cli.run([*words, "--device", "gpu"]) == 2
         assert (
             "device 'gpu' (did you mean 'cpu'?); accepted: cpu, cuda. A graphics card is cuda."
             in capsys.readouterr().err
         )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert cli._run(["compare", "coin", "--device", "cuda", "--compile", "off"]) == 2
+    assert cli.run(["compare", "coin", "--device", "cuda", "--compile", "off"]) == 2
     assert "leave out --compile off" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -53,9 +54,9 @@ def test_cards_are_hidden_unless_they_are_asked_for(monkeypatch, cards, before):
         "is_available",
         lambda: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES")) or False,
     )
-    cli._run(["fit", "coin", "--guide", "mean_field", "--device", "cuda"])
+    cli.run(["fit", "coin", "--guide", "mean_field", "--device", "cuda"])
     assert seen == [before]
-    cli._run(["list"])
+    cli.run(["list"])
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
@@ -84,7 +85,7 @@ def test_a_run_on_a_card_stays_in_one_process_and_says_so_in_its_report(
         "--out",
         str(tmp_path / "run"),
     ]
-    assert cli._run([*words, "--json"]) == 0
+    assert cli.run([*words, "--json"]) == 0
     (cell,) = json.loads(capsys.readouterr().out)["cells"]
     assert cell["compiled"] == {"used": True, "reason": "on cpu"}
     assert processes == {os.getpid()}

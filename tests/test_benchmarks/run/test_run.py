@@ -18,7 +18,7 @@ import torch
 
 import guides
 import zoo
-from benchmarks.cli import commands as cli
+from benchmarks.cli import process as cli
 from benchmarks.mcmc import engine_nutpie as nuts_nutpie
 from benchmarks.reference import find as references
 from benchmarks.report import render_html, render_table

@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from benchmarks.cli import commands as cli
+from benchmarks.cli import process as cli
 from benchmarks.run.progress import Events
 from benchmarks.studies import Rendered, Study, execute, pages, registry
 from benchmarks.studies.registry import STUDIES
@@ -82,7 +82,7 @@ def forget():
 
 
 def run(*words, capsys):
-    code = cli._run(["study", *words])
+    code = cli.run(["study", *words])
     out, err = capsys.readouterr()
     return code, out, err
 

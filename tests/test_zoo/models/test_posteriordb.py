@@ -219,13 +219,13 @@ def test_published_draws_become_a_stored_reference_for_their_data_only(copy: Pat
 def test_the_command_line_takes_the_place_of_a_copy(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from benchmarks.cli import commands as cli
+    from benchmarks.cli import process as cli
 
     monkeypatch.setenv(posteriordb.ENVIRONMENT, "/nowhere")
     show = ["show", f"posteriordb/{NAME}"]
-    assert cli._run(["--posteriordb", str(copy.parent), *show]) == 0
+    assert cli.run(["--posteriordb", str(copy.parent), *show]) == 0
     assert "observations: 3" in capsys.readouterr().out
-    assert cli._run(["--posteriordb", str(copy / "data"), *show]) == 2
+    assert cli.run(["--posteriordb", str(copy / "data"), *show]) == 2
     assert "There is no posteriordb at" in capsys.readouterr().err
 
 

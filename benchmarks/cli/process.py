@@ -1,0 +1,106 @@
+"""The process around a command: streams, signals, errors as one sentence, and the exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+
+from benchmarks.cli.commands import app
+from benchmarks.cli.environment import shadowed
+
+__all__ = ["main", "run"]
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit with the documented code; tracebacks only with ZOO_DEBUG=1."""
+    # Several times slower with more threads than free cores, and a fork beside OpenMP threads can
+    # hang.
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    signal.signal(signal.SIGTERM, _terminated)
+    _take_any_stream()
+    sys.exit(run(argv))
+
+
+def _take_any_stream() -> None:
+    """Print to streams of any encoding, with replacement characters, and to closed ones."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def run(argv: list[str] | None) -> int:
+    """Run one command and return its exit code; every error is one sentence on stderr."""
+    if sys.flags.optimize >= 2:
+        _say(
+            "python runs with -OO, which removes the docstrings that Pyro needs to be imported;"
+            " run it without, or with -O."
+        )
+        return 2
+    hidden = shadowed()
+    if hidden is not None:
+        _say(hidden)
+        return 3
+    from zoo.errors import ZooError  # not before: a shadowed zoo has no errors module
+
+    try:
+        app(args=argv, prog_name="zoo")
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:
+        return _reader_left()
+    except SystemExit as left:
+        if isinstance(left.__context__, BrokenPipeError):  # typer makes it an exit with code 1
+            return _reader_left()
+        if left.code == 130:
+            _say("interrupted; whole cells stay, the same command resumes")
+        return left.code if isinstance(left.code, int) else 0 if left.code is None else 1
+    except KeyboardInterrupt:
+        _say("interrupted; whole cells stay, the same command resumes")
+        return 130
+    except ZooError as error:
+        return _fail(str(error), error.exit_code)
+    except OSError as error:
+        return _fail(
+            f"{error.strerror or error} ({error.filename}); check the path, the space and the"
+            " permissions there.",
+            3,
+        )
+    except MemoryError:
+        return _fail("out of memory; use fewer --jobs, or a smaller model.", 3)
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        return _fail(
+            f"unexpected {type(error).__name__}: {first}; a fault of ours: run again with"
+            " ZOO_DEBUG=1 for the traceback.",
+            3,
+        )
+
+
+def _reader_left() -> int:
+    """End well where the reader of a pipe has seen enough, as in `zoo list | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
+
+
+def _fail(sentence: str, code: int) -> int:
+    if os.environ.get("ZOO_DEBUG") == "1":
+        traceback.print_exc()
+    _say(" ".join(sentence.split()))
+    return code
+
+
+def _say(sentence: str) -> None:
+    text = "".join(
+        c if c.isprintable() else "?" for c in sentence
+    )  # zoo.errors may be what is missing
+    print(f"zoo: {text}", file=sys.stderr, flush=True)
