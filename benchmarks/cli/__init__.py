@@ -1,4 +1,4 @@
-"""The `zoo` command. Names and flags are in `commands`; the work of each command in a module of its own."""
+"""The `zoo` command: names and flags in `commands`, the work in one module per group."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["main"]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and exit with the documented code."""
+    """Run the command line and exit with the documented exit code."""
     from benchmarks.cli import commands
 
     commands.main(argv)

@@ -1,7 +1,8 @@
-"""The `zoo` command: names and flags here, the work in `benchmarks.cli`, torch imported only when something runs.
+"""Names and flags of the `zoo` command; the work is in the modules of `benchmarks.cli`.
 
-Exit codes: 0 done; 1 a gate failed (a check, a fit, a reference); 2 the request is wrong; 3 the
-machine failed; 130 and 143 interrupted. Results go to stdout, everything else to stderr.
+torch is imported only when something runs. Exit codes: 0 success; 1 a gate failed (a check, a fit,
+a reference); 2 a usage error; 3 an infrastructure error; 130 and 143 interrupted. Results go to
+stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from benchmarks.cli.environment import shadowed
 __all__ = ["app", "main"]
 
 CARDS = "CUDA_VISIBLE_DEVICES"
-_found: dict[str, str | None] = {}  # what `CARDS` was when the command started
+_found: dict[str, str | None] = {}  # value of `CARDS` when the command started
 
 app = typer.Typer(
     name="zoo",
@@ -89,7 +90,7 @@ def common(
         ),
     ] = None,
 ) -> None:
-    """Pyro programs with certified reference posteriors: how far may variational inference be trusted?"""
+    """Handle the options of every command."""
     _hide_cards()
     if posteriordb is not None:
         os.environ["POSTERIORDB"] = str(posteriordb)
@@ -369,13 +370,16 @@ def bench(
 
 
 def _hide_cards() -> None:
-    """Hide graphics cards from torch: beside one it sees, processes forked from this one cannot differentiate."""
+    """Hide graphics cards from torch.
+
+    If torch sees one, processes forked from this one cannot differentiate.
+    """
     _found.setdefault(CARDS, os.environ.get(CARDS))
     os.environ[CARDS] = ""
 
 
 def _show_cards() -> None:
-    """Let torch see them after all, as this command found them; nothing has asked for one yet."""
+    """Restore the graphics cards this command started with; nothing has used one yet."""
     before = _found.pop(CARDS, None)
     os.environ.pop(CARDS, None)
     if before is not None:
@@ -387,8 +391,11 @@ def _terminated(number: int, frame: object) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and exit with the documented code; tracebacks only with ZOO_DEBUG=1."""
-    # Several times slower with more threads than free cores, and a fork beside OpenMP threads can
+    """Run the command line and exit with the documented exit code.
+
+    Tracebacks are shown only with ZOO_DEBUG=1.
+    """
+    # More threads than free cores are several times slower, and a fork beside OpenMP threads can
     # hang.
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
@@ -418,7 +425,7 @@ def _run(argv: list[str] | None) -> int:
     if hidden is not None:
         _say(hidden)
         return 3
-    from zoo.errors import ZooError  # not before: a shadowed zoo has no errors module
+    from zoo.errors import ZooError  # late: a package that shadows zoo has no errors module
 
     try:
         app(args=argv, prog_name="zoo")
@@ -427,13 +434,13 @@ def _run(argv: list[str] | None) -> int:
     except BrokenPipeError:
         return _reader_left()
     except SystemExit as left:
-        if isinstance(left.__context__, BrokenPipeError):  # typer makes it an exit with code 1
+        if isinstance(left.__context__, BrokenPipeError):  # typer turns it into exit code 1
             return _reader_left()
         if left.code == 130:
-            _say("interrupted; whole cells stay, the same command resumes")
+            _say("interrupted; finished cells are kept, and the same command resumes")
         return left.code if isinstance(left.code, int) else 0 if left.code is None else 1
     except KeyboardInterrupt:
-        _say("interrupted; whole cells stay, the same command resumes")
+        _say("interrupted; finished cells are kept, and the same command resumes")
         return 130
     except ZooError as error:
         return _fail(str(error), error.exit_code)
@@ -448,14 +455,14 @@ def _run(argv: list[str] | None) -> int:
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         return _fail(
-            f"unexpected {type(error).__name__}: {first}; a fault of ours: run again with"
+            f"unexpected {type(error).__name__}: {first}; this is a bug: run again with"
             " ZOO_DEBUG=1 for the traceback.",
             3,
         )
 
 
 def _reader_left() -> int:
-    """End well where the reader of a pipe has seen enough, as in `zoo list | head`."""
+    """Exit successfully when the reader of a pipe has closed it, as in `zoo list | head`."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
 
@@ -468,7 +475,6 @@ def _fail(sentence: str, code: int) -> int:
 
 
 def _say(sentence: str) -> None:
-    text = "".join(
-        c if c.isprintable() else "?" for c in sentence
-    )  # zoo.errors may be what is missing
+    # without zoo.errors, which may be what is missing
+    text = "".join(c if c.isprintable() else "?" for c in sentence)
     print(f"zoo: {text}", file=sys.stderr, flush=True)

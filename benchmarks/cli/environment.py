@@ -1,4 +1,4 @@
-"""Where the command runs: the folder its packages lie in, and whether others of the same name hide them."""
+"""Location of the installed packages, and whether others of the same name shadow them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOMS = ("zoo", "guides", "benchmarks")
 
 
 def shadowed() -> str | None:
-    """Say which of our packages another one of the same name hides, None when all three lie side by side."""
+    """Return which of the three packages is shadowed by another one, None if none is."""
     for room in ROOMS:
         spec = importlib.util.find_spec(room)
         origin = (

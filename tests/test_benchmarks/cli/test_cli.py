@@ -147,7 +147,7 @@ def test_a_fault_of_ours_is_one_sentence_too(capsys, monkeypatch):
     assert code == 3
     assert out == ""
     assert (
-        err == "zoo: unexpected ZeroDivisionError: planted; a fault of ours: run again with"
+        err == "zoo: unexpected ZeroDivisionError: planted; this is a bug: run again with"
         " ZOO_DEBUG=1 for the traceback.\n"
     )
 
