@@ -94,7 +94,6 @@ class Reported:
 
 def _fit(entry: ModelEntry, family: str) -> Fit:
     """Fit briefly; a bound holds for any guide, so it need not be the optimum."""
-
     if not family_of(family, entry).is_program:
         particles = 16 if family == "amortized" else 32
         return fitting.fit(
@@ -141,7 +140,6 @@ def _objective(fit: Fit, particles: int) -> Loss | None:
 
     None for families without an objective (Laplace).
     """
-
     if family_of(fit.family, fit.entry).solve is not None:
         return None
     with session(fit.entry.dtype):

@@ -324,7 +324,6 @@ def heldout_splits(guide: GuideSubject) -> str:
 
     Repeated calls agree exactly.
     """
-
     whole, splits = parts_of(guide)
     total = score(guide, whole)
     if abs(score(guide, whole) - total) > 1e-12:
@@ -349,7 +348,6 @@ def heldout_splits(guide: GuideSubject) -> str:
 
 def heldout_value(guide: GuideSubject) -> str:
     """The held-out score is the log of the mean over draws of p(row | z), not a mean of logs."""
-
     whole, _ = parts_of(guide)
     found, right, mean_of_logs = score(guide, whole), *expected_score(guide, whole)
     if not abs(found - right) < 1e-8 * (1 + abs(right)):

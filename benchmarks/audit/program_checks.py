@@ -26,7 +26,6 @@ TOO_LONG_FOR_TRACES = 400
 
 def observed_in_support(audited: Audited) -> str:
     """Every observed value is in the support of its distribution, whatever validation says."""
-
     with default_dtype(audited.entry.dtype), pyro.validation_enabled(False):
         trace = trace_program(audited.program, audited.data.train)
     seen = 0

@@ -49,7 +49,6 @@ def limit(degrees: int, comparisons: int = 1) -> float:
 
     A true equality exceeds it with probability 1e-5 in total.
     """
-
     return float(t.isf(FALSE_ALARM / (2 * comparisons), max(degrees, 5)))
 
 
@@ -240,7 +239,6 @@ class Audited(Subject):
     @once
     def free_classes(self) -> int:
         """Number of classes that can be permuted without changing the density, at least 1."""
-
         return free_classes(self)
 
     @once

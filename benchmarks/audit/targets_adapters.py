@@ -27,7 +27,6 @@ def _log_likelihood(number: int) -> Callable[..., float]:
 
     They scale the first singular directions of the second layer.
     """
-
     data = ENTRY.with_options(form="subspace", rank=number).load_data()
     w = {name: value.numpy() for name, value in backbone().items()}
     x, label = data.train["x"].numpy(), data.train["label"].numpy()

@@ -49,7 +49,9 @@ Models = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
 Jobs = Annotated[
     int,
-    typer.Option("--jobs", min=1, max=1024, help="processes at once; changes run times, not draws"),
+    typer.Option(
+        "--jobs", min=1, max=1024, help="processes at once; changes run times, not draws"
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="seed of the inference")]
 DataSeed = Annotated[

@@ -114,7 +114,6 @@ def _packages() -> Finding:
 
 def _density() -> Finding:
     """Check by quadrature that the log density gives the known evidence of `coin`."""
-
     import torch
 
     import zoo

@@ -73,7 +73,6 @@ def replicate(
 
     The result is a deterministic function of the posterior.
     """
-
     flat = {
         name: value.flatten(0, len(posterior.sample_dims) - 1)
         for name, value in posterior.draws.items()
@@ -97,7 +96,6 @@ def observed_values(
     entry: ModelEntry, data: Data, program: Program
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Return the observed values of every observed site, one flat vector each."""
-
     with default_dtype(entry.dtype):
         trace = trace_program(program, data.train)
     return {

@@ -174,7 +174,6 @@ def failed(
     fit: Fit | None = None,
 ) -> Comparison:
     """Return the comparison of a method without draws: `fit_failed` with its reason, no scores."""
-
     # A posterior needs a site; an empty one means that there are no draws.
     empty = Posterior(
         entry=entry,

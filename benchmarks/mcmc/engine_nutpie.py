@@ -142,7 +142,6 @@ def _native(
 
     None if this version of nutpie does not support that, or if the compiled graph failed.
     """
-
     try:
         sampler = _sampler(native_model(gradient, start), settings)
     except (ImportError, TypeError, AttributeError):

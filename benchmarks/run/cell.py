@@ -364,7 +364,6 @@ def _fitted(cell: Cell, given: dict[str, Any]) -> Any:
     An entry that learns weights, and an encoder, are fitted to all data and then applied to the
     compared ones.
     """
-
     entry, prepared, options = cell.prepared.entry, cell.prepared, dict(cell.config)
     encodes = family_of(cell.method, entry).amortized
     if prepared.training is None or not (encodes or not given):
@@ -394,7 +393,6 @@ def _peak_memory() -> float:
 
 def load_posterior(cell: Cell, run: RunDir, content: Mapping[str, Any]) -> Posterior:
     """Read the draws of a finished cell; a failed one gives an empty posterior of its method."""
-
     path, cost = run.cells / cell.name / "posterior.nc", Cost(**content["cost"])
     entry, data = cell.prepared.entry, cell.prepared.data
     if not path.exists():
@@ -417,7 +415,6 @@ def load_fit(cell: Cell, run: RunDir) -> Any:
 
     Each file is read once per process.
     """
-
     path = run.cells / cell.name / "guide.pt"
     if cell.name not in run.fits and path.exists():
         run.fits[cell.name] = guides.load(path, entry=cell.prepared.entry, data=cell.prepared.data)

@@ -192,7 +192,6 @@ class _Evaluation:
 
         If there is no other, it is the NUTS row of the first seed.
         """
-
         prepared, given = self.prepared(key), self.learned(key)
         return self.usable(
             key, references.find(prepared.entry, prepared.data, nuts=self.nuts(key), given=given)
@@ -209,7 +208,6 @@ class _Evaluation:
 
         Entry and data cannot be pickled; they are restored in this process.
         """
-
         prepared = self.prepared(key)
 
         def compute() -> Reference | None:
@@ -294,7 +292,6 @@ class _Evaluation:
 
     def shown(self, key: str) -> _Job:
         """Return the job that makes predictive checks and the table of predictions."""
-
         # Before forking, so that the worker has them; the report needs them too.
         compared = self.compared(key)
 
@@ -333,7 +330,6 @@ class _Evaluation:
 
     def report(self) -> ReportInput:
         """Return the input of the report."""
-
         entries = []
         for key in self.groups:
             prepared, compared = self.prepared(key), self.compared(key)

@@ -291,7 +291,6 @@ def write_pages(
     run: RunDir, result: RunResult, jobs: int = 1, events: Events | None = None
 ) -> None:
     """Write `results.csv`, `report.html` and `report.md`; report failures to `events`."""
-
     warn = functools.cache((events or Events()).warn)
 
     run.write("results.csv", results_csv(result.cells))

@@ -121,6 +121,5 @@ def _numbers(x: Tensor) -> list[float | None]:
 
 def load(text: str) -> dict[str, list[float | None]]:
     """Read a record written by `strict_json`."""
-
     out: dict[str, Any] = json.loads(text)
     return out

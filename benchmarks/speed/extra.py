@@ -151,7 +151,6 @@ def _chains() -> float:
 
     The compiled density is the same; the median of three runs.
     """
-
     target = find("radon")
     data = target.entry.load_data()
     density = LogDensity(target.entry.program(data), data)

@@ -62,7 +62,6 @@ def chain_modes(report: EntryReport, module: Any) -> list[str]:
 
     A chain in another mode is named.
     """
-
     # a NUTS reference is a row of its own
     stored = None if report.reference.kind == "nuts" else report.reference.posterior
     named = zip(
@@ -271,7 +270,6 @@ def _plane(x: Tensor, mean: Tensor) -> Tensor:
 
 def _one_labeling(draws: dict[str, Tensor], module: Any, data: Any) -> dict[str, Tensor]:
     """Return the draws with one numbering of the classes, relabeled by `pivot`."""
-
     found = pivot(module.responsibilities(draws, data).unsqueeze(0).numpy())
     return {k: torch.as_tensor(apply(v.unsqueeze(0).numpy(), found)[0]) for k, v in draws.items()}
 

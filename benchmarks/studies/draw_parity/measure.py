@@ -194,7 +194,6 @@ def measure(work: Work) -> list[dict[str, Any]]:
 
     A quick run takes the first three.
     """
-
     entries = [zoo.load(name) for name in zoo.names() if name.startswith("posteriordb/")]
     entries = [entry for entry in entries if entry.published is not None]
     for entry in entries[:1]:

@@ -186,7 +186,6 @@ def amortized(work: Work) -> dict[str, Row]:
 
     The encoder's topics are scored with its own mixtures and with per-document inference.
     """
-
     kept, (train, test) = _kept(work), digits()
     known, scored = split_tokens(test)
     short: dict[str, Any] = (

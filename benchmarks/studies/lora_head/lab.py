@@ -165,7 +165,6 @@ def certify(nuts: Any, made: Any) -> Row:
 
     The fractions of test images with R-hat <= 1.01 and with ESS >= 4,000, and the worst values.
     """
-
     labels = made.labels
     parts = []
     for chain in range(nuts.sample_shape[0]):

@@ -109,7 +109,6 @@ def _predictions(
     quick: bool, seed: int = 0
 ) -> tuple[Baselines, dict[str, Mapping[str, Any]], Any]:
     """Return the scored sets, the predictive of every method, and the reference chains."""
-
     entry = zoo.load("lora_head", form="last_layer")
     data = entry.load_data(seed)
     assert entry.baselines is not None

@@ -47,7 +47,6 @@ def measure(name: str, work: Work) -> list[dict[str, Any]]:
 
     A quick run fits only the first family.
     """
-
     guides: Any = [zoo.load(name).families[0]] if work.quick else "all"
     found = cells(name, work.out / "run", guides, jobs=work.jobs, events=work.progress)
     return [

@@ -38,7 +38,6 @@ def run(
 
     Resumes.
     """
-
     folders = []
     for seed in seeds:
         plan = make_plan(
@@ -97,7 +96,6 @@ def measure(part: str, work: Work) -> list[Any]:
 
     A quick run takes three entries and one seed.
     """
-
     if part == "chains":
         return chains(_parity_rows(work.out.parents[1]))
     names = [name for name in zoo.names() if name.startswith("posteriordb/")]

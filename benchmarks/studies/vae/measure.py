@@ -84,7 +84,6 @@ def score(fit: Fit) -> dict[str, Any]:
 
     Negative log likelihoods, the bound, active units and exact mutual information.
     """
-
     grid, out = enough(fit), {}
     assert fit.data.test is not None
     held = dataclasses.replace(
@@ -125,7 +124,6 @@ def train(row: str, steps: int, seed: int = 0) -> Fit:
 
     The gaps are therefore those of the decoder that was scored.
     """
-
     name, family, options, settings = ROWS[row]
     if "objective" in settings:
         settings = {
@@ -186,7 +184,6 @@ def bars(
 
     IWAE-5000 against the grid, and what richer families and refinement remove of the gaps.
     """
-
     if {"amortized", "amortized_full", "amortized_flow", "iwae5000"} <= known.keys():
         return
     plain = train("plain", steps)
@@ -262,7 +259,6 @@ def bars(
 
 def _refined_weights(plain: Fit, moved: Fit, x: torch.Tensor, draws: int = 5000) -> torch.Tensor:
     """Return log weights `[draw, image]` of the encoder's q after 50 refinement steps."""
-
     program: Any = plain.program
     target = Target(program.likelihood, program.log_prior)
     q = refine(target, LocalQ.of(moved.guide), x, steps=50)  # type: ignore[arg-type]

@@ -35,7 +35,6 @@ POINTS = 81
 
 def train(row: str, steps: int, seed: int, **options: Any) -> Fit:
     """Train decoder and encoder jointly by one schedule."""
-
     objective, share, more = ROWS[row]
     entry = zoo.load("vae", context=True, init=seed, **options)
     settings = {
@@ -62,7 +61,6 @@ def numbers(fit: Fit) -> Row:
 
     Negative log likelihood, KL, active units and mutual information.
     """
-
     program: Any = fit.program
     assert fit.data.test is not None
     train_part, held = (
