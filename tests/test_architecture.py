@@ -1,4 +1,7 @@
-"""The rooms: benchmarks imports guides imports zoo, never back; inside a room one order of packages; files stay readable."""
+"""Imports: benchmarks -> guides -> zoo, and one order of packages inside each of them.
+
+Files stay short, and imports inside functions are listed here with their reason.
+"""
 
 import ast
 import graphlib
@@ -18,8 +21,7 @@ ROOMS = {
 }
 FILES = sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))
 LONGEST = 475
-# Inside a room what stands left may import what stands right of it, imports inside functions
-# counted.
+# A package may import those to its right; imports inside functions count.
 ORDER = {
     "zoo": (
         "contract models truth registry user_models density compiler datasets distributions"
@@ -111,7 +113,7 @@ def test_the_zoo_knows_no_heavy_friends():
 
 
 def modules_imported(path, known):
-    """The modules of the rooms a file imports, each by its longest known name; also inside functions."""
+    """Return the modules a file imports, also inside functions, by longest known name."""
     found = set()
     for name in imports(parsed(path)):
         while name and name not in known:
@@ -242,9 +244,8 @@ def test_no_private_name_of_another_package(path):
     package = name_of(path) if path.name == "__init__.py" else name_of(path).rpartition(".")[0]
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ROOMS:
-            module = ROOT / node.module.replace(
-                ".", "/"
-            )  # one of zoo.models that begins with an underscore is no entry; it is not private
+            # one of zoo.models that begins with an underscore is no entry; it is not private
+            module = ROOT / node.module.replace(".", "/")
             private = [
                 a.name
                 for a in node.names
