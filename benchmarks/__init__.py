@@ -44,7 +44,7 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    """Import the home of a public name, or a module of this room, on first use."""
+    """Import the module of a public name, or a module of this package, on first use."""
     if name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)
         globals()[name] = value

@@ -1,11 +1,11 @@
-"""Every call to ArviZ, in one file: diagnostics, Monte Carlo errors, Pareto smoothing, LOO, containers and netCDF.
+"""All calls to ArviZ: diagnostics, Monte Carlo errors, Pareto smoothing, LOO, netCDF.
 
-The rest of the house hands in numpy arrays `[chain, draw, *shape]` or a `Posterior` and gets plain
-numbers back, so that the next ArviZ line (other containers, other names, other defaults) is a
-change of this file. Traps it covers: tail ESS needs explicit quantiles; `psislw` takes log weights
-here and *minus* log weights in the 1.x line (a wrong sign makes a hopeless k-hat look perfect);
-R-hat on draws of a guide means nothing and is refused; beside numba ArviZ goes another way, on
-which `mcse` fails with numpy 2.4: it is closed, for ArviZ's other users in the process as well.
+Other modules pass numpy arrays `[chain, draw, *shape]` or a `Posterior` and get plain numbers
+back, so that the next ArviZ line (other containers, names and defaults) changes only this file.
+Pitfalls handled here: tail ESS needs explicit quantiles. `psislw` takes log weights here and
+*minus* log weights in the 1.x line (a wrong sign makes a hopeless k-hat look perfect). R-hat of
+guide draws is meaningless and refused. With numba installed ArviZ takes another code path, in
+which `mcse` fails with numpy 2.4; it is disabled, also for other users of ArviZ in the process.
 """
 
 from __future__ import annotations
@@ -77,50 +77,56 @@ def _xarray() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the warnings ArviZ gives for what the gates report anyway (constant draws, few draws, high k)."""
+    """Silence ArviZ warnings about what the gates report: constant or few draws, high k."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         yield
 
 
 def _per_component(function: Callable[[Array], Any], x: Array) -> Array:
-    """Apply a function of `[chain, draw]` to every component of `[chain, draw, *shape]`; the result is `[*shape]`."""
+    """Apply a function of `[chain, draw]` to every component of `[chain, draw, *shape]`.
+
+    The result is `[*shape]`.
+    """
     values = np.asarray(x, dtype=np.float64)
     if values.ndim < 2:
         raise UsageError(
             f"Diagnostics take arrays [chain, draw, *shape], got shape {values.shape}; give guide"
             " draws a first axis of 1."
         )
-    flat = np.ascontiguousarray(
-        np.moveaxis(values.reshape(*values.shape[:2], -1), -1, 0)
-    )  # [component, chain, draw]
+    # [component, chain, draw]
+    flat = np.ascontiguousarray(np.moveaxis(values.reshape(*values.shape[:2], -1), -1, 0))
     with _quiet():
+        # .item(), because some releases return [1]
         out = [
             np.asarray(function(part)).item() if np.isfinite(part).all() else np.nan
             for part in flat
-        ]  # some releases return [1]
+        ]
     return np.array(out).reshape(values.shape[2:])
 
 
 def rhat(x: Array) -> Array:
-    """Rank-normalized split R-hat of every component (Vehtari et al. 2021); NaN where a draw is not finite."""
+    """Rank-normalized split R-hat of every component (Vehtari et al. 2021).
+
+    NaN if a draw is not finite.
+    """
     return _per_component(load_arviz().rhat, x)
 
 
 def rhat_of(posterior: Posterior) -> dict[str, Array]:
-    """Return R-hat of every site of an MCMC posterior; draws of a guide are refused with the reason."""
+    """Return R-hat of every site of an MCMC posterior; draws of a guide are refused."""
     if posterior.sample_dims != ("chain", "draw"):
         raise UsageError(GUIDE_RHAT.format(method=posterior.method))
     return {name: rhat(value.detach().numpy()) for name, value in posterior.draws.items()}
 
 
 def ess_bulk(x: Array) -> Array:
-    """Effective sample size of the bulk of every component (rank-normalized; Vehtari et al. 2021)."""
+    """Bulk effective sample size of every component (rank-normalized; Vehtari et al. 2021)."""
     return _per_component(lambda part: load_arviz().ess(part, method="bulk"), x)
 
 
 def ess_tail(x: Array) -> Array:
-    """Smaller effective sample size of the 5 % and the 95 % quantile of every component."""
+    """Smaller effective sample size of the 5 % and 95 % quantiles of every component."""
     return _per_component(lambda part: load_arviz().ess(part, method="tail", prob=TAIL), x)
 
 
@@ -135,18 +141,21 @@ def mcse_sd(x: Array) -> Array:
 
 
 def ebfmi(energy: Array) -> Array:
-    """Energy Bayesian fraction of missing information of each chain, `[chain, draw] -> [chain]` (Betancourt 2016)."""
+    """Energy Bayesian fraction of missing information, `[chain, draw] -> [chain]`.
+
+    Source: Betancourt (2016).
+    """
     with _quiet():
         return np.asarray(load_arviz().bfmi(np.asarray(energy, dtype=np.float64)))
 
 
 def pareto_k(log_weights: Array | Tensor) -> tuple[float, Array]:
-    """Return Pareto k-hat and the smoothed, normalized log weights of log p - log q, `[draw]` (Vehtari et al. 2024).
+    """Return Pareto k-hat and the smoothed, normalized log weights, `[draw]`.
 
-    Weights within 5 % of each other have no tail that matters at this number of draws: the shape
-    of a Pareto fitted to such a hair's breadth is noise, so k-hat is 0 and the weights stay as
-    they are (normalized). A NaN or +inf weight gives k-hat NaN, which fails every threshold; -inf
-    (a draw the target excludes) is a weight of zero.
+    Takes log p - log q (Vehtari et al. 2024). If all weights are within 5 % of each other, the
+    shape of a Pareto distribution fitted to so small a range is noise: k-hat is 0 and the weights
+    are only normalized. A NaN or +inf weight gives k-hat NaN, which fails every threshold; -inf (a
+    draw the target excludes) is a weight of zero.
     """
     given = log_weights.detach().cpu().numpy() if isinstance(log_weights, Tensor) else log_weights
     values = np.array(given, dtype=np.float64).ravel()
@@ -160,7 +169,10 @@ def pareto_k(log_weights: Array | Tensor) -> tuple[float, Array]:
 
 
 class Loo(NamedTuple):
-    """Leave-one-out expected log predictive density in nats, its standard error, effective parameters, k per row."""
+    """Leave-one-out expected log predictive density in nats.
+
+    With its standard error, the effective number of parameters, and k per row.
+    """
 
     elpd: float
     se: float
@@ -169,10 +181,10 @@ class Loo(NamedTuple):
 
 
 def loo(posterior: Posterior, log_likelihood: Mapping[str, Tensor] | None = None) -> Loo:
-    """Pareto-smoothed leave-one-out cross-validation of all observations (Vehtari, Gelman and Gabry 2017).
+    """Pareto-smoothed leave-one-out cross-validation of all observations.
 
     `log_likelihood` is `[*sample, *observation]` per observed site; without it
-    `LogDensity.pointwise` computes it.
+    `LogDensity.pointwise` computes it. Source: Vehtari, Gelman and Gabry (2017).
     """
     terms = _pointwise(posterior) if log_likelihood is None else dict(log_likelihood)
     sample = len(posterior.sample_dims)
@@ -189,16 +201,12 @@ def loo(posterior: Posterior, log_likelihood: Mapping[str, Tensor] | None = None
     )
 
 
-# -- containers --------------------------------------------------------------------------------
-
-
 def to_arviz(posterior: Posterior, *, log_likelihood: bool | Mapping[str, Tensor] = False) -> Any:
-    """Return what ArviZ's functions and plots take: an `InferenceData` with coords and dims from the data.
+    """Return an `InferenceData` for ArviZ, with coords and dims from the data.
 
     Groups: `posterior`, `sample_stats` (MCMC statistics, or `log_weight` of a guide),
-    `unconstrained_posterior`, `observed_data`, `constant_data`, and `log_likelihood` per
-    observation where asked for. Draws of a guide are one chain and carry `kind="vi"` in the
-    attributes.
+    `unconstrained_posterior`, `observed_data`, `constant_data`, and on request `log_likelihood`
+    per observation. Draws of a guide are one chain and have the attribute `kind="vi"`.
     """
     data = posterior.data
     groups = {"posterior": _dataset(posterior, posterior.draws)}
@@ -259,7 +267,7 @@ def _dataset(posterior: Posterior, values: Mapping[str, Tensor]) -> xr.Dataset:
 
 
 def _labelled(value: Array, name: str, data: Data, sample: int) -> xr.DataArray:
-    """Name the axes after the data's dims where they fit, else `NAME_dim_0` and so on."""
+    """Name the axes after the data's dims if they fit, else `NAME_dim_0` and so on."""
     dims = data.dims.get(name, ())
     if len(dims) != value.ndim - sample or len(set(dims)) != len(dims):
         dims = tuple(f"{name}_dim_{i}" for i in range(value.ndim - sample))
@@ -283,14 +291,11 @@ def _pointwise(posterior: Posterior) -> dict[str, Tensor]:
     return {k: v.reshape(*sample, *v.shape[1:]) for k, v in log_density.pointwise(flat).items()}
 
 
-# -- files -------------------------------------------------------------------------------------
-
-
 def save_netcdf(posterior: Posterior, path: str | Path) -> None:
-    """Write draws, statistics and data as netCDF with ArviZ's group names and a checksum on every block.
+    """Write draws, statistics and data as netCDF with ArviZ's group names and checksums.
 
     Raises:
-        InfrastructureError: the file cannot be written; nothing half-written is left.
+        InfrastructureError: the file cannot be written; no partial file remains.
     """
     target = Path(path)
     idata = to_arviz(posterior)
@@ -316,7 +321,7 @@ def save_netcdf(posterior: Posterior, path: str | Path) -> None:
 
 
 def load_netcdf(path: str | Path, entry: ModelEntry, data: Data) -> Posterior:
-    """Read what `save_netcdf` wrote back into a posterior of the given entry and data.
+    """Read a file of `save_netcdf` into a posterior of the given entry and data.
 
     Raises:
         InfrastructureError: the file is missing, truncated, or fails its checksums.

@@ -1,4 +1,4 @@
-"""Every check an entry passes: those of its program and card, of NUTS on it, and of each of its guide families.
+"""All checks of an entry: of its program and card, of NUTS on it, and of its guides.
 
 from benchmarks.contract import checks
 
@@ -27,11 +27,11 @@ __all__ = ["checks"]
 
 
 def checks(entry: ModelEntry, *, families: Sequence[str] | None = None) -> list[Check]:
-    """Return all named checks of an entry, each `ok`, `failed` or `skipped` with its reason when run.
+    """Return all named checks of an entry; each runs to `ok`, `failed` or `skipped`.
 
     Args:
         entry: what to check.
-        families: guide families to check on it, default those it lists and those it brings.
+        families: guide families to check on it, by default those it lists and its own guides.
 
     Raises:
         UnknownNameError: no such family.

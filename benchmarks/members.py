@@ -1,7 +1,7 @@
-"""Members that register themselves: records in files of ours and, by entry point, in packages.
+"""Members that register themselves: built-in records and, by entry point, plug-ins.
 
-A name of ours is never replaced. A plug-in that cannot be loaded is one sentence and costs no
-other member anything.
+A built-in name is never replaced. A plug-in that cannot be loaded gives one sentence and does not
+affect other members.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Members(Mapping[str, T], Generic[T]):
     """Records by name, imported at first use.
 
     Attributes:
-        noun: what one is called in a sentence, such as `report section`.
-        group: the entry-point group of installed packages.
+        noun: what a member is called in messages, such as `report section`.
+        group: the entry-point group of plug-ins.
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class Members(Mapping[str, T], Generic[T]):
         attribute: str,
         accepted: str = "",
     ) -> None:
-        """Name where members are.
+        """Set where members are found.
 
         Args:
-            kind: the record, which has a `name`.
-            noun: what one is called in a sentence.
+            kind: the class of the records, which has a `name`.
+            noun: what a member is called in messages.
             group: entry points, `my_name = "my_package.my_module:ATTRIBUTE"`.
-            folders: packages of this room whose files are members, such as `report.sections`.
+            folders: packages of `benchmarks` whose files are members, such as `report.sections`.
             attribute: the name of the record in each file.
-            accepted: names of the records in words, where there are several kinds.
+            accepted: class names of the records for messages, if there are several.
         """
         self.noun, self.group = noun, group
         self._kind, self._folders, self._attribute = kind, folders, attribute
@@ -114,11 +114,11 @@ class Members(Mapping[str, T], Generic[T]):
 
     @property
     def plugins(self) -> tuple[str, ...]:
-        """Names that installed packages add."""
+        """Names that plug-ins add."""
         return tuple(name for name, place in self._places.items() if not isinstance(place, str))
 
     def usable(self) -> tuple[list[T], list[str]]:
-        """Return every member that can be loaded, and one sentence for each plug-in that cannot."""
+        """Return every member that can be loaded, and one sentence per plug-in that cannot."""
         found, broken = [], []
         for name in self:
             try:
@@ -130,7 +130,7 @@ class Members(Mapping[str, T], Generic[T]):
         return found, broken
 
     def plugins_digest(self) -> str:
-        """Digest the names of the plug-ins and the files their records come from; empty without plug-ins."""
+        """Digest the names and files of the plug-ins; empty without plug-ins."""
         if not self.plugins:
             return ""
         digest = hashlib.sha256()
@@ -140,11 +140,11 @@ class Members(Mapping[str, T], Generic[T]):
             digest.update(f"{name} {place.value}\0".encode())
             try:
                 digest.update(Path(inspect.getfile(import_module(place.module))).read_bytes())
-            except Exception as error:  # it will be named by whoever loads it
+            except Exception as error:  # reported by the code that loads it
                 digest.update(type(error).__name__.encode())
         return digest.hexdigest()
 
     def forget(self) -> None:
-        """Look again for what is installed."""
+        """Discard what was found, and search again at the next use."""
         for name in ("_places", "_loaded"):
             self.__dict__.pop(name, None)

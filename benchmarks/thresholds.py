@@ -1,6 +1,6 @@
-"""Every number a verdict depends on, in one place; `docs/reading_a_report.md` explains them.
+"""All numbers a verdict depends on; `docs/reading_a_report.md` explains them.
 
-Errors are in reference standard deviations, ratios on the log scale, coverage as a share of the
+Errors are in reference standard deviations, ratios on the log scale, coverage as a fraction of the
 reference.
 """
 
@@ -31,36 +31,36 @@ __all__ = [
     "rhat_limit",
 ]
 
-MEAN = 0.15  # mean error, reference sds: a 90 % interval of the same width still holds 89.5 %
-LOG_SD = log(
-    1.15
-)  # log sd ratio: at 1 / 1.15 a central 90 % interval holds 84.7 %, the 5 points of COVERAGE90
+# mean error, reference sds: a 90 % interval of the same width still holds 89.5 %
+MEAN = 0.15
+# log sd ratio: at 1 / 1.15 a central 90 % interval holds 84.7 %, the 5 points of COVERAGE90
+LOG_SD = log(1.15)
 CORRELATION = 0.2  # difference of a correlation
-COVERAGE90 = 0.05  # share of the reference missing from, or too much in, the central 90 % interval
-COVERAGE50 = (
-    0.07  # the same for the central 50 % interval; sd ratios within 1.15 move it by at most 0.058
-)
-C2ST_FLOOR_LINE = 0.55  # accuracy two good samples of one posterior practically never reach
-C2ST_DRAWS = 2000  # most draws per side given to the classifier
-AGREE = 0.15  # agreement needs three standard errors within this, for every mean and every log sd
-# a finding is this many standard errors from zero (more when many components are looked at)
+# fraction of the reference missing from, or in excess in, the central 90 % interval
+COVERAGE90 = 0.05
+# the same for the central 50 % interval; sd ratios within 1.15 move it by at most 0.058
+COVERAGE50 = 0.07
+C2ST_FLOOR_LINE = 0.55  # accuracy that two good samples of one posterior almost never reach
+C2ST_DRAWS = 2000  # maximum number of draws per side for the classifier
+AGREE = 0.15  # `agrees` needs 3 se within this, for every mean and log sd
+# A finding is this many standard errors from zero (more if many components are tested).
 SIGMAS = 3.0
 RHAT = 1.01
 ESS_LOW = 1000  # bulk and tail ESS of a reference
 EBFMI = 0.3
 PARETO_K = 0.7
-IMPORTANCE_ESS = 400  # reweighted moments are shown with a warning below this
-RESTART_NATS = 1.0  # restarts whose ELBOs differ by more found different answers
+IMPORTANCE_ESS = 400  # below this, reweighted moments are shown with a warning
+RESTART_NATS = 1.0  # restarts whose ELBOs differ by more found different solutions
 HELDOUT_DRAWS = 250
 
 
 @functools.cache
 def multiplier(looks: int) -> float:
-    """Return how many standard errors a finding needs when it is the largest of `looks`.
+    """Return the threshold in standard errors for the largest of `looks` findings.
 
-    Keeps the chance that noise alone crosses the line anywhere at that of 3 standard errors in one
-    look (0.3 %): z with P(Z > z) = P(Z > 3) / looks (Bonferroni). 3.0 for one, 3.6 for 10, 4.2 for
-    100.
+    Keeps the chance that noise alone crosses the threshold anywhere at that of 3 standard errors
+    in one look (0.3 %): z with P(Z > z) = P(Z > 3) / looks (Bonferroni). 3.0 for one, 3.6 for 10,
+    4.2 for 100.
     """
     from scipy.stats import norm
 
@@ -68,21 +68,21 @@ def multiplier(looks: int) -> float:
 
 
 def pareto_threshold(draws: int) -> float:
-    """Return the largest k-hat at which `draws` importance draws can be trusted: min(1 - 1 / log10 S, 0.7).
+    """Return the largest acceptable k-hat of `draws` importance draws.
 
-    Source: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling,
-    JMLR 25(72).
+    It is min(1 - 1 / log10 S, 0.7). Source: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto
+    smoothed importance sampling, JMLR 25(72).
     """
     return min(1.0 - 1.0 / log10(draws), PARETO_K) if draws > 10 else 0.0
 
 
 def rhat_limit(chains: int, draws: int) -> float:
-    """Return the largest R-hat that chains of independent draws of this length practically never exceed, at least 1.01.
+    """Return the largest R-hat that chains of independent draws of this length may show.
 
-    R-hat^2 is about 1 + (F - 1) / n for split chains of n draws, where F is chi-square over its
-    degrees of freedom; the 1e-4 quantile is used. With 4 x 1000 draws the limit is 1.01; with 4 x
-    50, 1.064. It separates a reference that is merely short (`inconclusive`) from one whose chains
-    disagree (`reference_unusable`).
+    They almost never exceed it; it is at least 1.01. R-hat^2 is about 1 + (F - 1) / n for split
+    chains of n draws, where F is chi-square over its degrees of freedom; the 1e-4 quantile is
+    used. With 4 x 1000 draws the limit is 1.01; with 4 x 50, 1.064. It separates a reference that
+    is merely short (`inconclusive`) from one whose chains disagree (`reference_unusable`).
     """
     from scipy.stats import chi2
 

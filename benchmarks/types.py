@@ -1,4 +1,4 @@
-"""The nouns of the benchmarks room: scores, distances, a comparison with its verdict, and the cell on disk."""
+"""Data types of benchmarks: scores, distances, comparisons, and inputs of a report."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ CellStatus = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One component of one quantity: errors in reference standard deviations, each with its standard error.
+    """Errors of one component of one quantity, in reference sds, with standard errors.
 
     `mean_error` = (mean - reference mean) / reference sd; `sd_ratio` = sd / reference sd (its
-    standard error is that of log sd_ratio times sd_ratio; 0 is a point); `q05_error` etc. likewise
-    in reference sds; `coverage90` is the share of reference draws inside the method's central 90 %
-    interval; `wasserstein` is the 1-Wasserstein distance in reference sds.
+    standard error is that of log sd_ratio times sd_ratio; 0 for a point mass); `q05_error` etc.
+    likewise in reference sds; `coverage90` is the fraction of reference draws inside the method's
+    central 90 % interval; `wasserstein` is the 1-Wasserstein distance in reference sds.
 
-    `aligned50` and `aligned90` are the coverages after the method's draws were given the
-    reference's mean and sd: what is wrong with the shape alone. `tail_se` is the part of the
-    standard error of log sd_ratio that tails heavier than normal add. `reference_mean` and
-    `reference_sd` are in the quantity's own unit. `draws_needed` and `reference_draws_needed` are
-    how many (effective) draws each side needs before agreement can be claimed. `extra` holds the
-    columns of metrics that installed packages add; files leave it out where it is empty.
+    `aligned50` and `aligned90` are the coverages after the method's draws were given the mean and
+    sd of the reference: errors of the shape alone. `tail_se` is the part of the standard error of
+    log sd_ratio due to heavier-than-normal tails. `reference_mean` and `reference_sd` are in the
+    quantity's own unit. `draws_needed` and `reference_draws_needed` are the (effective) draws each
+    side needs before agreement can be claimed. `extra` holds the columns of plug-in metrics; files
+    omit it if it is empty.
     """
 
     quantity: str
@@ -78,7 +78,7 @@ class Score:
 
     @property
     def log_sd_ratio(self) -> float:
-        """Log of `sd_ratio`; a collapsed method gives a large negative number, not minus infinity."""
+        """Log of `sd_ratio`; a large negative number, not minus infinity, for a point mass."""
         return log(max(self.sd_ratio, 1e-12))
 
     @property
@@ -89,7 +89,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Distance:
-    """A distance between all judged components jointly; `floor` is the same distance between reference chains."""
+    """A joint distance over all judged components; `floor` is the one between reference chains."""
 
     name: str
     value: float
@@ -100,7 +100,7 @@ class Distance:
 
 @dataclass(frozen=True, kw_only=True)
 class ParetoK:
-    """Pareto k-hat of the importance weights, its sample-size threshold, and what reweighting would change.
+    """Pareto k-hat, its sample-size threshold, and the effect of reweighting.
 
     `reweighted` maps a component's label to (raw mean error, reweighted mean error) in reference
     sds, `reweighted_sd` to (raw sd ratio, reweighted sd ratio). Without a reference both are
@@ -116,7 +116,10 @@ class ParetoK:
 
     @property
     def trusted(self) -> bool:
-        """Whether the reweighted answer may be used: k-hat within its threshold. Says nothing about the raw draws."""
+        """Whether the reweighted answer is usable: k-hat within its threshold.
+
+        It says nothing about the raw draws.
+        """
         return self.value <= self.threshold
 
 
@@ -140,7 +143,7 @@ class Mcmc:
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """One finding behind a verdict: which, where, by how much over its threshold (excess), and a sentence."""
+    """One finding behind a verdict: kind, component, excess over its threshold, sentence."""
 
     verdict: VerdictWord
     label: str
@@ -150,10 +153,10 @@ class Reason:
 
 @dataclass(frozen=True, kw_only=True)
 class Correlations:
-    """The pair of judged components whose correlation differs most from the reference's, with its line.
+    """The pair of judged components whose correlation differs most from the reference's.
 
-    `difference` is method minus reference; `line` = max(0.2, z se) where z grows with the number
-    of `pairs`.
+    `difference` is method minus reference; the threshold `line` = max(0.2, z se), where z grows
+    with the number of `pairs`.
     """
 
     difference: float
@@ -167,7 +170,10 @@ class Correlations:
 
 @dataclass(frozen=True, kw_only=True)
 class Trust:
-    """One check that needs no reference: its name, whether it passed (None: it could not be made), and a sentence."""
+    """One check without a reference: its name, whether it passed, and a sentence.
+
+    `passed` is None if it could not be made.
+    """
 
     name: str
     passed: bool | None
@@ -176,11 +182,11 @@ class Trust:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All scores of one (entry, method, seed) against a reference, with the verdict and its reasons.
+    """All scores of one (entry, method, seed) against a reference, with a verdict.
 
     `elbo` has `value_nats`, `se`; `log_evidence` has `exact`, `bound_nats`, `bound_se`, `error`;
     `heldout_lpd` has `nats_per_row`, `se`; `correlations` has the fields of `Correlations` or is
-    empty. `trust` are the checks that need no reference. `notes` say what could not be computed
+    empty. `trust` holds the checks that need no reference. `notes` say what could not be computed
     and why.
     """
 
@@ -209,7 +215,10 @@ class Comparison:
         return self.posterior.method
 
     def worst(self) -> Score | None:
-        """The judged component with the largest error relative to its threshold, None without scores."""
+        """The judged component with the largest error relative to its threshold.
+
+        None without scores.
+        """
         judged = [s for s in self.scores if s.judged]
         size = lambda s: max(abs(s.mean_error) / MEAN, abs(s.log_sd_ratio) / LOG_SD)  # noqa: E731
         return max(judged, key=size, default=None)
@@ -217,7 +226,10 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictiveCheck:
-    """Observed values `[n]` and values replicated from each method's posterior predictive, method -> `[draw, n]`."""
+    """Observed values `[n]` and replications per method, `[draw, n]`.
+
+    They are drawn from each method's posterior predictive.
+    """
 
     label: str
     observed: np.ndarray[Any, Any]

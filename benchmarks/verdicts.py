@@ -1,7 +1,7 @@
-"""The verdicts: one frozen record each, from which words, colors, marks and docs are derived.
+"""Verdicts: one frozen record each, from which words, colors, marks and docs are derived.
 
-The word is what files and `--json` hold; `benchmarks.comparison.verdict` has the rule that
-chooses one.
+The word is what files and `--json` hold; `benchmarks.comparison.verdict` has the rule that chooses
+one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Kind = Literal["agreement", "finding", "unknown", "failure"]
 
 
 class Colors(NamedTuple):
-    """The colors of a cell in one scheme, `#rrggbb`: its ground, text, and the bar at its side."""
+    """Colors of a cell in one scheme, `#rrggbb`: background, text, and the bar at its side."""
 
     tint: str
     text: str
@@ -41,23 +41,23 @@ class Verdict:
     """One verdict.
 
     Attributes:
-        word: what files hold.
-        shown: the same as a person writes it.
-        clause: what a sentence says of a method, `is too narrow`.
+        word: its code in files.
+        shown: its display form.
+        clause: the predicate of a sentence on a method, such as `is too narrow`.
         meaning: what it means, without a full stop.
         advice: what to do next.
         kind: an agreement, a finding, a failure (a gate failed), or unknown (nothing can be said).
-        severity: its place in legends and counts, the least severe first; of findings with the
+        severity: its position in legends and counts, the least severe first; of findings with the
             same excess the most severe one names the row.
         light, dark: colors of its cell in either scheme.
-        ink: the color of its word where the scheme is not known, as in a notebook.
-        style: how a terminal shows it, in the words of rich.
+        ink: the color of its word if the scheme is unknown, as in a notebook.
+        style: its style in a terminal, in rich's syntax.
         mark: a colored sign for Markdown.
         blind: whether there is no usable truth, so that only trust checks can be shown.
 
     Raises:
         UnknownNameError: a word that files do not know.
-        UsageError: a field that says nothing, or a color of another form.
+        UsageError: an empty field, or a malformed color.
     """
 
     word: VerdictWord
@@ -75,7 +75,7 @@ class Verdict:
     blind: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a record that would fail in some report."""
+        """Validate the fields."""
         if self.word not in get_args(VerdictWord):
             raise UnknownNameError("verdict", self.word, get_args(VerdictWord))
         said = ("shown", "clause", "meaning", "advice", "style", "mark")
@@ -248,5 +248,5 @@ def verdict_of(word: str) -> Verdict:
 
 
 def is_finding(word: str) -> bool:
-    """Whether a verdict, or the reason behind one, is a material finding."""
+    """Return whether a verdict, or the reason behind one, is a material finding."""
     return word in VERDICTS and VERDICTS[word].kind == "finding"

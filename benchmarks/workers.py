@@ -1,14 +1,14 @@
 """Independent tasks, each in its own forked process with one torch thread.
 
-Pyro is not thread-safe and torch with two threads on a busy two-core machine is several times
-slower, so the unit of parallel work is a process. It is forked, so that compiled graphs and data
-travel for free; it is seeded from its name, so that a result depends neither on the number of jobs
-nor on the order; it dies with its parent.
+Pyro is not thread-safe, and torch with two threads on a busy two-core machine is several times
+slower, so the unit of parallel work is a process. It is forked, so that it inherits compiled
+graphs and data without copying; it is seeded from its name, so that a result depends neither on
+the number of jobs nor on their order; it ends with its parent.
 
-Where a graphics card is visible, torch's autograd starts threads for it in the first process that
-differentiates, and refuses to work in processes forked later, whatever they compute on. The
-command line hides cards it was not asked to use; elsewhere a worker that finds itself crippled
-says so, and the tasks run one after the other in the calling process.
+If a graphics card is visible, torch's autograd starts threads for it in the first process that
+differentiates, and does not work in processes forked later, whatever they compute on. The command
+line hides cards that are not requested. Elsewhere a worker that cannot differentiate says so, and
+the tasks run one after another in the calling process.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = ["Task", "TaskResult", "one_thread", "run_tasks"]
 
 TaskStatus = Literal["ok", "error", "killed", "timeout"]
 PR_SET_PDEATHSIG = 1
-PAUSE = 1.0  # seconds between two looks at what else there is to do
+PAUSE = 1.0  # seconds between calls of `meanwhile`
 CRIPPLED = (
     "Working in one process: this one has used torch's autograd beside a graphics card, after"
     " which none it forks can; start with CUDA_VISIBLE_DEVICES= in the environment to use all"
@@ -65,7 +65,10 @@ _log = logging.getLogger("zoo")
 
 @dataclass(frozen=True)
 class Task:
-    """A named unit of work; `fn` takes nothing and returns something `pickle` accepts (draws as numpy arrays)."""
+    """A named unit of work; `fn` takes no arguments and returns a picklable value.
+
+    Draws are returned as numpy arrays.
+    """
 
     name: str
     fn: Callable[[], Any]
@@ -73,9 +76,9 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """What became of a task: its value or the reason it has none, with its wall seconds and peak memory.
+    """Result of a task: its value or an error, with wall seconds and peak memory.
 
-    `error` is one sentence; `exception` the object itself where it survived the way home;
+    `error` is one sentence; `exception` the exception itself if it could be pickled;
     `peak_memory_mb` is None for a task that ran in the calling process.
     """
 
@@ -89,7 +92,7 @@ class TaskResult:
     peak_memory_mb: float | None = None
 
     def unwrap(self) -> Any:
-        """Return the value; raise the task's own error, or `LostWorkerError` for a worker that was lost."""
+        """Return the value, or raise the task's error; `LostWorkerError` for a lost worker."""
         if self.status == "ok":
             return self.value
         if self.status == "error" and self.exception is not None:
@@ -101,7 +104,7 @@ class TaskResult:
 
 @dataclass
 class _Running:
-    """A live worker: where its answer will arrive and when it must be done."""
+    """A live worker: the pipe of its answer and its deadline."""
 
     position: int
     process: BaseProcess
@@ -113,7 +116,7 @@ class _Running:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread, and restore the number after."""
+    """Run torch on one thread, and restore the number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -137,15 +140,15 @@ def run_tasks(
 
     Args:
         tasks: what to run; names must differ.
-        jobs: most workers at once.
-        timeout: seconds one task may take before it is stopped with status `timeout`.
+        jobs: maximum number of workers at once.
+        timeout: seconds after which a task is stopped with status `timeout`.
         on_done: called in this process with each result as it arrives.
-        retries: how often a task whose worker was killed from outside is started again.
-        in_process: run one after the other in this process (for debuggers); gives the same values.
+        retries: how often a task is restarted whose worker was killed from outside.
+        in_process: run one after another in this process (for debuggers); gives the same values.
         meanwhile: called in this process about once a second while workers are busy; workers
-            forked later have what it loaded.
-        follow: called in this process with each result, after `on_done`; the tasks it returns are
-            next, their results at the end.
+            forked later inherit what it loads.
+        follow: called in this process with each result, after `on_done`; the tasks it returns run
+            next, and their results come last.
 
     Raises:
         UsageError: two tasks of one name, or fewer than one job.
@@ -207,9 +210,6 @@ def _names_differ(tasks: Sequence[Task]) -> None:
         raise UsageError(f"Tasks need different names, got {[t.name for t in tasks]}.")
 
 
-# -- in the parent -----------------------------------------------------------------------------
-
-
 def _start(task: Task, position: int, attempts: int, timeout: float | None) -> _Running:
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
@@ -239,7 +239,10 @@ def _start(task: Task, position: int, attempts: int, timeout: float | None) -> _
 def _collect(
     tasks: Sequence[Task], running: list[_Running], pause: float | None
 ) -> list[tuple[_Running, TaskResult]]:
-    """Wait until a worker answers, dies or runs out of time, or the pause is over; a dead worker closes its pipe and is seen at once."""
+    """Wait until a worker answers, dies or times out, or until the pause is over.
+
+    A dead worker closes its pipe and is noticed at once.
+    """
     left = min(w.deadline for w in running) - time.monotonic()
     left = left if pause is None else min(left, pause)
     ready = set(
@@ -280,7 +283,7 @@ def _receive(name: str, worker: _Running) -> TaskResult:
 
 
 def _ending(code: int) -> str:
-    """Say how a process ended that gave no answer: by which signal, with what it can mean, or by itself."""
+    """Describe how a process without an answer ended: by which signal, or by exiting."""
     if code >= 0:
         return (
             f"the worker process ended by itself with exit code {code}; what it runs must return"
@@ -288,7 +291,7 @@ def _ending(code: int) -> str:
         )
     try:
         name = signal.Signals(-code).name
-    except ValueError:  # one of the many without a name
+    except ValueError:  # a signal without a name
         name = ""
     words = f"signal {-code}" + (f" ({name})" if name else "")
     return (
@@ -306,7 +309,10 @@ def _stop(worker: _Running) -> None:
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit(143) while workers live, unless the caller has a handler of its own."""
+    """Turn SIGTERM into SystemExit(143) while workers live.
+
+    A handler of the caller is left in place.
+    """
     ours = (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -324,13 +330,9 @@ def _sigterm_raises() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-# -- in the child ------------------------------------------------------------------------------
-
-
 def _child(task: Task, pipe: Connection, parent: int) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the parent decides
+    # Ctrl-C reaches the whole process group; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_parent(parent)
     torch.set_num_threads(1)
@@ -342,7 +344,7 @@ def _child(task: Task, pipe: Connection, parent: int) -> None:
     try:
         answer = pickle.dumps(result, protocol=5)
         if result.status != "ok":
-            pickle.loads(answer)  # an exception may be written and yet not be read again
+            pickle.loads(answer)  # an exception may be pickled and yet fail to be unpickled
     except Exception as error:
         if result.status == "ok":
             sentence = (
@@ -360,7 +362,7 @@ def _child(task: Task, pipe: Connection, parent: int) -> None:
 
 
 def _differentiates() -> bool:
-    """Whether autograd works in this process."""
+    """Return whether autograd works in this process."""
     x = torch.ones((), requires_grad=True)
     try:
         torch.autograd.grad(x * x, x)
@@ -370,7 +372,7 @@ def _differentiates() -> bool:
 
 
 def _die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process with its parent, so that a killed run leaves no orphan."""
+    """Ask Linux to kill this process with its parent, so that none is orphaned."""
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -379,7 +381,7 @@ def _die_with_parent(parent: int) -> None:
 
 
 def _here(task: Task, *, memory: bool = False) -> TaskResult:
-    """Run the task in this process, seeded by its name, and leave the caller's random state as it was."""
+    """Run the task in this process, seeded by its name, and restore the random state."""
     start = time.monotonic()
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     seed = derive_seed("task", task.name)
@@ -400,8 +402,8 @@ def _here(task: Task, *, memory: bool = False) -> TaskResult:
         error = (
             str(caught) if isinstance(caught, ZooError) else f"{type(caught).__name__}: {caught}"
         )
-        # What is no Exception, such as a panic of a library in Rust, would pass everybody who
-        # handles a failed task.
+        # An exception that is not an `Exception`, such as a panic in Rust, would pass every
+        # handler of a failed task.
         exception = caught if isinstance(caught, Exception) else ZooError(error)
     finally:
         np.random.set_state(numpy_state)  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""Every test starts from and must leave clean global state: one thread, validation on, empty parameter store."""
+"""Global state before and after every test: one thread, validation on, no parameters."""
 
 import warnings
 
@@ -47,7 +47,7 @@ def clean_state():
 
 @pytest.fixture
 def load_entry():
-    """Load an entry, or skip the test where its data are somebody else's and not on this machine."""
+    """Load an entry, or skip the test if its data are not part of this package and not here."""
     import zoo
     from zoo.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""The documentation is true: links lead somewhere, commands exist, the Python of the README runs."""
+"""The documentation is true: links resolve, commands exist, the README's Python runs."""
 
 import ast
 import importlib
@@ -131,7 +131,7 @@ def test_pictures_and_tables_of_the_architecture_are_of_today():
 
 
 def resolve(name: str):
-    """Import what a dotted name means."""
+    """Import the object of a dotted name."""
     parts = name.split(".")
     for cut in range(len(parts), 0, -1):
         try:
@@ -148,7 +148,10 @@ def resolve(name: str):
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.parent.name != "decisions"], ids=name_of)
 def test_names_in_the_text_exist(page):
-    """Every `zoo.a.b`, `guides.a.b` or `benchmarks.a.b` in backticks can be imported; calls and options behind it are left off."""
+    """Every `zoo.a.b`, `guides.a.b` or `benchmarks.a.b` in backticks can be imported.
+
+    Trailing calls and options are ignored.
+    """
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for name in sorted(
         set(re.findall(r"`((?:zoo|guides|benchmarks)(?:\.[A-Za-z_]\w*)+)(?=[`(\[])", text))

@@ -1,4 +1,4 @@
-"""What a user installs is what the tree holds: packages, data files, metadata, pinned dependencies, make targets."""
+"""The installed package matches the tree: files, metadata, pins, make targets."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def pins():
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Build a wheel from a copy, so that nothing is left in the tree; the wheel and the copy."""
+    """Build a wheel from a copy, so that the tree stays clean; return wheel and copy."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
@@ -41,7 +41,7 @@ def built(tmp_path_factory):
         else:
             shutil.copy(place, source / name)
     (source / "tests").mkdir()
-    (source / "tests" / "__init__.py").write_text("")  # a package that must never be installed
+    (source / "tests" / "__init__.py").write_text("")  # must never be installed
     words = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode and re.search(
@@ -104,9 +104,8 @@ def test_what_dependencies_pull_in_is_pinned_too():
     ]
     while waiting:
         name = waiting.pop()
-        if (
-            name in seen or name == "torch"
-        ):  # torch brings other packages with each build; its own pin decides
+        # dependencies of torch vary by build; its pin decides
+        if name in seen or name == "torch":
             continue
         seen.add(name)
         for line in metadata.requires(name) or []:

@@ -5,9 +5,9 @@
     for result in audit(entry):
         print(result.status, result.name, result.sentence)
 
-Each check is named and says which published error it would have caught (`docs/bound_audit.md`). It
-runs on any entry, guide and implementation: pass `log_evidence` where the evidence is known, and
-`reported` to audit estimators of your own.
+Each check has a name and says which published error it would have caught (`docs/bound_audit.md`).
+It runs on any entry, guide and implementation: pass `log_evidence` if the evidence is known, and
+`reported` to audit your own estimators.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ def checks(
     route: str = "given",
     reported: Reported | None = None,
 ) -> list[Check]:
-    """Return the named checks of an entry and of each of its guide families; nothing runs before `check.run()`.
+    """Return the named checks of an entry and of its guide families; `check.run()` runs one.
 
     Args:
         entry: what to audit.
-        families: guide families, default those the entry lists and those it brings.
-        log_evidence: log p(data) in nats, known from elsewhere; else the entry's closed form, else
-            an integral of the density.
-        route: where `log_evidence` comes from, for the sentences.
-        reported: the implementation under audit, this package's own by default.
+        families: guide families, by default those the entry lists and its own guides.
+        log_evidence: log p(data) in nats, if known; else the entry's closed form, else an integral
+            of the density.
+        route: source of `log_evidence`, for the sentences.
+        reported: the implementation under audit, by default that of this package.
 
     Raises:
         UnknownNameError: no such family.
@@ -81,9 +81,9 @@ def checks(
 
 
 def _quiet(entry: ModelEntry) -> Callable[[], ExitStack]:
-    """Return what checks run inside of: the entry's dtype, without Pyro's own validation.
+    """Return the context of the checks: the entry's dtype, without Pyro's validation.
 
-    That would stop at the first fault.
+    Validation would stop at the first fault.
     """
 
     def within() -> ExitStack:

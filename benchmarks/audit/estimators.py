@@ -1,6 +1,7 @@
-"""The numbers under audit, as functions: fit, objective, ELBO, draws, importance bound, held-out score, annealing weights.
+"""The numbers under audit, as functions of an implementation.
 
-`Reported()` holds this package's own. To audit an implementation of yours, replace the fields it
+They are fit, objective, ELBO, draws, importance bound, held-out score and annealing weights.
+`Reported()` holds those of this package. To audit your own implementation, replace the fields it
 provides:
 
     benchmarks.audit.audit(entry, reported=Reported(elbo=my_elbo))
@@ -42,21 +43,21 @@ Loss = Callable[[Tensor | None, int], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Reported:
-    """What an implementation reports, each in nats.
+    """Numbers an implementation reports, in nats.
 
     Attributes:
-        fit: `fit(entry, family)` -> a fit; its `losses` are minus the ELBO.
-        objective: `objective(fit, particles)` -> `loss(index, seed)`, one value of the training
-            objective of the fit's guide as it is now, on all units (index None) or on a minibatch;
-            None where the family has no objective.
-        elbo: `elbo(fit, n, seed)` -> the ELBO from n draws.
-        draw: `draw(fit, n, seed)` -> a posterior of n draws with log weights.
-        bound: log weights `[replicate, k]` -> the mean over replicates of the k-sample bound log
-            (1/k) sum_j w_j, in nats.
-        heldout: `heldout(posterior, density)` -> mean log predictive density per row of
+        fit: `fit(entry, family)` returns a fit; its `losses` are minus the ELBO.
+        objective: `objective(fit, particles)` returns `loss(index, seed)`, one value of the
+            training objective at the fit's guide as it is now, on all units (index None) or on a
+            minibatch; None if the family has no objective.
+        elbo: `elbo(fit, n, seed)` returns the ELBO from n draws.
+        draw: `draw(fit, n, seed)` returns a posterior of n draws with log weights.
+        bound: takes log weights `[replicate, k]`, returns the mean over replicates of the k-sample
+            bound log (1/k) sum_j w_j.
+        heldout: `heldout(posterior, density)` returns the mean log predictive density per row of
             `posterior.data.test`.
-        annealing: `annealing(fit)` -> the weight of the KL term per step, None where the objective
-            has no such weight.
+        annealing: `annealing(fit)` returns the weight of the KL term per step, None if the
+            objective has no such weight.
     """
 
     fit: Callable[[ModelEntry, str], Fit]
@@ -92,7 +93,7 @@ class Reported:
 
 
 def _fit(entry: ModelEntry, family: str) -> Fit:
-    """Fit shortly: a bound holds for any guide, so the audit needs a reasonable one only, not the optimum."""
+    """Fit briefly; a bound holds for any guide, so it need not be the optimum."""
     if not family_of(family, entry).is_program:
         particles = 16 if family == "amortized" else 32
         return fitting.fit(
@@ -135,7 +136,10 @@ def _no_annealing(fit: Fit) -> None:
 
 
 def _objective(fit: Fit, particles: int) -> Loss | None:
-    """Return the objective of the fit's family around the guide as it ended; None for families without one (Laplace)."""
+    """Return the objective of the fit's family at its final guide.
+
+    None for families without an objective (Laplace).
+    """
     if family_of(fit.family, fit.entry).solve is not None:
         return None
     with session(fit.entry.dtype):
@@ -178,7 +182,7 @@ def _objective(fit: Fit, particles: int) -> Loss | None:
 
 
 def as_flat(guide: nn.Module) -> FlatGuide:
-    """Return the whitened guide that the loop optimizes, placed exactly at a filled autoguide.
+    """Return the whitened guide that is optimized, equal to a given autoguide.
 
     Raises:
         TypeError: not one of the three Gaussian autoguides.

@@ -1,4 +1,7 @@
-"""Checks of a guide's bounds against the log evidence: below it, apart by the KL, ordered and converging in the number of samples."""
+"""Checks of a guide's bounds against the log evidence.
+
+They lie below it, differ from it by the KL, and increase with the number of samples towards it.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,8 @@ __all__ = ["CHECKS"]
 
 KL_TOLERANCE = 1e-3  # nats
 SAMPLES = (1, 2, 8, 32, 128)
-CERTIFIED, FINITE_VARIANCE = (
-    0.7,
-    0.5,
-)  # k-hat up to which a mean of weights is reliable, and has a variance
+# k-hat up to which a mean of weights is reliable, and up to which it has a variance
+CERTIFIED, FINITE_VARIANCE = 0.7, 0.5
 
 
 def elbo_below_evidence(guide: GuideSubject) -> str:
@@ -41,9 +42,9 @@ def elbo_below_evidence(guide: GuideSubject) -> str:
 def gap_is_kl(guide: GuideSubject) -> str:
     """Log evidence - ELBO is KL(q || p) integrated on a grid, to 1e-3 nats.
 
-    The reported weights enter through their difference from the audit's own at the same points,
-    whose mean under q is then integrated: the Monte Carlo error cancels where the reported weights
-    are right.
+    The reported weights enter by their difference from the audit's own at the same points, whose
+    mean under q is then integrated: the Monte Carlo error cancels where the reported weights are
+    right.
     """
     if guide.density.dim > LARGEST_DIM:
         raise Skipped(f"The KL is integrated in at most {LARGEST_DIM} dimensions.")
@@ -91,7 +92,10 @@ def gap_is_kl(guide: GuideSubject) -> str:
 
 
 def sampled_bounds(guide: GuideSubject) -> str:
-    """The k-sample bounds equal log (1/k) sum w, rise with k from the ELBO, and stay below the log evidence."""
+    """The k-sample bounds equal log (1/k) sum w, rise with k, and stay below the evidence.
+
+    The bound for k = 1 is the ELBO.
+    """
     log_w = guide.own.log_w[:4096]
     number = len(log_w) // SAMPLES[-1] * SAMPLES[-1] if guide.flat else len(log_w) // 32 * 32
     sizes = SAMPLES if guide.flat else SAMPLES[:4]
@@ -107,7 +111,7 @@ def sampled_bounds(guide: GuideSubject) -> str:
             )
         values.append(found)
         errors.append(float(right.std()) / math.sqrt(len(right)))
-    for i in range(1, len(sizes)):  # the blocks are nested, so this holds draw by draw
+    for i in range(1, len(sizes)):  # blocks are nested, so this holds draw by draw
         if not values[i] >= values[i - 1] - 1e-9 * (1 + abs(values[i])):
             raise Failed(
                 f"The bound falls from {values[i - 1]:.5f} to {values[i]:.5f} nats between"
@@ -134,7 +138,7 @@ def sampled_bounds(guide: GuideSubject) -> str:
 
 
 def bound_converges(guide: GuideSubject) -> str:
-    """With all weights at once the bound is the log evidence within its error, where k-hat certifies the weights."""
+    """With all weights the bound is the log evidence within its error, if k-hat is good."""
     truth, log_w = guide.audited.evidence, guide.own.log_w
     k = pareto_k(log_w)[0]
     if not k <= CERTIFIED:
@@ -146,11 +150,11 @@ def bound_converges(guide: GuideSubject) -> str:
     ratio = (log_w - log_w.logsumexp(0)).exp() * len(log_w)
     se = float(ratio.std()) / math.sqrt(len(log_w)) * (1 if k <= FINITE_VARIANCE else 3)
     gap = found - truth.value
-    # the bound is biased down by half its squared error
+    # the bias of the bound is minus half its squared error
     tolerance = limit(200) * se + se * se + truth.error + 1e-6
     if not abs(gap) < tolerance:
-        # a guide inside one numbering of free classes sees 1 / K! of the evidence, which no weight
-        # of its own can show
+        # A guide restricted to one numbering of free classes sees 1 / K! of the evidence, and
+        # its own weights cannot show that.
         numberings = math.factorial(guide.audited.free_classes)
         if numberings > 1 and abs(gap + math.log(numberings)) < tolerance:
             return (

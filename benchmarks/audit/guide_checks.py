@@ -1,4 +1,4 @@
-"""Checks of one guide: its density, its weights, its objective, and its bounds against the evidence."""
+"""Checks of one guide: its density, weights, objective, and bounds against the evidence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ WIDTHS = (0.9, 0.75)
 
 
 def log_q_normalized(guide: GuideSubject) -> str:
-    """Log q is the density of the draws: E_q[r / q] = 1 for normal densities r inside q; for dim <= 3 its integral is 1."""
+    """Log q is the density of the draws: E_q[r / q] = 1, and q integrates to 1 for dim <= 3.
+
+    Here r is any normal density inside q.
+    """
     own = guide.own
     dim, sentence = own.u.shape[1], ""
     if guide.flat and dim <= LARGEST_DIM:
@@ -54,8 +57,8 @@ def log_q_normalized(guide: GuideSubject) -> str:
                 f"{sentence}the identity E[r / q] = 1 has an error of {se:.2g} from {number} draws"
                 f" in {dim} dimensions."
             )
-        # center and factor are fitted to the same draws, which moves the mean by about dim^2 /
-        # number
+        # Center and factor are fitted to the same draws, which biases the mean by about dim^2 /
+        # number.
         distance = abs(float(ratio.mean()) - 1)
         if not distance < limit(number, 2) * se + 3 * dim * (dim + 3) / number + 1e-6:
             raise Failed(
@@ -96,7 +99,7 @@ def log_weights(guide: GuideSubject) -> str:
 
 
 def draws_honored(guide: GuideSubject) -> str:
-    """As many draws come as were asked for, all different, and the ELBO says how many it used."""
+    """The requested number of draws is returned, all different, and the ELBO states its own."""
     numbers = (1, 7, 130, 451) if guide.flat else (1, 7, 130)
     for n in numbers:
         posterior = guide.reported.draw(guide.fit, n, 31)
@@ -135,7 +138,7 @@ def _has_variance(guide: GuideSubject) -> bool:
 
 
 def elbo_reported(guide: GuideSubject) -> str:
-    """The reported ELBO is E_q[log p - log q] in nats, plus sign, computed again from the audit's own draws."""
+    """The reported ELBO is +E_q[log p - log q] in nats, as on the audit's own draws."""
     value, own = guide.reported.elbo(guide.fit, guide.number, 6), guide.own
     _equal(guide, "The reported ELBO", value.value_nats, own.sd / math.sqrt(value.draws), sign=1)
     if guide.fit.elbo is not None:
@@ -162,7 +165,7 @@ def _equal(
     slack: float = 0.0,
     comparisons: int = 2,
 ) -> float:
-    """Compare with the audit's ELBO; say how a wrong value relates to the right one."""
+    """Compare with the audit's ELBO; report how a wrong value relates to the right one."""
     own, inflation = guide.own, guide.inflation
     expected = sign * own.elbo
     tolerance = (
@@ -183,7 +186,7 @@ def _equal(
 
 
 def objective_is_minus_elbo(guide: GuideSubject) -> str:
-    """The training objective at the guide as it ended is minus the ELBO, whatever the number of particles."""
+    """The training objective at the final guide is minus the ELBO for any number of particles."""
     _refuse_classes(guide)
     sizes = {1: 80, 2: 60, 8: 30, 64: 15} if guide.flat else {1: 40, 2: 20, 8: 8}
     worst = 0.0
@@ -208,7 +211,7 @@ def objective_is_minus_elbo(guide: GuideSubject) -> str:
 
 
 def losses_end_at_minus_elbo(guide: GuideSubject) -> str:
-    """The last losses of the fit are minus the ELBO of the guide it returned: no flipped sign, bits, or unfinished annealing."""
+    """The last losses are minus the final ELBO: right sign, nats, annealing finished."""
     _refuse_classes(guide)
     losses = guide.fit.losses
     if not len(losses):
@@ -221,7 +224,7 @@ def losses_end_at_minus_elbo(guide: GuideSubject) -> str:
     last = torch.as_tensor(losses[-25:].copy())
     particles = max(1, guide.fit.config.num_particles)
     se = max(float(last.std()), guide.own.sd / math.sqrt(particles)) / math.sqrt(len(last))
-    # the guide is an average over the last iterates, each a little off the optimum
+    # the guide averages the last iterates, each slightly off the optimum
     slack = 0.05 + 0.01 * guide.density.dim
     gap = _equal(
         guide,
@@ -235,7 +238,10 @@ def losses_end_at_minus_elbo(guide: GuideSubject) -> str:
 
 
 def _refuse_classes(guide: GuideSubject) -> None:
-    """Skip where the guide draws discrete sites too: its objective is lower than the ELBO of its continuous part by their KL."""
+    """Skip guides that also draw discrete sites.
+
+    Their objective is below the ELBO of the continuous part by the KL of the discrete sites.
+    """
     if guide.draws_classes:
         raise Skipped(
             "The guide draws discrete sites, whose KL its objective holds and the ELBO with them"
@@ -244,7 +250,7 @@ def _refuse_classes(guide: GuideSubject) -> None:
 
 
 def annealing_ends_at_one(guide: GuideSubject) -> str:
-    """A weight on the KL term ends at exactly 1."""
+    """The weight of the KL term ends at exactly 1."""
     weights = guide.reported.annealing(guide.fit)
     if weights is None or not len(weights):
         raise Skipped("The objective has no annealing weight.")
@@ -257,7 +263,7 @@ def annealing_ends_at_one(guide: GuideSubject) -> str:
 
 
 def minibatches_average(guide: GuideSubject) -> str:
-    """Objectives of disjoint minibatches average to the objective of all data, for several batch sizes."""
+    """Objectives of disjoint minibatches average to that of all data, for several batch sizes."""
     size = guide.audited.size
     loss = guide.reported.objective(guide.fit, 8 if guide.flat else 2)
     if loss is None:
@@ -301,7 +307,7 @@ def order_of_data(guide: GuideSubject) -> str:
 
 
 def _paired(first: list[float], second: list[float], what: str, comparisons: int) -> float:
-    """Compare two estimates that share their random numbers where the implementation lets them."""
+    """Compare two estimates that share random numbers if the implementation allows it."""
     difference = torch.tensor(first, dtype=torch.float64) - torch.tensor(
         second, dtype=torch.float64
     )
@@ -314,7 +320,10 @@ def _paired(first: list[float], second: list[float], what: str, comparisons: int
 
 
 def heldout_splits(guide: GuideSubject) -> str:
-    """The held-out score of a set is the mean of the scores of its parts, to 1e-9, for any split, and repeats exactly."""
+    """The held-out score of a set is the mean over its parts, to 1e-9, for any split.
+
+    Repeated calls agree exactly.
+    """
     whole, splits = parts_of(guide)
     total = score(guide, whole)
     if abs(score(guide, whole) - total) > 1e-12:
@@ -338,7 +347,7 @@ def heldout_splits(guide: GuideSubject) -> str:
 
 
 def heldout_value(guide: GuideSubject) -> str:
-    """The held-out score is the log of the mean over draws of p(row | z), not the mean of the logs."""
+    """The held-out score is the log of the mean over draws of p(row | z), not a mean of logs."""
     whole, _ = parts_of(guide)
     found, right, mean_of_logs = score(guide, whole), *expected_score(guide, whole)
     if not abs(found - right) < 1e-8 * (1 + abs(right)):

@@ -1,4 +1,4 @@
-"""Evaluation sets for the held-out checks: the entry's held-out rows, else its training rows, whole and in parts."""
+"""Evaluation sets of the held-out checks: held-out rows, else training rows, and splits."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def row_terms(guide: GuideSubject, posterior: Posterior) -> Tensor:
 
 
 def expected_score(guide: GuideSubject, posterior: Posterior) -> tuple[float, float]:
-    """Return the mean per row of the log mean likelihood over draws, and of the mean log likelihood."""
+    """Return the means per row of the log mean likelihood over draws and of the mean log one."""
     joint = row_terms(guide, posterior)
     return float((joint.logsumexp(0) - math.log(len(joint))).mean()), float(joint.mean())
 
 
 def refuse_dependent_rows(guide: GuideSubject, whole: Posterior, parts: Parts) -> None:
-    """Compare the likelihood of each row in the whole set with the one in its part.
+    """Refuse rows whose likelihood in the whole set differs from that in a part.
 
     Raises:
-        Skipped: they differ, as in a time series, where no split leaves the score as it is.
+        Skipped: they differ, as in a time series, where no split preserves the score.
     """
     rows = torch.cat([index for index, _ in parts])
     together = torch.cat([row_terms(guide, part) for _, part in parts], -1)
@@ -69,7 +69,9 @@ def refuse_dependent_rows(guide: GuideSubject, whole: Posterior, parts: Parts) -
 
 
 def parts_of(guide: GuideSubject) -> tuple[Posterior, dict[str, Parts]]:
-    """Return the whole set and three splits of it: into halves, into thirds of a shuffled order, and into unequal parts.
+    """Return the whole set and three splits of it.
+
+    They are halves, thirds of a shuffled order, and unequal parts.
 
     Raises:
         Skipped: nothing is observed, or no tensor has one row per observation.

@@ -1,4 +1,4 @@
-"""Checks of the program that need no guide: support, normalization, Jacobians, evidence, plates, order."""
+"""Checks of the program alone: support, normalization, Jacobians, evidence, plates, order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOO_LONG_FOR_TRACES = 400
 
 
 def observed_in_support(audited: Audited) -> str:
-    """Every observed value lies in the support of its distribution; read without the program's own validation."""
+    """Every observed value is in the support of its distribution, whatever validation says."""
     with default_dtype(audited.entry.dtype), pyro.validation_enabled(False):
         trace = trace_program(audited.program, audited.data.train)
     seen = 0
@@ -101,7 +101,7 @@ def jacobians(audited: Audited) -> str:
 
 
 def density_from_sites(audited: Audited) -> str:
-    """The log density is the sum of the log probabilities of all sites, each once, plus the Jacobian."""
+    """The log density is the sum of log p over all sites, each once, plus the Jacobian."""
     density = audited.density
     if density.discrete:
         raise Skipped(
@@ -123,7 +123,7 @@ def density_from_sites(audited: Audited) -> str:
 
 
 def evidence(audited: Audited) -> str:
-    """The program's density integrates to the evidence known from elsewhere."""
+    """The program's density integrates to the independently known evidence."""
     known = audited.known
     if known is None:
         raise Skipped(
@@ -162,7 +162,10 @@ def evidence(audited: Audited) -> str:
 
 
 def plate_scaling(audited: Audited) -> str:
-    """All units count once in the full pass, size / batch times in a minibatch, which average to the full log density."""
+    """Sites count size / batch times, and minibatches average to the full log density.
+
+    With all units every site counts once.
+    """
     for name, scale in _scales(audited, None).items():
         if not abs(scale - 1) < 1e-12:
             raise Failed(

@@ -1,4 +1,4 @@
-"""Integrals of exp(log f) over R^d, d <= 4, by the trapezoid rule on a grid in whitened coordinates.
+"""Integrals of exp(log f) over R^d, d <= 4, by the trapezoid rule in whitened coordinates.
 
 With u = c + L z the rule is spectrally accurate for smooth integrands that vanish at the border
 (Trefethen and Weideman 2014, "The exponentially convergent trapezoidal rule"). The box grows until
@@ -17,7 +17,7 @@ from torch import Tensor
 
 __all__ = ["LARGEST_DIM", "Grid", "QuadratureError", "moments_of", "whitened_grid"]
 
-LARGEST_DIM = 3  # of what the audit integrates by itself; a grid in four dimensions takes a minute
+LARGEST_DIM = 3  # of the audit's own integrals; a grid in four dimensions takes a minute
 NEGLIGIBLE = 32.0  # nats below the peak, exp(-32) = 1e-14
 MOST_POINTS = {1: 40_000, 2: 260_000, 3: 800_000, 4: 400_000}
 CHUNK = 20_000
@@ -26,12 +26,18 @@ Function = Callable[[Tensor], Tensor]
 
 
 class QuadratureError(Exception):
-    """The integrand does not vanish inside any affordable box, or the rule does not converge; the message says which."""
+    """The integrand does not vanish inside any affordable box, or the rule does not converge.
+
+    The message says which.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Points `[n, dim]`, the log of the cell volume, log f at the points `[n]`, log of the integral and its error in nats."""
+    """Points `[n, dim]`, log cell volume, log f at the points `[n]`, log integral, error.
+
+    The error is in nats.
+    """
 
     points: Tensor
     log_cell: float
@@ -40,13 +46,19 @@ class Grid:
     error: float
 
     def mean(self, function: Tensor) -> Tensor:
-        """Return the mean of a function given at the points `[n]` under the normalized f; where f is 0 it does not count."""
+        """Return the mean under the normalized f of a function given at the points `[n]`.
+
+        Points with f = 0 do not count.
+        """
         weight = (self.values + self.log_cell - self.log_integral).exp()
         return torch.where(weight > 0, weight * function, 0.0).sum()
 
 
 def moments_of(points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean `[dim]` and a Cholesky factor `[dim, dim]` of the covariance of weighted points."""
+    """Return the mean `[dim]` and a Cholesky factor `[dim, dim]` of weighted points.
+
+    The factor is that of their covariance.
+    """
     weights = weights / weights.sum()
     center = weights @ points
     centered = points - center
@@ -66,7 +78,7 @@ def _evaluate(function: Function, points: Tensor) -> Tensor:
 def _rule(
     function: Function, center: Tensor, factor: Tensor, reach: float, number: int
 ) -> tuple[Tensor, float, Tensor, float]:
-    """Return points, log cell, values and the largest value on the border, relative to the peak."""
+    """Return points, log cell volume, values, and the largest border value minus the peak."""
     dim = len(center)
     axis = torch.linspace(-reach, reach, number, dtype=center.dtype)
     mesh = torch.cartesian_prod(*[axis] * dim).reshape(-1, dim)
@@ -86,15 +98,15 @@ def whitened_grid(
     most: int | None = None,
     worst: float = 1e-4,
 ) -> Grid:
-    """Integrate exp(function) around a center `[dim]` in the coordinates of a Cholesky factor `[dim, dim]`.
+    """Integrate exp(function) around a center `[dim]`, whitened by a factor `[dim, dim]`.
 
     Args:
-        function: points `[n, dim]` to log values `[n]`.
-        center: where the mass is, roughly.
-        factor: its scale, roughly.
-        tolerance: change in nats at which halving the step ends.
-        most: points of the largest grid, default what the audit has time for.
-        worst: change in nats of the last halving that is still taken.
+        function: maps points `[n, dim]` to log values `[n]`.
+        center: approximate location of the mass.
+        factor: approximate Cholesky factor of its covariance.
+        tolerance: change in nats below which the step is no longer halved.
+        most: points of the largest grid, by default what the audit has time for.
+        worst: largest acceptable change in nats of the last halving.
 
     Raises:
         QuadratureError: see the class.

@@ -1,4 +1,7 @@
-"""Independent arithmetic on one run of a program: terms per site, Jacobians by automatic differentiation, normalization."""
+"""Independent evaluation of one program run: terms per site, Jacobians, normalization.
+
+Jacobians are computed by automatic differentiation.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from zoo.density.log_density import LogDensity, default_dtype
 __all__ = ["auto_jacobian", "integral", "log_joint", "run_at"]
 
 MOST_VALUES = 3_000_000
-REACH, NUMBER = 12.0, 801  # sinh(12) = 8e4 scales: a Cauchy's tail beyond is 8e-6
+REACH, NUMBER = 12.0, 801  # sinh(12) = 8e4 scales; a Cauchy tail beyond is 8e-6
 HIGHEST_COUNT = 20_000
 
 
@@ -40,7 +43,7 @@ def run_at(
 
 
 def log_joint(subject: Subject, draws: Mapping[str, Tensor]) -> Tensor:
-    """Add up log p of every site, each evaluated once at its value, without Pyro's own bookkeeping."""
+    """Add up log p of every site, evaluated once at its value, without Pyro's bookkeeping."""
     total = torch.zeros((), dtype=subject.density.dtype)
     for node in subject.sites(run_at(subject, draws)):
         terms = node["fn"].log_prob(node["value"])
@@ -51,10 +54,12 @@ def log_joint(subject: Subject, draws: Mapping[str, Tensor]) -> Tensor:
 
 
 def auto_jacobian(density: LogDensity, u: Tensor) -> Tensor:
-    """Return log |det| of the map from a flat point to the constrained sites, by automatic differentiation.
+    """Return log |det| of the map from a flat point to the constrained sites.
+
+    It is computed by automatic differentiation.
 
     Raises:
-        Skipped: a bijection onto a set whose free coordinates are not known here.
+        Skipped: a bijection onto a set whose free coordinates are unknown here.
     """
     total = u.new_zeros(())
     for s in density.sites:
@@ -69,7 +74,10 @@ def auto_jacobian(density: LogDensity, u: Tensor) -> Tensor:
 
 
 def _free(name: str, value: Tensor, number: int) -> Tensor:
-    """Return the free coordinates of a value: all but the last of a simplex, the lower triangle of a Cholesky factor."""
+    """Return the free coordinates of a value.
+
+    They are all but the last of a simplex, and the lower triangle of a Cholesky factor.
+    """
     if value.numel() == number:
         return value
     last = value.shape[-1]
@@ -91,7 +99,10 @@ def _free(name: str, value: Tensor, number: int) -> Tensor:
 
 
 def integral(node: Mapping[str, Any]) -> Tensor | None:
-    """Return the integral (or sum) of the density of a univariate site over its support, `[*batch]`; None where not possible."""
+    """Return the integral (or sum) of the density of a univariate site, `[*batch]`.
+
+    The integral is over its support; None if it is not possible.
+    """
     fn = node["fn"]
     while isinstance(fn, dist.Independent):
         fn = fn.base_dist
@@ -139,9 +150,8 @@ def _integrated(fn: Any, batch: int) -> Tensor | None:
     transform = biject_to(fn.support)
     with seeded(2):
         raw = transform.inv(fn.sample((400,)))
-    finite = torch.where(
-        raw.isfinite(), raw, torch.nan
-    )  # an atom at the border of the support is none
+    # an atom at the border of the support has no unconstrained value
+    finite = torch.where(raw.isfinite(), raw, torch.nan)
     low, middle, high = (finite.nanquantile(q, 0).nan_to_num() for q in (0.25, 0.5, 0.75))
     scale = ((high - low) / 1.35).clamp(min=1e-6)
     t = torch.linspace(-REACH, REACH, NUMBER, dtype=raw.dtype).reshape(
@@ -152,9 +162,8 @@ def _integrated(fn: Any, batch: int) -> Tensor | None:
     terms = fn.log_prob(x) + transform.log_abs_det_jacobian(u, x) + scale.log() + t.cosh().log()
     terms = torch.nan_to_num(terms, nan=-math.inf, posinf=-math.inf)
     total: Tensor = terms.exp().sum(0) * (2 * REACH / (NUMBER - 1))
-    atoms = getattr(
-        fn, "atoms", None
-    )  # values with a probability of their own, beside the density
+    # values with a probability of their own, in addition to the density
+    atoms = getattr(fn, "atoms", None)
     return total if atoms is None else total + fn.log_prob(atoms).exp().sum(0)
 
 

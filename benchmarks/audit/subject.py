@@ -1,4 +1,4 @@
-"""What the audit looks at: an entry with its evidence, and one guide on it with draws that the audit makes by itself."""
+"""Subjects of the audit: an entry with its evidence, and a guide with independent draws."""
 
 from __future__ import annotations
 
@@ -39,18 +39,21 @@ from zoo.types import ModelEntry, Posterior
 __all__ = ["Audited", "Evidence", "GuideSubject", "Weights", "limit"]
 
 T = TypeVar("T")
-FALSE_ALARM = 1e-5  # per check, both sides, shared by its comparisons
+FALSE_ALARM = 1e-5  # per check, two-sided, shared by its comparisons
 PROPOSALS = 40_000
-DOUBTFUL, HEAVY = 0.1, 0.6  # shares of the variance in 0.1 % of the draws
+DOUBTFUL, HEAVY = 0.1, 0.6  # fractions of the variance that 0.1 % of the draws may hold
 
 
 def limit(degrees: int, comparisons: int = 1) -> float:
-    """Return how many standard errors a true equality exceeds with probability 1e-5 over all comparisons of a check."""
+    """Return the threshold in standard errors for all comparisons of a check.
+
+    A true equality exceeds it with probability 1e-5 in total.
+    """
     return float(t.isf(FALSE_ALARM / (2 * comparisons), max(degrees, 5)))
 
 
 def once(method: Callable[[Any], T]) -> cached_property[T]:
-    """Make a property once, and where it is skipped, skip it from then on without trying again."""
+    """Cache a property, including a `Skipped` it raises."""
 
     @wraps(method)
     def made(self: Any) -> T:
@@ -68,7 +71,10 @@ def once(method: Callable[[Any], T]) -> cached_property[T]:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """A log evidence in nats with its error and where it comes from; `independent` of the program's own density or not."""
+    """A log evidence in nats with its error and source.
+
+    `independent` says whether it does not use the program's own density.
+    """
 
     value: float
     error: float
@@ -106,7 +112,7 @@ class Weights:
 
 
 class Audited(Subject):
-    """An entry under audit, with what is reported about it."""
+    """An entry under audit, with the reported numbers about it."""
 
     def __init__(
         self, entry: ModelEntry, *, log_evidence: float | None, route: str, reported: Reported
@@ -116,7 +122,7 @@ class Audited(Subject):
 
     @once
     def start(self) -> Start:
-        """A deterministic Gaussian approximation, to place grids and proposals."""
+        """A deterministic Gaussian approximation that centers grids and proposals."""
         if self.entry.learns:
             raise Skipped("The program's weights are trained first; there is no evidence before.")
         with session(self.entry.dtype):
@@ -124,7 +130,10 @@ class Audited(Subject):
 
     @once
     def proposals(self) -> tuple[Tensor, Tensor]:
-        """Points from t distributions (4 degrees of freedom) around the start and from a wide normal, with log weights."""
+        """Points from t distributions (4 degrees of freedom) around the start, with log weights.
+
+        Some come from a wide normal.
+        """
         density, start = self.density, self.start
         generator = torch.Generator().manual_seed(11)
         half, dim = (PROPOSALS if density.batch_function().vectorized else 4000) // 2, density.dim
@@ -168,7 +177,7 @@ class Audited(Subject):
 
     @once
     def known(self) -> Evidence | None:
-        """The log evidence by a route that does not use the program's density, None where the entry has none."""
+        """The log evidence independent of the program's density, None if unknown."""
         if self.given is not None:
             return Evidence(value=self.given, error=1e-6, route=self.route, independent=True)
         exact = self.entry.exact(self.data)
@@ -180,7 +189,10 @@ class Audited(Subject):
 
     @once
     def integrated(self) -> Evidence:
-        """The integral of the program's own density: quadrature, else importance sampling certified by k-hat."""
+        """The integral of the program's density, by quadrature or importance sampling.
+
+        Importance sampling must be certified by k-hat.
+        """
         if self.density.dim <= LARGEST_DIM:
             return Evidence(
                 value=self.grid.log_integral,
@@ -197,7 +209,10 @@ class Audited(Subject):
 
     @once
     def sampled(self) -> Evidence:
-        """The integral by importance sampling around the start: of free classes, of the numberings that the points reach."""
+        """The integral by importance sampling around the start.
+
+        With free classes it covers the numberings that the points reach.
+        """
         log_w = self.proposals[1].double().numpy()
         k = pareto_k(log_w)[0]
         top = float(np.max(log_w))
@@ -223,7 +238,7 @@ class Audited(Subject):
 
     @once
     def free_classes(self) -> int:
-        """Classes that can be numbered in any order without changing the density, 1 where there are none."""
+        """Number of classes that can be permuted without changing the density, at least 1."""
         return free_classes(self)
 
     @once
@@ -251,14 +266,14 @@ def _multivariate_t(z: Tensor, df: float) -> Tensor:
 
 
 class GuideSubject:
-    """One family on an audited entry; everything is made once."""
+    """One family on an audited entry; everything is computed once."""
 
     def __init__(self, audited: Audited, family: str) -> None:
         self.audited, self.family, self.reported = audited, family, audited.reported
 
     @once
     def fit(self) -> Fit:
-        """A short fit; checks of a family without a usable one are skipped with its reason."""
+        """A brief fit; checks of a family without a usable one are skipped with its reason."""
         try:
             fit = self.reported.fit(self.audited.entry, self.family)
         except ZooError as error:
@@ -301,7 +316,11 @@ class GuideSubject:
 
     @once
     def own(self) -> Weights:
-        """Draws of the audit itself: 10,000 from a flat guide (1,000 of a slow program), 400 runs of a guide that is a Pyro program."""
+        """Draws of the audit itself.
+
+        10,000 of a flat guide (1,000 for a slow program), 400 runs of a guide that is a Pyro
+        program.
+        """
         guide, density = self.fit.guide, self.density
         number = 10_000 if self.vectorized else 1000
         with session(self.fit.entry.dtype), torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -315,7 +334,7 @@ class GuideSubject:
             return Weights(u=u, log_p=density.batch(u), log_q=self.log_q(u))
 
     def _runs(self, n: int) -> Weights:
-        """Run the guide and then the program at its values; log q on the unconstrained scale by the Jacobian."""
+        """Run the guide, then the program at its values; log q is unconstrained."""
         points, ps, qs = [], [], []
         for _ in range(n):
             trace = poutine.trace(self.fit.guide).get_trace(**self.fit.data.train)
@@ -339,10 +358,11 @@ class GuideSubject:
 
     @once
     def inflation(self) -> float:
-        """How often a Monte Carlo error of the ELBO counts, by the share of the variance that the most extreme 0.1 % of draws hold.
+        """Factor on Monte Carlo errors of the ELBO, from the concentration of its variance.
 
-        It is 1 to 3 % for a normal variable; a mean whose variance comes from a few draws has no
-        error worth the name.
+        It depends on the fraction of the variance in the most extreme 0.1 % of the draws, which is
+        1 to 3 % for a normal variable. A mean whose variance comes from a few draws has no
+        reliable error.
         """
         squares = (self.own.log_w - self.own.log_w.mean()).square().sort().values
         share = float(
@@ -357,12 +377,12 @@ class GuideSubject:
 
     @once
     def number(self) -> int:
-        """Draws to ask the implementation for."""
+        """Number of draws to request from the implementation."""
         return (4000 if self.vectorized else 1000) if self.flat else 200
 
     @property
     def vectorized(self) -> bool:
-        """Whether the density evaluates many points at once; else fewer are used."""
+        """Whether the density evaluates many points at once; if not, fewer are used."""
         return self.density.batch_function().vectorized
 
     @once

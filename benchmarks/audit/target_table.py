@@ -1,4 +1,4 @@
-"""The table of programs whose log evidence is known, and how one is entered."""
+"""Table of programs whose log evidence is known, and how one is added."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAMILIES = ("mean_field", "full_rank")
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """An entry with its log evidence in nats and the route it was computed by."""
+    """An entry with its log evidence in nats and the method that computed it."""
 
     entry: ModelEntry
     log_evidence: Callable[[], float]
@@ -31,7 +31,7 @@ TARGETS: dict[str, Target] = {}
 
 
 def as_tensor(values: Any) -> Tensor:
-    """Return float64."""
+    """Return the values as a float64 tensor."""
     return torch.as_tensor(values, dtype=torch.float64)
 
 
@@ -45,7 +45,10 @@ def add(
     observed: tuple[str, ...] = ("y",),
     **fields: Any,
 ) -> None:
-    """Enter a program with its data and the function that computes its log evidence; `fields` go to the entry."""
+    """Add a program with its data and the function that computes its log evidence.
+
+    `fields` are passed to the entry.
+    """
     tensors = {
         k: as_tensor(v) if isinstance(v, list | np.ndarray) else v for k, v in train.items()
     }

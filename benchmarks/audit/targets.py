@@ -1,7 +1,7 @@
-"""Small programs whose log evidence is known by a route that shares no code with their densities.
+"""Small programs with a known log evidence, on which the bound audit itself is tested.
 
-Closed forms use scipy's special functions, enumeration plain loops, quadrature scipy's `quad` and
-`dblquad`; none evaluates a Pyro program. They are what the bound audit itself is tested on.
+No code is shared with their densities: closed forms use scipy's special functions, enumeration
+plain loops, quadrature scipy's `quad` and `dblquad`; none evaluates a Pyro program.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from benchmarks.audit.target_table import TARGETS, Target
 
 __all__ = ["MODULES", "TARGETS", "Target"]
 
+# importing them adds their targets
 MODULES = (
     targets_conjugate,
     targets_integrated,
     targets_entries,
     targets_adapters,
     targets_topics,
-)  # importing enters them
+)

@@ -1,6 +1,7 @@
-"""Low-rank adapters of a frozen digit classifier that are small enough for scipy's quadrature: one and two numbers.
+"""Low-rank adapters of a frozen digit classifier with one or two coefficients.
 
-The integrand is written in numpy from the frozen weights, not taken from the program.
+They are small enough for scipy's quadrature. The integrand is written in numpy from the frozen
+weights, not taken from the program.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ WIDE = 8.0  # prior standard deviations on either side
 
 
 def _log_likelihood(number: int) -> Callable[..., float]:
-    """Return the log likelihood of `number` coefficients on the first singular directions of the second layer."""
+    """Return the log likelihood of `number` coefficients.
+
+    They scale the first singular directions of the second layer.
+    """
     data = ENTRY.with_options(form="subspace", rank=number).load_data()
     w = {name: value.numpy() for name, value in backbone().items()}
     x, label = data.train["x"].numpy(), data.train["label"].numpy()
@@ -41,7 +45,10 @@ def _log_likelihood(number: int) -> Callable[..., float]:
 
 @functools.cache
 def _evidence(number: int) -> float:
-    """Integrate likelihood times standard normal prior by adaptive quadrature, relative to its largest value on a coarse grid."""
+    """Integrate likelihood times standard normal prior by adaptive quadrature.
+
+    Values are relative to the largest on a coarse grid.
+    """
     likelihood = _log_likelihood(number)
 
     def joint(*t: float) -> float:
@@ -51,8 +58,8 @@ def _evidence(number: int) -> float:
     points = np.stack(np.meshgrid(*[axis] * number, indexing="ij"), -1).reshape(-1, number)
     values = np.array([joint(*p) for p in points])
     top = float(values.max())
-    # The box that holds all but e^-30 of the mass on the coarse grid, so that the rule does not
-    # miss a narrow peak.
+    # The box holds all but e^-30 of the mass on the coarse grid, so that the rule does not miss a
+    # narrow peak.
     inside = points[values > top - 30]
     low, high = inside.min(0) - 0.5, inside.max(0) + 0.5
 

@@ -1,4 +1,4 @@
-"""Conjugate programs: their evidence in closed form by scipy's distributions and special functions."""
+"""Conjugate programs, with their evidence in closed form by scipy."""
 
 from __future__ import annotations
 
@@ -93,7 +93,10 @@ def _normal_inverse_gamma(y: Tensor) -> None:
 
 
 def _normal_inverse_gamma_evidence() -> float:
-    """Return the multivariate t: y = mean + noise is normal given the variance, with covariance variance (I + 11' / 0.5)."""
+    """Return the multivariate t density of the data.
+
+    Given the variance, y = mean + noise is normal with covariance variance (I + 11' / 0.5).
+    """
     y = np.array(VALUES)
     return float(
         stats.multivariate_t.logpdf(y, np.zeros(8), (2.0 / 3.0) * (np.eye(8) + 2.0), df=6)
@@ -118,7 +121,10 @@ def _dirichlet_categorical(y: Tensor) -> None:
 
 
 def _dirichlet_categorical_evidence() -> float:
-    """Return the Dirichlet-multinomial probability of the counts, divided by the number of orders they can come in."""
+    """Return the Dirichlet-multinomial probability of the sequence of outcomes.
+
+    It is that of the counts divided by the number of orders they can come in.
+    """
     counts = np.array([5.0, 2.0, 8.0])
     orders = gammaln(counts.sum() + 1) - gammaln(counts + 1).sum()
     return float(stats.dirichlet_multinomial.logpmf([5, 2, 8], [1.5, 2.0, 3.0], 15) - orders)

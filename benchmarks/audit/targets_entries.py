@@ -1,4 +1,7 @@
-"""Entries of the zoo whose evidence scipy and numpy know without their programs: mixtures of closed forms, grids."""
+"""Entries whose evidence is known by scipy and numpy: mixtures of closed forms, grids.
+
+None of them uses the entry's program.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ Grid = tuple[list[Array], Array]
 
 
 def log_integral(grid: Grid) -> float:
-    """Return the log of the integral of exp(values) over a grid of axes, by the trapezoid rule, in nats.
+    """Return the log of the integral of exp(values) over a grid, in nats.
 
-    The rule converges exponentially for smooth integrands that vanish at the border.
+    The trapezoid rule converges exponentially for smooth integrands that vanish at the border.
     """
     axes, values = grid
     peak = values.max()
@@ -32,7 +35,10 @@ def log_integral(grid: Grid) -> float:
 
 
 def weibull_grid(points: int = 61) -> Grid:
-    """Return axes of level, slope and log shape, and the log joint density over them, `[level, slope, log shape]`."""
+    """Return axes of level, slope and log shape, and the log joint density over them.
+
+    The density is `[level, slope, log shape]`.
+    """
     train = zoo.load("weibull_survival").load_data().train
     production, days = train["production"].numpy(), train["days"].numpy()
     level, slope, log_shape = (
@@ -48,9 +54,8 @@ def weibull_grid(points: int = 61) -> Grid:
     )
     for t, x in zip(days, production, strict=True):
         scale = np.exp(level[:, None, None] + slope[None, :, None] * x)
-        ratio = (
-            t / scale
-        ) ** k  # one hazard per strike: shapes broadcast to [level, slope, log shape]
+        # one hazard per strike: shapes broadcast to [level, slope, log shape]
+        ratio = (t / scale) ** k
         values = values - ratio
         if t < 80:
             values = values + np.log(k) + k * np.log(t / scale) - math.log(t)
@@ -58,7 +63,7 @@ def weibull_grid(points: int = 61) -> Grid:
 
 
 def gp_grid(points: int = 61) -> Grid:
-    """Return axes of log length, log amplitude and log noise, and the log joint density over them.
+    """Return axes of log length, log amplitude and log noise, and the log joint density.
 
     The eigenvalues of the correlation for one length give the density for every amplitude and
     noise.
@@ -93,14 +98,13 @@ def gp_grid(points: int = 61) -> Grid:
 
 
 def _change_point_evidence() -> float:
-    """Sum multivariate t densities over the years: given the change the flows are jointly t."""
+    """Sum multivariate t densities over the years: given the change, the flows are jointly t."""
     flow = zoo.load("change_point").load_data().train["flow"].numpy()
     terms = []
     for change in range(1, 100):
         x = np.repeat(np.eye(2), [change, 100 - change], axis=0)
-        shape = (4 / 3) * (
-            np.eye(100) + 4 * x @ x.T
-        )  # normal-inverse-gamma with shape 3, rate 4: t with 6 degrees of freedom
+        # normal-inverse-gamma with shape 3, rate 4: t with 6 degrees of freedom
+        shape = (4 / 3) * (np.eye(100) + 4 * x @ x.T)
         terms.append(
             stats.multivariate_t.logpdf(flow, np.full(100, 9.0), shape, df=6) - math.log(99)
         )

@@ -1,4 +1,7 @@
-"""Programs whose evidence is a sum over every discrete value, by plain loops, or an integral by scipy's quadrature."""
+"""Programs whose evidence is a sum over discrete values, or an integral by quadrature.
+
+The sums are plain loops, the quadrature is scipy's.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,6 @@ from torch import Tensor
 from benchmarks.audit.target_table import add, as_tensor, mvn
 from benchmarks.audit.targets_conjugate import VALUES, WAITS
 
-# -- discrete latent sites, summed by plain loops ----------------------------------------------
-
 POINTS = [-1.8, 0.4, 1.9, 2.6, -0.7]
 
 
@@ -33,7 +34,7 @@ def _two_classes(y: Tensor) -> None:
 
 
 def _two_classes_evidence() -> float:
-    """Sum over the 2^5 assignments; given one, the points of the second class are jointly normal."""
+    """Sum over the 2^5 assignments; given one, the second class is jointly normal."""
     terms = []
     for labels in itertools.product((0, 1), repeat=5):
         first = [v for v, k in zip(POINTS, labels, strict=True) if k == 0]
@@ -87,7 +88,7 @@ STAY = ((0.8, 0.2), (0.3, 0.7))
 
 
 def _hidden_markov(y: Tensor) -> None:
-    """Sum the state out step by step; the location of state 1 is unknown."""
+    """Marginalize the states by the forward algorithm; the location of state 1 is unknown."""
     location = pyro.sample("location", dist.Normal(1.5, 1.0))
     rows = as_tensor(STAY).log()
     levels = torch.stack([torch.zeros_like(location), location], -1)
@@ -120,9 +121,6 @@ add(
     _hidden_markov,
     {"y": CHAIN},
 )
-
-
-# -- scipy's quadrature ------------------------------------------------------------------------
 
 
 def _half_normal_scale(y: Tensor, index: Tensor | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A topic model so small that its evidence is a sum over every assignment of words to topics, in plain loops."""
+"""A topic model whose evidence is a sum over every assignment of words to topics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `zoo` command. Names and flags are in `commands`; the work of each command in a module of its own."""
+"""The `zoo` command: names and flags in `commands`, the work in one module per group."""
 
 from __future__ import annotations
 

@@ -13,7 +13,10 @@ __all__ = ["check", "new", "reference"]
 
 
 def check(model: str, bounds: bool = False) -> int:
-    """Run every check of the contract, or of the bound audit, on an entry and print each as it ends; 1 when one failed."""
+    """Run every check of an entry and print each as it ends; 1 if one failed.
+
+    The checks are those of the contract, or with `bounds` those of the bound audit.
+    """
     import benchmarks.audit
     import benchmarks.contract
     from benchmarks.workers import one_thread

@@ -26,10 +26,11 @@ def bench(
     cold: bool,
     page: Path | None,
 ) -> int:
-    """Run the benchmark; `peers` None means those installed, `only` empty means all eight entries, growth and commands.
+    """Run the benchmark.
 
-    What `only` names (an entry, `growth`, `commands`) takes the place of its figures in an earlier
-    run in the same folder.
+    `peers` None means those installed; an empty `only` means all eight entries, growth and
+    commands. What `only` names (an entry, `growth`, `commands`) replaces its figures from an
+    earlier run in the same folder.
 
     Raises:
         UsageError: an unknown entry or peer, or fewer than one pair.

@@ -30,7 +30,10 @@ SHOWN = (
 
 
 def list_models(tag: str | None, long: bool, as_json: bool) -> None:
-    """Print every entry; without `long` no model is imported, so parameters and observations are null."""
+    """Print every entry.
+
+    Without `long` no model is imported, so parameters and observations are null.
+    """
     from zoo.registry import catalog
 
     infos = catalog(deep=True) if long else catalog()
@@ -165,7 +168,7 @@ def _words(value: Any) -> str:
 
 
 def doctor() -> int:
-    """Print what was found about this installation; 1 when something is broken."""
+    """Print the findings about this installation; 1 if something is broken."""
     from benchmarks.cli.doctor import examine
 
     findings = examine()

@@ -1,7 +1,8 @@
-"""The `zoo` command: names and flags here, the work in `benchmarks.cli`, torch imported only when something runs.
+"""Names and flags of the `zoo` command; the work is in the modules of `benchmarks.cli`.
 
-Exit codes: 0 done; 1 a gate failed (a check, a fit, a reference); 2 the request is wrong; 3 the
-machine failed; 130 and 143 interrupted. Results go to stdout, everything else to stderr.
+torch is imported only when something runs. Exit codes: 0 success; 1 a gate failed (a check, a fit,
+a reference); 2 a usage error; 3 an infrastructure error; 130 and 143 interrupted. Results go to
+stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def common(
         ),
     ] = None,
 ) -> None:
-    """Pyro programs with certified reference posteriors: how far may variational inference be trusted?"""
+    """Handle the options of every command."""
     hide_cards()
     if posteriordb is not None:
         os.environ["POSTERIORDB"] = str(posteriordb)

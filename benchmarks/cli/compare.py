@@ -17,7 +17,7 @@ __all__ = ["compare", "fit", "report"]
 
 
 def compare(fields: dict[str, Any], jobs: int, out: Path | None, as_json: bool) -> int:
-    """Execute the plan and print its table, or one JSON document; 1 when a gate failed."""
+    """Execute the plan and print its table, or one JSON document; 1 if a gate failed."""
     from benchmarks.run.execute import execute
 
     if not fields["guides"]:
@@ -52,7 +52,7 @@ def _check_choice(flag: str, got: str, accepted: tuple[str, ...]) -> None:
 
 
 def _check_device(device: str, compile_: str) -> None:
-    """Refuse a device before anything is prepared for it."""
+    """Refuse an unusable device before anything is prepared for it."""
     from zoo.compiler.cuda import check_device
 
     check_device(device)
@@ -72,7 +72,7 @@ def _print_table(run: Any) -> None:
 
 
 def report(run_dir: Path, html: Path | None, markdown: Path | None) -> None:
-    """Render a run again into the files asked for, or print its table."""
+    """Render a run into the requested files, or print its table."""
     from benchmarks.report import render_html, render_markdown
     from benchmarks.run.execute import read_run
 
@@ -149,7 +149,7 @@ def fit(
 
 
 def _check_target(out: Path | None) -> None:
-    """Refuse a place that cannot be written before the minutes are spent."""
+    """Refuse a path that cannot be written before spending minutes on the fit."""
     if out is None:
         return
     if out.is_dir():

@@ -1,4 +1,4 @@
-"""Where text goes: results to stdout, progress to stderr, bars on a terminal and plain lines elsewhere."""
+"""Output: results to stdout, progress to stderr, as bars on a terminal or plain lines."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def print_json(document: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line, text of others made harmless."""
+    """Print a line with control characters made harmless."""
     print(printable(text))
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table that fits the terminal; into a pipe, full lines."""
+    """Print a table that fits the terminal, or full lines into a pipe."""
     from rich.console import Console as Rich
     from rich.table import Table
     from rich.text import Text
@@ -66,7 +66,7 @@ class Console(Events):
             print(line, file=sys.stderr, flush=True)
 
     def begin(self, label: str, total: int) -> None:
-        """Start a bar on a terminal; elsewhere the lines of `done` count."""
+        """Start a progress bar on a terminal; elsewhere `done` prints lines."""
         self._total, self._number = total, 0
         if sys.stderr.isatty():
             from rich.console import Console as Rich
@@ -89,7 +89,7 @@ class Console(Events):
             self._bar.start()
 
     def done(self, label: str, status: str, sentence: str, seconds: float) -> None:
-        """Print one finished task and move the bar."""
+        """Print one finished task and advance the bar."""
         self._number += 1
         more = f"; {sentence}" if sentence and status != "ok" else ""
         words = f"[{self._number}/{self._total}] {label}: {status}, {seconds:.1f} s{more}"

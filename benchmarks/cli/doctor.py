@@ -18,8 +18,8 @@ from benchmarks.cli.environment import HOME, shadowed
 
 __all__ = ["Finding", "examine"]
 
-# of four fixed chains (`_chains`), by the formulas of Vehtari et al. (2021), which a test writes
-# out
+# Diagnostics of four fixed chains (`_chains`), by the formulas of Vehtari et al. (2021); a test
+# repeats them.
 DIAGNOSTICS = {
     "rhat": 1.0188170460911616,
     "ess_bulk": 217.96147670830968,
@@ -32,7 +32,7 @@ DIAGNOSTICS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing looked at; `note` is worth knowing, `failed` must be mended."""
+    """One finding; a `note` is informative, a `failed` one needs a fix."""
 
     name: str
     status: Literal["ok", "note", "failed"]
@@ -40,7 +40,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything; a look that itself fails is a finding."""
+    """Run every check; a check that raises is a finding itself."""
     findings = []
     for look in (
         _python,
@@ -113,7 +113,7 @@ def _packages() -> Finding:
 
 
 def _density() -> Finding:
-    """Evaluate a known integral: the evidence of `coin` must come out of the log density by quadrature."""
+    """Check by quadrature that the log density gives the known evidence of `coin`."""
     import torch
 
     import zoo
@@ -140,7 +140,7 @@ def _density() -> Finding:
 
 
 def _chains() -> Any:
-    """Return four chains `[chain, draw]` of 50 draws from integer arithmetic, alike on every machine."""
+    """Return four chains `[chain, draw]` of 50 draws, made by portable integer arithmetic."""
     import numpy as np
 
     i = np.arange(200).reshape(4, 50)
@@ -148,7 +148,7 @@ def _chains() -> Any:
 
 
 def _diagnostics() -> Finding:
-    """Diagnose fixed chains as every comparison does: through the bridge to ArviZ, with what is installed beside it."""
+    """Check the diagnostics of fixed chains, through the bridge to ArviZ as in comparisons."""
     from benchmarks import arviz_bridge
 
     x, wrong = _chains(), []
@@ -191,7 +191,7 @@ def _fork() -> Finding:
 
 
 def _compiler() -> Finding:
-    """Say how graphs are compiled here, and see one give the numbers of its function."""
+    """Report how graphs are compiled here, and check one against its function."""
     import torch
 
     from zoo.compiler.compile import compile_function, compiler_missing

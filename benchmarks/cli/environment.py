@@ -1,4 +1,4 @@
-"""Where the command runs: the folder its packages lie in, and whether others of the same name hide them."""
+"""Location of the installed packages, and whether others of the same name shadow them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOMS = ("zoo", "guides", "benchmarks")
 
 
 def shadowed() -> str | None:
-    """Say which of our packages another one of the same name hides, None when all three lie side by side."""
+    """Return which of the three packages is shadowed by another one, None if none is."""
     for room in ROOMS:
         spec = importlib.util.find_spec(room)
         origin = (
@@ -31,13 +31,16 @@ def shadowed() -> str | None:
 
 
 def hide_cards() -> None:
-    """Hide graphics cards from torch: beside one it sees, processes forked from this one cannot differentiate."""
+    """Hide graphics cards from torch.
+
+    If torch sees one, processes forked from this one cannot differentiate.
+    """
     _found.setdefault(CARDS, os.environ.get(CARDS))
     os.environ[CARDS] = ""
 
 
 def show_cards() -> None:
-    """Let torch see them after all, as this command found them; nothing has asked for one yet."""
+    """Restore the graphics cards this command started with; nothing has used one yet."""
     before = _found.pop(CARDS, None)
     os.environ.pop(CARDS, None)
     if before is not None:

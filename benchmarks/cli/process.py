@@ -18,8 +18,11 @@ def _terminated(number: int, frame: object) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and exit with the documented code; tracebacks only with ZOO_DEBUG=1."""
-    # Several times slower with more threads than free cores, and a fork beside OpenMP threads can
+    """Run the command line and exit with the documented exit code.
+
+    Tracebacks are shown only with ZOO_DEBUG=1.
+    """
+    # More threads than free cores are several times slower, and a fork beside OpenMP threads can
     # hang.
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
@@ -50,7 +53,7 @@ def run(argv: list[str] | None) -> int:
     if hidden is not None:
         _say(hidden)
         return 3
-    from zoo.errors import ZooError  # not before: a shadowed zoo has no errors module
+    from zoo.errors import ZooError  # late: a package that shadows zoo has no errors module
 
     try:
         app(args=argv, prog_name="zoo")
@@ -59,13 +62,13 @@ def run(argv: list[str] | None) -> int:
     except BrokenPipeError:
         return _reader_left()
     except SystemExit as left:
-        if isinstance(left.__context__, BrokenPipeError):  # typer makes it an exit with code 1
+        if isinstance(left.__context__, BrokenPipeError):  # typer turns it into exit code 1
             return _reader_left()
         if left.code == 130:
-            _say("interrupted; whole cells stay, the same command resumes")
+            _say("interrupted; finished cells are kept, and the same command resumes")
         return left.code if isinstance(left.code, int) else 0 if left.code is None else 1
     except KeyboardInterrupt:
-        _say("interrupted; whole cells stay, the same command resumes")
+        _say("interrupted; finished cells are kept, and the same command resumes")
         return 130
     except ZooError as error:
         return _fail(str(error), error.exit_code)
@@ -80,14 +83,14 @@ def run(argv: list[str] | None) -> int:
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         return _fail(
-            f"unexpected {type(error).__name__}: {first}; a fault of ours: run again with"
+            f"unexpected {type(error).__name__}: {first}; this is a bug: run again with"
             " ZOO_DEBUG=1 for the traceback.",
             3,
         )
 
 
 def _reader_left() -> int:
-    """End well where the reader of a pipe has seen enough, as in `zoo list | head`."""
+    """Exit successfully when the reader of a pipe has closed it, as in `zoo list | head`."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
 
@@ -100,7 +103,6 @@ def _fail(sentence: str, code: int) -> int:
 
 
 def _say(sentence: str) -> None:
-    text = "".join(
-        c if c.isprintable() else "?" for c in sentence
-    )  # zoo.errors may be what is missing
+    # without zoo.errors, which may be what is missing
+    text = "".join(c if c.isprintable() else "?" for c in sentence)
     print(f"zoo: {text}", file=sys.stderr, flush=True)

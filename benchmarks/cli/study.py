@@ -1,4 +1,4 @@
-"""`zoo study`: list what measures the pages of results, measure one, render it, publish it."""
+"""`zoo study`: list, measure, render and publish the studies behind docs/results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLUMNS = ["name", "title", "page", "takes", "quick", "parts", "needs"]
 
 
 def _list(as_json: bool) -> None:
-    """Print every study; a broken plug-in is shown."""
+    """Print every study, including broken plug-ins."""
     rows = [_listed(name) for name in STUDIES]
     if as_json:
         print_json({"schema": 1, "studies": rows})
@@ -65,13 +65,13 @@ def study(
     write: bool,
     as_json: bool,
 ) -> None:
-    """Measure a study, or take its rows as they are, render it, and publish it where asked.
+    """Measure a study, or take stored rows, then render it, and publish it if requested.
 
     Without a name, list the studies.
 
     Raises:
         UnknownNameError: no such study or part.
-        UsageError: flags that exclude each other, a folder that holds something else.
+        UsageError: flags that exclude each other, or a folder with other content.
     """
     if name is None:
         given = {"--quick": quick, "--part": part, "--out": out, "--render": render}
@@ -92,7 +92,8 @@ def study(
         execute.check_target(found, quick)
     if render:
         stored = execute.find_rows(found, folder)
-        if out is None and stored.source.parent != folder:  # a later measurement starts in its own
+        # a later measurement starts in its own folder
+        if out is None and stored.source.parent != folder:
             folder = folder.with_name(f"{found.name}-published")
         events.say(f"{found.name}: rows of {stored.source}")
     else:

@@ -1,1 +1,1 @@
-"""From a posterior and a reference to scores, a verdict and a sentence."""
+"""Comparison of a posterior with a reference: scores, a verdict and a sentence."""

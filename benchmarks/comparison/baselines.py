@@ -1,9 +1,9 @@
-"""What an entry's `baselines` hook gives, scored beside the posteriors: one table of class probabilities per entry.
+"""Class probabilities of an entry's `baselines` hook, scored beside its posteriors.
 
-A posterior predicts by the mean over its draws of the class probabilities. The truth of the table
-is the predictive of this run's NUTS chains, else that of the reference draws; `distance` is the
-mean total variation to it, and `floor` the same distance between the first and the second half of
-its chains.
+There is one table per entry. A posterior predicts by the mean over its draws of the class
+probabilities. The ground truth of the table is the predictive of this run's NUTS chains, else that
+of the reference draws. `distance` is the mean total variation to it, and `floor` the same distance
+between the first and the second half of its chains.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionRow:
-    """One method: whether it is a posterior, its metrics, the AUROC per outside set, and the distance to the truth."""
+    """One method: whether it is a posterior, metrics, AUROC per OOD set, distance to the truth."""
 
     method: str
     posterior: bool
@@ -55,10 +55,10 @@ class PredictionRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionTable:
-    """The rows, the noise floor of the distance, and what the pictures are drawn from.
+    """The rows, the noise floor of the distance, and the data of the figures.
 
     `probabilities` maps methods to `[row, class]` on the test rows; `truth` names the method whose
-    predictive is the truth.
+    predictive is the ground truth.
     """
 
     rows: Sequence[PredictionRow] = ()
@@ -79,14 +79,16 @@ def table(
     *,
     seed: int = 0,
 ) -> PredictionTable | None:
-    """Return the table of an entry with a `baselines` hook, None for others; a hook that fails gives its error, not an exception.
+    """Return the table of an entry with a `baselines` hook, None for other entries.
+
+    An exception of the hook is recorded in the table, not raised.
 
     Args:
-        entry: the card.
+        entry: the entry.
         data: what was conditioned on.
-        comparisons: row name -> comparison; rows without draws are left out.
-        reference: the truth where NUTS was not run.
-        seed: of the baselines' training.
+        comparisons: comparisons by row name; rows without draws are left out.
+        reference: the ground truth if NUTS was not run.
+        seed: seed for training the baselines.
     """
     if entry.baselines is None:
         return None
@@ -98,7 +100,7 @@ def table(
             if c.verdict != "fit_failed" and "none" not in c.posterior.draws
         }
         return _score(made, posteriors, reference)
-    except Exception as error:  # an outsider's hook must not cost the whole report
+    except Exception as error:  # a hook of a plug-in must not break the report
         return PredictionTable(
             error=f"The baselines of this entry failed: {type(error).__name__}: {error}"
         )
@@ -107,7 +109,10 @@ def table(
 def predictive(
     made: Baselines, posterior: Posterior, *, chains: Sequence[int] | None = None
 ) -> dict[str, Array]:
-    """Return the mean class probabilities of a posterior per set, `[row, class]`, over evenly spaced draws of some or all chains."""
+    """Return the mean class probabilities of a posterior, `[row, class]` per set.
+
+    The mean is over evenly spaced draws of some or all chains.
+    """
     axes = len(posterior.sample_dims)
     draws = {
         k: (v if chains is None else v[list(chains)]).flatten(0, axes - 1)
@@ -125,7 +130,7 @@ def predictive(
 def halves(
     made: Baselines, posterior: Posterior
 ) -> tuple[dict[str, Array], dict[str, Array]] | None:
-    """Return the predictives of the first and the second half of the chains, None for draws without chains."""
+    """Return the predictives of both halves of the chains, None for draws without chains."""
     if posterior.sample_dims != ("chain", "draw") or posterior.sample_shape[0] < 2:
         return None
     count = posterior.sample_shape[0]
@@ -178,7 +183,10 @@ def score_rows(
     truth: str = "",
     about: Mapping[str, str] | None = None,
 ) -> list[PredictionRow]:
-    """Score every method's probabilities per set; `exact` `[row, class]` is what `distance` is measured to."""
+    """Score each method's probabilities on every set.
+
+    `exact` `[row, class]` holds the probabilities to which `distance` is measured.
+    """
     rows = []
     for method, sets in found.items():
         p = sets["test"]

@@ -1,16 +1,16 @@
-"""Expectations under a guide's q by Gauss-Hermite quadrature of its noise, and the best q of its family for every datum.
+"""The best q of a guide's family for every datum, and its ELBO by Gauss-Hermite quadrature.
 
-All heads map standard normal noise to the local values, so that for nodes e_k with weights c_k
+Every head maps standard normal noise to the local values. With nodes e_k and weights c_k,
 
     ELBO_i(q) = sum_k c_k [log p(x_i, z_i(e_k)) - log q(z_i(e_k))]       [nats]
 
-is exact but for the smoothness of the integrand. It runs through the head's own `draw` and
-`log_prob`: a density that does not belong to the draws shows against the grid, which never draws.
+is exact up to the smoothness of the integrand. It uses the head's own `draw` and `log_prob`, so a
+density that does not match the draws disagrees with the grid, which takes no draws.
 
-The best q is searched from several starts in coordinates relative to the start, m = m0 + T0 a, T =
-T0 R. The family of a flow is every chain of couplings of its shape, whatever weights the guide
-shares between data: `OwnFlowHead` gives each datum weights of its own (as in Cremer, Li and
-Duvenaud 2018, Inference suboptimality in variational autoencoders).
+The best q is optimized from several starts in coordinates relative to the start, m = m0 + T0 a, T
+= T0 R. The family of a flow is every chain of couplings of its shape, whichever weights the guide
+shares between data: `OwnFlowHead` gives each datum its own weights (as in Cremer, Li and Duvenaud
+2018, Inference suboptimality in variational autoencoders).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from torch import Tensor
 from guides.base.heads import DiagonalHead, FlowHead, Head, TriangularHead
 from guides.base.local import LocalGuide
 
-WEIGHT_PACE = 0.6  # of a coupling's weights beside locations and log scales
-OWN_STEPS, OWN_POINTS, OWN_RATE = 1000, 128, 0.05  # of the search over couplings
+WEIGHT_PACE = 0.6  # learning-rate scale of coupling weights, relative to locations and log scales
+OWN_STEPS, OWN_POINTS, OWN_RATE = 1000, 128, 0.05  # of the optimization of couplings
 
 __all__ = [
     "LocalQ",
@@ -44,13 +44,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Target:
-    """A model with the codes of images as its only latent values: a likelihood of `zoo.truth.grid` and log p(z)."""
+    """A model whose only latents are the codes of images.
+
+    It offers the likelihood that `zoo.truth.grid` needs, and log p(z).
+    """
 
     likelihood: Any
     log_prior: Any
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return log p(x_i, z_i) for rows `[row, pixel]` and their own points `[node, row, d]`, `[node, row]`."""
+        """Return log p(x_i, z_i), `[node, row]`, for `x` `[row, pixel]`, `z` `[node, row, d]`."""
         prior: Tensor = self.log_prior(z.reshape(-1, z.shape[-1])).reshape(z.shape[:-1])
         value: Tensor = self.likelihood.paired(x, z) + prior
         return value
@@ -58,7 +61,7 @@ class Target:
 
 @dataclass(frozen=True)
 class LocalQ:
-    """One q per row: a head with its numbers `[row, numbers]`; values are center + spread w."""
+    """One q per row: a head with its parameters `[row, numbers]`; values are center + spread w."""
 
     head: Head
     numbers: Tensor
@@ -67,18 +70,18 @@ class LocalQ:
 
     @classmethod
     def of(cls, guide: LocalGuide) -> LocalQ:
-        """Take the q of every unit of a fitted guide."""
+        """Return the q of every unit of a fitted guide."""
         with torch.no_grad():
             return cls(
                 guide.head, guide.numbers(None).clone(), guide.center.clone(), guide.spread.clone()
             )
 
     def take(self, rows: Tensor) -> LocalQ:
-        """Return the q of some rows."""
+        """Return the q of the given rows."""
         return LocalQ(self.head, self.numbers[rows], self.center, self.spread)
 
     def replaced(self, numbers: Tensor) -> LocalQ:
-        """Return the same family with other numbers."""
+        """Return the same family with other parameters."""
         return LocalQ(self.head, numbers, self.center, self.spread)
 
     def draw(self, noise: Tensor) -> Tensor:
@@ -94,10 +97,11 @@ class LocalQ:
 
 
 class OwnFlowHead(FlowHead):
-    """The flow with couplings of each row's own: their weights follow the numbers of the normal, layer after layer.
+    """A flow whose coupling weights are separate for each row.
 
-    Of layer l with k kept and m moved coordinates: inner weight `[hidden, k]`, inner bias
-    `[hidden]`, into which h went, outer weight `[2 m, hidden]`, outer bias `[2 m]`.
+    They follow the parameters of the normal, layer after layer. A layer with k kept and m moved
+    coordinates has an inner weight `[hidden, k]`, an inner bias `[hidden]` (which includes the
+    contribution of h), an outer weight `[2 m, hidden]` and an outer bias `[2 m]`.
     """
 
     def __init__(self, like: FlowHead) -> None:
@@ -114,14 +118,14 @@ class OwnFlowHead(FlowHead):
 
     @property
     def numbers(self) -> int:
-        """Those of the normal, and every weight."""
+        """Parameters per row: those of the normal, and every coupling weight."""
         return self.normal.numbers + sum(
             math.prod(shape) for layer in self.shapes for shape in layer
         )
 
     @classmethod
     def numbers_of(cls, like: FlowHead, numbers: Tensor) -> Tensor:
-        """Return the numbers `[row, numbers]` under which this head is the q that `like` has with its own."""
+        """Return the parameters `[row, numbers]` that make this head equal to the q of `like`."""
         h, parts = numbers[:, like.normal.numbers :], [numbers[:, : like.normal.numbers]]
         for kept, coupling in zip(like.kept, like.couplings, strict=True):
             inner, outer = coupling[0], coupling[2]  # type: ignore[index]
@@ -145,7 +149,10 @@ class OwnFlowHead(FlowHead):
 
 
 def nodes(number: int, d: int) -> tuple[Tensor, Tensor]:
-    """Return Gauss-Hermite nodes `[number^d, d]` for standard normals and their weights `[number^d]`, which sum to 1."""
+    """Return Gauss-Hermite nodes `[number^d, d]` and weights `[number^d]` of standard normals.
+
+    The weights sum to 1.
+    """
     points, weights = np.polynomial.hermite_e.hermegauss(number)
     axis, weight = torch.as_tensor(points), torch.as_tensor(weights / weights.sum())
     grid = torch.cartesian_prod(*[axis] * d).reshape(-1, d)
@@ -157,8 +164,8 @@ def nodes(number: int, d: int) -> tuple[Tensor, Tensor]:
 def elbo_nats(target: Target, q: LocalQ, x: Tensor, number: int | None = None) -> Tensor:
     """Return the ELBO of each row by quadrature with `number` nodes per axis, `[row]` in nats.
 
-    By default there are 48 of them (24 from three dimensions on): 24 were off by 1.5e-3 nats for a
-    decoder of steep units.
+    The default is 48 nodes (24 from three dimensions on): 24 were off by 1.5e-3 nats for a decoder
+    with steep units.
     """
     noise, weight = nodes(number or (48 if q.head.width < 3 else 24), q.head.width)
     z = q.draw(noise[:, None, :].expand(-1, len(x), -1))
@@ -168,12 +175,15 @@ def elbo_nats(target: Target, q: LocalQ, x: Tensor, number: int | None = None) -
 def gaussian_numbers(
     head: Head, mean: Tensor, covariance: Tensor, center: Tensor, spread: Tensor, like: Tensor
 ) -> Tensor:
-    """Return the numbers of the head whose normal has these moments (`[row, d]`, `[row, d, d]`); the rest is taken from `like`."""
+    """Return the parameters of the head whose normal has these moments.
+
+    `mean` is `[row, d]`, `covariance` `[row, d, d]`; other parameters are copied from `like`.
+    """
     d, out = head.width, like.clone()
     out[:, :d] = (mean - center) / spread
     if isinstance(head, DiagonalHead):
-        # The KL-optimal independent normal has the inverse diagonal of the precision as its
-        # variances.
+        # The KL-optimal normal with independent components has the inverse diagonal of the
+        # precision as its variances.
         variance = torch.linalg.inv(covariance).diagonal(dim1=-2, dim2=-1).reciprocal()
         out[:, d:] = 0.5 * variance.log() - spread.log()
         return out
@@ -185,7 +195,7 @@ def gaussian_numbers(
 
 
 class _Moves:
-    """Changes of a normal relative to where it starts; zero changes nothing."""
+    """Changes of a normal relative to its start; zero is no change."""
 
     def __init__(self, head: Head, numbers: Tensor) -> None:
         self.head, self.start, d = head, numbers.detach(), head.width
@@ -199,7 +209,7 @@ class _Moves:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What is searched over."""
+        """Parameters to optimize."""
         if isinstance(self.head, DiagonalHead):
             return [self.shift, self.log_scale]
         return [
@@ -210,7 +220,7 @@ class _Moves:
         ]
 
     def numbers(self) -> Tensor:
-        """Return m = m0 + T0 a and T = T0 R as numbers of the head."""
+        """Return m = m0 + T0 a and T = T0 R as parameters of the head."""
         d, start = self.head.width, self.start
         if isinstance(self.head, DiagonalHead):
             return torch.cat(
@@ -235,10 +245,10 @@ class _Moves:
 def refine(
     target: Target, q: LocalQ, x: Tensor, *, steps: int = 50, lr: float = 0.1, number: int = 7
 ) -> LocalQ:
-    """Return q after Adam steps on the ELBO of each row by itself, from where it is; what moves is relative to its own scale.
+    """Return q after Adam steps on the ELBO of each row, starting from q itself.
 
-    The learning rate falls along a cosine to a hundredth. The couplings of a flow stay as they
-    are.
+    Changes are relative to the scale of q. The learning rate follows a cosine down to 1 % of its
+    initial value. The couplings of a flow stay fixed.
     """
     moves = _Moves(q.head, q.numbers)
     return q.replaced(
@@ -264,15 +274,15 @@ def best_numbers(
     number: int = 7,
     final: int | None = None,
 ) -> tuple[LocalQ, Tensor]:
-    """Return the best q of the family for each row over several starts, and its ELBO `[row]` in nats.
+    """Return the best q of the family for each row over several starts, and its ELBO.
 
-    Starts: the encoder's q, the normal with the exact moments, that normal at a third of its scale
-    to each side of its longest axis and at the posterior's mode, so that a posterior with several
-    modes is tried at each; for a full covariance also the best independent normals. A flow goes on
-    with couplings of each row's own from the best of these, from the exact moments and, where
-    draws are given, from the flow under which these are likely. The starts, the encoder's own q
-    among them, are candidates and no value is used that was not computed by the same quadrature,
-    so that the best is never below the encoder.
+    Starts are the encoder's q, the normal with the exact moments, and that normal at a third of
+    its scale, centered on either side along its longest axis and at the posterior mode, so that
+    each mode of a multimodal posterior is tried; for a full covariance also the best normal with
+    independent components. A flow continues with separate couplings per row from the best of
+    these, from the exact moments and, if draws are given, from the flow with a high likelihood of
+    them. The starts, the encoder's q included, are candidates themselves, and all values come from
+    the same quadrature, so the best is never below the encoder. The ELBO is `[row]` in nats.
 
     Args:
         target: the model.
@@ -280,11 +290,11 @@ def best_numbers(
         x: `[row, pixel]`.
         mean: exact posterior means `[row, d]`.
         covariance: exact posterior covariances `[row, d, d]`.
-        mode: highest points of the exact posteriors `[row, d]`, where known.
-        draws: draws of the exact posteriors `[n, row, d]`, where known.
+        mode: modes of the exact posteriors `[row, d]`, if known.
+        draws: draws of the exact posteriors `[n, row, d]`, if known.
         steps: optimizer steps of each start.
-        number: nodes per axis during the search.
-        final: nodes per axis of the values returned, see `elbo_nats`.
+        number: nodes per axis during the optimization.
+        final: nodes per axis of the returned values, see `elbo_nats`.
     """
     values, vectors = torch.linalg.eigh(covariance)
     long = vectors[..., -1] * values[..., -1:].sqrt()
@@ -294,9 +304,8 @@ def best_numbers(
         q.numbers,
         *(gaussian_numbers(q.head, m, c, q.center, q.spread, q.numbers) for m, c in moments),
     ]
-    if isinstance(
-        q.head, TriangularHead
-    ):  # independent normals are among its members: the best of them is a start as well
+    # A full covariance includes normals with independent components: start at the best too.
+    if isinstance(q.head, TriangularHead):
         starts.append(
             _embedded(
                 target, q, x, mean, covariance, mode=mode, steps=steps, number=number, final=final
@@ -319,7 +328,7 @@ def best_numbers(
 def _highest(
     target: Target, q: LocalQ, candidates: list[Tensor], x: Tensor, final: int | None
 ) -> tuple[LocalQ, Tensor]:
-    """Return for each row the candidate of the largest ELBO, and that ELBO."""
+    """Return for each row the candidate of largest ELBO, and that ELBO."""
     with torch.no_grad():
         elbos = torch.stack([elbo_nats(target, q.replaced(c), x, final) for c in candidates])
         elbos = torch.nan_to_num(elbos, nan=-math.inf)
@@ -328,12 +337,12 @@ def _highest(
 
 
 def _search_couplings(target: Target, q: LocalQ, x: Tensor) -> LocalQ:
-    """Return flows after steps over every weight of their own.
+    """Return flows after optimizing separate coupling weights for each row.
 
-    Hundreds of weights per row would fit any fixed nodes themselves (a search on 16 nodes per axis
-    ended 30 nats below its own values), so that each step has new points: a Sobol sequence shifted
-    at random per row. The path derivative of Roeder, Wu and Duvenaud (2017) leaves no noise where
-    q is the posterior.
+    Hundreds of weights per row would overfit any fixed nodes (an optimization on 16 nodes per axis
+    ended 30 nats below its own values). Each step therefore uses new points: a Sobol sequence with
+    a random shift per row. The path derivative of Roeder, Wu and Duvenaud (2017) has no variance
+    where q is the posterior.
     """
     moves, points = (
         _Moves(q.head, q.numbers),
@@ -358,7 +367,10 @@ def _search_couplings(target: Target, q: LocalQ, x: Tensor) -> LocalQ:
 
 
 def _likely(q: LocalQ, draws: Tensor) -> Tensor:
-    """Return the numbers of the flows after steps up the likelihood of the draws, which spreads them over every mode."""
+    """Return the parameters of flows after maximizing the likelihood of the draws.
+
+    This spreads the flows over every mode.
+    """
     moves = _Moves(q.head, q.numbers)
     return _descend(
         moves,
@@ -369,7 +381,7 @@ def _likely(q: LocalQ, draws: Tensor) -> Tensor:
 
 
 def _descend(moves: _Moves, loss: Callable[[], Tensor], rate: float, steps: int) -> Tensor:
-    """Return the numbers after steps of Adam with a rate that falls along a cosine to a hundredth."""
+    """Return the parameters after Adam steps; the rate follows a cosine down to 1 %."""
     optimizer = torch.optim.Adam(moves.parameters, lr=rate, betas=(0.9, 0.95))
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = rate * (
@@ -386,7 +398,7 @@ def _descend(moves: _Moves, loss: Callable[[], Tensor], rate: float, steps: int)
 def _embedded(
     target: Target, q: LocalQ, x: Tensor, mean: Tensor, covariance: Tensor, **search: Any
 ) -> Tensor:
-    """Return the best independent normals of each row as numbers of a head with full covariance."""
+    """Return the best independent normals of each row as parameters of a full-covariance head."""
     d = q.head.width
     own = LocalQ(DiagonalHead(d), q.numbers[:, : 2 * d], q.center, q.spread)
     best = best_numbers(target, own, x, mean, covariance, **search)[0]
@@ -394,7 +406,7 @@ def _embedded(
 
 
 def family_of(q: LocalQ) -> str:
-    """Return the words for the family of a head."""
+    """Return a phrase for the family of a head."""
     names = {
         DiagonalHead: "independent normals",
         TriangularHead: "normals with full covariance",

@@ -28,10 +28,11 @@ def trust_checks(
     points: Sequence[str] = (),
     bad_weights: str = "",
 ) -> tuple[Trust, ...]:
-    """Return the checks that exist for this method: convergence, restarts, k-hat, importance ESS, chains.
+    """Return the checks available for this method.
 
-    A guide that is a point somewhere (`points`) has failed, whatever else it did: no other check
-    of it can pass. `bad_weights` says why weights gave no k-hat.
+    They are convergence, restarts, k-hat, importance ESS and chains. A guide that is a point mass
+    somewhere (`points`) has failed, and no other check of it can pass. `bad_weights` says why the
+    weights gave no k-hat.
     """
     if points:
         return _of_a_point(fit, points)
@@ -94,7 +95,7 @@ def _of_a_point(fit: Fit | None, points: Sequence[str]) -> tuple[Trust, ...]:
 
 
 def point_words(trust: Sequence[Trust]) -> str:
-    """Return `a point, no spread, in m` where the checks say so of a guide, else nothing."""
+    """Return `a point, no spread, in m` if the checks found a point mass, else an empty string."""
     found = next((t.sentence for t in trust if t.name == "spread" and t.passed is False), "")
     return found.partition(":")[0].replace("A point", "a point")
 

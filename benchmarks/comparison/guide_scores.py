@@ -1,4 +1,7 @@
-"""Scores a guide has by itself: importance weights, ELBO, evidence and held-out density, or a note why not."""
+"""Scores that need the guide alone: importance weights, ELBO, evidence, held-out density.
+
+A score that cannot be computed leaves a note that says why.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,12 @@ def points(
     method: Side | None,
     reference: Side | None,
 ) -> list[str]:
-    """Return where a guide is a point: sites of its fit, else judged components in which its draws do not move.
+    """Return where a guide is a point mass.
 
-    Without a reference a component that stands still may do so by definition (a diagonal of ones);
-    it counts where some unconstrained coordinate stands still too, or, where these are not known,
-    every judged component does.
+    They are sites of its fit, else judged components whose draws are constant. Without a reference
+    a component may be constant by definition (a diagonal of ones). It then counts only if some
+    unconstrained coordinate is constant too or, if these are unknown, if every judged component
+    is.
     """
     if posterior.sample_dims != ("sample",) or method is None:
         return []
@@ -64,7 +68,7 @@ def pareto(
     reference: Side | None,
     notes: list[str],
 ) -> ParetoK | None:
-    """Return k-hat with raw beside reweighted moments, None with a note where a weight is not a number."""
+    """Return k-hat with raw and reweighted moments, None with a note if a weight is not finite."""
     bad = int((np.isnan(weights) | np.isposinf(weights)).sum())
     if bad or not np.isfinite(weights).any():
         notes.append(
@@ -75,14 +79,14 @@ def pareto(
 
 
 def elbo(fit: Fit | None, weights: Array | None) -> dict[str, float] | None:
-    """Return the fit's ELBO, else that of the log weights, in nats."""
+    """Return the ELBO of the fit, else that of the log weights, in nats."""
     if fit is not None and fit.elbo is not None:
         return {"value_nats": fit.elbo.value_nats, "se": fit.elbo.se}
     return metrics.elbo(weights) if weights is not None and np.isfinite(weights).all() else None
 
 
 def evidence(weights: Array | None, truth: Reference) -> dict[str, float | None] | None:
-    """Return the importance-sampling bound beside the exact log evidence, in nats."""
+    """Return the importance-sampling bound and the exact log evidence, in nats."""
     if weights is not None and np.isfinite(weights).all():
         return metrics.log_evidence(weights, truth.log_evidence)
     if truth.log_evidence is None:
@@ -93,7 +97,7 @@ def evidence(weights: Array | None, truth: Reference) -> dict[str, float | None]
 def heldout(
     posterior: Posterior, fit: Fit | None, log_density: LogDensity | None, notes: list[str]
 ) -> dict[str, float] | None:
-    """Return the held-out log predictive density, None with a note where it cannot be had."""
+    """Return the held-out log predictive density, None with a note if it is not available."""
     if posterior.data.test is None:
         return None
     entry = posterior.entry
@@ -104,6 +108,6 @@ def heldout(
             dtype=entry.dtype,
         )
         return heldout_lpd(posterior, density)
-    except ZooError as error:  # a score that cannot be made must not take the other scores with it
+    except ZooError as error:  # other scores must not be lost
         notes.append(f"No held-out density: {error}")
         return None

@@ -1,15 +1,15 @@
-"""How far a guide of per-unit latents is from each unit's posterior, in nats, and why: `gap_report`.
+"""Inference gap of a guide with per-unit latents, in nats, and its causes: `gap_report`.
 
-For an image x with log evidence known by a grid (up to three latent dimensions),
+For an image x whose log evidence is known by a grid (up to three latent dimensions),
 
     log p(x) - ELBO(q) = KL(q || p(z | x)) = approximation gap + amortization gap
-    approximation gap  = log p(x) - max ELBO over q in the family        (the family's fault)
-    amortization gap   = max ELBO over q in the family - ELBO(q)         (the encoder's fault)
+    approximation gap  = log p(x) - max ELBO over q in the family        (due to the family)
+    amortization gap   = max ELBO over q in the family - ELBO(q)         (due to the encoder)
 
-The left side takes the ELBO through the guide's own draws and densities (Gauss-Hermite quadrature
-of its noise, or what the caller reports), the KL is integrated on the grid: a wrong sign, a KL
-divided by the number of pixels, or a variance used as a standard deviation breaks the first
-equation by more than 0.001 nats, and the report says so.
+The ELBO on the left uses the guide's own draws and densities (by Gauss-Hermite quadrature of its
+noise, or as the caller reports it), the KL is integrated on the grid. A wrong sign, a KL divided
+by the number of pixels, or a variance used as a standard deviation violates the first equation by
+more than 0.001 nats, and the report says so.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = ["COLUMNS", "DatumGap", "GapReport", "datum_gaps", "gap_report"]
 
 TOLERANCE = 1e-3  # nats
 SAME = 0.01  # nats between the two grids' log p(x)
-DRAWS = 1000  # per datum, for k-hat
+DRAWS = 1000  # nats, between log p(x) on the two grids
 COLUMNS = {
     "log_evidence_nats": "exact log p(x)",
     "elbo_nats": "ELBO of the guide",
@@ -66,7 +66,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class DatumGap:
-    """The numbers of one image; `COLUMNS` says what each is."""
+    """The gaps of one image; `COLUMNS` describes each field."""
 
     part: str
     row: int
@@ -88,12 +88,12 @@ class DatumGap:
 
 @dataclass(frozen=True, kw_only=True)
 class GapReport:
-    """Gaps of chosen images with the check of the grid behind them.
+    """Gaps of selected images, with a check of the underlying grid.
 
     Attributes:
-        family: the guide's family in words.
+        family: the guide's family as a phrase.
         data: one row per image.
-        grid: what doubling the grid changes.
+        grid: effect of doubling the grid.
         images: the images `[row, pixel]` in the order of `data`.
     """
 
@@ -104,7 +104,10 @@ class GapReport:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Say what cannot be: an ELBO that is not log p(x) - KL, or a gap below zero beyond its error."""
+        """Return impossible values: an ELBO other than log p(x) - KL, or a negative gap.
+
+        A gap counts as negative when it is below zero beyond its error.
+        """
         found = []
         worst = max(self.data, key=lambda d: abs(d.identity_error_nats))
         if not abs(worst.identity_error_nats) <= TOLERANCE:
@@ -125,7 +128,10 @@ class GapReport:
         return tuple(found)
 
     def mean(self, column: str, part: str | None = None) -> tuple[float, float]:
-        """Return the mean of a column over the images of a part and its bootstrap standard error (1,000 resamples)."""
+        """Return the mean of a column over images of a part, and its bootstrap standard error.
+
+        It uses 1,000 resamples.
+        """
         values = np.array([getattr(d, column) for d in self.data if part in (None, d.part)])
         if not len(values):
             raise UsageError(
@@ -137,16 +143,16 @@ class GapReport:
         return float(values.mean()), float(means.std())
 
     def worst(self, share: float = 0.1) -> list[int]:
-        """Return the positions of the images with the largest KL, the worst tenth by default, worst first."""
+        """Return indices of the images with the largest KL, largest first (a tenth of them)."""
         order = sorted(range(len(self.data)), key=lambda i: -self.data[i].kl_nats)
         return order[: max(1, math.ceil(share * len(order)))]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the table as plain records."""
+        """Return the table as a list of dicts."""
         return [dataclasses.asdict(d) for d in self.data]
 
     def markdown(self) -> str:
-        """Return means per part with bootstrap standard errors as a table."""
+        """Return a Markdown table of means per part with bootstrap standard errors."""
         parts = list(dict.fromkeys(d.part for d in self.data))
         lines = ["| nats per image | " + " | ".join(parts) + " |", "|---" * (len(parts) + 1) + "|"]
         for column, words in COLUMNS.items():
@@ -161,9 +167,9 @@ def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int
     Args:
         fit: a fit of an entry whose program has a `decoder`, `latent` and `log_prior` (the `vae`
             entries), all data.
-        rows: images per part, spread evenly over it.
+        rows: images per part, evenly spaced.
         points: grid points per axis.
-        seed: seed of the draws of k-hat.
+        seed: seed of the draws for k-hat.
 
     Raises:
         UsageError: a program without such a decoder, or more than three latent dimensions.
@@ -241,15 +247,15 @@ def datum_gaps(
     """Return the gaps of each row.
 
     Args:
-        target: the model, used by the guide's side.
-        grid: the model on a grid, the truth.
+        target: the model, as the guide uses it.
+        grid: the model on a grid, the ground truth.
         q: one q per row.
         x: `[row, pixel]`.
-        part: word for the table.
+        part: name of the part in the table.
         labels: names of the rows.
-        elbo: the ELBO per row as somebody reports it, `(q, x) -> [row]`; by default quadrature
-            through the guide's own draws.
-        seed: seed of the draws of k-hat.
+        elbo: a reported ELBO per row to check, `(q, x) -> [row]`; by default quadrature through
+            the guide's own draws.
+        seed: seed of the draws for k-hat.
         steps: refinement steps from q.
     """
     with torch.no_grad():
@@ -259,8 +265,8 @@ def datum_gaps(
         found = [_on_grid(grid, q.take(torch.tensor([i])), x[i : i + 1]) for i in range(len(x))]
         on_grid = [numbers for numbers, _ in found]
         near = torch.tensor([value for _, value in found], dtype=evidence.dtype)
-        # A grid of its own is far finer than the one for all rows (1e-7 against 1.4e-3 nats);
-        # beyond this it would have missed a mode.
+        # A grid for one row is far finer than the common one (errors of 1e-7 against 1.4e-3 nats).
+        # A larger difference means that it missed a mode.
         evidence = torch.where((near - evidence).abs() <= SAME, near, evidence)
         khat = _khat(target, q, x, seed)
         mode = torch.cat([grid.points[joint.argmax(-1)] for _, joint in grid.blocks(x)])
@@ -289,10 +295,10 @@ def datum_gaps(
 
 
 def _on_grid(grid: LatentGrid, q: LocalQ, x: Tensor) -> tuple[dict[str, float], float]:
-    """Integrate what compares q with the posterior of one row on a grid of its own around both; its log p(x) comes second.
+    """Integrate the comparison of q with the posterior of one row; also return its log p(x).
 
-    The grid is doubled until every second of its points gives the same log p(x) and KL to within
-    the tolerance.
+    The grid covers both. It is doubled until every second of its points gives the same log p(x)
+    and KL to within the tolerance.
     """
     box, number = _box(grid, q, x), 201 if grid.latent < LARGEST else 61
     while True:
@@ -337,18 +343,21 @@ def _on_grid(grid: LatentGrid, q: LocalQ, x: Tensor) -> tuple[dict[str, float], 
 def _integrals(
     joint: Tensor, log_q: Tensor, log_weight: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return log p(x), KL(q, posterior), and the mass of the posterior and of q at every point of a grid of this weight per point."""
+    """Return log p(x), KL(q, posterior), and the masses of the posterior and of q per point.
+
+    `log_weight` is the log weight of every grid point.
+    """
     evidence = joint.logsumexp(0) + log_weight
     mass, own = (joint - evidence + log_weight).exp(), (log_q + log_weight).exp()
-    # The integral of q ln(q / p) - q + p is the KL where q integrates to 1; a q that does not then
-    # breaks the identity with the ELBO.
+    # The integral of q ln(q / p) - q + p is the KL if q integrates to 1. If q does not, the
+    # identity with the ELBO fails.
     return evidence, (own * (log_q - joint + evidence)).sum() - own.sum() + 1, mass, own
 
 
 def _box(grid: LatentGrid, q: LocalQ, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return middle and half width, per axis, of a box that holds 8 sds of q and of the posterior of one row."""
+    """Return center and half width, per axis, of a box of 8 sds of q and of the posterior."""
     _, mean, covariance = grid.moments(x)
-    z = q.draw(nodes(12, grid.latent)[0][:, None, :])[:, 0]  # the outermost node lies 5.5 sds out
+    z = q.draw(nodes(12, grid.latent)[0][:, None, :])[:, 0]  # the outermost node is at 5.5 sds
     sd = covariance[0].diagonal().sqrt()
     low = torch.minimum(
         mean[0] - 8 * sd, z.min(0).values - 0.5 * (z.max(0).values - z.min(0).values) / 2
@@ -356,17 +365,15 @@ def _box(grid: LatentGrid, q: LocalQ, x: Tensor) -> tuple[Tensor, Tensor]:
     high = torch.maximum(
         mean[0] + 8 * sd, z.max(0).values + 0.5 * (z.max(0).values - z.min(0).values) / 2
     )
-    return (low + high) / 2, (
-        high - low
-    ) / 2  # per axis: an unused unit is far wider than a used one
+    # per axis: an unused latent dimension is far wider than a used one
+    return (low + high) / 2, (high - low) / 2
 
 
 def _coverage(grid: LatentGrid, own: Tensor, mass: Tensor, axis: int) -> tuple[float, float]:
-    """Return the posterior mass inside q's central 50 and 90 percent intervals of one coordinate."""
+    """Return the posterior mass in q's central 50 and 90 % intervals of one coordinate."""
     shape, other = (grid.number,) * grid.latent, [k for k in range(grid.latent) if k != axis]
     along = [m.reshape(shape).sum(other) if other else m for m in (own, mass)]
-    # Half a cell belongs to each side of a point: cumulative sums are taken at the cells' right
-    # borders.
+    # A point has half a cell on each side: cumulative sums refer to the right cell borders.
     right = (grid.axes[axis] + 0.5 * grid.step[axis]).numpy()
     q, p = (np.cumsum(a.numpy()) / float(a.sum()) for a in along)
 

@@ -1,6 +1,7 @@
-"""Posterior predictive checks: what each method's posterior says the data could have been.
+"""Posterior predictive checks: data replicated from each method's posterior.
 
-For draw s of a posterior, y_rep^(s) ~ p(y | z^(s)), made by running the program with its observed values left out.
+For draw s of a posterior, y_rep^(s) ~ p(y | z^(s)), by running the program without its observed
+values.
 """
 
 from __future__ import annotations
@@ -26,19 +27,21 @@ if TYPE_CHECKING:
 __all__ = ["predictive_checks", "replicate"]
 
 REPLICATES = 100
-LARGEST = 5_000  # values of one observed tensor; more would not be seen in a picture
+LARGEST = 5_000  # values per observed tensor; a figure would not show more
 
 
 def predictive_checks(
     entry: ModelEntry, data: Data, program: Program, posteriors: Mapping[str, Posterior]
 ) -> list[PredictiveCheck]:
-    """Replicate every observed site from every method's posterior; a program that cannot simulate has no check.
+    """Replicate every observed site from every method's posterior.
+
+    A program that cannot simulate has no check.
 
     Args:
-        entry: whose dtype the program is run with.
+        entry: the entry, for its dtype.
         data: what was observed.
-        program: the program the posteriors belong to.
-        posteriors: method -> posterior of this very program.
+        program: the program of the posteriors.
+        posteriors: posteriors of this program by method.
     """
     if not _simulates(program, data):
         return []
@@ -66,7 +69,10 @@ def replicate(
     *,
     number: int = REPLICATES,
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Return `{site: [number, values]}` simulated at evenly spaced draws of the posterior; same posterior, same result."""
+    """Return `{site: [number, values]}` simulated at evenly spaced draws of the posterior.
+
+    The result is a deterministic function of the posterior.
+    """
     flat = {
         name: value.flatten(0, len(posterior.sample_dims) - 1)
         for name, value in posterior.draws.items()
@@ -89,7 +95,7 @@ def replicate(
 def observed_values(
     entry: ModelEntry, data: Data, program: Program
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the observed values of every observed site as one flat vector each."""
+    """Return the observed values of every observed site, one flat vector each."""
     with default_dtype(entry.dtype):
         trace = trace_program(program, data.train)
     return {
@@ -106,7 +112,7 @@ def _is_random(node: Mapping[str, Any]) -> bool:
 
 
 def _simulates(program: Program, data: Data) -> bool:
-    """Whether every observed tensor may be left out of the call: its argument has a default of None."""
+    """Return whether every observed tensor may be omitted: its argument defaults to None."""
     if not data.observed:
         return False
     try:

@@ -1,18 +1,18 @@
-"""Relabeling of mixture draws: one numbering of the classes for all draws, with a figure of how good it is.
+"""Relabeling of mixture draws: one numbering of the classes for all draws, and its quality.
 
-The posterior of a mixture is the same for every numbering of its classes, so that a sampler may
-switch numbers within a chain, between chains, or never. Two ways to undo it, both on class
-probabilities r_s[i, k] of the rows given draw s:
+The posterior of a mixture is invariant to the numbering of its classes, so a sampler may switch
+numbers within a chain, between chains, or never. Two ways to undo it, both on class probabilities
+r_s[i, k] of the rows given draw s:
 
-* `stephens` (Stephens 2000, algorithm 2): permutations and mean probabilities q are chosen in turn
-  to minimize
-  sum_s KL(r_s || q); the quality is the mean KL per row after it, beside the one before.
+* `stephens` (Stephens 2000, algorithm 2): permutations and mean probabilities q are updated in
+  turn to minimize sum_s KL(r_s || q); the quality is the mean KL per row afterwards, reported with
+  the one before.
 * `pivot` (equivalence classes representatives, Papastamoulis and Iliopoulos 2010): every draw
   takes the permutation that agrees with one good draw on the most probable class of the most rows.
 
-A chain in another *mode*, a different grouping of the rows, is not a matter of numbers. `modes`
-finds such chains from their co-clustering matrices, which no numbering changes, and names them;
-nothing is averaged over modes.
+A chain in another *mode*, a different grouping of the rows, cannot be cured by relabeling. `modes`
+finds such chains from their co-clustering matrices, which are invariant to the numbering, and
+names them; nothing is averaged over modes.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ __all__ = [
 Array = NDArray[np.float64]
 Order = NDArray[np.int64]
 TINY = 1e-12
-# root mean square difference of co-clustering matrices between which two chains are in different
-# modes
+# Root mean square difference of co-clustering matrices above which two chains are in different
+# modes.
 SEPARATE = 0.05
 SIGMAS = 4.0
 
@@ -55,10 +55,11 @@ class Relabeled:
     Attributes:
         order: `[chain, draw, class]`; new class k of a draw is its old class `order[..., k]`.
         method: `stephens` or `pivot`.
-        quality: mean over draws and rows of KL(r || mean r) in nats with the new numbers: 0 where all draws agree.
+        quality: mean over draws and rows of KL(r || mean r) in nats with the new numbers: 0 if all
+            draws agree.
         before: the same with the numbers of the sampler.
-        certainty: 1 - quality / log K, 1 where class probabilities are the same in every draw.
-        agreement: share of rows and draws whose most probable class is that of the mean.
+        certainty: 1 - quality / log K, 1 if class probabilities are the same in every draw.
+        agreement: fraction of rows and draws whose most probable class is that of the mean.
         rounds: iterations until nothing changed.
     """
 
@@ -72,19 +73,20 @@ class Relabeled:
 
 
 def stephens(responsibilities: Any, *, most_rounds: int = 50) -> Relabeled:
-    """Relabel by Stephens' algorithm: alternate the mean class probabilities and the best permutation of every draw.
+    """Relabel by Stephens' algorithm.
+
+    It alternates between the mean class probabilities and the best permutation of every draw.
 
     Args:
         responsibilities: class probabilities given each draw, `[chain, draw, row, class]`.
-        most_rounds: iterations at most; each lowers the sum of KL divergences.
+        most_rounds: maximum number of iterations; each lowers the sum of KL divergences.
 
     Raises:
         UsageError: another shape, or probabilities that are not finite and nonnegative.
     """
     r, flat = _checked(responsibilities)
-    order = pivot(r).order.reshape(
-        len(flat), -1
-    )  # a good numbering to begin with: the alternation finds local minima only
+    # The alternation finds only local minima, so begin with a good numbering.
+    order = pivot(r).order.reshape(len(flat), -1)
     entropy = (flat * np.log(flat + TINY)).sum(1)  # [draw, class]
     rounds = 0
     for rounds in range(1, most_rounds + 1):  # noqa: B007
@@ -99,13 +101,13 @@ def stephens(responsibilities: Any, *, most_rounds: int = 50) -> Relabeled:
 
 
 def pivot(responsibilities: Any) -> Relabeled:
-    """Relabel by agreement with a pivot draw: the one whose class probabilities are the most decided.
+    """Relabel by agreement with a pivot: a draw with decided class probabilities.
 
-    Args and errors as in `stephens`.
+    Arguments and errors are those of `stephens`.
     """
     r, flat = _checked(responsibilities)
     decided = (flat * np.log(flat + TINY)).sum((1, 2))
-    middle = int(np.argsort(decided)[-max(1, len(decided) // 10)])  # decided, but no extreme
+    middle = int(np.argsort(decided)[-max(1, len(decided) // 10)])  # decided, but not an outlier
     reference = np.eye(flat.shape[2])[flat[middle].argmax(-1)]  # [row, class]
     hard = np.eye(flat.shape[2])[flat.argmax(-1)]  # [draw, row, class]
     agreement = np.einsum("ik,sil->skl", reference, hard)
@@ -124,7 +126,10 @@ def _checked(responsibilities: Any) -> tuple[Array, Array]:
 
 
 def _divergence(flat: Array, order: Order) -> tuple[float, float]:
-    """Return the mean KL per row from the mean class probabilities, and the share of rows that agree with them."""
+    """Return the mean KL per row from the mean class probabilities.
+
+    Also returns the fraction of rows that agree with them.
+    """
     moved = np.take_along_axis(flat, order[:, None, :], 2)
     mean = moved.mean(0)
     kl = (moved * (np.log(moved + TINY) - np.log(mean + TINY))).sum(-1)
@@ -162,17 +167,20 @@ def apply(values: Any, relabeled: Relabeled) -> Array:
 
 
 def rhat_before_after(values: Any, relabeled: Relabeled) -> tuple[float, float]:
-    """Return the largest R-hat of a site `[chain, draw, class, ...]` with the sampler's numbers and with the new ones."""
+    """Return the largest R-hat of a site before and after relabeling.
+
+    `values` are draws `[chain, draw, class, ...]` in the sampler's numbers.
+    """
     x = np.asarray(values, dtype=np.float64)
     after = apply(x, relabeled)
     return tuple(float(arviz_bridge.rhat(v.reshape(*v.shape[:2], -1)).max()) for v in (x, after))  # type: ignore[return-value]
 
 
-# -- modes -------------------------------------------------------------------------------------
-
-
 def co_clustering(responsibilities: Any) -> Array:
-    """Return each chain's Rao-Blackwellized co-clustering matrix, mean over draws of sum_k r_ik r_jk, `[chain, row, row]`."""
+    """Return each chain's Rao-Blackwellized co-clustering matrix, `[chain, row, row]`.
+
+    It is the mean over draws of sum_k r_ik r_jk.
+    """
     r, _ = _checked(responsibilities)
     flat = np.moveaxis(r, 2, 1).reshape(r.shape[0], r.shape[2], -1)  # [chain, row, draw * class]
     return flat @ np.swapaxes(flat, 1, 2) / r.shape[1]
@@ -180,7 +188,7 @@ def co_clustering(responsibilities: Any) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Modes:
-    """Which chains group the rows alike.
+    """Modes of the chains: which of them group the rows alike.
 
     Attributes:
         labels: mode of each chain, `[chain]`; mode 0 has the most chains (then the highest mean
@@ -196,21 +204,21 @@ class Modes:
 
     @property
     def number(self) -> int:
-        """Modes found."""
+        """Number of modes found."""
         return int(self.labels.max()) + 1
 
 
 def modes(posterior: Posterior, responsibilities: Any, *, threshold: float = SEPARATE) -> Modes:
-    """Find chains that are in different modes: groupings of the rows that differ by more than the chains' own noise.
+    """Group chains into modes, whose row groupings differ by more than the chains' noise.
 
-    Two chains are in one mode where the root mean square difference of their co-clustering
-    matrices is at most `threshold`, or at most four times what the halves of the same chains
-    differ by.
+    Two chains are in one mode if the root mean square difference of their co-clustering matrices
+    is at most `threshold`, or at most four times the difference between the halves of the same
+    chains.
 
     Args:
         posterior: the chains, for the log density of each.
         responsibilities: `[chain, draw, row, class]`.
-        threshold: difference, in probability, that counts in any case.
+        threshold: smallest difference, in probability, that can separate modes.
     """
     r, _ = _checked(responsibilities)
     matrices = co_clustering(r)
@@ -233,7 +241,7 @@ def _rms(difference: Array) -> Array:
 
 
 def _components(near: NDArray[np.bool_]) -> Order:
-    """Return connected components of a relation between chains."""
+    """Return the connected components of a relation between chains."""
     labels = np.arange(len(near))
     for _ in range(len(near)):
         labels = np.array([labels[row].min() for row in near])

@@ -1,4 +1,7 @@
-"""Score one posterior against a reference: `compare` gathers what `benchmarks.metrics` measures and asks for a verdict."""
+"""Comparison of one posterior with a reference: `compare`.
+
+It collects the metrics of `benchmarks.metrics` and asks for a verdict.
+"""
 
 from __future__ import annotations
 
@@ -43,25 +46,24 @@ def compare(
     distances: DistancePolicy = "all",
     heldout: bool = True,
 ) -> Comparison:
-    """Compare a method's draws with a reference and say in one word and one sentence how far to trust them.
+    """Compare a method's draws with a reference; return scores, a verdict and a sentence.
 
     Errors are in reference sds with Monte Carlo standard errors of both sides; evidence and ELBO
     in nats.
 
     Args:
         posterior: draws of a guide (`("sample",)`) or of MCMC (`("chain", "draw")`).
-        reference: the truth; chains are taken as a reference after their gates; None gives
-            `no_reference`.
-        fit: the fit the draws came from: its ELBO, and whether it converged.
-        log_density: used for held-out rows; built from the entry when needed.
-        distances: `all` computes C2ST and the sliced Wasserstein distance; `if_needed` only where
-            means, sds, correlations and coverage found nothing; `none` never, which leaves wrong
-            joint shapes unseen.
-        heldout: score held-out rows where the data have some.
+        reference: the ground truth; chains must pass their gates first; None gives `no_reference`.
+        fit: the fit of the draws, for its ELBO and whether it converged.
+        log_density: used for held-out rows; built from the entry if needed.
+        distances: `all` computes C2ST and the sliced Wasserstein distance; `if_needed` only if
+            means, sds, correlations and coverage show no finding; `none` never, so that a wrong
+            joint shape goes unnoticed.
+        heldout: score held-out rows if the data have some.
 
     Raises:
         UsageError: no quantity in common, quantities of different shapes, or a guide given as the
-            truth.
+            ground truth.
     """
     start = time.perf_counter()
     truth = as_reference(reference)
@@ -171,8 +173,8 @@ def failed(
     seed: int = 0,
     fit: Fit | None = None,
 ) -> Comparison:
-    """Return the comparison of a method that gave no draws: verdict `fit_failed` with its reason, no scores."""
-    # A posterior must have a site; an empty one says that there are no draws.
+    """Return the comparison of a method without draws: `fit_failed` with its reason, no scores."""
+    # A posterior needs a site; an empty one means that there are no draws.
     empty = Posterior(
         entry=entry,
         data=data,
@@ -196,13 +198,13 @@ def failed(
     )
 
 
-# -- the two sides -----------------------------------------------------------------------------
-
-
 def _sides(
     posterior: Posterior, truth: Reference | None, values: dict[str, Array]
 ) -> tuple[list[Component], Side, Side | None]:
-    """Evaluate the quantities both sides share, by name; the reference may belong to another form of the model."""
+    """Evaluate the quantities that both sides share, by name.
+
+    The reference may belong to another form of the model.
+    """
     names = list(values)
     theirs: dict[str, Array] = {}
     if truth is not None and truth.posterior is not None:
@@ -240,7 +242,7 @@ def _sides(
 def _scores(
     components: Sequence[Component], method: Side, reference: Side, notes: list[str]
 ) -> tuple[Score, ...]:
-    """Return one score per component; a plug-in that fails is left out, with a note."""
+    """Return one score per component; a plug-in that fails is omitted, with a note."""
     scale, constant = reference_scale(method, reference), fixed(method, reference)
     ours, theirs = draws_needed(method, scale), draws_needed(reference, scale)
     known, broken = component_metrics()
@@ -257,8 +259,7 @@ def _scores(
             notes.append(failure("metric", metric.name, error))
     out = []
     for i, c in enumerate(components):
-        # Two constants that are equal (a diagonal that is 1 by definition) agree exactly and say
-        # nothing.
+        # Equal constants (a diagonal that is 1 by definition) agree exactly and are uninformative.
         out.append(
             Score(
                 quantity=c.quantity,
@@ -281,7 +282,7 @@ def _columns(metric: Metric, method: Side, reference: Side, number: int) -> dict
     """Return the columns of a plug-in, `[component]` each.
 
     Raises:
-        UsageError: other columns than its record names, or another number of values.
+        UsageError: columns other than those of its record, or a wrong number of values.
     """
     found = {
         name: np.asarray(values, dtype=np.float64)
@@ -297,9 +298,6 @@ def _columns(metric: Metric, method: Side, reference: Side, number: int) -> dict
             f"its columns have the shapes {wrong}; expected ({number},), one value per component"
         )
     return {name: found[name] for name in metric.columns}
-
-
-# -- the method's own state --------------------------------------------------------------------
 
 
 def _same_draws(one: Posterior, other: Posterior) -> bool:
@@ -330,7 +328,10 @@ def _failure(fit: Fit | None, mcmc: Mcmc | None) -> str | None:
 
 
 def _drop_not_finite(values: dict[str, Array], entry: ModelEntry, notes: list[str]) -> str | None:
-    """Say which judged quantity has draws that are not finite; leave out a shown one that has, with a note."""
+    """Return which judged quantity has draws that are not finite.
+
+    A quantity that is only shown is removed instead, with a note.
+    """
     for name, value in list(values.items()):
         total = value.shape[0] * value.shape[1]
         bad = int((~np.isfinite(value)).reshape(total, -1).any(-1).sum())
@@ -343,7 +344,10 @@ def _drop_not_finite(values: dict[str, Array], entry: ModelEntry, notes: list[st
 
 
 def _unconverged(posterior: Posterior, fit: Fit | None, mcmc: Mcmc | None) -> str | None:
-    """Say why draws that exist are not the method's last word: they can show an error, but not earn agreement."""
+    """Return why existing draws are not final, or None.
+
+    They can show an error, but not earn `agrees`.
+    """
     if fit is not None and fit.stop.status == "not_converged":
         return f"the fit had not converged: {fit.stop.sentence}"
     return None if mcmc is None else broken_chains(mcmc, posterior, strict=False)

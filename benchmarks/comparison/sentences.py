@@ -1,4 +1,4 @@
-"""The sentences a busy person acts on: one per comparison, one per entry."""
+"""Sentences that a reader can act on: one per comparison, one per entry."""
 
 from __future__ import annotations
 
@@ -32,13 +32,16 @@ def comparison_sentence(
     trust: Sequence[Trust] = (),
     entry: ModelEntry | None = None,
 ) -> str:
-    """Return what was found and what to do next, e.g. `mean_field is too narrow: theta[0]: 0.44 +- 0.01x ...`."""
+    """Return what was found and what to do next.
+
+    Example: `mean_field is too narrow: theta[0]: 0.44 +- 0.01x ...`.
+    """
     first = reasons[0].sentence if reasons else ""
     tail = _divergences(mcmc)
     if verdict == "agrees":
-        text = f"{method} agrees with the {kind} reference: every mean and sd is within its line".replace(
-            "  ", " "
-        )
+        text = (
+            f"{method} agrees with the {kind} reference: every mean and sd is within its line"
+        ).replace("  ", " ")
         return f"{text}{tail}."
     if verdict == "no_reference":
         failed = [t.sentence for t in trust if t.passed is False]
@@ -98,7 +101,7 @@ def entry_sentence(comparisons: Sequence[Comparison]) -> str:
 
 
 def short_finding(comparison: Comparison) -> str:
-    """Return the worst component in a few words: `log_tau 0.21x too narrow, mean off by 0.8 sd`."""
+    """Return the worst component: `log_tau 0.21x too narrow, mean off by 0.8 sd`."""
     if comparison.verdict == "no_reference" and point_words(comparison.trust):
         return point_words(comparison.trust)
     if not is_finding(comparison.verdict) or not comparison.reasons:
@@ -127,7 +130,7 @@ def _to_avoid(c: Comparison) -> bool:
 
 
 def _is_the_reference(c: Comparison) -> bool:
-    """The draws every other row was judged by say nothing about themselves."""
+    """Return whether these draws are the reference of the other rows."""
     return c.verdict == "no_reference" and c.reference.posterior is not None
 
 
@@ -141,7 +144,10 @@ def _part(c: Comparison) -> str:
 
 
 def _brief(sentence: str) -> str:
-    """Keep of a long reason what fits a line, at least the first clause; the whole of it stands with its method."""
+    """Shorten a long reason to one line, keeping at least its first clause.
+
+    The whole reason is shown with its method.
+    """
     clause, *more = sentence.split("; ")[0].split(": ")
     for part in more:
         if len(clause) + len(part) > 98:
@@ -161,7 +167,7 @@ def _severity(c: Comparison) -> float:
 
 
 def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
-    """Name the next step: another form of the model, a family that agrees, or NUTS."""
+    """Return the next step: another form of the model, a family that agrees, or NUTS."""
     troubled = [
         c
         for c in ranked
@@ -205,7 +211,7 @@ def _next_step(
 
 
 def _grid_is_known(entry: ModelEntry, kind: str) -> bool:
-    """Whether the truth is the exact posterior given the trained program, which chains need not find."""
+    """Return whether the truth is exact given the trained program, whatever chains find."""
     return entry.conditional is not None and kind == "exact"
 
 

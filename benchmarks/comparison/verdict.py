@@ -1,11 +1,12 @@
-"""From scores to one word, by rules a person can check by hand; every number is in `benchmarks.thresholds`.
+"""Verdicts from scores, by rules a person can check by hand.
+
+The thresholds are in `benchmarks.thresholds`.
 
 1. No judgement is possible: `reference_unusable`, `no_reference`, `fit_failed`.
-2. Something material is wrong: `shifted`, `too_narrow`, `too_wide`, `wrong_shape`. The finding
-with the largest excess
-   over its threshold gives the name; all are kept as reasons.
-3. Nothing is: `agrees` where the draws would have shown it, else `inconclusive` with the draws
-needed.
+2. There is a material error: `shifted`, `too_narrow`, `too_wide`, `wrong_shape`. The finding with
+   the largest excess over its threshold names the verdict; all are kept as reasons.
+3. There is none: `agrees` if the draws would have shown one, else `inconclusive` with the number
+   of draws needed.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from benchmarks.verdicts import VerdictWord, verdict_of
 
 __all__ = ["decide", "findings"]
 
-# How far a coverage moves per unit of log sd for a normal margin, 2 q phi(q): turns the extra
-# error of an sd under heavy tails into the extra error of an aligned coverage.
+# Change of coverage per unit of log sd for a normal margin, 2 q phi(q). It turns the extra error
+# of an sd under heavy tails into that of an aligned coverage.
 SLOPE50, SLOPE90 = 0.43, 0.34
 
 
@@ -39,12 +40,12 @@ def decide(
     Args:
         scores: every component; only judged ones decide.
         correlations: the worst pair, None with a single component.
-        distances: those with a line (C2ST) can decide.
+        distances: those with a threshold (C2ST) can decide.
         unusable: why the reference fails its gates.
         missing: why there is no reference.
         failure: why the method has no usable draws.
-        unconverged: the fit ended before it converged; it can then show an error but never earn
-            agreement.
+        unconverged: why the fit had not converged; its draws can show an error but never earn
+            `agrees`.
     """
     early: tuple[tuple[str | None, VerdictWord], ...] = (
         (failure, "fit_failed"),
@@ -71,26 +72,24 @@ def decide(
 def findings(
     scores: Sequence[Score], correlations: Correlations | None, distances: Sequence[Distance]
 ) -> tuple[Reason, ...]:
-    """Return every material finding, the one that names the verdict first (largest excess over its threshold).
+    """Return every material finding, largest excess over its threshold first.
 
-    A classifier (C2ST) is a net for what the named findings cannot see: it names a verdict only
-    where it is alone, because an accuracy, which saturates at 1, has no common scale with the
-    others.
+    The first one names the verdict. A classifier (C2ST) catches what the named findings cannot
+    see. It names a verdict only if it is the only finding, because an accuracy, which saturates at
+    1, has no common scale with the others.
     """
     judged = [s for s in scores if s.judged]
     z = multiplier(len(judged))
     named = [r for s in judged for r in (_location(s, z), _scale(s, z)) if r is not None]
     off = {r.label for r in named}
     named += _mixed_widths(named)
-    moving = [
-        s for s in judged if s.sd_ratio != 0
-    ]  # the intervals of a point hold nothing, and no scaling gives it a shape
+    # the intervals of a point mass are empty, and no scaling gives it a shape
+    moving = [s for s in judged if s.sd_ratio != 0]
     named += [r for s in moving for r in _coverage(s, multiplier(2 * len(judged)), s.label in off)]
     if correlations is not None:
         named += _correlation(correlations)
     net = [r for d in distances for r in _classifier(d)]
-    # The more severe wins ties: "narrow here, wide there" carries the excess of the larger of the
-    # two.
+    # The more severe wins ties: mixed widths carry the excess of the larger of the two.
     return tuple(sorted(named, key=lambda r: (-r.excess, -verdict_of(r.verdict).severity)) + net)
 
 
@@ -117,7 +116,10 @@ def _scale(s: Score, z: float) -> Reason | None:
 
 
 def _mixed_widths(named: Sequence[Reason]) -> list[Reason]:
-    """Some components too narrow and others too wide: no single scale repairs it."""
+    """Return a finding if some components are too narrow and others too wide.
+
+    No single scale repairs that.
+    """
     by_width = {w: [r for r in named if r.verdict == w] for w in ("too_narrow", "too_wide")}
     if not all(by_width.values()):
         return []
@@ -137,10 +139,10 @@ def _mixed_widths(named: Sequence[Reason]) -> list[Reason]:
 def _coverage(s: Score, z: float, explained: bool) -> list[Reason]:
     """Judge the central 90 % and 50 % intervals.
 
-    A wrong mean or sd moves coverage too. Where one was found (`explained`), only what is left
-    after aligning mean and sd counts as shape, with an error widened by that of the sd. Where none
-    was found but aligning removes more than half of the gap, mean and sd, each below its line,
-    explain it together, and the larger of them names it.
+    A wrong mean or sd changes coverage too. If one was found (`explained`), only the gap that
+    remains after aligning mean and sd counts as shape, with an error widened by that of the sd. If
+    none was found but aligning removes more than half of the gap, mean and sd explain it together,
+    each below its threshold, and the larger of them names it.
     """
     out = []
     for level, share, se, aligned, threshold, slope in (
@@ -211,7 +213,7 @@ def _classifier(d: Distance) -> list[Reason]:
 
 
 def _too_few(scores: Sequence[Score]) -> Reason | None:
-    """Say what is missing for agreement: three standard errors within 0.15 for every mean and every log sd."""
+    """Return what `agrees` still needs: 3 se <= 0.15 for every mean and every log sd."""
     judged = [s for s in scores if s.judged]
     if not judged:
         return Reason(

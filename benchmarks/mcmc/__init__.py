@@ -1,1 +1,1 @@
-"""NUTS: its engines, and the diagnostics and gates of chains."""
+"""NUTS engines, and the convergence diagnostics and gates of their chains."""

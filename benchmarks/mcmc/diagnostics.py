@@ -1,7 +1,7 @@
-"""Has a set of chains converged: gates over every judged component and the log density.
+"""Convergence gates over every judged component and the log density.
 
-R-hat and ESS look healthy on one infinite draw or a constant chain, so finite and non-constant
-draws are asked for first, and a NaN fails the gate it reaches.
+R-hat and ESS can look healthy when one draw is infinite or a chain is constant. Finite and
+non-constant draws are therefore checked first, and a NaN diagnostic fails its gate.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ GATES = {
 def components(
     posterior: Posterior, *, judged: bool = True, lp: bool = True
 ) -> tuple[Array, list[str]]:
-    """Stack quantities (and `lp`) as `[chain, draw, component]` with one label each; guide draws get one chain."""
+    """Stack quantities (and `lp`) as `[chain, draw, component]`, with one label per component.
+
+    Draws of a guide form a single chain.
+    """
     sample = len(posterior.sample_dims)
     parts, labels = [], []
     for name, value in posterior.quantities().items():
@@ -57,7 +60,10 @@ def components(
 
 
 def smallest_ess(posterior: Posterior) -> float:
-    """Return the smallest bulk or tail ESS over judged components and lp, NaN where a draw is not finite or nothing moves."""
+    """Return the smallest bulk or tail ESS over judged components and `lp`.
+
+    NaN if any draw is not finite or any component is constant.
+    """
     x, _ = components(posterior)
     if not np.isfinite(x).all() or _constant(x).any():
         return float("nan")
@@ -65,11 +71,11 @@ def smallest_ess(posterior: Posterior) -> float:
 
 
 def diagnose(posterior: Posterior, *, reference: bool = False, min_ess: float = ESS_LOW) -> Mcmc:
-    """Return convergence of chains over every judged component and lp, with the gates they pass.
+    """Return convergence diagnostics over every judged component and `lp`, with their gates.
 
-    Gates, by name, are those of `GATES`; `no_divergences` is asked of a reference only (a method
-    row shows the count). A gate is False for NaN. `ebfmi` is left out where the engine gave no
-    energy, never filled in.
+    `GATES` names the gates. `no_divergences` applies to references only; a method row shows the
+    count instead. A NaN fails its gate. The `ebfmi` gate is omitted when the engine records no
+    energy.
 
     Raises:
         UsageError: the draws come from a guide and have no chains.
@@ -107,7 +113,7 @@ def diagnose(posterior: Posterior, *, reference: bool = False, min_ess: float = 
 
 
 def _constant(x: Array) -> NDArray[np.bool_]:
-    """Components that do not move within some chain; non-finite ones are left to the other gate."""
+    """Return which components are constant within some chain; NaN draws fail `finite` instead."""
     return np.asarray((x.max(1) == x.min(1)).any(0))
 
 
@@ -129,7 +135,7 @@ def _worst(
     ess: Array,
     min_ess: float,
 ) -> str:
-    """One phrase that names the component closest to failing and by what."""
+    """Return a phrase that names the component closest to failing, and why."""
     for mask, text in (
         (finite, "has draws that are not finite"),
         (moves, "does not move in some chain"),

@@ -1,4 +1,7 @@
-"""The first engine: nutpie (NUTS in Rust, low-rank mass matrix), and what both engines share: the density and the start."""
+"""The default engine, nutpie: NUTS in Rust with a low-rank modified mass matrix.
+
+The density wrapper and the choice of starting points are shared with the second engine.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,21 @@ __all__ = ["Chain", "Density", "nutpie_chain", "starting_point"]
 
 Array = NDArray[np.float64]
 RADII = (2.0, 1.0, 0.5, 0.1)
-# nats: further down, float64 knows energies to worse than 0.1 nats, and no step can be judged
+# In nats. Beyond it, float64 resolves energies to no better than 0.1 nats, too coarse to judge a
+# step.
 STEEPEST = 1e15
 REJECTED: tuple[type[BaseException], ...] = (torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """One chain on its way home: `unconstrained [draw, dim]`, statistics `[draw]`, gradients including warm-up."""
+    """One finished chain.
+
+    Attributes:
+        unconstrained: `[draw, dim]`.
+        stats: per-draw statistics, `[draw]` each.
+        gradients: gradient evaluations, warm-up included.
+    """
 
     unconstrained: Array
     stats: Mapping[str, Array]
@@ -37,12 +47,12 @@ class Chain:
 
 
 class Density:
-    """The value and gradient an engine calls, on numpy vectors, counting its calls and never raising.
+    """Log density and gradient on numpy vectors; counts its calls and never raises.
 
-    A value that cannot be computed (an overflow, a matrix that is not positive definite) is NaN,
-    which an engine rejects. Any other exception is a fault of the program: it is kept, every later
-    call returns NaN at once, and `raise_failure` raises it after the engine has let go (an
-    exception inside nutpie's worker would panic it).
+    Where the density cannot be computed (an overflow, a matrix that is not positive definite) the
+    value is NaN, which an engine rejects. Any other exception is a fault of the program. It is
+    stored, every later call returns NaN at once, and `raise_failure` raises it after the engine
+    has returned: an exception inside a nutpie worker would make it panic.
     """
 
     def __init__(self, log_density: LogDensity) -> None:
@@ -52,7 +62,7 @@ class Density:
         self.failure: BaseException | None = None
 
     def __call__(self, x: Array) -> tuple[float, Array]:
-        """Return log density [nats] and its gradient `[dim]` at the unconstrained point `[dim]`."""
+        """Return the log density [nats] and its gradient `[dim]` at the unconstrained `x`."""
         if self.failure is not None:
             return math.nan, np.zeros_like(x)
         self.calls += 1
@@ -66,7 +76,7 @@ class Density:
         return value, np.ascontiguousarray(gradient, dtype=np.float64)
 
     def raise_failure(self) -> None:
-        """Raise what the program raised, if anything."""
+        """Raise the stored exception of the program, if any."""
         if isinstance(self.failure, Exception):
             text = (str(self.failure).splitlines() or [""])[0]
             raise ProgramError(
@@ -78,12 +88,13 @@ class Density:
 
 
 def starting_point(density: Density, seed: int) -> Array:
-    """Return an over-dispersed start: uniform(-2, 2) per coordinate, first of 100 with finite value and gradient.
+    """Return an over-dispersed starting point.
 
-    A start below -1e15 nats (an explosive autoregression) is taken only where there is no other:
-    the energy of a trajectory there is known to so few digits that a chain adapts its step to
-    nothing and stays for good. Narrower boxes follow where the density is finite nowhere in the
-    wide one.
+    Of up to 100 draws from uniform(-2, 2) per coordinate, the first with a finite value and
+    gradient. If the density is finite at none of them, narrower boxes follow. A point below -1e15
+    nats (for example in an explosive autoregression) is used only if there is no other: energies
+    there have so few correct digits that step size adaptation collapses and the chain never moves
+    away.
 
     Raises:
         ProgramError: no finite point was found.
@@ -110,10 +121,10 @@ def starting_point(density: Density, seed: int) -> Array:
 def nutpie_chain(
     density: Density, seed: int, tune: int, draws: int, target_accept: float
 ) -> Chain:
-    """Run one chain of nutpie with its low-rank modified mass matrix; interruptible, and safe against exceptions.
+    """Run one nutpie chain that can be interrupted and survives exceptions in the density.
 
-    A compiled density is called as a C function, without Python in the loop; where there is none,
-    or where it fails, the chain runs on the Python callback. The draws are the same.
+    A compiled density is called through its C ABI, without Python in the loop. If there is none,
+    or if it fails, the chain uses the Python callback. The draws are the same.
     """
     start = starting_point(density, seed)
     settings = {"draws": draws, "tune": tune, "seed": seed, "target_accept": target_accept}
@@ -127,7 +138,10 @@ def nutpie_chain(
 def _native(
     density: Density, gradient: NativeGraph, start: Array, settings: dict[str, Any]
 ) -> Any:
-    """Return the trace of a chain on the C function; None where this nutpie takes none, or the graph failed at some point."""
+    """Return the trace of a chain that calls the density through its C ABI.
+
+    None if this version of nutpie does not support that, or if the compiled graph failed.
+    """
     try:
         sampler = _sampler(native_model(gradient, start), settings)
     except (ImportError, TypeError, AttributeError):
@@ -141,9 +155,8 @@ def _native(
     finally:
         density.calls += gradient.calls
         density.log_density.gradient_evaluations += gradient.calls
-    return (
-        None if gradient.failed else trace
-    )  # the Python route meets the same point and knows what to say of it
+    # On None the Python callback reaches the same point and reports the failure.
+    return None if gradient.failed else trace
 
 
 def _python_model(density: Density, start: Array) -> Any:
@@ -177,14 +190,14 @@ def _sampler(model: Any, settings: dict[str, Any]) -> Any:
 
 @contextmanager
 def _panics() -> Iterator[None]:
-    """Say in one sentence why the sampler stopped by itself; Ctrl-C and what a signal's handler raises pass.
+    """Turn a failure or panic of nutpie into one sentence.
 
-    A panic of nutpie, which is written in Rust, arrives as an exception that is no `Exception`,
-    with a backtrace in its text.
+    A Rust panic arrives as an exception that does not derive from `Exception`, with a backtrace in
+    its text. Ctrl-C and exceptions of signal handlers pass through.
     """
     try:
         yield
-    except (TypeError, AttributeError, ImportError):  # this nutpie has another interface
+    except (TypeError, AttributeError, ImportError):  # a nutpie with another interface
         raise
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
@@ -202,7 +215,7 @@ def _panics() -> Iterator[None]:
 
 
 def _wait(sampler: Any, density: Density, native: NativeGraph | None = None) -> Any:
-    """Wait in short steps, so that Ctrl-C and a failed program end the sampler instead of a partial trace."""
+    """Poll the sampler, so that Ctrl-C or a failed program stops it without a partial trace."""
     try:
         with _panics():
             while True:
@@ -214,15 +227,13 @@ def _wait(sampler: Any, density: Density, native: NativeGraph | None = None) -> 
                         break
     except BaseException as error:
         failure = density.failure
-        density.failure = failure or RuntimeError(
-            "interrupted"
-        )  # makes the worker's calls return at once
+        # every later call of the worker returns at once
+        density.failure = failure or RuntimeError("interrupted")
         if native is not None and not native.failed:
             native.stop()
         _let_go(sampler)
-        if isinstance(
-            error, ProgramError
-        ):  # not interrupted: what the program raised is the reason, if it raised anything
+        # Not an interrupt: an exception of the program, if there is one, is the cause.
+        if isinstance(error, ProgramError):
             density.failure = failure
             density.raise_failure()
         raise
@@ -233,7 +244,10 @@ def _wait(sampler: Any, density: Density, native: NativeGraph | None = None) -> 
 
 
 def _let_go(sampler: Any) -> None:
-    """End a sampler; one that has panicked panics at every call, also at those it makes when it is forgotten."""
+    """Cancel a sampler.
+
+    One that has panicked panics again at every call, including its destructor.
+    """
     try:
         with _panics():
             sampler.cancel()

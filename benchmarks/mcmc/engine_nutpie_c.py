@@ -1,9 +1,9 @@
-"""nutpie without Python in its loop: the compiled gradient as the C function nutpie's PyMC models hand over.
+"""nutpie without Python in its loop: the compiled gradient, passed through nutpie's C ABI.
 
-nutpie calls `int64 f(dim, x, gradient, value, data)`; zero means a finite value with a finite
-gradient, a positive number a point to reject. The sampler, its settings and its random numbers are
-those of the Python route, so draws agree with that route's as long as both evaluate the same
-numbers (a test compares them).
+It is the interface that nutpie uses for PyMC models. nutpie calls `int64 f(dim, x, gradient,
+value, data)`; zero means a finite value with a finite gradient, a positive number a point to
+reject. Sampler, settings and random numbers are those of the Python callback, so the draws are
+equal as long as both evaluate the density to the same numbers (a test compares them).
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ __all__ = ["native_model"]
 
 
 def native_model(graph: NativeGraph, start: NDArray[np.float64]) -> Any:
-    """Return a nutpie model of one variable `u` whose density is a C function, starting at `start`.
+    """Return a nutpie model of one variable `u` whose density is a C function.
+
+    The chain starts at `start`, `[dim]`.
 
     Raises:
-        ImportError: this nutpie has no such models.
+        ImportError: this version of nutpie has no such models.
     """
     try:
         from nutpie._lib import ExpandFunc, LogpFunc, PyMcModel, PySampler, PyVariable  # type: ignore[import-not-found, unused-ignore]
@@ -32,7 +34,7 @@ def native_model(graph: NativeGraph, start: NDArray[np.float64]) -> Any:
         raise ImportError("this nutpie takes no C functions") from error
 
     class NativeModel(CompiledModel):  # type: ignore[misc, unused-ignore]
-        """A posterior nutpie evaluates without Python."""
+        """A nutpie model evaluated without Python."""
 
         n_dim: Any = graph.dim
         shapes: Any = {"u": (graph.dim,)}  # noqa: RUF012
@@ -41,7 +43,7 @@ def native_model(graph: NativeGraph, start: NDArray[np.float64]) -> Any:
         def _make_model(self, init_mean: Any) -> Any:
             value = LogpFunc(graph.gradient, graph.data, graph)
             copy = ExpandFunc(graph.dim, graph.dim, graph.copy, graph.data, graph)
-            sizes: dict[str, int] = {}  # nutpie adds the sizes it finds
+            sizes: dict[str, int] = {}  # nutpie fills it
             variables = PyVariable.new_variables(["u"], ["float64"], [(graph.dim,)], sizes, {})
             first: Callable[[int], NDArray[np.float64]] = lambda seed: start  # noqa: E731
             return PyMcModel(value, copy, variables, graph.dim, sizes, {}, first, None)

@@ -1,7 +1,7 @@
-"""The second engine: Pyro's own NUTS on the same flat log density, with the per-draw statistics Pyro does not keep.
+"""The second engine: Pyro's NUTS on the same flat log density, with per-draw statistics.
 
 `RecordingNUTS` overrides one private method, the leaf of the tree, and only reads what passes
-through it: draws stay bit for bit those of the stock kernel (a test compares them).
+through it. Its draws are bit for bit those of Pyro's kernel (a test compares them).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["RecordingNUTS", "potential", "pyro_chain"]
 
 
 class _Potential(torch.autograd.Function):
-    """Minus the log density with its gradient, in one evaluation of the density."""
+    """Minus the log density, with its gradient from the same evaluation."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, density: Density) -> Tensor:
         """Return -log p(u) in nats."""
-        with torch.enable_grad():  # forward runs without it, and the density differentiates itself
+        with torch.enable_grad():  # off in forward; the density needs autograd
             value, gradient = density(u.detach().numpy())
         ctx.gradient = torch.from_numpy(-gradient)
         return u.new_tensor(-value)
@@ -37,7 +37,7 @@ class _Potential(torch.autograd.Function):
 
 
 def potential(density: Density) -> Any:
-    """Return Pyro's `potential_fn` of the density: `{"u": [dim]} -> ` minus log density in nats."""
+    """Return Pyro's `potential_fn` of the density: `{"u": [dim]}` to minus log density in nats."""
 
     def potential_fn(params: dict[str, Tensor]) -> Tensor:
         value: Tensor = _Potential.apply(params["u"], density)
@@ -48,14 +48,14 @@ def potential(density: Density) -> Any:
 
 
 class RecordingNUTS(NUTS):
-    """Stock NUTS that also counts the leaves of each tree and keeps their acceptance, energy and divergence."""
+    """Pyro's NUTS, recording leaves, acceptance, energy and divergence of each tree."""
 
     def clear(self) -> None:
-        """Forget the last tree."""
+        """Reset the records of the last tree."""
         self.leaves, self.accepted, self.diverged, self.energy = 0, 0.0, False, math.nan
 
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Draw once, with fresh records."""
+        """Draw once, after resetting the records."""
         self.clear()
         drawn: dict[str, Tensor] = super().sample(params)
         return drawn
@@ -71,7 +71,7 @@ class RecordingNUTS(NUTS):
         return leaf
 
     def record(self) -> dict[str, float]:
-        """Return the statistics of the last draw under the names of the house."""
+        """Return the statistics of the last draw under this project's names."""
         _, energy, _ = self._fetch_from_cache()
         return {
             "diverging": float(self.diverged),

@@ -1,9 +1,9 @@
-"""NUTS on the log density of an entry: chains as independent tasks, two engines, draws until the precision asked for.
+"""NUTS on the log density of an entry, extended until a target effective sample size.
 
 The default engine is nutpie (NUTS in Rust, low-rank mass matrix); `benchmarks.mcmc.engine_pyro` is
-the second, independent one. Both see the same flat float64 density, start from the same
-over-dispersed points and return the same per-draw statistics. Every chain is a task with a seed of
-its own, so that results do not depend on how many cores ran it.
+a second, independent one. Both use the same flat float64 density, start from the same
+over-dispersed points and return the same per-draw statistics. Every chain is a task with its own
+derived seed, so results do not depend on how many cores ran it.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ STATS = {
     "step_size": torch.float64,
 }
 MIN_ESS = 2000.0
-MOST_GRADIENTS = 2_000_000  # of an extension that will not reach its target
-MOST_DRAWS = 5  # extension stops at this multiple of the draws asked for
-LEAPFROGS = 12.0  # gradients per draw of well-conditioned entries, for the prediction of the work
+MOST_GRADIENTS = 2_000_000  # total, for an extension that cannot reach its target
+MOST_DRAWS = 5  # limit of the extension, as a multiple of the requested draws
+LEAPFROGS = 12.0  # gradients per draw in well-conditioned entries, to predict the work
 
 
 def run_nuts(
@@ -70,38 +70,37 @@ def run_nuts(
 ) -> Posterior:
     """Sample the posterior of an entry and return draws with dims `("chain", "draw")`.
 
-    When the smallest bulk or tail ESS over judged quantities and lp is below `min_ess`, every
-    chain runs again with the same seed and more draws (number from the measured ESS): its first
-    draws are the same bit for bit, so the result depends on neither the number of cores nor the
-    path of extension. The cost includes the earlier rounds. Five times `draws` is the limit.
-    Chains that even the limit would leave below half of `min_ess` are taken there only where that
-    is cheap, at most two million gradients in all; a note says so, and the cure is another form of
-    the program.
+    If the smallest bulk or tail ESS over judged quantities and `lp` is below `min_ess`, every
+    chain runs again with the same seed and more draws, their number estimated from the measured
+    ESS. The first draws are bit for bit the same, so the result depends neither on the number of
+    cores nor on how the chains were extended. The cost includes the earlier rounds. The limit is
+    five times `draws`. If even that would leave the ESS below half of `min_ess`, chains are
+    extended only if it takes at most two million gradients in all. A note on the posterior reports
+    an ESS that stays too low; a reparameterization usually cures it.
 
     Args:
         entry: what to sample.
-        seed: inference seed; every chain derives its own from it.
-        data: what to condition on, default the entry's.
+        seed: inference seed, from which every chain derives its own.
+        data: what to condition on, by default the entry's data.
         engine: `nutpie` or `pyro`.
         chains: number of chains, at least 2 for diagnostics.
-        tune: warm-up iterations per chain, default 800 (nutpie) and 1,000 (pyro).
+        tune: warm-up iterations per chain, by default 800 (nutpie) or 1,000 (pyro).
         draws: draws per chain of the first round.
-        jobs: chains at once.
+        jobs: chains that run at once.
         given: a fit whose trained program is used (entries that learn weights).
-        budget: wall seconds an extension must be expected to stay within; five times `draws` is
-            the limit anyway.
+        budget: wall-clock seconds; an extension predicted to exceed it is not started.
         progress: receives one line per finished chain.
-        min_ess: extend until this ESS; 0 never extends.
-        target_accept: acceptance rate the step size aims at.
-        log_density: reuse a log density of the same program and data, compiled or not, as it is.
-        compile: whether to run the density as a compiled graph: `auto` where that pays, `on`,
-            `off`.
-        in_process: one chain after the other in this process, same draws.
+        min_ess: target ESS; 0 disables extension.
+        target_accept: target acceptance rate of the step size adaptation.
+        log_density: a log density of the same program and data, compiled or not, to use as it is.
+        compile: `auto` to compile the density if that saves time, `on`, or `off`.
+        in_process: run one chain after another in this process; the draws are the same.
 
     Raises:
         UnknownNameError: an unknown engine.
+        UsageError: no chain, or fewer than 4 draws.
         ProgramError: the density is finite nowhere, the program fails at a point, or the sampler
-            stops by itself.
+            stops on its own.
         LostWorkerError: a worker was killed twice.
     """
     if engine not in ENGINES:
@@ -162,12 +161,13 @@ def run_nuts(
 
 
 def _wanted(ess: float, min_ess: float, draws: int, most: int, spent: int = 0) -> int:
-    """Return draws per chain that should reach `min_ess` with 15 % to spare, in steps of 250; `draws` for no extension.
+    """Return the draws per chain expected to reach `min_ess`; `draws` if none should be added.
 
-    `spent` counts the gradients of the last round; by them, not by a clock, hopeless chains are
-    extended or left, so that a result does not depend on the machine.
+    The estimate has a margin of 15 % and is rounded up to a multiple of 250. `spent` counts the
+    gradients of the last round. Whether a hopeless chain is extended depends on that count and not
+    on a clock, so that results do not depend on the machine.
     """
-    if not ess < min_ess:  # NaN means constant or non-finite draws: more of them would not help
+    if not ess < min_ess:  # NaN: constant or non-finite draws, which more draws do not cure
         return draws
     hopeless = ess * most / draws < 0.5 * min_ess
     if hopeless and spent * most / draws > MOST_GRADIENTS:
@@ -177,7 +177,7 @@ def _wanted(ess: float, min_ess: float, draws: int, most: int, spent: int = 0) -
 
 @dataclass(kw_only=True)
 class _Run:
-    """One call of `run_nuts`: what stays the same from round to round, and the rounds so far."""
+    """State of one call of `run_nuts`: its fixed settings and the rounds so far."""
 
     entry: ModelEntry
     data: Data
@@ -224,7 +224,7 @@ class _Run:
         return results
 
     def posterior(self) -> Posterior:
-        """Gather the chains of the last round, with the cost of all rounds."""
+        """Return the chains of the last round, with the cost of all rounds."""
         chains: list[Chain] = [r.value for r in self.rounds[-1]]
         u = torch.from_numpy(np.stack([c.unconstrained for c in chains]))  # [chain, draw, dim]
         with torch.no_grad():

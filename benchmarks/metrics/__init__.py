@@ -1,5 +1,5 @@
-"""The numbers of a comparison: moments, marginals, joint distances, importance weights, held-out density.
+"""Metrics of a comparison: moments, margins, joint distances, weights, held-out density.
 
-Every function takes numpy arrays or `Side`s and knows nothing of verdicts;
-`benchmarks.comparison.verdict` judges.
+The functions take numpy arrays or `Side`s. They make no judgement; `benchmarks.comparison.verdict`
+does.
 """

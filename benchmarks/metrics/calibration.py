@@ -1,6 +1,6 @@
-"""How good class probabilities are: accuracy, log loss, calibration, separation from outside, distance to other probabilities.
+"""Quality of class probabilities: accuracy, log loss, calibration, OOD detection, distance.
 
-Everywhere p is `[row, class]`, its rows sum to one, and y `[row]` holds the true classes; the
+Everywhere p is `[row, class]`, its rows sum to one, and y `[row]` holds the true classes. The
 confidence of a row is its largest probability. Sources: Guo et al. (2017), On calibration of
 modern neural networks; Nixon et al. (2019), Measuring calibration in deep learning; Brier (1950),
 Verification of forecasts expressed in terms of probability.
@@ -32,11 +32,11 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 Metric = Callable[[Array, Array], float]
 BINS = 15
-SMALLEST = 1e-12  # a probability of zero would make the log loss infinite
+SMALLEST = 1e-12  # keeps the log loss finite
 
 
 class Bins(NamedTuple):
-    """A reliability diagram: mean confidence, share that was right, and rows of every bin that is not empty."""
+    """A reliability diagram: mean confidence, accuracy and row count of each non-empty bin."""
 
     confidence: Array
     accuracy: Array
@@ -44,7 +44,7 @@ class Bins(NamedTuple):
 
 
 def accuracy(p: Array, y: Array) -> float:
-    """Return the share of rows whose largest probability is the true class's."""
+    """Return the fraction of rows whose most probable class is the true one."""
     return float((p.argmax(1) == y).mean())
 
 
@@ -59,7 +59,7 @@ def brier(p: Array, y: Array) -> float:
 
 
 def reliability(p: Array, y: Array, *, bins: int = BINS, equal_mass: bool = False) -> Bins:
-    """Return confidence and accuracy in bins of equal width on (0, 1], or of equal numbers of rows."""
+    """Return confidence and accuracy per bin, of equal width on (0, 1] or of equal counts."""
     confidence, right = p.max(1), p.argmax(1) == y
     if equal_mass:
         place = np.empty(len(y), dtype=int)
@@ -67,9 +67,8 @@ def reliability(p: Array, y: Array, *, bins: int = BINS, equal_mass: bool = Fals
             np.arange(len(y)) * min(bins, len(y)) // len(y)
         )
     else:
-        place = np.clip(
-            np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1
-        )  # bins closed on the right
+        # bins are closed on the right
+        place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     rows = np.bincount(place, minlength=bins)
     some = rows > 0
     total, hits = np.bincount(place, confidence, bins)[some], np.bincount(place, right, bins)[some]
@@ -77,12 +76,15 @@ def reliability(p: Array, y: Array, *, bins: int = BINS, equal_mass: bool = Fals
 
 
 def ece(p: Array, y: Array, *, bins: int = BINS) -> float:
-    """Return the expected calibration error: sum over bins of equal width of (rows / all) |accuracy - confidence|."""
+    """Return the expected calibration error over bins of equal width.
+
+    ECE = sum over bins of (rows in bin / all rows) |accuracy - confidence|.
+    """
     return _gap(reliability(p, y, bins=bins))
 
 
 def adaptive_ece(p: Array, y: Array, *, bins: int = BINS) -> float:
-    """Return the same with bins that hold equal numbers of rows, which no empty bin can flatter."""
+    """Return the ECE over bins of equal counts, which no empty bin can flatter."""
     return _gap(reliability(p, y, bins=bins, equal_mass=True))
 
 
@@ -91,10 +93,10 @@ def _gap(found: Bins) -> float:
 
 
 def ece_floor(p: Array, *, draws: int = 50, seed: int = 0) -> float:
-    """Return the mean ECE if these very probabilities were exactly right: what chance alone gives with so many rows.
+    """Return the ECE expected by chance alone, if these probabilities were exactly right.
 
-    Classes are drawn from p `[row, class]` itself; ECE is a sum of absolute values, so that it is
-    not 0 for a perfect method.
+    Classes are drawn from p `[row, class]` itself and the ECE is averaged over the draws. As a sum
+    of absolute values the ECE of a perfect method is not 0.
     """
     random, cumulative = np.random.default_rng(seed), p.cumsum(1)
     classes = p.shape[1] - 1
@@ -109,7 +111,11 @@ def ece_floor(p: Array, *, draws: int = 50, seed: int = 0) -> float:
 
 
 def outside_auroc(inside: Array, outside: Array) -> float:
-    """Return the chance that a row of the task is more confident than a row from outside, ties half: the area under the ROC curve."""
+    """Return the area under the ROC curve for telling in-distribution rows from OOD rows.
+
+    It is the probability that an in-distribution row is more confident than an OOD row; ties count
+    half.
+    """
     scores = np.concatenate([inside.max(1), outside.max(1)])
     ranks = rankdata(scores)[: len(inside)]
     return float(
@@ -118,14 +124,20 @@ def outside_auroc(inside: Array, outside: Array) -> float:
 
 
 def total_variation(p: Array, q: Array) -> float:
-    """Return the mean over rows of 1/2 sum_c |p_c - q_c|: the largest difference of the probability of any set of classes."""
+    """Return the mean over rows of the total variation distance, 1/2 sum_c |p_c - q_c|.
+
+    Per row it is the largest difference in probability over all sets of classes.
+    """
     return float(0.5 * np.abs(p - q).sum(1).mean())
 
 
 def bootstrap(
     metric: Metric, p: Array, y: Array, *, number: int = 400, seed: int = 0, level: float = 0.9
 ) -> tuple[float, float]:
-    """Return the central interval of a metric over resampled rows; the same seed resamples the same rows for every method."""
+    """Return the central bootstrap interval of a metric over resampled rows.
+
+    The same seed resamples the same rows for every method.
+    """
     random = np.random.default_rng(seed)
     values = []
     for _ in range(number):

@@ -1,7 +1,7 @@
-"""From draws to labelled components: every scalar entry of every quantity, with its mean, sd and their errors.
+"""Labelled components: each scalar of each quantity, with mean, sd and their errors.
 
-One `Side` is what one posterior says about all components. Both sides of a comparison are built by
-the same code.
+A `Side` holds what one posterior says about all components. Both sides of a comparison are built
+by the same code.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = ["LEVELS", "Array", "Component", "Side", "component_names", "evaluate"
 
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-FEWEST = 4  # draws below which no error can be estimated
+FEWEST = 4  # draws; with fewer no error can be estimated
 
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """One scalar of one quantity: where it is, what a reader calls it, and whether it may decide a verdict."""
+    """One scalar of one quantity: its index, its label, and whether it counts in the verdict."""
 
     quantity: str
     index: tuple[int, ...]
@@ -46,13 +46,14 @@ class Side:
 
     Attributes:
         draws: `[chain, draw, component]`; independent draws are one chain.
-        independent: the draws are independent (a guide, an exact sampler).
-        mean, mean_se, sd, sd_se: `[component]`; from more draws than are held, or exact, where the
-        source has them.
-        ess: `[component]`, effective number of the held draws (the smaller of that of x and of (x
-            - mean)^2, at most their number); the number of draws where they are independent.
-        tail_se: `[component]`, part of sd_se / sd that tails heavier than normal add to the
-            normal's 1 / sqrt(2 ESS).
+        independent: whether the draws are independent (a guide, an exact sampler).
+        mean, mean_se, sd, sd_se: `[component]`; exact, or computed from more draws than are
+            stored, if the source provides them.
+        ess: `[component]`, effective sample size of the stored draws: the smaller of the ESS of x
+            and of (x - mean)^2, at most the number of draws; that number itself for independent
+            draws.
+        tail_se: `[component]`, the part of sd_se / sd that heavier-than-normal tails add to the
+            normal value 1 / sqrt(2 ESS).
     """
 
     draws: Array
@@ -75,7 +76,7 @@ class Side:
         return np.quantile(self.flat, LEVELS, axis=0)
 
     def take(self, columns: Sequence[int]) -> Side:
-        """Return the side restricted to some components."""
+        """Return the side restricted to the components at `columns`."""
         c = list(columns)
         parts = {
             n: getattr(self, n)[c] for n in ("mean", "mean_se", "sd", "sd_se", "ess", "tail_se")
@@ -104,7 +105,7 @@ def evaluate(posterior: Posterior, names: Sequence[str] | None = None) -> dict[s
 def component_names(
     name: str, quantity: Quantity, shape: tuple[int, ...], data: Data
 ) -> list[Component]:
-    """Name every scalar of a quantity: `mu`, `theta[Choate]` with coordinates, `theta[0]` without."""
+    """Name every scalar of a quantity: `mu`, `theta[Choate]` with coordinates, else `theta[0]`."""
     axes: list[list[str]] = []
     for axis, size in enumerate(shape):
         coord = data.coords.get(quantity.dims[axis]) if axis < len(quantity.dims) else None
@@ -128,7 +129,9 @@ def component_names(
 def side(
     values: Mapping[str, Array], independent: bool, moments: Mapping[str, Moments] | None = None
 ) -> Side:
-    """Gather `[chain, draw, *shape]` arrays and what is known beyond them into one `Side`, quantities in order.
+    """Build a `Side` from `[chain, draw, *shape]` arrays, quantities in order.
+
+    `moments` replaces moments of the draws by exact or more precise ones.
 
     Raises:
         UsageError: fewer than four draws, or moments of another shape than the draws.
@@ -155,7 +158,7 @@ def side(
 
 
 def _overlay(own: dict[str, Array], where: slice, name: str, moments: Moments) -> None:
-    """Replace moments of the held draws by exact ones or those of all draws."""
+    """Replace the moments of the stored draws by exact ones, or by those of all draws."""
     for field, value in zip(("mean", "mean_se", "sd", "sd_se"), moments, strict=True):
         flat = _numpy(value).reshape(-1)
         size = where.stop - where.start
@@ -175,10 +178,10 @@ def _numpy(value: Tensor | Any) -> Array:
 
 
 def _from_draws(draws: Array, independent: bool) -> dict[str, Array]:
-    """Return mean, sd, their Monte Carlo errors and the ESS of every component, `[component]` each.
+    """Return mean, sd, their Monte Carlo errors and the ESS, `[component]` each.
 
-    Independent draws: se(mean) = s / sqrt(n), se(s) = sqrt((m4 - s^4) / n) / (2 s), what ArviZ
-    computes with its estimate of the ESS replaced by the n that is known. Chains: ArviZ
+    Independent draws: se(mean) = s / sqrt(n), se(s) = sqrt((m4 - s^4) / n) / (2 s), as ArviZ
+    computes them, with the known n in place of its estimate of the ESS. Chains: ArviZ's
     `mcse_mean` and `mcse_sd`, but never below the error of as many independent draws: on short
     chains an ESS above n is mostly noise and gave false findings.
     """
@@ -186,9 +189,8 @@ def _from_draws(draws: Array, independent: bool) -> dict[str, Array]:
     n = flat.shape[0]
     mean, sd = flat.mean(0), flat.std(0, ddof=1)
     squares = (flat - mean) ** 2
-    spread = np.sqrt(
-        np.maximum((squares**2).mean(0) - squares.mean(0) ** 2, 0.0)
-    )  # sd of (x - mean)^2
+    # sd of (x - mean)^2
+    spread = np.sqrt(np.maximum((squares**2).mean(0) - squares.mean(0) ** 2, 0.0))
     safe = np.where(sd > 0, sd, 1.0)
     mean_se, sd_se, ess = (
         sd / np.sqrt(n),
@@ -214,7 +216,8 @@ def _from_draws(draws: Array, independent: bool) -> dict[str, Array]:
 
 
 def _chain_errors(draws: Array) -> tuple[Array, Array]:
-    # A constant component has no error to estimate; ArviZ gives NaN there.
+
+    # ArviZ gives NaN for a constant component, whose error is 0.
     mean_se, sd_se = (
         np.nan_to_num(np.asarray(f(draws), dtype=np.float64).reshape(-1), nan=0.0)
         for f in (mcse_mean, mcse_sd)

@@ -1,6 +1,6 @@
-"""Coverage of central intervals: the share of reference draws inside the method's.
+"""Coverage of central intervals: the fraction of reference draws inside the method's.
 
-It is measured as it is, and with the shape alone.
+It is measured on the draws as they are, and on draws aligned in mean and sd.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from benchmarks.metrics.components import Array, Side
 
 __all__ = ["Coverage", "interval_coverage"]
 
-ENDS = {0.5: (1, 3), 0.9: (0, 4)}  # level -> which of `components.LEVELS` its interval ends at
+ENDS = {0.5: (1, 3), 0.9: (0, 4)}  # level -> indices into `components.LEVELS`
 
 
 class Coverage(NamedTuple):
-    """Per component: the share of reference draws inside, its error, and the aligned share.
+    """Coverage per component, its standard error, and the aligned coverage.
 
-    `aligned` is the coverage of the method's interval after its draws were moved and scaled to
-    the reference's mean and sd, so that only the shape is left.
+    `aligned` is the coverage of the method's interval after its draws were shifted and scaled to
+    the mean and sd of the reference, so that it depends on the shape alone.
     """
 
     share: Array
@@ -29,15 +29,14 @@ class Coverage(NamedTuple):
 
 
 def interval_coverage(method: Side, reference: Side, level: float) -> Coverage:
-    """Compare central intervals: coverage = share of reference draws inside the method's.
+    """Return the fraction of reference draws inside the method's central interval.
 
-    se^2 = p (1 - p) (1 / ESS_q + 1 / ESS_p): the reference's share and the method's own quantiles
-    are both noisy.
+    se^2 = p (1 - p) (1 / ESS_q + 1 / ESS_p), since the fraction of reference draws and the
+    method's quantiles are both noisy.
     """
     q, p, ours = method.flat, reference.flat, method.quantiles
     low, high = ENDS[level]
-    # Draws of both sides are standardized by their own held draws: stored moments may come from
-    # more of them.
+    # Standardize by the stored draws: moments of a stored reference may come from more draws.
     sd_q = np.where(q.std(0) > 0, q.std(0), 1.0)
     aligned = (ours - q.mean(0)) / sd_q * p.std(0) + p.mean(0)
     share = _inside(p, ours[low], ours[high])

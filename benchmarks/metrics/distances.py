@@ -1,8 +1,9 @@
-"""Joint distances between two sets of draws, each beside its noise floor: the same distance between reference chains.
+"""Joint distances between two sets of draws, each with its noise floor.
 
-Margins are standardized by each side's own mean and sd first. What is left is shape alone:
-dependence, tails, modes. Location and scale are judged by the moments, which name them; a
-classifier could only say that something differs.
+The floor is the same distance between different chains of the reference. Margins are first
+standardized by each side's own mean and sd, which leaves the shape: dependence, tails, modes.
+Errors of location and scale are reported by the moments, which name them; a classifier could only
+say that something differs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from zoo.errors import UsageError
 
 __all__ = ["floor_halves", "joint_distances"]
 
-FEWEST = 100  # draws per side below which a five-fold classifier says nothing
+FEWEST = 100  # draws per side; with fewer a five-fold classifier is uninformative
 
 
 class Halves(NamedTuple):
@@ -32,11 +33,11 @@ class Halves(NamedTuple):
 
 
 def floor_halves(reference: Side) -> Halves:
-    """Split a reference into chains 1-2 and chains 3-4 (first and second half of the chains or of independent draws).
+    """Split a reference into two halves by chain, or its independent draws into two halves.
 
     Raises:
-        UsageError: one autocorrelated chain. Two halves of one chain share what the chain missed,
-            so the floor would look better than it is.
+        UsageError: a single autocorrelated chain. Both of its halves lack what the chain missed,
+            so the floor would be too low.
     """
     chains = reference.draws.shape[0]
     if reference.independent:
@@ -58,12 +59,11 @@ def floor_halves(reference: Side) -> Halves:
 def joint_distances(
     method: Side, reference: Side, notes: list[str] | None = None, seed: int = 0
 ) -> tuple[Distance, ...]:
-    """Return every joint distance with its floor, at one size for guide and floor.
+    """Return every joint distance with its floor, at the same sample size for both.
 
-    The size is the smallest of the method's ESS, half the reference's ESS and 2,000; an
-    autocorrelated side is thinned to its ESS. Empty where too few draws are left, or where no
-    component varies on both sides. A distance of an installed package that fails is left out,
-    with a sentence in `notes`.
+    The size is the smallest of the method's ESS, half the ESS of the reference, and 2,000; an
+    autocorrelated side is thinned to its ESS. Empty if too few draws are left, or if no component
+    varies on both sides. A plug-in distance that fails is omitted, with a sentence in `notes`.
     """
     varies = np.flatnonzero(both_vary(method, reference))
     if not len(varies):
@@ -94,7 +94,7 @@ def joint_distances(
 def _measured(
     distance: JointDistance, draws: tuple[Array, Array], parts: tuple[Array, Array], seed: int
 ) -> Distance:
-    """Measure the two sides, and the two halves of the reference beside them."""
+    """Measure the distance between the two sides, and between the halves of the reference."""
     value, se = distance.measure(*draws, seed)
     floor, floor_se = distance.measure(*parts, seed)
     line = (

@@ -1,4 +1,4 @@
-"""What a metric says of itself: one frozen record, from which tables and glossary are derived."""
+"""Records of metrics: the definitions from which tables and glossary are derived."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ __all__ = [
     "own_columns",
 ]
 
-GROUP = "posterior_zoo.metrics"  # entry points: `my_metric = "my_package.my_module:METRIC"`
+GROUP = "posterior_zoo.metrics"  # entry point: `my_metric = "my_package.my_module:METRIC"`
 FIELDS = frozenset(f.name for f in dataclasses.fields(Score))
 RESERVED = FIELDS | {"entry", "method", "seed", "status", "verdict"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """What a metric and a distance have in common.
+    """Fields shared by metrics and distances.
 
     Attributes:
-        name: what it is called; the stem of its file.
-        term: the head of its column.
-        definition: what it is, a phrase without a full stop.
+        name: its name, and the stem of its file.
+        term: heading of its column.
+        definition: what it measures, a phrase without a full stop.
         unit: its unit.
-        good: what a good value is.
+        good: which values are good.
         blind: what it cannot tell.
-        order: where its column stands; those of ours have 10, 20, ...
+        order: position of its column; built-in metrics have 10, 20, ...
 
     Raises:
-        UsageError: a name that is no identifier, or a field that says nothing.
+        UsageError: a name that is not an identifier, or an empty field.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Measure:
     order: float = 1000.0
 
     def __post_init__(self) -> None:
-        """Refuse a record that would fail later and elsewhere."""
+        """Validate the fields."""
         if not self.name.isidentifier():
             raise UsageError(
                 f"A metric is called {self.name!r}; accepted: letters, digits and _, such as"
@@ -79,17 +79,17 @@ class Measure:
 class Metric(Measure):
     """A metric of one component at a time.
 
-    A file in `benchmarks/metrics/marginal/`, or a plug-in, registers itself by one record.
+    Registered by a record in a file of `benchmarks/metrics/marginal/`, or by a plug-in.
 
     Attributes:
         columns: names of its values in files; `x_se` is the standard error of `x`.
         compute: `(method, reference) -> {column: [component]}` on two sides, errors in reference
-            sds; metrics of ours may return more fields of `Score`, which the verdict needs.
-        signed: whether a positive value is written with its sign.
-        percent: whether a share is shown as a percentage.
+            sds; built-in metrics may return more fields of `Score`, for the verdict.
+        signed: whether a positive value is shown with its sign.
+        percent: whether a fraction is shown as a percentage.
 
     Raises:
-        UsageError: no column, a column that is no identifier, or an error without its value.
+        UsageError: no column, a column that is not an identifier, or an error without its value.
     """
 
     columns: tuple[str, ...]
@@ -98,7 +98,7 @@ class Metric(Measure):
     percent: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse columns that no table could hold."""
+        """Validate the columns."""
         super().__post_init__()
         if (
             not self.columns
@@ -122,7 +122,7 @@ class Metric(Measure):
 
     @property
     def values(self) -> tuple[str, ...]:
-        """The columns that are no standard errors."""
+        """The columns that are not standard errors."""
         return tuple(c for c in self.columns if not c.endswith("_se"))
 
 
@@ -130,14 +130,14 @@ class Metric(Measure):
 class JointDistance(Measure):
     """A distance between all judged components jointly.
 
-    A file in `benchmarks/metrics/joint/`, or a plug-in, registers itself by one record.
+    Registered by a record in a file of `benchmarks/metrics/joint/`, or by a plug-in.
 
     Attributes:
         measure: `(first, second, seed) -> (value, standard error or None)` on two sets of draws
             `[draw, component]` of equal size; its noise floor is the same between two halves of
             the reference's chains.
-        line: `(value, se, floor, floor_se) -> line` above which it is a finding. Only distances
-            of ours have one, so that a verdict means the same everywhere.
+        line: `(value, se, floor, floor_se) -> threshold` above which the distance is a finding.
+            Only built-in distances have one, so that a verdict means the same everywhere.
     """
 
     measure: Callable[[Array, Array, int], tuple[float, float | None]]
@@ -163,7 +163,7 @@ def _of(kind: type[M]) -> list[M]:
 
 
 def component_metrics() -> tuple[list[Metric], list[str]]:
-    """Return the metrics of components, ours first, and a sentence for each unusable plug-in."""
+    """Return the metrics of components, built-in first, and a sentence per unusable plug-in."""
     found, broken, taken = [], list(METRICS.usable()[1]), set(RESERVED)
     for metric in _of(Metric):
         if metric.name in METRICS.plugins:
@@ -180,7 +180,7 @@ def component_metrics() -> tuple[list[Metric], list[str]]:
 
 
 def joint_distances_known() -> tuple[list[JointDistance], list[str]]:
-    """Return the joint distances, ours first, and a sentence for each unusable plug-in."""
+    """Return the joint distances, built-in first, and a sentence per unusable plug-in."""
     found, broken = [], []
     for distance in _of(JointDistance):
         if distance.name in METRICS.plugins and distance.line is not None:
@@ -194,13 +194,13 @@ def joint_distances_known() -> tuple[list[JointDistance], list[str]]:
 
 
 def own_columns() -> tuple[str, ...]:
-    """Return the columns of our metrics in the order of the files."""
+    """Return the columns of the built-in metrics, in the order of the files."""
     return tuple(
         c for m in component_metrics()[0] if m.name not in METRICS.plugins for c in m.columns
     )
 
 
 def failure(noun: str, name: str, error: Exception) -> str:
-    """Return the note on a plug-in that failed on these draws."""
+    """Return the note on a plug-in that raised an error on these draws."""
     line = (str(error).splitlines() or [""])[0]
     return f"The {noun} {name} is left out, it failed: {type(error).__name__}: {line}"

@@ -1,4 +1,4 @@
-"""Means, standard deviations and correlations of a method against its reference, each with a standard error."""
+"""Errors of means, standard deviations and correlations, each with a standard error."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = [
     "reference_scale",
 ]
 
-POINT = 1e-9  # sd ratio below which draws differ by rounding only
-MOST_COMPONENTS = 200  # 19,900 pairs; more are thinned evenly
+POINT = 1e-9  # sd ratio below which draws differ only by rounding
+MOST_COMPONENTS = 200  # 19,900 pairs; beyond, an evenly spaced subset
 
 
 class MomentErrors(NamedTuple):
-    """Per component: mean error and log sd ratio with their standard errors, in reference sds."""
+    """Mean error and log sd ratio per component, with standard errors, in reference sds."""
 
     mean_error: Array
     mean_error_se: Array
@@ -37,14 +37,17 @@ class MomentErrors(NamedTuple):
 
 
 def reference_scale(method: Side, reference: Side) -> Array:
-    """Return the unit of errors: the reference sd; where that is 0, the method's sd or the distance of the means."""
+    """Return the unit of errors, `[component]`.
+
+    It is the reference sd; if that is 0, the method's sd or the distance of the means.
+    """
     tiny = 1e-12 * (1.0 + np.abs(reference.mean))
     fallback = np.maximum(method.sd, np.abs(method.mean - reference.mean))
     return np.where(reference.sd > tiny, reference.sd, np.where(fallback > 0, fallback, 1.0))
 
 
 def collapsed(method: Side, reference: Side) -> NDArray[np.bool_]:
-    """Return where the method is a point and the reference is not, `[component]`."""
+    """Return where the method is a point mass and the reference is not, `[component]`."""
     where: NDArray[np.bool_] = (reference.sd > 1e-12 * (1.0 + np.abs(reference.mean))) & (
         method.sd <= POINT * reference.sd
     )
@@ -52,7 +55,7 @@ def collapsed(method: Side, reference: Side) -> NDArray[np.bool_]:
 
 
 def fixed(method: Side, reference: Side) -> NDArray[np.bool_]:
-    """Return where both are the same constant, `[component]`: they agree and say nothing."""
+    """Return where both sides are the same constant, `[component]`: trivially in agreement."""
     where: NDArray[np.bool_] = (
         (method.sd == 0) & (reference.sd == 0) & (moment_errors(method, reference).mean_error == 0)
     )
@@ -71,7 +74,8 @@ def both_vary(method: Side, reference: Side) -> NDArray[np.bool_]:
 def moment_errors(method: Side, reference: Side) -> MomentErrors:
     """Return e = (m_q - m_p) / s_p and r = log(s_q / s_p) with first-order standard errors.
 
-    se(e)^2 = (se(m_q)^2 + se(m_p)^2) / s_p^2 + e^2 (se(s_p) / s_p)^2,  se(r)^2 = (se(s_q) / s_q)^2 + (se(s_p) / s_p)^2.
+    se(e)^2 = (se(m_q)^2 + se(m_p)^2) / s_p^2 + e^2 (se(s_p) / s_p)^2,
+    se(r)^2 = (se(s_q) / s_q)^2 + (se(s_p) / s_p)^2.
     """
     scale = reference_scale(method, reference)
     e = (method.mean - reference.mean) / scale
@@ -85,10 +89,10 @@ def moment_errors(method: Side, reference: Side) -> MomentErrors:
 
 
 def draws_needed(one: Side, scale: Array) -> Array:
-    """Return how many effective draws one side needs so that both sides together reach 3 se <= 0.15, 0 if it has them.
+    """Return the effective draws one side needs for 3 se <= 0.15 of both sides; 0 if met.
 
     Each side may use half of the allowed variance: n (se / (0.05 / sqrt 2))^2, for the mean and
-    for log sd.
+    for the log sd.
     """
     allowed = AGREE / SIGMAS / np.sqrt(2.0)
     relative = np.where(one.sd > 0, one.sd_se / np.where(one.sd > 0, one.sd, 1.0), 0.0)
@@ -99,11 +103,12 @@ def draws_needed(one: Side, scale: Array) -> Array:
 def compare_correlations(
     method: Side, reference: Side, components: list[Component]
 ) -> Correlations | None:
-    """Return the pair whose correlation differs most for its line, None with fewer than two varying components.
+    """Return the pair of components whose correlation differs most relative to its threshold.
 
-    The standard error of a correlation c of standardized x, y is sd(x y - c (x^2 + y^2) / 2) /
-    sqrt(ESS) (its influence function; no normality), ESS the smaller of the two components'. The
-    largest of many differences needs a stricter line: max(0.2, z se) with z = `multiplier(pairs)`.
+    None with fewer than two varying components. The standard error of a correlation c of
+    standardized x, y is sd(x y - c (x^2 + y^2) / 2) / sqrt(ESS): its influence function, without
+    assuming normality; ESS is the smaller of the two. The maximum over many pairs needs a stricter
+    threshold: max(0.2, z se) with z = `multiplier(pairs)`.
     """
     varies = both_vary(method, reference)
     keep = [i for i, c in enumerate(components) if c.judged and varies[i]]
@@ -131,13 +136,13 @@ def compare_correlations(
 
 
 def _correlation(one: Side) -> tuple[Array, Array]:
-    """Return the correlation matrix and the standard error of each entry, `[component, component]`."""
+    """Return correlations and their standard errors, `[component, component]` each."""
     flat = one.flat
     x = (flat - flat.mean(0)) / flat.std(0)
     corr = x.T @ x / len(x)
     se = np.zeros_like(corr)
     squares = x**2
-    for i in range(x.shape[1]):  # one row at a time: [draw, component] fits in memory
+    for i in range(x.shape[1]):  # row by row, so that [draw, component] fits in memory
         influence = x[:, i : i + 1] * x - 0.5 * corr[i] * (squares[:, i : i + 1] + squares)
         se[i] = influence.std(0) / np.sqrt(np.minimum(one.ess[i], one.ess))
     return corr, se

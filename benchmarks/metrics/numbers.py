@@ -1,4 +1,4 @@
-"""Numbers as text, with no more digits than their standard error earns."""
+"""Numbers as text, with no more digits than their standard error warrants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ MOST_DECIMALS = 4
 
 
 def rounded(value: float, se: float, *, sign: bool = False) -> str:
-    """Round a number to the first significant digit of its error; exact numbers get three significant digits."""
+    """Round a number to the first significant digit of its error.
+
+    An exact number gets three significant digits.
+    """
     if not isfinite(value):
         return "not finite"
     if se > 0 and isfinite(se):
@@ -22,7 +25,7 @@ def rounded(value: float, se: float, *, sign: bool = False) -> str:
 
 
 def value_with_error(value: float, se: float, *, sign: bool = False) -> str:
-    """Return `0.25 +- 0.03` with the error to one significant digit; without `+-` where the value is exact."""
+    """Return `0.25 +- 0.03`, the error to one significant digit; no error for an exact value."""
     if not (se > 0 and isfinite(se)):
         return rounded(value, 0.0, sign=sign)
     decimals = min(max(0, -floor(log10(se))), MOST_DECIMALS)

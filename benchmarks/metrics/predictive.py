@@ -1,4 +1,4 @@
-"""Held-out predictive density: how well the approximate posterior predicts rows it has not seen."""
+"""Held-out predictive density: how well a posterior predicts unseen rows."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["heldout_lpd"]
 def heldout_lpd(
     posterior: Posterior, log_density: LogDensity, most_draws: int = HELDOUT_DRAWS
 ) -> dict[str, float] | None:
-    """Return the mean over held-out rows of log mean_s p(row | z_s), nats per row, with its error over rows.
+    """Return the mean over held-out rows of log mean_s p(row | z_s), with its error over rows.
 
-    At most `most_draws` evenly spaced draws are used. Observed sites with one term per row are
-    added up. None without held-out data.
+    In nats per row. At most `most_draws` evenly spaced draws are used. Observed sites with one
+    term per row are added up. None without held-out data.
 
     Raises:
         ProgramError: the program cannot be evaluated on its held-out data.
@@ -43,9 +43,8 @@ def heldout_lpd(
             f"Held-out data cannot be scored ({type(error).__name__}):"
             f" {str(error).splitlines()[0]}"
         ) from error
-    rows = [
-        value.reshape(len(keep), -1).double().cpu().numpy() for value in terms.values()
-    ]  # [draw, row]
+    # [draw, row] each
+    rows = [value.reshape(len(keep), -1).double().cpu().numpy() for value in terms.values()]
     widest = max(r.shape[1] for r in rows)
     joint = sum(r for r in rows if r.shape[1] == widest)
     per_row = logsumexp(joint, axis=0) - np.log(len(keep))

@@ -1,7 +1,7 @@
-"""What the importance weights log w = log p(z, data) - log q(z) of a guide say: ELBO, evidence, k-hat, reweighting.
+"""Importance weights log w = log p(z, data) - log q(z): ELBO, evidence, k-hat, reweighting.
 
-None of this decides a verdict: weights are computed where the guide went and cannot see a region
-it never visits.
+None of them decides a verdict: weights are computed at draws of the guide and cannot reveal a
+region it never visits.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def elbo(log_weights: Array) -> dict[str, float]:
 
 
 def log_evidence(log_weights: Array, exact: float | None = None) -> dict[str, float | None]:
-    """Return log mean w in nats, a stochastic lower bound on the log evidence, its delta-method error, bound - exact.
+    """Return log mean w in nats, its standard error, and its difference to the exact evidence.
 
-    se = sd(w) / (mean(w) sqrt(n)). Its expectation is below log p(data) (Jensen); trust it only
-    with a good k-hat.
+    A stochastic lower bound: its expectation is below log p(data) (Jensen). By the delta method,
+    se = sd(w) / (mean(w) sqrt(n)). Reliable only with a good k-hat.
     """
     n = len(log_weights)
     bound = float(logsumexp(log_weights) - np.log(n))
@@ -52,10 +52,10 @@ def importance_ess(log_weights: Array) -> float:
 def pareto(
     log_weights: Array, method: Side, components: list[Component], reference: Side | None = None
 ) -> ParetoK:
-    """Return k-hat with its sample-size threshold, the importance ESS, and raw beside reweighted moments.
+    """Return k-hat with its threshold, the importance ESS, and raw and reweighted moments.
 
-    Moments are weighted by Pareto-smoothed weights (Vehtari et al. 2024); in reference sds, or
-    relative to the raw draws where there is no reference.
+    The threshold depends on the sample size. Moments use Pareto-smoothed weights (Vehtari et al.
+    2024); they are in reference sds, or relative to the raw draws without a reference.
     """
     k, smoothed = pareto_k(log_weights)
     smoothed = np.asarray(smoothed, dtype=np.float64).reshape(-1)

@@ -1,1 +1,1 @@
-"""The reference of an entry: finding it, earning it, its gates, and bringing truths to one form."""
+"""Reference posteriors: finding, writing, checking, and coercing truths to one form."""

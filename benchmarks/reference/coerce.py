@@ -1,4 +1,4 @@
-"""Turn what a caller gives as the truth into a `Reference`, and say when chains cannot be believed."""
+"""Convert what a caller gives as the truth into a `Reference`, and detect unusable chains."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["as_reference", "broken_chains"]
 
 
 def as_reference(truth: Reference | Posterior | None) -> Reference:
-    """Return a reference; chains become one after their gates, None the kind `none`.
+    """Return a reference; chains are gated first, None gives the kind `none`.
 
-    Chains that are merely short stay usable: their standard errors make the verdict
+    Chains that are merely short remain usable: their standard errors make the verdict
     `inconclusive`. Chains that disagree, diverge or do not move are unusable.
     """
     if truth is None:
@@ -47,9 +47,9 @@ def as_reference(truth: Reference | Posterior | None) -> Reference:
 
 
 def broken_chains(health: Mcmc, posterior: Posterior, *, strict: bool) -> str | None:
-    """Say why chains cannot be believed at all, None when they are at most short.
+    """Return why chains are unusable, or None if they are at worst short.
 
-    `strict` is for a reference: divergences and a low E-BFMI count too.
+    `strict` is for references: divergences and a low E-BFMI count too.
     """
     if not health.gates.get("finite", True) or not health.gates.get("non_constant", True):
         return f"the chains cannot be used: {health.worst}"

@@ -1,8 +1,8 @@
-"""Find, write and check reference posteriors.
+"""Find and check reference posteriors.
 
-`find` answers what the truth of an entry is; `write` (of `benchmarks.reference.write`) runs NUTS
-to the standard of `benchmarks.reference.gates` and stores the result; `check` earns again from the
-stored draws what can be earned again, in seconds.
+`find` returns the ground truth of an entry. `benchmarks.reference.write.write` runs NUTS to the
+standard of `benchmarks.reference.gates` and stores the result. `check` verifies a stored reference
+within seconds, as far as its stored draws allow.
 """
 
 from __future__ import annotations
@@ -29,9 +29,6 @@ __all__ = ["chains_given", "check", "exact_given", "find", "write"]
 PSEUDO_CHAINS, EXACT_DRAWS = 4, 2_000
 
 
-# -- find --------------------------------------------------------------------------------------
-
-
 def find(
     entry: ModelEntry,
     data: Data | None = None,
@@ -40,19 +37,19 @@ def find(
     given: Fit | None = None,
     folder: Path | None = None,
 ) -> Reference:
-    """Return the truth of an entry: the first of analytic, exact, stored, conditional, this run's NUTS, none.
+    """Return the ground truth of an entry: the first that is available.
 
-    A stored reference belongs to the default data and options (or to a key that has a file of its
-    own); with other data the chains of this run are the reference. One that exists for these data
-    but is damaged, stale or failed its gates is returned unusable, with the reason and the command
-    that makes it anew.
+    In order: analytic, exact, stored, conditional, NUTS of this run, none. A stored reference
+    belongs to the default data and options (or to a key with a file of its own); with other data
+    the chains of this run are the reference. One that exists for these data but is damaged, stale
+    or failed its gates is returned as unusable, with the reason and the command that rebuilds it.
 
     Args:
         entry: the entry; one with `reference_of` borrows from that entry.
-        data: what it is conditioned on, default the entry's.
+        data: what it is conditioned on, by default the entry's data.
         nuts: chains of this run.
         given: the fit whose trained program the chains were run on (entries that learn weights).
-        folder: where stored references lie, default those of this package.
+        folder: folder of stored references, by default that of the package.
     """
     data = entry.load_data() if data is None else data
     if given is not None or entry.learns:
@@ -81,7 +78,10 @@ def find(
 
 
 def exact_given(entry: ModelEntry, data: Data, given: Fit) -> Reference | None:
-    """Return the exact posterior given a trained program, None where the entry knows none; a grid may take half a minute."""
+    """Return the exact posterior given a trained program; a grid may take half a minute.
+
+    None if the entry has no exact posterior.
+    """
     exact = (
         None
         if entry.conditional is None
@@ -103,7 +103,10 @@ def chains_given(nuts: Posterior | None) -> Reference:
 
 
 def _analytic(owner: ModelEntry, data: Data, exact: Analytic) -> Reference:
-    """Independent exact draws in four groups, so that noise floors come from different groups as they do from chains."""
+    """Return independent exact draws in four groups, which take the place of chains.
+
+    Noise floors then come from different groups, as they come from different chains.
+    """
     n = PSEUDO_CHAINS * EXACT_DRAWS
     kind = owner.reference if owner.reference in ("analytic", "exact") else "analytic"
     draws = exact.sample(n, derive_seed("analytic", owner.key))
@@ -122,7 +125,7 @@ def _analytic(owner: ModelEntry, data: Data, exact: Analytic) -> Reference:
 def _stored(
     entry: ModelEntry, owner: ModelEntry, data: Data, folder: Path | None
 ) -> Reference | None:
-    """Return the stored or published reference, None where there is none for these data."""
+    """Return the stored or published reference, None if there is none for these data."""
     if owner.published is not None:
         published = stored_reference.load(entry, data, folder=folder)
         return published if published.gates["data"] else None
@@ -135,25 +138,23 @@ def _stored(
         if not _belongs(found) and _belongs(
             stored_reference.load(entry, owner.load_data(), folder=folder)
         ):
-            return None  # the program is as it was, these are other data
+            return None  # the program is unchanged, the data differ
     except ReferenceError as error:
         return Reference(kind="stored", posterior=None, usable=False, reason=str(error))
     return found
 
 
 def _belongs(found: Reference) -> bool:
-    """Whether a reference is that of the program and data it was loaded for."""
+    """Return whether a reference belongs to the program and data it was loaded for."""
     return found.gates.get("fingerprint", True) and found.gates.get("data", True)
 
 
-# -- check -------------------------------------------------------------------------------------
-
-
 def check(entry: ModelEntry, *, folder: Path | None = None) -> Reference:
-    """Earn a stored reference again: R-hat and the ESS band at the stored size, moments, Stein's identities, fingerprint.
+    """Check a stored reference against its stored draws.
 
-    Divergences and E-BFMI are read from the record: the unthinned chains are gone. A closed form
-    is checked by Stein's identities on its exact draws.
+    Checks R-hat and the ESS band at the stored size, moments, Stein's identities and the
+    fingerprint. Divergences and E-BFMI are read from the record, since the unthinned chains are
+    not stored. A closed form is checked by Stein's identities on its exact draws.
     """
     owner = stored_reference.borrowed(entry)
     data = owner.load_data()
@@ -176,7 +177,7 @@ def check(entry: ModelEntry, *, folder: Path | None = None) -> Reference:
     gates, values = certify.independence_gates(
         posterior, thinned_to=posterior.sample_shape[0] * posterior.sample_shape[1]
     )
-    if exact is not None:  # independent by construction: the band would only test ArviZ's estimate
+    if exact is not None:  # independent by construction: the band would only test ArviZ
         gates = {name: passed for name, passed in gates.items() if name in ("finite", "rhat")}
     problems = [
         f"{name} is outside its limits at the stored draws"
@@ -205,7 +206,7 @@ def check(entry: ModelEntry, *, folder: Path | None = None) -> Reference:
                 f"the {where} is {distance:.1f} standard errors from its value under the program"
                 f" (limit {most:.1f})"
             )
-    # the record's gates of the full run stay beside the ones earned again, under their own names
+    # Gates of the full run, as recorded, keep their own names beside those checked here.
     recorded = {
         f"recorded {name}": passed for name, passed in found.gates.items() if name != "fingerprint"
     }

@@ -1,8 +1,8 @@
-"""What a reference has to pass: near independence, the ESS band, Stein's identities, and its own moments.
+"""Gates of a reference: near-independence, the ESS band, Stein's identities, its moments.
 
 The standard is posteriordb's definition (REFERENCE_POSTERIOR_DEFINITION.md): R-hat < 1.01, bulk
-and tail ESS inside
-n +- 4 sqrt(7 n), |lag-1 autocorrelation| < 0.05, no divergences, E-BFMI (0.3 here) on the unthinned draws.
+and tail ESS inside n +- 4 sqrt(7 n), |lag-1 autocorrelation| < 0.05, and on the unthinned draws no
+divergences and E-BFMI (0.3 here).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ SIGMAS = 4.0
 
 
 def ess_band(n: int) -> tuple[float, float]:
-    """Return n -+ 4 sqrt(7 n): where the ESS estimate of n independent draws practically always lies."""
+    """Return n -+ 4 sqrt(7 n), which contains nearly every ESS estimate of n independent draws."""
     width = 4.0 * math.sqrt(7.0 * n)
     return n - width, n + width
 
 
 def autocorrelation(x: Array) -> Array:
-    """Return the lag-1 autocorrelation of every component of `[chain, draw, component]`, pooled over chains."""
+    """Return the lag-1 autocorrelation of `[chain, draw, component]`, pooled over chains."""
     centred = x - x.mean(1, keepdims=True)
     return np.asarray((centred[:, 1:] * centred[:, :-1]).sum((0, 1)) / (centred**2).sum((0, 1)))
 
@@ -52,10 +52,10 @@ def autocorrelation(x: Array) -> Array:
 def independence_gates(
     posterior: Posterior, *, thinned_to: int | None = None
 ) -> tuple[dict[str, bool], dict[str, float]]:
-    """Return gates and values of near independence over judged components and lp, for draws that were thinned.
+    """Return gates and values of near-independence over judged components and `lp`.
 
-    `thinned_to` is the number of draws of a part that is judged by the wider limit of short
-    chains; else R-hat < 1.01.
+    The draws were thinned. `thinned_to` is the number of draws of a subset, which has the wider
+    R-hat limit of short chains; without it the limit is 1.01.
     """
     x, _ = components(posterior)
     chains, draws = posterior.sample_shape
@@ -83,7 +83,7 @@ def independence_gates(
 
 
 def sampler_gates(posterior: Posterior) -> tuple[dict[str, bool], dict[str, float]]:
-    """Return the gates of the unthinned chains: no divergence, E-BFMI of every chain."""
+    """Return the gates of the unthinned chains: no divergences, E-BFMI of every chain."""
     divergences = int(posterior.stats["diverging"].sum())
     fraction = float(arviz_bridge.ebfmi(posterior.stats["energy"].numpy()).min())
     gates = {"no_divergences": divergences == 0, "ebfmi": fraction >= EBFMI}
@@ -91,7 +91,7 @@ def sampler_gates(posterior: Posterior) -> tuple[dict[str, bool], dict[str, floa
 
 
 def all_moments(posterior: Posterior) -> dict[str, Moments]:
-    """Return mean and sd of every quantity with their Monte Carlo standard errors, each `[*shape]`."""
+    """Return mean and sd of every quantity with their Monte Carlo errors, each `[*shape]`."""
     out = {}
     for name, x in evaluate(posterior).items():
         parts = (
@@ -100,7 +100,7 @@ def all_moments(posterior: Posterior) -> dict[str, Moments]:
             x.std((0, 1), ddof=1),
             arviz_bridge.mcse_sd(x),
         )
-        # a component that never moves (a known constant) has no error to estimate
+        # a constant component has no error to estimate
         out[name] = Moments(
             *(
                 torch.as_tensor(np.nan_to_num(np.asarray(p, dtype=np.float64), nan=0.0))
@@ -111,7 +111,10 @@ def all_moments(posterior: Posterior) -> dict[str, Moments]:
 
 
 def moment_gap(posterior: Posterior, moments: Mapping[str, Moments]) -> tuple[float, float]:
-    """Return the largest |difference| of mean or sd between draws and recorded moments in standard errors, and its limit."""
+    """Return the largest deviation of mean or sd from the record, in standard errors.
+
+    Also returns the limit for the number of comparisons.
+    """
     worst, looks = 0.0, 0
     for name, own in all_moments(posterior).items():
         known = moments[name]
@@ -130,11 +133,11 @@ def moment_gap(posterior: Posterior, moments: Mapping[str, Moments]) -> tuple[fl
 
 
 def stein(log_density: LogDensity, u: Array) -> tuple[float, float, str]:
-    """Return how far draws are from Stein's identities, in standard errors, its limit, and the worst coordinate.
+    """Return the largest deviation from Stein's identities, its limit, and its coordinate.
 
     For draws of a density p with gradient g = d log p / du and any constant c, E[g_i] = 0 and
-    E[(u_i - c_i) g_i] = -1. A missing prior term, a wrong Jacobian or a changed data set breaks
-    them. `u` is `[chain, draw, dim]`.
+    E[(u_i - c_i) g_i] = -1. A missing prior term, a wrong Jacobian or changed data violate them.
+    `u` is `[chain, draw, dim]`; deviations are in standard errors.
     """
     gradients = np.empty_like(u)
     with torch.enable_grad():
@@ -143,9 +146,8 @@ def stein(log_density: LogDensity, u: Array) -> tuple[float, float, str]:
             (slope,) = torch.autograd.grad(log_density.batch_function()(points).sum(), points)
             gradients[chain] = slope.double().numpy()
     products = (u - u.mean((0, 1))) * gradients
-    statistics = np.concatenate(
-        [gradients, products + 1.0], -1
-    )  # [chain, draw, 2 dim], each of mean 0
+    # [chain, draw, 2 dim], each of mean 0
+    statistics = np.concatenate([gradients, products + 1.0], -1)
     if not np.isfinite(statistics).all():
         return math.inf, SIGMAS, "a gradient is not finite"
     z = np.abs(statistics.mean((0, 1))) / np.maximum(arviz_bridge.mcse_mean(statistics), 1e-300)
@@ -156,5 +158,5 @@ def stein(log_density: LogDensity, u: Array) -> tuple[float, float, str]:
 
 
 def _limit(looks: int) -> float:
-    """Return how many standard errors the largest of `looks` may show: the chance of 4 in one look."""
+    """Return the limit for the largest of `looks` deviations, at the level of 4 sigma in one."""
     return float(norm.isf(norm.sf(SIGMAS) / max(looks, 1)))

@@ -1,4 +1,4 @@
-"""Write a reference posterior: NUTS until draws are nearly independent and every gate passes, then two small files."""
+"""Write a reference posterior: nearly independent NUTS draws that pass every gate."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = ["write"]
 
 CHAINS, TOTAL, SMALL = 10, 10_000, 2_000
 TUNE, SMALL_TUNE = 2000, 600
-ACCEPT = (0.95, 0.99, 0.999)  # the next one is taken when a transition diverged
-THIN = (5, 8, 12, 20, 30, 40)  # the next one is taken when the draws are not independent enough
-STORED, BYTES = 2_000, 180_000  # most draws, and most bytes of float32 deviations
+ACCEPT = (0.95, 0.99, 0.999)  # raised to the next when a transition diverges
+THIN = (5, 8, 12, 20, 30, 40)  # raised to the next while the draws are not independent enough
+STORED, BYTES = 2_000, 180_000  # most draws, most bytes of float32 deviations
 _PACKAGES = ("posterior-zoo", "torch", "pyro-ppl", "nutpie", "arviz", "numpy")
 
 
@@ -42,10 +42,10 @@ def write(
     folder: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Run NUTS to the standard of a reference and store the result; return the path of the JSON file.
+    """Run NUTS to the standard of a reference, store the result, and return its JSON path.
 
     Ten chains give 10,000 nearly independent draws (2,000 in the declared smaller tier). A
-    divergence raises the target acceptance rate, dependence raises the thinning; nothing is
+    divergence raises the target acceptance rate, dependence raises the thinning. Nothing is
     written unless every gate passes.
 
     Raises:
@@ -171,13 +171,13 @@ def _record(
 
 
 def _rounded(value: torch.Tensor) -> Any:
-    """Ten significant digits, far below any Monte Carlo error, nested as the tensor is."""
+    """Return the value as nested lists of ten digits, far below any Monte Carlo error."""
     numbers = [float(f"{v:.10g}") for v in value.double().reshape(-1).tolist()]
     return np.array(numbers).reshape(tuple(value.shape)).tolist()
 
 
 def _save(key: str, record: dict[str, Any], thinned: Posterior, folder: Path | None) -> Path:
-    """Write draws, then the record that holds their digest, each under a temporary name first."""
+    """Write the draws, then the record with their digest, each atomically."""
     assert thinned.unconstrained is not None
     u = thinned.unconstrained.numpy()
     chains, draws, dim = u.shape

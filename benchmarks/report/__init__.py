@@ -1,4 +1,4 @@
-"""Reports of a run: one self-contained HTML page, Markdown for a pull request, a terminal table.
+"""Reports of a run: a self-contained HTML page, Markdown, and a table for the terminal.
 
 Rendering is a pure function of its input: it uses no clock, disk or random numbers and gives the
 same bytes every time.
@@ -28,15 +28,15 @@ __all__ = [
 
 
 def render_html(run: ReportInput, jobs: int = 1, say: Callable[[str], None] | None = None) -> str:
-    """Return the report as one HTML document that makes no outside request and runs no script.
+    """Return the report as one HTML document without external requests or scripts.
 
     Args:
         run: entries with their comparisons, and the run's metadata.
         jobs: processes that draw entries at once.
-        say: hears of sections that could not be shown, stderr by default.
+        say: called with a sentence for each section that could not be shown; by default stderr.
 
     Returns:
-        The document as text; its bytes depend on nothing but `run`.
+        The document as text; its bytes depend only on `run`.
     """
     return html(run, jobs, say or warn)
 
@@ -48,8 +48,8 @@ def render_markdown(
 
     Args:
         run: entries with their comparisons, and the run's metadata.
-        limit: most characters; folded details are dropped entry by entry until the text fits.
-        say: hears of sections that could not be shown, stderr by default.
+        limit: maximum length; folded details are dropped entry by entry until the text fits.
+        say: called with a sentence for each section that could not be shown; by default stderr.
     """
     return markdown(run, limit, say or warn)
 

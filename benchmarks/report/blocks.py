@@ -1,4 +1,4 @@
-"""What sections are built from: figures, paragraphs and tables, as HTML and as Markdown."""
+"""Building blocks of sections: figures, paragraphs and tables, as HTML and as Markdown."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ Picture = dict[str, Any]
 
 
 def anchor(report: EntryReport) -> str:
-    """Return an id for an entry that is safe in a link: distinct keys stay distinct."""
+    """Return an id for an entry that is safe in a link; distinct keys give distinct ids."""
     return "e-" + re.sub(r"[^A-Za-z0-9_-]", lambda m: f".{ord(m.group()):x}.", report.entry.key)
 
 
 def picture(
     figure: Any, name: str, alt: str, title: str = "", caption: str = ""
 ) -> Picture | None:
-    """Return a figure for the page, None where there is nothing to draw.
+    """Return a figure for the page, None if there is nothing to draw.
 
     Args:
         figure: a matplotlib figure in the colors of `benchmarks.report.theme`, or None.
-        name: makes the ids inside it unique on the page; begin it with `anchor(report)`.
-        alt: what it shows, for those who cannot see it.
+        name: makes the ids inside it unique on the page; must begin with `anchor(report)`.
+        alt: text alternative that says what the figure shows.
         title: a line above it.
         caption: text below it.
     """
@@ -77,7 +77,7 @@ def pictures_of(report: EntryReport, section: str, figures: Iterable[Any]) -> li
 
 @functools.cache
 def environment() -> Any:
-    """Return the templates, which lie beside the code; what is no markup is escaped."""
+    """Return the environment of the templates in this folder; text is escaped by default."""
     import jinja2
 
     made = jinja2.Environment(
@@ -94,7 +94,7 @@ def environment() -> Any:
 
 
 def _code(text: str) -> Markup:
-    """Set the words a docstring puts in backticks as code; everything is escaped first."""
+    """Set text in backticks as code, after escaping everything."""
     return Markup(re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(html_escape(text))))
 
 
@@ -104,26 +104,23 @@ def fragment(template: str, **values: Any) -> Markup:
 
 
 def paragraph(text: str, *, title: str = "") -> Markup:
-    """Return a paragraph, under a heading where a title is given."""
+    """Return a paragraph, under a heading if a title is given."""
     head = Markup("<h3>{}</h3>").format(title) if title else Markup("")
     return head + Markup('<p class="note">{}</p>').format(text)
 
 
 def gallery(title: str, pictures: Sequence[Picture]) -> Markup | None:
-    """Return pictures side by side under a heading, None without any."""
+    """Return pictures side by side under a heading, None without pictures."""
     return fragment("sections/gallery.jinja", title=title, pictures=pictures) if pictures else None
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> Markup:
-    """Return a table whose first column names its rows, under a heading where a title is given."""
+    """Return a table with row names in its first column, under a heading if a title is given."""
     return fragment("sections/table.jinja", title=title, heads=heads, rows=rows)
 
 
-# -- Markdown ----------------------------------------------------------------------------------
-
-
 def escape(text: object) -> str:
-    """Make text literal inside a Markdown table: no markup, no HTML, no mention, one line."""
+    """Escape text for a Markdown table: no markup, no HTML, no mention, one line."""
     flat = (
         " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     )

@@ -1,4 +1,4 @@
-"""Draws of every component of every quantity as numpy arrays, shared by the figures of one entry."""
+"""Draws of every component of every quantity as numpy arrays, shared by an entry's figures."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ __all__ = ["Array", "View", "component_draws", "make_view", "moves", "worst_pair
 
 Array = np.ndarray[Any, Any]
 Key = tuple[str, tuple[int, ...]]
-MOST_PAIRED = 24  # components whose correlations are searched for the worst pair
+MOST_PAIRED = 24  # components searched for the pair with the worst correlation
 
 
 def moves(draws: Array) -> bool:
-    """Whether draws differ by more than rounding; those of a point do not."""
+    """Return whether draws differ by more than rounding; those of a point mass do not."""
     return bool(draws.std() > 1e-12 * abs(draws.mean()))
 
 
 def component_draws(posterior: Posterior) -> dict[Key, Array]:
-    """Return each component's draws `[chain, draw]` (one chain for a guide), leaving out those that are not finite."""
+    """Return the draws `[chain, draw]` of each component; draws of a guide are one chain.
+
+    Components with draws that are not finite are omitted.
+    """
     axes = len(posterior.sample_dims)
     found: dict[Key, Array] = {}
     for name, tensor in posterior.quantities().items():
@@ -42,7 +45,7 @@ def component_draws(posterior: Posterior) -> dict[Key, Array]:
 
 @dataclass(frozen=True)
 class View:
-    """One entry prepared for drawing: draws per method and reference, components ordered worst first, marks."""
+    """One entry prepared for drawing: draws by method, reference, ranked components, marks."""
 
     report: EntryReport
     names: tuple[str, ...]
@@ -65,12 +68,15 @@ class View:
 
 
 def is_nuts(name: str) -> bool:
-    """Whether a row's name is NUTS, with or without a seed."""
+    """Return whether a row's name is NUTS, with or without a seed."""
     return name.split(" ")[0] == "nuts"
 
 
 def make_view(report: EntryReport, methods: Sequence[str] = ()) -> View:
-    """Evaluate all quantities once; `methods` are the columns of the whole report, so that marks agree across entries."""
+    """Evaluate all quantities once.
+
+    `methods` are the columns of the whole report, so that marks agree across entries.
+    """
     names = tuple(method_names(report.comparisons))
     by_name = dict(zip(names, report.comparisons, strict=True))
     draws = {
@@ -123,10 +129,11 @@ def _label(report: EntryReport, key: Key) -> str:
 
 
 def worst_pair(view: View) -> tuple[Key, Key, str, float, float] | None:
-    """Find the pair and method whose correlation is furthest from the truth's: (a, b, method, correlation, true one).
+    """Return the pair and method whose correlation is furthest from the truth.
 
-    The comparison's own finding is taken where there is one. Without a reference the truth is
-    NUTS; without NUTS it is the pair with the strongest correlation of any method.
+    The tuple is (a, b, method, correlation, true correlation). The finding of the comparison is
+    used if there is one. Without a reference the truth is NUTS; without NUTS it is the pair with
+    the strongest correlation of any method.
     """
     told = [
         (abs(c.correlations["difference"]), n)

@@ -1,4 +1,4 @@
-"""Accuracy against cost: what each method's worst mean error was worth."""
+"""Accuracy against cost: the worst mean error of each method."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from benchmarks.thresholds import MEAN
 
 __all__ = ["cost", "cost_points", "log_axis", "noise_floor", "uncompiled"]
 
-LOWEST = 1e-3  # reference sds; below this every error is drawn at the edge
+LOWEST = 1e-3  # reference sds; smaller errors are drawn at the edge
 
 
 def cost_points(
     view: View, by: Literal["gradients", "seconds"]
 ) -> dict[str, tuple[float, float, float]]:
-    """Return per method (cost, worst absolute mean error, its standard error) over judged components."""
+    """Return (cost, worst absolute mean error, its standard error) per method.
+
+    Only judged components count.
+    """
     points: dict[str, tuple[float, float, float]] = {}
     for name, comparison in view.by_name.items():
         spent = comparison.posterior.cost
@@ -33,7 +36,7 @@ def cost_points(
 
 
 def uncompiled(view: View) -> set[str]:
-    """Return the fits that took their steps without a compiled graph, where others had one: their seconds do not compare."""
+    """Return the fits that ran eagerly while others were compiled: their times do not compare."""
     stepped = {
         n: bool(f.compiled.get("used"))
         for n, f in view.report.summaries().items()
@@ -43,7 +46,10 @@ def uncompiled(view: View) -> set[str]:
 
 
 def noise_floor(view: View) -> float | None:
-    """Return three standard errors of a mean error, the largest over components for the method that has the smallest."""
+    """Return three standard errors of the most precise method's mean errors.
+
+    It is the largest over components, for the method for which that is smallest.
+    """
     found = []
     for comparison in view.by_name.values():
         errors = [
@@ -55,7 +61,10 @@ def noise_floor(view: View) -> float | None:
 
 
 def cost(view: View, by: Literal["gradients", "seconds"]) -> Any | None:
-    """Draw the worst mean error against cost on log axes with direct labels, the noise floor and the 0.15 line."""
+    """Draw the worst mean error against cost on log axes.
+
+    Includes direct labels, the noise floor and the threshold of 0.15.
+    """
     points = cost_points(view, by)
     if not points:
         return None
@@ -129,8 +138,8 @@ def _direct_labels(
     y_range: tuple[float, float],
     words: Mapping[str, str],
 ) -> None:
-    """Write each method's words beside its point, pushed apart vertically so that no two overlap."""
-    wide, tall = 205.0, 170.0  # the axes' size in pixels, near enough for spacing
+    """Label each method's point, shifting labels vertically so that they do not overlap."""
+    wide, tall = 205.0, 170.0  # approximate size of the axes in pixels, for spacing
     px = {
         n: np.log(p[0] / x_range[0]) / np.log(x_range[1] / x_range[0]) * wide
         for n, p in points.items()
@@ -170,7 +179,10 @@ def _direct_labels(
 def spread(
     items: Sequence[tuple[str, float]], gap: float, low: float, high: float
 ) -> dict[str, float]:
-    """Move sorted heights apart to at least `gap`, as little as a few relaxation sweeps find, within [low, high]."""
+    """Shift sorted heights to be at least `gap` apart within [low, high].
+
+    A few relaxation sweeps keep the shifts small.
+    """
     heights = [h for _, h in items]
     for _ in range(60):
         for i in range(len(heights) - 1):
@@ -184,7 +196,7 @@ def spread(
 def log_axis(
     axis: Any, x_range: tuple[float, float] | None, y_range: tuple[float, float] | None
 ) -> None:
-    """Put plain-number ticks on log axes: decades, with 2 and 5 between them where a range is short."""
+    """Set plain-number ticks on log axes: decades, with 2 and 5 in between for short ranges."""
     for limits, set_ticks in ((x_range, axis.set_xticks), (y_range, axis.set_yticks)):
         if limits is None:
             continue

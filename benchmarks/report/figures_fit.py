@@ -1,4 +1,4 @@
-"""Figures of how the guides were fitted: losses with stopping points and restarts, importance weights."""
+"""Figures of the fits: losses with stopping points and restarts, and importance weights."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from benchmarks.thresholds import MEAN
 
 __all__ = ["losses", "pareto", "reweighting"]
 
-NARROW = 8.0  # nats; below this range the noise of the loss is seen better on a linear axis
-LOWEST = 0.1  # nats; smaller gaps are noise of the loss itself
+NARROW = 8.0  # nats; a smaller range is clearer on a linear axis
+LOWEST = 0.1  # nats; smaller gaps are noise of the loss
 
 
 def smooth(values: Array, points: int = 120) -> tuple[Array, Array]:
-    """Return steps and medians of the finite losses in windows that grow with the step, so that a log axis is even."""
+    """Return steps and medians of the finite losses in windows.
+
+    Windows grow with the step, so that points are evenly spaced on a log axis.
+    """
     edges = np.unique(np.geomspace(1, len(values) + 1, points + 1).astype(int)) - 1
     steps, medians = [], []
     for a, b in pairwise(edges):
@@ -35,10 +38,10 @@ def smooth(values: Array, points: int = 120) -> tuple[Array, Array]:
 
 
 def losses(view: View, fits: dict[str, FitSummary]) -> Any | None:
-    """Draw the smoothed loss of each fit above the best final one, its stopping point, and its restarts at the end.
+    """Draw the smoothed loss of each fit above the best final loss.
 
-    Where some guides are fitted to all units and others to the compared ones only, each is drawn
-    above its own best.
+    Also draws the stopping point of each fit and its restarts at the end. If some guides are
+    fitted to all units and others only to the evaluation subset, each is drawn above its own best.
     """
     curves = {
         n: smooth(np.asarray(f.losses, dtype=float))

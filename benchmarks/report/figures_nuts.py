@@ -1,4 +1,4 @@
-"""Figures of the health of NUTS, and posterior predictive checks."""
+"""Figures of NUTS diagnostics and of posterior predictive checks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHAIN_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (2, 1.2)), (0, (6, 1.5,
 
 
 def ranks(view: View, nuts: Posterior) -> tuple[Any, str] | None:
-    """Draw how evenly each chain's draws are ranked among all chains', for the component that mixes worst."""
+    """Draw the rank histogram per chain of the component that mixes worst."""
     found = component_draws(nuts)
     key = _worst_mixing(view, found)
     if key is None:
@@ -62,7 +62,7 @@ def ranks(view: View, nuts: Posterior) -> tuple[Any, str] | None:
 
 
 def _worst_mixing(view: View, found: dict[Key, Array]) -> Key | None:
-    """Take the component NUTS itself names as worst, else the one whose chain means differ most."""
+    """Return the component NUTS reports as worst, else the one whose chain means differ most."""
     named = next(
         (c.mcmc.worst for n, c in view.by_name.items() if is_nuts(n) and c.mcmc is not None), ""
     )
@@ -77,7 +77,7 @@ def _worst_mixing(view: View, found: dict[Key, Array]) -> Key | None:
 
 
 def energy(nuts: Posterior) -> Any | None:
-    """Draw the distribution of the energy and of its change per draw; alike means free movement."""
+    """Draw the distributions of energy and of its change per draw; alike means good mixing."""
     if "energy" not in nuts.stats:
         return None
     values = np.asarray(nuts.stats["energy"].detach().cpu().numpy(), dtype=float)
@@ -104,10 +104,9 @@ def energy(nuts: Posterior) -> Any | None:
 
 
 def divergences(view: View, nuts: Posterior) -> tuple[Any, int] | None:
-    """Draw NUTS draws of two components with the divergent ones marked.
+    """Draw two components of NUTS with divergent draws marked.
 
-    The components are those whose mean differs most, in sds, between divergent and other draws:
-    where the trouble sits.
+    The components are those whose mean differs most, in sds, between divergent and other draws.
     """
     found = {k: v.ravel() for k, v in component_draws(nuts).items() if v.std() > 0}
     if len(found) < 2 or "diverging" not in nuts.stats:
@@ -159,11 +158,10 @@ def divergences(view: View, nuts: Posterior) -> tuple[Any, int] | None:
 
 
 def predictive(view: View, check: PredictiveCheck) -> Any:
-    """Draw the observed values' distribution function over those replicated from each method.
+    """Draw the empirical CDF of the observed values over those replicated from each method.
 
-    The band holds 90 % of the data sets replicated by NUTS where it was run, else by the first
-    method. A distribution function needs no bins, so eight observations and a thousand, counts and
-    reals are drawn alike.
+    The band holds 90 % of the data sets replicated by NUTS if it was run, else by the first
+    method. A CDF needs no bins, so it suits eight observations or a thousand, counts or reals.
     """
     figure, axis = canvas(380, 260)
     observed = np.sort(np.asarray(check.observed, dtype=float).ravel())

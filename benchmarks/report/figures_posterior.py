@@ -1,4 +1,4 @@
-"""Figures of where the draws are: forest plot, marginals of the worst components, contours of the worst pair."""
+"""Figures of the draws: forest plot, marginals of the worst components, worst pair."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from benchmarks.report.theme import canvas, light
 
 __all__ = ["density", "forest", "marginal", "pair", "short"]
 
-FARTHEST = 6.0  # reference sds shown in a forest plot; beyond that an arrow at the edge
+FARTHEST = 6.0  # reference sds; intervals beyond it end in an arrow
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-RADIUS = float(
-    np.sqrt(stats.chi2.ppf(0.9, 2))
-)  # Mahalanobis radius that holds 90 % of a two-dimensional normal
+# Mahalanobis radius that holds 90 % of a bivariate normal
+RADIUS = float(np.sqrt(stats.chi2.ppf(0.9, 2)))
 
 
 def short(text: str, length: int = 22) -> str:
-    """Cut a label in the middle, where labels of the same quantity agree, never at its index."""
+    """Shorten a label in its middle, where labels of one quantity agree, and keep its index."""
     return (
         text
         if len(text) <= length
@@ -29,12 +28,12 @@ def short(text: str, length: int = 22) -> str:
 
 
 def density(x: Array, grid: Array) -> Array | None:
-    """Kernel density of draws on a grid, None for draws without spread."""
+    """Return the kernel density of draws on a grid, None for draws without spread."""
     flat = x.ravel()
     flat = flat[:: max(1, flat.size // 2500)]
     if flat.size < 5 or not moves(flat):
         return None
-    # A heavy tail inflates the sd and would oversmooth the middle: use the smaller of sd and
+    # A heavy tail inflates the sd, which would oversmooth the center: use the smaller of sd and
     # scaled IQR.
     spread = min(flat.std(), stats.iqr(flat) / 1.349) or flat.std()
     return np.asarray(
@@ -43,7 +42,9 @@ def density(x: Array, grid: Array) -> Array | None:
 
 
 def forest(view: View, most: int = 20) -> tuple[Any, int]:
-    """Draw every method's median, 50 and 90 % interval over the reference's, in reference sds, worst component first.
+    """Draw every method's median, 50 and 90 % interval over the reference's.
+
+    In reference sds, worst component first.
 
     Returns:
         The figure and the number of components shown.
@@ -102,7 +103,10 @@ def forest(view: View, most: int = 20) -> tuple[Any, int]:
 
 
 def _intervals(axis: Any, found: list[tuple[Array, float]], mark: Any) -> None:
-    """Draw one method's 90 % and 50 % intervals and medians as three paths; a median beyond the edge becomes an arrow."""
+    """Draw a method's 90 and 50 % intervals and medians as three paths.
+
+    A median beyond the edge becomes an arrow.
+    """
     if not found:
         return
     points = np.clip(np.stack([p for p, _ in found]), -FARTHEST, FARTHEST)  # [row, level]
@@ -137,7 +141,10 @@ def _intervals(axis: Any, found: list[tuple[Array, float]], mark: Any) -> None:
 
 
 def marginal(view: View, key: Key) -> tuple[Any, bool]:
-    """Draw the density of one component: the reference filled, every method as a line; say whether a peak was cut."""
+    """Draw the density of one component: the reference filled, every method as a line.
+
+    Also returns whether a peak was cut off.
+    """
     figure, axis = canvas(340, 210)
     truth = view.reference.get(key)
     base = (
@@ -156,15 +163,15 @@ def marginal(view: View, key: Key) -> tuple[Any, bool]:
                 min(low, max(inner[0], low - width / 3)),
                 max(high, min(inner[1], high + width / 3)),
             )
-    if not high - low > 1e-9 * abs(low):  # nothing but points
+    if not high - low > 1e-9 * abs(low):  # point masses only
         low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(low) or 1.0)
     grid = np.linspace(low, high, 110)
     curves = {n: density(view.draws[n][key], grid) for n in view.shown if key in view.draws[n]}
     fill = density(truth, grid) if truth is not None else None
     if fill is not None:
         axis.fill_between(grid, 0, fill, color=light("ref"), linewidth=0)
-    # A collapsed guide would flatten everything else: cut the axis at three times the reference's
-    # peak.
+    # A collapsed guide would flatten everything else: cut the axis at three times the peak of the
+    # reference.
     peaks = [c.max() for c in curves.values() if c is not None]
     peak = max([*peaks, fill.max() if fill is not None else 0.0])
     top = (min(peak, 3.0 * fill.max()) if fill is not None else peak) or 1.0
@@ -172,7 +179,7 @@ def marginal(view: View, key: Key) -> tuple[Any, bool]:
         mark = view.marks[name]
         if curve is not None:
             axis.plot(grid, curve, color=mark.color, linestyle=mark.dash, linewidth=1.7)
-        elif not moves(view.draws[name][key]):  # a point: all its density is at one place
+        elif not moves(view.draws[name][key]):  # a point mass
             axis.axvline(
                 float(view.draws[name][key].mean()),
                 color=mark.color,
@@ -186,14 +193,16 @@ def marginal(view: View, key: Key) -> tuple[Any, bool]:
 
 
 def pair(view: View) -> tuple[Any, str] | None:
-    """Draw the pair with the worst correlation: 50 and 90 % contours of the reference, a 90 % ellipse per method."""
+    """Draw the pair with the worst correlation.
+
+    50 and 90 % contours of the reference, and a 90 % ellipse per method.
+    """
     found = worst_pair(view)
     if found is None:
         return None
     a, b, method, got, true = found
-    if (
-        abs(true) > 0.995 and abs(got - true) < 0.01
-    ):  # one is a function of the other, and every method knows it
+    # one is a function of the other, and every method shows it
+    if abs(true) > 0.995 and abs(got - true) < 0.01:
         return None
     figure, axis = canvas(380, 330)
     truth = view.reference or next((view.draws[n] for n in view.shown if is_nuts(n)), {})
@@ -235,12 +244,12 @@ def pair(view: View) -> tuple[Any, str] | None:
 
 
 def signed(value: float) -> str:
-    """Write a correlation with its sign."""
+    """Format a correlation with its sign."""
     return f"{value:+.2f}".replace("-", "−")
 
 
 def _ellipse(x: Array) -> Array:
-    """Return the 90 % ellipse `[2, 80]` of the normal with the mean and covariance of draws `[2, n]`."""
+    """Return the 90 % ellipse `[2, 80]` of a normal with the moments of draws `[2, n]`."""
     angle = np.linspace(0, 2 * np.pi, 80)
     values, vectors = np.linalg.eigh(np.cov(x))
     return x.mean(1, keepdims=True) + RADIUS * (
@@ -249,7 +258,7 @@ def _ellipse(x: Array) -> Array:
 
 
 def _contours(axis: Any, x: Array, y: Array) -> None:
-    """Fill the regions that hold 50 and 90 % of the draws by a kernel density."""
+    """Fill the regions that hold 50 and 90 % of the draws, by a kernel density."""
     step = max(1, x.size // 1000)
     points = np.stack([x[::step], y[::step]])
     try:

@@ -25,10 +25,10 @@ __all__ = ["html"]
 
 
 def html(run: ReportInput, jobs: int = 1, say: Callable[[str], None] = warn) -> str:
-    """Render the page from `template.html.jinja` and `style.css`, which lie beside this file.
+    """Render the page from `template.html.jinja` and `style.css` in this folder.
 
-    Pictures are drawn by `jobs` workers. A section that fails is one sentence in its place;
-    `say` hears of it.
+    `jobs` workers draw the figures. A section that fails is replaced by one sentence, which is
+    also passed to `say`.
     """
     methods = columns(run)
     marks = theme.marks(methods)
@@ -63,7 +63,7 @@ def html(run: ReportInput, jobs: int = 1, say: Callable[[str], None] = warn) -> 
 
 
 def _drawn(view: View) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the section of one entry and its pictures of cost."""
+    """Return the section of one entry and its cost figures."""
     key, name = view.report.entry.key, anchor(view.report)
     figures = [
         picture(
@@ -77,7 +77,7 @@ def _drawn(view: View) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def entry_section(view: View) -> dict[str, Any]:
-    """Return the sections of one entry as markup, in order, and a sentence for each that failed."""
+    """Return the sections of one entry as markup, in order, and a sentence per failed one."""
     key, parts, failed = view.report.entry.key, [], []
     for section in sections_of(view.report.entry):
         part, failure = shown(section, section.html, view)

@@ -1,4 +1,4 @@
-"""What a report is made from: plain records that a live run and a finished run directory can both provide."""
+"""Inputs of a report: plain records that a live run and a stored run both provide."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["EntryReport", "FitSummary", "ReportInput", "method_names"]
 
 @dataclass(frozen=True, kw_only=True)
 class FitSummary:
-    """What a report needs of a fit; a live `Fit` gives it by `FitSummary.of`, a stored cell by its fields.
+    """Fields of a fit that a report needs, from a live `Fit` (`of`) or a stored cell.
 
     `losses` is minus the ELBO estimate per optimizer step in nats, `[step]`.
     """
@@ -34,7 +34,7 @@ class FitSummary:
 
     @classmethod
     def of(cls, fit: Any) -> FitSummary:
-        """Take the reported fields of a `guides.types.Fit` or of anything shaped like one."""
+        """Copy the reported fields of a `guides.types.Fit` or of a similar object."""
         return cls(
             losses=fit.losses,
             stop=fit.stop,
@@ -47,11 +47,11 @@ class FitSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class EntryReport:
-    """Everything about one entry: its reference, one comparison per method (NUTS included) and the raw NUTS draws.
+    """One entry: its reference, one comparison per method (NUTS included) and the NUTS draws.
 
-    `fits` overrides `Comparison.fit` per method (used when a run is read back from disk),
-    `sentence` the composed one, `ppc` adds posterior predictive checks, `predictions` the table of
-    an entry with a `baselines` hook.
+    `fits` overrides `Comparison.fit` per method (for a run read from disk), `sentence` overrides
+    the composed sentence, `ppc` adds posterior predictive checks, `predictions` is the table of an
+    entry with a `baselines` hook.
     """
 
     entry: ModelEntry
@@ -65,7 +65,7 @@ class EntryReport:
     sentence: str = ""
 
     def summaries(self) -> dict[str, FitSummary]:
-        """Return the fit of every method that has one, under the names of `method_names`."""
+        """Return the fit of every method that has one, by the names of `method_names`."""
         found = {
             n: FitSummary.of(c.fit)
             for n, c in zip(method_names(self.comparisons), self.comparisons, strict=True)
@@ -76,14 +76,17 @@ class EntryReport:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportInput:
-    """A run as a report sees it; `meta` holds command, versions, machine, seeds and created (text, never the clock)."""
+    """A run as a report sees it.
+
+    `meta` holds command, versions, machine, seeds and created (as text, never read from a clock).
+    """
 
     entries: Sequence[EntryReport]
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 def method_names(comparisons: Sequence[Comparison]) -> list[str]:
-    """Name each comparison by its method, with the seed appended where one method was run with several seeds."""
+    """Name each comparison by its method, plus the seed if a method has several."""
     methods = [c.posterior.method for c in comparisons]
     return [
         m if methods.count(m) == 1 else f"{m} s{c.posterior.seed}"

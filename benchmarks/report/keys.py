@@ -1,4 +1,4 @@
-"""The swatch of a method: its line and marker in its color, as it is drawn in every figure."""
+"""Swatch of a method: its line and marker in its color, as in every figure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHAPES = {
 
 
 def key(mark: theme.Mark) -> Markup:
-    """Return the swatch of a method: its line and marker in its color."""
+    """Return the swatch of a method as inline SVG."""
     dash = (
         "" if mark.dash == "-" else f' stroke-dasharray="{" ".join(str(v) for v in mark.dash[1])}"'
     )

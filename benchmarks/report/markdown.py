@@ -1,4 +1,4 @@
-"""The report as Markdown for a pull request: verdicts and sentences first, details folded, bounded in length."""
+"""The report as Markdown of bounded length: verdicts first, details folded."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["markdown"]
 
 
 def markdown(run: ReportInput, limit: int, say: Callable[[str], None] = warn) -> str:
-    """Render the report; details of the last entries are dropped first where the text would be longer than `limit`.
+    """Render the report; details of the last entries are dropped first to stay within `limit`.
 
-    A section that fails is one sentence in its place; `say` hears of it.
+    A section that fails is replaced by one sentence, which is also passed to `say`.
     """
     for text in broken():
         say(text)
@@ -39,7 +39,7 @@ def markdown(run: ReportInput, limit: int, say: Callable[[str], None] = warn) ->
     if len(text) <= limit:
         return text
     cut = text[: limit - len(note)]
-    return cut[: cut.rfind("\n")] + note  # a run of hundreds of entries: keep whole lines
+    return cut[: cut.rfind("\n")] + note  # hundreds of entries: cut at a line end
 
 
 def _head(run: ReportInput) -> str:

@@ -1,4 +1,4 @@
-"""Numbers as text: no more digits than the standard error earns."""
+"""Numbers as text, with no more digits than their standard error warrants."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TINY = 5e-5
 
 
 def digits_for(se: float) -> int:
-    """Return the decimals a standard error earns: its first digit, one more where that digit is 1."""
+    """Return the decimals for a standard error: one digit, two if the first digit is 1."""
     exponent = floor(log10(se))
     return max(0, min(6, -exponent + (1 if se / 10**exponent < 2 else 0)))
 
@@ -20,20 +20,20 @@ def digits_for(se: float) -> int:
 def with_error(
     value: float | None, se: float | None = None, *, sign: bool = False, times: bool = False
 ) -> str:
-    """Write `value ± se` with the digits that se earns; three significant digits where there is no error."""
+    """Format `value ± se` with the digits of `digits_for(se)`; three digits without an error."""
     if value is None or not isfinite(value):
         return DASH
     mark = "×" if times else ""
     if se is None or not isfinite(se) or se <= 0:
         return mark + plain(value, sign=sign)
-    if se < TINY:  # exact for every purpose of a report
+    if se < TINY:  # exact for the purposes of a report
         return mark + _fixed(value, 4, sign)
     decimals = digits_for(se)
     return f"{mark}{_fixed(value, decimals, sign)} ± {_fixed(se, decimals, False)}"
 
 
 def plain(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
-    """Write a number without an error to a number of significant digits."""
+    """Format a number without an error to a number of significant digits."""
     if value is None or not isfinite(value):
         return DASH
     if value == 0:
@@ -53,12 +53,12 @@ def _fixed(value: float, decimals: int, sign: bool) -> str:
 
 
 def count(value: float | None) -> str:
-    """Write a count with thousands separators."""
+    """Format a count with thousands separators."""
     return DASH if value is None or not isfinite(value) else f"{round(value):,}"
 
 
 def short_count(value: float) -> str:
-    """Write a count in at most four characters: 950, 12k, 3.4M."""
+    """Format a count in at most four characters: 950, 12k, 3.4M."""
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             scaled = value / size
@@ -69,7 +69,7 @@ def short_count(value: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write seconds as a person would say them."""
+    """Format seconds for a reader."""
     if seconds is None or not isfinite(seconds):
         return DASH
     if seconds < 10:

@@ -1,4 +1,4 @@
-"""Overview shared by all formats of a report: sentences, columns, cells of the verdict table."""
+"""Overview shared by all formats of a report: sentences, columns, and verdict table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Cell", "cells", "columns", "reference_words", "sentence", "tally", "
 
 
 class Cell(NamedTuple):
-    """One cell of the verdict table: the verdict's code and word, what decided it and by how much, the whole sentence."""
+    """One cell of the verdict table: code, word, deciding component and size, whole sentence."""
 
     verdict: str
     word: str
@@ -29,7 +29,7 @@ class Cell(NamedTuple):
 
 
 def columns(run: ReportInput) -> list[str]:
-    """Return every method of the run once: families in the order of their slots, then others, NUTS last."""
+    """Return the methods of the run: families in the order of their slots, others, NUTS last."""
     names = dict.fromkeys(
         name for entry in run.entries for name in method_names(entry.comparisons)
     )
@@ -71,20 +71,20 @@ def _cell(comparison: Comparison) -> Cell:
 
 
 def sentence(entry: EntryReport) -> str:
-    """Return the one sentence a busy person can act on: the given one, the composed one, or the verdicts in words."""
+    """Return one sentence to act on: the given one, the composed one, or the verdicts in words."""
     if entry.sentence:
         return tidy(entry.sentence)
     return tidy(str(entry_sentence(entry.comparisons)).removeprefix(f"{entry.entry.key}: "))
 
 
 def tidy(text: str) -> str:
-    """Set a sentence made for the terminal as print does: `±`, a minus sign, `×`."""
+    """Typeset a sentence made for the terminal: `±`, a minus sign, `×`."""
     text = text.replace(" +- ", " ± ").replace(" +/- ", " ± ")
     return re.sub(r"(?<![\w.)\]])-(?=\d)", "−", re.sub(r"(?<=\d)x(?= )", "×", text))
 
 
 def plain_sentence(comparisons: Sequence[Comparison]) -> str:
-    """Say which methods agree and what is wrong with the others."""
+    """Return which methods agree and what is wrong with the others."""
     groups: dict[str, list[str]] = {}
     for name, c in zip(method_names(comparisons), comparisons, strict=True):
         number = " ".join(filter(None, headline(c)))
@@ -100,7 +100,7 @@ def plain_sentence(comparisons: Sequence[Comparison]) -> str:
 
 
 def reference_words(entry: EntryReport) -> tuple[str, str, str]:
-    """Return the reference's kind, its state in words, and whether it is `good`, `bad` or `none`."""
+    """Return the reference's kind, a phrase on its state, and `good`, `bad` or `none`."""
     reference = entry.reference
     if reference.kind == "none":
         return "none", reference.reason or "no truth is known", "none"
@@ -123,7 +123,7 @@ def reference_words(entry: EntryReport) -> tuple[str, str, str]:
 
 
 def tally(run: ReportInput) -> list[tuple[str, str, int]]:
-    """Count the cells per verdict and word: (code, word, number), in the order of `VERDICTS`."""
+    """Count the cells per verdict: (code, word, count), in the order of `VERDICTS`."""
     found = [(cell.verdict, cell.word) for entry in run.entries for cell in cells(entry).values()]
     order = list(VERDICTS)
     return [

@@ -1,4 +1,4 @@
-"""The table of class probabilities of one entry as cells of text, for both kinds of report, and its figures."""
+"""Table of class probabilities of one entry as cells of text, and its figures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ SHOWN = 5
 
 
 def heads(found: PredictionTable) -> list[tuple[str, str]]:
-    """Return the columns as (glossary key, name shown): the distance to the truth, metrics, and a column per outside set."""
+    """Return the columns as (glossary key, name shown).
+
+    They are the distance to the truth, the metrics, and one column per OOD set.
+    """
     outside = list(dict.fromkeys(name for row in found.rows for name in row.outside))
     distance = (
         [("total_variation", "")] if any(row.distance is not None for row in found.rows) else []
@@ -69,7 +72,7 @@ def _interval(v: Interval, *, percent: bool) -> str:
 
 
 def caption(found: PredictionTable) -> str:
-    """Say in one paragraph what the table compares."""
+    """Return a paragraph on what the table compares."""
     rows = len(found.labels)
     text = (
         f"{rows} test rows; in parentheses 90 % bootstrap intervals over them. The first rows are"
@@ -90,7 +93,7 @@ def caption(found: PredictionTable) -> str:
 
 
 def diagram(found: PredictionTable, marks: dict[str, Mark], *, posteriors: bool) -> Any | None:
-    """Draw accuracy against confidence in bins of equal numbers of rows; on the diagonal a method is calibrated."""
+    """Draw accuracy against confidence in bins of equal counts; the diagonal is calibrated."""
     names = [row.method for row in found.rows if row.posterior == posteriors]
     if not names:
         return None
@@ -120,7 +123,10 @@ def diagram(found: PredictionTable, marks: dict[str, Mark], *, posteriors: bool)
 
 
 def examples(found: PredictionTable, marks: dict[str, Mark]) -> Any | None:
-    """Draw the test images on which the methods differ most from the truth, with the class probabilities of each method."""
+    """Draw the test images on which methods differ most from the truth.
+
+    The class probabilities of each method are drawn beside them.
+    """
     exact = found.probabilities.get(found.truth, found.probabilities.get("reference"))
     if found.images is None or exact is None:
         return None

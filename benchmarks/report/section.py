@@ -1,4 +1,4 @@
-"""What a section of a report says of itself: one frozen record, and the sections by name."""
+"""Records of report sections, and the sections by name."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ __all__ = ["GROUP", "SECTIONS", "ReportSection", "broken", "sections_of", "shown
 
 T = TypeVar("T")
 
-GROUP = "posterior_zoo.sections"  # entry points: `my_section = "my_package.my_module:SECTION"`
+GROUP = "posterior_zoo.sections"  # entry point: `my_section = "my_package.my_module:SECTION"`
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSection:
-    """A part of what a report shows of one entry.
+    """A part of the report of one entry.
 
-    A file in `benchmarks/report/sections/` or `panels/`, or a plug-in, registers itself by one.
+    Registered by a record in a file of `benchmarks/report/sections/` or `panels/`, or by a
+    plug-in.
 
     Attributes:
-        name: what it is called; the stem of its file.
+        name: its name, and the stem of its file.
         about: what it shows, in one line.
-        order: where it stands; ours have 10, 20, ... (`docs/add_a_report_section.md`).
-        html: `view -> Markup`, None where there is nothing to show. Text that is no `Markup` is
+        order: its position; built-in sections have 10, 20, ... (`docs/add_a_report_section.md`).
+        html: `view -> Markup`, None if there is nothing to show. Text that is not `Markup` is
             escaped; no script runs and nothing is fetched. `view.report` is the entry's report,
             `benchmarks.report.blocks` has figures and tables.
-        markdown: `report -> text` in Markdown, None where there is nothing to show; text of
-            others goes through `escape`.
+        markdown: `report -> text` in Markdown, None if there is nothing to show; untrusted text
+            must pass through `escape`.
         entries: names of the entries it is for; empty for all.
-        tags: words of the card, all of which an entry must have.
+        tags: tags that an entry must have, all of them.
 
     Raises:
-        UsageError: a name that is no identifier, an empty line, or neither HTML nor Markdown.
+        UsageError: a name that is not an identifier, an empty line, or neither HTML nor Markdown.
     """
 
     name: str
@@ -55,7 +56,7 @@ class ReportSection:
     tags: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        """Refuse a record that would fail later and elsewhere."""
+        """Validate the fields."""
         if not self.name.isidentifier():
             raise UsageError(
                 f"A report section is called {self.name!r}; accepted: letters, digits and _, such"
@@ -73,7 +74,7 @@ class ReportSection:
             )
 
     def applies(self, entry: ModelEntry) -> bool:
-        """Whether the section is for this entry."""
+        """Return whether the section is for this entry."""
         return (not self.entries or entry.name in self.entries) and self.tags <= entry.tags
 
 
@@ -93,19 +94,19 @@ def sections_of(entry: ModelEntry) -> list[ReportSection]:
 
 
 def broken() -> list[str]:
-    """Return one sentence for each section of an installed package that cannot be loaded."""
+    """Return one sentence for each plug-in section that cannot be loaded."""
     return SECTIONS.usable()[1]
 
 
 def shown(
     section: ReportSection, render: Callable[[T], str | None] | None, subject: T
 ) -> tuple[str | None, str]:
-    """Return what a section shows, and the sentence that stands in its place where it fails.
+    """Return what a section shows, or the sentence that replaces it if it fails.
 
     Args:
-        section: whose turn it is.
+        section: the section.
         render: its `html` or `markdown`.
-        subject: the view or the report that is given to it.
+        subject: the view or report passed to it.
     """
     if render is None:
         return None, ""
@@ -113,7 +114,7 @@ def shown(
         found = render(subject)
         if found is not None and not isinstance(found, str):
             raise TypeError(f"it returned a {type(found).__name__}, not text or None")
-    except Exception as error:  # a fault in one section must not cost the whole report
+    except Exception as error:  # one faulty section must not break the report
         line = (str(error).splitlines() or [""])[0]
         return (
             None,
@@ -123,5 +124,5 @@ def shown(
 
 
 def warn(sentence: str) -> None:
-    """Say on stderr what a report could not show."""
+    """Print on stderr what a report could not show."""
     print(f"zoo: warning: {sentence}", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 """A matplotlib figure as compact inline SVG whose colors are CSS variables.
 
-Inline SVG inherits the page's font and color scheme; matplotlib's six decimals, ids, comments and
-metadata go, and the ids that remain are prefixed so that several figures can share one page.
+Inline SVG inherits the page's font and color scheme. The six decimals, ids, comments and metadata
+of matplotlib are removed; remaining ids get a prefix, so that several figures can share one page.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def inline_svg(figure: Any, prefix: str, alt: str) -> Markup:
 
 
 def _ids(text: str, prefix: str) -> str:
-    """Keep only ids that something refers to, under short names that are unique on the page."""
+    """Keep only ids that are referenced, under short names that are unique on the page."""
     used = dict.fromkeys(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
     names = {old: f"{prefix}-{i}" for i, old in enumerate(used)}
     text = re.sub(
@@ -70,7 +70,7 @@ def _ids(text: str, prefix: str) -> str:
 
 
 def _hoist(match: re.Match[str]) -> str:
-    """Write a style that all markers of a group share once, on the group."""
+    """Write a style shared by all markers of a group once, on the group."""
     styles = set(re.findall(r' style="([^"]*)"', match.group(2)))
     if len(styles) != 1 or "style=" in match.group(1):
         return match.group()
@@ -82,7 +82,7 @@ def _hoist(match: re.Match[str]) -> str:
 
 
 def _tag(tag: str) -> str:
-    """Shorten one tag: tenths of a pixel in paths, hundredths elsewhere, no line breaks, no needless blanks."""
+    """Shorten a tag: tenths of a pixel in paths, hundredths elsewhere, minimal white space."""
     tag = re.sub(r' d="([^"]*)"', lambda m: f' d="{_path(m.group(1))}"', tag)
     tag = _NUMBER.sub(lambda m: f"{float(m.group()):.2f}".rstrip("0").rstrip("."), tag)
     return re.sub(r"\s+", " ", tag).replace(": ", ":").replace("; ", ";")

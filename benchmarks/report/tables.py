@@ -1,4 +1,4 @@
-"""The tables of one entry: one row per method, one row per component and method, and where everything came from."""
+"""Tables of one entry: methods, scores of components, and provenance."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ MOST_ROWS = 240
 
 
 def method_table(view: View) -> dict[str, Any]:
-    """Return one row per trust figure or cost and one column per method; rows that would be empty are left out."""
+    """Return one row per trust figure or cost and one column per method.
+
+    Rows that would be empty are omitted.
+    """
     fits = view.report.summaries()
     found = {name: _method(c, fits.get(name)) for name, c in view.by_name.items()}
     distances = list(dict.fromkeys(d.name for c in view.by_name.values() for d in c.distances))
@@ -101,7 +104,7 @@ def _method(c: Comparison, fit: FitSummary | None) -> dict[str, str]:
 
 
 def _compiled(record: Mapping[str, Any]) -> str:
-    """Say whether steps ran compiled, on which card where it was one, or why not."""
+    """Return whether steps ran compiled, on which device if not the CPU, or why not."""
     reason = str(record.get("reason", ""))
     if not record.get("used"):
         return f"no: {reason}"
@@ -135,7 +138,7 @@ def score_table(view: View) -> dict[str, Any]:
 
 
 def metric_text(metric: Metric, score: Score) -> str:
-    """Write the values of one metric: with their errors, else two digits, or as a percentage."""
+    """Format the values of one metric: with errors, to two digits, or as a percentage."""
     held = {c: score.extra.get(c, getattr(score, c, float("nan"))) for c in metric.columns}
     texts = []
     for name in metric.values:
@@ -150,7 +153,7 @@ def metric_text(metric: Metric, score: Score) -> str:
 
 
 def provenance(report: EntryReport) -> list[tuple[str, str]]:
-    """Return where the entry's data, reference and draws came from, as labeled lines."""
+    """Return the provenance of the entry's data, reference and draws, as labeled lines."""
     entry, data, reference = report.entry, report.data, report.reference
     gates = ", ".join(
         f"{name} {'passed' if ok else 'FAILED'}" for name, ok in reference.gates.items()

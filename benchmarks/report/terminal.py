@@ -12,7 +12,9 @@ __all__ = ["table"]
 
 
 def table(run: ReportInput, width: int, color: bool) -> str:
-    """Return one row per entry and method: verdict, the number that decided it, notes; then one sentence per entry.
+    """Return one row per entry and method, then one sentence per entry.
+
+    A row has the verdict, the number that decided it, and notes.
 
     Args:
         run: the entries to show.

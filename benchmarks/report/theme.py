@@ -1,9 +1,9 @@
-"""Colors, marks and matplotlib settings: every color is a role that the page recolors in dark mode.
+"""Colors, marks and matplotlib settings of the report.
 
-Figures are drawn in the light palette; `benchmarks.report.svg` replaces each of these exact values
-by a CSS variable, so that one figure serves both color schemes. Hues follow the color-blind-safe
-order blue, orange, green, purple, rose, olive; further ones are told apart by their markers and
-dashes, which every method has of its own.
+Every color is a role with a light and a dark value. Figures are drawn in the light palette;
+`benchmarks.report.svg` replaces each of these exact values by a CSS variable, so that one figure
+serves both color schemes. Hues follow the color-blind-safe order blue, orange, green, purple,
+rose, olive; beyond these, methods differ by their own markers and dashes.
 """
 
 from __future__ import annotations
@@ -63,24 +63,25 @@ class Mark(NamedTuple):
 
 
 def light(role: str) -> str:
-    """Return the light value of a role, the one figures are drawn in."""
+    """Return the light value of a role, in which figures are drawn."""
     return ROLES[role][0]
 
 
 def slot_of(method: str) -> int | None:
-    """Return the slot a family asks for, None for other methods."""
+    """Return the slot a family requests, None for other methods."""
     return FAMILIES[method].slot if method in FAMILIES else None
 
 
 def marks(names: Sequence[str]) -> dict[str, Mark]:
-    """Give every method its mark: a family with a slot of its own always the same one, others the next free slot."""
+    """Assign a mark to every method.
+
+    A family with a requested slot always has the same mark; others get the next free slot.
+    """
     chosen: dict[str, Mark] = {}
     asked = {slot for f in FAMILIES if (slot := slot_of(f)) is not None}
     taken = {slot for n in names if (slot := slot_of(n)) is not None}
-    order = [
-        *(i for i in range(len(MARKERS)) if i not in asked),
-        *sorted(asked),
-    ]  # slots of families that are not there come last
+    # slots of absent families come last
+    order = [*(i for i in range(len(MARKERS)) if i not in asked), *sorted(asked)]
     free = [i for i in order if i not in taken]
     for name in names:
         if name.split(" ")[0] == "nuts":
@@ -95,7 +96,10 @@ def marks(names: Sequence[str]) -> dict[str, Mark]:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Apply the report's matplotlib settings, deterministic and free of math parsing, for the enclosed drawing."""
+    """Apply the report's matplotlib settings within the block.
+
+    They are deterministic and disable math parsing.
+    """
     import matplotlib as mpl
 
     muted, ink, rule = light("muted"), light("ink"), light("line")
@@ -147,7 +151,7 @@ def style() -> Iterator[None]:
 def canvas(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
 ) -> tuple[Any, Any]:
-    """Return a figure of a size in CSS pixels and its axes, outside of pyplot's global state."""
+    """Return a figure of a size in CSS pixels and its axes, without pyplot's global state."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -159,7 +163,10 @@ def canvas(
 
 
 def verdict_css() -> str:
-    """Return the CSS variables of all roles and verdicts, for the light scheme and under a dark media query."""
+    """Return the CSS of all roles and verdicts.
+
+    The light values, the dark ones under a media query, and one class per verdict.
+    """
     names = [f"v-{v}-{part}" for v in VERDICTS for part in Colors._fields]
     values = [c for v in VERDICTS.values() for c in zip(v.light, v.dark, strict=True)]
     pairs = [*((f"c-{r}", p) for r, p in ROLES.items()), *zip(names, values, strict=True)]
@@ -168,5 +175,5 @@ def verdict_css() -> str:
     cells = "".join(
         f".v-{v}{{--tint:var(--v-{v}-tint);--text:var(--v-{v}-text);--bar:var(--v-{v}-bar)}}"
         for v in VERDICTS
-    )  # one class per verdict
+    )
     return f":root{{{day}}}@media (prefers-color-scheme:dark){{:root{{{night}}}}}{cells}"

@@ -1,4 +1,4 @@
-"""The words of a report: what each verdict, column and figure means, its unit, and what is good."""
+"""Glossary of a report: meaning, unit and good values of each verdict, column and figure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class Definition(NamedTuple):
-    """A term with its definition, unit and what a good value is."""
+    """A term with its definition, unit and good values."""
 
     term: str
     meaning: str
@@ -35,7 +35,7 @@ class Definition(NamedTuple):
 
 
 def verdict_word(verdict: str) -> str:
-    """Return a verdict as a person writes it."""
+    """Return the display form of a verdict."""
     return VERDICTS[verdict].shown if verdict in VERDICTS else verdict.replace("_", " ")
 
 
@@ -189,7 +189,7 @@ FIRST: dict[str, Definition] = {
 
 
 def definition(name: str) -> Definition:
-    """Return what a column means; one of a metric that is not installed here is said to be so."""
+    """Return the definition of a column, or say that its metric is not installed here."""
     if name in COLUMNS:
         return COLUMNS[name]
     found = {m.name: m for m in [*component_metrics()[0], *joint_distances_known()[0]]}.get(name)
@@ -204,7 +204,7 @@ def definition(name: str) -> Definition:
 
 
 def columns_of(scores: Iterable[Score]) -> list[Metric]:
-    """Return the metrics a table shows: ours, then what else the scores hold, known or not."""
+    """Return the metrics a table shows: built-in ones, then others in the scores, known or not."""
     extra = dict.fromkeys(name for score in scores for name in score.extra)
     found = [
         m
@@ -231,12 +231,12 @@ def columns_of(scores: Iterable[Score]) -> list[Metric]:
 
 
 def distance_key(name: str) -> str:
-    """Return the glossary key of a joint distance: ours share one."""
+    """Return the glossary key of a joint distance; built-in ones share one."""
     return "distance" if name in METRICS and name not in METRICS.plugins else name
 
 
 def glossary(comparisons: Iterable[Comparison] = ()) -> list[tuple[str, Definition]]:
-    """Return every term with its definition, those of plug-ins where a comparison has them."""
+    """Return every term with its definition, with plug-ins if a comparison has them."""
     rows = list(comparisons)
     metrics = [m.name for m in columns_of(s for c in rows for s in c.scores)]
     joint = [
@@ -251,14 +251,14 @@ def glossary(comparisons: Iterable[Comparison] = ()) -> list[tuple[str, Definiti
 
 
 def severity(score: Score) -> float:
-    """Return how many times its material threshold a component's worst error is: 1 is exactly on the line."""
+    """Return a component's worst error in multiples of its material threshold."""
     mean = abs(score.mean_error) if score.mean_error == score.mean_error else 0.0
     width = abs(score.log_sd_ratio) if score.sd_ratio == score.sd_ratio else 0.0
     return max(mean / MEAN, width / LOG_SD)
 
 
 def headline(comparison: Comparison) -> tuple[str, str]:
-    """Return what decided a comparison as (where, number), e.g. `("log_tau", "sd ×0.21 ± 0.01")`."""
+    """Return what decided a comparison, e.g. `("log_tau", "sd ×0.21 ± 0.01")`."""
     if comparison.verdict == "fit_failed":
         if comparison.mcmc is not None and comparison.mcmc.rhat_max is not None:
             return comparison.mcmc.worst, f"R-hat {plain(comparison.mcmc.rhat_max, 4)}"
@@ -292,7 +292,10 @@ def headline(comparison: Comparison) -> tuple[str, str]:
 
 
 def _shape(comparison: Comparison, label: str, score: Score | None) -> tuple[str, str]:
-    """Return what is wrong with a shape: a coverage, a correlation, mixed widths, or the distance over its line."""
+    """Return what is wrong with a shape.
+
+    It is a coverage, a correlation, mixed widths, or the distance over its threshold.
+    """
     if score is not None:
         return label, f"90 % cover {100 * score.coverage90:.0f} %"
     pair = comparison.correlations

@@ -1,4 +1,4 @@
-"""What happens inside one cell: run a method and keep its draws, or compare them; each in a process of its own."""
+"""One cell: run a method and store its draws, or compare them; each in its own process."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """An entry with its data made once, what its numbers depend on, and a guess of the seconds each method takes.
+    """An entry with its data, its witness and a rough estimate of seconds per method.
 
-    `data` are what methods are compared on; `training` are all data where an entry that learns is
-    compared on some of them. `witness` are numbers of the program as it is now
+    `data` are what methods are compared on. `training` holds all data if an entry that learns is
+    compared on an evaluation subset. `witness` holds numbers of the program as it is now
     (`benchmarks.run.witness`).
     """
 
@@ -70,7 +70,10 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One unit of work: a method with a seed on an entry; `given` is the cell whose trained program is held fixed."""
+    """One unit of work: a method with a seed on an entry.
+
+    `given` is the cell whose trained program is held fixed.
+    """
 
     prepared: Prepared
     method: str
@@ -102,7 +105,10 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Folder name of the cell, of what it was asked for and of what its program computes; `stored` names another one that is kept."""
+        """Folder name of the cell, from the request and from what its program computes.
+
+        `stored` overrides it with the name of a kept cell.
+        """
         if self.stored:
             return self.stored
         seen = {"key": self.key, "witness": witness.short(self.prepared.witness)}
@@ -115,7 +121,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Words for progress lines."""
+        """Label for progress lines."""
         return f"{self.prepared.entry.key} {self.method}" + (
             f" seed {self.seed}" if self.seed else ""
         )
@@ -135,13 +141,16 @@ class Cell:
 
 
 def _compiler(config: Mapping[str, Any]) -> str:
-    """Name what graphs are compiled with: two of them differ in the last digits of their numbers."""
+    """Return the backend that compiles graphs; two backends differ in the last digits."""
     return "none" if config.get("compile") == "off" or compiler_missing() else backend()
 
 
 @functools.cache
 def code_digest(part: str) -> str:
-    """Digest the sources that `draw` (zoo, guides, NUTS) or `compare` results come from: a changed program is a new key."""
+    """Return the digest of the sources behind `draw` or `compare` results.
+
+    `draw` results come from zoo, guides and NUTS. A changed source gives a new key.
+    """
     digest = hashlib.sha256()
     for path in code_files(part):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
@@ -149,8 +158,8 @@ def code_digest(part: str) -> str:
 
 
 SOURCES = (".py", ".c", ".h", ".cpp", ".jinja")
-# A cell has a digest of its own entry and data; what entries share (`_name.py`) is read with the
-# rest.
+# The key of a cell has a digest of its own entry and data. Modules shared by entries (`_name.py`)
+# are included.
 APART = ("zoo/models", "zoo/references", "zoo/datasets")
 DRAW = ("zoo", "guides", "benchmarks/mcmc", "benchmarks/run/cell.py")
 JUDGES = (
@@ -165,7 +174,7 @@ JUDGES = (
 
 
 def code_files(part: str) -> list[Path]:
-    """Return the files behind `draw` or `compare` results, of every kind that decides numbers, in sub-packages too."""
+    """Return the source files behind `draw` or `compare` results, of all kinds, recursively."""
     roots = [ROOT / place for place in (DRAW if part == "draw" else JUDGES)]
     found = {
         p
@@ -181,9 +190,10 @@ def code_files(part: str) -> list[Path]:
 
 
 def source_digest(request: str, entry: ModelEntry, data: Data) -> str:
-    """Digest the file an entry comes from, the data it was given with their labels, and which quantities are judged.
+    """Digest an entry's file, its data with their labels, and which quantities are judged.
 
-    What a program computes is not seen here but by the witness: no list of files is complete.
+    Changes of what a program computes are left to the witness, because no list of files is
+    complete.
     """
     digest = hashlib.sha256()
     files = {Path(request.rpartition(":")[0] or request)} if ".py" in request else set()
@@ -208,7 +218,7 @@ def source_digest(request: str, entry: ModelEntry, data: Data) -> str:
 
 @contextmanager
 def captured(path: Path) -> Iterator[None]:
-    """Send everything this process prints, also from compiled code, to a file."""
+    """Redirect everything this process prints, compiled code included, to a file."""
     with (
         path.open("w", buffering=1, encoding="utf-8") as log,
         redirect_stdout(log),
@@ -243,18 +253,20 @@ def run_cell(cell: Cell, run: RunDir, jobs: int = 1) -> tuple[str, str]:
         with captured(folder / "log.txt"):
             content = _attempt(cell, run, folder, jobs)
         write_atomic(folder / "cell.json", strict_json(content))
-        if not (folder / witness.FILE).exists():  # a fit wrote it with its guide's numbers
+        if not (folder / witness.FILE).exists():  # a fit has written it, with numbers of its guide
             write_atomic(folder / witness.FILE, strict_json(cell.prepared.witness))
     return content["status"], (content["stop"] or {}).get("sentence", "")
 
 
 def differs(cell: Cell, run: RunDir, name: str) -> str:
-    """Say in which number a kept cell differs from what its program and guide compute today; nothing where in none.
+    """Return the number in which a kept cell differs from its program and guide today.
+
+    An empty string means that there is no difference.
 
     Args:
-        cell: what is asked for.
-        run: where the kept cell lies.
-        name: its folder.
+        cell: what is requested.
+        run: the run that holds the kept cell.
+        name: folder name of the kept cell.
     """
     try:
         kept = witness.load((run.cells / name / witness.FILE).read_text(encoding="utf-8"))
@@ -347,7 +359,11 @@ def _fit(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
 
 
 def _fitted(cell: Cell, given: dict[str, Any]) -> Any:
-    """Fit to the data that are compared; what learns weights or an encoder is fitted to all data and brought there."""
+    """Fit to the compared data.
+
+    An entry that learns weights, and an encoder, are fitted to all data and then applied to the
+    compared ones.
+    """
     entry, prepared, options = cell.prepared.entry, cell.prepared, dict(cell.config)
     encodes = family_of(cell.method, entry).amortized
     if prepared.training is None or not (encodes or not given):
@@ -376,7 +392,7 @@ def _peak_memory() -> float:
 
 
 def load_posterior(cell: Cell, run: RunDir, content: Mapping[str, Any]) -> Posterior:
-    """Read the draws of a finished cell; a failed one has none and gives an empty posterior of its method."""
+    """Read the draws of a finished cell; a failed one gives an empty posterior of its method."""
     path, cost = run.cells / cell.name / "posterior.nc", Cost(**content["cost"])
     entry, data = cell.prepared.entry, cell.prepared.data
     if not path.exists():
@@ -395,7 +411,10 @@ def load_posterior(cell: Cell, run: RunDir, content: Mapping[str, Any]) -> Poste
 
 
 def load_fit(cell: Cell, run: RunDir) -> Any:
-    """Return the fit of a finished cell, None for NUTS and for failed cells; each file is read once per process."""
+    """Return the fit of a finished cell, None for NUTS and for failed cells.
+
+    Each file is read once per process.
+    """
     path = run.cells / cell.name / "guide.pt"
     if cell.name not in run.fits and path.exists():
         run.fits[cell.name] = guides.load(path, entry=cell.prepared.entry, data=cell.prepared.data)
@@ -407,8 +426,7 @@ def compare_cell(
 ) -> dict[str, Any]:
     """Compare the draws of a finished cell with the reference and return its scored content.
 
-    Draws that are the reference itself would agree with themselves whatever they are: they get no
-    scores.
+    Draws that are the reference would agree with themselves in any case, so they get no scores.
     """
     if reference.posterior is not posterior:
         return scored_cell(content, compare(posterior, reference, fit=fit))

@@ -1,8 +1,8 @@
-"""The folder of one cell: its name, whether it is ours, whether it is whole, and how it is removed.
+"""The folder of one cell: its name, ownership, integrity and removal.
 
-A run folder may hold files of its reader. Removed are only cells (a name of `cell_name` and a
-MANIFEST, by the files it lists) and temporary names of `tempfile` under our prefix, and nothing
-through a symbolic link.
+A run folder may contain files of the user. Only cells are removed (a name of `cell_name` and a
+MANIFEST, by the files it lists) and temporary names of `tempfile` with this project's prefix, and
+nothing through a symbolic link.
 """
 
 from __future__ import annotations
@@ -18,28 +18,27 @@ from zoo.storage import TEMPORARY
 __all__ = ["cell_name", "damage", "listed_files", "refuse_links", "remove", "strangers"]
 
 MANIFEST = "MANIFEST"
-OURS = re.compile(rf"{re.escape(TEMPORARY)}[a-z0-9_]{{8}}")  # the ending is that of tempfile
-CELL = re.compile(
-    r"[A-Za-z0-9_.=-]*--[A-Za-z0-9_.=-]*--s\d+--[0-9a-f]{12}"
-)  # what cell_name makes
-FILES = (
-    "cell.json",
-    "posterior.nc",
-    "guide.pt",
-    "witness.json",
-    "log.txt",
-)  # what a cell may hold; a reader may add others
+OURS = re.compile(rf"{re.escape(TEMPORARY)}[a-z0-9_]{{8}}")  # suffix of tempfile
+# the names that cell_name makes
+CELL = re.compile(r"[A-Za-z0-9_.=-]*--[A-Za-z0-9_.=-]*--s\d+--[0-9a-f]{12}")
+# files of a cell; the user may add others
+FILES = ("cell.json", "posterior.nc", "guide.pt", "witness.json", "log.txt")
 LISTED = re.compile(r"[0-9a-f]{64}  ([^/\0]+)")  # a line of MANIFEST
 
 
 def cell_name(entry: str, method: str, seed: int, digest: str) -> str:
-    """Return the folder name of a cell; letters that could leave the folder or upset a shell become `_`."""
+    """Return the folder name of a cell.
+
+    Characters that could leave the folder or confuse a shell become `_`.
+    """
     safe = [re.sub(r"[^A-Za-z0-9_.=-]+", "_", word).strip("._-")[:80] for word in (entry, method)]
     return f"{safe[0]}--{safe[1]}--s{seed}--{digest[:12]}"
 
 
 def refuse_links(path: Path) -> None:
-    """Refuse a run whose cells lie behind a link: what is written, set aside and removed there is another folder's.
+    """Refuse a run with cells behind a symbolic link.
+
+    What the run writes, moves and removes there would belong to another folder.
 
     Raises:
         UsageError: `cells`, `quarantine` or a cell is a symbolic link.
@@ -59,7 +58,10 @@ def refuse_links(path: Path) -> None:
 
 
 def listed_files(place: Path) -> set[str] | None:
-    """Return the files that MANIFEST lists, None for what is no cell of ours by its name or its MANIFEST."""
+    """Return the files that MANIFEST lists.
+
+    None if the folder is not a cell of this project, by its name or its MANIFEST.
+    """
     manifest = place / MANIFEST
     if not CELL.fullmatch(place.name) or place.is_symlink() or manifest.is_symlink():
         return None
@@ -74,14 +76,14 @@ def listed_files(place: Path) -> set[str] | None:
 
 
 def strangers(place: Path, listed: set[str]) -> list[str]:
-    """Return what lies in a cell that we did not put there."""
+    """Return the files in a cell that this project did not write."""
     return sorted(
         p.name for p in place.iterdir() if p.name not in listed | {MANIFEST} or p.is_dir()
     )
 
 
 def remove(place: Path, listed: set[str]) -> None:
-    """Remove a cell file by file, MANIFEST last: whatever else is in the folder stays, and the folder with it."""
+    """Remove the listed files of a cell, MANIFEST last; other files and their folder stay."""
     with suppress(OSError):
         for name in (*sorted(listed), MANIFEST):
             (place / name).unlink(missing_ok=True)
@@ -89,7 +91,7 @@ def remove(place: Path, listed: set[str]) -> None:
 
 
 def damage(place: Path) -> str | None:
-    """Say what is wrong with a cell, None when every file is as MANIFEST says."""
+    """Return what is wrong with a cell, None if every file matches MANIFEST."""
     try:
         lines = (place / MANIFEST).read_text(encoding="utf-8").splitlines()
         wanted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}

@@ -1,4 +1,7 @@
-"""From drawn cells to a result: find each truth once, compare every cell with it, and gather what the report shows."""
+"""From drawn cells to a result: references, comparisons, and the contents of the report.
+
+Each reference is found once, then every cell is compared with it.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ __all__ = ["RunResult", "evaluate"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """An executed plan: where it lies, its cells as JSON, its references and what the report is made from."""
+    """An executed plan: its folder, cells as JSON, references and report input."""
 
     path: Path
     cells: list[dict[str, Any]]
@@ -61,11 +64,11 @@ class RunResult:
 
 
 def evaluate(cells: list[Cell], run: RunDir, jobs: int, events: Events) -> RunResult:
-    """Compare what is not compared yet, write it into the cells where the run is ours, and return the result.
+    """Compare the cells that need it, store the comparisons if the run is locked, return all.
 
-    A truth that is computed from a trained program takes long: a worker finds it while cells of
+    A ground truth computed from a trained program takes long: a worker finds it while cells of
     other entries are compared. What the report shows beside the comparisons of an entry is made as
-    soon as they are there.
+    soon as they are complete.
     """
     for sentence in (*component_metrics()[1], *joint_distances_known()[1]):
         events.warn(sentence)
@@ -91,17 +94,17 @@ def evaluate(cells: list[Cell], run: RunDir, jobs: int, events: Events) -> RunRe
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """A task, and who takes its result and says what is to be done next."""
+    """A task, and the callback that takes its result and returns the jobs that follow."""
 
     task: Task
     take: Callable[[TaskResult], list[_Job]]
 
 
 class _Evaluation:
-    """The cells of a run by entry, with what is known of each entry so far.
+    """The cells of a run by entry, and what is known of each entry so far.
 
     Attributes:
-        slow: keys of the entries whose truth is computed from a trained program.
+        slow: keys of the entries whose ground truth is computed from a trained program.
         quick: the other keys.
     """
 
@@ -136,7 +139,10 @@ class _Evaluation:
         return self.groups[key][0].prepared
 
     def learned(self, key: str) -> Any:
-        """Return the fit whose trained program is held fixed, None where the entry learns nothing or the fit failed."""
+        """Return the fit whose trained program is held fixed.
+
+        None if the entry learns nothing or the fit failed.
+        """
         return load_fit(self.groups[key][0], self.run) if self.prepared(key).entry.learns else None
 
     def present(self, key: str) -> list[Cell]:
@@ -144,7 +150,7 @@ class _Evaluation:
         return [c for c in self.groups[key] if c.name in self.contents]
 
     def do(self, first: list[_Job], jobs: int) -> None:
-        """Run these and what follows from them."""
+        """Run these jobs and those that follow from them."""
         named = {job.task.name: job for job in first}
 
         def follow(result: TaskResult) -> list[Task]:
@@ -159,9 +165,8 @@ class _Evaluation:
         ]
         stale = sum(not _compared(content, truth, self.run.locked) for content, truth in pairs)
         if stale:
-            importlib.import_module(
-                "sklearn.ensemble"
-            )  # here and once: every forked comparison would take a second for it
+            # Imported once, before forking: every comparison would need a second for it.
+            importlib.import_module("sklearn.ensemble")
             importlib.import_module("sklearn.model_selection")
             self.events.begin("comparisons", stale)
         try:
@@ -170,10 +175,8 @@ class _Evaluation:
             if stale:
                 self.events.finish()
 
-    # -- truth ---------------------------------------------------------------------------------
-
     def nuts(self, key: str) -> Posterior | None:
-        """Return the chains of the first seed, where they were not stopped by an error."""
+        """Return the chains of the first seed, unless an error stopped them."""
         rows = [c for c in self.present(key) if c.method == NUTS]
         return next(
             (
@@ -185,20 +188,26 @@ class _Evaluation:
         )
 
     def find(self, key: str) -> Reference:
-        """Find the truth of an entry here; where nothing else is known it is the NUTS row of the first seed."""
+        """Find the ground truth of an entry in this process.
+
+        If there is no other, it is the NUTS row of the first seed.
+        """
         prepared, given = self.prepared(key), self.learned(key)
         return self.usable(
             key, references.find(prepared.entry, prepared.data, nuts=self.nuts(key), given=given)
         )
 
     def usable(self, key: str, found: Reference) -> Reference:
-        """Return the truth, with a warning where it cannot be used."""
+        """Return the reference, after a warning if it is unusable."""
         if not found.usable:
             self.events.warn(f"{key}: {found.reason}")
         return found
 
     def truth(self, key: str) -> _Job:
-        """Compute the truth of an entry in a worker; entry and data, which cannot be sent home, are put back here."""
+        """Return the job that computes the ground truth of an entry in a worker.
+
+        Entry and data cannot be pickled; they are restored in this process.
+        """
         prepared = self.prepared(key)
 
         def compute() -> Reference | None:
@@ -217,10 +226,11 @@ class _Evaluation:
 
         return _Job(task=Task(f"{key} truth", compute), take=take)
 
-    # -- comparisons ---------------------------------------------------------------------------
-
     def comparisons(self, key: str) -> list[_Job]:
-        """Compare the cells of an entry that hold no comparison with its truth as it is; then, or if there are none, what is shown."""
+        """Return the jobs that compare the cells of an entry with its current reference.
+
+        Once they are done, or if there are none, the job of `shown` follows.
+        """
         truth = self.references[key]
         stale = [
             c
@@ -231,7 +241,10 @@ class _Evaluation:
         return [self.comparison(c, truth, left) for c in stale] or [self.shown(key)]
 
     def comparison(self, cell: Cell, reference: Reference, left: set[str]) -> _Job:
-        """Compare one cell of those that are left; a comparison that fails is an error of the cell."""
+        """Return the job of one comparison; a comparison that fails is an error of its cell.
+
+        `left` holds the names of the cells still to be compared.
+        """
         content = self.contents[cell.name]
 
         def take(result: TaskResult) -> list[_Job]:
@@ -255,20 +268,16 @@ class _Evaluation:
             left.remove(cell.name)
             return [] if left else [self.shown(cell.prepared.entry.key)]
 
-        posterior, fit = (
-            self.posteriors[cell.name],
-            load_fit(cell, self.run),
-        )  # read here: workers are forked with them
+        # Read before forking, so that the worker has them.
+        posterior, fit = self.posteriors[cell.name], load_fit(cell, self.run)
         task = Task(
             f"{cell.label} compared",
             lambda: compare_cell(cell, posterior, fit, content, reference),
         )
         return _Job(task=task, take=take)
 
-    # -- report --------------------------------------------------------------------------------
-
     def compared(self, key: str) -> list[Comparison]:
-        """Return the comparisons of an entry, once all are there; each is made from its record once."""
+        """Return the comparisons of an entry, once all exist; each is rebuilt only once."""
         if key not in self._compared:
             own = [c for c in self.present(key) if self.contents[c.name]["verdict"] is not None]
             truth = self.references[key]
@@ -282,10 +291,9 @@ class _Evaluation:
         return self._compared[key]
 
     def shown(self, key: str) -> _Job:
-        """Make what the report shows beside the comparisons: predictive checks and the table of predictions."""
-        compared = self.compared(
-            key
-        )  # here: the worker is forked with them, and the report takes them as well
+        """Return the job that makes predictive checks and the table of predictions."""
+        # Before forking, so that the worker has them; the report needs them too.
+        compared = self.compared(key)
 
         def make() -> tuple[list[PredictiveCheck], PredictionTable | None]:
             entry, data, learned = (
@@ -310,7 +318,7 @@ class _Evaluation:
                 raise result.exception
             if result.status == "ok":
                 self.parts[key] = result.value
-            else:  # its comparisons are there, and so are the other entries
+            else:  # its comparisons and the other entries remain
                 self.parts[key] = [], None
                 self.broken.append(
                     f"{key}: no predictive checks and no predictions: {result.error}"
@@ -321,7 +329,7 @@ class _Evaluation:
         return _Job(task=Task(f"{key} shown", make), take=take)
 
     def report(self) -> ReportInput:
-        """Gather what the report is made from."""
+        """Return the input of the report."""
         entries = []
         for key in self.groups:
             prepared, compared = self.prepared(key), self.compared(key)
@@ -366,7 +374,10 @@ def _with(reference: Reference, entry: Any, data: Any) -> Reference:
 
 
 def _compared(content: dict[str, Any], reference: Reference | None, strict: bool) -> bool:
-    """Whether a cell holds a comparison; `strict`: by the code as it is now, and with this very reference where it is known."""
+    """Return whether a cell holds a comparison.
+
+    `strict` asks for one by the current code and, where it is known, with this reference.
+    """
     if content["verdict"] == "fit_failed" and not content["scores"]:
         return True
     seen = content["reference"]
@@ -380,7 +391,7 @@ def _compared(content: dict[str, Any], reference: Reference | None, strict: bool
 
 
 def _code() -> str:
-    """Name the code that compares: ours, and the metrics of installed packages."""
+    """Return the digest of the comparing code: the package's own and that of plug-in metrics."""
     outside = METRICS.plugins_digest()[:16]
     return code_digest("compare")[:16] + (f"-{outside}" if outside else "")
 
@@ -390,7 +401,7 @@ def _truth(reference: Reference) -> str:
 
 
 def _failures(cells: list[dict[str, Any]]) -> list[str]:
-    """Say which gates failed: fits that gave nothing usable and references that must not be used."""
+    """Return which gates failed: fits without usable draws, and unusable references."""
     failed = []
     for cell in cells:
         row = f"{cell['entry']} {cell['method']}" + (

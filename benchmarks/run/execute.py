@@ -1,7 +1,8 @@
-"""Execute a plan: cells in forked processes, each written when done; then references, comparisons, tables and report.
+"""Execute a plan: cells in forked processes, references, comparisons, tables and report.
 
-The same call on the same folder resumes an interrupted run: whole cells of the same key are kept,
-comparisons are made anew only where the reference or the code of the comparison changed.
+Each cell is written when it is done. The same call on the same folder resumes an interrupted run:
+complete cells with the same key are reused, and comparisons are repeated only if the reference or
+the code of the comparison has changed.
 """
 
 from __future__ import annotations
@@ -35,11 +36,8 @@ from zoo.types import ModelEntry
 
 __all__ = ["execute", "read_run", "results_csv", "write_pages"]
 
-RETRY = (
-    "error",
-    "killed",
-    "timeout",
-)  # what another attempt may cure; a NaN or a failed start comes back
+# what another attempt may cure; NaN and failed starts would recur
+RETRY = ("error", "killed", "timeout")
 
 
 def execute(
@@ -52,11 +50,11 @@ def execute(
     timeout: float | None = None,
     pages: bool = True,
 ) -> RunResult:
-    """Execute a plan, or finish an earlier run of it.
+    """Execute a plan, or resume an earlier run of it.
 
     Args:
         plan: what to run.
-        out: run directory, default `plan.default_folder()`.
+        out: run directory, by default `plan.default_folder()`.
         jobs: processes at once; results do not depend on it.
         entries: entry objects in place of `plan.entries`, for models that have no name.
         events: progress callbacks.
@@ -64,9 +62,10 @@ def execute(
         pages: also write `results.csv`, `report.html` and `report.md`.
 
     Raises:
-        UsageError: bad input (nothing is written), or a folder that holds something else.
+        UsageError: bad input (nothing is written), or a folder with other content.
         InfrastructureError: the folder cannot be written.
-        KeyboardInterrupt: after every worker was stopped; whole cells stay, the same call resumes.
+        KeyboardInterrupt: after every worker was stopped; complete cells remain and the same call
+            resumes.
     """
     events = events or Events()
     with one_thread():
@@ -85,7 +84,7 @@ def execute(
 
 
 def _warm_up() -> None:
-    """Load here, once, what every forked cell would load for itself: ArviZ and its files, and what the first trace of a process imports."""
+    """Import once what every forked cell would import: ArviZ, netCDF, modules of a trace."""
     import h5netcdf  # noqa: F401
 
     load_arviz()
@@ -100,7 +99,7 @@ def _warm_up() -> None:
 def _kept(
     cell: Cell, run: RunDir, there: Mapping[str, Sequence[str]], events: Events
 ) -> Cell | None:
-    """Return the cell as it lies on disk where one of its key computes today what it computed then; say so where none does."""
+    """Return the stored cell if its witness matches the current program, with a message if not."""
     found = ""
     for name in sorted(there.get(cell.key, ()), key=lambda n: n != cell.name):
         found = differs(cell, run, name)
@@ -115,7 +114,7 @@ def _kept(
 
 
 def _by_key(run: RunDir, events: Events) -> dict[str, list[str]]:
-    """Return the folders of whole cells that need no other attempt, by the key they were computed for."""
+    """Return folders of complete cells by key, without those that need another attempt."""
     there: dict[str, list[str]] = {}
     for name in run.names():
         content = run.read(name, warn=events.warn)
@@ -125,13 +124,13 @@ def _by_key(run: RunDir, events: Events) -> dict[str, list[str]]:
 
 
 def _with_trainer(cell: Cell, kept: Mapping[str, Cell]) -> Cell:
-    """Return a cell whose trainer is the one that is kept: it may lie under the name another machine gave it."""
+    """Return a cell with its trainer as stored, whose name may be from another machine."""
     trainer = None if cell.given is None else kept.get(cell.given.name)
     return cell if trainer is None else replace(cell, given=trainer)
 
 
 def _say_outdated(missing: Sequence[Cell], run: RunDir, events: Events) -> None:
-    """Say how many of the cells to run are there, made for other data or by another version of the model or of this package."""
+    """Report cells that exist, but for other data or another version of the model or package."""
     asked = {(c.prepared.entry.key, c.method, c.seed): c.key for c in missing}
     contents = [content for n in run.names() if (content := run.read(n)) is not None]
     outdated = {
@@ -149,13 +148,13 @@ def _say_outdated(missing: Sequence[Cell], run: RunDir, events: Events) -> None:
 def _run_missing(
     cells: list[Cell], run: RunDir, jobs: int, events: Events, timeout: float | None
 ) -> list[Cell]:
-    """Run the cells that are not there and return all of them, under the names they lie on disk."""
+    """Run the missing cells and return all of them, under their names on disk."""
     there = _by_key(run, events)
     kept: dict[str, Cell] = {}
     for cell in cells:
         trainer = None if cell.given is None else kept.get(cell.given.name)
         if cell.given is not None and trainer is None:
-            continue  # its weights are trained anew
+            continue  # its weights are trained again
         if (found := _kept(cell, run, there, events)) is not None:
             kept[cell.name] = replace(found, given=trainer)
     missing = [_with_trainer(c, kept) for c in cells if c.name not in kept]
@@ -207,10 +206,10 @@ def _run_missing(
 
 
 def _worth_all_workers(cells: list[Cell], seconds: Mapping[str, float], jobs: int) -> set[str]:
-    """Return the NUTS cells whose chains run side by side: those that would outlast all the other cells on the other workers.
+    """Return the NUTS cells whose chains run in parallel.
 
-    Shorter ones take one worker each: they compile most of their time, and a second worker would
-    wait for them.
+    They are those that would outlast all other cells on the other workers. Shorter ones use one
+    worker each: they spend most of their time compiling, and a second worker would wait.
     """
     total = sum(seconds.values())
     return {
@@ -221,7 +220,10 @@ def _worth_all_workers(cells: list[Cell], seconds: Mapping[str, float], jobs: in
 
 
 def _compiler_ahead() -> Callable[[], None]:
-    """Return what loads the compiler into this process, once, after a worker has compiled something: later workers are forked with it."""
+    """Return a function that loads the compiler into this process, once.
+
+    It does so after a worker has compiled something, so that later workers are forked with it.
+    """
     before, done = cache.count(), False
 
     def ahead() -> None:
@@ -253,9 +255,8 @@ def _run_wave(
         ):
             raise result.exception
         else:
-            lost = (
-                result.exception if isinstance(result.exception, LostWorkerError) else None
-            )  # a chain of the cell
+            # a chain of the cell
+            lost = result.exception if isinstance(result.exception, LostWorkerError) else None
             status = result.status if lost is None else lost.status
             sentence = (
                 f"{cell.label} ended as {result.status}: {result.error}"
@@ -273,9 +274,8 @@ def _run_wave(
     def task(cell: Cell) -> Task:
         return Task(cell.label, lambda: run_cell(cell, run, inner))
 
-    on_card = any(
-        c.config.get("device", "cpu") != "cpu" for c in cells
-    )  # which one process has, and no process forked from it
+    # The device context belongs to one process and does not survive a fork.
+    on_card = any(c.config.get("device", "cpu") != "cpu" for c in cells)
     run_tasks(
         [task(c) for c in cells],
         workers,
@@ -290,7 +290,7 @@ def _run_wave(
 def write_pages(
     run: RunDir, result: RunResult, jobs: int = 1, events: Events | None = None
 ) -> None:
-    """Write `results.csv`, `report.html` and `report.md`; `events` hear of what failed there."""
+    """Write `results.csv`, `report.html` and `report.md`; report failures to `events`."""
     warn = functools.cache((events or Events()).warn)
 
     run.write("results.csv", results_csv(result.cells))
@@ -308,7 +308,7 @@ def results_csv(cells: list[dict[str, Any]]) -> str:
 
 
 def _inert(value: Any) -> Any:
-    """Return text with a quote before what a spreadsheet would take for a formula; numbers are as they are."""
+    """Return text that a spreadsheet would read as a formula behind a quote, else the value."""
     return (
         f"'{value}"
         if isinstance(value, str)
@@ -327,11 +327,10 @@ def _is_number(text: str) -> bool:
 
 
 def read_run(path: Path, *, events: Events | None = None) -> RunResult:
-    """Rebuild the result of a finished or unfinished run from its folder, without running any method.
+    """Rebuild the result of a run, finished or not, from its folder; no method is run.
 
     Raises:
-        UsageError: the folder holds no run, or none of its cells belongs to the models as they are
-            now.
+        UsageError: the folder has no run, or none of its cells belongs to the current models.
     """
     events = events or Events()
     run = RunDir.open(path)
@@ -346,7 +345,7 @@ def read_run(path: Path, *, events: Events | None = None) -> RunResult:
 
 
 def _found(request: str, run: Path) -> str:
-    """Return the request with the path of its model file: as given, else beside the run or in it."""
+    """Return the request with the path of its model file: as given, else beside or in the run."""
     file, colon, name = request.partition(".py:")
     file = f"{file}.py" if colon else file
     if not file.endswith(".py") or Path(file).exists():
@@ -359,7 +358,7 @@ def _found(request: str, run: Path) -> str:
 
 
 def _stored(cells: list[Cell], run: RunDir, events: Events) -> list[Cell]:
-    """Return the cells that are on disk; one made by an earlier version of the programs is taken with a warning."""
+    """Return the cells on disk, with a warning for those of an earlier version of the programs."""
     there: dict[tuple[Any, ...], str] = {}
     for name in run.names():
         content = run.read(name, warn=events.warn)

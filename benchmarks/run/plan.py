@@ -1,4 +1,4 @@
-"""A plan: which entries, methods and seeds one run consists of; read from and written to `plan.toml`."""
+"""Plans: entries, methods and seeds of one run, read from and written to `plan.toml`."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Plan(BaseModel):
-    """Everything that decides the content of a run; how many processes work on it is not part of it.
+    """Everything that determines the content of a run, but not the number of processes.
 
     Attributes:
-        version: version of this file's format.
+        version: version of the file format.
         name: short word for the default folder.
         entries: entry names with options as on the command line, or paths of model files.
         guides: family names, or `all` for the families each entry lists.
         nuts: whether NUTS is a row of its own.
         engine: implementation of NUTS.
         seeds: seeds of the inference, one row per seed.
-        data_seed: seed of generated data; another one than 0 has no stored reference.
+        data_seed: seed of generated data; only 0 has stored references.
         restarts: independent starts per fit.
         quick: smaller budgets, the same gates.
         compile: `auto`, `on` or `off`.
-        device: where fits take their steps, `cpu` or `cuda`; chains and references stay on the
-            processor.
+        device: where fits are optimized, `cpu` or `cuda`; chains and references stay on the CPU.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
@@ -60,7 +59,7 @@ class Plan(BaseModel):
         ).hexdigest()
 
     def default_folder(self) -> Path:
-        """Return `out/<entries>-<hash>`: the same request names the same folder, so that running it again resumes."""
+        """Return `out/<entries>-<hash>`: the same request gives the same folder and resumes it."""
         stems = [
             re.sub(r"[^A-Za-z0-9_]+", "-", Path(e).stem if e.endswith(".py") else e).strip("-")
             for e in self.entries
@@ -73,7 +72,7 @@ class Plan(BaseModel):
         return Path("out") / f"{short}-{self.digest()[:8]}"
 
     def to_toml(self) -> str:
-        """Return the plan as TOML; JSON's strings, numbers and lists of them are TOML's too."""
+        """Return the plan as TOML; its strings, numbers and lists are those of JSON."""
         lines = [
             f"{key} = {json.dumps(value)}" for key, value in self.model_dump(mode="json").items()
         ]
@@ -85,7 +84,7 @@ class Plan(BaseModel):
 
 
 def make_plan(**fields: Any) -> Plan:
-    """Build a plan; a wrong field is one sentence, not pydantic's report."""
+    """Build a plan; a wrong field is reported in one sentence instead of pydantic's report."""
     try:
         return Plan(**fields)
     except ValidationError as error:
@@ -96,7 +95,7 @@ def read_plan(path: Path) -> Plan:
     """Read `plan.toml`.
 
     Raises:
-        UsageError: the file is missing, is no TOML, or has an unknown or wrong key.
+        UsageError: the file is missing, is not TOML, or has an unknown key or wrong value.
     """
     try:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))

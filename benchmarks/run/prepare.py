@@ -1,4 +1,4 @@
-"""From a plan to its cells: load entries, make data, refuse bad input, guess the time; nothing is written here."""
+"""From a plan to its cells: entries, data, validation and time estimates, without writing."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ from zoo.types import ModelEntry
 __all__ = ["command", "duration", "plan_cells", "prepare"]
 
 DRAWS, QUICK_DRAWS = 4000, 2000
-LARGEST_DRAWS, LEAST_DRAWS = (
-    10_000_000,
-    200,
-)  # numbers in all draws of a method together; draws however many numbers each has
-UNREFERENCED = (
-    2000  # dimensions above which no chains are run for an entry that says it has no reference
-)
+# LARGEST_DRAWS limits the numbers in all draws of a method; at least LEAST_DRAWS are taken anyway.
+LARGEST_DRAWS, LEAST_DRAWS = 10_000_000, 200
+# dimensions above which an entry that declares no reference gets no chains
+UNREFERENCED = 2000
 
 
 def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
-    """Load an entry, make its data once, and build its log density, so that bad input ends here and costs nothing.
+    """Load an entry, make its data once, and build its log density.
+
+    Bad input therefore fails here, at no cost.
 
     Raises:
         UsageError, UnknownNameError, DataError, ProgramError: with the next step, before anything
-        is written.
+            is written.
     """
     entry = request if isinstance(request, ModelEntry) else zoo.load(request)
     name = entry.key if isinstance(request, ModelEntry) else request
@@ -50,9 +49,8 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
         data = entry.load_data(plan.data_seed)
         training = data if entry.judged is not None else None
         data = data if entry.judged is None else entry.judged(data)
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # a network that draws its first weights must be the same in every process
+        # A network with random initial weights must be the same in every process.
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             density = LogDensity(entry.program(data), data, dtype=entry.dtype)
         seen = witness.of_program(entry, data, density)
@@ -89,7 +87,7 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
 
 
 def _refuse_slashes(names: Iterable[str]) -> None:
-    """Refuse names of sites that the files of draws cannot hold, before any work is done for them."""
+    """Refuse site names that files of draws cannot hold, before any work is done."""
     for name in names:
         if "/" in name:
             raise ProgramError(
@@ -99,7 +97,7 @@ def _refuse_slashes(names: Iterable[str]) -> None:
 
 
 def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]:
-    """Return rough seconds per method from the time of one batch and of one gradient of the log density."""
+    """Return rough seconds per method, from timings of one batch and one gradient."""
 
     def clock(function: Callable[[], Any]) -> float:
         function()
@@ -113,7 +111,7 @@ def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]
     u = torch.zeros(density.dim, dtype=density.dtype)
     many = torch.zeros(64, density.dim, dtype=density.dtype)
     single, batch = clock(lambda: density.gradient(u)), clock(lambda: density.batch(many))
-    # Fits usually settle after about 1,500 steps; a compiled gradient is some fifteen times
+    # Fits usually converge within about 1,500 steps; a compiled gradient is some fifteen times
     # cheaper than an eager one.
     svi = (
         plan.restarts * min(1500, vi_config(plan).get("steps", 1500)) * (2.5 * batch + 0.0005)
@@ -126,23 +124,26 @@ def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]
 
 
 def vi_config(plan: Plan) -> dict[str, Any]:
-    """Return the settings of a fit that the plan decides."""
+    """Return the settings of a fit that the plan determines."""
     quick: dict[str, Any] = {"steps": 1500, "patience": 250} if plan.quick else {}
     return {"restarts": plan.restarts, "compile": plan.compile, "device": plan.device, **quick}
 
 
 def nuts_config(plan: Plan) -> dict[str, Any]:
-    """Return the settings of NUTS; a quick run stops extending at the gate itself instead of at twice the gate.
+    """Return the settings of NUTS; a quick run extends only to the gate, not to twice the gate.
 
-    4 x 1,500 draws pass an ESS of 2,000 in one round on most entries, where 4 x 1,000 need a
-    second one.
+    On most entries 4 x 1,500 draws reach an ESS of 2,000 in one round; 4 x 1,000 need a second
+    one.
     """
     quick = {"draws": 500, "tune": 500, "min_ess": 1100.0} if plan.quick else {"draws": 1500}
     return {"engine": plan.engine, "compile": plan.compile, **quick}
 
 
 def plan_cells(plan: Plan, prepared: Sequence[Prepared]) -> list[Cell]:
-    """Return every cell of the plan; those of an entry that learns weights depend on the cell that trains them."""
+    """Return every cell of the plan.
+
+    Cells of an entry that learns weights depend on the cell that trains them.
+    """
     cells = []
     for p in prepared:
         for seed in plan.seeds:
@@ -189,7 +190,7 @@ def command(plan: Plan) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words no more exact than an estimate is."""
+    """Return a duration in words, rounded like an estimate."""
     if seconds < 50:
         return f"{max(5, 5 * math.ceil(seconds / 5))} seconds"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""What a run tells while it works."""
+"""Progress callbacks of a run."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ __all__ = ["Events"]
 
 
 class Events:
-    """Progress callbacks of a run; the command line draws bars, tests and notebooks may ignore them."""
+    """Progress callbacks, no-ops by default; the command line draws bars with them."""
 
     def say(self, sentence: str) -> None:
-        """Take a sentence."""
+        """Report a sentence."""
 
     def warn(self, sentence: str) -> None:
-        """Take a warning."""
+        """Report a warning."""
 
     def begin(self, label: str, total: int) -> None:
-        """Start a stage of `total` tasks."""
+        """Begin a stage of `total` tasks."""
 
     def done(self, label: str, status: str, sentence: str, seconds: float) -> None:
-        """Take the end of one task."""
+        """Report the end of one task."""
 
     def finish(self) -> None:
         """End the last stage."""

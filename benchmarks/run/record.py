@@ -1,4 +1,4 @@
-"""A cell as strict JSON (the schema of `cell.json` and of `zoo compare --json`) and back to a comparison."""
+"""Cells as strict JSON (schema of `cell.json` and `zoo compare --json`), and back."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Record(BaseModel):
 
 
 def _nullable(hint: Any) -> Any:
-    """Return the type with None allowed wherever a float is: NaN and infinities are null in JSON."""
+    """Return the type with None allowed for floats: NaN and infinities are null in JSON."""
     if hint is float:
         return float | None
     arguments = typing.get_args(hint)
@@ -68,7 +68,7 @@ def _nullable(hint: Any) -> Any:
 
 
 def _record(noun: type) -> Any:
-    """Return the pydantic model of a dataclass of `benchmarks.types`, so that the file's schema is the noun's own."""
+    """Return a pydantic model with the fields of a dataclass of `benchmarks.types`."""
     hints = typing.get_type_hints(noun)
     fields: dict[str, Any] = {
         f.name: (_nullable(hints[f.name]), {} if f.metadata.get("open") else ...)
@@ -82,7 +82,7 @@ ParetoKRecord, McmcRecord, TrustRecord = _record(ParetoK), _record(Mcmc), _recor
 
 
 class Cell(_Record):
-    """The content of `cell.json`; a cell that is drawn but not yet compared has verdict None."""
+    """The content of `cell.json`; verdict is None for a cell that is not compared yet."""
 
     schema_: Literal[1]
     key: str
@@ -114,7 +114,7 @@ class Cell(_Record):
 
 
 def validated(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields as JSON's own types after checking them against `Cell`."""
+    """Return the fields as JSON types after validating them against `Cell`."""
     plain = finite({("schema_" if k == "schema" else k): v for k, v in fields.items()})
     dumped = Cell.model_validate(plain).model_dump(mode="json")
     for score in dumped["scores"]:
@@ -125,7 +125,7 @@ def validated(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions that decide numbers."""
+    """Return the versions that affect numbers."""
     return {
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in _PACKAGES},
@@ -134,7 +134,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def machine() -> dict[str, Any]:
-    """Describe the machine in words that name neither its user nor its network."""
+    """Describe the machine without naming its user or network."""
     cpu = platform.processor() or platform.machine()
     if sys.platform.startswith("linux") and Path("/proc/cpuinfo").exists():
         models = [
@@ -186,8 +186,8 @@ def drawn_cell(
 ) -> dict[str, Any]:
     """Return the cell of a method that has run but is not compared yet.
 
-    `memory` is the peak of its process in MB, `compiled` says whether a graph was used where no
-    fit says so.
+    `memory` is the peak memory of its process in MB; `compiled` says whether a compiled graph was
+    used, for methods without a fit.
     """
     cost = dataclasses.asdict(dataclasses.replace(posterior.cost, peak_memory_mb=memory))
     stop = dataclasses.asdict(fit.stop) if fit is not None else None
@@ -204,7 +204,7 @@ def drawn_cell(
 def failed_cell(
     head: Mapping[str, Any], status: CellStatus, sentence: str, seconds: float = 0.0
 ) -> dict[str, Any]:
-    """Return the cell of a method that gave no draws, with the reason in one sentence."""
+    """Return the cell of a method without draws, with the reason in one sentence."""
     reason = {"verdict": "fit_failed", "label": "", "excess": None, "sentence": sentence}
     stop = {"status": status, "sentence": sentence, "step": None}
     cost = dataclasses.asdict(Cost(seconds=seconds))
@@ -220,7 +220,7 @@ def failed_cell(
 
 
 def scored_cell(cell: Mapping[str, Any], comparison: Comparison) -> dict[str, Any]:
-    """Return the cell with everything the comparison found."""
+    """Return the cell with the results of its comparison."""
     c = comparison
     return validated(
         {
@@ -254,7 +254,7 @@ def _fields(record: Any) -> dict[str, Any]:
 def comparison_of(
     cell: Mapping[str, Any], posterior: Posterior, reference: Reference, fit: Any = None
 ) -> Comparison:
-    """Rebuild the comparison a cell was written from; null becomes NaN again."""
+    """Rebuild the comparison of a cell; null becomes NaN again."""
     return Comparison(
         posterior=posterior,
         reference=reference,
@@ -274,7 +274,7 @@ def comparison_of(
 
 
 def _restore(noun: type, record: Mapping[str, Any]) -> Any:
-    """Build the noun of a record: null becomes NaN where a float is wanted, lists become tuples."""
+    """Build a dataclass from its record: null becomes NaN for floats, lists become tuples."""
     hints = typing.get_type_hints(noun)
     return TypeAdapter(noun).validate_python(
         {name: _fill(hints[name], value) for name, value in record.items()}
@@ -296,7 +296,7 @@ def _fill(hint: Any, value: Any) -> Any:
 
 
 def digest_of(reference: Reference) -> str:
-    """Return a digest of what a comparison takes from its reference, so that a changed truth is noticed."""
+    """Return the digest of what a comparison uses of its reference, to detect a changed truth."""
     moments = {
         name: [part.tolist() for part in m] for name, m in sorted(reference.moments.items())
     }
@@ -310,7 +310,7 @@ def digest_of(reference: Reference) -> str:
 
 
 def reference_record(reference: Reference) -> dict[str, Any]:
-    """Return what `--json` says of a reference."""
+    """Return the record of a reference in `--json`."""
     record: dict[str, Any] = finite(
         {
             "kind": reference.kind,

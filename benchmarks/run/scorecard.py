@@ -1,4 +1,4 @@
-"""The shortest way from an existing Pyro model to an answer: `compare_program` gives a scorecard in one call."""
+"""From an existing Pyro model to a scorecard in one call: `compare_program`."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ __all__ = ["Scorecard", "compare_program"]
 
 @dataclass(frozen=True, kw_only=True)
 class Scorecard:
-    """What `compare_program` found: a table in a terminal and in a notebook, and everything behind it.
+    """Result of `compare_program`, shown as a table in a terminal and in a notebook.
 
-    `result.report` holds the comparisons with their draws; `frame()` the scores as a table.
+    `result.report` holds the comparisons with their draws, `frame()` the scores as a table.
     """
 
     result: RunResult
@@ -62,7 +62,7 @@ class Scorecard:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """Return the table for a notebook; every text is escaped, no script, no outside request."""
+        """Return the table for a notebook: escaped text, no scripts, no external requests."""
         entry = self.result.report.entries[0]
         rows = []
         for method, c in self.comparisons.items():
@@ -118,16 +118,15 @@ def compare_program(
     """Compare guide families, and NUTS, on an existing Pyro model.
 
     Args:
-        model: a function or a `PyroModule`, as it is.
+        model: a function or a `PyroModule`, unchanged.
         data: its arguments by name, or by position as a tuple.
         families: guide families, or `all`.
-        nuts: also run NUTS; it is then the reference, without it there is none.
+        nuts: also run NUTS, which is then the reference; without it there is none.
         seed: seed of the inference.
         quick: smaller budgets, the same gates.
         restarts: independent starts per fit.
         jobs: processes at once.
-        out: keep the run in this folder (report included); default a temporary one that is
-            removed.
+        out: folder for the run and its report; by default a temporary one that is removed.
         events: progress callbacks.
         **options: passed to `zoo.from_program`: `dims`, `coords`, `name`, `observed`, `guide`, ...
 

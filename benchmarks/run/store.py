@@ -1,15 +1,15 @@
-"""A run on disk: cells written whole or not at all, checked by SHA-256 when read, and read back as a table.
+"""A run on disk: cells written atomically, verified by SHA-256, and read back as a table.
 
     RUN/plan.toml  results.csv  report.html  report.md
-    RUN/cells/<entry>--<method>--s<seed>--<sha12>/{cell.json, posterior.nc, guide.pt, log.txt,
-    MANIFEST}
+    RUN/cells/<entry>--<method>--s<seed>--<sha12>/
+        {cell.json, posterior.nc, guide.pt, log.txt, MANIFEST}
 
-A cell is made in a temporary folder beside its place, every file is flushed to the disk, MANIFEST
-(in the format of `sha256sum -c`) is written last, and one rename publishes it. A folder without a
-valid MANIFEST is therefore no cell.
+A cell is made in a temporary folder beside its final one. Every file is flushed to disk, MANIFEST
+(in the format of `sha256sum -c`) is written last, and one rename publishes the cell. A folder
+without a valid MANIFEST is therefore not a cell.
 
-A run folder may hold files of its reader: what is removed is ours by name and MANIFEST
-(`benchmarks.run.cell_folder`).
+A run folder may contain files of the user: only files of this project, by name and MANIFEST, are
+removed (`benchmarks.run.cell_folder`).
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def strict_json(value: Any, *, indent: int | None = 1) -> str:
 
 
 def canonical(value: Any) -> bytes:
-    """Return the canonical JSON of a value: sorted keys, no spaces; what cell keys are hashed from."""
+    """Return canonical JSON (sorted keys, no spaces), from which cell keys are hashed."""
     return json.dumps(
         finite(value), allow_nan=False, sort_keys=True, separators=(",", ":")
     ).encode()
 
 
 def finite(value: Any) -> Any:
-    """Replace every number JSON cannot hold by None and every container by JSON's own."""
+    """Replace numbers that JSON cannot hold by None, and containers by those of JSON."""
     if isinstance(value, Mapping):
         return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -80,7 +80,7 @@ def finite(value: Any) -> Any:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about a full or closed disk into one sentence (exit code 3)."""
+    """Turn an operating system error on writing into one sentence (exit code 3)."""
     try:
         yield
     except OSError as error:
@@ -100,14 +100,14 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all; a full or closed disk is one sentence."""
+    """Write a file atomically; a full or read-only disk is reported in one sentence."""
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.encode() if isinstance(content, str) else content)
 
 
 class RunDir:
-    """One run directory: its plan, its cells, and a lock so that two commands never work in it at once.
+    """One run directory: its plan, its cells, and a lock against a second command in it.
 
     `fits` holds the fits that this process has read, by the names of their cells.
     """
@@ -121,11 +121,11 @@ class RunDir:
 
     @classmethod
     def create(cls, path: Path, plan: Plan) -> RunDir:
-        """Make the folder, or resume an earlier run of the same plan in it.
+        """Create the folder, or resume an earlier run of the same plan in it.
 
         Raises:
-            UsageError: the folder has other content, another plan, cells behind a link, or another
-                process works in it.
+            UsageError: the folder has other content, another plan, cells behind a link, or is in
+                use by another process.
             InfrastructureError: it cannot be written.
         """
         if path.exists() and not path.is_dir():
@@ -171,11 +171,11 @@ class RunDir:
 
     @property
     def locked(self) -> bool:
-        """Whether this process holds the run, so that it may write."""
+        """Whether this process holds the lock and may write."""
         return self._lock is not None
 
     def close(self) -> None:
-        """Give up the lock."""
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -187,8 +187,8 @@ class RunDir:
         self.close()
 
     def _acquire(self) -> None:
-        # The kernel drops this lock with the process, however it ends: no stale lock file to
-        # remove by hand.
+        # The kernel releases this lock when the process ends, in whatever way: there is no stale
+        # lock file to remove by hand.
         with disk_errors(self.path):
             self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -201,7 +201,7 @@ class RunDir:
             ) from None
 
     def _sweep(self) -> None:
-        """Remove what a killed run left half-made; we hold the lock, so nobody is still writing it."""
+        """Remove incomplete files of a killed run; with the lock held nobody still writes them."""
         for folder in (self.path, self.cells):
             for left in (
                 p for p in folder.iterdir() if OURS.fullmatch(p.name) and not p.is_symlink()
@@ -212,11 +212,9 @@ class RunDir:
                     else left.unlink(missing_ok=True)
                 )
 
-    # -- cells ---------------------------------------------------------------------------------
-
     @contextmanager
     def draft(self, name: str) -> Iterator[Path]:
-        """Yield an empty folder; when the block ends well it becomes the cell `name`, else it vanishes."""
+        """Yield an empty folder that becomes the cell `name`, or is removed on an exception."""
         with disk_errors(self.path):
             folder = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.cells))
         try:
@@ -237,12 +235,12 @@ class RunDir:
         place = self.cells / name
         if not os.path.lexists(place):
             os.replace(folder, place)
-        elif (listed := listed_files(place)) is None:  # somebody else's, under the name of a cell
+        elif (listed := listed_files(place)) is None:
+            # not a cell of this project, though its name is
             self._set_aside(place)
             os.replace(folder, place)
-        elif theirs := strangers(
-            place, listed
-        ):  # set aside meanwhile, so that a crash loses none of them
+        elif theirs := strangers(place, listed):
+            # Kept in quarantine meanwhile, so that a crash loses none of them.
             old = self._set_aside(place)
             os.replace(folder, place)
             for stranger in theirs:
@@ -257,7 +255,7 @@ class RunDir:
         sync_folder(self.cells)
 
     def rewrite(self, name: str, file: str, content: str) -> None:
-        """Replace one file of a cell; the others are taken over without a copy."""
+        """Replace one file of a cell; the other files are linked, not copied."""
         with self.draft(name) as folder:
             for old in sorted((listed_files(self.cells / name) or set()) - {file}):
                 _link_or_copy(self.cells / name / old, folder / old)
@@ -266,7 +264,10 @@ class RunDir:
     def read(
         self, name: str, *, warn: Callable[[str], None] | None = None
     ) -> dict[str, Any] | None:
-        """Return `cell.json` of a whole cell, None for one that is missing; a damaged one is set aside with a warning."""
+        """Return `cell.json` of a complete cell, None for a missing or damaged one.
+
+        A damaged cell is moved to quarantine, with a warning.
+        """
         place = self.cells / name
         if not place.is_dir():
             return None
@@ -286,7 +287,7 @@ class RunDir:
         return None
 
     def _set_aside(self, place: Path) -> Path:
-        """Move a folder of cells/ to the first free name in quarantine/ and return its new place."""
+        """Move a folder of cells/ to the first free name in quarantine/; return the new path."""
         with disk_errors(self.path):
             folder = self.path / "quarantine"
             folder.mkdir(exist_ok=True)
@@ -298,10 +299,10 @@ class RunDir:
         return target
 
     def keep(self, names: set[str], *, say: Callable[[str], None] | None = None) -> None:
-        """Remove every other cell: the plan is the same, so they come from programs that are no longer what they were.
+        """Remove every other cell; since the plan is the same, its program has changed.
 
-        Folders that are no cells of ours stay where they are and are named in one sentence; a cell
-        with a file in it that we did not write, or not so, is set aside whole.
+        Folders that are not cells of this project stay in place and are named in one sentence. A
+        cell with added or changed files is moved to quarantine as a whole.
         """
         foreign, aside = [], []
         folders = (p for p in self.cells.iterdir() if p.is_dir() and not OURS.fullmatch(p.name))
@@ -325,7 +326,7 @@ class RunDir:
             )
 
     def names(self) -> list[str]:
-        """Return the folder names of all cells, whole or not, in sorted order."""
+        """Return the folder names of all cells, complete or not, sorted."""
         return (
             sorted(p.name for p in self.cells.iterdir() if p.is_dir() and CELL.fullmatch(p.name))
             if self.cells.is_dir()
@@ -339,14 +340,14 @@ class RunDir:
 
 
 def _umask() -> int:
-    """Return the umask; it can only be read by setting it."""
+    """Return the umask, which can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
 def _link_or_copy(old: Path, new: Path) -> None:
-    """Take a file over without a copy where the file system has hard links."""
+    """Hard-link a file, or copy it where the file system has no links."""
     try:
         os.link(old, new)
     except OSError:
@@ -354,14 +355,16 @@ def _link_or_copy(old: Path, new: Path) -> None:
 
 
 def results_frame(path: str | Path) -> pd.DataFrame:
-    """Read all scores of a run as a table, one row per score; a cell without scores is one row with empty columns.
+    """Read all scores of a run as a table with one row per score.
+
+    A cell without scores is one row with empty columns.
 
     Args:
-        path: a run directory; an unfinished run gives the cells that are there.
+        path: a run directory; an unfinished run gives the cells that exist.
 
     Returns:
         columns `entry method seed status verdict quantity index label mean_error ...` (errors in
-        reference sds), those of metrics of installed packages last.
+        reference sds), those of plug-in metrics last.
     """
     import pandas as pd
 

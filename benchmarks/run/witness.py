@@ -1,12 +1,13 @@
-"""What a kept cell was computed from, seen by evaluating it: the only digest of a program that no edit escapes.
+"""Witness of a kept cell: numbers of its program that reveal any change of the program.
 
-A program can change in a module it imports, in a file it reads, in a package that is installed
-anew: no list of files is complete. So every cell keeps a few numbers of the program and of its
+A program can change in a module it imports, in a file it reads, or in a package that is upgraded:
+no list of files is complete. Every cell therefore stores a few numbers of the program and of its
 guide,
 
-    log p(u, data), its gradient and each quantity at three fixed points u;  log q and the draws at fixed noise,
+    log p(u, data), its gradient and each quantity at three fixed points u;
+    log q and the draws at fixed noise,
 
-evaluated eagerly. A cell is used again only where the same numbers come out today.
+evaluated eagerly. A cell is reused only if the same numbers result today.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ __all__ = ["FILE", "difference", "of_guide", "of_program", "short"]
 FILE = "witness.json"
 POINTS = 3
 DIRECTIONS = 4
-DIGITS = 12  # of the text that names a cell; the comparison itself is by TOLERANCE
+DIGITS = 12  # in the name of a cell; comparisons use TOLERANCE
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 SEED = 32_452_843
 
@@ -43,18 +44,18 @@ Record = Mapping[str, Numbers]
 def of_program(
     entry: ModelEntry, data: Data, density: LogDensity
 ) -> dict[str, list[float | None]]:
-    """Return the numbers of a program at three fixed points, by running it (never a compiled graph).
+    """Return numbers of a program at three fixed points, evaluated eagerly.
 
-    Vectors enter as their norm and four projections on fixed random directions: any change moves
-    those.
+    Vectors are reduced to their norm and four projections on fixed random directions, which any
+    change moves.
 
     Args:
-        entry: whose quantities are evaluated.
-        data: what they are functions of besides the draws.
+        entry: the entry whose quantities are evaluated.
+        data: the data argument of the quantities.
         density: the log density of the program on these data.
 
     Returns:
-        lists of numbers by name; None where a number is not finite.
+        lists of numbers by name; None for a number that is not finite.
     """
     generator = torch.Generator().manual_seed(SEED)
     points = 0.4 * torch.randn(POINTS, density.dim, dtype=torch.float64, generator=generator).to(
@@ -81,7 +82,7 @@ def of_guide(fit: Fit) -> dict[str, list[float | None]]:
 
 
 def difference(kept: Record, fresh: Record, dtype: torch.dtype) -> str:
-    """Return the name of the first entry in which two records differ, nothing where they agree."""
+    """Return the name of the first entry in which two records differ, or an empty string."""
     tolerance = TOLERANCE.get(dtype, 1e-4)
     for name in (*fresh, *(n for n in kept if n not in fresh)):
         one, other = kept.get(name), fresh.get(name)
@@ -97,7 +98,7 @@ def difference(kept: Record, fresh: Record, dtype: torch.dtype) -> str:
 
 
 def short(record: Record) -> dict[str, list[str]]:
-    """Return the record with the digits that two runs on one machine share, for the name of a cell."""
+    """Return the record with the digits that two runs on one machine share, to name a cell."""
     return {
         name: [f"{x:.{DIGITS}g}" if x is not None else "" for x in numbers]
         for name, numbers in record.items()
@@ -105,7 +106,7 @@ def short(record: Record) -> dict[str, list[str]]:
 
 
 def _projected(x: Tensor) -> Tensor:
-    """Return norm and projections of the rows of `[point, number]` as `[point, 1 + directions]`."""
+    """Return norm and projections of the rows of `[point, number]`: `[point, 1 + directions]`."""
     x = x.detach().to(torch.float64)
     generator = torch.Generator().manual_seed(SEED + x.shape[1])
     directions = torch.randn(
@@ -119,6 +120,6 @@ def _numbers(x: Tensor) -> list[float | None]:
 
 
 def load(text: str) -> dict[str, list[float | None]]:
-    """Read a record that `strict_json` wrote."""
+    """Read a record written by `strict_json`."""
     out: dict[str, Any] = json.loads(text)
     return out

@@ -1,6 +1,6 @@
-"""The speed of this house beside others: eight fixed entries, one thread per process, interleaved pairs.
+"""Speed of this project and its peers: eight fixed entries, interleaved pairs.
 
-`targets` says what is measured, `sides` and the `side_*` modules who is measured, `worker` puts
-each side into a process of its own, `runner` interleaves them, `results` makes ratios and bars,
-`table` and `plot` show them.
+Every process has one thread. `targets` defines what is measured, `sides` and the `side_*` modules
+the implementations, `worker` runs each side in its own process, `runner` interleaves them,
+`results` computes ratios and compares them with bars, `table` and `plot` show them.
 """

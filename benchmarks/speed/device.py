@@ -1,11 +1,11 @@
-"""Steps on a graphics card beside the processor of the same machine, for small and large programs.
+"""Optimizer steps on a graphics card and on the CPU of the same machine, small to large.
 
-    python -m benchmarks.speed.device [--devices cpu,cuda] [--seconds 1] [--pairs 5] [--out
-    out/device] python -m benchmarks.speed.device --table FILE.json...
+    python -m benchmarks.speed.device [--devices cpu,cuda] [--seconds 1] [--pairs 5]
+                                      [--out out/device]
+    python -m benchmarks.speed.device --table FILE.json...
 
-Both sides take the same steps with the same noise; slices are interleaved. Writes `device.json`;
-with `--table` it prints the Markdown table of one or more of them, which `docs/performance.md`
-quotes.
+Both devices take the same steps with the same noise; slices are interleaved. Writes `device.json`;
+with `--table` it prints the Markdown table of one or more of them, as in `docs/performance.md`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ IMAGES = 4000
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A step to time: what it is, how its target is made in a scratch folder, and settings of the fit."""
+    """A step to time: its title, the function that makes its target, and settings of the fit."""
 
     title: str
     family: str
@@ -47,7 +47,7 @@ class Case:
 
 
 def _images(folder: Path) -> Target:
-    """Return the autoencoder of the classic shape on generated binary images of 28 x 28 pixels."""
+    """Return the classic autoencoder on generated binary images of 28 x 28 pixels."""
     path = folder / "images.npy"
     values = np.random.default_rng(0).random((IMAGES, 28, 28)) < 0.2
     np.save(path, (255 * values).astype(np.uint8))
@@ -86,7 +86,9 @@ CASES = (
 def measure(
     cases: Sequence[Case], *, seconds: float, pairs: int, devices: Sequence[str] = ("cpu", "cuda")
 ) -> list[dict[str, Any]]:
-    """Return seconds per step of each case on each device, medians and quartiles of interleaved slices, and those of the first call.
+    """Return seconds per step of each case on each device, and those of the first call.
+
+    Medians and quartiles are over interleaved slices.
 
     Raises:
         UsageError: no card.
@@ -123,7 +125,7 @@ def measure(
 
 
 def page(documents: Sequence[dict[str, Any]]) -> str:
-    """Return the Markdown table: one column per device, and the processor's time over the card's."""
+    """Return the Markdown table: one column per device, and the CPU's time over the card's."""
     columns = {
         device: document["names"][device] for document in documents for device in document["names"]
     }
@@ -143,7 +145,7 @@ def page(documents: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure every case, or print the table of what was measured."""
+    """Measure every case, or print the table of earlier measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--devices", default="cpu,cuda", help="one or both, separated by a comma")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a timed slice")

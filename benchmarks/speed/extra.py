@@ -1,4 +1,4 @@
-"""What is measured beside the table: growth with the data, chains on two cores, whole commands from empty caches, the machine."""
+"""Measurements beside the table: growth, parallel chains, whole commands, and the machine."""
 
 from __future__ import annotations
 
@@ -23,16 +23,12 @@ from zoo.density.log_density import LogDensity
 __all__ = ["commands", "empty_caches", "growth", "load_average", "machine"]
 
 Say = Callable[[str], None]
-REPORT = (
-    "eight_schools",
-    "eight_schools_centered",
-    "gaussian_mixture",
-    "linear_regression",
-)  # as in `make report`
+# the entries of `make report`
+REPORT = ("eight_schools", "eight_schools_centered", "gaussian_mixture", "linear_regression")
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on: processor, cores, system."""
+    """Return what timings depend on: processor, cores, system."""
     model = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -50,12 +46,15 @@ def machine() -> dict[str, Any]:
 
 
 def load_average() -> list[float] | None:
-    """Return the load averages over 1, 5 and 15 minutes: above 1 before the run, others shared the machine."""
+    """Return the load averages over 1, 5 and 15 minutes.
+
+    A value above 1 before the run means that other work shared the machine.
+    """
     return [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
 def empty_caches(folder: Path) -> dict[str, str]:
-    """Return variables that point every side's cache of compiled code at an empty folder."""
+    """Return variables that point every side's cache of compiled code to an empty folder."""
     return {
         "ZOO_CACHE_DIR": str(folder / "zoo"),
         "XDG_CACHE_HOME": str(folder / "xdg"),
@@ -68,7 +67,10 @@ def empty_caches(folder: Path) -> dict[str, str]:
 def growth(
     rows: Sequence[int], pairs: int, settings: Settings, folder: Path, say: Say
 ) -> list[dict[str, Any]]:
-    """Return per number of rows the seconds of one compiled gradient and of one SVI step on 100 rows, medians."""
+    """Return median seconds of one gradient and of one SVI step per number of rows.
+
+    The gradient is compiled and uses all rows, the SVI step 100 of them.
+    """
     out: list[dict[str, Any]] = [{"rows": number} for number in rows]
     for measure in ("gradient", "svi_mean_field"):
         workers: dict[int, Worker] = {}
@@ -83,9 +85,8 @@ def growth(
                     workers[row["rows"]].prepare(measure)
                 except PeerError as error:
                     row[f"{measure}_error"] = str(error)
-            for _ in range(
-                pairs
-            ):  # sizes are interleaved, so that load of the machine falls on all alike
+            # sizes are interleaved, so that machine load affects all alike
+            for _ in range(pairs):
                 for row in out:
                     if f"{measure}_error" not in row:
                         times[row["rows"]].append(workers[row["rows"]].ask("time", measure).per)
@@ -102,8 +103,8 @@ def growth(
 def commands(names: Sequence[str], say: Say) -> dict[str, float]:
     """Return wall seconds of whole commands, and the gain of four chains on two cores.
 
-    A command runs cold (empty cache), a second time (which compiles what the first did not think
-    worth waiting for), and warm.
+    A command runs cold (empty cache), a second time (compiling what the first run did not wait
+    for), and warm.
     """
     out: dict[str, float] = {}
     if "chains" in names:
@@ -146,7 +147,10 @@ def _timed(entries: Sequence[str], out: Path, cache: Path) -> float:
 
 
 def _chains() -> float:
-    """Return throughput of four chains on two cores over that of one chain, same compiled density, median of three."""
+    """Return the throughput of four chains on two cores over that of one chain.
+
+    The compiled density is the same; the median of three runs.
+    """
     target = find("radon")
     data = target.entry.load_data()
     density = LogDensity(target.entry.program(data), data)

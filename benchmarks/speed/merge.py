@@ -1,4 +1,7 @@
-"""Measuring some entries again: the new figures take the place of the old ones, and the document says which are new."""
+"""Merge a repeated measurement of some entries into an earlier document.
+
+New figures replace the old ones, and the document says which are new.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ SAME = ("schema", "quick", "pairs", "settings", "machine", "versions")
 
 
 def earlier(out: Path) -> dict[str, Any] | None:
-    """Return the document of a run in a folder, that of an unfinished one where there is no other; None for a fresh folder."""
+    """Return the document of a run in a folder, else that of an unfinished run.
+
+    None for a fresh folder.
+    """
     for file in (out / "bench.json", out / "logs" / "partial.json"):
         if file.exists():
             document: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))
@@ -25,11 +31,11 @@ def earlier(out: Path) -> dict[str, Any] | None:
 
 
 def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the old document with whatever the new one measured in its place.
+    """Return the old document with its figures replaced by those of the new one.
 
     Raises:
-        UsageError: the two runs are not of the same machine, versions, pairs and settings, so that
-            one table would mix them.
+        UsageError: the runs differ in machine, versions, pairs or settings, so one table would mix
+            them.
     """
     for key in SAME:
         if old.get(key) != new.get(key):

@@ -1,4 +1,4 @@
-"""Two pictures of a run: ratios against the bars, and growth with the data."""
+"""Figures of a run: ratios with the bars, and growth with the data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MARKS = {
 
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
-    """Write the pictures as SVG."""
+    """Write the figures as SVG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -58,9 +58,10 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
             yticklabels=names,
         )
         axis.invert_yaxis()
+        # below the axes, since points lie everywhere
         axis.legend(
             fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncol=4, frameon=False
-        )  # below: points lie everywhere
+        )
     for key, label, mark in (
         ("gradient", "gradient on all rows", "o-"),
         ("svi_mean_field", "SVI step on 100 rows", "s-"),

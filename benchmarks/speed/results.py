@@ -1,4 +1,4 @@
-"""From times to ratios and from ratios to bars."""
+"""Ratios from times, and bars from ratios."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Any
 
 __all__ = ["Bar", "Ratio", "bars", "ratios", "speeds"]
 
-EAGER_LIMIT = (
-    3e-3  # seconds per eager SVI step below which handlers, not arithmetic, take the time
-)
+# seconds per eager SVI step; below it the time goes to handlers, not to arithmetic
+EAGER_LIMIT = 3e-3
 NUTS_BARS = {"pyro": 20.0, "numpyro": 4.0, "stan": 1.5, "pymc": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """Our speed over a peer's for one measure of one entry: median, smallest and largest over the pairs."""
+    """Speed of this project over a peer's for one measure of one entry.
+
+    Median, smallest and largest over the pairs.
+    """
 
     target: str
     measure: str
@@ -31,7 +33,10 @@ class Ratio:
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One bar: what is asked, what was measured, whether it is met; None where it was not measured in this run."""
+    """One bar: the requirement, the measurement, and whether it is met.
+
+    None if it was not measured in this run.
+    """
 
     name: str
     asked: str
@@ -40,7 +45,7 @@ class Bar:
 
 
 def speeds(side: Mapping[str, Any], measure: str) -> list[float]:
-    """Return pieces of work per second for each pair: steps, gradients, points, effective draws."""
+    """Return work per second for each pair: steps, gradients, points, effective draws."""
     if measure == "nuts":
         return [
             row["ess_per_second"] if row["ess_per_second"] is not None else math.nan
@@ -56,7 +61,10 @@ def speeds(side: Mapping[str, Any], measure: str) -> list[float]:
 
 
 def pair_ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Return our speed over theirs pair by pair; pairs in which a side has no figure, or the peer drew nothing usable, are left out."""
+    """Return the ratios of speeds pair by pair.
+
+    Pairs without a figure on one side, or without usable draws of the peer, are omitted.
+    """
     return [
         a / b
         for a, b in zip(ours, theirs, strict=False)
@@ -65,7 +73,7 @@ def pair_ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 
 
 def ratios(document: Mapping[str, Any], measures: Sequence[str]) -> list[Ratio]:
-    """Return every ratio of a run, in the order entry, measure, peer."""
+    """Return every ratio of a run, ordered by entry, measure, peer."""
     out = []
     for name, target in document["targets"].items():
         ours = target["sides"].get("ours", {})
@@ -92,7 +100,7 @@ def ratios(document: Mapping[str, Any], measures: Sequence[str]) -> list[Ratio]:
 
 
 def bars(document: Mapping[str, Any]) -> list[Bar]:
-    """Return every bar beside what this run measured."""
+    """Return every bar with what this run measured."""
     found = ratios(document, ("svi_mean_field", "svi_full_rank", "nuts", "nuts_gradient"))
     return [
         *_svi_bars(document, found),
@@ -220,7 +228,7 @@ def _command_bars(document: Mapping[str, Any]) -> list[Bar]:
 
 
 def _seconds(done: Mapping[str, float], key: str) -> str:
-    """Return the seconds of a command, warm ones with those of the run before them, which still compiled."""
+    """Return the seconds of a command; warm ones include the second run, which still compiled."""
     if key not in done:
         return "not measured"
     second = done.get(key.replace("_warm", "_second")) if key.endswith("_warm") else None

@@ -1,4 +1,4 @@
-"""The run: every side of a target in its own process, one slice of each in turn, pair after pair."""
+"""The run: each side of a target in its own process, slices in turn, pair after pair."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ PACKAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What is asked for: entries, sides, pairs, and whether cold starts, growth and whole commands are timed too."""
+    """Settings of a run: entries, sides, pairs, and which extra measurements to make.
+
+    These are cold starts, growth and whole commands.
+    """
 
     targets: tuple[str, ...]
     sides: tuple[str, ...]
@@ -72,7 +75,7 @@ def execute(bench: Bench, folder: Path, say: Say) -> dict[str, Any]:
 
     Args:
         bench: what to run.
-        folder: logs of the processes are written here.
+        folder: folder of the logs of the processes.
         say: receives a line per step.
     """
     begun, load = time.time(), extra.load_average()
@@ -97,9 +100,8 @@ def execute(bench: Bench, folder: Path, say: Say) -> dict[str, Any]:
             _compile_ahead(bench, folder, say)
         for name in bench.targets:
             document["targets"][name] = run_target(find(name), sides, bench, folder, caches, say)
-            (folder / "partial.json").write_text(
-                strict_json(document), encoding="utf8"
-            )  # a run of an hour must not be lost whole
+            # so that an interruption after an hour does not lose everything
+            (folder / "partial.json").write_text(strict_json(document), encoding="utf8")
     document["growth"] = extra.growth(bench.growth, bench.pairs, bench.settings, folder, say)
     document["commands"] = extra.commands(bench.commands, say)
     document["load_average"] = {"before": load, "after": extra.load_average()}
@@ -116,10 +118,13 @@ def _versions() -> dict[str, str]:
 
 
 def _compile_ahead(bench: Bench, folder: Path, say: Say) -> None:
-    """Fill the ordinary cache of compiled graphs, two processes at a time, so that nothing compiles between timed slices."""
+    """Fill the usual cache of compiled graphs, two processes at a time.
+
+    Nothing then compiles between timed slices.
+    """
 
     def one(name: str) -> None:
-        with contextlib.suppress(PeerError):  # the run itself meets it again and reports it
+        with contextlib.suppress(PeerError):  # the run meets the error again and reports it
             worker = Worker("ours", (name, find(name).form, None), bench.settings, folder)
             try:
                 for measure in set(bench.measures) - {"nuts"}:
@@ -181,7 +186,10 @@ def _start(
     check: tuple[LogDensity, dict[str, Array]] | None,
     result: dict[str, Any],
 ) -> Worker:
-    """Start a side and prepare its measures; with `check` its density must equal ours first, without it the process ends here."""
+    """Start a side and prepare its measures.
+
+    With `check`, its density must equal ours first; without, the process ends here.
+    """
     data = None if side in ("ours", "pyro") else arrays(target)
     worker = Worker(side, (target.name, target.form, data), bench.settings, folder, caches)
     try:
@@ -216,7 +224,10 @@ def _points(density: LogDensity) -> dict[str, Array]:
 
 
 def density_error(ours: Array, theirs: Array) -> float:
-    """Return the largest error of a difference between two points, relative to 1 + max |log density|."""
+    """Return the largest error of a difference between two points.
+
+    It is relative to 1 + max |log density|.
+    """
     error = np.abs((theirs - theirs[0]) - (ours - ours[0])).max() / (1 + np.abs(ours).max())
     return float(error)
 
@@ -267,7 +278,10 @@ def _posterior(target: Target, density: LogDensity, runs: Sequence[NutsRun]) -> 
 
 
 def ess_of(target: Target, density: LogDensity, run: NutsRun) -> float:
-    """Return the smallest bulk ESS of one chain over the judged quantities; 0 where a component never moves, NaN for too few draws."""
+    """Return the smallest bulk ESS of one chain over the judged quantities.
+
+    0 if a component never moves, NaN for too few draws.
+    """
     if len(next(iter(run.draws.values()))) < 8:
         return float("nan")
     x, _ = components(_posterior(target, density, [run]), lp=False)
@@ -293,7 +307,7 @@ def _nuts_row(target: Target, density: LogDensity, run: NutsRun) -> dict[str, An
 
 
 def _rhat(target: Target, density: LogDensity, runs: Sequence[NutsRun]) -> float | None:
-    """Return the largest R-hat when the runs of all pairs are taken as chains."""
+    """Return the largest R-hat with the runs of all pairs as chains."""
     usable = [r for r in runs if len(next(iter(r.draws.values()))) >= 8]
     if len(usable) < 2:
         return None

@@ -1,4 +1,4 @@
-"""NumPyro's side: the same models written in NumPyro, float64, one thread; every loop runs inside XLA."""
+"""NumPyro's side: the same models in NumPyro, float64, one thread, loops inside XLA."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def hierarchy(x: Any, y: Any) -> None:
 
 
 def enumerated(petal: Any) -> None:
-    """Two classes of iris, summed out by hand (NumPyro's fastest form of the enumerated program)."""
+    """Two classes of iris, summed out by hand: NumPyro's fastest form of the program."""
     weight = numpyro.sample("weight", dist.Dirichlet(jnp.full((2,), 5.0)))
     with numpyro.plate("class", 2):
         location = numpyro.sample("location", dist.Normal(4.0, 2.0))
@@ -167,8 +167,8 @@ class NumPyro:
         both, flat = self._flat()
 
         def loop(number: Any, u: Any) -> Any:
-            # each point depends on the last value and gradient, so that nothing is hoisted out of
-            # the loop or left out
+            # Each point depends on the last value and gradient, so that XLA cannot hoist or drop
+            # anything.
             def body(_: Any, v: Any) -> Any:
                 value, gradient = both(v)
                 return v - 1e-12 * (gradient + value)

@@ -1,4 +1,7 @@
-"""Our side: the compiled log density, `guides.fit`, `benchmarks.run_nuts` on the entry as a user would call them."""
+"""This project's side: compiled log density, `guides.fit` and `benchmarks.run_nuts`.
+
+They are called as a user would call them.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ FOREVER = 10**8
 
 
 def build(target: str, settings: Settings) -> Side:
-    """Return our side of a target."""
+    """Return this project's side of a target."""
     return Ours(find(target), settings)
 
 
@@ -54,14 +57,14 @@ def log_joint(density: LogDensity, points: Mapping[str, Array]) -> Array:
 
 
 class _Left(BaseException):
-    """Ends a fit from its progress callback."""
+    """Raised in a progress callback to end a fit."""
 
 
 class PausedFit:
-    """`guides.fit` in a thread of its own that stands still between slices, so that slices of several sides can alternate.
+    """`guides.fit` in its own thread, paused between slices.
 
-    The time of a slice is that between two calls of the fit's own progress callback, so everything
-    a step does is in it.
+    Slices of several sides can therefore alternate. The time of a slice is that between two calls
+    of the fit's progress callback, so it includes everything a step does.
     """
 
     def __init__(
@@ -107,7 +110,7 @@ class PausedFit:
             self._wait(step)
 
     def slice(self, seconds: float) -> Timing:
-        """Let the fit run for about this long."""
+        """Let the fit run for about this many seconds."""
         if not self._thread.is_alive():
             self._thread.start()
         self._go.put(seconds)
@@ -124,7 +127,7 @@ class PausedFit:
 
 
 class Ours:
-    """Everything compiled where that works (`compile="on"`), as `prepare` reports it."""
+    """Everything compiled if possible (`compile="on"`); `prepare` reports whether it was."""
 
     measures: tuple[str, ...] = MEASURES
 
@@ -170,16 +173,15 @@ class Ours:
         else:
             family = measure.removeprefix("svi_")
             assert family in FAMILIES
-            if (
-                self.target.form != "growth"
-            ):  # a whole fit ends with an ELBO on all rows, too much for a million of them
+            # a whole fit ends with an ELBO on all rows, too slow for a million of them
+            if self.target.form != "growth":
                 record = self._whole_fit(family)
             self.fits[measure] = PausedFit(self.target, self.data, family, self.settings)
             self.fits[measure].slice(0.05)
         return record
 
     def _whole_fit(self, family: str) -> dict[str, Any]:
-        """Fit shortly to the end: what it says of its compiled step is the record of the measure."""
+        """Run a short fit to its end and return its record of the compiled step."""
         short = guides.fit(
             self.target.entry,
             family,

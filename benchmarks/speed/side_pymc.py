@@ -1,4 +1,7 @@
-"""PyMC with nutpie: the same models in PyMC, compiled by numba, sampled by the same Rust NUTS with the same mass matrix as ours."""
+"""PyMC with nutpie: the same models in PyMC, compiled by numba.
+
+The sampler is the same Rust NUTS with the same mass matrix as on this project's side.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from zoo.errors import UsageError
 __all__ = ["FORMS", "PyMC", "build"]
 
 Array = NDArray[np.float64]
-# as in benchmarks.mcmc.nuts, which is not imported here: it would bring torch into this process
+# As in benchmarks.mcmc.nuts; importing that would load torch into this process.
 TUNE = 800
 
 
@@ -129,7 +132,7 @@ class PyMC:
         return {"used": True, "reason": "numba"}
 
     def time(self, measure: str) -> Timing:
-        """Refuse: nothing but NUTS is timed here."""
+        """Refuse: only NUTS is timed on this side."""
         raise UsageError(
             f"Only nuts is timed on this side, not {measure!r}; ask for it with nuts(seed)."
         )

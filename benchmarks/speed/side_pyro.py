@@ -1,4 +1,7 @@
-"""Stock Pyro: its own SVI step, potential and NUTS on the same program, argument validation off (which favors it)."""
+"""Stock Pyro: its own SVI step, potential and NUTS on the same program.
+
+Argument validation is off, which favors it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from zoo.density.log_density import LogDensity
 __all__ = ["StockPyro", "build"]
 
 Array = NDArray[np.float64]
-LEAPFROGS = 12.0  # gradients per iteration assumed when the length of the run is chosen
+LEAPFROGS = 12.0  # assumed gradients per iteration when choosing the length of a run
 
 
 def build(target: str, settings: Settings) -> Side:
@@ -32,11 +35,15 @@ def build(target: str, settings: Settings) -> Side:
 
 
 class _OutOfTime(Exception):
-    """Ends a chain from its hook."""
+    """Raised in a hook to end a chain."""
 
 
 class StockPyro:
-    """`Trace_ELBO` / `TraceEnum_ELBO` with `AutoNormal` / `AutoMultivariateNormal` and Adam; `NUTS` with its defaults."""
+    """Stock Pyro's SVI and NUTS.
+
+    `Trace_ELBO` / `TraceEnum_ELBO` with `AutoNormal` / `AutoMultivariateNormal` and Adam; `NUTS`
+    with its defaults.
+    """
 
     measures: tuple[str, ...] = ("gradient", "svi_mean_field", "svi_full_rank", "nuts")
 
@@ -48,9 +55,8 @@ class StockPyro:
         self.data = target.entry.load_data()
         self.kwargs = dict(self.data.train)
         self.program = target.entry.program(self.data)
-        self.density = LogDensity(
-            self.program, self.data, dtype=target.entry.dtype
-        )  # names and shapes of the sites only
+        # used for names and shapes of the sites only
+        self.density = LogDensity(self.program, self.data, dtype=target.entry.dtype)
         self.steps: dict[str, SVI] = {}
         pyro.set_rng_seed(0)
         self.initial, self.potential, self.transforms, _ = initialize_model(
@@ -109,7 +115,10 @@ class StockPyro:
         return repeat(lambda: svi.step(**self.kwargs), self.settings.slice_seconds)
 
     def nuts(self, seed: int) -> NutsRun:
-        """Run a chain short enough for the limit, as many warm-up iterations as draws; what was run is what counts."""
+        """Run a chain short enough for the time limit, with as many warm-up steps as draws.
+
+        Only the steps that were run count.
+        """
         settings = self.settings
         once = repeat(self._gradient, 0.1).per
         number = int(

@@ -1,4 +1,7 @@
-"""Stan's side, through PyStan: the same models in Stan, with its own generalized-linear-model functions where it has them."""
+"""Stan's side, through PyStan: the same models in Stan.
+
+They use its generalized-linear-model functions where it has them.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +31,19 @@ parameters { real<lower=0, upper=1> weight; vector[2] location; vector<lower=0>[
 model {
   weight ~ beta(2, 2); location ~ normal(0, 5); scale ~ lognormal(0, 0.5);
   for (n in 1:N)
-    target += log_mix(weight, normal_lpdf(y[n] | location[1], scale[1]), normal_lpdf(y[n] | location[2], scale[2]));
+    target += log_mix(
+      weight,
+      normal_lpdf(y[n] | location[1], scale[1]), normal_lpdf(y[n] | location[2], scale[2]));
 }"""
     ),
     "eight_schools": (
         """
 data { int N; vector[N] y; vector[N] se; }
 parameters { real mu; real<lower=0> tau; vector[N] theta_raw; }
-model { mu ~ normal(0, 5); tau ~ cauchy(0, 5); theta_raw ~ normal(0, 1); y ~ normal(mu + tau * theta_raw, se); }"""
+model {
+  mu ~ normal(0, 5); tau ~ cauchy(0, 5); theta_raw ~ normal(0, 1);
+  y ~ normal(mu + tau * theta_raw, se);
+}"""
     ),
     "linear": (
         """
@@ -43,19 +51,25 @@ data { int N; int K; matrix[N, K] x; vector[N] y; }
 parameters { real<lower=0> noise_variance; vector[K] weight; }
 model {
   real noise = sqrt(noise_variance);
-  noise_variance ~ inv_gamma(2, 1); weight ~ normal(0, noise); y ~ normal_id_glm(x, 0, weight, noise);
+  noise_variance ~ inv_gamma(2, 1); weight ~ normal(0, noise);
+  y ~ normal_id_glm(x, 0, weight, noise);
 }"""
     ),
     "logistic": (
         """
 data { int N; int K; matrix[N, K] x; array[N] int malignant; }
 parameters { real intercept; vector[K] weight; }
-model { intercept ~ normal(0, 2.5); weight ~ normal(0, 2.5); malignant ~ bernoulli_logit_glm(x, intercept, weight); }"""
+model {
+  intercept ~ normal(0, 2.5); weight ~ normal(0, 2.5);
+  malignant ~ bernoulli_logit_glm(x, intercept, weight);
+}"""
     ),
     "radon": (
         """
 data { int N; array[N] int county; vector[N] floor; vector[N] y; }
-parameters { real center; real slope; real<lower=0> spread; real<lower=0> noise; vector[85] intercept; }
+parameters {
+  real center; real slope; real<lower=0> spread; real<lower=0> noise; vector[85] intercept;
+}
 model {
   center ~ normal(0, 10); slope ~ normal(0, 10); spread ~ normal(0, 1); noise ~ normal(0, 1);
   intercept ~ normal(center, spread); y ~ normal(intercept[county] + slope * floor, noise);
@@ -64,9 +78,13 @@ model {
     "hierarchy": (
         """
 data { int N; int K; matrix[N, K] x; matrix[N, K] y; }
-parameters { real intercept; real slope; real<lower=0> group_scale; real<lower=0> noise_scale; vector[N] effect; }
+parameters {
+  real intercept; real slope; real<lower=0> group_scale; real<lower=0> noise_scale;
+  vector[N] effect;
+}
 model {
-  intercept ~ normal(0, 5); slope ~ normal(0, 2.5); group_scale ~ normal(0, 2); noise_scale ~ normal(0, 2);
+  intercept ~ normal(0, 5); slope ~ normal(0, 2.5);
+  group_scale ~ normal(0, 2); noise_scale ~ normal(0, 2);
   effect ~ normal(intercept, group_scale);
   to_vector(y) ~ normal(to_vector(rep_matrix(effect, K) + slope * x), noise_scale);
 }"""
@@ -78,7 +96,10 @@ parameters { simplex[2] weight; vector[2] location; vector<lower=0>[2] scale; }
 model {
   weight ~ dirichlet(rep_vector(5, 2)); location ~ normal(4, 2); scale ~ lognormal(log(0.5), 0.5);
   for (n in 1:N)
-    target += log_mix(weight[1], normal_lpdf(petal[n] | location[1], scale[1]), normal_lpdf(petal[n] | location[2], scale[2]));
+    target += log_mix(
+      weight[1],
+      normal_lpdf(petal[n] | location[1], scale[1]),
+      normal_lpdf(petal[n] | location[2], scale[2]));
 }"""
     ),
 }
@@ -90,7 +111,10 @@ def build(form: str, data: dict[str, NDArray[Any]], settings: Settings) -> Side:
 
 
 def _module() -> Any:
-    """Import PyStan, which asks setuptools for a module that setuptools no longer has; it only lists plug-ins with it."""
+    """Import PyStan, with a stand-in for a module that setuptools has removed.
+
+    PyStan only lists plug-ins with it.
+    """
     if "pkg_resources" not in sys.modules:
         try:
             import pkg_resources  # type: ignore[import-untyped, import-not-found, unused-ignore]  # noqa: F401
@@ -107,11 +131,12 @@ def _module() -> Any:
 
 
 class Stan:
-    """NUTS with Stan's defaults. Its gradient is not reachable without serialization, so only NUTS is timed.
+    """NUTS with Stan's defaults.
 
-    The wall time is that of `sample`, which runs Stan in this process's pool and stores the draws;
-    a build with a new seed is outside it (the compiled program is cached, and so are draws of a
-    seed seen before, hence new seeds).
+    Only NUTS is timed, since the gradient is not accessible without serialization. The wall time
+    is that of `sample`, which runs Stan in this process's pool and stores the draws. A build with
+    a new seed is not included; the compiled program is cached, and so are draws of a seed seen
+    before, hence new seeds.
     """
 
     measures: tuple[str, ...] = ("nuts",)
@@ -149,13 +174,16 @@ class Stan:
         return {"used": True, "reason": "C++"}
 
     def time(self, measure: str) -> Timing:
-        """Refuse: nothing but NUTS is timed here."""
+        """Refuse: only NUTS is timed on this side."""
         raise UsageError(
             f"Only nuts is timed on this side, not {measure!r}; ask for it with nuts(seed)."
         )
 
     def nuts(self, seed: int) -> NutsRun:
-        """Run one chain with Stan's defaults and 1,000 iterations of warm-up; a seed may be used once per process."""
+        """Run one chain with Stan's defaults and 1,000 iterations of warm-up.
+
+        A seed may be used once per process.
+        """
         model, number = self._model(seed + 17 * os.getpid() % 1_000_000), self.settings.draws
         begun, cpu = time.perf_counter(), _cpu()
         fit = model.sample(num_chains=1, num_warmup=1000, num_samples=number, save_warmup=True)

@@ -1,4 +1,4 @@
-"""What a side of the benchmark can do, and how a repeated call is timed."""
+"""Interface of a side of the benchmark, and timing of a repeated call."""
 
 from __future__ import annotations
 
@@ -38,25 +38,23 @@ HOMES = {
     "stan": "side_stan",
     "pymc": "side_pymc",
 }
-PEERS = {
-    "numpyro": ("numpyro",),
-    "stan": ("stan",),
-    "pymc": ("pymc", "nutpie"),
-}  # what must be importable
+# packages that must be importable
+PEERS = {"numpyro": ("numpyro",), "stan": ("stan",), "pymc": ("pymc", "nutpie")}
 BATCH = 256  # points of one batched call
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every side of one run shares.
+    """Settings shared by all sides of a run.
 
     Attributes:
         slice_seconds: length of a timed slice.
         particles: particles per SVI step.
         draws: draws of one NUTS run, after the engine's own warm-up.
-        slow_draws, slow_seconds, slow_runs: most draws (and warm-up iterations) of stock Pyro, the
-            seconds it should take, and in how many pairs it runs.
-        compile: what our side asks for.
+        slow_draws, slow_seconds, slow_runs: for stock Pyro, the maximum number of draws (and of
+            warm-up iterations), the target time in seconds, and the number of pairs in which it
+            runs.
+        compile: the compile mode of this project's side.
     """
 
     slice_seconds: float = 0.5
@@ -70,7 +68,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Wall and processor seconds of `count` equal pieces of work."""
+    """Wall and CPU seconds of `count` equal pieces of work."""
 
     count: int
     wall: float
@@ -84,7 +82,11 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class NutsRun:
-    """One chain: draws of every site `[draw, *site]`, seconds with warm-up, gradients where the engine tells, and a remark."""
+    """One chain, with its time.
+
+    Draws of every site `[draw, *site]`, seconds with warm-up, gradients if the engine counts them,
+    and a remark.
+    """
 
     draws: Mapping[str, Array]
     wall: float
@@ -101,10 +103,13 @@ class Side(Protocol):
     measures: tuple[str, ...]
 
     def log_joint(self, points: Mapping[str, Array]) -> Array:
-        """Return the log density of constrained points, no Jacobian, `[point]`, up to a constant."""
+        """Return the log density of constrained points, without Jacobian, `[point]`.
+
+        It is up to a constant.
+        """
 
     def prepare(self, measure: str) -> dict[str, Any]:
-        """Compile whatever a measure needs, run it once, and say what was used."""
+        """Compile what a measure needs, run it once, and return what was used."""
 
     def time(self, measure: str) -> Timing:
         """Time one slice of a measure other than `nuts`."""
@@ -114,7 +119,7 @@ class Side(Protocol):
 
 
 def repeat(call: Callable[[], Any], seconds: float, *, pieces: int = 1) -> Timing:
-    """Call for about `seconds` and return the time; `pieces` of work are done by one call."""
+    """Call for about `seconds` and return the time; one call does `pieces` of work."""
     begun, cpu, done, block = time.perf_counter(), time.process_time(), 0, 1
     while True:
         for _ in range(block):
@@ -127,7 +132,7 @@ def repeat(call: Callable[[], Any], seconds: float, *, pieces: int = 1) -> Timin
 
 
 def missing(side: str) -> str:
-    """Return why a side cannot run here, an empty string where it can.
+    """Return why a side cannot run here, an empty string if it can.
 
     Raises:
         UnknownNameError: no such side.
@@ -145,7 +150,10 @@ def missing(side: str) -> str:
 def make(
     side: str, target: str, form: str, data: Mapping[str, NDArray[Any]] | None, settings: Settings
 ) -> Side:
-    """Build one side of a target; peers get the form and the arrays, ours and stock Pyro load the entry by name."""
+    """Build one side of a target.
+
+    Peers get the form and the arrays; this project and stock Pyro load the entry by name.
+    """
     module = importlib.import_module(f"benchmarks.speed.{HOMES[side]}")
     made: Side = (
         module.build(target, settings)

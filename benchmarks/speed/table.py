@@ -1,4 +1,4 @@
-"""The Markdown of a run, and where it goes in a page: between two marks, so that the words around it stay."""
+"""Markdown of a run, inserted into a page between two marks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 
 def insert(page: Path, text: str) -> None:
-    """Replace what lies between the marks of a page.
+    """Replace the text between the marks of a page.
 
     Raises:
         UsageError: the page lacks the marks.
@@ -75,7 +75,7 @@ def _about(document: Mapping[str, Any]) -> str:
             " absolute figures are high"
         )
         shared = f" Load average when it began: {load[0]:.1f}{busy if load[0] > 0.7 else ''}."
-    # only what the table holds: the last time an entry was measured
+    # only for figures in the table: the last time an entry was measured
     loads = {
         name: (r["load_average"]["before"] or [math.nan])[0]
         for r in document.get("again", ())
@@ -122,7 +122,7 @@ def number(value: float) -> str:
 
 
 def _absolute(document: Mapping[str, Any], measures: Sequence[str], scale: float | None) -> str:
-    """Return medians; as times where `scale` is given, as speeds otherwise."""
+    """Return a table of medians: times if `scale` is given, else speeds."""
     columns = [
         (measure, side)
         for measure in measures
@@ -186,7 +186,10 @@ def _ratios(document: Mapping[str, Any]) -> str:
 
 
 def _starts(document: Mapping[str, Any]) -> str:
-    """Return seconds from starting a process to the first warm call: NUTS, and one SVI family, cold and warm."""
+    """Return seconds from process start to the first warm call, cold and warm.
+
+    For NUTS and one SVI family.
+    """
     rows = []
     for target in document["targets"].values():
         for side, result in target["sides"].items():

@@ -1,10 +1,15 @@
-"""The eight entries of the benchmark: four of the registry, four made here.
+"""The eight entries of the benchmark: four of the registry, four defined here.
 
-    mixture        weight ~ Beta(2, 2), location_k ~ Normal(0, 5), scale_k ~ LogNormal(0, 0.5), y_i ~ mixture; 5 parameters
-    linear_20000   the conjugate regression of the registry on 20,000 x 50 generated numbers; 51 parameters
-    radon          intercept_c ~ Normal(center, spread), y_i ~ Normal(intercept_c(i) + slope floor_i, noise); 89 parameters
-    hierarchy_400  the random intercepts of the registry with 396 groups of 6 rows; 400 parameters
-    growth         a regression whose rows may come as minibatches, for the growth curve; not in the table
+    mixture        weight ~ Beta(2, 2), location_k ~ Normal(0, 5), scale_k ~ LogNormal(0, 0.5),
+                   y_i ~ mixture; 5 parameters
+    linear_20000   the conjugate regression of the registry on 20,000 x 50 generated numbers;
+                   51 parameters
+    radon          intercept_c ~ Normal(center, spread),
+                   y_i ~ Normal(intercept_c(i) + slope floor_i, noise); 89 parameters
+    hierarchy_400  the random intercepts of the registry with 396 groups of 6 rows;
+                   400 parameters
+    growth         a regression whose rows may come as minibatches, for the growth curve;
+                   not in the table
 
 Generated numbers come from numpy's default generator with a fixed seed; every side of one run gets
 the same arrays.
@@ -38,7 +43,7 @@ GROWTH_BATCH = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One entry of the benchmark: `form` names the program the peers write for it."""
+    """One entry of the benchmark; `form` names the program that the peers implement."""
 
     name: str
     title: str
@@ -96,7 +101,10 @@ def linear_data(seed: int, rows: int, features: int) -> Data:
 
 
 def radon_data(seed: int) -> Data:
-    """Draw unequal counties, at least two rows each, with spread 0.35 between and 0.75 within them."""
+    """Draw counties of unequal size, at least two rows each.
+
+    The spread is 0.35 between counties and 0.75 within them.
+    """
     rng = np.random.default_rng(seed)
     share = rng.dirichlet(np.full(RADON_COUNTIES, 1.2))
     extra = rng.choice(RADON_COUNTIES, RADON_ROWS - 2 * RADON_COUNTIES, p=share)
@@ -147,7 +155,7 @@ def hierarchy_data(seed: int, groups: int, rows: int) -> Data:
 
 
 def growth_data(seed: int, rows: int) -> Data:
-    """Draw a regression with ten features; rows may be taken as minibatches."""
+    """Draw a regression with ten features whose rows allow minibatches."""
     table = linear_data(seed, rows, 10)
     return replace(table, batched=("x", "y"), size=rows)
 
@@ -293,5 +301,5 @@ def find(name: str) -> Target:
 
 
 def arrays(target: Target) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the data of a target as numpy arrays, what the peers are given."""
+    """Return the data of a target as numpy arrays, as passed to the peers."""
     return {name: value.numpy() for name, value in target.entry.load_data().train.items()}

@@ -1,4 +1,4 @@
-"""One side of one target in a process of its own: started fresh, one thread, asked by messages."""
+"""One side of one target in its own fresh process with one thread, driven by messages."""
 
 from __future__ import annotations
 
@@ -33,11 +33,14 @@ SINGLE_THREAD = {
 
 
 class PeerError(InfrastructureError):
-    """A side failed; the text is what its process said."""
+    """A side failed; the message is that of its process."""
 
 
 def keep_priority() -> None:
-    """Give the session just made the priority of its process: Linux shares processors between sessions first, then within them."""
+    """Give the new session the priority of its process.
+
+    Linux shares processors between sessions first, then within them.
+    """
     with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(os.nice(0)), encoding="ascii")
 
@@ -45,7 +48,7 @@ def keep_priority() -> None:
 def _serve(
     connection: Connection, environment: Mapping[str, str], log: str, made: tuple[Any, ...]
 ) -> None:
-    os.setsid()  # a peer may leave a pool of its own behind; `close` ends the whole group
+    os.setsid()  # a peer may leave a pool behind; `close` ends the whole group
     keep_priority()
     os.environ.update(environment)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -75,8 +78,8 @@ class Worker:
         side: `ours`, `pyro`, `numpyro`, `stan` or `pymc`.
         target: name of the target, its form and, for peers, its arrays.
         settings: shared by all sides of the run.
-        folder: where its log and its caches go.
-        environment: variables of this process beside those that keep it to one thread.
+        folder: folder of its log and its caches.
+        environment: environment variables of this process, added to those that set one thread.
 
     Raises:
         PeerError: the side cannot be built.
@@ -98,7 +101,7 @@ class Worker:
         arguments = (theirs, variables, str(self.log), (side, *target, settings))
         begun = time.perf_counter()
         before = {name: os.environ.get(name) for name in variables}
-        os.environ.update(variables)  # some libraries read them while the interpreter starts
+        os.environ.update(variables)  # some libraries read them at interpreter start
         try:
             self._process = context.Process(target=_serve, args=arguments)
             self._process.start()
@@ -136,7 +139,7 @@ class Worker:
         return self._answer(timeout)
 
     def prepare(self, measure: str) -> dict[str, Any]:
-        """Prepare a measure and keep the seconds that took."""
+        """Prepare a measure and add the seconds it took."""
         begun = time.perf_counter()
         record: dict[str, Any] = self.ask("prepare", measure)
         self.seconds[measure] = time.perf_counter() - begun

@@ -1,4 +1,4 @@
-"""What measures the pages of `docs/results/`: one folder per study, each with a record `STUDY`.
+"""Studies, which measure the pages of `docs/results/`: one folder and `STUDY` record each.
 
 `zoo study` lists them, `zoo study NAME` measures one and renders its page.
 """

@@ -1,8 +1,8 @@
-"""Measuring a study, part by part, and rendering what was measured.
+"""Measuring a study part by part, rendering and publishing its rows.
 
 A folder of a study holds `rows.json` (strict JSON: `{"schema": 1, "study", "quick", "rows": {part:
-rows}}`), the rendered page with its pictures, and one folder per part for what a measurement keeps
-while it runs. The same call resumes; a part that is in `rows.json` is finished.
+rows}}`), the rendered page with its pictures, and one folder per part for intermediate results.
+The same call resumes; a part that is in `rows.json` is finished.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ QUICK = "**A quick run with small budgets, for trying: nothing here is to be quo
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """Rows of a study by part, whether they are of a quick run, and where they were found."""
+    """Rows of a study by part, whether from a quick run, and their source."""
 
     quick: bool
     rows: Rows
@@ -43,12 +43,12 @@ class Stored:
 
 
 def default_folder(study: Study, quick: bool) -> Path:
-    """Return where rows and page go: rows of quick runs never lie among others."""
+    """Return the default folder of rows and page; quick runs have one of their own."""
     return Path("out/studies") / (f"{study.name}-quick" if quick else study.name)
 
 
 def published(study: Study, root: Path = Path()) -> Rows:
-    """Return the rows of the page as it is in the repository; empty where nothing was published."""
+    """Return the rows of the page in the repository; empty if none were published."""
     return study.read(_home(study, root))
 
 
@@ -58,7 +58,7 @@ def _home(study: Study, root: Path) -> Path:
 
 
 def find_rows(study: Study, folder: Path, root: Path = Path()) -> Stored:
-    """Return the rows in a folder, or the published ones where it has none.
+    """Return the rows in a folder, or the published ones if it has none.
 
     Raises:
         UsageError: there are neither.
@@ -74,10 +74,10 @@ def find_rows(study: Study, folder: Path, root: Path = Path()) -> Stored:
 
 
 def _stored(study: Study, folder: Path) -> Stored | None:
-    """Return what a folder of this study holds, None where the folder is new.
+    """Return the rows in a folder of this study, None if the folder is new.
 
     Raises:
-        UsageError: the folder holds something else.
+        UsageError: the folder has other content.
     """
     path = folder / ROWS
     if not path.exists():
@@ -112,17 +112,17 @@ def measure(
 
     Args:
         study: what to measure.
-        folder: of `rows.json`; what is there is kept.
+        folder: folder of `rows.json`; existing rows are kept.
         quick: smaller budgets.
-        part: measure this part again, and leave the others as they are in the folder or, where the
-            folder is new, as they were published.
+        part: measure this part again; other parts stay as they are in the folder or, if the folder
+            is new, as published.
         jobs: processes at once.
-        events: hears of the progress.
-        root: of the repository.
+        events: progress callbacks.
+        root: root of the repository.
 
     Raises:
-        UsageError: an unknown part, a folder that holds something else, or something missing that
-            the study needs.
+        UsageError: an unknown part, a folder with other content, or a missing requirement of the
+            study.
     """
     events = events or Events()
     names = _chosen(study, part)
@@ -135,9 +135,9 @@ def measure(
         held = f"holds a {kind} run of {study.name}, not a {other} one"
         raise UsageError(f"--out {str(folder)!r} {held}; give another folder.")
     rows = {name: found for name, found in stored.rows.items() if name != part}
-    _save(study, folder, quick, rows)  # the folder is ours from here on
+    _save(study, folder, quick, rows)  # from here on the folder is marked as one of this study
     if part is not None and (folder / part).is_dir():
-        shutil.rmtree(folder / part)  # what an earlier measurement of this part kept
+        shutil.rmtree(folder / part)  # intermediate results of an earlier measurement
     for name in names:
         if name in rows:
             events.say(f"{study.name}: {name} is there")
@@ -174,7 +174,7 @@ def _measured(study: Study, part: str, work: Work) -> object:
     with disk_errors(work.out):
         work.out.mkdir(parents=True, exist_ok=True)
     with one_thread():
-        return json.loads(strict_json(study.measure(part, work)))  # as it will be read again
+        return json.loads(strict_json(study.measure(part, work)))  # as it will be read back
 
 
 def _save(study: Study, folder: Path, quick: bool, rows: Rows) -> None:
@@ -183,7 +183,10 @@ def _save(study: Study, folder: Path, quick: bool, rows: Rows) -> None:
 
 
 def write_page(study: Study, stored: Stored, folder: Path, root: Path = Path()) -> Path:
-    """Render rows into a folder and return the page, a full run with the notes of the published one."""
+    """Render rows into a folder and return the page.
+
+    A full run keeps the notes of the published page.
+    """
     made, page = study.render(stored.rows), folder / study.file_name
     if stored.quick:
         title, _, rest = made.text.partition("\n")
@@ -200,10 +203,10 @@ def _write(made: Rendered, page: Path, old: Path) -> None:
 
 
 def check_target(study: Study, quick: bool, root: Path = Path()) -> None:
-    """Refuse to publish before the minutes are spent.
+    """Refuse, before measuring, what could not be published.
 
     Raises:
-        UsageError: a quick run, or no folder of the page here.
+        UsageError: a quick run, or the folder of the page does not exist here.
     """
     if quick:
         full = "a published page needs a full run: leave out one of them."
@@ -215,10 +218,10 @@ def check_target(study: Study, quick: bool, root: Path = Path()) -> None:
 
 
 def publish(study: Study, stored: Stored, root: Path = Path()) -> list[Path]:
-    """Write page, files and parts of other pages into the repository, and return what was written.
+    """Write page, files and parts of other pages into the repository; return their paths.
 
     Raises:
-        UsageError: see `check_target`; rows of a quick run; a published part that these lack.
+        UsageError: see `check_target`; rows of a quick run; a published part that is missing here.
     """
     check_target(study, stored.quick, root)
     lost = [name for name in published(study, root) if name not in stored.rows]

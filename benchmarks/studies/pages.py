@@ -1,8 +1,8 @@
-"""Parts of a page that are made again and parts that a person wrote: both live in one Markdown file.
+"""Generated and handwritten parts of one Markdown page.
 
-A part lies between `<!-- NAME -->` and `<!-- /NAME -->`. Writers of whole pages keep the part
-`notes` of the page they replace; writers of one table replace that part and leave the rest of the
-page alone.
+A part is enclosed in `<!-- NAME -->` and `<!-- /NAME -->`. Writers of whole pages keep the part
+`notes` of the page they replace; writers of one table replace that part and leave the rest
+unchanged.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from zoo.errors import UsageError
 
 __all__ = ["EMPTY_NOTES", "keep_notes", "part", "replace_part", "with_part"]
 
-EMPTY_NOTES = ("<!-- notes -->", "<!-- /notes -->")  # where a rendered page has room
+EMPTY_NOTES = ("<!-- notes -->", "<!-- /notes -->")  # in a rendered page
 
 
 def part(text: str, name: str) -> str | None:
-    """Return the text between the marks of a part, None where the page has none.
+    """Return the text between the marks of a part, None if the page has none.
 
     Raises:
         UsageError: a part is opened and not closed.
@@ -35,7 +35,7 @@ def part(text: str, name: str) -> str | None:
 
 
 def with_part(text: str, name: str, inside: str) -> str:
-    """Return a page with one part replaced; one without that part as it is."""
+    """Return a page with one part replaced, unchanged if it has no such part."""
     old = part(text, name)
     if old is None:
         return text
@@ -45,13 +45,13 @@ def with_part(text: str, name: str, inside: str) -> str:
 
 
 def keep_notes(text: str, old: Path) -> str:
-    """Return a page with the notes that a person wrote into its earlier version."""
+    """Return a page with the handwritten notes of its earlier version."""
     inside = part(old.read_text(encoding="utf-8"), "notes") if old.is_file() else None
     return text if inside is None else with_part(text, "notes", inside)
 
 
 def replace_part(path: Path, name: str, inside: str) -> None:
-    """Replace one part of a page and leave the rest as it is.
+    """Replace one part of a page and leave the rest unchanged.
 
     Raises:
         UsageError: the page has no such part.

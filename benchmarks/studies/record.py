@@ -1,4 +1,4 @@
-"""What a study says of itself: one record, from which list, command and tests are derived."""
+"""Records of studies, from which list, command and tests are derived."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Work:
     Attributes:
         quick: smaller budgets, for trying; never for a published page.
         jobs: processes at once; rows do not depend on it.
-        out: a folder of this part alone. What is left there is found again by the next run, so
-            that an interrupted one resumes.
-        progress: hears of the progress.
+        out: a folder for this part alone. Its content persists until the next run, so that an
+            interrupted run can resume.
+        progress: progress callbacks.
     """
 
     quick: bool
@@ -37,13 +37,13 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """A page and what belongs to it.
+    """A page with its files.
 
     Attributes:
         text: the page in Markdown.
-        files: pictures and tables beside the page, by file name.
-        parts: parts of other pages that are made from the same rows: page, from the root of the
-            repository -> name of the part -> what stands in it (`benchmarks.studies.pages`).
+        files: figures and tables beside the page, by file name.
+        parts: parts of other pages made from the same rows: path of the page from the root of the
+            repository -> name of the part -> its content (`benchmarks.studies.pages`).
     """
 
     text: str
@@ -57,25 +57,27 @@ def _nothing_published(folder: Path) -> Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What measures a page. A `study.py` in `benchmarks/studies/NAME/`, or a plug-in, has one.
+    """A study, which measures a page; defined in a `study.py` or a plug-in.
+
+    The file is `benchmarks/studies/NAME/study.py`.
 
     Attributes:
-        name: what users call it; the name of its folder.
+        name: its name for users, and that of its folder.
         title: what it measures, in one line.
-        page: the page it renders, from the root of the repository. One that ends in `/` is a
-            folder: the study has no page of its own and fills parts of those that are there.
+        page: the page it renders, from the root of the repository. A path that ends in `/` is a
+            folder: the study has no page of its own and fills parts of existing pages.
         seconds: rough time of a full run.
         quick_seconds: rough time of a quick run.
         measure: `(part, work) -> rows` of that part, in plain JSON.
-        render: `rows by part -> Rendered`; of the same rows, the same text. Parts may be missing.
-        read: `folder of the page -> rows by part`, as they were published, or none.
-        parts: what can be measured by itself, in the order it is measured; a function where that
-            depends on the files of the current folder.
-        optional: parts that a run leaves out, with a warning, where what they need is not there.
-        needs: what a run needs that is not installed with us, in a few words.
+        render: `rows by part -> Rendered`, deterministic in the rows. Parts may be missing.
+        read: `folder of the page -> rows by part`, as published, or none.
+        parts: what can be measured separately, in order; a function if that depends on the files
+            of the current folder.
+        optional: parts that are skipped with a warning if their requirements are missing.
+        needs: requirements of a run that are not installed with this package, in a few words.
 
     Raises:
-        UsageError: a name that is no lower-case identifier, an empty line, or a page elsewhere.
+        UsageError: a name that is not a lower-case identifier, an empty line, or a page elsewhere.
     """
 
     name: str
@@ -91,7 +93,7 @@ class Study:
     needs: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a record that would fail later and elsewhere."""
+        """Validate the fields."""
         names = () if callable(self.parts) else self.parts
         for kind, name in (("study", self.name), *(("part of a study", part) for part in names)):
             if not NAME.fullmatch(name):
@@ -114,10 +116,10 @@ class Study:
 
     @property
     def part_names(self) -> tuple[str, ...]:
-        """What can be measured by itself, here and now."""
+        """Names of the parts that can be measured here and now."""
         return self.parts() if callable(self.parts) else self.parts
 
     @property
     def file_name(self) -> str:
-        """Name of the page beside the rows."""
+        """File name of the page beside the rows."""
         return f"{self.name}.md" if self.page.endswith("/") else Path(self.page).name

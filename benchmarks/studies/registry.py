@@ -1,4 +1,4 @@
-"""The studies by name, from the folders of `benchmarks/studies` and from installed packages."""
+"""Studies by name, from the folders of `benchmarks/studies` and from plug-ins."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from zoo.errors import UnknownNameError, UsageError
 
 __all__ = ["GROUP", "STUDIES", "load"]
 
-GROUP = "posterior_zoo.studies"  # entry points: `my_study = "my_package.my_module:STUDY"`
+GROUP = "posterior_zoo.studies"  # entry point: `my_study = "my_package.my_module:STUDY"`
 FOLDER = Path(__file__).parent
 
 
 @functools.cache
 def _places() -> dict[str, Any]:
-    """Return where each study is, without importing any; a plug-in never replaces one of ours."""
+    """Return the location of each study without importing any.
+
+    A plug-in never replaces a built-in study.
+    """
     folders = sorted(path.parent.name for path in FOLDER.glob("[a-z]*/study.py"))
     files = {name: f"benchmarks.studies.{name}.study" for name in folders}
     points = metadata.entry_points(group=GROUP)

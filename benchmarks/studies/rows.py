@@ -1,4 +1,4 @@
-"""Rows on disk: kept as soon as they are measured, published beside their page as JSON or CSV."""
+"""Rows on disk: stored as soon as they are measured, published as JSON or CSV."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ __all__ = ["Kept", "csv_rows", "csv_text", "json_rows", "json_text"]
 
 
 class Kept:
-    """Rows by name in one JSON file, each written as soon as it is there, to resume from."""
+    """Rows by name in one JSON file, each written at once, so that a run can resume."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def rows(self) -> dict[str, Any]:
-        """What is there so far."""
+        """Rows stored so far."""
         return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
 
     def put(self, name: str, row: Any) -> None:
-        """Write a row."""
+        """Store a row."""
         write_atomic(self.path, json_text({**self.rows, name: row}))
 
     def once(self, name: str, make: Callable[[], Any]) -> None:
-        """Make a row unless it is there."""
+        """Make and store a row unless it exists."""
         if name not in self.rows:
             self.put(name, make())
 
 
 def json_text(rows: Mapping[str, Any]) -> str:
-    """Return strict JSON with a line per value."""
+    """Return strict JSON with one line per value."""
     return strict_json(rows) + "\n"
 
 
 def json_rows(path: Path) -> dict[str, Any]:
-    """Return the rows of a published JSON file, none where there is no file."""
+    """Return the rows of a published JSON file, none if there is no file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], number: str = "") -> str:
-    """Return a CSV table of some columns; `number` is the format of floats, in full without one."""
+    """Return a CSV table of some columns; `number` is the float format, by default in full."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
@@ -60,9 +60,9 @@ def _text(value: Any, number: str) -> Any:
 
 
 def csv_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a published CSV table, none where there is no file.
+    """Return the rows of a published CSV table, none if there is no file.
 
-    Empty cells are None; numbers and truth values are what they were.
+    Empty cells are None; numbers and truth values are restored.
     """
     if not path.exists():
         return []

@@ -1,1 +1,1 @@
-"""What builds the documentation site besides its pages: generated tables, the pictures, and a Sphinx extension."""
+"""Tools of the documentation site: generated tables, pictures, and a Sphinx extension."""

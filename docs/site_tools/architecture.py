@@ -1,8 +1,8 @@
-"""The picture of the rooms and their packages, drawn from the imports, and the table of what each is for.
+"""The picture of the packages, drawn from the imports, and the table of their purposes.
 
 `make pictures` writes `docs/images/architecture.svg` and the table in `docs/architecture.md`; a
-test compares both with the sources. Imports inside functions count. Inside a room an arrow is left
-out where a chain of others implies it.
+test compares both with the sources. Imports inside functions count. Within `zoo`, `guides` or
+`benchmarks` an arrow is omitted if a chain of others implies it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ ROOMS = ("benchmarks", "guides", "zoo")
 PICTURE, PAGE = DOCS / "images" / "architecture.svg", DOCS / "architecture.md"
 BEGIN, END = "<!-- packages:begin -->", "<!-- packages:end -->"
 Graph = dict[str, set[str]]
-
-# -- imports -----------------------------------------------------------------------------------
 
 
 def _module(path: Path) -> str:
@@ -53,13 +51,16 @@ def members(room: str) -> dict[str, Path]:
 
 
 def graph() -> Graph:
-    """Return which member of a room imports which, as `zoo.density -> {zoo.compiler, ...}`, across rooms too."""
+    """Return the members that each member imports, as `zoo.density -> {zoo.compiler, ...}`.
+
+    Imports from other rooms are included.
+    """
     files = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
     edges: Graph = {name: set() for room in ROOMS for name in members(room)}
     for path in files:
         own = ".".join(_module(path).split(".")[:2])
         if own not in edges:
-            continue  # the package of a room itself offers names of all
+            continue  # the package of a room itself offers names of all its members
         for name in _imported(ast.parse(path.read_text(encoding="utf-8"))):
             used = ".".join(name.split(".")[:2])
             if used in edges and used != own:
@@ -82,12 +83,12 @@ def _reduced(edges: Mapping[str, set[str]]) -> Graph:
     }
 
 
-# -- layout ------------------------------------------------------------------------------------
-
-
 @dataclass
 class _Layout:
-    """Members of a room in rows, with bends where an arrow passes a row; `places` are middles of boxes."""
+    """Members of a room in rows, with bends where an arrow passes a row.
+
+    `places` are the centers of boxes.
+    """
 
     edges: Graph
     rows: list[list[str]] = field(default_factory=list)
@@ -100,7 +101,10 @@ class _Layout:
 
 
 def _levels(edges: Graph) -> dict[str, int]:
-    """Return the row of each member, 0 lowest: as low as what it imports allows, but near to its users if it has more of them."""
+    """Return the row of each member, 0 lowest.
+
+    It is as low as its imports allow, but close to its users if it has more of them.
+    """
     level: dict[str, int] = {}
 
     def depth(node: str) -> int:
@@ -173,7 +177,7 @@ def _crossings(rows: list[list[str]], links: list[tuple[str, str]]) -> int:
 
 
 def _place(out: _Layout, near: Mapping[str, list[str]], width: float) -> None:
-    """Move every box toward its neighbors, as far as the others of its row let it."""
+    """Move every box toward its neighbors, as far as its row allows."""
     gap = 9.0
     for row in out.rows:
         taken = sum(map(out.width, row)) + gap * (len(row) - 1)
@@ -203,8 +207,6 @@ def _place(out: _Layout, near: Mapping[str, list[str]], width: float) -> None:
     out.places = {n: x + width / 2 - middle for n, x in out.places.items()}
 
 
-# -- drawing -----------------------------------------------------------------------------------
-
 ROW, BOX, PANEL, LEFT = 41.0, 24.0, 350.0, 0.0
 
 
@@ -216,7 +218,7 @@ def about(path: Path) -> str:
 
 
 def draw() -> str:
-    """Return the picture of today's imports as SVG."""
+    """Return the picture of the current imports as SVG."""
     edges, parts, y, ends = graph(), [], 4.0, {}
     for room in ROOMS:
         own = {
@@ -307,7 +309,7 @@ def table() -> str:
 
 
 def with_table(text: str) -> str:
-    """Return the text of the page with the table of today between its marks."""
+    """Return the text of the page with the current table between its marks."""
     head, _, rest = text.partition(BEGIN)
     return f"{head}{BEGIN}\n\n{table()}\n{END}{rest.partition(END)[2]}"
 

@@ -1,4 +1,4 @@
-"""The page of the command line, from the typer app itself."""
+"""The page of the command line, from the typer app."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["markdown"]
 
 
 def markdown() -> str:
-    """Return a section per command: usage, what it does, its arguments and options."""
+    """Return a section per command: usage, purpose, arguments and options."""
     import typer
 
     from benchmarks.cli.commands import app
@@ -43,7 +43,7 @@ def _usage(command: Any, name: str) -> str:
 
 
 def _plain(names: str) -> str:
-    """Return names and value of a parameter without typer's names of types."""
+    """Return names and value of a parameter without typer's type names."""
     for kind, word in (
         ("int range", "N"),
         ("integer", "N"),
@@ -57,7 +57,7 @@ def _plain(names: str) -> str:
 
 
 def _options(command: Any, name: str) -> str:
-    """Return the table of arguments and options, nothing where a command takes none."""
+    """Return the table of arguments and options, empty if a command has none."""
     context = _context(command, name)
     rows = []
     for parameter in command.params:

@@ -1,4 +1,7 @@
-"""The picture of the compiler: from a tensor function to machine code, with the two checks and the way past the compiler."""
+"""The picture of the compiler: from a tensor function to machine code.
+
+It shows the two checks and the path that skips the compiler.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,8 @@ STAGES = (
     ("standalone library", "kernels and body as one C function"),
     ("load", "pointers in, pointers out"),
 )
-FIRST_CHECK, KEY, LOAD = (
-    3,
-    4,
-    7,
-)  # stages: after the first, from the second past the compiler to the third
+# Stages: the first check comes after the first; a cached key skips from the second to the third.
+FIRST_CHECK, KEY, LOAD = 3, 4, 7
 
 
 def draw() -> str:

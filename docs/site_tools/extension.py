@@ -1,7 +1,8 @@
-"""The Sphinx extension of the site: generated parts of pages, math without scripts, pictures in the colors of the page.
+"""The Sphinx extension of the site: generated parts of pages, math and pictures.
 
-A built page asks nothing of another server: math is MathML, which browsers draw by themselves, and
-the theme brings its fonts and scripts along. The build fails where that is no longer so.
+Math is MathML, which browsers render natively, and pictures follow the colors of the page. A built
+page makes no request to another server; the theme bundles its fonts and scripts. The build fails
+otherwise.
 """
 
 from __future__ import annotations
@@ -26,17 +27,14 @@ _log = logging.getLogger(__name__)
 
 
 def _generate(app: Sphinx, name: str, source: list[str]) -> None:
-    """Replace the marks of a page by what they ask for."""
+    """Replace the marks of a page by their content."""
     source[0] = expand(source[0], DOCS / f"{name}.md")
-
-
-# -- math --------------------------------------------------------------------------------------
 
 
 def _mathml(self: Any, node: nodes.Element, *, block: bool) -> None:
     try:
         text = latex2mathml.tex2mathml(node.astext(), as_block=block)
-    except Exception as error:  # the translator raises many kinds
+    except Exception as error:  # the translator raises many kinds of errors
         _log.warning(
             "math cannot be written as MathML: %s (%s)", node.astext(), error, location=node
         )
@@ -53,11 +51,11 @@ def _block_math(self: Any, node: nodes.Element) -> None:
     _mathml(self, node, block=True)
 
 
-# -- pictures ----------------------------------------------------------------------------------
-
-
 def _inline_pictures(app: Sphinx, tree: nodes.document, name: str) -> None:
-    """Put the pictures drawn by `site_tools.pictures` into the page, whose light and dark colors they then follow."""
+    """Inline the pictures drawn by `site_tools.pictures`.
+
+    They then follow the light and dark colors of the page.
+    """
     if app.builder.format != "html":
         return
     for image in list(tree.findall(nodes.image)):
@@ -70,11 +68,8 @@ def _inline_pictures(app: Sphinx, tree: nodes.document, name: str) -> None:
         image.replace_self(nodes.raw("", f'<div class="picture">{svg}</div>', format="html"))
 
 
-# -- names -------------------------------------------------------------------------------------
-
-
 def _public_name(app: Sphinx, env: Any, node: Any, content: nodes.Node) -> nodes.Node | None:
-    """Find `zoo.types.Data`, as annotations name it, where it is documented: `zoo.Data`."""
+    """Resolve `zoo.types.Data`, as in annotations, to its documented name `zoo.Data`."""
     target = node.get("reftarget", "")
     room, name = target.partition(".")[0], target.rpartition(".")[2]
     if node.get("refdomain") != "py":
@@ -92,9 +87,6 @@ def _public_name(app: Sphinx, env: Any, node: Any, content: nodes.Node) -> nodes
                 env, node["refdoc"], app.builder, "obj", f"{module}.{name}", node, content
             )
     return None
-
-
-# -- requests ----------------------------------------------------------------------------------
 
 
 def _check(app: Sphinx, error: Exception | None) -> None:

@@ -1,4 +1,4 @@
-"""The pages of the Python API: every name in the `__all__` of a package, documented from its docstring."""
+"""Pages of the Python API, from the `__all__` of a package and its docstrings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ HEADINGS = {"function": "Functions", "class": "Classes", "exception": "Exception
 
 
 def public(room: str) -> dict[str, str]:
-    """Return the public names of a module with their kind: `function`, `class`, `exception` or `data`."""
+    """Return the public names of a module with their kind.
+
+    The kind is `function`, `class`, `exception` or `data`.
+    """
     module = importlib.import_module(room)
     kinds = {}
     for name in module.__all__:
@@ -28,7 +31,7 @@ def _kind(value: object) -> str:
 
 
 def markdown(room: str) -> str:
-    """Return the directives for the names of a module: functions first, then what they take and return."""
+    """Return the directives for the names of a module: functions first, then classes."""
     kinds = public(room)
     parts = []
     for kind, heading in HEADINGS.items():

@@ -1,4 +1,4 @@
-"""What the built site would ask of other servers when somebody reads it: nothing."""
+"""Requests that the built site would make to other servers: there must be none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ FROM_A_SHEET = re.compile(
 
 
 def requests(folder: Path) -> list[str]:
-    """Return the requests in the pages and style sheets of a folder, each as `file: text`; links to follow are none."""
+    """Return the requests in the pages and style sheets of a folder, each as `file: text`.
+
+    Links to follow do not count.
+    """
     found = []
     for pattern, globs in ((FROM_A_PAGE, ("*.html",)), (FROM_A_SHEET, ("*.html", "*.css"))):
         for path in sorted(p for glob in globs for p in folder.rglob(glob)):

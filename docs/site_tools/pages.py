@@ -1,8 +1,8 @@
-"""The navigation of the site, and the parts of pages that are made from files when it is built.
+"""Navigation of the site, and parts of pages that are generated when it is built.
 
-A page asks for such a part by a comment at the end of a line, which may go on on others. The part
-takes the place of that line; where the repository is browsed, the comment is invisible and the
-rest of the line stands instead:
+A page requests such a part by a comment at the end of a line, which may continue on others. The
+part replaces that line; where the repository is browsed, the comment is invisible and the rest of
+the line is shown:
 
     The files of this folder. <!-- site: NAME ARGUMENT ... -->
 
@@ -16,7 +16,7 @@ rest of the line stands instead:
 * `names MODULE`: the public names of a module, from its `__all__`.
 * `objects NAME ...`: these, by their full names.
 
-Nothing here needs Sphinx: the tests read the navigation too.
+Sphinx is not needed here: the tests read the navigation too.
 """
 
 from __future__ import annotations
@@ -35,18 +35,21 @@ LINK = re.compile(r"\]\(([^)#\s]+\.md)(?:#[^)]*)?\)")
 
 
 def expand(text: str, page: Path) -> str:
-    """Return the text of a page with its marks replaced by what they ask for."""
+    """Return the text of a page with its marks replaced by their content."""
     return MARK.sub(lambda mark: MAKERS[mark[1]](page, mark[2].split()), text)
 
 
 def title(page: Path) -> str:
-    """Return the first heading of a page, without marks of code."""
+    """Return the first heading of a page without code marks."""
     found = re.search(r"^# (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return found[1].replace("`", "") if found else page.stem
 
 
 def summary(page: Path) -> str:
-    """Return the first sentence of the first paragraph of a page, links as plain text; nothing where it begins with a table."""
+    """Return the first sentence of the first paragraph of a page, links as plain text.
+
+    It is empty if the page begins with a table.
+    """
     for part in page.read_text(encoding="utf-8").split("\n\n"):
         plain = part.strip()
         if plain and not plain.startswith(("#", "<!--", "```", "|", "!", "*", "-")):
@@ -65,13 +68,10 @@ def children(page: Path) -> list[Path]:
 
 
 def reachable(start: Path) -> Iterator[Path]:
-    """Yield a page and all below it in the navigation, each as often as it is named."""
+    """Yield a page and all below it in the navigation, as often as they are named."""
     yield start
     for page in children(start):
         yield from reachable(page)
-
-
-# -- tables of contents ------------------------------------------------------------------------
 
 
 def _linked(page: Path, names: Sequence[str]) -> list[Path]:
@@ -121,11 +121,8 @@ def _summaries(page: Path, globs: Sequence[str]) -> str:
     return "\n".join(["| page | about |", "|---|---|", *rows, "", _toctree(page, pages)])
 
 
-# -- generated text ----------------------------------------------------------------------------
-
-
 def _gallery(page: Path, _: Sequence[str]) -> str:
-    """Tables of entries, one per folder of `zoo/models`, with links to the pages of those that have one."""
+    """Return tables of entries, one per folder of `zoo/models`, linked to their pages."""
     from zoo.registry import catalog
 
     kinds: dict[str, list[str]] = {}
@@ -133,7 +130,7 @@ def _gallery(page: Path, _: Sequence[str]) -> str:
         kind = info.target.split(".")[2]
         own = page.parent / f"{info.name}.md"
         if info.source != "zoo" or (kind == "posteriordb" and not own.exists()):
-            continue  # the entries of posteriordb have one page together
+            continue  # the entries of posteriordb share one page
         name = _link(page, own.resolve(), f"`{info.name}`") if own.exists() else f"`{info.name}`"
         kinds.setdefault(kind, []).append(f"| {name} | {info.title} | {info.reference} |")
     parts = []
@@ -161,7 +158,7 @@ def _gallery(page: Path, _: Sequence[str]) -> str:
 
 
 def _file(page: Path, names: Sequence[str]) -> str:
-    """The text of a file of the repository below its title; its links are those of a page in `docs`."""
+    """Return the text of a file of the repository below its title, with links from `docs`."""
     text = (ROOT / names[0]).read_text(encoding="utf-8")
     body = re.sub(r"\A# .*\n+", "", text)
     return re.sub(r"\]\(docs/", "](", body)

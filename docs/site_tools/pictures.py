@@ -1,8 +1,8 @@
-"""Pictures as SVG text: boxes, arrows and words, in colors that follow the page or the reader's system.
+"""Pictures as SVG text: boxes, arrows and words, in colors of the page or the system.
 
-A picture is written by hand-sized primitives, so that the same input gives the same bytes on every
-machine and a test can compare it with the file in the repository. It is 368 units wide with type
-of 11 and 12: a phone shows it at its natural size.
+Primitives have fixed sizes, so that the same input gives the same bytes on every machine and a
+test can compare a picture with the file in the repository. Pictures are 368 units wide with type
+of 11 and 12, the natural size on a phone.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def document(parts: Iterable[str], height: float, label: str) -> str:
     """Return the SVG file of a picture.
 
     Args:
-        parts: what the functions of this module returned.
+        parts: results of the functions of this module.
         height: in units; the width is `WIDTH`.
-        label: one sentence for those who cannot see it.
+        label: one sentence as a text alternative.
     """
     light, dark = _colors(LIGHT), _colors(DARK)
     style = (
@@ -80,18 +80,18 @@ def _n(value: float) -> str:
 
 
 def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
-    """Return one line of text whose baseline is at y."""
+    """Return one line of text with its baseline at y."""
     chosen = f' class="{kind}"' if kind else ""
     return f'<text x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}"{chosen}>{escape(words)}</text>'
 
 
 def wrapped(words: str, columns: int) -> list[str]:
-    """Return the lines of a text of at most so many letters."""
+    """Return the lines of a text, of at most `columns` characters each."""
     return textwrap.wrap(words, columns)
 
 
 def panel(x: float, y: float, width: float, height: float) -> str:
-    """Return the ground of a group of boxes."""
+    """Return the background of a group of boxes."""
     return (
         f'<rect class="panel" x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}"'
         ' rx="8"/>'
@@ -116,10 +116,10 @@ def box(
         y: its upper edge.
         width: its width.
         height: its height.
-        lines: what stands in it.
-        kind: `module` for a dashed one.
-        about: what a pointer over it shows.
-        soft: the line from which on they are small print.
+        lines: its text.
+        kind: `module` for a dashed box.
+        about: its tooltip.
+        soft: index of the first line in small print.
     """
     first = y + height / 2 + 4.3 - 7.5 * (len(lines) - 1)
     words = [
@@ -135,7 +135,10 @@ def box(
 
 
 def arrow(points: Sequence[tuple[float, float]], kind: str = "", *, straight: bool = False) -> str:
-    """Return an arrow through points, curved with upright tangents unless it is straight; its tip is at the last."""
+    """Return an arrow through points, with its tip at the last.
+
+    It is curved with vertical tangents unless `straight`.
+    """
     (x, y), *rest = points
     steps, tip = [f"M{_n(x)} {_n(y)}"], "tip" if not kind else f"{kind}-tip"
     for a, b in rest:
@@ -147,7 +150,7 @@ def arrow(points: Sequence[tuple[float, float]], kind: str = "", *, straight: bo
         )
         x, y = a, b
     before = points[-2]
-    if straight and before[1] == y:  # it ends sideways
+    if straight and before[1] == y:  # a horizontal tip
         way = 1 if x > before[0] else -1
         head = f"M{_n(x)} {_n(y)}l{-6 * way} -3.2v6.4z"
     else:

@@ -1,7 +1,7 @@
-"""A site whose log probability broadcasts beyond its plates is refused wherever a program enters.
+"""A site whose log probability broadcasts beyond its plates is refused in every entry path.
 
-A column `[n, 1]` against a plate of n rows is a likelihood of n x n terms, on whose posterior all
-methods agree.
+A column `[n, 1]` against a plate of n rows gives a likelihood of n x n terms, on whose posterior
+all methods agree.
 """
 
 import numpy as np
@@ -113,7 +113,7 @@ def test_the_whole_kind_is_refused(name):
 
 
 def test_one_value_for_three_of_a_multivariate_event_is_refused():
-    """A joint distribution refuses it by itself."""
+    """A joint distribution refuses it without our check."""
 
     def program(y):
         m = pyro.sample("m", dist.Normal(0.0, 1.0))
@@ -162,7 +162,7 @@ EVENT = rows(ones, event=1, shape=(N, 3))
     ids=["no plate, no broadcast", "one constant for all rows", "an event of three"],
 )
 def test_what_does_not_broadcast_is_taken_and_has_its_density(program, data, terms):
-    """At m = 0 with x = 0 or 1 and y as given the log density is a sum of normal terms that can be counted."""
+    """At m = 0, with x = 0 or 1 and y as given, the log density is a sum of normal terms."""
     entry = zoo.from_program(program, data)
     made = entry.load_data()
     density = LogDensity(entry.program(made), made)

@@ -1,1 +1,1 @@
-"""Factories and harnesses that tests of several packages share."""
+"""Factories and harnesses shared by tests of several packages."""

@@ -1,4 +1,7 @@
-"""Faults planted for the bound audit: published errors and their kin, each in a program, a guide or an estimator."""
+"""Faults planted for the bound audit, in programs, guides and estimators.
+
+They are published errors and similar ones.
+"""
 
 import contextlib
 import math
@@ -73,7 +76,10 @@ class Fault:
 
 
 def terms(fit, particles, index, seed):
-    """Return mean log likelihood (of the units given, unscaled) and mean log prior - log q of a program without local sites."""
+    """Return mean log likelihood of the given units, and mean log prior - log q.
+
+    The likelihood is unscaled; the program has no local sites.
+    """
     density = LogDensity(fit.program, fit.data)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -86,7 +92,10 @@ def terms(fit, particles, index, seed):
 
 
 def weighted(likelihood, kl):
-    """Make an objective with the given weights of likelihood and KL, functions of (units used, all units)."""
+    """Return an objective with weighted likelihood and KL.
+
+    The weights are functions of (units used, all units).
+    """
 
     def objective(fit, particles):
         size = fit.data.size
@@ -123,7 +132,7 @@ def iwae(fit, particles):
 
 
 def unpaired(fit, particles):
-    """Hand the rows over in the given order but pair them with the units in theirs."""
+    """Pass the rows in the given order, but with the units in their own order."""
     sound = OURS.objective(fit, particles)
     y = fit.data.train["y"]
 
@@ -162,7 +171,7 @@ def without_kl(fit, n, seed, value):
 
 
 def few_used(fit, n, seed):
-    """Use 20 draws but say otherwise."""
+    """Use 20 draws, but report the requested number."""
     return replace(OURS.elbo(fit, 20, seed), draws=n)
 
 
@@ -209,7 +218,7 @@ def mean_of_logs(log_w):
 
 
 def trimmed(log_w):
-    """Leave out the largest tenth of the weights."""
+    """Drop the largest tenth of the weights."""
     kept = log_w.sort(1).values[:, : max(1, math.ceil(0.9 * log_w.shape[1]))]
     return float((kept.logsumexp(1) - math.log(kept.shape[1])).mean())
 
@@ -231,7 +240,7 @@ def score_with_kl(posterior, density):
 
 
 class UnscaledNormal(dist.Normal):
-    """A squared error sold as a normal likelihood: its constant is gone."""
+    """A squared error in place of a normal likelihood: its constant is missing."""
 
     def log_prob(self, value):
         return super().log_prob(value) + 0.5 * math.log(2 * math.pi)
@@ -241,7 +250,7 @@ class UnscaledNormal(dist.Normal):
 
 
 class SoftBernoulli(dist.Bernoulli):
-    """Binary cross-entropy of grey values with a support that lets them pass."""
+    """Binary cross-entropy of gray values with a support that accepts them."""
 
     support = dist.constraints.unit_interval
     has_enumerate_support = False
@@ -291,7 +300,7 @@ def bernoulli(logits):
 def normal_program(
     *, sd=1.5, kind=dist.Normal, flat=False, plate=8, twice=False, constant=0.0, scaled=True
 ):
-    """The program of the target normal_normal with one thing wrong."""
+    """The program of the target normal_normal with one fault."""
 
     def program(y, index=None):
         prior = (
@@ -310,7 +319,7 @@ def normal_program(
 
 
 def larger_plate(y, index=None):
-    """A plate of one unit too many, filled by the units there are."""
+    """A plate with one unit too many, filled by the existing units."""
     rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
     with pyro.plate(
         "row", len(COUNTS) + 1, subsample=torch.arange(len(COUNTS)) if index is None else index
@@ -330,7 +339,7 @@ def no_local_prior(y, index=None):
 
 
 def first_rows(y, index=None):
-    """An offset per group that is read from the top instead of at the index."""
+    """An offset per group, read from the top instead of at the index."""
     offset = torch.linspace(-1, 1, len(GROUPS), dtype=torch.float64)
     mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
     with pyro.plate("group", 5, subsample=index):
@@ -346,7 +355,7 @@ def first_rows(y, index=None):
 
 
 class OwnGuide(FlatGuide):
-    """u = m + s sinh(a asinh(eps)), a one-dimensional flow with an optional fault in its log density."""
+    """u = m + s sinh(a asinh(eps)): a one-dimensional flow, possibly with a wrong log density."""
 
     def __init__(self, dim, fault=""):
         super().__init__()
@@ -358,9 +367,8 @@ class OwnGuide(FlatGuide):
 
     def _log_q(self, noise):
         a, x = self.tail.exp(), noise.asinh()
-        slope = (
-            a.log() + (a * x).cosh().log() - 0.5 * (1 + noise.square()).log()
-        )  # of sinh(a asinh(eps))
+        # log derivative of sinh(a asinh(eps))
+        slope = a.log() + (a * x).cosh().log() - 0.5 * (1 + noise.square()).log()
         sign = -1.0 if self.fault == "sign" else 1.0
         scale = 2 * self.log_scale if self.fault == "variance" else self.log_scale
         return standard_normal_log_prob(noise) - (sign * slope + scale).sum(-1)
@@ -378,7 +386,7 @@ class OwnGuide(FlatGuide):
         return self.loc.detach()
 
     def finish(self):
-        """Nothing to fill."""
+        """Nothing to do."""
 
 
 def own(fault):
@@ -393,7 +401,7 @@ def exp_with_wrong_sign():
 
 
 def prior_forgotten():
-    """A density that leaves out its first site."""
+    """A density without its first site."""
 
     def log_joint(self, draws, tensors):
         trace = self.trace(draws, tensors)

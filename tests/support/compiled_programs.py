@@ -1,4 +1,4 @@
-"""Small programs that between them use every kind of site the tracer must get right."""
+"""Small programs that together use every kind of site the tracer must handle."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def flat_scale(y):
 
 
 def baked(y):
-    """Wrong on purpose: the latent leaves torch, so a trace keeps its value at the traced point."""
+    """Wrong on purpose: the latent leaves torch, so a trace keeps its value at that point."""
     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
     shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
     frozen = torch.from_numpy(shift.detach().numpy().copy())

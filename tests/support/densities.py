@@ -1,4 +1,4 @@
-"""What tests of model files share: the log density of an entry with its data, and points to evaluate it at."""
+"""Log density of an entry with its data, and points to evaluate it at, for model tests."""
 
 import torch
 from torch import Tensor

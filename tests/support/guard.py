@@ -1,4 +1,4 @@
-"""Run compiled graphs on memory that ends, or begins, where an unreadable page does: one byte further is a signal."""
+"""Compiled graphs on memory next to an unreadable page: one byte beyond raises a signal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoo.compiler.compile import Function
 __all__ = ["guarded", "outside_reads", "survives"]
 
 SIDES = ("end", "begin")
-WRONG = 7  # exit code of a child whose numbers are not those of the unguarded call
+WRONG = 7  # exit code of a child whose results differ from the unguarded call
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
 _LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
@@ -26,7 +26,7 @@ _LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def guarded(tensor: Tensor, side: str) -> Tensor:
-    """Copy a tensor, strides included, into memory with an unreadable page directly behind or before it."""
+    """Copy a tensor, with its strides, into memory directly before or after an unreadable page."""
     span = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     if not tensor.numel():
         return tensor
@@ -44,11 +44,11 @@ def guarded(tensor: Tensor, side: str) -> Tensor:
 
 
 def survives(work: Callable[[], bool]) -> str:
-    """Run `work` in a forked child; return nothing where it returned true, else what happened."""
+    """Run `work` in a forked child; return nothing if it returned true, else what happened."""
     child = os.fork()
     if child == 0:
         code = WRONG
-        faulthandler.disable()  # the parent says what happened
+        faulthandler.disable()  # the parent reports it
         try:
             code = 0 if work() else WRONG
         finally:
@@ -60,11 +60,13 @@ def survives(work: Callable[[], bool]) -> str:
 
 
 def outside_reads(function: Function, inputs: Sequence[Tensor] | None = None) -> dict[str, str]:
-    """Return, for each side with a fault, what happens when every input, constant and output lies at a guard page.
+    """Return, per faulty side, what happens with all memory of a graph at a guard page.
+
+    That is every input, constant and output.
 
     Args:
         function: a compiled function.
-        inputs: what it is called with, by default the tensors it was traced at.
+        inputs: its inputs, by default the tensors it was traced at.
     """
     assert function.run is not None, function.record
     assert function.traced is not None

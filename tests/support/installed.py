@@ -1,4 +1,4 @@
-"""A package with entry points on the path, as an installation would leave it."""
+"""A package with entry points on the path, as an installation would put it there."""
 
 import importlib
 import shutil
@@ -6,13 +6,16 @@ import sys
 
 
 class Installed:
-    """Puts files and entry points of a package called `outsider` on the path; `close` takes them away again."""
+    """Adds files and entry points of a package `outsider` to the path; `close` removes them."""
 
     def __init__(self, folder, members):
         self.folder, self.members, self.modules = folder, members, []
 
     def __call__(self, *lines, **files):
-        """Install modules by name and text, and entry points of the group of `members`, in place of earlier ones."""
+        """Install modules by name and text, and entry points of the group of `members`.
+
+        They replace earlier ones.
+        """
         for name, text in files.items():
             (self.folder / f"{name}.py").write_text(text)
             self.modules.append(name)

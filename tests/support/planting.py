@@ -1,4 +1,7 @@
-"""Planted posteriors: a target of equicorrelated normals, references of four chains, and guides with one known fault."""
+"""Planted posteriors: a target, references of four chains, guides with one known fault.
+
+The target is an equicorrelated normal.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ def guide(
 
 
 def chains(draws: Array, model: ModelEntry | None = None) -> Posterior:
-    """Take `[chain, draw, dim]` as MCMC."""
+    """Return `[chain, draw, dim]` as an MCMC posterior."""
     model = model or entry(draws.shape[2])
     return Posterior(
         entry=model,
@@ -66,7 +69,7 @@ def chains(draws: Array, model: ModelEntry | None = None) -> Posterior:
 
 
 def reference(draws: Array, **fields: Any) -> Reference:
-    """Take `[chain, draw, dim]` as a reference that passed its gates."""
+    """Return `[chain, draw, dim]` as a reference that passed its gates."""
     return Reference(kind="stored", posterior=chains(draws), **fields)
 
 
@@ -86,7 +89,7 @@ def _rho(rng: np.random.Generator, n: int, m: int, d: int) -> tuple[Array, Array
 
 
 def _heavy(df: float, *, joint: bool) -> Callable[..., tuple[Array, Array]]:
-    """Guide normal, reference Student t with the same sd: the tails a Gaussian guide cannot have."""
+    """Normal guide, reference Student t with the same sd: tails no Gaussian guide has."""
 
     def plant(rng: np.random.Generator, n: int, m: int, d: int) -> tuple[Array, Array]:
         tails = rng.chisquare(df, (m, 1 if joint else d)) / df

@@ -1,7 +1,7 @@
-"""A synthetic run for the report's tests: four entries, five guides and NUTS, with every kind of trouble in it.
+"""A synthetic run for the tests of the report: four entries, five guides and NUTS.
 
-Posteriors are planted (normals and a funnel), scores are computed from the draws, so that figures,
-tables and sentences agree with each other as they would in a real run.
+It has every kind of trouble. Posteriors are planted (normals and a funnel) and scores computed
+from their draws, so that figures, tables and sentences agree as in a real run.
 """
 
 import numpy as np
@@ -441,7 +441,7 @@ def unknown(rng):
 
 
 def make_run(copies=1):
-    """Return the run; `copies` repeats its entries to reach the sizes a big run has."""
+    """Return the run; `copies` repeats its entries to reach the size of a large run."""
     rng = np.random.default_rng(7)
     entries = [
         make(rng) for _ in range(copies) for make in (schools, gaussian, regression, unknown)

@@ -1,4 +1,4 @@
-"""Programs, objectives and runs that the tests of the optimization step share."""
+"""Programs, objectives and runs shared by the tests of the optimization step."""
 
 import numpy as np
 import pyro
@@ -18,12 +18,8 @@ from guides.types import FitConfig
 from zoo.density.log_density import LogDensity
 from zoo.types import Data
 
-RUN = {
-    "steps": 64,
-    "patience": 16,
-    "anneal": 20,
-    "num_particles": 8,
-}  # settles at step 32 at the earliest: always 64 steps
+# converges at step 32 at the earliest: always 64 steps
+RUN = {"steps": 64, "patience": 16, "anneal": 20, "num_particles": 8}
 
 
 class Decoder(pyro.nn.PyroModule):
@@ -63,7 +59,7 @@ def programs(tiny, name):
 
 
 def objective(entry, family, batch_size, *, stl=True, particles=8):
-    """Return the flat objective at a jittered start, its weights included; call it inside a session."""
+    """Return the flat objective at a jittered start, with its weights; call inside a session."""
     data = entry.load_data()
     torch.manual_seed(0)
     program = entry.program(data)
@@ -82,7 +78,10 @@ def objective(entry, family, batch_size, *, stl=True, particles=8):
 
 
 def graph_gradients(step, graph, noise):
-    """Read the gradient of every parameter off the first moment of a graph's first step, unclipped."""
+    """Return the gradient of every parameter, unclipped.
+
+    It is read off the first moment after a graph's first step.
+    """
     control = torch.from_numpy(controls([1], [1.0], [False], 1e30)[0])
     moment = graph(step.state, control, step.rates, *noise)[0][1]
     parts = moment.split([p.numel() for p in step.parameters])
@@ -100,7 +99,10 @@ def both(entry, family, batch_size, **options):
 
 
 def loops(entry, runs=1):
-    """Run the loop alone eagerly and compiled, from a plain start: for programs that are slow because they run point by point."""
+    """Run the loop alone, eagerly and compiled, from a plain start.
+
+    For programs that are slow because they evaluate point by point.
+    """
     outcomes = []
     for mode in ("off", *["on"] * runs):
         with session(entry.dtype):
@@ -121,7 +123,10 @@ def loops(entry, runs=1):
 
 
 def assert_same_run(eager, fast, tolerance=1e-8):
-    """Compare losses and parameters; Adam divides by the size of gradients, so that rounding grows where these are small."""
+    """Compare losses and parameters.
+
+    Adam divides by the size of gradients, so rounding grows where they are small.
+    """
     assert not eager.compiled["used"]
     assert fast.compiled == {"used": True, "reason": "compiled"}
     assert fast.cost.compile_seconds > 0

@@ -1,4 +1,4 @@
-"""Tiny programs with known posteriors that the tests of the guides fit."""
+"""Tiny programs with known posteriors, fitted by the tests of the guides."""
 
 import math
 
@@ -41,7 +41,10 @@ def gaussian(rho=0.9, d=2):
 
 
 def skewed():
-    """Gamma prior, Poisson data: log evidence in closed form, log scale skewed; two sites and a simplex."""
+    """Gamma prior, Poisson data, two sites and a simplex; evidence in closed form.
+
+    The log scale is skewed.
+    """
     y = torch.tensor([3.0, 1.0, 4.0], dtype=torch.float64)
 
     def program(y, index=None):
@@ -94,7 +97,7 @@ def improper():
 
 
 def intercepts(groups=12, rows=4):
-    """Conjugate random intercepts with known scales: the joint posterior of (mu, effect) is normal in closed form."""
+    """Conjugate random intercepts with known scales: (mu, effect) has a normal posterior."""
     generator = torch.Generator().manual_seed(5)
     effect = 1.0 + torch.randn(groups, 1, generator=generator, dtype=torch.float64)
     y = effect + 0.5 * torch.randn(groups, rows, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The bridge to ArviZ: known answers, the traps of its API, containers and files."""
+"""The bridge to ArviZ: known answers, pitfalls of its API, containers and files."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_draws_that_are_not_finite_give_nan_not_health():
 
 
 def test_the_way_through_numba_is_closed(tmp_path):
-    """Where numba is installed ArviZ takes it without being asked; the stand-in here would fail at the first number."""
+    """ArviZ uses numba if it is installed; the stand-in here would fail at the first number."""
     (tmp_path / "numba.py").write_text(
         "def vectorize(function=None, **options):\n    return function or vectorize\n"
     )
@@ -109,13 +109,12 @@ def test_pareto_k_of_known_weights(k):
     """Weights u^-k of uniform u are exactly Pareto with shape k."""
     rng = generator(int(10 * k))
     found = [bridge.pareto_k(-k * np.log(rng.uniform(size=4000)))[0] for _ in range(40)]
-    assert np.mean(found) == pytest.approx(
-        k, abs=5 * np.std(found) / 40**0.5 + 0.05
-    )  # its prior pulls k towards 0.5 by < 0.05
+    # its prior pulls k towards 0.5 by < 0.05
+    assert np.mean(found) == pytest.approx(k, abs=5 * np.std(found) / 40**0.5 + 0.05)
 
 
 def test_pareto_k_has_the_sign_of_log_p_minus_log_q():
-    """A normal guide of a Student-t posterior has unbounded weights; the other way round they are bounded."""
+    """Weights of a normal guide of a Student-t posterior are unbounded; conversely bounded."""
     z, s = generator(3).standard_normal(4000), t(3).rvs(4000, random_state=4)
     bad, _ = bridge.pareto_k(t(3).logpdf(z) - norm.logpdf(z))
     good, smoothed = bridge.pareto_k(norm.logpdf(s) - t(3).logpdf(s))
@@ -284,9 +283,8 @@ def test_a_flipped_byte_and_a_cut_file_are_noticed(normal_posterior, tmp_path):
     path = tmp_path / "posterior.nc"
     bridge.save_netcdf(normal_posterior, path)
     content = path.read_bytes()
-    block = max(
-        range(0, len(content) - 64, 64), key=lambda i: len(set(content[i : i + 64]))
-    )  # compressed draws look random
+    # compressed draws look random
+    block = max(range(0, len(content) - 64, 64), key=lambda i: len(set(content[i : i + 64])))
     for damaged in (
         content[:block]
         + bytes(255 - b for b in content[block : block + 64])
@@ -304,7 +302,7 @@ def test_an_unwritable_folder_is_one_sentence(normal_posterior, tmp_path):
 
 
 def test_releases_of_arviz_that_return_arrays_of_one_are_read_as_numbers(monkeypatch):
-    """Newer numpy refuses to make a number of them."""
+    """Newer numpy does not convert them to numbers."""
     x = np.random.default_rng(0).standard_normal((4, 500, 2))
     mean, k = bridge.mcse_mean(x), bridge.pareto_k(x[0, :, 0])[0]
     mcse, psis = bridge.arviz.mcse, bridge.arviz.psislw

@@ -1,4 +1,4 @@
-"""Checks of all rooms are one kind of record; their pages say what the records say."""
+"""Checks of all packages are records of one kind; the pages agree with them."""
 
 import re
 from pathlib import Path

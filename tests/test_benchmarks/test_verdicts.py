@@ -50,7 +50,7 @@ def test_the_page_on_reports_says_what_the_records_say():
 
 
 def test_no_other_file_lists_the_verdicts():
-    """A tuple, set or dict of three or more of the words is a list that a new verdict would have to enter."""
+    """A tuple, set or dict of three or more of the words would need an entry per new verdict."""
     words = "|".join(VERDICTS)
     several = re.compile(rf'"(?:{words})"[^\n"]*(?:,|:)[^\n]*"(?:{words})"[^\n]*"(?:{words})"')
     found = [

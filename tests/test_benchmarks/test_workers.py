@@ -1,4 +1,4 @@
-"""Workers: results that do not depend on jobs, and workers that may die."""
+"""Workers: results independent of the number of jobs, and workers that die."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_values_depend_on_the_name_only():
     "options", [{"in_process": True}, {"jobs": 1}, {"jobs": 2}], ids=["here", "one", "two"]
 )
 def test_tasks_follow_from_results(options):
-    """Two tasks from one result, one of them with a task of its own: all run once, in the order they were asked for."""
+    """Two tasks follow one result, and one of them has another: all run once, in order."""
     seen = []
 
     def follow(result):
@@ -67,7 +67,7 @@ def test_tasks_follow_from_results(options):
     assert {r.name: r.value for r in results} == values
     assert sorted(seen) == sorted(values)
     if options.get("jobs") != 2:
-        assert seen == ["a", "a1", "a11", "a12", "a2", "b"]  # what follows is next
+        assert seen == ["a", "a1", "a11", "a12", "a2", "b"]  # follow-up tasks run next
         assert [r.name for r in results] == list(values)
     with pytest.raises(UsageError, match="different names"):
         run_tasks(
@@ -90,7 +90,7 @@ def test_large_tensors_come_home_and_cost_is_measured():
 
 
 def test_workers_that_cannot_differentiate_hand_their_tasks_back(monkeypatch, caplog):
-    """As beside a graphics card, where torch refuses autograd in processes forked from one that used it."""
+    """As with a graphics card, where torch refuses autograd in forked processes."""
     tasks, parent = [Task(f"t{i}", lambda: (draw(), os.getpid())) for i in range(4)], os.getpid()
     wanted = [r.value[0] for r in run_tasks(tasks)]
     monkeypatch.setattr(workers, "_differentiates", lambda: os.getpid() == parent)
@@ -173,7 +173,7 @@ def test_a_killed_worker_is_noticed_and_the_suite_goes_on():
     ids=lambda value: None if isinstance(value, str) else str(int(value)),
 )
 def test_a_signal_is_named_with_what_it_can_mean(number, words):
-    """By its real number, as of a process that ended by it; `memory` is said of none but SIGKILL."""
+    """By its actual number; only SIGKILL is said to be due to memory."""
 
     def die() -> None:
         faulthandler.disable()  # pytest's own would fill the screen
@@ -216,11 +216,11 @@ def test_a_worker_that_exits_is_neither_killed_nor_out_of_memory(leave, tmp_path
 
 
 class Panic(BaseException):
-    """As libraries in Rust raise them: no `Exception`."""
+    """An exception as raised by Rust libraries: not an `Exception`."""
 
 
 class Fussy(Exception):
-    """Can be pickled, but not read again: its arguments are not those it is made from."""
+    """Can be pickled but not unpickled: its arguments are not those it was made from."""
 
     def __init__(self, table: str, row: int) -> None:
         super().__init__(f"no row {row} in {table}")
@@ -229,7 +229,7 @@ class Fussy(Exception):
 @pytest.mark.parametrize("options", [{"in_process": True}, {"jobs": 2}], ids=["here", "workers"])
 def test_whatever_is_raised_becomes_a_failed_result(options):
     class Local(Exception):
-        """Cannot be pickled at all."""
+        """Cannot be pickled."""
 
     raised = {
         "panic": Panic("poisoned"),
@@ -299,7 +299,8 @@ SCRIPT = """
 import os, time
 from benchmarks.workers import Task, run_tasks
 def work():
-    os.write(1, f"{os.getpid()}\\n".encode())  # one write: print may make two, which the other worker's can part
+    # one write: print may make two, with that of the other worker in between
+    os.write(1, f"{os.getpid()}\\n".encode())
     time.sleep(60)
 try:
     run_tasks([Task("a", work), Task("b", work)], jobs=2)
@@ -328,7 +329,7 @@ def test_signals_leave_no_worker_behind(number, code):
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie waiting for a reaper does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"

@@ -14,7 +14,7 @@ def tiny():
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    """Run traced graphs node by node in place of Inductor's code; everything around them is as it is."""
+    """Interpret traced graphs node by node instead of compiling them; all else is unchanged."""
 
     def build(function, make, checks):
         graph = make()

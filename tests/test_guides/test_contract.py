@@ -16,7 +16,10 @@ def outcomes(entry, family):
 
 
 def subject(tiny, family):
-    """The first entry the family can be built for: conjugate intercepts, a topic model, or a mixture with classes."""
+    """The first entry the family supports.
+
+    Conjugate intercepts, a topic model, or a mixture with classes.
+    """
     for entry in (tiny.intercepts()[0], zoo.load("lda_exact"), zoo.load("gaussian_mixture_exact")):
         data = entry.load_data()
         try:

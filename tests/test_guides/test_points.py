@@ -1,4 +1,4 @@
-"""Guides without a density: what they are, that nothing is claimed for them, and that no other guide is taken for one."""
+"""Guides without a density: detected, without claims, and never confused with others."""
 
 import math
 
@@ -23,7 +23,7 @@ SHORT = {"steps": 30, "patience": 10, "compile": "off"}
 
 
 def model(y=None):
-    """A mean and a scale; given s, the posterior of m is normal around 30 ybar / (30 + s^2 / 25)."""
+    """A mean and a scale; given s, m is normal around 30 ybar / (30 + s^2 / 25)."""
     m = pyro.sample("m", dist.Normal(0.0, 5.0))
     s = pyro.sample("s", dist.LogNormal(0.0, 1.0))
     with pyro.plate("n", 30):
@@ -31,7 +31,7 @@ def model(y=None):
 
 
 class Own(pyro.nn.PyroModule):
-    """One guide with the parameters the variants below share."""
+    """A guide with parameters shared by the variants below."""
 
     def __init__(self):
         super().__init__()
@@ -65,7 +65,7 @@ class Curve(Own):
 
 
 class Carried(Own):
-    """`Delta` sites that carry auxiliary noise, with the density of the change of variables: an ordinary guide."""
+    """An ordinary guide: `Delta` sites of auxiliary noise, with the change of variables."""
 
     def forward(self, y=None):
         z = pyro.sample(

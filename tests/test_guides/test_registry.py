@@ -1,4 +1,4 @@
-"""Families register themselves: a file, or an installed package, adds one by its record alone."""
+"""Families register themselves by a record, from a file or a plug-in."""
 
 import importlib
 import re
@@ -22,8 +22,11 @@ PLUGIN = """
 from guides.families import mean_field
 from guides.base.family import Family
 
-FAMILY = Family(name="borrowed", q="independent normals, by another name", blind_spot="dependence", build=mean_field.build,
-                flat=mean_field.flat, defaults={"num_particles": 16}, richer=("full_rank",), slot=7)
+FAMILY = Family(
+    name="borrowed", q="independent normals, by another name", blind_spot="dependence",
+    build=mean_field.build, flat=mean_field.flat, defaults={"num_particles": 16},
+    richer=("full_rank",), slot=7,
+)
 NAMELESS = Family(name="other", q="q", blind_spot="b", build=mean_field.build)
 NOTHING = 3
 """
@@ -50,7 +53,7 @@ def install(tmp_path, monkeypatch):
 
 
 def test_the_file_of_the_page_is_a_family(tiny, install, tmp_path):
-    """The file in docs/add_a_guide.md: exact on a normal posterior, whose shape the start knows; it passes the contract."""
+    """The file in docs/add_a_guide.md: exact on a normal posterior, and passes the contract."""
     page = (Path(__file__).parents[2] / "docs" / "add_a_guide.md").read_text(encoding="utf-8")
     (code,) = [
         b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "FAMILY = Family(" in b
@@ -140,7 +143,7 @@ def test_a_plugin_does_not_replace_a_family_of_ours(install):
 
 @pytest.mark.parametrize("family", [f.name for f in guides.FAMILIES.values() if f.encoder])
 def test_what_needs_an_encoder_is_refused_before_anything_runs(tiny, family):
-    """`amortized_full` was let through by a comparison with one name, and failed later."""
+    """`amortized_full` passed a check on one name and failed later."""
     entry, _ = tiny.gaussian()
     with pytest.raises(
         UsageError, match=f"cannot be amortized by {family}: its card has no amortize hook"

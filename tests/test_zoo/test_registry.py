@@ -14,10 +14,14 @@ import pyro, pyro.distributions as dist, torch
 from zoo import Data, ModelEntry, Quantity
 from zoo.quantities import site
 def build(data, k=1):
-    return lambda y=None: pyro.sample("y", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=y)
+    def program(y=None):
+        return pyro.sample("y", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=y)
+    return program
+def make_data(seed, k=1):
+    return Data(train={"y": torch.zeros(())}, observed=("y",))
 def entry(name):
-    return ModelEntry(name=name, title="t", make_data=lambda seed, k=1: Data(train={"y": torch.zeros(())}, observed=("y",)),
-        build=build, quantities={"z": Quantity(fn=site("z"))}, reference="nuts", options={"k": 1})
+    return ModelEntry(name=name, title="t", make_data=make_data, build=build,
+        quantities={"z": Quantity(fn=site("z"))}, reference="nuts", options={"k": 1})
 """
 
 

@@ -1,4 +1,4 @@
-"""Digests of data are equal for equal content in every process, and differ where one number does."""
+"""Digests of data: equal for equal content in every process, different otherwise."""
 
 import dataclasses
 import functools
@@ -88,7 +88,7 @@ def test_order_of_names_does_not_matter_and_names_do():
 
 
 def test_tensors_and_plain_values_keep_the_digest_of_earlier_files():
-    """`guide.pt` of earlier versions holds this digest of its data."""
+    """`guide.pt` of earlier versions stores this digest of its data."""
     x = torch.arange(6, dtype=torch.float64).reshape(2, 3)
     expected = hashlib.sha256(
         b"n3" + b"x" + b"torch.float64(2, 3)" + x.numpy().tobytes()
@@ -178,7 +178,10 @@ def test_nobody_elses_file_is_touched(tmp_path):
 
 
 def test_one_module_writes_whole_files():
-    """Temporary names and renames of files stand in `zoo.storage`; folders of cells, and builds of the compiler, have their own."""
+    """Temporary names and renames of files occur only in `zoo.storage`.
+
+    Folders of cells, and builds of the compiler, have their own.
+    """
     root = Path(__file__).parents[2]
     own = {
         "zoo/storage.py",

@@ -1,1 +1,1 @@
-"""Distances between all judged components jointly, one file each."""
+"""Joint distances over all judged components, one file each."""

@@ -1,4 +1,4 @@
-"""C2ST: how often a classifier tells the method's draws from the reference's, same margins."""
+"""C2ST: accuracy of a classifier that tells the method's draws from the reference's."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MOST_FEATURES = 100
 
 
 def c2st_accuracy(first: Array, second: Array, seed: int = 0) -> tuple[float, float]:
-    """Return how often a classifier tells draws of two posteriors apart, and its standard error.
+    """Return the cross-validated accuracy of the classifier and its standard error.
 
-    Gradient boosting (scikit-learn), 5-fold cross-validation, equal sizes; 0.5 is
-    indistinguishable. The binomial error sqrt(a (1 - a) / (2 n)). Source: Lopez-Paz and Oquab
-    (2017), Revisiting classifier two-sample tests, ICLR.
+    Gradient boosting (scikit-learn), 5-fold cross-validation, equal sizes; 0.5 means
+    indistinguishable. The standard error is binomial, sqrt(a (1 - a) / (2 n)). Source: Lopez-Paz
+    and Oquab (2017), Revisiting classifier two-sample tests, ICLR.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -34,16 +34,15 @@ def c2st_accuracy(first: Array, second: Array, seed: int = 0) -> tuple[float, fl
     model = HistGradientBoostingClassifier(
         max_iter=60, max_leaf_nodes=8, learning_rate=0.1, early_stopping=False, random_state=seed
     )
-    with threadpool_limits(
-        1
-    ):  # two busy threads on a shared machine are many times slower than one
+    # one thread: two busy ones on a shared machine are many times slower
+    with threadpool_limits(1):
         folds = StratifiedKFold(5, shuffle=True, random_state=seed)
         accuracy = float(cross_val_score(model, features, labels, cv=folds).mean())
     return accuracy, float(np.sqrt(max(accuracy * (1 - accuracy), 1e-3) / (2 * size)))
 
 
 def line(value: float, se: float, floor: float, floor_se: float) -> float:
-    """Return max(0.55, floor + 3 se), floor at least 0.5, se of the difference."""
+    """Return the threshold max(0.55, floor + 3 se), floor at least 0.5, se of the difference."""
     return max(C2ST_FLOOR_LINE, max(floor, 0.5) + SIGMAS * float(np.hypot(se, floor_se)))
 
 

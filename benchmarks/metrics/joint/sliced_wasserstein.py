@@ -1,4 +1,4 @@
-"""Sliced Wasserstein distance: along random directions, averaged, margins standardized."""
+"""Sliced Wasserstein distance: the mean over random directions, with standardized margins."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ PROJECTIONS = 100
 
 
 def sliced_wasserstein(first: Array, second: Array, seed: int = 0) -> float:
-    """Return the mean 1-Wasserstein distance over 100 random directions, margins standardized, in sds.
+    """Return the mean 1-Wasserstein distance over 100 random directions, in sds.
 
-    For standardized draws, W1 of the projections onto random unit vectors, averaged. Equal sizes.
+    Takes standardized draws of equal size and averages W1 of their projections onto random unit
+    vectors.
     """
     size = min(len(first), len(second))
     directions = np.random.default_rng(seed).standard_normal((first.shape[1], PROJECTIONS))

@@ -1,1 +1,1 @@
-"""Metrics of one component at a time, one file each; `benchmarks.metrics.metric` finds them."""
+"""Metrics of one component at a time, one file each; found by `benchmarks.metrics.metric`."""

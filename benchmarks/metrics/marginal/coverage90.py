@@ -1,4 +1,4 @@
-"""Coverage of the central 90 % interval: the share of reference draws inside the method's."""
+"""Coverage of the central 90 % interval: the fraction of reference draws inside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["METRIC"]
 
 
 def compute(method: Side, reference: Side) -> Mapping[str, Array]:
-    """Return the share with its error, and the share once mean and sd are aligned."""
+    """Return the coverage with its error, and the coverage after aligning mean and sd."""
     found = interval_coverage(method, reference, 0.9)
     return {"coverage90": found.share, "coverage90_se": found.se, "aligned90": found.aligned}
 

@@ -12,7 +12,7 @@ __all__ = ["METRIC"]
 
 
 def compute(method: Side, reference: Side) -> Mapping[str, Array]:
-    """Return quantile minus reference quantile."""
+    """Return quantiles of the method minus those of the reference."""
     error = (method.quantiles - reference.quantiles) / reference_scale(method, reference)
     return {"q05_error": error[0], "q50_error": error[2], "q95_error": error[4]}
 

@@ -1,4 +1,4 @@
-"""Sd ratio: s_q / s_p; 0 is a point."""
+"""Sd ratio s_q / s_p; 0 for a point mass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["METRIC"]
 
 
 def compute(method: Side, reference: Side) -> Mapping[str, Array]:
-    """Return the ratio with its standard error: that of the log ratio times the ratio."""
+    """Return the ratio with its standard error, ratio * se(log ratio)."""
     found = moment_errors(method, reference)
     ratio = np.where(collapsed(method, reference), 0.0, np.exp(found.log_sd_ratio))
     error = ratio * found.log_sd_ratio_se

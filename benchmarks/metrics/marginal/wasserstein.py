@@ -15,7 +15,7 @@ __all__ = ["METRIC"]
 
 
 def compute(method: Side, reference: Side) -> Mapping[str, Array]:
-    """Return W1 of the draws of each component."""
+    """Return W1 between the draws of each component."""
     q, p = method.flat, reference.flat
     distance = np.array([wasserstein_distance(q[:, i], p[:, i]) for i in range(q.shape[1])])
     return {"wasserstein": distance / reference_scale(method, reference)}

@@ -1,4 +1,4 @@
-"""Extra figures of kinds of entries: sections for cards with certain tags and no own `panel`."""
+"""Extra figures for entries with certain tags whose card has no `panel` hook."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TITLE = "More from this entry"
 def panel(
     figures: Callable[[EntryReport], list[tuple[Any, str]]],
 ) -> Callable[[View], Markup | None]:
-    """Return the `html` of a section of figures, empty where the card has its own panel."""
+    """Return the `html` of a section of figures; None if the card has its own panel."""
 
     def html(view: View) -> Markup | None:
         if view.report.entry.panel is not None:

@@ -1,4 +1,4 @@
-"""Pictures of mixtures: classes with their uncertainty in two informative directions, and who shares a class with whom."""
+"""Figures of mixtures: classes with their uncertainty in two directions, and co-clustering."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from zoo.types import Posterior
 
 __all__ = ["SECTION", "chain_modes", "clusters", "figures", "heat_map"]
 
-ROWS = 240  # drawn in a heat map at most; more are not seen
+ROWS = 240  # most rows of a heat map; a reader would not see more
 DRAWS = 200
-CHAIN_DRAWS = 250  # of each chain, for its co-clustering matrix
+CHAIN_DRAWS = 250  # per chain, for its co-clustering matrix
 SHOWN = 24  # draws whose ellipses are drawn
 COLORS = ("m1", "m2", "m3", "m4", "m5", "m6")
 
 
 def figures(report: EntryReport) -> list[tuple[Any, str]]:
-    """Return the figures of a mixture entry: clusters (several features only) and co-clustering heat maps."""
+    """Return the figures of a mixture: clusters (with several features) and co-clustering."""
     module = sys.modules.get(report.entry.build.__module__)
     found: list[tuple[Any, str]] = []
     best = _best(report)
@@ -58,10 +58,12 @@ def figures(report: EntryReport) -> list[tuple[Any, str]]:
 
 
 def chain_modes(report: EntryReport, module: Any) -> list[str]:
-    """Return one sentence per set of chains that says which of them group the rows alike: a chain in another mode is named."""
-    stored = (
-        None if report.reference.kind == "nuts" else report.reference.posterior
-    )  # else it is a row of its own
+    """Return one sentence per set of chains on which of them group the rows alike.
+
+    A chain in another mode is named.
+    """
+    # a NUTS reference is a row of its own
+    stored = None if report.reference.kind == "nuts" else report.reference.posterior
     named = zip(
         method_names(report.comparisons), (c.posterior for c in report.comparisons), strict=True
     )
@@ -83,7 +85,7 @@ def chain_modes(report: EntryReport, module: Any) -> list[str]:
 
 
 def _best(report: EntryReport) -> tuple[str, Posterior] | None:
-    """Return the guide with the smallest worst mean error, else whatever there is."""
+    """Return the guide with the smallest worst mean error, else any method with draws."""
     named = dict(zip(method_names(report.comparisons), report.comparisons, strict=True))
     guides = {n: c for n, c in named.items() if not is_nuts(n) and c.posterior.draws}
     if not guides:
@@ -106,7 +108,7 @@ def _draws(posterior: Posterior, number: int) -> dict[str, Tensor]:
 
 
 def _truth(report: EntryReport, module: Any) -> tuple[str, Tensor] | None:
-    """Return what the matrix is compared with: exact, or the reference's draws."""
+    """Return the co-clustering to compare with: exact, or from draws of the reference."""
     if hasattr(module, "co_clustering"):
         return "the exact sum over labelings", module.co_clustering(
             report.data, **report.entry.settings
@@ -120,7 +122,7 @@ def _truth(report: EntryReport, module: Any) -> tuple[str, Tensor] | None:
 
 
 def _order(report: EntryReport) -> Tensor:
-    """Return the rows in order of the first principal axis, thinned to what is seen."""
+    """Return the rows in order of the first principal axis, thinned for display."""
     rows = next(report.data.train[k] for k in report.data.observed)
     rows = rows if rows.ndim > 1 else rows.unsqueeze(-1)
     centered = rows - rows.mean(0)
@@ -135,7 +137,10 @@ def heat_map(
     posterior: Posterior,
     truth: tuple[str, Tensor] | None,
 ) -> tuple[Any, int]:
-    """Draw the co-clustering matrix of a method, and beside it its difference from the truth; return the rows shown too."""
+    """Draw a method's co-clustering matrix and its difference from the truth.
+
+    Also returns the number of rows shown.
+    """
     order = _order(report)
     matrix = shared_classes(module.responsibilities(_draws(posterior, DRAWS), report.data))[order][
         :, order
@@ -159,7 +164,7 @@ def heat_map(
             )
         )
     for axis, values, (low, high), roles, title in found:
-        # bands of the report's own colors: an image would keep its colors in the dark scheme
+        # Filled bands in colors of the theme: an image would keep its colors in the dark scheme.
         levels = np.linspace(low, high, 9)
         band = np.clip(np.digitize(values.numpy(), levels[1:-1]), 0, 7)
         _blocks(axis, band, [_mix(roles, i / 7) for i in range(8)])
@@ -169,7 +174,7 @@ def heat_map(
 
 
 def _mix(roles: tuple[str, ...], share: float) -> tuple[str, float]:
-    """Return a role's color and how opaque it is: the ends of a scale are full, `paper` is nothing."""
+    """Return a role's color and opacity: full at the ends of a scale, none for `paper`."""
     if len(roles) == 2:
         return light(roles[1]), share
     side = 2 * share - 1
@@ -177,7 +182,10 @@ def _mix(roles: tuple[str, ...], share: float) -> tuple[str, float]:
 
 
 def _blocks(axis: Any, band: np.ndarray[Any, Any], colors: list[tuple[str, float]]) -> None:
-    """Draw runs of equal bands, row by row, as rectangles: few paths, and colors that follow the page's scheme."""
+    """Draw runs of equal bands, row by row, as rectangles.
+
+    This needs few paths, and the colors follow the page's scheme.
+    """
     for value, (color, alpha) in enumerate(colors):
         if alpha == 0.0:
             continue
@@ -189,7 +197,10 @@ def _blocks(axis: Any, band: np.ndarray[Any, Any], colors: list[tuple[str, float
 
 
 def clusters(posterior: Posterior, module: Any) -> Any:
-    """Draw the rows in the two discriminant directions of the method's classes, with ellipses of several draws."""
+    """Draw the rows in the two discriminant directions of the method's classes.
+
+    Ellipses of several draws show the uncertainty of the classes.
+    """
     data = posterior.data
     x = data.train["x"]
     many = _draws(posterior, DRAWS)
@@ -221,9 +232,8 @@ def clusters(posterior: Posterior, module: Any) -> Any:
     covariance = plane.T @ (inverse.mT @ inverse) @ plane  # [draw, class, 2, 2]
     center = loc @ plane
     angle = np.linspace(0, 2 * np.pi, 60)
-    circle = np.sqrt(4.605) * np.stack(
-        [np.cos(angle), np.sin(angle)]
-    )  # holds 90 % of a normal in the plane
+    # radius that holds 90 % of a bivariate normal
+    circle = np.sqrt(4.605) * np.stack([np.cos(angle), np.sin(angle)])
     for s in range(len(center)):
         for k in range(center.shape[1]):
             points = (
@@ -236,7 +246,10 @@ def clusters(posterior: Posterior, module: Any) -> Any:
 
 
 def _plane(x: Tensor, mean: Tensor) -> Tensor:
-    """Return two directions `[feature, 2]`: discriminants of the classes, filled up with the main axis within them."""
+    """Return two directions `[feature, 2]`, discriminants of the classes.
+
+    With two classes the second is the main axis within them.
+    """
     weight = mean.sum(0)
     center = (mean.T @ x) / weight[:, None]
     within = sum(
@@ -248,15 +261,15 @@ def _plane(x: Tensor, mean: Tensor) -> Tensor:
     first = root.T @ vectors[:, -1]
     if len(weight) > 2:
         return torch.stack([first, root.T @ vectors[:, -2]], -1)
-    # with two classes there is one discriminant: beside it the main axis of the rows, uncorrelated
-    # with it within classes
+    # Two classes have one discriminant: add the main axis of the rows, uncorrelated with it within
+    # classes.
     main = torch.linalg.eigh(torch.as_tensor(within)).eigenvectors[:, -1]
     second = main - first * (first @ within @ main) / (first @ within @ first)
     return torch.stack([first, second / (second @ within @ second).sqrt()], -1)
 
 
 def _one_labeling(draws: dict[str, Tensor], module: Any, data: Any) -> dict[str, Tensor]:
-    """Return the draws with one numbering of the classes, by the pivot."""
+    """Return the draws with one numbering of the classes, relabeled by `pivot`."""
     found = pivot(module.responsibilities(draws, data).unsqueeze(0).numpy())
     return {k: torch.as_tensor(apply(v.unsqueeze(0).numpy(), found)[0]) for k, v in draws.items()}
 

@@ -1,4 +1,4 @@
-"""Topics as pictures: the `panel` of topic models."""
+"""Topics as figures: the `panel` of topic models."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["SECTION", "draw_topics", "figures"]
 
 DRAWS = 200  # evenly spaced draws that are aligned
-CLEAR = 0.2  # mean Hellinger distance up to which aligned topics are one picture
+CLEAR = 0.2  # largest mean Hellinger distance at which aligned topics are comparable
 
 
 def figures(report: EntryReport) -> list[tuple[Any, str]]:
-    """Return one figure of the mean topics for the reference and for every method, each aligned to its own last draw.
+    """Return one figure of mean topics for the reference and one per method.
 
-    Topics of all rows are then put into the order of the first row, so that columns can be
-    compared.
+    Draws are aligned to one of them. The topics of all rows are then put into the order of the
+    first row, so that columns can be compared.
     """
     rows: dict[str, tuple[Tensor, Tensor]] = {}
     if report.reference.posterior is not None and "topic" in report.reference.posterior.draws:
@@ -69,7 +69,7 @@ def figures(report: EntryReport) -> list[tuple[Any, str]]:
 
 
 def draw_topics(mean: Tensor, data: Data, titles: list[str]) -> Any:
-    """Return a figure of topics `[topic, word]`: as images where the words are pixels, else as bars over words."""
+    """Draw topics `[topic, word]`: as images if the words are pixels, else as bars."""
     shape = (len(data.coords.get("image_row", ())), len(data.coords.get("image_column", ())))
     image = shape[0] * shape[1] == mean.shape[1]
     number = len(mean)
@@ -133,7 +133,7 @@ def _flat(posterior: Posterior) -> tuple[Tensor, Tensor]:
 
 
 def _medoid(topic: Tensor) -> int:
-    """Return the draw whose topics are most like those of a few others: a pivot that is no outlier."""
+    """Return the draw whose topics are closest to those of a few others, never an outlier."""
     few = topic[:: max(1, len(topic) // 12)][:12]
     costs = torch.stack([align(few, t).cost.mean() for t in few])
     return int(costs.argmin()) * max(1, len(topic) // 12)

@@ -1,4 +1,4 @@
-"""Pictures of the autoencoders: what is written, where it lies in the latent space, and how q compares with the exact posterior."""
+"""Figures of the autoencoders: reconstructions, latent space, and q against the posterior."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WIDE, POINTS, SHARES = 430, 700, (0.5, 0.9)
 
 
 def figures(report: EntryReport) -> list[tuple[Any, str]]:
-    """Return figures with captions; those that need a fit or two latent dimensions are left out where there is none."""
+    """Return figures with captions; those without a fit or two latent dimensions are omitted."""
     fits = {c.posterior.method: c.fit for c in report.comparisons if c.fit is not None}
     trainer = next(iter(fits.values()), None)
     if trainer is None or not isinstance(trainer.program, Vae):
@@ -59,7 +59,7 @@ def figures(report: EntryReport) -> list[tuple[Any, str]]:
 
 
 def mosaic(images: Tensor, columns: int, *, gap: float = 0.15) -> np.ndarray[Any, Any]:
-    """Tile square images `[n, pixel]` row by row into one array, with a light line between them."""
+    """Tile square images `[n, pixel]` row by row into one array, with light lines between them."""
     n, pixels = images.shape
     side = round(pixels**0.5)
     rows = -(-n // columns)
@@ -71,7 +71,10 @@ def mosaic(images: Tensor, columns: int, *, gap: float = 0.15) -> np.ndarray[Any
 
 
 def _square(program: Any) -> bool:
-    """Whether the decoder's logits are the ink of a square image; with pixels that see each other they are not."""
+    """Return whether the decoder's logits are pixel means of a square image.
+
+    They are not for an autoregressive decoder.
+    """
     return program.context is None and round(program.pixels**0.5) ** 2 == program.pixels
 
 
@@ -81,7 +84,7 @@ def _show(axes: Any, sheet: np.ndarray[Any, Any]) -> None:
 
 
 def _reconstructions(report: EntryReport, program: Any) -> tuple[Any, str] | None:
-    """Show each chosen image above the ink the decoder expects under the posterior."""
+    """Show each selected image above its expected pixels under the posterior."""
     source = report.reference.posterior or report.comparisons[0].posterior
     if not _square(program) or "z" not in source.draws:
         return None
@@ -129,7 +132,7 @@ def _samples(program: Any) -> tuple[Any, str] | None:
 
 
 def _traversal(program: Any, number: int = 15) -> tuple[Any, str] | None:
-    """Decode a square of codes at equal steps of prior probability."""
+    """Decode a square grid of codes at equal steps of prior probability."""
     if not _square(program):
         return None
     axis = torch.special.ndtri(torch.linspace(0.02, 0.98, number, dtype=torch.float64))
@@ -146,7 +149,7 @@ def _traversal(program: Any, number: int = 15) -> tuple[Any, str] | None:
 
 
 def _space(report: EntryReport, fit: Any) -> tuple[Any, str]:
-    """Show where the encoder puts the training images."""
+    """Show where the encoder maps the training images."""
     data = report.entry.load_data()
     rows = torch.linspace(0, len(data.train["x"]) - 1, min(POINTS, len(data.train["x"]))).long()
     loc = fit.guide.encode(features_of(report.entry, {k: v[rows] for k, v in data.train.items()}))[
@@ -180,7 +183,10 @@ def _space(report: EntryReport, fit: Any) -> tuple[Any, str]:
 
 
 def _contours(report: EntryReport, program: Any, fits: dict[str, Any]) -> tuple[Any, str] | None:
-    """Show exact posteriors of the images that q misses most, and the regions of equal probability of every guide with units."""
+    """Show exact posteriors of the images that q misses most.
+
+    The regions of equal probability of every guide with units are drawn over them.
+    """
     guides = {name: f for name, f in fits.items() if isinstance(f.guide, LocalGuide)}
     x = report.data.train["x"]
     if not guides or program.latent > LARGEST or len(x) != next(iter(guides.values())).guide.size:
@@ -241,7 +247,10 @@ def _kl(grid: LatentGrid, fit: Any, x: Tensor) -> Tensor:
 
 
 def _levels(log_density: Tensor) -> Sequence[float]:
-    """Return the log densities whose upper level sets hold 90 and 50 percent of the mass on an equidistant grid, ascending."""
+    """Return the log density levels that hold 90 and 50 % of the mass, ascending.
+
+    The grid is equidistant.
+    """
     order = log_density.sort(descending=True).values
     mass = (order - order.logsumexp(0)).exp().cumsum(0)
     return [
@@ -263,7 +272,7 @@ def _filled(axes: Any, ticks: list[Any], log_density: Tensor) -> None:
 
 
 def _tug_of_war(fit: Any) -> tuple[Any, str]:
-    """Show reconstruction and KL of the training images over the steps of the fit that trained the weights."""
+    """Show reconstruction and KL of the training images over the steps of the training fit."""
     steps, history = fit.history["step"], fit.history
     figure, axes = canvas(WIDE, 230, 1, 2)
     total = history["reconstruction_nats"] + history["kl_nats"]

@@ -1,1 +1,1 @@
-"""The sections of one entry, one file each; `benchmarks.report.section` finds them."""
+"""Sections of one entry, one file each; found by `benchmarks.report.section`."""

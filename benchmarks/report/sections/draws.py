@@ -1,4 +1,4 @@
-"""Where the draws are: every method over the reference, the worst components and the worst pair."""
+"""Draws of every method over the reference, with the worst components and the worst pair."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["SECTION"]
 
 
 def html(view: View) -> Markup | None:
-    """Lay the pictures out: those that fit stand beside the forest plot, the others below."""
+    """Lay out the figures beside and below the forest plot."""
     wide, where = _forest(view), _where(view)
-    # A tall forest plot leaves room beside it: as many figures go there as fit its height.
+    # A tall forest plot leaves room beside it: put as many figures there as fit its height.
     room = 1 + max(0, round((wide["height"] * 1.3 - 480) / 330)) if wide is not None else 0
     beside, below = where[:room], where[room:]
-    # A short one leaves room under it instead; a single figure left over joins those beside it.
+    # A short one leaves room below it; a single remaining figure joins those beside it.
     free = max(0, round((480 - wide["height"] * 1.3) / 330)) if wide is not None else 0
     under, below = below[:free], below[free:]
     if wide is not None and len(below) == 1:

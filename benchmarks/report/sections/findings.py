@@ -1,4 +1,4 @@
-"""The verdicts with their reasons: what was found, and the checks that tell something new."""
+"""Verdicts with their reasons: findings, and the checks that add information."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["SECTION"]
 
 
 def verdicts_of(view: View) -> list[dict[str, Any]]:
-    """Return what is said of each method."""
+    """Return what the report says of each method."""
     found = cells(view.report)
     verdicts = []
     for name in view.names:
@@ -29,7 +29,7 @@ def verdicts_of(view: View) -> list[dict[str, Any]]:
             if r.sentence.rstrip(".") not in comparison.sentence
         ]
         checks = [(t.passed, tidy(t.sentence)) for t in comparison.trust]
-        # Beside a reference only failed checks are news; without one the checks are all there is.
+        # With a reference only failed checks add information; without one there are only checks.
         blind = verdict_of(comparison.verdict).blind
         trust = [c for c in checks if blind or c[0] is False]
         folded = [c for c in checks if c not in trust]
@@ -54,7 +54,7 @@ def verdicts_of(view: View) -> list[dict[str, Any]]:
 
 
 def _folded_as(checks: list[tuple[bool | None, str]], others: bool) -> str:
-    """Say what the folded trust checks are: how many passed, how many could not be made."""
+    """Summarize the folded checks: how many passed, how many could not be made."""
     passed = sum(1 for ok, _ in checks if ok)
     missing = len(checks) - passed
     parts = (

@@ -1,4 +1,4 @@
-"""How the guides were fitted: losses, importance weights and what reweighting changes."""
+"""Fits of the guides: losses, importance weights and the effect of reweighting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The health of NUTS: ranks, energy and divergences."""
+"""NUTS diagnostics: ranks, energy and divergences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a card of its own adds: the figures of its `panel` hook."""
+"""Figures of the card's `panel` hook."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SECTION"]
 
 
 def html(view: View) -> Markup | None:
-    """Call `panel(report)` of the card, a function or `module:function`."""
+    """Call `panel(report)` of the card: a function, or `module:function` as text."""
     hook = view.report.entry.panel
     if hook is None:
         return None

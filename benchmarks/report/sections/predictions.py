@@ -1,4 +1,4 @@
-"""Class probabilities of each posterior beside those of methods that are no posteriors."""
+"""Class probabilities of each posterior beside those of methods that are not posteriors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ __all__ = ["SECTION"]
 
 
 def _predictions(view: View) -> dict[str, Any] | None:
-    """Return the table of class probabilities with its figures, or why there is none; None for entries without the hook."""
+    """Return the table of class probabilities with its figures, or why there is none.
+
+    None for entries without the hook.
+    """
     found = view.report.predictions
     if found is None:
         return None

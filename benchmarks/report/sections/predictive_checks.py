@@ -1,4 +1,4 @@
-"""Whether the model fits the data: observed values beside those replicated from each posterior."""
+"""Posterior predictive checks: observed values beside those replicated by each posterior."""
 
 from __future__ import annotations
 

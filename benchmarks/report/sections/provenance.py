@@ -1,4 +1,4 @@
-"""Where the data, the reference and the draws came from, folded."""
+"""Provenance of data, reference and draws, folded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the model is: its lead in two paragraphs, the generative process, and the rest folded."""
+"""Description of the model: its lead, the generative process, and the rest folded."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ __all__ = ["SECTION", "story"]
 
 
 def story(report: EntryReport) -> tuple[list[str], str, list[str]]:
-    """Split the docstring of a model file into the lead, the generative process, and the rest.
+    """Split the docstring of a model file into lead, generative process, and rest.
 
-    The process is the indented or `~` paragraphs. Programs without a model file have no story.
+    The process consists of the indented or `~` paragraphs. Programs without a model file have no
+    story.
     """
     module = sys.modules.get(getattr(report.entry.build, "__module__", "") or "")
     own = module is not None and (hasattr(module, "ENTRY") or hasattr(module, "ENTRIES"))

@@ -1,12 +1,14 @@
-"""Do our chains and published ones have the same posterior? Moments and a pooled R-hat, one row per entry.
+"""Comparison of chains with published draws: moments and a pooled R-hat, a row per entry.
 
 For every component of every quantity, with means m, standard deviations s and their Monte Carlo
 standard errors:
 
-    |m - m'| / sqrt(se(m)^2 + se(m')^2) <= 4,    |s - s'| / sqrt(se(s)^2 + se(s')^2) <= 4,    R-hat of all chains together <= 1.01.
+    |m - m'| / sqrt(se(m)^2 + se(m')^2) <= 4,
+    |s - s'| / sqrt(se(s)^2 + se(s')^2) <= 4,
+    R-hat of all chains together <= 1.01.
 
-Both sides are chains, so both have errors (ArviZ `mcse_mean`, `mcse_sd`). Density parity says that
-the program is the same function; this says that sampling it leads to the same place.
+Both sides are chains, so both have errors (ArviZ `mcse_mean`, `mcse_sd`). Density parity shows
+that the program is the same function; this shows that sampling it gives the same posterior.
 """
 
 from __future__ import annotations
@@ -44,15 +46,15 @@ def parity(ours: Posterior, theirs: Posterior, *, target_accept: float = USUAL) 
 
     Args:
         ours: chains of a sampler under test, dims `("chain", "draw")`.
-        theirs: the chains it is held against.
-        target_accept: what the sampler under test aimed at, for the table.
+        theirs: the chains to compare with.
+        target_accept: target acceptance of the sampler under test, for the table.
 
     Returns:
-        the columns of the table: gaps in combined standard errors, each with the component it is
-        largest at.
+        the columns of the table: gaps in combined standard errors, each with the component of the
+            largest.
 
     Raises:
-        UsageError: one side is no set of chains, or the two belong to different entries.
+        UsageError: one side has no chains, or the two belong to different entries.
     """
     for side in (ours, theirs):
         if side.sample_dims != ("chain", "draw"):
@@ -120,13 +122,16 @@ def _stack(posterior: Posterior) -> tuple[list[str], Array]:
 
 
 def _gap(difference: Array, one: Array, two: Array) -> Array:
-    """Return |difference| in combined standard errors; infinite where a side has no error, so that it cannot pass unseen."""
+    """Return |difference| in combined standard errors.
+
+    It is infinite if a side has no error, so that this cannot pass.
+    """
     se = np.sqrt(one**2 + two**2)
     return np.where(se > 0, np.abs(difference) / np.where(se > 0, se, 1.0), math.inf)
 
 
 def _thin(x: Array, length: int) -> Array:
-    """Keep evenly spaced draws of every chain: a pooled R-hat needs chains of one length."""
+    """Keep evenly spaced draws of every chain: a pooled R-hat needs chains of equal length."""
     return x[:, np.linspace(0, x.shape[1] - 1, length).round().astype(int)]
 
 
@@ -138,10 +143,11 @@ def run(
     jobs: int = 2,
     events: Events | None = None,
 ) -> list[dict[str, Any]]:
-    """Run NUTS at full settings on every entry, keep one JSON file each in `folder`, and return the rows; resumes.
+    """Run NUTS at full settings on every entry and return the rows; resumes.
 
-    An entry with divergences runs again at target acceptance 0.99: smaller steps cure a sampler
-    that cannot follow the density, and leave a wrong density wrong. Both rows are returned.
+    Each row is kept in a JSON file in `folder`. An entry with divergences runs again at target
+    acceptance 0.99: smaller steps cure a sampler that cannot follow the density, but not a wrong
+    density. Both rows are returned.
     """
     events = events or Events()
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,11 +190,14 @@ def _row_of(
 
 
 def measure(work: Work) -> list[dict[str, Any]]:
-    """Compare the chains of every posterior of posteriordb that has published draws, of the first three in a quick run."""
+    """Compare the chains of every posterior of posteriordb with its published draws.
+
+    A quick run takes the first three.
+    """
     entries = [zoo.load(name) for name in zoo.names() if name.startswith("posteriordb/")]
     entries = [entry for entry in entries if entry.published is not None]
     for entry in entries[:1]:
-        entry.load_data()  # says at once where a copy is missing
+        entry.load_data()  # fails early if there is no copy of posteriordb
     return run(
         entries[:QUICK_ENTRIES] if work.quick else entries,
         work.out,

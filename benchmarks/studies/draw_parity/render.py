@@ -16,10 +16,8 @@ from benchmarks.thresholds import RHAT
 
 __all__ = ["CAREFUL", "COLUMNS", "USUAL", "expected_largest", "markdown", "read", "table"]
 
-USUAL, CAREFUL = (
-    0.8,
-    0.99,
-)  # target acceptance of a first run, and of a second one after divergences
+# target acceptance of a first run, and of a second one after divergences
+USUAL, CAREFUL = 0.8, 0.99
 COLUMNS = (
     "entry",
     "passed",
@@ -43,7 +41,7 @@ COLUMNS = (
 )
 SEPARATOR = " | "  # between the notes of one row
 TITLE = "Draw parity with posteriordb"
-REMARKS = (  # written again with every table; what a person found out is the page's part `notes`
+REMARKS = (  # repeated for every table; conclusions by hand go to the part `notes`
     (
         "Our NUTS (nutpie on the compiled log density, 4 chains of 800 + 1,500, extended to an ESS"
         " of 2,000) against posteriordb's 10,000"
@@ -63,7 +61,7 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of the published CSV, none where there is no file."""
+    """Return the rows of the published CSV, none if there is no file."""
     rows = csv_rows(folder / "draw_parity.csv")
     return [
         {**row, "notes": row["notes"].split(SEPARATOR) if row.get("notes") else []} for row in rows
@@ -71,7 +69,10 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def expected_largest(gaps: int) -> tuple[float, float]:
-    """Return the median of the largest of that many |z| of independent standard normals, and the chance that it passes 4."""
+    """Return the median of the largest of that many standard normal |z|.
+
+    They are independent. Also returns the probability that the largest exceeds 4.
+    """
     median = float(norm.isf((1 - 0.5 ** (1 / gaps)) / 2))
     return median, float(-math.expm1(gaps * math.log1p(-2 * norm.sf(SIGMAS))))
 
@@ -79,7 +80,7 @@ def expected_largest(gaps: int) -> tuple[float, float]:
 def markdown(
     rows: Sequence[dict[str, Any]], title: str = TITLE, remarks: Sequence[str] = REMARKS
 ) -> str:
-    """Return the page: what is compared, how many passed, one row per entry, and the notes of the sampler."""
+    """Return the page: the method, how many passed, one row per entry, notes of the sampler."""
     first, again = (
         [r for r in rows if (r["target_accept"] == USUAL) is usual] for usual in (True, False)
     )

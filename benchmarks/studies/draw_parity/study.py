@@ -1,4 +1,4 @@
-"""Do our chains and the published ones of posteriordb have the same posterior?"""
+"""Comparison of this project's chains with the published draws of posteriordb."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Mixtures and latent classes: evidence, co-clustering, labels, modes, held-out score, coverage."""
+"""Mixtures and latent classes: evidence, labels, modes, held-out score, coverage."""

@@ -1,4 +1,4 @@
-"""Guides against the chains of a stored reference: co-clustering of every pair of rows, and labels before and after."""
+"""Co-clustering of guides against the chains of a stored reference, and relabeling."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ LONG = 4000  # draws of each chain
 
 
 def responsibilities(posterior: Posterior, data: Data) -> Tensor:
-    """Return class probabilities of the distinct petal lengths of `gaussian_mixture`, `[*sample, value, class]`."""
+    """Return class probabilities of the distinct petal lengths, `[*sample, value, class]`.
+
+    The entry is `gaussian_mixture`.
+    """
     values = data.train["petal"].unique()
     return gaussian_mixture.log_joint(posterior.draws, values).softmax(-1)
 
@@ -51,10 +54,10 @@ def against_reference(
     draws: int = LONG,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Return the largest co-clustering error of each family over all pairs of petal lengths, both sides Rao-Blackwellized.
+    """Return the largest co-clustering error of each family over all pairs of petal lengths.
 
-    The truth are four chains of 4,000 draws: the stored reference keeps 2,000, an ESS of 1,987 for
-    one pair.
+    Both sides are Rao-Blackwellized. The truth is from four chains of 4,000 draws: the stored
+    reference has 2,000, with an ESS of 1,987 for one pair.
     """
     entry = gaussian_mixture.ENTRY
     data = entry.load_data()
@@ -95,7 +98,10 @@ def against_reference(
 
 
 def labels() -> list[dict[str, Any]]:
-    """Return R-hat of the raw locations of the stored chains before and after each way of relabeling, with its quality."""
+    """Return R-hat of the raw locations before and after each way of relabeling.
+
+    For the stored chains, with the quality of the relabeling.
+    """
     entry, data, truth, _ = _reference()
     r = responsibilities(truth, data).numpy()
     found = relabel.modes(truth, r)

@@ -1,4 +1,4 @@
-"""How often 90 % intervals hold the truth, when parameters and data are simulated from the program itself."""
+"""Simulated coverage of 90 % intervals, with parameters and data drawn from the program."""
 
 from __future__ import annotations
 
@@ -24,19 +24,22 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """Whether the central 90 % interval held the truth, per quantity `[simulation, component]`, and fits that failed."""
+    """Whether central 90 % intervals held the truth, `[simulation, component]` per quantity.
+
+    Also counts fits that failed.
+    """
 
     held: dict[str, Flags]
     failures: int
 
     @property
     def share(self) -> float:
-        """Share of all intervals that held the truth."""
+        """Fraction of all intervals that held the truth."""
         return float(np.concatenate([v.ravel() for v in self.held.values()]).mean())
 
     @property
     def se(self) -> float:
-        """Standard error of the share; the intervals of one simulation count as one observation."""
+        """Standard error of the fraction, with one simulation as one observation."""
         per_simulation = np.concatenate(
             [v.reshape(len(v), -1) for v in self.held.values()], 1
         ).mean(1)
@@ -44,7 +47,10 @@ class Coverage:
 
 
 def simulated(entry: ModelEntry, data: Data, seed: int) -> tuple[dict[str, torch.Tensor], Data]:
-    """Run the program forward once: true values of the sites `[*site]`, and data of the same form drawn given them."""
+    """Run the program forward once.
+
+    Returns true values of the sites `[*site]`, and data of the same form drawn given them.
+    """
     tensors = {k: v for k, v in data.train.items() if k not in data.observed}
     with torch.random.fork_rng(devices=[]), default_dtype(entry.dtype), poutine.block():
         torch.manual_seed(seed)
@@ -68,15 +74,15 @@ def cover(
     seed: int = 0,
     **settings: Any,
 ) -> Coverage:
-    """Simulate, fit, and ask whether central 90 % intervals of the quantities hold the truth.
+    """Simulate, fit, and count how often central 90 % intervals of quantities hold the truth.
 
     Args:
-        entry: whose program simulates; parameters come from its prior, so that an exact posterior
+        entry: the entry that simulates; parameters come from its prior, so that an exact posterior
             has coverage 0.90.
         family: guide family to fit.
         simulations: number of data sets.
-        rows: rows per data set, the entry's own by default.
-        quantities: names of quantities, all judged ones by default.
+        rows: rows per data set, by default as many as in the entry's data.
+        quantities: names of quantities, by default all judged ones.
         seed: seed of everything.
         **settings: settings of the fits.
     """
@@ -93,7 +99,7 @@ def cover(
         fit = guides.fit(entry, family, data=made, seed=number, **settings)
         if not fit.ok:
             failures += 1
-            for name in names:  # no interval holds nothing
+            for name in names:  # without an interval nothing is covered
                 held[name].append(
                     np.zeros_like(
                         entry.quantities[name].fn({k: v[None] for k, v in truth.items()}, made)[0],
@@ -111,7 +117,10 @@ def cover(
 
 
 def exact_intervals(simulations: int = 200, *, K: int = 2, seed: int = 0) -> Coverage:
-    """Return the coverage of the exact posterior of the twelve-row mixture: what the simulation itself is worth."""
+    """Return the coverage of the exact posterior of the twelve-row mixture.
+
+    It shows the noise of the simulation itself.
+    """
     entry = zoo.load("gaussian_mixture_exact", K=K)
     data = entry.load_data()
     names = ("location", "weight", "log_scale", "mixture_mean")

@@ -1,4 +1,4 @@
-"""Estimates of the log evidence against the exact sum over labelings, and co-clustering against the exact matrix."""
+"""Log evidence estimates and co-clustering, against the exact sum over labelings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ DRAWS = 8000
 def evidence_rows(
     K: int, families: tuple[str, ...] = ("laplace", "mean_field", "full_rank"), **settings: Any
 ) -> list[dict[str, Any]]:
-    """Return one row per estimate: its value, its error in nats, the error less log K!, k-hat and the worst co-clustering error."""
+    """Return one row per estimate.
+
+    Its value, its error in nats, the error less log K!, k-hat and the largest co-clustering error.
+    """
     entry = zoo.load("gaussian_mixture_exact", K=K)
     data = entry.load_data()
     closed, matrix = entry.exact(data), exact.co_clustering(data, K)
@@ -86,10 +89,11 @@ def evidence_rows(
 def _at_the_mode(
     entry: zoo.ModelEntry, data: zoo.Data, fit: guides.Fit, K: int
 ) -> dict[str, float]:
-    """Return the Laplace estimate of the log evidence and BIC's, both at the mode of the unconstrained density.
+    """Return the Laplace estimate of the log evidence and BIC's, at the posterior mode.
 
-    log Z = log p(u*) + (d/2) log 2 pi + (1/2) log det C;  BIC: log p(data | u*) - (3K - 1)/2 log n. The likelihood of a
-    mixture has no maximum, so that BIC uses the mode of the posterior.
+    log Z = log p(u*) + (d/2) log 2 pi + (1/2) log det C;  BIC: log p(data | u*) - (3K - 1)/2 log
+    n. The likelihood of a mixture has no maximum, so BIC uses the mode of the unconstrained
+    posterior.
     """
     guide: Any = fit.guide
     with session(entry.dtype), torch.no_grad():
@@ -111,7 +115,10 @@ def _at_the_mode(
 
 
 def class_network_rows(K: int, **settings: Any) -> list[dict[str, Any]]:
-    """Return the price of class probabilities from a network: KL per datum against the exact class posterior of each draw."""
+    """Return the cost of class probabilities from a network.
+
+    It is the KL per datum against the exact class posterior of each draw.
+    """
     entry = zoo.load("gaussian_mixture_exact", K=K)
     data = entry.load_data()
     fit = guides.fit(entry, "class_network", data=data, **settings)

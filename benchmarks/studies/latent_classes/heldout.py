@@ -1,4 +1,7 @@
-"""Held-out log score of the full posterior predictive against scikit-learn's BayesianGaussianMixture, row by row."""
+"""Held-out log score of the posterior predictive against BayesianGaussianMixture.
+
+The latter is scikit-learn's; rows are scored one by one.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +41,10 @@ class Score:
 def compare(
     data: str, K: int, covariance: str, *, family: str = "laplace", seeds: int = 2, **settings: Any
 ) -> Score:
-    """Score every row by models fitted without its fold; both see the same rows, standardized by the training fold.
+    """Score every row by models fitted without its fold.
 
-    Ours is log mean_s p(row | draw s), the posterior predictive of the family; theirs `score_samples`, as they define it.
+    Both see the same rows, standardized by the training fold. Ours is log mean_s p(row | draw s),
+    the posterior predictive of the family; theirs is `score_samples`, as they define it.
     """
     from sklearn.mixture import BayesianGaussianMixture
     from sklearn.model_selection import KFold
@@ -60,9 +64,8 @@ def compare(
             fit = guides.fit(entry, family, data=given, seed=seed, **settings)
             failures += not fit.ok
             posterior = guides.draw(fit, DRAWS)
-            log_p = classes.log_joint(posterior.draws, held, given.train["basis"]).logsumexp(
-                -1
-            )  # [draw, row]
+            # [draw, row]
+            log_p = classes.log_joint(posterior.draws, held, given.train["basis"]).logsumexp(-1)
             ours[seed, test] = (log_p.logsumexp(0) - math.log(DRAWS)).numpy()
             model = BayesianGaussianMixture(
                 n_components=K,
@@ -72,9 +75,8 @@ def compare(
                 random_state=seed,
             )
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # not converged: the best of five starts is taken all the same
+                # the best of five starts is used even if it has not converged
+                warnings.simplefilter("ignore")
                 theirs[seed, test] = model.fit(x.numpy()).score_samples(held.numpy())
     return Score(
         data=data,
@@ -88,7 +90,10 @@ def compare(
 
 
 def interval(score: Score, *, seed: int = 0) -> tuple[float, float, float]:
-    """Return the mean difference per row (ours - theirs), seeds averaged, with its 95 % interval by a bootstrap over rows."""
+    """Return the mean difference per row (ours - theirs) with its 95 % interval.
+
+    Seeds are averaged; the interval is a bootstrap over rows.
+    """
     difference = (score.ours - score.theirs).mean(0)
     rng = np.random.default_rng(seed)
     means = difference[rng.integers(len(difference), size=(BOOTSTRAPS, len(difference)))].mean(1)

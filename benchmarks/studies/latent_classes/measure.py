@@ -1,4 +1,4 @@
-"""The measured figures of mixtures and latent classes, part by part."""
+"""Figures of mixtures and latent classes, part by part."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _coverage(quick: bool) -> Rows:
 
 def _coverage_guide(quick: bool) -> Rows:
     entry = zoo.load("gaussian_mixture_exact")
-    rows, one_graph = [], {"compile": "on", "num_particles": 32}  # compiled once for all data sets
+    rows, one_graph = [], {"compile": "on", "num_particles": 32}  # one graph for all data sets
     flow = {**one_graph, "lr": 0.005}
     for family, settings in (
         ("laplace", {"compile": "off"}),
@@ -131,7 +131,7 @@ def _covered(entry: str, method: str, rows: int, found: coverage.Coverage) -> di
     }
 
 
-PARTS: dict[str, Callable[[bool], Rows]] = {  # each takes: quick
+PARTS: dict[str, Callable[[bool], Rows]] = {  # each takes `quick`
     "evidence": _evidence,
     "network": _network,
     "labels": _labels,

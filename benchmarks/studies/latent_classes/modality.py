@@ -1,4 +1,4 @@
-"""Chains of a mixture that settle in different modes: found from co-clustering, named, and not averaged."""
+"""Chains of a mixture in different modes: detected by co-clustering, named, not averaged."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ def mode_rows(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Rows:
-    """Return one row per mode that the chains of each entry are in: its chains, mean log density, and class sizes.
+    """Return one row per mode of the chains of each entry.
+
+    It has the chains, their mean log density, and class sizes.
 
     Args:
         cases: entries with options.
-        chains: chains per entry, each from a start of its own.
+        chains: chains per entry, each with its own start.
         draws: draws per chain.
         seed: seed of the chains.
     """

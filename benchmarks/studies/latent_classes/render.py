@@ -1,4 +1,4 @@
-"""`docs/results/latent_classes.md` from the recorded figures; a figure that is not there is said to be open."""
+"""`docs/results/latent_classes.md` from recorded figures; missing ones are shown as open."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["bars", "render"]
 
-HELD = ("iris", "wine", "breast_cancer")  # data of the held-out score
+HELD = ("iris", "wine", "breast_cancer")  # data sets of the held-out score
 Rows = list[dict[str, Any]]
 
 
@@ -22,7 +22,7 @@ def _signed(value: float, digits: int = 2) -> str:
 
 
 def bars(found: Mapping[str, Rows]) -> list[list[str]]:
-    """Return bar, measured figure and verdict for every bar; one that was not measured says so."""
+    """Return bar, measured figure and verdict for every bar, measured or not."""
     out = []
     rows = found.get("co_clustering", [])
     if rows:

@@ -1,4 +1,4 @@
-"""Mixtures and latent classes: evidence, co-clustering, labels, modes, held-out score, coverage."""
+"""Mixtures and latent classes: evidence, labels, modes, held-out score, coverage."""
 
 from __future__ import annotations
 

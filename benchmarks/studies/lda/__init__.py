@@ -1,1 +1,1 @@
-"""Topic models: recovery of known topics, and held-out digits by one evaluator for every method."""
+"""Topic models: recovery of known topics, and held-out digits by one common evaluator."""

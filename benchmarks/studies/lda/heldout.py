@@ -1,17 +1,18 @@
-"""Held-out documents scored given topics, whoever found them: three numbers with three names, in nats per token.
+"""Held-out scores of documents given topics: three quantities, in nats per token.
 
-For topics phi `[topic, word]` and mixtures theta_d ~ Dirichlet(alpha, ..., alpha), the words of a
-document in their order have
+The topics may come from any method. For topics phi `[topic, word]` and mixtures theta_d ~
+Dirichlet(alpha, ..., alpha), the words of a document in their order have
 
     log p(w_d | phi) = log E_theta prod_n sum_k theta_k phi_{k, w_dn}
 
-* `elbo_bound`: a lower bound of it, by coordinate ascent on a Dirichlet q(theta) and q(z).
+* `elbo_bound`: a lower bound, by coordinate ascent on a Dirichlet q(theta) and q(z).
 * `document_completion`: theta from half of the tokens, log sum_k E[theta_k] phi_kw summed over the
-  other half: a prediction, no bound.
-* `left_to_right`: an unbiased estimate of p(w_d | phi) by a particle filter over tokens; `enumerated` is its exact value.
+  other half: a prediction, not a bound.
+* `left_to_right`: an unbiased estimate of p(w_d | phi) by a particle filter over tokens;
+  `enumerated` is its exact value.
 
-They answer different questions and are never mixed. Every document is scored by itself, with
-random numbers that depend on its words alone, so that a score does not change with the order, the
+They answer different questions and are never mixed. Every document is scored separately, with
+random numbers that depend only on its words, so that a score does not depend on the order, the
 batches or the other documents of an evaluation set.
 
 Source: Wallach, Murray, Salakhutdinov and Mimno (2009), Evaluation methods for topic models, ICML;
@@ -44,15 +45,14 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
-PASSES = (
-    200  # of the coordinate ascent on each document; fixed, so that no document waits for another
-)
+# passes of the coordinate ascent, fixed so that no document waits for another
+PASSES = 200
 LARGEST = 2_000_000  # count vectors of an enumeration
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heldout:
-    """Log probabilities `[document]` in nats and the tokens `[document]` they are of."""
+    """Log probabilities `[document]` in nats, and the number of their tokens `[document]`."""
 
     name: str
     log_prob: Tensor
@@ -65,7 +65,7 @@ class Heldout:
 
     @property
     def se(self) -> float:
-        """Standard error of `nats_per_token` over documents, as that of a ratio."""
+        """Standard error over documents of `nats_per_token`, a ratio estimate."""
         rest = self.log_prob - self.nats_per_token * self.tokens
         return float((rest.square().sum()).sqrt() / self.tokens.sum())
 
@@ -79,7 +79,7 @@ def _checked(topics: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return both in float64.
 
     Raises:
-        UsageError: shapes that do not fit, or topics that are no distributions over words.
+        UsageError: shapes that do not match, or topics that are not distributions over words.
     """
     topics, counts = (
         torch.as_tensor(topics, dtype=torch.float64),
@@ -101,7 +101,10 @@ def _checked(topics: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def infer_mixtures(topics: Tensor, alpha: float, counts: Tensor) -> Tensor:
-    """Return the concentrations of q(mixture) `[document, topic]` given topics, by a fixed number of passes."""
+    """Return the concentrations of q(mixture) `[document, topic]`, given topics.
+
+    A fixed number of passes is made.
+    """
     topics, counts = _checked(topics, counts)
     prior = torch.full((len(counts), len(topics)), float(alpha), dtype=torch.float64)
     return mixtures_given(
@@ -127,13 +130,16 @@ def elbo_bound(topics: Tensor, alpha: float, counts: Tensor) -> Heldout:
 
 
 def _stream(row: Array, seed: int, role: str) -> np.random.Generator:
-    """Return random numbers that depend on the words of one document alone."""
+    """Return a generator whose seed depends only on the words of one document."""
     text = f"{role}:{seed}:".encode() + np.ascontiguousarray(row, dtype=np.float64).tobytes()
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8], "big"))
 
 
 def split_tokens(counts: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return two halves of every document's tokens, drawn without replacement by its own random numbers."""
+    """Return two halves of every document's tokens.
+
+    They are drawn without replacement, with random numbers of the document.
+    """
     rows = counts.double().numpy()
     first = np.stack(
         [
@@ -148,7 +154,10 @@ def split_tokens(counts: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def complete(topics: Tensor, mixtures: Tensor, scored: Tensor) -> Heldout:
-    """Return log sum_k mixture_k topic_kw summed over tokens, for mixtures `[document, topic]` found elsewhere (an encoder)."""
+    """Return log sum_k mixture_k topic_kw summed over tokens.
+
+    The mixtures `[document, topic]` come from elsewhere (an encoder).
+    """
     topics, scored = _checked(topics, scored)
     return Heldout(
         name="document_completion",
@@ -158,14 +167,17 @@ def complete(topics: Tensor, mixtures: Tensor, scored: Tensor) -> Heldout:
 
 
 def document_completion(topics: Tensor, alpha: float, counts: Tensor, *, seed: int = 0) -> Heldout:
-    """Return the log probability of half of each document's tokens, its mixture inferred from the other half."""
+    """Return the log probability of half of each document's tokens.
+
+    The mixture is inferred from the other half.
+    """
     known, scored = split_tokens(counts, seed)
     q = infer_mixtures(topics, alpha, known)
     return complete(topics, q / q.sum(1, keepdim=True), scored)
 
 
 def enumerated(topics: Tensor, alpha: float, counts: Tensor) -> Heldout:
-    """Return the exact log p(words in order | topics): the sum over how many tokens each topic has.
+    """Return the exact log p(words in order | topics), a sum over token counts of topics.
 
     prod_n (sum_k phi_{k, w_n} x_k) is expanded as a polynomial in x, token by token; the
     coefficient of x^n is then weighted with the Dirichlet-multinomial probability of one
@@ -197,9 +209,8 @@ def _expand(topics: Array, alpha: float, row: Array) -> float:
     for word in np.repeat(np.arange(len(row)), row.astype(int)):
         grown = topics[-1, word] * coefficients
         for k in range(number - 1):
-            grown += topics[k, word] * np.roll(
-                coefficients, 1, axis=k
-            )  # the last entry of an axis is 0 until the last token
+            # roll does not wrap: the last entry of an axis is 0 until the last token
+            grown += topics[k, word] * np.roll(coefficients, 1, axis=k)
         largest = grown.max()
         coefficients, log_scale = grown / largest, log_scale + np.log(largest)
     each = (
@@ -228,21 +239,21 @@ def left_to_right(
     moves: int = 2,
     seed: int = 0,
 ) -> Heldout:
-    """Return the log of an unbiased estimate of p(words in order | topics) for every document.
+    """Return the log of an unbiased estimate of p(words in order | topics) per document.
 
     A particle holds topics of the tokens so far. Each next token weights the particles by its
-    predictive probability, whose mean is the estimate's next factor; they are resampled, the
-    token's topic is drawn, and `moves` earlier ones are drawn anew given all others. The product
-    of the mean weights is unbiased for any number of particles; its logarithm is low by half its
-    variance.
+    predictive probability, whose mean is the next factor of the estimate. Particles are resampled,
+    the topic of the token is drawn, and `moves` earlier topics are redrawn given all others. The
+    product of the mean weights is unbiased for any number of particles; its logarithm is low by
+    half its variance.
 
     Args:
         topics: `[topic, word]`.
         alpha: concentration of the mixtures.
         counts: `[document, word]`.
-        particles: per document.
+        particles: number per document.
         moves: Gibbs steps per token.
-        seed: of the random numbers, which otherwise depend on the document alone.
+        seed: seed of the random numbers, which otherwise depend only on the document.
     """
     topics, counts = _checked(topics, counts)
     values = [
@@ -285,6 +296,6 @@ def _filter(
 
 
 def _pick(weights: Array, stream: np.random.Generator) -> Array:
-    """Draw one column per row with chances proportional to the weights."""
+    """Draw one column per row with probabilities proportional to the weights."""
     cumulative = np.cumsum(weights, 1)
     return (cumulative < stream.random((len(weights), 1)) * cumulative[:, -1:]).sum(1)

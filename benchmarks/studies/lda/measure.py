@@ -1,4 +1,7 @@
-"""The figures of `docs/results/lda.md`, each kept as soon as it is there. Two thirds of the time go to the optional peers."""
+"""Figures of `docs/results/lda.md`, each stored as soon as it is measured.
+
+The optional peers take two thirds of the time.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from zoo.models.topics.lda import bars
 __all__ = ["PARTS"]
 
 TRAINED, K, ALPHA, BETA = 1500, 10, 0.5, 0.5  # of the digits
-NUMBERS = (2, 5, 10, 15, 20)  # of topics
+NUMBERS = (2, 5, 10, 15, 20)  # numbers of topics
 SWEEPS = 1000
 LEFT_DOCUMENTS = 40
 QUICK_STEPS = 200  # of the encoder
@@ -72,7 +75,10 @@ def _recovered(method: str, seed: int, run: Run) -> Row:
 
 
 def recover(work: Work) -> dict[str, Row]:
-    """Find the ten true bars: the largest matched L1 distance for every method and data seed, and the processor seconds."""
+    """Recover the ten true bars.
+
+    The largest matched L1 distance for every method and data seed, and the CPU seconds.
+    """
     kept, seeds, others = (
         _kept(work),
         range(2 if work.quick else 10),
@@ -95,7 +101,10 @@ def recover(work: Work) -> dict[str, Row]:
 
 
 def compare_digits(work: Work) -> dict[str, Row]:
-    """Score document completion of held-out digits by every method's topics, with one evaluator."""
+    """Score document completion of held-out digits by every method's topics.
+
+    The evaluator is the same for all.
+    """
     kept, (train, test) = _kept(work), digits()
 
     def pair(seed: int) -> Row:
@@ -131,7 +140,7 @@ def compare_digits(work: Work) -> dict[str, Row]:
 
 
 def three_numbers(work: Work) -> dict[str, Row]:
-    """Score the same topics on the same images by the three numbers, which are not each other."""
+    """Score the same topics on the same images by all three quantities."""
     kept, (train, test) = _kept(work), digits()
     few = test[: 5 if work.quick else LEFT_DOCUMENTS]
 
@@ -152,7 +161,10 @@ def three_numbers(work: Work) -> dict[str, Row]:
 
 
 def number_of_topics(work: Work) -> dict[str, Row]:
-    """Score held-out digits for several K; log probabilities per image are kept, so that steps have paired errors."""
+    """Score held-out digits for several K.
+
+    Log probabilities per image are kept, so that differences have paired errors.
+    """
     kept, (train, test) = _kept(work), digits()
 
     def make(topics: int) -> Row:
@@ -170,7 +182,10 @@ def number_of_topics(work: Work) -> dict[str, Row]:
 
 
 def amortized(work: Work) -> dict[str, Row]:
-    """Score what the encoder loses: its topics with its own mixtures, and the same with per-document inference."""
+    """Score what amortization loses.
+
+    The encoder's topics are scored with its own mixtures and with per-document inference.
+    """
     kept, (train, test) = _kept(work), digits()
     known, scored = split_tokens(test)
     short: dict[str, Any] = (

@@ -1,7 +1,7 @@
-"""Other implementations of latent Dirichlet allocation, run for a budget and judged by the same evaluator; both are optional to call.
+"""Other implementations of latent Dirichlet allocation, run for a budget.
 
-Every function returns topics `[topic, word]` and the processor seconds the training took (one
-thread each). Processor time is the clock because it means the same on a busy machine.
+All are judged by the same evaluator and optional. Every function returns topics `[topic, word]`
+and the CPU seconds of the training (one thread each), which mean the same on a busy machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def normalized(weights: Tensor) -> Tensor:
 def ours(
     counts: Tensor, topics: int, alpha: float, beta: float, seed: int, *, starts: int = 20
 ) -> tuple[Ascent, float]:
-    """Return the coordinate ascent behind the `dirichlet` family and its processor seconds."""
+    """Return the coordinate ascent of the `dirichlet` family and its CPU seconds."""
     before = time.process_time()
     topic = torch.full((topics, counts.shape[1]), beta, dtype=torch.float64)
     mixture = torch.full((len(counts), topics), alpha, dtype=torch.float64)
@@ -45,7 +45,10 @@ def ours(
 def sklearn_online(
     counts: Tensor, topics: int, alpha: float, beta: float, seed: int, seconds: float
 ) -> tuple[Tensor, float]:
-    """Return the topics of scikit-learn's online variational Bayes after epochs of minibatches of 128 until the seconds are spent."""
+    """Return the topics of scikit-learn's online variational Bayes.
+
+    It makes epochs of minibatches of 128 until the seconds are spent.
+    """
     from sklearn.decomposition import LatentDirichletAllocation
 
     table, order = counts.numpy(), np.random.default_rng(seed)
@@ -87,14 +90,17 @@ def sklearn_batch(
 
 
 def has_tomotopy() -> bool:
-    """Whether the optional peer is installed."""
+    """Return whether the optional peer is installed."""
     return importlib.util.find_spec("tomotopy") is not None
 
 
 def tomotopy_gibbs(
     counts: Tensor, topics: int, alpha: float, beta: float, seed: int, sweeps: int
 ) -> tuple[Tensor, float]:
-    """Return the topics of tomotopy's collapsed Gibbs sampler at its last sweep, hyperparameters held fixed."""
+    """Return the topics of tomotopy's collapsed Gibbs sampler at its last sweep.
+
+    Hyperparameters are fixed.
+    """
     import tomotopy
 
     with warnings.catch_warnings():
@@ -110,7 +116,7 @@ def tomotopy_gibbs(
     words = [int(v) for v in model.used_vocabs]
     for k in range(topics):
         found[k, words] = torch.as_tensor(model.get_topic_word_dist(k), dtype=torch.float64)
-    # words that never occur have no row there; they get what the prior leaves them
+    # words that never occur have no row there; they get their share of the prior
     return (
         normalized(
             found.clamp(min=beta / (float(counts.sum()) / topics + counts.shape[1] * beta))

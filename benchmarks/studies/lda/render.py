@@ -1,4 +1,4 @@
-"""The results page of topic models, from the figures kept beside it; what was not measured is said."""
+"""The results page of topic models, from its published figures; it names missing ones."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Rows = Mapping[str, Mapping[str, Any]]
 Targets = list[tuple[str, str, str]]
 HEAD = """# Topic models: bars and held-out scores
 
-Made by `zoo study lda` from the figures in `lda.json`. Seconds are processor seconds of one thread,
-training only. "ours" is the coordinate ascent behind the family `dirichlet` (20 starts, the best three run to the end). Every method's
-topics are judged by the same evaluator (`benchmarks.studies.lda.heldout`); perplexity is exp of minus the nats per token, lower is better.
+Made by `zoo study lda` from the figures in `lda.json`. Seconds are CPU seconds of one thread,
+training only. "ours" is the coordinate ascent behind the family `dirichlet` (20 starts, the best
+three run to the end). Every method's topics are judged by the same evaluator
+(`benchmarks.studies.lda.heldout`); perplexity is exp of minus the nats per token, lower is better.
 """
 
 

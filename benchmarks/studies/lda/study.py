@@ -1,4 +1,4 @@
-"""Topic models: recovery of known topics, and held-out digits by one evaluator for every method."""
+"""Topic models: recovery of known topics, and held-out digits by one common evaluator."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ def _measure(part: str, work: Work) -> Any:
 def _render(rows: Mapping[str, Any]) -> Rendered:
     from benchmarks.studies.lda.render import render
 
-    rows = json.loads(
-        json.dumps(rows, sort_keys=True)
-    )  # the order of the tables, whoever measured
+    # one order of the tables, whatever the order of measurement
+    rows = json.loads(json.dumps(rows, sort_keys=True))
     return Rendered(text=render(rows), files={"lda.json": json_text(rows)})
 
 

@@ -1,8 +1,8 @@
-"""What a posterior over adapters costs: one step of variational inference beside one step of plain adapter training.
+"""Cost of a posterior over adapters: a step of variational inference and of plain training.
 
 The model is a transformer encoder of PyTorch with random weights and rank-4 adapters on its
-feed-forward layers. Time is processor time, the median of several steps; memory is what a step
-keeps for its backward pass, counted exactly by hooks.
+feed-forward layers. Time is CPU time, the median of several steps; memory is what a step keeps for
+its backward pass, counted exactly by hooks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WIDTH, LAYERS, LENGTH, BATCH, WORDS, CLASSES, RANK = 128, 4, 32, 32, 1000, 4, 4
 
 
 class Encoder(nn.Module):
-    """Token numbers `[row, place]` to logits `[row, class]`."""
+    """Classifier from token indices `[row, position]` to logits `[row, class]`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
 
 
 def kept_bytes(loss: Callable[[], Tensor]) -> int:
-    """Return the bytes of distinct storages that computing a loss keeps for its backward pass."""
+    """Return the bytes of distinct storages kept for the backward pass of a loss."""
     seen: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -61,7 +61,10 @@ def kept_bytes(loss: Callable[[], Tensor]) -> int:
 def step_cost(
     loss: Callable[[], Tensor], parameters: list[Any], steps: int = STEPS
 ) -> tuple[float, float, int]:
-    """Return processor milliseconds of one step of Adam, megabytes kept for the backward pass, and trained numbers."""
+    """Return the cost of one step of Adam.
+
+    CPU milliseconds, megabytes kept for the backward pass, and number of trained parameters.
+    """
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
     times = []
     for _ in range(steps + 2):
@@ -74,7 +77,7 @@ def step_cost(
 
 
 def measure(work: Work) -> list[dict[str, Any]]:
-    """Return one row per kind of step: its time, the memory it keeps, and the numbers it trains."""
+    """Return one row per kind of step: time, memory, and number of trained parameters."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         found = _costs(3 if work.quick else STEPS)

@@ -1,4 +1,4 @@
-"""The bars of `lora_head`, measured: posteriors, point estimates and ensembles over tasks and data seeds, against NUTS.
+"""Bars of `lora_head`: posteriors, point estimates and ensembles against NUTS.
 
 One row per case, data seed and method. A quick run takes the first three data seeds of one case, a
 full one ten of the rank-one and the last-layer form and one of the other tasks. Chains, the truth
@@ -38,8 +38,8 @@ __all__ = ["bin_sums", "measure", "scored"]
 QUICK = {"draws": 500, "tune": 500}
 FIT: dict[str, Any] = {"steps": 3000, "num_particles": 16, "compile": "auto"}
 QUICK_FIT: dict[str, Any] = {**FIT, "steps": 1500}
-# At a rate of 0.02 the flow stops 1.2 nats lower and 0.022 from the chains in place of 0.017, at
-# the default of 0.01 0.2 nats lower.
+# With a rate of 0.02 the flow ends 1.2 nats lower, at a distance of 0.022 from the chains instead
+# of 0.017; with the default of 0.01, 0.2 nats lower.
 FLOW: dict[str, Any] = {"steps": 10_000, "num_particles": 64, "lr": 0.005, "compile": "auto"}
 FULL = {"draws": 3000, "tune": 600}
 CERTIFIED_RHAT, CERTIFIED_ESS = 1.01, 4000
@@ -88,7 +88,7 @@ def case_rows(case: str, seed: int, *, quick: bool, jobs: int = 2, labels: int =
 def scored(
     made: Any, posteriors: dict[str, Any], status: dict[str, str], seconds: dict[str, float]
 ) -> list[Row]:
-    """Return the row of every method: metrics, and where there are chains the distance to them."""
+    """Return the row of every method: metrics and, if there are chains, the distance to them."""
     found = {
         m: {n: p.double().numpy() for n, p in sets.items()}
         for m, sets in made.probabilities.items()
@@ -141,10 +141,14 @@ def scored(
 
 
 def bin_sums(p: Array, y: Array) -> str:
-    """Return rows, sum of confidences and number right of every confidence bin that is not empty, from which ECE over seeds is pooled."""
+    """Return the sums of every non-empty confidence bin, from which ECE over seeds is pooled.
+
+    Per bin: rows, sum of confidences, and number of correct rows.
+    """
     place = np.clip(np.ceil(p.max(1) * BINS).astype(int) - 1, 0, BINS - 1)
     return " ".join(
-        f"{b}:{(place == b).sum()}:{p.max(1)[place == b].sum():.5f}:{(p.argmax(1) == y)[place == b].sum()}"
+        f"{b}:{(place == b).sum()}:{p.max(1)[place == b].sum():.5f}"
+        f":{(p.argmax(1) == y)[place == b].sum()}"
         for b in np.unique(place)
     )
 
@@ -157,7 +161,10 @@ def log_odds_sd(posterior: Any) -> Array:
 
 
 def certify(nuts: Any, made: Any) -> Row:
-    """Return the share of test images whose true class's probability has R-hat <= 1.01, and ESS >= 4,000, and the worst values."""
+    """Return how well chains have converged on the probabilities of the true classes.
+
+    The fractions of test images with R-hat <= 1.01 and with ESS >= 4,000, and the worst values.
+    """
     labels = made.labels
     parts = []
     for chain in range(nuts.sample_shape[0]):
@@ -176,7 +183,10 @@ def certify(nuts: Any, made: Any) -> Row:
 
 
 def measure(work: Work) -> list[Row]:
-    """Measure what is missing of the plan and return all rows, floats to the digits of the published table."""
+    """Measure what is missing of the plan and return all rows.
+
+    Floats have the digits of the published table.
+    """
     kept, pairs = Kept(work.out / "rows.json"), plan(work.quick)
     for case, seed in pairs:
         name = f"{case} {seed}"

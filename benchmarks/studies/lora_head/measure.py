@@ -1,4 +1,4 @@
-"""The parts of the study of `lora_head`."""
+"""Parts of the study of `lora_head`."""
 
 from __future__ import annotations
 

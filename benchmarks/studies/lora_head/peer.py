@@ -1,9 +1,9 @@
-"""`laplace-torch` beside our own families on `lora_head[form=last_layer]`: a Laplace approximation somebody else wrote.
+"""`laplace-torch`, an independent Laplace approximation, on `lora_head[form=last_layer]`.
 
 The last layer is a linear model with a normal prior around the frozen weights, which the library
-can say exactly: with the full Hessian it is our `laplace` (a test holds mean and covariance
-equal), with Kronecker factors what its users mostly take. The table goes into the part
-`laplace-torch` of `docs/models/lora_head.md`. Needs `pip install -e '.[peers]'`.
+can represent exactly. With the full Hessian it equals the `laplace` family (a test compares mean
+and covariance); with Kronecker factors it is what most of its users choose. The table becomes the
+part `laplace-torch` of `docs/models/lora_head.md`. Needs `pip install -e '.[peers]'`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Approximation:
     """The library's approximation around a mode of the head.
 
     Args:
-        data: of `lora_head` with `form=last_layer`.
-        mode: the head's values at the mode, `[class, 33]`, as the site of the program has them.
+        data: data of `lora_head` with `form=last_layer`.
+        mode: values of the head at the mode, `[class, 33]`, as in the program's site.
         structure: `kron` or `full`, of the Hessian.
 
     Raises:
@@ -57,15 +57,14 @@ class Approximation:
             raise UsageError(f"structure is {structure!r}; accepted: {', '.join(STRUCTURES)}.")
         laplace = _library()
         w, classes = backbone(), len(mode)
-        self.frozen = torch.cat(
-            [w["w3"][:classes], w["b3"][:classes, None]], 1
-        )  # [class, 33], the bias last
+        # [class, 33], the bias last
+        self.frozen = torch.cat([w["w3"][:classes], w["b3"][:classes, None]], 1)
         layer = nn.Linear(32, classes).double()
         with torch.no_grad():
             values = self.frozen + LAST_SCALE * mode
             layer.weight.copy_(values[:, :32])
             layer.bias.copy_(values[:, 32])
-        # the layer's parameters come one after the other, the site has the bias in each row
+        # the layer has weights, then biases; the site has the bias at the end of each row
         self.order = torch.cat(
             [
                 torch.arange(32 * classes).reshape(classes, 32),
@@ -88,7 +87,10 @@ class Approximation:
             self.posterior.fit(torch.utils.data.DataLoader(rows, batch_size=len(rows)))
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Return mean and covariance of the site `head`, flattened class by class; with the full Hessian alone."""
+        """Return mean and covariance of the site `head`, flattened class by class.
+
+        Only with the full Hessian.
+        """
         flat = self.order.reshape(-1)
         covariance: Tensor = self.posterior.posterior_covariance[flat][:, flat] / LAST_SCALE**2
         return self._head(self.posterior.mean).reshape(-1), covariance
@@ -106,7 +108,7 @@ class Approximation:
 def _predictions(
     quick: bool, seed: int = 0
 ) -> tuple[Baselines, dict[str, Mapping[str, Any]], Any]:
-    """Return the scored sets, the predictive of every method by name, and the chains they are measured against."""
+    """Return the scored sets, the predictive of every method, and the reference chains."""
     entry = zoo.load("lora_head", form="last_layer")
     data = entry.load_data(seed)
     assert entry.baselines is not None
@@ -132,7 +134,10 @@ def _predictions(
 
 
 def measure(work: Work) -> list[dict[str, Any]]:
-    """Return one row per method: accuracy, log loss, ECE, and mean total variation to the predictive of the chains."""
+    """Return one row per method.
+
+    Accuracy, log loss, ECE, and mean total variation to the predictive of the chains.
+    """
     _library()
     made, found, nuts = _predictions(work.quick)
     parts = halves(made, nuts)

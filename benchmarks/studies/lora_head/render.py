@@ -1,4 +1,4 @@
-"""`docs/results/lora_head.md` from the rows that `zoo study lora_head` measured; what was not measured is not shown."""
+"""`docs/results/lora_head.md` from the measured rows of `zoo study lora_head`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,10 @@ CASES: dict[str, dict[str, Any]] = {  # name in the table -> options of the entr
     "inversion": {"task": "inversion"},
 }
 JUDGED = {"rotation": "rank one", "last_layer": "last layer"}  # cases with ten data seeds
-SEEDS = 10  # data seeds the bars against mle and temperature scaling ask for
+SEEDS = 10  # data seeds required by the bars against mle and temperature scaling
 CHAINED = {"rotation": 3, "last_layer": 3}  # data seeds with chains, and with every family
-LIGHT = {
-    "rotation": ("flow",),
-    "last_layer": ("laplace", "full_rank"),
-}  # families on the other data seeds: the nearest to the chains
+# families on the other data seeds: the closest to the chains
+LIGHT = {"rotation": ("flow",), "last_layer": ("laplace", "full_rank")}
 METRICS = ("accuracy", "log_loss", "ece", "adaptive_ece", "brier")
 HEADS = (
     "method",
@@ -79,7 +77,10 @@ Row = dict[str, Any]
 
 
 def pooled_ece(rows: Sequence[Row]) -> float:
-    """Return the ECE of all test predictions of some rows together, from their bin sums: chance adds little to it, unlike to one run's."""
+    """Return the ECE of all test predictions of some rows pooled, from their bin sums.
+
+    Chance adds little to it, unlike to the ECE of one run.
+    """
     sums = np.zeros((BINS, 3))
     for row in rows:
         for part in str(row["bins"]).split():
@@ -91,10 +92,11 @@ def pooled_ece(rows: Sequence[Row]) -> float:
 def spearman(
     rows: Sequence[Row], *, number: int = 2000, seed: int = 0
 ) -> tuple[float, float, float, int]:
-    """Return the mean over case and seed of the rank correlation of ECE and distance to NUTS over methods, its 90 % interval, cases.
+    """Return the rank correlation of ECE and distance to NUTS over methods.
 
-    The interval resamples pairs (case, seed), which are independent; methods within one are not.
-    Pairs whose chains disagree have no truth to be far from and are left out.
+    Its mean over case and seed, its 90 % interval, and the number of pairs (case, seed). The
+    interval resamples these pairs, which are independent; methods within one are not. Pairs whose
+    chains disagree have no truth and are omitted.
     """
     cases: dict[tuple[str, str], list[Row]] = {}
     known = {(str(r["case"]), str(r["seed"])) for r in rows if r["method"] == "nuts" and _agree(r)}
@@ -117,7 +119,7 @@ def spearman(
 
 
 def _agree(chains: Row) -> bool:
-    """Whether R-hat is at most 1.01 on 99 % of the test images."""
+    """Return whether R-hat is at most 1.01 on 99 % of the test images."""
     return float(chains["rhat_share"]) >= 0.99
 
 
@@ -130,7 +132,7 @@ def interval(values: Array, number: int = 2000, seed: int = 0) -> tuple[float, f
 
 
 def paired(rows: Sequence[Row], metric: str, method: str, other: str) -> Array:
-    """Return per data seed `[seed, 2]` the metric of two methods over some rows of one case."""
+    """Return the metric of two methods per data seed, `[seed, 2]`, over rows of one case."""
     table: dict[str, dict[str, float]] = {}
     for row in rows:
         if row.get(metric) not in ("", None):
@@ -139,7 +141,10 @@ def paired(rows: Sequence[Row], metric: str, method: str, other: str) -> Array:
 
 
 def bars(rows: Sequence[Row]) -> list[tuple[str, str, bool | None]]:
-    """Return every bar as (bar, measured, met); met is None where too few data seeds were measured."""
+    """Return every bar as (bar, measured, met).
+
+    `met` is None if too few data seeds were measured.
+    """
     found: list[tuple[str, str, bool | None]] = []
     for case, words in JUDGED.items():
         found += _bars([r for r in rows if r["case"] == case], words)
@@ -166,9 +171,10 @@ def bars(rows: Sequence[Row]) -> list[tuple[str, str, bool | None]]:
 
 
 def best_guide(own: Sequence[Row], seeds: int = 1) -> tuple[str, float]:
-    """Return the family with the smallest mean distance to NUTS over the data seeds of one case, and that distance.
+    """Return the family with the smallest mean distance to NUTS, and that distance.
 
-    Only families that ran on so many data seeds count, all of them where none did.
+    The mean is over the data seeds of one case. Only families that ran on at least `seeds` of them
+    count, or all families if none did.
     """
     means = {
         f: np.mean(
@@ -211,9 +217,8 @@ def _bars(own: Sequence[Row], words: str) -> list[tuple[str, str, bool | None]]:
         " images (worst data seed)"
     )
     found.append((f"{words}: NUTS certified on 99 % of test images", text, min(least) >= 0.99))
-    best, distance = best_guide(
-        own, SEEDS
-    )  # the nearest of those that ran often enough to be judged by their predictions
+    # the closest of those that ran often enough for the bars on predictions
+    best, distance = best_guide(own, SEEDS)
     for metric, name, line in (("log_loss", "log loss", 0.3), ("ece", "ECE", 0.6)):
         pair = paired(own, metric, best, "mle")
         drop = 1 - pair[:, 0].mean() / pair[:, 1].mean()
@@ -230,7 +235,7 @@ def _bars(own: Sequence[Row], words: str) -> list[tuple[str, str, bool | None]]:
                 f" {-100 * (1 - pooled[0] / pooled[1]):+.0f} %"
             )
             text += f" (exactly right probabilities would show {chance:.3f} per data seed)"
-        enough = len(pair) >= SEEDS  # fewer data seeds leave the bar open
+        enough = len(pair) >= SEEDS  # with fewer data seeds the bar stays open
         found.append(
             (
                 f"{words}: {name} {100 * line:.0f} % below mle at 64 labels, {SEEDS} data seeds",
@@ -324,9 +329,10 @@ TITLES = {
     "new_classes": "Three new classes, rank-one update",
     "inversion": "Inverted with noise, rank-one update",
 }
-INTRODUCTION = """Made by `zoo study lora_head`; 64 labels. All rows are in `lora_head.csv`. NUTS and every family run on the first data
-seeds of a case only; the family that is nearest to NUTS there, and all baselines, on ten. "ECE, pooled" is over the test predictions of
-all data seeds together: ECE is a sum of absolute values, so that chance alone keeps the one of 350 images well above 0.
+INTRODUCTION = """Made by `zoo study lora_head`; 64 labels. All rows are in `lora_head.csv`.
+NUTS and every family run on the first data seeds of a case only; the family closest to NUTS there,
+and all baselines, on ten. "ECE, pooled" is over the test predictions of all data seeds together:
+ECE is a sum of absolute values, so that chance alone keeps that of 350 images well above 0.
 """
 
 

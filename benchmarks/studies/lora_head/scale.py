@@ -1,8 +1,10 @@
-"""Is the prior of `lora_head` sensible? The evidence of the training labels over scales of the update, by Laplace's formula.
+"""Prior scale of `lora_head`: evidence of the training labels over scales of the update.
 
-For a scale s the update is s times standard normal adapters. Nothing but training labels enters:
+For a scale s the update is s times standard normal adapters. By Laplace's formula, from training
+labels alone,
 
-    log p(labels | s) = log p(labels, u*) + (d/2) log 2 pi - (1/2) log det H,     H = -grad^2 log p(labels, u*)
+    log p(labels | s) = log p(labels, u*) + (d/2) log 2 pi - (1/2) log det H,
+    H = -grad^2 log p(labels, u*)
 
 at the mode u* with the highest joint density of several starts. For `form=rank` the mirrored mode
 adds log 2 to every scale alike.
@@ -39,17 +41,17 @@ def laplace_evidence(
     seed: int = 0,
     steps: int = STEPS,
 ) -> float:
-    """Return Laplace's log evidence in nats of the program whose adapters are `stretch` times as wide in the update.
+    """Return Laplace's log evidence in nats with adapters `stretch` times as wide.
 
     Args:
-        logits: of `zoo.models.adapters._updates.adapted`; the update is linear in `B` of the form
-            `rank` and in `head`.
-        sites: their shapes.
+        logits: from `zoo.models.adapters._updates.adapted`; the update is linear in `B` of the
+            form `rank` and in `head`.
+        sites: shapes of the sites.
         x: layer inputs `[row, feature]`.
         label: output units `[row]`.
-        stretch: factor of the update against the entry's own scale.
-        seed: of the starts.
-        steps: of the climb.
+        stretch: scale of the update relative to the entry's own.
+        seed: seed of the starts.
+        steps: optimizer steps.
     """
     name = "B" if "B" in sites else next(iter(sites))
 
@@ -117,7 +119,10 @@ def evidences(
 
 
 def measure(work: Work) -> list[dict[str, Any]]:
-    """Return the log evidence in nats of every form, data seed and scale; a quick run takes one seed and few steps."""
+    """Return the log evidence in nats of every form, data seed and scale.
+
+    A quick run takes one seed and few steps.
+    """
     seeds, steps = (SEEDS[:1], 300) if work.quick else (SEEDS, STEPS)
     rows = []
     for form, scales in SCALES.items():

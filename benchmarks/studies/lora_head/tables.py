@@ -1,4 +1,7 @@
-"""Tables of `lora_head` beside its bars: small forms against their exact posterior, prior scale, cost, laplace-torch."""
+"""Tables of `lora_head` beside its bars.
+
+Small forms against their exact posterior, prior scale, cost, laplace-torch.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ import numpy as np
 
 __all__ = ["GUIDES", "SECTIONS", "sections"]
 
-GUIDES = ("laplace", "mean_field", "full_rank", "flow")  # held against the exact evidence
+GUIDES = ("laplace", "mean_field", "full_rank", "flow")  # compared with the exact evidence
 Rows = Sequence[Mapping[str, Any]]
 
 
 def truth(rows: Rows) -> list[str]:
-    """Return the small forms: evidence by a grid, NUTS and guides against it."""
+    """Return the table of small forms: evidence by a grid, and NUTS and guides against it."""
     above = f"evidence above the ELBO of {', '.join(GUIDES)}"
     heads = ("form", "log evidence, nats", "NUTS to exact, total variation (floor)", above)
     lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|"]
@@ -54,7 +57,7 @@ def _nats(value: float | None) -> str:
 
 
 def cost(rows: Rows) -> list[str]:
-    """Return what a step of inference costs beside one of plain training."""
+    """Return the cost of a step of inference relative to one of plain training."""
     base = rows[0]
     lines = [
         "| | time, ms | to plain | kept for backward, MB | to plain | trained numbers |",
@@ -73,7 +76,7 @@ def cost(rows: Rows) -> list[str]:
 
 
 def peer(rows: Rows) -> list[str]:
-    """Return laplace-torch beside our own families."""
+    """Return laplace-torch beside the families of this project."""
     lines = [
         "| method | accuracy | log loss | ECE | total variation to NUTS |",
         "|---|---|---|---|---|",

@@ -1,8 +1,8 @@
-"""The exact posterior of the small forms of `lora_head` by a grid: log evidence and predictive, for at most four numbers.
+"""Exact posterior of the small forms of `lora_head` by a grid, for at most four latents.
 
-For the core at rank 1 and 2 and the subspace at rank 2: the log evidence with the grid's own
-error, what NUTS predicts against it (mean total variation, floor), and by how much each guide's
-bound lies below the evidence.
+For the core at rank 1 and 2 and the subspace at rank 2: the log evidence with the error of the
+grid, the mean total variation of NUTS to its predictive (with the floor), and the gap of each
+guide's bound to the evidence.
 """
 
 from __future__ import annotations
@@ -37,16 +37,19 @@ CASES: tuple[dict[str, Any], ...] = (
 )
 LARGEST = 4  # dimensions
 MOST = 49**4 + 1  # points; minutes in four dimensions
-# nats by which the last halving of the step may change the evidence; the next one would change it
-# far less
+# Acceptable change in nats of the evidence at the last halving of the step; the next one would
+# change it far less.
 WORST = 1e-3
 ROWS = 2_000  # points evaluated at once
-NEGLIGIBLE = 1e-12  # share of the mass a point may hold and still be left out of the predictive
+NEGLIGIBLE = 1e-12  # mass of a point below which the predictive omits it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exact:
-    """Log evidence in nats with the error of the grid, and the predictive `[row, class]` of the test images."""
+    """Log evidence in nats with the error of the grid, and the predictive of the test images.
+
+    The predictive is `[row, class]`.
+    """
 
     log_evidence: float
     error: float
@@ -57,13 +60,13 @@ def exact(entry: ModelEntry, data: Data, made: Baselines) -> Exact:
     """Integrate the posterior of an entry with at most four unconstrained values on a grid.
 
     Args:
-        entry: `lora_head` in the form `core` or `subspace` with few numbers.
+        entry: `lora_head` in the form `core` or `subspace` with few latents.
         data: its data.
-        made: what its `baselines` hook returned, for `predict`.
+        made: result of its `baselines` hook, for `predict`.
 
     Raises:
         UsageError: too many values for a grid.
-        QuadratureError: the grid does not settle.
+        QuadratureError: the grid does not converge.
     """
     density = LogDensity(entry.program(data), data, dtype=entry.dtype)
     if density.dim > LARGEST:

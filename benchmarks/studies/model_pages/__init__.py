@@ -1,1 +1,1 @@
-"""The tables of families on the pages of the models."""
+"""Tables of families on the pages of the models."""

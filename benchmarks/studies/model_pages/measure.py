@@ -1,4 +1,4 @@
-"""Comparisons for the pages of the models: every family of an entry with small budgets, no chains."""
+"""Comparisons for the pages of the models: every family, small budgets, no chains."""
 
 from __future__ import annotations
 
@@ -15,13 +15,8 @@ from benchmarks.studies.record import Work
 
 __all__ = ["cells", "measure"]
 
-SHOWN = (
-    "method",
-    "status",
-    "verdict",
-    "pareto_k",
-    "cost",
-)  # what the table needs of a cell, beside its scores
+# fields of a cell in the table, besides its scores
+SHOWN = ("method", "status", "verdict", "pareto_k", "cost")
 SCORES = ("label", "judged", "mean_error", "sd_ratio")
 
 
@@ -48,7 +43,10 @@ def cells(
 
 
 def measure(name: str, work: Work) -> list[dict[str, Any]]:
-    """Return what the table needs of every cell of an entry; a quick run fits the first family alone."""
+    """Return the fields of every cell of an entry that the table needs.
+
+    A quick run fits only the first family.
+    """
     guides: Any = [zoo.load(name).families[0]] if work.quick else "all"
     found = cells(name, work.out / "run", guides, jobs=work.jobs, events=work.progress)
     return [

@@ -9,7 +9,10 @@ __all__ = ["table"]
 
 
 def table(name: str, cells: Sequence[dict[str, Any]]) -> str:
-    """Return the command and one row per family: verdict, what decided it, worst mean error and sd ratio, k-hat, cost."""
+    """Return the command and one row per family.
+
+    Verdict, what decided it, worst mean error and sd ratio, k-hat, cost.
+    """
     lines = [
         (
             f"`zoo compare {name} --quick --no-nuts`, seed 0. Errors of means are in sds of the"
@@ -44,5 +47,5 @@ def _row(cell: dict[str, Any]) -> str:
 
 
 def _label(score: dict[str, Any]) -> str:
-    """A bar in the name of a coordinate would end the cell of the table, between back quotes too."""
+    """Escape a bar in a coordinate's name, which would end the table cell even in code."""
     return f"`{score['label']}`".replace("|", "\\|")

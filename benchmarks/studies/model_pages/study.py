@@ -1,4 +1,4 @@
-"""The tables of families on the pages of the models, by `zoo compare NAME --quick --no-nuts`."""
+"""Tables of families on the pages of the models, by `zoo compare NAME --quick --no-nuts`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from benchmarks.studies.record import Rendered, Study, Work
 __all__ = ["STUDY"]
 
 PAGES = "docs/models/"
-PART = "families"  # of a page, where the table stands
+PART = "families"  # the part of a page that holds the table
 
 
 def _entries() -> tuple[str, ...]:
-    """Return the models whose page here has room for the table."""
+    """Return the models whose page here has a part for the table."""
     pages = sorted(Path(PAGES).glob("*.md"))
     return tuple(p.stem for p in pages if part(p.read_text(encoding="utf-8"), PART) is not None)
 

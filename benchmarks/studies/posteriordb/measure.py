@@ -1,6 +1,7 @@
-"""Variational inference over the posteriors of posteriordb: the runs, and one row per family, entry and seed.
+"""Variational inference over the posteriors of posteriordb.
 
-What a row says of a cell: its verdict, the worst numbers that decided it, k-hat and what it cost.
+Runs, and one row per family, entry and seed: its verdict, the worst numbers that decided it, k-hat
+and cost.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ def run(
     events: Events | None = None,
     quick: bool = False,
 ) -> list[Path]:
-    """Fit every family to every entry with every seed, one run directory per seed, and return them; resumes."""
+    """Fit every family to every entry with every seed; return one run directory per seed.
+
+    Resumes.
+    """
     folders = []
     for seed in seeds:
         plan = make_plan(
@@ -51,7 +55,10 @@ def run(
 
 
 def summaries(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """Return one row per compared cell of the runs: worst judged mean error in reference sds, farthest sd ratio, k-hat, cost."""
+    """Return one row per compared cell of the runs.
+
+    Worst judged mean error in reference sds, sd ratio farthest from 1, k-hat, cost.
+    """
     rows = []
     for folder in folders:
         directory = RunDir.open(folder)
@@ -85,12 +92,15 @@ def _row(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(part: str, work: Work) -> list[Any]:
-    """Return the rows of all fits, or the points of the chains of draw parity; a quick run takes three entries and one seed."""
+    """Return the rows of all fits, or the points of the chains of draw parity.
+
+    A quick run takes three entries and one seed.
+    """
     if part == "chains":
         return chains(_parity_rows(work.out.parents[1]))
     names = [name for name in zoo.names() if name.startswith("posteriordb/")]
     for name in names[:1]:
-        zoo.load(name).load_data()  # says at once where a copy is missing
+        zoo.load(name).load_data()  # fails early if there is no copy of posteriordb
     if work.quick:
         folders = run(
             names[:QUICK_ENTRIES],
@@ -106,6 +116,6 @@ def measure(part: str, work: Work) -> list[Any]:
 
 
 def _parity_rows(beside: Path) -> list[dict[str, Any]]:
-    """Return the rows of the study draw_parity that was measured beside this one, else the published ones."""
+    """Return rows of the study draw_parity, from beside this one or as published."""
     measured = json_rows(beside / "draw_parity" / "rows.json")
     return measured["rows"]["table"] if measured.get("rows") else read_parity(Path("docs/results"))

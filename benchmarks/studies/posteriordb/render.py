@@ -1,4 +1,4 @@
-"""`docs/results/posteriordb.md`, its table and its picture from the rows of `zoo study posteriordb`."""
+"""`docs/results/posteriordb.md`, its table and figure, from `zoo study posteriordb`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def markdown(rows: Sequence[dict[str, Any]], title: str = TITLE) -> str:
-    """Return the page: how many of each verdict, then one row per entry; the numbers shown are those of the worst seed."""
+    """Return the page: a count of each verdict, then one row per entry with its worst seed."""
     image = f"![worst mean error against gradient evaluations]({NAME}.svg)"
     lines = [
         f"# {title}",
@@ -143,19 +143,21 @@ def _cost(rows: list[dict[str, Any]]) -> str:
 
 
 def chains(rows: Iterable[Mapping[str, Any]]) -> list[list[float]]:
-    """Return (gradient evaluations, 1 / sqrt(smallest bulk ESS)) of NUTS on every posterior of a draw parity.
+    """Return (gradient evaluations, 1 / sqrt(smallest bulk ESS)) of NUTS per posterior.
 
-    The second number is the standard error, in posterior sds, of the mean that chains know least
-    well.
+    Takes the rows of a draw parity. The second number is the standard error, in posterior sds, of
+    the least precise mean of the chains.
     """
-    usual = [
-        r for r in rows if r["ess_bulk_min"] and r["target_accept"] == USUAL
-    ]  # second runs apart
+    # without second runs
+    usual = [r for r in rows if r["ess_bulk_min"] and r["target_accept"] == USUAL]
     return [[float(r["gradient_evaluations"]), float(r["ess_bulk_min"]) ** -0.5] for r in usual]
 
 
 def picture(rows: Sequence[dict[str, Any]], chains: Sequence[Sequence[float]] = ()) -> str:
-    """Return a picture of every fit's worst mean error against its gradient evaluations, with the standard errors of NUTS."""
+    """Draw every fit's worst mean error against its gradient evaluations.
+
+    The standard errors of NUTS are drawn too.
+    """
     figure, axis = canvas(560, 340)
     for i, family in enumerate(FAMILIES):
         found = [

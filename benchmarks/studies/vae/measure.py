@@ -1,6 +1,7 @@
-"""The numbers of `docs/results/vae.md`: exact scores of jointly trained autoencoders, and the bars of the gap report.
+"""Figures of `docs/results/vae.md`: exact scores of autoencoders, bars of the gap report.
 
-Every number is kept as soon as it is known, so that a run that is cut short can go on.
+The autoencoders are trained jointly. Every number is stored as soon as it is known, so that an
+interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -34,13 +35,12 @@ __all__ = ["ROWS", "measure", "score"]
 STEPS, QUICK_STEPS = 2000, 200
 QUICK_ROWS = ("plain", "beta 4")
 
-# variance over data of the posterior mean above which a latent unit counts as active (Burda et al.
-# 2016)
+# Variance over data of the posterior mean above which a latent dimension is active (Burda et al.
+# 2016).
 ACTIVE = 0.01
 OTHER_SEEDS = (1, 2)
-ROWS: dict[
-    str, tuple[str, str, dict[str, Any], dict[str, Any]]
-] = {  # words -> entry, family, options of the entry, settings
+# name -> entry, family, options of the entry, settings
+ROWS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "plain": ("vae", "amortized", {}, {}),
     "beta 4": ("beta_vae", "amortized", {}, {}),
     "KL annealed linearly": ("vae", "amortized", {}, {"objective": "elbo_linear[warmup=QUARTER]"}),
@@ -80,7 +80,10 @@ def elbo_per_image(fit: Fit, x: torch.Tensor, nodes: int = 12) -> torch.Tensor:
 
 
 def score(fit: Fit) -> dict[str, Any]:
-    """Return exact negative log likelihoods, the bound beside them, active units and exact mutual information, in nats per image."""
+    """Return exact scores in nats per image.
+
+    Negative log likelihoods, the bound, active units and exact mutual information.
+    """
     grid, out = enough(fit), {}
     assert fit.data.test is not None
     held = dataclasses.replace(
@@ -91,9 +94,8 @@ def score(fit: Fit) -> dict[str, Any]:
         coords={**fit.data.coords, "image": []},
     )
     for part, one in (("train", fit), ("held_out", guides.transfer(fit, held))):
-        rows = slice(
-            None, None, 2 if part == "train" else 1
-        )  # every second training image: their error is small enough
+        # every second training image suffices for their error
+        rows = slice(None, None, 2 if part == "train" else 1)
         x = one.data.train["x"][rows]
         evidence, mean, _ = grid.moments(x)
         elbo = elbo_per_image(one, one.data.train["x"])[rows]
@@ -105,9 +107,8 @@ def score(fit: Fit) -> dict[str, Any]:
         if part == "train":
             out["active_units"] = int((mean.var(0) > ACTIVE).sum())
             out |= grid.information(x[:300])
-    doubled = grid.check(
-        torch.cat([t["x"][:12] for t in (fit.data.train, fit.data.test)])
-    )  # others than the grid was chosen by
+    # other images than those that determined the grid
+    doubled = grid.check(torch.cat([t["x"][:12] for t in (fit.data.train, fit.data.test)]))
     out |= {
         "grid_points": grid.number,
         "doubling_changes": doubled.log_evidence_change,
@@ -119,7 +120,10 @@ def score(fit: Fit) -> dict[str, Any]:
 
 @functools.cache
 def train(row: str, steps: int, seed: int = 0) -> Fit:
-    """Train one row of the table; a row that was trained is taken as it is, so that the gaps are those of the decoder that was scored."""
+    """Train one row of the table, once per process.
+
+    The gaps are therefore those of the decoder that was scored.
+    """
     name, family, options, settings = ROWS[row]
     if "objective" in settings:
         settings = {
@@ -140,7 +144,7 @@ def scores(
     known: dict[str, Any],
     rows: Sequence[str] = tuple(ROWS),
 ) -> None:
-    """Train and score every row that is not known yet."""
+    """Train and score every row that is missing."""
     for row in rows:
         if row in known:
             continue
@@ -176,7 +180,10 @@ def others(
 def bars(
     steps: int, keep: Callable[[str, Any], None], known: dict[str, Any], rows: int = 20
 ) -> None:
-    """Measure the bars: IWAE-5000 against the grid, and what better families and refinement remove of the gaps."""
+    """Measure the bars.
+
+    IWAE-5000 against the grid, and what richer families and refinement remove of the gaps.
+    """
     if {"amortized", "amortized_full", "amortized_flow", "iwae5000"} <= known.keys():
         return
     plain = train("plain", steps)
@@ -251,7 +258,7 @@ def bars(
 
 
 def _refined_weights(plain: Fit, moved: Fit, x: torch.Tensor, draws: int = 5000) -> torch.Tensor:
-    """Return log weights `[draw, image]` of the encoder's q after 50 refinement steps of every image."""
+    """Return log weights `[draw, image]` of the encoder's q after 50 refinement steps."""
     program: Any = plain.program
     target = Target(program.likelihood, program.log_prior)
     q = refine(target, LocalQ.of(moved.guide), x, steps=50)  # type: ignore[arg-type]
@@ -267,9 +274,10 @@ def _refined_weights(plain: Fit, moved: Fit, x: torch.Tensor, draws: int = 5000)
 
 
 def _defensive_weights(plain: Fit, moved: Fit, x: torch.Tensor, draws: int = 5000) -> torch.Tensor:
-    """Return log weights `[draw, image]` of the mixture of the encoder's q and the prior, half the draws from each.
+    """Return log weights `[draw, image]` of the mixture of the encoder's q and the prior.
 
-    The weights are at most 2 p(x | z), whatever q misses (defensive importance sampling, Hesterberg 1995).
+    Half of the draws come from each. The weights are at most 2 p(x | z), whatever q misses
+    (defensive importance sampling, Hesterberg 1995).
     """
     program: Any = plain.program
     target, half = Target(program.likelihood, program.log_prior), draws // 2

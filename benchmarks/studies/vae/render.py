@@ -1,5 +1,4 @@
-# ruff: noqa: E501 (lines of the page)
-"""`docs/results/vae.md` from the numbers that `zoo study vae` measured; a figure that is not there is not shown."""
+"""`docs/results/vae.md` from the figures of `zoo study vae`; missing ones are omitted."""
 
 from __future__ import annotations
 
@@ -197,17 +196,19 @@ def _gaps(bars: dict[str, Any]) -> list[str]:
 
 HEAD = """# Autoencoders against the exact evidence
 
-Binary 8 x 8 digits (1,438 training and 359 held-out images), two latent dimensions, decoder and encoder with two hidden layers of 32 units.
-Every log p(x) and every posterior on this page is integrated on a grid that refines itself until doubling its points changes log p(x) by less
-than 0.001 nats. Numbers are nats per image; ± is one bootstrap standard error over images.
+Binary 8 x 8 digits (1,438 training and 359 held-out images), two latent dimensions, decoder and
+encoder with two hidden layers of 32 units. Every log p(x) and every posterior on this page is
+integrated on a grid that is refined until doubling its points changes log p(x) by less than 0.001
+nats. Numbers are nats per image; ± is one bootstrap standard error over images.
 
 Made by `zoo study vae`; the raw numbers are in [vae.json](vae.json).
 """
-SCORES = """Each row trained its own decoder and encoder. NLL is the exact mean of -log p(x), not a bound, over every or every
-second training image and all 359 held-out images; the gap is what its own encoder loses on
-held-out images. Mutual information of image and code is exact, over 300 or 400 training images (at most log 300 = 5.70 nats). A unit is active when the
-variance over images of its exact posterior mean is above 0.01.
+SCORES = """Each row trained its own decoder and encoder. NLL is the exact mean of -log p(x), not a
+bound, over every or every second training image and all 359 held-out images; the gap is what its
+own encoder loses on held-out images. Mutual information of image and code is exact, over 300 or
+400 training images (at most log 300 = 5.70 nats). A unit is active if the variance over images of
+its exact posterior mean is above 0.01.
 """
-GAPS = """The decoder of the row "plain", first seed, is held fixed; each guide is fitted to it on all training images. `benchmarks.gap_report(fit)` makes such a
-table for any fit of these entries.
+GAPS = """The decoder of the row "plain", first seed, is held fixed; each guide is fitted to it on
+all training images. `benchmarks.gap_report(fit)` makes such a table for any fit of these entries.
 """

@@ -1,4 +1,4 @@
-"""Autoencoders against the exact evidence: scores of trained variants, and where bounds lose."""
+"""Autoencoders against the exact evidence: scores of trained variants, and gaps."""
 
 from __future__ import annotations
 

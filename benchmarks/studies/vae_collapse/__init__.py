@@ -1,1 +1,1 @@
-"""What schedules of the KL do for a decoder that can ignore the code."""
+"""Schedules of the KL for a decoder that can ignore the code."""

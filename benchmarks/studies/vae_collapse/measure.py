@@ -1,7 +1,7 @@
-"""The numbers of `docs/results/vae_collapse.md`: what schedules of the KL do for a decoder that can ignore the code.
+"""Figures of `docs/results/vae_collapse.md`: KL schedules if a decoder can ignore the code.
 
-The program is `vae[context=true]`: every pixel also sees the pixels before it. Every number is
-exact but for the grid: log p(x), the posterior of every code, the mutual information of image and
+The program is `vae[context=true]`: every pixel also depends on the pixels before it. Every number
+is exact up to the grid: log p(x), the posterior of every code, the mutual information of image and
 code.
 """
 
@@ -29,12 +29,12 @@ __all__ = ["measure", "numbers", "train"]
 
 STEPS, SEEDS = 2000, 3
 QUICK_STEPS = 200
-INFORMED = 300  # training images of mutual information and active units
+INFORMED = 300  # training images for mutual information and active units
 POINTS = 81
 
 
 def train(row: str, steps: int, seed: int, **options: Any) -> Fit:
-    """Train decoder and encoder together by one schedule."""
+    """Train decoder and encoder jointly by one schedule."""
     objective, share, more = ROWS[row]
     entry = zoo.load("vae", context=True, init=seed, **options)
     settings = {
@@ -57,7 +57,10 @@ def part(data: Data, tensors: Mapping[str, torch.Tensor], rows: int) -> Data:
 
 
 def numbers(fit: Fit) -> Row:
-    """Return exact negative log likelihood, KL, active units and mutual information, in nats per image."""
+    """Return exact scores in nats per image.
+
+    Negative log likelihood, KL, active units and mutual information.
+    """
     program: Any = fit.program
     assert fit.data.test is not None
     train_part, held = (

@@ -1,5 +1,4 @@
-# ruff: noqa: E501 (lines of the page)
-"""`docs/results/vae_collapse.md` from the numbers that `zoo study vae_collapse` measured."""
+"""`docs/results/vae_collapse.md` from the figures of `zoo study vae_collapse`."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from benchmarks.run.store import finite
 __all__ = ["ROWS", "Row", "page", "picture", "record"]
 
 Row = dict[str, Any]
-# words -> objective with WARMUP to be filled in, warm-up as a share of the steps, other settings
+# name -> objective with a placeholder WARMUP, warm-up as a fraction of the steps, other settings
 ROWS: dict[str, tuple[str, float, dict[str, Any]]] = {
     "no schedule": ("elbo", 0.0, {}),
     "linear, 10 % of the steps": ("elbo_linear[warmup=WARMUP]", 0.1, {}),
@@ -69,7 +68,7 @@ def page(found: Mapping[str, Mapping[str, Row]]) -> str:
 
 
 def _sentence(found: Mapping[str, Mapping[str, Row]], names: Sequence[str]) -> str:
-    """Say which schedules keep every unit active, and what that costs in nats against the best row."""
+    """Return which schedules keep every unit active, and their cost in nats to the best row."""
     nll = {n: float(np.mean([r["nll_held_out"] for r in found[n].values()])) for n in names}
     best = min(nll, key=lambda n: nll[n])
     full = [
@@ -86,7 +85,7 @@ def _sentence(found: Mapping[str, Mapping[str, Row]], names: Sequence[str]) -> s
 
 
 def picture(found: Mapping[str, Mapping[str, Row]]) -> str:
-    """Return a picture of the KL of the first seed over training, one line per schedule."""
+    """Draw the KL of the first seed over training, one line per schedule."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -123,20 +122,24 @@ HEADS = (
 )
 HEAD = """# Posterior collapse: a decoder that can do without the code
 
-`vae[context=true]`: binary 8 x 8 digits, two latent numbers, and a decoder whose pixels also see the pixels before them,
+`vae[context=true]`: binary 8 x 8 digits, two latent dimensions, and a decoder whose pixels also
+depend on the pixels before them,
 
 ```
 x_j ~ Bernoulli(logit = decoder_theta(z)_j + sum_(k < j) W_jk x_k)
 ```
 
-A pixel's neighbors say so much that the code may be left unused: q becomes the prior and the KL falls to 0. The mutual information of image and
-code says whether that happened, whatever the encoder claims; here it is exact, by a grid over the codes.
+A pixel's neighbors say so much that the code may be left unused: q becomes the prior and the KL
+falls to 0. The mutual information of image and code shows whether that happened, whatever the
+encoder claims; here it is exact, by a grid over the codes.
 """
-FOOT = """{seeds} seeds (weights and training), at most {steps} steps, 1,438 training and 359 held-out images; nats per image, mean over seeds (smallest
-to largest). KL and mutual information are those of the exact posterior, over 300 training images (at most log 300 = 5.70 nats). A unit is
-active when the variance over images of its posterior mean is above 0.01 (Burda et al. 2016), of the exact posterior and of the encoder;
-one number per seed, of two units. Without the context, the same network and steps are in [vae.md](vae.md). A warm-up that would not end is
-refused, and the last weight is asserted to be 1.
+FOOT = """{seeds} seeds (weights and training), at most {steps} steps, 1,438 training and 359
+held-out images; nats per image, mean over seeds (smallest to largest). KL and mutual information
+are those of the exact posterior, over 300 training images (at most log 300 = 5.70 nats). A unit is
+active if the variance over images of its posterior mean is above 0.01 (Burda et al. 2016), of the
+exact posterior and of the encoder; one number per seed, of two units. Without the context, the
+same network and steps are in [vae.md](vae.md). A warm-up that would not end is refused, and the
+last weight is asserted to be 1.
 
 ![KL over training](vae_collapse.svg)
 

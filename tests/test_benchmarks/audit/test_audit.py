@@ -1,4 +1,4 @@
-"""The bound audit: every planted fault is caught by the check named for it, and sound entries raise no alarm."""
+"""The bound audit: each planted fault is caught by its check, sound entries raise no alarm."""
 
 import math
 import re
@@ -45,9 +45,8 @@ def test_every_planted_fault_is_caught(name):
     with fault.patch():
         result = one_check(entry, families, fault.check, **keywords)
     assert result.status == "failed", f"{fault.check}: {result.status}, {result.sentence}"
-    assert not re.match(r"[A-Z]\w+Error: ", result.sentence), (
-        result.sentence
-    )  # caught by a finding, not by a crash
+    # by a finding, not by a crash
+    assert not re.match(r"[A-Z]\w+Error: ", result.sentence), result.sentence
 
 
 def test_every_check_catches_a_fault():
@@ -116,7 +115,7 @@ def test_a_series_is_not_split():
 
 
 def flow_entry():
-    """An outsider's guide that is a FlatGuide, right this time."""
+    """A correct FlatGuide of a user."""
     target = TARGETS["normal_normal"]
     import dataclasses
 
@@ -222,7 +221,10 @@ def test_the_quadrature_refuses_what_has_no_integral():
 
 
 def test_limits_hold_the_promised_rate():
-    """A true equality is refused with probability 1e-5 over all comparisons of a check, and not much more rarely."""
+    """A true equality is refused with probability 1e-5 over all comparisons of a check.
+
+    Nor is it much smaller.
+    """
     from scipy.stats import norm, t
 
     for degrees, comparisons in ((9, 1), (200, 4)):
@@ -255,7 +257,8 @@ import pyro, pyro.distributions as dist, torch
 from zoo.types import Analytic, Data, ModelEntry, Quantity
 
 def make_data(seed):
-    return Data(train={"y": torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)}, observed=("y",), source="made up", licence="CC0-1.0")
+    y = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
+    return Data(train={"y": y}, observed=("y",), source="made up", licence="CC0-1.0")
 
 def build(data):
     def program(y):
@@ -267,10 +270,12 @@ def build(data):
 
 def analytic(data):
     sample = lambda n, seed: {"share": torch.distributions.Beta(3.0, 2.0).sample((n,)).double()}
-    return Analytic(sample=sample, log_evidence=float(torch.tensor(1 / 12, dtype=torch.float64).log()))
+    twelfth = torch.tensor(1 / 12, dtype=torch.float64)
+    return Analytic(sample=sample, log_evidence=float(twelfth.log()))
 
 ENTRY = ModelEntry(
-    name="pennies", title="Three pennies", make_data=make_data, build=build, analytic=analytic, reference="analytic",
+    name="pennies", title="Three pennies", make_data=make_data, build=build,
+    analytic=analytic, reference="analytic",
     quantities={"share": Quantity(fn=lambda draws, data: draws["share"])}, families=("full_rank",),
 )
 """
@@ -299,6 +304,6 @@ def test_losses_of_another_objective_are_not_held_to_the_elbo(objective):
     )
     with pytest.raises(Skipped, match=f"is {objective}, whose losses"):
         guide_checks.losses_end_at_minus_elbo(guide)
-    fit.config.objective = "elbo_linear"  # a schedule that ends as the ELBO is held to it
+    fit.config.objective = "elbo_linear"  # a schedule that ends at the ELBO must do so
     with pytest.raises(Failed, match="last 25 losses is 1"):
         guide_checks.losses_end_at_minus_elbo(guide)

@@ -1,4 +1,4 @@
-"""The bound audit on a mixture of known evidence: one numbering of the classes costs log K!, and nothing else is excused."""
+"""The bound audit on a mixture: one numbering of the classes costs log K!, nothing else."""
 
 import math
 
@@ -46,7 +46,7 @@ def evidence(**keywords):
 
 
 def test_points_around_one_numbering_are_known_to_miss_the_other():
-    """Importance sampling around one of two equal modes is certified by k-hat (0.1) and low by log 2."""
+    """Importance sampling around one of two equal modes has a k-hat of 0.1 and misses log 2."""
     found = evidence()
     assert found.status == "ok", found.sentence
     assert "around 1 of the 2 numberings" in found.sentence

@@ -1,4 +1,4 @@
-"""Bad input: the right exit code, one sentence with the next step, no traceback, nothing half-written."""
+"""Bad input: its exit code, one sentence with the next step, no traceback, no partial file."""
 
 import os
 import shutil
@@ -41,7 +41,8 @@ def own(program, data, entry):
 
 
 ENTRY = ModelEntry(
-    name="bad", title="Bad", make_data=make_data, build=build, reference="nuts", families=("mean_field",), OWN
+    name="bad", title="Bad", make_data=make_data, build=build, reference="nuts",
+    families=("mean_field",), OWN
     quantities={"mean": Quantity(fn=lambda draws, data: draws["mean"])},
 )
 """
@@ -71,7 +72,7 @@ def run(words, capsys):
 
 
 def sentence(err):
-    """Return the one sentence the command ends with, after what it said on the way."""
+    """Return the last sentence of the command, after its progress."""
     lines = err.splitlines()
     last = lines[-1]
     assert last.startswith("zoo: ")
@@ -188,7 +189,7 @@ def test_a_place_that_cannot_be_written(words, capsys, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a limit on file sizes")
 def test_a_disk_that_fills_up_in_the_middle(tmp_path):
-    """A limit on file sizes is what a full disk looks like to the program: writes fail half-way."""
+    """A limit on file sizes looks like a full disk to the program: writes fail midway."""
     program = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nfrom"
         " benchmarks.cli import process as cli; from benchmarks.run import execute as run\nreal"

@@ -1,4 +1,4 @@
-"""The command line: fast, quiet, strict, and honest about how it ended."""
+"""The command line: fast, quiet, strict, and with the right exit code."""
 
 import json
 import os
@@ -147,7 +147,7 @@ def test_a_fault_of_ours_is_one_sentence_too(capsys, monkeypatch):
     assert code == 3
     assert out == ""
     assert (
-        err == "zoo: unexpected ZeroDivisionError: planted; a fault of ours: run again with"
+        err == "zoo: unexpected ZeroDivisionError: planted; this is a bug: run again with"
         " ZOO_DEBUG=1 for the traceback.\n"
     )
 
@@ -210,21 +210,20 @@ def _ess(x):
 
 
 def test_the_numbers_the_doctor_knows_are_those_of_the_formulas():
-    """R-hat and ESS of Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021), E-BFMI of Betancourt (2016)."""
+    """R-hat and ESS of Vehtari et al. (2021), E-BFMI of Betancourt (2016)."""
     from benchmarks.cli import doctor
 
     x = doctor._chains()
     halves, squares = _split(x), (x - x.mean()) ** 2
     folded = np.abs(halves - np.median(halves))
     below = [_split((x <= np.quantile(x, q)).astype(float)) for q in (0.05, 0.95)]
+    # delta method: var of an sd
     written = {
         "rhat": max(_rhat(_normal_scores(halves)), _rhat(_normal_scores(folded))),
         "ess_bulk": _ess(_normal_scores(halves)),
         "ess_tail": min(map(_ess, below)),
         "mcse_mean": x.std(ddof=1) / _ess(halves) ** 0.5,
-        "mcse_sd": (
-            (squares.var() / _ess(_split(squares)) / (4 * squares.mean())) ** 0.5
-        ),  # delta method: var of an sd
+        "mcse_sd": ((squares.var() / _ess(_split(squares)) / (4 * squares.mean())) ** 0.5),
         "ebfmi": ((np.diff(x, axis=1) ** 2).mean(1) / x.var(1, ddof=1)).min(),
     }
     assert written == pytest.approx(doctor.DIAGNOSTICS, rel=1e-12)
@@ -288,10 +287,8 @@ def test_fit_writes_a_file_that_can_be_loaded(tmp_path, capsys):
     import guides
 
     path = tmp_path / "guide.pt"
-    mine = [
-        tmp_path / ".tmp-guide.pt",
-        tmp_path / f".guide.pt.{os.getpid()}.part",
-    ]  # names that were once ours
+    # names that earlier versions used
+    mine = [tmp_path / ".tmp-guide.pt", tmp_path / f".guide.pt.{os.getpid()}.part"]
     for file in mine:
         file.write_text("mine")
     code, out, _ = run(
@@ -351,7 +348,7 @@ def test_reference_shows_and_verifies(capsys):
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
 def test_output_to_a_stream_that_is_not_utf8(encoding, monkeypatch):
-    """After all the work the table could not be printed: a fault of ours, exit code 3."""
+    """After all the work the table could not be printed: exit code 3, an unexpected error."""
     command = [
         sys.executable,
         "-c",
@@ -380,7 +377,7 @@ def test_closed_streams_and_readers_that_leave_are_no_errors():
 
 
 def test_without_docstrings_there_is_one_sentence():
-    """Pyro cannot be imported under `python -OO`; that was an unexpected AttributeError and a fault of ours."""
+    """Pyro cannot be imported under `python -OO`; this was an unexpected AttributeError."""
     command = [
         sys.executable,
         "-OO",

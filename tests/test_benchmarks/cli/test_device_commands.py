@@ -1,4 +1,4 @@
-"""`--device` on the command line: refused early, hidden from runs that do not ask for it, told in the report."""
+"""`--device` on the command line: refused early, cards hidden by default, reported."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from zoo.compiler import cuda
 
 @pytest.fixture
 def cards(monkeypatch):
-    """Put the environment and the command's memory of it back."""
+    """Restore the environment and the command's record of it."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr(environment, "_found", {})
 
@@ -43,7 +43,7 @@ def test_a_card_that_is_not_there_is_a_usage_error_before_anything_runs(
 
 @pytest.mark.parametrize("before", [None, "", "1"])
 def test_cards_are_hidden_unless_they_are_asked_for(monkeypatch, cards, before):
-    """Beside a card that torch sees, `zoo compare` could not work in several processes."""
+    """With a card that torch sees, `zoo compare` could not use several processes."""
     if before is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     else:
@@ -63,7 +63,7 @@ def test_cards_are_hidden_unless_they_are_asked_for(monkeypatch, cards, before):
 def test_a_run_on_a_card_stays_in_one_process_and_says_so_in_its_report(
     tmp_path, capsys, monkeypatch, cards
 ):
-    """The processor stands in for the card."""
+    """The CPU stands in for the card."""
     real, processes = Step._on_device, set()
 
     def pretended(self, _, mode, expected):

@@ -1,4 +1,4 @@
-"""The table of class probabilities: what its rows are, what its distances mean, and that both reports show it."""
+"""The table of class probabilities: its rows, its distances, and both reports show it."""
 
 from dataclasses import replace
 
@@ -77,8 +77,8 @@ def test_rows_are_baselines_then_posteriors_with_distances_to_nuts(report, fille
     point = made().probabilities["point"]["test"].numpy()
     assert by_name["point"].distance == pytest.approx(total_variation(point, exact))
     assert by_name["nuts"].distance is None
-    assert by_name["full_rank"].distance < 4 * found.floor  # the same normal, by other draws
-    assert by_name["mean_field"].distance > 10 * found.floor  # whose spread is far too small
+    assert by_name["full_rank"].distance < 4 * found.floor  # the same normal, other draws
+    assert by_name["mean_field"].distance > 10 * found.floor  # its spread is far too small
     assert by_name["point"].distance > by_name["mean_field"].distance
     assert set(by_name["point"].outside) == {"elsewhere"}
 
@@ -143,7 +143,10 @@ def test_a_hook_that_fails_costs_one_sentence(report):
 
 
 def lab_rows(seeds=10):
-    """Rows in which the flow is close to NUTS and well calibrated, and distance and ECE rank the methods alike."""
+    """Rows in which the flow is close to NUTS and well calibrated.
+
+    Distance and ECE rank the methods alike.
+    """
     random, rows = np.random.default_rng(1), []
     same = {
         "case": "rotation",
@@ -185,9 +188,8 @@ def test_bars_are_met_or_missed_by_the_rows():
         "rank one: log loss 30 % below mle at 64 labels, 10 data seeds"
     ] is False
     assert "**missed**" in page(worse)
-    rare = [
-        r for r in lab_rows() if r["method"] != "flow" or r["seed"] == 0
-    ]  # the nearest ran once: the next one is judged
+    # the closest ran once: the next one is judged
+    rare = [r for r in lab_rows() if r["method"] != "flow" or r["seed"] == 0]
     texts = {bar: text for bar, text, _ in bars(rare)}
     assert texts["rank one: best guide within 0.02 mean total variation of NUTS"].startswith(
         "flow 0.010"
@@ -197,9 +199,8 @@ def test_bars_are_met_or_missed_by_the_rows():
     )
     assert bars([]) == []
     timed = [{**r, "seconds": 10.0} for r in lab_rows()]
-    quick = {bar: (text, met) for bar, text, met in bars(timed)}[
-        "quick tier within 3 minutes"
-    ]  # one case alone is a quick run
+    # a single case is a quick run
+    quick = {bar: (text, met) for bar, text, met in bars(timed)}["quick tier within 3 minutes"]
     assert quick == (
         (
             f"{len(timed) / 6:.1f} minutes of chains and fits, one after the other (compiling,"
@@ -264,7 +265,7 @@ def test_pooled_calibration_error_is_that_of_all_predictions_and_its_floor_is_ch
 
 
 def test_the_guide_judged_by_its_predictions_ran_on_enough_data_seeds():
-    """The nearest to the chains may have run once: its predictions of one data seed are no bar."""
+    """The family closest to the chains may have run once: one data seed is not enough."""
     rows = [
         {"method": "flow", "seed": "0", "distance": "0.008"},
         {"method": "full_rank", "seed": "0", "distance": "0.013"},

@@ -1,4 +1,7 @@
-"""The gap report on a linear decoder, where log p(x), the posterior and the best of every family are closed forms."""
+"""The gap report on a linear decoder with closed forms.
+
+They give log p(x), the posterior and the best of every family.
+"""
 
 import math
 
@@ -94,8 +97,11 @@ def test_grid_draws_have_the_posterior_moments():
     )
 
 
-def test_each_datum_is_integrated_on_its_own_grid_where_both_agree_and_a_fault_is_named_where_they_do_not():
-    """A box 2.5 wide loses between 7e-5 and 0.02 nats of these rows: five of the six are within what the two grids may differ by."""
+def test_each_datum_is_integrated_on_its_own_grid_unless_that_disagrees_with_the_common_one():
+    """A box 2.5 wide loses between 7e-5 and 0.02 nats of these rows.
+
+    For five of the six that is within the tolerated difference of the two grids.
+    """
     narrow = LatentGrid(LIKELIHOOD, 2, points=161, half_width=2.5)
     lost = (narrow.log_evidence(X) - EVIDENCE).abs()
     assert lost[2] > 1e-3
@@ -133,9 +139,8 @@ def test_the_gap_splits_as_the_closed_form_says(kind, approximation):
     found = report(q_of(kind, shift=0.3, stretch=0.4))
     assert found.faults == ()
     for d in found.data:
-        assert (
-            abs(d.identity_error_nats) < 1e-4
-        )  # the far tails of a q that is too wide and shifted leave the box
+        # the tails of a q that is too wide and shifted leave the box
+        assert abs(d.identity_error_nats) < 1e-4
         assert d.approximation_gap_nats == pytest.approx(approximation, abs=2e-4)
         assert d.amortization_gap_nats == pytest.approx(d.kl_nats - approximation, abs=3e-4)
         assert d.amortization_gap_nats > 0.1
@@ -158,9 +163,8 @@ def test_couplings_of_a_row_s_own_start_as_the_shared_ones():
     w = head.draw(numbers, noise)
     assert torch.allclose(own.draw(same, noise), w, atol=1e-12)
     assert torch.allclose(own.log_prob(same, w), head.log_prob(numbers, w), atol=1e-9)
-    other = (
-        same + 0.1 * torch.tensor([0.0, 1, 0, 0])[:, None]
-    )  # another row's weights are nobody else's
+    # the weights of a row affect no other row
+    other = same + 0.1 * torch.tensor([0.0, 1, 0, 0])[:, None]
     assert torch.equal(
         (own.draw(other, noise) != own.draw(same, noise)).any(-1).any(0),
         torch.tensor([False, True, False, False]),
@@ -168,7 +172,7 @@ def test_couplings_of_a_row_s_own_start_as_the_shared_ones():
 
 
 def test_the_best_flow_of_a_row_has_couplings_of_its_own():
-    """Posteriors along parabolas: the best normal loses over a tenth of a nat, the flow nearly nothing."""
+    """Posteriors along parabolas: the best normal loses over 0.1 nats, the flow almost nothing."""
     likelihood = GaussianLikelihood(
         lambda z: torch.stack([z[..., 1] + 0.8 * z[..., 0].square(), 0.5 * z[..., 0]], -1), 0.4
     )
@@ -186,7 +190,7 @@ def test_the_best_flow_of_a_row_has_couplings_of_its_own():
         q = LocalQ(head, torch.zeros(2, head.numbers, dtype=torch.float64), zero, one)
         best, elbos = best_numbers(target, q, x, mean, covariance)
         lost[kind] = evidence - elbos
-        for i in range(2):  # by an integral that never draws from q
+        for i in range(2):  # by an integral without draws of q
             kl = inference_gap._on_grid(grid, best.take(torch.tensor([i])), x[i : i + 1])[0][
                 "kl_nats"
             ]
@@ -198,7 +202,10 @@ def test_the_best_flow_of_a_row_has_couplings_of_its_own():
 def test_a_narrow_q_beside_an_axis_the_data_say_nothing_about_is_integrated_finely_enough(
     monkeypatch,
 ):
-    """Two modes of sd 0.03 on one axis, the prior on the other: 201 points over sixteen units are two sds apart."""
+    """Two modes of sd 0.03 on one axis, the prior on the other.
+
+    The steps of 201 points over sixteen units are two sds wide.
+    """
     likelihood = GaussianLikelihood(lambda z: z[..., 1:].square(), 0.06)
     x, one = torch.ones(1, 1, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
     grid = LatentGrid(likelihood, 2, points=801, half_width=6.0)
@@ -264,7 +271,10 @@ def test_the_report_says_means_worst_rows_and_table():
 
 
 def test_a_unit_the_data_say_nothing_about_does_not_coarsen_the_grid_of_the_other():
-    """One axis wide as the prior, the other ninety times narrower: the identity holds, and exact draws have the exact sds."""
+    """One axis as wide as the prior, the other ninety times narrower.
+
+    The identity holds, and exact draws have the exact sds.
+    """
     decoder = torch.tensor([[0.02, 60.0], [0.0, 50.0], [0.01, 40.0]], dtype=torch.float64)
     likelihood = GaussianLikelihood(lambda z: z @ decoder.T, 1.0)
     x = torch.tensor([[30.0, 25.0, 20.0], [-6.0, -5.0, -3.5]], dtype=torch.float64)
@@ -290,7 +300,10 @@ def test_a_unit_the_data_say_nothing_about_does_not_coarsen_the_grid_of_the_othe
 
 
 def test_half_of_the_draws_from_the_prior_find_what_q_misses(monkeypatch):
-    """A q three sds off: 5,000 draws from it alone miss the evidence, the mixture does not; its weights are at most 2 p(x | z)."""
+    """A q three sds off: 5,000 draws of it miss the evidence, those of the mixture do not.
+
+    Its weights are at most 2 p(x | z).
+    """
     from types import SimpleNamespace
 
     from benchmarks.comparison import best_in_family

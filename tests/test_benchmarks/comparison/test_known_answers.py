@@ -1,4 +1,4 @@
-"""The whole chain on posteriors whose answer is known: fit, draw, compare, verdict."""
+"""Fit, draw, compare and verdict on posteriors with known answers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from benchmarks.reference import find as references
 
 def compared(entry, family, draws=4000, **options):
     data = entry.load_data()
-    fit = guides.fit(
-        entry, family, seed=0, data=data, compile="off", **options
-    )  # the same losses, without waiting for a compiler
+    # the same losses, without compilation
+    fit = guides.fit(entry, family, seed=0, data=data, compile="off", **options)
     return benchmarks.compare(guides.draw(fit, draws), references.find(entry, data), fit=fit)
 
 

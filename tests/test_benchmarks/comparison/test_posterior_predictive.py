@@ -1,4 +1,4 @@
-"""Replicated data come from the posterior they are said to come from."""
+"""Replicated data come from the posterior they are attributed to."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ def test_replicates_of_a_conjugate_regression_have_its_predictive_mean_and_sprea
     entry = zoo.load("linear_regression")
     data = entry.load_data(0)
     posterior = exact_posterior(entry, data)
-    rep = replicate(entry, data, entry.program(data), posterior, number=400)[
-        "y"
-    ]  # [draw, patient]
+    # [draw, patient]
+    rep = replicate(entry, data, entry.program(data), posterior, number=400)["y"]
     x, draws = data.train["x"], posterior.draws
     level = (x @ draws["weight"].mean(0)).numpy()
     sd = float(draws["noise_variance"].mean().sqrt())

@@ -1,4 +1,7 @@
-"""Relabeling and modes on planted draws: the permutation is found, a second mode is named, and neither is taken for the other."""
+"""Relabeling and modes on planted draws.
+
+The permutation is found, a second mode is named, and neither is mistaken for the other.
+"""
 
 from types import SimpleNamespace
 
@@ -21,10 +24,9 @@ def planted(seed=0, *, second_mode=(), switch="draws"):
     rng = np.random.default_rng(seed)
     truth = np.repeat(np.arange(K), ROWS // K)
     other = truth.copy()
-    other[truth == 2] = np.where(
-        np.arange((truth == 2).sum()) < 5, 0, 1
-    )  # the third class is split among the others
-    other[:5] = 2  # and a new one is taken out of the first
+    # the third class is split among the others
+    other[truth == 2] = np.where(np.arange((truth == 2).sum()) < 5, 0, 1)
+    other[:5] = 2  # and a new one is split off the first
     r = np.empty((CHAINS, DRAWS, ROWS, K))
     means = np.empty((CHAINS, DRAWS, K))
     order = np.empty((CHAINS, DRAWS, K), dtype=int)

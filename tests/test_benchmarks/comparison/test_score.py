@@ -1,4 +1,4 @@
-"""`compare` on entries with known answers, on every kind of reference, and the sentences it gives."""
+"""`compare` on entries with known answers, on every kind of reference, with its sentences."""
 
 import math
 from dataclasses import replace
@@ -60,7 +60,7 @@ def make_fit(posterior, status="ok", sentence="converged at step 900", elbos=(-1
 
 
 def mean_field(entry, data, n=2000, seed=1):
-    """Draws of the exact mean-field optimum of an equicorrelated normal, with their log weights."""
+    """Draws of the exact mean-field optimum of an equicorrelated normal, with log weights."""
     d, rho = entry.settings["d"], entry.settings["rho"]
     sigma = (1 - rho) * np.eye(d) + rho * np.ones((d, d))
     sd = 1 / np.sqrt(np.diag(np.linalg.inv(sigma)))
@@ -93,14 +93,12 @@ def test_mean_field_on_a_correlated_normal_is_too_narrow_by_the_known_ratio(d, r
     assert found.correlations["difference"] == pytest.approx(
         -0.9, abs=5 * found.correlations["se"]
     )
-    assert (
-        found.distances[0].value > found.distances[0].line
-    )  # the classifier sees the missing correlation, the sd names the verdict
+    # the classifier detects the missing correlation, the sd names the verdict
+    assert found.distances[0].value > found.distances[0].line
     sd = 1 / np.sqrt(np.diag(np.linalg.inv(0.1 * np.eye(d) + 0.9)))
     gap = 0.5 * (np.linalg.slogdet(0.1 * np.eye(d) + 0.9)[1] - 2 * np.log(sd).sum())
-    assert found.elbo["value_nats"] == pytest.approx(
-        -gap, abs=5 * found.elbo["se"]
-    )  # exact log evidence is 0
+    # exact log evidence is 0
+    assert found.elbo["value_nats"] == pytest.approx(-gap, abs=5 * found.elbo["se"])
     assert found.log_evidence["exact"] == 0.0
     assert found.pareto_k.draws == 2000
     assert "0.4" in found.sentence or "0.3" in found.sentence
@@ -130,7 +128,7 @@ def test_exact_draws_agree_and_the_score_can_tell_a_better_seed_apart():
 
 
 def test_a_borrowed_reference_is_read_with_its_own_quantities():
-    """The centered form stores x, the non-centered one z with x = 2 z; both call the quantity x."""
+    """The centered form has site x, the non-centered one z with x = 2 z; both have quantity x."""
     rng = np.random.default_rng(0)
     centered = planting.entry(2, "centered")
     other = replace(
@@ -194,7 +192,10 @@ def test_without_a_reference_only_trust_checks_speak():
 
 
 def point(d=2, at=None, n=2000):
-    """A guide that is a point in the last component, elsewhere exact, with the constant weights Pyro would give it."""
+    """A guide that is a point mass in the last component and exact elsewhere.
+
+    It has the constant weights that Pyro would give it.
+    """
     draws = np.random.default_rng(3).standard_normal((n, d))
     draws[:, -1] = 0.5 if at is None else at
     return planting.guide(draws, log_weights=np.full(n, -3.25))
@@ -209,7 +210,11 @@ def only_a_point(n=2000):
 
 @pytest.mark.parametrize("how", ["draws", "unconstrained", "fit"])
 def test_a_point_passes_no_trust_check(how):
-    """Without a reference; seen by its draws, by its unconstrained draws where only a part stands still, or known from its fit."""
+    """Without a reference.
+
+    It is detected by its draws, by its unconstrained draws if only a part is constant, or by its
+    fit.
+    """
     posterior = {
         "draws": replace(only_a_point(), unconstrained=None),
         "unconstrained": point(),
@@ -243,7 +248,10 @@ def test_a_point_passes_no_trust_check(how):
 
 
 def test_what_stands_still_by_definition_is_no_point():
-    """An exact guide has equal weights and k-hat 0, rightly; a diagonal of ones and a quantity that is a count of data do not move."""
+    """An exact guide has equal weights and rightly k-hat 0.
+
+    A diagonal of ones, and a quantity that counts data, are constant.
+    """
     entry = zoo.load("correlated_gaussian", d=2)
     data = entry.load_data()
     entry = replace(
@@ -278,7 +286,7 @@ def test_what_stands_still_by_definition_is_no_point():
 
 @pytest.mark.parametrize("at", [0.0, 0.4, 1 / 3])
 def test_a_point_beside_a_reference_is_too_narrow_by_a_ratio_of_zero(at):
-    """Its mean is judged as any other; nothing is said of the shape that no scaling can give it."""
+    """Its mean is judged as usual; its shape, which no scaling can change, is not."""
     truth = planting.reference(
         planting.four_chains(planting.normals(np.random.default_rng(1), 8000, 2, 0.0))
     )
@@ -292,10 +300,8 @@ def test_a_point_beside_a_reference_is_too_narrow_by_a_ratio_of_zero(at):
     assert score.mean_error == pytest.approx(at, abs=5 * score.mean_error_se)
     assert found.scores[0].sd_ratio == pytest.approx(1.0, abs=5 * found.scores[0].sd_ratio_se)
     assert found.correlations == {}
-    assert [d.name for d in found.distances] == [
-        "c2st",
-        "sliced_wasserstein",
-    ]  # of the component that moves
+    # of the component that varies
+    assert [d.name for d in found.distances] == ["c2st", "sliced_wasserstein"]
     assert found.distances[0].value < found.distances[0].line
     assert {t.name: t.passed for t in found.trust} == {"spread": False}
     assert found.pareto_k is None
@@ -308,7 +314,10 @@ def test_a_point_beside_a_reference_is_too_narrow_by_a_ratio_of_zero(at):
 
 
 def test_rounding_is_no_spread():
-    """Draws that differ in the last digit, as those of a site behind a vectorized exponential do, are a point's."""
+    """Draws that differ in the last digit are those of a point mass.
+
+    A site behind a vectorized exponential has such draws.
+    """
     truth = planting.reference(
         planting.four_chains(planting.normals(np.random.default_rng(1), 8000, 2, 0.0))
     )

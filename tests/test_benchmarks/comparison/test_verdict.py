@@ -91,9 +91,8 @@ def test_narrow_and_wide_together_are_a_wrong_shape():
 
 def test_components_that_are_not_judged_decide_nothing():
     assert word(score("a"), score("b", mean=3.0, judged=False)) == "agrees"
-    assert (
-        word(score("b", mean=3.0, judged=False)) == "inconclusive"
-    )  # nothing was judged: that is no agreement
+    # nothing was judged, so there is no agreement
+    assert word(score("b", mean=3.0, judged=False)) == "inconclusive"
 
 
 def correlation(difference, line=0.2):
@@ -154,7 +153,10 @@ def test_inconclusive_names_the_draws_that_are_needed():
 
 
 def test_many_components_ask_for_more_standard_errors():
-    """At three errors, 100 exact components with noisy means would give a false alarm in every fourth comparison."""
+    """With three errors, every fourth comparison of 100 exact components would be an alarm.
+
+    Their means are noisy.
+    """
     rng = np.random.default_rng(0)
     alarms = 0
     for _ in range(100):
@@ -182,7 +184,7 @@ def _cases():
                 yield pytest.param(name, d, expected, id=f"{name}-{d}")
 
 
-FAST = [("sd x 0.97", 5), ("shift 0.05 sd", 2)]  # those that reach the classifier cost most
+FAST = [("sd x 0.97", 5), ("shift 0.05 sd", 2)]  # the costliest reach the classifier
 
 
 def _faults(fast):
@@ -200,7 +202,7 @@ def check_planted(name, d, expected):
 
 @pytest.mark.parametrize(("name", "d", "expected"), _faults(True))
 def test_planted_faults_get_their_name(name, d, expected):
-    """100 seeds each, the classifier only where nothing else speaks (same code path, same verdict)."""
+    """100 seeds each; the classifier runs only if nothing else is found (same verdict)."""
     check_planted(name, d, expected)
 
 
@@ -212,7 +214,10 @@ def test_planted_faults_get_their_name_in_every_size(name, d, expected):
 
 @pytest.mark.parametrize(("name", "d"), FAST)
 def test_small_errors_agree(name, d):
-    """8 seeds with the classifier; all 100 in the slow tier. At a true rate of 99 %, 7 of 8 fail once in 370 runs."""
+    """8 seeds with the classifier, all 100 in the slow tier.
+
+    At a true rate of 99 %, 7 of 8 fail once in 370 runs.
+    """
     counts = verdicts(name, d, range(8))
     assert counts["agrees"] >= 7, counts
 
@@ -226,7 +231,10 @@ def test_small_errors_agree_in_every_size(name, d, expected):
 
 
 def test_only_the_classifier_sees_a_wrong_joint_shape():
-    """A third coordinate whose sign is that of the product of two others: all margins and correlations are right."""
+    """The sign of a third coordinate is that of the product of two others.
+
+    All margins and correlations are right.
+    """
     named = Counter()
     for seed in range(5):
         rng = np.random.default_rng(seed)
@@ -258,7 +266,7 @@ def test_a_reference_cut_to_too_few_draws_is_inconclusive_with_the_draws_needed(
 
 
 def test_short_chains_are_inconclusive_and_chains_that_disagree_unusable():
-    """The same through the chains themselves: R-hat of 4 x 50 exact draws is often above 1.01 by chance alone."""
+    """The same with chains: R-hat of 4 x 50 exact draws is often above 1.01 by chance."""
     counts = {"short": Counter(), "disagree": Counter()}
     for seed in range(20):
         rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Gates: healthy chains pass; what looks healthy to R-hat and is not, fails."""
+"""Gates: healthy chains pass; chains that only look healthy to R-hat fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NUTS: two engines, one answer; the same draws on any number of cores; faults of a program are errors, not draws."""
+"""NUTS: two engines agree, draws do not depend on cores, faulty programs raise errors."""
 
 import ctypes
 import subprocess
@@ -79,7 +79,7 @@ def test_every_statistic_is_there_and_has_its_type(chains):
 
 
 def test_energy_is_that_of_the_hamiltonian(chains):
-    """Mean energy = mean potential + dim / 2: kinetic energy is chi-square with dim degrees of freedom over 2."""
+    """Mean energy = mean potential + dim / 2, since kinetic energy is chi-square(dim) / 2."""
     for posterior in (chains, run_nuts(chains.entry, engine="pyro", **SHORT)):
         kinetic = (posterior.stats["energy"] + posterior.stats["lp"]).numpy()
         assert abs(kinetic.mean() - 1.0) < 5 * mcse_mean(kinetic)
@@ -141,7 +141,7 @@ class Broken:
 
 @pytest.mark.parametrize("route", ["python", "broken"])
 def test_without_python_in_the_loop_the_draws_are_the_same(tiny, fast, route, monkeypatch):
-    """Also where the C function fails on the way: the chain starts again on the Python callback."""
+    """Also if the C function fails midway: the chain restarts on the Python callback."""
     options = {**SHORT, "in_process": True, "log_density": fast}
     native = run_nuts(tiny, **options)
     before = fast.gradient_evaluations
@@ -288,7 +288,10 @@ def test_a_program_that_raises_is_an_error_not_a_trace(engine, jobs):
 
 
 def without_bound(point):
-    """One observation y = 1 under flat priors of its mean m and its log sd u: -(1 - m)^2 exp(-2u) / 2, level for u -> inf."""
+    """One observation y = 1 with flat priors on its mean m and log sd u.
+
+    The log density is -(1 - m)^2 exp(-2u) / 2, constant for u -> inf.
+    """
     m, u = point
     precision = np.exp(-2 * u)
     return -((1 - m) ** 2) * precision / 2, np.array(
@@ -304,7 +307,10 @@ def chain_of(entry, function, seed=1):
 
 
 def test_a_sampler_that_panics_is_one_sentence_with_its_reason(tiny):
-    """There is no posterior: this chain runs off until nutpie, at numbers without digits, panics. The next chain is none the worse."""
+    """There is no posterior: the chain diverges until nutpie panics on overflow.
+
+    The next chain works as usual.
+    """
     sentence = (
         "nutpie stopped: Could not initialize state because of bad initial gradient: Invalid"
         " initial point; check that there is a posterior: under a flat prior, or where the density"
@@ -325,7 +331,10 @@ def test_a_sampler_that_panics_is_one_sentence_with_its_reason(tiny):
 
 
 class Ending:
-    """A sampler that ends by an exception, and raises another one at everything asked of it later, as poisoned ones do."""
+    """A sampler that raises an exception, and another one at every later call.
+
+    Poisoned samplers do so.
+    """
 
     def __init__(self, error):
         self.error, self._sampler = error, self
@@ -357,9 +366,8 @@ def test_what_the_sampler_raises_is_told_from_interruptions(tiny, monkeypatch, e
     monkeypatch.setattr(nuts_nutpie, "_sampler", lambda model, settings: sampler)
     with pytest.raises(kind, match=words):
         chain_of(tiny, without_bound)
-    assert not hasattr(
-        sampler, "_sampler"
-    )  # what nutpie asks when it is forgotten would panic again
+    # its destructor would panic again
+    assert not hasattr(sampler, "_sampler")
 
 
 def test_the_reason_of_a_program_goes_before_that_of_the_sampler(tiny, monkeypatch):
@@ -403,7 +411,7 @@ def test_a_density_finite_nowhere_is_refused(tiny):
 
 
 def test_no_chain_starts_where_energies_have_no_digits_left(tiny):
-    """ARMA(1, 1): half of all starts explode; chains that began at -1e70 nats and below never moved from there."""
+    """ARMA(1, 1): half of all starts explode; chains that start below -1e70 nats never move."""
     data = tiny.load_data()
     density = Density(LogDensity(tiny.program(data), data))
     explosive = [0]
@@ -416,10 +424,8 @@ def test_no_chain_starts_where_energies_have_no_digits_left(tiny):
     starts = np.array([starting_point(density, seed) for seed in range(40)])
     assert explosive[0] > 10
     assert np.abs(starts[:, 0]).max() <= 1
-    density.function = lambda x: (
-        -1e70,
-        -x,
-    )  # where there is nothing else, even such a start is better than none
+    # such a start is used if there is no other
+    density.function = lambda x: (-1e70, -x)
     assert np.abs(starting_point(density, 0)).max() < 2
 
 
@@ -460,7 +466,7 @@ def test_ctrl_c_raises_instead_of_returning_a_partial_trace():
         [sys.executable, "-c", textwrap.dedent(SCRIPT)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    for _ in range(40):  # past the traces of the density and the start, inside the sampler
+    for _ in range(40):  # after the traces of the density and the start, inside the sampler
         process.stdout.readline()
     process.send_signal(2)
     assert "interrupted" in process.communicate(timeout=60)[0]

@@ -1,4 +1,4 @@
-"""Every metric against a number known by other means, and each planted fault is caught."""
+"""Every metric against independently known numbers; planted faults are caught."""
 
 import math
 from dataclasses import replace
@@ -31,7 +31,10 @@ def chained(draws):
 
 
 def autoregressive(rng, n, d, rho, chains=4):
-    """Stationary unit-variance chains whose mean has ESS n (1 - rho) / (1 + rho), `[chain, draw, dim]`."""
+    """Stationary unit-variance chains, `[chain, draw, dim]`.
+
+    The ESS of their mean is n (1 - rho) / (1 + rho).
+    """
     x = np.empty((chains, n, d))
     x[:, 0] = rng.standard_normal((chains, d))
     noise = rng.standard_normal((chains, n, d)) * np.sqrt(1 - rho**2)
@@ -193,9 +196,8 @@ def test_draws_needed_are_those_at_which_three_errors_reach_the_line():
     draws = np.random.default_rng(8).standard_normal((400, 1))
     one = independent(draws)
     needed = moments.draws_needed(one, one.sd)[0]
-    assert needed == pytest.approx(
-        2 / 0.05**2, rel=0.05
-    )  # each side may use half of 0.05^2; the mean asks for most
+    # each side may use half of 0.05^2; the mean asks for most
+    assert needed == pytest.approx(2 / 0.05**2, rel=0.05)
     assert (
         moments.draws_needed(
             independent(np.random.default_rng(9).standard_normal((2000, 1))), one.sd
@@ -208,7 +210,7 @@ def test_draws_needed_are_those_at_which_three_errors_reach_the_line():
 
 
 def margins(method, truth):
-    """Return what the metrics of the margins give, by column."""
+    """Return the metrics of the margins by column."""
     found = {}
     for name in ("wasserstein", "quantiles", "coverage50", "coverage90"):
         found.update(METRICS[name].compute(method, truth))
@@ -267,7 +269,7 @@ def test_the_classifier_is_blind_to_location_and_scale_and_sees_dependence():
 
 
 def test_the_noise_floor_comes_from_different_chains():
-    """Chains 1-2 and 3-4 found different posteriors: only a floor between chains can show it."""
+    """Chains 1-2 and 3-4 found different posteriors: only a floor between chains shows it."""
     rng = np.random.default_rng(13)
     draws = np.stack([planting.normals(rng, 500, 2, rho) for rho in (0.9, 0.9, -0.9, -0.9)])
     reference = chained(draws)
@@ -306,7 +308,10 @@ def test_value_and_floor_use_one_size_and_an_autocorrelated_reference_is_thinned
 
 
 def narrow_guide(n=40000, s=0.8, sign=1.0, seed=15):
-    """Draws of N(0, s^2) with log weights against 3 N(0, 1): evidence log 3, k-hat 1 - s^2, ELBO in closed form."""
+    """Draws of N(0, s^2) with log weights against 3 N(0, 1).
+
+    The evidence is log 3, k-hat 1 - s^2, and the ELBO has a closed form.
+    """
     u = s * np.random.default_rng(seed).standard_normal((n, 1))
     log_weights = math.log(3.0) + norm.logpdf(u[:, 0]) - norm.logpdf(u[:, 0], scale=s)
     return independent(u), sign * log_weights
@@ -316,7 +321,10 @@ NAMES = [Component(quantity="x", index=(0,), label="x")]
 
 
 def weights_are_right(method, log_weights, truth, s=0.8):
-    """Whether ELBO, evidence, k-hat and reweighted sd are those of the closed form; also used on planted faults."""
+    """Whether ELBO, evidence, k-hat and reweighted sd match the closed form.
+
+    Also used on planted faults.
+    """
     elbo = weights.elbo(log_weights)
     evidence = weights.log_evidence(log_weights, math.log(3.0))
     pareto = weights.pareto(log_weights, method, NAMES, truth)
@@ -342,9 +350,8 @@ def test_importance_ess_and_the_threshold_of_khat():
     assert weights.importance_ess(np.zeros(500)) == pytest.approx(500.0)
     one_heavy = np.array([0.0, -50.0, -50.0])
     assert weights.importance_ess(one_heavy) == pytest.approx(1.0)
-    assert weights.importance_ess(one_heavy - 2000.0) == pytest.approx(
-        1.0
-    )  # shifts must not underflow
+    # shifts must not underflow
+    assert weights.importance_ess(one_heavy - 2000.0) == pytest.approx(1.0)
     assert [round(pareto_threshold(n), 2) for n in (100, 320, 1000, 4000)] == [0.5, 0.6, 0.67, 0.7]
 
 

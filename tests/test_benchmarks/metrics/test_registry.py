@@ -1,4 +1,4 @@
-"""Metrics register themselves: a file, or an installed package, adds one by its record alone; verdicts stay ours."""
+"""Metrics register themselves by a record, from a file or plug-in; verdicts are built in."""
 
 import csv
 import dataclasses
@@ -52,19 +52,27 @@ import numpy as np
 
 from benchmarks.metrics.metric import JointDistance, Metric
 
-SAID = dict(term="median gap", definition="difference of medians", unit="of the quantity", good="near 0", blind="everything else")
+SAID = dict(
+    term="median gap", definition="difference of medians", unit="of the quantity",
+    good="near 0", blind="everything else",
+)
 
 def gap(method, reference):
     return {"gap": np.median(method.flat, 0) - np.median(reference.flat, 0)}
 
+def largest(a, b, seed):
+    return float(np.abs(a.mean(0) - b.mean(0)).max()), None
+
 METRIC = Metric(name="gap", columns=("gap",), compute=gap, **SAID)
-FAILS = Metric(name="fails", columns=("fails",), compute=lambda method, reference: {"fails": 1 / 0}, **SAID)
-SHORT = Metric(name="short", columns=("short",), compute=lambda method, reference: {"short": [1.0]}, **SAID)
-OTHER = Metric(name="other", columns=("other",), compute=lambda method, reference: {"another": method.mean}, **SAID)
+FAILS = Metric(name="fails", columns=("fails",), compute=lambda m, r: {"fails": 1 / 0}, **SAID)
+SHORT = Metric(name="short", columns=("short",), compute=lambda m, r: {"short": [1.0]}, **SAID)
+OTHER = Metric(name="other", columns=("other",), compute=lambda m, r: {"another": m.mean}, **SAID)
 TAKEN = Metric(name="taken", columns=("sd_ratio",), compute=gap, **SAID)
-MEANS = JointDistance(name="means", measure=lambda a, b, seed: (float(np.abs(a.mean(0) - b.mean(0)).max()), None), **SAID)
+MEANS = JointDistance(name="means", measure=largest, **SAID)
 BROKEN = JointDistance(name="broken", measure=lambda a, b, seed: 1 / 0, **SAID)
-JUDGE = JointDistance(name="judge", measure=lambda a, b, seed: (1.0, 0.1), line=lambda *x: 0.5, **SAID)
+JUDGE = JointDistance(
+    name="judge", measure=lambda a, b, seed: (1.0, 0.1), line=lambda *x: 0.5, **SAID
+)
 NOTHING = 3
 """
 
@@ -120,7 +128,10 @@ def test_the_page_on_reports_has_every_metric():
 
 
 def test_the_file_of_the_page_is_a_metric(install, tmp_path):
-    """The file in docs/add_a_metric.md, through a comparison on disk: table, CSV, JSON, data frame, glossary."""
+    """The file in docs/add_a_metric.md, through a comparison on disk.
+
+    It appears in table, CSV, JSON, data frame and glossary.
+    """
     page = (ROOT / "docs" / "add_a_metric.md").read_text(encoding="utf-8")
     (code,) = [
         b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "METRIC = Metric(" in b
@@ -135,7 +146,7 @@ def test_the_file_of_the_page_is_a_metric(install, tmp_path):
     kept = {p.name for p in (out / "cells").iterdir()}
     install("missed_tails = missed_tails_metric:METRIC", missed_tails_metric=code)
     result = execute(plan, out=out, jobs=1)
-    assert {p.name for p in (out / "cells").iterdir()} == kept  # the draws are those of before
+    assert {p.name for p in (out / "cells").iterdir()} == kept  # the draws are reused
     (cell,) = result.cells
     first = cell["scores"][0]["extra"]
     assert set(first) == {"missed_tails", "missed_tails_se"}
@@ -154,7 +165,7 @@ def test_the_file_of_the_page_is_a_metric(install, tmp_path):
     assert '<a class="term" href="#d-missed_tails" title="share of reference draws beyond' in html
     assert '<div id="d-missed_tails"><dt>missed tails</dt>' in html
 
-    # no longer there: what was written is still read, and the next comparison is without it
+    # uninstalled: stored values are still read, and the next comparison lacks it
     install()
     assert list(results_frame(out).columns)[-1] == "missed_tails_se"
     assert "a column of a metric that is not installed here" in render_html(read_run(out).report)

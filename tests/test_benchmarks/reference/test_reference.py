@@ -1,4 +1,4 @@
-"""References: every stored one holds, and a damaged, stale, short or wrong one is caught."""
+"""References: stored ones hold; damaged, stale, short or wrong ones are caught."""
 
 import dataclasses
 import json
@@ -49,7 +49,10 @@ def test_a_stored_reference_holds(name):
     ],
 )
 def test_a_stored_reference_is_found_again(name, tmp_path):
-    """The smaller tier with another seed passes every gate, and every moment is within 4 standard errors of the stored one."""
+    """The smaller tier with another seed passes every gate.
+
+    Every moment is within 4 standard errors of the stored one.
+    """
     entry = zoo.load(name)
     fresh = stored.read(name, references.write(entry, seed=1, small=True, folder=tmp_path).parent)
     assert fresh.record["seed"] != stored.read(name).record["seed"]
@@ -174,7 +177,7 @@ def test_what_is_written_can_be_found_and_checked(folder):
     assert references.find(gaussian(), folder=folder).usable
     x = found.posterior.draws["x"].sum(-1)
     assert found.posterior.sample_shape == (10, 200)
-    assert float(x.mean()) > 0.1  # pulled from the prior's 0 towards the observed 1
+    assert float(x.mean()) > 0.1  # between the prior mean 0 and the observed 1
 
 
 def test_storing_draws_costs_single_precision_only(folder):
@@ -184,9 +187,8 @@ def test_storing_draws_costs_single_precision_only(folder):
         found.record["fingerprint"], rel=1e-12
     )
     for point in found.points:
-        assert (
-            (found.unconstrained == point).all(-1).any()
-        )  # the fingerprint's points are among the draws
+        # the fingerprint's points are among the draws
+        assert (found.unconstrained == point).all(-1).any()
 
 
 def test_a_changed_program_is_stale(folder):
@@ -277,7 +279,7 @@ def test_draws_that_are_not_a_reference_fail(folder, change, gate):
 
 
 def test_a_wrong_jacobian_is_caught_by_stein(written):
-    """Leaving out log |dT/du| of one positive site changes the density; the draws then break Stein's identities."""
+    """Without log |dT/du| of one positive site the draws violate Stein's identities."""
     u = stored.read("tiny", written).unconstrained.numpy()
     entry = gaussian()
     data = entry.load_data()
@@ -286,9 +288,8 @@ def test_a_wrong_jacobian_is_caught_by_stein(written):
     assert distance < limit
     right = log_density.evaluate
     site = next(s for s in log_density.sites if s.name == "s")
-    log_density.evaluate = lambda point, tensors=None: (
-        right(point, tensors) - point[site.start]
-    )  # d exp(u) / du = exp(u)
+    # d exp(u) / du = exp(u)
+    log_density.evaluate = lambda point, tensors=None: right(point, tensors) - point[site.start]
     log_density._batch = None
     distance, limit, where = gates.stein(log_density, u)
     assert distance > 2 * limit

@@ -1,4 +1,4 @@
-"""The report: escaped, self-contained, deterministic, bounded in size, and saying what the comparison found."""
+"""The report: escaped, self-contained, deterministic, bounded in size, with all findings."""
 
 import re
 from dataclasses import replace
@@ -80,7 +80,7 @@ def test_figures_have_text_and_follow_the_color_scheme(page):
     assert len(figures) > 30
     assert all(re.match(r'<svg role="img" aria-label="[^"]{15,}"', f) for f in figures)
     stray = {c for f in figures for c in re.findall(r"#[0-9a-f]{6}\b", f)}
-    assert stray <= {"#000000", "#ffffff"}, stray  # every color is a role that dark mode repaints
+    assert stray <= {"#000000", "#ffffff"}, stray  # every color is a role with a dark value
     assert "prefers-color-scheme:dark" in page
     assert all(f"--c-{role}:" in page for role in ROLES)
 
@@ -171,7 +171,7 @@ def test_marks_are_stable_and_distinct():
     for name in ("role", "color", "marker", "dash"):
         assert len({str(getattr(m, name)) for m in found}) == len(deep)
     assert all(str(key(m)).startswith("<svg") for m in found)
-    assert len(marks([f"mine {i}" for i in range(14)])) == 14  # beyond that they repeat
+    assert len(marks([f"mine {i}" for i in range(14)])) == 14  # more would repeat
 
 
 def test_sentences_fall_back_to_the_verdicts(run):
@@ -197,7 +197,7 @@ def test_an_unusable_reference_is_shown_as_such(run):
 def test_components_are_ordered_worst_first(run):
     view = make_view(run.entries[0])
     assert view.order[0] == ("log_tau", ())
-    assert view.order[-1] == ("lp_shown", ())  # not judged: last whatever its error
+    assert view.order[-1] == ("lp_shown", ())  # not judged: last, whatever its error
     assert "laplace" not in view.shown
 
 
@@ -246,7 +246,10 @@ def test_fits_without_a_compiled_graph_are_marked_beside_others(run):
 
 
 def test_losses_over_different_units_have_floors_of_their_own(run):
-    """Guides fitted to all units and to the compared ones: each curve ends near the bottom, whatever the others' size."""
+    """Guides fitted to all units and to the evaluation subset.
+
+    Each curve ends near the bottom, whatever the size of the others.
+    """
     entry = next(e for e in run.entries if len(e.summaries()) > 1)
     names = list(entry.summaries())[:2]
     fits = {
@@ -339,7 +342,7 @@ def test_story_is_read_from_the_model_file(run):
             "mu ~ Normal(0, 5)\ny ~ Normal(mu, 1)",
             ["Hard because of a funnel."],
         )
-        del module.ENTRY  # a program of the user's own script has no model file
+        del module.ENTRY  # a program in a user's script has no model file
         assert story(report) == ([], "", [])
     finally:
         del sys.modules["a_model_file"]
@@ -433,9 +436,8 @@ def test_panels_are_registered_by_tags_and_a_card_may_bring_its_own(run):
     own = replace(
         run.entries[3], entry=replace(entry, tags=frozenset({"topics"}), panel=lambda report: [])
     )
-    assert (
-        SECTIONS["topics"].html(make_view(own)) is None
-    )  # a panel of the card's own takes its place
+    # the card's own panel replaces it
+    assert SECTIONS["topics"].html(make_view(own)) is None
     tags = [SECTIONS[name].tags for name in panels]
     covered = {
         info.name

@@ -1,4 +1,7 @@
-"""The report in a real browser: no console error, no sideways scrolling, legible on a phone, dark where asked."""
+"""The report in a real browser: no console error, no horizontal scrolling, dark mode.
+
+It is legible on a phone.
+"""
 
 import json
 import re
@@ -32,12 +35,17 @@ FLAGS = (
     "--disable-dev-shm-usage",
 )
 MEASURE = """<script>addEventListener("load", () => {
-  const root = document.documentElement, sizes = [...document.querySelectorAll("figure svg text")].map(
-    t => [Math.abs(t.getScreenCTM().a || t.getScreenCTM().b) * parseFloat(getComputedStyle(t).fontSize), t.textContent]);
-  const outside = [...document.querySelectorAll("section h2, section p, figure, .scroll")].filter(
-    e => e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.tagName + ":" + e.textContent.slice(0, 40));
-  parent.postMessage(JSON.stringify({scroll: root.scrollWidth, width: innerWidth, smallest: sizes.sort((a, b) => a[0] - b[0])[0],
-    paper: getComputedStyle(document.body).backgroundColor, ink: getComputedStyle(document.body).color, outside}), "*");
+  const root = document.documentElement;
+  const scale = t => Math.abs(t.getScreenCTM().a || t.getScreenCTM().b);
+  const sizes = [...document.querySelectorAll("figure svg text")].map(
+    t => [scale(t) * parseFloat(getComputedStyle(t).fontSize), t.textContent]);
+  const outside = [...document.querySelectorAll("section h2, section p, figure, .scroll")]
+    .filter(e => e.getBoundingClientRect().right > innerWidth + 0.5)
+    .map(e => e.tagName + ":" + e.textContent.slice(0, 40));
+  const body = getComputedStyle(document.body);
+  parent.postMessage(JSON.stringify({
+    scroll: root.scrollWidth, width: innerWidth, smallest: sizes.sort((a, b) => a[0] - b[0])[0],
+    paper: body.backgroundColor, ink: body.color, outside}), "*");
 });</script>"""
 
 
@@ -54,7 +62,10 @@ def browse(profile, url, *flags):
 
 
 def measure(folder, page, width, scheme):
-    """Load the page in a frame of a width and return what a script inside it measured (the policy is lifted for that)."""
+    """Load the page in a frame of a width and return what a script inside it measured.
+
+    The content security policy is lifted for that.
+    """
     open_page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page).replace(
         "</body>", MEASURE + "</body>"
     )
@@ -95,9 +106,8 @@ def console(folder, page):
 
 def test_console_is_silent_and_would_not_be(page, tmp_path):
     assert console(tmp_path, page) == []
-    assert console(
-        tmp_path, page.replace("</body>", "<script>1</script></body>")
-    )  # the policy refuses it, loudly
+    # the policy refuses it with an error
+    assert console(tmp_path, page.replace("</body>", "<script>1</script></body>"))
 
 
 @pytest.mark.parametrize("width", [1280, 400])

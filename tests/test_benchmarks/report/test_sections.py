@@ -1,4 +1,4 @@
-"""Sections register themselves: a file, or an installed package, adds one; a fault in one is a sentence in its place."""
+"""Sections register themselves, from a file or a plug-in; a faulty one gives a sentence."""
 
 import re
 from dataclasses import replace
@@ -30,7 +30,8 @@ from benchmarks.report import blocks
 from benchmarks.report.section import ReportSection
 
 def html(view):
-    return blocks.table(["method", "draws"], [[n, len(c.scores)] for n, c in view.by_name.items()], title="Counted <here>")
+    rows = [[n, len(c.scores)] for n, c in view.by_name.items()]
+    return blocks.table(["method", "draws"], rows, title="Counted <here>")
 
 def markdown(report):
     return blocks.markdown_table(["method"], [[c.method] for c in report.comparisons])
@@ -38,11 +39,19 @@ def markdown(report):
 def fails(given):
     raise ValueError("no <pixels> today")
 
-SECTION = ReportSection(name="counted", about="how many scores there are", order=15, html=html, markdown=markdown)
-PLAIN = ReportSection(name="plain", about="text", order=16, html=lambda view: "<script>1</script>", markdown=lambda report: "plain words")
+SECTION = ReportSection(
+    name="counted", about="how many scores there are", order=15, html=html, markdown=markdown
+)
+PLAIN = ReportSection(
+    name="plain", about="text", order=16,
+    html=lambda view: "<script>1</script>", markdown=lambda report: "plain words",
+)
 FAULTY = ReportSection(name="faulty", about="a fault", order=35, html=fails, markdown=fails)
 WRONG = ReportSection(name="wrong", about="a fault", order=35, html=lambda view: 3)
-SCHOOLS = ReportSection(name="schools", about="schools", order=15, html=lambda v: "only schools", entries=frozenset({"eight_schools"}))
+SCHOOLS = ReportSection(
+    name="schools", about="schools", order=15,
+    html=lambda v: "only schools", entries=frozenset({"eight_schools"}),
+)
 """
 
 
@@ -94,7 +103,7 @@ def test_the_page_lists_the_sections():
 
 
 def test_the_file_of_the_page_is_a_section(run, tmp_path, monkeypatch):
-    """The file in docs/add_a_report_section.md stands between the draws and the fits, in HTML and in Markdown."""
+    """The file in docs/add_a_report_section.md, between draws and fits, in HTML and Markdown."""
     page = (ROOT / "docs" / "add_a_report_section.md").read_text(encoding="utf-8")
     (code,) = [
         b
@@ -138,9 +147,8 @@ def test_an_installed_section_stands_in_html_and_markdown(run, install):
     )
     page, text = render_html(run), render_markdown(run)
     assert page.count("Counted &lt;here&gt;") == len(run.entries)
-    assert page.count("&lt;script&gt;1&lt;/script&gt;") == len(
-        run.entries
-    )  # text that is no markup
+    # text that is not Markup
+    assert page.count("&lt;script&gt;1&lt;/script&gt;") == len(run.entries)
     first = page[page.index('<section class="entry"') :]
     assert first.index("Counted") < first.index('<ul class="findings">')
     assert text.count("| method |\n|---|") >= len(run.entries)

@@ -1,4 +1,7 @@
-"""Runs: every cell gets a status, nothing stops the rest, the same call resumes, interruption leaves nothing broken."""
+"""Runs: every cell has a status, failures stay local, the same call resumes.
+
+An interruption leaves nothing broken.
+"""
 
 import csv
 import dataclasses
@@ -44,7 +47,8 @@ from zoo.types import Analytic, Data, ModelEntry, Moments, Quantity
 
 
 def make_data(seed):
-    return Data(train={"y": torch.tensor([0.5, 1.5, 1.0, 2.0], dtype=torch.float64)}, observed=("y",), source="typed in", licence="none")
+    y = torch.tensor([0.5, 1.5, 1.0, 2.0], dtype=torch.float64)
+    return Data(train={"y": y}, observed=("y",), source="typed in", licence="none")
 
 
 def build(data):
@@ -64,14 +68,17 @@ def analytic(data):
     exact = Moments(mean=zero + center, mean_se=zero, sd=zero + sd, sd_se=zero)
 
     def sample(n, seed):
-        return {"mean": center + sd * torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))}
+        generator = torch.Generator().manual_seed(seed)
+        return {"mean": center + sd * torch.randn(n, dtype=torch.float64, generator=generator)}
 
     return Analytic(sample=sample, moments={"mean": exact})
 
 
 ENTRY = ModelEntry(
-    name="tiny", title="Normal mean", make_data=make_data, build=build, analytic=analytic, reference="analytic",
-    quantities={"mean": Quantity(fn=lambda draws, data: draws["mean"], description="the mean")}, families=("laplace",),
+    name="tiny", title="Normal mean", make_data=make_data, build=build,
+    analytic=analytic, reference="analytic",
+    quantities={"mean": Quantity(fn=lambda draws, data: draws["mean"], description="the mean")},
+    families=("laplace",),
 )
 '''
 
@@ -102,7 +109,7 @@ def model(tmp_path):
 
 @pytest.fixture
 def exact_methods(monkeypatch):
-    """Let every family draw from the exact posterior, in no time; what is planted per family happens first."""
+    """Let every family draw from the exact posterior at no cost, after its planted fault."""
     planted = {}
 
     def method(cell, run, folder):
@@ -169,7 +176,7 @@ def test_a_run_resumes_repairs_and_is_read_back(model, tmp_path, monkeypatch):
     assert repaired.cells[0]["scores"] == first.cells[0]["scores"]
 
     page = (out / "report.html").read_text()
-    monkeypatch.setattr(guides, "fit", None, raising=False)  # reading a run fits nothing
+    monkeypatch.setattr(guides, "fit", None, raising=False)  # reading a run makes no fit
     back = read_run(out)
     assert render_html(back.report) == page
     assert back.cells == repaired.cells
@@ -225,7 +232,7 @@ def test_every_failure_is_a_row_and_stops_nothing_else(model, tmp_path, exact_me
 
 
 def die_of_a_fault():
-    faulthandler.disable()  # pytest's own would fill the screen
+    faulthandler.disable()  # that of pytest would fill the screen
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.kill(os.getpid(), signal.SIGSEGV)
 
@@ -247,7 +254,7 @@ def die_of_a_fault():
 def test_nuts_that_ends_by_itself_is_a_failed_row(
     model, tmp_path, monkeypatch, exact_methods, fault, status, words, workers
 ):
-    """Its reason is in card, report, CSV and JSON, the other row is scored, and the exit code is 1."""
+    """Its reason is in card, report, CSV and JSON; the other row is scored; the exit code is 1."""
     panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})(
         "it was tired\n\nStack backtrace:\n 0: <unknown>"
     )
@@ -329,7 +336,10 @@ def short_fits(monkeypatch):
 def test_a_truth_given_a_trained_program_is_found_beside_the_other_comparisons(
     tmp_path, monkeypatch, short_fits
 ):
-    """Whatever the number of jobs, and as `find` finds it; every comparison is counted, and none is made twice."""
+    """For any number of jobs, and equal to that of `find`.
+
+    Every comparison is made once and counted.
+    """
     learned = "vae[hidden=6,latent=1,layers=1,rows=150]"
     plan = make_plan(entries=["lda_exact", learned], guides=["amortized"], nuts=False)
     two, heard = go(plan, tmp_path / "two", jobs=2, pages=False)
@@ -365,7 +375,7 @@ def test_an_interrupted_command_leaves_whole_cells_and_resumes(
     out = tmp_path / "run"
     exact_methods["laplace"] = lambda: time.sleep(600)
     pid = os.fork()
-    if pid == 0:  # the command itself, with the planted sleep
+    if pid == 0:  # the command, with the planted sleep
         os.setsid()
         null = os.open(str(tmp_path / "stderr"), os.O_WRONLY | os.O_CREAT)
         os.dup2(null, 2)
@@ -425,7 +435,7 @@ def test_bad_input_ends_before_anything_is_written(model, tmp_path):
 
 
 def test_a_build_that_ends_the_process_is_an_error_of_its_file(tmp_path):
-    """`sys.exit(0)` in build ended the command with code 0: the work seemed done."""
+    """`sys.exit(0)` in build ended the command with code 0, as if all were done."""
     path = tmp_path / "tiny.py"
     path.write_text(
         MODEL.replace("def build(data):\n", "def build(data):\n    raise SystemExit(0)\n")
@@ -436,7 +446,7 @@ def test_a_build_that_ends_the_process_is_an_error_of_its_file(tmp_path):
 
 
 def test_names_that_files_cannot_hold_are_refused_before_any_work(tmp_path):
-    """Every method ran to its end, and then its draws could not be written."""
+    """Every method ran to its end before its draws could not be written."""
     path = tmp_path / "tiny.py"
     path.write_text(
         MODEL.replace('pyro.sample("mean"', 'pyro.sample("block/mean"').replace(
@@ -459,7 +469,10 @@ def test_a_run_of_a_model_file_is_read_from_another_folder(
 
 
 def test_text_of_others_is_no_formula_in_the_table(tmp_path, exact_methods):
-    """A name that begins like a formula gets a quote before it; numbers, negative ones too, are as they are."""
+    """A name that begins like a formula gets a quote; numbers stay as they are.
+
+    That includes negative ones.
+    """
     path = tmp_path / "tiny.py"
     text = MODEL.replace(
         'quantities={"mean":', """quantities={'=HYPERLINK("http://x")':"""
@@ -594,11 +607,9 @@ def test_the_default_folder_depends_on_the_request_only():
 
 
 def test_nuts_is_never_scored_against_itself(tmp_path):
-    """Without another truth the chains are the reference; draws would agree with themselves whatever they are."""
+    """Without another truth the chains are the reference, and would agree with themselves."""
     path = tmp_path / "tiny.py"
-    path.write_text(
-        MODEL.replace(', analytic=analytic, reference="analytic"', ', reference="nuts"')
-    )
+    path.write_text(MODEL.replace('analytic=analytic, reference="analytic"', 'reference="nuts"'))
     result, _ = go(plan_of(str(path), nuts=True, quick=True), tmp_path / "run", pages=False)
     found = {c["method"]: c for c in result.cells}
     assert found["nuts"]["verdict"] == "no_reference"
@@ -614,7 +625,7 @@ def test_nuts_is_never_scored_against_itself(tmp_path):
 def test_what_is_shown_beside_the_comparisons_costs_no_other_entry(
     model, tmp_path, exact_methods, monkeypatch, how
 ):
-    """A program that cannot simulate, or ends its process, left no report and no table for anybody."""
+    """A program that cannot simulate, or exits, prevented the report of all entries."""
     from benchmarks.comparison import posterior_predictive
 
     whole = posterior_predictive.predictive_checks
@@ -637,7 +648,10 @@ def test_what_is_shown_beside_the_comparisons_costs_no_other_entry(
 
 
 def test_each_file_of_a_cell_is_read_once(model, tmp_path, monkeypatch):
-    """A resumed comparison read `guide.pt` three times and `posterior.nc` twice, and made each comparison from JSON twice."""
+    """A resumed comparison read `guide.pt` three times and `posterior.nc` twice.
+
+    It also rebuilt each comparison twice from JSON.
+    """
     from benchmarks import arviz_bridge
     from benchmarks.run import evaluate
 

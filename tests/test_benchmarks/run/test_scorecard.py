@@ -1,4 +1,4 @@
-"""An existing Pyro model in one call: a table, a notebook table that escapes, the scores behind it."""
+"""An existing Pyro model in one call: a table, an escaped notebook table, and its scores."""
 
 import html.parser
 
@@ -50,7 +50,7 @@ def test_the_scorecard_of_a_plain_model():
 
 
 def test_a_point_guide_is_called_one_in_every_face(tmp_path):
-    """AutoDelta on 30 targets of sd 1: the sd of the mean is 0.1825, the guide's 0."""
+    """AutoDelta on 30 targets of sd 1: the sd of the mean is 0.1825, the guide's is 0."""
 
     def targets(y):
         mean = pyro.sample("mean", dist.Normal(0.0, 5.0))

@@ -1,4 +1,4 @@
-"""Cells are written whole or not at all, and damage is seen."""
+"""Cells are written atomically, and damage is detected."""
 
 import errno
 import json
@@ -149,7 +149,7 @@ def test_foreign_folders_are_refused(tmp_path):
     assert sorted(p.name for p in (tmp_path / "notes").iterdir()) == ["thesis.tex"]
 
 
-OLDER = cell_name("coin", "mean_field", 0, "cd" * 32)  # of a program that has changed since
+OLDER = cell_name("coin", "mean_field", 0, "cd" * 32)  # from a program that has changed
 
 
 def with_users_things(run, *places):
@@ -248,9 +248,8 @@ def test_nothing_is_removed_through_a_link(tmp_path, link):
         RunDir.create(tmp_path / "run", PLAN)
     assert sorted(tmp_path.rglob("*")) == before
     place.unlink()
-    with RunDir.create(
-        tmp_path / "run", PLAN
-    ) as run:  # another name than that of a cell: a link of the reader's own
+    # not the name of a cell: a link of the user
+    with RunDir.create(tmp_path / "run", PLAN) as run:
         (run.cells / "photos").symlink_to(elsewhere)
         run.keep(set())
     assert sorted(p.name for p in (elsewhere).rglob("*")) == [
@@ -294,7 +293,7 @@ def test_a_file_under_the_name_of_a_cell_is_set_aside(tmp_path):
 
 def test_quarantine_takes_the_first_free_name(tmp_path):
     with RunDir.create(tmp_path / "run", PLAN) as run:
-        for number in (1, 2):  # somebody removed the one without a number
+        for number in (1, 2):  # the user removed the one without a number
             (run.path / "quarantine" / f"{NAME}.{number}" / "inside").mkdir(parents=True)
         for _ in range(2):
             put(run)
@@ -390,7 +389,7 @@ def test_plans_round_trip_and_refuse_unknown_keys(tmp_path):
     "name", ["cell.json", "posterior.nc", "guide.pt", "witness.json", "log.txt"]
 )
 def test_a_file_of_a_cell_that_manifest_does_not_list_is_damage(tmp_path, name):
-    """A MANIFEST that lost a line let a changed file through."""
+    """A MANIFEST that lost a line let a changed file pass."""
     from benchmarks.run.cell_folder import damage
 
     place = tmp_path / "coin--laplace--s0--0123456789ab"

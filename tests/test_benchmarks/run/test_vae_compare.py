@@ -1,4 +1,7 @@
-"""Comparing entries that learn: trained on all data, judged on chosen units, against the exact posterior given the decoder."""
+"""Comparing entries that learn: trained on all data, judged on an evaluation subset.
+
+The truth is the exact posterior given the decoder.
+"""
 
 import dataclasses
 
@@ -60,10 +63,13 @@ def test_the_program_gets_trained_and_its_history_is_kept(trained, tmp_path):
     assert (again.history["kl_nats"] == fit.history["kl_nats"]).all()
 
 
-def test_an_encoder_is_fitted_alike_whether_the_trained_weights_come_from_memory_or_from_a_file_of_chosen_images(
+def test_an_encoder_is_fitted_alike_to_trained_weights_from_memory_and_from_a_file(
     trained, tmp_path
 ):
-    """A run keeps the trained program with the twenty compared images; minibatches of all images must not be scaled by twenty."""
+    """A run stores the trained program with the twenty compared images.
+
+    The scale of minibatches of all images must not be that of twenty.
+    """
     entry, fit = trained
     moved = guides.transfer(fit, entry.judged(fit.data))
     guides.save(moved, tmp_path / "guide.pt")
@@ -91,9 +97,8 @@ def test_given_weights_stay_as_they_are(trained):
         compile="off",
     )
     assert all(torch.equal(a, b) for a, b in zip(before, fit.program.parameters(), strict=True))
-    assert (
-        other.config.num_particles == 64
-    )  # the settings of the training fit are not those of a fit to twenty images
+    # the settings of the training fit do not apply to twenty images
+    assert other.config.num_particles == 64
     assert (
         other.elbo.value_nats
         < references.find(entry, chosen, given=fit).log_evidence + 5 * other.elbo.se

@@ -1,4 +1,4 @@
-"""A kept cell belongs to what was computed: it is used again only where program and guide give the same numbers today."""
+"""A kept cell is reused only if program and guide give the same numbers today."""
 
 import dataclasses
 import json
@@ -25,7 +25,10 @@ Y = torch.tensor([1.0, 2.0, 3.0, 0.0], dtype=torch.float64)
 
 
 def normal(prior):
-    """Four targets of sd 1 around a mean with prior sd `prior`; the posterior sd is (4 + 1 / prior^2)^(-1/2)."""
+    """Four targets of sd 1 with prior sd `prior` on their mean.
+
+    The posterior sd is (4 + 1 / prior^2)^(-1/2).
+    """
 
     def model(y):
         mu = pyro.sample("mu", dist.Normal(0.0, prior))
@@ -44,7 +47,7 @@ def record(entry):
 
 
 def test_the_record_holds_the_programs_own_numbers():
-    """Log density, slope and quantity of the conjugate normal at the three points, by hand."""
+    """Log density, gradient and quantity of the conjugate normal at three points, by hand."""
     got = record(zoo.from_program(normal(5.0), {"y": Y}))
     u = (
         0.4
@@ -56,13 +59,11 @@ def test_the_record_holds_the_programs_own_numbers():
     expected = prior - 0.5 * ((Y - u[:, None]) ** 2).sum(1) - 2.5 * math.log(2 * math.pi)
     slope = -u / 25 + (Y - u[:, None]).sum(1)
     assert got["log_density"] == pytest.approx(expected.tolist(), rel=1e-12)
-    assert got["gradient"][::5] == pytest.approx(
-        slope.abs().tolist(), rel=1e-12
-    )  # the norm; then four projections
+    # norm, then four projections
+    assert got["gradient"][::5] == pytest.approx(slope.abs().tolist(), rel=1e-12)
     assert got["quantity mu"][::5] == pytest.approx(u.abs().tolist(), rel=1e-12)
-    ratio = (
-        got["gradient"][1] / got["quantity mu"][1]
-    )  # a projection keeps the sign that the norm loses
+    # a projection keeps the sign that the norm loses
+    ratio = got["gradient"][1] / got["quantity mu"][1]
     assert ratio == pytest.approx(float(slope[0] / u[0]), rel=1e-9)
 
 
@@ -105,7 +106,7 @@ def test_a_guide_is_seen_by_its_draws_and_its_density(family):
 
 
 class Heard(Events):
-    """Keep what a run says."""
+    """Records what a run reports."""
 
     def __init__(self):
         self.said, self.warned = [], []
@@ -119,7 +120,7 @@ class Heard(Events):
 
 
 def sd(folder, model, **options):
-    """Compare with Laplace alone, into a folder that is kept; return the posterior sd and what was said."""
+    """Compare with Laplace alone into a fixed folder; return posterior sd and messages."""
     heard = Heard()
     card = benchmarks.compare_program(
         model, {"y": Y}, ["laplace"], nuts=False, quick=True, out=folder, events=heard, **options
@@ -128,7 +129,7 @@ def sd(folder, model, **options):
 
 
 def test_an_edited_prior_is_computed_again_and_said(tmp_path):
-    """Posterior sd 0.498 under a prior sd of 5 and 0.098 under 0.1; the first answer was given twice."""
+    """Posterior sd 0.498 for a prior sd of 5 and 0.098 for 0.1; the first was returned twice."""
     first, _ = sd(tmp_path / "run", normal(5.0))
     second, heard = sd(tmp_path / "run", normal(0.1))
     assert first == pytest.approx((4 + 1 / 25) ** -0.5, rel=5 / 4000**0.5)
@@ -167,7 +168,8 @@ class Link:
 
 
 def make_data(seed):
-    train = {{"y": torch.tensor([1.0, 2.0, 3.0, 0.0], dtype=torch.float64), "shift": {helper}.SHIFT, "link": Link()}}
+    y = torch.tensor([1.0, 2.0, 3.0, 0.0], dtype=torch.float64)
+    train = {{"y": y, "shift": {helper}.SHIFT, "link": Link()}}
     return Data(train=train, observed=("y",), source="typed in", licence="CC0")
 
 
@@ -187,8 +189,11 @@ def guide(program, data, entry):
     return AutoNormal(program, init_scale=0.1 * {helper}.WIDER)
 
 
-ENTRY = ModelEntry(name="tiny", title="t", make_data=make_data, build=build, quantities={{"mu": Quantity(fn=site("mu"))}}, reference="nuts",
-                   families=("laplace",), own_guides={{"own": guide}})
+ENTRY = ModelEntry(
+    name="tiny", title="t", make_data=make_data, build=build, reference="nuts",
+    quantities={{"mu": Quantity(fn=site("mu"))}},
+    families=("laplace",), own_guides={{"own": guide}},
+)
 """
 HELPER = "import numpy as np\nCENTER = 0.0\nWIDER = 1.0\nSHIFT = np.zeros(5000)\n"
 
@@ -277,7 +282,7 @@ def test_an_edited_guide_of_ones_own_is_seen_and_reading_warns(folder, monkeypat
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A copy of what the code digest reads."""
+    """A copy of the files in the code digest."""
     for room in ("zoo", "guides", "benchmarks"):
         shutil.copytree(
             work.ROOT / room,
@@ -314,7 +319,7 @@ def test_one_file_of_each_kind_and_folder_changes_the_code_digest(tree):
 
 
 def test_a_file_that_moves_changes_the_code_digest(tree):
-    """The path is part of the digest: here the order of files, their names and their bytes stay as they are."""
+    """The path is part of the digest: order, names and bytes of the files stay the same here."""
     one, folder = tree / "zoo" / "density" / "unit_terms.py", tree / "zoo" / "density_"
     before, files = digest("draw"), [p.name for p in work.code_files("draw")]
     folder.mkdir()
@@ -350,7 +355,7 @@ def test_labels_and_what_is_judged_are_part_of_the_key():
 
 
 def test_a_cell_that_is_run_takes_the_weights_of_the_trainer_that_is_kept():
-    """A trainer kept under the name another machine gave it was not found, and its program taken untrained."""
+    """A trainer named by another machine was not found, and its program used untrained."""
     from benchmarks.run import execute as runs
 
     made = work.Prepared(

@@ -1,4 +1,4 @@
-"""The benchmark: same densities on all sides, honest arithmetic, tables that say what was not measured."""
+"""The benchmark: equal densities on all sides, right arithmetic, gaps in tables shown."""
 
 import math
 
@@ -77,9 +77,8 @@ def test_a_constant_between_densities_is_accepted_and_anything_else_is_seen():
     ours = np.array([-1500.0, -1510.0, -1400.0])
     assert density_error(ours, ours + 37.2) < 1e-12
     assert density_error(ours, ours * (1 + 1e-4)) > TOLERANCE
-    assert math.isnan(
-        density_error(ours, np.array([0.0, math.nan, 1.0]))
-    )  # and NaN <= tolerance is false
+    # and NaN <= tolerance is false
+    assert math.isnan(density_error(ours, np.array([0.0, math.nan, 1.0])))
 
 
 @pytest.mark.parametrize("peer", ["pyro", *PEERS])
@@ -134,7 +133,7 @@ def test_a_micro_run_of_our_side_in_a_process_of_its_own(tmp_path):
 
 
 class Fake:
-    """A side that answers at once; its density is off by a factor when it is the peer that lies."""
+    """A side that answers at once; the density of a lying peer is off by a factor."""
 
     def __init__(self, side, target, settings, folder, environment=None):
         self.side, self.measures, self.seconds = side, ("gradient", "nuts"), {"start": 0.1}
@@ -213,7 +212,7 @@ def test_ratios_are_of_pairs(document):
         pairs=3,
     )
     (nuts,) = [r for r in ratios(document, ("nuts",)) if r.peer == "pyro"]
-    assert nuts.median == pytest.approx(100.0)  # same draws, so the ratio is that of the times
+    assert nuts.median == pytest.approx(100.0)  # same draws, so it is the ratio of times
     assert pair_ratios([2.0, 3.0, math.nan, 5.0], [1.0, 0.0, 1.0, 10.0]) == [2.0, 0.5]
     assert speeds({"measures": {"gradient": [{"seconds": 0.5}]}}, "gradient") == [2.0]
 
@@ -275,10 +274,8 @@ def test_ess_is_of_the_worst_component_and_of_a_stuck_chain_zero():
     }
     run = NutsRun(draws=good, wall=1.0, cpu=1.0, warmup=0)
     assert 300 < ess_of(find("eight_schools"), density, run) < 700
-    slow = {
-        **good,
-        "mu": np.cumsum(rng.standard_normal(500)),
-    }  # a random walk: a few effective draws
+    # a random walk has few effective draws
+    slow = {**good, "mu": np.cumsum(rng.standard_normal(500))}
     assert (
         ess_of(find("eight_schools"), density, NutsRun(draws=slow, wall=1.0, cpu=1.0, warmup=0))
         < 30
@@ -336,9 +333,8 @@ def test_measuring_again_replaces_and_says_so(tmp_path):
         "linear": "old",
         "radon": "new",
     }
-    assert list(both["targets"]) == [
-        n for n in TARGETS if n in ("mixture", "linear", "radon")
-    ]  # in the order of the table
+    # in the order of the table
+    assert list(both["targets"]) == [n for n in TARGETS if n in ("mixture", "linear", "radon")]
     assert both["growth"] == old["growth"]
     assert both["commands"] == old["commands"]
     assert both["seconds"] == 15.0
@@ -361,9 +357,8 @@ def test_measuring_again_replaces_and_says_so(tmp_path):
             "settings": {"particles": 1, "slice_seconds": 0.5},
         }
     )
-    assert (
-        "programs of that time (load averages): mixture (0.5), radon (1.0)." in words
-    )  # each once, as it was measured last
+    # each once, by its last measurement
+    assert "programs of that time (load averages): mixture (0.5), radon (1.0)." in words
     for key, other in (("settings", {"particles": 2}), ("versions", {"torch": "3"}), ("pairs", 3)):
         with pytest.raises(UsageError, match=key):
             merge(old, {**new, key: other})

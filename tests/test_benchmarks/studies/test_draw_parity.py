@@ -22,7 +22,7 @@ SITE = next(iter(ENTRY.exact(DATA).sample(1, 0)))
 
 
 def chains(seed, number=4, draws=1000, change=lambda x: x):
-    """Independent exact draws in the shape of chains, as a sampler without error would give them."""
+    """Independent exact draws in the form of chains, as from a sampler without error."""
     exact = ENTRY.exact(DATA).sample(number * draws, seed)
     sites = {name: change(v.reshape(number, draws, *v.shape[1:])) for name, v in exact.items()}
     cost = Cost(seconds=2.0, gradient_evaluations=100)
@@ -41,9 +41,8 @@ THEIRS = chains(1, number=10)
 
 def test_equal_posteriors_pass_for_nearly_every_seed():
     rows = [draw_parity.parity(chains(seed), THEIRS) for seed in range(2, 22)]
-    assert (
-        sum(r["passed"] for r in rows) >= 19
-    )  # six looks at 4 standard errors: one false alarm in 2,600 each
+    # six comparisons at 4 standard errors: a false alarm in one of 2,600
+    assert sum(r["passed"] for r in rows) >= 19
     assert all(
         r["components"] == 3 and r["ess_per_second"] == r["ess_bulk_min"] / 2.0 for r in rows
     )
@@ -140,7 +139,10 @@ def test_a_part_of_a_page_is_replaced_and_the_rest_left_alone(tmp_path):
 
 @pytest.mark.parametrize("off", [1.0, 0.0])
 def test_divergences_run_again_with_smaller_steps(tmp_path, monkeypatch, off):
-    """Whether the gaps miss or not: the errors they are measured in are those of chains that did not reach every place."""
+    """Whether or not gaps fail: chains with divergences underestimate their errors.
+
+    They have not reached every region.
+    """
     asked = []
 
     def sampler(entry, *, target_accept, **settings):

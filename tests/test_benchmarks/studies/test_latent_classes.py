@@ -1,4 +1,4 @@
-"""The tables of latent classes: what they compute from given draws, and a page that says met, missed or open as it is."""
+"""Tables of latent classes from given draws; the page says met, missed or open."""
 
 import numpy as np
 import torch

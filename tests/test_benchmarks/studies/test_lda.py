@@ -1,4 +1,4 @@
-"""Held-out scores of topics: exact values, order, unbiasedness, and no dependence on how the evaluation set is cut."""
+"""Held-out scores of topics: exact values, order, unbiasedness, no dependence on the split."""
 
 import itertools
 import math
@@ -73,7 +73,7 @@ def test_left_to_right_is_unbiased():
         ]
     )
     assert abs(ratio.mean() - 1) < 5 * ratio.std() / 300**0.5
-    assert ratio.std() > 0.02  # so that a wrong weight would show
+    assert ratio.std() > 0.02  # large enough to reveal a wrong weight
 
 
 @pytest.mark.parametrize("name", SCORES)

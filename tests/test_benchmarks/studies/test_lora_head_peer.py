@@ -1,4 +1,4 @@
-"""laplace-torch beside our Laplace approximation; skipped where it is not installed, but for the errors."""
+"""laplace-torch against the `laplace` family; only the errors are tested without it."""
 
 import importlib.util
 
@@ -32,7 +32,10 @@ def test_what_is_wrong_is_named(data, monkeypatch):
 @needs_it
 @pytest.mark.filterwarnings("ignore")
 def test_our_laplace_has_its_mean_and_covariance(data):
-    """A linear last layer: its Gauss-Newton matrix is the Hessian; the library computes it in single precision in places."""
+    """For a linear last layer the Gauss-Newton matrix is the Hessian.
+
+    The library computes parts of it in single precision.
+    """
     fit = guides.fit(zoo.load("lora_head", form="last_layer"), "laplace", seed=0, data=data)
     ours = fit.guide.get_posterior()
     mode = ours.loc.detach().reshape(-1, 33)
@@ -42,9 +45,9 @@ def test_our_laplace_has_its_mean_and_covariance(data):
         covariance - ours.covariance_matrix
     ).abs().max() < 1e-5 * ours.covariance_matrix.abs().max()
     other, _ = Approximation(data, mode + 0.1, "full").moments()
-    assert (other - ours.loc).abs().max() > 0.05  # it would be noticed
+    assert (other - ours.loc).abs().max() > 0.05  # large enough to reveal it
     head = Approximation(data, mode, "full").draws(4000).reshape(4000, -1)
     z = (head.mean(0) - ours.loc) / (ours.covariance_matrix.diagonal() / 4000).sqrt()
-    assert z.abs().max() < 5  # 231 looks
+    assert z.abs().max() < 5  # 231 comparisons
     assert ((head.std(0) / ours.stddev).log().abs() < 5 / (2 * 4000) ** 0.5).all()
     assert Approximation(data, mode, "kron").draws(3).shape == (3, 7, 33)

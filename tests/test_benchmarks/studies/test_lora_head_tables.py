@@ -1,4 +1,4 @@
-"""The tables beside the bars of `lora_head`: from rows as they are stored, what failed included."""
+"""Tables of `lora_head` from stored rows, failures included."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The exact posterior of small adapters: against scipy's quadrature, and NUTS against it."""
+"""Exact posterior of small adapters against scipy's quadrature, and NUTS against it."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_one_number_is_integrated_as_scipy_does(subject):
 
     value = integrate.quad(lambda t: p(t) * joint(t), -6, 6, epsabs=1e-7, limit=200)[0]
     assert found.predictive[row, column] == pytest.approx(value, abs=1e-6)
-    assert abs(value - p(0.0)) > 1e-3  # the frozen network says something else
+    assert abs(value - p(0.0)) > 1e-3  # the frozen network differs
 
 
 def test_too_many_numbers_are_refused(subject):

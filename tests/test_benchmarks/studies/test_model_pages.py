@@ -1,4 +1,4 @@
-"""The table of families on a model's page: from real cells, in place of the part `families`."""
+"""The table of families on a model's page, from real cells, in the part `families`."""
 
 import zoo
 from benchmarks.run.progress import Events
@@ -11,7 +11,7 @@ from benchmarks.studies.model_pages.study import STUDY
 
 
 def test_the_table_of_a_page_is_that_of_the_comparison(tmp_path, monkeypatch):
-    """End to end: the parts are the pages that have room, a part is measured, and its table goes where it belongs."""
+    """End to end: pages with the part are found, one is measured, and its table inserted."""
     monkeypatch.chdir(tmp_path)
     page = tmp_path / "docs" / "models" / "coin.md"
     page.parent.mkdir(parents=True)

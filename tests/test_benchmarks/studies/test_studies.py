@@ -1,4 +1,7 @@
-"""Studies register themselves by one record; one command lists, measures, renders and publishes them."""
+"""Studies register themselves by one record; one command handles all of them.
+
+It lists, measures, renders and publishes them.
+"""
 
 import importlib
 import json
@@ -19,9 +22,8 @@ from benchmarks.studies.rows import Kept, csv_rows, csv_text
 from zoo.errors import UnknownNameError, UsageError
 
 ROOT = Path(__file__).parents[3]
-TABLES = [
-    name for name in STUDIES if name != "model_pages"
-]  # it has no page, and no published rows, of its own
+# model_pages has no page or published rows of its own
+TABLES = [name for name in STUDIES if name != "model_pages"]
 # A study in a file of its own: it counts how often it measures, and fails while a file says so.
 PLUGIN = """
 from pathlib import Path
@@ -32,7 +34,8 @@ from benchmarks.studies.rows import Kept, json_rows, json_text
 
 def measure(part, work):
     kept = Kept(work.out / "kept.json")
-    kept.once("one", lambda: {"value": 1 + len(list(Path().glob("n-*"))), "nan": float("nan"), "jobs": work.jobs})
+    count = lambda: 1 + len(list(Path().glob("n-*")))
+    kept.once("one", lambda: {"value": count(), "nan": float("nan"), "jobs": work.jobs})
     Path(f"n-{len(list(Path().glob('n-*')))}").touch()
     if Path("broken").exists():
         raise RuntimeError("the machine stopped")
@@ -41,22 +44,30 @@ def measure(part, work):
 
 
 def render(rows):
-    lines = [f"* {part}: {', '.join(str(r['value']) for r in found)}" for part, found in rows.items()]
+    values = {part: ", ".join(str(r["value"]) for r in found) for part, found in rows.items()}
+    lines = [f"* {part}: {shown}" for part, shown in values.items()]
     text = "\\n".join(["# Counted", "", "<!-- notes -->", "<!-- /notes -->", "", *lines]) + "\\n"
-    return Rendered(text=text, files={"counted.json": json_text(rows), "counted.bin": b"\\x00\\x01"},
-                    parts={"docs/other.md": {"counted": ", ".join(rows)}})
+    files = {"counted.json": json_text(rows), "counted.bin": b"\\x00\\x01"}
+    parts = {"docs/other.md": {"counted": ", ".join(rows)}}
+    return Rendered(text=text, files=files, parts=parts)
 
 
-STUDY = Study(name="counted", title="How often it was measured", page="docs/results/counted.md", seconds=100, quick_seconds=1,
-              parts=("first", "second"), measure=measure, render=render, read=lambda folder: json_rows(folder / "counted.json"))
-NAMELESS = Study(name="other", title="t", page="docs/results/o.md", seconds=1, quick_seconds=1, measure=measure, render=render)
+STUDY = Study(
+    name="counted", title="How often it was measured", page="docs/results/counted.md",
+    seconds=100, quick_seconds=1, parts=("first", "second"),
+    measure=measure, render=render, read=lambda folder: json_rows(folder / "counted.json"),
+)
+NAMELESS = Study(
+    name="other", title="t", page="docs/results/o.md",
+    seconds=1, quick_seconds=1, measure=measure, render=render,
+)
 NOTHING = 3
 """
 
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Put a package with one entry point on the path, as an installation would, and go to an empty repository."""
+    """Put a package with one entry point on the path and change to an empty repository."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "counted_study.py").write_text(PLUGIN)
     monkeypatch.chdir(tmp_path)
@@ -116,7 +127,7 @@ def test_the_parts_of_a_record_are_those_that_are_measured(name):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_published_rows_render_the_published_page(name, monkeypatch):
-    """Word by word, tables and pictures too; a person's notes are kept."""
+    """Verbatim, with tables and figures; handwritten notes are kept."""
     monkeypatch.chdir(ROOT)
     study = STUDIES[name]
     rows = execute.published(study)
@@ -125,9 +136,8 @@ def test_published_rows_render_the_published_page(name, monkeypatch):
     for file, content in made.files.items():
         there = (page.parent / file).read_text(encoding="utf-8")
         if file.endswith(".svg") and f"Matplotlib v{matplotlib.__version__}," not in there:
-            assert content.count("<use ") == there.count(
-                "<use "
-            )  # another version draws the same marks
+            # another version of Matplotlib draws the same marks
+            assert content.count("<use ") == there.count("<use ")
         else:
             assert content == there
     assert f"`zoo study {name}`" in made.text
@@ -241,7 +251,10 @@ def test_wrong_requests_are_one_sentence(capsys, tmp_path, monkeypatch):
 
 
 def test_a_study_of_a_file_is_listed_measured_rendered_and_published(install, capsys):
-    """One tiny study from end to end: resumed, one part again, quick apart, notes kept, nothing of the page lost."""
+    """A tiny study end to end: resumed, one part repeated, quick runs separate, notes kept.
+
+    Nothing of the page is lost.
+    """
     root = install()
     code, out, _ = run("--json", capsys=capsys)
     assert "counted" in {s["name"] for s in json.loads(out)["studies"]}
@@ -258,12 +271,8 @@ def test_a_study_of_a_file_is_listed_measured_rendered_and_published(install, ca
     assert stored["study"] == "counted"
     assert not stored["quick"]
     first = stored["rows"]["first"]
-    assert first[0] == {
-        "part": "first",
-        "value": 1,
-        "nan": None,
-        "jobs": 1,
-    }  # kept from the run that stopped
+    # kept from the interrupted run
+    assert first[0] == {"part": "first", "value": 1, "nan": None, "jobs": 1}
     assert stored["rows"]["second"][0]["value"] == 3
     assert (folder / "counted.md").read_text().endswith("* first: 1, 1.0\n* second: 3, 1.0\n")
     assert (folder / "counted.bin").read_bytes() == b"\x00\x01"
@@ -296,14 +305,12 @@ def test_a_study_of_a_file_is_listed_measured_rendered_and_published(install, ca
     page = root / "docs" / "results" / "counted.md"
     page.write_text(pages.with_part(page.read_text(), "notes", "It was the rain."))
     shutil.rmtree(root / "out")
-    code, out, _ = run(
-        "counted", "--render", capsys=capsys
-    )  # rows as published, apart from those of a run to come
+    # published rows get a folder apart from later runs
+    code, out, _ = run("counted", "--render", capsys=capsys)
     assert out.split() == ["out/studies/counted-published/counted.md"]
     assert Path(out.strip()).read_text() == page.read_text()
-    code, _, err = run(
-        "counted", "--part", "second", "--write", capsys=capsys
-    )  # the other part is as it was published
+    # the other part stays as published
+    code, _, err = run("counted", "--part", "second", "--write", capsys=capsys)
     assert code == 0
     rows = json.loads((page.parent / "counted.json").read_text())
     assert rows["first"] == again["first"]

@@ -1,4 +1,4 @@
-"""The table of families over a group of entries: the numbers shown are those of the worst seed."""
+"""The table of families over several entries shows the numbers of the worst seed."""
 
 import csv
 
@@ -51,7 +51,7 @@ def test_the_worst_seed_is_shown(tmp_path):
     assert [r["worst_mean_error"] for r in table] == ["0.02", "-0.4", "0.03", "0.2", ""]
     made = STUDY.render({"fits": ROWS})
     assert made.files["posteriordb.svg"].startswith("<?xml")
-    assert made == STUDY.render({"fits": ROWS})  # of the same rows, the same picture
+    assert made == STUDY.render({"fits": ROWS})  # deterministic in the rows
     (tmp_path / "posteriordb.csv").write_text(made.files["posteriordb.csv"])
     assert STUDY.read(tmp_path) == {"fits": ROWS, "chains": []}
 

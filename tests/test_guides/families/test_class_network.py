@@ -1,4 +1,4 @@
-"""The class network: its bound is lower than that of exact classes by the class KL, draw by draw."""
+"""The class network: its bound is below that of exact classes by the class KL, per draw."""
 
 import pyro
 import pytest
@@ -98,7 +98,10 @@ def test_a_program_without_classes_is_refused():
 
 
 def test_the_guide_begins_at_the_mode_of_most_mass(monkeypatch):
-    """Half of the single searches on the tumors end in classes that are 69 nats worse; a guide that begins there stays there."""
+    """Half of the single searches on the tumors end in classes that are 69 nats worse.
+
+    A guide that starts there stays there.
+    """
     entry = latent_class.ENTRY
     data = entry.load_data()
     density = LogDensity(entry.program(data), data, dtype=entry.dtype)

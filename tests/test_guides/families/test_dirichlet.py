@@ -1,4 +1,4 @@
-"""The Dirichlet guide: its density, its draws, their gradient, and bounds in the right order."""
+"""The Dirichlet guide: density, draws, their gradient, and bounds in the right order."""
 
 import numpy as np
 import pytest
@@ -81,9 +81,8 @@ def test_gradient_of_the_draws_equals_differences():
     step = 1e-5 * a.detach()
     with torch.no_grad():
         difference = (log_gamma(a + step, z1, z2) - log_gamma(a - step, z1, z2)) / (2 * step)
-    torch.testing.assert_close(
-        slope, difference, rtol=1e-3, atol=1e-6
-    )  # torch's own series are good to 1e-4
+    # torch's series are accurate to 1e-4
+    torch.testing.assert_close(slope, difference, rtol=1e-3, atol=1e-6)
 
 
 def test_every_pass_raises_the_bound_and_the_bound_is_the_expectation_with_explicit_token_topics(
@@ -100,9 +99,8 @@ def test_every_pass_raises_the_bound_and_the_bound_is_the_expectation_with_expli
         state = _pass(counts, state, beta, alpha)
         values.append(bound(counts, *state, beta, alpha))
     assert (np.diff(values) > -1e-9).all()
-    both = (
-        log_means(state.mixtures)[:, :, None] + log_means(state.topics)[None]
-    )  # [document, topic, word]
+    # [document, topic, word]
+    both = log_means(state.mixtures)[:, :, None] + log_means(state.topics)[None]
     r = both.softmax(1)
     fit = (counts[:, None] * r * (both - r.log())).sum()  # E log p(words, z | .) - E log q(z)
     kl = torch.distributions.kl_divergence
@@ -114,7 +112,7 @@ def test_every_pass_raises_the_bound_and_the_bound_is_the_expectation_with_expli
 
 
 def test_bounds_are_in_order(exact):
-    """Classical bound <= ELBO of the program with the tokens summed out <= refined ELBO <= log evidence."""
+    """Classical bound <= ELBO with tokens summed out <= refined ELBO <= log evidence."""
     entry, data, _ = exact
     truth = entry.exact(data).log_evidence
     beta, alpha = (

@@ -154,7 +154,7 @@ def test_sticking_the_landing_keeps_the_gradient_and_drops_the_noise(tiny):
             ]
         )
 
-    # q equals the posterior: the stuck gradient vanishes draw by draw, the plain one only on
+    # q equals the posterior: the STL gradient vanishes for each draw, the plain one only on
     # average.
     assert float(gradient(True).abs().max()) < 1e-10
     assert float(gradient(False).abs().max()) > 1e-3

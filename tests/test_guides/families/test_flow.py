@@ -1,4 +1,4 @@
-"""The flow: its log q is the density of its draws, it contains the full-rank normal, and it bends where a normal cannot."""
+"""The flow: its log q is the density of its draws, it contains full-rank normals, it bends."""
 
 import math
 
@@ -106,7 +106,10 @@ def test_the_contract_holds(tiny):
 
 
 def test_it_bends_where_a_normal_cannot():
-    """A curved posterior: x ~ N(0, 1), y | x ~ N(x^2, 0.3). The evidence is 1, so minus the ELBO is the divergence to the truth."""
+    """A curved posterior: x ~ N(0, 1), y | x ~ N(x^2, 0.3).
+
+    The evidence is 1, so minus the ELBO is the KL to the posterior.
+    """
     import pyro
     import pyro.distributions as dist
 

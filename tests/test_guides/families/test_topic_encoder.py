@@ -1,4 +1,4 @@
-"""The encoder of documents: unbiased minibatches, its density, its start, and the contract of guides."""
+"""The encoder of documents: unbiased minibatches, density, start, contract of guides."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_minibatches_average_to_the_full_loss(entry, begun, size):
             index = batched.batches.draw(torch.Generator().manual_seed(3))
             drawn.append(float(batched.loss((half, index))))
     assert sum(losses) / len(losses) == pytest.approx(whole, rel=1e-9)
-    assert max(losses) - min(losses) > 1e-3  # the parts differ, so a wrong scale would show
+    assert max(losses) - min(losses) > 1e-3  # the parts differ, which would reveal a wrong scale
     assert sum(drawn) / len(drawn) == pytest.approx(whole, rel=1e-9)
 
 

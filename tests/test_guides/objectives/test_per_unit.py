@@ -144,11 +144,10 @@ def test_every_objective_is_under_test():
     assert {spec.partition("[")[0] for spec in SPECS} == set(OBJECTIVES)
 
 
-@pytest.mark.parametrize(
-    "name", [s for s in SPECS if s != "iwae_dreg"]
-)  # whose gradient is another, not its value
+# iwae_dreg has another gradient and the same value
+@pytest.mark.parametrize("name", [s for s in SPECS if s != "iwae_dreg"])
 def test_minibatches_average_to_the_full_objective(density, name):
-    """One partition into three disjoint minibatches, the same noise: equal, not only in expectation."""
+    """A partition into three minibatches with the same noise: equal, not only in expectation."""
     guide = exact_guide(density)
     with torch.no_grad():
         guide.base[:, :2] += 0.3
@@ -160,9 +159,8 @@ def test_minibatches_average_to_the_full_objective(density, name):
         full.loss((*noise, index))
         for index in torch.randperm(UNITS, generator=torch.Generator().manual_seed(0)).split(4)
     ]
-    tolerance = (
-        0.5 if name.startswith("elbo_free_bits") else 1e-9
-    )  # the maximum over a batch's mean is no sum over units
+    # the maximum of a batch mean is not a sum over units
+    tolerance = 0.5 if name.startswith("elbo_free_bits") else 1e-9
     assert float(sum(parts).detach() / 3) == pytest.approx(float(whole.detach()), abs=tolerance)
 
 
@@ -326,7 +324,10 @@ def test_settings_of_training_keep_to_the_fit_they_are_meant_for():
 
 
 def two_bumps(y, index=None):
-    """The first number of each unit's code has a low mode at 0, where searches begin, and a high one at 1.5 or -1.5, by the sign of y."""
+    """The first coordinate of each code has a low mode at 0 and a high one at +-1.5.
+
+    Optimization starts at 0; the sign of the high mode is that of y.
+    """
     with pyro.plate("unit", len(y), dim=-1):
         z = pyro.sample(
             "z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0).expand([2]).to_event(1)
@@ -359,9 +360,8 @@ def test_every_unit_begins_at_its_own_highest_draw(monkeypatch, number, evaluati
         -draws[..., 0].square() / 0.02
     ).exp()
     height = -0.5 * ((y - high * y) / 0.1).square() - 0.5 * draws.square().sum(-1)
-    assert torch.equal(
-        point.reshape(3, 2), draws[height.argmax(0), torch.arange(3)]
-    )  # by hand, unit by unit
+    # by hand, unit by unit
+    assert torch.equal(point.reshape(3, 2), draws[height.argmax(0), torch.arange(3)])
 
 
 def test_a_guide_of_units_finds_the_high_mode_of_each():

@@ -1,4 +1,4 @@
-"""Objectives are records: named by a spec, with their own parameters, and what they need of a guide."""
+"""Objectives are records: named by a spec, with parameters and requirements on the guide."""
 
 import dataclasses
 import json
@@ -86,7 +86,7 @@ def test_old_fields_reach_a_fit_and_what_an_objective_lacks_is_refused(tiny):
     [("elbo", "elbo"), ("beta", "beta[beta=4.0]"), ("elbo_linear", "elbo_linear[warmup=9]")],
 )
 def test_a_file_of_an_earlier_version_is_read(tiny, tmp_path, name, spec):
-    """Every configuration held beta, warmup and free_bits, whatever its objective, and might name the mode `cached`."""
+    """Configurations had beta, warmup and free_bits for every objective, and the mode `cached`."""
     entry, _ = tiny.gaussian()
     fit = guides.fit(entry, "mean_field", steps=40, patience=10, anneal=10, compile="off")
     guides.save(fit, tmp_path / "new.pt")

@@ -1,4 +1,7 @@
-"""Steps on a graphics card: the graph that moves there takes the same steps; without a card the processor stands in for it."""
+"""Steps on a graphics card: the same graph takes the same steps.
+
+Without a card the CPU stands in for it.
+"""
 
 import logging
 
@@ -31,7 +34,7 @@ PAIRS = [
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """Let `cuda` be the processor: everything but the card's own kernels is then what runs with one."""
+    """Let `cuda` be the CPU: everything but the kernels of the card runs as with a card."""
     real = Step._on_device
     monkeypatch.setattr(fitting, "check_device", lambda name: None)
     monkeypatch.setattr(
@@ -71,7 +74,10 @@ def test_a_moved_graph_has_the_losses_of_an_eager_run(tiny, pretended, name, fam
 
 
 def test_a_block_that_breaks_ends_at_its_last_good_step(tiny):
-    """Beside steps one by one: the same count, losses, states; a card cannot stop inside a block and must go back."""
+    """Like steps one by one: same count, losses and states.
+
+    A card cannot stop inside a block and has to go back.
+    """
     entry, _ = programs(tiny, "mixture")
     with session(entry.dtype):
         ours, theirs = (
@@ -96,7 +102,7 @@ def test_a_block_that_breaks_ends_at_its_last_good_step(tiny):
             assert torch.allclose(blocks[0][1][:5], blocks[1][1][:5], rtol=1e-9)
             assert torch.allclose(ours.state, theirs.state, rtol=1e-9)
             assert torch.allclose(ours._before, theirs._before, rtol=1e-9)
-        noise[0][0] = float("nan")  # at once: nothing moves
+        noise[0][0] = float("nan")  # at once: the state stays
         state = theirs.state.clone()
         rows, _ = theirs.block(19, [1.0] * 9, noise, [False] * 9)
         assert len(rows) == 1
@@ -124,7 +130,7 @@ def test_a_device_that_fails_leaves_the_fit_to_the_processor(tiny, pretended, mo
 
 
 def test_a_wrong_graph_is_refused(tiny, pretended, monkeypatch):
-    """A device that computes something else than the program must not be believed."""
+    """A device that computes something else than the program is refused."""
     entry, _ = programs(tiny, "mixture")
 
     def wrong(traced, where):

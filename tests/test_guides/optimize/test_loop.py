@@ -1,4 +1,4 @@
-"""The loop's promises: seeds, restarts, stops, files, refusals."""
+"""Guarantees of the loop: seeds, restarts, stops, files, refusals."""
 
 import io
 import json
@@ -265,9 +265,8 @@ def test_programs_that_learn_are_trained_and_others_refused(tiny):
     best = math.sqrt(float(y.square().mean()) - 0.25)
     assert abs(float(fit.program.weight)) == pytest.approx(best, rel=0.05)
     held = guides.fit(entry, "full_rank", given=fit, **SHORT)
-    assert float(held.program.weight) == float(
-        fit.program.weight
-    )  # another program, for data loaded anew, with the same weights
+    # another program, for data loaded again, with the same weights
+    assert float(held.program.weight) == float(fit.program.weight)
     assert guides.fit(entry, "full_rank", given=fit, data=fit.data, **SHORT).program is fit.program
     assert not list(pyro.get_param_store().keys())
     refused = type(entry)(
@@ -278,7 +277,7 @@ def test_programs_that_learn_are_trained_and_others_refused(tiny):
 
 
 def test_one_log_density_serves_a_fit_its_draws_and_its_elbo(tiny, tmp_path, monkeypatch):
-    """Making one runs the program several times; each of these made its own."""
+    """Building one runs the program several times, and each of these built its own."""
     from zoo.density import log_density
 
     made = []
@@ -297,7 +296,7 @@ def test_one_log_density_serves_a_fit_its_draws_and_its_elbo(tiny, tmp_path, mon
     assert len(made) == 2
     assert torch.equal(one.unconstrained, two.unconstrained)
     assert torch.equal(one.log_weights, two.log_weights)
-    other = replace(again, data=entry.load_data())  # other data: the memo is not theirs
+    other = replace(again, data=entry.load_data())  # the memo does not apply to other data
     assert guides.draws.density_of(other) is not again.density
 
 

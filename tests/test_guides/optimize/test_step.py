@@ -107,7 +107,10 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one(tiny, name, family):
 
 @pytest.mark.parametrize("family", PLAIN)
 def test_a_stuck_log_q_has_value_and_slope_of_the_density_at_the_drawn_points(tiny, family):
-    """Its gradient goes through the points alone, as if the guide's density were another guide's: also far from a unit factor."""
+    """Its gradient flows only through the points (sticking the landing).
+
+    It does so also far from a unit factor.
+    """
     entry, _ = programs(tiny, "gaussian")
     with session(entry.dtype):
         guide = objective(entry, family, None).guide
@@ -130,7 +133,7 @@ def test_a_stuck_log_q_has_value_and_slope_of_the_density_at_the_drawn_points(ti
 
 
 def test_a_step_is_one_of_torchs_adam_and_the_tail_is_its_sum():
-    """Seven steps with a learning rate per value and a clipped gradient, beside the library's own optimizer."""
+    """Seven steps with learning rates per parameter and gradient clipping, as by torch's Adam."""
     generator = torch.Generator().manual_seed(0)
     gradients = torch.randn(7, 3, dtype=torch.float64, generator=generator)
     gradients[4] *= 100
@@ -156,9 +159,8 @@ def test_a_step_is_one_of_torchs_adam_and_the_tail_is_its_sum():
         torch.nn.utils.clip_grad_norm_(parts, 5.0)
         adam.step()
         total += torch.cat([p.detach() for p in parts]) if number > 3 else 0.0
-    assert torch.allclose(
-        state[0], torch.cat([p.detach() for p in parts]), rtol=1e-6
-    )  # the library clips by norm + 1e-6
+    # the library clips by norm + 1e-6
+    assert torch.allclose(state[0], torch.cat([p.detach() for p in parts]), rtol=1e-6)
     assert torch.allclose(state[3], total, rtol=1e-6)
 
 
@@ -186,7 +188,7 @@ def test_noise_is_the_same_however_many_steps_ask_for_it_at_once(tiny, particles
     backend() != "standalone", reason="packages are called by torch's loader, step by step"
 )
 def test_a_block_of_steps_is_its_steps_one_by_one(tiny):
-    """Also with a step that breaks on the way: the state is that of the last good one."""
+    """Also with a step that fails midway: the state is that of the last good one."""
     entry, batch_size = programs(tiny, "mixture")
     with session(entry.dtype):
         one, many = (
@@ -282,7 +284,10 @@ def test_a_program_that_runs_point_by_point_is_mapped_in_the_graph(tiny, uncompi
 
 @pytest.mark.parametrize("dim", [1, 127, 128, 131, 400])
 def test_a_product_in_bands_is_the_product(dim):
-    """Values and gradients; zeros above the diagonal are left out, so a full matrix must differ where bands are used."""
+    """Values and gradients; entries above the diagonal are skipped.
+
+    A full matrix must therefore differ where bands are used.
+    """
     generator = torch.Generator().manual_seed(dim)
     full = torch.randn(dim, dim, dtype=torch.float64, generator=generator)
     tril, x = (
@@ -299,7 +304,7 @@ def test_a_product_in_bands_is_the_product(dim):
 
 
 def test_a_block_of_any_length_ends_with_its_last_states(tiny):
-    """The state is triple-buffered inside the C loop: after 1, 2, 3 and 4 steps both states must lie where they belong."""
+    """The C loop triple-buffers its state: after 1 to 4 steps both states must be in place."""
     entry, _ = programs(tiny, "mixture")
     run = {}
     for number in (1, 2, 3, 4):
@@ -327,7 +332,7 @@ def test_a_block_of_any_length_ends_with_its_last_states(tiny):
 
 
 def test_a_minibatch_takes_noise_for_its_units_alone(tiny):
-    """The same draws and log q as from noise for every unit whose rows of these units are the same."""
+    """The same draws and log q as from noise for every unit with the same rows."""
     entry, batch_size = programs(tiny, "minibatch")
     with session(entry.dtype):
         loss = objective(entry, "amortized", batch_size, stl=False)
@@ -346,7 +351,10 @@ def test_a_minibatch_takes_noise_for_its_units_alone(tiny):
 
 
 def test_an_encoder_begins_without_a_matrix_of_all_units(tiny, monkeypatch):
-    """Of the codes of 64,000 images it would take 32 GB; the global values begin where a dense factor would put them."""
+    """For codes of 64,000 images it would take 32 GB.
+
+    The global values start as with a dense factor.
+    """
     entry, _ = programs(tiny, "minibatch")
     with session(entry.dtype), torch.no_grad():
         density = LogDensity(entry.program(None), entry.load_data(), dtype=entry.dtype)

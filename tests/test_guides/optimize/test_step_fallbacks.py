@@ -1,4 +1,4 @@
-"""Where the step does not compile it runs eagerly and says why; what it keeps either way."""
+"""A step that does not compile runs eagerly and says why; what both have in common."""
 
 import logging
 
@@ -40,9 +40,8 @@ def test_a_program_that_cannot_be_traced_runs_eagerly_with_one_notice(tiny, capl
 def test_a_graph_with_a_baked_value_fails_its_check(tiny):
     def program(y, index=None):
         x = pyro.sample("x", dist.Normal(0.0, 1.0))
-        frozen = torch.from_numpy(
-            x.detach().numpy().copy()
-        )  # wrong on purpose: a trace keeps the value at the traced point
+        # wrong on purpose: a trace keeps the value at that point
+        frozen = torch.from_numpy(x.detach().numpy().copy())
         pyro.sample("y", dist.Normal(x + frozen, 1.0), obs=y)
 
     entry = tiny.entry(

@@ -1,4 +1,7 @@
-"""The public route of torch (`torch.export` and AOTInductor) passes the tests of compiled graphs that the standalone one passes."""
+"""AOTInductor, the public backend (`torch.export`), passes the tests of compiled graphs.
+
+They are the tests that the standalone backend passes.
+"""
 
 import os
 import subprocess
@@ -18,7 +21,7 @@ FILES = (
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_compiled_tests_pass_on_torchs_public_route(tmp_path):
-    """Three minutes; what needs the C ABI skips there and says so."""
+    """Three minutes; tests that need the C ABI are skipped with that reason."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "-q", *FILES],
         cwd=ROOT,

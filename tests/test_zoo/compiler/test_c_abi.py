@@ -1,4 +1,4 @@
-"""Compiled graphs through the C ABI: the loader's numbers, codes for what is not finite, and Python where they cannot be had."""
+"""Compiled graphs through the C ABI: equal results, error codes, fallback to Python."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def program(y):
 
 
 def compiled_before_without_the_interface():
-    """What a graph compiled by somebody else leaves behind: Inductor's choice of who writes its C++, once per process."""
+    """State left by a graph compiled elsewhere: Inductor's choice of C++ writer.
+
+    It is made once per process.
+    """
     from torch._inductor.codegen import common
     from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
 
@@ -141,7 +144,7 @@ def test_what_does_not_fit_leaves_the_loader(walled, monkeypatch, fault, tmp_pat
 
 
 def test_the_loop_knows_sizes_only():
-    """A carried state of three rows, a control of two numbers and a summary of three: a leaky sum, by hand in numpy."""
+    """A leaky sum against numpy: three state rows, two control numbers, three summaries."""
 
     def step(state, control, constant, noise):
         kept, count, _ = state.unbind(0)

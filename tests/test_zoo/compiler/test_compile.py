@@ -1,4 +1,4 @@
-"""Compiled graphs equal the eager program, say so when they do not run, and refuse what they would get wrong."""
+"""Compiled graphs equal the eager program, say why they do not run, refuse bad input."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_compiled_gradient_and_its_counter(hierarchy):
 
 
 def test_torchs_loader_is_given_the_point_alone(hierarchy, monkeypatch):
-    """Constants are bound to the graph already; with them a second time the loader refuses, inside the sampler."""
+    """Constants are bound to the graph; passed again, the loader refuses inside the sampler."""
     form = hierarchy._compiled._forms["gradient"]
     assert form.traced.constants
     real, seen = form.run, []
@@ -253,7 +253,10 @@ def test_auto_compiles_when_it_pays(monkeypatch, tmp_path, calls, reason):
 
 
 def test_what_pays_by_the_stated_figures():
-    """Four runs of the eager calls, less the eighth that compiled ones take, against loading, tracing and compiling."""
+    """Four eager runs, minus the eighth that compiled ones take, against compilation.
+
+    Compilation includes loading and tracing.
+    """
     work = Work(operations=400, numbers=1_000_000)
     assert work.seconds == pytest.approx(400 * 5e-6 + 1e6 * 2e-9)
     price = 0.5 + 300 * work.seconds + 1.5 + 0.017 * 400
@@ -268,7 +271,7 @@ def test_work_counts_operations_and_what_they_return():
 
 @pytest.mark.parametrize("calls", [2000, 2_000_000])
 def test_auto_never_asks_the_disk_or_the_clock(monkeypatch, tmp_path, calls):
-    """One command, other numbers on the third run: `auto` took what earlier runs had left in the cache."""
+    """A third run gave other numbers: `auto` used what earlier runs had left in the cache."""
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
 
     def run():

@@ -29,7 +29,7 @@ def elsewhere(wide):
 
 
 def work(traced, name):
-    """Entries on which an operation is done, over the whole graph."""
+    """Number of entries an operation is applied to, over the whole graph."""
     nodes = [
         n
         for n in traced.graph.graph.nodes
@@ -48,14 +48,12 @@ def test_the_same_numbers_from_less_work(wide, monkeypatch):
     assert torch.allclose(many[1][2], graph(u)[1], rtol=1e-12)
     monkeypatch.setattr(tracing, "_simplify", lambda graph, examples, captured: (graph, captured))
     plain = trace(lambda u: mixture(u, wide), [torch.zeros(3 * wide, dtype=torch.float64)])
-    assert work(plain, "log") >= 100 * wide  # of the scale, in every row
-    assert (
-        work(graph, "log") <= 100 + 2 * wide
-    )  # the scale once; one per row remains, of the sum over classes
+    assert work(plain, "log") >= 100 * wide  # logs of the scale, in every row
+    # the scale once, and one per row for the sum over classes
+    assert work(graph, "log") <= 100 + 2 * wide
     assert work(plain, "logsumexp") == 100
-    assert work(graph, "logsumexp") == (
-        100 if wide == 5 else 0
-    )  # five classes are no longer a tiny axis
+    # five classes are not a tiny axis
+    assert work(graph, "logsumexp") == (100 if wide == 5 else 0)
 
 
 def test_infinite_terms_stay_what_they_are():
@@ -150,7 +148,10 @@ def test_short_running_sums_and_products_are_written_out(shape, axis, left_over)
 @pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize("unitriangular", [False, True])
 def test_small_triangular_systems_are_written_out(upper, left, unitriangular):
-    """Equal to the library's answer, whatever stands in the half that is not read; larger systems are left to it."""
+    """Equal to the library's result, whatever the unread half holds.
+
+    Larger systems are left to the library.
+    """
     generator = torch.Generator().manual_seed(3)
     matrix = torch.randn(2, 7, 7, dtype=torch.float64, generator=generator) + 4 * torch.eye(
         7, dtype=torch.float64
@@ -199,7 +200,7 @@ def test_what_cannot_be_simplified_stays_as_it_was(monkeypatch):
 
 @pytest.mark.parametrize("n", [1, 2, 5, 16])
 def test_small_cholesky_factors_are_written_out(n):
-    """Value and gradient of a function of the factor; what is left of a matrix that has none is not a number, not an error."""
+    """Value and gradient of a function of the factor; NaN, not an error, if there is none."""
     generator = torch.Generator().manual_seed(n)
     root = torch.randn(n, n, dtype=torch.float64, generator=generator)
     weight = torch.randn(n, n, dtype=torch.float64, generator=generator)

@@ -1,4 +1,4 @@
-"""Graphs compiled for themselves: every operation their definitions carry, layouts, threads, and the longer way where they end."""
+"""Graphs compiled as standalone libraries: operations, layouts, threads, fallbacks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ WIDE, TALL, FACTOR = (
 
 
 def everything(x, y):
-    """Outputs without axes, transposed, empty-handed of floats; products, running sums and solves of torch; buffers beyond the stack."""
+    """Outputs without axes, transposed or empty; matrix products, cumulative sums, solves.
+
+    Some buffers exceed the stack.
+    """
     outer = x[:, None] * y.sin()[None, :]  # [4, 70]
     wide = (outer @ FACTOR.exp().mul(0.01)).t()  # [70, 4], a product into a buffer
     table = torch.addmm(wide.t(), outer, FACTOR) + torch.bmm(
@@ -99,7 +102,7 @@ def test_integers_are_not_handed_to_samplers(graph):
 
 
 def test_constants_are_read_as_they_lie(graph):
-    """A constant that is not contiguous has its own strides in the code: a copy of it would be read wrongly."""
+    """A noncontiguous constant keeps its strides: a contiguous copy would be misread."""
     out, inputs = graph
     strided = tuple(t.t().contiguous().t() if t.ndim == 2 else t for t in out.traced.constants)
     assert any(not t.is_contiguous() for t in strided)
@@ -192,7 +195,10 @@ def test_another_compiler_reads_the_header_as_text(monkeypatch, tmp_path):
 def test_processes_that_need_the_header_together_compile_it_once_and_wait_for_nobody(
     monkeypatch, tmp_path
 ):
-    """Those that come while it is compiled read the text; a folder that a stopped process left is taken away."""
+    """Processes that arrive during compilation read the text.
+
+    A folder left by a stopped process is removed.
+    """
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
     log = tmp_path / "calls"
     compiler = tmp_path / "g++"
@@ -224,15 +230,14 @@ def test_processes_that_need_the_header_together_compile_it_once_and_wait_for_no
         thread.join()
     assert log.read_text() == "call\n"
     text = ["-include", "torch/csrc/inductor/cpp_prefix.h"]
-    assert got[:2] == [text, text]  # they are there first
+    assert got[:2] == [text, text]  # they arrive first
     later = standalone._prefix(str(compiler), ("-w",))
     assert got[2] == later
     assert Path(f"{later[1]}.gch").exists()
     assert log.read_text() == "call\n"
     assert not left.exists()
-    assert all(
-        folder.is_dir() for folder in others
-    )  # somebody's own, or at work on another header
+    # foreign folders, or those of another header
+    assert all(folder.is_dir() for folder in others)
 
 
 def test_a_header_that_cannot_be_compiled_is_read_as_text(monkeypatch, tmp_path):

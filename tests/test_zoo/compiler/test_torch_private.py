@@ -1,4 +1,7 @@
-"""The short way to Inductor's sources and the public one give libraries of the same numbers; what is not pure takes the public one."""
+"""Private and public access to Inductor's sources give equal libraries.
+
+Impure graphs use the public one.
+"""
 
 import ast
 import sys
@@ -77,7 +80,10 @@ def test_the_compiler_can_be_loaded_ahead(caplog, monkeypatch):
 
 
 def test_private_names_of_torch_stand_in_one_module():
-    """What torch may change without notice is used in `torch_private` alone; one special function has no public name."""
+    """Names that torch may change are used only in `torch_private`.
+
+    One special function has no public name.
+    """
     allowed = {"_standard_gamma_grad"}
     for path in sorted(
         p
@@ -95,9 +101,8 @@ def test_private_names_of_torch_stand_in_one_module():
                 }
             elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
                 names = {*node.module.split("."), *(a.name for a in node.names)}
-                private = {n for n in names if n.startswith("_")} - {
-                    "_pytree"
-                }  # utils._pytree is what torch.export documents
+                # utils._pytree is what torch.export documents
+                private = {n for n in names if n.startswith("_")} - {"_pytree"}
             assert private <= allowed, f"{path}: {private}"
 
 

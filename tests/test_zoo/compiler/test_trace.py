@@ -1,4 +1,4 @@
-"""Traced graphs, uncompiled, equal the eager program: one point, many points, its Hessian, and a whole step."""
+"""Traced graphs, uncompiled, equal the eager program: points, batches, Hessian, steps."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_graph_of_one_and_of_many_points_equals_the_program(name):
     values, gradients = many(u)
     for i in range(3):
         value, gradient = log_density.eager_gradient(u[i])
-        assert gradient.abs().min() > 0  # a zero would hide a cut derivative
+        assert gradient.abs().min() > 0  # a zero would hide a detached derivative
         for got in (graph(u[i]), (values[i], gradients[i])):
             assert_close(got[0], value)
             assert_close(got[1], gradient)
@@ -123,7 +123,7 @@ def test_a_written_weight_makes_the_graph_stale():
     with torch.no_grad():
         next(program.net.parameters()).add_(0.5)
     assert before.stale
-    form.value_and_gradient(u)  # notices, and traces again when next needed
+    form.value_and_gradient(u)  # detects it, and traces again at the next use
     after = form.graph()
     assert not after.stale
     assert_close(after(u)[1], form.density.eager_gradient(u)[1])
@@ -142,7 +142,10 @@ def test_hessian_of_the_graph_equals_the_programs(name):
 
 
 def test_a_whole_step_is_one_graph():
-    """Noise in, loss and the next parameters out: gradients and Adam's update inside, through `batch_function`."""
+    """Noise in, loss and next parameters out, with gradients and Adam's update inside.
+
+    They go through `batch_function`.
+    """
     function = density("hierarchy").batch_function()
 
     def step(location, scale, first, second, noise):
@@ -176,9 +179,8 @@ def test_no_detach_is_left_but_where_it_is_an_output():
     graph = trace(slope, [u])
     assert graph.graph.code.count("aten.detach") == 1
     first, second = graph(u + 1)
-    assert torch.equal(
-        first, (u + 1).exp() * (u + 1)
-    )  # the stopped gradient of the second factor stays stopped
+    # the second factor stays detached
+    assert torch.equal(first, (u + 1).exp() * (u + 1))
     assert torch.equal(second, u + 1)
 
 
@@ -213,7 +215,7 @@ def test_small_factors_are_written_out_of_long_graphs_too(monkeypatch):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_trace_leaves_torch_as_it_was(fails):
-    """Its notes of shapes and its lazy writing of graphs are for ours alone, also after a trace that fails."""
+    """Shape notes and lazy graph writing apply only to our traces, also after a failure."""
     from torch.fx import _lazy_graph_module as lazy
     from torch.fx.experimental import proxy_tensor
 

@@ -1,7 +1,7 @@
-"""No compiled graph reads or writes a byte outside the arrays it is given.
+"""No compiled graph reads or writes a byte outside its arrays.
 
-Inductor's masked loads read up to fifteen numbers past the end of an array, and booleans in front
-of it; a sampler's point that ended at a page died of signal 11.
+Inductor's masked loads read up to fifteen numbers past the end of an array, and booleans before
+it; a sampler's point at the end of a page raised signal 11.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ LENGTHS = (3, 8, 13, 16, 21, 40)  # whole vectors, tails of one and of two vecto
 
 
 def pieces(*arrays):
-    """Shifted parts of flat vectors, padded to whole ones: what the gradient of a vector of sites is summed from."""
+    """Shifted slices of flat vectors, padded: summands of the gradient of vector sites."""
     out = []
     for number, x in enumerate(arrays[: len(LENGTHS)]):
         held, place = arrays[len(LENGTHS) + number], arrays[2 * len(LENGTHS) + number]
@@ -55,7 +55,7 @@ def test_shifted_pieces_of_any_length_stay_inside_their_arrays(compiled):
 
 
 def test_the_harness_sees_one_number_too_far():
-    """The wall is where it should be: a read of one number behind, or before, the array ends the child."""
+    """A read of one number before or after the array ends the child."""
     x = torch.arange(5.0, dtype=torch.float64)
 
     def read(side, steps):
@@ -71,7 +71,7 @@ def test_the_harness_sees_one_number_too_far():
 
 
 def test_without_the_correction_they_do_not(monkeypatch, tmp_path):
-    """The fault is Inductor's: with its own method the same graphs end with a signal on both sides."""
+    """Inductor's own method is at fault: with it, the same graphs raise a signal on both sides."""
     from torch._inductor.codegen.cpp import CppVecKernel
 
     if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX"):
@@ -108,7 +108,7 @@ COUNTS = torch.tensor([2.0, 5, 9, 10, 19, 77, 192, 276, 476, 724, 1182, 999, 104
 
 
 def binomials(n, k=None):
-    """Fifteen binomials with a beta in common, of which one NUTS run in seven died."""
+    """Fifteen binomials with a common beta, where one in seven NUTS runs died."""
     mu = pyro.sample("mu", dist.Beta(1.0, 1.0))
     kappa = pyro.sample("kappa", dist.HalfCauchy(10.0))
     with pyro.plate("g", 15):
@@ -125,7 +125,7 @@ def density_of(model, data):
 
 
 def test_a_graph_behind_torchs_loader_stays_inside_its_arrays_too():
-    """Its operations have no C function, so that the sampler calls it through Python and torch's loader."""
+    """Its operations have no C function: the sampler calls Python and torch's loader."""
     density = density_of(binomials, {"n": TOTALS, "k": COUNTS})
     form = density._compiled._forms["gradient"]
     assert form.package.suffix == ".pt2"
@@ -135,7 +135,7 @@ def test_a_graph_behind_torchs_loader_stays_inside_its_arrays_too():
 @pytest.mark.skipif(backend() != "standalone", reason="packages are called by torch's loader")
 @pytest.mark.parametrize("side", SIDES)
 def test_a_samplers_point_may_end_at_a_page(side):
-    """The C function that nutpie calls, with its point and its gradient in memory of the caller's own."""
+    """The C function that nutpie calls, with point and gradient in the caller's memory."""
     density = density_of(hierarchy, {"y": torch.arange(3.0)})
     graph = density.native_gradient()
     point = torch.full((density.dim,), 0.1, dtype=torch.float64)
@@ -163,7 +163,7 @@ def test_a_samplers_point_may_end_at_a_page(side):
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", zoo.names())
 def test_guard_pages_hold_for_the_density_of_every_entry(name, load_entry):
-    """One point, a batch of points, and a batch with gradients; weights of programs that learn are as they begin."""
+    """A point, a batch of points, and a batch with gradients; learned weights as initialized."""
     entry = load_entry(name)
     data = entry.load_data()
     density = LogDensity(entry.program(data), data, dtype=entry.dtype)

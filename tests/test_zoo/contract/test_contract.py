@@ -79,7 +79,7 @@ def seeded(seed):
 
 
 def conjugate(prior=1.0, jacobian=True, draws_shift=0.0, sd_factor=1.0, generator=seeded):
-    """A log-normal rate with a closed form: log rate has prior Normal(0, 1) and normal likelihood."""
+    """A log-normal rate with a closed form: normal prior and likelihood of the log rate."""
     precision = 1 + len(Y)
     mean, sd = Y.sum() / precision, precision**-0.5
 
@@ -90,9 +90,8 @@ def conjugate(prior=1.0, jacobian=True, draws_shift=0.0, sd_factor=1.0, generato
             z = pyro.sample(
                 "z", dist.ImproperUniform(torch.distributions.constraints.positive, (), ())
             )
-            pyro.factor(
-                "prior", dist.Normal(0.0, 1.0).log_prob(z.log())
-            )  # density of log z, but z is the site
+            # the density of log z, but the site is z
+            pyro.factor("prior", dist.Normal(0.0, 1.0).log_prob(z.log()))
         with pyro.plate("rows", 6):
             pyro.sample("y", dist.Normal(z.log(), 1.0), obs=y)
 
@@ -350,7 +349,7 @@ def test_weights_without_gradient_are_caught():
 
 
 def test_the_whole_file_of_the_page_passes_every_check(tmp_path):
-    """The file at the end of docs/add_a_model.md, its closed form against the program's own log density among the checks."""
+    """The file at the end of docs/add_a_model.md; its closed form matches its log density."""
     page = (Path(__file__).parents[3] / "docs" / "add_a_model.md").read_text(encoding="utf-8")
     (code,) = [
         b

@@ -1,4 +1,4 @@
-"""Reading and binarizing images: every accepted form gives the same pixels, every other one a sentence."""
+"""Reading and binarizing images: accepted forms give equal pixels, others a sentence."""
 
 import gzip
 import struct

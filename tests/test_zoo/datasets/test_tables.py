@@ -1,4 +1,4 @@
-"""The data tables: their recorded digests, their rows, and their agreement with the copies in scikit-learn."""
+"""Data tables: recorded digests, row counts, and agreement with copies in scikit-learn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every entry of the registry: its traced graph equals the program (fast tier), and so does Inductor's code for it (slow tier)."""
+"""The traced graph of every entry equals its program (fast tier).
+
+So does Inductor's code for it (slow tier).
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,17 @@ from zoo.density.compiled import CompiledDensity
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 
-UNROLLED = (
-    "lotka_volterra",
-    "one_comp_mm_elim_abs",
-)  # ODEs: 11,000 to 15,000 operations, 20 s to trace, minutes to compile
-ONE_OF_MANY = {
-    "build_of.<locals>.build": "posteriordb/nes1980-nes"
-}  # one program, 25 data sets: the slow tier has them all
+# ODEs: 11,000 to 15,000 operations, 20 s to trace, minutes to compile
+UNROLLED = ("lotka_volterra", "one_comp_mm_elim_abs")
+# one program, 25 data sets: the slow tier has them all
+ONE_OF_MANY = {"build_of.<locals>.build": "posteriordb/nes1980-nes"}
 
 
 def quick() -> list[str]:
-    """Names whose graph the fast tier makes: all but the ODEs and further data sets of a program that is there already."""
+    """Names with a graph in the fast tier.
+
+    All but the ODEs and further data sets of a program.
+    """
     out = []
     for name in zoo.names():
         try:
@@ -46,7 +49,7 @@ def _one_thread():
 
 
 def points(dim: int) -> torch.Tensor:
-    """Points other than those the tracer and its own check use."""
+    """Points other than those of the tracer and its check."""
     return 0.3 * torch.randn(
         3, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(11)
     )
@@ -60,7 +63,10 @@ def density(entry: zoo.ModelEntry) -> LogDensity:
 def assert_equal(
     log_density: LogDensity, got: dict[str, list[torch.Tensor]], u: torch.Tensor
 ) -> None:
-    """Value within 1e-9 of its size, gradient within 1e-9 of its largest entry, at every point and in every form."""
+    """Value and gradient within 1e-9, at every point and in every form.
+
+    The tolerance is relative to the value and to the largest gradient entry.
+    """
     tolerance = 1e-9 if log_density.dtype == torch.float64 else 1e-4
     for i, row in enumerate(u):
         value, gradient = log_density.eager_gradient(row)
@@ -89,7 +95,7 @@ def test_the_traced_graph_of_every_entry_equals_its_program(name, load_entry):
     "name", [n for n in zoo.names() if not n.rpartition("-")[2].startswith(UNROLLED)]
 )
 def test_inductor_equals_the_program_on_every_entry(name, load_entry):
-    """One point through the loader, through the C function where there is one, and many points."""
+    """A point through the loader, through the C function if there is one, and many points."""
     log_density = density(load_entry(name))
     u = points(log_density.dim).to(log_density.dtype)
     record = log_density.compile("on")

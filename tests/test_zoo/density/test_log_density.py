@@ -38,7 +38,10 @@ def every_support(none):
 
 
 def test_every_support_keeps_its_normalization():
-    """E_prior of exp(log q - log p) is 1 for any normalized q: the density with its Jacobian integrates to 1."""
+    """E_prior of exp(log q - log p) is 1 for any normalized q: the density integrates to 1.
+
+    The density includes its Jacobian.
+    """
     density = density_of(every_support, none=torch.zeros(1))
     assert density.dim == 1 + 1 + 1 + 1 + 2 + 3 + 3
     for site in density.sites:
@@ -266,7 +269,7 @@ def mixture_prior(y):
 
 
 def test_a_mixture_as_a_prior_lives_where_its_parts_do():
-    """torch has no bijection for this support; the Jacobian of the positive numbers belongs to the density."""
+    """torch has no bijection for this support; the density needs that of positive numbers."""
     u = torch.tensor([0.4], dtype=torch.float64)
     x = float(u.exp())
     parts = [

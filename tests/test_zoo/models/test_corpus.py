@@ -1,4 +1,4 @@
-"""Corpora of one's own, and the generated ones: what is accepted, what is refused and how, and the recipe itself."""
+"""User corpora and generated ones: what is accepted, refusals, and the generator."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""The adapter entry: density and quantities against plain formulas, the orbit of raw sites, tasks, backbone cache, baselines."""
+"""The adapter entry: density, quantities, orbit of raw sites, tasks, cache, baselines.
+
+Density and quantities are compared with plain formulas.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,10 @@ def test_the_density_is_the_adapted_network_by_plain_matrices(form, rank):
 
 
 def test_quantities_do_not_move_along_the_orbit_of_raw_sites():
-    """(A, B) -> (R^-1 A, B R) leaves the update, and for a rotation the density, where they are; the sites themselves move."""
+    """(A, B) -> (R^-1 A, B R) preserves the update and, for a rotation, the density.
+
+    The sites themselves change.
+    """
     entry, data, density = subject("rank", 2)
     u = some_points(density)
     z = density.constrain(u)
@@ -134,7 +140,7 @@ def test_the_tasks_do_what_their_table_says():
 
 
 def _originals(changed):
-    """Return the nearest clean image of every inverted one."""
+    """Return the closest clean image of every inverted one."""
     images = backbone.digits()[0].reshape(-1, 64)
     return np.stack(
         [

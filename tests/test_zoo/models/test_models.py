@@ -1,4 +1,4 @@
-"""Every entry of the house: labels, prior predictive, densities against independent formulas, minibatches."""
+"""All entries: labels, prior predictive, densities against formulas, minibatches."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_minibatches_are_unbiased() -> None:
     parts = [list(range(start, size, size // batch)) for start in range(size // batch)]
     assert np.mean([on(p) for p in parts]) == pytest.approx(full, rel=1e-12)
     assert abs(on(parts[0]) - full) > 1
-    # Wrong rows under the right index must not go unnoticed.
+    # Wrong rows with the right index must be noticed.
     wrong = density.evaluate(
         u,
         {

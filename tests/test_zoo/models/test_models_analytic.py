@@ -50,9 +50,11 @@ def test_exact_draws_have_the_exact_moments(entry: ModelEntry) -> None:
 
 
 def stein_errors(exact: Analytic, density: LogDensity, n: int = 4000) -> Tensor:
-    """Deviations, in standard errors, from E[grad] = 0 and E[(u_i - m_i) grad_j] = -delta_ij under the target.
+    """Return deviations from Stein's identities, in standard errors.
 
-    They hold for the log density of a distribution and its own draws only.
+    E[grad] = 0 and E[(u_i - m_i) grad_j] = -delta_ij hold only for the log density of a
+    distribution
+    and its own draws.
     """
     u = density.unconstrain(exact.sample(n, 11))
     point = u.clone().requires_grad_(True)
@@ -113,10 +115,8 @@ def test_coin_moments_are_those_of_scipy() -> None:
 
 def test_regression_evidence_is_the_density_of_the_multivariate_t() -> None:
     data = linear_regression.ENTRY.load_data()
-    x, y = (
-        data.train["x"][:120].numpy(),
-        data.train["y"][:120].numpy(),
-    )  # the t of all 442 rows costs scipy seconds
+    # the t of all 442 rows costs scipy seconds
+    x, y = (data.train["x"][:120].numpy(), data.train["y"][:120].numpy())
     exact = linear_regression.ENTRY.exact(
         Data(train={"x": torch.tensor(x), "y": torch.tensor(y)}, observed=("y",))
     )

@@ -1,4 +1,7 @@
-"""Funnels, banana, pumps, change point and the tables against formulas written a second time: scipy, loops, quadrature."""
+"""Funnels, banana, pumps, change point and tables against independent formulas.
+
+These use scipy, loops and quadrature.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,8 @@ from zoo.truth import stored as reference
 def test_moments_of_the_funnel_are_those_of_quadrature() -> None:
     moments = funnel.moments()
     v, z = np.linspace(-25, 25, 1001)[:, None], np.linspace(0, 9, 2001)
-    inner = 2 * integrate.simpson(
-        np.arcsinh(np.exp(v / 2) * z) ** 2 * stats.norm.pdf(z), x=z
-    )  # E[asinh(x)^2 | v]
+    # E[asinh(x)^2 | v]
+    inner = 2 * integrate.simpson(np.arcsinh(np.exp(v / 2) * z) ** 2 * stats.norm.pdf(z), x=z)
     square = integrate.simpson(inner * stats.norm.pdf(v[:, 0], scale=3), x=v[:, 0])
     assert moments["asinh_x"].sd[0].item() == pytest.approx(math.sqrt(square), rel=1e-4)
     mean = 2 * integrate.quad(lambda z: math.log(z) * stats.norm.pdf(z), 0, 9)[0]
@@ -94,15 +96,14 @@ def test_both_forms_of_the_pumps_differ_by_the_jacobian() -> None:
 
 
 def test_the_reference_of_the_pumps_is_the_nested_integral() -> None:
-    """Given mean and spread every pump is an integral of one dimension; the two hyperparameters are a grid."""
+    """Given mean and spread each pump is a one-dimensional integral; the two form a grid."""
     entry = zoo.load("hierarchical_poisson_centered")
     data = entry.load_data()
     hours, failures = data.train["hours"].numpy(), data.train["failures"].numpy()
     mean, log_spread = np.linspace(-5.0, 3.0, 65), np.linspace(-1.6, 1.8, 61)
     m, s = mean[:, None, None], np.exp(log_spread)[None, :, None]
-    log_joint = (
-        stats.norm.logpdf(m, -1, 2) + stats.halfnorm.logpdf(s, scale=2) + np.log(s)
-    )  # [mean, spread, 1]
+    # [mean, spread, 1]
+    log_joint = stats.norm.logpdf(m, -1, 2) + stats.halfnorm.logpdf(s, scale=2) + np.log(s)
     first, second = [], []  # E[log rate | mean, spread], E[log rate^2 | mean, spread] per pump
     eta = np.linspace(-9.0, 5.0, 281)
     prior = stats.norm.logpdf(eta, m, s)  # [mean, spread, node]
@@ -161,9 +162,8 @@ def test_evidence_of_the_change_point_is_a_sum_of_multivariate_t() -> None:
     flow, terms = data.train["flow"].numpy(), []
     for change in range(1, 100):
         x = np.repeat(np.eye(2), [change, 100 - change], axis=0)
-        shape = (4 / 3) * (
-            np.eye(100) + 4 * x @ x.T
-        )  # normal-inverse-gamma with shape 3 and rate 4: t with 6 degrees
+        # normal-inverse-gamma with shape 3 and rate 4: t with 6 degrees
+        shape = (4 / 3) * (np.eye(100) + 4 * x @ x.T)
         terms.append(
             stats.multivariate_t.logpdf(flow, np.full(100, 9.0), shape, df=6) - math.log(99)
         )
@@ -176,15 +176,13 @@ def test_evidence_of_the_change_point_is_a_sum_of_multivariate_t() -> None:
 
 def test_tables_have_their_published_figures() -> None:
     nile, stack, gdp = datasets.read("nile"), datasets.read("stackloss"), datasets.read("gdp")
-    assert nile.column("volume").mean().item() == pytest.approx(
-        919.35
-    )  # Cobb 1978; Durbin and Koopman 2001
+    # Cobb 1978; Durbin and Koopman 2001
+    assert nile.column("volume").mean().item() == pytest.approx(919.35)
     assert nile.column("year").tolist() == list(range(1871, 1971))
     x = np.column_stack([np.ones(21), stack.values[:, 1:].numpy()])
     fit = np.linalg.lstsq(x, stack.column("loss").numpy(), rcond=None)[0]
-    assert fit == pytest.approx(
-        [-39.9197, 0.7156, 1.2953, -0.1521], abs=1e-4
-    )  # Brownlee 1965; Dodge 1996
+    # Brownlee 1965; Dodge 1996
+    assert fit == pytest.approx([-39.9197, 0.7156, 1.2953, -0.1521], abs=1e-4)
     assert gdp.column("gdp")[[0, -1]].tolist() == [2710.349, 12990.341]
     sunspots = datasets.read("sunspots")
     assert sunspots.column("number").max().item() == 190.2  # 1957, the largest on record

@@ -1,4 +1,7 @@
-"""Latent effects, abilities and functions, survival, ordinal answers and lines against formulas written a second time."""
+"""Models with latent effects, abilities and functions against independent formulas.
+
+Also survival, ordinal answers and lines.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def test_the_censored_weibull_is_that_of_scipy() -> None:
         > 1e-4
     )
     assert ours.support.check(x).all()
-    assert not ours.support.check(torch.tensor(20.1)).any()  # nobody is watched beyond the limit
+    assert not ours.support.check(torch.tensor(20.1)).any()  # no observation beyond the limit
 
 
 @pytest.mark.parametrize("log_scale", [1.0, 2.1, 3.5])  # 0, 5 and 57 % reach the limit
@@ -157,7 +160,10 @@ def test_ordinal_regression_is_the_hand_written_density() -> None:
 
 
 def test_crossed_effects_have_the_marginal_density_of_a_normal() -> None:
-    """Log joint - log p(effects | marks, scales) is the log density of 1,200 jointly normal marks, at any effects."""
+    """Log joint - log p(effects | marks, scales) is a normal log density of 1,200 marks.
+
+    It does not depend on the effects.
+    """
     density, data = log_density(crossed_effects.ENTRY)
     rater, film, mark = (data.train[k] for k in ("rater", "film", "mark"))
     hot = torch.nn.functional.one_hot
@@ -215,7 +221,7 @@ def test_abilities_are_integrated_out_to_rounding() -> None:
 
 
 def test_item_response_joint_and_marginal_agree_for_one_person() -> None:
-    """Integrating the joint density over one ability, the others fixed, changes it by what the marginal says."""
+    """Integrating one ability out of the joint density gives the marginal's change."""
     joint, data = log_density(item_response.ENTRY)
     u = points(1, joint.dim)[0]
     z = joint.constrain(u)
@@ -240,9 +246,8 @@ def test_completed_abilities_are_draws_of_their_conditional() -> None:
     data = item_response.make_data(0)
     a = torch.linspace(0.5, 2.0, 10, dtype=torch.float64).expand(1, 100, 10)
     e = torch.linspace(-1.0, 1.5, 10, dtype=torch.float64).expand(1, 100, 10)
-    ability = item_response.complete({"discrimination": a, "easiness": e}, data)["ability"][
-        0
-    ]  # [draw, person]
+    # [draw, person]
+    ability = item_response.complete({"discrimination": a, "easiness": e}, data)["ability"][0]
     grid = torch.linspace(-8, 8, 401, dtype=torch.float64)
     logits = a[0, 0] * grid.unsqueeze(-1) + e[0, 0]
     score = (
@@ -305,7 +310,7 @@ def test_deviations_follow_the_recursion(share: float) -> None:
 
 
 def test_stochastic_volatility_has_the_density_of_the_form_with_a_level() -> None:
-    """Density of (persistence, volatility, z, average) = that of (persistence, volatility, z, level): a shift has Jacobian 1."""
+    """The forms with average and with level have equal density: a shift has Jacobian 1."""
     density, data = log_density(stochastic_volatility.ENTRY)
     u = points(1, density.dim)[0]
     z = density.constrain(u)

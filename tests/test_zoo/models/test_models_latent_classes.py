@@ -1,4 +1,7 @@
-"""The multivariate mixture and the latent classes against scipy and hand-written densities; propriety in a plane of rows."""
+"""The multivariate mixture and latent classes against scipy and densities by hand.
+
+The posterior is proper for rows in a plane.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,10 @@ def jacobian(density: LogDensity, u: Tensor) -> float:
 
 
 def wishart_prior(z: dict[str, Tensor], k: int, psi: float) -> float:
-    """Return log p(strength, tilt) of one class from scipy's Wishart density of A A^T and the Jacobian of Bartlett's map."""
+    """Return log p(strength, tilt) of one class by scipy's Wishart density of A A^T.
+
+    It includes the Jacobian of Bartlett's map.
+    """
     strength, tilt = z["strength"][k].numpy(), z["tilt"][k].numpy()
     size = len(strength)
     lower = np.zeros((size, size))

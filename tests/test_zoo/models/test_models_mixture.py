@@ -1,4 +1,4 @@
-"""The enumerated mixture against its hand-written density, its propriety and its label-safe quantities."""
+"""The enumerated mixture: density by hand, propriety, and label-safe quantities."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ def log_normal(x: Tensor, mean: Tensor | float, sd: Tensor | float) -> Tensor:
 
 
 def mixture_by_hand(z: dict[str, Tensor], petal: Tensor) -> Tensor:
-    """Return log p(weight, location, scale, petal) with the class summed out, without a Jacobian."""
+    """Return log p(weight, location, scale, petal), class summed out, without a Jacobian."""
     prior = (
         dist.Dirichlet(torch.full_like(z["weight"], 5.0)).log_prob(z["weight"])
         + log_normal(z["location"], 4.0, 2.0).sum()
         + (log_normal(z["scale"].log(), math.log(0.5), 0.5) - z["scale"].log()).sum()
     )
-    terms = z["weight"].log() + log_normal(
-        petal[:, None], z["location"], z["scale"]
-    )  # [flower, class]
+    # [flower, class]
+    terms = z["weight"].log() + log_normal(petal[:, None], z["location"], z["scale"])
     return prior + terms.logsumexp(-1).sum()
 
 

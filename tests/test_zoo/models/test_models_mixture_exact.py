@@ -1,4 +1,7 @@
-"""The twelve-flower mixture: its sum over labelings against scipy and plain loops, its draws against the exact matrix."""
+"""The twelve-flower mixture: its sum over labelings and its draws, checked independently.
+
+By scipy, plain loops and the exact matrix.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,14 @@ from zoo.models.mixtures import gaussian_mixture_exact as exact
 
 
 def by_hand(petal: list[float], K: int) -> tuple[float, np.ndarray]:
-    """Return the log evidence and the co-clustering matrix by loops over labelings and scipy's multivariate t."""
+    """Return log evidence and co-clustering matrix, by loops and scipy's multivariate t."""
     y, n = np.array(petal), len(petal)
     marginal = {}
     for rows in itertools.chain.from_iterable(
         itertools.combinations(range(n), m) for m in range(n + 1)
     ):
-        m = len(
-            rows
-        )  # y | class ~ t with 2 * 3 degrees of freedom and scale (1/3) (I + 11' / 0.1)
+        # y | class ~ t with 2 * 3 degrees of freedom and scale (1/3) (I + 11' / 0.1)
+        m = len(rows)
         shape = (1.0 / 3.0) * (np.eye(m) + 10.0)
         marginal[rows] = (
             stats.multivariate_t.logpdf(y[list(rows)], np.full(m, 4.0), shape, df=6.0)

@@ -1,4 +1,4 @@
-"""Eight schools against Stan: differences of log densities at the points of the folder named by POSTERIORDB."""
+"""Eight schools against Stan: log densities at the points in the folder POSTERIORDB."""
 
 from __future__ import annotations
 

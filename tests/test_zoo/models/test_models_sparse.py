@@ -1,4 +1,4 @@
-"""The horseshoe with and without weights, and the network as a curve, against formulas written a second time."""
+"""The horseshoe with and without weights, and the network, against independent formulas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zoo.models.regression import bayesian_neural_network, horseshoe_marginal, h
 
 
 def scales_of(z: dict[str, torch.Tensor]) -> np.ndarray:
-    """Prior sds of the weights as Piironen and Vehtari write them."""
+    """Prior sds of the weights in the notation of Piironen and Vehtari."""
     tau = (z["global"] * z["sigma"] * 5 / 25 / math.sqrt(442)).numpy()
     local = z["local"].numpy()
     return local * tau * np.sqrt(z["slab"].numpy() / (z["slab"].numpy() + tau**2 * local**2))
@@ -27,14 +27,13 @@ def test_the_marginal_horseshoe_is_a_joint_normal_given_its_scales() -> None:
     for u in points(3, density.dim):
         z = density.constrain(u)
         sigma, sd = z["sigma"].item(), np.append(1.0, scales_of(z))
+        # Jacobian of the logarithms
         prior = (
             stats.halfnorm.logpdf(sigma)
             + stats.halfcauchy.logpdf(z["global"].item())
             + stats.invgamma.logpdf(z["slab"].item(), 2, scale=2)
             + stats.halfcauchy.logpdf(z["local"].numpy()).sum()
-            + sum(
-                z[k].log().sum().item() for k in ("sigma", "global", "slab", "local")
-            )  # Jacobian of the logarithms
+            + sum(z[k].log().sum().item() for k in ("sigma", "global", "slab", "local"))
         )
         likelihood = stats.multivariate_normal.logpdf(
             y, np.zeros(442), sigma**2 * np.eye(442) + (x * sd**2) @ x.T
@@ -70,9 +69,8 @@ def test_completed_weights_are_draws_of_their_conditional() -> None:
     found = horseshoe_regression.weights(full, data)[0].numpy()
     x, y = data.train["x"].numpy(), data.train["progress"].numpy()
     sd = scales_of({k: v[0, 0] for k, v in draws.items()})
-    covariance = np.linalg.inv(
-        x.T @ x / 0.49 + np.diag(sd**-2.0)
-    )  # the columns are centered: the intercept is on its own
+    # the columns are centered, so the intercept separates
+    covariance = np.linalg.inv(x.T @ x / 0.49 + np.diag(sd**-2.0))
     mean, width = covariance @ x.T @ y / 0.49, np.sqrt(np.diag(covariance))
     assert np.abs((found.mean(0) - mean) / width).max() < 5 / math.sqrt(n)
     assert np.abs(found.std(0) / width - 1).max() < 5 / math.sqrt(2 * n)

@@ -1,4 +1,4 @@
-"""The reader of posteriordb's layout, on a small copy made here, and the parts of its programs against brute force."""
+"""The reader of posteriordb on a small copy, and parts of its programs by brute force."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def f64(*values: float) -> Tensor:
 
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy with one posterior; `data` in a zip, draws in plain JSON."""
+    """A copy with one posterior, `data` in a zip, draws in plain JSON."""
     root = tmp_path / "posterior_database"
     draws = root / "reference_posteriors" / "draws"
     for folder in (
@@ -293,9 +293,10 @@ def test_runge_kutta_is_of_fourth_order() -> None:
 
 def test_the_splitting_is_of_sixth_order_and_reversible() -> None:
     def pendulum(grid: list[float], keep: list[int], x: Tensor, y: Tensor) -> Tensor:
+        # [node, 2]
         return split(
             lambda w, x, y: x + w * y, lambda w, y, x: y - w * x.sin(), (x, y), grid, keep
-        )  # [node, 2]
+        )
 
     truth = integrate.solve_ivp(
         lambda t, z: (z[1], -math.sin(z[0])),
@@ -327,17 +328,15 @@ def test_half_steps_are_numbered_in_order() -> None:
     assert grid == [0.0, 0.0625, 0.25, 0.5625, 1.0, 2.0, 3.0]
     assert keep == [0, 4, 6]
     halves = [0.0, *(t for a, b in itertools.pairwise(grid) for t in ((a + b) / 2, b))]
-    found = rk4(lambda i, z: f64(3 * halves[i] ** 2), f64(0.0), grid, keep)[
-        :, 0
-    ]  # z = t^3, exact for order 4
+    # z = t^3, exact for order 4
+    found = rk4(lambda i, z: f64(3 * halves[i] ** 2), f64(0.0), grid, keep)[:, 0]
     assert torch.allclose(found, f64(0.0, 1.0, 27.0), rtol=1e-12, atol=1e-12)
 
 
 def test_populations_stay_finite_and_keep_the_first_integral() -> None:
     theta, start = f64(1.1, 0.05, 0.9, 0.03), f64(30.0, 4.0)
-    z = lotka_volterra.log_populations(
-        theta, start, tuple(float(t) for t in range(21))
-    ).exp()  # [year, species]
+    # [year, species]
+    z = lotka_volterra.log_populations(theta, start, tuple(float(t) for t in range(21))).exp()
     a, b, c, d = theta
     integral = d * z[:, 0] - c * z[:, 0].log() + b * z[:, 1] - a * z[:, 1].log()
     assert (integral - integral[0]).abs().max() < 2e-5
@@ -347,9 +346,8 @@ def test_populations_stay_finite_and_keep_the_first_integral() -> None:
         (f64(4.0, 0.2, 4.0, 0.2), f64(0.2, 7.0)),
         (f64(4.0, 4.0, 4.0, 4.0), f64(7.0, 0.2)),
     ):
-        assert torch.isfinite(
-            lotka_volterra.log_populations(rates, populations, years)
-        ).all()  # the last two overflow without a ceiling
+        # the last two overflow without a ceiling
+        assert torch.isfinite(lotka_volterra.log_populations(rates, populations, years)).all()
 
 
 def test_concentrations_without_elimination_are_what_was_absorbed() -> None:

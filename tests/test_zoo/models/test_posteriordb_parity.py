@@ -1,4 +1,7 @@
-"""Every program of posteriordb against Stan: log densities at the points of the folder named by POSTERIORDB, and Stein."""
+"""Every program of posteriordb against Stan, at the points in the folder POSTERIORDB.
+
+Also Stein's identities.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,8 @@ pytestmark = pytest.mark.skipif(
 )
 NAMES = [n for n in zoo.names() if n.startswith("posteriordb/")]
 RENAMED = {"posteriordb/eight_schools-eight_schools_noncentered": {"theta_raw": "theta_trans"}}
-LOOSE = {
-    "posteriordb/hudson_lynx_hare-lotka_volterra": 1e-3
-}  # nats; Stan solves the equations to 1e-3 there
+# nats; Stan solves the equations to 1e-3 there
+LOOSE = {"posteriordb/hudson_lynx_hare-lotka_volterra": 1e-3}
 DRAWS = 80  # per chain, of ten chains
 
 
@@ -84,9 +86,8 @@ def test_differences_of_log_density_are_those_of_stan(name: str) -> None:
 
 def test_parity_catches_another_prior() -> None:
     entry = zoo.load("posteriordb/kidiq_with_mom_work-kidscore_interaction_c")
-    other = zoo.load(
-        "posteriordb/kidiq-kidscore_interaction"
-    )  # the same response, other columns and prior
+    # the same response, other columns and prior
+    other = zoo.load("posteriordb/kidiq-kidscore_interaction")
     found, stan = errors(entry, "kidiq-kidscore_interaction")
     assert (found.abs() > 1e-6 * (1 + stan.abs())).any()
     right, _ = errors(other, "kidiq-kidscore_interaction")
@@ -101,7 +102,7 @@ def reference_points(entry: ModelEntry, density: LogDensity) -> Tensor:
 
 
 def stein(log_density: Callable[[Tensor], Tensor], u: Tensor) -> tuple[float, float]:
-    """Return the largest distance from Stein's identities in standard errors, and the limit for so many looks.
+    """Return the largest deviation from Stein's identities, in standard errors, and its limit.
 
     For draws u of a density with gradient g, E[g_i] = 0 and E[(u_i - m_i) g_i] = -1. The draws are
     nearly independent.
@@ -169,7 +170,7 @@ def test_half_the_step_changes_the_density_little(
 
 
 def halve(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let both models take twice as many steps."""
+    """Double the number of steps of both models."""
     from zoo.models.posteriordb import lotka_volterra as lynx
     from zoo.models.posteriordb import one_comp as dose
 

@@ -1,4 +1,7 @@
-"""Topic models: exact sums against brute force and quadrature, both programs against each other, label-safe quantities."""
+"""Topic models: exact sums, agreement of both programs, and label-safe quantities.
+
+The sums are checked by brute force and quadrature.
+"""
 
 import itertools
 import math
@@ -20,7 +23,7 @@ from zoo.types import Data
 
 
 def collapsed(words, documents, topics, alpha, beta, vocabulary):
-    """Every assignment `[assignment, token]` and log p(words, assignment), by Dirichlet-multinomial formulas in plain loops."""
+    """Every assignment `[assignment, token]` and log p(words, assignment), by plain loops."""
     z = np.array(list(itertools.product(range(topics), repeat=len(words))))
     log_p = np.zeros(len(z))
     for d in set(documents):
@@ -92,12 +95,15 @@ def test_three_topics_through_tables_equal_brute_force():
 
 
 def test_evidence_equals_an_integral_that_knows_no_assignments():
-    """Two documents of two words: topics (p, q) and mixtures (s, t) integrated by Gauss-Jacobi rules, exact for polynomials."""
+    """Two documents of two words, integrated by Gauss-Jacobi rules, exact for polynomials.
+
+    The variables are topics (p, q) and mixtures (s, t).
+    """
     alpha, beta = 0.8, 0.5
     (x, wx), (y, wy) = roots_jacobi(8, beta - 1, beta - 1), roots_jacobi(8, alpha - 1, alpha - 1)
     topic, mixture, wx, wy = (x + 1) / 2, (y + 1) / 2, wx / wx.sum(), wy / wy.sum()
     p, q, s = topic[:, None, None], topic[None, :, None], mixture[None, None, :]
-    first = s * p + (1 - s) * q  # chance of word 0
+    first = s * p + (1 - s) * q  # probability of word 0
     one = (first**2 * wy).sum(-1)  # a document of words 0, 0
     two = (first * (1 - first) * wy).sum(-1)  # of words 0, 1
     integral = np.einsum("i,j,ij,ij", wx, wx, one, two)
@@ -179,6 +185,6 @@ def test_a_corpus_too_large_for_tables_is_refused():
 
 
 def test_an_axis_named_like_its_tensor_is_refused():
-    """Files keep such a variable as the coordinate of that axis: draws of a site would be lost on the way to a comparison."""
+    """Files store it as a coordinate of the axis, which would lose the draws of the site."""
     with pytest.raises(DataError, match="name the axis otherwise"):
         Data(train={"topic": torch.ones(2)}, dims={"topic": ("topic",)})

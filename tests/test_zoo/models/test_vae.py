@@ -1,4 +1,4 @@
-"""The autoencoder's program, its chosen images, and its exact posterior against formulas written here."""
+"""The autoencoder's program, its evaluation subset, and its exact posterior by formulas."""
 
 import math
 
@@ -71,9 +71,8 @@ def test_chosen_images_are_one_of_each_class_of_both_parts():
     assert chosen.coords["image"][0] == "0 train"
     assert chosen.coords["image"][19] == "9 held out"
     rows = {tuple(r) for r in data.train["x"].int().tolist()}
-    assert (
-        sum(tuple(r) in rows for r in chosen.train["x"][10:].int().tolist()) <= 2
-    )  # held-out rows may equal a training row by chance
+    # held-out rows may equal a training row by chance
+    assert sum(tuple(r) in rows for r in chosen.train["x"][10:].int().tolist()) <= 2
 
 
 def test_held_out_images_need_codes_of_their_own():
@@ -85,7 +84,7 @@ def test_held_out_images_need_codes_of_their_own():
 
 @pytest.mark.parametrize(("prior", "latent"), [("normal", 1), ("mixture", 2), ("normal", 3)])
 def test_the_grid_equals_an_independent_integral(prior, latent):
-    """Importance sampling from the prior, four standard errors; the grid never draws."""
+    """Importance sampling from the prior, within four standard errors."""
     _, data, program = small(prior=prior, latent=latent)
     with torch.no_grad():
         for p in program.decoder.parameters():
@@ -116,7 +115,10 @@ def test_the_grid_equals_an_independent_integral(prior, latent):
 
 
 def test_a_sufficient_grid_prepares_each_grid_once_and_answers_like_a_new_one():
-    """A narrow line of codes on a coarse grid: it is doubled until nothing changes; each grid asks the decoder once."""
+    """A narrow curve of codes on a coarse grid, which is doubled until nothing changes.
+
+    The decoder is called once per grid.
+    """
     asked = []
 
     class Line(BernoulliLikelihood):
@@ -131,7 +133,7 @@ def test_a_sufficient_grid_prepares_each_grid_once_and_answers_like_a_new_one():
     grid = start.sufficient(x)
     assert grid.number > start.number
     assert grid.check(x).ok
-    assert asked == sorted(set(asked))  # every grid once, the last one to check the one before
+    assert asked == sorted(set(asked))  # every grid once, the last to check the previous
     fresh = LatentGrid(
         BernoulliLikelihood(grid.likelihood.decoder), 1, points=grid.number, half_width=3.0
     )
@@ -139,9 +141,8 @@ def test_a_sufficient_grid_prepares_each_grid_once_and_answers_like_a_new_one():
     assert not start.check(x).ok
     for known, new in zip(grid.moments(x), fresh.moments(x.clone()), strict=True):
         assert torch.allclose(known, new, atol=1e-12)
-    assert not torch.equal(
-        grid.moments(1 - x)[0], fresh.moments(x)[0]
-    )  # another tensor is another question
+    # another tensor is not cached
+    assert not torch.equal(grid.moments(1 - x)[0], fresh.moments(x)[0])
     assert torch.allclose(grid.moments(x)[0], fresh.moments(x)[0], atol=1e-12)
     grid.check(x)
     other = LatentGrid(

@@ -1,4 +1,4 @@
-"""Adapters of any module as latent sites: equal logits at the adapters' own values, nothing else moves, clear refusals."""
+"""Adapters of any module as latent sites: equal logits, nothing else changes, refusals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoo.user_models.lora import adapter_values, add_lora, logits_at, to_pyro
 
 
 class Classifier(nn.Module):
-    """A small transformer encoder with random weights that reads token numbers."""
+    """A small transformer encoder of token indices with random weights."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ LABEL = torch.tensor([0, 2, 1, 1, 0, 2])
 
 
 def moved(module):
-    """Give the adapters values that matter."""
+    """Set the adapters to values that have an effect."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, p in module.named_parameters():
@@ -125,7 +125,7 @@ def test_a_step_of_plain_pyro_moves_the_guide_and_nothing_of_the_module(model, t
 
 
 class Wrapper(nn.Module):
-    """Takes any argument, as PEFT's wrapper does."""
+    """Takes any argument, like PEFT's wrapper."""
 
     def __init__(self, inner):
         super().__init__()
@@ -193,9 +193,8 @@ def test_clear_refusals(model, tokens):
         to_pyro(module)
 
 
-@pytest.mark.filterwarnings(
-    "ignore::FutureWarning", "ignore::DeprecationWarning"
-)  # of these two packages about each other
+# warnings of these two packages about each other
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_peft_transformer_from_a_config():
     peft = pytest.importorskip("peft", reason="the optional group [peft] is not installed")
     transformers = pytest.importorskip(
