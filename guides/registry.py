@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping
-from importlib import import_module, metadata
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,65 +9,23 @@ from torch import nn
 from guides.base.family import Family
 from guides.session import as_module, session
 from zoo.errors import FitError, UnknownNameError, UsageError
+from zoo.registry.members import Members
 from zoo.types import Data, ModelEntry, Program
 
 __all__ = ["FAMILIES", "GROUP", "build", "check_family", "family_of"]
 
 GROUP = "posterior_zoo.families"  # entry points: `my_family = "my_package.my_module:FAMILY"`
-FOLDER = Path(__file__).with_name("families")
 OWN_DEFAULTS = {"num_particles": 4, "lr": 0.02}  # of guides that are Pyro programs
 
 
-@functools.cache
-def _places() -> dict[str, Any]:
-    """Return where each family is made, without importing any; a name of ours is never replaced by a plug-in's."""
-    files = {p.stem: f"guides.families.{p.stem}" for p in sorted(FOLDER.glob("[a-z]*.py"))}
-    return {**{point.name: point for point in metadata.entry_points(group=GROUP)}, **files}
-
-
-@functools.cache
-def _family(name: str) -> Family:
-    place = _places()[name]
-    try:
-        found = import_module(place).FAMILY if isinstance(place, str) else place.load()
-    except Exception as error:
-        if isinstance(place, str):
-            raise
-        raise UsageError(
-            f"The guide family {name!r} of {place.value} cannot be loaded ({type(error).__name__}:"
-            f" {error}); mend it."
-        ) from error
-    if not isinstance(found, Family) or found.name != name:
-        got = (
-            f"a family called {found.name!r}"
-            if isinstance(found, Family)
-            else f"a {type(found).__name__}"
-        )
-        raise UsageError(
-            f"{name!r} is {got}; accepted: FAMILY = guides.Family(name={name!r}, ...)."
-        )
-    return found
-
-
-class _Families(Mapping[str, Family]):
-    """Families by name, imported at first use."""
-
-    def __getitem__(self, name: str) -> Family:
-        if name not in _places():
-            raise KeyError(name)
-        return _family(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in _places()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_places())
-
-    def __len__(self) -> int:
-        return len(_places())
-
-
-FAMILIES: Mapping[str, Family] = _Families()
+FAMILIES: Members[Family] = Members(
+    Family,
+    noun="guide family",
+    group=GROUP,
+    folders=("guides.families",),
+    attribute="FAMILY",
+    accepted="guides.Family",
+)
 
 
 def check_family(family: str, entry: ModelEntry) -> None:

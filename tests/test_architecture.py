@@ -33,7 +33,7 @@ ORDER = {
     ),
     "benchmarks": (
         "cli contract studies speed audit run report comparison reference mcmc metrics"
-        " arviz_bridge workers types verdicts thresholds members"
+        " arviz_bridge workers types verdicts thresholds"
     ),
 }
 

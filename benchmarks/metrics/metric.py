@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from benchmarks.members import Members
 from benchmarks.types import Score
 from zoo.errors import UsageError
+from zoo.registry.members import Members
 
 if TYPE_CHECKING:
     from benchmarks.metrics.components import Array, Side
@@ -148,7 +148,7 @@ METRICS: Members[Measure] = Members(
     Measure,
     noun="metric",
     group=GROUP,
-    folders=("metrics.marginal", "metrics.joint"),
+    folders=("benchmarks.metrics.marginal", "benchmarks.metrics.joint"),
     attribute="METRIC",
     accepted="Metric or JointDistance",
 )

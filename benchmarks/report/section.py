@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from benchmarks.members import Members
 from zoo.errors import UsageError
+from zoo.registry.members import Members
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -82,7 +82,7 @@ SECTIONS: Members[ReportSection] = Members(
     ReportSection,
     noun="report section",
     group=GROUP,
-    folders=("report.sections", "report.panels"),
+    folders=("benchmarks.report.sections", "benchmarks.report.panels"),
     attribute="SECTION",
 )
 

@@ -1,12 +1,11 @@
 """Families register themselves by a record, from a file or a plug-in."""
 
-import importlib
+import functools
 import re
-import shutil
-import sys
 from pathlib import Path
 
 import pytest
+from support.installed import Installed
 
 import benchmarks
 import guides
@@ -36,30 +35,18 @@ NOTHING = 3
 def install(tmp_path, monkeypatch):
     """Put a package with one entry point on the path, as an installation would."""
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "borrowed_family.py").write_text(PLUGIN)
-
-    def make(line):
-        folder = tmp_path / "borrowed-1.0.dist-info"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: borrowed\nVersion: 1.0\n")
-        (folder / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{line}\n")
-        importlib.invalidate_caches()
-        forget()
-
-    yield make
-    forget()
-    sys.modules.pop("borrowed_family", None)
+    installed = Installed(tmp_path, registry.FAMILIES)
+    yield functools.partial(installed, borrowed_family=PLUGIN)
+    installed.close()
 
 
-def test_the_file_of_the_page_is_a_family(tiny, install, tmp_path):
+def test_the_file_of_the_page_is_a_family(tiny, install):
     """The file in docs/add_a_guide.md: exact on a normal posterior, and passes the contract."""
     page = (Path(__file__).parents[2] / "docs" / "add_a_guide.md").read_text(encoding="utf-8")
     (code,) = [
         b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "FAMILY = Family(" in b
     ]
-    (tmp_path / "isotropic_family.py").write_text(code)
-    install("isotropic = isotropic_family:FAMILY")
+    install("isotropic = isotropic_family:FAMILY", isotropic_family=code)
     entry, _ = tiny.gaussian(rho=0.9)
     fit = guides.fit(entry, "isotropic", seed=0, compile="off", **tiny.FAST)
     assert abs(fit.elbo.value_nats) <= 5 * fit.elbo.se + 1e-3  # the log evidence is 0
@@ -67,12 +54,6 @@ def test_the_file_of_the_page_is_a_family(tiny, install, tmp_path):
     skew, evidence = tiny.skewed()
     short = guides.fit(skew, "isotropic", seed=0, compile="off", **tiny.FAST)
     assert short.elbo.value_nats < evidence - 5 * short.elbo.se
-    sys.modules.pop("isotropic_family", None)
-
-
-def forget():
-    registry._places.cache_clear()
-    registry._family.cache_clear()
 
 
 @pytest.mark.parametrize("name", guides.FAMILIES)
@@ -121,7 +102,7 @@ def test_an_installed_family_is_fitted_compared_drawn_and_advised(tiny, install)
             "broken = borrowed_family:MISSING",
             "'broken' of borrowed_family:MISSING cannot be loaded .AttributeError",
         ),
-        ("broken = borrowed_family:NAMELESS", "'broken' is a family called 'other'"),
+        ("broken = borrowed_family:NAMELESS", "'broken' is a Family called 'other'"),
         (
             "broken = borrowed_family:NOTHING",
             "'broken' is a int; accepted: FAMILY = guides.Family",

@@ -7,6 +7,7 @@ import pytest
 import zoo
 from zoo import registry
 from zoo.errors import UnknownNameError, UsageError
+from zoo.registry import entries
 from zoo.user_models.scaffold import new_model
 
 MODEL = """
@@ -108,7 +109,7 @@ def test_a_near_miss_is_guessed():
 
 
 def test_a_file_that_changes_is_read_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "MODELS", tmp_path)
+    monkeypatch.setattr(entries, "MODELS", tmp_path)
     for title in ("first", "second"):
         write(tmp_path, f'ENTRY = ModelEntry(name="mine", title="{title}")', "mine.py")
         assert [i.title for i in registry.catalog() if i.name == "mine"] == [title]
@@ -124,7 +125,7 @@ def test_broken_own_models_are_listed_with_their_error(tmp_path, monkeypatch):
         "fine.py",
     )
     write(tmp_path, 'NAMES = ("one", "two")\nENTRIES = [entry(n) for n in NAMES]', "many.py")
-    monkeypatch.setattr(registry, "MODELS", tmp_path)
+    monkeypatch.setattr(entries, "MODELS", tmp_path)
     infos = {i.name: i for i in registry.catalog()}
     assert "line 1" in infos["torn"].error
     assert "no ENTRY" in infos["empty"].error

@@ -7,12 +7,12 @@ import importlib
 import json
 import re
 import shutil
-import sys
 import tomllib
 from pathlib import Path
 
 import matplotlib
 import pytest
+from support.installed import Installed
 
 from benchmarks.cli import process as cli
 from benchmarks.run.progress import Events
@@ -69,27 +69,15 @@ NOTHING = 3
 def install(tmp_path, monkeypatch):
     """Put a package with one entry point on the path and change to an empty repository."""
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "counted_study.py").write_text(PLUGIN)
     monkeypatch.chdir(tmp_path)
+    installed = Installed(tmp_path, STUDIES)
 
     def make(line="counted = counted_study:STUDY"):
-        folder = tmp_path / "counted-1.0.dist-info"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: counted\nVersion: 1.0\n")
-        (folder / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{line}\n")
-        importlib.invalidate_caches()
-        forget()
+        installed(line, counted_study=PLUGIN)
         return tmp_path
 
     yield make
-    forget()
-    sys.modules.pop("counted_study", None)
-
-
-def forget():
-    registry._places.cache_clear()
-    registry._study.cache_clear()
+    installed.close()
 
 
 def run(*words, capsys):
@@ -383,7 +371,7 @@ def test_publishing_never_drops_a_part(install, tmp_path):
             "broken = counted_study:MISSING",
             "'broken' of counted_study:MISSING cannot be loaded (AttributeError",
         ),
-        ("broken = counted_study:NAMELESS", "'broken' is a study called 'other'"),
+        ("broken = counted_study:NAMELESS", "'broken' is a Study called 'other'"),
         (
             "broken = counted_study:NOTHING",
             "'broken' is a int; accepted: STUDY = benchmarks.studies.Study",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["GROUP", "EntryInfo", "catalog", "load", "names", "parse"]
 
 GROUP = "posterior_zoo.models"
-MODELS = Path(__file__).with_name("models")
+MODELS = Path(__file__).parents[1] / "models"
 _REQUEST = re.compile(r"(?P<base>[^\[\]]+)(?:\[(?P<options>[^\[\]]*)\])?", re.DOTALL)
 
 

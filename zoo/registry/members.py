@@ -18,7 +18,6 @@ from zoo.errors import UsageError, ZooError
 
 __all__ = ["Members"]
 
-ROOT = Path(__file__).parent
 T = TypeVar("T")
 
 
@@ -38,6 +37,7 @@ class Members(Mapping[str, T], Generic[T]):
         group: str,
         folders: tuple[str, ...],
         attribute: str,
+        file: str = "",
         accepted: str = "",
     ) -> None:
         """Set where members are found.
@@ -46,25 +46,32 @@ class Members(Mapping[str, T], Generic[T]):
             kind: the class of the records, which has a `name`.
             noun: what a member is called in messages.
             group: entry points, `my_name = "my_package.my_module:ATTRIBUTE"`.
-            folders: packages of `benchmarks` whose files are members, such as `report.sections`.
+            folders: packages with one member per file, such as `guides.families`.
             attribute: the name of the record in each file.
-            accepted: class names of the records for messages, if there are several.
+            file: if given, a member is a sub-package that holds its record in a module of this
+                name.
+            accepted: class names of the records for messages, by default that of `kind`.
         """
         self.noun, self.group = noun, group
-        self._kind, self._folders, self._attribute = kind, folders, attribute
+        self._kind, self._folders, self._attribute, self._file = kind, folders, attribute, file
         self._accepted = accepted or kind.__name__
 
     @functools.cached_property
     def _places(self) -> dict[str, str | metadata.EntryPoint]:
-        files = {
-            path.stem: f"benchmarks.{folder}.{path.stem}"
-            for folder in self._folders
-            for path in sorted(ROOT.joinpath(*folder.split(".")).glob("[a-z]*.py"))
-        }
-        return {
-            **files,
-            **{p.name: p for p in metadata.entry_points(group=self.group) if p.name not in files},
-        }
+        ours = {name: place for folder in self._folders for name, place in self._in(folder)}
+        points = metadata.entry_points(group=self.group)
+        return {**ours, **{point.name: point for point in points if point.name not in ours}}
+
+    def _in(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Return name and module of every member of a package, without importing any of them."""
+        room, *inner = folder.split(".")
+        path = Path(str(import_module(room).__file__)).parent.joinpath(*inner)
+        if self._file:
+            for found in sorted(path.glob(f"[a-z]*/{self._file}.py")):
+                yield found.parent.name, f"{folder}.{found.parent.name}.{self._file}"
+        else:
+            for found in sorted(path.glob("[a-z]*.py")):
+                yield found.stem, f"{folder}.{found.stem}"
 
     @functools.cached_property
     def _loaded(self) -> dict[str, T]:
