@@ -99,7 +99,7 @@ def _location(s: Score, z: float) -> Reason | None:
         return None
     text = (
         f"{s.label}: mean off by {value_with_error(s.mean_error, s.mean_error_se, sign=True)} sd"
-        f" (line {rounded(line, 0.01)})"
+        f" (line {line:.2f})"
     )
     return Reason(verdict="shifted", label=s.label, excess=abs(s.mean_error) / line, sentence=text)
 
@@ -237,7 +237,7 @@ def _too_few(scores: Sequence[Score]) -> Reason | None:
     ]
     wanted = " and ".join(needs) or "more draws of both"
     text = (
-        f"{label}: 3 standard errors are {rounded(SIGMAS * wide[label], 0.01)} sd, above {AGREE};"
+        f"{label}: 3 standard errors are {SIGMAS * wide[label]:.2f} sd, above {AGREE};"
         f" agreement needs {wanted}"
     )
     return Reason(

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from math import floor, isfinite, log10
 
-__all__ = ["count", "digits_for", "duration", "plain", "short_count", "with_error"]
+from benchmarks.metrics.numbers import MOST_DECIMALS, digits_for
+
+__all__ = ["count", "duration", "plain", "short_count", "with_error"]
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
-TINY = 5e-5
-
-
-def digits_for(se: float) -> int:
-    """Return the decimals for a standard error: one digit, two if the first digit is 1."""
-    exponent = floor(log10(se))
-    return max(0, min(6, -exponent + (1 if se / 10**exponent < 2 else 0)))
+TINY = 0.5 * 10.0**-MOST_DECIMALS
 
 
 def with_error(
@@ -27,7 +23,7 @@ def with_error(
     if se is None or not isfinite(se) or se <= 0:
         return mark + plain(value, sign=sign)
     if se < TINY:  # exact for the purposes of a report
-        return mark + _fixed(value, 4, sign)
+        return mark + _fixed(value, MOST_DECIMALS, sign)
     decimals = digits_for(se)
     return f"{mark}{_fixed(value, decimals, sign)} ± {_fixed(se, decimals, False)}"
 

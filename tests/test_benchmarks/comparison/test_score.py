@@ -186,7 +186,7 @@ def test_without_a_reference_only_trust_checks_speak():
     }
     assert {t.name: t.passed for t in found.trust} == expected
     assert "never visits is invisible" in found.sentence
-    assert "within 8.00 nats" in found.sentence
+    assert "within 8.000 nats" in found.sentence
     raw, _ = found.pareto_k.reweighted["x[1]"]
     assert raw == 0.0  # relative to the raw draws
 

@@ -404,6 +404,7 @@ def test_heldout_density_matches_the_closed_form_of_a_conjugate_normal():
         (123.4, 12.0, "123 +- 12"),
         (-0.001, 0.04, "0.00 +- 0.04"),
         (0.5, float("nan"), "0.500"),
+        (0.2512, 0.0131, "0.251 +- 0.013"),  # two digits of an error that begins with 1
     ],
 )
 def test_numbers_carry_no_more_digits_than_their_error_earns(value, se, text):
@@ -412,7 +413,7 @@ def test_numbers_carry_no_more_digits_than_their_error_earns(value, se, text):
 
 def test_numbers_that_are_not_finite_are_said_in_words():
     assert rounded(float("nan"), 0.1) == "not finite"
-    assert rounded(0.4, 0.1, sign=True) == "+0.4"
+    assert rounded(0.4, 0.1, sign=True) == "+0.40"
 
 
 def test_lines_that_depend_on_sizes():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from support import report_factory
 
+from benchmarks.metrics.numbers import value_with_error
 from benchmarks.report import (
     FitSummary,
     ReportInput,
@@ -457,3 +458,11 @@ def test_panels_are_registered_by_tags_and_a_card_may_bring_its_own(run):
         "beta_vae",
         "iwae",
     }
+
+
+@pytest.mark.parametrize("se", [2e-4, 0.0131, 0.02, 0.1, 0.96, 3.0, 17.0])
+@pytest.mark.parametrize("value", [-0.2512, 0.0004, 1.0, 42.42])
+def test_sentences_and_tables_show_the_same_number(value, se):
+    """One rounding rule, so that a cell and the sentence that quotes it cannot differ."""
+    shown = with_error(value, se).replace("\N{MINUS SIGN}", "-").replace("±", "+-")
+    assert value_with_error(value, se) == shown
