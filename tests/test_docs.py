@@ -49,6 +49,18 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_lines_of_prose_end_before_column_100(page):
+    """Tables, code, headings and pictures aside; a word that cannot be broken may stand alone."""
+    prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    wide = [
+        line
+        for line in prose.splitlines()
+        if len(line) >= 100 and " " in line.strip() and not re.match(r" *[|#!]", line)
+    ]
+    assert wide == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_and_their_flags_exist(page):
     commands = typer.main.get_command(cli.app).commands
     shown = re.findall(
