@@ -101,8 +101,8 @@ def no_global_state(subject: Subject) -> str:
     changed = [name for name, value in _state().items() if value != before[name]]
     if changed:
         raise Failed(
-            f"Making the data or evaluating the model changes {', '.join(changed)}; use a local generator"
-            " and pass dtypes explicitly."
+            f"Making the data or evaluating the model changes {', '.join(changed)}; use a local"
+            " generator and pass dtypes explicitly."
         )
     return "Random streams, parameter store, default dtype, threads and settings are untouched."
 
