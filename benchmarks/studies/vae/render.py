@@ -136,7 +136,7 @@ def _scores(scores: dict[str, Any], others: dict[str, Any]) -> list[str]:
             f"{seeds} seed{'s' * (seeds > 1)} (weights and"
             f" training){', means (smallest to largest)' * (seeds > 1)}; at most {max(steps)}"
             f" steps. The bootstrap standard error over held-out images, at most {error:.2f} nats,"
-            " is common to all rows. Seconds are processor seconds of one core for one seed,"
+            " is common to all rows. Seconds are CPU seconds of one core for one seed,"
             " including training, compilation and scoring."
         ),
         "",
