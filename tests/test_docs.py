@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import shlex
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -46,6 +47,27 @@ def test_links_lead_somewhere(page):
         if not t.startswith(("http://", "https://", "mailto:")) and not (page.parent / t).exists()
     ]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_lines_of_prose_end_before_column_100(page):
+    """Tables, code, headings and pictures aside; a word that cannot be broken may stand alone."""
+    prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    wide = [
+        line
+        for line in prose.splitlines()
+        if len(line) >= 100 and " " in line.strip() and not re.match(r" *[|#!]", line)
+    ]
+    assert wide == []
+
+
+def test_contributing_states_the_limits_of_today():
+    text = " ".join((ROOT / "CONTRIBUTING.md").read_text().split())
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]
+    rules = (ROOT / "tests" / "test_architecture.py").read_text()
+    longest = re.search(r"^LONGEST = (\d+)$", rules, flags=re.MULTILINE)[1]
+    assert f"breaks code at {settings['line-length']}." in text
+    assert f"A source file has at most {longest} lines" in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -29,7 +29,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     """Return all tables of a run."""
     parts = [
         _about(document),
-        "### Bars\n\n" + _bars(document),
+        "### Criteria\n\n" + _bars(document),
         "### SVI, microseconds per step\n\n"
         + _absolute(document, ("svi_mean_field", "svi_full_rank"), 1e6),
         "### NUTS, smallest bulk ESS per second\n\n" + _absolute(document, ("nuts",), None),
@@ -102,7 +102,7 @@ def _about(document: Mapping[str, Any]) -> str:
 
 def _bars(document: Mapping[str, Any]) -> str:
     return _rows(
-        ["bar", "asked", "measured", ""],
+        ["criterion", "required", "measured", ""],
         [[b.name, b.asked, b.measured, WORDS[b.met]] for b in bars(document)],
     )
 
@@ -232,7 +232,7 @@ def _remarks(document: Mapping[str, Any]) -> str:
             if (result.get("rhat") or 1.0) > 1.01:
                 lines.append(
                     f"- {name}, {NAMES[side]}: R-hat {result['rhat']:.3f} over the runs of the"
-                    " pairs, so its ESS flatters it."
+                    " pairs, so its ESS is overstated."
                 )
             notes = dict.fromkeys(row["note"] for row in result.get("nuts", ()) if row["note"])
             lines += [f"- {name}, {NAMES[side]}: {note}" for note in notes]

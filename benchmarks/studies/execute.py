@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 ROWS = "rows.json"
-QUICK = "**A quick run with small budgets, for trying: nothing here is to be quoted.**"
+QUICK = "**A quick run with small budgets, to try the study: do not quote these numbers.**"
 
 
 @dataclass(frozen=True, kw_only=True)

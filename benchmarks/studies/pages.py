@@ -7,14 +7,18 @@ unchanged.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from benchmarks.run.store import write_atomic
 from zoo.errors import UsageError
 
-__all__ = ["EMPTY_NOTES", "keep_notes", "part", "replace_part", "with_part"]
+__all__ = ["EMPTY_NOTES", "fold", "keep_notes", "part", "replace_part", "with_part"]
 
 EMPTY_NOTES = ("<!-- notes -->", "<!-- /notes -->")  # in a rendered page
+WIDTH = 98
+BLOCK = re.compile(r"^```(?s:.*?)^```$|^(?:(?![#|!<\n]).+\n?)+", re.MULTILINE)  # code, or prose
+WORD = re.compile(r"(?:`[^`]*`|\S)+")  # code is not broken at its blanks
 
 
 def part(text: str, name: str) -> str | None:
@@ -63,3 +67,29 @@ def replace_part(path: Path, name: str, inside: str) -> None:
             " where it belongs."
         )
     write_atomic(path, with_part(text, name, inside))
+
+
+def fold(text: str) -> str:
+    """Return Markdown with the lines of its paragraphs and items below 100 characters.
+
+    Tables, headings, pictures, comments and code stay as they are.
+    """
+    return BLOCK.sub(lambda m: m[0] if m[0].startswith("```") else _folded(m[0]), text)
+
+
+def _folded(block: str) -> str:
+    items = re.split(r"^(?=\* )", block.rstrip("\n"), flags=re.MULTILINE)
+    lines = [line for item in items if item for line in _lines(item)]
+    return "\n".join(lines) + "\n" * block.endswith("\n")
+
+
+def _lines(paragraph: str) -> list[str]:
+    indent = "  " if paragraph.startswith("* ") else ""
+    first, *words = WORD.findall(paragraph)
+    lines = [first]
+    for word in words:
+        if len(lines[-1]) + 1 + len(word) > WIDTH:
+            lines.append(indent + word)
+        else:
+            lines[-1] += f" {word}"
+    return lines

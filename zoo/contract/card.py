@@ -92,7 +92,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def no_global_state(subject: Subject) -> str:
-    """Loading, building and evaluating an entry have no side effects on global state."""
+    """Making data, building and evaluating have no side effects on global state."""
     before = _state()
     made = subject.entry.load_data()
     subject.entry.program(made)
@@ -101,8 +101,8 @@ def no_global_state(subject: Subject) -> str:
     changed = [name for name, value in _state().items() if value != before[name]]
     if changed:
         raise Failed(
-            f"Loading and evaluating the model changes {', '.join(changed)}; use a local generator"
-            " and pass dtypes explicitly."
+            f"Making the data or evaluating the model changes {', '.join(changed)}; use a local"
+            " generator and pass dtypes explicitly."
         )
     return "Random streams, parameter store, default dtype, threads and settings are untouched."
 

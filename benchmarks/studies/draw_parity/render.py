@@ -10,7 +10,7 @@ from typing import Any
 from scipy.stats import norm
 
 from benchmarks.reference.gates import SIGMAS
-from benchmarks.studies.pages import EMPTY_NOTES
+from benchmarks.studies.pages import EMPTY_NOTES, fold
 from benchmarks.studies.rows import csv_rows, csv_text
 from benchmarks.thresholds import RHAT
 
@@ -44,11 +44,8 @@ TITLE = "Draw parity with posteriordb"
 REMARKS = (  # repeated for every table; conclusions by hand go to the part `notes`
     (
         "Our NUTS (nutpie on the compiled log density, 4 chains of 800 + 1,500, extended to an ESS"
-        " of 2,000) against posteriordb's 10,000"
-    ),
-    (
-        "reference draws, seed 0. Made by `zoo study draw_parity`; all numbers are in"
-        " `draw_parity.csv`."
+        " of 2,000) compared with posteriordb's 10,000 reference draws, seed 0. Made by"
+        " `zoo study draw_parity`; `draw_parity.csv` has the rows of the table, unrounded."
     ),
 )
 
@@ -93,27 +90,19 @@ def markdown(
         *remarks,
         *([""] if remarks else []),
         (
-            f"{passed} of {len(first)} pass: every mean and standard deviation within {SIGMAS:.0f}"
-            " combined Monte Carlo standard errors, and"
-        ),
-        (
-            f"R-hat of both sets of chains together at most {RHAT}. Gaps are the largest over all"
-            " components, in combined standard errors,"
-        ),
-        (
-            "with the component. ESS/s is the smallest bulk ESS over the seconds of warm-up and"
-            " draws of all chains, compilation apart."
+            f"{passed} of {len(first)} pass: every mean and standard deviation agrees within"
+            f" {SIGMAS:.0f} combined Monte Carlo standard errors, and R-hat of both sets of chains"
+            f" together is at most {RHAT}. The table gives the largest gaps over all components, in"
+            " combined standard errors, with the component. ESS/s is the smallest bulk ESS divided"
+            " by the seconds of warm-up and draws of all chains, without compilation."
         ),
         "",
         (
-            f"{gaps} gaps are looked at. With both sides perfect and the gaps independent, the"
-            f" largest of them would be near {median:.1f}"
+            f"There are {gaps} gaps. If both sides were correct and the gaps independent, the"
+            f" largest would have a median of {median:.1f}, and {100 * chance:.0f} % of such tables"
+            f" would contain one above {SIGMAS:.0f}. The largest among the entries that pass is"
+            f" {fair:.2f}."
         ),
-        (
-            f"(median), and {100 * chance:.0f} % of such tables would hold one beyond"
-            f" {SIGMAS:.0f}; the largest of the entries that pass"
-        ),
-        f"is {fair:.2f}.",
         "",
         *_second_runs(again),
         *EMPTY_NOTES,
@@ -126,8 +115,9 @@ def markdown(
     ]
     lines += [_row(r) for r in sorted(rows, key=lambda r: (r["entry"], r["target_accept"]))]
     said = [f"* {_name(r)}: {note}" for r in rows for note in r.get("notes") or ()]
-    return (
-        "\n".join([*lines, *(["", "## What the sampler said", "", *said] if said else [])]) + "\n"
+    return fold(
+        "\n".join([*lines, *(["", "## Messages of the sampler", "", *said] if said else [])])
+        + "\n"
     )
 
 
@@ -137,8 +127,8 @@ def _second_runs(rows: Sequence[dict[str, Any]]) -> list[str]:
     passed = sum(r["passed"] for r in rows)
     return [
         (
-            f"Entries with divergences ran again at target acceptance {CAREFUL}: {passed} of"
-            f" {len(rows)} pass then."
+            f"Entries with divergences were run again at target acceptance {CAREFUL}:"
+            f" {passed} of {len(rows)} pass."
         ),
         "",
     ]

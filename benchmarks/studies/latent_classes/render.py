@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from benchmarks.studies.pages import fold
+
 __all__ = ["bars", "render"]
 
 HELD = ("iris", "wine", "breast_cancer")  # data sets of the held-out score
@@ -84,7 +86,7 @@ def bars(found: Mapping[str, Rows]) -> list[list[str]]:
 def render(found: Mapping[str, Rows]) -> str:
     """Return the page of the recorded figures."""
     text = [
-        "# Latent classes: measured\n",
+        "# Latent classes: measurements\n",
         (
             "Made by `zoo study latent_classes` (figures in `latent_classes.json`). Entries:"
             " [gaussian_mixture](../models/gaussian_mixture.md),"
@@ -92,15 +94,15 @@ def render(found: Mapping[str, Rows]) -> str:
             " [gaussian_mixture_classes](../models/gaussian_mixture_classes.md),"
             " [latent_class](../models/latent_class.md).\n"
         ),
-        "## Bars\n",
-        _table("bar | measured | verdict", bars(found)),
+        "## Criteria\n",
+        _table("criterion | measured | verdict", bars(found)),
     ]
     shown = dict(found)
     shown["heldout"] = [row for data in HELD for row in found.get(f"heldout_{data}", [])]
     for part, section in SECTIONS.items():
         if shown.get(part):
             text.append(section(shown[part]))
-    return "\n".join(text)
+    return fold("\n".join(text))
 
 
 def _evidence_section(rows: Rows) -> str:
@@ -123,9 +125,9 @@ def _evidence_section(rows: Rows) -> str:
     )
     return (
         "## Evidence of twelve flowers\n\nAgainst the exact log evidence (−25.42179 nats for K=2,"
-        " −24.46853 for K=3). A guide holds one of the K! numberings of the classes; the column"
-        " `error + log K!` (0.693, 1.792) gives that back. k-hat does not see the missing"
-        " numberings.\n\n" + table
+        " −24.46853 for K=3). A guide covers one of the K! labelings; the column `error + log K!`"
+        " (0.693, 1.792) corrects for this. k-hat does not detect the missing"
+        " labelings.\n\n" + table
     )
 
 
@@ -137,16 +139,16 @@ def _network_section(rows: Rows) -> str:
     )
     total = sum(r["kl"] for r in rows)
     return (
-        "## Price of class probabilities from a network\n\n`class_network` on twelve flowers,"
+        "## Cost of class probabilities from a network\n\n`class_network` on twelve flowers,"
         f" K={rows[0]['K']}, nats per flower. The ELBO of its q(u) with exact classes is"
-        f" {rows[0]['elbo']:.3f} nats; the network costs {total:.4f} nats in all.\n\n" + table
+        f" {rows[0]['elbo']:.3f} nats; the network costs {total:.4f} nats in total.\n\n" + table
     ).replace("is -", "is −")
 
 
 def _labels_section(rows: Rows) -> str:
     table = _table(
         "method | R-hat of the locations before | after | mean KL per row before (nats) | after |"
-        " certainty | agreement | draws renumbered",
+        " certainty | agreement | draws relabeled",
         [
             [
                 r["method"],
@@ -162,7 +164,7 @@ def _labels_section(rows: Rows) -> str:
         ],
     )
     return (
-        "## Labels before and after\n\nThe stored NUTS chains of `gaussian_mixture`"
+        "## Relabeling\n\nThe stored NUTS chains of `gaussian_mixture`"
         f" (K=2).\n\n{table}\n{rows[0]['sentence']}\n"
     )
 
@@ -195,9 +197,9 @@ def _modes_section(rows: Rows) -> str:
     }
     return (
         f"## Chains in different modes\n\n{rows[0]['of']} NUTS chains per entry, each from its own"
-        " start. Two chains are in one mode where their co-clustering matrices differ (root mean"
-        " square, in probability) by no more than the chains' own noise; no numbering of the"
-        " classes enters. The report's heat map of a mixture carries the same sentence about its"
+        " start. Two chains are in the same mode if their co-clustering matrices differ (root mean"
+        " square, in probability) by no more than the noise of the chains; this does not depend on"
+        " the labeling. The heat map of a mixture in a report shows the same sentence about its"
         " chains.\n\n" + "\n".join(said.values()) + "\n\n" + table
     )
 
@@ -208,9 +210,9 @@ def _clustering_section(rows: Rows) -> str:
     truth = f"{r['draws']:,} draws of four NUTS chains" if "draws" in r else "the stored reference"
     return (
         f"## Co-clustering against NUTS\n\n`gaussian_mixture` (K=2), all {r['pairs']} pairs of"
-        " petal lengths; both sides are means over draws of sum_k r_ik r_jk; the truth is"
-        f" {truth}. Of the {r['doubt']} pairs in any doubt, its smallest bulk ESS is"
-        f" {r['ess_smallest']:.0f} and the largest Monte Carlo error"
+        " petal lengths. Both sides are means over draws of sum_k r_ik r_jk; the reference is"
+        f" {truth}. For the {r['doubt']} uncertain pairs its smallest bulk ESS is"
+        f" {r['ess_smallest']:.0f} and its largest Monte Carlo error"
         f" {r['mcse_largest']:.4f}.\n\n{table}"
     )
 
@@ -236,9 +238,9 @@ def _heldout_section(rows: Rows) -> str:
     )
     return (
         f"## Held-out log score\n\nNats per row, {rows[0]['folds']} folds, seeds (shuffle and"
-        f" starts): {rows[0]['seeds']}; rows bootstrapped. Both are fitted to the same rows,"
-        " standardized by the training fold, with the same K and covariance. Ours is the full"
-        " posterior predictive, a mean over 400 draws; theirs"
+        f" starts): {rows[0]['seeds']}; rows bootstrapped. Both methods are fitted to the same"
+        " rows, standardized by the training fold, with the same K and covariance. Ours is the"
+        " full posterior predictive, a mean over 400 draws; theirs is"
         " `BayesianGaussianMixture.score_samples` (best of 5 starts).\n\n" + table
     )
 
@@ -265,8 +267,8 @@ def _coverage_section(rows: Rows) -> str:
     )
     methods = ", ".join(r["method"] for r in rows)
     return (
-        f"## Simulated coverage: {methods}\n\nParameters and rows are drawn from the program"
-        f" itself.\n\n{table}"
+        f"## Simulated coverage: {methods}\n\nParameters and rows are simulated from the"
+        f" program.\n\n{table}"
     )
 
 

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 
 from benchmarks.studies.lda.heldout import Heldout
+from benchmarks.studies.pages import fold
 
 __all__ = ["render"]
 
 Rows = Mapping[str, Mapping[str, Any]]
 Targets = list[tuple[str, str, str]]
-HEAD = """# Topic models: bars and held-out scores
+HEAD = """# Topic models: criteria and held-out scores
 
-Made by `zoo study lda` from the figures in `lda.json`. Seconds are CPU seconds of one thread,
-training only. "ours" is the coordinate ascent behind the family `dirichlet` (20 starts, the best
-three run to the end). Every method's topics are judged by the same evaluator
-(`benchmarks.studies.lda.heldout`); perplexity is exp of minus the nats per token, lower is better.
+Made by `zoo study lda` from the figures in `lda.json`. Seconds are CPU seconds of one thread
+for training only. "ours" is the coordinate ascent of the family `dirichlet` (20 starts, the best
+three run to convergence). The topics of all methods are scored by the same evaluator
+(`benchmarks.studies.lda.heldout`). Perplexity is exp(-nats per token); lower is better.
 """
 
 
@@ -63,14 +64,9 @@ def _bars(part: Rows, targets: Targets) -> str:
     head = ("method", "seeds", "all ten found", "bars found, mean", "worst L1", "seconds, mean")
     text = (
         "Corpus `lda`: 1,000 documents of 100 words, alpha = 1, beta = 0.5, K = 10; seeds are data"
-        " seeds. A bar is found where the L1\n"
+        " seeds. A bar is found if the L1 distance of its matched topic is at most 0.1.\n\n"
     )
-    return (
-        "## Bars\n\n"
-        + text
-        + "distance of its matched topic is at most 0.1.\n\n"
-        + _table(head, lines)
-    )
+    return "## Recovery of the bars\n\n" + text + _table(head, lines)
 
 
 def _digits(part: Rows, targets: Targets) -> str:
@@ -107,7 +103,7 @@ def _digits(part: Rows, targets: Targets) -> str:
                 _word(mean(gains) >= 2),
             )
         )
-    text = "1,500 images trained, 297 held out; K = 10, alpha = beta = 0.5.\n\n"
+    text = "1,500 training images, 297 held out; K = 10, alpha = beta = 0.5.\n\n"
     return (
         "## Digits\n\n"
         + text
@@ -121,17 +117,15 @@ def _three(part: Rows, targets: Targets) -> str:
     row = part["digits"]
     lines = [[name, *_numbers(v)] for name, v in row["scores"].items()]
     text = (
-        f"The same topics and the same {row['documents']} held-out images. The first bounds what"
-        " the second estimates; the third\n"
-    )
-    text += (
-        "scores half the tokens given the other half. Comparing one method's bound with another's"
-        " completion compares nothing.\n\n"
+        f"The same topics and the same {row['documents']} held-out images. The ELBO bound is a lower"
+        " bound on what left to right estimates; document completion scores half of the tokens"
+        " given the other half. The bound of one method and the completion score of another are"
+        " not comparable.\n\n"
     )
     return (
-        "## Three numbers with three names\n\n"
+        "## Three different scores\n\n"
         + text
-        + _table(("number", "perplexity", "nats per token", "se over images"), lines)
+        + _table(("score", "perplexity", "nats per token", "se over images"), lines)
     )
 
 
@@ -174,8 +168,8 @@ def _amortized(part: Rows, targets: Targets) -> str:
             )
         )
     text = (
-        "Family `topic_encoder`; the encoder sees half of a held-out image and its mixture"
-        " predicts the rest.\n\n"
+        "Family `topic_encoder`: the encoder receives half of a held-out image, and the resulting"
+        " mixture predicts the other half.\n\n"
     )
     lines = [[name, *_numbers(v)] for name, v in found.items()]
     return (
@@ -200,6 +194,5 @@ def render(parts: Mapping[str, Rows]) -> str:
     sections = [make(parts[name], targets) for name, make in SECTIONS.items() if parts.get(name)]
     missing = [name for name in SECTIONS if not parts.get(name)]
     note = f"Not measured yet: {', '.join(missing)}.\n" if missing else ""
-    return "\n".join(
-        [HEAD, _table(("bar", "measured", ""), targets), *([note] if note else []), *sections]
-    )
+    table = _table(("criterion", "measured", ""), targets)
+    return fold("\n".join([HEAD, table, *([note] if note else []), *sections]))

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.metrics.calibration import BINS
+from benchmarks.studies.pages import fold
 
 __all__ = [
     "CASES",
@@ -264,10 +265,10 @@ def _bars(own: Sequence[Row], words: str) -> list[tuple[str, str, bool | None]]:
 def page(rows: Sequence[Row]) -> str:
     """Return the results page."""
     lines = [
-        "# lora_head: bars and tables",
+        "# lora_head: criteria and tables",
         "",
         INTRODUCTION,
-        "| bar | measured | |",
+        "| criterion | measured | |",
         "|---|---|---|",
     ]
     verdict = {True: "met", False: "**missed**", None: "open"}
@@ -317,22 +318,22 @@ def page(rows: Sequence[Row]) -> str:
                 (
                     "**The chains of this case disagree** (R-hat at most 1.01 on"
                     f" {100 * share:.0f} % of the test images, up to {worst:.2f}): distances to"
-                    " them say which methods are alike, not which are right."
+                    " them show which methods are similar, not which are correct."
                 ),
             ]
-    return "\n".join(lines) + "\n"
+    return fold("\n".join(lines) + "\n")
 
 
 TITLES = {
-    "rotation": "Turned by 30 degrees, rank-one update (the entry's default)",
-    "last_layer": "Turned by 30 degrees, last layer only (`form=last_layer`)",
+    "rotation": "Rotated by 30 degrees, rank-one update (the entry's default)",
+    "last_layer": "Rotated by 30 degrees, last layer only (`form=last_layer`)",
     "new_classes": "Three new classes, rank-one update",
     "inversion": "Inverted with noise, rank-one update",
 }
-INTRODUCTION = """Made by `zoo study lora_head`; 64 labels. All rows are in `lora_head.csv`.
-NUTS and every family run on the first data seeds of a case only; the family closest to NUTS there,
-and all baselines, on ten. "ECE, pooled" is over the test predictions of all data seeds together:
-ECE is a sum of absolute values, so that chance alone keeps that of 350 images well above 0.
+INTRODUCTION = """Made by `zoo study lora_head`; 64 labels. All rows are in `lora_head.csv`. NUTS and all families run
+on the first data seeds of a case only; the family closest to NUTS there, and all baselines, run on
+ten. "ECE, pooled" is computed from the test predictions of all data seeds together. ECE is a sum of
+absolute values, so with 350 images alone it is well above 0 by chance.
 """
 
 

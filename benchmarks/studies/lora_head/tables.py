@@ -60,7 +60,7 @@ def cost(rows: Rows) -> list[str]:
     """Return the cost of a step of inference relative to one of plain training."""
     base = rows[0]
     lines = [
-        "| | time, ms | to plain | kept for backward, MB | to plain | trained numbers |",
+        "| | time, ms | ratio to plain | kept for backward, MB | ratio to plain | trained parameters |",
         "|---|---|---|---|---|---|",
     ]
     for r in rows:
@@ -91,9 +91,9 @@ def peer(rows: Rows) -> list[str]:
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Rows], list[str]]]] = {  # part -> heading, its table
-    "truth": ("Small forms against their exact posterior", truth),
+    "truth": ("Small forms and their exact posteriors", truth),
     "scale": ("The prior scale: evidence of the training labels, nats", scale),
-    "cost": ("What a step costs", cost),
+    "cost": ("Cost of a step", cost),
     "peer": ("laplace-torch beside our families, last layer", peer),
 }
 

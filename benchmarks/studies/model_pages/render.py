@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.studies.pages import fold
+
 __all__ = ["table"]
 
 
@@ -14,11 +16,11 @@ def table(name: str, cells: Sequence[dict[str, Any]]) -> str:
     Verdict, what decided it, worst mean error and sd ratio, k-hat, cost.
     """
     lines = [
-        (
-            f"`zoo compare {name} --quick --no-nuts`, seed 0. Errors of means are in sds of the"
-            " reference, ratios"
+        fold(
+            f"`zoo compare {name} --quick --no-nuts`, seed 0. Mean errors are in reference sds; an sd"
+            " ratio is the sd of the family over that of the reference. Both columns show the judged"
+            " component with the largest error."
         ),
-        "are sd over its sd; both are those of the worst judged component.",
         "",
         "| family | verdict | mean error | sd ratio | k-hat | gradients |",
         "|---|---|---|---|---|---|",

@@ -12,7 +12,7 @@ import matplotlib
 
 from benchmarks.report.theme import MARKERS, canvas, light
 from benchmarks.studies.draw_parity.render import USUAL
-from benchmarks.studies.pages import EMPTY_NOTES
+from benchmarks.studies.pages import EMPTY_NOTES, fold
 from benchmarks.studies.rows import csv_text
 
 __all__ = ["COLUMNS", "FAMILIES", "chains", "markdown", "picture", "remarks", "table"]
@@ -90,7 +90,7 @@ def markdown(rows: Sequence[dict[str, Any]], title: str = TITLE) -> str:
         "",
         "## Cost",
         "",
-        "Gradient evaluations in thousands and seconds of one fit, median over seeds.",
+        "Gradient evaluations (in thousands) and seconds of one fit, medians over seeds.",
         "",
     ]
     lines += ["| entry | " + " | ".join(FAMILIES) + " |", "|---|" + "---|" * len(FAMILIES)]
@@ -102,16 +102,14 @@ def markdown(rows: Sequence[dict[str, Any]], title: str = TITLE) -> str:
         + " |"
         for e in entries
     ]
-    return "\n".join(lines) + "\n"
+    return fold("\n".join(lines) + "\n")
 
 
 def _legend() -> list[str]:
     return [
-        (
-            "Verdict (per seed where seeds differ); *m* worst mean error in reference sds; *s* the"
-            " sd ratio farthest from 1;"
-        ),
-        "*k* Pareto k-hat of the importance weights. Numbers are those of the worst seed.",
+        "Verdict (per seed if seeds differ); *m* largest mean error in reference sds; *s* the sd"
+        " ratio farthest from 1; *k* Pareto k-hat of the importance weights. Numbers are those of"
+        " the worst seed."
     ]
 
 
@@ -218,13 +216,8 @@ def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
     )
     word = "seeds" if len(seeds) > 1 else "seed"
     return [
-        (
-            f"{entries} posteriors, {fits} fits, {word} {', '.join(map(str, seeds))}, default"
-            " settings, judged against the collection's 10,000"
-        ),
-        (
-            "reference draws. Made by `zoo study posteriordb`; all numbers are in"
-            " `posteriordb.csv`. What the words mean:"
-        ),
-        "[reading a report](../reading_a_report.md).",
+        f"{entries} posteriors, {fits} fits, {word} {', '.join(map(str, seeds))}, default settings,"
+        " compared with the 10,000 reference draws of the collection. Made by"
+        " `zoo study posteriordb`; `posteriordb.csv` has one row per fit. For the terms see"
+        " [reading a report](../reading_a_report.md)."
     ]

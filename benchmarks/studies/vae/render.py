@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.studies.pages import fold
+
 __all__ = ["render"]
 
 ROWS = 8
@@ -20,7 +22,7 @@ def render(numbers: Mapping[str, Any]) -> str:
     parts = [HEAD]
     scores, bars = (numbers.get(k, {}) for k in ("scores", "bars"))
     if bars:
-        parts += ["## Bars\n", *_bars(bars, scores)]
+        parts += ["## Criteria\n", *_bars(bars, scores)]
     if scores:
         parts += [
             "## Exact scores of jointly trained variants\n",
@@ -30,8 +32,8 @@ def render(numbers: Mapping[str, Any]) -> str:
         if len(scores) < ROWS:
             parts.append(f"{len(scores)} of {ROWS} rows are measured so far.\n")
     if bars:
-        parts += ["## Gaps, the same decoder for every guide\n", GAPS, *_gaps(bars)]
-    return "\n".join(parts).rstrip() + "\n"
+        parts += ["## Gaps with a common decoder\n", GAPS, *_gaps(bars)]
+    return fold("\n".join(parts).rstrip() + "\n")
 
 
 def _verdict(met: bool) -> str:
@@ -39,12 +41,12 @@ def _verdict(met: bool) -> str:
 
 
 def _bars(bars: dict[str, Any], scores: dict[str, Any]) -> list[str]:
-    lines = ["| bar | measured | |", "|---|---|---|"]
+    lines = ["| criterion | measured | |", "|---|---|---|"]
     if scores:
         cpu, wall = (sum(s[k] for s in scores.values()) for k in ("seconds", "wall"))
         lines.append(
             f"| at least 8 rows with exact NLL within 6 minutes on 2 cores | {len(scores)} rows in"
-            f" {cpu:.0f} s of one core ({wall:.0f} s of the clock, on a machine shared with other"
+            f" {cpu:.0f} s of one core ({wall:.0f} s of wall time, on a machine shared with other"
             f" work) | {_verdict(len(scores) >= 8 and cpu <= 720)} |"
         )
     if "iwae5000" in bars:
@@ -133,9 +135,9 @@ def _scores(scores: dict[str, Any], others: dict[str, Any]) -> list[str]:
         (
             f"{seeds} seed{'s' * (seeds > 1)} (weights and"
             f" training){', means (smallest to largest)' * (seeds > 1)}; at most {max(steps)}"
-            f" steps. The held-out images add a bootstrap standard error of at most {error:.2f}"
-            " nats to every row alike. Seconds are processor seconds of one core for one seed,"
-            " training, compilation and scoring together."
+            f" steps. The bootstrap standard error over held-out images, at most {error:.2f} nats,"
+            " is common to all rows. Seconds are CPU seconds of one core for one seed,"
+            " including training, compilation and scoring."
         ),
         "",
     ]
@@ -155,7 +157,7 @@ def _range(runs: list[dict[str, Any]], name: str, digits: int) -> str:
 def _gaps(bars: dict[str, Any]) -> list[str]:
     lines = [
         "| guide | part | KL(q, posterior) | approximation | amortization | left after 50 steps |"
-        " KL(posterior, q) | 90 % interval holds | k-hat |"
+        " KL(posterior, q) | coverage of 90 % intervals | k-hat |"
     ]
     lines.append("|---|---|---|---|---|---|---|---|---|")
     for family, words in FAMILIES.items():
@@ -187,9 +189,9 @@ def _gaps(bars: dict[str, Any]) -> list[str]:
         for fault in bars.get(family, {}).get("faults", ())
     ]
     note = (
-        ["The report of these guides names faults:", "", *faults, ""]
+        ["The gap report found faults:", "", *faults, ""]
         if faults
-        else ["The report names no fault.", ""]
+        else ["The gap report found no faults.", ""]
     )
     return [*lines, "", *note]
 
@@ -198,17 +200,17 @@ HEAD = """# Autoencoders against the exact evidence
 
 Binary 8 x 8 digits (1,438 training and 359 held-out images), two latent dimensions, decoder and
 encoder with two hidden layers of 32 units. Every log p(x) and every posterior on this page is
-integrated on a grid that is refined until doubling its points changes log p(x) by less than 0.001
-nats. Numbers are nats per image; ± is one bootstrap standard error over images.
+integrated on a grid, which is refined until doubling its points changes log p(x) by less than 0.001
+nats. Numbers are nats per image; ± precedes one bootstrap standard error over images.
 
 Made by `zoo study vae`; the raw numbers are in [vae.json](vae.json).
 """
-SCORES = """Each row trained its own decoder and encoder. NLL is the exact mean of -log p(x), not a
-bound, over every or every second training image and all 359 held-out images; the gap is what its
-own encoder loses on held-out images. Mutual information of image and code is exact, over 300 or
+SCORES = """Each row has its own decoder and encoder, trained jointly. NLL is the exact mean of -log p(x), not a
+bound, over all or every second training image and all 359 held-out images; the gap is the loss of
+the row's encoder on held-out images. The mutual information of image and code is exact, over 300 or
 400 training images (at most log 300 = 5.70 nats). A unit is active if the variance over images of
 its exact posterior mean is above 0.01.
 """
-GAPS = """The decoder of the row "plain", first seed, is held fixed; each guide is fitted to it on
-all training images. `benchmarks.gap_report(fit)` makes such a table for any fit of these entries.
+GAPS = """The decoder of the row "plain", first seed, is held fixed, and each guide is fitted to it on all
+training images. `benchmarks.gap_report(fit)` makes such a table for any fit of these entries.
 """

@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.report.theme import DASHES, light
 from benchmarks.run.store import finite
+from benchmarks.studies.pages import fold
 
 __all__ = ["ROWS", "Row", "page", "picture", "record"]
 
@@ -64,7 +65,7 @@ def page(found: Mapping[str, Mapping[str, Row]]) -> str:
         max(len(found[n]) for n in names),
         max(r["steps"] for n in names for r in found[n].values()),
     )
-    return "\n".join([*lines, "", FOOT.format(seeds=seeds, steps=steps)])
+    return fold("\n".join([*lines, "", FOOT.format(seeds=seeds, steps=steps)]))
 
 
 def _sentence(found: Mapping[str, Mapping[str, Row]], names: Sequence[str]) -> str:
@@ -120,26 +121,26 @@ HEADS = (
     "active units, encoder",
     "last weight of the KL",
 )
-HEAD = """# Posterior collapse: a decoder that can do without the code
+HEAD = """# Posterior collapse: a decoder that can ignore the code
 
-`vae[context=true]`: binary 8 x 8 digits, two latent dimensions, and a decoder whose pixels also
-depend on the pixels before them,
+`vae[context=true]`: binary 8 x 8 digits, a two-dimensional code, and a decoder in which each pixel
+also depends on the pixels before it,
 
 ```
 x_j ~ Bernoulli(logit = decoder_theta(z)_j + sum_(k < j) W_jk x_k)
 ```
 
-A pixel's neighbors say so much that the code may be left unused: q becomes the prior and the KL
-falls to 0. The mutual information of image and code shows whether that happened, whatever the
-encoder claims; here it is exact, by a grid over the codes.
+The neighbors of a pixel are so informative that the code may remain unused: q becomes the prior and
+the KL falls to 0. The mutual information of image and code shows whether this happened, whatever
+the encoder reports; here it is exact, by a grid over the codes.
 """
-FOOT = """{seeds} seeds (weights and training), at most {steps} steps, 1,438 training and 359
-held-out images; nats per image, mean over seeds (smallest to largest). KL and mutual information
-are those of the exact posterior, over 300 training images (at most log 300 = 5.70 nats). A unit is
-active if the variance over images of its posterior mean is above 0.01 (Burda et al. 2016), of the
-exact posterior and of the encoder; one number per seed, of two units. Without the context, the
-same network and steps are in [vae.md](vae.md). A warm-up that would not end is refused, and the
-last weight is asserted to be 1.
+FOOT = """{seeds} seeds (weights and training), at most {steps} steps, 1,438 training and 359 held-out images;
+nats per image, mean over seeds (smallest to largest). KL and mutual information are those of the
+exact posterior, over 300 training images (at most log 300 = 5.70 nats). A unit is active if the
+variance over images of its posterior mean is above 0.01 (Burda et al. 2016). Active units are
+counted for the exact posterior and for the encoder, with one number per seed, out of two units. For
+the same network and steps without the context see [vae.md](vae.md). A warm-up that would not end is
+rejected, and the last weight is asserted to be 1.
 
 ![KL over training](vae_collapse.svg)
 

@@ -251,7 +251,7 @@ def test_the_page_keeps_its_words_and_names_what_is_missing(document, tmp_path):
     words = page.read_text()
     assert words.startswith("before\n")
     assert words.endswith("\nafter\n")
-    assert words.count("### Bars") == 1
+    assert words.count("### Criteria") == 1
     assert "replaced" not in words
     page.write_text("no marks")
     with pytest.raises(UsageError, match="bench:begin"):

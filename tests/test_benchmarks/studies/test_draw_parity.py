@@ -154,13 +154,13 @@ def test_divergences_run_again_with_smaller_steps(tmp_path, monkeypatch, off):
             drawn, stats={**health, "diverging": torch.full((4, 1000), not careful)}
         )
 
-    monkeypatch.setattr("benchmarks.mcmc.nuts.run_nuts", sampler)
+    monkeypatch.setattr("benchmarks.studies.draw_parity.measure.run_nuts", sampler)
     rows = draw_parity.run([ENTRY], tmp_path)
     assert asked == [0.8, 0.99]
     assert [r["passed"] for r in rows] == [off == 0, True]
     page = render.markdown(rows, "A title")
     assert f"{int(off == 0)} of 1 pass" in page
-    assert "at target acceptance 0.99: 1 of 1 pass then" in page
+    assert "at target acceptance 0.99: 1 of 1 pass." in page
     assert f"| `{ENTRY.key}` at 0.99 | passes |" in page
     draw_parity.run([ENTRY], tmp_path)
     assert len(asked) == 2  # resumed from the files
