@@ -1,4 +1,4 @@
-"""A fit as one file: a zip with `meta.json` and the tensors, written under a temporary name and renamed when complete."""
+"""A fit as one file: a zip with `meta.json` and the tensors, written atomically."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def data_digest(data: Data) -> str:
 
 
 def save(fit: Fit, path: str | Path) -> None:
-    """Write a fit to one file; nothing is left behind when writing fails.
+    """Write a fit to one file; a failure leaves nothing behind.
 
     Raises:
         InfrastructureError: the file cannot be written.
@@ -78,12 +78,12 @@ def save(fit: Fit, path: str | Path) -> None:
 
 
 def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None = None) -> Fit:
-    """Read a fit back.
+    """Read a fit from a file.
 
     Args:
-        path: a file of `save`.
-        entry: the entry it belongs to; by default it is looked up by its name.
-        data: the data it was fitted to, `entry.load_data()` by default.
+        path: a file written by `save`.
+        entry: the entry it belongs to; by default it is looked up by name.
+        data: the data it was fitted to, by default `entry.load_data()`.
 
     Raises:
         UsageError: no such file, not a file of `save`, or a fit of another entry, other options or
@@ -141,10 +141,10 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
 
 
 def _stored(meta: Any, tensors: Any, path: str) -> dict[str, Any]:
-    """Return what a file holds besides the guide, each as the noun it was.
+    """Return the records in a file other than the guide.
 
     Raises:
-        UsageError: something is missing or is not what it should be.
+        UsageError: something is missing or malformed.
     """
     try:
         missing = {
@@ -179,7 +179,10 @@ def _stored(meta: Any, tensors: Any, path: str) -> dict[str, Any]:
 
 
 def _config(fields: Mapping[str, Any]) -> FitConfig:
-    """Return a stored configuration; one of an earlier version names the mode `cached`, and parameters its objective may not have."""
+    """Return a stored configuration.
+
+    Earlier versions have the mode `cached`, and parameters that the objective may lack.
+    """
     kind = OBJECTIVES.get(str(fields["objective"]))
     own = (
         ()
