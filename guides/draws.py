@@ -262,8 +262,7 @@ def elbo(fit: Fit, n: int = 4000, *, seed: int | None = None) -> Elbo:
     _refuse_broken(fit)
     if fit.points:
         raise FitError(
-            f"{point_sentence(fit.points)[:-1]}; give these sites of {fit.family} a distribution"
-            " with spread."
+            f"{point_sentence(fit.points)[:-1]}; give these sites a distribution with spread."
         )
     seed = fit.seed if seed is None else seed
     with session(fit.entry.dtype):

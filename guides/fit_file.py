@@ -72,8 +72,7 @@ def save(fit: Fit, path: str | Path) -> None:
             archive.writestr("tensors.pt", buffer.getvalue())
     except OSError as error:
         raise InfrastructureError(
-            f"The fit cannot be written to {path}: {error.strerror or error}; choose another"
-            " place."
+            f"The fit cannot be written to {path}: {error.strerror or error}; choose another path."
         ) from error
 
 
@@ -95,8 +94,7 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
         entry = zoo.load(meta["name"], **meta["chosen"])
     if entry.key != meta["entry"]:
         raise UsageError(
-            f"{path} holds a fit of {meta['entry']}, not of {entry.key}; load it with that entry"
-            " and options."
+            f"{path} holds a fit of {meta['entry']}, not of {entry.key}; load it with that entry."
         )
     data = entry.load_data() if data is None else data
     if data_digest(data) != meta["data"]:
@@ -215,8 +213,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise UsageError(f"{path} is not a fit or is damaged; give a file written by guides.save.")
     if meta.get("format") != FORMAT:
         raise UsageError(
-            f"{path} has format {meta.get('format')}; this version reads format {FORMAT}, fit"
-            " again."
+            f"{path} has format {meta.get('format')}; accepted: format {FORMAT}; fit again."
         )
     return meta, tensors
 

@@ -71,8 +71,7 @@ class FitConfig:
         for name in ("steps", "num_particles", "patience", "restarts", "anneal"):
             if getattr(self, name) < 1:
                 raise UsageError(
-                    f"FitConfig.{name} is {getattr(self, name)}; accepted: an integer of at"
-                    " least 1."
+                    f"FitConfig.{name} is {getattr(self, name)}; accepted: an integer >= 1."
                 )
         for name in ("lr", "final_lr", "weight_lr", "clip_norm"):
             if not getattr(self, name) > 0:

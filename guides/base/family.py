@@ -75,19 +75,14 @@ class Family:
     def __post_init__(self) -> None:
         """Reject a record that would fail later."""
         if not self.name.isidentifier():
-            raise UsageError(
-                f"A family is called {self.name!r}; accepted: letters, digits and _, such as"
-                " my_family."
-            )
+            raise UsageError(f"A family is called {self.name!r}; accepted: letters, digits and _.")
         if not self.own and not (self.q.strip() and self.blind_spot.strip()):
             raise UsageError(
-                f"Family {self.name!r} says nothing of q or of its blind spot; write one line"
-                " each."
+                f"Family {self.name!r} has no q or no blind spot; write one line each."
             )
         if self.flat is not None and self.solve is not None:
             raise UsageError(
-                f"Family {self.name!r} has both flat and solve; give flat to optimize by steps,"
-                " solve to do it itself."
+                f"Family {self.name!r} has both flat and solve; give only one of them."
             )
         unknown = sorted(set(self.defaults) - set(FitConfig.__dataclass_fields__))
         if unknown:

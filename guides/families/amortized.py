@@ -177,8 +177,7 @@ class AmortizedGuide(LocalGuide):
         """
         if len(self.rest):
             raise FitError(
-                "A guide with global sites belongs to the units it was fitted to; fit the other"
-                " units."
+                "A guide with global sites cannot be applied to other units; fit these units."
             )
         other = AmortizedGuide(
             density, features, hidden=1, full=self.full, encoder=self.encoder, head="diagonal"

@@ -230,8 +230,7 @@ def _verdict(
             status="not_converged",
             step=steps,
             sentence=(
-                f"The budget of {config.steps} steps is too short for the stopping rule; give more"
-                " steps."
+                f"The budget of {config.steps} steps is too short for the stopping rule; raise it."
             ),
         )
     if settled:

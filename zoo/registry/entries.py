@@ -84,10 +84,7 @@ def names() -> list[str]:
 
 
 def _duplicate(name: str, sources: list[str]) -> str:
-    return (
-        f"Entry name {name!r} is claimed by {' and '.join(sources)}; rename or uninstall one of"
-        " them."
-    )
+    return f"Entry name {name!r} is claimed by {' and '.join(sources)}; rename or remove one."
 
 
 def _imported(info: EntryInfo) -> EntryInfo:
