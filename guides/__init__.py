@@ -1,4 +1,4 @@
-"""How a posterior is approximated: guide families, the optimization loop, draws, log weights.
+"""How a posterior is approximated: guide families, optimization, draws, log weights.
 
 Importing this package does not import torch; each name is loaded on first use.
 """

@@ -32,7 +32,7 @@ SHORT: dict[str, Any] = {"steps": 60, "patience": 10, "anneal": 20}
 
 
 def checks(entry: ModelEntry, family: str) -> list[Check]:
-    """Return the checks of one family on one entry; each takes about a second on small programs.
+    """Return the checks of a family on an entry; each takes about a second on small programs.
 
     Raises:
         UnknownNameError: no such family.

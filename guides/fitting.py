@@ -1,4 +1,4 @@
-"""`fit`: from an entry and a family's name to an optimized guide, over one or several starts."""
+"""`fit`: from an entry and a family to an optimized guide, over one or several starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The context of every fit and draw: no global parameter store, one dtype, all weights owned."""
+"""The context of all fits and draws: no global parameter store, one dtype, owned weights."""
 
 from __future__ import annotations
 

@@ -308,7 +308,7 @@ def _coerce(entry: str, key: str, value: Any, default: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Cost of a method: wall-clock seconds without compilation, compile seconds, steps, gradients.
+    """Cost of a method: seconds without compilation, compile seconds, steps, gradients.
 
     `gradient_evaluations` counts all gradients, `sequential_depth` those that had to wait for
     another one.

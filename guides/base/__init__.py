@@ -1,1 +1,1 @@
-"""What families are built from: flat and per-unit guides, encoder heads, initialization, CAVI."""
+"""Parts of families: flat and per-unit guides, encoder heads, initialization, CAVI."""

@@ -1,4 +1,4 @@
-"""Coordinate ascent (CAVI) for latent Dirichlet allocation: the bound, its updates, the starts.
+"""Coordinate ascent (CAVI) for latent Dirichlet allocation: bound, updates, starts.
 
 For q(topic_k) = Dirichlet(lambda_k), q(mixture_d) = Dirichlet(gamma_d) and the best q of every
 token's topic given these,
@@ -33,9 +33,9 @@ SCREENING = 40  # passes of every start
 
 
 class Ascent(NamedTuple):
-    """Concentrations of topics `[topic, word]` and mixtures `[document, topic]` with their bound.
+    """Concentrations of topics `[topic, word]` and mixtures `[document, topic]`.
 
-    The bound is in nats; `agreeing` is the number of finalists close to the best.
+    `bound` is in nats; `agreeing` is the number of finalists close to the best.
     """
 
     topics: Tensor

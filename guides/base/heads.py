@@ -118,7 +118,7 @@ class TriangularHead(Head):
 
 
 class FlowHead(Head):
-    """A normal with full covariance, transformed by affine couplings in standardized coordinates.
+    """A full-covariance normal transformed by affine couplings in standardized coordinates.
 
     Layer l changes every second coordinate: v_b = v_b exp(a) + c with (a, c) a network of the
     other coordinates and of h, |a| <= 3. In one dimension there is nothing to couple, and the head

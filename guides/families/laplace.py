@@ -1,4 +1,4 @@
-"""Laplace: q(u) = Normal(u; m, (-H)^-1), with m the mode of log p(u, data) and H its Hessian.
+"""Laplace: q(u) = Normal(u; m, (-H)^-1), m the mode of log p(u, data), H its Hessian.
 
 No stochastic optimization: L-BFGS from several starts on the unconstrained vector, then one
 Hessian. It cannot represent skewness or a second mode, sees the curvature only at the mode, and

@@ -1,8 +1,8 @@
-"""Low rank plus diagonal: q(u) = Normal(u; m, S (W W^T + D) S), W `[dim, rank]`, D diagonal.
+"""Low rank plus diagonal: q(u) = Normal(u; m, S (W W^T + D) S), W `[dim, rank]`.
 
-It cannot represent skewness, tails or a second mode, nor more than `rank` shared directions of
-dependence. It is useful above a few hundred dimensions; below, `full_rank` is both faster and
-richer.
+D is diagonal. It cannot represent skewness, tails or a second mode, nor more than `rank` shared
+directions of dependence. It is useful above a few hundred dimensions; below, `full_rank` is both
+faster and richer.
 """
 
 from __future__ import annotations

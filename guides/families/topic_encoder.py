@@ -1,4 +1,4 @@
-"""Topic encoder: a network per document for its mixture, independent normals for the topics.
+"""Topic encoder: a network gives document mixtures, independent normals give topics.
 
     q(u) = prod_kv Normal(u_kv; m_kv, s_kv^2) prod_di Normal(u_di; m_i(x_d), s_i(x_d)^2),
     (m, log s) = MLP(x_d)

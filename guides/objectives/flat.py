@@ -1,4 +1,4 @@
-"""The loss of the loop, minus the evidence lower bound: two implementations of one interface.
+"""The loss of the loop, minus the ELBO: two implementations of one interface.
 
 `FlatObjective` evaluates E_q[log p(u, data) - log q(u)] for all particles in one vectorized pass
 of the log density; noise comes in antithetic pairs (e, -e), which removes the odd part of the
@@ -228,11 +228,11 @@ class FlatObjective:
 
 
 class ProgramObjective:
-    """Minus the ELBO of a guide that is a Pyro program, by Pyro's own estimators run as modules.
+    """Minus the ELBO of a guide that is a Pyro program, by Pyro's own estimators.
 
-    `Trace_ELBO`, or `TraceEnum_ELBO` if the program has discrete sites; one fresh estimator per
-    fit. Steps run eagerly: the guide draws inside its own code, where noise cannot be made an
-    input without changing the stream.
+    `Trace_ELBO`, or `TraceEnum_ELBO` if the program has discrete sites, run as a module; one
+    fresh estimator per fit. Steps run eagerly: the guide draws inside its own code, where noise
+    cannot be made an input without changing the stream.
     """
 
     normal = None

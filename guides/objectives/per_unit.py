@@ -1,4 +1,4 @@
-"""Objectives of programs whose latent values all belong to units: sums of bounds on log p(x_i).
+"""Objectives of programs with only per-unit latents: sums of bounds on log p(x_i).
 
 With log weights w_ij = log p(x_i, u_ij) - log q(u_ij | x_i) of draw j = 1..k of unit i, and r_ij
 the log prior with its Jacobian, in nats:

@@ -130,7 +130,7 @@ class DReGIWAE(IWAE):
 
 @dataclass(frozen=True, kw_only=True)
 class Beta(Objective):
-    """Reconstruction minus `beta` times the KL (Higgins et al. 2017); a bound only if beta >= 1.
+    """Reconstruction minus `beta` times the KL (Higgins et al. 2017); a bound if beta >= 1.
 
     Raises:
         UsageError: a weight that is not positive.

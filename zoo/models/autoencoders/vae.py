@@ -1,4 +1,4 @@
-"""Variational autoencoder of binary digits with two latent dimensions and an exact posterior.
+"""Variational autoencoder of binary digits, two latent dimensions, exact posterior.
 
 A decoder network with weights theta turns a latent code of two numbers into 64 probabilities of
 ink, one per pixel of an 8 x 8 handwritten digit. The weights are trained once, together with the
