@@ -63,7 +63,7 @@ def binarize(values: Tensor, threshold: float) -> Tensor:
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 1:
         raise DataError(
-            f"Gray values are in [{low:g}, {high:g}]; accepted: [0, 1]; divide by the largest value."
+            f"Gray values span [{low:g}, {high:g}]; accepted: [0, 1]; divide by the largest value."
         )
     return (values > threshold).double()
 
