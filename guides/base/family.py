@@ -30,7 +30,7 @@ class Begin(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A way to approximate a posterior, registered by a file of `guides/families/` or a plug-in.
+    """A way to approximate a posterior, registered by a file in `guides/families` or a plug-in.
 
     Attributes:
         name: the public name; the stem of its file.
