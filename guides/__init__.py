@@ -1,6 +1,6 @@
-"""How a posterior is approximated: families of guides, the one optimization loop, draws and log weights.
+"""How a posterior is approximated: guide families, optimization, draws, log weights.
 
-Importing this package does not import torch; each name is loaded at its first use.
+Importing this package does not import torch; each name is loaded on first use.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name at its first use."""
+    """Load a public name on first use."""
     if name not in _WHERE:
         raise AttributeError(f"module 'guides' has no attribute {name!r}")
     return getattr(import_module(_WHERE[name]), name)

@@ -1,4 +1,4 @@
-"""The named checks a guide family passes on an entry: `checks(entry, family)`; each says ok, failed or skipped with a sentence."""
+"""The named checks that a guide family passes on an entry: `checks(entry, family)`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHORT: dict[str, Any] = {"steps": 60, "patience": 10, "anneal": 20}
 
 
 def checks(entry: ModelEntry, family: str) -> list[Check]:
-    """Return the checks of one family on one entry; running one takes a second or less on a small program.
+    """Return the checks of a family on an entry; each takes about a second on small programs.
 
     Raises:
         UnknownNameError: no such family.
@@ -43,7 +43,7 @@ def checks(entry: ModelEntry, family: str) -> list[Check]:
 
 
 class GuideSubject:
-    """A family on an entry under examination."""
+    """A family under examination on an entry."""
 
     def __init__(self, entry: ModelEntry, family: str) -> None:
         self.entry, self.family = entry, family
@@ -56,13 +56,13 @@ class GuideSubject:
 
     @property
     def usable(self) -> Fit:
-        """The short fit; checks that need a guide are skipped where it gave none."""
+        """The short fit; checks that need a guide are skipped if it has none."""
         if not self.short.ok:
             raise Skipped(f"no usable guide: {self.short.stop.sentence}")
         return self.short
 
     def fit(self) -> Fit:
-        """Fit anew with the same seed, and note what that leaves in Pyro's parameter store."""
+        """Fit anew with the same seed, and record additions to Pyro's parameter store."""
         before = set(pyro.get_param_store().keys())
         made = fit(self.entry, self.family, seed=1, data=_data(self.entry), **_short(self.family))
         self.left += sorted(set(pyro.get_param_store().keys()) - before)
@@ -77,13 +77,13 @@ def _short(family: str) -> dict[str, Any]:
 
 
 def _data(entry: ModelEntry) -> Data:
-    """Return the data methods are compared on."""
+    """Return the evaluation subset of the data."""
     data = entry.load_data()
     return data if entry.judged is None else entry.judged(data)
 
 
 def covers_sites(subject: GuideSubject) -> str:
-    """Draws hold exactly the continuous latent sites, finite, with their shapes and inside their supports."""
+    """Draws hold exactly the continuous latent sites, finite, with right shapes and supports."""
     result = subject.usable
     with session(result.entry.dtype):
         density = density_of(result)
@@ -110,7 +110,10 @@ def covers_sites(subject: GuideSubject) -> str:
 
 
 def gradient_norms(entry: ModelEntry, family: str) -> dict[str, float] | None:
-    """Return the gradient norm of every trainable parameter at a jittered start, None for families without gradients."""
+    """Return the gradient norm of each trainable parameter at a jittered start.
+
+    Families without gradients return None.
+    """
     data = _data(entry)
     with session(entry.dtype), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -1,7 +1,7 @@
-"""Draws of a fitted guide with a log weight each, and the ELBO from them.
+"""Draws of a fitted guide with log weights, and the ELBO estimated from them.
 
-log w = log p(u, data) - log q(u) over the unconstrained vector; the Jacobian is in both, so it is
-also log p(z, data) - log q(z) on the constrained scale.
+log w = log p(u, data) - log q(u) over the unconstrained vector; the Jacobian cancels, so it also
+equals log p(z, data) - log q(z) on the constrained scale.
 """
 
 from __future__ import annotations
@@ -37,14 +37,17 @@ __all__ = [
     "weighted_draws",
 ]
 
-BLOCK = 1_000_000  # numbers evaluated at once
-STILL = 16  # draws; a coordinate in which all of them agree does not move
+BLOCK = 1_000_000  # coordinates evaluated at once
+STILL = 16  # draws; a coordinate equal in all of them is constant
 
 
 def weighted_draws(
     guide: nn.Module, density: LogDensity, n: int, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return n points `[n, dim]`, log p and log q `[n]` in nats, without gradients; call it inside a session."""
+    """Return n points `[n, dim]` with log p and log q `[n]` in nats, without gradients.
+
+    Must be called inside a session.
+    """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         u, log_q = _guide_draws(guide, density, n)
@@ -61,9 +64,8 @@ def _guide_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor,
         posterior = guide.get_posterior()
         u = posterior.rsample((n,))
         return u, posterior.log_prob(u)
-    if hasattr(
-        guide, "draw_flat"
-    ):  # a guide program that knows its flat vector need not be run n times
+    # a guide program that knows its flat vector need not be run n times
+    if hasattr(guide, "draw_flat"):
         flat: Any = guide
         drawn: tuple[Tensor, Tensor] = flat.draw_flat(n)
         return drawn
@@ -71,12 +73,12 @@ def _guide_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor,
 
 
 def point_sites(guide: nn.Module, density: LogDensity, seed: int) -> tuple[str, ...]:
-    """Return the latent sites in which a guide has no density, in their order; call it inside a session.
+    """Return the latent sites in which a guide has no density, in their order.
 
-    Its log q is then no density of the unconstrained vector, whatever number Pyro gives for it:
-    the weights p / q mean nothing, E_q[log p - log q] is no bound, and a k-hat of them is 0 by
-    construction. Such are sites in which draws do not move (`AutoDelta`, a `Delta`), and `Delta`
-    sites with more dimensions than the auxiliary noise that could carry them.
+    There log q is no density of the unconstrained vector, whatever number Pyro returns: the
+    weights p / q are meaningless, E_q[log p - log q] is no bound, and k-hat is 0 by construction.
+    These are sites whose draws are constant (`AutoDelta`, a `Delta`), and `Delta` sites with more
+    dimensions than the auxiliary noise that could produce them. Must be called inside a session.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -89,7 +91,7 @@ def point_sites(guide: nn.Module, density: LogDensity, seed: int) -> tuple[str, 
 
 
 def _determined(guide: nn.Module, density: LogDensity) -> set[str]:
-    """Return the `Delta` sites of a Pyro guide where its auxiliary sites have too few dimensions to be behind them."""
+    """Return the `Delta` sites of a Pyro guide whose auxiliary sites have too few dimensions."""
     trace = poutine.block(poutine.trace(guide).get_trace)(**density.data.train)
     wanted = {s.name: s.stop - s.start for s in density.sites}
     deltas, noise = set(), 0
@@ -111,7 +113,7 @@ def _determined(guide: nn.Module, density: LogDensity) -> set[str]:
 
 
 def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor, Tensor]:
-    """Run a Pyro guide n times; its log q is brought to the unconstrained scale by the Jacobian of the sites.
+    """Run a Pyro guide n times; log q is for the unconstrained scale (with the Jacobian).
 
     Raises:
         FitError: a continuous site is drawn after a discrete one, so that its marginal q is not
@@ -146,13 +148,12 @@ def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tenso
 
 
 def density_of(fit: Fit) -> LogDensity:
-    """Return the log density of the program a fit belongs to, on its data."""
+    """Return the log density of a fit's program on its data."""
     known = fit.density
     if known is None or known.program is not fit.program or known.data is not fit.data:
         known = LogDensity(fit.program, fit.data, dtype=fit.entry.dtype)
-        object.__setattr__(
-            fit, "density", known
-        )  # a memo: making one runs the program several times
+        # cached, since making one runs the program several times
+        object.__setattr__(fit, "density", known)
     return known
 
 
@@ -170,11 +171,11 @@ def draw(fit: Fit, n: int = 2000, *, seed: int | None = None) -> Posterior:
     Args:
         fit: a fit that ended `ok` or `not_converged`.
         n: number of draws.
-        seed: seed of the draws, the fit's own by default; the same seed gives the same draws.
+        seed: seed of the draws, by default that of the fit; the same seed gives the same draws.
 
     Returns:
         A posterior with constrained draws, the unconstrained vectors and log p - log q per draw in
-        nats; without log weights, and with a note, where the guide is a point (`fit.points`).
+        nats. If the guide is a point (`fit.points`) it has no log weights, and a note says so.
 
     Raises:
         FitError: the fit has no usable guide.
@@ -208,7 +209,7 @@ def draw(fit: Fit, n: int = 2000, *, seed: int | None = None) -> Posterior:
 
 
 def point_sentence(where: Sequence[str]) -> str:
-    """Say what a guide without spread in some sites or quantities cannot have."""
+    """Say what a guide that is a point in some sites or quantities cannot have."""
     names = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
     return (
         f"A point, no spread, in {names}: the guide has no density there, so it has no k-hat, no"
@@ -217,12 +218,12 @@ def point_sentence(where: Sequence[str]) -> str:
 
 
 def transfer(fit: Fit, data: Data, *, seed: int | None = None) -> Fit:
-    """Return an amortized fit for other units of the same program: the encoder is the same, the ELBO is that of these units.
+    """Apply an amortized fit to other units of the same program: same encoder, new ELBO.
 
     Args:
         fit: a usable fit whose guide is amortized and has no global sites.
         data: the other units, for example `entry.judged(data)` or held-out ones.
-        seed: seed of the ELBO's draws, the fit's own by default.
+        seed: seed of the draws for the ELBO, by default that of the fit.
 
     Raises:
         FitError: the fit is not usable, not amortized, or has global sites.
@@ -246,14 +247,14 @@ def transfer(fit: Fit, data: Data, *, seed: int | None = None) -> Fit:
 
 
 def estimate_elbo(guide: nn.Module, density: LogDensity, n: int, seed: int) -> Elbo:
-    """Return the ELBO of a guide from n independent draws; call it inside a session."""
+    """Estimate the ELBO of a guide from n independent draws; must be called inside a session."""
     _, log_p, log_q = weighted_draws(guide, density, n, seed)
     value = log_p - log_q
     return Elbo(value_nats=float(value.mean()), se=float(value.std() / n**0.5), draws=n)
 
 
 def elbo(fit: Fit, n: int = 4000, *, seed: int | None = None) -> Elbo:
-    """Return E_q[log p - log q] in nats with its standard error from n independent draws of the fitted guide.
+    """Return E_q[log p - log q] in nats with its standard error, from n independent draws.
 
     Raises:
         FitError: the fit has no usable guide, or one that is a point.
@@ -261,8 +262,7 @@ def elbo(fit: Fit, n: int = 4000, *, seed: int | None = None) -> Elbo:
     _refuse_broken(fit)
     if fit.points:
         raise FitError(
-            f"{point_sentence(fit.points)[:-1]}; give these sites of {fit.family} a distribution"
-            " with spread."
+            f"{point_sentence(fit.points)[:-1]}; give these sites a distribution with spread."
         )
     seed = fit.seed if seed is None else seed
     with session(fit.entry.dtype):

@@ -1,4 +1,4 @@
-"""A fit as one file: a zip with `meta.json` and the tensors, written under a temporary name and renamed when complete."""
+"""A fit as one file: a zip with `meta.json` and the tensors, written atomically."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def data_digest(data: Data) -> str:
 
 
 def save(fit: Fit, path: str | Path) -> None:
-    """Write a fit to one file; nothing is left behind when writing fails.
+    """Write a fit to one file; a failure leaves nothing behind.
 
     Raises:
         InfrastructureError: the file cannot be written.
@@ -72,18 +72,17 @@ def save(fit: Fit, path: str | Path) -> None:
             archive.writestr("tensors.pt", buffer.getvalue())
     except OSError as error:
         raise InfrastructureError(
-            f"The fit cannot be written to {path}: {error.strerror or error}; choose another"
-            " place."
+            f"The fit cannot be written to {path}: {error.strerror or error}; choose another path."
         ) from error
 
 
 def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None = None) -> Fit:
-    """Read a fit back.
+    """Read a fit from a file.
 
     Args:
-        path: a file of `save`.
-        entry: the entry it belongs to; by default it is looked up by its name.
-        data: the data it was fitted to, `entry.load_data()` by default.
+        path: a file written by `save`.
+        entry: the entry it belongs to; by default it is looked up by name.
+        data: the data it was fitted to, by default `entry.load_data()`.
 
     Raises:
         UsageError: no such file, not a file of `save`, or a fit of another entry, other options or
@@ -95,8 +94,7 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
         entry = zoo.load(meta["name"], **meta["chosen"])
     if entry.key != meta["entry"]:
         raise UsageError(
-            f"{path} holds a fit of {meta['entry']}, not of {entry.key}; load it with that entry"
-            " and options."
+            f"{path} holds a fit of {meta['entry']}, not of {entry.key}; load it with that entry."
         )
     data = entry.load_data() if data is None else data
     if data_digest(data) != meta["data"]:
@@ -141,10 +139,10 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
 
 
 def _stored(meta: Any, tensors: Any, path: str) -> dict[str, Any]:
-    """Return what a file holds besides the guide, each as the noun it was.
+    """Return the records in a file other than the guide.
 
     Raises:
-        UsageError: something is missing or is not what it should be.
+        UsageError: something is missing or malformed.
     """
     try:
         missing = {
@@ -179,7 +177,10 @@ def _stored(meta: Any, tensors: Any, path: str) -> dict[str, Any]:
 
 
 def _config(fields: Mapping[str, Any]) -> FitConfig:
-    """Return a stored configuration; one of an earlier version names the mode `cached`, and parameters its objective may not have."""
+    """Return a stored configuration.
+
+    Earlier versions have the mode `cached`, and parameters that the objective may lack.
+    """
     kind = OBJECTIVES.get(str(fields["objective"]))
     own = (
         ()
@@ -212,8 +213,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise UsageError(f"{path} is not a fit or is damaged; give a file written by guides.save.")
     if meta.get("format") != FORMAT:
         raise UsageError(
-            f"{path} has format {meta.get('format')}; this version reads format {FORMAT}, fit"
-            " again."
+            f"{path} has format {meta.get('format')}; accepted: format {FORMAT}; fit again."
         )
     return meta, tensors
 

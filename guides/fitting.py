@@ -1,4 +1,4 @@
-"""`fit`: from an entry and a family's name to a guide after optimization, over one or several starts."""
+"""`fit`: from an entry and a family to an optimized guide, over one or several starts."""
 
 from __future__ import annotations
 
@@ -37,17 +37,18 @@ from zoo.types import Cost, Data, ModelEntry, Program
 __all__ = ["configure", "fit", "program_objective"]
 
 Progress = Callable[[int, int, float], None]
-ELBO_DRAWS, ELBO_NUMBERS = (
-    4000,
-    200_000,
-)  # draws of the final ELBO; fewer where one draw has many numbers
+# draws of the final ELBO, fewer if a draw has many coordinates
+ELBO_DRAWS, ELBO_NUMBERS = (4000, 200_000)
 
 
 def training_of(entry: ModelEntry, family: str, *, given: bool) -> dict[str, Any]:
-    """Return the entry's settings for fits to all of its data: of the fit that trains its weights, and of amortized families."""
+    """Return the entry's settings for fits to all of its data.
+
+    They apply to the fit that trains the program's weights, and to amortized families.
+    """
     if given and not family_of(family, entry).amortized:
         return {}
-    own = ("objective", *MOVED) if given else ()  # with the weights fixed the ELBO is wanted
+    own = ("objective", *MOVED) if given else ()  # with fixed weights the ELBO is maximized
     return {k: v for k, v in entry.training.items() if k not in own}
 
 
@@ -59,10 +60,10 @@ def configure(
     *,
     given: bool = False,
 ) -> tuple[FitConfig, dict[str, Any]]:
-    """Return the configuration and the family's own options from keyword arguments.
+    """Split keyword arguments into the configuration and the family's own options.
 
     Raises:
-        UnknownNameError: a keyword that is neither a field of `FitConfig` nor an option of a
+        UnknownNameError: a keyword that is neither a field of `FitConfig` nor an option of the
             family.
     """
     fields = FitConfig.__dataclass_fields__
@@ -87,7 +88,7 @@ def configure(
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What every start of one fit shares."""
+    """What all starts of one fit share."""
 
     entry: ModelEntry
     data: Data
@@ -100,7 +101,7 @@ class _Job:
 
 @dataclass(frozen=True, kw_only=True)
 class _Attempt:
-    """One start: the guide it ended with, or none."""
+    """One start: its final guide, or none."""
 
     program: Program
     guide: nn.Module
@@ -114,12 +115,12 @@ class _Attempt:
 
     @property
     def rank(self) -> float:
-        """The final objective; starts without a usable guide come last."""
+        """The final objective; starts without a usable guide rank last."""
         return self.elbo.value_nats if self.elbo is not None else -float("inf")
 
     @property
     def bound(self) -> Elbo | None:
-        """The final objective where it bounds the evidence; that of a point is its log density at a place."""
+        """The final objective if it bounds the evidence (that of a point guide does not)."""
         return None if self.points else self.elbo
 
 
@@ -140,21 +141,21 @@ def fit(
         entry: the card of the model.
         family: a name of `guides.FAMILIES` or of `entry.own_guides`.
         seed: seed of starts, noise and minibatches; the same seed gives the same losses.
-        data: what to condition on, `entry.load_data()` by default.
+        data: what to condition on, by default `entry.load_data()`.
         config: settings of the loop; single fields may be given as keywords instead, as may the
             family's own options.
-        given: an earlier fit whose trained program is used as it is, for entries that learn.
+        given: an earlier fit whose trained program is used unchanged, for entries that learn.
         progress: called as `progress(step, steps, loss)`.
         **config_overrides: fields of `FitConfig`, or options of the family.
 
     Returns:
-        A fit. A start that fails, a loss that is not finite and a spent budget are states of the
-        fit (`stop`), not exceptions.
+        A fit. A failed start, a non-finite loss and a spent budget are states of the fit (`stop`),
+        not exceptions.
 
     Raises:
         UnknownNameError: unknown family, objective or option, with the nearest guess.
-        ProgramError: the program cannot be handled, or has weights that nobody would train.
-        FitError: a guide that does not fit the program: it misses a site or draws one the program
+        ProgramError: the program cannot be handled, or has weights that would not be trained.
+        FitError: the guide does not match the program: it misses a site or draws one the program
             lacks.
     """
     config, options = configure(entry, family, config, config_overrides, given=given is not None)
@@ -205,7 +206,7 @@ def fit(
 
 
 def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
-    """Run one start to its end; the final ELBO uses draws common to all starts."""
+    """Run one start; the final ELBO uses draws common to all starts."""
     generator = torch.Generator().manual_seed(seed)
     program: Program = (
         _carried(job, job.given) if job.given is not None else job.entry.program(job.data)
@@ -262,10 +263,10 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
 
 
 def _carried(job: _Job, given: Fit) -> Program:
-    """Return the trained program for the data of this job: built for them, with the weights of the given fit.
+    """Return the trained program for the data of this job, with the weights of the given fit.
 
-    A program knows how many units it was built for, and a minibatch of other data would be scaled
-    by that number.
+    It is built anew for other data: a program knows its number of units, by which minibatches are
+    scaled.
     """
     if given.data is job.data or not isinstance(given.program, nn.Module):
         return given.program
@@ -291,7 +292,7 @@ def _optimize(
     generator: torch.Generator,
     number: int,
 ) -> tuple[Outcome, int]:
-    """Run the loop on the flat objective where the family has one, on Pyro's own otherwise."""
+    """Run the loop on the flat objective if the family has one, else on Pyro's own."""
     config = job.config
     family = family_of(job.family, job.entry)
     if family.flat is not None or isinstance(guide, FlatGuide):
@@ -336,7 +337,7 @@ def _optimize(
 def _flat_objective(
     density: LogDensity, flat: Any, weights: Mapping[str, nn.Parameter], config: FitConfig
 ) -> Any:
-    """Return the objective over units where it is asked for, or where a program that learns can be followed by its units."""
+    """Return the per-unit objective if it is requested, or if a program that learns allows it."""
     goal = objective_of(config.objective)
     if goal.per_unit or (weights and isinstance(flat, LocalGuide) and is_local(density)):
         return LocalObjective(density, flat, weights, config)
@@ -362,7 +363,9 @@ def program_objective(
     batch_size: int | None,
     family: str = "guide",
 ) -> ProgramObjective:
-    """Return the objective of a guide that is a Pyro program, after checking its sites; call it inside a session.
+    """Return the objective of a guide that is a Pyro program, after checking its sites.
+
+    Must be called inside a session.
 
     Raises:
         FitError: a missing or a superfluous site, by name.
@@ -388,7 +391,7 @@ def _check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
     missing = sorted(wanted - set(drawn))
     if missing:
         raise FitError(
-            f"The guide {family!r} misses the latent site {missing[0]!r} ; add"
+            f"The guide {family!r} misses the latent site {missing[0]!r}; add"
             f" pyro.sample({missing[0]!r}, ...)."
         )
     extra = sorted(set(drawn) - wanted - set(density.discrete))

@@ -1,4 +1,4 @@
-"""The families by name, from the files of `guides/families` and from installed packages, and building one for an entry."""
+"""The families by name, from `guides/families` and installed packages, and building one."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ FAMILIES: Members[Family] = Members(
 
 
 def check_family(family: str, entry: ModelEntry) -> None:
-    """Refuse a family that neither this room nor the entry has, or that the entry has not what it needs for.
+    """Reject an unknown family, or one whose requirements the entry does not meet.
 
     Raises:
         UnknownNameError: no such family.
-        UsageError: the family needs an encoder's input, and the card has no `amortize` hook.
+        UsageError: the family needs an encoder input, and the card has no `amortize` hook.
     """
     if family in entry.own_guides:
         return
@@ -47,10 +47,10 @@ def check_family(family: str, entry: ModelEntry) -> None:
 
 
 def family_of(name: str, entry: ModelEntry) -> Family:
-    """Return a family by name; a guide of the entry's own is a family of one.
+    """Return a family by name; an entry's own guide becomes a family of one.
 
     Raises:
-        UnknownNameError: neither this room nor the entry has it.
+        UnknownNameError: neither this package nor the entry has it.
         UsageError: see `check_family`.
     """
     check_family(name, entry)
@@ -79,7 +79,7 @@ def family_of(name: str, entry: ModelEntry) -> Family:
 def build(
     family: str, program: Program, data: Data, entry: ModelEntry, **options: Any
 ) -> nn.Module:
-    """Build one guide of a family for a program; it is not fitted yet.
+    """Build an unfitted guide of a family for a program.
 
     Raises:
         UnknownNameError: no such family here or among the entry's own guides.

@@ -1,4 +1,4 @@
-"""The surroundings every fit and draw runs in: no global parameter store, one dtype, no half-trained guide."""
+"""The context of all fits and draws: no global parameter store, one dtype, owned weights."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["as_module", "session", "trainable"]
 
 @contextmanager
 def session(dtype: torch.dtype | None) -> Iterator[None]:
-    """Set the default dtype and module-local parameters, and leave the global parameter store as it was found.
+    """Set the default dtype and module-local parameters; leave the global store unchanged.
 
-    Pyro's warnings about NaN are silenced: the loop stops on a loss that is not finite and names
-    the site itself.
+    Pyro's warnings about NaN are silenced: the loop stops on a non-finite loss and names the site
+    itself.
     """
     store = pyro.get_param_store()
     with (
@@ -46,7 +46,7 @@ def as_module(
     """Return a program or guide as a module that owns all of its trainable values.
 
     Under module-local parameters `pyro.param` and `pyro.module` in a plain function are silently
-    never trained; a plain function is lifted, a module is returned as it is.
+    never trained, so a plain function is lifted. A module is returned unchanged.
 
     Raises:
         ProgramError: parameters that cannot be owned, with the cure.
@@ -59,11 +59,11 @@ def as_module(
 
 
 def trainable(program: Any, *, learns: bool, name: str) -> dict[str, nn.Parameter]:
-    """Return the program's own weights to train.
+    """Return the program's own trainable weights.
 
     Raises:
-        ProgramError: it has some but the entry does not say `learns=True`: they would stay at
-            their random start.
+        ProgramError: there are some but the entry does not say `learns=True`: they would stay at
+            their random initial values.
     """
     if not isinstance(program, nn.Module):
         return {}

@@ -1,4 +1,4 @@
-"""The nouns of the guides room: the configuration of a fit, and the fit itself."""
+"""The records of this package: the configuration of a fit, and the fit itself."""
 
 from __future__ import annotations
 
@@ -29,23 +29,22 @@ class FitConfig:
     """Settings of the one optimization loop.
 
     Attributes:
-        steps: most optimizer steps.
-        lr: learning rate of Adam during the search; `final_lr` is reached at the end of the cosine
-            annealing.
+        steps: maximal number of optimizer steps.
+        lr: learning rate of Adam during the search; the cosine annealing ends at `final_lr`.
         weight_lr: the same for the program's own weights, for entries that learn.
-        num_particles: draws per step used to estimate the objective; mirrored in pairs when even.
+        num_particles: draws per step for estimating the objective; antithetic pairs if even.
         batch_size: units per minibatch, None for the entry's default.
-        clip_norm: largest gradient norm.
+        clip_norm: gradient norm above which gradients are clipped.
         tail: share of the annealing steps whose parameters are averaged into the result.
-        patience: steps of one window of the stopping rule.
+        patience: steps per window of the stopping rule.
         anneal: steps of the annealing phase.
         restarts: number of independent starts; the one with the highest final ELBO is kept.
         objective: what is maximized, a record of `guides.objectives.records` or its spec such as
-            `elbo_linear[warmup=2000]`; kept as the spec.
+            `elbo_linear[warmup=2000]`; stored as the spec.
         beta, warmup, free_bits: deprecated; parameters of the objective, moved into its spec.
-        compile: `auto` (where it pays by the size of the step), `on` or `off`.
-        device: `cpu`, or `cuda` for steps on a graphics card: the same noise, and the same losses
-            up to rounding.
+        compile: `auto` (if it pays for the size of the step), `on` or `off`.
+        device: `cpu`, or `cuda` for steps on a GPU, with the same noise and the same losses up to
+            rounding.
     """
 
     steps: int = 6000
@@ -67,13 +66,12 @@ class FitConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Validate every number by itself, and bring the objective to its spec."""
+        """Validate every number, and convert the objective to its spec."""
         self._to_spec()
         for name in ("steps", "num_particles", "patience", "restarts", "anneal"):
             if getattr(self, name) < 1:
                 raise UsageError(
-                    f"FitConfig.{name} is {getattr(self, name)}; accepted: an integer of at"
-                    " least 1."
+                    f"FitConfig.{name} is {getattr(self, name)}; accepted: an integer >= 1."
                 )
         for name in ("lr", "final_lr", "weight_lr", "clip_norm"):
             if not getattr(self, name) > 0:
@@ -96,7 +94,7 @@ class FitConfig:
             )
 
     def _to_spec(self) -> None:
-        """Keep the spec of an objective given as a record, and move parameters given beside it into the spec."""
+        """Convert an objective record to its spec, with parameters given as deprecated fields."""
         given: Any = self.objective
         spec: str = given if isinstance(given, str) else given.spec
         moved = {name: value for name in MOVED if (value := getattr(self, name)) is not None}
@@ -119,7 +117,7 @@ class FitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """Why the fit ended: a status a program can test, a sentence a person can read, and the step."""
+    """Why the fit ended: a machine-readable status, a sentence, and the step."""
 
     status: FitStatus
     sentence: str
@@ -137,7 +135,7 @@ class Elbo:
 
 @dataclass(frozen=True, kw_only=True)
 class Restart:
-    """One start of a fit: its seed, final ELBO and stop, so that best and worst can be shown."""
+    """One start of a fit: its seed, final ELBO and stop."""
 
     seed: int
     elbo: Elbo | None
@@ -148,12 +146,12 @@ class Restart:
 class Fit:
     """One guide after optimization.
 
-    `losses` is minus the objective's estimate per step in nats, length = steps taken. `program` is
-    the (possibly trained) program the guide belongs to; `options` are those the family was built
-    with. `history` follows a program that learns: `step`, and at these steps `reconstruction_nats`
-    (minus the expected log likelihood) and `kl_nats` per unit. `points` are latent sites in which
-    the guide has no density (`guides.draws.point_sites`): such a fit has no ELBO. `density` is the
-    log density of the program on these data where it was made already; ask
+    `losses` is minus the objective's estimate per step in nats, one per step taken. `program` is
+    the (possibly trained) program of the guide; `options` are those the family was built with.
+    `history` has training diagnostics of a program that learns: `step`, and at these steps
+    `reconstruction_nats` (minus the expected log likelihood) and `kl_nats` per unit. `points` are
+    latent sites in which the guide has no density (`guides.draws.point_sites`); such a fit has no
+    ELBO. `density` is the log density of the program on these data if it exists already; use
     `guides.draws.density_of`.
     """
 
@@ -177,5 +175,5 @@ class Fit:
 
     @property
     def ok(self) -> bool:
-        """Whether the fit may be drawn from (it converged, or at least ended with finite parameters)."""
+        """Whether draws may be taken: it converged, or at least has finite parameters."""
         return self.stop.status in ("ok", "not_converged")

@@ -1,4 +1,4 @@
-"""The errors of this project: one sentence with what was given, what is accepted, what to do.
+"""Errors: one sentence with what was given, what is accepted, and what to do.
 
 Every error a user can cause derives from `ZooError`, so that the command line can print it without
 a traceback and choose the exit code, and a script can catch all of them at once.

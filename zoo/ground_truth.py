@@ -1,4 +1,4 @@
-"""Ground truth of an entry: exact posteriors, published draws, and predictions to compare with."""
+"""Ground truth of an entry: exact posteriors, published draws, baseline predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions of draws on which posteriors are compared, safe if labels or rotations are free.
+"""Functions of draws to compare posteriors on, safe if labels or rotations are free.
 
 Every helper returns `fn(draws, data) -> Tensor` of shape `[*sample, *shape]`, to be put into a
 `zoo.Quantity`.
@@ -55,7 +55,7 @@ def log_site(name: str) -> QuantityFunction:
 
 
 def sorted_by(name: str, by: str, *, log: bool = False) -> QuantityFunction:
-    """Return a site with its classes in ascending order of another site, both `[*sample, class]`.
+    """Return a site with classes in ascending order of another site, `[*sample, class]`.
 
     With s the permutation that sorts `by` in each draw, the result is name[s(1)], ..., name[s(K)]:
     it does not depend on how a sampler labels the classes. Further axes of `name` after the class

@@ -118,8 +118,7 @@ class Data:
         for name, dims in self.dims.items():
             if name in dims:
                 raise DataError(
-                    f"{name!r} has an axis of its own name; files drop such a variable, name the"
-                    " axis otherwise."
+                    f"{name!r} has an axis of the same name, which files drop; rename the axis."
                 )
             if (
                 name in self.train
@@ -233,13 +232,11 @@ class ModelEntry:
             )
         if not self.quantities:
             raise UsageError(
-                f"Entry {self.name!r} has no quantities; name at least one function of the draws"
-                " to compare."
+                f"Entry {self.name!r} has no quantities; name at least one function of the draws."
             )
         if self.reference == "analytic" and self.analytic is None:
             raise UsageError(
-                f"Entry {self.name!r} says reference='analytic' but gives no analytic function;"
-                " add one."
+                f"Entry {self.name!r} has reference='analytic' but no analytic function; add one."
             )
         for key, value in self.chosen.items():
             if key not in self.options:
@@ -311,7 +308,7 @@ def _coerce(entry: str, key: str, value: Any, default: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Cost of a method: wall-clock seconds without compilation, compile seconds, steps, gradients.
+    """Cost of a method: seconds without compilation, compile seconds, steps, gradients.
 
     `gradient_evaluations` counts all gradients, `sequential_depth` those that had to wait for
     another one.

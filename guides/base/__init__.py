@@ -1,1 +1,1 @@
-"""What families are built from: flat and per-unit guides, encoder heads, where optimization begins, coordinate ascent for LDA."""
+"""Parts of families: flat and per-unit guides, encoder heads, initialization, CAVI."""

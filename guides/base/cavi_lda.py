@@ -1,17 +1,19 @@
-"""Coordinate ascent for latent Dirichlet allocation: the bound, its updates, and several starts.
+"""Coordinate ascent (CAVI) for latent Dirichlet allocation: bound, updates, starts.
 
 For q(topic_k) = Dirichlet(lambda_k), q(mixture_d) = Dirichlet(gamma_d) and the best q of every
 token's topic given these,
 
-    bound = sum_dv c_dv log sum_k exp(E log mixture_dk + E log topic_kv) - KL(q(mixture) || p) - KL(q(topic) || p)     [nats]
+    bound = sum_dv c_dv log sum_k exp(E log mixture_dk + E log topic_kv)
+            - KL(q(mixture) || p) - KL(q(topic) || p)     [nats]
 
-is a true lower bound on log p(words), the words in their order. Both updates below raise it:
+is a lower bound on log p(words), for the words in their order. Both updates below increase it:
 
-    gamma_dk = alpha + exp(E log mixture_dk) sum_v r_dv exp(E log topic_kv),         r_dv = c_dv / sum_k exp(...)
-    lambda_kv = beta + exp(E log topic_kv) sum_d r_dv exp(E log mixture_dk)
+    gamma_dk  = alpha + exp(E log mixture_dk) sum_v r_dv exp(E log topic_kv),
+    lambda_kv = beta + exp(E log topic_kv) sum_d r_dv exp(E log mixture_dk),
+    r_dv      = c_dv / sum_k exp(...)
 
-A pass over the corpus is three matrix products. The optimum found depends on where the topics
-begin, so that many starts are run for a few passes, and the best of them are run to the end.
+A pass over the corpus takes three matrix products. The optimum depends on the initial topics, so
+many starts are run for a few passes, and the best of them to convergence.
 
 Source: Blei, Ng and Jordan (2003), JMLR 3, 993-1022; Hoffman, Blei and Bach (2010), Online
 learning for LDA, NeurIPS 23.
@@ -31,7 +33,10 @@ SCREENING = 40  # passes of every start
 
 
 class Ascent(NamedTuple):
-    """Concentrations of topics `[topic, word]` and mixtures `[document, topic]`, the bound in nats, passes and how many starts agree."""
+    """Concentrations of topics `[topic, word]` and mixtures `[document, topic]`.
+
+    `bound` is in nats; `agreeing` is the number of finalists close to the best.
+    """
 
     topics: Tensor
     mixtures: Tensor
@@ -62,7 +67,7 @@ def bound(counts: Tensor, topics: Tensor, mixtures: Tensor, beta: Tensor, alpha:
 def mixtures_given(
     counts: Tensor, log_topics: Tensor, alpha: Tensor, mixtures: Tensor, passes: int
 ) -> Tensor:
-    """Return the concentrations of mixtures after some updates with the topics held fixed, each document by itself."""
+    """Update the concentrations of mixtures with fixed topics, each document separately."""
     topics = log_topics.exp()
     for _ in range(passes):
         share = log_means(mixtures).exp()
@@ -84,7 +89,7 @@ def _pass(counts: Tensor, state: _State, beta: Tensor, alpha: Tensor) -> _State:
 
 
 def _begin(counts: Tensor, beta: Tensor, alpha: Tensor, generator: torch.Generator) -> _State:
-    """Begin at topics that are each the words of a few documents picked at random, and even mixtures."""
+    """Start with topics that are each the words of a few random documents, and even mixtures."""
     few = max(1, min(8, len(counts) // len(beta)))
     picked = torch.stack(
         [torch.randperm(len(counts), generator=generator)[:few] for _ in range(len(beta))]
@@ -119,9 +124,9 @@ def ascend(
         beta: prior concentrations of the topics `[topic, word]`.
         alpha: prior concentrations of the mixtures `[document, topic]`.
         generator: source of the starts.
-        starts: random starts, each run for a few passes.
-        finalists: how many of them are run to the end.
-        passes: most passes of a finalist.
+        starts: number of random starts, each run for a few passes.
+        finalists: how many of them are run to convergence.
+        passes: maximal number of passes of a finalist.
     """
     begun, spent = [], 0
     for _ in range(starts):
@@ -143,7 +148,7 @@ def ascend(
 def _finish(
     counts: Tensor, state: _State, value: float, beta: Tensor, alpha: Tensor, passes: int
 ) -> Ascent:
-    """Run until ten passes gain less than 1e-8 of the bound."""
+    """Run until ten passes gain less than a relative 1e-8 of the bound."""
     used = 0
     while used < passes:
         for _ in range(10):

@@ -1,4 +1,4 @@
-"""What a family says of itself: one frozen record per family, from which tables, marks, advice and tests are derived."""
+"""The record of a guide family, from which tables, marks, advice and tests are derived."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ __all__ = ["Begin", "Family"]
 
 
 class Begin(Protocol):
-    """Finds where the optimization of a flat guide begins."""
+    """Finds the start of the optimization of a flat guide."""
 
     def __call__(
         self, density: LogDensity, generator: torch.Generator, *, radius: float = 0.1
     ) -> Start:
-        """Return the start; raise FitError where no point has a finite density."""
+        """Return the start; raise FitError if no point has a finite density."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A way to approximate a posterior. A file in `guides/families/`, or a plug-in, registers itself by one record.
+    """A way to approximate a posterior, registered by a file in `guides/families` or a plug-in.
 
     Attributes:
-        name: what users call it; the stem of its file.
+        name: the public name; the stem of its file.
         q: the family in one line, a noun phrase.
         blind_spot: what no member of it can represent, in one line.
-        build: `(program, data, entry, *, density, **options) -> guide` makes a member, which is
-            not fitted yet: an autoguide, a `FlatGuide`, or a Pyro guide program.
-        options: keywords of `build` that users may give to a fit.
+        build: `(program, data, entry, *, density, **options) -> guide` makes an unfitted member:
+            an autoguide, a `FlatGuide`, or a Pyro guide program.
+        options: keywords of `build` that users may pass to a fit.
         defaults: fields of `FitConfig` that differ for this family.
         flat: `(guide, start) -> FlatGuide`, the guide over the flat vector in whitened
-            coordinates; without it a guide that is no `FlatGuide` itself is optimized as a Pyro
+            coordinates; without it a guide that is not a `FlatGuide` itself is optimized as a Pyro
             program.
-        solve: `(guide, density, generator) -> (Stop, gradients)`, in place of stochastic
+        solve: `(guide, density, generator) -> (Stop, gradients)`, replaces stochastic
             optimization.
-        start: where the optimization of a flat guide begins, the common search by default.
-        amortized: whether one guide serves all units, also those it has not seen.
+        start: finds the start of a flat guide, the common search by default.
+        amortized: whether one guide serves all units, including unseen ones.
         encoder: whether `build` needs the card's `amortize` hook.
-        richer: families to try where this one is too poor, the first that the entry lists.
-        slot: color, marker and dash in pictures, 0 to 9; families without one take what is free.
+        richer: families to try if this one is too restrictive, the first that the entry lists.
+        slot: color, marker and dash in plots, 0 to 9; families without one take a free one.
         own: whether it is a guide of one entry.
 
     Raises:
-        UsageError: a name that is no identifier, an empty line, a default that `FitConfig` has
-            not, or both `flat` and `solve`.
+        UsageError: a name that is no identifier, an empty line, both `flat` and `solve`, or a
+            default that is no field of `FitConfig`.
     """
 
     name: str
@@ -73,21 +73,16 @@ class Family:
     own: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a record that would fail later and elsewhere."""
+        """Reject a record that would fail later."""
         if not self.name.isidentifier():
-            raise UsageError(
-                f"A family is called {self.name!r}; accepted: letters, digits and _, such as"
-                " my_family."
-            )
+            raise UsageError(f"A family is called {self.name!r}; accepted: letters, digits and _.")
         if not self.own and not (self.q.strip() and self.blind_spot.strip()):
             raise UsageError(
-                f"Family {self.name!r} says nothing of q or of its blind spot; write one line"
-                " each."
+                f"Family {self.name!r} has no q or no blind spot; write one line each."
             )
         if self.flat is not None and self.solve is not None:
             raise UsageError(
-                f"Family {self.name!r} has both flat and solve; give flat to optimize by steps,"
-                " solve to do it itself."
+                f"Family {self.name!r} has both flat and solve; give only one of them."
             )
         unknown = sorted(set(self.defaults) - set(FitConfig.__dataclass_fields__))
         if unknown:
@@ -102,5 +97,5 @@ class Family:
 
     @property
     def description(self) -> str:
-        """What it is and what it cannot represent."""
+        """The family and its blind spot in one line."""
         return f"{self.q}; {self.blind_spot}"

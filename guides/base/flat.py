@@ -4,10 +4,10 @@ For u in R^dim with the site order and bijections of `LogDensity`,
 
     ELBO = E_q[log p(u, data) - log q(u)]      [nats]
 
-A `FlatGuide` makes u from standard normal noise and knows log q. Pyro's Gaussian autoguides are
-optimized through a `FlatGuide` in whitened coordinates, u = m + L (a + T eps), where every
-parameter is of order one whatever the units of the posterior are, and are then filled with the
-result: the same family, the same optimum, a better conditioned path.
+A `FlatGuide` transforms standard normal noise into u and knows log q. Pyro's Gaussian autoguides
+are optimized through a `FlatGuide` in whitened coordinates, u = m + L (a + T eps), in which every
+parameter is of order one regardless of the units of the posterior, and are then filled with the
+result: the same family and optimum, but a better conditioned problem.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where optimization begins: a location, marginal scales of a diagonal q, and a Cholesky factor of a full one.
+    """The start of an optimization: location, scales for a diagonal q, factor for a full one.
 
-    `factor` is `[dim, dim]`, None where it is the diagonal of the scales, which for the units of
-    an encoder would not fit into memory. `gradients` counts what it cost.
+    `factor` is `[dim, dim]`, or None for the diagonal of the scales (for the units of an encoder a
+    matrix would not fit into memory). `gradients` counts its cost.
     """
 
     loc: Tensor
@@ -59,7 +59,7 @@ class Start:
         return torch.diag(self.scale) if self.factor is None else self.factor
 
     def covariance(self, places: Tensor) -> Tensor:
-        """Return the covariance of the values at these places of the vector."""
+        """Return the covariance of the values at these indices of the vector."""
         if self.factor is None:
             return torch.diag(self.scale[places].square())
         rows = self.factor[places]
@@ -67,7 +67,7 @@ class Start:
 
 
 class FlatGuide(nn.Module, ABC):
-    """A guide over the flat vector; every method is a pure function of the parameters, the noise and the index."""
+    """A guide over the flat vector, with methods pure in parameters, noise and index."""
 
     dim: int
     noise_dim: int
@@ -81,7 +81,7 @@ class FlatGuide(nn.Module, ABC):
         `stl=True` stops the gradient at the parameters inside log q (sticking the landing, Roeder
         et al. 2017): the gradient stays unbiased and its variance vanishes where q equals the
         posterior. With `index`, only the local values of these units need to be set, and their log
-        q counts size / batch times.
+        q is scaled by size / batch.
         """
 
     @abstractmethod
@@ -89,7 +89,7 @@ class FlatGuide(nn.Module, ABC):
         """Return log q `[n]` in nats at points `[n, dim]`."""
 
     def noise_for(self, units: int) -> int:
-        """Return the noise dimension per draw where only so many units are needed; guides of many units need less."""
+        """Return the noise dimension per draw if only this number of units is needed."""
         return self.noise_dim
 
     def sample_flat(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -99,14 +99,14 @@ class FlatGuide(nn.Module, ABC):
         return self.sample(noise)[0]
 
     def watched(self) -> Tensor | None:
-        """Return parameters in units of posterior standard deviations for the stopping rule, None where there are none."""
+        """Return parameters in posterior standard deviations for the stopping rule, or None."""
         return None
 
     def finish(self) -> None:
-        """Bring the result to where the user sees it; whitened guides fill their autoguide here."""
+        """Export the result to the public guide; whitened guides fill their autoguide here."""
 
     def forward(self, noise: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-        """Call `sample`; lets `torch.func.functional_call` make it a pure function of the parameters."""
+        """Call `sample`, so that `torch.func.functional_call` can replace the parameters."""
         return self.sample(noise, **options)
 
 
@@ -115,12 +115,15 @@ def standard_normal_log_prob(z: Tensor) -> Tensor:
     return -0.5 * z.square().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
 
 
-BANDS = 8  # of rows; from `LARGE` rows on the zeros above the diagonal are worth leaving out
+BANDS = 8  # of rows; from `LARGE` rows on, skipping the zeros above the diagonal pays
 LARGE = 128
 
 
 def lower_product(tril: Tensor, x: Tensor) -> Tensor:
-    """Return L x `[dim]` for a lower triangular L `[dim, dim]`: in bands of rows, so that little more than half of a large L is read."""
+    """Return L x `[dim]` for a lower triangular L `[dim, dim]`.
+
+    A large L is processed in bands of rows, so that little more than half of it is read.
+    """
     dim = len(x)
     if dim < LARGE:
         return tril @ x
@@ -131,13 +134,13 @@ def lower_product(tril: Tensor, x: Tensor) -> Tensor:
 def build_autoguide(
     kind: type[AutoContinuous], program: Program, data: Data, density: LogDensity, **options: Any
 ) -> AutoContinuous:
-    """Build one of Pyro's flat autoguides on the program's continuous sites and check its layout against `LogDensity`.
+    """Build one of Pyro's flat autoguides and check its layout against `LogDensity`.
 
-    Every site starts at the image of unconstrained zero, so that improper flat priors (which
-    cannot be sampled) work; discrete sites are hidden, since the density sums them out.
+    Every site is initialized at unconstrained zero, so that improper flat priors (which cannot be
+    sampled) work. Discrete sites are hidden, since the density sums them out.
 
     Raises:
-        ProgramError: the autoguide orders or shapes the sites otherwise than the log density does.
+        ProgramError: order or shapes of the sites differ between autoguide and log density.
     """
     with default_dtype(density.dtype), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -169,5 +172,5 @@ def fill(guide: nn.Module, **values: Tensor) -> None:
 
 
 def triangular(lower: Tensor, log_diagonal: Tensor) -> Tensor:
-    """Return the lower triangular matrix with the strict part of `lower` and exp(log_diagonal) on the diagonal."""
+    """Return the lower triangular matrix of the strict part of `lower` and the diagonal's exp."""
     return lower.tril(-1) + torch.diag(log_diagonal.exp())

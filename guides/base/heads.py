@@ -1,12 +1,13 @@
-"""Heads: how the per-datum parameters of one unit become a distribution over its local values.
+"""Heads: from the per-datum parameters of one unit to a distribution over its local values.
 
 A head takes `out` `[unit, numbers]`, from an encoder or from a table, and standard normal noise
-`[n, unit, width]`. It works in standardized coordinates; `outside` brings them to the scale of the
+`[n, unit, width]`. It works in standardized coordinates; the guide maps them to the scale of the
 local values, v = center + spread * w with the common scales of the start, and log q is over v.
 
     diagonal     w = m + exp(s) eps
-    full         w = m + T eps,                 T lower triangular with diagonal exp(s)
-    flow         w = m + T f(eps; h),           f a chain of affine couplings conditioned on h, the identity at the start
+    full         w = m + T eps,           T lower triangular with diagonal exp(s)
+    flow         w = m + T f(eps; h),     f a chain of affine couplings conditioned on h,
+                                          initialized as the identity
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Head(nn.Module, ABC):
     @property
     @abstractmethod
     def numbers(self) -> int:
-        """How many numbers of `out` a unit needs."""
+        """Number of per-datum parameters in `out`."""
 
     @abstractmethod
     def draw(self, out: Tensor, noise: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class Head(nn.Module, ABC):
         """Return log q `[n, unit]` at values `[n, unit, width]`, in nats."""
 
     def log_prob_stl(self, out: Tensor, w: Tensor) -> Tensor:
-        """Return log q with every parameter held constant, those of the head's own networks included."""
+        """Return log q with all parameters detached, also those of the head's networks."""
         own = {name: p.detach() for name, p in self.named_parameters()}
         if not own:
             return self.log_prob(out.detach(), w)
@@ -52,7 +53,7 @@ class Head(nn.Module, ABC):
         return value
 
     def forward(self, out: Tensor, w: Tensor) -> Tensor:
-        """Call `log_prob`; lets `functional_call` hold the networks constant."""
+        """Call `log_prob`, so that `functional_call` can detach the networks."""
         return self.log_prob(out, w)
 
 
@@ -61,7 +62,7 @@ class DiagonalHead(Head):
 
     @property
     def numbers(self) -> int:
-        """Locations and log scales."""
+        """Number of locations and log scales."""
         return 2 * self.width
 
     def draw(self, out: Tensor, noise: Tensor) -> Tensor:
@@ -77,11 +78,11 @@ class DiagonalHead(Head):
 
 
 class TriangularHead(Head):
-    """A normal with a full covariance, through its Cholesky factor."""
+    """A normal with full covariance, parametrized by its Cholesky factor."""
 
     @property
     def numbers(self) -> int:
-        """Locations, log diagonal, and the strict lower triangle row by row."""
+        """Number of locations, log diagonal and strict lower triangle (stored row by row)."""
         return 2 * self.width + self.width * (self.width - 1) // 2
 
     def draw(self, out: Tensor, noise: Tensor) -> Tensor:
@@ -97,7 +98,7 @@ class TriangularHead(Head):
         return torch.stack(rows, -1)
 
     def solve(self, out: Tensor, w: Tensor) -> Tensor:
-        """Return eps with m + T eps = w, by substitution row by row: no matrix per unit is built."""
+        """Solve m + T eps = w for eps by substitution, without building a matrix per unit."""
         d, place = self.width, 2 * self.width
         rows: list[Tensor] = []
         scale = out[:, d : 2 * d]
@@ -117,11 +118,11 @@ class TriangularHead(Head):
 
 
 class FlowHead(Head):
-    """A normal with full covariance pushed through affine couplings in its own standardized coordinates.
+    """A full-covariance normal transformed by affine couplings in standardized coordinates.
 
     Layer l changes every second coordinate: v_b = v_b exp(a) + c with (a, c) a network of the
-    other coordinates and of h,
-    |a| <= 3. One dimension has nothing to couple: there the head is the normal.
+    other coordinates and of h, |a| <= 3. In one dimension there is nothing to couple, and the head
+    is the normal.
     """
 
     def __init__(self, width: int, *, layers: int = 4, hidden: int = 24, context: int = 8) -> None:
@@ -139,7 +140,7 @@ class FlowHead(Head):
 
     @property
     def numbers(self) -> int:
-        """Those of the normal, and h."""
+        """Number of parameters of the normal, plus the size of h."""
         return self.normal.numbers + self.context
 
     def _change(self, layer: int, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,7 +150,7 @@ class FlowHead(Head):
 
     @staticmethod
     def bounded(a: Tensor) -> Tensor:
-        """Return log scales that cannot overflow a draw."""
+        """Bound log scales so that a draw cannot overflow."""
         return BOUND * torch.tanh(a / BOUND)
 
     def _put(self, layer: int, v: Tensor, moved: Tensor) -> Tensor:
@@ -168,7 +169,7 @@ class FlowHead(Head):
         return self.normal.draw(out, v)
 
     def log_prob(self, out: Tensor, w: Tensor) -> Tensor:
-        """Return the log density by running the couplings backwards."""
+        """Return the log density by inverting the couplings."""
         h, v = out[:, self.normal.numbers :], self.normal.solve(out, w)
         total = -out[:, self.width : 2 * self.width].sum(-1).expand(v.shape[:-1])
         for layer in reversed(range(len(self.couplings))):

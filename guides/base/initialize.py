@@ -1,20 +1,18 @@
-"""Where optimization begins: most published failures of VI measure the start, not the family.
+"""Initialization of the optimization: most published failures of VI are due to the start.
 
-1. The first point of finite density and gradient among jittered zeros of growing radius. Where
-every value belongs to a unit
-   (a decoder's codes), each unit then begins at the highest of many draws of its own: its
-   posterior may have several modes, and the joint density of all units is no guide to them.
-2. A deterministic mean field from there: scipy's L-BFGS-B on the fixed-noise ELBO with mirrored
-draws (Giordano,
-   Ingram & Broderick, JMLR 25(18), 2024). Unlike a mode it exists wherever the posterior is
-   proper: the centered eight schools have no mode.
-3. The Hessian there, with its eigenvalues floored where the density is not log-concave; of several
-floors the one with
-   the best ELBO is kept. Then (2) once more in these whitened coordinates, which repairs
-   ill-conditioned posteriors.
+1. The first point of finite density and gradient among jittered zeros of growing radius. If every
+   value belongs to a unit (a decoder's codes), each unit then starts at the highest of many draws
+   of its own: its posterior may have several modes, and the joint density of all units does not
+   guide the search.
+2. A deterministic mean field from there: scipy's L-BFGS-B on the fixed-noise ELBO with antithetic
+   draws (Giordano, Ingram & Broderick, JMLR 25(18), 2024). Unlike a mode it exists wherever the
+   posterior is proper: the centered eight schools have no mode.
+3. The Hessian there, with floored eigenvalues where the density is not log-concave; of several
+   floors the one with the best ELBO is kept. Then (2) again in these whitened coordinates, which
+   repairs ill-conditioned posteriors.
 
 The result only conditions and shortens the stochastic optimization that follows; it does not
-decide its optimum.
+determine its optimum.
 """
 
 from __future__ import annotations
@@ -37,8 +35,8 @@ __all__ = ["find_start", "first_point", "plain_start", "unit_points"]
 
 HESSIAN_LIMIT = 200  # dimensions; a Hessian costs as many gradients
 CANDIDATES = 256  # points per unit
-EVALUATIONS = 1_000_000  # of units, in all; a data set of many units gets fewer points each
-AT_ONCE = 20_000  # of units, so that memory stays that of a few passes over the data
+EVALUATIONS = 1_000_000  # unit evaluations in all; with many units each gets fewer points
+AT_ONCE = 20_000  # units at once, which bounds memory to a few passes over the data
 FLOORS = (1e-6, 0.01, 0.1, 0.5)
 Density = Callable[[Tensor], Tensor]
 
@@ -46,7 +44,7 @@ Density = Callable[[Tensor], Tensor]
 def first_point(
     density: LogDensity, generator: torch.Generator, radius: float
 ) -> tuple[Tensor, int]:
-    """Return the first of ten jittered points with finite density and gradient, and the gradients spent.
+    """Return the first of ten jittered points with finite density and gradient, and the cost.
 
     Raises:
         FitError: no such point; the message names the site.
@@ -69,10 +67,11 @@ def first_point(
 def unit_points(
     density: LogDensity, point: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, int]:
-    """Return each unit's highest of standard normal draws and the point `[dim]` itself, and the evaluations spent.
+    """Return a point `[dim]` with the best of random values for each unit, and the cost.
 
-    A program with a value or a term that belongs to no unit, or one that is evaluated point by
-    point, keeps its point.
+    The candidates of a unit are standard normal draws and the given point. The point is returned
+    unchanged if a value or a term of the program belongs to no unit, or if the program must be
+    evaluated point by point.
     """
     if not is_local(density) or not density.batch_function().vectorized:
         return point, 0
@@ -89,7 +88,7 @@ def unit_points(
             terms = [
                 many_unit_terms(density, part) for part in draws.split(max(1, AT_ONCE // units))
             ]
-    except FitError:  # an observed site outside the plate: no sum over units
+    except FitError:  # an observed site outside the plate: the density is no sum over units
         return point, 0
     height = torch.cat([t.likelihood + t.prior for t in terms])  # [draw, unit]
     best = torch.nan_to_num(height, nan=-torch.inf).argmax(0)  # [unit]
@@ -100,7 +99,7 @@ def unit_points(
 
 
 def plain_start(density: LogDensity) -> Start:
-    """Return standard normals in unconstrained space, for guides that learn one map for many units; costs nothing."""
+    """Return standard normals in unconstrained space at no cost, for amortized guides."""
     zero = torch.zeros(density.dim, dtype=density.dtype)
     return Start(loc=zero, scale=zero + 1, sentence="started from standard normals")
 
@@ -108,7 +107,7 @@ def plain_start(density: LogDensity) -> Start:
 def find_start(
     density: LogDensity, generator: torch.Generator, *, radius: float = 0.1, evaluations: int = 400
 ) -> Start:
-    """Return location, scales and Cholesky factor to start from; see the module's text for the three steps."""
+    """Return location, scales and Cholesky factor of the start, by the three steps above."""
     function = density.batch_function()
     loc, spent = first_point(density, generator, radius)
     loc, used = unit_points(density, loc, generator)
@@ -170,7 +169,11 @@ def _fixed_noise_fit(
     noise: Tensor,
     evaluations: int,
 ) -> tuple[Tensor, Tensor, int]:
-    """Maximize mean_j log p(origin + tril (a + exp(b) e_j)) + sum b over a and b; return the location, exp(b) and the gradients used."""
+    """Maximize mean_j log p(origin + tril (a + exp(b) e_j)) + sum b over a and b.
+
+    Returns:
+        The location, exp(b), and the number of gradients.
+    """
     dim, calls = len(origin), 0
 
     def objective(x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
@@ -203,7 +206,10 @@ def _fixed_noise_fit(
 def _whitening(
     density: LogDensity, function: Density, loc: Tensor, scale: Tensor, common: Tensor
 ) -> tuple[Tensor, int]:
-    """Return the Cholesky factor of the inverse negative Hessian at loc with its eigenvalues floored, diagonal if there is none."""
+    """Return the Cholesky factor of the inverse negative Hessian at loc, and the cost.
+
+    Eigenvalues are floored; without a Hessian the factor is diagonal.
+    """
     diagonal = torch.diag(scale)
     if density.dim > HESSIAN_LIMIT:
         return diagonal, 0

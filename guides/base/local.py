@@ -1,6 +1,8 @@
-"""Guides whose units are independent given the global values: a full-rank or diagonal normal over those, and a head per unit.
+"""Guides whose units are independent given the global values.
 
-q(u) = Normal(u_global; m, L L^T) prod_i q_head(u_i; numbers of unit i)
+    q(u) = Normal(u_global; m, L L^T) prod_i q_head(u_i; per-datum parameters of unit i)
+
+The normal over the global values is full-rank or diagonal.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ __all__ = ["LocalGuide"]
 
 
 class LocalGuide(FlatGuide):
-    """A guide whose units are independent given the global values; subclasses say where the numbers of a unit come from."""
+    """A guide with units independent given the globals; subclasses give per-datum parameters."""
 
     places: Tensor
     rest: Tensor
@@ -59,10 +61,10 @@ class LocalGuide(FlatGuide):
 
     @abstractmethod
     def numbers(self, units: Tensor | None) -> Tensor:
-        """Return the head's numbers `[unit, numbers]` of these units, of all where None."""
+        """Return the per-datum parameters `[unit, numbers]` of these units (None: of all)."""
 
     def begin(self, start: Start) -> None:
-        """Put the global part at the start's moments and scale the head's coordinates to the local ones."""
+        """Initialize the global part at the start's moments, and scale the local coordinates."""
         local = start.loc[self.places]  # [unit, local]
         with torch.no_grad():
             self.origin.copy_(start.loc[self.rest])
@@ -78,7 +80,7 @@ class LocalGuide(FlatGuide):
             self.begin_local(start.scale[self.places], local)
 
     def begin_local(self, scale: Tensor, loc: Tensor) -> None:
-        """Begin every unit at the start's scales and locations `[unit, local]`, as far as the guide can."""
+        """Initialize units at the start's scales and locations `[unit, local]`, where possible."""
 
     def _globals(self, white: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
         z = torch.linalg.solve_triangular(factor, (white - shift).T, upper=False).T
@@ -89,15 +91,19 @@ class LocalGuide(FlatGuide):
         )
 
     def noise_for(self, units: int) -> int:
-        """Return how many numbers a draw takes for the global values and so many units: a minibatch must not cost what all units do."""
+        """Return the noise dimension for the global values and this number of units.
+
+        A minibatch must not need the noise of all units.
+        """
         return len(self.rest) + units * self.width
 
     def sample_units(
         self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Map noise `[n, dim]`, or `[n, noise_for(units)]` with `index`, to points and the log q of each unit `[n, unit]`.
+        """Map noise to points `[n, dim]` and the log q of each unit `[n, unit]`.
 
-        The log q of the global sites is not in it.
+        The noise is `[n, dim]`, or `[n, noise_for(units)]` with `index`. The log q of the global
+        sites is not included.
         """
         units = torch.arange(self.size) if index is None else index
         out = self.numbers(index)
@@ -117,7 +123,7 @@ class LocalGuide(FlatGuide):
     def sample(
         self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Map noise `[n, dim]` to points and their log q; without the units outside `index`, whose values stay 0."""
+        """Map noise `[n, dim]` to points and their log q; units outside `index` stay 0."""
         u, log_q = self.sample_units(noise, index=index, stl=stl)
         total = (self.size / log_q.shape[1]) * log_q.sum(-1)
         if not len(self.rest):
@@ -151,7 +157,7 @@ class LocalGuide(FlatGuide):
         return self._globals(white, self.shift, triangular(self.lower, self.log_scale)) + total
 
     def watched(self) -> Tensor | None:
-        """Return the whitened global parameters, None where there are none."""
+        """Return the whitened global parameters, or None if there are none."""
         return (
             torch.cat([self.shift.detach(), self.log_scale.detach()]) if len(self.rest) else None
         )

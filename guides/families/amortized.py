@@ -1,12 +1,13 @@
-"""Amortized: one encoder gives every unit's local approximation from what it sees of that unit's data.
+"""Amortized: an encoder maps the data of each unit to its local approximation.
 
-    q(u) = Normal(u_global; m, L L^T) prod_i prod_k Normal(u_ik; m_k(x_i), s_k(x_i)^2),     (m, log s) = MLP(x_i)
+    q(u) = Normal(u_global; m, L L^T) prod_i prod_k Normal(u_ik; m_k(x_i), s_k(x_i)^2),
+    (m, log s) = MLP(x_i)
 
 over the unconstrained values; x_i is row i of `entry.amortize(tensors)`, standardized. It cannot
 represent dependence between local and global values or among the locals of a unit, and the encoder
-may not reach every unit's own optimum (the amortization gap). Works on minibatches: only the units
-of a step are encoded, their terms scaled by size / batch. `amortized_full` and `amortized_flow`
-are the same with another head (`guides.base.heads`).
+may not reach every unit's own optimum (the amortization gap). In minibatches only the units of a
+step are encoded, with their terms scaled by size / batch. `amortized_full` and `amortized_flow`
+differ in the head (`guides.base.heads`).
 Source: Agrawal & Domke 2021, "Amortized variational inference for simple hierarchical models".
 """
 
@@ -42,22 +43,22 @@ def build(
     encoder: nn.Module | None = None,
     head: str = "diagonal",
 ) -> nn.Module:
-    """Build the guide; its encoder is a two-layer network of `hidden` units unless one is given.
+    """Build the guide; the default encoder is a network with two layers of `hidden` units.
 
     Args:
         program: the Pyro program.
         data: what it is conditioned on.
         entry: its card; `entry.amortize(tensors)` returns `[unit, feature]`.
-        density: the program's log density if already made.
+        density: the program's log density, if it exists already.
         hidden: width of the two hidden layers.
         globals: `full_rank` or `mean_field` over the global sites.
-        encoder: a network `[unit, feature] -> [unit, numbers of the head]` used in place of the
-            built one.
+        encoder: a network `[unit, feature] -> [unit, numbers of the head]` that replaces the
+            default one.
         head: `diagonal`, `full` or `flow`, see `guides.base.heads`.
 
     Raises:
         FitError: the entry has no `amortize` hook, or the program has no local site.
-        UsageError: an unknown choice for `globals`.
+        UsageError: an unknown value of `globals`.
     """
     if entry.amortize is None:
         raise FitError(
@@ -74,7 +75,7 @@ def build(
 
 
 def start(density: LogDensity, generator: torch.Generator, *, radius: float = 0.1) -> Start:
-    """Return where to begin: the usual search, except in many dimensions, where the encoder begins at standard normals."""
+    """Return the start: the usual search, but standard normals in many dimensions."""
     return (
         find_start(density, generator, radius=radius)
         if density.dim <= LARGEST_SEARCH
@@ -83,17 +84,17 @@ def start(density: LogDensity, generator: torch.Generator, *, radius: float = 0.
 
 
 def flat(guide: nn.Module, start: Start) -> FlatGuide:
-    """Begin at the start: global moments as they are, local outputs centered and scaled over the units."""
+    """Initialize the guide: global moments from the start, local outputs centered and scaled."""
     assert isinstance(guide, LocalGuide)
     guide.begin(start)
     return guide
 
 
 def features_of(entry: ModelEntry, tensors: Mapping[str, Any]) -> Tensor:
-    """Return the encoder's view of every unit `[unit, feature]`.
+    """Return the encoder input of every unit `[unit, feature]`.
 
     Raises:
-        FitError: the hook returns another shape or values that are not finite.
+        FitError: the hook returns another shape or non-finite values.
     """
     assert entry.amortize is not None
     features = torch.as_tensor(entry.amortize(tensors), dtype=entry.dtype)
@@ -130,9 +131,8 @@ class AmortizedGuide(LocalGuide):
                 " per unit is needed."
             )
         mean, sd = features.mean(0), features.std(0)
-        sd = torch.where(
-            sd > 1e-12, sd, torch.ones_like(sd)
-        )  # a feature without variation here may vary in units seen later
+        # a feature that is constant here may vary in later units
+        sd = torch.where(sd > 1e-12, sd, torch.ones_like(sd))
         self.register_buffer("features", (features - mean) / sd)
         self.register_buffer("feature_mean", mean)
         self.register_buffer("feature_sd", sd)
@@ -144,7 +144,7 @@ class AmortizedGuide(LocalGuide):
         )
 
     def begin_local(self, scale: Tensor, loc: Tensor) -> None:
-        """Let the log scales begin at the mean over the units."""
+        """Initialize the log scales at their mean over the units."""
         self.base[self.width : 2 * self.width].copy_((scale / self.spread).log().mean(0))
 
     def numbers(self, units: Tensor | None) -> Tensor:
@@ -153,7 +153,11 @@ class AmortizedGuide(LocalGuide):
         return self.base + out
 
     def encode(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return location and scale `[unit, local]` of the unconstrained local values for rows of features, before a flow."""
+        """Return location and scale `[unit, local]` of unconstrained local values, before a flow.
+
+        Args:
+            features: encoder inputs `[unit, feature]`, not standardized.
+        """
         out = self.base + self.encoder((features - self.feature_mean) / self.feature_sd)
         return (
             self.center + self.spread * out[:, : self.width],
@@ -161,16 +165,19 @@ class AmortizedGuide(LocalGuide):
         )
 
     def transferred(self, density: LogDensity, features: Tensor) -> AmortizedGuide:
-        """Return the guide for other units of the same program, `[unit, feature]`: the encoder is the same.
+        """Return the guide, with the same encoder, for other units of the same program.
+
+        Args:
+            density: the log density of the other units.
+            features: their encoder inputs `[unit, feature]`.
 
         Raises:
-            FitError: the program has global sites, whose approximation belongs to the units it was
-                fitted to.
+            FitError: the program has global sites, whose approximation depends on the fitted
+                units.
         """
         if len(self.rest):
             raise FitError(
-                "A guide with global sites belongs to the units it was fitted to; fit the other"
-                " units."
+                "A guide with global sites cannot be applied to other units; fit these units."
             )
         other = AmortizedGuide(
             density, features, hidden=1, full=self.full, encoder=self.encoder, head="diagonal"
@@ -183,7 +190,7 @@ class AmortizedGuide(LocalGuide):
 
 
 def _network(inputs: int, hidden: int, outputs: int, dtype: torch.dtype) -> nn.Module:
-    """Two hidden layers; the last one starts near zero, so that every unit begins at the common local moments."""
+    """Two hidden layers; the last layer starts near zero, so that all units start alike."""
     last = nn.Linear(hidden, outputs, dtype=dtype)
     network = nn.Sequential(
         nn.Linear(inputs, hidden, dtype=dtype),

@@ -1,9 +1,10 @@
-"""Amortized with a flow: the encoder's normal, full in covariance, is bent by affine couplings that see its context.
+"""Amortized with a flow: affine couplings transform the encoder's full-covariance normal.
 
-    u_i = m(x_i) + T(x_i) f(eps_i; h(x_i)),        f = four affine couplings (Dinh, Sohl-Dickstein & Bengio 2017)
+    u_i = m(x_i) + T(x_i) f(eps_i; h(x_i)),
+    f = four affine couplings conditioned on h (Dinh, Sohl-Dickstein & Bengio 2017)
 
-It cannot represent dependence between local and global values; well separated modes stay joined by
-a bridge.
+It cannot represent dependence between local and global values; well separated modes stay connected
+by a bridge.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Amortized with full covariance: the encoder also gives the Cholesky factor of each unit's local values.
+"""Amortized with full covariance: the encoder also gives the Cholesky factor of each unit.
 
     q(u) = Normal(u_global; m, L L^T) prod_i Normal(u_i; m(x_i), T(x_i) T(x_i)^T)
 

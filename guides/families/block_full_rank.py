@@ -1,10 +1,10 @@
-"""Block full rank: every unit has its own normal with full covariance; no encoder, no amortization gap.
+"""Block full rank: a separate full-covariance normal per unit, without encoder.
 
     q(u) = Normal(u_global; m, L L^T) prod_i Normal(u_i; m_i, T_i T_i^T)
 
-With independent units given no global site this is the optimum of `full_rank` at a fraction of its
-parameters. It cannot represent curved or multimodal local posteriors, nor dependence between units
-or between local and global values.
+It has no amortization gap. With independent units and no global site its optimum is that of
+`full_rank`, with a fraction of the parameters. It cannot represent curved or multimodal local
+posteriors, nor dependence between units or between local and global values.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def build(
 
 
 class TableGuide(LocalGuide):
-    """A row of numbers per unit in place of an encoder."""
+    """A guide with a table of per-datum parameters instead of an encoder."""
 
     base: Tensor
 
@@ -55,12 +55,12 @@ class TableGuide(LocalGuide):
         self.register_buffer("base", torch.zeros_like(self.table))
 
     def begin_local(self, scale: Tensor, loc: Tensor) -> None:
-        """Begin every unit at its own location and scale."""
+        """Initialize every unit at its own location and scale."""
         self.base[:, : self.width].copy_((loc - self.center) / self.spread)
         self.base[:, self.width : 2 * self.width].copy_((scale / self.spread).log())
 
     def numbers(self, units: Tensor | None) -> Tensor:
-        """Return the rows of these units; a location moves in units of its start's scale."""
+        """Return the rows of these units, with locations in units of the start's scale."""
         table, base = (
             (self.table, self.base) if units is None else (self.table[units], self.base[units])
         )

@@ -1,4 +1,4 @@
-"""A guide for mixtures whose class probabilities come from a network: what amortized inference of a class costs, exactly.
+"""A guide for mixtures with class probabilities from a network.
 
     q(u, c) = Normal(u; m, L L^T) prod_i Categorical(c_i; softmax(network(x_i)))
 
@@ -8,7 +8,8 @@ of the same q(u) with classes summed out by exactly
 
     sum_i E_q(u) KL( q(c_i | x_i) || p(c_i | x_i, u) )      [nats],
 
-which `class_kl` returns per row. x_i is what the entry's `amortize` hook shows of a row.
+the cost of amortizing the class, which `class_kl` returns per row. x_i is the row's encoder input
+(the entry's `amortize` hook).
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from zoo.types import Data, ModelEntry, Program
 __all__ = ["FAMILY", "ClassNetwork", "build", "class_kl"]
 
 HIDDEN = 16
-STARTS, STEPS = 8, 60  # of the search for a mode to start from
+STARTS, STEPS = 8, 60  # of the search for an initial mode
 
 
 def build(
     program: Program, data: Data, entry: ModelEntry, *, density: LogDensity | None = None
 ) -> nn.Module:
-    """Build the guide of a program with one discrete site; see the module's text.
+    """Build the guide of a program with one discrete site.
 
     Raises:
         ProgramError: the program has no discrete site or several, or the entry has no `amortize`
@@ -93,7 +94,7 @@ class ClassNetwork(PyroModule):
         )
 
     def logits(self, tensors: Mapping[str, Any]) -> Tensor:
-        """Return the network's log odds of the classes for the rows of these tensors, `[row, class]`."""
+        """Return the network's class logits for the rows of these tensors, `[row, class]`."""
         x = torch.as_tensor(self.features(tensors), dtype=self.origin.dtype)
         scores: Tensor = self.network((x - self.mean) / self.sd)
         return scores
@@ -106,7 +107,7 @@ class ClassNetwork(PyroModule):
         )
 
     def draw_flat(self, n: int) -> tuple[Tensor, Tensor]:
-        """Return n unconstrained points `[n, dim]` and log q(u) `[n]`, the classes left out; no program is run."""
+        """Return n points `[n, dim]` and log q(u) `[n]` without classes, without a program run."""
         q = self.normal()
         u: Tensor = q.sample((n,))
         return u, q.log_prob(u)
@@ -143,11 +144,11 @@ def _names(density: LogDensity) -> list[str]:
 
 
 def _mode(density: LogDensity) -> tuple[Tensor, Tensor]:
-    """Return the mode of most mass found from random points, and the Cholesky factor of the inverse negative Hessian there.
+    """Return the mode of largest mass over random starts, with a Cholesky factor.
 
-    The mass is Laplace's, log p + 1/2 log det of the covariance. The guide stays where it begins:
-    classes of the first mode that a search finds may be 69 nats below those of another
-    (`latent_class`).
+    The factor is that of the inverse negative Hessian, and the mass is Laplace's, log p + 1/2 log
+    det of the covariance. The guide stays near its start, and the first mode that a search finds
+    may be 69 nats below another one (`latent_class`).
     """
     found = [_search(density) for _ in range(STARTS)]
     best = max(found, key=lambda f: f[0])
@@ -155,7 +156,10 @@ def _mode(density: LogDensity) -> tuple[Tensor, Tensor]:
 
 
 def _search(density: LogDensity) -> tuple[float, Tensor, Tensor]:
-    """Return Laplace's log evidence of a mode near a random point, the mode, and the Cholesky factor, eigenvalues floored."""
+    """Search one mode; return Laplace's log evidence, the mode and a Cholesky factor.
+
+    Eigenvalues are floored.
+    """
     u = (0.5 * torch.randn(density.dim, dtype=density.dtype)).requires_grad_(True)
     search = torch.optim.LBFGS([u], lr=0.5, max_iter=STEPS, line_search_fn="strong_wolfe")
 
@@ -179,12 +183,12 @@ def _search(density: LogDensity) -> tuple[float, Tensor, Tensor]:
 
 
 def class_kl(guide: nn.Module, responsibilities: Tensor, data: Data) -> Tensor:
-    """Return KL(q(c_i | x_i) || p(c_i | x_i, u)) per draw and row, `[*sample, row]`, nats.
+    """Return KL(q(c_i | x_i) || p(c_i | x_i, u)) per draw and row, `[*sample, row]`, in nats.
 
     Args:
         guide: a fitted `ClassNetwork`.
         responsibilities: exact class probabilities given each draw u of that guide, `[*sample,
-            row, class]`, in its own labels.
+            row, class]`, with its labels.
         data: the rows.
     """
     assert isinstance(guide, ClassNetwork)

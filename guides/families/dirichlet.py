@@ -1,16 +1,16 @@
-"""Dirichlet: the classical approximation of topic models, independent Dirichlet distributions for every topic and document.
+"""Dirichlet: the classical approximation of topic models by independent Dirichlets.
 
     q = prod_k Dirichlet(topic_k; lambda_k) prod_d Dirichlet(mixture_d; gamma_d)
 
-It cannot represent any dependence between topics and mixtures, nor the K! labelings: it sits on
-one of them. It is found by coordinate ascent (`guides.base.cavi_lda`), in closed form and without
+It cannot represent any dependence between topics and mixtures, nor the K! labelings: it covers one
+of them. It is found by coordinate ascent (`guides.base.cavi_lda`), in closed form and without
 gradients; on small corpora (up to 200 dimensions) L-BFGS then raises the evidence lower bound of
 the program itself, in which the topic of every token is summed out. That bound is at least the
-classical one, since q need not approximate the tokens' topics: it is what is reported as the ELBO.
+classical one, since q need not approximate the tokens' topics; it is reported as the ELBO.
 
-Draws are made from standard normal noise by inverting gamma distribution functions; in
-stl-breaking coordinates v_i = p_i / sum_{j >= i} p_j a Dirichlet(a) is independent Beta(a_i,
-sum_{j > i} a_j), which gives log q without any clipping.
+Draws are made from standard normal noise by inverting gamma distribution functions. In
+stick-breaking coordinates v_i = p_i / sum_{j >= i} p_j a Dirichlet(a) consists of independent
+Beta(a_i, sum_{j > i} a_j), which gives log q without any clipping.
 Source: Blei, Ng and Jordan (2003), JMLR 3, 993-1022; Figurnov, Mohamed and Mnih (2018), NeurIPS 31
 (the gradient of the draws).
 """
@@ -56,9 +56,9 @@ def build(
             with Dirichlet priors.
         data: what it is conditioned on.
         entry: its card.
-        density: the program's log density if already made.
+        density: the program's log density, if it exists already.
         starts: random starts of the coordinate ascent.
-        refine: raise the program's own bound afterwards where the corpus is small.
+        refine: raise the program's own bound afterwards if the corpus is small.
 
     Raises:
         FitError: the program has other sites.
@@ -92,7 +92,7 @@ def priors(density: LogDensity) -> dict[str, Tensor]:
 
 
 def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> tuple[Stop, int]:
-    """Run the coordinate ascent, and on small corpora L-BFGS; return why it ended and the gradients spent."""
+    """Run coordinate ascent, then L-BFGS on small corpora; return the stop and the gradients."""
     assert isinstance(guide, DirichletGuide)
     prior = priors(density)
     counts = counts_of(density.data.train, prior["topic"].shape[-1]).to(density.dtype)
@@ -181,7 +181,11 @@ class DirichletGuide(FlatGuide):
         return total
 
     def raise_bound(self, density: LogDensity, generator: torch.Generator) -> tuple[float, int]:
-        """Maximize the ELBO at fixed noise by L-BFGS; return the gain in nats on other noise and the gradients spent."""
+        """Maximize the ELBO at fixed noise by L-BFGS.
+
+        Returns:
+            The gain in nats on independent noise, and the number of gradients.
+        """
         function, calls = density.batch_function(), 0
         half = torch.randn(
             2, REFINED_PAIRS, self.noise_dim, dtype=density.dtype, generator=generator
@@ -226,7 +230,10 @@ class DirichletGuide(FlatGuide):
 
 
 class _LogGamma(torch.autograd.Function):
-    """log g with g ~ Gamma(a) from two standard normals: log Ginv(a + 1, ndtr(z1)) + log(ndtr(z2)) / a, differentiable in a."""
+    """log g with g ~ Gamma(a) from two standard normals, differentiable in a.
+
+    log g = log Ginv(a + 1, ndtr(z1)) + log(ndtr(z2)) / a
+    """
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
@@ -241,14 +248,14 @@ class _LogGamma(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """Return the gradient in a, by differentiating the distribution function implicitly."""
+        """Return the gradient in a, by implicit differentiation of the distribution function."""
         a, boosted, log_uniform = ctx.saved_tensors
         slope = torch._standard_gamma_grad(a + 1, boosted) / boosted - log_uniform / a.square()
         return grad * slope, None, None
 
 
 def log_gamma(a: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-    """Return logarithms of gamma variables with shapes `a` made from standard normals of the same shape."""
+    """Return the logs of Gamma(a) variables from standard normals of the same shape."""
     return _LogGamma.apply(a, z1, z2)
 
 
@@ -258,12 +265,12 @@ def _later(a: Tensor) -> Tensor:
 
 
 def _offset(a: Tensor) -> Tensor:
-    """Return what the stl-breaking bijection adds to a log odds, so that zero is the even distribution."""
+    """Return the offset of the stick-breaking bijection, which maps zero to even weights."""
     return torch.arange(a.shape[-1] - 1, 0, -1, dtype=a.dtype).log()
 
 
 def _sticks(log_weights: Tensor) -> Tensor:
-    """Return the flat coordinates of the distribution proportional to the weights, along the last axis."""
+    """Return the flat stick-breaking coordinates of normalized weights, along the last axis."""
     later = log_weights.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
     return log_weights[..., :-1] - later + _offset(log_weights)
 

@@ -36,7 +36,7 @@ def build(
     density: LogDensity | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build Pyro's `AutoMultivariateNormal` for the program; errors as in `guides.base.flat.build_autoguide`."""
+    """Build Pyro's `AutoMultivariateNormal`; errors as in `guides.base.flat.build_autoguide`."""
     density = density or LogDensity(program, data, dtype=entry.dtype)
     return build_autoguide(AutoMultivariateNormal, program, data, density, **options)
 
@@ -47,14 +47,17 @@ def flat(guide: nn.Module, start: Start) -> FlatGuide:
 
 
 def _slope(factor: Tensor, deviation: Tensor, noise: Tensor) -> Tensor:
-    """Return T^-T noise `[n, dim]`, for large T as (T T')^-1 (T noise), whose solve has a C function where the triangular one has none."""
+    """Return T^-T noise `[n, dim]`, for large T as (T T')^-1 (T noise).
+
+    The Cholesky solve has a C function in compiled graphs, the triangular solve has none.
+    """
     if small(factor, noise.T):
         return torch.linalg.solve_triangular(factor.T, noise.T, upper=True).T
     return torch.cholesky_solve(deviation.T, factor).T
 
 
 class WhitenedFullRank(FlatGuide):
-    """u = m0 + L0 (a + T eps): a product of lower triangular factors is lower triangular, so the family is the same."""
+    """u = m0 + L0 (a + T eps): the same family, as L0 T is lower triangular."""
 
     origin: Tensor
     tril: Tensor
@@ -90,7 +93,7 @@ class WhitenedFullRank(FlatGuide):
             - factor.diagonal().log().sum()
             - self.tril.diagonal().log().sum()
         )
-        if stl:  # the value is known without solving; the slope in `white` is -T^-T noise
+        if stl:  # the value needs no solve; the slope in `white` is -T^-T noise
             slope = _slope(factor.detach(), deviation.detach(), noise)
             log_q = log_q.detach() - ((white - white.detach()) * slope).sum(-1)
         return self.origin + white @ self.tril.T, log_q

@@ -1,9 +1,9 @@
-"""Laplace: q(u) = Normal(u; m, (-H)^-1), the mode m of log p(u, data) and its Hessian H on the unconstrained vector.
+"""Laplace: q(u) = Normal(u; m, (-H)^-1), m the mode of log p(u, data), H its Hessian.
 
-No stochastic optimization: L-BFGS from several starts, then one Hessian. It cannot represent
-skewness or a second mode, sees the curvature only at the mode, and does not exist where the
-density has no mode (centered hierarchies) or the Hessian there is not negative definite; such fits
-end `init_failed` with the reason.
+No stochastic optimization: L-BFGS from several starts on the unconstrained vector, then one
+Hessian. It cannot represent skewness or a second mode, sees the curvature only at the mode, and
+does not exist if the density has no mode (centered hierarchies) or the Hessian there is not
+negative definite; such fits end as `init_failed` with the reason.
 """
 
 from __future__ import annotations
@@ -40,13 +40,17 @@ def build(
     density: LogDensity | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build the multivariate normal that `solve` fills; errors as in `guides.base.flat.build_autoguide`."""
+    """Build the normal that `solve` fills; errors as in `guides.base.flat.build_autoguide`."""
     density = density or LogDensity(program, data, dtype=entry.dtype)
     return build_autoguide(AutoMultivariateNormal, program, data, density, **options)
 
 
 def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> tuple[Stop, int]:
-    """Find the best mode of several starts and its Hessian, fill the guide, and return why it ended and the gradients spent."""
+    """Find the best mode of several starts and its Hessian, and fill the guide.
+
+    Returns:
+        Why it ended, and the number of gradients.
+    """
     spent, ends, failures = 0, [], []
     for start in range(STARTS):
         try:
@@ -101,7 +105,7 @@ def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> 
 
 
 def _climb(density: LogDensity, point: Tensor) -> tuple[Tensor, float, int]:
-    """Maximize the log density by L-BFGS-B, twice: the restart drops a stale curvature history."""
+    """Maximize the log density by L-BFGS-B, twice: the restart drops outdated curvature."""
     calls = 0
 
     def objective(x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
@@ -129,7 +133,10 @@ def _climb(density: LogDensity, point: Tensor) -> tuple[Tensor, float, int]:
 
 
 def _curvature(density: LogDensity, mode: Tensor) -> tuple[Tensor | None, str]:
-    """Return the Cholesky factor of the covariance after one Newton step in place, or None and the reason there is no mode."""
+    """Return the Cholesky factor of the covariance, or None and the reason.
+
+    The mode is first improved in place by one Newton step.
+    """
     precision = -density.hessian(mode)
     if not torch.isfinite(precision).all():
         return None, "the Hessian is not finite where the search ended"

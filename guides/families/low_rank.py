@@ -1,8 +1,8 @@
-"""Low rank plus diagonal: q(u) = Normal(u; m, S (W W^T + D) S) with W of shape [dim, rank], D diagonal.
+"""Low rank plus diagonal: q(u) = Normal(u; m, S (W W^T + D) S), W `[dim, rank]`.
 
-It cannot represent skewness, tails or a second mode, nor more than `rank` shared directions of
-dependence. Its use is above a few hundred dimensions; below, `full_rank` is both faster and
-richer.
+D is diagonal. It cannot represent skewness, tails or a second mode, nor more than `rank` shared
+directions of dependence. It is useful above a few hundred dimensions; below, `full_rank` is both
+faster and richer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def build(
     rank: int | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build Pyro's `AutoLowRankMultivariateNormal`, rank ceil(sqrt(dim)) unless given.
+    """Build Pyro's `AutoLowRankMultivariateNormal`, of rank ceil(sqrt(dim)) by default.
 
     Raises:
         UsageError: a rank outside 1..dim.
@@ -54,7 +54,10 @@ def flat(guide: nn.Module, start: Start) -> FlatGuide:
 
 
 def principal_factors(correlation: Tensor, rank: int, sweeps: int = 50) -> tuple[Tensor, Tensor]:
-    """Return W `[dim, rank]` and d `[dim]` with W W^T + diag(d) near the matrix: iterated principal factors (Harman 1976)."""
+    """Return W `[dim, rank]` and d `[dim]` with W W^T + diag(d) near the matrix.
+
+    The method is that of iterated principal factors (Harman 1976).
+    """
     total = correlation.diagonal()
     unique = 0.5 * total
     factor = correlation.new_zeros(len(total), rank)
@@ -83,9 +86,8 @@ class WhitenedLowRank(FlatGuide):
         covariance = start.tril @ start.tril.T
         width = covariance.diagonal().sqrt()
         factor, unique = principal_factors(covariance / (width[:, None] * width), self.rank)
-        if not bool(
-            factor.any()
-        ):  # a zero factor is a saddle point: no gradient would ever leave it
+        # a zero factor is a saddle point that no gradient leaves
+        if not bool(factor.any()):
             generator = torch.Generator().manual_seed(self.dim)
             factor = 0.1 * torch.randn(factor.shape, dtype=factor.dtype, generator=generator)
         self.register_buffer("origin", start.loc.clone())
@@ -103,7 +105,7 @@ class WhitenedLowRank(FlatGuide):
         )
 
     def _log_q(self, u: Tensor, loc: Tensor, factor: Tensor, scale: Tensor) -> Tensor:
-        """Woodbury: (D^2 + F F^T)^-1 through a rank by rank Cholesky factor."""
+        """Apply Woodbury's identity to (D^2 + F F^T)^-1, with a rank x rank Cholesky factor."""
         r = (u - loc) / scale
         scaled = factor / scale[:, None]
         inner = torch.linalg.cholesky(torch.eye(self.rank, dtype=u.dtype) + scaled.T @ scaled)
@@ -127,7 +129,10 @@ class WhitenedLowRank(FlatGuide):
         return self._log_q(u, *self._pieces())
 
     def watched(self) -> Tensor:
-        """Return the location's whitened shift and the log marginal scales; factor and diagonal trade off freely."""
+        """Return the whitened location shift and the log marginal scales.
+
+        Factor and diagonal can be traded off against each other, so they are not watched.
+        """
         variance = self.factor.detach().square().sum(-1) + (2 * self.log_scale.detach()).exp()
         return torch.cat([self.shift.detach(), 0.5 * variance.log()])
 

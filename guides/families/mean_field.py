@@ -37,7 +37,7 @@ def build(
     density: LogDensity | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build Pyro's `AutoDiagonalNormal` for the program; errors as in `guides.base.flat.build_autoguide`."""
+    """Build Pyro's `AutoDiagonalNormal`; errors as in `guides.base.flat.build_autoguide`."""
     density = density or LogDensity(program, data, dtype=entry.dtype)
     return build_autoguide(AutoDiagonalNormal, program, data, density, **options)
 
@@ -48,7 +48,7 @@ def flat(guide: nn.Module, start: Start) -> FlatGuide:
 
 
 class WhitenedMeanField(FlatGuide):
-    """u = m0 + L0 a + s0 exp(b) eps: the location moves in whitened steps, which leaves the family as it is."""
+    """u = m0 + L0 a + s0 exp(b) eps: whitened steps of the location leave the family unchanged."""
 
     origin: Tensor
     tril: Tensor
@@ -87,7 +87,7 @@ class WhitenedMeanField(FlatGuide):
         return standard_normal_log_prob((u - loc) / scale) - scale.log().sum()
 
     def watched(self) -> Tensor:
-        """Return the location's whitened shift and the log scales."""
+        """Return the whitened location shift and the log scales."""
         return torch.cat([self.shift.detach(), self.log_scale.detach()])
 
     def finish(self) -> None:

@@ -1,15 +1,16 @@
-"""Topic encoder: a network gives every document's mixture from its words, normals give the topics, trained on minibatches.
+"""Topic encoder: a network gives document mixtures, independent normals give topics.
 
-    q(u) = prod_kv Normal(u_kv; m_kv, s_kv^2) prod_di Normal(u_di; m_i(x_d), s_i(x_d)^2),     (m, log s) = MLP(x_d)
+    q(u) = prod_kv Normal(u_kv; m_kv, s_kv^2) prod_di Normal(u_di; m_i(x_d), s_i(x_d)^2),
+    (m, log s) = MLP(x_d)
 
-over the stl-breaking coordinates of topics and mixtures (so each mixture is logistic-normal); x_d
-is row d of `entry.amortize(tensors)`, standardized. It cannot represent dependence between
+over the stick-breaking coordinates of topics and mixtures (so each mixture is logistic-normal);
+x_d is row d of `entry.amortize(tensors)`, standardized. It cannot represent dependence between
 coordinates, nor the K! labelings, and the encoder may not reach each document's own optimum. In
-exchange a new document costs one pass through the network.
+return a new document costs one pass through the network.
 
-It begins at the coordinate ascent of `guides.families.dirichlet`: topics at the means and
-variances of its log odds (digamma and trigamma functions), the encoder imitating them for the
-documents; then minibatch steps on the evidence lower bound of the program.
+Training starts at the coordinate ascent of `guides.families.dirichlet`: topics have the means and
+variances of its log odds (digamma and trigamma functions), and the encoder is first fitted to
+those of the documents. Minibatch steps on the program's evidence lower bound follow.
 Source: Srivastava and Sutton (2017), Autoencoding variational inference for topic models, ICLR;
 the start is our own.
 """
@@ -30,7 +31,7 @@ from zoo.density.log_density import LogDensity
 from zoo.models.topics._topics import counts_of
 from zoo.types import Data, ModelEntry, Program
 
-IMITATION = 400  # steps of the encoder's start
+IMITATION = 400  # steps that fit the encoder to the start
 
 __all__ = ["FAMILY", "TopicEncoder", "build", "flat", "start"]
 
@@ -43,11 +44,11 @@ def build(
     density: LogDensity | None = None,
     hidden: int = 64,
 ) -> nn.Module:
-    """Build the guide, with `hidden` units in each of two layers.
+    """Build the guide, with two layers of `hidden` units.
 
     Raises:
-        FitError: the program is no topic program, or the entry has no `amortize` hook that gives a
-            finite matrix.
+        FitError: the program is no topic program, or the entry has no `amortize` hook that returns
+            a finite matrix.
     """
     density = density or LogDensity(program, data, dtype=entry.dtype)
     priors(density)
@@ -55,7 +56,7 @@ def build(
 
 
 def start(density: LogDensity, generator: torch.Generator, *, radius: float = 0.1) -> Start:
-    """Return means and standard deviations of the log odds under the Dirichlet distributions of the coordinate ascent."""
+    """Return means and sds of the log odds under the Dirichlets of the coordinate ascent."""
     prior = priors(density)
     counts = counts_of(density.data.train, prior["topic"].shape[-1]).to(density.dtype)
     found = ascend(counts, prior["topic"], prior["mixture"], generator)
@@ -70,7 +71,7 @@ def start(density: LogDensity, generator: torch.Generator, *, radius: float = 0.
 
 
 def flat(guide: nn.Module, start: Start) -> FlatGuide:
-    """Begin at the start."""
+    """Initialize the guide at the start."""
     assert isinstance(guide, TopicEncoder)
     guide.begin(start)
     return guide
@@ -119,7 +120,7 @@ class TopicEncoder(FlatGuide):
         )
 
     def begin(self, start: Start) -> None:
-        """Put the topics at the start's moments and let the encoder imitate those of the documents."""
+        """Set the topics to the start's moments and fit the encoder to those of the documents."""
         low, high = self.place["topic"]
         first, last = self.place["mixture"]
         wanted = [
@@ -148,7 +149,7 @@ class TopicEncoder(FlatGuide):
         return (features - self.feature_mean) / self.feature_sd
 
     def encode(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return locations and scales `[document, topic - 1]` of the mixtures' coordinates for rows of features."""
+        """Return locations and scales `[document, topic - 1]` of the mixtures' coordinates."""
         out = self.encoder(self._standard(features))
         return (
             self.center + self.spread * out[:, : self.local],
@@ -156,13 +157,13 @@ class TopicEncoder(FlatGuide):
         )
 
     def topics(self) -> tuple[Tensor, Tensor]:
-        """Return locations and scales of the topics' coordinates, flat."""
+        """Return flat locations and scales of the topics' coordinates."""
         return self.width * self.loc, self.width * self.log_scale.exp()
 
     def sample(
         self, noise: Tensor, *, index: Tensor | None = None, stl: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Map noise `[n, dim]` to points and their log q; without the documents outside `index`, whose values stay 0."""
+        """Map noise `[n, dim]` to points and their log q; documents outside `index` stay 0."""
         n = len(noise)
         (low, high), (first, last) = self.place["topic"], self.place["mixture"]
         units = torch.arange(self.documents) if index is None else index

@@ -1,1 +1,1 @@
-"""What is maximized: bounds on the joint vector or on each unit, and schedules of the KL term."""
+"""What is maximized: bounds on the joint vector or per unit, and KL schedules."""

@@ -1,8 +1,8 @@
-"""What the loop minimizes: minus the evidence lower bound, by one of two implementations of one interface.
+"""The loss of the loop, minus the ELBO: two implementations of one interface.
 
 `FlatObjective` evaluates E_q[log p(u, data) - log q(u)] for all particles in one vectorized pass
-of the log density; noise comes in mirrored pairs (e, -e), which removes the odd part of the Monte
-Carlo error. `ProgramObjective` hands guides that are Pyro programs to Pyro's own ELBO.
+of the log density; noise comes in antithetic pairs (e, -e), which removes the odd part of the
+Monte Carlo error. `ProgramObjective` passes guides that are Pyro programs to Pyro's own ELBO.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["FlatObjective", "Minibatches", "ProgramObjective"]
 
 
 class Minibatches:
-    """Seeded minibatches without replacement: each epoch is one permutation of the units, an incomplete rest is dropped."""
+    """Seeded minibatches without replacement; each epoch drops an incomplete remainder."""
 
     def __init__(self, density: LogDensity, batch_size: int | None) -> None:
         size = density.data.size
@@ -42,7 +42,7 @@ class Minibatches:
         self._left = torch.empty(0, dtype=torch.long)
 
     def draw(self, generator: torch.Generator) -> Tensor | None:
-        """Return the unit numbers of the next minibatch `[batch]`, None where all data are used."""
+        """Return the indices of the next minibatch `[batch]`, or None if all data are used."""
         if self.batch_size is None:
             return None
         if len(self._left) < self.batch_size:
@@ -61,18 +61,18 @@ class Minibatches:
 
 
 class FlatObjective:
-    """Minus the flat ELBO of a `FlatGuide`, differentiable in its parameters and in the program's own weights.
+    """Minus the flat ELBO of a `FlatGuide`, differentiable in its parameters and the weights.
 
     Args:
         density: the log density of the program.
-        guide: the guide in the coordinates that are optimized.
+        guide: the guide in the optimized coordinates.
         weights: the program's own trainable weights, empty unless the entry learns.
-        num_particles: points per step, mirrored in pairs when even.
+        num_particles: points per step, in antithetic pairs if even.
         batch_size: units per step, None for all.
-        stl: leave the score term out of the gradient.
+        stl: omit the score term of the gradient (sticking the landing).
     """
 
-    eager = ""  # why the step cannot be compiled; nothing known here
+    eager = ""  # why the step cannot be compiled; no reason is known
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class FlatObjective:
 
     @property
     def noise_width(self) -> int:
-        """Numbers of noise per particle."""
+        """Noise dimension per particle."""
         return (
             self.guide.noise_dim
             if self.batches.batch_size is None
@@ -112,16 +112,20 @@ class FlatObjective:
 
     @property
     def normal(self) -> tuple[int, int] | None:
-        """Shape of the noise where it is standard normal numbers alone, None with minibatches."""
+        """Shape of the noise if it consists of standard normals only, None with minibatches."""
         rows = self.num_particles // 2 if self.num_particles % 2 == 0 else self.num_particles
         return None if self.batches.batch_size is not None else (rows, self.noise_width)
 
     def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw what one step needs: standard normal noise `[particle, noise]`, half of it where it is mirrored, and the unit numbers."""
+        """Draw the noise of one step.
+
+        Returns:
+            Standard normals `[particle, noise]`, half of them if mirrored, and the unit indices.
+        """
         return self._noise(generator, self.batches)
 
     def peek_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw such noise without moving the stream of minibatches."""
+        """Draw such noise without advancing the stream of minibatches."""
         return self._noise(generator, Minibatches(self.density, self.batches.batch_size))
 
     def _noise(self, generator: torch.Generator, batches: Minibatches) -> tuple[Tensor, ...]:
@@ -131,7 +135,7 @@ class FlatObjective:
         return (half,) if index is None else (half, index)
 
     def mirrored(self, noise: Tensor) -> Tensor:
-        """Return noise for every particle `[particle, noise]` from what `noise` drew."""
+        """Return noise for every particle `[particle, noise]` from the result of `noise`."""
         return torch.cat([noise, -noise]) if self.num_particles % 2 == 0 else noise
 
     def loss(self, noise: tuple[Tensor, ...]) -> Tensor:
@@ -149,7 +153,10 @@ class FlatObjective:
     def gradients(
         self, values: Sequence[Tensor], *noise: Tensor
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """Return the loss at these values of `parameters` and `weights` and its gradients, as a pure function a tracer takes."""
+        """Return the loss at given parameters and weights, and its gradients.
+
+        This is a pure function that can be traced.
+        """
         loss = torch.func.functional_call(
             self._module, dict(zip(self._names, values, strict=True)), noise
         )
@@ -160,10 +167,13 @@ class FlatObjective:
         return (log_q - self._log_p(u, index)).mean()
 
     def prepare(self) -> None:
-        """Make ready for a trace: a program that runs point by point is traced once and its graph mapped over the particles.
+        """Prepare for a trace.
+
+        A program that runs point by point is traced once, and its graph is mapped over the
+        particles.
 
         Raises:
-            TraceFailure: the program cannot be written as one graph.
+            TraceFailure: the program cannot be traced into one graph.
         """
         if (
             self._graph is None
@@ -181,9 +191,8 @@ class FlatObjective:
     def _log_p(self, u: Tensor, index: Tensor | None) -> Tensor:
         if self._graph is not None and is_traced(u):
             value, gradient = self._graph(u.detach())
-            return value + ((u - u.detach()) * gradient).sum(
-                -1
-            )  # the value, and a function with its gradient
+            # the value, and a function with its gradient
+            return value + ((u - u.detach()) * gradient).sum(-1)
         if index is None and len(u) > 1:
             return self.function(u)
         tensors = self.batches.tensors(index)
@@ -191,15 +200,14 @@ class FlatObjective:
         def point(row: Tensor) -> Tensor:
             return self.density.evaluate(row, tensors)
 
-        if (
-            not self.function.vectorized or len(u) == 1
-        ):  # one point needs no products of matrices where those of vectors do
+        # for one point vector products suffice where vmap would use matrix products
+        if not self.function.vectorized or len(u) == 1:
             return torch.stack([point(row) for row in u])
         with vmappable():
             return torch.func.vmap(point)(u)
 
     def watched(self) -> Tensor | None:
-        """Return the whitened parameters the stopping rule watches."""
+        """Return the whitened parameters that the stopping rule watches."""
         return self.guide.watched()
 
     def locate_nonfinite(self, noise: tuple[Tensor, ...]) -> str:
@@ -220,12 +228,11 @@ class FlatObjective:
 
 
 class ProgramObjective:
-    """Minus the ELBO of a guide that is a Pyro program, by Pyro's own estimators run as modules.
+    """Minus the ELBO of a guide that is a Pyro program, by Pyro's own estimators.
 
-    `Trace_ELBO`, or `TraceEnum_ELBO` where the program has discrete sites; one fresh estimator per
-    fit. Its steps run
-    eagerly: the guide draws inside its own code, where noise cannot be made an input without
-    changing the stream.
+    `Trace_ELBO`, or `TraceEnum_ELBO` if the program has discrete sites, run as a module; one
+    fresh estimator per fit. Steps run eagerly: the guide draws inside its own code, where noise
+    cannot be made an input without changing the stream.
     """
 
     normal = None
@@ -257,11 +264,11 @@ class ProgramObjective:
         self.gradients_per_step = num_particles
 
     def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw a seed for the step's random numbers and the unit numbers."""
+        """Draw a seed for the step's random numbers, and the unit indices."""
         return self._noise(generator, self.batches)
 
     def peek_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw such noise without moving the stream of minibatches."""
+        """Draw such noise without advancing the stream of minibatches."""
         return self._noise(generator, Minibatches(self.density, self.batches.batch_size))
 
     def _noise(self, generator: torch.Generator, batches: Minibatches) -> tuple[Tensor, ...]:
@@ -277,7 +284,7 @@ class ProgramObjective:
     def gradients(
         self, values: Sequence[Tensor], *noise: Tensor
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """Write the values into the parameters themselves, and return the loss there and its gradients."""
+        """Write the values into the parameters, and return the loss and its gradients."""
         own = [*self.parameters.values(), *self.weights.values()]
         with torch.no_grad():
             for parameter, value in zip(own, values, strict=True):
@@ -311,7 +318,7 @@ class ProgramObjective:
 
 
 class _Bound(nn.Module):
-    """A loss with the modules it reads as its own, so that `functional_call` can replace every trained value at once."""
+    """A loss that owns the modules it reads, so that `functional_call` can replace all values."""
 
     def __init__(self, loss: Callable[..., Tensor], guide: nn.Module, program: Any) -> None:
         super().__init__()

@@ -1,14 +1,16 @@
-"""Objectives of programs whose latent values all belong to units: sums over units of bounds on log p(x_i), in nats.
+"""Objectives of programs with only per-unit latents: sums of bounds on log p(x_i).
 
-With log weights w_ij = log p(x_i, u_ij) - log q(u_ij | x_i) of draw j = 1..k of unit i, prior and Jacobian in r_ij:
+With log weights w_ij = log p(x_i, u_ij) - log q(u_ij | x_i) of draw j = 1..k of unit i, and r_ij
+the log prior with its Jacobian, in nats:
 
     elbo_nats        sum_i (1/k) sum_j w_ij
-    iwae_bound_nats  sum_i log (1/k) sum_j exp w_ij                      <= log p(x), rising in k (Burda et al. 2016)
+    iwae_bound_nats  sum_i log (1/k) sum_j exp w_ij      <= log p(x), increasing in k (Burda et al.
+                                                         2016)
     beta_elbo_nats   sum_i (1/k) sum_j [log p(x_i | u_ij) - b (log q(u_ij) - r_ij)]
 
 All are maximized; losses are minus them. Minibatches scale the sum by size / batch. An
-importance-weighted bound of the joint vector would be another, far looser one: with local latents
-the logarithm belongs inside the sum over units.
+importance-weighted bound of the joint vector would be a different, far looser one: with local
+latents the logarithm belongs inside the sum over units.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from zoo.errors import FitError
 
 __all__ = ["LocalObjective", "beta_elbo_nats", "elbo_nats", "iwae_bound_nats", "unit_log_weights"]
 
-SNAPSHOT = 256  # units whose reconstruction and KL are followed over training
+SNAPSHOT = 256  # units whose reconstruction and KL are recorded during training
 
 
 def elbo_nats(log_weights: Tensor) -> Tensor:
@@ -39,12 +41,12 @@ def elbo_nats(log_weights: Tensor) -> Tensor:
 
 
 def iwae_bound_nats(log_weights: Tensor) -> Tensor:
-    """Return log mean exp of log weights `[draw, ...]` over draws: the importance-weighted bound with k = draws."""
+    """Return the importance-weighted bound, log mean exp of log weights `[draw, ...]`."""
     return log_weights.logsumexp(0) - math.log(log_weights.shape[0])
 
 
 def beta_elbo_nats(likelihood: Tensor, kl_sample: Tensor, weight: Tensor | float) -> Tensor:
-    """Return the mean over draws of log likelihood - weight (log q - log prior); the ELBO where the weight is 1."""
+    """Return the mean over draws of log likelihood - weight (log q - log prior)."""
     return (likelihood - weight * kl_sample).mean(0)
 
 
@@ -56,7 +58,7 @@ def unit_log_weights(
     *,
     chunk: int = 64,
 ) -> Tensor:
-    """Return log p(x_i, u_ij) - log q(u_ij) of independent draws of every unit, `[draw, unit]` in nats."""
+    """Return log p(x_i, u_ij) - log q(u_ij) of independent draws, `[draw, unit]`, in nats."""
     parts = []
     with torch.no_grad():
         for begin in range(0, draws, chunk):
@@ -77,12 +79,12 @@ class LocalObjective(FlatObjective):
 
     Args:
         density: the log density of the program.
-        guide: the guide in the coordinates that are optimized.
+        guide: the guide in the optimized coordinates.
         weights: the program's own trainable weights.
         config: `objective`, `num_particles` and `batch_size` are used.
 
     Raises:
-        FitError: the program has global or discrete sites, or the guide does not know its units.
+        FitError: the program has global or discrete sites, or the guide has no log q per unit.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class LocalObjective(FlatObjective):
 
     @property
     def normal(self) -> None:
-        """None: a step's noise has the weight of the KL beside the normal numbers."""
+        """None: the noise of a step also holds the weight of the KL."""
         return None
 
     @property
@@ -128,7 +130,7 @@ class LocalObjective(FlatObjective):
         return self.goal.kl_weight(self.step)
 
     def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw one step's noise, unit numbers, and the step's `[KL weight, free nats]`."""
+        """Draw the noise of one step, unit indices, and `[KL weight, free nats]`."""
         self.step += 1
         return self._noise(generator, self.batches)
 
@@ -147,7 +149,7 @@ class LocalObjective(FlatObjective):
         return (half, knobs) if index is None else (half, knobs, index)
 
     def mirrored(self, noise: Tensor) -> Tensor:
-        """Return noise for every particle; mirrored pairs except for importance-weighted bounds."""
+        """Return noise for every particle, in antithetic pairs unless importance-weighted."""
         return super().mirrored(noise) if self.goal.mirrored else noise
 
     def _estimate(self, noise: Tensor, knobs: Tensor, index: Tensor | None = None) -> Tensor:  # type: ignore[override]
@@ -181,8 +183,8 @@ class LocalObjective(FlatObjective):
         kl = log_q - terms.prior
         if not isinstance(self.goal, FreeBitsELBO):
             return -scale * beta_elbo_nats(terms.likelihood, kl, knobs[0]).sum()
-        # The batch's mean KL per unit costs nothing below the free nats, which fall to 0: the last
-        # objective is the ELBO.
+        # The batch's mean KL per unit is free up to the free nats, which fall to 0, so that the
+        # final objective is the ELBO.
         return -scale * terms.likelihood.mean(0).sum() + guide.size * torch.maximum(
             kl.mean(), knobs[1].expand(())
         )
@@ -192,7 +194,7 @@ class LocalObjective(FlatObjective):
         return super().locate_nonfinite((noise[0], *noise[2:]))
 
     def snapshot(self) -> dict[str, float]:
-        """Return reconstruction and KL per unit in nats at the current parameters, over the first units with fixed noise."""
+        """Return reconstruction and KL per unit in nats, over the first units at fixed noise."""
         generator = torch.Generator().manual_seed(7)
         index = (
             torch.arange(min(SNAPSHOT, self.batches.size))
@@ -215,7 +217,7 @@ class LocalObjective(FlatObjective):
 
 
 class _Scaled:
-    """Multiplies the gradient that reaches the draws by their normalized weights (doubly reparameterized, Tucker et al. 2019)."""
+    """Multiplies gradients of draws by their normalized weights (DReG, Tucker et al. 2019)."""
 
     share: Tensor
 

@@ -1,10 +1,11 @@
-"""What a fit maximizes, as records: each objective with its formula, what it needs of a guide, and its own parameters.
+"""The objectives of fits as records: formula, requirements on the guide, and parameters.
 
-With log weights w_ij = log p(x_i, u_ij) - log q(u_ij | x_i) of draw j = 1..k of unit i, and r_ij the log prior with its
-Jacobian, every objective is a sum over units, in nats, and is maximized; losses are minus it.
+With log weights w_ij = log p(x_i, u_ij) - log q(u_ij | x_i) of draw j = 1..k of unit i, and r_ij
+the log prior with its Jacobian, every objective is a sum over units, in nats, and is maximized;
+losses are minus it.
 
-A record is named by its `spec`, such as `beta[beta=4.0]`, which is what configurations and files
-hold.
+A record is identified by its `spec`, such as `beta[beta=4.0]`, which is what configurations and
+files hold.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ class Objective:
     """One objective; its fields are its parameters.
 
     Attributes:
-        name: what users call it.
+        name: the public name.
         formula: the term of one unit, in plain notation.
         bounds: what it is a lower bound on.
-        per_unit: whether every latent value must belong to a unit, and the guide know the log q of
-            each.
-        stl: whether the score term is left out of the gradient (sticking the landing, Roeder et
+        per_unit: whether every latent value must belong to a unit, with a guide that has the log q
+            of each unit.
+        stl: whether the score term is omitted from the gradient (sticking the landing, Roeder et
             al. 2017).
         doubly: whether the gradient of the guide is doubly reparameterized (Tucker et al. 2019).
-        mirrored: whether noise comes in mirrored pairs; a bound defined for independent draws has
-            none.
+        mirrored: whether noise comes in antithetic pairs; not for bounds that are defined for
+            independent draws.
         ends_as_elbo: whether the last steps maximize the ELBO, so that losses are minus it.
     """
 
@@ -76,21 +77,21 @@ class Objective:
         return 1.0
 
     def free_nats(self, step: int) -> float:
-        """Return the nats of KL per unit that cost nothing at a step."""
+        """Return the nats of KL per unit that are free at a step."""
         return 0.0
 
     @property
     def settles_after(self) -> int:
-        """Steps before which the objective is not yet the last one, so that the search must not end."""
+        """Steps after which the objective is final, before which the search must not end."""
         return 0
 
     def check(self, steps: int, annealing: int) -> None:
-        """Refuse a budget in which the objective cannot become the last one before the learning rate falls."""
+        """Reject a budget in which the objective is not final before the learning rate falls."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ELBO(Objective):
-    """Evidence lower bound with the sticking-the-landing gradient, of any program and any guide."""
+    """Evidence lower bound with the sticking-the-landing gradient, for all guides."""
 
     name: ClassVar[str] = "elbo"
     formula: ClassVar[str] = "(1/k) sum_j w_ij, gradient without the score term"
@@ -120,7 +121,7 @@ class IWAE(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class DReGIWAE(IWAE):
-    """The importance-weighted bound with the doubly reparameterized gradient for the guide."""
+    """Importance-weighted bound with the doubly reparameterized gradient for the guide."""
 
     name: ClassVar[str] = "iwae_dreg"
     stl: ClassVar[bool] = True
@@ -129,7 +130,7 @@ class DReGIWAE(IWAE):
 
 @dataclass(frozen=True, kw_only=True)
 class Beta(Objective):
-    """Reconstruction minus `beta` times the KL (Higgins et al. 2017); a bound only where beta is at least 1.
+    """Reconstruction minus `beta` times the KL (Higgins et al. 2017); a bound if beta >= 1.
 
     Raises:
         UsageError: a weight that is not positive.
@@ -142,7 +143,7 @@ class Beta(Objective):
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a weight that is not positive."""
+        """Reject a weight that is not positive."""
         if not self.beta > 0:
             raise UsageError(
                 f"The objective beta got beta={self.beta}; accepted: a positive number."
@@ -155,16 +156,16 @@ class Beta(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduled(Objective):
-    """An ELBO whose KL term is eased over the first `warmup` steps, and whole from then on.
+    """An ELBO whose KL term is reduced over the first `warmup` steps, and complete afterwards.
 
-    A schedule that has not ended when training ends leaves a beta-VAE that nobody asked for:
-    `check` refuses it.
+    A schedule that has not ended when training ends leaves an unintended beta-VAE: `check` rejects
+    it.
     """
 
     warmup: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a negative number of steps."""
+        """Reject a negative number of steps."""
         if self.warmup < 0:
             raise UsageError(
                 f"The objective {self.name} got warmup={self.warmup}; accepted: a number of steps"
@@ -173,14 +174,14 @@ class Scheduled(Objective):
 
     @property
     def settles_after(self) -> int:
-        """The warm-up."""
+        """The length of the warm-up."""
         return self.warmup
 
     def check(self, steps: int, annealing: int) -> None:
-        """Refuse a warm-up that is missing, or longer than the search.
+        """Reject a missing warm-up, or one longer than the search.
 
         Raises:
-            UsageError: in that case.
+            UsageError: the warm-up is outside 1 to steps - annealing.
         """
         search = steps - annealing
         if not 1 <= self.warmup <= search:
@@ -201,13 +202,13 @@ class LinearELBO(Scheduled):
     )
 
     def kl_weight(self, step: int) -> float:
-        """Return the share of the warm-up that is over."""
+        """Return the elapsed share of the warm-up."""
         return 1.0 if step >= self.warmup else step / self.warmup
 
 
 @dataclass(frozen=True, kw_only=True)
 class CyclicalELBO(Scheduled):
-    """Evidence lower bound whose KL weight rises four times over the warm-up and then stays at 1 (Fu et al. 2019)."""
+    """Evidence lower bound whose KL weight rises four times over the warm-up (Fu et al. 2019)."""
 
     name: ClassVar[str] = "elbo_cyclical"
     formula: ClassVar[str] = (
@@ -215,7 +216,7 @@ class CyclicalELBO(Scheduled):
     )
 
     def kl_weight(self, step: int) -> float:
-        """Return the weight: it rises over the first half of each cycle and stays at 1 for the other."""
+        """Return the weight, which rises over the first half of each cycle and then stays at 1."""
         if step >= self.warmup:
             return 1.0
         return min(1.0, (step * CYCLES / self.warmup) % 1.0 / RISE)
@@ -223,7 +224,7 @@ class CyclicalELBO(Scheduled):
 
 @dataclass(frozen=True, kw_only=True)
 class FreeBitsELBO(Scheduled):
-    """Evidence lower bound that leaves `free_bits` nats per unit free at first, falling to none over the warm-up."""
+    """Evidence lower bound with `free_bits` free nats per unit, falling to 0 over the warm-up."""
 
     name: ClassVar[str] = "elbo_free_bits"
     formula: ClassVar[str] = (
@@ -232,7 +233,7 @@ class FreeBitsELBO(Scheduled):
     free_bits: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse negative numbers."""
+        """Reject negative numbers."""
         Scheduled.__post_init__(self)
         if not self.free_bits >= 0:
             raise UsageError(
@@ -241,7 +242,7 @@ class FreeBitsELBO(Scheduled):
             )
 
     def free_nats(self, step: int) -> float:
-        """Return what is still free."""
+        """Return the remaining free nats."""
         return 0.0 if step >= self.warmup else self.free_bits * (1.0 - step / self.warmup)
 
 
@@ -257,7 +258,7 @@ def objective_of(spec: str) -> Objective:
     Raises:
         UnknownNameError: an unknown objective, or a parameter it does not have, with the nearest
             guess.
-        UsageError: a value that is no number, or one the objective refuses.
+        UsageError: a value that is no number, or one that the objective rejects.
     """
     found = _SPEC.fullmatch(spec)
     if found is None or found[1] not in OBJECTIVES:

@@ -1,1 +1,1 @@
-"""The one optimization loop: its step, the loop, and when it stops."""
+"""The one optimization loop, its step and its stopping rule."""

@@ -1,11 +1,11 @@
-"""The one optimization loop: Adam in two phases, stopped by a rule, averaged at the end.
+"""The one optimization loop: Adam in two phases, a stopping rule, and averaging at the end.
 
-1. Search at a constant learning rate until `guides.optimize.stopping.Watch` says that nothing
-improves beyond noise.
+1. Search at a constant learning rate until `guides.optimize.stopping.Watch` finds no improvement
+   beyond noise.
 2. Anneal along a cosine to `final_lr`, and average the parameters over the last share `tail` of
-this phase.
+   this phase.
 
-A loss or gradient that is not finite ends the fit at once; the last finite parameters are kept.
+A non-finite loss or gradient ends the fit at once; the last finite parameters are kept.
 """
 
 from __future__ import annotations
@@ -28,20 +28,19 @@ from zoo.compiler.compile import Record
 __all__ = ["Outcome", "optimize"]
 
 Progress = Callable[[int, int, float], None]
-FIRST = (1, 2, 4, 8, 16, 32)  # steps that are looked at besides every tenth of a window
-Look = Callable[
-    [Sequence[float], Tensor], None
-]  # the losses of a block of steps, and the values after each
-# of the stopping rule that a search usually takes (two at least), for the prediction of its time
+FIRST = (1, 2, 4, 8, 16, 32)  # recorded steps, besides every tenth of a window
+# called with the losses of a block of steps and the values after each
+Look = Callable[[Sequence[float], Tensor], None]
+# of the stopping rule that a search usually takes (at least two), for the prediction of its time
 WINDOWS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Losses per step in nats, why the loop ended and how the step ran; the parameters themselves are changed in place.
+    """Losses per step in nats, the stop, and how the step ran; parameters are changed in place.
 
-    `history` holds what an objective with a `snapshot` said along the way, name -> values, with
-    their `step`.
+    `history` holds the training diagnostics of an objective with a `snapshot`, name -> values,
+    with their `step`.
     """
 
     losses: np.ndarray[Any, Any]
@@ -51,7 +50,7 @@ class Outcome:
 
     @property
     def steps(self) -> int:
-        """Steps taken."""
+        """Number of steps taken."""
         return len(self.losses)
 
 
@@ -75,9 +74,12 @@ class _Run:
     def take(
         self, shares: Sequence[float], averaging: Sequence[bool], each: Look | None = None
     ) -> Stop | None:
-        """Take a block of steps at these shares of the learning rate; return a Stop when something is not finite.
+        """Run a block of steps; return a Stop if something is not finite.
 
-        `each` is called once, with the losses of all of them and the values after each.
+        Args:
+            shares: learning-rate scale of each step.
+            averaging: whether the values of a step enter the average.
+            each: called once with the losses of all steps and the values after each.
         """
         first, noise = len(self.losses) + 1, self._noise(len(shares))
         rows, history = self.step.block(first, shares, noise, averaging)
@@ -109,19 +111,20 @@ class _Run:
 
     @property
     def follow(self) -> Callable[[], dict[str, float]] | None:
-        """The objective's training diagnostics, for programs that learn weights."""
+        """Training diagnostics of the objective, for programs that learn weights."""
         return getattr(self.objective, "snapshot", None) if self.objective.weights else None
 
     @property
     def most(self) -> int:
-        """Most steps of one block: one where each is called by itself, so that progress and interrupts are not delayed."""
+        """Maximal number of steps per block; 1 if steps run singly, so that interrupts work."""
         return 1 if self.step.native is None else self.step.together
 
     def _noise(self, number: int) -> list[Tensor]:
-        """Return the noise of so many steps, `most` at most, `[step, *input]` per input; the same numbers however many are asked for.
+        """Return the noise of up to `most` steps, `[step, *input]` per input.
 
-        Standard normal numbers are drawn for many steps together: drawing them for each takes
-        longer than a small step.
+        The numbers do not depend on how many are requested. Standard normals are drawn for many
+        steps
+        at once: drawing them for each takes longer than a small step.
         """
         shape = self.objective.normal
         if shape is None:
@@ -141,7 +144,7 @@ class _Run:
         return self.objective.watched()
 
     def _failed(self, number: int, what: str, noise: tuple[Tensor, ...]) -> Stop:
-        """Go back to the parameters of the last finite loss and say where it broke."""
+        """Restore the parameters of the last finite loss and say where it failed."""
         self.step.write()
         culprit = self.objective.locate_nonfinite(noise)
         self.step.write_last()
@@ -154,7 +157,7 @@ class _Run:
         )
 
     def outcome(self, stop: Stop) -> Outcome:
-        """Return what the loop hands back."""
+        """Return the result of the loop."""
         history = {
             name: np.array([row[name] for row in self.seen])
             for name in (self.seen[0] if self.seen else ())
@@ -179,8 +182,7 @@ def optimize(
         config: settings of the loop.
         generator: source of all noise and minibatches.
         progress: called as `progress(step, steps, loss)`.
-        starts: how many starts of this fit are still to come, this one included: a compiled step
-            serves all of them.
+        starts: remaining starts of this fit, including this one, which share a compiled step.
     """
     annealing = min(max(2 * config.patience, config.anneal), max(1, config.steps // 2))
     goal = objective_of(config.objective)
@@ -228,8 +230,7 @@ def _verdict(
             status="not_converged",
             step=steps,
             sentence=(
-                f"The budget of {config.steps} steps is too short for the stopping rule; give more"
-                " steps."
+                f"The budget of {config.steps} steps is too short for the stopping rule; raise it."
             ),
         )
     if settled:

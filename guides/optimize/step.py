@@ -1,11 +1,11 @@
-"""One optimization step as one tensor function: noise -> loss -> gradient -> clipping -> Adam -> running average.
+"""One optimization step as one tensor function: loss, gradient, clipping, Adam, averaging.
 
     step(state, control, rates, *noise) -> (new state, [loss, gradient norm])
 
-`state` is `[4, number]`: every trained value in one row, the two moments of its gradient, and the
-sum of the values over the tail. Packed like this a step is a pure function of a few tensors, which
-`zoo.compiler.compile` turns into one graph; the same function runs eagerly where that does not pay
-or does not work, with the same noise and therefore the same losses.
+`state` is `[4, number]`: all trained values in one row, the two moments of their gradient, and the
+sum of the values over the tail. A step is thus a pure function of a few tensors, which
+`zoo.compiler.compile` turns into one graph. If that does not pay or work, the same function runs
+eagerly with the same noise and therefore the same losses.
 """
 
 from __future__ import annotations
@@ -32,18 +32,13 @@ Row = tuple[float, float]
 Rows = np.ndarray[Any, np.dtype[np.float64]]
 
 BLOCK = 100  # steps per call of the compiled step
-LARGEST = 1 << 20  # numbers of the noise, or of the values, of one block: 8 MiB
+LARGEST = 1 << 20  # numbers in the noise, or in the values, of one block: 8 MiB
 BETAS = (0.9, 0.99)  # of Adam
 EPSILON = 1e-8
-FUSING_SECONDS, FUSING_SECONDS_PER_NODE = (
-    20.0,
-    0.05,
-)  # what compiling for a card takes, for the prediction of `auto`
-CHECKS = (
-    (2, 1.0, False, 1e30),
-    (17, 0.5, True, 1e-2),
-    (400, 0.03, True, 1.0),
-)  # what the control rows say where the graph is checked
+# cost of compiling for a GPU, for the prediction of `auto`
+FUSING_SECONDS, FUSING_SECONDS_PER_NODE = (20.0, 0.05)
+# arguments of the control rows at which the graph is checked
+CHECKS = ((2, 1.0, False, 1e30), (17, 0.5, True, 1e-2), (400, 0.03, True, 1.0))
 
 
 class Objective(Protocol):
@@ -56,33 +51,36 @@ class Objective(Protocol):
 
     @property
     def normal(self) -> tuple[int, int] | None:
-        """Shape of the noise where it is one tensor of standard normal numbers, else None."""
+        """Shape of the noise if it is one tensor of standard normals, else None."""
 
     def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Draw the randomness of one step."""
 
     def peek_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw such randomness without moving the stream of minibatches."""
+        """Draw such randomness without advancing the stream of minibatches."""
 
     def prepare(self) -> None:
-        """Make ready for a trace."""
+        """Prepare for a trace."""
 
     def gradients(
         self, values: Sequence[Tensor], *noise: Tensor
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """Return the loss at these values of parameters and weights, and its gradients; pure unless `eager` says why not."""
+        """Return the loss at given parameters and weights, and its gradients.
+
+        Pure, unless `eager` gives the reason why not.
+        """
 
     def watched(self) -> Tensor | None:
-        """Return what the stopping rule watches besides the loss, in posterior standard deviations."""
+        """Return what the stopping rule watches besides the loss, in posterior sds."""
 
     def locate_nonfinite(self, noise: tuple[Tensor, ...]) -> str:
-        """Name what made the loss or gradient of this noise not finite."""
+        """Name what made the loss or gradient of this noise non-finite."""
 
 
 def advance(
     state: Tensor, control: Tensor, rates: Tensor, loss: Tensor, gradient: Tensor
 ) -> list[Tensor]:
-    """Return the state after one clipped step of Adam (Kingma & Ba 2015) and `[loss, gradient norm]`.
+    """Take one clipped step of Adam (Kingma & Ba 2015).
 
     Args:
         state: `[4, number]`: values, first moments, second moments, sum over the tail.
@@ -90,6 +88,9 @@ def advance(
         rates: `[number]`, the learning rates.
         loss: scalar, in nats.
         gradient: `[number]`.
+
+    Returns:
+        The new state, and `[loss, gradient norm]`.
     """
     values, first, second, total = state.unbind(0)
     unbias_first, unbias_second, share, averaging, largest = control.unbind(0)
@@ -109,13 +110,16 @@ def advance(
 def controls(
     numbers: Sequence[int], shares: Sequence[float], averaging: Sequence[bool], largest: float
 ) -> Rows:
-    """Return `[step, 5]`: what makes Adam's two moments unbiased, share of the learning rates, 1 while averaging else 0, largest norm.
+    """Return the control rows `[step, 5]`.
+
+    The columns are the bias corrections of Adam's two moments, the learning-rate scale, 1 while
+    averaging else 0, and the largest gradient norm.
 
     Args:
-        numbers: of the steps, from 1.
-        shares: of the learning rates, one per step.
+        numbers: step numbers, from 1.
+        shares: learning-rate scale of each step.
         averaging: whether the values of a step enter the average.
-        largest: gradient norm above which a gradient is shortened.
+        largest: gradient norm above which gradients are clipped.
     """
     out = np.empty((len(numbers), 5))
     steps = np.asarray(numbers)
@@ -125,22 +129,25 @@ def controls(
 
 
 def scaled(name: str, parameter: Tensor) -> float:
-    """Return the share of the learning rate for a parameter: rows of a matrix factor act together, so they step less."""
+    """Return the learning-rate scale of a parameter.
+
+    Entries in a row of a matrix factor act together, so they take smaller steps.
+    """
     return 1.0 / math.sqrt(parameter.shape[-1]) if name in ("lower", "factor") else 1.0
 
 
 class Step:
-    """The state of one fit and the step that moves it, compiled where that works and pays.
+    """The state of one fit and its step, compiled where that works and pays.
 
     Args:
         objective: what is minimized.
         config: `lr`, `weight_lr`, `clip_norm`, `compile` and `device` are used.
-        expected: number of steps the fit will probably take, for the prediction of `auto`.
+        expected: expected number of steps of the fit, for the prediction of `auto`.
 
     Attributes:
-        state: `[4, number]`, on the device the steps run on.
-        together: most steps of one block, by shapes alone: the noise must not depend on how a step
-            runs.
+        state: `[4, number]`, on the device of the steps.
+        together: maximal number of steps per block; it depends on shapes only, since the noise
+            must not depend on how a step runs.
     """
 
     def __init__(self, objective: Objective, config: FitConfig, expected: int) -> None:
@@ -151,9 +158,7 @@ class Step:
         }
         self.parameters: list[nn.Parameter] = list(named.values())
         self._shapes = [p.shape for p in self.parameters]
-        self._places = [
-            p.detach() for p in self.parameters
-        ]  # the same memory, out of reach of autograd
+        self._places = [p.detach() for p in self.parameters]  # shared memory, without autograd
         self._sizes = [p.numel() for p in self.parameters]
         flat = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         self.state = torch.stack([flat, *[torch.zeros_like(flat)] * 3])
@@ -177,7 +182,10 @@ class Step:
             self.native = self._on_device(torch.device(config.device), config.compile, expected)
 
     def _on_device(self, device: torch.device, mode: str, expected: int) -> DeviceSteps | None:
-        """Return the step on a device after checking it against the program on the processor; None, with a notice, where that fails."""
+        """Return the step on a device after a self-check against the program on the CPU.
+
+        If that fails it returns None and announces the reason.
+        """
         started, checks = (
             time.perf_counter(),
             self._checks(torch.Generator().manual_seed(15_485_863)),
@@ -195,7 +203,7 @@ class Step:
             reason = "" if same else "self-check failed: the step there differs from the eager one"
         except TraceFailure as error:
             reason = f"cannot be traced: {error}"
-        except Exception as error:  # a device may fail in any way: fall back to the processor
+        except Exception as error:  # a device can fail in any way; the CPU always works
             reason = (
                 f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
             )
@@ -211,7 +219,7 @@ class Step:
         return out
 
     def _native(self) -> NativeGraph | None:
-        """Return the compiled step exposed through a C ABI that takes many in one call, None where each is called by itself."""
+        """Return the compiled step exposed through a C ABI, or None if steps are called singly."""
         if self.function.run is None or self.state.dtype != torch.float64:
             return None
         rows = self._checks(torch.Generator().manual_seed(49_979_687))
@@ -221,7 +229,7 @@ class Step:
 
     @property
     def record(self) -> Record:
-        """Whether the step runs compiled, why or why not, and the seconds that took."""
+        """Whether the step runs compiled and why, and the seconds spent on it."""
         return self.function.record
 
     def eager(self, state: Tensor, control: Tensor, rates: Tensor, *noise: Tensor) -> list[Tensor]:
@@ -245,7 +253,7 @@ class Step:
         """Return the uncompiled graph of a step.
 
         Raises:
-            TraceFailure: the step cannot be written as one graph.
+            TraceFailure: the step cannot be traced into one graph.
         """
         self.objective.prepare()
         return trace(self.eager, self._example(torch.Generator().manual_seed(15_485_863)))
@@ -257,16 +265,16 @@ class Step:
         noise: Sequence[Tensor],
         averaging: Sequence[bool],
     ) -> tuple[Rows, Tensor]:
-        """Take steps `number`, `number + 1`, ... up to the first whose loss or gradient is not finite.
+        """Take steps `number`, `number + 1`, ... up to the first non-finite loss or gradient.
 
         Args:
-            number: of the first step, from 1.
-            shares: share of the learning rates, one per step.
-            noise: per input of the objective's noise one tensor `[step, *input]`.
+            number: number of the first step, from 1.
+            shares: learning-rate scale of each step.
+            noise: per noise input of the objective one tensor `[step, *input]`.
             averaging: whether the values of a step enter the average.
 
         Returns:
-            `[step, 2]` loss and gradient norm of each step taken, a failing one included, and the
+            Loss and gradient norm `[step, 2]` of each step taken, including a failing one, and the
             values after each `[step, number of values]`.
         """
         rows: list[Row] = []
@@ -300,7 +308,10 @@ class Step:
     def take(
         self, number: int, share: float, noise: tuple[Tensor, ...], *, averaging: bool
     ) -> tuple[float, float]:
-        """Take step `number` and return the loss in nats and the gradient norm; where one is not finite the state stays."""
+        """Take step `number`; return the loss in nats and the gradient norm.
+
+        If either is not finite, the state is unchanged.
+        """
         new, numbers = self.function(
             self.state, self._control(number, share, averaging, self._largest), self.rates, *noise
         )
@@ -310,21 +321,21 @@ class Step:
         return loss, norm
 
     def write(self, row: Tensor | None = None) -> None:
-        """Put a row of values, the current ones by default, into the parameters themselves."""
+        """Write a row of values, by default the current ones, into the parameters."""
         parts = (self.state[0] if row is None else row).split(self._sizes)
         for place, part, shape in zip(self._places, parts, self._shapes, strict=True):
             place.copy_(part.view(shape))
 
     def write_last(self) -> None:
-        """Put the values of the last finite loss into the parameters."""
+        """Write the values of the last finite loss into the parameters."""
         self.write(self._before[0])
 
     def write_average(self, number: int) -> None:
-        """Put the average over the last `number` steps into the parameters."""
+        """Write the average over the last `number` steps into the parameters."""
         self.write(self.state[3] / number)
 
     def _split(self, state: Tensor) -> list[Tensor]:
-        """Return the values of each parameter as leaves of a new graph, in the parameters' own shapes and types."""
+        """Return the values of each parameter as new leaves, with original shapes and dtypes."""
         parts = state[0].split(self._sizes)
         return [
             part.reshape(shape).to(p.dtype).detach().requires_grad_(True)
@@ -332,7 +343,7 @@ class Step:
         ]
 
     def _compile(self, config: FitConfig, expected: int) -> Function:
-        """Compile the step; a graph that fails any check leaves the eager step, with the reason on record."""
+        """Compile the step; a failed check leaves the eager step, with the reason on record."""
         generator = torch.Generator().manual_seed(15_485_863)
         example = self._example(generator)
         if self.objective.eager:
@@ -392,13 +403,13 @@ class Step:
         )
 
     def _elsewhere(self, generator: torch.Generator) -> Tensor:
-        """Return a state near the current one with moments of a fit under way."""
+        """Return a state near the current one with moments as in the middle of a fit."""
         rows = torch.randn(self.state.shape, dtype=self.state.dtype, generator=generator)
         return torch.stack([self.state[0] + 0.1 * rows[0], rows[1], rows[2].square(), rows[3]])
 
 
 def _equal(got: Sequence[Tensor], truth: Sequence[Tensor]) -> bool:
-    """Compare row by row: a large loss must not widen what is allowed of the moments."""
+    """Compare row by row, so that a large loss does not widen the tolerance of the moments."""
     pairs = [*zip(got[0], truth[0], strict=True), *zip(got[1], truth[1], strict=True)]
     return all(close(a, b) for a, b in pairs)
 
@@ -408,7 +419,7 @@ def _eager(reason: str, seconds: float = 0.0) -> Record:
 
 
 def summary(records: Sequence[Record]) -> dict[str, Any]:
-    """Return `{used, reason}` of several starts; `used` only where every start ran compiled."""
+    """Return `{used, reason}` of several starts; `used` only if every start ran compiled."""
     eager = [r for r in records if not r["used"]]
     chosen = eager[0] if eager else records[0]
     return {"used": not eager, "reason": chosen["reason"]}

@@ -1,4 +1,4 @@
-"""When to stop: windows of the loss against their noise, and the movement of the parameters' window means.
+"""When to stop: window means of the loss against their noise, and drift of the parameters.
 
 The search runs at a constant learning rate. It has settled when, from one window to the next,
 
@@ -32,7 +32,7 @@ SLACK = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Settled:
-    """What two neighboring windows say: gain in nats with its error, movement in whitened units, and the decision."""
+    """Comparison of two neighboring windows: gain in nats with its error, movement, decision."""
 
     gain: float
     gain_se: float
@@ -41,11 +41,11 @@ class Settled:
 
     @property
     def improving(self) -> bool:
-        """Whether the loss still falls by more than three standard errors and by more than it is worth."""
+        """Whether the loss still falls by more than three standard errors and a minimal gain."""
         return self.gain > 3 * self.gain_se + 2 * SLACK
 
     def sentence(self, window: int) -> str:
-        """Say it in words."""
+        """Describe the comparison in words."""
         moved = (
             ""
             if math.isnan(self.moved)
@@ -59,7 +59,7 @@ class Settled:
 
 @dataclass
 class Watch:
-    """Collects losses and watched parameters of one window and compares it with the one before."""
+    """Collects losses and watched parameters of a window and compares it with the previous one."""
 
     window: int
     losses: list[float] = field(default_factory=list)
@@ -69,16 +69,16 @@ class Watch:
 
     @property
     def remaining(self) -> int:
-        """Steps until the window ends, the first at which the search can have settled."""
+        """Steps until the window ends, when the search can first have settled."""
         return max(1, max(SHORTEST, self.window) - len(self.losses))
 
     def extend(self, losses: Sequence[float], watched: Callable[[int], Tensor | None]) -> bool:
-        """Add some steps of one window, `remaining` at most; return True when it ended with the search settled.
+        """Add up to `remaining` steps of a window; return True if it ended and the search settled.
 
         Args:
-            losses: of each step.
-            watched: place among them -> the watched parameters after that step; called for a
-                hundred steps of a window.
+            losses: the losses of these steps.
+            watched: maps an index among them to the watched parameters after that step; called for
+                a hundred steps of a window.
         """
         every, had = max(1, self.window // 100), len(self.losses)
         self.losses.extend(losses)
@@ -118,6 +118,6 @@ class Watch:
 
 
 def _mean_and_error(losses: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """Mean with its standard error from successive differences (von Neumann 1941), which a trend inside the window does not inflate."""
+    """Mean and standard error by successive differences (von Neumann 1941), robust to a trend."""
     variance = 0.5 * np.square(np.diff(losses)).mean()
     return float(losses.mean()), math.sqrt(variance / len(losses))

@@ -148,7 +148,7 @@ def record(**fields):
     ("fields", "error", "says"),
     [
         ({"name": "my family"}, UsageError, "letters, digits and _"),
-        ({"q": " "}, UsageError, "says nothing of q"),
+        ({"q": " "}, UsageError, "has no q"),
         ({"blind_spot": ""}, UsageError, "blind spot; write one line each"),
         (
             {"flat": lambda g, s: g, "solve": lambda g, d, r: (None, 0)},

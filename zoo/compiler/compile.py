@@ -244,7 +244,7 @@ def _build(
     make: Callable[[], Traced],
     checks: Sequence[Sequence[Tensor]],
 ) -> tuple[Traced, Callable[[Sequence[Tensor]], list[Tensor]], Path | None, bool]:
-    """Trace, compile (or find in the cache) and load a graph; check it before and after compiling.
+    """Trace, compile (or find in the cache) and load a graph, with checks before and after.
 
     Returns:
         The graph, the compiled callable, its file, and whether the file was cached.

@@ -112,7 +112,7 @@ def pays(work: Work, calls: int) -> bool:
 
 
 def backend() -> str:
-    """Return the backend: `standalone` libraries, `aoti` (packages for torch's loader) or `eager`.
+    """Return the backend: `standalone` libraries, `aoti` (torch's loader) or `eager`.
 
     `$ZOO_BACKEND` decides. The default is `standalone` with tested versions of torch, else `aoti`,
     which is announced once.

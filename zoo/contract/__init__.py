@@ -1,4 +1,4 @@
-"""The named checks of a program and its card; `docs/model_contract.md` gives the reason of each.
+"""The named checks of a program and its card; `docs/model_contract.md` gives reasons.
 
 for check in zoo.contract.checks(entry):
     print(check.name, zoo.contract.run(check))

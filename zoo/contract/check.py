@@ -70,10 +70,7 @@ class Rule(Generic[S]):
     def __post_init__(self) -> None:
         """Reject a record that tables could not show."""
         if not self.name.isidentifier():
-            raise UsageError(
-                f"A check is called {self.name!r}; accepted: letters, digits and _, such as"
-                " my_check."
-            )
+            raise UsageError(f"A check is called {self.name!r}; accepted: letters, digits and _.")
         if not (self.why.strip() and self.about):
             raise UsageError(
                 f"The check {self.name!r} does not say what it looks at or why; write its"

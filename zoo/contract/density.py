@@ -1,4 +1,4 @@
-"""Checks of the log density: finite, differentiable, invertible, proper, equal to brute force."""
+"""Checks of the log density: finite, differentiable, invertible, proper, exact."""
 
 from __future__ import annotations
 

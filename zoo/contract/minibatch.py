@@ -1,4 +1,4 @@
-"""Checks of programs with minibatches: the given index is used, and minibatches are unbiased."""
+"""Checks of minibatches: the given index is used, and the density is unbiased."""
 
 from __future__ import annotations
 

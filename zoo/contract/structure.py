@@ -27,8 +27,7 @@ def runs(subject: Subject) -> str:
     if subject.observed and not subject.data.observed:
         names = [n["name"] for n in subject.observed]
         raise Failed(
-            f"Sites {names} are observed but Data.observed is empty; name the data they are"
-            " conditioned on."
+            f"Sites {names} are observed but Data.observed is empty; name these data there."
         )
     return f"{len(subject.sites(trace))} sites, all finite."
 
@@ -67,8 +66,7 @@ def prior_predictive(subject: Subject) -> str:
             )
         if not torch.equal(simulated["value"], again.nodes[name]["value"]):
             raise Failed(
-                f"Site {name!r} differs between two runs of one seed; draw every random number"
-                " with pyro.sample."
+                f"Site {name!r} differs between two runs of one seed; use pyro.sample only."
             )
         differ = differ or not torch.equal(simulated["value"], other.nodes[name]["value"])
     if not differ:
@@ -126,8 +124,7 @@ def parameters_trained(subject: Subject) -> str:
     dead = [name for name, size in reached.items() if not size > 0]
     if dead:
         raise Failed(
-            f"Weights {dead} get no gradient and would never be trained; use them in the program"
-            " or freeze them."
+            f"Weights {dead} get no gradient and would never be trained; use or freeze them."
         )
     return f"All {len(weights)} weights get a gradient."
 

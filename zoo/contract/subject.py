@@ -1,4 +1,4 @@
-"""The subject of the checks: an entry with its data, program and log density, each made once."""
+"""The subject of the checks: an entry with data, program and log density, made once."""
 
 from __future__ import annotations
 

@@ -63,8 +63,7 @@ def binarize(values: Tensor, threshold: float) -> Tensor:
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 1:
         raise DataError(
-            f"Gray values lie in [{low:g}, {high:g}]; accepted: [0, 1]. Divide by the largest"
-            " value first."
+            f"Gray values span [{low:g}, {high:g}]; accepted: [0, 1]; divide by the largest value."
         )
     return (values > threshold).double()
 
@@ -80,8 +79,7 @@ def split(rows: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     held = round(rows * share)
     if not 0 < held < rows:
         raise UsageError(
-            f"The held-out share {share} of {rows} rows leaves one side empty; accepted: a share"
-            " in (0, 1)."
+            f"The held-out share {share} of {rows} rows leaves one part empty; accepted: (0, 1)."
         )
     # NumPy guarantees this stream; torch's permutations may change between versions.
     order = torch.as_tensor(np.random.Generator(np.random.PCG64(seed)).permutation(rows))
@@ -140,8 +138,7 @@ def load_images(source: Any, *, labels: Any = None, licence: str = "the user's o
     )
     if marks.shape != (len(gray),):
         raise DataError(
-            f"There are labels of shape {tuple(marks.shape)} for {len(gray)} images; one label per"
-            " image is needed."
+            f"Labels have shape {tuple(marks.shape)} for {len(gray)} images; give one per image."
         )
     return Images(
         values=gray, labels=marks, source=f"the user's own images ({name})", licence=licence

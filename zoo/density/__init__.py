@@ -1,1 +1,1 @@
-"""From a program and its data to a log density over one flat vector of unconstrained values."""
+"""From a program and its data to a log density over one flat unconstrained vector."""

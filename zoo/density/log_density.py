@@ -91,8 +91,7 @@ class LogDensity:
         ]
         if not latent:
             raise ProgramError(
-                "The program has no continuous latent site to infer; add a pyro.sample without"
-                " obs=."
+                "The program has no continuous latent site; add a pyro.sample without obs=."
             )
         self.sites: tuple[Site, ...] = tuple(lay_out(latent, self.data))
         self.dim = self.sites[-1].stop

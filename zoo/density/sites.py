@@ -197,8 +197,7 @@ def refuse_bad_observations(trace: poutine.Trace) -> None:
             and not torch.isfinite(value).all()
         ):
             raise DataError(
-                f"Observed site {node['name']!r} holds NaN or infinite values; drop or impute them"
-                " first."
+                f"Observed site {node['name']!r} has NaN or infinite values; drop or impute them."
             )
         support = getattr(fn, "support", None)
         if (

@@ -33,7 +33,7 @@ def is_local(density: LogDensity) -> bool:
 def unit_terms(
     density: LogDensity, u: Tensor, tensors: Mapping[str, Any] | None = None
 ) -> UnitTerms:
-    """Return log likelihood and log prior of each unit at one flat point `[dim]`, each `[unit]`.
+    """Return log likelihood and log prior of each unit, `[unit]`, at a flat point `[dim]`.
 
     The prior includes the Jacobian. If `tensors` has `index`, the units are those of the
     minibatch.

@@ -1,1 +1,4 @@
-"""Certified reference posteriors: `NAME.json` (moments, gates, command, versions, fingerprint) and `NAME.npz` (draws)."""
+"""Certified reference posteriors, two files per entry.
+
+`NAME.json` holds moments, gates, command, versions and fingerprint, `NAME.npz` the draws.
+"""

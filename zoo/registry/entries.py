@@ -1,7 +1,7 @@
-"""Find entries by name: built-in models, plug-ins (`posterior_zoo.models`) and users' files.
+"""Find entries by name: built-in models, plug-ins and users' files.
 
-Listing reads source files with `ast` and imports nothing; loading imports the one module that is
-requested.
+Plug-ins use the entry-point group `posterior_zoo.models`. Listing reads source files with `ast`
+and imports nothing; loading imports the one module that is requested.
 """
 
 from __future__ import annotations
@@ -84,10 +84,7 @@ def names() -> list[str]:
 
 
 def _duplicate(name: str, sources: list[str]) -> str:
-    return (
-        f"Entry name {name!r} is claimed by {' and '.join(sources)}; rename or uninstall one of"
-        " them."
-    )
+    return f"Entry name {name!r} is claimed by {' and '.join(sources)}; rename or remove one."
 
 
 def _imported(info: EntryInfo) -> EntryInfo:

@@ -1,1 +1,1 @@
-"""Ground truth: stored references, completion by exact draws, grids, enumeration, rejection."""
+"""Ground truth: stored references, completion, grids, enumeration, rejection sampling."""

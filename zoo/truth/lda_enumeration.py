@@ -1,6 +1,7 @@
-"""The exact posterior of latent Dirichlet allocation on a tiny corpus, by sums over count tables.
+"""The exact posterior of LDA on a tiny corpus, by sums over count tables.
 
-With topics and mixtures integrated out, tokens z assigned to topics have
+In latent Dirichlet allocation with topics and mixtures integrated out, the topic assignments z of
+tokens have
 
     p(words, z) = prod_d B(alpha + n_d.) / B(alpha) prod_k B(beta + n_k.) / B(beta),
     B(a) = prod_i G(a_i) / G(sum_i a_i),

@@ -1,7 +1,7 @@
-"""Exact independent draws, evidence and moments of a density over at most three coordinates.
+"""Exact independent draws, evidence and moments of densities over few coordinates.
 
-If all but a few hyperparameters can be integrated out in closed form, the rest does not need
-Markov chains: independent draws come by rejection from a multivariate t around the mode, and
+If all but at most three hyperparameters can be integrated out in closed form, the rest does not
+need Markov chains: independent draws come by rejection from a multivariate t around the mode, and
 integrals by the trapezoid rule, which converges exponentially for smooth integrands that vanish at
 the boundary.
 """

@@ -1,9 +1,10 @@
-"""Read a stored reference: unconstrained draws of a certified run, moments, gates, fingerprint.
+"""Read a stored reference: unconstrained draws, moments, gates, fingerprint.
 
-`NAME.json` says how the draws were made, which gates they passed and the moments of every quantity
-(from all draws); `NAME.npz` holds up to 2,000 draws as a float64 mean plus float32 deviations
-`[chain, draw, dim]`, with chains kept. The fingerprint is the log joint density at three stored
-points: if the program or the data have changed, the values differ and the reference is stale.
+`NAME.json` says how the draws of the certified run were made, which gates they passed and the
+moments of every quantity (from all draws); `NAME.npz` holds up to 2,000 draws as a float64 mean
+plus float32 deviations `[chain, draw, dim]`, with chains kept. The fingerprint is the log joint
+density at three stored points: if the program or the data have changed, the values differ and the
+reference is stale.
 """
 
 from __future__ import annotations

@@ -159,8 +159,7 @@ def _tensor(key: str, value: Any, dtype: torch.dtype) -> Any:
             value = np.asarray(value)
         except ValueError as error:
             raise DataError(
-                f"Data {key!r} is a ragged list; give rows of one length, or pad them and pass a"
-                " mask."
+                f"Data {key!r} is a ragged list; give rows of one length, or pad and mask them."
             ) from error
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "fiub":

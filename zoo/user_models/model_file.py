@@ -30,8 +30,7 @@ def load_file(request: str) -> ModelEntry:
     text, name = (request, "") if request.endswith(".py") else request.rsplit(":", 1)
     if "\0" in text or len(text) > 4096:
         raise UsageError(
-            "The path of the model file holds a NUL character or is too long; give the path of a"
-            " .py file."
+            "The path of the model file has a NUL character or is too long; give a .py file."
         )
     path = Path(text).expanduser()
     if not path.is_file():

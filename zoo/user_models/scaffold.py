@@ -57,11 +57,9 @@ def _write_new(path: Path, text: str) -> None:
             place.write_text(text, encoding="utf-8")
     except FileExistsError as error:
         raise UsageError(
-            f"File {str(path)!r} exists already and is left as it is; choose another name or"
-            " folder."
+            f"File {str(path)!r} exists already and is not changed; choose another name or folder."
         ) from error
     except OSError as error:
         raise InfrastructureError(
-            f"Cannot write {str(path)!r} ({error.strerror}); choose a folder you may write to with"
-            " --dir."
+            f"Cannot write {str(path)!r} ({error.strerror}); choose a writable folder with --dir."
         ) from error

@@ -113,7 +113,7 @@ def test_numpy_calls_go_through_it_and_count(walled):
 
 
 @pytest.mark.parametrize(
-    "fault", ["wrong numbers", "no interface", "no compiler", "another processor"]
+    "fault", ["wrong numbers", "no ArrayRef interface", "no compiler", "another processor"]
 )
 def test_what_does_not_fit_leaves_the_loader(walled, monkeypatch, fault, tmp_path):
     if fault == "wrong numbers":
@@ -121,7 +121,7 @@ def test_what_does_not_fit_leaves_the_loader(walled, monkeypatch, fault, tmp_pat
         monkeypatch.setattr(
             c_abi.NativeGraph, "__call__", lambda self, *u: [1.0001 * x for x in honest(self, *u)]
         )
-    elif fault == "no interface":
+    elif fault == "no ArrayRef interface":
         monkeypatch.setattr(c_abi, "_library", lambda package: ctypes.CDLL(None))
     elif fault == "no compiler":
         monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))

@@ -76,7 +76,7 @@ def test_the_compiler_can_be_loaded_ahead(caplog, monkeypatch):
 
     monkeypatch.setattr(torch_private, "sources", refuse)
     compiled.load_compiler()
-    assert caplog.messages == ["The compiler was not loaded ahead: no compiler"]
+    assert caplog.messages == ["The compiler could not be loaded in advance: no compiler"]
 
 
 def test_private_names_of_torch_stand_in_one_module():

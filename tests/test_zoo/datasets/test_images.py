@@ -83,13 +83,13 @@ def test_bad_input_is_refused_with_a_sentence(tmp_path):
         load_images(np.full((2, 3, 3), 1.5))
     with pytest.raises(DataError, match="row, height, width"):
         load_images(np.zeros((3, 3)))
-    with pytest.raises(DataError, match="one label per image"):
+    with pytest.raises(DataError, match="give one per image"):
         load_images(ROWS, labels=[1, 2, 3])
     with pytest.raises(UsageError, match="threshold"):
         binarize(torch.zeros(2), 1.0)
     with pytest.raises(DataError, match="largest value"):
         binarize(torch.tensor([0.0, 16.0]), 0.5)
-    with pytest.raises(UsageError, match="one side empty"):
+    with pytest.raises(UsageError, match="one part empty"):
         split(2, 0.1, 0)
     for name, shape in (("a", (2, 2)), ("b", (3, 3))):
         np.save(tmp_path / f"{name}.npy", np.zeros(shape))

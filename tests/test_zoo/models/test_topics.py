@@ -186,5 +186,5 @@ def test_a_corpus_too_large_for_tables_is_refused():
 
 def test_an_axis_named_like_its_tensor_is_refused():
     """Files store it as a coordinate of the axis, which would lose the draws of the site."""
-    with pytest.raises(DataError, match="name the axis otherwise"):
+    with pytest.raises(DataError, match="rename the axis"):
         Data(train={"topic": torch.ones(2)}, dims={"topic": ("topic",)})

@@ -78,7 +78,7 @@ def test_chosen_images_are_one_of_each_class_of_both_parts():
 def test_held_out_images_need_codes_of_their_own():
     _, data, program = small()
     density = LogDensity(program, data)
-    with pytest.raises(DataError, match="code of its own"):
+    with pytest.raises(DataError, match="one per image is needed"):
         density.pointwise({"z": torch.zeros(1, 48, 2, dtype=torch.float64)}, data.test)
 
 

@@ -1,8 +1,8 @@
-"""A small classifier of handwritten digits, trained on clean images of seven classes and frozen.
+"""A small frozen classifier of handwritten digits, trained on seven classes.
 
     h_1 = tanh(W_1 x + b_1)  [64],   h_2 = tanh(W_2 h_1 + b_2)  [32],   logits = W_3 h_2 + b_3  [7]
 
-The images are scikit-learn's copy of the UCI digits (1,797 images of 8 by 8 pixels). Training is
+The clean images are scikit-learn's copy of the UCI digits (1,797 of 8 by 8 pixels). Training is
 full-batch Adam in float64 from a seeded start. The weights are then rounded to multiples of 2^-12,
 so that their last bits, which differ between CPUs, do not change the data of the models built on
 the network. Training takes about two seconds, once per machine; the result is cached in the user's

@@ -1,4 +1,4 @@
-"""Alternatives to a posterior over an adapter: point estimates, temperature scaling, an ensemble.
+"""Alternatives to an adapter posterior: point estimates, temperature scaling, ensemble.
 
 All are trained on the labels the posteriors use, by 2,000 full-batch steps of Adam at rate 0.02,
 from the usual initialization of adapters (B A = 0: A standard normal, B zero; small random values

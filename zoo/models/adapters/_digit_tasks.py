@@ -1,4 +1,4 @@
-"""Shifted tasks for a frozen digit classifier: few labels, out-of-distribution (OOD) images.
+"""Shifted tasks for a frozen digit classifier, with out-of-distribution (OOD) images.
 
 | task | images | OOD images |
 |---|---|---|
@@ -6,9 +6,9 @@
 | `inversion` | 1 - x plus noise of sd 0.2, clipped | rotated by 75 degrees; held-out classes |
 | `new_classes` | clean | clean images of the training classes |
 
-The classes are the seven of the backbone, for `new_classes` the three held-out ones on the first
-three output units. Pixels lie in [0, 1]. No image that trained the backbone is used. The OOD sets
-get the same change as the task.
+Tasks have few labels. The classes are the seven of the backbone, for `new_classes` the three
+held-out ones on the first three output units. Pixels lie in [0, 1]. No image that trained the
+backbone is used. The OOD sets get the same change as the task.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ PROBES = 12
 
 
 def make_data(seed: int, form: str, rank: int, task: str, labels: int) -> Data:
-    """Return layer inputs and labels of a shifted task; the seed decides which images are labeled.
+    """Return layer inputs and labels of a shifted task; the seed selects labeled images.
 
     Raises:
         UsageError: an unknown form, rank or task, or a number of labels outside 16 to 256.

@@ -1,4 +1,4 @@
-"""Variational autoencoder of binary digits with two latent dimensions and an exact posterior.
+"""Variational autoencoder of binary digits, two latent dimensions, exact posterior.
 
 A decoder network with weights theta turns a latent code of two numbers into 64 probabilities of
 ink, one per pixel of an 8 x 8 handwritten digit. The weights are trained once, together with the
@@ -219,8 +219,7 @@ class Vae(PyroModule):
             z = pyro.sample("z", self.prior())  # [image, latent]
             if x is not None and z.shape[-2] != len(x):
                 raise DataError(
-                    f"There are codes of {z.shape[-2]} images for {len(x)} images; every image has"
-                    " a code of its own."
+                    f"There are {z.shape[-2]} codes for {len(x)} images; one per image is needed."
                 )
             pyro.sample("x", self.pixel_law(self.decoder(z)), obs=x)
 

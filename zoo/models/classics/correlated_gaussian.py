@@ -1,4 +1,4 @@
-"""Correlated Gaussian: the posterior on which the error of mean-field is known in closed form.
+"""Correlated Gaussian: the error of mean-field is known in closed form.
 
 There are no data; the target itself is a multivariate normal with unit variances and one common
 correlation.

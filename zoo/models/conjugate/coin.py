@@ -1,4 +1,4 @@
-"""Coin: the share of girls among births with placenta previa, with every answer in closed form.
+"""Coin: girls among births with placenta previa, with every answer in closed form.
 
 Of 980 births with the condition placenta previa recorded in Germany, 437 were girls. Is the
 probability of a girl below the 0.485 of the general population?

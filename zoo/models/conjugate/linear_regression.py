@@ -1,4 +1,4 @@
-"""Linear regression: diabetes progression on ten correlated measurements, with a conjugate prior.
+"""Linear regression: diabetes progression on ten measurements, with a conjugate prior.
 
 Ten baseline measurements of 442 patients predict the progression of diabetes one year later. All
 columns and the response are standardized (mean 0, standard deviation 1), so there is no intercept.

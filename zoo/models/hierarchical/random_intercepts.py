@@ -1,4 +1,4 @@
-"""Random intercepts: forty groups of six rows, with minibatches and amortized local latents.
+"""Random intercepts: forty groups of six rows, minibatches, amortized local latents.
 
 Forty groups (classes, clinics, plots) are measured six times each; groups differ in level, and one
 covariate has the same effect in all of them. The data are generated, so the truth is known.

@@ -1,4 +1,4 @@
-"""Gaussian mixture: latent classes of iris flowers from petal length alone, class summed out.
+"""Gaussian mixture: latent classes of iris flowers from petal length, class summed out.
 
 The petals of 150 iris flowers of unknown species were measured to the nearest millimeter. Setosa
 (about 1.5 cm) is separate; versicolor (4.3 cm) and virginica (5.6 cm) overlap, which makes the

@@ -80,7 +80,7 @@ def make_data(seed: int, data: str, K: int, covariance: str) -> Data:
 
 
 def from_rows(x: Tensor, K: int, names: tuple[str, ...], source: str, licence: str) -> Data:
-    """Return the data of a mixture of K classes for the user's standardized rows `[row, feature]`.
+    """Return the data of a mixture of K classes for standardized rows `[row, feature]`.
 
     Raises:
         UsageError: K is not 2 to 9.

@@ -1,4 +1,4 @@
-"""Twelve flowers in K classes: a mixture with exact evidence, a sum over all K^12 labelings.
+"""Twelve flowers in K classes: a mixture with exact evidence by summing all labelings.
 
 The data are every thirteenth flower of Fisher's table, petal length in cm, with the species taken
 as unknown. Priors are conjugate:

@@ -123,7 +123,7 @@ def log_probability(draws: Mapping[str, Tensor], data: Data) -> Tensor:
 
 
 def co_assignment(draws: Mapping[str, Tensor], data: Data) -> Tensor:
-    """Return the log odds that neighbors share a class given a draw, `[*sample, pair]`, in nats.
+    """Return the log odds that neighbors share a class given a draw, `[*sample, pair]`, nats.
 
     Neighbors are compared rows with successive numbers of yes.
     """

@@ -1,4 +1,4 @@
-"""Shared parts of posteriordb's cards: data with their source, reference draws, flat priors."""
+"""Shared parts of posteriordb's cards: data with source, reference draws, flat priors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read a local copy of posteriordb: posteriors, data, and reference draws with recorded checks.
+"""Read a local copy of posteriordb: posteriors, data, reference draws with checks.
 
 posteriordb (github.com/stan-dev/posteriordb) is a public collection of posteriors with draws of
 long, checked runs of Stan. Its folder layout is read unchanged, with plain JSON or one JSON file

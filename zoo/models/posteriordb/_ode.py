@@ -1,4 +1,4 @@
-"""ODEs on a fixed grid, traceable and vectorizable: Runge-Kutta, and a symplectic splitting."""
+"""Traceable, vectorizable ODE solvers on a fixed grid: Runge-Kutta, symplectic splitting."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def split(
 def refined(
     times: Sequence[float], steps: int, *, first: int | None = None, power: float = 1.0
 ) -> tuple[list[float], list[int]]:
-    """Subdivide the intervals between times; return the grid and the indices of the times in it.
+    """Subdivide the intervals between times; return the grid and the times' indices in it.
 
     Args:
         times: increasing, the start first.

@@ -1,4 +1,4 @@
-"""Logistic regression: malignant or benign, from thirty standardized measurements of cell nuclei.
+"""Logistic regression: malignant or benign, from thirty measurements of cell nuclei.
 
 Thirty measurements of the cell nuclei in each of 569 breast tumors predict whether the tumor is
 malignant. Every column is standardized (mean 0, standard deviation 1).

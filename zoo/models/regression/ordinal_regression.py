@@ -1,4 +1,4 @@
-"""Ordinal regression: where 944 American voters of 1996 place themselves between two parties.
+"""Ordinal regression: where 944 US voters of 1996 place themselves between two parties.
 
 Party identification has seven ordered answers, from strong Democrat to strong Republican. The
 predictors are the voter's own ideology, age, education and income, standardized (divisor n).

@@ -1,7 +1,7 @@
-"""Change point: the year in which the flow of the Nile fell, summed out, with an exact posterior.
+"""Change point: the year in which the flow of the Nile fell, with an exact posterior.
 
-The annual flow at Aswan was measured from 1871 to 1970. It fell near 1898. Flows are in units of
-10^10 cubic meters.
+The annual flow at Aswan was measured from 1871 to 1970. It fell near 1898; the year is summed out.
+Flows are in units of 10^10 cubic meters.
 
     change       ~ uniform on 1..99              # last year of the first regime, summed out
     noise_variance ~ InverseGamma(3, 4)          # prior mean 2

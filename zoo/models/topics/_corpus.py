@@ -65,8 +65,7 @@ def corpus(
     names = [str(v) for v in range(words)] if vocabulary is None else [str(v) for v in vocabulary]
     if len(names) != words:
         raise DataError(
-            f"The corpus has {words} columns but the vocabulary {len(names)} words; give one word"
-            " per column."
+            f"The corpus has {words} columns but the vocabulary {len(names)} words; give one each."
         )
     empty = np.flatnonzero(matrix.sum(1) == 0)
     if len(empty):
@@ -143,8 +142,7 @@ def corpus_from_texts(
         vectorizer = CountVectorizer(**options)
     except TypeError as error:
         raise UsageError(
-            f"CountVectorizer rejects these options: {error}; see its documentation in"
-            " scikit-learn."
+            f"CountVectorizer rejects these options: {error}; see scikit-learn."
         ) from error
     contents = []
     for text in texts:

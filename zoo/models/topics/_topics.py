@@ -1,4 +1,4 @@
-"""Latent Dirichlet allocation: the program, its label-safe quantities, and matching of topics.
+"""Latent Dirichlet allocation: the program, label-safe quantities, matching of topics.
 
     topic_k    ~ Dirichlet(beta, ..., beta),          k = 1..K        # over V words
     mixture_d  ~ Dirichlet(alpha, ..., alpha),        d = 1..D        # over K topics
@@ -68,7 +68,7 @@ def check_settings(name: str, *, topics: int, alpha: float, beta: float) -> None
 def counts_program(
     *, documents: int, vocabulary: int, topics: int, alpha: float, beta: float
 ) -> Program:
-    """Return the program on word counts `[document, word]`, with the topics of tokens summed out.
+    """Return the program on word counts `[document, word]`, topics of tokens summed out.
 
     `index` selects a minibatch of documents.
     """

@@ -79,10 +79,7 @@ def make_data(seed: int, K: int, alpha: float, beta: float, words: str) -> Data:
     """
     check_settings("lda_exact", topics=K, alpha=alpha, beta=beta)
     if words not in ("summed", "enumerated"):
-        raise UsageError(
-            f"Option words of lda_exact got {words!r}; accepted: summed (by hand) or enumerated"
-            " (by Pyro)."
-        )
+        raise UsageError(f"Option words of lda_exact got {words!r}; accepted: summed, enumerated.")
     tokens = torch.tensor([[WORDS.index(w) for w in text.split()] for text in DOCUMENTS])
     return Data(
         train={"words": tokens},
