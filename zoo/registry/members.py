@@ -97,7 +97,7 @@ class Members(Mapping[str, T], Generic[T]):
                     else f"{type(error).__name__}: {error}"
                 )
                 raise UsageError(
-                    f"The {self.noun} {name!r} of {place.value} cannot be loaded ({why}); mend it."
+                    f"The {self.noun} {name!r} of {place.value} cannot be loaded ({why}); fix it."
                 ) from error
         if not isinstance(found, self._kind) or getattr(found, "name", None) != name:
             called = (
