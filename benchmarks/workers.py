@@ -55,7 +55,7 @@ MEANING = {
         FAULTS, "a fault in compiled code or in a library; try again with --compile off"
     ),
     "SIGKILL": (
-        "somebody stopped it, or the system did because memory ran out; use fewer --jobs, or a"
+        "a user stopped it, or the system did because memory ran out; use fewer --jobs, or a"
         " smaller model"
     ),
     "SIGXCPU": "its limit of processor time was reached; raise it (ulimit -t)",
@@ -286,7 +286,7 @@ def _ending(code: int) -> str:
     """Describe how a process without an answer ended: by which signal, or by exiting."""
     if code >= 0:
         return (
-            f"the worker process ended by itself with exit code {code}; what it runs must return"
+            f"the worker process exited with code {code}; what it runs must return"
             " an answer, not exit."
         )
     try:
@@ -348,8 +348,8 @@ def _child(task: Task, pipe: Connection, parent: int) -> None:
     except Exception as error:
         if result.status == "ok":
             sentence = (
-                f"its result cannot be sent home ({type(error).__name__}: {error}); return numpy"
-                " arrays and plain values."
+                f"its result cannot be sent to its parent ({type(error).__name__}: {error});"
+                " return numpy arrays and plain values."
             )
             result = TaskResult(
                 name=task.name, status="error", error=sentence, seconds=result.seconds

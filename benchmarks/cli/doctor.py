@@ -81,7 +81,7 @@ def _rooms() -> Finding:
     if hidden is not None:
         return Finding(name="packages", status="failed", sentence=hidden)
     return Finding(
-        name="packages", status="ok", sentence=f"zoo, guides and benchmarks lie together in {HOME}"
+        name="packages", status="ok", sentence=f"zoo, guides and benchmarks are together in {HOME}"
     )
 
 
@@ -161,10 +161,7 @@ def _diagnostics() -> Finding:
         if not abs(got - right) <= 1e-6 * right:
             wrong.append(f"{name} of fixed chains is {got:.6g} where {right:.6g} is right")
     if wrong:
-        cure = (
-            "ArviZ and what it stands on do not fit together, install again with -c"
-            " constraints.txt"
-        )
+        cure = "ArviZ and its dependencies are incompatible, install again with -c constraints.txt"
         return Finding(name="diagnostics", status="failed", sentence=f"{'; '.join(wrong)}; {cure}")
     return Finding(
         name="diagnostics",

@@ -24,7 +24,7 @@ def shadowed() -> str | None:
         if origin != HOME:
             return (
                 f"the package {room!r} is imported from {str(origin)!r} but this command belongs"
-                f" to {str(HOME)!r}; another package of that name shadows ours: uninstall it, or"
+                f" to {str(HOME)!r}; another package of that name shadows it: uninstall that, or"
                 " use a virtual environment of its own."
             )
     return None

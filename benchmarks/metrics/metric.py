@@ -185,8 +185,8 @@ def joint_distances_known() -> tuple[list[JointDistance], list[str]]:
     for distance in _of(JointDistance):
         if distance.name in METRICS.plugins and distance.line is not None:
             broken.append(
-                f"The distance {distance.name!r} has a line; only distances of ours decide a"
-                " verdict: leave line out."
+                f"The distance {distance.name!r} has a threshold; only built-in distances decide a"
+                " verdict: leave out line."
             )
         else:
             found.append(distance)

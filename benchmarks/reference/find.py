@@ -215,11 +215,9 @@ def check(entry: ModelEntry, *, folder: Path | None = None) -> Reference:
     reason = found.reason
     if found.usable and problems:
         cure = (
-            ""
-            if exact is not None
-            else f"; write it anew with `zoo reference {owner.key} --write`"
+            "" if exact is not None else f"; rebuild it with `zoo reference {owner.key} --write`"
         )
-        reason = f"The reference of {owner.key} does not hold: {problems[0]}{cure}."
+        reason = f"The reference of {owner.key} is not valid: {problems[0]}{cure}."
     return dataclasses.replace(
         found,
         gates={**gates, **recorded},

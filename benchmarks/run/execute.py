@@ -163,7 +163,7 @@ def _run_missing(
     _say_outdated(missing, run, events)
     cells = [kept[c.name] if c.name in kept else _with_trainer(c, kept) for c in cells]
     if not missing:
-        events.say("every cell is there already")
+        events.say("every cell is complete already")
         return cells
     seconds = {c.name: c.prepared.seconds[c.method] for c in missing}
     total = max(
@@ -171,7 +171,7 @@ def _run_missing(
         max(seconds.values()) / (min(jobs, 4) if all(c.method == NUTS for c in missing) else 1),
     )
     reused = (
-        f", {len(cells) - len(missing)} are there already" if len(missing) < len(cells) else ""
+        f", {len(cells) - len(missing)} are complete already" if len(missing) < len(cells) else ""
     )
     events.say(
         f"{len(missing)} of {len(cells)} cells to run{reused}; about {duration(total)} with {jobs}"

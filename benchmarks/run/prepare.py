@@ -59,13 +59,13 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
         raise
     except SystemExit as error:
         raise ProgramError(
-            f"Entry {entry.key} ends the process (SystemExit) while it is made; mend its make_data"
+            f"Entry {entry.key} ends the process (SystemExit) while it is made; fix its make_data"
             " or build."
         ) from error
     except Exception as error:
         text = " ".join(str(error).split())[:240].rstrip(".")
         raise ProgramError(
-            f"Entry {entry.key} raises {type(error).__name__} while it is made: {text}; mend its"
+            f"Entry {entry.key} raises {type(error).__name__} while it is made: {text}; fix its"
             " make_data or build."
         ) from error
     chains = plan.nuts and not (entry.reference == "none" and density.dim > UNREFERENCED)
@@ -91,7 +91,7 @@ def _refuse_slashes(names: Iterable[str]) -> None:
     for name in names:
         if "/" in name:
             raise ProgramError(
-                f"The site name {name!r} cannot stand in a file of draws; call the site by a name"
+                f"The site name {name!r} cannot be stored in a file of draws; give the site a name"
                 " without '/'."
             )
 

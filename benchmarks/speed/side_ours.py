@@ -88,7 +88,7 @@ class PausedFit:
         try:
             self._wait(0)
             guides.fit(target.entry, family, seed=0, data=data, progress=self._progress, **options)
-            raise RuntimeError("the fit ended by itself")
+            raise RuntimeError("the fit ended early")
         except _Left:
             return
         except BaseException as error:

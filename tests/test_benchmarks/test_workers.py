@@ -135,7 +135,7 @@ def test_an_error_keeps_its_class_and_the_others_finish():
 def test_a_result_that_cannot_be_pickled_is_an_error():
     (result,) = run_tasks([Task("lambda", lambda: lambda: 1)])
     assert result.status == "error"
-    assert "cannot be sent home" in (result.error or "")
+    assert "cannot be sent to its parent" in (result.error or "")
 
 
 def test_a_killed_worker_is_noticed_and_the_suite_goes_on():
@@ -154,7 +154,7 @@ def test_a_killed_worker_is_noticed_and_the_suite_goes_on():
         (
             signal.SIGKILL,
             (
-                "signal 9 (SIGKILL): somebody stopped it, or the system did because memory ran"
+                "signal 9 (SIGKILL): a user stopped it, or the system did because memory ran"
                 " out; use fewer --jobs"
             ),
         ),
@@ -204,14 +204,11 @@ def test_a_worker_that_exits_is_neither_killed_nor_out_of_memory(leave, tmp_path
     bad, good = run_tasks([Task("bad", work), Task("good", draw)], retries=1)
     assert (bad.status, good.status) == ("error", "ok")
     assert (
-        bad.error
-        == "the worker process ended by itself with exit code 7; what it runs must return an"
+        bad.error == "the worker process exited with code 7; what it runs must return an"
         " answer, not exit."
     )
     assert len(list(tmp_path.iterdir())) == 1  # it would exit again
-    with pytest.raises(
-        LostWorkerError, match="ended as error: the worker process ended by itself"
-    ):
+    with pytest.raises(LostWorkerError, match="ended as error: the worker process exited"):
         bad.unwrap()
 
 

@@ -245,7 +245,7 @@ def die_of_a_fault():
             "killed",
             "ended by signal 11 (SIGSEGV): a fault in compiled code or in a library",
         ),
-        (lambda: os._exit(4), "error", "ended by itself with exit code 4"),
+        (lambda: os._exit(4), "error", "exited with code 4"),
         ("panic", "error", "nutpie stopped: it was tired; check that there is a posterior"),
     ],
     ids=["signal", "exit", "panic"],
@@ -453,7 +453,7 @@ def test_names_that_files_cannot_hold_are_refused_before_any_work(tmp_path):
             'draws["mean"]', 'draws["block/mean"]'
         )
     )
-    with pytest.raises(UsageError, match=r"'block/mean' cannot stand in a file of draws"):
+    with pytest.raises(UsageError, match=r"'block/mean' cannot be stored in a file of draws"):
         execute(plan_of(str(path)), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -141,7 +141,7 @@ def test_an_edited_prior_is_computed_again_and_said(tmp_path):
     assert len(list((tmp_path / "run" / "cells").iterdir())) == 1
     third, heard = sd(tmp_path / "run", normal(0.1))
     assert third == second
-    assert "every cell is there already" in heard.said
+    assert "every cell is complete already" in heard.said
     assert heard.warned == []
 
 
@@ -231,7 +231,7 @@ def test_an_edit_outside_the_model_file_is_seen(folder, what):
     path, name = folder
     run(folder)
     heard, _ = run(folder)
-    assert "every cell is there already" in heard.said
+    assert "every cell is complete already" in heard.said
     file, before, after = EDITS[what]
     target = path / file.format(name=name)
     assert before in target.read_text()
@@ -252,7 +252,7 @@ def test_an_edited_guide_of_ones_own_is_seen_and_reading_warns(folder, monkeypat
         prepare, "vi_config", lambda plan: {"steps": 40, "patience": 10, "anneal": 10}
     )
     run(folder, "own")
-    assert "every cell is there already" in run(folder, "own")[0].said
+    assert "every cell is complete already" in run(folder, "own")[0].said
     cell = next((path / "run" / "cells").iterdir())
     kept = (cell / witness.FILE).read_text()
     assert '"guide log q"' in kept
