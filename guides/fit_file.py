@@ -91,6 +91,12 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
     meta, tensors = _read(Path(path))
     stored = _stored(meta, tensors, str(path))
     if entry is None:
+        if meta["name"] not in zoo.names():  # never a file: reading a fit executes no code
+            raise UsageError(
+                f"{path} holds a fit of {meta['name']!r}, which is no entry of the registry; pass"
+                " the entry it belongs to: guides.load(path, entry), with zoo.load('FILE.py') or"
+                " zoo.from_program(...)."
+            )
         entry = zoo.load(meta["name"], **meta["chosen"])
     if entry.key != meta["entry"]:
         raise UsageError(

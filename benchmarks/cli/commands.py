@@ -258,11 +258,19 @@ def report(
     markdown: Annotated[
         Path | None, typer.Option("--markdown", help="write the Markdown here")
     ] = None,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--model",
+            metavar="FILE.py",
+            help="a model file of the run that may be executed; otherwise none is",
+        ),
+    ] = None,
 ) -> None:
     """Render a finished run again, or print its table."""
     from benchmarks.cli.compare import report as run
 
-    run(run_dir, html, markdown)
+    run(run_dir, html, markdown, model or ())
 
 
 @app.command()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cli.console import Console, print_json
+from benchmarks.cli.console import Console, print_json, print_table
 from benchmarks.run.plan import make_plan
 from benchmarks.run.store import disk_errors, write_atomic
 from zoo.errors import InfrastructureError, UnknownNameError, UsageError
@@ -71,18 +72,40 @@ def _print_table(run: Any) -> None:
     )
 
 
-def report(run_dir: Path, html: Path | None, markdown: Path | None) -> None:
-    """Render a run into the requested files, or print its table."""
-    from benchmarks.report import render_html, render_markdown
-    from benchmarks.run.execute import read_run
+def report(
+    run_dir: Path, html: Path | None, markdown: Path | None, models: Sequence[Path]
+) -> None:
+    """Render a run into the requested files, or print its table.
 
-    result = read_run(run_dir, events=Console())
+    Without the programs of the run, which may be files that are not executed unasked, its stored
+    verdicts are printed.
+    """
+    from benchmarks.report import render_html, render_markdown
+    from benchmarks.run.plan import PLAN_FILE, read_plan
+    from benchmarks.run.read import read_run, stored_cells, unavailable
+
+    events = Console()
+    if html is None and markdown is None and (run_dir / PLAN_FILE).exists():
+        missing = unavailable(read_plan(run_dir / PLAN_FILE), models)
+        if missing:
+            _print_stored(stored_cells(run_dir, events=events))
+            events.say(
+                "these are the stored verdicts: reading a run executes no model file by itself"
+                f" ({', '.join(missing)}); give it with --model FILE.py to make the report anew."
+            )
+            return
+    result = read_run(run_dir, models=models, events=events)
     for path, render in ((html, render_html), (markdown, render_markdown)):
         if path is not None:
             write_atomic(path, render(result.report))
             print(path)
     if html is None and markdown is None:
         _print_table(result.report)
+
+
+def _print_stored(cells: Sequence[Mapping[str, Any]]) -> None:
+    columns = ("entry", "method", "seed", "status", "verdict", "sentence")
+    print_table(list(columns), [[str(cell.get(name) or "") for name in columns] for cell in cells])
 
 
 def fit(

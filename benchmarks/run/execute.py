@@ -7,7 +7,6 @@ the code of the comparison has changed.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import functools
 import io
@@ -23,9 +22,9 @@ from benchmarks.report import render_html, render_markdown
 from benchmarks.run.cell import NUTS, Cell, differs, run_cell
 from benchmarks.run.evaluate import RunResult, evaluate
 from benchmarks.run.plan import Plan
-from benchmarks.run.prepare import command, duration, plan_cells, prepare
+from benchmarks.run.prepare import duration, plan_cells, prepare
 from benchmarks.run.progress import Events
-from benchmarks.run.record import SCHEMA, failed_cell
+from benchmarks.run.record import failed_cell
 from benchmarks.run.store import RunDir, finite, score_columns, score_rows, strict_json
 from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
 from zoo.compiler import cache
@@ -34,7 +33,7 @@ from zoo.compiler.trace import trace
 from zoo.errors import InfrastructureError, LostWorkerError, UsageError
 from zoo.types import ModelEntry
 
-__all__ = ["execute", "read_run", "results_csv", "write_pages"]
+__all__ = ["execute", "results_csv", "write_pages"]
 
 # what another attempt may cure; NaN and failed starts would recur
 RETRY = ("error", "killed", "timeout")
@@ -324,56 +323,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def read_run(path: Path, *, events: Events | None = None) -> RunResult:
-    """Rebuild the result of a run, finished or not, from its folder; no method is run.
-
-    Raises:
-        UsageError: the folder has no run, or none of its cells belongs to the current models.
-    """
-    events = events or Events()
-    run = RunDir.open(path)
-    with one_thread(), contextlib.closing(run):
-        prepared = [prepare(run.plan, _found(request, path)) for request in run.plan.entries]
-        cells = _stored(plan_cells(run.plan, prepared), run, events)
-        if not cells:
-            raise UsageError(
-                f"{str(path)!r} has no whole cell; run `{command(run.plan)} --out {path}` first."
-            )
-        return evaluate(cells, run, 1, events)
-
-
-def _found(request: str, run: Path) -> str:
-    """Return the request with the path of its model file: as given, else beside or in the run."""
-    file, colon, name = request.partition(".py:")
-    file = f"{file}.py" if colon else file
-    if not file.endswith(".py") or Path(file).exists():
-        return request
-    place = next(
-        (base / file for base in (run.resolve().parent, run.resolve()) if (base / file).exists()),
-        None,
-    )
-    return request if place is None else f"{place}:{name}" if colon else str(place)
-
-
-def _stored(cells: list[Cell], run: RunDir, events: Events) -> list[Cell]:
-    """Return the cells on disk, with a warning for those of an earlier version of the programs."""
-    there: dict[tuple[Any, ...], str] = {}
-    for name in run.names():
-        content = run.read(name, warn=events.warn)
-        if content is not None and content.get("schema") == SCHEMA:
-            there[content["entry"], content["method"], content["seed"]] = name
-    found, older = [], 0
-    for cell in cells:
-        stored = there.get((cell.prepared.entry.key, cell.method, cell.seed))
-        if stored is not None:
-            kept = run.read(stored)
-            older += kept is None or kept["key"] != cell.key or bool(differs(cell, run, stored))
-            found.append(replace(cell, stored=stored))
-    if older:
-        events.warn(
-            f"{older} of {len(found)} cells were made by an earlier version of the programs; `zoo"
-            " compare` would run them again"
-        )
-    return found

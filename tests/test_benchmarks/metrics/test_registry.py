@@ -24,9 +24,10 @@ from benchmarks.metrics.metric import (
     own_columns,
 )
 from benchmarks.report import render_html
-from benchmarks.run.execute import execute, read_run
+from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
 from benchmarks.run.progress import Events
+from benchmarks.run.read import read_run
 from benchmarks.types import Score
 from zoo.errors import UsageError
 

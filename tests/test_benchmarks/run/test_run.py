@@ -28,10 +28,11 @@ from benchmarks.report import render_html, render_table
 from benchmarks.run import cell as work
 from benchmarks.run import execute as run
 from benchmarks.run import record as schema
-from benchmarks.run.execute import _inert, execute, read_run, results_csv
+from benchmarks.run.execute import _inert, execute, results_csv
 from benchmarks.run.plan import make_plan, read_plan
 from benchmarks.run.prepare import command, duration, plan_cells, prepare
 from benchmarks.run.progress import Events
+from benchmarks.run.read import read_run
 from benchmarks.run.store import results_frame
 from zoo.errors import InfrastructureError, UsageError
 from zoo.seeds import derive_seed

@@ -16,9 +16,10 @@ import guides
 import zoo
 from benchmarks.run import cell as work
 from benchmarks.run import prepare, witness
-from benchmarks.run.execute import execute, read_run
+from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
 from benchmarks.run.progress import Events
+from benchmarks.run.read import read_run
 from zoo.density.log_density import LogDensity
 
 Y = torch.tensor([1.0, 2.0, 3.0, 0.0], dtype=torch.float64)
