@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cli.console import Console, print_json, print_table
-from benchmarks.run.plan import make_plan
+from benchmarks.run.plan import PLAN_FILE, make_plan, read_plan
 from benchmarks.run.store import disk_errors, write_atomic
 from zoo.errors import InfrastructureError, UnknownNameError, UsageError
 
@@ -81,7 +81,6 @@ def report(
     verdicts are printed.
     """
     from benchmarks.report import render_html, render_markdown
-    from benchmarks.run.plan import PLAN_FILE, read_plan
     from benchmarks.run.read import read_run, stored_cells, unavailable
 
     events = Console()

@@ -8,35 +8,97 @@ recorded digest matches.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from zoo.compiler.torch_private import LOADS_VERSION
 from zoo.compiler.trace import Traced
 
 __all__ = ["count", "directory", "find", "graph_key", "machine", "store"]
 
+_log = logging.getLogger("zoo")
+
 FORMAT = 4  # of the files; older ones may lack the ArrayRef interface
 
 
 def directory() -> Path:
-    """Return the folder: `compiled` in `$ZOO_CACHE_DIR`, else in the user's cache folder."""
+    """Return the folder: `compiled` in `$ZOO_CACHE_DIR`, else in the user's cache folder.
+
+    Libraries in it are executed, so a folder that other users may write to is not used: its
+    permissions are restricted if it is ours, otherwise a private temporary folder takes its place.
+    """
+    return _private(_base() / "compiled")
+
+
+def _keep_inductor_private() -> None:
+    """Give Inductor a private folder for its own files, unless the user has chosen one.
+
+    Its default, `torchinductor_USER` in the temporary folder, can be made by any user, and
+    libraries in it are executed. Tracing already uses the folder, so this runs at import.
+    """
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if chosen is None or chosen == default_cache_dir():  # torch sets its default there
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_private(_base() / "inductor"))
+
+
+def _base() -> Path:
     base = os.environ.get("ZOO_CACHE_DIR")
     if base:
-        return Path(base) / "compiled"
+        return Path(base)
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "posterior-zoo" / "compiled"
+    return Path(home) / "posterior-zoo"
+
+
+def _private(folder: Path) -> Path:
+    """Return the folder if only this user can write to it, or it does not exist yet."""
+    try:
+        found = folder.lstat()
+        if _others_write(found) and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+            folder.chmod(0o700)
+            found = folder.lstat()
+    except FileNotFoundError:
+        return folder
+    except OSError:
+        return _temporary(folder)
+    ours = found.st_uid == os.geteuid() and not _others_write(found)
+    return folder if ours and stat.S_ISDIR(found.st_mode) else _temporary(folder)
+
+
+def _others_write(found: os.stat_result) -> bool:
+    return bool(stat.S_IMODE(found.st_mode) & 0o022)
+
+
+@functools.cache
+def _temporary(folder: Path) -> Path:
+    """Return a private folder of this process in place of one that is not safe; say so once."""
+    _log.warning(
+        "%s belongs to another user or others can write to it, so nothing in it is used; compiled"
+        " functions go to a temporary folder. Set ZOO_CACHE_DIR to a folder of your own.",
+        folder,
+    )
+    place = Path(tempfile.mkdtemp(prefix=f"zoo-{folder.name}-"))
+    atexit.register(_remove, place, os.getpid())
+    return place
+
+
+def _remove(place: Path, process: int) -> None:
+    if os.getpid() == process:  # forked processes share the folder
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @functools.cache
@@ -78,9 +140,15 @@ def count() -> int:
 
 
 def find(key: str, suffix: str = ".pt2") -> Path | None:
-    """Return the intact file of a key, or None; a damaged file counts as missing."""
+    """Return the intact file of a key, or None.
+
+    A damaged file counts as missing, and so does one that another user owns or can change.
+    """
     package = directory() / f"{key}{suffix}"
     try:
+        found = package.lstat()
+        if found.st_uid != os.geteuid() or _others_write(found):
+            return None
         recorded = json.loads(package.with_suffix(".json").read_text(encoding="utf8"))["sha256"]
         return package if hashlib.sha256(package.read_bytes()).hexdigest() == recorded else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -137,7 +205,11 @@ def store(key: str, build: Callable[[str], str], suffix: str = ".pt2") -> Path:
         encoding="utf8",
     )
     package = folder / f"{key}{suffix}"
+    built.chmod(stat.S_IMODE(built.stat().st_mode) & ~0o022)
     os.replace(built, package)
     os.replace(note, package.with_suffix(".json"))
     shutil.rmtree(work, ignore_errors=True)
     return package
+
+
+_keep_inductor_private()
