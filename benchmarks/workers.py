@@ -55,8 +55,8 @@ MEANING = {
         FAULTS, "a fault in compiled code or in a library; try again with --compile off"
     ),
     "SIGKILL": (
-        "a user stopped it, or the system did because memory ran out; use fewer --jobs, or a"
-        " smaller model"
+        "a user stopped it, or the system did because memory ran out;"
+        " use fewer --jobs, or a smaller model"
     ),
     "SIGXCPU": "its limit of processor time was reached; raise it (ulimit -t)",
 }

@@ -35,8 +35,8 @@ def _predictions(view: View) -> dict[str, Any] | None:
         }
     name, key = anchor(view.report), view.report.entry.key
     text = (
-        "On the line a method is as often right as it is sure; below it is overconfident. Ten bins"
-        " of equal size."
+        "On the line a method is as often right as it is sure; below it is overconfident."
+        " Ten bins of equal size."
     )
     marks = dict(view.marks)
     pictures = [
