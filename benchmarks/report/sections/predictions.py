@@ -99,7 +99,7 @@ def markdown(report: EntryReport) -> str | None:
 
 SECTION = ReportSection(
     name="predictions",
-    about="class probabilities beside methods that are no posteriors",
+    about="class probabilities of posteriors and other methods",
     order=70,
     html=html,
     markdown=markdown,
