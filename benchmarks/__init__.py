@@ -1,4 +1,4 @@
-"""How good is it: NUTS, metrics, comparisons with a verdict, runs on disk and their reports.
+"""How good it is: NUTS, metrics, comparisons with a verdict, runs on disk, reports.
 
     import zoo, guides, benchmarks
     entry = zoo.load("eight_schools")

@@ -82,8 +82,7 @@ class Verdict:
         empty = [name for name in said if not getattr(self, name).strip()]
         if empty:
             raise UsageError(
-                f"The verdict {self.word} says nothing in {', '.join(empty)}; write a few words in"
-                " each."
+                f"The verdict {self.word} says nothing in {', '.join(empty)}; write a few words."
             )
         wrong = [
             c
@@ -163,8 +162,8 @@ _ALL = (
         kind="finding",
         severity=4,
         meaning=(
-            "correlation, coverage or joint shape is off, or some sds are too small and others too"
-            " large"
+            "correlation, coverage or joint shape is off,"
+            " or some sds are too small and others too large"
         ),
         advice="a richer family, or NUTS",
         light=Colors("#fbe1ed", "#7d1b4d", "#c23b7d"),

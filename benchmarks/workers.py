@@ -45,9 +45,9 @@ TaskStatus = Literal["ok", "error", "killed", "timeout"]
 PR_SET_PDEATHSIG = 1
 PAUSE = 1.0  # seconds between calls of `meanwhile`
 CRIPPLED = (
-    "Working in one process: this one has used torch's autograd beside a graphics card, after"
-    " which none it forks can; start with CUDA_VISIBLE_DEVICES= in the environment to use all"
-    " cores."
+    "Working in one process: this one has used torch's autograd with a graphics card,"
+    " so processes it forks cannot; start with CUDA_VISIBLE_DEVICES= in the environment"
+    " to use all cores."
 )
 FAULTS = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGTRAP", "SIGSYS")
 MEANING = {
@@ -55,8 +55,8 @@ MEANING = {
         FAULTS, "a fault in compiled code or in a library; try again with --compile off"
     ),
     "SIGKILL": (
-        "a user stopped it, or the system did because memory ran out; use fewer --jobs, or a"
-        " smaller model"
+        "a user stopped it, or the system did because memory ran out;"
+        " use fewer --jobs, or a smaller model"
     ),
     "SIGXCPU": "its limit of processor time was reached; raise it (ulimit -t)",
 }

@@ -34,8 +34,8 @@ def elbo_below_evidence(guide: GuideSubject) -> str:
             f" ({truth.route}) by {-gap:.4g} nats, {-gap / max(se, 1e-12):.0f} standard errors."
         )
     return (
-        f"ELBO {value.value_nats:.4f} <= log evidence {truth.value:.4f} ({truth.route}), gap"
-        f" {gap:.3g} nats."
+        f"ELBO {value.value_nats:.4f} <= log evidence {truth.value:.4f} ({truth.route}),"
+        f" gap {gap:.3g} nats."
     )
 
 
@@ -121,8 +121,8 @@ def sampled_bounds(guide: GuideSubject) -> str:
         truth = guide.audited.evidence
     except Skipped as reason:
         return (
-            f"Bounds rise from {values[0]:.4f} to {values[-1]:.4f} nats; no evidence to compare"
-            f" with: {reason}"
+            f"Bounds rise from {values[0]:.4f} to {values[-1]:.4f} nats;"
+            f" no evidence to compare with: {reason}"
         )
     for k, value, error in zip(sizes, values, errors, strict=True):
         excess = value - truth.value
@@ -143,8 +143,8 @@ def bound_converges(guide: GuideSubject) -> str:
     k = pareto_k(log_w)[0]
     if not k <= CERTIFIED:
         raise Skipped(
-            f"The weights of this guide are not certified (k-hat {k:.2f}): they say little about"
-            " the evidence."
+            f"The weights of this guide are not certified (k-hat {k:.2f}):"
+            " they say little about the evidence."
         )
     found = guide.reported.bound(log_w[None])
     ratio = (log_w - log_w.logsumexp(0)).exp() * len(log_w)

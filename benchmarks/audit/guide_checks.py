@@ -91,10 +91,7 @@ def log_weights(guide: GuideSubject) -> str:
             " nats on average)."
         )
     if not torch.allclose(again, u, rtol=1e-5, atol=1e-5):
-        raise Failed(
-            "The constrained draws do not belong to the unconstrained points that the weights are"
-            " for."
-        )
+        raise Failed("The constrained draws do not match the unconstrained points of the weights.")
     return f"{len(given)} log weights equal log p - log q within {off:.1g}."
 
 
@@ -150,8 +147,8 @@ def elbo_reported(guide: GuideSubject) -> str:
             sign=1,
         )
     return (
-        f"ELBO {value.value_nats:.4f} nats; the audit's own draws give {own.elbo:.4f} with error"
-        f" {own.se:.1g}."
+        f"ELBO {value.value_nats:.4f} nats;"
+        f" the audit's own draws give {own.elbo:.4f} with error {own.se:.1g}."
     )
 
 
@@ -218,8 +215,8 @@ def losses_end_at_minus_elbo(guide: GuideSubject) -> str:
         raise Skipped("The family records no losses.")
     if not objective_of(guide.fit.config.objective).ends_as_elbo:
         raise Skipped(
-            f"The objective of the fit is {guide.fit.config.objective}, whose losses are not minus"
-            " the ELBO."
+            f"The objective of the fit is {guide.fit.config.objective},"
+            " whose losses are not minus the ELBO."
         )
     last = torch.as_tensor(losses[-25:].copy())
     particles = max(1, guide.fit.config.num_particles)
@@ -341,8 +338,8 @@ def heldout_splits(guide: GuideSubject) -> str:
                 f" {total:.8g}: it depends on the split."
             )
     return (
-        f"The score {total:.4f} nats per row is the same for {len(splits)} splits within"
-        f" {worst:.1g}."
+        f"The score {total:.4f} nats per row"
+        f" is the same for {len(splits)} splits within {worst:.1g}."
     )
 
 

@@ -46,7 +46,7 @@ def row_terms(guide: GuideSubject, posterior: Posterior) -> Tensor:
 
 
 def expected_score(guide: GuideSubject, posterior: Posterior) -> tuple[float, float]:
-    """Return the means per row of the log mean likelihood over draws and of the mean log one."""
+    """Return the log mean and the mean log likelihood over draws, each a mean per row."""
     joint = row_terms(guide, posterior)
     return float((joint.logsumexp(0) - math.log(len(joint))).mean()), float(joint.mean())
 

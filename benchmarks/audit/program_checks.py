@@ -127,8 +127,8 @@ def evidence(audited: Audited) -> str:
     known = audited.known
     if known is None:
         raise Skipped(
-            "The evidence of the entry is not known from elsewhere; give analytic= or"
-            " log_evidence=."
+            "The evidence of the entry is not known independently;"
+            " give analytic= or log_evidence=."
         )
     free = audited.density.dim > LARGEST_DIM and audited.free_classes > 1
     found = audited.sampled if free else audited.integrated

@@ -127,8 +127,8 @@ def whitened_grid(
     else:
         if border >= -NEGLIGIBLE:
             raise QuadratureError(
-                f"the integrand falls by only {-border:.0f} nats towards the border of the"
-                " largest box"
+                f"the integrand falls by only {-border:.0f} nats"
+                " towards the border of the largest box"
             )
     number, last, most = start, _total(values, log_cell), most or MOST_POINTS[dim]
     while True:
@@ -143,8 +143,8 @@ def whitened_grid(
         last = value
     if error > worst:
         raise QuadratureError(
-            f"halving the step still changes the integral by {error:.1g} nats at {number} points"
-            " per axis"
+            f"halving the step still changes the integral by {error:.1g} nats"
+            f" at {number} points per axis"
         )
     return Grid(
         points=points, log_cell=log_cell, values=values, log_integral=value, error=error + 1e-9

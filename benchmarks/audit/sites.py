@@ -93,8 +93,8 @@ def _free(name: str, value: Tensor, number: int) -> Tensor:
             if number == value.numel() // last**2 * len(rows):
                 return value[..., rows, columns]
     raise Skipped(
-        f"Site {name!r} has {value.numel()} values of {number} free ones in a form this check does"
-        " not know."
+        f"Site {name!r} has {value.numel()} values with {number} free ones,"
+        " in a form that this check does not know."
     )
 
 

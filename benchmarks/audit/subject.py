@@ -166,8 +166,8 @@ class Audited(Subject):
             )
         if self.density.dim > 1 and not self.density.batch_function().vectorized:
             raise Skipped(
-                "The program evaluates its points one by one, too slow for a grid in more than one"
-                " dimension."
+                "The program evaluates its points one by one,"
+                " too slow for a grid in more than one dimension."
             )
         u, log_w = self.proposals
         try:
@@ -391,7 +391,7 @@ class GuideSubject:
         posterior = self.reported.draw(self.fit, self.number, 5)
         if posterior.unconstrained is None or posterior.log_weights is None:
             raise Failed(
-                "The draws come without unconstrained points or log weights; both are needed to"
-                " audit a bound."
+                "The draws come without unconstrained points or log weights;"
+                " both are needed to audit a bound."
             )
         return posterior

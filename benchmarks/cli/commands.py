@@ -352,7 +352,7 @@ def bench(
         ),
     ] = None,
 ) -> None:
-    """Time gradients, SVI and NUTS beside Pyro and other systems."""
+    """Time gradients, SVI and NUTS against Pyro and other systems."""
     from benchmarks.cli.bench import bench as run
 
     chosen = (

@@ -1,4 +1,4 @@
-"""The process around a command: streams, signals, errors as one sentence, and the exit code."""
+"""The process around a command: streams, signals, errors as sentences, exit codes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
 
     Tracebacks are shown only with ZOO_DEBUG=1.
     """
-    # More threads than free cores are several times slower, and a fork beside OpenMP threads can
+    # More threads than free cores are several times slower, and a fork with OpenMP threads can
     # hang.
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")

@@ -1,4 +1,4 @@
-"""Class probabilities of an entry's `baselines` hook, scored beside its posteriors.
+"""Class probabilities of an entry's `baselines` hook, scored with its posteriors.
 
 There is one table per entry. A posterior predicts by the mean over its draws of the class
 probabilities. The ground truth of the table is the predictive of this run's NUTS chains, else that

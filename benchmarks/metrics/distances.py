@@ -45,8 +45,7 @@ def floor_halves(reference: Side) -> Halves:
         return Halves(reference.flat[:half], reference.flat[half : 2 * half])
     if chains < 2:
         raise UsageError(
-            "A noise floor needs a reference of at least two chains; got one. Run NUTS with"
-            " chains=4."
+            "A noise floor needs at least two reference chains, got one; run NUTS with chains=4."
         )
     half = chains // 2
     width = reference.draws.shape[-1]

@@ -60,8 +60,7 @@ class Measure:
         """Validate the fields."""
         if not self.name.isidentifier():
             raise UsageError(
-                f"A metric is called {self.name!r}; accepted: letters, digits and _, such as"
-                " my_metric."
+                f"A metric is called {self.name!r}; accepted: letters, digits and _ (my_metric)."
             )
         empty = [
             n
@@ -70,8 +69,7 @@ class Measure:
         ]
         if empty:
             raise UsageError(
-                f"The metric {self.name!r} says nothing in {', '.join(empty)}; write a few words"
-                " in each."
+                f"The metric {self.name!r} says nothing in {', '.join(empty)}; write a few words."
             )
 
 
@@ -170,8 +168,8 @@ def component_metrics() -> tuple[list[Metric], list[str]]:
             twice = [c for c in metric.columns if c in taken]
             if twice:
                 broken.append(
-                    f"The metric {metric.name!r} has the column {twice[0]!r}, which is taken; give"
-                    " it another name."
+                    f"The metric {metric.name!r} has the column {twice[0]!r}, which is taken;"
+                    " give it another name."
                 )
                 continue
             taken |= set(metric.columns)

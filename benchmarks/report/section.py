@@ -59,18 +59,16 @@ class ReportSection:
         """Validate the fields."""
         if not self.name.isidentifier():
             raise UsageError(
-                f"A report section is called {self.name!r}; accepted: letters, digits and _, such"
-                " as my_section."
+                f"A report section is called {self.name!r};"
+                " accepted: letters, digits and _, such as my_section."
             )
         if not self.about.strip():
             raise UsageError(
-                f"The report section {self.name!r} does not say what it shows; write one line in"
-                " about."
+                f"The report section {self.name!r} does not say what it shows; fill in about."
             )
         if self.html is None and self.markdown is None:
             raise UsageError(
-                f"The report section {self.name!r} has neither html nor markdown; give one of"
-                " them, or both."
+                f"The report section {self.name!r} has neither html nor markdown; give one."
             )
 
     def applies(self, entry: ModelEntry) -> bool:

@@ -57,8 +57,8 @@ COLUMNS: dict[str, Definition] = {
     ),
     "khat": Definition(
         "k-hat",
-        "tail index of the importance weights; grades the reweighted answer only and never decides"
-        " a verdict",
+        "tail index of the importance weights;"
+        " grades the reweighted answer only and never decides a verdict",
         "no unit",
         "below its threshold (at most 0.7)",
     ),
@@ -137,8 +137,8 @@ COLUMNS: dict[str, Definition] = {
     ),
     "ece": Definition(
         "ECE",
-        "expected calibration error: mean gap between confidence and accuracy over 15 bins of"
-        " equal width",
+        "expected calibration error:"
+        " mean gap between confidence and accuracy over 15 bins of equal width",
         "percent",
         "near 0",
     ),
@@ -159,8 +159,8 @@ COLUMNS: dict[str, Definition] = {
     ),
     "total_variation": Definition(
         "total variation",
-        "mean over test rows of half the summed absolute differences to the truth's class"
-        " probabilities",
+        "mean over test rows of half the summed absolute differences"
+        " to the class probabilities of the truth",
         "a share",
         "near its floor, the distance between two halves of the truth's chains",
     ),

@@ -22,7 +22,7 @@ STAGES = (
     ("standalone library", "kernels and body as one C function"),
     ("load", "pointers in, pointers out"),
 )
-# Stages: the first check comes after the first; a cached key skips from the second to the third.
+# Stages: the first check follows FIRST_CHECK; a cached library skips from KEY to LOAD.
 FIRST_CHECK, KEY, LOAD = 3, 4, 7
 
 

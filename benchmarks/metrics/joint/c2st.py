@@ -56,8 +56,8 @@ METRIC = JointDistance(
     unit="accuracy",
     good="at its floor, about 0.5; below its line",
     blind=(
-        "location and scale (removed on purpose); fine structure in many dimensions, where trees"
-        " are weak"
+        "location and scale (removed on purpose);"
+        " fine structure in many dimensions, where trees are weak"
     ),
     order=10,
     measure=c2st_accuracy,

@@ -54,8 +54,8 @@ def figures(report: EntryReport) -> list[tuple[Any, str]]:
             ""
             if cost <= CLEAR
             else (
-                " So large a distance means that draws differ in what their topics are: the mean"
-                " blurs them."
+                " Such a large distance means that topics differ between draws,"
+                " which blurs their mean."
             )
         )
         text = (

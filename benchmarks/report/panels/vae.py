@@ -222,8 +222,8 @@ def _contours(report: EntryReport, program: Any, fits: dict[str, Any]) -> tuple[
         figure,
         (
             "Exact posteriors of the codes (gray: 50 and 90 % regions) of the six images that"
-            f" {first} misses most, with KL(q || posterior); lines: the 90 % regions of the"
-            " guides."
+            f" {first} misses most, with KL(q || posterior);"
+            " lines: the 90 % regions of the guides."
         ),
     )
 

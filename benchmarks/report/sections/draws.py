@@ -66,8 +66,8 @@ def _where(view: View) -> list[Picture]:
     found = figures_posterior.pair(view) if view.shown else None
     if found is not None:
         caption = (
-            f"The worst {found[1]}. Gray: 50 and 90 % regions of the truth; lines: each guide's 90"
-            " % ellipse."
+            f"The worst {found[1]}. Gray: 50 and 90 % regions of the truth;"
+            " lines: each guide's 90 % ellipse."
         )
         pictures.append(
             picture(

@@ -41,8 +41,8 @@ def pictures(view: View) -> list[Picture]:
             name + "-k",
             f"Pareto k-hat of each method on {key} against its threshold.",
             "Importance weights",
-            "k-hat grades the reweighted answer, not the fit: it can look perfect while a mode is"
-            " missed.",
+            "k-hat grades the reweighted answer, not the fit:"
+            " it can look perfect while a mode is missed.",
         ),
         picture(
             figures_fit.reweighting(view),

@@ -35,8 +35,8 @@ def _predictions(view: View) -> dict[str, Any] | None:
         }
     name, key = anchor(view.report), view.report.entry.key
     text = (
-        "On the line a method is as often right as it is sure; below it is overconfident. Ten bins"
-        " of equal size."
+        "On the line a method is as often right as it is sure; below it is overconfident."
+        " Ten bins of equal size."
     )
     marks = dict(view.marks)
     pictures = [
@@ -99,7 +99,7 @@ def markdown(report: EntryReport) -> str | None:
 
 SECTION = ReportSection(
     name="predictions",
-    about="class probabilities beside methods that are no posteriors",
+    about="class probabilities of posteriors and other methods",
     order=70,
     html=html,
     markdown=markdown,

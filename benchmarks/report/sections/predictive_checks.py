@@ -37,5 +37,5 @@ def html(view: View) -> Markup | None:
 
 
 SECTION = ReportSection(
-    name="predictive_checks", about="observed beside replicated data", order=60, html=html
+    name="predictive_checks", about="observed and replicated data", order=60, html=html
 )

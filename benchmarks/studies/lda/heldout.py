@@ -94,8 +94,8 @@ def _checked(topics: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         topics.sum(1), torch.ones(len(topics), dtype=torch.float64), atol=1e-6
     ):
         raise UsageError(
-            "Topics must be positive and sum to 1 over the words; divide pseudo-counts by their"
-            " sum."
+            "Topics must be positive and sum to 1 over the words;"
+            " divide pseudo-counts by their sum."
         )
     return topics / topics.sum(1, keepdim=True), counts
 
@@ -190,8 +190,8 @@ def enumerated(topics: Tensor, alpha: float, counts: Tensor) -> Heldout:
     number, longest = len(topics), int(counts.sum(1).max())
     if (longest + 1) ** (number - 1) > LARGEST:
         raise UsageError(
-            f"{number} topics and {longest} tokens have too many count vectors to enumerate; use"
-            " left_to_right."
+            f"{number} topics and {longest} tokens have too many count vectors to enumerate;"
+            " use left_to_right."
         )
     return Heldout(
         name="enumerated",

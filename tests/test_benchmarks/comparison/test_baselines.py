@@ -93,7 +93,7 @@ def test_without_nuts_the_reference_is_the_truth(report):
 def test_both_reports_show_the_table(filled):
     run = ReportInput(entries=[filled])
     page, text = render_html(run), render_markdown(run)
-    assert "Predictions, beside methods that are no posteriors" in page
+    assert "Predictions of posteriors and other methods" in page
     assert page.index('title="chosen by hand"') > 0
     assert "Reliability: posteriors" in page
     assert "Where the methods differ most from the truth" in page

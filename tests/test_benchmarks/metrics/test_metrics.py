@@ -280,7 +280,7 @@ def test_the_noise_floor_comes_from_different_chains():
     same_chains = c2st_accuracy(reference.flat[::2], reference.flat[1::2])[0]  # the planted fault
     assert between > 0.5 + 5 * se
     assert abs(same_chains - 0.5) < 5 * se
-    with pytest.raises(UsageError, match="at least two chains"):
+    with pytest.raises(UsageError, match="at least two reference chains"):
         distances.floor_halves(chained(draws[:1]))
     assert distances.joint_distances(independent(draws[0]), chained(draws[:1])) == ()
 

@@ -213,7 +213,7 @@ def test_an_installed_metric_and_distance_are_scored_and_decide_nothing(install)
             "broken = outside_metric:BROKEN",
             "The distance broken is left out, it failed: ZeroDivisionError",
         ),
-        ("judge = outside_metric:JUDGE", "only distances of ours decide a verdict"),
+        ("judge = outside_metric:JUDGE", "only built-in distances decide a verdict"),
         (
             "lost = outside_metric:MISSING",
             "The metric 'lost' of outside_metric:MISSING cannot be loaded (AttributeError",
