@@ -24,7 +24,7 @@ from torch import Tensor
 
 from zoo.density.log_density import LogDensity
 from zoo.errors import InfrastructureError, UsageError
-from zoo.storage import written
+from zoo.storage import usable_cache_home, written
 from zoo.types import Cost, Data, ModelEntry, Posterior
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ GUIDE_RHAT = (
 @cache
 def load_arviz() -> Any:
     """Import ArviZ at its first use, without its numba path; the import takes over a second."""
+    usable_cache_home()  # importing ArviZ writes to it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the announcement of the 1.x line
         import arviz
@@ -320,6 +321,23 @@ def save_netcdf(posterior: Posterior, path: str | Path) -> None:
         ) from error
 
 
+def _refuse_other_files(path: str | Path) -> None:
+    """Refuse an HDF5 file whose content lies in other files of this machine."""
+    import h5py
+
+    def stored_elsewhere(name: str, item: Any) -> str | None:
+        outside = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
+        return name if outside else None
+
+    def linked_elsewhere(name: str, link: Any) -> str | None:
+        return name if isinstance(link, h5py.ExternalLink) else None
+
+    with h5py.File(path, "r") as file:  # a visit ends at the first name that is returned
+        found = file.visititems_links(linked_elsewhere) or file.visititems(stored_elsewhere)
+    if found:
+        raise OSError(f"{found} lies in another file, which is never read")
+
+
 def load_netcdf(path: str | Path, entry: ModelEntry, data: Data) -> Posterior:
     """Read a file of `save_netcdf` into a posterior of the given entry and data.
 
@@ -336,6 +354,7 @@ def load_netcdf(path: str | Path, entry: ModelEntry, data: Data) -> Posterior:
 
     attributes: dict[str, Any] = {}
     try:
+        _refuse_other_files(path)
         draws, stats, flat = (
             tensors("posterior"),
             _optional(tensors, "sample_stats"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
 import hashlib
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Set
@@ -13,7 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TEMPORARY", "content", "digest_of", "sync_folder", "write_whole", "written"]
+__all__ = [
+    "TEMPORARY",
+    "content",
+    "digest_of",
+    "sync_folder",
+    "usable_cache_home",
+    "write_whole",
+    "written",
+]
 
 # part of the names of temporary files, by which leftovers of killed processes are recognized
 TEMPORARY = ".zoo-tmp-"
@@ -160,3 +170,27 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def usable_cache_home() -> None:
+    """Point libraries that insist on a cache in the home folder to a temporary one if need be.
+
+    Service accounts and containers often have a home that cannot be written.
+    """
+    try:
+        home = os.environ.get("XDG_CACHE_HOME")
+        folder = Path(home) if home else Path.home() / ".cache"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home at all
+        pass
+    place = tempfile.mkdtemp(prefix="zoo-cache-")
+    atexit.register(_remove, place, os.getpid())
+    os.environ["XDG_CACHE_HOME"] = place
+    os.environ.setdefault("MPLCONFIGDIR", str(Path(place) / "matplotlib"))
+
+
+def _remove(place: str, process: int) -> None:
+    if os.getpid() == process:  # forked processes use the same folder
+        shutil.rmtree(place, ignore_errors=True)

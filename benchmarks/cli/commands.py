@@ -171,6 +171,12 @@ def compare(
     quick: Quick = False,
     compile_: Compile = "auto",
     device: Device = "cpu",
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout", metavar="S", min=1, help="seconds per cell; then its row says timeout"
+        ),
+    ] = None,
     jobs: Jobs = 2,
     out: Annotated[
         Path | None,
@@ -196,7 +202,7 @@ def compare(
         "compile": compile_,
         "device": device,
     }
-    raise typer.Exit(run(fields, jobs, out, as_json))
+    raise typer.Exit(run(fields, jobs, out, as_json, timeout))
 
 
 @app.command()

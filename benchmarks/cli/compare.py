@@ -17,7 +17,13 @@ from zoo.errors import InfrastructureError, UnknownNameError, UsageError
 __all__ = ["compare", "fit", "report"]
 
 
-def compare(fields: dict[str, Any], jobs: int, out: Path | None, as_json: bool) -> int:
+def compare(
+    fields: dict[str, Any],
+    jobs: int,
+    out: Path | None,
+    as_json: bool,
+    timeout: float | None = None,
+) -> int:
     """Execute the plan and print its table, or one JSON document; 1 if a gate failed."""
     from benchmarks.run.execute import execute
 
@@ -30,7 +36,7 @@ def compare(fields: dict[str, Any], jobs: int, out: Path | None, as_json: bool) 
     _check_device(fields["device"], fields["compile"])
     plan, events = make_plan(**fields), Console()
     events.say("preparing")
-    result = execute(plan, out=out, jobs=jobs, events=events)
+    result = execute(plan, out=out, jobs=jobs, events=events, timeout=timeout)
     if as_json:
         print_json(result.document())
     else:

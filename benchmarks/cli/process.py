@@ -54,7 +54,9 @@ def run(argv: list[str] | None) -> int:
         _say(hidden)
         return 3
     from zoo.errors import ZooError  # late: a package that shadows zoo has no errors module
+    from zoo.storage import usable_cache_home
 
+    usable_cache_home()
     try:
         app(args=argv, prog_name="zoo")
         sys.stdout.flush()

@@ -197,6 +197,7 @@ def _save(key: str, record: dict[str, Any], thinned: Posterior, folder: Path | N
     record["stored"] = int(np.prod(kept.shape[:2]))
     record["npz_sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
     json_path, npz_path = stored_reference.paths(key, folder)
+    record["sha256"] = stored_reference.record_digest(record)
     _replace(npz_path, buffer.getvalue())
     _replace(json_path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
     return json_path

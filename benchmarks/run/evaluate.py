@@ -32,7 +32,7 @@ from benchmarks.run.record import comparison_of, digest_of, machine, reference_r
 from benchmarks.run.store import RunDir, strict_json
 from benchmarks.types import Comparison
 from benchmarks.workers import Task, TaskResult, run_tasks
-from zoo.errors import InfrastructureError
+from zoo.errors import InfrastructureError, LostWorkerError
 from zoo.types import Posterior, Reference
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ class RunResult:
         }
 
 
-def evaluate(cells: list[Cell], run: RunDir, jobs: int, events: Events) -> RunResult:
+def evaluate(
+    cells: list[Cell], run: RunDir, jobs: int, events: Events, timeout: float | None = None
+) -> RunResult:
     """Compare the cells that need it, store the comparisons if the run is locked, return all.
 
     A ground truth computed from a trained program takes long: a worker finds it while cells of
@@ -72,7 +74,7 @@ def evaluate(cells: list[Cell], run: RunDir, jobs: int, events: Events) -> RunRe
     """
     for sentence in (*component_metrics()[1], *joint_distances_known()[1]):
         events.warn(sentence)
-    work = _Evaluation(cells, run, events)
+    work = _Evaluation(cells, run, events, timeout)
     for key in work.quick:
         work.references[key] = work.find(key)
     work.do(
@@ -108,8 +110,10 @@ class _Evaluation:
         quick: the other keys.
     """
 
-    def __init__(self, cells: list[Cell], run: RunDir, events: Events) -> None:
-        self.run, self.events = run, events
+    def __init__(
+        self, cells: list[Cell], run: RunDir, events: Events, timeout: float | None = None
+    ) -> None:
+        self.run, self.events, self.timeout = run, events, timeout
         self.contents = {
             c.name: content
             for c in cells
@@ -170,7 +174,7 @@ class _Evaluation:
             importlib.import_module("sklearn.model_selection")
             self.events.begin("comparisons", stale)
         try:
-            run_tasks([job.task for job in first], jobs, follow=follow)
+            run_tasks([job.task for job in first], jobs, self.timeout, follow=follow)
         finally:
             if stale:
                 self.events.finish()
@@ -215,7 +219,14 @@ class _Evaluation:
             return None if found is None else _with(found, None, None)
 
         def take(result: TaskResult) -> list[_Job]:
-            found = result.unwrap()
+            found = result.value if result.status == "ok" else None
+            if isinstance(result.exception, InfrastructureError) and not isinstance(
+                result.exception, LostWorkerError
+            ):
+                raise result.exception
+            if result.status != "ok":  # the other entries remain
+                self.broken.append(f"{key}: its ground truth was not computed: {result.error}")
+                self.events.warn(self.broken[-1])
             known = (
                 references.chains_given(self.nuts(key))
                 if found is None

@@ -57,7 +57,7 @@ def execute(
         jobs: processes at once; results do not depend on it.
         entries: entry objects in place of `plan.entries`, for models that have no name.
         events: progress callbacks.
-        timeout: seconds one cell may take.
+        timeout: seconds that one cell, one comparison or one predictive check may take.
         pages: also write `results.csv`, `report.html` and `report.md`.
 
     Raises:
@@ -74,8 +74,10 @@ def execute(
             raise UsageError(f"Entries {keys} name one of them twice; give each once.")
         cells = plan_cells(plan, prepared)
         with RunDir.create(plan.default_folder() if out is None else out, plan) as run:
+            if run.unprotected:
+                events.warn(run.unprotected)
             cells = _run_missing(cells, run, jobs, events, timeout)
-            result = evaluate(cells, run, jobs, events)
+            result = evaluate(cells, run, jobs, events, timeout)
             run.keep({c.name for c in cells}, say=events.say)
             if pages:
                 write_pages(run, result, jobs, events)

@@ -109,7 +109,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 class RunDir:
     """One run directory: its plan, its cells, and a lock against a second command in it.
 
-    `fits` holds the fits that this process has read, by the names of their cells.
+    `fits` holds the fits that this process has read, by the names of their cells; `unprotected`
+    says why another command could write to the folder too, empty if it is locked.
     """
 
     def __init__(self, path: Path, plan: Plan) -> None:
@@ -118,6 +119,7 @@ class RunDir:
         self.cells = path / "cells"
         self.fits: dict[str, Any] = {}
         self._lock: int | None = None
+        self.unprotected = ""
 
     @classmethod
     def create(cls, path: Path, plan: Plan) -> RunDir:
@@ -193,12 +195,17 @@ class RunDir:
             self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self.close()
             raise UsageError(
                 f"Another zoo command is working in {str(self.path)!r}; wait for it, or give"
                 " another --out."
             ) from None
+        except OSError as error:  # some network file systems have no locks
+            self.unprotected = (
+                f"the file system of {str(self.path)!r} has no locks"
+                f" ({error.strerror or error}); do not start a second command in this folder"
+            )
 
     def _sweep(self) -> None:
         """Remove incomplete files of a killed run; with the lock held nobody still writes them."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -305,8 +307,33 @@ def test_releases_of_arviz_that_return_arrays_of_one_are_read_as_numbers(monkeyp
     """Newer numpy does not convert them to numbers."""
     x = np.random.default_rng(0).standard_normal((4, 500, 2))
     mean, k = bridge.mcse_mean(x), bridge.pareto_k(x[0, :, 0])[0]
-    mcse, psis = bridge.arviz.mcse, bridge.arviz.psislw
-    monkeypatch.setattr(bridge.arviz, "mcse", lambda *a, **b: np.atleast_1d(mcse(*a, **b)))
-    monkeypatch.setattr(bridge.arviz, "psislw", lambda w: (psis(w)[0], np.atleast_1d(psis(w)[1])))
+    arviz = bridge.load_arviz()
+    mcse, psis = arviz.mcse, arviz.psislw
+    monkeypatch.setattr(arviz, "mcse", lambda *a, **b: np.atleast_1d(mcse(*a, **b)))
+    monkeypatch.setattr(arviz, "psislw", lambda w: (psis(w)[0], np.atleast_1d(psis(w)[1])))
     assert np.array_equal(bridge.mcse_mean(x), mean)
     assert bridge.pareto_k(x[0, :, 0])[0] == k
+
+
+@pytest.mark.parametrize("how", ["external storage", "external link", "virtual dataset"])
+def test_draws_in_other_files_are_refused(normal_posterior, tmp_path, how):
+    """A received file could otherwise return the bytes of any file of this machine as draws."""
+    path, other = tmp_path / "posterior.nc", tmp_path / "other.h5"
+    bridge.save_netcdf(normal_posterior, path)
+    name = next(iter(normal_posterior.draws))
+    with h5py.File(path, "a") as file, h5py.File(other, "w") as elsewhere:
+        shape, group = file["posterior"][name].shape, file["posterior"]
+        elsewhere["x"] = np.zeros(shape)
+        del group[name]
+        if how == "external storage":
+            raw = [(str(tmp_path / "raw.bin"), 0, 8 * math.prod(shape))]
+            group.create_dataset(name, shape=shape, dtype="f8", external=raw)
+        elif how == "external link":
+            group[name] = h5py.ExternalLink(str(other), "x")
+        else:
+            layout = h5py.VirtualLayout(shape=shape, dtype="f8")
+            layout[...] = h5py.VirtualSource(str(other), "x", shape=shape)
+            group.create_virtual_dataset(name, layout)
+    (tmp_path / "raw.bin").write_bytes(bytes(8 * math.prod(shape)))
+    with pytest.raises(InfrastructureError, match=r"lies in another file, which is never read"):
+        bridge.load_netcdf(path, normal_posterior.entry, normal_posterior.data)

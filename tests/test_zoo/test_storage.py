@@ -196,3 +196,20 @@ def test_one_module_writes_whole_files():
         if re.search(r"mkstemp|os\.replace\(|os\.rename\(", p.read_text(encoding="utf-8"))
     }
     assert users <= own
+
+
+@pytest.mark.parametrize("home", ["/proc/1/none", None])
+def test_a_home_that_cannot_be_written_is_replaced_by_a_temporary_folder(home, tmp_path):
+    """Importing ArviZ makes a folder in the home; service accounts often have none."""
+    code = (
+        "import os; from zoo.storage import usable_cache_home; usable_cache_home();"
+        " print(os.environ.get('XDG_CACHE_HOME', ''))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "XDG_CACHE_HOME"}
+    environment["HOME"] = home or str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    place = done.stdout.strip()
+    assert bool(place) == (home is not None)
+    assert not place or not Path(place).exists()  # removed with the process

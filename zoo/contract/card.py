@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import pyro
 import torch
 
 from zoo.contract.check import Rule, rules
 from zoo.contract.subject import Failed, Skipped, Subject
+from zoo.user_models.global_state import differences, state
+from zoo.user_models.model_file import side_effects
 
 __all__ = ["CHECKS"]
 
@@ -92,32 +90,25 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def no_global_state(subject: Subject) -> str:
-    """Making data, building and evaluating have no side effects on global state."""
-    before = _state()
+    """Loading, making data, building and evaluating have no side effects on global state."""
+    loading = side_effects(subject.entry)
+    if loading:
+        raise Failed(
+            f"Loading the file changes {', '.join(loading)} (restored here); use a local"
+            " generator, pass dtypes explicitly, and leave settings to whoever runs the model."
+        )
+    before = state()
     made = subject.entry.load_data()
     subject.entry.program(made)
     density = subject.density
     density.gradient(subject.points[0])
-    changed = [name for name, value in _state().items() if value != before[name]]
+    changed = differences(before, state())
     if changed:
         raise Failed(
             f"Making the data or evaluating the model changes {', '.join(changed)}; use a local"
             " generator and pass dtypes explicitly."
         )
     return "Random streams, parameter store, default dtype, threads and settings are untouched."
-
-
-def _state() -> Mapping[str, Any]:
-    return {
-        "torch's random state": torch.get_rng_state().numpy().tobytes(),
-        "numpy's random state": repr(np.random.get_state()),  # noqa: NPY002
-        "python's random state": random.getstate(),
-        "the global parameter store": sorted(pyro.get_param_store().keys()),
-        "the default dtype": torch.get_default_dtype(),
-        "the number of threads": torch.get_num_threads(),
-        "gradient mode": torch.is_grad_enabled(),
-        "pyro's settings": pyro.settings.get(),
-    }
 
 
 CHECKS = rules(

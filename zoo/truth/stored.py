@@ -42,6 +42,7 @@ __all__ = [
     "load",
     "paths",
     "read",
+    "record_digest",
 ]
 
 FOLDER = Path(__file__).parents[1] / "references"
@@ -56,6 +57,7 @@ _KEYS = {
     "moments",
     "fingerprint",
     "npz_sha256",
+    "sha256",
     "command",
     "versions",
     "seed",
@@ -111,6 +113,13 @@ def exists(key: str, folder: Path | None = None) -> bool:
     return paths(key, folder)[0].exists()
 
 
+def record_digest(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a record's canonical JSON without its own digest."""
+    content = {name: value for name, value in record.items() if name != "sha256"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _cure(key: str) -> str:
     return f"write it anew with `zoo reference {key} --write`"
 
@@ -135,6 +144,11 @@ def read(key: str, folder: Path | None = None) -> StoredReference:
             raise ReferenceError(
                 f"Reference {record_path.name} lacks {sorted(missing) or 'schema 1'};"
                 f" {_cure(key)}."
+            )
+        if record_digest(record) != record["sha256"]:
+            raise ReferenceError(
+                f"Reference {record_path.name} does not match its own SHA-256, so it was edited or"
+                f" is damaged; {_cure(key)}."
             )
         if hashlib.sha256(content).hexdigest() != record["npz_sha256"]:
             raise ReferenceError(

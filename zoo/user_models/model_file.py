@@ -14,14 +14,16 @@ from typing import Any
 
 from zoo.errors import UnknownNameError, UsageError
 from zoo.types import ModelEntry
+from zoo.user_models.global_state import restored
 
-__all__ = ["entries_of", "load_file", "pick"]
+__all__ = ["entries_of", "load_file", "pick", "side_effects"]
 
 
 def load_file(request: str) -> ModelEntry:
     """Return the entry of `x.py`, or the one called `name` of `x.py:name`.
 
-    The file is executed anew on every call, under a module name derived from its full path.
+    The file is executed anew on every call, under a module name derived from its full path. Global
+    state it changes (dtype, random streams, validation, gradient mode, threads) is restored.
 
     Raises:
         UsageError: the file does not exist, does not parse, raises (with the line number), or has
@@ -110,7 +112,7 @@ def _execute(path: Path) -> ModuleType:
     # Registered during and after execution: dataclasses, pickle and inspect look the module up.
     sys.modules[name] = module
     try:
-        with _neighbours(path.parent):
+        with _neighbours(path.parent), restored() as changed:
             exec(code, module.__dict__)
     except (Exception, SystemExit) as error:
         if before is None:
@@ -128,7 +130,18 @@ def _execute(path: Path) -> ModuleType:
             f"Model file {path.name} raises {type(error).__name__}{line}: {what.rstrip('.')}; fix"
             " the file."
         ) from error
+    _changed[name] = tuple(changed)
     return module
+
+
+def side_effects(entry: ModelEntry) -> tuple[str, ...]:
+    """Return what global state loading the file of an entry changed; it was restored."""
+    functions = (entry.build, entry.make_data, *(q.fn for q in entry.quantities.values()))
+    modules = dict.fromkeys(getattr(f, "__module__", None) or "" for f in functions)
+    return tuple(dict.fromkeys(name for m in modules for name in _changed.get(m, ())))
+
+
+_changed: dict[str, tuple[str, ...]] = {}  # by module, what executing a file changed
 
 
 @contextmanager

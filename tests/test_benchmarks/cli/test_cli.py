@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.stats import norm, rankdata
 
 import zoo
 from benchmarks.cli import process as cli
+from zoo.errors import UsageError
 
 ROOT = Path(__file__).parents[3]
 
@@ -49,6 +51,7 @@ def python(program, *, path=(), cwd=None):
 def test_light_commands_import_neither_torch_nor_a_model(words):
     program = f"""
 import sys
+import zipfile
 from benchmarks.cli import process as cli
 code = cli.run({words!r})
 heavy = set(("torch", "pyro", "arviz", "pandas", "scipy", "matplotlib")) & set(sys.modules)
@@ -302,6 +305,23 @@ def test_fit_writes_a_file_that_can_be_loaded(tmp_path, capsys):
     assert (loaded.entry.name, loaded.family) == ("coin", "laplace")
     assert all(file.read_text() == "mine" for file in mine)
     assert sorted(tmp_path.iterdir()) == sorted([*mine, path])
+
+
+def test_a_fit_that_names_a_file_executes_nothing(tmp_path, capsys, monkeypatch):
+    import guides
+
+    monkeypatch.chdir(tmp_path)
+    run("fit", "coin", "--guide", "laplace", "--out", "g.pt", capsys=capsys)
+    mark = tmp_path / "EXECUTED"
+    (tmp_path / "other.py").write_text(f"open({str(mark)!r}, 'w').close()")
+    with zipfile.ZipFile("g.pt") as archive, zipfile.ZipFile("received.pt", "w") as received:
+        meta = json.loads(archive.read("meta.json")) | {"name": "other.py"}
+        received.writestr("meta.json", json.dumps(meta))
+        received.writestr("tensors.pt", archive.read("tensors.pt"))
+    with pytest.raises(UsageError, match=r"no entry of the registry; pass the entry"):
+        guides.load("received.pt")
+    assert not mark.exists()
+    assert guides.load("received.pt", zoo.load("coin")).family == "laplace"
 
 
 def test_compare_prints_one_json_document_in_the_schema(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import pyro
@@ -225,6 +226,8 @@ def test_a_damaged_file_is_named_with_the_cure(folder, damage):
 def edit(folder, change):
     record = json.loads((folder / "tiny.json").read_text())
     change(record)
+    with suppress(ValueError):  # not a number: the record cannot be read anyway
+        record["sha256"] = stored.record_digest(record)
     (folder / "tiny.json").write_text(json.dumps(record))
 
 
@@ -323,3 +326,18 @@ def test_keys_become_safe_file_names(tmp_path):
             continue
         assert path.parent == tmp_path
         assert not path.name.startswith(".")
+
+
+def test_an_edited_record_is_not_believed(folder):
+    """One sign of a moment was changed and every method judged by it."""
+    record = json.loads((folder / "tiny.json").read_text())
+    record["moments"]["x"]["mean"][0] *= -1
+    (folder / "tiny.json").write_text(json.dumps(record))
+    with pytest.raises(ReferenceError, match="does not match its own SHA-256"):
+        stored.read("tiny", folder)
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_every_record_carries_its_digest(name):
+    record = json.loads((stored.FOLDER / f"{name}.json").read_text())
+    assert record["sha256"] == stored.record_digest(record)

@@ -26,13 +26,14 @@ from benchmarks.mcmc import engine_nutpie as nuts_nutpie
 from benchmarks.reference import find as references
 from benchmarks.report import render_html, render_table
 from benchmarks.run import cell as work
+from benchmarks.run import evaluate
 from benchmarks.run import execute as run
 from benchmarks.run import record as schema
 from benchmarks.run.execute import _inert, execute, results_csv
 from benchmarks.run.plan import make_plan, read_plan
 from benchmarks.run.prepare import command, duration, plan_cells, prepare
 from benchmarks.run.progress import Events
-from benchmarks.run.read import read_run
+from benchmarks.run.read import read_run, unavailable
 from benchmarks.run.store import results_frame
 from zoo.errors import InfrastructureError, UsageError
 from zoo.seeds import derive_seed
@@ -178,7 +179,7 @@ def test_a_run_resumes_repairs_and_is_read_back(model, tmp_path, monkeypatch):
 
     page = (out / "report.html").read_text()
     monkeypatch.setattr(guides, "fit", None, raising=False)  # reading a run makes no fit
-    back = read_run(out)
+    back = read_run(out, models=[model])
     assert render_html(back.report) == page
     assert back.cells == repaired.cells
 
@@ -292,12 +293,10 @@ def test_nuts_that_ends_by_itself_is_a_failed_row(
 def test_a_full_disk_inside_a_worker_stops_the_run_with_one_sentence(
     model, tmp_path, monkeypatch, exact_methods
 ):
-    import benchmarks.arviz_bridge
-
     def full(posterior, path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(benchmarks.arviz_bridge, "save_netcdf", full)
+    monkeypatch.setattr(work, "save_netcdf", full)
     with pytest.raises(InfrastructureError, match=r"No space left on device\): free some space"):
         go(plan_of(model), tmp_path / "run")
     assert list((tmp_path / "run" / "cells").iterdir()) == []
@@ -466,7 +465,43 @@ def test_a_run_of_a_model_file_is_read_from_another_folder(
     go(plan_of("tiny.py"), tmp_path / "run", pages=False)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert [c["entry"] for c in read_run(tmp_path / "run").cells] == ["tiny"]
+    back = read_run(tmp_path / "run", models=[tmp_path / "tiny.py"])
+    assert [c["entry"] for c in back.cells] == ["tiny"]
+
+
+def test_reading_a_run_executes_no_file_of_its_plan(
+    model, tmp_path, monkeypatch, exact_methods, capsys
+):
+    """A run received from somebody else may name any Python file; the stored verdicts suffice."""
+    out = tmp_path / "run"
+    go(plan_of(model), out, pages=False)
+    mark = tmp_path / "EXECUTED"
+    received = out / "tiny.py"
+    received.write_text(f"open({str(mark)!r}, 'w').close()\n{MODEL}")
+    (out / "plan.toml").write_text(
+        (out / "plan.toml").read_text().replace(json.dumps(str(model)), json.dumps(str(received)))
+    )
+    assert unavailable(read_plan(out / "plan.toml")) == [str(received)]
+    with pytest.raises(UsageError, match=r"executes no file by itself.* --model FILE\.py"):
+        read_run(out)
+    assert cli.run(["report", str(out)]) == 0
+    shown = capsys.readouterr()
+    assert "laplace" in shown.out
+    assert "agrees" in shown.out
+    assert "give it with --model FILE.py" in shown.err
+    assert cli.run(["report", str(out), "--html", str(tmp_path / "a.html")]) == 2
+    assert not mark.exists()
+    assert cli.run(["report", str(out), "--model", str(received)]) == 0
+    assert mark.exists()
+
+
+def test_a_run_of_a_program_without_a_file_shows_what_is_stored(tmp_path, capsys):
+    """A run of `compare_program` names an entry that no registry has."""
+    entry = dataclasses.replace(zoo.load("coin"), name="made_here", reference="none")
+    plan = plan_of("made_here")
+    execute(plan, out=tmp_path / "run", entries=[entry], pages=False)
+    assert cli.run(["report", str(tmp_path / "run")]) == 0
+    assert "made_here" in capsys.readouterr().out
 
 
 def test_text_of_others_is_no_formula_in_the_table(tmp_path, exact_methods):
@@ -622,24 +657,26 @@ def test_nuts_is_never_scored_against_itself(tmp_path):
     assert result.failures == []
 
 
-@pytest.mark.parametrize("how", ["raises", "dies"])
+@pytest.mark.parametrize("how", ["raises", "dies", "never returns"])
 def test_what_is_shown_beside_the_comparisons_costs_no_other_entry(
     model, tmp_path, exact_methods, monkeypatch, how
 ):
     """A program that cannot simulate, or exits, prevented the report of all entries."""
-    from benchmarks.comparison import posterior_predictive
-
-    whole = posterior_predictive.predictive_checks
+    whole = evaluate.predictive_checks
 
     def breaks(entry, *rest):
         if entry.name != "tiny":
             return whole(entry, *rest)
         if how == "dies":
             os._exit(9)
+        if how == "never returns":
+            time.sleep(10**6)
         raise ValueError("no simulation of this")
 
-    monkeypatch.setattr(posterior_predictive, "predictive_checks", breaks)
-    result, heard = go(plan_of(model, entries=[model, "coin"]), tmp_path / "run")
+    monkeypatch.setattr(evaluate, "predictive_checks", breaks)
+    limit = 5.0 if how == "never returns" else None
+    plan = plan_of(model, entries=[model, "coin"])
+    result, heard = go(plan, tmp_path / "run", timeout=limit)
     assert len(result.failures) == 1
     assert result.failures[0].startswith("tiny: no predictive checks and no predictions: ")
     assert result.failures[0] in heard.warnings
@@ -653,15 +690,8 @@ def test_each_file_of_a_cell_is_read_once(model, tmp_path, monkeypatch):
 
     It also rebuilt each comparison twice from JSON.
     """
-    from benchmarks import arviz_bridge
-    from benchmarks.run import evaluate
-
     read = []
-    for home, name in (
-        (guides, "load"),
-        (arviz_bridge, "load_netcdf"),
-        (evaluate, "comparison_of"),
-    ):
+    for home, name in ((guides, "load"), (work, "load_netcdf"), (evaluate, "comparison_of")):
         whole = getattr(home, name)
 
         def counted(*args, whole=whole, name=name, **options):

@@ -329,6 +329,19 @@ def test_two_commands_never_share_a_folder(tmp_path):
         pass
 
 
+def test_a_file_system_without_locks_is_not_another_command(tmp_path, monkeypatch):
+    """Some network file systems answer ENOLCK; no other process is to blame."""
+
+    def flock(*words):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(store.fcntl, "flock", flock)
+    with RunDir.create(tmp_path / "run", PLAN) as run:
+        assert "has no locks (No locks available)" in run.unprotected
+        put(run)
+        assert run.read(NAME) == {"x": 1}
+
+
 @pytest.mark.parametrize("entry", ["../../x", "a/b", "x[d=1,s=a b]", "\0", "é", "x" * 300, "-rf"])
 def test_cell_names_stay_inside_the_folder(entry):
     name = cell_name(entry, "mean_field", 0, "0" * 64)

@@ -269,7 +269,7 @@ def test_an_edited_guide_of_ones_own_is_seen_and_reading_warns(folder, monkeypat
         )
     )
     heard = Heard()
-    read_run(path / "run", events=heard)
+    read_run(path / "run", models=[path / "m.py"], events=heard)
     assert "1 of 1 cells were made by an earlier version" in heard.warned[0]
     heard, _ = run(folder, "own")
     assert heard.warned == [
