@@ -120,9 +120,10 @@ def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tenso
             available.
     """
     names = {s.name for s in density.sites}
+    completed = density.completed(guide)
     points, terms = [], []
     for _ in range(n):
-        trace = poutine.trace(guide).get_trace(**density.data.train)
+        trace = poutine.trace(completed).get_trace(**density.data.train)
         trace.compute_log_prob()
         total, discrete = torch.zeros((), dtype=density.dtype), ""
         for name, node in trace.nodes.items():

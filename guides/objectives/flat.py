@@ -15,7 +15,6 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.enum import config_enumerate
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from guides.base.flat import FlatGuide
@@ -255,9 +254,12 @@ class ProgramObjective:
         self.batches = Minibatches(density, batch_size)
         kind = TraceEnum_ELBO if density.discrete else Trace_ELBO
         elbo = kind(num_particles=num_particles, max_plate_nesting=density.max_plate_nesting)
-        model = _Configured(program) if density.discrete else program
-        self.model, self.guide = model, guide
-        self.module = elbo(model, guide)
+        run = density.completed(program)
+        if density.discrete:
+            run = config_enumerate(run, default="parallel")
+        self.model: nn.Module = _OfData(run, program)
+        self.guide: nn.Module = _OfData(density.completed(guide), guide)
+        self.module = elbo(self.model, self.guide)
         self.parameters: dict[str, nn.Parameter] = {
             n: p for n, p in guide.named_parameters() if p.requires_grad
         }
@@ -279,7 +281,7 @@ class ProgramObjective:
         """Return minus the ELBO estimate in nats."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(noise[0]))
-            return self.module(**self.batches.tensors(noise[1] if len(noise) > 1 else None))
+            return self.module(self.batches.tensors(noise[1] if len(noise) > 1 else None))
 
     def gradients(
         self, values: Sequence[Tensor], *noise: Tensor
@@ -304,8 +306,8 @@ class ProgramObjective:
         tensors = self.batches.tensors(noise[1] if len(noise) > 1 else None)
         with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.validation_enabled(False):
             torch.manual_seed(int(noise[0]))
-            guide = poutine.trace(self.guide).get_trace(**tensors)
-            trace = poutine.trace(poutine.replay(self.model, guide)).get_trace(**tensors)
+            guide = poutine.trace(self.guide).get_trace(tensors)
+            trace = poutine.trace(poutine.replay(self.model, guide)).get_trace(tensors)
             for where in (guide, trace):
                 where.compute_log_prob()
                 for name, node in where.nodes.items():
@@ -332,14 +334,14 @@ class _Bound(nn.Module):
         return self._loss(*noise)
 
 
-class _Configured(PyroModule):
-    """The program with every discrete site marked for enumeration in parallel."""
+class _OfData(nn.Module):
+    """A program or guide as a function of one dict of data: Pyro's estimators take arguments called `model` for their own."""
 
-    def __init__(self, program: nn.Module) -> None:
+    def __init__(self, run: Callable[..., Any], owner: nn.Module) -> None:
         super().__init__()
-        self.program = program
-        self.__dict__["_run"] = config_enumerate(program, default="parallel")
+        self.owner = owner  # its parameters are found here
+        self._run: Any = run
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, tensors: Mapping[str, Any]) -> Any:
         """Run it."""
-        return self._run(*args, **kwargs)
+        return self._run(**tensors)
