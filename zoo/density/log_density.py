@@ -25,14 +25,13 @@ from zoo.density.compiled import CompiledDensity, compile_density
 from zoo.density.completion import Completion, is_discrete
 from zoo.density.faults import one_line, program_faults
 from zoo.density.per_value import MOST_RUNS, PerValue
+from zoo.density.pointwise import pointwise_terms
 from zoo.density.sites import (
     MappableEnum,
     Site,
     default_dtype,
     first_trace,
-    is_computed,
     lay_out,
-    masked,
     no_validation,
     numbered_plates,
     refuse_bad_observations,
@@ -401,60 +400,4 @@ class LogDensity:
             ProgramError: a discrete site is shared by several observations, so that no
                 per-observation term exists.
         """
-        tensors = self.data.train if tensors is None else tensors
-        rows: dict[str, list[Tensor]] = {}
-        number = next(iter(draws.values())).shape[0]
-        with default_dtype(self.dtype), torch.no_grad():
-            for i in range(number):
-                if self.per_value is not None:
-                    own = {s.name: draws[s.name][i] for s in self.sites}
-                    for name, value in self.per_value.observed_terms(own, tensors).items():
-                        rows.setdefault(name, []).append(value)
-                    continue
-                trace = self.trace({s.name: draws[s.name][i] for s in self.sites}, tensors)
-                trace.compute_log_prob()
-                for name, value in self._observed_terms(trace).items():
-                    rows.setdefault(name, []).append(value)
-        return {name: torch.stack(values) for name, values in rows.items()}
-
-    def _observed_terms(self, trace: poutine.Trace) -> dict[str, Tensor]:
-        latent = {s.name for s in self.sites}
-        out = {}
-        for node in samples(trace):
-            if node["name"] in latent or node["name"] in self.discrete or not node["is_observed"]:
-                continue
-            if is_computed(node):
-                continue
-            terms = masked(node)
-            if self.discrete:
-                terms = self._sum_out(trace, node, terms)
-            out[node["name"]] = terms
-        return out
-
-    def _sum_out(self, trace: poutine.Trace, node: dict[str, Any], terms: Tensor) -> Tensor:
-        stack = set(node["cond_indep_stack"])
-        axes = [trace.nodes[name]["infer"]["_enumerate_dim"] for name in self.discrete]
-        if len(set(axes)) < len(axes):
-            raise ProgramError(
-                f"The states {self.discrete[0]!r}, ... are a chain (pyro.markov), so the terms of"
-                f" {node['name']!r} depend on each other and no log likelihood per observation"
-                " exists; compare the evidence instead."
-            )
-        for name in self.discrete:
-            other = trace.nodes[name]
-            if (
-                not set(other["cond_indep_stack"]) >= stack
-                and other["cond_indep_stack"] != node["cond_indep_stack"]
-            ):
-                raise ProgramError(
-                    f"Discrete site {name!r} is shared by several observations of"
-                    f" {node['name']!r}, so no log likelihood per observation exists; compare the"
-                    " evidence instead."
-                )
-            terms = terms + masked(other)
-        extra = terms.ndim - self.max_plate_nesting
-        if extra > 0:
-            terms = terms.flatten(0, extra - 1).logsumexp(0)
-        return terms.reshape(
-            node["fn"].batch_shape[-self.max_plate_nesting :] if self.max_plate_nesting else ()
-        )
+        return pointwise_terms(self, draws, self.data.train if tensors is None else tensors)
