@@ -126,7 +126,7 @@ class _Sum(LogDensity):
                 for f in trace.nodes[name]["cond_indep_stack"]
                 if f.vectorized and f.dim == d
             ]
-            out[name] = kept.reshape(*batch, kept.shape[-1])
+            out[name] = kept.reshape((*batch, kept.shape[-1]))
         return out, float(total.detach())
 
     def sample(self, n: int, seed: int) -> dict[str, Tensor]:

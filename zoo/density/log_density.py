@@ -364,7 +364,8 @@ class LogDensity:
         names = []
         try:
             trace = self.trace(self.constrain(u.detach()), self.data.train)
-            trace.compute_log_prob()
+            with no_validation():
+                trace.compute_log_prob()
         except (ValueError, RuntimeError) as error:
             if self.per_value is not None:
                 return "a site of the program"

@@ -160,7 +160,7 @@ class PerValue:
     def _shaped(self, name: str, rows: Tensor) -> Tensor:
         """Return values `[*row, *event]` with the batch axes of the site."""
         batch, event = self.shapes[name]
-        return rows.reshape(*batch, *event)
+        return rows.reshape((*batch, *event))
 
     def _constant(self, choice: Sequence[int]) -> dict[str, Tensor]:
         out = {}

@@ -21,6 +21,8 @@ from zoo.user_models.computed import computed
 from zoo.user_models.discover import reparameterized
 from zoo.user_models.lift_params import Lifted, LiftedProgram, base_of
 
+POINTS = 8  # at which the density is looked at
+
 __all__ = ["all_discrete", "facts", "guesses", "of_finite_sum", "quantities_of"]
 
 
@@ -103,6 +105,7 @@ def facts(trace: poutine.Trace, density: LogDensity, lifted: Lifted) -> Iterator
                 " see it, and no agreement of methods that follow gradients means anything; write"
                 " both branches and choose with torch.where, or make the choice a discrete site."
             )
+    yield from _not_numbers(density)
     for name, loose in density.free.items():
         yield (
             f"{int(loose.sum())} of {loose.numel()} entries of site {name!r} are masked and enter"
@@ -120,6 +123,21 @@ def facts(trace: poutine.Trace, density: LogDensity, lifted: Lifted) -> Iterator
         yield (
             "Numbers of several types meet in the program (single precision, integers or flags);"
             " they are brought to the entry's type where torch would refuse them."
+        )
+
+
+def _not_numbers(density: LogDensity) -> Iterator[str]:
+    """Count points at which the log density is NaN."""
+    generator = torch.Generator().manual_seed(60_013)
+    points = torch.randn(POINTS, density.dim, dtype=density.dtype, generator=generator)
+    with torch.no_grad():
+        bad = [u for u in points if bool(density.evaluate(u).isnan())]
+    if bad:
+        yield (
+            f"The log density is not a number at {len(bad)} of {POINTS} standard normal points,"
+            f" there at {density.nonfinite_sites(bad[0])}; such points count as density zero. NUTS"
+            " rejects them and reports divergences; a guide with draws there has no ELBO. Give the"
+            " site a support that ends where the density does."
         )
 
 

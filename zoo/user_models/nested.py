@@ -21,6 +21,7 @@ from zoo.errors import DataError
 __all__ = ["Nested", "flatten"]
 
 DEEPEST = 8  # levels; objects that hold themselves end here
+_TAKEN = frozenset({"self", "fn"})  # Pyro's handlers have arguments of these names
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), type, np.generic)
 
 
@@ -91,7 +92,9 @@ def flatten(
         return _Object(value, {k: walk(f"{name}.{k}", v, depth + 1) for k, v in inside})
 
     for key, value in arguments.items():
-        if _whole(value) or not _holds(value):
+        if str(key) in _TAKEN:
+            templates[str(key)] = leaf(f"{key}_", value)
+        elif _whole(value) or not _holds(value):
             leaf(str(key), value)
         else:
             templates[str(key)] = walk(str(key), value, 0)
