@@ -21,6 +21,7 @@ from guides.base.flat import FlatGuide
 from guides.families.amortized import AmortizedGuide, features_of
 from guides.session import session
 from guides.types import Elbo, Fit
+from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, UsageError
 from zoo.seeds import derive_seed
@@ -166,6 +167,7 @@ def _refuse_broken(fit: Fit) -> None:
         )
 
 
+@program_faults("run with draws of a guide")
 def draw(fit: Fit, n: int = 2000, *, seed: int | None = None) -> Posterior:
     """Draw n times from a fitted guide.
 

@@ -27,6 +27,7 @@ from guides.session import as_module, session, trainable
 from guides.types import MOVED, Elbo, Fit, FitConfig, Restart, Stop
 from zoo.compiler.compile import Record
 from zoo.compiler.cuda import check_device
+from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import samples
 from zoo.density.unit_terms import is_local
@@ -124,6 +125,7 @@ class _Attempt:
         return None if self.points else self.elbo
 
 
+@program_faults("fitted")
 def fit(
     entry: ModelEntry,
     family: str,

@@ -32,7 +32,7 @@ from zoo.compiler.policy import BACKEND_VARIABLE, Mode, backend, check_mode, pay
 from zoo.compiler.torch_private import bounded_loads, fast_tracing
 from zoo.compiler.trace import Traced, TraceFailure, default_of, trace
 from zoo.compiler.vectorize import Compiled, batched, close
-from zoo.errors import UsageError
+from zoo.errors import UsageError, one_line
 
 __all__ = [
     "Compiled",
@@ -87,7 +87,7 @@ class Function:
         try:
             return self.run(inputs)
         except RuntimeError as error:
-            self.fall_back(f"the compiled graph failed at run time: {error}")
+            self.fall_back(f"the compiled graph failed at run time: {one_line(error)}")
             return list(self.eager(*inputs))
 
     def fall_back(self, reason: str) -> None:
@@ -198,9 +198,8 @@ def compile_function(
     except TraceFailure as error:
         out.record = _off(f"cannot be traced: {error}", time.perf_counter() - started, notice=True)
     except Exception as error:  # a compiler can fail in any way; eager always works
-        lines = str(error).strip().splitlines() or [""]
         out.record = _off(
-            f"cannot be compiled: {type(error).__name__}: {lines[0][:200]}",
+            f"cannot be compiled: {type(error).__name__}: {one_line(error)}",
             time.perf_counter() - started,
             notice=True,
         )

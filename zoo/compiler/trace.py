@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from zoo.compiler.passes import Simplifier
 from zoo.compiler.torch_private import fast_tracing, light_notes
-from zoo.errors import ZooError
+from zoo.errors import ZooError, one_line
 
 __all__ = ["TraceFailure", "Traced", "trace", "vectorize", "without_detach"]
 
@@ -144,7 +145,8 @@ def vectorize(traced: Traced, number: int, outputs: Sequence[int] = (0,)) -> Tra
         return [values[i] for i in outputs]
 
     try:
-        with default_of(examples), fast_tracing(), light_notes():
+        with default_of(examples), fast_tracing(), light_notes(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="There is a performance drop")
             mapped = make_fx(torch.func.vmap(chosen, in_dims=axes))(*examples, *traced.constants)
             return _purify(mapped, examples, list(traced.constants), traced.watched)
     except TraceFailure:
@@ -209,8 +211,7 @@ def _simplify(
 
 
 def _sentence(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no message'}"
+    return f"{type(error).__name__}: {one_line(error) or 'no message'}"
 
 
 def _watch(captured: Sequence[Tensor]) -> tuple[tuple[Tensor, int], ...]:

@@ -6,6 +6,7 @@ the result against a plain loop at random points, and keeps the loop if they dif
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,7 +142,8 @@ def vmappable() -> Iterator[None]:
     before = torch_log.safe_log
     torch_log.safe_log = _SafeLog.apply
     try:
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="There is a performance drop")
             yield
     finally:
         torch_log.safe_log = before

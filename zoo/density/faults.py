@@ -11,18 +11,13 @@ from types import FrameType
 
 import pyro.primitives
 
-from zoo.errors import DataError, ProgramError, ZooError
+from zoo.errors import DataError, ProgramError, ZooError, one_line
 
-__all__ = ["as_program_error", "one_line", "program_faults"]
+__all__ = ["as_program_error", "place_of", "program_faults"]
 
 _ROOMS = tuple(str(Path(__file__).parents[2] / room) for room in ("zoo", "guides", "benchmarks"))
 _LIBRARIES = ("site-packages", "dist-packages", "<frozen", "/lib/python")
 _SAMPLE = pyro.primitives.sample.__code__
-_REPORTS = re.compile(
-    r"[^.;]*\b(please (file|report|open)|file an issue|report a bug|create an issue|github\.com)"
-    r"[^.;]*[.;]?",
-    re.IGNORECASE,
-)
 _CURES = (
     (
         r"only one element tensors|ambiguous|data-dependent|tracing tensor|Tensor-likes? .*bool",
@@ -40,16 +35,6 @@ _CURES = (
     ),
     (r"not implemented|NotImplemented", "write this statement with operations torch has"),
 )
-
-
-def one_line(error: BaseException) -> str:
-    """Return the message of an error on one line of at most 240 characters.
-
-    Requests to report the error elsewhere are removed.
-    """
-    text = str(error).partition("Trace Shapes:")[0]
-    text = " ".join(_REPORTS.sub(" ", text).split()).rstrip(".;: ")
-    return text if len(text) <= 240 else text[:237] + "..."
 
 
 def _frames(error: BaseException) -> list[tuple[FrameType, int]]:

@@ -23,7 +23,7 @@ from zoo.compiler.torch_private import is_traced
 from zoo.compiler.vectorize import Compiled, batched
 from zoo.density.compiled import CompiledDensity, compile_density
 from zoo.density.completion import Completion, is_discrete
-from zoo.density.faults import one_line, program_faults
+from zoo.density.faults import program_faults
 from zoo.density.per_value import MOST_RUNS, PerValue
 from zoo.density.pointwise import pointwise_terms
 from zoo.density.sites import (
@@ -43,7 +43,7 @@ from zoo.density.sites import (
     trace_program,
 )
 from zoo.density.unheld import unheld_entries
-from zoo.errors import ProgramError, ZooError
+from zoo.errors import ProgramError, ZooError, one_line
 from zoo.types import Data, Program
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class LogDensity:
         self.gradient_evaluations = 0
         self._batch: Compiled | None = None
         self._compiled: CompiledDensity | None = None
-        with default_dtype(self.dtype):
+        with default_dtype(self.dtype), program_faults("run on its data"):
             self._set_up()
 
     def _set_up(self) -> None:

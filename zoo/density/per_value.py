@@ -23,9 +23,9 @@ from pyro import poutine
 from torch import Tensor
 
 from zoo.density.completion import Completion
-from zoo.density.faults import one_line, place_of
+from zoo.density.faults import place_of
 from zoo.density.sites import is_computed, masked, no_validation, numbered_plates, samples
-from zoo.errors import ProgramError
+from zoo.errors import ProgramError, one_line
 
 __all__ = ["MOST_RUNS", "PerValue"]
 

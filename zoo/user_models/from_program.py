@@ -14,6 +14,7 @@ from pyro.infer.autoguide import AutoGuide, AutoGuideList
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import samples
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError
@@ -27,6 +28,7 @@ from zoo.user_models.signature import Signature
 __all__ = ["from_program"]
 
 
+@program_faults("loaded")
 def from_program(
     model: Callable[..., Any],
     data: Mapping[str, Any] | Sequence[Any],
