@@ -111,8 +111,8 @@ def printable(text: str) -> str:
 
 
 _REPORTS = re.compile(
-    r"[^.;:]*\b(please (file|report|open)|file an issue|report a bug|create an issue|github\.com)"
-    r"[^.;]*[.;]?",
+    r"[^.;:]*\b(please (file|report|open)|(file|create) an issue|report a bug|github\.com"
+    r"|github issue)[^.;]*[.;]?",
     re.IGNORECASE,
 )
 

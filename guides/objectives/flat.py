@@ -18,6 +18,7 @@ from pyro.infer.enum import config_enumerate
 from torch import Tensor, nn
 
 from guides.base.flat import FlatGuide
+from zoo.compiler.compile import Record
 from zoo.compiler.torch_private import is_traced
 from zoo.compiler.trace import Traced, trace, vectorize
 from zoo.compiler.vectorize import value_and_gradient, vmappable
@@ -71,6 +72,7 @@ class FlatObjective:
         stl: omit the score term of the gradient (sticking the landing).
     """
 
+    record: Record | None = None  # of a density that is compiled by itself
     eager = ""  # why the step cannot be compiled; no reason is known
 
     def __init__(
@@ -87,6 +89,9 @@ class FlatObjective:
         self.num_particles, self.stl = num_particles, stl
         self.batches = Minibatches(density, batch_size)
         self.function = density.batch_function()
+        if density.by_points and batch_size is None and not self.weights:
+            self.eager = "its log density is compiled by itself, point by point in C"
+            self.record = density.compiled
         self.parameters: dict[str, nn.Parameter] = {
             n: p for n, p in guide.named_parameters() if p.requires_grad
         }
@@ -335,7 +340,7 @@ class _Bound(nn.Module):
 
 
 class _OfData(nn.Module):
-    """A program or guide as a function of one dict of data: Pyro's estimators take arguments called `model` for their own."""
+    """A program or guide as a function of one dict: `model` may be a name of the data."""
 
     def __init__(self, run: Callable[..., Any], owner: nn.Module) -> None:
         super().__init__()

@@ -349,7 +349,9 @@ class Step:
             if config.device != "cpu":
                 announce(f"not on {config.device}: {self.objective.eager}")
             return Function(
-                eager=self.eager, examples=tuple(example), record=_eager(self.objective.eager)
+                eager=self.eager,
+                examples=tuple(example),
+                record=getattr(self.objective, "record", None) or _eager(self.objective.eager),
             )
         if config.compile == "off" or config.device != "cpu":
             return Function(

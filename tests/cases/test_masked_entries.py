@@ -260,7 +260,7 @@ def test_what_has_no_posterior_is_refused_by_name(program, match):
 
 
 def test_minibatches_of_a_mixture_have_the_density_of_all_rows_on_average():
-    """Classes are summed out before units are scaled: every unit is in one of three minibatches."""
+    """Classes are summed out before units are scaled; each unit is in one minibatch of three."""
     y = torch.randn(12, dtype=F, generator=torch.Generator().manual_seed(4))
 
     def mixture(y, index=None):

@@ -126,7 +126,7 @@ def test_a_plain_network_inside_a_function_is_used_and_not_trained():
 
 
 def test_a_gaussian_process_of_pyro_contrib():
-    """Log density of the length scale: a normal log likelihood with the kernel matrix written out."""
+    """Its log density is a normal one with the kernel matrix written out."""
     x, y = torch.linspace(0.0, 1.0, 6), torch.sin(torch.linspace(0.0, 3.0, 6))
     kernel = gp.kernels.RBF(input_dim=1)
     kernel.lengthscale = PyroSample(dist.LogNormal(0.0, 1.0))
@@ -440,7 +440,7 @@ def schools(s, y=None):
 
 @pytest.mark.parametrize("centered", [None, 0.0])
 def test_reparameterized_sites_are_compared_as_the_author_named_them(centered):
-    """theta = mu + tau^(1-c) (theta_decentered - c mu) at every draw, and its density is that of the plain program."""
+    """theta = mu + tau^(1-c) (theta_decentered - c mu); the density is the plain program's."""
     model = poutine.reparam(schools, config={"theta": LocScaleReparam(centered)})
     entry = zoo.from_program(model, SCHOOLS)
     assert set(entry.quantities) == {"mu", "log tau", "theta"}
@@ -563,7 +563,8 @@ def test_arguments_of_any_name(name):
         "    with pyro.plate('d', 30):\n"
         "        pyro.sample('y', dist.Normal(m, 1.0), obs=y)\n"
         f"def q({name}, y=None):\n"
-        "    at, wide = pyro.param('at', torch.tensor(2.0)), pyro.param('wide', torch.tensor(0.3))\n"
+        "    at = pyro.param('at', torch.tensor(2.0))\n"
+        "    wide = pyro.param('wide', torch.tensor(0.3))\n"
         "    pyro.sample('m', dist.Normal(at, wide.abs()))\n"
     )
     exec(text, scope)

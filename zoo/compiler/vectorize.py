@@ -6,7 +6,6 @@ the result against a plain loop at random points, and keeps the loop if they dif
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from pyro.ops.einsum import torch_log
 from torch import Tensor
 
+from zoo.compiler.torch_private import silent_fallbacks
 from zoo.errors import UsageError
 
 __all__ = ["Compiled", "batched", "close", "value_and_gradient", "vmappable"]
@@ -142,8 +142,7 @@ def vmappable() -> Iterator[None]:
     before = torch_log.safe_log
     torch_log.safe_log = _SafeLog.apply
     try:
-        with pyro.validation_enabled(False), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="There is a performance drop")
+        with pyro.validation_enabled(False), silent_fallbacks():
             yield
     finally:
         torch_log.safe_log = before

@@ -88,8 +88,8 @@ def as_program_error(error: Exception, doing: str = "run") -> ZooError:
     line = f", in `{statement}`" if statement else ""
     if isinstance(error, ValueError) and ("invalid" in str(error) or "support" in str(error)):
         return DataError(
-            f"The program rejects its data{at}{line}: {text}. Check the observed values against the"
-            " support."
+            f"The program rejects its data{at}{line}: {text}. Check the observed values against"
+            " the support."
         )
     cure = next((c for sign, c in _CURES if re.search(sign, str(error))), "fix the program")
     return ProgramError(f"The program cannot be {doing} ({kind}){at}{line}: {text}; {cure}.")

@@ -78,8 +78,8 @@ class _Sum(LogDensity):
         """Return the probabilities `[*batch, value]` of every site, and the log evidence."""
         if self.sites:
             raise ProgramError(
-                f"Site {self.sites[0].name!r} is continuous, so the posterior is no finite sum; fit"
-                " the program or run NUTS, which sum its discrete sites out."
+                f"Site {self.sites[0].name!r} is continuous, so the posterior is no finite sum;"
+                " fit the program or run NUTS, which sum its discrete sites out."
             )
         tensors = self.data.train
         with default_dtype(self.dtype), torch.no_grad():

@@ -19,6 +19,7 @@ from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from torch import Tensor
 
 from zoo.compiler.compile import Mode, Record
+from zoo.compiler.policy import Work, work_of
 from zoo.compiler.torch_private import is_traced
 from zoo.compiler.vectorize import Compiled, batched
 from zoo.density.compiled import CompiledDensity, compile_density
@@ -244,6 +245,15 @@ class LogDensity:
         """
         self._compiled = compile_density(self, mode, expected_calls=expected_calls)
         return self._compiled.record
+
+    @property
+    def by_points(self) -> bool:
+        """Whether the compiled density is a long recursion in C, called point by point."""
+        return self._compiled is not None and self._compiled.by_points
+
+    def work(self) -> Work:
+        """Return the size of one eager gradient."""
+        return work_of(self.eager_gradient, [torch.zeros(self.dim, dtype=self.dtype)])
 
     @property
     def compiled(self) -> Record:

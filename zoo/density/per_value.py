@@ -95,7 +95,7 @@ class PerValue:
     def rows(
         self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any], only: str = ""
     ) -> tuple[Tensor, Tensor]:
-        """Return terms `[run, *row]` of every row and run, and the terms outside the rows, in nats.
+        """Return terms `[run, *row]` of every row and run, and those outside the rows, in nats.
 
         Args:
             draws: continuous sites.

@@ -100,10 +100,11 @@ def facts(trace: poutine.Trace, density: LogDensity, lifted: Lifted) -> Iterator
         if found:
             names = ", ".join(repr(s) for s in found)
             yield (
-                f"The program reads the value of latent site {names} out of torch in `{statement}`:"
-                " where that decides between two densities, the density jumps, gradients do not"
-                " see it, and no agreement of methods that follow gradients means anything; write"
-                " both branches and choose with torch.where, or make the choice a discrete site."
+                f"The program reads the value of latent site {names} out of torch in"
+                f" `{statement}`: where that decides between two densities, the density jumps,"
+                " gradients do not see it, and no agreement of methods that follow gradients means"
+                " anything; write both branches and choose with torch.where, or make the choice a"
+                " discrete site."
             )
     yield from _not_numbers(density)
     for name, loose in density.free.items():
@@ -116,8 +117,8 @@ def facts(trace: poutine.Trace, density: LogDensity, lifted: Lifted) -> Iterator
     if unchecked:
         yield (
             f"Observed site {', '.join(map(repr, unchecked))} holds values outside the support of"
-            " its distribution, whose checks the author switched off (validate_args=False); its log"
-            " probability is taken as it is."
+            " its distribution, whose checks the author switched off (validate_args=False); its"
+            " log probability is taken as it is."
         )
     if lifted.one_type:
         yield (

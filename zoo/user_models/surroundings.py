@@ -67,7 +67,7 @@ def is_about_types(error: BaseException) -> bool:
 
 
 class OneType(TorchFunctionMode):
-    """Bring numbers that meet in one operation to one floating type, where torch would refuse them.
+    """Bring numbers that meet in one operation to one type, where torch would refuse them.
 
     Single-precision constants of a closure, an object or a buffer meet double-precision data; an
     integer matrix meets weights; group codes are floats. Writes into a tensor are left alone.
@@ -165,7 +165,7 @@ def _marks(tensor: Tensor) -> frozenset[str]:
 
 
 def _statement() -> str:
-    """Return the author's line that is being run, as `file.py:12: text`, empty inside a library."""
+    """Return the author's line being run as `file.py:12: text`, empty inside a library."""
     frame = sys._getframe(2)
     while frame is not None and frame.f_code.co_filename.endswith(
         ("torch/_tensor.py", "torch/overrides.py", "torch/_ops.py")
