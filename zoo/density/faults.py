@@ -30,6 +30,10 @@ _CURES = (
         " dtype=torch.float32 runs the whole entry in single precision",
     ),
     (
+        r"positive.definite|singular",
+        "keep the matrix positive definite, e.g. with a small multiple of the identity",
+    ),
+    (
         r"shape|size|dimension|broadcast|expand|must match|Sizes of tensors",
         "check the shapes of data, plates and events at this site",
     ),
@@ -91,7 +95,7 @@ def as_program_error(error: Exception, doing: str = "run") -> ZooError:
             f"The program rejects its data{at}{line}: {text}. Check the observed values against"
             " the support."
         )
-    cure = next((c for sign, c in _CURES if re.search(sign, str(error))), "fix the program")
+    cure = next((c for sign, c in _CURES if re.search(sign, text, re.I)), "fix the program")
     return ProgramError(f"The program cannot be {doing} ({kind}){at}{line}: {text}; {cure}.")
 
 

@@ -166,7 +166,10 @@ class LogDensity:
 
     def _refuse_moving_supports(self, latent: list[dict[str, Any]]) -> None:
         with no_validation():  # elsewhere the density may be zero, or not a number
-            second = trace_program(self.program, self.data.train, seed=1, radius=1.5)
+            try:
+                second = trace_program(self.program, self.data.train, seed=1, radius=1.5)
+            except torch.linalg.LinAlgError:  # no factor so far from the origin
+                second = trace_program(self.program, self.data.train, seed=1, radius=0.3)
         other = {n["name"]: n for n in samples(second)}
         for node in latent:
             after = other.get(node["name"])
@@ -376,7 +379,7 @@ class LogDensity:
             trace = self.trace(self.constrain(u.detach()), self.data.train)
             with no_validation():
                 trace.compute_log_prob()
-        except (ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever the author's code raises there
             if self.per_value is not None:
                 return "a site of the program"
             return f"the program itself ({one_line(error)})"

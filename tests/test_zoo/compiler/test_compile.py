@@ -385,7 +385,7 @@ MATRIX = torch.eye(20, dtype=torch.float64) + 0.5
 
 @pytest.mark.parametrize("program", [covariance, precision, cutpoints])
 def test_fixed_matrices_and_ordered_vectors_are_compiled_with_their_batches(program, capfd):
-    """A check of a fixed factor has no user left; writes into a slice with an open end are mapped."""
+    """A check of a fixed factor has no user; writes into a slice with an open end are mapped."""
     entry = zoo.from_program(program, {"y": torch.linspace(-1, 1, 20, dtype=torch.float64)})
     data = entry.load_data()
     density = LogDensity(entry.program(data), data)
