@@ -168,7 +168,7 @@ class LogDensity:
         with no_validation():  # elsewhere the density may be zero, or not a number
             try:
                 second = trace_program(self.program, self.data.train, seed=1, radius=1.5)
-            except torch.linalg.LinAlgError:  # no factor so far from the origin
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # no factor there
                 second = trace_program(self.program, self.data.train, seed=1, radius=0.3)
         other = {n["name"]: n for n in samples(second)}
         for node in latent:
