@@ -21,6 +21,7 @@ from guides.base.flat import FlatGuide
 from guides.families.amortized import AmortizedGuide, features_of
 from guides.session import session
 from guides.types import Elbo, Fit
+from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, UsageError
 from zoo.seeds import derive_seed
@@ -120,9 +121,10 @@ def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tenso
             available.
     """
     names = {s.name for s in density.sites}
+    completed = density.completed(guide)
     points, terms = [], []
     for _ in range(n):
-        trace = poutine.trace(guide).get_trace(**density.data.train)
+        trace = poutine.trace(completed).get_trace(**density.data.train)
         trace.compute_log_prob()
         total, discrete = torch.zeros((), dtype=density.dtype), ""
         for name, node in trace.nodes.items():
@@ -165,6 +167,7 @@ def _refuse_broken(fit: Fit) -> None:
         )
 
 
+@program_faults("run with draws of a guide")
 def draw(fit: Fit, n: int = 2000, *, seed: int | None = None) -> Posterior:
     """Draw n times from a fitted guide.
 

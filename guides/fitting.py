@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyro
@@ -25,8 +25,10 @@ from guides.optimize.step import summary
 from guides.registry import build, family_of
 from guides.session import as_module, session, trainable
 from guides.types import MOVED, Elbo, Fit, FitConfig, Restart, Stop
-from zoo.compiler.compile import Record
+from zoo.compiler.compile import Mode, Record
 from zoo.compiler.cuda import check_device
+from zoo.compiler.policy import is_recursion
+from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import samples
 from zoo.density.unit_terms import is_local
@@ -124,6 +126,7 @@ class _Attempt:
         return None if self.points else self.elbo
 
 
+@program_faults("fitted")
 def fit(
     entry: ModelEntry,
     family: str,
@@ -222,6 +225,8 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
             program = as_module(program, job.data.train, job.entry.dtype)
             weights = trainable(program, learns=True, name=job.entry.name)
         density = LogDensity(program, job.data, dtype=job.entry.dtype)
+        if not weights:
+            _compile_recursion(density, job.config)
         guide = build(job.family, program, job.data, job.entry, **_build_options(job, density))
     family = family_of(job.family, job.entry)
     if family.solve is not None:
@@ -260,6 +265,16 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
         points=points,
         density=density,
     )
+
+
+def _compile_recursion(density: LogDensity, config: FitConfig) -> None:
+    """Compile a density that is a long recursion before a start is searched: a step is longer."""
+    if config.compile == "off" or config.batch_size is not None or config.device != "cpu":
+        return
+    if is_recursion(density.work()):
+        density.compile(
+            cast(Mode, config.compile), expected_calls=config.steps * config.num_particles
+        )
 
 
 def _carried(job: _Job, given: Fit) -> Program:

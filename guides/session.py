@@ -13,7 +13,8 @@ from torch import nn
 
 from zoo.density.log_density import default_dtype
 from zoo.errors import ProgramError
-from zoo.user_models.lift_params import LiftedProgram, discover
+from zoo.user_models.discover import discover
+from zoo.user_models.lift_params import LiftedProgram
 
 __all__ = ["as_module", "session", "trainable"]
 

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo.density.finite_sum import finite_sum as finite_sum
     from zoo.density.log_density import LogDensity as LogDensity
     from zoo.registry import EntryInfo as EntryInfo
     from zoo.registry import catalog as catalog
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from zoo.user_models.from_program import from_program as from_program
 
 _HOMES = {
+    "zoo.density.finite_sum": ("finite_sum",),
     "zoo.density.log_density": ("LogDensity",),
     "zoo.user_models.from_program": ("from_program",),
     "zoo.registry": ("EntryInfo", "catalog", "load", "names"),

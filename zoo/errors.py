@@ -7,6 +7,7 @@ a traceback and choose the exit code, and a script can catch all of them at once
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ __all__ = [
     "UsageError",
     "ZooError",
     "did_you_mean",
+    "one_line",
     "printable",
 ]
 
@@ -106,3 +108,20 @@ def printable(text: str) -> str:
         )
         for c in text
     )
+
+
+_REPORTS = re.compile(
+    r"[^.;:]*\b(please (file|report|open)|(file|create) an issue|report a bug|github\.com"
+    r"|github issue)[^.;]*[.;]?",
+    re.IGNORECASE,
+)
+
+
+def one_line(error: BaseException, longest: int = 240) -> str:
+    """Return the message of an error of others on one line.
+
+    Requests to report it elsewhere are removed, and so is Pyro's table of shapes.
+    """
+    text = str(error).partition("Trace Shapes:")[0]
+    text = " ".join(_REPORTS.sub(" ", text).split()).rstrip(".;: ")
+    return text if len(text) <= longest else text[: longest - 3] + "..."

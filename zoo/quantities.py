@@ -17,10 +17,13 @@ from zoo.types import Data, Quantity
 
 __all__ = [
     "QuantityFunction",
+    "chances",
     "co_assignment",
+    "held_entries",
     "log_odds",
     "log_site",
     "of_site",
+    "plain",
     "predictive_at",
     "shared_classes",
     "site",
@@ -146,6 +149,21 @@ def predictive_at(predict: Callable[..., Tensor], points: Any) -> QuantityFuncti
     return lambda draws, data: predict(draws, inputs)
 
 
+def plain(name: str, dims: tuple[str, ...]) -> Quantity:
+    """Return the quantity of a site as it is."""
+    return Quantity(fn=site(name), dims=dims, description=name)
+
+
+def chances(name: str, number: int, dims: tuple[str, ...]) -> Quantity:
+    """Return the quantity of a class site whose means are the probabilities of its classes."""
+
+    def fn(draws: Mapping[str, Tensor], data: Data) -> Tensor:
+        chosen = _draws(draws, name).long()
+        return torch.nn.functional.one_hot(chosen, number).to(torch.get_default_dtype())
+
+    return Quantity(fn=fn, dims=(*dims, f"{name}_value"), description=f"probabilities of {name}")
+
+
 def of_site(
     name: str, support: Any, shape: tuple[int, ...], dims: tuple[str, ...]
 ) -> tuple[str, Quantity]:
@@ -196,3 +214,28 @@ def of_site(
     ):
         return f"log {name}", Quantity(fn=log_site(name), dims=dims, description=f"log of {name}")
     return name, Quantity(fn=site(name), dims=dims, description=name)
+
+
+def held_entries(quantity: Quantity, loose: Tensor) -> Quantity | None:
+    """Return a quantity without its loose entries along the leading axes, None where none is left.
+
+    Args:
+        quantity: of values `[*sample, *batch, ...]`.
+        loose: which entries to leave out, `[*batch]`.
+    """
+    kept = (~loose).reshape(-1).nonzero()[:, 0]
+    if not len(kept):
+        return None
+    axes, dims = loose.ndim, quantity.dims
+
+    def fn(draws: Mapping[str, Tensor], data: Data) -> Tensor:
+        value = quantity.fn(draws, data)
+        ahead = value.ndim - len(dims)
+        return value.flatten(ahead, ahead + axes - 1).index_select(ahead, kept)
+
+    return Quantity(
+        fn=fn,
+        dims=("held_" + "_".join(dims[:axes]), *dims[axes:]),
+        description=f"{quantity.description}, entries that a term holds",
+        judged=quantity.judged,
+    )

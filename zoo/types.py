@@ -137,7 +137,7 @@ class Data:
 def _check_tensor(label: str, value: Tensor) -> None:
     import torch
 
-    if value.numel() == 0:
+    if value.ndim and value.shape[0] == 0:
         raise DataError(
             f"{label} is empty (shape {tuple(value.shape)}); a plate of size 0 has no posterior,"
             " give at least one row."

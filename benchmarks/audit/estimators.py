@@ -176,7 +176,7 @@ def _objective(fit: Fit, particles: int) -> Loss | None:
                 return float(objective.flat_loss(objective.parameters, noise, index))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(noise))
-                return float(objective.module(**whole.tensors(index)))
+                return float(objective.module(whole.tensors(index)))
 
     return loss
 

@@ -24,6 +24,7 @@ from benchmarks.metrics.metric import METRICS, Metric, component_metrics, failur
 from benchmarks.metrics.moments import compare_correlations, draws_needed, fixed, reference_scale
 from benchmarks.reference.coerce import as_reference, broken_chains
 from benchmarks.types import CellStatus, Comparison, Correlations, Distance, Mcmc, Score
+from zoo.density.faults import program_faults
 from zoo.errors import UsageError
 from zoo.types import Data, ModelEntry, Posterior, Reference
 
@@ -37,6 +38,7 @@ ITSELF = "its draws are the reference of this entry; comparing them with themsel
 DistancePolicy = Literal["all", "if_needed", "none"]
 
 
+@program_faults("compared on its quantities")
 def compare(
     posterior: Posterior,
     reference: Reference | Posterior | None,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.mcmc.engine_nutpie_c import native_model
 from zoo.compiler.c_abi import NativeGraph
+from zoo.density.faults import as_program_error
 from zoo.density.log_density import LogDensity
 from zoo.errors import ProgramError
 from zoo.seeds import derive_seed
@@ -78,10 +79,8 @@ class Density:
     def raise_failure(self) -> None:
         """Raise the stored exception of the program, if any."""
         if isinstance(self.failure, Exception):
-            text = (str(self.failure).splitlines() or [""])[0]
-            raise ProgramError(
-                f"The program failed inside NUTS ({type(self.failure).__name__}: {text}); run it"
-                " at that point by hand."
+            raise as_program_error(
+                self.failure, "run at a point of a NUTS chain"
             ) from self.failure
         if self.failure is not None:
             raise self.failure

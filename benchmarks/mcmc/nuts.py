@@ -22,6 +22,7 @@ from benchmarks.mcmc.engine_nutpie import Chain, Density, nutpie_chain
 from benchmarks.mcmc.engine_pyro import pyro_chain
 from benchmarks.workers import Task, TaskResult, run_tasks
 from zoo.compiler.compile import Mode
+from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.errors import UnknownNameError, UsageError
 from zoo.seeds import derive_seed
@@ -49,6 +50,7 @@ MOST_DRAWS = 5  # limit of the extension, as a multiple of the requested draws
 LEAPFROGS = 12.0  # gradients per draw in well-conditioned entries, to predict the work
 
 
+@program_faults("sampled by NUTS")
 def run_nuts(
     entry: ModelEntry,
     *,

@@ -71,10 +71,13 @@ def _cell(comparison: Comparison) -> Cell:
 
 
 def sentence(entry: EntryReport) -> str:
-    """Return one sentence to act on: the given one, the composed one, or the verdicts in words."""
-    if entry.sentence:
-        return tidy(entry.sentence)
-    return tidy(str(entry_sentence(entry.comparisons)).removeprefix(f"{entry.entry.key}: "))
+    """Return one sentence to act on: the given one, the composed one, or the verdicts in words.
+
+    The notices of the entry qualify it.
+    """
+    text = entry.sentence or str(entry_sentence(entry.comparisons))
+    text = text.removeprefix(f"{entry.entry.key}: ")
+    return " ".join([tidy(text), *(f"Note: {n}" for n in entry.entry.notices)])
 
 
 def tidy(text: str) -> str:

@@ -37,7 +37,7 @@ from guides.registry import family_of
 from zoo.compiler.compile import compiler_missing
 from zoo.compiler.policy import backend
 from zoo.density.log_density import LogDensity
-from zoo.errors import FitError, InfrastructureError, ZooError
+from zoo.errors import FitError, InfrastructureError, ZooError, one_line
 from zoo.seeds import derive_seed
 from zoo.storage import digest_of
 from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
@@ -300,7 +300,7 @@ def _attempt(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]
         return failed_cell(cell.head, "error", str(error))
     except Exception as error:
         traceback.print_exc(file=sys.stdout)
-        first = (str(error).splitlines() or [""])[0]
+        first = one_line(error)
         return failed_cell(
             cell.head,
             "error",

@@ -14,8 +14,9 @@ from benchmarks.run import witness
 from benchmarks.run.cell import NUTS, Cell, Prepared, source_digest
 from benchmarks.run.plan import Plan
 from guides.registry import check_family
+from zoo.density.faults import place_of
 from zoo.density.log_density import LogDensity
-from zoo.errors import ProgramError, UsageError, ZooError
+from zoo.errors import ProgramError, UsageError, ZooError, one_line
 from zoo.types import ModelEntry
 
 __all__ = ["command", "duration", "plan_cells", "prepare"]
@@ -63,10 +64,11 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
             " or build."
         ) from error
     except Exception as error:
-        text = " ".join(str(error).split())[:240].rstrip(".")
+        _, statement = place_of(error)
+        line = f", in `{statement}`" if statement else ""
         raise ProgramError(
-            f"Entry {entry.key} raises {type(error).__name__} while it is made: {text}; fix its"
-            " make_data or build."
+            f"Entry {entry.key} raises {type(error).__name__} while it is made{line}:"
+            f" {one_line(error)}; fix its make_data or build."
         ) from error
     chains = plan.nuts and not (entry.reference == "none" and density.dim > UNREFERENCED)
     methods = tuple(dict.fromkeys(wanted)) + ((NUTS,) if chains else ())

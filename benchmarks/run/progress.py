@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Events"]
+import re
+import sys
+
+__all__ = ["Events", "Lines"]
 
 
 class Events:
@@ -22,3 +25,23 @@ class Events:
 
     def finish(self) -> None:
         """End the last stage."""
+
+
+class Lines(Events):
+    """Plain lines on stderr for callers in Python, once a run is estimated to take minutes."""
+
+    def __init__(self) -> None:
+        self.long = False
+
+    def say(self, sentence: str) -> None:
+        """Print an estimate of minutes or hours."""
+        self.long |= re.search(r"about [\d.]+ (minute|hour)", sentence) is not None
+        self._print(sentence)
+
+    def done(self, label: str, status: str, sentence: str, seconds: float) -> None:
+        """Print what ended."""
+        self._print(f"{label}: {status}, {seconds:.0f} s")
+
+    def _print(self, text: str) -> None:
+        if self.long:
+            print(text, file=sys.stderr, flush=True)

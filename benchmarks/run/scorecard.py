@@ -15,7 +15,7 @@ from benchmarks.report import method_names, render_table
 from benchmarks.run.evaluate import RunResult
 from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
-from benchmarks.run.progress import Events
+from benchmarks.run.progress import Events, Lines
 from benchmarks.run.store import score_columns, score_rows
 from benchmarks.verdicts import verdict_of
 from zoo.errors import UsageError
@@ -127,7 +127,7 @@ def compare_program(
         restarts: independent starts per fit.
         jobs: processes at once.
         out: folder for the run and its report; by default a temporary one that is removed.
-        events: progress callbacks.
+        events: progress callbacks; by default lines on stderr in a run of minutes.
         **options: passed to `zoo.from_program`: `dims`, `coords`, `name`, `observed`, `guide`, ...
 
     Raises:
@@ -151,7 +151,7 @@ def compare_program(
             out=Path(folder) / "run" if out is None else Path(folder),
             jobs=jobs,
             entries=[entry],
-            events=events,
+            events=events or Lines(),
             pages=out is not None,
         )
     return Scorecard(result=result)

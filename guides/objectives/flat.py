@@ -15,10 +15,10 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.enum import config_enumerate
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from guides.base.flat import FlatGuide
+from zoo.compiler.compile import Record
 from zoo.compiler.torch_private import is_traced
 from zoo.compiler.trace import Traced, trace, vectorize
 from zoo.compiler.vectorize import value_and_gradient, vmappable
@@ -72,6 +72,7 @@ class FlatObjective:
         stl: omit the score term of the gradient (sticking the landing).
     """
 
+    record: Record | None = None  # of a density that is compiled by itself
     eager = ""  # why the step cannot be compiled; no reason is known
 
     def __init__(
@@ -88,6 +89,9 @@ class FlatObjective:
         self.num_particles, self.stl = num_particles, stl
         self.batches = Minibatches(density, batch_size)
         self.function = density.batch_function()
+        if density.by_points and batch_size is None and not self.weights:
+            self.eager = "its log density is compiled by itself, point by point in C"
+            self.record = density.compiled
         self.parameters: dict[str, nn.Parameter] = {
             n: p for n, p in guide.named_parameters() if p.requires_grad
         }
@@ -255,9 +259,12 @@ class ProgramObjective:
         self.batches = Minibatches(density, batch_size)
         kind = TraceEnum_ELBO if density.discrete else Trace_ELBO
         elbo = kind(num_particles=num_particles, max_plate_nesting=density.max_plate_nesting)
-        model = _Configured(program) if density.discrete else program
-        self.model, self.guide = model, guide
-        self.module = elbo(model, guide)
+        run = density.completed(program)
+        if density.discrete:
+            run = config_enumerate(run, default="parallel")
+        self.model: nn.Module = _OfData(run, program)
+        self.guide: nn.Module = _OfData(density.completed(guide), guide)
+        self.module = elbo(self.model, self.guide)
         self.parameters: dict[str, nn.Parameter] = {
             n: p for n, p in guide.named_parameters() if p.requires_grad
         }
@@ -279,7 +286,7 @@ class ProgramObjective:
         """Return minus the ELBO estimate in nats."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(noise[0]))
-            return self.module(**self.batches.tensors(noise[1] if len(noise) > 1 else None))
+            return self.module(self.batches.tensors(noise[1] if len(noise) > 1 else None))
 
     def gradients(
         self, values: Sequence[Tensor], *noise: Tensor
@@ -304,8 +311,8 @@ class ProgramObjective:
         tensors = self.batches.tensors(noise[1] if len(noise) > 1 else None)
         with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.validation_enabled(False):
             torch.manual_seed(int(noise[0]))
-            guide = poutine.trace(self.guide).get_trace(**tensors)
-            trace = poutine.trace(poutine.replay(self.model, guide)).get_trace(**tensors)
+            guide = poutine.trace(self.guide).get_trace(tensors)
+            trace = poutine.trace(poutine.replay(self.model, guide)).get_trace(tensors)
             for where in (guide, trace):
                 where.compute_log_prob()
                 for name, node in where.nodes.items():
@@ -332,14 +339,14 @@ class _Bound(nn.Module):
         return self._loss(*noise)
 
 
-class _Configured(PyroModule):
-    """The program with every discrete site marked for enumeration in parallel."""
+class _OfData(nn.Module):
+    """A program or guide as a function of one dict: `model` may be a name of the data."""
 
-    def __init__(self, program: nn.Module) -> None:
+    def __init__(self, run: Callable[..., Any], owner: nn.Module) -> None:
         super().__init__()
-        self.program = program
-        self.__dict__["_run"] = config_enumerate(program, default="parallel")
+        self.owner = owner  # its parameters are found here
+        self._run: Any = run
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, tensors: Mapping[str, Any]) -> Any:
         """Run it."""
-        return self._run(*args, **kwargs)
+        return self._run(**tensors)

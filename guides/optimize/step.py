@@ -25,6 +25,7 @@ from zoo.compiler.compile import Function, Mode, Record, announce, compile_funct
 from zoo.compiler.cuda import DeviceSteps, name_of
 from zoo.compiler.trace import Traced, TraceFailure, trace
 from zoo.compiler.vectorize import close
+from zoo.errors import one_line
 
 __all__ = ["BETAS", "Objective", "Row", "Step", "advance", "controls", "scaled", "summary"]
 
@@ -204,9 +205,7 @@ class Step:
         except TraceFailure as error:
             reason = f"cannot be traced: {error}"
         except Exception as error:  # a device can fail in any way; the CPU always works
-            reason = (
-                f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
-            )
+            reason = f"{type(error).__name__}: {one_line(error)}"
         seconds = time.perf_counter() - started
         if reason:
             self.function.record = _eager(f"not on {device.type}: {reason}", seconds)
@@ -350,7 +349,9 @@ class Step:
             if config.device != "cpu":
                 announce(f"not on {config.device}: {self.objective.eager}")
             return Function(
-                eager=self.eager, examples=tuple(example), record=_eager(self.objective.eager)
+                eager=self.eager,
+                examples=tuple(example),
+                record=getattr(self.objective, "record", None) or _eager(self.objective.eager),
             )
         if config.compile == "off" or config.device != "cpu":
             return Function(

@@ -134,6 +134,11 @@ def graph_key(traced: Traced, options: dict[str, Any]) -> str:
     return digest.hexdigest()[:40]
 
 
+def code_key(source: str) -> str:
+    """Return the hexadecimal key of a piece of C code of ours."""
+    return hashlib.sha256(repr((FORMAT, machine(), source)).encode()).hexdigest()[:40]
+
+
 def count() -> int:
     """Return the number of compiled graphs in the cache."""
     return sum(1 for _ in directory().glob("*.json"))

@@ -26,13 +26,24 @@ import torch
 from torch import Tensor
 
 from zoo.compiler import c_abi as native
-from zoo.compiler import cache, standalone, torch_private
+from zoo.compiler import cache, scalar_code, scalar_forms, standalone, torch_private
 from zoo.compiler.c_abi import NativeGraph
-from zoo.compiler.policy import BACKEND_VARIABLE, Mode, backend, check_mode, pays, work_of
+from zoo.compiler.policy import (
+    BACKEND_VARIABLE,
+    COLD_SECONDS,
+    LONG_SECONDS_PER_OPERATION,
+    Mode,
+    backend,
+    check_mode,
+    is_recursion,
+    pays,
+    work_of,
+)
+from zoo.compiler.scalar_places import NotScalar
 from zoo.compiler.torch_private import bounded_loads, fast_tracing
 from zoo.compiler.trace import Traced, TraceFailure, default_of, trace
 from zoo.compiler.vectorize import Compiled, batched, close
-from zoo.errors import UsageError
+from zoo.errors import UsageError, one_line
 
 __all__ = [
     "Compiled",
@@ -52,6 +63,7 @@ OPTIONS: dict[str, Any] = {
     "cpp.threads": 1,
     **native.INTERFACE,
 }
+LONGEST = 20_000  # nodes for Inductor; beyond it compilation takes minutes
 _log = logging.getLogger("zoo")
 
 
@@ -79,6 +91,11 @@ class Function:
     run: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
     package: Path | None = None
 
+    @property
+    def scalar(self) -> bool:
+        """Whether plain C runs, which is called point by point."""
+        return self.run is not None and self.package is None and self.traced is not None
+
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """Run the compiled graph, or the eager function if there is none."""
         self.refuse(inputs)
@@ -87,7 +104,7 @@ class Function:
         try:
             return self.run(inputs)
         except RuntimeError as error:
-            self.fall_back(f"the compiled graph failed at run time: {error}")
+            self.fall_back(f"the compiled graph failed at run time: {one_line(error)}")
             return list(self.eager(*inputs))
 
     def fall_back(self, reason: str) -> None:
@@ -176,15 +193,22 @@ def compile_function(
     if backend() == "eager":
         out.record = _off(f"{BACKEND_VARIABLE}=eager")
         return out
-    if mode == "auto":
-        work = work_of(function, checks[0])
-        if not pays(work, expected_calls):
-            seconds = work.seconds * expected_calls
-            out.record = _off(
-                f"eager is enough: {expected_calls} calls of {work.operations} operations, about"
-                f" {seconds:.1f} s"
-            )
-            return out
+    work = work_of(function, checks[0]) if mode == "auto" else None
+    if work is not None and not pays(work, expected_calls):
+        seconds = work.seconds * expected_calls
+        out.record = _off(
+            f"eager is enough: {expected_calls} calls of {work.operations} operations, about"
+            f" {seconds:.1f} s"
+        )
+        return out
+    if work is not None and is_recursion(work):
+        _log.warning(
+            "Compiling a function of %s operations, about %.0f s once; a recursion written as one"
+            " tensor operation (a triangular solve, a cumulative sum, dist.DiscreteHMM) takes a"
+            " fraction of it.",
+            f"{work.operations:,}",
+            COLD_SECONDS + LONG_SECONDS_PER_OPERATION * work.operations,
+        )
     started = time.perf_counter()
     make = (
         traced
@@ -198,9 +222,8 @@ def compile_function(
     except TraceFailure as error:
         out.record = _off(f"cannot be traced: {error}", time.perf_counter() - started, notice=True)
     except Exception as error:  # a compiler can fail in any way; eager always works
-        lines = str(error).strip().splitlines() or [""]
         out.record = _off(
-            f"cannot be compiled: {type(error).__name__}: {lines[0][:200]}",
+            f"cannot be compiled: {type(error).__name__}: {one_line(error)}",
             time.perf_counter() - started,
             notice=True,
         )
@@ -251,6 +274,16 @@ def _build(
     """
     graph = make()
     _check(function, lambda inputs: graph(*inputs), checks)
+    if graph.nodes >= scalar_code.LEAST_NODES and backend() != "aoti":
+        try:
+            return graph, *_as_scalars(function, graph, checks)
+        except NotScalar as reason:
+            _log.info("A graph is not written as plain C: %s", reason)
+    if graph.nodes > LONGEST:
+        raise _Refused(
+            f"{graph.nodes} operations, above {LONGEST}, and not all on small tensors; write the"
+            " recursion as one tensor operation"
+        )
     key = cache.graph_key(graph, {**OPTIONS, "backend": backend()})
     package = cache.find(key, ".so") or cache.find(key)
     found = package is not None
@@ -262,6 +295,30 @@ def _build(
     run = _load(package, graph)
     _check(function, run, checks)
     return graph, run, package, found
+
+
+def _as_scalars(
+    function: Callable[..., Sequence[Tensor]], graph: Traced, checks: Sequence[Sequence[Tensor]]
+) -> tuple[Callable[[Sequence[Tensor]], list[Tensor]], Path | None, bool]:
+    """Return the graph as plain C, without a file for callers of other interfaces.
+
+    Raises:
+        NotScalar: an operation that is not written so.
+    """
+    code = scalar_code.ScalarCode(graph)
+    key = cache.code_key(code.source)
+    package = cache.find(key, ".so")
+    found = package is not None
+    if package is None:
+        missing = compiler_missing()
+        if missing:
+            raise _Refused(missing)
+        package = cache.store(
+            key, lambda path: scalar_forms.build_library(code.source, path), ".so"
+        )
+    run = code.load(package)
+    _check(function, run, checks)
+    return run, None, found
 
 
 def compiler_missing() -> str:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from zoo.compiler.torch_private import fused
 from zoo.compiler.trace import Traced, default_of
-from zoo.errors import UnknownNameError, UsageError
+from zoo.errors import UnknownNameError, UsageError, one_line
 
 __all__ = ["DEVICES", "DeviceSteps", "check_device", "moved", "name_of"]
 
@@ -209,7 +209,7 @@ class DeviceSteps:
         except RuntimeError as error:
             state.copy_(last)  # raises too if the device is lost with its memory
             self.failed = True
-            _log.warning("The device failed: %s", str(error).splitlines()[0][:300])
+            _log.warning("The device failed: %s", one_line(error))
             return 0, torch.full((count, 2), torch.nan, dtype=torch.float64), torch.empty(0)
         good = rows.isfinite().all(1)
         done = count if bool(good.all()) else int(good.int().argmin())

@@ -28,6 +28,7 @@ __all__ = [
     "Work",
     "backend",
     "check_mode",
+    "is_recursion",
     "pays",
     "work_of",
 ]
@@ -44,6 +45,8 @@ WARM_SECONDS, TRACE_CALLS = (0.5, 300)
 SPEEDUP = 8.0  # smallest eager / compiled time ratio seen on overhead-bound programs
 BACKENDS = ("standalone", "aoti", "eager")
 BACKEND_VARIABLE = "ZOO_BACKEND"
+# Long functions of small tensors become plain C, a statement per number.
+LONG_OPERATIONS, SMALL_NUMBERS, LONG_SECONDS_PER_OPERATION = 4_000, 32, 0.001
 RUNS = 4  # compiling must pay within so many runs, which share the graph on disk
 _log = logging.getLogger("zoo")
 _said: set[str] = set()
@@ -102,13 +105,15 @@ def work_of(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Work:
 def pays(work: Work, calls: int) -> bool:
     """Whether compiling pays for a function of this size, called so often in each run."""
     saved = RUNS * work.seconds * calls * (1 - 1 / SPEEDUP)
+    each = LONG_SECONDS_PER_OPERATION if is_recursion(work) else COLD_SECONDS_PER_OPERATION
     return (
-        saved
-        > WARM_SECONDS
-        + TRACE_CALLS * work.seconds
-        + COLD_SECONDS
-        + COLD_SECONDS_PER_OPERATION * work.operations
+        saved > WARM_SECONDS + TRACE_CALLS * work.seconds + COLD_SECONDS + each * work.operations
     )
+
+
+def is_recursion(work: Work) -> bool:
+    """Whether a function consists of many operations on few numbers, as an unrolled loop does."""
+    return work.operations >= LONG_OPERATIONS and work.numbers <= SMALL_NUMBERS * work.operations
 
 
 def backend() -> str:

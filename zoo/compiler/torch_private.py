@@ -118,6 +118,21 @@ def fast_tracing() -> Iterator[None]:
 
 
 @contextmanager
+def silent_fallbacks() -> Iterator[None]:
+    """Map operations without a rule of their own without torch's request to report them."""
+    functorch: Any = getattr(torch._C, "_functorch", None)
+    switch = getattr(functorch, "_set_vmap_fallback_warning_enabled", None)
+    if switch is None:
+        yield
+        return
+    switch(False)
+    try:
+        yield
+    finally:
+        switch(True)
+
+
+@contextmanager
 def light_notes() -> Iterator[None]:
     """Trace with less metadata, which halves the time.
 

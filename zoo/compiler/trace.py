@@ -23,8 +23,8 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from zoo.compiler.passes import Simplifier
-from zoo.compiler.torch_private import fast_tracing, light_notes
-from zoo.errors import ZooError
+from zoo.compiler.torch_private import fast_tracing, light_notes, silent_fallbacks
+from zoo.errors import ZooError, one_line
 
 __all__ = ["TraceFailure", "Traced", "trace", "vectorize", "without_detach"]
 
@@ -48,8 +48,8 @@ _VIEWS = frozenset(
 _FACTORS = frozenset({"linalg_solve_triangular", "linalg_cholesky_ex"})
 _INDEXED = frozenset({"index", "index_put", "_unsafe_index", "_unsafe_index_put"})
 HUGE = 1 << 22  # bytes from which numpy requests huge pages
-MAX_NODES = 20_000  # beyond it compilation takes minutes, as for recursions unrolled in time
-LONG = MAX_NODES // 4  # above it a second trace costs more than the simplification saves
+MAX_NODES = 200_000  # beyond it tracing takes minutes, as for recursions unrolled in time
+LONG = 5_000  # above it a second trace costs more than the simplification saves
 
 
 class TraceFailure(ZooError):
@@ -144,7 +144,7 @@ def vectorize(traced: Traced, number: int, outputs: Sequence[int] = (0,)) -> Tra
         return [values[i] for i in outputs]
 
     try:
-        with default_of(examples), fast_tracing(), light_notes():
+        with default_of(examples), fast_tracing(), light_notes(), silent_fallbacks():
             mapped = make_fx(torch.func.vmap(chosen, in_dims=axes))(*examples, *traced.constants)
             return _purify(mapped, examples, list(traced.constants), traced.watched)
     except TraceFailure:
@@ -178,6 +178,7 @@ def _purify(
     pure, captured = _lift(pure, len(examples), captured)
     _drop_detach(pure)
     _select_by_masks(pure)
+    _join_scatters(pure)
     pure, captured = _simplify(pure, examples, captured)
     graph, constants = _fold(pure, len(examples), captured)
     folded = Traced(graph=graph, constants=constants, examples=examples, watched=watched)
@@ -209,8 +210,7 @@ def _simplify(
 
 
 def _sentence(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no message'}"
+    return f"{type(error).__name__}: {one_line(error) or 'no message'}"
 
 
 def _watch(captured: Sequence[Tensor]) -> tuple[tuple[Tensor, int], ...]:
@@ -269,6 +269,10 @@ def _fold(
         constants.append(_placed(values[node].contiguous(), constants))
         node.replace_all_uses_with(last)
     graph.graph.eliminate_dead_code()
+    for node in reversed(list(graph.graph.nodes)):
+        # checks of fixed matrices have no users and no effect but an error, seen above
+        if node.op == "call_function" and node in values and not node.users:
+            graph.graph.erase_node(node)
     for place in places[number:]:
         graph.graph.erase_node(place)
     graph.graph.lint()
@@ -337,6 +341,44 @@ def _select_by_masks(graph: fx.GraphModule) -> None:
             node.replace_all_uses_with(
                 graph.graph.call_function(torch.ops.aten.where.self, (mask, value, x))
             )
+        graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def _join_scatters(graph: fx.GraphModule) -> None:
+    """Write `slice_scatter` and `select_scatter` as a `cat` of what is kept and what is put in.
+
+    The rule of vmap for them loses an open end. The numbers are the same.
+    """
+    aten = torch.ops.aten
+    for node in list(graph.graph.nodes):
+        name = _name(node) if node.op == "call_function" else ""
+        if name not in ("slice_scatter", "select_scatter") or node.kwargs:
+            continue
+        x, source, *rest = node.args
+        shape = getattr(_value(x), "shape", None)
+        if shape is None:
+            continue
+        axis = (rest[0] if rest else 0) % len(shape)
+        size = int(shape[axis])
+        if name == "select_scatter":
+            first = rest[1] % size
+            last, step = first + 1, 1
+        else:
+            first, last, step = [*rest[1:], None, None, None][:3]
+            first, last, step = *slice(first, last).indices(size)[:2], step or 1
+        if step != 1 or last < first:
+            continue
+        with graph.graph.inserting_before(node):
+            call = graph.graph.call_function
+            middle = source
+            if name == "select_scatter":
+                middle = call(aten.unsqueeze.default, (source, axis))
+            ahead = [call(aten.slice.Tensor, (x, axis, 0, first))] if first else []
+            behind = [call(aten.slice.Tensor, (x, axis, last, size))] if last < size else []
+            joined = call(aten.cat.default, ([*ahead, middle, *behind], axis))
+            joined.meta = dict(node.meta)
+            node.replace_all_uses_with(joined)
         graph.graph.erase_node(node)
     graph.recompile()
 

@@ -15,6 +15,7 @@ import torch
 from pyro.ops.einsum import torch_log
 from torch import Tensor
 
+from zoo.compiler.torch_private import silent_fallbacks
 from zoo.errors import UsageError
 
 __all__ = ["Compiled", "batched", "close", "value_and_gradient", "vmappable"]
@@ -141,7 +142,7 @@ def vmappable() -> Iterator[None]:
     before = torch_log.safe_log
     torch_log.safe_log = _SafeLog.apply
     try:
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), silent_fallbacks():
             yield
     finally:
         torch_log.safe_log = before

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar, get_args
 
 from zoo.contract.subject import Failed, Skipped
-from zoo.errors import UsageError, ZooError
+from zoo.errors import UsageError, ZooError, one_line
 
 __all__ = ["Check", "CheckResult", "Rule", "Status", "Tier", "rules", "run"]
 
@@ -141,5 +141,5 @@ def run(check: Check) -> CheckResult:
     except ZooError as error:
         return CheckResult(status="failed", sentence=str(error))
     except Exception as error:
-        line = (str(error).splitlines() or [""])[0]
+        line = one_line(error)
         return CheckResult(status="failed", sentence=f"{type(error).__name__}: {line}")

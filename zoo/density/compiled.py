@@ -90,6 +90,12 @@ class CompiledDensity:
         value, gradient = self._forms["gradient"](u)
         return value, gradient
 
+    @property
+    def by_points(self) -> bool:
+        """Whether many points are a loop over the compiled gradient: a long recursion in C."""
+        self._renew()
+        return self._forms["gradient"].scalar
+
     def batch(self, u: Tensor) -> Tensor:
         """Return the log density at the rows of `[n, dim]` as `[n]`, without autograd history."""
         return self._run("batch", u, lambda: [self.density.eager_batch()(u.detach()).detach()])[0]
@@ -105,7 +111,7 @@ class CompiledDensity:
         """Return the log density `[n]` at the rows of `[n, dim]`, differentiable once in `u`."""
         if not (u.requires_grad and torch.is_grad_enabled()):
             return self.batch(u)
-        if self._form("batch_gradient") is not None:
+        if self.by_points or self._form("batch_gradient") is not None:
             value: Tensor = _BatchValue.apply(u, self)
             return value
         value = self.density.eager_batch()(u)
@@ -277,6 +283,11 @@ class CompiledDensity:
             return trace(eager, points)
 
     def _run(self, name: str, u: Tensor, eager: Callable[[], list[Tensor]]) -> list[Tensor]:
+        if self.by_points and u.ndim == 2 and u.shape[0]:
+            run = self._forms["gradient"]
+            found = [run(row) for row in u.detach().contiguous()]
+            columns = [torch.stack(column) for column in zip(*found, strict=True)]
+            return columns[:1] if name == "batch" else columns
         form = self._form(name)
         if form is None or not u.shape[0] or u.ndim != 2:
             values = eager()

@@ -13,32 +13,38 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from torch import Tensor
 
 from zoo.compiler.compile import Mode, Record
+from zoo.compiler.policy import Work, work_of
 from zoo.compiler.torch_private import is_traced
 from zoo.compiler.vectorize import Compiled, batched
 from zoo.density.compiled import CompiledDensity, compile_density
+from zoo.density.completion import Completion, is_discrete
+from zoo.density.faults import program_faults
+from zoo.density.per_value import MOST_RUNS, PerValue
+from zoo.density.pointwise import pointwise_terms
 from zoo.density.sites import (
     MappableEnum,
     Site,
     default_dtype,
     first_trace,
     lay_out,
-    masked,
     no_validation,
+    numbered_plates,
     refuse_bad_observations,
     refuse_broadcasts,
     same_support,
     samples,
     sum_in_parallel,
+    sum_out_minibatch,
     trace_program,
 )
-from zoo.errors import ProgramError
+from zoo.density.unheld import unheld_entries
+from zoo.errors import ProgramError, ZooError, one_line
 from zoo.types import Data, Program
 
 if TYPE_CHECKING:
@@ -64,6 +70,9 @@ class LogDensity:
         DataError: an observed value outside the support of its distribution.
     """
 
+    finite = False  # whether a program without continuous sites is accepted
+    most_runs = MOST_RUNS  # of the program where discrete sites are summed out one value at a time
+
     def __init__(self, program: Program, data: Data, *, dtype: torch.dtype | None = None) -> None:
         self.program = program
         self.data = data
@@ -72,7 +81,7 @@ class LogDensity:
         self.gradient_evaluations = 0
         self._batch: Compiled | None = None
         self._compiled: CompiledDensity | None = None
-        with default_dtype(self.dtype):
+        with default_dtype(self.dtype), program_faults("run on its data"):
             self._set_up()
 
     def _set_up(self) -> None:
@@ -82,37 +91,86 @@ class LogDensity:
         frames = [f for node in samples(first) for f in node["cond_indep_stack"]]
         self.max_plate_nesting = max((-f.dim for f in frames if f.vectorized), default=0)
         self.discrete = [
-            n["name"]
-            for n in samples(first)
-            if not n["is_observed"] and n["fn"].has_enumerate_support
+            n["name"] for n in samples(first) if not n["is_observed"] and is_discrete(n["fn"])
         ]
+        self.completion = Completion()
+        for node in samples(first):
+            if node["name"] in self.discrete:
+                self.completion.learn(node)
         latent = [
             n for n in samples(first) if not n["is_observed"] and n["name"] not in self.discrete
         ]
-        if not latent:
+        if not latent and not self.finite:
+            self._refuse_without_vector()
+        self.sites: tuple[Site, ...] = tuple(lay_out(latent, self.data))
+        self.dim = self.sites[-1].stop if self.sites else 0
+        with program_faults("run at a second point"):
+            self._refuse_moving_supports(latent)
+        model = self.completed(self.program)
+        self._model = (
+            poutine.infer_config(model, config_fn=sum_in_parallel) if self.discrete else model
+        )
+        self._evaluator: TraceEinsumEvaluator | None = None
+        self.per_value: PerValue | None = None
+        if self.discrete:
+            self._sum_discrete(first)
+        self.free = unheld_entries(self, latent)
+        self.completion.free.update(
+            {s.name: s.transform for s in self.sites if s.name in self.free}
+        )
+
+    def _refuse_without_vector(self) -> None:
+        if not self.discrete:
             raise ProgramError(
                 "The program has no continuous latent site; add a pyro.sample without obs=."
             )
-        self.sites: tuple[Site, ...] = tuple(lay_out(latent, self.data))
-        self.dim = self.sites[-1].stop
-        self._refuse_moving_supports(latent)
-        self._model = (
-            poutine.infer_config(self.program, config_fn=sum_in_parallel)
-            if self.discrete
-            else self.program
+        names = ", ".join(repr(n) for n in self.discrete[:5])
+        raise ProgramError(
+            f"Every latent site of the program ({names}) is discrete, so its posterior is a finite"
+            " sum and there is nothing to approximate: entry.exact(entry.load_data()) of an entry"
+            " made by zoo.from_program, or zoo.finite_sum(program, data), has the probabilities,"
+            " the evidence and exact draws."
         )
-        self._evaluator: TraceEinsumEvaluator | None = None
-        if self.discrete:
-            z = {s.name: first.nodes[s.name]["value"].detach() for s in self.sites}
+
+    def _sum_discrete(self, first: poutine.Trace) -> None:
+        """Run the program with all values of its discrete sites at once, or one by one."""
+        z = {s.name: first.nodes[s.name]["value"].detach() for s in self.sites}
+        try:
             self._evaluator = TraceEinsumEvaluator(
                 self.trace(z, self.data.train), True, self.max_plate_nesting
             )
+        except ZooError:
+            raise
+        except Exception as error:  # of the author's statements: they take one value each
+            nodes = [first.nodes[name] for name in self.discrete]
+            self.per_value = PerValue(
+                self.completed(self.program), self.completion, nodes, error, self.most_runs
+            )
+            with program_faults(f"run with one value of {', '.join(self.discrete)} after another"):
+                self.per_value.check(z, self.data.train)
+
+    def completed(self, program: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a program or guide with its masked and finite sites completed."""
+
+        def call(**tensors: Any) -> Any:
+            with self.completion:
+                return program(**tensors)
+
+        return call
+
+    def number_of_values(self, node: Mapping[str, Any]) -> int:
+        """Return how many values a discrete site of a trace is summed over."""
+        if node["name"] in self.completion.values:
+            return len(self.completion.values[node["name"]])
+        return int(node["fn"].enumerate_support(expand=False).shape[0])
 
     def _refuse_moving_supports(self, latent: list[dict[str, Any]]) -> None:
-        other = {
-            n["name"]: n
-            for n in samples(trace_program(self.program, self.data.train, seed=1, radius=1.5))
-        }
+        with no_validation():  # elsewhere the density may be zero, or not a number
+            try:
+                second = trace_program(self.program, self.data.train, seed=1, radius=1.5)
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # no factor there
+                second = trace_program(self.program, self.data.train, seed=1, radius=0.3)
+        other = {n["name"]: n for n in samples(second)}
         for node in latent:
             after = other.get(node["name"])
             if after is None or after["value"].shape != node["value"].shape:
@@ -190,6 +248,15 @@ class LogDensity:
         """
         self._compiled = compile_density(self, mode, expected_calls=expected_calls)
         return self._compiled.record
+
+    @property
+    def by_points(self) -> bool:
+        """Whether the compiled density is a long recursion in C, called point by point."""
+        return self._compiled is not None and self._compiled.by_points
+
+    def work(self) -> Work:
+        """Return the size of one eager gradient."""
+        return work_of(self.eager_gradient, [torch.zeros(self.dim, dtype=self.dtype)])
 
     @property
     def compiled(self) -> Record:
@@ -286,15 +353,21 @@ class LogDensity:
         model = poutine.condition(self._model, data=dict(draws))
         if self.discrete:
             model = MappableEnum(first_available_dim=-1 - self.max_plate_nesting)(model)
-        with poutine.block(), no_validation():
+        with poutine.block(), no_validation(), numbered_plates():
             return poutine.trace(model).get_trace(**tensors)
 
     def log_joint(self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> Tensor:
         """Return log sum_c p(draws, c, data) in nats, without Jacobian; arguments as `trace`."""
+        if self.per_value is not None:
+            return self.per_value.log_prob(draws, tensors)
         trace = self.trace(draws, tensors)
         with no_validation():
             if self._evaluator is not None:
-                value: Tensor = self._evaluator.log_prob(trace)
+                value: Tensor = (
+                    self._evaluator.log_prob(trace)
+                    if tensors.get("index") is None
+                    else sum_out_minibatch(trace, self._evaluator)
+                )
                 return value
             total: Tensor = trace.log_prob_sum()
         return total if isinstance(total, Tensor) else torch.as_tensor(total)
@@ -304,9 +377,12 @@ class LogDensity:
         names = []
         try:
             trace = self.trace(self.constrain(u.detach()), self.data.train)
-            trace.compute_log_prob()
-        except (ValueError, RuntimeError) as error:
-            return f"the program itself ({str(error).splitlines()[0]})"
+            with no_validation():
+                trace.compute_log_prob()
+        except Exception as error:  # whatever the author's code raises there
+            if self.per_value is not None:
+                return "a site of the program"
+            return f"the program itself ({one_line(error)})"
         for name, node in trace.nodes.items():
             if (
                 node["type"] == "sample"
@@ -338,50 +414,4 @@ class LogDensity:
             ProgramError: a discrete site is shared by several observations, so that no
                 per-observation term exists.
         """
-        tensors = self.data.train if tensors is None else tensors
-        rows: dict[str, list[Tensor]] = {}
-        number = next(iter(draws.values())).shape[0]
-        with default_dtype(self.dtype), torch.no_grad():
-            for i in range(number):
-                trace = self.trace({s.name: draws[s.name][i] for s in self.sites}, tensors)
-                trace.compute_log_prob()
-                for name, value in self._observed_terms(trace).items():
-                    rows.setdefault(name, []).append(value)
-        return {name: torch.stack(values) for name, values in rows.items()}
-
-    def _observed_terms(self, trace: poutine.Trace) -> dict[str, Tensor]:
-        latent = {s.name for s in self.sites}
-        out = {}
-        for node in samples(trace):
-            if node["name"] in latent or node["name"] in self.discrete or not node["is_observed"]:
-                continue
-            if node["infer"].get("is_auxiliary") or isinstance(
-                node["fn"], (dist.Unit, dist.Delta)
-            ):
-                continue
-            terms = masked(node)
-            if self.discrete:
-                terms = self._sum_out(trace, node, terms)
-            out[node["name"]] = terms
-        return out
-
-    def _sum_out(self, trace: poutine.Trace, node: dict[str, Any], terms: Tensor) -> Tensor:
-        stack = set(node["cond_indep_stack"])
-        for name in self.discrete:
-            other = trace.nodes[name]
-            if (
-                not set(other["cond_indep_stack"]) >= stack
-                and other["cond_indep_stack"] != node["cond_indep_stack"]
-            ):
-                raise ProgramError(
-                    f"Discrete site {name!r} is shared by several observations of"
-                    f" {node['name']!r}, so no log likelihood per observation exists; compare the"
-                    " evidence instead."
-                )
-            terms = terms + masked(other)
-        extra = terms.ndim - self.max_plate_nesting
-        if extra > 0:
-            terms = terms.flatten(0, extra - 1).logsumexp(0)
-        return terms.reshape(
-            node["fn"].batch_shape[-self.max_plate_nesting :] if self.max_plate_nesting else ()
-        )
+        return pointwise_terms(self, draws, self.data.train if tensors is None else tensors)

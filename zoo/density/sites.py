@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,16 +12,21 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Independent, Unit
+from pyro.distributions import Delta, Independent, Unit
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import broadcast_shape
 from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.infer.mcmc.util import TraceEinsumEvaluator
+from pyro.ops.contract import contract_tensor_tree
 from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import biject_to, constraints, transform_to
 
-from zoo.errors import DataError, ProgramError, ZooError
+from zoo.density.completion import is_discrete
+from zoo.density.faults import as_program_error
+from zoo.errors import DataError, ProgramError
 from zoo.types import Data, Program
 
 
@@ -88,7 +94,7 @@ def trace_program(
 
     def start(msg: dict[str, Any]) -> Tensor:
         fn = msg["fn"]
-        if getattr(fn, "has_enumerate_support", False):
+        if is_discrete(fn):
             value: Tensor = fn.sample()
             return value
         transform = biject_to(fn.support)
@@ -131,6 +137,31 @@ def no_validation() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def numbered_plates() -> Iterator[None]:
+    """Let `for i in pyro.plate(name, size)` count in Python.
+
+    Pyro reads each number out of a tensor, which no trace allows.
+    """
+    before = IndepMessenger.__iter__
+
+    def count(plate: Any) -> Iterator[Any]:
+        whole = plate.subsample_size == plate.size > 0
+        known = plate._indices
+        if whole and (known is None or isinstance(known, Tensor)):
+            plate._indices = range(plate.size)
+        try:
+            yield from before(plate)
+        finally:
+            plate._indices = known
+
+    IndepMessenger.__iter__ = count
+    try:
+        yield
+    finally:
+        IndepMessenger.__iter__ = before
+
+
 def samples(trace: poutine.Trace) -> list[dict[str, Any]]:
     """Return the sample statements of a trace, without the index draws of plates."""
     return [
@@ -152,33 +183,8 @@ def first_trace(program: Program, data: Data) -> poutine.Trace:
             trace = trace_program(program, data.train)
             trace.compute_log_prob()
             return trace
-    except ValueError as error:
-        if "invalid" in str(error) or "support" in str(error):
-            text = str(error).splitlines()[0]
-            raise DataError(
-                f"The program rejects its data: {text} Check the observed values against the"
-                " support."
-            ) from error
-        raise ProgramError(
-            f"The program cannot be run on its data: {_one_line(error)}; check shapes of data and"
-            " plates."
-        ) from error
-    except ZooError:
-        raise
     except Exception as error:
-        kind = type(error).__name__
-        raise ProgramError(
-            f"The program cannot be run on its data ({kind}): {_one_line(error)}; fix the program."
-        ) from error
-
-
-def _one_line(error: Exception) -> str:
-    """Return the message of an error on one line of at most 240 characters.
-
-    Pyro's messages give the reason on the second line.
-    """
-    text = " ".join(str(error).partition("Trace Shapes:")[0].split()).rstrip(".")
-    return text if len(text) <= 240 else text[:237] + "..."
+        raise as_program_error(error, "run on its data") from error
 
 
 def refuse_bad_observations(trace: poutine.Trace) -> None:
@@ -202,6 +208,7 @@ def refuse_bad_observations(trace: poutine.Trace) -> None:
         support = getattr(fn, "support", None)
         if (
             support is not None
+            and not is_unchecked(fn)
             and isinstance(value, Tensor)
             and not bool(support.check(value).all())
         ):
@@ -215,6 +222,16 @@ def refuse_bad_observations(trace: poutine.Trace) -> None:
                 f"The log likelihood of observed site {node['name']!r} is NaN at an ordinary"
                 " point; check its data and scales."
             )
+
+
+def is_unchecked(fn: Any) -> bool:
+    """Whether the author of a distribution switched its checks off (`validate_args=False`)."""
+    while True:
+        if vars(fn).get("_validate_args") is False:
+            return True
+        if not hasattr(fn, "base_dist"):
+            return False
+        fn = fn.base_dist
 
 
 def refuse_broadcasts(trace: poutine.Trace) -> None:
@@ -291,6 +308,49 @@ def sum_in_parallel(msg: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def sum_out_minibatch(trace: poutine.Trace, evaluator: TraceEinsumEvaluator) -> Tensor:
+    """Return the log joint density of a minibatch with discrete sites summed out.
+
+    Each unit is summed out before it is scaled. Scaling first would give the sum over c of
+    p(y, c)^s in place of the power s of the sum. A discrete site that all units share is summed
+    after scaling.
+    """
+    trace.compute_log_prob()
+    for node in samples(trace):
+        inside = {f.name for f in node["cond_indep_stack"]}
+        if "_enumerate_dim" in node["infer"] and not inside.issuperset(
+            f.name
+            for other in samples(trace)
+            for f in other["cond_indep_stack"]
+            if f.vectorized and _share(f) > 1
+        ):
+            shared: Tensor = evaluator.log_prob(trace)
+            return shared
+    frames = {f.name: f for n in samples(trace) for f in n["cond_indep_stack"] if f.vectorized}
+    for node in samples(trace):
+        own = math.prod(_share(f) for f in node["cond_indep_stack"] if f.vectorized)
+        node["log_prob"] = node["log_prob"] / own
+    trace.pack_tensors()
+    factors: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
+    for node in samples(trace):
+        factors.setdefault(evaluator.ordering[node["name"]], []).append(node["packed"]["log_prob"])
+    plates = {trace.plate_to_symbol[name]: _share(f) for name, f in frames.items()}
+    total = torch.zeros(())
+    for ordinal, terms in contract_tensor_tree(factors, evaluator._enum_dims).items():
+        total = total + math.prod(plates[p] for p in ordinal) * sum(t.sum() for t in terms)
+    return total
+
+
+def _share(frame: Any) -> float:
+    """Return how many units of a plate one unit of its minibatch stands for."""
+    return float((frame.full_size or frame.size) / frame.size)
+
+
+def is_computed(node: Mapping[str, Any]) -> bool:
+    """Whether an observed site is a factor or a deterministic value and no observation."""
+    return bool(node["infer"].get("is_auxiliary")) or isinstance(_base(node["fn"]), Unit | Delta)
+
+
 def masked(node: dict[str, Any]) -> Tensor:
     """Log probability of a site with zeros at masked entries, unscaled by the minibatch."""
     terms: Tensor = node["unscaled_log_prob"]
@@ -315,6 +375,12 @@ def lay_out(latent: list[dict[str, Any]], data: Data) -> Iterator[Site]:
     start = 0
     for node in latent:
         fn, value = node["fn"], node["value"]
+        if isinstance(_base(fn), Delta):
+            name = node["name"]
+            raise ProgramError(
+                f"Latent site {name!r} is a point (Delta) and has no density of its own; write"
+                f" pyro.deterministic({name!r}, value) in its place."
+            )
         if not value.dtype.is_floating_point:
             raise ProgramError(
                 f"Latent site {node['name']!r} is {value.dtype} but cannot be enumerated;"

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide import AutoGuide, AutoGuideList
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import samples
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError
-from zoo.quantities import of_site
 from zoo.types import Data, ModelEntry, Program, Quantity
-from zoo.user_models.lift_params import Lifted, LiftedProgram, discover
+from zoo.user_models.discover import discover
+from zoo.user_models.from_trace import all_discrete, facts, guesses, of_finite_sum, quantities_of
+from zoo.user_models.lift_params import Lifted, LiftedProgram
+from zoo.user_models.nested import Nested, flatten
 from zoo.user_models.signature import Signature
 
 __all__ = ["from_program"]
 
 
+@program_faults("loaded")
 def from_program(
     model: Callable[..., Any],
     data: Mapping[str, Any] | Sequence[Any],
@@ -53,7 +57,8 @@ def from_program(
     Args:
         model: a function or a `PyroModule`.
         data: its arguments by name, or by position as a tuple; arrays, data frames and lists
-            become tensors.
+            become tensors. Tensors inside a dict, a list or an object are data of their own,
+            called `argument.key`.
         dims: names of the axes of data and latent sites.
         coords: labels along those axes.
         name: name of the entry.
@@ -82,10 +87,10 @@ def from_program(
             " PyroModule."
         )
     signature = Signature.of(model)
-    tensors = _by_name(data, signature, dtype)
-    _check_names(signature, tensors, observed, batched)
-    Data(train=tensors)  # rejects NaN, empty and invalid tensors before the program sees them
-    lifted, trace = discover(model, tensors, dtype)
+    tensors, nested = _by_name(data, signature, dtype)
+    _check_names(signature, tensors, nested, observed, batched)
+    Data(train=tensors)  # refuses NaN, empty and odd tensors before the program meets them
+    lifted, trace = discover(model, tensors, dtype, nested, points=True)
     _refuse_own_subsamples(trace)
     known = tuple(observed) if observed is not None else _observed(trace, tensors)
     size = _rows(tensors, batched)
@@ -104,32 +109,41 @@ def from_program(
         return LiftedProgram(model, lifted, dtype)
 
     program = LiftedProgram(model, lifted, dtype)
-    density = LogDensity(program, card, dtype=dtype)
-    entry = ModelEntry(
-        name=name,
-        title=title
+    shared: dict[str, Any] = {
+        "name": name,
+        "title": title
         or (inspect.getdoc(model) or f"{name}: a Pyro model of yours").partition("\n")[0],
-        make_data=lambda seed: card,
-        build=build,
+        "make_data": lambda seed: card,
+        "build": build,
+        "dtype": dtype,
+        "learns": any(p.requires_grad for p in program.parameters()),
+        "minibatch": minibatch,
+        "tags": frozenset({"from_program"}),
+    }
+    if all_discrete(trace):
+        return of_finite_sum(trace, program, card, dtype, shared, quantities)
+    density = LogDensity(program, card, dtype=dtype)
+    return ModelEntry(
         quantities=(
-            dict(quantities) if quantities is not None else _quantities(trace, density, card)
+            dict(quantities)
+            if quantities is not None
+            else quantities_of(trace, density, card, lifted, program)
         ),
         reference="nuts",
         families=families or ModelEntry.families,
-        own_guides=_own_guides(guide, tensors, dtype),
-        learns=any(p.requires_grad for p in program.parameters()),
-        minibatch=minibatch,
-        dtype=dtype,
-        tags=frozenset({"from_program"}),
-        notices=tuple(_notices(trace, density)) if quantities is None else (),
+        own_guides=_own_guides(guide, tensors, dtype, nested),
+        notices=(
+            *facts(trace, density, lifted),
+            *(guesses(trace, density) if quantities is None else ()),
+        ),
+        **shared,
     )
-    return entry
 
 
 # -- data --------------------------------------------------------------------------------------
 
 
-def _by_name(data: Any, signature: Signature, dtype: torch.dtype) -> dict[str, Any]:
+def _by_name(data: Any, signature: Signature, dtype: torch.dtype) -> tuple[dict[str, Any], Nested]:
     if not isinstance(data, Mapping):
         if not isinstance(data, tuple | list):
             raise UsageError(
@@ -142,7 +156,7 @@ def _by_name(data: Any, signature: Signature, dtype: torch.dtype) -> dict[str, A
                 f" arguments: {list(signature.names)}."
             )
         data = dict(zip(signature.names, data, strict=False))
-    return {str(key): _tensor(str(key), value, dtype) for key, value in data.items()}
+    return flatten(data, lambda key, value: _tensor(key, value, dtype))
 
 
 def _tensor(key: str, value: Any, dtype: torch.dtype) -> Any:
@@ -179,17 +193,19 @@ def _tensor(key: str, value: Any, dtype: torch.dtype) -> Any:
 def _check_names(
     signature: Signature,
     tensors: Mapping[str, Any],
+    nested: Nested,
     observed: Sequence[str] | None,
     batched: Sequence[str],
 ) -> None:
+    given = nested.assemble(tensors)
     if not signature.open_ended:
-        for key in tensors:
+        for key in given:
             if key not in signature.names:
                 raise UnknownNameError("argument of the model", key, signature.names)
-    missing = sorted(signature.required - set(tensors) - {"index"})
+    missing = sorted(signature.required - set(given) - {"index"})
     if missing:
         raise UsageError(
-            f"The model needs {missing} but data has {sorted(tensors)}; add them to data."
+            f"The model needs {missing} but data has {sorted(given)}; add them to data."
         )
     for key in observed or ():
         if key not in tensors:
@@ -259,72 +275,58 @@ def _observed(trace: poutine.Trace, tensors: Mapping[str, Any]) -> tuple[str, ..
     return tuple(k for k in tensors if k in found)
 
 
-def _quantities(trace: poutine.Trace, density: LogDensity, data: Data) -> dict[str, Quantity]:
-    nodes = {n["name"]: n for n in samples(trace)}
-    quantities = {}
-    for site in density.sites:
-        node = nodes[site.name]
-        plates = {f.dim: f.name for f in node["cond_indep_stack"] if f.vectorized}
-        rank, event = len(site.shape), site.event_dim
-        dims = tuple(plates.get(i - rank + event, f"{site.name}_dim_{i}") for i in range(rank))
-        label, quantity = of_site(
-            site.name, node["fn"].support, tuple(site.shape), data.dims.get(site.name, dims)
-        )
-        quantities[label] = quantity
-    return quantities
-
-
-def _notices(trace: poutine.Trace, density: LogDensity) -> Iterator[str]:
-    """Guess from shapes where labels or rotations may be free; a guess is stated as one."""
-    nodes = {n["name"]: n for n in samples(trace)}
-    for name in density.discrete:
-        classes = int(nodes[name]["fn"].enumerate_support(expand=False).shape[0])
-        indexed = [s.name for s in density.sites if classes > 1 and classes in s.shape]
-        if indexed:
-            yield (
-                f"Labels may be free (a guess from shapes): {', '.join(indexed)} have an axis of"
-                f" length {classes}, the number of values of discrete site {name!r}; compare on"
-                " quantities that do not depend on labels, e.g. zoo.quantities.sorted_by."
-            )
-    wide = [
-        s
-        for s in density.sites
-        if len(s.shape) >= 2 and "corr" not in str(nodes[s.name]["fn"].support).lower()
-    ]
-    for i, a in enumerate(wide):
-        for b in wide[i + 1 :]:
-            shared = (set(a.shape[-2:]) & set(b.shape[-2:])) - {1}
-            if shared and "cholesky" not in str(nodes[b.name]["fn"].support).lower():
-                yield (
-                    f"Rotations or signs may be free (a guess from shapes): {a.name} and {b.name}"
-                    f" share an axis of length {min(shared)} as the factors of a matrix product"
-                    " do; compare on the product."
-                )
-
-
 # -- guides ------------------------------------------------------------------------------------
 
 
 def _own_guides(
-    guide: Any, tensors: Mapping[str, Any], dtype: torch.dtype
+    guide: Any, tensors: Mapping[str, Any], dtype: torch.dtype, nested: Nested
 ) -> dict[str, Callable[..., Any]]:
     if guide is None:
         return {}
+    maker = guide.func if isinstance(guide, functools.partial) else guide
+    listed = "a function of the program that makes it: guide=lambda program: ..."
+    if isinstance(guide, AutoGuideList) or maker is AutoGuideList:
+        raise UsageError(
+            f"guide is an AutoGuideList, which is bound to one copy of the model; pass {listed}."
+        )
     if isinstance(guide, AutoGuide):
         kind = type(guide).__name__
         raise UsageError(
             f"guide is an {kind} bound to another copy of the model; pass the class: guide={kind},"
-            f" or functools.partial({kind}, ...)."
+            f" or functools.partial({kind}, ...), or {listed}."
         )
-    maker = guide.func if isinstance(guide, functools.partial) else guide
     if isinstance(maker, type) and issubclass(maker, AutoGuide):
         return {"own": lambda program, data, entry: guide(program)}
+    if _makes_guides(guide, nested.assemble(tensors)):
+        return {"own": lambda program, data, entry: _made(guide, program, entry)}
     if not callable(guide):
         raise UsageError(
             f"guide is a {type(guide).__name__}; accepted: a function with the model's arguments"
             " or an AutoGuide class."
         )
     lifted: Lifted
-    lifted, trace = discover(guide, tensors, dtype)
+    lifted, trace = discover(guide, tensors, dtype, nested)
     _refuse_own_subsamples(trace)
     return {"own": lambda program, data, entry: LiftedProgram(guide, lifted, dtype)}
+
+
+def _makes_guides(guide: Any, arguments: Mapping[str, Any]) -> bool:
+    """Whether a function takes the program and returns a guide.
+
+    Its one required argument is then none of the data.
+    """
+    if not callable(guide) or isinstance(guide, torch.nn.Module):
+        return False
+    signature = Signature.of(guide)
+    needed = signature.required
+    return len(needed) == 1 and signature.names[0] in needed and not needed & set(arguments)
+
+
+def _made(guide: Callable[..., Any], program: Program, entry: ModelEntry) -> Any:
+    made = guide(program)
+    if not callable(made):
+        raise UsageError(
+            f"The guide function of {entry.name} returned a {type(made).__name__}; accepted: a"
+            " guide, e.g. an AutoGuide of the program it is given."
+        )
+    return made

@@ -18,43 +18,104 @@ from typing import Any
 import pyro
 import pyro.nn
 import torch
-from pyro import poutine
+from pyro.distributions import Categorical, Delta, DiscreteHMM, Unit
 from pyro.nn.module import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Distribution, transform_to
 
-from zoo.density.log_density import default_dtype, trace_program
-from zoo.errors import DataError, ProgramError
+from zoo.errors import ProgramError
+from zoo.user_models.nested import Nested
 from zoo.user_models.signature import Signature
+from zoo.user_models.surroundings import OneType, plain_sites, sized_plates
 
-__all__ = ["Lifted", "LiftedProgram", "discover"]
+__all__ = ["Lifted", "LiftedProgram", "Typed", "base_of"]
 
-_DIVIDER = "$$$"  # Pyro's separator between the names of a pyro.module and of its parameter
+DIVIDER = "$$$"  # Pyro's mark between the name of a pyro.module and the name of its parameter
 _MODULE_CODE = pyro.primitives.module.__code__
 
 
 @dataclass
 class Lifted:
-    """The `pyro.param` statements and `pyro.module` networks of one run of a program."""
+    """What one run of a program asked of its surroundings.
+
+    Attributes:
+        values, constraints: its `pyro.param` statements.
+        nets: the networks of `pyro.module` and the modules that are called inside.
+        frozen: names of networks that stock Pyro would not train.
+        held: values of parameters of a reparameterization; any value gives the same posterior.
+        nested: how its arguments are put together.
+        one_type: whether its numbers have to be brought to one type.
+        points: whether latent point sites are deterministic, as they are in a program.
+        sizes: of the plates declared without one.
+        reparameterized: supports of the sites that a reparameterization made deterministic.
+        auxiliary: the latent sites it drew in their place.
+        plain: whether to run without reparameterizations.
+        reads: statements that take the value of a latent site out of torch, with the sites.
+    """
 
     values: dict[str, Tensor] = field(default_factory=dict)
     constraints: dict[str, Any] = field(default_factory=dict)
     nets: dict[str, nn.Module] = field(default_factory=dict)
+    frozen: set[str] = field(default_factory=set)
+    held: dict[str, Tensor] = field(default_factory=dict)
+    nested: Nested = field(default_factory=Nested)
+    one_type: bool = False
+    points: bool = False
+    sizes: dict[str, int] = field(default_factory=dict)
+    reparameterized: dict[str, Any] = field(default_factory=dict)
+    auxiliary: set[str] = field(default_factory=set)
+    plain: bool = False
+    reads: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @contextmanager
+    def around(self, dtype: torch.dtype) -> Iterator[None]:
+        """Run the program with what it needs."""
+        with ExitStack() as stack:
+            stack.enter_context(pyro.settings.context(module_local_params=True))
+            stack.enter_context(sized_plates(self.sizes))
+            if self.one_type:
+                stack.enter_context(OneType(dtype))
+            if self.plain:
+                stack.enter_context(plain_sites())
+            yield
 
 
-class _Typed(Messenger):
+class Typed(Messenger):
     """Cast distributions created outside the program to the entry's dtype.
 
-    They have torch's default dtype at the time of their creation.
+    They have torch's default dtype at the time of their creation. Observed whole
+    numbers and flags become floats where the distribution computes with them.
     """
 
     dtype: torch.dtype
+    points = False
 
     def _pyro_sample(self, msg: Any) -> None:
         msg["fn"] = _cast(msg["fn"], self.dtype)
-        if msg["is_observed"] and isinstance(msg["value"], int | float):
-            msg["value"] = torch.as_tensor(msg["value"], dtype=self.dtype)
+        base = base_of(msg["fn"])
+        value = msg["value"]
+        if not msg["is_observed"]:
+            if self.points and isinstance(base, Delta) and not isinstance(base, Unit):
+                point = msg["fn"].sample() if value is None else value
+                msg["value"], msg["is_observed"], msg["infer"] = (
+                    point,
+                    True,
+                    {**msg["infer"], "_deterministic": True},
+                )
+        elif isinstance(value, int | float):
+            msg["value"] = torch.as_tensor(value, dtype=self.dtype)
+        elif isinstance(value, Tensor) and value.dtype != self.dtype:
+            counts = isinstance(base, Categorical | Delta | DiscreteHMM)
+            if value.dtype.is_floating_point or not (counts or value.dtype.is_complex):
+                msg["value"] = value.to(self.dtype)
+
+
+def base_of(fn: Any) -> Any:
+    """Return the distribution inside masks, transforms and events."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
 
 
 def _cast(fn: Any, dtype: torch.dtype) -> Any:
@@ -74,74 +135,31 @@ def _cast(fn: Any, dtype: torch.dtype) -> Any:
     return fn
 
 
-class _Collector(_Typed):
-    """Record every parameter statement and answer it with its initial value."""
-
-    def __init__(self, lifted: Lifted, owner: Any, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.lifted, self.dtype = lifted, dtype
-        self.inside = set(owner.modules()) if isinstance(owner, nn.Module) else set()
-        self.stack = ExitStack()
-
-    def __exit__(self, *error: Any) -> Any:
-        self.stack.close()
-        return super().__exit__(*error)
-
-    def _pyro_param(self, msg: Any) -> None:
-        if _is_local(msg):
-            return
-        name, initial = msg["name"], msg["args"][1] if len(msg["args"]) > 1 else None
-        if _DIVIDER in name:
-            self._register(name.split(_DIVIDER)[0], _network_on_stack(name))
-            _answer(msg, initial)
-            return
-        if name not in self.lifted.values:
-            if initial is None:
-                raise ProgramError(
-                    f"pyro.param({name!r}) has no initial value; write pyro.param({name!r},"
-                    " initial_tensor)."
-                )
-            value = torch.as_tensor(initial() if callable(initial) else initial).detach()
-            self.lifted.values[name] = value.to(torch.get_default_dtype()).clone()
-            self.lifted.constraints[name] = msg["kwargs"].get(
-                "constraint", torch.distributions.constraints.real
-            )
-        _answer(msg, self.lifted.values[name].clone())
-
-    def _register(self, key: str, net: nn.Module) -> None:
-        if key not in self.lifted.nets and net not in self.inside:
-            self.lifted.nets[key] = net
-            # The caller's network is usually float32 while data are float64: compute with a cast
-            # copy from here on.
-            self.stack.enter_context(_standing_in(net, copy.deepcopy(net).to(self.dtype)))
-
-
-class _Answer(_Typed):
+class _Answer(Typed):
     """Answer parameter statements with the tensors of a `LiftedProgram`."""
 
     def __init__(
-        self,
-        values: Mapping[str, Tensor],
-        nets: Mapping[str, nn.Module],
-        owner: nn.Module,
-        dtype: torch.dtype,
+        self, values: Mapping[str, Tensor], lifted: Lifted, owner: nn.Module, dtype: torch.dtype
     ) -> None:
         super().__init__()
-        self.values, self.nets, self.owner, self.dtype = values, nets, owner, dtype
+        self.values, self.nets, self.owner, self.dtype = values, lifted.nets, owner, dtype
+        self.points, self.held = lifted.points, lifted.held
 
     def _pyro_param(self, msg: Any) -> None:
-        if _is_local(msg):
+        if is_local(msg):
             return
         name = msg["name"]
-        if _DIVIDER in name:
-            net = _network_on_stack(name)
-            if self.nets.get(name.split(_DIVIDER)[0]) is not net and not any(
+        if name in self.held:
+            answer(msg, self.held[name].to(self.dtype))
+        elif DIVIDER in name:
+            net = network_on_stack(name)
+            if self.nets.get(name.split(DIVIDER)[0]) is not net and not any(
                 net is part for part in self.owner.modules()
             ):
-                raise ProgramError(_NEW_NET.format(name.split(_DIVIDER)[0]))
-            _answer(msg, msg["args"][1])
+                raise ProgramError(NEW_NET.format(name.split(DIVIDER)[0]))
+            answer(msg, msg["args"][1])
         elif name in self.values:
-            _answer(msg, self.values[name])
+            answer(msg, self.values[name])
         else:
             raise ProgramError(
                 f"pyro.param({name!r}) appears in some runs only, so it could be left untrained;"
@@ -149,22 +167,22 @@ class _Answer(_Typed):
             )
 
 
-_NEW_NET = (
+NEW_NET = (
     "pyro.module({0!r}, ...) registers a network built anew in every run, which would never be"
     " trained; build it once outside the function."
 )
 
 
-def _is_local(msg: Any) -> bool:
-    """Whether the statement comes from a `PyroModule`, which already owns the parameter."""
+def is_local(msg: Any) -> bool:
+    """Whether the statement comes from a `PyroModule`, which owns the parameter already."""
     return getattr(msg["fn"], "__module__", "") == "pyro.nn.module"
 
 
-def _answer(msg: Any, value: Any) -> None:
+def answer(msg: Any, value: Any) -> None:
     msg["value"], msg["done"], msg["stop"] = value, True, True
 
 
-def _network_on_stack(name: str) -> nn.Module:
+def network_on_stack(name: str) -> nn.Module:
     frame = sys._getframe()
     while frame is not None and frame.f_code is not _MODULE_CODE:
         frame = frame.f_back  # type: ignore[assignment]
@@ -176,63 +194,6 @@ def _network_on_stack(name: str) -> nn.Module:
         raise ProgramError(text)
     net: nn.Module = frame.f_locals["nn_module"]
     return net
-
-
-def discover(
-    model: Callable[..., Any], tensors: Mapping[str, Any], dtype: torch.dtype
-) -> tuple[Lifted, poutine.Trace]:
-    """Run the program twice and return its parameter statements and the trace of the first run.
-
-    Raises:
-        ProgramError: the program fails, draws its own random subsample, or its parameters cannot
-            be owned.
-    """
-    signature = Signature.of(model)
-    owned = _own(model, dtype)
-    runs = []
-    for seed in (0, 1):
-        lifted = Lifted()
-
-        def once(lifted: Lifted = lifted, **given: Any) -> Any:
-            with _local_mode(), _Collector(lifted, owned, dtype):
-                return signature.call(owned, given)
-
-        with default_dtype(dtype):
-            runs.append((lifted, _guarded(once, tensors, seed)))
-    (first, trace), (second, _) = runs
-    for name, net in first.nets.items():
-        if second.nets.get(name) is not net:
-            raise ProgramError(_NEW_NET.format(name))
-    for name, value in first.values.items():
-        if name not in second.values or second.values[name].shape != value.shape:
-            raise ProgramError(
-                f"pyro.param({name!r}) appears or changes shape from run to run; call it in every"
-                " run with one shape."
-            )
-    return first, trace
-
-
-def _guarded(program: Callable[..., Any], tensors: Mapping[str, Any], seed: int) -> poutine.Trace:
-    try:
-        return trace_program(program, tensors, seed=seed)
-    except (ProgramError, DataError):
-        raise
-    except Exception as error:
-        text = (str(error).splitlines() or [""])[0]
-        if isinstance(error, ValueError) and ("invalid" in str(error) or "support" in str(error)):
-            raise DataError(
-                f"The program rejects its data: {text} Check the observed values against the"
-                " support."
-            ) from error
-        raise ProgramError(
-            f"The program cannot be run on its data ({type(error).__name__}): {text}"
-        ) from error
-
-
-@contextmanager
-def _local_mode() -> Iterator[None]:
-    with pyro.settings.context(module_local_params=True):
-        yield
 
 
 class LiftedProgram(nn.Module):
@@ -249,7 +210,7 @@ class LiftedProgram(nn.Module):
 
     def __init__(self, model: Callable[..., Any], lifted: Lifted, dtype: torch.dtype) -> None:
         super().__init__()
-        self._signature, self._dtype = Signature.of(model), dtype
+        self._signature, self._dtype, self._lifted = Signature.of(model), dtype, lifted
         self._constraints = dict(lifted.constraints)
         self._keys = {
             name: f"p{i}_{''.join(c if c.isalnum() else '_' for c in name)}"
@@ -263,10 +224,12 @@ class LiftedProgram(nn.Module):
             name: (f"n{i}", net) for i, (name, net) in enumerate(lifted.nets.items())
         }
         self.nets = nn.ModuleDict(
-            {key: copy.deepcopy(net).to(dtype) for key, net in self._originals.values()}
+            {key: owned_copy(net, dtype) for key, net in self._originals.values()}
         )
+        for name in lifted.frozen:
+            self.nets[self._originals[name][0]].requires_grad_(False)
         if isinstance(model, nn.Module):
-            self.inner = _own(model, dtype)
+            self.inner = own(model, dtype)
         else:
             self._function = model
 
@@ -290,37 +253,42 @@ class LiftedProgram(nn.Module):
         """Run the program once with the parameters of this module."""
         model = self.inner if "inner" in self._modules else self._function
         tensors = {**dict(zip(self._signature.names, args, strict=False)), **tensors}
-        nets = {name: net for name, (_, net) in self._originals.items()}
         with ExitStack() as stack:
-            stack.enter_context(_local_mode())
-            if nets:  # weights held fixed after training are so on purpose
+            stack.enter_context(self._lifted.around(self._dtype))
+            if self._originals:  # weights that are held fixed after training are meant to be
                 stack.enter_context(warnings.catch_warnings())
                 warnings.filterwarnings(
                     "ignore", message=".*was not registered in the param store"
                 )
             for key, net in self._originals.values():
-                stack.enter_context(_standing_in(net, self.nets[key]))
-            stack.enter_context(_Answer(self.parameter_values(), nets, self, self._dtype))
-            return self._signature.call(model, tensors)
+                stack.enter_context(standing_in(net, self.nets[key]))
+            stack.enter_context(_Answer(self.parameter_values(), self._lifted, self, self._dtype))
+            return self._signature.call(model, self._lifted.nested.assemble(tensors))
 
 
-def _own(model: Any, dtype: torch.dtype) -> Any:
-    """Copy a module.
-
-    Pyro modules made before module-local mode get the empty store that this mode expects.
-    """
-    if not isinstance(model, nn.Module):
-        return model
-    module = copy.deepcopy(model).to(dtype)
-    for part in module.modules():
-        if isinstance(part, PyroModule) and not hasattr(part._pyro_context, "param_state"):
-            part._pyro_context.param_state = {"params": {}, "constraints": {}}
+def owned_copy(net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a copy of a module in the entry's dtype, ready for module-local mode."""
+    module = copy.deepcopy(net).to(dtype)
+    give_stores(module)
+    give_stores(net)
     return module
 
 
+def give_stores(module: nn.Module) -> None:
+    """Give Pyro modules made before module-local mode the empty store that mode expects."""
+    for part in module.modules():
+        if isinstance(part, PyroModule) and not hasattr(part._pyro_context, "param_state"):
+            part._pyro_context.param_state = {"params": {}, "constraints": {}}
+
+
+def own(model: Any, dtype: torch.dtype) -> Any:
+    """Copy a module; anything else is returned as it is."""
+    return owned_copy(model, dtype) if isinstance(model, nn.Module) else model
+
+
 @contextmanager
-def _standing_in(net: nn.Module, owned: nn.Module) -> Iterator[None]:
-    """Let the user's network compute with the parameters and buffers of its owned copy."""
+def standing_in(net: nn.Module, owned: nn.Module) -> Iterator[None]:
+    """Let the user's network compute with the parameters and buffers of our copy of it."""
     swapped: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for part, ours in zip(net.modules(), owned.modules(), strict=True):

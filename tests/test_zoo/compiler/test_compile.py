@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from support import compiled_programs as programs
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import zoo
 from zoo.compiler import cache
 from zoo.compiler import compile as compiled
 from zoo.compiler.compile import compile_function
@@ -360,3 +362,38 @@ def test_a_second_process_does_not_compile(tmp_path):
     assert warm["used"]
     assert warm["cached"]
     assert imported == "False"
+
+
+def covariance(y):
+    z = pyro.sample("z", dist.MultivariateNormal(torch.zeros(20), MATRIX))
+    pyro.sample("y", dist.Normal(z, 1.0).to_event(1), obs=y)
+
+
+def precision(y):
+    z = pyro.sample("z", dist.MultivariateNormal(torch.zeros(20), precision_matrix=MATRIX))
+    pyro.sample("y", dist.Normal(z, 1.0).to_event(1), obs=y)
+
+
+def cutpoints(y):
+    prior = dist.Normal(torch.zeros(4), 1.0).to_event(1)
+    c = pyro.sample("c", dist.TransformedDistribution(prior, dist.transforms.OrderedTransform()))
+    pyro.sample("y", dist.Normal(c.sum(), 1.0).expand([20]).to_event(1), obs=y)
+
+
+MATRIX = torch.eye(20, dtype=torch.float64) + 0.5
+
+
+@pytest.mark.parametrize("program", [covariance, precision, cutpoints])
+def test_fixed_matrices_and_ordered_vectors_are_compiled_with_their_batches(program, capfd):
+    """A check of a fixed factor has no user; writes into a slice with an open end are mapped."""
+    entry = zoo.from_program(program, {"y": torch.linspace(-1, 1, 20, dtype=torch.float64)})
+    data = entry.load_data()
+    density = LogDensity(entry.program(data), data)
+    assert density.compile("on")["used"], density.compiled["reason"]
+    generator = torch.Generator().manual_seed(2)
+    u = torch.randn(70, density.dim, dtype=torch.float64, generator=generator)
+    truth = torch.stack([density.evaluate(row) for row in u])
+    assert torch.allclose(density.batch(u), truth, atol=1e-9)
+    text = "".join(capfd.readouterr())
+    assert "uncompiled" not in text
+    assert "issue" not in text

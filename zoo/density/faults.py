@@ -1,0 +1,112 @@
+"""An exception of torch, Pyro or the author's code in one sentence: site, statement, cure."""
+
+from __future__ import annotations
+
+import linecache
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import pyro.primitives
+
+from zoo.errors import DataError, ProgramError, ZooError, one_line
+
+__all__ = ["as_program_error", "place_of", "program_faults"]
+
+_ROOMS = tuple(str(Path(__file__).parents[2] / room) for room in ("zoo", "guides", "benchmarks"))
+_LIBRARIES = ("site-packages", "dist-packages", "<frozen", "/lib/python")
+_SAMPLE = pyro.primitives.sample.__code__
+_CURES = (
+    (
+        r"only one element tensors|ambiguous|data-dependent|tracing tensor|Tensor-likes? .*bool",
+        "the program branches on a random value or reads it out of torch; compute both branches"
+        " and choose with torch.where or a mask, so that one fixed set of sites is run",
+    ),
+    (
+        r"dtype|scalar type|can't be cast|bool tensor|used as indices|Double|Float",
+        "give data and constants one type: floats for what is computed with, integers for indices;"
+        " dtype=torch.float32 runs the whole entry in single precision",
+    ),
+    (
+        r"positive.definite|singular",
+        "keep the matrix positive definite, e.g. with a small multiple of the identity",
+    ),
+    (
+        r"shape|size|dimension|broadcast|expand|must match|Sizes of tensors",
+        "check the shapes of data, plates and events at this site",
+    ),
+    (r"not implemented|NotImplemented", "write this statement with operations torch has"),
+)
+
+
+def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
+    found, seen = [], error.__traceback__
+    while seen is not None:
+        found.append((seen.tb_frame, seen.tb_lineno))
+        seen = seen.tb_next
+    return found
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(_ROOMS) and "/zoo/models/" not in name
+
+
+def _is_library(name: str) -> bool:
+    return any(part in name for part in _LIBRARIES)
+
+
+def place_of(error: BaseException) -> tuple[str, str]:
+    """Return the site and the author's statement an error came from, empty if there is none."""
+    site = statement = ""
+    for frame, line in _frames(error):
+        file = frame.f_code.co_filename
+        if frame.f_code is _SAMPLE:
+            site = str(frame.f_locals.get("name", ""))
+        elif not _is_ours(file) and not _is_library(file):
+            text = linecache.getline(file, line).strip()
+            statement = f"{Path(file).name}:{line}: {text}" if text else f"line {line}"
+    named = re.search(r"site '([^']+)'", str(error))
+    return (named.group(1) if named else site), statement
+
+
+def is_own_fault(error: BaseException) -> bool:
+    """Whether an error was raised by code of this project itself, and so is no program's."""
+    frames = _frames(error)
+    return bool(frames) and _is_ours(frames[-1][0].f_code.co_filename)
+
+
+def as_program_error(error: Exception, doing: str = "run") -> ZooError:
+    """Return the error as a sentence for the author of a program; one of ours as it is.
+
+    Args:
+        error: as it was caught.
+        doing: what was done with the program, after 'cannot be'.
+    """
+    if isinstance(error, ZooError):
+        return error
+    site, statement = place_of(error)
+    text, kind = one_line(error), type(error).__name__
+    at = f" at site {site!r}" if site and f"site '{site}'" not in text else ""
+    line = f", in `{statement}`" if statement else ""
+    if isinstance(error, ValueError) and ("invalid" in str(error) or "support" in str(error)):
+        return DataError(
+            f"The program rejects its data{at}{line}: {text}. Check the observed values against"
+            " the support."
+        )
+    cure = next((c for sign, c in _CURES if re.search(sign, text, re.I)), "fix the program")
+    return ProgramError(f"The program cannot be {doing} ({kind}){at}{line}: {text}; {cure}.")
+
+
+@contextmanager
+def program_faults(doing: str) -> Iterator[None]:
+    """Turn what a program raises into one sentence; errors of this project stay as they are."""
+    try:
+        yield
+    except ZooError:
+        raise
+    except Exception as error:
+        if is_own_fault(error):
+            raise
+        raise as_program_error(error, doing) from error

@@ -1,0 +1,263 @@
+"""What a program written for stock Pyro asks of its surroundings, found by running it twice."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pyro.nn.module
+import torch
+from pyro import poutine
+from pyro.infer.reparam.reparam import Reparam
+from pyro.nn.module import PyroModule
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from zoo.density.faults import as_program_error
+from zoo.density.sites import default_dtype, no_validation, samples, trace_program
+from zoo.errors import ProgramError
+from zoo.user_models.lift_params import (
+    DIVIDER,
+    NEW_NET,
+    Lifted,
+    Typed,
+    answer,
+    base_of,
+    give_stores,
+    is_local,
+    network_on_stack,
+    own,
+    owned_copy,
+    standing_in,
+)
+from zoo.user_models.nested import Nested
+from zoo.user_models.signature import Signature
+from zoo.user_models.surroundings import Reads, is_about_types, mark
+
+__all__ = ["discover", "reparameterized"]
+
+_CONTEXT = pyro.nn.module._Context
+
+
+class _Collector(Typed):
+    """Note every parameter statement and module, and answer with its initial value."""
+
+    def __init__(self, lifted: Lifted, owner: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.lifted, self.dtype, self.points = lifted, dtype, lifted.points
+        self.inside = set(owner.modules()) if isinstance(owner, nn.Module) else set()
+        self.stack = ExitStack()
+
+    def __enter__(self) -> Any:
+        self.stack.enter_context(self._modules_noted())
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> Any:
+        self.stack.close()
+        return super().__exit__(*error)
+
+    @contextmanager
+    def _modules_noted(self) -> Iterator[None]:
+        """Note modules that are called: Pyro modules by their context, others by a hook."""
+        before = _CONTEXT.__enter__
+
+        def enter(context: Any) -> None:
+            owner = sys._getframe(1).f_locals.get("self")
+            if isinstance(owner, PyroModule):
+                give_stores(owner)
+                if not context.active:
+                    self._use(owner, trained=True)
+            before(context)
+
+        handle = register_module_forward_pre_hook(
+            lambda module, _: None if self._known(module) else self._use(module, trained=False)
+        )
+        _CONTEXT.__enter__ = enter
+        try:
+            yield
+        finally:
+            _CONTEXT.__enter__ = before
+            handle.remove()
+
+    def _known(self, net: nn.Module) -> bool:
+        return net in self.inside or isinstance(net, PyroModule)
+
+    def _use(self, net: nn.Module, *, trained: bool) -> None:
+        """Own a module that is called inside; one without numbers of its own needs no owner."""
+        if net in self.inside or not (any(True for _ in net.parameters()) or any(net.buffers())):
+            return
+        key = f"module {len(self.lifted.nets)}"
+        if not trained:
+            self.lifted.frozen.add(key)
+        self._register(key, net)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        super()._pyro_sample(msg)
+        if isinstance(msg["fn"], _Subsample):
+            return
+        inner = _reparameterization()
+        if inner is not None:
+            site = inner["name"]
+            if msg["name"] != site and not msg["is_observed"]:
+                self.lifted.auxiliary.add(msg["name"])
+                self.lifted.reparameterized[site] = getattr(inner["fn"], "support", None)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        value = msg["value"]
+        if isinstance(value, Tensor) and not (
+            msg["is_observed"] or isinstance(msg["fn"], _Subsample)
+        ):
+            mark(value, {msg["name"]})
+
+    def _pyro_param(self, msg: Any) -> None:
+        if is_local(msg):
+            return
+        name, initial = msg["name"], msg["args"][1] if len(msg["args"]) > 1 else None
+        if DIVIDER in name:
+            self._register(name.split(DIVIDER)[0], network_on_stack(name))
+            answer(msg, initial)
+            return
+        place = self.lifted.held if _reparameterization() is not None else self.lifted.values
+        if name not in place:
+            if initial is None:
+                raise ProgramError(
+                    f"pyro.param({name!r}) has no initial value; write pyro.param({name!r},"
+                    " initial_tensor)."
+                )
+            value = torch.as_tensor(initial() if callable(initial) else initial).detach()
+            place[name] = value.to(torch.get_default_dtype()).clone()
+            self.lifted.constraints[name] = msg["kwargs"].get(
+                "constraint", torch.distributions.constraints.real
+            )
+        answer(msg, place[name].clone())
+
+    def _register(self, key: str, net: nn.Module) -> None:
+        if key not in self.lifted.nets and net not in self.inside:
+            self.lifted.nets[key] = net
+            self.inside |= set(net.modules())
+            # The caller's network is usually float32 while data are float64: compute with a copy
+            # from here on.
+            self.stack.enter_context(standing_in(net, owned_copy(net, self.dtype)))
+
+
+def _reparameterization() -> dict[str, Any] | None:
+    """Return the message of the site whose reparameterization is running, None outside one."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "apply" and isinstance(frame.f_locals.get("self"), Reparam):
+            found: dict[str, Any] = frame.f_locals["msg"]
+            return found
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def discover(
+    model: Callable[..., Any],
+    tensors: Mapping[str, Any],
+    dtype: torch.dtype,
+    nested: Nested | None = None,
+    *,
+    points: bool = False,
+) -> tuple[Lifted, poutine.Trace]:
+    """Run the program twice and return what it asks for, and the trace of the first run.
+
+    Args:
+        model: the program or guide.
+        tensors: its data by flat name.
+        dtype: floating type of the run.
+        nested: how its arguments are put together.
+        points: latent `Delta` sites are deterministic, as in a program they are.
+
+    Raises:
+        ProgramError: the program fails, draws its own random subsample, or its parameters cannot
+            be owned.
+    """
+    start = Lifted(nested=nested or Nested(), points=points)
+    try:
+        runs = _runs(model, tensors, dtype, start)
+    except Exception as error:
+        if not is_about_types(error.__cause__ or error):
+            raise
+        start.one_type = True
+        try:
+            runs = _runs(model, tensors, dtype, start)
+        except Exception:
+            raise error from error.__cause__
+    (first, trace), (second, _) = runs
+    if first.reparameterized and first.values.keys() | first.nets.keys():
+        # what a site is would depend on weights that every fit learns anew
+        start.plain = True
+        (first, trace), (second, _) = _runs(model, tensors, dtype, start)
+    for name, net in first.nets.items():
+        if second.nets.get(name) is not net:
+            raise ProgramError(NEW_NET.format(name))
+    for name, value in first.values.items():
+        if name not in second.values or second.values[name].shape != value.shape:
+            raise ProgramError(
+                f"pyro.param({name!r}) appears or changes shape from run to run; call it in every"
+                " run with one shape."
+            )
+    first.reads = second.reads
+    return first, trace
+
+
+def _runs(
+    model: Callable[..., Any], tensors: Mapping[str, Any], dtype: torch.dtype, start: Lifted
+) -> list[tuple[Lifted, poutine.Trace]]:
+    signature = Signature.of(model)
+    owned = own(model, dtype)
+    runs: list[tuple[Lifted, poutine.Trace]] = []
+    sizes: dict[str, int] = {}
+    for seed in (0, 1):
+        lifted = Lifted(
+            nested=start.nested,
+            points=start.points,
+            one_type=start.one_type,
+            plain=start.plain,
+            sizes=sizes,
+        )
+
+        def once(*, _lifted: Lifted = lifted, **given: Any) -> Any:
+            with _lifted.around(dtype), _Collector(_lifted, owned, dtype):
+                return signature.call(owned, _lifted.nested.assemble(given))
+
+        reads = Reads()
+        with default_dtype(dtype), ExitStack() as stack:
+            if seed:
+                stack.enter_context(no_validation())
+                stack.enter_context(reads)
+            try:
+                trace = trace_program(once, tensors, seed=seed)
+            except Exception as error:
+                raise as_program_error(error, "run on its data") from error
+        lifted.reads = reads.found
+        sizes = sizes or _sizes(trace)
+        lifted.sizes = sizes
+        runs.append((lifted, trace))
+    return runs
+
+
+def _sizes(trace: poutine.Trace) -> dict[str, int]:
+    """Return the sizes of plates declared without one, from the shapes of their sites."""
+    found: dict[str, int] = {}
+    for node in samples(trace):
+        shape = node["fn"].batch_shape
+        for frame in node["cond_indep_stack"]:
+            if frame.size == -1 and frame.dim is not None and len(shape) >= -frame.dim:
+                found[frame.name] = max(found.get(frame.name, 1), shape[frame.dim])
+    return found
+
+
+def reparameterized(lifted: Lifted, trace: poutine.Trace) -> dict[str, Any]:
+    """Return the sites a reparameterization made deterministic, with the author's supports."""
+    nodes = {n["name"]: n for n in samples(trace)}
+    return {
+        name: support
+        for name, support in lifted.reparameterized.items()
+        if name in nodes
+        and nodes[name]["is_observed"]
+        and isinstance(base_of(nodes[name]["fn"]), pyro.distributions.Delta)
+    }
