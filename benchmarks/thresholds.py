@@ -22,6 +22,7 @@ __all__ = [
     "IMPORTANCE_ESS",
     "LOG_SD",
     "MEAN",
+    "OTHER_MODE",
     "PARETO_K",
     "RESTART_NATS",
     "RHAT",
@@ -52,6 +53,9 @@ PARETO_K = 0.7
 IMPORTANCE_ESS = 400  # below this, reweighted moments are shown with a warning
 RESTART_NATS = 1.0  # restarts whose ELBOs differ by more found different solutions
 HELDOUT_DRAWS = 250
+# nats below what the draws cover at which another mode still counts: at a twentieth of the mass and
+# 3 sds away it moves a mean by 0.15 sd
+OTHER_MODE = log(20)
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from benchmarks.metrics.distances import joint_distances
 from benchmarks.metrics.metric import METRICS, Metric, component_metrics, failure
 from benchmarks.metrics.moments import compare_correlations, draws_needed, fixed, reference_scale
 from benchmarks.reference.coerce import as_reference, broken_chains
+from benchmarks.trust.climbs import climb_for, judged, needs_climbs
 from benchmarks.types import CellStatus, Comparison, Correlations, Distance, Mcmc, Score
 from zoo.errors import UsageError
 from zoo.types import Data, ModelEntry, Posterior, Reference
@@ -45,6 +46,7 @@ def compare(
     log_density: LogDensity | None = None,
     distances: DistancePolicy = "all",
     heldout: bool = True,
+    climb: bool = True,
 ) -> Comparison:
     """Compare a method's draws with a reference; return scores, a verdict and a sentence.
 
@@ -60,6 +62,8 @@ def compare(
             means, sds, correlations and coverage show no finding; `none` never, so that a wrong
             joint shape goes unnoticed.
         heldout: score held-out rows if the data have some.
+        climb: before `agrees` with chains without the gate `wide_climbs`, look for modes they miss,
+            with a tenth of the gradients of both sides.
 
     Raises:
         UsageError: no quantity in common, quantities of different shapes, or a guide given as the
@@ -117,6 +121,11 @@ def compare(
         missing=missing,
         unconverged=unconverged,
     )
+    if verdict == "agrees" and needs_climbs(truth) and climb:
+        truth, said = _climbed(posterior, truth, fit)
+        notes.append(said)
+        if not truth.usable:
+            verdict, reasons = decide((), unusable=truth.reason)
     points = guide_scores.points(posterior, fit, components, method, other)
     weights = guide_scores.weights(posterior) if failure is None and not points else None
     pareto_k = (
@@ -143,6 +152,7 @@ def compare(
             mcmc=mcmc,
             trust=trust,
             entry=posterior.entry,
+            climbed=not needs_climbs(truth),
         ),
         fit=fit,
         status=_status(fit, failure, unconverged),
@@ -196,6 +206,19 @@ def failed(
         status=status,
         trust=trust_checks(fit, None, None),
     )
+
+
+def _climbed(posterior: Posterior, truth: Reference, fit: Fit | None) -> tuple[Reference, str]:
+    """Return the reference with the result of wide climbs, and that result as a sentence."""
+    own = truth.posterior
+    assert own is not None
+    if own.entry.learns and fit is None:
+        return truth, "Not climbed: the trained program is not available."
+    spent = posterior.cost.gradient_evaluations + own.cost.gradient_evaluations
+    given = fit if own.entry.learns else None
+    found = climb_for(truth, given, (posterior, own), spent)
+    sentence = found.sentence
+    return judged(truth, found.gate, sentence), f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _sides(

@@ -31,6 +31,7 @@ def comparison_sentence(
     mcmc: Mcmc | None = None,
     trust: Sequence[Trust] = (),
     entry: ModelEntry | None = None,
+    climbed: bool = True,
 ) -> str:
     """Return what was found and what to do next.
 
@@ -42,7 +43,8 @@ def comparison_sentence(
         text = (
             f"{method} agrees with the {kind} reference: every mean and sd is within its line"
         ).replace("  ", " ")
-        return f"{text}{tail}."
+        unseen = "" if climbed else "; not climbed: modes elsewhere were not looked for"
+        return f"{text}{tail}{unseen}."
     if verdict == "no_reference":
         failed = [t.sentence for t in trust if t.passed is False]
         passed = sum(1 for t in trust if t.passed)

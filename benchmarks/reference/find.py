@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from benchmarks.reference import gates as certify
 from benchmarks.reference.coerce import as_reference
 from benchmarks.reference.write import write
+from benchmarks.trust.climbs import GATE, wide_climbs
 from zoo.density.log_density import LogDensity
 from zoo.errors import ReferenceError
 from zoo.seeds import derive_seed
@@ -152,8 +153,8 @@ def _belongs(found: Reference) -> bool:
 def check(entry: ModelEntry, *, folder: Path | None = None) -> Reference:
     """Check a stored reference against its stored draws.
 
-    Checks R-hat and the ESS band at the stored size, moments, Stein's identities and the
-    fingerprint. Divergences and E-BFMI are read from the record, since the unthinned chains are
+    Checks R-hat and the ESS band at the stored size, moments, Stein's identities, wide
+    climbs and the fingerprint. Divergences and E-BFMI are read from the record, since the unthinned chains are
     not stored. A closed form is checked by Stein's identities on its exact draws.
     """
     owner = stored_reference.borrowed(entry)
@@ -206,6 +207,10 @@ def check(entry: ModelEntry, *, folder: Path | None = None) -> Reference:
                 f"the {where} is {distance:.1f} standard errors from its value under the program"
                 f" (limit {most:.1f})"
             )
+        if exact is None:
+            climbs = wide_climbs(log_density, posterior)
+            gates |= {} if climbs.gate is None else {GATE: climbs.gate}
+            problems += [] if climbs.better is None else [climbs.sentence]
     # Gates of the full run, as recorded, keep their own names beside those checked here.
     recorded = {
         f"recorded {name}": passed for name, passed in found.gates.items() if name != "fingerprint"

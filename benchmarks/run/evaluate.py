@@ -30,6 +30,7 @@ from benchmarks.run.prepare import command
 from benchmarks.run.progress import Events
 from benchmarks.run.record import comparison_of, digest_of, machine, reference_record, versions
 from benchmarks.run.store import RunDir, strict_json
+from benchmarks.trust.climbs import climb_for, judged, needs_climbs
 from benchmarks.types import Comparison
 from benchmarks.workers import Task, TaskResult, run_tasks
 from zoo.errors import InfrastructureError
@@ -76,10 +77,7 @@ def evaluate(cells: list[Cell], run: RunDir, jobs: int, events: Events) -> RunRe
     for key in work.quick:
         work.references[key] = work.find(key)
     work.do(
-        [
-            *map(work.truth, work.slow),
-            *(job for key in work.quick for job in work.comparisons(key)),
-        ],
+        [*map(work.truth, work.slow), *(job for key in work.quick for job in work.climbed(key))],
         jobs,
     )
     contents = [work.contents[c.name] for c in cells if c.name in work.contents]
@@ -124,6 +122,7 @@ class _Evaluation:
         for cell in cells:
             self.groups.setdefault(cell.prepared.entry.key, []).append(cell)
         self.references: dict[str, Reference] = {}
+        self.climbs: dict[str, dict[str, Any]] = {}
         self.broken: list[str] = []
         self._compared: dict[str, list[Comparison]] = {}
         self.parts: dict[str, tuple[list[PredictiveCheck], PredictionTable | None]] = {}
@@ -222,9 +221,43 @@ class _Evaluation:
                 else _with(found, prepared.entry, prepared.data)
             )
             self.references[key] = self.usable(key, known)
-            return self.comparisons(key)
+            return self.climbed(key)
 
         return _Job(task=Task(f"{key} truth", compute), take=take)
+
+    def climbed(self, key: str) -> list[_Job]:
+        """Return the job of wide climbs for a reference that needs them, else those of `comparisons`."""
+        found, rows = self.references[key], self.present(key)
+        if not needs_climbs(found) or not any(c.method != NUTS for c in rows):
+            return self.comparisons(key)
+        chains = [c.name for c in rows if c.method == NUTS]
+        basis = f"{digest_of(found)}-{'-'.join(chains[:1])}-{_code()}"
+
+        def settle(outcome: dict[str, Any]) -> list[_Job]:
+            self.climbs[key] = outcome
+            seen = judged(found, outcome["gate"], outcome["sentence"])
+            self.references[key] = self.usable(key, seen)
+            return self.comparisons(key)
+
+        for cell in rows:  # the result of an earlier call is in the cells
+            known = (self.contents[cell.name]["reference"] or {}).get("climbs")
+            if known is not None and (known["basis"] == basis or not self.run.locked):
+                return settle(known)
+        if not self.run.locked:
+            return self.comparisons(key)
+
+        def take(result: TaskResult) -> list[_Job]:
+            if result.status == "ok":
+                climbs = result.value
+                return settle({"basis": basis, "gate": climbs.gate, "sentence": climbs.sentence})
+            self.events.warn(f"{key}: no wide climbs: {result.error}")
+            return self.comparisons(key)
+
+        given = self.learned(key)
+        others = [self.posteriors[c.name] for c in rows]
+        spent = sum(self.contents[c.name]["cost"]["gradient_evaluations"] for c in rows)
+        task = Task(f"{key} wide climbs", lambda: climb_for(found, given, others, spent))
+        return [_Job(task=task, take=take)]
 
     def comparisons(self, key: str) -> list[_Job]:
         """Return the jobs that compare the cells of an entry with its current reference.
@@ -261,6 +294,7 @@ class _Evaluation:
                 self.events.warn(f"{cell.label}: the comparison failed: {result.error}")
             if scored["reference"] is not None:
                 scored["reference"]["digest"] = _truth(reference)
+                scored["reference"]["climbs"] = self.climbs.get(cell.prepared.entry.key)
             if self.run.locked:
                 self.run.rewrite(cell.name, "cell.json", strict_json(scored))
             self.contents[cell.name] = scored

@@ -155,7 +155,8 @@ def written(tmp_path_factory):
         patch.setattr(write, "THIN", (4, 8, 16))
         path = references.write(gaussian(), small=True, folder=folder, progress=lines.append)
     assert path == folder / "tiny.json"
-    assert "every gate passed" in lines[-1]
+    assert "every gate passed" in lines[-2]
+    assert "no other mode" in lines[-1]
     return folder
 
 
