@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["chains_given", "check", "exact_given", "find", "write"]
 
 PSEUDO_CHAINS, EXACT_DRAWS = 4, 2_000
+CLIMBS = 2_000  # gradients that wide climbs take, about
 
 
 def find(
@@ -208,6 +209,7 @@ def check(entry: ModelEntry, *, folder: Path | None = None) -> Reference:
                 f" (limit {most:.1f})"
             )
         if exact is None:
+            log_density.compile("auto", expected_calls=CLIMBS)
             climbs = wide_climbs(log_density, posterior)
             gates |= {} if climbs.gate is None else {GATE: climbs.gate}
             problems += [] if climbs.better is None else [climbs.sentence]
