@@ -230,21 +230,18 @@ class _Evaluation:
         found, rows = self.references[key], self.present(key)
         if not needs_climbs(found) or not any(c.method != NUTS for c in rows):
             return self.comparisons(key)
-        chains = [c.name for c in rows if c.method == NUTS]
-        basis = f"{digest_of(found)}-{'-'.join(chains[:1])}-{_code()}"
+        basis = f"{digest_of(found)}-{[c.name for c in rows if c.method == NUTS][:1]}-{_code()}"
 
         def settle(outcome: dict[str, Any]) -> list[_Job]:
             self.climbs[key] = outcome
-            seen = judged(found, outcome["gate"], outcome["sentence"])
-            self.references[key] = self.usable(key, seen)
+            now = judged(found, outcome["gate"], outcome["sentence"])
+            self.references[key] = self.usable(key, now)
             return self.comparisons(key)
 
-        for cell in rows:  # the result of an earlier call is in the cells
-            known = (self.contents[cell.name]["reference"] or {}).get("climbs")
-            if known is not None and (known["basis"] == basis or not self.run.locked):
-                return settle(known)
-        if not self.run.locked:
-            return self.comparisons(key)
+        seen = [(self.contents[c.name]["reference"] or {}).get("climbs") for c in rows]
+        known = [c for c in seen if c and (c["basis"] == basis or not self.run.locked)]
+        if known or not self.run.locked:
+            return settle(known[0]) if known else self.comparisons(key)
 
         def take(result: TaskResult) -> list[_Job]:
             if result.status == "ok":
@@ -253,10 +250,9 @@ class _Evaluation:
             self.events.warn(f"{key}: no wide climbs: {result.error}")
             return self.comparisons(key)
 
-        given = self.learned(key)
-        others = [self.posteriors[c.name] for c in rows]
+        given, draws = self.learned(key), [self.posteriors[c.name] for c in rows]
         spent = sum(self.contents[c.name]["cost"]["gradient_evaluations"] for c in rows)
-        task = Task(f"{key} wide climbs", lambda: climb_for(found, given, others, spent))
+        task = Task(f"{key} wide climbs", lambda: climb_for(found, given, draws, spent))
         return [_Job(task=task, take=take)]
 
     def comparisons(self, key: str) -> list[_Job]:
