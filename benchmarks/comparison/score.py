@@ -22,6 +22,7 @@ from benchmarks.metrics.components import Array, Component, Side, component_name
 from benchmarks.metrics.distances import joint_distances
 from benchmarks.metrics.metric import METRICS, Metric, component_metrics, failure
 from benchmarks.metrics.moments import compare_correlations, draws_needed, fixed, reference_scale
+from benchmarks.metrics.tails import judged_by_quantiles
 from benchmarks.reference.coerce import as_reference, broken_chains
 from benchmarks.trust.climbs import climb_for, judged, needs_climbs
 from benchmarks.types import CellStatus, Comparison, Correlations, Distance, Mcmc, Score
@@ -99,7 +100,9 @@ def compare(
     correlations: Correlations | None = None
     joint: tuple[Distance, ...] = ()
     if method is not None and other is not None:
-        scores = _scores(components, method, other, notes)
+        method, other, tails = judged_by_quantiles(method, other)
+        scores = _scores(components, method, other, tails, notes)
+        notes += _without_variance(scores)
         correlations = compare_correlations(method, other, components)
         judged = [i for i, c in enumerate(components) if c.judged]
         if judged and (
@@ -262,8 +265,21 @@ def _sides(
     )
 
 
+def _without_variance(scores: Sequence[Score]) -> list[str]:
+    """Return a note that names the components judged by quantiles."""
+    found = [s for s in scores if s.by_quantiles and s.judged]
+    if not found:
+        return []
+    worst = max(found, key=lambda s: s.tail_index)
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return [
+        f"{worst.label}{more}: judged by quantiles (median, interquartile range), since a tail index"
+        f" of {worst.tail_index:.2f} leaves no variance; moments of the draws mean nothing there."
+    ]
+
+
 def _scores(
-    components: Sequence[Component], method: Side, reference: Side, notes: list[str]
+    components: Sequence[Component], method: Side, reference: Side, tails: Array, notes: list[str]
 ) -> tuple[Score, ...]:
     """Return one score per component; a plug-in that fails is omitted, with a note."""
     scale, constant = reference_scale(method, reference), fixed(method, reference)
@@ -295,6 +311,8 @@ def _scores(
                 reference_sd=float(reference.sd[i]),
                 draws_needed=int(ours[i]),
                 reference_draws_needed=int(theirs[i]),
+                tail_index=float(tails[i]),
+                by_quantiles=method.by_quantiles is not None and bool(method.by_quantiles[i]),
                 extra={name: float(values[i]) for name, values in extra.items()},
             )
         )

@@ -121,7 +121,10 @@ def short_finding(comparison: Comparison) -> str:
             f" {'narrow' if score.sd_ratio < 1 else 'wide'}"
         )
     if abs(score.mean_error) > MEAN:
-        words.append(f"mean off by {rounded(abs(score.mean_error), score.mean_error_se)} sd")
+        size = rounded(abs(score.mean_error), score.mean_error_se)
+        words.append(
+            f"{score.center} off by {size} {'IQR / 1.35' if score.by_quantiles else 'sd'}"
+        )
     if comparison.verdict == "shifted":
         words.reverse()
     return f"{score.label} {', '.join(words)}" if words else _clause(first.sentence)

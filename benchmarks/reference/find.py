@@ -38,6 +38,7 @@ def find(
     nuts: Posterior | None = None,
     given: Fit | None = None,
     folder: Path | None = None,
+    failed: str = "",
 ) -> Reference:
     """Return the ground truth of an entry: the first that is available.
 
@@ -52,10 +53,13 @@ def find(
         nuts: chains of this run.
         given: the fit whose trained program the chains were run on (entries that learn weights).
         folder: folder of stored references, by default that of the package.
+        failed: why the NUTS of this run gave no chains, empty if it did or was not run.
     """
     data = entry.load_data() if data is None else data
     if given is not None or entry.learns:
-        return (None if given is None else exact_given(entry, data, given)) or chains_given(nuts)
+        return (None if given is None else exact_given(entry, data, given)) or chains_given(
+            nuts, failed
+        )
     owner = stored_reference.borrowed(entry)
     exact = owner.exact(data)
     if exact is not None:
@@ -66,11 +70,11 @@ def find(
             return stored
     if nuts is not None:
         return as_reference(nuts)
-    cure = (
-        f"`zoo reference {owner.key} --write` makes one"
-        if owner.reference == "stored"
-        else "run NUTS on it"
-    )
+    cure = "run NUTS on it"
+    if owner.reference == "stored":
+        cure = f"`zoo reference {owner.key} --write` makes one"
+    elif failed:
+        cure = f"NUTS failed on it: {failed.rstrip('.')}"
     return Reference(
         kind="none",
         posterior=None,
@@ -92,14 +96,15 @@ def exact_given(entry: ModelEntry, data: Data, given: Fit) -> Reference | None:
     return None if exact is None else _analytic(entry, data, exact)
 
 
-def chains_given(nuts: Posterior | None) -> Reference:
-    """Return chains that were run on a trained program as its reference."""
+def chains_given(nuts: Posterior | None, failed: str = "") -> Reference:
+    """Return chains that were run on a trained program as its reference, or why there are none."""
     if nuts is None:
+        cure = f"NUTS failed on them: {failed.rstrip('.')}" if failed else "run NUTS as well"
         return Reference(
             kind="none",
             posterior=None,
             usable=False,
-            reason="No chains were run on the learned weights; run NUTS as well.",
+            reason=f"No chains were run on the learned weights; {cure}.",
         )
     return dataclasses.replace(as_reference(nuts), kind="conditional")
 

@@ -26,6 +26,7 @@ from benchmarks.run.cell import (
     load_fit,
     load_posterior,
 )
+from benchmarks.run.failures import chains_failed, failures
 from benchmarks.run.prepare import command
 from benchmarks.run.progress import Events
 from benchmarks.run.record import comparison_of, digest_of, machine, reference_record, versions
@@ -86,7 +87,7 @@ def evaluate(cells: list[Cell], run: RunDir, jobs: int, events: Events) -> RunRe
         cells=contents,
         references={key: reference_record(r) for key, r in work.references.items()},
         report=work.report(),
-        failures=[*_failures(contents), *work.broken],
+        failures=[*failures(contents), *work.broken],
     )
 
 
@@ -186,6 +187,10 @@ class _Evaluation:
             None,
         )
 
+    def why_no_chains(self, key: str) -> str:
+        """Return why the chains of an entry failed, empty if they did not."""
+        return chains_failed([self.contents[c.name] for c in self.present(key)])
+
     def find(self, key: str) -> Reference:
         """Find the ground truth of an entry in this process.
 
@@ -193,7 +198,14 @@ class _Evaluation:
         """
         prepared, given = self.prepared(key), self.learned(key)
         return self.usable(
-            key, references.find(prepared.entry, prepared.data, nuts=self.nuts(key), given=given)
+            key,
+            references.find(
+                prepared.entry,
+                prepared.data,
+                nuts=self.nuts(key),
+                given=given,
+                failed=self.why_no_chains(key),
+            ),
         )
 
     def usable(self, key: str, found: Reference) -> Reference:
@@ -216,7 +228,7 @@ class _Evaluation:
         def take(result: TaskResult) -> list[_Job]:
             found = result.unwrap()
             known = (
-                references.chains_given(self.nuts(key))
+                references.chains_given(self.nuts(key), self.why_no_chains(key))
                 if found is None
                 else _with(found, prepared.entry, prepared.data)
             )
@@ -428,23 +440,3 @@ def _code() -> str:
 
 def _truth(reference: Reference) -> str:
     return f"{digest_of(reference)}-{_code()}"
-
-
-def _failures(cells: list[dict[str, Any]]) -> list[str]:
-    """Return which gates failed: fits without usable draws, and unusable references."""
-    failed = []
-    for cell in cells:
-        row = f"{cell['entry']} {cell['method']}" + (
-            f" seed {cell['seed']}" if cell["seed"] else ""
-        )
-        if cell["status"] not in ("ok", "not_converged") or cell["verdict"] in (
-            None,
-            "fit_failed",
-        ):
-            failed.append(
-                f"{row}: {cell['status']}:"
-                f" {cell['sentence'] or (cell['stop'] or {}).get('sentence', '')}"
-            )
-        elif cell["verdict"] == "reference_unusable":
-            failed.append(f"{row}: {cell['sentence']}")
-    return failed

@@ -324,3 +324,12 @@ def test_keys_become_safe_file_names(tmp_path):
             continue
         assert path.parent == tmp_path
         assert not path.name.startswith(".")
+
+
+def test_where_nuts_failed_nobody_is_told_to_run_it(tmp_path):
+    entry = dataclasses.replace(gaussian(), reference="nuts")
+    assert "run NUTS on it" in references.find(entry, folder=tmp_path).reason
+    found = references.find(entry, folder=tmp_path, failed="the density is finite nowhere.")
+    assert found.reason.endswith("NUTS failed on it: the density is finite nowhere.")
+    learned = dataclasses.replace(entry, learns=True)
+    assert "NUTS failed on them: x." in references.find(learned, failed="x").reason
