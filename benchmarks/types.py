@@ -49,8 +49,8 @@ class Score:
     quantity's own unit. `draws_needed` and `reference_draws_needed` are the (effective) draws each
     side needs before agreement can be claimed. `tail_index` is the larger one of both sides; with
     `by_quantiles` there is no variance to judge, and `mean_error` and `sd_ratio` are those of the
-    median and of the interquartile range over 1.35, which is also the unit. `extra` holds the columns of plug-in metrics; files
-    omit it if it is empty.
+    median and of the interquartile range over 1.35, which is also the unit. `extra` holds the
+    columns of plug-in metrics; files omit it if it is empty.
     """
 
     quantity: str

@@ -63,8 +63,8 @@ def compare(
             means, sds, correlations and coverage show no finding; `none` never, so that a wrong
             joint shape goes unnoticed.
         heldout: score held-out rows if the data have some.
-        climb: before `agrees` with chains without the gate `wide_climbs`, look for modes they miss,
-            with a tenth of the gradients of both sides.
+        climb: before `agrees` with chains without the gate `wide_climbs`, look for modes that they
+            miss, with a tenth of the gradients of both sides.
 
     Raises:
         UsageError: no quantity in common, quantities of different shapes, or a guide given as the
@@ -273,8 +273,8 @@ def _without_variance(scores: Sequence[Score]) -> list[str]:
     worst = max(found, key=lambda s: s.tail_index)
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     return [
-        f"{worst.label}{more}: judged by quantiles (median, interquartile range), since a tail index"
-        f" of {worst.tail_index:.2f} leaves no variance; moments of the draws mean nothing there."
+        f"{worst.label}{more}: judged by quantiles (median, interquartile range), since a tail"
+        f" index of {worst.tail_index:.2f} leaves no variance."
     ]
 
 

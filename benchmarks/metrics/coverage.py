@@ -46,7 +46,7 @@ def interval_coverage(method: Side, reference: Side, level: float) -> Coverage:
 
 
 def _held(draws: Array, one: Side) -> tuple[Array, Array]:
-    """Return mean and sd of stored draws; the side's median and scaled IQR where quantiles are judged."""
+    """Return mean and sd of stored draws, or median and scaled IQR (`Side.by_quantiles`)."""
     mean, sd = draws.mean(0), draws.std(0)
     if one.by_quantiles is None:
         return mean, sd

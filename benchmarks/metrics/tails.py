@@ -1,4 +1,4 @@
-"""Tail indices: whether a quantity has a mean and a variance, as far as its draws can say.
+"""Tail indices: whether a quantity has a mean and a variance, by its draws.
 
 The largest M of n draws above a threshold follow a generalized Pareto distribution with shape k,
 nearly; a moment of order p exists where k < 1 / p, so k >= 1/2 leaves no variance and k >= 1 no
@@ -45,7 +45,9 @@ def tail_index(draws: Array) -> Array:
 
 
 def _shape(excess: Array) -> Array:
-    """Return the shape of a generalized Pareto distribution for ascending excesses `[M, component]`.
+    """Return the shape of a generalized Pareto distribution.
+
+    `excess` are ascending excesses over the threshold, `[M, component]`.
 
     The estimate is the posterior mean of Zhang and Stephens (2009), A new and efficient estimation
     method for the generalized Pareto distribution, Technometrics 51(3).
@@ -67,7 +69,7 @@ def _shape(excess: Array) -> Array:
 
 
 def judged_by_quantiles(method: Side, reference: Side) -> tuple[Side, Side, Array]:
-    """Return both sides with quantiles in place of moments where a tail leaves no variance, and the tail indices.
+    """Return both sides, with quantiles for moments where no variance exists, and tail indices.
 
     Where the tail index of either side is above `TAIL`, `mean` is the median and `sd` the
     interquartile range over that of a standard normal, each with its standard error, and
@@ -107,7 +109,7 @@ def _quantiled(one: Side, heavy: NDArray[np.bool_]) -> Side:
 
 
 def _quantile(flat: Array, p: float) -> tuple[Array, Array]:
-    """Return the quantile of `[draw, component]` and the slope of the quantile function, `[component]` each."""
+    """Return a quantile and the slope of the quantile function, `[component]` each."""
     below, here, above = np.quantile(flat, (p - STEP, p, p + STEP), axis=0)
     return here, (above - below) / (2 * STEP)
 

@@ -160,8 +160,9 @@ def check(entry: ModelEntry, *, folder: Path | None = None) -> Reference:
     """Check a stored reference against its stored draws.
 
     Checks R-hat and the ESS band at the stored size, moments, Stein's identities, wide
-    climbs and the fingerprint. Divergences and E-BFMI are read from the record, since the unthinned chains are
-    not stored. A closed form is checked by Stein's identities on its exact draws.
+    climbs and the fingerprint. Divergences and E-BFMI are read from the record, since the
+    unthinned chains are not stored. A closed form is checked by Stein's identities on
+    its exact draws.
     """
     owner = stored_reference.borrowed(entry)
     data = owner.load_data()

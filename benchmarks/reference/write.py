@@ -118,8 +118,8 @@ def write(
     say(f"{entry.key}: {climbs.sentence}")
     if climbs.better is not None:
         raise ReferenceError(
-            f"No reference of {entry.key} was written: {climbs.sentence}; the chains start too near"
-            " to each other to see it."
+            f"No reference of {entry.key} was written: {climbs.sentence}; the chains start too"
+            " near to each other to see it."
         )
     if climbs.gate:
         gates[GATE] = True

@@ -238,7 +238,7 @@ class _Evaluation:
         return _Job(task=Task(f"{key} truth", compute), take=take)
 
     def climbed(self, key: str) -> list[_Job]:
-        """Return the job of wide climbs for a reference that needs them, else those of `comparisons`."""
+        """Return the job of wide climbs if the reference needs them, else `comparisons`."""
         found, rows = self.references[key], self.present(key)
         if not needs_climbs(found) or not any(c.method != NUTS for c in rows):
             return self.comparisons(key)

@@ -1,1 +1,1 @@
-"""What can be said of a posterior beyond its own draws: wide climbs for modes that nobody started in."""
+"""Trust in a posterior beyond its own draws: wide climbs for modes nobody started in."""

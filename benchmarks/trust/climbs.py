@@ -95,13 +95,13 @@ class Climbs:
 
     @property
     def better(self) -> OtherMode | None:
-        """The mode elsewhere whose mass cannot be neglected beside that of the draws, None where there is none."""
+        """The mode elsewhere whose mass cannot be neglected beside that of the draws, or None."""
         found = self.others[0] if self.others else None
         return found if found and found.log_mass > self.log_mass - OTHER_MODE else None
 
     @property
     def gate(self) -> bool | None:
-        """Whether no better mode is known; None where that cannot be said, as no climb ended or the budget did."""
+        """Whether no better mode is known; None if no climb ended, or the budget did."""
         if self.better is not None:
             return False
         return True if self.complete and (self.home or self.others) else None
@@ -252,7 +252,7 @@ class _Search:
             yield f"{radius:,.0f} sds", self.center + radius * self.sd * way / way.norm()
 
     def _finite(self, point: Tensor) -> Tensor | None:
-        """Return the point, or the first one halfway back to the draws where the density is finite."""
+        """Return the point, or the first one halfway back where the density is finite."""
         for _ in range(6):
             value, gradient = self.density.gradient(point)
             if torch.isfinite(value) and torch.isfinite(gradient).all():
@@ -301,7 +301,7 @@ class _Search:
         return bool((np.abs(one - other) <= 1e-2 * self.unit).all())
 
     def _where(self, value: Array) -> str:
-        """Name the judged component that is farthest from the draws, `mu at 30.0, 590 sds from the draws`."""
+        """Name the judged component farthest from the draws: `mu at 30, 590 sds beyond ...`."""
         low, high = self.values.min(0), self.values.max(0)
         off = np.maximum(np.maximum(low - value, value - high), 0.0) / self.unit
         i = int(off.argmax())
@@ -322,7 +322,10 @@ class _Search:
 
 
 def _nearest(points: Array, others: Array, unit: Array) -> Array:
-    """Return the distance of each of `[n, component]` to the nearest other one, in sds, root mean square over components."""
+    """Return the distance of each of `[n, component]` to the nearest other one, in sds.
+
+    It is the root mean square over components.
+    """
     gaps = (points[:, None] - others[None]) / unit
     distance = np.sqrt((gaps**2).mean(-1))
     if points is others:
@@ -362,7 +365,7 @@ def _prior_draw(density: LogDensity, data: Data, number: int) -> Tensor:
 
 
 def needs_climbs(reference: Reference) -> bool:
-    """Whether a reference is chains that nobody has climbed for yet; closed and exact truths need no climbs."""
+    """Whether a reference needs climbs: chains without them; closed and exact truths do not."""
     posterior = reference.posterior
     return (
         posterior is not None
@@ -376,7 +379,7 @@ def needs_climbs(reference: Reference) -> bool:
 def climb_for(
     reference: Reference, given: Fit | None, rows: Sequence[Posterior], gradients: int
 ) -> Climbs:
-    """Return the wide climbs for a reference that `needs_climbs`, with a tenth of some gradients.
+    """Return the wide climbs for a reference, with a tenth of the given gradients.
 
     Args:
         reference: chains with unconstrained draws.

@@ -41,7 +41,7 @@ class Climb:
 
 @dataclass(frozen=True, kw_only=True)
 class Curvature:
-    """The precision -H at a point, by its eigenvalues `[dim]`, ascending, and eigenvectors `[dim, dim]`.
+    """The precision -H at a point: eigenvalues `[dim]`, ascending, eigenvectors `[dim, dim]`.
 
     `decrement` is g' (-H)^-1 g, twice what a Newton step promises in nats; infinite where -H is
     not positive definite.
@@ -62,7 +62,7 @@ class Curvature:
 
     @property
     def settled(self) -> bool:
-        """Whether the point is a mode: -H positive definite, and a Newton step promises nothing."""
+        """Whether the point is a mode: -H positive definite, nothing promised by Newton."""
         return self.definite and self.decrement <= SETTLED
 
     @property
@@ -124,7 +124,7 @@ def climb(
 
 
 def curvature(density: LogDensity, point: Tensor) -> Curvature | None:
-    """Return the curvature at a point `[dim]`, None where it is not finite; costs dim + 1 gradients.
+    """Return the curvature at a point `[dim]`, None if not finite; costs dim + 1 gradients.
 
     Where the second derivatives of torch are not finite though the density is smooth (those of
     `logaddexp` overflow), differences of gradients take their place, at 2 dim more gradients.
@@ -160,7 +160,7 @@ def _differences(density: LogDensity, point: Tensor) -> Tensor:
 
 
 def direction(density: LogDensity, vector: Tensor) -> str:
-    """Name a direction `[dim]` by the coordinates that make up most of it: `site 'm', site 'w'[2]`.
+    """Name a direction `[dim]` by its largest coordinates: `site 'm', site 'w'[2]`.
 
     At most three coordinates are named, those above half of the largest one.
     """

@@ -1,6 +1,7 @@
-"""Laplace: q(u) = Normal(u; m, (-H)^-1), the mode m of log p(u, data) and its Hessian H on the unconstrained vector.
+"""Laplace: q(u) = Normal(u; m, (-H)^-1), m the mode of log p(u, data), H its Hessian.
 
-No stochastic optimization: L-BFGS from several starts, then one Hessian. It cannot represent
+No stochastic optimization: L-BFGS from several starts on the unconstrained vector, then one
+Hessian. It cannot represent
 skewness or a second mode and sees the curvature only at the mode. A density that keeps rising has
 no mode (centered hierarchies): such fits end `init_failed` with the direction. Where the search
 settles but the Hessian is singular (a ring, an unidentified sum), its eigenvalues are floored at
@@ -42,13 +43,17 @@ def build(
     density: LogDensity | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build the multivariate normal that `solve` fills; errors as in `guides.base.flat.build_autoguide`."""
+    """Build the normal that `solve` fills; errors as in `guides.base.flat.build_autoguide`."""
     density = density or LogDensity(program, data, dtype=entry.dtype)
     return build_autoguide(AutoMultivariateNormal, program, data, density, **options)
 
 
 def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> tuple[Stop, int]:
-    """Find the best mode of several starts and its Hessian, fill the guide, and return why it ended and the gradients spent."""
+    """Find the best mode of several starts and its Hessian, and fill the guide.
+
+    Returns:
+        Why it ended, and the number of gradients.
+    """
     before, tried = density.gradient_evaluations, 0
     modes: list[Curvature] = []
     flat: list[Curvature] = []
@@ -90,8 +95,8 @@ def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> 
         mode, (factor, floored) = best.point, _floored(density, best, generator)
         sentence += (
             f" The Hessian is singular there along {direction(density, best.vectors[:, 0])}:"
-            f" {floored} of {density.dim} eigenvalues are floored at the level of the best ELBO, so"
-            " that widths along them are no curvature."
+            f" {floored} of {density.dim} eigenvalues are floored at the level of the best ELBO,"
+            " so that widths along them are no curvature."
         )
     if factor is None:
         reason = "No mode: the covariance at the mode cannot be factored; try full_rank."
@@ -102,7 +107,7 @@ def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> 
 
 
 def _end(density: LogDensity, point: Tensor) -> tuple[float, Curvature | str]:
-    """Climb from a point, and on from saddles; return the height and the curvature at a mode, or why there is none."""
+    """Climb from a point, and on from saddles; return the height and the curvature, or why not."""
     begin, height = point, -float("inf")
     for _ in range(KICKS):
         end = climb(density, point)

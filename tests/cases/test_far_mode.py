@@ -1,4 +1,4 @@
-"""A mode that every start misses: a quarter of the data lie near 0.5, three quarters near 30.
+"""A mode that every start misses: a quarter of the data near 0.5, the rest near 30.
 
 By quadrature over the one latent the posterior has mean 30.003 and sd 0.0533; the mode at 0.5, in
 the midst of all starts, holds about e^-110 of the mass, and chains, restarts and Laplace agree on
@@ -111,7 +111,7 @@ def test_agreement_by_hand_asks_for_it_too(near):
 
 
 def two(width, weight):
-    """Return an entry of N(0, 1) beside a second normal of some width at 400, with `weight` times its mass."""
+    """Return N(0, 1) beside a normal of some width at 400, `weight` times its mass."""
 
     def program():
         x = pyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))

@@ -111,7 +111,7 @@ def test_one_side_alone_decides_too():
 
 
 def test_two_samples_of_one_posterior_are_told_apart_half_of_the_time():
-    """Standardized with the tested draws included, the accuracies of 500 normal draws a side were below 0.5."""
+    """With the tested draws in the standardization, accuracies were below 0.5."""
     rng = np.random.default_rng(0)
     found = [
         c2st_accuracy(rng.standard_normal((500, 1)), rng.standard_normal((500, 1)))[0]

@@ -1,4 +1,4 @@
-"""Climbs, curvature and what Laplace makes of it: a ring, a density without a mode, and who is to blame."""
+"""Climbs and curvature: a ring, a density without a mode, and what is to blame."""
 
 import math
 
@@ -56,7 +56,7 @@ def ring():
 
 
 def test_a_singular_hessian_is_floored_and_marked():
-    """On a ring the width across is that of the curvature; along it there is none, and the fit says so."""
+    """On a ring the width across is that of the curvature; along it there is none."""
     entry, _ = density_of(ring)
     fit = guides.fit(entry, "laplace", seed=0)
     assert fit.stop.status == "ok"
@@ -119,7 +119,7 @@ def test_a_hierarchy_without_a_mode_names_its_scale(name, site):
 
 
 def test_a_saddle_is_left():
-    """Two wells at +-2 along y; the start on the ridge between them settles at the saddle first."""
+    """Two wells at +-2 along y; a start between them settles at the saddle first."""
 
     def program():
         x = pyro.sample("x", dist.Normal(0.0, 1.0))
