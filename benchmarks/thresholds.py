@@ -25,6 +25,7 @@ __all__ = [
     "OTHER_MODE",
     "PARETO_K",
     "RESTART_NATS",
+    "RESTART_SDS",
     "RHAT",
     "SIGMAS",
     "TAIL",
@@ -53,6 +54,7 @@ EBFMI = 0.3
 PARETO_K = 0.7
 IMPORTANCE_ESS = 400  # below this, reweighted moments are shown with a warning
 RESTART_NATS = 1.0  # restarts whose ELBOs differ by more found different solutions
+RESTART_SDS = 1.0  # sds between means of restarts beyond which their answers differ
 HELDOUT_DRAWS = 250
 # nats below what the draws cover at which another mode still counts: at a twentieth of the mass
 # and 3 sds away it moves a mean by 0.15 sd
