@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import log
+from math import inf, log
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.thresholds import LOG_SD, MEAN
@@ -47,8 +47,10 @@ class Score:
     sd of the reference: errors of the shape alone. `tail_se` is the part of the standard error of
     log sd_ratio due to heavier-than-normal tails. `reference_mean` and `reference_sd` are in the
     quantity's own unit. `draws_needed` and `reference_draws_needed` are the (effective) draws each
-    side needs before agreement can be claimed. `extra` holds the columns of plug-in metrics; files
-    omit it if it is empty.
+    side needs before agreement can be claimed. `tail_index` is the larger one of both sides; with
+    `by_quantiles` there is no variance to judge, and `mean_error` and `sd_ratio` are those of the
+    median and of the interquartile range over 1.35, which is also the unit. `extra` holds the
+    columns of plug-in metrics; files omit it if it is empty.
     """
 
     quantity: str
@@ -74,7 +76,19 @@ class Score:
     reference_sd: float = 1.0
     draws_needed: int = 0
     reference_draws_needed: int = 0
+    tail_index: float = -inf
+    by_quantiles: bool = False
     extra: Mapping[str, float] = field(default_factory=dict, metadata={"open": True})
+
+    @property
+    def center(self) -> str:
+        """What `mean_error` is the error of."""
+        return "median" if self.by_quantiles else "mean"
+
+    @property
+    def spread(self) -> str:
+        """What `sd_ratio` is the ratio of."""
+        return "interquartile range" if self.by_quantiles else "sd"
 
     @property
     def log_sd_ratio(self) -> float:

@@ -169,7 +169,12 @@ def _stored(meta: Any, tensors: Any, path: str) -> dict[str, Any]:
             "elbo": _elbo(meta["elbo"]),
             "cost": Cost(**meta["cost"]),
             "restarts": tuple(
-                Restart(seed=r["seed"], elbo=_elbo(r["elbo"]), stop=Stop(**r["stop"]))
+                Restart(
+                    seed=r["seed"],
+                    elbo=_elbo(r["elbo"]),
+                    stop=Stop(**r["stop"]),
+                    answer={k: (float(m), float(s)) for k, (m, s) in r.get("answer", {}).items()},
+                )
                 for r in meta["restarts"]
             ),
             "losses": tensors["losses"].numpy(),

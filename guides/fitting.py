@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 from guides.base.flat import FlatGuide
 from guides.base.initialize import find_start
 from guides.base.local import LocalGuide
-from guides.draws import estimate_elbo, point_sites
+from guides.draws import estimate_elbo, point_sites, weighted_draws
 from guides.objectives.flat import FlatObjective, ProgramObjective
 from guides.objectives.per_unit import LocalObjective
 from guides.objectives.records import objective_of
@@ -39,6 +40,7 @@ from zoo.types import Cost, Data, ModelEntry, Program
 __all__ = ["configure", "fit", "program_objective"]
 
 Progress = Callable[[int, int, float], None]
+ANSWER_DRAWS = 500  # by which the answers of several starts are compared
 # draws of the final ELBO, fewer if a draw has many coordinates
 ELBO_DRAWS, ELBO_NUMBERS = (4000, 200_000)
 
@@ -114,6 +116,7 @@ class _Attempt:
     record: Record
     points: tuple[str, ...]
     density: LogDensity | None = None
+    answer: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def rank(self) -> float:
@@ -202,7 +205,10 @@ def fit(
             gradient_evaluations=gradients,
             sequential_depth=steps,
         ),
-        restarts=tuple(Restart(seed=a.seed, elbo=a.bound, stop=a.outcome.stop) for a in attempts),
+        restarts=tuple(
+            Restart(seed=a.seed, elbo=a.bound, stop=a.outcome.stop, answer=a.answer)
+            for a in attempts
+        ),
         compiled=summary([a.record for a in attempts]),
         history=best.outcome.history,
     )
@@ -254,6 +260,8 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
         used=False, reason="no optimization step was taken", compile_seconds=0.0, cached=False
     )
     points = point_sites(guide, density, final_seed) if value is not None else ()
+    several = value is not None and job.config.restarts > 1
+    answer = _answer(job, density, guide, final_seed) if several else {}
     return _Attempt(
         program=program,
         guide=guide,
@@ -264,6 +272,7 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
         record=record,
         points=points,
         density=density,
+        answer=answer,
     )
 
 
@@ -275,6 +284,25 @@ def _compile_recursion(density: LogDensity, config: FitConfig) -> None:
         density.compile(
             cast(Mode, config.compile), expected_calls=config.steps * config.num_particles
         )
+
+
+def _answer(
+    job: _Job, density: LogDensity, guide: nn.Module, seed: int
+) -> dict[str, tuple[float, float]]:
+    """Return mean and sd of every component of the judged quantities."""
+    u, _, _ = weighted_draws(guide, density, ANSWER_DRAWS, seed)
+    found = {}
+    with torch.no_grad():
+        sites = density.constrain(u)
+        for name, q in job.entry.quantities.items():
+            if not q.judged:
+                continue
+            value = q.fn(sites, job.data).double()
+            places = itertools.product(*map(range, value.shape[1:]))
+            for index, x in zip(places, value.reshape(len(u), -1).unbind(-1), strict=True):
+                label = name + (f"[{', '.join(map(str, index))}]" if index else "")
+                found[label] = float(x.mean()), float(x.std())
+    return found
 
 
 def _carried(job: _Job, given: Fit) -> Program:

@@ -135,11 +135,16 @@ class Elbo:
 
 @dataclass(frozen=True, kw_only=True)
 class Restart:
-    """One start of a fit: its seed, final ELBO and stop."""
+    """One start of a fit: its seed, final ELBO, stop and answer.
+
+    `answer` maps every scalar component of the judged quantities to its mean and sd by 500 draws;
+    it is empty for a single start. Starts that end at one ELBO can still disagree.
+    """
 
     seed: int
     elbo: Elbo | None
     stop: Stop
+    answer: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ ORDER = {
         "contract fitting fit_file draws optimize objectives registry families base session types"
     ),
     "benchmarks": (
-        "cli contract studies speed audit run report comparison reference mcmc metrics"
+        "cli contract studies speed audit run report comparison reference trust mcmc metrics"
         " arviz_bridge workers types verdicts thresholds"
     ),
 }

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.metrics.numbers import rounded
-from benchmarks.thresholds import IMPORTANCE_ESS, RESTART_NATS
+from benchmarks.thresholds import IMPORTANCE_ESS, RESTART_NATS, RESTART_SDS
 from benchmarks.types import Mcmc, ParetoK, Trust
 from guides.draws import point_sentence
 
 if TYPE_CHECKING:
-    from guides.types import Fit
+    from guides.types import Fit, Restart
 
 __all__ = ["BLIND_SPOT", "point_words", "trust_checks"]
 
@@ -110,8 +110,27 @@ def _restarts(fit: Fit) -> Trust:
         )
     best, worst = max(values, key=lambda e: e.value_nats), min(values, key=lambda e: e.value_nats)
     gap, se = best.value_nats - worst.value_nats, (best.se**2 + worst.se**2) ** 0.5
-    text = (
-        f"{len(values)} starts end within {rounded(gap, se)} nats of ELBO (at most"
-        f" {RESTART_NATS:g} is wanted)."
-    )
+    near = f"{len(values)} starts end within {rounded(gap, se)} nats of ELBO"
+    label, apart, low, high = _farthest([r for r in fit.restarts if r.elbo is not None])
+    if gap <= max(RESTART_NATS, 3 * se) and apart > RESTART_SDS:
+        text = (
+            f"{near} but with different answers: {label} has means from {low:.3g} to {high:.3g},"
+            f" {apart:.2g} sds apart."
+        )
+        return Trust(name="restarts", passed=False, sentence=text)
+    text = f"{near} (at most {RESTART_NATS:g} is wanted)."
     return Trust(name="restarts", passed=gap <= max(RESTART_NATS, 3 * se), sentence=text)
+
+
+def _farthest(restarts: Sequence[Restart]) -> tuple[str, float, float, float]:
+    """Return the component whose means differ most, by how many sds, and the two means.
+
+    The sd is the smallest of the restarts': a narrow answer elsewhere is another answer.
+    """
+    found = [("", 0.0, 0.0, 0.0)]
+    for label in restarts[0].answer:
+        pairs = [r.answer[label] for r in restarts if label in r.answer]
+        low, high = min(m for m, _ in pairs), max(m for m, _ in pairs)
+        width = max(min(s for _, s in pairs), 1e-12 * (1 + abs(low) + abs(high)))
+        found.append((label, (high - low) / width, low, high))
+    return max(found, key=lambda f: f[1])

@@ -22,7 +22,9 @@ from benchmarks.metrics.components import Array, Component, Side, component_name
 from benchmarks.metrics.distances import joint_distances
 from benchmarks.metrics.metric import METRICS, Metric, component_metrics, failure
 from benchmarks.metrics.moments import compare_correlations, draws_needed, fixed, reference_scale
+from benchmarks.metrics.tails import judged_by_quantiles
 from benchmarks.reference.coerce import as_reference, broken_chains
+from benchmarks.trust.climbs import climb_for, judged, needs_climbs
 from benchmarks.types import CellStatus, Comparison, Correlations, Distance, Mcmc, Score
 from zoo.density.faults import program_faults
 from zoo.errors import UsageError
@@ -47,6 +49,7 @@ def compare(
     log_density: LogDensity | None = None,
     distances: DistancePolicy = "all",
     heldout: bool = True,
+    climb: bool = True,
 ) -> Comparison:
     """Compare a method's draws with a reference; return scores, a verdict and a sentence.
 
@@ -62,6 +65,8 @@ def compare(
             means, sds, correlations and coverage show no finding; `none` never, so that a wrong
             joint shape goes unnoticed.
         heldout: score held-out rows if the data have some.
+        climb: before `agrees` with chains without the gate `wide_climbs`, look for modes that they
+            miss, with a tenth of the gradients of both sides.
 
     Raises:
         UsageError: no quantity in common, quantities of different shapes, or a guide given as the
@@ -97,7 +102,9 @@ def compare(
     correlations: Correlations | None = None
     joint: tuple[Distance, ...] = ()
     if method is not None and other is not None:
-        scores = _scores(components, method, other, notes)
+        method, other, tails = judged_by_quantiles(method, other)
+        scores = _scores(components, method, other, tails, notes)
+        notes += _without_variance(scores)
         correlations = compare_correlations(method, other, components)
         judged = [i for i, c in enumerate(components) if c.judged]
         if judged and (
@@ -119,6 +126,11 @@ def compare(
         missing=missing,
         unconverged=unconverged,
     )
+    if verdict == "agrees" and needs_climbs(truth) and climb:
+        truth, said = _climbed(posterior, truth, fit)
+        notes.append(said)
+        if not truth.usable:
+            verdict, reasons = decide((), unusable=truth.reason)
     points = guide_scores.points(posterior, fit, components, method, other)
     weights = guide_scores.weights(posterior) if failure is None and not points else None
     pareto_k = (
@@ -145,6 +157,7 @@ def compare(
             mcmc=mcmc,
             trust=trust,
             entry=posterior.entry,
+            climbed=not needs_climbs(truth),
         ),
         fit=fit,
         status=_status(fit, failure, unconverged),
@@ -200,6 +213,19 @@ def failed(
     )
 
 
+def _climbed(posterior: Posterior, truth: Reference, fit: Fit | None) -> tuple[Reference, str]:
+    """Return the reference with the result of wide climbs, and that result as a sentence."""
+    own = truth.posterior
+    assert own is not None
+    if own.entry.learns and fit is None:
+        return truth, "Not climbed: the trained program is not available."
+    spent = posterior.cost.gradient_evaluations + own.cost.gradient_evaluations
+    given = fit if own.entry.learns else None
+    found = climb_for(truth, given, (posterior, own), spent)
+    sentence = found.sentence
+    return judged(truth, found.gate, sentence), f"{sentence[0].upper()}{sentence[1:]}."
+
+
 def _sides(
     posterior: Posterior, truth: Reference | None, values: dict[str, Array]
 ) -> tuple[list[Component], Side, Side | None]:
@@ -241,8 +267,21 @@ def _sides(
     )
 
 
+def _without_variance(scores: Sequence[Score]) -> list[str]:
+    """Return a note that names the components judged by quantiles."""
+    found = [s for s in scores if s.by_quantiles and s.judged]
+    if not found:
+        return []
+    worst = max(found, key=lambda s: s.tail_index)
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return [
+        f"{worst.label}{more}: judged by quantiles (median, interquartile range), since a tail"
+        f" index of {worst.tail_index:.2f} leaves no variance."
+    ]
+
+
 def _scores(
-    components: Sequence[Component], method: Side, reference: Side, notes: list[str]
+    components: Sequence[Component], method: Side, reference: Side, tails: Array, notes: list[str]
 ) -> tuple[Score, ...]:
     """Return one score per component; a plug-in that fails is omitted, with a note."""
     scale, constant = reference_scale(method, reference), fixed(method, reference)
@@ -274,6 +313,8 @@ def _scores(
                 reference_sd=float(reference.sd[i]),
                 draws_needed=int(ours[i]),
                 reference_draws_needed=int(theirs[i]),
+                tail_index=float(tails[i]),
+                by_quantiles=method.by_quantiles is not None and bool(method.by_quantiles[i]),
                 extra={name: float(values[i]) for name, values in extra.items()},
             )
         )

@@ -31,6 +31,7 @@ def comparison_sentence(
     mcmc: Mcmc | None = None,
     trust: Sequence[Trust] = (),
     entry: ModelEntry | None = None,
+    climbed: bool = True,
 ) -> str:
     """Return what was found and what to do next.
 
@@ -42,7 +43,8 @@ def comparison_sentence(
         text = (
             f"{method} agrees with the {kind} reference: every mean and sd is within its line"
         ).replace("  ", " ")
-        return f"{text}{tail}."
+        unseen = "" if climbed else "; not climbed: modes elsewhere were not looked for"
+        return f"{text}{tail}{unseen}."
     if verdict == "no_reference":
         failed = [t.sentence for t in trust if t.passed is False]
         passed = sum(1 for t in trust if t.passed)
@@ -119,7 +121,10 @@ def short_finding(comparison: Comparison) -> str:
             f" {'narrow' if score.sd_ratio < 1 else 'wide'}"
         )
     if abs(score.mean_error) > MEAN:
-        words.append(f"mean off by {rounded(abs(score.mean_error), score.mean_error_se)} sd")
+        size = rounded(abs(score.mean_error), score.mean_error_se)
+        words.append(
+            f"{score.center} off by {size} {'IQR / 1.35' if score.by_quantiles else 'sd'}"
+        )
     if comparison.verdict == "shifted":
         words.reverse()
     return f"{score.label} {', '.join(words)}" if words else _clause(first.sentence)

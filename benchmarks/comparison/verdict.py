@@ -98,8 +98,9 @@ def _location(s: Score, z: float) -> Reason | None:
     if not abs(s.mean_error) > line:
         return None
     text = (
-        f"{s.label}: mean off by {value_with_error(s.mean_error, s.mean_error_se, sign=True)} sd"
-        f" (line {line:.2f})"
+        f"{s.label}: {s.center} off by"
+        f" {value_with_error(s.mean_error, s.mean_error_se, sign=True)} {_unit(s)}"
+        f" (line {line:.2f}){_without_variance(s)}"
     )
     return Reason(verdict="shifted", label=s.label, excess=abs(s.mean_error) / line, sentence=text)
 
@@ -109,10 +110,27 @@ def _scale(s: Score, z: float) -> Reason | None:
     if not abs(s.log_sd_ratio) > line:
         return None
     verdict: VerdictWord = "too_narrow" if s.log_sd_ratio < 0 else "too_wide"
-    text = f"{s.label}: sd is {value_with_error(s.sd_ratio, s.sd_ratio_se)} times the reference's"
+    if s.by_quantiles and abs(s.aligned90 - 0.9) > max(COVERAGE90 / 2, z * s.coverage90_se):
+        verdict = "wrong_shape"  # the middle and the 90 % interval ask for different scales
+    text = (
+        f"{s.label}: {s.spread} is {value_with_error(s.sd_ratio, s.sd_ratio_se)} times the"
+        f" reference's{_without_variance(s)}"
+    )
     if s.sd_ratio == 0:
         text = f"{s.label}: a point, no spread (sd 0 times the reference's)"
     return Reason(verdict=verdict, label=s.label, excess=abs(s.log_sd_ratio) / line, sentence=text)
+
+
+def _unit(s: Score) -> str:
+    return "IQR / 1.35" if s.by_quantiles else "sd"
+
+
+def _without_variance(s: Score) -> str:
+    """Return why quantiles are judged, in brackets, where they are."""
+    return (
+        f" (quantiles, since its tail index {s.tail_index:.2f} leaves no variance)"
+        * s.by_quantiles
+    )
 
 
 def _mixed_widths(named: Sequence[Reason]) -> list[Reason]:

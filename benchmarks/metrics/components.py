@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.arviz_bridge import mcse_mean, mcse_sd
 from zoo.errors import UsageError
@@ -54,6 +55,8 @@ class Side:
             draws.
         tail_se: `[component]`, the part of sd_se / sd that heavier-than-normal tails add to the
             normal value 1 / sqrt(2 ESS).
+        by_quantiles: `[component]`, where `mean` and `sd` are the median and the scaled
+            interquartile range (`benchmarks.metrics.tails`); None for nowhere.
     """
 
     draws: Array
@@ -64,6 +67,7 @@ class Side:
     sd_se: Array
     ess: Array
     tail_se: Array
+    by_quantiles: NDArray[np.bool_] | None = None
 
     @property
     def flat(self) -> Array:
@@ -81,7 +85,10 @@ class Side:
         parts = {
             n: getattr(self, n)[c] for n in ("mean", "mean_se", "sd", "sd_se", "ess", "tail_se")
         }
-        return Side(draws=self.draws[..., c], independent=self.independent, **parts)
+        marks = None if self.by_quantiles is None else self.by_quantiles[c]
+        return Side(
+            draws=self.draws[..., c], independent=self.independent, by_quantiles=marks, **parts
+        )
 
 
 def evaluate(posterior: Posterior, names: Sequence[str] | None = None) -> dict[str, Array]:
@@ -154,7 +161,8 @@ def side(
     held = own.pop("held_sd_se")
     scale = np.where(own["sd"] > 0, own["sd"], 1.0)
     tail = np.sqrt(np.maximum(held**2 - normal**2, 0.0)) / scale
-    return Side(draws=draws, independent=independent, tail_se=tail, **own)
+    parts: dict[str, Any] = own
+    return Side(draws=draws, independent=independent, tail_se=tail, **parts)
 
 
 def _overlay(own: dict[str, Array], where: slice, name: str, moments: Moments) -> None:

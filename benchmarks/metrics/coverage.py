@@ -37,12 +37,20 @@ def interval_coverage(method: Side, reference: Side, level: float) -> Coverage:
     q, p, ours = method.flat, reference.flat, method.quantiles
     low, high = ENDS[level]
     # Standardize by the stored draws: moments of a stored reference may come from more draws.
-    sd_q = np.where(q.std(0) > 0, q.std(0), 1.0)
-    aligned = (ours - q.mean(0)) / sd_q * p.std(0) + p.mean(0)
+    (mean_q, sd_q), (mean_p, sd_p) = (_held(q, method), _held(p, reference))
+    aligned = (ours - mean_q) / np.where(sd_q > 0, sd_q, 1.0) * sd_p + mean_p
     share = _inside(p, ours[low], ours[high])
     return Coverage(
         share, _share_se(share, level, method, reference), _inside(p, aligned[low], aligned[high])
     )
+
+
+def _held(draws: Array, one: Side) -> tuple[Array, Array]:
+    """Return mean and sd of stored draws, or median and scaled IQR (`Side.by_quantiles`)."""
+    mean, sd = draws.mean(0), draws.std(0)
+    if one.by_quantiles is None:
+        return mean, sd
+    return np.where(one.by_quantiles, one.mean, mean), np.where(one.by_quantiles, one.sd, sd)
 
 
 def _inside(draws: Array, low: Array, high: Array) -> Array:

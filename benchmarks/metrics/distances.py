@@ -16,6 +16,7 @@ from benchmarks.metrics.components import Array, Side
 from benchmarks.metrics.draw_sets import thinned
 from benchmarks.metrics.metric import METRICS, JointDistance, failure, joint_distances_known
 from benchmarks.metrics.moments import both_vary
+from benchmarks.metrics.tails import tamed
 from benchmarks.thresholds import C2ST_DRAWS
 from benchmarks.types import Distance
 from zoo.errors import UsageError
@@ -64,6 +65,7 @@ def joint_distances(
     autocorrelated side is thinned to its ESS. Empty if too few draws are left, or if no component
     varies on both sides. A plug-in distance that fails is omitted, with a sentence in `notes`.
     """
+    method, reference = tamed(method, reference)
     varies = np.flatnonzero(both_vary(method, reference))
     if not len(varies):
         return ()

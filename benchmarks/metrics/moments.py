@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.metrics.components import Array, Component, Side
+from benchmarks.metrics.tails import tamed
 from benchmarks.thresholds import AGREE, CORRELATION, SIGMAS, multiplier
 from benchmarks.types import Correlations
 
@@ -110,6 +111,7 @@ def compare_correlations(
     assuming normality; ESS is the smaller of the two. The maximum over many pairs needs a stricter
     threshold: max(0.2, z se) with z = `multiplier(pairs)`.
     """
+    method, reference = tamed(method, reference)
     varies = both_vary(method, reference)
     keep = [i for i, c in enumerate(components) if c.judged and varies[i]]
     if len(keep) > MOST_COMPONENTS:

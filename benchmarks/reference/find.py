@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from benchmarks.reference import gates as certify
 from benchmarks.reference.coerce import as_reference
 from benchmarks.reference.write import write
+from benchmarks.trust.climbs import GATE, wide_climbs
 from zoo.density.log_density import LogDensity
 from zoo.errors import ReferenceError
 from zoo.seeds import derive_seed
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["chains_given", "check", "exact_given", "find", "write"]
 
 PSEUDO_CHAINS, EXACT_DRAWS = 4, 2_000
+CLIMBS = 2_000  # gradients that wide climbs take, about
 
 
 def find(
@@ -36,6 +38,7 @@ def find(
     nuts: Posterior | None = None,
     given: Fit | None = None,
     folder: Path | None = None,
+    failed: str = "",
 ) -> Reference:
     """Return the ground truth of an entry: the first that is available.
 
@@ -50,10 +53,13 @@ def find(
         nuts: chains of this run.
         given: the fit whose trained program the chains were run on (entries that learn weights).
         folder: folder of stored references, by default that of the package.
+        failed: why the NUTS of this run gave no chains, empty if it did or was not run.
     """
     data = entry.load_data() if data is None else data
     if given is not None or entry.learns:
-        return (None if given is None else exact_given(entry, data, given)) or chains_given(nuts)
+        return (None if given is None else exact_given(entry, data, given)) or chains_given(
+            nuts, failed
+        )
     owner = stored_reference.borrowed(entry)
     exact = owner.exact(data)
     if exact is not None:
@@ -64,11 +70,11 @@ def find(
             return stored
     if nuts is not None:
         return as_reference(nuts)
-    cure = (
-        f"`zoo reference {owner.key} --write` makes one"
-        if owner.reference == "stored"
-        else "run NUTS on it"
-    )
+    cure = "run NUTS on it"
+    if owner.reference == "stored":
+        cure = f"`zoo reference {owner.key} --write` makes one"
+    elif failed:
+        cure = f"NUTS failed on it: {failed.rstrip('.')}"
     return Reference(
         kind="none",
         posterior=None,
@@ -90,14 +96,15 @@ def exact_given(entry: ModelEntry, data: Data, given: Fit) -> Reference | None:
     return None if exact is None else _analytic(entry, data, exact)
 
 
-def chains_given(nuts: Posterior | None) -> Reference:
-    """Return chains that were run on a trained program as its reference."""
+def chains_given(nuts: Posterior | None, failed: str = "") -> Reference:
+    """Return chains that were run on a trained program as its reference, or why there are none."""
     if nuts is None:
+        cure = f"NUTS failed on them: {failed.rstrip('.')}" if failed else "run NUTS as well"
         return Reference(
             kind="none",
             posterior=None,
             usable=False,
-            reason="No chains were run on the learned weights; run NUTS as well.",
+            reason=f"No chains were run on the learned weights; {cure}.",
         )
     return dataclasses.replace(as_reference(nuts), kind="conditional")
 
@@ -152,9 +159,10 @@ def _belongs(found: Reference) -> bool:
 def check(entry: ModelEntry, *, folder: Path | None = None) -> Reference:
     """Check a stored reference against its stored draws.
 
-    Checks R-hat and the ESS band at the stored size, moments, Stein's identities and the
-    fingerprint. Divergences and E-BFMI are read from the record, since the unthinned chains are
-    not stored. A closed form is checked by Stein's identities on its exact draws.
+    Checks R-hat and the ESS band at the stored size, moments, Stein's identities, wide
+    climbs and the fingerprint. Divergences and E-BFMI are read from the record, since the
+    unthinned chains are not stored. A closed form is checked by Stein's identities on
+    its exact draws.
     """
     owner = stored_reference.borrowed(entry)
     data = owner.load_data()
@@ -206,6 +214,11 @@ def check(entry: ModelEntry, *, folder: Path | None = None) -> Reference:
                 f"the {where} is {distance:.1f} standard errors from its value under the program"
                 f" (limit {most:.1f})"
             )
+        if exact is None:
+            log_density.compile("auto", expected_calls=CLIMBS)
+            climbs = wide_climbs(log_density, posterior)
+            gates |= {} if climbs.gate is None else {GATE: climbs.gate}
+            problems += [] if climbs.better is None else [climbs.sentence]
     # Gates of the full run, as recorded, keep their own names beside those checked here.
     recorded = {
         f"recorded {name}": passed for name, passed in found.gates.items() if name != "fingerprint"

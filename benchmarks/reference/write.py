@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.mcmc.nuts import run_nuts
 from benchmarks.reference import gates as certify
+from benchmarks.trust.climbs import GATE, wide_climbs
 from zoo.density.log_density import LogDensity
 from zoo.errors import InfrastructureError, ReferenceError, UsageError
 from zoo.storage import write_whole
@@ -46,7 +47,7 @@ def write(
 
     Ten chains give 10,000 nearly independent draws (2,000 in the declared smaller tier). A
     divergence raises the target acceptance rate, dependence raises the thinning. Nothing is
-    written unless every gate passes.
+    written unless every gate passes and wide climbs find no other mode of comparable mass.
 
     Raises:
         UsageError: the entry borrows its reference, has a closed form, or learns weights.
@@ -113,6 +114,16 @@ def write(
                 f"No reference of {entry.key} was written: {failed} failed{hint}; reparameterize"
                 " the program, or use the small tier."
             )
+    climbs = wide_climbs(log_density, thinned, seed=seed)
+    say(f"{entry.key}: {climbs.sentence}")
+    if climbs.better is not None:
+        raise ReferenceError(
+            f"No reference of {entry.key} was written: {climbs.sentence}; the chains start too"
+            " near to each other to see it."
+        )
+    if climbs.gate:
+        gates[GATE] = True
+    values["climb_gradients"] = float(climbs.gradients)
     values["thin"], values["seconds"], values["gradients"] = (
         float(THIN[thin]),
         full.cost.seconds,

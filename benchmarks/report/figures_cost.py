@@ -20,9 +20,11 @@ LOWEST = 1e-3  # reference sds; smaller errors are drawn at the edge
 def cost_points(
     view: View, by: Literal["gradients", "seconds"]
 ) -> dict[str, tuple[float, float, float]]:
-    """Return (cost, worst absolute mean error, its standard error) per method.
+    """Return (cost, worst error, its standard error) per method.
 
-    Only judged components count.
+    The error of a component is the larger of |mean error| and |log sd ratio|, whose thresholds
+    are about the same: a method that is only too narrow lies as high as one that is as much
+    shifted. Only judged components count.
     """
     points: dict[str, tuple[float, float, float]] = {}
     for name, comparison in view.by_name.items():
@@ -30,8 +32,16 @@ def cost_points(
         x = float(spent.gradient_evaluations if by == "gradients" else spent.seconds)
         judged = [s for s in comparison.scores if s.judged and np.isfinite(s.mean_error)]
         if judged and x > 0 and comparison.verdict != "fit_failed":
-            worst = max(judged, key=lambda s: abs(s.mean_error))
-            points[name] = (x, abs(worst.mean_error), worst.mean_error_se)
+            errors = [
+                (abs(value), se)
+                for s in judged
+                for value, se in (
+                    (s.mean_error, s.mean_error_se),
+                    (s.log_sd_ratio, s.log_sd_ratio_se),
+                )
+                if np.isfinite(value)
+            ]
+            points[name] = (x, *max(errors, key=lambda e: e[0]))
     return points
 
 
@@ -46,14 +56,18 @@ def uncompiled(view: View) -> set[str]:
 
 
 def noise_floor(view: View) -> float | None:
-    """Return three standard errors of the most precise method's mean errors.
+    """Return three standard errors of the most precise method's mean errors and log sd ratios.
 
     It is the largest over components, for the method for which that is smallest.
     """
     found = []
     for comparison in view.by_name.values():
         errors = [
-            s.mean_error_se for s in comparison.scores if s.judged and np.isfinite(s.mean_error_se)
+            se
+            for s in comparison.scores
+            if s.judged
+            for se in (s.mean_error_se, s.log_sd_ratio_se)
+            if np.isfinite(se)
         ]
         if errors and comparison.verdict != "fit_failed":
             found.append(3 * max(errors))
@@ -61,7 +75,7 @@ def noise_floor(view: View) -> float | None:
 
 
 def cost(view: View, by: Literal["gradients", "seconds"]) -> Any | None:
-    """Draw the worst mean error against cost on log axes.
+    """Draw the worst error of a mean or an sd against cost on log axes.
 
     Includes direct labels, the noise floor and the threshold of 0.15.
     """
@@ -124,7 +138,7 @@ def cost(view: View, by: Literal["gradients", "seconds"]) -> Any | None:
     log_axis(axis, x_range, (low, high))
     axis.set(
         xlabel="gradient evaluations" if by == "gradients" else "seconds",
-        ylabel="worst |mean error| (ref. sds)",
+        ylabel="worst |mean error| or |log sd ratio|",
     )
     axis.grid(True)
     return figure

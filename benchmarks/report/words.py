@@ -9,7 +9,7 @@ from benchmarks.comparison.fit_checks import point_words
 from benchmarks.metrics.metric import METRICS, Metric, component_metrics, joint_distances_known
 from benchmarks.report.numbers import plain, with_error
 from benchmarks.thresholds import LOG_SD, MEAN
-from benchmarks.types import Comparison, Score
+from benchmarks.types import Comparison, Reason, Score
 from benchmarks.verdicts import VERDICTS, verdict_of
 
 __all__ = [
@@ -272,7 +272,7 @@ def headline(comparison: Comparison) -> tuple[str, str]:
     judged = [s for s in comparison.scores if s.judged]
     score = next((s for s in judged if reason is not None and s.label == reason.label), None)
     if comparison.verdict == "wrong_shape" and reason is not None:
-        return _shape(comparison, reason.label, score)
+        return _shape(comparison, reason, score)
     score = score or comparison.worst()
     if score is None:
         return "", ""
@@ -282,22 +282,35 @@ def headline(comparison: Comparison) -> tuple[str, str]:
     ):
         return (
             score.label,
-            f"mean {with_error(score.mean_error, score.mean_error_se, sign=True)} sd",
+            f"{score.center} {with_error(score.mean_error, score.mean_error_se, sign=True)} sd",
         )
     return score.label, (
         "a point, sd ×0"
         if score.sd_ratio == 0
-        else f"sd {with_error(score.sd_ratio, score.sd_ratio_se, times=True)}"
+        else f"{'IQR' if score.by_quantiles else 'sd'}"
+        f" {with_error(score.sd_ratio, score.sd_ratio_se, times=True)}"
     )
 
 
-def _shape(comparison: Comparison, label: str, score: Score | None) -> tuple[str, str]:
+def _cover(reason: Reason, score: Score) -> str:
+    """Return the coverage a reason is about, with its sentence's number: `50 % cover 78 %`."""
+    levels = ((0.9, score.coverage90, score.aligned90), (0.5, score.coverage50, score.aligned50))
+    for level, share, aligned in levels:
+        if f"central {level:.0%} interval" in reason.sentence:
+            after = "are aligned" in reason.sentence
+            value = 100 * (aligned if after else share)
+            return f"{100 * level:.0f} % cover {value:.0f} %{' aligned' * after}"
+    return f"90 % cover {100 * score.coverage90:.0f} %"
+
+
+def _shape(comparison: Comparison, reason: Reason, score: Score | None) -> tuple[str, str]:
     """Return what is wrong with a shape.
 
     It is a coverage, a correlation, mixed widths, or the distance over its threshold.
     """
+    label = reason.label
     if score is not None:
-        return label, f"90 % cover {100 * score.coverage90:.0f} %"
+        return label, _cover(reason, score)
     pair = comparison.correlations
     if pair and label == ", ".join(pair["labels"]):
         return (

@@ -166,6 +166,8 @@ JUDGES = (
     "benchmarks/comparison",
     "benchmarks/metrics",
     "benchmarks/reference/coerce.py",
+    "benchmarks/trust",
+    "guides/base/modes.py",
     "benchmarks/mcmc/diagnostics.py",
     "benchmarks/thresholds.py",
     "benchmarks/verdicts.py",
@@ -429,7 +431,7 @@ def compare_cell(
     Draws that are the reference would agree with themselves in any case, so they get no scores.
     """
     if reference.posterior is not posterior:
-        return scored_cell(content, compare(posterior, reference, fit=fit))
+        return scored_cell(content, compare(posterior, reference, fit=fit, climb=False))
     alone = compare(posterior, None)
     because = tuple(
         dataclasses.replace(r, sentence="it is the reference of the other rows")

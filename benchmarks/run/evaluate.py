@@ -26,10 +26,12 @@ from benchmarks.run.cell import (
     load_fit,
     load_posterior,
 )
+from benchmarks.run.failures import chains_failed, failures
 from benchmarks.run.prepare import command
 from benchmarks.run.progress import Events
 from benchmarks.run.record import comparison_of, digest_of, machine, reference_record, versions
 from benchmarks.run.store import RunDir, strict_json
+from benchmarks.trust.climbs import climb_for, judged, needs_climbs
 from benchmarks.types import Comparison
 from benchmarks.workers import Task, TaskResult, run_tasks
 from zoo.errors import InfrastructureError, LostWorkerError
@@ -78,10 +80,7 @@ def evaluate(
     for key in work.quick:
         work.references[key] = work.find(key)
     work.do(
-        [
-            *map(work.truth, work.slow),
-            *(job for key in work.quick for job in work.comparisons(key)),
-        ],
+        [*map(work.truth, work.slow), *(job for key in work.quick for job in work.climbed(key))],
         jobs,
     )
     contents = [work.contents[c.name] for c in cells if c.name in work.contents]
@@ -90,7 +89,7 @@ def evaluate(
         cells=contents,
         references={key: reference_record(r) for key, r in work.references.items()},
         report=work.report(),
-        failures=[*_failures(contents), *work.broken],
+        failures=[*failures(contents), *work.broken],
     )
 
 
@@ -128,6 +127,7 @@ class _Evaluation:
         for cell in cells:
             self.groups.setdefault(cell.prepared.entry.key, []).append(cell)
         self.references: dict[str, Reference] = {}
+        self.climbs: dict[str, dict[str, Any]] = {}
         self.broken: list[str] = []
         self._compared: dict[str, list[Comparison]] = {}
         self.parts: dict[str, tuple[list[PredictiveCheck], PredictionTable | None]] = {}
@@ -191,6 +191,10 @@ class _Evaluation:
             None,
         )
 
+    def why_no_chains(self, key: str) -> str:
+        """Return why the chains of an entry failed, empty if they did not."""
+        return chains_failed([self.contents[c.name] for c in self.present(key)])
+
     def find(self, key: str) -> Reference:
         """Find the ground truth of an entry in this process.
 
@@ -198,7 +202,14 @@ class _Evaluation:
         """
         prepared, given = self.prepared(key), self.learned(key)
         return self.usable(
-            key, references.find(prepared.entry, prepared.data, nuts=self.nuts(key), given=given)
+            key,
+            references.find(
+                prepared.entry,
+                prepared.data,
+                nuts=self.nuts(key),
+                given=given,
+                failed=self.why_no_chains(key),
+            ),
         )
 
     def usable(self, key: str, found: Reference) -> Reference:
@@ -228,14 +239,44 @@ class _Evaluation:
                 self.broken.append(f"{key}: its ground truth was not computed: {result.error}")
                 self.events.warn(self.broken[-1])
             known = (
-                references.chains_given(self.nuts(key))
+                references.chains_given(self.nuts(key), self.why_no_chains(key))
                 if found is None
                 else _with(found, prepared.entry, prepared.data)
             )
             self.references[key] = self.usable(key, known)
-            return self.comparisons(key)
+            return self.climbed(key)
 
         return _Job(task=Task(f"{key} truth", compute), take=take)
+
+    def climbed(self, key: str) -> list[_Job]:
+        """Return the job of wide climbs if the reference needs them, else `comparisons`."""
+        found, rows = self.references[key], self.present(key)
+        if not needs_climbs(found) or not any(c.method != NUTS for c in rows):
+            return self.comparisons(key)
+        basis = f"{digest_of(found)}-{[c.name for c in rows if c.method == NUTS][:1]}-{_code()}"
+
+        def settle(outcome: dict[str, Any]) -> list[_Job]:
+            self.climbs[key] = outcome
+            now = judged(found, outcome["gate"], outcome["sentence"])
+            self.references[key] = self.usable(key, now)
+            return self.comparisons(key)
+
+        seen = [(self.contents[c.name]["reference"] or {}).get("climbs") for c in rows]
+        known = [c for c in seen if c and (c["basis"] == basis or not self.run.locked)]
+        if known or not self.run.locked:
+            return settle(known[0]) if known else self.comparisons(key)
+
+        def take(result: TaskResult) -> list[_Job]:
+            if result.status == "ok":
+                climbs = result.value
+                return settle({"basis": basis, "gate": climbs.gate, "sentence": climbs.sentence})
+            self.events.warn(f"{key}: no wide climbs: {result.error}")
+            return self.comparisons(key)
+
+        given, draws = self.learned(key), [self.posteriors[c.name] for c in rows]
+        spent = sum(self.contents[c.name]["cost"]["gradient_evaluations"] for c in rows)
+        task = Task(f"{key} wide climbs", lambda: climb_for(found, given, draws, spent))
+        return [_Job(task=task, take=take)]
 
     def comparisons(self, key: str) -> list[_Job]:
         """Return the jobs that compare the cells of an entry with its current reference.
@@ -272,6 +313,7 @@ class _Evaluation:
                 self.events.warn(f"{cell.label}: the comparison failed: {result.error}")
             if scored["reference"] is not None:
                 scored["reference"]["digest"] = _truth(reference)
+                scored["reference"]["climbs"] = self.climbs.get(cell.prepared.entry.key)
             if self.run.locked:
                 self.run.rewrite(cell.name, "cell.json", strict_json(scored))
             self.contents[cell.name] = scored
@@ -409,23 +451,3 @@ def _code() -> str:
 
 def _truth(reference: Reference) -> str:
     return f"{digest_of(reference)}-{_code()}"
-
-
-def _failures(cells: list[dict[str, Any]]) -> list[str]:
-    """Return which gates failed: fits without usable draws, and unusable references."""
-    failed = []
-    for cell in cells:
-        row = f"{cell['entry']} {cell['method']}" + (
-            f" seed {cell['seed']}" if cell["seed"] else ""
-        )
-        if cell["status"] not in ("ok", "not_converged") or cell["verdict"] in (
-            None,
-            "fit_failed",
-        ):
-            failed.append(
-                f"{row}: {cell['status']}:"
-                f" {cell['sentence'] or (cell['stop'] or {}).get('sentence', '')}"
-            )
-        elif cell["verdict"] == "reference_unusable":
-            failed.append(f"{row}: {cell['sentence']}")
-    return failed

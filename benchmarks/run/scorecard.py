@@ -71,7 +71,7 @@ class Scorecard:
                 ""
                 if worst is None
                 else (
-                    f"{worst.label}: mean off by {worst.mean_error:+.2f} sd, sd ratio"
+                    f"{worst.label}: {worst.center} off by {worst.mean_error:+.2f} sd, sd ratio"
                     f" {worst.sd_ratio:.2f}"
                 )
             )

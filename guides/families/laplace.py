@@ -1,17 +1,17 @@
 """Laplace: q(u) = Normal(u; m, (-H)^-1), m the mode of log p(u, data), H its Hessian.
 
 No stochastic optimization: L-BFGS from several starts on the unconstrained vector, then one
-Hessian. It cannot represent skewness or a second mode, sees the curvature only at the mode, and
-does not exist if the density has no mode (centered hierarchies) or the Hessian there is not
-negative definite; such fits end as `init_failed` with the reason.
+Hessian. It cannot represent
+skewness or a second mode and sees the curvature only at the mode. A density that keeps rising has
+no mode (centered hierarchies): such fits end `init_failed` with the direction. Where the search
+settles but the Hessian is singular (a ring, an unidentified sum), its eigenvalues are floored at
+the level of the best ELBO, and the fit says so.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import scipy.optimize
 import torch
 from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from guides.base.family import Family
 from guides.base.flat import build_autoguide, fill
 from guides.base.initialize import first_point
+from guides.base.modes import SETTLED, Curvature, climb, curvature, direction
 from guides.types import Stop
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError
@@ -26,8 +27,10 @@ from zoo.types import Data, ModelEntry, Program
 
 STARTS = 4
 RADII = (0.1, 0.5, 1.0, 2.0)
-EVALUATIONS = 4000
-LARGEST_CONDITION = 1e12
+KICKS = 3  # climbs away from a saddle
+SINGULAR = 1e-6  # of the largest eigenvalue: below it a direction has no curvature of its own
+FLOORS = tuple(10.0**-k for k in range(9))  # of the largest eigenvalue
+DRAWS = 64
 
 __all__ = ["FAMILY", "build", "solve"]
 
@@ -51,122 +54,119 @@ def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> 
     Returns:
         Why it ended, and the number of gradients.
     """
-    spent, ends, failures = 0, [], []
+    before, tried = density.gradient_evaluations, 0
+    modes: list[Curvature] = []
+    flat: list[Curvature] = []
+    failures: list[tuple[float, str]] = []
+
+    def spent() -> int:
+        return tried + density.gradient_evaluations - before
+
     for start in range(STARTS):
         try:
-            point, tried = first_point(density, generator, RADII[start])
+            point, drawn = first_point(density, generator, RADII[start])
         except FitError as error:
-            return Stop(status="init_failed", step=0, sentence=str(error)), spent + 10
-        mode, value, used = _climb(density, point)
-        spent += tried + used
-        factor, reason = _curvature(density, mode)
-        spent += density.dim
-        if factor is None:
-            failures.append((value, reason))
+            return Stop(status="init_failed", step=0, sentence=str(error)), spent() + 10
+        tried += drawn
+        height, end = _end(density, point)
+        if isinstance(end, str):
+            failures.append((height, end))
         else:
-            ends.append((value, mode, factor))
-    if not ends:
-        value, reason = max(failures, key=lambda f: f[0])
-        return (
-            Stop(
-                status="init_failed",
-                step=0,
-                sentence=(
-                    f"No mode from {STARTS} starts: {reason}; try full_rank, or a non-centered"
-                    " form."
-                ),
-            ),
-            spent,
+            (modes if end.settled else flat).append(end)
+    if not (modes or flat):
+        _, reason = max(failures)
+        sentence = (
+            f"No mode from {STARTS} starts: {reason}; try full_rank, or a non-centered form."
         )
-    value, mode, factor = max(ends, key=lambda e: e[0])
-    higher = [f for f in failures if f[0] > value + 10.0]
+        return Stop(status="init_failed", step=0, sentence=sentence), spent()
+    best = max((*modes, *flat), key=lambda c: c.height)
+    higher = [f for f in failures if f[0] > best.height + 10.0]
     if higher:
-        return (
-            Stop(
-                status="init_failed",
-                step=0,
-                sentence=f"The density keeps rising past its local mode: {higher[0][1]}.",
-            ),
-            spent,
+        sentence = f"The density keeps rising past its local mode: {max(higher)[1]}."
+        return Stop(status="init_failed", step=0, sentence=sentence), spent()
+    near = sum(abs(best.height - c.height) < 1e-3 for c in (*modes, *flat))
+    sentence = (
+        f"Mode of log density {best.height:.6g} nats, reached from {near} of {STARTS} starts."
+    )
+    if best.settled:
+        mode = best.point + best.vectors @ ((best.vectors.T @ best.gradient) / best.values)
+        factor = _factor(best.vectors, best.values)
+    else:
+        mode, (factor, floored) = best.point, _floored(density, best, generator)
+        sentence += (
+            f" The Hessian is singular there along {direction(density, best.vectors[:, 0])}:"
+            f" {floored} of {density.dim} eigenvalues are floored at the level of the best ELBO,"
+            " so that widths along them are no curvature."
         )
+    if factor is None:
+        reason = "No mode: the covariance at the mode cannot be factored; try full_rank."
+        return Stop(status="init_failed", step=0, sentence=reason), spent()
     scale = factor.diagonal()
     fill(guide, loc=mode, scale=scale, scale_tril=factor / scale[:, None])
-    near = sum(abs(value - e[0]) < 1e-3 for e in ends)
-    return (
-        Stop(
-            status="ok",
-            step=0,
-            sentence=(
-                f"Mode of log density {value:.6g} nats, reached from {near} of {STARTS} starts."
-            ),
-        ),
-        spent,
-    )
+    return Stop(status="ok", step=0, sentence=sentence), spent()
 
 
-def _climb(density: LogDensity, point: Tensor) -> tuple[Tensor, float, int]:
-    """Maximize the log density by L-BFGS-B, twice: the restart drops outdated curvature."""
-    calls = 0
+def _end(density: LogDensity, point: Tensor) -> tuple[float, Curvature | str]:
+    """Climb from a point, and on from saddles; return the height and the curvature, or why not."""
+    begin, height = point, -float("inf")
+    for _ in range(KICKS):
+        end = climb(density, point)
+        height = end.height
+        found = curvature(density, end.point)
+        if found is None:
+            return height, "the Hessian is not finite where the search ended"
+        lowest, highest = float(found.values[0]), float(found.values[-1])
+        where = direction(density, found.vectors[:, 0])
+        along = found.vectors.T @ found.gradient
+        bent = found.values > SINGULAR * highest
+        slope = float(found.gradient.abs().max())
+        promised = float((along[bent] ** 2 / found.values[bent]).sum())
+        if not (highest > 0 and promised <= SETTLED and (bent.all() or slope <= SETTLED)):
+            return height, (
+                "the search did not settle, the density keeps rising as"
+                f" {direction(density, end.point - begin)} runs away (the largest slope is still"
+                f" {slope:.2g} nats per unit)"
+            )
+        if found.settled:
+            return height, found
+        if lowest > SINGULAR * highest or lowest > 0:
+            return height, (
+                "the Hessian is singular to rounding where the search ended (the widest direction,"
+                f" {where}, is {(highest / lowest) ** 0.5:.1g} times as wide as the narrowest)"
+            )
+        if lowest > -SINGULAR * highest:
+            return height, found
+        point = (
+            end.point + found.vectors[:, 0] / abs(lowest) ** 0.5
+        )  # a saddle: on along its way up
+    return height, f"the search ends at saddles, the density rises along {where} on both sides"
 
-    def objective(x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
-        nonlocal calls
-        calls += 1
-        value, gradient = density.gradient(torch.as_tensor(x, dtype=density.dtype))
-        if not (torch.isfinite(value) and torch.isfinite(gradient).all()):
-            return 1e12, np.zeros(density.dim)
-        return -float(value), -gradient.double().numpy()
 
-    x, fun = point.double().numpy(), np.inf
-    for _ in range(2):
-        options = {
-            "maxfun": EVALUATIONS,
-            "maxiter": EVALUATIONS,
-            "maxcor": 20,
-            "ftol": 1e-14,
-            "gtol": 1e-8,
-        }
-        result = scipy.optimize.minimize(
-            objective, x, jac=True, method="L-BFGS-B", options=options
-        )
-        x, fun = result.x, float(result.fun)
-    return torch.as_tensor(x, dtype=density.dtype), -fun, calls
-
-
-def _curvature(density: LogDensity, mode: Tensor) -> tuple[Tensor | None, str]:
-    """Return the Cholesky factor of the covariance, or None and the reason.
-
-    The mode is first improved in place by one Newton step.
-    """
-    precision = -density.hessian(mode)
-    if not torch.isfinite(precision).all():
-        return None, "the Hessian is not finite where the search ended"
-    values, vectors = torch.linalg.eigh(precision)
-    lowest, highest = float(values[0]), float(values[-1])
-    if lowest <= 0 or highest / lowest > LARGEST_CONDITION:
-        return (
-            None,
-            (
-                "the Hessian is not negative definite where the search ended"
-                f" ({_where(density, vectors[:, 0])} runs away)"
-            ),
-        )
-    _, gradient = density.gradient(mode)
-    step = vectors @ ((vectors.T @ gradient) / values)
-    decrement = float(step @ gradient)
-    if decrement > 1e-2:
-        return (
-            None,
-            f"the search did not settle (a Newton step still promises {0.5 * decrement:.2g} nats)",
-        )
-    mode += step
+def _factor(vectors: Tensor, values: Tensor) -> Tensor | None:
+    """Return the Cholesky factor of the covariance, None where rounding makes it indefinite."""
     covariance = (vectors / values) @ vectors.T
     factor, failed = torch.linalg.cholesky_ex(0.5 * (covariance + covariance.T))
-    return (None, "the covariance cannot be factored") if int(failed) else (factor, "")
+    return None if int(failed) else factor
 
 
-def _where(density: LogDensity, direction: Tensor) -> str:
-    largest = int(direction.abs().argmax())
-    return next(f"site {s.name!r}" for s in density.sites if s.start <= largest < s.stop)
+def _floored(
+    density: LogDensity, found: Curvature, generator: torch.Generator
+) -> tuple[Tensor | None, int]:
+    """Return the factor with its eigenvalues floored where the ELBO is best, and how many are."""
+    noise = torch.randn(DRAWS, density.dim, dtype=density.dtype, generator=generator)
+    best, chosen, number = -float("inf"), None, 0
+    for floor in FLOORS:
+        values = found.values.clamp(min=floor * float(found.values[-1]))
+        factor = _factor(found.vectors, values)
+        if factor is None:
+            continue
+        with torch.no_grad():
+            elbo = float(density.batch(found.point + noise @ factor.T).mean())
+        elbo += float(factor.diagonal().log().sum())
+        if elbo > best:
+            best, chosen = elbo, factor
+            number = int((found.values < values).sum())
+    return chosen, number
 
 
 FAMILY = Family(

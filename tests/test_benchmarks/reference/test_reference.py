@@ -156,7 +156,8 @@ def written(tmp_path_factory):
         patch.setattr(write, "THIN", (4, 8, 16))
         path = references.write(gaussian(), small=True, folder=folder, progress=lines.append)
     assert path == folder / "tiny.json"
-    assert "every gate passed" in lines[-1]
+    assert "every gate passed" in lines[-2]
+    assert "no other mode" in lines[-1]
     return folder
 
 
@@ -341,3 +342,12 @@ def test_an_edited_record_is_not_believed(folder):
 def test_every_record_carries_its_digest(name):
     record = json.loads((stored.FOLDER / f"{name}.json").read_text())
     assert record["sha256"] == stored.record_digest(record)
+
+
+def test_where_nuts_failed_nobody_is_told_to_run_it(tmp_path):
+    entry = dataclasses.replace(gaussian(), reference="nuts")
+    assert "run NUTS on it" in references.find(entry, folder=tmp_path).reason
+    found = references.find(entry, folder=tmp_path, failed="the density is finite nowhere.")
+    assert found.reason.endswith("NUTS failed on it: the density is finite nowhere.")
+    learned = dataclasses.replace(entry, learns=True)
+    assert "NUTS failed on them: x." in references.find(learned, failed="x").reason
