@@ -24,7 +24,7 @@ from zoo.types import Analytic, Data, ModelEntry, Moments, Posterior, Reference
 if TYPE_CHECKING:
     from guides.types import Fit
 
-__all__ = ["chains_given", "check", "exact_given", "find", "write"]
+__all__ = ["chains_failed", "chains_given", "check", "exact_given", "find", "write"]
 
 PSEUDO_CHAINS, EXACT_DRAWS = 4, 2_000
 
@@ -100,6 +100,19 @@ def chains_given(nuts: Posterior | None) -> Reference:
             reason="No chains were run on the learned weights; run NUTS as well.",
         )
     return dataclasses.replace(as_reference(nuts), kind="conditional")
+
+
+def chains_failed(key: str, ending: str) -> Reference:
+    """Return the absence of a reference where NUTS was run on the entry and failed."""
+    return Reference(
+        kind="none",
+        posterior=None,
+        usable=False,
+        reason=(
+            f"No reference is known for {key} on these data: NUTS was run and gave no usable"
+            f" chains ({ending.replace('_', ' ').rstrip('.')}); log.txt of its cell has the rest."
+        ),
+    )
 
 
 def _analytic(owner: ModelEntry, data: Data, exact: Analytic) -> Reference:

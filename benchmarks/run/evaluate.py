@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.comparison.baselines import table
 from benchmarks.comparison.posterior_predictive import predictive_checks
+from benchmarks.comparison.sentences import advised
 from benchmarks.metrics.metric import METRICS, component_metrics, joint_distances_known
 from benchmarks.reference import find as references
 from benchmarks.report.inputs import EntryReport, ReportInput, method_names
@@ -28,7 +29,14 @@ from benchmarks.run.cell import (
 )
 from benchmarks.run.prepare import command
 from benchmarks.run.progress import Events
-from benchmarks.run.record import comparison_of, digest_of, machine, reference_record, versions
+from benchmarks.run.record import (
+    comparison_of,
+    digest_of,
+    failures,
+    machine,
+    reference_record,
+    versions,
+)
 from benchmarks.run.store import RunDir, strict_json
 from benchmarks.types import Comparison
 from benchmarks.workers import Task, TaskResult, run_tasks
@@ -52,6 +60,10 @@ class RunResult:
     references: dict[str, dict[str, Any]]
     report: ReportInput
     failures: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """Return folder and size; `report` and `cells` have the content."""
+        return f"RunResult({str(self.path)!r}: {len(self.cells)} cells)"
 
     def document(self) -> dict[str, Any]:
         """Return what `zoo compare --json` prints."""
@@ -88,7 +100,7 @@ def evaluate(cells: list[Cell], run: RunDir, jobs: int, events: Events) -> RunRe
         cells=contents,
         references={key: reference_record(r) for key, r in work.references.items()},
         report=work.report(),
-        failures=[*_failures(contents), *work.broken],
+        failures=[*failures(contents), *work.broken],
     )
 
 
@@ -193,9 +205,16 @@ class _Evaluation:
         If there is no other, it is the NUTS row of the first seed.
         """
         prepared, given = self.prepared(key), self.learned(key)
-        return self.usable(
-            key, references.find(prepared.entry, prepared.data, nuts=self.nuts(key), given=given)
-        )
+        found = references.find(prepared.entry, prepared.data, nuts=self.nuts(key), given=given)
+        return self.usable(key, self._told(key, found))
+
+    def _told(self, key: str, found: Reference) -> Reference:
+        """Return a missing reference with how NUTS of this run ended, if it was run and failed."""
+        rows = [self.contents[c.name] for c in self.present(key) if c.method == NUTS]
+        if found.kind != "none" or not rows:
+            return found
+        ending = (rows[0]["stop"] or {}).get("sentence") or rows[0]["status"]
+        return references.chains_failed(key, ending)
 
     def usable(self, key: str, found: Reference) -> Reference:
         """Return the reference, after a warning if it is unusable."""
@@ -217,7 +236,7 @@ class _Evaluation:
         def take(result: TaskResult) -> list[_Job]:
             found = result.unwrap()
             known = (
-                references.chains_given(self.nuts(key))
+                self._told(key, references.chains_given(self.nuts(key)))
                 if found is None
                 else _with(found, prepared.entry, prepared.data)
             )
@@ -277,18 +296,37 @@ class _Evaluation:
         return _Job(task=task, take=take)
 
     def compared(self, key: str) -> list[Comparison]:
-        """Return the comparisons of an entry, once all exist; each is rebuilt only once."""
+        """Return the comparisons of an entry, once all exist; each is rebuilt only once.
+
+        Only now is it known which methods of the run agree, so the next step in their sentences is
+        made here.
+        """
         if key not in self._compared:
             own = [c for c in self.present(key) if self.contents[c.name]["verdict"] is not None]
             truth = self.references[key]
-            made = [
-                comparison_of(
-                    self.contents[c.name], self.posteriors[c.name], truth, load_fit(c, self.run)
-                )
-                for c in own
-            ]
+            made = advised(
+                [
+                    comparison_of(
+                        self.contents[c.name],
+                        self.posteriors[c.name],
+                        truth,
+                        load_fit(c, self.run),
+                    )
+                    for c in own
+                ]
+            )
+            for cell, comparison in zip(own, made, strict=True):
+                self._keep_sentence(cell, comparison.sentence)
             self._compared[key] = made
         return self._compared[key]
+
+    def _keep_sentence(self, cell: Cell, sentence: str) -> None:
+        content = self.contents[cell.name]
+        if content["sentence"] == sentence:
+            return
+        self.contents[cell.name] = {**content, "sentence": sentence}
+        if self.run.locked:
+            self.run.rewrite(cell.name, "cell.json", strict_json(self.contents[cell.name]))
 
     def shown(self, key: str) -> _Job:
         """Return the job that makes predictive checks and the table of predictions."""
@@ -398,23 +436,3 @@ def _code() -> str:
 
 def _truth(reference: Reference) -> str:
     return f"{digest_of(reference)}-{_code()}"
-
-
-def _failures(cells: list[dict[str, Any]]) -> list[str]:
-    """Return which gates failed: fits without usable draws, and unusable references."""
-    failed = []
-    for cell in cells:
-        row = f"{cell['entry']} {cell['method']}" + (
-            f" seed {cell['seed']}" if cell["seed"] else ""
-        )
-        if cell["status"] not in ("ok", "not_converged") or cell["verdict"] in (
-            None,
-            "fit_failed",
-        ):
-            failed.append(
-                f"{row}: {cell['status']}:"
-                f" {cell['sentence'] or (cell['stop'] or {}).get('sentence', '')}"
-            )
-        elif cell["verdict"] == "reference_unusable":
-            failed.append(f"{row}: {cell['sentence']}")
-    return failed

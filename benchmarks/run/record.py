@@ -29,6 +29,7 @@ __all__ = [
     "comparison_of",
     "drawn_cell",
     "failed_cell",
+    "failures",
     "machine",
     "reference_record",
     "scored_cell",
@@ -323,3 +324,23 @@ def reference_record(reference: Reference) -> dict[str, Any]:
         }
     )
     return record
+
+
+def failures(cells: list[dict[str, Any]]) -> list[str]:
+    """Return which gates failed: fits without usable draws, and unusable references."""
+    failed = []
+    for cell in cells:
+        row = f"{cell['entry']} {cell['method']}" + (
+            f" seed {cell['seed']}" if cell["seed"] else ""
+        )
+        if cell["status"] not in ("ok", "not_converged") or cell["verdict"] in (
+            None,
+            "fit_failed",
+        ):
+            failed.append(
+                f"{row}: {cell['status']}:"
+                f" {cell['sentence'] or (cell['stop'] or {}).get('sentence', '')}"
+            )
+        elif cell["verdict"] == "reference_unusable":
+            failed.append(f"{row}: {cell['sentence']}")
+    return failed
