@@ -228,6 +228,10 @@ class Comparison:
         """Name of the family, or `nuts`."""
         return self.posterior.method
 
+    def __repr__(self) -> str:
+        """Return the verdict and its sentence, without draws and scores."""
+        return f"Comparison({self.posterior.entry.key}, {self.method}: {self.sentence})"
+
     def worst(self) -> Score | None:
         """The judged component with the largest error relative to its threshold.
 
@@ -248,3 +252,8 @@ class PredictiveCheck:
     label: str
     observed: np.ndarray[Any, Any]
     replicated: Mapping[str, np.ndarray[Any, Any]]
+
+    def __repr__(self) -> str:
+        """Return the site and the methods that replicate it."""
+        methods = ", ".join(self.replicated)
+        return f"PredictiveCheck({self.label}: {self.observed.size} observed; {methods})"

@@ -96,7 +96,7 @@ class Verdict:
 
 
 GOOD, GRAY, RED = "#1b7f4b", "#6b6b6b", "#b3261e"
-PALE = Colors("#f6f6f4", "#626a76", "#c3c7ce"), Colors("#1f2328", "#a3abb7", "#4a515c")
+PALE = Colors("#f6f6f4", "#606874", "#c3c7ce"), Colors("#1f2328", "#a3abb7", "#4a515c")
 
 _ALL = (
     Verdict(

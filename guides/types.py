@@ -182,3 +182,12 @@ class Fit:
     def ok(self) -> bool:
         """Whether draws may be taken: it converged, or at least has finite parameters."""
         return self.stop.status in ("ok", "not_converged")
+
+    def __repr__(self) -> str:
+        """Return what was fitted, how it ended, and its ELBO."""
+        bound = (
+            ""
+            if self.elbo is None
+            else f", ELBO {self.elbo.value_nats:.2f} +- {self.elbo.se:.2g} nats"
+        )
+        return f"Fit({self.entry.key}, {self.family}: {self.stop.status}{bound})"

@@ -55,6 +55,7 @@ LATE = {
     "benchmarks.metrics.joint.c2st": "sklearn threadpoolctl",
     "benchmarks.report": "jinja2 matplotlib rich",
     "benchmarks.run.execute": "h5netcdf",
+    "benchmarks.run.progress": "rich",
     "benchmarks.run.scorecard": "pandas",
     "benchmarks.speed.plot": "matplotlib",
     "benchmarks.studies.latent_classes.heldout": "sklearn",

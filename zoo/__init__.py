@@ -10,6 +10,9 @@ Everything is imported on first use, so that `import zoo` stays cheap.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,6 +68,25 @@ _ROOMS = {
 __all__ = sorted(_HOME)
 
 
+def _warn_of_shadows() -> None:
+    """Warn if `import guides` or `import benchmarks` finds a package of somebody else."""
+    home = Path(__file__).resolve().parents[1]
+    for room in ("guides", "benchmarks"):
+        try:
+            spec = importlib.util.find_spec(room)
+        except (ImportError, ValueError):  # a module without a spec
+            spec = None
+        places = list(spec.submodule_search_locations or ()) if spec is not None else []
+        place = Path(places[0] if places else (spec and spec.origin) or home / room).resolve()
+        if place != home / room:
+            warnings.warn(
+                f"`import {room}` gives {str(place)!r} and not the package {room!r} of"
+                f" posterior-zoo in {str(home)!r}; run Python from another folder, or rename that"
+                " one.",
+                stacklevel=3,
+            )
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name, or a module of this package, on first use."""
     if name in _HOME:
@@ -84,3 +106,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names."""
     return sorted({*__all__, *_ROOMS, "__version__"})
+
+
+_warn_of_shadows()

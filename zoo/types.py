@@ -133,6 +133,16 @@ class Data:
         if self.test is not None:
             object.__setattr__(self, "test", MappingProxyType(dict(self.test)))
 
+    def __repr__(self) -> str:
+        """Return the names, shapes and roles of the tensors instead of their values."""
+        shown = ", ".join(f"{name} {_shape(value)}" for name, value in self.train.items())
+        roles = f"; observed: {', '.join(self.observed)}" if self.observed else ""
+        return f"Data({shown}{roles})"
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if hasattr(value, "shape") else type(value).__name__
+
 
 def _check_tensor(label: str, value: Tensor) -> None:
     import torch
@@ -251,6 +261,10 @@ class ModelEntry:
 
             object.__setattr__(self, "dtype", torch.float64)
 
+    def __repr__(self) -> str:
+        """Return key, title and kind of reference."""
+        return f"ModelEntry({self.key}: {self.title}; reference: {self.reference})"
+
     @property
     def settings(self) -> dict[str, Any]:
         """Defaults overlaid by the chosen options."""
@@ -366,6 +380,13 @@ class Posterior:
                 " the same one."
             )
 
+    def __repr__(self) -> str:
+        """Return what was drawn by which method, without the draws."""
+        size = " x ".join(map(str, self.sample_shape))
+        lead = len(self.sample_dims)
+        sites = ", ".join(f"{k} {tuple(v.shape[lead:])}" for k, v in self.draws.items())
+        return f"Posterior({self.entry.key}, {self.method}: {size} draws of {sites})"
+
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Sizes of the sample dimensions."""
@@ -402,3 +423,9 @@ class Reference:
     usable: bool = True
     reason: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return the kind and whether it is usable, or why not."""
+        state = "usable" if self.usable and self.kind != "none" else self.reason or "not usable"
+        draws = f"; {self.posterior!r}" if self.posterior is not None else ""
+        return f"Reference({self.kind}: {state}{draws})"

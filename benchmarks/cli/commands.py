@@ -8,12 +8,13 @@ stdout, everything else to stderr.
 from __future__ import annotations
 
 import os
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks.cli.environment import hide_cards, show_cards
+from benchmarks.cli.environment import HOME, hide_cards, show_cards
 
 __all__ = ["app"]
 
@@ -24,21 +25,40 @@ app = typer.Typer(
         " trusted?"
     ),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _models(incomplete: str) -> list[str]:
+    """Complete a model: entries, and model files of the folder; a shell adds other paths."""
+    from zoo.registry import names
+
+    files = sorted(str(path) for path in Path().glob("*.py"))
+    return [name for name in (*names(), *files) if name.startswith(incomplete)]
+
+
+def _families(incomplete: str) -> list[str]:
+    """Complete the last of the families, which are separated by commas, from their files."""
+    before, comma, last = incomplete.rpartition(",")
+    stems = sorted(p.stem for p in (HOME / "guides" / "families").glob("[a-z]*.py"))
+    return [f"{before}{comma}{name}" for name in ("all", *stems) if name.startswith(last)]
+
 
 Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL|FILE.py",
         help="an entry, with options as in 'name[d=10,rho=0.95]', or a model file",
+        autocompletion=_models,
     ),
 ]
 Models = Annotated[
-    list[str], typer.Argument(metavar="MODEL|FILE.py...", help="entries or model files")
+    list[str],
+    typer.Argument(
+        metavar="MODEL|FILE.py...", help="entries or model files", autocompletion=_models
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
 Jobs = Annotated[
@@ -77,8 +97,20 @@ Device = Annotated[
 Quick = Annotated[bool, typer.Option("--quick", help="smaller budgets, the same gates")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"zoo {metadata.version('posterior-zoo')}")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="print the version and exit"
+        ),
+    ] = False,
     posteriordb: Annotated[
         Path | None,
         typer.Option(
@@ -159,6 +191,7 @@ def compare(
             "--guides",
             metavar="FAMILY,...|all",
             help="guide families; all = those each entry lists",
+            autocompletion=_families,
         ),
     ] = "all",
     no_nuts: Annotated[bool, typer.Option("--no-nuts", help="leave out the NUTS row")] = False,
@@ -208,7 +241,10 @@ def compare(
 @app.command()
 def fit(
     model: Model,
-    guide: Annotated[str, typer.Option("--guide", metavar="FAMILY", help="guide family")],
+    guide: Annotated[
+        str,
+        typer.Option("--guide", metavar="FAMILY", help="guide family", autocompletion=_families),
+    ],
     seed: Seed = 0,
     data_seed: DataSeed = 0,
     restarts: Restarts = 1,

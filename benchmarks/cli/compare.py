@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cli.console import Console, print_json, print_table
+from benchmarks.cli.console import print_json, print_table
 from benchmarks.run.plan import PLAN_FILE, make_plan, read_plan
+from benchmarks.run.progress import Console
 from benchmarks.run.store import disk_errors, write_atomic
 from zoo.errors import InfrastructureError, UnknownNameError, UsageError
 

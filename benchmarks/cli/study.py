@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cli.console import Console, print_json, print_table
+from benchmarks.cli.console import print_json, print_table
+from benchmarks.run.progress import Console
 from benchmarks.studies.registry import STUDIES, load
 from zoo.errors import UsageError
 

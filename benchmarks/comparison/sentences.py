@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmarks.comparison.fit_checks import BLIND_SPOT, point_words
@@ -16,7 +17,7 @@ from guides.registry import FAMILIES
 if TYPE_CHECKING:
     from zoo.types import ModelEntry
 
-__all__ = ["comparison_sentence", "entry_sentence", "short_finding"]
+__all__ = ["advised", "comparison_sentence", "entry_sentence", "short_finding"]
 
 BAD = 3.0  # a finding this many times its line: do not use
 EXACT = "use the exact posterior (zoo.truth.grid)"
@@ -32,8 +33,11 @@ def comparison_sentence(
     trust: Sequence[Trust] = (),
     entry: ModelEntry | None = None,
     climbed: bool = True,
+    rows: Sequence[Comparison] = (),
 ) -> str:
     """Return what was found and what to do next.
+
+    `rows` are all comparisons of the entry in this run: no method is advised that they reject.
 
     Example: `mean_field is too narrow: theta[0]: 0.44 +- 0.01x ...`.
     """
@@ -60,10 +64,8 @@ def comparison_sentence(
         else ""
     )
     stop = next((f"; {_clause(r.sentence)}" for r in reasons if r.verdict == "fit_failed"), "")
-    return (
-        f"{method} {clause}:"
-        f" {_clause(first)}{more}{stop}{tail}{_next_step(method, verdict, entry, mcmc, kind)}."
-    )
+    step = _next_step(method, verdict, entry, mcmc, kind, rows)
+    return f"{method} {clause}: {_clause(first)}{more}{stop}{tail}{step}."
 
 
 def entry_sentence(comparisons: Sequence[Comparison]) -> str:
@@ -199,7 +201,12 @@ def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
 
 
 def _next_step(
-    method: str, verdict: VerdictWord, entry: ModelEntry | None, mcmc: Mcmc | None, kind: str
+    method: str,
+    verdict: VerdictWord,
+    entry: ModelEntry | None,
+    mcmc: Mcmc | None,
+    kind: str,
+    rows: Sequence[Comparison],
 ) -> str:
     if not is_finding(verdict) or entry is None:
         return ""
@@ -210,9 +217,67 @@ def _next_step(
     richer = [
         f for f in (FAMILIES[method].richer if method in FAMILIES else ()) if f in entry.families
     ]
-    if richer:
-        return f"; try {richer[0]}"
-    return f"; {EXACT}" if _grid_is_known(entry, kind) else "; use nuts"
+    states = {f: _state(f, rows) for f in richer}
+    good = next((f for f in richer if states[f] == "agrees"), None)
+    untried = next((f for f in richer if states[f] == "open"), None)
+    if good is not None:
+        return f"; use {good}, which agrees here"
+    if untried is not None:
+        return f"; try {untried}"
+    if _grid_is_known(entry, kind):
+        return f"; {EXACT}"
+    return _without_richer(method, rows)
+
+
+def _without_richer(method: str, rows: Sequence[Comparison]) -> str:
+    """Return the next step if no richer family is left: another that agrees, NUTS, or neither."""
+    other = next(
+        (
+            c.method
+            for c in rows
+            if c.method not in (method, "nuts") and _state(c.method, rows) == "agrees"
+        ),
+        None,
+    )
+    if other is not None:
+        return f"; use {other}, which agrees here"
+    if _state("nuts", rows) == "rejected":
+        return "; no method of this run agrees: reparameterize, or run more and longer chains"
+    diverged = any(c.mcmc is not None and c.mcmc.divergences for c in rows if c.method == "nuts")
+    return "; use nuts, with smaller steps until no draw diverges" if diverged else "; use nuts"
+
+
+def _state(method: str, rows: Sequence[Comparison]) -> str:
+    """Return whether the rows of a method reject it, agree, or leave it open (none included)."""
+    found = [c for c in rows if c.method == method]
+    if any(is_finding(c.verdict) or c.verdict == "fit_failed" for c in found):
+        return "rejected"
+    return "agrees" if found and all(c.verdict == "agrees" for c in found) else "open"
+
+
+def advised(rows: Sequence[Comparison]) -> list[Comparison]:
+    """Return the comparisons of one entry with a next step that none of their rows contradicts.
+
+    A comparison by itself knows only its own row.
+    """
+    return [
+        replace(
+            c,
+            sentence=comparison_sentence(
+                c.method,
+                c.verdict,
+                c.reasons,
+                kind=c.reference.kind,
+                mcmc=c.mcmc,
+                trust=c.trust,
+                entry=c.posterior.entry,
+                rows=rows,
+            ),
+        )
+        if is_finding(c.verdict)
+        else c
+        for c in rows
+    ]
 
 
 def _grid_is_known(entry: ModelEntry, kind: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
@@ -23,6 +24,7 @@ __all__ = [
     "gallery",
     "markdown_table",
     "paragraph",
+    "parts",
     "picture",
     "pictures_of",
     "table",
@@ -96,6 +98,16 @@ def environment() -> Any:
 def _code(text: str) -> Markup:
     """Set text in backticks as code, after escaping everything."""
     return Markup(re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(html_escape(text))))
+
+
+def parts(number: int, most: int = 6) -> list[list[int]]:
+    """Split the positions of that many columns into parts of at most `most`, alike in size.
+
+    A page of 1,280 pixels, or of paper, shows so many methods beside each other.
+    """
+    count = max(1, -(-number // most))
+    edges = [round(i * number / count) for i in range(count + 1)]
+    return [list(range(*pair)) for pair in pairwise(edges)]
 
 
 def fragment(template: str, **values: Any) -> Markup:

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.report.components import Array, View
 from benchmarks.report.figures_cost import log_axis
-from benchmarks.report.figures_posterior import short
+from benchmarks.report.figures_posterior import shortened, two_lines
 from benchmarks.report.inputs import FitSummary
 from benchmarks.report.theme import canvas, light
 from benchmarks.thresholds import MEAN
@@ -183,7 +183,8 @@ def reweighting(view: View, most: int = 12) -> Any | None:
             markerfacecolor=light("paper"),
         )
         axis.plot([new], [i], marker=mark.marker, markersize=6.5, color=mark.color)
-    axis.set_yticks(range(len(rows)), [short(r[2]) for r in rows])
+    texts = shortened(r[2] for r in rows)
+    axis.set_yticks(range(len(rows)), [two_lines(texts[r[2]], 34) for r in rows])
     for tick, row in zip(axis.get_yticklabels(), rows, strict=True):
         tick.set_color(view.marks[row[1]].color)
     axis.tick_params(axis="y", length=0)

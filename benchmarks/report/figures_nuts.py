@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.report.components import Array, Key, View, component_draws, is_nuts
-from benchmarks.report.figures_posterior import density, short
+from benchmarks.report.figures_posterior import density, label_of, two_lines
 from benchmarks.report.theme import canvas, light
 from benchmarks.types import PredictiveCheck
 from zoo.types import Posterior
@@ -53,7 +53,7 @@ def ranks(view: View, nuts: Posterior) -> tuple[Any, str] | None:
     axis.set(
         xlim=(0, 1),
         ylim=(max(0.0, 2 - top), top),
-        xlabel=f"rank of {short(view.labels.get(key, key[0]), 24)} (all chains)",
+        xlabel=f"rank of {label_of(view, key, 24)} (all chains)",
     )
     axis.set_ylabel("draws / expected")
     axis.locator_params(axis="y", nbins=5)
@@ -150,9 +150,7 @@ def divergences(view: View, nuts: Posterior) -> tuple[Any, int] | None:
         markeredgewidth=1.5,
         color=light("warn"),
     )
-    axis.set(
-        xlabel=short(view.labels.get(b, b[0]), 32), ylabel=short(view.labels.get(a, a[0]), 26)
-    )
+    axis.set(xlabel=label_of(view, b, 32), ylabel=two_lines(label_of(view, a, 26), 32))
     axis.locator_params(nbins=6)
     return figure, int(bad.sum())
 
@@ -178,6 +176,6 @@ def predictive(view: View, check: PredictiveCheck) -> Any:
         if mark is not None:
             axis.plot(grid, rows.mean(0), color=mark.color, linestyle=mark.dash, linewidth=1.0)
     axis.step(grid, below(observed), where="post", color=light("ink"), linewidth=1.8)
-    axis.set(xlabel=short(check.label, 40), ylabel="share of values below")
+    axis.set(xlabel=two_lines(check.label, 60), ylabel="share of values below")
     axis.set_ylim(0, 1)
     return figure

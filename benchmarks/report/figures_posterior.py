@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from scipy import stats
 from benchmarks.report.components import Array, Key, View, is_nuts, moves, worst_pair
 from benchmarks.report.theme import canvas, light
 
-__all__ = ["density", "forest", "marginal", "pair", "short"]
+__all__ = ["density", "forest", "label_of", "marginal", "pair", "shortened", "two_lines"]
 
 FARTHEST = 6.0  # reference sds; intervals beyond it end in an arrow
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -18,13 +20,40 @@ LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 RADIUS = float(np.sqrt(stats.chi2.ppf(0.9, 2)))
 
 
-def short(text: str, length: int = 22) -> str:
-    """Shorten a label in its middle, where labels of one quantity agree, and keep its index."""
+def shortened(labels: Iterable[str], length: int = 22) -> dict[str, str]:
+    """Shorten labels in their middle, where those of one quantity agree, and keep their indices.
+
+    Different labels remain different: all become longer until they are.
+    """
+    known = list(dict.fromkeys(labels))
+    for size in range(length, max(map(len, known), default=0) + 1):
+        found = {text: _short(text, size) for text in known}
+        if len(set(found.values())) == len(known):
+            return found
+    return {text: text for text in known}
+
+
+def _short(text: str, length: int) -> str:
     return (
         text
         if len(text) <= length
         else text[: length // 2 - 1] + "…" + text[-(length - length // 2) :]
     )
+
+
+def label_of(view: View, key: Key, length: int) -> str:
+    """Return the label of a component, shortened so that it cannot be taken for another."""
+    labels = {**view.labels, key: view.labels.get(key, key[0])}
+    return shortened(labels.values(), length)[labels[key]]
+
+
+def two_lines(text: str, length: int = 26) -> str:
+    """Break a long label of an axis once, near its middle and behind a separator."""
+    if len(text) <= length:
+        return text
+    places = [m.end() for m in re.finditer(r"[_ ,\[…]", text)][:-1] or [len(text) // 2]
+    at = min(places, key=lambda i: abs(i - len(text) // 2))
+    return f"{text[:at].rstrip()}\n{text[at:]}"
 
 
 def density(x: Array, grid: Array) -> Array | None:
@@ -95,7 +124,8 @@ def forest(view: View, most: int = 20) -> tuple[Any, int]:
         ylim=(top + 1, -1),
         xlabel="distance from the reference mean (reference sds)",
     )
-    axis.set_yticks(bands["ticks"], [short(view.labels[k]) for k in keys])
+    texts = shortened(view.labels[k] for k in keys)
+    axis.set_yticks(bands["ticks"], [two_lines(texts[view.labels[k]]) for k in keys])
     axis.tick_params(axis="y", length=0, labelcolor=light("ink"))
     axis.spines["left"].set_visible(False)
     axis.grid(axis="x")
@@ -186,7 +216,7 @@ def marginal(view: View, key: Key) -> tuple[Any, bool]:
                 linestyle=mark.dash,
                 linewidth=1.7,
             )
-    axis.set(xlabel=short(view.labels[key], 40), ylim=(0, 1.05 * top), xlim=(low, high), yticks=[])
+    axis.set(xlabel=label_of(view, key, 40), ylim=(0, 1.05 * top), xlim=(low, high), yticks=[])
     axis.spines["left"].set_visible(False)
     axis.locator_params(axis="x", nbins=6)
     return figure, peak > top
@@ -233,7 +263,7 @@ def pair(view: View) -> tuple[Any, str] | None:
                 max(min([low, *(e.min() for e in extents)]), low - 0.7 * width) - 0.03 * width,
                 min(max([high, *(e.max() for e in extents)]), high + 0.7 * width) + 0.03 * width,
             )
-    axis.set(xlabel=short(view.labels[a], 36), ylabel=short(view.labels[b], 30))
+    axis.set(xlabel=label_of(view, a, 36), ylabel=two_lines(label_of(view, b, 30), 36))
     axis.locator_params(nbins=6)
     text = f"correlation of {view.labels[a]} and {view.labels[b]}: {signed(got)} by {method}"
     return figure, text + (

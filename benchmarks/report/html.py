@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from markupsafe import Markup, escape
 
 from benchmarks.report import theme
-from benchmarks.report.blocks import anchor, environment, paragraph, picture
+from benchmarks.report.alternatives import costs
+from benchmarks.report.blocks import anchor, environment, paragraph, parts, picture
 from benchmarks.report.components import View, make_view
 from benchmarks.report.figures_cost import cost, uncompiled
 from benchmarks.report.inputs import ReportInput
@@ -22,6 +23,8 @@ from benchmarks.verdicts import VERDICTS
 from benchmarks.workers import Task, run_tasks
 
 __all__ = ["html"]
+
+AXES: tuple[Literal["gradients", "seconds"], ...] = ("gradients", "seconds")
 
 
 def html(run: ReportInput, jobs: int = 1, say: Callable[[str], None] = warn) -> str:
@@ -46,9 +49,9 @@ def html(run: ReportInput, jobs: int = 1, say: Callable[[str], None] = warn) -> 
         style=Markup(
             theme.verdict_css() + _minify(pages.loader.get_source(pages, "style.css")[0])
         ),
-        methods=methods,
         keys={name: key(marks[name]) for name in methods},
         rows=[_row(entry, methods) for entry in run.entries],
+        blocks=_blocks(run, methods),
         sentences=[(anchor(e), e.entry.key, sentence(e)) for e in run.entries],
         tally=tally(run),
         verdicts=[(v.word, v.shown, v.meaning) for v in VERDICTS.values()],
@@ -69,9 +72,9 @@ def _drawn(view: View) -> tuple[dict[str, Any], dict[str, Any]]:
         picture(
             cost(view, by),
             f"{name}-{by[0]}",
-            f"Worst mean error of each method on {key} against {by}.",
+            f"Worst mean error of each method on {key} against {by}: {costs(view, by)}.",
         )
-        for by in ("gradients", "seconds")
+        for by in AXES
     ]
     return entry_section(view), {"key": key, "anchor": name, "figures": figures}
 
@@ -93,6 +96,21 @@ def entry_section(view: View) -> dict[str, Any]:
         "parts": parts,
         "failed": failed,
     }
+
+
+def _blocks(run: ReportInput, methods: list[str]) -> list[dict[str, Any]]:
+    """Return the table of verdicts in parts of as many methods as fit beside each other.
+
+    An entry has a row in every part that has one of its methods, and at least in the first.
+    """
+    blocks: list[dict[str, Any]] = []
+    for places in parts(len(methods)):
+        shown = [methods[i] for i in places]
+        rows = [_row(entry, shown) for entry in run.entries]
+        blocks.append(
+            {"methods": shown, "rows": [row for row in rows if any(row["cells"]) or not blocks]}
+        )
+    return blocks
 
 
 def _row(entry: Any, methods: list[str]) -> dict[str, Any]:

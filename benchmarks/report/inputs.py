@@ -64,6 +64,11 @@ class EntryReport:
     predictions: PredictionTable | None = None
     sentence: str = ""
 
+    def __repr__(self) -> str:
+        """Return the entry with its methods."""
+        names = ", ".join(method_names(self.comparisons))
+        return f"EntryReport({self.entry.key}: {names}; reference: {self.reference.kind})"
+
     def summaries(self) -> dict[str, FitSummary]:
         """Return the fit of every method that has one, by the names of `method_names`."""
         found = {
@@ -83,6 +88,10 @@ class ReportInput:
 
     entries: Sequence[EntryReport]
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return the entries with their methods."""
+        return f"ReportInput({', '.join(map(repr, self.entries))})"
 
 
 def method_names(comparisons: Sequence[Comparison]) -> list[str]:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from markupsafe import Markup
 
 from benchmarks.report import theme
 
 __all__ = ["key"]
 
-SHAPES = {
+
+def _star(points: int, inner: float) -> str:
+    """Return a star around the middle of the swatch; a regular polygon if `inner` is 1."""
+    corners = [
+        (4.6 if i % 2 == 0 else 4.6 * inner, math.pi * i / points - math.pi / 2)
+        for i in range(2 * points)
+        if inner < 1 or i % 2 == 0
+    ]
+    text = "L".join(f"{15 + r * math.cos(a):.1f} {6 + r * math.sin(a):.1f}" for r, a in corners)
+    return f'<path d="M{text}z"/>'
+
+
+SHAPES: dict[Any, str] = {
     "o": '<circle cx="15" cy="6" r="3.6"/>',
     "s": '<path d="M11.6 2.6h6.8v6.8h-6.8z"/>',
     "^": '<path d="M15 1.8l4.2 7.6h-8.4z"/>',
@@ -19,6 +34,10 @@ SHAPES = {
     "*": '<path d="M15 .8l1.4 3.4 3.7.3-2.8 2.4.9 3.6-3.2-1.9-3.2 1.9.9-3.6-2.8-2.4 3.7-.3z"/>',
     "d": '<path d="M15 1l2.9 5-2.9 5-2.9-5z"/>',
     "h": '<path d="M15 1.6l3.8 2.2v4.4l-3.8 2.2-3.8-2.2v-4.4z"/>',
+    "8": _star(8, 1.0),
+    (4, 1, 0): _star(4, 0.4),
+    (6, 1, 0): _star(6, 0.5),
+    (3, 1, 0): _star(3, 0.35),
     "X": (
         '<path d="M12.6 1.8l2.4 2.3 2.4-2.3 1.9 1.9-2.4 2.3 2.4 2.3-1.9 1.9-2.4-2.3-2.4'
         ' 2.3-1.9-1.9 2.4-2.3-2.4-2.3z"/>'

@@ -83,6 +83,7 @@ def _hoist(match: re.Match[str]) -> str:
 
 def _tag(tag: str) -> str:
     """Shorten a tag: tenths of a pixel in paths, hundredths elsewhere, minimal white space."""
+    tag = re.sub(r' transform="rotate\(-?0 [^"]*"', "", tag)
     tag = re.sub(r' d="([^"]*)"', lambda m: f' d="{_path(m.group(1))}"', tag)
     tag = _NUMBER.sub(lambda m: f"{float(m.group()):.2f}".rstrip("0").rstrip("."), tag)
     return re.sub(r"\s+", " ", tag).replace(": ", ":").replace("; ", ";")

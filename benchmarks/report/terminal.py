@@ -31,6 +31,7 @@ def table(run: ReportInput, width: int, color: bool) -> str:
         file=io.StringIO(),
         width=max(width, 60),
         force_terminal=color,
+        force_jupyter=False,  # there rich would print the table itself, and return nothing
         no_color=not color,
         highlight=False,
         color_system="standard" if color else None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.comparison.baselines import table
 from benchmarks.comparison.posterior_predictive import predictive_checks
+from benchmarks.comparison.sentences import advised
 from benchmarks.metrics.metric import METRICS, component_metrics, joint_distances_known
 from benchmarks.reference import find as references
 from benchmarks.report.inputs import EntryReport, ReportInput, method_names
@@ -54,6 +55,10 @@ class RunResult:
     references: dict[str, dict[str, Any]]
     report: ReportInput
     failures: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """Return folder and size; `report` and `cells` have the content."""
+        return f"RunResult({str(self.path)!r}: {len(self.cells)} cells)"
 
     def document(self) -> dict[str, Any]:
         """Return what `zoo compare --json` prints."""
@@ -330,18 +335,37 @@ class _Evaluation:
         return _Job(task=task, take=take)
 
     def compared(self, key: str) -> list[Comparison]:
-        """Return the comparisons of an entry, once all exist; each is rebuilt only once."""
+        """Return the comparisons of an entry, once all exist; each is rebuilt only once.
+
+        Only now is it known which methods of the run agree, so the next step in their sentences is
+        made here.
+        """
         if key not in self._compared:
             own = [c for c in self.present(key) if self.contents[c.name]["verdict"] is not None]
             truth = self.references[key]
-            made = [
-                comparison_of(
-                    self.contents[c.name], self.posteriors[c.name], truth, load_fit(c, self.run)
-                )
-                for c in own
-            ]
+            made = advised(
+                [
+                    comparison_of(
+                        self.contents[c.name],
+                        self.posteriors[c.name],
+                        truth,
+                        load_fit(c, self.run),
+                    )
+                    for c in own
+                ]
+            )
+            for cell, comparison in zip(own, made, strict=True):
+                self._keep_sentence(cell, comparison.sentence)
             self._compared[key] = made
         return self._compared[key]
+
+    def _keep_sentence(self, cell: Cell, sentence: str) -> None:
+        content = self.contents[cell.name]
+        if content["sentence"] == sentence:
+            return
+        self.contents[cell.name] = {**content, "sentence": sentence}
+        if self.run.locked:
+            self.run.rewrite(cell.name, "cell.json", strict_json(self.contents[cell.name]))
 
     def shown(self, key: str) -> _Job:
         """Return the job that makes predictive checks and the table of predictions."""

@@ -1,11 +1,11 @@
-"""Progress callbacks of a run."""
+"""Progress of a run: callbacks, and a console that prints them to stderr."""
 
 from __future__ import annotations
 
-import re
 import sys
+from typing import Any
 
-__all__ = ["Events", "Lines"]
+__all__ = ["Console", "Events"]
 
 
 class Events:
@@ -27,21 +27,65 @@ class Events:
         """End the last stage."""
 
 
-class Lines(Events):
-    """Plain lines on stderr for callers in Python, once a run is estimated to take minutes."""
+class Console(Events):
+    """Progress on stderr: a bar on a terminal, plain lines elsewhere, as in a notebook."""
 
     def __init__(self) -> None:
-        self.long = False
+        self._bar: Any = None
+        self._task: Any = None
+        self._total = 0
+        self._number = 0
 
     def say(self, sentence: str) -> None:
-        """Print an estimate of minutes or hours."""
-        self.long |= re.search(r"about [\d.]+ (minute|hour)", sentence) is not None
-        self._print(sentence)
+        """Print a sentence."""
+        self._print(f"zoo: {sentence}")
+
+    def warn(self, sentence: str) -> None:
+        """Print a warning."""
+        self._print(f"zoo: warning: {sentence}")
+
+    def _print(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def begin(self, label: str, total: int) -> None:
+        """Start a progress bar on a terminal; elsewhere `done` prints lines."""
+        self._total, self._number = total, 0
+        if sys.stderr.isatty():
+            from rich.console import Console as Rich
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+            )
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
+            self._bar = Progress(
+                *columns, console=Rich(file=sys.stderr, force_jupyter=False), transient=True
+            )
+            self._task = self._bar.add_task(label, total=total)
+            self._bar.start()
 
     def done(self, label: str, status: str, sentence: str, seconds: float) -> None:
-        """Print what ended."""
-        self._print(f"{label}: {status}, {seconds:.0f} s")
+        """Print one finished task and advance the bar."""
+        self._number += 1
+        more = f"; {sentence}" if sentence and status != "ok" else ""
+        words = f"[{self._number}/{self._total}] {label}: {status}, {seconds:.1f} s{more}"
+        self._print(words)
+        if self._bar is not None:
+            self._bar.advance(self._task)
 
-    def _print(self, text: str) -> None:
-        if self.long:
-            print(text, file=sys.stderr, flush=True)
+    def finish(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import zoo
 from benchmarks.report import method_names, render_table
+from benchmarks.report.overview import cells
 from benchmarks.run.evaluate import RunResult
 from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
-from benchmarks.run.progress import Events, Lines
+from benchmarks.run.progress import Console, Events
 from benchmarks.run.store import score_columns, score_rows
 from benchmarks.verdicts import verdict_of
 from zoo.errors import UsageError
@@ -64,6 +65,7 @@ class Scorecard:
     def _repr_html_(self) -> str:
         """Return the table for a notebook: escaped text, no scripts, no external requests."""
         entry = self.result.report.entries[0]
+        shown = cells(entry)
         rows = []
         for method, c in self.comparisons.items():
             worst = c.worst()
@@ -75,16 +77,18 @@ class Scorecard:
                     f" {worst.sd_ratio:.2f}"
                 )
             )
-            color = verdict_of(c.verdict).ink
-            cells = (
+            # Both colors are given, for a notebook may be light or dark.
+            light = verdict_of(c.verdict).light
+            style = f"background:{light.tint};color:{light.text};padding:1px 6px"
+            columns = (
                 f"<b>{escape(method)}</b>",
-                f'<b style="color:{color}">{escape(c.verdict)}</b>',
+                f'<b style="{style}">{escape(shown[method].word)}</b>',
                 escape(number),
                 escape(c.sentence),
             )
             rows.append(
                 "<tr>"
-                + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells)
+                + "".join(f'<td style="text-align:left">{cell}</td>' for cell in columns)
                 + "</tr>"
             )
         head = "".join(
@@ -112,6 +116,7 @@ def compare_program(
     restarts: int = 1,
     jobs: int = 2,
     out: str | Path | None = None,
+    progress: bool = True,
     events: Events | None = None,
     **options: Any,
 ) -> Scorecard:
@@ -127,7 +132,9 @@ def compare_program(
         restarts: independent starts per fit.
         jobs: processes at once.
         out: folder for the run and its report; by default a temporary one that is removed.
-        events: progress callbacks; by default lines on stderr in a run of minutes.
+        progress: print an estimate of the time and a line per finished method to stderr, which a
+            notebook shows below its cell.
+        events: progress callbacks of your own instead.
         **options: passed to `zoo.from_program`: `dims`, `coords`, `name`, `observed`, `guide`, ...
 
     Raises:
@@ -139,6 +146,7 @@ def compare_program(
             f"families is {families!r}; accepted: a list such as ['mean_field', 'full_rank'], or"
             " 'all'."
         )
+    events = events or (Console() if progress else Events())
     entry = zoo.from_program(model, data, **options)
     chosen: Any = "all" if families == "all" else list(families)
     plan = make_plan(
@@ -151,7 +159,7 @@ def compare_program(
             out=Path(folder) / "run" if out is None else Path(folder),
             jobs=jobs,
             entries=[entry],
-            events=events or Lines(),
+            events=events or (Console() if progress else Events()),
             pages=out is not None,
         )
     return Scorecard(result=result)

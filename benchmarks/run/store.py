@@ -49,6 +49,17 @@ if TYPE_CHECKING:
 __all__ = ["RunDir", "canonical", "cell_name", "results_frame", "strict_json", "write_atomic"]
 
 CELL_COLUMNS = ("entry", "method", "seed", "status", "verdict")
+# figures of a whole cell, repeated in each of its rows
+FIGURES = (
+    "elbo",
+    "elbo_se",
+    "pareto_k",
+    "c2st",
+    "c2st_se",
+    "seconds",
+    "compile_seconds",
+    "gradient_evaluations",
+)
 
 
 def strict_json(value: Any, *, indent: int | None = 1) -> str:
@@ -371,7 +382,8 @@ def results_frame(path: str | Path) -> pd.DataFrame:
 
     Returns:
         columns `entry method seed status verdict quantity index label mean_error ...` (errors in
-        reference sds), those of plug-in metrics last.
+        reference sds), those of plug-in metrics, then the figures of the whole cell: `elbo`
+        (nats), `pareto_k`, `c2st`, `seconds`, `gradient_evaluations`.
     """
     import pandas as pd
 
@@ -387,14 +399,35 @@ def score_columns(cells: Sequence[Mapping[str, Any]] = ()) -> list[str]:
     extra = dict.fromkeys(
         name for cell in cells for score in cell["scores"] for name in score.get("extra", ())
     )
-    return [*CELL_COLUMNS, "quantity", "index", "label", *own_columns(), "judged", *extra]
+    return [
+        *CELL_COLUMNS,
+        "quantity",
+        "index",
+        "label",
+        *own_columns(),
+        "judged",
+        *extra,
+        *FIGURES,
+    ]
+
+
+def _figures(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of a cell as a whole: bound in nats, weights, classifier and cost."""
+    elbo, weights, cost = (cell.get(name) or {} for name in ("elbo", "pareto_k", "cost"))
+    joint: dict[str, Any] = next((d for d in cell.get("distances", ()) if d["name"] == "c2st"), {})
+    values = (
+        *(elbo.get("value_nats"), elbo.get("se"), weights.get("value")),
+        *(joint.get("value"), joint.get("se")),
+        *map(cost.get, ("seconds", "compile_seconds", "gradient_evaluations")),
+    )
+    return dict(zip(FIGURES, values, strict=True))
 
 
 def score_rows(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return one flat row per score of the cells."""
     rows = []
     for cell in sorted(cells, key=lambda c: (c["entry"], c["method"], c["seed"])):
-        head = {k: cell[k] for k in CELL_COLUMNS}
+        head = {k: cell[k] for k in CELL_COLUMNS} | _figures(cell)
         rows += [
             {
                 **head,

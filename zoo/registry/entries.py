@@ -323,7 +323,7 @@ def _by_name(name: str) -> ModelEntry:
             f"Entry name {_short(name)} is not accepted: use [a-z][a-z0-9_]*, at most 64"
             " characters, or the path of a .py file."
         )
-        raise UsageError(text)
+        raise UsageError(f"{text}{_file_here(name)}")
     infos = catalog()
     found = [info for info in infos if info.name == name]
     if not found:
@@ -331,11 +331,21 @@ def _by_name(name: str) -> ModelEntry:
             "entry",
             name,
             [i.name for i in infos if i.error is None],
-            hint="Run `zoo list` to see all.",
+            hint=_file_here(name).strip() or "Run `zoo list` to see all.",
         )
     if found[0].error is not None:
         raise UsageError(found[0].error)
     return _entry(found[0])
+
+
+def _file_here(name: str) -> str:
+    """Return a sentence that offers the model file of this name, if there is one."""
+    file = f"{name}.py"
+    return (
+        f" There is a model file {_short(file)}: to use it, write the name with .py."
+        if len(file) < 256 and "\0" not in file and Path(file).is_file()
+        else ""
+    )
 
 
 def _entry(info: EntryInfo) -> ModelEntry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from benchmarks.report import figures_posterior
+from benchmarks.report.alternatives import intervals, margin
 from benchmarks.report.blocks import Picture, anchor, fragment, picture
 from benchmarks.report.components import View
 from benchmarks.report.keys import key
@@ -54,7 +55,7 @@ def _forest(view: View) -> Picture | None:
         caption += f" {left} better component{'s' if left > 1 else ''} not drawn."
     alt = (
         f"Forest plot of {shown} components of {view.report.entry.key}: {', '.join(view.shown)}"
-        " over the reference."
+        f" over the reference. {intervals(view, shown)}."
     )
     return picture(
         figure, anchor(view.report) + "-f", alt, "Every method over the reference", caption
@@ -88,7 +89,7 @@ def _where(view: View) -> list[Picture]:
             picture(
                 figure,
                 f"{anchor(view.report)}-m{i}",
-                f"Density of {label} under each method.",
+                f"Density of {label} under each method: {margin(view, component)}.",
                 title,
                 caption,
             )

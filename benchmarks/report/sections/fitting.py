@@ -5,6 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from benchmarks.report import figures_fit
+from benchmarks.report.alternatives import stops, weights
 from benchmarks.report.blocks import Picture, anchor, gallery, picture
 from benchmarks.report.components import View
 from benchmarks.report.section import ReportSection
@@ -32,14 +33,14 @@ def pictures(view: View) -> list[Picture]:
         picture(
             figures_fit.losses(view, fits),
             name + "-l",
-            f"Losses of the fits of {key} against optimizer step.",
+            f"Losses of the fits of {key} against optimizer step: {stops(view, fits)}.",
             "Losses",
             caption,
         ),
         picture(
             figures_fit.pareto(view),
             name + "-k",
-            f"Pareto k-hat of each method on {key} against its threshold.",
+            f"Pareto k-hat of each method on {key} against its threshold: {weights(view)}.",
             "Importance weights",
             "k-hat grades the reweighted answer, not the fit:"
             " it can look perfect while a mode is missed.",
@@ -47,7 +48,7 @@ def pictures(view: View) -> list[Picture]:
         picture(
             figures_fit.reweighting(view),
             name + "-w",
-            f"Mean errors on {key} before and after reweighting.",
+            f"Mean errors on {key} before and after reweighting: {weights(view, moved=True)}.",
             "What reweighting changes",
             "Hollow: as fitted. Filled: reweighted. The gray band is the material line of ±0.15.",
         ),

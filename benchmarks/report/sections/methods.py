@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from benchmarks.report.blocks import escape, fragment
+from benchmarks.report.blocks import escape, fragment, parts
 from benchmarks.report.components import View
 from benchmarks.report.inputs import EntryReport, method_names
 from benchmarks.report.numbers import count, duration
@@ -15,8 +15,16 @@ __all__ = ["SECTION"]
 
 
 def html(view: View) -> Markup:
-    """Render the table."""
-    return fragment("sections/methods.jinja", table=method_table(view))
+    """Render the table, in parts of as many methods as fit beside each other."""
+    table = method_table(view)
+    tables = [
+        {
+            "methods": [table["methods"][i] for i in places],
+            "rows": [(c, name, [v[i] for i in places]) for c, name, v in table["rows"]],
+        }
+        for places in parts(len(table["methods"]))
+    ]
+    return fragment("sections/methods.jinja", tables=tables)
 
 
 def markdown(report: EntryReport) -> str:

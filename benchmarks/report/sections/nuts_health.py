@@ -7,8 +7,9 @@ from markupsafe import Markup
 from benchmarks.report import figures_nuts
 from benchmarks.report.blocks import Picture, anchor, gallery, picture
 from benchmarks.report.components import View
-from benchmarks.report.numbers import plain
+from benchmarks.report.numbers import count, plain
 from benchmarks.report.section import ReportSection
+from benchmarks.types import Mcmc
 
 __all__ = ["SECTION"]
 
@@ -31,7 +32,7 @@ def pictures(view: View) -> list[Picture]:
             picture(
                 found[0],
                 name + "-r",
-                f"Rank histogram per chain of {found[1]} for {key}.",
+                f"Rank histogram per chain of {found[1]} for {key}.{_mixing(mcmc)}",
                 "Ranks",
                 text,
             )
@@ -43,7 +44,7 @@ def pictures(view: View) -> list[Picture]:
         picture(
             figures_nuts.energy(nuts),
             name + "-e",
-            f"Energy and energy transitions of NUTS on {key}.",
+            f"Energy and energy transitions of NUTS on {key}.{smallest}",
             "Energy",
             text,
         )
@@ -59,6 +60,15 @@ def pictures(view: View) -> list[Picture]:
         alt = f"Scatter of NUTS draws of {key} with {bad} divergent draws marked."
         pictures.append(picture(both[0], name + "-d", alt, "Divergences", text))
     return [p for p in pictures if p is not None]
+
+
+def _mixing(mcmc: Mcmc | None) -> str:
+    """Return the figures of the component that mixes worst."""
+    if mcmc is None:
+        return ""
+    return (
+        f" Largest R-hat {plain(mcmc.rhat_max, 4)}, smallest bulk ESS {count(mcmc.ess_bulk_min)}."
+    )
 
 
 def html(view: View) -> Markup | None:

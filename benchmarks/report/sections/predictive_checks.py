@@ -5,6 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from benchmarks.report import figures_nuts
+from benchmarks.report.alternatives import replications
 from benchmarks.report.blocks import Picture, anchor, gallery, picture
 from benchmarks.report.components import View
 from benchmarks.report.section import ReportSection
@@ -22,7 +23,7 @@ def pictures(view: View) -> list[Picture]:
         picture(
             figures_nuts.predictive(view, check),
             f"{anchor(view.report)}-c{i}",
-            f"Observed and replicated {check.label}.",
+            f"Observed and replicated {check.label}: {replications(check)}.",
             f"Predictive check: {check.label}",
             text,
         )

@@ -3,10 +3,12 @@
 It is legible on a phone.
 """
 
+import itertools
 import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 from support import report_factory
@@ -42,10 +44,13 @@ MEASURE = """<script>addEventListener("load", () => {
   const outside = [...document.querySelectorAll("section h2, section p, figure, .scroll")]
     .filter(e => e.getBoundingClientRect().right > innerWidth + 0.5)
     .map(e => e.tagName + ":" + e.textContent.slice(0, 40));
+  const cut = [...document.querySelectorAll(".scroll")]
+    .filter(e => e.scrollWidth > e.clientWidth + 1)
+    .map(e => [e.getAttribute("aria-label"), e.scrollWidth, e.clientWidth]);
   const body = getComputedStyle(document.body);
   parent.postMessage(JSON.stringify({
     scroll: root.scrollWidth, width: innerWidth, smallest: sizes.sort((a, b) => a[0] - b[0])[0],
-    paper: body.backgroundColor, ink: body.color, outside}), "*");
+    paper: body.backgroundColor, ink: body.color, outside, cut}), "*");
 });</script>"""
 
 
@@ -124,3 +129,45 @@ def test_dark_mode_is_respected(page, tmp_path):
     brightness = lambda color: sum(map(int, re.findall(r"\d+", color)[:3])) / 3  # noqa: E731
     assert brightness(light["paper"]) > 230 > 80 > brightness(light["ink"])
     assert brightness(dark["paper"]) < 60 < 200 < brightness(dark["ink"])
+
+
+FAMILIES = ("mean_field", "full_rank", "low_rank", "laplace", "amortized", "flow")
+FAMILIES += ("block_full_rank", "amortized_full", "amortized_flow", "dirichlet", "own_1", "own_2")
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """Twelve families and NUTS on every entry."""
+    run = FACTORY["make_run"]()
+    entries = []
+    for entry in run.entries:
+        base = [c for c in entry.comparisons if c.method != "nuts"]
+        made = [
+            replace(c, posterior=replace(c.posterior, method=name))
+            for c, name in zip(itertools.cycle(base), FAMILIES, strict=False)
+        ]
+        nuts = [c for c in entry.comparisons if c.method == "nuts"]
+        entries.append(replace(entry, comparisons=[*made, *nuts], fits={}))
+    return render_html(replace(run, entries=entries))
+
+
+def overflowing(found):
+    """Tables cut at the right edge, without the long one of all scores that is folded away."""
+    return [row for row in found["cut"] if row[0] != "All scores"]
+
+
+def test_twelve_families_fit_a_page_of_1280_pixels(wide, tmp_path):
+    found = measure(tmp_path, wide, 1280, 1)
+    assert overflowing(found) == []
+    assert found["scroll"] <= 1280
+
+
+@pytest.mark.parametrize("pixels", [718, 690], ids=["A4", "letter, wide margins"])
+def test_printing_cuts_no_column(page, wide, tmp_path, pixels):
+    """The rules for paper, applied to a window as wide as a printed page at 96 dpi."""
+    assert "@media print" in page
+    for text in (page, wide):
+        printed = text.replace("@media print", "@media all")
+        found = measure(tmp_path, printed, pixels, 1)
+        assert found["scroll"] <= pixels
+        assert overflowing(found) == []

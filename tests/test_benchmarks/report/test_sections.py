@@ -17,6 +17,7 @@ ORDER = [
     "story",
     "findings",
     "draws",
+    "estimates",
     "fitting",
     "nuts_health",
     "predictive_checks",

@@ -1,0 +1,102 @@
+"""Advice knows the rows of its run: no method is advised that they reject, and none that failed.
+
+`try full_rank` stood beside a rejected full-rank row, and `run NUTS on it` where NUTS had failed.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from support import planting
+
+import benchmarks
+import zoo
+from benchmarks.comparison.score import compare
+from benchmarks.comparison.sentences import advised
+from benchmarks.reference.find import find
+from benchmarks.run.execute import execute
+from benchmarks.run.plan import make_plan
+from zoo.errors import FitError
+
+
+def row(method, factor, seed=0, chains=False):
+    """A row whose draws have `factor` times the sd of the reference."""
+    generator = np.random.default_rng(seed)
+    draws = factor * generator.standard_normal((2000, 1))
+    truth = planting.reference(np.random.default_rng(1).standard_normal((4, 1000, 1)))
+    found = compare(planting.guide(draws), truth, distances="none")
+    entry = replace(
+        found.posterior.entry, families=("mean_field", "full_rank", "low_rank", "laplace")
+    )
+    return replace(found, posterior=replace(found.posterior, method=method, entry=entry))
+
+
+def sentence_of(method, rows):
+    return next(c.sentence for c in advised(rows) if c.method == method)
+
+
+def test_the_planted_rows_have_the_verdicts_the_advice_is_about():
+    assert row("full_rank", 0.5).verdict == "too_narrow"
+    assert row("nuts", 1.0, seed=3).verdict == "agrees"
+
+
+@pytest.mark.parametrize(
+    ("others", "ending"),
+    [
+        ([], "; try full_rank."),
+        ([row("full_rank", 1.0, seed=3)], "; use full_rank, which agrees here."),
+        ([row("full_rank", 0.5)], "; try low_rank."),
+        ([row("full_rank", 0.5), row("low_rank", 0.5)], "; use nuts."),
+        (
+            [row("full_rank", 0.5), row("low_rank", 0.5), row("laplace", 1.0, seed=3)],
+            "; use laplace, which agrees here.",
+        ),
+        (
+            [row("full_rank", 0.5), row("low_rank", 0.5), row("nuts", 0.5)],
+            "; no method of this run agrees: reparameterize, or run more and longer chains.",
+        ),
+        # one seed agrees, another does not: the family is not advised
+        ([row("full_rank", 1.0, seed=3), row("full_rank", 0.5)], "; try low_rank."),
+    ],
+)
+def test_the_next_step_is_none_that_a_row_rejects(others, ending):
+    assert sentence_of("mean_field", [row("mean_field", 0.5), *others]).endswith(ending)
+
+
+def test_a_run_stores_and_shows_advice_that_its_rows_do_not_contradict(tmp_path):
+    """All families are too narrow on these eight schools, and the stored reference is known."""
+    plan = make_plan(
+        entries=["eight_schools"], guides=["mean_field", "full_rank"], nuts=False, quick=True
+    )
+    result = execute(plan, out=tmp_path / "run", jobs=1)
+    cells = {c["method"]: c for c in result.cells}
+    assert {c["verdict"] for c in cells.values()} == {"too_narrow"}
+    assert "try low_rank" in cells["mean_field"]["sentence"]
+    assert "full_rank" not in cells["mean_field"]["sentence"]
+    again = execute(plan, out=tmp_path / "run", jobs=1)
+    assert again.cells == result.cells
+    assert "try full_rank" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def location(y):
+    mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+    with pyro.plate("row", 5):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+def test_where_nuts_failed_nobody_is_told_to_run_it(monkeypatch):
+    def fails(*args, **kwargs):
+        raise FitError("planted: every chain left the support.")
+
+    monkeypatch.setattr("benchmarks.run.cell.run_nuts", fails)
+    data = {"y": torch.linspace(-1, 1, 5, dtype=torch.float64)}
+    card = benchmarks.compare_program(location, data, families=["laplace"], quick=True, jobs=1)
+    reason = card.result.report.entries[0].reference.reason
+    assert "NUTS failed on it: planted: every chain left" in reason
+    assert "run NUTS on it" not in str(card)
+    assert "run NUTS on it" not in card.comparisons["laplace"].sentence
+    alone = find(zoo.from_program(location, data))  # where it was not run, it is the advice
+    assert "run NUTS on it" in alone.reason

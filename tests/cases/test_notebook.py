@@ -1,0 +1,123 @@
+"""A notebook: one table per cell, short texts for large objects, progress while it waits.
+
+`card` was shown twice: in a notebook rich prints a table itself, and returns an empty text.
+"""
+
+import re
+import sys
+import types
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import benchmarks
+import guides
+import zoo
+from benchmarks.cli.console import print_table
+from benchmarks.report import render_html
+from benchmarks.verdicts import verdict_of
+from zoo.types import Data
+
+X = torch.linspace(-1, 1, 20, dtype=torch.float64)
+DATA = {"x": X, "y": 2 * X + 0.1 * torch.cos(9 * X)}
+WALL = 400  # characters
+
+
+def model(x, y):
+    slope = pyro.sample("slope", dist.Normal(0.0, 5.0))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("y", dist.Normal(slope * x, scale), obs=y)
+
+
+@pytest.fixture(scope="module")
+def card():
+    return benchmarks.compare_program(model, DATA, families=["laplace"], quick=True, jobs=1)
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """Let rich believe that it runs in a notebook, and collect what it displays by itself."""
+    shown = []
+    display = types.ModuleType("IPython.display")
+    display.display = lambda *things, **options: shown.extend(things)
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    return shown
+
+
+def test_a_notebook_gets_the_table_once(card, notebook, capsys):
+    text = str(card)
+    print_table(["name"], [["value"]])
+    assert notebook == []
+    assert "laplace" in text
+    assert "value" in capsys.readouterr().out
+
+
+def test_the_chains_that_are_the_truth_are_called_so(card):
+    assert card.verdicts["nuts"] == "no_reference"  # the word of files
+    page = card._repr_html_()
+    assert "is the reference" in page
+    assert "no_reference" not in page
+    read = re.sub(r"<style>.*?</style>|<[^>]*>", " ", render_html(card.result.report), flags=re.S)
+    assert "is the reference" in read
+    assert "no_reference" not in read
+
+
+def luminance(color):
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_a_verdict_is_legible_in_light_and_dark_notebooks(card):
+    """Its word has a background of its own, so the contrast does not depend on the page."""
+    page = card._repr_html_()
+    for comparison in card.comparisons.values():
+        light = verdict_of(comparison.verdict).light
+        assert f"background:{light.tint};color:{light.text}" in page
+        low, high = sorted((luminance(light.tint), luminance(light.text)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5
+
+
+def test_no_object_prints_a_wall(card):
+    entry = zoo.load("eight_schools")
+    (report,) = card.result.report.entries
+    found = card.comparisons["laplace"]
+    objects = [
+        card.result,
+        card.result.report,
+        report,
+        found,
+        found.posterior,
+        found.fit,
+        report.reference,
+        report.data,
+        entry,
+        entry.load_data(),
+        Data(train={"y": torch.zeros(100_000)}),
+        guides.draw(found.fit, 10),
+    ]
+    for thing in objects:
+        assert type(thing).__name__ in repr(thing)
+        assert len(repr(thing)) <= WALL, repr(thing)
+    assert len(repr(card.comparisons)) <= 3 * WALL
+    assert len(repr(card)) <= 10 * WALL
+    assert (
+        repr(found.posterior) == "Posterior(my_model, laplace: 2000 draws of slope (), scale ())"
+    )
+    assert repr(report.data) == "Data(x (20,), y (20,); observed: y)"
+
+
+def test_progress_is_printed_unless_it_is_switched_off(capsys):
+    options = {"families": ["laplace"], "nuts": False, "quick": True, "jobs": 1}
+    benchmarks.compare_program(model, DATA, **options)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "1 of 1 cells to run; about" in err
+    assert "[1/1] my_model laplace: ok" in err
+    benchmarks.compare_program(model, DATA, **options, progress=False)
+    assert capsys.readouterr() == ("", "")
