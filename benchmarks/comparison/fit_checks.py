@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks.metrics.numbers import rounded
 from benchmarks.thresholds import IMPORTANCE_ESS, RESTART_NATS, RESTART_SDS
 from benchmarks.types import Mcmc, ParetoK, Trust
 from guides.draws import point_sentence
+from zoo.contract import Rule, rules
+from zoo.contract.subject import Failed, Skipped
 
 if TYPE_CHECKING:
     from guides.types import Fit, Restart
 
-__all__ = ["BLIND_SPOT", "point_words", "trust_checks"]
+__all__ = ["BLIND_SPOT", "CHECKS", "point_words", "trust_checks"]
 
 BLIND_SPOT = (
     "These checks look only where the method went: a mode or a tail it never visits is invisible"
     " to all of them."
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is known of a method without a reference.
+
+    Attributes:
+        fit: the fit, None for chains.
+        pareto_k: k-hat and importance ESS of its weights, None without weights.
+        mcmc: gates of its chains, None for a guide.
+        points: where a guide is a point mass.
+        bad_weights: why the weights gave no k-hat.
+    """
+
+    fit: Fit | None = None
+    pareto_k: ParetoK | None = None
+    mcmc: Mcmc | None = None
+    points: Sequence[str] = ()
+    bad_weights: str = ""
 
 
 def trust_checks(
@@ -28,98 +50,108 @@ def trust_checks(
     points: Sequence[str] = (),
     bad_weights: str = "",
 ) -> tuple[Trust, ...]:
-    """Return the checks available for this method.
-
-    They are convergence, restarts, k-hat, importance ESS and chains. A guide that is a point mass
-    somewhere (`points`) has failed, and no other check of it can pass. `bad_weights` says why the
-    weights gave no k-hat.
-    """
-    if points:
-        return _of_a_point(fit, points)
-    out: list[Trust] = []
-    if fit is not None:
-        out.append(
-            Trust(name="convergence", passed=fit.stop.status == "ok", sentence=fit.stop.sentence)
-        )
-        out.append(_restarts(fit))
-    if pareto_k is not None:
-        word = "within" if pareto_k.trusted else "above"
-        k = (
-            f"k-hat {pareto_k.value:.2f} is {word} its threshold {pareto_k.threshold:.2f} for"
-            f" {pareto_k.draws:,} draws"
-        )
-        out.append(
-            Trust(
-                name="pareto_k",
-                passed=pareto_k.trusted,
-                sentence=f"{k} (it grades the reweighted answer, not the raw draws).",
-            )
-        )
-        enough = pareto_k.importance_ess >= IMPORTANCE_ESS
-        ess = (
-            f"Reweighting leaves {pareto_k.importance_ess:,.0f} of {pareto_k.draws:,} draws (at"
-            f" least {IMPORTANCE_ESS} are wanted)."
-        )
-        out.append(Trust(name="importance_ess", passed=enough, sentence=ess))
-    elif bad_weights:
-        out.append(Trust(name="pareto_k", passed=False, sentence=bad_weights))
-    if mcmc is not None:
-        failed = [name for name, ok in mcmc.gates.items() if not ok]
-        text = (
-            f"Failed gates of the chains: {', '.join(failed)} ({mcmc.worst})."
-            if failed
-            else "Every gate of the chains passed."
-        )
-        out.append(Trust(name="chains", passed=not failed, sentence=text))
-    return tuple(out)
-
-
-def _of_a_point(fit: Fit | None, points: Sequence[str]) -> tuple[Trust, ...]:
-    spread = Trust(name="spread", passed=False, sentence=point_sentence(points))
-    if fit is None:
-        return (spread,)
-    settled = Trust(
-        name="convergence",
-        passed=None if fit.stop.status == "ok" else False,
-        sentence=fit.stop.sentence,
+    """Run the checks of `CHECKS` that apply to a method; see `Evidence` for the arguments."""
+    known = Evidence(fit=fit, pareto_k=pareto_k, mcmc=mcmc, points=points, bad_weights=bad_weights)
+    passed = {"ok": True, "failed": False, "skipped": None}
+    results = [(rule.name, rule.on(known).run()) for rule in CHECKS.values()]
+    return tuple(
+        Trust(name=name, passed=passed[result.status], sentence=result.sentence)
+        for name, result in results
+        if result.sentence  # a check that does not apply says nothing
     )
-    return (
-        spread,
-        settled,
-        Trust(
-            name="restarts",
-            passed=None,
-            sentence="Starts that end in points have no ELBO to be compared by.",
-        ),
+
+
+def _applies(there: bool) -> None:
+    if not there:
+        raise Skipped("")
+
+
+def spread(known: Evidence) -> str:
+    """The guide is no point mass in any judged component."""
+    _applies(bool(known.points))
+    raise Failed(point_sentence(known.points))
+
+
+def convergence(known: Evidence) -> str:
+    """The optimization settled."""
+    _applies(known.fit is not None)
+    assert known.fit is not None
+    stop = known.fit.stop
+    if stop.status != "ok":
+        raise Failed(stop.sentence)
+    if known.points:
+        raise Skipped(stop.sentence)
+    return stop.sentence
+
+
+def restarts(known: Evidence) -> str:
+    """Independent starts end with the same ELBO and the same answers."""
+    _applies(known.fit is not None)
+    assert known.fit is not None
+    if known.points:
+        raise Skipped("Starts that end in points have no ELBO to be compared by.")
+    ended = [r for r in known.fit.restarts if r.elbo is not None]
+    if len(ended) < 2:
+        raise Skipped("One start only; run it with restarts=4 to see whether starts agree.")
+    values = [r.elbo for r in ended if r.elbo is not None]
+    best, worst = max(values, key=lambda e: e.value_nats), min(values, key=lambda e: e.value_nats)
+    gap, se = best.value_nats - worst.value_nats, (best.se**2 + worst.se**2) ** 0.5
+    near = f"{len(values)} starts end within {rounded(gap, se)} nats of ELBO"
+    if gap > max(RESTART_NATS, 3 * se):
+        raise Failed(f"{near} (at most {RESTART_NATS:g} is wanted).")
+    label, apart, low, high = _farthest(ended)
+    if apart > RESTART_SDS:
+        raise Failed(
+            f"{near} but with different answers: {label} has means from {low:.3g} to {high:.3g},"
+            f" {apart:.2g} sds apart."
+        )
+    return f"{near} (at most {RESTART_NATS:g} is wanted)."
+
+
+def pareto_k(known: Evidence) -> str:
+    """The tail of the importance weights is light enough to reweight the draws."""
+    _applies(not known.points and bool(known.pareto_k is not None or known.bad_weights))
+    if known.pareto_k is None:
+        raise Failed(known.bad_weights)
+    k = known.pareto_k
+    sentence = (
+        f"k-hat {k.value:.2f} is {'within' if k.trusted else 'above'} its threshold"
+        f" {k.threshold:.2f} for {k.draws:,} draws (it grades the reweighted answer, not the raw"
+        " draws)."
     )
+    if not k.trusted:
+        raise Failed(sentence)
+    return sentence
+
+
+def importance_ess(known: Evidence) -> str:
+    """Enough draws are left after reweighting."""
+    _applies(not known.points and known.pareto_k is not None)
+    assert known.pareto_k is not None
+    left, draws = known.pareto_k.importance_ess, known.pareto_k.draws
+    sentence = (
+        f"Reweighting leaves {left:,.0f} of {draws:,} draws (at least {IMPORTANCE_ESS} are"
+        " wanted)."
+    )
+    if left < IMPORTANCE_ESS:
+        raise Failed(sentence)
+    return sentence
+
+
+def chains(known: Evidence) -> str:
+    """The chains pass every gate."""
+    _applies(not known.points and known.mcmc is not None)
+    assert known.mcmc is not None
+    failed = [name for name, ok in known.mcmc.gates.items() if not ok]
+    if failed:
+        raise Failed(f"Failed gates of the chains: {', '.join(failed)} ({known.mcmc.worst}).")
+    return "Every gate of the chains passed."
 
 
 def point_words(trust: Sequence[Trust]) -> str:
     """Return `a point, no spread, in m` if the checks found a point mass, else an empty string."""
     found = next((t.sentence for t in trust if t.name == "spread" and t.passed is False), "")
     return found.partition(":")[0].replace("A point", "a point")
-
-
-def _restarts(fit: Fit) -> Trust:
-    values = [r.elbo for r in fit.restarts if r.elbo is not None]
-    if len(values) < 2:
-        return Trust(
-            name="restarts",
-            passed=None,
-            sentence="One start only; run it with restarts=4 to see whether starts agree.",
-        )
-    best, worst = max(values, key=lambda e: e.value_nats), min(values, key=lambda e: e.value_nats)
-    gap, se = best.value_nats - worst.value_nats, (best.se**2 + worst.se**2) ** 0.5
-    near = f"{len(values)} starts end within {rounded(gap, se)} nats of ELBO"
-    label, apart, low, high = _farthest([r for r in fit.restarts if r.elbo is not None])
-    if gap <= max(RESTART_NATS, 3 * se) and apart > RESTART_SDS:
-        text = (
-            f"{near} but with different answers: {label} has means from {low:.3g} to {high:.3g},"
-            f" {apart:.2g} sds apart."
-        )
-        return Trust(name="restarts", passed=False, sentence=text)
-    text = f"{near} (at most {RESTART_NATS:g} is wanted)."
-    return Trust(name="restarts", passed=gap <= max(RESTART_NATS, 3 * se), sentence=text)
 
 
 def _farthest(restarts: Sequence[Restart]) -> tuple[str, float, float, float]:
@@ -134,3 +166,43 @@ def _farthest(restarts: Sequence[Restart]) -> tuple[str, float, float, float]:
         width = max(min(s for _, s in pairs), 1e-12 * (1 + abs(low) + abs(high)))
         found.append((label, (high - low) / width, low, high))
     return max(found, key=lambda f: f[1])
+
+
+CHECKS = rules(
+    Rule(
+        name="spread",
+        why="A point has no density, so its k-hat is a perfect 0.00 and its ELBO no bound.",
+        body=spread,
+        tier="trust",
+    ),
+    Rule(
+        name="convergence",
+        why="A guide that has not settled is worse than its family.",
+        body=convergence,
+        tier="trust",
+    ),
+    Rule(
+        name="restarts",
+        why="Starts that end in different places show several modes, or a ridge.",
+        body=restarts,
+        tier="trust",
+    ),
+    Rule(
+        name="pareto_k",
+        why="A heavy tail means that the guide misses mass where it went.",
+        body=pareto_k,
+        tier="trust",
+    ),
+    Rule(
+        name="importance_ess",
+        why="A reweighted answer that rests on few draws is noise.",
+        body=importance_ess,
+        tier="trust",
+    ),
+    Rule(
+        name="chains",
+        why="Chains that disagree, diverge or are short are no posterior.",
+        body=chains,
+        tier="trust",
+    ),
+)

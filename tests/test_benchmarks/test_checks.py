@@ -9,6 +9,7 @@ import benchmarks.contract
 import guides.contract
 import zoo
 from benchmarks.audit import evidence_checks, guide_checks, program_checks
+from benchmarks.comparison import fit_checks
 from zoo import contract
 from zoo.contract import Rule, card, density, draws, minibatch, rules, structure
 from zoo.contract.subject import Failed, Skipped
@@ -28,11 +29,23 @@ AUDIT = [
 ]
 
 
-@pytest.mark.parametrize("rule", [*PROGRAM, *REST, *AUDIT], ids=lambda rule: rule.name)
+TRUST = list(fit_checks.CHECKS.values())
+
+
+@pytest.mark.parametrize("rule", [*PROGRAM, *REST, *AUDIT, *TRUST], ids=lambda rule: rule.name)
 def test_every_check_says_what_why_and_when(rule):
     assert rule.about.endswith(".")
     assert rule.why.endswith(".")
     assert (rule.tier == "audit") == (rule in AUDIT)
+    assert (rule.tier == "trust") == (rule in TRUST)
+
+
+def test_the_page_on_reports_says_what_the_trust_checks_say():
+    page = (DOCS / "reading_a_report.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \|$", page, re.MULTILINE)
+    assert [row for row in rows if row[0] in fit_checks.CHECKS] == [
+        (r.name, r.about, r.why) for r in TRUST
+    ]
 
 
 def test_the_page_of_the_contract_says_what_the_records_say():
@@ -91,7 +104,7 @@ def test_a_rule_becomes_a_check_of_its_subject():
         ({"name": "my check"}, "letters, digits and _"),
         ({"why": ""}, "what it looks at or why"),
         ({"body": lambda subject: ""}, "what it looks at or why"),
-        ({"tier": "daily"}, "accepted: entry, check, audit"),
+        ({"tier": "daily"}, "accepted: entry, check, audit, trust"),
     ],
 )
 def test_a_record_that_would_fail_later_is_refused(fields, says):

@@ -13,7 +13,7 @@ from zoo.errors import UsageError, ZooError, one_line
 __all__ = ["Check", "CheckResult", "Rule", "Status", "Tier", "rules", "run"]
 
 Status = Literal["ok", "failed", "skipped"]
-Tier = Literal["entry", "check", "audit"]
+Tier = Literal["entry", "check", "audit", "trust"]
 S = TypeVar("S")
 
 
@@ -55,7 +55,7 @@ class Rule(Generic[S]):
             docstring says what it looks at.
         tier: when it runs. `entry`: wherever a program enters (one run of the program at most);
             `check`: in `zoo check` (about a second each); `audit`: in `zoo check --bounds` (up to
-            minutes).
+            minutes); `trust`: on every fit that is compared.
 
     Raises:
         UsageError: the name is no identifier, `why` or the docstring is missing, or the tier is
