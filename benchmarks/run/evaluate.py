@@ -246,7 +246,8 @@ class _Evaluation:
         found, rows = self.references[key], self.present(key)
         if not needs_climbs(found) or not any(c.method != NUTS for c in rows):
             return self.comparisons(key)
-        basis = f"{digest_of(found)}-{[c.name for c in rows if c.method == NUTS][:1]}-{comparing_code()}"
+        chains = [c.name for c in rows if c.method == NUTS][:1]
+        basis = f"{digest_of(found)}-{chains}-{comparing_code()}"
 
         def settle(outcome: dict[str, Any]) -> list[_Job]:
             self.climbs[key] = outcome

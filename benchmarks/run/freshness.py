@@ -36,4 +36,5 @@ def comparing_code() -> str:
 
 
 def digest_of_truth(reference: Reference) -> str:
+    """Return the digest that a comparison with this reference keeps, the code included."""
     return f"{digest_of(reference)}-{comparing_code()}"
