@@ -7,6 +7,7 @@ Every helper returns `fn(draws, data) -> Tensor` of shape `[*sample, *shape]`, t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ __all__ = [
     "chances",
     "co_assignment",
     "held_entries",
+    "invariant",
     "log_odds",
     "log_site",
     "of_site",
@@ -238,4 +240,35 @@ def held_entries(quantity: Quantity, loose: Tensor) -> Quantity | None:
         dims=("held_" + "_".join(dims[:axes]), *dims[axes:]),
         description=f"{quantity.description}, entries that a term holds",
         judged=quantity.judged,
+    )
+
+
+def invariant(label: str, quantity: Quantity, kind: str, axis: int | None) -> tuple[str, Quantity]:
+    """Return what of a site's quantity does not change under signs, labels or rotations.
+
+    Absolute values for signs, sorted values for labels, lengths for rotations. A quantity whose
+    axes are not those of its site is kept, and shown without being judged.
+
+    Args:
+        label: name of the quantity.
+        quantity: the quantity of one site, `[*sample, *site]`.
+        kind: `sign`, `label` or `rotation`.
+        axis: the axis that labels or rotations act on, from the right.
+    """
+    fn, dims = quantity.fn, quantity.dims
+    if kind == "sign":
+        name = f"abs {label}"
+        return name, Quantity(fn=lambda d, x: fn(d, x).abs(), dims=dims, description=name)
+    if axis is None or axis > len(dims):
+        return label, replace(quantity, judged=False)
+    if kind == "label":
+        name = f"sorted {label}"
+        return name, Quantity(
+            fn=lambda d, x: fn(d, x).sort(-axis).values, dims=dims, description=name
+        )
+    name, left = f"length of {label}", len(dims) - axis
+    return name, Quantity(
+        fn=lambda d, x: fn(d, x).norm(dim=-axis),
+        dims=(*dims[:left], *dims[left + 1 :]),
+        description=name,
     )

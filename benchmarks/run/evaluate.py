@@ -15,19 +15,12 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.comparison.baselines import table
 from benchmarks.comparison.posterior_predictive import predictive_checks
 from benchmarks.comparison.sentences import advised
-from benchmarks.metrics.metric import METRICS, component_metrics, joint_distances_known
+from benchmarks.metrics.metric import component_metrics, joint_distances_known
 from benchmarks.reference import find as references
 from benchmarks.report.inputs import EntryReport, ReportInput, method_names
-from benchmarks.run.cell import (
-    NUTS,
-    Cell,
-    Prepared,
-    code_digest,
-    compare_cell,
-    load_fit,
-    load_posterior,
-)
+from benchmarks.run.cell import NUTS, Cell, Prepared, compare_cell, load_fit, load_posterior
 from benchmarks.run.failures import chains_failed, failures
+from benchmarks.run.freshness import comparing_code, digest_of_truth, is_compared
 from benchmarks.run.prepare import command
 from benchmarks.run.progress import Events
 from benchmarks.run.record import comparison_of, digest_of, machine, reference_record, versions
@@ -172,7 +165,7 @@ class _Evaluation:
             for key in self.groups
             for c in self.present(key)
         ]
-        stale = sum(not _compared(content, truth, self.run.locked) for content, truth in pairs)
+        stale = sum(not is_compared(content, truth, self.run.locked) for content, truth in pairs)
         if stale:
             # Imported once, before forking: every comparison would need a second for it.
             importlib.import_module("sklearn.ensemble")
@@ -258,7 +251,8 @@ class _Evaluation:
         found, rows = self.references[key], self.present(key)
         if not needs_climbs(found) or not any(c.method != NUTS for c in rows):
             return self.comparisons(key)
-        basis = f"{digest_of(found)}-{[c.name for c in rows if c.method == NUTS][:1]}-{_code()}"
+        chains = [c.name for c in rows if c.method == NUTS][:1]
+        basis = f"{digest_of(found)}-{chains}-{comparing_code()}"
 
         def settle(outcome: dict[str, Any]) -> list[_Job]:
             self.climbs[key] = outcome
@@ -292,7 +286,7 @@ class _Evaluation:
         stale = [
             c
             for c in self.present(key)
-            if not _compared(self.contents[c.name], truth, self.run.locked)
+            if not is_compared(self.contents[c.name], truth, self.run.locked)
         ]
         left = {c.name for c in stale}
         return [self.comparison(c, truth, left) for c in stale] or [self.shown(key)]
@@ -317,7 +311,7 @@ class _Evaluation:
                 }
                 self.events.warn(f"{cell.label}: the comparison failed: {result.error}")
             if scored["reference"] is not None:
-                scored["reference"]["digest"] = _truth(reference)
+                scored["reference"]["digest"] = digest_of_truth(reference)
                 scored["reference"]["climbs"] = self.climbs.get(cell.prepared.entry.key)
             if self.run.locked:
                 self.run.rewrite(cell.name, "cell.json", strict_json(scored))
@@ -448,30 +442,3 @@ def _with(reference: Reference, entry: Any, data: Any) -> Reference:
             reference, posterior=dataclasses.replace(own, entry=entry, data=data)
         )
     )
-
-
-def _compared(content: dict[str, Any], reference: Reference | None, strict: bool) -> bool:
-    """Return whether a cell holds a comparison.
-
-    `strict` asks for one by the current code and, where it is known, with this reference.
-    """
-    if content["verdict"] == "fit_failed" and not content["scores"]:
-        return True
-    seen = content["reference"]
-    if content["verdict"] is None or seen is None:
-        return False
-    return not strict or (
-        seen["digest"] == _truth(reference)
-        if reference is not None
-        else seen["digest"].endswith(_code())
-    )
-
-
-def _code() -> str:
-    """Return the digest of the comparing code: the package's own and that of plug-in metrics."""
-    outside = METRICS.plugins_digest()[:16]
-    return code_digest("compare")[:16] + (f"-{outside}" if outside else "")
-
-
-def _truth(reference: Reference) -> str:
-    return f"{digest_of(reference)}-{_code()}"

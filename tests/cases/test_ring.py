@@ -7,6 +7,7 @@ import torch
 import guides
 import zoo
 from benchmarks.comparison.fit_checks import trust_checks
+from zoo.quantities import site
 
 
 def ring():
@@ -19,7 +20,8 @@ def restarts(fit):
 
 
 def test_starts_on_a_ring_disagree(tmp_path):
-    entry = zoo.from_program(ring, {})
+    plain = {"x": zoo.Quantity(fn=site("x"), dims=("axis",))}
+    entry = zoo.from_program(ring, {}, quantities=plain)
     fit = guides.fit(entry, "full_rank", seed=0, restarts=4)
     found = restarts(fit)
     assert found.passed is False
@@ -31,6 +33,11 @@ def test_starts_on_a_ring_disagree(tmp_path):
     guides.save(fit, tmp_path / "fit")
     again = guides.load(tmp_path / "fit", entry)
     assert restarts(again) == found
+
+
+def test_starts_that_differ_by_a_rotation_alone_agree():
+    entry = zoo.from_program(ring, {})  # judged by the length of x
+    assert restarts(guides.fit(entry, "full_rank", seed=0, restarts=4)).passed
 
 
 def test_starts_that_agree_pass():

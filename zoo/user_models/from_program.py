@@ -17,10 +17,11 @@ from torch import Tensor
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import samples
+from zoo.density.symmetries import symmetries
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError
 from zoo.types import Data, ModelEntry, Program, Quantity
 from zoo.user_models.discover import discover
-from zoo.user_models.from_trace import all_discrete, facts, guesses, of_finite_sum, quantities_of
+from zoo.user_models.from_trace import all_discrete, facts, of_finite_sum, quantities_of
 from zoo.user_models.lift_params import Lifted, LiftedProgram
 from zoo.user_models.nested import Nested, flatten
 from zoo.user_models.signature import Signature
@@ -123,19 +124,17 @@ def from_program(
     if all_discrete(trace):
         return of_finite_sum(trace, program, card, dtype, shared, quantities)
     density = LogDensity(program, card, dtype=dtype)
+    free = symmetries(density) if quantities is None else ()
     return ModelEntry(
         quantities=(
             dict(quantities)
             if quantities is not None
-            else quantities_of(trace, density, card, lifted, program)
+            else quantities_of(trace, density, card, lifted, program, free)
         ),
         reference="nuts",
         families=families or ModelEntry.families,
         own_guides=_own_guides(guide, tensors, dtype, nested),
-        notices=(
-            *facts(trace, density, lifted),
-            *(guesses(trace, density) if quantities is None else ()),
-        ),
+        notices=(*facts(trace, density, lifted), *(symmetry.sentence for symmetry in free)),
         **shared,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,8 @@ from zoo.density.completion import is_discrete
 from zoo.density.finite_sum import finite_sum
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import is_unchecked, samples
-from zoo.quantities import chances, held_entries, of_site, plain
+from zoo.density.symmetries import Symmetry
+from zoo.quantities import chances, held_entries, invariant, of_site, plain
 from zoo.types import Analytic, Data, ModelEntry, Quantity
 from zoo.user_models.computed import computed
 from zoo.user_models.discover import reparameterized
@@ -23,13 +24,21 @@ from zoo.user_models.lift_params import Lifted, LiftedProgram, base_of
 
 POINTS = 8  # at which the density is looked at
 
-__all__ = ["all_discrete", "facts", "guesses", "of_finite_sum", "quantities_of"]
+__all__ = ["all_discrete", "facts", "of_finite_sum", "quantities_of"]
 
 
 def quantities_of(
-    trace: poutine.Trace, density: LogDensity, data: Data, lifted: Lifted, program: LiftedProgram
+    trace: poutine.Trace,
+    density: LogDensity,
+    data: Data,
+    lifted: Lifted,
+    program: LiftedProgram,
+    free: Sequence[Symmetry],
 ) -> dict[str, Quantity]:
-    """Return one quantity per site the author named, also where it is reparameterized."""
+    """Return one quantity per site the author named, also where it is reparameterized.
+
+    Of a site that a symmetry moves it is what the symmetry does not change.
+    """
     nodes = {n["name"]: n for n in samples(trace)}
     found = {}
     for name, support in reparameterized(lifted, trace).items():
@@ -49,6 +58,9 @@ def quantities_of(
             if kept is None:
                 continue
             quantity = kept
+        for symmetry in free:
+            for axis in (a for name, a in symmetry.axes if name == site.name):
+                label, quantity = invariant(label, quantity, symmetry.kind, axis)
         found[label] = quantity
     return found
 
@@ -158,31 +170,3 @@ def _outside_unchecked(node: dict[str, Any]) -> bool:
         and isinstance(value, Tensor)
         and not bool(support.check(value).all())
     )
-
-
-def guesses(trace: poutine.Trace, density: LogDensity) -> Iterator[str]:
-    """Guess from shapes where labels or rotations may be free; a guess is stated as one."""
-    nodes = {n["name"]: n for n in samples(trace)}
-    for name in density.discrete:
-        classes = density.number_of_values(nodes[name])
-        indexed = [s.name for s in density.sites if classes > 1 and classes in s.shape]
-        if indexed:
-            yield (
-                f"Labels may be free (a guess from shapes): {', '.join(indexed)} have an axis of"
-                f" length {classes}, the number of values of discrete site {name!r}; compare on"
-                " quantities that do not depend on labels, e.g. zoo.quantities.sorted_by."
-            )
-    wide = [
-        s
-        for s in density.sites
-        if len(s.shape) >= 2 and "corr" not in str(nodes[s.name]["fn"].support).lower()
-    ]
-    for i, a in enumerate(wide):
-        for b in wide[i + 1 :]:
-            shared = (set(a.shape[-2:]) & set(b.shape[-2:])) - {1}
-            if shared and "cholesky" not in str(nodes[b.name]["fn"].support).lower():
-                yield (
-                    f"Rotations or signs may be free (a guess from shapes): {a.name} and {b.name}"
-                    f" share an axis of length {min(shared)} as the factors of a matrix product"
-                    " do; compare on the product."
-                )

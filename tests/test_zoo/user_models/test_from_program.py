@@ -382,7 +382,7 @@ def test_enumeration_hints_give_the_same_sum(hint):
             pyro.sample("y", dist.Normal(locs[c], 1.0), obs=y)
 
     entry = zoo.from_program(model, {"y": Y})
-    assert "Labels may be free" in entry.notices[0]
+    assert entry.notices == ()  # weights of 0.3 and 0.7 tell the labels apart
     assert list(entry.quantities) == ["locs"]
     data = entry.load_data()
     u = torch.tensor([0.3, -0.4], dtype=torch.float64)
@@ -397,7 +397,9 @@ def test_factors_of_a_product_are_noticed():
         b = pyro.sample("b", dist.Normal(torch.zeros(2, 4), 1.0).to_event(2))
         pyro.sample("y", dist.Normal(a @ b, 1.0).to_event(2), obs=y)
 
-    assert "Rotations" in zoo.from_program(model, {"y": torch.zeros(5, 4)}).notices[0]
+    y = 3 * torch.cos(torch.arange(20.0)).reshape(5, 4)
+    (notice,) = zoo.from_program(model, {"y": y}).notices
+    assert notice.startswith("The rotation of a and b is free")
 
 
 def test_improper_flat_priors_work():

@@ -1,0 +1,40 @@
+"""Whether a cell holds a comparison that is still valid: same code, same reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.metrics.metric import METRICS
+from benchmarks.run.cell import code_digest
+from benchmarks.run.record import digest_of
+from zoo.types import Reference
+
+__all__ = ["comparing_code", "digest_of_truth", "is_compared"]
+
+
+def is_compared(content: dict[str, Any], reference: Reference | None, strict: bool) -> bool:
+    """Return whether a cell holds a comparison.
+
+    `strict` asks for one by the current code and, where it is known, with this reference.
+    """
+    if content["verdict"] == "fit_failed" and not content["scores"]:
+        return True
+    seen = content["reference"]
+    if content["verdict"] is None or seen is None:
+        return False
+    return not strict or (
+        seen["digest"] == digest_of_truth(reference)
+        if reference is not None
+        else seen["digest"].endswith(comparing_code())
+    )
+
+
+def comparing_code() -> str:
+    """Return the digest of the comparing code: the package's own and that of plug-in metrics."""
+    outside = METRICS.plugins_digest()[:16]
+    return code_digest("compare")[:16] + (f"-{outside}" if outside else "")
+
+
+def digest_of_truth(reference: Reference) -> str:
+    """Return the digest that a comparison with this reference keeps, the code included."""
+    return f"{digest_of(reference)}-{comparing_code()}"
