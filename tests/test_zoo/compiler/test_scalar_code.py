@@ -121,8 +121,9 @@ def test_what_auto_takes_for_a_recursion():
     assert is_recursion(Work(25_000, 25_000))
     assert not is_recursion(Work(2_000, 2_000))
     assert not is_recursion(Work(25_000, 25_000_000))
-    assert pays(Work(25_000, 25_000), 2_000)
-    assert not pays(Work(25_000, 25_000), 20)
+    assert pays(Work(25_000, 25_000), 300, one_point=True)
+    assert not pays(Work(25_000, 25_000), 300)  # many points, each of few operations
+    assert not pays(Work(25_000, 25_000), 20, one_point=True)
 
 
 def volatility(y):
