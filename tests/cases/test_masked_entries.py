@@ -193,6 +193,31 @@ def test_padded_units_integrate_to_one():
     assert float(total) == pytest.approx(float(three), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("prior", "value"),
+    [(dist.Gamma(2.0, 1.0), 0.7), (dist.Beta(2.0, 3.0), 0.4), (dist.StudentT(3.0), 0.7)],
+)
+def test_padded_units_of_any_support_integrate_to_one(prior, value):
+    """The Jacobian of the bijection belongs to the factor of a unit that no term holds."""
+
+    def program(mask, y):
+        with pyro.plate("d", 2), poutine.mask(mask=mask):
+            z = pyro.sample("z", prior)
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    data = {"mask": torch.tensor([True, False]), "y": torch.tensor([0.5, 0.0], dtype=F)}
+    density = density_of(zoo.from_program(program, data))
+    transform = density.sites[0].transform
+    raw = transform.inv(torch.tensor(value, dtype=F))
+    grid = torch.linspace(-9, 9, 1801, dtype=F)
+    points = torch.stack([raw.expand(1801), grid], -1)
+    total = density.batch(points).logsumexp(0) + math.log(0.01)
+    one = prior.log_prob(torch.tensor(value, dtype=F))
+    one = one + dist.Normal(torch.tensor(value, dtype=F), 1.0).log_prob(data["y"][0])
+    one = one + transform.log_abs_det_jacobian(raw, torch.tensor(value, dtype=F))
+    assert float(total) == pytest.approx(float(one), abs=1e-6)
+
+
 def own_units(mask, y=None):
     loc = pyro.param("loc", torch.tensor(0.0))
     pyro.sample("s", dist.LogNormal(loc, 0.5))

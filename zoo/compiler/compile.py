@@ -163,6 +163,7 @@ def compile_function(
     mode: Mode = "auto",
     expected_calls: int = 10_000,
     traced: Traced | Callable[[], Traced] | None = None,
+    one_point: bool = False,
 ) -> Function:
     """Compile `function` if that works and pays, else return it as an eager function.
 
@@ -177,6 +178,7 @@ def compile_function(
             works, `off` never.
         expected_calls: the expected number of calls, for that estimate.
         traced: an existing graph of `function`, or a callable that makes it.
+        one_point: `function` takes one point, so that many operations are a recursion.
 
     Raises:
         UsageError: an unknown mode, or no checks.
@@ -194,14 +196,14 @@ def compile_function(
         out.record = _off(f"{BACKEND_VARIABLE}=eager")
         return out
     work = work_of(function, checks[0]) if mode == "auto" else None
-    if work is not None and not pays(work, expected_calls):
+    if work is not None and not pays(work, expected_calls, one_point=one_point):
         seconds = work.seconds * expected_calls
         out.record = _off(
             f"eager is enough: {expected_calls} calls of {work.operations} operations, about"
             f" {seconds:.1f} s"
         )
         return out
-    if work is not None and is_recursion(work):
+    if work is not None and one_point and is_recursion(work):
         _log.warning(
             "Compiling a function of %s operations, about %.0f s once; a recursion written as one"
             " tensor operation (a triangular solve, a cumulative sum, dist.DiscreteHMM) takes a"

@@ -102,10 +102,14 @@ def work_of(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Work:
     return Work(counter.operations, counter.numbers)
 
 
-def pays(work: Work, calls: int) -> bool:
+def pays(work: Work, calls: int, *, one_point: bool = False) -> bool:
     """Whether compiling pays for a function of this size, called so often in each run."""
     saved = RUNS * work.seconds * calls * (1 - 1 / SPEEDUP)
-    each = LONG_SECONDS_PER_OPERATION if is_recursion(work) else COLD_SECONDS_PER_OPERATION
+    each = (
+        LONG_SECONDS_PER_OPERATION
+        if one_point and is_recursion(work)
+        else COLD_SECONDS_PER_OPERATION
+    )
     return (
         saved > WARM_SECONDS + TRACE_CALLS * work.seconds + COLD_SECONDS + each * work.operations
     )

@@ -186,6 +186,7 @@ class CompiledDensity:
             mode=mode,
             expected_calls=self.expected_calls,
             traced=self.graph,
+            one_point=True,
         )
 
     def graph(self) -> Traced:

@@ -55,6 +55,7 @@ VALUES = {
     "simplex": lambda x: torch.nn.functional.softplus(x).div(x.exp().sum()).log().sum(),
     "sigmoids": lambda x: torch.nn.functional.logsigmoid(3 * x).sum() + x.sigmoid().mean(),
     "maxima": lambda x: x.reshape(2, 3).max(-1).values.sum() + x.reshape(3, 2).amax(0).exp().sum(),
+    "nine terms": lambda x: torch.cat([x, x[:3].sin()]).exp().sum(),
     "long rows": lambda x: (torch.linspace(0, 1, 500, dtype=F) * x[0] + x[1]).exp().mean(),
     "writing": lambda x: (
         torch.zeros(7, dtype=F).index_put((torch.arange(6) % 3,), x, accumulate=True).exp().sum()
@@ -121,8 +122,9 @@ def test_what_auto_takes_for_a_recursion():
     assert is_recursion(Work(25_000, 25_000))
     assert not is_recursion(Work(2_000, 2_000))
     assert not is_recursion(Work(25_000, 25_000_000))
-    assert pays(Work(25_000, 25_000), 2_000)
-    assert not pays(Work(25_000, 25_000), 20)
+    assert pays(Work(25_000, 25_000), 300, one_point=True)
+    assert not pays(Work(25_000, 25_000), 300)  # many points, each of few operations
+    assert not pays(Work(25_000, 25_000), 20, one_point=True)
 
 
 def volatility(y):

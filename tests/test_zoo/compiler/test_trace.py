@@ -232,3 +232,28 @@ def test_a_trace_leaves_torch_as_it_was(fails):
     note = next(n for n in graph.graph.nodes if n.op == "call_function").meta
     assert "tensor_meta" in note
     assert note["val"].device == x.device
+
+
+def written(x: torch.Tensor) -> list[torch.Tensor]:
+    """Writes into slices and single places, with and without an end."""
+    y = x.clone()
+    y[1:3] = x[:2].exp()
+    y[-1] = x[0] * x[1]
+    y[:-2] = y[:-2] + y[2:].sin()
+    table = torch.zeros(3, 5, dtype=x.dtype)
+    table[:, 1:-1] = x[:3, None] * x[2:5]
+    table[1] = x[:5]
+    return [y, table.cumsum(0)]
+
+
+def test_writes_into_slices_are_joined_and_mapped():
+    u = points(7, 6, 5)
+    graph = trace(written, [u[0]])
+    names = {str(n.target) for n in graph.graph.graph.nodes}
+    assert not any("slice_scatter" in n or "select_scatter" in n for n in names)
+    truth = [written(row) for row in u]
+    for row, expected in zip(u, truth, strict=True):
+        for a, b in zip(graph(row), expected, strict=True):
+            assert_close(a, b)
+    for i, a in enumerate(vectorize(graph, 7, (0, 1))(u)):
+        assert_close(a, torch.stack([t[i] for t in truth]))
