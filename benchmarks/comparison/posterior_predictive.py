@@ -155,12 +155,15 @@ def _can_replicate(entry: ModelEntry, data: Data, program: Program, posterior: P
     lead = len(posterior.sample_dims)
     fixed = {name: v.flatten(0, lead - 1)[0] for name, v in posterior.draws.items()}
     with torch.random.fork_rng(devices=[]), torch.no_grad(), default_dtype(entry.dtype):
-        torch.manual_seed(0)
-        first = _simulator(program, data)(fixed)
-        changed = _exchanged(entry, data, program, first)
-        torch.manual_seed(0)
-        second = _simulator(program, data, changed)(fixed)
-        return _same_distributions(first, second)
+        try:
+            torch.manual_seed(0)
+            first = _simulator(program, data)(fixed)
+            changed = _exchanged(entry, data, program, first)
+            torch.manual_seed(0)
+            second = _simulator(program, data, changed)(fixed)
+            return _same_distributions(first, second)
+        except Exception:  # a site that cannot be drawn, or a program that needs these very data
+            return False
 
 
 def _exchanged(

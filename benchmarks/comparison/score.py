@@ -23,6 +23,7 @@ from benchmarks.metrics.distances import joint_distances
 from benchmarks.metrics.metric import METRICS, Metric, component_metrics, failure
 from benchmarks.metrics.moments import compare_correlations, draws_needed, fixed, reference_scale
 from benchmarks.reference.coerce import as_reference, broken_chains
+from benchmarks.reference.find import named
 from benchmarks.types import CellStatus, Comparison, Correlations, Distance, Mcmc, Score
 from zoo.errors import UsageError
 from zoo.types import Data, ModelEntry, Posterior, Reference
@@ -39,7 +40,7 @@ DistancePolicy = Literal["all", "if_needed", "none"]
 
 def compare(
     posterior: Posterior,
-    reference: Reference | Posterior | None,
+    reference: Reference | Posterior | str | None,
     *,
     fit: Fit | None = None,
     log_density: LogDensity | None = None,
@@ -53,7 +54,9 @@ def compare(
 
     Args:
         posterior: draws of a guide (`("sample",)`) or of MCMC (`("chain", "draw")`).
-        reference: the ground truth; chains must pass their gates first; None gives `no_reference`.
+        reference: the ground truth; chains must pass their gates first. `"stored"`, `"analytic"`,
+            `"exact"` or `"certified"` is the reference that comes with the entry; None gives
+            `no_reference`.
         fit: the fit of the draws, for its ELBO and whether it converged.
         log_density: used for held-out rows; built from the entry if needed.
         distances: `all` computes C2ST and the sliced Wasserstein distance; `if_needed` only if
@@ -66,6 +69,8 @@ def compare(
             ground truth.
     """
     start = time.perf_counter()
+    if isinstance(reference, str):
+        reference = named(reference, posterior.entry, posterior.data, given=fit)
     truth = as_reference(reference)
     mcmc = _health(posterior)
     failure, unconverged = _failure(fit, mcmc), _unconverged(posterior, fit, mcmc)
