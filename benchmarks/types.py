@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, log
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +27,7 @@ __all__ = [
     "Reason",
     "Score",
     "Trust",
+    "method_names",
 ]
 
 CellStatus = Literal[
@@ -257,3 +258,12 @@ class PredictiveCheck:
         """Return the site and the methods that replicate it."""
         methods = ", ".join(self.replicated)
         return f"PredictiveCheck({self.label}: {self.observed.size} observed; {methods})"
+
+
+def method_names(comparisons: Sequence[Comparison]) -> list[str]:
+    """Name each comparison by its method, plus the seed if a method has several."""
+    methods = [c.posterior.method for c in comparisons]
+    return [
+        m if methods.count(m) == 1 else f"{m} s{c.posterior.seed}"
+        for m, c in zip(methods, comparisons, strict=True)
+    ]

@@ -213,7 +213,9 @@ def compare(
     jobs: Jobs = 2,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="run directory; default out/<entries>-<hash>; again resumes"),
+        typer.Option(
+            "--out", help="run directory, resumed or extended; default out/<entries>-<hash>"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

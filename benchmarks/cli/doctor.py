@@ -191,8 +191,8 @@ def _compiler() -> Finding:
     """Report how graphs are compiled here, and check one against its function."""
     import torch
 
-    from zoo.compiler.compile import compile_function, compiler_missing
-    from zoo.compiler.policy import backend
+    from zoo.compiler.compile import compile_function
+    from zoo.compiler.policy import backend, compiler_missing
 
     missing, how = compiler_missing(), backend()
     if missing:

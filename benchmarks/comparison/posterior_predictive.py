@@ -1,13 +1,15 @@
 """Posterior predictive checks: data replicated from each method's posterior.
 
-For draw s of a posterior, y_rep^(s) ~ p(y | z^(s)), by running the program without its observed
-values.
+For draw s of a posterior, y_rep^(s) ~ p(y | z^(s)). A program whose observed arguments default to
+None is run without them. Any other program is run with them, and its observed sites are drawn
+instead, unless other sites depend on the observed values: what is drawn then would not be the
+predictive distribution.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +37,8 @@ def predictive_checks(
 ) -> list[PredictiveCheck]:
     """Replicate every observed site from every method's posterior.
 
-    A program that cannot simulate has no check.
+    A program that cannot simulate, or whose sites depend on the observed values in other ways than
+    through their likelihood, has no check.
 
     Args:
         entry: the entry, for its dtype.
@@ -43,7 +46,7 @@ def predictive_checks(
         program: the program of the posteriors.
         posteriors: posteriors of this program by method.
     """
-    if not _simulates(program, data):
+    if not posteriors or not _can_replicate(entry, data, program, next(iter(posteriors.values()))):
         return []
     draws = {
         method: replicate(entry, data, program, posterior)
@@ -78,15 +81,14 @@ def replicate(
         for name, value in posterior.draws.items()
     }
     total = next(iter(flat.values())).shape[0]
-    tensors = {k: v for k, v in data.train.items() if k not in data.observed}
+    run = _simulator(program, data)
     sites = observed_values(entry, data, program)
     rows: dict[str, list[Tensor]] = {}
     with torch.random.fork_rng(devices=[]), torch.no_grad(), default_dtype(entry.dtype):
         torch.manual_seed(derive_seed(posterior.seed, entry.key, posterior.method, "predictive"))
         for i in np.linspace(0, total - 1, min(number, total)).astype(int):
             fixed = {name: value[i] for name, value in flat.items()}
-            with poutine.block():
-                trace = poutine.trace(poutine.condition(program, data=fixed)).get_trace(**tensors)
+            trace = run(fixed)
             for name in sites:
                 rows.setdefault(name, []).append(trace.nodes[name]["value"].flatten())
     return {name: torch.stack(values).double().numpy() for name, values in rows.items()}
@@ -111,6 +113,24 @@ def _is_random(node: Mapping[str, Any]) -> bool:
     )
 
 
+def _simulator(
+    program: Program, data: Data, tensors: Mapping[str, Any] | None = None
+) -> Callable[[Mapping[str, Tensor]], poutine.Trace]:
+    """Return a function from values of the latent sites to a trace with simulated data."""
+    given = dict(data.train if tensors is None else tensors)
+    if _simulates(program, data):
+        given = {k: v for k, v in given.items() if k not in data.observed}
+        released: Any = program
+    else:
+        released = poutine.uncondition(program)
+
+    def run(fixed: Mapping[str, Tensor]) -> poutine.Trace:
+        with poutine.block():
+            return poutine.trace(poutine.condition(released, data=fixed)).get_trace(**given)
+
+    return run
+
+
 def _simulates(program: Program, data: Data) -> bool:
     """Return whether every observed tensor may be omitted: its argument defaults to None."""
     if not data.observed:
@@ -120,3 +140,57 @@ def _simulates(program: Program, data: Data) -> bool:
     except (TypeError, ValueError):
         return False
     return all(k in parameters and parameters[k].default is None for k in data.observed)
+
+
+def _can_replicate(entry: ModelEntry, data: Data, program: Program, posterior: Posterior) -> bool:
+    """Return whether the program can simulate its data.
+
+    Where the observed values are not omitted, they are exchanged for simulated ones, or for their
+    own in another order: the distributions of all sites must stay the same.
+    """
+    if not data.observed:
+        return False
+    if _simulates(program, data):
+        return True
+    lead = len(posterior.sample_dims)
+    fixed = {name: v.flatten(0, lead - 1)[0] for name, v in posterior.draws.items()}
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), default_dtype(entry.dtype):
+        try:
+            torch.manual_seed(0)
+            first = _simulator(program, data)(fixed)
+            changed = _exchanged(entry, data, program, first)
+            torch.manual_seed(0)
+            second = _simulator(program, data, changed)(fixed)
+            return _same_distributions(first, second)
+        except Exception:  # a site that cannot be drawn, or a program that needs these very data
+            return False
+
+
+def _exchanged(
+    entry: ModelEntry, data: Data, program: Program, simulated: poutine.Trace
+) -> dict[str, Any]:
+    """Return the tensors with other observed values that the program accepts as well."""
+    values = observed_values(entry, data, program)
+    changed = dict(data.train)
+    for key in data.observed:
+        old = changed[key]
+        flat = old.flatten().double().numpy()
+        site = next(
+            (n for n, v in values.items() if v.shape == flat.shape and np.array_equal(v, flat)),
+            None,
+        )
+        new = None if site is None else simulated.nodes[site]["value"].reshape(old.shape)
+        changed[key] = old.roll(1, 0) if new is None and old.ndim else old if new is None else new
+        changed[key] = changed[key].to(old.dtype)
+    return changed
+
+
+def _same_distributions(one: poutine.Trace, other: poutine.Trace) -> bool:
+    """Return whether both runs have the same random sites with the same distributions."""
+    nodes, others = ({k: n for k, n in t.nodes.items() if _is_random(n)} for t in (one, other))
+    return nodes.keys() == others.keys() and all(
+        torch.allclose(
+            n["fn"].log_prob(n["value"]), others[k]["fn"].log_prob(n["value"]), equal_nan=True
+        )
+        for k, n in nodes.items()
+    )

@@ -24,6 +24,7 @@ from benchmarks.metrics.metric import METRICS, Metric, component_metrics, failur
 from benchmarks.metrics.moments import compare_correlations, draws_needed, fixed, reference_scale
 from benchmarks.metrics.tails import judged_by_quantiles
 from benchmarks.reference.coerce import as_reference, broken_chains
+from benchmarks.reference.find import named
 from benchmarks.trust.climbs import climb_for, judged, needs_climbs
 from benchmarks.types import CellStatus, Comparison, Correlations, Distance, Mcmc, Score
 from zoo.density.faults import program_faults
@@ -43,7 +44,7 @@ DistancePolicy = Literal["all", "if_needed", "none"]
 @program_faults("compared on its quantities")
 def compare(
     posterior: Posterior,
-    reference: Reference | Posterior | None,
+    reference: Reference | Posterior | str | None,
     *,
     fit: Fit | None = None,
     log_density: LogDensity | None = None,
@@ -58,7 +59,9 @@ def compare(
 
     Args:
         posterior: draws of a guide (`("sample",)`) or of MCMC (`("chain", "draw")`).
-        reference: the ground truth; chains must pass their gates first; None gives `no_reference`.
+        reference: the ground truth; chains must pass their gates first. `"stored"`, `"analytic"`,
+            `"exact"` or `"certified"` is the reference that comes with the entry; None gives
+            `no_reference`.
         fit: the fit of the draws, for its ELBO and whether it converged.
         log_density: used for held-out rows; built from the entry if needed.
         distances: `all` computes C2ST and the sliced Wasserstein distance; `if_needed` only if
@@ -73,6 +76,8 @@ def compare(
             ground truth.
     """
     start = time.perf_counter()
+    if isinstance(reference, str):
+        reference = named(reference, posterior.entry, posterior.data, given=fit)
     truth = as_reference(reference)
     mcmc = _health(posterior)
     failure, unconverged = _failure(fit, mcmc), _unconverged(posterior, fit, mcmc)

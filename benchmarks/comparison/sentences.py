@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from benchmarks.comparison.fit_checks import BLIND_SPOT, point_words
 from benchmarks.metrics.numbers import rounded
 from benchmarks.thresholds import LOG_SD, MEAN
-from benchmarks.types import Comparison, Mcmc, Reason, Trust
+from benchmarks.types import Comparison, Mcmc, Reason, Trust, method_names
 from benchmarks.verdicts import VerdictWord, is_finding, verdict_of
 from guides.registry import FAMILIES
 
@@ -78,27 +78,31 @@ def entry_sentence(comparisons: Sequence[Comparison]) -> str:
     if not comparisons:
         return "Nothing was compared."
     entry = comparisons[0].posterior.entry
-    ranked = sorted(comparisons, key=lambda c: (-_severity(c), c.method))
+    # with several seeds of a method each row is named with its own
+    names = dict(zip(map(id, comparisons), method_names(comparisons), strict=True))
+    ranked = sorted(comparisons, key=lambda c: (-_severity(c), names[id(c)]))
     avoid = [c for c in ranked if _to_avoid(c)]
     parts = (
-        [f"do not use {_and([f'{c.method} ({_found(c)})' for c in avoid], 'or')}"] if avoid else []
+        [f"do not use {_and([f'{names[id(c)]} ({_found(c)})' for c in avoid], 'or')}"]
+        if avoid
+        else []
     )
     parts += [
-        _part(c)
+        f"{names[id(c)]} {_part(c)}"
         for c in ranked
         if c.verdict != "agrees" and not _to_avoid(c) and not _is_the_reference(c)
     ]
     agree = [c for c in ranked if c.verdict == "agrees"]
     if agree:
-        names = _and(
+        those = _and(
             [
-                c.method
+                names[id(c)]
                 + (f" ({text.removeprefix(', with ')})" if (text := _divergences(c.mcmc)) else "")
                 for c in agree
             ]
         )
         parts.append(
-            f"{names} agree{'s' if len(agree) == 1 else ''} with the {agree[0].reference.kind}"
+            f"{those} agree{'s' if len(agree) == 1 else ''} with the {agree[0].reference.kind}"
             " reference"
         )
     return f"{entry.key}: {'; '.join(parts)}{_advice(entry, ranked)}."
@@ -147,7 +151,7 @@ def _found(c: Comparison) -> str:
 
 def _part(c: Comparison) -> str:
     found = _found(c)
-    return f"{c.method} {verdict_of(c.verdict).clause}" + (f" ({found})" if found else "")
+    return verdict_of(c.verdict).clause + (f" ({found})" if found else "")
 
 
 def _brief(sentence: str) -> str:
@@ -188,11 +192,12 @@ def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
         return f": try {entry.reference_of} (same posterior, another form)"
     good = [c for c in ranked if c.verdict == "agrees"]
     guides = sorted(
-        (c for c in good if c.method != "nuts"),
+        (c for c in good if c.method != "nuts" and _state(c.method, ranked) == "agrees"),
         key=lambda c: -(c.elbo or {}).get("value_nats", -math.inf),
     )
     if guides:
-        return f": prefer {_and([c.method for c in guides[:2]], 'or')}"
+        best = list(dict.fromkeys(c.method for c in guides))
+        return f": prefer {_and(best[:2], 'or')}"
     chains = next((c for c in good if c.method == "nuts"), None)
     if chains is None:
         return f": {EXACT}" if _grid_is_known(entry, ranked[0].reference.kind) else ""

@@ -17,7 +17,7 @@ from benchmarks.reference.coerce import as_reference
 from benchmarks.reference.write import write
 from benchmarks.trust.climbs import GATE, wide_climbs
 from zoo.density.log_density import LogDensity
-from zoo.errors import ReferenceError
+from zoo.errors import ReferenceError, UnknownNameError
 from zoo.seeds import derive_seed
 from zoo.truth import stored as stored_reference
 from zoo.types import Analytic, Data, ModelEntry, Moments, Posterior, Reference
@@ -25,9 +25,10 @@ from zoo.types import Analytic, Data, ModelEntry, Moments, Posterior, Reference
 if TYPE_CHECKING:
     from guides.types import Fit
 
-__all__ = ["chains_given", "check", "exact_given", "find", "write"]
+__all__ = ["chains_given", "check", "exact_given", "find", "named", "write"]
 
 PSEUDO_CHAINS, EXACT_DRAWS = 4, 2_000
+CERTIFIED = ("certified", "stored", "analytic", "exact")
 CLIMBS = 2_000  # gradients that wide climbs take, about
 
 
@@ -81,6 +82,36 @@ def find(
         usable=False,
         reason=f"No reference is known for {entry.key} on these data; {cure}.",
     )
+
+
+def named(
+    kind: str, entry: ModelEntry, data: Data | None = None, *, given: Fit | None = None
+) -> Reference:
+    """Return the certified reference of an entry by its kind, or by `certified` whatever it is.
+
+    Args:
+        kind: `certified`, `stored`, `analytic` or `exact`.
+        entry: the entry.
+        data: what it is conditioned on, by default the entry's data.
+        given: the fit whose trained program is meant, for entries that learn weights.
+
+    Raises:
+        UnknownNameError: another word.
+        ReferenceError: the entry has no reference of this kind on these data, or an unusable one.
+    """
+    if kind not in CERTIFIED:
+        raise UnknownNameError(
+            "reference", kind, CERTIFIED, hint="Or give chains of benchmarks.run_nuts."
+        )
+    found = find(entry, data, given=given if entry.learns else None)
+    if not found.usable or found.kind == "none":
+        raise ReferenceError(found.reason)
+    if kind not in ("certified", found.kind):
+        raise ReferenceError(
+            f"The reference of {entry.key} is {found.kind}, not {kind}; ask for"
+            f" {found.kind!r} or 'certified'."
+        )
+    return found
 
 
 def exact_given(entry: ModelEntry, data: Data, given: Fit) -> Reference | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.types import Comparison, PredictiveCheck
+from benchmarks.types import Comparison, PredictiveCheck, method_names
 from guides.types import Elbo, Restart, Stop
 from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
 
@@ -92,12 +92,3 @@ class ReportInput:
     def __repr__(self) -> str:
         """Return the entries with their methods."""
         return f"ReportInput({', '.join(map(repr, self.entries))})"
-
-
-def method_names(comparisons: Sequence[Comparison]) -> list[str]:
-    """Name each comparison by its method, plus the seed if a method has several."""
-    methods = [c.posterior.method for c in comparisons]
-    return [
-        m if methods.count(m) == 1 else f"{m} s{c.posterior.seed}"
-        for m, c in zip(methods, comparisons, strict=True)
-    ]

@@ -34,8 +34,7 @@ from benchmarks.run.store import (
 )
 from benchmarks.types import CellStatus
 from guides.registry import family_of
-from zoo.compiler.compile import compiler_missing
-from zoo.compiler.policy import backend
+from zoo.compiler.policy import backend, compiler_missing
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, InfrastructureError, ZooError, one_line
 from zoo.seeds import derive_seed

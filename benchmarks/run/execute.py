@@ -21,7 +21,7 @@ from benchmarks.arviz_bridge import load_arviz
 from benchmarks.report import render_html, render_markdown
 from benchmarks.run.cell import NUTS, Cell, differs, run_cell
 from benchmarks.run.evaluate import RunResult, evaluate
-from benchmarks.run.plan import Plan
+from benchmarks.run.plan import Plan, planned
 from benchmarks.run.prepare import duration, plan_cells, prepare
 from benchmarks.run.progress import Events
 from benchmarks.run.record import failed_cell
@@ -52,7 +52,7 @@ def execute(
     """Execute a plan, or resume an earlier run of it.
 
     Args:
-        plan: what to run.
+        plan: what to run; a run that is there keeps its rows and takes further families and seeds.
         out: run directory, by default `plan.default_folder()`.
         jobs: processes at once; results do not depend on it.
         entries: entry objects in place of `plan.entries`, for models that have no name.
@@ -67,13 +67,15 @@ def execute(
             resumes.
     """
     events = events or Events()
+    folder = plan.default_folder() if out is None else out
+    plan = planned(folder, plan)
     with one_thread():
         prepared = [prepare(plan, request) for request in entries or plan.entries]
         keys = [p.entry.key for p in prepared]
         if len(set(keys)) != len(keys):
             raise UsageError(f"Entries {keys} name one of them twice; give each once.")
         cells = plan_cells(plan, prepared)
-        with RunDir.create(plan.default_folder() if out is None else out, plan) as run:
+        with RunDir.create(folder, plan) as run:
             if run.unprotected:
                 events.warn(run.unprotected)
             cells = _run_missing(cells, run, jobs, events, timeout)

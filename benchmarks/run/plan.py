@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.errors import UsageError, did_you_mean
 
-__all__ = ["PLAN_FILE", "Plan", "read_plan"]
+__all__ = ["PLAN_FILE", "Plan", "make_plan", "planned", "read_plan"]
 
 PLAN_FILE = "plan.toml"
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -26,7 +27,7 @@ class Plan(BaseModel):
         version: version of the file format.
         name: short word for the default folder.
         entries: entry names with options as on the command line, or paths of model files.
-        guides: family names, or `all` for the families each entry lists.
+        guides: family names, among them `all` for the families each entry lists, or only `all`.
         nuts: whether NUTS is a row of its own.
         engine: implementation of NUTS.
         seeds: seeds of the inference, one row per seed.
@@ -58,6 +59,40 @@ class Plan(BaseModel):
             json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()
         ).hexdigest()
 
+    def families(self, listed: Sequence[str]) -> tuple[str, ...]:
+        """Return the families of an entry that lists these, `all` in their place."""
+        asked = ("all",) if self.guides == "all" else self.guides
+        return tuple(dict.fromkeys(f for g in asked for f in (listed if g == "all" else (g,))))
+
+    def extended(self, other: Plan) -> Plan:
+        """Return this plan with the families, seeds and NUTS row of another one added.
+
+        Raises:
+            UsageError: the other one differs in something else; the message says in what.
+        """
+        pairs = {
+            name: (getattr(self, name), getattr(other, name))
+            for name in type(self).model_fields
+            if name not in ("guides", "seeds", "nuts", "name", "version")
+        }
+        found = [
+            f"{name} is {_shown(mine)} there and {_shown(theirs)} here"
+            for name, (mine, theirs) in pairs.items()
+            if mine != theirs
+        ]
+        if found:
+            raise UsageError(
+                f"a run takes further families and seeds, but here {'; '.join(found)}"
+            )
+        asked = [("all",) if p.guides == "all" else p.guides for p in (self, other)]
+        both = tuple(dict.fromkeys([*asked[0], *asked[1]]))
+        added: dict[str, Any] = {
+            "guides": "all" if both == ("all",) else both,
+            "seeds": tuple(dict.fromkeys([*self.seeds, *other.seeds])),
+            "nuts": self.nuts or other.nuts,
+        }
+        return self.model_copy(update=added)
+
     def default_folder(self) -> Path:
         """Return `out/<entries>-<hash>`: the same request gives the same folder and resumes it."""
         stems = [
@@ -81,6 +116,10 @@ class Plan(BaseModel):
             + "\n".join(lines)
             + "\n"
         )
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def make_plan(**fields: Any) -> Plan:
@@ -129,3 +168,20 @@ def _sentence(what: str, error: ValidationError) -> str:
                 f" {problem['input']!r})"
             )
     return f"{what} is not a plan: {'; '.join(dict.fromkeys(parts))}."
+
+
+def planned(path: Path, plan: Plan) -> Plan:
+    """Return the plan of the run in a folder with what this one adds; the plan if there is none.
+
+    Raises:
+        UsageError: the run differs in something that cannot be added.
+    """
+    if not (path / PLAN_FILE).is_file():
+        return plan
+    try:
+        return read_plan(path / PLAN_FILE).extended(plan)
+    except UsageError as error:
+        raise UsageError(
+            f"--out {str(path)!r} holds another run: {error}; give another folder, or ask for the"
+            " same."
+        ) from None

@@ -39,11 +39,8 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
     """
     entry = request if isinstance(request, ModelEntry) else zoo.load(request)
     name = entry.key if isinstance(request, ModelEntry) else request
-    wanted = (
-        (*entry.families, *(g for g in entry.own_guides if g not in entry.families))
-        if plan.guides == "all"
-        else plan.guides
-    )
+    own = (g for g in entry.own_guides if g not in entry.families)
+    wanted = plan.families((*entry.families, *own))
     for family in wanted:
         check_family(family, entry)
     try:
@@ -182,13 +179,14 @@ def command(plan: Plan) -> str:
         f"--guides {guides}",
     ]
     words += [f"--seed {plan.seeds[0]}"] if plan.seeds[0] else []
+    again = "".join(f", again with --seed {seed}" for seed in plan.seeds[1:])
     words += [f"--data-seed {plan.data_seed}"] if plan.data_seed else []
     words += [f"--restarts {plan.restarts}"] if plan.restarts > 1 else []
     words += [f"--engine {plan.engine}"] if plan.engine != "nutpie" else []
     words += [f"--compile {plan.compile}"] if plan.compile != "auto" else []
     words += [f"--device {plan.device}"] if plan.device != "cpu" else []
     words += [flag for flag, on in (("--no-nuts", not plan.nuts), ("--quick", plan.quick)) if on]
-    return " ".join(words)
+    return " ".join(words) + again
 
 
 def duration(seconds: float) -> str:

@@ -39,14 +39,22 @@ from benchmarks.run.cell_folder import (
     remove,
     strangers,
 )
-from benchmarks.run.plan import PLAN_FILE, Plan, read_plan
+from benchmarks.run.plan import PLAN_FILE, Plan, planned, read_plan
 from zoo.errors import InfrastructureError, UsageError
 from zoo.storage import TEMPORARY, sync_folder, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RunDir", "canonical", "cell_name", "results_frame", "strict_json", "write_atomic"]
+__all__ = [
+    "RunDir",
+    "canonical",
+    "cell_name",
+    "planned",
+    "results_frame",
+    "strict_json",
+    "write_atomic",
+]
 
 CELL_COLUMNS = ("entry", "method", "seed", "status", "verdict")
 # figures of a whole cell, repeated in each of its rows
@@ -134,17 +142,19 @@ class RunDir:
 
     @classmethod
     def create(cls, path: Path, plan: Plan) -> RunDir:
-        """Create the folder, or resume an earlier run of the same plan in it.
+        """Create the folder, or resume an earlier run in it.
+
+        The plan may add families, seeds or the NUTS row to those of the run (see `planned`).
 
         Raises:
-            UsageError: the folder has other content, another plan, cells behind a link, or is in
-                use by another process.
+            UsageError: the folder has other content, a plan that differs in more, cells behind a
+                link, or is in use by another process.
             InfrastructureError: it cannot be written.
         """
         if path.exists() and not path.is_dir():
             raise UsageError(
                 f"--out {str(path)!r} is a file; give a folder that is new, empty, or holds a run"
-                " of the same plan."
+                " of this model."
             )
         with disk_errors(path):
             content = (
@@ -157,18 +167,14 @@ class RunDir:
                 f"--out {str(path)!r} is not empty and holds no run; give a new folder, or empty"
                 " this one."
             )
-        if content and read_plan(path / PLAN_FILE) != plan:
-            raise UsageError(
-                f"--out {str(path)!r} holds a run of another plan; give another folder, or repeat"
-                " the command that made it."
-            )
+        plan = planned(path, plan)
         refuse_links(path)
         with disk_errors(path):
             (path / "cells").mkdir(parents=True, exist_ok=True)
         run = cls(path, plan)
         run._acquire()
         run._sweep()
-        if not content:
+        if not content or read_plan(path / PLAN_FILE) != plan:
             write_atomic(path / PLAN_FILE, plan.to_toml())
         return run
 

@@ -10,8 +10,6 @@ and the record says why.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import tempfile
 import time
 import warnings
@@ -35,6 +33,7 @@ from zoo.compiler.policy import (
     Mode,
     backend,
     check_mode,
+    compiler_missing,
     is_recursion,
     pays,
     work_of,
@@ -53,7 +52,6 @@ __all__ = [
     "announce",
     "batched",
     "compile_function",
-    "compiler_missing",
     "load_compiler",
 ]
 
@@ -321,16 +319,6 @@ def _as_scalars(
     run = code.load(package)
     _check(function, run, checks)
     return run, None, found
-
-
-def compiler_missing() -> str:
-    """Return why nothing can be compiled here; empty if a C++ compiler is found."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "cl"]
-    return (
-        ""
-        if any(shutil.which(n) for n in names)
-        else f"no C++ compiler ({', '.join(names)}) on the PATH"
-    )
 
 
 def _off(reason: str, seconds: float = 0.0, *, notice: bool = False) -> Record:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,6 +29,7 @@ __all__ = [
     "Work",
     "backend",
     "check_mode",
+    "compiler_missing",
     "is_recursion",
     "pays",
     "work_of",
@@ -144,3 +146,13 @@ def backend() -> str:
             BACKEND_VARIABLE,
         )
     return "aoti" if doubt else "standalone"
+
+
+def compiler_missing() -> str:
+    """Return why nothing can be compiled here; empty if a C++ compiler is found."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "cl"]
+    return (
+        ""
+        if any(shutil.which(n) for n in names)
+        else f"no C++ compiler ({', '.join(names)}) on the PATH"
+    )

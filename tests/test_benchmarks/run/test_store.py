@@ -139,8 +139,8 @@ def test_foreign_folders_are_refused(tmp_path):
         RunDir.create(tmp_path / "notes", PLAN)
     with RunDir.create(tmp_path / "run", PLAN):
         pass
-    with pytest.raises(UsageError, match="run of another plan"):
-        RunDir.create(tmp_path / "run", make_plan(entries=["coin"], guides=["full_rank"]))
+    with pytest.raises(UsageError, match=r"holds another run: .* data_seed is 0 there and 1 here"):
+        RunDir.create(tmp_path / "run", PLAN.model_copy(update={"data_seed": 1}))
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
         RunDir.create(tmp_path / "file", PLAN)
