@@ -1,17 +1,27 @@
-"""The horseshoe with and without weights, and the network, against independent formulas."""
+"""Regressions against hand-written densities and conditional normals."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 from support.densities import log_density, normal, points
+from torch import Tensor
 
-from zoo.models.regression import bayesian_neural_network, horseshoe_marginal, horseshoe_regression
+from benchmarks.audit.sites import integral
+from zoo.distributions.univariate import CensoredWeibull
+from zoo.models.regression import (
+    bayesian_neural_network,
+    horseshoe_marginal,
+    horseshoe_regression,
+    ordinal_regression,
+    weibull_survival,
+)
 
 
 def scales_of(z: dict[str, torch.Tensor]) -> np.ndarray:
@@ -124,3 +134,79 @@ def test_orders_and_signs_of_units_change_neither_density_nor_quantities() -> No
     assert density(v).item() == pytest.approx(density(u).item(), abs=1e-10)
     for quantity in bayesian_neural_network.ENTRY.quantities.values():
         assert torch.allclose(quantity.fn(copy, data), quantity.fn(z, data))
+
+
+def test_the_censored_weibull_is_that_of_scipy() -> None:
+    x, limit = torch.tensor([0.2, 3.0, 17.0, 20.0], dtype=torch.float64), 20.0
+    ours = CensoredWeibull(
+        torch.tensor(2.1, dtype=torch.float64),
+        torch.tensor(1.3, dtype=torch.float64),
+        torch.full((4,), limit),
+    )
+    theirs = stats.weibull_min(1.3, scale=math.exp(2.1))
+    expected = np.append(theirs.logpdf(x[:3]), theirs.logsf(limit))
+    assert np.allclose(ours.log_prob(x), expected, atol=1e-12)
+    torch.manual_seed(0)
+    drawn = ours.sample((20_000,))[:, 0].numpy()
+    share = theirs.sf(limit)
+    assert abs((drawn == limit).mean() - share) < 5 * math.sqrt(share / 20_000)
+    assert (
+        stats.kstest(drawn[drawn < limit], lambda t: theirs.cdf(t) / theirs.cdf(limit)).pvalue
+        > 1e-4
+    )
+    assert ours.support.check(x).all()
+    assert not ours.support.check(torch.tensor(20.1)).any()  # no observation beyond the limit
+
+
+@pytest.mark.parametrize("log_scale", [1.0, 2.1, 3.5])  # 0, 5 and 57 % reach the limit
+def test_the_density_below_the_limit_and_the_chance_of_reaching_it_make_one(
+    log_scale: float,
+) -> None:
+    def node(kind: type) -> dict[str, Any]:
+        return {
+            "fn": kind(
+                torch.full((2,), log_scale, dtype=torch.float64),
+                torch.tensor(1.3, dtype=torch.float64),
+                20.0,
+            )
+        }
+
+    class Off(CensoredWeibull):
+        def log_prob(self, value: Tensor) -> Tensor:
+            return super().log_prob(value) + 0.01
+
+    total = integral(node(CensoredWeibull))
+    assert total is not None
+    assert torch.allclose(total, torch.ones(2, dtype=torch.float64), atol=1e-4)
+    wrong = integral(node(Off))
+    assert wrong is not None
+    assert (wrong > 1.009).all()
+
+
+def test_twelve_strikes_are_censored() -> None:
+    days = weibull_survival.ENTRY.load_data().train["days"]
+    assert (days == 80).sum() == 12
+    assert len(days) == 62
+
+
+def test_ordinal_regression_is_the_hand_written_density() -> None:
+    density, data = log_density(ordinal_regression.ENTRY)
+    x, answer = data.train["x"].numpy(), data.train["answer"].numpy()
+    u = points(1, density.dim)[0]
+    z = density.constrain(u)
+    cuts = np.concatenate(
+        [[-np.inf], stats.logistic.ppf(z["share"].cumsum(-1)[:-1].numpy()), [np.inf]]
+    )
+    eta = x @ z["weight"].numpy()
+    p = stats.logistic.cdf(cuts[answer + 1] - eta) - stats.logistic.cdf(cuts[answer] - eta)
+    prior = (
+        stats.dirichlet.logpdf(z["share"].numpy() / z["share"].sum().item(), np.ones(7))
+        + stats.norm.logpdf(z["weight"].numpy()).sum()
+    )
+    jacobian = sum(
+        s.transform.log_abs_det_jacobian(u[s.start : s.stop], s.transform(u[s.start : s.stop]))
+        .sum()
+        .item()
+        for s in density.sites
+    )
+    assert density(u).item() == pytest.approx(np.log(p).sum() + prior + jacobian, abs=1e-8)
