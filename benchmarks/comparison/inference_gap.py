@@ -36,6 +36,8 @@ from benchmarks.comparison.best_in_family import (
     refine,
 )
 from guides.base.local import LocalGuide
+from guides.session import session
+from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 from zoo.truth.grid import LARGEST, MOST_POINTS, BernoulliLikelihood, GridCheck, LatentGrid
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "DatumGap", "GapReport", "datum_gaps", "gap_report"]
 
 TOLERANCE = 1e-3  # nats
+CHECKED = 3  # rows on which the likelihood is compared with the program
 SAME = 0.01  # nats between the two grids' log p(x)
 DRAWS = 1000  # nats, between log p(x) on the two grids
 COLUMNS = {
@@ -183,6 +186,7 @@ def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int
             f" unit; got {fit.entry.name}."
         )
     likelihood = getattr(program, "likelihood", None) or BernoulliLikelihood(program.decoder)
+    _refuse_another_program(fit, Target(likelihood, program.log_prior))
     grid = LatentGrid(likelihood, program.latent, log_prior=program.log_prior, points=points)
     found: list[DatumGap] = []
     images, checks = [], []
@@ -211,9 +215,10 @@ def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int
         )
         moved = guides.transfer(fit, other) if hasattr(fit.guide, "transferred") else None
         q = LocalQ.of(moved.guide) if moved is not None else LocalQ.of(fit.guide).take(chosen)  # type: ignore[arg-type]
+        known = subset.get("label", torch.full((len(chosen),), -1))
         labels = [
             f"{int(c)}: {int(k)}" if int(k) >= 0 else str(int(c))
-            for c, k in zip(chosen, subset["label"], strict=True)
+            for c, k in zip(chosen, known, strict=True)
         ]
         found += datum_gaps(
             Target(likelihood, program.log_prior),
@@ -230,6 +235,44 @@ def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int
         **{f.name: max(getattr(c, f.name) for c in checks) for f in dataclasses.fields(GridCheck)}
     )
     return GapReport(family=family_of(q), data=tuple(found), grid=worst, images=torch.cat(images))
+
+
+def _refuse_another_program(fit: Fit, target: Target) -> None:
+    """Compare the log joint of decoder, likelihood and prior with that of the program itself.
+
+    Raises:
+        UsageError: they differ at random codes, so that nothing here would be exact.
+    """
+    program: Any = fit.program
+    x = fit.data.train.get("x")
+    if not isinstance(x, Tensor):
+        raise UsageError(
+            f"The gap report needs the observed rows in a column 'x'; {fit.entry.name} has"
+            f" {sorted(fit.data.train)}."
+        )
+    few = {k: fit.data.train[k][:CHECKED] for k in fit.data.batched}
+    data = dataclasses.replace(fit.data, train={**fit.data.train, **few}, test=None, size=CHECKED)
+    data = dataclasses.replace(data, coords={})
+    with session(fit.entry.dtype):
+        density = LogDensity(program, data, dtype=fit.entry.dtype)
+        if len(density.sites) != 1 or density.dim != CHECKED * program.latent:
+            raise UsageError(
+                f"The gap report needs one latent site with {program.latent} numbers per row;"
+                f" {fit.entry.name} has {[s.name for s in density.sites]} with {density.dim} for"
+                f" {CHECKED} rows."
+            )
+        generator = torch.Generator().manual_seed(0)
+        z = torch.randn(CHECKED, program.latent, dtype=density.dtype, generator=generator)
+        with torch.no_grad():
+            own = float(density.evaluate(z.reshape(-1)))
+            taken = float(target.log_joint(x[:CHECKED], z).sum())
+    if not abs(own - taken) <= 1e-6 * max(1.0, abs(own)):
+        raise UsageError(
+            f"At random codes of {CHECKED} rows the log joint of {fit.entry.name} is {own:.4f}"
+            f" nats, that of its decoder with {type(target.likelihood).__name__} and log_prior"
+            f" {taken:.4f}; give the program a `likelihood` that matches its observed site, as"
+            " zoo.truth.grid.GaussianLikelihood(decoder, sigma)."
+        )
 
 
 def datum_gaps(

@@ -90,6 +90,20 @@ def as_program_error(error: Exception, doing: str = "run") -> ZooError:
     text, kind = one_line(error), type(error).__name__
     at = f" at site {site!r}" if site and f"site '{site}'" not in text else ""
     line = f", in `{statement}`" if statement else ""
+    parameter = re.match(r"Expected parameter (\w+)", str(error))
+    if isinstance(error, ValueError) and parameter:
+        what = parameter.group(1)
+        cure = (
+            "make it positive by torch.nn.functional.softplus plus a floor such as 1e-4, and"
+            " standardize the input of its network"
+            if what in ("scale", "rate", "concentration", "scale_tril", "variance", "df")
+            else "check how it is computed"
+        )
+        named = re.search(r"""sample\(\s*["']([^"']+)["']""", statement)
+        site = site or (named.group(1) if named else "")
+        where = f"Site {site!r}" if site else "A distribution"
+        wanted = text.partition(", but found")[0]
+        return ProgramError(f"{where} has a {what} outside its range{line}: {wanted}; {cure}.")
     if isinstance(error, ValueError) and ("invalid" in str(error) or "support" in str(error)):
         return DataError(
             f"The program rejects its data{at}{line}: {text}. Check the observed values against"

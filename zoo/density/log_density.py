@@ -9,6 +9,7 @@ NUTS, Laplace, the flat objectives, importance weights and parity tests all use 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from zoo.compiler.torch_private import is_traced
 from zoo.compiler.vectorize import Compiled, batched
 from zoo.density.compiled import CompiledDensity, compile_density
 from zoo.density.completion import Completion, is_discrete
+from zoo.density.defects import called_modules, refuse_training_layers, refuse_weighted_sites
 from zoo.density.faults import program_faults
 from zoo.density.per_value import MOST_RUNS, PerValue
 from zoo.density.pointwise import pointwise_terms
@@ -85,7 +87,10 @@ class LogDensity:
             self._set_up()
 
     def _set_up(self) -> None:
-        first = first_trace(self.program, self.data)
+        with called_modules() as modules:
+            first = first_trace(self.program, self.data)
+        refuse_training_layers(modules)
+        refuse_weighted_sites(first)
         refuse_bad_observations(first)
         refuse_broadcasts(first)
         frames = [f for node in samples(first) for f in node["cond_indep_stack"]]
@@ -118,6 +123,26 @@ class LogDensity:
         self.completion.free.update(
             {s.name: s.transform for s in self.sites if s.name in self.free}
         )
+        if self.per_value is None and self.sites:
+            self._refuse_noise()
+
+    def _refuse_noise(self) -> None:
+        """Refuse a density that is not one number at one point."""
+        point = torch.full((self.dim,), 0.1, dtype=self.dtype)
+        values = []
+        with no_validation(), torch.no_grad():
+            for seed in (0, 1):
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed)
+                    values.append(float(self.evaluate(point)))
+        self.evaluations = 0
+        one, other = values
+        if math.isfinite(one) and not abs(one - other) <= 1e-9 * max(1.0, abs(one)):
+            raise ProgramError(
+                f"The log density at one point is {one:.6g} at one call and {other:.6g} at the"
+                " next: the program draws random numbers outside its sites; make the noise a"
+                " pyro.sample site or an argument, and call .eval() on networks with dropout."
+            )
 
     def _refuse_without_vector(self) -> None:
         if not self.discrete:

@@ -87,7 +87,8 @@ class _Collector(Typed):
 
     def _use(self, net: nn.Module, *, trained: bool) -> None:
         """Own a module that is called inside; one without numbers of its own needs no owner."""
-        if net in self.inside or not (any(True for _ in net.parameters()) or any(net.buffers())):
+        numbers = (*net.parameters(), *net.buffers())
+        if net in self.inside or not numbers:
             return
         key = f"module {len(self.lifted.nets)}"
         if not trained:

@@ -204,8 +204,8 @@ def changing(y):
         (
             lambda y: pyro.sample("z", dist.Normal(0.0, -1.0)),
             0.0,
-            (DataError, ProgramError),
-            "invalid|refuses",
+            ProgramError,
+            "Site 'z' has a scale outside its range",
         ),
         (lambda y: pyro.sample("z", dist.Poisson(3.0)), 0.0, ProgramError, "'z'"),
         (lambda y: y.nothing, 0.0, (ProgramError, AttributeError), "nothing"),

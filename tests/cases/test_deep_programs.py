@@ -1,0 +1,177 @@
+"""Networks inside programs: random densities, rows that depend on each other, likelihoods."""
+
+import copy
+import dataclasses
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import nn
+
+import benchmarks
+import guides
+import zoo
+from zoo import Data, ModelEntry, Quantity
+from zoo.density.log_density import LogDensity
+from zoo.errors import ProgramError, UsageError
+from zoo.quantities import site
+from zoo.truth.grid import GaussianLikelihood
+
+X = torch.randn(6, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 1
+
+
+def codes(layer):
+    def model(x):
+        with pyro.plate("n", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(layer(z), 1.0).to_event(1), obs=x)
+
+    return model
+
+
+def log_joint(entry, value):
+    data = entry.load_data()
+    density = LogDensity(entry.program(data), data)
+    return float(density(torch.full((density.dim,), value, dtype=torch.float64)))
+
+
+def exact(value):
+    """The log joint of `codes` with the identity in place of the layer, at z = value."""
+    z = torch.full_like(X, value)
+    return float((dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(z, 1.0).log_prob(X)).sum())
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.Sequential(nn.Dropout1d(0.1))])
+def test_dropout_in_training_mode_has_no_density(layer):
+    layer.train()
+    with pytest.raises(ProgramError, match=r"Dropout.*training mode.*\.eval\(\)"):
+        zoo.from_program(codes(layer), {"x": X})
+    layer.eval()
+    assert log_joint(zoo.from_program(codes(layer), {"x": X}), 0.3) == pytest.approx(exact(0.3))
+
+
+def test_normalization_by_the_batch_ties_the_rows_together():
+    layer = nn.BatchNorm1d(2).double()
+    with pytest.raises(ProgramError, match=r"BatchNorm1d in training mode.*depend on each other"):
+        zoo.from_program(codes(layer), {"x": X})
+    layer.eval()  # running mean 0 and variance 1: the identity up to its eps
+    found = log_joint(zoo.from_program(codes(layer), {"x": X}), 0.3)
+    assert found == pytest.approx(exact(0.3), rel=1e-5)
+
+
+def test_noise_outside_the_sites_is_noticed():
+    noisy = codes(lambda z: z + 0.1 * torch.randn(z.shape, dtype=z.dtype))
+    with pytest.raises(ProgramError, match="draws random numbers outside its sites"):
+        zoo.from_program(noisy, {"x": X})
+
+
+def test_a_weighted_latent_site_is_no_posterior():
+    """A KL weight written into the program gives ELBOs above the evidence."""
+
+    def model(x):
+        with poutine.scale(scale=0.1):
+            mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("n", len(x)):
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    with pytest.raises(ProgramError, match=r"latent site 'mean' is weighted by 0\.1"):
+        zoo.from_program(model, {"x": X[:, 0]})
+
+
+def test_plates_of_minibatches_are_no_weights():
+    def model(x, index=None):
+        with pyro.plate("n", 6, subsample=index):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    entry = zoo.from_program(model, {"x": X[:, 0]}, batched=("x",), minibatch=2)
+    z = torch.zeros(6, dtype=torch.float64)
+    right = dist.Normal(0.0, 1.0).log_prob(z).sum() + dist.Normal(z, 1.0).log_prob(X[:, 0]).sum()
+    assert log_joint(entry, 0.0) == pytest.approx(float(right))
+
+
+@pytest.mark.parametrize("scale", [lambda s: s.relu(), lambda s: (-2000 * s.abs()).exp()])
+def test_a_scale_of_zero_is_the_guides_fault_not_that_of_the_data(scale):
+    torch.manual_seed(0)
+    encoder = nn.Linear(2, 4)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("n", len(x)):
+            m, s = encoder(x.to(encoder.weight.dtype)).chunk(2, -1)
+            pyro.sample("z", dist.Normal(m, scale(s)).to_event(1))
+
+    with pytest.raises(ProgramError, match=r"Site 'z' has a scale outside its range.*softplus"):
+        zoo.from_program(codes(lambda z: z), {"x": X}, guide=guide)
+
+
+ROWS, PIXELS, CODES = 60, 4, 2
+
+
+class Linear(PyroModule):
+    def __init__(self, sigma=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.latent, self.decoder = CODES, nn.Linear(CODES, PIXELS).double()
+        if sigma is not None:
+            self.likelihood = GaussianLikelihood(self.decoder, sigma)
+
+    def log_prior(self, z):
+        return dist.Normal(0.0, 1.0).log_prob(z).sum(-1)
+
+    def forward(self, x=None, index=None):
+        rows = ROWS if x is None or index is not None else len(x)
+        with pyro.plate("rows", rows, subsample=index):
+            z = pyro.sample("z", dist.Normal(torch.zeros(CODES), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 0.5).to_event(1), obs=x)
+
+
+def make_data(seed):
+    g = torch.Generator().manual_seed(3)
+    z, w = torch.randn(ROWS, CODES, generator=g), torch.randn(CODES, PIXELS, generator=g)
+    x = (z @ w + 0.5 * torch.randn(ROWS, PIXELS, generator=g)).double()
+    return Data(
+        train={"x": x},
+        observed=("x",),
+        batched=("x",),
+        size=ROWS,
+        dims={"z": ("row", "latent")},
+        source="made here",
+        licence="CC0-1.0",
+    )
+
+
+def entry_of(sigma):
+    return ModelEntry(
+        name="linear_decoder",
+        title="A linear decoder",
+        make_data=make_data,
+        build=lambda data: Linear(sigma),
+        reference="nuts",
+        learns=True,
+        quantities={"z": Quantity(fn=site("z"), dims=("row", "latent"), description="code")},
+        minibatch=30,
+        amortize=lambda t: t["x"],
+        families=("amortized",),
+        cites=("Tipping and Bishop, 1999",),
+    )
+
+
+def test_a_gap_report_is_exact_for_the_programs_own_likelihood_or_refused():
+    """A decoder without a likelihood was scored as Bernoulli pixels: log p(x) 31 where -6.5."""
+    fit = guides.fit(entry_of(0.5), "amortized", seed=0, steps=60, compile="off")
+    decoder = fit.program.decoder
+    w, b = decoder.weight.detach(), decoder.bias.detach()
+    law = dist.MultivariateNormal(b, w @ w.T + 0.25 * torch.eye(PIXELS, dtype=torch.float64))
+    report = benchmarks.gap_report(fit, rows=4, points=60)
+    for row, datum in zip((0, 19, 39, 59), report.data, strict=True):
+        right = float(law.log_prob(fit.data.train["x"][row]))
+        assert datum.log_evidence_nats == pytest.approx(right, abs=2e-3)
+    for wrong in (None, GaussianLikelihood(decoder, 0.7)):
+        program = copy.deepcopy(fit.program)
+        program.likelihood = wrong
+        with pytest.raises(UsageError, match=r"a `likelihood` that matches its observed site"):
+            benchmarks.gap_report(dataclasses.replace(fit, program=program), rows=4)
