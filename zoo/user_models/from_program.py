@@ -17,6 +17,7 @@ from torch import Tensor
 from zoo.density.faults import program_faults
 from zoo.density.likelihood import has_likelihood, untouched_data
 from zoo.density.log_density import LogDensity
+from zoo.density.propriety import may_not_exist
 from zoo.density.sites import samples
 from zoo.density.symmetries import symmetries
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError
@@ -126,7 +127,7 @@ def from_program(
         return of_finite_sum(trace, program, card, dtype, shared, quantities)
     density = LogDensity(program, card, dtype=dtype)
     nothing = _without_likelihood(trace, density, observed)
-    free = symmetries(density) if quantities is None else ()
+    free, absent = symmetries(density) if quantities is None else (), may_not_exist(density)
     return ModelEntry(
         quantities=(
             dict(quantities)
@@ -140,6 +141,7 @@ def from_program(
             *facts(trace, density, lifted),
             *(symmetry.sentence for symmetry in free),
             *nothing,
+            *((f"T{absent[1:]}; give flat sites a prior.",) if absent else ()),
         ),
         **shared,
     )
