@@ -249,7 +249,7 @@ def check(entry: ModelEntry, *, folder: Path | None = None) -> Reference:
             log_density.compile("auto", expected_calls=CLIMBS)
             climbs = wide_climbs(log_density, posterior)
             gates |= {} if climbs.gate is None else {GATE: climbs.gate}
-            problems += [] if climbs.better is None else [climbs.sentence]
+            problems += [climbs.sentence] if climbs.gate is False else []
     # Gates of the full run, as recorded, keep their own names beside those checked here.
     recorded = {
         f"recorded {name}": passed for name, passed in found.gates.items() if name != "fingerprint"

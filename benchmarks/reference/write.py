@@ -116,7 +116,7 @@ def write(
             )
     climbs = wide_climbs(log_density, thinned, seed=seed)
     say(f"{entry.key}: {climbs.sentence}")
-    if climbs.better is not None:
+    if climbs.gate is False:
         raise ReferenceError(
             f"No reference of {entry.key} was written: {climbs.sentence}; the chains start too"
             " near to each other to see it."

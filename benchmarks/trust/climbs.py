@@ -31,6 +31,7 @@ from benchmarks.metrics.components import Array, component_names
 from benchmarks.thresholds import OTHER_MODE
 from guides.base.modes import Curvature, climb, curvature
 from zoo.density.log_density import LogDensity
+from zoo.density.propriety import may_not_exist
 from zoo.density.sites import default_dtype, samples, trace_program
 from zoo.seeds import derive_seed
 from zoo.types import Data, Posterior, Reference
@@ -82,6 +83,7 @@ class Climbs:
         gradients: spent in all.
         improper: the prior cannot be drawn from, so far starts took the place of its draws.
         complete: every start was climbed within the budget.
+        absent: why the posterior may not exist, empty where nothing speaks for it.
     """
 
     log_mass: float
@@ -92,6 +94,7 @@ class Climbs:
     gradients: int
     improper: bool
     complete: bool
+    absent: str = ""
 
     @property
     def better(self) -> OtherMode | None:
@@ -102,13 +105,15 @@ class Climbs:
     @property
     def gate(self) -> bool | None:
         """Whether no better mode is known; None if no climb ended, or the budget did."""
-        if self.better is not None:
+        if self.better is not None or self.absent:
             return False
         return True if self.complete and (self.home or self.others) else None
 
     @property
     def sentence(self) -> str:
         """What was found, in one sentence."""
+        if self.absent:
+            return self.absent
         if self.better is not None:
             gap = self.better.log_mass - self.log_mass
             much = (
@@ -119,7 +124,8 @@ class Climbs:
                 else f"{math.exp(gap):.0%} of their mass"
             )
             return (
-                f"another mode has {much} (Laplace) where no draw has been: {self.better.where};"
+                f"a mode is missed that has {much} (Laplace), where no draw has been:"
+                f" {self.better.where};"
                 f" a climb from {self.better.start} ended there"
             )
         far = "far starts (the prior is improper)" if self.improper else "draws of the prior"
@@ -193,7 +199,7 @@ class _Search:
         top = self._climb(self.u[int(torch.nan_to_num(heights, nan=-math.inf).argmax())])
         summit = self._judged(top[None])  # in many dimensions far from every draw
         mass = max(self._covered(heights), self._mass_of(top))
-        improper = not _can_be_drawn(self.density)
+        improper, absent = not _can_be_drawn(self.density), may_not_exist(self.density, self.u)
         others: list[OtherMode] = []
         starts = home = lost = 0
         complete = True
@@ -238,6 +244,7 @@ class _Search:
             gradients=self.spent,
             improper=improper,
             complete=complete,
+            absent=absent,
         )
 
     # -- starts --------------------------------------------------------------------------------
@@ -405,12 +412,12 @@ def climb_for(
 def judged(reference: Reference, gate: bool | None, sentence: str) -> Reference:
     """Return a reference with the gate `wide_climbs`.
 
-    It is unusable where it misses a mode (False), as it was where the budget ended (None).
+    It is unusable where it misses a mode or no posterior may exist (False), and as it was where
+    the budget ended (None).
     """
     if gate is None:
         return reference
     gates = {**reference.gates, GATE: gate}
     if gate:
         return dataclasses.replace(reference, gates=gates)
-    reason = f"the reference misses a mode: {sentence}"
-    return dataclasses.replace(reference, gates=gates, usable=False, reason=reason)
+    return dataclasses.replace(reference, gates=gates, usable=False, reason=sentence)

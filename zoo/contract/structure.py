@@ -8,6 +8,7 @@ from pyro.util import check_site_shape
 
 from zoo.contract.check import Rule, rules
 from zoo.contract.subject import Failed, Skipped, Subject
+from zoo.density.likelihood import has_likelihood, untouched_data
 from zoo.density.log_density import LogDensity, default_dtype, trace_program
 
 __all__ = ["CHECKS"]
@@ -77,6 +78,21 @@ def prior_predictive(subject: Subject) -> str:
     )
 
 
+def likelihood(subject: Subject) -> str:
+    """Something is observed, or the card has the tag `no_data`; data without a term are named."""
+    if not has_likelihood(subject.trace):
+        if "no_data" not in subject.entry.tags and "from_program" not in subject.entry.tags:
+            raise Failed(
+                "Nothing is observed, so the posterior is the prior; write obs=, or give the card"
+                " the tag 'no_data'."
+            )
+        return "Nothing is observed, as the card says."
+    loose = untouched_data(subject.density)
+    if loose:
+        return f"Data {', '.join(map(repr, loose))} touch no likelihood term, all others do."
+    return "Every tensor of the data enters a likelihood term."
+
+
 def plates(subject: Subject) -> str:
     """Every batch axis of every site is declared by a plate."""
     depth = max(
@@ -142,6 +158,11 @@ CHECKS = rules(
         name="prior_predictive",
         why="Predictive checks and simulated truths need the same program without its data.",
         body=prior_predictive,
+    ),
+    Rule(
+        name="likelihood",
+        why="With a forgotten obs= the prior is compared with itself, and agrees.",
+        body=likelihood,
     ),
     Rule(
         name="plates",

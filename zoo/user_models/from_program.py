@@ -15,7 +15,9 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from zoo.density.faults import program_faults
+from zoo.density.likelihood import has_likelihood, untouched_data
 from zoo.density.log_density import LogDensity
+from zoo.density.propriety import may_not_exist
 from zoo.density.sites import samples
 from zoo.density.symmetries import symmetries
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError
@@ -124,7 +126,8 @@ def from_program(
     if all_discrete(trace):
         return of_finite_sum(trace, program, card, dtype, shared, quantities)
     density = LogDensity(program, card, dtype=dtype)
-    free = symmetries(density) if quantities is None else ()
+    nothing = _without_likelihood(trace, density, observed)
+    free, absent = symmetries(density) if quantities is None else (), may_not_exist(density)
     return ModelEntry(
         quantities=(
             dict(quantities)
@@ -134,9 +137,42 @@ def from_program(
         reference="nuts",
         families=families or ModelEntry.families,
         own_guides=_own_guides(guide, tensors, dtype, nested),
-        notices=(*facts(trace, density, lifted), *(symmetry.sentence for symmetry in free)),
+        notices=(
+            *facts(trace, density, lifted),
+            *(symmetry.sentence for symmetry in free),
+            *nothing,
+            *((f"T{absent[1:]}; give flat sites a prior.",) if absent else ()),
+        ),
         **shared,
     )
+
+
+def _without_likelihood(
+    trace: poutine.Trace, density: LogDensity, observed: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Name the data that no observed site depends on, and a program that observes nothing.
+
+    Raises:
+        ProgramError: data are given, but nothing is observed, and `observed=()` does not say so.
+    """
+    given = [k for k, v in density.data.train.items() if isinstance(v, Tensor)]
+    if has_likelihood(trace):
+        loose = ", ".join(repr(k) for k in untouched_data(density))
+        return (
+            (
+                f"Data {loose} touch no likelihood term: other values leave every observed site"
+                " as it is; was an obs= forgotten?",
+            )
+            if loose
+            else ()
+        )
+    if given and observed is None:
+        raise ProgramError(
+            "The program has no likelihood: no site has obs= and there is no pyro.factor, so its"
+            f" posterior is its prior and data {', '.join(map(repr, given))} inform nothing; write"
+            " pyro.sample(..., obs=...), or pass observed=() if the prior is what you want."
+        )
+    return ("The program has no likelihood: its posterior is its prior.",)
 
 
 # -- data --------------------------------------------------------------------------------------

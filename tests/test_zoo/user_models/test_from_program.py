@@ -81,7 +81,7 @@ def test_data_of_every_kind_becomes_tensors(value, dtype):
         with pyro.plate("rows", 3):
             pyro.sample("z", dist.Normal(torch.as_tensor(a).double(), 1.0))
 
-    entry = zoo.from_program(model, (value,))
+    entry = zoo.from_program(model, (value,), observed=())
     assert entry.load_data().train["a"].dtype == dtype
 
 

@@ -1,0 +1,68 @@
+"""Data that a program's likelihood depends on; a forgotten `obs=` leaves some out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from zoo.density.log_density import LogDensity
+from zoo.density.sites import default_dtype, samples
+
+__all__ = ["has_likelihood", "untouched_data"]
+
+
+def has_likelihood(trace: poutine.Trace) -> bool:
+    """Whether a program observes anything, by `obs=` or by `pyro.factor`."""
+    return any(n["is_observed"] for n in samples(trace))
+
+
+def untouched_data(density: LogDensity) -> tuple[str, ...]:
+    """Return the tensors of the data whose values change no term of an observed site.
+
+    Each is changed by itself, at fixed values of the latent sites; a program that then fails, or
+    has other terms, depends on it. Tensors of one value are changed too: their value counts.
+    """
+    train = density.data.train
+    generator = torch.Generator().manual_seed(11)
+    u = 0.5 * torch.randn(density.dim, dtype=density.dtype, generator=generator)
+    draws = density.constrain(u)
+    before = _terms(density, draws, train)
+    names = [k for k, v in train.items() if isinstance(v, Tensor) and k != "index"]
+    if before is None:
+        return ()
+    found = []
+    for name in names:
+        after = _terms(density, draws, {**train, name: _changed(train[name])})
+        same = (
+            after is not None
+            and after.keys() == before.keys()
+            and all(torch.equal(before[k], after[k]) for k in before)
+        )
+        if same:
+            found.append(name)
+    return tuple(found)
+
+
+def _terms(density: LogDensity, draws: Any, tensors: Any) -> dict[str, Tensor] | None:
+    """Return the log probabilities of the observed sites, None where the program fails."""
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), default_dtype(density.dtype):
+            torch.manual_seed(0)
+            trace = density.trace(draws, tensors)
+            trace.compute_log_prob()
+    except Exception:  # whatever it is, the program looked at what was changed
+        return None
+    return {n["name"]: torch.as_tensor(n["log_prob"]) for n in samples(trace) if n["is_observed"]}
+
+
+def _changed(value: Tensor) -> Tensor:
+    """Return other values of the same type and shape, small integers where there are integers."""
+    if value.dtype == torch.bool:
+        return ~value
+    steps = torch.arange(1, value.numel() + 1).reshape(value.shape)
+    if value.dtype.is_floating_point:
+        return value + 0.25 + 0.01 * steps.to(value.dtype)
+    return torch.where(value > 0, value - 1, value + 1)
