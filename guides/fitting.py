@@ -33,7 +33,7 @@ from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import samples
 from zoo.density.unit_terms import is_local
-from zoo.errors import FitError, UnknownNameError
+from zoo.errors import FitError, ProgramError, UnknownNameError
 from zoo.seeds import derive_seed
 from zoo.types import Cost, Data, ModelEntry, Program
 
@@ -231,6 +231,12 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
             program = as_module(program, job.data.train, job.entry.dtype)
             weights = trainable(program, learns=True, name=job.entry.name)
         density = LogDensity(program, job.data, dtype=job.entry.dtype)
+        if density.parameters and not (isinstance(program, nn.Module) or job.entry.learns):
+            raise ProgramError(
+                f"The program of {job.entry.name!r} is a function with the parameter"
+                f" {density.parameters[0]!r}, which nobody would train, since its entry says"
+                " learns=False; set learns=True, or make the entry with zoo.from_program."
+            )
         if not weights:
             _compile_recursion(density, job.config)
         guide = build(job.family, program, job.data, job.entry, **_build_options(job, density))

@@ -86,6 +86,7 @@ class LogDensity:
 
     def _set_up(self) -> None:
         first = first_trace(self.program, self.data)
+        self.parameters = [n["name"] for n in first.nodes.values() if n["type"] == "param"]
         refuse_bad_observations(first)
         refuse_broadcasts(first)
         frames = [f for node in samples(first) for f in node["cond_indep_stack"]]
