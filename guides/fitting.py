@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyro
@@ -24,11 +24,10 @@ from guides.objectives.records import objective_of
 from guides.optimize.loop import Outcome, optimize
 from guides.optimize.step import summary
 from guides.registry import build, family_of
-from guides.session import as_module, session, trainable
+from guides.session import as_module, compile_recursion, refuse_untrained, session, trainable
 from guides.types import MOVED, Elbo, Fit, FitConfig, Restart, Stop
-from zoo.compiler.compile import Mode, Record
+from zoo.compiler.compile import Record
 from zoo.compiler.cuda import check_device
-from zoo.compiler.policy import is_recursion
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import samples
@@ -231,8 +230,10 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
             program = as_module(program, job.data.train, job.entry.dtype)
             weights = trainable(program, learns=True, name=job.entry.name)
         density = LogDensity(program, job.data, dtype=job.entry.dtype)
+        if not job.entry.learns:
+            refuse_untrained(program, density.parameters, job.entry.name)
         if not weights:
-            _compile_recursion(density, job.config)
+            compile_recursion(density, job.config)
         guide = build(job.family, program, job.data, job.entry, **_build_options(job, density))
     family = family_of(job.family, job.entry)
     if family.solve is not None:
@@ -274,16 +275,6 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
         density=density,
         answer=answer,
     )
-
-
-def _compile_recursion(density: LogDensity, config: FitConfig) -> None:
-    """Compile a density that is a long recursion before a start is searched: a step is longer."""
-    if config.compile == "off" or config.batch_size is not None or config.device != "cpu":
-        return
-    if is_recursion(density.work()):
-        density.compile(
-            cast(Mode, config.compile), expected_calls=config.steps * config.num_particles
-        )
 
 
 def _answer(

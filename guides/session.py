@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
 from torch import nn
 
-from zoo.density.log_density import default_dtype
+from guides.types import FitConfig
+from zoo.compiler.compile import Mode
+from zoo.compiler.policy import is_recursion
+from zoo.density.log_density import LogDensity, default_dtype
 from zoo.errors import ProgramError
 from zoo.user_models.discover import discover
 from zoo.user_models.lift_params import LiftedProgram
 
-__all__ = ["as_module", "session", "trainable"]
+__all__ = ["as_module", "compile_recursion", "refuse_untrained", "session", "trainable"]
 
 
 @contextmanager
@@ -76,3 +79,27 @@ def trainable(program: Any, *, learns: bool, name: str) -> dict[str, nn.Paramete
             " with requires_grad_(False)."
         )
     return weights
+
+
+def refuse_untrained(program: Any, parameters: Sequence[str], name: str) -> None:
+    """Reject a function with parameters of its own: nobody owns them, so nobody would train them.
+
+    Raises:
+        ProgramError: always in that case.
+    """
+    if parameters and not isinstance(program, nn.Module):
+        raise ProgramError(
+            f"The program of {name!r} is a function with the parameter {parameters[0]!r}, which"
+            " nobody would train, since its entry says learns=False; set learns=True, or make the"
+            " entry with zoo.from_program."
+        )
+
+
+def compile_recursion(density: LogDensity, config: FitConfig) -> None:
+    """Compile a density that is a long recursion before a start is searched: a step is longer."""
+    if config.compile == "off" or config.batch_size is not None or config.device != "cpu":
+        return
+    if is_recursion(density.work()):
+        density.compile(
+            cast(Mode, config.compile), expected_calls=config.steps * config.num_particles
+        )

@@ -18,7 +18,9 @@ import benchmarks
 import guides
 import zoo
 from zoo.density.log_density import LogDensity
-from zoo.errors import DataError, UsageError
+from zoo.errors import DataError, ProgramError, UsageError
+from zoo.quantities import site
+from zoo.types import Data, ModelEntry, Quantity
 
 F = torch.float64
 
@@ -106,6 +108,30 @@ def test_a_plain_weight_of_a_module_inside_is_trained(local):
     assert float(trained.detach()) == pytest.approx(1.5, abs=0.05)  # the evidence is highest there
     assert net.bias.item() == pytest.approx(0.3)
     assert not pyro.get_param_store().keys()
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_parameters_of_a_function_are_trained_or_refused(learns):
+    """An entry made by hand: a parameter that stays at its start would be a silent answer."""
+    with pyro.settings.context(module_local_params=True):
+        net = Slope(bias=True)
+    data = Data(train={"x": X, "y": 2.0 * X + 1.5}, observed=("y",), source="s", licence="l")
+    entry = ModelEntry(
+        name="by_hand",
+        title="t",
+        make_data=lambda seed: data,
+        build=lambda data: function_of(net),
+        quantities={"weight": Quantity(fn=site("weight"))},
+        reference="nuts",
+        learns=learns,
+    )
+    if not learns:
+        with pytest.raises(ProgramError, match=r"'bias'.*learns=True"):
+            guides.fit(entry, "mean_field")
+        return
+    fit = guides.fit(entry, "mean_field", seed=0, steps=1500, weight_lr=0.02)
+    (trained,) = fit.program.parameters()
+    assert float(trained.detach()) == pytest.approx(1.5, abs=0.05)
 
 
 def test_a_plain_network_inside_a_function_is_used_and_not_trained():

@@ -91,6 +91,7 @@ class LogDensity:
             first = first_trace(self.program, self.data)
         refuse_training_layers(modules)
         refuse_weighted_sites(first)
+        self.parameters = [n["name"] for n in first.nodes.values() if n["type"] == "param"]
         refuse_bad_observations(first)
         refuse_broadcasts(first)
         frames = [f for node in samples(first) for f in node["cond_indep_stack"]]
