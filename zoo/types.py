@@ -95,10 +95,10 @@ class Data:
         """Reject NaN, empty and misshapen tensors, and names that are not keys of `train`."""
         import torch
 
-        for part, tensors in (("train", self.train), ("test", self.test or {})):
+        for part, tensors in (("Data", self.train), ("Held-out data", self.test or {})):
             for name, value in tensors.items():
                 if isinstance(value, torch.Tensor):
-                    _check_tensor(f"{part}[{name!r}]", value)
+                    _check_tensor(f"{part} {name!r}", value)
         for role, keys in (("observed", self.observed), ("batched", self.batched)):
             for key in keys:
                 if key not in self.train:

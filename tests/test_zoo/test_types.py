@@ -35,7 +35,11 @@ def entry(**changes):
         ({"train": {"y": Y}, "batched": ("y",)}, DataError, "no size"),
         ({"train": {"y": Y}, "batched": ("y",), "size": 4}, DataError, "3 rows but size=4"),
         ({"train": {"y": Y}, "dims": {"y": ("a", "b")}}, DataError, "1 axes"),
-        ({"train": {"y": Y}, "test": {"y": torch.tensor(float("inf"))}}, DataError, "test"),
+        (
+            {"train": {"y": Y}, "test": {"y": torch.tensor(float("inf"))}},
+            DataError,
+            "Held-out data",
+        ),
     ],
 )
 def test_bad_data_are_refused(fields, kind, match):

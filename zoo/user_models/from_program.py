@@ -25,6 +25,7 @@ from zoo.user_models.from_trace import all_discrete, facts, of_finite_sum, quant
 from zoo.user_models.lift_params import Lifted, LiftedProgram
 from zoo.user_models.nested import Nested, flatten
 from zoo.user_models.signature import Signature
+from zoo.user_models.tables import columns_of, is_frame, numbers_of
 
 __all__ = ["from_program"]
 
@@ -59,7 +60,7 @@ def from_program(
         model: a function or a `PyroModule`.
         data: its arguments by name, or by position as a tuple; arrays, data frames and lists
             become tensors. Tensors inside a dict, a list or an object are data of their own,
-            called `argument.key`.
+            called `argument.key`. Of a data frame, the columns named like arguments are taken.
         dims: names of the axes of data and latent sites.
         coords: labels along those axes.
         name: name of the entry.
@@ -143,11 +144,13 @@ def from_program(
 
 
 def _by_name(data: Any, signature: Signature, dtype: torch.dtype) -> tuple[dict[str, Any], Nested]:
+    if is_frame(data):
+        data = columns_of(data, () if signature.open_ended else signature.names)
     if not isinstance(data, Mapping):
         if not isinstance(data, tuple | list):
             raise UsageError(
-                f"data is a {type(data).__name__}; accepted: a dict of the model's arguments, or a"
-                " tuple of them in order."
+                f"data is a {type(data).__name__}; accepted: a dict of the model's arguments, a"
+                " tuple of them in order, or a data frame whose columns have their names."
             )
         if len(data) > len(signature.names):
             raise UsageError(
@@ -166,7 +169,7 @@ def _tensor(key: str, value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if hasattr(value, "to_numpy"):
-        value = value.to_numpy()
+        value = numbers_of(key, value)
     elif isinstance(value, list):
         try:
             value = np.asarray(value)

@@ -1,0 +1,107 @@
+"""Data frames as data: columns by name, and errors that name the column and what it holds."""
+
+import numpy as np
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import zoo
+from zoo.errors import DataError, UsageError
+from zoo.types import Data
+
+FRAME = pd.DataFrame(
+    {
+        "school": ["Choate", "Deerfield", "Exeter", "Andover"],
+        "day": pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-03", "2020-01-04"]),
+        "ses": [0.1, -0.3, 0.6, 0.2],
+        "size": [3, 5, 7, 9],
+        "public": [True, False, True, True],
+        "y": [1.0, 2.0, 4.0, 3.0],
+    }
+)
+
+
+def model(ses, size, public, y):
+    slope = pyro.sample("slope", dist.Normal(0.0, 5.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("obs", dist.Normal(slope * ses + 0.1 * size + public, 1.0), obs=y)
+
+
+def matrix(x, y):
+    weight = pyro.sample("weight", dist.Normal(0.0, 1.0).expand([x.shape[-1]]).to_event(1))
+    with pyro.plate("row", len(y)):
+        pyro.sample("obs", dist.Normal(x @ weight, 1.0), obs=y)
+
+
+def test_a_frame_gives_the_columns_the_model_takes():
+    entry = zoo.from_program(model, FRAME)
+    train = entry.load_data().train
+    assert set(train) == {"ses", "size", "public", "y"}
+    assert torch.equal(train["ses"], torch.tensor([0.1, -0.3, 0.6, 0.2], dtype=torch.float64))
+    assert torch.equal(train["size"], torch.tensor([3, 5, 7, 9]))
+    assert train["public"].dtype == torch.bool
+    with pytest.raises(DataError, match=r"columns 'a', 'b', and none of them .*'ses', 'size'"):
+        zoo.from_program(model, pd.DataFrame({"a": [1.0], "b": [2.0]}))
+    with pytest.raises(UsageError, match=r"The model needs \['public', 'size'\]"):
+        zoo.from_program(model, FRAME[["ses", "y"]])
+
+
+def test_columns_of_different_number_types_are_one_matrix():
+    """pandas makes objects of floats beside booleans."""
+    columns = FRAME[["ses", "size", "public"]]
+    assert columns.to_numpy().dtype == object
+    train = zoo.from_program(matrix, {"x": columns, "y": FRAME["y"]}).load_data().train
+    expected = np.column_stack([FRAME["ses"], FRAME["size"], FRAME["public"]])
+    assert np.array_equal(train["x"].numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        (["ses", "school"], r"Column 'school' of data 'x' holds text.*'Choate'.*x\['school'\]"),
+        (["ses", "day"], r"Column 'day' of data 'x' holds dates"),
+    ],
+)
+def test_a_column_that_is_no_number_is_named(columns, says):
+    with pytest.raises(DataError, match=says):
+        zoo.from_program(matrix, {"x": FRAME[columns], "y": FRAME["y"]})
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series([0.1, None, 0.6, 0.2]),
+        pd.Series([1, None, 3, 4], dtype="Int64"),
+        pd.Series(["a", None, "b", "c"]),
+    ],
+    ids=["float", "nullable", "text"],
+)
+def test_missing_values_are_named_with_their_column(column):
+    frame = FRAME[["size"]].assign(ses=column)
+    with pytest.raises(DataError, match="Column 'ses' of data 'x' has 1 missing of 4 values"):
+        zoo.from_program(matrix, {"x": frame, "y": FRAME["y"]})
+    with pytest.raises(DataError, match="Data 'ses' has 1 missing of 4 values"):
+        zoo.from_program(model, FRAME.assign(ses=column))
+
+
+def test_a_text_series_gets_its_cure():
+    codes = pd.factorize(FRAME["school"])[0]
+    with pytest.raises(DataError, match=r"Data 'ses' holds text.*pandas\.factorize\(ses\)"):
+        zoo.from_program(model, FRAME.assign(ses=FRAME["school"]))
+    entry = zoo.from_program(model, FRAME.assign(ses=codes))
+    assert torch.equal(entry.load_data().train["ses"], torch.arange(4))
+
+
+def test_errors_name_the_data_as_the_user_does():
+    """`train['ses']` is a word of ours: the user gave a dict with `ses`."""
+    bad = torch.tensor([0.1, float("nan")])
+    with pytest.raises(DataError, match=r"^Data 'ses' has 1 NaN or infinite of 2 values"):
+        Data(train={"ses": bad})
+    with pytest.raises(DataError, match=r"^Held-out data 'ses' has 1 NaN"):
+        Data(train={"ses": torch.zeros(2)}, test={"ses": bad})
+    with pytest.raises(DataError, match=r"^Data 'ses' is empty"):
+        Data(train={"ses": torch.zeros(0)})
+    with pytest.raises(DataError, match=r"^Data 'ses' has dtype torch\.complex64"):
+        Data(train={"ses": torch.zeros(2, dtype=torch.complex64)})

@@ -1,0 +1,96 @@
+"""Columns of data frames as numbers; what is no number is named with its column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from zoo.errors import DataError
+
+__all__ = ["columns_of", "is_frame", "numbers_of"]
+
+WHAT = {"M": "dates", "m": "durations", "U": "text", "S": "text", "c": "complex numbers"}
+
+
+def is_frame(value: Any) -> bool:
+    """Return whether a value is a data frame of pandas, polars or their kin."""
+    return hasattr(value, "to_numpy") and hasattr(value, "columns")
+
+
+def columns_of(frame: Any, wanted: tuple[str, ...]) -> dict[str, Any]:
+    """Return the columns of a data frame that a program takes, by name.
+
+    Args:
+        frame: the data frame.
+        wanted: the arguments of the program; empty if it takes any.
+
+    Raises:
+        DataError: none of the columns is an argument.
+    """
+    found = {str(name): frame[name] for name in frame.columns}
+    taken = {name: column for name, column in found.items() if not wanted or name in wanted}
+    if not taken:
+        raise DataError(
+            f"data is a data frame with the columns {_listed(found)}, and none of them is an"
+            f" argument of the model ({_listed(dict.fromkeys(wanted))}); rename the columns, or"
+            " give a dict of the model's arguments."
+        )
+    return taken
+
+
+def numbers_of(key: str, table: Any) -> np.ndarray[Any, Any]:
+    """Return a series or a data frame as an array of numbers or booleans.
+
+    Columns of different number types are brought to one.
+
+    Raises:
+        DataError: a column holds text, dates or missing values; the message names it.
+    """
+    if not is_frame(table):
+        return _column(key, "", table)
+    arrays = [_column(key, str(name), table[name]) for name in table.columns]
+    return np.column_stack(arrays) if arrays else np.empty((0, 0))
+
+
+def _column(key: str, name: str, column: Any) -> np.ndarray[Any, Any]:
+    values = np.asarray(column.to_numpy())
+    where = f"Column {name!r} of data {key!r}" if name else f"Data {key!r}"
+    place = f"{key}[{name!r}]" if name else key
+    missing = _missing(values)
+    if missing:
+        raise DataError(
+            f"{where} has {missing} missing of {values.size} values; drop or impute those rows"
+            " first."
+        )
+    if values.dtype.kind in "fiub":
+        return values
+    kinds = {type(v) for v in values.ravel()}
+    if kinds and all(issubclass(k, (int, float, bool, np.number, np.bool_)) for k in kinds):
+        return values.astype(bool if kinds <= {bool, np.bool_} else np.float64)
+    what = WHAT.get(values.dtype.kind, "text or objects")
+    raise DataError(
+        f"{where} holds {what}, such as {values.ravel()[0]!r}; accepted: numbers and booleans."
+        f" Give codes, e.g. pandas.factorize({place})[0]"
+        + (", or leave the column out." if name else ".")
+    )
+
+
+def _missing(values: np.ndarray[Any, Any]) -> int:
+    """Count None, NaN, NaT and NA: what is not equal to itself, or cannot be compared."""
+    if values.dtype.kind in "fiubMm":
+        return int((values != values).sum())
+    return sum(1 for v in values.ravel() if v is None or not _equals_itself(v))
+
+
+def _equals_itself(value: Any) -> bool:
+    try:
+        return bool(value == value)
+    except TypeError:  # pandas.NA
+        return False
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    shown = list(map(repr, names))
+    return ", ".join(shown[:8]) + (f", ... ({len(shown)} in all)" if len(shown) > 8 else "")
