@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from pyro import poutine
 from torch import nn
 
 from guides.base.flat import FlatGuide
 from guides.base.initialize import find_start
 from guides.base.local import LocalGuide
+from guides.base.own_guides import AS_GIVEN, check_sites, is_given
 from guides.draws import estimate_elbo, point_sites, weighted_draws
 from guides.objectives.flat import FlatObjective, ProgramObjective
 from guides.objectives.per_unit import LocalObjective
@@ -30,9 +30,8 @@ from zoo.compiler.compile import Record
 from zoo.compiler.cuda import check_device
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
-from zoo.density.sites import samples
 from zoo.density.unit_terms import is_local
-from zoo.errors import FitError, UnknownNameError
+from zoo.errors import FitError, UnknownNameError, UsageError
 from zoo.seeds import derive_seed
 from zoo.types import Cost, Data, ModelEntry, Program
 
@@ -82,6 +81,11 @@ def configure(
         )
     else:
         config = replace(config, **chosen)
+    if config.steps < 1 and not record.own:
+        raise UsageError(
+            f"steps=0 scores a guide as it is given, but {family} would be scored at its start;"
+            " accepted for guides of your own: guide=..., trained=True."
+        )
     config = replace(config, objective=objective_of(config.objective).spec)
     check_device(config.device)
     if config.batch_size is None and entry.minibatch is not None:
@@ -239,6 +243,9 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     if family.solve is not None:
         stop, spent = family.solve(guide, density, generator)
         outcome = Outcome(losses=np.zeros(0), stop=stop)
+    elif family.own and is_given(guide, job.config.steps):
+        check_sites(guide, density, job.family)
+        outcome, spent = Outcome(losses=np.zeros(0), stop=AS_GIVEN), 0
     else:
         outcome, spent = _optimize(job, density, program, guide, weights, generator, number)
     for parameter in guide.parameters():
@@ -404,37 +411,8 @@ def program_objective(
     Raises:
         FitError: a missing or a superfluous site, by name.
     """
-    _check_sites(guide, density, family)
+    check_sites(guide, density, family)
     model = as_module(program, data.train, entry.dtype)
     return ProgramObjective(
         density, model, guide, weights, num_particles=num_particles, batch_size=batch_size
     )
-
-
-def _check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
-    """Compare the guide's sites with the program's; Pyro itself only warns.
-
-    Raises:
-        FitError: a missing or a superfluous site, by name.
-    """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        trace = poutine.block(poutine.trace(guide).get_trace)(**density.data.train)
-    drawn = [node["name"] for node in samples(trace) if not node["infer"].get("is_auxiliary")]
-    wanted = {s.name for s in density.sites}
-    missing = sorted(wanted - set(drawn))
-    if missing:
-        raise FitError(
-            f"The guide {family!r} misses the latent site {missing[0]!r}; add"
-            f" pyro.sample({missing[0]!r}, ...)."
-        )
-    extra = sorted(set(drawn) - wanted - set(density.discrete))
-    if extra:
-        raise FitError(
-            f"The guide {family!r} draws {extra[0]!r}, which the program lacks; rename it or mark"
-            " it auxiliary."
-        )
-    if not any(p.requires_grad for p in guide.parameters()):
-        raise FitError(
-            f"The guide {family!r} has no trainable parameter; use pyro.param or PyroParam."
-        )

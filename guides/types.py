@@ -29,7 +29,7 @@ class FitConfig:
     """Settings of the one optimization loop.
 
     Attributes:
-        steps: maximal number of optimizer steps.
+        steps: maximal number of optimizer steps; 0 scores a guide of your own as it is given.
         lr: learning rate of Adam during the search; the cosine annealing ends at `final_lr`.
         weight_lr: the same for the program's own weights, for entries that learn.
         num_particles: draws per step for estimating the objective; antithetic pairs if even.
@@ -68,7 +68,12 @@ class FitConfig:
     def __post_init__(self) -> None:
         """Validate every number, and convert the objective to its spec."""
         self._to_spec()
-        for name in ("steps", "num_particles", "patience", "restarts", "anneal"):
+        if self.steps < 0:
+            raise UsageError(
+                f"FitConfig.steps is {self.steps}; accepted: an integer >= 1, or 0 for a guide of"
+                " your own."
+            )
+        for name in ("num_particles", "patience", "restarts", "anneal"):
             if getattr(self, name) < 1:
                 raise UsageError(
                     f"FitConfig.{name} is {getattr(self, name)}; accepted: an integer >= 1."

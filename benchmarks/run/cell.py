@@ -206,6 +206,8 @@ def source_digest(request: str, entry: ModelEntry, data: Data) -> str:
         hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()
     ):
         digest.update(content.encode())
+    for name, make in entry.own_guides.items():  # values of a guide that was trained elsewhere
+        digest.update(f"{name}{getattr(make, 'digest', '')}".encode())
     quantities = {name: [list(q.dims), q.judged] for name, q in entry.quantities.items()}
     labels = {
         "dims": data.dims,

@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from zoo.compiler.torch_private import LOADS_VERSION
+from zoo.compiler.torch_private import LOADS_VERSION, shared_folder
 from zoo.compiler.trace import Traced
 
 __all__ = ["count", "directory", "find", "graph_key", "machine", "store"]
@@ -52,7 +51,7 @@ def _keep_inductor_private() -> None:
     libraries in it are executed. Tracing already uses the folder, so this runs at import.
     """
     chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    if chosen is None or chosen == default_cache_dir():  # torch sets its default there
+    if chosen is None or chosen == shared_folder():  # torch sets its default there
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_private(_base() / "inductor"))
 
 

@@ -36,6 +36,7 @@ from torch import Tensor, fx
 from torch import _guards as guards
 from torch import _inductor as inductor
 from torch._dispatch.python import enable_python_dispatcher
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import export
@@ -56,6 +57,7 @@ __all__ = [
     "light_notes",
     "load_package",
     "needs_loader",
+    "shared_folder",
     "sources",
     "untested",
     "write_package",
@@ -370,6 +372,11 @@ def _line(
         f"({asked} & {within}).template"
         f" loadu<{cpp.DTYPE_TO_CPP[dtype]},{kernel._get_num_vectors(dtype)}>({pointer})"
     )
+
+
+def shared_folder() -> str:
+    """Return Inductor's default folder for its own files, which every user of a machine can make."""
+    return str(default_cache_dir())
 
 
 # -- packages for torch's loader ---------------------------------------------------------------

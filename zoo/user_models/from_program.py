@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide, AutoGuideList
@@ -21,10 +22,11 @@ from zoo.density.propriety import may_not_exist
 from zoo.density.sites import samples
 from zoo.density.symmetries import symmetries
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError
+from zoo.storage import digest_of
 from zoo.types import Data, ModelEntry, Program, Quantity
 from zoo.user_models.discover import discover
 from zoo.user_models.from_trace import all_discrete, facts, of_finite_sum, quantities_of
-from zoo.user_models.lift_params import Lifted, LiftedProgram
+from zoo.user_models.lift_params import Lifted, LiftedProgram, Trained
 from zoo.user_models.nested import Nested, flatten
 from zoo.user_models.signature import Signature
 from zoo.user_models.tables import columns_of, is_frame, numbers_of
@@ -42,6 +44,7 @@ def from_program(
     observed: Sequence[str] | None = None,
     guide: Callable[..., Any] | None = None,
     *,
+    trained: bool = False,
     title: str | None = None,
     quantities: Mapping[str, Quantity] | None = None,
     batched: Sequence[str] = (),
@@ -70,6 +73,9 @@ def from_program(
             trace.
         guide: the caller's own guide: a function with the model's arguments, or an `AutoGuide`
             class.
+        trained: the guide has been trained already and is scored as it is: its `pyro.param` values
+            are read from Pyro's parameter store, those of a module (also of an `AutoGuide` that is
+            bound to its own copy of the model) from the module.
         title: one line for tables.
         quantities: what to compare on instead of the sites, e.g. from `zoo.quantities`.
         batched: arguments with one row per unit of the minibatch plate; the model must then take
@@ -113,6 +119,11 @@ def from_program(
         return LiftedProgram(model, lifted, dtype)
 
     program = LiftedProgram(model, lifted, dtype)
+    own = (
+        _trained(guide, tensors, dtype, nested, program)
+        if trained
+        else _own_guides(guide, tensors, dtype, nested)
+    )
     shared: dict[str, Any] = {
         "name": name,
         "title": title
@@ -137,7 +148,7 @@ def from_program(
         ),
         reference="nuts",
         families=families or ModelEntry.families,
-        own_guides=_own_guides(guide, tensors, dtype, nested),
+        own_guides=own,
         notices=(
             *facts(trace, density, lifted),
             *(symmetry.sentence for symmetry in free),
@@ -331,7 +342,8 @@ def _own_guides(
         kind = type(guide).__name__
         raise UsageError(
             f"guide is an {kind} bound to another copy of the model; pass the class: guide={kind},"
-            f" or functools.partial({kind}, ...), or {listed}."
+            f" or functools.partial({kind}, ...), or {listed}; or trained=True to score it as it"
+            " is."
         )
     if isinstance(maker, type) and issubclass(maker, AutoGuide):
         return {"own": lambda program, data, entry: guide(program)}
@@ -346,6 +358,43 @@ def _own_guides(
     lifted, trace = discover(guide, tensors, dtype, nested)
     _refuse_own_subsamples(trace)
     return {"own": lambda program, data, entry: LiftedProgram(guide, lifted, dtype)}
+
+
+def _trained(
+    guide: Any,
+    tensors: Mapping[str, Any],
+    dtype: torch.dtype,
+    nested: Nested,
+    program: torch.nn.Module,
+) -> dict[str, Callable[..., Any]]:
+    """Return a guide with the values it was trained to, frozen.
+
+    Raises:
+        UsageError: no guide, one that is not made yet, a parameter that was not trained, or a
+            program with weights of its own.
+    """
+    if not callable(guide) or isinstance(guide, type | functools.partial):
+        raise UsageError(
+            f"trained=True needs a guide that has been trained, and guide is {guide!r}; accepted:"
+            " a function with the model's arguments, or a module such as an AutoGuide."
+        )
+    if any(p.requires_grad for p in program.parameters()):
+        raise UsageError(
+            "trained=True scores a guide of a program without weights of its own, but this one"
+            " trains some; give it their trained values as constants."
+        )
+    lifted, _ = discover(guide, tensors, dtype, nested)
+    store = pyro.get_param_store()
+    for name in lifted.values:
+        if name not in store:
+            known = ", ".join(map(repr, store)) or "nothing"
+            raise UsageError(
+                f"trained=True, but Pyro's parameter store has no {name!r} (it has {known}); train"
+                " the guide first, in this process, or load its parameters."
+            )
+        lifted.values[name] = store[name].detach().clone().to(dtype)
+    made = LiftedProgram(guide, lifted, dtype)
+    return {"own": Trained(guide, lifted, dtype, digest_of(dict(made.state_dict())))}
 
 
 def _makes_guides(guide: Any, arguments: Mapping[str, Any]) -> bool:

@@ -29,7 +29,7 @@ from zoo.user_models.nested import Nested
 from zoo.user_models.signature import Signature
 from zoo.user_models.surroundings import OneType, plain_sites, sized_plates
 
-__all__ = ["Lifted", "LiftedProgram", "Typed", "base_of"]
+__all__ = ["Lifted", "LiftedProgram", "Trained", "Typed", "base_of"]
 
 DIVIDER = "$$$"  # Pyro's mark between the name of a pyro.module and the name of its parameter
 _MODULE_CODE = pyro.primitives.module.__code__
@@ -264,6 +264,23 @@ class LiftedProgram(nn.Module):
                 stack.enter_context(standing_in(net, self.nets[key]))
             stack.enter_context(_Answer(self.parameter_values(), self._lifted, self, self._dtype))
             return self._signature.call(model, self._lifted.nested.assemble(tensors))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Builds a guide with the values it was trained to, frozen.
+
+    `digest` is that of these values: draws of the guide depend on nothing else that is trained.
+    """
+
+    guide: Callable[..., Any]
+    lifted: Lifted
+    dtype: torch.dtype
+    digest: str
+
+    def __call__(self, program: Any, data: Any, entry: Any) -> LiftedProgram:
+        """Return a new copy of the guide."""
+        return LiftedProgram(self.guide, self.lifted, self.dtype).requires_grad_(False)
 
 
 def owned_copy(net: nn.Module, dtype: torch.dtype) -> nn.Module:

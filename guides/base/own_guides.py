@@ -1,0 +1,55 @@
+"""Guides of a user's own, which are Pyro programs: their sites, and those scored as given."""
+
+from __future__ import annotations
+
+import torch
+from pyro import poutine
+from torch import nn
+
+from guides.types import Stop
+from zoo.density.log_density import LogDensity
+from zoo.density.sites import samples
+from zoo.errors import FitError
+
+__all__ = ["AS_GIVEN", "check_sites", "is_given"]
+
+AS_GIVEN = Stop(
+    status="ok", step=0, sentence="No step was taken: the guide is scored as it was given."
+)
+
+
+def is_given(guide: nn.Module, steps: int) -> bool:
+    """Return whether a guide is scored as it is: no steps are asked for, or it is frozen."""
+    return steps == 0 or (
+        any(True for _ in guide.parameters())
+        and not any(p.requires_grad for p in guide.parameters())
+    )
+
+
+def check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
+    """Compare the guide's sites with the program's; Pyro itself only warns.
+
+    Raises:
+        FitError: a missing or a superfluous site, by name.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        trace = poutine.block(poutine.trace(guide).get_trace)(**density.data.train)
+    drawn = [node["name"] for node in samples(trace) if not node["infer"].get("is_auxiliary")]
+    wanted = {s.name for s in density.sites}
+    missing = sorted(wanted - set(drawn))
+    if missing:
+        raise FitError(
+            f"The guide {family!r} misses the latent site {missing[0]!r}; add"
+            f" pyro.sample({missing[0]!r}, ...)."
+        )
+    extra = sorted(set(drawn) - wanted - set(density.discrete))
+    if extra:
+        raise FitError(
+            f"The guide {family!r} draws {extra[0]!r}, which the program lacks; rename it or mark"
+            " it auxiliary."
+        )
+    if not any(True for _ in guide.parameters()):
+        raise FitError(
+            f"The guide {family!r} has no trainable parameter; use pyro.param or PyroParam."
+        )
