@@ -375,7 +375,7 @@ def _line(
 
 
 def shared_folder() -> str:
-    """Return Inductor's default folder for its own files, which every user of a machine can make."""
+    """Return Inductor's default folder for its own files, which any user of a machine can make."""
     return str(default_cache_dir())
 
 

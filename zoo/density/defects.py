@@ -9,14 +9,22 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from zoo.density.sites import samples
 from zoo.errors import ProgramError
 
 __all__ = ["called_modules", "refuse_training_layers", "refuse_weighted_sites"]
+
+DROPOUT = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @contextmanager
@@ -45,13 +53,13 @@ def refuse_training_layers(modules: Sequence[nn.Module]) -> None:
         if not module.training:
             continue
         kind = type(module).__name__
-        if isinstance(module, _DropoutNd) and module.p > 0:
+        if isinstance(module, DROPOUT) and module.p > 0:
             raise ProgramError(
                 f"The program calls {kind}(p={module.p:g}) in training mode, so its log density is"
                 " another number at every call; call .eval() on that network first, or make the"
                 " noise a pyro.sample site."
             )
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BATCH_NORM):
             raise ProgramError(
                 f"The program calls {kind} in training mode, so the rows of the data depend on"
                 " each other and on the minibatch; call .eval() on that network first, or use"
