@@ -1,4 +1,5 @@
-/* Compiled graphs called many times without Python: by samplers, and for many optimization steps in one call. See native.py. */
+/* Calls compiled graphs many times without Python: from samplers, and for many optimization steps
+   in one call. See zoo/compiler/c_abi.py. */
 #include <stdint.h>
 #include <string.h>
 #include <math.h>
@@ -13,7 +14,7 @@ typedef struct {
 typedef struct {
   void *model; int32_t (*run)(void *, int32_t, const array_t *, int32_t, array_t *);
   array_t *in; array_t *out; const uint64_t *bytes; int32_t inputs; int32_t outputs;
-} package_t;  /* a graph behind torch's interface of arrays */
+} package_t;  /* a graph called through the ArrayRef interface */
 typedef struct {
   uint64_t count, state_size, kept, control_size, summary_size, noises;
   double *state, *before, *next, *history, *numbers; const double *controls;
@@ -56,9 +57,11 @@ int64_t zoo_copy(uint64_t dim, uint64_t expanded, const double *x, double *out, 
   memcpy(out, x, dim * sizeof(double));
   return 0;
 }
-/* A loop over a carried state. Inputs of the graph: state, control of the step, one constant, noise...; outputs: new state, summary.
-   It knows sizes only: the first `kept` numbers of each new state go into `history`, and a summary that is not finite ends the loop.
-   The state is triple-buffered: that of a full-rank guide of 400 unknowns is 5 MB, and copying it cost more than the step. */
+/* A loop over a carried state. Inputs of the graph: state, control of the step, one constant,
+   noise...; outputs: new state, summary. The loop knows sizes only: the first `kept` numbers of each
+   new state go into `history`, and a summary that is not finite ends the loop. The state is
+   triple-buffered: that of a full-rank guide of 400 unknowns is 5 MB, and copying it costs more than
+   the step. */
 int64_t zoo_steps(void *data, const steps_t *s) {
   graph_t *graph = (graph_t *)data;
   const uint64_t bytes = s->state_size * sizeof(double);

@@ -1,6 +1,8 @@
-// What the body of a graph by Inductor uses of torch's C++ runtime, with nothing that takes long to compile.
+// The parts of torch's C++ runtime that the body of an Inductor graph uses, without headers that are
+// slow to compile.
 //
-// A tensor is a pointer with its layout. Buffers too large for the stack are kept from run to run, one set per thread.
+// A tensor is a pointer with its layout. Buffers too large for the stack are kept between runs, one
+// set per thread.
 #pragma once
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <cstdint>
@@ -103,7 +105,7 @@ using RAIIAtenTensorHandle = Tensor;
 
 template <class T> struct ArrayRefTensor : Tensor {
   explicit ArrayRefTensor(const Tensor& x) : Tensor(x) {}
-  template <size_t N, class S, class U>  // sizes and strides are arrays, or null pointers of a number without axes
+  template <size_t N, class S, class U>  // sizes and strides are arrays, or null pointers for a scalar
   ArrayRefTensor(T (&storage)[N], const S& sizes, const U& strides, int32_t, int32_t)
       : Tensor{storage, sizes, strides, std::is_array_v<S> ? int64_t(std::extent_v<S>) : 0, code_of<T>()} {}
 };
@@ -172,7 +174,7 @@ inline void output(const Tensor& x, void* to) {
   else copy(static_cast<char*>(to), static_cast<const char*>(x.at), x, 0, bytes);
 }
 
-// Operations of torch itself: tensors are lent to it for one call; what it returns is kept until the run ends.
+// Operations of torch: it borrows tensors for one call; what it returns lives until the run ends.
 #undef AOTI_TORCH_ERROR_CODE_CHECK
 #define AOTI_TORCH_ERROR_CODE_CHECK(call) \
   if (call) throw std::runtime_error(#call)
