@@ -16,9 +16,9 @@ from torch import nn
 from guides.base.flat import FlatGuide
 from guides.base.initialize import find_start
 from guides.base.local import LocalGuide
-from guides.base.own_guides import AS_GIVEN, check_sites, is_given
+from guides.base.own_guides import AS_GIVEN, check_scales, check_sites, is_given
 from guides.draws import estimate_elbo, point_sites, weighted_draws
-from guides.objectives.flat import FlatObjective, ProgramObjective
+from guides.objectives.flat import FlatObjective, Minibatches, ProgramObjective
 from guides.objectives.per_unit import LocalObjective
 from guides.objectives.records import objective_of
 from guides.optimize.loop import Outcome, optimize
@@ -413,6 +413,10 @@ def program_objective(
     """
     check_sites(guide, density, family)
     model = as_module(program, data.train, entry.dtype)
+    batches = Minibatches(density, batch_size)
+    if batches.batch_size is not None and data.size is not None:
+        few = batches.tensors(torch.arange(batches.batch_size))
+        check_scales(model, guide, few, data.size, family)
     return ProgramObjective(
         density, model, guide, weights, num_particles=num_particles, batch_size=batch_size
     )

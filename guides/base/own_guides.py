@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from pyro import poutine
 from torch import nn
@@ -9,9 +12,9 @@ from torch import nn
 from guides.types import Stop
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import samples
-from zoo.errors import FitError
+from zoo.errors import FitError, one_line
 
-__all__ = ["AS_GIVEN", "check_sites", "is_given"]
+__all__ = ["AS_GIVEN", "check_scales", "check_sites", "is_given"]
 
 AS_GIVEN = Stop(
     status="ok", step=0, sentence="No step was taken: the guide is scored as it was given."
@@ -53,3 +56,44 @@ def check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
         raise FitError(
             f"The guide {family!r} has no trainable parameter; use pyro.param or PyroParam."
         )
+
+
+def check_scales(
+    program: nn.Module, guide: nn.Module, tensors: Mapping[str, Any], size: int, family: str
+) -> None:
+    """Compare how program and guide scale each latent site on a minibatch.
+
+    The ELBO is unbiased only if both scale a site alike, by size / batch inside the plate of the
+    units.
+
+    Args:
+        program: the program, with its data as arguments.
+        guide: the guide.
+        tensors: a minibatch, with its `index`.
+        size: the number of units.
+        family: the guide's name, for the message.
+
+    Raises:
+        FitError: the guide cannot run on a minibatch, or scales a site otherwise.
+    """
+    batch = len(tensors["index"])
+    cure = f"write pyro.plate(name, {size}, subsample=index) with index=None among its arguments"
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
+        torch.manual_seed(0)
+        theirs = samples(poutine.trace(program).get_trace(**tensors))
+        try:
+            own = samples(poutine.trace(guide).get_trace(**tensors))
+        except Exception as error:
+            raise FitError(
+                f"The guide {family!r} cannot run on a minibatch of {batch} of {size} units"
+                f" ({one_line(error)}); {cure}, or fit all data (batch_size=None)."
+            ) from error
+    scales = {n["name"]: float(torch.as_tensor(n["scale"]).max()) for n in theirs}
+    for node in own:
+        name, scale = node["name"], float(torch.as_tensor(node["scale"]).max())
+        if name in scales and abs(scale - scales[name]) > 1e-6 * scales[name]:
+            raise FitError(
+                f"On a minibatch of {batch} of {size} units the guide {family!r} scales the site"
+                f" {name!r} by {scale:g}, the program by {scales[name]:g}, so its ELBO would be"
+                f" wrong; in the guide {cure}."
+            )

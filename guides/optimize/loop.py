@@ -235,6 +235,15 @@ def _verdict(
         )
     if settled:
         return Stop(status="ok", step=steps, sentence=f"Settled: {last.sentence(window)}; {tail}.")
+    if last.unstable:
+        return Stop(
+            status="not_converged",
+            step=steps,
+            sentence=(
+                f"The loss is unstable: {last.sentence(window)}; {tail}. Lower lr, standardize the"
+                " input of the networks, or bound their scales."
+            ),
+        )
     if last.improving:
         return Stop(
             status="not_converged",

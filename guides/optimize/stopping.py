@@ -28,16 +28,22 @@ BATCHES = 5
 DRIFT = 0.1
 SHORTEST = 10
 SLACK = 0.02
+TOLERATED = 100.0  # nats of noise beside the loss itself
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settled:
-    """Comparison of two neighboring windows: gain in nats with its error, movement, decision."""
+    """Comparison of two neighboring windows: gain in nats with its error, movement, decision.
+
+    A loss is unstable if its noise, or its distance from the best window, is larger than the best
+    window's mean itself: a change within such noise says nothing.
+    """
 
     gain: float
     gain_se: float
     moved: float
     settled: bool
+    unstable: bool = False
 
     @property
     def improving(self) -> bool:
@@ -66,6 +72,7 @@ class Watch:
     values: list[Tensor] = field(default_factory=list)
     before: tuple[float, float, Tensor | None] | None = None
     last: Settled | None = None
+    best: float = math.inf
 
     @property
     def remaining(self) -> int:
@@ -112,8 +119,15 @@ class Watch:
             steps = (center - self.before[2]).abs()
             moved = float(steps.max())
             still = bool((steps <= DRIFT + 4 * error).all())
+        self.best = min(self.best, self.before[0], mean)
+        size = abs(self.best) + TOLERATED
+        unstable = not max(gain_se, mean - self.best - 5 * gain_se) <= size
         return Settled(
-            gain=gain, gain_se=gain_se, moved=moved, settled=still and gain <= 2 * gain_se + SLACK
+            gain=gain,
+            gain_se=gain_se,
+            moved=moved,
+            settled=still and gain <= 2 * gain_se + SLACK and not unstable,
+            unstable=unstable,
         )
 
 

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -14,9 +15,10 @@ from torch import nn
 import benchmarks
 import guides
 import zoo
+from guides.optimize.stopping import Watch
 from zoo import Data, ModelEntry, Quantity
 from zoo.density.log_density import LogDensity
-from zoo.errors import ProgramError, UsageError
+from zoo.errors import FitError, ProgramError, UsageError
 from zoo.quantities import site
 from zoo.truth.grid import GaussianLikelihood
 
@@ -175,3 +177,102 @@ def test_a_gap_report_is_exact_for_the_programs_own_likelihood_or_refused():
         program.likelihood = wrong
         with pytest.raises(UsageError, match=r"a `likelihood` that matches its observed site"):
             benchmarks.gap_report(dataclasses.replace(fit, program=program), rows=4)
+
+
+def shared_weight(kind):
+    torch.manual_seed(0)
+    net = nn.Linear(1, 1, bias=False).double()
+
+    def weight(x):
+        if kind == "param":
+            return x * pyro.param("w", torch.tensor(0.7))
+        pyro.module("net", net)
+        return net(x[:, None])[:, 0]
+
+    def model(x):
+        with pyro.plate("n", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(weight(z), 1.0), obs=x)
+
+    def guide(x):
+        scale = pyro.param("s", torch.tensor(1.0), constraint=dist.constraints.positive)
+        with pyro.plate("n", len(x)):
+            pyro.sample("z", dist.Normal(weight(x), scale))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("kind", ["param", "network"])
+def test_what_program_and_guide_share_is_not_made_two(kind):
+    """The two copies reached an ELBO that the pair as written cannot have."""
+    model, guide = shared_weight(kind)
+    with pytest.raises(ProgramError, match="is trained in the program and in the guide"):
+        zoo.from_program(model, {"x": X[:, 0]}, guide=guide)
+
+
+SIZE, WEIGHTS = 60, torch.tensor([[1.0, -0.5, 0.8]], dtype=torch.float64)
+
+
+def unit_model(x, index=None):
+    with pyro.plate("rows", SIZE, subsample=index):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z @ WEIGHTS, 1.0).to_event(1), obs=x)
+
+
+def unit_sites(x):
+    slope = pyro.param("slope", torch.zeros(3, 1, dtype=torch.float64))
+    scale = pyro.param("scale", torch.tensor(1.0), constraint=dist.constraints.positive)
+    pyro.sample("z", dist.Normal(x @ slope, scale).to_event(1))
+
+
+def paired(x, index=None):
+    with pyro.plate("rows", SIZE, subsample=index):
+        unit_sites(x)
+
+
+def plate_of_the_batch(x, index=None):
+    with pyro.plate("rows", len(x)):
+        unit_sites(x)
+
+
+def no_plate(x, index=None):
+    unit_sites(x)
+
+
+def minibatch_fit(guide):
+    g = torch.Generator().manual_seed(1)
+    z = torch.randn(SIZE, 1, generator=g, dtype=torch.float64)
+    x = z @ WEIGHTS + torch.randn(SIZE, 3, generator=g, dtype=torch.float64)
+    entry = zoo.from_program(unit_model, {"x": x}, guide=guide, batched=("x",), minibatch=20)
+    return guides.fit(entry, "own", seed=0, compile="off")
+
+
+@pytest.mark.parametrize("guide", [plate_of_the_batch, no_plate])
+def test_a_guide_scaled_otherwise_than_its_program_is_refused(guide):
+    """Its entropy counted a third, and the fit settled on a third of the variance."""
+    with pytest.raises(FitError, match=r"scales the site 'z' by 1, the program by 3.*subsample"):
+        minibatch_fit(guide)
+
+
+def test_a_guide_with_the_programs_plate_has_the_exact_sd():
+    """Precision 1 + |w|^2; the family holds the posterior."""
+    fit = minibatch_fit(paired)
+    sd = float(guides.draw(fit, 2000).draws["z"].std(0).mean())
+    right = float((1 + WEIGHTS.square().sum()) ** -0.5)
+    assert sd == pytest.approx(right, rel=0.05)
+
+
+def test_a_loss_that_explodes_is_never_settled():
+    """A change of 1e54 nats within noise of 1e54 was called settled."""
+    watch = Watch(window=100)
+    stream = np.random.default_rng(0)
+    calm = 2e4 + stream.standard_normal(100)
+    wild = 1e54 * stream.standard_cauchy(100) ** 2
+    assert not watch.extend(calm.tolist(), lambda row: None)
+    for _ in range(3):
+        assert not watch.extend(wild.tolist(), lambda row: None)
+        assert watch.last.unstable
+    quiet = Watch(window=100)
+    quiet.extend(calm.tolist(), lambda row: None)
+    assert quiet.extend(calm.tolist(), lambda row: None)
+    assert not quiet.last.unstable

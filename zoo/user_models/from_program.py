@@ -122,7 +122,7 @@ def from_program(
     own = (
         _trained(guide, tensors, dtype, nested, program)
         if trained
-        else _own_guides(guide, tensors, dtype, nested)
+        else _own_guides(guide, tensors, dtype, nested, lifted)
     )
     shared: dict[str, Any] = {
         "name": name,
@@ -328,7 +328,7 @@ def _observed(trace: poutine.Trace, tensors: Mapping[str, Any]) -> tuple[str, ..
 
 
 def _own_guides(
-    guide: Any, tensors: Mapping[str, Any], dtype: torch.dtype, nested: Nested
+    guide: Any, tensors: Mapping[str, Any], dtype: torch.dtype, nested: Nested, of_program: Lifted
 ) -> dict[str, Callable[..., Any]]:
     if guide is None:
         return {}
@@ -357,7 +357,29 @@ def _own_guides(
     lifted: Lifted
     lifted, trace = discover(guide, tensors, dtype, nested)
     _refuse_own_subsamples(trace)
+    _refuse_shared(of_program, lifted)
     return {"own": lambda program, data, entry: LiftedProgram(guide, lifted, dtype)}
+
+
+def _refuse_shared(program: Lifted, guide: Lifted) -> None:
+    """Refuse what program and guide both train: in Pyro it is one thing, here it would be two.
+
+    Raises:
+        ProgramError: the first such parameter or network, with the cure.
+    """
+    nets = {id(net) for name, net in program.nets.items() if name not in program.frozen}
+    shared = [f"pyro.param({name!r})" for name in guide.values if name in program.values]
+    shared += [
+        f"the network {name!r}"
+        for name, net in guide.nets.items()
+        if name not in guide.frozen and id(net) in nets
+    ]
+    if shared:
+        raise ProgramError(
+            f"{shared[0]} is trained in the program and in the guide; each would get a copy of its"
+            " own, and the ELBO would exceed that of the pair as written. Give the guide a"
+            " parameter of another name, or fix the value in one of the two."
+        )
 
 
 def _trained(
