@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 from benchmarks.report.inputs import ReportInput
 from benchmarks.report.overview import Cell, cells, columns, reference_words, sentence
@@ -27,9 +28,10 @@ def table(run: ReportInput, width: int, color: bool) -> str:
     from rich.table import Table
     from rich.text import Text
 
+    width = max(width, 60)
     console = Console(
         file=io.StringIO(),
-        width=max(width, 60),
+        width=width,
         force_terminal=color,
         force_jupyter=False,  # there rich would print the table itself, and return nothing
         no_color=not color,
@@ -37,16 +39,8 @@ def table(run: ReportInput, width: int, color: bool) -> str:
         color_system="standard" if color else None,
     )
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    widest = min(30, max([18, *(len(e.entry.key) for e in run.entries)]))
-    for name, least in (
-        ("entry", widest),
-        ("method", 10),
-        ("verdict", 10),
-        ("what decided it", 30),
-        ("reference", 9),
-    ):
-        grid.add_column(name, overflow="fold", min_width=least)
     order = columns(run)
+    rows: list[tuple[str, str, Cell, str, str] | None] = []
     for entry in run.entries:
         found = cells(entry)
         kind, state, grade = reference_words(entry)
@@ -54,21 +48,55 @@ def table(run: ReportInput, width: int, color: bool) -> str:
             cell: Cell = found[method]
             detail = "; ".join(t for t in (f"{cell.where} {cell.number}".strip(), cell.note) if t)
             left, right = (
-                (entry.entry.key, kind if grade == "good" else f"{kind}: {state}")
+                (entry.entry.key, f"{kind}, unusable" if grade == "bad" else kind)
                 if i == 0
                 else ("", "")
             )
-            grid.add_row(
-                Text(left),
-                Text(method),
-                Text(cell.word, style=verdict_of(cell.verdict).style),
-                Text(detail),
-                Text(right, style="dim"),
-            )
-        grid.add_row()
+            rows.append((left, method, cell, detail, right))
+        rows.append(None)
+    shown = [(r[0], r[1], r[2].word, *r[3:]) for r in rows if r is not None]
+    for name, size in _widths(shown, width).items():
+        grid.add_column(name, overflow="fold", width=size)
+    for row in rows:
+        if row is None:
+            grid.add_row()
+            continue
+        left, method, cell, detail, right = row
+        word = Text(cell.word, style=verdict_of(cell.verdict).style)
+        grid.add_row(Text(left), Text(method), word, Text(detail), Text(right, style="dim"))
     console.print(grid)
     for entry in run.entries:
         console.print(f"[bold]{escape(entry.entry.key)}[/bold]")
         console.print(Padding(Text(sentence(entry)), (0, 0, 0, 2)))
+        kind, state, grade = reference_words(entry)
+        if grade != "good":
+            console.print(Padding(Text(f"Reference: {state}"), (0, 0, 0, 2)))
     text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+# columns with their usual and their smallest width
+COLUMNS = {
+    "entry": (18, 12),
+    "method": (10, 10),
+    "verdict": (10, 9),
+    "what decided it": (30, 10),
+    "reference": (9, 9),
+}
+
+
+def _widths(rows: Sequence[tuple[str, ...]], width: int) -> dict[str, int]:
+    """Return the width of every column.
+
+    rich would cut the last columns of a table that is too wide: here the longest ones are folded.
+    """
+    found = {
+        name: max([usual, *(len(row[i]) for row in rows)])
+        for i, (name, (usual, _)) in enumerate(COLUMNS.items())
+    }
+    excess = sum(found.values()) + 2 * len(found) - width
+    for name in ("what decided it", "entry", "reference", "verdict", "method"):
+        taken = max(0, min(excess, found[name] - COLUMNS[name][1]))
+        found[name] -= taken
+        excess -= taken
+    return found

@@ -12,10 +12,11 @@ import pytest
 from support import report_factory
 from torch.distributions import constraints
 
-from benchmarks.report import render_html, render_markdown
+from benchmarks.report import render_html, render_markdown, render_table
 from benchmarks.report.components import make_view
 from benchmarks.report.figures_posterior import forest, shortened, two_lines
 from benchmarks.report.keys import key
+from benchmarks.report.overview import cells
 from benchmarks.report.sections.estimates import estimates
 from benchmarks.report.theme import ROLES, marks, style
 from benchmarks.run.execute import execute, results_csv
@@ -264,3 +265,30 @@ def test_the_table_of_scores_has_the_figures_of_its_cells(tmp_path):
             assert float(row[name]) == value, name
     frame = results_frame(tmp_path / "run")
     assert list(frame["elbo"]) == [expected["elbo"]] * len(rows)
+
+
+# -- terminal ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_printing_cuts_no_column(run, width):
+    """With 100 columns, `kn` and `my_model on these da` were left of the reference's sentence."""
+    reason = "No reference is known for my_model on these data; run NUTS on it."
+    entries = [
+        replace(e, reference=replace(e.reference, reason=reason))
+        if e.entry.name == "my_model"
+        else e
+        for e in run.entries
+    ]
+    text = render_table(replace(run, entries=entries), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert reason in " ".join(text.split())
+    head = next(line for line in text.splitlines() if line.startswith("entry"))
+    assert head.split()[-1] == "reference"
+    start = head.index("reference")
+    shown = [line[start:].strip() for line in text.splitlines() if len(line) > start]
+    assert {"stored", "analytic", "none"} <= set(shown)
+    for entry in run.entries:
+        assert width < 100 or entry.entry.key in text
+        for cell in cells(entry).values():
+            assert all(word in text for word in cell.word.split())
