@@ -6,6 +6,7 @@
 # make lint     ruff and mypy
 # make docs     the documentation site in out/docs; warnings are errors
 # make pictures  draw the pictures of docs/ again, from the imports and the sources
+# make mutants  plant the kept faults one by one and run the tests that mirror them, an hour; DRAW=100 SEED=1 adds drawn ones
 # make bench    time everything beside Pyro and what else is installed, write docs/performance.md; QUICK=1 for minutes, no page
 # Each of them first makes .venv (Python >= 3.11 is all that is needed) and reuses it afterwards.
 
@@ -14,9 +15,10 @@ JOBS ?= 2
 VENV := .venv
 STAMP := $(VENV)/.installed
 DOCS := $(VENV)/.docs
+MUTANTS := $(VENV)/.mutants
 RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin
 
-.PHONY: report posteriordb draw-parity bench test test-cuda lint docs pictures install clean
+.PHONY: report posteriordb draw-parity bench test test-cuda lint docs pictures mutants install clean
 
 report: $(STAMP)
 	@$(RUN)/zoo compare eight_schools eight_schools_centered gaussian_mixture linear_regression --guides all --jobs $(JOBS) --out out/report \
@@ -49,6 +51,9 @@ pictures: $(STAMP)
 	@PYTHONPATH=docs $(RUN)/python -m site_tools.architecture
 	@PYTHONPATH=docs $(RUN)/python -m site_tools.compiler_picture
 
+mutants: $(if $(DRAW),$(MUTANTS),$(STAMP))
+	@$(RUN)/python tests/mutants/run.py --jobs $(JOBS) --write $(if $(DRAW),--draw $(DRAW) --seed $(or $(SEED),0))
+
 bench: $(STAMP)
 	@$(RUN)/zoo bench $(if $(QUICK),--quick,--page docs/performance.md) --out out/bench
 
@@ -73,6 +78,11 @@ $(STAMP): pyproject.toml constraints.txt
 $(DOCS): $(STAMP)
 	@echo "installing what builds the site into $(VENV) (once)"
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	@touch $@
+
+$(MUTANTS): $(STAMP)
+	@echo "installing what draws faults into $(VENV) (once)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,mutants]'
 	@touch $@
 
 clean:

@@ -1,8 +1,14 @@
 """Global state before and after every test: one thread, validation on, no parameters."""
 
+import signal
 import warnings
 
 import pytest
+
+# A process that a shell started with `&` ignores SIGINT, and so would all processes of a test that
+# are to be interrupted: they would never end.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

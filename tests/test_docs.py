@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import inspect
+import json
 import re
 import shlex
 import tomllib
@@ -10,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from site_tools import architecture, compiler_picture, outside, pages
+from site_tools import architecture, compiler_picture, outside, pages, readme_table
 
 from benchmarks.cli import commands as cli
+from benchmarks.verdicts import VERDICTS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -86,10 +89,64 @@ def test_commands_and_their_flags_exist(page):
         assert not unknown, text
 
 
+def chain(node: ast.AST) -> str:
+    """Return `zoo.a.b` for an attribute of one of the packages, else an empty string."""
+    parts = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    rooted = isinstance(node, ast.Name) and node.id in ("zoo", "guides", "benchmarks")
+    return ".".join([node.id, *reversed(parts)]) if rooted and parts else ""
+
+
+def mistakes(text: str) -> list[str]:
+    """Return the names of ours that a block of Python imports, reads or calls wrongly."""
+    tree, found = ast.parse(text.replace("        ...", "        pass")), []
+    known: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in (
+            "zoo",
+            "guides",
+            "benchmarks",
+        ):
+            known |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+    names = {*known.values(), *filter(None, map(chain, ast.walk(tree)))}
+    for name in sorted(names):
+        try:
+            resolve(name)
+        except (AttributeError, ImportError, AssertionError):
+            found.append(name)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = chain(node.func) or known.get(getattr(node.func, "id", ""), "")
+        if not name or name in found:
+            continue
+        signature = inspect.signature(resolve(name)).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in signature.values()):
+            found += [
+                f"{name}({k.arg}=)" for k in node.keywords if k.arg not in (None, *signature)
+            ]
+    return found
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_python_of_the_pages_parses(page):
-    for text in blocks(page, "python"):
-        ast.parse(text.replace("        ...", "        pass"))
+def test_python_of_the_pages_uses_names_and_arguments_that_exist(page):
+    assert [m for text in blocks(page, "python") for m in mistakes(text)] == []
+
+
+def test_a_wrong_name_or_argument_on_a_page_is_found():
+    text = (
+        "import zoo, guides\nfrom zoo.types import Data, Date\n"
+        "entry = zoo.loads('coin')\ndata = Data(train={}, tests={})\n"
+        "guides.draw(fit, m=3)\nguides.fit(entry, 'flow', layers=3)\n"
+    )
+    assert mistakes(text) == [
+        "zoo.loads",
+        "zoo.types.Date",
+        "zoo.types.Data(tests=)",
+        "guides.draw(m=)",
+    ]
 
 
 def test_every_page_has_one_place_in_the_navigation():
@@ -203,3 +260,36 @@ def test_the_ten_lines_of_the_readme_run(capsys):
     exec(compile(code, "README.md", "exec"), names)
     assert names["comparison"].verdict in capsys.readouterr().out
     assert set(names["idata"].groups()) >= {"posterior", "sample_stats", "observed_data"}
+
+
+def test_the_table_of_the_readme_is_that_of_its_run():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    stored = json.loads(readme_table.STORED.read_text(encoding="utf-8"))
+    assert readme_table.table(stored) in page, "run `python -m site_tools.readme_table RUN`"
+    verdicts = [c[0] for row in stored["entries"].values() for c in row["cells"].values()]
+    assert set(verdicts) <= set(VERDICTS)
+    assert len(verdicts) >= 16
+
+
+def test_the_table_of_the_readme_follows_its_results():
+    stored = {
+        "methods": ["full_rank", "nuts"],
+        "entries": {
+            "a": {
+                "reference": ["stored", "ESS 9,000"],
+                "cells": {
+                    "full_rank": ["shifted", "shifted", "mu", "mean +0.3 ± 0.1 sd", ""],
+                    "nuts": ["agrees", "agrees", "mu", "mean +0.01 ± 0.01 sd", "2 divergences"],
+                },
+            }
+        },
+    }
+    lines = readme_table.table(stored).splitlines()
+    assert lines[0] == "| entry | full_rank | nuts | reference |"
+    assert lines[2] == (
+        "| a | **shifted** mu mean +0.3 ± 0.1 sd | **agrees**, 2 divergences | stored, ESS 9,000 |"
+    )
+    page = "text\n\n| entry | old |\n|---|\n<!-- report:end -->\n"
+    assert readme_table.with_table(page, stored) == (
+        "text\n\n" + readme_table.table(stored) + "<!-- report:end -->\n"
+    )

@@ -337,3 +337,18 @@ def test_draws_in_other_files_are_refused(normal_posterior, tmp_path, how):
     (tmp_path / "raw.bin").write_bytes(bytes(8 * math.prod(shape)))
     with pytest.raises(InfrastructureError, match=r"lies in another file, which is never read"):
         bridge.load_netcdf(path, normal_posterior.entry, normal_posterior.data)
+
+
+def test_tail_ess_is_that_of_the_outer_quantiles():
+    """Widths of 1 and 4 in blocks of fifty draws: the 5 % quantile mixes far worse than 25 %."""
+    import arviz
+
+    rng = generator(0)
+    width = np.where(np.repeat(rng.random((4, 20)) < 0.15, 50, axis=1), 4.0, 1.0)
+    x = rng.standard_normal((4, 1000)) * width
+    found = float(bridge.ess_tail(x[..., None])[0])
+    outer, inner = (
+        float(arviz.ess(x, method="tail", prob=prob)) for prob in ((0.05, 0.95), (0.25, 0.75))
+    )
+    assert found == pytest.approx(outer, rel=1e-9)
+    assert inner > 2 * outer

@@ -367,3 +367,18 @@ def test_only_chains_that_outlast_the_rest_run_side_by_side():
     assert execute._worth_all_workers(cells, {**seconds, "c": 40.0}, 2) == set()
     assert execute._worth_all_workers(cells, seconds, 16) == {"a", "b"}
     assert execute._worth_all_workers(cells[1:2], {"b": 8.0}, 2) == {"b"}
+
+
+@pytest.mark.parametrize("options", [{"in_process": True}, {"jobs": 1}], ids=["here", "forked"])
+def test_every_global_stream_is_seeded_whatever_was_drawn_before(options):
+    """A method that draws from torch's, numpy's or Python's own stream repeats by its name."""
+    found = []
+    for before in (1, 2):
+        torch.manual_seed(before)
+        np.random.seed(before)  # noqa: NPY002
+        random.seed(before)
+        tasks = [Task("a", draw), Task("b", draw)]
+        found.append([r.value for r in run_tasks(tasks, **options)])
+    assert found[0] == found[1]
+    for first, second in zip(*found[0], strict=True):
+        assert first != second  # each stream has another seed in another task

@@ -70,3 +70,33 @@ def test_an_untrained_value_is_caught(tiny):
     result = outcomes(entry, "mine")["gradients_reach_parameters"]
     assert result.status == "failed"
     assert "width" in result.sentence
+
+
+@pytest.mark.parametrize(
+    ("trained", "said"), [(True, "different losses"), (False, "two draws with one seed differ")]
+)
+def test_a_stream_that_no_seed_controls_is_caught(tiny, trained, said):
+    """The guide takes numbers from a stream of its own, in training or in drawing."""
+    stream = torch.Generator().manual_seed(0)
+
+    class Unseeded(pyro.nn.PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.loc = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+
+        def forward(self, loc, index=None):
+            noise = torch.randn(2, dtype=torch.float64, generator=stream)
+            use = torch.is_grad_enabled() == trained
+            pyro.sample("x", dist.Normal(self.loc + 0.1 * noise * use, 1.0).to_event(1))
+
+    entry, _ = tiny.gaussian()
+    entry = tiny.entry(
+        "own",
+        entry.load_data,
+        entry.program(None),
+        own_guides={"mine": lambda program, data, entry: Unseeded()},
+    )
+    check = next(c for c in checks(entry, "mine") if c.name.endswith("same_seed_same_result"))
+    result = check.run()
+    assert result.status == "failed"
+    assert said in result.sentence

@@ -4,6 +4,7 @@ They give log p(x), the posterior and the best of every family.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -266,7 +267,7 @@ def test_the_report_says_means_worst_rows_and_table():
     assert found.worst() == [max(range(ROWS), key=lambda i: found.data[i].kl_nats)]
     mean, error = found.mean("kl_nats")
     assert mean == pytest.approx(sum(d.kl_nats for d in found.data) / ROWS)
-    assert error >= 0
+    assert error == pytest.approx(0, abs=1e-6)  # all rows have one posterior covariance
     assert "KL(q || posterior)" in found.markdown()
 
 
@@ -329,3 +330,39 @@ def test_half_of_the_draws_from_the_prior_find_what_q_misses(monkeypatch):
         (iwae_bound_nats(TARGET.log_joint(X, z) - q.log_prob(z)) - EVIDENCE).abs()
         > (iwae_bound_nats(weights) - EVIDENCE).abs()
     ).any()
+
+
+def test_coverage_is_the_posterior_mass_in_the_intervals_of_q():
+    """With q half as wide as the posterior: 2 Phi(z / 2) - 1, and not q's mass in the others."""
+    normal = torch.distributions.Normal(0.0, 1.0)
+
+    def inside(z):
+        return float(2 * normal.cdf(torch.tensor(z)) - 1)
+
+    q = q_of("full", stretch=-math.log(2.0)).take(torch.arange(2))
+    found = datum_gaps(TARGET, GRID, q, X[:2])
+    # q's factor is not that of the posterior halved: its off-diagonal stays; the first axis is
+    scale = torch.linalg.cholesky(COVARIANCE)
+    ratio = [
+        0.5,
+        float((0.25 * scale[1, 1] ** 2 + scale[1, 0] ** 2).sqrt() / COVARIANCE[1, 1].sqrt()),
+    ]
+    for gap in found:
+        assert gap.coverage50 == pytest.approx(
+            sum(inside(0.674490 * r) for r in ratio) / 2, abs=0.003
+        )
+        assert gap.coverage90 == pytest.approx(
+            sum(inside(1.644854 * r) for r in ratio) / 2, abs=0.003
+        )
+        assert gap.coverage90 < 0.8
+
+
+def test_the_error_of_a_mean_over_rows_is_the_textbook_one():
+    found = report(q_of("diagonal"))
+    values = [0.1, 0.9, 0.4, 0.2, 1.5, 0.3]
+    data = tuple(replace(d, kl_nats=v) for d, v in zip(found.data, values, strict=True))
+    mean, error = replace(found, data=data).mean("kl_nats")
+    tensor = torch.tensor(values, dtype=torch.float64)
+    assert mean == pytest.approx(float(tensor.mean()))
+    # of 1,000 resamples, whose sd is known to 2 %
+    assert error == pytest.approx(float(tensor.std(correction=0)) / ROWS**0.5, rel=0.09)

@@ -123,3 +123,26 @@ def test_components_carry_their_labels(draws):
     assert labels == ["x[d0]", "x[d1]", "x[d2]", "lp"]
     assert x.shape == (4, 1000, 4)
     assert components(planting.guide(draws[0]))[0].shape == (1, 1000, 3)
+
+
+def test_one_wandering_chain_of_four_fails_ebfmi(draws):
+    """The smallest E-BFMI counts: three healthy chains do not make up for one."""
+    rng = np.random.default_rng(4)
+    energy = rng.standard_normal((4, 1000))
+    energy[2] = 0.1 * rng.standard_normal(1000).cumsum()
+    each = np.square(np.diff(energy, axis=1)).mean(1) / energy.var(1)
+    assert each[2] < 0.1
+    assert each.mean() > 1
+    found = diagnose(posterior(draws, energy=energy))
+    assert not found.gates["ebfmi"]
+    assert found.ebfmi_min == pytest.approx(each[2], rel=0.01)
+
+
+def test_chains_whose_width_changes_slowly_fail_the_tail_gate_alone():
+    """Widths of 1 and 4 in blocks of fifty draws: the center mixes, the 5 % quantile does not."""
+    rng = np.random.default_rng(0)
+    width = np.where(np.repeat(rng.random((4, 30)) < 0.15, 50, axis=1), 4.0, 1.0)
+    found = diagnose(posterior(rng.standard_normal((4, 1500, 2)) * width[..., None]))
+    assert found.ess_bulk_min > 2000
+    assert found.ess_tail_min < 900
+    assert {name for name, passed in found.gates.items() if not passed} == {"ess_tail"}

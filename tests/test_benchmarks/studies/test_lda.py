@@ -9,6 +9,7 @@ import torch
 from scipy.special import gammaln
 
 from benchmarks.studies.lda.heldout import (
+    Heldout,
     complete,
     document_completion,
     elbo_bound,
@@ -124,3 +125,16 @@ def test_wrong_topics_are_refused():
         elbo_bound(TOPICS[:, :3], ALPHA, COUNTS)
     with pytest.raises(UsageError, match="left_to_right"):
         enumerated(torch.full((9, 4), 0.25, dtype=torch.float64), ALPHA, 20 * COUNTS)
+
+
+def test_the_error_of_a_score_is_that_of_a_ratio_of_sums():
+    """With documents of one length it is the textbook error, and it falls with their number."""
+    log_prob = torch.randn(400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = Heldout(name="x", log_prob=10 * log_prob - 50, tokens=torch.full((400,), 10.0))
+    assert found.nats_per_token == pytest.approx(float(log_prob.mean()) - 5)
+    assert found.se == pytest.approx(float(log_prob.std()) / 20, rel=0.005)
+    four = Heldout(name="x", log_prob=found.log_prob.repeat(4), tokens=found.tokens.repeat(4))
+    assert four.se == pytest.approx(found.se / 2)
+    # documents of other lengths at one rate per token have no error
+    tokens = torch.arange(1.0, 9.0)
+    assert Heldout(name="x", log_prob=-3 * tokens, tokens=tokens).se == pytest.approx(0, abs=1e-6)

@@ -1,10 +1,14 @@
 """Tables of `lora_head` from stored rows, failures included."""
 
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
 import torch
 
 from benchmarks.run.progress import Events
 from benchmarks.studies import Work
-from benchmarks.studies.lora_head import cost
+from benchmarks.studies.lora_head import cost, lab
 from benchmarks.studies.lora_head.study import MODEL_PAGE, STUDY
 
 TRUTH = {
@@ -69,7 +73,7 @@ def test_the_cost_of_a_step_is_that_of_its_loss(tmp_path):
     milliseconds, megabytes, numbers = cost.step_cost(
         lambda: (weight * weight).sum(), [weight], steps=1
     )
-    assert milliseconds >= 0
+    assert 0 < milliseconds < 10_000
     assert megabytes == 24 / 1e6
     assert numbers == 3
     before = torch.random.get_rng_state()
@@ -77,3 +81,17 @@ def test_the_cost_of_a_step_is_that_of_its_loss(tmp_path):
     assert torch.equal(torch.random.get_rng_state(), before)
     assert [r["numbers"] for r in rows] == [20_480, 40_960, 40_960]
     assert "| one step of SVI, mean field, 4 draws |" in STUDY.render({"cost": rows}).text
+
+
+def test_the_ratio_of_widths_is_that_of_the_method_to_the_chains(monkeypatch):
+    """Twice as wide is 2; the mean over probe images is taken of logs."""
+    p = np.full((6, 3), 1 / 3)
+    widths = {"nuts": np.array([1.0, 1.0]), "wide": np.array([1.0, 4.0]), "half": np.full(2, 0.5)}
+    made = SimpleNamespace(probabilities={}, labels=torch.tensor([0, 1, 2, 0, 1, 2]))
+    monkeypatch.setattr(lab, "predictive", lambda made, posterior: {"test": p})
+    monkeypatch.setattr(lab, "halves", lambda made, nuts: ({"test": p}, {"test": p}))
+    monkeypatch.setattr(lab, "certify", lambda nuts, made: {})
+    monkeypatch.setattr(lab, "log_odds_sd", lambda posterior: widths[posterior])
+    rows = lab.scored(made, {n: n for n in widths}, dict.fromkeys(widths, "ok"), {})
+    found = {row["method"]: row["sd_ratio"] for row in rows}
+    assert found == pytest.approx({"nuts": 1.0, "wide": 2.0, "half": 0.5})

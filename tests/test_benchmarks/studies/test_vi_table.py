@@ -83,3 +83,33 @@ def test_rows_of_a_run_are_those_of_its_cells(tmp_path, monkeypatch):
 @pytest.mark.parametrize("rows", [[], ROWS[-1:]])
 def test_an_empty_table_is_still_a_page(rows):
     assert STUDY.render({"fits": rows}).text.startswith("# Variational inference on posteriordb\n")
+
+
+def test_a_row_has_the_numbers_of_its_worst_judged_components():
+    """The largest absolute error with its sign, and the ratio farthest from 1 in either way."""
+
+    def score(mean, ratio, judged=True):
+        return {
+            "mean_error": mean,
+            "mean_error_se": abs(mean) / 10,
+            "sd_ratio": ratio,
+            "sd_ratio_se": ratio / 10,
+            "judged": judged,
+        }
+
+    cell = {
+        "entry": "posteriordb/a",
+        "method": "laplace",
+        "seed": 2,
+        "status": "ok",
+        "verdict": "shifted",
+        "reasons": [{"label": "beta[1]"}],
+        "scores": [score(0.1, 1.3), score(-0.4, 0.9), score(0.05, 0.2), score(3.0, 9.0, False)],
+        "pareto_k": {"value": 0.8, "threshold": 0.7},
+        "cost": {"gradient_evaluations": 1200, "seconds": 3.5},
+    }
+    found = vi_table._row(cell)
+    assert (found["worst_mean_error"], found["worst_mean_error_se"]) == (-0.4, 0.04)
+    assert (found["sd_ratio"], found["sd_ratio_se"]) == (0.2, pytest.approx(0.02))
+    assert (found["decided_by"], found["pareto_k"], found["seconds"]) == ("beta[1]", 0.8, 3.5)
+    assert "m -0.4, s 0.2, k 0.8" in render.markdown([found])

@@ -137,3 +137,23 @@ def test_another_program_is_refused():
 def test_contract(exact):
     results = {c.name: c.run() for c in checks(exact[0], "dirichlet")}
     assert all(r.status != "failed" for r in results.values()), results
+
+
+def test_the_ascent_ends_at_the_fixed_point_of_its_two_updates():
+    """Two words, two topics: both equations by hand, and what the sums have to be."""
+    counts = torch.tensor([[6.0, 1.0], [0.0, 5.0], [4.0, 4.0]], dtype=torch.float64)
+    beta = torch.tensor([[0.5, 0.7], [0.9, 0.4]], dtype=torch.float64)
+    alpha = torch.tensor([[0.6, 0.8]], dtype=torch.float64)
+    found = ascend(counts, beta, alpha, torch.Generator().manual_seed(0), starts=4)
+    assert found.converged
+    # every token belongs to one topic, so that the sums are those of priors and tokens
+    torch.testing.assert_close(found.mixtures.sum(1), alpha.sum() + counts.sum(1))
+    torch.testing.assert_close(found.topics.sum(), beta.sum() + counts.sum())
+    mixture, topic = (
+        (c.digamma() - c.sum(1, keepdim=True).digamma()).exp()
+        for c in (found.mixtures, found.topics)
+    )
+    share = mixture[:, :, None] * topic[None]  # [document, topic, word]
+    tokens = counts[:, None, :] * share / share.sum(1, keepdim=True)
+    torch.testing.assert_close(found.mixtures, alpha + tokens.sum(2), rtol=1e-3, atol=0)
+    torch.testing.assert_close(found.topics, beta + tokens.sum(0), rtol=1e-3, atol=0)

@@ -5,12 +5,15 @@ import torch
 
 import guides
 import zoo
+from guides.base.cavi_lda import ascend
 from guides.contract import checks
+from guides.families.dirichlet import priors
 from guides.families.topic_encoder import TopicEncoder, build, start
 from guides.objectives.flat import FlatObjective
 from guides.session import session
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError
+from zoo.models.topics._topics import counts_of
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +82,24 @@ def test_contract(entry):
 def test_another_program_is_refused():
     with pytest.raises(FitError, match="topic program"):
         guides.fit(zoo.load("random_intercepts"), "topic_encoder")
+
+
+def test_the_start_has_the_moments_of_draws_of_its_dirichlets(entry, begun):
+    """Means and sds of the log odds, against draws of the same Dirichlets."""
+    density, _, found = begun
+    prior = priors(density)
+    counts = counts_of(density.data.train, prior["topic"].shape[-1]).to(density.dtype)
+    best = ascend(counts, prior["topic"], prior["mixture"], torch.Generator().manual_seed(0))
+    number = 4000
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        draws = {
+            "topic": torch.distributions.Dirichlet(best.topics).sample((number,)),
+            "mixture": torch.distributions.Dirichlet(best.mixtures).sample((number,)),
+        }
+    u = density.unconstrain({s.name: draws[s.name] for s in density.sites})
+    looks = 5  # standard errors; log odds of small concentrations have heavier tails than normals
+    assert ((u.mean(0) - found.loc).abs() < looks * u.std(0) / number**0.5).all()
+    fourth = ((u - u.mean(0)) / u.std(0)).pow(4).mean(0)
+    relative = ((fourth - 1) / (4 * number)).sqrt()
+    assert ((u.std(0) / found.scale - 1).abs() < looks * relative).all()

@@ -239,3 +239,21 @@ def test_map_ends_at_the_mode_of_the_program(monkeypatch):
     assert gradient.abs().max() < 0.05  # nats per prior standard deviation
     _, elsewhere = density.gradient(trained["core"][0].reshape(-1))
     assert elsewhere.abs().max() > gradient.abs().max()
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_the_prior_sd_of_an_update_does_not_depend_on_the_rank(rank):
+    """Entries are sums of `rank` products of standard normals, scaled to sd 0.5."""
+    generator = torch.Generator().manual_seed(0)
+    draws = {
+        name: torch.randn(200, *shape, dtype=torch.float64, generator=generator)
+        for name, shape in adapters.shapes("rank", rank, 7).items()
+    }
+    delta = adapters.update(draws)
+    # entries of one update share rows of A and B: one mean square per draw is one observation
+    squares = delta.square().mean((1, 2))
+    assert abs(float(squares.mean()) - 0.25) < 4 * float(squares.std()) / 200**0.5
+    w = {k: v.double() for k, v in backbone.backbone().items()}
+    x = torch.randn(3, 64, dtype=torch.float64, generator=generator)
+    expected = torch.tanh(x @ (w["w2"] + delta).mT + w["b2"]) @ w["w3"].T + w["b3"]
+    torch.testing.assert_close(adapters.adapted(7)(draws, x), expected)

@@ -240,3 +240,16 @@ def test_a_peft_transformer_from_a_config():
     likelihood = -nn.functional.cross_entropy(expected, LABEL, reduction="sum")
     prior = sum(dist.Normal(0.0, 0.1).log_prob(v).sum() for v in own.values())
     assert value.item() == pytest.approx((likelihood + prior).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("alpha", "factor"), [(None, 1.0), (6.0, 2.0), (1.5, 0.5)])
+def test_the_update_is_scaled_by_alpha_over_rank(alpha, factor):
+    layer = nn.Sequential(nn.Linear(5, 4)).double()
+    before = layer[0].weight.detach().clone()
+    moved(add_lora(layer, ["0"], rank=3, alpha=alpha))
+    a, b = (
+        next(p for n, p in layer.named_parameters() if n.endswith(f"lora_{x}")).detach()
+        for x in "AB"
+    )
+    assert b.abs().max() > 0.1
+    torch.testing.assert_close(layer[0].weight.detach() - before, factor * b @ a)

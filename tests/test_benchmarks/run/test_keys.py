@@ -1,0 +1,176 @@
+"""Keys of kept cells: whatever the draws or the comparison depend on changes them."""
+
+import importlib.util
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from support import planting, tiny
+
+from benchmarks.run import cell as work
+from benchmarks.run.plan import Plan
+from benchmarks.run.prepare import plan_cells, prepare
+from benchmarks.run.record import digest_of
+from zoo.types import Data, Moments, Quantity
+
+
+@pytest.fixture(scope="module")
+def entry():
+    def make_data(seed):
+        return Data(train={"loc": torch.full((2,), float(seed), dtype=torch.float64)})
+
+    return replace(tiny.gaussian()[0], make_data=make_data)
+
+
+def plan(**fields):
+    return Plan(entries=("gaussian",), guides=("mean_field",), nuts=False, **fields)
+
+
+@pytest.fixture(scope="module")
+def cell(entry):
+    return plan_cells(plan(), [prepare(plan(), entry)])[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: {"method": "full_rank"},
+        lambda c: {"seed": 1},
+        lambda c: {"data_seed": 1},
+        lambda c: {"config": {**c.config, "restarts": 2}},
+        lambda c: {"draws": 17},
+        lambda c: {"given": c},
+        lambda c: {"prepared": replace(c.prepared, digest="another")},
+    ],
+    ids=["method", "seed", "data seed", "settings", "draws", "trained weights", "source"],
+)
+def test_every_part_of_a_request_changes_the_key(cell, change):
+    assert replace(cell).key == cell.key
+    assert replace(cell, **change(cell)).key != cell.key
+
+
+def test_the_code_and_the_versions_change_the_key(cell, monkeypatch):
+    before = cell.key
+    monkeypatch.setattr(work, "code_digest", lambda part: "other code")
+    assert replace(cell).key != before
+    monkeypatch.undo()
+    monkeypatch.setattr(work, "versions", lambda: {"torch": "0"})
+    assert replace(cell).key != before
+
+
+def test_the_data_seed_reaches_the_data(entry):
+    """Cells of two data seeds hold other data and have other keys."""
+    prepared = [prepare(plan(data_seed=seed), entry) for seed in (0, 3)]
+    assert [p.data.train["loc"].tolist() for p in prepared] == [[0.0, 0.0], [3.0, 3.0]]
+    assert prepared[0].digest != prepared[1].digest
+    assert prepared[0].witness != prepared[1].witness
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Copy the sources, so that they can be edited."""
+    folder = tmp_path_factory.mktemp("tree")
+    kinds = shutil.ignore_patterns("__pycache__", "*.npz", "*.json", "*.csv", "*.md")
+    for room in ("zoo", "guides", "benchmarks"):
+        shutil.copytree(work.ROOT / room, folder / room, ignore=kinds)
+    return folder
+
+
+DRAWING = (
+    "zoo/seeds.py",
+    "zoo/density/sites.py",
+    "zoo/compiler/csrc/native.c",
+    "zoo/user_models/template.jinja",
+    "zoo/models/topics/_topics.py",
+    "zoo/distributions/univariate.py",
+    "guides/draws.py",
+    "guides/families/low_rank.py",
+    "guides/objectives/flat.py",
+    "guides/optimize/stopping.py",
+    "benchmarks/mcmc/nuts.py",
+    "benchmarks/run/cell.py",
+)
+COMPARING = (
+    "benchmarks/comparison/verdict.py",
+    "benchmarks/metrics/moments.py",
+    "benchmarks/metrics/joint/c2st.py",
+    "benchmarks/metrics/marginal/sd_ratio.py",
+    "benchmarks/mcmc/diagnostics.py",
+    "benchmarks/reference/coerce.py",
+    "benchmarks/thresholds.py",
+    "benchmarks/trust/climbs.py",
+    "benchmarks/arviz_bridge.py",
+    "benchmarks/verdicts.py",
+)
+
+
+@pytest.mark.parametrize(
+    ("part", "file"),
+    [*(("draw", file) for file in DRAWING), *(("compare", file) for file in COMPARING)],
+)
+def test_an_edited_source_changes_the_digest_of_the_code(tree, monkeypatch, part, file):
+    monkeypatch.setattr(work, "ROOT", tree)
+    digest = work.code_digest.__wrapped__
+    before, path = digest(part), tree / file
+    content = path.read_bytes()
+    path.write_bytes(content + b"\n")
+    try:
+        assert digest(part) != before
+    finally:
+        path.write_bytes(content)
+    assert digest(part) == before
+
+
+def test_all_sources_of_drawing_are_in_the_digest():
+    """Those of the two lower rooms, except entries, whose data and files have their own."""
+    expected = {
+        path
+        for room in ("zoo", "guides")
+        for path in (work.ROOT / room).rglob("*.py")
+        if "models" not in path.parts[len(work.ROOT.parts) :]
+        and "references" not in path.parts
+        and "datasets" not in path.parts
+    }
+    assert expected <= set(work.code_files("draw"))
+
+
+def test_held_out_data_their_labels_and_what_is_judged_are_in_the_source(entry):
+    data = replace(entry.load_data(), test={"loc": torch.zeros(2, dtype=torch.float64)})
+    before = work.source_digest("gaussian", entry, data)
+    first = entry.quantities["first"]
+    others = [
+        (entry, replace(data, test={"loc": torch.ones(2, dtype=torch.float64)})),
+        (entry, replace(data, test=None)),
+        (entry, replace(data, train={"loc": torch.ones(2, dtype=torch.float64)})),
+        (entry, replace(data, coords={"coordinate": ["a", "b"]})),
+        (replace(entry, quantities={"first": replace(first, judged=False)}), data),
+    ]
+    found = [work.source_digest("gaussian", e, d) for e, d in others]
+    assert len({before, *found}) == len(others) + 1
+
+
+def test_the_file_of_a_quantity_is_in_the_source(entry, tmp_path):
+    path = tmp_path / "elsewhere.py"
+    path.write_text("def fn(draws, data):\n    return draws['x'][..., 0]\n")
+    spec = importlib.util.spec_from_file_location("elsewhere", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    borrowed = replace(entry, quantities={"first": Quantity(fn=module.fn)})
+    data = entry.load_data()
+    before = work.source_digest("gaussian", borrowed, data)
+    path.write_text(path.read_text().replace("0]", "1]"))
+    assert work.source_digest("gaussian", borrowed, data) != before
+
+
+def test_a_reference_with_other_moments_is_another_truth():
+    draws = np.random.default_rng(0).standard_normal((4, 500, 1))
+    zero = torch.zeros(1, dtype=torch.float64)
+
+    def truth(mean):
+        moments = Moments(mean=zero + mean, mean_se=zero, sd=zero + 1, sd_se=zero)
+        return planting.reference(draws, moments={"x": moments}, gates={"rhat": True})
+
+    assert digest_of(truth(0.0)) == digest_of(truth(0.0))
+    assert digest_of(truth(0.0)) != digest_of(truth(0.001))

@@ -1,0 +1,39 @@
+"""Laplace: of several modes the highest is taken, whatever the start."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import guides
+import zoo
+
+
+def two_modes():
+    """Modes at 0 and 4 of the same width; the density is 1.5 nats higher at 4."""
+    x = pyro.sample("x", dist.Normal(0.0, 100.0))
+    pyro.factor(
+        "f",
+        torch.logaddexp(-0.5 * (x / 0.5) ** 2, 1.5 - 0.5 * ((x - 4) / 0.5) ** 2)
+        + 0.5 * (x / 100.0) ** 2,
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_higher_of_two_modes_is_taken_from_any_seed(seed, monkeypatch):
+    from guides.families import laplace
+
+    # half of the starts climb to each mode
+    starts = iter([0.3, 3.8, -0.2, 4.3] if seed % 2 else [4.2, 0.1, 3.9, -0.4])
+    monkeypatch.setattr(
+        laplace, "first_point", lambda *given: (torch.tensor([next(starts)]).double(), 1)
+    )
+    fit = guides.fit(zoo.from_program(two_modes, {}), "laplace", seed=seed)
+    assert fit.ok
+    posterior = fit.guide.get_posterior()
+    assert float(posterior.mean) == pytest.approx(4.0, abs=1e-4)
+    assert float(posterior.covariance_matrix.sqrt()) == pytest.approx(0.5, rel=1e-3)
+    height = 1.5 - 0.5 * math.log(2 * math.pi) - math.log(100.0)
+    assert f"Mode of log density {height:.6g} nats, reached from 2 of 4" in fit.stop.sentence

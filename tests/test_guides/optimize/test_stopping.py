@@ -1,0 +1,112 @@
+"""The stopping rule: what stands still settles, what falls or moves does not."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import guides
+from guides.optimize import loop
+from guides.optimize.stopping import Watch
+from guides.types import FitConfig
+
+WINDOW = 400
+
+
+def windows(first, second, *, values=(0.0, 0.0), noise=0.3):
+    """Feed two windows of losses around two means, with a watched parameter around two values."""
+    rng = np.random.default_rng(0)
+    watch, ends = Watch(WINDOW), []
+    for mean, value in zip((first, second), values, strict=True):
+        moved = value + 0.01 * rng.standard_normal(WINDOW)
+        ends.append(
+            watch.extend(
+                (mean + noise * rng.standard_normal(WINDOW)).tolist(),
+                lambda i, moved=moved: torch.tensor([moved[i], 0.0]),
+            )
+        )
+    assert ends[0] is False  # nothing to compare the first window with
+    return ends[1], watch.last
+
+
+def test_losses_and_values_that_stand_still_are_settled():
+    ended, last = windows(5.0, 5.0)
+    assert ended
+    assert last.settled
+    assert not last.improving
+
+
+def test_a_loss_that_falls_is_not_settled_and_still_improving():
+    ended, last = windows(5.0, 4.0)
+    assert not ended
+    assert last.improving
+    error = 0.3 * math.sqrt(2 / WINDOW)  # of the difference of two independent window means
+    assert last.gain == pytest.approx(1.0, abs=5 * error)
+    assert last.gain_se == pytest.approx(error, rel=0.15)
+
+
+def test_a_loss_that_rises_is_not_improving():
+    assert not windows(4.0, 5.0)[1].improving
+
+
+def test_a_parameter_that_moves_is_not_settled_though_the_loss_is():
+    ended, last = windows(5.0, 5.0, values=(0.0, 0.5))
+    assert not ended
+    assert last.moved == pytest.approx(0.5, abs=0.01)
+    assert not last.improving
+
+
+def test_a_fit_that_has_settled_stops_before_its_last_step(tiny):
+    entry, _ = tiny.gaussian()
+    fit = guides.fit(
+        entry, "full_rank", steps=4000, patience=100, anneal=50, num_particles=4, compile="off"
+    )
+    assert fit.stop.status == "ok"
+    assert fit.stop.sentence.startswith("Settled: over the last 100 steps")
+    assert fit.cost.steps < 1000
+
+
+def falling(monkeypatch, losses, warmup=0):
+    """Run the loop on losses as they are given, whatever the parameters are."""
+    rows = iter(losses)
+
+    class Step:
+        native, together, record = None, 1, None
+
+        def __init__(self, *given):
+            self.state = torch.zeros(1)
+
+        def block(self, first, shares, noise, averaging):
+            return np.array([[next(rows), 0.0] for _ in shares]), torch.zeros(len(shares), 1)
+
+        def write(self, values=None):
+            pass
+
+        def write_average(self, number):
+            pass
+
+    monkeypatch.setattr(loop, "Step", Step)
+    objective = SimpleNamespace(
+        normal=None, noise=lambda generator: (), watched=lambda: None, weights={}, warmup=warmup
+    )
+    config = FitConfig(steps=1000, patience=100, anneal=200)
+    return loop.optimize(objective, config, torch.Generator())
+
+
+def test_a_loss_that_still_falls_at_the_last_step_is_not_converged(monkeypatch):
+    noise = 0.1 * np.random.default_rng(1).standard_normal(1000)
+    found = falling(monkeypatch, np.linspace(50, 0, 1000) + noise)
+    assert found.steps == 1000
+    assert found.stop.status == "not_converged"
+    assert "while still improving" in found.stop.sentence
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0, 400), (500, 800)])
+def test_no_search_ends_inside_the_warm_up(monkeypatch, warmup, steps):
+    """Standing losses settle after two windows, but not before the schedule has ended."""
+    noise = 0.1 * np.random.default_rng(2).standard_normal(1000)
+    found = falling(monkeypatch, noise, warmup)
+    assert found.stop.status == "ok"
+    assert found.steps == steps

@@ -1,0 +1,44 @@
+"""A program that was trained keeps its weights in later fits, also for other data."""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+import guides
+from zoo.types import Data
+
+SHORT = {"steps": 40, "patience": 10, "anneal": 10, "num_particles": 4, "compile": "off"}
+
+
+class Learned(pyro.nn.PyroModule):
+    """A location of its own that is trained, beside one latent per row."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+        self.offset = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, y, index=None):
+        with pyro.plate("row", self.size, subsample=index):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(z + self.offset, 0.5), obs=y)
+
+
+def test_a_fit_to_other_data_holds_the_given_weights(tiny):
+    y = 4.0 + torch.linspace(-1, 1, 6, dtype=torch.float64)
+    data = Data(train={"y": y}, batched=("y",), size=6)
+    entry = tiny.entry("learned", lambda: data, None, learns=True)
+    object.__setattr__(entry, "build", lambda data: Learned(data.size))
+    first = guides.fit(entry, "mean_field", **SHORT)
+    trained = first.program.state_dict()["offset"]
+    assert float(trained) > 0.05
+    few = Data(train={"y": y[:2]}, batched=("y",), size=2)
+    for other in (data, few):
+        second = guides.fit(entry, "mean_field", data=other, given=first, **SHORT)
+        assert torch.equal(second.program.state_dict()["offset"], trained)
+        assert second.program.size == other.size
+    posterior = guides.draw(second, 4000)
+    # conjugate, given the offset: precision 1 + 4
+    exact = 0.8 * (y[:2] - trained)
+    assert (posterior.draws["z"].mean(0) - exact).abs().max() < 0.2
