@@ -26,7 +26,7 @@ def listed(parts: Iterable[str]) -> str:
 
 
 def costs(view: View, by: Literal["gradients", "seconds"]) -> str:
-    """Return worst absolute mean error (reference sds) and cost of every method."""
+    """Return worst error, as `cost_points` has it, and cost of every method."""
     unit = "gradients" if by == "gradients" else "s"
     return listed(
         f"{name} {plain(y, 2)} at {count(x) if by == 'gradients' else plain(x, 2)} {unit}"

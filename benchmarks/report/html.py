@@ -72,7 +72,7 @@ def _drawn(view: View) -> tuple[dict[str, Any], dict[str, Any]]:
         picture(
             cost(view, by),
             f"{name}-{by[0]}",
-            f"Worst mean error of each method on {key} against {by}: {costs(view, by)}.",
+            f"Worst error of each method on {key} against {by}: {costs(view, by)}.",
         )
         for by in AXES
     ]

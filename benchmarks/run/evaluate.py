@@ -316,7 +316,10 @@ class _Evaluation:
             if self.run.locked:
                 self.run.rewrite(cell.name, "cell.json", strict_json(scored))
             self.contents[cell.name] = scored
-            self.events.done(result.name, scored["verdict"] or "error", "", result.seconds)
+            told = scored["verdict"] or "error"
+            if posterior is reference.posterior:
+                told = "the reference of the others"
+            self.events.done(result.name, told, "", result.seconds)
             left.remove(cell.name)
             return [] if left else [self.shown(cell.prepared.entry.key)]
 

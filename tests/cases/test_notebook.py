@@ -67,6 +67,12 @@ def test_the_chains_that_are_the_truth_are_called_so(card):
     assert "no_reference" not in read
 
 
+def test_progress_calls_the_chains_that_are_the_truth_so(capsys):
+    options = {"families": ["laplace"], "quick": True, "jobs": 1}
+    benchmarks.compare_program(model, DATA, **options)
+    assert "my_model nuts compared: the reference of the others" in capsys.readouterr().err
+
+
 def luminance(color):
     parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
