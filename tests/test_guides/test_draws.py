@@ -42,12 +42,12 @@ def test_draws_of_a_flat_guide_have_its_own_sd(density, guide):
 
 def test_the_error_of_a_bound_is_that_of_its_mean(density, guide):
     with session(torch.float64):
-        many = [estimate_elbo(guide, density, 400, seed) for seed in range(200)]
-        few = [estimate_elbo(guide, density, 100, seed) for seed in range(200)]
+        many = [estimate_elbo(guide, density, 400, seed) for seed in range(100)]
+        few = [estimate_elbo(guide, density, 100, seed) for seed in range(100)]
     values = torch.tensor([e.value_nats for e in many])
-    # the sd of 200 estimates is known to 5 %
+    # the sd of 100 estimates is known to 7 %
     assert float(values.std()) == pytest.approx(
-        sum(e.se for e in many) / len(many), rel=4 / (2 * 200) ** 0.5
+        sum(e.se for e in many) / len(many), rel=4 / (2 * 100) ** 0.5
     )
     ratio = sum(e.se for e in many) / sum(e.se for e in few)
     assert ratio == pytest.approx(0.5, abs=0.02)
@@ -55,7 +55,7 @@ def test_the_error_of_a_bound_is_that_of_its_mean(density, guide):
     p = torch.distributions.MultivariateNormal(torch.ones(2, dtype=torch.float64), cov)
     q = torch.distributions.MultivariateNormal(guide.origin, guide.tril @ guide.tril.T)
     exact = -float(torch.distributions.kl_divergence(q, p))
-    assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / 200**0.5
+    assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / 100**0.5
 
 
 def test_a_transferred_encoder_has_every_buffer_and_maps_alike(tiny):
