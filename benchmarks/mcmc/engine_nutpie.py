@@ -237,7 +237,7 @@ def _wait(sampler: Any, density: Density, native: NativeGraph | None = None) -> 
             density.raise_failure()
         raise
     if density.failure is not None:
-        sampler.cancel()
+        _let_go(sampler)  # it may have panicked in the meantime
         density.raise_failure()
     return trace
 

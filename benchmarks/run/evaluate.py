@@ -381,7 +381,7 @@ class _Evaluation:
                 entry,
                 data,
                 program,
-                {m: c.posterior for m, c in rows.items() if c.posterior.draws},
+                {m: c.posterior for m, c in rows.items() if _drawn(c.posterior)},
             )
             return checks, table(
                 entry, data, rows, self.references[key], seed=self.run.plan.seeds[0]
@@ -445,3 +445,8 @@ def _with(reference: Reference, entry: Any, data: Any) -> Reference:
             reference, posterior=dataclasses.replace(own, entry=entry, data=data)
         )
     )
+
+
+def _drawn(posterior: Posterior) -> bool:
+    """Whether a row has draws; one that failed has none, or arrays of length 0."""
+    return bool(posterior.draws) and min(posterior.sample_shape) > 0

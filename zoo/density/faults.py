@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import linecache
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 import pyro.primitives
 
 from zoo.errors import DataError, ProgramError, ZooError, one_line
 
-__all__ = ["as_program_error", "place_of", "program_faults"]
+__all__ = ["as_program_error", "place_of", "program_faults", "unless_it_raises"]
+
+T = TypeVar("T")
 
 _ROOMS = tuple(str(Path(__file__).parents[2] / room) for room in ("zoo", "guides", "benchmarks"))
 _LIBRARIES = ("site-packages", "dist-packages", "<frozen", "/lib/python")
@@ -124,3 +127,11 @@ def program_faults(doing: str) -> Iterator[None]:
         if is_own_fault(error):
             raise
         raise as_program_error(error, doing) from error
+
+
+def unless_it_raises(look: Callable[[], T], otherwise: T) -> T:
+    """Return what a look at far points finds; a program may fail there, as a fit would report."""
+    try:
+        return look()
+    except Exception:
+        return otherwise

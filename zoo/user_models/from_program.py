@@ -15,12 +15,12 @@ from pyro.infer.autoguide import AutoGuide, AutoGuideList
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-from zoo.density.faults import program_faults
+from zoo.density.faults import program_faults, unless_it_raises
 from zoo.density.likelihood import has_likelihood, untouched_data
 from zoo.density.log_density import LogDensity
 from zoo.density.propriety import may_not_exist
 from zoo.density.sites import samples
-from zoo.density.symmetries import symmetries
+from zoo.density.symmetries import Symmetry, symmetries
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError
 from zoo.storage import digest_of
 from zoo.types import Data, ModelEntry, Program, Quantity
@@ -139,7 +139,9 @@ def from_program(
         return of_finite_sum(trace, program, card, dtype, shared, quantities)
     density = LogDensity(program, card, dtype=dtype)
     nothing = _without_likelihood(trace, density, observed)
-    free, absent = symmetries(density) if quantities is None else (), may_not_exist(density)
+    none: tuple[Symmetry, ...] = ()
+    free = unless_it_raises(lambda: symmetries(density), none) if quantities is None else none
+    absent = unless_it_raises(lambda: may_not_exist(density), "")
     return ModelEntry(
         quantities=(
             dict(quantities)
