@@ -19,7 +19,7 @@ from benchmarks.metrics.metric import component_metrics, joint_distances_known
 from benchmarks.reference import find as references
 from benchmarks.report.inputs import EntryReport, ReportInput, method_names
 from benchmarks.run.cell import NUTS, Cell, Prepared, compare_cell, load_fit, load_posterior
-from benchmarks.run.failures import chains_failed, failures
+from benchmarks.run.failures import chains_failed, drawn, failures
 from benchmarks.run.freshness import comparing_code, digest_of_truth, is_compared
 from benchmarks.run.prepare import command
 from benchmarks.run.progress import Events
@@ -381,7 +381,7 @@ class _Evaluation:
                 entry,
                 data,
                 program,
-                {m: c.posterior for m, c in rows.items() if _drawn(c.posterior)},
+                {m: c.posterior for m, c in rows.items() if drawn(c.posterior)},
             )
             return checks, table(
                 entry, data, rows, self.references[key], seed=self.run.plan.seeds[0]
@@ -445,8 +445,3 @@ def _with(reference: Reference, entry: Any, data: Any) -> Reference:
             reference, posterior=dataclasses.replace(own, entry=entry, data=data)
         )
     )
-
-
-def _drawn(posterior: Posterior) -> bool:
-    """Whether a row has draws; one that failed has none, or arrays of length 0."""
-    return bool(posterior.draws) and min(posterior.sample_shape) > 0
