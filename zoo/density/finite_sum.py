@@ -34,7 +34,7 @@ class FiniteSum:
     values: Mapping[str, Tensor]
     probabilities: Mapping[str, Tensor]
     log_evidence: float
-    _sum: _Sum
+    _sum: Sum
 
     def sample(self, n: int, seed: int) -> dict[str, Tensor]:
         """Return independent joint draws of the sites, each `[n, *site]`."""
@@ -61,14 +61,14 @@ def finite_sum(program: Program, data: Data, *, dtype: torch.dtype | None = None
     Raises:
         ProgramError: a continuous latent site, infinite support, or a sum of too many terms.
     """
-    made = _Sum(program, data, dtype=dtype)
+    made = Sum(program, data, dtype=dtype)
     probabilities, evidence = made.posterior()
     return FiniteSum(
         values=made.values, probabilities=probabilities, log_evidence=evidence, _sum=made
     )
 
 
-class _Sum(LogDensity):
+class Sum(LogDensity):
     """A log density without a vector."""
 
     finite = True
