@@ -46,6 +46,8 @@ def predictive_checks(
         program: the program of the posteriors.
         posteriors: posteriors of this program by method.
     """
+    # a method that failed has no draws
+    posteriors = {m: p for m, p in posteriors.items() if 0 not in p.sample_shape}
     if not posteriors or not _can_replicate(entry, data, program, next(iter(posteriors.values()))):
         return []
     draws = {

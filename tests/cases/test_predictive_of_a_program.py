@@ -74,6 +74,17 @@ def test_replicates_come_from_the_posterior_and_not_from_the_data():
     assert abs(rep.std(0).mean() / 0.1 - 1) < 5 / np.sqrt(2 * 400 * N)
 
 
+def test_a_method_without_draws_costs_the_others_nothing():
+    entry = zoo.from_program(regression, {"x": X, "y": Y})
+    data = entry.load_data()
+    failed = posterior_of(entry, none=torch.empty(0))
+    planted = posterior_of(entry, slope=torch.full((9,), 3.0), scale=torch.full((9,), 0.1))
+    rows = {"failed": failed, "planted": planted}
+    (check,) = predictive_checks(entry, data, entry.program(data), rows)
+    assert set(check.replicated) == {"planted"}
+    assert predictive_checks(entry, data, entry.program(data), {"failed": failed}) == []
+
+
 def test_counts_are_replicated_as_counts():
     y = torch.tensor([3.0, 1.0, 4.0, 1.0, 5.0], dtype=torch.float64)
     entry = zoo.from_program(counts, {"y": y})
