@@ -674,7 +674,7 @@ def test_what_is_shown_beside_the_comparisons_costs_no_other_entry(
         raise ValueError("no simulation of this")
 
     monkeypatch.setattr(evaluate, "predictive_checks", breaks)
-    limit = 5.0 if how == "never returns" else None
+    limit = 10.0 if how == "never returns" else None
     plan = plan_of(model, entries=[model, "coin"])
     result, heard = go(plan, tmp_path / "run", timeout=limit)
     assert len(result.failures) == 1
