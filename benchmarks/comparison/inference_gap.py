@@ -250,25 +250,26 @@ def _refuse_another_program(fit: Fit, target: Target) -> None:
             f"The gap report needs the observed rows in a column 'x'; {fit.entry.name} has"
             f" {sorted(fit.data.train)}."
         )
-    few = {k: fit.data.train[k][:CHECKED] for k in fit.data.batched}
-    data = dataclasses.replace(fit.data, train={**fit.data.train, **few}, test=None, size=CHECKED)
+    rows = min(CHECKED, len(x))
+    few = {k: fit.data.train[k][:rows] for k in fit.data.batched}
+    data = dataclasses.replace(fit.data, train={**fit.data.train, **few}, test=None, size=rows)
     data = dataclasses.replace(data, coords={})
     with session(fit.entry.dtype):
         density = LogDensity(program, data, dtype=fit.entry.dtype)
-        if len(density.sites) != 1 or density.dim != CHECKED * program.latent:
+        if len(density.sites) != 1 or density.dim != rows * program.latent:
             raise UsageError(
                 f"The gap report needs one latent site with {program.latent} numbers per row;"
                 f" {fit.entry.name} has {[s.name for s in density.sites]} with {density.dim} for"
-                f" {CHECKED} rows."
+                f" {rows} rows."
             )
         generator = torch.Generator().manual_seed(0)
-        z = torch.randn(CHECKED, program.latent, dtype=density.dtype, generator=generator)
+        z = torch.randn(rows, program.latent, dtype=density.dtype, generator=generator)
         with torch.no_grad():
             own = float(density.evaluate(z.reshape(-1)))
-            taken = float(target.log_joint(x[:CHECKED], z).sum())
+            taken = float(target.log_joint(x[:rows], z).sum())
     if not abs(own - taken) <= 1e-6 * max(1.0, abs(own)):
         raise UsageError(
-            f"At random codes of {CHECKED} rows the log joint of {fit.entry.name} is {own:.4f}"
+            f"At random codes of {rows} rows the log joint of {fit.entry.name} is {own:.4f}"
             f" nats, that of its decoder with {type(target.likelihood).__name__} and log_prior"
             f" {taken:.4f}; give the program a `likelihood` that matches its observed site, as"
             " zoo.truth.grid.GaussianLikelihood(decoder, sigma)."

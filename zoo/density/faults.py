@@ -130,8 +130,13 @@ def program_faults(doing: str) -> Iterator[None]:
 
 
 def unless_it_raises(look: Callable[[], T], otherwise: T) -> T:
-    """Return what a look at far points finds; a program may fail there, as a fit would report."""
+    """Return what a look at far points finds; a program may fail there, as a fit would report.
+
+    Errors of this project's own code are raised: they are no program's.
+    """
     try:
         return look()
-    except Exception:
+    except Exception as error:
+        if is_own_fault(error) and not isinstance(error, ZooError):
+            raise
         return otherwise
