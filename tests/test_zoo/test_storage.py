@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from zoo import storage
 from zoo.storage import TEMPORARY, content, digest_of, write_whole, written
 
 
@@ -213,3 +214,11 @@ def test_a_home_that_cannot_be_written_is_replaced_by_a_temporary_folder(home, t
     place = done.stdout.strip()
     assert bool(place) == (home is not None)
     assert not place or not Path(place).exists()  # removed with the process
+
+
+def test_a_cache_folder_that_exists_but_is_read_only_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(storage.os, "access", lambda path, mode: False)
+    storage.usable_cache_home()
+    assert os.environ["XDG_CACHE_HOME"] != str(tmp_path)
+    assert Path(os.environ["XDG_CACHE_HOME"]).is_dir()

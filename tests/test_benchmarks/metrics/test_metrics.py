@@ -404,6 +404,7 @@ def test_heldout_density_matches_the_closed_form_of_a_conjugate_normal():
         (123.4, 12.0, "123 +- 12"),
         (-0.001, 0.04, "0.00 +- 0.04"),
         (0.5, float("nan"), "0.500"),
+        (0.2512, 0.027, "0.25 +- 0.03"),  # one digit of an error that begins with 2
         (0.2512, 0.0131, "0.251 +- 0.013"),  # two digits of an error that begins with 1
     ],
 )
