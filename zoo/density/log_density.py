@@ -22,7 +22,7 @@ from torch import Tensor
 from zoo.compiler.compile import Mode, Record
 from zoo.compiler.policy import Work, work_of
 from zoo.compiler.torch_private import is_traced
-from zoo.compiler.vectorize import Compiled, batched
+from zoo.compiler.vectorize import Compiled, batched, value_and_gradient
 from zoo.density.compiled import CompiledDensity, compile_density
 from zoo.density.completion import Completion, is_discrete
 from zoo.density.defects import called_modules, refuse_training_layers, refuse_weighted_sites
@@ -327,6 +327,11 @@ class LogDensity:
         """Return the log density `[n]` at points `[n, dim]`, in nats; counts n evaluations."""
         self.evaluations += u.shape[0]
         return self.batch_function()(u)
+
+    def batch_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log density `[n]` at points `[n, dim]` and its gradients `[n, dim]`."""
+        self.gradient_evaluations += u.shape[0]
+        return value_and_gradient(self.batch_function(), u)
 
     def batch_function(self) -> Compiled:
         """Return the function of `[n, dim]` that `batch` calls: differentiable, not counted.

@@ -1,0 +1,355 @@
+"""Tempered sequential Monte Carlo: draws of a posterior and its evidence from any rough start.
+
+Points of a base density q move through p^b q^(1 - b) while b grows from 0 to 1. At each of the
+stages they are weighted, resampled and moved by Hamiltonian Monte Carlo:
+
+    Z-hat = prod_stages 1/N sum_i exp((b' - b) (log p(x_i) - log q(x_i))),    E[Z-hat] = Z
+
+Two passes. A *pilot* chooses stages, metrics and steps from its own points. *Counting islands*
+start from fresh points and use them unchanged, each of full size; only then is Z-hat unbiased: a
+metric taken from the very points that it moves adds about 0.07 d^2 / N nats. The evidence is the
+mean of the islands' Z-hats, never of their logarithms.
+
+Sources: Del Moral, Doucet and Jasra (2006), Sequential Monte Carlo samplers, JRSS B 68; Zhou,
+Johansen and Aston (2016), Toward automatic model comparison: an adaptive sequential Monte Carlo
+approach, JCGS 25 (conditional ESS); Buchholz, Chopin and Jacob (2021), Adaptive tuning of
+Hamiltonian Monte Carlo within sequential Monte Carlo, Bayesian Analysis 16.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.mcmc.base_mixture import TMixture
+from benchmarks.mcmc.batched_hmc import Kernel, Path, State, Streams, move, tuned
+from benchmarks.mcmc.metric import Metric
+from zoo.density.log_density import LogDensity
+from zoo.errors import FitError
+from zoo.seeds import derive_seed
+
+__all__ = ["Evidence", "Plan", "Smc", "Stage", "counted", "evidence", "pilot", "tempered"]
+
+CESS = 0.7  # of the particles, which the conditional ESS of one stage keeps
+MOVES, EXTRA = 3, 6  # transitions of a stage; further ones at the last
+LEAPFROGS = 8
+STAGES = 200  # at most; a path that needs more has no usable base
+ISLANDS, PARTICLES = 8, 1024
+APART = 1.0  # nats between islands beyond which the evidence is not known
+LEVEL = 0.95  # of the interval
+ANCESTORS, MASS = 20, 0.01  # distinct ancestors that a mode of this mass needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of the path: the power b it ends at, and the kernel of each transition."""
+
+    beta: float
+    kernels: tuple[Kernel, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the pilot chose, and what it took.
+
+    Attributes:
+        stages: in order; the last one has b = 1.
+        log_z: the pilot's own log Z-hat in nats, which is biased.
+        acceptance: mean acceptance at the last transition.
+        gradients: evaluations of the density and its gradient.
+        depth: of them one after another.
+    """
+
+    stages: tuple[Stage, ...]
+    log_z: float
+    acceptance: float
+    gradients: int
+    depth: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """log Z of several islands.
+
+    Attributes:
+        value: log of the mean of the islands' Z-hats, nats.
+        se: its standard error, nats.
+        low, high: interval by Student's t with islands - 1 degrees of freedom; `low` is -inf
+            where the interval of Z reaches zero.
+        islands: log Z-hat of each, nats.
+    """
+
+    value: float
+    se: float
+    low: float
+    high: float
+    islands: tuple[float, ...]
+
+    @property
+    def known(self) -> bool:
+        """Whether all islands lie within one nat of each other."""
+        return max(self.islands) - min(self.islands) <= APART
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smc:
+    """Draws and evidence of the counting islands.
+
+    Attributes:
+        points: `[island, particle, dim]`, equally weighted within an island.
+        evidence: of all islands.
+        ancestors: which initial point each particle descends from, `[island, particle]`.
+        modes: per component of the base its name, the mass of the particles nearest to it, and
+            their distinct ancestors over all islands.
+        acceptance: mean acceptance at the last transition.
+        divergent: share of the last transitions that diverged.
+        gradients, depth: evaluations of the density, all and one after another.
+        plan: what the pilot chose.
+    """
+
+    points: Tensor
+    evidence: Evidence
+    ancestors: Tensor
+    modes: tuple[tuple[str, float, int], ...]
+    acceptance: float
+    divergent: float
+    gradients: int
+    depth: int
+    plan: Plan
+
+    @property
+    def weights(self) -> Tensor:
+        """The weight of each island's points, `[island]`: its Z-hat over the sum of all."""
+        return torch.softmax(torch.tensor(self.evidence.islands, dtype=self.points.dtype), 0)
+
+    @property
+    def starved(self) -> tuple[str, ...]:
+        """Components whose mass rests on too few ancestors."""
+        return tuple(n for n, mass, count in self.modes if mass >= MASS and count < ANCESTORS)
+
+    def mean(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return means `[...]` of values `[island, particle, ...]` with their standard errors.
+
+        The error is that of the ratio of unbiased sums over islands, which are independent.
+        """
+        islands = values.mean(1)
+        share = self.weights.reshape(-1, *[1] * (islands.ndim - 1))
+        mean = (share * islands).sum(0)
+        k = len(islands)
+        error = (share * (islands - mean)).square().sum(0) * (k / (k - 1))
+        return mean, error.sqrt()
+
+    def draws(self, n: int, seed: int) -> Tensor:
+        """Return n points `[n, dim]` of all islands by their weights, resampled without gaps."""
+        k, each, _ = self.points.shape
+        generator = torch.Generator().manual_seed(seed)
+        shuffled = torch.randperm(k * each, generator=generator)
+        weights = (self.weights[:, None] / each).expand(k, each).flatten()[shuffled]
+        offset = torch.rand(1, generator=generator, dtype=weights.dtype)
+        chosen = _systematic(weights[None], offset, n)
+        return self.points.flatten(0, 1)[shuffled[chosen[0]]]
+
+
+def tempered(
+    density: LogDensity,
+    base: TMixture,
+    *,
+    islands: int = ISLANDS,
+    seed: int = 0,
+    moves: int = MOVES,
+    extra: int = EXTRA,
+    leapfrogs: int = LEAPFROGS,
+    cess: float = CESS,
+) -> Smc:
+    """Run the pilot and the counting islands.
+
+    Args:
+        density: the log density of the posterior, compiled or not.
+        base: where the points start.
+        islands: independent counting runs of full size, at least 2 for an error.
+        seed: of all noise.
+        moves: transitions of a stage.
+        extra: further ones at the last stage.
+        leapfrogs: steps of each trajectory.
+        cess: share of the particles that a stage's conditional ESS keeps.
+
+    Raises:
+        FitError: the density is finite at no point of the base, or the path does not end.
+    """
+    plan = pilot(
+        density, base, seed=seed, moves=moves, extra=extra, leapfrogs=leapfrogs, cess=cess
+    )
+    return counted(density, base, plan, islands=islands, seed=seed)
+
+
+def pilot(
+    density: LogDensity,
+    base: TMixture,
+    *,
+    seed: int = 0,
+    moves: int = MOVES,
+    extra: int = EXTRA,
+    leapfrogs: int = LEAPFROGS,
+    cess: float = CESS,
+) -> Plan:
+    """Choose stages, metrics and steps on one island of points that are not used further.
+
+    Raises:
+        FitError: the density is finite at no point of the base, or the path does not end.
+    """
+    path, streams = Path(density, base), Streams([derive_seed(seed, "smc", "pilot")])
+    state = path(base.draw(streams))
+    _refuse_nowhere(state)
+    step, beta, log_z, acceptance = 0.6 / density.dim**0.25, 0.0, 0.0, math.nan
+    stages: list[Stage] = []
+    while beta < 1.0:
+        if len(stages) == STAGES:
+            raise FitError(
+                f"The path from the start to the posterior is not finished after {STAGES} stages"
+                f" (power {beta:.3g} of 1): the start is too far from the posterior; begin with"
+                " another family, or with more steps."
+            )
+        gap = _gap(state)
+        power = _next_power(gap, beta, cess)
+        increment = (power - beta) * gap
+        log_z += float(increment.logsumexp(0)) - math.log(len(gap))
+        state = state.take(_resampled(increment[None], streams)[0])
+        beta = power
+        kernel = Kernel(metric=Metric.of(state.x), step=step, leapfrogs=leapfrogs)
+        kernels = []
+        for _ in range(moves + (extra if beta == 1.0 else 0)):
+            kernels.append(kernel)
+            state, moved = move(path, state, kernel, streams, beta=beta)
+            kernel = tuned(kernel, moved)
+            acceptance = float(moved.acceptance.mean())
+        step = kernel.step
+        stages.append(Stage(beta=beta, kernels=tuple(kernels)))
+    return Plan(
+        stages=tuple(stages),
+        log_z=log_z,
+        acceptance=acceptance,
+        gradients=path.gradients,
+        depth=path.calls,
+    )
+
+
+def counted(
+    density: LogDensity, base: TMixture, plan: Plan, *, islands: int = ISLANDS, seed: int = 0
+) -> Smc:
+    """Run counting islands with the stages and kernels of a plan, unchanged.
+
+    Args:
+        density: the log density of the posterior.
+        base: the base that the plan was made with.
+        plan: what a pilot chose.
+        islands: independent runs of full size, moved together.
+        seed: of their noise; each island has a stream of its own.
+    """
+    path = Path(density, base)
+    streams = Streams([derive_seed(seed, "smc", "island", i) for i in range(islands)])
+    state = path(base.draw(streams))
+    each = base.particles
+    log_z, beta = state.x.new_zeros(islands), 0.0
+    first = torch.arange(islands * each).reshape(islands, each)
+    ancestors, moved = first.clone(), None
+    for stage in plan.stages:
+        increment = (stage.beta - beta) * _gap(state).reshape(islands, each)
+        log_z = log_z + increment.logsumexp(1) - math.log(each)
+        chosen = _resampled(increment, streams)
+        ancestors = ancestors.gather(1, chosen)
+        state = state.take((chosen + first[:, :1]).flatten())
+        beta = stage.beta
+        for kernel in stage.kernels:
+            state, moved = move(path, state, kernel, streams, beta=beta)
+    assert moved is not None
+    return Smc(
+        points=state.x.reshape(islands, each, -1),
+        evidence=evidence(log_z.tolist()),
+        ancestors=ancestors,
+        modes=_modes(base, state.x, ancestors.flatten(), torch.softmax(log_z, 0)),
+        acceptance=float(moved.acceptance.mean()),
+        divergent=float(moved.divergent.double().mean()),
+        gradients=path.gradients + plan.gradients,
+        depth=path.calls + plan.depth,
+        plan=plan,
+    )
+
+
+def evidence(islands: Sequence[float]) -> Evidence:
+    """Return the log of the mean of Z-hats given as logarithms, with a t interval."""
+    from scipy.stats import t
+
+    logs = torch.tensor(islands, dtype=torch.float64)
+    top, k = logs.max(), len(islands)
+    relative = torch.exp(logs - top)
+    mean = relative.mean()
+    se = float(relative.std() / k**0.5 / mean) if k > 1 else math.inf
+    value = float(top + mean.log())
+    half = float(t.isf((1 - LEVEL) / 2, k - 1)) * se if k > 1 else math.inf
+    return Evidence(
+        value=value,
+        se=se,
+        low=value + math.log1p(-half) if half < 1 else -math.inf,
+        high=value + math.log1p(half),
+        islands=tuple(float(v) for v in islands),
+    )
+
+
+def _gap(state: State) -> Tensor:
+    """Return log p - log q `[n]`."""
+    assert state.log_q is not None
+    return state.log_p - state.log_q
+
+
+def _refuse_nowhere(state: State) -> None:
+    if not torch.isfinite(state.log_p).any():
+        raise FitError(
+            f"The log density is finite at none of {len(state.x)} points around the start; begin"
+            " with another family, or check the program with `zoo check`."
+        )
+
+
+def _next_power(gap: Tensor, beta: float, cess: float) -> float:
+    """Return the largest power whose conditional ESS is at least that share of the points."""
+
+    def kept(power: float) -> float:
+        weights = (power - beta) * gap
+        ess = torch.exp(2 * weights.logsumexp(0) - (2 * weights).logsumexp(0))
+        return float(ess) / len(gap)
+
+    if kept(1.0) >= cess:
+        return 1.0
+    low, high = beta, 1.0
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if kept(middle) >= cess else (low, middle)
+    # points where the density is zero have no weight at any power: go on by a small step
+    return low if low > beta else min(1.0, beta + 1e-6)
+
+
+def _resampled(log_weights: Tensor, streams: Streams) -> Tensor:
+    """Return indices `[island, n]` by systematic resampling of log weights `[island, n]`."""
+    weights = torch.softmax(log_weights, 1)
+    return _systematic(weights, streams.uniform(1, log_weights.dtype), log_weights.shape[1])
+
+
+def _systematic(weights: Tensor, offset: Tensor, n: int) -> Tensor:
+    """Return n indices per row of weights `[row, m]`, with one uniform offset `[row]` each."""
+    ladder = (torch.arange(n, dtype=weights.dtype) + offset[:, None]) / n
+    total = weights.cumsum(1)
+    return torch.searchsorted(total / total[:, -1:], ladder).clamp(max=weights.shape[1] - 1)
+
+
+def _modes(
+    base: TMixture, x: Tensor, ancestors: Tensor, shares: Tensor
+) -> tuple[tuple[str, float, int], ...]:
+    nearest = base.nearest(x)
+    weight = (shares / base.particles).repeat_interleave(base.particles)
+    return tuple(
+        (c.name, float(weight[nearest == i].sum()), len(ancestors[nearest == i].unique()))
+        for i, c in enumerate(base.components)
+    )
