@@ -34,7 +34,7 @@ __all__ = [
     "ReferenceKind",
 ]
 
-ReferenceKind = Literal["analytic", "exact", "stored", "conditional", "nuts", "none"]
+ReferenceKind = Literal["analytic", "exact", "stored", "conditional", "nuts", "estimated", "none"]
 NAME = re.compile(
     r"(?:[a-z][a-z0-9_]{0,63})|(?:[a-z][a-z0-9_]{0,31}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95})"
 )
@@ -403,7 +403,7 @@ class Reference:
     """The ground truth a method is compared with.
 
     Attributes:
-        kind: `analytic`, `exact`, `stored`, `conditional` or `nuts`.
+        kind: `analytic`, `exact`, `stored`, `conditional`, `nuts` or `estimated` (repaired draws).
         posterior: draws of the truth (with chains, if any), None for kind `none`.
         moments: per quantity, with standard errors; from all draws if more were made than are
             stored.

@@ -268,6 +268,51 @@ def fit(
 
 
 @app.command()
+def trust(
+    model: Model,
+    guide: Annotated[
+        str | None,
+        typer.Option(
+            "--guide",
+            metavar="FAMILY",
+            help="assess this family; without it laplace, then the first one of the entry",
+            autocompletion=_families,
+        ),
+    ] = None,
+    fit_: Annotated[
+        Path | None, typer.Option("--fit", metavar="FILE", help="assess a fit of `zoo fit --out`")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="60s", help="skip what is forecast to take longer"),
+    ] = None,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="exit 0 if trusted, 1 if not, 4 if it cannot be known")
+    ] = False,
+    seed: Seed = 0,
+    data_seed: DataSeed = 0,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Say how far a fit can be trusted where no truth is known."""
+    from benchmarks.cli.trust import trust as run
+
+    raise typer.Exit(
+        run(
+            model,
+            guide,
+            fit_,
+            budget=budget,
+            gate=gate,
+            seed=seed,
+            data_seed=data_seed,
+            quick=quick,
+            as_json=as_json,
+        )
+    )
+
+
+@app.command()
 def reference(
     model: Model,
     write: Annotated[

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp, log
 from typing import TYPE_CHECKING
 
 from benchmarks.metrics.numbers import rounded
-from benchmarks.thresholds import IMPORTANCE_ESS, RESTART_NATS, RESTART_SDS
+from benchmarks.thresholds import IMPORTANCE_ESS, LOG_SD, MEAN, RESTART_NATS, RESTART_SDS
 from benchmarks.types import Mcmc, ParetoK, Trust
 from guides.draws import point_sentence
 from zoo.contract import Rule, rules
@@ -34,6 +35,7 @@ class Evidence:
         mcmc: gates of its chains, None for a guide.
         points: where a guide is a point mass.
         bad_weights: why the weights gave no k-hat.
+        judged: labels of the judged components.
     """
 
     fit: Fit | None = None
@@ -41,6 +43,7 @@ class Evidence:
     mcmc: Mcmc | None = None
     points: Sequence[str] = ()
     bad_weights: str = ""
+    judged: Sequence[str] = ()
 
 
 def trust_checks(
@@ -49,9 +52,17 @@ def trust_checks(
     mcmc: Mcmc | None,
     points: Sequence[str] = (),
     bad_weights: str = "",
+    judged: Sequence[str] = (),
 ) -> tuple[Trust, ...]:
     """Run the checks of `CHECKS` that apply to a method; see `Evidence` for the arguments."""
-    known = Evidence(fit=fit, pareto_k=pareto_k, mcmc=mcmc, points=points, bad_weights=bad_weights)
+    known = Evidence(
+        fit=fit,
+        pareto_k=pareto_k,
+        mcmc=mcmc,
+        points=points,
+        bad_weights=bad_weights,
+        judged=judged,
+    )
     passed = {"ok": True, "failed": False, "skipped": None}
     results = [(rule.name, rule.on(known).run()) for rule in CHECKS.values()]
     return tuple(
@@ -138,6 +149,29 @@ def importance_ess(known: Evidence) -> str:
     return sentence
 
 
+def self_check(known: Evidence) -> str:
+    """Reweighting moves no judged mean and no judged sd."""
+    _applies(not known.points and known.pareto_k is not None and bool(known.judged))
+    assert known.pareto_k is not None
+    k = known.pareto_k
+    moves = []
+    for label in known.judged:
+        (raw, new), (raw_sd, new_sd) = k.reweighted[label], k.reweighted_sd[label]
+        if not (raw_sd > 0 and new_sd > 0):
+            continue
+        shift, ratio = (new - raw) / raw_sd, new_sd / raw_sd
+        moves.append((max(abs(shift) / MEAN, abs(log(ratio)) / LOG_SD), label, shift, ratio))
+    _applies(bool(moves))
+    excess, label, shift, ratio = max(moves)
+    sentence = (
+        f"Reweighting moves the mean of {label} by {shift:+.2f} of its sd and its sd by"
+        f" x{ratio:.2f} (at most {MEAN:g} and x{exp(LOG_SD):.2f} are wanted)."
+    )
+    if excess > 1:
+        raise Failed(sentence)
+    return sentence
+
+
 def chains(known: Evidence) -> str:
     """The chains pass every gate."""
     _applies(not known.points and known.mcmc is not None)
@@ -197,6 +231,12 @@ CHECKS = rules(
         name="importance_ess",
         why="A reweighted answer that rests on few draws is noise.",
         body=importance_ess,
+        tier="trust",
+    ),
+    Rule(
+        name="self_check",
+        why="Where weights move the answer, the guide's own draws were not the posterior.",
+        body=self_check,
         tier="trust",
     ),
     Rule(

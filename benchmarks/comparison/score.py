@@ -146,7 +146,8 @@ def compare(
     bad_weights = (
         notes[-1] if weights is not None and method is not None and pareto_k is None else ""
     )
-    trust = trust_checks(fit, pareto_k, mcmc, points, bad_weights)
+    labels = [c.label for c in components if c.judged]
+    trust = trust_checks(fit, pareto_k, mcmc, points, bad_weights, labels)
     return Comparison(
         posterior=posterior,
         reference=truth,

@@ -32,7 +32,7 @@ from zoo.density.log_density import LogDensity
 from zoo.errors import FitError
 from zoo.seeds import derive_seed
 
-__all__ = ["Evidence", "Plan", "Smc", "Stage", "counted", "evidence", "pilot", "tempered"]
+__all__ = ["LogEvidence", "Plan", "Smc", "Stage", "counted", "evidence", "pilot", "tempered"]
 
 CESS = 0.7  # of the particles, which the conditional ESS of one stage keeps
 MOVES, EXTRA = 3, 6  # transitions of a stage; further ones at the last
@@ -72,7 +72,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class LogEvidence:
     """log Z of several islands.
 
     Attributes:
@@ -112,7 +112,7 @@ class Smc:
     """
 
     points: Tensor
-    evidence: Evidence
+    evidence: LogEvidence
     ancestors: Tensor
     modes: tuple[tuple[str, float, int], ...]
     acceptance: float
@@ -279,7 +279,7 @@ def counted(
     )
 
 
-def evidence(islands: Sequence[float]) -> Evidence:
+def evidence(islands: Sequence[float]) -> LogEvidence:
     """Return the log of the mean of Z-hats given as logarithms, with a t interval."""
     from scipy.stats import t
 
@@ -290,7 +290,7 @@ def evidence(islands: Sequence[float]) -> Evidence:
     se = float(relative.std() / k**0.5 / mean) if k > 1 else math.inf
     value = float(top + mean.log())
     half = float(t.isf((1 - LEVEL) / 2, k - 1)) * se if k > 1 else math.inf
-    return Evidence(
+    return LogEvidence(
         value=value,
         se=se,
         low=value + math.log1p(-half) if half < 1 else -math.inf,

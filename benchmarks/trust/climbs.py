@@ -23,18 +23,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pyro import poutine
-from pyro.distributions import ImproperUniform
 from torch import Tensor
 
-from benchmarks.metrics.components import Array, component_names
+from benchmarks.metrics.components import Array
 from benchmarks.thresholds import OTHER_MODE
+from benchmarks.trust.judged import Judged, can_be_drawn, prior_draw
 from guides.base.modes import Curvature, climb, curvature
 from zoo.density.log_density import LogDensity
 from zoo.density.propriety import may_not_exist
-from zoo.density.sites import default_dtype, samples, trace_program
 from zoo.seeds import derive_seed
-from zoo.types import Data, Posterior, Reference
+from zoo.types import Posterior, Reference
 
 if TYPE_CHECKING:
     from guides.types import Fit
@@ -184,6 +182,7 @@ class _Search:
             derive_seed(seed, self.entry.key, "wide climbs")
         )
         self.begin, self.budget = density.gradient_evaluations, budget
+        self._judged = Judged(density, self.entry, self.data)
         self.values = self._judged(self.u)  # [draw, component]
         spread = self.values.std(0)
         self.unit = np.where(spread > 0, spread, 1.0)
@@ -199,7 +198,7 @@ class _Search:
         top = self._climb(self.u[int(torch.nan_to_num(heights, nan=-math.inf).argmax())])
         summit = self._judged(top[None])  # in many dimensions far from every draw
         mass = max(self._covered(heights), self._mass_of(top))
-        improper, absent = not _can_be_drawn(self.density), may_not_exist(self.density, self.u)
+        improper, absent = not can_be_drawn(self.density), may_not_exist(self.density, self.u)
         others: list[OtherMode] = []
         starts = home = lost = 0
         complete = True
@@ -252,7 +251,7 @@ class _Search:
     def _starts(self, improper: bool) -> Iterator[tuple[str, Tensor]]:
         if not improper:
             for i in range(PRIOR):
-                yield "a draw of the prior", _prior_draw(self.density, self.data, i)
+                yield "a draw of the prior", prior_draw(self.density, self.data, i)
         far = [r for r in FAR for _ in range(PRIOR // len(FAR))] if improper else []
         for radius in (*far, *(r for r in RADII for _ in range(EACH))):
             way = torch.randn(self.density.dim, dtype=self.density.dtype, generator=self.generator)
@@ -271,18 +270,6 @@ class _Search:
         return climb(self.density, point, scale=self.sd, evaluations=EVALUATIONS).point
 
     # -- ends ----------------------------------------------------------------------------------
-
-    def _judged(self, u: Tensor) -> Array:
-        """Return the judged quantities at points `[n, dim]` as `[n, component]`."""
-        with torch.no_grad(), default_dtype(self.density.dtype):
-            sites = self.density.constrain(u)
-            parts = [
-                q.fn(sites, self.data).double().reshape(len(u), -1)
-                for q in self.entry.quantities.values()
-                if q.judged
-            ]
-        out: Array = torch.cat(parts, -1).numpy()
-        return out
 
     def _settled(self, point: Tensor) -> Curvature | None:
         found = curvature(self.density, point)
@@ -314,18 +301,8 @@ class _Search:
         i = int(off.argmax())
         if not off[i] > 0:
             return "in a gap between the draws"
-        labels = [
-            c.label
-            for name, q in self.entry.quantities.items()
-            if q.judged
-            for c in component_names(
-                name,
-                q,
-                tuple(q.fn(self.density.constrain(self.u[:1]), self.data).shape[1:]),
-                self.data,
-            )
-        ]
-        return f"{labels[i]} at {value[i]:.4g}, {off[i]:,.0f} sds beyond every draw"
+        label = self._judged.components[i].label
+        return f"{label} at {value[i]:.4g}, {off[i]:,.0f} sds beyond every draw"
 
 
 def _nearest(points: Array, others: Array, unit: Array) -> Array:
@@ -339,33 +316,6 @@ def _nearest(points: Array, others: Array, unit: Array) -> Array:
         np.fill_diagonal(distance, np.inf)
     nearest: Array = distance.min(1)
     return nearest
-
-
-def _can_be_drawn(density: LogDensity) -> bool:
-    """Whether every latent site has a prior that can be drawn from."""
-    with default_dtype(density.dtype):
-        trace = trace_program(density.program, density.data.train)
-    for node in samples(trace):
-        base = node["fn"]
-        while hasattr(base, "base_dist"):
-            base = base.base_dist
-        if not node["is_observed"] and isinstance(base, ImproperUniform):
-            return False
-    return True
-
-
-def _prior_draw(density: LogDensity, data: Data, number: int) -> Tensor:
-    """Return the latent sites of one run of the program as a flat point `[dim]`."""
-    with (
-        torch.no_grad(),
-        torch.random.fork_rng(devices=[]),
-        default_dtype(density.dtype),
-        poutine.block(),
-    ):
-        torch.manual_seed(derive_seed("wide climbs", "prior", number))
-        trace = poutine.trace(density.program).get_trace(**data.train)
-        sites = {s.name: trace.nodes[s.name]["value"].detach() for s in density.sites}
-        return density.unconstrain(sites)
 
 
 # -- references --------------------------------------------------------------------------------

@@ -1,0 +1,94 @@
+"""The base of tempered SMC for a guide: widened guide, modes elsewhere, prior.
+
+Components, their shares, centers, covariances and degrees of freedom:
+
+* guide, 0.6: mean and 4 times the covariance of its draws; 7, or 3 where its weights have a
+  heavy tail;
+* modes, 0.3 together: modes that wide climbs found, 4 times the inverse of -H; 7;
+* prior, 0.1, where it is proper: median and covariance of its draws; 3.
+
+The tails are wider than the posterior's, so that every region gets some points and weights stay
+bounded; the other components make sure that what a guide misses is reached at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from benchmarks.mcmc.base_mixture import Component, TMixture
+from benchmarks.mcmc.metric import Metric
+from benchmarks.trust.judged import can_be_drawn, prior_draws
+from guides.base.modes import curvature
+from zoo.density.log_density import LogDensity
+from zoo.types import Data
+
+__all__ = ["smc_base"]
+
+SHARES = {"guide": 0.6, "modes": 0.3, "prior": 0.1}
+WIDENED = 2.0  # of every sd
+FREEDOM, HEAVY_FREEDOM = 7, 3
+HEAVY = 0.5  # k-hat above which the guide's component gets the heavier tail
+PRIOR_DRAWS = 200
+
+
+def smc_base(
+    density: LogDensity,
+    data: Data,
+    u: Tensor,
+    *,
+    particles: int,
+    modes: Sequence[Tensor] = (),
+    k_hat: float = 0.0,
+) -> TMixture:
+    """Return the base for draws of a guide.
+
+    Args:
+        density: the log density of the posterior.
+        data: what the program is conditioned on.
+        u: draws of the guide `[n, dim]`, unconstrained.
+        particles: points of one island.
+        modes: points `[dim]` of modes where the guide has never been.
+        k_hat: of the guide's weights.
+    """
+    freedom = HEAVY_FREEDOM if k_hat > HEAVY else FREEDOM
+    parts = [
+        Component(
+            name="guide",
+            share=SHARES["guide"],
+            center=u.mean(0),
+            metric=Metric.of(u).widened(WIDENED),
+            freedom=freedom,
+        )
+    ]
+    for number, point in enumerate(modes, 1):
+        found = curvature(density, point)
+        if found is None or not found.definite:
+            continue
+        covariance = (found.vectors / found.values) @ found.vectors.T
+        factor = torch.linalg.cholesky(0.5 * (covariance + covariance.T))
+        metric = Metric(scale=covariance.diagonal().sqrt(), factor=factor).widened(WIDENED)
+        parts.append(
+            Component(
+                name=f"mode {number}",
+                share=SHARES["modes"] / len(modes),
+                center=point,
+                metric=metric,
+                freedom=FREEDOM,
+            )
+        )
+    if can_be_drawn(density):
+        drawn = prior_draws(density, data, PRIOR_DRAWS)
+        if len(drawn) > PRIOR_DRAWS // 2:
+            parts.append(
+                Component(
+                    name="prior",
+                    share=SHARES["prior"],
+                    center=drawn.median(0).values,
+                    metric=Metric.of(drawn),
+                    freedom=HEAVY_FREEDOM,
+                )
+            )
+    return TMixture(parts, particles)

@@ -1,0 +1,192 @@
+"""Drift: where do short chains go that start from a guide's own draws?
+
+Every draw of the guide starts a chain of Hamiltonian Monte Carlo. Exact draws stay exact: no mean
+and no sd moves. A guide's draws move towards the posterior; with q the start, p_t the chains after
+t transitions and s_t their sd, per judged component
+
+    e_t = (E_q - E_t) / s_t,      r_t = log(s_q / s_t)
+
+estimate the guide's mean error and log sd ratio. Both sides are the same chains, so the errors of
+e and r are paired. The kernel is fixed: step and metric come from pilot draws that are not judged.
+Where the second half of the transitions still moves, the estimate is a lower bound, and says so.
+What cannot be seen: mass that no chain reaches, above all a mode that the guide misses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from benchmarks.mcmc.batched_hmc import Kernel, Path, Streams, move, tuned
+from benchmarks.mcmc.metric import Metric
+from benchmarks.metrics.components import Array
+from benchmarks.thresholds import LOG_SD, MEAN, multiplier
+from zoo.density.log_density import LogDensity
+from zoo.seeds import derive_seed
+
+__all__ = ["Drift", "drift_of"]
+
+TRANSITIONS = 16  # of the measured chains; half of them show whether they still move
+LEAPFROGS = 6
+PILOT = 512  # draws
+ROUNDS = 24  # transitions of the pilot, in which its step is tuned
+SPREAD = 4.0  # of steps: most chains take long ones
+STILL = 0.25  # of the whole move: a second half that moves less has arrived
+MARGIN = 0.05  # reference sds: half of a move that is no finding anywhere
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """What the chains say, `[component]` each.
+
+    Attributes:
+        mean_error, mean_error_se: e_T in sds of the moved chains, with paired standard errors.
+        log_sd_ratio, log_sd_ratio_se: r_T.
+        half_mean_error, half_log_sd_ratio: e and r after half of the transitions.
+        moving: where the second half still moved: the estimate is a lower bound.
+        memory: correlation over chains of start and end.
+        points: the chains at their end, `[chain, dim]`, unconstrained.
+        acceptance: mean acceptance of the last transition.
+        divergent: share of all transitions that diverged.
+        stuck: share of chains that never moved.
+        gradients, depth: evaluations of the density, all and one after another.
+    """
+
+    mean_error: Array
+    mean_error_se: Array
+    log_sd_ratio: Array
+    log_sd_ratio_se: Array
+    half_mean_error: Array
+    half_log_sd_ratio: Array
+    moving: np.ndarray
+    memory: Array
+    points: Tensor
+    acceptance: float
+    divergent: float
+    stuck: float
+    gradients: int
+    depth: int
+
+    @property
+    def excess(self) -> Array:
+        """The larger of |e| and |r| over their lines, `[component]`; above 1 is a finding.
+
+        Lines are max(0.15, z se) and max(log 1.15, z se), z for the number of components.
+        """
+        z = multiplier(2 * len(self.mean_error))
+        mean = np.abs(self.mean_error) / np.maximum(MEAN, z * self.mean_error_se)
+        spread = np.abs(self.log_sd_ratio) / np.maximum(LOG_SD, z * self.log_sd_ratio_se)
+        found: Array = np.maximum(mean, spread)
+        return found
+
+    @property
+    def found(self) -> bool:
+        """Whether a component drifts materially."""
+        return bool((self.excess > 1).any())
+
+
+def drift_of(
+    density: LogDensity,
+    u: Tensor,
+    evaluate: Callable[[Tensor], Array],
+    *,
+    pilot: Tensor,
+    seed: int = 0,
+    transitions: int = TRANSITIONS,
+    leapfrogs: int = LEAPFROGS,
+) -> Drift:
+    """Move a guide's draws by short chains and compare them with where they began.
+
+    Args:
+        density: the log density, compiled or not.
+        u: draws of the guide, `[chain, dim]`, unconstrained.
+        evaluate: the judged components at points `[n, dim]`, as `[n, component]`.
+        pilot: further draws of the guide `[m, dim]` for step and metric.
+        seed: of the noise.
+        transitions: of the measured chains, at least 2.
+        leapfrogs: steps of a trajectory.
+    """
+    path = Path(density)
+    kernel = _tuned_kernel(path, pilot, derive_seed(seed, "drift", "pilot"), leapfrogs)
+    state, streams = path(u.contiguous()), Streams([derive_seed(seed, "drift")])
+    before, divergent, acceptance = evaluate(u), 0.0, math.nan
+    middle = before
+    for i in range(transitions):
+        state, moved = move(path, state, kernel, streams)
+        divergent += float(moved.divergent.double().mean()) / transitions
+        acceptance = float(moved.acceptance.mean())
+        if i + 1 == transitions // 2:
+            middle = evaluate(state.x)
+    after = evaluate(state.x)
+    e, e_se, r, r_se = _changes(before, after)
+    half_e, _, half_r, _ = _changes(before, middle)
+    return Drift(
+        mean_error=e,
+        mean_error_se=e_se,
+        log_sd_ratio=r,
+        log_sd_ratio_se=r_se,
+        half_mean_error=half_e,
+        half_log_sd_ratio=half_r,
+        moving=_moving(middle, after, e, r),
+        memory=_correlation(before, after),
+        points=state.x,
+        acceptance=acceptance,
+        divergent=divergent,
+        stuck=float((state.x == u).all(1).double().mean()),
+        gradients=path.gradients,
+        depth=path.calls,
+    )
+
+
+def _tuned_kernel(path: Path, pilot: Tensor, seed: int, leapfrogs: int) -> Kernel:
+    """Return a kernel whose step and metric come from pilot draws only."""
+    kernel = Kernel(
+        metric=Metric.of(pilot),
+        step=0.8 / pilot.shape[1] ** 0.25,
+        leapfrogs=leapfrogs,
+        spread=SPREAD,
+    )
+    state, streams = path(pilot.contiguous()), Streams([seed])
+    for i in range(ROUNDS):
+        state, moved = move(path, state, kernel, streams)
+        kernel = tuned(kernel, moved)
+        if i == ROUNDS // 3:  # where the chains go, sds may differ from the guide's by far
+            kernel = dataclasses.replace(kernel, metric=Metric.of(state.x))
+    return kernel
+
+
+def _changes(before: Array, after: Array) -> tuple[Array, Array, Array, Array]:
+    """Return e, se(e), r, se(r) of `[chain, component]` against where the chains are now."""
+    n = len(before)
+    sd0, sd1 = before.std(0, ddof=1), after.std(0, ddof=1)
+    unit = np.where(sd1 > 0, sd1, np.where(sd0 > 0, sd0, 1.0))
+    e = (before.mean(0) - after.mean(0)) / unit
+    e_se = (before - after).std(0, ddof=1) / unit / n**0.5
+    safe0 = np.where(sd0 > 0, sd0, unit)
+    r = np.log(np.maximum(sd0, 1e-12 * unit) / unit)
+    influence = 0.5 * (
+        ((before - before.mean(0)) / safe0) ** 2 - ((after - after.mean(0)) / unit) ** 2
+    )
+    return e, e_se, r, influence.std(0, ddof=1) / n**0.5
+
+
+def _moving(middle: Array, after: Array, e: Array, r: Array) -> np.ndarray:
+    """Return where the second half moved by more than noise and by a share of the whole move."""
+    late_e, late_e_se, late_r, late_r_se = _changes(middle, after)
+    z = multiplier(2 * len(e))
+    far = (np.abs(late_e) > np.maximum(z * late_e_se, np.maximum(STILL * np.abs(e), MARGIN))) | (
+        np.abs(late_r) > np.maximum(z * late_r_se, np.maximum(STILL * np.abs(r), MARGIN))
+    )
+    found: np.ndarray = far
+    return found
+
+
+def _correlation(before: Array, after: Array) -> Array:
+    a, b = before - before.mean(0), after - after.mean(0)
+    scale = np.sqrt((a**2).sum(0) * (b**2).sum(0))
+    return (a * b).sum(0) / np.where(scale > 0, scale, 1.0)
