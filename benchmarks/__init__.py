@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from benchmarks.arviz_bridge import to_arviz as to_arviz
+    from benchmarks.comparison.assess import assess as assess
     from benchmarks.comparison.inference_gap import gap_report as gap_report
     from benchmarks.comparison.score import compare as compare
     from benchmarks.comparison.sentences import entry_sentence as entry_sentence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "benchmarks.arviz_bridge": ("to_arviz",),
+    "benchmarks.comparison.assess": ("assess",),
     "benchmarks.comparison.score": ("compare",),
     "benchmarks.comparison.inference_gap": ("gap_report",),
     "benchmarks.mcmc.diagnostics": ("diagnose",),

@@ -65,7 +65,7 @@ def smc_base(
     ]
     for number, point in enumerate(modes, 1):
         found = curvature(density, point)
-        if found is None or not found.definite:
+        if found is None or not found.settled:
             continue
         covariance = (found.vectors / found.values) @ found.vectors.T
         factor = torch.linalg.cholesky(0.5 * (covariance + covariance.T))

@@ -1,0 +1,170 @@
+"""Assessments without a truth, on posteriors whose truth is known in closed form."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+import benchmarks
+import guides
+import zoo
+from benchmarks.comparison.assess import Nats, assess
+from guides.types import Elbo
+from tests.cases.test_far_mode import Y
+from tests.cases.test_far_mode import model as far_model
+from zoo.errors import UsageError
+
+RHO = 0.9
+SMALL = {"islands": 4, "particles": 256, "draws": 1024}
+
+
+def fitted(family):
+    entry = zoo.load("correlated_gaussian", d=2, rho=RHO)
+    return guides.fit(entry, family, seed=0, compile="off")
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """Mean field on a correlated normal: sds sqrt(1 - rho^2) of the right ones."""
+    fit = fitted("mean_field")
+    return fit, assess(fit, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def right():
+    fit = fitted("full_rank")
+    return fit, assess(fit, **SMALL)
+
+
+def checks(found):
+    return {c.name: c.passed for c in found.checks}
+
+
+def test_mean_field_is_too_narrow_by_the_known_factor(narrow):
+    _, found = narrow
+    assert found.verdict == "too_narrow"
+    score = found.comparison.worst()
+    truth = math.sqrt(1 - RHO**2)
+    assert abs(score.sd_ratio - truth) < 4 * score.sd_ratio_se + 0.01
+    assert checks(found)["drift"] is False
+    assert checks(found)["self_check"] is False
+    assert found.gate == 1
+    assert found.sentence.startswith("mean_field is too narrow (estimated): x[")
+
+
+def test_lost_nats_are_those_of_the_closed_form(narrow, right):
+    """KL(mean field, normal) = -1/2 log(1 - rho^2) = 0.830 nats; of the exact family 0."""
+    _, found = narrow
+    assert abs(found.kl.value + 0.5 * math.log(1 - RHO**2)) < 4 * found.kl.se + 0.02
+    assert found.kl.se < 0.1
+    assert not found.kl.bound
+    assert abs(right[1].kl.value) < 4 * right[1].kl.se + 0.02
+
+
+def test_the_right_family_agrees(right):
+    _, found = right
+    assert found.verdict == "agrees"
+    assert found.gate == 0
+    assert all(v for name, v in checks(found).items() if name != "restarts")
+    assert found.comparison.reference.kind == "estimated"
+
+
+def test_repaired_draws_are_those_of_the_posterior(narrow):
+    _, found = narrow
+    x = found.repaired.draws["x"].flatten(0, 1)
+    assert found.repaired.method == "smc"
+    assert found.repaired.sample_dims == ("chain", "draw")
+    correlation = float(torch.corrcoef(x.T)[0, 1])
+    assert abs(correlation - RHO) < 0.03
+    assert (x.std(0) - 1).abs().max() < 0.1
+    assert x.mean(0).abs().max() < 0.15
+
+
+def test_a_missed_mode_is_found_and_repaired():
+    """The guide sits on a mode of mass e^-110; the posterior has mean 30.003 and sd 0.0533."""
+    entry = zoo.from_program(far_model, {"y": Y})
+    fit = guides.fit(entry, "full_rank", seed=0, compile="off")
+    assert abs(float(guides.draw(fit, 500).draws["mu"].mean()) - 0.56) < 0.1
+    found = assess(fit, **SMALL)
+    assert found.verdict == "shifted"
+    assert checks(found)["climbs"] is False
+    assert checks(found)["drift"] is True  # chains never leave the mode they start in
+    assert abs(found.kl.value - 109.83) < 0.3
+    mu = found.repaired.draws["mu"]
+    assert abs(float(mu.mean()) - 30.003) < 0.01
+    assert abs(float(mu.std()) - 0.0533) < 0.005
+
+
+def test_a_bound_above_the_evidence_is_an_alarm(right):
+    """As a mask or a plate's scale that differs between model and guide makes it."""
+    fit, _ = right
+    high = dataclasses.replace(fit, elbo=Elbo(value_nats=2.0, se=0.01, draws=4000))
+    found = assess(high, **SMALL)
+    assert checks(found)["bound"] is False
+    assert found.verdict == "inconclusive"
+    assert "2.0" in next(c.sentence for c in found.checks if c.name == "bound")
+
+
+def test_without_smc_nothing_agrees_and_a_finding_stays(narrow, right):
+    for (fit, _), verdict in ((narrow, "too_narrow"), (right, "inconclusive")):
+        found = assess(fit, smc=False, draws=1024)
+        assert found.verdict == verdict
+        assert found.smc is None
+        assert found.kl is None
+        assert found.repaired.method == "short_chains"
+    assert found.gate == 4
+    assert "a missed mode would not be seen" in found.sentence
+
+
+def test_a_budget_that_is_spent_leaves_smc_out(right):
+    found = assess(right[0], budget=1e-6, draws=1024)
+    assert checks(found)["smc"] is None
+    assert "0 s of the budget are left" in found.sentence
+    assert found.gate == 4
+
+
+def test_a_point_is_never_trusted():
+    from pyro.infer.autoguide import AutoDelta
+
+    entry = zoo.load("correlated_gaussian", d=2, rho=RHO)
+    entry = dataclasses.replace(
+        entry, own_guides={"point": lambda program, data, entry: AutoDelta(program)}
+    )
+    fit = guides.fit(entry, "point", seed=0, compile="off")
+    found = assess(fit, **SMALL)
+    assert found.gate != 0
+    assert found.kl is None
+    assert found.drift is None
+    assert checks(found)["spread"] is False
+
+
+def test_json_is_strict_and_whole(narrow):
+    document = narrow[1].to_json()
+    again = json.loads(json.dumps(document, allow_nan=False))
+    assert again["verdict"] == "too_narrow"
+    assert again["estimated"] is True
+    assert again["kl_nats"]["bound"] is False
+    assert {c["name"] for c in again["checks"]} >= {"climbs", "drift", "smc", "self_check"}
+    assert again["cost"]["gradient_evaluations"] == narrow[1].gradients > 0
+    assert again["worst_log_sd_ratio"]["value"] == pytest.approx(
+        0.5 * math.log(1 - RHO**2), abs=0.1
+    )
+
+
+def test_a_second_seed_says_the_same(narrow):
+    again = assess(narrow[0], seed=5, **SMALL)
+    assert again.verdict == narrow[1].verdict
+    assert again.smc.evidence.islands != narrow[1].smc.evidence.islands
+
+
+def test_nats_below_zero_are_printed_as_none():
+    assert Nats(value=-0.01, se=0.02).sentence == "0.00 +- 0.02 nats below the log evidence"
+    assert Nats(value=3.0, se=0.1, bound=True).sentence.startswith("at least 3.00 +- 0.10 nats")
+
+
+def test_it_is_public_and_refuses_few_draws(right):
+    assert benchmarks.assess is assess
+    with pytest.raises(UsageError, match="draws=20; accepted: at least 100"):
+        assess(right[0], draws=20)
