@@ -6,6 +6,8 @@ import inspect
 import json
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -260,6 +262,36 @@ def test_the_ten_lines_of_the_readme_run(capsys):
     exec(compile(code, "README.md", "exec"), names)
     assert names["comparison"].verdict in capsys.readouterr().out
     assert set(names["idata"].groups()) >= {"posterior", "sample_stats", "observed_data"}
+
+
+def test_the_blocks_of_the_page_on_guides_run_in_order_in_a_new_process(tmp_path):
+    """In this process the modules that the page forgets may have been imported by others."""
+    code = "\n".join(blocks(ROOT / "docs" / "add_a_guide.md", "python"))
+    script = tmp_path / "page.py"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CheckResult(status='ok'" in done.stdout
+
+
+def test_every_module_of_a_package_is_its_attribute_in_a_new_process():
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for room in ("zoo", "guides", "benchmarks")
+        for path in sorted((ROOT / room).glob("[a-z]*"))
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    ]
+    code = "import zoo, guides, benchmarks\n" + "\n".join(names)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_table_of_the_readme_is_that_of_its_run():
