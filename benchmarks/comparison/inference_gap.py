@@ -36,6 +36,7 @@ from benchmarks.comparison.best_in_family import (
     refine,
 )
 from guides.base.local import LocalGuide
+from guides.families.amortized import AmortizedGuide
 from guides.session import session
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
@@ -178,9 +179,8 @@ def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int
         UsageError: a program without such a decoder, or more than three latent dimensions.
     """
     program: Any = fit.program
-    if not all(
-        hasattr(program, name) for name in ("decoder", "latent", "log_prior")
-    ) or not isinstance(fit.guide, LocalGuide):
+    decodes = all(hasattr(program, name) for name in ("decoder", "latent", "log_prior"))
+    if not decodes or not isinstance(fit.guide, LocalGuide):
         raise UsageError(
             "The gap report needs a program with decoder, latent and log_prior and a guide per"
             f" unit; got {fit.entry.name}."
@@ -213,7 +213,7 @@ def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int
             size=len(chosen),
             coords={**fit.data.coords, "image": [str(int(c)) for c in chosen]},
         )
-        moved = guides.transfer(fit, other) if hasattr(fit.guide, "transferred") else None
+        moved = guides.transfer(fit, other) if isinstance(fit.guide, AmortizedGuide) else None
         q = LocalQ.of(moved.guide) if moved is not None else LocalQ.of(fit.guide).take(chosen)  # type: ignore[arg-type]
         known = subset.get("label", torch.full((len(chosen),), -1))
         labels = [
