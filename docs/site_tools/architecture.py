@@ -53,7 +53,7 @@ def members(room: str) -> dict[str, Path]:
 def graph() -> Graph:
     """Return the members that each member imports, as `zoo.density -> {zoo.compiler, ...}`.
 
-    Imports from other rooms are included.
+    Imports from other packages are included.
     """
     files = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
     edges: Graph = {name: set() for room in ROOMS for name in members(room)}
@@ -289,7 +289,7 @@ def _room(room: str, layout: _Layout, top: float) -> list[str]:
 
 
 def table() -> str:
-    """Return the Markdown tables of rooms and members, from their docstrings."""
+    """Return the Markdown tables of packages and members, from their docstrings."""
     parts = []
     for room in ROOMS:
         parts += [
