@@ -205,7 +205,9 @@ def _compiler() -> Finding:
         return Finding(
             name="compiler",
             status="note",
-            sentence=f"{missing}; programs run without compilation: slower, same numbers; install g++",
+            sentence=(
+                f"{missing}; programs run without compilation: slower, same numbers; install g++"
+            ),
         )
     if how == "eager":
         return Finding(
