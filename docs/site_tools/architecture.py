@@ -45,7 +45,7 @@ def members(room: str) -> dict[str, Path]:
     found |= {
         f"{room}.{path.stem}": path
         for path in (ROOT / room).glob("*.py")
-        if path.stem != "__init__"
+        if path.stem not in ("__init__", "__main__")
     }
     return dict(sorted(found.items()))
 
@@ -55,7 +55,12 @@ def graph() -> Graph:
 
     Imports from other packages are included.
     """
-    files = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    files = [
+        path
+        for room in ROOMS
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if path.stem != "__main__"
+    ]
     edges: Graph = {name: set() for room in ROOMS for name in members(room)}
     for path in files:
         own = ".".join(_module(path).split(".")[:2])
