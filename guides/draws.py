@@ -23,6 +23,7 @@ from guides.session import session
 from guides.types import Elbo, Fit
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
+from zoo.density.nodes import base_of, is_subsample
 from zoo.errors import FitError, UsageError
 from zoo.seeds import derive_seed
 from zoo.types import Data, Posterior
@@ -97,15 +98,9 @@ def _determined(guide: nn.Module, density: LogDensity) -> set[str]:
     wanted = {s.name: s.stop - s.start for s in density.sites}
     deltas, noise = set(), 0
     for name, node in trace.nodes.items():
-        if (
-            node["type"] != "sample"
-            or name in density.discrete
-            or type(node["fn"]).__name__ == "_Subsample"
-        ):
+        if node["type"] != "sample" or name in density.discrete or is_subsample(node["fn"]):
             continue
-        base = node["fn"]
-        while hasattr(base, "base_dist"):
-            base = base.base_dist
+        base = base_of(node["fn"])
         if name not in wanted:
             noise += 0 if isinstance(base, dist.Delta) else node["value"].numel()
         elif isinstance(base, dist.Delta):

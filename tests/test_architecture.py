@@ -293,6 +293,17 @@ def test_no_card_names_a_room_above():
         )
 
 
+@pytest.mark.parametrize(
+    ("text", "home"),
+    [
+        ("_Subsample", {"zoo.density.nodes"}),
+        ('while hasattr(fn, "base_dist"):', {"zoo.density.nodes"}),
+    ],
+)
+def test_what_nodes_of_a_trace_need_stands_in_one_place(text, home):
+    assert {name_of(p) for p in FILES if text in p.read_text(encoding="utf-8")} <= home
+
+
 def test_a_family_takes_no_private_name_of_another():
     for path in (ROOT / "guides" / "families").glob("*.py"):
         taken = {

@@ -14,8 +14,9 @@ from benchmarks.audit.quadrature import LARGEST_DIM
 from benchmarks.audit.sites import auto_jacobian, integral, log_joint, run_at
 from benchmarks.audit.subject import Audited
 from zoo.contract.check import Rule, rules
-from zoo.contract.subject import Failed, Skipped, base
+from zoo.contract.subject import Failed, Skipped
 from zoo.density.log_density import default_dtype, trace_program
+from zoo.density.nodes import base_of
 from zoo.density.sites import samples
 
 __all__ = ["CHECKS"]
@@ -41,7 +42,7 @@ def observed_in_support(audited: Audited) -> str:
         seen += 1
         inside = support.check(node["value"])
         if not bool(inside.all()):
-            bad, kind = int((~inside).sum()), type(base(node["fn"])).__name__
+            bad, kind = int((~inside).sum()), type(base_of(node["fn"])).__name__
             raise Failed(
                 f"{bad} of {inside.numel()} observed values of {node['name']!r} lie outside the"
                 f" support of {kind}: its log probability of them is no likelihood; binarize the"

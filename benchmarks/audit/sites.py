@@ -16,8 +16,9 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to
 
-from zoo.contract.subject import Skipped, Subject, base, seeded
+from zoo.contract.subject import Skipped, Subject
 from zoo.density.log_density import LogDensity, default_dtype
+from zoo.density.nodes import base_of, seeded
 
 __all__ = ["auto_jacobian", "integral", "log_joint", "run_at"]
 
@@ -106,7 +107,7 @@ def integral(node: Mapping[str, Any]) -> Tensor | None:
     fn = node["fn"]
     while isinstance(fn, dist.Independent):
         fn = fn.base_dist
-    kind = type(base(fn)).__name__
+    kind = type(base_of(fn)).__name__
     if (
         fn.event_shape
         or kind in ("Unit", "Delta", "ImproperUniform")

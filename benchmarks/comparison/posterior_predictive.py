@@ -16,10 +16,10 @@ import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.poutine.subsample_messenger import _Subsample
 
 from benchmarks.types import PredictiveCheck
 from zoo.density.log_density import default_dtype, trace_program
+from zoo.density.nodes import is_subsample
 from zoo.seeds import derive_seed
 from zoo.types import Data, ModelEntry, Posterior, Program
 
@@ -110,9 +110,9 @@ def observed_values(
 
 
 def _is_random(node: Mapping[str, Any]) -> bool:
-    return node["type"] == "sample" and not isinstance(
-        node["fn"], (_Subsample, dist.Unit, dist.Delta)
-    )
+    if node["type"] != "sample" or is_subsample(node["fn"]):
+        return False
+    return not isinstance(node["fn"], dist.Unit | dist.Delta)
 
 
 def _simulator(

@@ -31,8 +31,8 @@ from guides.base.flat import FlatGuide
 from guides.base.sticks import later, offset
 from guides.types import Stop
 from zoo.compiler.torch_private import standard_gamma_gradient
-from zoo.contract.subject import base
 from zoo.density.log_density import LogDensity, Site, default_dtype
+from zoo.density.nodes import base_of
 from zoo.errors import FitError
 from zoo.models.topics._topics import counts_of
 from zoo.types import Data, ModelEntry, Program
@@ -81,7 +81,7 @@ def priors(density: LogDensity) -> dict[str, Tensor]:
         )
     names = {s.name for s in density.sites}
     found = {
-        n: getattr(base(trace.nodes[n]["fn"]), "concentration", None)
+        n: getattr(base_of(trace.nodes[n]["fn"]), "concentration", None)
         for n in ("topic", "mixture")
         if n in names
     }

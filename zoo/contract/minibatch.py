@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from zoo.contract.check import Rule, rules
 from zoo.contract.subject import Failed, Skipped, Subject
 from zoo.density.log_density import default_dtype, trace_program
+from zoo.density.nodes import is_subsample
 
 __all__ = ["CHECKS"]
 
@@ -39,7 +39,7 @@ def index_used(subject: Subject) -> str:
     plates = {
         n["name"]: n["value"]
         for n in trace.nodes.values()
-        if isinstance(n.get("fn"), _Subsample) and n["fn"].size == size
+        if is_subsample(n.get("fn")) and n["fn"].size == size
     }
     if not plates:
         raise Failed(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -13,11 +12,12 @@ from pyro.distributions import ImproperUniform
 from torch import Tensor
 
 from zoo.density.log_density import LogDensity, default_dtype, trace_program
+from zoo.density.nodes import base_of, seeded
 from zoo.density.sites import samples
 from zoo.errors import ZooError
 from zoo.types import Data, ModelEntry, Program
 
-__all__ = ["Failed", "Skipped", "Subject", "seeded"]
+__all__ = ["Failed", "Skipped", "Subject"]
 
 
 class Skipped(Exception):
@@ -26,14 +26,6 @@ class Skipped(Exception):
 
 class Failed(Exception):
     """The check found a fault; the message says what it got, what it expects and what to do."""
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch inside the block and restore its state afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 class Subject:
@@ -102,7 +94,7 @@ class Subject:
     @property
     def flat(self) -> list[str]:
         """Sites with an improper flat prior."""
-        return [n["name"] for n in self.sites() if isinstance(base(n["fn"]), ImproperUniform)]
+        return [n["name"] for n in self.sites() if isinstance(base_of(n["fn"]), ImproperUniform)]
 
     def jacobian(self, u: Tensor) -> Tensor:
         """Log determinant of the map from a flat point `[dim]` to the constrained sites."""
@@ -116,10 +108,3 @@ class Subject:
         """Run the program forward from its prior with a seed."""
         with seeded(seed), default_dtype(self.entry.dtype), poutine.block():
             return poutine.trace(self.program).get_trace(**tensors)
-
-
-def base(fn: Any) -> Any:
-    """Return the innermost distribution of a reshaped, expanded or masked one."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn

@@ -21,10 +21,10 @@ import torch
 from pyro.distributions.torch_distribution import MaskedDistribution, TorchDistribution
 from pyro.distributions.util import broadcast_shape, sum_rightmost
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import Independent
 
+from zoo.density.nodes import is_subsample
 from zoo.errors import ProgramError
 
 __all__ = ["MOST_VALUES", "Completion", "entries_counted", "finite_support", "is_discrete"]
@@ -91,7 +91,7 @@ class Completion(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         fn, name = msg["fn"], msg["name"]
-        if msg["is_observed"] or isinstance(fn, _Subsample) or not hasattr(fn, "batch_shape"):
+        if msg["is_observed"] or is_subsample(fn) or not hasattr(fn, "batch_shape"):
             return
         discrete = is_discrete(fn)
         if not discrete and name not in self.free:

@@ -184,12 +184,6 @@ class LogDensity:
 
         return call
 
-    def number_of_values(self, node: Mapping[str, Any]) -> int:
-        """Return how many values a discrete site of a trace is summed over."""
-        if node["name"] in self.completion.values:
-            return len(self.completion.values[node["name"]])
-        return int(node["fn"].enumerate_support(expand=False).shape[0])
-
     def _refuse_moving_supports(self, latent: list[dict[str, Any]]) -> None:
         with no_validation():  # elsewhere the density may be zero, or not a number
             try:

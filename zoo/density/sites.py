@@ -20,12 +20,12 @@ from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from pyro.ops.contract import contract_tensor_tree
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import biject_to, constraints, transform_to
 
 from zoo.density.completion import is_discrete
 from zoo.density.faults import as_program_error
+from zoo.density.nodes import base_of, is_subsample, seeded
 from zoo.errors import DataError, ProgramError
 from zoo.types import Data, Program
 
@@ -101,15 +101,8 @@ def trace_program(
         raw = torch.empty(transform.inverse_shape(fn.shape())).uniform_(-radius, radius)
         return transform(raw)
 
-    with poutine.block(), _preserve_rng(seed), InitMessenger(start):
+    with poutine.block(), seeded(seed), InitMessenger(start):
         return poutine.trace(program).get_trace(**tensors)
-
-
-@contextmanager
-def _preserve_rng(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 class MappableEnum(EnumMessenger):
@@ -164,11 +157,7 @@ def numbered_plates() -> Iterator[None]:
 
 def samples(trace: poutine.Trace) -> list[dict[str, Any]]:
     """Return the sample statements of a trace, without the index draws of plates."""
-    return [
-        n
-        for n in trace.nodes.values()
-        if n["type"] == "sample" and not isinstance(n["fn"], _Subsample)
-    ]
+    return [n for n in trace.nodes.values() if n["type"] == "sample" and not is_subsample(n["fn"])]
 
 
 def first_trace(program: Program, data: Data) -> poutine.Trace:
@@ -214,7 +203,7 @@ def refuse_bad_observations(trace: poutine.Trace) -> None:
         ):
             raise DataError(
                 f"Observed site {node['name']!r} holds values outside the support of"
-                f" {type(_base(fn)).__name__} ({support}); fix the data or the likelihood."
+                f" {type(base_of(fn)).__name__} ({support}); fix the data or the likelihood."
             )
         terms = node.get("log_prob")
         if isinstance(terms, Tensor) and torch.isnan(terms).any():
@@ -295,11 +284,7 @@ def sum_in_parallel(msg: dict[str, Any]) -> dict[str, Any]:
     A sequential or sampled hint would leave a random value in the density.
     """
     fn = msg["fn"]
-    if (
-        msg["is_observed"]
-        or isinstance(fn, _Subsample)
-        or not getattr(fn, "has_enumerate_support", False)
-    ):
+    if msg["is_observed"] or is_subsample(fn) or not getattr(fn, "has_enumerate_support", False):
         return {}
     return {
         "enumerate": "parallel",
@@ -348,7 +333,7 @@ def _share(frame: Any) -> float:
 
 def is_computed(node: Mapping[str, Any]) -> bool:
     """Whether an observed site is a factor or a deterministic value and no observation."""
-    return bool(node["infer"].get("is_auxiliary")) or isinstance(_base(node["fn"]), Unit | Delta)
+    return bool(node["infer"].get("is_auxiliary")) or isinstance(base_of(node["fn"]), Unit | Delta)
 
 
 def masked(node: dict[str, Any]) -> Tensor:
@@ -360,12 +345,6 @@ def masked(node: dict[str, Any]) -> Tensor:
     return torch.zeros_like(terms) if mask is False else terms.where(mask, terms.new_zeros(()))
 
 
-def _base(fn: Any) -> Any:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn
-
-
 def lay_out(latent: list[dict[str, Any]], data: Data) -> Iterator[Site]:
     """Assign every continuous latent site its slice of the flat vector.
 
@@ -375,7 +354,7 @@ def lay_out(latent: list[dict[str, Any]], data: Data) -> Iterator[Site]:
     start = 0
     for node in latent:
         fn, value = node["fn"], node["value"]
-        if isinstance(_base(fn), Delta):
+        if isinstance(base_of(fn), Delta):
             name = node["name"]
             raise ProgramError(
                 f"Latent site {name!r} is a point (Delta) and has no density of its own; write"

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from zoo.density.completion import entries_counted
+from zoo.density.nodes import base_of
 from zoo.errors import ProgramError
 
 __all__ = ["unheld_entries"]
@@ -97,8 +98,7 @@ def _masked(node: dict[str, Any]) -> Tensor | None:
 
 def _is_flat(fn: Any) -> bool:
     """Whether a prior is flat on an unbounded set."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
+    fn = base_of(fn)
     if not isinstance(fn, ImproperUniform):
         return False
     support = fn.support

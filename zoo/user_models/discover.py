@@ -12,11 +12,11 @@ import torch
 from pyro import poutine
 from pyro.infer.reparam.reparam import Reparam
 from pyro.nn.module import PyroModule
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from zoo.density.faults import as_program_error
+from zoo.density.nodes import is_subsample
 from zoo.density.sites import default_dtype, no_validation, samples, trace_program
 from zoo.errors import ProgramError
 from zoo.user_models.lift_params import (
@@ -97,7 +97,7 @@ class _Collector(Typed):
 
     def _pyro_sample(self, msg: Any) -> None:
         super()._pyro_sample(msg)
-        if isinstance(msg["fn"], _Subsample):
+        if is_subsample(msg["fn"]):
             return
         inner = _reparameterization()
         if inner is not None:
@@ -108,9 +108,7 @@ class _Collector(Typed):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         value = msg["value"]
-        if isinstance(value, Tensor) and not (
-            msg["is_observed"] or isinstance(msg["fn"], _Subsample)
-        ):
+        if isinstance(value, Tensor) and not (msg["is_observed"] or is_subsample(msg["fn"])):
             mark(value, {msg["name"]})
 
     def _pyro_param(self, msg: Any) -> None:

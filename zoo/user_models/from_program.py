@@ -12,12 +12,12 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide, AutoGuideList
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from zoo.density.faults import program_faults, unless_it_raises
 from zoo.density.likelihood import has_likelihood, untouched_data
 from zoo.density.log_density import LogDensity
+from zoo.density.nodes import is_subsample
 from zoo.density.propriety import may_not_exist
 from zoo.density.sites import samples
 from zoo.density.symmetries import Symmetry, symmetries
@@ -286,11 +286,7 @@ def _rows(tensors: Mapping[str, Any], batched: Sequence[str]) -> int | None:
 def _refuse_own_subsamples(trace: poutine.Trace) -> None:
     for node in trace.nodes.values():
         fn = node.get("fn")
-        if (
-            isinstance(fn, _Subsample)
-            and fn.subsample_size is not None
-            and fn.subsample_size < fn.size
-        ):
+        if is_subsample(fn) and fn.subsample_size is not None and fn.subsample_size < fn.size:
             name = node["name"]
             raise ProgramError(
                 f"Plate {name!r} draws its own random subsample of {fn.subsample_size} of"

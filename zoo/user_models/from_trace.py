@@ -14,13 +14,14 @@ from torch import Tensor
 from zoo.density.completion import is_discrete
 from zoo.density.finite_sum import finite_sum
 from zoo.density.log_density import LogDensity
+from zoo.density.nodes import base_of
 from zoo.density.sites import is_unchecked, samples
 from zoo.density.symmetries import Symmetry
 from zoo.quantities import chances, held_entries, invariant, of_site, plain
 from zoo.types import Analytic, Data, ModelEntry, Quantity
 from zoo.user_models.computed import computed
 from zoo.user_models.discover import reparameterized
-from zoo.user_models.lift_params import Lifted, LiftedProgram, base_of
+from zoo.user_models.lift_params import Lifted, LiftedProgram
 
 POINTS = 8  # at which the density is looked at
 

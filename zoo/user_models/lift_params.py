@@ -24,6 +24,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Distribution, transform_to
 
+from zoo.density.nodes import base_of
 from zoo.errors import ProgramError
 from zoo.user_models.nested import Nested
 from zoo.user_models.signature import Signature
@@ -109,13 +110,6 @@ class Typed(Messenger):
             counts = isinstance(base, Categorical | Delta | DiscreteHMM)
             if value.dtype.is_floating_point or not (counts or value.dtype.is_complex):
                 msg["value"] = value.to(self.dtype)
-
-
-def base_of(fn: Any) -> Any:
-    """Return the distribution inside masks, transforms and events."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn
 
 
 def _cast(fn: Any, dtype: torch.dtype) -> Any:
