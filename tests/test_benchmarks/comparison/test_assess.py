@@ -10,7 +10,8 @@ import torch
 import benchmarks
 import guides
 import zoo
-from benchmarks.comparison.assess import Nats, assess
+from benchmarks.comparison.assess import assess
+from benchmarks.comparison.assessment import Nats
 from guides.types import Elbo
 from tests.cases.test_far_mode import Y
 from tests.cases.test_far_mode import model as far_model

@@ -87,7 +87,7 @@ def test_exact_draws_are_counted_over_entries():
 
 
 def test_a_row_of_a_fit_knows_its_true_error():
-    """Mean field on a correlated normal (rho 0.9): sds are sqrt(1 - rho^2) = 0.436 of the truth."""
+    """Mean field on a correlated normal (rho 0.9): sds are sqrt(1 - rho^2) = 0.436 of those."""
     found = measure.fit_row("correlated_gaussian", "mean_field", 0)
     truth = -0.5 * math.log(1 - 0.9**2)
     assert found["true_log_sd"] == pytest.approx(truth, abs=0.1)
