@@ -366,6 +366,8 @@ def _next(work: _Work, verdict: VerdictWord, smc: Smc | None, repaired: Posterio
         if repaired is not None and repaired.method == "smc":
             return "Use the repaired draws (benchmarks.assess(fit).repaired), or a richer family."
         return "Try a richer family, or NUTS."
+    if not work.missing:
+        return "More draws settle it: benchmarks.assess(fit, draws=..., islands=...)."
     return "Run NUTS to settle it: zoo compare MODEL."
 
 

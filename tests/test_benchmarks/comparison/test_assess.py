@@ -119,6 +119,13 @@ def test_without_smc_nothing_agrees_and_a_finding_stays(narrow, right):
     assert "a missed mode would not be seen" in found.sentence
 
 
+def test_few_draws_are_inconclusive_and_say_how_many(right):
+    found = assess(right[0], draws=200, islands=4, particles=128)
+    assert found.verdict == "inconclusive"
+    assert "agreement needs about" in found.sentence
+    assert found.next.startswith("More draws settle it")
+
+
 def test_a_budget_that_is_spent_leaves_smc_out(right):
     found = assess(right[0], budget=1e-6, draws=1024)
     assert checks(found)["smc"] is None
