@@ -71,7 +71,7 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
         ) from error
     chains = plan.nuts and not (entry.reference == "none" and density.dim > UNREFERENCED)
     methods = tuple(dict.fromkeys(wanted)) + ((NUTS,) if chains else ())
-    seconds = _guess(plan, methods, density)
+    seconds = _guess(plan, methods, density, entry.minibatch)
     digest = source_digest(name, entry, training or data)
     most = max(LEAST_DRAWS, LARGEST_DRAWS // density.dim)
     return Prepared(
@@ -97,7 +97,9 @@ def _refuse_slashes(names: Iterable[str]) -> None:
             )
 
 
-def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]:
+def _guess(
+    plan: Plan, methods: Iterable[str], density: Any, minibatch: int | None
+) -> dict[str, float]:
     """Return rough seconds per method, from timings of one batch and one gradient."""
 
     def clock(function: Callable[[], Any]) -> float:
@@ -112,10 +114,14 @@ def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]
     u = torch.zeros(density.dim, dtype=density.dtype)
     many = torch.zeros(64, density.dim, dtype=density.dtype)
     single, batch = clock(lambda: density.gradient(u)), clock(lambda: density.batch(many))
+    units = density.data.size or 1
+    share = min(1.0, (minibatch or units) / units)  # of the rows that a step reads
     # Fits usually converge within about 1,500 steps; a compiled gradient is some fifteen times
     # cheaper than an eager one.
     svi = (
-        plan.restarts * min(1500, vi_config(plan).get("steps", 1500)) * (2.5 * batch + 0.0005)
+        plan.restarts
+        * min(1500, vi_config(plan).get("steps", 1500))
+        * (2.5 * share * batch + 0.0005)
         + 2.0
     )
     gradients = 4 * (nuts_config(plan)["draws"] + 800) * 12

@@ -1,16 +1,21 @@
 """Long runs say early what makes them slow and what to write instead, and that they still run."""
 
+import itertools
 from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 
 import guides
 import zoo
+from benchmarks.run import prepare as prepare_module
 from benchmarks.run import progress
 from benchmarks.run.plan import make_plan
 from benchmarks.run.prepare import LONG, plan_cells, prepare, slow
+from zoo.density.compiled import points_at_once
+from zoo.density.log_density import LogDensity
 
 ROWS = 20_000
 
@@ -41,6 +46,18 @@ def test_many_rows_name_the_cure_and_the_cure_works():
     assert slow(cells(cured), LONG) == []
     fit = guides.fit(cured, "mean_field", steps=20, patience=20)
     assert len(fit.losses) > 0
+
+
+def test_the_estimate_knows_minibatches(monkeypatch):
+    """With a clock on which every evaluation takes a second: 1,500 steps of 2.5 batches."""
+    ticks = itertools.count()
+    monkeypatch.setattr(prepare_module.time, "perf_counter", lambda: float(next(ticks)))
+    full, small = (
+        cells(e)[0].prepared.seconds["mean_field"]
+        for e in (entry(), entry(batched=["x", "y"], minibatch=1000))
+    )
+    assert full == pytest.approx(1500 * 2.5005 + 2)
+    assert small == pytest.approx(1500 * (2.5 / 20 + 0.0005) + 2)
 
 
 def test_short_runs_and_few_rows_are_silent():
@@ -78,3 +95,24 @@ def test_waiting_is_heard_while_a_cell_runs(tmp_path):
     plan = make_plan(entries=["coin"], guides=["mean_field"], nuts=False, quick=True)
     execute(plan, out=tmp_path / "run", jobs=1, events=Ear(), pages=False)
     assert heard
+
+
+def test_a_batch_over_many_rows_is_taken_in_parts():
+    """As one batch 512 points of 100,000 rows took gigabytes, and twice the time."""
+    made = entry()
+    data = made.load_data()
+    density = LogDensity(made.program(data), data)
+    u = torch.linspace(-1, 1, 50, dtype=torch.float64)[:, None]
+    most, inner = [], torch.func.vmap
+
+    def counted(function):
+        mapped = inner(function)
+        return lambda part: most.append(len(part)) or mapped(part)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.func, "vmap", counted)
+        values = density.eager_batch()(u)
+    assert max(most) == 20
+    assert torch.allclose(values, torch.stack([density.evaluate(x) for x in u]), rtol=1e-12)
+    assert points_at_once({"y": torch.zeros(700)}) == 512
+    assert points_at_once({"y": torch.zeros(1_000_000), "n": 3}) == 1
