@@ -26,6 +26,7 @@ from benchmarks.metrics.tails import judged_by_quantiles
 from benchmarks.reference.coerce import as_reference, broken_chains
 from benchmarks.reference.find import named
 from benchmarks.trust.climbs import climb_for, judged, needs_climbs
+from benchmarks.trust.existence import needs_doubt
 from benchmarks.types import CellStatus, Comparison, Correlations, Distance, Mcmc, Score
 from zoo.density.faults import program_faults
 from zoo.errors import UsageError
@@ -79,6 +80,8 @@ def compare(
     if isinstance(reference, str):
         reference = named(reference, posterior.entry, posterior.data, given=fit)
     truth = as_reference(reference)
+    if climb and needs_doubt(truth):
+        truth, _ = _climbed(posterior, truth, fit)
     mcmc = _health(posterior)
     failure, unconverged = _failure(fit, mcmc), _unconverged(posterior, fit, mcmc)
     notes: list[str] = []

@@ -26,6 +26,7 @@ from benchmarks.run.progress import Events
 from benchmarks.run.record import comparison_of, digest_of, machine, reference_record, versions
 from benchmarks.run.store import RunDir, strict_json
 from benchmarks.trust.climbs import climb_for, judged, needs_climbs
+from benchmarks.trust.existence import needs_doubt
 from benchmarks.types import Comparison
 from benchmarks.workers import Task, TaskResult, run_tasks
 from zoo.errors import InfrastructureError, LostWorkerError
@@ -249,7 +250,8 @@ class _Evaluation:
     def climbed(self, key: str) -> list[_Job]:
         """Return the job of wide climbs if the reference needs them, else `comparisons`."""
         found, rows = self.references[key], self.present(key)
-        if not needs_climbs(found) or not any(c.method != NUTS for c in rows):
+        others = any(c.method != NUTS for c in rows)
+        if not ((needs_climbs(found) and others) or needs_doubt(found)):
             return self.comparisons(key)
         chains = [c.name for c in rows if c.method == NUTS][:1]
         basis = f"{digest_of(found)}-{chains}-{comparing_code()}"

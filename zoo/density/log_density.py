@@ -23,7 +23,7 @@ from zoo.compiler.compile import Mode, Record
 from zoo.compiler.policy import Work, work_of
 from zoo.compiler.torch_private import is_traced
 from zoo.compiler.vectorize import Compiled, batched, value_and_gradient
-from zoo.density.compiled import CompiledDensity, compile_density
+from zoo.density.compiled import CompiledDensity, compile_density, points_at_once
 from zoo.density.completion import Completion, is_discrete
 from zoo.density.defects import called_modules, refuse_training_layers, refuse_weighted_sites
 from zoo.density.faults import program_faults
@@ -354,7 +354,12 @@ class LogDensity:
         if self._batch is None:
             # the self-check differentiates, even if the first caller has disabled gradients
             with torch.enable_grad():
-                self._batch = batched(self.evaluate, dim=self.dim, dtype=self.dtype)
+                self._batch = batched(
+                    self.evaluate,
+                    dim=self.dim,
+                    dtype=self.dtype,
+                    chunk=points_at_once(self.data.train),
+                )
         return self._batch
 
     def hessian(self, u: Tensor) -> Tensor:
