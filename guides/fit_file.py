@@ -120,7 +120,7 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
             data,
             entry,
             **meta["options"],
-            **({} if own else {"density": density}),
+            density=density,
         )
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             if own:

@@ -1,6 +1,7 @@
 """Program + data -> log density over one flat unconstrained vector, and back.
 
-For latent sites z = T(u) with the bijections T of their supports and discrete sites c summed out,
+For latent sites z = T(u) with the bijections T of their supports (of an angle, a chart of the
+circle) and discrete sites c summed out,
 
     log p(u, data) = log sum_c p(T(u), c, data) + log |det dT/du|      [nats]
 
@@ -24,6 +25,7 @@ from zoo.compiler.policy import Work, work_of
 from zoo.compiler.torch_private import is_traced
 from zoo.compiler.vectorize import Compiled, batched
 from zoo.density.compiled import CompiledDensity, compile_density
+from zoo.density.centers import take_circles
 from zoo.density.completion import Completion, is_discrete
 from zoo.density.defects import called_modules, refuse_training_layers, refuse_weighted_sites
 from zoo.density.faults import program_faults
@@ -120,6 +122,7 @@ class LogDensity:
         self.per_value: PerValue | None = None
         if self.discrete:
             self._sum_discrete(first)
+        self.jumps = take_circles(self, latent)
         self.free = unheld_entries(self, latent)
         self.completion.free.update(
             {s.name: s.transform for s in self.sites if s.name in self.free}
@@ -176,11 +179,11 @@ class LogDensity:
                 self.per_value.check(z, self.data.train)
 
     def completed(self, program: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a program or guide with its masked and finite sites completed."""
+        """Return a program or guide with its masked, finite and circular sites completed."""
 
-        def call(**tensors: Any) -> Any:
+        def call(*args: Any, **tensors: Any) -> Any:
             with self.completion:
-                return program(**tensors)
+                return program(*args, **tensors)
 
         return call
 

@@ -26,6 +26,7 @@ from torch.distributions import biject_to, constraints, transform_to
 
 from zoo.density.completion import is_discrete
 from zoo.density.faults import as_program_error
+from zoo.distributions.circular import is_moved_angle
 from zoo.errors import DataError, ProgramError
 from zoo.types import Data, Program
 
@@ -385,6 +386,12 @@ def lay_out(latent: list[dict[str, Any]], data: Data) -> Iterator[Site]:
             raise ProgramError(
                 f"Latent site {node['name']!r} is {value.dtype} but cannot be enumerated;"
                 " marginalize it by hand."
+            )
+        if is_moved_angle(fn):
+            raise ProgramError(
+                f"Latent site {node['name']!r} is a transformed angle, whose density repeats with"
+                " every turn and has no integral; sample the angle itself, and transform its"
+                " value after that."
             )
         transform = biject_to(fn.support)
         raw = transform.inv(value)
