@@ -92,7 +92,8 @@ def find_centers(density: Density, names: Sequence[str]) -> tuple[dict[str, Tens
     asked = [s for s in density.sites if s.name in names]
     try:
         point = unless_it_raises(lambda: _Search(density, asked).run(), zero)
-        jumps = unless_it_raises(lambda: _jumping(density, asked, point), [])
+        none: list[str] = []
+        jumps = unless_it_raises(lambda: _jumping(density, asked, point), none)
     finally:
         density.sites = sites
     centers = {}
@@ -158,9 +159,10 @@ class _Search:
             nonlocal best, height
             climb.zero_grad()
             value = self.density.evaluate(point)
-            if math.isfinite(float(value)) and float(value) > height:
-                best, height = point.detach().clone(), float(value)
-            (-value).backward()  # type: ignore[no-untyped-call]
+            reached = float(value.detach())
+            if math.isfinite(reached) and reached > height:
+                best, height = point.detach().clone(), reached
+            (-value).backward()
             return -value
 
         def run() -> None:

@@ -24,8 +24,8 @@ from zoo.compiler.compile import Mode, Record
 from zoo.compiler.policy import Work, work_of
 from zoo.compiler.torch_private import is_traced
 from zoo.compiler.vectorize import Compiled, batched
-from zoo.density.compiled import CompiledDensity, compile_density
 from zoo.density.centers import take_circles
+from zoo.density.compiled import CompiledDensity, compile_density
 from zoo.density.completion import Completion, is_discrete
 from zoo.density.defects import called_modules, refuse_training_layers, refuse_weighted_sites
 from zoo.density.faults import program_faults

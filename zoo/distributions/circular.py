@@ -46,7 +46,7 @@ def wrapped(angle: Tensor) -> Tensor:
     return angle - TURN * torch.floor((angle + math.pi) / TURN)
 
 
-class Circle(constraints.Constraint):  # type: ignore[no-untyped-call]
+class Circle(constraints.Constraint):
     """The angles in [-pi, pi), with the center of the chart that maps to them.
 
     Args:
@@ -102,10 +102,12 @@ class Chart(Transform):
         return 0.5 * math.log(TURN) - 0.5 * x.square()
 
 
-@biject_to.register(Circle)
-@transform_to.register(Circle)
 def _chart(constraint: Circle) -> Chart:
     return Chart(constraint.center)
+
+
+for _registry in (biject_to, transform_to):
+    _registry.register(Circle, _chart)
 
 
 def is_circular(fn: Any) -> bool:

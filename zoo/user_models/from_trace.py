@@ -44,9 +44,7 @@ def quantities_of(
     found = {}
     for name, support in reparameterized(lifted, trace).items():
         shape, dims = _shape_and_dims(nodes[name])
-        for label, quantity in of_site(
-            name, support, shape, data.dims.get(name, dims)
-        ).items():
+        for label, quantity in of_site(name, support, shape, data.dims.get(name, dims)).items():
             found[label] = replace(quantity, fn=computed(quantity.fn, name, program, density))
     for site in density.sites:
         if site.name in lifted.auxiliary:
