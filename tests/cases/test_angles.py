@@ -22,7 +22,7 @@ import zoo
 from zoo.contract import checks, run
 from zoo.contract.subject import Subject
 from zoo.density.log_density import LogDensity
-from zoo.errors import FitError, ProgramError
+from zoo.errors import FitError, ProgramError, UsageError
 from zoo.quantities import circular_mean, circular_sd, sin_site, site
 from zoo.types import Data, Quantity
 
@@ -132,8 +132,17 @@ def test_transformed_angles_are_refused_by_name():
 
 @pytest.mark.parametrize("fn", ["VonMises3D", "ProjectedNormal"])
 def test_directions_on_a_sphere_are_refused_with_the_cure(fn):
-    with pytest.raises(ProgramError, match=r"site 'x'.*ProjectedNormal.*poutine\.reparam"):
+    with pytest.raises(ProgramError, match=r"site 'x' is a direction.*poutine\.reparam"):
         density_of(lambda: pyro.sample("x", getattr(dist, fn)(torch.tensor([0.0, 1.0, 0.0]))))
+
+
+def test_a_support_that_torch_states_with_an_infinite_bound_is_refused():
+    def program():
+        numbers = torch.tensor([0.0, 1.0, 0.2], dtype=F)
+        pyro.sample("x", dist.GeneralizedPareto(*numbers))
+
+    with pytest.raises(ProgramError, match=r"latent site 'x' .*infinite bound"):
+        density_of(program)
 
 
 def test_a_reparameterized_direction_is_judged_by_its_coordinates():
@@ -145,12 +154,12 @@ def test_a_reparameterized_direction_is_judged_by_its_coordinates():
         way = pyro.sample("way", dist.ProjectedNormal(torch.tensor([0.3, 0.0], dtype=F)))
         pyro.sample("y", dist.Normal(2 * way, 0.5).to_event(1), obs=y)
 
-    made = zoo.from_program(program, {"y": torch.tensor([-1.8, 0.1], dtype=F)})
+    made = zoo.from_program(program, {"y": torch.tensor([0.1, 1.8], dtype=F)})
     fit = guides.fit(made, "laplace", seed=0)
     way = guides.draw(fit, 400).quantities()["way"]
     assert way.shape == (400, 2)
     assert torch.allclose(way.norm(dim=-1), torch.ones(400, dtype=F))
-    assert float(way[:, 0].mean()) < -0.9
+    assert float(way[:, 1].mean()) > 0.8
 
 
 # -- the cut -----------------------------------------------------------------------------------
@@ -272,7 +281,7 @@ def errors_of(posterior, ess):
 
 
 def test_nuts_has_the_exact_sine_and_cosine():
-    posterior = benchmarks.run_nuts(entry(), seed=1)
+    posterior = benchmarks.run_nuts(entry(), seed=1, compile="off", jobs=1)
     values = {k: v.numpy() for k, v in posterior.quantities().items()}
     for name, value in values.items():
         assert float(benchmarks.arviz_bridge.rhat(value)) < 1.01, name
@@ -293,7 +302,7 @@ def test_nuts_moves_freely_where_the_angle_is_uniform():
         pyro.sample("y", dist.Normal(0.05 * theta.sin(), 1.0), obs=y)
 
     made = zoo.from_program(program, {"y": torch.tensor(0.1, dtype=F)}, name="uniform_angle")
-    posterior = benchmarks.run_nuts(made, seed=0)
+    posterior = benchmarks.run_nuts(made, seed=0, compile="off", jobs=1)
     for name, value in posterior.quantities().items():
         assert float(benchmarks.arviz_bridge.rhat(value.numpy())) < 1.01, name
         assert float(benchmarks.arviz_bridge.ess_bulk(value.numpy())) > 400, name
@@ -304,7 +313,7 @@ def test_nuts_moves_freely_where_the_angle_is_uniform():
 @pytest.mark.parametrize("family", ["full_rank", "laplace"])
 def test_a_normal_in_the_chart_nearly_reaches_the_evidence(family):
     """Of the best normal in this chart the KL is 0.0014 nats; a cut at pi loses a nat."""
-    fit = guides.fit(entry(), family, seed=0)
+    fit = guides.fit(entry(), family, seed=0, compile="off")
     gap = truth()[2] - fit.elbo.value_nats
     assert -4 * fit.elbo.se < gap < 0.02
     posterior = guides.draw(fit, 4000)
@@ -338,9 +347,9 @@ def cauchy_guide(y=None):
 @pytest.mark.parametrize("guide", [AutoNormal, normal_guide], ids=["AutoNormal", "Normal"])
 def test_guides_that_are_programs_bound_the_evidence(guide):
     made = zoo.from_program(bearings, {"y": Y}, guide=guide)
-    fit = guides.fit(made, "own", seed=0, steps=1200)
+    fit = guides.fit(made, "own", seed=0, steps=250, lr=0.05, num_particles=2)
     gap = truth()[2] - fit.elbo.value_nats
-    assert -4 * fit.elbo.se < gap < 0.02
+    assert -4 * fit.elbo.se < gap < 0.05
     draws = guides.draw(fit, 1000).draws["theta"]
     assert bool(((draws >= -math.pi) & (draws < math.pi)).all())
 
@@ -380,7 +389,7 @@ def test_a_saved_fit_knows_its_cut(tmp_path, monkeypatch):
     again = guides.load(tmp_path / "fit.pt", entry())
     assert torch.equal(guides.draw(again, 9).draws["theta"], guides.draw(fit, 9).draws["theta"])
     monkeypatch.setattr("zoo.density.centers.GRID", 1.0)
-    with pytest.raises(zoo.UsageError, match=r"angles are cut elsewhere.*fit again"):
+    with pytest.raises(UsageError, match=r"angles are cut elsewhere.*fit again"):
         guides.load(tmp_path / "fit.pt", entry())
 
 

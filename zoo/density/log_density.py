@@ -27,7 +27,12 @@ from zoo.compiler.vectorize import Compiled, batched
 from zoo.density.centers import take_circles
 from zoo.density.compiled import CompiledDensity, compile_density
 from zoo.density.completion import Completion, is_discrete
-from zoo.density.defects import called_modules, refuse_training_layers, refuse_weighted_sites
+from zoo.density.defects import (
+    called_modules,
+    refuse_training_layers,
+    refuse_weighted_sites,
+    refuse_without_bijection,
+)
 from zoo.density.faults import program_faults
 from zoo.density.per_value import MOST_RUNS, PerValue
 from zoo.density.pointwise import pointwise_terms
@@ -98,18 +103,16 @@ class LogDensity:
         refuse_broadcasts(first)
         frames = [f for node in samples(first) for f in node["cond_indep_stack"]]
         self.max_plate_nesting = max((-f.dim for f in frames if f.vectorized), default=0)
-        self.discrete = [
-            n["name"] for n in samples(first) if not n["is_observed"] and is_discrete(n["fn"])
-        ]
+        unseen = [n for n in samples(first) if not n["is_observed"]]
+        self.discrete = [n["name"] for n in unseen if is_discrete(n["fn"])]
         self.completion = Completion()
         for node in samples(first):
             if node["name"] in self.discrete:
                 self.completion.learn(node)
-        latent = [
-            n for n in samples(first) if not n["is_observed"] and n["name"] not in self.discrete
-        ]
+        latent = [n for n in unseen if n["name"] not in self.discrete]
         if not latent and not self.finite:
             self._refuse_without_vector()
+        refuse_without_bijection(latent)
         self.sites: tuple[Site, ...] = tuple(lay_out(latent, self.data))
         self.dim = self.sites[-1].stop if self.sites else 0
         with program_faults("run at a second point"):

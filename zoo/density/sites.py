@@ -26,7 +26,7 @@ from torch.distributions import biject_to, constraints, transform_to
 
 from zoo.density.completion import is_discrete
 from zoo.density.faults import as_program_error
-from zoo.distributions.circular import is_moved_angle
+from zoo.distributions.circular import is_sphere
 from zoo.errors import DataError, ProgramError
 from zoo.types import Data, Program
 
@@ -98,6 +98,8 @@ def trace_program(
         if is_discrete(fn):
             value: Tensor = fn.sample()
             return value
+        if is_sphere(fn.support):  # of a reparameterized site; others are refused later
+            return torch.nn.functional.normalize(torch.randn(fn.shape()), dim=-1)
         transform = biject_to(fn.support)
         raw = torch.empty(transform.inverse_shape(fn.shape())).uniform_(-radius, radius)
         return transform(raw)
@@ -386,12 +388,6 @@ def lay_out(latent: list[dict[str, Any]], data: Data) -> Iterator[Site]:
             raise ProgramError(
                 f"Latent site {node['name']!r} is {value.dtype} but cannot be enumerated;"
                 " marginalize it by hand."
-            )
-        if is_moved_angle(fn):
-            raise ProgramError(
-                f"Latent site {node['name']!r} is a transformed angle, whose density repeats with"
-                " every turn and has no integral; sample the angle itself, and transform its"
-                " value after that."
             )
         transform = biject_to(fn.support)
         raw = transform.inv(value)

@@ -32,6 +32,7 @@ __all__ = [
     "is_circle",
     "is_circular",
     "is_moved_angle",
+    "is_sphere",
     "wrapped",
 ]
 
@@ -153,6 +154,13 @@ def chart_of(fn: Any, center: Tensor | float = 0.0) -> Any:
         center: of the chart.
     """
     return biject_to(circle_of(fn, center) if is_circular(fn) else fn.support)
+
+
+def is_sphere(support: Any) -> bool:
+    """Whether a support is a sphere, of directions given by unit vectors."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support is dist.constraints.sphere
 
 
 def circle_of(fn: Any, center: Tensor | float = 0.0) -> Any:
