@@ -6,6 +6,7 @@ equals log p(z, data) - log q(z) on the constrained scale.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from guides.session import session
 from guides.types import Elbo, Fit
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
+from zoo.distributions.circular import is_circle
 from zoo.errors import FitError, UsageError
 from zoo.seeds import derive_seed
 from zoo.types import Data, Posterior
@@ -61,7 +63,7 @@ def _guide_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor,
     if isinstance(guide, FlatGuide):
         u = guide.sample(torch.randn(n, guide.noise_dim, dtype=density.dtype))[0]
         return u, guide.log_prob_flat(u)
-    if isinstance(guide, AutoContinuous):
+    if isinstance(guide, AutoContinuous) and not _off_charts(guide, density):
         posterior = guide.get_posterior()
         u = posterior.rsample((n,))
         return u, posterior.log_prob(u)
@@ -71,6 +73,12 @@ def _guide_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor,
         drawn: tuple[Tensor, Tensor] = flat.draw_flat(n)
         return drawn
     return _program_draws(guide, density, n)
+
+
+def _off_charts(guide: AutoContinuous, density: LogDensity) -> bool:
+    """Whether an autoguide was made of a program whose angles are real numbers."""
+    nodes = guide.prototype_trace.nodes
+    return any(not is_circle(nodes[n]["fn"].support) for n in density.completion.centers)
 
 
 def point_sites(guide: nn.Module, density: LogDensity, seed: int) -> tuple[str, ...]:
@@ -118,7 +126,7 @@ def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tenso
 
     Raises:
         FitError: a continuous site is drawn after a discrete one, so that its marginal q is not
-            available.
+            available; or an angle that counts turns.
     """
     names = {s.name for s in density.sites}
     completed = density.completed(guide)
@@ -140,6 +148,13 @@ def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tenso
                 )
             total = total + node["log_prob_sum"]
         draws = {s.name: trace.nodes[s.name]["value"] for s in density.sites}
+        for name in density.completion.centers:
+            if bool((draws[name].abs() > math.pi * (1 + 1e-6)).any()):
+                raise FitError(
+                    f"The guide draws the angle {name!r} outside [-pi, pi]: it counts turns, so"
+                    " its density is not that of an angle; wind it around the circle by"
+                    " zoo.distributions.circular.WrappedNormal, or fit an autoguide here."
+                )
         u = density.unconstrain(draws)
         for s in density.sites:
             raw = s.part(u)

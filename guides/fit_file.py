@@ -57,6 +57,7 @@ def save(fit: Fit, path: str | Path) -> None:
         "compiled": dict(fit.compiled),
         "restarts": [asdict(r) for r in fit.restarts],
         "points": list(fit.points),
+        "centers": _centers(fit.density),
     }
     tensors = {f"guide.{k}": v for k, v in fit.guide.state_dict().items()}
     if isinstance(fit.program, nn.Module):
@@ -113,15 +114,13 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
         if any(k.startswith("program.") for k in tensors):
             program = as_module(program, data.train, entry.dtype)
         density = LogDensity(program, data, dtype=entry.dtype)
+        if meta.get("centers", _centers(density)) != _centers(density):
+            raise UsageError(
+                f"{path} holds a fit whose angles are cut elsewhere than they are today (another"
+                " version of a library moved a center); fit again."
+            )
         own = meta["family"] in entry.own_guides
-        guide = build(
-            meta["family"],
-            program,
-            data,
-            entry,
-            **meta["options"],
-            **({} if own else {"density": density}),
-        )
+        guide = build(meta["family"], program, data, entry, **meta["options"], density=density)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             if own:
                 guide(**data.train)
@@ -142,6 +141,12 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
         density=density,
         **stored,
     )
+
+
+def _centers(density: LogDensity | None) -> dict[str, list[float]]:
+    """Return the centers of the charts of angles, which say what the guide's vector means."""
+    centers = {} if density is None else density.completion.centers
+    return {name: center.double().reshape(-1).tolist() for name, center in centers.items()}
 
 
 def _stored(meta: Any, tensors: Any, path: str) -> dict[str, Any]:

@@ -238,7 +238,7 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
             refuse_untrained(program, density.parameters, job.entry.name)
         if not weights:
             compile_recursion(density, job.config)
-        guide = build(job.family, program, job.data, job.entry, **_build_options(job, density))
+        guide = build(job.family, program, job.data, job.entry, **job.options, density=density)
     family = family_of(job.family, job.entry)
     if family.solve is not None:
         stop, spent = family.solve(guide, density, generator)
@@ -314,14 +314,6 @@ def _carried(job: _Job, given: Fit) -> Program:
     program = as_module(job.entry.program(job.data), job.data.train, job.entry.dtype)
     program.load_state_dict(given.program.state_dict())
     return program.requires_grad_(False)
-
-
-def _build_options(job: _Job, density: LogDensity) -> dict[str, Any]:
-    return (
-        dict(job.options)
-        if family_of(job.family, job.entry).own
-        else {**job.options, "density": density}
-    )
 
 
 def _optimize(

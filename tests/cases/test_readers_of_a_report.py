@@ -198,7 +198,7 @@ def test_every_scroller_can_be_reached_and_is_named(page):
 def test_estimates_are_in_natural_units(run):
     """A positive site that is compared on its logarithm is shown itself, by exact quantiles."""
     entry = run.entries[0]
-    label, quantity = of_site("tau", constraints.positive, (), ())
+    ((label, quantity),) = of_site("tau", constraints.positive, (), ()).items()
     assert label == "log tau"
     comparisons = [
         replace(c, posterior=_with_tau(c.posterior, label, quantity)) for c in entry.comparisons

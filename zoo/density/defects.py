@@ -12,9 +12,15 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from zoo.density.sites import samples
+from zoo.distributions.circular import is_moved_angle, is_sphere
 from zoo.errors import ProgramError
 
-__all__ = ["called_modules", "refuse_training_layers", "refuse_weighted_sites"]
+__all__ = [
+    "called_modules",
+    "refuse_training_layers",
+    "refuse_weighted_sites",
+    "refuse_without_bijection",
+]
 
 DROPOUT = (
     nn.Dropout,
@@ -82,4 +88,34 @@ def refuse_weighted_sites(trace: poutine.Trace) -> None:
                 " (poutine.scale), so the density belongs to no posterior and its ELBO can exceed"
                 " the evidence; leave the weight out, and weigh the KL by the objective of the fit"
                 " if that is meant."
+            )
+
+
+def refuse_without_bijection(latent: Sequence[dict[str, Any]]) -> None:
+    """Reject latent sites whose support is not that of a proper density, or has no bijection.
+
+    Raises:
+        ProgramError: the first transformed angle, direction on a sphere, or value without a
+            number.
+    """
+    for node in latent:
+        name, fn = node["name"], node["fn"]
+        if is_moved_angle(fn):
+            raise ProgramError(
+                f"Latent site {name!r} is a transformed angle, whose density repeats with every"
+                " turn and has no integral; sample the angle itself, and transform its value"
+                " after that."
+            )
+        if is_sphere(fn.support):
+            raise ProgramError(
+                f"Latent site {name!r} is a direction on a sphere, for which there is no bijection"
+                " from unconstrained space; give it a ProjectedNormal prior and run the model"
+                f" under poutine.reparam(config={{{name!r}: ProjectedNormalReparam()}}), or give"
+                " an angle a VonMises prior."
+            )
+        if node["value"].dtype.is_floating_point and bool((~torch.isfinite(node["value"])).any()):
+            raise ProgramError(
+                f"The support of latent site {name!r} ({fn.support}) has no bijection that gives"
+                " numbers, e.g. since torch states an infinite bound; use a distribution whose"
+                " support is a half-line or a finite interval, or transform a Uniform by hand."
             )

@@ -1,6 +1,7 @@
 """Program + data -> log density over one flat unconstrained vector, and back.
 
-For latent sites z = T(u) with the bijections T of their supports and discrete sites c summed out,
+For latent sites z = T(u) with the bijections T of their supports (of an angle, a chart of the
+circle) and discrete sites c summed out,
 
     log p(u, data) = log sum_c p(T(u), c, data) + log |det dT/du|      [nats]
 
@@ -23,9 +24,15 @@ from zoo.compiler.compile import Mode, Record
 from zoo.compiler.policy import Work, work_of
 from zoo.compiler.torch_private import is_traced
 from zoo.compiler.vectorize import Compiled, batched, value_and_gradient
+from zoo.density.centers import take_circles
 from zoo.density.compiled import CompiledDensity, compile_density, points_at_once
 from zoo.density.completion import Completion, is_discrete
-from zoo.density.defects import called_modules, refuse_training_layers, refuse_weighted_sites
+from zoo.density.defects import (
+    called_modules,
+    refuse_training_layers,
+    refuse_weighted_sites,
+    refuse_without_bijection,
+)
 from zoo.density.faults import program_faults
 from zoo.density.per_value import MOST_RUNS, PerValue
 from zoo.density.pointwise import pointwise_terms
@@ -96,18 +103,16 @@ class LogDensity:
         refuse_broadcasts(first)
         frames = [f for node in samples(first) for f in node["cond_indep_stack"]]
         self.max_plate_nesting = max((-f.dim for f in frames if f.vectorized), default=0)
-        self.discrete = [
-            n["name"] for n in samples(first) if not n["is_observed"] and is_discrete(n["fn"])
-        ]
+        unseen = [n for n in samples(first) if not n["is_observed"]]
+        self.discrete = [n["name"] for n in unseen if is_discrete(n["fn"])]
         self.completion = Completion()
         for node in samples(first):
             if node["name"] in self.discrete:
                 self.completion.learn(node)
-        latent = [
-            n for n in samples(first) if not n["is_observed"] and n["name"] not in self.discrete
-        ]
+        latent = [n for n in unseen if n["name"] not in self.discrete]
         if not latent and not self.finite:
             self._refuse_without_vector()
+        refuse_without_bijection(latent)
         self.sites: tuple[Site, ...] = tuple(lay_out(latent, self.data))
         self.dim = self.sites[-1].stop if self.sites else 0
         with program_faults("run at a second point"):
@@ -120,6 +125,7 @@ class LogDensity:
         self.per_value: PerValue | None = None
         if self.discrete:
             self._sum_discrete(first)
+        self.jumps = take_circles(self, latent)
         self.free = unheld_entries(self, latent)
         self.completion.free.update(
             {s.name: s.transform for s in self.sites if s.name in self.free}
@@ -176,19 +182,13 @@ class LogDensity:
                 self.per_value.check(z, self.data.train)
 
     def completed(self, program: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a program or guide with its masked and finite sites completed."""
+        """Return a program or guide with its masked, finite and circular sites completed."""
 
-        def call(**tensors: Any) -> Any:
+        def call(*args: Any, **tensors: Any) -> Any:
             with self.completion:
-                return program(**tensors)
+                return program(*args, **tensors)
 
         return call
-
-    def number_of_values(self, node: Mapping[str, Any]) -> int:
-        """Return how many values a discrete site of a trace is summed over."""
-        if node["name"] in self.completion.values:
-            return len(self.completion.values[node["name"]])
-        return int(node["fn"].enumerate_support(expand=False).shape[0])
 
     def _refuse_moving_supports(self, latent: list[dict[str, Any]]) -> None:
         with no_validation():  # elsewhere the density may be zero, or not a number

@@ -26,6 +26,7 @@ from torch.distributions import biject_to, constraints, transform_to
 
 from zoo.density.completion import is_discrete
 from zoo.density.faults import as_program_error
+from zoo.distributions.circular import is_sphere
 from zoo.errors import DataError, ProgramError
 from zoo.types import Data, Program
 
@@ -97,6 +98,8 @@ def trace_program(
         if is_discrete(fn):
             value: Tensor = fn.sample()
             return value
+        if is_sphere(fn.support):  # of a reparameterized site; others are refused later
+            return torch.nn.functional.normalize(torch.randn(fn.shape()), dim=-1)
         transform = biject_to(fn.support)
         raw = torch.empty(transform.inverse_shape(fn.shape())).uniform_(-radius, radius)
         return transform(raw)

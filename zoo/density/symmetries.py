@@ -177,7 +177,8 @@ def _candidates(density: LogDensity, generator: torch.Generator) -> Iterator[_Ca
         turned = [(s, axis) for s, axis in parts if s.name in names]
         for some in _subsets(turned):
             yield _rotation(tuple(some), n, generator)
-    for group in _subsets(real):
+    angles = [s for s in held if s.name in density.completion.centers]
+    for group in _subsets([s for s in held if s in real or s in angles]):
         yield _signs(tuple((s, None) for s in group))
     for n, parts in groups.items():
         movable = [(s, axis) for s, axis in parts if s.name in names and len(s.shape) > 1]
