@@ -22,6 +22,7 @@ from zoo.compiler.compile import Record
 from zoo.compiler.torch_private import is_traced
 from zoo.compiler.trace import Traced, trace, vectorize
 from zoo.compiler.vectorize import value_and_gradient, vmappable
+from zoo.density.guide_density import enumerated
 from zoo.density.log_density import LogDensity
 
 __all__ = ["FlatObjective", "Minibatches", "ProgramObjective"]
@@ -263,7 +264,7 @@ class ProgramObjective:
         if density.discrete:
             run = config_enumerate(run, default="parallel")
         self.model: nn.Module = _OfData(run, program)
-        self.guide: nn.Module = _OfData(density.completed(guide), guide)
+        self.guide: nn.Module = _OfData(enumerated(guide, density), guide)
         self.module = elbo(self.model, self.guide)
         self.parameters: dict[str, nn.Parameter] = {
             n: p for n, p in guide.named_parameters() if p.requires_grad
