@@ -255,7 +255,9 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
         outcome, spent = Outcome(losses=np.zeros(0), stop=AS_GIVEN), 0
     else:
         outcome, spent = _optimize(job, density, program, guide, weights, generator, number)
-    guide.eval()  # dropout and batch statistics belong to the training
+    for part in (guide, program):  # dropout and batch statistics belong to the training
+        if isinstance(part, nn.Module):
+            part.eval()
     for parameter in guide.parameters():
         parameter.requires_grad_(False)
     for weight in weights.values():

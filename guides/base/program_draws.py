@@ -97,7 +97,7 @@ def _together(
         for i in range(CHECKED):
             fixed = {name: value[i] for name, value in rows.items()}
             again = poutine.condition(guide, data=fixed)
-            one = {m["name"]: m for m in samples(_run(again, density))}  # type: ignore[arg-type]
+            one = {m["name"]: m for m in samples(_run(again, density))}
             for name, value in log_q.items():
                 single, many = float(one[name]["log_prob_sum"]), float(value[i].sum())
                 if one[name]["value"].shape != rows[name][i].shape or not abs(

@@ -22,7 +22,7 @@ from zoo.errors import FitError
 from zoo.truth.grid import LARGEST, LatentGrid, box_for
 from zoo.types import Analytic
 
-__all__ = ["ProgramTerms", "exact_units", "grid_of", "has_grid", "row_numbers", "width_of"]
+__all__ = ["ProgramTerms", "exact_units", "flat", "grid_of", "has_grid", "row_numbers", "width_of"]
 
 POINTS = {1: 1001, 2: 101, 3: 31}  # of the first grid, refined until it is fine enough
 FINE = {1: 801, 2: 161, 3: 49}  # around the posterior of one row
@@ -45,7 +45,7 @@ def has_grid(density: LogDensity) -> bool:
 
 def row_numbers(density: LogDensity) -> Tensor:
     """Return the numbers of all rows as a grid takes them, `[row, 1]`."""
-    return torch.arange(int(density.data.size or 0))[:, None]
+    return torch.arange(int(density.data.size or 0), dtype=torch.float64)[:, None]
 
 
 class ProgramTerms:
@@ -78,10 +78,11 @@ class ProgramTerms:
             found = terms_of(self.density, values, tensors)
             return found.likelihood, found.prior
 
-        flat = z.reshape(-1, len(rows), self.width)
+        points = z.reshape(-1, len(rows), self.width).to(self.density.dtype)
         with default_dtype(self.density.dtype), vmappable():
-            likelihood, prior = torch.func.vmap(point)(flat)
-        return likelihood.reshape(z.shape[:-1]), prior.reshape(z.shape[:-1])
+            likelihood, prior = torch.func.vmap(point)(points)
+        shape = z.shape[:-1]
+        return likelihood.reshape(shape).to(z.dtype), prior.reshape(shape).to(z.dtype)
 
     def prepare(self, points: Tensor) -> _Known:
         """Return the points `[point, d]`, with what is known at them."""
@@ -92,7 +93,7 @@ class ProgramTerms:
         missing = [i for i in x[:, 0].tolist() if i not in prepared.rows]
         step = max(1, NUMBERS // (64 * max(1, len(missing))))
         if missing:
-            rows = torch.tensor(missing)[:, None]
+            rows = torch.tensor(missing, dtype=torch.float64)[:, None]
             parts = [
                 self.paired(rows, part[:, None, :].expand(-1, len(rows), -1))
                 for part in prepared.points.split(step)

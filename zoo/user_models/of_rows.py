@@ -122,8 +122,8 @@ def fields_of(
     if of_rows and (learns or judged is not None):
         encoders = ENCODERS if asked.amortize is not None else ()
         entry["families"] = asked.families or (*(("own",) if own else ()), *encoders, *PER_ROW)
-    if of_rows and has_grid(local) and _adds_up(local):
-        _exact(entry, dtype, learns=learns, judged=judged is not None)
+    if local is not None and of_rows and has_grid(local) and _adds_up(local):
+        _exact(entry, build, dtype, learns=learns, judged=judged is not None)
     notices = () if judged is None else (_said(units, seen),)
     return Fields(entry=entry, seen=seen, notices=notices)
 
@@ -143,7 +143,8 @@ def _adds_up(density: LogDensity) -> bool:
     """Whether the terms of the rows, taken one by one, are the log density."""
 
     def look() -> bool:
-        u = torch.full((density.dim,), 0.1, dtype=density.dtype)
+        generator = torch.Generator().manual_seed(11)
+        u = 0.3 * torch.randn(density.dim, dtype=density.dtype, generator=generator)
         places = torch.cat([s.unit_indices() for s in density.sites], -1)
         with torch.no_grad(), default_dtype(density.dtype):
             whole = float(density.evaluate(u))
@@ -153,7 +154,14 @@ def _adds_up(density: LogDensity) -> bool:
     return unless_it_raises(look, otherwise=False)
 
 
-def _exact(entry: dict[str, Any], dtype: torch.dtype, *, learns: bool, judged: bool) -> None:
+def _exact(
+    entry: dict[str, Any],
+    build: Callable[[Data], Program],
+    dtype: torch.dtype,
+    *,
+    learns: bool,
+    judged: bool,
+) -> None:
     """Let a grid be the reference, given the weights if some are trained."""
 
     def given(data: Data, program: Any, **options: Any) -> Analytic | None:
@@ -163,7 +171,7 @@ def _exact(entry: dict[str, Any], dtype: torch.dtype, *, learns: bool, judged: b
         entry |= {"conditional": given, "reference": "exact"}
     elif judged:
         entry |= {
-            "analytic": lambda data, **options: given(data, entry["build"](data)),
+            "analytic": lambda data, **options: given(data, build(data)),
             "reference": "exact",
         }
 

@@ -17,10 +17,9 @@ from pyro import poutine
 from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
 
-from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import no_validation, samples
-from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError
+from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError, one_line
 from zoo.types import Data
 
 __all__ = ["Judged", "Rows", "Units", "find_units", "held_out", "judged_rows", "refuse_tied_rows"]
@@ -123,16 +122,24 @@ def refuse_tied_rows(density: LogDensity) -> None:
     size = int(data.size or 0)
     if size < 2 or any(name not in _inside(density) for name in density.discrete):
         return
-    parts = torch.randperm(size, generator=torch.Generator().manual_seed(11)).tensor_split(
-        min(PARTS, size)
-    )
-    u = torch.full((density.dim,), 0.1, dtype=density.dtype)
-    with torch.no_grad(), no_validation(), program_faults("run on some of its rows"):
+    generator = torch.Generator().manual_seed(11)
+    parts = torch.randperm(size, generator=generator).tensor_split(min(PARTS, size))
+    u = 0.3 * torch.randn(density.dim, dtype=density.dtype, generator=generator)
+    with torch.no_grad(), no_validation():
         full = density.evaluate(u)
         mean = torch.zeros((), dtype=density.dtype)
         for index in parts:
             few = {k: data.train[k][index] for k in data.batched}
-            part = density.evaluate(u, {**data.train, **few, "index": index})
+            try:
+                part = density.evaluate(u, {**data.train, **few, "index": index})
+            except Exception as error:
+                raise ProgramError(
+                    f"The program cannot run on {len(index)} of its {size} rows"
+                    f" ({one_line(error)}); name every argument with one value per row by"
+                    f" batched= (it is {list(data.batched)}), and write pyro.plate(name, len(x)),"
+                    f" or pyro.plate(name, {size}, subsample=index) with index=None among its"
+                    " arguments."
+                ) from error
             mean = mean + len(index) / size * part
     if not abs(float(full) - float(mean)) <= 1e-6 * max(1.0, abs(float(full))):
         raise ProgramError(
@@ -243,7 +250,7 @@ def _numbers(
     if tensors is None:
         raise UsageError("judged names held-out rows, but no test= was given; pass test=....")
     size = units.given(tensors, units.size)
-    if isinstance(rows, int) and not isinstance(rows, bool):
+    if isinstance(rows, int):
         if rows < 1:
             raise UsageError(f"judged is {rows}; accepted: at least 1 row.")
         found = torch.linspace(0, size - 1, min(rows, size)).long().unique().tolist()
