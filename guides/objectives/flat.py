@@ -257,6 +257,7 @@ class ProgramObjective:
         batch_size: int | None,
     ) -> None:
         self.density, self.weights = density, dict(weights)
+        self.drifts = bool(self.weights)  # see `guides.optimize.stopping`
         self.batches = Minibatches(density, batch_size)
         kind = TraceEnum_ELBO if density.discrete else Trace_ELBO
         elbo = kind(num_particles=num_particles, max_plate_nesting=density.max_plate_nesting)
