@@ -22,9 +22,10 @@ from guides.base.local import LocalGuide
 from guides.draws import density_of
 from guides.session import program_for, session
 from zoo.density.log_density import LogDensity
+from zoo.density.row_terms import ProgramTerms, has_grid, row_numbers
 from zoo.errors import UsageError
 from zoo.truth.grid import LARGEST, BernoulliLikelihood, GridCheck, LatentGrid
-from zoo.truth.unit_grid import ProgramTerms, flat, grid_of, has_grid, row_numbers
+from zoo.truth.unit_grid import flat, grid_of
 from zoo.types import Data
 
 if TYPE_CHECKING:

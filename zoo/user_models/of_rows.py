@@ -15,11 +15,11 @@ from torch import Tensor
 
 from zoo.density.faults import unless_it_raises
 from zoo.density.log_density import LogDensity
+from zoo.density.row_terms import ProgramTerms, has_grid, row_numbers
 from zoo.density.sites import default_dtype
 from zoo.density.unit_terms import is_local
 from zoo.errors import UnknownNameError, UsageError
-from zoo.truth.unit_grid import ProgramTerms, exact_units, has_grid, row_numbers
-from zoo.types import Analytic, Data, ModelEntry, Program
+from zoo.types import Data, ModelEntry, Program
 from zoo.user_models.units import Judged, Units, judged_rows
 
 __all__ = ["Amortize", "Asked", "Fields", "fields_of"]
@@ -122,8 +122,9 @@ def fields_of(
     if of_rows and (learns or judged is not None):
         encoders = ENCODERS if asked.amortize is not None else ()
         entry["families"] = asked.families or (*(("own",) if own else ()), *encoders, *PER_ROW)
-    if local is not None and of_rows and has_grid(local) and _adds_up(local):
-        _exact(entry, build, dtype, learns=learns, judged=judged is not None)
+    few_rows = learns or judged is not None
+    if local is not None and of_rows and few_rows and has_grid(local) and _adds_up(local):
+        entry["reference"] = "exact"  # a grid over the values of each row, given the weights
     notices = () if judged is None else (_said(units, seen),)
     return Fields(entry=entry, seen=seen, notices=notices)
 
@@ -152,28 +153,6 @@ def _adds_up(density: LogDensity) -> bool:
         return abs(float(rows.sum()) - whole) <= SAME * max(1.0, abs(whole))
 
     return unless_it_raises(look, otherwise=False)
-
-
-def _exact(
-    entry: dict[str, Any],
-    build: Callable[[Data], Program],
-    dtype: torch.dtype,
-    *,
-    learns: bool,
-    judged: bool,
-) -> None:
-    """Let a grid be the reference, given the weights if some are trained."""
-
-    def given(data: Data, program: Any, **options: Any) -> Analytic | None:
-        return exact_units(LogDensity(program, data, dtype=dtype))
-
-    if learns:
-        entry |= {"conditional": given, "reference": "exact"}
-    elif judged:
-        entry |= {
-            "analytic": lambda data, **options: given(data, build(data)),
-            "reference": "exact",
-        }
 
 
 def _said(units: Units, seen: Data) -> str:
