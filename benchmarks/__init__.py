@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from benchmarks.arviz_bridge import to_arviz as to_arviz
     from benchmarks.comparison.assess import assess as assess
-    from benchmarks.comparison.inference_gap import gap_report as gap_report
+    from benchmarks.comparison.gap_report import gap_report as gap_report
     from benchmarks.comparison.score import compare as compare
     from benchmarks.comparison.sentences import entry_sentence as entry_sentence
     from benchmarks.mcmc.diagnostics import diagnose as diagnose
@@ -32,7 +32,7 @@ _HOMES = {
     "benchmarks.arviz_bridge": ("to_arviz",),
     "benchmarks.comparison.assess": ("assess",),
     "benchmarks.comparison.score": ("compare",),
-    "benchmarks.comparison.inference_gap": ("gap_report",),
+    "benchmarks.comparison.gap_report": ("gap_report",),
     "benchmarks.mcmc.diagnostics": ("diagnose",),
     "benchmarks.mcmc.nuts": ("run_nuts",),
     "benchmarks.run.scorecard": ("compare_program",),

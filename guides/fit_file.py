@@ -128,6 +128,7 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
             part = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
             if part:
                 _fill(module, part, str(path))
+        guide.eval()
     return Fit(
         entry=entry,
         data=data,

@@ -75,6 +75,7 @@ def family_of(name: str, entry: ModelEntry) -> Family:
         blind_spot="",
         build=make,
         defaults=OWN_DEFAULTS,
+        amortized=bool(getattr(entry.own_guides[name], "amortized", False)),
         own=True,
     )
 

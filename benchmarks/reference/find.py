@@ -20,12 +20,13 @@ from zoo.density.log_density import LogDensity
 from zoo.errors import ReferenceError, UnknownNameError
 from zoo.seeds import derive_seed
 from zoo.truth import stored as stored_reference
+from zoo.truth.unit_grid import exact_units
 from zoo.types import Analytic, Data, ModelEntry, Moments, Posterior, Reference
 
 if TYPE_CHECKING:
     from guides.types import Fit
 
-__all__ = ["chains_given", "check", "exact_given", "find", "named", "write"]
+__all__ = ["chains_given", "check", "exact_given", "find", "named", "takes_long", "write"]
 
 PSEUDO_CHAINS, EXACT_DRAWS = 4, 2_000
 CERTIFIED = ("certified", "stored", "analytic", "exact")
@@ -63,6 +64,8 @@ def find(
         )
     owner = stored_reference.borrowed(entry)
     exact = owner.exact(data)
+    if exact is None and owner.reference == "exact" and owner.analytic is None:
+        exact = exact_units(LogDensity(owner.program(data), data, dtype=owner.dtype))
     if exact is not None:
         return _analytic(owner, data, exact)
     if owner.reference == "stored":
@@ -114,16 +117,22 @@ def named(
     return found
 
 
+def takes_long(entry: ModelEntry) -> bool:
+    """Whether the ground truth of an entry that learns has to be computed, not only looked up."""
+    return entry.conditional is not None or entry.reference == "exact"
+
+
 def exact_given(entry: ModelEntry, data: Data, given: Fit) -> Reference | None:
     """Return the exact posterior given a trained program; a grid may take half a minute.
 
-    None if the entry has no exact posterior.
+    It is that of the card's `conditional`, else, for `reference="exact"`, a grid over the latent
+    values of each row. None if the entry has no exact posterior.
     """
-    exact = (
-        None
-        if entry.conditional is None
-        else entry.conditional(data, given.program, **entry.settings)
-    )
+    exact = None
+    if entry.conditional is not None:
+        exact = entry.conditional(data, given.program, **entry.settings)
+    elif entry.reference == "exact":
+        exact = exact_units(LogDensity(given.program, data, dtype=entry.dtype))
     return None if exact is None else _analytic(entry, data, exact)
 
 

@@ -14,7 +14,16 @@ from benchmarks.report.words import headline, verdict_word
 from benchmarks.types import Comparison
 from benchmarks.verdicts import VERDICTS
 
-__all__ = ["Cell", "cells", "columns", "reference_words", "sentence", "tally", "tidy"]
+__all__ = [
+    "Cell",
+    "cells",
+    "columns",
+    "reference_words",
+    "sentence",
+    "tally",
+    "tidy",
+    "trained_by",
+]
 
 
 class Cell(NamedTuple):
@@ -77,7 +86,20 @@ def sentence(entry: EntryReport) -> str:
     """
     text = entry.sentence or str(entry_sentence(entry.comparisons))
     text = text.removeprefix(f"{entry.entry.key}: ")
-    return " ".join([tidy(text), *(f"Note: {n}" for n in entry.entry.notices)])
+    notices = (*trained_by(entry), *entry.entry.notices)
+    return " ".join([tidy(text), *(f"Note: {n}" for n in notices)])
+
+
+def trained_by(entry: EntryReport) -> tuple[str, ...]:
+    """Say which row trained the weights that every other one holds fixed, if some are trained."""
+    first = next((c for c in entry.comparisons if c.method != "nuts"), None)
+    if not entry.entry.learns or first is None or first.fit is None:
+        return ()
+    bound = "" if first.fit.elbo is None else f" in {first.fit.cost.steps:,} steps"
+    return (
+        f"{first.method} trained the weights of the program{bound} ({first.fit.stop.status});"
+        " every row holds them fixed.",
+    )
 
 
 def tidy(text: str) -> str:

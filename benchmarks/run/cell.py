@@ -364,12 +364,13 @@ def _fit(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
 def _fitted(cell: Cell, given: dict[str, Any]) -> Any:
     """Fit to the compared data.
 
-    An entry that learns weights, and an encoder, are fitted to all data and then applied to the
-    compared ones.
+    The weights of an entry that learns, and an encoder, are fitted to all data and then applied to
+    the compared ones.
     """
     entry, prepared, options = cell.prepared.entry, cell.prepared, dict(cell.config)
     encodes = family_of(cell.method, entry).amortized
-    if prepared.training is None or not (encodes or not given):
+    trains = entry.learns and not given
+    if prepared.training is None or not (encodes or trains):
         return guides.fit(
             entry, cell.method, seed=cell.seed, data=prepared.data, **given, **options
         )

@@ -133,7 +133,7 @@ class _Evaluation:
         self.slow = [
             key
             for key in self.groups
-            if self.prepared(key).entry.conditional is not None and self.learned(key) is not None
+            if references.takes_long(self.prepared(key).entry) and self.learned(key) is not None
         ]
         self.quick = [key for key in self.groups if key not in self.slow]
 

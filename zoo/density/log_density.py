@@ -34,6 +34,7 @@ from zoo.density.defects import (
     refuse_without_bijection,
 )
 from zoo.density.faults import program_faults
+from zoo.density.nonfinite import nonfinite_sites
 from zoo.density.per_value import MOST_RUNS, PerValue
 from zoo.density.pointwise import pointwise_terms
 from zoo.density.sites import (
@@ -53,7 +54,7 @@ from zoo.density.sites import (
     trace_program,
 )
 from zoo.density.unheld import unheld_entries
-from zoo.errors import ProgramError, ZooError, one_line
+from zoo.errors import ProgramError, ZooError
 from zoo.types import Data, Program
 
 if TYPE_CHECKING:
@@ -410,33 +411,7 @@ class LogDensity:
 
     def nonfinite_sites(self, u: Tensor) -> str:
         """Name the sites of non-finite value or density at a point `[dim]`, as `site 'x'`."""
-        names = []
-        try:
-            trace = self.trace(self.constrain(u.detach()), self.data.train)
-            with no_validation():
-                trace.compute_log_prob()
-        except Exception as error:  # whatever the author's code raises there
-            if self.per_value is not None:
-                return "a site of the program"
-            return f"the program itself ({one_line(error)})"
-        for name, node in trace.nodes.items():
-            if (
-                node["type"] == "sample"
-                and "log_prob" in node
-                and not torch.isfinite(torch.as_tensor(node["log_prob"])).all()
-            ):
-                names.append(name)
-        for s in self.sites:
-            if (
-                s.name not in names
-                and not torch.isfinite(torch.as_tensor(trace.nodes[s.name]["value"])).all()
-            ):
-                names.append(s.name)
-        return (
-            "site " + ", ".join(repr(n) for n in names[:3])
-            if names
-            else "a Jacobian or a gradient"
-        )
+        return nonfinite_sites(self, u)
 
     def pointwise(
         self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any] | None = None

@@ -37,7 +37,7 @@ from zoo.user_models.nested import Nested
 from zoo.user_models.signature import Signature
 from zoo.user_models.surroundings import Reads, is_about_types, mark
 
-__all__ = ["discover", "reparameterized"]
+__all__ = ["discover", "refuse_own_subsamples", "reparameterized"]
 
 _CONTEXT = pyro.nn.module._Context
 
@@ -262,3 +262,25 @@ def reparameterized(lifted: Lifted, trace: poutine.Trace) -> dict[str, Any]:
         and nodes[name]["is_observed"]
         and isinstance(base_of(nodes[name]["fn"]), pyro.distributions.Delta)
     }
+
+
+def refuse_own_subsamples(trace: poutine.Trace) -> None:
+    """Reject plates that draw random rows of their own.
+
+    Raises:
+        ProgramError: the first such plate, with the cure.
+    """
+    for node in trace.nodes.values():
+        fn = node.get("fn")
+        if (
+            isinstance(fn, _Subsample)
+            and fn.subsample_size is not None
+            and fn.subsample_size < fn.size
+        ):
+            name = node["name"]
+            raise ProgramError(
+                f"Plate {name!r} draws its own random subsample of {fn.subsample_size} of"
+                f" {fn.size} rows, so the posterior would be a different one in every run; add an"
+                f" argument index=None to the model, write pyro.plate({name!r}, {fn.size},"
+                " subsample=index), index the data outside, and pass batched=[...]."
+            )
