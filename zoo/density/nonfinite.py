@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
-from zoo.density.sites import no_validation
+from zoo.density.per_value import PerValue
+from zoo.density.sites import Site, no_validation
 from zoo.errors import one_line
-
-if TYPE_CHECKING:
-    from zoo.density.log_density import LogDensity
+from zoo.types import Data
 
 __all__ = ["nonfinite_sites"]
 
 
-def nonfinite_sites(density: LogDensity, u: Tensor) -> str:
+class Density(Protocol):
+    """What is needed of a log density."""
+
+    data: Data
+    sites: tuple[Site, ...]
+    per_value: PerValue | None
+
+    def constrain(self, u: Tensor) -> dict[str, Tensor]:
+        """Map a flat point to named sites."""
+
+    def trace(self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any]) -> poutine.Trace:
+        """Run the program at named sites, discrete ones enumerated."""
+
+
+def nonfinite_sites(density: Density, u: Tensor) -> str:
     """Name the sites of non-finite value or density at a point `[dim]`, as `site 'x'`."""
     try:
         trace = density.trace(density.constrain(u.detach()), density.data.train)
