@@ -10,13 +10,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch import nn
 
 import benchmarks
 import guides
 import zoo
 from benchmarks.reference.find import find
-from zoo.density.log_density import LogDensity
+from zoo.density.log_density import LogDensity, default_dtype
 from zoo.errors import DataError, FitError, ProgramError, UnknownNameError, UsageError
 from zoo.truth.unit_grid import exact_units
 
@@ -83,6 +84,16 @@ def test_what_was_trained_in_plain_torch_is_scored_without_a_step(plate):
     assert torch.allclose(weights, EVIDENCE[chosen].sum(), rtol=1e-9)
     held = guides.transfer(fit, {"x": TEST})
     assert held.elbo.value_nats == pytest.approx(float(EVIDENCE[ROWS:].sum()), abs=1e-8)
+
+
+@pytest.mark.parametrize("plate", [len, lambda x: ROWS], ids=["len(x)", "number"])
+def test_rows_without_an_index_are_all_there_is(plate):
+    """Twenty rows are twenty, not a minibatch of the ninety the entry was made with."""
+    entry = entry_of(plate=plate, judged=5)
+    program = entry.program(entry.load_data())
+    with default_dtype(entry.dtype):
+        node = poutine.trace(program).get_trace(x=TEST).nodes["x"]
+    assert (float(node["scale"]), node["fn"].batch_shape) == (1.0, (HELD,))
 
 
 def test_networks_have_the_names_their_author_gave_them():
