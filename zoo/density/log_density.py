@@ -25,7 +25,13 @@ from zoo.compiler.torch_private import is_traced
 from zoo.compiler.vectorize import Compiled, batched
 from zoo.density.compiled import CompiledDensity, compile_density
 from zoo.density.completion import Completion, is_discrete
-from zoo.density.defects import called_modules, refuse_training_layers, refuse_weighted_sites
+from zoo.density.defects import (
+    called_modules,
+    nothing_overwritten,
+    refuse_training_layers,
+    refuse_weighted_sites,
+)
+from zoo.density.enumeration import check_axes
 from zoo.density.faults import program_faults
 from zoo.density.per_value import MOST_RUNS, PerValue
 from zoo.density.pointwise import pointwise_terms
@@ -87,8 +93,8 @@ class LogDensity:
             self._set_up()
 
     def _set_up(self) -> None:
-        with called_modules() as modules:
-            first = first_trace(self.program, self.data)
+        with called_modules() as modules, nothing_overwritten(self.data) as watched:
+            first = first_trace(watched(self.program), self.data)
         refuse_training_layers(modules)
         refuse_weighted_sites(first)
         self.parameters = [n["name"] for n in first.nodes.values() if n["type"] == "param"]
@@ -141,8 +147,8 @@ class LogDensity:
         if math.isfinite(one) and not abs(one - other) <= 1e-9 * max(1.0, abs(one)):
             raise ProgramError(
                 f"The log density at one point is {one:.6g} at one call and {other:.6g} at the"
-                " next: the program draws random numbers outside its sites; make the noise a"
-                " pyro.sample site or an argument, and call .eval() on networks with dropout."
+                " next: the program draws random numbers outside its sites, or keeps some from run"
+                " to run; make noise a pyro.sample site or an argument, call .eval() on dropout."
             )
 
     def _refuse_without_vector(self) -> None:
@@ -165,6 +171,7 @@ class LogDensity:
             self._evaluator = TraceEinsumEvaluator(
                 self.trace(z, self.data.train), True, self.max_plate_nesting
             )
+            check_axes(self, z)
         except ZooError:
             raise
         except Exception as error:  # of the author's statements: they take one value each
