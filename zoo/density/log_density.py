@@ -29,10 +29,12 @@ from zoo.density.compiled import CompiledDensity, compile_density, points_at_onc
 from zoo.density.completion import Completion, is_discrete
 from zoo.density.defects import (
     called_modules,
+    nothing_overwritten,
     refuse_training_layers,
     refuse_weighted_sites,
     refuse_without_bijection,
 )
+from zoo.density.enumeration import check_axes
 from zoo.density.faults import program_faults
 from zoo.density.nonfinite import nonfinite_sites
 from zoo.density.per_value import MOST_RUNS, PerValue
@@ -95,8 +97,8 @@ class LogDensity:
             self._set_up()
 
     def _set_up(self) -> None:
-        with called_modules() as modules:
-            first = first_trace(self.program, self.data)
+        with called_modules() as modules, nothing_overwritten(self.data) as watched:
+            first = first_trace(watched(self.program), self.data)
         refuse_training_layers(modules)
         refuse_weighted_sites(first)
         self.parameters = [n["name"] for n in first.nodes.values() if n["type"] == "param"]
@@ -148,8 +150,8 @@ class LogDensity:
         if math.isfinite(one) and not abs(one - other) <= 1e-9 * max(1.0, abs(one)):
             raise ProgramError(
                 f"The log density at one point is {one:.6g} at one call and {other:.6g} at the"
-                " next: the program draws random numbers outside its sites; make the noise a"
-                " pyro.sample site or an argument, and call .eval() on networks with dropout."
+                " next: the program draws random numbers outside its sites, or keeps some from run"
+                " to run; make noise a pyro.sample site or an argument, call .eval() on dropout."
             )
 
     def _refuse_without_vector(self) -> None:
@@ -172,6 +174,7 @@ class LogDensity:
             self._evaluator = TraceEinsumEvaluator(
                 self.trace(z, self.data.train), True, self.max_plate_nesting
             )
+            check_axes(self, z)
         except ZooError:
             raise
         except Exception as error:  # of the author's statements: they take one value each

@@ -190,6 +190,13 @@ def first_trace(program: Program, data: Data) -> poutine.Trace:
         raise as_program_error(error, "run on its data") from error
 
 
+def whole_event(fn: Any, value: Tensor) -> Tensor:
+    """Return a value with the axes of a whole event; log probabilities broadcast fewer axes."""
+    if value.ndim >= fn.event_dim:
+        return value
+    return value.expand(torch.broadcast_shapes(value.shape, fn.event_shape))
+
+
 def refuse_bad_observations(trace: poutine.Trace) -> None:
     """Reject observed values that are not finite, out of support, or of NaN log likelihood.
 
@@ -213,7 +220,7 @@ def refuse_bad_observations(trace: poutine.Trace) -> None:
             support is not None
             and not is_unchecked(fn)
             and isinstance(value, Tensor)
-            and not bool(support.check(value).all())
+            and not bool(support.check(whole_event(fn, value)).all())
         ):
             raise DataError(
                 f"Observed site {node['name']!r} holds values outside the support of"

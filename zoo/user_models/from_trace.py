@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.density.completion import is_discrete
 from zoo.density.finite_sum import finite_sum
 from zoo.density.log_density import LogDensity
-from zoo.density.sites import is_unchecked, samples
+from zoo.density.sites import is_unchecked, samples, whole_event
 from zoo.density.symmetries import Symmetry
 from zoo.distributions.circular import circle_of, is_circular
 from zoo.quantities import chances, held_entries, invariant, of_site, plain
@@ -177,5 +177,5 @@ def _outside_unchecked(node: dict[str, Any]) -> bool:
         is_unchecked(fn)
         and support is not None
         and isinstance(value, Tensor)
-        and not bool(support.check(value).all())
+        and not bool(support.check(whole_event(fn, value)).all())
     )
