@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.metrics.metric import METRICS
-from benchmarks.run.cell import code_digest
 from benchmarks.run.record import digest_of
+from benchmarks.run.sources import code_digest
 from zoo.types import Reference
 
 __all__ = ["comparing_code", "digest_of_truth", "is_compared"]

@@ -11,8 +11,9 @@ import torch
 
 import zoo
 from benchmarks.run import witness
-from benchmarks.run.cell import NUTS, Cell, Prepared, source_digest
+from benchmarks.run.cell import NUTS, Cell, Prepared
 from benchmarks.run.plan import Plan
+from benchmarks.run.sources import source_digest
 from guides.registry import check_family
 from zoo.density.faults import place_of
 from zoo.density.log_density import LogDensity
