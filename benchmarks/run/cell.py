@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 import os
 import resource
 import sys
@@ -20,7 +21,7 @@ import torch
 import guides
 from benchmarks.arviz_bridge import load_netcdf
 from benchmarks.comparison.score import compare
-from benchmarks.run import methods, witness
+from benchmarks.run import methods, outside, witness
 from benchmarks.run.record import SCHEMA, drawn_cell, failed_cell, scored_cell, versions
 from benchmarks.run.sources import code_digest
 from benchmarks.run.store import (
@@ -32,6 +33,7 @@ from benchmarks.run.store import (
     write_atomic,
 )
 from benchmarks.types import CellStatus
+from guides.registry import FAMILIES
 from zoo.compiler.policy import backend, compiler_missing
 from zoo.errors import FitError, InfrastructureError, ZooError, one_line
 from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
@@ -47,7 +49,8 @@ class Prepared:
 
     `data` are what methods are compared on. `training` holds all data if an entry that learns is
     compared on an evaluation subset. `witness` holds numbers of the program as it is now
-    (`benchmarks.run.witness`).
+    (`benchmarks.run.witness`), `files` the digests of the files behind it, and `outside` finds
+    those that a method opens (`benchmarks.run.outside`).
     """
 
     request: str
@@ -59,6 +62,8 @@ class Prepared:
     most_draws: int | None = None
     training: Data | None = None
     witness: witness.Record = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    outside: outside.Outside = field(default_factory=outside.Outside)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +99,9 @@ class Cell:
             "compiler": _compiler(self.config),
             "given": None if self.given is None else self.given.key,
         }
+        if self.method not in self.prepared.entry.own_guides:
+            family = outside.plugin_digest(FAMILIES, [self.method])
+            parts |= {"family": family} if family else {}
         return hashlib.sha256(canonical(parts)).hexdigest()
 
     @property
@@ -172,8 +180,10 @@ def run_cell(cell: Cell, run: RunDir, jobs: int = 1) -> tuple[str, str]:
         InfrastructureError: the cell cannot be written.
     """
     with run.draft(cell.name) as folder:
-        with captured(folder / "log.txt"):
+        with captured(folder / "log.txt"), cell.prepared.outside.reading():
             content = _attempt(cell, run, folder, jobs)
+        if files := {**cell.prepared.files, **cell.prepared.outside.digests()}:
+            write_atomic(folder / outside.FILE, strict_json(files))
         write_atomic(folder / "cell.json", strict_json(content))
         if not (folder / witness.FILE).exists():  # a fit has written it, with numbers of its guide
             write_atomic(folder / witness.FILE, strict_json(cell.prepared.witness))
@@ -181,7 +191,7 @@ def run_cell(cell: Cell, run: RunDir, jobs: int = 1) -> tuple[str, str]:
 
 
 def differs(cell: Cell, run: RunDir, name: str) -> str:
-    """Return the number in which a kept cell differs from its program and guide today.
+    """Return the file or number in which a kept cell differs from its program and guide today.
 
     An empty string means that there is no difference.
 
@@ -190,12 +200,17 @@ def differs(cell: Cell, run: RunDir, name: str) -> str:
         run: the run that holds the kept cell.
         name: folder name of the kept cell.
     """
+    place, prepared = run.cells / name, cell.prepared
     try:
-        kept = witness.load((run.cells / name / witness.FILE).read_text(encoding="utf-8"))
+        kept = witness.load((place / witness.FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "witness"
-    fresh: dict[str, Any] = dict(cell.prepared.witness)
-    dtype = cell.prepared.entry.dtype or torch.float64
+    files = place / outside.FILE
+    known = json.loads(files.read_text(encoding="utf-8")) if files.exists() else {}
+    if found := outside.changed(known, prepared.files, prepared.outside):
+        return found
+    fresh: dict[str, Any] = dict(prepared.witness)
+    dtype = prepared.entry.dtype or torch.float64
     drawn = {n for n in kept if n.startswith("guide ")}
     found = witness.difference({n: x for n, x in kept.items() if n not in drawn}, fresh, dtype)
     if found or not drawn:

@@ -17,7 +17,7 @@ from pathlib import Path
 from zoo.storage import digest_of
 from zoo.types import Data, ModelEntry
 
-__all__ = ["APART", "ROOT", "code_digest", "code_files", "source_digest"]
+__all__ = ["APART", "ROOT", "code_digest", "code_files", "source_digest", "source_files"]
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (".py", ".c", ".h", ".cpp", ".jinja")
@@ -102,21 +102,25 @@ def _imports(text: str) -> Iterator[str]:
         yield from (f"{folder}.{p.stem}" for p in ROOT.joinpath(*folder.split(".")).glob("*.py"))
 
 
-def source_digest(request: str, entry: ModelEntry, data: Data) -> str:
-    """Digest an entry's file, its data with their labels, and which quantities are judged.
-
-    Changes of what a program computes are left to the witness, because no list of files is
-    complete.
-    """
-    digest = hashlib.sha256()
+def source_files(request: str, entry: ModelEntry) -> set[Path]:
+    """Return the files of an entry's functions, and the model file that is requested."""
     files = {Path(request.rpartition(":")[0] or request)} if ".py" in request else set()
     for function in (entry.build, entry.make_data, *(q.fn for q in entry.quantities.values())):
         code = getattr(inspect.unwrap(function), "__code__", None)
         if code is not None:
             files.add(Path(code.co_filename))
-    for content in sorted(
-        hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()
-    ):
+    return {f.resolve() for f in files if f.is_file()}
+
+
+def source_digest(request: str, entry: ModelEntry, data: Data) -> str:
+    """Digest an entry's file, its data with their labels, and which quantities are judged.
+
+    Other files (`benchmarks.run.outside`) and what a program computes (`benchmarks.run.witness`)
+    are compared with what is kept beside the draws.
+    """
+    digest = hashlib.sha256()
+    files = source_files(request, entry)
+    for content in sorted(hashlib.sha256(f.read_bytes()).hexdigest() for f in files):
         digest.update(content.encode())
     for name, make in entry.own_guides.items():  # values of a guide that was trained elsewhere
         digest.update(f"{name}{getattr(make, 'digest', '')}".encode())
