@@ -82,7 +82,8 @@ class Metric(Measure):
     Attributes:
         columns: names of its values in files; `x_se` is the standard error of `x`.
         compute: `(method, reference) -> {column: [component]}` on two sides, errors in reference
-            sds; built-in metrics may return more fields of `Score`, for the verdict.
+            sds; built-in metrics may return more fields of `Score`, for the verdict. Columns that
+            are no fields of `Score` are stored in its `extra`.
         signed: whether a positive value is shown with its sign.
         percent: whether a fraction is shown as a percentage.
 
@@ -164,15 +165,14 @@ def component_metrics() -> tuple[list[Metric], list[str]]:
     """Return the metrics of components, built-in first, and a sentence per unusable plug-in."""
     found, broken, taken = [], list(METRICS.usable()[1]), set(RESERVED)
     for metric in _of(Metric):
-        if metric.name in METRICS.plugins:
-            twice = [c for c in metric.columns if c in taken]
-            if twice:
-                broken.append(
-                    f"The metric {metric.name!r} has the column {twice[0]!r}, which is taken;"
-                    " give it another name."
-                )
-                continue
-            taken |= set(metric.columns)
+        twice = [c for c in metric.columns if c in taken]
+        if twice and metric.name in METRICS.plugins:
+            broken.append(
+                f"The metric {metric.name!r} has the column {twice[0]!r}, which is taken; give it"
+                " another name."
+            )
+            continue
+        taken |= set(metric.columns)
         found.append(metric)
     return found, broken
 

@@ -402,6 +402,7 @@ def score_columns(cells: Sequence[Mapping[str, Any]] = ()) -> list[str]:
     """Return the columns of a table of scores: those of every run, then those of plug-ins."""
     from benchmarks.metrics.metric import own_columns
 
+    own = own_columns()
     extra = dict.fromkeys(
         name for cell in cells for score in cell["scores"] for name in score.get("extra", ())
     )
@@ -410,9 +411,9 @@ def score_columns(cells: Sequence[Mapping[str, Any]] = ()) -> list[str]:
         "quantity",
         "index",
         "label",
-        *own_columns(),
+        *own,
         "judged",
-        *extra,
+        *(name for name in extra if name not in own),
         *FIGURES,
     ]
 
