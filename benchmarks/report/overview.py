@@ -58,8 +58,10 @@ def _cell(comparison: Comparison) -> Cell:
         note = "; ".join(
             filter(None, [note, f"gate failed: {', '.join(failed)}" if failed else ""])
         )
-    word = verdict_word(comparison.verdict)
-    if comparison.mcmc is not None and comparison.verdict == "fit_failed":
+    word, (where, number) = verdict_word(comparison.verdict), headline(comparison)
+    if comparison.status == "error":  # of the method or of its comparison
+        word, number = "error", ""
+    elif comparison.mcmc is not None and comparison.verdict == "fit_failed":
         word = "not converged"
     elif (
         comparison.method == "nuts"
@@ -67,7 +69,7 @@ def _cell(comparison: Comparison) -> Cell:
         and comparison.reference.posterior is not None
     ):
         word = "is the reference"
-    return Cell(comparison.verdict, word, *headline(comparison), note, tidy(comparison.sentence))
+    return Cell(comparison.verdict, word, where, number, note, tidy(comparison.sentence))
 
 
 def sentence(entry: EntryReport) -> str:
