@@ -59,8 +59,8 @@ def _cell(comparison: Comparison) -> Cell:
             filter(None, [note, f"gate failed: {', '.join(failed)}" if failed else ""])
         )
     word, (where, number) = verdict_word(comparison.verdict), headline(comparison)
-    if comparison.status == "error":  # of the method or of its comparison
-        word, number = "error", ""
+    if comparison.status == "error" and all(comparison.posterior.sample_shape):
+        word, number = "error", ""  # there are draws: it is their comparison that failed
     elif comparison.mcmc is not None and comparison.verdict == "fit_failed":
         word = "not converged"
     elif (
