@@ -29,6 +29,7 @@ from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
 from benchmarks.run.progress import Events
 from benchmarks.run.read import read_run
+from benchmarks.run.results import score_columns, score_rows
 from zoo.errors import UsageError
 
 ROOT = Path(__file__).parents[3]
@@ -74,6 +75,9 @@ BROKEN = JointDistance(name="broken", measure=lambda a, b, seed: 1 / 0, **SAID)
 JUDGE = JointDistance(
     name="judge", measure=lambda a, b, seed: (1.0, 0.1), line=lambda *x: 0.5, **SAID
 )
+ELBO = JointDistance(name="elbo", measure=largest, **SAID)
+SLOW = Metric(name="slow", columns=("seconds",), compute=gap, **SAID)
+FLOOR = Metric(name="floor", columns=("c2st_floor",), compute=gap, **SAID)
 NOTHING = 3
 """
 
@@ -228,6 +232,28 @@ def test_a_built_in_metric_with_other_columns_than_its_record_is_refused(own_fol
         compare(*pair())
 
 
+def test_every_distance_has_its_columns_in_the_table(own_folder, install):
+    """Value, error and floor of built-in ones are in each file; others where a cell has them."""
+    first = ("c2st", "c2st_se", "c2st_floor", "sliced_wasserstein", "sliced_wasserstein_se")
+    columns = score_columns()
+    at = columns.index("c2st")
+    assert tuple(columns[at : at + 5]) == first
+    own_folder("means", PLUGIN.replace("METRIC = ", "GAP = ").replace("MEANS = ", "METRIC = "))
+    assert {"means", "means_se", "means_floor"} < set(score_columns())
+    made = [{"name": "means", "value": 0.5, "se": None, "floor": 0.1, "line": None}]
+    cell = {"scores": [], "distances": made, "entry": "a", "method": "b", "seed": 0}
+    (row,) = score_rows([{**cell, "status": "ok", "verdict": "agrees"}])
+    assert (row["means"], row["means_se"], row["means_floor"]) == (0.5, None, 0.1)
+    assert set(row) <= set(score_columns([cell]))
+
+
+def test_the_distance_of_a_plugin_has_columns_where_a_cell_has_it(install):
+    """Also when it is not installed any more."""
+    cell = {"scores": [], "distances": [{"name": "means"}]}
+    assert "means_floor" not in score_columns()
+    assert "means_floor" in score_columns([cell])
+
+
 def test_an_installed_metric_and_distance_are_scored_and_decide_nothing(install):
     before = compare(*pair(sd=0.5))
     install("gap = outside_metric:METRIC", "means = outside_metric:MEANS")
@@ -266,6 +292,18 @@ def test_an_installed_metric_and_distance_are_scored_and_decide_nothing(install)
         (
             "broken = outside_metric:BROKEN",
             "The distance broken is left out, it failed: ZeroDivisionError",
+        ),
+        (
+            "elbo = outside_metric:ELBO",
+            "The distance 'elbo' has the column 'elbo', which is taken",
+        ),
+        (
+            "slow = outside_metric:SLOW",
+            "The metric 'slow' has the column 'seconds', which is taken",
+        ),
+        (
+            "floor = outside_metric:FLOOR",
+            "The metric 'floor' has the column 'c2st_floor', which is taken",
         ),
         ("judge = outside_metric:JUDGE", "only built-in distances decide a verdict"),
         (

@@ -34,7 +34,7 @@ from benchmarks.run.plan import make_plan, read_plan
 from benchmarks.run.prepare import command, duration, plan_cells, prepare
 from benchmarks.run.progress import Events
 from benchmarks.run.read import read_run, unavailable
-from benchmarks.run.store import results_frame
+from benchmarks.run.results import results_frame
 from zoo.errors import InfrastructureError, UsageError
 from zoo.seeds import derive_seed
 from zoo.types import Posterior
