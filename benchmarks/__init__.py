@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from benchmarks.comparison.sentences import entry_sentence as entry_sentence
     from benchmarks.mcmc.diagnostics import diagnose as diagnose
     from benchmarks.mcmc.nuts import run_nuts as run_nuts
+    from benchmarks.run.results import results_frame as results_frame
     from benchmarks.run.scorecard import compare_program as compare_program
-    from benchmarks.run.store import results_frame as results_frame
     from benchmarks.types import Comparison as Comparison
     from benchmarks.types import Score as Score
 
@@ -37,7 +37,7 @@ _HOMES = {
     "benchmarks.mcmc.nuts": ("run_nuts",),
     "benchmarks.run.scorecard": ("compare_program",),
     "benchmarks.comparison.sentences": ("entry_sentence",),
-    "benchmarks.run.store": ("results_frame",),
+    "benchmarks.run.results": ("results_frame",),
     "benchmarks.types": ("Comparison", "Score"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

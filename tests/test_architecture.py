@@ -42,7 +42,6 @@ LATE = {
     # Commands answer before torch is imported; each imports the work it does.
     "benchmarks.cli": "benchmarks guides zoo numpy packaging rich torch",
     "benchmarks.studies": "benchmarks.studies benchmarks.workers",
-    "benchmarks.run.store": "benchmarks.metrics.metric pandas",
     "zoo.registry": "zoo.user_models.model_file",
     "zoo.storage": "numpy torch",
     "zoo.types": "torch",
@@ -56,6 +55,7 @@ LATE = {
     "benchmarks.report": "jinja2 matplotlib rich",
     "benchmarks.run.execute": "h5netcdf",
     "benchmarks.run.progress": "rich",
+    "benchmarks.run.results": "pandas",
     "benchmarks.run.scorecard": "pandas",
     "benchmarks.speed.plot": "matplotlib",
     "benchmarks.studies.latent_classes.heldout": "sklearn",

@@ -67,8 +67,10 @@ def _cell(comparison: Comparison) -> Cell:
         note = "; ".join(
             filter(None, [note, f"gate failed: {', '.join(failed)}" if failed else ""])
         )
-    word = verdict_word(comparison.verdict)
-    if comparison.mcmc is not None and comparison.verdict == "fit_failed":
+    word, (where, number) = verdict_word(comparison.verdict), headline(comparison)
+    if comparison.status == "error" and all(comparison.posterior.sample_shape):
+        word, number = "error", ""  # there are draws: it is their comparison that failed
+    elif comparison.mcmc is not None and comparison.verdict == "fit_failed":
         word = "not converged"
     elif (
         comparison.method == "nuts"
@@ -76,7 +78,7 @@ def _cell(comparison: Comparison) -> Cell:
         and comparison.reference.posterior is not None
     ):
         word = "is the reference"
-    return Cell(comparison.verdict, word, *headline(comparison), note, tidy(comparison.sentence))
+    return Cell(comparison.verdict, word, where, number, note, tidy(comparison.sentence))
 
 
 def sentence(entry: EntryReport) -> str:

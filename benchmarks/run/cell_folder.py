@@ -22,7 +22,7 @@ OURS = re.compile(rf"{re.escape(TEMPORARY)}[a-z0-9_]{{8}}")  # suffix of tempfil
 # the names that cell_name makes
 CELL = re.compile(r"[A-Za-z0-9_.=-]*--[A-Za-z0-9_.=-]*--s\d+--[0-9a-f]{12}")
 # files of a cell; the user may add others
-FILES = ("cell.json", "posterior.nc", "guide.pt", "witness.json", "log.txt")
+FILES = ("cell.json", "posterior.nc", "guide.pt", "witness.json", "files.json", "log.txt")
 LISTED = re.compile(r"[0-9a-f]{64}  ([^/\0]+)")  # a line of MANIFEST
 
 

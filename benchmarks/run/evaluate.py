@@ -23,7 +23,14 @@ from benchmarks.run.failures import chains_failed, drawn, failures
 from benchmarks.run.freshness import comparing_code, digest_of_truth, is_compared
 from benchmarks.run.prepare import command
 from benchmarks.run.progress import Events
-from benchmarks.run.record import comparison_of, digest_of, machine, reference_record, versions
+from benchmarks.run.record import (
+    comparison_of,
+    digest_of,
+    machine,
+    reference_record,
+    uncompared_cell,
+    versions,
+)
 from benchmarks.run.store import RunDir, strict_json
 from benchmarks.trust.climbs import climb_for, judged, needs_climbs
 from benchmarks.trust.existence import needs_doubt
@@ -306,11 +313,7 @@ class _Evaluation:
             elif isinstance(result.exception, InfrastructureError):
                 raise result.exception
             else:
-                scored = {
-                    **content,
-                    "status": "error",
-                    "notes": [f"The comparison failed: {result.error}"],
-                }
+                scored = uncompared_cell(content, result.error)
                 self.events.warn(f"{cell.label}: the comparison failed: {result.error}")
             if scored["reference"] is not None:
                 scored["reference"]["digest"] = digest_of_truth(reference)
@@ -318,7 +321,7 @@ class _Evaluation:
             if self.run.locked:
                 self.run.rewrite(cell.name, "cell.json", strict_json(scored))
             self.contents[cell.name] = scored
-            told = scored["verdict"] or "error"
+            told = scored["verdict"] if result.status == "ok" else "error"
             if posterior is reference.posterior:
                 told = "the reference of the others"
             self.events.done(result.name, told, "", result.seconds)

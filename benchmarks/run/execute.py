@@ -25,7 +25,8 @@ from benchmarks.run.plan import Plan, planned
 from benchmarks.run.prepare import duration, plan_cells, prepare, slow
 from benchmarks.run.progress import Events
 from benchmarks.run.record import failed_cell
-from benchmarks.run.store import RunDir, finite, score_columns, score_rows, strict_json
+from benchmarks.run.results import score_columns, score_rows
+from benchmarks.run.store import RunDir, finite, strict_json
 from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
 from zoo.compiler import cache
 from zoo.compiler import compile as compiled

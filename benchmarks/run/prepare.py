@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 import zoo
 from benchmarks.run import witness
-from benchmarks.run.cell import NUTS, Cell, Prepared, source_digest
+from benchmarks.run.cell import NUTS, Cell, Prepared
+from benchmarks.run.outside import Outside
 from benchmarks.run.plan import Plan
+from benchmarks.run.sources import source_digest
 from guides.registry import check_family
 from zoo.density.faults import place_of
 from zoo.density.log_density import LogDensity
@@ -39,6 +42,14 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
         UsageError, UnknownNameError, DataError, ProgramError: with the next step, before anything
             is written.
     """
+    outside = Outside("" if isinstance(request, ModelEntry) else request)
+    with outside.reading():
+        made = _prepared(plan, request)
+    files = outside.digests(outside.modules(made.entry))
+    return replace(made, files=files, outside=outside)
+
+
+def _prepared(plan: Plan, request: str | ModelEntry) -> Prepared:
     entry = request if isinstance(request, ModelEntry) else zoo.load(request)
     name = entry.key if isinstance(request, ModelEntry) else request
     own = (g for g in entry.own_guides if g not in entry.families)

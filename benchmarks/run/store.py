@@ -1,4 +1,4 @@
-"""A run on disk: cells written atomically, verified by SHA-256, and read back as a table.
+"""A run on disk: cells written atomically and verified by SHA-256.
 
     RUN/plan.toml  results.csv  report.html  report.md
     RUN/cells/<entry>--<method>--s<seed>--<sha12>/
@@ -23,10 +23,10 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.run.cell_folder import (
     CELL,
@@ -43,31 +43,7 @@ from benchmarks.run.plan import PLAN_FILE, Plan, planned, read_plan
 from zoo.errors import InfrastructureError, UsageError
 from zoo.storage import TEMPORARY, sync_folder, write_whole
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = [
-    "RunDir",
-    "canonical",
-    "cell_name",
-    "planned",
-    "results_frame",
-    "strict_json",
-    "write_atomic",
-]
-
-CELL_COLUMNS = ("entry", "method", "seed", "status", "verdict")
-# figures of a whole cell, repeated in each of its rows
-FIGURES = (
-    "elbo",
-    "elbo_se",
-    "pareto_k",
-    "c2st",
-    "c2st_se",
-    "seconds",
-    "compile_seconds",
-    "gradient_evaluations",
-)
+__all__ = ["RunDir", "canonical", "cell_name", "planned", "strict_json", "write_atomic"]
 
 
 def strict_json(value: Any, *, indent: int | None = 1) -> str:
@@ -376,71 +352,3 @@ def _link_or_copy(old: Path, new: Path) -> None:
         os.link(old, new)
     except OSError:
         shutil.copyfile(old, new)
-
-
-def results_frame(path: str | Path) -> pd.DataFrame:
-    """Read all scores of a run as a table with one row per score.
-
-    A cell without scores is one row with empty columns.
-
-    Args:
-        path: a run directory; an unfinished run gives the cells that exist.
-
-    Returns:
-        columns `entry method seed status verdict quantity index label mean_error ...` (errors in
-        reference sds), those of plug-in metrics, then the figures of the whole cell: `elbo`
-        (nats), `pareto_k`, `c2st`, `seconds`, `gradient_evaluations`.
-    """
-    import pandas as pd
-
-    run = RunDir.open(Path(path))
-    cells = [c for c in (run.read(n) for n in run.names()) if c is not None]
-    return pd.DataFrame(score_rows(cells), columns=score_columns(cells))
-
-
-def score_columns(cells: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """Return the columns of a table of scores: those of every run, then those of plug-ins."""
-    from benchmarks.metrics.metric import own_columns
-
-    extra = dict.fromkeys(
-        name for cell in cells for score in cell["scores"] for name in score.get("extra", ())
-    )
-    return [
-        *CELL_COLUMNS,
-        "quantity",
-        "index",
-        "label",
-        *own_columns(),
-        "judged",
-        *extra,
-        *FIGURES,
-    ]
-
-
-def _figures(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the figures of a cell as a whole: bound in nats, weights, classifier and cost."""
-    elbo, weights, cost = (cell.get(name) or {} for name in ("elbo", "pareto_k", "cost"))
-    joint: dict[str, Any] = next((d for d in cell.get("distances", ()) if d["name"] == "c2st"), {})
-    values = (
-        *(elbo.get("value_nats"), elbo.get("se"), weights.get("value")),
-        *(joint.get("value"), joint.get("se")),
-        *map(cost.get, ("seconds", "compile_seconds", "gradient_evaluations")),
-    )
-    return dict(zip(FIGURES, values, strict=True))
-
-
-def score_rows(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one flat row per score of the cells."""
-    rows = []
-    for cell in sorted(cells, key=lambda c: (c["entry"], c["method"], c["seed"])):
-        head = {k: cell[k] for k in CELL_COLUMNS} | _figures(cell)
-        rows += [
-            {
-                **head,
-                **score,
-                **score.get("extra", {}),
-                "index": ".".join(map(str, score["index"])),
-            }
-            for score in cell["scores"]
-        ] or [head]
-    return rows

@@ -92,7 +92,7 @@ def test_where_nuts_failed_nobody_is_told_to_run_it(monkeypatch):
     def fails(*args, **kwargs):
         raise FitError("planted: every chain left the support.")
 
-    monkeypatch.setattr("benchmarks.run.cell.run_nuts", fails)
+    monkeypatch.setattr("benchmarks.run.methods.run_nuts", fails)
     data = {"y": torch.linspace(-1, 1, 5, dtype=torch.float64)}
     card = benchmarks.compare_program(location, data, families=["laplace"], quick=True, jobs=1)
     reason = card.result.report.entries[0].reference.reason

@@ -4,7 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import guides
-from benchmarks.run import cell as work
+from benchmarks.run import methods
 from benchmarks.run.evaluate import _Evaluation
 from benchmarks.run.plan import Plan
 from benchmarks.run.prepare import plan_cells, prepare
@@ -17,7 +17,7 @@ def test_draws_of_an_encoder_are_those_of_the_compared_units():
     prepared = prepare(plan, plan.entries[0])
     assert (prepared.training.size, prepared.data.size) == (120, 20)
     cell = replace(plan_cells(plan, [prepared])[0], config=SHORT)
-    fit = work._fitted(cell, {})
+    fit = methods.fitted(cell, {})
     assert fit.data.size == 20
     assert guides.draw(fit, 30).draws["z"].shape == (30, 20, 2)
 
