@@ -6,11 +6,13 @@ one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from zoo.errors import UnknownNameError, UsageError
+from zoo.fields import COUNT, FLAG, TEXT, Kind, checked, one_of
 
 __all__ = ["VERDICTS", "Colors", "Verdict", "VerdictWord", "is_finding", "verdict_of"]
 
@@ -25,7 +27,7 @@ VerdictWord = Literal[
     "no_reference",
     "fit_failed",
 ]
-Kind = Literal["agreement", "finding", "unknown", "failure"]
+VerdictKind = Literal["agreement", "finding", "unknown", "failure"]
 
 
 class Colors(NamedTuple):
@@ -34,6 +36,10 @@ class Colors(NamedTuple):
     tint: str
     text: str
     bar: str
+
+
+_COLORS = Kind(accepted="Colors(tint, text, bar)", holds=lambda value: isinstance(value, Colors))
+_COLOR = re.compile("#[0-9a-fA-F]{6}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +63,7 @@ class Verdict:
 
     Raises:
         UnknownNameError: a word that files do not know.
-        UsageError: an empty field, or a malformed color.
+        UsageError: a field of a wrong type, an unknown kind, an empty field, or a malformed color.
     """
 
     word: VerdictWord
@@ -65,7 +71,7 @@ class Verdict:
     clause: str
     meaning: str
     advice: str
-    kind: Kind
+    kind: VerdictKind
     severity: int
     light: Colors
     dark: Colors
@@ -76,6 +82,11 @@ class Verdict:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        checked(self, word=TEXT, shown=TEXT, clause=TEXT, meaning=TEXT, advice=TEXT)
+        checked(
+            self, kind=one_of(*get_args(VerdictKind)), severity=COUNT, light=_COLORS, dark=_COLORS
+        )
+        checked(self, ink=TEXT, style=TEXT, mark=TEXT, blind=FLAG)
         if self.word not in get_args(VerdictWord):
             raise UnknownNameError("verdict", self.word, get_args(VerdictWord))
         said = ("shown", "clause", "meaning", "advice", "style", "mark")
@@ -87,7 +98,7 @@ class Verdict:
         wrong = [
             c
             for c in (*self.light, *self.dark, self.ink)
-            if not (len(c) == 7 and c.startswith("#"))
+            if not (isinstance(c, str) and _COLOR.fullmatch(c))
         ]
         if wrong:
             raise UsageError(

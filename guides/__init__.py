@@ -6,6 +6,7 @@ Importing this package does not import torch; each name is loaded on first use.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,10 +47,14 @@ _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name on first use."""
-    if name not in _WHERE:
-        raise AttributeError(f"module 'guides' has no attribute {name!r}")
-    return getattr(import_module(_WHERE[name]), name)
+    """Load a public name, or a module of this package, on first use."""
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    if not name.startswith("_") and find_spec(f"guides.{name}") is not None:
+        return import_module(f"guides.{name}")
+    raise AttributeError(
+        f"module 'guides' has no attribute {name!r}; it offers {', '.join(__all__)}"
+    )
 
 
 def __dir__() -> list[str]:

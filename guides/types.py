@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from zoo.compiler.cuda import DEVICES
 from zoo.compiler.policy import check_mode
 from zoo.errors import UnknownNameError, UsageError
+from zoo.fields import COUNT, NUMBER, TEXT, Kind, checked
 from zoo.types import Cost, Data, ModelEntry, Program
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["Elbo", "Fit", "FitConfig", "FitStatus", "Restart", "Stop"]
 
 MOVED = ("beta", "warmup", "free_bits")  # parameters of objectives that were fields of `FitConfig`
+_OBJECTIVE = Kind(
+    accepted="a spec such as 'elbo' or 'beta[beta=4.0]', or a record of guides.objectives.records",
+    holds=lambda value: isinstance(getattr(value, "spec", value), str),
+)
 FitStatus = Literal["ok", "not_converged", "nan", "init_failed", "error"]
 
 
@@ -67,6 +72,11 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         """Validate every number, and convert the objective to its spec."""
+        checked(self, objective=_OBJECTIVE, beta=NUMBER | None, warmup=COUNT | None)
+        checked(self, free_bits=NUMBER | None, compile=TEXT, device=TEXT)
+        checked(self, steps=COUNT, lr=NUMBER, final_lr=NUMBER, weight_lr=NUMBER)
+        checked(self, num_particles=COUNT, batch_size=COUNT | None, clip_norm=NUMBER)
+        checked(self, tail=NUMBER, patience=COUNT, anneal=COUNT, restarts=COUNT)
         self._to_spec()
         if self.steps < 0:
             raise UsageError(

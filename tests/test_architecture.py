@@ -26,7 +26,7 @@ LONGEST = 450
 ORDER = {
     "zoo": (
         "contract models truth registry user_models density compiler datasets distributions"
-        " references quantities types ground_truth storage seeds errors"
+        " references quantities types ground_truth storage fields seeds errors"
     ),
     "guides": (
         "contract fitting fit_file draws optimize objectives registry families base session types"

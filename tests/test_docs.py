@@ -6,8 +6,11 @@ import inspect
 import json
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,65 @@ def test_lines_of_prose_end_before_column_100(page):
         if len(line) >= 100 and " " in line.strip() and not re.match(r" *[|#!]", line)
     ]
     assert wide == []
+
+
+def broken_rows(text: str) -> list[str]:
+    """Return the rows of tables of Markdown that do not have the cells of their head."""
+    found, cells = [], None
+    for line in re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE).splitlines():
+        row = line.strip()
+        if not row.startswith("|"):
+            if cells is not None and row.endswith("|"):
+                found.append(line)  # the end of a row that was wrapped
+            cells = None
+            continue
+        count = len(re.findall(r"(?<!\\)\|", row)) if row.endswith("|") else -1
+        if cells is None:
+            cells = count
+        if count != cells or count < 0:
+            found.append(line)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_rows_of_tables_have_the_cells_of_their_head(page):
+    assert broken_rows(page.read_text()) == []
+
+
+def test_a_wrapped_row_or_a_missing_cell_is_found():
+    head = "| a | b |\n|---|---|\n"
+    assert broken_rows(head + "| 1 | \\|x\\| |\n\ntext\n") == []
+    assert broken_rows(head + "| 1 |\n  `x` |\n| 2 | 3 |\n") == ["| 1 |", "  `x` |"]
+    assert broken_rows(head + "| 1 | p(x | z) |\n") == ["| 1 | p(x | z) |"]
+
+
+# what a line never breaks: code, a link, a formula, a word
+UNIT = re.compile(r"\(?`[^`]*`\S*|\(?!?\[[^\]]*\]\([^)]*\)\S*|\$[^$]*\$\S*|\S+")
+
+
+def ragged(text: str) -> list[str]:
+    """Return the lines of prose that end early, although the next word has ample room."""
+    text = re.sub(r"^ *```.*?^ *```|^\$\$.*?^\$\$", "", text, flags=re.S | re.M)
+    text = re.sub("<!--.*?-->", lambda found: "#" * len(found[0]), text, flags=re.S)
+    lines, found = text.splitlines(), []
+    for line, after in pairwise(lines):
+        if re.match(r" *([|#!<]|$)", line) or re.match(r" *([|#!<]|$|[*-] |\d+\. )", after):
+            continue
+        joined = UNIT.search(f"{line} {after.strip()}", len(line) + 1)
+        if line.count("`") % 2 == 0 and joined and joined.end() <= 85:
+            found.append(line)
+    return found
+
+
+@pytest.mark.parametrize("page", SITE, ids=name_of)
+def test_paragraphs_have_no_ragged_lines(page):
+    assert ragged(page.read_text()) == []
+
+
+def test_a_ragged_line_is_found():
+    words = "a word " * 13
+    assert ragged(f"* {words}\n  holds.\n\n{words}\nmore\n") == []
+    assert ragged(f"* One unit\n  is short. {words}\n* Next.\n") == ["* One unit"]
 
 
 def test_contributing_states_the_limits_of_today():
@@ -260,6 +322,36 @@ def test_the_ten_lines_of_the_readme_run(capsys):
     exec(compile(code, "README.md", "exec"), names)
     assert names["comparison"].verdict in capsys.readouterr().out
     assert set(names["idata"].groups()) >= {"posterior", "sample_stats", "observed_data"}
+
+
+def test_the_blocks_of_the_page_on_guides_run_in_order_in_a_new_process(tmp_path):
+    """In this process the modules that the page forgets may have been imported by others."""
+    code = "\n".join(blocks(ROOT / "docs" / "add_a_guide.md", "python"))
+    script = tmp_path / "page.py"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CheckResult(status='ok'" in done.stdout
+
+
+def test_every_module_of_a_package_is_its_attribute_in_a_new_process():
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for room in ("zoo", "guides", "benchmarks")
+        for path in sorted((ROOT / room).glob("[a-z]*"))
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    ]
+    code = "import zoo, guides, benchmarks\n" + "\n".join(names)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_table_of_the_readme_is_that_of_its_run():

@@ -97,8 +97,12 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value = version("posterior-zoo")
+    elif not name.startswith("_") and importlib.util.find_spec(f"zoo.{name}") is not None:
+        value = importlib.import_module(f"zoo.{name}")
     else:
-        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+        raise AttributeError(
+            f"module 'zoo' has no attribute {name!r}; it offers {', '.join(__all__)}"
+        )
     globals()[name] = value
     return value
 

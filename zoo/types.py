@@ -13,6 +13,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from zoo.errors import DataError, UnknownNameError, UsageError
+from zoo.fields import (
+    COUNT,
+    FLAG,
+    FUNCTION,
+    MAPPING,
+    NAME_SET,
+    NAMES,
+    TEXT,
+    Kind,
+    checked,
+    coerced,
+)
 from zoo.ground_truth import Analytic, Baselines, Moments, Published
 
 if TYPE_CHECKING:
@@ -63,6 +75,10 @@ class Quantity:
     description: str = ""
     judged: bool = True
 
+    def __post_init__(self) -> None:
+        """Reject a field of a wrong type."""
+        checked(self, fn=FUNCTION, dims=NAMES, description=TEXT, judged=FLAG)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
@@ -95,6 +111,8 @@ class Data:
         """Reject NaN, empty and misshapen tensors, and names that are not keys of `train`."""
         import torch
 
+        checked(self, train=MAPPING, test=MAPPING | None, observed=NAMES, batched=NAMES)
+        checked(self, size=COUNT | None, coords=MAPPING, dims=MAPPING, source=TEXT, licence=TEXT)
         for part, tensors in (("Data", self.train), ("Held-out data", self.test or {})):
             for name, value in tensors.items():
                 if isinstance(value, torch.Tensor):
@@ -163,6 +181,22 @@ def _check_tensor(label: str, value: Tensor) -> None:
             f"{label} has {bad} NaN or infinite of {value.numel()} values; drop or impute those"
             " rows first."
         )
+
+
+_QUANTITIES = Kind(
+    accepted="a mapping of names to zoo.Quantity(fn=...)",
+    holds=lambda value: (
+        MAPPING.holds(value) and all(isinstance(q, Quantity) for q in value.values())
+    ),
+)
+_DTYPE = Kind(
+    accepted="a torch dtype, such as torch.float64",
+    holds=lambda value: f"{type(value).__module__}.{type(value).__name__}" == "torch.dtype",
+)
+_PANEL = Kind(
+    accepted="a function, or text such as 'my_package.my_module:panel'",
+    holds=lambda value: callable(value) or isinstance(value, str),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +269,15 @@ class ModelEntry:
     notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Validate the name, the options and the consistency of the reference fields."""
+        """Validate types, the name, the options and the consistency of the reference fields."""
+        checked(self, name=TEXT, title=TEXT, make_data=FUNCTION, build=FUNCTION)
+        checked(self, quantities=_QUANTITIES, reference=TEXT, families=NAMES, own_guides=MAPPING)
+        checked(self, analytic=FUNCTION | None, reference_of=TEXT | None)
+        checked(self, published=FUNCTION | None, learns=FLAG, options=MAPPING, chosen=MAPPING)
+        checked(self, minibatch=COUNT | None, dtype=_DTYPE | None, baselines=FUNCTION | None)
+        checked(self, panel=_PANEL | None, amortize=FUNCTION | None, training=MAPPING)
+        checked(self, judged=FUNCTION | None, conditional=FUNCTION | None)
+        checked(self, tags=NAME_SET, cites=NAMES, notices=NAMES)
         if not NAME.fullmatch(self.name):
             raise UsageError(
                 f"Entry name {self.name!r} is not accepted: use [a-z][a-z0-9_]*, at most 64"
@@ -255,7 +297,7 @@ class ModelEntry:
             object.__setattr__(
                 self,
                 "chosen",
-                {**self.chosen, key: _coerce(self.name, key, value, self.options[key])},
+                {**self.chosen, key: coerced(self.name, key, value, self.options[key])},
             )
         if self.dtype is None:
             import torch
@@ -294,31 +336,6 @@ class ModelEntry:
     def with_options(self, **options: Any) -> ModelEntry:
         """Return a copy with other options; unknown ones are rejected with the nearest guess."""
         return replace(self, chosen={**self.chosen, **options})
-
-
-def _coerce(entry: str, key: str, value: Any, default: Any) -> Any:
-    """Convert an option to the type of its default; the command line only has strings."""
-    if isinstance(default, bool):
-        words = {"true": True, "false": False, "1": True, "0": False}
-        if str(value).lower() in words:
-            return words[str(value).lower()]
-    elif isinstance(default, int) and not isinstance(value, bool):
-        try:
-            if float(value) == int(float(value)):
-                return int(float(value))
-        except (TypeError, ValueError, OverflowError):
-            pass
-    elif isinstance(default, float):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass
-    elif isinstance(default, str) and isinstance(value, str):
-        return value
-    raise UsageError(
-        f"Option {key} of {entry} got {value!r}; accepted: a value of type"
-        f" {type(default).__name__} (default {default!r})."
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

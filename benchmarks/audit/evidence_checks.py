@@ -40,7 +40,7 @@ def elbo_below_evidence(guide: GuideSubject) -> str:
 
 
 def gap_is_kl(guide: GuideSubject) -> str:
-    """Log evidence - ELBO is KL(q || p) integrated on a grid, to 1e-3 nats.
+    """Log evidence - ELBO is KL(q, p) integrated on a grid, to 1e-3 nats.
 
     The reported weights enter by their difference from the audit's own at the same points, whose
     mean under q is then integrated: the Monte Carlo error cancels where the reported weights are

@@ -344,7 +344,7 @@ def heldout_splits(guide: GuideSubject) -> str:
 
 
 def heldout_value(guide: GuideSubject) -> str:
-    """The held-out score is the log of the mean over draws of p(row | z), not a mean of logs."""
+    """The held-out score is log mean p(row given z) over the draws, not a mean of logs."""
     whole, _ = parts_of(guide)
     found, right, mean_of_logs = score(guide, whole), *expected_score(guide, whole)
     if not abs(found - right) < 1e-8 * (1 + abs(right)):

@@ -8,13 +8,14 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.cli.environment import HOME, shadowed
+from zoo.errors import UnknownNameError
 
 __all__ = ["Finding", "examine"]
 
@@ -52,6 +53,10 @@ def examine() -> list[Finding]:
         _compiler,
         _folder,
         _entries,
+        _families,
+        _metrics,
+        _sections,
+        _studies,
         _browser,
     ):
         try:
@@ -242,6 +247,48 @@ def _entries() -> Finding:
     if broken:
         return Finding(name="entries", status="failed", sentence="; ".join(broken))
     return Finding(name="entries", status="ok", sentence=f"{len(infos)} entries, none broken")
+
+
+def _members(name: str, found: Iterable[Any], broken: Iterable[str]) -> Finding:
+    """Return the members of one kind that can be used, or what is wrong with the others."""
+    wrong = list(dict.fromkeys(broken))
+    if wrong:
+        return Finding(name=name, status="failed", sentence=" ".join(wrong))
+    names = sorted(member.name for member in found)
+    return Finding(
+        name=name, status="ok", sentence=f"{len(names)} {name}, none broken: {', '.join(names)}"
+    )
+
+
+def _families() -> Finding:
+    from guides.registry import FAMILIES
+
+    found, broken = FAMILIES.usable()
+    for family in found:
+        unknown = [name for name in family.richer if name not in FAMILIES]
+        if unknown:
+            error = UnknownNameError(f"richer family of {family.name}", unknown[0], FAMILIES)
+            broken.append(str(error))
+    return _members("families", found, broken)
+
+
+def _metrics() -> Finding:
+    from benchmarks.metrics.metric import component_metrics, joint_distances_known
+
+    marginal, joint = component_metrics(), joint_distances_known()
+    return _members("metrics", [*marginal[0], *joint[0]], [*marginal[1], *joint[1]])
+
+
+def _sections() -> Finding:
+    from benchmarks.report.section import SECTIONS
+
+    return _members("sections", *SECTIONS.usable())
+
+
+def _studies() -> Finding:
+    from benchmarks.studies.registry import STUDIES
+
+    return _members("studies", *STUDIES.usable())
 
 
 def _browser() -> Finding:

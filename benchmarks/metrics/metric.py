@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from benchmarks.types import Score
 from zoo.errors import UsageError
+from zoo.fields import FLAG, FUNCTION, NAMES, NUMBER, TEXT, checked
 from zoo.registry.members import Members
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Measure:
         order: position of its column; built-in metrics have 10, 20, ...
 
     Raises:
-        UsageError: a name that is not an identifier, or an empty field.
+        UsageError: a field of a wrong type, a name that is not an identifier, or an empty field.
     """
 
     name: str
@@ -64,6 +65,8 @@ class Measure:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        checked(self, name=TEXT, term=TEXT, definition=TEXT, unit=TEXT, good=TEXT, blind=TEXT)
+        checked(self, order=NUMBER)
         if not self.name.isidentifier():
             raise UsageError(
                 f"A metric is called {self.name!r}; accepted: letters, digits and _ (my_metric)."
@@ -105,6 +108,7 @@ class Metric(Measure):
     def __post_init__(self) -> None:
         """Validate the columns."""
         super().__post_init__()
+        checked(self, columns=NAMES, compute=FUNCTION, signed=FLAG, percent=FLAG)
         if (
             not self.columns
             or not all(c.isidentifier() for c in self.columns)
@@ -147,6 +151,11 @@ class JointDistance(Measure):
 
     measure: Callable[[Array, Array, int], tuple[float, float | None]]
     line: Callable[[float, float, float, float], float] | None = None
+
+    def __post_init__(self) -> None:
+        """Validate the functions."""
+        super().__post_init__()
+        checked(self, measure=FUNCTION, line=FUNCTION | None)
 
 
 METRICS: Members[Measure] = Members(

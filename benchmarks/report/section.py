@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from zoo.errors import UsageError
+from zoo.fields import FUNCTION, NAME_SET, NUMBER, TEXT, checked
 from zoo.registry.members import Members
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class ReportSection:
         tags: tags that an entry must have, all of them.
 
     Raises:
-        UsageError: a name that is not an identifier, an empty line, or neither HTML nor Markdown.
+        UsageError: a field of a wrong type, a name that is not an identifier, an empty line, or
+            neither HTML nor Markdown.
     """
 
     name: str
@@ -57,6 +59,8 @@ class ReportSection:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        checked(self, name=TEXT, about=TEXT, order=NUMBER, html=FUNCTION | None)
+        checked(self, markdown=FUNCTION | None, entries=NAME_SET, tags=NAME_SET)
         if not self.name.isidentifier():
             raise UsageError(
                 f"A report section is called {self.name!r};"

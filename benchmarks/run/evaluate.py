@@ -313,7 +313,7 @@ class _Evaluation:
             elif isinstance(result.exception, InfrastructureError):
                 raise result.exception
             else:
-                scored = uncompared_cell(content, result.error)
+                scored = uncompared_cell(content, str(result.error))
                 self.events.warn(f"{cell.label}: the comparison failed: {result.error}")
             if scored["reference"] is not None:
                 scored["reference"]["digest"] = digest_of_truth(reference)

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.run.progress import Events
 from zoo.errors import UnknownNameError, UsageError
+from zoo.fields import FUNCTION, NAMES, NUMBER, TEXT, checked
 
 __all__ = ["Rendered", "Rows", "Study", "Work"]
 
@@ -77,7 +78,8 @@ class Study:
         needs: requirements of a run that are not installed with this package, in a few words.
 
     Raises:
-        UsageError: a name that is not a lower-case identifier, an empty line, or a page elsewhere.
+        UsageError: a field of a wrong type, a name that is not a lower-case identifier, an empty
+            line, or a page elsewhere.
     """
 
     name: str
@@ -94,6 +96,9 @@ class Study:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        checked(self, name=TEXT, title=TEXT, page=TEXT, seconds=NUMBER, quick_seconds=NUMBER)
+        checked(self, measure=FUNCTION, render=FUNCTION, read=FUNCTION, needs=TEXT)
+        checked(self, parts=FUNCTION if callable(self.parts) else NAMES, optional=NAMES)
         names = () if callable(self.parts) else self.parts
         for kind, name in (("study", self.name), *(("part of a study", part) for part in names)):
             if not NAME.fullmatch(name):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from guides.types import FitConfig, Stop
 from zoo.errors import UnknownNameError, UsageError
+from zoo.fields import COUNT, FLAG, FUNCTION, MAPPING, NAMES, TEXT, checked
 
 if TYPE_CHECKING:
     import torch
@@ -53,8 +54,8 @@ class Family:
         own: whether it is a guide of one entry.
 
     Raises:
-        UsageError: a name that is no identifier, an empty line, both `flat` and `solve`, or a
-            default that is no field of `FitConfig`.
+        UsageError: a field of a wrong type, a name that is no identifier, an empty line, both
+            `flat` and `solve`, a slot outside 0 to 9, or a default that `FitConfig` rejects.
     """
 
     name: str
@@ -74,6 +75,10 @@ class Family:
 
     def __post_init__(self) -> None:
         """Reject a record that would fail later."""
+        checked(self, name=TEXT, q=TEXT, blind_spot=TEXT, build=FUNCTION, options=NAMES)
+        checked(self, defaults=MAPPING, flat=FUNCTION | None, solve=FUNCTION | None)
+        checked(self, start=FUNCTION | None, amortized=FLAG, encoder=FLAG, richer=NAMES)
+        checked(self, slot=COUNT | None, own=FLAG)
         if not self.name.isidentifier():
             raise UsageError(f"A family is called {self.name!r}; accepted: letters, digits and _.")
         if not self.own and not (self.q.strip() and self.blind_spot.strip()):
@@ -88,6 +93,15 @@ class Family:
         if unknown:
             raise UnknownNameError(
                 f"default of family {self.name!r}", unknown[0], FitConfig.__dataclass_fields__
+            )
+        try:
+            FitConfig(**self.defaults)
+        except UsageError as error:
+            raise UsageError(f"Family {self.name!r} has defaults that fail: {error}") from error
+        if self.slot is not None and not 0 <= self.slot <= 9:
+            raise UsageError(
+                f"Family {self.name!r} has slot={self.slot}; accepted: 0 to 9, or None for a free"
+                " one."
             )
 
     @property

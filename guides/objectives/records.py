@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from zoo.errors import UnknownNameError, UsageError
+from zoo.fields import COUNT, NUMBER, checked
 
 __all__ = [
     "ELBO",
@@ -144,6 +145,7 @@ class Beta(Objective):
 
     def __post_init__(self) -> None:
         """Reject a weight that is not positive."""
+        checked(self, beta=NUMBER)
         if not self.beta > 0:
             raise UsageError(
                 f"The objective beta got beta={self.beta}; accepted: a positive number."
@@ -166,6 +168,7 @@ class Scheduled(Objective):
 
     def __post_init__(self) -> None:
         """Reject a negative number of steps."""
+        checked(self, warmup=COUNT)
         if self.warmup < 0:
             raise UsageError(
                 f"The objective {self.name} got warmup={self.warmup}; accepted: a number of steps"
@@ -234,6 +237,7 @@ class FreeBitsELBO(Scheduled):
 
     def __post_init__(self) -> None:
         """Reject negative numbers."""
+        checked(self, free_bits=NUMBER)
         Scheduled.__post_init__(self)
         if not self.free_bits >= 0:
             raise UsageError(

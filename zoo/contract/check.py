@@ -9,6 +9,7 @@ from typing import Generic, Literal, TypeVar, get_args
 
 from zoo.contract.subject import Failed, Skipped
 from zoo.errors import UsageError, ZooError, one_line
+from zoo.fields import FUNCTION, TEXT, checked
 
 __all__ = ["Check", "CheckResult", "Rule", "Status", "Tier", "rules", "run"]
 
@@ -58,8 +59,8 @@ class Rule(Generic[S]):
             minutes); `trust`: on every fit that is compared.
 
     Raises:
-        UsageError: the name is no identifier, `why` or the docstring is missing, or the tier is
-            unknown.
+        UsageError: a field of a wrong type, the name is no identifier, `why` or the docstring is
+            missing, or the tier is unknown.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Rule(Generic[S]):
 
     def __post_init__(self) -> None:
         """Reject a record that tables could not show."""
+        checked(self, name=TEXT, why=TEXT, body=FUNCTION, tier=TEXT)
         if not self.name.isidentifier():
             raise UsageError(f"A check is called {self.name!r}; accepted: letters, digits and _.")
         if not (self.why.strip() and self.about):

@@ -1,7 +1,8 @@
 """Members that register themselves: built-in records and, by entry point, plug-ins.
 
-A built-in name is never replaced. A plug-in that cannot be loaded gives one sentence and does not
-affect other members.
+A built-in name is never replaced. A plug-in that cannot be loaded, has the name of a built-in
+member, or shares its name with another plug-in gives one sentence and does not affect other
+members.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from zoo.errors import UsageError, ZooError
 __all__ = ["Members"]
 
 T = TypeVar("T")
+
+
+def _origin(point: metadata.EntryPoint) -> str:
+    """Return the distribution and the target of an entry point."""
+    return f"{point.dist.name if point.dist else 'unknown distribution'} ({point.value})"
 
 
 class Members(Mapping[str, T], Generic[T]):
@@ -59,8 +65,34 @@ class Members(Mapping[str, T], Generic[T]):
     @functools.cached_property
     def _places(self) -> dict[str, str | metadata.EntryPoint]:
         ours = {name: place for folder in self._folders for name, place in self._in(folder)}
-        points = metadata.entry_points(group=self.group)
-        return {**ours, **{point.name: point for point in points if point.name not in ours}}
+        return {**ours, **{name: ps[0] for name, ps in self._points.items() if name not in ours}}
+
+    @functools.cached_property
+    def _points(self) -> dict[str, list[metadata.EntryPoint]]:
+        """Entry points by name, each once, in an order that does not depend on the path."""
+        found: dict[str, list[metadata.EntryPoint]] = {}
+        for point in sorted(metadata.entry_points(group=self.group), key=_origin):
+            listed = found.setdefault(point.name, [])
+            if _origin(point) not in map(_origin, listed):
+                listed.append(point)
+        return found
+
+    @property
+    def clashes(self) -> dict[str, str]:
+        """One sentence per name of a plug-in that is already taken, by name."""
+        said = {}
+        for name, points in self._points.items():
+            claims = " and ".join(map(_origin, points))
+            if isinstance(self._places[name], str):
+                said[name] = (
+                    f"The {self.noun} {name!r} of {claims} is left out, since a built-in one has"
+                    " this name; rename it."
+                )
+            elif len(points) > 1:
+                said[name] = (
+                    f"The {self.noun} name {name!r} is claimed by {claims}; rename or remove one."
+                )
+        return said
 
     def _in(self, folder: str) -> Iterator[tuple[str, str]]:
         """Return name and module of every member of a package, without importing any of them."""
@@ -88,6 +120,8 @@ class Members(Mapping[str, T], Generic[T]):
         if isinstance(place, str):
             found = getattr(import_module(place), self._attribute)
         else:
+            if name in self.clashes:
+                raise UsageError(self.clashes[name])
             try:
                 found = place.load()
             except Exception as error:
@@ -97,7 +131,8 @@ class Members(Mapping[str, T], Generic[T]):
                     else f"{type(error).__name__}: {error}"
                 )
                 raise UsageError(
-                    f"The {self.noun} {name!r} of {place.value} cannot be loaded ({why}); fix it."
+                    f"The {self.noun} {name!r} of {place.value} cannot be loaded ({why}); correct"
+                    " or uninstall the package."
                 ) from error
         if not isinstance(found, self._kind) or getattr(found, "name", None) != name:
             called = (
@@ -125,7 +160,7 @@ class Members(Mapping[str, T], Generic[T]):
         return tuple(name for name, place in self._places.items() if not isinstance(place, str))
 
     def usable(self) -> tuple[list[T], list[str]]:
-        """Return every member that can be loaded, and one sentence per plug-in that cannot."""
+        """Return every member that can be loaded, and one sentence per plug-in left out."""
         found, broken = [], []
         for name in self:
             try:
@@ -134,7 +169,7 @@ class Members(Mapping[str, T], Generic[T]):
                 if name not in self.plugins:
                     raise
                 broken.append(str(error))
-        return found, broken
+        return found, [*broken, *(self.clashes[n] for n in self.clashes if n not in self.plugins)]
 
     def plugins_digest(self) -> str:
         """Digest the names and files of the plug-ins; empty without plug-ins."""
@@ -144,7 +179,7 @@ class Members(Mapping[str, T], Generic[T]):
         for name in sorted(self.plugins):
             place = self._places[name]
             assert not isinstance(place, str)
-            digest.update(f"{name} {place.value}\0".encode())
+            digest.update(f"{name} {place.value}{self.clashes.get(name, '')}\0".encode())
             try:
                 digest.update(Path(inspect.getfile(import_module(place.module))).read_bytes())
             except Exception as error:  # reported by the code that loads it
@@ -153,5 +188,5 @@ class Members(Mapping[str, T], Generic[T]):
 
     def forget(self) -> None:
         """Discard what was found, and search again at the next use."""
-        for name in ("_places", "_loaded"):
+        for name in ("_places", "_points", "_loaded"):
             self.__dict__.pop(name, None)
