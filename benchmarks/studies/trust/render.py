@@ -36,12 +36,25 @@ independent, which those of one entry are not."""
 def page(rows: Mapping[str, Mapping[str, Row]]) -> str:
     """Return the page as Markdown; parts may be missing."""
     fits = [r for r in rows.get("fits", {}).values() if r.get("status") == "ok"]
-    lines = [HEAD, "", "| criterion | asked | measured | met |", "|---|---|---|---|"]
+    lines = [HEAD, "", _extent(rows, fits), "", "| criterion | asked | measured | met |", "|---|---|---|---|"]
     lines += [*_fit_lines(fits), *_exact_lines(rows.get("exact_draws", {}))]
     lines += _evidence_lines(rows.get("evidence", {}))
     lines += ["", *_table(fits), "", *_evidence_table(rows.get("evidence", {}))]
     lines += ["", *_left_out(rows.get("fits", {}))]
     return fold("\n".join(lines).rstrip() + "\n")
+
+
+def _extent(rows: Mapping[str, Mapping[str, Row]], fits: Sequence[Row]) -> str:
+    """Say how many fits there are, and how many of the planned ones were measured."""
+    measured, planned = len(rows.get("fits", {})), rows.get("planned", {}).get("fits")
+    entries = len({r["entry"] for r in fits})
+    text = f"{len(fits)} fits of {entries} entries."
+    if isinstance(planned, int) and measured < planned:
+        text += (
+            f" **The run is not finished**: {measured} of {planned} planned rows, taken in a fixed"
+            " random order."
+        )
+    return text
 
 
 def _line(name: str, asked: str, measured: str, met: bool) -> str:
