@@ -148,10 +148,7 @@ class _Evaluation:
         return self.groups[key][0].prepared
 
     def learned(self, key: str) -> Any:
-        """Return the fit whose trained program is held fixed.
-
-        None if the entry learns nothing or the fit failed.
-        """
+        """Return the fit whose trained program is held fixed; None if there is none."""
         return load_fit(self.groups[key][0], self.run) if self.prepared(key).entry.learns else None
 
     def present(self, key: str) -> list[Cell]:
@@ -214,6 +211,7 @@ class _Evaluation:
                 nuts=self.nuts(key),
                 given=given,
                 failed=self.why_no_chains(key),
+                density=prepared.density,
             ),
         )
 
@@ -311,7 +309,7 @@ class _Evaluation:
             elif isinstance(result.exception, InfrastructureError):
                 raise result.exception
             else:
-                scored = uncompared_cell(content, result.error)
+                scored = uncompared_cell(content, result.error or "")
                 self.events.warn(f"{cell.label}: the comparison failed: {result.error}")
             if scored["reference"] is not None:
                 scored["reference"]["digest"] = digest_of_truth(reference)
