@@ -77,13 +77,21 @@ def save(fit: Fit, path: str | Path) -> None:
         ) from error
 
 
-def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None = None) -> Fit:
+def load(
+    path: str | Path,
+    entry: ModelEntry | None = None,
+    *,
+    data: Data | None = None,
+    density: LogDensity | None = None,
+) -> Fit:
     """Read a fit from a file.
 
     Args:
         path: a file written by `save`.
         entry: the entry it belongs to; by default it is looked up by name.
         data: the data it was fitted to, by default `entry.load_data()`.
+        density: the log density of the entry's program on these data, if there is one already; a
+            program with weights of its own is built anew.
 
     Raises:
         UsageError: no such file, not a file of `save`, or a fit of another entry, other options or
@@ -110,10 +118,12 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
             " or fit again."
         )
     with session(entry.dtype):
-        program = entry.program(data)
-        if any(k.startswith("program.") for k in tensors):
+        owns = any(k.startswith("program.") for k in tensors)
+        density = None if owns else density
+        program = entry.program(data) if density is None else density.program
+        if owns:
             program = as_module(program, data.train, entry.dtype)
-        density = LogDensity(program, data, dtype=entry.dtype)
+        density = density or LogDensity(program, data, dtype=entry.dtype)
         if meta.get("centers", _centers(density)) != _centers(density):
             raise UsageError(
                 f"{path} holds a fit whose angles are cut elsewhere than they are today (another"

@@ -48,7 +48,7 @@ LATE = {
     "zoo.models.posteriordb": "zoo.models.posteriordb",
     "zoo.models.topics": "sklearn zoo.models.topics",
     # Libraries that take longer to import than what most commands do without them.
-    "benchmarks.arviz_bridge": "arviz h5py xarray",
+    "benchmarks.arviz_bridge": "arviz h5netcdf h5py xarray",
     "benchmarks.mcmc.engine_nutpie": "nutpie pyarrow",
     "benchmarks.mcmc.engine_nutpie_c": "nutpie",
     "benchmarks.metrics.joint.c2st": "sklearn threadpoolctl",

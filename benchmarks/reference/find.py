@@ -41,6 +41,7 @@ def find(
     given: Fit | None = None,
     folder: Path | None = None,
     failed: str = "",
+    density: LogDensity | None = None,
 ) -> Reference:
     """Return the ground truth of an entry: the first that is available.
 
@@ -56,6 +57,7 @@ def find(
         given: the fit whose trained program the chains were run on (entries that learn weights).
         folder: folder of stored references, by default that of the package.
         failed: why the NUTS of this run gave no chains, empty if it did or was not run.
+        density: the log density of the entry on these data, if there is one already.
     """
     data = entry.load_data() if data is None else data
     if given is not None or entry.learns:
@@ -69,7 +71,7 @@ def find(
     if exact is not None:
         return _analytic(owner, data, exact)
     if owner.reference == "stored":
-        stored = _stored(entry, owner, data, folder)
+        stored = _stored(entry, owner, data, folder, density if owner is entry else None)
         if stored is not None:
             return stored
     if nuts is not None:
@@ -170,7 +172,11 @@ def _analytic(owner: ModelEntry, data: Data, exact: Analytic) -> Reference:
 
 
 def _stored(
-    entry: ModelEntry, owner: ModelEntry, data: Data, folder: Path | None
+    entry: ModelEntry,
+    owner: ModelEntry,
+    data: Data,
+    folder: Path | None,
+    density: LogDensity | None,
 ) -> Reference | None:
     """Return the stored or published reference, None if there is none for these data."""
     if owner.published is not None:
@@ -181,7 +187,7 @@ def _stored(
     ):
         return None
     try:
-        found = stored_reference.load(entry, data, folder=folder)
+        found = stored_reference.load(entry, data, density, folder=folder)
         if not _belongs(found) and _belongs(
             stored_reference.load(entry, owner.load_data(), folder=folder)
         ):

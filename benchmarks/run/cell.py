@@ -35,6 +35,7 @@ from benchmarks.run.store import (
 from benchmarks.types import CellStatus
 from guides.registry import FAMILIES
 from zoo.compiler.policy import backend, compiler_missing
+from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, InfrastructureError, ZooError, one_line
 from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
 
@@ -50,7 +51,7 @@ class Prepared:
     `data` are what methods are compared on. `training` holds all data if an entry that learns is
     compared on an evaluation subset. `witness` holds numbers of the program as it is now
     (`benchmarks.run.witness`), `files` the digests of the files behind it, and `outside` finds
-    those that a method opens (`benchmarks.run.outside`).
+    those that a method opens (`benchmarks.run.outside`). `density` is that of a fresh program.
     """
 
     request: str
@@ -62,6 +63,7 @@ class Prepared:
     most_draws: int | None = None
     training: Data | None = None
     witness: witness.Record = field(default_factory=dict)
+    density: LogDensity | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     outside: outside.Outside = field(default_factory=outside.Outside)
 
@@ -300,7 +302,10 @@ def load_fit(cell: Cell, run: RunDir) -> Any:
     """
     path = run.cells / cell.name / "guide.pt"
     if cell.name not in run.fits and path.exists():
-        run.fits[cell.name] = guides.load(path, entry=cell.prepared.entry, data=cell.prepared.data)
+        made = cell.prepared
+        run.fits[cell.name] = guides.load(
+            path, entry=made.entry, data=made.data, density=made.density
+        )
     return run.fits.get(cell.name)
 
 

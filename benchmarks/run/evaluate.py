@@ -149,10 +149,7 @@ class _Evaluation:
         return self.groups[key][0].prepared
 
     def learned(self, key: str) -> Any:
-        """Return the fit whose trained program is held fixed.
-
-        None if the entry learns nothing or the fit failed.
-        """
+        """Return the fit whose trained program is held fixed; None if there is none."""
         return load_fit(self.groups[key][0], self.run) if self.prepared(key).entry.learns else None
 
     def present(self, key: str) -> list[Cell]:
@@ -215,6 +212,7 @@ class _Evaluation:
                 nuts=self.nuts(key),
                 given=given,
                 failed=self.why_no_chains(key),
+                density=prepared.density,
             ),
         )
 

@@ -260,6 +260,7 @@ def _run_wave(
         cell = named[result.name]
         if result.status == "ok":
             status, sentence = result.value
+            run.checked.add(cell.name)
         elif isinstance(result.exception, InfrastructureError) and not isinstance(
             result.exception, LostWorkerError
         ):

@@ -95,6 +95,7 @@ def _prepared(plan: Plan, request: str | ModelEntry) -> Prepared:
         training=training,
         most_draws=most,
         witness=seen,
+        density=density,
     )
 
 

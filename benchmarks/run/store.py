@@ -35,6 +35,7 @@ from benchmarks.run.cell_folder import (
     cell_name,
     damage,
     listed_files,
+    manifest,
     refuse_links,
     remove,
     strangers,
@@ -104,8 +105,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 class RunDir:
     """One run directory: its plan, its cells, and a lock against a second command in it.
 
-    `fits` holds the fits that this process has read, by the names of their cells; `unprotected`
-    says why another command could write to the folder too, empty if it is locked.
+    `fits` holds the fits that this process has read, by the names of their cells; `checked` the
+    names of the cells that this command has made, or has compared with their MANIFEST already;
+    `unprotected` says why another command could write to the folder too, empty if it is locked.
     """
 
     def __init__(self, path: Path, plan: Plan) -> None:
@@ -113,6 +115,7 @@ class RunDir:
         self.plan = plan
         self.cells = path / "cells"
         self.fits: dict[str, Any] = {}
+        self.checked: set[str] = set()
         self._lock: int | None = None
         self.unprotected = ""
 
@@ -213,23 +216,27 @@ class RunDir:
                 )
 
     @contextmanager
-    def draft(self, name: str) -> Iterator[Path]:
-        """Yield an empty folder that becomes the cell `name`, or is removed on an exception."""
+    def draft(self, name: str, known: Mapping[str, str] | None = None) -> Iterator[Path]:
+        """Yield an empty folder that becomes the cell `name`, or is removed on an exception.
+
+        Args:
+            name: folder name of the cell.
+            known: SHA-256 of files by name; other files are read once for theirs.
+        """
         with disk_errors(self.path):
             folder = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.cells))
         try:
             yield folder
             with disk_errors(self.path):
-                self._publish(folder, name)
+                self._publish(folder, name, known or {})
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _publish(self, folder: Path, name: str) -> None:
+    def _publish(self, folder: Path, name: str, known: Mapping[str, str]) -> None:
         lines = []
         for file in sorted(folder.iterdir()):
-            with file.open("rb") as handle:
-                lines.append(f"{hashlib.file_digest(handle, 'sha256').hexdigest()}  {file.name}\n")
-                os.fsync(handle.fileno())
+            digest = known.get(file.name) or _flushed(file)
+            lines.append(f"{digest}  {file.name}\n")
         os.chmod(folder, 0o777 & ~_umask())
         write_atomic(folder / MANIFEST, "".join(lines))
         place = self.cells / name
@@ -255,25 +262,34 @@ class RunDir:
         sync_folder(self.cells)
 
     def rewrite(self, name: str, file: str, content: str) -> None:
-        """Replace one file of a cell; the other files are linked, not copied."""
-        with self.draft(name) as folder:
-            for old in sorted((listed_files(self.cells / name) or set()) - {file}):
-                _link_or_copy(self.cells / name / old, folder / old)
-            write_atomic(folder / file, content)
+        """Replace one file of a cell; the others are linked, and keep their lines of MANIFEST."""
+        place, raw = self.cells / name, content.encode()
+        others = (listed_files(place) or set()) - {file}
+        known = {n: digest for n, digest in manifest(place).items() if n in others}
+        with self.draft(name, known | {file: hashlib.sha256(raw).hexdigest()}) as folder:
+            for old in sorted(others):
+                _link_or_copy(place / old, folder / old)
+            write_atomic(folder / file, raw)
 
     def read(
         self, name: str, *, warn: Callable[[str], None] | None = None
     ) -> dict[str, Any] | None:
         """Return `cell.json` of a complete cell, None for a missing or damaged one.
 
-        A damaged cell is moved to quarantine, with a warning.
+        A damaged cell is moved to quarantine, with a warning. Each cell is compared with its
+        MANIFEST once per process, and not at all by the command that has made it.
         """
         place = self.cells / name
         if not place.is_dir():
             return None
-        trouble = damage(place)
+        try:
+            read = {"cell.json": (place / "cell.json").read_bytes()}
+        except OSError:  # named below
+            read = {}
+        trouble = None if read and name in self.checked else damage(place, read)
         if trouble is None:
-            cell: dict[str, Any] = json.loads((place / "cell.json").read_text(encoding="utf-8"))
+            self.checked.add(name)
+            cell: dict[str, Any] = json.loads(read["cell.json"])
             return cell
         if self.locked:
             self._set_aside(place)
@@ -288,6 +304,7 @@ class RunDir:
 
     def _set_aside(self, place: Path) -> Path:
         """Move a folder of cells/ to the first free name in quarantine/; return the new path."""
+        self.checked.discard(place.name)
         with disk_errors(self.path):
             folder = self.path / "quarantine"
             folder.mkdir(exist_ok=True)
@@ -344,6 +361,17 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def _flushed(file: Path) -> str:
+    """Flush a file to disk and return its SHA-256.
+
+    HDF5 and ZIP files are not written in one direction, so they are read for it.
+    """
+    with file.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        os.fsync(handle.fileno())
+    return digest
 
 
 def _link_or_copy(old: Path, new: Path) -> None:

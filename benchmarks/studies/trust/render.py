@@ -36,7 +36,14 @@ independent, which those of one entry are not."""
 def page(rows: Mapping[str, Mapping[str, Row]]) -> str:
     """Return the page as Markdown; parts may be missing."""
     fits = [r for r in rows.get("fits", {}).values() if r.get("status") == "ok"]
-    lines = [HEAD, "", _extent(rows, fits), "", "| criterion | asked | measured | met |", "|---|---|---|---|"]
+    lines = [
+        HEAD,
+        "",
+        _extent(rows, fits),
+        "",
+        "| criterion | asked | measured | met |",
+        "|---|---|---|---|",
+    ]
     lines += [*_fit_lines(fits), *_exact_lines(rows.get("exact_draws", {}))]
     lines += _evidence_lines(rows.get("evidence", {}))
     lines += ["", *_table(fits), "", *_evidence_table(rows.get("evidence", {}))]
