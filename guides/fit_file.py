@@ -208,7 +208,8 @@ def _config(fields: Mapping[str, Any]) -> FitConfig:
 
     Earlier versions have the mode `cached`, and parameters that the objective may lack.
     """
-    kind = OBJECTIVES.get(str(fields["objective"]))
+    record = OBJECTIVES.get(str(fields["objective"]))
+    kind = None if record is None else type(record)
     own = (
         ()
         if kind is None

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+import zoo
 from benchmarks.cli.environment import HOME, shadowed
 from zoo.errors import UnknownNameError
 
@@ -54,6 +55,7 @@ def examine() -> list[Finding]:
         _folder,
         _entries,
         _families,
+        _objectives,
         _metrics,
         _sections,
         _studies,
@@ -121,7 +123,6 @@ def _density() -> Finding:
     """Check by quadrature that the log density gives the known evidence of `coin`."""
     import torch
 
-    import zoo
     from zoo.density.log_density import LogDensity
 
     entry = zoo.load("coin")
@@ -270,6 +271,12 @@ def _families() -> Finding:
             error = UnknownNameError(f"richer family of {family.name}", unknown[0], FAMILIES)
             broken.append(str(error))
     return _members("families", found, broken)
+
+
+def _objectives() -> Finding:
+    from guides.objectives.records import OBJECTIVES
+
+    return _members("objectives", *OBJECTIVES.usable())
 
 
 def _metrics() -> Finding:

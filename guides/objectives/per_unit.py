@@ -15,7 +15,6 @@ latents the logarithm belongs inside the sum over units.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from guides.base.local import LocalGuide
+from guides.objectives.bounds import beta_elbo_nats, elbo_nats, iwae_bound_nats
 from guides.objectives.flat import FlatObjective, Minibatches
-from guides.objectives.records import IWAE, FreeBitsELBO, objective_of
+from guides.objectives.records import Terms, objective_of
 from guides.types import FitConfig
 from zoo.density.log_density import LogDensity
 from zoo.density.unit_terms import is_local, many_unit_terms
@@ -33,21 +33,6 @@ from zoo.errors import FitError
 __all__ = ["LocalObjective", "beta_elbo_nats", "elbo_nats", "iwae_bound_nats", "unit_log_weights"]
 
 SNAPSHOT = 256  # units whose reconstruction and KL are recorded during training
-
-
-def elbo_nats(log_weights: Tensor) -> Tensor:
-    """Return the mean of log weights `[draw, ...]` over draws."""
-    return log_weights.mean(0)
-
-
-def iwae_bound_nats(log_weights: Tensor) -> Tensor:
-    """Return the importance-weighted bound, log mean exp of log weights `[draw, ...]`."""
-    return log_weights.logsumexp(0) - math.log(log_weights.shape[0])
-
-
-def beta_elbo_nats(likelihood: Tensor, kl_sample: Tensor, weight: Tensor | float) -> Tensor:
-    """Return the mean over draws of log likelihood - weight (log q - log prior)."""
-    return (likelihood - weight * kl_sample).mean(0)
 
 
 def unit_log_weights(
@@ -174,20 +159,17 @@ class LocalObjective(FlatObjective):
                 - guide.spread.log().sum()
             )
         terms = many_unit_terms(self.density, u, tensors)
-        scale = guide.size / log_q.shape[1]
-        if isinstance(self.goal, IWAE):
-            log_weights = terms.likelihood + terms.prior - log_q
-            if doubly is not None:
-                doubly.share = log_weights.detach().softmax(0)[..., None]
-            return -scale * iwae_bound_nats(log_weights).sum()
-        kl = log_q - terms.prior
-        if not isinstance(self.goal, FreeBitsELBO):
-            return -scale * beta_elbo_nats(terms.likelihood, kl, knobs[0]).sum()
-        # The batch's mean KL per unit is free up to the free nats, which fall to 0, so that the
-        # final objective is the ELBO.
-        return -scale * terms.likelihood.mean(0).sum() + guide.size * torch.maximum(
-            kl.mean(), knobs[1].expand(())
+        drawn = Terms(
+            likelihood=terms.likelihood,
+            prior=terms.prior,
+            log_q=log_q,
+            weight=knobs[0],
+            free=knobs[1],
+            size=guide.size,
         )
+        if doubly is not None:
+            doubly.share = drawn.log_weights.detach().softmax(0)[..., None]
+        return -self.goal.value(drawn)
 
     def locate_nonfinite(self, noise: tuple[Tensor, ...]) -> str:
         """Repeat the draw and name the site whose log density is not finite there."""

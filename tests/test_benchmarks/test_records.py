@@ -28,7 +28,7 @@ RECORDS = {
     "quantity": next(iter(COIN.quantities.values())),
     "data": COIN.load_data(),
     "config": guides.FitConfig(),
-    **{name: kind() for name, kind in OBJECTIVES.items()},
+    **OBJECTIVES,
 }
 
 

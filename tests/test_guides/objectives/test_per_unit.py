@@ -1,11 +1,14 @@
 """Objectives over units against closed forms, minibatches, schedules and heads."""
 
 import math
+import re
+from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from support.installed import Installed
 
 import guides
 import zoo
@@ -16,6 +19,7 @@ from guides.base.local import LocalGuide
 from guides.families.block_full_rank import TableGuide
 from guides.fitting import training_of
 from guides.objectives.flat import FlatObjective
+from guides.objectives.objective import DEFINED
 from guides.objectives.per_unit import (
     LocalObjective,
     beta_elbo_nats,
@@ -30,11 +34,12 @@ from guides.objectives.records import (
     FreeBitsELBO,
     LinearELBO,
     Scheduled,
+    objective_of,
 )
 from guides.session import session
 from guides.types import FitConfig
 from zoo.density.log_density import LogDensity
-from zoo.density.unit_terms import unit_terms
+from zoo.density.unit_terms import many_unit_terms, unit_terms
 from zoo.errors import FitError, UsageError
 from zoo.types import Data, ModelEntry, Quantity
 
@@ -215,7 +220,7 @@ def test_schedules_rise_to_exactly_one_and_free_nats_fall_to_zero():
     ]
     assert {Beta(beta=4.0).kl_weight(s) for s in (1, 1000)} == {4.0}
     assert {
-        kind().kl_weight(1) for kind in OBJECTIVES.values() if not issubclass(kind, Scheduled)
+        goal.kl_weight(1) for goal in OBJECTIVES.values() if not isinstance(goal, Scheduled)
     } == {1.0}
 
 
@@ -404,3 +409,58 @@ def test_a_term_that_belongs_to_no_unit_leaves_the_start_as_it_was_and_the_fit_g
     precision = 2.0 * torch.eye(UNITS, dtype=torch.float64) + 4.0
     mean = torch.linalg.solve(precision, Y[:, 0] + 4.0 * 3.0)
     assert torch.allclose(guides.draw(fit, 4000).draws["z"].mean(0), mean, atol=0.1)
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    known = dict(DEFINED)
+    made = Installed(tmp_path, OBJECTIVES)
+    yield made
+    made.close()
+    DEFINED.clear()
+    DEFINED.update(known)
+
+
+def renyi_of_the_page():
+    page = (Path(__file__).parents[3] / "docs" / "add_a_guide.md").read_text(encoding="utf-8")
+    (code,) = [
+        b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "OBJECTIVE = " in b
+    ]
+    return code
+
+
+def test_one_file_adds_an_objective(density, install):
+    """The file in docs/add_a_guide.md: IWAE at alpha = 0, the ELBO in the limit, and fitted."""
+    install("renyi = renyi_objective:OBJECTIVE", renyi_objective=renyi_of_the_page())
+    assert objective_of("renyi[alpha=0.25]") == type(OBJECTIVES["renyi"])(alpha=0.25)
+    guide = exact_guide(density)
+    with torch.no_grad():
+        guide.base[:, 2:4] += 0.3
+    noise = objective(density, guide, objective="iwae").noise(torch.Generator().manual_seed(4))
+
+    def loss(spec):
+        return float(objective(density, guide, objective=spec).loss(noise).detach())
+
+    assert loss("renyi[alpha=0]") == pytest.approx(loss("iwae"), rel=1e-12)
+    u, log_q = guide.sample_units(noise[0])
+    terms = many_unit_terms(density, u)
+    plain = -float((terms.likelihood + terms.prior - log_q).detach().mean(0).sum())
+    assert loss("renyi[alpha=0.999999]") == pytest.approx(plain, rel=1e-5)
+    assert loss("renyi[alpha=0]") < loss("renyi[alpha=0.5]") < plain
+    fit = guides.fit(ENTRY, "block_full_rank", objective="renyi[alpha=0.2]", **FAST)
+    assert fit.config.objective == "renyi[alpha=0.2]"
+    # exact in its family, up to the noise of a gradient with the score term
+    assert -5 * fit.elbo.se <= float(EVIDENCE.sum()) - fit.elbo.value_nats < 0.2
+
+
+def test_an_objective_of_a_script_is_known_by_its_record_and_its_name(install):
+    names: dict = {"__name__": "a_script"}
+    exec(renyi_of_the_page(), names)
+    record = names["Renyi"](alpha=0.75)
+    assert objective_of(FitConfig(objective=record).objective) == record
+    exec(renyi_of_the_page(), names)  # a notebook runs its cell again
+    with pytest.raises(UsageError, match=r"'renyi' of another.Renyi is taken by a_script.Renyi"):
+        exec(renyi_of_the_page(), {"__name__": "another"})
+    with pytest.raises(UsageError, match=r"'iwae' of .* is taken by guides.objectives.kinds.iwae"):
+        exec(renyi_of_the_page().replace('"renyi"', '"iwae"'), names)

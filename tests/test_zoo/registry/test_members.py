@@ -7,11 +7,19 @@ from benchmarks.cli import doctor
 from benchmarks.metrics.metric import METRICS
 from benchmarks.report.section import SECTIONS
 from benchmarks.studies.registry import STUDIES
+from guides.objectives.records import OBJECTIVES
 from guides.registry import FAMILIES
 from zoo.errors import UsageError
 
-MEMBERS = {"families": FAMILIES, "metrics": METRICS, "sections": SECTIONS, "studies": STUDIES}
+MEMBERS = {
+    "families": FAMILIES,
+    "objectives": OBJECTIVES,
+    "metrics": METRICS,
+    "sections": SECTIONS,
+    "studies": STUDIES,
+}
 TAKEN = {
+    "objectives": "iwae",
     "families": "mean_field",
     "metrics": "sd_ratio",
     "sections": "scores",
