@@ -10,8 +10,10 @@ from torch.distributions import constraints
 import benchmarks
 import zoo
 from benchmarks.reference.coerce import as_reference
+from benchmarks.reference.find import find
 from benchmarks.trust.climbs import climb_for, judged
 from benchmarks.trust.existence import EXISTS, growth, why_none
+from zoo.density import propriety
 from zoo.density.log_density import LogDensity
 from zoo.density.propriety import endless_coordinates, may_not_exist
 from zoo.types import Posterior
@@ -77,13 +79,41 @@ def test_no_notice_where_one_exists(program):
         assert endless_coordinates(density, points, torch.ones(density.dim)) == []
 
 
-@pytest.mark.parametrize(
-    "name", ["eight_schools", "funnel_centered", "coin", "gp_regression", "robust_regression"]
-)
-def test_no_notice_on_proper_entries(name):
-    entry = zoo.load(name)
+QUICK = ("eight_schools", "funnel_centered", "coin", "robust_regression", "change_point")
+SEEDS, WIDE = 20, 200
+
+
+def signs_of(entry, monkeypatch):
+    """Everything that may raise the notice: axes from 3 points of 20 seeds, directions, chains.
+
+    Above 200 coordinates 10 of them are looked at from each further seed.
+    """
     made = entry.load_data()
-    assert may_not_exist(LogDensity(entry.program(made), made, dtype=entry.dtype)) == ""
+    density = LogDensity(entry.program(made), made, dtype=entry.dtype)
+    found, ones = [may_not_exist(density)], torch.ones(density.dim, dtype=density.dtype)
+    for seed in range(SEEDS):
+        monkeypatch.setattr(propriety, "MOST", 10 if seed and density.dim > WIDE else WIDE)
+        generator = torch.Generator().manual_seed(seed)
+        points = torch.randn(3, density.dim, generator=generator, dtype=density.dtype)
+        found += endless_coordinates(density, points, ones)
+    own = not entry.learns and entry.reference_of is None
+    truth = find(entry, made) if own else None
+    if truth is not None and truth.usable and truth.posterior is not None:
+        u = density.unconstrain(truth.posterior.draws)
+        found.append(why_none(density, u))
+        found.append("" if growth(u) == 1 else "the reference draws grow")
+    return [f for f in found if f]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_no_notice_on_a_proper_entry(name, load_entry, monkeypatch):
+    assert signs_of(load_entry(name), monkeypatch) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in zoo.names() if n not in QUICK])
+def test_no_notice_on_any_entry(name, load_entry, monkeypatch):
+    assert signs_of(load_entry(name), monkeypatch) == []
 
 
 def test_draws_at_the_end_of_the_range_are_counted():

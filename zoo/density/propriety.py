@@ -24,10 +24,16 @@ __all__ = ["at_the_edge", "endless_coordinates", "may_not_exist"]
 
 DOUBLINGS = 40  # of a distance of one sd
 FALL = 1.02 * math.log(2.0)  # nats by which log p falls when such a distance doubles
+ROUNDED = 1e13  # nats; of a larger log density no fall of a nat can be told
 EXACT = 1e-6  # relative error of the way to the site and back that still is no edge
 MOST = 200  # coordinates
 POINTS = 3
+AT_ONCE = 100_000  # coordinates of the points of one batch
+ALONE = 8  # places up to which a batch does not pay
+SHORT = 1e-9  # length of a direction that is none
 MOST_NAMED = 4  # coordinates of a direction
+
+Place = tuple[Site, int, float]  # a coordinate of a site, upwards or downwards
 
 
 def endless_coordinates(density: LogDensity, points: Tensor, sd: Tensor) -> list[str]:
@@ -36,16 +42,43 @@ def endless_coordinates(density: LogDensity, points: Tensor, sd: Tensor) -> list
     The last doubling of the distance that floating point can represent is looked at, in both
     directions from each of `points` `[n, dim]`; `sd` `[dim]` is the unit. All points must agree.
     """
-    found = []
     stride = max(1, density.dim // MOST)
+    places = [
+        (site, i, sign)
+        for site in density.sites
+        for i in range(site.start, site.stop, stride)
+        for sign in (1.0, -1.0)
+    ]
+    found = []
     with torch.no_grad(), default_dtype(density.dtype):
-        for site in density.sites:
-            for i in range(site.start, site.stop, stride):
-                for sign, word in ((1.0, "upwards"), (-1.0, "downwards")):
-                    if all(_endless(density, site, u, i, sign * float(sd[i])) for u in points):
-                        place = f"[{i - site.start}]" if site.stop - site.start > 1 else ""
-                        found.append(f"site {site.name!r}{place} {word}")
+        left = _candidates(density, points[0], sd, places) if len(places) > ALONE else places
+        for site, i, sign in left:
+            if all(_endless(density, site, u, i, sign * float(sd[i])) for u in points):
+                place = f"[{i - site.start}]" if site.stop - site.start > 1 else ""
+                word = "upwards" if sign > 0 else "downwards"
+                found.append(f"site {site.name!r}{place} {word}")
     return found
+
+
+def _candidates(density: LogDensity, u: Tensor, sd: Tensor, places: list[Place]) -> list[Place]:
+    """Return the places where the density does not fall off from one point, in one batch."""
+    ends, kept = [], []
+    for site, i, sign in places:
+        way = torch.zeros_like(u)
+        way[i] = sign * float(sd[i])
+        line, last = _last_doubling((site,), u, way)
+        if last >= 2:
+            ends += [line[last - 1], line[last]]
+            kept.append((site, i, sign))
+    if not kept:
+        return []
+    try:
+        parts = torch.stack(ends).split(max(1, AT_ONCE // density.dim))
+        values = torch.cat([density.eager_batch()(part) for part in parts]).reshape(-1, 2)
+    except (RuntimeError, ValueError, ArithmeticError, ZooError):  # no density at one of them
+        return kept
+    slow = (values.abs() < ROUNDED).all(-1) & (values[:, 0] - values[:, 1] < FALL)
+    return [place for place, flat in zip(kept, slow.tolist(), strict=True) if flat]
 
 
 def _endless(density: LogDensity, site: Site, u: Tensor, i: int, unit: float) -> bool:
@@ -56,17 +89,22 @@ def _endless(density: LogDensity, site: Site, u: Tensor, i: int, unit: float) ->
 
 def _endless_along(density: LogDensity, sites: Iterable[Site], u: Tensor, way: Tensor) -> bool:
     """Whether the density does not fall off from `u` `[dim]` along `way` `[dim]`, one sd long."""
-    steps = 2.0 ** torch.arange(DOUBLINGS + 1, dtype=u.dtype)
-    line = u + steps[:, None] * way
-    usable = torch.stack([_exact(site, line) for site in sites]).all(0)
-    last = int(usable.long().cumprod(0).sum()) - 1
+    line, last = _last_doubling(sites, u, way)
     if last < 2:
         return False
     try:
         near, far = (float(density.evaluate(line[k])) for k in (last - 1, last))
     except (RuntimeError, ValueError, ArithmeticError, ZooError):  # no density so far out
         return False
-    return math.isfinite(near) and math.isfinite(far) and near - far < FALL
+    return abs(near) < ROUNDED and abs(far) < ROUNDED and near - far < FALL
+
+
+def _last_doubling(sites: Iterable[Site], u: Tensor, way: Tensor) -> tuple[Tensor, int]:
+    """Return points `[doubling, dim]` and the last one that every site can represent."""
+    steps = 2.0 ** torch.arange(DOUBLINGS + 1, dtype=u.dtype)
+    line = u + steps[:, None] * way
+    usable = torch.stack([_exact(site, line) for site in sites]).all(0)
+    return line, int(usable.long().cumprod(0).sum()) - 1
 
 
 def _exact(site: Site, u: Tensor) -> Tensor:
@@ -128,8 +166,14 @@ def _oblique(density: LogDensity, points: Tensor, sd: Tensor, draws: Tensor | No
     if draws is not None:
         wide = widest(draws)
         ways.append(wide * (draws @ wide.T).std(0).clamp(min=1e-8)[:, None])
-    for way in torch.cat(ways):
-        if not torch.isfinite(way).all():
+    # a line ends where its first site does; only unbounded sites go far enough for all of them
+    endless = torch.zeros(density.dim, dtype=density.dtype)
+    for site in density.sites:
+        raw = site.part(points[0])
+        value = site.transform(raw)
+        endless[site.start : site.stop] = value.shape == raw.shape and torch.equal(value, raw)
+    for way in torch.cat(ways) * endless:
+        if not torch.isfinite(way).all() or float(way.norm()) < SHORT:
             continue
         for sign in (1.0, -1.0):
             if all(_endless_along(density, density.sites, u, sign * way) for u in points):
