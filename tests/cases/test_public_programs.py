@@ -1,11 +1,15 @@
 """Programs as they are published: right values, or a refusal in one sentence."""
 
+import functools
 import itertools
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger, init_to_median
+from pyro.nn import PyroModule, PyroSample
 
 import zoo
 from zoo.density.log_density import LogDensity
@@ -222,6 +226,65 @@ def test_a_name_used_twice_is_refused_with_its_cure():
 
     with pytest.raises(ProgramError, match=r"site 'a'.*a name of its own"):
         zoo.from_program(model, {"y": THREE})
+
+
+# -- programs inside handlers ------------------------------------------------------------------
+
+
+class Line(PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.slope = PyroSample(dist.Normal(0.0, 1.0))
+
+    def forward(self, x, y=None):
+        mean = self.slope * x
+        with pyro.plate("rows", 3):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        functools.partial,
+        InitMessenger(init_to_median),
+        lambda line: poutine.condition(line, data={}),
+    ],
+)
+def test_a_program_inside_a_handler_keeps_the_names_of_its_arguments(wrap):
+    x = torch.tensor([1.0, 2.0, -1.0], dtype=F)
+    entry = zoo.from_program(wrap(Line()), (x, THREE))
+    data = entry.load_data()
+    assert list(data.train) == ["x", "y"]
+    assert data.observed == ("y",)
+    got = LogDensity(entry.program(data), data)(torch.tensor([0.4], dtype=F))
+    right = dist.Normal(0.4 * x, 1.0).log_prob(THREE).sum()
+    right = right + dist.Normal(0.0 * ONE, 1.0).log_prob(0.4 * ONE)
+    assert float(got) == pytest.approx(float(right), rel=1e-12)
+
+
+def test_a_parameter_made_before_the_program_keeps_its_value_and_constraint():
+    """Scripts make their parameters once and read them by name alone."""
+
+    def model(y):
+        scale = pyro.param("scale")
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(a, scale).expand([3]).to_event(1), obs=y)
+
+    pyro.clear_param_store()
+    pyro.param("scale", torch.tensor(2.5), constraint=dist.constraints.positive)
+    try:
+        entry = zoo.from_program(model, {"y": THREE})
+        assert float(pyro.param("scale").detach()) == 2.5
+    finally:
+        pyro.clear_param_store()
+    data = entry.load_data()
+    program = entry.program(data)
+    assert entry.learns
+    assert [float(v.detach().exp()) for v in program.parameters()] == pytest.approx([2.5])
+    got = LogDensity(program, data)(torch.tensor([0.4], dtype=F))
+    right = dist.Normal(0.4 * ONE, 2.5).log_prob(THREE).sum()
+    right = right + dist.Normal(0.0 * ONE, 1.0).log_prob(0.4 * ONE)
+    assert float(got.detach()) == pytest.approx(float(right), rel=1e-12)
 
 
 # -- many latent values ------------------------------------------------------------------------

@@ -123,16 +123,17 @@ class _Collector(Typed):
             return
         place = self.lifted.held if _reparameterization() is not None else self.lifted.values
         if name not in place:
+            constraint = msg["kwargs"].get("constraint", torch.distributions.constraints.real)
+            if initial is None and name in (store := pyro.get_param_store()):
+                initial, constraint = store[name], store._constraints[name]
             if initial is None:
                 raise ProgramError(
-                    f"pyro.param({name!r}) has no initial value; write pyro.param({name!r},"
-                    " initial_tensor)."
+                    f"pyro.param({name!r}) has no initial value, here or in Pyro's parameter"
+                    f" store; write pyro.param({name!r}, initial_tensor)."
                 )
             value = torch.as_tensor(initial() if callable(initial) else initial).detach()
             place[name] = value.to(torch.get_default_dtype()).clone()
-            self.lifted.constraints[name] = msg["kwargs"].get(
-                "constraint", torch.distributions.constraints.real
-            )
+            self.lifted.constraints[name] = constraint
         answer(msg, place[name].clone())
 
     def _register(self, key: str, net: nn.Module) -> None:
