@@ -254,8 +254,7 @@ def _nuts(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
     posterior, compiled = methods.sampled(
         made.entry, made.data, cell.config, seed=cell.seed, given=given, jobs=jobs
     )
-    with disk_errors(folder):
-        methods.save(posterior, None, folder)
+    _save(posterior, None, folder)
     return drawn_cell(cell.head, "ok", posterior, None, _peak_memory(), compiled)
 
 
@@ -275,13 +274,17 @@ def _fit(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
     if not fit.ok:
         return failed_cell(cell.head, fit.stop.status, fit.stop.sentence, fit.cost.seconds)
     posterior = methods.drawn(fit, cell.draws, cell.seed)
-    with disk_errors(folder):
-        methods.save(posterior, fit, folder)
+    _save(posterior, fit, folder)
     write_atomic(
         folder / witness.FILE, strict_json({**cell.prepared.witness, **witness.of_guide(fit)})
     )
     status: CellStatus = "ok" if fit.stop.status == "ok" else "not_converged"
     return drawn_cell(cell.head, status, posterior, fit, _peak_memory())
+
+
+def _save(posterior: Posterior, fit: Any, folder: Path) -> None:
+    with disk_errors(folder):
+        methods.save(posterior, fit, folder)
 
 
 def _peak_memory() -> float:

@@ -126,7 +126,7 @@ def exact_methods(monkeypatch):
             sample_dims=("sample",),
             seed=cell.seed,
         )
-        methods.save(posterior, None, folder)
+        work._save(posterior, None, folder)
         return schema.drawn_cell(cell.head, "ok", posterior, None, 1.0)
 
     monkeypatch.setattr(work, "_fit", method)
