@@ -250,26 +250,41 @@ def _attempt(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]
 
 def _nuts(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
     given = None if cell.given is None else load_fit(cell.given, run)
-    posterior, compiled = methods.sampled(cell, given, jobs)
-    with disk_errors(folder):
-        methods.save(posterior, None, folder)
+    made = cell.prepared
+    posterior, compiled = methods.sampled(
+        made.entry, made.data, cell.config, seed=cell.seed, given=given, jobs=jobs
+    )
+    _save(posterior, None, folder)
     return drawn_cell(cell.head, "ok", posterior, None, _peak_memory(), compiled)
 
 
 def _fit(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
-    given = {} if cell.given is None else {"given": load_fit(cell.given, run)}
-    fit = methods.fitted(cell, given)
+    made, given = cell.prepared, None if cell.given is None else load_fit(cell.given, run)
+    fit = methods.fitted(
+        made.entry,
+        cell.method,
+        made.data,
+        cell.config,
+        seed=cell.seed,
+        given=given,
+        trains=cell.given is None,
+        training=made.training,
+    )
     print(fit.stop.sentence)
     if not fit.ok:
         return failed_cell(cell.head, fit.stop.status, fit.stop.sentence, fit.cost.seconds)
-    posterior = methods.drawn(cell, fit)
-    with disk_errors(folder):
-        methods.save(posterior, fit, folder)
+    posterior = methods.drawn(fit, cell.draws, cell.seed)
+    _save(posterior, fit, folder)
     write_atomic(
         folder / witness.FILE, strict_json({**cell.prepared.witness, **witness.of_guide(fit)})
     )
     status: CellStatus = "ok" if fit.stop.status == "ok" else "not_converged"
     return drawn_cell(cell.head, status, posterior, fit, _peak_memory())
+
+
+def _save(posterior: Posterior, fit: Any, folder: Path) -> None:
+    with disk_errors(folder):
+        methods.save(posterior, fit, folder)
 
 
 def _peak_memory() -> float:

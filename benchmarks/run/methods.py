@@ -20,22 +20,32 @@ from zoo.seeds import derive_seed
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from benchmarks.run.cell import Cell
     from guides.types import Fit
-    from zoo.types import Posterior
+    from zoo.types import Data, ModelEntry, Posterior
 
 __all__ = ["drawn", "fitted", "sampled", "save"]
 
 
-def sampled(cell: Cell, given: Fit | None, jobs: int) -> tuple[Posterior, Mapping[str, Any]]:
+def sampled(
+    entry: ModelEntry,
+    data: Data,
+    config: Mapping[str, Any],
+    *,
+    seed: int,
+    given: Fit | None,
+    jobs: int,
+) -> tuple[Posterior, Mapping[str, Any]]:
     """Run NUTS; return its draws, and whether its density was compiled with the reason.
 
     Args:
-        cell: what to run.
+        entry: what to sample.
+        data: what it is conditioned on.
+        config: settings of NUTS, `compile` among them.
+        seed: seed of the chains.
         given: the fit whose trained program is held fixed.
         jobs: chains at once.
     """
-    entry, data, config = cell.prepared.entry, cell.prepared.data, dict(cell.config)
+    config = dict(config)
     density = LogDensity(
         entry.program(data) if given is None else given.program, data, dtype=entry.dtype
     )
@@ -50,7 +60,7 @@ def sampled(cell: Cell, given: Fit | None, jobs: int) -> tuple[Posterior, Mappin
         "log_density": density,
         **config,
     }
-    posterior = run_nuts(entry, seed=cell.seed, data=data, **options)
+    posterior = run_nuts(entry, seed=seed, data=data, **options)
     posterior = dataclasses.replace(
         posterior,
         cost=dataclasses.replace(posterior.cost, compile_seconds=record["compile_seconds"]),
@@ -58,33 +68,48 @@ def sampled(cell: Cell, given: Fit | None, jobs: int) -> tuple[Posterior, Mappin
     return posterior, {name: density.compiled[name] for name in ("used", "reason")}
 
 
-def fitted(cell: Cell, given: dict[str, Any]) -> Fit:
+def fitted(
+    entry: ModelEntry,
+    family: str,
+    data: Data,
+    config: Mapping[str, Any],
+    *,
+    seed: int,
+    given: Fit | None,
+    trains: bool,
+    training: Data | None,
+) -> Fit:
     """Fit to the compared data.
 
     The weights of an entry that learns, and an encoder, are fitted to all data and then applied to
     the compared ones.
+
+    Args:
+        entry: what to fit to.
+        family: name of the family, or of a guide of the entry's own.
+        data: the compared data.
+        config: settings of the fit.
+        seed: seed of the fit.
+        given: the fit whose trained program is held fixed.
+        trains: whether no other cell trains the program.
+        training: all data, if they are not the compared ones.
     """
-    entry, prepared, options = cell.prepared.entry, cell.prepared, dict(cell.config)
-    encodes = family_of(cell.method, entry).amortized
-    trains = entry.learns and not given
-    if prepared.training is None or not (encodes or trains):
-        return guides.fit(
-            entry, cell.method, seed=cell.seed, data=prepared.data, **given, **options
-        )
-    fit = guides.fit(
-        entry, cell.method, seed=cell.seed, data=prepared.training, **given, **options
-    )
+    options: dict[str, Any] = {"seed": seed, **config}
+    encodes = family_of(family, entry).amortized
+    if training is None or not (encodes or trains):
+        return guides.fit(entry, family, data=data, given=given, **options)
+    fit = guides.fit(entry, family, data=training, given=given, **options)
     if not fit.ok:
         return fit
     if encodes:
-        return guides.transfer(fit, prepared.data)
-    return guides.fit(entry, cell.method, seed=cell.seed, data=prepared.data, given=fit, **options)
+        return guides.transfer(fit, data)
+    return guides.fit(entry, family, data=data, given=fit, **options)
 
 
-def drawn(cell: Cell, fit: Fit) -> Posterior:
-    """Return the draws of a fitted guide."""
-    seed = derive_seed(cell.seed, cell.prepared.entry.key, cell.method, "draw")
-    return guides.draw(fit, cell.draws, seed=seed)
+def drawn(fit: Fit, number: int, seed: int) -> Posterior:
+    """Return draws of a fitted guide, `seed` being that of its cell."""
+    seed = derive_seed(seed, fit.entry.key, fit.family, "draw")
+    return guides.draw(fit, number, seed=seed)
 
 
 def save(posterior: Posterior, fit: Fit | None, folder: Path) -> None:

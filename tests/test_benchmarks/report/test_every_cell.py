@@ -23,7 +23,6 @@ from scipy.stats import wasserstein_distance
 from support import tiny
 
 from benchmarks.run import cell as work
-from benchmarks.run import methods
 from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
 from benchmarks.run.record import drawn_cell
@@ -111,7 +110,7 @@ def negative_chains(cell, run, folder, jobs):
         seed=cell.seed,
         engine="nutpie",
     )
-    methods.save(posterior, None, folder)
+    work._save(posterior, None, folder)
     return drawn_cell(cell.head, "ok", posterior, None, 1.0)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import h5py
 import pytest
@@ -29,7 +30,7 @@ def counted(monkeypatch):
         return hashing(handle, name)
 
     def opened(self, name, *args, **options):
-        if not isinstance(name, h5py.h5f.FileID):  # `dataset.file` wraps the open one
+        if isinstance(name, str | Path):  # `dataset.file` wraps the open one
             seen["netcdf"].append(name)
         opening(self, name, *args, **options)
 

@@ -126,7 +126,7 @@ def exact_methods(monkeypatch):
             sample_dims=("sample",),
             seed=cell.seed,
         )
-        methods.save(posterior, None, folder)
+        work._save(posterior, None, folder)
         return schema.drawn_cell(cell.head, "ok", posterior, None, 1.0)
 
     monkeypatch.setattr(work, "_fit", method)
@@ -296,7 +296,7 @@ def test_a_full_disk_inside_a_worker_stops_the_run_with_one_sentence(
     def full(posterior, path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(work, "save_netcdf", full)
+    monkeypatch.setattr(methods, "save_netcdf", full)
     with pytest.raises(InfrastructureError, match=r"No space left on device\): free some space"):
         go(plan_of(model), tmp_path / "run")
     assert list((tmp_path / "run" / "cells").iterdir()) == []
