@@ -143,14 +143,15 @@ def test_packages_of_a_room_have_one_order(room):
     names = {
         p.stem
         for p in (ROOT / room).glob("*")
-        if p.name not in ("__init__.py", "__pycache__", "py.typed")
+        if p.name not in ("__init__.py", "__main__.py", "__pycache__", "py.typed")
     }
     assert names == set(order), "a package or module without a place in the order"
     known = {name_of(p) for p in FILES}
     for path in (
         p
         for p in FILES
-        if p.relative_to(ROOT).parts[0] == room and p != ROOT / room / "__init__.py"
+        if p.relative_to(ROOT).parts[0] == room
+        and p.relative_to(ROOT / room).as_posix() not in ("__init__.py", "__main__.py")
     ):
         own = name_of(path).split(".")[1]
         used = {
@@ -166,17 +167,30 @@ def test_packages_of_a_room_have_one_order(room):
 def late_imports(path):
     """Modules a file imports inside functions."""
     known = {name_of(p) for p in FILES}
-    return frozenset(_late_imports(path, known))
+    return frozenset(_late_imports(parsed(path), known))
 
 
-def _late_imports(path, known):
-    for function in (n for n in ast.walk(parsed(path)) if isinstance(n, ast.FunctionDef)):
+def _late_imports(tree, known):
+    for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)):
         for node in ast.walk(function):
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
                 yield from (name if name in known else node.module for name in names)
+            elif (
+                isinstance(node, ast.Call)
+                and ast.unparse(node.func).endswith("import_module")
+                and isinstance(node.args[0], ast.Constant)
+            ):
+                yield node.args[0].value
+
+
+def test_an_import_by_a_literal_name_counts():
+    code = (
+        "def late():\n    importlib.import_module('sklearn.ensemble')\n    from math import pi\n"
+    )
+    assert set(_late_imports(ast.parse(code), set())) == {"sklearn.ensemble", "math"}
 
 
 def within(name, package):
@@ -277,6 +291,16 @@ def test_no_card_names_a_room_above():
         assert not [t for t in texts if re.fullmatch(r"(guides|benchmarks)(\.\w+)+(:\w+)?", t)], (
             path
         )
+
+
+def test_a_family_takes_no_private_name_of_another():
+    for path in (ROOT / "guides" / "families").glob("*.py"):
+        taken = {
+            name
+            for name in imports(parsed(path))
+            if name.startswith("guides.families.") and name.rpartition(".")[2].startswith("_")
+        }
+        assert not taken, f"{path}: {taken}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -94,8 +94,9 @@ class Reported:
 
 def _fit(entry: ModelEntry, family: str) -> Fit:
     """Fit briefly; a bound holds for any guide, so it need not be the optimum."""
-    if not family_of(family, entry).is_program:
-        particles = 16 if family == "amortized" else 32
+    record = family_of(family, entry)
+    if not record.is_program:
+        particles = 16 if record.amortized else 32
         return fitting.fit(
             entry,
             family,

@@ -39,18 +39,31 @@ def families(incomplete: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in ("all", *stems) if name.startswith(last)]
 
 
+def _known(given: str | list[str]) -> str | list[str]:
+    """Reject an unknown entry at once: the imports of most commands take seconds."""
+    from zoo.registry import require
+
+    for request in [given] if isinstance(given, str) else given:
+        require(request)
+    return given
+
+
 Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL|FILE.py",
         help="an entry, with options as in 'name[d=10,rho=0.95]', or a model file",
         autocompletion=models,
+        callback=_known,
     ),
 ]
 Models = Annotated[
     list[str],
     typer.Argument(
-        metavar="MODEL|FILE.py...", help="entries or model files", autocompletion=models
+        metavar="MODEL|FILE.py...",
+        help="entries or model files",
+        autocompletion=models,
+        callback=_known,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import zoo
@@ -48,13 +49,15 @@ def list_models(tag: str | None, long: bool, as_json: bool) -> None:
         return
     columns = [
         "name",
-        "title",
         "reference",
-        "tags",
-        *(["parameters", "observations"] if long else []),
-        "source",
+        *(["parameters", "observations", "tags"] if long else []),
+        *(["source"] if any(info.source != "zoo" for info in infos) else []),
+        "title",
     ]
     print_table(columns, [[_cell(row, c) for c in columns] for row in rows])
+    if not long:
+        tags = ", ".join(sorted({t for info in infos for t in info.tags}))
+        print(f"zoo: tags: {tags}; --long shows those of each entry", file=sys.stderr)
 
 
 def _cell(row: dict[str, Any], column: str) -> str:
@@ -112,19 +115,7 @@ def show(model: str, as_json: bool) -> None:
         print_json({"schema": 1, **card})
         return
     say(f"{card['name']}: {card['title']}")
-    for name in (
-        "reference",
-        "reference_of",
-        "parameters",
-        "observations",
-        "families",
-        "tags",
-        "options",
-        "sites",
-        "summed_out",
-        "data",
-        "not_judged",
-    ):
+    for name in SHOWN:
         if card[name] not in (None, [], {}):
             say(f"  {name.replace('_', ' ')}: {_words(card[name])}")
     print("  quantities:")
@@ -132,7 +123,8 @@ def show(model: str, as_json: bool) -> None:
         say(f"    {name}: {text}")
     say(f"  source: {card['source']}\n  licence: {card['licence']}")
     for cite in card["cites"]:
-        say(f"  {cite}")
+        if cite.rpartition(", ")[0] not in card["source"]:  # the source is said once
+            say(f"  {cite}")
 
 
 def _card(entry: ModelEntry, data: Data) -> dict[str, Any]:

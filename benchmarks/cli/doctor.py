@@ -46,7 +46,7 @@ def examine() -> list[Finding]:
     findings = []
     for look in (
         _python,
-        _rooms,
+        _together,
         _packages,
         _density,
         _diagnostics,
@@ -83,7 +83,7 @@ def _python() -> Finding:
     )
 
 
-def _rooms() -> Finding:
+def _together() -> Finding:
     hidden = shadowed()
     if hidden is not None:
         return Finding(name="packages", status="failed", sentence=hidden)
@@ -205,13 +205,15 @@ def _compiler() -> Finding:
         return Finding(
             name="compiler",
             status="note",
-            sentence=f"{missing}; programs run eager: slower, same numbers; install g++",
+            sentence=(
+                f"{missing}; programs run without compilation: slower, same numbers; install g++"
+            ),
         )
     if how == "eager":
         return Finding(
             name="compiler",
             status="note",
-            sentence="ZOO_BACKEND=eager; programs run eager: slower, same numbers",
+            sentence="ZOO_BACKEND=eager; programs run without compilation: slower, same numbers",
         )
     point = torch.linspace(0.1, 1.0, 7, dtype=torch.float64)
     tried = compile_function(lambda x: [x.lgamma().sum()], [point], [[point + 1.0]], mode="on")

@@ -208,8 +208,8 @@ def _panics() -> Iterator[None]:
         )
         raise ProgramError(
             f"nutpie stopped: {reason or type(error).__name__}; check that there is a posterior:"
-            " under a flat prior, or where the density grows without bound, a chain runs off"
-            " until its numbers overflow."
+            " under a flat prior, or if the density grows without bound, the chain diverges until"
+            " it overflows."
         ) from error
 
 

@@ -267,7 +267,7 @@ def _fit(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
         cell.config,
         seed=cell.seed,
         given=given,
-        trains=cell.given is None,
+        trains=made.entry.learns and cell.given is None,
         training=made.training,
     )
     print(fit.stop.sentence)

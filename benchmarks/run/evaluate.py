@@ -6,7 +6,6 @@ Each reference is found once, then every cell is compared with it.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.comparison.baselines import table
 from benchmarks.comparison.posterior_predictive import predictive_checks
 from benchmarks.comparison.sentences import advised
+from benchmarks.metrics.joint import c2st
 from benchmarks.metrics.metric import component_metrics, joint_distances_known
 from benchmarks.reference import find as references
 from benchmarks.report.inputs import EntryReport, ReportInput, method_names
@@ -173,8 +173,7 @@ class _Evaluation:
         stale = sum(not is_compared(content, truth, self.run.locked) for content, truth in pairs)
         if stale:
             # Imported once, before forking: every comparison would need a second for it.
-            importlib.import_module("sklearn.ensemble")
-            importlib.import_module("sklearn.model_selection")
+            c2st.load()
             self.events.begin("comparisons", stale)
         try:
             run_tasks([job.task for job in first], jobs, self.timeout, follow=follow)

@@ -111,7 +111,7 @@ def _kept(
             return cell if name == cell.name else replace(cell, stored=name)
     if found:
         events.warn(
-            f"{cell.label}: the kept cell was computed from something else ({found} differs); it"
+            f"{cell.label}: the stored cell no longer matches the program ({found} differs); it"
             " is computed again"
         )
     return None

@@ -91,7 +91,7 @@ def fitted(
         config: settings of the fit.
         seed: seed of the fit.
         given: the fit whose trained program is held fixed.
-        trains: whether no other cell trains the program.
+        trains: whether the program is trained, and by no other cell.
         training: all data, if they are not the compared ones.
     """
     options: dict[str, Any] = {"seed": seed, **config}

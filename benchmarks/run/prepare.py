@@ -16,7 +16,7 @@ from benchmarks.run.cell import NUTS, Cell, Prepared
 from benchmarks.run.outside import Outside
 from benchmarks.run.plan import Plan
 from benchmarks.run.sources import source_digest
-from guides.registry import check_family
+from guides.registry import FAMILIES, check_family
 from zoo.density.faults import place_of
 from zoo.density.log_density import LogDensity
 from zoo.errors import ProgramError, UsageError, ZooError, one_line
@@ -138,8 +138,14 @@ def _guess(
     )
     gradients = 4 * (nuts_config(plan)["draws"] + 800) * 12
     chains = gradients * single + 1.0 if plan.compile == "off" else gradients * single / 15 + 6.0
-    special = {NUTS: chains, "laplace": (200 + density.dim) * single + 1.0}
-    return {method: special.get(method, svi) for method in methods}
+    solved = (200 + density.dim) * single + 1.0  # without stochastic steps
+
+    def seconds(method: str) -> float:
+        if method == NUTS:
+            return chains
+        return solved if method in FAMILIES and FAMILIES[method].solve is not None else svi
+
+    return {method: seconds(method) for method in methods}
 
 
 def vi_config(plan: Plan) -> dict[str, Any]:

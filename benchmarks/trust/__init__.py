@@ -1,1 +1,1 @@
-"""Trust in a posterior beyond its own draws: wide climbs for modes nobody started in."""
+"""Trust beyond the draws themselves: searches for modes that no chain visited, and drift."""

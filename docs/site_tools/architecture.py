@@ -45,7 +45,7 @@ def members(room: str) -> dict[str, Path]:
     found |= {
         f"{room}.{path.stem}": path
         for path in (ROOT / room).glob("*.py")
-        if path.stem != "__init__"
+        if path.stem not in ("__init__", "__main__")
     }
     return dict(sorted(found.items()))
 
@@ -53,9 +53,14 @@ def members(room: str) -> dict[str, Path]:
 def graph() -> Graph:
     """Return the members that each member imports, as `zoo.density -> {zoo.compiler, ...}`.
 
-    Imports from other rooms are included.
+    Imports from other packages are included.
     """
-    files = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    files = [
+        path
+        for room in ROOMS
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if path.stem != "__main__"
+    ]
     edges: Graph = {name: set() for room in ROOMS for name in members(room)}
     for path in files:
         own = ".".join(_module(path).split(".")[:2])
@@ -289,7 +294,7 @@ def _room(room: str, layout: _Layout, top: float) -> list[str]:
 
 
 def table() -> str:
-    """Return the Markdown tables of rooms and members, from their docstrings."""
+    """Return the Markdown tables of packages and members, from their docstrings."""
     parts = []
     for room in ROOMS:
         parts += [

@@ -28,7 +28,9 @@ from torch import Tensor, nn
 from guides.base.cavi_lda import Ascent, ascend, log_means
 from guides.base.family import Family
 from guides.base.flat import FlatGuide
+from guides.base.sticks import later, offset
 from guides.types import Stop
+from zoo.compiler.torch_private import standard_gamma_gradient
 from zoo.contract.subject import base
 from zoo.density.log_density import LogDensity, Site, default_dtype
 from zoo.errors import FitError
@@ -162,8 +164,8 @@ class DirichletGuide(FlatGuide):
         total = u.new_zeros(len(u))
         for s in self.sites:
             a = concentrations[s.name]
-            first, rest = a[:, :-1], _later(a)
-            t = u[:, s.start : s.stop].reshape(-1, *first.shape) - _offset(a)
+            first, rest = a[:, :-1], later(a)
+            t = u[:, s.start : s.stop].reshape(-1, *first.shape) - offset(a)
             normal = (first + rest).lgamma() - first.lgamma() - rest.lgamma()
             log = nn.functional.logsigmoid
             total = total + (first * log(t) + rest * log(-t) + normal).flatten(1).sum(1)
@@ -174,7 +176,7 @@ class DirichletGuide(FlatGuide):
         total = torch.zeros((), dtype=self.log_topic.dtype)
         for s in self.sites:
             a = self.concentration(s.name)
-            first, rest = a[:, :-1], _later(a)
+            first, rest = a[:, :-1], later(a)
             pair = torch.stack([first, rest], -1)
             normal = (first + rest).lgamma() - first.lgamma() - rest.lgamma()
             total = total - (normal + (pair * log_means(pair)).sum(-1)).sum()
@@ -250,7 +252,7 @@ class _LogGamma(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """Return the gradient in a, by implicit differentiation of the distribution function."""
         a, boosted, log_uniform = ctx.saved_tensors
-        slope = torch._standard_gamma_grad(a + 1, boosted) / boosted - log_uniform / a.square()
+        slope = standard_gamma_gradient(a + 1, boosted) / boosted - log_uniform / a.square()
         return grad * slope, None, None
 
 
@@ -259,20 +261,10 @@ def log_gamma(a: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
     return _LogGamma.apply(a, z1, z2)
 
 
-def _later(a: Tensor) -> Tensor:
-    """Return sum_{j > i} a_j along the last axis, without the last entry."""
-    return a.flip(-1).cumsum(-1).flip(-1)[..., 1:]
-
-
-def _offset(a: Tensor) -> Tensor:
-    """Return the offset of the stick-breaking bijection, which maps zero to even weights."""
-    return torch.arange(a.shape[-1] - 1, 0, -1, dtype=a.dtype).log()
-
-
 def _sticks(log_weights: Tensor) -> Tensor:
     """Return the flat stick-breaking coordinates of normalized weights, along the last axis."""
     later = log_weights.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
-    return log_weights[..., :-1] - later + _offset(log_weights)
+    return log_weights[..., :-1] - later + offset(log_weights)
 
 
 FAMILY = Family(

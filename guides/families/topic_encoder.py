@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from guides.base.cavi_lda import ascend
 from guides.base.family import Family
 from guides.base.flat import FlatGuide, Start, standard_normal_log_prob
+from guides.base.sticks import later, offset
 from guides.families.amortized import features_of
-from guides.families.dirichlet import _later, _offset, priors
+from guides.families.dirichlet import priors
 from zoo.density.log_density import LogDensity
 from zoo.models.topics._topics import counts_of
 from zoo.types import Data, ModelEntry, Program
@@ -63,8 +64,8 @@ def start(density: LogDensity, generator: torch.Generator, *, radius: float = 0.
     means, scales = [], []
     for s in density.sites:
         a = found.topics if s.name == "topic" else found.mixtures
-        first, rest = a[:, :-1], _later(a)
-        means.append((first.digamma() - rest.digamma() + _offset(a)).reshape(-1))
+        first, rest = a[:, :-1], later(a)
+        means.append((first.digamma() - rest.digamma() + offset(a)).reshape(-1))
         scales.append((first.polygamma(1) + rest.polygamma(1)).sqrt().reshape(-1))
     sentence = f"started from a coordinate ascent of {found.passes} passes"
     return Start(loc=torch.cat(means), scale=torch.cat(scales), sentence=sentence)

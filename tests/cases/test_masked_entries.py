@@ -276,7 +276,7 @@ def unused(y):
     ("program", "match"),
     [
         (partly, r"Site 'z' is masked in 5 entries, of which 2 enter no other term"),
-        (unused, r"No term of the density holds site 'z', whose prior is flat"),
+        (unused, r"Site 'z' has a flat prior and no likelihood term depends on it"),
     ],
 )
 def test_what_has_no_posterior_is_refused_by_name(program, match):

@@ -59,6 +59,7 @@ __all__ = [
     "needs_loader",
     "shared_folder",
     "sources",
+    "standard_gamma_gradient",
     "untested",
     "write_package",
 ]
@@ -409,3 +410,20 @@ def load_package(path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
     loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
     run: Callable[[list[Tensor]], list[Tensor]] = loader.run
     return run
+
+
+def standard_gamma_gradient(shape: Tensor, value: Tensor) -> Tensor:
+    """Return d value / d shape of a Gamma(shape, 1) variable at a fixed quantile.
+
+    By implicit differentiation, -(dF / d shape) / density with the distribution function F.
+    Without torch's own function dF / d shape is a central difference.
+    """
+    own = getattr(torch, "_standard_gamma_grad", None)
+    if own is not None:
+        return own(shape, value)
+    step = 1e-5 * shape
+    slope = torch.special.gammainc(shape + step, value) - torch.special.gammainc(
+        shape - step, value
+    )
+    log_density = (shape - 1) * value.log() - value - shape.lgamma()
+    return -slope / (2 * step) * (-log_density).exp()

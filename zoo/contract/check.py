@@ -1,4 +1,4 @@
-"""A check as one frozen record, shared by the contracts of all rooms and the audit."""
+"""A check as one frozen record, shared by the contracts of all packages and the audit."""
 
 from __future__ import annotations
 

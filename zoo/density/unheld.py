@@ -58,8 +58,9 @@ def unheld_entries(density: Density, latent: Sequence[dict[str, Any]]) -> dict[s
         name = node["name"]
         if name in flat and not bool(touched[name].any()):
             raise ProgramError(
-                f"No term of the density holds site {name!r}, whose prior is flat, so no posterior"
-                " exists; give it a proper prior, or use its value in the likelihood."
+                f"Site {name!r} has a flat prior and no likelihood term depends on it, so the"
+                " posterior is improper; give it a proper prior, or use its value in the"
+                " likelihood."
             )
         if name not in masked:
             continue

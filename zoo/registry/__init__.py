@@ -4,6 +4,6 @@
 families, metrics, report sections and studies.
 """
 
-from zoo.registry.entries import GROUP, EntryInfo, catalog, load, names, parse
+from zoo.registry.entries import GROUP, EntryInfo, catalog, load, names, parse, require
 
-__all__ = ["GROUP", "EntryInfo", "catalog", "load", "names", "parse"]
+__all__ = ["GROUP", "EntryInfo", "catalog", "load", "names", "parse", "require"]

@@ -23,7 +23,7 @@ from zoo.types import NAME
 if TYPE_CHECKING:
     from zoo.types import ModelEntry
 
-__all__ = ["GROUP", "EntryInfo", "catalog", "load", "names", "parse"]
+__all__ = ["GROUP", "EntryInfo", "catalog", "load", "names", "parse", "require"]
 
 GROUP = "posterior_zoo.models"
 MODELS = Path(__file__).parents[1] / "models"
@@ -317,6 +317,21 @@ def load(name: str, **options: Any) -> ModelEntry:
     return entry.with_options(**chosen) if chosen else entry
 
 
+def require(request: str) -> None:
+    """Reject the name of an entry that does not exist or is broken, without importing any model.
+
+    Files, and names that `load` does not accept, are left to `load`.
+
+    Raises:
+        UsageError: a broken entry.
+        UnknownNameError: an unknown entry, with the nearest guess.
+    """
+    match = _REQUEST.fullmatch(request)
+    base = match["base"].strip() if match else ""
+    if NAME.fullmatch(base):
+        _info(base)
+
+
 def _by_name(name: str) -> ModelEntry:
     if not NAME.fullmatch(name):
         text = (
@@ -324,6 +339,11 @@ def _by_name(name: str) -> ModelEntry:
             " characters, or the path of a .py file."
         )
         raise UsageError(f"{text}{_file_here(name)}")
+    return _entry(_info(name))
+
+
+def _info(name: str) -> EntryInfo:
+    """Return what the catalog knows of a usable entry."""
     infos = catalog()
     found = [info for info in infos if info.name == name]
     if not found:
@@ -335,7 +355,7 @@ def _by_name(name: str) -> ModelEntry:
         )
     if found[0].error is not None:
         raise UsageError(found[0].error)
-    return _entry(found[0])
+    return found[0]
 
 
 def _file_here(name: str) -> str:

@@ -15,6 +15,7 @@ from benchmarks.report.inputs import EntryReport, method_names
 from benchmarks.report.panels import panel
 from benchmarks.report.section import ReportSection
 from benchmarks.report.theme import canvas, light
+from zoo.models.mixtures._classes import Classes
 from zoo.quantities import shared_classes
 from zoo.types import Posterior
 
@@ -29,35 +30,34 @@ COLORS = ("m1", "m2", "m3", "m4", "m5", "m6")
 
 def figures(report: EntryReport) -> list[tuple[Any, str]]:
     """Return the figures of a mixture: clusters (with several features) and co-clustering."""
-    module = sys.modules.get(report.entry.build.__module__)
+    classes = getattr(sys.modules.get(report.entry.build.__module__), "CLASSES", None)
     found: list[tuple[Any, str]] = []
     best = _best(report)
-    if best is None:
+    if best is None or not isinstance(classes, Classes):
         return found
     name, posterior = best
-    if hasattr(module, "normals") and "basis" in report.data.train:
+    if classes.normals is not None and "basis" in report.data.train:
         words = (
             f"Classes of {name} in the two directions that set them apart most (linear"
             " discriminants of its own classes): each thin ellipse is the 90 % region of a class"
             f" in one of {SHOWN} draws, so that their spread is the posterior's; a point's color"
             " is its most probable class, pale where that is in doubt."
         )
-        found.append((clusters(posterior, module), words))
-    if hasattr(module, "responsibilities"):
-        truth = _truth(report, module)
-        figure, rows = heat_map(report, module, name, posterior, truth)
-        order = "rows in the order of the first principal axis" if rows > 12 else "rows in order"
-        other = f", and their difference from {truth[0]}" if truth is not None else ""
-        words = (
-            f"Chance that two rows share a class by {name}{other}; averaged over draws of class"
-            f" probabilities, {order}, {rows} shown."
-        )
-        words += "".join(f" {text}" for text in chain_modes(report, module))
-        found.append((figure, words))
+        found.append((clusters(posterior, classes), words))
+    truth = _truth(report, classes)
+    figure, rows = heat_map(report, classes, name, posterior, truth)
+    order = "rows in the order of the first principal axis" if rows > 12 else "rows in order"
+    other = f", and their difference from {truth[0]}" if truth is not None else ""
+    words = (
+        f"Chance that two rows share a class by {name}{other}; averaged over draws of class"
+        f" probabilities, {order}, {rows} shown."
+    )
+    words += "".join(f" {text}" for text in chain_modes(report, classes))
+    found.append((figure, words))
     return found
 
 
-def chain_modes(report: EntryReport, module: Any) -> list[str]:
+def chain_modes(report: EntryReport, classes: Classes) -> list[str]:
     """Return one sentence per set of chains on which of them group the rows alike.
 
     A chain in another mode is named.
@@ -79,7 +79,7 @@ def chain_modes(report: EntryReport, module: Any) -> list[str]:
             continue
         step = max(1, posterior.sample_shape[1] // CHAIN_DRAWS)
         thin = {k: v[:, ::step] for k, v in posterior.draws.items()}
-        sentence = modes(posterior, module.responsibilities(thin, report.data).numpy()).sentence
+        sentence = modes(posterior, classes.responsibilities(thin, report.data).numpy()).sentence
         found.append(f"{name or 'The reference'}: {sentence.split(': ', 1)[1]}")
     return found
 
@@ -107,17 +107,17 @@ def _draws(posterior: Posterior, number: int) -> dict[str, Tensor]:
     return {k: v[keep] for k, v in flat.items()}
 
 
-def _truth(report: EntryReport, module: Any) -> tuple[str, Tensor] | None:
+def _truth(report: EntryReport, classes: Classes) -> tuple[str, Tensor] | None:
     """Return the co-clustering to compare with: exact, or from draws of the reference."""
-    if hasattr(module, "co_clustering"):
-        return "the exact sum over labelings", module.co_clustering(
+    if classes.co_clustering is not None:
+        return "the exact sum over labelings", classes.co_clustering(
             report.data, **report.entry.settings
         )
     posterior = report.reference.posterior
     if posterior is None:
         return None
     return "the reference", shared_classes(
-        module.responsibilities(_draws(posterior, 4 * DRAWS), report.data)
+        classes.responsibilities(_draws(posterior, 4 * DRAWS), report.data)
     )
 
 
@@ -132,7 +132,7 @@ def _order(report: EntryReport) -> Tensor:
 
 def heat_map(
     report: EntryReport,
-    module: Any,
+    classes: Classes,
     name: str,
     posterior: Posterior,
     truth: tuple[str, Tensor] | None,
@@ -142,9 +142,9 @@ def heat_map(
     Also returns the number of rows shown.
     """
     order = _order(report)
-    matrix = shared_classes(module.responsibilities(_draws(posterior, DRAWS), report.data))[order][
-        :, order
-    ]
+    matrix = shared_classes(classes.responsibilities(_draws(posterior, DRAWS), report.data))[
+        order
+    ][:, order]
     figure, axes = canvas(
         620 if truth is not None else 330, 300, 1, 2 if truth is not None else 1, squeeze=False
     )
@@ -196,7 +196,7 @@ def _blocks(axis: Any, band: np.ndarray[Any, Any], colors: list[tuple[str, float
                 axis.broken_barh(runs, (i, 1), color=color, alpha=alpha, linewidth=0)
 
 
-def clusters(posterior: Posterior, module: Any) -> Any:
+def clusters(posterior: Posterior, classes: Classes) -> Any:
     """Draw the rows in the two discriminant directions of the method's classes.
 
     Ellipses of several draws show the uncertainty of the classes.
@@ -204,7 +204,7 @@ def clusters(posterior: Posterior, module: Any) -> Any:
     data = posterior.data
     x = data.train["x"]
     many = _draws(posterior, DRAWS)
-    r = module.responsibilities(_one_labeling(many, module, data), data)  # [draw, row, class]
+    r = classes.responsibilities(_one_labeling(many, classes, data), data)  # [draw, row, class]
     mean = r.mean(0)
     plane = _plane(x, mean)
     flat = (x @ plane).numpy()
@@ -225,9 +225,10 @@ def clusters(posterior: Posterior, module: Any) -> Any:
             )
     few = {
         k: v[:: max(1, len(v) // SHOWN)][:SHOWN]
-        for k, v in _one_labeling(many, module, data).items()
+        for k, v in _one_labeling(many, classes, data).items()
     }
-    loc, root, _ = module.normals(few, data.train["basis"])
+    assert classes.normals is not None
+    loc, root, _ = classes.normals(few, data.train["basis"])
     inverse = torch.linalg.inv(root)
     covariance = plane.T @ (inverse.mT @ inverse) @ plane  # [draw, class, 2, 2]
     center = loc @ plane
@@ -268,9 +269,9 @@ def _plane(x: Tensor, mean: Tensor) -> Tensor:
     return torch.stack([first, second / (second @ within @ second).sqrt()], -1)
 
 
-def _one_labeling(draws: dict[str, Tensor], module: Any, data: Any) -> dict[str, Tensor]:
+def _one_labeling(draws: dict[str, Tensor], classes: Classes, data: Any) -> dict[str, Tensor]:
     """Return the draws with one numbering of the classes, relabeled by `pivot`."""
-    found = pivot(module.responsibilities(draws, data).unsqueeze(0).numpy())
+    found = pivot(classes.responsibilities(draws, data).unsqueeze(0).numpy())
     return {k: torch.as_tensor(apply(v.unsqueeze(0).numpy(), found)[0]) for k, v in draws.items()}
 
 

@@ -169,6 +169,51 @@ def test_a_package_that_shadows_ours_stops_the_command(tmp_path, room):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check"],
+        ["show"],
+        ["reference"],
+        ["compare"],
+        ["compare", "coin"],
+        ["trust"],
+        ["fit", "--guide", "laplace"],
+    ],
+    ids=" ".join,
+)
+def test_an_unknown_entry_is_told_before_anything_heavy_is_imported(words):
+    code = (
+        "import sys\nfrom benchmarks.cli import main\n"
+        f"try:\n    main({[*words, 'nonsense']!r})\n"
+        "except SystemExit as end:\n    print(end.code, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False\n"
+    assert "Unknown entry 'nonsense'" in done.stderr
+
+
+def test_the_command_runs_as_a_module(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "list"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        cwd=tmp_path,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["name", "reference", "title"]
+    assert {line.split()[0] for line in lines[1:]} >= set(zoo.names())
+    assert "zoo: tags: " in done.stderr
+
+
+def test_a_citation_that_is_the_source_is_shown_once(capsys):
+    code, out, _ = run("show", "eight_schools", capsys=capsys)
+    assert code == 0
+    assert out.count("Rubin (1981)") == 1
+
+
 def test_doctor_finds_this_installation_healthy(capsys):
     code, out, _ = run("doctor", capsys=capsys)
     assert code == 0, out

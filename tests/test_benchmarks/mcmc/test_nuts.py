@@ -313,8 +313,8 @@ def test_a_sampler_that_panics_is_one_sentence_with_its_reason(tiny):
     """
     sentence = (
         "nutpie stopped: Could not initialize state because of bad initial gradient: Invalid"
-        " initial point; check that there is a posterior: under a flat prior, or where the density"
-        " grows without bound, a chain runs off"
+        " initial point; check that there is a posterior: under a flat prior, or if the density"
+        " grows without bound, the chain diverges until it overflows."
     )
     before = chain_of(tiny, lambda x: (-float(x @ x) / 2, -x))
     with pytest.raises(ProgramError) as caught:

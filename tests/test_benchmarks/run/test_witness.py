@@ -136,7 +136,7 @@ def test_an_edited_prior_is_computed_again_and_said(tmp_path):
     assert first == pytest.approx((4 + 1 / 25) ** -0.5, rel=5 / 4000**0.5)
     assert second == pytest.approx((4 + 100) ** -0.5, rel=5 / 4000**0.5)
     assert heard.warned == [
-        "my_model laplace: the kept cell was computed from something else (log_density differs);"
+        "my_model laplace: the stored cell no longer matches the program (log_density differs);"
         " it is computed again"
     ]
     assert len(list((tmp_path / "run" / "cells").iterdir())) == 1
@@ -273,7 +273,7 @@ def test_an_edited_guide_of_ones_own_is_seen_and_reading_warns(folder, monkeypat
     assert "1 of 1 cells were made by an earlier version" in heard.warned[0]
     heard, _ = run(folder, "own")
     assert heard.warned == [
-        "tiny own: the kept cell was computed from something else (guide log q differs); it is"
+        "tiny own: the stored cell no longer matches the program (guide log q differs); it is"
         " computed again"
     ]
 

@@ -357,7 +357,7 @@ ENTRIES = (
     ),
     ModelEntry(
         name="beta_vae",
-        title="The same autoencoder trained with the KL weighed by 4",
+        title="The same autoencoder trained with KL weight 4",
         reference="exact",
         training={**TRAINING, "objective": "beta[beta=4.0]"},
         tags=frozenset({"deep", "minibatch", "learns", "images"}),

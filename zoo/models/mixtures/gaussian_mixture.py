@@ -37,6 +37,7 @@ from torch import Tensor
 
 from zoo.datasets import read
 from zoo.errors import UsageError
+from zoo.models.mixtures._classes import Classes
 from zoo.quantities import log_odds, sorted_by
 from zoo.types import Data, ModelEntry, Program, Quantity
 
@@ -120,6 +121,8 @@ def co_assignment(draws: Mapping[str, Tensor], data: Data) -> Tensor:
     )  # [*sample, pair, 2, class]
     return log_odds(joint[..., 0, :], joint[..., 1, :])
 
+
+CLASSES = Classes(responsibilities=responsibilities)
 
 ENTRY = ModelEntry(
     name="gaussian_mixture",

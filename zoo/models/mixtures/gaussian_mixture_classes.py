@@ -48,6 +48,7 @@ from torch import Tensor
 from zoo.datasets import read, standardize
 from zoo.distributions.multivariate import RootNormal
 from zoo.errors import UnknownNameError, UsageError
+from zoo.models.mixtures._classes import Classes
 from zoo.quantities import log_odds
 from zoo.types import Data, ModelEntry, Program, Quantity
 
@@ -237,6 +238,8 @@ def ordered(value: str, draws: Mapping[str, Tensor], data: Data) -> Tensor:
     found = loc if value == "location" else 0.5 * torch.linalg.inv(root).square().sum(-2).log()
     return found.gather(-2, order.unsqueeze(-1).expand(found.shape))
 
+
+CLASSES = Classes(responsibilities=responsibilities, normals=normals)
 
 ENTRY = ModelEntry(
     name="gaussian_mixture_classes",

@@ -42,6 +42,7 @@ from torch import Tensor
 
 from zoo.datasets import read
 from zoo.errors import UsageError
+from zoo.models.mixtures._classes import Classes
 from zoo.quantities import log_odds, sorted_by
 from zoo.types import Analytic, Data, ModelEntry, Moments, Program, Quantity
 
@@ -254,6 +255,8 @@ def analytic(data: Data, K: int) -> Analytic:
     moments = {"mixture_mean": _mean_moments(tuple(data.train["petal"].tolist()), K)}
     return Analytic(sample=sample, moments=moments, log_evidence=p.log_evidence)
 
+
+CLASSES = Classes(responsibilities=responsibilities, co_clustering=co_clustering)
 
 ENTRY = ModelEntry(
     name="gaussian_mixture_exact",

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from zoo.datasets import read
 from zoo.errors import UnknownNameError, UsageError
+from zoo.models.mixtures._classes import Classes
 from zoo.quantities import log_odds
 from zoo.types import Data, ModelEntry, Program, Quantity
 
@@ -145,6 +146,8 @@ def log_odds_of_yes(draws: Mapping[str, Tensor], data: Data) -> Tensor:
     value = draws["chance"].logit()
     return value.gather(-2, _order(draws).unsqueeze(-1).expand(value.shape))
 
+
+CLASSES = Classes(responsibilities=responsibilities)
 
 ENTRY = ModelEntry(
     name="latent_class",

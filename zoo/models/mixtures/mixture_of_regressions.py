@@ -102,7 +102,7 @@ def shared_line(draws: Mapping[str, Tensor], data: Data) -> Tensor:
 
 ENTRY = ModelEntry(
     name="mixture_of_regressions",
-    title="Two lines through iris sepals, the line of a flower summed out",
+    title="Mixture of two linear regressions on iris sepals, component marginalized",
     make_data=make_data,
     build=build,
     quantities={

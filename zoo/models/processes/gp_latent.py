@@ -1,6 +1,6 @@
-"""Gaussian process with the function as sites: 103 coordinates of `gp_regression`.
+"""Gaussian process with a sampled latent function: 103 coordinates of `gp_regression`.
 
-The same sunspots and the same priors, with the whitened function as sites.
+The same sunspots and the same priors, with the whitened function sampled.
 
     length       ~ InverseGamma(5, 20)                 # length scale, years
     amplitude    ~ HalfNormal(1.5)                     # sd of the function
@@ -104,7 +104,7 @@ def complete(draws: Mapping[str, Tensor], data: Data) -> dict[str, Tensor]:
 
 ENTRY = ModelEntry(
     name="gp_latent",
-    title="Gaussian process through a hundred years of sunspots, function as sites",
+    title="Gaussian process through a hundred years of sunspots, latent function sampled",
     make_data=make_data,
     build=build,
     quantities={

@@ -15,7 +15,7 @@ where the function is a constant: in both limits the likelihood is flat and the 
 the prior's tail. Three coordinates remain, with a posterior close to normal, from which
 `zoo.truth.rejection` draws exactly. Years are equally spaced, so the covariance is invariant under
 time reversal, and sums and differences of the two halves of the series are independent: two
-factors of 50 x 50 instead of one of 100 x 100. `gp_latent` has the function as sites.
+factors of 50 x 50 instead of one of 100 x 100. `gp_latent` samples the function.
 
 References:
     Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, chapter 2.
