@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from benchmarks.arviz_bridge import to_arviz as to_arviz
     from benchmarks.comparison.assess import assess as assess
-    from benchmarks.comparison.inference_gap import gap_report as gap_report
+    from benchmarks.comparison.gap_report import gap_report as gap_report
     from benchmarks.comparison.score import compare as compare
     from benchmarks.comparison.sentences import entry_sentence as entry_sentence
     from benchmarks.mcmc.diagnostics import diagnose as diagnose
     from benchmarks.mcmc.nuts import run_nuts as run_nuts
+    from benchmarks.run.results import results_frame as results_frame
     from benchmarks.run.scorecard import compare_program as compare_program
-    from benchmarks.run.store import results_frame as results_frame
     from benchmarks.types import Comparison as Comparison
     from benchmarks.types import Score as Score
 
@@ -32,12 +32,12 @@ _HOMES = {
     "benchmarks.arviz_bridge": ("to_arviz",),
     "benchmarks.comparison.assess": ("assess",),
     "benchmarks.comparison.score": ("compare",),
-    "benchmarks.comparison.inference_gap": ("gap_report",),
+    "benchmarks.comparison.gap_report": ("gap_report",),
     "benchmarks.mcmc.diagnostics": ("diagnose",),
     "benchmarks.mcmc.nuts": ("run_nuts",),
     "benchmarks.run.scorecard": ("compare_program",),
     "benchmarks.comparison.sentences": ("entry_sentence",),
-    "benchmarks.run.store": ("results_frame",),
+    "benchmarks.run.results": ("results_frame",),
     "benchmarks.types": ("Comparison", "Score"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -321,8 +321,10 @@ def save_netcdf(posterior: Posterior, path: str | Path) -> None:
         ) from error
 
 
-def _refuse_other_files(path: str | Path) -> None:
-    """Refuse an HDF5 file whose content lies in other files of this machine."""
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """Open a netCDF file once; refuse one whose content lies in other files of this machine."""
+    import h5netcdf
     import h5py
 
     def stored_elsewhere(name: str, item: Any) -> str | None:
@@ -334,8 +336,10 @@ def _refuse_other_files(path: str | Path) -> None:
 
     with h5py.File(path, "r") as file:  # a visit ends at the first name that is returned
         found = file.visititems_links(linked_elsewhere) or file.visititems(stored_elsewhere)
-    if found:
-        raise OSError(f"{found} lies in another file, which is never read")
+        if found:
+            raise OSError(f"{found} lies in another file, which is never read")
+        with h5netcdf.File(file, "r") as netcdf:
+            yield netcdf
 
 
 def load_netcdf(path: str | Path, entry: ModelEntry, data: Data) -> Posterior:
@@ -344,21 +348,20 @@ def load_netcdf(path: str | Path, entry: ModelEntry, data: Data) -> Posterior:
     Raises:
         InfrastructureError: the file is missing, truncated, or fails its checksums.
     """
-
-    def tensors(group: str) -> dict[str, Tensor]:
-        with _xarray().open_dataset(path, group=group, engine="h5netcdf") as dataset:
-            attributes.update(dataset.attrs)
-            return {
-                str(k): torch.from_numpy(np.array(v.values)) for k, v in dataset.data_vars.items()
-            }
-
     attributes: dict[str, Any] = {}
+    found: dict[str, dict[str, Tensor]] = {"sample_stats": {}, "unconstrained_posterior": {}}
     try:
-        _refuse_other_files(path)
+        with _opened(path) as file:
+            for group in ("posterior", *(name for name in tuple(found) if name in file.groups)):
+                store = _xarray().backends.H5NetCDFStore(file, group=group)
+                dataset = _xarray().open_dataset(store)  # closed with the file
+                attributes.update(dataset.attrs)
+                found[group] = {
+                    str(k): torch.from_numpy(np.array(v.values))
+                    for k, v in dataset.data_vars.items()
+                }
         draws, stats, flat = (
-            tensors("posterior"),
-            _optional(tensors, "sample_stats"),
-            _optional(tensors, "unconstrained_posterior"),
+            found[group] for group in ("posterior", "sample_stats", "unconstrained_posterior")
         )
     except (OSError, KeyError, ValueError) as error:
         raise InfrastructureError(
@@ -389,13 +392,3 @@ def load_netcdf(path: str | Path, entry: ModelEntry, data: Data) -> Posterior:
         engine=str(attributes["engine"]) or None,
         notes=tuple(n for n in str(attributes["notes"]).split("\n") if n),
     )
-
-
-def _optional(read: Callable[[str], dict[str, Tensor]], group: str) -> dict[str, Tensor]:
-    """Read a group that may be absent."""
-    try:
-        return read(group)
-    except (OSError, KeyError) as error:
-        if "group" in str(error) or "object" in str(error):
-            return {}
-        raise

@@ -51,7 +51,7 @@ class Score:
     side needs before agreement can be claimed. `tail_index` is the larger one of both sides; with
     `by_quantiles` there is no variance to judge, and `mean_error` and `sd_ratio` are those of the
     median and of the interquartile range over 1.35, which is also the unit. `extra` holds the
-    columns of plug-in metrics; files omit it if it is empty.
+    columns of metrics that are no fields here; files omit it if it is empty.
     """
 
     quantity: str

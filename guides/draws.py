@@ -7,7 +7,7 @@ equals log p(z, data) - log q(z) on the constrained scale.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,13 +18,17 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor, nn
 
 from guides.base.flat import FlatGuide
+from guides.base.own_guides import check_sites
+from guides.base.program_draws import program_draws
 from guides.families.amortized import AmortizedGuide, features_of
-from guides.session import session
+from guides.registry import build, family_of
+from guides.session import program_for, session
 from guides.types import Elbo, Fit
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.nodes import base_of, is_subsample
-from zoo.errors import FitError, UsageError
+from zoo.distributions.circular import is_circle
+from zoo.errors import FitError, UnknownNameError, UsageError
 from zoo.seeds import derive_seed
 from zoo.types import Data, Posterior
 
@@ -62,7 +66,7 @@ def _guide_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor,
     if isinstance(guide, FlatGuide):
         u = guide.sample(torch.randn(n, guide.noise_dim, dtype=density.dtype))[0]
         return u, guide.log_prob_flat(u)
-    if isinstance(guide, AutoContinuous):
+    if isinstance(guide, AutoContinuous) and not _off_charts(guide, density):
         posterior = guide.get_posterior()
         u = posterior.rsample((n,))
         return u, posterior.log_prob(u)
@@ -71,7 +75,13 @@ def _guide_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor,
         flat: Any = guide
         drawn: tuple[Tensor, Tensor] = flat.draw_flat(n)
         return drawn
-    return _program_draws(guide, density, n)
+    return program_draws(guide, density, n)
+
+
+def _off_charts(guide: AutoContinuous, density: LogDensity) -> bool:
+    """Whether an autoguide was made of a program whose angles are real numbers."""
+    nodes = guide.prototype_trace.nodes
+    return any(not is_circle(nodes[n]["fn"].support) for n in density.completion.centers)
 
 
 def point_sites(guide: nn.Module, density: LogDensity, seed: int) -> tuple[str, ...]:
@@ -106,42 +116,6 @@ def _determined(guide: nn.Module, density: LogDensity) -> set[str]:
         elif isinstance(base, dist.Delta):
             deltas.add(name)
     return deltas if noise < sum(wanted[name] for name in deltas) else set()
-
-
-def _program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor, Tensor]:
-    """Run a Pyro guide n times; log q is for the unconstrained scale (with the Jacobian).
-
-    Raises:
-        FitError: a continuous site is drawn after a discrete one, so that its marginal q is not
-            available.
-    """
-    names = {s.name for s in density.sites}
-    completed = density.completed(guide)
-    points, terms = [], []
-    for _ in range(n):
-        trace = poutine.trace(completed).get_trace(**density.data.train)
-        trace.compute_log_prob()
-        total, discrete = torch.zeros((), dtype=density.dtype), ""
-        for name, node in trace.nodes.items():
-            if node["type"] != "sample":
-                continue
-            if name in density.discrete:
-                discrete = name
-                continue
-            if discrete and name in names:
-                raise FitError(
-                    f"The guide draws {name!r} after the discrete site {discrete!r}; draw discrete"
-                    " sites last."
-                )
-            total = total + node["log_prob_sum"]
-        draws = {s.name: trace.nodes[s.name]["value"] for s in density.sites}
-        u = density.unconstrain(draws)
-        for s in density.sites:
-            raw = s.part(u)
-            total = total + s.transform.log_abs_det_jacobian(raw, draws[s.name]).sum()
-        points.append(u)
-        terms.append(total)
-    return torch.stack(points), torch.stack(terms)
 
 
 def density_of(fit: Fit) -> LogDensity:
@@ -215,33 +189,79 @@ def point_sentence(where: Sequence[str]) -> str:
     )
 
 
-def transfer(fit: Fit, data: Data, *, seed: int | None = None) -> Fit:
+def transfer(fit: Fit, data: Data | Mapping[str, Any], *, seed: int | None = None) -> Fit:
     """Apply an amortized fit to other units of the same program: same encoder, new ELBO.
 
     Args:
-        fit: a usable fit whose guide is amortized and has no global sites.
-        data: the other units, for example `entry.judged(data)` or held-out ones.
+        fit: a usable fit of an `amortized` family without global sites, or of a guide of your own
+            that computes the approximation of a row from the row.
+        data: the other units, for example `entry.judged(data)`, `fit.data.test`, or the
+            program's arguments with other rows; what has no rows may be left out.
         seed: seed of the draws for the ELBO, by default that of the fit.
 
     Raises:
         FitError: the fit is not usable, not amortized, or has global sites.
+        UsageError: arguments that the program lacks, or without rows.
     """
     _refuse_broken(fit)
-    if not isinstance(fit.guide, AmortizedGuide):
+    own = fit.family in fit.entry.own_guides
+    if not family_of(fit.family, fit.entry).amortized and not isinstance(
+        fit.guide, AmortizedGuide
+    ):
+        cure = (
+            "a guide serves other units if it runs on any number of rows of its arguments, without"
+            " a parameter per row, and the entry knows the rows (batched= or minibatch=)"
+            if own
+            else "fit the other units"
+        )
         raise FitError(
             f"The {fit.family} guide of {fit.entry.name} has no encoder, so it knows only its own"
-            " units; fit the other units."
+            f" units; {cure}."
         )
+    if not isinstance(data, Data):
+        data = _rows_of(fit, data)
     with session(fit.entry.dtype):
-        density = LogDensity(fit.program, data, dtype=fit.entry.dtype)
-        guide = fit.guide.transferred(density, features_of(fit.entry, data.train))
+        program = program_for(fit.program, fit.entry, data)
+        density = LogDensity(program, data, dtype=fit.entry.dtype)
+        guide: nn.Module
+        if isinstance(fit.guide, AmortizedGuide):
+            guide = fit.guide.transferred(density, features_of(fit.entry, data.train))
+        else:
+            guide = build(fit.family, program, data, fit.entry, **fit.options)
+            guide.load_state_dict(fit.guide.state_dict())
+            guide.requires_grad_(False)
+            check_sites(guide, density, fit.family)
+        guide.eval()
+        draws = min(4000, max(50, 200_000 // density.dim)) if own else 4000
         value = estimate_elbo(
             guide,
             density,
-            4000,
+            draws,
             derive_seed(fit.seed if seed is None else seed, fit.entry.key, fit.family, "elbo"),
         )
-    return replace(fit, data=data, guide=guide, elbo=value, density=density)
+    return replace(fit, program=program, data=data, guide=guide, elbo=value, density=density)
+
+
+def _rows_of(fit: Fit, arguments: Mapping[str, Any]) -> Data:
+    """Return data of other rows of the program's arguments, in the entry's type."""
+    known = fit.data
+    for name in arguments:
+        if name not in known.train:
+            raise UnknownNameError("argument of the program", name, known.train)
+    given = {
+        k: v.detach().to(fit.entry.dtype)
+        if isinstance(v, Tensor) and v.dtype.is_floating_point
+        else v
+        for k, v in ((k, torch.as_tensor(v)) for k, v in arguments.items())
+    }
+    missing = [name for name in known.batched if name not in given]
+    if missing:
+        raise UsageError(
+            f"The other units need {missing[0]!r}, which has one value per row; got"
+            f" {sorted(given)}."
+        )
+    size = len(given[known.batched[0]]) if known.batched else known.size
+    return replace(known, train={**known.train, **given}, test=None, size=size, coords={})
 
 
 def estimate_elbo(guide: nn.Module, density: LogDensity, n: int, seed: int) -> Elbo:

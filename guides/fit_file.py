@@ -57,6 +57,7 @@ def save(fit: Fit, path: str | Path) -> None:
         "compiled": dict(fit.compiled),
         "restarts": [asdict(r) for r in fit.restarts],
         "points": list(fit.points),
+        "centers": _centers(fit.density),
     }
     tensors = {f"guide.{k}": v for k, v in fit.guide.state_dict().items()}
     if isinstance(fit.program, nn.Module):
@@ -76,13 +77,21 @@ def save(fit: Fit, path: str | Path) -> None:
         ) from error
 
 
-def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None = None) -> Fit:
+def load(
+    path: str | Path,
+    entry: ModelEntry | None = None,
+    *,
+    data: Data | None = None,
+    density: LogDensity | None = None,
+) -> Fit:
     """Read a fit from a file.
 
     Args:
         path: a file written by `save`.
         entry: the entry it belongs to; by default it is looked up by name.
         data: the data it was fitted to, by default `entry.load_data()`.
+        density: the log density of the entry's program on these data, if there is one already; a
+            program with weights of its own is built anew.
 
     Raises:
         UsageError: no such file, not a file of `save`, or a fit of another entry, other options or
@@ -109,19 +118,19 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
             " or fit again."
         )
     with session(entry.dtype):
-        program = entry.program(data)
-        if any(k.startswith("program.") for k in tensors):
+        owns = any(k.startswith("program.") for k in tensors)
+        density = None if owns else density
+        program = entry.program(data) if density is None else density.program
+        if owns:
             program = as_module(program, data.train, entry.dtype)
-        density = LogDensity(program, data, dtype=entry.dtype)
+        density = density or LogDensity(program, data, dtype=entry.dtype)
+        if meta.get("centers", _centers(density)) != _centers(density):
+            raise UsageError(
+                f"{path} holds a fit whose angles are cut elsewhere than they are today (another"
+                " version of a library moved a center); fit again."
+            )
         own = meta["family"] in entry.own_guides
-        guide = build(
-            meta["family"],
-            program,
-            data,
-            entry,
-            **meta["options"],
-            **({} if own else {"density": density}),
-        )
+        guide = build(meta["family"], program, data, entry, **meta["options"], density=density)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             if own:
                 guide(**data.train)
@@ -129,6 +138,7 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
             part = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
             if part:
                 _fill(module, part, str(path))
+        guide.eval()
     return Fit(
         entry=entry,
         data=data,
@@ -142,6 +152,12 @@ def load(path: str | Path, entry: ModelEntry | None = None, *, data: Data | None
         density=density,
         **stored,
     )
+
+
+def _centers(density: LogDensity | None) -> dict[str, list[float]]:
+    """Return the centers of the charts of angles, which say what the guide's vector means."""
+    centers = {} if density is None else density.completion.centers
+    return {name: center.double().reshape(-1).tolist() for name, center in centers.items()}
 
 
 def _stored(meta: Any, tensors: Any, path: str) -> dict[str, Any]:

@@ -24,7 +24,14 @@ from guides.objectives.records import objective_of
 from guides.optimize.loop import Outcome, optimize
 from guides.optimize.step import summary
 from guides.registry import build, family_of
-from guides.session import as_module, compile_recursion, refuse_untrained, session, trainable
+from guides.session import (
+    as_module,
+    compile_recursion,
+    program_for,
+    refuse_untrained,
+    session,
+    trainable,
+)
 from guides.types import MOVED, Elbo, Fit, FitConfig, Restart, Stop
 from zoo.compiler.compile import Record
 from zoo.compiler.cuda import check_device
@@ -221,7 +228,7 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     """Run one start; the final ELBO uses draws common to all starts."""
     generator = torch.Generator().manual_seed(seed)
     program: Program = (
-        _carried(job, job.given) if job.given is not None else job.entry.program(job.data)
+        _carried(job.given, job) if job.given is not None else job.entry.program(job.data)
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -238,7 +245,7 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
             refuse_untrained(program, density.parameters, job.entry.name)
         if not weights:
             compile_recursion(density, job.config)
-        guide = build(job.family, program, job.data, job.entry, **_build_options(job, density))
+        guide = build(job.family, program, job.data, job.entry, **job.options, density=density)
     family = family_of(job.family, job.entry)
     if family.solve is not None:
         stop, spent = family.solve(guide, density, generator)
@@ -248,6 +255,9 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
         outcome, spent = Outcome(losses=np.zeros(0), stop=AS_GIVEN), 0
     else:
         outcome, spent = _optimize(job, density, program, guide, weights, generator, number)
+    for part in (guide, program):  # dropout and batch statistics belong to the training
+        if isinstance(part, nn.Module):
+            part.eval()
     for parameter in guide.parameters():
         parameter.requires_grad_(False)
     for weight in weights.values():
@@ -303,24 +313,12 @@ def _answer(
     return found
 
 
-def _carried(job: _Job, given: Fit) -> Program:
-    """Return the trained program for the data of this job, with the weights of the given fit.
-
-    It is built anew for other data: a program knows its number of units, by which minibatches are
-    scaled.
-    """
-    if given.data is job.data or not isinstance(given.program, nn.Module):
-        return given.program
-    program = as_module(job.entry.program(job.data), job.data.train, job.entry.dtype)
-    program.load_state_dict(given.program.state_dict())
-    return program.requires_grad_(False)
-
-
-def _build_options(job: _Job, density: LogDensity) -> dict[str, Any]:
+def _carried(given: Fit, job: _Job) -> Program:
+    """Return the trained program of an earlier fit, for the data of this job."""
     return (
-        dict(job.options)
-        if family_of(job.family, job.entry).own
-        else {**job.options, "density": density}
+        given.program
+        if given.data is job.data
+        else program_for(given.program, job.entry, job.data)
     )
 
 

@@ -7,7 +7,9 @@ from typing import Any
 from torch import nn
 
 from guides.base.family import Family
+from guides.base.own_guides import on_charts
 from guides.session import as_module, session
+from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, UnknownNameError, UsageError
 from zoo.registry.members import Members
 from zoo.types import Data, ModelEntry, Program
@@ -58,7 +60,8 @@ def family_of(name: str, entry: ModelEntry) -> Family:
         return FAMILIES[name]
 
     def make(program: Program, data: Data, entry: ModelEntry, **options: Any) -> nn.Module:
-        guide = entry.own_guides[name](program, data, entry)
+        density = options.get("density") or LogDensity(program, data, dtype=entry.dtype)
+        guide = entry.own_guides[name](on_charts(program, density), data, entry)
         if not callable(guide):
             raise FitError(
                 f"The guide {name!r} of {entry.name} is {type(guide).__name__}, not a callable;"
@@ -72,6 +75,7 @@ def family_of(name: str, entry: ModelEntry) -> Family:
         blind_spot="",
         build=make,
         defaults=OWN_DEFAULTS,
+        amortized=bool(getattr(entry.own_guides[name], "amortized", False)),
         own=True,
     )
 

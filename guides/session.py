@@ -16,10 +16,18 @@ from zoo.compiler.compile import Mode
 from zoo.compiler.policy import is_recursion
 from zoo.density.log_density import LogDensity, default_dtype
 from zoo.errors import ProgramError
+from zoo.types import Data, ModelEntry
 from zoo.user_models.discover import discover
 from zoo.user_models.lift_params import LiftedProgram
 
-__all__ = ["as_module", "compile_recursion", "refuse_untrained", "session", "trainable"]
+__all__ = [
+    "as_module",
+    "compile_recursion",
+    "program_for",
+    "refuse_untrained",
+    "session",
+    "trainable",
+]
 
 
 @contextmanager
@@ -60,6 +68,18 @@ def as_module(
     kind = dtype or torch.float64
     lifted, _ = discover(function, tensors, kind)
     return LiftedProgram(function, lifted, kind)
+
+
+def program_for(trained: Any, entry: ModelEntry, data: Data) -> Any:
+    """Return a program with the weights of a trained one, for other data.
+
+    It is built anew: a program knows its number of units, by which minibatches are scaled.
+    """
+    if not isinstance(trained, nn.Module):
+        return trained
+    program = as_module(entry.program(data), data.train, entry.dtype)
+    program.load_state_dict(trained.state_dict())
+    return program.requires_grad_(False)
 
 
 def trainable(program: Any, *, learns: bool, name: str) -> dict[str, nn.Parameter]:

@@ -15,7 +15,7 @@ from zoo.types import Cost, Data, ModelEntry, Program
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
+    from torch import Tensor, nn
 
     from zoo.density.log_density import LogDensity
 
@@ -198,6 +198,23 @@ class Fit:
         """Whether draws may be taken: it converged, or at least has finite parameters."""
         return self.stop.status in ("ok", "not_converged")
 
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The trained networks of program and guide by name, frozen, in the entry's dtype.
+
+        A network of `pyro.module(name, net)` or of a variable has the variable's name, one of a
+        module its attribute's: `fit.networks["decoder"](z)`. Where program and guide use one
+        name, those of the guide start with `guide.`.
+        """
+        theirs, own = _networks(self.program), _networks(self.guide)
+        return theirs | {f"guide.{k}" if k in theirs else k: net for k, net in own.items()}
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The trained `pyro.param` values of program and guide by name, constrained."""
+        theirs, own = _parameters(self.program), _parameters(self.guide)
+        return theirs | {f"guide.{k}" if k in theirs else k: v for k, v in own.items()}
+
     def __repr__(self) -> str:
         """Return what was fitted, how it ended, and its ELBO."""
         bound = (
@@ -206,3 +223,17 @@ class Fit:
             else f", ELBO {self.elbo.value_nats:.2f} +- {self.elbo.se:.2g} nats"
         )
         return f"Fit({self.entry.key}, {self.family}: {self.stop.status}{bound})"
+
+
+def _networks(owner: Any) -> dict[str, nn.Module]:
+    """Return the networks inside a program or guide."""
+    if hasattr(owner, "networks"):
+        found: dict[str, nn.Module] = owner.networks()
+        return found
+    return dict(owner.named_children()) if hasattr(owner, "named_children") else {}
+
+
+def _parameters(owner: Any) -> dict[str, Tensor]:
+    """Return the constrained values of the parameter statements of a program or guide."""
+    known = owner.parameter_values() if hasattr(owner, "parameter_values") else {}
+    return {name: value.detach() for name, value in known.items()}

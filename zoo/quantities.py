@@ -19,7 +19,10 @@ from zoo.types import Data, Quantity
 __all__ = [
     "QuantityFunction",
     "chances",
+    "circular_mean",
+    "circular_sd",
     "co_assignment",
+    "cos_site",
     "held_entries",
     "invariant",
     "log_odds",
@@ -28,6 +31,7 @@ __all__ = [
     "plain",
     "predictive_at",
     "shared_classes",
+    "sin_site",
     "site",
     "sorted_by",
 ]
@@ -57,6 +61,54 @@ def log_site(name: str) -> QuantityFunction:
         UnknownNameError: on a call with draws that lack the site.
     """
     return lambda draws, data: _draws(draws, name).log()
+
+
+def sin_site(name: str) -> QuantityFunction:
+    """Return the sine of an angle; moments of an angle itself depend on where the circle is cut.
+
+    Raises:
+        UnknownNameError: on a call with draws that lack the site.
+    """
+    return lambda draws, data: _draws(draws, name).sin()
+
+
+def cos_site(name: str) -> QuantityFunction:
+    """Return the cosine of an angle; see `sin_site`.
+
+    Raises:
+        UnknownNameError: on a call with draws that lack the site.
+    """
+    return lambda draws, data: _draws(draws, name).cos()
+
+
+def circular_mean(angles: Tensor, dim: int = 0) -> Tensor:
+    r"""Return the circular mean of angles, in radians from -pi to pi.
+
+    \[ \bar\theta = \operatorname{atan2}(E \sin \theta, E \cos \theta) \]
+
+    Source: Mardia and Jupp (2000), Directional Statistics, section 2.2.
+
+    Args:
+        angles: draws, in radians.
+        dim: the axis of the draws.
+    """
+    return torch.atan2(angles.sin().mean(dim), angles.cos().mean(dim))
+
+
+def circular_sd(angles: Tensor, dim: int = 0) -> Tensor:
+    r"""Return the circular standard deviation of angles, in radians.
+
+    \[ \sqrt{-2 \log R}, \qquad R = |E e^{i \theta}| \]
+
+    It is the sd of the normal whose winding around the circle has the resultant length R. Source:
+    Mardia and Jupp (2000), Directional Statistics, section 2.3.
+
+    Args:
+        angles: draws, in radians.
+        dim: the axis of the draws.
+    """
+    length = torch.hypot(angles.sin().mean(dim), angles.cos().mean(dim))
+    return (-2 * length.clamp(max=1.0).log()).sqrt()
 
 
 def sorted_by(name: str, by: str, *, log: bool = False) -> QuantityFunction:
@@ -168,11 +220,11 @@ def chances(name: str, number: int, dims: tuple[str, ...]) -> Quantity:
 
 def of_site(
     name: str, support: Any, shape: tuple[int, ...], dims: tuple[str, ...]
-) -> tuple[str, Quantity]:
-    """Return a label and a quantity for a latent site, chosen by its support.
+) -> dict[str, Quantity]:
+    """Return the quantities of a latent site by label, chosen by its support.
 
-    Positive sites become logarithms, triangular and correlation matrices their free entries; all
-    others stay unchanged.
+    Positive sites become logarithms, angles their sine and cosine, triangular and correlation
+    matrices their free entries; all others stay unchanged.
 
     Raises:
         UsageError: `dims` does not name every axis of the site.
@@ -200,11 +252,14 @@ def of_site(
         def lower(draws: Mapping[str, Tensor], data: Data) -> Tensor:
             return _draws(draws, name)[..., rows, columns]
 
-        return name, Quantity(
-            fn=lower,
-            dims=(*dims[:-2], f"{name}_entry"),
-            description=f"free entries of {name}, row by row",
-        )
+        entries = f"free entries of {name}, row by row"
+        named = (*dims[:-2], f"{name}_entry")
+        return {name: Quantity(fn=lower, dims=named, description=entries)}
+    if text == "circle":
+        return {
+            f"sin {name}": Quantity(fn=sin_site(name), dims=dims, description=f"sine of {name}"),
+            f"cos {name}": Quantity(fn=cos_site(name), dims=dims, description=f"cosine of {name}"),
+        }
     positive = text in ("greaterthan", "greaterthaneq") and bool(
         (torch.as_tensor(kind.lower_bound) == 0).all()
     )
@@ -214,8 +269,10 @@ def of_site(
         "nonnegative",
         "softpluspositive",
     ):
-        return f"log {name}", Quantity(fn=log_site(name), dims=dims, description=f"log of {name}")
-    return name, Quantity(fn=site(name), dims=dims, description=name)
+        return {
+            f"log {name}": Quantity(fn=log_site(name), dims=dims, description=f"log of {name}")
+        }
+    return {name: plain(name, dims)}
 
 
 def held_entries(quantity: Quantity, loose: Tensor) -> Quantity | None:
@@ -246,8 +303,9 @@ def held_entries(quantity: Quantity, loose: Tensor) -> Quantity | None:
 def invariant(label: str, quantity: Quantity, kind: str, axis: int | None) -> tuple[str, Quantity]:
     """Return what of a site's quantity does not change under signs, labels or rotations.
 
-    Absolute values for signs, sorted values for labels, lengths for rotations. A quantity whose
-    axes are not those of its site is kept, and shown without being judged.
+    Absolute values for signs, sorted values for labels, lengths for rotations. The cosine of an
+    angle does not change with its sign. A quantity whose axes are not those of its site is kept,
+    and shown without being judged.
 
     Args:
         label: name of the quantity.
@@ -257,6 +315,8 @@ def invariant(label: str, quantity: Quantity, kind: str, axis: int | None) -> tu
     """
     fn, dims = quantity.fn, quantity.dims
     if kind == "sign":
+        if label.startswith("cos "):
+            return label, quantity
         name = f"abs {label}"
         return name, Quantity(fn=lambda d, x: fn(d, x).abs(), dims=dims, description=name)
     if axis is None or axis > len(dims):

@@ -209,7 +209,8 @@ class ModelEntry:
         make_data: `make_data(seed, **options) -> Data`; reads or generates, never downloads.
         build: `build(data, **options) -> Program`; a fresh program on every call.
         quantities: what posteriors are compared on, in any order.
-        reference: the kind of ground truth of this entry.
+        reference: the kind of ground truth of this entry; `exact` without `analytic` and
+            `conditional` is a grid over the latent values of each row, at most three.
         families: names of the guide families run by `--guides all`.
         own_guides: families defined by the entry itself: name -> `build(program, data, entry) ->
             guide`.

@@ -14,11 +14,11 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import biject_to
 
 from zoo.contract.subject import Skipped, Subject
 from zoo.density.log_density import LogDensity, default_dtype
 from zoo.density.nodes import base_of, seeded
+from zoo.distributions.circular import chart_of
 
 __all__ = ["auto_jacobian", "integral", "log_joint", "run_at"]
 
@@ -148,7 +148,7 @@ def _summed(fn: Any, batch: int) -> Tensor | None:
 def _integrated(fn: Any, batch: int) -> Tensor | None:
     if NUMBER * batch > MOST_VALUES:
         return None
-    transform = biject_to(fn.support)
+    transform = chart_of(fn)  # of an angle, which torch lets run over the real line
     with seeded(2):
         raw = transform.inv(fn.sample((400,)))
     # an atom at the border of the support has no unconstrained value

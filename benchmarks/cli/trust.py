@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import zoo
 from benchmarks.cli.console import print_json, say
+from benchmarks.run.plan import make_plan
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from benchmarks.comparison.assess import Assessment
+    from benchmarks.comparison.assessment import Assessment
     from guides.types import Fit
 
 __all__ = ["seconds_of", "trust"]
@@ -88,8 +90,6 @@ def _fits(
 ) -> Any:
     """Yield the fits to be assessed, each made when its turn comes."""
     import guides
-    import zoo
-    from benchmarks.run.plan import make_plan
     from benchmarks.run.prepare import prepare, vi_config
 
     if file is not None:

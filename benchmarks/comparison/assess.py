@@ -14,17 +14,17 @@ step; a finding needs one.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 import guides
+from benchmarks.comparison.assessment import Assessment, Nats
 from benchmarks.comparison.score import compare
 from benchmarks.mcmc.tempered_smc import ISLANDS, PARTICLES, Smc, tempered
 from benchmarks.metrics.numbers import value_with_error
@@ -43,7 +43,7 @@ from zoo.types import Cost, Moments, Posterior, Reference
 if TYPE_CHECKING:
     from guides.types import Fit
 
-__all__ = ["Assessment", "Nats", "assess"]
+__all__ = ["assess"]
 
 DRAWS = 2048
 CLIMB_GRADIENTS = 30_000  # most, for wide climbs
@@ -53,117 +53,6 @@ LOWEST_ACCEPTANCE = 0.3  # of the last transition, below which SMC has not moved
 # Of the checks of the fit alone; k-hat and importance ESS grade another answer, the reweighted.
 NEEDED = ("convergence", "spread")
 NATS_ALARM = 3.0  # standard errors by which an ELBO may exceed the log evidence
-
-
-@dataclass(frozen=True, kw_only=True)
-class Nats:
-    """KL(q, posterior) = log Z - ELBO, in nats.
-
-    Attributes:
-        value: the difference, which noise may make negative.
-        se: its standard error, from both sides.
-        bound: it is a lower bound only: log Z lacks the mass of a mode, or is not known.
-    """
-
-    value: float
-    se: float
-    bound: bool = False
-
-    @property
-    def sentence(self) -> str:
-        """`0.30 +- 0.05 nats below the log evidence`."""
-        shown = value_with_error(max(self.value, 0.0), self.se)
-        return f"{'at least ' * self.bound}{shown} nats below the log evidence"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assessment:
-    """The verdict on a fit without a reference.
-
-    Attributes:
-        fit: what was assessed.
-        verdict: the word; findings and agreement are estimated.
-        sentence: what was found, and what to do next.
-        reasons: findings, largest excess first; why nothing can be said otherwise.
-        comparison: scores against the repaired draws, None where neither chains nor SMC ran.
-        checks: each step with its sentence.
-        climbs: what wide climbs found, None if they were not made.
-        drift: what short chains found, None if they were not run.
-        smc: draws and evidence, None if it was not run or failed.
-        kl: nats that the guide loses, None where it has none (a point).
-        repaired: draws of SMC, else the moved chains, as a posterior of their own; None if neither
-            ran.
-        next: one command or step that would settle what is open.
-        gradients: evaluations of the density, without the fit.
-        depth: of them one after another.
-        seconds: wall clock, without the fit.
-    """
-
-    fit: Fit
-    verdict: VerdictWord
-    sentence: str
-    reasons: tuple[Reason, ...]
-    comparison: Comparison | None
-    checks: tuple[Trust, ...]
-    climbs: Climbs | None
-    drift: Drift | None
-    smc: Smc | None
-    kl: Nats | None
-    repaired: Posterior | None
-    next: str
-    gradients: int
-    depth: int
-    seconds: float
-
-    @property
-    def gate(self) -> int:
-        """Exit code of `zoo trust --gate`: 0 trusted, 1 not trusted, 4 cannot know."""
-        kind = verdict_of(self.verdict).kind
-        return {"agreement": 0, "finding": 1, "failure": 1}.get(kind, 4)
-
-    def __repr__(self) -> str:
-        """Return the verdict and its sentence."""
-        return f"Assessment({self.fit.entry.key}, {self.fit.family}: {self.sentence})"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what `zoo trust --json` prints."""
-        worst = None if self.comparison is None else self.comparison.worst()
-        return {
-            "schema": 1,
-            "entry": self.fit.entry.key,
-            "method": self.fit.family,
-            "seed": self.fit.seed,
-            "verdict": self.verdict,
-            "estimated": True,
-            "sentence": self.sentence,
-            "worst_mean_error": None
-            if worst is None
-            else {"label": worst.label, "value": worst.mean_error, "se": worst.mean_error_se},
-            "worst_log_sd_ratio": None
-            if worst is None
-            else {"label": worst.label, "value": worst.log_sd_ratio, "se": worst.log_sd_ratio_se},
-            "log_evidence": None
-            if self.smc is None
-            else {
-                "value": self.smc.evidence.value,
-                "se": self.smc.evidence.se,
-                "low": _finite(self.smc.evidence.low),
-                "high": self.smc.evidence.high,
-                "known": self.smc.evidence.known,
-            },
-            "kl_nats": None if self.kl is None else dataclasses.asdict(self.kl),
-            "checks": [dataclasses.asdict(c) for c in self.checks],
-            "next": self.next,
-            "cost": {
-                "seconds": self.seconds,
-                "gradient_evaluations": self.gradients,
-                "sequential_depth": self.depth,
-            },
-        }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 @dataclass
@@ -477,6 +366,8 @@ def _next(work: _Work, verdict: VerdictWord, smc: Smc | None, repaired: Posterio
         if repaired is not None and repaired.method == "smc":
             return "Use the repaired draws (benchmarks.assess(fit).repaired), or a richer family."
         return "Try a richer family, or NUTS."
+    if not work.missing:
+        return "More draws settle it: benchmarks.assess(fit, draws=..., islands=...)."
     return "Run NUTS to settle it: zoo compare MODEL."
 
 

@@ -1,4 +1,4 @@
-"""Inference gap of a guide with per-unit latents, in nats, and its causes: `gap_report`.
+"""Inference gap of a guide with per-unit latents, in nats, and its causes, row by row.
 
 For an image x whose log evidence is known by a grid (up to three latent dimensions),
 
@@ -18,37 +18,27 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-import guides
 from benchmarks.arviz_bridge import pareto_k
 from benchmarks.comparison.best_in_family import (
     LocalQ,
     Target,
     best_numbers,
     elbo_nats,
-    family_of,
     nodes,
     refine,
 )
-from guides.base.local import LocalGuide
-from guides.families.amortized import AmortizedGuide
-from guides.session import session
-from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
-from zoo.truth.grid import LARGEST, MOST_POINTS, BernoulliLikelihood, GridCheck, LatentGrid
+from zoo.truth.grid import LARGEST, MOST_POINTS, GridCheck, LatentGrid
 
-if TYPE_CHECKING:
-    from guides.types import Fit
-
-__all__ = ["COLUMNS", "DatumGap", "GapReport", "datum_gaps", "gap_report"]
+__all__ = ["COLUMNS", "DatumGap", "GapReport", "datum_gaps"]
 
 TOLERANCE = 1e-3  # nats
-CHECKED = 3  # rows on which the likelihood is compared with the program
 SAME = 0.01  # nats between the two grids' log p(x)
 DRAWS = 1000  # nats, between log p(x) on the two grids
 COLUMNS = {
@@ -163,117 +153,6 @@ class GapReport:
             cells = [f"{m:.3f} ± {s:.3f}" for m, s in (self.mean(column, p) for p in parts)]
             lines.append(f"| {words} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
-
-
-def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int = 0) -> GapReport:
-    """Return the gaps of an amortized fit on some training and some held-out images.
-
-    Args:
-        fit: a fit of an entry whose program has a `decoder`, `latent` and `log_prior` (the `vae`
-            entries), all data.
-        rows: images per part, evenly spaced.
-        points: grid points per axis.
-        seed: seed of the draws for k-hat.
-
-    Raises:
-        UsageError: a program without such a decoder, or more than three latent dimensions.
-    """
-    program: Any = fit.program
-    decodes = all(hasattr(program, name) for name in ("decoder", "latent", "log_prior"))
-    if not decodes or not isinstance(fit.guide, LocalGuide):
-        raise UsageError(
-            "The gap report needs a program with decoder, latent and log_prior and a guide per"
-            f" unit; got {fit.entry.name}."
-        )
-    likelihood = getattr(program, "likelihood", None) or BernoulliLikelihood(program.decoder)
-    _refuse_another_program(fit, Target(likelihood, program.log_prior))
-    grid = LatentGrid(likelihood, program.latent, log_prior=program.log_prior, points=points)
-    found: list[DatumGap] = []
-    images, checks = [], []
-    grid = grid.sufficient(
-        torch.cat(
-            [
-                t["x"][:: max(1, len(t["x"]) // rows)]
-                for t in (fit.data.train, fit.data.test)
-                if t is not None
-            ]
-        )
-    )
-    for part, tensors in (("train", fit.data.train), ("held out", fit.data.test)):
-        if tensors is None:
-            continue
-        chosen = (
-            torch.linspace(0, len(tensors["x"]) - 1, min(rows, len(tensors["x"]))).long().unique()
-        )
-        subset = {k: tensors[k][chosen] for k in fit.data.batched}
-        other = dataclasses.replace(
-            fit.data,
-            train=subset,
-            test=None,
-            size=len(chosen),
-            coords={**fit.data.coords, "image": [str(int(c)) for c in chosen]},
-        )
-        moved = guides.transfer(fit, other) if isinstance(fit.guide, AmortizedGuide) else None
-        q = LocalQ.of(moved.guide) if moved is not None else LocalQ.of(fit.guide).take(chosen)  # type: ignore[arg-type]
-        known = subset.get("label", torch.full((len(chosen),), -1))
-        labels = [
-            f"{int(c)}: {int(k)}" if int(k) >= 0 else str(int(c))
-            for c, k in zip(chosen, known, strict=True)
-        ]
-        found += datum_gaps(
-            Target(likelihood, program.log_prior),
-            grid,
-            q,
-            subset["x"],
-            part=part,
-            labels=labels,
-            seed=seed,
-        )
-        images.append(subset["x"])
-        checks.append(grid.check(subset["x"]))
-    worst = GridCheck(
-        **{f.name: max(getattr(c, f.name) for c in checks) for f in dataclasses.fields(GridCheck)}
-    )
-    return GapReport(family=family_of(q), data=tuple(found), grid=worst, images=torch.cat(images))
-
-
-def _refuse_another_program(fit: Fit, target: Target) -> None:
-    """Compare the log joint of decoder, likelihood and prior with that of the program itself.
-
-    Raises:
-        UsageError: they differ at random codes, so that nothing here would be exact.
-    """
-    program: Any = fit.program
-    x = fit.data.train.get("x")
-    if not isinstance(x, Tensor):
-        raise UsageError(
-            f"The gap report needs the observed rows in a column 'x'; {fit.entry.name} has"
-            f" {sorted(fit.data.train)}."
-        )
-    rows = min(CHECKED, len(x))
-    few = {k: fit.data.train[k][:rows] for k in fit.data.batched}
-    data = dataclasses.replace(fit.data, train={**fit.data.train, **few}, test=None, size=rows)
-    data = dataclasses.replace(data, coords={})
-    with session(fit.entry.dtype):
-        density = LogDensity(program, data, dtype=fit.entry.dtype)
-        if len(density.sites) != 1 or density.dim != rows * program.latent:
-            raise UsageError(
-                f"The gap report needs one latent site with {program.latent} numbers per row;"
-                f" {fit.entry.name} has {[s.name for s in density.sites]} with {density.dim} for"
-                f" {rows} rows."
-            )
-        generator = torch.Generator().manual_seed(0)
-        z = torch.randn(rows, program.latent, dtype=density.dtype, generator=generator)
-        with torch.no_grad():
-            own = float(density.evaluate(z.reshape(-1)))
-            taken = float(target.log_joint(x[:rows], z).sum())
-    if not abs(own - taken) <= 1e-6 * max(1.0, abs(own)):
-        raise UsageError(
-            f"At random codes of {rows} rows the log joint of {fit.entry.name} is {own:.4f}"
-            f" nats, that of its decoder with {type(target.likelihood).__name__} and log_prior"
-            f" {taken:.4f}; give the program a `likelihood` that matches its observed site, as"
-            " zoo.truth.grid.GaussianLikelihood(decoder, sigma)."
-        )
 
 
 def datum_gaps(

@@ -20,12 +20,13 @@ from benchmarks.comparison.verdict import decide, findings
 from benchmarks.mcmc.diagnostics import diagnose
 from benchmarks.metrics.components import Array, Component, Side, component_names, evaluate, side
 from benchmarks.metrics.distances import joint_distances
-from benchmarks.metrics.metric import METRICS, Metric, component_metrics, failure
+from benchmarks.metrics.metric import FIELDS, METRICS, Metric, component_metrics, failure
 from benchmarks.metrics.moments import compare_correlations, draws_needed, fixed, reference_scale
 from benchmarks.metrics.tails import judged_by_quantiles
 from benchmarks.reference.coerce import as_reference, broken_chains
 from benchmarks.reference.find import named
 from benchmarks.trust.climbs import climb_for, judged, needs_climbs
+from benchmarks.trust.existence import needs_doubt
 from benchmarks.types import CellStatus, Comparison, Correlations, Distance, Mcmc, Score
 from zoo.density.faults import program_faults
 from zoo.errors import UsageError
@@ -79,6 +80,8 @@ def compare(
     if isinstance(reference, str):
         reference = named(reference, posterior.entry, posterior.data, given=fit)
     truth = as_reference(reference)
+    if climb and needs_doubt(truth):
+        truth, _ = _climbed(posterior, truth, fit)
     mcmc = _health(posterior)
     failure, unconverged = _failure(fit, mcmc), _unconverged(posterior, fit, mcmc)
     notes: list[str] = []
@@ -289,7 +292,10 @@ def _without_variance(scores: Sequence[Score]) -> list[str]:
 def _scores(
     components: Sequence[Component], method: Side, reference: Side, tails: Array, notes: list[str]
 ) -> tuple[Score, ...]:
-    """Return one score per component; a plug-in that fails is omitted, with a note."""
+    """Return one score per component; a plug-in that fails is omitted, with a note.
+
+    Columns that are no fields of `Score` become its `extra`.
+    """
     scale, constant = reference_scale(method, reference), fixed(method, reference)
     ours, theirs = draws_needed(method, scale), draws_needed(reference, scale)
     known, broken = component_metrics()
@@ -297,13 +303,15 @@ def _scores(
     own: dict[str, Array] = {}
     extra: dict[str, Array] = {}
     for metric in known:
-        if metric.name not in METRICS.plugins:
-            own.update(metric.compute(method, reference))
-            continue
         try:
-            extra.update(_columns(metric, method, reference, len(components)))
+            fields, others = _columns(metric, method, reference, len(components))
         except Exception as error:
+            if metric.name not in METRICS.plugins:
+                raise
             notes.append(failure("metric", metric.name, error))
+        else:
+            own.update(fields)
+            extra.update(others)
     out = []
     for i, c in enumerate(components):
         # Equal constants (a diagonal that is 1 by definition) agree exactly and are uninformative.
@@ -327,8 +335,12 @@ def _scores(
     return tuple(out)
 
 
-def _columns(metric: Metric, method: Side, reference: Side, number: int) -> dict[str, Array]:
-    """Return the columns of a plug-in, `[component]` each.
+def _columns(
+    metric: Metric, method: Side, reference: Side, number: int
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return the fields of `Score` of a metric and its other columns, `[component]` each.
+
+    Only metrics of this package have fields of `Score`, also ones that are no columns.
 
     Raises:
         UsageError: columns other than those of its record, or a wrong number of values.
@@ -337,7 +349,10 @@ def _columns(metric: Metric, method: Side, reference: Side, number: int) -> dict
         name: np.asarray(values, dtype=np.float64)
         for name, values in metric.compute(method, reference).items()
     }
-    if set(found) != set(metric.columns):
+    fields = frozenset() if metric.name in METRICS.plugins else FIELDS
+    if set(found) - fields != set(metric.columns) - fields or not set(metric.columns) <= set(
+        found
+    ):
         raise UsageError(
             f"it returned the columns {sorted(found)}; its record names {sorted(metric.columns)}"
         )
@@ -346,7 +361,8 @@ def _columns(metric: Metric, method: Side, reference: Side, number: int) -> dict
         raise UsageError(
             f"its columns have the shapes {wrong}; expected ({number},), one value per component"
         )
-    return {name: found[name] for name in metric.columns}
+    own = {name: values for name, values in found.items() if name in fields}
+    return own, {name: found[name] for name in metric.columns if name not in fields}
 
 
 def _same_draws(one: Posterior, other: Posterior) -> bool:

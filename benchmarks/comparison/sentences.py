@@ -56,7 +56,8 @@ def comparison_sentence(
         return " ".join([f"{method}: {_clause(first)}; {seen}.", *failed[:1], BLIND_SPOT])
     clause = verdict_of(verdict).clause
     if verdict_of(verdict).kind == "failure":
-        return f"{method} {clause}: {_clause(first)}{tail}."
+        step = _after_failure(method, entry, rows) if verdict == "fit_failed" else ""
+        return f"{method} {clause}: {_clause(first)}{tail}{step}."
     others = len({r.label for r in reasons[1:] if is_finding(r.verdict)} - {reasons[0].label})
     more = (
         f" (and {others} more finding{'s' if others > 1 else ''})"
@@ -219,6 +220,16 @@ def _next_step(
         return f"; try {entry.reference_of} (same posterior, another form)"
     if mcmc is not None or method == "nuts":
         return "; the chains passed a region by: run more of them, or reparameterize"
+    richer = _richer(method, entry, rows)
+    if richer:
+        return richer
+    if _grid_is_known(entry, kind):
+        return f"; {EXACT}"
+    return _without_richer(method, rows)
+
+
+def _richer(method: str, entry: ModelEntry, rows: Sequence[Comparison]) -> str:
+    """Return a richer family that agrees here, or one that no row of this run rejects."""
     richer = [
         f for f in (FAMILIES[method].richer if method in FAMILIES else ()) if f in entry.families
     ]
@@ -227,11 +238,17 @@ def _next_step(
     untried = next((f for f in richer if states[f] == "open"), None)
     if good is not None:
         return f"; use {good}, which agrees here"
-    if untried is not None:
-        return f"; try {untried}"
-    if _grid_is_known(entry, kind):
-        return f"; {EXACT}"
-    return _without_richer(method, rows)
+    return "" if untried is None else f"; try {untried}"
+
+
+def _after_failure(method: str, entry: ModelEntry | None, rows: Sequence[Comparison]) -> str:
+    """Return the next step after a family that could not begin; other failures name their own."""
+    begun = any(c.method == method and c.status != "init_failed" for c in rows)
+    if entry is None or not rows or begun or method not in FAMILIES:
+        return ""
+    if entry.reference_of is not None:
+        return f"; try {entry.reference_of} (same posterior, another form)"
+    return _richer(method, entry, rows) or _without_richer(method, rows)
 
 
 def _without_richer(method: str, rows: Sequence[Comparison]) -> str:
@@ -279,7 +296,7 @@ def advised(rows: Sequence[Comparison]) -> list[Comparison]:
                 rows=rows,
             ),
         )
-        if is_finding(c.verdict)
+        if is_finding(c.verdict) or (c.verdict == "fit_failed" and c.status == "init_failed")
         else c
         for c in rows
     ]

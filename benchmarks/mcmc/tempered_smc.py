@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy.stats import t
 from torch import Tensor
 
 from benchmarks.mcmc.base_mixture import TMixture
@@ -281,8 +282,6 @@ def counted(
 
 def evidence(islands: Sequence[float]) -> LogEvidence:
     """Return the log of the mean of Z-hats given as logarithms, with a t interval."""
-    from scipy.stats import t
-
     logs = torch.tensor(islands, dtype=torch.float64)
     top, k = logs.max(), len(islands)
     relative = torch.exp(logs - top)

@@ -22,14 +22,20 @@ __all__ = [
     "Measure",
     "Metric",
     "component_metrics",
+    "distance_columns",
     "failure",
     "joint_distances_known",
     "own_columns",
+    "own_distances",
 ]
 
 GROUP = "posterior_zoo.metrics"  # entry point: `my_metric = "my_package.my_module:METRIC"`
 FIELDS = frozenset(f.name for f in dataclasses.fields(Score))
-RESERVED = FIELDS | {"entry", "method", "seed", "status", "verdict"}
+CELL_COLUMNS = ("entry", "method", "seed", "status", "verdict")
+# figures of a whole cell, repeated in each of its rows, before and after the joint distances
+BOUND = ("elbo", "elbo_se", "pareto_k")
+COST = ("seconds", "compile_seconds", "gradient_evaluations")
+RESERVED = FIELDS | {*CELL_COLUMNS, *BOUND, *COST}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +91,8 @@ class Metric(Measure):
     Attributes:
         columns: names of its values in files; `x_se` is the standard error of `x`.
         compute: `(method, reference) -> {column: [component]}` on two sides, errors in reference
-            sds; built-in metrics may return more fields of `Score`, for the verdict.
+            sds; built-in metrics may return more fields of `Score`, for the verdict. Columns that
+            are no fields of `Score` are stored in its `extra`.
         signed: whether a positive value is shown with its sign.
         percent: whether a fraction is shown as a percentage.
 
@@ -172,30 +179,39 @@ def _of(kind: type[M]) -> list[M]:
 def component_metrics() -> tuple[list[Metric], list[str]]:
     """Return the metrics of components, built-in first, and a sentence per unusable plug-in."""
     found, broken, taken = [], list(METRICS.usable()[1]), set(RESERVED)
+    taken |= {c for distance in own_distances() for c in distance_columns(distance)}
     for metric in _of(Metric):
-        if metric.name in METRICS.plugins:
-            twice = [c for c in metric.columns if c in taken]
-            if twice:
-                broken.append(
-                    f"The metric {metric.name!r} has the column {twice[0]!r}, which is taken;"
-                    " give it another name."
-                )
-                continue
-            taken |= set(metric.columns)
+        twice = [c for c in metric.columns if c in taken]
+        if twice and metric.name in METRICS.plugins:
+            broken.append(
+                f"The metric {metric.name!r} has the column {twice[0]!r}, which is taken; give it"
+                " another name."
+            )
+            continue
+        taken |= set(metric.columns)
         found.append(metric)
     return found, broken
 
 
 def joint_distances_known() -> tuple[list[JointDistance], list[str]]:
     """Return the joint distances, built-in first, and a sentence per unusable plug-in."""
-    found, broken = [], []
+    found, broken, taken = [], [], set(RESERVED)
+    taken |= {c for metric in component_metrics()[0] for c in metric.columns}
     for distance in _of(JointDistance):
+        columns = distance_columns(distance.name)
+        twice = [c for c in columns if c in taken]
         if distance.name in METRICS.plugins and distance.line is not None:
             broken.append(
                 f"The distance {distance.name!r} has a threshold; only built-in distances decide a"
                 " verdict: leave out line."
             )
+        elif distance.name in METRICS.plugins and twice:
+            broken.append(
+                f"The distance {distance.name!r} has the column {twice[0]!r}, which is taken; give"
+                " it another name."
+            )
         else:
+            taken |= set(columns)
             found.append(distance)
     return found, broken
 
@@ -205,6 +221,16 @@ def own_columns() -> tuple[str, ...]:
     return tuple(
         c for m in component_metrics()[0] if m.name not in METRICS.plugins for c in m.columns
     )
+
+
+def own_distances() -> tuple[str, ...]:
+    """Return the names of the built-in joint distances, in the order of the files."""
+    return tuple(d.name for d in _of(JointDistance) if d.name not in METRICS.plugins)
+
+
+def distance_columns(name: str) -> tuple[str, str, str]:
+    """Return the columns of a joint distance: value, standard error and noise floor."""
+    return name, f"{name}_se", f"{name}_floor"
 
 
 def failure(noun: str, name: str, error: Exception) -> str:

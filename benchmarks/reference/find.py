@@ -20,12 +20,13 @@ from zoo.density.log_density import LogDensity
 from zoo.errors import ReferenceError, UnknownNameError
 from zoo.seeds import derive_seed
 from zoo.truth import stored as stored_reference
+from zoo.truth.unit_grid import exact_units
 from zoo.types import Analytic, Data, ModelEntry, Moments, Posterior, Reference
 
 if TYPE_CHECKING:
     from guides.types import Fit
 
-__all__ = ["chains_given", "check", "exact_given", "find", "named", "write"]
+__all__ = ["chains_given", "check", "exact_given", "find", "named", "takes_long", "write"]
 
 PSEUDO_CHAINS, EXACT_DRAWS = 4, 2_000
 CERTIFIED = ("certified", "stored", "analytic", "exact")
@@ -40,6 +41,7 @@ def find(
     given: Fit | None = None,
     folder: Path | None = None,
     failed: str = "",
+    density: LogDensity | None = None,
 ) -> Reference:
     """Return the ground truth of an entry: the first that is available.
 
@@ -55,6 +57,7 @@ def find(
         given: the fit whose trained program the chains were run on (entries that learn weights).
         folder: folder of stored references, by default that of the package.
         failed: why the NUTS of this run gave no chains, empty if it did or was not run.
+        density: the log density of the entry on these data, if there is one already.
     """
     data = entry.load_data() if data is None else data
     if given is not None or entry.learns:
@@ -63,10 +66,12 @@ def find(
         )
     owner = stored_reference.borrowed(entry)
     exact = owner.exact(data)
+    if exact is None and owner.reference == "exact" and owner.analytic is None:
+        exact = exact_units(LogDensity(owner.program(data), data, dtype=owner.dtype))
     if exact is not None:
         return _analytic(owner, data, exact)
     if owner.reference == "stored":
-        stored = _stored(entry, owner, data, folder)
+        stored = _stored(entry, owner, data, folder, density if owner is entry else None)
         if stored is not None:
             return stored
     if nuts is not None:
@@ -114,16 +119,22 @@ def named(
     return found
 
 
+def takes_long(entry: ModelEntry) -> bool:
+    """Whether the ground truth of an entry that learns has to be computed, not only looked up."""
+    return entry.conditional is not None or entry.reference == "exact"
+
+
 def exact_given(entry: ModelEntry, data: Data, given: Fit) -> Reference | None:
     """Return the exact posterior given a trained program; a grid may take half a minute.
 
-    None if the entry has no exact posterior.
+    It is that of the card's `conditional`, else, for `reference="exact"`, a grid over the latent
+    values of each row. None if the entry has no exact posterior.
     """
-    exact = (
-        None
-        if entry.conditional is None
-        else entry.conditional(data, given.program, **entry.settings)
-    )
+    exact = None
+    if entry.conditional is not None:
+        exact = entry.conditional(data, given.program, **entry.settings)
+    elif entry.reference == "exact":
+        exact = exact_units(LogDensity(given.program, data, dtype=entry.dtype))
     return None if exact is None else _analytic(entry, data, exact)
 
 
@@ -161,7 +172,11 @@ def _analytic(owner: ModelEntry, data: Data, exact: Analytic) -> Reference:
 
 
 def _stored(
-    entry: ModelEntry, owner: ModelEntry, data: Data, folder: Path | None
+    entry: ModelEntry,
+    owner: ModelEntry,
+    data: Data,
+    folder: Path | None,
+    density: LogDensity | None,
 ) -> Reference | None:
     """Return the stored or published reference, None if there is none for these data."""
     if owner.published is not None:
@@ -172,7 +187,7 @@ def _stored(
     ):
         return None
     try:
-        found = stored_reference.load(entry, data, folder=folder)
+        found = stored_reference.load(entry, data, density, folder=folder)
         if not _belongs(found) and _belongs(
             stored_reference.load(entry, owner.load_data(), folder=folder)
         ):

@@ -14,7 +14,16 @@ from benchmarks.report.words import headline, verdict_word
 from benchmarks.types import Comparison
 from benchmarks.verdicts import VERDICTS
 
-__all__ = ["Cell", "cells", "columns", "reference_words", "sentence", "tally", "tidy"]
+__all__ = [
+    "Cell",
+    "cells",
+    "columns",
+    "reference_words",
+    "sentence",
+    "tally",
+    "tidy",
+    "trained_by",
+]
 
 
 class Cell(NamedTuple):
@@ -58,8 +67,10 @@ def _cell(comparison: Comparison) -> Cell:
         note = "; ".join(
             filter(None, [note, f"gate failed: {', '.join(failed)}" if failed else ""])
         )
-    word = verdict_word(comparison.verdict)
-    if comparison.mcmc is not None and comparison.verdict == "fit_failed":
+    word, (where, number) = verdict_word(comparison.verdict), headline(comparison)
+    if comparison.status == "error" and all(comparison.posterior.sample_shape):
+        word, number = "error", ""  # there are draws: it is their comparison that failed
+    elif comparison.mcmc is not None and comparison.verdict == "fit_failed":
         word = "not converged"
     elif (
         comparison.method == "nuts"
@@ -67,7 +78,7 @@ def _cell(comparison: Comparison) -> Cell:
         and comparison.reference.posterior is not None
     ):
         word = "is the reference"
-    return Cell(comparison.verdict, word, *headline(comparison), note, tidy(comparison.sentence))
+    return Cell(comparison.verdict, word, where, number, note, tidy(comparison.sentence))
 
 
 def sentence(entry: EntryReport) -> str:
@@ -77,7 +88,20 @@ def sentence(entry: EntryReport) -> str:
     """
     text = entry.sentence or str(entry_sentence(entry.comparisons))
     text = text.removeprefix(f"{entry.entry.key}: ")
-    return " ".join([tidy(text), *(f"Note: {n}" for n in entry.entry.notices)])
+    notices = (*trained_by(entry), *entry.entry.notices)
+    return " ".join([tidy(text), *(f"Note: {n}" for n in notices)])
+
+
+def trained_by(entry: EntryReport) -> tuple[str, ...]:
+    """Say which row trained the weights that every other one holds fixed, if some are trained."""
+    first = next((c for c in entry.comparisons if c.method != "nuts"), None)
+    if not entry.entry.learns or first is None or first.fit is None:
+        return ()
+    bound = "" if first.fit.elbo is None else f" in {first.fit.cost.steps:,} steps"
+    return (
+        f"{first.method} trained the weights of the program{bound} ({first.fit.stop.status});"
+        " every row holds them fixed.",
+    )
 
 
 def tidy(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import inspect
+import json
 import os
 import resource
 import sys
@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 import guides
-from benchmarks.arviz_bridge import load_netcdf, save_netcdf
+from benchmarks.arviz_bridge import load_netcdf
 from benchmarks.comparison.score import compare
-from benchmarks.mcmc.nuts import LEAPFROGS, run_nuts
-from benchmarks.run import witness
+from benchmarks.run import methods, outside, witness
 from benchmarks.run.record import SCHEMA, drawn_cell, failed_cell, scored_cell, versions
+from benchmarks.run.sources import code_digest
 from benchmarks.run.store import (
     RunDir,
     canonical,
@@ -33,18 +33,15 @@ from benchmarks.run.store import (
     write_atomic,
 )
 from benchmarks.types import CellStatus
-from guides.registry import family_of
+from guides.registry import FAMILIES
 from zoo.compiler.policy import backend, compiler_missing
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, InfrastructureError, ZooError, one_line
-from zoo.seeds import derive_seed
-from zoo.storage import digest_of
 from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
 
 __all__ = ["NUTS", "Cell", "Prepared", "compare_cell", "load_fit", "load_posterior", "run_cell"]
 
 NUTS = "nuts"
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +50,8 @@ class Prepared:
 
     `data` are what methods are compared on. `training` holds all data if an entry that learns is
     compared on an evaluation subset. `witness` holds numbers of the program as it is now
-    (`benchmarks.run.witness`).
+    (`benchmarks.run.witness`), `files` the digests of the files behind it, and `outside` finds
+    those that a method opens (`benchmarks.run.outside`). `density` is that of a fresh program.
     """
 
     request: str
@@ -65,6 +63,9 @@ class Prepared:
     most_draws: int | None = None
     training: Data | None = None
     witness: witness.Record = field(default_factory=dict)
+    density: LogDensity | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    outside: outside.Outside = field(default_factory=outside.Outside)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,9 @@ class Cell:
             "compiler": _compiler(self.config),
             "given": None if self.given is None else self.given.key,
         }
+        if self.method not in self.prepared.entry.own_guides:
+            family = outside.plugin_digest(FAMILIES, [self.method])
+            parts |= {"family": family} if family else {}
         return hashlib.sha256(canonical(parts)).hexdigest()
 
     @property
@@ -144,81 +148,6 @@ def _compiler(config: Mapping[str, Any]) -> str:
     return "none" if config.get("compile") == "off" or compiler_missing() else backend()
 
 
-@functools.cache
-def code_digest(part: str) -> str:
-    """Return the digest of the sources behind `draw` or `compare` results.
-
-    `draw` results come from zoo, guides and NUTS. A changed source gives a new key.
-    """
-    digest = hashlib.sha256()
-    for path in code_files(part):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-SOURCES = (".py", ".c", ".h", ".cpp", ".jinja")
-# The key of a cell has a digest of its own entry and data. Modules shared by entries (`_name.py`)
-# are included.
-APART = ("zoo/models", "zoo/references", "zoo/datasets")
-DRAW = ("zoo", "guides", "benchmarks/mcmc", "benchmarks/run/cell.py")
-JUDGES = (
-    "benchmarks/comparison",
-    "benchmarks/metrics",
-    "benchmarks/reference/coerce.py",
-    "benchmarks/trust",
-    "guides/base/modes.py",
-    "benchmarks/mcmc/diagnostics.py",
-    "benchmarks/thresholds.py",
-    "benchmarks/verdicts.py",
-    "benchmarks/arviz_bridge.py",
-)
-
-
-def code_files(part: str) -> list[Path]:
-    """Return the source files behind `draw` or `compare` results, of all kinds, recursively."""
-    roots = [ROOT / place for place in (DRAW if part == "draw" else JUDGES)]
-    found = {
-        p
-        for root in roots
-        for p in (root.rglob("*") if root.is_dir() else (root,))
-        if p.suffix in SOURCES
-    }
-    return sorted(
-        p
-        for p in found
-        if p.stem.startswith("_") or not any(p.is_relative_to(ROOT / apart) for apart in APART)
-    )
-
-
-def source_digest(request: str, entry: ModelEntry, data: Data) -> str:
-    """Digest an entry's file, its data with their labels, and which quantities are judged.
-
-    Changes of what a program computes are left to the witness, because no list of files is
-    complete.
-    """
-    digest = hashlib.sha256()
-    files = {Path(request.rpartition(":")[0] or request)} if ".py" in request else set()
-    for function in (entry.build, entry.make_data, *(q.fn for q in entry.quantities.values())):
-        code = getattr(inspect.unwrap(function), "__code__", None)
-        if code is not None:
-            files.add(Path(code.co_filename))
-    for content in sorted(
-        hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()
-    ):
-        digest.update(content.encode())
-    for name, make in entry.own_guides.items():  # values of a guide that was trained elsewhere
-        digest.update(f"{name}{getattr(make, 'digest', '')}".encode())
-    quantities = {name: [list(q.dims), q.judged] for name, q in entry.quantities.items()}
-    labels = {
-        "dims": data.dims,
-        "coords": {name: list(values) for name, values in data.coords.items()},
-        "quantities": quantities,
-    }
-    for part in (data.train, data.test or {}, labels):
-        digest.update(digest_of(part).encode())
-    return digest.hexdigest()
-
-
 @contextmanager
 def captured(path: Path) -> Iterator[None]:
     """Redirect everything this process prints, compiled code included, to a file."""
@@ -253,8 +182,10 @@ def run_cell(cell: Cell, run: RunDir, jobs: int = 1) -> tuple[str, str]:
         InfrastructureError: the cell cannot be written.
     """
     with run.draft(cell.name) as folder:
-        with captured(folder / "log.txt"):
+        with captured(folder / "log.txt"), cell.prepared.outside.reading():
             content = _attempt(cell, run, folder, jobs)
+        if files := {**cell.prepared.files, **cell.prepared.outside.digests()}:
+            write_atomic(folder / outside.FILE, strict_json(files))
         write_atomic(folder / "cell.json", strict_json(content))
         if not (folder / witness.FILE).exists():  # a fit has written it, with numbers of its guide
             write_atomic(folder / witness.FILE, strict_json(cell.prepared.witness))
@@ -262,7 +193,7 @@ def run_cell(cell: Cell, run: RunDir, jobs: int = 1) -> tuple[str, str]:
 
 
 def differs(cell: Cell, run: RunDir, name: str) -> str:
-    """Return the number in which a kept cell differs from its program and guide today.
+    """Return the file or number in which a kept cell differs from its program and guide today.
 
     An empty string means that there is no difference.
 
@@ -271,12 +202,17 @@ def differs(cell: Cell, run: RunDir, name: str) -> str:
         run: the run that holds the kept cell.
         name: folder name of the kept cell.
     """
+    place, prepared = run.cells / name, cell.prepared
     try:
-        kept = witness.load((run.cells / name / witness.FILE).read_text(encoding="utf-8"))
+        kept = witness.load((place / witness.FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "witness"
-    fresh: dict[str, Any] = dict(cell.prepared.witness)
-    dtype = cell.prepared.entry.dtype or torch.float64
+    files = place / outside.FILE
+    known = json.loads(files.read_text(encoding="utf-8")) if files.exists() else {}
+    if found := outside.changed(known, prepared.files, prepared.outside):
+        return found
+    fresh: dict[str, Any] = dict(prepared.witness)
+    dtype = prepared.entry.dtype or torch.float64
     drawn = {n for n in kept if n.startswith("guide ")}
     found = witness.difference({n: x for n, x in kept.items() if n not in drawn}, fresh, dtype)
     if found or not drawn:
@@ -314,80 +250,41 @@ def _attempt(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]
 
 def _nuts(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
     given = None if cell.given is None else load_fit(cell.given, run)
-    entry, data, config = cell.prepared.entry, cell.prepared.data, dict(cell.config)
-    density = LogDensity(
-        entry.program(data) if given is None else given.program, data, dtype=entry.dtype
-    )
-    record = density.compile(
-        config.pop("compile"), expected_calls=4 * (800 + config["draws"]) * int(LEAPFROGS)
-    )
-    options: dict[str, Any] = {
-        "given": given,
-        "jobs": jobs,
-        "in_process": jobs == 1,
-        "progress": print,
-        "log_density": density,
-        **config,
-    }
-    posterior = run_nuts(entry, seed=cell.seed, data=data, **options)
-    posterior = dataclasses.replace(
-        posterior,
-        cost=dataclasses.replace(posterior.cost, compile_seconds=record["compile_seconds"]),
+    made = cell.prepared
+    posterior, compiled = methods.sampled(
+        made.entry, made.data, cell.config, seed=cell.seed, given=given, jobs=jobs
     )
     _save(posterior, None, folder)
-    compiled = {name: density.compiled[name] for name in ("used", "reason")}
     return drawn_cell(cell.head, "ok", posterior, None, _peak_memory(), compiled)
 
 
 def _fit(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
-    entry, given = (
-        cell.prepared.entry,
-        ({} if cell.given is None else {"given": load_fit(cell.given, run)}),
+    made, given = cell.prepared, None if cell.given is None else load_fit(cell.given, run)
+    fit = methods.fitted(
+        made.entry,
+        cell.method,
+        made.data,
+        cell.config,
+        seed=cell.seed,
+        given=given,
+        trains=made.entry.learns and cell.given is None,
+        training=made.training,
     )
-    fit = _fitted(cell, given)
     print(fit.stop.sentence)
     if not fit.ok:
         return failed_cell(cell.head, fit.stop.status, fit.stop.sentence, fit.cost.seconds)
-    posterior = guides.draw(
-        fit, cell.draws, seed=derive_seed(cell.seed, entry.key, cell.method, "draw")
-    )
+    posterior = methods.drawn(fit, cell.draws, cell.seed)
     _save(posterior, fit, folder)
     write_atomic(
         folder / witness.FILE, strict_json({**cell.prepared.witness, **witness.of_guide(fit)})
     )
     status: CellStatus = "ok" if fit.stop.status == "ok" else "not_converged"
-    return drawn_cell(
-        cell.head, status, dataclasses.replace(posterior, seed=cell.seed), fit, _peak_memory()
-    )
-
-
-def _fitted(cell: Cell, given: dict[str, Any]) -> Any:
-    """Fit to the compared data.
-
-    An entry that learns weights, and an encoder, are fitted to all data and then applied to the
-    compared ones.
-    """
-    entry, prepared, options = cell.prepared.entry, cell.prepared, dict(cell.config)
-    encodes = family_of(cell.method, entry).amortized
-    if prepared.training is None or not (encodes or not given):
-        return guides.fit(
-            entry, cell.method, seed=cell.seed, data=prepared.data, **given, **options
-        )
-    fit = guides.fit(
-        entry, cell.method, seed=cell.seed, data=prepared.training, **given, **options
-    )
-    if not fit.ok:
-        return fit
-    if encodes:
-        return guides.transfer(fit, prepared.data)
-    return guides.fit(entry, cell.method, seed=cell.seed, data=prepared.data, given=fit, **options)
+    return drawn_cell(cell.head, status, posterior, fit, _peak_memory())
 
 
 def _save(posterior: Posterior, fit: Any, folder: Path) -> None:
     with disk_errors(folder):
-        save_netcdf(posterior, folder / "posterior.nc")
-        if fit is not None:
-            guides.save(fit, folder / "guide.pt")
+        methods.save(posterior, fit, folder)
 
 
 def _peak_memory() -> float:
@@ -420,7 +317,10 @@ def load_fit(cell: Cell, run: RunDir) -> Any:
     """
     path = run.cells / cell.name / "guide.pt"
     if cell.name not in run.fits and path.exists():
-        run.fits[cell.name] = guides.load(path, entry=cell.prepared.entry, data=cell.prepared.data)
+        made = cell.prepared
+        run.fits[cell.name] = guides.load(
+            path, entry=made.entry, data=made.data, density=made.density
+        )
     return run.fits.get(cell.name)
 
 

@@ -9,20 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from zoo.errors import UsageError
 from zoo.storage import TEMPORARY
 
-__all__ = ["cell_name", "damage", "listed_files", "refuse_links", "remove", "strangers"]
+__all__ = [
+    "cell_name",
+    "damage",
+    "listed_files",
+    "manifest",
+    "refuse_links",
+    "remove",
+    "strangers",
+]
 
 MANIFEST = "MANIFEST"
 OURS = re.compile(rf"{re.escape(TEMPORARY)}[a-z0-9_]{{8}}")  # suffix of tempfile
 # the names that cell_name makes
 CELL = re.compile(r"[A-Za-z0-9_.=-]*--[A-Za-z0-9_.=-]*--s\d+--[0-9a-f]{12}")
 # files of a cell; the user may add others
-FILES = ("cell.json", "posterior.nc", "guide.pt", "witness.json", "log.txt")
+FILES = ("cell.json", "posterior.nc", "guide.pt", "witness.json", "files.json", "log.txt")
 LISTED = re.compile(r"[0-9a-f]{64}  ([^/\0]+)")  # a line of MANIFEST
 
 
@@ -90,11 +99,26 @@ def remove(place: Path, listed: set[str]) -> None:
         place.rmdir()
 
 
-def damage(place: Path) -> str | None:
-    """Return what is wrong with a cell, None if every file matches MANIFEST."""
+def manifest(place: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a cell by name, as MANIFEST lists them.
+
+    Raises:
+        OSError, UnicodeDecodeError: there is none that can be read.
+    """
+    lines = (place / MANIFEST).read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def damage(place: Path, read: Mapping[str, bytes] | None = None) -> str | None:
+    """Return what is wrong with a cell, None if every file matches MANIFEST.
+
+    Args:
+        place: the folder.
+        read: contents that were read already, by file name.
+    """
+    known = read or {}
     try:
-        lines = (place / MANIFEST).read_text(encoding="utf-8").splitlines()
-        wanted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        wanted = manifest(place)
         unlisted = [
             name
             for name in FILES
@@ -103,9 +127,13 @@ def damage(place: Path) -> str | None:
         if unlisted:
             return f"MANIFEST does not list {unlisted[0]}"
         for name, digest in wanted.items():
-            with (place / Path(name).name).open("rb") as handle:
-                if hashlib.file_digest(handle, "sha256").hexdigest() != digest:
-                    return f"{name} is not the file that was written"
+            if name in known:
+                found = hashlib.sha256(known[name]).hexdigest()
+            else:
+                with (place / Path(name).name).open("rb") as handle:
+                    found = hashlib.file_digest(handle, "sha256").hexdigest()
+            if found != digest:
+                return f"{name} is not the file that was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, UnicodeDecodeError) as error:

@@ -23,9 +23,17 @@ from benchmarks.run.failures import chains_failed, drawn, failures
 from benchmarks.run.freshness import comparing_code, digest_of_truth, is_compared
 from benchmarks.run.prepare import command
 from benchmarks.run.progress import Events
-from benchmarks.run.record import comparison_of, digest_of, machine, reference_record, versions
+from benchmarks.run.record import (
+    comparison_of,
+    digest_of,
+    machine,
+    reference_record,
+    uncompared_cell,
+    versions,
+)
 from benchmarks.run.store import RunDir, strict_json
 from benchmarks.trust.climbs import climb_for, judged, needs_climbs
+from benchmarks.trust.existence import needs_doubt
 from benchmarks.types import Comparison
 from benchmarks.workers import Task, TaskResult, run_tasks
 from zoo.errors import InfrastructureError, LostWorkerError
@@ -132,7 +140,7 @@ class _Evaluation:
         self.slow = [
             key
             for key in self.groups
-            if self.prepared(key).entry.conditional is not None and self.learned(key) is not None
+            if references.takes_long(self.prepared(key).entry) and self.learned(key) is not None
         ]
         self.quick = [key for key in self.groups if key not in self.slow]
 
@@ -141,10 +149,7 @@ class _Evaluation:
         return self.groups[key][0].prepared
 
     def learned(self, key: str) -> Any:
-        """Return the fit whose trained program is held fixed.
-
-        None if the entry learns nothing or the fit failed.
-        """
+        """Return the fit whose trained program is held fixed; None if there is none."""
         return load_fit(self.groups[key][0], self.run) if self.prepared(key).entry.learns else None
 
     def present(self, key: str) -> list[Cell]:
@@ -206,6 +211,7 @@ class _Evaluation:
                 nuts=self.nuts(key),
                 given=given,
                 failed=self.why_no_chains(key),
+                density=prepared.density,
             ),
         )
 
@@ -248,7 +254,8 @@ class _Evaluation:
     def climbed(self, key: str) -> list[_Job]:
         """Return the job of wide climbs if the reference needs them, else `comparisons`."""
         found, rows = self.references[key], self.present(key)
-        if not needs_climbs(found) or not any(c.method != NUTS for c in rows):
+        others = any(c.method != NUTS for c in rows)
+        if not ((needs_climbs(found) and others) or needs_doubt(found)):
             return self.comparisons(key)
         chains = [c.name for c in rows if c.method == NUTS][:1]
         basis = f"{digest_of(found)}-{chains}-{comparing_code()}"
@@ -303,11 +310,7 @@ class _Evaluation:
             elif isinstance(result.exception, InfrastructureError):
                 raise result.exception
             else:
-                scored = {
-                    **content,
-                    "status": "error",
-                    "notes": [f"The comparison failed: {result.error}"],
-                }
+                scored = uncompared_cell(content, str(result.error))
                 self.events.warn(f"{cell.label}: the comparison failed: {result.error}")
             if scored["reference"] is not None:
                 scored["reference"]["digest"] = digest_of_truth(reference)
@@ -315,7 +318,7 @@ class _Evaluation:
             if self.run.locked:
                 self.run.rewrite(cell.name, "cell.json", strict_json(scored))
             self.contents[cell.name] = scored
-            told = scored["verdict"] or "error"
+            told = scored["verdict"] if result.status == "ok" else "error"
             if posterior is reference.posterior:
                 told = "the reference of the others"
             self.events.done(result.name, told, "", result.seconds)

@@ -22,10 +22,11 @@ from benchmarks.report import render_html, render_markdown
 from benchmarks.run.cell import NUTS, Cell, differs, run_cell
 from benchmarks.run.evaluate import RunResult, evaluate
 from benchmarks.run.plan import Plan, planned
-from benchmarks.run.prepare import duration, plan_cells, prepare
+from benchmarks.run.prepare import duration, plan_cells, prepare, slow
 from benchmarks.run.progress import Events
 from benchmarks.run.record import failed_cell
-from benchmarks.run.store import RunDir, finite, score_columns, score_rows, strict_json
+from benchmarks.run.results import score_columns, score_rows
+from benchmarks.run.store import RunDir, finite, strict_json
 from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
 from zoo.compiler import cache
 from zoo.compiler import compile as compiled
@@ -180,6 +181,8 @@ def _run_missing(
         f"{len(missing)} of {len(cells)} cells to run{reused}; about {duration(total)} with {jobs}"
         " jobs"
     )
+    for sentence in slow(missing, total):
+        events.say(sentence)
     events.begin("cells", len(missing))
     if len(missing) > 1:
         _warm_up()
@@ -249,10 +252,15 @@ def _run_wave(
 ) -> None:
     named = {c.label: c for c in cells}
 
+    def meanwhile() -> None:
+        ahead()
+        events.waiting()
+
     def done(result: TaskResult) -> None:
         cell = named[result.name]
         if result.status == "ok":
             status, sentence = result.value
+            run.checked.add(cell.name)
         elif isinstance(result.exception, InfrastructureError) and not isinstance(
             result.exception, LostWorkerError
         ):
@@ -285,7 +293,7 @@ def _run_wave(
         timeout,
         done,
         retries=1,
-        meanwhile=ahead,
+        meanwhile=meanwhile,
         in_process=on_card,
     )
 

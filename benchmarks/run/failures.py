@@ -10,13 +10,15 @@ from zoo.types import Posterior
 
 __all__ = ["chains_failed", "drawn", "failures"]
 
+UNCOMPARED = "it has not been compared; repeat the command that made the run"
+
 
 def chains_failed(cells: Sequence[dict[str, Any]]) -> str:
     """Return why the NUTS row of an entry failed, empty if it did not or was not run."""
     rows = [c for c in cells if c["method"] == NUTS]
     if not rows or any(c["status"] in ("ok", "not_converged", "unusable") for c in rows):
         return ""
-    return str(rows[0]["sentence"] or (rows[0]["stop"] or {}).get("sentence", ""))
+    return str(rows[0]["sentence"])
 
 
 def failures(cells: list[dict[str, Any]]) -> list[str]:
@@ -30,10 +32,7 @@ def failures(cells: list[dict[str, Any]]) -> list[str]:
             None,
             "fit_failed",
         ):
-            failed.append(
-                f"{row}: {cell['status']}:"
-                f" {cell['sentence'] or (cell['stop'] or {}).get('sentence', '')}"
-            )
+            failed.append(f"{row}: {cell['status']}: {cell['sentence'] or UNCOMPARED}")
         elif cell["verdict"] == "reference_unusable":
             failed.append(f"{row}: {cell['sentence']}")
     return failed

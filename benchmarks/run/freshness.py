@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.metrics.metric import METRICS
-from benchmarks.run.cell import code_digest
+from benchmarks.run.outside import plugin_digest
 from benchmarks.run.record import digest_of
+from benchmarks.run.sources import code_digest
 from zoo.types import Reference
 
 __all__ = ["comparing_code", "digest_of_truth", "is_compared"]
@@ -30,8 +31,8 @@ def is_compared(content: dict[str, Any], reference: Reference | None, strict: bo
 
 
 def comparing_code() -> str:
-    """Return the digest of the comparing code: the package's own and that of plug-in metrics."""
-    outside = METRICS.plugins_digest()[:16]
+    """Return the digest of the comparing code: the package's own that of plug-in metrics."""
+    outside = plugin_digest(METRICS)[:16]
     return code_digest("compare")[:16] + (f"-{outside}" if outside else "")
 
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 import zoo
 from benchmarks.run import witness
-from benchmarks.run.cell import NUTS, Cell, Prepared, source_digest
+from benchmarks.run.cell import NUTS, Cell, Prepared
+from benchmarks.run.outside import Outside
 from benchmarks.run.plan import Plan
+from benchmarks.run.sources import source_digest
 from guides.registry import FAMILIES, check_family
 from zoo.density.faults import place_of
 from zoo.density.log_density import LogDensity
 from zoo.errors import ProgramError, UsageError, ZooError, one_line
 from zoo.types import ModelEntry
 
-__all__ = ["command", "duration", "plan_cells", "prepare"]
+__all__ = ["command", "duration", "plan_cells", "prepare", "slow"]
+
+LONG, MANY_ROWS = 300.0, 20_000  # seconds and rows from which minibatches are advised
 
 DRAWS, QUICK_DRAWS = 4000, 2000
 # LARGEST_DRAWS limits the numbers in all draws of a method; at least LEAST_DRAWS are taken anyway.
@@ -37,6 +42,14 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
         UsageError, UnknownNameError, DataError, ProgramError: with the next step, before anything
             is written.
     """
+    outside = Outside("" if isinstance(request, ModelEntry) else request)
+    with outside.reading():
+        made = _prepared(plan, request)
+    files = outside.digests(outside.modules(made.entry))
+    return replace(made, files=files, outside=outside)
+
+
+def _prepared(plan: Plan, request: str | ModelEntry) -> Prepared:
     entry = request if isinstance(request, ModelEntry) else zoo.load(request)
     name = entry.key if isinstance(request, ModelEntry) else request
     own = (g for g in entry.own_guides if g not in entry.families)
@@ -69,7 +82,7 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
         ) from error
     chains = plan.nuts and not (entry.reference == "none" and density.dim > UNREFERENCED)
     methods = tuple(dict.fromkeys(wanted)) + ((NUTS,) if chains else ())
-    seconds = _guess(plan, methods, density)
+    seconds = _guess(plan, methods, density, entry.minibatch)
     digest = source_digest(name, entry, training or data)
     most = max(LEAST_DRAWS, LARGEST_DRAWS // density.dim)
     return Prepared(
@@ -82,6 +95,7 @@ def prepare(plan: Plan, request: str | ModelEntry) -> Prepared:
         training=training,
         most_draws=most,
         witness=seen,
+        density=density,
     )
 
 
@@ -95,7 +109,9 @@ def _refuse_slashes(names: Iterable[str]) -> None:
             )
 
 
-def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]:
+def _guess(
+    plan: Plan, methods: Iterable[str], density: Any, minibatch: int | None
+) -> dict[str, float]:
     """Return rough seconds per method, from timings of one batch and one gradient."""
 
     def clock(function: Callable[[], Any]) -> float:
@@ -110,10 +126,14 @@ def _guess(plan: Plan, methods: Iterable[str], density: Any) -> dict[str, float]
     u = torch.zeros(density.dim, dtype=density.dtype)
     many = torch.zeros(64, density.dim, dtype=density.dtype)
     single, batch = clock(lambda: density.gradient(u)), clock(lambda: density.batch(many))
+    units = density.data.size or 1
+    share = min(1.0, (minibatch or units) / units)  # of the rows that a step reads
     # Fits usually converge within about 1,500 steps; a compiled gradient is some fifteen times
     # cheaper than an eager one.
     svi = (
-        plan.restarts * min(1500, vi_config(plan).get("steps", 1500)) * (2.5 * batch + 0.0005)
+        plan.restarts
+        * min(1500, vi_config(plan).get("steps", 1500))
+        * (2.5 * share * batch + 0.0005)
         + 2.0
     )
     gradients = 4 * (nuts_config(plan)["draws"] + 800) * 12
@@ -193,6 +213,33 @@ def command(plan: Plan) -> str:
     words += [f"--device {plan.device}"] if plan.device != "cpu" else []
     words += [flag for flag, on in (("--no-nuts", not plan.nuts), ("--quick", plan.quick)) if on]
     return " ".join(words) + again
+
+
+def slow(missing: Sequence[Cell], seconds: float) -> list[str]:
+    """Return what makes a long run slow and what to write instead, a sentence per entry.
+
+    Only of runs estimated to take minutes on entries whose gradients read many rows at once.
+    """
+    entries = {c.prepared.entry.key: c.prepared for c in missing}
+    found = []
+    for key, prepared in entries.items():
+        sizes = {
+            k: v.shape[0]
+            for k, v in prepared.data.train.items()
+            if isinstance(v, torch.Tensor) and v.ndim
+        }
+        rows = max(sizes.values(), default=0)
+        if seconds < LONG or rows < MANY_ROWS or prepared.entry.minibatch is not None:
+            continue
+        batched = ", ".join(repr(k) for k, n in sizes.items() if n == rows)
+        chains = any(c.method == NUTS for c in missing if c.prepared is prepared)
+        found.append(
+            f"{key}: every step reads all {rows:,} rows; for minibatches give the program an"
+            f" argument index=None, its plate subsample=index (size {rows}), and the entry"
+            f" batched=[{batched}] and minibatch=1000"
+            + ("; --no-nuts leaves out the chains, which need all rows" if chains else "")
+        )
+    return found
 
 
 def duration(seconds: float) -> str:

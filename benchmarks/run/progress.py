@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 __all__ = ["Console", "Events"]
+
+FIRST = 30.0  # seconds of a stage before a line says that it is running
 
 
 class Events:
@@ -23,6 +26,9 @@ class Events:
     def done(self, label: str, status: str, sentence: str, seconds: float) -> None:
         """Report the end of one task."""
 
+    def waiting(self) -> None:
+        """Hear about once a second that tasks are running."""
+
     def finish(self) -> None:
         """End the last stage."""
 
@@ -35,6 +41,7 @@ class Console(Events):
         self._task: Any = None
         self._total = 0
         self._number = 0
+        self._begun = self._told = 0.0
 
     def say(self, sentence: str) -> None:
         """Print a sentence."""
@@ -53,6 +60,7 @@ class Console(Events):
     def begin(self, label: str, total: int) -> None:
         """Start a progress bar on a terminal; elsewhere `done` prints lines."""
         self._total, self._number = total, 0
+        self._begun, self._told = time.monotonic(), FIRST
         if sys.stderr.isatty():
             from rich.console import Console as Rich
             from rich.progress import (
@@ -83,6 +91,13 @@ class Console(Events):
         self._print(words)
         if self._bar is not None:
             self._bar.advance(self._task)
+
+    def waiting(self) -> None:
+        """Print a line after half a minute, and whenever that time has doubled, without a bar."""
+        since = time.monotonic() - self._begun
+        if self._bar is None and since >= self._told:
+            self._told = 2 * since
+            self.say(f"still running after {since:.0f} s, {self._number} of {self._total} done")
 
     def finish(self) -> None:
         """Remove the bar."""

@@ -114,17 +114,18 @@ def _given(request: str, models: Sequence[Path | str]) -> Any:
 
 def _stored(cells: list[Cell], run: RunDir, events: Events) -> list[Cell]:
     """Return the cells on disk, with a warning for those of an earlier version of the programs."""
-    there: dict[tuple[Any, ...], str] = {}
+    there: dict[tuple[Any, ...], tuple[str, str]] = {}
     for name in run.names():
         content = run.read(name, warn=events.warn)
         if content is not None and content.get("schema") == SCHEMA:
-            there[content["entry"], content["method"], content["seed"]] = name
+            row = content["entry"], content["method"], content["seed"]
+            there[row] = name, content["key"]
     found, older = [], 0
     for cell in cells:
-        stored = there.get((cell.prepared.entry.key, cell.method, cell.seed))
-        if stored is not None:
-            kept = run.read(stored)
-            older += kept is None or kept["key"] != cell.key or bool(differs(cell, run, stored))
+        kept = there.get((cell.prepared.entry.key, cell.method, cell.seed))
+        if kept is not None:
+            stored, key = kept
+            older += key != cell.key or bool(differs(cell, run, stored))
             found.append(replace(cell, stored=stored))
     if older:
         events.warn(

@@ -32,6 +32,7 @@ __all__ = [
     "machine",
     "reference_record",
     "scored_cell",
+    "uncompared_cell",
     "versions",
 ]
 
@@ -205,7 +206,6 @@ def failed_cell(
     head: Mapping[str, Any], status: CellStatus, sentence: str, seconds: float = 0.0
 ) -> dict[str, Any]:
     """Return the cell of a method without draws, with the reason in one sentence."""
-    reason = {"verdict": "fit_failed", "label": "", "excess": None, "sentence": sentence}
     stop = {"status": status, "sentence": sentence, "step": None}
     cost = dataclasses.asdict(Cost(seconds=seconds))
     return _blank(
@@ -213,9 +213,30 @@ def failed_cell(
         status=status,
         verdict="fit_failed",
         sentence=sentence,
-        reasons=[reason],
+        reasons=_failure(sentence),
         stop=stop,
         cost=cost,
+    )
+
+
+def _failure(sentence: str) -> list[dict[str, Any]]:
+    return [{"verdict": "fit_failed", "label": "", "excess": None, "sentence": sentence}]
+
+
+def uncompared_cell(cell: Mapping[str, Any], why: str) -> dict[str, Any]:
+    """Return the cell of a method whose comparison failed: an error, shown like every other row.
+
+    It is run again by the next command that asks for it.
+    """
+    sentence = f"the comparison failed: {why.rstrip('.')}"
+    return validated(
+        {
+            **cell,
+            "status": "error",
+            "verdict": "fit_failed",
+            "sentence": f"{cell['method']} was not compared, {sentence}.",
+            "reasons": _failure(sentence),
+        }
     )
 
 

@@ -17,7 +17,7 @@ from benchmarks.run.evaluate import RunResult
 from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
 from benchmarks.run.progress import Console, Events
-from benchmarks.run.store import score_columns, score_rows
+from benchmarks.run.results import score_columns, score_rows
 from benchmarks.verdicts import verdict_of
 from zoo.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""A run on disk: cells written atomically, verified by SHA-256, and read back as a table.
+"""A run on disk: cells written atomically and verified by SHA-256.
 
     RUN/plan.toml  results.csv  report.html  report.md
     RUN/cells/<entry>--<method>--s<seed>--<sha12>/
@@ -23,10 +23,10 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.run.cell_folder import (
     CELL,
@@ -35,6 +35,7 @@ from benchmarks.run.cell_folder import (
     cell_name,
     damage,
     listed_files,
+    manifest,
     refuse_links,
     remove,
     strangers,
@@ -43,31 +44,7 @@ from benchmarks.run.plan import PLAN_FILE, Plan, planned, read_plan
 from zoo.errors import InfrastructureError, UsageError
 from zoo.storage import TEMPORARY, sync_folder, write_whole
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = [
-    "RunDir",
-    "canonical",
-    "cell_name",
-    "planned",
-    "results_frame",
-    "strict_json",
-    "write_atomic",
-]
-
-CELL_COLUMNS = ("entry", "method", "seed", "status", "verdict")
-# figures of a whole cell, repeated in each of its rows
-FIGURES = (
-    "elbo",
-    "elbo_se",
-    "pareto_k",
-    "c2st",
-    "c2st_se",
-    "seconds",
-    "compile_seconds",
-    "gradient_evaluations",
-)
+__all__ = ["RunDir", "canonical", "cell_name", "planned", "strict_json", "write_atomic"]
 
 
 def strict_json(value: Any, *, indent: int | None = 1) -> str:
@@ -128,8 +105,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 class RunDir:
     """One run directory: its plan, its cells, and a lock against a second command in it.
 
-    `fits` holds the fits that this process has read, by the names of their cells; `unprotected`
-    says why another command could write to the folder too, empty if it is locked.
+    `fits` holds the fits that this process has read, by the names of their cells; `checked` the
+    names of the cells that this command has made, or has compared with their MANIFEST already;
+    `unprotected` says why another command could write to the folder too, empty if it is locked.
     """
 
     def __init__(self, path: Path, plan: Plan) -> None:
@@ -137,6 +115,7 @@ class RunDir:
         self.plan = plan
         self.cells = path / "cells"
         self.fits: dict[str, Any] = {}
+        self.checked: set[str] = set()
         self._lock: int | None = None
         self.unprotected = ""
 
@@ -237,23 +216,27 @@ class RunDir:
                 )
 
     @contextmanager
-    def draft(self, name: str) -> Iterator[Path]:
-        """Yield an empty folder that becomes the cell `name`, or is removed on an exception."""
+    def draft(self, name: str, known: Mapping[str, str] | None = None) -> Iterator[Path]:
+        """Yield an empty folder that becomes the cell `name`, or is removed on an exception.
+
+        Args:
+            name: folder name of the cell.
+            known: SHA-256 of files by name; other files are read once for theirs.
+        """
         with disk_errors(self.path):
             folder = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.cells))
         try:
             yield folder
             with disk_errors(self.path):
-                self._publish(folder, name)
+                self._publish(folder, name, known or {})
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _publish(self, folder: Path, name: str) -> None:
+    def _publish(self, folder: Path, name: str, known: Mapping[str, str]) -> None:
         lines = []
         for file in sorted(folder.iterdir()):
-            with file.open("rb") as handle:
-                lines.append(f"{hashlib.file_digest(handle, 'sha256').hexdigest()}  {file.name}\n")
-                os.fsync(handle.fileno())
+            digest = known.get(file.name) or _flushed(file)
+            lines.append(f"{digest}  {file.name}\n")
         os.chmod(folder, 0o777 & ~_umask())
         write_atomic(folder / MANIFEST, "".join(lines))
         place = self.cells / name
@@ -279,25 +262,34 @@ class RunDir:
         sync_folder(self.cells)
 
     def rewrite(self, name: str, file: str, content: str) -> None:
-        """Replace one file of a cell; the other files are linked, not copied."""
-        with self.draft(name) as folder:
-            for old in sorted((listed_files(self.cells / name) or set()) - {file}):
-                _link_or_copy(self.cells / name / old, folder / old)
-            write_atomic(folder / file, content)
+        """Replace one file of a cell; the others are linked, and keep their lines of MANIFEST."""
+        place, raw = self.cells / name, content.encode()
+        others = (listed_files(place) or set()) - {file}
+        known = {n: digest for n, digest in manifest(place).items() if n in others}
+        with self.draft(name, known | {file: hashlib.sha256(raw).hexdigest()}) as folder:
+            for old in sorted(others):
+                _link_or_copy(place / old, folder / old)
+            write_atomic(folder / file, raw)
 
     def read(
         self, name: str, *, warn: Callable[[str], None] | None = None
     ) -> dict[str, Any] | None:
         """Return `cell.json` of a complete cell, None for a missing or damaged one.
 
-        A damaged cell is moved to quarantine, with a warning.
+        A damaged cell is moved to quarantine, with a warning. Each cell is compared with its
+        MANIFEST once per process, and not at all by the command that has made it.
         """
         place = self.cells / name
         if not place.is_dir():
             return None
-        trouble = damage(place)
+        try:
+            read = {"cell.json": (place / "cell.json").read_bytes()}
+        except OSError:  # named below
+            read = {}
+        trouble = None if read and name in self.checked else damage(place, read)
         if trouble is None:
-            cell: dict[str, Any] = json.loads((place / "cell.json").read_text(encoding="utf-8"))
+            self.checked.add(name)
+            cell: dict[str, Any] = json.loads(read["cell.json"])
             return cell
         if self.locked:
             self._set_aside(place)
@@ -312,6 +304,7 @@ class RunDir:
 
     def _set_aside(self, place: Path) -> Path:
         """Move a folder of cells/ to the first free name in quarantine/; return the new path."""
+        self.checked.discard(place.name)
         with disk_errors(self.path):
             folder = self.path / "quarantine"
             folder.mkdir(exist_ok=True)
@@ -370,77 +363,20 @@ def _umask() -> int:
     return mask
 
 
+def _flushed(file: Path) -> str:
+    """Flush a file to disk and return its SHA-256.
+
+    HDF5 and ZIP files are not written in one direction, so they are read for it.
+    """
+    with file.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        os.fsync(handle.fileno())
+    return digest
+
+
 def _link_or_copy(old: Path, new: Path) -> None:
     """Hard-link a file, or copy it where the file system has no links."""
     try:
         os.link(old, new)
     except OSError:
         shutil.copyfile(old, new)
-
-
-def results_frame(path: str | Path) -> pd.DataFrame:
-    """Read all scores of a run as a table with one row per score.
-
-    A cell without scores is one row with empty columns.
-
-    Args:
-        path: a run directory; an unfinished run gives the cells that exist.
-
-    Returns:
-        columns `entry method seed status verdict quantity index label mean_error ...` (errors in
-        reference sds), those of plug-in metrics, then the figures of the whole cell: `elbo`
-        (nats), `pareto_k`, `c2st`, `seconds`, `gradient_evaluations`.
-    """
-    import pandas as pd
-
-    run = RunDir.open(Path(path))
-    cells = [c for c in (run.read(n) for n in run.names()) if c is not None]
-    return pd.DataFrame(score_rows(cells), columns=score_columns(cells))
-
-
-def score_columns(cells: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """Return the columns of a table of scores: those of every run, then those of plug-ins."""
-    from benchmarks.metrics.metric import own_columns
-
-    extra = dict.fromkeys(
-        name for cell in cells for score in cell["scores"] for name in score.get("extra", ())
-    )
-    return [
-        *CELL_COLUMNS,
-        "quantity",
-        "index",
-        "label",
-        *own_columns(),
-        "judged",
-        *extra,
-        *FIGURES,
-    ]
-
-
-def _figures(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the figures of a cell as a whole: bound in nats, weights, classifier and cost."""
-    elbo, weights, cost = (cell.get(name) or {} for name in ("elbo", "pareto_k", "cost"))
-    joint: dict[str, Any] = next((d for d in cell.get("distances", ()) if d["name"] == "c2st"), {})
-    values = (
-        *(elbo.get("value_nats"), elbo.get("se"), weights.get("value")),
-        *(joint.get("value"), joint.get("se")),
-        *map(cost.get, ("seconds", "compile_seconds", "gradient_evaluations")),
-    )
-    return dict(zip(FIGURES, values, strict=True))
-
-
-def score_rows(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one flat row per score of the cells."""
-    rows = []
-    for cell in sorted(cells, key=lambda c: (c["entry"], c["method"], c["seed"])):
-        head = {k: cell[k] for k in CELL_COLUMNS} | _figures(cell)
-        rows += [
-            {
-                **head,
-                **score,
-                **score.get("extra", {}),
-                "index": ".".join(map(str, score["index"])),
-            }
-            for score in cell["scores"]
-        ] or [head]
-    return rows

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from benchmarks.mcmc.base_mixture import Component, TMixture
 from benchmarks.mcmc.metric import Metric
-from benchmarks.trust.judged import can_be_drawn, prior_draws
+from benchmarks.trust.judged import prior_draws
 from guides.base.modes import curvature
 from zoo.density.log_density import LogDensity
+from zoo.density.ridges import flat_sites
 from zoo.types import Data
 
 __all__ = ["smc_base"]
@@ -79,7 +80,7 @@ def smc_base(
                 freedom=FREEDOM,
             )
         )
-    if can_be_drawn(density):
+    if not flat_sites(density):
         drawn = prior_draws(density, data, PRIOR_DRAWS)
         if len(drawn) > PRIOR_DRAWS // 2:
             parts.append(

@@ -27,10 +27,11 @@ from torch import Tensor
 
 from benchmarks.metrics.components import Array
 from benchmarks.thresholds import OTHER_MODE
-from benchmarks.trust.judged import Judged, can_be_drawn, prior_draw
+from benchmarks.trust.existence import ABSENT, EXISTS, doubted, needs_doubt, why_none
+from benchmarks.trust.judged import Judged, prior_draw
 from guides.base.modes import Curvature, climb, curvature
 from zoo.density.log_density import LogDensity
-from zoo.density.propriety import may_not_exist
+from zoo.density.ridges import flat_sites
 from zoo.seeds import derive_seed
 from zoo.types import Posterior, Reference
 
@@ -173,7 +174,8 @@ class _Search:
     ) -> None:
         assert posterior.unconstrained is not None
         self.density, self.entry, self.data = density, posterior.entry, posterior.data
-        u = posterior.unconstrained.reshape(-1, density.dim).to(density.dtype)
+        self.chains = posterior.unconstrained
+        u = self.chains.reshape(-1, density.dim).to(density.dtype)
         self.u = u[np.linspace(0, len(u) - 1, min(DRAWS, len(u))).astype(int)]
         self.center, self.sd = self.u.mean(0), self.u.std(0).clamp(min=1e-8)
         if widths is not None:
@@ -198,7 +200,7 @@ class _Search:
         top = self._climb(self.u[int(torch.nan_to_num(heights, nan=-math.inf).argmax())])
         summit = self._judged(top[None])  # in many dimensions far from every draw
         mass = max(self._covered(heights), self._mass_of(top))
-        improper, absent = not can_be_drawn(self.density), may_not_exist(self.density, self.u)
+        improper, absent = bool(flat_sites(self.density)), why_none(self.density, self.chains)
         others: list[OtherMode] = []
         starts = home = lost = 0
         complete = True
@@ -338,6 +340,8 @@ def climb_for(
 ) -> Climbs:
     """Return the wide climbs for a reference, with a tenth of the given gradients.
 
+    Failed chains are not climbed for: they are asked only whether a posterior exists.
+
     Args:
         reference: chains with unconstrained draws.
         given: the fit whose trained program the chains ran on.
@@ -347,6 +351,18 @@ def climb_for(
     own = reference.posterior
     assert own is not None
     assert own.unconstrained is not None
+    if needs_doubt(reference):
+        return Climbs(
+            log_mass=math.nan,
+            others=(),
+            starts=0,
+            home=0,
+            lost=0,
+            gradients=0,
+            improper=False,
+            complete=False,
+            absent=doubted(reference, given),
+        )
     entry, dim = own.entry, own.unconstrained.shape[-1]
     program = entry.program(own.data) if given is None else given.program
     density = LogDensity(program, own.data, dtype=entry.dtype)
@@ -360,14 +376,16 @@ def climb_for(
 
 
 def judged(reference: Reference, gate: bool | None, sentence: str) -> Reference:
-    """Return a reference with the gate `wide_climbs`.
+    """Return a reference with the gate `wide_climbs`, or a failed gate `posterior_exists`.
 
     It is unusable where it misses a mode or no posterior may exist (False), and as it was where
     the budget ended (None).
     """
     if gate is None:
         return reference
-    gates = {**reference.gates, GATE: gate}
+    name = EXISTS if sentence.startswith(ABSENT) else GATE
+    gates = {**reference.gates, name: gate}
     if gate:
         return dataclasses.replace(reference, gates=gates)
-    return dataclasses.replace(reference, gates=gates, usable=False, reason=sentence)
+    reason = sentence if reference.usable else f"{sentence}; {reference.reason}"
+    return dataclasses.replace(reference, gates=gates, usable=False, reason=reason)

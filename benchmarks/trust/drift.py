@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
 from torch import Tensor
 
 from benchmarks.mcmc.batched_hmc import Kernel, Path, Streams, move, tuned
@@ -37,6 +38,7 @@ PILOT = 512  # draws
 ROUNDS = 24  # transitions of the pilot, in which its step is tuned
 SPREAD = 4.0  # of steps: most chains take long ones
 STILL = 0.25  # of the whole move: a second half that moves less has arrived
+LEVEL = 0.05  # of the familywise test
 MARGIN = 0.05  # reference sds: half of a move that is no finding anywhere
 
 
@@ -83,6 +85,17 @@ class Drift:
         spread = np.abs(self.log_sd_ratio) / np.maximum(LOG_SD, z * self.log_sd_ratio_se)
         found: Array = np.maximum(mean, spread)
         return found
+
+    @property
+    def rejects_no_drift(self) -> bool:
+        """Whether a test of level 5 % over all components rejects that nothing moves (Bonferroni).
+
+        It does for the smallest error, given enough draws: a figure of calibration, no finding.
+        """
+        z = float(norm.isf(LEVEL / (4 * len(self.mean_error))))
+        moved = np.abs(self.mean_error) > z * self.mean_error_se
+        spread = np.abs(self.log_sd_ratio) > z * self.log_sd_ratio_se
+        return bool((moved | spread).any())
 
     @property
     def found(self) -> bool:

@@ -6,16 +6,15 @@ import functools
 
 import torch
 from pyro import poutine
-from pyro.distributions import ImproperUniform
 from torch import Tensor
 
 from benchmarks.metrics.components import Array, Component, component_names
 from zoo.density.log_density import LogDensity
-from zoo.density.sites import default_dtype, samples, trace_program
+from zoo.density.sites import default_dtype
 from zoo.seeds import derive_seed
 from zoo.types import Data, ModelEntry
 
-__all__ = ["Judged", "can_be_drawn", "prior_draw", "prior_draws"]
+__all__ = ["Judged", "prior_draw", "prior_draws"]
 
 
 class Judged:
@@ -50,19 +49,6 @@ class Judged:
                     name, q, tuple(q.fn(sites, self.data).shape[1:]), self.data
                 )
             )
-
-
-def can_be_drawn(density: LogDensity) -> bool:
-    """Whether every latent site has a prior that can be drawn from."""
-    with default_dtype(density.dtype):
-        trace = trace_program(density.program, density.data.train)
-    for node in samples(trace):
-        base = node["fn"]
-        while hasattr(base, "base_dist"):
-            base = base.base_dist
-        if not node["is_observed"] and isinstance(base, ImproperUniform):
-            return False
-    return True
 
 
 def prior_draw(density: LogDensity, data: Data, number: int) -> Tensor:

@@ -24,6 +24,7 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor, nn
 
+from guides.base.own_guides import on_charts
 from zoo.density.log_density import LogDensity, default_dtype
 from zoo.errors import ProgramError
 from zoo.types import Data, Program
@@ -145,9 +146,8 @@ def build_autoguide(
     with default_dtype(density.dtype), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         values = density.constrain(torch.zeros(density.dim, dtype=density.dtype))
-        hidden = (
-            poutine.block(program, hide=list(density.discrete)) if density.discrete else program
-        )
+        run = on_charts(program, density)
+        hidden = poutine.block(run, hide=list(density.discrete)) if density.discrete else run
         guide = kind(hidden, init_loc_fn=init_to_value(values=values), **options)
         with poutine.block():
             guide(**data.train)

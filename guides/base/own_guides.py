@@ -14,7 +14,7 @@ from zoo.density.log_density import LogDensity
 from zoo.density.sites import samples
 from zoo.errors import FitError, one_line
 
-__all__ = ["AS_GIVEN", "check_scales", "check_sites", "is_given"]
+__all__ = ["AS_GIVEN", "check_scales", "check_sites", "is_given", "on_charts"]
 
 AS_GIVEN = Stop(
     status="ok", step=0, sentence="No step was taken: the guide is scored as it was given."
@@ -27,6 +27,31 @@ def is_given(guide: nn.Module, steps: int) -> bool:
         any(True for _ in guide.parameters())
         and not any(p.requires_grad for p in guide.parameters())
     )
+
+
+class _OnCharts(nn.Module):
+    """A program whose angles have the charts of a log density; other attributes are its own."""
+
+    def __init__(self, program: Any, density: LogDensity) -> None:
+        super().__init__()
+        # not registered: the program's weights belong to the program
+        self.__dict__["program"], self.__dict__["run"] = program, density.completed(program)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["program"], name)
+
+    def forward(self, *args: Any, **tensors: Any) -> Any:
+        """Run the program."""
+        return self.__dict__["run"](*args, **tensors)
+
+
+def on_charts(program: Any, density: LogDensity) -> Any:
+    """Return the program for guides made of it: with the charts of its angles.
+
+    Autoguides read supports from the program, and torch calls the support of an angle the real
+    line, on which no ELBO is a bound.
+    """
+    return _OnCharts(program, density) if density.completion.centers else program
 
 
 def check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:

@@ -76,7 +76,8 @@ def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> 
     if not (modes or flat):
         _, reason = max(failures)
         sentence = (
-            f"No mode from {STARTS} starts: {reason}; try full_rank, or a non-centered form."
+            f"No mode from {STARTS} starts: {reason}; a non-centered form may have one, and"
+            " families that optimize the ELBO need none."
         )
         return Stop(status="init_failed", step=0, sentence=sentence), spent()
     best = max((*modes, *flat), key=lambda c: c.height)
@@ -99,7 +100,10 @@ def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> 
             " so that widths along them are no curvature."
         )
     if factor is None:
-        reason = "No mode: the covariance at the mode cannot be factored; try full_rank."
+        reason = (
+            "No mode: the covariance at the mode cannot be factored; families that optimize the"
+            " ELBO need no mode."
+        )
         return Stop(status="init_failed", step=0, sentence=reason), spent()
     scale = factor.diagonal()
     fill(guide, loc=mode, scale=scale, scale_tril=factor / scale[:, None])

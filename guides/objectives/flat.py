@@ -22,6 +22,7 @@ from zoo.compiler.compile import Record
 from zoo.compiler.torch_private import is_traced
 from zoo.compiler.trace import Traced, trace, vectorize
 from zoo.compiler.vectorize import value_and_gradient, vmappable
+from zoo.density.guide_density import enumerated
 from zoo.density.log_density import LogDensity
 
 __all__ = ["FlatObjective", "Minibatches", "ProgramObjective"]
@@ -256,6 +257,7 @@ class ProgramObjective:
         batch_size: int | None,
     ) -> None:
         self.density, self.weights = density, dict(weights)
+        self.drifts = bool(self.weights)  # see `guides.optimize.stopping`
         self.batches = Minibatches(density, batch_size)
         kind = TraceEnum_ELBO if density.discrete else Trace_ELBO
         elbo = kind(num_particles=num_particles, max_plate_nesting=density.max_plate_nesting)
@@ -263,7 +265,7 @@ class ProgramObjective:
         if density.discrete:
             run = config_enumerate(run, default="parallel")
         self.model: nn.Module = _OfData(run, program)
-        self.guide: nn.Module = _OfData(density.completed(guide), guide)
+        self.guide: nn.Module = _OfData(enumerated(guide, density), guide)
         self.module = elbo(self.model, self.guide)
         self.parameters: dict[str, nn.Parameter] = {
             n: p for n, p in guide.named_parameters() if p.requires_grad

@@ -189,7 +189,10 @@ def optimize(
     goal.check(config.steps, annealing)
     expected = min(config.steps, WINDOWS * config.patience + annealing)
     run = _Run(objective, config, generator, progress, expected * starts)
-    watch = Watch(min(config.patience, max(1, (config.steps - annealing) // 2)))
+    watch = Watch(
+        min(config.patience, max(1, (config.steps - annealing) // 2)),
+        pairs=getattr(objective, "drifts", False),
+    )
     settled = False
 
     def look(losses: Sequence[float], history: Tensor) -> None:

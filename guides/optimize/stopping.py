@@ -6,9 +6,11 @@ The search runs at a constant learning rate. It has settled when, from one windo
 
 and no watched parameter's mean moved by more than `drift` plus four of its own standard errors.
 Watched parameters are in whitened units (posterior standard deviations); guides without such units
-are watched by their losses alone. After that the learning rate is annealed along a cosine and the
-parameters are averaged over the last steps (Dhaka et al. 2020, "Robust, accurate stochastic
-optimization for variational inference": the average is the answer).
+are watched by their losses alone. Weights of a program that are trained together with a guide of
+the caller's own drift for long within the noise of one window: there two windows are compared with
+the two before them, from the sixth on (`pairs`). After that the learning rate is annealed along a
+cosine and the parameters are averaged over the last steps (Dhaka et al. 2020, "Robust, accurate
+stochastic optimization for variational inference": the average is the answer).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from torch import Tensor
 __all__ = ["Settled", "Watch"]
 
 BATCHES = 5
+LEAST = 6  # windows before pairs of them can have settled
 DRIFT = 0.1
 SHORTEST = 10
 SLACK = 0.02
@@ -68,6 +71,8 @@ class Watch:
     """Collects losses and watched parameters of a window and compares it with the previous one."""
 
     window: int
+    pairs: bool = False
+    means: list[tuple[float, float]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     before: tuple[float, float, Tensor | None] | None = None
@@ -97,6 +102,7 @@ class Watch:
         if len(self.losses) < max(SHORTEST, self.window):
             return False
         mean, se = _mean_and_error(np.asarray(self.losses))
+        self.means.append((mean, se))
         stack = torch.stack(self.values) if self.values else None
         center = None if stack is None else stack.mean(0)
         settled = False
@@ -119,6 +125,11 @@ class Watch:
             steps = (center - self.before[2]).abs()
             moved = float(steps.max())
             still = bool((steps <= DRIFT + 4 * error).all())
+        enough = not self.pairs or len(self.means) >= LEAST
+        if self.pairs and len(self.means) >= 4:
+            (a, b), (c, d) = self.means[-4:-2], self.means[-2:]
+            gain = (a[0] + b[0] - c[0] - d[0]) / 2
+            gain_se = math.hypot(a[1], b[1], c[1], d[1]) / 2
         self.best = min(self.best, self.before[0], mean)
         size = abs(self.best) + TOLERATED
         unstable = not max(gain_se, mean - self.best - 5 * gain_se) <= size
@@ -126,7 +137,7 @@ class Watch:
             gain=gain,
             gain_se=gain_se,
             moved=moved,
-            settled=still and gain <= 2 * gain_se + SLACK and not unstable,
+            settled=enough and still and gain <= 2 * gain_se + SLACK and not unstable,
             unstable=unstable,
         )
 

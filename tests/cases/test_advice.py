@@ -13,8 +13,9 @@ import torch
 from support import planting
 
 import benchmarks
+import guides
 import zoo
-from benchmarks.comparison.score import compare
+from benchmarks.comparison.score import compare, failed
 from benchmarks.comparison.sentences import advised
 from benchmarks.reference.find import find
 from benchmarks.run.execute import execute
@@ -91,7 +92,7 @@ def test_where_nuts_failed_nobody_is_told_to_run_it(monkeypatch):
     def fails(*args, **kwargs):
         raise FitError("planted: every chain left the support.")
 
-    monkeypatch.setattr("benchmarks.run.cell.run_nuts", fails)
+    monkeypatch.setattr("benchmarks.run.methods.run_nuts", fails)
     data = {"y": torch.linspace(-1, 1, 5, dtype=torch.float64)}
     card = benchmarks.compare_program(location, data, families=["laplace"], quick=True, jobs=1)
     reason = card.result.report.entries[0].reference.reason
@@ -100,3 +101,44 @@ def test_where_nuts_failed_nobody_is_told_to_run_it(monkeypatch):
     assert "run NUTS on it" not in card.comparisons["laplace"].sentence
     alone = find(zoo.from_program(location, data))  # where it was not run, it is the advice
     assert "run NUTS on it" in alone.reason
+
+
+def no_mode(others):
+    """A Laplace fit that found no mode, beside other rows of one entry."""
+    posterior = others[0].posterior
+    sentence = "No mode from 4 starts."
+    return failed(posterior.entry, posterior.data, "laplace", None, "init_failed", sentence)
+
+
+@pytest.mark.parametrize(
+    ("others", "ending"),
+    [
+        ([row("mean_field", 0.5)], "; try full_rank."),
+        ([row("full_rank", 1.0, seed=3)], "; use full_rank, which agrees here."),
+        ([row("full_rank", 0.5), row("nuts", 1.0, seed=3)], "; use nuts."),
+        ([row("full_rank", 0.5), row("mean_field", 1.0, seed=3)], "; use mean_field, which"),
+        (
+            [row("full_rank", 0.5), row("nuts", 0.5)],
+            "; no method of this run agrees: reparameterize, or run more and longer chains.",
+        ),
+    ],
+)
+def test_a_laplace_fit_without_a_mode_advises_no_rejected_family(others, ending):
+    rows = [*others, no_mode(others)]
+    sentence = sentence_of("laplace", rows)
+    assert ending in sentence
+    if any(c.method == "full_rank" and c.verdict == "too_narrow" for c in others):
+        assert "full_rank" not in sentence
+
+
+def test_the_laplace_family_itself_names_no_other():
+    """Its own sentence is written before any other row is known."""
+
+    def ramp():
+        x = pyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
+        pyro.factor("up", x)
+
+    entry = zoo.from_program(ramp, {}, observed=())
+    fit = guides.fit(entry, "laplace")
+    assert fit.stop.status == "init_failed"
+    assert not any(family in fit.stop.sentence for family in ("full_rank", "low_rank"))

@@ -276,3 +276,22 @@ def test_a_loss_that_explodes_is_never_settled():
     quiet.extend(calm.tolist(), lambda row: None)
     assert quiet.extend(calm.tolist(), lambda row: None)
     assert not quiet.last.unstable
+
+
+def test_weights_that_drift_within_the_noise_have_not_settled():
+    """3 nats per window in noise of 2.5 per window: 9 nats were lost by calling it the end."""
+    stream = np.random.default_rng(1)
+
+    def windows_until_settled(drift, **options):
+        watch = Watch(window=250, **options)
+        for k in range(40):
+            loss = 1326 - drift * (np.arange(250) / 250 + k) + 40 * stream.standard_normal(250)
+            if watch.extend(loss.tolist(), lambda row: None):
+                return k + 1
+        return 40
+
+    found = [windows_until_settled(3.0, pairs=True) for _ in range(20)]
+    assert np.median(found) > 2 * np.median([windows_until_settled(3.0) for _ in range(20)])
+    still = [windows_until_settled(0.0, pairs=True) for _ in range(20)]
+    assert min(still) == 6
+    assert np.median(still) <= 7

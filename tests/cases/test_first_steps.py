@@ -10,7 +10,7 @@ import pytest
 
 import guides
 import zoo
-from benchmarks.cli import commands
+from benchmarks.cli import arguments
 from benchmarks.cli import process as cli
 from zoo.errors import UnknownNameError, UsageError
 
@@ -53,7 +53,7 @@ def test_a_shell_completes_commands_entries_files_and_families(tmp_path, line, c
 
 
 def test_completion_knows_every_family():
-    offered = set(commands._families(""))
+    offered = set(arguments.families(""))
     assert {"all", *guides.FAMILIES} - set(guides.registry.FAMILIES.plugins) <= offered
 
 

@@ -45,6 +45,7 @@ UNARY = {
     "lgamma": "lgamma({0})",
     "digamma": "digamma({0})",
     "erf": "erf({0})",
+    "floor": "floor({0})",
     "relu": "relu({0})",
     "square": "{0} * {0}",
     "sign": "({0} > 0) - ({0} < 0)",

@@ -15,10 +15,12 @@ import torch
 from pyro.ops.einsum import torch_log
 from torch import Tensor
 
-from zoo.compiler.torch_private import silent_fallbacks
+from zoo.compiler.torch_private import is_traced, silent_fallbacks
 from zoo.errors import UsageError
 
-__all__ = ["Compiled", "batched", "close", "value_and_gradient", "vmappable"]
+__all__ = ["MOST", "Compiled", "batched", "close", "value_and_gradient", "vmappable"]
+
+MOST = 512  # points of one vectorized call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +53,12 @@ class Compiled:
 
 
 def batched(
-    function: Callable[[Tensor], Tensor], *, dim: int, dtype: torch.dtype, chunk: int = 512
+    function: Callable[[Tensor], Tensor], *, dim: int, dtype: torch.dtype, chunk: int = MOST
 ) -> Compiled:
-    """Return `[n, dim] -> [n]` for a scalar function of `[dim]`; vectorized if results agree."""
+    """Return `[n, dim] -> [n]` for a scalar function of `[dim]`; vectorized if results agree.
+
+    At most `chunk` points are evaluated at once outside of a trace, whose graph must not repeat.
+    """
 
     def loop(u: Tensor) -> Tensor:
         return torch.stack([function(row) for row in u])
@@ -61,7 +66,7 @@ def batched(
     def vectorized(u: Tensor) -> Tensor:
         with vmappable():
             mapped = torch.func.vmap(function)
-            return torch.cat([mapped(part) for part in u.split(chunk)])
+            return torch.cat([mapped(part) for part in u.split(MOST if is_traced(u) else chunk)])
 
     shape = (None, dim)
     generator = torch.Generator().manual_seed(20231)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -79,6 +80,29 @@ def label_safe(subject: Subject) -> str:
                 " zoo.quantities.sorted_by or co_assignment."
             )
     return "Relabeling the classes changes no judged quantity."
+
+
+def turn_safe(subject: Subject) -> str:
+    """A full turn of an angle changes no judged quantity."""
+    density = subject.density
+    names = [n for n in density.completion.centers if n not in density.jumps]
+    if not names:
+        raise Skipped("The program has no latent angle.")
+    draws = {k: v.unsqueeze(0) for k, v in density.constrain(subject.points[0]).items()}
+    named = subject.entry.quantities.items()
+    for angle in names:
+        ends = []
+        for end in (math.pi * (1 - 1e-12), -math.pi):
+            moved = {**draws, angle: torch.full_like(draws[angle], end)}
+            ends.append({name: quantity.fn(moved, subject.data) for name, quantity in named})
+        for name, quantity in named:
+            above, below = (e[name] for e in ends)
+            if quantity.judged and not torch.allclose(above, below, rtol=1e-7, atol=1e-9):
+                raise Failed(
+                    f"Quantity {name!r} jumps where angle {angle!r} passes pi, so its mean and sd"
+                    " depend on where the circle is cut; use zoo.quantities.sin_site and cos_site."
+                )
+    return f"A full turn of {', '.join(names)} changes no judged quantity."
 
 
 def free_classes(subject: Subject) -> int:
@@ -264,6 +288,14 @@ CHECKS = rules(
             " classes differently."
         ),
         body=label_safe,
+    ),
+    Rule(
+        name="turn_safe",
+        why=(
+            "The mean of an angle depends on where the circle is cut: that of 179 and -179 degrees"
+            " is 0."
+        ),
+        body=turn_safe,
     ),
     Rule(
         name="analytic_draws",

@@ -7,6 +7,7 @@ import torch
 from pyro.util import check_site_shape
 
 from zoo.contract.check import Rule, rules
+from zoo.contract.predictive import prior_predictive
 from zoo.contract.subject import Failed, Skipped, Subject
 from zoo.density.likelihood import has_likelihood, untouched_data
 from zoo.density.log_density import LogDensity, default_dtype, trace_program
@@ -31,51 +32,6 @@ def runs(subject: Subject) -> str:
             f"Sites {names} are observed but Data.observed is empty; name these data there."
         )
     return f"{len(subject.sites(trace))} sites, all finite."
-
-
-def prior_predictive(subject: Subject) -> str:
-    """Without its observed data the program simulates them, in the same shapes, by the seed."""
-    if subject.flat:
-        raise Skipped(
-            f"Sites {subject.flat} have improper flat priors, which cannot be simulated."
-        )
-    if not subject.observed:
-        raise Skipped("Nothing is observed.")
-    tensors = {k: v for k, v in subject.data.train.items() if k not in subject.data.observed}
-    try:
-        first, again, other = (subject.run(tensors, seed) for seed in (1, 1, 2))
-    except Exception as error:
-        text = (
-            f"The program does not run without {list(subject.data.observed)}"
-            f" ({type(error).__name__}): give them the default None"
-        )
-        outcome = Skipped if "from_program" in subject.entry.tags else Failed
-        raise outcome(f"{text} and use them in obs= only.") from error
-    differ = False
-    for node in subject.observed:
-        name, seen = node["name"], node["value"]
-        simulated = first.nodes[name]
-        if simulated["is_observed"]:
-            raise Failed(
-                f"Site {name!r} is still observed without {list(subject.data.observed)}; pass them"
-                " to obs= only."
-            )
-        if simulated["value"].shape != seen.shape:
-            raise Failed(
-                f"Site {name!r} simulates shape {list(simulated['value'].shape)} but the data have"
-                f" {list(seen.shape)}."
-            )
-        if not torch.equal(simulated["value"], again.nodes[name]["value"]):
-            raise Failed(
-                f"Site {name!r} differs between two runs of one seed; use pyro.sample only."
-            )
-        differ = differ or not torch.equal(simulated["value"], other.nodes[name]["value"])
-    if not differ:
-        raise Failed("Two seeds simulate the same data; the program ignores its random choices.")
-    return (
-        f"Simulates {', '.join(repr(n['name']) for n in subject.observed)} from the prior; one"
-        " seed repeats, two differ."
-    )
 
 
 def likelihood(subject: Subject) -> str:

@@ -7,7 +7,8 @@ no density at all. Here such an entry gets a factor that sums or integrates to o
     discrete     -log K for each of its K values
     continuous   a standard normal in unconstrained space
 
-so that density, ELBO and evidence are those of the program without it.
+so that density, ELBO and evidence are those of the program without it. Angles get the circle as
+their support, which torch calls the real line.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from pyro.distributions import Delta
 from pyro.distributions.torch_distribution import MaskedDistribution, TorchDistribution
 from pyro.distributions.util import broadcast_shape, sum_rightmost
 from pyro.poutine.messenger import Messenger
@@ -25,7 +27,8 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from zoo.density.nodes import is_subsample
-from zoo.errors import ProgramError
+from zoo.distributions.circular import WrappedNormal, circle_of, is_circular
+from zoo.errors import FitError, ProgramError
 
 __all__ = ["MOST_VALUES", "Completion", "entries_counted", "finite_support", "is_discrete"]
 
@@ -66,12 +69,14 @@ class Completion(Messenger):
     Attributes:
         free: bijections of the continuous sites whose masked entries are held by no term.
         values: values `[value, *event]` of the discrete sites that Pyro cannot list.
+        centers: of the charts of circular sites, `[*site]`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.free: dict[str, Any] = {}
         self.values: dict[str, Tensor] = {}
+        self.centers: dict[str, Tensor] = {}
 
     def learn(self, node: dict[str, Any]) -> None:
         """Note the values of a discrete site that Pyro cannot list.
@@ -95,6 +100,8 @@ class Completion(Messenger):
             return
         discrete = is_discrete(fn)
         if not discrete and name not in self.free:
+            if name in self.centers:
+                msg["fn"] = _on_circle(fn, name, self.centers[name])
             return
         fn, counted = entries_counted(fn, msg["mask"])
         if discrete:
@@ -109,6 +116,8 @@ class Completion(Messenger):
                 msg["fn"], msg["mask"] = fn, None
         elif counted is not None:
             msg["fn"], msg["mask"] = _Filled(fn, counted, _normal_in(self.free[name], fn)), None
+            if name in self.centers:
+                msg["fn"] = _on_circle(msg["fn"], name, self.centers[name])
 
 
 def _normal_in(transform: Any, fn: Any) -> Callable[[Tensor], Tensor]:
@@ -161,6 +170,52 @@ class _Wrapped(TorchDistribution):
         """Return the values of the distribution itself."""
         out: Tensor = self.base_dist.enumerate_support(expand=expand)
         return out
+
+
+class _OnCircle(_Wrapped):
+    """A distribution of angles, whose support is the circle with its chart."""
+
+    def __init__(self, base: Any, center: Tensor) -> None:
+        super().__init__(base)
+        self.center = center
+
+    @property
+    def support(self) -> Any:
+        return circle_of(self.base_dist, self.center)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> _OnCircle:
+        """Return the same with other batch axes."""
+        return _OnCircle(self.base_dist.expand(torch.Size(batch_shape)), self.center)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return its own log probability."""
+        out: Tensor = self.base_dist.log_prob(value)
+        return out
+
+
+def _on_circle(fn: Any, name: str, center: Tensor) -> Any:
+    """Return a program's or a guide's distribution of an angle with the circle as its support.
+
+    A normal distribution in a guide is wound around the circle.
+
+    Raises:
+        FitError: a guide draws the angle from another distribution over the real line.
+    """
+    core, events = fn, 0
+    while isinstance(core, Independent):
+        core, events = core.base_dist, events + core.reinterpreted_batch_ndims
+    if isinstance(core, torch.distributions.Normal):
+        wound = WrappedNormal(core.loc, core.scale, validate_args=False)
+        return wound.to_event(events) if events else wound
+    if is_circular(fn) or isinstance(fn, _Filled):
+        return _OnCircle(fn, center)
+    if getattr(fn, "has_enumerate_support", False) or isinstance(core, Delta):
+        return fn
+    raise FitError(
+        f"The guide draws the angle {name!r} from {type(core).__name__}, which counts its turns,"
+        " so its density is not that of an angle; accepted: Normal (wound around the circle),"
+        " zoo.distributions.circular.WrappedNormal, VonMises, or an autoguide."
+    )
 
 
 class _Filled(_Wrapped):

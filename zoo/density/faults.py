@@ -40,6 +40,10 @@ _CURES = (
         r"shape|size|dimension|broadcast|expand|must match|Sizes of tensors",
         "check the shapes of data, plates and events at this site",
     ),
+    (
+        r"Multiple (sample|param) sites named",
+        "give every site a name of its own, in a loop such as f'x_{i}'",
+    ),
     (r"not implemented|NotImplemented", "write this statement with operations torch has"),
 )
 
@@ -80,6 +84,20 @@ def is_own_fault(error: BaseException) -> bool:
     return bool(frames) and _is_ours(frames[-1][0].f_code.co_filename)
 
 
+def _nameless(error: BaseException, statement: str) -> ProgramError | None:
+    """Return the sentence for a `pyro.sample` whose name is no string; its value may be long."""
+    for frame, _ in _frames(error):
+        name = frame.f_locals.get("name") if frame.f_code is _SAMPLE else ""
+        if not isinstance(name, str):
+            kind = type(name).__name__
+            line = f", in `{statement}`" if statement else ""
+            return ProgramError(
+                f"A pyro.sample statement has a {kind} for its name{line}; accepted: a string, as"
+                ' in pyro.sample("y", ...).'
+            )
+    return None
+
+
 def as_program_error(error: Exception, doing: str = "run") -> ZooError:
     """Return the error as a sentence for the author of a program; one of ours as it is.
 
@@ -90,6 +108,9 @@ def as_program_error(error: Exception, doing: str = "run") -> ZooError:
     if isinstance(error, ZooError):
         return error
     site, statement = place_of(error)
+    nameless = _nameless(error, statement)
+    if nameless:
+        return nameless
     text, kind = one_line(error), type(error).__name__
     at = f" at site {site!r}" if site and f"site '{site}'" not in text else ""
     line = f", in `{statement}`" if statement else ""

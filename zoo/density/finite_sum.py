@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Categorical, Delta, TorchDistribution
 from pyro.infer import infer_discrete
+from pyro.infer.reparam.reparam import Reparam
 from torch import Tensor
+from torch.distributions import constraints
 
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
@@ -156,7 +159,10 @@ class Sum(LogDensity):
 
     def _from_chain(self, n: int) -> dict[str, Tensor]:
         """Sample backward through the eliminated sites with Pyro's `infer_discrete`."""
-        model: Any = poutine.infer_config(self.completed(self.program), config_fn=sum_in_parallel)
+        program: Any = poutine.reparam(
+            self.program, {name: _ByNumber(values) for name, values in self.values.items()}
+        )
+        model: Any = poutine.infer_config(self.completed(program), config_fn=sum_in_parallel)
         sampler = infer_discrete(
             model, first_available_dim=-1 - self.max_plate_nesting, temperature=1
         )
@@ -167,3 +173,50 @@ class Sum(LogDensity):
                 for name in self.discrete:
                     draws[name].append(trace.nodes[name]["value"])
         return {name: torch.stack(values) for name, values in draws.items()}
+
+
+class _ByNumber(Reparam):
+    """Draw a site whose values are events by their number: `infer_discrete` gathers no events."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values  # [value, *event]
+
+    def apply(self, msg: Any) -> Any:
+        """Draw the number of a value at a site of its own; leave other sites as they are."""
+        fn = msg["fn"]
+        if msg["is_observed"] or not fn.event_dim:
+            return msg
+        number = pyro.sample(f"{msg['name']}_number", _Numbered(fn, self.values))
+        value = self.values[number.long()]
+        return {"fn": Delta(value, event_dim=fn.event_dim), "value": value, "is_observed": True}
+
+
+class _Numbered(TorchDistribution):
+    """The number of a value of a discrete distribution."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.nonnegative_integer
+    has_enumerate_support = True
+
+    def __init__(self, base: Any, values: Tensor) -> None:
+        self.base, self.values = base, values
+        super().__init__(base.batch_shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> _Numbered:
+        """Return the same with other batch axes."""
+        return _Numbered(self.base.expand(torch.Size(batch_shape)), self.values)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """Return all numbers, `[value, 1 per batch axis]`."""
+        numbers = torch.arange(len(self.values)).reshape(-1, *(1 for _ in self.batch_shape))
+        return numbers.expand(-1, *self.batch_shape) if expand else numbers
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log probability of the value with this number."""
+        out: Tensor = self.base.log_prob(self.values[value.long()])
+        return out
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw numbers, `[*sample, *batch]`."""
+        weights = self.log_prob(self.enumerate_support(expand=True)).movedim(0, -1)
+        return Categorical(logits=weights).sample(torch.Size(sample_shape))

@@ -1,6 +1,7 @@
 """Program + data -> log density over one flat unconstrained vector, and back.
 
-For latent sites z = T(u) with the bijections T of their supports and discrete sites c summed out,
+For latent sites z = T(u) with the bijections T of their supports (of an angle, a chart of the
+circle) and discrete sites c summed out,
 
     log p(u, data) = log sum_c p(T(u), c, data) + log |det dT/du|      [nats]
 
@@ -23,10 +24,19 @@ from zoo.compiler.compile import Mode, Record
 from zoo.compiler.policy import Work, work_of
 from zoo.compiler.torch_private import is_traced
 from zoo.compiler.vectorize import Compiled, batched, value_and_gradient
-from zoo.density.compiled import CompiledDensity, compile_density
+from zoo.density.centers import take_circles
+from zoo.density.compiled import CompiledDensity, compile_density, points_at_once
 from zoo.density.completion import Completion, is_discrete
-from zoo.density.defects import called_modules, refuse_training_layers, refuse_weighted_sites
+from zoo.density.defects import (
+    called_modules,
+    nothing_overwritten,
+    refuse_training_layers,
+    refuse_weighted_sites,
+    refuse_without_bijection,
+)
+from zoo.density.enumeration import check_axes
 from zoo.density.faults import program_faults
+from zoo.density.nonfinite import nonfinite_sites
 from zoo.density.per_value import MOST_RUNS, PerValue
 from zoo.density.pointwise import pointwise_terms
 from zoo.density.sites import (
@@ -46,7 +56,7 @@ from zoo.density.sites import (
     trace_program,
 )
 from zoo.density.unheld import unheld_entries
-from zoo.errors import ProgramError, ZooError, one_line
+from zoo.errors import ProgramError, ZooError
 from zoo.types import Data, Program
 
 if TYPE_CHECKING:
@@ -87,8 +97,8 @@ class LogDensity:
             self._set_up()
 
     def _set_up(self) -> None:
-        with called_modules() as modules:
-            first = first_trace(self.program, self.data)
+        with called_modules() as modules, nothing_overwritten(self.data) as watched:
+            first = first_trace(watched(self.program), self.data)
         refuse_training_layers(modules)
         refuse_weighted_sites(first)
         self.parameters = [n["name"] for n in first.nodes.values() if n["type"] == "param"]
@@ -96,18 +106,16 @@ class LogDensity:
         refuse_broadcasts(first)
         frames = [f for node in samples(first) for f in node["cond_indep_stack"]]
         self.max_plate_nesting = max((-f.dim for f in frames if f.vectorized), default=0)
-        self.discrete = [
-            n["name"] for n in samples(first) if not n["is_observed"] and is_discrete(n["fn"])
-        ]
+        unseen = [n for n in samples(first) if not n["is_observed"]]
+        self.discrete = [n["name"] for n in unseen if is_discrete(n["fn"])]
         self.completion = Completion()
         for node in samples(first):
             if node["name"] in self.discrete:
                 self.completion.learn(node)
-        latent = [
-            n for n in samples(first) if not n["is_observed"] and n["name"] not in self.discrete
-        ]
+        latent = [n for n in unseen if n["name"] not in self.discrete]
         if not latent and not self.finite:
             self._refuse_without_vector()
+        refuse_without_bijection(latent)
         self.sites: tuple[Site, ...] = tuple(lay_out(latent, self.data))
         self.dim = self.sites[-1].stop if self.sites else 0
         with program_faults("run at a second point"):
@@ -120,6 +128,7 @@ class LogDensity:
         self.per_value: PerValue | None = None
         if self.discrete:
             self._sum_discrete(first)
+        self.jumps = take_circles(self, latent)
         self.free = unheld_entries(self, latent)
         self.completion.free.update(
             {s.name: s.transform for s in self.sites if s.name in self.free}
@@ -141,8 +150,8 @@ class LogDensity:
         if math.isfinite(one) and not abs(one - other) <= 1e-9 * max(1.0, abs(one)):
             raise ProgramError(
                 f"The log density at one point is {one:.6g} at one call and {other:.6g} at the"
-                " next: the program draws random numbers outside its sites; make the noise a"
-                " pyro.sample site or an argument, and call .eval() on networks with dropout."
+                " next: the program draws random numbers outside its sites, or keeps some from run"
+                " to run; make noise a pyro.sample site or an argument, call .eval() on dropout."
             )
 
     def _refuse_without_vector(self) -> None:
@@ -165,6 +174,7 @@ class LogDensity:
             self._evaluator = TraceEinsumEvaluator(
                 self.trace(z, self.data.train), True, self.max_plate_nesting
             )
+            check_axes(self, z)
         except ZooError:
             raise
         except Exception as error:  # of the author's statements: they take one value each
@@ -176,11 +186,11 @@ class LogDensity:
                 self.per_value.check(z, self.data.train)
 
     def completed(self, program: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a program or guide with its masked and finite sites completed."""
+        """Return a program or guide with its masked, finite and circular sites completed."""
 
-        def call(**tensors: Any) -> Any:
+        def call(*args: Any, **tensors: Any) -> Any:
             with self.completion:
-                return program(**tensors)
+                return program(*args, **tensors)
 
         return call
 
@@ -348,7 +358,12 @@ class LogDensity:
         if self._batch is None:
             # the self-check differentiates, even if the first caller has disabled gradients
             with torch.enable_grad():
-                self._batch = batched(self.evaluate, dim=self.dim, dtype=self.dtype)
+                self._batch = batched(
+                    self.evaluate,
+                    dim=self.dim,
+                    dtype=self.dtype,
+                    chunk=points_at_once(self.data.train),
+                )
         return self._batch
 
     def hessian(self, u: Tensor) -> Tensor:
@@ -399,33 +414,7 @@ class LogDensity:
 
     def nonfinite_sites(self, u: Tensor) -> str:
         """Name the sites of non-finite value or density at a point `[dim]`, as `site 'x'`."""
-        names = []
-        try:
-            trace = self.trace(self.constrain(u.detach()), self.data.train)
-            with no_validation():
-                trace.compute_log_prob()
-        except Exception as error:  # whatever the author's code raises there
-            if self.per_value is not None:
-                return "a site of the program"
-            return f"the program itself ({one_line(error)})"
-        for name, node in trace.nodes.items():
-            if (
-                node["type"] == "sample"
-                and "log_prob" in node
-                and not torch.isfinite(torch.as_tensor(node["log_prob"])).all()
-            ):
-                names.append(name)
-        for s in self.sites:
-            if (
-                s.name not in names
-                and not torch.isfinite(torch.as_tensor(trace.nodes[s.name]["value"])).all()
-            ):
-                names.append(s.name)
-        return (
-            "site " + ", ".join(repr(n) for n in names[:3])
-            if names
-            else "a Jacobian or a gradient"
-        )
+        return nonfinite_sites(self, u)
 
     def pointwise(
         self, draws: Mapping[str, Tensor], tensors: Mapping[str, Any] | None = None

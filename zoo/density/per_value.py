@@ -32,6 +32,13 @@ __all__ = ["MOST_RUNS", "PerValue"]
 MOST_RUNS = 1_000  # of the program for one value of the density
 
 
+TRIES = 5  # sets of random values per row
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
 class PerValue:
     """The sum over discrete sites by runs.
 
@@ -140,10 +147,13 @@ class PerValue:
         Raises:
             ProgramError: a term depends on the value of another row.
         """
-        rows, outside = self.rows(draws, tensors)
+        runs = [self._run(self._constant(choice), draws, tensors, "") for choice in self.joint]
+        rows, outside = torch.stack([inside for inside, _ in runs]), runs[0][1]
         size = tuple(rows.shape[1:])
         generator = torch.Generator().manual_seed(2_718)
-        for _ in range(2):
+        if any(not _same(other, outside) for _, other in runs):
+            self._refuse("a term outside their plates depends on them")
+        for _ in range(TRIES):
             chosen = torch.randint(len(self.joint), size, generator=generator)
             table = torch.tensor(self.joint)[chosen]  # [*row, site]
             mixed = {
@@ -152,9 +162,7 @@ class PerValue:
             }
             got, rest = self._run(mixed, draws, tensors, "")
             wanted = rows.gather(0, chosen[None])[0]
-            if not torch.allclose(got, wanted, rtol=1e-9, atol=1e-9, equal_nan=True) or (
-                not torch.allclose(rest, outside, rtol=1e-9, atol=1e-9)
-            ):
+            if not _same(got, wanted) or not _same(rest, outside):
                 self._refuse("a term of one row depends on the value of another")
 
     def _shaped(self, name: str, rows: Tensor) -> Tensor:

@@ -3,17 +3,20 @@
 Where the posterior is proper, almost every line parallel to a coordinate axis has a finite
 integral (Fubini), so that along it the density falls faster than 1 / distance in the end. A
 coordinate along which it does not, at several points, shows that the integral diverges. The
-reverse does not hold: a density can be improper along no axis.
+reverse does not hold: a density can be improper along no axis. Where sites have flat priors other
+lines are looked at as well (`zoo.density.ridges`), since the same holds in every direction.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from zoo.density.log_density import LogDensity
+from zoo.density.ridges import flat_sites, runaway, standardized, unchanging, widest
 from zoo.density.sites import Site, default_dtype
 from zoo.errors import ZooError
 
@@ -21,9 +24,16 @@ __all__ = ["at_the_edge", "endless_coordinates", "may_not_exist"]
 
 DOUBLINGS = 40  # of a distance of one sd
 FALL = 1.02 * math.log(2.0)  # nats by which log p falls when such a distance doubles
+ROUNDED = 1e13  # nats; of a larger log density no fall of a nat can be told
 EXACT = 1e-6  # relative error of the way to the site and back that still is no edge
 MOST = 200  # coordinates
 POINTS = 3
+AT_ONCE = 100_000  # coordinates of the points of one batch
+ALONE = 8  # places up to which a batch does not pay
+SHORT = 1e-9  # length of a direction that is none
+MOST_NAMED = 4  # coordinates of a direction
+
+Place = tuple[Site, int, float]  # a coordinate of a site, upwards or downwards
 
 
 def endless_coordinates(density: LogDensity, points: Tensor, sd: Tensor) -> list[str]:
@@ -32,31 +42,69 @@ def endless_coordinates(density: LogDensity, points: Tensor, sd: Tensor) -> list
     The last doubling of the distance that floating point can represent is looked at, in both
     directions from each of `points` `[n, dim]`; `sd` `[dim]` is the unit. All points must agree.
     """
-    found = []
     stride = max(1, density.dim // MOST)
+    places = [
+        (site, i, sign)
+        for site in density.sites
+        for i in range(site.start, site.stop, stride)
+        for sign in (1.0, -1.0)
+    ]
+    found = []
     with torch.no_grad(), default_dtype(density.dtype):
-        for site in density.sites:
-            for i in range(site.start, site.stop, stride):
-                for sign, word in ((1.0, "upwards"), (-1.0, "downwards")):
-                    if all(_endless(density, site, u, i, sign * float(sd[i])) for u in points):
-                        place = f"[{i - site.start}]" if site.stop - site.start > 1 else ""
-                        found.append(f"site {site.name!r}{place} {word}")
+        left = _candidates(density, points[0], sd, places) if len(places) > ALONE else places
+        for site, i, sign in left:
+            if all(_endless(density, site, u, i, sign * float(sd[i])) for u in points):
+                place = f"[{i - site.start}]" if site.stop - site.start > 1 else ""
+                word = "upwards" if sign > 0 else "downwards"
+                found.append(f"site {site.name!r}{place} {word}")
     return found
 
 
+def _candidates(density: LogDensity, u: Tensor, sd: Tensor, places: list[Place]) -> list[Place]:
+    """Return the places where the density does not fall off from one point, in one batch."""
+    ends, kept = [], []
+    for site, i, sign in places:
+        way = torch.zeros_like(u)
+        way[i] = sign * float(sd[i])
+        line, last = _last_doubling((site,), u, way)
+        if last >= 2:
+            ends += [line[last - 1], line[last]]
+            kept.append((site, i, sign))
+    if not kept:
+        return []
+    try:
+        parts = torch.stack(ends).split(max(1, AT_ONCE // density.dim))
+        values = torch.cat([density.eager_batch()(part) for part in parts]).reshape(-1, 2)
+    except (RuntimeError, ValueError, ArithmeticError, ZooError):  # no density at one of them
+        return kept
+    slow = (values.abs() < ROUNDED).all(-1) & (values[:, 0] - values[:, 1] < FALL)
+    return [place for place, flat in zip(kept, slow.tolist(), strict=True) if flat]
+
+
 def _endless(density: LogDensity, site: Site, u: Tensor, i: int, unit: float) -> bool:
-    steps = unit * 2.0 ** torch.arange(DOUBLINGS + 1, dtype=u.dtype)
-    line = u.repeat(len(steps), 1)
-    line[:, i] = u[i] + steps
-    usable = _exact(site, line)
-    last = int(usable.long().cumprod(0).sum()) - 1
+    way = torch.zeros_like(u)
+    way[i] = unit
+    return _endless_along(density, (site,), u, way)
+
+
+def _endless_along(density: LogDensity, sites: Iterable[Site], u: Tensor, way: Tensor) -> bool:
+    """Whether the density does not fall off from `u` `[dim]` along `way` `[dim]`, one sd long."""
+    line, last = _last_doubling(sites, u, way)
     if last < 2:
         return False
     try:
         near, far = (float(density.evaluate(line[k])) for k in (last - 1, last))
     except (RuntimeError, ValueError, ArithmeticError, ZooError):  # no density so far out
         return False
-    return math.isfinite(near) and math.isfinite(far) and near - far < FALL
+    return abs(near) < ROUNDED and abs(far) < ROUNDED and near - far < FALL
+
+
+def _last_doubling(sites: Iterable[Site], u: Tensor, way: Tensor) -> tuple[Tensor, int]:
+    """Return points `[doubling, dim]` and the last one that every site can represent."""
+    steps = 2.0 ** torch.arange(DOUBLINGS + 1, dtype=u.dtype)
+    line = u + steps[:, None] * way
+    usable = torch.stack([_exact(site, line) for site in sites]).all(0)
+    return line, int(usable.long().cumprod(0).sum()) - 1
 
 
 def _exact(site: Site, u: Tensor) -> Tensor:
@@ -83,10 +131,9 @@ def may_not_exist(density: LogDensity, points: Tensor | None = None) -> str:
         density: its log density.
         points: draws `[n, dim]`; points around zero without them.
     """
+    draws = points
     if points is None:
-        generator = torch.Generator().manual_seed(577)
-        points = 0.7 * torch.randn(POINTS, density.dim, dtype=density.dtype, generator=generator)
-        sd = torch.ones(density.dim, dtype=density.dtype)
+        points, sd = _around_zero(density), torch.ones(density.dim, dtype=density.dtype)
     else:
         name, share = at_the_edge(density, points)
         if share > 1e-3:
@@ -96,7 +143,7 @@ def may_not_exist(density: LogDensity, points: Tensor | None = None) -> str:
             )
         sd = points.std(0).clamp(min=1e-8)
         points = points[torch.linspace(0, len(points) - 1, POINTS).long()]
-    found = endless_coordinates(density, points, sd)
+    found = endless_coordinates(density, points, sd) or _oblique(density, points, sd, draws)
     if not found:
         return ""
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
@@ -104,3 +151,51 @@ def may_not_exist(density: LogDensity, points: Tensor | None = None) -> str:
         "the posterior may not exist: its density does not fall off faster than 1 / distance along"
         f" {found[0]}{more}"
     )
+
+
+def _around_zero(density: LogDensity) -> Tensor:
+    generator = torch.Generator().manual_seed(577)
+    return 0.7 * torch.randn(POINTS, density.dim, dtype=density.dtype, generator=generator)
+
+
+def _oblique(density: LogDensity, points: Tensor, sd: Tensor, draws: Tensor | None) -> list[str]:
+    """Return the endless directions that are no axis; only flat priors are asked for them."""
+    if not flat_sites(density):
+        return []
+    ways = [unchanging(density), runaway(density)]
+    if draws is not None:
+        wide = widest(draws)
+        ways.append(wide * (draws @ wide.T).std(0).clamp(min=1e-8)[:, None])
+    # a line ends where its first site does; only unbounded sites go far enough for all of them
+    endless = torch.zeros(density.dim, dtype=density.dtype)
+    for site in density.sites:
+        raw = site.part(points[0])
+        value = site.transform(raw)
+        endless[site.start : site.stop] = value.shape == raw.shape and torch.equal(value, raw)
+    for way in torch.cat(ways) * endless:
+        if not torch.isfinite(way).all() or float(way.norm()) < SHORT:
+            continue
+        for sign in (1.0, -1.0):
+            if all(_endless_along(density, density.sites, u, sign * way) for u in points):
+                return [_named(density, sign * way)]
+    with torch.no_grad():
+        other = standardized(density)
+    if other is None:
+        return []
+    ones = torch.ones(other.dim, dtype=other.dtype)
+    found = endless_coordinates(other, _around_zero(other), ones)
+    return [f"{place}, sites of latent scale in standard form" for place in found]
+
+
+def _named(density: LogDensity, way: Tensor) -> str:
+    """Return a direction in words: `1 * a - 1 * b`, its largest parts."""
+    parts = way / way.abs().max()
+    words = []
+    for i in parts.abs().argsort(descending=True)[:MOST_NAMED].tolist():
+        if abs(float(parts[i])) < 1e-3:
+            break
+        site = next(s for s in density.sites if s.start <= i < s.stop)
+        place = f"[{i - site.start}]" if site.stop - site.start > 1 else ""
+        words.append(f"{float(parts[i]):+.2g} {site.name}{place}")
+    more = " ..." if int((parts.abs() >= 1e-3).sum()) > len(words) else ""
+    return f"the direction {' '.join(words)}{more}"

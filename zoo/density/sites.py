@@ -26,6 +26,7 @@ from torch.distributions import biject_to, constraints, transform_to
 from zoo.density.completion import is_discrete
 from zoo.density.faults import as_program_error
 from zoo.density.nodes import base_of, is_subsample, seeded
+from zoo.distributions.circular import is_sphere
 from zoo.errors import DataError, ProgramError
 from zoo.types import Data, Program
 
@@ -97,6 +98,8 @@ def trace_program(
         if is_discrete(fn):
             value: Tensor = fn.sample()
             return value
+        if is_sphere(fn.support):  # of a reparameterized site; others are refused later
+            return torch.nn.functional.normalize(torch.randn(fn.shape()), dim=-1)
         transform = biject_to(fn.support)
         raw = torch.empty(transform.inverse_shape(fn.shape())).uniform_(-radius, radius)
         return transform(raw)
@@ -176,6 +179,13 @@ def first_trace(program: Program, data: Data) -> poutine.Trace:
         raise as_program_error(error, "run on its data") from error
 
 
+def whole_event(fn: Any, value: Tensor) -> Tensor:
+    """Return a value with the axes of a whole event; log probabilities broadcast fewer axes."""
+    if value.ndim >= fn.event_dim:
+        return value
+    return value.expand(torch.broadcast_shapes(value.shape, fn.event_shape))
+
+
 def refuse_bad_observations(trace: poutine.Trace) -> None:
     """Reject observed values that are not finite, out of support, or of NaN log likelihood.
 
@@ -199,7 +209,7 @@ def refuse_bad_observations(trace: poutine.Trace) -> None:
             support is not None
             and not is_unchecked(fn)
             and isinstance(value, Tensor)
-            and not bool(support.check(value).all())
+            and not bool(support.check(whole_event(fn, value)).all())
         ):
             raise DataError(
                 f"Observed site {node['name']!r} holds values outside the support of"

@@ -28,6 +28,7 @@ RADIUS = 0.7  # of the points around zero, in unconstrained space
 TOLERANCE = 1e-9
 CLIMB, CLIMBS = 60, 3  # gradients of a climb from a point towards a mode, and climbs
 APART = 0.05  # a coordinate moved by more than this is another place
+BLOCK = 256  # entries rotated together: of a long axis disjoint random ones, in linear time
 Kind = Literal["sign", "label", "rotation"]
 Draws = dict[str, Tensor]
 
@@ -177,7 +178,8 @@ def _candidates(density: LogDensity, generator: torch.Generator) -> Iterator[_Ca
         turned = [(s, axis) for s, axis in parts if s.name in names]
         for some in _subsets(turned):
             yield _rotation(tuple(some), n, generator)
-    for group in _subsets(real):
+    angles = [s for s in held if s.name in density.completion.centers]
+    for group in _subsets([s for s in held if s in real or s in angles]):
         yield _signs(tuple((s, None) for s in group))
     for n, parts in groups.items():
         movable = [(s, axis) for s, axis in parts if s.name in names and len(s.shape) > 1]
@@ -243,14 +245,18 @@ def _labels(parts: tuple[tuple[Site, int], ...], n: int) -> _Candidate:
 def _rotation(
     parts: tuple[tuple[Site, int], ...], n: int, generator: torch.Generator
 ) -> _Candidate:
-    raw = torch.randn(n, n, dtype=torch.float64, generator=generator)
+    size = min(n, BLOCK)
+    raw = torch.randn(size, size, dtype=torch.float64, generator=generator)
     rotation, _ = torch.linalg.qr(raw)
+    mixed = torch.randperm(n, generator=generator) if n > size else torch.arange(n)
+    chosen = mixed[: n - n % size]
 
     def move(z: Draws) -> Draws:
         out = dict(z)
         for site, axis in parts:
-            value = out[site.name]
-            turned = value.movedim(-axis, -1) @ rotation.to(value.dtype)
+            value = out[site.name].movedim(-axis, -1)
+            blocks = value[..., chosen].unflatten(-1, (-1, size)) @ rotation.to(value.dtype)
+            turned = value.index_copy(-1, chosen, blocks.flatten(-2))
             out[site.name] = turned.movedim(-1, -axis)
         return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,10 @@ from torch import Tensor
 
 from zoo.compiler.vectorize import vmappable
 from zoo.density.log_density import LogDensity
-from zoo.density.sites import masked, no_validation, samples
+from zoo.density.sites import Site, masked, no_validation, samples
 from zoo.errors import FitError
 
-__all__ = ["UnitTerms", "is_local", "many_unit_terms", "unit_terms"]
+__all__ = ["UnitTerms", "is_local", "many_unit_terms", "terms_of", "unit_terms"]
 
 
 @dataclass(frozen=True)
@@ -42,24 +43,66 @@ def unit_terms(
         FitError: a term of the density that belongs to no unit.
     """
     tensors = density.data.train if tensors is None else tensors
-    index, size = tensors.get("index"), int(density.data.size or 0)
-    units = size if index is None else len(index)
-    draws, jacobians = {}, []
+    index = tensors.get("index")
+    draws, jacobians = {}, {}
     for s in density.sites:
         assert s.plate_axis is not None
         raw = s.part(u)
         value = s.transform(raw)
         terms = s.transform.log_abs_det_jacobian(raw, value)
-        axis = s.plate_axis - s.event_dim
         if index is not None:
             value = value.index_select(value.ndim - s.plate_axis, index)
-            terms = terms.index_select(terms.ndim - axis, index)
-        draws[s.name] = value
-        jacobians.append(_per_unit(terms, axis, units))
+            terms = terms.index_select(terms.ndim - (s.plate_axis - s.event_dim), index)
+        draws[s.name], jacobians[s.name] = value, terms
+    return _terms(density, draws, jacobians, tensors)
+
+
+def terms_of(density: LogDensity, values: Tensor, tensors: Mapping[str, Any]) -> UnitTerms:
+    """Return the terms of the units of a minibatch at values of their own, `[unit, local]`.
+
+    Args:
+        density: a density whose latent values all belong to units.
+        values: unconstrained values of every unit, in the order of the sites.
+        tensors: arguments of the program with the `index` of the units.
+    """
+    draws, jacobians, start = {}, {}, 0
+    for s in density.sites:
+        axis = _axis(s)
+        rest = [n for k, n in enumerate(s.unconstrained_shape) if k != axis]
+        stop = start + math.prod(rest)
+        raw = values[:, start:stop].reshape(len(values), *rest).movedim(0, axis)
+        draws[s.name] = s.transform(raw)
+        jacobians[s.name] = s.transform.log_abs_det_jacobian(raw, draws[s.name])
+        start = stop
+    return _terms(density, draws, jacobians, tensors)
+
+
+def _axis(site: Site) -> int:
+    """Return the axis of the units in the unconstrained values of a site."""
+    assert site.plate_axis is not None
+    batch = len(site.shape) - site.event_dim
+    return batch - (site.plate_axis - site.event_dim)
+
+
+def _terms(
+    density: LogDensity,
+    draws: Mapping[str, Tensor],
+    jacobians: Mapping[str, Tensor],
+    tensors: Mapping[str, Any],
+) -> UnitTerms:
+    """Return the terms at values of the sites, sliced to the units of a minibatch."""
+    index, size = tensors.get("index"), int(density.data.size or 0)
+    units = size if index is None else len(index)
+    parts = [
+        _per_unit(jacobians[s.name], s.plate_axis - s.event_dim, units)
+        for s in density.sites
+        if s.plate_axis is not None
+    ]
     trace = density.trace(draws, tensors)
     with no_validation():
         trace.compute_log_prob()
-    prior, likelihood = sum(jacobians[1:], jacobians[0]), u.new_zeros(units)
+    prior = sum(parts[1:], parts[0])
+    likelihood = prior.new_zeros(units)
     for node in samples(trace):
         where = next(
             (-f.dim for f in node["cond_indep_stack"] if f.vectorized and f.size in (size, units)),

@@ -47,7 +47,13 @@ def computed(
             mapped = torch.func.vmap(
                 lambda row: point(row, data), randomness="different", chunk_size=CHUNK
             )
-            value = mapped(latent)
+            try:
+                value = mapped(latent)
+            except RuntimeError:  # a statement that takes one point at a time, as Pyro's own may
+                rows = range(len(latent[first.name]))
+                value = torch.stack(
+                    [point({k: v[i] for k, v in latent.items()}, data) for i in rows]
+                )
         return of_draws({**draws, name: value.reshape(*lead, *value.shape[1:])}, data)
 
     return fn

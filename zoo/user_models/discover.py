@@ -37,7 +37,7 @@ from zoo.user_models.nested import Nested
 from zoo.user_models.signature import Signature
 from zoo.user_models.surroundings import Reads, is_about_types, mark
 
-__all__ = ["discover", "reparameterized"]
+__all__ = ["discover", "refuse_own_subsamples", "reparameterized"]
 
 _CONTEXT = pyro.nn.module._Context
 
@@ -121,16 +121,17 @@ class _Collector(Typed):
             return
         place = self.lifted.held if _reparameterization() is not None else self.lifted.values
         if name not in place:
+            constraint = msg["kwargs"].get("constraint", torch.distributions.constraints.real)
+            if initial is None and name in (store := pyro.get_param_store()):
+                initial, constraint = store[name], store._constraints[name]
             if initial is None:
                 raise ProgramError(
-                    f"pyro.param({name!r}) has no initial value; write pyro.param({name!r},"
-                    " initial_tensor)."
+                    f"pyro.param({name!r}) has no initial value, here or in Pyro's parameter"
+                    f" store; write pyro.param({name!r}, initial_tensor)."
                 )
             value = torch.as_tensor(initial() if callable(initial) else initial).detach()
             place[name] = value.to(torch.get_default_dtype()).clone()
-            self.lifted.constraints[name] = msg["kwargs"].get(
-                "constraint", torch.distributions.constraints.real
-            )
+            self.lifted.constraints[name] = constraint
         answer(msg, place[name].clone())
 
     def _register(self, key: str, net: nn.Module) -> None:
@@ -260,3 +261,21 @@ def reparameterized(lifted: Lifted, trace: poutine.Trace) -> dict[str, Any]:
         and nodes[name]["is_observed"]
         and isinstance(base_of(nodes[name]["fn"]), pyro.distributions.Delta)
     }
+
+
+def refuse_own_subsamples(trace: poutine.Trace) -> None:
+    """Reject plates that draw random rows of their own.
+
+    Raises:
+        ProgramError: the first such plate, with the cure.
+    """
+    for node in trace.nodes.values():
+        fn = node.get("fn")
+        if is_subsample(fn) and fn.subsample_size is not None and fn.subsample_size < fn.size:
+            name = node["name"]
+            raise ProgramError(
+                f"Plate {name!r} draws its own random subsample of {fn.subsample_size} of"
+                f" {fn.size} rows, so the posterior would be a different one in every run; add an"
+                f" argument index=None to the model, write pyro.plate({name!r}, {fn.size},"
+                " subsample=index), index the data outside, and pass batched=[...]."
+            )

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoGuide, AutoGuideList
 from torch import Tensor
 
 from zoo.density.faults import program_faults, unless_it_raises
+from zoo.density.guide_density import summed_out
 from zoo.density.likelihood import has_likelihood, untouched_data
 from zoo.density.log_density import LogDensity
-from zoo.density.nodes import is_subsample
 from zoo.density.propriety import may_not_exist
 from zoo.density.sites import samples
 from zoo.density.symmetries import Symmetry, symmetries
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError
-from zoo.storage import digest_of
 from zoo.types import Data, ModelEntry, Program, Quantity
-from zoo.user_models.discover import discover
+from zoo.user_models.discover import discover, refuse_own_subsamples
 from zoo.user_models.from_trace import all_discrete, facts, of_finite_sum, quantities_of
-from zoo.user_models.lift_params import Lifted, LiftedProgram, Trained
+from zoo.user_models.lift_params import LiftedProgram
 from zoo.user_models.nested import Nested, flatten
+from zoo.user_models.of_rows import Amortize, Asked, fields_of
+from zoo.user_models.own_guides import OwnGuide, own_guides, trained_values, unread_values
 from zoo.user_models.signature import Signature
 from zoo.user_models.tables import columns_of, is_frame, numbers_of
+from zoo.user_models.units import Judged, Units, find_units, held_out, refuse_tied_rows
 
 __all__ = ["from_program"]
 
@@ -47,8 +47,12 @@ def from_program(
     trained: bool = False,
     title: str | None = None,
     quantities: Mapping[str, Quantity] | None = None,
+    test: Mapping[str, Any] | Sequence[Any] | None = None,
+    judged: Judged | None = None,
+    amortize: Amortize | None = None,
     batched: Sequence[str] = (),
     minibatch: int | None = None,
+    training: Mapping[str, Any] | None = None,
     families: tuple[str, ...] | None = None,
     source: str = "given by the caller",
     licence: str = "not stated",
@@ -73,15 +77,27 @@ def from_program(
             trace.
         guide: the caller's own guide: a function with the model's arguments, or an `AutoGuide`
             class.
-        trained: the guide has been trained already and is scored as it is: its `pyro.param` values
-            are read from Pyro's parameter store, those of a module (also of an `AutoGuide` that is
-            bound to its own copy of the model) from the module.
+        trained: guide and program have been trained already and are scored as they are: their
+            `pyro.param` values are read from Pyro's parameter store, those of networks and
+            modules (also of an `AutoGuide` that is bound to its own copy of the model) from these.
         title: one line for tables.
         quantities: what to compare on instead of the sites, e.g. from `zoo.quantities`.
-        batched: arguments with one row per unit of the minibatch plate; the model must then take
-            `index=None` too.
-        minibatch: number of units per minibatch.
-        families: the guide families of `--guides all`.
+        test: the arguments of held-out rows, by name or by position like `data`; what has no rows
+            may be left out.
+        judged: the rows whose latent values are compared: a number of them, spread evenly over
+            the training and over the held-out rows; row numbers of the training data;
+            `{"train": ..., "test": ...}` of either; a function `Data -> Data`; `"all"`. If the
+            program learns and every latent value belongs to a row, it is ten of each by default.
+        amortize: the input of the encoder of the `amortized` families: the name of an argument
+            with one value per row, several names, or a function of the arguments that returns
+            `[row, feature]`.
+        batched: the arguments with one value per row; by default those as long as the outermost
+            plate around the observed sites.
+        minibatch: number of rows per step of a fit. A model or guide without an argument
+            `index` runs on the rows it is given, scaled by all / given inside its plate; with
+            `index=None` among its arguments it hands the row numbers to its plate itself.
+        training: settings of fits to all rows, fields of `guides.FitConfig`.
+        families: the guide families of `--guides all`; the first trains the weights.
         source: where the data come from.
         licence: the terms under which they may be shared.
         dtype: floating dtype of trace, fit and draws.
@@ -98,32 +114,45 @@ def from_program(
         )
     signature = Signature.of(model)
     tensors, nested = _by_name(data, signature, dtype)
+    asked = Asked(
+        batched=batched,
+        test=None if test is None else _by_name(test, signature, dtype)[0],
+        judged=judged,
+        amortize=amortize,
+        minibatch=minibatch,
+        training=training,
+        families=families,
+    )
     _check_names(signature, tensors, nested, observed, batched)
     Data(train=tensors)  # refuses NaN, empty and odd tensors before the program meets them
     lifted, trace = discover(model, tensors, dtype, nested, points=True)
-    _refuse_own_subsamples(trace)
-    known = tuple(observed) if observed is not None else _observed(trace, tensors)
-    size = _rows(tensors, batched)
+    refuse_own_subsamples(trace)
+    if trained:
+        lifted = trained_values(lifted, "the program")
+    weights = any(p.requires_grad for p in LiftedProgram(model, lifted, dtype).parameters())
+    learns = weights and not trained
+    units = _units(trace, tensors, asked, learns=learns)
+    lifted = replace(lifted, units=units)
+    rows: dict[str, Any] = {} if units is None else {"batched": units.batched, "size": units.size}
+    if asked.test is not None and units is not None:
+        rows["test"] = held_out(asked.test, tensors, units)
     card = Data(
         train=tensors,
-        observed=known,
-        batched=tuple(batched),
-        size=size,
+        observed=tuple(observed) if observed is not None else _observed(trace, tensors),
         coords=dict(coords or {}),
         dims=dict(dims or {}),
         source=source,
         licence=licence,
+        **rows,
     )
 
-    def build(_: Data) -> Program:
-        return LiftedProgram(model, lifted, dtype)
+    def build(given: Data) -> Program:
+        made = LiftedProgram(model, lifted, dtype, rows=given.size)
+        return made.requires_grad_(False) if trained else made
 
-    program = LiftedProgram(model, lifted, dtype)
-    own = (
-        _trained(guide, tensors, dtype, nested, program)
-        if trained
-        else _own_guides(guide, tensors, dtype, nested, lifted)
-    )
+    program = LiftedProgram(model, lifted, dtype, rows=card.size)
+    own = own_guides(guide, tensors, dtype, nested, program, units, trained=trained)
+    found = fields_of(asked, card, units, build, dtype, own=bool(own), learns=learns)
     shared: dict[str, Any] = {
         "name": name,
         "title": title
@@ -131,34 +160,61 @@ def from_program(
         "make_data": lambda seed: card,
         "build": build,
         "dtype": dtype,
-        "learns": any(p.requires_grad for p in program.parameters()),
+        "learns": learns,
         "minibatch": minibatch,
         "tags": frozenset({"from_program"}),
     }
     if all_discrete(trace):
         return of_finite_sum(trace, program, card, dtype, shared, quantities)
-    density = LogDensity(program, card, dtype=dtype)
+    density = LogDensity(build(found.seen), found.seen, dtype=dtype)
+    if units is not None and asked.any:
+        refuse_tied_rows(density)
+    for made in own.values():
+        if isinstance(made, OwnGuide):
+            summed_out(made(None, found.seen, None), density)
     nothing = _without_likelihood(trace, density, observed)
     none: tuple[Symmetry, ...] = ()
     free = unless_it_raises(lambda: symmetries(density), none) if quantities is None else none
     absent = unless_it_raises(lambda: may_not_exist(density), "")
+    asking = [lifted, *(g.lifted for g in own.values() if isinstance(g, OwnGuide))]
     return ModelEntry(
         quantities=(
             dict(quantities)
             if quantities is not None
             else quantities_of(trace, density, card, lifted, program, free)
         ),
-        reference="nuts",
-        families=families or ModelEntry.families,
         own_guides=own,
         notices=(
+            *found.notices,
             *facts(trace, density, lifted),
             *(symmetry.sentence for symmetry in free),
             *nothing,
             *((f"T{absent[1:]}; give flat sites a prior.",) if absent else ()),
+            *(() if trained else unread_values(*asking)),
         ),
-        **shared,
+        **{"reference": "nuts", **shared, **found.entry},
     )
+
+
+def _units(
+    trace: poutine.Trace, tensors: Mapping[str, Any], asked: Asked, *, learns: bool
+) -> Units | None:
+    """Return the rows of the program if they are asked for, or if it learns and may have many.
+
+    Raises:
+        ProgramError: they are asked for, but there is no plate over them.
+    """
+    if not (asked.any or learns):
+        return None
+    found = find_units(trace, tensors, asked.batched)
+    if found is None and asked.any:
+        rows = {k: len(v) for k, v in tensors.items() if isinstance(v, Tensor) and v.ndim}
+        raise ProgramError(
+            f"Rows are asked for (test, judged, amortize, minibatch or batched), but no plate of"
+            f" the program is as long as one of its data, {rows}; write with pyro.plate('row',"
+            " len(x)) around what belongs to a row."
+        )
+    return found
 
 
 def _without_likelihood(
@@ -266,34 +322,9 @@ def _check_names(
             raise UnknownNameError(
                 "batched data", key, [k for k, v in tensors.items() if isinstance(v, Tensor)]
             )
-    if batched and not signature.takes_index:
-        text = (
-            "give the model an argument index=None and write pyro.plate(name, size,"
-            " subsample=index)"
-        )
-        raise ProgramError(
-            f"batched={list(batched)} needs minibatches, but the model takes no index; {text}."
-        )
-
-
-def _rows(tensors: Mapping[str, Any], batched: Sequence[str]) -> int | None:
-    return int(tensors[batched[0]].shape[0]) if batched and tensors[batched[0]].ndim else None
 
 
 # -- what the trace says -----------------------------------------------------------------------
-
-
-def _refuse_own_subsamples(trace: poutine.Trace) -> None:
-    for node in trace.nodes.values():
-        fn = node.get("fn")
-        if is_subsample(fn) and fn.subsample_size is not None and fn.subsample_size < fn.size:
-            name = node["name"]
-            raise ProgramError(
-                f"Plate {name!r} draws its own random subsample of {fn.subsample_size} of"
-                f" {fn.size} rows, so the posterior would be a different one in every run; add an"
-                f" argument index=None to the model, write pyro.plate({name!r}, {fn.size},"
-                " subsample=index), index the data outside, and pass batched=[...]."
-            )
 
 
 def _observed(trace: poutine.Trace, tensors: Mapping[str, Any]) -> tuple[str, ...]:
@@ -320,120 +351,3 @@ def _observed(trace: poutine.Trace, tensors: Mapping[str, Any]) -> tuple[str, ..
                 if v.numel() == x.numel() and bool((v.reshape(-1) == x.reshape(-1)).all())
             }
     return tuple(k for k in tensors if k in found)
-
-
-# -- guides ------------------------------------------------------------------------------------
-
-
-def _own_guides(
-    guide: Any, tensors: Mapping[str, Any], dtype: torch.dtype, nested: Nested, of_program: Lifted
-) -> dict[str, Callable[..., Any]]:
-    if guide is None:
-        return {}
-    maker = guide.func if isinstance(guide, functools.partial) else guide
-    listed = "a function of the program that makes it: guide=lambda program: ..."
-    if isinstance(guide, AutoGuideList) or maker is AutoGuideList:
-        raise UsageError(
-            f"guide is an AutoGuideList, which is bound to one copy of the model; pass {listed}."
-        )
-    if isinstance(guide, AutoGuide):
-        kind = type(guide).__name__
-        raise UsageError(
-            f"guide is an {kind} bound to another copy of the model; pass the class: guide={kind},"
-            f" or functools.partial({kind}, ...), or {listed}; or trained=True to score it as it"
-            " is."
-        )
-    if isinstance(maker, type) and issubclass(maker, AutoGuide):
-        return {"own": lambda program, data, entry: guide(program)}
-    if _makes_guides(guide, nested.assemble(tensors)):
-        return {"own": lambda program, data, entry: _made(guide, program, entry)}
-    if not callable(guide):
-        raise UsageError(
-            f"guide is a {type(guide).__name__}; accepted: a function with the model's arguments"
-            " or an AutoGuide class."
-        )
-    lifted: Lifted
-    lifted, trace = discover(guide, tensors, dtype, nested)
-    _refuse_own_subsamples(trace)
-    _refuse_shared(of_program, lifted)
-    return {"own": lambda program, data, entry: LiftedProgram(guide, lifted, dtype)}
-
-
-def _refuse_shared(program: Lifted, guide: Lifted) -> None:
-    """Refuse what program and guide both train: in Pyro it is one thing, here it would be two.
-
-    Raises:
-        ProgramError: the first such parameter or network, with the cure.
-    """
-    nets = {id(net) for name, net in program.nets.items() if name not in program.frozen}
-    shared = [f"pyro.param({name!r})" for name in guide.values if name in program.values]
-    shared += [
-        f"the network {name!r}"
-        for name, net in guide.nets.items()
-        if name not in guide.frozen and id(net) in nets
-    ]
-    if shared:
-        raise ProgramError(
-            f"{shared[0]} is trained in the program and in the guide; each would get a copy of its"
-            " own, and the ELBO would exceed that of the pair as written. Give the guide a"
-            " parameter of another name, or fix the value in one of the two."
-        )
-
-
-def _trained(
-    guide: Any,
-    tensors: Mapping[str, Any],
-    dtype: torch.dtype,
-    nested: Nested,
-    program: torch.nn.Module,
-) -> dict[str, Callable[..., Any]]:
-    """Return a guide with the values it was trained to, frozen.
-
-    Raises:
-        UsageError: no guide, one that is not made yet, a parameter that was not trained, or a
-            program with weights of its own.
-    """
-    if not callable(guide) or isinstance(guide, type | functools.partial):
-        raise UsageError(
-            f"trained=True needs a guide that has been trained, and guide is {guide!r}; accepted:"
-            " a function with the model's arguments, or a module such as an AutoGuide."
-        )
-    if any(p.requires_grad for p in program.parameters()):
-        raise UsageError(
-            "trained=True scores a guide of a program without weights of its own, but this one"
-            " trains some; give it their trained values as constants."
-        )
-    lifted, _ = discover(guide, tensors, dtype, nested)
-    store = pyro.get_param_store()
-    for name in lifted.values:
-        if name not in store:
-            known = ", ".join(map(repr, store)) or "nothing"
-            raise UsageError(
-                f"trained=True, but Pyro's parameter store has no {name!r} (it has {known}); train"
-                " the guide first, in this process, or load its parameters."
-            )
-        lifted.values[name] = store[name].detach().clone().to(dtype)
-    made = LiftedProgram(guide, lifted, dtype)
-    return {"own": Trained(guide, lifted, dtype, digest_of(dict(made.state_dict())))}
-
-
-def _makes_guides(guide: Any, arguments: Mapping[str, Any]) -> bool:
-    """Whether a function takes the program and returns a guide.
-
-    Its one required argument is then none of the data.
-    """
-    if not callable(guide) or isinstance(guide, torch.nn.Module):
-        return False
-    signature = Signature.of(guide)
-    needed = signature.required
-    return len(needed) == 1 and signature.names[0] in needed and not needed & set(arguments)
-
-
-def _made(guide: Callable[..., Any], program: Program, entry: ModelEntry) -> Any:
-    made = guide(program)
-    if not callable(made):
-        raise UsageError(
-            f"The guide function of {entry.name} returned a {type(made).__name__}; accepted: a"
-            " guide, e.g. an AutoGuide of the program it is given."
-        )
-    return made

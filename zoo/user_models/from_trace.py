@@ -15,8 +15,9 @@ from zoo.density.completion import is_discrete
 from zoo.density.finite_sum import finite_sum
 from zoo.density.log_density import LogDensity
 from zoo.density.nodes import base_of
-from zoo.density.sites import is_unchecked, samples
+from zoo.density.sites import is_unchecked, samples, whole_event
 from zoo.density.symmetries import Symmetry
+from zoo.distributions.circular import circle_of, is_circular
 from zoo.quantities import chances, held_entries, invariant, of_site, plain
 from zoo.types import Analytic, Data, ModelEntry, Quantity
 from zoo.user_models.computed import computed
@@ -44,25 +45,26 @@ def quantities_of(
     found = {}
     for name, support in reparameterized(lifted, trace).items():
         shape, dims = _shape_and_dims(nodes[name])
-        label, quantity = of_site(name, support, shape, data.dims.get(name, dims))
-        found[label] = replace(quantity, fn=computed(quantity.fn, name, program, density))
+        for label, quantity in of_site(name, support, shape, data.dims.get(name, dims)).items():
+            found[label] = replace(quantity, fn=computed(quantity.fn, name, program, density))
     for site in density.sites:
         if site.name in lifted.auxiliary:
             continue
         node = nodes[site.name]
         shape, dims = _shape_and_dims(node)
-        label, quantity = of_site(
-            site.name, node["fn"].support, shape, data.dims.get(site.name, dims)
-        )
-        if site.name in density.free:
-            kept = held_entries(quantity, density.free[site.name])
-            if kept is None:
-                continue
-            quantity = kept
-        for symmetry in free:
-            for axis in (a for name, a in symmetry.axes if name == site.name):
-                label, quantity = invariant(label, quantity, symmetry.kind, axis)
-        found[label] = quantity
+        fn = node["fn"]
+        support = circle_of(fn) if is_circular(fn) else fn.support
+        named = data.dims.get(site.name, dims)
+        for label, quantity in of_site(site.name, support, shape, named).items():
+            if site.name in density.free:
+                kept = held_entries(quantity, density.free[site.name])
+                if kept is None:
+                    continue
+                quantity = kept
+            for symmetry in free:
+                for axis in (a for name, a in symmetry.axes if name == site.name):
+                    label, quantity = invariant(label, quantity, symmetry.kind, axis)
+            found[label] = quantity
     return found
 
 
@@ -126,6 +128,13 @@ def facts(trace: poutine.Trace, density: LogDensity, lifted: Lifted) -> Iterator
             " no other term, so they have no posterior: they are not compared, and are standard"
             " normal in unconstrained space wherever a whole site is needed."
         )
+    for name in density.jumps:
+        yield (
+            f"The density jumps where angle {name!r} passes pi: the program uses it as a number,"
+            " which lies in [-pi, pi) as it is drawn. Gradients do not see the jump, so methods"
+            " that follow them may miss what is beyond it; use its sine and cosine, or give it a"
+            " prior over the real line."
+        )
     unchecked = [n["name"] for n in samples(trace) if n["is_observed"] and _outside_unchecked(n)]
     if unchecked:
         yield (
@@ -169,5 +178,5 @@ def _outside_unchecked(node: dict[str, Any]) -> bool:
         is_unchecked(fn)
         and support is not None
         and isinstance(value, Tensor)
-        and not bool(support.check(value).all())
+        and not bool(support.check(whole_event(fn, value)).all())
     )

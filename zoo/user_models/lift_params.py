@@ -29,8 +29,9 @@ from zoo.errors import ProgramError
 from zoo.user_models.nested import Nested
 from zoo.user_models.signature import Signature
 from zoo.user_models.surroundings import OneType, plain_sites, sized_plates
+from zoo.user_models.units import Units
 
-__all__ = ["Lifted", "LiftedProgram", "Trained", "Typed", "base_of"]
+__all__ = ["Lifted", "LiftedProgram", "Typed", "base_of", "refuse_shared"]
 
 DIVIDER = "$$$"  # Pyro's mark between the name of a pyro.module and the name of its parameter
 _MODULE_CODE = pyro.primitives.module.__code__
@@ -53,6 +54,7 @@ class Lifted:
         auxiliary: the latent sites it drew in their place.
         plain: whether to run without reparameterizations.
         reads: statements that take the value of a latent site out of torch, with the sites.
+        units: the plates of its rows, None if it runs on all of its data only.
     """
 
     values: dict[str, Tensor] = field(default_factory=dict)
@@ -68,6 +70,7 @@ class Lifted:
     auxiliary: set[str] = field(default_factory=set)
     plain: bool = False
     reads: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    units: Units | None = None
 
     @contextmanager
     def around(self, dtype: torch.dtype) -> Iterator[None]:
@@ -200,10 +203,19 @@ class LiftedProgram(nn.Module):
             starts from the same weights.
         lifted: what `discover` found in it.
         dtype: floating dtype of the parameters.
+        rows: how many rows its data have, if it has rows.
     """
 
-    def __init__(self, model: Callable[..., Any], lifted: Lifted, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        lifted: Lifted,
+        dtype: torch.dtype,
+        *,
+        rows: int | None = None,
+    ) -> None:
         super().__init__()
+        self._rows = rows
         self._signature, self._dtype, self._lifted = Signature.of(model), dtype, lifted
         self._constraints = dict(lifted.constraints)
         self._keys = {
@@ -226,11 +238,36 @@ class LiftedProgram(nn.Module):
             self.inner = own(model, dtype)
         else:
             self._function = model
+        # a backbone in evaluation mode stays in it while the rest is trained
+        self._modes = [(part, part.training) for part in self.modules() if part is not self]
 
     @property
     def takes_index(self) -> bool:
         """Whether the program can be given an explicit minibatch."""
         return self._signature.takes_index
+
+    @property
+    def asked(self) -> Lifted:
+        """What the program asks of its surroundings."""
+        return self._lifted
+
+    def train(self, mode: bool = True) -> LiftedProgram:
+        """Put every network into the mode it was given in, or into evaluation mode."""
+        super().train(mode)
+        for part, given in self._modes if mode else ():
+            part.training = given
+        return self
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks by name: of `pyro.module`, of a variable, or of an attribute."""
+        found: dict[str, nn.Module] = {}
+        for name, (key, net) in self._originals.items():
+            function = None if "inner" in self._modules else self._function
+            found[_variable(function, net) or name] = self.nets[key]
+        if "inner" in self._modules:
+            children = dict(self.inner.named_children())
+            found |= children or {type(self.inner).__name__: self.inner}
+        return found
 
     def parameter_values(self) -> dict[str, Tensor]:
         """Return the current constrained values of the `pyro.param` statements."""
@@ -254,27 +291,38 @@ class LiftedProgram(nn.Module):
                 warnings.filterwarnings(
                     "ignore", message=".*was not registered in the param store"
                 )
+            units = self._lifted.units
+            if units is not None:
+                index, total = tensors.get("index"), self._rows or units.size
+                rows = units.given(tensors, total if index is None else len(index))
+                stack.enter_context(
+                    units.plates_of(rows, total, index, takes_index=self.takes_index)
+                )
             for key, net in self._originals.values():
                 stack.enter_context(standing_in(net, self.nets[key]))
             stack.enter_context(_Answer(self.parameter_values(), self._lifted, self, self._dtype))
             return self._signature.call(model, self._lifted.nested.assemble(tensors))
 
 
-@dataclass(frozen=True)
-class Trained:
-    """Builds a guide with the values it was trained to, frozen.
+def refuse_shared(program: Lifted, guide: Lifted) -> None:
+    """Refuse what program and guide both train: in Pyro it is one thing, here it would be two.
 
-    `digest` is that of these values: draws of the guide depend on nothing else that is trained.
+    Raises:
+        ProgramError: the first such parameter or network, with the cure.
     """
-
-    guide: Callable[..., Any]
-    lifted: Lifted
-    dtype: torch.dtype
-    digest: str
-
-    def __call__(self, program: Any, data: Any, entry: Any) -> LiftedProgram:
-        """Return a new copy of the guide."""
-        return LiftedProgram(self.guide, self.lifted, self.dtype).requires_grad_(False)
+    nets = {id(net) for name, net in program.nets.items() if name not in program.frozen}
+    shared = [f"pyro.param({name!r})" for name in guide.values if name in program.values]
+    shared += [
+        f"the network {name!r}"
+        for name, net in guide.nets.items()
+        if name not in guide.frozen and id(net) in nets
+    ]
+    if shared:
+        raise ProgramError(
+            f"{shared[0]} is trained in the program and in the guide; each would get a copy of its"
+            " own, and the ELBO would exceed that of the pair as written. Give the guide a"
+            " parameter of another name, or fix the value in one of the two."
+        )
 
 
 def owned_copy(net: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -299,10 +347,13 @@ def own(model: Any, dtype: torch.dtype) -> Any:
 
 @contextmanager
 def standing_in(net: nn.Module, owned: nn.Module) -> Iterator[None]:
-    """Let the user's network compute with the parameters and buffers of our copy of it."""
+    """Let the user's network compute with parameters, buffers and mode of our copy of it."""
     swapped: list[tuple[dict[str, Any], str, Any]] = []
+    modes: list[tuple[nn.Module, bool]] = []
     try:
         for part, ours in zip(net.modules(), owned.modules(), strict=True):
+            modes.append((part, part.training))
+            part.training = ours.training
             for home, source in (
                 (part._parameters, ours._parameters),
                 (part._buffers, ours._buffers),
@@ -314,3 +365,16 @@ def standing_in(net: nn.Module, owned: nn.Module) -> Iterator[None]:
     finally:
         for home, name, value in swapped:
             home[name] = value
+        for part, mode in modes:
+            part.training = mode
+
+
+def _variable(function: Any, net: nn.Module) -> str:
+    """Return the name of the variable by which a function calls a network, empty if unknown."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return ""
+    cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
+    known = {name: cell.cell_contents for name, cell in cells}
+    known |= {n: function.__globals__.get(n) for n in code.co_names}
+    return next((name for name, value in known.items() if value is net), "")

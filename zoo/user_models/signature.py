@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pyro.poutine import messenger
 from torch import nn
 
 __all__ = ["Signature"]
@@ -23,10 +25,9 @@ class Signature:
 
     @classmethod
     def of(cls, model: Callable[..., Any]) -> Signature:
-        """Read the signature of a function or of a module's `forward`."""
-        target = model.forward if isinstance(model, nn.Module) else model
+        """Read the signature of a function or of a module's `forward`, also inside handlers."""
         try:
-            parameters = list(inspect.signature(target).parameters.values())
+            parameters = list(inspect.signature(_inside(model)).parameters.values())
         except (TypeError, ValueError):
             return cls((), frozenset(), frozenset(), True)
         named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -53,3 +54,17 @@ class Signature:
             given.pop(name) for name in self.names if name in self.positional and name in given
         ]
         return model(*ahead, **given)
+
+
+def _inside(model: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what handlers and decorators wrap, and of a module its `forward`."""
+    if isinstance(model, nn.Module):
+        return model.forward
+    if isinstance(model, messenger._bound_partial):  # keeps its function beside the partial's own
+        return _inside(model.func)
+    if isinstance(model, functools.partial):
+        if model.func is messenger._context_wrap:  # a handler called on a program
+            return _inside(model.args[1])
+        return functools.partial(_inside(model.func), *model.args, **model.keywords)
+    wrapped = getattr(model, "__wrapped__", None)
+    return _inside(wrapped) if callable(wrapped) and not hasattr(model, "__signature__") else model

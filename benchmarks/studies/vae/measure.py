@@ -18,7 +18,7 @@ import torch
 import guides
 import zoo
 from benchmarks.comparison.best_in_family import LocalQ, Target, elbo_nats, refine
-from benchmarks.comparison.inference_gap import gap_report
+from benchmarks.comparison.gap_report import gap_report
 from benchmarks.run.progress import Events
 from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept

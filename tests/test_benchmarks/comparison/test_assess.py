@@ -10,7 +10,8 @@ import torch
 import benchmarks
 import guides
 import zoo
-from benchmarks.comparison.assess import Nats, assess
+from benchmarks.comparison.assess import assess
+from benchmarks.comparison.assessment import Nats
 from guides.types import Elbo
 from tests.cases.test_far_mode import Y
 from tests.cases.test_far_mode import model as far_model
@@ -116,6 +117,13 @@ def test_without_smc_nothing_agrees_and_a_finding_stays(narrow, right):
         assert found.repaired.method == "short_chains"
     assert found.gate == 4
     assert "a missed mode would not be seen" in found.sentence
+
+
+def test_few_draws_are_inconclusive_and_say_how_many(right):
+    found = assess(right[0], draws=200, islands=4, particles=128)
+    assert found.verdict == "inconclusive"
+    assert "agreement needs about" in found.sentence
+    assert found.next.startswith("More draws settle it")
 
 
 def test_a_budget_that_is_spent_leaves_smc_out(right):

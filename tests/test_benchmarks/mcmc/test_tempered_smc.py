@@ -11,7 +11,7 @@ from scipy import stats
 import zoo
 from benchmarks.mcmc.base_mixture import Component, TMixture
 from benchmarks.mcmc.metric import Metric
-from benchmarks.mcmc.tempered_smc import counted, evidence, pilot, tempered
+from benchmarks.mcmc.tempered_smc import _systematic, counted, evidence, pilot, tempered
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError
 from zoo.types import Data
@@ -127,6 +127,19 @@ def test_the_plan_is_not_changed_by_counting():
     betas = [s.beta for s in plan.stages]
     assert betas == sorted(betas)
     assert found.gradients == plan.gradients + 128 * (found.depth - plan.depth)
+
+
+def test_resampling_keeps_every_expectation():
+    """Systematic resampling draws point i on average n w_i times, and within one of it always."""
+    weights = torch.tensor([0.05, 0.23, 0.31, 0.41], dtype=torch.float64)
+    islands, n = 4000, 7
+    offset = torch.rand(islands, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    chosen = _systematic(weights.expand(islands, 4), offset, n)
+    counts = torch.stack([(chosen == i).sum(1) for i in range(4)], 1).double()
+    error = counts.mean(0) - n * weights
+    se = counts.std(0) / islands**0.5
+    assert (error.abs() < 4.5 * se).all()
+    assert ((counts - n * weights).abs() < 1).all()
 
 
 def test_evidence_averages_z_and_not_its_logarithm():

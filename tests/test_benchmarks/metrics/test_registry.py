@@ -1,7 +1,7 @@
 """Metrics register themselves by a record, from a file or plug-in; verdicts are built in."""
 
 import csv
-import dataclasses
+import importlib
 import json
 import re
 from dataclasses import replace
@@ -16,6 +16,7 @@ from benchmarks import results_frame
 from benchmarks.comparison.score import compare
 from benchmarks.metrics.components import side
 from benchmarks.metrics.metric import (
+    FIELDS,
     METRICS,
     JointDistance,
     Metric,
@@ -28,7 +29,7 @@ from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
 from benchmarks.run.progress import Events
 from benchmarks.run.read import read_run
-from benchmarks.types import Score
+from benchmarks.run.results import score_columns, score_rows
 from zoo.errors import UsageError
 
 ROOT = Path(__file__).parents[3]
@@ -74,6 +75,9 @@ BROKEN = JointDistance(name="broken", measure=lambda a, b, seed: 1 / 0, **SAID)
 JUDGE = JointDistance(
     name="judge", measure=lambda a, b, seed: (1.0, 0.1), line=lambda *x: 0.5, **SAID
 )
+ELBO = JointDistance(name="elbo", measure=largest, **SAID)
+SLOW = Metric(name="slow", columns=("seconds",), compute=gap, **SAID)
+FLOOR = Metric(name="floor", columns=("c2st_floor",), compute=gap, **SAID)
 NOTHING = 3
 """
 
@@ -106,14 +110,16 @@ def test_every_file_is_a_metric_of_its_name(name):
             side({"x": rng.standard_normal((4, 200, 3))}, False),
         )
         found = metric.compute(*sides)
-        assert set(metric.columns) <= set(found) <= {f.name for f in dataclasses.fields(Score)}
+        assert set(metric.columns) <= set(found) <= FIELDS | set(metric.columns)
         assert all(v.shape == (3,) for v in found.values())
     else:
         assert isinstance(metric, JointDistance)
 
 
 def test_the_files_of_a_run_have_the_columns_they_had():
-    assert ("quantity", "index", "label", *own_columns(), "judged") == CSV
+    """Those of metrics that are added later follow them."""
+    first = own_columns()[: len(CSV) - 4]
+    assert ("quantity", "index", "label", *first, "judged") == CSV
 
 
 def test_the_page_on_reports_has_every_metric():
@@ -175,6 +181,79 @@ def test_the_file_of_the_page_is_a_metric(install, tmp_path):
     assert (out / "results.csv").read_bytes() == plain
 
 
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """A further folder of built-in metrics: a function that adds a file to it."""
+    package = f"own_metrics_{abs(hash(tmp_path.name))}"
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(METRICS, "_folders", (*METRICS._folders, package))
+
+    def add(name, text):
+        (tmp_path / package / f"{name}.py").write_text(text)
+        importlib.invalidate_caches()
+        METRICS.forget()
+
+    yield add
+    monkeypatch.undo()
+    METRICS.forget()
+
+
+def test_the_file_of_the_page_is_a_built_in_metric_too(own_folder, tmp_path):
+    """A file in the folder is all that it takes; the verdict is what it was."""
+    page = (ROOT / "docs" / "add_a_metric.md").read_text(encoding="utf-8")
+    (code,) = [
+        b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "METRIC = Metric(" in b
+    ]
+    before = compare(*pair(sd=0.5))
+    own_folder("missed_tails", code)
+    assert "missed_tails" not in METRICS.plugins
+    after = compare(*pair(sd=0.5))
+    assert all(set(s.extra) == {"missed_tails", "missed_tails_se"} for s in after.scores)
+    assert [replace(s, extra={}) for s in after.scores] == list(before.scores)
+    assert (after.verdict, after.reasons) == (before.verdict, before.reasons)
+    plan = make_plan(entries=["coin"], guides=["laplace"], nuts=False, quick=True, compile="off")
+    (cell,) = execute(plan, out=tmp_path / "run", jobs=1).cells
+    first = cell["scores"][0]["extra"]
+    assert abs(first["missed_tails"] - 0.02) < 0.05
+    lines = (tmp_path / "run" / "results.csv").read_text().splitlines()
+    row = next(iter(csv.DictReader(lines)))
+    assert lines[0].split(",").count("missed_tails") == 1
+    assert float(row["missed_tails"]) == first["missed_tails"]
+    assert '<div id="d-missed_tails"><dt>missed tails</dt>' in (
+        tmp_path / "run" / "report.html"
+    ).read_text(encoding="utf-8")
+
+
+def test_a_built_in_metric_with_other_columns_than_its_record_is_refused(own_folder):
+    own_folder("other", PLUGIN.replace("METRIC = ", "GAP = ").replace("OTHER = ", "METRIC = "))
+    with pytest.raises(UsageError, match="its record names"):
+        compare(*pair())
+
+
+def test_every_distance_has_its_columns_in_the_table(own_folder, install):
+    """Value, error and floor of built-in ones are in each file; others where a cell has them."""
+    first = ("c2st", "c2st_se", "c2st_floor", "sliced_wasserstein", "sliced_wasserstein_se")
+    columns = score_columns()
+    at = columns.index("c2st")
+    assert tuple(columns[at : at + 5]) == first
+    own_folder("means", PLUGIN.replace("METRIC = ", "GAP = ").replace("MEANS = ", "METRIC = "))
+    assert {"means", "means_se", "means_floor"} < set(score_columns())
+    made = [{"name": "means", "value": 0.5, "se": None, "floor": 0.1, "line": None}]
+    cell = {"scores": [], "distances": made, "entry": "a", "method": "b", "seed": 0}
+    (row,) = score_rows([{**cell, "status": "ok", "verdict": "agrees"}])
+    assert (row["means"], row["means_se"], row["means_floor"]) == (0.5, None, 0.1)
+    assert set(row) <= set(score_columns([cell]))
+
+
+def test_the_distance_of_a_plugin_has_columns_where_a_cell_has_it(install):
+    """Also when it is not installed any more."""
+    cell = {"scores": [], "distances": [{"name": "means"}]}
+    assert "means_floor" not in score_columns()
+    assert "means_floor" in score_columns([cell])
+
+
 def test_an_installed_metric_and_distance_are_scored_and_decide_nothing(install):
     before = compare(*pair(sd=0.5))
     install("gap = outside_metric:METRIC", "means = outside_metric:MEANS")
@@ -213,6 +292,18 @@ def test_an_installed_metric_and_distance_are_scored_and_decide_nothing(install)
         (
             "broken = outside_metric:BROKEN",
             "The distance broken is left out, it failed: ZeroDivisionError",
+        ),
+        (
+            "elbo = outside_metric:ELBO",
+            "The distance 'elbo' has the column 'elbo', which is taken",
+        ),
+        (
+            "slow = outside_metric:SLOW",
+            "The metric 'slow' has the column 'seconds', which is taken",
+        ),
+        (
+            "floor = outside_metric:FLOOR",
+            "The metric 'floor' has the column 'c2st_floor', which is taken",
         ),
         ("judge = outside_metric:JUDGE", "only built-in distances decide a verdict"),
         (
@@ -260,15 +351,13 @@ def test_a_broken_plugin_is_named_once_on_the_way(install, tmp_path):
 def test_a_plugin_does_not_replace_a_metric_of_ours(install):
     install("sd_ratio = outside_metric:METRIC")
     assert METRICS["sd_ratio"].compute.__module__ == "benchmarks.metrics.marginal.sd_ratio"
-    assert [m.name for m in component_metrics()[0]] == [
-        "mean_error",
-        "sd_ratio",
-        "wasserstein",
-        "quantiles",
-        "coverage50",
-        "coverage90",
+    names = [m.name for m in [*component_metrics()[0], *joint_distances_known()[0]]]
+    files = [
+        path.stem
+        for folder in ("marginal", "joint")
+        for path in (ROOT / "benchmarks" / "metrics" / folder).glob("[a-z]*.py")
     ]
-    assert [d.name for d in joint_distances_known()[0]] == ["c2st", "sliced_wasserstein"]
+    assert sorted(names) == sorted(files)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,12 @@
 """Cells: an encoder is moved to the compared units; failed chains are no truth."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import guides
-from benchmarks.run import cell as work
+from benchmarks.run import methods
 from benchmarks.run.evaluate import _Evaluation
 from benchmarks.run.plan import Plan
-from benchmarks.run.prepare import plan_cells, prepare
+from benchmarks.run.prepare import prepare
 
 SHORT = {"steps": 20, "patience": 4, "anneal": 8, "compile": "off", "batch_size": 32}
 
@@ -16,8 +15,16 @@ def test_draws_of_an_encoder_are_those_of_the_compared_units():
     plan = Plan(entries=("vae[rows=150,hidden=6,layers=1]",), guides=("amortized",), nuts=False)
     prepared = prepare(plan, plan.entries[0])
     assert (prepared.training.size, prepared.data.size) == (120, 20)
-    cell = replace(plan_cells(plan, [prepared])[0], config=SHORT)
-    fit = work._fitted(cell, {})
+    fit = methods.fitted(
+        prepared.entry,
+        "amortized",
+        prepared.data,
+        SHORT,
+        seed=0,
+        given=None,
+        trains=True,
+        training=prepared.training,
+    )
     assert fit.data.size == 20
     assert guides.draw(fit, 30).draws["z"].shape == (30, 20, 2)
 

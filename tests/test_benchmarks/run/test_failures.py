@@ -2,7 +2,12 @@
 
 import pytest
 
+from benchmarks.report import render_table
+from benchmarks.run import evaluate
+from benchmarks.run.execute import execute
 from benchmarks.run.failures import failures
+from benchmarks.run.plan import make_plan
+from benchmarks.run.read import read_run
 
 
 def cell(status, verdict, sentence="a sentence", seed=0):
@@ -41,4 +46,33 @@ def test_a_failure_names_its_row_and_the_reason():
     assert failures([cell("ok", "fit_failed", "draws are NaN", seed=3)]) == [
         "coin laplace seed 3: ok: draws are NaN"
     ]
-    assert failures([cell("error", None, "")]) == ["coin laplace: error: it stopped"]
+    # the sentence of a fit that went well would say nothing of it
+    (said,) = failures([cell("ok", None, "")])
+    assert said.startswith("coin laplace: ok: it has not been compared; repeat")
+
+
+def test_a_comparison_that_fails_is_a_row_with_its_reason_and_runs_again(tmp_path, monkeypatch):
+    """It was missing in the table, and the reason given was the sentence of the fit."""
+    plan = make_plan(entries=["coin"], guides=["laplace"], nuts=False, quick=True, compile="off")
+
+    def fails(*sides):
+        raise TypeError("no such field.")
+
+    monkeypatch.setattr(evaluate, "compare_cell", fails)
+    result = execute(plan, out=tmp_path / "run", jobs=1)
+    (content,) = result.cells
+    why = "the comparison failed: TypeError: no such field"
+    assert content["sentence"] == f"laplace was not compared, {why}."
+    assert (content["status"], content["verdict"]) == ("error", "fit_failed")
+    assert result.failures == [f"coin laplace: error: {content['sentence']}"]
+    table = render_table(result.report)
+    assert "Nothing was compared" not in table
+    (row,) = [line.split() for line in table.splitlines() if "laplace" in line.split()[1:2]]
+    assert row[:3] == ["coin", "laplace", "error"]
+    for page in ("report.md", "report.html"):
+        assert why in (tmp_path / "run" / page).read_text(encoding="utf-8")
+    again = read_run(tmp_path / "run")
+    assert [c.sentence for c in again.report.entries[0].comparisons] == [content["sentence"]]
+    monkeypatch.undo()
+    (content,) = execute(plan, out=tmp_path / "run", jobs=1).cells
+    assert (content["status"], content["verdict"]) == ("ok", "agrees")

@@ -1,8 +1,12 @@
 """Keys of kept cells: whatever the draws or the comparison depend on changes them."""
 
+import ast
 import importlib.util
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ import torch
 from support import planting, tiny
 
 from benchmarks.run import cell as work
+from benchmarks.run import sources
 from benchmarks.run.plan import Plan
 from benchmarks.run.prepare import plan_cells, prepare
 from benchmarks.run.record import digest_of
@@ -74,7 +79,7 @@ def tree(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tree")
     kinds = shutil.ignore_patterns("__pycache__", "*.npz", "*.json", "*.csv", "*.md")
     for room in ("zoo", "guides", "benchmarks"):
-        shutil.copytree(work.ROOT / room, folder / room, ignore=kinds)
+        shutil.copytree(sources.ROOT / room, folder / room, ignore=kinds)
     return folder
 
 
@@ -90,7 +95,12 @@ DRAWING = (
     "guides/objectives/flat.py",
     "guides/optimize/stopping.py",
     "benchmarks/mcmc/nuts.py",
-    "benchmarks/run/cell.py",
+    "benchmarks/run/methods.py",
+    "benchmarks/arviz_bridge.py",
+    "benchmarks/metrics/components.py",
+    "benchmarks/thresholds.py",
+    "benchmarks/types.py",
+    "benchmarks/workers.py",
 )
 COMPARING = (
     "benchmarks/comparison/verdict.py",
@@ -99,7 +109,11 @@ COMPARING = (
     "benchmarks/metrics/marginal/sd_ratio.py",
     "benchmarks/mcmc/diagnostics.py",
     "benchmarks/reference/coerce.py",
+    "benchmarks/reference/find.py",
+    "benchmarks/reference/gates.py",
     "benchmarks/thresholds.py",
+    "benchmarks/types.py",
+    "benchmarks/workers.py",
     "benchmarks/trust/climbs.py",
     "benchmarks/arviz_bridge.py",
     "benchmarks/verdicts.py",
@@ -111,8 +125,8 @@ COMPARING = (
     [*(("draw", file) for file in DRAWING), *(("compare", file) for file in COMPARING)],
 )
 def test_an_edited_source_changes_the_digest_of_the_code(tree, monkeypatch, part, file):
-    monkeypatch.setattr(work, "ROOT", tree)
-    digest = work.code_digest.__wrapped__
+    monkeypatch.setattr(sources, "ROOT", tree)
+    digest = sources.code_digest.__wrapped__
     before, path = digest(part), tree / file
     content = path.read_bytes()
     path.write_bytes(content + b"\n")
@@ -128,17 +142,69 @@ def test_all_sources_of_drawing_are_in_the_digest():
     expected = {
         path
         for room in ("zoo", "guides")
-        for path in (work.ROOT / room).rglob("*.py")
-        if "models" not in path.parts[len(work.ROOT.parts) :]
+        for path in (sources.ROOT / room).rglob("*.py")
+        if "models" not in path.parts[len(sources.ROOT.parts) :]
         and "references" not in path.parts
         and "datasets" not in path.parts
     }
-    assert expected <= set(work.code_files("draw"))
+    assert expected <= set(sources.code_files("draw"))
+
+
+def parsed_imports(tree):
+    """Modules of `benchmarks` that run with a file: no types, but members of named folders."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        elif isinstance(node, ast.Constant) and str(node.value).startswith("benchmarks."):
+            folder = sources.ROOT / node.value.replace(".", "/")
+            yield from (f"{node.value}.{p.stem}" for p in folder.glob("*.py"))
+        todo += ast.iter_child_nodes(node)
+
+
+@pytest.mark.parametrize("part", ["draw", "compare"])
+def test_the_files_of_a_digest_are_all_that_its_modules_import(part):
+    """Imports read from parsed sources: no file is missing, and none is there without need."""
+    found, todo = set(), list(sources.STARTS[part])
+    while todo:
+        name = todo.pop()
+        place = sources.ROOT / name.replace(".", "/")
+        path = next(
+            (p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None
+        )
+        if name.startswith("benchmarks.") and path is not None and path not in found:
+            found.add(path)
+            todo += parsed_imports(ast.parse(path.read_text(encoding="utf-8")))
+    room = sources.ROOT / "benchmarks"
+    assert {p for p in sources.code_files(part) if p.is_relative_to(room)} == found
+
+
+@pytest.mark.parametrize("part", ["draw", "compare"])
+def test_what_python_imports_for_a_digest_is_in_it(part):
+    """The modules that are loaded with those that compute, in a process of their own."""
+    code = (
+        "import sys, importlib\n"
+        f"for name in {sources.STARTS[part]}: importlib.import_module(name)\n"
+        "metrics = sys.modules.get('benchmarks.metrics.metric')\n"
+        "metrics is None or metrics.METRICS.usable()\n"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('benchmarks.')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=sources.ROOT
+    )
+    loaded = {Path(file) for file in done.stdout.split() if not file.endswith("__init__.py")}
+    assert len(loaded) > 8
+    assert loaded <= set(sources.code_files(part))
 
 
 def test_held_out_data_their_labels_and_what_is_judged_are_in_the_source(entry):
     data = replace(entry.load_data(), test={"loc": torch.zeros(2, dtype=torch.float64)})
-    before = work.source_digest("gaussian", entry, data)
+    before = sources.source_digest("gaussian", entry, data)
     first = entry.quantities["first"]
     others = [
         (entry, replace(data, test={"loc": torch.ones(2, dtype=torch.float64)})),
@@ -147,7 +213,7 @@ def test_held_out_data_their_labels_and_what_is_judged_are_in_the_source(entry):
         (entry, replace(data, coords={"coordinate": ["a", "b"]})),
         (replace(entry, quantities={"first": replace(first, judged=False)}), data),
     ]
-    found = [work.source_digest("gaussian", e, d) for e, d in others]
+    found = [sources.source_digest("gaussian", e, d) for e, d in others]
     assert len({before, *found}) == len(others) + 1
 
 
@@ -159,9 +225,9 @@ def test_the_file_of_a_quantity_is_in_the_source(entry, tmp_path):
     spec.loader.exec_module(module)
     borrowed = replace(entry, quantities={"first": Quantity(fn=module.fn)})
     data = entry.load_data()
-    before = work.source_digest("gaussian", borrowed, data)
+    before = sources.source_digest("gaussian", borrowed, data)
     path.write_text(path.read_text().replace("0]", "1]"))
-    assert work.source_digest("gaussian", borrowed, data) != before
+    assert sources.source_digest("gaussian", borrowed, data) != before
 
 
 def test_a_reference_with_other_moments_is_another_truth():

@@ -26,7 +26,7 @@ from benchmarks.mcmc import engine_nutpie as nuts_nutpie
 from benchmarks.reference import find as references
 from benchmarks.report import render_html, render_table
 from benchmarks.run import cell as work
-from benchmarks.run import evaluate
+from benchmarks.run import evaluate, methods
 from benchmarks.run import execute as run
 from benchmarks.run import record as schema
 from benchmarks.run.execute import _inert, execute, results_csv
@@ -34,7 +34,7 @@ from benchmarks.run.plan import make_plan, read_plan
 from benchmarks.run.prepare import command, duration, plan_cells, prepare
 from benchmarks.run.progress import Events
 from benchmarks.run.read import read_run, unavailable
-from benchmarks.run.store import results_frame
+from benchmarks.run.results import results_frame
 from zoo.errors import InfrastructureError, UsageError
 from zoo.seeds import derive_seed
 from zoo.types import Posterior
@@ -296,7 +296,7 @@ def test_a_full_disk_inside_a_worker_stops_the_run_with_one_sentence(
     def full(posterior, path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(work, "save_netcdf", full)
+    monkeypatch.setattr(methods, "save_netcdf", full)
     with pytest.raises(InfrastructureError, match=r"No space left on device\): free some space"):
         go(plan_of(model), tmp_path / "run")
     assert list((tmp_path / "run" / "cells").iterdir()) == []

@@ -10,7 +10,8 @@ import pytest
 from benchmarks.metrics.metric import own_columns
 from benchmarks.run import store
 from benchmarks.run.plan import make_plan, read_plan
-from benchmarks.run.store import RunDir, cell_name, results_frame, strict_json, write_atomic
+from benchmarks.run.results import results_frame
+from benchmarks.run.store import RunDir, cell_name, strict_json, write_atomic
 from zoo.errors import InfrastructureError, UsageError
 
 PLAN = make_plan(entries=["coin"], guides=["mean_field"])

@@ -15,7 +15,7 @@ import benchmarks
 import guides
 import zoo
 from benchmarks.run import cell as work
-from benchmarks.run import prepare, witness
+from benchmarks.run import prepare, sources, witness
 from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
 from benchmarks.run.progress import Events
@@ -286,24 +286,24 @@ def tree(tmp_path, monkeypatch):
     """A copy of the files in the code digest."""
     for room in ("zoo", "guides", "benchmarks"):
         shutil.copytree(
-            work.ROOT / room,
+            sources.ROOT / room,
             tmp_path / room,
             ignore=shutil.ignore_patterns("__pycache__", "*.npz", "*.csv"),
         )
-    monkeypatch.setattr(work, "ROOT", tmp_path)
-    work.code_digest.cache_clear()
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    sources.code_digest.cache_clear()
     yield tmp_path
-    work.code_digest.cache_clear()
+    sources.code_digest.cache_clear()
 
 
 def digest(part):
-    work.code_digest.cache_clear()
-    return work.code_digest(part)
+    sources.code_digest.cache_clear()
+    return sources.code_digest(part)
 
 
 def test_one_file_of_each_kind_and_folder_changes_the_code_digest(tree):
     seen = {}
-    for path in work.code_files("draw"):
+    for path in sources.code_files("draw"):
         seen.setdefault((path.parent.relative_to(tree).as_posix(), path.suffix), path)
     kinds = {suffix for _, suffix in seen}
     assert {".py", ".c", ".h"} <= kinds
@@ -322,10 +322,10 @@ def test_one_file_of_each_kind_and_folder_changes_the_code_digest(tree):
 def test_a_file_that_moves_changes_the_code_digest(tree):
     """The path is part of the digest: order, names and bytes of the files stay the same here."""
     one, folder = tree / "zoo" / "density" / "unit_terms.py", tree / "zoo" / "density_"
-    before, files = digest("draw"), [p.name for p in work.code_files("draw")]
+    before, files = digest("draw"), [p.name for p in sources.code_files("draw")]
     folder.mkdir()
     one.rename(folder / one.name)
-    assert [p.name for p in work.code_files("draw")] == files
+    assert [p.name for p in sources.code_files("draw")] == files
     assert digest("draw") != before
 
 
@@ -334,7 +334,7 @@ def test_models_and_judges_have_digests_of_their_own(tree):
     file = next((tree / "zoo" / "models").rglob("eight_schools.py"))
     file.write_text(file.read_text() + "\n")
     assert (digest("draw"), digest("compare")) == (draw, compare)
-    judge = next(p for p in work.code_files("compare") if p.stem == "verdict")
+    judge = next(p for p in sources.code_files("compare") if p.stem == "verdict")
     judge.write_text(judge.read_text() + "\n")
     assert digest("draw") == draw
     assert digest("compare") != compare
@@ -343,16 +343,16 @@ def test_models_and_judges_have_digests_of_their_own(tree):
 def test_labels_and_what_is_judged_are_part_of_the_key():
     entry = zoo.from_program(normal(5.0), {"y": Y})
     data = entry.load_data()
-    base = work.source_digest("x", entry, data)
+    base = sources.source_digest("x", entry, data)
     judged = {name: dataclasses.replace(q, judged=False) for name, q in entry.quantities.items()}
-    assert work.source_digest("x", dataclasses.replace(entry, quantities=judged), data) != base
+    assert sources.source_digest("x", dataclasses.replace(entry, quantities=judged), data) != base
     assert (
-        work.source_digest(
+        sources.source_digest(
             "x", entry, dataclasses.replace(data, coords={"row": ("a", "b", "c", "d")})
         )
         != base
     )
-    assert work.source_digest("x", entry, data) == base
+    assert sources.source_digest("x", entry, data) == base
 
 
 def test_a_cell_that_is_run_takes_the_weights_of_the_trainer_that_is_kept():

@@ -50,6 +50,7 @@ VALUES = {
     "stacks": lambda x: torch.stack([x, x * 2, torch.cat([x[1:], x[:1]])]).logsumexp(0).sum(),
     "conditions": lambda x: torch.where(x > 0.1, x.log1p().abs(), -(x**3)).clamp(-0.5, 2).sum(),
     "special": lambda x: (x.exp().lgamma() + x.erf() + x.sin() * x.cos() - x.exp().rsqrt()).sum(),
+    "turns": lambda x: (7 * x - 3 * torch.floor((7 * x + 1) / 3)).cos().sum(),
     "digamma": lambda x: torch.lgamma(x.square() + 0.01).sum(),
     "simplex": lambda x: torch.nn.functional.softplus(x).div(x.exp().sum()).log().sum(),
     "sigmoids": lambda x: torch.nn.functional.logsigmoid(3 * x).sum() + x.sigmoid().mean(),

@@ -13,10 +13,10 @@ from torch import Tensor
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 from zoo.models.classics import correlated_gaussian
-from zoo.models.conjugate import coin, linear_regression
+from zoo.models.conjugate import coin, linear_regression, pigeon_homing
 from zoo.types import Analytic, Data, ModelEntry
 
-ANALYTIC = [m.ENTRY for m in (coin, correlated_gaussian, linear_regression)] + [
+ANALYTIC = [m.ENTRY for m in (coin, correlated_gaussian, linear_regression, pigeon_homing)] + [
     correlated_gaussian.ENTRY.with_options(d=5, rho=-0.2)
 ]
 
@@ -98,6 +98,32 @@ def test_coin_density_integrates_to_the_evidence() -> None:
     assert math.log(area) == pytest.approx(exact.log_evidence, abs=1e-6)
     # Under a uniform chance every count is equally probable.
     assert exact.log_evidence == pytest.approx(-math.log(981), abs=1e-9)
+
+
+def test_pigeon_density_integrates_to_the_evidence() -> None:
+    """On the product of the angle's chart and the log concentration; torch's I0 is off by 2e-7."""
+    density, data = log_density(pigeon_homing.ENTRY)
+    exact = pigeon_homing.ENTRY.exact(data)
+    assert exact is not None
+    angle = torch.linspace(-6.0, 6.0, 241, dtype=torch.float64)
+    log_k = torch.linspace(-3.0, 4.0, 141, dtype=torch.float64)
+    heights = density.batch(torch.cartesian_prod(angle, log_k)).detach()
+    total = float(heights.logsumexp(0)) + math.log(0.05 * 0.05)
+    assert total == pytest.approx(exact.log_evidence, abs=1e-6)
+
+
+def test_pigeons_fly_to_the_direction_of_their_mean() -> None:
+    """168 degrees (Mardia and Jupp): the posterior lies on both sides of 180."""
+    data = pigeon_homing.ENTRY.load_data()
+    exact = pigeon_homing.ENTRY.exact(data)
+    assert exact is not None
+    bearings = data.train["bearing"]
+    mean = float(torch.atan2(bearings.sin().sum(), bearings.cos().sum()))
+    assert math.degrees(mean) == pytest.approx(168.46, abs=0.01)
+    sin, cos = (float(exact.moments[f"{f} direction"].mean) for f in ("sin", "cos"))
+    assert math.degrees(math.atan2(sin, cos)) == pytest.approx(168.0, abs=0.1)
+    beyond = (exact.sample(20_000, 0)["direction"] < 0).double().mean()
+    assert float(beyond) == pytest.approx(0.169, abs=0.015)
 
 
 def test_coin_moments_are_those_of_scipy() -> None:

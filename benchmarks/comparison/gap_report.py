@@ -1,0 +1,213 @@
+"""The gaps of a fit on some training and some held-out rows: `gap_report`.
+
+A program that names `decoder`, `latent` and `log_prior` (and `likelihood`, if its pixels are no
+Bernoulli variables), as the `vae` entries do, has its decoder evaluated once for all rows, after
+a comparison with the program's own log density. Of any other program, a caller's own say, the
+terms of each row are evaluated. Both take rows with at most three latent values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+import guides
+from benchmarks.comparison.best_in_family import LocalQ, Target, family_of
+from benchmarks.comparison.inference_gap import DatumGap, GapReport, datum_gaps
+from benchmarks.comparison.row_normals import row_normals
+from guides.base.local import LocalGuide
+from guides.draws import density_of
+from guides.session import program_for, session
+from zoo.density.log_density import LogDensity
+from zoo.density.row_terms import ProgramTerms, has_grid, row_numbers
+from zoo.errors import UsageError
+from zoo.truth.grid import LARGEST, BernoulliLikelihood, GridCheck, LatentGrid
+from zoo.truth.unit_grid import flat, grid_of
+from zoo.types import Data
+
+if TYPE_CHECKING:
+    from guides.types import Fit
+
+__all__ = ["gap_report"]
+
+CHECKED = 3  # rows on which the likelihood is compared with the program
+
+
+def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int = 0) -> GapReport:
+    """Return the gaps of a fit on some training and some held-out rows.
+
+    Args:
+        fit: a fit to all data of a program whose latent values all belong to rows, at most three
+            to each; its guide is of a family with units (`amortized` and its kin,
+            `block_full_rank`), or one of your own that draws the values of a row from normals.
+        rows: rows per part, evenly spaced.
+        points: grid points per axis.
+        seed: seed of the draws for k-hat.
+
+    Raises:
+        UsageError: another program or guide, with what is accepted.
+    """
+    program: Any = fit.program
+    named = all(hasattr(program, name) for name in ("decoder", "latent", "log_prior"))
+    if named and isinstance(fit.guide, LocalGuide):
+        likelihood = getattr(program, "likelihood", None) or BernoulliLikelihood(program.decoder)
+        _refuse_another_program(fit, Target(likelihood, program.log_prior))
+        made = LatentGrid(likelihood, program.latent, log_prior=program.log_prior, points=points)
+        some = [t["x"] for t in (fit.data.train, fit.data.test) if t is not None]
+        grid = made.sufficient(torch.cat([x[:: max(1, len(x) // rows)] for x in some]))
+    else:
+        likelihood, grid = None, None
+        _refuse_other_latents(fit)
+    parts = []
+    for part, tensors in (("train", fit.data.train), ("held out", fit.data.test)):
+        if tensors is None:
+            continue
+        size = len(tensors[fit.data.batched[0]])
+        chosen = torch.linspace(0, size - 1, min(rows, size)).long().unique()
+        few = _part(fit.data, tensors, chosen)
+        density, q = _q_of(fit, few, chosen, held_out=part != "train")
+        x: Tensor
+        if grid is None:
+            x = row_numbers(density)
+            target, own = Target(ProgramTerms(density), flat), grid_of(density, points)
+            own = own.sufficient(x)
+        else:
+            x, own, target = few.train["x"], grid, Target(likelihood, program.log_prior)
+        parts.append(
+            (
+                datum_gaps(target, own, q, x, part=part, labels=_labels(few, chosen), seed=seed),
+                own.check(x),
+                _shown(few),
+                family_of(q),
+            )
+        )
+    found: list[DatumGap] = [d for rows_of_part, *_ in parts for d in rows_of_part]
+    checks = [check for _, check, *_ in parts]
+    worst = GridCheck(
+        **{f.name: max(getattr(c, f.name) for c in checks) for f in dataclasses.fields(GridCheck)}
+    )
+    images = torch.cat([images for *_, images, _ in parts])
+    return GapReport(family=parts[-1][-1], data=tuple(found), grid=worst, images=images)
+
+
+def _part(data: Data, tensors: Any, chosen: Tensor) -> Data:
+    """Return some rows of a part as data of their own."""
+    subset = {k: tensors[k][chosen] for k in data.batched}
+    names = [str(int(c)) for c in chosen]
+    coords = {k: names if len(v) == data.size else v for k, v in data.coords.items()}
+    return dataclasses.replace(
+        data,
+        train={**tensors, **subset},
+        test=None,
+        size=len(chosen),
+        coords={**coords, "image": names},
+    )
+
+
+def _labels(few: Data, chosen: Tensor) -> list[str]:
+    """Return the names of rows: their numbers, with their class if the data have one."""
+    known = few.train.get("label")
+    if not isinstance(known, Tensor) or known.shape != chosen.shape:
+        return [str(int(c)) for c in chosen]
+    return [
+        f"{int(c)}: {int(k)}" if int(k) >= 0 else str(int(c))
+        for c, k in zip(chosen, known, strict=True)
+    ]
+
+
+def _shown(few: Data) -> Tensor:
+    """Return what is observed of each row, `[row, value]`."""
+    names = [k for k in few.observed if k in few.batched] or list(few.batched)
+    value: Tensor = few.train[names[0]]
+    return value.reshape(len(value), -1)
+
+
+def _q_of(fit: Fit, few: Data, chosen: Tensor, *, held_out: bool) -> tuple[LogDensity, LocalQ]:
+    """Return the log density of some rows, and the guide's q of each.
+
+    Raises:
+        UsageError: a guide that knows only its own rows, asked for others, or no normals.
+    """
+    serves = guides.family_of(fit.family, fit.entry).amortized or hasattr(fit.guide, "transferred")
+    if serves:
+        moved = guides.transfer(fit, few)
+        density = density_of(moved)
+        if isinstance(moved.guide, LocalGuide):
+            return density, LocalQ.of(moved.guide)
+        with session(fit.entry.dtype):
+            return density, row_normals(moved.guide, density, fit.family)
+    if held_out:
+        raise UsageError(
+            f"The {fit.family} guide of {fit.entry.name} has no encoder, so it has no q for"
+            " held-out rows; give data without test rows, or an amortized guide."
+        )
+    if isinstance(fit.guide, LocalGuide):
+        whole = LocalQ.of(fit.guide)
+    else:
+        with session(fit.entry.dtype):
+            whole = row_normals(fit.guide, density_of(fit), fit.family)
+    with session(fit.entry.dtype):
+        program = program_for(fit.program, fit.entry, few)
+        return LogDensity(program, few, dtype=fit.entry.dtype), whole.take(chosen)
+
+
+def _refuse_other_latents(fit: Fit) -> None:
+    """Reject programs without rows, or with more latent values per row than a grid takes.
+
+    Raises:
+        UsageError: always in that case.
+    """
+    density = density_of(fit)
+    if not fit.data.batched or not has_grid(density):
+        rows = (
+            "the entry knows no rows: pass batched= or minibatch= to zoo.from_program"
+            if not fit.data.batched
+            else f"its sites {[s.name for s in density.sites]} have {density.dim} values for"
+            f" {fit.data.size} rows"
+        )
+        raise UsageError(
+            f"The gap report needs 1 to {LARGEST} latent values per row and none outside the"
+            f" plate of the rows; {fit.entry.name}: {rows}."
+        )
+
+
+def _refuse_another_program(fit: Fit, target: Target) -> None:
+    """Compare the log joint of decoder, likelihood and prior with that of the program itself.
+
+    Raises:
+        UsageError: they differ at random codes, so that nothing here would be exact.
+    """
+    program: Any = fit.program
+    x = fit.data.train.get("x")
+    if not isinstance(x, Tensor):
+        raise UsageError(
+            f"The gap report needs the observed rows in a column 'x'; {fit.entry.name} has"
+            f" {sorted(fit.data.train)}."
+        )
+    rows = min(CHECKED, len(x))
+    few = {k: fit.data.train[k][:rows] for k in fit.data.batched}
+    data = dataclasses.replace(fit.data, train={**fit.data.train, **few}, test=None, size=rows)
+    data = dataclasses.replace(data, coords={})
+    with session(fit.entry.dtype):
+        density = LogDensity(program, data, dtype=fit.entry.dtype)
+        if len(density.sites) != 1 or density.dim != rows * program.latent:
+            raise UsageError(
+                f"The gap report needs one latent site with {program.latent} numbers per row;"
+                f" {fit.entry.name} has {[s.name for s in density.sites]} with {density.dim} for"
+                f" {rows} rows."
+            )
+        generator = torch.Generator().manual_seed(0)
+        z = torch.randn(rows, program.latent, dtype=density.dtype, generator=generator)
+        with torch.no_grad():
+            own = float(density.evaluate(z.reshape(-1)))
+            taken = float(target.log_joint(x[:rows], z).sum())
+    if not abs(own - taken) <= 1e-6 * max(1.0, abs(own)):
+        raise UsageError(
+            f"At random codes of {rows} rows the log joint of {fit.entry.name} is {own:.4f}"
+            f" nats, that of its decoder with {type(target.likelihood).__name__} and log_prior"
+            f" {taken:.4f}; give the program a `likelihood` that matches its observed site, as"
+            " zoo.truth.grid.GaussianLikelihood(decoder, sigma)."
+        )

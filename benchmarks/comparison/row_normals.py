@@ -1,0 +1,120 @@
+"""The normals from which a Pyro guide draws the values of each row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.distributions.transforms import ExpTransform
+
+from benchmarks.comparison.best_in_family import LocalQ
+from guides.base.heads import make_head
+from guides.base.program_draws import program_draws
+from zoo.density.log_density import LogDensity
+from zoo.density.sites import samples
+from zoo.errors import UsageError
+
+__all__ = ["row_normals"]
+
+DRAWS = 4  # at which log q of the normals is compared with that of the guide
+SAME = 1e-6  # relative
+
+
+def row_normals(guide: nn.Module, density: LogDensity, family: str) -> LocalQ:
+    """Return a guide's q of every row over its unconstrained values, as one normal per row.
+
+    Must be called inside a session.
+
+    Args:
+        guide: a Pyro guide that draws every site from a `Normal`, a `LogNormal` of a positive
+            site, or its only site from a `MultivariateNormal`.
+        density: the log density of the program on the rows.
+        family: the guide's name, for the message.
+
+    Raises:
+        UsageError: other distributions, or parameters that depend on other draws.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        trace = poutine.block(poutine.trace(guide).get_trace)(**density.data.train)
+        nodes = {n["name"]: n for n in samples(trace)}
+        places = torch.cat([s.unit_indices() for s in density.sites], -1)  # [unit, local]
+        loc, scale = torch.zeros(density.dim), torch.zeros(density.dim)
+        factor: Tensor | None = None
+        for s in density.sites:
+            found = _normal(nodes[s.name]["fn"], s.transform)
+            if found is None or (found[1].ndim > found[0].ndim and len(density.sites) > 1):
+                raise _refusal(family, s.name, type(_inside(nodes[s.name]["fn"])).__name__)
+            mean, spread = found
+            loc[s.start : s.stop] = mean.expand(s.unconstrained_shape).reshape(-1)
+            if spread.ndim > mean.ndim:
+                factor = spread.expand(*mean.shape, mean.shape[-1])[None].reshape(
+                    -1, mean.shape[-1], mean.shape[-1]
+                )
+                spread = factor.diagonal(dim1=-2, dim2=-1)
+            scale[s.start : s.stop] = spread.expand(s.unconstrained_shape).reshape(-1)
+        width = places.shape[1]
+        numbers = [loc[places], scale[places].log()]
+        if factor is not None:
+            rows, columns = torch.tril_indices(width, width, -1)
+            numbers.append(factor[:, rows, columns])
+        head = make_head("diagonal" if factor is None else "full", width, density.dtype)
+        q = LocalQ(head, torch.cat(numbers, -1), torch.zeros(width), torch.ones(width))
+        u, log_q = program_draws(guide, density, DRAWS)
+        theirs = q.log_prob(u[:, places]).sum(-1)
+    if not bool(((theirs - log_q).abs() <= SAME * log_q.abs().clamp(min=1.0)).all()):
+        raise _refusal(
+            family, density.sites[-1].name, "with parameters that depend on other draws"
+        )
+    return q
+
+
+def _inside(fn: Any) -> Any:
+    while isinstance(fn, dist.Independent | dist.MaskedDistribution) or type(fn).__name__ in (
+        "Independent",
+        "MaskedDistribution",
+        "ExpandedDistribution",
+    ):
+        fn = fn.base_dist
+    return fn
+
+
+def _normal(fn: Any, transform: Any) -> tuple[Tensor, Tensor] | None:
+    """Return location and scale (a factor `[..., d, d]` of a joint one), None for others."""
+    fn = _inside(fn)
+    if isinstance(fn, torch.distributions.Normal) and _identity(transform):
+        return fn.loc, fn.scale
+    if isinstance(fn, torch.distributions.MultivariateNormal) and _identity(transform):
+        return fn.loc, fn.scale_tril
+    parts = [p for p in getattr(transform, "parts", [transform]) if not _identity(p)]
+    exponential = len(parts) == 1 and isinstance(_bare(parts[0]), ExpTransform)
+    if isinstance(fn, torch.distributions.LogNormal) and exponential:
+        return fn.loc, fn.scale
+    return None
+
+
+def _bare(transform: Any) -> Any:
+    while hasattr(transform, "base_transform"):
+        transform = transform.base_transform
+    return transform
+
+
+def _identity(transform: Any) -> bool:
+    x = torch.tensor([-1.5, 0.3])
+    bare = _bare(transform)
+    try:
+        return bool(torch.equal(bare(x), x))
+    except Exception:  # a transform of vectors of another length
+        return False
+
+
+def _refusal(family: str, site: str, what: str) -> UsageError:
+    return UsageError(
+        f"The gap report needs a q of each row that is a normal; the guide {family!r} draws"
+        f" {site!r} {what if what.startswith('with') else 'from ' + what}; accepted: Normal,"
+        " LogNormal for a positive site, MultivariateNormal for the only site, all with"
+        " parameters computed from the data."
+    )

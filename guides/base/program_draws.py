@@ -1,0 +1,144 @@
+"""Draws of a guide that is a Pyro program, with log q over the unconstrained vector.
+
+    log q(u) = sum of the log probabilities of its sites + log |det dT/du|,    z = T(u)
+
+Discrete sites drawn last do not enter. Where a continuous site z is drawn after a discrete one y,
+the guide's q(z) = sum_y q(y) q(z given y) is needed: the guide is then treated like a program
+without observations, and y is summed out of it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from zoo.density.guide_density import summed_out
+from zoo.density.log_density import LogDensity
+from zoo.density.sites import samples
+from zoo.errors import FitError
+
+__all__ = ["program_draws"]
+
+PLATE = "_draws_of_the_guide"
+CHECKED = 3  # vectorized draws whose log q is compared with that of single runs
+SAME = 1e-6  # relative
+
+
+def program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor, Tensor]:
+    """Return n points `[n, dim]` and log q `[n]` in nats.
+
+    All draws come from one run inside a further plate if that gives what single runs give.
+
+    Raises:
+        ProgramError: a discrete site before a continuous one cannot be summed out.
+        FitError: an angle that counts turns.
+    """
+    marginal = summed_out(guide, density)
+    names = [s.name for s in density.sites]
+    together = _together(guide, density, n)
+    if together is None:
+        found = [_values(_run(guide, density), names, density) for _ in range(n)]
+        draws = {name: torch.stack([d[name] for d, _ in found]) for name in names}
+        total = torch.stack([q for _, q in found])
+    else:
+        draws, total = together
+    _refuse_turns(draws, density)
+    u = density.unconstrain(draws)
+    if marginal is not None:
+        theirs = marginal.unconstrain(density.constrain(u))
+        return u, marginal.batch(theirs)
+    for s in density.sites:
+        terms = s.transform.log_abs_det_jacobian(s.part(u), draws[s.name])
+        total = total + terms.reshape(n, -1).sum(-1)
+    return u, total
+
+
+def _refuse_turns(draws: dict[str, Tensor], density: LogDensity) -> None:
+    for name in density.completion.centers:
+        if bool((draws[name].abs() > math.pi * (1 + 1e-6)).any()):
+            raise FitError(
+                f"The guide draws the angle {name!r} outside [-pi, pi]: it counts turns, so its"
+                " density is not that of an angle; wind it around the circle by"
+                " zoo.distributions.circular.WrappedNormal, or fit an autoguide here."
+            )
+
+
+def _run(guide: nn.Module, density: LogDensity, n: int = 0) -> poutine.Trace:
+    """Run the guide once, inside a plate of n draws if n is not 0."""
+    completed = density.completed(guide)
+    tensors: Any = density.data.train
+
+    def call(**given: Any) -> Any:
+        if not n:
+            return completed(**given)
+        with pyro.plate(PLATE, n, dim=-1 - density.max_plate_nesting):
+            return completed(**given)
+
+    trace = poutine.block(poutine.trace(call).get_trace)(**tensors)
+    trace.compute_log_prob()
+    return trace
+
+
+def _values(
+    trace: poutine.Trace, names: list[str], density: LogDensity
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the continuous sites of a run, and log q without the program's discrete sites."""
+    nodes = {n["name"]: n for n in samples(trace)}
+    kept = [n["log_prob_sum"] for name, n in nodes.items() if name not in density.discrete]
+    total = sum(kept, torch.zeros(()))
+    return {name: nodes[name]["value"] for name in names}, total
+
+
+def _together(
+    guide: nn.Module, density: LogDensity, n: int
+) -> tuple[dict[str, Tensor], Tensor] | None:
+    """Return n draws of one run, None if they are not what single runs would draw."""
+    if n <= CHECKED:
+        return None
+    try:
+        trace = _run(guide, density, n)
+        nodes = {node["name"]: node for node in samples(trace)}
+        rows = {name: _by_draw(node["value"], node, density, n) for name, node in nodes.items()}
+        log_q = {
+            name: _by_draw(node["log_prob"], node, density, n, event=0)
+            for name, node in nodes.items()
+        }
+        for i in range(CHECKED):
+            fixed = {name: value[i] for name, value in rows.items()}
+            again = poutine.condition(guide, data=fixed)
+            one = {m["name"]: m for m in samples(_run(again, density))}
+            for name, value in log_q.items():
+                single, many = float(one[name]["log_prob_sum"]), float(value[i].sum())
+                if one[name]["value"].shape != rows[name][i].shape or not abs(
+                    single - many
+                ) <= SAME * max(1.0, abs(single)):
+                    return None
+    except Exception:  # the guide's statements take one draw at a time
+        return None
+    kept = [name for name in nodes if name not in density.discrete]
+    total = sum((log_q[name].reshape(n, -1).sum(-1) for name in kept), torch.zeros(n))
+    return {s.name: rows[s.name] for s in density.sites}, total
+
+
+def _by_draw(
+    value: Tensor, node: dict[str, Any], density: LogDensity, n: int, *, event: int | None = None
+) -> Tensor:
+    """Return `[n, *site]` of a tensor with the draws on the axis of their plate.
+
+    Raises:
+        ValueError: the tensor has no such axis.
+    """
+    event = node["fn"].event_dim if event is None else event
+    plates = max((-f.dim for f in node["cond_indep_stack"] if f.name != PLATE), default=0)
+    axis = value.ndim - event - 1 - density.max_plate_nesting
+    if axis != 0 or value.shape[0] != n:
+        raise ValueError("a site was drawn once for all draws")
+    between = value.shape[1 : 1 + density.max_plate_nesting - plates]
+    if any(size != 1 for size in between):
+        raise ValueError("a site has an axis without a plate")
+    return value.reshape(n, *value.shape[1 + len(between) :])

@@ -1,0 +1,105 @@
+"""The density of a guide that draws a continuous site after a discrete one.
+
+Its q(z) = sum_y q(y) q(z given y): the guide is treated like a program without observations, and
+the discrete site is summed out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import TraceEnum_ELBO, config_enumerate
+
+from zoo.density.log_density import LogDensity
+from zoo.density.sites import default_dtype, samples
+from zoo.errors import ProgramError, ZooError, one_line
+
+__all__ = ["enumerated", "order_of", "summed_out"]
+
+
+def enumerated(guide: Callable[..., Any], density: LogDensity) -> Callable[..., Any]:
+    """Return a guide in whose ELBO discrete sites before continuous ones are summed out.
+
+    Their values come on an axis of their own, expanded to the rows, as Pyro's example of a
+    semi-supervised autoencoder has them. Any other guide is only completed.
+    """
+    run = density.completed(guide)
+    if order_of(guide, density) is None:
+        return run
+    made: Callable[..., Any] = config_enumerate(run, default="parallel", expand=True)
+    return made
+
+
+def order_of(guide: Callable[..., Any], density: LogDensity) -> tuple[str, str] | None:
+    """Return a discrete site of the program and a continuous one that the guide draws after it."""
+    if not density.discrete:
+        return None
+    with default_dtype(density.dtype), torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        trace = poutine.block(poutine.trace(density.completed(guide)).get_trace)(
+            **density.data.train
+        )
+    names, first = {s.name for s in density.sites}, ""
+    for node in samples(trace):
+        if node["name"] in density.discrete:
+            first = first or node["name"]
+        elif first and node["name"] in names:
+            return first, node["name"]
+    return None
+
+
+def summed_out(guide: Callable[..., Any], density: LogDensity) -> LogDensity | None:
+    """Return the log density of a guide whose continuous sites come after a discrete one.
+
+    It is None for all others.
+
+    Args:
+        guide: a guide program.
+        density: the log density of its program.
+
+    Raises:
+        ProgramError: the discrete site cannot be summed out of the guide.
+    """
+    order = order_of(guide, density)
+    if order is None:
+        return None
+    first, later = order
+    why = ""
+    try:
+        found = LogDensity(guide, density.data, dtype=density.dtype)
+        with default_dtype(density.dtype), torch.no_grad():
+            found.batch(torch.zeros(2, found.dim, dtype=found.dtype))
+        _try_elbo(guide, density)
+        extra = {s.name for s in found.sites} ^ {s.name for s in density.sites}
+        why = f"it has the further site {min(extra)!r}" if extra else ""
+    except ZooError as error:
+        why = str(error).rstrip(".")
+    except Exception as error:  # of the author's statements
+        why = one_line(error)
+    if why:
+        raise ProgramError(
+            f"The guide draws {later!r} after the discrete site {first!r}, which cannot be summed"
+            f" out of it: {why}. Draw discrete sites last, or give {first!r} a distribution whose"
+            " values can be enumerated and statements that take all of them at once."
+        )
+    return found
+
+
+def _try_elbo(guide: Callable[..., Any], density: LogDensity) -> None:
+    """Evaluate the ELBO that a fit would maximize once, so that it fails before any training."""
+    model = config_enumerate(density.completed(density.program), default="parallel")
+    elbo = TraceEnum_ELBO(max_plate_nesting=density.max_plate_nesting)
+    draw = enumerated(guide, density)
+    with (
+        default_dtype(density.dtype),
+        torch.random.fork_rng(devices=[]),
+        torch.no_grad(),
+        poutine.block(),
+        pyro.validation_enabled(False),
+    ):
+        torch.manual_seed(0)
+        elbo.loss(model, draw, **density.data.train)

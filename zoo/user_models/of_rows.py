@@ -1,0 +1,192 @@
+"""What an entry of a user's program gets if its latent values belong to rows.
+
+Encoders, minibatches, the rows that are compared, and the exact posterior given trained weights:
+the fields of `ModelEntry` that the zoo's own autoencoders fill by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.density.faults import unless_it_raises
+from zoo.density.log_density import LogDensity
+from zoo.density.row_terms import ProgramTerms, has_grid, row_numbers
+from zoo.density.sites import default_dtype
+from zoo.density.unit_terms import is_local
+from zoo.errors import UnknownNameError, UsageError
+from zoo.types import Data, ModelEntry, Program
+from zoo.user_models.units import Judged, Units, judged_rows
+
+__all__ = ["Amortize", "Asked", "Fields", "fields_of"]
+
+Amortize = str | Sequence[str] | Callable[[Mapping[str, Any]], Tensor]
+# Noise of minibatches hides the end of the search from short windows; one draw per step is enough
+# beside it.
+TRAINING = {
+    "lr": 0.01,
+    "weight_lr": 0.01,
+    "final_lr": 1e-4,
+    "num_particles": 1,
+    "steps": 6000,
+    "patience": 500,
+    "anneal": 2000,
+}
+ENCODERS = ("amortized", "amortized_full")
+PER_ROW = ("mean_field", "block_full_rank")
+SAME = 1e-6  # relative, between the terms of all rows and the log density
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the caller asked for by row; `any` says whether rows are needed at all."""
+
+    batched: Sequence[str]
+    test: Mapping[str, Any] | None
+    judged: Judged | None
+    amortize: Amortize | None
+    minibatch: int | None
+    training: Mapping[str, Any] | None
+    families: tuple[str, ...] | None
+
+    @property
+    def any(self) -> bool:
+        """Whether something was asked for that needs rows."""
+        return bool(self.batched) or any(
+            x is not None for x in (self.test, self.judged, self.amortize, self.minibatch)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """Fields of the entry, the data its looks at the program use, and what a reader must know."""
+
+    entry: Mapping[str, Any]
+    seen: Data
+    notices: tuple[str, ...] = ()
+
+
+def fields_of(
+    asked: Asked,
+    card: Data,
+    units: Units | None,
+    build: Callable[[Data], Program],
+    dtype: torch.dtype,
+    *,
+    own: bool,
+    learns: bool,
+) -> Fields:
+    """Return what the rows of a program give its entry.
+
+    Args:
+        asked: the arguments of the caller.
+        card: all data.
+        units: the rows, None if nothing was asked for that needs them and none are known.
+        build: `build(data) -> program`.
+        dtype: floating type.
+        own: whether the caller gave a guide.
+        learns: whether the program trains weights.
+
+    Raises:
+        UsageError: rows are asked for that the program's latent values do not belong to.
+    """
+    first = ("own",) if own and learns else ()
+    plain: dict[str, Any] = {"training": dict(asked.training or {})}
+    if first:
+        plain["families"] = asked.families or (*first, *ModelEntry.families)
+    elif asked.families:
+        plain["families"] = asked.families
+    if units is None:
+        return Fields(entry=plain, seen=card)
+    few = _first_rows(card, units)
+    local = unless_it_raises(lambda: LogDensity(build(few), few, dtype=dtype), None)
+    of_rows = local is not None and is_local(local)
+    if not of_rows and asked.judged is not None:
+        shared = [s.name for s in local.sites if s.plate_axis is None] if local else []
+        names = ", ".join(map(repr, shared or (local.discrete if local else ["a site"])))
+        raise UsageError(
+            f"judged compares some of the rows, but {names} is not a continuous value of one row:"
+            " its posterior needs all of them; leave judged out."
+        )
+    judged = judged_rows(asked.judged, card, units, learns=learns) if of_rows else None
+    seen = card if judged is None else judged(card)
+    entry: dict[str, Any] = {**plain, "judged": judged}
+    if asked.amortize is not None:
+        entry["amortize"] = _encoder_input(asked.amortize, card, units, dtype)
+    if asked.minibatch is not None and learns:
+        entry["training"] = {**TRAINING, **plain["training"]}
+    if of_rows and (learns or judged is not None):
+        encoders = ENCODERS if asked.amortize is not None else ()
+        entry["families"] = asked.families or (*(("own",) if own else ()), *encoders, *PER_ROW)
+    few_rows = learns or judged is not None
+    if local is not None and of_rows and few_rows and has_grid(local) and _adds_up(local):
+        entry["reference"] = "exact"  # a grid over the values of each row, given the weights
+    notices = () if judged is None else (_said(units, seen),)
+    return Fields(entry=entry, seen=seen, notices=notices)
+
+
+def _first_rows(card: Data, units: Units) -> Data:
+    """Return two rows, on which the program is looked at."""
+    rows = {k: card.train[k][:2] for k in units.batched}
+    return Data(
+        train={**card.train, **rows},
+        observed=card.observed,
+        batched=units.batched,
+        size=min(2, units.size),
+    )
+
+
+def _adds_up(density: LogDensity) -> bool:
+    """Whether the terms of the rows, taken one by one, are the log density."""
+
+    def look() -> bool:
+        generator = torch.Generator().manual_seed(11)
+        u = 0.3 * torch.randn(density.dim, dtype=density.dtype, generator=generator)
+        places = torch.cat([s.unit_indices() for s in density.sites], -1)
+        with torch.no_grad(), default_dtype(density.dtype):
+            whole = float(density.evaluate(u))
+            rows = ProgramTerms(density).paired(row_numbers(density), u[places])
+        return abs(float(rows.sum()) - whole) <= SAME * max(1.0, abs(whole))
+
+    return unless_it_raises(look, otherwise=False)
+
+
+def _said(units: Units, seen: Data) -> str:
+    rows = ", ".join(map(repr, units.plates))
+    return (
+        f"Compared are the latent values of {seen.size} units of {rows}, the same in every row of"
+        " the table."
+    )
+
+
+def _encoder_input(
+    amortize: Amortize, card: Data, units: Units, dtype: torch.dtype
+) -> Callable[[Mapping[str, Any]], Tensor]:
+    """Return `ModelEntry.amortize` from the names of arguments or a function of them.
+
+    Raises:
+        UnknownNameError: no such argument with one value per row.
+        UsageError: a function that returns something else than a matrix with a row per unit.
+    """
+    if callable(amortize):
+        found = unless_it_raises(lambda: torch.as_tensor(amortize(card.train)), None)
+        if found is None or found.ndim != 2 or len(found) != units.size:
+            shape = "nothing" if found is None else f"shape {tuple(found.shape)}"
+            raise UsageError(
+                f"amortize returned {shape}; accepted: the name of an argument, or a function of"
+                f" the arguments that returns a matrix with one row per unit, ({units.size}, n)."
+            )
+        return amortize
+    names = (amortize,) if isinstance(amortize, str) else tuple(amortize)
+    for name in names:
+        if name not in units.batched:
+            raise UnknownNameError("encoder input", name, units.batched)
+
+    def columns(tensors: Mapping[str, Any]) -> Tensor:
+        return torch.cat([tensors[n].reshape(len(tensors[n]), -1).to(dtype) for n in names], -1)
+
+    return columns
