@@ -24,8 +24,8 @@ LEVEL = 0.95
 HEAD = """# Trust without a truth
 
 [`zoo trust`](../may_i_trust_this_fit.md) judges a fit without any reference. Here it is judged on
-entries whose reference is known, but not shown to it. Made by `zoo study trust --write`; the raw
-rows are in `trust.json`.
+entries whose reference is known, but not shown to it. Made by `zoo study trust`; the raw rows are in
+`trust.json`.
 
 A fit is *bad* if by the reference a judged mean is off by more than 0.2 sd or an sd by more than a
 factor 1.25, *good* if all are within 0.1 sd and a factor 1.1. It is *flagged* if the verdict is a
