@@ -19,7 +19,7 @@ from torch.distributions.transforms import ExpTransform
 
 from benchmarks.audit.estimators import Reported
 from benchmarks.audit.targets import TARGETS
-from benchmarks.audit.targets_conjugate import COUNTS, GROUPS, VALUES
+from benchmarks.audit.targets_conjugate import GROUPS, VALUES
 from guides.base.flat import FlatGuide, standard_normal_log_prob
 from zoo.density.log_density import LogDensity
 
@@ -318,15 +318,6 @@ def normal_program(
     return program
 
 
-def larger_plate(y, index=None):
-    """A plate with one unit too many, filled by the existing units."""
-    rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
-    with pyro.plate(
-        "row", len(COUNTS) + 1, subsample=torch.arange(len(COUNTS)) if index is None else index
-    ):
-        pyro.sample("y", dist.Poisson(rate), obs=y)
-
-
 def no_local_prior(y, index=None):
     mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
     with pyro.plate("group", 5, subsample=index):
@@ -617,12 +608,6 @@ FAULTS = {
         like="lightning-bolts #177; mfcvae #2",
         program=grey(SoftBernoulli),
         train={"y": torch.tensor([0.1, 0.9, 0.3, 0.8, 1.0], dtype=torch.float64)},
-    ),
-    "plate one unit too large": Fault(
-        check="plate_scaling",
-        target="gamma_poisson",
-        like="n and n + 1 mixed up",
-        program=larger_plate,
     ),
     "plate not scaled in minibatches": Fault(
         check="plate_scaling", target=N, like="PyTorch-VAE", program=normal_program(scaled=False)

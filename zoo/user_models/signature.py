@@ -66,5 +66,8 @@ def _inside(model: Callable[..., Any]) -> Callable[..., Any]:
         if model.func is messenger._context_wrap:  # a handler called on a program
             return _inside(model.args[1])
         return functools.partial(_inside(model.func), *model.args, **model.keywords)
+    if inspect.ismethod(model):  # its attributes are those of the function, without the instance
+        wrapped = getattr(model.__func__, "__wrapped__", None)
+        return model if wrapped is None else wrapped.__get__(model.__self__)
     wrapped = getattr(model, "__wrapped__", None)
     return _inside(wrapped) if callable(wrapped) and not hasattr(model, "__signature__") else model

@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from support import tiny
 from support.installed import Installed
 
 import guides
@@ -328,7 +329,7 @@ def test_settings_of_training_keep_to_the_fit_they_are_meant_for():
 # -- where units begin -------------------------------------------------------------------------
 
 
-def two_bumps(y, index=None):
+def two_bumps(y):
     """The first coordinate of each code has a low mode at 0 and a high one at +-1.5.
 
     Optimization starts at 0; the sign of the high mode is that of y.
@@ -399,8 +400,14 @@ def test_a_term_that_belongs_to_no_unit_leaves_the_start_as_it_was_and_the_fit_g
             pyro.sample("y", dist.Normal(z, 1.0), obs=y)
         pyro.sample("total", dist.Normal(z.sum(), 0.5), obs=total)
 
-    data = {"y": Y[:, 0], "total": torch.tensor(3.0, dtype=torch.float64)}
-    entry = zoo.from_program(program, data, batched=("y",), observed=("y", "total"))
+    # a card of one's own: zoo.from_program refuses rows that depend on each other
+    data = Data(
+        train={"y": Y[:, 0], "total": torch.tensor(3.0, dtype=torch.float64)},
+        observed=("y", "total"),
+        batched=("y",),
+        size=UNITS,
+    )
+    entry = tiny.entry("tied", lambda: data, program)
     density = LogDensity(program, entry.load_data())
     point = torch.full((density.dim,), 0.3, dtype=torch.float64)
     assert unit_points(density, point, torch.Generator().manual_seed(0)) == (point, 0)
