@@ -454,6 +454,7 @@ def program(y):
     print("at work", flush=True)
     pyro.sample("y", dist.Normal(x, 1.0), obs=y)
 entry = zoo.from_program(program, {"y": torch.tensor(0.0, dtype=torch.float64)}, name="slow")
+print("loaded", flush=True)
 try:
     run_nuts(entry, min_ess=0, compile="off", in_process=True)
 except KeyboardInterrupt:
@@ -466,6 +467,8 @@ def test_ctrl_c_raises_instead_of_returning_a_partial_trace():
         [sys.executable, "-c", textwrap.dedent(SCRIPT)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
+    while process.stdout.readline() not in ("loaded\n", ""):
+        pass
     for _ in range(40):  # after the traces of the density and the start, inside the sampler
         process.stdout.readline()
     process.send_signal(2)
