@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.distributions import constraints
 from torch import nn
 
 import benchmarks
@@ -18,8 +19,10 @@ import guides
 import zoo
 from benchmarks.reference.find import find
 from zoo.density.log_density import LogDensity, default_dtype
+from zoo.density.unit_terms import unit_terms
 from zoo.errors import DataError, FitError, ProgramError, UnknownNameError, UsageError
 from zoo.truth.unit_grid import exact_units
+from zoo.types import Data
 
 ROWS, HELD, PIXELS, CODES, SIGMA = 90, 20, 4, 2, 0.5
 generator = torch.Generator().manual_seed(5)
@@ -320,6 +323,72 @@ def test_rows_that_depend_on_each_other_have_no_minibatches():
 
 
 # -- modes, and values in the store ------------------------------------------------------------
+
+
+def test_a_flat_prior_beside_classes_and_rows_is_loaded():
+    def model(y, index=None):
+        center = pyro.sample("center", dist.ImproperUniform(constraints.real, (), ()))
+        with pyro.plate("row", 8, subsample=index):
+            k = pyro.sample("k", dist.Bernoulli(0.3))
+            pyro.sample("y", dist.Normal(center + 2.0 * k, 1.0), obs=y)
+
+    before = torch.random.get_rng_state()
+    entry = zoo.from_program(model, {"y": torch.linspace(-1.0, 3.0, 8)}, batched=("y",))
+    assert entry.load_data().batched == ("y",)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_density_of_zero_at_one_point_says_nothing_of_the_rows():
+    def model(y, index=None):
+        center = pyro.sample("center", dist.Normal(torch.tensor(6.0), 1.0))
+        pyro.factor("hard", torch.where(center > 5.0, 0.0, -math.inf))
+        with pyro.plate("row", 8, subsample=index):
+            pyro.sample("y", dist.Normal(center, 1.0), obs=y)
+
+    entry = zoo.from_program(model, {"y": torch.linspace(5.0, 7.0, 8)}, batched=("y",))
+    assert entry.load_data().size == 8
+
+
+def test_a_plate_of_two_is_no_plate_of_rows():
+    """Global values in a plate as long as the two rows that are looked at: no posterior by row."""
+
+    def model(y):
+        weight = pyro.param("weight", torch.tensor(1.0, dtype=torch.float64))
+        with pyro.plate("component", 2):
+            m = pyro.sample("m", dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0))
+        with pyro.plate("row", len(y)):
+            z = pyro.sample("z", dist.Normal(m.sum(), 1.0))
+            pyro.sample("y", dist.Normal(weight * z, 1.0), obs=y)
+
+    y = torch.linspace(-1.0, 1.0, 70, dtype=torch.float64)
+    entry = zoo.from_program(model, {"y": y}, batched=("y",))
+    assert entry.judged is None
+    assert entry.reference != "exact"
+    with pytest.raises(UsageError, match=r"'m' is not a continuous value of one row"):
+        zoo.from_program(model, {"y": y}, batched=("y",), judged=5)
+
+
+@pytest.mark.parametrize("outer", ["pixel", "row"])
+def test_terms_of_rows_are_those_of_their_plate_though_another_is_as_long(outer):
+    """Four pixels and four rows: each row's log joint is that of its own pixels."""
+    x = torch.linspace(-1.0, 2.0, 16, dtype=torch.float64).reshape(4, 4)  # [row, pixel]
+
+    def model(x, index=None):
+        rows = pyro.plate("row", 4, subsample=index, dim=-1)
+        pixels = pyro.plate("pixel", 4, dim=-2)
+        with rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+        first, second = (pixels, rows) if outer == "pixel" else (rows, pixels)
+        with first, second:
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
+
+    data = Data(train={"x": x}, observed=("x",), batched=("x",), size=4)
+    density = LogDensity(model, data)
+    z = torch.tensor([0.3, -0.2, 1.0, 0.5], dtype=torch.float64)
+    found = unit_terms(density, z)
+    law = torch.distributions.Normal
+    torch.testing.assert_close(found.prior, law(0.0, 1.0).log_prob(z))
+    torch.testing.assert_close(found.likelihood, law(z[:, None], 1.0).log_prob(x).sum(1))
 
 
 def test_draws_and_scores_are_made_in_evaluation_mode():

@@ -17,7 +17,7 @@ from pyro.ops import packed
 from torch import Tensor
 
 from zoo.density.completion import Completion
-from zoo.density.sites import is_computed, no_validation, numbered_plates, samples
+from zoo.density.sites import no_validation, numbered_plates, samples
 
 __all__ = ["check_axes"]
 
@@ -83,7 +83,7 @@ def _compare(
     rounding = ROUNDING if density.dtype == torch.float64 else 1e-3
     for node in samples(trace):
         name = node["name"]
-        if is_computed(node) or name not in found:
+        if name not in found:
             continue
         term, own = node["packed"]["log_prob"], found[name]["packed"]["log_prob"]
         for symbol, number in chosen.items():

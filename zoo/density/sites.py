@@ -65,6 +65,13 @@ class Site:
     plates: tuple[str, ...]
     # axis of the minibatch plate in `shape`, counted from the right; None for a global site
     plate_axis: int | None
+    unit_plate: str | None = None  # name of that plate
+
+    @property
+    def unit_axis(self) -> int:
+        """The axis of the units in `unconstrained_shape`, counted from the left."""
+        assert self.plate_axis is not None
+        return len(self.shape) - self.plate_axis
 
     def part(self, u: Tensor) -> Tensor:
         """Return this site's unconstrained values `[*batch, *unconstrained_shape]` in flat points.
@@ -76,11 +83,10 @@ class Site:
 
     def unit_indices(self) -> Tensor:
         """Return the indices of each unit's values in the flat vector, `[unit, value]`."""
-        assert self.plate_axis is not None
-        events = len(self.unconstrained_shape) - (len(self.shape) - self.event_dim)
-        axis = len(self.unconstrained_shape) - (self.plate_axis - self.event_dim + events)
         places = (
-            torch.arange(self.start, self.stop).reshape(self.unconstrained_shape).movedim(axis, 0)
+            torch.arange(self.start, self.stop)
+            .reshape(self.unconstrained_shape)
+            .movedim(self.unit_axis, 0)
         )
         return places.reshape(len(places), -1)
 
@@ -378,7 +384,7 @@ def lay_out(latent: list[dict[str, Any]], data: Data) -> Iterator[Site]:
         transform = biject_to(fn.support)
         raw = transform.inv(value)
         stop = start + max(1, math.prod(raw.shape))
-        axis = None
+        axis = plate = None
         for frame in node["cond_indep_stack"]:
             if (
                 frame.vectorized
@@ -386,7 +392,7 @@ def lay_out(latent: list[dict[str, Any]], data: Data) -> Iterator[Site]:
                 and data.batched
                 and frame.size == data.size
             ):
-                axis = -frame.dim + fn.event_dim
+                axis, plate = -frame.dim + fn.event_dim, frame.name
         yield Site(
             name=node["name"],
             start=start,
@@ -397,6 +403,7 @@ def lay_out(latent: list[dict[str, Any]], data: Data) -> Iterator[Site]:
             event_dim=fn.event_dim,
             plates=tuple(f.name for f in node["cond_indep_stack"]),
             plate_axis=axis,
+            unit_plate=plate,
         )
         start = stop
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.compiler.vectorize import vmappable
 from zoo.density.log_density import LogDensity
-from zoo.density.sites import Site, masked, no_validation, samples
+from zoo.density.sites import masked, no_validation, samples
 from zoo.errors import FitError
 
 __all__ = ["UnitTerms", "is_local", "many_unit_terms", "terms_of", "unit_terms"]
@@ -67,7 +67,7 @@ def terms_of(density: LogDensity, values: Tensor, tensors: Mapping[str, Any]) ->
     """
     draws, jacobians, start = {}, {}, 0
     for s in density.sites:
-        axis = _axis(s)
+        axis = s.unit_axis
         rest = [n for k, n in enumerate(s.unconstrained_shape) if k != axis]
         stop = start + math.prod(rest)
         raw = values[:, start:stop].reshape(len(values), *rest).movedim(0, axis)
@@ -75,13 +75,6 @@ def terms_of(density: LogDensity, values: Tensor, tensors: Mapping[str, Any]) ->
         jacobians[s.name] = s.transform.log_abs_det_jacobian(raw, draws[s.name])
         start = stop
     return _terms(density, draws, jacobians, tensors)
-
-
-def _axis(site: Site) -> int:
-    """Return the axis of the units in the unconstrained values of a site."""
-    assert site.plate_axis is not None
-    batch = len(site.shape) - site.event_dim
-    return batch - (site.plate_axis - site.event_dim)
 
 
 def _terms(
@@ -98,16 +91,14 @@ def _terms(
         for s in density.sites
         if s.plate_axis is not None
     ]
+    plates = {s.unit_plate for s in density.sites}
     trace = density.trace(draws, tensors)
     with no_validation():
         trace.compute_log_prob()
     prior = sum(parts[1:], parts[0])
     likelihood = prior.new_zeros(units)
     for node in samples(trace):
-        where = next(
-            (-f.dim for f in node["cond_indep_stack"] if f.vectorized and f.size in (size, units)),
-            None,
-        )
+        where = _unit_dim(node, plates, (size, units))
         if where is None:
             raise FitError(
                 f"Site {node['name']!r} lies outside the minibatch plate; this objective needs"
@@ -119,6 +110,18 @@ def _terms(
         else:
             likelihood = likelihood + value
     return UnitTerms(likelihood, prior)
+
+
+def _unit_dim(
+    node: Mapping[str, Any], plates: Container[str | None], sizes: tuple[int, int]
+) -> int | None:
+    """Return the axis of the units of a site, from the right: by the plate's name, else its size.
+
+    Another plate may have as many entries as the minibatch has units.
+    """
+    frames = [f for f in node["cond_indep_stack"] if f.vectorized]
+    named = [f for f in frames if f.name in plates]
+    return next((-f.dim for f in named or frames if f.size in sizes), None)
 
 
 def _per_unit(terms: Tensor, axis: int, units: int) -> Tensor:

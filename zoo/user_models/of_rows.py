@@ -104,9 +104,17 @@ def fields_of(
         return Fields(entry=plain, seen=card)
     few = _first_rows(card, units)
     local = unless_it_raises(lambda: LogDensity(build(few), few, dtype=dtype), None)
-    of_rows = local is not None and is_local(local)
+    # a plate of two entries is no plate of rows, though it is as long as what is looked at here
+    foreign = (
+        [s.name for s in local.sites if not set(s.plates) & set(units.plates)] if local else []
+    )
+    of_rows = local is not None and is_local(local) and not foreign
     if not of_rows and asked.judged is not None:
-        shared = [s.name for s in local.sites if s.plate_axis is None] if local else []
+        shared = (
+            list(dict.fromkeys([*foreign, *(s.name for s in local.sites if s.plate_axis is None)]))
+            if local
+            else []
+        )
         names = ", ".join(map(repr, shared or (local.discrete if local else ["a site"])))
         raise UsageError(
             f"judged compares some of the rows, but {names} is not a continuous value of one row:"

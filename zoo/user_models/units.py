@@ -7,6 +7,7 @@ in place of the `N` the entry was made with, or a minibatch whose terms are scal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
 
 from zoo.density.log_density import LogDensity
-from zoo.density.sites import no_validation, samples
+from zoo.density.sites import default_dtype, no_validation, samples, trace_program
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError, one_line
 from zoo.types import Data
 
@@ -120,7 +121,7 @@ def refuse_tied_rows(density: LogDensity) -> None:
     """
     data = density.data
     size = int(data.size or 0)
-    if size < 2 or any(name not in _inside(density) for name in density.discrete):
+    if size < 2 or not set(density.discrete) <= _inside(density):
         return
     generator = torch.Generator().manual_seed(11)
     parts = torch.randperm(size, generator=generator).tensor_split(min(PARTS, size))
@@ -141,9 +142,11 @@ def refuse_tied_rows(density: LogDensity) -> None:
                     " arguments."
                 ) from error
             mean = mean + len(index) / size * part
-    if not abs(float(full) - float(mean)) <= 1e-6 * max(1.0, abs(float(full))):
+    height = float(full)
+    # a density of zero at this point says nothing of the rows
+    if math.isfinite(height) and not abs(height - float(mean)) <= 1e-6 * max(1.0, abs(height)):
         raise ProgramError(
-            f"On all {size} rows the log density is {float(full):.6g}, minibatches of them average"
+            f"On all {size} rows the log density is {height:.6g}, minibatches of them average"
             f" to {float(mean):.6g}: the rows depend on each other, or a term stands outside"
             f" their plate; write pyro.plate(name, {size}, subsample=index) around every term of"
             " a row, and name the data with one value per row by batched=."
@@ -152,7 +155,8 @@ def refuse_tied_rows(density: LogDensity) -> None:
 
 def _inside(density: LogDensity) -> set[str]:
     """Return the discrete sites inside the plate of the rows."""
-    trace = poutine.block(poutine.trace(density.program).get_trace)(**density.data.train)
+    with default_dtype(density.dtype):
+        trace = trace_program(density.program, density.data.train)
     return {
         n["name"]
         for n in samples(trace)
