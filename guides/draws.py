@@ -31,6 +31,7 @@ from zoo.distributions.circular import is_circle
 from zoo.errors import FitError, UnknownNameError, UsageError
 from zoo.seeds import derive_seed
 from zoo.types import Data, Posterior
+from zoo.user_models.from_program import as_data
 
 __all__ = [
     "density_of",
@@ -230,6 +231,7 @@ def transfer(fit: Fit, data: Data | Mapping[str, Any], *, seed: int | None = Non
             guide = build(fit.family, program, data, fit.entry, **fit.options)
             guide.load_state_dict(fit.guide.state_dict())
             guide.requires_grad_(False)
+            guide.eval()  # before it runs: batch statistics are those of the training
             check_sites(guide, density, fit.family)
         guide.eval()
         draws = min(4000, max(50, 200_000 // density.dim)) if own else 4000
@@ -248,19 +250,19 @@ def _rows_of(fit: Fit, arguments: Mapping[str, Any]) -> Data:
     for name in arguments:
         if name not in known.train:
             raise UnknownNameError("argument of the program", name, known.train)
-    given = {
-        k: v.detach().to(fit.entry.dtype)
-        if isinstance(v, Tensor) and v.dtype.is_floating_point
-        else v
-        for k, v in ((k, torch.as_tensor(v)) for k, v in arguments.items())
-    }
+    given = {k: as_data(k, v, fit.entry.dtype or torch.float64) for k, v in arguments.items()}
     missing = [name for name in known.batched if name not in given]
     if missing:
         raise UsageError(
             f"The other units need {missing[0]!r}, which has one value per row; got"
             f" {sorted(given)}."
         )
-    size = len(given[known.batched[0]]) if known.batched else known.size
+    sizes = {name: len(given[name]) for name in known.batched}
+    if len(set(sizes.values())) > 1:
+        raise UsageError(
+            f"The other units have {sizes} rows; give every argument one value per row."
+        )
+    size = next(iter(sizes.values()), known.size)
     return replace(known, train={**known.train, **given}, test=None, size=size, coords={})
 
 

@@ -247,10 +247,17 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
             compile_recursion(density, job.config)
         guide = build(job.family, program, job.data, job.entry, **job.options, density=density)
     family = family_of(job.family, job.entry)
+    if family.solve is not None and weights:
+        raise UsageError(
+            f"{job.family} solves for the latent values and trains no weights, but"
+            f" {job.entry.name} learns {next(iter(weights))!r}; fit another family first and pass"
+            " given=fit."
+        )
     if family.solve is not None:
         stop, spent = family.solve(guide, density, generator)
         outcome = Outcome(losses=np.zeros(0), stop=stop)
     elif family.own and is_given(guide, job.config.steps):
+        guide.eval()  # before it runs: it is scored as it was given
         check_sites(guide, density, job.family)
         outcome, spent = Outcome(losses=np.zeros(0), stop=AS_GIVEN), 0
     else:

@@ -79,7 +79,7 @@ def program_for(trained: Any, entry: ModelEntry, data: Data) -> Any:
         return trained
     program = as_module(entry.program(data), data.train, entry.dtype)
     program.load_state_dict(trained.state_dict())
-    return program.requires_grad_(False)
+    return program.requires_grad_(False).eval()
 
 
 def trainable(program: Any, *, learns: bool, name: str) -> dict[str, nn.Parameter]:

@@ -84,6 +84,8 @@ class Assessment:
     @property
     def gate(self) -> int:
         """Exit code of `zoo trust --gate`: 0 trusted, 1 not trusted, 4 cannot know."""
+        if self.verdict == "reference_unusable":
+            return 4
         kind = verdict_of(self.verdict).kind
         return {"agreement": 0, "finding": 1, "failure": 1}.get(kind, 4)
 
@@ -93,7 +95,10 @@ class Assessment:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `zoo trust --json` prints."""
-        worst = None if self.comparison is None else self.comparison.worst()
+        scores = () if self.comparison is None else self.comparison.scores
+        judged = [s for s in scores if s.judged]
+        shifted = max(judged, key=lambda s: abs(s.mean_error), default=None)
+        scaled = max(judged, key=lambda s: abs(s.log_sd_ratio), default=None)
         return {
             "schema": 1,
             "entry": self.fit.entry.key,
@@ -103,11 +108,19 @@ class Assessment:
             "estimated": True,
             "sentence": self.sentence,
             "worst_mean_error": None
-            if worst is None
-            else {"label": worst.label, "value": worst.mean_error, "se": worst.mean_error_se},
+            if shifted is None
+            else {
+                "label": shifted.label,
+                "value": shifted.mean_error,
+                "se": shifted.mean_error_se,
+            },
             "worst_log_sd_ratio": None
-            if worst is None
-            else {"label": worst.label, "value": worst.log_sd_ratio, "se": worst.log_sd_ratio_se},
+            if scaled is None
+            else {
+                "label": scaled.label,
+                "value": scaled.log_sd_ratio,
+                "se": scaled.log_sd_ratio_se,
+            },
             "log_evidence": None
             if self.smc is None
             else {

@@ -157,9 +157,9 @@ def self_check(known: Evidence) -> str:
     moves = []
     for label in known.judged:
         (raw, new), (raw_sd, new_sd) = k.reweighted[label], k.reweighted_sd[label]
-        if not (raw_sd > 0 and new_sd > 0):
+        if not raw_sd > 0:
             continue
-        shift, ratio = (new - raw) / raw_sd, new_sd / raw_sd
+        shift, ratio = (new - raw) / raw_sd, max(new_sd / raw_sd, 1e-12)  # 0 if one draw is left
         moves.append((max(abs(shift) / MEAN, abs(log(ratio)) / LOG_SD), label, shift, ratio))
     _applies(bool(moves))
     excess, label, shift, ratio = max(moves)

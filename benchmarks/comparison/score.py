@@ -22,9 +22,10 @@ from benchmarks.metrics.components import Array, Component, Side, component_name
 from benchmarks.metrics.distances import joint_distances
 from benchmarks.metrics.metric import FIELDS, METRICS, Metric, component_metrics, failure
 from benchmarks.metrics.moments import compare_correlations, draws_needed, fixed, reference_scale
-from benchmarks.metrics.tails import judged_by_quantiles
+from benchmarks.metrics.tails import judged_by_quantiles, tail_index
 from benchmarks.reference.coerce import as_reference, broken_chains
 from benchmarks.reference.find import named
+from benchmarks.thresholds import TAIL
 from benchmarks.trust.climbs import climb_for, judged, needs_climbs
 from benchmarks.trust.existence import needs_doubt
 from benchmarks.types import CellStatus, Comparison, Correlations, Distance, Mcmc, Score
@@ -149,7 +150,7 @@ def compare(
     bad_weights = (
         notes[-1] if weights is not None and method is not None and pareto_k is None else ""
     )
-    labels = [c.label for c in components if c.judged]
+    labels = [] if method is None else _with_moments(components, method)
     trust = trust_checks(fit, pareto_k, mcmc, points, bad_weights, labels)
     return Comparison(
         posterior=posterior,
@@ -274,6 +275,14 @@ def _sides(
         method,
         side(theirs, truth.posterior.sample_dims == ("sample",), truth.moments),
     )
+
+
+def _with_moments(components: Sequence[Component], method: Side) -> list[str]:
+    """Return the judged components of which moments can be reweighted: those with a variance."""
+    heavy = method.by_quantiles
+    if heavy is None:
+        heavy = tail_index(method.flat) > TAIL
+    return [c.label for c, tail in zip(components, heavy, strict=True) if c.judged and not tail]
 
 
 def _without_variance(scores: Sequence[Score]) -> list[str]:

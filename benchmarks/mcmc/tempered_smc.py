@@ -7,8 +7,9 @@ stages they are weighted, resampled and moved by Hamiltonian Monte Carlo:
 
 Two passes. A *pilot* chooses stages, metrics and steps from its own points. *Counting islands*
 start from fresh points and use them unchanged, each of full size; only then is Z-hat unbiased: a
-metric taken from the very points that it moves adds about 0.07 d^2 / N nats. The evidence is the
-mean of the islands' Z-hats, never of their logarithms.
+metric taken from the very points that it moves is adapted to their noise, and adds 0.3 nats for a
+normal of 128 dimensions and 1,024 points. The evidence is the mean of the islands' Z-hats, never
+of their logarithms.
 
 Sources: Del Moral, Doucet and Jasra (2006), Sequential Monte Carlo samplers, JRSS B 68; Zhou,
 Johansen and Aston (2016), Toward automatic model comparison: an adaptive sequential Monte Carlo
@@ -42,6 +43,7 @@ STAGES = 200  # at most; a path that needs more has no usable base
 ISLANDS, PARTICLES = 8, 1024
 APART = 1.0  # nats between islands beyond which the evidence is not known
 LEVEL = 0.95  # of the interval
+ACCEPTANCE = 0.3  # of the last transition, below which the points have not moved
 ANCESTORS, MASS = 20, 0.01  # distinct ancestors that a mode of this mass needs
 
 
@@ -125,12 +127,25 @@ class Smc:
     @property
     def weights(self) -> Tensor:
         """The weight of each island's points, `[island]`: its Z-hat over the sum of all."""
-        return torch.softmax(torch.tensor(self.evidence.islands, dtype=self.points.dtype), 0)
+        return torch.softmax(torch.tensor(self.evidence.islands, dtype=torch.float64), 0)
 
     @property
     def starved(self) -> tuple[str, ...]:
         """Components whose mass rests on too few ancestors."""
         return tuple(n for n, mass, count in self.modes if mass >= MASS and count < ANCESTORS)
+
+    @property
+    def doubt(self) -> str:
+        """Why the points cannot be relied on, in one sentence; empty if nothing speaks against."""
+        islands = self.evidence.islands
+        if not self.evidence.known:
+            return f"The islands of SMC lie {max(islands) - min(islands):.1f} nats apart."
+        if self.starved:
+            name, mass, count = next(m for m in self.modes if m[0] in self.starved)
+            return f"The mass {mass:.2f} of {name} rests on {count} of {ANCESTORS} ancestors."
+        if not self.acceptance >= ACCEPTANCE:
+            return f"The last transition of SMC accepts {self.acceptance:.0%} of its moves."
+        return ""
 
     def mean(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return means `[...]` of values `[island, particle, ...]` with their standard errors.
@@ -254,7 +269,7 @@ def counted(
     streams = Streams([derive_seed(seed, "smc", "island", i) for i in range(islands)])
     state = path(base.draw(streams))
     each = base.particles
-    log_z, beta = state.x.new_zeros(islands), 0.0
+    log_z, beta = torch.zeros(islands, dtype=torch.float64), 0.0
     first = torch.arange(islands * each).reshape(islands, each)
     ancestors, moved = first.clone(), None
     for stage in plan.stages:
@@ -301,7 +316,7 @@ def evidence(islands: Sequence[float]) -> LogEvidence:
 def _gap(state: State) -> Tensor:
     """Return log p - log q `[n]`."""
     assert state.log_q is not None
-    return state.log_p - state.log_q
+    return (state.log_p - state.log_q).double()
 
 
 def _refuse_nowhere(state: State) -> None:
@@ -340,7 +355,8 @@ def _systematic(weights: Tensor, offset: Tensor, n: int) -> Tensor:
     """Return n indices per row of weights `[row, m]`, with one uniform offset `[row]` each."""
     ladder = (torch.arange(n, dtype=weights.dtype) + offset[:, None]) / n
     total = weights.cumsum(1)
-    return torch.searchsorted(total / total[:, -1:], ladder).clamp(max=weights.shape[1] - 1)
+    chosen = torch.searchsorted(total / total[:, -1:], ladder, right=True)  # never weight zero
+    return chosen.clamp(max=weights.shape[1] - 1)
 
 
 def _modes(

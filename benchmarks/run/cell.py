@@ -33,6 +33,7 @@ from benchmarks.run.store import (
     write_atomic,
 )
 from benchmarks.types import CellStatus
+from guides.objectives.records import OBJECTIVES
 from guides.registry import FAMILIES
 from zoo.compiler.policy import backend, compiler_missing
 from zoo.density.log_density import LogDensity
@@ -104,6 +105,9 @@ class Cell:
         if self.method not in self.prepared.entry.own_guides:
             family = outside.plugin_digest(FAMILIES, [self.method])
             parts |= {"family": family} if family else {}
+        if self.method != NUTS:  # a plug-in's bound may be named in settings or in defaults
+            objectives = outside.plugin_digest(OBJECTIVES)
+            parts |= {"objectives": objectives} if objectives else {}
         return hashlib.sha256(canonical(parts)).hexdigest()
 
     @property

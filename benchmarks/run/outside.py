@@ -28,6 +28,7 @@ from typing import Any
 
 from benchmarks.metrics.metric import METRICS
 from benchmarks.run.sources import ROOT, WHOLE, source_files
+from guides.objectives.records import OBJECTIVES
 from guides.registry import FAMILIES
 from zoo.registry.entries import GROUP
 from zoo.registry.members import Members
@@ -60,7 +61,7 @@ class Outside:
 
     @functools.cached_property
     def _plugins(self) -> frozenset[str]:
-        groups = (GROUP, FAMILIES.group, METRICS.group)
+        groups = (GROUP, FAMILIES.group, OBJECTIVES.group, METRICS.group)
         points = [p for group in groups for p in metadata.entry_points(group=group)]
         return frozenset(p.value.partition(":")[0].partition(".")[0].strip() for p in points)
 

@@ -68,9 +68,11 @@ def smc_base(
         found = curvature(density, point)
         if found is None or not found.settled:
             continue
-        covariance = (found.vectors / found.values) @ found.vectors.T
-        factor = torch.linalg.cholesky(0.5 * (covariance + covariance.T))
-        metric = Metric(scale=covariance.diagonal().sqrt(), factor=factor).widened(WIDENED)
+        # the Cholesky factor of (-H)^-1, without squaring its condition
+        upper = torch.linalg.qr((found.vectors / found.values.sqrt()).T).R
+        factor = (upper * upper.diagonal().sign()[:, None]).T
+        scale = factor.square().sum(1).sqrt()
+        metric = Metric(scale=scale, factor=factor).widened(WIDENED)
         parts.append(
             Component(
                 name=f"mode {number}",

@@ -130,8 +130,8 @@ class Climbs:
         far = "far starts (the prior is improper)" if self.improper else "draws of the prior"
         if not self.complete:
             return (
-                f"not climbed: {self.starts} climbs took the {self.gradients} gradients that a"
-                " tenth of the cost allows"
+                f"not climbed: {self.starts} climbs took the {self.gradients} gradients that the"
+                " budget allows"
             )
         if not (self.home or self.others):
             return f"not climbed to an end: none of {self.starts} wide climbs settled anywhere"

@@ -38,6 +38,8 @@ PILOT = 512  # draws
 ROUNDS = 24  # transitions of the pilot, in which its step is tuned
 SPREAD = 4.0  # of steps: most chains take long ones
 STILL = 0.25  # of the whole move: a second half that moves less has arrived
+MEMORY = 0.1  # correlation over chains of start and end beyond which a start is remembered
+STUCK, ACCEPTANCE = 0.01, 0.3  # share of chains that may never move, and lowest acceptance
 LEVEL = 0.05  # of the familywise test
 MARGIN = 0.05  # reference sds: half of a move that is no finding anywhere
 
@@ -85,6 +87,22 @@ class Drift:
         spread = np.abs(self.log_sd_ratio) / np.maximum(LOG_SD, z * self.log_sd_ratio_se)
         found: Array = np.maximum(mean, spread)
         return found
+
+    @property
+    def doubt(self) -> str:
+        """Why the chains have not arrived, in a clause; empty if nothing speaks against it."""
+        errors = (self.mean_error_se, self.log_sd_ratio_se, self.memory)
+        if not all(np.isfinite(e).all() for e in errors):
+            return "some judged values are not finite"
+        if self.stuck > STUCK or self.acceptance < ACCEPTANCE:
+            return f"{self.stuck:.0%} of them never moved, and {self.acceptance:.0%} of moves pass"
+        if self.moving.any():
+            return f"{int(self.moving.sum())} judged components still move"
+        noise = multiplier(len(self.memory)) / len(self.points) ** 0.5
+        memory = float(np.abs(self.memory).max())
+        if not memory <= max(MEMORY, noise):
+            return f"their ends still know their starts (correlation {memory:.2f})"
+        return ""
 
     @property
     def rejects_no_drift(self) -> bool:
@@ -179,13 +197,16 @@ def _changes(before: Array, after: Array) -> tuple[Array, Array, Array, Array]:
     sd0, sd1 = before.std(0, ddof=1), after.std(0, ddof=1)
     unit = np.where(sd1 > 0, sd1, np.where(sd0 > 0, sd0, 1.0))
     e = (before.mean(0) - after.mean(0)) / unit
-    e_se = (before - after).std(0, ddof=1) / unit / n**0.5
-    safe0 = np.where(sd0 > 0, sd0, unit)
+    ends = ((after - after.mean(0)) / unit) ** 2
+    # the second term is the error of the unit
+    e_se = ((before - after) / unit - 0.5 * e * ends).std(0, ddof=1) / n**0.5
     r = np.log(np.maximum(sd0, 1e-12 * unit) / unit)
-    influence = 0.5 * (
-        ((before - before.mean(0)) / safe0) ** 2 - ((after - after.mean(0)) / unit) ** 2
-    )
-    return e, e_se, r, influence.std(0, ddof=1) / n**0.5
+    starts = ((before - before.mean(0)) / np.where(sd0 > 0, sd0, unit)) ** 2
+    r_se = 0.5 * (starts - ends).std(0, ddof=1) / n**0.5
+    tiny = 1e-12 * (1 + np.abs(after.mean(0)))
+    still = (sd0 <= tiny) & (sd1 <= tiny) & (np.abs(before.mean(0) - after.mean(0)) <= tiny)
+    e, e_se, r, r_se = (np.where(still, 0.0, v) for v in (e, e_se, r, r_se))
+    return e, e_se, r, r_se
 
 
 def _moving(middle: Array, after: Array, e: Array, r: Array) -> np.ndarray:

@@ -26,7 +26,7 @@ __all__ = ["program_draws"]
 
 PLATE = "_draws_of_the_guide"
 CHECKED = 3  # vectorized draws whose log q is compared with that of single runs
-SAME = 1e-6  # relative
+SAME = {torch.float64: 1e-6}  # relative; else as much as single precision can hold
 
 
 def program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor, Tensor]:
@@ -49,13 +49,16 @@ def program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor
         draws, total = together
     _refuse_turns(draws, density)
     u = density.unconstrain(draws)
-    if marginal is not None:
-        theirs = marginal.unconstrain(density.constrain(u))
-        return u, marginal.batch(theirs)
-    for s in density.sites:
-        terms = s.transform.log_abs_det_jacobian(s.part(u), draws[s.name])
-        total = total + terms.reshape(n, -1).sum(-1)
-    return u, total
+    if marginal is not None:  # its coordinates may be others: a support, or the cut of an angle
+        theirs = marginal.unconstrain(draws)
+        total = marginal.batch(theirs) - _log_jacobian(marginal, theirs, draws)
+    return u, total + _log_jacobian(density, u, draws)
+
+
+def _log_jacobian(density: LogDensity, u: Tensor, draws: dict[str, Tensor]) -> Tensor:
+    """Return log |det dT/du| `[n]` at points `[n, dim]` with the sites T(u)."""
+    terms = [s.transform.log_abs_det_jacobian(s.part(u), draws[s.name]) for s in density.sites]
+    return torch.stack([t.reshape(len(u), -1).sum(-1) for t in terms]).sum(0)
 
 
 def _refuse_turns(draws: dict[str, Tensor], density: LogDensity) -> None:
@@ -116,7 +119,7 @@ def _together(
                 single, many = float(one[name]["log_prob_sum"]), float(value[i].sum())
                 if one[name]["value"].shape != rows[name][i].shape or not abs(
                     single - many
-                ) <= SAME * max(1.0, abs(single)):
+                ) <= SAME.get(density.dtype, 1e-4) * max(1.0, abs(single)):
                     return None
     except Exception:  # the guide's statements take one draw at a time
         return None

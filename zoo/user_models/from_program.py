@@ -31,7 +31,7 @@ from zoo.user_models.signature import Signature
 from zoo.user_models.tables import columns_of, is_frame, numbers_of
 from zoo.user_models.units import Judged, Units, find_units, held_out, refuse_tied_rows
 
-__all__ = ["from_program"]
+__all__ = ["as_data", "from_program"]
 
 
 @program_faults("loaded")
@@ -263,10 +263,10 @@ def _by_name(data: Any, signature: Signature, dtype: torch.dtype) -> tuple[dict[
                 f" arguments: {list(signature.names)}."
             )
         data = dict(zip(signature.names, data, strict=False))
-    return flatten(data, lambda key, value: _tensor(key, value, dtype))
+    return flatten(data, lambda key, value: as_data(key, value, dtype))
 
 
-def _tensor(key: str, value: Any, dtype: torch.dtype) -> Any:
+def as_data(key: str, value: Any, dtype: torch.dtype) -> Any:
     """Turn arrays, data frames and lists of numbers into tensors; leave all else unchanged.
 
     Floats get the entry's dtype.

@@ -96,7 +96,7 @@ def _close(row: Row) -> bool:
         true, estimated = row.get(f"true_{name}"), row.get(f"estimated_{name}")
         if true is None or estimated is None:
             return False
-        if abs(true - estimated) > max(CLOSE_SD, CLOSE_SHARE * true):
+        if not abs(true - estimated) <= max(CLOSE_SD, CLOSE_SHARE * true):
             return False
     return True
 
@@ -150,6 +150,10 @@ def _fit_lines(fits: Sequence[Row]) -> list[str]:
         )
     )
     return out
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.2f}"
 
 
 def _by_entry(fits: Iterable[Row]) -> tuple[float, float]:
@@ -236,7 +240,7 @@ def _table(fits: Sequence[Row]) -> list[str]:
         lines += ["", f"**{title}**: {len(rows)}."]
         lines += [
             f"* {r['entry']} `{r['family']}` seed {r['seed']}: worst mean error"
-            f" {r['true_mean']:.2f} sd, worst sd x{math.exp(r['true_log_sd']):.2f} by the"
+            f" {_number(r['true_mean'])} sd, worst |log sd ratio| {_number(r['true_log_sd'])} by the"
             f" reference; {r['sentence']}"
             for r in rows
         ]
