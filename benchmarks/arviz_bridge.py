@@ -42,7 +42,6 @@ __all__ = [
     "mcse_sd",
     "pareto_k",
     "rhat",
-    "rhat_of",
     "save_netcdf",
     "to_arviz",
 ]
@@ -50,11 +49,6 @@ __all__ = [
 Array = NDArray[Any]
 TAIL = (0.05, 0.95)
 FLAT_WEIGHTS = 0.05  # nats between the largest and the smallest log weight
-GUIDE_RHAT = (
-    "R-hat compares chains of MCMC, but the draws of {method!r} are independent by construction,"
-    " so it would be 1 however wrong they are; compare them with a reference instead"
-    " (benchmarks.compare)."
-)
 
 
 @cache
@@ -112,13 +106,6 @@ def rhat(x: Array) -> Array:
     NaN if a draw is not finite.
     """
     return _per_component(load_arviz().rhat, x)
-
-
-def rhat_of(posterior: Posterior) -> dict[str, Array]:
-    """Return R-hat of every site of an MCMC posterior; draws of a guide are refused."""
-    if posterior.sample_dims != ("chain", "draw"):
-        raise UsageError(GUIDE_RHAT.format(method=posterior.method))
-    return {name: rhat(value.detach().numpy()) for name, value in posterior.draws.items()}
 
 
 def ess_bulk(x: Array) -> Array:

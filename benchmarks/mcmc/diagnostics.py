@@ -31,6 +31,12 @@ GATES = {
     "no_divergences": "no divergent transition",
 }
 
+_GUIDE_RHAT = (
+    "R-hat compares chains of MCMC, but the draws of {method!r} are independent by construction,"
+    " so it would be 1 however wrong they are; compare them with a reference instead"
+    " (benchmarks.compare)."
+)
+
 
 def components(
     posterior: Posterior, *, judged: bool = True, lp: bool = True
@@ -81,7 +87,7 @@ def diagnose(posterior: Posterior, *, reference: bool = False, min_ess: float = 
         UsageError: the draws come from a guide and have no chains.
     """
     if posterior.sample_dims != ("chain", "draw"):
-        raise UsageError(arviz_bridge.GUIDE_RHAT.format(method=posterior.method))
+        raise UsageError(_GUIDE_RHAT.format(method=posterior.method))
     x, labels = components(posterior)
     finite, moves = np.asarray(np.isfinite(x).all((0, 1))), ~_constant(x)
     sound = finite & moves

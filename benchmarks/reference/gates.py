@@ -19,6 +19,7 @@ from benchmarks import arviz_bridge
 from benchmarks.mcmc.diagnostics import components
 from benchmarks.metrics.components import evaluate
 from benchmarks.thresholds import EBFMI, RHAT, rhat_limit
+from zoo.compiler.vectorize import value_and_gradient
 from zoo.density.log_density import LogDensity
 from zoo.types import Moments, Posterior
 
@@ -140,11 +141,9 @@ def stein(log_density: LogDensity, u: Array) -> tuple[float, float, str]:
     `u` is `[chain, draw, dim]`; deviations are in standard errors.
     """
     gradients = np.empty_like(u)
-    with torch.enable_grad():
-        for chain in range(len(u)):
-            points = torch.tensor(u[chain], dtype=log_density.dtype).requires_grad_(True)
-            (slope,) = torch.autograd.grad(log_density.batch_function()(points).sum(), points)
-            gradients[chain] = slope.double().numpy()
+    for chain in range(len(u)):
+        points = torch.tensor(u[chain], dtype=log_density.dtype)
+        gradients[chain] = value_and_gradient(log_density.batch_function(), points)[1].double()
     products = (u - u.mean((0, 1))) * gradients
     # [chain, draw, 2 dim], each of mean 0
     statistics = np.concatenate([gradients, products + 1.0], -1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmarks.comparison.sentences import entry_sentence
@@ -108,22 +107,6 @@ def tidy(text: str) -> str:
     """Typeset a sentence made for the terminal: `±`, a minus sign, `×`."""
     text = text.replace(" +- ", " ± ").replace(" +/- ", " ± ")
     return re.sub(r"(?<![\w.)\]])-(?=\d)", "−", re.sub(r"(?<=\d)x(?= )", "×", text))
-
-
-def plain_sentence(comparisons: Sequence[Comparison]) -> str:
-    """Return which methods agree and what is wrong with the others."""
-    groups: dict[str, list[str]] = {}
-    for name, c in zip(method_names(comparisons), comparisons, strict=True):
-        number = " ".join(filter(None, headline(c)))
-        groups.setdefault(c.verdict, []).append(
-            f"{name} ({number})" if number and c.verdict != "agrees" else name
-        )
-    if not groups:
-        return "nothing was compared."
-    return (
-        "; ".join(f"{verdict_word(v)}: {', '.join(groups[v])}" for v in VERDICTS if v in groups)
-        + "."
-    )
 
 
 def reference_words(entry: EntryReport) -> tuple[str, str, str]:

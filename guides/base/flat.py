@@ -93,12 +93,6 @@ class FlatGuide(nn.Module, ABC):
         """Return the noise dimension per draw if only this number of units is needed."""
         return self.noise_dim
 
-    def sample_flat(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n reparameterized points `[n, dim]`."""
-        like = next(self.parameters())
-        noise = torch.randn(n, self.noise_dim, dtype=like.dtype, generator=generator)
-        return self.sample(noise)[0]
-
     def watched(self) -> Tensor | None:
         """Return parameters in posterior standard deviations for the stopping rule, or None."""
         return None

@@ -16,7 +16,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy.stats import norm, t
-from support import planting
 
 import zoo
 from benchmarks import arviz_bridge as bridge
@@ -96,14 +95,6 @@ def test_the_way_through_numba_is_closed(tmp_path):
 def test_arrays_without_chains_are_refused():
     with pytest.raises(UsageError, match=r"\[chain, draw"):
         bridge.rhat(np.zeros(10))
-
-
-def test_rhat_of_a_guide_is_refused_with_the_reason():
-    with pytest.raises(UsageError, match="independent by construction"):
-        bridge.rhat_of(planting.guide(generator().standard_normal((100, 2))))
-    assert bridge.rhat_of(planting.chains(generator().standard_normal((4, 100, 2))))[
-        "x"
-    ].shape == (2,)
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 0.9])

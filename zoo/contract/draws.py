@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from zoo.compiler.vectorize import value_and_gradient
 from zoo.contract.check import Rule, rules
 from zoo.contract.density import _classes
 from zoo.contract.subject import Failed, Skipped, Subject
@@ -255,18 +256,12 @@ def stein_scores(subject: Subject, blocks: Tensor) -> tuple[Tensor, Tensor]:
     """
     number, length, dim = blocks.shape
     u = blocks.reshape(-1, dim).to(subject.density.dtype)
-    gradient = torch.cat([_gradients(subject, part) for part in u.split(_PIECE)]).reshape(
-        number, length, dim
-    )
+    gradient = torch.cat(
+        [value_and_gradient(subject.density.eager_batch(), part)[1] for part in u.split(_PIECE)]
+    ).reshape(number, length, dim)
     u = u.reshape(number, length, dim)
     second = (u - u.mean((0, 1))) * gradient + 1.0
     return _standard_errors(gradient.mean(1)), _standard_errors(second.mean(1))
-
-
-def _gradients(subject: Subject, u: Tensor) -> Tensor:
-    point = u.detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(subject.density.eager_batch()(point).sum(), point)
-    return gradient
 
 
 def _standard_errors(x: Tensor) -> Tensor:

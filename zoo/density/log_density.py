@@ -306,10 +306,7 @@ class LogDensity:
 
     def eager_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return `gradient` by running the program, uncounted; compiled graphs must equal it."""
-        point = u.detach().requires_grad_(True)
-        value = self.evaluate(point)
-        (grad,) = torch.autograd.grad(value, point)
-        return value.detach(), grad
+        return value_and_gradient(self.evaluate, u)
 
     def numpy_gradient(
         self,

@@ -8,8 +8,6 @@ members.
 from __future__ import annotations
 
 import functools
-import hashlib
-import inspect
 from collections.abc import Iterator, Mapping
 from importlib import import_module, metadata
 from pathlib import Path
@@ -170,21 +168,6 @@ class Members(Mapping[str, T], Generic[T]):
                     raise
                 broken.append(str(error))
         return found, [*broken, *(self.clashes[n] for n in self.clashes if n not in self.plugins)]
-
-    def plugins_digest(self) -> str:
-        """Digest the names and files of the plug-ins; empty without plug-ins."""
-        if not self.plugins:
-            return ""
-        digest = hashlib.sha256()
-        for name in sorted(self.plugins):
-            place = self._places[name]
-            assert not isinstance(place, str)
-            digest.update(f"{name} {place.value}{self.clashes.get(name, '')}\0".encode())
-            try:
-                digest.update(Path(inspect.getfile(import_module(place.module))).read_bytes())
-            except Exception as error:  # reported by the code that loads it
-                digest.update(type(error).__name__.encode())
-        return digest.hexdigest()
 
     def forget(self) -> None:
         """Discard what was found, and search again at the next use."""

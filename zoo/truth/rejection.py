@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zoo.compiler.vectorize import value_and_gradient
 from zoo.errors import ProgramError
 
 __all__ = ["Integral", "Small"]
@@ -58,8 +59,7 @@ class Small:
             return self.log_f(point.unsqueeze(0))[0]
 
         for _ in range(60):
-            point = u.clone().requires_grad_(True)
-            (slope,) = torch.autograd.grad(one(point), point)
+            slope = value_and_gradient(self.log_f, u[None])[1][0]
             curvature = -torch.autograd.functional.hessian(one, u)
             values, vectors = torch.linalg.eigh(curvature)
             step = vectors @ ((vectors.T @ slope) / values.abs().clamp(min=0.1))

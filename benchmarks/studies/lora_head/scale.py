@@ -21,6 +21,7 @@ from torch import Tensor
 
 import zoo
 from benchmarks.studies.record import Work
+from zoo.compiler.vectorize import value_and_gradient
 from zoo.models.adapters import _updates as adapters
 from zoo.models.adapters._updates import adapted, shapes
 
@@ -81,7 +82,7 @@ def laplace_evidence(
         optimizer.param_groups[0]["lr"] = 0.05 * (
             0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * step / steps))
         )
-        (u.grad,) = torch.autograd.grad(-log_joint(u).sum(), u)
+        u.grad = -value_and_gradient(log_joint, u)[1]
         optimizer.step()
     with torch.no_grad():
         best = u[log_joint(u).argmax()].clone()

@@ -25,7 +25,7 @@ from benchmarks.report.components import make_view, worst_pair
 from benchmarks.report.figures_cost import noise_floor, spread, uncompiled
 from benchmarks.report.keys import key
 from benchmarks.report.numbers import duration, plain, short_count, with_error
-from benchmarks.report.overview import cells, columns, plain_sentence, reference_words, tidy
+from benchmarks.report.overview import cells, columns, reference_words, tidy
 from benchmarks.report.section import SECTIONS, sections_of
 from benchmarks.report.sections.story import story
 from benchmarks.report.theme import ROLES, marks
@@ -175,9 +175,7 @@ def test_marks_are_stable_and_distinct():
     assert len(marks([f"mine {i}" for i in range(14)])) == 14  # more would repeat
 
 
-def test_sentences_fall_back_to_the_verdicts(run):
-    text = plain_sentence(run.entries[1].comparisons)
-    assert text.startswith("agrees: full_rank, low_rank, nuts; too narrow: mean_field (")
+def test_sentences_of_the_terminal_are_typeset():
     assert (
         tidy("mean off by -0.31 +- 0.02 sd, 0.42x too narrow; a-1, z[-1]")
         == "mean off by −0.31 ± 0.02 sd, 0.42× too narrow; a-1, z[−1]"

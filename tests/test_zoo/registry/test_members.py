@@ -57,9 +57,8 @@ def test_the_name_of_a_built_in_member_is_kept_and_the_plugin_is_named(kind, ins
 
 def test_a_name_of_two_packages_is_neither_and_both_are_named(kind, install):
     members = MEMBERS[kind]
-    plain = members.plugins_digest()
     install("twice = outside_copy:THING", outside_copy="THING = 3")
-    once = members.plugins_digest()
+    assert "twice" in members
     install("twice = other_copy:THING", package="another", other_copy="THING = 4")
     with pytest.raises(UsageError) as caught:
         members["twice"]
@@ -68,7 +67,6 @@ def test_a_name_of_two_packages_is_neither_and_both_are_named(kind, install):
         " (outside_copy:THING); rename or remove one."
     )
     assert members.usable()[1] == [str(caught.value)]
-    assert len({plain, once, members.plugins_digest()}) == 3
 
 
 def test_a_package_that_says_the_same_twice_makes_one_claim(kind, install):
