@@ -236,6 +236,7 @@ def _attributes(posterior: Posterior) -> dict[str, Any]:
         "gradient_evaluations": posterior.cost.gradient_evaluations,
         "sequential_depth": posterior.cost.sequential_depth,
         "notes": "\n".join(posterior.notes),
+        "doubt": posterior.doubt,
     }
 
 
@@ -378,4 +379,5 @@ def load_netcdf(path: str | Path, entry: ModelEntry, data: Data) -> Posterior:
         seed=int(attributes["seed"]),
         engine=str(attributes["engine"]) or None,
         notes=tuple(n for n in str(attributes["notes"]).split("\n") if n),
+        doubt=str(attributes.get("doubt", "")),  # files of earlier versions have none
     )

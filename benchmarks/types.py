@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf, log
+from math import hypot, inf, isfinite, log
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.thresholds import LOG_SD, MEAN
@@ -199,10 +199,10 @@ class Trust:
 class Comparison:
     """All scores of one (entry, method, seed) against a reference, with a verdict.
 
-    `elbo` has `value_nats`, `se`; `log_evidence` has `exact`, `bound_nats`, `bound_se`, `error`;
-    `heldout_lpd` has `nats_per_row`, `se`; `correlations` has the fields of `Correlations` or is
-    empty. `trust` holds the checks that need no reference. `notes` say what could not be computed
-    and why.
+    `elbo` has `value_nats`, `se`; `log_evidence` has `exact`, `bound_nats`, `bound_se`, `error`,
+    and `estimate`, `estimate_se` where SMC estimated it; `heldout_lpd` has `nats_per_row`, `se`;
+    `correlations` has the fields of `Correlations` or is empty. `trust` holds the checks that need
+    no reference. `notes` say what could not be computed and why.
     """
 
     posterior: Posterior
@@ -232,6 +232,23 @@ class Comparison:
     def __repr__(self) -> str:
         """Return the verdict and its sentence, without draws and scores."""
         return f"Comparison({self.posterior.entry.key}, {self.method}: {self.sentence})"
+
+    @property
+    def lost(self) -> tuple[float, float] | None:
+        """KL(q, posterior) = log evidence - ELBO in nats, and its standard error.
+
+        None where either is not known.
+        """
+        evidence, elbo = self.log_evidence or {}, self.elbo or {}
+        value, error = evidence.get("exact"), 0.0
+        if value is None:
+            value, error = evidence.get("estimate"), evidence.get("estimate_se") or 0.0
+        bound, se = elbo.get("value_nats"), elbo.get("se")
+        if value is None or bound is None or se is None:
+            return None
+        if not (isfinite(bound) and isfinite(se)):
+            return None
+        return value - bound, hypot(se, error)
 
     def worst(self) -> Score | None:
         """The judged component with the largest error relative to its threshold.

@@ -367,8 +367,9 @@ class Posterior:
         log_weights: log p(z, data) - log q(z) per draw in nats, guides only.
         stats: per-draw statistics `[chain, draw]` of MCMC (`diverging`, `energy`, `lp`, `n_steps`,
             `tree_depth`, `acceptance_rate`, `step_size`).
-        cost: the cost of the method.
+        cost, engine: the cost of the method, and what ran the chains.
         seed: the seed given by the user.
+        notes, doubt: sentences on the draws; why their method does not vouch for them, or "".
     """
 
     entry: ModelEntry
@@ -383,6 +384,7 @@ class Posterior:
     seed: int = 0
     engine: str | None = None
     notes: tuple[str, ...] = ()
+    doubt: str = ""
 
     def __post_init__(self) -> None:
         """Reject unknown sample dimensions, and draws with different sample shapes."""

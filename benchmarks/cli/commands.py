@@ -142,6 +142,9 @@ def compare(
         ),
     ] = "all",
     no_nuts: Annotated[bool, typer.Option("--no-nuts", help="leave out the NUTS row")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="add a row of tempered SMC, begun from the guides")
+    ] = False,
     engine: Annotated[
         str, typer.Option("--engine", metavar="nutpie|pyro", help="implementation of NUTS")
     ] = "nutpie",
@@ -183,6 +186,7 @@ def compare(
         "quick": quick,
         "compile": compile_,
         "device": device,
+        "repair": repair,
     }
     raise typer.Exit(run(fields, jobs, out, as_json, timeout))
 

@@ -7,13 +7,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.mcmc.tempered_smc import Smc
+from benchmarks.mcmc.tempered_smc import LogEvidence
 from benchmarks.metrics.numbers import value_with_error
 from benchmarks.trust.climbs import Climbs
 from benchmarks.trust.drift import Drift
+from benchmarks.trust.estimate import METHOD, Estimate, evidence_of
 from benchmarks.types import Comparison, Reason, Trust
 from benchmarks.verdicts import VerdictWord, verdict_of
-from zoo.types import Posterior
+from zoo.types import Posterior, Reference
 
 if TYPE_CHECKING:
     from guides.types import Fit
@@ -55,7 +56,8 @@ class Assessment:
         checks: each step with its sentence.
         climbs: what wide climbs found, None if they were not made.
         drift: what short chains found, None if they were not run.
-        smc: draws and evidence, None if it was not run or failed.
+        estimate: what SMC found, None if it was not run in this call, or failed.
+        reference: what stood in for the truth, None where neither chains nor SMC ran.
         kl: nats that the guide loses, None where it has none (a point).
         repaired: draws of SMC, else the moved chains, as a posterior of their own; None if neither
             ran.
@@ -73,7 +75,8 @@ class Assessment:
     checks: tuple[Trust, ...]
     climbs: Climbs | None
     drift: Drift | None
-    smc: Smc | None
+    estimate: Estimate | None
+    reference: Reference | None
     kl: Nats | None
     repaired: Posterior | None
     next: str
@@ -88,6 +91,14 @@ class Assessment:
             return 4
         kind = verdict_of(self.verdict).kind
         return {"agreement": 0, "finding": 1, "failure": 1}.get(kind, 4)
+
+    @property
+    def evidence(self) -> LogEvidence | None:
+        """Log Z by SMC, of this call or given; None without."""
+        if self.estimate is not None:
+            return self.estimate.evidence
+        own = None if self.reference is None else self.reference.posterior
+        return None if own is None or own.method != METHOD else evidence_of(own)
 
     def __repr__(self) -> str:
         """Return the verdict and its sentence."""
@@ -121,15 +132,7 @@ class Assessment:
                 "value": scaled.log_sd_ratio,
                 "se": scaled.log_sd_ratio_se,
             },
-            "log_evidence": None
-            if self.smc is None
-            else {
-                "value": self.smc.evidence.value,
-                "se": self.smc.evidence.se,
-                "low": _finite(self.smc.evidence.low),
-                "high": self.smc.evidence.high,
-                "known": self.smc.evidence.known,
-            },
+            "log_evidence": self._log_evidence(),
             "kl_nats": None if self.kl is None else dataclasses.asdict(self.kl),
             "checks": [dataclasses.asdict(c) for c in self.checks],
             "next": self.next,
@@ -138,6 +141,19 @@ class Assessment:
                 "gradient_evaluations": self.gradients,
                 "sequential_depth": self.depth,
             },
+        }
+
+    def _log_evidence(self) -> dict[str, Any] | None:
+        """Return log Z with its error; null without SMC, and with an improper prior."""
+        found = self.evidence
+        if found is None or (self.estimate is not None and not self.estimate.proper):
+            return None
+        return {
+            "value": found.value,
+            "se": found.se,
+            "low": _finite(found.low),
+            "high": found.high,
+            "known": found.known,
         }
 
 

@@ -27,6 +27,7 @@ from benchmarks.reference.coerce import as_reference, broken_chains
 from benchmarks.reference.find import named
 from benchmarks.thresholds import TAIL
 from benchmarks.trust.climbs import climb_for, judged, needs_climbs
+from benchmarks.trust.estimate import LOG_Z, island_moments
 from benchmarks.trust.existence import needs_doubt
 from benchmarks.types import CellStatus, Comparison, Correlations, Distance, Mcmc, Score
 from zoo.density.faults import program_faults
@@ -267,7 +268,8 @@ def _sides(
             n, posterior.entry.quantities[n], values[n].shape[2:], posterior.data
         )
     ]
-    method = side({n: values[n] for n in names}, posterior.sample_dims == ("sample",))
+    own = island_moments(posterior) if LOG_Z in posterior.stats else None
+    method = side({n: values[n] for n in names}, posterior.sample_dims == ("sample",), own)
     if truth is None or truth.posterior is None:
         return components, method, None
     return (
@@ -386,8 +388,8 @@ def _same_draws(one: Posterior, other: Posterior) -> bool:
 
 
 def _health(posterior: Posterior) -> Mcmc | None:
-    if posterior.sample_dims != ("chain", "draw"):
-        return None
+    if posterior.sample_dims != ("chain", "draw") or LOG_Z in posterior.stats:
+        return None  # islands of SMC are no chains
     return diagnose(posterior)
 
 
@@ -424,7 +426,9 @@ def _unconverged(posterior: Posterior, fit: Fit | None, mcmc: Mcmc | None) -> st
     """
     if fit is not None and fit.stop.status == "not_converged":
         return f"the fit had not converged: {fit.stop.sentence}"
-    return None if mcmc is None else broken_chains(mcmc, posterior, strict=False)
+    if mcmc is None:
+        return posterior.doubt or None
+    return broken_chains(mcmc, posterior, strict=False)
 
 
 def _status(fit: Fit | None, failure: str | None, unconverged: str | None) -> CellStatus:

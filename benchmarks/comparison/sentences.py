@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmarks.comparison.fit_checks import BLIND_SPOT, point_words
-from benchmarks.metrics.numbers import rounded
+from benchmarks.metrics.numbers import rounded, value_with_error
 from benchmarks.thresholds import LOG_SD, MEAN
 from benchmarks.types import Comparison, Mcmc, Reason, Trust, method_names
 from benchmarks.verdicts import VerdictWord, is_finding, verdict_of
@@ -34,10 +34,12 @@ def comparison_sentence(
     entry: ModelEntry | None = None,
     climbed: bool = True,
     rows: Sequence[Comparison] = (),
+    lost: tuple[float, float] | None = None,
 ) -> str:
     """Return what was found and what to do next.
 
-    `rows` are all comparisons of the entry in this run: no method is advised that they reject.
+    `lost` are the nats between ELBO and log evidence with their error. `rows` are all comparisons
+    of the entry in this run: no method is advised that they reject.
 
     Example: `mean_field is too narrow: theta[0]: 0.44 +- 0.01x ...`.
     """
@@ -55,6 +57,8 @@ def comparison_sentence(
         seen = f"{passed} of {sum(1 for t in trust if t.passed is not None)} trust checks pass"
         return " ".join([f"{method}: {_clause(first)}; {seen}.", *failed[:1], BLIND_SPOT])
     clause = verdict_of(verdict).clause
+    if kind == "estimated" and is_finding(verdict):
+        clause = f"{clause} (estimated)"
     if verdict_of(verdict).kind == "failure":
         step = _after_failure(method, entry, rows) if verdict == "fit_failed" else ""
         return f"{method} {clause}: {_clause(first)}{tail}{step}."
@@ -66,7 +70,11 @@ def comparison_sentence(
     )
     stop = next((f"; {_clause(r.sentence)}" for r in reasons if r.verdict == "fit_failed"), "")
     step = _next_step(method, verdict, entry, mcmc, kind, rows)
-    return f"{method} {clause}: {_clause(first)}{more}{stop}{tail}{step}."
+    nats = ""
+    if lost is not None and kind == "estimated":
+        shown = value_with_error(max(lost[0], 0.0), lost[1])
+        nats = f"; {shown} nats below the log evidence"
+    return f"{method} {clause}: {_clause(first)}{more}{stop}{nats}{tail}{step}."
 
 
 def entry_sentence(comparisons: Sequence[Comparison]) -> str:
@@ -263,6 +271,8 @@ def _without_richer(method: str, rows: Sequence[Comparison]) -> str:
     )
     if other is not None:
         return f"; use {other}, which agrees here"
+    if any(c.method == "smc" and _is_the_reference(c) and c.reference.usable for c in rows):
+        return "; use the draws of smc"
     if _state("nuts", rows) == "rejected":
         return "; no method of this run agrees: reparameterize, or run more and longer chains"
     diverged = any(c.mcmc is not None and c.mcmc.divergences for c in rows if c.method == "nuts")
@@ -294,6 +304,7 @@ def advised(rows: Sequence[Comparison]) -> list[Comparison]:
                 trust=c.trust,
                 entry=c.posterior.entry,
                 rows=rows,
+                lost=c.lost,
             ),
         )
         if is_finding(c.verdict) or (c.verdict == "fit_failed" and c.status == "init_failed")

@@ -34,7 +34,17 @@ from zoo.density.log_density import LogDensity
 from zoo.errors import FitError
 from zoo.seeds import derive_seed
 
-__all__ = ["LogEvidence", "Plan", "Smc", "Stage", "counted", "evidence", "pilot", "tempered"]
+__all__ = [
+    "LogEvidence",
+    "Plan",
+    "Smc",
+    "Stage",
+    "counted",
+    "evidence",
+    "island_mean",
+    "pilot",
+    "tempered",
+]
 
 CESS = 0.7  # of the particles, which the conditional ESS of one stage keeps
 MOVES, EXTRA = 3, 6  # transitions of a stage; further ones at the last
@@ -148,16 +158,8 @@ class Smc:
         return ""
 
     def mean(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return means `[...]` of values `[island, particle, ...]` with their standard errors.
-
-        The error is that of the ratio of unbiased sums over islands, which are independent.
-        """
-        islands = values.mean(1)
-        share = self.weights.reshape(-1, *[1] * (islands.ndim - 1))
-        mean = (share * islands).sum(0)
-        k = len(islands)
-        error = (share * (islands - mean)).square().sum(0) * (k / (k - 1))
-        return mean, error.sqrt()
+        """Return means `[...]` of values `[island, particle, ...]` with their standard errors."""
+        return island_mean(values, torch.tensor(self.evidence.islands, dtype=torch.float64))
 
     def draws(self, n: int, seed: int) -> Tensor:
         """Return n points `[n, dim]` of all islands by their weights, resampled without gaps."""
@@ -293,6 +295,19 @@ def counted(
         depth=path.calls + plan.depth,
         plan=plan,
     )
+
+
+def island_mean(values: Tensor, log_z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return means `[...]` of values `[island, particle, ...]` with their standard errors.
+
+    Islands weigh as their Z-hats `exp(log_z)`, `[island]`. The error is that of a ratio of
+    unbiased sums over islands, which are independent.
+    """
+    islands, k = values.mean(1), len(log_z)
+    share = torch.softmax(log_z, 0).reshape(-1, *[1] * (islands.ndim - 1))
+    mean = (share * islands).sum(0)
+    error = (share * (islands - mean)).square().sum(0) * (k / (k - 1))
+    return mean, error.sqrt()
 
 
 def evidence(islands: Sequence[float]) -> LogEvidence:

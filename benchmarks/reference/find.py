@@ -26,7 +26,7 @@ from zoo.types import Analytic, Data, ModelEntry, Moments, Posterior, Reference
 if TYPE_CHECKING:
     from guides.types import Fit
 
-__all__ = ["chains_given", "check", "exact_given", "find", "named", "takes_long", "write"]
+__all__ = ["chains_given", "check", "exact_given", "find", "known", "named", "takes_long", "write"]
 
 PSEUDO_CHAINS, EXACT_DRAWS = 4, 2_000
 CERTIFIED = ("certified", "stored", "analytic", "exact")
@@ -117,6 +117,16 @@ def named(
             f" {found.kind!r} or 'certified'."
         )
     return found
+
+
+def known(entry: ModelEntry, data: Data) -> bool:
+    """Whether the ground truth of an entry comes with it, so that no chains are needed for it."""
+    if entry.learns:
+        return takes_long(entry)
+    owner = stored_reference.borrowed(entry)
+    if owner.reference == "stored":
+        return _stored(entry, owner, data, None, None) is not None
+    return owner.reference in ("analytic", "exact")
 
 
 def takes_long(entry: ModelEntry) -> bool:

@@ -18,6 +18,7 @@ __all__ = ["METHOD_COLUMNS", "method_table", "metric_text", "provenance", "score
 
 METHOD_COLUMNS = (
     "elbo",
+    "lost",
     "log_evidence",
     "khat",
     "importance_ess",
@@ -75,6 +76,7 @@ def _method(c: Comparison, fit: FitSummary | None) -> dict[str, str]:
     compiled = dict(fit.compiled) if fit is not None else {}
     return {
         "elbo": with_error(c.elbo.get("value_nats"), c.elbo.get("se")) if c.elbo else "",
+        "lost": "" if c.lost is None else with_error(max(c.lost[0], 0.0), c.lost[1]),
         "log_evidence": (
             with_error(abs(error), evidence.get("bound_se")) if error is not None else ""
         ),

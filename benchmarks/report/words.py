@@ -52,8 +52,17 @@ COLUMNS: dict[str, Definition] = {
         "nats",
         "higher",
     ),
+    "lost": Definition(
+        "nats lost",
+        "log evidence, exact or estimated by SMC, − ELBO: KL(q‖p), whatever is judged",
+        "nats",
+        "below 0.1",
+    ),
     "log_evidence": Definition(
-        "log evidence gap", "exact log evidence − the method's bound: KL(q‖p)", "nats", "near 0"
+        "importance bound gap",
+        "exact log evidence − log of the mean importance weight, a bound that more draws tighten",
+        "nats",
+        "near 0",
     ),
     "khat": Definition(
         "k-hat",

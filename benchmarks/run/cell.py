@@ -20,8 +20,9 @@ import torch
 
 import guides
 from benchmarks.arviz_bridge import load_netcdf
+from benchmarks.comparison.assess import assess_row
 from benchmarks.comparison.score import compare
-from benchmarks.run import methods, outside, witness
+from benchmarks.run import estimates, methods, outside, witness
 from benchmarks.run.record import SCHEMA, drawn_cell, failed_cell, scored_cell, versions
 from benchmarks.run.sources import code_digest
 from benchmarks.run.store import (
@@ -40,9 +41,18 @@ from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, InfrastructureError, ZooError, one_line
 from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
 
-__all__ = ["NUTS", "Cell", "Prepared", "compare_cell", "load_fit", "load_posterior", "run_cell"]
+__all__ = [
+    "NUTS",
+    "SMC",
+    "Cell",
+    "Prepared",
+    "compare_cell",
+    "load_fit",
+    "load_posterior",
+    "run_cell",
+]
 
-NUTS = "nuts"
+NUTS, SMC = "nuts", estimates.METHOD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +83,8 @@ class Prepared:
 class Cell:
     """One unit of work: a method with a seed on an entry.
 
-    `given` is the cell whose trained program is held fixed.
+    `given` is the cell whose trained program is held fixed. SMC begins from the first usable guide
+    of `starts`.
     """
 
     prepared: Prepared
@@ -83,6 +94,7 @@ class Cell:
     config: Mapping[str, Any]
     draws: int
     given: Cell | None = None
+    starts: tuple[Cell, ...] = ()
     stored: str | None = None
 
     @functools.cached_property
@@ -102,10 +114,15 @@ class Cell:
             "compiler": _compiler(self.config),
             "given": None if self.given is None else self.given.key,
         }
+        if self.method == SMC:
+            parts |= {"starts": [c.key for c in self.starts], "estimate": code_digest("estimate")}
         if self.method not in self.prepared.entry.own_guides:
             family = outside.plugin_digest(FAMILIES, [self.method])
             parts |= {"family": family} if family else {}
-        if self.method != NUTS:  # a plug-in's bound may be named in settings or in defaults
+        if self.method not in (
+            NUTS,
+            SMC,
+        ):  # a plug-in's bound may be named in settings or in defaults
             objectives = outside.plugin_digest(OBJECTIVES)
             parts |= {"objectives": objectives} if objectives else {}
         return hashlib.sha256(canonical(parts)).hexdigest()
@@ -234,7 +251,9 @@ def differs(cell: Cell, run: RunDir, name: str) -> str:
 
 def _attempt(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
     try:
-        return _nuts(cell, run, folder, jobs) if cell.method == NUTS else _fit(cell, run, folder)
+        if cell.method == NUTS:
+            return _nuts(cell, run, folder, jobs)
+        return _smc(cell, run, folder) if cell.method == SMC else _fit(cell, run, folder)
     except InfrastructureError:
         raise
     except FitError as error:
@@ -258,6 +277,13 @@ def _nuts(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
     posterior, compiled = methods.sampled(
         made.entry, made.data, cell.config, seed=cell.seed, given=given, jobs=jobs
     )
+    _save(posterior, None, folder)
+    return drawn_cell(cell.head, "ok", posterior, None, _peak_memory(), compiled)
+
+
+def _smc(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
+    fits = [fit for start in cell.starts if (fit := load_fit(start, run)) is not None]
+    posterior, compiled = estimates.estimated(fits, cell.config, seed=cell.seed)
     _save(posterior, None, folder)
     return drawn_cell(cell.head, "ok", posterior, None, _peak_memory(), compiled)
 
@@ -333,9 +359,12 @@ def compare_cell(
 ) -> dict[str, Any]:
     """Compare the draws of a finished cell with the reference and return its scored content.
 
-    Draws that are the reference would agree with themselves in any case, so they get no scores.
+    Where no truth is known, a fit is assessed. Draws that are the reference would agree with
+    themselves in any case, so they get no scores.
     """
     if reference.posterior is not posterior:
+        if fit is not None and fit.ok and reference.kind in ("none", "estimated"):
+            return scored_cell(content, assess_row(posterior, fit, reference, seed=cell.seed))
         return scored_cell(content, compare(posterior, reference, fit=fit, climb=False))
     alone = compare(posterior, None)
     because = tuple(

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.comparison.baselines import table
@@ -18,7 +17,7 @@ from benchmarks.metrics.joint import c2st
 from benchmarks.metrics.metric import component_metrics, joint_distances_known
 from benchmarks.reference import find as references
 from benchmarks.report.inputs import EntryReport, ReportInput, method_names
-from benchmarks.run.cell import NUTS, Cell, Prepared, compare_cell, load_fit, load_posterior
+from benchmarks.run.cell import NUTS, SMC, Cell, Prepared, compare_cell, load_fit, load_posterior
 from benchmarks.run.failures import chains_failed, drawn, failures
 from benchmarks.run.freshness import comparing_code, digest_of_truth, is_compared
 from benchmarks.run.prepare import command
@@ -31,11 +30,14 @@ from benchmarks.run.record import (
     uncompared_cell,
     versions,
 )
+from benchmarks.run.run_result import RunResult
 from benchmarks.run.store import RunDir, strict_json
 from benchmarks.trust.climbs import climb_for, judged, needs_climbs
+from benchmarks.trust.estimate import estimated_reference
 from benchmarks.trust.existence import needs_doubt
 from benchmarks.types import Comparison
 from benchmarks.workers import Task, TaskResult, run_tasks
+from zoo.density.ridges import flat_sites
 from zoo.errors import InfrastructureError, LostWorkerError
 from zoo.types import Posterior, Reference
 
@@ -45,30 +47,6 @@ if TYPE_CHECKING:
     from benchmarks.types import PredictiveCheck
 
 __all__ = ["RunResult", "evaluate"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """An executed plan: its folder, cells as JSON, references and report input."""
-
-    path: Path
-    cells: list[dict[str, Any]]
-    references: dict[str, dict[str, Any]]
-    report: ReportInput
-    failures: list[str] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        """Return folder and size; `report` and `cells` have the content."""
-        return f"RunResult({str(self.path)!r}: {len(self.cells)} cells)"
-
-    def document(self) -> dict[str, Any]:
-        """Return what `zoo compare --json` prints."""
-        return {
-            "schema": 1,
-            "cells": self.cells,
-            "references": self.references,
-            "run_dir": str(self.path),
-        }
 
 
 def evaluate(
@@ -183,12 +161,16 @@ class _Evaluation:
 
     def nuts(self, key: str) -> Posterior | None:
         """Return the chains of the first seed, unless an error stopped them."""
-        rows = [c for c in self.present(key) if c.method == NUTS]
+        return self.row(key, NUTS)
+
+    def row(self, key: str, method: str) -> Posterior | None:
+        """Return the draws of a method with the first seed, unless an error stopped it."""
+        rows = [c for c in self.present(key) if c.method == method]
         return next(
             (
                 self.posteriors[c.name]
                 for c in rows
-                if self.contents[c.name]["status"] in ("ok", "unusable")
+                if self.contents[c.name]["status"] in ("ok", "not_converged", "unusable")
             ),
             None,
         )
@@ -216,7 +198,15 @@ class _Evaluation:
         )
 
     def usable(self, key: str, found: Reference) -> Reference:
-        """Return the reference, after a warning if it is unusable."""
+        """Return the reference, after a warning if it is unusable.
+
+        Where there is none, the row of SMC is an estimate of it.
+        """
+        smc = self.row(key, SMC)
+        if found.kind == "none" and smc is not None:
+            density = self.prepared(key).density
+            assert density is not None
+            found = estimated_reference(smc, proper=not flat_sites(density))
         if not found.usable:
             self.events.warn(f"{key}: {found.reason}")
         return found

@@ -20,12 +20,13 @@ import torch
 from benchmarks.arviz_bridge import load_arviz
 from benchmarks.report import render_html, render_markdown
 from benchmarks.run.cell import NUTS, Cell, differs, run_cell
-from benchmarks.run.evaluate import RunResult, evaluate
+from benchmarks.run.evaluate import evaluate
 from benchmarks.run.plan import Plan, planned
 from benchmarks.run.prepare import duration, plan_cells, prepare, slow
 from benchmarks.run.progress import Events
 from benchmarks.run.record import failed_cell
 from benchmarks.run.results import score_columns, score_rows
+from benchmarks.run.run_result import RunResult
 from benchmarks.run.store import RunDir, finite, strict_json
 from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
 from zoo.compiler import cache
@@ -127,10 +128,11 @@ def _by_key(run: RunDir, events: Events) -> dict[str, list[str]]:
     return there
 
 
-def _with_trainer(cell: Cell, kept: Mapping[str, Cell]) -> Cell:
-    """Return a cell with its trainer as stored, whose name may be from another machine."""
-    trainer = None if cell.given is None else kept.get(cell.given.name)
-    return cell if trainer is None else replace(cell, given=trainer)
+def _with_others(cell: Cell, kept: Mapping[str, Cell]) -> Cell:
+    """Return a cell with the cells it needs as stored; their names may be from another machine."""
+    trainer = None if cell.given is None else kept.get(cell.given.name, cell.given)
+    starts = tuple(kept.get(c.name, c) for c in cell.starts)
+    return replace(cell, given=trainer, starts=starts)
 
 
 def _say_outdated(missing: Sequence[Cell], run: RunDir, events: Events) -> None:
@@ -159,13 +161,15 @@ def _run_missing(
         trainer = None if cell.given is None else kept.get(cell.given.name)
         if cell.given is not None and trainer is None:
             continue  # its weights are trained again
+        if any(c.name not in kept for c in cell.starts):
+            continue  # it begins from guides that are fitted again
         if (found := _kept(cell, run, there, events)) is not None:
-            kept[cell.name] = replace(found, given=trainer)
-    missing = [_with_trainer(c, kept) for c in cells if c.name not in kept]
+            kept[cell.name] = _with_others(found, kept)
+    missing = [_with_others(c, kept) for c in cells if c.name not in kept]
     for cell in missing:
         run.fits.pop(cell.name, None)
     _say_outdated(missing, run, events)
-    cells = [kept[c.name] if c.name in kept else _with_trainer(c, kept) for c in cells]
+    cells = [kept[c.name] if c.name in kept else _with_others(c, kept) for c in cells]
     if not missing:
         events.say("every cell is complete already")
         return cells
@@ -192,7 +196,8 @@ def _run_missing(
     waves: list[tuple[list[Cell], int, int]] = [
         ([c for c in missing if c.name in trainers], jobs, 1),
         ([c for c in missing if c.name in long], max(1, jobs // chains), chains),
-        ([c for c in missing if c.name not in long | trainers], jobs, 1),
+        ([c for c in missing if c.name not in long | trainers and not c.starts], jobs, 1),
+        ([c for c in missing if c.starts], jobs, 1),
     ]
     ahead = _compiler_ahead()
     try:

@@ -36,6 +36,8 @@ class Plan(BaseModel):
         quick: smaller budgets, the same gates.
         compile: `auto`, `on` or `off`.
         device: where fits are optimized, `cpu` or `cuda`; chains and references stay on the CPU.
+        repair: a row of tempered SMC that begins from the guides. Without truth and without NUTS
+            there is one anyway.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
@@ -52,12 +54,14 @@ class Plan(BaseModel):
     quick: bool = False
     compile: Literal["auto", "on", "off"] = "auto"
     device: Literal["cpu", "cuda"] = "cpu"
+    repair: bool = False
 
     def digest(self) -> str:
         """Return the SHA-256 of the plan's canonical JSON."""
-        return hashlib.sha256(
-            json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()
-        ).hexdigest()
+        fields = self.model_dump(mode="json")
+        if not self.repair:  # folders of earlier versions keep their names
+            del fields["repair"]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def families(self, listed: Sequence[str]) -> tuple[str, ...]:
         """Return the families of an entry that lists these, `all` in their place."""
@@ -73,7 +77,7 @@ class Plan(BaseModel):
         pairs = {
             name: (getattr(self, name), getattr(other, name))
             for name in type(self).model_fields
-            if name not in ("guides", "seeds", "nuts", "name", "version")
+            if name not in ("guides", "seeds", "nuts", "repair", "name", "version")
         }
         found = [
             f"{name} is {_shown(mine)} there and {_shown(theirs)} here"
@@ -90,6 +94,7 @@ class Plan(BaseModel):
             "guides": "all" if both == ("all",) else both,
             "seeds": tuple(dict.fromkeys([*self.seeds, *other.seeds])),
             "nuts": self.nuts or other.nuts,
+            "repair": self.repair or other.repair,
         }
         return self.model_copy(update=added)
 

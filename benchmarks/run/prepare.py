@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 import zoo
+from benchmarks.reference import find as references
 from benchmarks.run import witness
-from benchmarks.run.cell import NUTS, Cell, Prepared
+from benchmarks.run.cell import NUTS, SMC, Cell, Prepared
+from benchmarks.run.estimates import GRADIENTS, SMC_DIMENSIONS
 from benchmarks.run.outside import Outside
 from benchmarks.run.plan import Plan
 from benchmarks.run.sources import source_digest
@@ -82,6 +84,10 @@ def _prepared(plan: Plan, request: str | ModelEntry) -> Prepared:
         ) from error
     chains = plan.nuts and not (entry.reference == "none" and density.dim > UNREFERENCED)
     methods = tuple(dict.fromkeys(wanted)) + ((NUTS,) if chains else ())
+    if density.dim <= SMC_DIMENSIONS and (
+        plan.repair or not (plan.nuts or references.known(entry, data))
+    ):
+        methods += (SMC,)
     seconds = _guess(plan, methods, density, entry.minibatch)
     digest = source_digest(name, entry, training or data)
     most = max(LEAST_DRAWS, LARGEST_DRAWS // density.dim)
@@ -138,11 +144,14 @@ def _guess(
     )
     gradients = 4 * (nuts_config(plan)["draws"] + 800) * 12
     chains = gradients * single + 1.0 if plan.compile == "off" else gradients * single / 15 + 6.0
+    islands = GRADIENTS / 64 * 3 * batch / (1 if plan.compile == "off" else 10) + 6.0
     solved = (200 + density.dim) * single + 1.0  # without stochastic steps
 
     def seconds(method: str) -> float:
         if method == NUTS:
             return chains
+        if method == SMC:
+            return islands
         return solved if method in FAMILIES and FAMILIES[method].solve is not None else svi
 
     return {method: seconds(method) for method in methods}
@@ -173,6 +182,7 @@ def plan_cells(plan: Plan, prepared: Sequence[Prepared]) -> list[Cell]:
     for p in prepared:
         for seed in plan.seeds:
             trained: Cell | None = None
+            fits: list[Cell] = []
             for method in p.methods:
                 if p.entry.learns and trained is None and method == NUTS:
                     raise UsageError(
@@ -180,6 +190,7 @@ def plan_cells(plan: Plan, prepared: Sequence[Prepared]) -> list[Cell]:
                         " --guides that trains them."
                     )
                 config = nuts_config(plan) if method == NUTS else vi_config(plan)
+                config = {"compile": plan.compile} if method == SMC else config
                 draws = min(QUICK_DRAWS if plan.quick else DRAWS, p.most_draws or DRAWS)
                 cell = Cell(
                     prepared=p,
@@ -189,7 +200,10 @@ def plan_cells(plan: Plan, prepared: Sequence[Prepared]) -> list[Cell]:
                     config=config,
                     draws=draws,
                     given=trained,
+                    starts=tuple(fits) if method == SMC else (),
                 )
+                if method not in (NUTS, SMC):
+                    fits.append(cell)
                 if p.entry.learns and trained is None:
                     trained = cell
                 cells.append(cell)
@@ -211,7 +225,15 @@ def command(plan: Plan) -> str:
     words += [f"--engine {plan.engine}"] if plan.engine != "nutpie" else []
     words += [f"--compile {plan.compile}"] if plan.compile != "auto" else []
     words += [f"--device {plan.device}"] if plan.device != "cpu" else []
-    words += [flag for flag, on in (("--no-nuts", not plan.nuts), ("--quick", plan.quick)) if on]
+    words += [
+        flag
+        for flag, on in (
+            ("--no-nuts", not plan.nuts),
+            ("--quick", plan.quick),
+            ("--repair", plan.repair),
+        )
+        if on
+    ]
     return " ".join(words) + again
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.run.cell import Cell, differs
-from benchmarks.run.evaluate import RunResult, evaluate
+from benchmarks.run.evaluate import evaluate
 from benchmarks.run.plan import Plan
 from benchmarks.run.prepare import command, plan_cells, prepare
 from benchmarks.run.progress import Events
 from benchmarks.run.record import SCHEMA
+from benchmarks.run.run_result import RunResult
 from benchmarks.run.store import RunDir
 from benchmarks.workers import one_thread
 from zoo.errors import UsageError, ZooError

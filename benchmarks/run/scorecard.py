@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import zoo
 from benchmarks.report import method_names, render_table
 from benchmarks.report.overview import cells
-from benchmarks.run.evaluate import RunResult
 from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
 from benchmarks.run.progress import Console, Events
 from benchmarks.run.results import score_columns, score_rows
+from benchmarks.run.run_result import RunResult
 from benchmarks.verdicts import verdict_of
 from zoo.errors import UsageError
 

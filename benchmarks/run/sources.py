@@ -27,8 +27,9 @@ APART = ("zoo/models", "zoo/references", "zoo/datasets")
 WHOLE = ("zoo", "guides")  # almost all of both is behind every draw
 STARTS = {
     "draw": ("benchmarks.run.methods",),
+    "estimate": ("benchmarks.run.estimates",),
     "compare": (
-        "benchmarks.comparison.score",
+        "benchmarks.comparison.assess",
         "benchmarks.reference.find",
         "benchmarks.trust.climbs",
     ),

@@ -102,6 +102,11 @@ class Climbs:
         return found if found and found.log_mass > self.log_mass - OTHER_MODE else None
 
     @property
+    def points(self) -> list[Tensor]:
+        """Modes elsewhere `[dim]`, where one of them cannot be neglected; else none."""
+        return [] if self.better is None else [o.point for o in self.others]
+
+    @property
     def gate(self) -> bool | None:
         """Whether no better mode is known; None if no climb ended, or the budget did."""
         if self.better is not None or self.absent:

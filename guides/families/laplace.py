@@ -1,11 +1,11 @@
 """Laplace: q(u) = Normal(u; m, (-H)^-1), m the mode of log p(u, data), H its Hessian.
 
 No stochastic optimization: L-BFGS from several starts on the unconstrained vector, then one
-Hessian. It cannot represent
-skewness or a second mode and sees the curvature only at the mode. A density that keeps rising has
-no mode (centered hierarchies): such fits end `init_failed` with the direction. Where the search
-settles but the Hessian is singular (a ring, an unidentified sum), its eigenvalues are floored at
-the level of the best ELBO, and the fit says so.
+Hessian. It cannot represent skewness or a second mode and sees the curvature only at the mode. A
+density that keeps rising, or runs level on one side, has no mode (centered hierarchies): such fits
+end `init_failed` with the direction. Where the search settles but the Hessian is singular (a ring,
+an unidentified sum), its eigenvalues are floored at the level of the best ELBO, and the fit says
+so.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ RADII = (0.1, 0.5, 1.0, 2.0)
 KICKS = 3  # climbs away from a saddle
 SINGULAR = 1e-6  # of the largest eigenvalue: below it a direction has no curvature of its own
 FLOORS = tuple(10.0**-k for k in range(9))  # of the largest eigenvalue
+FALL = 1.0  # nats on both sides of a level direction that has an end
 DRAWS = 64
 
 __all__ = ["FAMILY", "build", "solve"]
@@ -133,17 +134,34 @@ def _end(density: LogDensity, point: Tensor) -> tuple[float, Curvature | str]:
             )
         if found.settled:
             return height, found
-        if lowest > SINGULAR * highest or lowest > 0:
+        # the sign of what is zero to rounding says nothing
+        level = abs(lowest) <= SINGULAR * highest
+        if level and _alike(density, end.point, found.vectors[:, 0], height):
+            return height, found
+        if level or lowest > 0:
+            wide = (highest / max(abs(lowest), 1e-30 * highest)) ** 0.5
             return height, (
                 "the Hessian is singular to rounding where the search ended (the widest direction,"
-                f" {where}, is {(highest / lowest) ** 0.5:.1g} times as wide as the narrowest)"
+                f" {where}, is {wide:.1g} times as wide as the narrowest)"
             )
-        if lowest > -SINGULAR * highest:
-            return height, found
         point = (
             end.point + found.vectors[:, 0] / abs(lowest) ** 0.5
         )  # a saddle: on along its way up
     return height, f"the search ends at saddles, the density rises along {where} on both sides"
+
+
+def _alike(density: LogDensity, point: Tensor, way: Tensor, height: float) -> bool:
+    """Whether a level direction does the same on both sides and rises on neither.
+
+    It falls on both (a ring), or runs level on both (a sum of which only the total is known).
+    Where it is level on one side only, a scale runs away: there is no mode.
+    """
+    distances = torch.logspace(-1, 2, 13, dtype=density.dtype)
+    sides = torch.stack([distances, -distances])[..., None] * way  # [side, distance, dim]
+    with torch.no_grad():
+        values = density.batch((point + sides).flatten(0, 1)).reshape(2, -1)
+    falls = (height - values > FALL).any(1)  # NaN shows no fall
+    return bool(falls[0] == falls[1]) and not bool((values - height > FALL).any())
 
 
 def _factor(vectors: Tensor, values: Tensor) -> Tensor | None:

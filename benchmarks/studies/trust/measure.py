@@ -22,7 +22,7 @@ import torch
 
 import guides
 import zoo
-from benchmarks.comparison.assess import SMC_DIMENSIONS, assess
+from benchmarks.comparison.assess import assess
 from benchmarks.comparison.score import compare
 from benchmarks.mcmc.base_mixture import Component, TMixture
 from benchmarks.mcmc.metric import Metric
@@ -32,6 +32,7 @@ from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept
 from benchmarks.trust.base import smc_base
 from benchmarks.trust.drift import drift_of
+from benchmarks.trust.estimate import SMC_DIMENSIONS
 from benchmarks.trust.judged import Judged
 from benchmarks.types import Comparison
 from benchmarks.workers import Task, TaskResult, run_tasks

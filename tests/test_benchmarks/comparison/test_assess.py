@@ -115,7 +115,7 @@ def test_without_smc_nothing_agrees_and_a_finding_stays(narrow, right):
     for (fit, _), verdict in ((narrow, "too_narrow"), (right, "inconclusive")):
         found = assess(fit, smc=False, draws=1024)
         assert found.verdict == verdict
-        assert found.smc is None
+        assert found.estimate is None
         assert found.kl is None
         assert found.repaired.method == "short_chains"
     assert found.gate == 4
@@ -170,7 +170,7 @@ def test_json_is_strict_and_whole(narrow):
 def test_a_second_seed_says_the_same(narrow):
     again = assess(narrow[0], seed=5, **SMALL)
     assert again.verdict == narrow[1].verdict
-    assert again.smc.evidence.islands != narrow[1].smc.evidence.islands
+    assert again.evidence.islands != narrow[1].evidence.islands
 
 
 def test_nats_below_zero_are_printed_as_none():
@@ -225,8 +225,8 @@ def test_an_unusable_answer_is_not_called_untrusted(narrow):
 def test_errors_of_few_islands_are_widened(narrow):
     """With four islands 1.645 errors hold 90 % where they are 2.353 / 1.645 times as wide."""
     _, found = narrow
-    values = found.smc.points[..., :2]
-    mean, se = found.smc.mean(values)
+    values = found.estimate.smc.points[..., :2]
+    mean, se = found.estimate.smc.mean(values)
     moments = found.comparison.reference.moments["x"]
     torch.testing.assert_close(moments.mean, mean)
     torch.testing.assert_close(moments.mean_se, se * 2.3534 / 1.6449, rtol=1e-3, atol=0)

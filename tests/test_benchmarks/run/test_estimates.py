@@ -1,0 +1,218 @@
+"""Runs without a truth: a row of tempered SMC stands in for it, and every fit is assessed."""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+
+import zoo
+from benchmarks.comparison.assess import assess
+from benchmarks.run import estimates
+from benchmarks.run.execute import execute
+from benchmarks.run.plan import Plan, make_plan
+from benchmarks.run.prepare import command, plan_cells, prepare
+from benchmarks.run.progress import Events
+from benchmarks.trust.estimate import METHOD, estimated_reference
+from zoo.errors import FitError, UsageError
+from zoo.types import Reference
+
+Y, SIGMA = (1.3, 0.4, 0.9), 0.5
+
+
+def total(y):
+    """Two unknown summands: y_i ~ Normal(a + b, 0.5), a and b ~ Normal(0, 1)."""
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    b = pyro.sample("b", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(a + b, SIGMA), obs=y)
+
+
+def entry_of():
+    return zoo.from_program(total, {"y": torch.tensor(Y)}, families=["mean_field", "full_rank"])
+
+
+class Said(Events):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+    def warn(self, text):
+        self.lines.append(text)
+
+
+def plan_of(**fields):
+    return make_plan(entries=["total"], nuts=False, compile="off", **fields)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    result = execute(plan_of(), out=out, entries=[entry_of()], jobs=2)
+    return out, result
+
+
+def row(result, method):
+    return next(c for c in result.cells if c["method"] == method)
+
+
+def exact():
+    """Posterior covariance of (a, b), mean, and log evidence, in closed form."""
+    design = np.ones((3, 2))
+    precision = np.eye(2) + design.T @ design / SIGMA**2
+    covariance = np.linalg.inv(precision)
+    mean = covariance @ design.T @ np.array(Y) / SIGMA**2
+    marginal = multivariate_normal(np.zeros(3), SIGMA**2 * np.eye(3) + design @ design.T)
+    return covariance, mean, float(marginal.logpdf(Y))
+
+
+def test_a_program_without_a_reference_ends_in_verdicts(done):
+    _, result = done
+    assert [c["method"] for c in result.cells] == ["mean_field", "full_rank", METHOD]
+    assert [r["kind"] for r in result.references.values()] == ["estimated"]
+    assert row(result, "mean_field")["verdict"] == "too_narrow"
+    assert row(result, "full_rank")["verdict"] == "agrees"
+    assert row(result, METHOD)["verdict"] == "no_reference"
+    assert "is the reference of the other rows" in row(result, METHOD)["sentence"]
+    assert result.failures == []
+
+
+def test_its_scores_are_those_of_the_closed_form(done):
+    covariance, _, _ = exact()
+    _, result = done
+    truth = math.sqrt(1 / np.linalg.inv(covariance)[0, 0] / covariance[0, 0])
+    for score in row(result, "mean_field")["scores"]:
+        assert abs(score["sd_ratio"] - truth) < 4 * score["sd_ratio_se"] + 0.02
+        assert abs(score["mean_error"]) < 4 * score["mean_error_se"] + 0.05
+
+
+def test_the_evidence_and_the_nats_are_those_of_the_closed_form(done):
+    covariance, _, evidence = exact()
+    _, result = done
+    cell = row(result, "mean_field")
+    found = cell["log_evidence"]
+    assert found["exact"] is None
+    assert abs(found["estimate"] - evidence) < 5 * found["estimate_se"] + 0.01
+    shown = next(c for c in result.report.entries[0].comparisons if c.method == "mean_field")
+    kl = 0.5 * math.log(np.linalg.det(covariance) * np.prod(np.diag(np.linalg.inv(covariance))))
+    assert abs(shown.lost[0] - kl) < 5 * shown.lost[1] + 0.02
+    assert "(estimated)" in cell["sentence"]
+    assert "nats below the log evidence" in cell["sentence"]
+    assert cell["sentence"].endswith("use full_rank, which agrees here.")
+
+
+def test_the_steps_of_the_protocol_are_checks_of_the_row(done):
+    _, result = done
+    checks = {t["name"]: t["passed"] for t in row(result, "mean_field")["trust"]}
+    assert checks["drift"] is False
+    assert checks["climbs"] is True
+    assert checks["smc"] is True
+    assert all(
+        passed
+        for name, passed in ((t["name"], t["passed"]) for t in row(result, "full_rank")["trust"])
+        if name != "restarts"
+    )
+
+
+def test_pages_and_tables_hold_the_estimated_scores(done):
+    out, _ = done
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "is the reference" in page
+    assert "nats lost" in page
+    rows = list(csv.DictReader((out / "results.csv").read_text(encoding="utf-8").splitlines()))
+    assert {r["method"] for r in rows if r["sd_ratio"]} == {"mean_field", "full_rank"}
+
+
+def test_a_second_run_computes_nothing(done, tmp_path):
+    out, result = done
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    said = Said()
+    again = execute(plan_of(), out=copy, entries=[entry_of()], events=said)
+    assert "every cell is complete already" in said.lines
+    assert json.dumps(again.cells) == json.dumps(result.cells)
+    assert again.report.entries[0].reference.kind == "estimated"
+
+
+def test_other_guides_to_begin_from_are_another_row(done):
+    cells = {}
+    for families in (["mean_field"], ["mean_field", "full_rank"]):
+        prepared = prepare(plan_of(guides=families), entry_of())
+        cells[len(families)] = plan_cells(plan_of(guides=families), [prepared])[-1]
+    assert {c.method for c in cells.values()} == {METHOD}
+    assert cells[1].key != cells[2].key
+
+
+def test_a_row_in_doubt_is_no_truth_and_nothing_agrees(done):
+    """The islands' doubt reaches every row: findings of the chains stay, agreement does not."""
+    _, result = done
+    report = result.report.entries[0]
+    smc = report.reference.posterior
+    doubted = dataclasses.replace(smc, doubt="The islands of SMC lie 3.0 nats apart.")
+    truth = estimated_reference(doubted, proper=True)
+    assert not truth.usable
+    assert truth.log_evidence is None
+    for c in report.comparisons[:2]:
+        found = assess(c.fit, draws=c.posterior, smc=truth)
+        assert found.verdict == {"mean_field": "too_narrow", "full_rank": "inconclusive"}[c.method]
+        assert "3.0 nats apart" in next(k.sentence for k in found.checks if k.name == "smc")
+
+
+def test_repair_adds_a_row_beside_a_known_truth(tmp_path):
+    plan = Plan(
+        entries=("correlated_gaussian[d=2,rho=0.9]",),
+        guides=("mean_field",),
+        nuts=False,
+        compile="off",
+        repair=True,
+    )
+    assert command(plan).endswith("--no-nuts --repair")
+    result = execute(plan, out=tmp_path / "run", pages=False)
+    assert [r["kind"] for r in result.references.values()] == ["analytic"]
+    assert row(result, "mean_field")["verdict"] == "too_narrow"
+    smc = row(result, METHOD)
+    assert smc["verdict"] == "agrees"
+    assert smc["mcmc"] is None  # islands are no chains
+    for score in smc["scores"]:
+        assert abs(score["mean_error"]) < 4 * score["mean_error_se"]
+        assert abs(math.log(score["sd_ratio"])) < 4 * score["sd_ratio_se"]
+        assert score["mean_error_se"] < 0.05
+
+
+def test_a_known_truth_needs_no_row_of_smc():
+    plan = Plan(entries=("eight_schools",), guides=("mean_field",), nuts=False)
+    assert prepare(plan, "eight_schools").methods == ("mean_field",)
+    other = plan.model_copy(update={"data_seed": 0, "entries": ("vae[rows=60]",)})
+    assert METHOD not in prepare(other, "vae[rows=60]").methods
+
+
+def test_the_name_of_a_folder_is_that_of_earlier_versions():
+    """`repair` is in the digest only where it is asked for."""
+    fields = plan_of().model_dump(mode="json")
+    del fields["repair"]
+    old = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    assert plan_of().digest() == old
+    assert plan_of(repair=True).digest() != old
+
+
+def test_without_a_guide_that_has_a_spread_there_is_no_row():
+    with pytest.raises(FitError, match="begins from a guide with a spread, and this run has none"):
+        estimates.estimated([], {"compile": "off"}, seed=0)
+
+
+def test_only_what_smc_made_is_taken_for_it(done):
+    _, result = done
+    fit = result.report.entries[0].comparisons[0].fit
+    reference = Reference(kind="none", posterior=None)
+    with pytest.raises(UsageError, match="accepted: True, False, or a reference made by tempered"):
+        assess(fit, smc=reference)
