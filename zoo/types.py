@@ -367,9 +367,8 @@ class Posterior:
         log_weights: log p(z, data) - log q(z) per draw in nats, guides only.
         stats: per-draw statistics `[chain, draw]` of MCMC (`diverging`, `energy`, `lp`, `n_steps`,
             `tree_depth`, `acceptance_rate`, `step_size`).
-        cost, engine: the cost of the method, and what ran the chains.
-        seed: the seed given by the user.
-        notes, doubt: sentences on the draws; why their method does not vouch for them, or "".
+        cost, engine, seed: of the method, what ran the chains, and as given by the user.
+        notes, doubt: sentences on the draws; why their method does not vouch for them.
     """
 
     entry: ModelEntry

@@ -142,6 +142,10 @@ def compare(
         ),
     ] = "all",
     no_nuts: Annotated[bool, typer.Option("--no-nuts", help="leave out the NUTS row")] = False,
+    no_trust: Annotated[
+        bool,
+        typer.Option("--no-trust", help="assess no fit where no truth is known and NUTS is off"),
+    ] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="add a row of tempered SMC, begun from the guides")
     ] = False,
@@ -187,6 +191,7 @@ def compare(
         "compile": compile_,
         "device": device,
         "repair": repair,
+        "trust": not no_trust,
     }
     raise typer.Exit(run(fields, jobs, out, as_json, timeout))
 

@@ -355,15 +355,20 @@ def load_fit(cell: Cell, run: RunDir) -> Any:
 
 
 def compare_cell(
-    cell: Cell, posterior: Posterior, fit: Any, content: Mapping[str, Any], reference: Reference
+    cell: Cell,
+    posterior: Posterior,
+    fit: Any,
+    content: Mapping[str, Any],
+    reference: Reference,
+    trust: bool = True,
 ) -> dict[str, Any]:
     """Compare the draws of a finished cell with the reference and return its scored content.
 
-    Where no truth is known, a fit is assessed. Draws that are the reference would agree with
-    themselves in any case, so they get no scores.
+    Where no truth is known, a fit is assessed, if that is asked for (`trust`). Draws that are the
+    reference would agree with themselves in any case, so they get no scores.
     """
     if reference.posterior is not posterior:
-        if fit is not None and fit.ok and reference.kind in ("none", "estimated"):
+        if trust and fit is not None and fit.ok and reference.kind in ("none", "estimated"):
             return scored_cell(content, assess_row(posterior, fit, reference, seed=cell.seed))
         return scored_cell(content, compare(posterior, reference, fit=fit, climb=False))
     alone = compare(posterior, None)

@@ -134,6 +134,10 @@ class _Evaluation:
         """Return the cells of an entry that are on disk."""
         return [c for c in self.groups[key] if c.name in self.contents]
 
+    def is_compared(self, content: dict[str, Any], truth: Reference | None) -> bool:
+        """Whether a cell holds the comparison that this run asks for."""
+        return is_compared(content, truth, self.run.locked, self.run.plan.trust)
+
     def do(self, first: list[_Job], jobs: int) -> None:
         """Run these jobs and those that follow from them."""
         named = {job.task.name: job for job in first}
@@ -148,7 +152,7 @@ class _Evaluation:
             for key in self.groups
             for c in self.present(key)
         ]
-        stale = sum(not is_compared(content, truth, self.run.locked) for content, truth in pairs)
+        stale = sum(not self.is_compared(content, truth) for content, truth in pairs)
         if stale:
             # Imported once, before forking: every comparison would need a second for it.
             c2st.load()
@@ -280,9 +284,7 @@ class _Evaluation:
         """
         truth = self.references[key]
         stale = [
-            c
-            for c in self.present(key)
-            if not is_compared(self.contents[c.name], truth, self.run.locked)
+            c for c in self.present(key) if not self.is_compared(self.contents[c.name], truth)
         ]
         left = {c.name for c in stale}
         return [self.comparison(c, truth, left) for c in stale] or [self.shown(key)]
@@ -303,7 +305,7 @@ class _Evaluation:
                 scored = uncompared_cell(content, str(result.error))
                 self.events.warn(f"{cell.label}: the comparison failed: {result.error}")
             if scored["reference"] is not None:
-                scored["reference"]["digest"] = digest_of_truth(reference)
+                scored["reference"]["digest"] = digest_of_truth(reference, self.run.plan.trust)
                 scored["reference"]["climbs"] = self.climbs.get(cell.prepared.entry.key)
             if self.run.locked:
                 self.run.rewrite(cell.name, "cell.json", strict_json(scored))
@@ -319,7 +321,7 @@ class _Evaluation:
         posterior, fit = self.posteriors[cell.name], load_fit(cell, self.run)
         task = Task(
             f"{cell.label} compared",
-            lambda: compare_cell(cell, posterior, fit, content, reference),
+            lambda: compare_cell(cell, posterior, fit, content, reference, self.run.plan.trust),
         )
         return _Job(task=task, take=take)
 

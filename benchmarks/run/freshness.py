@@ -13,10 +13,13 @@ from zoo.types import Reference
 __all__ = ["comparing_code", "digest_of_truth", "is_compared"]
 
 
-def is_compared(content: dict[str, Any], reference: Reference | None, strict: bool) -> bool:
+def is_compared(
+    content: dict[str, Any], reference: Reference | None, strict: bool, trust: bool = True
+) -> bool:
     """Return whether a cell holds a comparison.
 
-    `strict` asks for one by the current code and, where it is known, with this reference.
+    `strict` asks for one by the current code and, where it is known, with this reference; `trust`
+    for an assessment where no truth is known.
     """
     if content["verdict"] == "fit_failed" and not content["scores"]:
         return True
@@ -24,7 +27,7 @@ def is_compared(content: dict[str, Any], reference: Reference | None, strict: bo
     if content["verdict"] is None or seen is None:
         return False
     return not strict or (
-        seen["digest"] == digest_of_truth(reference)
+        seen["digest"] == digest_of_truth(reference, trust)
         if reference is not None
         else seen["digest"].endswith(comparing_code())
     )
@@ -36,6 +39,7 @@ def comparing_code() -> str:
     return code_digest("compare")[:16] + (f"-{outside}" if outside else "")
 
 
-def digest_of_truth(reference: Reference) -> str:
+def digest_of_truth(reference: Reference, trust: bool = True) -> str:
     """Return the digest that a comparison with this reference keeps, the code included."""
-    return f"{digest_of(reference)}-{comparing_code()}"
+    assessed = "-assessed" if trust and reference.kind in ("none", "estimated") else ""
+    return f"{digest_of(reference)}{assessed}-{comparing_code()}"

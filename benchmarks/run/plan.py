@@ -36,8 +36,9 @@ class Plan(BaseModel):
         quick: smaller budgets, the same gates.
         compile: `auto`, `on` or `off`.
         device: where fits are optimized, `cpu` or `cuda`; chains and references stay on the CPU.
-        repair: a row of tempered SMC that begins from the guides. Without truth and without NUTS
-            there is one anyway.
+        repair: a row of tempered SMC that begins from the guides.
+        trust: where neither a truth is known nor NUTS runs, estimate one by such a row, and assess
+            every fit (`benchmarks.assess`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
@@ -55,12 +56,14 @@ class Plan(BaseModel):
     compile: Literal["auto", "on", "off"] = "auto"
     device: Literal["cpu", "cuda"] = "cpu"
     repair: bool = False
+    trust: bool = True
 
     def digest(self) -> str:
         """Return the SHA-256 of the plan's canonical JSON."""
         fields = self.model_dump(mode="json")
-        if not self.repair:  # folders of earlier versions keep their names
-            del fields["repair"]
+        for name in ("repair", "trust"):  # folders of earlier versions keep their names
+            if fields[name] == type(self).model_fields[name].default:
+                del fields[name]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def families(self, listed: Sequence[str]) -> tuple[str, ...]:
@@ -77,7 +80,7 @@ class Plan(BaseModel):
         pairs = {
             name: (getattr(self, name), getattr(other, name))
             for name in type(self).model_fields
-            if name not in ("guides", "seeds", "nuts", "repair", "name", "version")
+            if name not in ("guides", "seeds", "nuts", "repair", "trust", "name", "version")
         }
         found = [
             f"{name} is {_shown(mine)} there and {_shown(theirs)} here"
@@ -95,6 +98,7 @@ class Plan(BaseModel):
             "seeds": tuple(dict.fromkeys([*self.seeds, *other.seeds])),
             "nuts": self.nuts or other.nuts,
             "repair": self.repair or other.repair,
+            "trust": self.trust or other.trust,
         }
         return self.model_copy(update=added)
 

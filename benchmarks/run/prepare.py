@@ -85,7 +85,7 @@ def _prepared(plan: Plan, request: str | ModelEntry) -> Prepared:
     chains = plan.nuts and not (entry.reference == "none" and density.dim > UNREFERENCED)
     methods = tuple(dict.fromkeys(wanted)) + ((NUTS,) if chains else ())
     if density.dim <= SMC_DIMENSIONS and (
-        plan.repair or not (plan.nuts or references.known(entry, data))
+        plan.repair or (plan.trust and not plan.nuts and not references.known(entry, data))
     ):
         methods += (SMC,)
     seconds = _guess(plan, methods, density, entry.minibatch)
@@ -230,6 +230,7 @@ def command(plan: Plan) -> str:
         for flag, on in (
             ("--no-nuts", not plan.nuts),
             ("--quick", plan.quick),
+            ("--no-trust", not plan.trust),
             ("--repair", plan.repair),
         )
         if on

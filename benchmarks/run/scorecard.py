@@ -111,6 +111,7 @@ def compare_program(
     families: Sequence[str] | Literal["all"] = "all",
     *,
     nuts: bool = True,
+    trust: bool = True,
     seed: int = 0,
     quick: bool = False,
     restarts: int = 1,
@@ -126,7 +127,8 @@ def compare_program(
         model: a function or a `PyroModule`, unchanged.
         data: its arguments by name, or by position as a tuple.
         families: guide families, or `all`.
-        nuts: also run NUTS, which is then the reference; without it there is none.
+        nuts: also run NUTS, which is then the reference.
+        trust: without NUTS, estimate the truth by tempered SMC and assess every fit.
         seed: seed of the inference.
         quick: smaller budgets, the same gates.
         restarts: independent starts per fit.
@@ -150,7 +152,13 @@ def compare_program(
     entry = zoo.from_program(model, data, **options)
     chosen: Any = "all" if families == "all" else list(families)
     plan = make_plan(
-        entries=[entry.key], guides=chosen, nuts=nuts, seeds=[seed], quick=quick, restarts=restarts
+        entries=[entry.key],
+        guides=chosen,
+        nuts=nuts,
+        trust=trust,
+        seeds=[seed],
+        quick=quick,
+        restarts=restarts,
     )
     place = tempfile.TemporaryDirectory(prefix="zoo-") if out is None else nullcontext(str(out))
     with place as folder:

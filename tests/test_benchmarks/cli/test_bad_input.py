@@ -143,7 +143,8 @@ def test_unknown_names(words, part, capsys, tmp_path, monkeypatch):
 def test_bad_models_and_data(changes, part, capsys, tmp_path):
     out_folder = tmp_path / "out"
     code, out, err = run(
-        ["compare", model(tmp_path, **changes), "--no-nuts", "--out", out_folder], capsys
+        ["compare", model(tmp_path, **changes), "--no-nuts", "--no-trust", "--out", out_folder],
+        capsys,
     )
     assert code == 2
     assert out == ""
@@ -154,7 +155,17 @@ def test_bad_models_and_data(changes, part, capsys, tmp_path):
 def test_a_guide_that_misses_a_site_is_a_failed_row(capsys, tmp_path):
     path = model(tmp_path, OWN='own_guides={"own": own},')
     code, out, err = run(
-        ["compare", path, "--guides", "own", "--no-nuts", "--quick", "--out", tmp_path / "out"],
+        [
+            "compare",
+            path,
+            "--guides",
+            "own",
+            "--no-nuts",
+            "--no-trust",
+            "--quick",
+            "--out",
+            tmp_path / "out",
+        ],
         capsys,
     )
     assert code == 1

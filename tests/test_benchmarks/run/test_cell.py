@@ -41,9 +41,10 @@ def test_chains_of_a_failed_row_are_not_the_truth():
             contents=dict(zip(names, ({"status": s} for s in statuses), strict=True)),
             posteriors={name: name for name in names},
         )
-        return _Evaluation.nuts(known, "entry")
+        return _Evaluation.row(known, "entry", "nuts")
 
     assert chains("ok", "ok", "ok", "ok") == "nuts 0"
     assert chains("ok", "error", "ok", "ok") == "nuts 1"
     assert chains("ok", "killed", "timeout", "unusable") == "nuts 2"
+    assert chains("ok", "error", "not_converged", "ok") == "nuts 1"
     assert chains("ok", "error", "killed", "timeout") is None

@@ -197,12 +197,13 @@ def test_a_known_truth_needs_no_row_of_smc():
 
 
 def test_the_name_of_a_folder_is_that_of_earlier_versions():
-    """`repair` is in the digest only where it is asked for."""
+    """Fields that came later are in the digest only where they are not the default."""
     fields = plan_of().model_dump(mode="json")
-    del fields["repair"]
+    del fields["repair"], fields["trust"]
     old = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     assert plan_of().digest() == old
     assert plan_of(repair=True).digest() != old
+    assert plan_of(trust=False).digest() != old
 
 
 def test_without_a_guide_that_has_a_spread_there_is_no_row():

@@ -104,7 +104,9 @@ def folder(tmp_path, monkeypatch):
 def run(place, guide="laplace", out="run"):
     shutil.rmtree(place / "__pycache__", ignore_errors=True)
     heard = Heard()
-    plan = make_plan(entries=[str(place / "m.py")], guides=[guide], nuts=False, quick=True)
+    plan = make_plan(
+        entries=[str(place / "m.py")], guides=[guide], nuts=False, trust=False, quick=True
+    )
     execute(plan, out=place.parent / out, events=heard, pages=False)
     return heard
 
@@ -219,7 +221,7 @@ FAMILY = guides.Family(
 
 
 def plan(request, guide="laplace"):
-    return Plan(entries=(request,), guides=(guide,), nuts=False)
+    return Plan(entries=(request,), guides=(guide,), nuts=False, trust=False)
 
 
 def key(guide):

@@ -35,7 +35,7 @@ class Tags(html.parser.HTMLParser):
 def test_the_scorecard_of_a_plain_model():
     title = "<script>alert(1)</script> & co"
     card = benchmarks.compare_program(
-        model, DATA, families=["laplace"], nuts=False, quick=True, title=title
+        model, DATA, families=["laplace"], nuts=False, trust=False, quick=True, title=title
     )
     assert card.verdicts == {"laplace": "no_reference"}
     assert "laplace" in str(card)
@@ -59,7 +59,7 @@ def test_a_point_guide_is_called_one_in_every_face(tmp_path):
 
     y = 1 + torch.sin(torch.arange(30.0, dtype=torch.float64))
     options = {"guide": AutoDelta, "families": ["own"], "quick": True, "out": tmp_path / "run"}
-    card = benchmarks.compare_program(targets, {"y": y}, nuts=False, **options)
+    card = benchmarks.compare_program(targets, {"y": y}, nuts=False, trust=False, **options)
     found = card.comparisons["own"]
     assert [t.passed for t in found.trust] == [False, None, None]
     assert "0 of 1 trust checks pass. A point, no spread, in mean" in found.sentence
@@ -82,7 +82,13 @@ def test_an_unknown_family_or_a_bare_word_is_refused():
 
 
 def test_a_run_can_be_kept_and_read_as_a_table(tmp_path):
-    options = {"families": ["laplace"], "nuts": False, "quick": True, "out": tmp_path / "run"}
+    options = {
+        "families": ["laplace"],
+        "nuts": False,
+        "trust": False,
+        "quick": True,
+        "out": tmp_path / "run",
+    }
     first = benchmarks.compare_program(model, DATA, **options)
     again = benchmarks.compare_program(model, DATA, **options)
     assert again.result.cells == first.result.cells

@@ -124,7 +124,15 @@ def sd(folder, model, **options):
     """Compare with Laplace alone into a fixed folder; return posterior sd and messages."""
     heard = Heard()
     card = benchmarks.compare_program(
-        model, {"y": Y}, ["laplace"], nuts=False, quick=True, out=folder, events=heard, **options
+        model,
+        {"y": Y},
+        ["laplace"],
+        nuts=False,
+        trust=False,
+        quick=True,
+        out=folder,
+        events=heard,
+        **options,
     )
     return float(card.comparisons["laplace"].posterior.draws["mu"].std()), heard
 
@@ -215,7 +223,9 @@ def run(folder, guides_="laplace"):
     path, name = folder
     sys.modules.pop(name, None)
     heard = Heard()
-    plan = make_plan(entries=[str(path / "m.py")], guides=[guides_], nuts=False, quick=True)
+    plan = make_plan(
+        entries=[str(path / "m.py")], guides=[guides_], nuts=False, trust=False, quick=True
+    )
     execute(plan, out=path / "run", events=heard, pages=False)
     return heard, plan
 
@@ -370,6 +380,8 @@ def test_a_cell_that_is_run_takes_the_weights_of_the_trainer_that_is_kept():
     trainer = work.Cell(method="laplace", **fields)
     sampler = work.Cell(method="nuts", given=trainer, **fields)
     kept = {trainer.name: dataclasses.replace(trainer, stored="another--name")}
-    assert runs._with_trainer(sampler, kept).given.name == "another--name"
-    assert runs._with_trainer(sampler, {}) is sampler
-    assert runs._with_trainer(trainer, kept) is trainer
+    assert runs._with_others(sampler, kept).given.name == "another--name"
+    repaired = work.Cell(method="smc", starts=(trainer,), **fields)
+    assert [c.name for c in runs._with_others(repaired, kept).starts] == ["another--name"]
+    assert runs._with_others(sampler, {}).given is trainer
+    assert runs._with_others(trainer, kept).given is None
