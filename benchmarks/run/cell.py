@@ -63,6 +63,7 @@ class Prepared:
     compared on an evaluation subset. `witness` holds numbers of the program as it is now
     (`benchmarks.run.witness`), `files` the digests of the files behind it, and `outside` finds
     those that a method opens (`benchmarks.run.outside`). `density` is that of a fresh program.
+    `remark` says what the run leaves out, if anything.
     """
 
     request: str
@@ -77,6 +78,7 @@ class Prepared:
     density: LogDensity | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     outside: outside.Outside = field(default_factory=outside.Outside)
+    remark: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

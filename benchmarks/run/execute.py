@@ -80,6 +80,9 @@ def execute(
         with RunDir.create(folder, plan) as run:
             if run.unprotected:
                 events.warn(run.unprotected)
+            for p in prepared:
+                if p.remark:
+                    events.say(p.remark)
             cells = _run_missing(cells, run, jobs, events, timeout)
             result = evaluate(cells, run, jobs, events, timeout)
             run.keep({c.name for c in cells}, say=events.say)

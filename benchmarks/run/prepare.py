@@ -26,6 +26,7 @@ from zoo.types import ModelEntry
 
 __all__ = ["command", "duration", "plan_cells", "prepare", "slow"]
 
+SMC_NUMBERS = 1_000_000  # entries of all results in one evaluation, for some minutes of SMC
 LONG, MANY_ROWS = 300.0, 20_000  # seconds and rows from which minibatches are advised
 
 DRAWS, QUICK_DRAWS = 4000, 2000
@@ -84,10 +85,10 @@ def _prepared(plan: Plan, request: str | ModelEntry) -> Prepared:
         ) from error
     chains = plan.nuts and not (entry.reference == "none" and density.dim > UNREFERENCED)
     methods = tuple(dict.fromkeys(wanted)) + ((NUTS,) if chains else ())
-    if density.dim <= SMC_DIMENSIONS and (
-        plan.repair or (plan.trust and not plan.nuts and not references.known(entry, data))
-    ):
-        methods += (SMC,)
+    remark = ""
+    if plan.repair or (plan.trust and not plan.nuts and not references.known(entry, data)):
+        remark = _too_large(entry, density)
+        methods += () if remark else (SMC,)
     seconds = _guess(plan, methods, density, entry.minibatch)
     digest = source_digest(name, entry, training or data)
     most = max(LEAST_DRAWS, LARGEST_DRAWS // density.dim)
@@ -102,6 +103,23 @@ def _prepared(plan: Plan, request: str | ModelEntry) -> Prepared:
         most_draws=most,
         witness=seen,
         density=density,
+        remark=remark,
+    )
+
+
+def _too_large(entry: ModelEntry, density: LogDensity) -> str:
+    """Return why there is no row of tempered SMC, empty if there is one; no clock is asked."""
+    numbers = density.work().numbers
+    if density.dim <= SMC_DIMENSIONS and numbers <= SMC_NUMBERS:
+        return ""
+    why = (
+        f"{density.dim:,} coordinates, at most {SMC_DIMENSIONS}"
+        if density.dim > SMC_DIMENSIONS
+        else f"{numbers:,} numbers in one evaluation of the density, at most {SMC_NUMBERS:,}"
+    )
+    return (
+        f"{entry.key}: no row of tempered SMC ({why}); fits are assessed by chains from their own"
+        " draws, which can show an error but no agreement"
     )
 
 

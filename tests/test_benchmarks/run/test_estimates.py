@@ -192,8 +192,27 @@ def test_repair_adds_a_row_beside_a_known_truth(tmp_path):
 def test_a_known_truth_needs_no_row_of_smc():
     plan = Plan(entries=("eight_schools",), guides=("mean_field",), nuts=False)
     assert prepare(plan, "eight_schools").methods == ("mean_field",)
-    other = plan.model_copy(update={"data_seed": 0, "entries": ("vae[rows=60]",)})
-    assert METHOD not in prepare(other, "vae[rows=60]").methods
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "part"),
+    [
+        ("SMC_DIMENSIONS", 1, "(2 coordinates, at most 1)"),
+        ("SMC_NUMBERS", 10, "numbers in one evaluation of the density, at most 10)"),
+    ],
+)
+def test_what_is_too_large_for_smc_is_said(limit, value, part, monkeypatch, tmp_path):
+    monkeypatch.setattr(f"benchmarks.run.prepare.{limit}", value)
+    said = Said()
+    plan = plan_of(guides=["full_rank"], quick=True)
+    result = execute(plan, out=tmp_path / "r", entries=[entry_of()], events=said, pages=False)
+    assert [c["method"] for c in result.cells] == ["full_rank"]
+    (line,) = [text for text in said.lines if "no row of tempered SMC" in text]
+    assert part in line
+    cell = row(result, "full_rank")
+    assert cell["verdict"] == "inconclusive"
+    assert "a missed mode would not be seen" in cell["sentence"]
+    assert {t["name"]: t["passed"] for t in cell["trust"]}["drift"] is True
 
 
 def test_the_name_of_a_folder_is_that_of_earlier_versions():
