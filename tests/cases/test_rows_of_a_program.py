@@ -18,6 +18,7 @@ import benchmarks
 import guides
 import zoo
 from benchmarks.reference.find import find
+from zoo.density import guide_density
 from zoo.density.log_density import LogDensity, default_dtype
 from zoo.density.unit_terms import unit_terms
 from zoo.errors import DataError, FitError, ProgramError, UnknownNameError, UsageError
@@ -304,6 +305,18 @@ def test_latents_of_all_rows_have_no_posterior_on_some():
     assert float(part) == pytest.approx(float(right))
 
 
+def test_a_program_that_fails_on_some_rows_says_why_no_rows_are_judged():
+    """Its sizes are numbers: the reason is shown, and not that a site belonged to no row."""
+
+    def model(x):
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z * torch.ones(ROWS), 1.0), obs=x)
+
+    with pytest.raises(UsageError, match=r"2 of 90 rows .* must match .* leave judged out"):
+        zoo.from_program(model, {"x": X[:, 0]}, judged=5)
+
+
 def test_rows_that_depend_on_each_other_have_no_minibatches():
     def model(x):
         with pyro.plate("row", len(x)):
@@ -471,6 +484,33 @@ def test_a_discrete_site_before_a_continuous_one_is_summed_out_of_the_guide():
     weights = guides.draw(fits[0], 40).log_weights
     assert torch.allclose(weights, evidence, rtol=1e-9)
     assert fits[1].elbo.value_nats < float(evidence) - 5 * fits[1].elbo.se - 1
+
+
+def test_the_sum_is_set_up_once_per_guide(monkeypatch):
+    def guide(x):
+        shift = pyro.param("shift", torch.zeros((), dtype=torch.float64))
+        class_guide(shift)(x)
+
+    made = []
+    real = guide_density.LogDensity
+    monkeypatch.setattr(
+        guide_density, "LogDensity", lambda *a, **k: made.append(1) or real(*a, **k)
+    )
+    entry = zoo.from_program(of_classes, {"x": X[:5]}, guide=guide)
+    fit = guides.fit(entry, "own", seed=0, steps=0)
+    assert len(made) == 2  # as the program was given, and of the guide that was fitted
+    exact = guides.draw(fit, 8, seed=1).log_weights
+    assert torch.equal(guides.draw(fit, 8, seed=1).log_weights, exact)
+    # the weights of the guide are read at every call
+    with torch.no_grad():
+        (shift,) = (p for n, p in fit.guide.named_parameters() if "shift" in n)
+        shift.fill_(0.3)
+    moved = guides.draw(fit, 8, seed=1).log_weights
+    assert len(made) == 2
+    entry = zoo.from_program(of_classes, {"x": X[:5]}, guide=class_guide(0.3))
+    other = guides.draw(guides.fit(entry, "own", seed=0, steps=0), 8, seed=1).log_weights
+    assert torch.allclose(moved, other)
+    assert not torch.allclose(moved, exact)
 
 
 def test_training_such_a_guide_sums_the_discrete_site_out():

@@ -91,6 +91,7 @@ class LogDensity:
         self.dtype = dtype or torch.float64
         self.evaluations = 0
         self.gradient_evaluations = 0
+        self.of_guide: tuple[Any, LogDensity | None] | None = None  # see `guide_density`
         self._batch: Compiled | None = None
         self._compiled: CompiledDensity | None = None
         with default_dtype(self.dtype), program_faults("run on its data"):
