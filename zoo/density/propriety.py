@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoo.density.log_density import LogDensity
 from zoo.density.ridges import flat_sites, runaway, standardized, unchanging, widest
-from zoo.density.sites import Site, default_dtype
+from zoo.density.sites import Site, default_dtype, is_identity
 from zoo.errors import ZooError
 
 __all__ = ["at_the_edge", "endless_coordinates", "may_not_exist"]
@@ -169,9 +169,7 @@ def _oblique(density: LogDensity, points: Tensor, sd: Tensor, draws: Tensor | No
     # a line ends where its first site does; only unbounded sites go far enough for all of them
     endless = torch.zeros(density.dim, dtype=density.dtype)
     for site in density.sites:
-        raw = site.part(points[0])
-        value = site.transform(raw)
-        endless[site.start : site.stop] = value.shape == raw.shape and torch.equal(value, raw)
+        endless[site.start : site.stop] = is_identity(site.transform)
     for way in torch.cat(ways) * endless:
         if not torch.isfinite(way).all() or float(way.norm()) < SHORT:
             continue
