@@ -305,6 +305,20 @@ def test_what_nodes_of_a_trace_need_stands_in_one_place(text, home):
     assert {name_of(p) for p in FILES if text in p.read_text(encoding="utf-8")} <= home
 
 
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_an_exception_of_any_kind_is_looked_at(path):
+    """A handler that looks away hides the faults of this project: see `unless_it_raises`."""
+    for node in ast.walk(parsed(path)):
+        if not isinstance(node, ast.ExceptHandler):
+            continue
+        anything = node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
+        inside = [n for part in node.body for n in ast.walk(part)]
+        assert not anything or any(
+            isinstance(n, ast.Raise) or (isinstance(n, ast.Name) and n.id == node.name)
+            for n in inside
+        ), f"line {node.lineno}: {ast.unparse(node).partition(chr(10))[0]}"
+
+
 def test_a_family_takes_no_private_name_of_another():
     for path in (ROOT / "guides" / "families").glob("*.py"):
         taken = {
