@@ -76,7 +76,8 @@ def _summed_out(guide: Callable[..., Any], density: LogDensity) -> LogDensity | 
     if order is None:
         return None
     first, later = order
-    why, cause = "", None
+    why = ""
+    cause: Exception | None = None
     try:
         found = LogDensity(guide, density.data, dtype=density.dtype)
         with default_dtype(density.dtype), torch.no_grad():
