@@ -17,9 +17,9 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from zoo.density.faults import unless_it_raises
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import Site, default_dtype, is_identity
-from zoo.errors import ZooError
 
 __all__ = ["Symmetry", "symmetries"]
 
@@ -152,10 +152,12 @@ def _climb(density: LogDensity, point: Tensor) -> Tensor | None:
         value.backward()
         return value
 
-    try:
+    def run() -> bool:
         with torch.enable_grad():
             optimizer.step(loss)
-    except (ZooError, RuntimeError, ValueError):  # a program that fails somewhere on the way
+        return True
+
+    if not unless_it_raises(run, otherwise=False):  # it may fail somewhere on the way
         return None
     end = u.detach()
     return end if bool(torch.isfinite(end).all()) else None
