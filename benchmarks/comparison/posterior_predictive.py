@@ -20,8 +20,8 @@ from pyro import poutine
 from benchmarks.types import PredictiveCheck
 from zoo.density.faults import unless_it_raises
 from zoo.density.log_density import default_dtype, trace_program
-from zoo.density.nodes import is_subsample, seeded
-from zoo.seeds import derive_seed
+from zoo.density.nodes import is_subsample
+from zoo.seeds import derive_seed, seeded
 from zoo.types import Data, ModelEntry, Posterior, Program
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from guides.base.program_draws import program_draws
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import is_identity, samples
 from zoo.errors import UsageError
+from zoo.seeds import seeded
 
 __all__ = ["row_normals"]
 
@@ -37,8 +38,7 @@ def row_normals(guide: nn.Module, density: LogDensity, family: str) -> LocalQ:
     Raises:
         UsageError: other distributions, or parameters that depend on other draws.
     """
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with torch.no_grad(), seeded(0):
         trace = poutine.block(poutine.trace(guide).get_trace)(**density.data.train)
         nodes = {n["name"]: n for n in samples(trace)}
         places = torch.cat([s.unit_indices() for s in density.sites], -1)  # [unit, local]

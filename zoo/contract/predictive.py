@@ -19,9 +19,9 @@ from torch import Tensor
 
 from zoo.contract.subject import Failed, Skipped, Subject
 from zoo.density.log_density import default_dtype
-from zoo.density.nodes import seeded
 from zoo.density.sites import no_validation
 from zoo.errors import one_line
+from zoo.seeds import seeded
 
 __all__ = ["prior_predictive"]
 

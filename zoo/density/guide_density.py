@@ -18,6 +18,7 @@ from zoo.density.faults import is_own_fault
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype, samples
 from zoo.errors import ProgramError, ZooError, one_line
+from zoo.seeds import seeded
 
 __all__ = ["enumerated", "order_of", "summed_out"]
 
@@ -39,8 +40,7 @@ def order_of(guide: Callable[..., Any], density: LogDensity) -> tuple[str, str] 
     """Return a discrete site of the program and a continuous one that the guide draws after it."""
     if not density.discrete:
         return None
-    with default_dtype(density.dtype), torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    with default_dtype(density.dtype), seeded(0), torch.no_grad():
         trace = poutine.block(poutine.trace(density.completed(guide)).get_trace)(
             **density.data.train
         )
@@ -107,10 +107,9 @@ def _try_elbo(guide: Callable[..., Any], density: LogDensity) -> None:
     draw = enumerated(guide, density)
     with (
         default_dtype(density.dtype),
-        torch.random.fork_rng(devices=[]),
+        seeded(0),
         torch.no_grad(),
         poutine.block(),
         pyro.validation_enabled(False),
     ):
-        torch.manual_seed(0)
         elbo.loss(model, draw, **density.data.train)

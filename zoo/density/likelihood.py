@@ -10,8 +10,8 @@ from torch import Tensor
 
 from zoo.density.faults import unless_it_raises
 from zoo.density.log_density import LogDensity
-from zoo.density.nodes import seeded
 from zoo.density.sites import default_dtype, samples
+from zoo.seeds import seeded
 
 __all__ = ["has_likelihood", "untouched_data"]
 

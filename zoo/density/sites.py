@@ -25,9 +25,10 @@ from torch.distributions import AffineTransform, biject_to, constraints, transfo
 
 from zoo.density.completion import is_discrete
 from zoo.density.faults import as_program_error
-from zoo.density.nodes import base_of, is_subsample, seeded
+from zoo.density.nodes import base_of, is_subsample
 from zoo.distributions.circular import is_sphere
 from zoo.errors import DataError, ProgramError
+from zoo.seeds import seeded
 from zoo.types import Data, Program
 
 
