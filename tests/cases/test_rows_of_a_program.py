@@ -108,6 +108,16 @@ def test_networks_have_the_names_their_author_gave_them():
     assert torch.equal(fit.networks["encoder"].weight, encoder.weight)
 
 
+def test_the_exact_posterior_takes_the_density_there_is(monkeypatch):
+    entry = entry_of(judged=5)
+    data = entry.judged(entry.load_data())
+    density = LogDensity(entry.program(data), data)
+    alone = find(entry, data)
+    monkeypatch.setattr("benchmarks.reference.find.LogDensity", None)
+    found = find(entry, data, density=density)
+    assert (found.kind, found.log_evidence) == ("exact", alone.log_evidence)
+
+
 def test_steps_0_scores_networks_as_they_are():
     fit = guides.fit(entry_of(trained=False), "own", seed=0, steps=0)
     assert fit.elbo.value_nats == pytest.approx(float(EVIDENCE[:ROWS].sum()), abs=1e-8)
