@@ -65,8 +65,8 @@ class Settled:
             else f" and no watched parameter moved by more than {self.moved:.2g} posterior sd"
         )
         return (
-            f"over the last {self.steps} steps the loss fell by {self.gain:.2g} +/- {self.gain_se:.1g}"
-            f" nats{moved}"
+            f"over the last {self.steps} steps the loss fell by {self.gain:.2g} +/-"
+            f" {self.gain_se:.1g} nats{moved}"
         )
 
 
@@ -134,9 +134,9 @@ class Watch:
             steps = (center - self.before[2]).abs()
             moved = float(steps.max())
             still = bool((steps <= DRIFT + 4 * error).all())
-        enough, steps = not self.pairs or len(self.means) >= LEAST, self.length
+        enough, number = not self.pairs or len(self.means) >= LEAST, 1
         if self.pairs and len(self.means) >= 4:
-            steps = 2 * self.length
+            number = 2
             (a, b), (c, d) = self.means[-4:-2], self.means[-2:]
             gain = (a[0] + b[0] - c[0] - d[0]) / 2
             gain_se = math.hypot(a[1], b[1], c[1], d[1]) / 2
@@ -144,7 +144,7 @@ class Watch:
         size = abs(self.best) + TOLERATED
         unstable = not max(gain_se, mean - self.best - 5 * gain_se) <= size
         return Settled(
-            steps=steps,
+            steps=number * self.length,
             gain=gain,
             gain_se=gain_se,
             moved=moved,
