@@ -17,7 +17,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 
-from benchmarks.types import PredictiveCheck
+from benchmarks.types import PredictiveCheck, has_draws
 from zoo.density.faults import unless_it_raises
 from zoo.density.log_density import default_dtype, trace_program
 from zoo.density.nodes import is_subsample
@@ -47,8 +47,7 @@ def predictive_checks(
         program: the program of the posteriors.
         posteriors: posteriors of this program by method.
     """
-    # a method that failed has no draws
-    posteriors = {m: p for m, p in posteriors.items() if 0 not in p.sample_shape}
+    posteriors = {m: p for m, p in posteriors.items() if has_draws(p)}
     if not posteriors or not _can_replicate(entry, data, program, next(iter(posteriors.values()))):
         return []
     draws = {
