@@ -437,6 +437,32 @@ def test_draws_and_scores_are_made_in_evaluation_mode():
     assert encoder.training, "the caller's network keeps its mode"
 
 
+def test_a_transferred_encoder_keeps_the_batch_statistics_of_its_training():
+    """Other rows are encoded as all rows are: by the means and variances the fit has seen."""
+    decoder, encoder = networks()
+    encoder = nn.Sequential(nn.BatchNorm1d(PIXELS), encoder).double()
+    model, guide = pair(decoder, encoder)
+    entry = zoo.from_program(model, {"x": 3 + 2 * X}, guide=guide, batched=["x"])
+    fit = guides.fit(entry, "own", seed=0, steps=40, patience=5, anneal=10)
+    norm = fit.networks["encoder"][0]
+    assert (norm.running_mean - 3).abs().max() < 1.5  # it is no longer 0, nor the variance 1
+    before = {name: b.clone() for name, b in fit.guide.named_buffers()}
+    rows = torch.tensor([5, 0, 77])
+    moved = guides.transfer(fit, {"x": 3 + 2 * X[rows]})
+    with default_dtype(torch.float64), torch.no_grad():
+        traces = [
+            poutine.block(poutine.trace(g).get_trace)(x=x)
+            for g, x in ((fit.guide, 3 + 2 * X), (moved.guide, 3 + 2 * X[rows]))
+        ]
+    every, some = (t.nodes["z"]["fn"].base_dist.loc for t in traces)
+    torch.testing.assert_close(some, every[rows])
+    assert not torch.allclose(every, networks()[1](3 + 2 * X))
+    for found in (fit.guide, moved.guide):
+        assert before.keys() == dict(found.named_buffers()).keys()
+        assert all(torch.equal(b, before[name]) for name, b in found.named_buffers())
+    assert math.isfinite(moved.elbo.value_nats)
+
+
 def test_values_in_the_store_that_a_fit_does_not_use_are_said():
     def model(x):
         w = pyro.param("w", torch.tensor(0.7))

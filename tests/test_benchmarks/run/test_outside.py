@@ -19,6 +19,7 @@ from benchmarks.run.execute import execute
 from benchmarks.run.plan import Plan, make_plan
 from benchmarks.run.prepare import plan_cells
 from benchmarks.run.progress import Events
+from guides.objectives.records import OBJECTIVES
 from guides.registry import FAMILIES
 
 MODEL = """
@@ -264,6 +265,8 @@ def plan(request, guide="laplace"):
 
 def key(guide):
     asked = plan("eight_schools", guide)
+    if guide == "nuts":
+        asked = Plan(entries=asked.entries, guides=(), nuts=True)
     (cell,) = plan_cells(asked, [prepare.prepare(asked, "eight_schools")])
     return cell.key
 
@@ -299,6 +302,41 @@ def test_an_edited_family_of_a_plugin_changes_the_keys_of_its_cells_only(
         source.write("FAR = 1\n")
     assert key("far_family") != first
     assert key("mean_field") == before
+
+
+OBJECTIVE = """
+from dataclasses import dataclass
+from guides.objectives.objective import Objective
+from far_objective_helper import WEIGHT
+
+
+@dataclass(frozen=True, kw_only=True)
+class FarBound(Objective):
+    name = "far_objective"
+    formula = "the ELBO, times a weight"
+
+
+OBJECTIVE = FarBound()
+"""
+
+
+@pytest.mark.parametrize("file", ["far_objective.py", "far_objective_helper.py"])
+def test_an_objective_of_a_plugin_changes_the_keys_of_guides(installed, tmp_path, file):
+    """It may be named in the settings of an entry; chains maximize nothing."""
+    without, chains = key("mean_field"), key("nuts")
+    installed(
+        OBJECTIVES,
+        "far_objective = far_objective:OBJECTIVE",
+        far_objective=OBJECTIVE,
+        far_objective_helper="WEIGHT = 1.0\n",
+    )
+    first = key("mean_field")
+    assert first != without
+    assert key("mean_field") == first
+    with (tmp_path / file).open("a") as source:
+        source.write("FAR = 1\n")
+    assert key("mean_field") != first
+    assert key("nuts") == chains
 
 
 def test_an_edited_helper_of_a_metric_asks_for_new_comparisons(installed, tmp_path, monkeypatch):
