@@ -27,6 +27,7 @@ __all__ = [
     "Reason",
     "Score",
     "Trust",
+    "has_draws",
     "method_names",
 ]
 
@@ -275,6 +276,11 @@ class PredictiveCheck:
         """Return the site and the methods that replicate it."""
         methods = ", ".join(self.replicated)
         return f"PredictiveCheck({self.label}: {self.observed.size} observed; {methods})"
+
+
+def has_draws(posterior: Posterior) -> bool:
+    """Return whether a method has draws; one that failed has none, or arrays of length 0."""
+    return bool(posterior.draws) and min(posterior.sample_shape) > 0
 
 
 def method_names(comparisons: Sequence[Comparison]) -> list[str]:

@@ -37,7 +37,7 @@ import numpy as np
 import torch
 
 from zoo.errors import LostWorkerError, UsageError, ZooError
-from zoo.seeds import derive_seed
+from zoo.seeds import derive_seed, seeded
 
 __all__ = ["Task", "TaskResult", "one_thread", "run_tasks"]
 
@@ -390,8 +390,7 @@ def _here(task: Task, *, memory: bool = False) -> TaskResult:
     exception: Exception | None = None
     trace = ""
     try:
-        with one_thread(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with one_thread(), seeded(seed):
             np.random.seed(seed)  # noqa: NPY002
             random.seed(seed)
             value = task.fn()

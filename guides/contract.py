@@ -24,6 +24,7 @@ from guides.types import Fit
 from zoo.contract.check import Check, Rule, rules
 from zoo.contract.subject import Failed, Skipped
 from zoo.density.log_density import LogDensity
+from zoo.seeds import seeded
 from zoo.types import Data, ModelEntry
 
 __all__ = ["checks", "gradient_norms"]
@@ -115,8 +116,7 @@ def gradient_norms(entry: ModelEntry, family: str) -> dict[str, float] | None:
     Families without gradients return None.
     """
     data = _data(entry)
-    with session(entry.dtype), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with session(entry.dtype), seeded(0):
         program = entry.program(data)
         density = LogDensity(program, data, dtype=entry.dtype)
         guide = build(family, program, data, entry)

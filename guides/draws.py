@@ -29,7 +29,7 @@ from zoo.density.log_density import LogDensity
 from zoo.density.nodes import base_of, is_subsample
 from zoo.distributions.circular import is_circle
 from zoo.errors import FitError, UnknownNameError, UsageError
-from zoo.seeds import derive_seed
+from zoo.seeds import derive_seed, seeded
 from zoo.types import Data, Posterior
 from zoo.user_models.from_program import as_data
 
@@ -55,8 +55,7 @@ def weighted_draws(
 
     Must be called inside a session.
     """
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.no_grad(), seeded(seed):
         u, log_q = _guide_draws(guide, density, n)
         rows = max(1, BLOCK // density.dim)
         return u, torch.cat([density.batch(part) for part in u.split(rows)]), log_q
@@ -93,8 +92,7 @@ def point_sites(guide: nn.Module, density: LogDensity, seed: int) -> tuple[str, 
     These are sites whose draws are constant (`AutoDelta`, a `Delta`), and `Delta` sites with more
     dimensions than the auxiliary noise that could produce them. Must be called inside a session.
     """
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.no_grad(), seeded(seed):
         u, _ = _guide_draws(guide, density, STILL)
         still = (u == u[:1]).all(0)
         names = {s.name for s in density.sites if bool(still[s.start : s.stop].any())}

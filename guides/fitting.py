@@ -39,7 +39,7 @@ from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.unit_terms import is_local
 from zoo.errors import FitError, UnknownNameError, UsageError
-from zoo.seeds import derive_seed
+from zoo.seeds import derive_seed, seeded
 from zoo.types import Cost, Data, ModelEntry, Program
 
 __all__ = ["configure", "fit", "program_objective"]
@@ -230,8 +230,7 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     program: Program = (
         _carried(job.given, job) if job.given is not None else job.entry.program(job.data)
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         weights = (
             {}
             if job.given is not None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.distributions.supports import innermost
 from zoo.errors import UnknownNameError, UsageError
 from zoo.types import Data, Quantity
 
@@ -231,13 +232,7 @@ def of_site(
     """
     if len(dims) != len(shape):
         raise UsageError(f"Site {name!r} has shape {shape} but dims {dims}; name every axis once.")
-    kind = support
-    while type(kind).__name__ in (
-        "_IndependentConstraint",
-        "IndependentConstraint",
-        "independent",
-    ):
-        kind = kind.base_constraint
+    kind = innermost(support)
     text = type(kind).__name__.lower().strip("_")
     if "cholesky" in text or text in (
         "corrmatrix",
@@ -256,9 +251,10 @@ def of_site(
         named = (*dims[:-2], f"{name}_entry")
         return {name: Quantity(fn=lower, dims=named, description=entries)}
     if text == "circle":
+        sine, cosine = f"sine of {name}", f"cosine of {name}"
         return {
-            f"sin {name}": Quantity(fn=sin_site(name), dims=dims, description=f"sine of {name}"),
-            f"cos {name}": Quantity(fn=cos_site(name), dims=dims, description=f"cosine of {name}"),
+            f"sin {name}": Quantity(fn=sin_site(name), dims=dims, description=sine),
+            f"cos {name}": Quantity(fn=cos_site(name), dims=dims, description=cosine, even=True),
         }
     positive = text in ("greaterthan", "greaterthaneq") and bool(
         (torch.as_tensor(kind.lower_bound) == 0).all()
@@ -292,20 +288,20 @@ def held_entries(quantity: Quantity, loose: Tensor) -> Quantity | None:
         ahead = value.ndim - len(dims)
         return value.flatten(ahead, ahead + axes - 1).index_select(ahead, kept)
 
-    return Quantity(
+    return replace(
+        quantity,
         fn=fn,
         dims=("held_" + "_".join(dims[:axes]), *dims[axes:]),
         description=f"{quantity.description}, entries that a term holds",
-        judged=quantity.judged,
     )
 
 
 def invariant(label: str, quantity: Quantity, kind: str, axis: int | None) -> tuple[str, Quantity]:
     """Return what of a site's quantity does not change under signs, labels or rotations.
 
-    Absolute values for signs, sorted values for labels, lengths for rotations. The cosine of an
-    angle does not change with its sign. A quantity whose axes are not those of its site is kept,
-    and shown without being judged.
+    Absolute values for signs, sorted values for labels, lengths for rotations. What is even, such
+    as the cosine of an angle, does not change with signs. A quantity whose axes are not those of
+    its site is kept, and shown without being judged.
 
     Args:
         label: name of the quantity.
@@ -315,20 +311,22 @@ def invariant(label: str, quantity: Quantity, kind: str, axis: int | None) -> tu
     """
     fn, dims = quantity.fn, quantity.dims
     if kind == "sign":
-        if label.startswith("cos "):
+        if quantity.even:
             return label, quantity
         name = f"abs {label}"
-        return name, Quantity(fn=lambda d, x: fn(d, x).abs(), dims=dims, description=name)
+        return name, replace(quantity, fn=lambda d, x: fn(d, x).abs(), description=name, even=True)
     if axis is None or axis > len(dims):
         return label, replace(quantity, judged=False)
     if kind == "label":
         name = f"sorted {label}"
-        return name, Quantity(
-            fn=lambda d, x: fn(d, x).sort(-axis).values, dims=dims, description=name
+        return name, replace(
+            quantity, fn=lambda d, x: fn(d, x).sort(-axis).values, description=name
         )
     name, left = f"length of {label}", len(dims) - axis
-    return name, Quantity(
+    return name, replace(
+        quantity,
         fn=lambda d, x: fn(d, x).norm(dim=-axis),
         dims=(*dims[:left], *dims[left + 1 :]),
         description=name,
+        even=True,
     )

@@ -67,17 +67,18 @@ class Quantity:
     returns a tensor `[*sample, *shape]`. It must not depend on labels or rotations that the model
     leaves free, and positive scales enter as logarithms. `dims` names the axes of `shape`; a
     component's label is built from `Data.coords`. `judged=False` shows a quantity without letting
-    it decide a verdict or a gate.
+    it decide a verdict or a gate; `even=True`: it keeps its value where its site changes sign.
     """
 
     fn: Callable[[Mapping[str, Tensor], Data], Tensor]
     dims: tuple[str, ...] = ()
     description: str = ""
     judged: bool = True
+    even: bool = False
 
     def __post_init__(self) -> None:
         """Reject a field of a wrong type."""
-        checked(self, fn=FUNCTION, dims=NAMES, description=TEXT, judged=FLAG)
+        checked(self, fn=FUNCTION, dims=NAMES, description=TEXT, judged=FLAG, even=FLAG)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +86,7 @@ class Data:
     """What a program is conditioned on.
 
     Attributes:
-        train: keyword arguments of the program (tensors; plain numbers and strings pass through
-            unchanged).
+        train: keyword arguments of the program; plain numbers and strings pass through.
         test: the same keys for held-out rows, or None.
         observed: the keys whose removal gives the prior predictive.
         batched: the keys with one row per unit of the minibatch plate.

@@ -34,6 +34,7 @@ from guides.registry import family_of
 from guides.session import as_module, session
 from guides.types import Elbo, Fit
 from zoo.density.log_density import LogDensity
+from zoo.seeds import seeded
 from zoo.types import ModelEntry, Posterior
 
 __all__ = ["Reported", "as_flat"]
@@ -175,8 +176,7 @@ def _objective(fit: Fit, particles: int) -> Loss | None:
             noise = objective.noise(generator)[0]
             if isinstance(objective, FlatObjective):
                 return float(objective.flat_loss(objective.parameters, noise, index))
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(noise))
+            with seeded(int(noise)):
                 return float(objective.module(whole.tensors(index)))
 
     return loss

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from zoo.contract.subject import Skipped, Subject
 from zoo.density.log_density import LogDensity, default_dtype
-from zoo.density.nodes import base_of, seeded
+from zoo.density.nodes import base_of
 from zoo.distributions.circular import chart_of
+from zoo.seeds import seeded
 
 __all__ = ["auto_jacobian", "integral", "log_joint", "run_at"]
 

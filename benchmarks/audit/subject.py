@@ -34,6 +34,7 @@ from zoo.contract.draws import free_classes
 from zoo.contract.subject import Failed, Skipped, Subject
 from zoo.density.log_density import LogDensity
 from zoo.errors import ZooError
+from zoo.seeds import seeded
 from zoo.types import ModelEntry, Posterior
 
 __all__ = ["Audited", "Evidence", "GuideSubject", "Weights", "limit"]
@@ -323,8 +324,7 @@ class GuideSubject:
         """
         guide, density = self.fit.guide, self.density
         number = 10_000 if self.vectorized else 1000
-        with session(self.fit.entry.dtype), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(90210)
+        with session(self.fit.entry.dtype), torch.no_grad(), seeded(90210):
             if isinstance(guide, FlatGuide):
                 u = guide.sample(torch.randn(number, guide.noise_dim, dtype=density.dtype))[0]
             elif isinstance(guide, AutoContinuous):

@@ -17,10 +17,11 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 
-from benchmarks.types import PredictiveCheck
+from benchmarks.types import PredictiveCheck, has_draws
+from zoo.density.faults import unless_it_raises
 from zoo.density.log_density import default_dtype, trace_program
 from zoo.density.nodes import is_subsample
-from zoo.seeds import derive_seed
+from zoo.seeds import derive_seed, seeded
 from zoo.types import Data, ModelEntry, Posterior, Program
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def predictive_checks(
         program: the program of the posteriors.
         posteriors: posteriors of this program by method.
     """
-    # a method that failed has no draws
-    posteriors = {m: p for m, p in posteriors.items() if 0 not in p.sample_shape}
+    posteriors = {m: p for m, p in posteriors.items() if has_draws(p)}
     if not posteriors or not _can_replicate(entry, data, program, next(iter(posteriors.values()))):
         return []
     draws = {
@@ -86,8 +86,8 @@ def replicate(
     run = _simulator(program, data)
     sites = observed_values(entry, data, program)
     rows: dict[str, list[Tensor]] = {}
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), default_dtype(entry.dtype):
-        torch.manual_seed(derive_seed(posterior.seed, entry.key, posterior.method, "predictive"))
+    seed = derive_seed(posterior.seed, entry.key, posterior.method, "predictive")
+    with seeded(seed), torch.no_grad(), default_dtype(entry.dtype):
         for i in np.linspace(0, total - 1, min(number, total)).astype(int):
             fixed = {name: value[i] for name, value in flat.items()}
             trace = run(fixed)
@@ -156,16 +156,18 @@ def _can_replicate(entry: ModelEntry, data: Data, program: Program, posterior: P
         return True
     lead = len(posterior.sample_dims)
     fixed = {name: v.flatten(0, lead - 1)[0] for name, v in posterior.draws.items()}
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), default_dtype(entry.dtype):
-        try:
-            torch.manual_seed(0)
+
+    def look() -> bool:
+        with seeded(0):
             first = _simulator(program, data)(fixed)
-            changed = _exchanged(entry, data, program, first)
-            torch.manual_seed(0)
+        changed = _exchanged(entry, data, program, first)
+        with seeded(0):
             second = _simulator(program, data, changed)(fixed)
-            return _same_distributions(first, second)
-        except Exception:  # a site that cannot be drawn, or a program that needs these very data
-            return False
+        return _same_distributions(first, second)
+
+    # a site may be one that cannot be drawn, or the program need these very data
+    with torch.no_grad(), default_dtype(entry.dtype):
+        return unless_it_raises(look, otherwise=False)
 
 
 def _exchanged(
@@ -181,7 +183,8 @@ def _exchanged(
             (n for n, v in values.items() if v.shape == flat.shape and np.array_equal(v, flat)),
             None,
         )
-        new = None if site is None else simulated.nodes[site]["value"].reshape(old.shape)
+        drawn = None if site is None else simulated.nodes[site]["value"]
+        new = None if drawn is None or drawn.numel() != old.numel() else drawn.reshape(old.shape)
         changed[key] = old.roll(1, 0) if new is None and old.ndim else old if new is None else new
         changed[key] = changed[key].to(old.dtype)
     return changed
@@ -190,9 +193,10 @@ def _exchanged(
 def _same_distributions(one: poutine.Trace, other: poutine.Trace) -> bool:
     """Return whether both runs have the same random sites with the same distributions."""
     nodes, others = ({k: n for k, n in t.nodes.items() if _is_random(n)} for t in (one, other))
-    return nodes.keys() == others.keys() and all(
-        torch.allclose(
-            n["fn"].log_prob(n["value"]), others[k]["fn"].log_prob(n["value"]), equal_nan=True
-        )
-        for k, n in nodes.items()
+    if nodes.keys() != others.keys():
+        return False
+    terms = (
+        (n["fn"].log_prob(n["value"]), others[name]["fn"].log_prob(n["value"]))
+        for name, n in nodes.items()
     )
+    return all(a.shape == b.shape and torch.allclose(a, b, equal_nan=True) for a, b in terms)

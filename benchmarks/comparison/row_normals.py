@@ -14,8 +14,9 @@ from benchmarks.comparison.best_in_family import LocalQ
 from guides.base.heads import make_head
 from guides.base.program_draws import program_draws
 from zoo.density.log_density import LogDensity
-from zoo.density.sites import samples
+from zoo.density.sites import is_identity, samples
 from zoo.errors import UsageError
+from zoo.seeds import seeded
 
 __all__ = ["row_normals"]
 
@@ -37,8 +38,7 @@ def row_normals(guide: nn.Module, density: LogDensity, family: str) -> LocalQ:
     Raises:
         UsageError: other distributions, or parameters that depend on other draws.
     """
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with torch.no_grad(), seeded(0):
         trace = poutine.block(poutine.trace(guide).get_trace)(**density.data.train)
         nodes = {n["name"]: n for n in samples(trace)}
         places = torch.cat([s.unit_indices() for s in density.sites], -1)  # [unit, local]
@@ -85,11 +85,11 @@ def _inside(fn: Any) -> Any:
 def _normal(fn: Any, transform: Any) -> tuple[Tensor, Tensor] | None:
     """Return location and scale (a factor `[..., d, d]` of a joint one), None for others."""
     fn = _inside(fn)
-    if isinstance(fn, torch.distributions.Normal) and _identity(transform):
+    if isinstance(fn, torch.distributions.Normal) and is_identity(transform):
         return fn.loc, fn.scale
-    if isinstance(fn, torch.distributions.MultivariateNormal) and _identity(transform):
+    if isinstance(fn, torch.distributions.MultivariateNormal) and is_identity(transform):
         return fn.loc, fn.scale_tril
-    parts = [p for p in getattr(transform, "parts", [transform]) if not _identity(p)]
+    parts = [p for p in getattr(transform, "parts", [transform]) if not is_identity(p)]
     exponential = len(parts) == 1 and isinstance(_bare(parts[0]), ExpTransform)
     if isinstance(fn, torch.distributions.LogNormal) and exponential:
         return fn.loc, fn.scale
@@ -100,15 +100,6 @@ def _bare(transform: Any) -> Any:
     while hasattr(transform, "base_transform"):
         transform = transform.base_transform
     return transform
-
-
-def _identity(transform: Any) -> bool:
-    x = torch.tensor([-1.5, 0.3])
-    bare = _bare(transform)
-    try:
-        return bool(torch.equal(bare(x), x))
-    except Exception:  # a transform of vectors of another length
-        return False
 
 
 def _refusal(family: str, site: str, what: str) -> UsageError:

@@ -66,12 +66,13 @@ def find(
         )
     owner = stored_reference.borrowed(entry)
     exact = owner.exact(data)
+    own = density if owner is entry else None
     if exact is None and owner.reference == "exact" and owner.analytic is None:
-        exact = exact_units(LogDensity(owner.program(data), data, dtype=owner.dtype))
+        exact = exact_units(own or LogDensity(owner.program(data), data, dtype=owner.dtype))
     if exact is not None:
         return _analytic(owner, data, exact)
     if owner.reference == "stored":
-        stored = _stored(entry, owner, data, folder, density if owner is entry else None)
+        stored = _stored(entry, owner, data, folder, own)
         if stored is not None:
             return stored
     if nuts is not None:

@@ -10,7 +10,7 @@ from benchmarks.report.inputs import EntryReport, ReportInput, method_names
 from benchmarks.report.numbers import count, plain
 from benchmarks.report.theme import MARKERS, slot_of
 from benchmarks.report.words import headline, verdict_word
-from benchmarks.types import Comparison
+from benchmarks.types import Comparison, has_draws
 from benchmarks.verdicts import VERDICTS
 
 __all__ = [
@@ -67,7 +67,7 @@ def _cell(comparison: Comparison) -> Cell:
             filter(None, [note, f"gate failed: {', '.join(failed)}" if failed else ""])
         )
     word, (where, number) = verdict_word(comparison.verdict), headline(comparison)
-    if comparison.status == "error" and all(comparison.posterior.sample_shape):
+    if comparison.status == "error" and has_draws(comparison.posterior):
         word, number = "error", ""  # there are draws: it is their comparison that failed
     elif comparison.mcmc is not None and comparison.verdict == "fit_failed":
         word = "not converged"

@@ -18,7 +18,7 @@ from benchmarks.metrics.metric import component_metrics, joint_distances_known
 from benchmarks.reference import find as references
 from benchmarks.report.inputs import EntryReport, ReportInput, method_names
 from benchmarks.run.cell import NUTS, SMC, Cell, Prepared, compare_cell, load_fit, load_posterior
-from benchmarks.run.failures import chains_failed, drawn, failures
+from benchmarks.run.failures import chains_failed, failures
 from benchmarks.run.freshness import comparing_code, digest_of_truth, is_compared
 from benchmarks.run.prepare import command
 from benchmarks.run.progress import Events
@@ -35,7 +35,7 @@ from benchmarks.run.store import RunDir, strict_json
 from benchmarks.trust.climbs import climb_for, judged, needs_climbs
 from benchmarks.trust.estimate import estimated_reference
 from benchmarks.trust.existence import needs_doubt
-from benchmarks.types import Comparison
+from benchmarks.types import Comparison, has_draws
 from benchmarks.workers import Task, TaskResult, run_tasks
 from zoo.density.ridges import flat_sites
 from zoo.errors import InfrastructureError, LostWorkerError
@@ -303,7 +303,9 @@ class _Evaluation:
                 raise result.exception
             else:
                 scored = uncompared_cell(content, str(result.error))
-                self.events.warn(f"{cell.label}: the comparison failed: {result.error}")
+                self.events.warn(
+                    f"{cell.label}: comparing its draws with the reference failed: {result.error}"
+                )
             if scored["reference"] is not None:
                 scored["reference"]["digest"] = digest_of_truth(reference, self.run.plan.trust)
                 scored["reference"]["climbs"] = self.climbs.get(cell.prepared.entry.key)
@@ -375,7 +377,7 @@ class _Evaluation:
                 entry,
                 data,
                 program,
-                {m: c.posterior for m, c in rows.items() if drawn(c.posterior)},
+                {m: c.posterior for m, c in rows.items() if has_draws(c.posterior)},
             )
             return checks, table(
                 entry, data, rows, self.references[key], seed=self.run.plan.seeds[0]

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.run.cell import NUTS
-from zoo.types import Posterior
 
-__all__ = ["chains_failed", "drawn", "failures"]
+__all__ = ["chains_failed", "failures"]
 
 UNCOMPARED = "it has not been compared; repeat the command that made the run"
 
@@ -36,8 +35,3 @@ def failures(cells: list[dict[str, Any]]) -> list[str]:
         elif cell["verdict"] == "reference_unusable":
             failed.append(f"{row}: {cell['sentence']}")
     return failed
-
-
-def drawn(posterior: Posterior) -> bool:
-    """Whether a row has draws; one that failed has none, or arrays of length 0."""
-    return bool(posterior.draws) and min(posterior.sample_shape) > 0

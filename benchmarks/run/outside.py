@@ -9,7 +9,6 @@ heard; data read that way are digested as data.
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import importlib.util
@@ -27,6 +26,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from benchmarks.metrics.metric import METRICS
+from benchmarks.run.imports import followed
 from benchmarks.run.sources import ROOT, WHOLE, source_files
 from guides.objectives.records import OBJECTIVES
 from guides.registry import FAMILIES
@@ -70,8 +70,10 @@ class Outside:
             if path.is_relative_to(place):
                 first = path.relative_to(place).parts[0]
                 return first.removesuffix(".py") in self._plugins
+        # a model that is kept in such a folder has its helpers there
+        passing = (p for p in _passing() if not (self.anchor and self.anchor.is_relative_to(p)))
         ours = (ROOT / room for room in ROOMS)
-        return not any(path.is_relative_to(place) for place in (*_libraries(), *ours))
+        return not any(path.is_relative_to(place) for place in (*_libraries(), *passing, *ours))
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -127,19 +129,12 @@ class Outside:
 
     def imports(self, starts: Iterable[str]) -> set[Path]:
         """Return the files of these modules and of all they import, of users and plug-ins."""
-        todo, found = list(starts), {"__main__": Path()}
+        todo = set(starts)
         if "__main__" in todo:  # a notebook has no file, and a script is more than its model
             values = vars(sys.modules["__main__"]).values()
             homes = (v.__name__ if isinstance(v, ModuleType) else _module(v) for v in values)
-            todo += [home for home in homes if home]
-        while todo:
-            name = todo.pop()
-            path = None if name in found else self._find(name)
-            if path is not None:
-                found[name] = path
-                package = name if path.stem == "__init__" else name.rpartition(".")[0]
-                todo += [*_imports(path, package), name.rpartition(".")[0]]
-        return set(found.values()) - {Path()}
+            todo |= {home for home in homes if home}
+        return set(followed(todo - {"__main__"}, self._find).values())
 
     def _look_up(self, name: str) -> Path | None:
         """Return the file of a module, without importing it; None if it is a library's."""
@@ -247,6 +242,19 @@ def _libraries() -> tuple[Path, ...]:
 
 
 @functools.cache
+def _passing() -> tuple[Path, ...]:
+    """Folders of the system's settings and of caches: they hold nothing that a user wrote.
+
+    Fonts, time zones, types of files and copies of downloads are read there, and differ from
+    machine to machine.
+    """
+    home, given = _home(), os.environ.get("XDG_CACHE_HOME")
+    caches = [Path(given)] if given else []
+    caches += [home / ".cache", home / "Library" / "Caches"] if home else []
+    return tuple(p.resolve() for p in (Path("/etc"), Path("/usr/share"), *caches))
+
+
+@functools.cache
 def _installed() -> tuple[Path, ...]:
     """Folders with installed packages."""
     paths = sysconfig.get_paths()
@@ -287,35 +295,3 @@ def _homes(value: Any, depth: int = DEPTH) -> Iterator[str]:
             inner.append(cell.cell_contents)
     for item in inner:
         yield from _homes(item, depth - 1)
-
-
-@functools.cache
-def _tree(path: Path, content: bytes) -> tuple[tuple[int, str, tuple[str, ...]], ...]:
-    """Return level, module and names of the imports of a source; empty if it does not parse."""
-    try:
-        nodes = list(ast.walk(ast.parse(content)))
-    except (SyntaxError, ValueError):
-        return ()
-    found = [(0, a.name, ()) for n in nodes if isinstance(n, ast.Import) for a in n.names]
-    return (
-        *found,
-        *(
-            (n.level, n.module or "", tuple(a.name for a in n.names))
-            for n in nodes
-            if isinstance(n, ast.ImportFrom)
-        ),
-    )
-
-
-def _imports(path: Path, package: str) -> Iterator[str]:
-    """Return the names of the modules that a source file may import."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return
-    for level, module, names in _tree(path, content):
-        if level:
-            with suppress(ImportError):
-                module = importlib.util.resolve_name("." * level + module, package)
-        yield module
-        yield from (f"{module}.{name}" for name in names)

@@ -22,6 +22,7 @@ from guides.registry import FAMILIES, check_family
 from zoo.density.faults import place_of
 from zoo.density.log_density import LogDensity
 from zoo.errors import ProgramError, UsageError, ZooError, one_line
+from zoo.seeds import seeded
 from zoo.types import ModelEntry
 
 __all__ = ["command", "duration", "plan_cells", "prepare", "slow"]
@@ -64,8 +65,7 @@ def _prepared(plan: Plan, request: str | ModelEntry) -> Prepared:
         training = data if entry.judged is not None else None
         data = data if entry.judged is None else entry.judged(data)
         # A network with random initial weights must be the same in every process.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             density = LogDensity(entry.program(data), data, dtype=entry.dtype)
         seen = witness.of_program(entry, data, density)
         _refuse_slashes(s.name for s in density.sites)

@@ -228,13 +228,13 @@ def uncompared_cell(cell: Mapping[str, Any], why: str) -> dict[str, Any]:
 
     It is run again by the next command that asks for it.
     """
-    sentence = f"the comparison failed: {why.rstrip('.')}"
+    sentence = f"comparing its draws with the reference failed: {why.rstrip('.')}"
     return validated(
         {
             **cell,
             "status": "error",
             "verdict": "fit_failed",
-            "sentence": f"{cell['method']} was not compared, {sentence}.",
+            "sentence": f"{cell['method']} has draws but no scores: {sentence}.",
             "reasons": _failure(sentence),
         }
     )

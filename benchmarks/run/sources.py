@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.run.imports import followed
 from zoo.storage import digest_of
 from zoo.types import Data, ModelEntry
 
@@ -35,9 +36,6 @@ STARTS = {
     ),
 }
 
-_TYPES_ONLY = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+.*\n|\n)+", re.MULTILINE)
-_FROM = re.compile(r"^[ \t]*from (benchmarks[\w.]*) import (\([^)]*\)|.+)", re.MULTILINE)
-_IMPORT = re.compile(r"^[ \t]*import (benchmarks\.[\w.]+)", re.MULTILINE)
 _FOLDER = re.compile(r"\"(benchmarks(?:\.\w+)+)\"")  # of members that register themselves
 
 
@@ -66,40 +64,24 @@ def code_files(part: str) -> list[Path]:
         for p in whole
         if p.stem.startswith("_") or not any(p.is_relative_to(ROOT / apart) for apart in APART)
     }
-    return sorted(kept | _closure(STARTS[part]))
-
-
-def _closure(starts: tuple[str, ...]) -> set[Path]:
-    """Return the files of `benchmarks` that these modules import, directly or not."""
-    found: dict[str, Path] = {}
-    todo = list(starts)
-    while todo:
-        name = todo.pop()
-        path = _file(name)
-        if path is not None and name not in found:
-            found[name] = path
-            todo += _imports(path.read_text(encoding="utf-8"))
-    return set(found.values())
+    return sorted(kept | set(followed(STARTS[part], _file, _members).values()))
 
 
 def _file(name: str) -> Path | None:
-    """Return the file of a module; None for the package itself, whose imports are lazy."""
+    """Return the file of a module of `benchmarks`; None for others.
+
+    The package itself is left out, since its imports are lazy.
+    """
+    if not name.startswith("benchmarks."):
+        return None
     place = ROOT.joinpath(*name.split("."))
     files = (place.with_suffix(".py"), place / "__init__.py")
-    return None if name == "benchmarks" else next((f for f in files if f.is_file()), None)
+    return next((f for f in files if f.is_file()), None)
 
 
-def _imports(text: str) -> Iterator[str]:
-    """Return the modules that a source imports, and the members of the folders it names.
-
-    Read by pattern, ten times faster than parsed; imports for types alone do not count.
-    """
-    text = _TYPES_ONLY.sub("", text)
-    for module, names in _FROM.findall(text):
-        yield module
-        yield from (f"{module}.{name}" for name in re.findall(r"\w+", names))
-    yield from _IMPORT.findall(text)
-    for folder in _FOLDER.findall(text):
+def _members(path: Path) -> Iterator[str]:
+    """Return the members of the folders that a source names."""
+    for folder in _FOLDER.findall(path.read_text(encoding="utf-8")):
         yield from (f"{folder}.{p.stem}" for p in ROOT.joinpath(*folder.split(".")).glob("*.py"))
 
 

@@ -42,7 +42,7 @@ from benchmarks.run.cell_folder import (
 )
 from benchmarks.run.plan import PLAN_FILE, Plan, planned, read_plan
 from zoo.errors import InfrastructureError, UsageError
-from zoo.storage import TEMPORARY, sync_folder, write_whole
+from zoo.storage import TEMPORARY, sync_folder, write_whole, written
 
 __all__ = ["RunDir", "canonical", "cell_name", "planned", "strict_json", "write_atomic"]
 
@@ -267,8 +267,9 @@ class RunDir:
         others = (listed_files(place) or set()) - {file}
         known = {n: digest for n, digest in manifest(place).items() if n in others}
         with self.draft(name, known | {file: hashlib.sha256(raw).hexdigest()}) as folder:
-            for old in sorted(others):
-                _link_or_copy(place / old, folder / old)
+            with disk_errors(self.path):
+                for old in sorted(others):
+                    _link_or_copy(place / old, folder / old)
             write_atomic(folder / file, raw)
 
     def read(
@@ -375,8 +376,9 @@ def _flushed(file: Path) -> str:
 
 
 def _link_or_copy(old: Path, new: Path) -> None:
-    """Hard-link a file, or copy it where the file system has no links."""
+    """Hard-link a file, or write a copy to disk where the file system has no links."""
     try:
         os.link(old, new)
     except OSError:
-        shutil.copyfile(old, new)
+        with written(new) as place:
+            shutil.copyfile(old, place)

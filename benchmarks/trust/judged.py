@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.metrics.components import Array, Component, component_names
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype
-from zoo.seeds import derive_seed
+from zoo.seeds import derive_seed, seeded
 from zoo.types import Data, ModelEntry
 
 __all__ = ["Judged", "prior_draw", "prior_draws"]
@@ -55,11 +55,10 @@ def prior_draw(density: LogDensity, data: Data, number: int) -> Tensor:
     """Return the latent sites of one run of the program as a flat point `[dim]`."""
     with (
         torch.no_grad(),
-        torch.random.fork_rng(devices=[]),
+        seeded(derive_seed("wide climbs", "prior", number)),
         default_dtype(density.dtype),
         poutine.block(),
     ):
-        torch.manual_seed(derive_seed("wide climbs", "prior", number))
         trace = poutine.trace(density.program).get_trace(**data.train)
         sites = {s.name: trace.nodes[s.name]["value"].detach() for s in density.sites}
         return density.unconstrain(sites)

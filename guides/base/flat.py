@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from guides.base.own_guides import on_charts
 from zoo.density.log_density import LogDensity, default_dtype
 from zoo.errors import ProgramError
+from zoo.seeds import seeded
 from zoo.types import Data, Program
 
 __all__ = [
@@ -137,8 +138,7 @@ def build_autoguide(
     Raises:
         ProgramError: order or shapes of the sites differ between autoguide and log density.
     """
-    with default_dtype(density.dtype), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with default_dtype(density.dtype), seeded(0):
         values = density.constrain(torch.zeros(density.dim, dtype=density.dtype))
         run = on_charts(program, density)
         hidden = poutine.block(run, hide=list(density.discrete)) if density.discrete else run

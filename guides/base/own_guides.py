@@ -13,6 +13,7 @@ from guides.types import Stop
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import samples
 from zoo.errors import FitError, one_line
+from zoo.seeds import seeded
 
 __all__ = ["AS_GIVEN", "check_scales", "check_sites", "is_given", "on_charts"]
 
@@ -60,8 +61,7 @@ def check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
     Raises:
         FitError: a missing or a superfluous site, by name.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    with seeded(0), torch.no_grad():
         trace = poutine.block(poutine.trace(guide).get_trace)(**density.data.train)
     drawn = [node["name"] for node in samples(trace) if not node["infer"].get("is_auxiliary")]
     wanted = {s.name for s in density.sites}
@@ -103,8 +103,7 @@ def check_scales(
     """
     batch = len(tensors["index"])
     cure = f"write pyro.plate(name, {size}, subsample=index) with index=None among its arguments"
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
-        torch.manual_seed(0)
+    with seeded(0), torch.no_grad(), poutine.block():
         theirs = samples(poutine.trace(program).get_trace(**tensors))
         try:
             own = samples(poutine.trace(guide).get_trace(**tensors))

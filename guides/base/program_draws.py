@@ -10,6 +10,7 @@ without observations, and y is summed out of it.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pyro
@@ -17,6 +18,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from zoo.density.faults import unless_it_raises
 from zoo.density.guide_density import summed_out
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import samples
@@ -25,14 +27,17 @@ from zoo.errors import FitError
 __all__ = ["program_draws"]
 
 PLATE = "_draws_of_the_guide"
+BLOCK = 100_000  # coordinates drawn by one run
 CHECKED = 3  # vectorized draws whose log q is compared with that of single runs
 SAME = {torch.float64: 1e-6}  # relative; else as much as single precision can hold
+Drawn = tuple[dict[str, Tensor], Tensor]  # named sites `[draw, *site]`, and log q `[draw]`
 
 
 def program_draws(guide: nn.Module, density: LogDensity, n: int) -> tuple[Tensor, Tensor]:
     """Return n points `[n, dim]` and log q `[n]` in nats.
 
-    All draws come from one run inside a further plate if that gives what single runs give.
+    Draws come from runs inside a further plate if that gives what single runs give. Such a run
+    has a fixed number of draws, so that memory does not grow with n.
 
     Raises:
         ProgramError: a discrete site before a continuous one cannot be summed out.
@@ -97,32 +102,43 @@ def _values(
     return {name: nodes[name]["value"] for name in names}, total
 
 
-def _together(
-    guide: nn.Module, density: LogDensity, n: int
-) -> tuple[dict[str, Tensor], Tensor] | None:
-    """Return n draws of one run, None if they are not what single runs would draw."""
+def _together(guide: nn.Module, density: LogDensity, n: int) -> Drawn | None:
+    """Return n draws of runs in a plate, None if they are not what single runs would draw."""
     if n <= CHECKED:
         return None
-    try:
-        trace = _run(guide, density, n)
-        nodes = {node["name"]: node for node in samples(trace)}
-        rows = {name: _by_draw(node["value"], node, density, n) for name, node in nodes.items()}
-        log_q = {
-            name: _by_draw(node["log_prob"], node, density, n, event=0)
-            for name, node in nodes.items()
-        }
-        for i in range(CHECKED):
-            fixed = {name: value[i] for name, value in rows.items()}
-            again = poutine.condition(guide, data=fixed)
-            one = {m["name"]: m for m in samples(_run(again, density))}
-            for name, value in log_q.items():
-                single, many = float(one[name]["log_prob_sum"]), float(value[i].sum())
-                if one[name]["value"].shape != rows[name][i].shape or not abs(
-                    single - many
-                ) <= SAME.get(density.dtype, 1e-4) * max(1.0, abs(single)):
-                    return None
-    except Exception:  # the guide's statements take one draw at a time
-        return None
+    most = max(CHECKED + 1, BLOCK // density.dim)
+    blocks: list[Drawn] = []
+    for start in range(0, n, most):
+        number, first = min(most, n - start), start == 0
+        block = unless_it_raises(partial(_block, guide, density, number, check=first), None)
+        if block is None:  # the guide's statements take one draw at a time
+            return None
+        blocks.append(block)
+    draws = {s.name: torch.cat([rows[s.name] for rows, _ in blocks]) for s in density.sites}
+    return draws, torch.cat([log_q for _, log_q in blocks])
+
+
+def _block(guide: nn.Module, density: LogDensity, n: int, *, check: bool) -> Drawn | None:
+    """Return n draws of one run in a plate, None if they are not what single runs would draw."""
+    nodes = {node["name"]: node for node in samples(_run(guide, density, n))}
+    rows, log_q = {}, {}
+    for name, node in nodes.items():
+        value = _by_draw(node["value"], node, density, n)
+        term = _by_draw(node["log_prob"], node, density, n, event=0)
+        if value is None or term is None:
+            return None
+        rows[name], log_q[name] = value, term
+    for i in range(CHECKED if check else 0):
+        again = poutine.condition(guide, data={name: value[i] for name, value in rows.items()})
+        one = {m["name"]: m for m in samples(_run(again, density))}
+        if one.keys() != rows.keys():
+            return None
+        for name, term in log_q.items():
+            single, many = float(one[name]["log_prob_sum"]), float(term[i].sum())
+            if one[name]["value"].shape != rows[name][i].shape or not abs(
+                single - many
+            ) <= SAME.get(density.dtype, 1e-4) * max(1.0, abs(single)):
+                return None
     kept = [name for name in nodes if name not in density.discrete]
     total = sum((log_q[name].reshape(n, -1).sum(-1) for name in kept), torch.zeros(n))
     return {s.name: rows[s.name] for s in density.sites}, total
@@ -130,18 +146,17 @@ def _together(
 
 def _by_draw(
     value: Tensor, node: dict[str, Any], density: LogDensity, n: int, *, event: int | None = None
-) -> Tensor:
+) -> Tensor | None:
     """Return `[n, *site]` of a tensor with the draws on the axis of their plate.
 
-    Raises:
-        ValueError: the tensor has no such axis.
+    It is None for a site that was drawn once for all draws, or that has an axis without a plate.
     """
     event = node["fn"].event_dim if event is None else event
     plates = max((-f.dim for f in node["cond_indep_stack"] if f.name != PLATE), default=0)
     axis = value.ndim - event - 1 - density.max_plate_nesting
     if axis != 0 or value.shape[0] != n:
-        raise ValueError("a site was drawn once for all draws")
+        return None
     between = value.shape[1 : 1 + density.max_plate_nesting - plates]
     if any(size != 1 for size in between):
-        raise ValueError("a site has an axis without a plate")
+        return None
     return value.reshape(n, *value.shape[1 + len(between) :])

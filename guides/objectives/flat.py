@@ -24,6 +24,7 @@ from zoo.compiler.trace import Traced, trace, vectorize
 from zoo.compiler.vectorize import value_and_gradient, vmappable
 from zoo.density.guide_density import enumerated
 from zoo.density.log_density import LogDensity
+from zoo.seeds import seeded
 
 __all__ = ["FlatObjective", "Minibatches", "ProgramObjective"]
 
@@ -286,8 +287,7 @@ class ProgramObjective:
 
     def loss(self, noise: tuple[Tensor, ...]) -> Tensor:
         """Return minus the ELBO estimate in nats."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(noise[0]))
+        with seeded(int(noise[0])):
             return self.module(self.batches.tensors(noise[1] if len(noise) > 1 else None))
 
     def gradients(
@@ -311,8 +311,7 @@ class ProgramObjective:
     def locate_nonfinite(self, noise: tuple[Tensor, ...]) -> str:
         """Repeat the failing draw and name the site whose log probability is not finite."""
         tensors = self.batches.tensors(noise[1] if len(noise) > 1 else None)
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.validation_enabled(False):
-            torch.manual_seed(int(noise[0]))
+        with seeded(int(noise[0])), torch.no_grad(), pyro.validation_enabled(False):
             guide = poutine.trace(self.guide).get_trace(tensors)
             trace = poutine.trace(poutine.replay(self.model, guide)).get_trace(tensors)
             for where in (guide, trace):

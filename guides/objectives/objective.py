@@ -151,8 +151,8 @@ class Scheduled(Objective):
         checked(self, warmup=COUNT)
         if self.warmup < 0:
             raise UsageError(
-                f"The objective {self.name} got warmup={self.warmup}; accepted: a number of steps"
-                " from 1."
+                f"The objective {self.name} got warmup={self.warmup}; accepted: a whole number"
+                " of steps, 1 or more."
             )
 
     @property

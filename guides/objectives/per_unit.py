@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from guides.base.local import LocalGuide
-from guides.objectives.bounds import beta_elbo_nats, elbo_nats, iwae_bound_nats
 from guides.objectives.flat import FlatObjective, Minibatches
 from guides.objectives.records import Terms, objective_of
 from guides.types import FitConfig
@@ -30,7 +29,7 @@ from zoo.density.log_density import LogDensity
 from zoo.density.unit_terms import is_local, many_unit_terms
 from zoo.errors import FitError
 
-__all__ = ["LocalObjective", "beta_elbo_nats", "elbo_nats", "iwae_bound_nats", "unit_log_weights"]
+__all__ = ["LocalObjective", "unit_log_weights"]
 
 SNAPSHOT = 256  # units whose reconstruction and KL are recorded during training
 

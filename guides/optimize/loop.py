@@ -221,12 +221,10 @@ def optimize(
     weight = getattr(objective, "final_weight", 1.0)
     assert weight == 1.0 or not goal.settles_after, f"the weight of the KL ended at {weight}"
     run.step.write_average(run.averaged) if run.averaged else run.step.write()
-    return run.outcome(_verdict(settled, watch.last, watch.window, len(run.losses), config))
+    return run.outcome(_verdict(settled, watch.last, len(run.losses), config))
 
 
-def _verdict(
-    settled: bool, last: Settled | None, window: int, steps: int, config: FitConfig
-) -> Stop:
+def _verdict(settled: bool, last: Settled | None, steps: int, config: FitConfig) -> Stop:
     tail = f"annealed and averaged, {steps} steps in all"
     if last is None:
         return Stop(
@@ -237,13 +235,13 @@ def _verdict(
             ),
         )
     if settled:
-        return Stop(status="ok", step=steps, sentence=f"Settled: {last.sentence(window)}; {tail}.")
+        return Stop(status="ok", step=steps, sentence=f"Settled: {last.sentence}; {tail}.")
     if last.unstable:
         return Stop(
             status="not_converged",
             step=steps,
             sentence=(
-                f"The loss is unstable: {last.sentence(window)}; {tail}. Lower lr, standardize the"
+                f"The loss is unstable: {last.sentence}; {tail}. Lower lr, standardize the"
                 " input of the networks, or bound their scales."
             ),
         )
@@ -253,7 +251,7 @@ def _verdict(
             step=steps,
             sentence=(
                 f"The budget of {config.steps} steps ended while still improving:"
-                f" {last.sentence(window)}; {tail}."
+                f" {last.sentence}; {tail}."
             ),
         )
     return Stop(
@@ -261,6 +259,6 @@ def _verdict(
         step=steps,
         sentence=(
             f"The budget of {config.steps} steps ended without improvement beyond noise:"
-            f" {last.sentence(window)}; {tail}."
+            f" {last.sentence}; {tail}."
         ),
     )

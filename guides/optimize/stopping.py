@@ -36,12 +36,15 @@ TOLERATED = 100.0  # nats of noise beside the loss itself
 
 @dataclass(frozen=True, kw_only=True)
 class Settled:
-    """Comparison of two neighboring windows: gain in nats with its error, movement, decision.
+    """Comparison of two neighboring windows, or pairs of them, of `steps` steps each.
+
+    It holds the gain in nats with its error, the movement, and the decision.
 
     A loss is unstable if its noise, or its distance from the best window, is larger than the best
     window's mean itself: a change within such noise says nothing.
     """
 
+    steps: int
     gain: float
     gain_se: float
     moved: float
@@ -53,16 +56,17 @@ class Settled:
         """Whether the loss still falls by more than three standard errors and a minimal gain."""
         return self.gain > 3 * self.gain_se + 2 * SLACK
 
-    def sentence(self, window: int) -> str:
-        """Describe the comparison in words."""
+    @property
+    def sentence(self) -> str:
+        """The comparison in words."""
         moved = (
             ""
             if math.isnan(self.moved)
             else f" and no watched parameter moved by more than {self.moved:.2g} posterior sd"
         )
         return (
-            f"over the last {window} steps the loss fell by {self.gain:.2g} +/- {self.gain_se:.1g}"
-            f" nats{moved}"
+            f"over the last {self.steps} steps the loss fell by {self.gain:.2g} +/-"
+            f" {self.gain_se:.1g} nats{moved}"
         )
 
 
@@ -80,9 +84,14 @@ class Watch:
     best: float = math.inf
 
     @property
+    def length(self) -> int:
+        """Steps of a window."""
+        return max(SHORTEST, self.window)
+
+    @property
     def remaining(self) -> int:
         """Steps until the window ends, when the search can first have settled."""
-        return max(1, max(SHORTEST, self.window) - len(self.losses))
+        return max(1, self.length - len(self.losses))
 
     def extend(self, losses: Sequence[float], watched: Callable[[int], Tensor | None]) -> bool:
         """Add up to `remaining` steps of a window; return True if it ended and the search settled.
@@ -99,7 +108,7 @@ class Watch:
             if value is None:
                 break
             self.values.append(value.detach().clone())
-        if len(self.losses) < max(SHORTEST, self.window):
+        if len(self.losses) < self.length:
             return False
         mean, se = _mean_and_error(np.asarray(self.losses))
         self.means.append((mean, se))
@@ -125,8 +134,9 @@ class Watch:
             steps = (center - self.before[2]).abs()
             moved = float(steps.max())
             still = bool((steps <= DRIFT + 4 * error).all())
-        enough = not self.pairs or len(self.means) >= LEAST
+        enough, number = not self.pairs or len(self.means) >= LEAST, 1
         if self.pairs and len(self.means) >= 4:
+            number = 2
             (a, b), (c, d) = self.means[-4:-2], self.means[-2:]
             gain = (a[0] + b[0] - c[0] - d[0]) / 2
             gain_se = math.hypot(a[1], b[1], c[1], d[1]) / 2
@@ -134,6 +144,7 @@ class Watch:
         size = abs(self.best) + TOLERATED
         unstable = not max(gain_se, mean - self.best - 5 * gain_se) <= size
         return Settled(
+            steps=number * self.length,
             gain=gain,
             gain_se=gain_se,
             moved=moved,

@@ -24,7 +24,7 @@ from zoo.contract import checks, run
 from zoo.contract.subject import Subject
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, ProgramError, UsageError
-from zoo.quantities import circular_mean, circular_sd, sin_site, site
+from zoo.quantities import circular_mean, circular_sd, invariant, sin_site, site
 from zoo.types import Data, Quantity
 
 F = torch.float64
@@ -254,6 +254,20 @@ def test_the_sign_of_an_angle_may_be_free():
     made = zoo.from_program(program, {"y": torch.tensor(-0.3, dtype=F)})
     assert [n for n in made.notices if "sign of theta is free" in n]
     assert list(made.quantities) == ["abs sin theta", "cos theta"]
+
+
+def test_what_is_even_is_no_matter_of_its_name():
+    """A site may be called like the cosine of an angle; its absolute value is judged."""
+    name = "cos theta"
+
+    def program(y):
+        z = pyro.sample(name, dist.Normal(torch.zeros((), dtype=F), 1.0))
+        pyro.sample("y", dist.Normal(z.square(), 0.2), obs=y)
+
+    made = zoo.from_program(program, {"y": torch.tensor(1.3, dtype=F)})
+    ((label, quantity),) = made.quantities.items()
+    assert label == "abs cos theta"
+    assert invariant(label, quantity, "sign", None) == (label, quantity)
 
 
 def test_circular_mean_and_sd():

@@ -5,6 +5,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch.distributions import constraints
 
 import benchmarks
@@ -77,6 +78,50 @@ def test_no_notice_where_one_exists(program):
         generator = torch.Generator().manual_seed(seed)
         points = torch.randn(3, density.dim, generator=generator, dtype=torch.float64)
         assert endless_coordinates(density, points, torch.ones(density.dim)) == []
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        dist.Beta(1e5, 1.0),
+        dist.Beta(1.0, 1e5),
+        dist.Beta(1e9, 2.0),
+        dist.Pareto(1.0, 1e5),
+        dist.Dirichlet(torch.tensor([1e5, 1.0])),
+        dist.LogNormal(500.0, 1.0),
+    ],
+    ids=["beta at 1", "beta at 0", "sharp beta", "pareto", "dirichlet", "log-normal"],
+)
+def test_no_notice_where_the_mass_is_at_the_edge_of_a_range(law):
+    """Between zero and the last point that floats represent the density still rises there."""
+
+    def program(y):
+        p = pyro.sample("p", law)
+        pyro.sample("y", dist.Normal(torch.as_tensor(p).sum().log(), 1.0), obs=y[0])
+
+    assert notices(program, Y) == []
+
+
+def test_a_program_that_fails_far_out_has_no_density_there():
+    """Errors of any kind: a table ends, and so does the line."""
+    table = torch.linspace(0.0, 1.0, 50, dtype=torch.float64)
+
+    def program(y):
+        a, b = flat("a"), pyro.sample("b", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(a + table[int(b.detach().abs())], 1.0), obs=y[0])
+
+    with pytest.raises(IndexError):
+        program_at(program, 99.0)
+    assert notices(program, Y) == []
+    entry = zoo.from_program(program, {"y": Y})
+    data = entry.load_data()
+    density = LogDensity(entry.program(data), data)
+    rng = np.random.default_rng(5)
+    assert why_none(density, torch.from_numpy(rng.standard_normal((4, 200, 2)))) == ""
+
+
+def program_at(program, b):
+    return poutine.condition(program, data={"a": torch.tensor(0.0), "b": torch.tensor(b)})(Y)
 
 
 QUICK = ("eight_schools", "funnel_centered", "coin", "robust_regression", "change_point")

@@ -18,6 +18,7 @@ import benchmarks
 import guides
 import zoo
 from benchmarks.reference.find import find
+from zoo.density import guide_density
 from zoo.density.log_density import LogDensity, default_dtype
 from zoo.density.unit_terms import unit_terms
 from zoo.errors import DataError, FitError, ProgramError, UnknownNameError, UsageError
@@ -105,6 +106,16 @@ def test_networks_have_the_names_their_author_gave_them():
     assert set(fit.networks) == {"decoder", "encoder"}
     assert torch.equal(fit.networks["decoder"](X[:, :CODES]), decoder(X[:, :CODES]))
     assert torch.equal(fit.networks["encoder"].weight, encoder.weight)
+
+
+def test_the_exact_posterior_takes_the_density_there_is(monkeypatch):
+    entry = entry_of(judged=5)
+    data = entry.judged(entry.load_data())
+    density = LogDensity(entry.program(data), data)
+    alone = find(entry, data)
+    monkeypatch.setattr("benchmarks.reference.find.LogDensity", None)
+    found = find(entry, data, density=density)
+    assert (found.kind, found.log_evidence) == ("exact", alone.log_evidence)
 
 
 def test_steps_0_scores_networks_as_they_are():
@@ -306,6 +317,18 @@ def test_latents_of_all_rows_have_no_posterior_on_some():
     assert float(part) == pytest.approx(float(right))
 
 
+def test_a_program_that_fails_on_some_rows_says_why_no_rows_are_judged():
+    """Its sizes are numbers: the reason is shown, and not that a site belonged to no row."""
+
+    def model(x):
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z * torch.ones(ROWS), 1.0), obs=x)
+
+    with pytest.raises(UsageError, match=r"2 of 90 rows .* must match .* leave judged out"):
+        zoo.from_program(model, {"x": X[:, 0]}, judged=5)
+
+
 def test_rows_that_depend_on_each_other_have_no_minibatches():
     def model(x):
         with pyro.plate("row", len(x)):
@@ -416,6 +439,32 @@ def test_draws_and_scores_are_made_in_evaluation_mode():
     assert encoder.training, "the caller's network keeps its mode"
 
 
+def test_a_transferred_encoder_keeps_the_batch_statistics_of_its_training():
+    """Other rows are encoded as all rows are: by the means and variances the fit has seen."""
+    decoder, encoder = networks()
+    encoder = nn.Sequential(nn.BatchNorm1d(PIXELS), encoder).double()
+    model, guide = pair(decoder, encoder)
+    entry = zoo.from_program(model, {"x": 3 + 2 * X}, guide=guide, batched=["x"])
+    fit = guides.fit(entry, "own", seed=0, steps=40, patience=5, anneal=10)
+    norm = fit.networks["encoder"][0]
+    assert (norm.running_mean - 3).abs().max() < 1.5  # it is no longer 0, nor the variance 1
+    before = {name: b.clone() for name, b in fit.guide.named_buffers()}
+    rows = torch.tensor([5, 0, 77])
+    moved = guides.transfer(fit, {"x": 3 + 2 * X[rows]})
+    with default_dtype(torch.float64), torch.no_grad():
+        traces = [
+            poutine.block(poutine.trace(g).get_trace)(x=x)
+            for g, x in ((fit.guide, 3 + 2 * X), (moved.guide, 3 + 2 * X[rows]))
+        ]
+    every, some = (t.nodes["z"]["fn"].base_dist.loc for t in traces)
+    torch.testing.assert_close(some, every[rows])
+    assert not torch.allclose(every, networks()[1](3 + 2 * X))
+    for found in (fit.guide, moved.guide):
+        assert before.keys() == dict(found.named_buffers()).keys()
+        assert all(torch.equal(b, before[name]) for name, b in found.named_buffers())
+    assert math.isfinite(moved.elbo.value_nats)
+
+
 def test_values_in_the_store_that_a_fit_does_not_use_are_said():
     def model(x):
         w = pyro.param("w", torch.tensor(0.7))
@@ -473,6 +522,33 @@ def test_a_discrete_site_before_a_continuous_one_is_summed_out_of_the_guide():
     weights = guides.draw(fits[0], 40).log_weights
     assert torch.allclose(weights, evidence, rtol=1e-9)
     assert fits[1].elbo.value_nats < float(evidence) - 5 * fits[1].elbo.se - 1
+
+
+def test_the_sum_is_set_up_once_per_guide(monkeypatch):
+    def guide(x):
+        shift = pyro.param("shift", torch.zeros((), dtype=torch.float64))
+        class_guide(shift)(x)
+
+    made = []
+    real = guide_density.LogDensity
+    monkeypatch.setattr(
+        guide_density, "LogDensity", lambda *a, **k: made.append(1) or real(*a, **k)
+    )
+    entry = zoo.from_program(of_classes, {"x": X[:5]}, guide=guide)
+    fit = guides.fit(entry, "own", seed=0, steps=0)
+    assert len(made) == 2  # as the program was given, and of the guide that was fitted
+    exact = guides.draw(fit, 8, seed=1).log_weights
+    assert torch.equal(guides.draw(fit, 8, seed=1).log_weights, exact)
+    # the weights of the guide are read at every call
+    with torch.no_grad():
+        (shift,) = (p for n, p in fit.guide.named_parameters() if "shift" in n)
+        shift.fill_(0.3)
+    moved = guides.draw(fit, 8, seed=1).log_weights
+    assert len(made) == 2
+    entry = zoo.from_program(of_classes, {"x": X[:5]}, guide=class_guide(0.3))
+    other = guides.draw(guides.fit(entry, "own", seed=0, steps=0), 8, seed=1).log_weights
+    assert torch.allclose(moved, other)
+    assert not torch.allclose(moved, exact)
 
 
 def test_training_such_a_guide_sums_the_discrete_site_out():

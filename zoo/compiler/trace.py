@@ -10,6 +10,7 @@ gives the same graph.
 from __future__ import annotations
 
 import copy
+import logging
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from zoo.errors import ZooError, one_line
 
 __all__ = ["TraceFailure", "Traced", "trace", "vectorize", "without_detach"]
 
+_log = logging.getLogger("zoo")
 _VIEWS = frozenset(
     {
         "expand",
@@ -204,7 +206,8 @@ def _simplify(
         simple = make_fx(lambda *tensors: Simplifier(graph, len(examples)).run(*tensors))(
             *examples, *captured
         )
-    except Exception:  # the unsimplified graph gives the same numbers
+    except Exception as error:  # the unsimplified graph gives the same numbers
+        _log.info("A graph is not simplified: %s", _sentence(error)[:300])
         return graph, captured
     return _lift(simple, len(examples), captured)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from zoo.contract.check import Rule, rules
 from zoo.contract.subject import Failed, Skipped, Subject
 from zoo.density.log_density import default_dtype
+from zoo.distributions.supports import innermost
 from zoo.errors import ZooError
 
 __all__ = ["CHECKS"]
@@ -234,9 +235,7 @@ def _classes(subject: Subject) -> int | None:
 
 
 def _positive(subject: Subject, name: str) -> bool:
-    support = next(n for n in subject.sites() if n["name"] == name)["fn"].support
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
+    support = innermost(next(n for n in subject.sites() if n["name"] == name)["fn"].support)
     return bool(
         (torch.as_tensor(getattr(support, "lower_bound", -1.0)) == 0).all()
     ) and not hasattr(support, "upper_bound")

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from zoo.contract.subject import Failed, Skipped, Subject
 from zoo.density.log_density import default_dtype
-from zoo.density.nodes import seeded
 from zoo.density.sites import no_validation
 from zoo.errors import one_line
+from zoo.seeds import seeded
 
 __all__ = ["prior_predictive"]
 
@@ -56,7 +56,7 @@ def prior_predictive(subject: Subject) -> str:
             first = run(held, 1)
         except Exception:
             raise Failed(text) from error
-    again, others = run(held, 1), [run(held, seed) for seed in range(2, 2 + SEEDS)]
+    again, others = run(held, 1), _others(subject, first, held, run)
     for node in subject.observed:
         _drawn(node, first, again, others, keys)
     _scored_alike(subject, held, first, run, keys)
@@ -104,6 +104,24 @@ def _run(
     return trace
 
 
+def _others(
+    subject: Subject, first: poutine.Trace, held: Mapping[str, Any], run: Run
+) -> list[poutine.Trace]:
+    """Return runs with other noise until each observed site has differed, at most `SEEDS`."""
+    same = {_name(n["name"], first) for n in subject.observed}
+    others: list[poutine.Trace] = []
+    while same and len(others) < SEEDS:
+        others.append(run(held, 2 + len(others)))
+        same = {name for name in same if _repeats(name, first, others[-1])}
+    return others
+
+
+def _repeats(name: str, one: poutine.Trace, other: poutine.Trace) -> bool:
+    if name not in one.nodes or name not in other.nodes:
+        return False
+    return torch.equal(one.nodes[name]["value"], other.nodes[name]["value"])
+
+
 def _drawn(
     node: Mapping[str, Any],
     first: poutine.Trace,
@@ -123,9 +141,9 @@ def _drawn(
             f"Site {name!r} simulates shape {list(value.shape)} but the data have"
             f" {list(seen.shape)}."
         )
-    if not torch.equal(value, again.nodes[name]["value"]):
+    if not _repeats(name, first, again):
         raise Failed(f"Site {name!r} differs between two runs of one seed; use pyro.sample only.")
-    if all(name in t.nodes and torch.equal(value, t.nodes[name]["value"]) for t in others):
+    if all(_repeats(name, first, other) for other in others):
         raise Failed(
             f"Site {name!r} simulates the same data with {1 + len(others)} seeds; the program"
             " ignores its random choices."

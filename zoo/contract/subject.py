@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +11,7 @@ from pyro.distributions import ImproperUniform
 from torch import Tensor
 
 from zoo.density.log_density import LogDensity, default_dtype, trace_program
-from zoo.density.nodes import base_of, seeded
+from zoo.density.nodes import base_of
 from zoo.density.sites import samples
 from zoo.errors import ZooError
 from zoo.types import Data, ModelEntry, Program
@@ -103,8 +102,3 @@ class Subject:
             raw = s.part(u)
             total = total + s.transform.log_abs_det_jacobian(raw, s.transform(raw)).sum()
         return total
-
-    def run(self, tensors: Mapping[str, Any], seed: int) -> poutine.Trace:
-        """Run the program forward from its prior with a seed."""
-        with seeded(seed), default_dtype(self.entry.dtype), poutine.block():
-            return poutine.trace(self.program).get_trace(**tensors)

@@ -20,7 +20,7 @@ An angle whose density jumps at pi is used as a number, and keeps the center 0 t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -28,6 +28,8 @@ import torch
 from torch import Tensor
 from torch.distributions import identity_transform
 
+from zoo.compiler.vectorize import batched
+from zoo.density.compiled import points_at_once
 from zoo.density.completion import Completion
 from zoo.density.faults import unless_it_raises
 from zoo.density.sites import Site
@@ -42,6 +44,9 @@ DIRECTED = 0.05  # resultant length from which a density has a mean direction
 GRID = math.pi / 32
 JUMP = 1e-6  # relative, of the log density from pi to -pi
 NEAR = 1e-12  # relative distance from pi at which it is looked at
+
+
+Many = Callable[[Tensor], Tensor]  # the log density `[n]` at points `[n, dim]`
 
 
 class Density(Protocol):
@@ -90,10 +95,11 @@ def find_centers(density: Density, names: Sequence[str]) -> tuple[dict[str, Tens
     )
     zero = torch.zeros(density.dim, dtype=density.dtype)
     asked = [s for s in density.sites if s.name in names]
+    none: list[str] = []
     try:
-        point = unless_it_raises(lambda: _Search(density, asked).run(), zero)
-        none: list[str] = []
-        jumps = unless_it_raises(lambda: _jumping(density, asked, point), none)
+        many = _many(density)
+        point = unless_it_raises(lambda: _Search(density, many, asked).run(), zero)
+        jumps = unless_it_raises(lambda: _jumping(many, asked, point), none)
     finally:
         density.sites = sites
     centers = {}
@@ -104,11 +110,24 @@ def find_centers(density: Density, names: Sequence[str]) -> tuple[dict[str, Tens
     return centers, jumps
 
 
+def _many(density: Density) -> Many:
+    """Return the density of many points; its own batch would be checked in its charts."""
+
+    def one_by_one(u: Tensor) -> Tensor:
+        return torch.stack([density.evaluate(row) for row in u])
+
+    chunk = points_at_once(density.data.train)
+    return unless_it_raises(
+        lambda: batched(density.evaluate, dim=density.dim, dtype=density.dtype, chunk=chunk),
+        one_by_one,
+    )
+
+
 class _Search:
     """The four steps of the module's text, in coordinates that are angles at circular sites."""
 
-    def __init__(self, density: Density, asked: Sequence[Site]) -> None:
-        self.density, self.asked = density, asked
+    def __init__(self, density: Density, many: Many, asked: Sequence[Site]) -> None:
+        self.density, self.many = density, many
         places = [torch.arange(s.start, s.stop) for s in asked if s.plate_axis is None]
         flat = torch.cat(places) if places else torch.arange(0)
         self.single = len(flat) <= MOST
@@ -139,13 +158,9 @@ class _Search:
     def _turned(self, x: Tensor, group: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Return angles from the present one on, and the log density with the group at each."""
         angles = x[group[0]] + torch.arange(number, dtype=x.dtype) * (TURN / number)
-        heights = []
         with torch.no_grad():
-            for angle in angles:
-                moved = x.clone()
-                moved[group] = angle
-                heights.append(self.density.evaluate(moved))
-        return angles, torch.nan_to_num(torch.stack(heights), nan=-1e300, neginf=-1e300)
+            heights = self.many(_moved(x, group, angles))
+        return angles, torch.nan_to_num(heights, nan=-1e300, neginf=-1e300)
 
     def _climbed(self, x: Tensor) -> Tensor:
         """Return the highest point of a climb, the start if it leads nowhere."""
@@ -173,23 +188,24 @@ class _Search:
         return best if bool(torch.isfinite(best).all()) else x
 
 
-def _jumping(density: Density, asked: Sequence[Site], point: Tensor) -> list[str]:
+def _jumping(many: Many, asked: Sequence[Site], point: Tensor) -> list[str]:
     """Return the sites at which the log density differs between pi and -pi."""
     found = []
-    with torch.no_grad():
-        for s in asked:
-            places = range(s.start, s.stop)
-            groups = [[i] for i in places] if len(places) <= MOST else [list(places)]
-            for group in groups:
-                ends = []
-                for end in (math.pi * (1 - NEAR), -math.pi):
-                    moved = point.clone()
-                    moved[group] = end
-                    ends.append(float(density.evaluate(moved)))
-                above, below = ends
-                if math.isnan(above) or math.isnan(below) or above == below:
-                    continue
-                if not abs(above - below) <= JUMP * (1 + abs(above)):
-                    found.append(s.name)
-                    break
+    ends = torch.tensor([math.pi * (1 - NEAR), -math.pi], dtype=point.dtype)
+    for s in asked:
+        places = torch.arange(s.start, s.stop)
+        groups = list(places[:, None]) if len(places) <= MOST else [places]
+        with torch.no_grad():
+            heights = many(torch.cat([_moved(point, group, ends) for group in groups]))
+        above, below = heights.reshape(-1, 2).unbind(-1)
+        alike = (above - below).abs() <= JUMP * (1 + above.abs())
+        if not bool((alike | (above == below) | above.isnan() | below.isnan()).all()):
+            found.append(s.name)
     return found
+
+
+def _moved(x: Tensor, group: Tensor, values: Tensor) -> Tensor:
+    """Return copies `[n, dim]` of a point, each with one of the values `[n]` at a group."""
+    moved = x.repeat(len(values), 1)
+    moved[:, group] = values[:, None]
+    return moved

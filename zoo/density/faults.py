@@ -14,7 +14,7 @@ import pyro.primitives
 
 from zoo.errors import DataError, ProgramError, ZooError, one_line
 
-__all__ = ["as_program_error", "place_of", "program_faults", "unless_it_raises"]
+__all__ = ["as_program_error", "is_own_fault", "place_of", "program_faults", "unless_it_raises"]
 
 T = TypeVar("T")
 

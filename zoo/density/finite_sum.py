@@ -19,6 +19,7 @@ from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype, no_validation, sum_in_parallel
 from zoo.errors import ProgramError
+from zoo.seeds import seeded
 from zoo.types import Data, Program
 
 __all__ = ["FiniteSum", "finite_sum"]
@@ -137,10 +138,9 @@ class Sum(LogDensity):
         with (
             default_dtype(self.dtype),
             torch.no_grad(),
-            torch.random.fork_rng(devices=[]),
+            seeded(seed),
             program_faults("sampled given its data"),
         ):
-            torch.manual_seed(seed)
             if self.per_value is not None:
                 return self._from_rows(n)
             return self._from_chain(n)

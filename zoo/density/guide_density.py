@@ -14,9 +14,11 @@ import torch
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 
+from zoo.density.faults import is_own_fault
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype, samples
 from zoo.errors import ProgramError, ZooError, one_line
+from zoo.seeds import seeded
 
 __all__ = ["enumerated", "order_of", "summed_out"]
 
@@ -38,8 +40,7 @@ def order_of(guide: Callable[..., Any], density: LogDensity) -> tuple[str, str] 
     """Return a discrete site of the program and a continuous one that the guide draws after it."""
     if not density.discrete:
         return None
-    with default_dtype(density.dtype), torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    with default_dtype(density.dtype), seeded(0), torch.no_grad():
         trace = poutine.block(poutine.trace(density.completed(guide)).get_trace)(
             **density.data.train
         )
@@ -55,7 +56,8 @@ def order_of(guide: Callable[..., Any], density: LogDensity) -> tuple[str, str] 
 def summed_out(guide: Callable[..., Any], density: LogDensity) -> LogDensity | None:
     """Return the log density of a guide whose continuous sites come after a discrete one.
 
-    It is None for all others.
+    It is None for all others. It reads the weights of the guide at every call, so that that of
+    the last guide is kept with the density of the program.
 
     Args:
         guide: a guide program.
@@ -64,11 +66,18 @@ def summed_out(guide: Callable[..., Any], density: LogDensity) -> LogDensity | N
     Raises:
         ProgramError: the discrete site cannot be summed out of the guide.
     """
+    if density.of_guide is None or density.of_guide[0] is not guide:
+        density.of_guide = guide, _summed_out(guide, density)
+    return density.of_guide[1]
+
+
+def _summed_out(guide: Callable[..., Any], density: LogDensity) -> LogDensity | None:
     order = order_of(guide, density)
     if order is None:
         return None
     first, later = order
     why = ""
+    cause: Exception | None = None
     try:
         found = LogDensity(guide, density.data, dtype=density.dtype)
         with default_dtype(density.dtype), torch.no_grad():
@@ -77,15 +86,17 @@ def summed_out(guide: Callable[..., Any], density: LogDensity) -> LogDensity | N
         extra = {s.name for s in found.sites} ^ {s.name for s in density.sites}
         why = f"it has the further site {min(extra)!r}" if extra else ""
     except ZooError as error:
-        why = str(error).rstrip(".")
+        why, cause = str(error).rstrip("."), error
     except Exception as error:  # of the author's statements
-        why = one_line(error)
+        if is_own_fault(error):
+            raise
+        why, cause = one_line(error), error
     if why:
         raise ProgramError(
             f"The guide draws {later!r} after the discrete site {first!r}, which cannot be summed"
             f" out of it: {why}. Draw discrete sites last, or give {first!r} a distribution whose"
             " values can be enumerated and statements that take all of them at once."
-        )
+        ) from cause
     return found
 
 
@@ -96,10 +107,9 @@ def _try_elbo(guide: Callable[..., Any], density: LogDensity) -> None:
     draw = enumerated(guide, density)
     with (
         default_dtype(density.dtype),
-        torch.random.fork_rng(devices=[]),
+        seeded(0),
         torch.no_grad(),
         poutine.block(),
         pyro.validation_enabled(False),
     ):
-        torch.manual_seed(0)
         elbo.loss(model, draw, **density.data.train)

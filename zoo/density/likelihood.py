@@ -8,8 +8,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from zoo.density.faults import unless_it_raises
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype, samples
+from zoo.seeds import seeded
 
 __all__ = ["has_likelihood", "untouched_data"]
 
@@ -47,15 +49,19 @@ def untouched_data(density: LogDensity) -> tuple[str, ...]:
 
 
 def _terms(density: LogDensity, draws: Any, tensors: Any) -> dict[str, Tensor] | None:
-    """Return the log probabilities of the observed sites, None where the program fails."""
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), default_dtype(density.dtype):
-            torch.manual_seed(0)
+    """Return the log probabilities of the observed sites, None where the program fails.
+
+    Whatever it raises, it looked at what was changed.
+    """
+
+    def look() -> dict[str, Tensor]:
+        with torch.no_grad(), seeded(0), default_dtype(density.dtype):
             trace = density.trace(draws, tensors)
             trace.compute_log_prob()
-    except Exception:  # whatever it is, the program looked at what was changed
-        return None
-    return {n["name"]: torch.as_tensor(n["log_prob"]) for n in samples(trace) if n["is_observed"]}
+        seen = (n for n in samples(trace) if n["is_observed"])
+        return {n["name"]: torch.as_tensor(n["log_prob"]) for n in seen}
+
+    return unless_it_raises(look, None)
 
 
 def _changed(value: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ from zoo.density.sites import (
 )
 from zoo.density.unheld import unheld_entries
 from zoo.errors import ProgramError, ZooError
+from zoo.seeds import seeded
 from zoo.types import Data, Program
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class LogDensity:
         self.dtype = dtype or torch.float64
         self.evaluations = 0
         self.gradient_evaluations = 0
+        self.of_guide: tuple[Any, LogDensity | None] | None = None  # see `guide_density`
         self._batch: Compiled | None = None
         self._compiled: CompiledDensity | None = None
         with default_dtype(self.dtype), program_faults("run on its data"):
@@ -142,8 +144,7 @@ class LogDensity:
         values = []
         with no_validation(), torch.no_grad():
             for seed in (0, 1):
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(seed)
+                with seeded(seed):
                     values.append(float(self.evaluate(point)))
         self.evaluations = 0
         one, other = values

@@ -10,20 +10,22 @@ lines are looked at as well (`zoo.density.ridges`), since the same holds in ever
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from zoo.density.faults import unless_it_raises
 from zoo.density.log_density import LogDensity
 from zoo.density.ridges import flat_sites, runaway, standardized, unchanging, widest
-from zoo.density.sites import Site, default_dtype
-from zoo.errors import ZooError
+from zoo.density.sites import Site, default_dtype, is_identity
 
 __all__ = ["at_the_edge", "endless_coordinates", "may_not_exist"]
 
 DOUBLINGS = 40  # of a distance of one sd
-FALL = 1.02 * math.log(2.0)  # nats by which log p falls when such a distance doubles
+FALL = 1.02  # nats by which log p falls per nat of the distance
+STRETCH = 1.25  # of the distance at the very end of a line
+STEPS = 33  # in which the end of a line is looked for
 ROUNDED = 1e13  # nats; of a larger log density no fall of a nat can be told
 EXACT = 1e-6  # relative error of the way to the site and back that still is no edge
 MOST = 200  # coordinates
@@ -72,12 +74,14 @@ def _candidates(density: LogDensity, u: Tensor, sd: Tensor, places: list[Place])
             kept.append((site, i, sign))
     if not kept:
         return []
-    try:
-        parts = torch.stack(ends).split(max(1, AT_ONCE // density.dim))
-        values = torch.cat([density.eager_batch()(part) for part in parts]).reshape(-1, 2)
-    except (RuntimeError, ValueError, ArithmeticError, ZooError):  # no density at one of them
+    parts = torch.stack(ends).split(max(1, AT_ONCE // density.dim))
+    none: list[Tensor] = []
+    found = unless_it_raises(lambda: [density.eager_batch()(part) for part in parts], none)
+    if not found:  # no density at one of them
         return kept
-    slow = (values.abs() < ROUNDED).all(-1) & (values[:, 0] - values[:, 1] < FALL)
+    values = torch.cat(found).reshape(-1, 2)
+    fall = FALL * math.log(2.0)
+    slow = (values.abs() < ROUNDED).all(-1) & (values[:, 0] - values[:, 1] < fall)
     return [place for place, flat in zip(kept, slow.tolist(), strict=True) if flat]
 
 
@@ -87,19 +91,38 @@ def _endless(density: LogDensity, site: Site, u: Tensor, i: int, unit: float) ->
     return _endless_along(density, (site,), u, way)
 
 
-def _endless_along(density: LogDensity, sites: Iterable[Site], u: Tensor, way: Tensor) -> bool:
+def _endless_along(density: LogDensity, sites: Sequence[Site], u: Tensor, way: Tensor) -> bool:
     """Whether the density does not fall off from `u` `[dim]` along `way` `[dim]`, one sd long."""
     line, last = _last_doubling(sites, u, way)
     if last < 2:
         return False
-    try:
-        near, far = (float(density.evaluate(line[k])) for k in (last - 1, last))
-    except (RuntimeError, ValueError, ArithmeticError, ZooError):  # no density so far out
+    near, far = _heights(density, line[last - 1 : last + 1])
+    if not (abs(near) < ROUNDED and abs(far) < ROUNDED and near - far < FALL * math.log(2.0)):
         return False
-    return abs(near) < ROUNDED and abs(far) < ROUNDED and near - far < FALL
+    if last == DOUBLINGS:
+        return True
+    # where a line is short, the mass may lie within its last doubling: that of Beta(1e5, 1) does
+    end = 2.0**last * _longest(sites, u, 2.0**last * way)
+    near, far = _heights(density, u + torch.stack([end / STRETCH, end])[:, None] * way)
+    falls = math.isfinite(near) and math.isfinite(far)
+    return not (falls and near - far >= FALL * math.log(STRETCH))
 
 
-def _last_doubling(sites: Iterable[Site], u: Tensor, way: Tensor) -> tuple[Tensor, int]:
+def _heights(density: LogDensity, points: Tensor) -> tuple[float, ...]:
+    """Return the log density at points `[n, dim]`, not a number where there is none."""
+    nothing = (math.nan,) * len(points)
+    return unless_it_raises(lambda: tuple(float(density.evaluate(p)) for p in points), nothing)
+
+
+def _longest(sites: Sequence[Site], u: Tensor, way: Tensor) -> Tensor:
+    """Return the largest of some numbers from 1 to 2 by which `way` may be stretched."""
+    stretched = torch.linspace(1.0, 2.0, STEPS, dtype=u.dtype)
+    line = u + stretched[:, None] * way
+    usable = torch.stack([_exact(site, line) for site in sites]).all(0)
+    return stretched[max(0, int(usable.long().cumprod(0).sum()) - 1)]
+
+
+def _last_doubling(sites: Sequence[Site], u: Tensor, way: Tensor) -> tuple[Tensor, int]:
     """Return points `[doubling, dim]` and the last one that every site can represent."""
     steps = 2.0 ** torch.arange(DOUBLINGS + 1, dtype=u.dtype)
     line = u + steps[:, None] * way
@@ -169,9 +192,7 @@ def _oblique(density: LogDensity, points: Tensor, sd: Tensor, draws: Tensor | No
     # a line ends where its first site does; only unbounded sites go far enough for all of them
     endless = torch.zeros(density.dim, dtype=density.dtype)
     for site in density.sites:
-        raw = site.part(points[0])
-        value = site.transform(raw)
-        endless[site.start : site.stop] = value.shape == raw.shape and torch.equal(value, raw)
+        endless[site.start : site.stop] = is_identity(site.transform)
     for way in torch.cat(ways) * endless:
         if not torch.isfinite(way).all() or float(way.norm()) < SHORT:
             continue
@@ -179,7 +200,7 @@ def _oblique(density: LogDensity, points: Tensor, sd: Tensor, draws: Tensor | No
             if all(_endless_along(density, density.sites, u, sign * way) for u in points):
                 return [_named(density, sign * way)]
     with torch.no_grad():
-        other = standardized(density)
+        other = unless_it_raises(lambda: standardized(density), None)
     if other is None:
         return []
     ones = torch.ones(other.dim, dtype=other.dtype)

@@ -14,6 +14,7 @@ Three families of lines are looked at, along which a proper density must fall of
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from pyro.distributions import ImproperUniform, Unit
 from pyro.infer.reparam import LocScaleReparam
 from torch import Tensor
 
+from zoo.density.faults import unless_it_raises
 from zoo.density.log_density import LogDensity
 from zoo.density.nodes import base_of
 from zoo.density.sites import default_dtype, samples, trace_program
@@ -40,22 +42,24 @@ WIDEST = 3  # principal directions of the draws
 
 def flat_sites(density: LogDensity) -> list[str]:
     """Return the latent sites with an improper flat prior."""
-    with default_dtype(density.dtype):
-        trace = trace_program(density.program, density.data.train)
-    return [
-        n["name"]
-        for n in samples(trace)
-        if not n["is_observed"] and isinstance(base_of(n["fn"]), ImproperUniform)
-    ]
+    return [n["name"] for n in _run(density) if _is_flat(n)]
 
 
 def has_flat_part(density: LogDensity) -> bool:
     """Whether a latent site has an improper prior, or `pyro.factor` adds to the density."""
-    with default_dtype(density.dtype):
-        trace = trace_program(density.program, density.data.train)
-    return bool(flat_sites(density)) or any(
-        isinstance(base_of(n["fn"]), Unit) for n in samples(trace) if n["is_observed"]
+    return any(
+        isinstance(base_of(n["fn"]), Unit) if n["is_observed"] else _is_flat(n)
+        for n in _run(density)
     )
+
+
+def _run(density: LogDensity) -> list[dict[str, Any]]:
+    with default_dtype(density.dtype):
+        return samples(trace_program(density.program, density.data.train))
+
+
+def _is_flat(node: dict[str, Any]) -> bool:
+    return not node["is_observed"] and isinstance(base_of(node["fn"]), ImproperUniform)
 
 
 def unchanging(density: LogDensity) -> Tensor:
@@ -66,7 +70,7 @@ def unchanging(density: LogDensity) -> Tensor:
     rows = []
     for _ in range(density.dim + EXTRA):
         point = 0.7 * torch.randn(density.dim, dtype=density.dtype, generator=generator)
-        rows.append(density.eager_gradient(point)[1])
+        rows.append(_gradient(density, point)[1])
     gradients = torch.stack(rows).double()
     gradients = gradients[torch.isfinite(gradients).all(-1)]
     if len(gradients) < density.dim:
@@ -75,11 +79,17 @@ def unchanging(density: LogDensity) -> Tensor:
     return vectors[values <= FLAT * values[0]].to(density.dtype)
 
 
+def _gradient(density: LogDensity, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log density and its gradient, not numbers where the program fails."""
+    nothing = u.new_tensor(math.nan), torch.full_like(u, math.nan)
+    return unless_it_raises(lambda: density.eager_gradient(u), nothing)
+
+
 def runaway(density: LogDensity) -> Tensor:
     """Return the direction in which a climb from zero runs off, `[1, dim]`, or none `[0, dim]`."""
 
     def objective(z: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
-        value, gradient = density.eager_gradient(torch.as_tensor(z, dtype=density.dtype))
+        value, gradient = _gradient(density, torch.as_tensor(z, dtype=density.dtype))
         if not (torch.isfinite(value) and torch.isfinite(gradient).all()):
             return 1e12, np.zeros(density.dim)
         return -float(value), -gradient.double().numpy()

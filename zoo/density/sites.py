@@ -21,13 +21,14 @@ from pyro.ops.contract import contract_tensor_tree
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor
-from torch.distributions import biject_to, constraints, transform_to
+from torch.distributions import AffineTransform, biject_to, constraints, transform_to
 
 from zoo.density.completion import is_discrete
 from zoo.density.faults import as_program_error
-from zoo.density.nodes import base_of, is_subsample, seeded
+from zoo.density.nodes import base_of, is_subsample
 from zoo.distributions.circular import is_sphere
 from zoo.errors import DataError, ProgramError
+from zoo.seeds import seeded
 from zoo.types import Data, Program
 
 
@@ -89,6 +90,17 @@ class Site:
             .movedim(self.unit_axis, 0)
         )
         return places.reshape(len(places), -1)
+
+
+def is_identity(transform: Any) -> bool:
+    """Whether a bijection leaves every value as it is."""
+    while hasattr(transform, "base_transform"):
+        transform = transform.base_transform
+    if isinstance(transform, AffineTransform):
+        loc, scale = torch.as_tensor(transform.loc), torch.as_tensor(transform.scale)
+        return bool((loc == 0).all()) and bool((scale == 1).all())
+    parts = getattr(transform, "parts", getattr(transform, "transforms", None))
+    return parts is not None and all(map(is_identity, parts))
 
 
 def trace_program(

@@ -17,9 +17,9 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from zoo.density.faults import unless_it_raises
 from zoo.density.log_density import LogDensity
-from zoo.density.sites import Site, default_dtype
-from zoo.errors import ZooError
+from zoo.density.sites import Site, default_dtype, is_identity
 
 __all__ = ["Symmetry", "symmetries"]
 
@@ -152,10 +152,12 @@ def _climb(density: LogDensity, point: Tensor) -> Tensor | None:
         value.backward()
         return value
 
-    try:
+    def run() -> bool:
         with torch.enable_grad():
             optimizer.step(loss)
-    except (ZooError, RuntimeError, ValueError):  # a program that fails somewhere on the way
+        return True
+
+    if not unless_it_raises(run, otherwise=False):  # it may fail somewhere on the way
         return None
     end = u.detach()
     return end if bool(torch.isfinite(end).all()) else None
@@ -167,7 +169,7 @@ def _climb(density: LogDensity, point: Tensor) -> Tensor | None:
 def _candidates(density: LogDensity, generator: torch.Generator) -> Iterator[_Candidate]:
     """Return rotations, then signs, then labels, those of fewest sites first."""
     held = [s for s in density.sites if s.name not in density.free]
-    real = [s for s in held if _is_real(s)]
+    real = [s for s in held if is_identity(s.transform)]
     by_length: dict[int, list[tuple[Site, int]]] = {}
     for s in held:
         for axis in range(len(s.shape)):
@@ -199,14 +201,6 @@ def _subsets(items: list[T]) -> Iterator[tuple[T, ...]]:
     if len(items) > 2:
         yield tuple(items)
     yield from itertools.combinations(items, 2)
-
-
-def _is_real(site: Site) -> bool:
-    """Whether a site is unconstrained: its bijection is the identity."""
-    raw = torch.linspace(-1.3, 1.7, max(1, site.stop - site.start), dtype=torch.float64)
-    raw = raw.reshape(site.unconstrained_shape)
-    value = site.transform(raw)
-    return value.shape == raw.shape and bool((value == raw).all())
 
 
 def _signs(parts: tuple[tuple[Site, int | None], ...]) -> _Candidate:

@@ -12,6 +12,7 @@ from torch.distributions import constraints
 
 from zoo.density.completion import entries_counted
 from zoo.density.nodes import base_of
+from zoo.distributions.supports import innermost
 from zoo.errors import ProgramError
 
 __all__ = ["unheld_entries"]
@@ -101,10 +102,7 @@ def _is_flat(fn: Any) -> bool:
     fn = base_of(fn)
     if not isinstance(fn, ImproperUniform):
         return False
-    support = fn.support
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return isinstance(support, _UNBOUNDED)
+    return isinstance(innermost(fn.support), _UNBOUNDED)
 
 
 def _touched(density: Density, names: Sequence[str]) -> dict[str, Tensor]:

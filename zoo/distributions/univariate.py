@@ -11,10 +11,12 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions.utils import broadcast_all
 
+from zoo.distributions.location_scale import LocationScale
+
 __all__ = ["CensoredWeibull", "HalfStudentT", "PositiveNormal"]
 
 
-class PositiveNormal(dist.TorchDistribution):
+class PositiveNormal(LocationScale):
     r"""A normal distribution restricted to the positive numbers.
 
     \[ p(x) = \frac{N(x; \mu, \sigma)}{\Phi(\mu / \sigma)}, \qquad x > 0 \]
@@ -24,24 +26,7 @@ class PositiveNormal(dist.TorchDistribution):
         scale: sigma, its standard deviation, > 0.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {
-        "loc": constraints.real,
-        "scale": constraints.positive,
-    }
     support = constraints.positive
-    has_rsample = True
-
-    def __init__(
-        self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None
-    ) -> None:
-        self.loc, self.scale = broadcast_all(loc, scale)
-        super().__init__(self.loc.shape, validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> PositiveNormal:
-        """Expand the batch shape."""
-        return PositiveNormal(
-            self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False
-        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log p(value) in nats."""

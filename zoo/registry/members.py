@@ -75,7 +75,7 @@ class Members(Mapping[str, T], Generic[T]):
                 listed.append(point)
         return found
 
-    @property
+    @functools.cached_property
     def clashes(self) -> dict[str, str]:
         """One sentence per name of a plug-in that is already taken, by name."""
         said = {}
@@ -171,5 +171,5 @@ class Members(Mapping[str, T], Generic[T]):
 
     def forget(self) -> None:
         """Discard what was found, and search again at the next use."""
-        for name in ("_places", "_points", "_loaded"):
+        for name in ("_places", "_points", "_loaded", "clashes"):
             self.__dict__.pop(name, None)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from zoo.density.faults import as_program_error
-from zoo.density.nodes import is_subsample
+from zoo.density.nodes import base_of, is_subsample
 from zoo.density.sites import default_dtype, no_validation, samples, trace_program
 from zoo.errors import ProgramError
 from zoo.user_models.lift_params import (
@@ -25,7 +25,6 @@ from zoo.user_models.lift_params import (
     Lifted,
     Typed,
     answer,
-    base_of,
     give_stores,
     is_local,
     network_on_stack,

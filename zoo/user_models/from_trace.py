@@ -12,6 +12,7 @@ from pyro.distributions import Categorical
 from torch import Tensor
 
 from zoo.density.completion import is_discrete
+from zoo.density.faults import unless_it_raises
 from zoo.density.finite_sum import finite_sum
 from zoo.density.log_density import LogDensity
 from zoo.density.nodes import base_of
@@ -164,11 +165,8 @@ def _not_numbers(density: LogDensity) -> Iterator[str]:
 
 
 def _is_bad(density: LogDensity, u: Tensor) -> bool:
-    try:
-        with torch.no_grad():
-            return bool(density.evaluate(u).isnan())
-    except Exception:  # no density there: samplers reject such a point or say what it raises
-        return True
+    with torch.no_grad():  # without a density samplers reject a point or say what it raises
+        return unless_it_raises(lambda: bool(density.evaluate(u).isnan()), otherwise=True)
 
 
 def _outside_unchecked(node: dict[str, Any]) -> bool:

@@ -31,7 +31,7 @@ from zoo.user_models.signature import Signature
 from zoo.user_models.surroundings import OneType, plain_sites, sized_plates
 from zoo.user_models.units import Units
 
-__all__ = ["Lifted", "LiftedProgram", "Typed", "base_of", "refuse_shared"]
+__all__ = ["Lifted", "LiftedProgram", "Typed", "refuse_shared"]
 
 DIVIDER = "$$$"  # Pyro's mark between the name of a pyro.module and the name of its parameter
 _MODULE_CODE = pyro.primitives.module.__code__

@@ -18,7 +18,7 @@ from zoo.density.log_density import LogDensity
 from zoo.density.row_terms import ProgramTerms, has_grid, row_numbers
 from zoo.density.sites import default_dtype
 from zoo.density.unit_terms import is_local
-from zoo.errors import UnknownNameError, UsageError
+from zoo.errors import UnknownNameError, UsageError, ZooError
 from zoo.types import Data, ModelEntry, Program
 from zoo.user_models.units import Judged, Units, judged_rows
 
@@ -103,19 +103,21 @@ def fields_of(
     if units is None:
         return Fields(entry=plain, seen=card)
     few = _first_rows(card, units)
-    local = unless_it_raises(lambda: LogDensity(build(few), few, dtype=dtype), None)
+    local, why = _density_of(build, few, dtype)
+    if local is None and asked.judged is not None:
+        raise UsageError(
+            f"judged compares some of the rows, but {few.size} of {units.size} rows have no"
+            f" density: {why}. Take every size from the data, or leave judged out."
+        )
     # a plate of two entries is no plate of rows, though it is as long as what is looked at here
     foreign = (
         [s.name for s in local.sites if not set(s.plates) & set(units.plates)] if local else []
     )
     of_rows = local is not None and is_local(local) and not foreign
     if not of_rows and asked.judged is not None:
-        shared = (
-            list(dict.fromkeys([*foreign, *(s.name for s in local.sites if s.plate_axis is None)]))
-            if local
-            else []
-        )
-        names = ", ".join(map(repr, shared or (local.discrete if local else ["a site"])))
+        assert local is not None
+        rest = [s.name for s in local.sites if s.plate_axis is None]
+        names = ", ".join(map(repr, dict.fromkeys([*foreign, *rest]) or local.discrete))
         raise UsageError(
             f"judged compares some of the rows, but {names} is not a continuous value of one row:"
             " its posterior needs all of them; leave judged out."
@@ -146,6 +148,16 @@ def _first_rows(card: Data, units: Units) -> Data:
         batched=units.batched,
         size=min(2, units.size),
     )
+
+
+def _density_of(
+    build: Callable[[Data], Program], data: Data, dtype: torch.dtype
+) -> tuple[LogDensity | None, str]:
+    """Return the log density of a program, or None and what is wrong with it."""
+    try:
+        return LogDensity(build(data), data, dtype=dtype), ""
+    except ZooError as error:
+        return None, str(error).rstrip(".")
 
 
 def _adds_up(density: LogDensity) -> bool:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.infer.autoguide import AutoGuide, AutoGuideList
 from torch import Tensor, nn
 
+from zoo.density.faults import unless_it_raises
 from zoo.density.sites import default_dtype, samples, trace_program
 from zoo.errors import UsageError
 from zoo.storage import digest_of
@@ -180,12 +182,14 @@ def _serves_other_rows(
     if few >= units.size:
         return False
     part = {**tensors, **{k: tensors[k][:few] for k in units.batched}}
-    try:
+
+    def look() -> list[poutine.Trace]:
         with default_dtype(guide.dtype):
-            traces = [
-                trace_program(p, part) for p in (program, guide(program, _Rows(units), None))
-            ]
-    except Exception:  # whatever it is, the guide needs all of its rows
+            return [trace_program(p, part) for p in (program, guide(program, _Rows(units), None))]
+
+    none: list[poutine.Trace] = []
+    traces = unless_it_raises(look, none)
+    if not traces:  # the guide needs all of its rows
         return False
     theirs, own = ({n["name"]: n for n in samples(trace)} for trace in traces)
     return all(

@@ -15,6 +15,7 @@ from benchmarks.report.theme import canvas, light, marks
 from guides.base.local import LocalGuide
 from guides.families.amortized import AmortizedGuide, features_of
 from zoo.models.autoencoders.vae import Vae
+from zoo.seeds import seeded
 from zoo.truth.grid import LARGEST, LatentGrid
 
 if TYPE_CHECKING:
@@ -107,8 +108,7 @@ def _reconstructions(report: EntryReport, program: Any) -> tuple[Any, str] | Non
 def _samples(program: Any) -> tuple[Any, str] | None:
     if not _square(program):
         return None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         z = program.prior().sample((24,)).double()
         x = torch.bernoulli(program.decoder(z).sigmoid())
     figure, axes = canvas(WIDE, WIDE * 0.24)

@@ -13,7 +13,7 @@ from pyro import poutine
 import guides
 import zoo
 from zoo.density.log_density import default_dtype
-from zoo.seeds import derive_seed
+from zoo.seeds import derive_seed, seeded
 from zoo.types import Data, ModelEntry
 
 __all__ = ["Coverage", "cover", "simulated"]
@@ -52,8 +52,7 @@ def simulated(entry: ModelEntry, data: Data, seed: int) -> tuple[dict[str, torch
     Returns true values of the sites `[*site]`, and data of the same form drawn given them.
     """
     tensors = {k: v for k, v in data.train.items() if k not in data.observed}
-    with torch.random.fork_rng(devices=[]), default_dtype(entry.dtype), poutine.block():
-        torch.manual_seed(seed)
+    with seeded(seed), default_dtype(entry.dtype), poutine.block():
         nodes = poutine.trace(entry.program(data)).get_trace(**tensors).nodes
     made = {name: nodes[name]["value"].detach() for name in data.observed}
     truth = {

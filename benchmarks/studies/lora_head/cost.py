@@ -20,6 +20,7 @@ from pyro.infer.autoguide import AutoDiagonalNormal
 from torch import Tensor, nn
 
 from benchmarks.studies.record import Work
+from zoo.seeds import seeded
 from zoo.user_models.lora import add_lora, to_pyro
 
 __all__ = ["Encoder", "measure", "step_cost"]
@@ -78,8 +79,7 @@ def step_cost(
 
 def measure(work: Work) -> list[dict[str, Any]]:
     """Return one row per kind of step: time, memory, and number of trained parameters."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         found = _costs(3 if work.quick else STEPS)
     names = ("milliseconds", "megabytes", "numbers")
     return [

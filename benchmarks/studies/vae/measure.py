@@ -23,7 +23,8 @@ from benchmarks.run.progress import Events
 from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept
 from guides.base.local import LocalGuide
-from guides.objectives.per_unit import iwae_bound_nats, unit_log_weights
+from guides.objectives.bounds import iwae_bound_nats
+from guides.objectives.per_unit import unit_log_weights
 from guides.objectives.records import objective_of
 from guides.session import session
 from guides.types import Fit

@@ -309,7 +309,7 @@ def test_half_of_the_draws_from_the_prior_find_what_q_misses(monkeypatch):
 
     from benchmarks.comparison import best_in_family
     from benchmarks.studies.vae import measure as results
-    from guides.objectives.per_unit import iwae_bound_nats
+    from guides.objectives.bounds import iwae_bound_nats
 
     q = q_of("full", shift=3 * COVARIANCE.diagonal().sqrt().max())
     monkeypatch.setattr(best_in_family.LocalQ, "of", staticmethod(lambda guide: guide))

@@ -61,8 +61,8 @@ def test_a_comparison_that_fails_is_a_row_with_its_reason_and_runs_again(tmp_pat
     monkeypatch.setattr(evaluate, "compare_cell", fails)
     result = execute(plan, out=tmp_path / "run", jobs=1)
     (content,) = result.cells
-    why = "the comparison failed: TypeError: no such field"
-    assert content["sentence"] == f"laplace was not compared, {why}."
+    why = "comparing its draws with the reference failed: TypeError: no such field"
+    assert content["sentence"] == f"laplace has draws but no scores: {why}."
     assert (content["status"], content["verdict"]) == ("error", "fit_failed")
     assert result.failures == [f"coin laplace: error: {content['sentence']}"]
     table = render_table(result.report)

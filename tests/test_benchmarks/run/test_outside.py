@@ -7,6 +7,7 @@ import importlib.util
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from support.installed import Installed
@@ -18,6 +19,7 @@ from benchmarks.run.execute import execute
 from benchmarks.run.plan import Plan, make_plan
 from benchmarks.run.prepare import plan_cells
 from benchmarks.run.progress import Events
+from guides.objectives.records import OBJECTIVES
 from guides.registry import FAMILIES
 
 MODEL = """
@@ -179,6 +181,45 @@ def test_only_what_code_of_users_opens_is_read(folder, tmp_path):
     assert names == {"limit.txt"}
 
 
+@pytest.fixture
+def caches(tmp_path, monkeypatch):
+    """A home and a cache folder of their own."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    found = (tmp_path / "elsewhere", tmp_path / "home" / ".cache")
+    for place in found:
+        (place / "fonts").mkdir(parents=True)
+        (place / "fonts" / "list.json").write_text("{}")
+    for cached in (outside._home, outside._passing):
+        cached.cache_clear()
+    yield found
+    for cached in (outside._home, outside._passing):
+        cached.cache_clear()
+
+
+def test_settings_of_the_system_and_caches_are_no_helpers(caches, tmp_path):
+    """They differ between machines, and a cell would be computed again on the next one."""
+    home = tmp_path / "home"
+    (home / "mine.txt").write_text("mine")
+    read = [Path("/etc/passwd"), *(p / "fonts" / "list.json" for p in caches), home / "mine.txt"]
+    shared = next((p for p in Path("/usr/share").rglob("*") if p.is_file()), None)
+    read += [shared] if shared else []
+    (tmp_path / "far_settings.py").write_text(
+        "".join(f"open({str(path)!r}, 'rb').close()\n" for path in read)
+    )
+    made = outside.Outside()
+    with made.reading():
+        spec = importlib.util.spec_from_file_location("far_settings", tmp_path / "far_settings.py")
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert set(made.digests()) == {"~/mine.txt"}
+
+
+def test_a_model_that_lives_in_a_cache_folder_has_its_helpers_there(caches):
+    model, helper = caches[0] / "m.py", caches[0] / "fonts" / "list.json"
+    assert outside.Outside(str(model)).has(helper)
+    assert not outside.Outside(str(model)).has(caches[1] / "fonts" / "list.json")
+
+
 def test_names_lead_back_to_their_files(tmp_path):
     made = outside.Outside(str(tmp_path / "a" / "m.py"))
     for path in (tmp_path / "a" / "b.txt", tmp_path / "c.txt", sources.ROOT / "pyproject.toml"):
@@ -226,6 +267,8 @@ def plan(request, guide="laplace"):
 
 def key(guide):
     asked = plan("eight_schools", guide)
+    if guide == "nuts":
+        asked = Plan(entries=asked.entries, guides=(), nuts=True)
     (cell,) = plan_cells(asked, [prepare.prepare(asked, "eight_schools")])
     return cell.key
 
@@ -263,7 +306,42 @@ def test_an_edited_family_of_a_plugin_changes_the_keys_of_its_cells_only(
     assert key("mean_field") == before
 
 
-def test_an_edited_helper_of_a_metric_asks_for_new_comparisons(installed, tmp_path):
+OBJECTIVE = """
+from dataclasses import dataclass
+from guides.objectives.objective import Objective
+from far_objective_helper import WEIGHT
+
+
+@dataclass(frozen=True, kw_only=True)
+class FarBound(Objective):
+    name = "far_objective"
+    formula = "the ELBO, times a weight"
+
+
+OBJECTIVE = FarBound()
+"""
+
+
+@pytest.mark.parametrize("file", ["far_objective.py", "far_objective_helper.py"])
+def test_an_objective_of_a_plugin_changes_the_keys_of_guides(installed, tmp_path, file):
+    """It may be named in the settings of an entry; chains maximize nothing."""
+    without, chains = key("mean_field"), key("nuts")
+    installed(
+        OBJECTIVES,
+        "far_objective = far_objective:OBJECTIVE",
+        far_objective=OBJECTIVE,
+        far_objective_helper="WEIGHT = 1.0\n",
+    )
+    first = key("mean_field")
+    assert first != without
+    assert key("mean_field") == first
+    with (tmp_path / file).open("a") as source:
+        source.write("FAR = 1\n")
+    assert key("mean_field") != first
+    assert key("nuts") == chains
+
+
+def test_an_edited_helper_of_a_metric_asks_for_new_comparisons(installed, tmp_path, monkeypatch):
     without = freshness.comparing_code()
     installed(
         METRICS,
@@ -271,8 +349,14 @@ def test_an_edited_helper_of_a_metric_asks_for_new_comparisons(installed, tmp_pa
         far_metric="from far_metric_helper import LEVEL\nMETRIC = None\n",
         far_metric_helper="LEVEL = 1.0\n",
     )
+    freshness.of_metrics.cache_clear()
     first = freshness.comparing_code()
     assert first.startswith(without)
     assert first != without
+    with monkeypatch.context() as patch:  # the files are read once per process
+        patch.setattr(freshness, "plugin_digest", None)
+        assert freshness.comparing_code() == first
     (tmp_path / "far_metric_helper.py").write_text("LEVEL = 2.0\n")
+    freshness.of_metrics.cache_clear()
     assert freshness.comparing_code() != first
+    freshness.of_metrics.cache_clear()

@@ -133,6 +133,29 @@ def test_rewriting_one_file_keeps_the_others_and_stays_valid(tmp_path):
         assert leftovers(tmp_path) == []
 
 
+def test_where_there_are_no_links_copies_are_flushed_to_disk(tmp_path, monkeypatch):
+    flushed, real = set(), os.fsync
+
+    def no_links(*args):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    def fsync(handle):
+        flushed.add(os.fstat(handle).st_ino)
+        real(handle)
+
+    with RunDir.create(tmp_path / "run", PLAN) as run:
+        put(run)
+        before = (run.cells / NAME / "posterior.nc").read_bytes()
+        monkeypatch.setattr(store.os, "link", no_links)
+        monkeypatch.setattr(store.os, "fsync", fsync)
+        run.rewrite(NAME, "cell.json", '{"x": 2}')
+        monkeypatch.undo()
+        assert run.read(NAME) == {"x": 2}
+        assert (run.cells / NAME / "posterior.nc").read_bytes() == before
+        assert {f.stat().st_ino for f in (run.cells / NAME).iterdir()} <= flushed
+        assert leftovers(tmp_path) == []
+
+
 def test_foreign_folders_are_refused(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.tex").write_text("mine")

@@ -9,6 +9,7 @@ import torch
 
 import guides
 import zoo
+from zoo.errors import UsageError
 
 
 def two_modes():
@@ -37,3 +38,29 @@ def test_the_higher_of_two_modes_is_taken_from_any_seed(seed, monkeypatch):
     assert float(posterior.covariance_matrix.sqrt()) == pytest.approx(0.5, rel=1e-3)
     height = 1.5 - 0.5 * math.log(2 * math.pi) - math.log(100.0)
     assert f"Mode of log density {height:.6g} nats, reached from 2 of 4" in fit.stop.sentence
+
+
+def test_a_program_that_learns_is_refused_until_its_weights_are_given():
+    """A mode trains no weights: it would be that of the first ones."""
+
+    def model(y):
+        weight = pyro.param("weight", torch.tensor(0.3, dtype=torch.float64))
+        with pyro.plate("row", len(y)):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=y.dtype), 1.0))
+            pyro.sample("y", dist.Normal(weight * z, 0.5), obs=y)
+
+    y = torch.linspace(-2.0, 2.0, 6, dtype=torch.float64)
+    entry = zoo.from_program(model, {"y": y})
+    with pytest.raises(UsageError, match=r"laplace solves .* trains no weights.*given=fit"):
+        guides.fit(entry, "laplace", seed=0)
+    trained = guides.fit(entry, "mean_field", seed=0, steps=60, patience=10, anneal=20)
+    fit = guides.fit(entry, "laplace", seed=0, given=trained)
+    (weight,) = (float(p) for p in fit.program.parameters())
+    assert weight != 0.3
+    # given the weight the posterior is normal, and Laplace is exact
+    posterior = fit.guide.get_posterior()
+    precision = 1 + weight**2 / 0.25
+    torch.testing.assert_close(posterior.mean, weight * y / 0.25 / precision)
+    torch.testing.assert_close(
+        posterior.covariance_matrix, torch.eye(6, dtype=torch.float64) / precision
+    )

@@ -19,15 +19,10 @@ from guides.base.initialize import unit_points
 from guides.base.local import LocalGuide
 from guides.families.block_full_rank import TableGuide
 from guides.fitting import training_of
+from guides.objectives.bounds import beta_elbo_nats, elbo_nats, iwae_bound_nats
 from guides.objectives.flat import FlatObjective
 from guides.objectives.objective import DEFINED
-from guides.objectives.per_unit import (
-    LocalObjective,
-    beta_elbo_nats,
-    elbo_nats,
-    iwae_bound_nats,
-    unit_log_weights,
-)
+from guides.objectives.per_unit import LocalObjective, unit_log_weights
 from guides.objectives.records import (
     OBJECTIVES,
     Beta,

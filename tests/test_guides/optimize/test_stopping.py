@@ -9,7 +9,7 @@ import torch
 
 import guides
 from guides.optimize import loop
-from guides.optimize.stopping import Watch
+from guides.optimize.stopping import LEAST, SHORTEST, SLACK, Watch
 from guides.types import FitConfig
 
 WINDOW = 400
@@ -56,6 +56,42 @@ def test_a_parameter_that_moves_is_not_settled_though_the_loss_is():
     assert not ended
     assert last.moved == pytest.approx(0.5, abs=0.01)
     assert not last.improving
+
+
+def fed(watch, means, noise=0.3):
+    """Feed windows of losses; return after how many the search had settled, 0 if never."""
+    rng = np.random.default_rng(3)
+    for number, mean in enumerate(means, 1):
+        losses = (mean + noise * rng.standard_normal(watch.length)).tolist()
+        if watch.extend(losses, lambda i: None):
+            return number
+    return 0
+
+
+def test_pairs_of_windows_settle_from_the_sixth_on_and_are_named_by_their_steps():
+    watch = Watch(WINDOW, pairs=True)
+    assert fed(watch, [5.0] * 9) == LEAST == 6
+    assert watch.last.sentence.startswith(f"over the last {2 * WINDOW} steps the loss fell by")
+    single = Watch(WINDOW)
+    assert fed(single, [5.0] * 9) == 2
+    assert single.last.sentence.startswith(f"over the last {WINDOW} steps the loss fell by")
+
+
+def test_pairs_see_a_slow_fall_that_neighboring_windows_do_not():
+    """It falls by one standard error a window: over two of them that is 2.8 of the pair's."""
+    error = 0.3 * math.sqrt(2 / WINDOW)  # of the difference of two window means
+    means = [5.0 - (SLACK + error) * k for k in range(9)]
+    assert fed(Watch(WINDOW), means)
+    watch = Watch(WINDOW, pairs=True)
+    assert fed(watch, means) == 0
+    assert watch.last.gain == pytest.approx(2 * (SLACK + error), abs=5 * watch.last.gain_se)
+    assert watch.last.gain_se == pytest.approx(error / math.sqrt(2), rel=0.15)
+
+
+def test_a_window_shorter_than_the_shortest_is_named_by_its_length():
+    watch = Watch(3)
+    assert fed(watch, [5.0] * 3)
+    assert watch.last.sentence.startswith(f"over the last {SHORTEST} steps")
 
 
 def test_a_fit_that_has_settled_stops_before_its_last_step(tiny):

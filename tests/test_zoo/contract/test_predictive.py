@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.contract import checks
+from zoo.contract import checks, predictive
 from zoo.types import Data, ModelEntry, Quantity
 
 Y = torch.tensor([0.3, -0.2, 1.1, 0.4, -0.9, 0.2], dtype=torch.float64)
@@ -150,6 +150,22 @@ def test_stock_programs_that_take_sizes_from_their_data_pass(program):
 def test_a_past_that_stays_or_is_returned_passes(program):
     train = {"y": Y, "lags": Y.roll(1)} if program is one_step_ahead else {"y": Y}
     assert outcome(card(program, **train)).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"), [(one_step_ahead, 1), (without_noise, predictive.SEEDS)]
+)
+def test_other_noise_is_tried_until_every_site_has_differed(program, expected, monkeypatch):
+    seeds, real = [], predictive._run
+
+    def counted(subject, program, tensors, held, seed):
+        seeds.append(seed)
+        return real(subject, program, tensors, held, seed)
+
+    monkeypatch.setattr(predictive, "_run", counted)
+    train = {"y": Y, "lags": Y.roll(1)} if program is one_step_ahead else {"y": Y}
+    outcome(card(program, **train))
+    assert len([s for s in seeds if s > 1]) == expected
 
 
 def test_flat_priors_are_held_at_a_point():

@@ -45,7 +45,7 @@ def test_the_name_of_a_built_in_member_is_kept_and_the_plugin_is_named(kind, ins
     before = members[name]
     install(f"{name} = outside_copy:THING")
     found, broken = members.usable()
-    assert members[name] is before or members[name].name == before.name
+    assert members[name] is before
     assert name not in members.plugins
     assert len(found) == len(members)
     sentence = (
@@ -53,6 +53,16 @@ def test_the_name_of_a_built_in_member_is_kept_and_the_plugin_is_named(kind, ins
         " built-in one has this name; rename it."
     )
     assert broken == [sentence]
+
+
+def test_claims_are_read_once_until_they_are_forgotten(kind, install):
+    members, name = MEMBERS[kind], TAKEN[kind]
+    install(f"{name} = outside_copy:THING")
+    found = members.clashes
+    assert list(found) == [name]
+    assert members.clashes is found
+    install("mine = outside_copy:THING")  # which makes them forgotten
+    assert members.clashes == {}
 
 
 def test_a_name_of_two_packages_is_neither_and_both_are_named(kind, install):

@@ -46,6 +46,7 @@ from zoo.datasets.images import binarize, digits, load_images, split, thin
 from zoo.distributions.multivariate import SequentialBernoulli
 from zoo.errors import DataError, UsageError
 from zoo.quantities import site
+from zoo.seeds import seeded
 from zoo.truth.grid import LARGEST, BernoulliLikelihood, LatentGrid, SequentialLikelihood
 from zoo.types import Analytic, Data, ModelEntry, Moments, Quantity
 
@@ -244,8 +245,7 @@ def build(
             f"The shape is latent={latent}, hidden={hidden}, layers={layers}, prior={prior!r};"
             f" accepted: at least 1 each, prior {' or '.join(PRIORS)}."
         )
-    with torch.random.fork_rng(devices=[]), pyro.settings.context(module_local_params=True):
-        torch.manual_seed(init)
+    with seeded(init), pyro.settings.context(module_local_params=True):
         return Vae(
             int(data.size or len(data.train["x"])),
             data.train["x"].shape[1],

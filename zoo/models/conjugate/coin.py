@@ -27,6 +27,7 @@ from scipy.special import betaln, gammaln
 from torch import Tensor
 
 from zoo.quantities import site
+from zoo.seeds import seeded
 from zoo.types import Analytic, Data, ModelEntry, Moments, Program, Quantity
 
 GIRLS, BIRTHS = 437, 980
@@ -75,8 +76,7 @@ def analytic(data: Data) -> Analytic:
     zero = torch.zeros((), dtype=torch.float64)
 
     def sample(n: int, seed: int) -> Mapping[str, Tensor]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return {"chance": posterior.sample((n,))}
 
     log_binomial = gammaln(births + 1) - gammaln(girls + 1) - gammaln(births - girls + 1)

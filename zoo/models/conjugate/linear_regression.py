@@ -35,6 +35,7 @@ from torch import Tensor
 
 from zoo.datasets import read, standardize
 from zoo.quantities import site
+from zoo.seeds import seeded
 from zoo.types import Analytic, Data, ModelEntry, Moments, Program, Quantity
 
 FEATURES = ("age", "sex", "bmi", "bp", "tc", "ldl", "hdl", "tch", "ltg", "glu")
@@ -106,8 +107,7 @@ def analytic(data: Data) -> Analytic:
     root = torch.linalg.cholesky(p.scale)
 
     def sample(n: int, seed: int) -> Mapping[str, Tensor]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             variance = p.rate / torch.distributions.Gamma(
                 p.shape, torch.ones_like(p.shape)
             ).sample((n,))  # [n]

@@ -42,6 +42,7 @@ from torch import Tensor
 
 from zoo.distributions.circular import wrapped
 from zoo.quantities import cos_site, log_site, sin_site
+from zoo.seeds import seeded
 from zoo.types import Analytic, Data, ModelEntry, Moments, Program, Quantity
 
 BEARINGS = (85, 135, 135, 140, 145, 150, 150, 150, 160, 185, 200, 210, 220, 225, 270)  # degrees
@@ -128,8 +129,7 @@ def analytic(data: Data) -> Analytic:
         return Moments(m, zero, (s - m.square()).sqrt(), zero)
 
     def sample(n: int, seed: int) -> Mapping[str, Tensor]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             u = torch.rand(n, dtype=torch.float64)
             right = torch.searchsorted(below, u).clamp(1, POINTS - 1)
             left = right - 1

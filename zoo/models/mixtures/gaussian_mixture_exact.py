@@ -44,6 +44,7 @@ from zoo.datasets import read
 from zoo.errors import UsageError
 from zoo.models.mixtures._classes import Classes
 from zoo.quantities import log_odds, sorted_by
+from zoo.seeds import seeded
 from zoo.types import Analytic, Data, ModelEntry, Moments, Program, Quantity
 
 CONCENTRATION = 2.0
@@ -232,8 +233,7 @@ def analytic(data: Data, K: int) -> Analytic:
     cumulative = p.probability.cumsum(0)
 
     def sample(n: int, seed: int) -> Mapping[str, Tensor]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             chosen = torch.searchsorted(
                 cumulative, torch.rand(n, dtype=torch.float64) * cumulative[-1]
             ).clamp(max=len(cumulative) - 1)

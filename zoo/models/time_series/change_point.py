@@ -39,6 +39,7 @@ from torch import Tensor
 from zoo.datasets import read
 from zoo.distributions.multivariate import LevelShift
 from zoo.quantities import site
+from zoo.seeds import seeded
 from zoo.types import Analytic, Data, ModelEntry, Moments, Program, Quantity
 
 UNIT = 100.0  # 10^10 cubic meters, in the 10^8 of the table
@@ -134,8 +135,7 @@ def analytic(data: Data) -> Analytic:
     weight = p.log_joint.softmax(0)
 
     def sample(n: int, seed: int) -> Mapping[str, Tensor]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             change = torch.multinomial(weight, n, replacement=True)
             variance = p.rate[change] / torch.distributions.Gamma(
                 torch.tensor(p.shape, dtype=weight.dtype), 1.0

@@ -110,7 +110,7 @@ def _dense(counts: Any) -> Array:
     bad = int((~np.isfinite(matrix)).sum() + (matrix < 0).sum())
     if bad:
         raise DataError(
-            f"{bad} word counts are negative, NaN or infinite; accepted: whole numbers from 0."
+            f"{bad} word counts are negative, NaN or infinite; accepted: whole numbers, 0 or more."
         )
     broken = matrix[matrix != np.round(matrix)]
     if broken.size:
