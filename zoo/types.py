@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zoo.errors import DataError, UnknownNameError, UsageError
 from zoo.fields import (
@@ -25,7 +25,7 @@ from zoo.fields import (
     checked,
     coerced,
 )
-from zoo.ground_truth import Analytic, Baselines, Moments, Published
+from zoo.ground_truth import Analytic, Baselines, Moments, Published, Reference, ReferenceKind
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,6 @@ __all__ = [
     "ReferenceKind",
 ]
 
-ReferenceKind = Literal["analytic", "exact", "stored", "conditional", "nuts", "estimated", "none"]
 NAME = re.compile(
     r"(?:[a-z][a-z0-9_]{0,63})|(?:[a-z][a-z0-9_]{0,31}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95})"
 )
@@ -415,36 +414,3 @@ class Posterior:
     def quantities(self) -> dict[str, Tensor]:
         """Evaluate every quantity of the entry on the draws, each `[*sample, *shape]`."""
         return {name: q.fn(self.draws, self.data) for name, q in self.entry.quantities.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """The ground truth a method is compared with.
-
-    Attributes:
-        kind: `analytic`, `exact`, `stored`, `conditional`, `nuts` or `estimated` (repaired draws).
-        posterior: draws of the truth (with chains, if any), None for kind `none`.
-        moments: per quantity, with standard errors; from all draws if more were made than are
-            stored.
-        gates: name -> passed; empty for closed forms.
-        log_evidence: log p(observed) in nats, if known.
-        usable: every gate passed and the fingerprint matches.
-        reason: one sentence if not usable.
-    """
-
-    kind: ReferenceKind
-    posterior: Posterior | None
-    moments: Mapping[str, Moments] = field(default_factory=dict)
-    gates: Mapping[str, bool] = field(default_factory=dict)
-    log_evidence: float | None = None
-    rhat_max: float | None = None
-    ess_min: float | None = None
-    usable: bool = True
-    reason: str = ""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        """Return the kind and whether it is usable, or why not."""
-        state = "usable" if self.usable and self.kind != "none" else self.reason or "not usable"
-        draws = f"; {self.posterior!r}" if self.posterior is not None else ""
-        return f"Reference({self.kind}: {state}{draws})"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import zoo
 from benchmarks.cli.console import print_json, print_table, say
+from benchmarks.metrics.numbers import value_with_error
 from zoo.errors import UnknownNameError, ZooError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def list_models(tag: str | None, long: bool, as_json: bool) -> None:
     columns = [
         "name",
         "reference",
-        *(["parameters", "observations", "tags"] if long else []),
+        *(["parameters", "observations", "log_evidence", "tags"] if long else []),
         *(["source"] if any(info.source != "zoo" for info in infos) else []),
         "title",
     ]
@@ -64,6 +65,8 @@ def _cell(row: dict[str, Any], column: str) -> str:
     if column == "title" and row["error"]:
         return f"BROKEN: {row['error']}"
     value = row[column]
+    if column == "log_evidence" and value is not None:
+        return value_with_error(value["value"], value["se"])
     return ", ".join(value) if isinstance(value, list) else "" if value is None else str(value)
 
 
@@ -77,6 +80,7 @@ def _listed(info: EntryInfo, long: bool) -> dict[str, Any]:
         "error": info.error,
         "parameters": None,
         "observations": None,
+        "log_evidence": None,
     }
     if not long or info.error is not None:
         return row
@@ -89,12 +93,32 @@ def _listed(info: EntryInfo, long: bool) -> dict[str, Any]:
         row |= {
             "parameters": LogDensity(entry.program(data), data, dtype=entry.dtype).dim,
             "observations": _observations(data),
+            "log_evidence": _log_evidence(entry),
         }
     except ZooError as error:
         row["error"] = str(error)
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {error}"
     return row
+
+
+def _log_evidence(entry: ModelEntry) -> dict[str, float] | None:
+    """Return the stored log evidence with its error in nats, 0 if exact; null if not known."""
+    from zoo.density.log_density import LogDensity
+    from zoo.truth import evidence
+    from zoo.truth.stored import borrowed
+
+    owner = borrowed(entry)
+    if entry.learns or owner.key not in evidence.stored():
+        return None
+    data = owner.load_data()
+    density = LogDensity(owner.program(data), data, dtype=owner.dtype)
+    found = evidence.evidence(owner.key, density)
+    if found is None:
+        return None
+    if found.exact is not None:
+        return {"value": found.exact, "se": 0.0}
+    return {"value": found.value, "se": found.se}
 
 
 def _observations(data: Data) -> int:

@@ -169,15 +169,6 @@ def assess_row(
     alone = found.comparison
     if alone is None:
         alone = compare(posterior, None, fit=fit)
-    log_evidence = alone.log_evidence
-    if log_evidence is not None and reference.usable and reference.log_evidence is not None:
-        log_evidence = {
-            **log_evidence,
-            "exact": None,
-            "error": None,
-            "estimate": reference.log_evidence,
-            "estimate_se": None if found.evidence is None else found.evidence.se,
-        }
     return dataclasses.replace(
         alone,
         reference=reference,
@@ -185,7 +176,6 @@ def assess_row(
         reasons=found.reasons,
         sentence=found.sentence,
         trust=found.checks,
-        log_evidence=log_evidence,
     )
 
 
@@ -300,8 +290,8 @@ def _next(work: Work, verdict: VerdictWord, climbs: Climbs, repaired: Posterior 
     if verdict == "fit_failed":
         return "Fit with more steps, or from another start."
     if is_finding(verdict):
-        if repaired is not None and repaired.method == "smc":
-            return "Use the repaired draws (benchmarks.assess(fit).repaired), or a richer family."
+        if repaired is not None and repaired.method == METHOD:
+            return "Use the repaired draws (benchmarks.repair(fit)), or a richer family."
         return "Try a richer family, or NUTS."
     if not work.missing:
         return "More draws settle it: benchmarks.assess(fit, draws=..., islands=...)."

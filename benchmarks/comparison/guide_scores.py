@@ -86,12 +86,17 @@ def elbo(fit: Fit | None, weights: Array | None) -> dict[str, float] | None:
 
 
 def evidence(weights: Array | None, truth: Reference) -> dict[str, float | None] | None:
-    """Return the importance-sampling bound and the exact log evidence, in nats."""
+    """Return the importance-sampling bound and the log evidence, exact or estimated, in nats."""
+    estimated = truth.log_evidence_se is not None
+    exact = None if estimated else truth.log_evidence
+    found: dict[str, float | None] | None = None
     if weights is not None and np.isfinite(weights).all():
-        return metrics.log_evidence(weights, truth.log_evidence)
-    if truth.log_evidence is None:
-        return None
-    return {"exact": truth.log_evidence, "bound_nats": None, "bound_se": None, "error": None}
+        found = metrics.log_evidence(weights, exact)
+    elif truth.log_evidence is not None:
+        found = {"exact": exact, "bound_nats": None, "bound_se": None, "error": None}
+    if found is not None and estimated:
+        found |= {"estimate": truth.log_evidence, "estimate_se": truth.log_evidence_se}
+    return found
 
 
 def heldout(

@@ -19,6 +19,7 @@ from benchmarks.trust.climbs import GATE, wide_climbs
 from zoo.density.log_density import LogDensity
 from zoo.errors import ReferenceError, UnknownNameError
 from zoo.seeds import derive_seed
+from zoo.truth import evidence
 from zoo.truth import stored as stored_reference
 from zoo.truth.unit_grid import exact_units
 from zoo.types import Analytic, Data, ModelEntry, Moments, Posterior, Reference
@@ -69,12 +70,14 @@ def find(
     own = density if owner is entry else None
     if exact is None and owner.reference == "exact" and owner.analytic is None:
         exact = exact_units(own or LogDensity(owner.program(data), data, dtype=owner.dtype))
+    if exact is None and owner.reference == "stored" and owner.key in evidence.stored():
+        own = own or LogDensity(owner.program(data), data, dtype=owner.dtype)
     if exact is not None:
         return _analytic(owner, data, exact)
     if owner.reference == "stored":
         stored = _stored(entry, owner, data, folder, own)
         if stored is not None:
-            return stored
+            return stored if own is None else evidence.with_evidence(stored, owner.key, own)
     if nuts is not None:
         return as_reference(nuts)
     cure = "run NUTS on it"

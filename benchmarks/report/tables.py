@@ -178,9 +178,11 @@ def provenance(report: EntryReport) -> list[tuple[str, str]]:
         (
             "log evidence",
             (
-                f"{plain(reference.log_evidence, 7)} nats"
-                if reference.log_evidence is not None
-                else ""
+                ""
+                if reference.log_evidence is None
+                else f"{plain(reference.log_evidence, 7)} nats"
+                if reference.log_evidence_se is None
+                else f"{with_error(reference.log_evidence, reference.log_evidence_se)} nats by SMC"
             ),
         ),
         (

@@ -321,12 +321,14 @@ def digest_of(reference: Reference) -> str:
     moments = {
         name: [part.tolist() for part in m] for name, m in sorted(reference.moments.items())
     }
-    parts = {
+    parts: dict[str, Any] = {
         "kind": reference.kind,
         "usable": reference.usable,
         "gates": dict(reference.gates),
         "moments": moments,
     }
+    if reference.log_evidence_se is not None:
+        parts["log_evidence"] = [reference.log_evidence, reference.log_evidence_se]
     return hashlib.sha256(canonical(parts)).hexdigest()[:16]
 
 
@@ -339,6 +341,7 @@ def reference_record(reference: Reference) -> dict[str, Any]:
             "ess_min": reference.ess_min,
             "rhat_max": reference.rhat_max,
             "log_evidence": reference.log_evidence,
+            "log_evidence_se": reference.log_evidence_se,
             "usable": reference.usable,
             "reason": reference.reason,
         }

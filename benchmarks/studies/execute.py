@@ -236,4 +236,7 @@ def publish(study: Study, stored: Stored, root: Path = Path()) -> list[Path]:
         for name, inside in parts.items():
             replace_part(root / page, name, inside)
         written.append(root / page)
+    for path, content in made.package.items():
+        write_atomic(root / path, content)
+        written.append(root / path)
     return written

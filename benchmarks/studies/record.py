@@ -45,11 +45,14 @@ class Rendered:
         files: figures and tables beside the page, by file name.
         parts: parts of other pages made from the same rows: path of the page from the root of the
             repository -> name of the part -> its content (`benchmarks.studies.pages`).
+        package: data files of the package made from the rows, path from the root of the repository
+            -> content; written with the page by `--write`.
     """
 
     text: str
     files: Mapping[str, str | bytes] = field(default_factory=dict)
     parts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    package: Mapping[str, str] = field(default_factory=dict)
 
 
 def _nothing_published(folder: Path) -> Rows:

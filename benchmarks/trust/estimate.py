@@ -183,12 +183,13 @@ def estimated_reference(posterior: Posterior, *, proper: bool) -> Reference:
         posterior: draws of the method `smc`.
         proper: whether the prior is proper; else there is no evidence.
     """
-    found = evidence_of(posterior)
+    found, known = evidence_of(posterior), proper and not posterior.doubt
     return Reference(
         kind="estimated",
         posterior=posterior,
         moments=island_moments(posterior),
-        log_evidence=found.value if proper and not posterior.doubt else None,
+        log_evidence=found.value if known else None,
+        log_evidence_se=found.se if known else None,
         usable=not posterior.doubt,
         reason=posterior.doubt,
     )

@@ -19,7 +19,7 @@ from zoo.density.log_density import LogDensity
 from zoo.errors import ReferenceError, UsageError
 from zoo.truth import stored
 
-STORED = sorted(path.stem for path in stored.FOLDER.glob("*.json"))
+STORED = sorted(path.stem for path in stored.FOLDER.glob("*.npz"))
 
 
 @pytest.mark.parametrize("name", STORED)

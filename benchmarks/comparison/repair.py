@@ -1,0 +1,64 @@
+"""Draws to use in the place of a guide's: `repair`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from benchmarks.comparison.assess import assess
+from benchmarks.metrics.numbers import value_with_error
+from guides.types import Fit
+from zoo.errors import FitError
+from zoo.types import Posterior
+
+__all__ = ["repair"]
+
+
+def repair(
+    fit: Fit,
+    *,
+    seed: int = 0,
+    budget: float | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Posterior:
+    """Return better draws than a guide's own: those of tempered SMC that begins from it.
+
+    Where SMC does not hold or is too large, they are the ends of short chains that began at the
+    guide's draws. `method` says which they are (`smc`, `short_chains`), `notes` how far they have
+    converged, and `doubt` why they may not be the posterior; the guide's own draws are not
+    touched.
+
+    Args:
+        fit: a usable fit of any family.
+        seed: of the noise.
+        budget: seconds; a step is not begun if it is forecast to exceed what is left of them.
+        progress: receives one line per step.
+
+    Raises:
+        FitError: the fit has no usable guide or is a point, or no step fits into the budget.
+    """
+    found = assess(fit, seed=seed, budget=budget, progress=progress)
+    if found.repaired is None:
+        steps = {check.name: check.sentence for check in found.checks}
+        why = steps.get("spread") or steps.get("smc") or found.next
+        raise FitError(
+            f"{fit.family} on {fit.entry.key} cannot be repaired: {why} Fit another family, or"
+            " give more time."
+        )
+    begun = f"Begun from the draws of {fit.family}."
+    if found.estimate is not None and found.repaired.method == found.estimate.posterior.method:
+        smc = found.estimate.smc
+        value = value_with_error(found.estimate.evidence.value, found.estimate.evidence.se)
+        notes = (
+            begun,
+            f"{len(smc.evidence.islands)} islands of tempered SMC give a log normalizer of"
+            f" {value} nats; {smc.acceptance:.0%} of the last moves were accepted.",
+        )
+        return dataclasses.replace(found.repaired, notes=notes)
+    drift = found.drift
+    doubt = drift.doubt if drift is not None else ""
+    return dataclasses.replace(
+        found.repaired,
+        notes=(begun, "The ends of short chains; modes that no chain reached are missing."),
+        doubt=f"The chains have not arrived: {doubt}." if doubt else "",
+    )

@@ -1,0 +1,1 @@
+"""Log evidences of the entries by tempered SMC."""

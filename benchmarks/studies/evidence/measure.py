@@ -1,0 +1,121 @@
+"""Rows of `docs/results/evidence.md`: log Z by 16 islands of tempered SMC, an entry each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import guides
+import zoo
+from benchmarks.comparison.score import compare
+from benchmarks.mcmc.tempered_smc import ISLANDS
+from benchmarks.studies.record import Work
+from benchmarks.studies.rows import Kept
+from benchmarks.trust.climbs import wide_climbs
+from benchmarks.trust.estimate import SMC_DIMENSIONS, estimate
+from benchmarks.workers import Task, TaskResult, run_tasks
+from guides.session import session
+from zoo.density.log_density import LogDensity
+from zoo.density.ridges import flat_sites
+from zoo.errors import FitError, one_line
+from zoo.truth import evidence as stored
+from zoo.truth.stored import fingerprint
+from zoo.types import Data, ModelEntry
+
+__all__ = ["evidence_row", "measure"]
+
+STARTS = ("laplace", "mean_field", "full_rank")  # the first that can be fitted
+DRAWS = 2048
+CLIMB_GRADIENTS = 30_000
+QUICK = ("coin", "linear_regression")
+LONGEST = 3000.0  # seconds of one row
+Row = dict[str, Any]
+
+
+def measure(part: str, work: Work) -> dict[str, Row]:
+    """Measure the rows that are missing, each in a process of its own."""
+    kept = Kept(work.out / "rows.json")
+    names = list(QUICK if work.quick else zoo.names())
+    tasks = [
+        Task(name=name, fn=functools.partial(evidence_row, name))
+        for name in names
+        if name not in kept.rows
+    ]
+
+    def done(result: TaskResult) -> None:
+        failed = {"status": result.status, "why": str(result.error)}
+        row = result.value if result.status == "ok" else failed
+        kept.put(result.name, row)
+        said = row["why"] if row["status"] != "ok" else f"{row['value']:.3f} +- {row['se']:.3f}"
+        work.progress.say(f"{result.name}: {said}")
+
+    run_tasks(tasks, jobs=work.jobs, timeout=LONGEST, on_done=done)
+    return {name: kept.rows[name] for name in names}
+
+
+def evidence_row(name: str, seed: int = 0) -> Row:
+    """Return log Z of an entry with its error, and the exact value if there is one.
+
+    `status` is `ok`, `in doubt`, or `left out`; `why` says why.
+    """
+    entry = zoo.load(name)
+    if entry.learns:
+        return _without("its weights are trained, so the evidence is that of each training")
+    if entry.reference_of is not None:
+        return _without(f"another form of {entry.reference_of}, with the same evidence")
+    data = entry.load_data()
+    density = LogDensity(entry.program(data), data, dtype=entry.dtype)
+    if density.dim > SMC_DIMENSIONS:
+        return _without(f"{density.dim} coordinates, at most {SMC_DIMENSIONS}")
+    if flat_sites(density):
+        return _without("an improper prior: there is no evidence")
+    with session(entry.dtype):
+        density.compile("auto", expected_calls=10**6)
+        fit = _first_fit(entry, data, seed)
+        if fit is None:
+            return _without("no guide to begin from could be fitted")
+        drawn = guides.draw(fit, DRAWS, seed=seed)
+        assert drawn.unconstrained is not None
+        climbs = wide_climbs(density, drawn, seed=seed, budget=CLIMB_GRADIENTS)
+        weights = compare(drawn, None, fit=fit, heldout=False).pareto_k
+        try:
+            found = estimate(
+                density,
+                entry,
+                data,
+                drawn.unconstrained,
+                modes=climbs.points,
+                k_hat=float("inf") if weights is None else weights.value,
+                islands=2 * ISLANDS,
+                seed=seed,
+            )
+        except FitError as error:
+            return {"status": "in doubt", "why": one_line(error), "dimensions": density.dim}
+    exact = entry.exact(data)
+    known = None if exact is None else exact.log_evidence
+    return {
+        "status": "in doubt" if found.doubt else "ok",
+        "why": found.doubt,
+        "dimensions": density.dim,
+        "family": fit.family,
+        "value": found.evidence.value,
+        "se": found.evidence.se,
+        "low": found.evidence.low,
+        "high": found.evidence.high,
+        "islands": len(found.evidence.islands),
+        "exact": known,
+        "elbo": None if fit.elbo is None else fit.elbo.value_nats,
+        "gradients": density.gradient_evaluations,
+        "seconds": found.posterior.cost.seconds,
+        "fingerprint": fingerprint(density, stored.points(entry.key, density)),
+    }
+
+
+def _first_fit(entry: ModelEntry, data: Data, seed: int) -> guides.Fit | None:
+    fits: Iterable[guides.Fit] = (guides.fit(entry, f, seed=seed, data=data) for f in STARTS)
+    return next((fit for fit in fits if fit.ok), None)
+
+
+def _without(why: str) -> Row:
+    return {"status": "left out", "why": why}
