@@ -25,6 +25,7 @@ __all__ = [
     "BACKENDS",
     "BACKEND_VARIABLE",
     "MODES",
+    "RUNS",
     "Mode",
     "Work",
     "backend",

@@ -24,6 +24,14 @@ RHO = 0.9
 SMALL = {"islands": 4, "particles": 256, "draws": 1024}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def eager():
+    """Compiling would take longer than these small runs; `zoo trust` is tested compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZOO_BACKEND", "eager")
+        yield
+
+
 def fitted(family):
     entry = zoo.load("correlated_gaussian", d=2, rho=RHO)
     return guides.fit(entry, family, seed=0, compile="off")

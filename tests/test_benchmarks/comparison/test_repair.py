@@ -21,6 +21,14 @@ def small(monkeypatch):
     monkeypatch.setattr(module, "assess", lambda fit, **given: assess(fit, **SMALL, **given))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def eager():
+    """Compiling would take longer than these small runs; `zoo trust` is tested compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZOO_BACKEND", "eager")
+        yield
+
+
 def fitted(family):
     entry = zoo.load("correlated_gaussian", d=2, rho=RHO)
     return guides.fit(entry, family, seed=0, compile="off")
