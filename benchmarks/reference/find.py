@@ -217,13 +217,13 @@ def _belongs(found: Reference) -> bool:
     return found.gates.get("fingerprint", True) and found.gates.get("data", True)
 
 
-def check(entry: ModelEntry, *, folder: Path | None = None) -> Reference:
+def check(entry: ModelEntry, *, folder: Path | None = None, climb: bool = True) -> Reference:
     """Check a stored reference against its stored draws.
 
     Checks R-hat and the ESS band at the stored size, moments, Stein's identities, wide
     climbs and the fingerprint. Divergences and E-BFMI are read from the record, since the
     unthinned chains are not stored. A closed form is checked by Stein's identities on
-    its exact draws.
+    its exact draws. `climb=False` leaves out the wide climbs, most of the time of a check.
     """
     owner = stored_reference.borrowed(entry)
     data = owner.load_data()
@@ -275,7 +275,7 @@ def check(entry: ModelEntry, *, folder: Path | None = None) -> Reference:
                 f"the {where} is {distance:.1f} standard errors from its value under the program"
                 f" (limit {most:.1f})"
             )
-        if exact is None:
+        if exact is None and climb:
             # A check is rarely repeated, so compiling has to pay in this one.
             log_density.compile("auto", expected_calls=CLIMBS // RUNS)
             climbs = wide_climbs(log_density, posterior)

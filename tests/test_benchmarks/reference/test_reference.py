@@ -22,10 +22,17 @@ from zoo.truth import stored
 STORED = sorted(path.stem for path in stored.FOLDER.glob("*.npz"))
 
 
-@pytest.mark.parametrize("name", STORED)
-def test_a_stored_reference_holds(name):
-    found = references.check(zoo.load(stored.read(name).record["entry"]))
+@pytest.mark.parametrize(
+    ("name", "climb"),
+    [
+        *((name, name == "eight_schools") for name in STORED),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in STORED),
+    ],
+)
+def test_a_stored_reference_holds(name, climb):
+    found = references.check(zoo.load(stored.read(name).record["entry"]), climb=climb)
     assert found.usable, found.reason
+    assert ("wide_climbs" in found.gates) == climb
     assert all(found.gates.values())
     assert {
         "rhat",
