@@ -44,6 +44,7 @@ LATE = {
     "benchmarks.studies": "benchmarks.studies benchmarks.workers",
     "zoo.registry": "zoo.user_models.model_file",
     "zoo.storage": "numpy torch",
+    "zoo.fields": "torch",
     "zoo.types": "torch",
     "zoo.models.posteriordb": "zoo.models.posteriordb",
     "zoo.models.topics": "sklearn zoo.models.topics",

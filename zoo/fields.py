@@ -10,9 +10,12 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoo.errors import UsageError
+from zoo.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "COUNT",
@@ -24,9 +27,11 @@ __all__ = [
     "NUMBER",
     "TEXT",
     "Kind",
+    "check_tensor",
     "checked",
     "coerced",
     "one_of",
+    "shape_of",
 ]
 
 
@@ -141,3 +146,34 @@ def coerced(entry: str, key: str, value: Any, default: Any) -> Any:
         f"Option {key} of {entry} got {value!r}; accepted: a value of type"
         f" {type(default).__name__} (default {default!r})."
     )
+
+
+def shape_of(value: Any) -> str:
+    """Return the shape of a tensor, or the type of anything else, as text."""
+    return str(tuple(value.shape)) if hasattr(value, "shape") else type(value).__name__
+
+
+def check_tensor(label: str, value: Tensor) -> None:
+    """Refuse a tensor of data that is empty, of a type without arithmetic, or not finite.
+
+    Raises:
+        DataError: it is one of these; the message begins with its label.
+    """
+    import torch
+
+    if value.ndim and value.shape[0] == 0:
+        raise DataError(
+            f"{label} is empty (shape {tuple(value.shape)}); a plate of size 0 has no posterior,"
+            " give at least one row."
+        )
+    if value.dtype.is_complex or value.dtype in (torch.float16, torch.bfloat16):
+        raise DataError(
+            f"{label} has dtype {value.dtype}; accepted: float32, float64, integers and bool."
+            " Convert it with .double()."
+        )
+    if value.dtype.is_floating_point and not torch.isfinite(value).all():
+        bad = int((~torch.isfinite(value)).sum())
+        raise DataError(
+            f"{label} has {bad} NaN or infinite of {value.numel()} values; drop or impute those"
+            " rows first."
+        )

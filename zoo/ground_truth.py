@@ -1,19 +1,15 @@
-"""Ground truth of an entry: references, exact posteriors, published draws, baselines."""
+"""Ground truth of an entry: exact posteriors, published draws, baseline predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo.types import Posterior
-
-__all__ = ["Analytic", "Baselines", "Moments", "Published", "Reference", "ReferenceKind"]
-
-ReferenceKind = Literal["analytic", "exact", "stored", "conditional", "nuts", "estimated", "none"]
+__all__ = ["Analytic", "Baselines", "Moments", "Published"]
 
 
 class Moments(NamedTuple):
@@ -80,38 +76,3 @@ class Baselines:
     predict: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
     about: Mapping[str, str] = field(default_factory=dict)
     images: Tensor | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """The ground truth a method is compared with.
-
-    Attributes:
-        kind: `analytic`, `exact`, `stored`, `conditional`, `nuts` or `estimated` (repaired draws).
-        posterior: draws of the truth (with chains, if any), None for kind `none`.
-        moments: per quantity, with standard errors; from all draws if more were made than are
-            stored.
-        gates: name -> passed; empty for closed forms.
-        log_evidence: log p(observed) in nats, if known.
-        log_evidence_se: its standard error, where tempered SMC estimated it.
-        usable: every gate passed and the fingerprint matches.
-        reason: one sentence if not usable.
-    """
-
-    kind: ReferenceKind
-    posterior: Posterior | None
-    moments: Mapping[str, Moments] = field(default_factory=dict)
-    gates: Mapping[str, bool] = field(default_factory=dict)
-    log_evidence: float | None = None
-    log_evidence_se: float | None = None
-    rhat_max: float | None = None
-    ess_min: float | None = None
-    usable: bool = True
-    reason: str = ""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        """Return the kind and whether it is usable, or why not."""
-        state = "usable" if self.usable and self.kind != "none" else self.reason or "not usable"
-        draws = f"; {self.posterior!r}" if self.posterior is not None else ""
-        return f"Reference({self.kind}: {state}{draws})"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from zoo.errors import DataError, UnknownNameError, UsageError
 from zoo.fields import (
@@ -22,10 +22,12 @@ from zoo.fields import (
     NAMES,
     TEXT,
     Kind,
+    check_tensor,
     checked,
     coerced,
+    shape_of,
 )
-from zoo.ground_truth import Analytic, Baselines, Moments, Published, Reference, ReferenceKind
+from zoo.ground_truth import Analytic, Baselines, Moments, Published
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +48,7 @@ __all__ = [
     "ReferenceKind",
 ]
 
+ReferenceKind = Literal["analytic", "exact", "stored", "conditional", "nuts", "estimated", "none"]
 NAME = re.compile(
     r"(?:[a-z][a-z0-9_]{0,63})|(?:[a-z][a-z0-9_]{0,31}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95})"
 )
@@ -115,7 +118,7 @@ class Data:
         for part, tensors in (("Data", self.train), ("Held-out data", self.test or {})):
             for name, value in tensors.items():
                 if isinstance(value, torch.Tensor):
-                    _check_tensor(f"{part} {name!r}", value)
+                    check_tensor(f"{part} {name!r}", value)
         for role, keys in (("observed", self.observed), ("batched", self.batched)):
             for key in keys:
                 if key not in self.train:
@@ -152,34 +155,9 @@ class Data:
 
     def __repr__(self) -> str:
         """Return the names, shapes and roles of the tensors instead of their values."""
-        shown = ", ".join(f"{name} {_shape(value)}" for name, value in self.train.items())
+        shown = ", ".join(f"{name} {shape_of(value)}" for name, value in self.train.items())
         roles = f"; observed: {', '.join(self.observed)}" if self.observed else ""
         return f"Data({shown}{roles})"
-
-
-def _shape(value: Any) -> str:
-    return str(tuple(value.shape)) if hasattr(value, "shape") else type(value).__name__
-
-
-def _check_tensor(label: str, value: Tensor) -> None:
-    import torch
-
-    if value.ndim and value.shape[0] == 0:
-        raise DataError(
-            f"{label} is empty (shape {tuple(value.shape)}); a plate of size 0 has no posterior,"
-            " give at least one row."
-        )
-    if value.dtype.is_complex or value.dtype in (torch.float16, torch.bfloat16):
-        raise DataError(
-            f"{label} has dtype {value.dtype}; accepted: float32, float64, integers and bool."
-            " Convert it with .double()."
-        )
-    if value.dtype.is_floating_point and not torch.isfinite(value).all():
-        bad = int((~torch.isfinite(value)).sum())
-        raise DataError(
-            f"{label} has {bad} NaN or infinite of {value.numel()} values; drop or impute those"
-            " rows first."
-        )
 
 
 _QUANTITIES = Kind(
@@ -414,3 +392,38 @@ class Posterior:
     def quantities(self) -> dict[str, Tensor]:
         """Evaluate every quantity of the entry on the draws, each `[*sample, *shape]`."""
         return {name: q.fn(self.draws, self.data) for name, q in self.entry.quantities.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The ground truth a method is compared with.
+
+    Attributes:
+        kind: `analytic`, `exact`, `stored`, `conditional`, `nuts` or `estimated` (repaired draws).
+        posterior: draws of the truth (with chains, if any), None for kind `none`.
+        moments: per quantity, with standard errors; from all draws if more were made than are
+            stored.
+        gates: name -> passed; empty for closed forms.
+        log_evidence: log p(observed) in nats, if known.
+        log_evidence_se: its standard error, where tempered SMC estimated it.
+        usable: every gate passed and the fingerprint matches.
+        reason: one sentence if not usable.
+    """
+
+    kind: ReferenceKind
+    posterior: Posterior | None
+    moments: Mapping[str, Moments] = field(default_factory=dict)
+    gates: Mapping[str, bool] = field(default_factory=dict)
+    log_evidence: float | None = None
+    log_evidence_se: float | None = None
+    rhat_max: float | None = None
+    ess_min: float | None = None
+    usable: bool = True
+    reason: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return the kind and whether it is usable, or why not."""
+        state = "usable" if self.usable and self.kind != "none" else self.reason or "not usable"
+        draws = f"; {self.posterior!r}" if self.posterior is not None else ""
+        return f"Reference({self.kind}: {state}{draws})"

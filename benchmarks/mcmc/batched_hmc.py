@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.mcmc.metric import Metric
+from zoo.density.faults import unless_it_raises
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype
 
@@ -139,13 +140,27 @@ class Path:
         self.calls += 1
         rows = max(64, BLOCK // x.shape[1] // 64 * 64)
         with default_dtype(self.density.dtype):
-            parts = [self.density.batch_gradient(part.contiguous()) for part in x.split(rows)]
+            parts = [self._evaluated(part.contiguous()) for part in x.split(rows)]
         log_p, slope = (torch.cat(column) for column in zip(*parts, strict=True))
         log_p = torch.nan_to_num(log_p, nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
         if self.base is None:
             return State(x=x, log_p=log_p, slope_p=slope)
         log_q, slope_q = self.base.value_and_gradient(x)
         return State(x=x, log_p=log_p, slope_p=slope, log_q=log_q, slope_q=slope_q)
+
+    def _evaluated(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p and its gradients; -inf at the points where the program raises.
+
+        One point can stop a whole batch (a covariance that is not positive definite), so the batch
+        is halved until the rest is known.
+        """
+        found = unless_it_raises(lambda: self.density.batch_gradient(x), None)
+        if found is not None:
+            return found
+        if len(x) == 1:
+            return x.new_full((1,), -math.inf), torch.zeros_like(x)
+        halves = [self._evaluated(half.contiguous()) for half in x.split((len(x) + 1) // 2)]
+        return torch.cat([h[0] for h in halves]), torch.cat([h[1] for h in halves])
 
 
 @dataclass(frozen=True, kw_only=True)

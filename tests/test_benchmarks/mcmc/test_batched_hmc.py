@@ -136,3 +136,24 @@ def test_steps_go_to_the_wanted_acceptance(density):
         current = tuned(current, moved)
     assert seen[0] < 0.6
     assert abs(sum(seen[-20:]) / 20 - 0.75) < 0.03
+
+
+def test_a_point_where_the_program_raises_has_no_density_and_stops_no_other():
+    """A kernel matrix that is not positive definite at wide points raises for the whole batch."""
+
+    def program():
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        matrix = torch.stack([torch.stack([x + 2, x * 0]), torch.stack([x * 0, x * 0 + 1])])
+        torch.linalg.cholesky(matrix)
+
+    density = LogDensity(program, Data(train={}))
+    x = torch.tensor([[0.0], [-3.0], [1.0], [-5.0], [2.0]], dtype=torch.float64)
+    with pytest.raises(Exception, match="positive-definite"):
+        density.batch_gradient(x)
+    state = Path(density)(x)
+    expected = torch.distributions.Normal(0.0, 1.0).log_prob(x[:, 0])
+    good = torch.tensor([0, 2, 4])
+    torch.testing.assert_close(state.log_p[good], expected[good])
+    torch.testing.assert_close(state.slope_p[good], -x[good])
+    assert torch.isinf(state.log_p[[1, 3]]).all()
+    assert (state.log_p[[1, 3]] < 0).all()
