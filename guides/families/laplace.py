@@ -132,11 +132,11 @@ def _end(density: LogDensity, point: Tensor) -> tuple[float, Curvature | str]:
                 f" {direction(density, end.point - begin)} runs away (the largest slope is still"
                 f" {slope:.2g} nats per unit)"
             )
-        if found.settled:
-            return height, found
         # the sign of what is zero to rounding says nothing
-        level = abs(lowest) <= SINGULAR * highest
-        if level and _alike(density, end.point, found.vectors[:, 0], height):
+        level, way = abs(lowest) <= SINGULAR * highest, found.vectors[:, 0]
+        if found.settled and (not level or _falls(density, end.point, way / lowest**0.5, height)):
+            return height, found
+        if not found.settled and level and _alike(density, end.point, way, height):
             return height, found
         if level or lowest > 0:
             wide = (highest / max(abs(lowest), 1e-30 * highest)) ** 0.5
@@ -148,6 +148,18 @@ def _end(density: LogDensity, point: Tensor) -> tuple[float, Curvature | str]:
             end.point + found.vectors[:, 0] / abs(lowest) ** 0.5
         )  # a saddle: on along its way up
     return height, f"the search ends at saddles, the density rises along {where} on both sides"
+
+
+def _falls(density: LogDensity, point: Tensor, sd: Tensor, height: float) -> bool:
+    """Whether the density falls on both sides within four of the sds that its curvature promises.
+
+    A wide direction does, a plateau that is left on one side only does not.
+    """
+    steps = torch.tensor([1.0, 2.0, 4.0], dtype=density.dtype)
+    sides = torch.stack([steps, -steps])[..., None] * sd  # [side, step, dim]
+    with torch.no_grad():
+        values = density.batch((point + sides).flatten(0, 1)).reshape(2, -1)
+    return bool((height - values > FALL).any(1).all())  # NaN shows no fall
 
 
 def _alike(density: LogDensity, point: Tensor, way: Tensor, height: float) -> bool:

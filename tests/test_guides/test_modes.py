@@ -101,6 +101,21 @@ def rising():
     pyro.factor("f", b)
 
 
+def plateau():
+    """Level on the left without end, falling on the right: no mode, and no slope either."""
+    pyro.sample("a", dist.Normal(0.0, 1.0))
+    b = pyro.sample("b", dist.ImproperUniform(dist.constraints.real, (), ()))
+    pyro.factor("f", -torch.nn.functional.softplus(b))
+
+
+def test_a_direction_that_is_level_on_one_side_is_no_mode():
+    entry, _ = density_of(plateau)
+    fit = guides.fit(entry, "laplace", seed=0)
+    assert fit.stop.status == "init_failed"
+    assert "No mode from 4 starts" in fit.stop.sentence
+    assert "site 'b'" in fit.stop.sentence
+
+
 def test_a_density_without_a_mode_is_refused_by_the_site_that_runs_away():
     entry, _ = density_of(rising)
     fit = guides.fit(entry, "laplace", seed=0)
