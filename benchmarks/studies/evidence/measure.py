@@ -29,7 +29,8 @@ STARTS = ("laplace", "mean_field", "full_rank")  # the first that can be fitted
 DRAWS = 2048
 CLIMB_GRADIENTS = 30_000
 QUICK = ("coin", "linear_regression")
-LONGEST = 3000.0  # seconds of one row
+NUMBERS = 60_000  # entries of all results in one evaluation of the density
+LONGEST = 1200.0  # seconds of one row
 Row = dict[str, Any]
 
 
@@ -70,6 +71,11 @@ def evidence_row(name: str, seed: int = 0) -> Row:
         return _without(f"{density.dim} coordinates, at most {SMC_DIMENSIONS}")
     if flat_sites(density):
         return _without("an improper prior: there is no evidence")
+    numbers = density.work().numbers
+    if numbers > NUMBERS:
+        return _without(
+            f"{numbers:,} numbers in one evaluation of the density, at most {NUMBERS:,}"
+        )
     with session(entry.dtype):
         density.compile("auto", expected_calls=10**6)
         fit = _first_fit(entry, data, seed)
