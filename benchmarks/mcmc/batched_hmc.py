@@ -139,10 +139,14 @@ class Path:
         self.gradients += len(x)
         self.calls += 1
         rows = max(64, BLOCK // x.shape[1] // 64 * 64)
+        # a trajectory may run off to NaN, at which some programs raise
+        finite = torch.isfinite(x).all(1)
+        at = torch.where(finite[:, None], x, 0.0)
         with default_dtype(self.density.dtype):
-            parts = [self._evaluated(part.contiguous()) for part in x.split(rows)]
+            parts = [self._evaluated(part.contiguous()) for part in at.split(rows)]
         log_p, slope = (torch.cat(column) for column in zip(*parts, strict=True))
         log_p = torch.nan_to_num(log_p, nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
+        log_p = torch.where(finite, log_p, -math.inf)
         if self.base is None:
             return State(x=x, log_p=log_p, slope_p=slope)
         log_q, slope_q = self.base.value_and_gradient(x)
@@ -154,7 +158,10 @@ class Path:
         One point can stop a whole batch (a covariance that is not positive definite), so the batch
         is halved until the rest is known.
         """
-        found = unless_it_raises(lambda: self.density.batch_gradient(x), None)
+        try:
+            found = unless_it_raises(lambda: self.density.batch_gradient(x), None)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of an entry of this package
+            found = None
         if found is not None:
             return found
         if len(x) == 1:

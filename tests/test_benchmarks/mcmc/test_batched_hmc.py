@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+import zoo
 from benchmarks.mcmc.batched_hmc import Kernel, Path, Streams, move, tuned
 from benchmarks.mcmc.metric import Metric
 from zoo.density.log_density import LogDensity
@@ -157,3 +158,21 @@ def test_a_point_where_the_program_raises_has_no_density_and_stops_no_other():
     torch.testing.assert_close(state.slope_p[good], -x[good])
     assert torch.isinf(state.log_p[[1, 3]]).all()
     assert (state.log_p[[1, 3]] < 0).all()
+
+
+def test_a_kernel_matrix_of_an_entry_that_fails_at_one_point_stops_no_other():
+    """A trajectory that has run off to NaN; the program belongs to this package."""
+    entry = zoo.load("gp_regression")
+    data = entry.load_data()
+    density = LogDensity(entry.program(data), data)
+    x = 0.1 * torch.randn(
+        4, density.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    expected = Path(density)(x).log_p
+    x[2] = math.nan
+    with pytest.raises(torch.linalg.LinAlgError):
+        density.batch_gradient(x)
+    found = Path(density)(x).log_p
+    good = torch.tensor([0, 1, 3])
+    torch.testing.assert_close(found[good], expected[good])
+    assert found[2] == -math.inf
