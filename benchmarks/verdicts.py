@@ -204,8 +204,9 @@ _ALL = (
         kind="unknown",
         severity=6,
         blind=True,
-        meaning="there is no truth to compare with; only trust checks are shown",
-        advice="`zoo reference MODEL --write`, or run with NUTS",
+        meaning="there is no truth to compare with, and none was estimated; only trust checks are"
+        " shown",
+        advice="run with NUTS, or without `--no-trust`",
         light=PALE[0],
         dark=PALE[1],
         ink=GRAY,

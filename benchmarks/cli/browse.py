@@ -66,7 +66,8 @@ def _cell(row: dict[str, Any], column: str) -> str:
         return f"BROKEN: {row['error']}"
     value = row[column]
     if column == "log_evidence" and value is not None:
-        return value_with_error(value["value"], value["se"])
+        exact = value["se"] == 0
+        return f"{value['value']:.3f}" if exact else value_with_error(value["value"], value["se"])
     return ", ".join(value) if isinstance(value, list) else "" if value is None else str(value)
 
 

@@ -86,7 +86,9 @@ def _prepared(plan: Plan, request: str | ModelEntry) -> Prepared:
     chains = plan.nuts and not (entry.reference == "none" and density.dim > UNREFERENCED)
     methods = tuple(dict.fromkeys(wanted)) + ((NUTS,) if chains else ())
     remark = ""
-    if plan.repair or (plan.trust and not plan.nuts and not references.known(entry, data)):
+    if plan.repair or (
+        plan.trust and not plan.nuts and not references.known(entry, plan.data_seed)
+    ):
         remark = _too_large(entry, density)
         methods += () if remark else (SMC,)
     seconds = _guess(plan, methods, density, entry.minibatch)

@@ -14,7 +14,13 @@ from benchmarks.run.progress import Events
 from benchmarks.run.read import read_run
 from zoo.errors import UsageError
 
-BASE = {"entries": ["coin"], "guides": ["mean_field"], "nuts": False, "quick": True}
+BASE = {
+    "entries": ["coin"],
+    "guides": ["mean_field"],
+    "nuts": False,
+    "trust": False,
+    "quick": True,
+}
 
 
 class Heard(Events):
@@ -87,7 +93,7 @@ def test_compare_program_takes_a_further_family_too(tmp_path):
             pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
     data = {"y": torch.linspace(-1, 1, 5, dtype=torch.float64)}
-    options = {"nuts": False, "quick": True, "jobs": 1, "out": tmp_path / "run"}
+    options = {"nuts": False, "trust": False, "quick": True, "jobs": 1, "out": tmp_path / "run"}
     benchmarks.compare_program(location, data, families=["laplace"], **options)
     card = benchmarks.compare_program(location, data, families=["mean_field"], **options)
     assert list(card.comparisons) == ["laplace", "mean_field"]

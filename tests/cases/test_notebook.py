@@ -119,7 +119,7 @@ def test_no_object_prints_a_wall(card):
 
 
 def test_progress_is_printed_unless_it_is_switched_off(capsys):
-    options = {"families": ["laplace"], "nuts": False, "quick": True, "jobs": 1}
+    options = {"families": ["laplace"], "nuts": False, "trust": False, "quick": True, "jobs": 1}
     benchmarks.compare_program(model, DATA, **options)
     out, err = capsys.readouterr()
     assert out == ""

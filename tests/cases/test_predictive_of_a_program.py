@@ -132,7 +132,14 @@ def test_both_ways_of_simulating_agree_where_both_are_possible():
 
 def test_the_report_of_a_program_shows_the_check(tmp_path):
     out = tmp_path / "run"
-    options = {"families": ["laplace"], "nuts": False, "quick": True, "jobs": 1, "out": out}
+    options = {
+        "families": ["laplace"],
+        "nuts": False,
+        "trust": False,
+        "quick": True,
+        "jobs": 1,
+        "out": out,
+    }
     card = benchmarks.compare_program(regression, {"x": X, "y": Y}, **options)
     (check,) = card.result.report.entries[0].ppc
     assert set(check.replicated) == {"laplace"}
