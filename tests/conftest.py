@@ -51,6 +51,14 @@ def clean_state():
         pytest.fail(f"The test leaves global state changed: {'; '.join(dirty)}", pytrace=False)
 
 
+@pytest.fixture(scope="module")
+def eager():
+    """Compile nothing in a module of small runs, where compiling would take longer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZOO_BACKEND", "eager")
+        yield
+
+
 @pytest.fixture
 def load_entry():
     """Load an entry, or skip the test if its data are not part of this package and not here."""

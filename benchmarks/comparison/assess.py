@@ -23,7 +23,6 @@ import torch
 
 import guides
 from benchmarks.comparison.assess_steps import (
-    DRAWS,
     Work,
     drift_step,
     nats_step,
@@ -32,6 +31,7 @@ from benchmarks.comparison.assess_steps import (
     smc_step,
 )
 from benchmarks.comparison.assessment import Assessment, Nats
+from benchmarks.comparison.estimate_from import CLIMB_GRADIENTS, DRAWS
 from benchmarks.comparison.score import compare
 from benchmarks.mcmc.tempered_smc import ISLANDS, MASS, PARTICLES
 from benchmarks.trust.climbs import Climbs, wide_climbs
@@ -51,7 +51,6 @@ from zoo.types import Cost, Posterior, Reference
 
 __all__ = ["assess", "assess_row"]
 
-CLIMB_GRADIENTS = 30_000  # most, for wide climbs
 ROW_SECONDS = 120.0  # budget of one row of a run
 CLIMBING = 0.3  # of the budget, at most, for climbs
 # Of the checks of the fit alone; k-hat and importance ESS grade another answer, the reweighted.

@@ -29,9 +29,8 @@ from zoo.types import Posterior, Reference
 if TYPE_CHECKING:
     from guides.types import Fit
 
-__all__ = ["DRAWS", "Work", "drift_step", "nats_step", "said", "seconds_each", "smc_step"]
+__all__ = ["Work", "drift_step", "nats_step", "said", "seconds_each", "smc_step"]
 
-DRAWS = 2048
 # Gradients per point of each step, to forecast its time.
 DRIFT_GRADIENTS, PILOT_GRADIENTS, SMC_GRADIENTS = 97, 145, 250
 TIMED = 256  # points of one timed batch

@@ -10,12 +10,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import guides
-from benchmarks.comparison.assess_steps import DRAWS, DRIFT_GRADIENTS, SMC_GRADIENTS
-from benchmarks.comparison.score import compare
+from benchmarks.comparison.assess_steps import DRIFT_GRADIENTS, SMC_GRADIENTS
+from benchmarks.comparison.estimate_from import DRAWS, estimate_from
 from benchmarks.mcmc.tempered_smc import ISLANDS, PARTICLES
-from benchmarks.trust.climbs import wide_climbs
-from benchmarks.trust.estimate import METHOD, SMC_DIMENSIONS, estimate
+from benchmarks.trust.estimate import METHOD, SMC_DIMENSIONS
 from guides.session import session
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GRADIENTS", "METHOD", "SMC_DIMENSIONS", "estimated"]
 
-CLIMB_GRADIENTS = 30_000  # most, for wide climbs
 GRADIENTS = (ISLANDS + 1) * PARTICLES * SMC_GRADIENTS + DRAWS * DRIFT_GRADIENTS
 
 
@@ -51,27 +48,16 @@ def estimated(
             " add a family such as laplace or mean_field."
         )
     seed = derive_seed(seed, fit.entry.key, METHOD)
-    drawn = guides.draw(fit, DRAWS, seed=derive_seed(seed, "trust", "draws"))
-    assert drawn.unconstrained is not None
     with session(fit.entry.dtype):
         density = LogDensity(fit.program, fit.data, dtype=fit.entry.dtype)
         record = density.compile(config["compile"], expected_calls=DRAWS * 100)
-        climbs = wide_climbs(density, drawn, seed=seed, budget=CLIMB_GRADIENTS)
-        weights = compare(drawn, None, fit=fit, heldout=False).pareto_k
-        found = estimate(
-            density,
-            fit.entry,
-            fit.data,
-            drawn.unconstrained,
-            modes=climbs.points,
-            k_hat=float("inf") if weights is None else weights.value,
-            seed=seed,
-        ).posterior
+        estimate, depth = estimate_from(fit, density, seed=seed)
+    found = estimate.posterior
     cost = dataclasses.replace(
         found.cost,
         compile_seconds=record["compile_seconds"],
         gradient_evaluations=density.gradient_evaluations,
-        sequential_depth=found.cost.sequential_depth + climbs.gradients,
+        sequential_depth=depth,
     )
     begun = f"Begun from the draws of {fit.family}."
     draws = dataclasses.replace(found, cost=cost, notes=(begun, *found.notes))

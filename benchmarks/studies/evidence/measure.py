@@ -8,12 +8,11 @@ from typing import Any
 
 import guides
 import zoo
-from benchmarks.comparison.score import compare
+from benchmarks.comparison.estimate_from import estimate_from
 from benchmarks.mcmc.tempered_smc import ISLANDS
 from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept
-from benchmarks.trust.climbs import wide_climbs
-from benchmarks.trust.estimate import SMC_DIMENSIONS, estimate
+from benchmarks.trust.estimate import SMC_DIMENSIONS
 from benchmarks.workers import Task, TaskResult, run_tasks
 from guides.session import session
 from zoo.density.log_density import LogDensity
@@ -26,8 +25,6 @@ from zoo.types import Data, ModelEntry
 __all__ = ["evidence_row", "measure"]
 
 STARTS = ("laplace", "mean_field", "full_rank")  # the first that can be fitted
-DRAWS = 2048
-CLIMB_GRADIENTS = 30_000
 QUICK = ("coin", "linear_regression")
 NUMBERS = 60_000  # entries of all results in one evaluation of the density
 LONGEST = 1200.0  # seconds of one row
@@ -81,21 +78,8 @@ def evidence_row(name: str, seed: int = 0) -> Row:
         fit = _first_fit(entry, data, seed)
         if fit is None:
             return _without("no guide to begin from could be fitted")
-        drawn = guides.draw(fit, DRAWS, seed=seed)
-        assert drawn.unconstrained is not None
-        climbs = wide_climbs(density, drawn, seed=seed, budget=CLIMB_GRADIENTS)
-        weights = compare(drawn, None, fit=fit, heldout=False).pareto_k
         try:
-            found = estimate(
-                density,
-                entry,
-                data,
-                drawn.unconstrained,
-                modes=climbs.points,
-                k_hat=float("inf") if weights is None else weights.value,
-                islands=2 * ISLANDS,
-                seed=seed,
-            )
+            found, _ = estimate_from(fit, density, islands=2 * ISLANDS, seed=seed)
         except FitError as error:
             return {"status": "in doubt", "why": one_line(error), "dimensions": density.dim}
     exact = entry.exact(data)

@@ -20,16 +20,9 @@ from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 from zoo.types import Quantity
 
+pytestmark = pytest.mark.usefixtures("eager")
 RHO = 0.9
 SMALL = {"islands": 4, "particles": 256, "draws": 1024}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def eager():
-    """Compiling would take longer than these small runs; `zoo trust` is tested compiled."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ZOO_BACKEND", "eager")
-        yield
 
 
 def fitted(family):

@@ -12,6 +12,7 @@ from benchmarks.comparison import repair as module
 from benchmarks.comparison.assess import assess
 from zoo.errors import FitError
 
+pytestmark = pytest.mark.usefixtures("eager")
 RHO = 0.9
 SMALL = {"islands": 4, "particles": 256, "draws": 1024}
 
@@ -19,14 +20,6 @@ SMALL = {"islands": 4, "particles": 256, "draws": 1024}
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(module, "assess", lambda fit, **given: assess(fit, **SMALL, **given))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def eager():
-    """Compiling would take longer than these small runs; `zoo trust` is tested compiled."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ZOO_BACKEND", "eager")
-        yield
 
 
 def fitted(family):
