@@ -49,6 +49,18 @@ def test_without_smc_the_chains_say_what_they_miss(monkeypatch):
     assert "modes that no chain reached are missing" in found.notes[1]
 
 
+def test_chains_that_have_not_arrived_say_so(monkeypatch):
+    """The centered schools: a few short chains do not reach the neck."""
+    monkeypatch.setattr(
+        module, "assess", lambda fit, **given: assess(fit, smc=False, draws=512, **given)
+    )
+    fit = guides.fit(zoo.load("eight_schools_centered"), "mean_field", seed=0, compile="off")
+    found = benchmarks.repair(fit)
+    assert found.method == "short_chains"
+    assert found.doubt.startswith("The chains have not arrived: ")
+    assert found.doubt.endswith(".")
+
+
 def test_nothing_better_is_an_error_with_the_reason(small):
     with pytest.raises(FitError, match="cannot be repaired: Tempered SMC was not run: about"):
         benchmarks.repair(fitted("full_rank"), budget=1e-6)

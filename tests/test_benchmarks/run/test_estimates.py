@@ -16,6 +16,9 @@ from scipy.stats import multivariate_normal
 
 import zoo
 from benchmarks.comparison.assess import assess
+from benchmarks.metrics.numbers import value_with_error
+from benchmarks.reference import find
+from benchmarks.report.numbers import with_error
 from benchmarks.run import estimates
 from benchmarks.run.execute import execute
 from benchmarks.run.plan import Plan, make_plan
@@ -131,6 +134,40 @@ def test_pages_and_tables_hold_the_estimated_scores(done):
     assert "nats lost" in page
     rows = list(csv.DictReader((out / "results.csv").read_text(encoding="utf-8").splitlines()))
     assert {r["method"] for r in rows if r["sd_ratio"]} == {"mean_field", "full_rank"}
+
+
+def test_what_is_read_has_value_and_error_in_their_places(done):
+    out, result = done
+    page = (out / "report.html").read_text(encoding="utf-8")
+    truth = result.report.entries[0].reference
+    shown = next(c for c in result.report.entries[0].comparisons if c.method == "mean_field")
+    nats, se = shown.lost
+    assert nats > 5 * se
+    assert f"{value_with_error(nats, se)} nats below the log evidence" in shown.sentence
+    assert with_error(nats, se) in page
+    assert f"{with_error(truth.log_evidence, truth.log_evidence_se)} nats by SMC" in page
+    (record,) = result.references.values()
+    assert record["log_evidence"] == pytest.approx(exact()[2], abs=0.1)
+    assert 0 < record["log_evidence_se"] < 0.1
+
+
+def test_whether_a_truth_comes_with_an_entry_needs_no_reading():
+    def known(name, data_seed):
+        return find.known(zoo.load(name), data_seed)
+
+    assert known("eight_schools", 0)
+    assert known("eight_schools_centered", 0)  # that of another form
+    assert not known("eight_schools", 1)  # stored for the default data
+    assert known("coin", 1)  # a closed form, whatever the data
+    assert known("vae", 0)  # a grid, given its trained weights
+    assert not find.known(entry_of(), 0)
+
+
+def test_densities_of_a_thousand_rows_are_not_too_large():
+    plan = Plan(entries=("logistic_regression",), guides=("mean_field",), nuts=False, repair=True)
+    made = prepare(plan, "logistic_regression")
+    assert made.methods == ("mean_field", METHOD)
+    assert made.remark == ""
 
 
 def test_a_second_run_computes_nothing(done, tmp_path):

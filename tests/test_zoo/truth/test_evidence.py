@@ -9,6 +9,7 @@ import torch
 import benchmarks
 import guides
 import zoo
+from benchmarks.cli.browse import _log_evidence
 from benchmarks.reference.find import find
 from benchmarks.run.record import digest_of
 from zoo.density.log_density import LogDensity
@@ -105,6 +106,14 @@ def test_a_new_evidence_asks_for_new_comparisons():
     plain = Reference(kind="stored", posterior=posterior)
     known = dataclasses.replace(plain, log_evidence=-3.0, log_evidence_se=0.1)
     assert len({digest_of(plain), digest_of(known)}) == 2
+
+
+def test_an_estimate_is_listed_with_its_error():
+    found = evidence.stored()["eight_schools"]
+    assert _log_evidence(zoo.load("eight_schools")) == {"value": found.value, "se": found.se}
+    centered = _log_evidence(zoo.load("eight_schools_centered"))
+    assert centered["value"] == found.value
+    assert _log_evidence(zoo.load("vae")) is None
 
 
 def test_zoo_list_shows_it(capsys):
