@@ -5,11 +5,12 @@ From cheap to dear, each step with its number and with what it cannot see:
 1. checks of the fit itself: convergence, restarts, k-hat, importance ESS, reweighting self-check;
 2. wide climbs: modes where the guide has never been;
 3. drift: where short chains go that start from the guide's draws;
-4. tempered SMC: draws of the posterior and log Z, so that KL(q, posterior) = log Z - ELBO.
+4. tempered SMC: draws of the posterior and log Z, so that KL(q, posterior) = log Z - ELBO;
+5. where SMC is not run or does not hold: many short chains, until they have forgotten the guide.
 
-The draws of SMC, or the moved chains where SMC was not run or did not hold, stand in for the
-reference: scores, lines and words are those of `compare`, marked *estimated*. A finding comes from
-these scores, or from a mode that is missed; a step that fails or stays open forbids `agrees`.
+The draws of SMC, else the short chains, else those of the drift stand in for the reference:
+scores, lines and words are those of `compare`, marked *estimated*. A finding comes from these
+scores, or from a mode that is missed; a step that fails or stays open forbids `agrees`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import torch
 import guides
 from benchmarks.comparison.assess_steps import (
     Work,
+    by_chains,
+    chains_step,
     drift_step,
     nats_step,
     said,
@@ -34,9 +37,10 @@ from benchmarks.comparison.assessment import Assessment, Nats
 from benchmarks.comparison.estimate_from import CLIMB_GRADIENTS, DRAWS
 from benchmarks.comparison.score import compare
 from benchmarks.mcmc.tempered_smc import ISLANDS, MASS, PARTICLES
+from benchmarks.trust.chains import CHAINS
 from benchmarks.trust.climbs import Climbs, wide_climbs
 from benchmarks.trust.drift import Drift
-from benchmarks.trust.estimate import CHAINS, METHOD, Estimate
+from benchmarks.trust.estimate import METHOD, Estimate
 from benchmarks.trust.judged import Judged
 from benchmarks.types import Comparison, Reason
 from benchmarks.verdicts import VerdictWord, is_finding, verdict_of
@@ -78,8 +82,8 @@ def assess(
             of which 2,048 do.
         budget: seconds; a step is not begun if it is forecast to exceed what is left of them.
             None for no limit.
-        smc: run tempered SMC, where the vector has at most 150 coordinates; or what it found from
-            another guide of the same posterior (`Estimate.reference`).
+        smc: run tempered SMC, where the vector has at most 150 coordinates; or what it, or short
+            chains, found from another guide of the same posterior (`Estimate.reference`).
         islands: counting islands of SMC.
         particles: points of an island.
         progress: receives one line per step.
@@ -96,9 +100,12 @@ def assess(
         raise UsageError(f"assess got draws={number}; accepted: at least 100, 2,048 are usual.")
     if not any(q.judged for q in fit.entry.quantities.values()):
         raise UsageError(f"{fit.entry.name} has no judged quantity; mark one with judged=True.")
-    if isinstance(smc, Reference) and (smc.posterior is None or smc.posterior.method != METHOD):
+    if isinstance(smc, Reference) and (
+        smc.posterior is None or smc.posterior.method not in (METHOD, CHAINS)
+    ):
         raise UsageError(
-            f"assess got smc={smc!r}; accepted: True, False, or a reference made by tempered SMC."
+            f"assess got smc={smc!r}; accepted: True, False, or a reference made by tempered SMC"
+            " or by short chains."
         )
     if isinstance(draws, int):
         posterior = guides.draw(fit, draws, seed=derive_seed(seed, "trust", "draws"))
@@ -148,7 +155,10 @@ def _protocol(work: Work, smc: bool | Reference, islands: int, particles: int) -
         work.say("smc", None, work.doubt)
     kl = nats_step(work, truth)
     if work.doubt:
-        truth = _moved(work, drift)
+        given = truth if truth is not None and by_chains(truth) else None
+        truth = given or chains_step(work, many)
+        # chains that have not forgotten stand for their 32 starts; those of the drift have more
+        truth = truth if truth is not None and truth.usable else _moved(work, drift)
     return _verdict(work, climbs, drift, found, kl, truth)
 
 
@@ -160,7 +170,8 @@ def assess_row(
     Args:
         posterior: draws of the fit.
         fit: what they were drawn from.
-        reference: of the kind `estimated`, from the row of SMC, or of the kind `none`.
+        reference: of the kind `estimated`, from the row of SMC or of short chains, or of the kind
+            `none`.
         seed: of the checks' own noise.
     """
     smc = reference if reference.kind == "estimated" else False

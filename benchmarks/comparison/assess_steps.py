@@ -14,7 +14,9 @@ from scipy.stats import norm, t
 
 import guides
 from benchmarks.comparison.assessment import Nats
+from benchmarks.mcmc.short_chains import MOST_GRADIENTS
 from benchmarks.metrics.numbers import value_with_error
+from benchmarks.trust.chains import CHAINS, GRADIENTS, STARTS, chained, chains_reference
 from benchmarks.trust.climbs import Climbs
 from benchmarks.trust.drift import PILOT, Drift, drift_of
 from benchmarks.trust.estimate import SMC_DIMENSIONS, Estimate, estimate, evidence_of
@@ -29,7 +31,16 @@ from zoo.types import Posterior, Reference
 if TYPE_CHECKING:
     from guides.types import Fit
 
-__all__ = ["Work", "drift_step", "nats_step", "said", "seconds_each", "smc_step"]
+__all__ = [
+    "Work",
+    "by_chains",
+    "chains_step",
+    "drift_step",
+    "nats_step",
+    "said",
+    "seconds_each",
+    "smc_step",
+]
 
 # Gradients per point of each step, to forecast its time.
 DRIFT_GRADIENTS, PILOT_GRADIENTS, SMC_GRADIENTS = 97, 145, 250
@@ -172,9 +183,39 @@ def smc_step(
     return found
 
 
+def by_chains(truth: Reference) -> bool:
+    """Whether draws are the ends of short chains."""
+    return truth.posterior is not None and truth.posterior.method == CHAINS
+
+
+def chains_step(work: Work, seconds: float) -> Reference | None:
+    """Move many short chains until they have forgotten the guide, where SMC does not hold."""
+    if late := work.too_long("Chains until they forget were", seconds * GRADIENTS):
+        work.say("short_chains", None, late)
+        return None
+    u = guides.draw(work.fit, STARTS, seed=derive_seed(work.seed, "trust", "chains")).unconstrained
+    assert u is not None
+    found = chained(
+        work.density,
+        work.fit.entry,
+        work.fit.data,
+        u,
+        gradients=MOST_GRADIENTS if seconds == 0 else min(MOST_GRADIENTS, work.left / seconds),
+        seed=work.seed,
+    )
+    work.depth += found.cost.sequential_depth
+    truth = chains_reference(found)
+    said(work, truth)
+    return truth
+
+
 def said(work: Work, truth: Reference) -> None:
-    """Record what SMC found, in this call or before; `work.doubt` says why it does not hold."""
+    """Record what SMC or chains found, in this call or before; `work.doubt` says why not."""
     assert truth.posterior is not None
+    if by_chains(truth):
+        note = truth.posterior.notes[0] if truth.posterior.notes else "They have settled."
+        work.say("short_chains", True if truth.usable else None, truth.reason or note)
+        return
     evidence, proper = evidence_of(truth.posterior), not flat_sites(work.density)
     what = "log evidence" if proper else "log normalizer (the prior is improper)"
     value = f"{what} {value_with_error(evidence.value, evidence.se)} nats"
@@ -188,6 +229,8 @@ def nats_step(work: Work, truth: Reference | None) -> Nats | None:
     """Return the nats that the guide loses; an ELBO above the log evidence is an alarm."""
     elbo = work.fit.elbo
     if truth is None or elbo is None or not math.isfinite(elbo.se):
+        return None
+    if by_chains(truth):
         return None
     assert truth.posterior is not None
     evidence, sound = evidence_of(truth.posterior), not work.doubt

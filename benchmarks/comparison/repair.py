@@ -24,9 +24,9 @@ def repair(
     """Return better draws than a guide's own: those of tempered SMC that begins from it.
 
     Where SMC does not hold or is too large, they are the ends of short chains that began at the
-    guide's draws. `method` says which they are (`smc`, `short_chains`), `notes` how far they have
-    converged, and `doubt` why they may not be the posterior; the guide's own draws are not
-    touched.
+    guide's draws: of chains that have forgotten them, if there are such. `method` says which they
+    are (`smc`, `short_chains`), `notes` how far they have converged, and `doubt` why they may not
+    be the posterior; the guide's own draws are not touched.
 
     Args:
         fit: a usable fit of any family.
@@ -55,6 +55,9 @@ def repair(
             f" {value} nats; {smc.acceptance:.0%} of the last moves were accepted.",
         )
         return dataclasses.replace(found.repaired, notes=notes)
+    if found.repaired.notes:  # chains that have forgotten the guide say how far they came
+        missed = "Modes that no chain reached are missing."
+        return dataclasses.replace(found.repaired, notes=(begun, *found.repaired.notes, missed))
     drift = found.drift
     doubt = drift.doubt if drift is not None else ""
     return dataclasses.replace(

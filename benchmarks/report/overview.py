@@ -72,7 +72,7 @@ def _cell(comparison: Comparison) -> Cell:
     elif comparison.mcmc is not None and comparison.verdict == "fit_failed":
         word = "not converged"
     elif (
-        comparison.method in ("nuts", "smc")
+        comparison.method in ("nuts", "smc", "short_chains")
         and comparison.verdict == "no_reference"
         and comparison.reference.posterior is not None
     ):

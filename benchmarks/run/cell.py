@@ -41,18 +41,9 @@ from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, InfrastructureError, ZooError, one_line
 from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
 
-__all__ = [
-    "NUTS",
-    "SMC",
-    "Cell",
-    "Prepared",
-    "compare_cell",
-    "load_fit",
-    "load_posterior",
-    "run_cell",
-]
+__all__ = ["NUTS", "Cell", "Prepared", "compare_cell", "load_fit", "load_posterior", "run_cell"]
 
-NUTS, SMC = "nuts", estimates.METHOD
+NUTS = "nuts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +76,8 @@ class Prepared:
 class Cell:
     """One unit of work: a method with a seed on an entry.
 
-    `given` is the cell whose trained program is held fixed. SMC begins from the first usable guide
-    of `starts`.
+    `given` is the cell whose trained program is held fixed. SMC and short chains begin
+    from the first usable guide of `starts`.
     """
 
     prepared: Prepared
@@ -116,14 +107,14 @@ class Cell:
             "compiler": _compiler(self.config),
             "given": None if self.given is None else self.given.key,
         }
-        if self.method == SMC:
+        if self.method in estimates.ESTIMATES:
             parts |= {"starts": [c.key for c in self.starts], "estimate": code_digest("estimate")}
         if self.method not in self.prepared.entry.own_guides:
             family = outside.plugin_digest(FAMILIES, [self.method])
             parts |= {"family": family} if family else {}
         if self.method not in (
             NUTS,
-            SMC,
+            *estimates.ESTIMATES,
         ):  # a plug-in's bound may be named in settings or in defaults
             objectives = outside.plugin_digest(OBJECTIVES)
             parts |= {"objectives": objectives} if objectives else {}
@@ -255,7 +246,8 @@ def _attempt(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]
     try:
         if cell.method == NUTS:
             return _nuts(cell, run, folder, jobs)
-        return _smc(cell, run, folder) if cell.method == SMC else _fit(cell, run, folder)
+        estimates_it = cell.method in estimates.ESTIMATES
+        return _estimate(cell, run, folder) if estimates_it else _fit(cell, run, folder)
     except InfrastructureError:
         raise
     except FitError as error:
@@ -283,9 +275,9 @@ def _nuts(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
     return drawn_cell(cell.head, "ok", posterior, None, _peak_memory(), compiled)
 
 
-def _smc(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
+def _estimate(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
     fits = [fit for start in cell.starts if (fit := load_fit(start, run)) is not None]
-    posterior, compiled = estimates.estimated(fits, cell.config, seed=cell.seed)
+    posterior, compiled = estimates.estimated(cell.method, fits, cell.config, seed=cell.seed)
     _save(posterior, None, folder)
     return drawn_cell(cell.head, "ok", posterior, None, _peak_memory(), compiled)
 

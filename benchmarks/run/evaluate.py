@@ -17,7 +17,8 @@ from benchmarks.metrics.joint import c2st
 from benchmarks.metrics.metric import component_metrics, joint_distances_known
 from benchmarks.reference import find as references
 from benchmarks.report.inputs import EntryReport, ReportInput, method_names
-from benchmarks.run.cell import NUTS, SMC, Cell, Prepared, compare_cell, load_fit, load_posterior
+from benchmarks.run.cell import NUTS, Cell, Prepared, compare_cell, load_fit, load_posterior
+from benchmarks.run.estimates import ESTIMATES, reference_by
 from benchmarks.run.failures import chains_failed, failures
 from benchmarks.run.freshness import comparing_code, digest_of_truth, is_compared
 from benchmarks.run.prepare import command
@@ -33,11 +34,9 @@ from benchmarks.run.record import (
 from benchmarks.run.run_result import RunResult
 from benchmarks.run.store import RunDir, strict_json
 from benchmarks.trust.climbs import climb_for, judged, needs_climbs
-from benchmarks.trust.estimate import estimated_reference
 from benchmarks.trust.existence import needs_doubt
 from benchmarks.types import Comparison, has_draws
 from benchmarks.workers import Task, TaskResult, run_tasks
-from zoo.density.ridges import flat_sites
 from zoo.errors import InfrastructureError, LostWorkerError
 from zoo.types import Posterior, Reference
 
@@ -204,13 +203,11 @@ class _Evaluation:
     def usable(self, key: str, found: Reference) -> Reference:
         """Return the reference, after a warning if it is unusable.
 
-        Where there is none, the row of SMC is an estimate of it.
+        Where there is none, the row of SMC or of short chains is an estimate of it.
         """
-        smc = self.row(key, SMC)
-        if found.kind == "none" and smc is not None:
-            density = self.prepared(key).density
-            assert density is not None
-            found = estimated_reference(smc, proper=not flat_sites(density))
+        if found.kind == "none":
+            rows = [self.row(key, method) for method in ESTIMATES]
+            found = reference_by(rows, self.prepared(key).density) or found
         if not found.usable:
             self.events.warn(f"{key}: {found.reason}")
         return found

@@ -36,7 +36,7 @@ class Plan(BaseModel):
         quick: smaller budgets, the same gates.
         compile: `auto`, `on` or `off`.
         device: where fits are optimized, `cpu` or `cuda`; chains and references stay on the CPU.
-        repair: a row of tempered SMC that begins from the guides.
+        repair: a row of tempered SMC, or of short chains, that begins from the guides.
         trust: where neither a truth is known nor NUTS runs, estimate one by such a row, and assess
             every fit (`benchmarks.assess`).
     """

@@ -13,8 +13,8 @@ import torch
 import zoo
 from benchmarks.reference import find as references
 from benchmarks.run import witness
-from benchmarks.run.cell import NUTS, SMC, Cell, Prepared
-from benchmarks.run.estimates import GRADIENTS, SMC_DIMENSIONS
+from benchmarks.run.cell import NUTS, Cell, Prepared
+from benchmarks.run.estimates import CHAINS, ESTIMATES, GRADIENTS, METHOD, SMC_DIMENSIONS
 from benchmarks.run.outside import Outside
 from benchmarks.run.plan import Plan
 from benchmarks.run.sources import source_digest
@@ -89,8 +89,8 @@ def _prepared(plan: Plan, request: str | ModelEntry) -> Prepared:
     if plan.repair or (
         plan.trust and not plan.nuts and not references.known(entry, plan.data_seed)
     ):
-        remark = _too_large(entry, density)
-        methods += () if remark else (SMC,)
+        method, remark = _estimate(entry, density)
+        methods += (method,) if method else ()
     seconds = _guess(plan, methods, density, entry.minibatch)
     digest = source_digest(name, entry, training or data)
     most = max(LEAST_DRAWS, LARGEST_DRAWS // density.dim)
@@ -109,19 +109,20 @@ def _prepared(plan: Plan, request: str | ModelEntry) -> Prepared:
     )
 
 
-def _too_large(entry: ModelEntry, density: LogDensity) -> str:
-    """Return why there is no row of tempered SMC, empty if there is one; no clock is asked."""
+def _estimate(entry: ModelEntry, density: LogDensity) -> tuple[str, str]:
+    """Return the row that estimates the posterior, and why it is not SMC; no clock is asked."""
     numbers = density.work().numbers
-    if density.dim <= SMC_DIMENSIONS and numbers <= SMC_NUMBERS:
-        return ""
-    why = (
-        f"{density.dim:,} coordinates, at most {SMC_DIMENSIONS}"
-        if density.dim > SMC_DIMENSIONS
-        else f"{numbers:,} numbers in one evaluation of the density, at most {SMC_NUMBERS:,}"
-    )
-    return (
-        f"{entry.key}: no row of tempered SMC ({why}); fits are assessed by chains from their own"
-        " draws, which can show an error but no agreement"
+    if numbers > SMC_NUMBERS:
+        why = f"{numbers:,} numbers in one evaluation of the density, at most {SMC_NUMBERS:,}"
+        instead, method = "fits are assessed by chains from their own draws", ""
+    elif density.dim > SMC_DIMENSIONS:
+        why = f"{density.dim:,} coordinates, at most {SMC_DIMENSIONS}"
+        instead, method = "short chains stand in for it", CHAINS
+    else:
+        return METHOD, ""
+    return method, (
+        f"{entry.key}: no row of tempered SMC ({why}); {instead}, which can show an error but no"
+        " agreement"
     )
 
 
@@ -164,14 +165,14 @@ def _guess(
     )
     gradients = 4 * (nuts_config(plan)["draws"] + 800) * 12
     chains = gradients * single + 1.0 if plan.compile == "off" else gradients * single / 15 + 6.0
-    islands = GRADIENTS / 64 * 3 * batch / (1 if plan.compile == "off" else 10) + 6.0
+    many_points = 3 * batch / 64 / (1 if plan.compile == "off" else 10)
     solved = (200 + density.dim) * single + 1.0  # without stochastic steps
 
     def seconds(method: str) -> float:
         if method == NUTS:
             return chains
-        if method == SMC:
-            return islands
+        if method in GRADIENTS:
+            return GRADIENTS[method] * many_points + 6.0
         return solved if method in FAMILIES and FAMILIES[method].solve is not None else svi
 
     return {method: seconds(method) for method in methods}
@@ -210,7 +211,7 @@ def plan_cells(plan: Plan, prepared: Sequence[Prepared]) -> list[Cell]:
                         " --guides that trains them."
                     )
                 config = nuts_config(plan) if method == NUTS else vi_config(plan)
-                config = {"compile": plan.compile} if method == SMC else config
+                config = {"compile": plan.compile} if method in ESTIMATES else config
                 draws = min(QUICK_DRAWS if plan.quick else DRAWS, p.most_draws or DRAWS)
                 cell = Cell(
                     prepared=p,
@@ -220,9 +221,9 @@ def plan_cells(plan: Plan, prepared: Sequence[Prepared]) -> list[Cell]:
                     config=config,
                     draws=draws,
                     given=trained,
-                    starts=tuple(fits) if method == SMC else (),
+                    starts=tuple(fits) if method in ESTIMATES else (),
                 )
-                if method not in (NUTS, SMC):
+                if method not in (NUTS, *ESTIMATES):
                     fits.append(cell)
                 if p.entry.learns and trained is None:
                     trained = cell

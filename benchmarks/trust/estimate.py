@@ -37,7 +37,6 @@ from zoo.seeds import derive_seed
 from zoo.types import Cost, Data, ModelEntry, Moments, Posterior, Reference
 
 __all__ = [
-    "CHAINS",
     "LOG_Z",
     "METHOD",
     "SMC_DIMENSIONS",
@@ -48,7 +47,7 @@ __all__ = [
     "island_moments",
 ]
 
-METHOD, CHAINS = "smc", "short_chains"
+METHOD = "smc"
 SMC_DIMENSIONS = 150  # beyond, tempered SMC is not run
 LOG_Z, ANCESTOR = "log_z", "ancestor"  # statistics of a draw
 SETTLING = 2048  # points that have to stay where they are under further chains

@@ -82,7 +82,9 @@ def _same(
     function: Function, inputs: Sequence[Tensor], truth: Sequence[Tensor], side: str
 ) -> bool:
     walled = [guarded(x, side) for x in (*inputs, *function.traced.constants)]
-    if function.package.suffix == ".so":
+    if function.package is None:  # plain C, called through its own closure
+        out = function.run(walled[: len(inputs)])
+    elif function.package.suffix == ".so":
         out = [
             guarded(torch.zeros_like(t, memory_format=torch.contiguous_format), side)
             for t in truth
@@ -96,6 +98,12 @@ def _same(
             str(function.package), "model", False, 1, -1
         )
         out = loader.run(walled)
-    return all(
-        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(out, truth, strict=True)
-    )
+    return all(_close(a, b) for a, b in zip(out, truth, strict=True))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Equal up to rounding: a product of matrices depends on their places within a cache line."""
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    scale = b.nan_to_num().abs().max() if b.numel() else 0.0
+    return torch.allclose(a, b, rtol=1e-9, atol=1e-12 * float(scale), equal_nan=True)

@@ -305,7 +305,12 @@ def _as_scalars(
     Raises:
         NotScalar: an operation that is not written so.
     """
-    code = scalar_code.ScalarCode(graph)
+    try:
+        code = scalar_code.ScalarCode(graph)
+    except NotScalar:
+        raise
+    except Exception as error:  # a fault here costs speed, not the compilation
+        raise NotScalar(f"{type(error).__name__}: {error}") from error
     key = cache.code_key(code.source)
     package = cache.find(key, ".so")
     found = package is not None

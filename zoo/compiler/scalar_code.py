@@ -83,9 +83,8 @@ class ScalarCode(Places):
             return
         out = self._emit(name, node)
         self.places[node] = out
-        self.spent += sum(
-            int(x.numel()) for x in (out if isinstance(out, tuple) else (out,)) if x is not None
-        )
+        several = out if isinstance(out, tuple | list) else (out,)  # unbind and split give lists
+        self.spent += sum(int(x.numel()) for x in several if x is not None)
         if self.spent > MOST_NUMBERS:
             raise NotScalar("too many numbers")
 

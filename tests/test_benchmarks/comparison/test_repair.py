@@ -46,7 +46,10 @@ def test_without_smc_the_chains_say_what_they_miss(monkeypatch):
     )
     found = benchmarks.repair(fitted("full_rank"))
     assert found.method == "short_chains"
-    assert "modes that no chain reached are missing" in found.notes[1]
+    assert found.notes[0] == "Begun from the draws of full_rank."
+    assert "nested R-hat 1.0" in found.notes[1]
+    assert found.notes[2] == "Modes that no chain reached are missing."
+    assert found.doubt == ""
 
 
 def test_chains_that_have_not_arrived_say_so(monkeypatch):
@@ -54,6 +57,7 @@ def test_chains_that_have_not_arrived_say_so(monkeypatch):
     monkeypatch.setattr(
         module, "assess", lambda fit, **given: assess(fit, smc=False, draws=512, **given)
     )
+    monkeypatch.setattr("benchmarks.comparison.assess_steps.MOST_GRADIENTS", 1)
     fit = guides.fit(zoo.load("eight_schools_centered"), "mean_field", seed=0, compile="off")
     found = benchmarks.repair(fit)
     assert found.method == "short_chains"

@@ -16,6 +16,7 @@ from scipy.stats import multivariate_normal
 
 import zoo
 from benchmarks.comparison.assess import assess
+from benchmarks.mcmc.short_chains import nested_r_hat
 from benchmarks.metrics.numbers import value_with_error
 from benchmarks.reference import find
 from benchmarks.report.numbers import with_error
@@ -232,24 +233,48 @@ def test_a_known_truth_needs_no_row_of_smc():
 
 
 @pytest.mark.parametrize(
-    ("limit", "value", "part"),
+    ("limit", "value", "part", "methods"),
     [
-        ("SMC_DIMENSIONS", 1, "(2 coordinates, at most 1)"),
-        ("SMC_NUMBERS", 10, "numbers in one evaluation of the density, at most 10)"),
+        (
+            "SMC_DIMENSIONS",
+            1,
+            "(2 coordinates, at most 1); short chains stand in for it",
+            ["full_rank", "short_chains"],
+        ),
+        (
+            "SMC_NUMBERS",
+            10,
+            "numbers in one evaluation of the density, at most 10); fits are assessed by chains",
+            ["full_rank"],
+        ),
     ],
 )
-def test_what_is_too_large_for_smc_is_said(limit, value, part, monkeypatch, tmp_path):
+def test_what_is_too_large_for_smc_is_said(limit, value, part, methods, monkeypatch, tmp_path):
     monkeypatch.setattr(f"benchmarks.run.prepare.{limit}", value)
     said = Said()
     plan = plan_of(guides=["full_rank"], quick=True)
     result = execute(plan, out=tmp_path / "r", entries=[entry_of()], events=said, pages=False)
-    assert [c["method"] for c in result.cells] == ["full_rank"]
+    assert [c["method"] for c in result.cells] == methods
     (line,) = [text for text in said.lines if "no row of tempered SMC" in text]
     assert part in line
     cell = row(result, "full_rank")
     assert cell["verdict"] == "inconclusive"
     assert "a missed mode would not be seen" in cell["sentence"]
-    assert {t["name"]: t["passed"] for t in cell["trust"]}["drift"] is True
+    passed = {t["name"]: t["passed"] for t in cell["trust"]}
+    assert passed["drift"] is passed["short_chains"] is True
+    for score in cell["scores"]:  # against the ends of the chains, whose posterior is the guide's
+        assert abs(score["mean_error"]) < 5 * score["mean_error_se"]
+        assert 0.0 < score["mean_error_se"] < 0.05
+    found = result.report.entries[0].reference
+    assert found.kind == ("estimated" if "short_chains" in methods else "none")
+    if found.posterior is not None:
+        assert found.posterior.method == "short_chains"
+        assert found.posterior.sample_shape == (4096,)
+        assert found.log_evidence is None
+        group = found.posterior.stats["group"]  # kept in the file: nested R-hat can be computed
+        values = found.posterior.draws["a"].reshape(32, 128, 1).numpy()
+        assert group.reshape(32, 128).float().std(1).max() == 0
+        assert (nested_r_hat(values) < 1.02).all()
 
 
 def test_the_name_of_a_folder_is_that_of_earlier_versions():
@@ -264,7 +289,7 @@ def test_the_name_of_a_folder_is_that_of_earlier_versions():
 
 def test_without_a_guide_that_has_a_spread_there_is_no_row():
     with pytest.raises(FitError, match="begins from a guide with a spread, and this run has none"):
-        estimates.estimated([], {"compile": "off"}, seed=0)
+        estimates.estimated(METHOD, [], {"compile": "off"}, seed=0)
 
 
 def test_only_what_smc_made_is_taken_for_it(done):

@@ -55,6 +55,7 @@ VALUES = {
     "simplex": lambda x: torch.nn.functional.softplus(x).div(x.exp().sum()).log().sum(),
     "sigmoids": lambda x: torch.nn.functional.logsigmoid(3 * x).sum() + x.sigmoid().mean(),
     "maxima": lambda x: x.reshape(2, 3).max(-1).values.sum() + x.reshape(3, 2).amax(0).exp().sum(),
+    "parts": lambda x: x.unbind()[1] * x.split(2)[2].exp().sum() + x.split([1, 5])[1].sin().sum(),
     "nine terms": lambda x: torch.cat([x, x[:3].sin()]).exp().sum(),
     "long rows": lambda x: (torch.linspace(0, 1, 500, dtype=F) * x[0] + x[1]).exp().mean(),
     "writing": lambda x: (
