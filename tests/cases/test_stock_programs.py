@@ -1,6 +1,7 @@
 """Programs that stock Pyro runs are loaded, and have the posterior they have there."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import pyro
@@ -355,6 +356,39 @@ def test_types_that_meet_in_an_operation_are_brought_to_one(kind):
     entry = zoo.from_program(model, {"x": x, "y": y})
     assert any("several types" in n for n in entry.notices)
     assert_gaussian(entry, "w", [1 / 3, 2.0], [3**-0.5] * 2)
+
+
+class Filtered(dist.TorchDistribution):
+    """A likelihood like those of pyro.contrib.tracking: a module inside, and no support."""
+
+    arg_constraints: ClassVar[dict] = {}
+
+    def __init__(self, center, gain):
+        self.center, self.gain = center, gain
+        super().__init__(event_shape=(2,), validate_args=False)
+
+    def log_prob(self, value):
+        mean = self.gain(self.center.unsqueeze(0)).squeeze(0)
+        return dist.Normal(mean, 1.0).log_prob(value).sum(-1)
+
+    def rsample(self, sample_shape=()):
+        mean = self.gain(self.center.unsqueeze(0)).squeeze(0)
+        return dist.Normal(mean, 1.0).rsample(sample_shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_density_that_mixes_types_and_has_no_support_is_run(dtype):
+    """Weights of single precision meet the point inside log_prob, where no statement sees them."""
+    gain = nn.Linear(2, 2, bias=False).to(torch.float32)
+    gain.requires_grad_(False)
+    gain.weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+
+    def model(y=None):
+        w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("y", Filtered(w, gain), obs=y)
+
+    entry = zoo.from_program(model, {"y": torch.tensor([2.0, 1.0], dtype=dtype)}, dtype=dtype)
+    assert_gaussian(entry, "w", [0.8, 0.5], [5**-0.5, 2**-0.5])
 
 
 # -- sites -------------------------------------------------------------------------------------

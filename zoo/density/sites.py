@@ -222,7 +222,7 @@ def refuse_bad_observations(trace: poutine.Trace) -> None:
             raise DataError(
                 f"Observed site {node['name']!r} has NaN or infinite values; drop or impute them."
             )
-        support = getattr(fn, "support", None)
+        support = support_of(fn)
         if (
             support is not None
             and not is_unchecked(fn)
@@ -239,6 +239,14 @@ def refuse_bad_observations(trace: poutine.Trace) -> None:
                 f"The log likelihood of observed site {node['name']!r} is NaN at an ordinary"
                 " point; check its data and scales."
             )
+
+
+def support_of(fn: Any) -> Any:
+    """Return the support of a distribution, None where its author declares none."""
+    try:
+        return getattr(fn, "support", None)
+    except NotImplementedError:  # torch's default
+        return None
 
 
 def is_unchecked(fn: Any) -> bool:

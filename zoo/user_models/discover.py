@@ -185,6 +185,9 @@ def discover(
             runs = _runs(model, tensors, dtype, start)
         except Exception:
             raise error from error.__cause__
+    if not start.one_type and _mixes_types(runs[0][1]):
+        start.one_type = True
+        runs = _runs(model, tensors, dtype, start)
     (first, trace), (second, _) = runs
     if first.reparameterized and first.values.keys() | first.nets.keys():
         # what a site is would depend on weights that every fit learns anew
@@ -201,6 +204,16 @@ def discover(
             )
     first.reads = second.reads
     return first, trace
+
+
+def _mixes_types(trace: poutine.Trace) -> bool:
+    """Whether the density of a site, not the program, brings two types of numbers together."""
+    try:
+        with torch.no_grad():
+            trace.copy().compute_log_prob()
+    except Exception as error:  # the density is built later, with sentences for other faults
+        return is_about_types(error)
+    return False
 
 
 def _runs(

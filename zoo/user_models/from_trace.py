@@ -16,7 +16,7 @@ from zoo.density.faults import unless_it_raises
 from zoo.density.finite_sum import finite_sum
 from zoo.density.log_density import LogDensity
 from zoo.density.nodes import base_of
-from zoo.density.sites import is_unchecked, samples, whole_event
+from zoo.density.sites import is_unchecked, samples, support_of, whole_event
 from zoo.density.symmetries import Symmetry
 from zoo.distributions.circular import circle_of, is_circular
 from zoo.quantities import chances, held_entries, invariant, of_site, plain
@@ -171,7 +171,7 @@ def _is_bad(density: LogDensity, u: Tensor) -> bool:
 
 def _outside_unchecked(node: dict[str, Any]) -> bool:
     fn, value = node["fn"], node["value"]
-    support = getattr(fn, "support", None)
+    support = support_of(fn)
     return (
         is_unchecked(fn)
         and support is not None

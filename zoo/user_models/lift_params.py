@@ -93,10 +93,12 @@ class Typed(Messenger):
     """
 
     dtype: torch.dtype
-    points = False
+    points = one_type = False
 
     def _pyro_sample(self, msg: Any) -> None:
         msg["fn"] = _cast(msg["fn"], self.dtype)
+        if self.one_type:
+            msg["fn"] = _of_one_type(msg["fn"], self.dtype)
         base = base_of(msg["fn"])
         value = msg["value"]
         if not msg["is_observed"]:
@@ -132,6 +134,24 @@ def _cast(fn: Any, dtype: torch.dtype) -> Any:
     return fn
 
 
+def _of_one_type(fn: Any, dtype: torch.dtype) -> Any:
+    """Return a distribution that is not of torch or Pyro with a log density of one type.
+
+    It may compute with buffers of a module, which no cast of its own tensors reaches.
+    """
+    if type(fn).__module__.startswith(("torch.distributions.", "pyro.distributions.")):
+        return fn
+    fn, log_prob = copy.copy(fn), fn.log_prob
+
+    def of_one_type(value: Tensor) -> Tensor:
+        with OneType(dtype):
+            out: Tensor = log_prob(value)
+        return out
+
+    vars(fn)["log_prob"] = of_one_type
+    return fn
+
+
 class _Answer(Typed):
     """Answer parameter statements with the tensors of a `LiftedProgram`."""
 
@@ -141,6 +161,7 @@ class _Answer(Typed):
         super().__init__()
         self.values, self.nets, self.owner, self.dtype = values, lifted.nets, owner, dtype
         self.points, self.held = lifted.points, lifted.held
+        self.one_type = lifted.one_type
 
     def _pyro_param(self, msg: Any) -> None:
         if is_local(msg):
