@@ -301,6 +301,18 @@ class ProgramObjective:
         loss = self.loss(noise)
         return loss, torch.autograd.grad(loss, own, allow_unused=True)
 
+    def evaluated(self, noise: tuple[Tensor, ...]) -> float:
+        """Return the loss of this noise in evaluation mode; what trains stays as it is."""
+        training = [part for part in self.module.modules() if part.training]
+        try:
+            for part in training:
+                part.training = False
+            with torch.no_grad():
+                return float(self.loss(noise))
+        finally:
+            for part in training:
+                part.training = True
+
     def watched(self) -> Tensor | None:
         """Return None: the parameters of a Pyro program have no common unit."""
         return None

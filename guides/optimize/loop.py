@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from guides.objectives.records import objective_of
-from guides.optimize.step import Objective, Step
+from guides.optimize.step import Evaluated, Objective, Step
 from guides.optimize.stopping import Settled, Watch
 from guides.types import FitConfig, Stop
 from zoo.compiler.compile import Record
@@ -33,6 +33,7 @@ FIRST = (1, 2, 4, 8, 16, 32)  # recorded steps, besides every tenth of a window
 Look = Callable[[Sequence[float], Tensor], None]
 # of the stopping rule that a search usually takes (at least two), for the prediction of its time
 WINDOWS = 3
+PROBES = 16  # evaluations with the same random numbers at the end of a window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,8 @@ class _Run:
     def __post_init__(self) -> None:
         self.step = Step(self.objective, self.config, self.expected)
         self._ahead = torch.empty(0)
+        self._sum, self._steps = torch.zeros(()), 0
+        self._noises: list[tuple[Tensor, ...]] = []
 
     def take(
         self, shares: Sequence[float], averaging: Sequence[bool], each: Look | None = None
@@ -143,6 +146,22 @@ class _Run:
         self.step.write(history[row])
         return self.objective.watched()
 
+    def gather(self, history: Tensor) -> None:
+        """Add the values of some steps to the sum over a window."""
+        self._sum, self._steps = self._sum + history.sum(0), self._steps + len(history)
+
+    def probe(self) -> list[float]:
+        """Return losses at the mean values of a window, for the same random numbers each time."""
+        if not self._noises:
+            stream = torch.Generator().manual_seed(0)
+            self._noises = [self.objective.peek_noise(stream) for _ in range(PROBES)]
+        mean, self._sum, self._steps = self._sum / self._steps, torch.zeros(()), 0
+        self.step.write(mean)
+        objective = cast(Evaluated, self.objective)
+        losses = [objective.evaluated(noise) for noise in self._noises]
+        self.step.write()
+        return losses
+
     def _failed(self, number: int, what: str, noise: tuple[Tensor, ...]) -> Stop:
         """Restore the parameters of the last finite loss and say where it failed."""
         self.step.write()
@@ -198,7 +217,10 @@ def optimize(
     def look(losses: Sequence[float], history: Tensor) -> None:
         nonlocal settled
         enough = len(run.losses) > getattr(objective, "warmup", 0)
-        settled = watch.extend(losses, lambda row: run.watched(history, row)) and enough
+        if watch.pairs:
+            run.gather(history[: len(losses)])
+        probe = run.probe if watch.pairs else None
+        settled = watch.extend(losses, lambda row: run.watched(history, row), probe) and enough
 
     while len(run.losses) < config.steps - annealing and not settled:
         number = min(run.most, watch.remaining, config.steps - annealing - len(run.losses))

@@ -27,7 +27,17 @@ from zoo.compiler.trace import Traced, TraceFailure, trace
 from zoo.compiler.vectorize import close
 from zoo.errors import one_line
 
-__all__ = ["BETAS", "Objective", "Row", "Step", "advance", "controls", "scaled", "summary"]
+__all__ = [
+    "BETAS",
+    "Evaluated",
+    "Objective",
+    "Row",
+    "Step",
+    "advance",
+    "controls",
+    "scaled",
+    "summary",
+]
 
 Row = tuple[float, float]
 Rows = np.ndarray[Any, np.dtype[np.float64]]
@@ -76,6 +86,13 @@ class Objective(Protocol):
 
     def locate_nonfinite(self, noise: tuple[Tensor, ...]) -> str:
         """Name what made the loss or gradient of this noise non-finite."""
+
+
+class Evaluated(Objective, Protocol):
+    """An objective whose search is watched at mean parameters; see `guides.optimize.stopping`."""
+
+    def evaluated(self, noise: tuple[Tensor, ...]) -> float:
+        """Return the loss of this noise in evaluation mode, without gradients."""
 
 
 def advance(

@@ -7,10 +7,12 @@ The search runs at a constant learning rate. It has settled when, from one windo
 and no watched parameter's mean moved by more than `drift` plus four of its own standard errors.
 Watched parameters are in whitened units (posterior standard deviations); guides without such units
 are watched by their losses alone. Weights of a program that are trained together with a guide of
-the caller's own drift for long within the noise of one window: there two windows are compared with
-the two before them, from the sixth on (`pairs`). After that the learning rate is annealed along a
-cosine and the parameters are averaged over the last steps (Dhaka et al. 2020, "Robust, accurate
-stochastic optimization for variational inference": the average is the answer).
+the caller's own drift for long within the noise of these losses. There (`pairs`) the loss at the
+mean parameters of a window is computed with the same random numbers every time, and its paired
+difference to that of two windows before decides, from the sixth window on. After that the learning
+rate is annealed along a cosine and the parameters are averaged over the last steps (Dhaka et al.
+2020, "Robust, accurate stochastic optimization for variational inference": the average is the
+answer).
 """
 
 from __future__ import annotations
@@ -82,6 +84,7 @@ class Watch:
     before: tuple[float, float, Tensor | None] | None = None
     last: Settled | None = None
     best: float = math.inf
+    probes: list[np.ndarray[Any, Any]] = field(default_factory=list)
 
     @property
     def length(self) -> int:
@@ -93,13 +96,20 @@ class Watch:
         """Steps until the window ends, when the search can first have settled."""
         return max(1, self.length - len(self.losses))
 
-    def extend(self, losses: Sequence[float], watched: Callable[[int], Tensor | None]) -> bool:
+    def extend(
+        self,
+        losses: Sequence[float],
+        watched: Callable[[int], Tensor | None],
+        probe: Callable[[], Sequence[float]] | None = None,
+    ) -> bool:
         """Add up to `remaining` steps of a window; return True if it ended and the search settled.
 
         Args:
             losses: the losses of these steps.
             watched: maps an index among them to the watched parameters after that step; called for
                 a hundred steps of a window.
+            probe: of a watch of pairs: called at the end of a window, returns the losses at its
+                mean parameters for the same random numbers every time.
         """
         every, had = max(1, self.window // 100), len(self.losses)
         self.losses.extend(losses)
@@ -112,6 +122,8 @@ class Watch:
             return False
         mean, se = _mean_and_error(np.asarray(self.losses))
         self.means.append((mean, se))
+        if self.pairs and probe is not None:
+            self.probes.append(np.asarray(probe()))
         stack = torch.stack(self.values) if self.values else None
         center = None if stack is None else stack.mean(0)
         settled = False
@@ -134,15 +146,18 @@ class Watch:
             steps = (center - self.before[2]).abs()
             moved = float(steps.max())
             still = bool((steps <= DRIFT + 4 * error).all())
-        enough, number = not self.pairs or len(self.means) >= LEAST, 1
-        if self.pairs and len(self.means) >= 4:
+        enough, number, noise = not self.pairs or len(self.means) >= LEAST, 1, gain_se
+        if len(self.probes) >= 3:
+            number, fall = 2, self.probes[-3] - self.probes[-1]
+            gain, gain_se = float(fall.mean()), float(fall.std(ddof=1)) / math.sqrt(len(fall))
+        elif self.pairs and len(self.means) >= 4:
             number = 2
             (a, b), (c, d) = self.means[-4:-2], self.means[-2:]
             gain = (a[0] + b[0] - c[0] - d[0]) / 2
-            gain_se = math.hypot(a[1], b[1], c[1], d[1]) / 2
+            gain_se = noise = math.hypot(a[1], b[1], c[1], d[1]) / 2
         self.best = min(self.best, self.before[0], mean)
         size = abs(self.best) + TOLERATED
-        unstable = not max(gain_se, mean - self.best - 5 * gain_se) <= size
+        unstable = not max(noise, mean - self.best - 5 * noise) <= size
         return Settled(
             steps=number * self.length,
             gain=gain,

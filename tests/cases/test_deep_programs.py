@@ -15,6 +15,8 @@ from torch import nn
 import benchmarks
 import guides
 import zoo
+from guides.objectives.flat import ProgramObjective
+from guides.optimize.loop import PROBES
 from guides.optimize.stopping import Watch
 from zoo import Data, ModelEntry, Quantity
 from zoo.density.log_density import LogDensity
@@ -295,3 +297,71 @@ def test_weights_that_drift_within_the_noise_have_not_settled():
     still = [windows_until_settled(0.0, pairs=True) for _ in range(20)]
     assert min(still) == 6
     assert np.median(still) <= 7
+
+
+def test_a_slow_approach_is_seen_by_losses_of_the_same_random_numbers():
+    """30 nats that decay over 1,000 steps in noise of 20: 3 nats were left, 0.5 are now."""
+    stream = np.random.default_rng(2)
+
+    def left(paired, tau=1000.0):
+        watch, common = Watch(window=250, pairs=True), 20 * stream.standard_normal(16)
+        for k in range(80):
+            gap = 30 * np.exp(-(np.arange(250) + 250 * k) / tau)
+            noise = 20 * stream.standard_normal(250)
+
+            probes = gap.mean() + common + 0.05 * stream.standard_normal(16)
+            probe = (lambda found=probes: found) if paired else None
+            if watch.extend((gap + noise).tolist(), lambda row: None, probe):
+                return gap[-1]
+        return 0.0
+
+    assert np.median([left(False) for _ in range(20)]) > 1.5
+    assert max(left(True) for _ in range(20)) < 0.5
+
+
+def test_the_probe_is_the_loss_at_the_mean_parameters_of_the_window(monkeypatch):
+    """For the same random numbers in every window, and the values that train stay as they were."""
+    decoder, encoder = nn.Linear(1, 1).double(), nn.Linear(1, 2).double()
+    y = torch.linspace(-2.0, 2.0, 12, dtype=torch.float64)[:, None]
+
+    def model(y):
+        pyro.module("decoder", decoder)
+        with pyro.plate("n", 12):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("y", dist.Normal(decoder(z), 0.5).to_event(1), obs=y)
+
+    def guide(y):
+        pyro.module("encoder", encoder)
+        with pyro.plate("n", 12):
+            mean, scale = encoder(y).chunk(2, -1)
+            pyro.sample("z", dist.Normal(mean, scale.exp()).to_event(1))
+
+    steps, probes = [], []
+    gradients, evaluated = ProgramObjective.gradients, ProgramObjective.evaluated
+
+    def stepped(self, values, *noise):
+        steps.append([v.detach().clone() for v in values])
+        return gradients(self, values, *noise)
+
+    def probed(self, noise):
+        own = [*self.parameters.values(), *self.weights.values()]
+        found = evaluated(self, noise)
+        probes.append(([p.detach().clone() for p in own], int(noise[0]), found))
+        assert found == pytest.approx(float(self.loss(noise).detach()), rel=1e-12)
+        return found
+
+    monkeypatch.setattr(ProgramObjective, "gradients", stepped)
+    monkeypatch.setattr(ProgramObjective, "evaluated", probed)
+    entry = zoo.from_program(model, {"y": y}, guide=guide)
+    fit = guides.fit(entry, "own", seed=0, steps=400, patience=40, anneal=80)
+    assert fit.ok
+    windows = [probes[i : i + PROBES] for i in range(0, len(probes), PROBES)]
+    assert len(windows) >= 3
+    for number, window in enumerate(windows):
+        assert [seed for _, seed, _ in window] == [seed for _, seed, _ in windows[0]]
+        after = steps[40 * number + 1 : 40 * (number + 1) + 1]  # values after each of its steps
+        for place, value in enumerate(window[0][0]):
+            torch.testing.assert_close(value, torch.stack([v[place] for v in after]).mean(0))
+    assert len({seed for _, seed, _ in windows[0]}) == PROBES
+    first, last = (np.mean([found for _, _, found in w]) for w in (windows[0], windows[-1]))
+    assert last < first - 1.0
