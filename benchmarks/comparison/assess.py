@@ -206,6 +206,8 @@ def _moved(work: Work, drift: Drift | None) -> Reference | None:
         sample_dims=("sample",),
         unconstrained=drift.points,
         seed=work.seed,
+        notes=("The ends of short chains; modes that no chain reached are missing.",),
+        doubt=drift.doubt and f"The chains have not arrived: {drift.doubt}.",
         cost=Cost(
             seconds=time.perf_counter() - work.begin,
             gradient_evaluations=work.density.gradient_evaluations,

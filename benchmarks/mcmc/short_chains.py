@@ -34,6 +34,7 @@ from torch import Tensor
 
 from benchmarks.mcmc.batched_hmc import Kernel, Path, State, Streams, move, tuned
 from benchmarks.mcmc.metric import Metric
+from benchmarks.mcmc.paired import changes
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 from zoo.seeds import derive_seed
@@ -51,7 +52,7 @@ TRIES = 4  # transitions of the pilot per length
 SPREAD = 4.0  # of steps: chains of one length have trajectories of many lengths
 # Shorter steps: by which factor at least, over which one, in how many transitions of a look.
 FINE, FINE_SPREAD, FINE_MOVES, FINE_LEAPFROGS = 4.0, 16.0, 2, 32
-STILL = 4.0  # standard errors that ends may lie from where the chains were at half time
+STILL, ERRORS = 0.05, 4.0  # sds, and standard errors, by which ends may differ from half time
 STUCK, ACCEPTANCE = 0.01, 0.3  # share of chains that may never move, and lowest acceptance
 
 
@@ -236,13 +237,6 @@ def _warmed(path: Path, state: State, kernel: Kernel, streams: Streams) -> tuple
 
 def _moved(middle: np.ndarray, end: np.ndarray) -> int:
     """Return the number of components whose mean or sd changed by more than noise and a 20th."""
-    n = len(end)
-    sd = end.std(0, ddof=1)
-    unit = np.where(sd > 0, sd, 1.0)
-    a, b = (middle - middle.mean(0)) / unit, (end - end.mean(0)) / unit
-    shift = np.abs(end.mean(0) - middle.mean(0)) / unit
-    shift_se = ((end - middle) / unit).std(0, ddof=1) / n**0.5
-    stretch = np.abs((b**2).mean(0) - (a**2).mean(0)) / 2
-    stretch_se = 0.5 * (b**2 - a**2).std(0, ddof=1) / n**0.5
-    line, far = 0.05, (shift > np.maximum(0.05, STILL * shift_se))
-    return int((far | (stretch > np.maximum(line, STILL * stretch_se))).sum())
+    e, e_se, r, r_se = changes(middle, end)
+    far = np.abs(e) > np.maximum(STILL, ERRORS * e_se)
+    return int((far | (np.abs(r) > np.maximum(STILL, ERRORS * r_se))).sum())

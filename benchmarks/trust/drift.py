@@ -25,6 +25,7 @@ from torch import Tensor
 
 from benchmarks.mcmc.batched_hmc import Kernel, Path, Streams, move, tuned
 from benchmarks.mcmc.metric import Metric
+from benchmarks.mcmc.paired import changes
 from benchmarks.metrics.components import Array
 from benchmarks.thresholds import LOG_SD, MEAN, multiplier
 from zoo.density.log_density import LogDensity
@@ -154,8 +155,8 @@ def drift_of(
         if i + 1 == transitions // 2:
             middle = evaluate(state.x)
     after = evaluate(state.x)
-    e, e_se, r, r_se = _changes(before, after)
-    half_e, _, half_r, _ = _changes(before, middle)
+    e, e_se, r, r_se = changes(before, after)
+    half_e, _, half_r, _ = changes(before, middle)
     return Drift(
         mean_error=e,
         mean_error_se=e_se,
@@ -191,27 +192,9 @@ def _tuned_kernel(path: Path, pilot: Tensor, seed: int, leapfrogs: int) -> Kerne
     return kernel
 
 
-def _changes(before: Array, after: Array) -> tuple[Array, Array, Array, Array]:
-    """Return e, se(e), r, se(r) of `[chain, component]` against where the chains are now."""
-    n = len(before)
-    sd0, sd1 = before.std(0, ddof=1), after.std(0, ddof=1)
-    unit = np.where(sd1 > 0, sd1, np.where(sd0 > 0, sd0, 1.0))
-    e = (before.mean(0) - after.mean(0)) / unit
-    ends = ((after - after.mean(0)) / unit) ** 2
-    # the second term is the error of the unit
-    e_se = ((before - after) / unit - 0.5 * e * ends).std(0, ddof=1) / n**0.5
-    r = np.log(np.maximum(sd0, 1e-12 * unit) / unit)
-    starts = ((before - before.mean(0)) / np.where(sd0 > 0, sd0, unit)) ** 2
-    r_se = 0.5 * (starts - ends).std(0, ddof=1) / n**0.5
-    tiny = 1e-12 * (1 + np.abs(after.mean(0)))
-    still = (sd0 <= tiny) & (sd1 <= tiny) & (np.abs(before.mean(0) - after.mean(0)) <= tiny)
-    e, e_se, r, r_se = (np.where(still, 0.0, v) for v in (e, e_se, r, r_se))
-    return e, e_se, r, r_se
-
-
 def _moving(middle: Array, after: Array, e: Array, r: Array) -> np.ndarray:
     """Return where the second half moved by more than noise and by a share of the whole move."""
-    late_e, late_e_se, late_r, late_r_se = _changes(middle, after)
+    late_e, late_e_se, late_r, late_r_se = changes(middle, after)
     z = multiplier(2 * len(e))
     far = (np.abs(late_e) > np.maximum(z * late_e_se, np.maximum(STILL * np.abs(e), MARGIN))) | (
         np.abs(late_r) > np.maximum(z * late_r_se, np.maximum(STILL * np.abs(r), MARGIN))

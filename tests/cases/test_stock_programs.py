@@ -376,19 +376,39 @@ class Filtered(dist.TorchDistribution):
         return dist.Normal(mean, 1.0).rsample(sample_shape)
 
 
+def gain():
+    layer = nn.Linear(2, 2, bias=False).to(torch.float32)
+    layer.requires_grad_(False)
+    layer.weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+    return layer
+
+
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_density_that_mixes_types_and_has_no_support_is_run(dtype):
+def test_a_density_that_mixes_types_and_has_no_support_is_run(dtype, masked):
     """Weights of single precision meet the point inside log_prob, where no statement sees them."""
-    gain = nn.Linear(2, 2, bias=False).to(torch.float32)
-    gain.requires_grad_(False)
-    gain.weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+    layer = gain()
 
     def model(y=None):
         w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-        pyro.sample("y", Filtered(w, gain), obs=y)
+        fn = Filtered(w, layer)
+        pyro.sample("y", fn.mask(True) if masked else fn, obs=y)
 
     entry = zoo.from_program(model, {"y": torch.tensor([2.0, 1.0], dtype=dtype)}, dtype=dtype)
     assert_gaussian(entry, "w", [0.8, 0.5], [5**-0.5, 2**-0.5])
+
+
+def test_a_latent_site_without_a_support_is_refused_by_what_is_missing():
+    layer = gain()
+
+    def model(y=None):
+        w = pyro.sample("w", Filtered(torch.zeros(2), layer))
+        pyro.sample("y", dist.Normal(w, 1.0).to_event(1), obs=y)
+
+    with pytest.raises(
+        ProgramError, match=r"at site 'w'.*does not define 'support'; define it in"
+    ):
+        zoo.from_program(model, {"y": torch.zeros(2, dtype=F)})
 
 
 # -- sites -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,6 +135,10 @@ def as_program_error(error: Exception, doing: str = "run") -> ZooError:
             " the support."
         )
     cure = next((c for sign, c in _CURES if re.search(sign, text, re.I)), "fix the program")
+    if isinstance(error, NotImplementedError) and not text:  # what torch's base classes raise
+        missing = traceback.extract_tb(error.__traceback__)[-1].name
+        text = f"its distribution does not define {missing!r}"
+        cure = "define it in the class, or use another distribution"
     return ProgramError(f"The program cannot be {doing} ({kind}){at}{line}: {text}; {cure}.")
 
 

@@ -187,7 +187,10 @@ def discover(
             raise error from error.__cause__
     if not start.one_type and _mixes_types(runs[0][1]):
         start.one_type = True
-        runs = _runs(model, tensors, dtype, start)
+        try:
+            runs = _runs(model, tensors, dtype, start)
+        except ProgramError:  # the density, built later, says what it mixes
+            start.one_type = False
     (first, trace), (second, _) = runs
     if first.reparameterized and first.values.keys() | first.nets.keys():
         # what a site is would depend on weights that every fit learns anew

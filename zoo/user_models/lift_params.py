@@ -140,6 +140,10 @@ def _of_one_type(fn: Any, dtype: torch.dtype) -> Any:
     It may compute with buffers of a module, which no cast of its own tensors reaches.
     """
     if type(fn).__module__.startswith(("torch.distributions.", "pyro.distributions.")):
+        base = vars(fn).get("base_dist")  # of an event, a mask, an expansion
+        if base is not None and (inner := _of_one_type(base, dtype)) is not base:
+            fn = copy.copy(fn)
+            vars(fn)["base_dist"] = inner
         return fn
     fn, log_prob = copy.copy(fn), fn.log_prob
 

@@ -8,7 +8,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from benchmarks.trust.drift import _changes, drift_of
+from benchmarks.mcmc.paired import changes
+from benchmarks.trust.drift import drift_of
 from zoo.density.log_density import LogDensity
 from zoo.types import Data
 
@@ -58,7 +59,7 @@ def test_errors_are_paired():
     for _ in range(200):
         before = g.normal(size=(400, 1))
         after = 0.95 * before + (1 - 0.95**2) ** 0.5 * g.normal(size=(400, 1))
-        e, e_se, r, r_se = _changes(before, after)
+        e, e_se, r, r_se = changes(before, after)
         z += [e / e_se, r / r_se]
     assert 0.8 < float(np.mean(np.square(z))) < 1.25
 

@@ -1,0 +1,39 @@
+"""How means and sds of chains changed between two times, with paired errors.
+
+With s the sd of the chains now, per component
+
+    e = (E_before - E_now) / s,      r = log(s_before / s)
+
+Both sides are the same chains, so their errors are paired; that of s is part of the error of e.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.metrics.components import Array
+
+__all__ = ["changes"]
+
+
+def changes(before: Array, after: Array) -> tuple[Array, Array, Array, Array]:
+    """Return e, se(e), r, se(r) `[component]` of chains before against where they are now.
+
+    Args:
+        before: chains `[chain, component]` at the first time.
+        after: the same chains now.
+    """
+    n = len(before)
+    sd0, sd1 = before.std(0, ddof=1), after.std(0, ddof=1)
+    unit = np.where(sd1 > 0, sd1, np.where(sd0 > 0, sd0, 1.0))
+    e = (before.mean(0) - after.mean(0)) / unit
+    ends = ((after - after.mean(0)) / unit) ** 2
+    # the second term is the error of the unit
+    e_se = ((before - after) / unit - 0.5 * e * ends).std(0, ddof=1) / n**0.5
+    r = np.log(np.maximum(sd0, 1e-12 * unit) / unit)
+    starts = ((before - before.mean(0)) / np.where(sd0 > 0, sd0, unit)) ** 2
+    r_se = 0.5 * (starts - ends).std(0, ddof=1) / n**0.5
+    tiny = 1e-12 * (1 + np.abs(after.mean(0)))
+    still = (sd0 <= tiny) & (sd1 <= tiny) & (np.abs(before.mean(0) - after.mean(0)) <= tiny)
+    e, e_se, r, r_se = (np.where(still, 0.0, v) for v in (e, e_se, r, r_se))
+    return e, e_se, r, r_se
