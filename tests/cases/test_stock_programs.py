@@ -405,9 +405,7 @@ def test_a_latent_site_without_a_support_is_refused_by_what_is_missing():
         w = pyro.sample("w", Filtered(torch.zeros(2), layer))
         pyro.sample("y", dist.Normal(w, 1.0).to_event(1), obs=y)
 
-    with pytest.raises(
-        ProgramError, match=r"at site 'w'.*does not define 'support'; define it in"
-    ):
+    with pytest.raises(ProgramError, match="does not define 'support'; define it in"):
         zoo.from_program(model, {"y": torch.zeros(2, dtype=F)})
 
 
