@@ -367,7 +367,7 @@ def compare_cell(
         return scored_cell(content, compare(posterior, reference, fit=fit, climb=False))
     alone = compare(posterior, None)
     because = tuple(
-        dataclasses.replace(r, sentence="it is the reference of the other rows")
+        dataclasses.replace(r, sentence="the reference of the other rows")
         for r in alone.reasons[:1]
     )
     sentence = f"{cell.method} is the reference of the other rows; no other truth is known here."

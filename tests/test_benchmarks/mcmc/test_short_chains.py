@@ -130,6 +130,42 @@ def test_what_changed_since_half_time_is_counted():
     )
     assert dataclasses.replace(found, moved=0).doubt == ""
     assert "Nested R-hat" in dataclasses.replace(found, r_hat=np.array([1.0, math.nan])).doubt
+    fine = dataclasses.replace(found, moved=0, r_hat=np.array([1.0, 1.0099]))
+    assert fine.doubt == ""
+    assert "is 1.010 after 16" in dataclasses.replace(fine, r_hat=np.array([1.0101, 1.0])).doubt
+    assert "29% of the last" in dataclasses.replace(fine, acceptance=0.29).doubt
+    assert dataclasses.replace(fine, acceptance=0.31, stuck=0.009).doubt == ""
+    assert "2% of the short chains" in dataclasses.replace(fine, stuck=0.02).doubt
+
+
+def test_lines_of_movement():
+    """5 % of an sd where the errors are small, 4 standard errors where they are not."""
+    g = np.random.default_rng(3)
+    for n, line in ((40_000, 0.05), (400, 4 * 0.05)):
+        middle = g.normal(size=(n, 1))
+        end = g.normal(size=(n, 1))  # independent: the paired error of a mean is sqrt(2 / n)
+        end = (end - end.mean()) / end.std(ddof=1)
+        middle = (middle - middle.mean()) / middle.std(ddof=1)
+        factor = line if n == 40_000 else 4 * math.sqrt(2 / n)
+        assert _moved(middle, end + 0.9 * factor) == 0
+        assert _moved(middle, end + 1.1 * factor) == 1
+    assert _moved(end * math.exp(0.045), end) == 0  # the same chains: without noise
+    assert _moved(end * math.exp(0.055), end) == 1
+
+
+def test_the_length_is_the_one_that_moves_farthest_per_gradient(density):
+    """4 leapfrogs suffice on a whitened normal, not along the arms of the banana."""
+    kernels = []
+    for seed in range(3):
+        found = run(density, points(4), points(256, seed=seed), members=100, most=16, seed=seed)
+        kernels.append(found.leapfrogs)
+    assert kernels == [4, 4, 4]
+    entry = zoo.load("banana")
+    data = entry.load_data()
+    bent = LogDensity(entry.program(data), data, dtype=entry.dtype)
+    u = torch.randn(516, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = run(bent, u[:4], u[4:], members=100, most=16)
+    assert found.leapfrogs >= 16
 
 
 def test_chains_that_cannot_move_are_refused_as_such():

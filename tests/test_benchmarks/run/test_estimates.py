@@ -87,7 +87,10 @@ def test_a_program_without_a_reference_ends_in_verdicts(done):
     assert row(result, "mean_field")["verdict"] == "too_narrow"
     assert row(result, "full_rank")["verdict"] == "agrees"
     assert row(result, METHOD)["verdict"] == "no_reference"
-    assert "is the reference of the other rows" in row(result, METHOD)["sentence"]
+    estimate = row(result, METHOD)
+    assert "is the reference of the other rows" in estimate["sentence"]
+    # a reason that the sentence has is not printed again
+    assert all(r["sentence"] in estimate["sentence"] for r in estimate["reasons"])
     assert result.failures == []
 
 
@@ -275,6 +278,20 @@ def test_what_is_too_large_for_smc_is_said(limit, value, part, methods, monkeypa
         values = found.posterior.draws["a"].reshape(32, 128, 1).numpy()
         assert group.reshape(32, 128).float().std(1).max() == 0
         assert (nested_r_hat(values) < 1.02).all()
+        row_of = next(c for c in result.report.entries[0].comparisons if c.method == methods[1])
+        note = next(n for n in row_of.posterior.notes if "groups" in n)
+        worst = max(
+            nested_r_hat(
+                q.fn(found.posterior.draws, found.posterior.data)
+                .double()
+                .reshape(32, 128, -1)
+                .numpy()
+            ).max()
+            for q in found.posterior.entry.quantities.values()
+            if q.judged
+        )
+        assert note.startswith("32 groups of 128 chains, ")
+        assert f"nested R-hat {worst:.3f}," in note
 
 
 def test_the_name_of_a_folder_is_that_of_earlier_versions():
