@@ -14,6 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import pyro
     import torch
+    from support.short_runs import leave_undrawn, short_chains, short_fits
 
 torch.set_num_threads(1)
 
@@ -57,6 +58,36 @@ def eager():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_BACKEND", "eager")
         yield
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Give quick runs sixty steps and short chains, where quality is not what a test asserts."""
+    short_fits(monkeypatch)
+    short_chains(monkeypatch)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave the figures of a page empty, where a test reads its texts."""
+    leave_undrawn(monkeypatch)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """An empty cache of compiled graphs, beside the precompiled header of the usual one.
+
+    The header takes ten seconds to compile and does not depend on what is compiled after it.
+    """
+    from zoo.compiler import cache
+
+    usual = cache.directory()
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
+    own = cache.directory()
+    own.mkdir(mode=0o700)
+    for header in usual.glob("header-*/prefix.h.gch"):
+        (own / header.parent.name).symlink_to(header.parent, target_is_directory=True)
+    return tmp_path
 
 
 @pytest.fixture

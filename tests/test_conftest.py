@@ -1,9 +1,15 @@
-"""Tests that interrupt a process also end where the shell has told it to ignore SIGINT."""
+"""What the tests share: they end where SIGINT is ignored, and short runs are cells of their own.
+
+Tests that interrupt a process also end where the shell has told it to ignore SIGINT.
+"""
 
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from benchmarks.run.plan import make_plan
+from benchmarks.run.prepare import plan_cells, prepare
 
 CODE = """
 import runpy, signal, subprocess, sys
@@ -28,3 +34,17 @@ def test_a_child_of_a_background_process_can_be_interrupted():
         check=False,
     )
     assert found.stdout.strip() in ("1", "-2"), found.stderr
+
+
+def test_brief_runs_are_short_and_have_keys_of_their_own(request):
+    plan = make_plan(entries=["coin"], guides=["mean_field"], nuts=True, quick=True)
+
+    def cells():
+        return {c.method: c for c in plan_cells(plan, [prepare(plan, "coin")])}
+
+    usual = cells()
+    request.getfixturevalue("brief")
+    brief = cells()
+    assert usual["mean_field"].config["steps"] > 20 * brief["mean_field"].config["steps"] > 0
+    assert usual["nuts"].config["draws"] > 3 * brief["nuts"].config["draws"] > 0
+    assert all(usual[method].key != brief[method].key for method in ("mean_field", "nuts"))

@@ -31,6 +31,8 @@ SMC_NUMBERS = 1_000_000  # entries of all results in one evaluation, for some mi
 LONG, MANY_ROWS = 300.0, 20_000  # seconds and rows from which minibatches are advised
 
 DRAWS, QUICK_DRAWS = 4000, 2000
+QUICK_FIT = {"steps": 1500, "patience": 250}
+QUICK_CHAINS = {"draws": 500, "tune": 500, "min_ess": 1100.0}
 # LARGEST_DRAWS limits the numbers in all draws of a method; at least LEAST_DRAWS are taken anyway.
 LARGEST_DRAWS, LEAST_DRAWS = 10_000_000, 200
 # dimensions above which an entry that declares no reference gets no chains
@@ -180,7 +182,7 @@ def _guess(
 
 def vi_config(plan: Plan) -> dict[str, Any]:
     """Return the settings of a fit that the plan determines."""
-    quick: dict[str, Any] = {"steps": 1500, "patience": 250} if plan.quick else {}
+    quick: dict[str, Any] = QUICK_FIT if plan.quick else {}
     return {"restarts": plan.restarts, "compile": plan.compile, "device": plan.device, **quick}
 
 
@@ -190,7 +192,7 @@ def nuts_config(plan: Plan) -> dict[str, Any]:
     On most entries 4 x 1,500 draws reach an ESS of 2,000 in one round; 4 x 1,000 need a second
     one.
     """
-    quick = {"draws": 500, "tune": 500, "min_ess": 1100.0} if plan.quick else {"draws": 1500}
+    quick: dict[str, Any] = QUICK_CHAINS if plan.quick else {"draws": 1500}
     return {"engine": plan.engine, "compile": plan.compile, **quick}
 
 
