@@ -91,11 +91,16 @@ def execute(
             return result
 
 
-def _warm_up() -> None:
-    """Import once what every forked cell would import: ArviZ, netCDF, modules of a trace."""
+def _warm_up(*, traced: bool) -> None:
+    """Import once what every forked cell would import: ArviZ, netCDF, modules of a trace.
+
+    The worker that compares a cell needs ArviZ too, so it is loaded for a single cell as well.
+    """
     import h5netcdf  # noqa: F401
 
     load_arviz()
+    if not traced:
+        return
 
     def slope(x: torch.Tensor) -> list[torch.Tensor]:
         point = x.detach().requires_grad_(True)
@@ -191,8 +196,7 @@ def _run_missing(
     for sentence in slow(missing, total):
         events.say(sentence)
     events.begin("cells", len(missing))
-    if len(missing) > 1:
-        _warm_up()
+    _warm_up(traced=len(missing) > 1)
     trainers = {c.given.name for c in cells if c.given is not None}
     chains = min(jobs, 4)
     long = _worth_all_workers(missing, seconds, jobs)
