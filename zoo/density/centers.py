@@ -116,7 +116,7 @@ def _many(density: Density) -> Many:
     def one_by_one(u: Tensor) -> Tensor:
         return torch.stack([density.evaluate(row) for row in u])
 
-    chunk = points_at_once(density.data.train)
+    chunk = points_at_once(density.data.train, density.dim)
     return unless_it_raises(
         lambda: batched(density.evaluate, dim=density.dim, dtype=density.dtype, chunk=chunk),
         one_by_one,

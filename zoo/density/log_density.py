@@ -360,7 +360,7 @@ class LogDensity:
                     self.evaluate,
                     dim=self.dim,
                     dtype=self.dtype,
-                    chunk=points_at_once(self.data.train),
+                    chunk=points_at_once(self.data.train, self.dim),
                 )
         return self._batch
 

@@ -83,9 +83,11 @@ def test_a_stage_says_that_it_still_runs(monkeypatch, capsys):
     ]
 
 
-def test_waiting_is_heard_while_a_cell_runs(tmp_path):
+@pytest.mark.usefixtures("brief", "eager")
+def test_waiting_is_heard_while_a_cell_runs(tmp_path, monkeypatch):
     from benchmarks.run.execute import execute
 
+    monkeypatch.setattr("benchmarks.workers.PAUSE", 0.05)  # seconds, in place of one
     heard = []
 
     class Ear(progress.Events):
@@ -114,5 +116,8 @@ def test_a_batch_over_many_rows_is_taken_in_parts():
         values = density.eager_batch()(u)
     assert max(most) == 20
     assert torch.allclose(values, torch.stack([density.evaluate(x) for x in u]), rtol=1e-12)
-    assert points_at_once({"y": torch.zeros(700)}) == 512
-    assert points_at_once({"y": torch.zeros(1_000_000), "n": 3}) == 1
+    assert points_at_once({"y": torch.zeros(700)}, 1) == 512
+    assert points_at_once({"y": torch.zeros(1_000_000), "n": 3}, 1) == 1
+    assert points_at_once({"y": torch.zeros(8)}, 10) == 4096  # a small program, all chains
+    assert points_at_once({"y": torch.zeros(8, 10_000)}, 10) == 512
+    assert points_at_once({"y": torch.zeros(8)}, 10_000) == 512
