@@ -1,6 +1,7 @@
 """Metrics register themselves by a record, from a file or plug-in; verdicts are built in."""
 
 import csv
+import functools
 import importlib
 import json
 import re
@@ -90,12 +91,19 @@ def install(tmp_path, monkeypatch):
     made.close()
 
 
+@functools.cache
 def pair(rho=0.5, sd=1.0, d=2):
     rng = np.random.default_rng(3)
     entry = planting.entry(d)
     return planting.guide(sd * planting.normals(rng, 2000, d, rho), model=entry), planting.chains(
         planting.normals(rng, 4000, d, rho).reshape(4, 1000, d), model=entry
     )
+
+
+@functools.cache
+def plain(**options):
+    """The comparison without any plug-in, made once."""
+    return compare(*pair(**options))
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -134,6 +142,7 @@ def test_the_page_on_reports_has_every_metric():
         assert any(metric.blind in row for row in rows), metric.name
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_file_of_the_page_is_a_metric(install, tmp_path):
     """The file in docs/add_a_metric.md, through a comparison on disk.
 
@@ -200,13 +209,14 @@ def own_folder(tmp_path, monkeypatch):
     METRICS.forget()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_file_of_the_page_is_a_built_in_metric_too(own_folder, tmp_path):
     """A file in the folder is all that it takes; the verdict is what it was."""
     page = (ROOT / "docs" / "add_a_metric.md").read_text(encoding="utf-8")
     (code,) = [
         b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "METRIC = Metric(" in b
     ]
-    before = compare(*pair(sd=0.5))
+    before = plain(sd=0.5)
     own_folder("missed_tails", code)
     assert "missed_tails" not in METRICS.plugins
     after = compare(*pair(sd=0.5))
@@ -255,7 +265,7 @@ def test_the_distance_of_a_plugin_has_columns_where_a_cell_has_it(install):
 
 
 def test_an_installed_metric_and_distance_are_scored_and_decide_nothing(install):
-    before = compare(*pair(sd=0.5))
+    before = plain(sd=0.5)
     install("gap = outside_metric:METRIC", "means = outside_metric:MEANS")
     after = compare(*pair(sd=0.5))
     assert [s.extra.keys() for s in after.scores] == [{"gap"}, {"gap"}]
@@ -321,7 +331,7 @@ def test_an_installed_metric_and_distance_are_scored_and_decide_nothing(install)
     ],
 )
 def test_a_broken_plugin_is_one_sentence_and_costs_nothing_else(install, line, says):
-    before = compare(*pair())
+    before = plain()
     install(line, "gap = outside_metric:METRIC")
     after = compare(*pair())
     (note,) = after.notes
@@ -332,6 +342,7 @@ def test_a_broken_plugin_is_one_sentence_and_costs_nothing_else(install, line, s
     assert after.verdict == before.verdict
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_broken_plugin_is_named_once_on_the_way(install, tmp_path):
     class Heard(Events):
         said: list = []  # noqa: RUF012
@@ -344,6 +355,7 @@ def test_a_broken_plugin_is_named_once_on_the_way(install, tmp_path):
         make_plan(entries=["coin"], guides=["laplace"], nuts=False, quick=True, compile="off"),
         out=tmp_path / "run",
         events=Heard(),
+        jobs=1,
     )
     assert len([s for s in Heard.said if "'lost'" in s]) == 1
 
