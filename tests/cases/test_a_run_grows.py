@@ -14,6 +14,7 @@ from benchmarks.run.progress import Events
 from benchmarks.run.read import read_run
 from zoo.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("eager", "brief", "undrawn")
 BASE = {
     "entries": ["coin"],
     "guides": ["mean_field"],
@@ -31,9 +32,9 @@ class Heard(Events):
         self.run.append(label)
 
 
-def compare(folder, **changes):
-    heard = Heard()
-    result = execute(make_plan(**{**BASE, **changes}), out=folder, jobs=1, events=heard)
+def compare(folder, pages=False, **changes):
+    heard, plan = Heard(), make_plan(**{**BASE, **changes})
+    result = execute(plan, out=folder, jobs=1, events=heard, pages=pages)
     return result, [label for label in heard.run if "compared" not in label]
 
 
@@ -52,7 +53,7 @@ def test_families_and_seeds_are_added_to_a_run_and_its_rows_are_kept(tmp_path):
     third, ran = compare(folder, guides=["laplace"], seeds=[3])
     assert ran == ["coin mean_field seed 3", "coin laplace seed 3"]
     assert len(third.cells) == 4
-    again, ran = compare(folder)  # the first command: nothing is lost, nothing is run
+    again, ran = compare(folder, pages=True)  # the first command: nothing is lost, nothing is run
     assert ran == []
     assert rows(again) == rows(third)
     plan = read_plan(folder / PLAN_FILE)

@@ -69,6 +69,7 @@ def test_the_next_step_is_none_that_a_row_rejects(others, ending):
     assert sentence_of("mean_field", [row("mean_field", 0.5), *others]).endswith(ending)
 
 
+@pytest.mark.usefixtures("brief", "undrawn")
 def test_a_run_stores_and_shows_advice_that_its_rows_do_not_contradict(tmp_path):
     """All families are too narrow on these eight schools, and the stored reference is known."""
     plan = make_plan(
@@ -94,13 +95,15 @@ def location(y):
         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
 
+@pytest.mark.usefixtures("eager", "brief", "undrawn")
 def test_where_nuts_failed_nobody_is_told_to_run_it(monkeypatch):
     def fails(*args, **kwargs):
         raise FitError("planted: every chain left the support.")
 
     monkeypatch.setattr("benchmarks.run.methods.run_nuts", fails)
     data = {"y": torch.linspace(-1, 1, 5, dtype=torch.float64)}
-    card = benchmarks.compare_program(location, data, families=["laplace"], quick=True, jobs=1)
+    short = {"trust": False, "quick": True, "jobs": 1}
+    card = benchmarks.compare_program(location, data, families=["laplace"], **short)
     reason = card.result.report.entries[0].reference.reason
     assert "NUTS failed on it: planted: every chain left" in reason
     assert "run NUTS on it" not in str(card)
