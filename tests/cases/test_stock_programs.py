@@ -53,6 +53,9 @@ X = torch.linspace(-1.0, 1.0, 20, dtype=F)
 LINE = {"x": X, "y": 2.0 * X}
 
 
+TRAINED = {"steps": 250, "patience": 50, "anneal": 50, "lr": 0.1, "weight_lr": 0.1}
+
+
 class Slope(PyroModule):
     def __init__(self, bias=False):
         super().__init__()
@@ -104,7 +107,7 @@ def test_a_plain_weight_of_a_module_inside_is_trained(local):
     (slope,) = torch.autograd.grad(density.evaluate(u), list(program.parameters()))
     residual = data.train["y"] - 0.7 * X - 0.3
     assert float(slope) == pytest.approx(float(residual.sum() / 0.25), rel=1e-6)
-    fit = guides.fit(entry, "mean_field", seed=0, steps=1500, weight_lr=0.02)
+    fit = guides.fit(entry, "mean_field", seed=0, **TRAINED)
     (trained,) = fit.program.parameters()
     assert float(trained.detach()) == pytest.approx(1.5, abs=0.05)  # the evidence is highest there
     assert net.bias.item() == pytest.approx(0.3)
@@ -130,7 +133,7 @@ def test_parameters_of_a_function_are_trained_or_refused(learns):
         with pytest.raises(ProgramError, match=r"'bias'.*learns=True"):
             guides.fit(entry, "mean_field")
         return
-    fit = guides.fit(entry, "mean_field", seed=0, steps=1500, weight_lr=0.02)
+    fit = guides.fit(entry, "mean_field", seed=0, **TRAINED)
     (trained,) = fit.program.parameters()
     assert float(trained.detach()) == pytest.approx(1.5, abs=0.05)
 
@@ -459,7 +462,7 @@ def test_a_plate_without_a_size_has_that_of_its_sites():
     entry = zoo.from_program(model, {"y": y})
     assert entry.quantities["z"].dims == ("data",)
     assert_gaussian(entry, "z", 0.8 * y, torch.full((10,), 0.8**0.5, dtype=F))
-    assert guides.fit(entry, "mean_field", steps=50).stop.status in ("ok", "not_converged")
+    assert guides.fit(entry, "mean_field", steps=20).stop.status in ("ok", "not_converged")
 
 
 def test_a_latent_point_is_deterministic():
@@ -479,7 +482,7 @@ def test_a_latent_point_is_deterministic():
     mean = float((p * grid).sum())
     assert mean == pytest.approx(0.1053, abs=5e-5)
     assert float((p * (grid - mean) ** 2).sum() ** 0.5) == pytest.approx(0.5187, abs=5e-5)
-    assert guides.fit(entry, "mean_field", steps=200).stop.status in ("ok", "not_converged")
+    assert guides.fit(entry, "mean_field", steps=20).stop.status in ("ok", "not_converged")
 
 
 def test_not_a_number_away_from_the_start_is_density_zero():
@@ -621,8 +624,8 @@ def listed(program):
 
 def test_a_function_of_the_program_makes_the_guide():
     entry = zoo.from_program(normal, {"y": WAVE}, guide=listed)
-    own = guides.fit(entry, "own", seed=0, steps=1500)
-    field = guides.fit(entry, "mean_field", seed=0)
+    short = {"steps": 250, "patience": 50, "anneal": 100, "lr": 0.05}
+    own, field = (guides.fit(entry, f, seed=0, **short) for f in ("own", "mean_field"))
     gap = own.elbo.value_nats - field.elbo.value_nats
     assert abs(gap) < 0.05 + 4 * (own.elbo.se + field.elbo.se)
     with pytest.raises(UsageError, match="guide=lambda program"):
@@ -651,6 +654,6 @@ def test_arguments_of_any_name(name):
     )
     precision = 30 + 0.01
     assert_gaussian(entry, "m", 90 / precision, precision**-0.5)
-    fit = guides.fit(entry, "own", seed=0, steps=400)
+    fit = guides.fit(entry, "own", seed=0, steps=60, lr=0.1)
     evidence = guides.fit(entry, "laplace").elbo.value_nats
     assert evidence - 1 < fit.elbo.value_nats < evidence + 4 * fit.elbo.se
