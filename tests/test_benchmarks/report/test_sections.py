@@ -46,6 +46,9 @@ SCHOOLS = ReportSection(
 """
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 @pytest.fixture(scope="module")
 def run():
     return report_factory.make_run()
