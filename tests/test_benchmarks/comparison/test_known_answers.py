@@ -13,7 +13,8 @@ from benchmarks.reference import find as references
 def compared(entry, family, draws=4000, **options):
     data = entry.load_data()
     # the same losses, without compilation
-    fit = guides.fit(entry, family, seed=0, data=data, compile="off", **options)
+    options = {"patience": 50, "anneal": 250, "compile": "off", **options}
+    fit = guides.fit(entry, family, seed=0, data=data, **options)
     return benchmarks.compare(guides.draw(fit, draws), references.find(entry, data), fit=fit)
 
 

@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy.stats import multivariate_normal
+from support.short_runs import short_fits
 
 import zoo
 from benchmarks.comparison.assess import assess
@@ -41,7 +42,7 @@ def total(y):
 
 
 def entry_of():
-    return zoo.from_program(total, {"y": torch.tensor(Y)}, families=["mean_field", "full_rank"])
+    return zoo.from_program(total, {"y": torch.tensor(Y)}, families=["mean_field", "laplace"])
 
 
 class Said(Events):
@@ -56,11 +57,19 @@ class Said(Events):
 
 
 def plan_of(**fields):
-    return make_plan(entries=["total"], nuts=False, compile="off", **fields)
+    return make_plan(entries=["total"], nuts=False, compile="off", quick=True, **fields)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short():
+    """Fits that settle in some hundred steps: the posteriors here are normal."""
+    with pytest.MonkeyPatch.context() as patch:
+        short_fits(patch, 500, 50)
+        yield
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
+def done(short, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
     result = execute(plan_of(), out=out, entries=[entry_of()], jobs=2)
     return out, result
@@ -82,10 +91,10 @@ def exact():
 
 def test_a_program_without_a_reference_ends_in_verdicts(done):
     _, result = done
-    assert [c["method"] for c in result.cells] == ["mean_field", "full_rank", METHOD]
+    assert [c["method"] for c in result.cells] == ["mean_field", "laplace", METHOD]
     assert [r["kind"] for r in result.references.values()] == ["estimated"]
     assert row(result, "mean_field")["verdict"] == "too_narrow"
-    assert row(result, "full_rank")["verdict"] == "agrees"
+    assert row(result, "laplace")["verdict"] == "agrees"
     assert row(result, METHOD)["verdict"] == "no_reference"
     estimate = row(result, METHOD)
     assert "is the reference of the other rows" in estimate["sentence"]
@@ -115,7 +124,7 @@ def test_the_evidence_and_the_nats_are_those_of_the_closed_form(done):
     assert abs(shown.lost[0] - kl) < 5 * shown.lost[1] + 0.02
     assert "(estimated)" in cell["sentence"]
     assert "nats below the log evidence" in cell["sentence"]
-    assert cell["sentence"].endswith("use full_rank, which agrees here.")
+    assert cell["sentence"].endswith("use laplace, which agrees here.")
 
 
 def test_the_steps_of_the_protocol_are_checks_of_the_row(done):
@@ -126,7 +135,7 @@ def test_the_steps_of_the_protocol_are_checks_of_the_row(done):
     assert checks["smc"] is True
     assert all(
         passed
-        for name, passed in ((t["name"], t["passed"]) for t in row(result, "full_rank")["trust"])
+        for name, passed in ((t["name"], t["passed"]) for t in row(result, "laplace")["trust"])
         if name != "restarts"
     )
 
@@ -137,7 +146,7 @@ def test_pages_and_tables_hold_the_estimated_scores(done):
     assert "is the reference" in page
     assert "nats lost" in page
     rows = list(csv.DictReader((out / "results.csv").read_text(encoding="utf-8").splitlines()))
-    assert {r["method"] for r in rows if r["sd_ratio"]} == {"mean_field", "full_rank"}
+    assert {r["method"] for r in rows if r["sd_ratio"]} == {"mean_field", "laplace"}
 
 
 def test_what_is_read_has_value_and_error_in_their_places(done):
@@ -187,7 +196,7 @@ def test_a_second_run_computes_nothing(done, tmp_path):
 
 def test_other_guides_to_begin_from_are_another_row(done):
     cells = {}
-    for families in (["mean_field"], ["mean_field", "full_rank"]):
+    for families in (["mean_field"], ["mean_field", "laplace"]):
         prepared = prepare(plan_of(guides=families), entry_of())
         cells[len(families)] = plan_cells(plan_of(guides=families), [prepared])[-1]
     assert {c.method for c in cells.values()} == {METHOD}
@@ -205,7 +214,7 @@ def test_a_row_in_doubt_is_no_truth_and_nothing_agrees(done):
     assert truth.log_evidence is None
     for c in report.comparisons[:2]:
         found = assess(c.fit, draws=c.posterior, smc=truth)
-        assert found.verdict == {"mean_field": "too_narrow", "full_rank": "inconclusive"}[c.method]
+        assert found.verdict == {"mean_field": "too_narrow", "laplace": "inconclusive"}[c.method]
         assert "3.0 nats apart" in next(k.sentence for k in found.checks if k.name == "smc")
 
 
@@ -216,8 +225,9 @@ def test_repair_adds_a_row_beside_a_known_truth(tmp_path):
         nuts=False,
         compile="off",
         repair=True,
+        quick=True,
     )
-    assert command(plan).endswith("--no-nuts --repair")
+    assert command(plan).endswith("--no-nuts --quick --repair")
     result = execute(plan, out=tmp_path / "run", pages=False)
     assert [r["kind"] for r in result.references.values()] == ["analytic"]
     assert row(result, "mean_field")["verdict"] == "too_narrow"
@@ -242,25 +252,25 @@ def test_a_known_truth_needs_no_row_of_smc():
             "SMC_DIMENSIONS",
             1,
             "(2 coordinates, at most 1); short chains stand in for it",
-            ["full_rank", "short_chains"],
+            ["laplace", "short_chains"],
         ),
         (
             "SMC_NUMBERS",
             10,
             "numbers in one evaluation of the density, at most 10); fits are assessed by chains",
-            ["full_rank"],
+            ["laplace"],
         ),
     ],
 )
 def test_what_is_too_large_for_smc_is_said(limit, value, part, methods, monkeypatch, tmp_path):
     monkeypatch.setattr(f"benchmarks.run.prepare.{limit}", value)
     said = Said()
-    plan = plan_of(guides=["full_rank"], quick=True)
+    plan = plan_of(guides=["laplace"])
     result = execute(plan, out=tmp_path / "r", entries=[entry_of()], events=said, pages=False)
     assert [c["method"] for c in result.cells] == methods
     (line,) = [text for text in said.lines if "no row of tempered SMC" in text]
     assert part in line
-    cell = row(result, "full_rank")
+    cell = row(result, "laplace")
     assert cell["verdict"] == "inconclusive"
     assert "a missed mode would not be seen" in cell["sentence"]
     passed = {t["name"]: t["passed"] for t in cell["trust"]}
