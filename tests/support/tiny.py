@@ -8,7 +8,7 @@ import torch
 
 from zoo.types import Data, ModelEntry, Quantity
 
-FAST = {"steps": 700, "patience": 50, "anneal": 300, "num_particles": 32}
+FAST = {"steps": 450, "patience": 50, "anneal": 200, "num_particles": 32}
 
 
 def entry(name, make, program, **fields):

@@ -167,7 +167,7 @@ def test_amortized_and_minibatches_on_conjugate_intercepts(tiny):
         fit = guides.fit(
             entry,
             "amortized",
-            **{**tiny.FAST, "steps": 1500, "anneal": 800, "batch_size": batch_size},
+            **{**tiny.FAST, "steps": 700, "anneal": 400, "batch_size": batch_size},
         )
         assert fit.ok
         u = guides.draw(fit, 4000).unconstrained
@@ -182,7 +182,7 @@ def test_amortized_and_minibatches_on_conjugate_intercepts(tiny):
 def test_minibatches_leave_mean_field_unbiased(tiny):
     entry, mean, precision = tiny.intercepts()
     fit = guides.fit(
-        entry, "mean_field", **{**tiny.FAST, "steps": 1200, "anneal": 800, "batch_size": 4}
+        entry, "mean_field", **{**tiny.FAST, "steps": 600, "anneal": 400, "batch_size": 4}
     )
     error = (fit.guide.loc - mean) / precision.inverse().diagonal().sqrt()
     assert float(error.abs().max()) < 0.2
