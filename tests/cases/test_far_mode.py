@@ -12,6 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from support.short_runs import short_fits
 
 import benchmarks
 import zoo
@@ -77,7 +78,8 @@ def test_a_hundred_sds_find_it_without_the_prior(near, seed, monkeypatch):
     assert wide_climbs(density, chains, seed=seed).better is None  # too near: nobody starts there
 
 
-def test_nothing_at_the_wrong_mode_is_usable_or_agrees(near):
+def test_nothing_at_the_wrong_mode_is_usable_or_agrees(near, monkeypatch):
+    short_fits(monkeypatch)
     card = benchmarks.compare_program(
         model, {"y": Y}, families=["full_rank", "laplace"], quick=True, jobs=1
     )

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from support.short_runs import short_fits
 from torch.distributions import constraints
 
 import benchmarks
@@ -169,7 +170,8 @@ def test_draws_at_the_end_of_the_range_are_counted():
     assert "the draws of site 'a' are at the end" in may_not_exist(density, u)
 
 
-def test_no_reference_of_it_is_usable():
+def test_no_reference_of_it_is_usable(monkeypatch):
+    short_fits(monkeypatch)
     card = benchmarks.compare_program(
         unit_interval, {"y": Y}, families=["full_rank"], quick=True, jobs=1
     )

@@ -193,6 +193,7 @@ def test_a_card_of_a_trained_pair():
             assert found.elbo["value_nats"] == pytest.approx(float(rows.sum()), abs=1e-6)
 
 
+@pytest.mark.usefixtures("brief", "eager")
 def test_a_card_of_a_learned_decoder_says_who_trained_it():
     torch.manual_seed(0)
     model, guide = pair(nn.Linear(CODES, PIXELS), nn.Linear(PIXELS, CODES))
@@ -213,6 +214,7 @@ def test_a_card_of_a_learned_decoder_says_who_trained_it():
         guide=guide,
         nuts=False,
         trust=False,
+        quick=True,
         jobs=1,
         progress=False,
         **entry_options,
