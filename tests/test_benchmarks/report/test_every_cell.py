@@ -21,6 +21,7 @@ import torch
 import xarray as xr
 from scipy.stats import wasserstein_distance
 from support import tiny
+from support.short_runs import leave_undrawn, short_fits
 
 from benchmarks.run import cell as work
 from benchmarks.run.execute import execute
@@ -128,6 +129,8 @@ def run(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(work, "_nuts", negative_chains)
+        short_fits(patch, 600, 50)
+        leave_undrawn(patch)
         result = execute(plan, out=out, entries=[entry], jobs=1)
     return result, out
 

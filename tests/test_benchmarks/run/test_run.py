@@ -146,6 +146,7 @@ def go(plan, out, **options):
     return execute(plan, out=out, events=heard, **options), heard
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_resumes_repairs_and_is_read_back(model, tmp_path, monkeypatch):
     plan, out = plan_of(model), tmp_path / "run"
     first, heard = go(plan, out)
@@ -204,12 +205,13 @@ def test_a_changed_model_runs_again_and_the_old_cell_goes(model, tmp_path, exact
     assert list(results_frame(out)["method"]) == ["laplace"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_failure_is_a_row_and_stops_nothing_else(model, tmp_path, exact_methods):
     exact_methods["mean_field"] = lambda: 1 / 0
     exact_methods["full_rank"] = lambda: os.kill(os.getpid(), signal.SIGKILL)
     exact_methods["low_rank"] = lambda: time.sleep(600)
     plan = plan_of(model, guides=["mean_field", "full_rank", "low_rank", "laplace"])
-    result, _ = go(plan, tmp_path / "run", timeout=10)
+    result, _ = go(plan, tmp_path / "run", timeout=6)
     found = {c["method"]: (c["status"], c["verdict"]) for c in result.cells}
     assert found == {
         "mean_field": ("error", "fit_failed"),
@@ -498,7 +500,7 @@ def test_reading_a_run_executes_no_file_of_its_plan(
 def test_a_run_of_a_program_without_a_file_shows_what_is_stored(tmp_path, capsys):
     """A run of `compare_program` names an entry that no registry has."""
     entry = dataclasses.replace(zoo.load("coin"), name="made_here", reference="none")
-    plan = plan_of("made_here")
+    plan = plan_of("made_here", trust=False)
     execute(plan, out=tmp_path / "run", entries=[entry], pages=False)
     assert cli.run(["report", str(tmp_path / "run")]) == 0
     assert "made_here" in capsys.readouterr().out
@@ -674,7 +676,7 @@ def test_what_is_shown_beside_the_comparisons_costs_no_other_entry(
         raise ValueError("no simulation of this")
 
     monkeypatch.setattr(evaluate, "predictive_checks", breaks)
-    limit = 10.0 if how == "never returns" else None
+    limit = 6.0 if how == "never returns" else None
     plan = plan_of(model, entries=[model, "coin"])
     result, heard = go(plan, tmp_path / "run", timeout=limit)
     assert len(result.failures) == 1
@@ -685,6 +687,7 @@ def test_what_is_shown_beside_the_comparisons_costs_no_other_entry(
     assert "coin" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_each_file_of_a_cell_is_read_once(model, tmp_path, monkeypatch):
     """A resumed comparison read `guide.pt` three times and `posterior.nc` twice.
 
