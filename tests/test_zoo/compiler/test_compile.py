@@ -272,9 +272,8 @@ def test_work_counts_operations_and_what_they_return():
 
 
 @pytest.mark.parametrize("calls", [2000, 2_000_000])
-def test_auto_never_asks_the_disk_or_the_clock(monkeypatch, tmp_path, calls):
+def test_auto_never_asks_the_disk_or_the_clock(monkeypatch, own_cache, calls):
     """A third run gave other numbers: `auto` used what earlier runs had left in the cache."""
-    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
 
     def run():
         record = compile_function(

@@ -153,8 +153,7 @@ def test_a_source_of_another_form_is_refused():
 
 
 @pytest.mark.parametrize("fault", ["refused", "raises when run", "not compiled"])
-def test_the_longer_way_is_open(monkeypatch, tmp_path, fault):
-    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
+def test_the_longer_way_is_open(monkeypatch, own_cache, fault):
     called = []
     monkeypatch.setattr(
         torch_private,
@@ -177,7 +176,7 @@ def test_the_longer_way_is_open(monkeypatch, tmp_path, fault):
     assert out.record["used"], out.record
     assert called
     assert out.package.suffix == ".pt2"
-    assert not list((tmp_path / "compiled").glob("build-*"))
+    assert not list((own_cache / "compiled").glob("build-*"))
 
 
 def test_another_compiler_reads_the_header_as_text(monkeypatch, tmp_path):

@@ -21,13 +21,15 @@ from zoo.compiler.policy import backend
 from zoo.density.log_density import LogDensity
 
 LENGTHS = (3, 8, 13, 16, 21, 40)  # whole vectors, tails of one and of two vectors
+SOME = (3, 13, 21)  # where a second compilation is not about the lengths
 
 
 def pieces(*arrays):
     """Shifted slices of flat vectors, padded: summands of the gradient of vector sites."""
     out = []
-    for number, x in enumerate(arrays[: len(LENGTHS)]):
-        held, place = arrays[len(LENGTHS) + number], arrays[2 * len(LENGTHS) + number]
+    count = len(arrays) // 3
+    for number, x in enumerate(arrays[:count]):
+        held, place = arrays[count + number], arrays[2 * count + number]
         tail, chosen = torch.nn.functional.pad(x, (2, 0)), torch.nn.functional.pad(held, (2, 0))
         head = torch.nn.functional.pad(x[1:], (0, 3))
         out.append(torch.where(chosen, tail.sin(), 2.0 * tail) + head)
@@ -35,11 +37,11 @@ def pieces(*arrays):
     return out
 
 
-def arrays(seed):
+def arrays(seed, lengths=LENGTHS):
     generator = torch.Generator().manual_seed(seed)
-    floats = [torch.randn(n, dtype=torch.float64, generator=generator) for n in LENGTHS]
-    masks = [torch.rand(n, generator=generator) > 0.5 for n in LENGTHS]
-    places = [torch.randint(0, n, (n,), generator=generator) for n in LENGTHS]
+    floats = [torch.randn(n, dtype=torch.float64, generator=generator) for n in lengths]
+    masks = [torch.rand(n, generator=generator) > 0.5 for n in lengths]
+    places = [torch.randint(0, n, (n,), generator=generator) for n in lengths]
     return [*floats, *masks, *places]
 
 
@@ -70,7 +72,7 @@ def test_the_harness_sees_one_number_too_far():
     ]
 
 
-def test_without_the_correction_they_do_not(monkeypatch, tmp_path):
+def test_without_the_correction_they_do_not(monkeypatch, own_cache):
     """Inductor's own method is at fault: with it, the same graphs raise a signal on both sides."""
     from torch._inductor.codegen.cpp import CppVecKernel
 
@@ -80,18 +82,16 @@ def test_without_the_correction_they_do_not(monkeypatch, tmp_path):
     monkeypatch.setattr(
         torch_private, "_line", lambda kernel, method, *rest: original(kernel, *rest)
     )
-    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
-    faulty = compile_function(pieces, arrays(0), [arrays(1)], mode="on")
+    faulty = compile_function(pieces, arrays(0, SOME), [arrays(1, SOME)], mode="on")
     assert outside_reads(faulty) == dict.fromkeys(SIDES, "SIGSEGV")
 
 
-def test_another_torch_compiles_without_vectors(monkeypatch, tmp_path, caplog):
+def test_another_torch_compiles_without_vectors(monkeypatch, own_cache, caplog):
     from torch._inductor.codegen.cpp import CppVecKernel
 
     caplog.set_level("INFO", logger="zoo")
     monkeypatch.setattr(CppVecKernel, "_get_vec_load_line", lambda self, var, index, dtype: "")
-    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
-    scalar = compile_function(pieces, arrays(0), [arrays(1)], mode="on")
+    scalar = compile_function(pieces, arrays(0, SOME), [arrays(1, SOME)], mode="on")
     assert "graphs are compiled without vector instructions" in caplog.text
     assert outside_reads(scalar) == {}
 
