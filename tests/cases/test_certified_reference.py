@@ -24,7 +24,7 @@ def exact(name, n=4000, seed=1):
 
 def test_the_stored_reference_is_that_of_the_entry():
     entry = zoo.load("eight_schools")
-    fit = guides.fit(entry, "mean_field", seed=0, steps=700, patience=100, anneal=300)
+    fit = guides.fit(entry, "mean_field", seed=0, steps=150, patience=30, anneal=60)
     posterior = guides.draw(fit, 2000)
     found = benchmarks.compare(posterior, "stored", fit=fit, distances="none")
     same = benchmarks.compare(posterior, find(entry), fit=fit, distances="none")

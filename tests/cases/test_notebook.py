@@ -67,6 +67,7 @@ def test_the_chains_that_are_the_truth_are_called_so(card):
     assert "no_reference" not in read
 
 
+@pytest.mark.usefixtures("brief")
 def test_progress_calls_the_chains_that_are_the_truth_so(capsys):
     options = {"families": ["laplace"], "quick": True, "jobs": 1}
     benchmarks.compare_program(model, DATA, **options)

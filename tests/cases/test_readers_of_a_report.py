@@ -104,6 +104,7 @@ def with_methods(run, names):
     return replace(run, entries=entries)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_twelve_families_stand_in_tables_of_at_most_six_columns(run):
     page = render_html(with_methods(run, TWELVE))
     for kind, extra in (("heat", 2), ("numbers facing", 1), ("numbers estimates", 1)):

@@ -47,10 +47,10 @@ def empty_store(monkeypatch):
     pyro.clear_param_store()
 
 
-def train(guide, steps=300):
+def train(guide, steps=120):
     """Train as stock Pyro does, with its parameter store."""
     with pyro.settings.context(module_local_params=False):
-        svi = SVI(model, guide, Adam({"lr": 0.03}), Trace_ELBO(num_particles=4))
+        svi = SVI(model, guide, Adam({"lr": 0.05}), Trace_ELBO(num_particles=4))
         for _ in range(steps):
             svi.step(Y)
     return guide
@@ -102,6 +102,7 @@ def test_a_module_keeps_its_weights_and_steps_0_says_the_same():
     assert guides.fit(entry, "own", seed=0, **short).cost.steps > 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_trained_guide_is_compared_as_it_is(tmp_path):
     """A wrong sd of twice the right one is found, and would be trained away."""
     by_hand(Y)

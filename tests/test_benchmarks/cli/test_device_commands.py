@@ -60,6 +60,7 @@ def test_cards_are_hidden_unless_they_are_asked_for(monkeypatch, cards, before):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
+@pytest.mark.usefixtures("brief", "undrawn")
 def test_a_run_on_a_card_stays_in_one_process_and_says_so_in_its_report(
     tmp_path, capsys, monkeypatch, cards
 ):
