@@ -246,7 +246,8 @@ def minibatch_fit(guide):
     z = torch.randn(SIZE, 1, generator=g, dtype=torch.float64)
     x = z @ WEIGHTS + torch.randn(SIZE, 3, generator=g, dtype=torch.float64)
     entry = zoo.from_program(unit_model, {"x": x}, guide=guide, batched=("x",), minibatch=20)
-    return guides.fit(entry, "own", seed=0, compile="off")
+    settled = {"steps": 800, "patience": 50, "anneal": 400}
+    return guides.fit(entry, "own", seed=0, compile="off", **settled)
 
 
 @pytest.mark.parametrize("guide", [plate_of_the_batch, no_plate])
@@ -353,7 +354,7 @@ def test_the_probe_is_the_loss_at_the_mean_parameters_of_the_window(monkeypatch)
     monkeypatch.setattr(ProgramObjective, "gradients", stepped)
     monkeypatch.setattr(ProgramObjective, "evaluated", probed)
     entry = zoo.from_program(model, {"y": y}, guide=guide)
-    fit = guides.fit(entry, "own", seed=0, steps=400, patience=40, anneal=80)
+    fit = guides.fit(entry, "own", seed=0, steps=240, patience=40, anneal=80)
     assert fit.ok
     windows = [probes[i : i + PROBES] for i in range(0, len(probes), PROBES)]
     assert len(windows) >= 3

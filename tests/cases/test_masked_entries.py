@@ -90,13 +90,13 @@ def test_no_elbo_lies_above_the_evidence_of_masked_sequences():
         pyro.sample("p", dist.Beta(a, b))
 
     entry = zoo.from_program(program, {"seq": SEQ, "lengths": LENGTHS}, guide=own)
-    for family, steps in (("mean_field", 200), ("own", 100)):
+    for family, steps in (("laplace", 1), ("own", 50)):
         fit = guides.fit(entry, family, seed=0, steps=steps)
         assert fit.elbo.value_nats < evidence + 4 * fit.elbo.se
         assert fit.elbo.value_nats > evidence - 0.3
         if family == "own":  # Pyro's own loss has the same states summed
-            assert np.mean(fit.losses[-100:]) == pytest.approx(
-                -fit.elbo.value_nats, abs=5 * np.std(fit.losses[-100:]) / 10
+            assert np.mean(fit.losses[-50:]) == pytest.approx(
+                -fit.elbo.value_nats, abs=5 * np.std(fit.losses[-50:]) / 50**0.5
             )
 
 
@@ -237,7 +237,7 @@ def test_no_elbo_lies_above_the_evidence_of_padded_units(guide):
     assert evidence == pytest.approx(-5.8945, abs=5e-5)
     entry = zoo.from_program(padded, {"mask": REAL, "y": UNITS}, guide=guide)
     for family in ("mean_field", "own"):
-        fit = guides.fit(entry, family, seed=0, steps=250)
+        fit = guides.fit(entry, family, seed=0, steps=150, patience=30)
         assert fit.elbo.value_nats < evidence + 4 * fit.elbo.se
         assert fit.elbo.value_nats > evidence - 1.5
         if family == "own":
