@@ -14,7 +14,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import pyro
     import torch
-    from support.short_runs import leave_undrawn, short_chains, short_fits
 
 torch.set_num_threads(1)
 
@@ -63,6 +62,8 @@ def eager():
 @pytest.fixture
 def brief(monkeypatch):
     """Give quick runs sixty steps and short chains, where quality is not what a test asserts."""
+    from support.short_runs import short_chains, short_fits
+
     short_fits(monkeypatch)
     short_chains(monkeypatch)
 
@@ -70,6 +71,8 @@ def brief(monkeypatch):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leave the figures of a page empty, where a test reads its texts."""
+    from support.short_runs import leave_undrawn
+
     leave_undrawn(monkeypatch)
 
 
