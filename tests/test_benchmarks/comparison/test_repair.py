@@ -24,7 +24,7 @@ def small(monkeypatch):
 
 def fitted(family):
     entry = zoo.load("correlated_gaussian", d=2, rho=RHO)
-    return guides.fit(entry, family, seed=0, compile="off")
+    return guides.fit(entry, family, seed=0, compile="off", steps=500, patience=50)
 
 
 def test_mean_field_becomes_the_correlated_posterior(small):
@@ -44,9 +44,9 @@ def test_without_smc_the_chains_say_what_they_miss(monkeypatch):
     monkeypatch.setattr(
         module, "assess", lambda fit, **given: assess(fit, smc=False, draws=1024, **given)
     )
-    found = benchmarks.repair(fitted("full_rank"))
+    found = benchmarks.repair(fitted("laplace"))
     assert found.method == "short_chains"
-    assert found.notes[0] == "Begun from the draws of full_rank."
+    assert found.notes[0] == "Begun from the draws of laplace."
     assert "nested R-hat 1.0" in found.notes[1]
     assert found.notes[1].endswith("Modes that no chain reached are missing.")
     assert found.doubt == ""
@@ -58,7 +58,9 @@ def test_chains_that_have_not_arrived_say_so(monkeypatch):
         module, "assess", lambda fit, **given: assess(fit, smc=False, draws=512, **given)
     )
     monkeypatch.setattr("benchmarks.comparison.assess_steps.MOST_GRADIENTS", 1)
-    fit = guides.fit(zoo.load("eight_schools_centered"), "mean_field", seed=0, compile="off")
+    monkeypatch.setattr("benchmarks.mcmc.short_chains.LENGTHS", (4, 8))
+    monkeypatch.delenv("ZOO_BACKEND")  # thousands of steps: compiled, as in `test_assess`
+    fit = guides.fit(zoo.load("eight_schools_centered"), "mean_field", steps=150, compile="off")
     found = benchmarks.repair(fit)
     assert found.method == "short_chains"
     assert found.doubt.startswith("The chains have not arrived: ")
@@ -67,4 +69,4 @@ def test_chains_that_have_not_arrived_say_so(monkeypatch):
 
 def test_nothing_better_is_an_error_with_the_reason(small):
     with pytest.raises(FitError, match="cannot be repaired: Tempered SMC was not run: about"):
-        benchmarks.repair(fitted("full_rank"), budget=1e-6)
+        benchmarks.repair(fitted("laplace"), budget=1e-6)
