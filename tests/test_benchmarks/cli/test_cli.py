@@ -411,33 +411,6 @@ def test_reference_shows_and_verifies(capsys):
     assert out.startswith("linear_regression: analytic, usable")
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_output_to_a_stream_that_is_not_utf8(encoding, monkeypatch):
-    """After all the work the table could not be printed: exit code 3, an unexpected error."""
-    command = [
-        sys.executable,
-        "-c",
-        "from benchmarks.cli import main; main(['show', 'eight_schools'])",
-    ]
-    done = subprocess.run(
-        command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert b"eight_schools" in done.stdout
-
-
-def test_closed_streams_and_readers_that_leave_are_no_errors():
-    """Of a command with models, and of one without whose reader has left before it writes."""
-
-    def bash(words, rest):
-        program = f'{sys.executable} -c "from benchmarks.cli import main; main({words})"'
-        command = ["bash", "-c", f"set -o pipefail; {program} {rest}"]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    found = [bash(["show", "coin"], ">&-"), bash(["list"], "| head -1"), bash(["list"], "| true")]
-    assert {(done.returncode, done.stderr) for done in found} == {(0, "")}
-
-
 def test_without_docstrings_there_is_one_sentence():
     """Pyro cannot be imported under `python -OO`; this was an unexpected AttributeError."""
     command = [

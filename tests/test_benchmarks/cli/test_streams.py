@@ -1,0 +1,44 @@
+"""Streams that are closed, whose reader leaves, or that hold few characters."""
+
+import re
+import subprocess
+import sys
+
+from zoo.user_models.scaffold import new_model
+
+
+def test_output_to_a_stream_that_is_not_utf8(tmp_path):
+    """After all the work the table could not be printed: exit code 3, an unexpected error."""
+    path = new_model("mine", tmp_path)
+    text, count = re.subn(r'title="[^"]*"', 'title="Größe: 1 − 2"', path.read_text("utf-8"))
+    assert count == 1
+    path.write_text(text, encoding="utf-8")
+    program = (
+        "import os, sys, pyro\nfrom benchmarks.cli import main\n"
+        "for encoding in ('latin-1', 'ascii'):\n"
+        "    if os.fork():\n"
+        "        assert os.wait()[1] == 0\n"
+        "        continue\n"
+        "    sys.stdout.reconfigure(encoding=encoding)\n"
+        f"    main(['show', {str(path)!r}])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Größe: 1 ? 2".encode("latin-1") in done.stdout
+    assert b"Gr??e: 1 ? 2" in done.stdout
+
+
+def test_closed_streams_and_readers_that_leave_are_no_errors():
+    """Of a command with models, and of one without whose reader has left before it writes."""
+
+    def bash(words, rest):
+        program = f'{sys.executable} -c "from benchmarks.cli import main; main({words})"'
+        command = ["bash", "-c", f"set -o pipefail; {program} {rest}"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    found = [
+        bash(["show", "coin"], ">&-"),
+        bash(["list", "--json"], "| head -1"),
+        bash(["list", "--json"], "| true"),
+    ]
+    assert {(done.returncode, done.stderr) for done in found} == {(0, "")}
