@@ -18,8 +18,9 @@ from guides.base.initialize import find_start
 from guides.base.local import LocalGuide
 from guides.base.own_guides import AS_GIVEN, check_scales, check_sites, is_given
 from guides.draws import estimate_elbo, point_sites, weighted_draws
-from guides.objectives.flat import FlatObjective, Minibatches, ProgramObjective
+from guides.objectives.flat import FlatObjective, Minibatches
 from guides.objectives.per_unit import LocalObjective
+from guides.objectives.program import ProgramObjective
 from guides.objectives.records import objective_of
 from guides.optimize.loop import Outcome, optimize
 from guides.optimize.step import summary

@@ -28,7 +28,8 @@ from guides.base.flat import FlatGuide, Start
 from guides.families.full_rank import WhitenedFullRank
 from guides.families.low_rank import WhitenedLowRank
 from guides.families.mean_field import WhitenedMeanField
-from guides.objectives.flat import FlatObjective, Minibatches, ProgramObjective
+from guides.objectives.flat import FlatObjective, Minibatches
+from guides.objectives.program import ProgramObjective
 from guides.objectives.records import objective_of
 from guides.registry import family_of
 from guides.session import as_module, session

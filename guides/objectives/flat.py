@@ -1,20 +1,17 @@
-"""The loss of the loop, minus the ELBO: two implementations of one interface.
+"""The loss of the loop for flat guides: minus the ELBO, all particles in one pass.
 
 `FlatObjective` evaluates E_q[log p(u, data) - log q(u)] for all particles in one vectorized pass
 of the log density; noise comes in antithetic pairs (e, -e), which removes the odd part of the
-Monte Carlo error. `ProgramObjective` passes guides that are Pyro programs to Pyro's own ELBO.
+Monte Carlo error. `guides.objectives.program` is for guides that are Pyro programs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pyro
 import torch
-from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO
-from pyro.infer.enum import config_enumerate
 from torch import Tensor, nn
 
 from guides.base.flat import FlatGuide
@@ -22,11 +19,9 @@ from zoo.compiler.compile import Record
 from zoo.compiler.torch_private import is_traced
 from zoo.compiler.trace import Traced, trace, vectorize
 from zoo.compiler.vectorize import value_and_gradient, vmappable
-from zoo.density.guide_density import enumerated
 from zoo.density.log_density import LogDensity
-from zoo.seeds import seeded
 
-__all__ = ["FlatObjective", "Minibatches", "ProgramObjective"]
+__all__ = ["FlatObjective", "Minibatches"]
 
 
 class Minibatches:
@@ -144,6 +139,18 @@ class FlatObjective:
         """Return noise for every particle `[particle, noise]` from the result of `noise`."""
         return torch.cat([noise, -noise]) if self.num_particles % 2 == 0 else noise
 
+    def observe(self, device: str) -> None:
+        """Do nothing: the noise is drawn outside."""
+
+    def inputs(self, noise: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the noise, which is all that a step needs."""
+        return noise
+
+    @property
+    def numbers(self) -> int:
+        """Random numbers that are inputs of a step."""
+        return math.prod(self.normal or (1,))
+
     def loss(self, noise: tuple[Tensor, ...]) -> Tensor:
         """Return minus the ELBO estimate in nats for one draw of the noise."""
         return self._estimate(*noise)
@@ -233,110 +240,6 @@ class FlatObjective:
         return f"the gradient of site {names[0]!r}" if names else "a gradient of the guide"
 
 
-class ProgramObjective:
-    """Minus the ELBO of a guide that is a Pyro program, by Pyro's own estimators.
-
-    `Trace_ELBO`, or `TraceEnum_ELBO` if the program has discrete sites, run as a module; one
-    fresh estimator per fit. Steps run eagerly: the guide draws inside its own code, where noise
-    cannot be made an input without changing the stream.
-    """
-
-    normal = None
-    eager = (
-        "the guide is a Pyro program that draws inside its own code; only the flat families are"
-        " compiled"
-    )
-
-    def __init__(
-        self,
-        density: LogDensity,
-        program: nn.Module,
-        guide: nn.Module,
-        weights: Mapping[str, nn.Parameter],
-        *,
-        num_particles: int,
-        batch_size: int | None,
-    ) -> None:
-        self.density, self.weights = density, dict(weights)
-        self.drifts = bool(self.weights)  # see `guides.optimize.stopping`
-        self.batches = Minibatches(density, batch_size)
-        kind = TraceEnum_ELBO if density.discrete else Trace_ELBO
-        elbo = kind(num_particles=num_particles, max_plate_nesting=density.max_plate_nesting)
-        run = density.completed(program)
-        if density.discrete:
-            run = config_enumerate(run, default="parallel")
-        self.model: nn.Module = _OfData(run, program)
-        self.guide: nn.Module = _OfData(enumerated(guide, density), guide)
-        self.module = elbo(self.model, self.guide)
-        self.parameters: dict[str, nn.Parameter] = {
-            n: p for n, p in guide.named_parameters() if p.requires_grad
-        }
-        self.gradients_per_step = num_particles
-
-    def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw a seed for the step's random numbers, and the unit indices."""
-        return self._noise(generator, self.batches)
-
-    def peek_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw such noise without advancing the stream of minibatches."""
-        return self._noise(generator, Minibatches(self.density, self.batches.batch_size))
-
-    def _noise(self, generator: torch.Generator, batches: Minibatches) -> tuple[Tensor, ...]:
-        seed, index = torch.randint(2**31 - 1, (), generator=generator), batches.draw(generator)
-        return (seed,) if index is None else (seed, index)
-
-    def loss(self, noise: tuple[Tensor, ...]) -> Tensor:
-        """Return minus the ELBO estimate in nats."""
-        with seeded(int(noise[0])):
-            return self.module(self.batches.tensors(noise[1] if len(noise) > 1 else None))
-
-    def gradients(
-        self, values: Sequence[Tensor], *noise: Tensor
-    ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """Write the values into the parameters, and return the loss and its gradients."""
-        own = [*self.parameters.values(), *self.weights.values()]
-        with torch.no_grad():
-            for parameter, value in zip(own, values, strict=True):
-                parameter.copy_(value)
-        loss = self.loss(noise)
-        return loss, torch.autograd.grad(loss, own, allow_unused=True)
-
-    def evaluated(self, noise: tuple[Tensor, ...]) -> float:
-        """Return the loss of this noise in evaluation mode; what trains stays as it is."""
-        training = [part for part in self.module.modules() if part.training]
-        try:
-            for part in training:
-                part.training = False
-            with torch.no_grad():
-                return float(self.loss(noise))
-        finally:
-            for part in training:
-                part.training = True
-
-    def watched(self) -> Tensor | None:
-        """Return None: the parameters of a Pyro program have no common unit."""
-        return None
-
-    def prepare(self) -> None:
-        """Do nothing: these steps are not traced."""
-
-    def locate_nonfinite(self, noise: tuple[Tensor, ...]) -> str:
-        """Repeat the failing draw and name the site whose log probability is not finite."""
-        tensors = self.batches.tensors(noise[1] if len(noise) > 1 else None)
-        with seeded(int(noise[0])), torch.no_grad(), pyro.validation_enabled(False):
-            guide = poutine.trace(self.guide).get_trace(tensors)
-            trace = poutine.trace(poutine.replay(self.model, guide)).get_trace(tensors)
-            for where in (guide, trace):
-                where.compute_log_prob()
-                for name, node in where.nodes.items():
-                    if (
-                        node["type"] == "sample"
-                        and not torch.isfinite(torch.as_tensor(node["log_prob"])).all()
-                    ):
-                        return f"site {name!r}"
-        return "a gradient of the log density"
-
-
 class _Bound(nn.Module):
     """A loss that owns the modules it reads, so that `functional_call` can replace all values."""
 
@@ -350,16 +253,3 @@ class _Bound(nn.Module):
     def forward(self, *noise: Tensor | None) -> Tensor:
         """Return the loss."""
         return self._loss(*noise)
-
-
-class _OfData(nn.Module):
-    """A program or guide as a function of one dict: `model` may be a name of the data."""
-
-    def __init__(self, run: Callable[..., Any], owner: nn.Module) -> None:
-        super().__init__()
-        self.owner = owner  # its parameters are found here
-        self._run: Any = run
-
-    def forward(self, tensors: Mapping[str, Any]) -> Any:
-        """Run it."""
-        return self._run(**tensors)

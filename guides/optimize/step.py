@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from guides.optimize.protocols import Objective
 from guides.types import FitConfig
 from zoo.compiler.c_abi import NativeGraph
 from zoo.compiler.compile import Function, Mode, Record, announce, compile_function
@@ -27,17 +28,7 @@ from zoo.compiler.trace import Traced, TraceFailure, trace
 from zoo.compiler.vectorize import close
 from zoo.errors import one_line
 
-__all__ = [
-    "BETAS",
-    "Evaluated",
-    "Objective",
-    "Row",
-    "Step",
-    "advance",
-    "controls",
-    "scaled",
-    "summary",
-]
+__all__ = ["BETAS", "Row", "Step", "advance", "controls", "scaled", "summary"]
 
 Row = tuple[float, float]
 Rows = np.ndarray[Any, np.dtype[np.float64]]
@@ -50,49 +41,6 @@ EPSILON = 1e-8
 FUSING_SECONDS, FUSING_SECONDS_PER_NODE = (20.0, 0.05)
 # arguments of the control rows at which the graph is checked
 CHECKS = ((2, 1.0, False, 1e30), (17, 0.5, True, 1e-2), (400, 0.03, True, 1.0))
-
-
-class Objective(Protocol):
-    """What the loop needs of an objective; see `guides.objectives.flat`."""
-
-    parameters: dict[str, nn.Parameter]
-    weights: dict[str, nn.Parameter]
-    gradients_per_step: int
-    eager: str
-
-    @property
-    def normal(self) -> tuple[int, int] | None:
-        """Shape of the noise if it is one tensor of standard normals, else None."""
-
-    def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw the randomness of one step."""
-
-    def peek_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw such randomness without advancing the stream of minibatches."""
-
-    def prepare(self) -> None:
-        """Prepare for a trace."""
-
-    def gradients(
-        self, values: Sequence[Tensor], *noise: Tensor
-    ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """Return the loss at given parameters and weights, and its gradients.
-
-        Pure, unless `eager` gives the reason why not.
-        """
-
-    def watched(self) -> Tensor | None:
-        """Return what the stopping rule watches besides the loss, in posterior sds."""
-
-    def locate_nonfinite(self, noise: tuple[Tensor, ...]) -> str:
-        """Name what made the loss or gradient of this noise non-finite."""
-
-
-class Evaluated(Objective, Protocol):
-    """An objective whose search is watched at mean parameters; see `guides.optimize.stopping`."""
-
-    def evaluated(self, noise: tuple[Tensor, ...]) -> float:
-        """Return the loss of this noise in evaluation mode, without gradients."""
 
 
 def advance(
@@ -191,9 +139,10 @@ class Step:
         )
         self._largest = config.clip_norm
         self._before = self.state
-        self.together = max(
-            1, min(BLOCK, LARGEST // max(self.state.shape[1], math.prod(objective.normal or (1,))))
-        )
+        if config.compile != "off" or config.device != "cpu":
+            objective.observe(config.device)
+        largest = max(1, self.state.shape[1], objective.numbers)
+        self.together = max(1, min(BLOCK, LARGEST // largest))
         self.function = self._compile(config, expected)
         self.native: NativeGraph | DeviceSteps | None = self._native()
         if config.device != "cpu" and not objective.eager:
@@ -264,6 +213,19 @@ class Step:
                 loss.detach(),
                 torch.cat([g.reshape(-1).to(state.dtype) for g in filled]),
             )
+
+    @property
+    def compiled(self) -> bool:
+        """Whether a compiled graph runs."""
+        return self.function.run is not None
+
+    def loss(self, row: Tensor, noise: tuple[Tensor, ...]) -> float:
+        """Return the loss in nats at a row of values; the state stays as it is."""
+        state = torch.stack([row, *self.state[1:].detach()])
+        control = self._control(1, 0.0, False, self._largest)
+        return float(
+            self.function(state, control, self.rates, *self.objective.inputs(noise))[1][0]
+        )
 
     def trace(self) -> Traced:
         """Return the uncompiled graph of a step.
@@ -401,7 +363,7 @@ class Step:
                 self._elsewhere(generator),
                 self._control(*row),
                 self.rates,
-                *self.objective.peek_noise(generator),
+                *self.objective.inputs(self.objective.peek_noise(generator)),
             ]
             for row in CHECKS
         ]
@@ -411,7 +373,7 @@ class Step:
             self.state,
             self._control(1, 1.0, False, self._largest),
             self.rates,
-            *self.objective.peek_noise(generator),
+            *self.objective.inputs(self.objective.peek_noise(generator)),
         ]
 
     def _control(self, number: int, share: float, averaging: bool, largest: float) -> Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 import benchmarks
 import guides
 import zoo
-from guides.objectives.flat import ProgramObjective
+from guides.objectives.program import ProgramObjective
 from guides.optimize.loop import PROBES
 from guides.optimize.stopping import Watch
 from zoo import Data, ModelEntry, Quantity
@@ -354,7 +354,8 @@ def test_the_probe_is_the_loss_at_the_mean_parameters_of_the_window(monkeypatch)
     monkeypatch.setattr(ProgramObjective, "gradients", stepped)
     monkeypatch.setattr(ProgramObjective, "evaluated", probed)
     entry = zoo.from_program(model, {"y": y}, guide=guide)
-    fit = guides.fit(entry, "own", seed=0, steps=240, patience=40, anneal=80)
+    options = {"steps": 240, "patience": 40, "anneal": 80, "compile": "off"}
+    fit = guides.fit(entry, "own", seed=0, **options)
     assert fit.ok
     windows = [probes[i : i + PROBES] for i in range(0, len(probes), PROBES)]
     assert len(windows) >= 3

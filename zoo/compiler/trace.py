@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from zoo.compiler.noise import NoiseError, refuse_draws
 from zoo.compiler.passes import Simplifier
 from zoo.compiler.torch_private import fast_tracing, light_notes, silent_fallbacks
 from zoo.errors import ZooError, one_line
@@ -108,12 +109,15 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
         with default_of(examples), fast_tracing(), light_notes():
             # the lambda is needed: make_fx rejects bound methods
             first = make_fx(lambda *tensors: function(*tensors))(*examples)
+            refuse_draws(first)
             lifted, captured = _lift(first, len(examples))
             return _purify(
                 lifted, examples, [t.detach().clone() for t in captured], _watch(captured)
             )
     except TraceFailure:
         raise
+    except NoiseError as error:
+        raise TraceFailure(str(error)) from error
     except Exception as error:
         raise TraceFailure(_sentence(error)) from error
 

@@ -1,0 +1,255 @@
+"""The loss of the loop for guides that are Pyro programs: minus the ELBO, by Pyro's estimators.
+
+A step is compiled like that of a flat guide. Program and guide draw inside their own code, so the
+calls that draw are recorded once and their numbers become inputs of the graph
+(`zoo.compiler.noise`): those that the program itself would draw. The graph maps one particle over
+all of them. It is compared with Pyro's unchanged estimator before it is used.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, trace_elbo, traceenum_elbo
+from pyro.infer.enum import config_enumerate
+from torch import Tensor, nn
+
+from guides.objectives.flat import Minibatches
+from zoo.compiler.noise import Draw, recorded, replayed
+from zoo.compiler.torch_private import is_traced
+from zoo.compiler.vectorize import vmappable
+from zoo.density.guide_density import enumerated
+from zoo.density.log_density import LogDensity
+from zoo.errors import one_line
+from zoo.seeds import seeded
+
+__all__ = ["ProgramObjective"]
+
+_log = logging.getLogger("zoo")
+
+
+class ProgramObjective:
+    """Minus the ELBO of a guide that is a Pyro program, by Pyro's own estimators.
+
+    `Trace_ELBO`, or `TraceEnum_ELBO` if the program has discrete sites, run as a module; one
+    fresh estimator per fit. The noise of a step is the seed of torch's stream. For a graph
+    `observe` finds the draws that program and guide make, and their numbers, the same ones, are
+    further inputs.
+    """
+
+    normal = None
+
+    def __init__(
+        self,
+        density: LogDensity,
+        program: nn.Module,
+        guide: nn.Module,
+        weights: Mapping[str, nn.Parameter],
+        *,
+        num_particles: int,
+        batch_size: int | None,
+    ) -> None:
+        self.density, self.weights = density, dict(weights)
+        self.drifts = bool(self.weights)  # see `guides.optimize.stopping`
+        self.batches = Minibatches(density, batch_size)
+        kind = TraceEnum_ELBO if density.discrete else Trace_ELBO
+        nesting = density.max_plate_nesting
+        run = density.completed(program)
+        if density.discrete:
+            run = config_enumerate(run, default="parallel")
+        self.model: nn.Module = _OfData(run, program)
+        self.guide: nn.Module = _OfData(enumerated(guide, density), guide)
+        self.module = kind(num_particles=num_particles, max_plate_nesting=nesting)(
+            self.model, self.guide
+        )
+        self._one = kind(max_plate_nesting=nesting)(self.model, self.guide)
+        self.parameters: dict[str, nn.Parameter] = {
+            n: p for n, p in guide.named_parameters() if p.requires_grad
+        }
+        self.gradients_per_step = num_particles
+        self.eager = ""  # why the step cannot be compiled
+        self._draws: tuple[Draw, ...] | None = None  # of one particle
+        self._mapped = True
+        self._stream = torch.Generator()
+
+    @property
+    def numbers(self) -> int:
+        """Random numbers that are inputs of a step."""
+        return self.gradients_per_step * sum(math.prod(d.shape) for d in self._draws or ())
+
+    def observe(self, device: str) -> None:
+        """Find the draws of a step, by running it for two seeds.
+
+        If they differ between seeds or particles, `eager` says so.
+        """
+        if device != "cpu":
+            self.eager = "steps of a guide that is a Pyro program run on the CPU"
+        elif self.density.discrete:
+            self.eager = "Pyro's estimator for discrete sites branches on probabilities"
+        if self.eager:
+            return
+        stream, found = torch.Generator().manual_seed(15_485_863), []
+        for _ in range(2):
+            with recorded() as draws:
+                self.loss(self.peek_noise(stream))
+            found.append(tuple(draws))
+        one = found[0][: len(found[0]) // self.gradients_per_step]
+        if all(draws == one * self.gradients_per_step for draws in found):
+            self._draws = one
+        else:
+            self.eager = "the program or its guide draws other random numbers in every run"
+
+    def inputs(self, noise: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the noise of a step, then for every draw its numbers `[particle, *shape]`.
+
+        The numbers are missing as long as the draws are not known.
+        """
+        if self._draws is None:
+            return noise
+        self._stream.manual_seed(int(noise[0]))
+        particles = [
+            [draw.fresh(self._stream) for draw in self._draws]
+            for _ in range(self.gradients_per_step)
+        ]
+        return (*noise, *(torch.stack(column) for column in zip(*particles, strict=True)))
+
+    def noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw a seed for the step's random numbers, and the unit indices."""
+        return self._noise(generator, self.batches)
+
+    def peek_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw such noise without advancing the stream of minibatches."""
+        return self._noise(generator, Minibatches(self.density, self.batches.batch_size))
+
+    def _noise(self, generator: torch.Generator, batches: Minibatches) -> tuple[Tensor, ...]:
+        seed, index = torch.randint(2**31 - 1, (), generator=generator), batches.draw(generator)
+        return (seed,) if index is None else (seed, index)
+
+    def loss(self, noise: tuple[Tensor, ...]) -> Tensor:
+        """Return minus the ELBO estimate in nats."""
+        with seeded(int(noise[0])):
+            return self.module(self._tensors(noise))
+
+    def _tensors(self, noise: tuple[Tensor, ...]) -> dict[str, Any]:
+        """Return the arguments of the program for a step."""
+        return self.batches.tensors(None if self.batches.batch_size is None else noise[1])
+
+    def gradients(
+        self, values: Sequence[Tensor], *noise: Tensor
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Write the values into the parameters, and return the loss and its gradients.
+
+        In a trace the parameters are left as they are.
+        """
+        own = [*self.parameters.values(), *self.weights.values()]
+        if self._draws is not None and is_traced(values[0]):
+            loss = self._traced(own, values, noise)
+            return loss, torch.autograd.grad(loss, list(values), allow_unused=True)
+        with torch.no_grad():
+            for parameter, value in zip(own, values, strict=True):
+                parameter.copy_(value)
+        loss = self.loss(noise)
+        return loss, torch.autograd.grad(loss, own, allow_unused=True)
+
+    def _traced(
+        self, own: Sequence[Tensor], values: Sequence[Tensor], noise: tuple[Tensor, ...]
+    ) -> Tensor:
+        """Return the loss as a function of values and noise alone."""
+        draws = self._draws or ()
+        place = {id(p): value for p, value in zip(own, values, strict=True)}
+        named = self._one.named_parameters(remove_duplicate=False)
+        given = {name: place[id(p)] for name, p in named if id(p) in place}
+        tensors, numbers = self._tensors(noise), noise[len(noise) - len(draws) :]
+
+        def particle(*one: Tensor) -> Tensor:
+            with replayed(draws, one):
+                loss: Tensor = torch.func.functional_call(self._one, given, (tensors,))
+            return loss
+
+        with pyro.validation_enabled(False), traceable_elbo():
+            if self._mapped and draws and self.gradients_per_step > 1:
+                try:
+                    with vmappable():
+                        return torch.func.vmap(particle)(*numbers).mean()
+                except Exception as error:  # whatever cannot be mapped can be repeated
+                    self._mapped = False
+                    _log.info("Particles are traced one by one: %s", one_line(error))
+            each = zip(*numbers, strict=True) if numbers else [()] * self.gradients_per_step
+            return torch.stack([particle(*one) for one in each]).mean()
+
+    def evaluated(self, noise: tuple[Tensor, ...]) -> float:
+        """Return the loss of this noise in evaluation mode; what trains stays as it is."""
+        training = [part for part in self.module.modules() if part.training]
+        try:
+            for part in training:
+                part.training = False
+            return float(self.loss(noise).detach())  # enumeration wants a gradient to exist
+        finally:
+            for part in training:
+                part.training = True
+
+    def watched(self) -> Tensor | None:
+        """Return None: the parameters of a Pyro program have no common unit."""
+        return None
+
+    def prepare(self) -> None:
+        """Do nothing: the loss is traced as it is."""
+
+    def locate_nonfinite(self, noise: tuple[Tensor, ...]) -> str:
+        """Repeat the failing draw and name the site whose log probability is not finite."""
+        tensors = self._tensors(noise)
+        with seeded(int(noise[0])), torch.no_grad(), pyro.validation_enabled(False):
+            guide = poutine.trace(self.guide).get_trace(tensors)
+            trace = poutine.trace(poutine.replay(self.model, guide)).get_trace(tensors)
+            for where in (guide, trace):
+                where.compute_log_prob()
+                for name, node in where.nodes.items():
+                    if (
+                        node["type"] == "sample"
+                        and not torch.isfinite(torch.as_tensor(node["log_prob"])).all()
+                    ):
+                        return f"site {name!r}"
+        return "a gradient of the log density"
+
+
+@contextmanager
+def traceable_elbo() -> Iterator[None]:
+    """Let Pyro's estimators keep their losses as tensors and look at none of their values.
+
+    The graph of a step is compared with the unchanged estimator before it is used.
+    """
+    with ExitStack() as stack:
+        for place in (trace_elbo, traceenum_elbo):
+            for name, other in (("torch_item", _detached), ("warn_if_nan", _unseen)):
+                if hasattr(place, name):
+                    stack.enter_context(patch.object(place, name, other))
+        yield
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _unseen(value: Any, *_: Any, **__: Any) -> Any:
+    return value
+
+
+class _OfData(nn.Module):
+    """A program or guide as a function of one dict: `model` may be a name of the data."""
+
+    def __init__(self, run: Callable[..., Any], owner: nn.Module) -> None:
+        super().__init__()
+        self.owner = owner  # its parameters are found here
+        self._run: Any = run
+
+    def forward(self, tensors: Mapping[str, Any]) -> Any:
+        """Run it."""
+        return self._run(**tensors)
