@@ -149,12 +149,16 @@ class RunDir:
         plan = planned(path, plan)
         refuse_links(path)
         with disk_errors(path):
-            (path / "cells").mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
         run = cls(path, plan)
         run._acquire()
         run._sweep()
+        # The plan comes first: a folder that a killed command left without one holds no run, and
+        # must not look like somebody else's.
         if not content or read_plan(path / PLAN_FILE) != plan:
             write_atomic(path / PLAN_FILE, plan.to_toml())
+        with disk_errors(path):
+            run.cells.mkdir(exist_ok=True)
         return run
 
     @classmethod
@@ -205,7 +209,7 @@ class RunDir:
 
     def _sweep(self) -> None:
         """Remove incomplete files of a killed run; with the lock held nobody still writes them."""
-        for folder in (self.path, self.cells):
+        for folder in (f for f in (self.path, self.cells) if f.is_dir()):
             for left in (
                 p for p in folder.iterdir() if OURS.fullmatch(p.name) and not p.is_symlink()
             ):

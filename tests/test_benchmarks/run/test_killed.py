@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 
 from benchmarks.cli import process as cli
+from benchmarks.run.plan import make_plan
+from benchmarks.run.store import RunDir
 
 POINTS = 60
 CHANGES = {
@@ -136,3 +138,28 @@ def test_a_run_killed_anywhere_goes_on_and_ends_the_same(tmp_path):
         elif killed != -signal.SIGKILL and point < changes - 5:
             wrong[point] = f"was not killed (exit {killed})"  # workers may reorder a few changes
     assert not wrong, wrong
+
+
+def opened(folder: Path, counter: Counter, kill_at: int | None) -> int:
+    """Open a run in a forked process of its own group; return its exit code."""
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        counter.watch(kill_at)
+        with RunDir.create(folder, make_plan(entries=["coin"])):
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_folder_left_at_any_change_of_its_making_is_taken_up(tmp_path):
+    """It held an empty folder and no plan once, and was refused as somebody else's."""
+    counter = Counter(tmp_path / "once")
+    assert opened(tmp_path / "once", counter, None) == 0
+    content = sorted(p.name for p in (tmp_path / "once").iterdir())
+    assert counter.value >= 5
+    for point in range(1, counter.value + 1):
+        folder = tmp_path / f"at{point}"
+        assert opened(folder, Counter(folder), point) == -signal.SIGKILL
+        with RunDir.create(folder, make_plan(entries=["coin"])) as run:
+            assert run.names() == []
+        assert sorted(p.name for p in folder.iterdir()) == content
