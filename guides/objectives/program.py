@@ -2,23 +2,22 @@
 
 A step is compiled like that of a flat guide. Program and guide draw inside their own code, so the
 calls that draw are recorded once and their numbers become inputs of the graph
-(`zoo.compiler.noise`): those that the program itself would draw. The graph maps one particle over
-all of them. It is compared with Pyro's unchanged estimator before it is used.
+(`zoo.compiler.noise`): those that the program itself would draw. The graph is log q - log p of one
+particle, mapped over all of them, and its gradient. It is compared with Pyro's estimator before it
+is used.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from unittest.mock import patch
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO, trace_elbo, traceenum_elbo
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.enum import config_enumerate
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from zoo.compiler.torch_private import is_traced
 from zoo.compiler.vectorize import vmappable
 from zoo.density.guide_density import enumerated
 from zoo.density.log_density import LogDensity
+from zoo.density.sites import no_validation
 from zoo.errors import one_line
 from zoo.seeds import seeded
 
@@ -70,7 +70,7 @@ class ProgramObjective:
         self.module = kind(num_particles=num_particles, max_plate_nesting=nesting)(
             self.model, self.guide
         )
-        self._one = kind(max_plate_nesting=nesting)(self.model, self.guide)
+        self._pair = _Pair(density, program, self.guide)
         self.parameters: dict[str, nn.Parameter] = {
             n: p for n, p in guide.named_parameters() if p.requires_grad
         }
@@ -92,8 +92,8 @@ class ProgramObjective:
         """
         if device != "cpu":
             self.eager = "steps of a guide that is a Pyro program run on the CPU"
-        elif self.density.discrete:
-            self.eager = "Pyro's estimator for discrete sites branches on probabilities"
+        elif self._discrete():
+            self.eager = "the guide draws discrete sites"
         if self.eager:
             return
         stream, found = torch.Generator().manual_seed(15_485_863), []
@@ -106,6 +106,15 @@ class ProgramObjective:
             self._draws = one
         else:
             self.eager = "the program or its guide draws other random numbers in every run"
+
+    def _discrete(self) -> bool:
+        """Whether the guide draws discrete sites of the program, whose values are enumerated."""
+        if not self.density.discrete:
+            return False
+        tensors = self._tensors(self.peek_noise(torch.Generator()))
+        with seeded(0), torch.no_grad(), poutine.block(), no_validation():
+            trace = poutine.trace(self.guide).get_trace(tensors)
+        return any(name in trace.nodes for name in self.density.discrete)
 
     def inputs(self, noise: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the noise of a step, then for every draw its numbers `[particle, *shape]`.
@@ -165,20 +174,19 @@ class ProgramObjective:
         """Return the loss as a function of values and noise alone."""
         draws = self._draws or ()
         place = {id(p): value for p, value in zip(own, values, strict=True)}
-        named = self._one.named_parameters(remove_duplicate=False)
+        named = self._pair.named_parameters(remove_duplicate=False)
         given = {name: place[id(p)] for name, p in named if id(p) in place}
         tensors, numbers = self._tensors(noise), noise[len(noise) - len(draws) :]
 
         def particle(*one: Tensor) -> Tensor:
             with replayed(draws, one):
-                loss: Tensor = torch.func.functional_call(self._one, given, (tensors,))
+                loss: Tensor = torch.func.functional_call(self._pair, given, (tensors,))
             return loss
 
-        with pyro.validation_enabled(False), traceable_elbo():
+        with vmappable():
             if self._mapped and draws and self.gradients_per_step > 1:
                 try:
-                    with vmappable():
-                        return torch.func.vmap(particle)(*numbers).mean()
+                    return torch.func.vmap(particle)(*numbers).mean()
                 except Exception as error:  # whatever cannot be mapped can be repeated
                     self._mapped = False
                     _log.info("Particles are traced one by one: %s", one_line(error))
@@ -220,26 +228,21 @@ class ProgramObjective:
         return "a gradient of the log density"
 
 
-@contextmanager
-def traceable_elbo() -> Iterator[None]:
-    """Let Pyro's estimators keep their losses as tensors and look at none of their values.
+class _Pair(nn.Module):
+    """log q - log p at one draw of the guide, with discrete sites summed out of p."""
 
-    The graph of a step is compared with the unchanged estimator before it is used.
-    """
-    with ExitStack() as stack:
-        for place in (trace_elbo, traceenum_elbo):
-            for name, other in (("torch_item", _detached), ("warn_if_nan", _unseen)):
-                if hasattr(place, name):
-                    stack.enter_context(patch.object(place, name, other))
-        yield
+    def __init__(self, density: LogDensity, program: nn.Module, guide: nn.Module) -> None:
+        super().__init__()
+        self.program, self.guide = program, guide  # their parameters are found here
+        self._density = density
 
-
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
-
-
-def _unseen(value: Any, *_: Any, **__: Any) -> Any:
-    return value
+    def forward(self, tensors: Mapping[str, Any]) -> Tensor:
+        """Draw, and return the difference in nats."""
+        with poutine.block(), no_validation():
+            trace = poutine.trace(self.guide).get_trace(tensors)
+            log_q = trace.log_prob_sum()
+        draws = {s.name: trace.nodes[s.name]["value"] for s in self._density.sites}
+        return log_q - self._density.log_joint(draws, tensors)
 
 
 class _OfData(nn.Module):

@@ -22,7 +22,7 @@ from torch import Tensor
 from guides.objectives.records import objective_of
 from guides.optimize.protocols import Evaluated, Objective
 from guides.optimize.step import Step
-from guides.optimize.stopping import Settled, Watch
+from guides.optimize.stopping import LEAST, Settled, Watch
 from guides.types import FitConfig, Stop
 from zoo.compiler.compile import Record
 
@@ -217,12 +217,10 @@ def optimize(
     annealing = min(max(2 * config.patience, config.anneal), max(1, config.steps // 2))
     goal = objective_of(config.objective)
     goal.check(config.steps, annealing)
-    expected = min(config.steps, WINDOWS * config.patience + annealing)
+    pairs = getattr(objective, "drifts", False)
+    expected = min(config.steps, (LEAST if pairs else WINDOWS) * config.patience + annealing)
     run = _Run(objective, config, generator, progress, expected * starts)
-    watch = Watch(
-        min(config.patience, max(1, (config.steps - annealing) // 2)),
-        pairs=getattr(objective, "drifts", False),
-    )
+    watch = Watch(min(config.patience, max(1, (config.steps - annealing) // 2)), pairs=pairs)
     settled = False
 
     def look(losses: Sequence[float], history: Tensor) -> None:

@@ -6,13 +6,17 @@ The search runs at a constant learning rate. It has settled when, from one windo
 
 and no watched parameter's mean moved by more than `drift` plus four of its own standard errors.
 Watched parameters are in whitened units (posterior standard deviations); guides without such units
-are watched by their losses alone. Weights of a program that are trained together with a guide of
-the caller's own drift for long within the noise of these losses. There (`pairs`) the loss at the
-mean parameters of a window is computed with the same random numbers every time, and its paired
-difference to that of two windows before decides, from the sixth window on. After that the learning
-rate is annealed along a cosine and the parameters are averaged over the last steps (Dhaka et al.
-2020, "Robust, accurate stochastic optimization for variational inference": the average is the
-answer).
+are watched by their losses alone.
+
+Weights of a program that are trained together with a guide of the caller's own drift for long
+within the noise of these losses, and rest for thousands of steps near saddle points, where a
+latent dimension is not used yet. There (`pairs`) the loss at the mean parameters of a window is
+computed with the same random numbers every time, and its paired difference to the loss after half
+as many windows decides, from the fortieth window on.
+
+After that the learning rate is annealed along a cosine and the parameters are averaged over the
+last steps (Dhaka et al. 2020, "Robust, accurate stochastic optimization for variational
+inference": the average is the answer).
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from torch import Tensor
 __all__ = ["Settled", "Watch"]
 
 BATCHES = 5
-LEAST = 6  # windows before pairs of them can have settled
+LEAST = 40  # windows before pairs of them can have settled
 DRIFT = 0.1
 SHORTEST = 10
 SLACK = 0.02
@@ -148,13 +152,9 @@ class Watch:
             still = bool((steps <= DRIFT + 4 * error).all())
         enough, number, noise = not self.pairs or len(self.means) >= LEAST, 1, gain_se
         if len(self.probes) >= 3:
-            number, fall = 2, self.probes[-3] - self.probes[-1]
+            number = len(self.probes) - len(self.probes) // 2
+            fall = self.probes[len(self.probes) // 2 - 1] - self.probes[-1]
             gain, gain_se = float(fall.mean()), float(fall.std(ddof=1)) / math.sqrt(len(fall))
-        elif self.pairs and len(self.means) >= 4:
-            number = 2
-            (a, b), (c, d) = self.means[-4:-2], self.means[-2:]
-            gain = (a[0] + b[0] - c[0] - d[0]) / 2
-            gain_se = noise = math.hypot(a[1], b[1], c[1], d[1]) / 2
         self.best = min(self.best, self.before[0], mean)
         size = abs(self.best) + TOLERATED
         unstable = not max(noise, mean - self.best - 5 * noise) <= size
