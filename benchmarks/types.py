@@ -203,7 +203,8 @@ class Comparison:
     `elbo` has `value_nats`, `se`; `log_evidence` has `exact`, `bound_nats`, `bound_se`, `error`,
     and `estimate`, `estimate_se` where SMC estimated it; `heldout_lpd` has `nats_per_row`, `se`;
     `correlations` has the fields of `Correlations` or is empty. `trust` holds the checks that need
-    no reference. `notes` say what could not be computed and why.
+    no reference. `notes` say what could not be computed and why. `compared_with` names what the
+    scores are errors from where that is not `reference`, because it does not hold.
     """
 
     posterior: Posterior
@@ -223,6 +224,7 @@ class Comparison:
     correlations: Mapping[str, Any] = field(default_factory=dict)
     trust: tuple[Trust, ...] = ()
     notes: tuple[str, ...] = ()
+    compared_with: str = ""
     seconds: float = 0.0
 
     @property

@@ -29,6 +29,7 @@ from zoo.density.log_density import LogDensity
 from zoo.density.nodes import base_of, is_subsample
 from zoo.distributions.circular import is_circle
 from zoo.errors import FitError, UnknownNameError, UsageError
+from zoo.fields import POSITIVE, SEED, accepted
 from zoo.seeds import derive_seed, seeded
 from zoo.types import Data, Posterior
 from zoo.user_models.from_program import as_data
@@ -150,11 +151,10 @@ def draw(fit: Fit, n: int = 2000, *, seed: int | None = None) -> Posterior:
 
     Raises:
         FitError: the fit has no usable guide.
-        UsageError: n is not positive.
+        UsageError: n is not positive, or the seed no integer of at least 0.
     """
     _refuse_broken(fit)
-    if n < 1:
-        raise UsageError(f"n is {n}; accepted: at least 1 draw.")
+    accepted("guides.draw", n=(n, POSITIVE), seed=(seed, SEED | None))
     seed = fit.seed if seed is None else seed
     began = time.perf_counter()
     with session(fit.entry.dtype):

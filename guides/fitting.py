@@ -40,8 +40,9 @@ from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.unit_terms import is_local
 from zoo.errors import FitError, UnknownNameError, UsageError
+from zoo.fields import SEED, accepted
 from zoo.seeds import derive_seed, seeded
-from zoo.types import Cost, Data, ModelEntry, Program
+from zoo.types import ENTRY, Cost, Data, ModelEntry, Program
 
 __all__ = ["configure", "fit", "program_objective"]
 
@@ -174,7 +175,9 @@ def fit(
         ProgramError: the program cannot be handled, or has weights that would not be trained.
         FitError: the guide does not match the program: it misses a site or draws one the program
             lacks.
+        UsageError: no entry, or a seed that is no integer of at least 0.
     """
+    accepted("guides.fit", entry=(entry, ENTRY), seed=(seed, SEED))
     config, options = configure(entry, family, config, config_overrides, given=given is not None)
     job = _Job(
         entry=entry,

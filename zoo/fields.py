@@ -25,8 +25,11 @@ __all__ = [
     "NAMES",
     "NAME_SET",
     "NUMBER",
+    "POSITIVE",
+    "SEED",
     "TEXT",
     "Kind",
+    "accepted",
     "check_tensor",
     "checked",
     "coerced",
@@ -77,6 +80,12 @@ NUMBER = Kind(accepted="a number", holds=_is_number)
 COUNT = Kind(
     accepted="an integer", holds=lambda value: _is_number(value) and isinstance(value, Integral)
 )
+POSITIVE = Kind(
+    accepted="an integer of at least 1", holds=lambda value: COUNT.holds(value) and value >= 1
+)
+SEED = Kind(
+    accepted="an integer of at least 0", holds=lambda value: COUNT.holds(value) and value >= 0
+)
 FUNCTION = Kind(accepted="a function", holds=callable)
 MAPPING = Kind(
     accepted="a mapping of names to values",
@@ -121,6 +130,21 @@ def checked(record: object, **kinds: Kind) -> None:
                 f"{owner} has {field}={shown} ({type(value).__name__}); accepted: {kind.accepted}."
             )
         object.__setattr__(record, field, kind.stored(value))
+
+
+def accepted(function: str, **given: tuple[Any, Kind]) -> None:
+    """Reject an argument of a wrong type: the name of each with its value and what it accepts.
+
+    Raises:
+        UsageError: the first argument whose value is not accepted.
+    """
+    for name, (value, kind) in given.items():
+        if not kind.holds(value):
+            shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
+            raise UsageError(
+                f"{function} got {name}={shown} ({type(value).__name__}); accepted:"
+                f" {kind.accepted}."
+            )
 
 
 def coerced(entry: str, key: str, value: Any, default: Any) -> Any:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "ENTRY",
     "Analytic",
     "Baselines",
     "Cost",
@@ -313,6 +314,12 @@ class ModelEntry:
     def with_options(self, **options: Any) -> ModelEntry:
         """Return a copy with other options; unknown ones are rejected with the nearest guess."""
         return replace(self, chosen={**self.chosen, **options})
+
+
+ENTRY = Kind(
+    accepted="an entry, such as zoo.load('eight_schools')",
+    holds=lambda value: isinstance(value, ModelEntry),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

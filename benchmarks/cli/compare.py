@@ -88,7 +88,7 @@ def report(
     verdicts are printed.
     """
     from benchmarks.report import render_html, render_markdown
-    from benchmarks.run.read import read_run, stored_cells, unavailable
+    from benchmarks.run.read import cure, read_run, stored_cells, unavailable
 
     events = Console()
     if html is None and markdown is None and (run_dir / PLAN_FILE).exists():
@@ -96,8 +96,8 @@ def report(
         if missing:
             _print_stored(stored_cells(run_dir, events=events))
             events.say(
-                "these are the stored verdicts: reading a run executes no model file by itself"
-                f" ({', '.join(missing)}); give it with --model FILE.py to make the report anew."
+                "these are the stored verdicts, for reading a run executes no model by itself; to"
+                f" make the report anew, {cure(run_dir, missing, models)}."
             )
             return
     result = read_run(run_dir, models=models, events=events)

@@ -36,6 +36,7 @@ from benchmarks.comparison.assess_steps import (
 from benchmarks.comparison.assessment import Assessment, Nats
 from benchmarks.comparison.estimate_from import CLIMB_GRADIENTS, DRAWS
 from benchmarks.comparison.score import compare
+from benchmarks.comparison.sentences import estimated_words
 from benchmarks.mcmc.tempered_smc import ISLANDS, MASS, PARTICLES
 from benchmarks.trust.chains import CHAINS
 from benchmarks.trust.climbs import Climbs, wide_climbs
@@ -50,6 +51,7 @@ from guides.types import Fit
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
+from zoo.fields import SEED, accepted
 from zoo.seeds import derive_seed
 from zoo.types import Cost, Posterior, Reference
 
@@ -57,6 +59,7 @@ __all__ = ["assess", "assess_row"]
 
 ROW_SECONDS = 120.0  # budget of one row of a run
 CLIMBING = 0.3  # of the budget, at most, for climbs
+OWN_CHAINS = "short chains begun at its own draws"
 # Of the checks of the fit alone; k-hat and importance ESS grade another answer, the reweighted.
 NEEDED = ("convergence", "spread", "self_check")
 
@@ -95,6 +98,7 @@ def assess(
         UsageError: fewer than 100 draws, no judged quantity, or a reference that SMC did not make.
         FitError: the fit has no usable guide.
     """
+    accepted("assess", seed=(seed, SEED))
     number = draws if isinstance(draws, int) else draws.sample_shape[0]
     if number < 100:
         raise UsageError(f"assess got draws={number}; accepted: at least 100, 2,048 are usual.")
@@ -145,7 +149,7 @@ def _protocol(work: Work, smc: bool | Reference, islands: int, particles: int) -
     drift = drift_step(work, Judged(work.density, fit.entry, fit.data), many)
     found, truth = None, None
     if isinstance(smc, Reference):
-        truth = smc
+        truth = work.given = smc
         said(work, truth)
     elif smc:
         k_hat = math.inf if alone.pareto_k is None else alone.pareto_k.value
@@ -182,6 +186,7 @@ def assess_row(
     return dataclasses.replace(
         alone,
         reference=reference,
+        compared_with=_instead(found.reference, reference),
         verdict=found.verdict,
         reasons=found.reasons,
         sentence=found.sentence,
@@ -261,7 +266,8 @@ def _verdict(
     clause = verdict_of(verdict).clause
     first = reasons[0].sentence.rstrip(".") if reasons else "every step of the protocol passes"
     lost = "" if kl is None else f"; {kl.sentence}"
-    sentence = f"{work.fit.family} {clause} (estimated): {first}{lost}. {step}"
+    by = estimated_words(_instead(truth, work.given))
+    sentence = f"{work.fit.family} {clause} {by}: {first}{lost}. {step}"
     return Assessment(
         fit=work.fit,
         verdict=verdict,
@@ -280,6 +286,13 @@ def _verdict(
         depth=work.depth,
         seconds=time.perf_counter() - work.begin,
     )
+
+
+def _instead(truth: Reference | None, known: Reference | None) -> str:
+    """Name what a fit was compared with in the place of a reference that does not hold."""
+    if truth is None or truth is known or truth.posterior is None:
+        return ""
+    return OWN_CHAINS if truth.posterior.method == CHAINS else ""
 
 
 def _because(verdict: VerdictWord, sentence: str) -> tuple[Reason, ...]:

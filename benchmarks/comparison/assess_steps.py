@@ -66,6 +66,7 @@ class Work:
         doubt: why tempered SMC says nothing; empty if it holds.
         checks: the steps so far.
         missing: why agreement cannot be claimed.
+        given: what SMC or short chains found from another guide, if that was given.
     """
 
     fit: Fit
@@ -81,6 +82,7 @@ class Work:
     doubt: str = "Tempered SMC was not run: a missed mode would not be seen."
     checks: list[Trust] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    given: Reference | None = None
 
     @property
     def left(self) -> float:

@@ -17,7 +17,7 @@ from guides.registry import FAMILIES
 if TYPE_CHECKING:
     from zoo.types import ModelEntry
 
-__all__ = ["advised", "comparison_sentence", "entry_sentence", "short_finding"]
+__all__ = ["advised", "comparison_sentence", "entry_sentence", "estimated_words", "short_finding"]
 
 BAD = 3.0  # a finding this many times its line: do not use
 EXACT = "use the exact posterior (zoo.truth.grid)"
@@ -35,6 +35,7 @@ def comparison_sentence(
     climbed: bool = True,
     rows: Sequence[Comparison] = (),
     lost: tuple[float, float] | None = None,
+    compared_with: str = "",
 ) -> str:
     """Return what was found and what to do next.
 
@@ -58,7 +59,7 @@ def comparison_sentence(
         return " ".join([f"{method}: {_clause(first)}; {seen}.", *failed[:1], BLIND_SPOT])
     clause = verdict_of(verdict).clause
     if kind == "estimated" and is_finding(verdict):
-        clause = f"{clause} (estimated)"
+        clause = f"{clause} {estimated_words(compared_with)}"
     if verdict_of(verdict).kind == "failure":
         step = _after_failure(method, entry, rows) if verdict == "fit_failed" else ""
         return f"{method} {clause}: {_clause(first)}{tail}{step}."
@@ -75,6 +76,11 @@ def comparison_sentence(
         shown = value_with_error(max(lost[0], 0.0), lost[1])
         nats = f"; {shown} nats below the log evidence"
     return f"{method} {clause}: {_clause(first)}{more}{stop}{nats}{tail}{step}."
+
+
+def estimated_words(compared_with: str = "") -> str:
+    """Return what stands behind a word that no truth was needed for, in brackets."""
+    return f"(estimated by {compared_with})" if compared_with else "(estimated)"
 
 
 def entry_sentence(comparisons: Sequence[Comparison]) -> str:
@@ -242,11 +248,26 @@ def _richer(method: str, entry: ModelEntry, rows: Sequence[Comparison]) -> str:
         f for f in (FAMILIES[method].richer if method in FAMILIES else ()) if f in entry.families
     ]
     states = {f: _state(f, rows) for f in richer}
+    for poor, held in list(states.items()):  # what a family cannot reach, none that it holds can
+        if held == "open" and any(_state(f, rows) == "rejected" for f in _above(poor)):
+            states[poor] = "rejected"
     good = next((f for f in richer if states[f] == "agrees"), None)
     untried = next((f for f in richer if states[f] == "open"), None)
     if good is not None:
         return f"; use {good}, which agrees here"
     return "" if untried is None else f"; try {untried}"
+
+
+def _above(family: str) -> set[str]:
+    """Return the families that hold a family as a special case, directly or through others."""
+    found: set[str] = set()
+    left = [family]
+    while left:
+        for f in FAMILIES[left.pop()].richer if left[-1] in FAMILIES else ():
+            if f not in found:
+                found.add(f)
+                left.append(f)
+    return found
 
 
 def _after_failure(method: str, entry: ModelEntry | None, rows: Sequence[Comparison]) -> str:
@@ -305,6 +326,7 @@ def advised(rows: Sequence[Comparison]) -> list[Comparison]:
                 entry=c.posterior.entry,
                 rows=rows,
                 lost=c.lost,
+                compared_with=c.compared_with,
             ),
         )
         if is_finding(c.verdict) or (c.verdict == "fit_failed" and c.status == "init_failed")

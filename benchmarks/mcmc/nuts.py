@@ -25,8 +25,9 @@ from zoo.compiler.compile import Mode
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.errors import UnknownNameError, UsageError
+from zoo.fields import POSITIVE, SEED, accepted
 from zoo.seeds import derive_seed
-from zoo.types import Cost, Data, ModelEntry, Posterior
+from zoo.types import ENTRY, Cost, Data, ModelEntry, Posterior
 
 if TYPE_CHECKING:
     from guides.types import Fit
@@ -100,11 +101,12 @@ def run_nuts(
 
     Raises:
         UnknownNameError: an unknown engine.
-        UsageError: no chain, or fewer than 4 draws.
+        UsageError: no chain, fewer than 4 draws, no entry, or a bad seed.
         ProgramError: the density is finite nowhere, the program fails at a point, or the sampler
             stops on its own.
         LostWorkerError: a worker was killed twice.
     """
+    accepted("run_nuts", entry=(entry, ENTRY), seed=(seed, SEED), jobs=(jobs, POSITIVE))
     if engine not in ENGINES:
         raise UnknownNameError("NUTS engine", engine, ENGINES)
     if chains < 1 or draws < 4:

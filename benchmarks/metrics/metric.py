@@ -31,7 +31,7 @@ __all__ = [
 
 GROUP = "posterior_zoo.metrics"  # entry point: `my_metric = "my_package.my_module:METRIC"`
 FIELDS = frozenset(f.name for f in dataclasses.fields(Score))
-CELL_COLUMNS = ("entry", "method", "seed", "status", "verdict")
+CELL_COLUMNS = ("entry", "method", "seed", "status", "verdict", "truth")
 # figures of a whole cell, repeated in each of its rows, before and after the joint distances
 BOUND = ("elbo", "elbo_se", "pareto_k")
 COST = ("seconds", "compile_seconds", "gradient_evaluations")

@@ -25,6 +25,11 @@ def as_reference(truth: Reference | Posterior | None) -> Reference:
         )
     if isinstance(truth, Reference):
         return truth
+    if not isinstance(truth, Posterior):
+        raise UsageError(
+            f"The reference is {truth!r} ({type(truth).__name__}); accepted: a Reference, draws of"
+            " benchmarks.run_nuts, a word such as 'stored', or None."
+        )
     if truth.sample_dims == ("sample",):
         if truth.method not in get_args(ReferenceKind):
             raise UsageError(

@@ -86,6 +86,7 @@ def make_view(report: EntryReport, methods: Sequence[str] = ()) -> View:
     reference = (
         component_draws(report.reference.posterior)
         if report.reference.posterior is not None
+        and (report.reference.usable or report.reference.kind != "estimated")
         else {}
     )
     worst: dict[Key, float] = {}

@@ -72,8 +72,9 @@ def _head(run: ReportInput) -> str:
     lines += [
         "",
         (
-            "<sub>Errors in sds of the reference, ± one Monte Carlo standard error. Material: a"
-            " mean off by more than 0.15, an sd by more than a factor 1.15.</sub>"
+            "<sub>Errors in sds of the reference, or of what the row's sentence names where the"
+            " reference does not hold, ± one Monte Carlo standard error. Material: a mean off by"
+            " more than 0.15, an sd by more than a factor 1.15.</sub>"
         ),
         "",
     ]

@@ -22,10 +22,11 @@ from guides.registry import FAMILIES, check_family
 from zoo.density.faults import place_of
 from zoo.density.log_density import LogDensity
 from zoo.errors import ProgramError, UsageError, ZooError, one_line
+from zoo.registry import names, parse
 from zoo.seeds import seeded
 from zoo.types import ModelEntry
 
-__all__ = ["command", "duration", "plan_cells", "prepare", "slow"]
+__all__ = ["command", "duration", "file_of", "plan_cells", "prepare", "slow", "unnamed"]
 
 SMC_NUMBERS = 1_000_000  # entries of all results in one evaluation, for some minutes of SMC
 LONG, MANY_ROWS = 300.0, 20_000  # seconds and rows from which minibatches are advised
@@ -233,8 +234,30 @@ def plan_cells(plan: Plan, prepared: Sequence[Prepared]) -> list[Cell]:
     return cells
 
 
+def unnamed(plan: Plan) -> list[str]:
+    """Return the entries that are neither in the registry nor in a file: given in Python."""
+    known = set(names())
+    return [e for e in plan.entries if not file_of(e) and _parsed_name(e) not in known]
+
+
+def _parsed_name(request: str) -> str:
+    try:
+        return parse(request)[0]
+    except ZooError:
+        return request
+
+
+def file_of(request: str) -> str:
+    """Return the path of the model file that a request names; empty for an entry's name."""
+    file, colon, _ = request.rpartition(":")
+    file = file if colon and file.endswith(".py") else request
+    return file if file.endswith(".py") else ""
+
+
 def command(plan: Plan) -> str:
-    """Return the command that makes this run."""
+    """Return the command that makes this run, or the call where the model was given in Python."""
+    if unnamed(plan):
+        return _call(plan)
     guides = plan.guides if isinstance(plan.guides, str) else ",".join(plan.guides)
     words = [
         "zoo compare",
@@ -259,6 +282,25 @@ def command(plan: Plan) -> str:
         if on
     ]
     return " ".join(words) + again
+
+
+def _call(plan: Plan) -> str:
+    """Return the call that makes a run of a model that was given in Python."""
+    words = ["model", "data"]
+    words += [] if plan.guides == "all" else [repr([*plan.guides])]
+    words += [
+        f"{name}={value!r}"
+        for name, value, usual in (
+            ("nuts", plan.nuts, True),
+            ("trust", plan.trust, True),
+            ("seed", plan.seeds[0], 0),
+            ("quick", plan.quick, False),
+            ("restarts", plan.restarts, 1),
+        )
+        if value != usual
+    ]
+    again = "".join(f", again with seed={seed}" for seed in plan.seeds[1:])
+    return f"benchmarks.compare_program({', '.join(words)}){again}"
 
 
 def slow(missing: Sequence[Cell], seconds: float) -> list[str]:

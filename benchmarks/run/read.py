@@ -11,16 +11,15 @@ from typing import Any
 from benchmarks.run.cell import Cell, differs
 from benchmarks.run.evaluate import evaluate
 from benchmarks.run.plan import Plan
-from benchmarks.run.prepare import command, plan_cells, prepare
+from benchmarks.run.prepare import command, file_of, plan_cells, prepare, unnamed
 from benchmarks.run.progress import Events
 from benchmarks.run.record import SCHEMA
 from benchmarks.run.run_result import RunResult
 from benchmarks.run.store import RunDir
 from benchmarks.workers import one_thread
-from zoo.errors import UsageError, ZooError
-from zoo.registry import names, parse
+from zoo.errors import UsageError
 
-__all__ = ["read_run", "stored_cells", "unavailable"]
+__all__ = ["cure", "read_run", "stored_cells", "unavailable"]
 
 
 def read_run(
@@ -44,8 +43,7 @@ def read_run(
     if unknown:
         raise UsageError(
             f"The run in {str(path)!r} is of {', '.join(map(repr, unknown))}, and reading a run"
-            " executes no file by itself; give the model file that made it: `zoo report"
-            f" {path} --model FILE.py`."
+            f" executes no model by itself; {cure(path, unknown, models)}."
         )
     with one_thread(), contextlib.closing(run):
         prepared = [prepare(run.plan, _given(r, models)) for r in run.plan.entries]
@@ -74,30 +72,21 @@ def stored_cells(path: Path, *, events: Events | None = None) -> list[dict[str, 
 
 def unavailable(plan: Plan, models: Sequence[Path | str] = ()) -> list[str]:
     """Return the requests of a plan that cannot be loaded without executing a file not given."""
-    known = set(names())
-    return [
-        request
-        for request in plan.entries
-        if (
-            _given(request, models) is None
-            if _file_of(request)
-            else _parsed_name(request) not in known
+    python = unnamed(plan)
+    return [r for r in plan.entries if r in python or _given(r, models) is None]
+
+
+def cure(path: Path, unknown: Sequence[str], models: Sequence[Path | str] = ()) -> str:
+    """Return what makes the report of a run anew whose models `unavailable` names."""
+    files = [f for f in map(file_of, unknown) if f]
+    if not files:
+        return (
+            f"{', '.join(map(repr, unknown))} was given in Python and has no file: repeat the call"
+            f" of compare_program with out={str(path)!r}, which runs no finished row again"
         )
-    ]
-
-
-def _parsed_name(request: str) -> str:
-    try:
-        return parse(request)[0]
-    except ZooError:
-        return request
-
-
-def _file_of(request: str) -> str:
-    """Return the path of the model file that a request names; empty for an entry's name."""
-    file, colon, _ = request.rpartition(":")
-    file = file if colon and file.endswith(".py") else request
-    return file if file.endswith(".py") else ""
+    given = ", ".join(repr(str(m)) for m in models)
+    other = f"it was made by {', '.join(map(repr, files))}, not by {given}; " if models else ""
+    return f"{other}give the model file that made it: `zoo report {path} --model FILE.py`"
 
 
 def _given(request: str, models: Sequence[Path | str]) -> Any:
@@ -105,7 +94,7 @@ def _given(request: str, models: Sequence[Path | str]) -> Any:
 
     None if no such file is given; an entry's name is returned as it is.
     """
-    file = _file_of(request)
+    file = file_of(request)
     if not file:
         return request
     name = request[len(file) :]

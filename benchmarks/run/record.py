@@ -106,6 +106,7 @@ class Cell(_Record):
     heldout_lpd: dict[str, Number] | None
     mcmc: McmcRecord | None  # type: ignore[valid-type]
     correlations: dict[str, Any]
+    compared_with: str = ""
     cost: dict[str, int | float | None]
     compiled: dict[str, Any]
     stop: dict[str, Any] | None
@@ -260,6 +261,7 @@ def scored_cell(cell: Mapping[str, Any], comparison: Comparison) -> dict[str, An
             "heldout_lpd": c.heldout_lpd,
             "mcmc": None if c.mcmc is None else _fields(c.mcmc),
             "correlations": dict(c.correlations),
+            "compared_with": c.compared_with,
             "reference": {
                 **{k: getattr(c.reference, k) for k in ("kind", "usable", "reason")},
                 "digest": digest_of(c.reference),
@@ -288,6 +290,7 @@ def comparison_of(
         reasons=tuple(_restore(Reason, r) for r in cell["reasons"]),
         trust=tuple(_restore(Trust, t) for t in cell["trust"]),
         notes=tuple(cell["notes"]),
+        compared_with=cell.get("compared_with", ""),
         pareto_k=None if cell["pareto_k"] is None else _restore(ParetoK, cell["pareto_k"]),
         mcmc=None if cell["mcmc"] is None else _restore(Mcmc, cell["mcmc"]),
         **{name: cell[name] for name in ("elbo", "log_evidence", "heldout_lpd", "correlations")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,16 +32,24 @@ def results_frame(path: str | Path) -> pd.DataFrame:
         path: a run directory; an unfinished run gives the cells that exist.
 
     Returns:
-        columns `entry method seed status verdict quantity index label mean_error ...` (errors in
-        reference sds), those of plug-in metrics, then the figures of the whole cell: `elbo`
-        (nats), `pareto_k`, every joint distance with its standard error and noise floor (`c2st
-        c2st_se c2st_floor`), `seconds`, `gradient_evaluations`.
+        columns `entry method seed status verdict truth quantity index label mean_error ...`
+        (errors in sds of that truth), those of plug-in metrics, then the figures of the whole
+        cell: `elbo` (nats), `pareto_k`, every joint distance with its standard error and noise
+        floor (`c2st c2st_se c2st_floor`), `seconds`, `gradient_evaluations`.
+
+    Warns:
+        RuntimeWarning: a damaged cell that is left out.
     """
     import pandas as pd
 
     run = RunDir.open(Path(path))
-    cells = [c for c in (run.read(n) for n in run.names()) if c is not None]
+    cells = [c for c in (run.read(n, warn=_warn) for n in run.names()) if c is not None]
     return pd.DataFrame(score_rows(cells), columns=score_columns(cells))
+
+
+def _warn(sentence: str) -> None:
+    """Say which cell is missing from the table."""
+    warnings.warn(f"Left out of the table: {sentence}", RuntimeWarning, stacklevel=4)
 
 
 def score_columns(cells: Sequence[Mapping[str, Any]] = ()) -> list[str]:
@@ -87,7 +96,8 @@ def score_rows(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return one flat row per score of the cells."""
     rows = []
     for cell in sorted(cells, key=lambda c: (c["entry"], c["method"], c["seed"])):
-        head = {k: cell[k] for k in CELL_COLUMNS} | figures_of(cell)
+        head = {k: cell.get(k) for k in CELL_COLUMNS} | figures_of(cell)
+        head["truth"] = cell.get("compared_with") or (cell.get("reference") or {}).get("kind")
         rows += [
             {
                 **head,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from html import escape
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +20,8 @@ from benchmarks.run.progress import Console, Events
 from benchmarks.run.results import score_columns, score_rows
 from benchmarks.run.run_result import RunResult
 from benchmarks.verdicts import verdict_of
-from zoo.errors import UsageError
+from zoo.errors import UnknownNameError
+from zoo.fields import FLAG, POSITIVE, SEED, Kind, accepted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +29,15 @@ if TYPE_CHECKING:
     from benchmarks.types import Comparison
 
 __all__ = ["Scorecard", "compare_program"]
+
+GIVEN = Kind(
+    accepted="a list such as ['mean_field', 'full_rank'], or 'all'",
+    holds=lambda value: (
+        value == "all"
+        if isinstance(value, str)
+        else isinstance(value, Sequence) and bool(value) and all(isinstance(f, str) for f in value)
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +154,21 @@ def compare_program(
         UsageError: bad data, an unknown family, or a program that cannot be handled correctly,
             with the cure.
     """
-    if isinstance(families, str) and families != "all":
-        raise UsageError(
-            f"families is {families!r}; accepted: a list such as ['mean_field', 'full_rank'], or"
-            " 'all'."
-        )
+    accepted(
+        "compare_program",
+        families=(families, GIVEN),
+        nuts=(nuts, FLAG),
+        trust=(trust, FLAG),
+        quick=(quick, FLAG),
+        progress=(progress, FLAG),
+        seed=(seed, SEED),
+        restarts=(restarts, POSITIVE),
+        jobs=(jobs, POSITIVE),
+    )
+    known = {*signature(compare_program).parameters, *signature(zoo.from_program).parameters}
+    for name in options:
+        if name not in known - {"options"}:
+            raise UnknownNameError("argument of compare_program", name, known - {"options"})
     events = events or (Console() if progress else Events())
     entry = zoo.from_program(model, data, **options)
     chosen: Any = "all" if families == "all" else list(families)

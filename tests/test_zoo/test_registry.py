@@ -305,3 +305,21 @@ def test_bad_names_of_new_models(tmp_path, name):
 def test_a_missing_folder_for_a_new_model(tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
         new_model("fine", tmp_path / "gone")
+
+
+def test_a_file_in_a_folder_whose_path_looks_like_a_name_is_a_file(tmp_path, monkeypatch):
+    """`models/m.py` has the form of an entry of posteriordb."""
+    (tmp_path / "models").mkdir()
+    source = (
+        "import pyro, pyro.distributions as dist, zoo\n"
+        "def program():\n"
+        "    pyro.sample('x', dist.Normal(0.0, 1.0))\n"
+        "ENTRY = zoo.from_program(program, {}, observed=())\n"
+    )
+    (tmp_path / "models" / "m.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    for request in ("models/m.py", "models/m.py:my_model"):
+        registry.require(request)
+        assert zoo.load(request).name == "my_model"
+    with pytest.raises(UnknownNameError, match="Unknown entry 'models/m'"):
+        registry.require("models/m")

@@ -308,7 +308,7 @@ def load(name: str, **options: Any) -> ModelEntry:
     if twice:
         raise UsageError(f"Option {twice[0]!r} is given in brackets and as an argument; keep one.")
     chosen = {**given, **options}
-    if base.endswith(".py") or ".py:" in base:
+    if _is_file(base):
         from zoo.user_models.model_file import load_file
 
         entry = load_file(base)
@@ -328,8 +328,13 @@ def require(request: str) -> None:
     """
     match = _REQUEST.fullmatch(request)
     base = match["base"].strip() if match else ""
-    if NAME.fullmatch(base):
+    if NAME.fullmatch(base) and not _is_file(base):
         _info(base)
+
+
+def _is_file(base: str) -> bool:
+    """Whether a request names a model file, or an object in one."""
+    return base.endswith(".py") or ".py:" in base
 
 
 def _by_name(name: str) -> ModelEntry:

@@ -16,16 +16,20 @@ from scipy.stats import multivariate_normal
 from support.short_runs import short_fits
 
 import zoo
-from benchmarks.comparison.assess import assess
+from benchmarks.comparison.assess import assess, assess_row
+from benchmarks.comparison.sentences import advised
 from benchmarks.mcmc.short_chains import nested_r_hat
 from benchmarks.metrics.numbers import value_with_error
 from benchmarks.reference import find
+from benchmarks.report.components import make_view
 from benchmarks.report.numbers import with_error
 from benchmarks.run import estimates
 from benchmarks.run.execute import execute
 from benchmarks.run.plan import Plan, make_plan
 from benchmarks.run.prepare import command, plan_cells, prepare
 from benchmarks.run.progress import Events
+from benchmarks.run.record import comparison_of, scored_cell
+from benchmarks.run.results import score_rows
 from benchmarks.trust.estimate import METHOD, estimated_reference
 from zoo.errors import FitError, UsageError
 from zoo.types import Reference
@@ -216,6 +220,21 @@ def test_a_row_in_doubt_is_no_truth_and_nothing_agrees(done):
         found = assess(c.fit, draws=c.posterior, smc=truth)
         assert found.verdict == {"mean_field": "too_narrow", "laplace": "inconclusive"}[c.method]
         assert "3.0 nats apart" in next(k.sentence for k in found.checks if k.name == "smc")
+    rows = [assess_row(c.posterior, c.fit, truth) for c in report.comparisons[:2]]
+    for c, held in zip(rows, report.comparisons, strict=False):
+        assert (c.reference, held.compared_with) == (truth, "")
+        assert c.compared_with == "short chains begun at its own draws"
+    assert "too narrow (estimated by short chains begun at its own draws): " in rows[0].sentence
+    (again,) = [c for c in advised(rows) if c.method == "mean_field"]
+    assert "(estimated by short chains begun at its own draws)" in again.sentence
+    # what is in doubt stands in no column and no curve of the truth; its row has its own
+    doubtful = dataclasses.replace(report, reference=truth, comparisons=tuple(rows))
+    assert make_view(report).reference
+    assert not make_view(doubtful).reference
+    kept = scored_cell(result.cells[0], rows[0])
+    assert comparison_of(kept, rows[0].posterior, truth).compared_with == rows[0].compared_with
+    table = score_rows([kept, scored_cell(result.cells[1], report.comparisons[1])])
+    assert {r["truth"] for r in table} == {rows[0].compared_with, "estimated"}
 
 
 def test_repair_adds_a_row_beside_a_known_truth(tmp_path):
@@ -273,6 +292,8 @@ def test_what_is_too_large_for_smc_is_said(limit, value, part, methods, monkeypa
     cell = row(result, "laplace")
     assert cell["verdict"] == "inconclusive"
     assert "a missed mode would not be seen" in cell["sentence"]
+    own = "" if "short_chains" in methods else "short chains begun at its own draws"
+    assert cell["compared_with"] == own
     passed = {t["name"]: t["passed"] for t in cell["trust"]}
     assert passed["drift"] is passed["short_chains"] is True
     for score in cell["scores"]:  # against the ends of the chains, whose posterior is the guide's

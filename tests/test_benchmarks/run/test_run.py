@@ -484,13 +484,15 @@ def test_reading_a_run_executes_no_file_of_its_plan(
         (out / "plan.toml").read_text().replace(json.dumps(str(model)), json.dumps(str(received)))
     )
     assert unavailable(read_plan(out / "plan.toml")) == [str(received)]
-    with pytest.raises(UsageError, match=r"executes no file by itself.* --model FILE\.py"):
+    with pytest.raises(UsageError, match=r"executes no model by itself.* --model FILE\.py"):
         read_run(out)
     assert cli.run(["report", str(out)]) == 0
     shown = capsys.readouterr()
     assert "laplace" in shown.out
     assert "agrees" in shown.out
-    assert "give it with --model FILE.py" in shown.err
+    assert "give the model file that made it: `zoo report" in shown.err
+    assert cli.run(["report", str(out), "--model", "other.py"]) == 0
+    assert f"it was made by {str(received)!r}, not by 'other.py'" in capsys.readouterr().err
     assert cli.run(["report", str(out), "--html", str(tmp_path / "a.html")]) == 2
     assert not mark.exists()
     assert cli.run(["report", str(out), "--model", str(received)]) == 0
@@ -503,7 +505,26 @@ def test_a_run_of_a_program_without_a_file_shows_what_is_stored(tmp_path, capsys
     plan = plan_of("made_here", trust=False)
     execute(plan, out=tmp_path / "run", entries=[entry], pages=False)
     assert cli.run(["report", str(tmp_path / "run")]) == 0
-    assert "made_here" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "made_here" in shown.out
+    assert "given in Python and has no file: repeat the call of compare_program" in shown.err
+    assert "--model" not in shown.err
+    assert cli.run(["report", str(tmp_path / "run"), "--markdown", str(tmp_path / "a.md")]) == 2
+    assert "repeat the call of compare_program with out=" in capsys.readouterr().err
+    called = command(plan_of("made_here", trust=False, seeds=[3, 4]))
+    assert called.startswith("benchmarks.compare_program(model, data, [")
+    assert called.endswith("trust=False, seed=3), again with seed=4")
+
+
+def test_a_damaged_cell_is_missing_from_the_frame_with_a_warning(tmp_path, exact_methods, model):
+    out = tmp_path / "run"
+    go(plan_of(model), out, pages=False)
+    rows = len(results_frame(out))
+    (draws,) = out.glob("cells/*laplace*/posterior.nc")
+    draws.write_bytes(draws.read_bytes()[:-100])
+    with pytest.warns(RuntimeWarning, match=r"Left out of the table: cell .*laplace.* is damaged"):
+        found = results_frame(out)
+    assert len(found) < rows
 
 
 def test_text_of_others_is_no_formula_in_the_table(tmp_path, exact_methods):

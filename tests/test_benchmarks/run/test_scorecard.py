@@ -10,6 +10,8 @@ from pyro.infer.autoguide import AutoDelta, init_to_value
 from support.short_runs import short_fits
 
 import benchmarks
+import guides
+import zoo
 from zoo.errors import UnknownNameError, UsageError
 
 
@@ -86,6 +88,45 @@ def test_an_unknown_family_or_a_bare_word_is_refused():
         benchmarks.compare_program(model, DATA, families=["laplce"])
     with pytest.raises(UsageError, match=r"accepted: a list such as"):
         benchmarks.compare_program(model, DATA, families="laplace")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"families": []}, r"families=\[\] \(list\); accepted: a list such as"),
+        ({"seed": -1}, r"seed=-1 \(int\); accepted: an integer of at least 0"),
+        ({"seed": [1, 2]}, r"seed=\[1, 2\] \(list\); accepted: an integer"),
+        ({"jobs": 0}, "jobs=0 .*; accepted: an integer of at least 1"),
+        ({"restarts": 1.5}, "restarts=1.5 .*; accepted: an integer of at least 1"),
+        ({"quick": "yes"}, "quick='yes' .*; accepted: True or False"),
+        ({"seeds": [1, 2]}, "Unknown argument of compare_program 'seeds' .did you mean 'seed'"),
+        ({"famillies": ["laplace"]}, "'famillies' .did you mean 'families'"),
+    ],
+)
+def test_a_wrong_argument_is_named_before_the_model_is_run(given, says):
+    def untouched(y):
+        raise AssertionError("it was run")
+
+    with pytest.raises(UsageError, match=says):
+        benchmarks.compare_program(untouched, DATA, **given)
+
+
+def test_functions_of_fits_refuse_wrong_arguments_by_name():
+    entry = zoo.load("coin")
+    with pytest.raises(UsageError, match=r"guides.fit got entry='coin' \(str\); .*zoo.load"):
+        guides.fit("coin", "laplace")
+    for seed in (-1, 1.5, True):
+        with pytest.raises(UsageError, match=f"guides.fit got seed={seed} .*at least 0"):
+            guides.fit(entry, "laplace", seed=seed)
+    fit = guides.fit(entry, "laplace")
+    with pytest.raises(UsageError, match=r"guides.draw got n=2.5 \(float\)"):
+        guides.draw(fit, 2.5)
+    with pytest.raises(UsageError, match=r"assess got seed=None"):
+        benchmarks.assess(fit, seed=None)
+    with pytest.raises(UsageError, match=r"run_nuts got entry='coin'"):
+        benchmarks.run_nuts("coin")
+    with pytest.raises(UsageError, match=r"The reference is 3 \(int\); accepted: a Reference"):
+        benchmarks.compare(guides.draw(fit, 200), 3)
 
 
 @pytest.mark.usefixtures("undrawn")

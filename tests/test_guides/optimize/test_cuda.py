@@ -164,7 +164,7 @@ def test_a_program_as_guide_stays_on_the_processor_with_a_notice(tiny, pretended
     with caplog.at_level(logging.WARNING, logger="zoo"):
         fit = guides.fit(own, "mine", device="cuda", **{**RUN, "steps": 4, "num_particles": 2})
     assert not fit.compiled["used"]
-    assert "not on cuda: the guide is a Pyro program" in caplog.text
+    assert "not on cuda: steps of a guide that is a Pyro program" in caplog.text
 
 
 def test_every_tensor_a_graph_makes_is_made_on_the_device():
