@@ -88,7 +88,7 @@ class ProgramObjective:
     def observe(self, device: str) -> None:
         """Find the draws of a step, by running it for two seeds.
 
-        If they differ between seeds or particles, `eager` says so.
+        If they differ between seeds or particles, or if a step changes a buffer, `eager` says so.
         """
         if device != "cpu":
             self.eager = "steps of a guide that is a Pyro program run on the CPU"
@@ -97,10 +97,17 @@ class ProgramObjective:
         if self.eager:
             return
         stream, found = torch.Generator().manual_seed(15_485_863), []
+        buffers = [(b, b.clone()) for b in self.module.buffers()]
         for _ in range(2):
             with recorded() as draws:
                 self.loss(self.peek_noise(stream))
             found.append(tuple(draws))
+        if not all(torch.equal(b, before) for b, before in buffers):
+            self.eager = "a layer remembers what it was given, as batch normalization does"
+            with torch.no_grad():  # this look at a step is not to be remembered
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+            return
         one = found[0][: len(found[0]) // self.gradients_per_step]
         if all(draws == one * self.gradients_per_step for draws in found):
             self._draws = one

@@ -138,6 +138,5 @@ def refuse_draws(graph: fx.GraphModule) -> None:
     for node in graph.graph.nodes:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise NoiseError(
-                f"the random numbers of {node.target} are no input; their distribution depends on"
-                " a tensor, or they come from a generator of their own"
+                f"the random numbers that {node.target} draws cannot be an input of a graph"
             )

@@ -187,7 +187,7 @@ def other(y):
 @pytest.mark.parametrize(
     ("guide", "reason"),
     [
-        (gamma, "_standard_gamma.default are no input; their distribution depends on a tensor"),
+        (gamma, "_standard_gamma.default draws cannot be an input of a graph"),
         (sometimes, "draws other random numbers in every run"),
         (other, "self-check"),
     ],
@@ -242,3 +242,38 @@ def test_a_guide_that_draws_a_discrete_site_runs_as_it_is(monkeypatch):
     fit, step = run(zoo.from_program(model, Y, guide=guide), monkeypatch, backend="", compile="on")
     assert fit.compiled["reason"] == "the guide draws discrete sites"
     assert step.objective.inputs((torch.tensor(3),)) == (torch.tensor(3),)
+
+
+@pytest.mark.parametrize("layer", ["dropout", "batch normalization"])
+def test_layers_that_draw_or_remember_are_trained_as_they_are(layer, monkeypatch):
+    """Looking at a step leaves no trace in what a batch normalization remembers."""
+
+    def entry():
+        torch.manual_seed(1)
+        inside = nn.Dropout(0.5) if layer == "dropout" else nn.BatchNorm1d(3)
+        encoder = nn.Sequential(nn.Linear(2, 3), inside, nn.Linear(3, 2)).double()
+
+        def model(x):
+            with pyro.plate("n", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z.expand_as(x), 0.5).to_event(1), obs=x)
+
+        def guide(x):
+            pyro.module("encoder", encoder)
+            with pyro.plate("n", len(x)):
+                loc, log_scale = encoder(x).chunk(2, -1)
+                pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+        return zoo.from_program(model, {"x": X}, guide=guide)
+
+    fits = [run(entry(), monkeypatch, backend="", compile=mode)[0] for mode in ("on", "off")]
+    assert not fits[0].compiled["used"]
+    reason = (
+        "a layer remembers" if layer == "batch normalization" else "aten.bernoulli_.float draws"
+    )
+    assert reason in fits[0].compiled["reason"]
+    assert np.array_equal(fits[0].losses, fits[1].losses)
+    for mine, theirs in zip(*(list(f.guide.buffers()) for f in fits), strict=True):
+        assert torch.equal(mine, theirs)
+    if layer == "batch normalization":
+        assert any(b.ndim and b.abs().sum() > 0 for b in fits[0].guide.buffers())
