@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import hypot, inf, isfinite, log
+from math import hypot, inf, isfinite, log, sqrt
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.thresholds import LOG_SD, MEAN
@@ -137,6 +137,24 @@ class ParetoK:
         It says nothing about the raw draws.
         """
         return self.value <= self.threshold
+
+    @property
+    def se(self) -> float:
+        """Standard error of k-hat over other draws of the same guide.
+
+        (1 + k) / sqrt(M), that of the shape of a generalized Pareto distribution fitted to the M =
+        min(S / 5, 3 sqrt(S)) largest of S weights, times M / (M + 10) for the prior of the
+        estimate (Vehtari et al. 2024, appendix). It is NaN where k-hat is, and 0 for flat weights.
+        """
+        if self.value == 0.0:
+            return 0.0
+        tail = min(self.draws / 5, 3 * sqrt(self.draws))
+        return max(0.0, 1 + self.value) / sqrt(tail) * tail / (tail + 10)
+
+    @property
+    def near(self) -> bool:
+        """Whether other draws of the same guide may well fall on the other side of the line."""
+        return abs(self.value - self.threshold) < self.se
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,10 +125,11 @@ def pareto_k(known: Evidence) -> str:
     if known.pareto_k is None:
         raise Failed(known.bad_weights)
     k = known.pareto_k
+    other = ", and other draws of this guide may fall on the other side of it" if k.near else ""
     sentence = (
-        f"k-hat {k.value:.2f} is {'within' if k.trusted else 'above'} its threshold"
-        f" {k.threshold:.2f} for {k.draws:,} draws (it grades the reweighted answer, not the raw"
-        " draws)."
+        f"k-hat {k.value:.2f} +- {k.se:.2f} is {'within' if k.trusted else 'above'} its threshold"
+        f" {k.threshold:.2f} for {k.draws:,} draws{other} (it grades the reweighted answer, not the"
+        " raw draws)."
     )
     if not k.trusted:
         raise Failed(sentence)

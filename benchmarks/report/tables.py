@@ -80,7 +80,9 @@ def _method(c: Comparison, fit: FitSummary | None) -> dict[str, str]:
         "log_evidence": (
             with_error(abs(error), evidence.get("bound_se")) if error is not None else ""
         ),
-        "khat": f"{plain(k.value, 2)} (≤ {plain(k.threshold, 2)})" if k is not None else "",
+        "khat": f"{plain(k.value, 2)} ± {plain(k.se, 2)} (≤ {plain(k.threshold, 2)})"
+        if k is not None
+        else "",
         "importance_ess": (
             f"{count(k.importance_ess)} of {count(k.draws)}" if k is not None else ""
         ),

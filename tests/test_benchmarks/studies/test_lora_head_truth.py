@@ -12,7 +12,10 @@ import zoo
 from benchmarks.audit.targets_adapters import _evidence, _log_likelihood
 from benchmarks.comparison.baselines import halves, predictive
 from benchmarks.metrics.calibration import total_variation
+from benchmarks.run.progress import Events
+from benchmarks.studies.lora_head import truth
 from benchmarks.studies.lora_head.truth import exact
+from benchmarks.studies.record import Work
 from zoo.errors import UsageError
 from zoo.models.adapters import _baselines as lora_baselines
 
@@ -73,3 +76,22 @@ def test_nuts_predicts_as_the_exact_posterior_does(subject, options):
     )
     if options["rank"] == 2 and options["form"] == "subspace":
         assert truth.log_evidence == pytest.approx(_evidence(2), abs=1e-5)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_every_form_is_a_row_and_a_quick_run_has_the_first(quick, monkeypatch, tmp_path):
+    asked = []
+
+    def row(case, draws):
+        asked.append((case, draws))
+        return {**case, "draws": draws}
+
+    monkeypatch.setattr(truth, "_row", row)
+    work = Work(quick=quick, jobs=1, out=tmp_path, progress=Events())
+    found = truth.measure(work)
+    forms = truth.CASES[:1] if quick else truth.CASES
+    assert [case for case, _ in asked] == list(forms) != []
+    assert {draws for _, draws in asked} == {500 if quick else 2000}
+    assert found == [{**case, "draws": draws} for case, draws in asked]
+    assert truth.measure(work) == found  # kept: nothing is measured twice
+    assert len(asked) == len(forms)

@@ -187,3 +187,14 @@ def test_wrong_options_are_refused_with_a_guess() -> None:
         classes.ENTRY.with_options(covariance="diagonal").load_data()
     with pytest.raises(UsageError, match="2 to 9"):
         latent_class.ENTRY.with_options(K=1).load_data()
+
+
+def test_points_are_rows_at_even_ranks_of_the_first_axis():
+    generator = np.random.default_rng(2)
+    x = generator.standard_normal((30, 3)) * [1.0, 3.0, 0.5]  # the second column is the axis
+    found = classes.points(torch.tensor(x))
+    axis = np.linalg.svd(x, full_matrices=False)[2][0]
+    order = np.argsort(x @ axis * np.sign(axis[np.abs(axis).argmax()]))
+    assert found.tolist() == order[[2, 6, 9, 13, 16, 20, 23, 27]].tolist()
+    vector = classes.axis_of(torch.tensor(-x)).numpy()
+    np.testing.assert_allclose(vector, axis * np.sign(axis[1]), atol=1e-12)

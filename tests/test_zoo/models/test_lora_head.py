@@ -19,6 +19,7 @@ from zoo.models.adapters import _backbone as backbone
 from zoo.models.adapters import _baselines as lora_baselines
 from zoo.models.adapters import _digit_tasks as digit_tasks
 from zoo.models.adapters import _updates as adapters
+from zoo.models.adapters import lora_head
 
 FORMS = [("rank", 1), ("rank", 2), ("core", 2), ("subspace", 2), ("last_layer", 1)]
 
@@ -257,3 +258,15 @@ def test_the_prior_sd_of_an_update_does_not_depend_on_the_rank(rank):
     x = torch.randn(3, 64, dtype=torch.float64, generator=generator)
     expected = torch.tanh(x @ (w["w2"] + delta).mT + w["b2"]) @ w["w3"].T + w["b3"]
     torch.testing.assert_close(adapters.adapted(7)(draws, x), expected)
+
+
+def test_probes_are_test_rows_at_even_ranks_of_the_log_odds(monkeypatch):
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(27, 3, dtype=torch.float64, generator=generator)
+    unit = torch.arange(27) % 3
+    p = logits.softmax(-1).numpy()[np.arange(27), unit]
+    found = lora_head.log_odds_of(logits, unit)
+    np.testing.assert_allclose(found, np.log(p) - np.log1p(-p), rtol=1e-10)
+    monkeypatch.setattr(lora_head, "frozen_logits", lambda classes, hidden: hidden)
+    rows = lora_head.probe_rows(3, logits, unit)
+    assert rows.tolist() == np.argsort(p)[2:26:2].tolist()
