@@ -126,10 +126,10 @@ def pareto_k(known: Evidence) -> str:
         raise Failed(known.bad_weights)
     k = known.pareto_k
     other = ", and other draws of this guide may fall on the other side of it" if k.near else ""
+    side = "within" if k.trusted else "above"
     sentence = (
-        f"k-hat {k.value:.2f} +- {k.se:.2f} is {'within' if k.trusted else 'above'} its threshold"
-        f" {k.threshold:.2f} for {k.draws:,} draws{other} (it grades the reweighted answer, not the"
-        " raw draws)."
+        f"k-hat {k.value:.2f} +- {k.se:.2f} is {side} its threshold {k.threshold:.2f} for"
+        f" {k.draws:,} draws{other} (it grades the reweighted answer, not the raw draws)."
     )
     if not k.trusted:
         raise Failed(sentence)

@@ -9,6 +9,7 @@ of their methods, so each has a contrast of at least 4.5 : 1 to the paper and to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -88,23 +89,37 @@ def slot_of(method: str) -> int | None:
 def marks(names: Sequence[str]) -> dict[str, Mark]:
     """Assign a mark to every method.
 
-    A family with a requested slot always has the same mark; others get the next free slot.
+    A family with a requested slot always has the same mark; others get the next free slot. Rows
+    of several seeds (`mean_field s0`, `mean_field s1`) have the color of their method, and markers
+    and dashes of their own.
     """
     chosen: dict[str, Mark] = {}
+    slots: dict[str, int] = {}
+    seeds: dict[str, int] = {}
     asked = {slot for f in FAMILIES if (slot := slot_of(f)) is not None}
-    taken = {slot for n in names if (slot := slot_of(n)) is not None}
+    taken = {slot for n in names if (slot := slot_of(_method(n))) is not None}
     # slots of absent families come last
     order = [*(i for i in range(len(MARKERS)) if i not in asked), *sorted(asked)]
     free = [i for i in order if i not in taken]
     for name in names:
-        if name.split(" ")[0] == "nuts":
-            chosen[name] = Mark("nuts", light("nuts"), "X", "-")
+        method = _method(name)
+        number = seeds[method] = seeds.get(method, -1) + 1  # of the row among those of its method
+        if method == "nuts":
+            marker, dash = ("X", "-") if not number else (MARKERS[-number], DASHES[number])
+            chosen[name] = Mark("nuts", light("nuts"), marker, dash)
             continue
-        own = slot_of(name)
-        slot = own if own is not None else free.pop(0) if len(free) > 1 else free[0]
-        role = f"m{slot + 1}"
-        chosen[name] = Mark(role, light(role), MARKERS[slot], DASHES[slot])
+        if method not in slots:
+            own = slot_of(method)
+            slots[method] = own if own is not None else free.pop(0) if len(free) > 1 else free[0]
+        slot = slots[method]
+        role, place = f"m{slot + 1}", (slot + 3 * number) % len(MARKERS)
+        chosen[name] = Mark(role, light(role), MARKERS[place], DASHES[place])
     return chosen
+
+
+def _method(name: str) -> str:
+    """Return the method of a row, without the seed that tells rows of one method apart."""
+    return re.sub(r" s\d+$", "", name)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.errors import DataError, UsageError
+from zoo.errors import DataError, ProgramError, UsageError
 from zoo.types import Data
 
 FRAME = pd.DataFrame(
@@ -88,10 +88,30 @@ def test_missing_values_are_named_with_their_column(column):
 
 def test_a_text_series_gets_its_cure():
     codes = pd.factorize(FRAME["school"])[0]
-    with pytest.raises(DataError, match=r"Data 'ses' holds text.*pandas\.factorize\(ses\)"):
+    with pytest.raises(
+        DataError, match=r"Data 'ses' holds text.*pandas\.factorize\(data\['ses'\]\)"
+    ):
         zoo.from_program(model, FRAME.assign(ses=FRAME["school"]))
     entry = zoo.from_program(model, FRAME.assign(ses=codes))
     assert torch.equal(entry.load_data().train["ses"], torch.arange(4))
+
+
+def test_dates_are_no_categories():
+    days = pd.to_datetime(["2026-01-01", "2026-01-03", "2026-01-04", "2026-02-01"])
+    with pytest.raises(DataError, match=r"holds dates.*\(data\['ses'\] - .*\)\.dt\.days") as found:
+        zoo.from_program(model, FRAME.assign(ses=days))
+    assert "factorize" not in str(found.value)
+    assert (pd.Series(days) - pd.Series(days).min()).dt.days.tolist() == [0, 2, 3, 31]
+
+
+def test_a_column_that_is_missing_is_named_where_nothing_is_observed():
+    def regression(size, weight=None):
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(size)):
+            pyro.sample("weight", dist.Normal(slope * size, 1.0), obs=weight)
+
+    with pytest.raises(ProgramError, match="The data have no 'weight', which kept the default"):
+        zoo.from_program(regression, FRAME[["size"]])
 
 
 def test_errors_name_the_data_as_the_user_does():

@@ -7,6 +7,7 @@ and imports nothing; loading imports the one module that is requested.
 from __future__ import annotations
 
 import ast
+import difflib
 import functools
 import importlib
 import re
@@ -364,13 +365,17 @@ def _info(name: str) -> EntryInfo:
 
 
 def _file_here(name: str) -> str:
-    """Return a sentence that offers the model file of this name, if there is one."""
+    """Return a sentence that offers the model file of this name, or of one near it."""
     file = f"{name}.py"
-    return (
-        f" There is a model file {_short(file)}: to use it, write the name with .py."
-        if len(file) < 256 and "\0" not in file and Path(file).is_file()
-        else ""
-    )
+    if len(file) >= 256 or "\0" in file:
+        return ""
+    if not Path(file).is_file():
+        files = [path.name for path in Path().glob("*.py")]
+        near = difflib.get_close_matches(file, files, n=1, cutoff=0.75)
+        if not near:
+            return ""
+        file = near[0]
+    return f" There is a model file {_short(file)}: to use it, write its name with .py."
 
 
 def _entry(info: EntryInfo) -> ModelEntry:

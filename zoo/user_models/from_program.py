@@ -172,7 +172,8 @@ def from_program(
     for made in own.values():
         if isinstance(made, OwnGuide):
             summed_out(made(None, found.seen, None), density)
-    nothing = _without_likelihood(trace, density, observed)
+    left = [name for name in signature.names if name not in tensors and name != "index"]
+    nothing = _without_likelihood(trace, density, observed, left)
     none: tuple[Symmetry, ...] = ()
     free = unless_it_raises(lambda: symmetries(density), none) if quantities is None else none
     absent = unless_it_raises(lambda: may_not_exist(density), "")
@@ -218,7 +219,10 @@ def _units(
 
 
 def _without_likelihood(
-    trace: poutine.Trace, density: LogDensity, observed: Sequence[str] | None
+    trace: poutine.Trace,
+    density: LogDensity,
+    observed: Sequence[str] | None,
+    left: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Name the data that no observed site depends on, and a program that observes nothing.
 
@@ -237,10 +241,17 @@ def _without_likelihood(
             else ()
         )
     if given and observed is None:
+        missing = (
+            f" The data have no {', '.join(map(repr, left))}, which kept the default of the"
+            " program: is a column or a key missing?"
+            if left
+            else ""
+        )
         raise ProgramError(
             "The program has no likelihood: no site has obs= and there is no pyro.factor, so its"
             f" posterior is its prior and data {', '.join(map(repr, given))} inform nothing; write"
             " pyro.sample(..., obs=...), or pass observed=() if the prior is what you want."
+            f"{missing}"
         )
     return ("The program has no likelihood: its posterior is its prior.",)
 
@@ -250,7 +261,8 @@ def _without_likelihood(
 
 def _by_name(data: Any, signature: Signature, dtype: torch.dtype) -> tuple[dict[str, Any], Nested]:
     if is_frame(data):
-        data = columns_of(data, () if signature.open_ended else signature.names)
+        taken = columns_of(data, () if signature.open_ended else signature.names)
+        data = {k: numbers_of(k, column, f"data[{k!r}]") for k, column in taken.items()}
     if not isinstance(data, Mapping):
         if not isinstance(data, tuple | list):
             raise UsageError(

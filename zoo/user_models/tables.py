@@ -13,6 +13,12 @@ __all__ = ["columns_of", "is_frame", "numbers_of"]
 
 WHAT = {"M": "dates", "m": "durations", "U": "text", "S": "text", "c": "complex numbers"}
 
+CURES = {
+    "dates": "Give numbers, e.g. days: ({0} - {0}.min()).dt.days",
+    "durations": "Give numbers, e.g. seconds: {0}.dt.total_seconds()",
+    "complex numbers": "Give real and imaginary parts as two arguments",
+}
+
 
 def is_frame(value: Any) -> bool:
     """Return whether a value is a data frame of pandas, polars or their kin."""
@@ -40,24 +46,30 @@ def columns_of(frame: Any, wanted: tuple[str, ...]) -> dict[str, Any]:
     return taken
 
 
-def numbers_of(key: str, table: Any) -> np.ndarray[Any, Any]:
+def numbers_of(key: str, table: Any, place: str = "") -> np.ndarray[Any, Any]:
     """Return a series or a data frame as an array of numbers or booleans.
 
     Columns of different number types are brought to one.
+
+    Args:
+        key: the argument of the program.
+        table: its value.
+        place: what the caller would write for it, by default its name.
 
     Raises:
         DataError: a column holds text, dates or missing values; the message names it.
     """
     if not is_frame(table):
-        return _column(key, "", table)
-    arrays = [_column(key, str(name), table[name]) for name in table.columns]
+        return _column(key, "", table, place or key)
+    arrays = [
+        _column(key, str(name), table[name], f"{place or key}[{name!r}]") for name in table.columns
+    ]
     return np.column_stack(arrays) if arrays else np.empty((0, 0))
 
 
-def _column(key: str, name: str, column: Any) -> np.ndarray[Any, Any]:
+def _column(key: str, name: str, column: Any, place: str) -> np.ndarray[Any, Any]:
     values = np.asarray(column.to_numpy())
     where = f"Column {name!r} of data {key!r}" if name else f"Data {key!r}"
-    place = f"{key}[{name!r}]" if name else key
     missing = _missing(values)
     if missing:
         raise DataError(
@@ -70,10 +82,10 @@ def _column(key: str, name: str, column: Any) -> np.ndarray[Any, Any]:
     if kinds and all(issubclass(k, (int, float, bool, np.number, np.bool_)) for k in kinds):
         return values.astype(bool if kinds <= {bool, np.bool_} else np.float64)
     what = WHAT.get(values.dtype.kind, "text or objects")
+    cure = CURES.get(what, "Give codes, e.g. pandas.factorize({0})[0]").format(place)
     raise DataError(
         f"{where} holds {what}, such as {values.ravel()[0]!r}; accepted: numbers and booleans."
-        f" Give codes, e.g. pandas.factorize({place})[0]"
-        + (", or leave the column out." if name else ".")
+        f" {cure}{', or leave the column out.' if name else '.'}"
     )
 
 

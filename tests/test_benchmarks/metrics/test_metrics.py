@@ -18,6 +18,7 @@ from benchmarks.metrics.joint.sliced_wasserstein import sliced_wasserstein
 from benchmarks.metrics.metric import METRICS
 from benchmarks.metrics.numbers import rounded, value_with_error
 from benchmarks.thresholds import multiplier, pareto_threshold, rhat_limit
+from benchmarks.types import ParetoK
 from zoo.errors import UsageError
 from zoo.types import Data, Moments, Quantity
 
@@ -422,3 +423,18 @@ def test_lines_that_depend_on_sizes():
     assert multiplier(10) == pytest.approx(norm.isf(norm.sf(3.0) / 10))
     assert rhat_limit(4, 1000) == 1.01
     assert 1.03 < rhat_limit(4, 50) < 1.1
+
+
+@pytest.mark.parametrize("draws", [1000, 4000])
+def test_the_error_of_k_hat_is_its_spread_over_draws(draws):
+    """Weights of a normal guide that is too narrow by 0.7: k-hat is 0.5 in the mean."""
+    g = np.random.default_rng(7)
+    x = 0.7 * g.standard_normal((80, draws))
+    found = [arviz_bridge.pareto_k(row)[0] for row in 0.5 * x**2 * (1 / 0.49 - 1)]
+    one = ParetoK(value=float(np.mean(found)), threshold=0.7, draws=draws, importance_ess=100.0)
+    assert one.se == pytest.approx(np.std(found), rel=0.25)  # of 80 spreads: 8 % by chance
+    flat = replace(one, value=0.0)
+    assert (flat.se, flat.near) == (0.0, False)
+    close = replace(one, value=0.65)
+    assert close.near
+    assert not replace(one, value=1.2).near

@@ -175,6 +175,18 @@ def test_marks_are_stable_and_distinct():
     assert len(marks([f"mine {i}" for i in range(14)])) == 14  # more would repeat
 
 
+def test_rows_of_several_seeds_have_the_color_of_their_method():
+    """A method lost its color when seeds were added, and two rows of NUTS looked the same."""
+    methods = ["mean_field", "mine", "nuts"]
+    alone = marks(methods)
+    found = marks([f"{m} s{seed}" for seed in (0, 3, 7) for m in methods])
+    for method in methods:
+        rows = [found[f"{method} s{seed}"] for seed in (0, 3, 7)]
+        assert {row.color for row in rows} == {alone[method].color}
+        assert rows[0] == alone[method]
+        assert len({str(row.marker) for row in rows}) == len({str(row.dash) for row in rows}) == 3
+
+
 def test_sentences_of_the_terminal_are_typeset():
     assert (
         tidy("mean off by -0.31 +- 0.02 sd, 0.42x too narrow; a-1, z[-1]")

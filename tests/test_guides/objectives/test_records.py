@@ -105,3 +105,25 @@ def test_a_file_of_an_earlier_version_is_read(tiny, tmp_path, name, spec):
     config = guides.load(tmp_path / "old.pt", entry).config
     assert (config.objective, config.compile) == (spec, "auto")
     assert config.beta is None
+
+
+# bounds log p(x), per unit, without the score term, doubly, mirrored, ends as the ELBO
+FACTS = {
+    "elbo": (True, False, True, False, True, True),
+    "elbo_plain": (True, False, False, False, True, True),
+    "elbo_linear": (True, True, True, False, True, True),
+    "elbo_cyclical": (True, True, True, False, True, True),
+    "elbo_free_bits": (True, True, True, False, True, True),
+    "beta": (False, True, True, False, True, False),  # a bound for beta >= 1 only
+    "iwae": (True, True, False, False, False, False),
+    "iwae_dreg": (True, True, True, True, False, False),
+}
+
+
+def test_what_every_objective_declares():
+    found = {
+        name: (o.bounds == "log p(x)", o.per_unit, o.stl, o.doubly, o.mirrored, o.ends_as_elbo)
+        for name, o in OBJECTIVES.items()
+        if type(o).__module__.startswith("guides.")
+    }
+    assert found == FACTS
