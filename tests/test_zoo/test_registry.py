@@ -323,3 +323,20 @@ def test_a_file_in_a_folder_whose_path_looks_like_a_name_is_a_file(tmp_path, mon
         assert zoo.load(request).name == "my_model"
     with pytest.raises(UnknownNameError, match="Unknown entry 'models/m'"):
         registry.require("models/m")
+
+
+def test_an_entry_point_names_one_of_several_entries(tmp_path, monkeypatch):
+    module = tmp_path / "two_entries.py"
+    module.write_text(
+        "from dataclasses import replace\nimport zoo\n"
+        "FIRST = zoo.load('coin')\nSECOND = replace(FIRST, name='second')\n"
+        "ENTRIES = [FIRST, SECOND]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def entry(attribute):
+        target = f"two_entries:{attribute}"
+        return entries._entry(entries.EntryInfo(name="second", source="theirs", target=target))
+
+    assert entry("SECOND").name == entry("ENTRIES").name == "second"
+    assert entry("FIRST").name == "coin"  # it is asked for by its attribute, not by the name

@@ -72,3 +72,28 @@ def test_steins_identities_see_means_and_widths(shift, factor, what):
     found, limit, where = gates.stein(density, shift + factor * draws)
     assert found > limit
     assert where.startswith(f"{what} of x[")
+
+
+def test_the_gap_of_moments_is_in_standard_errors():
+    chains = planting.chains(autoregressive(0.0, seed=3))
+    known = gates.all_moments(chains)
+    (name,) = known
+    gap, limit = gates.moment_gap(chains, known)
+    assert gap == 0.0
+    assert 3 < limit < 6  # of four comparisons
+    both = (2 * known[name].mean_se[1] ** 2).sqrt()
+    for part, se in (("mean", known[name].mean_se), ("sd", known[name].sd_se)):
+        both = 2**0.5 * se[1]
+        moved = getattr(known[name], part).clone()
+        moved[1] += 7 * both
+        found, same = gates.moment_gap(chains, {name: known[name]._replace(**{part: moved})})
+        assert found == pytest.approx(7.0)
+        assert same == limit
+    other = known[name]._replace(mean=known[name].mean[:1])
+    assert gates.moment_gap(chains, {name: other})[0] == np.inf
+    # a component without an error, such as a constant, has to be equal
+    exact = known[name]._replace(
+        mean_se=torch.zeros(2), sd_se=torch.zeros(2), mean=known[name].mean + 1e-6
+    )
+    still = planting.chains(np.broadcast_to(known[name].mean.numpy(), (4, 100, 2)).copy())
+    assert gates.moment_gap(still, {name: exact._replace(sd=torch.zeros(2))})[0] > 1e5
