@@ -175,7 +175,11 @@ def test_the_file_of_the_page_is_a_metric(install, tmp_path):
     )
     rows = list(csv.reader((out / "results.csv").read_text().splitlines()))
     at = rows[0].index("missed_tails")
-    assert tuple(rows[0][rows[0].index("quantity") : at + 2]) == (*CSV, "missed_tails", "missed_tails_se")
+    assert tuple(rows[0][rows[0].index("quantity") : at + 2]) == (
+        *CSV,
+        "missed_tails",
+        "missed_tails_se",
+    )
     assert float(rows[1][at]) == first["missed_tails"]
     assert results_frame(out)["missed_tails"][0] == first["missed_tails"]
     html = (out / "report.html").read_text()

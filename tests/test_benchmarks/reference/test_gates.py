@@ -97,3 +97,13 @@ def test_the_gap_of_moments_is_in_standard_errors():
     )
     still = planting.chains(np.broadcast_to(known[name].mean.numpy(), (4, 100, 2)).copy())
     assert gates.moment_gap(still, {name: exact._replace(sd=torch.zeros(2))})[0] > 1e5
+
+
+def test_moments_of_chains_are_those_of_numpy_with_errors_of_independent_draws():
+    x = autoregressive(0.0, seed=5) * [1.0, 3.0] + [0.0, 2.0]
+    (found,) = gates.all_moments(planting.chains(x)).values()
+    flat = x.reshape(-1, 2)
+    np.testing.assert_allclose(found.mean, flat.mean(0))
+    np.testing.assert_allclose(found.sd, flat.std(0, ddof=1))
+    np.testing.assert_allclose(found.mean_se, flat.std(0) / len(flat) ** 0.5, rtol=0.1)
+    np.testing.assert_allclose(found.sd_se, flat.std(0) / (2 * len(flat)) ** 0.5, rtol=0.1)

@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import zoo
+from benchmarks.mcmc.tempered_smc import ISLANDS
 from benchmarks.studies.evidence import measure
 from benchmarks.studies.evidence.render import package, page
 from benchmarks.studies.evidence.study import STUDY
+from zoo.errors import FitError
 from zoo.truth import evidence
 
 ROW = {
@@ -55,3 +59,40 @@ def test_the_stored_file_is_that_of_the_published_rows():
     rows = STUDY.read(Path("docs/results"))
     stored = json.loads(evidence.FILE.read_text(encoding="utf-8"))
     assert stored == json.loads(STUDY.render(rows).package["zoo/references/evidence.json"])
+
+
+def test_a_row_is_left_out_by_its_size_and_in_doubt_without_an_estimate(monkeypatch):
+    asked = []
+
+    def fails(fit, density, *, islands, seed):
+        asked.append((fit.family, islands, seed))
+        raise FitError("planted: no way to the posterior.")
+
+    monkeypatch.setattr(measure, "estimate_from", fails)
+    found = measure.evidence_row("coin", seed=5)
+    assert found == {
+        "status": "in doubt",
+        "why": "planted: no way to the posterior",
+        "dimensions": 1,
+    }
+    assert asked == [(measure.STARTS[0], 2 * ISLANDS, 5)]
+    monkeypatch.setattr(measure, "_first_fit", lambda *given: None)
+    assert measure.evidence_row("coin")["why"] == "no guide to begin from could be fitted"
+    monkeypatch.setattr(measure, "NUMBERS", 3)
+    why = measure.evidence_row("coin")["why"]
+    assert "numbers in one evaluation of the density, at most 3" in why
+
+
+def test_the_first_fit_that_is_usable_begins(monkeypatch):
+    entry, tried = zoo.load("coin"), []
+
+    def fit(entry, family, seed, data):
+        tried.append(family)
+        return SimpleNamespace(ok=len(tried) == 2, family=family)
+
+    monkeypatch.setattr(measure.guides, "fit", fit)
+    found = measure._first_fit(entry, entry.load_data(), 0)
+    assert tried == list(measure.STARTS[:2])
+    assert found.family == measure.STARTS[1]
+    monkeypatch.setattr(measure.guides, "fit", lambda *a, **k: SimpleNamespace(ok=False))
+    assert measure._first_fit(entry, entry.load_data(), 0) is None

@@ -466,3 +466,20 @@ def test_an_objective_of_a_script_is_known_by_its_record_and_its_name(install):
         exec(renyi_of_the_page(), {"__name__": "another"})
     with pytest.raises(UsageError, match=r"'iwae' of .* is taken by guides.objectives.kinds.iwae"):
         exec(renyi_of_the_page().replace('"renyi"', '"iwae"'), names)
+
+
+def test_a_site_that_is_not_finite_is_found_in_the_step_that_failed(density):
+    """The noise of a step per unit has the schedule of the KL between draws and rows."""
+    guide = exact_guide(density)
+    for batch in (None, 4):
+        full = objective(density, guide, objective="elbo_linear[warmup=10]", batch_size=batch)
+        noise = full.peek_noise(torch.Generator().manual_seed(5))
+        assert len(noise) == 2 + (batch is not None)
+        with torch.no_grad():
+            before = guide.base.clone()
+            guide.base[:, 0] = torch.nan
+            assert full.locate_nonfinite(noise) == "the guide's own parameters"
+            guide.base.copy_(before)
+            guide.base[:, 0] = 1e200
+            assert "'" in full.locate_nonfinite(noise)
+            guide.base.copy_(before)
