@@ -62,3 +62,10 @@ def test_a_fault_is_killed_only_by_tests_that_pass_without_it(tmp_path, monkeypa
     monkeypatch.setattr(mutants, "tested", lambda *rest: ("failed", ""))
     broken = mutants.Runner(tmp_path / "other.jsonl", sys.executable, 60.0)
     assert broken.one(two, free)["outcome"] == "tests failed without it"
+
+
+def test_cases_mirror_the_modules_they_import():
+    found = mutants.mirror("benchmarks/report/sections/estimates.py")
+    assert found == ("tests/test_benchmarks/report", "tests/cases/test_readers_of_a_report.py")
+    assert mutants.mirror("benchmarks/run/store.py")[0] == "tests/test_benchmarks/run/test_store.py"
+    assert all((mutants.ROOT / place).exists() for place in found)

@@ -83,7 +83,27 @@ def kept() -> list[Edit]:
 
 
 def mirror(file: str) -> tuple[str, ...]:
-    """Return the tests that mirror a source file: those of its name, else of its folder."""
+    """Return the tests that mirror a source file.
+
+    These are the tests of its name, else of its folder, and the cases that import from it.
+    """
+    module = ".".join(Path(file).with_suffix("").parts).removesuffix(".__init__")
+    return (*_of_its_place(file), *(case for case, seen in cases().items() if module in seen))
+
+
+@functools.cache
+def cases() -> dict[str, frozenset[str]]:
+    """Return the modules from which every file of `tests/cases` imports."""
+    found = {}
+    for path in sorted((ROOT / "tests" / "cases").glob("test_*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        names = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+        names |= {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module}
+        found[path.relative_to(ROOT).as_posix()] = frozenset(names)
+    return found
+
+
+def _of_its_place(file: str) -> tuple[str, ...]:
     room, *folders = Path(file).with_suffix("").parts
     places = ["tests", f"test_{room}", *folders]
     named = Path(*places[:-1], f"test_{places[-1]}.py")
@@ -265,7 +285,8 @@ def table(listed: list[dict[str, str]], random: list[dict[str, str]], about: str
         "# Planted faults",
         "",
         "Each row of `tests/mutants/kept.toml` is a one-line fault that a test has to notice. The",
-        "tests that mirror the file run without it and with it, in a copy of the tree. A fault is",
+        "tests that mirror the file (those of its name, else of its folder, and the cases that",
+        "import from it) run without it and with it, in a copy of the tree. A fault is",
         "*killed* if a test fails or does not end. Made by `make mutants`.",
         "",
     ]
