@@ -67,5 +67,7 @@ def test_a_fault_is_killed_only_by_tests_that_pass_without_it(tmp_path, monkeypa
 def test_cases_mirror_the_modules_they_import():
     found = mutants.mirror("benchmarks/report/sections/estimates.py")
     assert found == ("tests/test_benchmarks/report", "tests/cases/test_readers_of_a_report.py")
-    assert mutants.mirror("benchmarks/run/store.py")[0] == "tests/test_benchmarks/run/test_store.py"
+    assert (
+        mutants.mirror("benchmarks/run/store.py")[0] == "tests/test_benchmarks/run/test_store.py"
+    )
     assert all((mutants.ROOT / place).exists() for place in found)

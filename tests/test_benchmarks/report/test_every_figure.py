@@ -331,3 +331,38 @@ def test_the_difference_of_two_known_matrices_is_drawn():
         for column in range(round(b.x0), round(b.x1))
     }
     assert covered == {(0, 0), (1, 1), (2, 2)}
+
+
+def test_rows_of_unsure_class_are_drawn_faint():
+    """Six rows on a line: two of class one, two of class two, two between them."""
+    share = torch.tensor([1.0, 0.95, 0.6, 0.45, 0.02, 0.0], dtype=torch.float64)
+    x = torch.stack([torch.linspace(-3, 3, 6), torch.tensor([0.1, -0.2, 0.3, 0.0, 0.2, -0.1])], 1)
+    x = x.double()
+    module = SimpleNamespace(
+        responsibilities=lambda draws, data: torch.stack([share, 1 - share], -1).expand(
+            len(draws["loc"]), 6, 2
+        ),
+        normals=lambda draws, basis: (
+            draws["loc"],
+            torch.eye(2).double().expand(len(draws["loc"]), 2, 2, 2),
+            None,
+        ),
+        permuted=lambda draws, order: draws,
+    )
+    loc = torch.tensor([[-2.0, 0.0], [2.0, 0.0]]).double().expand(40, 2, 2)
+    posterior = SimpleNamespace(
+        draws={"loc": loc},
+        sample_dims=("sample",),
+        data=SimpleNamespace(train={"x": x, "basis": torch.eye(2).double()}),
+    )
+    figure = mixture.clusters(posterior, module)
+    (axis,) = figure.axes
+    points = [line for line in axis.lines if line.get_linestyle() == "None"]
+    found = {}
+    for line in points:
+        for place in np.stack(line.get_data(), -1).round(6).tolist():
+            found[tuple(place)] = (line.get_color(), line.get_alpha())
+    assert len(found) == 6
+    alphas = sorted(alpha for _, alpha in found.values())
+    assert alphas == [0.3, 0.3, 0.85, 0.85, 0.85, 0.85]
+    assert len({color for color, _ in found.values()}) == 2

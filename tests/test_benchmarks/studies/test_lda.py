@@ -2,12 +2,16 @@
 
 import itertools
 import math
+import sys
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import gammaln
 
+from benchmarks.studies.lda import peers
 from benchmarks.studies.lda.heldout import (
     Heldout,
     complete,
@@ -138,3 +142,40 @@ def test_the_error_of_a_score_is_that_of_a_ratio_of_sums():
     # documents of other lengths at one rate per token have no error
     tokens = torch.arange(1.0, 9.0)
     assert Heldout(name="x", log_prob=-3 * tokens, tokens=tokens).se == pytest.approx(0, abs=1e-6)
+
+
+class FakeModel:
+    """What `tomotopy_gibbs` calls of tomotopy: it learns the words of each document."""
+
+    made: ClassVar[list["FakeModel"]] = []
+
+    def __init__(self, **settings):
+        self.settings, self.docs, self.trained = settings, [], []
+        self.made.append(self)
+
+    def add_doc(self, words):
+        self.docs.append(list(words))
+
+    def train(self, sweeps, workers):
+        self.trained.append((sweeps, workers, self.burn_in, self.optim_interval))
+
+    @property
+    def used_vocabs(self):
+        return list(dict.fromkeys(w for doc in self.docs for w in doc))
+
+    def get_topic_word_dist(self, k):
+        return [0.7, 0.1, 0.2] if k else [0.1, 0.6, 0.3]
+
+
+def test_the_peer_gets_every_token_and_its_topics_come_back_by_word(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tomotopy", SimpleNamespace(LDAModel=FakeModel))
+    counts = torch.tensor([[2, 0, 0, 1], [0, 0, 3, 1], [1, 0, 0, 0]], dtype=torch.float64)
+    topics, seconds = peers.tomotopy_gibbs(counts, 2, 0.5, 0.1, seed=4, sweeps=30)
+    (model,) = FakeModel.made
+    assert model.docs == [["0", "0", "3"], ["2", "2", "2", "3"], ["0"]]
+    assert model.settings == {"k": 2, "alpha": 0.5, "eta": 0.1, "seed": 5}
+    assert model.trained == [(30, 1, 0, 0)]
+    assert seconds >= 0
+    unseen = 0.1 / (8 / 2 + 4 * 0.1)  # the prior's share of a word that never occurs
+    raw = torch.tensor([[0.1, unseen, 0.3, 0.6], [0.7, unseen, 0.2, 0.1]], dtype=torch.float64)
+    torch.testing.assert_close(topics, raw / raw.sum(-1, keepdim=True))

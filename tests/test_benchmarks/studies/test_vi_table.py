@@ -1,6 +1,7 @@
 """The table of families over several entries shows the numbers of the worst seed."""
 
 import csv
+from types import SimpleNamespace
 
 import pytest
 
@@ -113,3 +114,24 @@ def test_a_row_has_the_numbers_of_its_worst_judged_components():
     assert (found["sd_ratio"], found["sd_ratio_se"]) == (0.2, pytest.approx(0.02))
     assert (found["decided_by"], found["pareto_k"], found["seconds"]) == ("beta[1]", 0.8, 3.5)
     assert "m -0.4, s 0.2, k 0.8" in render.markdown([found])
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_family_is_fitted_with_three_seeds(monkeypatch, tmp_path, quick):
+    asked = []
+
+    def execute(plan, *, out, jobs, events, pages):
+        asked.append((plan, out.name, jobs, pages))
+        return SimpleNamespace(path=out)
+
+    monkeypatch.setattr(vi_table, "execute", execute)
+    folders = vi_table.run(["coin"], tmp_path, quick=quick)
+    assert [f.name for f in folders] == ["seed0", "seed1", "seed2"]
+    assert [plan.seeds for plan, *_ in asked] == [(0,), (1,), (2,)]
+    for plan, name, jobs, pages in asked:
+        assert (plan.entries, plan.guides, plan.nuts) == (("coin",), vi_table.FAMILIES, False)
+        assert (plan.quick, jobs, pages) == (quick, 2, False)
+        assert name == f"seed{plan.seeds[0]}"
+    vi_table.run(["coin"], tmp_path, seeds=(4,), jobs=1)
+    assert asked[-1][0].seeds == (4,)
+    assert asked[-1][2] == 1

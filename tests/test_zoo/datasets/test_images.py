@@ -112,3 +112,26 @@ def test_thinning():
     assert len(thin(digits(), 50).values) == 50
     with pytest.raises(UsageError, match="rows"):
         thin(digits(), 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "values"),
+    [
+        (8, "u1", [0, 255, 7]),
+        (9, "i1", [-128, 127, -7]),
+        (11, ">i2", [-300, 299, 7]),
+        (12, ">i4", [-70_000, 69_999, 7]),
+        (13, ">f4", [-0.5, 2.25, 1e10]),
+        (14, ">f8", [-0.1, 1e-300, 1e300]),
+    ],
+)
+def test_every_type_of_number_of_the_idx_format_is_read(code, kind, values, tmp_path):
+    """The codes of http://yann.lecun.com/exdb/mnist: 10 is not among them."""
+    head = bytes([0, 0, code, 1]) + len(values).to_bytes(4, "big")
+    (tmp_path / "x").write_bytes(head + np.array(values, dtype=kind).tobytes())
+    found = np.asarray(read_idx(tmp_path / "x"))
+    assert found.tolist() == np.array(values, dtype=kind).tolist()
+    assert found.dtype.kind == np.dtype(kind).kind
+    (tmp_path / "y").write_bytes(bytes([0, 0, 10, 1]) + head[4:] + bytes(6))
+    with pytest.raises(DataError):
+        read_idx(tmp_path / "y")
