@@ -8,9 +8,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+import guides
 import zoo
-from benchmarks.studies.latent_classes import coverage, evidence, heldout
+from benchmarks.studies.latent_classes import co_clustering, coverage, evidence, heldout
 from benchmarks.studies.latent_classes import render as page
+from zoo.models.mixtures import gaussian_mixture
 from zoo.quantities import shared_classes
 from zoo.types import Analytic, Data, ModelEntry, Quantity
 
@@ -223,3 +225,18 @@ def test_constant_weights_are_their_own_bound(monkeypatch):
         assert row["error"] == pytest.approx(-37.25 - truth, abs=1e-9)
         assert row["se"] == pytest.approx(0.0, abs=1e-9)
     assert rows[0]["co_clustering"] < 0.02  # of exact draws
+
+
+def test_responsibilities_are_class_probabilities_of_the_distinct_lengths():
+    entry = gaussian_mixture.ENTRY
+    data = entry.load_data()
+    fit = guides.fit(entry, "laplace", data=data, compile="off")
+    posterior = guides.draw(fit, 7)
+    found = co_clustering.responsibilities(posterior, data)
+    lengths = np.unique(data.train["petal"].numpy())
+    assert found.shape == (7, len(lengths), 2)
+    torch.testing.assert_close(found.sum(-1), torch.ones(7, len(lengths)).double())
+    joint = gaussian_mixture.log_joint(posterior.draws, torch.tensor(lengths)).exp().numpy()
+    np.testing.assert_allclose(found, joint / joint.sum(-1, keepdims=True))
+    assert (found[..., 0] > 0.9).any(-1).all()
+    assert (found[..., 0] < 0.1).any(-1).all()
