@@ -194,9 +194,11 @@ def test_a_signal_is_named_with_what_it_can_mean(number, words):
 
 
 @pytest.mark.parametrize(
-    "leave", [lambda: os._exit(7), lambda: sys.exit(7)], ids=["_exit", "sys.exit"]
+    ("leave", "code"),
+    [(lambda: os._exit(7), 7), (lambda: os._exit(0), 0), (lambda: sys.exit(7), 7)],
+    ids=["_exit", "without an answer", "sys.exit"],
 )
-def test_a_worker_that_exits_is_neither_killed_nor_out_of_memory(leave, tmp_path):
+def test_a_worker_that_exits_is_neither_killed_nor_out_of_memory(leave, code, tmp_path):
     def work() -> None:
         (tmp_path / str(os.getpid())).touch()
         leave()
@@ -204,7 +206,7 @@ def test_a_worker_that_exits_is_neither_killed_nor_out_of_memory(leave, tmp_path
     bad, good = run_tasks([Task("bad", work), Task("good", draw)], retries=1)
     assert (bad.status, good.status) == ("error", "ok")
     assert (
-        bad.error == "the worker process exited with code 7; what it runs must return an"
+        bad.error == f"the worker process exited with code {code}; what it runs must return an"
         " answer, not exit."
     )
     assert len(list(tmp_path.iterdir())) == 1  # it would exit again
