@@ -134,6 +134,14 @@ class Smc:
     depth: int
     plan: Plan
 
+    def __repr__(self) -> str:
+        """Return sizes and the log normalizer, without points."""
+        islands, particles, dim = self.points.shape
+        return (
+            f"Smc({islands} islands of {particles:,} points in {dim} coordinates; log normalizer"
+            f" {self.evidence.value:.2f} +- {self.evidence.se:.2f})"
+        )
+
     @property
     def weights(self) -> Tensor:
         """The weight of each island's points, `[island]`: its Z-hat over the sum of all."""

@@ -77,6 +77,15 @@ class Drift:
     gradients: int
     depth: int
 
+    def __repr__(self) -> str:
+        """Return sizes and the largest movements, without points."""
+        chains, dim = self.points.shape
+        return (
+            f"Drift({chains:,} chains in {dim} coordinates; means moved by up to"
+            f" {np.abs(self.mean_error).max():.2f} sd, log sds by up to"
+            f" {np.abs(self.log_sd_ratio).max():.2f})"
+        )
+
     @property
     def excess(self) -> Array:
         """The larger of |e| and |r| over their lines, `[component]`; above 1 is a finding.

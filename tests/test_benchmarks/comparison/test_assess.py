@@ -241,3 +241,12 @@ def test_it_is_public_and_refuses_few_draws(right):
     assert benchmarks.assess is assess
     with pytest.raises(UsageError, match="draws=20; accepted: at least 100"):
         assess(right[0], draws=20)
+
+
+def test_nothing_that_it_holds_fills_a_screen_in_a_notebook(narrow):
+    """`estimate` had 28,423 characters."""
+    _, found = narrow
+    for field in dataclasses.fields(found):
+        assert len(repr(getattr(found, field.name))) < 1500, field.name
+    assert repr(found.estimate.smc).startswith("Smc(4 islands of 256 points in 2 coordinates; ")
+    assert "chains in 2 coordinates; means moved by up to" in repr(found.drift)
