@@ -11,7 +11,7 @@ from support import report_factory
 
 from benchmarks.report import figures_cost, figures_fit, figures_nuts, figures_posterior
 from benchmarks.report.components import make_view
-from benchmarks.report.panels import mixture
+from benchmarks.report.panels import mixture, topics
 from benchmarks.report.theme import light
 from benchmarks.types import PredictiveCheck
 
@@ -366,3 +366,42 @@ def test_rows_of_unsure_class_are_drawn_faint():
     alphas = sorted(alpha for _, alpha in found.values())
     assert alphas == [0.3, 0.3, 0.85, 0.85, 0.85, 0.85]
     assert len({color for color, _ in found.values()}) == 2
+
+
+def topic_posterior(method, order, seed):
+    """Draws around two topics of four pixels, with shares 0.8 and 0.2, in an order of labels."""
+    generator = torch.Generator().manual_seed(seed)
+    known = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.05, 0.05, 0.2, 0.7]]).double()
+    noise = 0.01 * torch.rand(30, 2, 4, generator=generator).double()
+    topic = known + noise
+    shares = torch.tensor([0.8, 0.2]).double().expand(30, 5, 2)
+    draws = {
+        "topic": (topic / topic.sum(-1, keepdim=True))[:, order],
+        "mixture": shares[..., order],
+    }
+    entry, data = SimpleNamespace(), SimpleNamespace()
+    return SimpleNamespace(
+        method=method, draws=draws, sample_dims=("sample",), entry=entry, data=data
+    )
+
+
+def test_topics_of_all_methods_stand_in_one_order_with_their_shares():
+    rows = [topic_posterior("one", [0, 1], 0), topic_posterior("other", [1, 0], 1)]
+    report = SimpleNamespace(
+        reference=SimpleNamespace(posterior=None, kind="none"),
+        comparisons=[SimpleNamespace(posterior=p) for p in rows],
+        data=SimpleNamespace(coords={"image_row": ("1", "2"), "image_column": ("1", "2")}),
+    )
+    (first, said), (second, again) = topics.figures(report)
+    assert said.startswith("one: mean topics, aligned over 30 draws")
+    assert again.startswith("other: ")
+    for figure in (first, second):
+        left, right = figure.axes
+        assert [a.get_title("left") for a in (left, right)] == ["1: 80 %", "2: 20 %"]
+        values = [np.asarray(a.collections[0].get_array()).reshape(-1) for a in (left, right)]
+        assert [int(v.argmax()) for v in values] == [0, 3]
+        assert values[0][0] == pytest.approx(0.7, abs=0.02)
+    many = topics.draw_topics(torch.eye(12).double(), report.data, [f"{k} %" for k in range(12)])
+    assert [a.get_title("left") for a in many.axes[:12]] == [f"{k + 1}: {k} %" for k in range(12)]
+    assert len(many.axes) == 20  # two rows of ten; the last eight are empty
+    assert [a.axison for a in many.axes] == [True] * 12 + [False] * 8
