@@ -66,7 +66,7 @@ def run(argv: list[str] | None) -> int:
     except SystemExit as left:
         if isinstance(left.__context__, BrokenPipeError):  # typer turns it into exit code 1
             return _reader_left()
-        if left.code == 130:
+        if left.code in (130, 143):
             _say("interrupted; finished cells are kept, and the same command resumes")
         return left.code if isinstance(left.code, int) else 0 if left.code is None else 1
     except KeyboardInterrupt:

@@ -261,3 +261,15 @@ def test_a_reference_of_a_program_that_changed(stored, capsys, monkeypatch):
     code, out, err = run(["reference", "eight_schools"], capsys)
     assert code == 1
     assert "fingerprint" in out + err
+
+
+@pytest.mark.parametrize("code", [130, 143])
+def test_an_interrupted_command_says_how_it_goes_on(code, monkeypatch, capsys):
+    """Also one that the system ended by SIGTERM, which the workers turn into exit code 143."""
+
+    def app(**given):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(cli, "app", app)
+    assert cli.run(["list"]) == code
+    assert "finished cells are kept, and the same command resumes" in capsys.readouterr().err
