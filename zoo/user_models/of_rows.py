@@ -32,7 +32,7 @@ TRAINING = {
     "weight_lr": 0.01,
     "final_lr": 1e-4,
     "num_particles": 1,
-    "steps": 6000,
+    "steps": 24_000,
     "patience": 500,
     "anneal": 2000,
 }
