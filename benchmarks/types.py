@@ -149,7 +149,7 @@ class ParetoK:
         if self.value == 0.0:
             return 0.0
         tail = min(self.draws / 5, 3 * sqrt(self.draws))
-        return max(0.0, 1 + self.value) / sqrt(tail) * tail / (tail + 10)
+        return max(1 + self.value, 0.0) / sqrt(tail) * tail / (tail + 10)
 
     @property
     def near(self) -> bool:

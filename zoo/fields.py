@@ -125,10 +125,7 @@ def checked(record: object, **kinds: Kind) -> None:
     for field, kind in kinds.items():
         value = getattr(record, field)
         if not kind.holds(value):
-            shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
-            raise UsageError(
-                f"{owner} has {field}={shown} ({type(value).__name__}); accepted: {kind.accepted}."
-            )
+            raise UsageError(f"{owner} has {_got(field, value)}; accepted: {kind.accepted}.")
         object.__setattr__(record, field, kind.stored(value))
 
 
@@ -140,11 +137,13 @@ def accepted(function: str, **given: tuple[Any, Kind]) -> None:
     """
     for name, (value, kind) in given.items():
         if not kind.holds(value):
-            shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
-            raise UsageError(
-                f"{function} got {name}={shown} ({type(value).__name__}); accepted:"
-                f" {kind.accepted}."
-            )
+            raise UsageError(f"{function} got {_got(name, value)}; accepted: {kind.accepted}.")
+
+
+def _got(name: str, value: Any) -> str:
+    """Return `name=value (type)` with a value of at most 60 characters."""
+    shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
+    return f"{name}={shown} ({type(value).__name__})"
 
 
 def coerced(entry: str, key: str, value: Any, default: Any) -> Any:

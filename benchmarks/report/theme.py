@@ -105,8 +105,9 @@ def marks(names: Sequence[str]) -> dict[str, Mark]:
         method = _method(name)
         number = seeds[method] = seeds.get(method, -1) + 1  # of the row among those of its method
         if method == "nuts":
-            marker, dash = ("X", "-") if not number else (MARKERS[-number], DASHES[number])
-            chosen[name] = Mark("nuts", light("nuts"), marker, dash)
+            place = number % len(MARKERS)
+            marker = MARKERS[-place] if place else "X"
+            chosen[name] = Mark("nuts", light("nuts"), marker, DASHES[place])
             continue
         if method not in slots:
             own = slot_of(method)

@@ -435,6 +435,9 @@ def test_the_error_of_k_hat_is_its_spread_over_draws(draws):
     assert one.se == pytest.approx(np.std(found), rel=0.25)  # of 80 spreads: 8 % by chance
     flat = replace(one, value=0.0)
     assert (flat.se, flat.near) == (0.0, False)
+    unknown = replace(one, value=math.nan)
+    assert math.isnan(unknown.se)
+    assert not unknown.near
     close = replace(one, value=0.65)
     assert close.near
     assert not replace(one, value=1.2).near

@@ -185,6 +185,8 @@ def test_rows_of_several_seeds_have_the_color_of_their_method():
         assert {row.color for row in rows} == {alone[method].color}
         assert rows[0] == alone[method]
         assert len({str(row.marker) for row in rows}) == len({str(row.dash) for row in rows}) == 3
+    many = [f"{m} s{seed}" for seed in range(40) for m in methods]
+    assert list(marks(many)) == many  # looks repeat, nothing fails
 
 
 def test_sentences_of_the_terminal_are_typeset():
