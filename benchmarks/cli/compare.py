@@ -111,7 +111,10 @@ def report(
 
 def _print_stored(cells: Sequence[Mapping[str, Any]]) -> None:
     columns = ("entry", "method", "seed", "status", "verdict", "sentence")
-    print_table(list(columns), [[str(cell.get(name) or "") for name in columns] for cell in cells])
+    rows = [[cell.get(name) for name in columns] for cell in cells]
+    print_table(
+        list(columns), [["-" if value in (None, "") else str(value) for value in r] for r in rows]
+    )
 
 
 def fit(
