@@ -188,7 +188,7 @@ class _Evaluation:
         If there is no other, it is the NUTS row of the first seed.
         """
         prepared, given = self.prepared(key), self.learned(key)
-        return self.usable(
+        return self.or_estimated(
             key,
             references.find(
                 prepared.entry,
@@ -200,16 +200,11 @@ class _Evaluation:
             ),
         )
 
-    def usable(self, key: str, found: Reference) -> Reference:
-        """Return the reference, after a warning if it is unusable.
-
-        Where there is none, the row of SMC or of short chains is an estimate of it.
-        """
+    def or_estimated(self, key: str, found: Reference) -> Reference:
+        """Return the reference, or the estimate by a row of SMC or short chains if it is none."""
         if found.kind == "none":
             rows = [self.row(key, method) for method in ESTIMATES]
             found = reference_by(rows, self.prepared(key).density) or found
-        if not found.usable:
-            self.events.warn(f"{key}: {found.reason}")
         return found
 
     def truth(self, key: str) -> _Job:
@@ -237,7 +232,7 @@ class _Evaluation:
                 if found is None
                 else _with(found, prepared.entry, prepared.data)
             )
-            self.references[key] = self.usable(key, known)
+            self.references[key] = self.or_estimated(key, known)
             return self.climbed(key)
 
         return _Job(task=Task(f"{key} truth", compute), take=take)
@@ -253,8 +248,7 @@ class _Evaluation:
 
         def settle(outcome: dict[str, Any]) -> list[_Job]:
             self.climbs[key] = outcome
-            now = judged(found, outcome["gate"], outcome["sentence"])
-            self.references[key] = self.usable(key, now)
+            self.references[key] = judged(found, outcome["gate"], outcome["sentence"])
             return self.comparisons(key)
 
         seen = [(self.contents[c.name]["reference"] or {}).get("climbs") for c in rows]
@@ -275,11 +269,13 @@ class _Evaluation:
         return [_Job(task=task, take=take)]
 
     def comparisons(self, key: str) -> list[_Job]:
-        """Return the jobs that compare the cells of an entry with its current reference.
+        """Return the jobs that compare the cells of an entry with its reference, now final.
 
         Once they are done, or if there are none, the job of `shown` follows.
         """
         truth = self.references[key]
+        if not truth.usable:
+            self.events.warn(f"{key}: {truth.reason}")
         stale = [
             c for c in self.present(key) if not self.is_compared(self.contents[c.name], truth)
         ]

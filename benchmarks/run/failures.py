@@ -21,17 +21,23 @@ def chains_failed(cells: Sequence[dict[str, Any]]) -> str:
 
 
 def failures(cells: list[dict[str, Any]]) -> list[str]:
-    """Return which gates failed: fits without usable draws, and unusable references."""
-    failed = []
+    """Return which gates failed: fits without usable draws, and unusable references.
+
+    Why a reference is unusable has been said in a warning of its own, so its rows are only named,
+    once for each entry.
+    """
+    failed, unjudged = [], dict[str, list[str]]()
     for cell in cells:
-        row = f"{cell['entry']} {cell['method']}" + (
-            f" seed {cell['seed']}" if cell["seed"] else ""
-        )
+        method = cell["method"] + (f" seed {cell['seed']}" if cell["seed"] else "")
+        row = f"{cell['entry']} {method}"
         if cell["status"] not in ("ok", "not_converged") or cell["verdict"] in (
             None,
             "fit_failed",
         ):
             failed.append(f"{row}: {cell['status']}: {cell['sentence'] or UNCOMPARED}")
         elif cell["verdict"] == "reference_unusable":
-            failed.append(f"{row}: {cell['sentence']}")
-    return failed
+            unjudged.setdefault(cell["entry"], []).append(method)
+    return failed + [
+        f"{entry}: {', '.join(methods)} cannot be judged, for the reference is unusable"
+        for entry, methods in unjudged.items()
+    ]

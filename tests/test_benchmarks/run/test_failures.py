@@ -1,7 +1,11 @@
 """Which rows of a run count as failed: those without usable draws, and unusable references."""
 
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 
+import benchmarks
 from benchmarks.report import render_table
 from benchmarks.run import evaluate
 from benchmarks.run.execute import execute
@@ -49,6 +53,30 @@ def test_a_failure_names_its_row_and_the_reason():
     # the sentence of a fit that went well would say nothing of it
     (said,) = failures([cell("ok", None, "")])
     assert said.startswith("coin laplace: ok: it has not been compared; repeat")
+
+
+def test_rows_without_a_usable_reference_are_named_once_and_not_why():
+    """The reason is a warning already: it was printed again for every row."""
+    why = "the chains disagree: R-hat is 1.2"
+    cells = [cell("ok", "reference_unusable", why, seed=seed) for seed in (0, 1)]
+    assert failures(cells) == [
+        "coin: laplace, laplace seed 1 cannot be judged, for the reference is unusable"
+    ]
+
+
+def test_why_a_reference_is_unusable_is_said_once(capsys):
+    """Chains of a narrow funnel fail; what was found before and after a look at them was said."""
+
+    def funnel(y):
+        v = pyro.sample("v", dist.Normal(0.0, 3.0))
+        with pyro.plate("unit", 9):
+            x = pyro.sample("x", dist.Normal(0.0, (v / 2).exp()))
+        pyro.sample("y", dist.Normal(x.sum(-1), 10.0), obs=y)
+
+    data = {"y": torch.tensor(0.3)}
+    benchmarks.compare_program(funnel, data, families=["laplace"], quick=True, jobs=1)
+    said = capsys.readouterr().err.splitlines()
+    assert sum("zoo: warning: my_model: " in line for line in said) == 1, said
 
 
 def test_a_comparison_that_fails_is_a_row_with_its_reason_and_runs_again(tmp_path, monkeypatch):
