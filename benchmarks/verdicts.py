@@ -206,7 +206,8 @@ _ALL = (
         blind=True,
         meaning="there is no truth to compare with, and none was estimated; only trust checks are"
         " shown",
-        advice="run with NUTS, or without `--no-trust`",
+        advice="run with NUTS, or without switching the assessment off (`--no-trust`,"
+        " `trust=False`)",
         light=PALE[0],
         dark=PALE[1],
         ink=GRAY,

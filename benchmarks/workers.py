@@ -36,7 +36,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from zoo.errors import LostWorkerError, UsageError, ZooError
+from zoo.errors import LostWorkerError, UsageError, ZooError, spelled
 from zoo.seeds import derive_seed, seeded
 
 __all__ = ["Task", "TaskResult", "one_thread", "run_tasks"]
@@ -50,16 +50,6 @@ CRIPPLED = (
     " to use all cores."
 )
 FAULTS = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGTRAP", "SIGSYS")
-MEANING = {
-    **dict.fromkeys(
-        FAULTS, "a fault in compiled code or in a library; try again with --compile off"
-    ),
-    "SIGKILL": (
-        "a user stopped it, or the system did because memory ran out;"
-        " use fewer --jobs, or a smaller model"
-    ),
-    "SIGXCPU": "its limit of processor time was reached; raise it (ulimit -t)",
-}
 _log = logging.getLogger("zoo")
 
 
@@ -294,10 +284,22 @@ def _ending(code: int) -> str:
     except ValueError:  # a signal without a name
         name = ""
     words = f"signal {-code}" + (f" ({name})" if name else "")
-    return (
-        f"the worker process was ended by {words}:"
-        f" {MEANING.get(name, 'it came from outside; run it again')}."
-    )
+    return f"the worker process was ended by {words}: {_meaning(name)}."
+
+
+def _meaning(name: str) -> str:
+    """Return what a signal means, and what to do."""
+    if name in FAULTS:
+        eager = spelled("ZOO_BACKEND=eager in the environment", "--compile off")
+        return f"a fault in compiled code or in a library; try again with {eager}"
+    if name == "SIGKILL":
+        return (
+            "a user stopped it, or the system did because memory ran out; use fewer"
+            f" {spelled('jobs', '--jobs')}, or a smaller model"
+        )
+    if name == "SIGXCPU":
+        return "its limit of processor time was reached; raise it (ulimit -t)"
+    return "it came from outside; run it again"
 
 
 def _stop(worker: _Running) -> None:

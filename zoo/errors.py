@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 __all__ = [
@@ -21,10 +23,14 @@ __all__ = [
     "UnknownNameError",
     "UsageError",
     "ZooError",
+    "command_line",
     "did_you_mean",
     "one_line",
     "printable",
+    "spelled",
 ]
+
+_command_line = ContextVar("zoo_command_line", default=False)
 
 
 class ZooError(Exception):
@@ -90,6 +96,24 @@ class LostWorkerError(InfrastructureError):
     def __init__(self, message: str, *, status: Literal["killed", "timeout", "error"]) -> None:
         super().__init__(message)
         self.status = status
+
+
+@contextmanager
+def command_line() -> Iterator[None]:
+    """Let messages made inside name the options of the command, not the arguments of a call.
+
+    A forked worker inherits it.
+    """
+    before = _command_line.set(True)
+    try:
+        yield
+    finally:
+        _command_line.reset(before)
+
+
+def spelled(python: str, command: str) -> str:
+    """Return how the caller writes an argument: in Python, or as an option of the command."""
+    return command if _command_line.get() else python
 
 
 def did_you_mean(got: str, accepted: Iterable[str]) -> str:

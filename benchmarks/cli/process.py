@@ -53,12 +53,16 @@ def run(argv: list[str] | None) -> int:
     if hidden is not None:
         _say(hidden)
         return 3
-    from zoo.errors import ZooError  # late: a package that shadows zoo has no errors module
+    from zoo.errors import (
+        ZooError,
+        command_line,
+    )  # late: a package that shadows zoo has no errors module
     from zoo.storage import usable_cache_home
 
     usable_cache_home()
     try:
-        app(args=argv, prog_name="zoo")
+        with command_line():
+            app(args=argv, prog_name="zoo")
         sys.stdout.flush()
         return 0
     except BrokenPipeError:

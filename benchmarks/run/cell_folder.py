@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from zoo.errors import UsageError
+from zoo.errors import UsageError, spelled
 from zoo.storage import TEMPORARY
 
 __all__ = [
@@ -62,7 +62,8 @@ def refuse_links(path: Path) -> None:
         if place.is_symlink():
             raise UsageError(
                 f"{str(place)!r} is a symbolic link, and a run writes and removes nothing through"
-                " one; put the folder itself in its place, or give another folder with --out."
+                " one; put the folder itself in its place, or give another folder with"
+                f" {spelled('out=', '--out')}."
             )
 
 

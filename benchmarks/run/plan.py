@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from zoo.errors import UsageError, did_you_mean
+from zoo.errors import UsageError, did_you_mean, spelled
 
 __all__ = ["PLAN_FILE", "Plan", "make_plan", "planned", "read_plan"]
 
@@ -154,7 +154,7 @@ def read_plan(path: Path) -> Plan:
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(
-            f"{str(path)!r} cannot be read as TOML ({error}); give `zoo compare` another --out."
+            f"{str(path)!r} cannot be read as TOML ({error}); give another folder."
         ) from None
     try:
         return Plan(**fields)
@@ -187,10 +187,11 @@ def planned(path: Path, plan: Plan) -> Plan:
     """
     if not (path / PLAN_FILE).is_file():
         return plan
+    there = read_plan(path / PLAN_FILE)
     try:
-        return read_plan(path / PLAN_FILE).extended(plan)
+        return there.extended(plan)
     except UsageError as error:
         raise UsageError(
-            f"--out {str(path)!r} holds another run: {error}; give another folder, or ask for the"
-            " same."
+            f"{spelled('out=', '--out ')}{str(path)!r} holds another run: {error}; give another"
+            " folder, or ask for the same."
         ) from None

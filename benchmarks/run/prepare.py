@@ -21,7 +21,7 @@ from benchmarks.run.sources import source_digest
 from guides.registry import FAMILIES, check_family
 from zoo.density.faults import place_of
 from zoo.density.log_density import LogDensity
-from zoo.errors import ProgramError, UsageError, ZooError, one_line
+from zoo.errors import ProgramError, UsageError, ZooError, one_line, spelled
 from zoo.registry import names, parse
 from zoo.seeds import seeded
 from zoo.types import ModelEntry
@@ -211,7 +211,7 @@ def plan_cells(plan: Plan, prepared: Sequence[Prepared]) -> list[Cell]:
                 if p.entry.learns and trained is None and method == NUTS:
                     raise UsageError(
                         f"{p.entry.key} learns weights of its own; name at least one family in"
-                        " --guides that trains them."
+                        f" {spelled('families=', '--guides')} that trains them."
                     )
                 config = nuts_config(plan) if method == NUTS else vi_config(plan)
                 config = {"compile": plan.compile} if method in ESTIMATES else config
@@ -309,7 +309,7 @@ def slow(missing: Sequence[Cell], seconds: float) -> list[str]:
     Only of runs estimated to take minutes on entries whose gradients read many rows at once.
     """
     entries = {c.prepared.entry.key: c.prepared for c in missing}
-    found = []
+    found, without = [], spelled("nuts=False", "--no-nuts")
     for key, prepared in entries.items():
         sizes = {
             k: v.shape[0]
@@ -325,7 +325,7 @@ def slow(missing: Sequence[Cell], seconds: float) -> list[str]:
             f"{key}: every step reads all {rows:,} rows; for minibatches give the program an"
             f" argument index=None, its plate subsample=index (size {rows}), and the entry"
             f" batched=[{batched}] and minibatch=1000"
-            + ("; --no-nuts leaves out the chains, which need all rows" if chains else "")
+            + (f"; {without} leaves out the chains, which need all rows" if chains else "")
         )
     return found
 

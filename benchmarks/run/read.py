@@ -17,7 +17,7 @@ from benchmarks.run.record import SCHEMA
 from benchmarks.run.run_result import RunResult
 from benchmarks.run.store import RunDir
 from benchmarks.workers import one_thread
-from zoo.errors import UsageError
+from zoo.errors import UsageError, spelled
 
 __all__ = ["cure", "read_run", "stored_cells", "unavailable"]
 
@@ -86,7 +86,10 @@ def cure(path: Path, unknown: Sequence[str], models: Sequence[Path | str] = ()) 
         )
     given = ", ".join(repr(str(m)) for m in models)
     other = f"it was made by {', '.join(map(repr, files))}, not by {given}; " if models else ""
-    return f"{other}give the model file that made it: `zoo report {path} --model FILE.py`"
+    again = spelled(
+        f"`read_run({str(path)!r}, models=['FILE.py'])`", f"`zoo report {path} --model FILE.py`"
+    )
+    return f"{other}give the model file that made it: {again}"
 
 
 def _given(request: str, models: Sequence[Path | str]) -> Any:

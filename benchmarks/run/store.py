@@ -41,7 +41,7 @@ from benchmarks.run.cell_folder import (
     strangers,
 )
 from benchmarks.run.plan import PLAN_FILE, Plan, planned, read_plan
-from zoo.errors import InfrastructureError, UsageError
+from zoo.errors import InfrastructureError, UsageError, spelled
 from zoo.storage import TEMPORARY, sync_folder, write_whole, written
 
 __all__ = ["RunDir", "canonical", "cell_name", "planned", "strict_json", "write_atomic"]
@@ -81,17 +81,14 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         cures = {
-            errno.ENOSPC: "free some space, or give another folder with --out",
-            errno.EDQUOT: (
-                "your quota is used up; free some space, or give another folder with --out"
-            ),
-            errno.EFBIG: "the file is larger than allowed here; give another folder with --out",
+            errno.ENOSPC: "free some space, or",
+            errno.EDQUOT: "your quota is used up; free some space, or",
+            errno.EFBIG: "the file is larger than allowed here;",
         }
-        cure = cures.get(
-            error.errno or 0, "check its permissions, or give another folder with --out"
-        )
+        cure = cures.get(error.errno or 0, "check its permissions, or")
         raise InfrastructureError(
-            f"{str(path)!r} cannot be written ({error.strerror or error}): {cure}."
+            f"{str(path)!r} cannot be written ({error.strerror or error}): {cure} give another"
+            f" folder with {spelled('out=', '--out')}."
         ) from error
 
 
@@ -132,8 +129,8 @@ class RunDir:
         """
         if path.exists() and not path.is_dir():
             raise UsageError(
-                f"--out {str(path)!r} is a file; give a folder that is new, empty, or holds a run"
-                " of this model."
+                f"{spelled('out=', '--out ')}{str(path)!r} is a file; give a folder that is new,"
+                " empty, or holds a run of this model."
             )
         with disk_errors(path):
             content = (
@@ -143,8 +140,8 @@ class RunDir:
             )
         if content and not (path / PLAN_FILE).exists():
             raise UsageError(
-                f"--out {str(path)!r} is not empty and holds no run; give a new folder, or empty"
-                " this one."
+                f"{spelled('out=', '--out ')}{str(path)!r} is not empty and holds no run; give a"
+                " new folder, or empty this one."
             )
         plan = planned(path, plan)
         refuse_links(path)
@@ -199,7 +196,7 @@ class RunDir:
             self.close()
             raise UsageError(
                 f"Another zoo command is working in {str(self.path)!r}; wait for it, or give"
-                " another --out."
+                f" another folder with {spelled('out=', '--out')}."
             ) from None
         except OSError as error:  # some network file systems have no locks
             self.unprotected = (

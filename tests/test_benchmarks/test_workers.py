@@ -29,6 +29,7 @@ from zoo.errors import (
     UnknownNameError,
     UsageError,
     ZooError,
+    command_line,
 )
 
 
@@ -155,14 +156,14 @@ def test_a_killed_worker_is_noticed_and_the_suite_goes_on():
             signal.SIGKILL,
             (
                 "signal 9 (SIGKILL): a user stopped it, or the system did because memory ran"
-                " out; use fewer --jobs"
+                " out; use fewer jobs"
             ),
         ),
         (
             signal.SIGSEGV,
             (
                 "signal 11 (SIGSEGV): a fault in compiled code or in a library; try again with"
-                " --compile off"
+                " ZOO_BACKEND=eager in the environment"
             ),
         ),
         (signal.SIGABRT, "signal 6 (SIGABRT): a fault in compiled code"),
@@ -384,3 +385,12 @@ def test_every_global_stream_is_seeded_whatever_was_drawn_before(options):
     assert found[0] == found[1]
     for first, second in zip(*found[0], strict=True):
         assert first != second  # each stream has another seed in another task
+
+
+def test_a_lost_worker_of_a_command_names_its_options():
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with command_line():
+        (bad,) = run_tasks([Task("bad", die)])
+    assert "use fewer --jobs" in (bad.error or "")

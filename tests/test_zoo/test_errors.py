@@ -31,6 +31,13 @@ def test_unknown_names_guess_only_when_near():
     assert "(30 in all)" in str(errors.UnknownNameError("site", "q", [f"s{i}" for i in range(30)]))
 
 
+def test_an_argument_is_spelled_as_its_caller_writes_it():
+    assert errors.spelled("out=", "--out") == "out="
+    with errors.command_line():
+        assert errors.spelled("out=", "--out") == "--out"
+    assert errors.spelled("out=", "--out") == "out="
+
+
 def test_text_of_others_moves_no_cursor():
     assert (
         errors.printable("a\x1b[31mRED\x1b]0;owned\x07\tb\nc \u00e9\u2009x")

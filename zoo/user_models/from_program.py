@@ -97,7 +97,7 @@ def from_program(
             `index` runs on the rows it is given, scaled by all / given inside its plate; with
             `index=None` among its arguments it hands the row numbers to its plate itself.
         training: settings of fits to all rows, fields of `guides.FitConfig`.
-        families: the guide families of `--guides all`; the first trains the weights.
+        families: the guide families that `all` stands for; the first trains the weights.
         source: where the data come from.
         licence: the terms under which they may be shared.
         dtype: floating dtype of trace, fit and draws.

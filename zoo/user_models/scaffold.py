@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from zoo.errors import InfrastructureError, UsageError
+from zoo.errors import InfrastructureError, UsageError, spelled
 from zoo.storage import written
 
 __all__ = ["new_model"]
@@ -38,7 +38,8 @@ def new_model(name: str, directory: str | os.PathLike[str] = ".") -> Path:
     folder = Path(directory)
     if not folder.is_dir():
         raise UsageError(
-            f"Folder {str(folder)!r} does not exist; make it first, or choose another with --dir."
+            f"Folder {str(folder)!r} does not exist; make it first, or choose another with"
+            f" {spelled('directory=', '--dir')}."
         )
     path = folder / f"{name}.py"
     # No escaping: this is Python source, not HTML, and all inserted names are validated.
@@ -61,5 +62,6 @@ def _write_new(path: Path, text: str) -> None:
         ) from error
     except OSError as error:
         raise InfrastructureError(
-            f"Cannot write {str(path)!r} ({error.strerror}); choose a writable folder with --dir."
+            f"Cannot write {str(path)!r} ({error.strerror}); choose a writable folder with"
+            f" {spelled('directory=', '--dir')}."
         ) from error

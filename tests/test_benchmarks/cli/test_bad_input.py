@@ -179,6 +179,7 @@ def test_a_folder_with_other_things_is_left_alone(capsys, tmp_path):
     code, _, err = run(["compare", "coin", "--out", tmp_path], capsys)
     assert code == 2
     assert "not empty and holds no run" in sentence(err)
+    assert "--out" in sentence(err)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 

@@ -16,6 +16,7 @@ from benchmarks.run.plan import make_plan
 from benchmarks.run.prepare import LONG, plan_cells, prepare, slow
 from zoo.density.compiled import points_at_once
 from zoo.density.log_density import LogDensity
+from zoo.errors import command_line
 
 ROWS = 20_000
 
@@ -40,8 +41,10 @@ def test_many_rows_name_the_cure_and_the_cure_works():
     (sentence,) = slow(cells(entry()), LONG)
     assert "all 20,000 rows" in sentence
     assert "batched=['x', 'y']" in sentence
-    assert "--no-nuts" in sentence
-    assert "--no-nuts" not in slow(cells(entry(), nuts=False), LONG)[0]
+    assert "nuts=False leaves out the chains" in sentence
+    assert "nuts=False" not in slow(cells(entry(), nuts=False), LONG)[0]
+    with command_line():
+        assert "--no-nuts leaves out the chains" in slow(cells(entry()), LONG)[0]
     cured = entry(batched=["x", "y"], minibatch=1000)
     assert slow(cells(cured), LONG) == []
     fit = guides.fit(cured, "mean_field", steps=20, patience=20)

@@ -4,6 +4,8 @@ import errno
 import json
 import math
 import os
+import re
+from contextlib import nullcontext
 
 import pytest
 
@@ -12,7 +14,7 @@ from benchmarks.run import store
 from benchmarks.run.plan import make_plan, read_plan
 from benchmarks.run.results import results_frame
 from benchmarks.run.store import RunDir, cell_name, strict_json, write_atomic
-from zoo.errors import InfrastructureError, UsageError
+from zoo.errors import InfrastructureError, UsageError, ZooError, command_line
 
 PLAN = make_plan(entries=["coin"], guides=["mean_field"])
 NAME = cell_name("coin", "mean_field", 0, "ab" * 32)
@@ -154,6 +156,46 @@ def test_where_there_are_no_links_copies_are_flushed_to_disk(tmp_path, monkeypat
         assert (run.cells / NAME / "posterior.nc").read_bytes() == before
         assert {f.stat().st_ino for f in (run.cells / NAME).iterdir()} <= flushed
         assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["entries = [", 'entries = ["coin"]\nrestart = 3\n'])
+def test_a_damaged_plan_is_told_in_one_sentence(tmp_path, text):
+    """It was told as another run, with one sentence inside the other: `.; give another`."""
+    with RunDir.create(tmp_path / "run", PLAN):
+        pass
+    (tmp_path / "run" / "plan.toml").write_text(text)
+    for call in (lambda p: RunDir.create(p, PLAN), RunDir.open):
+        with pytest.raises(UsageError, match=r"cannot be read as TOML|is not a plan") as found:
+            call(tmp_path / "run")
+        assert str(found.value).count(". ") == 0
+        assert not re.search(r"[.;:,][.;:,]", str(found.value).replace("plan.toml", ""))
+        assert "another run" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("inside", "word"), [(nullcontext, "out="), (command_line, "--out ")], ids=["python", "shell"]
+)
+def test_a_message_names_the_argument_or_the_option(tmp_path, inside, word):
+    """`compare_program(..., out="notes")` was told of an option `--out`."""
+    other = "--out" if word == "out=" else "out="
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.tex").write_text("mine")
+    (tmp_path / "file").write_text("x")
+    with RunDir.create(tmp_path / "run", PLAN):
+        pass
+    changed = PLAN.model_copy(update={"data_seed": 1})
+    cases = [("notes", PLAN), ("file", PLAN), ("run", changed), ("file/below", PLAN)]
+    with inside():
+        for name, plan in cases:
+            with pytest.raises(ZooError) as found:
+                RunDir.create(tmp_path / name, plan)
+            assert word.strip() in str(found.value), name
+            assert other not in str(found.value), name
+        with (
+            RunDir.create(tmp_path / "run", PLAN),
+            pytest.raises(UsageError, match=f"another folder with {word.strip()}"),
+        ):
+            RunDir.create(tmp_path / "run", PLAN)
 
 
 def test_foreign_folders_are_refused(tmp_path):
