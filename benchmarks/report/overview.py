@@ -88,7 +88,7 @@ def sentence(entry: EntryReport) -> str:
     text = entry.sentence or str(entry_sentence(entry.comparisons))
     text = text.removeprefix(f"{entry.entry.key}: ")
     notices = (*trained_by(entry), *entry.entry.notices)
-    return " ".join([tidy(text), *(f"Note: {n}" for n in notices)])
+    return " ".join([tidy(text), *(f"Note: {tidy(n)}" for n in notices)])
 
 
 def trained_by(entry: EntryReport) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ def trained_by(entry: EntryReport) -> tuple[str, ...]:
 
 def tidy(text: str) -> str:
     """Typeset a sentence made for the terminal: `±`, a minus sign, `×`."""
-    text = text.replace(" +- ", " ± ").replace(" +/- ", " ± ")
+    text = re.sub(r"(?<= )\+/?-(?= )", "±", text)
     return re.sub(r"(?<![\w.)\]])-(?=\d)", "−", re.sub(r"(?<=\d)x(?= )", "×", text))
 
 
@@ -113,11 +113,11 @@ def reference_words(entry: EntryReport) -> tuple[str, str, str]:
     """Return the reference's kind, a phrase on its state, and `good`, `bad` or `none`."""
     reference = entry.reference
     if reference.kind == "none":
-        return "none", reference.reason or "no truth is known", "none"
+        return "none", tidy(reference.reason) or "no truth is known", "none"
     if not reference.usable:
         return (
             reference.kind,
-            f"unusable: {reference.reason}" if reference.reason else "unusable",
+            f"unusable: {tidy(reference.reason)}" if reference.reason else "unusable",
             "bad",
         )
     details = []

@@ -206,7 +206,9 @@ def provenance(report: EntryReport) -> list[tuple[str, str]]:
         ),
         (
             "notes",
-            " ".join(dict.fromkeys(n for c in report.comparisons for n in c.posterior.notes)),
+            " ".join(
+                dict.fromkeys(tidy(n) for c in report.comparisons for n in c.posterior.notes)
+            ),
         ),
         ("tags", ", ".join(sorted(entry.tags))),
     ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import zoo
 from benchmarks.report import method_names, render_table
-from benchmarks.report.overview import cells
+from benchmarks.report.overview import cells, tidy
 from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
 from benchmarks.run.progress import Console, Events
@@ -94,8 +94,8 @@ class Scorecard:
             columns = (
                 f"<b>{escape(method)}</b>",
                 f'<b style="{style}">{escape(shown[method].word)}</b>',
-                escape(number),
-                escape(c.sentence),
+                escape(tidy(number)),
+                escape(shown[method].sentence),
             )
             rows.append(
                 "<tr>"

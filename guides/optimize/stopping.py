@@ -71,7 +71,7 @@ class Settled:
             else f" and no watched parameter moved by more than {self.moved:.2g} posterior sd"
         )
         return (
-            f"over the last {self.steps} steps the loss fell by {self.gain:.2g} +/-"
+            f"over the last {self.steps} steps the loss fell by {self.gain:.2g} +-"
             f" {self.gain_se:.1g} nats{moved}"
         )
 

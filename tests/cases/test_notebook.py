@@ -3,6 +3,7 @@
 `card` was shown twice: in a notebook rich prints a table itself, and returns an empty text.
 """
 
+import dataclasses
 import re
 import sys
 import types
@@ -17,6 +18,7 @@ import guides
 import zoo
 from benchmarks.cli.console import print_table
 from benchmarks.report import render_html
+from benchmarks.run.scorecard import Scorecard
 from benchmarks.verdicts import verdict_of
 from zoo.types import Data
 
@@ -72,6 +74,27 @@ def test_progress_calls_the_chains_that_are_the_truth_so(capsys):
     options = {"families": ["laplace"], "quick": True, "jobs": 1}
     benchmarks.compare_program(model, DATA, **options)
     assert "my_model nuts compared: the reference of the others" in capsys.readouterr().err
+
+
+def test_a_page_has_the_sign_where_plain_text_has_its_letters(card):
+    """A notebook's table showed `+-`, and the provenance of a report `+/-`, beside `±`."""
+    said = "is off by -0.31 +- 0.02 sd"
+    (entry,) = card.result.report.entries
+
+    def saying(c):
+        posterior = dataclasses.replace(c.posterior, notes=(said, "it fell by 0.1 +/- 0.2 nats"))
+        return dataclasses.replace(c, sentence=said, posterior=posterior)
+
+    reference = dataclasses.replace(entry.reference, usable=False, reason=said)
+    rows = [saying(c) for c in entry.comparisons]
+    changed = dataclasses.replace(entry, comparisons=rows, reference=reference)
+    report = dataclasses.replace(card.result.report, entries=[changed])
+    noted = Scorecard(result=dataclasses.replace(card.result, report=report))
+    for page in (noted._repr_html_(), render_html(report)):
+        assert "is off by \N{MINUS SIGN}0.31 ± 0.02 sd" in page
+        assert "+-" not in page
+        assert "+/-" not in page
+    assert said in noted.comparisons["laplace"].sentence
 
 
 def luminance(color):

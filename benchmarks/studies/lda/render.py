@@ -137,7 +137,7 @@ def _topics(part: Rows, targets: Targets) -> str:
         if before is not None:
             change = torch.tensor(row["log_prob"]) - torch.tensor(before["log_prob"])
             step = Heldout(name="step", log_prob=change, tokens=torch.tensor(row["tokens"]))
-            said = f"{step.nats_per_token:+.4f} +/- {step.se:.4f}"
+            said = f"{step.nats_per_token:+.4f} +- {step.se:.4f}"
             steps.append((step.nats_per_token / step.se, row["K"]))
         lines.append([str(row["K"]), f"{row['perplexity']:.2f}", f"{row['nats']:.4f}", said])
     if steps:

@@ -81,6 +81,7 @@ def test_pairs_of_windows_settle_from_the_fortieth_on_and_are_named_by_their_ste
     single = Watch(WINDOW)
     assert fed(single, [5.0] * 9) == 2
     assert single.last.sentence.startswith(f"over the last {WINDOW} steps the loss fell by")
+    assert " +- " in single.last.sentence  # as in every plain sentence
 
 
 def test_a_slow_fall_is_seen_over_half_of_the_windows():
