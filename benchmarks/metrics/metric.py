@@ -35,7 +35,13 @@ CELL_COLUMNS = ("entry", "method", "seed", "status", "verdict", "truth")
 # figures of a whole cell, repeated in each of its rows, before and after the joint distances
 BOUND = ("elbo", "elbo_se", "pareto_k")
 COST = ("seconds", "compile_seconds", "gradient_evaluations")
-RESERVED = FIELDS | {*CELL_COLUMNS, *BOUND, *COST}
+# of a component in the units of its quantity, in the data frame of a scorecard
+NATURAL = (
+    "component",
+    *("q05", "median", "q95"),
+    *("reference_q05", "reference_median", "reference_q95"),
+)
+RESERVED = FIELDS | {*CELL_COLUMNS, *BOUND, *COST, *NATURAL}
 
 
 @dataclass(frozen=True, kw_only=True)

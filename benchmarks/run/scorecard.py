@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import zoo
 from benchmarks.report import method_names, render_table
 from benchmarks.report.overview import cells, tidy
+from benchmarks.run.card_frame import card_frame
 from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
 from benchmarks.run.progress import Console, Events
-from benchmarks.run.results import score_columns, score_rows
 from benchmarks.run.run_result import RunResult
 from benchmarks.verdicts import verdict_of
 from zoo.errors import UnknownNameError
@@ -61,12 +61,14 @@ class Scorecard:
         return {method: c.verdict for method, c in self.comparisons.items()}
 
     def frame(self) -> pd.DataFrame:
-        """Return one row per score: method, quantity, label, errors in reference sds."""
-        import pandas as pd
+        """Return one row per method and component: label, estimates, errors in reference sds.
 
-        return pd.DataFrame(
-            score_rows(self.result.cells), columns=score_columns(self.result.cells)
-        )
+        The columns are those of `results.csv`, and behind `label` the component in its natural
+        units: `component` names it (the site where its logarithm was compared), `median`, `q05`
+        and `q95` are the posterior median and 90 % interval under the method, `reference_median`,
+        `reference_q05` and `reference_q95` those of the reference.
+        """
+        return card_frame(self.result.cells, self.result.report.entries[0])
 
     def __str__(self) -> str:
         return render_table(self.result.report)

@@ -8,6 +8,7 @@ import re
 import sys
 import types
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -95,6 +96,26 @@ def test_a_page_has_the_sign_where_plain_text_has_its_letters(card):
         assert "+-" not in page
         assert "+/-" not in page
     assert said in noted.comparisons["laplace"].sentence
+
+
+def test_the_frame_has_estimates_in_the_units_of_the_sites(card):
+    """The report showed them, the data frame only errors in sds of the reference."""
+    frame = card.frame().set_index(["method", "component"])
+    assert set(frame.index) == {(m, c) for m in ("laplace", "nuts") for c in ("slope", "scale")}
+    assert list(frame["label"]) == ["slope", "log scale"] * 2
+    columns = ["q05", "median", "q95"]
+    for method, c in card.comparisons.items():
+        for site in ("slope", "scale"):
+            expected = np.quantile(c.posterior.draws[site].numpy(), (0.05, 0.5, 0.95))
+            # of the logarithm, interpolated between two draws
+            assert frame.loc[(method, site), columns].to_list() == pytest.approx(
+                expected, rel=1e-3
+            )
+            truth = frame.loc[("nuts", site), columns].to_list()
+            found = frame.loc[(method, site), [f"reference_{c}" for c in columns]].to_list()
+            assert found == truth
+    (score,) = (s for s in card.comparisons["laplace"].scores if s.label == "slope")
+    assert frame.loc[("laplace", "slope"), "mean_error"] == score.mean_error
 
 
 def luminance(color):

@@ -15,7 +15,7 @@ from benchmarks.report.inputs import EntryReport
 from benchmarks.report.numbers import DASH, MINUS
 from benchmarks.report.section import ReportSection
 
-__all__ = ["SECTION", "Row", "estimates"]
+__all__ = ["LEVELS", "SECTION", "Row", "estimates"]
 
 MOST_ROWS = 30
 LEVELS = (0.05, 0.5, 0.95)
@@ -29,6 +29,7 @@ NOTE = (
 class Row:
     """One component: its label, what it is, and the quantiles of `LEVELS` per column."""
 
+    key: Key
     label: str
     about: str
     quantiles: dict[str, Array]
@@ -48,16 +49,16 @@ class Row:
         return f"{middle} [{low},\N{NO-BREAK SPACE}{high}]"
 
 
-def estimates(view: View) -> tuple[list[str], list[Row], int]:
-    """Return the columns, at most `MOST_ROWS` rows, and how many components are left out."""
+def estimates(view: View, most: int | None = MOST_ROWS) -> tuple[list[str], list[Row], int]:
+    """Return the columns, at most so many rows (None for all), and how many are left out."""
     columns = {"reference": view.reference} if view.reference else {}
     columns |= {name: view.draws[name] for name in view.shown}
     names = list(view.report.entry.quantities)
     keys = sorted(view.order, key=lambda key: (names.index(key[0]), key[1]))
     return (
         list(columns),
-        [_row(view, key, columns) for key in keys[:MOST_ROWS]],
-        len(keys[MOST_ROWS:]),
+        [_row(view, key, columns) for key in keys[:most]],
+        0 if most is None else len(keys[most:]),
     )
 
 
@@ -69,7 +70,7 @@ def _row(view: View, key: Key, columns: Mapping[str, Mapping[Key, Array]]) -> Ro
     if site:  # a quantile of a site is the exponential of that of its logarithm
         found = {n: np.exp(q) for n, q in found.items()}
         label, about = label.replace(key[0], site, 1), ""
-    return Row(label, about, found)
+    return Row(key, label, about, found)
 
 
 def _site_of(view: View, quantity: str) -> str:

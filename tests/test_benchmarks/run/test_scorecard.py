@@ -48,7 +48,13 @@ def test_the_scorecard_of_a_plain_model():
     tags.feed(page)
     assert tags.seen == {"table", "caption", "thead", "tbody", "tr", "th", "td", "b"}
     assert "&lt;script&gt;" in page
-    assert list(card.frame()["method"]) == ["laplace"]
+    frame = card.frame()
+    assert frame[["method", "label", "component"]].to_numpy().tolist() == [
+        ["laplace", "slope", "slope"],
+        ["laplace", "log scale", "scale"],
+    ]
+    assert frame["mean_error"].isna().all()  # there is no truth
+    assert frame["reference_median"].isna().all()
     assert card.comparisons["laplace"].posterior.sample_shape == (2000,)
 
 
