@@ -28,7 +28,7 @@ from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.nodes import base_of, is_subsample
 from zoo.distributions.circular import is_circle
-from zoo.errors import FitError, UnknownNameError, UsageError
+from zoo.errors import FitError, UnknownNameError, UsageError, listed
 from zoo.fields import POSITIVE, SEED, accepted
 from zoo.seeds import derive_seed, seeded
 from zoo.types import Data, Posterior
@@ -253,7 +253,7 @@ def _rows_of(fit: Fit, arguments: Mapping[str, Any]) -> Data:
     if missing:
         raise UsageError(
             f"The other units need {missing[0]!r}, which has one value per row; got"
-            f" {sorted(given)}."
+            f" {listed(sorted(given))}."
         )
     sizes = {name: len(given[name]) for name in known.batched}
     if len(set(sizes.values())) > 1:

@@ -25,6 +25,7 @@ __all__ = [
     "ZooError",
     "command_line",
     "did_you_mean",
+    "listed",
     "one_line",
     "printable",
     "spelled",
@@ -120,6 +121,16 @@ def did_you_mean(got: str, accepted: Iterable[str]) -> str:
     """Return text such as ` (did you mean 'x'?)` for the nearest name, or an empty string."""
     near = difflib.get_close_matches(got, list(accepted), n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def listed(words: Iterable[str], most: int = 5, *, quoted: bool = True) -> str:
+    """Return words for a sentence: all of them, or some and how many more: `a, b and 55 more`.
+
+    One more than `most` are all shown, for "and 1 more" is no shorter.
+    """
+    shown = [repr(word) if quoted else word for word in words]
+    few = shown if len(shown) <= most + 1 else shown[:most]
+    return ", ".join(few) + (f" and {len(shown) - most} more" if len(few) < len(shown) else "")
 
 
 def printable(text: str) -> str:

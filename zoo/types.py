@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from zoo.errors import DataError, UnknownNameError, UsageError
+from zoo.errors import DataError, UnknownNameError, UsageError, listed
 from zoo.fields import (
     COUNT,
     FLAG,
@@ -156,8 +156,9 @@ class Data:
 
     def __repr__(self) -> str:
         """Return the names, shapes and roles of the tensors instead of their values."""
-        shown = ", ".join(f"{name} {shape_of(value)}" for name, value in self.train.items())
-        roles = f"; observed: {', '.join(self.observed)}" if self.observed else ""
+        tensors = (f"{name} {shape_of(value)}" for name, value in self.train.items())
+        shown = listed(tensors, quoted=False)
+        roles = f"; observed: {listed(self.observed, quoted=False)}" if self.observed else ""
         return f"Data({shown}{roles})"
 
 
@@ -387,7 +388,8 @@ class Posterior:
         """Return what was drawn by which method, without the draws."""
         size = " x ".join(map(str, self.sample_shape))
         lead = len(self.sample_dims)
-        sites = ", ".join(f"{k} {tuple(v.shape[lead:])}" for k, v in self.draws.items())
+        shapes = (f"{k} {tuple(v.shape[lead:])}" for k, v in self.draws.items())
+        sites = listed(shapes, quoted=False)
         return f"Posterior({self.entry.key}, {self.method}: {size} draws of {sites})"
 
     @property

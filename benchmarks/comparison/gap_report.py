@@ -23,7 +23,7 @@ from guides.draws import density_of
 from guides.session import program_for, session
 from zoo.density.log_density import LogDensity
 from zoo.density.row_terms import ProgramTerms, has_grid, row_numbers
-from zoo.errors import UsageError
+from zoo.errors import UsageError, listed
 from zoo.truth.grid import LARGEST, BernoulliLikelihood, GridCheck, LatentGrid
 from zoo.truth.unit_grid import flat, grid_of
 from zoo.types import Data
@@ -185,7 +185,7 @@ def _refuse_another_program(fit: Fit, target: Target) -> None:
     if not isinstance(x, Tensor):
         raise UsageError(
             f"The gap report needs the observed rows in a column 'x'; {fit.entry.name} has"
-            f" {sorted(fit.data.train)}."
+            f" {listed(sorted(fit.data.train))}."
         )
     rows = min(CHECKED, len(x))
     few = {k: fit.data.train[k][:rows] for k in fit.data.batched}

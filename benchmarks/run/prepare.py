@@ -21,7 +21,7 @@ from benchmarks.run.sources import source_digest
 from guides.registry import FAMILIES, check_family
 from zoo.density.faults import place_of
 from zoo.density.log_density import LogDensity
-from zoo.errors import ProgramError, UsageError, ZooError, one_line, spelled
+from zoo.errors import ProgramError, UsageError, ZooError, listed, one_line, spelled
 from zoo.registry import names, parse
 from zoo.seeds import seeded
 from zoo.types import ModelEntry
@@ -319,7 +319,7 @@ def slow(missing: Sequence[Cell], seconds: float) -> list[str]:
         rows = max(sizes.values(), default=0)
         if seconds < LONG or rows < MANY_ROWS or prepared.entry.minibatch is not None:
             continue
-        batched = ", ".join(repr(k) for k, n in sizes.items() if n == rows)
+        batched = listed(k for k, n in sizes.items() if n == rows)
         chains = any(c.method == NUTS for c in missing if c.prepared is prepared)
         found.append(
             f"{key}: every step reads all {rows:,} rows; for minibatches give the program an"

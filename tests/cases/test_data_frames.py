@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.errors import DataError, ProgramError, UsageError
+from zoo.errors import DataError, ProgramError, UsageError, listed
 from zoo.types import Data
 
 FRAME = pd.DataFrame(
@@ -44,7 +44,7 @@ def test_a_frame_gives_the_columns_the_model_takes():
     assert train["public"].dtype == torch.bool
     with pytest.raises(DataError, match=r"columns 'a', 'b', and none of them .*'ses', 'size'"):
         zoo.from_program(model, pd.DataFrame({"a": [1.0], "b": [2.0]}))
-    with pytest.raises(UsageError, match=r"The model needs \['public', 'size'\]"):
+    with pytest.raises(UsageError, match=r"The model needs 'size', 'public', and the data frame"):
         zoo.from_program(model, FRAME[["ses", "y"]])
 
 
@@ -125,3 +125,47 @@ def test_errors_name_the_data_as_the_user_does():
         Data(train={"ses": torch.zeros(0)})
     with pytest.raises(DataError, match=r"^Data 'ses' has dtype torch\.complex64"):
         Data(train={"ses": torch.zeros(2, dtype=torch.complex64)})
+
+
+WIDE = pd.DataFrame(
+    np.random.default_rng(0).normal(size=(20, 60)), columns=[f"gene_{i:02d}" for i in range(60)]
+).assign(y=np.linspace(-1, 1, 20))
+FEW = "'gene_00', 'gene_01', 'gene_02', 'gene_03', 'gene_04' and 55 more"
+
+
+def any_columns(y, **columns):
+    weight = pyro.sample("weight", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("obs", dist.Normal(weight, 1.0), obs=y)
+
+
+def prior_only(y, **columns):
+    pyro.sample("weight", dist.Normal(0.0, 1.0))
+
+
+def test_a_wide_frame_is_told_of_in_a_few_columns():
+    """Sixty columns were listed one by one."""
+    with pytest.raises(UsageError) as found:
+        zoo.from_program(matrix, WIDE.assign(city="Ulm"))
+    said = str(found.value)
+    assert "no such column; no argument takes its columns" in said
+    assert FEW.replace("55", "56") in said  # and the column of text
+    assert "{'x': frame[[...]], 'y': ...}" in said
+    with pytest.raises(DataError, match=f"the columns {FEW.replace('55', '56')}, and none of"):
+        zoo.from_program(lambda a, b: None, WIDE)
+    with pytest.raises(ProgramError, match=f"data {FEW.replace('55', '56')} inform nothing"):
+        zoo.from_program(prior_only, WIDE)
+    entry = zoo.from_program(any_columns, WIDE)
+    (notice,) = entry.notices
+    assert notice.startswith(f"Data {FEW} touch no likelihood term")
+    with pytest.raises(DataError, match=r"Data 'city' holds text.*pandas\.factorize"):
+        zoo.from_program(any_columns, WIDE.assign(city="Ulm"))
+    assert "and 56 more; observed: y)" in repr(entry.load_data())
+    assert len(repr(entry.load_data())) < 200
+
+
+def test_a_list_names_a_few_and_counts_the_rest():
+    assert listed("abc") == "'a', 'b', 'c'"
+    assert listed("abcdef") == "'a', 'b', 'c', 'd', 'e', 'f'"  # "and 1 more" is no shorter
+    assert listed("abcdefg", quoted=False) == "a, b, c, d, e and 2 more"
+    assert listed(()) == ""

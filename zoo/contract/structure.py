@@ -11,6 +11,7 @@ from zoo.contract.predictive import prior_predictive
 from zoo.contract.subject import Failed, Skipped, Subject
 from zoo.density.likelihood import has_likelihood, untouched_data
 from zoo.density.log_density import LogDensity, default_dtype, trace_program
+from zoo.errors import listed
 
 __all__ = ["CHECKS"]
 
@@ -45,7 +46,7 @@ def likelihood(subject: Subject) -> str:
         return "Nothing is observed, as the card says."
     loose = untouched_data(subject.density)
     if loose:
-        return f"Data {', '.join(map(repr, loose))} touch no likelihood term, all others do."
+        return f"Data {listed(loose)} touch no likelihood term, all others do."
     return "Every tensor of the data enters a likelihood term."
 
 

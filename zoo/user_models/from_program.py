@@ -19,7 +19,7 @@ from zoo.density.log_density import LogDensity
 from zoo.density.propriety import may_not_exist
 from zoo.density.sites import samples
 from zoo.density.symmetries import Symmetry, symmetries
-from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError
+from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError, listed
 from zoo.types import Data, ModelEntry, Program, Quantity
 from zoo.user_models.discover import discover, refuse_own_subsamples
 from zoo.user_models.from_trace import all_discrete, facts, of_finite_sum, quantities_of
@@ -210,9 +210,10 @@ def _units(
     found = find_units(trace, tensors, asked.batched)
     if found is None and asked.any:
         rows = {k: len(v) for k, v in tensors.items() if isinstance(v, Tensor) and v.ndim}
+        lengths = listed((f"{k}: {n}" for k, n in rows.items()), quoted=False)
         raise ProgramError(
             f"Rows are asked for (test, judged, amortize, minibatch or batched), but no plate of"
-            f" the program is as long as one of its data, {rows}; write with pyro.plate('row',"
+            f" the program is as long as one of its data ({lengths}); write with pyro.plate('row',"
             " len(x)) around what belongs to a row."
         )
     return found
@@ -231,7 +232,7 @@ def _without_likelihood(
     """
     given = [k for k, v in density.data.train.items() if isinstance(v, Tensor)]
     if has_likelihood(trace):
-        loose = ", ".join(repr(k) for k in untouched_data(density))
+        loose = listed(untouched_data(density))
         return (
             (
                 f"Data {loose} touch no likelihood term: other values leave every observed site"
@@ -242,14 +243,14 @@ def _without_likelihood(
         )
     if given and observed is None:
         missing = (
-            f" The data have no {', '.join(map(repr, left))}, which kept the default of the"
+            f" The data have no {listed(left)}, which kept the default of the"
             " program: is a column or a key missing?"
             if left
             else ""
         )
         raise ProgramError(
             "The program has no likelihood: no site has obs= and there is no pyro.factor, so its"
-            f" posterior is its prior and data {', '.join(map(repr, given))} inform nothing; write"
+            f" posterior is its prior and data {listed(given)} inform nothing; write"
             " pyro.sample(..., obs=...), or pass observed=() if the prior is what you want."
             f"{missing}"
         )
@@ -261,7 +262,8 @@ def _without_likelihood(
 
 def _by_name(data: Any, signature: Signature, dtype: torch.dtype) -> tuple[dict[str, Any], Nested]:
     if is_frame(data):
-        taken = columns_of(data, () if signature.open_ended else signature.names)
+        needed = [n for n in signature.names if n in signature.required and n != "index"]
+        taken = columns_of(data, () if signature.open_ended else signature.names, needed)
         data = {k: numbers_of(k, column, f"data[{k!r}]") for k, column in taken.items()}
     if not isinstance(data, Mapping):
         if not isinstance(data, tuple | list):
@@ -324,7 +326,8 @@ def _check_names(
     missing = sorted(signature.required - set(given) - {"index"})
     if missing:
         raise UsageError(
-            f"The model needs {missing} but data has {sorted(given)}; add them to data."
+            f"The model needs {listed(missing)} but data has {listed(sorted(given))}; add"
+            " what is missing to data."
         )
     for key in observed or ():
         if key not in tensors:

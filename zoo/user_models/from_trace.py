@@ -19,6 +19,7 @@ from zoo.density.nodes import base_of
 from zoo.density.sites import is_unchecked, samples, support_of, whole_event
 from zoo.density.symmetries import Symmetry
 from zoo.distributions.circular import circle_of, is_circular
+from zoo.errors import listed
 from zoo.quantities import chances, held_entries, invariant, of_site, plain
 from zoo.types import Analytic, Data, ModelEntry, Quantity
 from zoo.user_models.computed import computed
@@ -114,9 +115,8 @@ def facts(trace: poutine.Trace, density: LogDensity, lifted: Lifted) -> Iterator
     for statement, sites in lifted.reads.items():
         found = [s for s in sites if s not in density.discrete]
         if found:
-            names = ", ".join(repr(s) for s in found)
             yield (
-                f"The program reads the value of latent site {names} out of torch in"
+                f"The program reads the value of latent site {listed(found)} out of torch in"
                 f" `{statement}`: where that decides between two densities, the density jumps,"
                 " gradients do not see it, and no agreement of methods that follow gradients means"
                 " anything; write both branches and choose with torch.where, or make the choice a"
@@ -139,7 +139,7 @@ def facts(trace: poutine.Trace, density: LogDensity, lifted: Lifted) -> Iterator
     unchecked = [n["name"] for n in samples(trace) if n["is_observed"] and _outside_unchecked(n)]
     if unchecked:
         yield (
-            f"Observed site {', '.join(map(repr, unchecked))} holds values outside the support of"
+            f"Observed site {listed(unchecked)} holds values outside the support of"
             " its distribution, whose checks the author switched off (validate_args=False); its"
             " log probability is taken as it is."
         )

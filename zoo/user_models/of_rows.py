@@ -18,7 +18,7 @@ from zoo.density.log_density import LogDensity
 from zoo.density.row_terms import ProgramTerms, has_grid, row_numbers
 from zoo.density.sites import default_dtype
 from zoo.density.unit_terms import is_local
-from zoo.errors import UnknownNameError, UsageError, ZooError
+from zoo.errors import UnknownNameError, UsageError, ZooError, listed
 from zoo.types import Data, ModelEntry, Program
 from zoo.user_models.units import Judged, Units, judged_rows
 
@@ -117,7 +117,7 @@ def fields_of(
     if not of_rows and asked.judged is not None:
         assert local is not None
         rest = [s.name for s in local.sites if s.plate_axis is None]
-        names = ", ".join(map(repr, dict.fromkeys([*foreign, *rest]) or local.discrete))
+        names = listed(dict.fromkeys([*foreign, *rest]) or local.discrete)
         raise UsageError(
             f"judged compares some of the rows, but {names} is not a continuous value of one row:"
             " its posterior needs all of them; leave judged out."
@@ -176,10 +176,9 @@ def _adds_up(density: LogDensity) -> bool:
 
 
 def _said(units: Units, seen: Data) -> str:
-    rows = ", ".join(map(repr, units.plates))
     return (
-        f"Compared are the latent values of {seen.size} units of {rows}, the same in every row of"
-        " the table."
+        f"Compared are the latent values of {seen.size} units of"
+        f" {listed(units.plates)}, the same in every row of the table."
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zoo.density.faults import unless_it_raises
 from zoo.density.sites import default_dtype, samples, trace_program
-from zoo.errors import UsageError
+from zoo.errors import UsageError, listed
 from zoo.storage import digest_of
 from zoo.types import ModelEntry, Program
 from zoo.user_models.discover import discover, refuse_own_subsamples
@@ -215,7 +215,7 @@ def trained_values(lifted: Lifted, owner: str) -> Lifted:
     values = {}
     for name in lifted.values:
         if name not in store:
-            known = ", ".join(map(repr, store)) or "nothing"
+            known = listed(store) or "nothing"
             raise UsageError(
                 f"trained=True, but Pyro's parameter store has no {name!r} (it has {known}), which"
                 f" {owner} needs; train first, in this process, or load its parameters."
@@ -243,10 +243,10 @@ def unread_values(*asked: Lifted) -> Iterator[str]:
         if name in store and not _same(store[name], value)
     ]
     if names:
-        shown = ", ".join(map(repr, dict.fromkeys(names)))
         yield (
-            f"Pyro's parameter store holds other values of {shown}: a fit starts at the initial"
-            " values of the program and trains them anew; trained=True scores those of the store."
+            f"Pyro's parameter store holds other values of {listed(dict.fromkeys(names))}: a"
+            " fit starts at the initial values of the program and trains them anew; trained=True"
+            " scores those of the store."
         )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from zoo.errors import DataError
+from zoo.errors import DataError, listed
 
 __all__ = ["columns_of", "is_frame", "numbers_of"]
 
@@ -25,23 +25,34 @@ def is_frame(value: Any) -> bool:
     return hasattr(value, "to_numpy") and hasattr(value, "columns")
 
 
-def columns_of(frame: Any, wanted: tuple[str, ...]) -> dict[str, Any]:
+def columns_of(frame: Any, wanted: tuple[str, ...], needed: Iterable[str] = ()) -> dict[str, Any]:
     """Return the columns of a data frame that a program takes, by name.
 
     Args:
         frame: the data frame.
         wanted: the arguments of the program; empty if it takes any.
+        needed: those without a default.
 
     Raises:
-        DataError: none of the columns is an argument.
+        DataError: none of the columns is an argument, or a needed one is missing.
     """
     found = {str(name): frame[name] for name in frame.columns}
     taken = {name: column for name, column in found.items() if not wanted or name in wanted}
     if not taken:
         raise DataError(
-            f"data is a data frame with the columns {_listed(found)}, and none of them is an"
-            f" argument of the model ({_listed(dict.fromkeys(wanted))}); rename the columns, or"
-            " give a dict of the model's arguments."
+            f"data is a data frame with the columns {listed(found)}, and none of them is an"
+            f" argument of the model ({listed(wanted)}); rename the columns, or give a dict of the"
+            " model's arguments."
+        )
+    missing = [name for name in needed if name not in taken]
+    if missing:
+        rest = [name for name in found if name not in taken]
+        matrix = f"{{{missing[0]!r}: frame[[...]], {next(iter(taken))!r}: ...}}"
+        other = f"; no argument takes its columns {listed(rest)}" if rest else ""
+        raise DataError(
+            f"The model needs {listed(missing)}, and the data frame has no such"
+            f" column{'s' if len(missing) > 1 else ''}{other}. Rename columns, or give a dict of"
+            f" the model's arguments, {matrix} for a matrix of several columns."
         )
     return taken
 
@@ -101,8 +112,3 @@ def _equals_itself(value: Any) -> bool:
         return bool(value == value)
     except TypeError:  # pandas.NA
         return False
-
-
-def _listed(names: Mapping[str, Any]) -> str:
-    shown = list(map(repr, names))
-    return ", ".join(shown[:8]) + (f", ... ({len(shown)} in all)" if len(shown) > 8 else "")

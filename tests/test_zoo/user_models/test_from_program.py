@@ -424,7 +424,7 @@ def test_improper_flat_priors_work():
     ("data", "kind", "text"),
     [
         ({"x": X, "yy": Y}, UnknownNameError, "did you mean"),
-        ({"y": Y}, UsageError, r"needs \['x'\]"),
+        ({"y": Y}, UsageError, r"needs 'x'"),
         ({"x": X, "y": Y * float("nan")}, DataError, "NaN"),
         ({"x": X, "y": Y[:5]}, ProgramError, "cannot be run|shape"),
         ({"x": X[:0], "y": Y[:0]}, DataError, "empty"),
