@@ -60,6 +60,7 @@ __all__ = ["assess", "assess_row"]
 ROW_SECONDS = 120.0  # budget of one row of a run
 CLIMBING = 0.3  # of the budget, at most, for climbs
 OWN_CHAINS = "short chains begun at its own draws"
+LATER_CHAINS = "chains from the points of SMC, which have not settled"
 # Of the checks of the fit alone; k-hat and importance ESS grade another answer, the reweighted.
 NEEDED = ("convergence", "spread", "self_check")
 
@@ -159,10 +160,7 @@ def _protocol(work: Work, smc: bool | Reference, islands: int, particles: int) -
         work.say("smc", None, work.doubt)
     kl = nats_step(work, truth)
     if work.doubt:
-        given = truth if truth is not None and by_chains(truth) else None
-        truth = given or chains_step(work, many)
-        # chains that have not forgotten stand for their 32 starts; those of the drift have more
-        truth = truth if truth is not None and truth.usable else _moved(work, drift)
+        truth = _in_its_place(work, climbs, drift, found, truth, many)
     return _verdict(work, climbs, drift, found, kl, truth)
 
 
@@ -197,10 +195,33 @@ def assess_row(
 # -- the answer ----------------------------------------------------------------------------
 
 
-def _moved(work: Work, drift: Drift | None) -> Reference | None:
+def _in_its_place(
+    work: Work,
+    climbs: Climbs,
+    drift: Drift | None,
+    found: Estimate | None,
+    truth: Reference | None,
+    seconds: float,
+) -> Reference | None:
+    """Return what a fit is compared with where SMC was not run or does not hold."""
+    if truth is not None and by_chains(truth) and truth.usable:
+        return truth
+    if found is not None and found.moved_on:
+        return Reference(kind="estimated", posterior=found.posterior)
+    # chains from the guide's draws cannot know the mass of a mode elsewhere
+    known = truth is not None and by_chains(truth)
+    chains = None if known or climbs.points else chains_step(work, seconds)
+    # chains that have not forgotten stand for their 32 starts; those of the drift have more
+    return chains if chains is not None and chains.usable else _moved(work, drift, climbs)
+
+
+def _moved(work: Work, drift: Drift | None, climbs: Climbs) -> Reference | None:
     """Return the chains that began at the guide's draws, where they are now, as a reference."""
     if drift is None:
         return None
+    doubt = drift.doubt and f"The chains have not arrived: {drift.doubt}."
+    if climbs.points:
+        doubt = "No chain began in a mode that climbs found elsewhere."
     with torch.no_grad():
         sites = work.density.constrain(drift.points)
     chains = Posterior(
@@ -212,7 +233,7 @@ def _moved(work: Work, drift: Drift | None) -> Reference | None:
         unconstrained=drift.points,
         seed=work.seed,
         notes=("The ends of short chains; modes that no chain reached are missing.",),
-        doubt=drift.doubt and f"The chains have not arrived: {drift.doubt}.",
+        doubt=doubt,
         cost=Cost(
             seconds=time.perf_counter() - work.begin,
             gradient_evaluations=work.density.gradient_evaluations,
@@ -292,7 +313,9 @@ def _instead(truth: Reference | None, known: Reference | None) -> str:
     """Name what a fit was compared with in the place of a reference that does not hold."""
     if truth is None or truth is known or truth.posterior is None:
         return ""
-    return OWN_CHAINS if truth.posterior.method == CHAINS else ""
+    if truth.posterior.method == CHAINS:
+        return OWN_CHAINS
+    return LATER_CHAINS if truth.posterior.doubt else ""
 
 
 def _because(verdict: VerdictWord, sentence: str) -> tuple[Reason, ...]:

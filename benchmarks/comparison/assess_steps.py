@@ -19,7 +19,13 @@ from benchmarks.metrics.numbers import value_with_error
 from benchmarks.trust.chains import CHAINS, GRADIENTS, STARTS, chained, chains_reference
 from benchmarks.trust.climbs import Climbs
 from benchmarks.trust.drift import PILOT, Drift, drift_of
-from benchmarks.trust.estimate import SMC_DIMENSIONS, Estimate, estimate, evidence_of
+from benchmarks.trust.estimate import (
+    SMC_DIMENSIONS,
+    Estimate,
+    estimate,
+    evidence_holds,
+    evidence_of,
+)
 from benchmarks.trust.judged import Judged
 from benchmarks.types import Trust
 from zoo.density.log_density import LogDensity
@@ -222,9 +228,14 @@ def said(work: Work, truth: Reference) -> None:
     what = "log evidence" if proper else "log normalizer (the prior is improper)"
     value = f"{what} {value_with_error(evidence.value, evidence.se)} nats"
     work.doubt = "" if truth.usable else f"{truth.reason[:-1]}; {value} at best."
-    if truth.usable:
+    if not truth.usable:
+        return
+    if evidence_holds(truth.posterior):
         by = f"by {len(evidence.islands)} islands of SMC"
         work.say("smc", True, f"{value[0].upper()}{value[1:]} {by}.")
+    else:
+        after = "Chains from the points of SMC moved them, and have settled"
+        work.say("smc", True, f"{after}; the {what} is not known ({value} before that).")
 
 
 def nats_step(work: Work, truth: Reference | None) -> Nats | None:
@@ -236,6 +247,8 @@ def nats_step(work: Work, truth: Reference | None) -> Nats | None:
         return None
     assert truth.posterior is not None
     evidence, sound = evidence_of(truth.posterior), not work.doubt
+    if sound and not evidence_holds(truth.posterior):
+        return None
     kl = Nats(
         value=evidence.value - elbo.value_nats,
         se=math.hypot(evidence.se, elbo.se),

@@ -51,10 +51,8 @@ class Metric:
         scale = torch.where(torch.isfinite(scale) & (scale > 1e-8), scale, 1e-8)
         if dim * ROWS <= n:
             correlation = (centered / scale).T @ (centered / scale) / (n - 1)
-            rho = dim / n
-            shrunk = (1 - rho) * correlation
-            shrunk.diagonal().add_(rho + TINY)
-            factor, failed = torch.linalg.cholesky_ex(shrunk)
+            correlation.diagonal().add_(TINY)
+            factor, failed = torch.linalg.cholesky_ex(correlation)
             if int(failed) == 0:
                 return cls(scale=scale, factor=scale[:, None] * factor)
         return cls._low_rank(centered / scale, scale)

@@ -5,6 +5,8 @@ With s the sd of the chains now, per component
     e = (E_before - E_now) / s,      r = log(s_before / s)
 
 Both sides are the same chains, so their errors are paired; that of s is part of the error of e.
+What chains still know of their starts is the correlation of start and end, within the modes
+between which they do not move: how much mass a mode has is no matter of forgetting.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import numpy as np
 
 from benchmarks.metrics.components import Array
 
-__all__ = ["changes"]
+__all__ = ["changes", "memory_of"]
 
 
 def changes(before: Array, after: Array) -> tuple[Array, Array, Array, Array]:
@@ -37,3 +39,23 @@ def changes(before: Array, after: Array) -> tuple[Array, Array, Array, Array]:
     still = (sd0 <= tiny) & (sd1 <= tiny) & (np.abs(before.mean(0) - after.mean(0)) <= tiny)
     e, e_se, r, r_se = (np.where(still, 0.0, v) for v in (e, e_se, r, r_se))
     return e, e_se, r, r_se
+
+
+def memory_of(before: Array, after: Array, modes: np.ndarray | None = None) -> Array:
+    """Return the correlation over chains of start and end, `[component]`.
+
+    Args:
+        before: chains `[chain, component]` at their starts.
+        after: the same chains now.
+        modes: the mode of every start, `[chain]`; correlations are within them. None for one.
+    """
+    if modes is None:
+        modes = np.zeros(len(before), dtype=int)
+    a, b = before.copy(), after.copy()
+    for mode in np.unique(modes):
+        inside = modes == mode
+        a[inside] -= a[inside].mean(0)
+        b[inside] -= b[inside].mean(0)
+    scale = np.sqrt((a**2).sum(0) * (b**2).sum(0))
+    found: Array = (a * b).sum(0) / np.where(scale > 0, scale, 1.0)
+    return found

@@ -39,7 +39,17 @@ from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 from zoo.seeds import derive_seed
 
-__all__ = ["CONVERGED", "GROUPS", "MEMBERS", "ShortChains", "nested_r_hat", "short_chains"]
+__all__ = [
+    "CONVERGED",
+    "GROUPS",
+    "LOOK",
+    "MEMBERS",
+    "ShortChains",
+    "chain_kernels",
+    "components_moved",
+    "nested_r_hat",
+    "short_chains",
+]
 
 GROUPS, MEMBERS = 32, 128
 CONVERGED = 1.01  # nested R-hat
@@ -156,10 +166,7 @@ def short_chains(
             " groups of at least 100, as below them nested R-hat cannot tell."
         )
     path = Path(density)
-    kernel = _pilot(path, pilot, derive_seed(seed, "short chains", "pilot"))
-    fine = dataclasses.replace(
-        kernel, step=kernel.step / FINE, leapfrogs=FINE_LEAPFROGS, spread=FINE_SPREAD
-    )
+    kernels = chain_kernels(path, pilot, derive_seed(seed, "short chains", "pilot"))
     state = path(starts.repeat_interleave(members, 0).contiguous())
     streams = Streams([derive_seed(seed, "short chains", i) for i in range(len(starts))])
     begin, divergent, acceptance = state.x, 0.0, math.nan
@@ -167,9 +174,8 @@ def short_chains(
     transitions, r_hat, moved, passed = 0, np.full(1, math.inf), 0, False
     earlier: dict[int, np.ndarray] = {}  # looks at doubling times, of which two are kept
     while transitions < most and (path.gradients < gradients or transitions < LEAST):
-        for number in range(LOOK):
-            now = kernel if number >= FINE_MOVES else fine
-            state, done = move(path, state, now, streams)
+        for kernel in kernels:
+            state, done = move(path, state, kernel, streams)
             divergent += float(done.divergent.double().mean())
             acceptance = float(done.acceptance.mean())
         transitions += LOOK
@@ -180,7 +186,7 @@ def short_chains(
         if transitions < LEAST:
             continue
         half = max(t for t in earlier if 2 * t <= transitions)
-        r_hat, moved = nested_r_hat(seen.reshape(shape)), _moved(earlier[half], seen)
+        r_hat, moved = nested_r_hat(seen.reshape(shape)), components_moved(earlier[half], seen)
         before, passed = passed, bool((r_hat <= CONVERGED).all()) and moved == 0
         if passed and before:  # twice, as one look in many passes by chance
             break
@@ -189,13 +195,28 @@ def short_chains(
         r_hat=r_hat,
         transitions=transitions,
         moved=moved,
-        leapfrogs=kernel.leapfrogs,
+        leapfrogs=kernels[-1].leapfrogs,
         acceptance=acceptance,
         divergent=divergent / max(transitions, 1),
         stuck=float((state.x == begin).all(1).double().mean()),
         gradients=path.gradients,
         depth=path.calls,
     )
+
+
+def chain_kernels(path: Path, points: Tensor, seed: int) -> tuple[Kernel, ...]:
+    """Return the kernels of the transitions between two looks, fixed by pilot chains.
+
+    Args:
+        path: the density.
+        points: where the pilot chains begin, `[n, dim]`.
+        seed: of their noise.
+    """
+    kernel = _pilot(path, points, seed)
+    fine = dataclasses.replace(
+        kernel, step=kernel.step / FINE, leapfrogs=FINE_LEAPFROGS, spread=FINE_SPREAD
+    )
+    return (fine,) * FINE_MOVES + (kernel,) * (LOOK - FINE_MOVES)
 
 
 def _pilot(path: Path, points: Tensor, seed: int) -> Kernel:
@@ -235,8 +256,13 @@ def _warmed(path: Path, state: State, kernel: Kernel, streams: Streams) -> tuple
     return state, kernel
 
 
-def _moved(middle: np.ndarray, end: np.ndarray) -> int:
-    """Return the number of components whose mean or sd changed by more than noise and a 20th."""
+def components_moved(middle: np.ndarray, end: np.ndarray) -> int:
+    """Return the number of components whose mean or sd changed by more than noise and a 20th.
+
+    Args:
+        middle: values `[n, component]` at an earlier time.
+        end: of the same chains now.
+    """
     e, e_se, r, r_se = changes(middle, end)
     far = np.abs(e) > np.maximum(STILL, ERRORS * e_se)
     return int((far | (np.abs(r) > np.maximum(STILL, ERRORS * r_se))).sum())

@@ -26,8 +26,9 @@ from zoo.density.log_density import LogDensity
 from zoo.density.ridges import flat_sites
 from zoo.types import Data
 
-__all__ = ["smc_base"]
+__all__ = ["PRIOR", "smc_base"]
 
+PRIOR = "prior"  # the component over the draws of the prior
 SHARES = {"guide": 0.6, "modes": 0.3, "prior": 0.1}
 WIDENED = 2.0  # of every sd
 FREEDOM, HEAVY_FREEDOM = 7, 3
@@ -87,7 +88,7 @@ def smc_base(
         if len(drawn) > PRIOR_DRAWS // 2:
             parts.append(
                 Component(
-                    name="prior",
+                    name=PRIOR,
                     share=SHARES["prior"],
                     center=drawn.median(0).values,
                     metric=Metric.of(drawn),

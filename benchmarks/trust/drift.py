@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.mcmc.batched_hmc import Kernel, Path, Streams, move, tuned
 from benchmarks.mcmc.metric import Metric
-from benchmarks.mcmc.paired import changes
+from benchmarks.mcmc.paired import changes, memory_of
 from benchmarks.metrics.components import Array
 from benchmarks.thresholds import LOG_SD, MEAN, multiplier
 from zoo.density.log_density import LogDensity
@@ -54,7 +54,7 @@ class Drift:
         log_sd_ratio, log_sd_ratio_se: r_T.
         half_mean_error, half_log_sd_ratio: e and r after half of the transitions.
         moving: where the second half still moved: the estimate is a lower bound.
-        memory: correlation over chains of start and end.
+        memory: correlation over chains of start and end, within modes.
         points: the chains at their end, `[chain, dim]`, unconstrained.
         acceptance: mean acceptance of the last transition.
         divergent: share of all transitions that diverged.
@@ -137,6 +137,7 @@ def drift_of(
     evaluate: Callable[[Tensor], Array],
     *,
     pilot: Tensor,
+    modes: np.ndarray | None = None,
     seed: int = 0,
     transitions: int = TRANSITIONS,
     leapfrogs: int = LEAPFROGS,
@@ -148,6 +149,8 @@ def drift_of(
         u: draws of the guide, `[chain, dim]`, unconstrained.
         evaluate: the judged components at points `[n, dim]`, as `[n, component]`.
         pilot: further draws of the guide `[m, dim]` for step and metric.
+        modes: the mode in which every chain begins, `[chain]`: what is forgotten is judged within
+            them. None for one.
         seed: of the noise.
         transitions: of the measured chains, at least 2.
         leapfrogs: steps of a trajectory.
@@ -174,7 +177,7 @@ def drift_of(
         half_mean_error=half_e,
         half_log_sd_ratio=half_r,
         moving=_moving(middle, after, e, r),
-        memory=_correlation(before, after),
+        memory=memory_of(before, after, modes),
         points=state.x,
         acceptance=acceptance,
         divergent=divergent,
@@ -210,9 +213,3 @@ def _moving(middle: Array, after: Array, e: Array, r: Array) -> np.ndarray:
     )
     found: np.ndarray = far
     return found
-
-
-def _correlation(before: Array, after: Array) -> Array:
-    a, b = before - before.mean(0), after - after.mean(0)
-    scale = np.sqrt((a**2).sum(0) * (b**2).sum(0))
-    return (a * b).sum(0) / np.where(scale > 0, scale, 1.0)

@@ -15,10 +15,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.stats import norm, t
 from torch import Tensor
 
+from benchmarks.mcmc.base_mixture import TMixture
+from benchmarks.mcmc.settle import settle
 from benchmarks.mcmc.tempered_smc import (
     ISLANDS,
     PARTICLES,
@@ -28,7 +31,7 @@ from benchmarks.mcmc.tempered_smc import (
     island_mean,
     tempered,
 )
-from benchmarks.trust.base import smc_base
+from benchmarks.trust.base import PRIOR, smc_base
 from benchmarks.trust.drift import PILOT, drift_of
 from benchmarks.trust.judged import Judged
 from zoo.density.log_density import LogDensity
@@ -43,6 +46,7 @@ __all__ = [
     "Estimate",
     "estimate",
     "estimated_reference",
+    "evidence_holds",
     "evidence_of",
     "island_moments",
 ]
@@ -50,6 +54,7 @@ __all__ = [
 METHOD = "smc"
 SMC_DIMENSIONS = 150  # beyond, tempered SMC is not run
 LOG_Z, ANCESTOR = "log_z", "ancestor"  # statistics of a draw
+MOVED = "moved"  # whether later chains moved the points of SMC: log Z is then not known
 SETTLING = 2048  # points that have to stay where they are under further chains
 
 
@@ -62,6 +67,7 @@ class Estimate:
         posterior: the same points as draws `[island, particle]` of the method `smc`; its `doubt`
             says why they may not be the posterior, empty if nothing speaks against them.
         proper: whether the prior is proper, so that Z is an evidence.
+        moved_on: whether the draws are the ends of chains that began at the points of SMC.
         depth: gradients one after another.
     """
 
@@ -69,6 +75,7 @@ class Estimate:
     posterior: Posterior
     proper: bool
     depth: int
+    moved_on: bool = False
 
     @property
     def doubt(self) -> str:
@@ -127,13 +134,14 @@ def estimate(
     begin, before = time.perf_counter(), density.gradient_evaluations
     base = smc_base(density, data, u, particles=particles, modes=modes, k_hat=k_hat)
     found = tempered(density, base, islands=islands, seed=seed)
-    doubt, depth = found.doubt, found.depth
+    doubt, depth, later = found.doubt, found.depth, None
     if not doubt:
-        doubt, more = _unsettled(density, Judged(density, entry, data), found, seed)
-        depth += more
+        later = _settled(density, Judged(density, entry, data), found, base, seed)
+        found, doubt, depth = later.smc, later.doubt, depth + later.depth
     with torch.no_grad():
         sites = density.constrain(found.points)
     log_z = torch.tensor(found.evidence.islands, dtype=torch.float64)
+    shape = found.points.shape[:2]
     posterior = Posterior(
         entry=entry,
         data=data,
@@ -142,8 +150,9 @@ def estimate(
         sample_dims=("chain", "draw"),
         unconstrained=found.points,
         stats={
-            LOG_Z: log_z[:, None].expand(found.points.shape[:2]).contiguous(),
+            LOG_Z: log_z[:, None].expand(shape).contiguous(),
             ANCESTOR: found.ancestors,
+            MOVED: torch.full(shape, later is not None and later.changed),
         },
         seed=seed,
         doubt=doubt,
@@ -153,26 +162,78 @@ def estimate(
             sequential_depth=depth,
         ),
     )
-    return Estimate(smc=found, posterior=posterior, proper=not flat_sites(density), depth=depth)
+    return Estimate(
+        smc=found,
+        posterior=posterior,
+        proper=not flat_sites(density),
+        depth=depth,
+        moved_on=later is not None and later.moved_on,
+    )
 
 
-def _unsettled(density: LogDensity, judged: Judged, smc: Smc, seed: int) -> tuple[str, int]:
-    """Return why chains from the points of SMC still move or know their starts, and their depth.
+@dataclass(frozen=True, kw_only=True)
+class _Later:
+    """SMC after chains from its points.
+
+    Attributes:
+        smc: with the points as they are now.
+        doubt: why they may not be the posterior, in one sentence.
+        depth: gradients one after another.
+        moved_on: whether the points were moved on.
+        changed: whether that changed a judged mean or sd.
+    """
+
+    smc: Smc
+    doubt: str
+    depth: int
+    moved_on: bool = False
+    changed: bool = False
+
+
+def _settled(density: LogDensity, judged: Judged, smc: Smc, base: TMixture, seed: int) -> _Later:
+    """Check that chains from the points of SMC stay and forget; where not, move all points on.
 
     All islands can share a bias that their differences do not show: a narrow place that no
-    trajectory enters. Chains that start there forget slowly.
+    trajectory enters. Chains that start there forget slowly. Masses of separate modes are not
+    forgotten; they rest on the weights, so what is forgotten is judged within modes.
     """
     x = smc.draws(SETTLING + PILOT, derive_seed(seed, "trust", "settled"))
-    again = drift_of(density, x[:SETTLING], judged, pilot=x[SETTLING:], seed=seed + 1)
-    if again.found:
-        return "Chains from the points of SMC leave them.", again.depth
-    doubt = again.doubt and f"Chains from the points of SMC have not settled: {again.doubt}."
-    return doubt, again.depth
+    start, pilot = x[:SETTLING], x[SETTLING:]
+    modes = _modes(base, start)
+    again = drift_of(density, start, judged, pilot=pilot, modes=modes, seed=seed + 1)
+    if not again.found and not again.doubt:
+        return _Later(smc=smc, doubt="", depth=again.depth)
+    islands, _, dim = smc.points.shape
+    # every other point, as those of one ancestor are neighbors
+    kept, ancestors = smc.points[:, ::2], smc.ancestors[:, ::2]
+    starts = kept.reshape(-1, dim)
+    later = settle(density, starts, judged, pilot=pilot, modes=_modes(base, starts), seed=seed + 1)
+    points = later.points.reshape(islands, -1, dim)
+    return _Later(
+        smc=dataclasses.replace(smc, points=points, ancestors=ancestors),
+        doubt=later.doubt and f"Chains from the points of SMC have not settled: {later.doubt}.",
+        depth=again.depth + later.depth,
+        moved_on=True,
+        changed=later.changed > 0,
+    )
+
+
+def _modes(base: TMixture, x: Tensor) -> np.ndarray:
+    """Return the mode of every point `[n]`: the nearest of guide and modes that climbs found."""
+    inside = [i for i, c in enumerate(base.components) if c.name != PRIOR]
+    logs = torch.stack([base.components[i].log_prob(x) for i in inside])
+    found: np.ndarray = logs.argmax(0).numpy()
+    return found
 
 
 def evidence_of(posterior: Posterior) -> LogEvidence:
     """Return log Z from the draws of SMC, as computed or as read from a file."""
     return evidence(posterior.stats[LOG_Z][:, 0].tolist())
+
+
+def evidence_holds(posterior: Posterior) -> bool:
+    """Whether log Z of SMC can be relied on: nothing speaks against its draws as they were."""
+    return not posterior.doubt and not bool(posterior.stats[MOVED].any())
 
 
 def estimated_reference(posterior: Posterior, *, proper: bool) -> Reference:
@@ -182,7 +243,7 @@ def estimated_reference(posterior: Posterior, *, proper: bool) -> Reference:
         posterior: draws of the method `smc`.
         proper: whether the prior is proper; else there is no evidence.
     """
-    found, known = evidence_of(posterior), proper and not posterior.doubt
+    found, known = evidence_of(posterior), proper and evidence_holds(posterior)
     return Reference(
         kind="estimated",
         posterior=posterior,

@@ -3,6 +3,7 @@
 | part | one row is |
 |---|---|
 | fits | an assessment of one family on one entry with one seed, and its errors by the reference |
+| hard | the same on targets with exact samplers (`benchmarks.studies.trust.hard_targets`) |
 | exact_draws | drift of exact draws: any finding is a false alarm |
 | evidence | log Z by SMC from a mean-field or a Laplace fit, where the exact value is known |
 """
@@ -30,6 +31,8 @@ from benchmarks.mcmc.tempered_smc import ISLANDS, PARTICLES, Smc, tempered
 from benchmarks.reference.find import find
 from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept
+from benchmarks.studies.trust.hard import hard_rows
+from benchmarks.studies.trust.worst import worst
 from benchmarks.trust.base import smc_base
 from benchmarks.trust.drift import drift_of
 from benchmarks.trust.estimate import SMC_DIMENSIONS
@@ -63,7 +66,8 @@ def measure(part: str, work: Work) -> dict[str, Row]:
     Rows that take longer than 20 minutes are left out, and counted with that reason.
     """
     kept = Kept(work.out / "rows.json")
-    makers = dict({"fits": _fits, "exact_draws": _exact, "evidence": _evidence}[part](work.quick))
+    parts = {"fits": _fits, "hard": hard_rows, "exact_draws": _exact, "evidence": _evidence}
+    makers = dict(parts[part](work.quick))
     tasks = [Task(name=n, fn=make) for n, make in makers.items() if n not in kept.rows]
 
     def done(result: TaskResult) -> None:
@@ -143,15 +147,6 @@ def fit_row(name: str, family: str, seed: int) -> Row:
 def _true(fit: guides.Fit, truth: Reference, seed: int) -> Comparison:
     draws = guides.draw(fit, TRUE_DRAWS, seed=derive_seed(seed, "study", "trust"))
     return compare(draws, truth, fit=fit, distances="none", heldout=False, climb=False)
-
-
-def worst(comparison: Comparison) -> Row:
-    """Return the worst judged |mean error| in sds and |log sd ratio|."""
-    judged = [s for s in comparison.scores if s.judged]
-    return {
-        "mean": max((abs(s.mean_error) for s in judged), default=None),
-        "log_sd": max((abs(s.log_sd_ratio) for s in judged), default=None),
-    }
 
 
 def _held(estimated: Comparison, true: Comparison) -> Row:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from scipy.stats import beta, t
+from scipy.stats import t
 
 from benchmarks.studies.pages import fold
+from benchmarks.studies.trust.criteria import GOOD, REPAIRED, Row, bad, count, line, within
+from benchmarks.studies.trust.render_hard import hard_lines, hard_table
 
-__all__ = ["BAD", "GOOD", "page"]
+__all__ = ["page"]
 
-Row = Mapping[str, Any]
-BAD = (0.2, math.log(1.25))  # worst mean error in sds, worst |log sd ratio|
-GOOD = (0.1, math.log(1.1))
-REPAIRED = (0.1, math.log(1.08))
 CLOSE_SD, CLOSE_SHARE = 0.1, 0.3  # how far an estimated worst error may lie from the true one
 NATS = 0.1
-LEVEL = 0.95
 
 HEAD = """# Trust without a truth
 
@@ -44,10 +40,13 @@ def page(rows: Mapping[str, Mapping[str, Row]]) -> str:
         "| criterion | asked | measured | met |",
         "|---|---|---|---|",
     ]
-    lines += [*_fit_lines(fits), *_exact_lines(rows.get("exact_draws", {}))]
+    hard = rows.get("hard", {})
+    lines += [*_fit_lines(fits), *hard_lines(hard)]
+    lines += _exact_lines(rows.get("exact_draws", {}))
     lines += _evidence_lines(rows.get("evidence", {}))
-    lines += ["", *_table(fits), "", *_evidence_table(rows.get("evidence", {}))]
-    lines += ["", *_left_out(rows.get("fits", {}))]
+    lines += ["", *_table(fits), "", *hard_table(hard)]
+    lines += ["", *_evidence_table(rows.get("evidence", {}))]
+    lines += ["", *_left_out({**rows.get("fits", {}), **hard})]
     return fold("\n".join(lines).rstrip() + "\n")
 
 
@@ -62,28 +61,6 @@ def _extent(rows: Mapping[str, Mapping[str, Row]], fits: Sequence[Row]) -> str:
             " random order."
         )
     return text
-
-
-def _line(name: str, asked: str, measured: str, met: bool) -> str:
-    return f"| {name} | {asked} | {measured} | {'yes' if met else '**no**'} |"
-
-
-def _count(hits: int, total: int) -> str:
-    """`30 of 31 (97 %, 83 to 100)`, with the exact interval."""
-    if total == 0:
-        return "none"
-    low = 0.0 if hits == 0 else float(beta.ppf((1 - LEVEL) / 2, hits, total - hits + 1))
-    high = 1.0 if hits == total else float(beta.ppf((1 + LEVEL) / 2, hits + 1, total - hits))
-    return f"{hits} of {total} ({hits / total:.0%}, {low:.0%} to {high:.0%})"
-
-
-def _within(row: Row, prefix: str, line: tuple[float, float]) -> bool:
-    mean, spread = row.get(f"{prefix}_mean"), row.get(f"{prefix}_log_sd")
-    return mean is not None and spread is not None and mean <= line[0] and spread <= line[1]
-
-
-def _bad(row: Row) -> bool:
-    return not _within(row, "true", BAD)
 
 
 def _flagged(row: Row) -> bool:
@@ -104,37 +81,37 @@ def _close(row: Row) -> bool:
 def _fit_lines(fits: Sequence[Row]) -> list[str]:
     if not fits:
         return []
-    bad, good = [r for r in fits if _bad(r)], [r for r in fits if _within(r, "true", GOOD)]
-    flagged, alarms = sum(map(_flagged, bad)), sum(map(_flagged, good))
+    wrong, good = [r for r in fits if bad(r)], [r for r in fits if within(r, "true", GOOD)]
+    flagged, alarms = sum(map(_flagged, wrong)), sum(map(_flagged, good))
     settled = sum(r["gate"] == 0 for r in good)
-    blind = sum((r.get("k_hat") or 0) > 0.7 for r in bad)
+    blind = sum((r.get("k_hat") or 0) > 0.7 for r in wrong)
     close, held = sum(map(_close, fits)), sum(r.get("held", 0) for r in fits)
     looks = sum(r.get("looks", 0) for r in fits)
-    mended = sum(_within(r, "repaired", REPAIRED) for r in fits)
+    mended = sum(within(r, "repaired", REPAIRED) for r in fits)
     by_entry = _by_entry(fits)
     out = []
-    if bad:
-        share = flagged / len(bad)
-        out.append(_line("bad fits flagged", ">= 97 %", _count(flagged, len(bad)), share >= 0.97))
-        out.append(f"| *for comparison: k-hat above 0.7* | | {_count(blind, len(bad))} | |")
+    if wrong:
+        share = flagged / len(wrong)
+        out.append(line("bad fits flagged", ">= 97 %", count(flagged, len(wrong)), share >= 0.97))
+        out.append(f"| *for comparison: k-hat above 0.7* | | {count(blind, len(wrong))} | |")
     if good:
         share = alarms / len(good)
         out.append(
-            _line("false alarms on good fits", "<= 8 %", _count(alarms, len(good)), share <= 0.08)
+            line("false alarms on good fits", "<= 8 %", count(alarms, len(good)), share <= 0.08)
         )
-        out.append(f"| *good fits called `agrees`* | | {_count(settled, len(good))} | |")
+        out.append(f"| *good fits called `agrees`* | | {count(settled, len(good))} | |")
     out.append(
-        _line(
+        line(
             "estimated worst errors within 0.1 (or 30 %) of the true ones",
             ">= 80 %",
-            _count(close, len(fits)),
+            count(close, len(fits)),
             close / len(fits) >= 0.8,
         )
     )
     if looks:
         low, high = by_entry
         out.append(
-            _line(
+            line(
                 "90 % intervals hold the true errors",
                 "85 to 95 %",
                 f"{held / looks:.1%} of {looks} (by entry {low:.0%} to {high:.0%})",
@@ -142,10 +119,10 @@ def _fit_lines(fits: Sequence[Row]) -> list[str]:
             )
         )
     out.append(
-        _line(
+        line(
             "repaired draws: means within 0.1 sd, sds within 8 %",
             ">= 95 %",
-            _count(mended, len(fits)),
+            count(mended, len(fits)),
             mended / len(fits) >= 0.95,
         )
     )
@@ -174,17 +151,14 @@ def _exact_lines(rows: Mapping[str, Row]) -> list[str]:
     seeds = sum(r["seeds"] for r in known)
     rejected, found = sum(r["rejected"] for r in known), sum(r["found"] for r in known)
     return [
-        _line(
+        line(
             "exact draws: the test of no drift (5 %, familywise) rejects",
             "2 to 8 %",
-            f"{_count(rejected, seeds)}, {len(known)} entries",
+            f"{count(rejected, seeds)}, {len(known)} entries",
             0.02 <= rejected / seeds <= 0.08,
         ),
-        _line(
-            "exact draws: drift is a finding",
-            "<= 1 %",
-            _count(found, seeds),
-            found / seeds <= 0.01,
+        line(
+            "exact draws: drift is a finding", "<= 1 %", count(found, seeds), found / seeds <= 0.01
         ),
     ]
 
@@ -195,10 +169,10 @@ def _evidence_lines(rows: Mapping[str, Row]) -> list[str]:
         return []
     good = sum(_exactly(r, len(known)) for r in known)
     return [
-        _line(
+        line(
             f"log evidence within {NATS} nats and its own error, over all exact values",
             "all",
-            _count(good, len(known)),
+            count(good, len(known)),
             good == len(known),
         )
     ]
@@ -228,14 +202,14 @@ def _table(fits: Sequence[Row]) -> list[str]:
     column: Callable[[Sequence[Row], str], str] = lambda rows, name: _median(r[name] for r in rows)  # noqa: E731
     for family in dict.fromkeys(r["family"] for r in fits):
         own = [r for r in fits if r["family"] == family]
-        bad, good = [r for r in own if _bad(r)], [r for r in own if _within(r, "true", GOOD)]
+        wrong, good = [r for r in own if bad(r)], [r for r in own if within(r, "true", GOOD)]
         lines.append(
-            f"| `{family}` | {len(own)} | {len(bad)} | {sum(map(_flagged, bad))} | {len(good)} |"
+            f"| `{family}` | {len(own)} | {len(wrong)} | {sum(map(_flagged, wrong))} | {len(good)} |"
             f" {sum(map(_flagged, good))} | {column(own, 'seconds')} |"
             f" {column(own, 'fit_seconds')} |"
         )
-    missed = [r for r in fits if _bad(r) and not _flagged(r)]
-    alarms = [r for r in fits if _within(r, "true", GOOD) and _flagged(r)]
+    missed = [r for r in fits if bad(r) and not _flagged(r)]
+    alarms = [r for r in fits if within(r, "true", GOOD) and _flagged(r)]
     for title, rows in (("Bad fits not flagged", missed), ("Good fits flagged", alarms)):
         lines += ["", f"**{title}**: {len(rows)}."]
         lines += [

@@ -37,5 +37,5 @@ STUDY = Study(
     measure=_measure,
     render=_render,
     read=_read,
-    parts=("fits", "exact_draws", "evidence"),
+    parts=("hard", "exact_draws", "evidence", "fits"),
 )

@@ -13,7 +13,13 @@ import benchmarks
 import guides
 import zoo
 from benchmarks.mcmc.batched_hmc import move
-from benchmarks.mcmc.short_chains import CONVERGED, ShortChains, _moved, nested_r_hat, short_chains
+from benchmarks.mcmc.short_chains import (
+    CONVERGED,
+    ShortChains,
+    components_moved,
+    nested_r_hat,
+    short_chains,
+)
 from benchmarks.trust.chains import STARTS, chained
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
@@ -110,9 +116,9 @@ def test_what_changed_since_half_time_is_counted():
     g = np.random.default_rng(0)
     middle = g.normal(size=(2000, 4))
     end = 0.5 * middle + math.sqrt(0.75) * g.normal(size=(2000, 4))
-    assert _moved(middle, end) == 0
-    assert _moved(middle, end + np.array([0.0, 0.2, 0.0, 0.0])) == 1
-    assert _moved(middle, end * [1.0, 1.0, 1.3, 1.3]) == 2
+    assert components_moved(middle, end) == 0
+    assert components_moved(middle, end + np.array([0.0, 0.2, 0.0, 0.0])) == 1
+    assert components_moved(middle, end * [1.0, 1.0, 1.3, 1.3]) == 2
     found = ShortChains(
         points=torch.zeros(1),
         r_hat=np.array([1.005]),
@@ -147,10 +153,10 @@ def test_lines_of_movement():
         end = (end - end.mean()) / end.std(ddof=1)
         middle = (middle - middle.mean()) / middle.std(ddof=1)
         factor = line if n == 40_000 else 4 * math.sqrt(2 / n)
-        assert _moved(middle, end + 0.9 * factor) == 0
-        assert _moved(middle, end + 1.1 * factor) == 1
-    assert _moved(end * math.exp(0.045), end) == 0  # the same chains: without noise
-    assert _moved(end * math.exp(0.055), end) == 1
+        assert components_moved(middle, end + 0.9 * factor) == 0
+        assert components_moved(middle, end + 1.1 * factor) == 1
+    assert components_moved(end * math.exp(0.045), end) == 0  # the same chains: without noise
+    assert components_moved(end * math.exp(0.055), end) == 1
 
 
 def test_the_length_is_the_one_that_moves_farthest_per_gradient(density):

@@ -1,10 +1,17 @@
 """The study of trust: what its rows measure, and what its page counts."""
 
+import dataclasses
 import math
 
+import numpy as np
 import pytest
+import torch
+from scipy.integrate import quad
+from scipy.stats import multivariate_normal, norm
 
-from benchmarks.studies.trust import measure, render
+from benchmarks.studies.trust import criteria, hard, measure, render
+from benchmarks.trust.estimate import LOG_Z
+from zoo.density.log_density import LogDensity
 
 
 def row(**fields):
@@ -60,8 +67,8 @@ def test_the_page_counts_bad_and_good_fits():
 def test_intervals_are_exact():
     """Clopper and Pearson: with 0 of 10 the upper end is 1 - 0.025^(1/10)."""
     high = 1 - 0.025**0.1
-    assert render._count(0, 10) == f"0 of 10 (0%, 0% to {high:.0%})"
-    assert render._count(10, 10) == f"10 of 10 (100%, {1 - high:.0%} to 100%)"
+    assert criteria.count(0, 10) == f"0 of 10 (0%, 0% to {high:.0%})"
+    assert criteria.count(10, 10) == f"10 of 10 (100%, {1 - high:.0%} to 100%)"
 
 
 def test_an_evidence_must_hold_both_its_error_and_the_line():
@@ -108,3 +115,145 @@ def test_an_evidence_row_is_the_closed_form():
     found = measure.evidence_row("coin", "laplace")
     assert abs(found["error"]) < 5 * found["se"] + 0.01
     assert found["islands"] == 16
+
+
+# -- the hard set ------------------------------------------------------------------------------
+
+
+def hard_fit(**fields):
+    """A bad fit that is flagged and repaired."""
+    found = row(true_mean=0.5, estimated_mean=0.4, gate=1, verdict="shifted")
+    found |= {"evidence": 0.0, "log_z": -0.01, "log_z_se": 0.02, "repaired": "smc"}
+    found |= {"probability_error": 0.012, "repaired_passes": True, "repaired_doubt": ""}
+    return found | fields
+
+
+def test_the_page_counts_targets_and_doubted_repairs():
+    wrong = {"repaired_passes": False, "probability_error": 0.2}
+    rows = {
+        "ring laplace": hard_fit(entry="ring"),
+        "ring mean_field": hard_fit(entry="ring", family="mean_field", k_hat=0.9),
+        "funnel laplace": hard_fit(entry="funnel"),
+        "funnel mean_field": hard_fit(
+            entry="funnel",
+            family="mean_field",
+            gate=4,
+            repaired_doubt="They move.",
+            log_z=None,
+            **wrong,
+        ),
+        "modes laplace": hard_fit(entry="modes", **wrong),
+        "gone": {"status": "init_failed", "why": "no mode"},
+    }
+    page = render.page({"hard": rows})
+    assert cells(page, "bad fits flagged, hard set")[2].startswith("4 of 5 (80%, ")
+    assert cells(page, "bad fits flagged, hard set")[3] == "**no**"
+    assert cells(page, "k-hat above")[2].startswith("1 of 5")
+    assert cells(page, "hard targets whose")[2:] == ["1 of 3", "**no**"]
+    assert cells(page, "repairs that are not right")[2].startswith("1 of 2")
+    line = next(text for text in page.splitlines() if text.startswith("| funnel | `mean_field`"))
+    assert (
+        "| `shifted` | 0.50, 0.40 | 0.01, 0.01 | smc, in doubt | 0.200 **(not right)** |" in line
+    )
+    assert line.endswith("| 0.00, not known |")
+    assert "| ring | `laplace` | `shifted` |" in page
+    assert "| 0.012 | 0.00, -0.01 +- 0.02 |" in page
+    assert "| init_failed: no mode | 1 |" in page
+
+
+@pytest.mark.parametrize("name", sorted(hard.TARGETS))
+def test_exact_draws_follow_the_density_of_their_program(name):
+    """E[g' grad log p + div g] = 0 for every field g of compact support (Stein, 1972).
+
+    With g_i(u) = tanh((u_i - m) / s): mean of g_i d_i log p + d_i g_i, over 20,000 exact draws, is
+    zero within 5 standard errors in every unconstrained coordinate.
+    """
+    target = hard.TARGETS[name]
+    entry = target.entry(name)
+    data = entry.load_data()
+    density = LogDensity(entry.program(data), data, dtype=entry.dtype)
+    drawn = target.draws(20_000, 3)
+    u = density.unconstrain({s.name: drawn[s.name] for s in density.sites})
+    u = u[torch.isfinite(u).all(1)]
+    assert len(u) > 19_900
+    _, slope = density.batch_gradient(u.contiguous())
+    center, scale = u.median(0).values, u.quantile(0.84, 0) - u.quantile(0.16, 0)
+    bump = torch.tanh((u - center) / scale)
+    terms = bump * slope + (1 - bump.square()) / scale
+    z = terms.mean(0) / (terms.std(0) / len(u) ** 0.5)
+    assert z.abs().max() < 5.0
+
+
+def test_a_shifted_sampler_does_not_follow_the_density():
+    """The check above notices draws of the banana that are a tenth too wide."""
+    target = hard.TARGETS["banana"]
+    entry = target.entry("banana")
+    data = entry.load_data()
+    density = LogDensity(entry.program(data), data, dtype=entry.dtype)
+    drawn = {k: 1.1 * v for k, v in target.draws(20_000, 3).items()}
+    u = density.unconstrain({s.name: drawn[s.name] for s in density.sites})
+    _, slope = density.batch_gradient(u.contiguous())
+    terms = torch.tanh(u) * slope + 1 - torch.tanh(u).square()
+    assert (terms.mean(0) / (terms.std(0) / len(u) ** 0.5)).abs().max() > 5.0
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("ring", 1e-9, 14.0), ("boundary", -30.0, 9.0)])
+def test_evidences_of_hard_targets_are_those_of_quadrature(name, low, high):
+    """Ring: the integral over the radius. Boundary: over log tau, y a normal of closed form."""
+    target = hard.TARGETS[name]
+    if name == "ring":
+        value, _ = quad(lambda r: 2 * math.pi * r * math.exp(-2 * (r - 5) ** 2), low, high)
+    else:
+        y = target.data["y"].numpy()
+        normal = lambda t: multivariate_normal(cov=(1 + t**2) * np.eye(8) + 25.0).pdf(y)  # noqa: E731
+        value, _ = quad(lambda t: normal(t) * 2 * norm.pdf(t), 0, 10)
+    assert target.log_evidence == pytest.approx(math.log(value), abs=1e-6)
+
+
+def test_exact_draws_pass_the_probability_check():
+    """4,000 exact draws pass in each of 100 seeds, draws a third too wide in none."""
+    target = hard.TARGETS["gamma"]
+    entry = target.entry("gamma")
+    data = entry.load_data()
+    truth = target.reference(entry, data, 100_000, 1).posterior
+
+    def passes(seed, stretch):
+        drawn = {"x": target.draws(4_000, seed)["x"] ** stretch}
+        draws = dataclasses.replace(truth, draws=drawn, method="short_chains")
+        gaps, errors = hard.probability_errors(draws, truth, entry, data)
+        assert gaps.shape == errors.shape == (5, 3)
+        return bool((gaps.abs() <= (3 * errors).clamp(min=hard.CLOSE)).all())
+
+    assert sum(passes(seed, 1.0) for seed in range(100, 200)) >= 99
+    assert not any(passes(seed, 1.33) for seed in range(100, 110))
+
+
+def test_errors_of_islands_come_from_their_differences():
+    """Two islands with P(x <= 0) = 0.4 and 0.6: the error is 0.1, whatever their size."""
+    target = hard.TARGETS["cauchy"]
+    entry = target.entry("cauchy")
+    data = entry.load_data()
+    truth = target.reference(entry, data, 20_000, 1).posterior
+    signs = torch.ones(2, 1_000, 3, dtype=torch.float64)
+    signs[0, :400], signs[1, :600] = -1.0, -1.0
+    islands = dataclasses.replace(
+        truth,
+        draws={"x": signs},
+        sample_dims=("chain", "draw"),
+        stats={LOG_Z: torch.zeros(2, 1_000)},
+    )
+    gaps, errors = hard.probability_errors(islands, truth, entry, data)
+    assert gaps[2].tolist() == pytest.approx([0.0] * 3)
+    assert errors[2].tolist() == pytest.approx([0.1] * 3)
+
+
+def test_a_mode_that_the_guide_misses_is_found_and_repaired():
+    """modes10: 0.3 of the mass lies 10 sds from the guide; the true mean error is 0.64 sd."""
+    found = hard.hard_row("modes10", "laplace")
+    assert found["true_mean"] == pytest.approx(3.0 / math.hypot(1.0, 10 * 0.21**0.5), abs=0.05)
+    assert found["estimated_mean"] == pytest.approx(found["true_mean"], abs=0.1)
+    assert found["gate"] == 1
+    assert found["repaired"] == "smc"
+    assert found["repaired_passes"]
+    assert not found["repaired_doubt"]
+    assert found["log_z"] == pytest.approx(0.0, abs=0.1)

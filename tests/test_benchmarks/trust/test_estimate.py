@@ -7,12 +7,19 @@ import pytest
 import torch
 
 import zoo
-from benchmarks.trust.estimate import LOG_Z, estimated_reference, evidence_of, island_moments
+from benchmarks.trust.estimate import (
+    LOG_Z,
+    MOVED,
+    estimated_reference,
+    evidence_holds,
+    evidence_of,
+    island_moments,
+)
 from benchmarks.types import Comparison
 from zoo.types import Posterior, Reference
 
 
-def posterior(log_z, means, doubt=""):
+def posterior(log_z, means, doubt="", moved=False):
     """Islands of a normal around different means, with different estimates of Z."""
     entry = zoo.load("correlated_gaussian", d=2)
     generator = torch.Generator().manual_seed(0)
@@ -26,7 +33,7 @@ def posterior(log_z, means, doubt=""):
         method="smc",
         draws={"x": x},
         sample_dims=("chain", "draw"),
-        stats={LOG_Z: z},
+        stats={LOG_Z: z, MOVED: torch.full((len(means), 500), moved)},
         doubt=doubt,
     )
 
@@ -56,6 +63,15 @@ def test_an_improper_prior_has_no_evidence_and_doubt_no_truth():
     assert not doubted.usable
     assert doubted.reason == "It moves."
     assert doubted.log_evidence is None
+
+
+def test_draws_that_later_chains_moved_have_no_evidence():
+    moved = posterior([0.0, 0.1], [0.0, 0.0], moved=True)
+    found = estimated_reference(moved, proper=True)
+    assert found.usable
+    assert (found.log_evidence, found.log_evidence_se) == (None, None)
+    assert not evidence_holds(moved)
+    assert evidence_holds(posterior([0.0, 0.1], [0.0, 0.0]))
 
 
 def test_lost_nats_have_the_errors_of_both_sides():
