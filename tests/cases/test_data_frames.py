@@ -7,6 +7,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+import benchmarks
+import guides
 import zoo
 from zoo.errors import DataError, ProgramError, UsageError, listed
 from zoo.types import Data
@@ -96,6 +98,15 @@ def test_a_text_series_gets_its_cure():
     assert torch.equal(entry.load_data().train["ses"], torch.arange(4))
 
 
+def test_two_columns_of_one_name_are_refused():
+    """They became four: pandas gives both for their name, and each was taken twice."""
+    frame = FRAME[["ses", "size"]].set_axis(["ses", "ses"], axis=1)
+    with pytest.raises(DataError, match="Data 'x' has several columns 'ses'"):
+        zoo.from_program(matrix, {"x": frame, "y": FRAME["y"]})
+    with pytest.raises(DataError, match="Data 'data' has several columns 'ses'"):
+        zoo.from_program(model, FRAME.set_axis([*"abc", "ses", "ses", "y"], axis=1))
+
+
 def test_dates_are_no_categories():
     days = pd.to_datetime(["2026-01-01", "2026-01-03", "2026-01-04", "2026-02-01"])
     with pytest.raises(DataError, match=r"holds dates.*\(data\['ses'\] - .*\)\.dt\.days") as found:
@@ -169,3 +180,96 @@ def test_a_list_names_a_few_and_counts_the_rest():
     assert listed("abcdef") == "'a', 'b', 'c', 'd', 'e', 'f'"  # "and 1 more" is no shorter
     assert listed("abcdefg", quoted=False) == "a, b, c, d, e and 2 more"
     assert listed(()) == ""
+
+
+X = pd.DataFrame(np.random.default_rng(1).normal(size=(15, 5)), columns=list("abcde"))
+Y = np.linspace(-1, 1, 15)
+GROUP = np.arange(15) % 5
+
+
+def normal(mean, y):
+    with pyro.plate("row", len(y)):
+        pyro.sample("obs", dist.Normal(mean, 1.0), obs=y)
+
+
+def in_a_plate(name, fn):
+    with pyro.plate(name, 5):
+        return pyro.sample(f"of_{name}", fn)
+
+
+def plated(x, y):
+    normal(x @ in_a_plate("column", dist.Normal(0.0, 1.0)), y)
+
+
+def grouped(x, y, group):
+    effect = in_a_plate("group", dist.Normal(0.0, 1.0))
+    normal(x @ in_a_plate("column", dist.Normal(0.0, 1.0)) + effect[group], y)
+
+
+def horseshoe(x, y):
+    with pyro.plate("column", 5):
+        local = pyro.sample("local", dist.HalfCauchy(1.0))
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    normal(x @ (z * local), y)
+
+
+def stacked(y, **columns):
+    weight = pyro.sample("weight", dist.Normal(0.0, 1.0).expand([5]).to_event(1))
+    normal(torch.stack(list(columns.values()), -1) @ weight, y)
+
+
+def in_a_dict(data):
+    matrix(**data)
+
+
+def reversed_columns(x, y):
+    matrix(x.flip(-1), y)
+
+
+def standardized(x, y):
+    matrix((x - x.mean(0)) / x.std(0), y)
+
+
+def of_both(x, z, y):
+    normal(x @ in_a_plate("column", dist.Normal(0.0, 1.0)) + z.sum(-1), y)
+
+
+def of_rows(x, y):
+    with pyro.plate("row", len(y)):
+        level = pyro.sample("level", dist.Normal(0.0, 1.0))
+        pyro.sample("obs", dist.Normal(level + x.sum(-1), 1.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("program", "data", "dim"),
+    [
+        (matrix, {"x": X, "y": Y}, "weight_dim_0"),
+        (matrix, (X.assign(a=0.0), Y), "weight_dim_0"),  # a column of zeros says nothing
+        (plated, {"x": X, "y": Y}, "column"),
+        (grouped, {"x": X, "y": Y, "group": GROUP}, "column"),
+        (horseshoe, {"x": X, "y": Y}, "column"),
+        (stacked, X.assign(y=Y), "weight_dim_0"),
+        (in_a_dict, {"data": {"x": X, "y": Y}}, "weight_dim_0"),
+        (of_both, {"x": X, "z": X.rename(columns=str.upper), "y": Y}, "column"),
+        (matrix, {"x": X.to_numpy(), "y": Y}, ""),
+        # not certain: another order, columns that cannot be zero, a value of each row
+        (reversed_columns, {"x": X, "y": Y}, ""),
+        (standardized, {"x": X, "y": Y}, ""),
+        (of_rows, {"x": X[:5], "y": Y[:5]}, ""),
+    ],
+)
+def test_coefficients_are_named_by_the_columns_they_act_through(program, data, dim):
+    """A vector over groups or rows may be as long as the columns are many."""
+    entry = zoo.from_program(program, data)
+    assert dict(entry.load_data().coords) == ({dim: tuple("abcde")} if dim else {})
+
+
+def test_names_of_the_caller_are_kept():
+    given = {"x": X, "y": Y}
+    entry = zoo.from_program(matrix, given, coords={"weight_dim_0": list("vwxyz")})
+    assert entry.load_data().coords["weight_dim_0"] == list("vwxyz")
+    entry = zoo.from_program(matrix, given, dims={"weight": ("gene",)})
+    assert dict(entry.load_data().coords) == {"gene": tuple("abcde")}
+    fit = guides.fit(entry, "laplace")
+    frame = benchmarks.to_arviz(guides.draw(fit, 500)).posterior["weight"]
+    assert list(frame.coords["gene"].values) == list("abcde")

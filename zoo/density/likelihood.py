@@ -13,7 +13,7 @@ from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype, samples
 from zoo.seeds import seeded
 
-__all__ = ["has_likelihood", "untouched_data"]
+__all__ = ["has_likelihood", "observed_terms", "untouched_data"]
 
 
 def has_likelihood(trace: poutine.Trace) -> bool:
@@ -31,13 +31,13 @@ def untouched_data(density: LogDensity) -> tuple[str, ...]:
     generator = torch.Generator().manual_seed(11)
     u = 0.5 * torch.randn(density.dim, dtype=density.dtype, generator=generator)
     draws = density.constrain(u)
-    before = _terms(density, draws, train)
+    before = observed_terms(density, draws, train)
     names = [k for k, v in train.items() if isinstance(v, Tensor) and k != "index"]
     if before is None:
         return ()
     found = []
     for name in names:
-        after = _terms(density, draws, {**train, name: _changed(train[name])})
+        after = observed_terms(density, draws, {**train, name: _changed(train[name])})
         same = (
             after is not None
             and after.keys() == before.keys()
@@ -48,7 +48,7 @@ def untouched_data(density: LogDensity) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _terms(density: LogDensity, draws: Any, tensors: Any) -> dict[str, Tensor] | None:
+def observed_terms(density: LogDensity, draws: Any, tensors: Any) -> dict[str, Tensor] | None:
     """Return the log probabilities of the observed sites, None where the program fails.
 
     Whatever it raises, it looked at what was changed.

@@ -21,6 +21,7 @@ from zoo.density.sites import samples
 from zoo.density.symmetries import Symmetry, symmetries
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError, listed
 from zoo.types import Data, ModelEntry, Program, Quantity
+from zoo.user_models.coefficients import coordinates_of
 from zoo.user_models.discover import discover, refuse_own_subsamples
 from zoo.user_models.from_trace import all_discrete, facts, of_finite_sum, quantities_of
 from zoo.user_models.lift_params import LiftedProgram
@@ -71,7 +72,8 @@ def from_program(
             become tensors. Tensors inside a dict, a list or an object are data of their own,
             called `argument.key`. Of a data frame, the columns named like arguments are taken.
         dims: names of the axes of data and latent sites.
-        coords: labels along those axes.
+        coords: labels along those axes; those of coefficients of the columns of a data frame are
+            by default the names of the columns.
         name: name of the entry.
         observed: the arguments whose removal gives the prior predictive; by default found in the
             trace.
@@ -113,10 +115,11 @@ def from_program(
             " PyroModule."
         )
     signature = Signature.of(model)
-    tensors, nested = _by_name(data, signature, dtype)
+    frames: dict[str, tuple[str, ...]] = {}
+    tensors, nested = _by_name(data, signature, dtype, frames)
     asked = Asked(
         batched=batched,
-        test=None if test is None else _by_name(test, signature, dtype)[0],
+        test=None if test is None else _by_name(test, signature, dtype, {})[0],
         judged=judged,
         amortize=amortize,
         minibatch=minibatch,
@@ -167,6 +170,8 @@ def from_program(
     if all_discrete(trace):
         return of_finite_sum(trace, program, card, dtype, shared, quantities)
     density = LogDensity(build(found.seen), found.seen, dtype=dtype)
+    named = coordinates_of(trace, density, card, frames)
+    card = replace(card, coords={**named, **card.coords})
     if units is not None and asked.any:
         refuse_tied_rows(density)
     for made in own.values():
@@ -260,11 +265,15 @@ def _without_likelihood(
 # -- data --------------------------------------------------------------------------------------
 
 
-def _by_name(data: Any, signature: Signature, dtype: torch.dtype) -> tuple[dict[str, Any], Nested]:
+def _by_name(
+    data: Any, signature: Signature, dtype: torch.dtype, frames: dict[str, tuple[str, ...]]
+) -> tuple[dict[str, Any], Nested]:
+    """Return the tensors by name; `frames` receives the columns of data frames, by argument."""
     if is_frame(data):
         needed = [n for n in signature.names if n in signature.required and n != "index"]
         taken = columns_of(data, () if signature.open_ended else signature.names, needed)
         data = {k: numbers_of(k, column, f"data[{k!r}]") for k, column in taken.items()}
+        frames[""] = tuple(data)
     if not isinstance(data, Mapping):
         if not isinstance(data, tuple | list):
             raise UsageError(
@@ -277,7 +286,13 @@ def _by_name(data: Any, signature: Signature, dtype: torch.dtype) -> tuple[dict[
                 f" arguments: {list(signature.names)}."
             )
         data = dict(zip(signature.names, data, strict=False))
-    return flatten(data, lambda key, value: as_data(key, value, dtype))
+
+    def convert(key: str, value: Any) -> Any:
+        if is_frame(value):
+            frames[key] = tuple(map(str, value.columns))
+        return as_data(key, value, dtype)
+
+    return flatten(data, convert)
 
 
 def as_data(key: str, value: Any, dtype: torch.dtype) -> Any:

@@ -46,14 +46,14 @@ def quantities_of(
     nodes = {n["name"]: n for n in samples(trace)}
     found = {}
     for name, support in reparameterized(lifted, trace).items():
-        shape, dims = _shape_and_dims(nodes[name])
+        shape, dims = shape_and_dims(nodes[name])
         for label, quantity in of_site(name, support, shape, data.dims.get(name, dims)).items():
             found[label] = replace(quantity, fn=computed(quantity.fn, name, program, density))
     for site in density.sites:
         if site.name in lifted.auxiliary:
             continue
         node = nodes[site.name]
-        shape, dims = _shape_and_dims(node)
+        shape, dims = shape_and_dims(node)
         fn = node["fn"]
         support = circle_of(fn) if is_circular(fn) else fn.support
         named = data.dims.get(site.name, dims)
@@ -89,7 +89,7 @@ def of_finite_sum(
     nodes = {n["name"]: n for n in samples(trace)}
     quantities = {}
     for name, values in found.values.items():
-        _, dims = _shape_and_dims(nodes[name])
+        _, dims = shape_and_dims(nodes[name])
         classes = isinstance(base_of(nodes[name]["fn"]), Categorical) and values.ndim == 1
         quantities[name] = chances(name, len(values), dims) if classes else plain(name, dims)
     return ModelEntry(
@@ -102,7 +102,7 @@ def of_finite_sum(
     )
 
 
-def _shape_and_dims(node: dict[str, Any]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def shape_and_dims(node: dict[str, Any]) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Return the shape of a site and the names of its axes: plates, or numbers."""
     plates = {f.dim: f.name for f in node["cond_indep_stack"] if f.vectorized}
     shape, event, name = tuple(node["value"].shape), node["fn"].event_dim, node["name"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,6 +37,7 @@ def columns_of(frame: Any, wanted: tuple[str, ...], needed: Iterable[str] = ()) 
     Raises:
         DataError: none of the columns is an argument, or a needed one is missing.
     """
+    _refuse_twins("data", frame)
     found = {str(name): frame[name] for name in frame.columns}
     taken = {name: column for name, column in found.items() if not wanted or name in wanted}
     if not taken:
@@ -72,10 +74,21 @@ def numbers_of(key: str, table: Any, place: str = "") -> np.ndarray[Any, Any]:
     """
     if not is_frame(table):
         return _column(key, "", table, place or key)
+    _refuse_twins(key, table)
     arrays = [
         _column(key, str(name), table[name], f"{place or key}[{name!r}]") for name in table.columns
     ]
     return np.column_stack(arrays) if arrays else np.empty((0, 0))
+
+
+def _refuse_twins(key: str, table: Any) -> None:
+    """Refuse columns of one name, of which `table[name]` gives all."""
+    twins = [str(name) for name, number in Counter(table.columns).items() if number > 1]
+    if twins:
+        raise DataError(
+            f"Data {key!r} has several columns {listed(twins)}; give every column a name of its"
+            " own."
+        )
 
 
 def _column(key: str, name: str, column: Any, place: str) -> np.ndarray[Any, Any]:
