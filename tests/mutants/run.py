@@ -3,6 +3,7 @@
     python tests/mutants/run.py                     # the kept list, then the table
     python tests/mutants/run.py --draw 100        # and a seeded draw by cosmic-ray
     python tests/mutants/run.py --only 'key without seed'
+    python tests/mutants/run.py --only none --draw 20 --within zoo/density  # of one folder
 
 The tests are first run without a fault: a fault is killed if they pass without it and fail with
 it. Each outcome is one line of `out/mutants.jsonl`, kept by a digest of the fault and its tests;
@@ -37,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KEPT = Path(__file__).with_name("kept.toml")
 PAGE = ROOT / "docs" / "results" / "mutants.md"
 ROOMS = ("zoo", "guides", "benchmarks")
+TRIES = 500  # of a drawn fault: most draws change nothing, or more than a line
 PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n", "0")
 
 
@@ -127,10 +129,11 @@ def _executed(source: str) -> str:
     return ast.dump(tree)
 
 
-def drawn(number: int, seed: int, listed: Iterable[Edit]) -> list[Edit]:
+def drawn(number: int, seed: int, listed: Iterable[Edit], within: str = "") -> list[Edit]:
     """Draw faults with cosmic-ray, evenly from all packages, at most one per line of code.
 
-    Type annotations are not drawn from, nor lines of the kept list.
+    Type annotations are not drawn from, nor lines of the kept list. With `within` only files
+    whose path contains it are drawn from; there may then be fewer faults than asked for.
     """
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
@@ -139,7 +142,7 @@ def drawn(number: int, seed: int, listed: Iterable[Edit]) -> list[Edit]:
     generator = random.Random(seed)
     packages: dict[Path, list[Path]] = {}
     for path in (p for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))):
-        if path.stat().st_size > 1000:
+        if path.stat().st_size > 1000 and within in path.relative_to(ROOT).as_posix():
             packages.setdefault(path.parent, []).append(path)
     kinds: dict[str, list[str]] = {}
     for name in sorted(operator_names()):
@@ -147,7 +150,9 @@ def drawn(number: int, seed: int, listed: Iterable[Edit]) -> list[Edit]:
             kinds.setdefault(name.split("/")[1].split("_")[0], []).append(name)
     found: dict[tuple[str, str], Edit] = {}
     order: list[Path] = []
-    while len(found) < number:
+    for _ in range(TRIES * number):
+        if len(found) == number or not packages:
+            break
         if not order:
             order = sorted(packages)
             generator.shuffle(order)
@@ -323,6 +328,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", action="append", default=[], help="names, or parts of them")
     parser.add_argument("--draw", type=int, default=0, help="number of faults to draw")
+    parser.add_argument("--within", default="", help="draw from files whose path contains this")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds per run of tests")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "mutants.jsonl")
@@ -330,7 +336,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     given = parser.parse_args()
     listed = [e for e in kept() if not given.only or any(o in e.name for o in given.only)]
-    edits = listed + (drawn(given.draw, given.seed, kept()) if given.draw else [])
+    edits = listed + (drawn(given.draw, given.seed, kept(), given.within) if given.draw else [])
     given.out.parent.mkdir(parents=True, exist_ok=True)
     runner = Runner(given.out, given.python, given.limit)
     for edit in edits:  # of what is copied now, whatever is edited meanwhile
