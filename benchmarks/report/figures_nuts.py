@@ -9,7 +9,7 @@ from scipy import stats
 
 from benchmarks.report.components import Array, Key, View, component_draws, is_nuts
 from benchmarks.report.figures_posterior import density, label_of, two_lines
-from benchmarks.report.theme import canvas, light
+from benchmarks.report.theme import OUTLINED, canvas, light
 from benchmarks.types import PredictiveCheck
 from zoo.types import Posterior
 
@@ -91,7 +91,7 @@ def energy(nuts: Posterior) -> Any | None:
     if below is None or line is None:
         return None
     figure, axis = canvas(340, 210)
-    axis.fill_between(grid, 0, below, color=light("ref"), linewidth=0)
+    axis.fill_between(grid, 0, below, **OUTLINED)
     axis.plot(grid, line, color=light("nuts"), linewidth=1.7)
     axis.set(
         xlabel="energy around its mean, change per draw (nats)",

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.report.components import Array, Key, View, is_nuts, moves, worst_pair
-from benchmarks.report.theme import canvas, light
+from benchmarks.report.theme import OUTLINED, canvas, light
 
 __all__ = ["density", "forest", "label_of", "marginal", "pair", "shortened", "two_lines"]
 
@@ -98,9 +98,7 @@ def forest(view: View, most: int = 20) -> tuple[Any, int]:
             color=light("ref-soft"),
             linewidth=0,
         )
-        axis.broken_barh(
-            [(quantiles[1], quantiles[3] - quantiles[1])], span, color=light("ref"), linewidth=0
-        )
+        axis.broken_barh([(quantiles[1], quantiles[3] - quantiles[1])], span, **OUTLINED)
         bands["middle"] += [
             (quantiles[2], span[0]),
             (quantiles[2], span[0] + span[1]),
@@ -199,7 +197,7 @@ def marginal(view: View, key: Key) -> tuple[Any, bool]:
     curves = {n: density(view.draws[n][key], grid) for n in view.shown if key in view.draws[n]}
     fill = density(truth, grid) if truth is not None else None
     if fill is not None:
-        axis.fill_between(grid, 0, fill, color=light("ref"), linewidth=0)
+        axis.fill_between(grid, 0, fill, **OUTLINED)
     # A collapsed guide would flatten everything else: cut the axis at three times the peak of the
     # reference.
     peaks = [c.max() for c in curves.values() if c is not None]
@@ -317,3 +315,4 @@ def _contours(axis: Any, x: Array, y: Array) -> None:
         levels=[*levels, max(z.max(), heights.max()) * 1.01],
         colors=[light("ref-soft"), light("ref")],
     )
+    axis.contour(gx, gy, z, levels=levels, colors=[light("ref-line")], linewidths=0.8)

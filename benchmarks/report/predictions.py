@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.comparison.baselines import Interval, PredictionRow, PredictionTable
 from benchmarks.metrics.calibration import reliability, total_variation
 from benchmarks.report.numbers import DASH, plain
-from benchmarks.report.theme import Mark, canvas, light
+from benchmarks.report.theme import OUTLINED, Mark, canvas, light
 
 __all__ = ["caption", "cells", "diagram", "examples", "heads"]
 
@@ -149,7 +149,7 @@ def examples(found: PredictionTable, marks: dict[str, Mark]) -> Any | None:
         left.set(xticks=[], yticks=[])
         left.set_title(f"row {i}, a {found.classes[found.labels[i]]}", fontsize=10)
         place = np.arange(len(found.classes))
-        right.bar(place, exact[i], 0.9, color=light("ref"), label=found.truth or "reference")
+        right.bar(place, exact[i], 0.9, label=found.truth or "reference", **OUTLINED)
         for k, (name, p) in enumerate(others.items()):
             role = (
                 BASELINE_MARKS[baselines.index(name) % len(BASELINE_MARKS)][0]

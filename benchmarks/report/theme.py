@@ -4,7 +4,8 @@ Every color is a role with a light and a dark value. Figures are drawn in the li
 `benchmarks.report.svg` replaces each of these exact values by a CSS variable, so that one figure
 serves both color schemes. Hues follow the color-blind-safe order blue, orange, green, purple,
 rose, olive; beyond these, methods differ by their own markers and dashes. Labels have the colors
-of their methods, so each has a contrast of at least 4.5 : 1 to the paper and to the soft band.
+of their methods, so each has a contrast of at least 4.5 : 1 to the paper, to the soft band and to
+the fill of the reference, which is therefore pale and has an outline.
 """
 
 from __future__ import annotations
@@ -17,32 +18,38 @@ from typing import Any, NamedTuple
 from benchmarks.verdicts import VERDICTS, Colors
 from guides.registry import FAMILIES
 
-__all__ = ["ROLES", "Mark", "canvas", "marks", "slot_of", "style", "verdict_css"]
+__all__ = ["OUTLINED", "ROLES", "Mark", "canvas", "marks", "slot_of", "style", "verdict_css"]
 
 ROLES: dict[str, tuple[str, str]] = {  # role -> (light, dark)
     "ink": ("#22262d", "#e7e9ed"),
-    "muted": ("#606874", "#a3abb7"),
+    "muted": ("#5c636f", "#a5adb8"),
     "line": ("#d4d7dd", "#3a404a"),
     "paper": ("#fefefd", "#191c21"),
-    "ref": ("#c6cad1", "#4c535f"),
-    "ref-soft": ("#e5e7eb", "#2f343c"),
+    "ref": ("#dcdfe4", "#3b414b"),
+    "ref-soft": ("#eef0f3", "#2a2f36"),
     "ref-line": ("#828a96", "#8b94a1"),
-    "warn": ("#c8102e", "#ff7b7b"),
+    "warn": ("#c4102d", "#ff8a8a"),
     "nuts": ("#3a3f47", "#d8dbe0"),
-    "m1": ("#2064cb", "#76aeff"),
-    "m2": ("#aa4b01", "#ff9d4d"),
-    "m3": ("#02765a", "#41c9a2"),
-    "m4": ("#8549c4", "#c29bff"),
-    "m5": ("#bc2f66", "#ff86b0"),
-    "m6": ("#796601", "#d9c24f"),
-    "m7": ("#02718d", "#55cdea"),
-    "m8": ("#6f3410", "#c8926f"),
-    "m9": ("#5b5fa6", "#acb1f2"),
-    "m10": ("#547104", "#b5d266"),
-    "m11": ("#093300", "#3fb519"),
+    "m1": ("#1e5fc2", "#76aeff"),
+    "m2": ("#a24701", "#ff9d4d"),
+    "m3": ("#027056", "#41c9a2"),
+    "m4": ("#7f45bb", "#c29bff"),
+    "m5": ("#b32c61", "#ff86b0"),
+    "m6": ("#746101", "#d9c24f"),
+    "m7": ("#026b86", "#55cdea"),
+    "m8": ("#6f3410", "#cfa389"),
+    "m9": ("#595ca2", "#acb1f2"),
+    "m10": ("#506b04", "#b5d266"),
+    "m11": ("#093300", "#6cbf5f"),
     "m12": ("#61037e", "#feb4f7"),
     "m13": ("#095717", "#4bfeb1"),
-    "m14": ("#40143d", "#f171e8"),
+    "m14": ("#40143d", "#f284ea"),
+}
+# how a region of the reference is drawn: pale, for text may lie on it, with an outline to be seen
+OUTLINED: dict[str, Any] = {
+    "facecolor": ROLES["ref"][0],
+    "edgecolor": ROLES["ref-line"][0],
+    "linewidth": 0.8,
 }
 # the last three are stars of four, six and three points
 MARKERS: tuple[Any, ...] = (

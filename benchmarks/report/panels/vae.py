@@ -269,6 +269,7 @@ def _filled(axes: Any, ticks: list[Any], log_density: Tensor) -> None:
         levels=[outer, inner, float(values.max()) + 1e-9],
         colors=[light("ref-soft"), light("ref")],
     )
+    axes.contour(*ticks, values, levels=[outer, inner], colors=[light("ref-line")], linewidths=0.8)
 
 
 def _tug_of_war(fit: Any) -> tuple[Any, str]:

@@ -1,6 +1,7 @@
 """Assessments without a truth, on posteriors whose truth is known in closed form."""
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -12,12 +13,14 @@ import guides
 import zoo
 from benchmarks.comparison.assess import assess
 from benchmarks.comparison.assessment import Nats
+from benchmarks.mcmc.settle import settle
+from benchmarks.studies.trust.hard_targets import TARGETS
 from benchmarks.trust.judged import Judged
 from guides.types import Elbo
 from tests.cases.test_far_mode import Y
 from tests.cases.test_far_mode import model as far_model
 from zoo.density.log_density import LogDensity
-from zoo.errors import UsageError
+from zoo.errors import FitError, UsageError
 from zoo.types import Quantity
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -181,9 +184,11 @@ def test_nats_below_zero_are_printed_as_none():
 
 
 def test_points_that_miss_a_narrow_place_are_not_called_settled(monkeypatch):
-    """The neck of the centered schools: islands agree with each other, and all of them miss it."""
-    monkeypatch.setattr("benchmarks.comparison.assess_steps.MOST_GRADIENTS", 1)
-    monkeypatch.setattr("benchmarks.mcmc.short_chains.LENGTHS", (4, 8))
+    """The neck of the centered schools: islands agree with each other, and all of them miss it.
+
+    Chains from their points know their starts for long; 16 transitions are not enough.
+    """
+    monkeypatch.setattr("benchmarks.trust.estimate.settle", functools.partial(settle, most=16))
     monkeypatch.delenv("ZOO_BACKEND")  # thousands of steps: compiled, as in `test_repair`
     entry = zoo.load("eight_schools_centered")
     fit = guides.fit(entry, "mean_field", seed=0, compile="off", steps=150)
@@ -191,8 +196,42 @@ def test_points_that_miss_a_narrow_place_are_not_called_settled(monkeypatch):
     assert found.gate == 1  # the guide is wrong, that is seen
     assert checks(found)["smc"] is None
     assert "know their starts" in next(c.sentence for c in found.checks if c.name == "smc")
+    assert "short_chains" not in checks(found)  # those of SMC have better starts
     assert found.kl.bound
-    assert found.repaired.method == "short_chains"
+    assert found.repaired.method == "smc"
+    assert "not settled" in found.repaired.doubt
+    assert "(estimated by chains from the points of SMC, which have not settled)" in found.sentence
+
+
+def test_points_that_chains_moved_on_are_used_without_their_evidence():
+    """A curved ridge, y = 3 x^2 + N(0, 0.3): sds sqrt(1) and sqrt(18.09), log Z is 0."""
+    target = TARGETS["banana"]
+    fit = guides.fit(target.entry("banana"), "mean_field", seed=0, compile="off", steps=300)
+    found = assess(fit, islands=4, particles=256, draws=512)
+    assert checks(found)["smc"] is True
+    assert found.estimate.moved_on
+    assert found.estimate.smc.points.shape == (4, 128, 2)
+    x, y = (found.reference.posterior.draws[name].double() for name in ("x", "y"))
+    assert x.std().item() == pytest.approx(1.0, rel=0.15)
+    assert y.std().item() == pytest.approx(math.sqrt(18.09), rel=0.25)
+    said = next(c.sentence for c in found.checks if c.name == "smc")
+    known = found.reference.log_evidence is not None
+    assert known == (found.kl is not None) == ("is not known" not in said)
+
+
+def test_no_chain_stands_in_for_a_mode_elsewhere(monkeypatch):
+    """Modes 10 sds apart: where SMC fails, chains from the guide would miss the far one."""
+
+    def fails(*args, **options):
+        raise FitError("The path does not end.")
+
+    monkeypatch.setattr("benchmarks.comparison.assess_steps.estimate", fails)
+    target = TARGETS["modes10"]
+    fit = guides.fit(target.entry("modes10"), "mean_field", seed=0, compile="off", steps=300)
+    found = assess(fit, draws=512)
+    assert found.verdict == "wrong_shape"
+    assert "short_chains" not in checks(found)
+    assert found.repaired.doubt == "No chain began in a mode that climbs found elsewhere."
 
 
 def with_constant(entry):
