@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +13,12 @@ import zoo
 from benchmarks.reference import find as references
 from benchmarks.run import witness
 from benchmarks.run.cell import NUTS, Cell, Prepared
-from benchmarks.run.estimates import CHAINS, ESTIMATES, GRADIENTS, METHOD, SMC_DIMENSIONS
+from benchmarks.run.estimates import CHAINS, ESTIMATES, METHOD, SMC_DIMENSIONS
+from benchmarks.run.forecast import forecast
 from benchmarks.run.outside import Outside
 from benchmarks.run.plan import Plan
 from benchmarks.run.sources import source_digest
-from guides.registry import FAMILIES, check_family
+from guides.registry import check_family
 from zoo.density.faults import place_of
 from zoo.density.log_density import LogDensity
 from zoo.errors import ProgramError, UsageError, ZooError, listed, one_line, spelled
@@ -94,7 +94,7 @@ def _prepared(plan: Plan, request: str | ModelEntry) -> Prepared:
     ):
         method, remark = _estimate(entry, density)
         methods += (method,) if method else ()
-    seconds = _guess(plan, methods, density, entry.minibatch)
+    seconds = forecast(entry, methods, density, training, vi_config(plan), nuts_config(plan))
     digest = source_digest(name, entry, training or data)
     most = max(LEAST_DRAWS, LARGEST_DRAWS // density.dim)
     return Prepared(
@@ -137,48 +137,6 @@ def _refuse_slashes(names: Iterable[str]) -> None:
                 f"The site name {name!r} cannot be stored in a file of draws; give the site a name"
                 " without '/'."
             )
-
-
-def _guess(
-    plan: Plan, methods: Iterable[str], density: Any, minibatch: int | None
-) -> dict[str, float]:
-    """Return rough seconds per method, from timings of one batch and one gradient."""
-
-    def clock(function: Callable[[], Any]) -> float:
-        function()
-        times = []
-        for _ in range(3):
-            before = time.perf_counter()
-            function()
-            times.append(time.perf_counter() - before)
-        return sorted(times)[1]
-
-    u = torch.zeros(density.dim, dtype=density.dtype)
-    many = torch.zeros(64, density.dim, dtype=density.dtype)
-    single, batch = clock(lambda: density.gradient(u)), clock(lambda: density.batch(many))
-    units = density.data.size or 1
-    share = min(1.0, (minibatch or units) / units)  # of the rows that a step reads
-    # Fits usually converge within about 1,500 steps; a compiled gradient is some fifteen times
-    # cheaper than an eager one.
-    svi = (
-        plan.restarts
-        * min(1500, vi_config(plan).get("steps", 1500))
-        * (2.5 * share * batch + 0.0005)
-        + 2.0
-    )
-    gradients = 4 * (nuts_config(plan)["draws"] + 800) * 12
-    chains = gradients * single + 1.0 if plan.compile == "off" else gradients * single / 15 + 6.0
-    many_points = 3 * batch / 64 / (1 if plan.compile == "off" else 10)
-    solved = (200 + density.dim) * single + 1.0  # without stochastic steps
-
-    def seconds(method: str) -> float:
-        if method == NUTS:
-            return chains
-        if method in GRADIENTS:
-            return GRADIENTS[method] * many_points + 6.0
-        return solved if method in FAMILIES and FAMILIES[method].solve is not None else svi
-
-    return {method: seconds(method) for method in methods}
 
 
 def vi_config(plan: Plan) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from guides.optimize.stopping import LEAST, Settled, Watch
 from guides.types import FitConfig, Stop
 from zoo.compiler.compile import Record
 
-__all__ = ["Outcome", "optimize"]
+__all__ = ["Outcome", "expected_steps", "optimize"]
 
 Progress = Callable[[int, int, float], None]
 FIRST = (1, 2, 4, 8, 16, 32)  # recorded steps, besides every tenth of a window
@@ -197,6 +197,16 @@ class _Run:
         )
 
 
+def _annealing(config: FitConfig) -> int:
+    """Return the number of annealing steps."""
+    return min(max(2 * config.patience, config.anneal), max(1, config.steps // 2))
+
+
+def expected_steps(config: FitConfig, *, pairs: bool = False) -> int:
+    """Return the steps that a start usually takes, at least if pairs of windows are compared."""
+    return min(config.steps, (LEAST if pairs else WINDOWS) * config.patience + _annealing(config))
+
+
 def optimize(
     objective: Objective,
     config: FitConfig,
@@ -214,11 +224,11 @@ def optimize(
         progress: called as `progress(step, steps, loss)`.
         starts: remaining starts of this fit, including this one, which share a compiled step.
     """
-    annealing = min(max(2 * config.patience, config.anneal), max(1, config.steps // 2))
+    annealing = _annealing(config)
     goal = objective_of(config.objective)
     goal.check(config.steps, annealing)
     pairs = getattr(objective, "drifts", False)
-    expected = min(config.steps, (LEAST if pairs else WINDOWS) * config.patience + annealing)
+    expected = expected_steps(config, pairs=pairs)
     run = _Run(objective, config, generator, progress, expected * starts)
     watch = Watch(min(config.patience, max(1, (config.steps - annealing) // 2)), pairs=pairs)
     settled = False

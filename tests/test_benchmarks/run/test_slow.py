@@ -1,6 +1,5 @@
 """Long runs say early what makes them slow and what to write instead, and that they still run."""
 
-import itertools
 from dataclasses import replace
 
 import pyro
@@ -10,7 +9,6 @@ import torch
 
 import guides
 import zoo
-from benchmarks.run import prepare as prepare_module
 from benchmarks.run import progress
 from benchmarks.run.plan import make_plan
 from benchmarks.run.prepare import LONG, plan_cells, prepare, slow
@@ -49,18 +47,6 @@ def test_many_rows_name_the_cure_and_the_cure_works():
     assert slow(cells(cured), LONG) == []
     fit = guides.fit(cured, "mean_field", steps=20, patience=20)
     assert len(fit.losses) > 0
-
-
-def test_the_estimate_knows_minibatches(monkeypatch):
-    """With a clock on which every evaluation takes a second: 1,500 steps of 2.5 batches."""
-    ticks = itertools.count()
-    monkeypatch.setattr(prepare_module.time, "perf_counter", lambda: float(next(ticks)))
-    full, small = (
-        cells(e)[0].prepared.seconds["mean_field"]
-        for e in (entry(), entry(batched=["x", "y"], minibatch=1000))
-    )
-    assert full == pytest.approx(1500 * 2.5005 + 2)
-    assert small == pytest.approx(1500 * (2.5 / 20 + 0.0005) + 2)
 
 
 def test_short_runs_and_few_rows_are_silent():
