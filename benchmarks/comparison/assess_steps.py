@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,7 @@ __all__ = [
     "nats_step",
     "said",
     "seconds_each",
+    "sentence_of_drift",
     "smc_step",
 ]
 
@@ -69,6 +70,7 @@ class Work:
         whole: compare as a row of a report is compared, with all distances and held-out rows.
         begin: when the call began.
         depth: gradients one after another.
+        gradients: evaluations of the density of rows; those of the whole are counted by `density`.
         doubt: why tempered SMC says nothing; empty if it holds.
         checks: the steps so far.
         missing: why agreement cannot be claimed.
@@ -85,6 +87,7 @@ class Work:
     whole: bool
     begin: float = field(default_factory=time.perf_counter)
     depth: int = 0
+    gradients: int = 0
     doubt: str = "Tempered SMC was not run: a missed mode would not be seen."
     checks: list[Trust] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -140,20 +143,29 @@ def drift_step(work: Work, judged: Judged, seconds: float) -> Drift | None:
     assert pilot.unconstrained is not None
     drift = drift_of(work.density, u, judged, pilot=pilot.unconstrained, seed=work.seed)
     work.depth += drift.depth
+    labels = [c.label for c in judged.components]
+    work.say("drift", *sentence_of_drift(drift, labels))
+    return drift
+
+
+def sentence_of_drift(drift: Drift, labels: Sequence[str]) -> tuple[bool | None, str]:
+    """Return whether the chains stayed, None if they have not arrived, and a sentence.
+
+    Args:
+        drift: what the chains found.
+        labels: names of its components.
+    """
     i = int(np.argmax(drift.excess))
-    label = judged.components[i].label
     least = "at least " if drift.moving[i] else ""
     e = value_with_error(float(drift.mean_error[i]), float(drift.mean_error_se[i]), sign=True)
     ratio = math.exp(float(drift.log_sd_ratio[i]))
     r = value_with_error(ratio, ratio * float(drift.log_sd_ratio_se[i]))
-    where = f"{label}: mean {least}{e} sd, sd {r} times that of the chains"
+    where = f"{labels[i]}: mean {least}{e} sd, sd {r} times that of the chains"
     if drift.found:
-        work.say("drift", False, f"Chains from the guide's draws leave them ({where}).")
-    elif why := drift.doubt:
-        work.say("drift", None, f"Chains from the guide's draws have not arrived: {why}.")
-    else:
-        work.say("drift", True, f"Chains from the guide's draws stay where they are ({where}).")
-    return drift
+        return False, f"Chains from the guide's draws leave them ({where})."
+    if why := drift.doubt:
+        return None, f"Chains from the guide's draws have not arrived: {why}."
+    return True, f"Chains from the guide's draws stay where they are ({where})."
 
 
 def smc_step(

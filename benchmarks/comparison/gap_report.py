@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-import guides
-from benchmarks.comparison.best_in_family import LocalQ, Target, family_of
+from benchmarks.comparison.best_in_family import Target, family_of
 from benchmarks.comparison.inference_gap import DatumGap, GapReport, datum_gaps
-from benchmarks.comparison.row_normals import row_normals
+from benchmarks.comparison.rows import part_of, q_of_rows
 from guides.base.local import LocalGuide
 from guides.draws import density_of
-from guides.session import program_for, session
+from guides.session import session
 from zoo.density.log_density import LogDensity
 from zoo.density.row_terms import ProgramTerms, has_grid, row_numbers
 from zoo.errors import UsageError, listed
@@ -67,8 +66,8 @@ def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int
             continue
         size = len(tensors[fit.data.batched[0]])
         chosen = torch.linspace(0, size - 1, min(rows, size)).long().unique()
-        few = _part(fit.data, tensors, chosen)
-        density, q = _q_of(fit, few, chosen, held_out=part != "train")
+        few = part_of(fit.data, tensors, chosen)
+        density, q = q_of_rows(fit, few, chosen, held_out=part != "train")
         x: Tensor
         if grid is None:
             x = row_numbers(density)
@@ -93,20 +92,6 @@ def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int
     return GapReport(family=parts[-1][-1], data=tuple(found), grid=worst, images=images)
 
 
-def _part(data: Data, tensors: Any, chosen: Tensor) -> Data:
-    """Return some rows of a part as data of their own."""
-    subset = {k: tensors[k][chosen] for k in data.batched}
-    names = [str(int(c)) for c in chosen]
-    coords = {k: names if len(v) == data.size else v for k, v in data.coords.items()}
-    return dataclasses.replace(
-        data,
-        train={**tensors, **subset},
-        test=None,
-        size=len(chosen),
-        coords={**coords, "image": names},
-    )
-
-
 def _labels(few: Data, chosen: Tensor) -> list[str]:
     """Return the names of rows: their numbers, with their class if the data have one."""
     known = few.train.get("label")
@@ -123,35 +108,6 @@ def _shown(few: Data) -> Tensor:
     names = [k for k in few.observed if k in few.batched] or list(few.batched)
     value: Tensor = few.train[names[0]]
     return value.reshape(len(value), -1)
-
-
-def _q_of(fit: Fit, few: Data, chosen: Tensor, *, held_out: bool) -> tuple[LogDensity, LocalQ]:
-    """Return the log density of some rows, and the guide's q of each.
-
-    Raises:
-        UsageError: a guide that knows only its own rows, asked for others, or no normals.
-    """
-    serves = guides.family_of(fit.family, fit.entry).amortized or hasattr(fit.guide, "transferred")
-    if serves:
-        moved = guides.transfer(fit, few)
-        density = density_of(moved)
-        if isinstance(moved.guide, LocalGuide):
-            return density, LocalQ.of(moved.guide)
-        with session(fit.entry.dtype):
-            return density, row_normals(moved.guide, density, fit.family)
-    if held_out:
-        raise UsageError(
-            f"The {fit.family} guide of {fit.entry.name} has no encoder, so it has no q for"
-            " held-out rows; give data without test rows, or an amortized guide."
-        )
-    if isinstance(fit.guide, LocalGuide):
-        whole = LocalQ.of(fit.guide)
-    else:
-        with session(fit.entry.dtype):
-            whole = row_normals(fit.guide, density_of(fit), fit.family)
-    with session(fit.entry.dtype):
-        program = program_for(fit.program, fit.entry, few)
-        return LogDensity(program, few, dtype=fit.entry.dtype), whole.take(chosen)
 
 
 def _refuse_other_latents(fit: Fit) -> None:

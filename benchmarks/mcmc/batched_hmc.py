@@ -27,7 +27,6 @@ from torch import Tensor
 
 from benchmarks.mcmc.metric import Metric
 from zoo.density.faults import unless_it_raises
-from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype
 
 __all__ = ["Base", "Kernel", "Moved", "Path", "State", "Streams", "move", "tuned"]
@@ -36,6 +35,16 @@ BLOCK = 4_000_000  # coordinates evaluated at once: bounds the memory
 DIVERGENT = 1000.0  # nats of energy error, as in Stan
 TARGET = 0.75  # acceptance that steps are tuned to
 RATE = 0.4  # of log step per unit of acceptance
+
+
+class Density(Protocol):
+    """A log density that is evaluated at many points at once."""
+
+    dim: int
+    dtype: torch.dtype
+
+    def batch_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log densities `[n]` at points `[n, dim]` in nats, and gradients `[n, dim]`."""
 
 
 class Base(Protocol):
@@ -128,7 +137,7 @@ class State:
 class Path:
     """The densities f_b between a base and the posterior, evaluated together and counted."""
 
-    def __init__(self, density: LogDensity, base: Base | None = None) -> None:
+    def __init__(self, density: Density, base: Base | None = None) -> None:
         self.density = density
         self.base = base
         self.gradients = 0  # of the posterior, one per point
@@ -138,7 +147,9 @@ class Path:
         """Evaluate all points `[n, dim]`, in blocks of fixed size."""
         self.gradients += len(x)
         self.calls += 1
-        rows = max(64, BLOCK // x.shape[1] // 64 * 64)
+        # points of several targets belong together
+        whole = getattr(self.density, "targets", 1) > 1
+        rows = len(x) if whole else max(64, BLOCK // x.shape[1] // 64 * 64)
         # a trajectory may run off to NaN, at which some programs raise
         finite = torch.isfinite(x).all(1)
         at = torch.where(finite[:, None], x, 0.0)

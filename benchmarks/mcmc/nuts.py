@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from benchmarks.mcmc.diagnostics import smallest_ess
 from benchmarks.mcmc.engine_nutpie import Chain, Density, nutpie_chain
 from benchmarks.mcmc.engine_pyro import pyro_chain
 from benchmarks.workers import Task, TaskResult, run_tasks
+from guides.optimize.progress import PROGRESS, Say, Waiting, silent, speaker
 from zoo.compiler.compile import Mode
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
@@ -64,7 +64,7 @@ def run_nuts(
     jobs: int = 2,
     given: Fit | None = None,
     budget: float | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Say | bool | None = None,
     min_ess: float = MIN_ESS,
     target_accept: float = 0.8,
     log_density: LogDensity | None = None,
@@ -92,7 +92,8 @@ def run_nuts(
         jobs: chains that run at once.
         given: a fit whose trained program is used (entries that learn weights).
         budget: wall-clock seconds; an extension predicted to exceed it is not started.
-        progress: receives one line per finished chain.
+        progress: lines on stderr, by default where it is a terminal or a notebook; or a function
+            that receives a line per finished chain.
         min_ess: target ESS; 0 disables extension.
         target_accept: target acceptance rate of the step size adaptation.
         log_density: a log density of the same program and data, compiled or not, to use as it is.
@@ -106,7 +107,13 @@ def run_nuts(
             stops on its own.
         LostWorkerError: a worker was killed twice.
     """
-    accepted("run_nuts", entry=(entry, ENTRY), seed=(seed, SEED), jobs=(jobs, POSITIVE))
+    accepted(
+        "run_nuts",
+        entry=(entry, ENTRY),
+        seed=(seed, SEED),
+        jobs=(jobs, POSITIVE),
+        progress=(progress, PROGRESS),
+    )
     if engine not in ENGINES:
         raise UnknownNameError("NUTS engine", engine, ENGINES)
     if chains < 1 or draws < 4:
@@ -116,6 +123,9 @@ def run_nuts(
     begin = time.monotonic()
     data = entry.load_data() if data is None else data
     warm, compiling = TUNE[engine] if tune is None else tune, 0.0
+    say = speaker(progress)
+    waiting = silent if callable(progress) else say
+    waiting(f"{entry.key} nuts: {chains} chains of {warm:,} + {draws:,} iterations")
     if log_density is None:
         program = entry.program(data) if given is None else given.program
         log_density = LogDensity(program, data, dtype=entry.dtype)
@@ -137,7 +147,7 @@ def run_nuts(
     )
     number, most, notes = draws, MOST_DRAWS * draws, []
     while True:
-        results = run.round(number, jobs, progress, in_process)
+        results = run.round(number, jobs, say, waiting, in_process)
         posterior = run.posterior()
         ess = smallest_ess(posterior) if min_ess > 0 else math.nan
         spent = sum(r.value.gradients for r in results)
@@ -157,10 +167,7 @@ def run_nuts(
             )
         if wanted <= number or late:
             return replace(posterior, notes=tuple(notes))
-        if progress is not None:
-            progress(
-                f"{entry.key} nuts: smallest ESS {ess:.0f}, extending to {wanted} draws per chain"
-            )
+        say(f"{entry.key} nuts: smallest ESS {ess:.0f}, extending to {wanted} draws per chain")
         number = wanted
 
 
@@ -196,9 +203,12 @@ class _Run:
     rounds: list[list[TaskResult]] = field(default_factory=list)
 
     def round(
-        self, draws: int, jobs: int, progress: Callable[[str], None] | None, in_process: bool
+        self, draws: int, jobs: int, say: Say, waiting: Say, in_process: bool
     ) -> list[TaskResult]:
-        """Run every chain from its seed with this many draws."""
+        """Run every chain from its seed with this many draws.
+
+        `say` receives a line per chain, `waiting` one when they take long.
+        """
         sample = pyro_chain if self.engine == "pyro" else nutpie_chain
 
         def task(chain: int) -> Task:
@@ -212,8 +222,7 @@ class _Run:
             )
 
         def report(result: TaskResult) -> None:
-            if progress is not None:
-                progress(f"{result.name}: {result.status}, {result.seconds:.1f} s")
+            say(f"{result.name}: {result.status}, {result.seconds:.1f} s")
 
         results = run_tasks(
             [task(c) for c in range(self.chains)],
@@ -221,6 +230,7 @@ class _Run:
             on_done=report,
             retries=1,
             in_process=in_process,
+            meanwhile=Waiting(f"{self.entry.key} nuts", waiting),
         )
         for result in results:
             result.unwrap()

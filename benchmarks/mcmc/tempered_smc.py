@@ -22,13 +22,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from scipy.stats import t
 from torch import Tensor
 
 from benchmarks.mcmc.base_mixture import TMixture
-from benchmarks.mcmc.batched_hmc import Kernel, Path, State, Streams, move, tuned
+from benchmarks.mcmc.batched_hmc import (
+    Base,
+    Density,
+    Kernel,
+    Moved,
+    Path,
+    State,
+    Streams,
+    move,
+    tuned,
+)
 from benchmarks.mcmc.metric import Metric
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError
@@ -43,6 +54,7 @@ __all__ = [
     "evidence",
     "island_mean",
     "pilot",
+    "run_plan",
     "tempered",
 ]
 
@@ -55,6 +67,15 @@ APART = 1.0  # nats between islands beyond which the evidence is not known
 LEVEL = 0.95  # of the interval
 ACCEPTANCE = 0.3  # of the last transition, below which the points have not moved
 ANCESTORS, MASS = 20, 0.01  # distinct ancestors that a mode of this mass needs
+
+
+class Start(Base, Protocol):
+    """A density where islands begin, with stratified draws."""
+
+    particles: int
+
+    def draw(self, streams: Streams) -> Tensor:
+        """Return points `[island * particles, dim]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,9 +234,10 @@ def tempered(
 
 
 def pilot(
-    density: LogDensity,
-    base: TMixture,
+    density: Density,
+    base: Start,
     *,
+    targets: int = 1,
     seed: int = 0,
     moves: int = MOVES,
     extra: int = EXTRA,
@@ -224,10 +246,22 @@ def pilot(
 ) -> Plan:
     """Choose stages, metrics and steps on one island of points that are not used further.
 
+    Args:
+        density: the log density of the posterior.
+        base: where the points start.
+        targets: densities side by side, as in `UnitDensity`, with an island of points each. A
+            stage is as long as the hardest of them allows; metric and step are those of all.
+        seed: of the noise.
+        moves: transitions of a stage.
+        extra: further ones at the last stage.
+        leapfrogs: steps of each trajectory.
+        cess: share of the particles that a stage's conditional ESS keeps.
+
     Raises:
         FitError: the density is finite at no point of the base, or the path does not end.
     """
-    path, streams = Path(density, base), Streams([derive_seed(seed, "smc", "pilot")])
+    seeds = [derive_seed(seed, "smc", "pilot", *([] if i == 0 else [i])) for i in range(targets)]
+    path, streams = Path(density, base), Streams(seeds)
     state = path(base.draw(streams))
     _refuse_nowhere(state)
     step, beta, log_z, acceptance = 0.6 / density.dim**0.25, 0.0, 0.0, math.nan
@@ -239,13 +273,15 @@ def pilot(
                 f" (power {beta:.3g} of 1): the start is too far from the posterior; begin with"
                 " another family, or with more steps."
             )
-        gap = _gap(state)
+        gap = _gap(state).reshape(targets, -1)
         power = _next_power(gap, beta, cess)
         increment = (power - beta) * gap
-        log_z += float(increment.logsumexp(0)) - math.log(len(gap))
-        state = state.take(_resampled(increment[None], streams)[0])
+        log_z += float((increment.logsumexp(1) - math.log(gap.shape[1])).sum())
+        state = state.take(_chosen(_resampled(increment, streams)))
         beta = power
-        kernel = Kernel(metric=Metric.of(state.x), step=step, leapfrogs=leapfrogs)
+        groups = state.x.reshape(targets, -1, state.x.shape[1])
+        spread = groups if targets == 1 else groups - groups.mean(1, keepdim=True)
+        kernel = Kernel(metric=Metric.of(spread.flatten(0, 1)), step=step, leapfrogs=leapfrogs)
         kernels = []
         for _ in range(moves + (extra if beta == 1.0 else 0)):
             kernels.append(kernel)
@@ -277,23 +313,9 @@ def counted(
     """
     path = Path(density, base)
     streams = Streams([derive_seed(seed, "smc", "island", i) for i in range(islands)])
-    state = path(base.draw(streams))
-    each = base.particles
-    log_z, beta = torch.zeros(islands, dtype=torch.float64), 0.0
-    first = torch.arange(islands * each).reshape(islands, each)
-    ancestors, moved = first.clone(), None
-    for stage in plan.stages:
-        increment = (stage.beta - beta) * _gap(state).reshape(islands, each)
-        log_z = log_z + increment.logsumexp(1) - math.log(each)
-        chosen = _resampled(increment, streams)
-        ancestors = ancestors.gather(1, chosen)
-        state = state.take((chosen + first[:, :1]).flatten())
-        beta = stage.beta
-        for kernel in stage.kernels:
-            state, moved = move(path, state, kernel, streams, beta=beta)
-    assert moved is not None
+    state, log_z, ancestors, moved = run_plan(path, base, plan, streams)
     return Smc(
-        points=state.x.reshape(islands, each, -1),
+        points=state.x.reshape(islands, base.particles, -1),
         evidence=evidence(log_z.tolist()),
         ancestors=ancestors,
         modes=_modes(base, state.x, ancestors.flatten(), torch.softmax(log_z, 0)),
@@ -303,6 +325,38 @@ def counted(
         depth=path.calls + plan.depth,
         plan=plan,
     )
+
+
+def run_plan(
+    path: Path, base: Start, plan: Plan, streams: Streams
+) -> tuple[State, Tensor, Tensor, Moved]:
+    """Move fresh points along a plan, unchanged.
+
+    Args:
+        path: the densities.
+        base: where the points start.
+        plan: what a pilot chose.
+        streams: the noise, one stream per island.
+
+    Returns:
+        The points of all islands, one after another; log Z-hat `[island]` in nats; the initial
+        point from which each descends, `[island, particle]`; and the last transition.
+    """
+    each, islands = base.particles, len(streams.generators)
+    state = path(base.draw(streams))
+    log_z, beta = torch.zeros(islands, dtype=torch.float64), 0.0
+    ancestors, moved = torch.arange(islands * each).reshape(islands, each), None
+    for stage in plan.stages:
+        increment = (stage.beta - beta) * _gap(state).reshape(islands, each)
+        log_z = log_z + increment.logsumexp(1) - math.log(each)
+        chosen = _resampled(increment, streams)
+        ancestors = ancestors.gather(1, chosen)
+        state = state.take(_chosen(chosen))
+        beta = stage.beta
+        for kernel in stage.kernels:
+            state, moved = move(path, state, kernel, streams, beta=beta)
+    assert moved is not None
+    return state, log_z, ancestors, moved
 
 
 def island_mean(values: Tensor, log_z: Tensor) -> tuple[Tensor, Tensor]:
@@ -351,12 +405,15 @@ def _refuse_nowhere(state: State) -> None:
 
 
 def _next_power(gap: Tensor, beta: float, cess: float) -> float:
-    """Return the largest power whose conditional ESS is at least that share of the points."""
+    """Return the largest power whose conditional ESS is at least that share of an island.
+
+    Of several islands, for nine of ten of them, and for all at least half of it.
+    """
 
     def kept(power: float) -> float:
         weights = (power - beta) * gap
-        ess = torch.exp(2 * weights.logsumexp(0) - (2 * weights).logsumexp(0))
-        return float(ess) / len(gap)
+        ess = torch.exp(2 * weights.logsumexp(1) - (2 * weights).logsumexp(1))
+        return float(torch.minimum(ess.quantile(0.1), 2 * ess.min())) / gap.shape[1]
 
     if kept(1.0) >= cess:
         return 1.0
@@ -372,6 +429,12 @@ def _resampled(log_weights: Tensor, streams: Streams) -> Tensor:
     """Return indices `[island, n]` by systematic resampling of log weights `[island, n]`."""
     weights = torch.softmax(log_weights, 1)
     return _systematic(weights, streams.uniform(1, log_weights.dtype), log_weights.shape[1])
+
+
+def _chosen(within: Tensor) -> Tensor:
+    """Return indices `[island, n]` within islands as indices of all points `[island * n]`."""
+    islands, each = within.shape
+    return (within + each * torch.arange(islands)[:, None]).flatten()
 
 
 def _systematic(weights: Tensor, offset: Tensor, n: int) -> Tensor:

@@ -23,12 +23,11 @@ import numpy as np
 from scipy.stats import norm
 from torch import Tensor
 
-from benchmarks.mcmc.batched_hmc import Kernel, Path, Streams, move, tuned
+from benchmarks.mcmc.batched_hmc import Density, Kernel, Path, Streams, move, tuned
 from benchmarks.mcmc.metric import Metric
 from benchmarks.mcmc.paired import changes, memory_of
 from benchmarks.metrics.components import Array
 from benchmarks.thresholds import LOG_SD, MEAN, multiplier
-from zoo.density.log_density import LogDensity
 from zoo.seeds import derive_seed
 
 __all__ = ["Drift", "drift_of"]
@@ -60,6 +59,7 @@ class Drift:
         divergent: share of all transitions that diverged.
         stuck: share of chains that never moved.
         gradients, depth: evaluations of the density, all and one after another.
+        chains: how many stand behind each component.
     """
 
     mean_error: Array
@@ -76,6 +76,7 @@ class Drift:
     stuck: float
     gradients: int
     depth: int
+    chains: int
 
     def __repr__(self) -> str:
         """Return sizes and the largest movements, without points."""
@@ -108,11 +109,19 @@ class Drift:
             return f"{self.stuck:.0%} of them never moved, and {self.acceptance:.0%} of moves pass"
         if self.moving.any():
             return f"{int(self.moving.sum())} judged components still move"
-        noise = multiplier(len(self.memory)) / len(self.points) ** 0.5
+        noise = multiplier(len(self.memory)) / self.chains**0.5
         memory = float(np.abs(self.memory).max())
         if not memory <= max(MEMORY, noise):
             return f"their ends still know their starts (correlation {memory:.2f})"
         return ""
+
+    @property
+    def open(self) -> np.ndarray:
+        """Where the chains drift, still move, or know their starts, `[component]`."""
+        noise = multiplier(len(self.memory)) / self.chains**0.5
+        known = ~(np.abs(self.memory) <= max(MEMORY, noise))
+        found: np.ndarray = (self.excess > 1) | self.moving | known
+        return found
 
     @property
     def rejects_no_drift(self) -> bool:
@@ -132,7 +141,7 @@ class Drift:
 
 
 def drift_of(
-    density: LogDensity,
+    density: Density,
     u: Tensor,
     evaluate: Callable[[Tensor], Array],
     *,
@@ -147,7 +156,8 @@ def drift_of(
     Args:
         density: the log density, compiled or not.
         u: draws of the guide, `[chain, dim]`, unconstrained.
-        evaluate: the judged components at points `[n, dim]`, as `[n, component]`.
+        evaluate: the judged components at points `[n, dim]`, as `[n, component]`; of several
+            densities side by side as `[n / targets, component]`.
         pilot: further draws of the guide `[m, dim]` for step and metric.
         modes: the mode in which every chain begins, `[chain]`: what is forgotten is judged within
             them. None for one.
@@ -184,6 +194,7 @@ def drift_of(
         stuck=float((state.x == u).all(1).double().mean()),
         gradients=path.gradients,
         depth=path.calls,
+        chains=len(before),
     )
 
 
