@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from guides.objectives.per_unit import LocalObjective
 from guides.objectives.program import ProgramObjective
 from guides.objectives.records import objective_of
 from guides.optimize.loop import Outcome, optimize
+from guides.optimize.progress import PROGRESS, StepProgress, steps_of
 from guides.optimize.step import summary
 from guides.registry import build, family_of
 from guides.session import (
@@ -46,7 +47,6 @@ from zoo.types import ENTRY, Cost, Data, ModelEntry, Program
 
 __all__ = ["configure", "fit", "program_objective"]
 
-Progress = Callable[[int, int, float], None]
 ANSWER_DRAWS = 500  # by which the answers of several starts are compared
 # draws of the final ELBO, fewer if a draw has many coordinates
 ELBO_DRAWS, ELBO_NUMBERS = (4000, 200_000)
@@ -112,7 +112,7 @@ class _Job:
     config: FitConfig
     options: Mapping[str, Any]
     given: Fit | None
-    progress: Progress | None
+    progress: StepProgress | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ def fit(
     data: Data | None = None,
     config: FitConfig | None = None,
     given: Fit | None = None,
-    progress: Progress | None = None,
+    progress: StepProgress | bool | None = None,
     **config_overrides: Any,
 ) -> Fit:
     """Fit one family to an entry by maximizing the evidence lower bound.
@@ -163,7 +163,8 @@ def fit(
         config: settings of the loop; single fields may be given as keywords instead, as may the
             family's own options.
         given: an earlier fit whose trained program is used unchanged, for entries that learn.
-        progress: called as `progress(step, steps, loss)`.
+        progress: lines on stderr, by default where it is a terminal or a notebook; or a function,
+            called as `progress(step, steps, loss)`.
         **config_overrides: fields of `FitConfig`, or options of the family.
 
     Returns:
@@ -177,8 +178,11 @@ def fit(
             lacks.
         UsageError: no entry, or a seed that is no integer of at least 0.
     """
-    accepted("guides.fit", entry=(entry, ENTRY), seed=(seed, SEED))
+    accepted("guides.fit", entry=(entry, ENTRY), seed=(seed, SEED), progress=(progress, PROGRESS))
     config, options = configure(entry, family, config, config_overrides, given=given is not None)
+    told = steps_of(f"{entry.key} {family}", config.restarts, progress)
+    if told is not None:
+        told.begin()
     job = _Job(
         entry=entry,
         data=entry.load_data() if data is None else data,
@@ -186,7 +190,7 @@ def fit(
         config=config,
         options=options,
         given=given,
-        progress=progress,
+        progress=told if told is not None else progress if callable(progress) else None,
     )
     began = time.perf_counter()
     key = (entry.key, family)
@@ -196,6 +200,8 @@ def fit(
             for r in range(config.restarts)
         ]
     best = max(attempts, key=lambda a: a.rank)
+    if told is not None:
+        told.end(best.outcome.stop.status)
     steps, gradients = sum(a.outcome.steps for a in attempts), sum(a.gradients for a in attempts)
     compiling = sum(a.record["compile_seconds"] for a in attempts)
     return Fit(

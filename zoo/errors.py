@@ -25,6 +25,7 @@ __all__ = [
     "ZooError",
     "command_line",
     "did_you_mean",
+    "in_command",
     "listed",
     "one_line",
     "printable",
@@ -112,9 +113,14 @@ def command_line() -> Iterator[None]:
         _command_line.reset(before)
 
 
+def in_command() -> bool:
+    """Whether the caller is a command, and not a program in Python."""
+    return _command_line.get()
+
+
 def spelled(python: str, command: str) -> str:
     """Return how the caller writes an argument: in Python, or as an option of the command."""
-    return command if _command_line.get() else python
+    return command if in_command() else python
 
 
 def did_you_mean(got: str, accepted: Iterable[str]) -> str:

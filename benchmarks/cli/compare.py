@@ -140,7 +140,7 @@ def fit(
     with one_thread():
         prepared = prepare(plan, model)
         result = guides.fit(
-            prepared.entry, family, seed=seed, data=prepared.data, **vi_config(plan)
+            prepared.entry, family, seed=seed, data=prepared.data, progress=True, **vi_config(plan)
         )
         if out is not None and result.ok:
             guides.save(result, out)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 
 import torch
 
@@ -46,6 +45,7 @@ from benchmarks.trust.judged import Judged
 from benchmarks.types import Comparison, Reason
 from benchmarks.verdicts import VerdictWord, is_finding, verdict_of
 from guides.draws import point_sentence
+from guides.optimize.progress import PROGRESS, Say, speaker
 from guides.session import session
 from guides.types import Fit
 from zoo.density.faults import program_faults
@@ -75,7 +75,7 @@ def assess(
     smc: bool | Reference = True,
     islands: int = ISLANDS,
     particles: int = PARTICLES,
-    progress: Callable[[str], None] | None = None,
+    progress: Say | bool | None = None,
 ) -> Assessment:
     """Say how far a fit can be trusted where no truth is known.
 
@@ -90,7 +90,8 @@ def assess(
             chains, found from another guide of the same posterior (`Estimate.reference`).
         islands: counting islands of SMC.
         particles: points of an island.
-        progress: receives one line per step.
+        progress: lines on stderr, by default where it is a terminal or a notebook; or a function
+            that receives a line per step.
 
     Returns:
         The verdict with every check, the nats lost, and the repaired draws.
@@ -99,7 +100,7 @@ def assess(
         UsageError: fewer than 100 draws, no judged quantity, or a reference that SMC did not make.
         FitError: the fit has no usable guide.
     """
-    accepted("assess", seed=(seed, SEED))
+    accepted("assess", seed=(seed, SEED), progress=(progress, PROGRESS))
     number = draws if isinstance(draws, int) else draws.sample_shape[0]
     if number < 100:
         raise UsageError(f"assess got draws={number}; accepted: at least 100, 2,048 are usual.")
@@ -124,7 +125,7 @@ def assess(
             fit=fit,
             seed=seed,
             budget=math.inf if budget is None else budget,
-            progress=progress or (lambda line: None),
+            progress=speaker(progress),
             density=density,
             posterior=posterior,
             chains=number if isinstance(draws, int) else min(number, DRAWS),
@@ -177,7 +178,7 @@ def assess_row(
         seed: of the checks' own noise.
     """
     smc = reference if reference.kind == "estimated" else False
-    found = assess(fit, seed=seed, draws=posterior, smc=smc, budget=ROW_SECONDS)
+    found = assess(fit, seed=seed, draws=posterior, smc=smc, budget=ROW_SECONDS, progress=False)
     alone = found.comparison
     if alone is None:
         alone = compare(posterior, None, fit=fit)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 from benchmarks.comparison.assess import assess
 from benchmarks.metrics.numbers import value_with_error
+from guides.optimize.progress import Say
 from guides.types import Fit
 from zoo.errors import FitError
 from zoo.types import Posterior
@@ -15,11 +15,7 @@ __all__ = ["repair"]
 
 
 def repair(
-    fit: Fit,
-    *,
-    seed: int = 0,
-    budget: float | None = None,
-    progress: Callable[[str], None] | None = None,
+    fit: Fit, *, seed: int = 0, budget: float | None = None, progress: Say | bool | None = None
 ) -> Posterior:
     """Return better draws than a guide's own: those of tempered SMC that begins from it.
 
@@ -32,7 +28,7 @@ def repair(
         fit: a usable fit of any family.
         seed: of the noise.
         budget: seconds; a step is not begun if it is forecast to exceed what is left of them.
-        progress: receives one line per step.
+        progress: as of `assess`.
 
     Raises:
         FitError: the fit has no usable guide or is a point, or no step fits into the budget.

@@ -94,7 +94,7 @@ def fitted(
         trains: whether the program is trained, and by no other cell.
         training: all data, if they are not the compared ones.
     """
-    options: dict[str, Any] = {"seed": seed, **config}
+    options: dict[str, Any] = {"seed": seed, "progress": False, **config}
     encodes = family_of(family, entry).amortized
     if training is None or not (encodes or trains):
         return guides.fit(entry, family, data=data, given=given, **options)

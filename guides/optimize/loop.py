@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from guides.objectives.records import objective_of
+from guides.optimize.progress import StepProgress
 from guides.optimize.protocols import Evaluated, Objective
 from guides.optimize.step import Step
 from guides.optimize.stopping import LEAST, Settled, Watch
@@ -28,7 +29,6 @@ from zoo.compiler.compile import Record
 
 __all__ = ["Outcome", "expected_steps", "optimize"]
 
-Progress = Callable[[int, int, float], None]
 FIRST = (1, 2, 4, 8, 16, 32)  # recorded steps, besides every tenth of a window
 # called with the losses of a block of steps and the values after each
 Look = Callable[[Sequence[float], Tensor], None]
@@ -63,7 +63,7 @@ class _Run:
     objective: Objective
     config: FitConfig
     generator: torch.Generator
-    progress: Progress | None
+    progress: StepProgress | None
     expected: int
     losses: list[float] = field(default_factory=list)
     averaged: int = 0
@@ -211,7 +211,7 @@ def optimize(
     objective: Objective,
     config: FitConfig,
     generator: torch.Generator,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
     *,
     starts: int = 1,
 ) -> Outcome:

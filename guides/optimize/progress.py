@@ -1,0 +1,109 @@
+"""Progress of long calls from Python: lines on stderr, where somebody reads them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable
+
+from zoo.errors import in_command
+from zoo.fields import Kind
+
+__all__ = ["PROGRESS", "Say", "StepProgress", "Steps", "Waiting", "silent", "speaker", "steps_of"]
+
+Say = Callable[[str], None]
+StepProgress = Callable[[int, int, float], None]
+
+PROGRESS = Kind(
+    accepted="True, False, a function, or None (lines on a terminal and in a notebook)",
+    holds=lambda value: value is None or isinstance(value, bool) or callable(value),
+)
+FIRST, WAITED = 5.0, 30.0  # seconds before the first line of a fit, and of something that waits
+
+
+def is_watched() -> bool:
+    """Whether stderr of this call is a terminal or the output of a notebook's cell.
+
+    Commands and worker processes are not: whoever started them tells of them.
+    """
+    stream = sys.stderr
+    if stream is None or in_command() or multiprocessing.parent_process() is not None:
+        return False
+    notebook = type(stream).__module__.partition(".")[0] == "ipykernel"
+    return notebook or stream.isatty()
+
+
+def speaker(progress: Say | bool | None) -> Say:
+    """Return what receives the lines: a function, stderr, or nobody.
+
+    Args:
+        progress: the function; True for stderr, False for nobody, None for stderr where it is a
+            terminal or a notebook.
+    """
+    if callable(progress):
+        return progress
+    return _print if (is_watched() if progress is None else progress) else silent
+
+
+def silent(line: str) -> None:
+    """Drop a line."""
+
+
+def _print(line: str) -> None:
+    print(f"zoo: {line}", file=sys.stderr, flush=True)
+
+
+class Waiting:
+    """Says that something still runs after half a minute, and whenever that time has doubled."""
+
+    def __init__(self, name: str, say: Say) -> None:
+        self.name, self.say = name, say
+        self.begun, self.told = time.monotonic(), WAITED
+
+    def __call__(self) -> None:
+        """Hear that it still runs."""
+        since = time.monotonic() - self.begun
+        if since >= self.told:
+            self.told = 2 * since
+            self.say(f"{self.name}: still running after {since:.0f} s")
+
+
+class Steps:
+    """Lines of one fit: that it begins, how far it is after five seconds and twice that, its end.
+
+    It begins with the compilation of its step, of which there are no steps to tell.
+    """
+
+    def __init__(self, name: str, starts: int, say: Say) -> None:
+        self.name, self.starts, self.say = name, starts, say
+        self.begun, self.told = time.monotonic(), FIRST
+        self.start, self.last = 1, 0
+
+    def begin(self) -> None:
+        """Tell that it begins."""
+        times = f", {self.starts} starts" if self.starts > 1 else ""
+        self.say(f"{self.name}: fitting{times}")
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        """Hear of a step and its loss in nats."""
+        self.start += step <= self.last
+        self.last = step
+        since = time.monotonic() - self.begun
+        if since >= self.told:
+            self.told = 2 * since
+            which = f"start {self.start} of {self.starts}, " if self.starts > 1 else ""
+            self.say(
+                f"{self.name}: {which}step {step:,} of at most {steps:,}, loss {loss:.6g} nats,"
+                f" {since:.0f} s"
+            )
+
+    def end(self, status: str) -> None:
+        """Tell how the fit ended."""
+        self.say(f"{self.name}: {status}, {time.monotonic() - self.begun:.1f} s")
+
+
+def steps_of(name: str, starts: int, progress: StepProgress | bool | None) -> Steps | None:
+    """Return the lines of a fit if somebody reads them; None also for a function of the caller."""
+    say = silent if callable(progress) else speaker(progress)
+    return None if say is silent else Steps(name, starts, say)

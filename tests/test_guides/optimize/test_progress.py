@@ -1,0 +1,158 @@
+"""Lines of long calls from Python: on a terminal and in a notebook, nowhere else by default."""
+
+import io
+import multiprocessing
+from types import SimpleNamespace
+
+import pytest
+
+import benchmarks
+import guides
+import zoo
+from benchmarks.workers import Task, run_tasks
+from guides.optimize import progress as module
+from guides.optimize.progress import FIRST, WAITED, Steps, Waiting, is_watched, speaker
+from zoo.errors import UsageError, command_line
+
+SHORT = {"steps": 60, "patience": 20, "compile": "off"}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class Cell(io.StringIO):
+    """What a notebook puts in the place of stderr."""
+
+
+Cell.__module__ = "ipykernel.iostream"
+
+
+def seen(monkeypatch, stream):
+    """Let the module write to a stream; pytest itself puts others in the place of stderr."""
+    monkeypatch.setattr(module, "sys", SimpleNamespace(stderr=stream))
+    return stream
+
+
+@pytest.fixture
+def entry():
+    return zoo.load("coin")
+
+
+@pytest.fixture(params=[Terminal, Cell])
+def watched(request, monkeypatch):
+    return seen(monkeypatch, request.param())
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    return seen(monkeypatch, Terminal())
+
+
+def test_a_fit_tells_that_it_begins_and_ends(entry, watched):
+    """It was silent for minutes."""
+    guides.fit(entry, "mean_field", **SHORT)
+    first, last = watched.getvalue().splitlines()
+    assert first == "zoo: coin mean_field: fitting"
+    assert last.startswith("zoo: coin mean_field: ok, ")
+    assert last.endswith(" s")
+
+
+def test_a_fit_is_silent_where_nobody_reads_or_wishes_it(entry, terminal, monkeypatch, capsys):
+    guides.fit(entry, "mean_field", progress=False, **SHORT)
+    with command_line():
+        guides.fit(entry, "mean_field", **SHORT)
+    heard = []
+    guides.fit(entry, "mean_field", progress=lambda *seen: heard.append(seen), **SHORT)
+    assert len(heard) == 60
+    assert terminal.getvalue() == ""
+    monkeypatch.undo()
+    guides.fit(entry, "mean_field", **SHORT)
+    assert capsys.readouterr().err == ""
+    guides.fit(entry, "laplace", progress=True)
+    assert "coin laplace: ok" in capsys.readouterr().err
+
+
+def test_workers_and_streams_that_are_closed_are_not_watched(terminal, monkeypatch):
+    assert is_watched()
+    (result,) = run_tasks([Task("worker", is_watched)])
+    assert result.unwrap() is False
+    assert multiprocessing.parent_process() is None
+    seen(monkeypatch, None)
+    assert not is_watched()
+
+
+def test_steps_are_told_after_a_while_and_ever_less_often(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    said = []
+    steps = Steps("coin mean_field", 2, said.append)
+    steps.begin()
+    for second in range(100):
+        now = float(second)
+        steps(second % 50 + 1, 6000, 1234.56789)
+    assert said[0] == "coin mean_field: fitting, 2 starts"
+    assert said[1] == (
+        "coin mean_field: start 1 of 2, step 6 of at most 6,000, loss 1234.57 nats, 5 s"
+    )
+    assert [line.rpartition(", ")[2] for line in said[1:]] == [
+        "5 s",
+        "10 s",
+        "20 s",
+        "40 s",
+        "80 s",
+    ]
+    assert said[-1].startswith("coin mean_field: start 2 of 2, step 31 of")
+    assert FIRST == 5
+
+
+def test_chains_tell_how_far_they_are(entry, watched, monkeypatch):
+    monkeypatch.setattr("benchmarks.workers.PAUSE", 0.01)
+    monkeypatch.setattr(module, "WAITED", 0.0)
+    options = {"chains": 2, "tune": 60, "draws": 20, "min_ess": 0, "compile": "off"}
+    benchmarks.run_nuts(entry, **options)
+    lines = watched.getvalue().splitlines()
+    assert lines[0] == "zoo: coin nuts: 2 chains of 60 + 20 iterations"
+    assert sum("coin nuts chain" in line and ": ok, " in line for line in lines) == 2
+    assert any("coin nuts: still running after 0 s" in line for line in lines)
+    before = watched.getvalue()
+    heard = []
+    benchmarks.run_nuts(entry, progress=heard.append, **options)
+    benchmarks.run_nuts(entry, progress=False, **options)
+    assert watched.getvalue() == before
+    assert len(heard) == 2  # a line per finished chain
+
+
+def test_an_assessment_tells_its_steps(entry, terminal):
+    fit = guides.fit(entry, "laplace", progress=False)
+    found = benchmarks.assess(fit, draws=200, smc=False)
+    lines = terminal.getvalue().splitlines()
+    assert {c.name for c in found.checks} == {line.split(": ")[1] for line in lines}
+    benchmarks.assess(fit, draws=200, smc=False, progress=False)
+    assert len(terminal.getvalue().splitlines()) == len(lines)
+
+
+def test_what_waits_is_told_after_half_a_minute(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    said = []
+    waiting = Waiting("coin nuts", said.append)
+    for second in range(130):
+        now = float(second)
+        waiting()
+    assert said == [f"coin nuts: still running after {n} s" for n in (30, 60, 120)]
+    assert WAITED == 30
+
+
+def test_anything_else_is_refused(entry):
+    for call in (
+        lambda: guides.fit(entry, "laplace", progress="yes"),
+        lambda: benchmarks.run_nuts(entry, progress="yes"),
+        lambda: benchmarks.assess(guides.fit(entry, "laplace"), progress="yes"),
+    ):
+        with pytest.raises(
+            UsageError, match=r"progress='yes' .*accepted: True, False, a function"
+        ):
+            call()
+    assert speaker(print) is print
