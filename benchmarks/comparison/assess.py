@@ -22,6 +22,13 @@ import time
 import torch
 
 import guides
+from benchmarks.comparison.assess_rows import (
+    Rows,
+    compared_rows,
+    has_rows,
+    row_posterior,
+    row_steps,
+)
 from benchmarks.comparison.assess_steps import (
     Work,
     by_chains,
@@ -34,13 +41,14 @@ from benchmarks.comparison.assess_steps import (
 )
 from benchmarks.comparison.assessment import Assessment, Nats
 from benchmarks.comparison.estimate_from import CLIMB_GRADIENTS, DRAWS
+from benchmarks.comparison.fit_checks import trust_checks
 from benchmarks.comparison.score import compare
 from benchmarks.comparison.sentences import estimated_words
 from benchmarks.mcmc.tempered_smc import ISLANDS, MASS, PARTICLES
 from benchmarks.trust.chains import CHAINS
 from benchmarks.trust.climbs import Climbs, wide_climbs
 from benchmarks.trust.drift import Drift
-from benchmarks.trust.estimate import METHOD, Estimate
+from benchmarks.trust.estimate import METHOD, SMC_DIMENSIONS, Estimate
 from benchmarks.trust.judged import Judged
 from benchmarks.types import Comparison, Reason
 from benchmarks.verdicts import VerdictWord, is_finding, verdict_of
@@ -50,7 +58,7 @@ from guides.session import session
 from guides.types import Fit
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
-from zoo.errors import UsageError
+from zoo.errors import UsageError, one_line
 from zoo.fields import SEED, accepted
 from zoo.seeds import derive_seed
 from zoo.types import Cost, Posterior, Reference
@@ -63,6 +71,7 @@ OWN_CHAINS = "short chains begun at its own draws"
 LATER_CHAINS = "chains from the points of SMC, which have not settled"
 # Of the checks of the fit alone; k-hat and importance ESS grade another answer, the reweighted.
 NEEDED = ("convergence", "spread", "self_check")
+BY_ROWS = ("convergence", "restarts", "spread")  # k-hat and weights are of all rows at once
 
 
 @program_faults("assessed")
@@ -113,14 +122,21 @@ def assess(
             f"assess got smc={smc!r}; accepted: True, False, or a reference made by tempered SMC"
             " or by short chains."
         )
-    if isinstance(draws, int):
-        posterior = guides.draw(fit, draws, seed=derive_seed(seed, "trust", "draws"))
-    else:
-        posterior = draws
     with session(fit.entry.dtype):
         # one of its own: compiling that of the fit would change later draws in the last digits
         density = LogDensity(fit.program, fit.data, dtype=fit.entry.dtype)
-        density.compile("auto", expected_calls=min(number, DRAWS) * 100)
+        rows, why = None, ""
+        if isinstance(draws, int) and density.dim > SMC_DIMENSIONS and has_rows(density):
+            try:
+                rows = compared_rows(fit, seed)
+            except UsageError as error:
+                why = f"Rows are not assessed one by one: {one_line(error)}"
+        if rows is not None:
+            posterior = row_posterior(fit, rows)
+        elif isinstance(draws, int):
+            posterior = guides.draw(fit, draws, seed=derive_seed(seed, "trust", "draws"))
+        else:
+            posterior = draws
         work = Work(
             fit=fit,
             seed=seed,
@@ -131,7 +147,24 @@ def assess(
             chains=number if isinstance(draws, int) else min(number, DRAWS),
             whole=not isinstance(draws, int),
         )
+        if rows is not None:
+            return _by_rows(work, rows)
+        if why:
+            work.say("rows", None, why, needed=False)
+        density.compile("auto", expected_calls=min(number, DRAWS) * 100)
         return _protocol(work, smc, islands, particles)
+
+
+def _by_rows(work: Work, rows: Rows) -> Assessment:
+    for check in trust_checks(work.fit, None, None):
+        if check.name in BY_ROWS:
+            work.say(check.name, check.passed, check.sentence, needed=check.name in NEEDED)
+    if work.fit.points:
+        return _verdict(work)
+    found = row_steps(work, rows)
+    work.posterior = row_posterior(work.fit, found.rows)
+    where = f" on {found.rows.words}"
+    return _verdict(work, None, found.drift, None, found.kl, found.truth, where)
 
 
 def _protocol(work: Work, smc: bool | Reference, islands: int, particles: int) -> Assessment:
@@ -255,41 +288,44 @@ def _repaired(work: Work, found: Estimate | None, truth: Reference | None) -> Po
 
 def _verdict(
     work: Work,
-    climbs: Climbs,
+    climbs: Climbs | None = None,
     drift: Drift | None = None,
     found: Estimate | None = None,
     kl: Nats | None = None,
     truth: Reference | None = None,
+    where: str = "",
 ) -> Assessment:
     comparison = None
     if truth is not None:
         comparison = compare(
             work.posterior,
             truth,
-            fit=work.fit,
-            distances="all" if work.whole else "if_needed",
+            fit=None if where else work.fit,
+            distances="none" if where else "all" if work.whole else "if_needed",
             heldout=work.whole,
         )
     repaired = _repaired(work, found, truth)
     reasons: tuple[Reason, ...] = () if comparison is None else comparison.reasons
     verdict: VerdictWord = "inconclusive" if comparison is None else comparison.verdict
-    if climbs.absent:
-        verdict, reasons = "fit_failed", _because("fit_failed", climbs.absent)
+    absent = "" if climbs is None else climbs.absent
+    if absent:
+        verdict, reasons = "fit_failed", _because("fit_failed", absent)
     elif work.fit.points:
         verdict, reasons = "too_narrow", _because("too_narrow", point_sentence(work.fit.points))
-    elif not is_finding(verdict) and climbs.better is not None and not _refuted(work, found):
+    elif not is_finding(verdict) and _missed(work, climbs, found):
+        assert climbs is not None
         verdict, reasons = "wrong_shape", _because("wrong_shape", climbs.sentence)
     elif verdict == "agrees" and work.missing:
         verdict, reasons = "inconclusive", _because("inconclusive", work.missing[0])
     elif comparison is None:
         first = work.missing[0] if work.missing else "no step could be made"
         verdict, reasons = "inconclusive", _because("inconclusive", first)
-    step = _next(work, verdict, climbs, repaired)
+    step = _next(work, verdict, absent, repaired)
     clause = verdict_of(verdict).clause
     first = reasons[0].sentence.rstrip(".") if reasons else "every step of the protocol passes"
     lost = "" if kl is None else f"; {kl.sentence}"
     by = estimated_words(_instead(truth, work.given))
-    sentence = f"{work.fit.family} {clause} {by}: {first}{lost}. {step}"
+    sentence = f"{work.fit.family} {clause} {by}{where}: {first}{lost}. {step}"
     return Assessment(
         fit=work.fit,
         verdict=verdict,
@@ -304,10 +340,15 @@ def _verdict(
         kl=kl,
         repaired=repaired,
         next=step,
-        gradients=work.density.gradient_evaluations,
+        gradients=work.density.gradient_evaluations + work.gradients,
         depth=work.depth,
         seconds=time.perf_counter() - work.begin,
     )
+
+
+def _missed(work: Work, climbs: Climbs | None, found: Estimate | None) -> bool:
+    """Whether climbs found a mode that nothing refutes."""
+    return climbs is not None and climbs.better is not None and not _refuted(work, found)
 
 
 def _instead(truth: Reference | None, known: Reference | None) -> str:
@@ -330,11 +371,11 @@ def _refuted(work: Work, found: Estimate | None) -> bool:
     return not work.doubt and bool(masses) and max(masses) < MASS
 
 
-def _next(work: Work, verdict: VerdictWord, climbs: Climbs, repaired: Posterior | None) -> str:
+def _next(work: Work, verdict: VerdictWord, absent: str, repaired: Posterior | None) -> str:
     """Return the one step that helps most."""
     if verdict == "agrees":
         return "Use it; a mode that no climb and no particle reached cannot be seen."
-    if climbs.absent:
+    if absent:
         return "Give every direction a proper prior, then fit again."
     if verdict == "fit_failed":
         return "Fit with more steps, or from another start."

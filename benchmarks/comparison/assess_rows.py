@@ -27,6 +27,7 @@ from benchmarks.comparison.best_in_family import LocalQ
 from benchmarks.comparison.rows import part_of, q_of_rows
 from benchmarks.mcmc.tempered_smc import ACCEPTANCE
 from benchmarks.mcmc.unit_density import UnitDensity
+from benchmarks.mcmc.unit_modes import modes_of
 from benchmarks.mcmc.unit_smc import ISLANDS, UnitSmc, unit_smc
 from benchmarks.metrics.numbers import value_with_error
 from benchmarks.trust.chains import CHAINS as CHAINED
@@ -52,7 +53,7 @@ PRIOR_DRAWS = 400
 # Moments of few islands have t errors: widened so that 1.645 of them hold 90 %.
 WIDE = float(t.isf(0.05, ISLANDS - 1) / norm.isf(0.05))
 # Evaluations of a row's density per row, to forecast their time.
-DRIFT_EVALUATIONS, SMC_EVALUATIONS = 45_000, 190_000
+DRIFT_EVALUATIONS, SMC_EVALUATIONS = 45_000, 330_000
 TIMED = 64  # points of a row in a timed batch
 DOUBTED = 0.1  # share of the rows on which SMC may fail
 NATS_ALARM = 4.0  # standard errors by which the mean ELBO of rows may exceed their log evidence
@@ -226,11 +227,13 @@ def _seconds_each(work: Work, rows: Rows, density: UnitDensity) -> float:
 
 def _drift(work: Work, density: UnitDensity, values: Tensor, stage: str) -> Drift:
     """Move draws of every row by short chains; the components are the values of all rows."""
+    starts = density.points(values[:CHAINS])
     found = drift_of(
         density,
-        density.points(values[:CHAINS]),
+        starts,
         lambda x: density.values(x).flatten(1).double().numpy(),
         pilot=density.points(values[CHAINS : CHAINS + PILOT]),
+        modes=modes_of(density, starts),
         seed=derive_seed(work.seed, stage, "rows"),
     )
     work.depth += found.depth
@@ -256,12 +259,14 @@ def _smc(work: Work, found: RowFindings, density: UnitDensity) -> RowFindings:
     work.depth += smc.depth
     draws = smc.draws(DRAWS, derive_seed(work.seed, "trust", "row posterior"))
     again = _drift(work, density, draws[: CHAINS + PILOT], "settled")
-    bad = smc.apart | torch.as_tensor(again.open.reshape(len(places), -1).any(1))
+    forgotten = torch.as_tensor(again.forgets.reshape(len(places), -1).all(1))
+    still = torch.as_tensor(again.still.reshape(len(places), -1).all(1))
+    bad = smc.apart | ~still | ~(forgotten | smc.confirmed)
     left = int(bad.sum())
     if left > DOUBTED * len(bad) or not smc.acceptance >= ACCEPTANCE:
         work.doubt = (
-            f"Tempered SMC does not hold on {left} of {len(bad)} rows: its islands lie apart, or"
-            " chains from its points still move or know their starts."
+            f"Tempered SMC does not hold on {left} of {len(bad)} rows: its islands lie apart,"
+            " or chains from its points leave them or know their starts."
         )
         return found
     if left:

@@ -47,10 +47,16 @@ def memory_of(before: Array, after: Array, modes: np.ndarray | None = None) -> A
     Args:
         before: chains `[chain, component]` at their starts.
         after: the same chains now.
-        modes: the mode of every start, `[chain]`; correlations are within them. None for one.
+        modes: the mode of every start, `[chain]`, within which correlations are taken; or
+            `[chain, row]` where the components are those of several rows, one row after another.
+            None for one mode.
     """
     if modes is None:
         modes = np.zeros(len(before), dtype=int)
+    if modes.ndim == 2:
+        rows = modes.shape[1]
+        parts = zip(np.split(before, rows, 1), np.split(after, rows, 1), modes.T, strict=True)
+        return np.concatenate([memory_of(a, b, own) for a, b, own in parts])
     a, b = before.copy(), after.copy()
     for mode in np.unique(modes):
         inside = modes == mode

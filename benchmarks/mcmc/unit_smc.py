@@ -19,9 +19,11 @@ from zoo.seeds import derive_seed
 
 __all__ = ["ISLANDS", "PARTICLES", "RowBase", "UnitSmc", "unit_smc"]
 
-ISLANDS, PARTICLES = 4, 512  # of each row
+ISLANDS, PARTICLES = 8, 512  # of each row
 MOVES, EXTRA, LEAPFROGS = 2, 4, 6  # of a stage, further ones at the last, steps of each: few
 # latent values need less than a whole posterior
+DIRECT = 4096  # points of the base by which SMC is confirmed
+ENOUGH, AGREE = 100, 4.0  # effective ones of them, and errors within which both evidences lie
 # Of the base: share, factor on every sd, degrees of freedom.
 GUIDE, PRIOR = (0.7, 2.0, 7), (0.3, 1.2, 3)
 
@@ -33,32 +35,58 @@ class UnitSmc:
     Attributes:
         values: `[row, island, particle, d]`, equally weighted within an island.
         log_z: log Z-hat of every island, `[row, island]`, nats.
+        direct: log Z by importance sampling from points of the base alone, `[row]`, nats.
+        direct_ess: effective sample size of their weights, `[row]`.
         acceptance: mean acceptance of the last transition.
         gradients, depth: evaluations of the density, all and one after another.
     """
 
     values: Tensor
     log_z: Tensor
+    direct: Tensor
+    direct_ess: Tensor
     acceptance: float
     gradients: int
     depth: int
 
     @property
     def evidence(self) -> tuple[Tensor, Tensor]:
-        """Log of the mean Z-hat of each row `[row]` with its standard error, nats."""
+        """Log Z of each row `[row]` with its standard error, nats.
+
+        The log of the mean Z-hat, plus half of its relative variance: the logarithm of an unbiased
+        estimate is too low by that much, and the mean over many rows would show it.
+        """
         k = self.log_z.shape[1]
         value = self.log_z.logsumexp(1) - math.log(k)
-        relative = torch.exp(self.log_z - value[:, None])
-        return value, relative.std(1) / k**0.5
+        se = torch.exp(self.log_z - value[:, None]).std(1) / k**0.5
+        return value + 0.5 * se.square(), se
 
     @property
     def apart(self) -> Tensor:
         """Whether the islands of a row lie more than one nat apart, `[row]`."""
         return ~(self.log_z.amax(1) - self.log_z.amin(1) <= APART)
 
+    @property
+    def confirmed(self) -> Tensor:
+        """Whether importance sampling from the base alone gives the evidence of a row, `[row]`.
+
+        It does if its weights leave 100 points and both values lie within four errors: nothing
+        that the base covers is then missed, whatever chains can or cannot forget.
+        """
+        value, se = self.evidence
+        error = (se.square() + 1 / self.direct_ess).sqrt()
+        near = (value - self.direct).abs() <= AGREE * error
+        return near & (self.direct_ess >= ENOUGH)
+
     def take(self, rows: Tensor) -> UnitSmc:
         """Return the rows with these numbers."""
-        return replace(self, values=self.values[rows], log_z=self.log_z[rows])
+        return replace(
+            self,
+            values=self.values[rows],
+            log_z=self.log_z[rows],
+            direct=self.direct[rows],
+            direct_ess=self.direct_ess[rows],
+        )
 
     def draws(self, n: int, seed: int) -> Tensor:
         """Return n equally weighted draws of every row `[n, row, d]`, rows independent."""
@@ -172,10 +200,16 @@ def unit_smc(
     path = Path(density, base)
     seeds = [derive_seed(seed, "smc", "row", i, k) for i in range(rows) for k in range(islands)]
     state, log_z, _, moved = run_plan(path, base, plan, Streams(seeds))
+    fresh = Streams([derive_seed(seed, "smc", "direct", i) for i in range(rows)])
+    start = path(RowBase(density, prior, DIRECT).draw(fresh))
+    assert start.log_q is not None
+    weights = (start.log_p - start.log_q).double().reshape(rows, -1)
     values = density.values(state.x)  # [island * particle, row, d]
     return UnitSmc(
         values=values.transpose(0, 1).reshape(rows, islands, particles, density.dim),
         log_z=log_z.reshape(rows, islands),
+        direct=weights.logsumexp(1) - math.log(DIRECT),
+        direct_ess=torch.exp(2 * weights.logsumexp(1) - (2 * weights).logsumexp(1)),
         acceptance=float(moved.acceptance.mean()),
         gradients=path.gradients + plan.gradients,
         depth=path.calls + plan.depth,

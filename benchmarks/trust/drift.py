@@ -109,18 +109,22 @@ class Drift:
             return f"{self.stuck:.0%} of them never moved, and {self.acceptance:.0%} of moves pass"
         if self.moving.any():
             return f"{int(self.moving.sum())} judged components still move"
-        noise = multiplier(len(self.memory)) / self.chains**0.5
         memory = float(np.abs(self.memory).max())
-        if not memory <= max(MEMORY, noise):
+        if not self.forgets.all():
             return f"their ends still know their starts (correlation {memory:.2f})"
         return ""
 
     @property
-    def open(self) -> np.ndarray:
-        """Where the chains drift, still move, or know their starts, `[component]`."""
+    def still(self) -> np.ndarray:
+        """Where the chains neither drift materially nor still move, `[component]`."""
+        found: np.ndarray = (self.excess <= 1) & ~self.moving
+        return found
+
+    @property
+    def forgets(self) -> np.ndarray:
+        """Where start and end are uncorrelated, by 0.1 or what noise alone shows, `[component]`."""
         noise = multiplier(len(self.memory)) / self.chains**0.5
-        known = ~(np.abs(self.memory) <= max(MEMORY, noise))
-        found: np.ndarray = (self.excess > 1) | self.moving | known
+        found: np.ndarray = np.abs(self.memory) <= max(MEMORY, noise)
         return found
 
     @property
@@ -159,8 +163,8 @@ def drift_of(
         evaluate: the judged components at points `[n, dim]`, as `[n, component]`; of several
             densities side by side as `[n / targets, component]`.
         pilot: further draws of the guide `[m, dim]` for step and metric.
-        modes: the mode in which every chain begins, `[chain]`: what is forgotten is judged within
-            them. None for one.
+        modes: the mode in which every chain begins, as in `memory_of`: what is forgotten is judged
+            within them. None for one.
         seed: of the noise.
         transitions: of the measured chains, at least 2.
         leapfrogs: steps of a trajectory.

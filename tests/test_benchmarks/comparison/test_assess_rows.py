@@ -1,0 +1,192 @@
+"""Assessments row by row, on rows whose posteriors and evidences are known in closed form."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy.stats import multivariate_normal, norm
+
+import guides
+import zoo
+from benchmarks.comparison.assess import assess
+from benchmarks.comparison.assess_rows import RowNats, compared_rows, row_posterior
+from zoo.density.row_terms import ProgramTerms, row_numbers
+
+pytestmark = pytest.mark.usefixtures("eager")
+ROWS, PIXELS, CODES, SIGMA = 80, 5, 3, 0.7
+MIX = torch.as_tensor(np.random.default_rng(1).normal(size=(CODES, PIXELS)))
+X = torch.as_tensor(
+    np.random.default_rng(0).normal(size=(ROWS, CODES)) @ MIX.numpy()
+    + SIGMA * np.random.default_rng(2).normal(size=(ROWS, PIXELS))
+)
+STEPS = {"steps": 400, "patience": 50}
+
+
+def codes(x):
+    """Three codes of every row: z ~ N(0, I), x ~ N(z A, 0.7^2 I); the posterior is a normal."""
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(CODES, dtype=x.dtype), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z @ MIX, SIGMA).to_event(1), obs=x)
+
+
+def two_sided(x):
+    """One code of every row, z ~ N(0, 1), x ~ N((z + 0.2)^2, 0.5): modes near -0.2 +- sqrt(x)."""
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
+        pyro.sample("x", dist.Normal((z + 0.2) ** 2, 0.5), obs=x)
+
+
+def by_quadrature(x):
+    """Log p(x), and the mean of the code of a row of `two_sided`."""
+    z = np.linspace(-8.0, 8.0, 40_001)
+    log_p = norm.logpdf(z) + norm.logpdf(x, (z + 0.2) ** 2, 0.5)
+    mass = np.exp(log_p - log_p.max())
+    return log_p.max() + np.log(np.trapezoid(mass, z)), np.trapezoid(z * mass, z) / mass.sum() / (
+        z[1] - z[0]
+    )
+
+
+def exact(x):
+    """Mean `[row, code]` and covariance of the codes, and log p(x_i) `[row]`."""
+    a = MIX.numpy()
+    covariance = np.linalg.inv(np.eye(CODES) + a @ a.T / SIGMA**2)
+    mean = x.numpy() @ a.T @ covariance / SIGMA**2
+    marginal = multivariate_normal(cov=a.T @ a + SIGMA**2 * np.eye(PIXELS))
+    return mean, covariance, marginal.logpdf(x.numpy())
+
+
+def fitted(program, data, family="block_full_rank", **options):
+    entry = zoo.from_program(program, data, batched=["x"], minibatch=40, judged="all")
+    return guides.fit(entry, family, seed=0, compile="off", **{**STEPS, **options})
+
+
+@pytest.fixture(scope="module")
+def linear():
+    fit = fitted(codes, {"x": X})
+    return fit, assess(fit, progress=False)
+
+
+def test_rows_have_their_own_posterior_and_evidence(linear):
+    fit, found = linear
+    truth = found.reference.posterior
+    rows = [int(n) for n in truth.data.coords["image"]]
+    mean, covariance, evidence = exact(X[rows])
+    assert len(rows) >= 58
+    at = found.reference.moments["z"]
+    z = (at.mean.numpy() - mean) / at.mean_se.numpy()
+    assert np.sqrt((z**2).mean()) < 1.6  # errors are widened for three degrees of freedom
+    sds = np.sqrt(np.diag(covariance))
+    assert np.abs(at.mean.numpy() - mean).max() < 0.25 * sds.min()
+    assert np.log(at.sd.numpy() / sds).std() < 0.1
+    said = next(c.sentence for c in found.checks if c.name == "smc")
+    value = float(said.split("Log evidence ")[1].split(" ")[0])
+    assert value == pytest.approx(evidence.mean(), abs=0.1)
+
+
+def test_the_nats_of_a_row_are_those_of_the_closed_form(linear):
+    """KL of two normals, from the guide's own mean and covariance of each row."""
+    fit, found = linear
+    rows = compared_rows(fit, 0)
+    mean, covariance, _ = exact(X[rows.chosen])
+    q = rows.values.numpy()
+    lost = []
+    for i in range(len(mean)):
+        own = np.cov(q[:, i].T)
+        gap = q[:, i].mean(0) - mean[i]
+        precision = np.linalg.inv(covariance)
+        lost.append(
+            0.5
+            * (
+                np.trace(precision @ own)
+                + gap @ precision @ gap
+                - CODES
+                + np.linalg.slogdet(covariance)[1]
+                - np.linalg.slogdet(own)[1]
+            )
+        )
+    assert isinstance(found.kl, RowNats)
+    assert found.kl.value == pytest.approx(np.mean(lost), abs=0.03)
+    assert found.kl.worst == pytest.approx(np.max(lost), abs=0.15)
+    assert found.kl.rows == len(found.reference.posterior.data.train["x"])
+    assert not found.kl.bound
+    assert "nats per row below the log evidence of" in found.sentence
+
+
+def test_what_is_compared_are_64_rows_that_the_seed_draws(linear):
+    fit, found = linear
+    rows = compared_rows(fit, 0)
+    assert len(rows.chosen) == 64
+    assert rows.words == "64 of 80 rows"
+    assert rows.chosen.tolist() == compared_rows(fit, 0).chosen.tolist()
+    assert rows.chosen.tolist() != compared_rows(fit, 1).chosen.tolist()
+    torch.testing.assert_close(rows.data.train["x"], X[rows.chosen])
+    assert f"on {len(found.reference.posterior.data.train['x'])} of 80 rows" in found.sentence
+    drawn = row_posterior(fit, rows)
+    assert drawn.draws["z"].shape == (2048, 64, CODES)
+    torch.testing.assert_close(drawn.draws["z"], rows.values)
+
+
+def test_the_q_of_a_row_is_that_of_the_whole_guide(linear):
+    fit, _ = linear
+    rows = compared_rows(fit, 0)
+    whole = guides.draw(fit, 4000, seed=5).draws["z"][:, rows.chosen]
+    gap = (rows.values.mean(0) - whole.mean(0)) / whole.std(0)
+    assert gap.abs().max() < 0.12
+    assert (rows.values.std(0) / whole.std(0)).log().abs().max() < 0.1
+
+
+def test_a_good_guide_is_not_flagged_and_a_halved_one_is(linear):
+    fit, found = linear
+    assert found.verdict == "agrees"
+    assert found.gate == 0
+    assert found.kl.value < 0.05
+    with torch.no_grad():
+        before = fit.guide.spread.clone()
+        fit.guide.spread.mul_(0.5)
+    try:
+        narrow = assess(fit, progress=False)
+    finally:
+        with torch.no_grad():
+            fit.guide.spread.copy_(before)
+    assert narrow.gate == 1
+    assert narrow.kl.value > CODES * (math.log(2.0) - 0.375)  # of halved sds alone
+
+
+def test_a_mode_of_a_row_that_the_guide_misses_is_found():
+    """A normal guide sits on one of two modes; its KL is the log evidence minus its ELBO."""
+    x = torch.linspace(4.0, 9.0, 160, dtype=torch.float64)
+    fit = fitted(two_sided, {"x": x}, steps=300)
+    found = assess(fit, progress=False)
+    assert found.gate == 1
+    assert found.verdict in ("wrong_shape", "shifted", "too_narrow")
+    kept = found.reference.posterior.data.train["x"].tolist()
+    evidence, mean = (np.array(v) for v in zip(*map(by_quadrature, kept), strict=True))
+    moments = found.reference.moments["z"]
+    z = (moments.mean.numpy() - mean) / moments.mean_se.numpy()
+    assert np.sqrt((z**2).mean()) < 1.8
+    assert abs((moments.mean.numpy() - mean).mean()) < 0.15
+    said = next(c.sentence for c in found.checks if c.name == "smc")
+    value = float(said.split("Log evidence ")[1].split(" ")[0])
+    assert value == pytest.approx(evidence.mean(), abs=0.06)
+    assert 0.2 < found.kl.value < 1.5  # -log of the mass of the mode that is seen
+
+
+def test_a_budget_that_does_not_suffice_is_said(linear):
+    found = assess(linear[0], budget=0.0, progress=False)
+    said = {c.name: c for c in found.checks}
+    assert said["drift"].passed is None
+    assert "not run" in said["smc"].sentence
+    assert found.verdict == "inconclusive"
+    assert found.kl is None
+    assert found.reference is None
+
+
+def test_terms_of_rows_are_the_programs_density(linear):
+    """Summed over rows they are the log density of the program, up to nothing."""
+    rows = compared_rows(linear[0], 0)
+    terms = ProgramTerms(rows.density).paired(row_numbers(rows.density), rows.values[:3])
+    whole = torch.stack([rows.density(u) for u in rows.flat(rows.values[:3])])
+    torch.testing.assert_close(terms.sum(1), whole)
