@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.mcmc.tempered_smc import LogEvidence
+from benchmarks.mcmc.islands import LogEvidence
 from benchmarks.metrics.numbers import value_with_error
 from benchmarks.trust.climbs import Climbs
 from benchmarks.trust.drift import Drift

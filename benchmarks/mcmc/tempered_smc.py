@@ -20,12 +20,10 @@ Hamiltonian Monte Carlo within sequential Monte Carlo, Bayesian Analysis 16.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from scipy.stats import t
 from torch import Tensor
 
 from benchmarks.mcmc.base_mixture import TMixture
@@ -40,31 +38,19 @@ from benchmarks.mcmc.batched_hmc import (
     move,
     tuned,
 )
+from benchmarks.mcmc.islands import LogEvidence, evidence, island_mean
 from benchmarks.mcmc.metric import Metric
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError
 from zoo.seeds import derive_seed
 
-__all__ = [
-    "LogEvidence",
-    "Plan",
-    "Smc",
-    "Stage",
-    "counted",
-    "evidence",
-    "island_mean",
-    "pilot",
-    "run_plan",
-    "tempered",
-]
+__all__ = ["Plan", "Smc", "Stage", "counted", "pilot", "run_plan", "tempered"]
 
 CESS = 0.7  # of the particles, which the conditional ESS of one stage keeps
 MOVES, EXTRA = 3, 6  # transitions of a stage; further ones at the last
 LEAPFROGS = 8
 STAGES = 200  # at most; a path that needs more has no usable base
 ISLANDS, PARTICLES = 8, 1024
-APART = 1.0  # nats between islands beyond which the evidence is not known
-LEVEL = 0.95  # of the interval
 ACCEPTANCE = 0.3  # of the last transition, below which the points have not moved
 ANCESTORS, MASS = 20, 0.01  # distinct ancestors that a mode of this mass needs
 
@@ -103,30 +89,6 @@ class Plan:
     acceptance: float
     gradients: int
     depth: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogEvidence:
-    """log Z of several islands.
-
-    Attributes:
-        value: log of the mean of the islands' Z-hats, nats.
-        se: its standard error, nats.
-        low, high: interval by Student's t with islands - 1 degrees of freedom; `low` is -inf
-            where the interval of Z reaches zero.
-        islands: log Z-hat of each, nats.
-    """
-
-    value: float
-    se: float
-    low: float
-    high: float
-    islands: tuple[float, ...]
-
-    @property
-    def known(self) -> bool:
-        """Whether all islands lie within one nat of each other."""
-        return max(self.islands) - min(self.islands) <= APART
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,37 +319,6 @@ def run_plan(
             state, moved = move(path, state, kernel, streams, beta=beta)
     assert moved is not None
     return state, log_z, ancestors, moved
-
-
-def island_mean(values: Tensor, log_z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return means `[...]` of values `[island, particle, ...]` with their standard errors.
-
-    Islands weigh as their Z-hats `exp(log_z)`, `[island]`. The error is that of a ratio of
-    unbiased sums over islands, which are independent.
-    """
-    islands, k = values.mean(1), len(log_z)
-    share = torch.softmax(log_z, 0).reshape(-1, *[1] * (islands.ndim - 1))
-    mean = (share * islands).sum(0)
-    error = (share * (islands - mean)).square().sum(0) * (k / (k - 1))
-    return mean, error.sqrt()
-
-
-def evidence(islands: Sequence[float]) -> LogEvidence:
-    """Return the log of the mean of Z-hats given as logarithms, with a t interval."""
-    logs = torch.tensor(islands, dtype=torch.float64)
-    top, k = logs.max(), len(islands)
-    relative = torch.exp(logs - top)
-    mean = relative.mean()
-    se = float(relative.std() / k**0.5 / mean) if k > 1 else math.inf
-    value = float(top + mean.log())
-    half = float(t.isf((1 - LEVEL) / 2, k - 1)) * se if k > 1 else math.inf
-    return LogEvidence(
-        value=value,
-        se=se,
-        low=value + math.log1p(-half) if half < 1 else -math.inf,
-        high=value + math.log1p(half),
-        islands=tuple(float(v) for v in islands),
-    )
 
 
 def _gap(state: State) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.mcmc.batched_hmc import Path, Streams
-from benchmarks.mcmc.tempered_smc import APART, pilot, run_plan
+from benchmarks.mcmc.islands import APART
+from benchmarks.mcmc.tempered_smc import pilot, run_plan
 from benchmarks.mcmc.unit_density import UnitDensity
 from zoo.seeds import derive_seed
 

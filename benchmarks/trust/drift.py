@@ -122,7 +122,7 @@ class Drift:
 
     @property
     def forgets(self) -> np.ndarray:
-        """Where start and end are uncorrelated, by 0.1 or what noise alone shows, `[component]`."""
+        """Where start and end are uncorrelated, up to 0.1 or noise alone, `[component]`."""
         noise = multiplier(len(self.memory)) / self.chains**0.5
         found: np.ndarray = np.abs(self.memory) <= max(MEMORY, noise)
         return found

@@ -21,16 +21,9 @@ from scipy.stats import norm, t
 from torch import Tensor
 
 from benchmarks.mcmc.base_mixture import TMixture
+from benchmarks.mcmc.islands import LogEvidence, evidence, island_mean
 from benchmarks.mcmc.settle import settle
-from benchmarks.mcmc.tempered_smc import (
-    ISLANDS,
-    PARTICLES,
-    LogEvidence,
-    Smc,
-    evidence,
-    island_mean,
-    tempered,
-)
+from benchmarks.mcmc.tempered_smc import ISLANDS, PARTICLES, Smc, tempered
 from benchmarks.trust.base import PRIOR, smc_base
 from benchmarks.trust.drift import PILOT, drift_of
 from benchmarks.trust.judged import Judged

@@ -24,7 +24,7 @@ import guides
 from benchmarks.comparison.assess import assess
 from benchmarks.comparison.assessment import Assessment
 from benchmarks.comparison.score import compare
-from benchmarks.mcmc.tempered_smc import island_mean
+from benchmarks.mcmc.islands import island_mean
 from benchmarks.studies.trust.hard_targets import TARGETS
 from benchmarks.studies.trust.worst import worst
 from benchmarks.trust.estimate import LOG_Z

@@ -70,7 +70,7 @@ def linear():
 
 
 def test_rows_have_their_own_posterior_and_evidence(linear):
-    fit, found = linear
+    _, found = linear
     truth = found.reference.posterior
     rows = [int(n) for n in truth.data.coords["image"]]
     mean, covariance, evidence = exact(X[rows])

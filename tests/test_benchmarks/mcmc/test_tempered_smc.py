@@ -10,8 +10,9 @@ from scipy import stats
 
 import zoo
 from benchmarks.mcmc.base_mixture import Component, TMixture
+from benchmarks.mcmc.islands import evidence
 from benchmarks.mcmc.metric import Metric
-from benchmarks.mcmc.tempered_smc import _systematic, counted, evidence, pilot, tempered
+from benchmarks.mcmc.tempered_smc import _systematic, counted, pilot, tempered
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError
 from zoo.types import Data
