@@ -175,7 +175,11 @@ def _protocol(work: Work, smc: bool | Reference, islands: int, particles: int) -
     one, many = seconds_each(work)
     affordable = math.inf if one == 0 else CLIMBING * work.left / one
     climbs = wide_climbs(
-        work.density, posterior, seed=work.seed, budget=min(CLIMB_GRADIENTS, affordable)
+        work.density,
+        posterior,
+        seed=work.seed,
+        budget=min(CLIMB_GRADIENTS, affordable),
+        seconds=CLIMBING * work.left,
     )
     work.depth += climbs.gradients
     work.say("climbs", climbs.gate, _sentence(climbs.sentence))

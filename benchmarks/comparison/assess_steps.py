@@ -52,6 +52,8 @@ __all__ = [
 # Gradients per point of each step, to forecast its time.
 DRIFT_GRADIENTS, PILOT_GRADIENTS, SMC_GRADIENTS = 97, 145, 250
 TIMED = 256  # points of one timed batch
+DRIFTING = 0.7  # of what is left of the budget, at most, for short chains
+FEWEST = 200  # short chains that say something
 NATS_ALARM = 3.0  # standard errors by which an ELBO may exceed the log evidence
 
 
@@ -135,17 +137,37 @@ def drift_step(work: Work, judged: Judged, seconds: float) -> Drift | None:
     """Move the guide's draws by short chains, unless that is forecast to take too long."""
     assert work.posterior.unconstrained is not None
     u = work.posterior.unconstrained[: work.chains]
-    forecast = seconds * (len(u) * DRIFT_GRADIENTS + PILOT * PILOT_GRADIENTS)
-    if late := work.too_long("Short chains were", forecast):
+    number = _affordable(work, len(u), seconds)
+    if number < len(u):
+        # as evenly spread over the draws as all of them would be
+        u = u[torch.linspace(0, len(u) - 1, max(number, 1)).long()]
+    few = min(PILOT, 2 * len(u))
+    forecast = seconds * (len(u) * DRIFT_GRADIENTS + few * PILOT_GRADIENTS)
+    if number < FEWEST:
+        whole = seconds * (FEWEST * DRIFT_GRADIENTS + PILOT * PILOT_GRADIENTS)
+        late = work.too_long("Short chains were", max(whole, forecast))
         work.say("drift", None, late)
         return None
-    pilot = guides.draw(work.fit, PILOT, seed=derive_seed(work.seed, "trust", "pilot"))
+    pilot = guides.draw(work.fit, few, seed=derive_seed(work.seed, "trust", "pilot"))
     assert pilot.unconstrained is not None
     drift = drift_of(work.density, u, judged, pilot=pilot.unconstrained, seed=work.seed)
     work.depth += drift.depth
     labels = [c.label for c in judged.components]
     work.say("drift", *sentence_of_drift(drift, labels))
     return drift
+
+
+def _affordable(work: Work, wanted: int, seconds: float) -> int:
+    """Return how many short chains fit into a share of the budget, at most those wanted.
+
+    n chains take 97 n gradients, and their pilot 145 min(512, 2 n).
+    """
+    if seconds == 0:
+        return wanted
+    gradients = work.left * DRIFTING / seconds
+    many = (gradients - PILOT * PILOT_GRADIENTS) / DRIFT_GRADIENTS
+    few = gradients / (DRIFT_GRADIENTS + 2 * PILOT_GRADIENTS)
+    return int(min(wanted, max(many, few, 0)))
 
 
 def sentence_of_drift(drift: Drift, labels: Sequence[str]) -> tuple[bool | None, str]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -135,8 +136,8 @@ class Climbs:
         far = "far starts (the prior is improper)" if self.improper else "draws of the prior"
         if not self.complete:
             return (
-                f"not climbed: {self.starts} climbs took the {self.gradients} gradients that the"
-                " budget allows"
+                f"not climbed to an end: the budget allows {self.starts} climbs, of"
+                f" {self.gradients:,} gradients"
             )
         if not (self.home or self.others):
             return f"not climbed to an end: none of {self.starts} wide climbs settled anywhere"
@@ -153,6 +154,7 @@ def wide_climbs(
     widths: Tensor | None = None,
     seed: int = 0,
     budget: float = math.inf,
+    seconds: float = math.inf,
 ) -> Climbs:
     """Climb the log density from far away and return the modes where the draws have never been.
 
@@ -162,8 +164,9 @@ def wide_climbs(
         widths: sds of the widest other answer, `[dim]`, where it is wider than the draws.
         seed: of directions and prior draws.
         budget: most gradients; where they do not suffice `complete` is False.
+        seconds: wall clock after which no further climb begins, likewise.
     """
-    return _Search(density, posterior, widths, seed, budget).run()
+    return _Search(density, posterior, widths, seed, budget, seconds).run()
 
 
 class _Search:
@@ -176,6 +179,7 @@ class _Search:
         widths: Tensor | None,
         seed: int,
         budget: float,
+        seconds: float,
     ) -> None:
         assert posterior.unconstrained is not None
         self.density, self.entry, self.data = density, posterior.entry, posterior.data
@@ -189,6 +193,7 @@ class _Search:
             derive_seed(seed, self.entry.key, "wide climbs")
         )
         self.begin, self.budget = density.gradient_evaluations, budget
+        self.end = time.perf_counter() + seconds
         self._judged = Judged(density, self.entry, self.data)
         self.values = self._judged(self.u)  # [draw, component]
         spread = self.values.std(0)
@@ -210,7 +215,7 @@ class _Search:
         starts = home = lost = 0
         complete = True
         for label, point in self._starts(improper):
-            if self.spent >= self.budget:
+            if self.spent >= self.budget or time.perf_counter() > self.end:
                 complete = False
                 break
             starts += 1

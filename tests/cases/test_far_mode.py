@@ -78,6 +78,12 @@ def test_a_hundred_sds_find_it_without_the_prior(near, seed, monkeypatch):
     assert wide_climbs(density, chains, seed=seed).better is None  # too near: nobody starts there
 
 
+def test_no_climb_begins_after_its_time(near):
+    found = wide_climbs(near[1], near[0], seconds=0.0)
+    assert (found.starts, found.complete, found.gate) == (0, False, None)
+    assert found.sentence.startswith("not climbed to an end: the budget allows 0 climbs, of ")
+
+
 def test_nothing_at_the_wrong_mode_is_usable_or_agrees(near, monkeypatch):
     short_fits(monkeypatch)
     card = benchmarks.compare_program(

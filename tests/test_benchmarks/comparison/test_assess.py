@@ -4,7 +4,9 @@ import dataclasses
 import functools
 import json
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ import benchmarks
 import guides
 import zoo
 from benchmarks.comparison.assess import assess
+from benchmarks.comparison.assess_steps import _affordable
 from benchmarks.comparison.assessment import Nats
 from benchmarks.mcmc.settle import settle
 from benchmarks.studies.trust.hard_targets import TARGETS
@@ -217,6 +220,35 @@ def test_points_that_chains_moved_on_are_used_without_their_evidence():
     said = next(c.sentence for c in found.checks if c.name == "smc")
     known = found.reference.log_evidence is not None
     assert known == (found.kl is not None) == ("is not known" not in said)
+
+
+@pytest.mark.parametrize(
+    ("left", "chains"),
+    [
+        (0.0, 0),
+        (10.0, 18),  # 0.7 of 10 s are 7,000 gradients: 18 chains with 36 pilot chains
+        (200.0, 677),  # 140,000, of which the pilot takes 74,240
+        (500.0, 2048),
+        (math.inf, 2048),
+    ],
+)
+def test_as_many_chains_are_moved_as_the_budget_allows(left, chains):
+    work = SimpleNamespace(left=left)
+    assert _affordable(work, 2048, 0.001) == chains
+    assert _affordable(work, 2048, 0.0) == 2048
+
+
+def test_a_small_budget_moves_fewer_chains(narrow, monkeypatch):
+    """A third of the chains, evenly from all draws, find the same error."""
+    monkeypatch.setattr("benchmarks.comparison.assess_steps._affordable", lambda *a: 300)
+    found = assess(narrow[0], seed=3, smc=False, draws=1024)
+    assert found.drift.chains == 300
+    i = int(np.argmax(found.drift.excess))
+    assert found.drift.log_sd_ratio[i] == pytest.approx(0.5 * math.log(1 - RHO**2), abs=0.25)
+    monkeypatch.setattr("benchmarks.comparison.assess_steps._affordable", lambda *a: 199)
+    found = assess(narrow[0], seed=3, smc=False, draws=1024, budget=60.0)
+    assert found.drift is None
+    assert checks(found)["drift"] is None
 
 
 def test_no_chain_stands_in_for_a_mode_elsewhere(monkeypatch):
