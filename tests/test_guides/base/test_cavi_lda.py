@@ -125,6 +125,18 @@ def test_mixtures_start_even_with_the_words_of_their_document():
     torch.testing.assert_close(state.mixtures, torch.tensor(expected, dtype=torch.float64))
 
 
+def test_a_topic_starts_with_half_its_words_from_documents_and_half_spread_over_all():
+    """Of 5 words in 4 equal documents: 0.5 mass n_v / n + 0.5 even noise, noise in 0.5 to 1.5."""
+    counts = torch.tensor([[4.0, 0.0, 0.0, 0.0, 6.0]], dtype=torch.float64).expand(4, 5)
+    beta = torch.full((2, 5), 0.3, dtype=torch.float64)
+    alpha = torch.full((4, 2), 0.9, dtype=torch.float64)
+    state = module._begin(counts, beta, alpha, torch.Generator().manual_seed(0))
+    words = 0.5 * 20.0 * torch.tensor([0.4, 0.0, 0.0, 0.0, 0.6], dtype=torch.float64)
+    noise = (state.topics - 0.3 - words) / (0.5 * 20.0 / 5)
+    assert 0.5 <= float(noise.min()) < 0.8
+    assert 1.2 < float(noise.max()) <= 1.5
+
+
 def test_an_empty_document_starts_a_topic_with_even_words():
     counts = torch.zeros(1, 3, dtype=torch.float64)
     beta, alpha = torch.ones(1, 3, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)

@@ -62,7 +62,7 @@ def test_a_family_that_would_fail_later_is_refused(fields, said):
 
 def test_a_default_that_no_fit_has_is_refused_with_the_nearest_name():
     with pytest.raises(UnknownNameError, match=r"default of family 'some'.*'stepz'.*steps"):
-        record(defaults={"stepz": 3})
+        record(defaults={"zzz": 1, "stepz": 3, "steps": 9})
 
 
 @pytest.mark.parametrize(

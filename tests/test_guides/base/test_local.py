@@ -135,7 +135,8 @@ def test_a_guide_of_one_global_value_has_no_lower_triangle_to_train():
 def test_a_guide_without_global_values_trains_none():
     guide = Table(codes())
     assert len(guide.rest) == 0
-    assert not (guide.shift.requires_grad or guide.log_scale.requires_grad)
+    assert not guide.shift.requires_grad
+    assert not guide.log_scale.requires_grad
     assert guide.watched() is None
     guide.begin(start(6))
     assert guide.center.tolist() == start(6).loc.reshape(3, 2).mean(0).tolist()
