@@ -1,5 +1,6 @@
 """References whose local latents are completed from those of a marginal program."""
 
+import inspect
 from types import SimpleNamespace
 
 import pytest
@@ -48,6 +49,7 @@ def test_exact_draws_are_grouped_like_four_chains(marginal):
     assert (found.rhat_max, found.ess_min, dict(found.gates)) == (None, None, {})
     completed("base", complete)(DATA)
     assert marginal.draws[-1] == (1000, 1)
+    assert inspect.signature(completed).parameters["draws"].default == 1000
 
 
 @pytest.mark.parametrize(("draws", "each"), [(6, 2), (7, 2), (300, 5)])

@@ -355,6 +355,7 @@ def test_published_draws_of_other_data_or_failed_gates_are_not_usable():
     [
         ({"a": Y, "n": 3}, {"a": Y.clone(), "n": 3}, True),
         ({"a": Y, "n": 3}, {"a": Y, "n": 4}, False),
+        ({"a": torch.tensor(3.0)}, {"a": 3.0}, True),
         ({"a": Y}, {"a": Y + 1}, False),
         ({"a": Y}, {"b": Y}, False),
         ({"a": Y, "b": Y}, {"a": Y, "b": Y + 1}, False),

@@ -86,6 +86,28 @@ def test_the_exact_posterior_of_every_row():
     assert not torch.equal(draws[:3], found.sample(3000, 6)["z"][:3])
 
 
+def test_two_sites_of_a_row_are_put_where_they_belong():
+    """scale and z of each row, whose prior means are far apart; no data."""
+
+    def program(y, index=None):
+        with pyro.plate("unit", 4, subsample=index):
+            pyro.sample("low", dist.Normal(-2.0, 0.5))
+            pyro.sample("high", dist.Normal(2.0, 0.5))
+            pyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
+
+    density = LogDensity(program, Data(train={"y": Y}, observed=("y",), batched=("y",), size=4))
+    draws = exact_units(density).sample(200, 0)
+    assert draws["low"].shape == draws["high"].shape == (200, 4)
+    assert bool((draws["low"].mean(0) < -1.8).all())
+    assert bool((draws["high"].mean(0) > 1.8).all())
+
+
+@pytest.mark.parametrize(("width", "points"), [(1, 801), (2, 161), (3, 49)])
+def test_draws_come_from_a_finer_grid_around_each_row(width, points):
+    assert module.FINE[width] == points
+    assert module.PRIORS == 8
+
+
 def test_a_grid_that_is_not_fine_enough_gives_nothing(monkeypatch):
     class Coarse:
         def sufficient(self, x):
