@@ -155,3 +155,21 @@ def test_a_block_is_larger_than_the_draws_that_are_checked(monkeypatch):
     few, many = drawn("Exponential on a Normal", 4), drawn("Exponential on a Normal", 9)
     assert torch.equal(many[0][:4], few[0])
     assert many[3] == few[3] + 2
+
+
+def test_a_point_computed_from_all_draws_together_is_drawn_one_by_one():
+    """z.sum() adds the draws of the plate: the point of a single run has density 0 there."""
+
+    def program(y):
+        b = pyro.sample("b", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(b, 1.0), obs=y)
+
+    def guide(y):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+        pyro.sample("b", dist.Delta(z.sum()))
+
+    data = Data(train={"y": torch.zeros((), dtype=torch.float64)}, observed=("y",))
+    with session(torch.float64), torch.no_grad():
+        u, log_q = program_draws(guide, LogDensity(program, data), 20)
+    assert len(torch.unique(u)) == 20
+    np.testing.assert_allclose(log_q, scipy.stats.norm.logpdf(u[:, 0]), rtol=1e-9)
