@@ -135,9 +135,11 @@ def _block(guide: nn.Module, density: LogDensity, n: int, *, check: bool) -> Dra
             return None
         for name, term in log_q.items():
             single, many = float(one[name]["log_prob_sum"]), float(term[i].sum())
-            if one[name]["value"].shape != rows[name][i].shape or not abs(
-                single - many
-            ) <= SAME.get(density.dtype, 1e-4) * max(1.0, abs(single)):
+            near = abs(single - many) <= SAME.get(density.dtype, 1e-4) * max(1.0, abs(single))
+            # a value that the single run would not draw has -inf there, near to anything
+            if one[name]["value"].shape != rows[name][i].shape or not (
+                near and math.isfinite(single)
+            ):
                 return None
     kept = [name for name in nodes if name not in density.discrete]
     total = sum((log_q[name].reshape(n, -1).sum(-1) for name in kept), torch.zeros(n))

@@ -20,3 +20,8 @@ def points(n: int, dim: int, *, seed: int = 0, scale: float = 0.5) -> Tensor:
 
 def normal(x: Tensor, mean: Tensor | float, sd: Tensor | float) -> Tensor:
     return torch.distributions.Normal(torch.as_tensor(mean, dtype=torch.float64), sd).log_prob(x)
+
+
+def density_of(program, **train) -> LogDensity:
+    """Return the log density of a program of tensors, all of them observed."""
+    return LogDensity(program, Data(train=train, observed=tuple(train)))

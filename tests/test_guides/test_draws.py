@@ -1,14 +1,35 @@
 """Draws have the spread of their guide, bounds their error, and encoders move as a whole."""
 
+import dataclasses
+
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from support import densities
+from torch import nn
 
 import guides
-from guides.draws import estimate_elbo, weighted_draws
+from guides import draws as draws_module
+from guides.base.flat import FlatGuide
+from guides.draws import (
+    _rows_of,
+    density_of,
+    draw,
+    elbo,
+    estimate_elbo,
+    point_sentence,
+    point_sites,
+    transfer,
+    weighted_draws,
+)
 from guides.families.flow import FlowGuide
 from guides.session import session
+from guides.types import Fit, FitConfig, Stop
 from zoo.density.log_density import LogDensity
-from zoo.types import Data
+from zoo.errors import FitError, UnknownNameError, UsageError
+from zoo.seeds import derive_seed
+from zoo.types import Cost, Data
 
 
 @pytest.fixture
@@ -95,3 +116,282 @@ def test_a_transferred_encoder_has_every_buffer_and_maps_alike(tiny):
     torch.testing.assert_close(
         fit.guide.sample(noise)[0][0, order], moved.sample(noise[:, :3])[0][0]
     )
+
+
+# -- fits made by hand ---------------------------------------------------------------------------
+
+
+def fit_of(tiny, guide, *, status="ok", points=(), entry=None, family="flow", seed=7):
+    entry = entry or tiny.gaussian(d=2)[0]
+    data = entry.load_data()
+    return Fit(
+        entry=entry,
+        data=data,
+        family=family,
+        program=entry.program(data),
+        guide=guide,
+        config=FitConfig(),
+        seed=seed,
+        losses=None,
+        stop=Stop(status=status, sentence="It ended so.", step=1),
+        elbo=None,
+        cost=Cost(seconds=100.0),
+        points=points,
+    )
+
+
+def test_a_draw_has_sites_weights_and_the_cost_of_both(tiny, guide):
+    made = fit_of(tiny, guide)
+    found = draw(made, 5)
+    assert found.entry is made.entry
+    assert found.data is made.data
+    assert (found.method, found.seed, found.sample_dims) == ("flow", 7, ("sample",))
+    assert found.draws["x"].shape == (5, 2)
+    assert torch.equal(found.unconstrained, found.draws["x"])
+    density = density_of(made)
+    expected = density.batch(found.unconstrained) - guide.log_prob_flat(found.unconstrained)
+    torch.testing.assert_close(found.log_weights, expected.detach())
+    assert 100.0 < found.cost.seconds < 110.0
+    assert found.notes == ("It ended so.",)
+    assert not found.log_weights.requires_grad
+    assert draw(made).draws["x"].shape == (2000, 2)
+
+
+def test_draws_depend_on_the_seed_the_entry_and_the_family(tiny, guide):
+    def drawn(n=3, seed=None, **options):
+        return draw(fit_of(tiny, guide, **options), n, seed=seed).unconstrained
+
+    first = drawn()
+    assert torch.equal(first, drawn())
+    assert torch.equal(first, drawn(seed=7))
+    assert not torch.equal(first, drawn(seed=8))
+    assert not torch.equal(first, drawn(family="full_rank"))
+    with session(torch.float64):
+        density = density_of(fit_of(tiny, guide))
+        known, *_ = weighted_draws(guide, density, 3, derive_seed(7, "gaussian", "flow", "draw"))
+    assert torch.equal(first, known)
+
+
+def test_the_density_is_evaluated_in_blocks(monkeypatch, density, guide):
+    sizes = []
+    batch = density.batch
+    monkeypatch.setattr(density, "batch", lambda u: sizes.append(len(u)) or batch(u))
+    monkeypatch.setattr(draws_module, "BLOCK", 7)
+    with session(torch.float64):
+        u, log_p, log_q = weighted_draws(guide, density, 8, 0)
+    assert sizes == [3, 3, 2]
+    torch.testing.assert_close(log_p, batch(u))
+    assert len(log_q) == 8
+
+
+def test_a_point_has_a_note_in_place_of_weights(tiny, guide):
+    found = draw(fit_of(tiny, guide, points=("x",)), 2)
+    assert found.log_weights is None
+    assert found.notes == ("It ended so.", point_sentence(("x",)))
+    with pytest.raises(FitError) as caught:
+        elbo(fit_of(tiny, guide, points=("x",)))
+    assert str(caught.value) == (
+        "A point, no spread, in x: the guide has no density there, so it has no k-hat, no weights,"
+        " and its ELBO is no bound; give these sites a distribution with spread."
+    )
+
+
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        (["a"], "a"),
+        (["a", "b", "c"], "a, b, c"),
+        (["a", "b", "c", "d", "e"], "a, b, c and 2 more"),
+    ],
+)
+def test_at_most_three_points_are_named(where, names):
+    assert point_sentence(where).startswith(f"A point, no spread, in {names}: the guide has no")
+
+
+@pytest.mark.parametrize("act", [draw, elbo, lambda fit: transfer(fit, {})])
+def test_a_fit_without_finite_parameters_is_refused(tiny, guide, act):
+    with pytest.raises(FitError) as caught:
+        act(fit_of(tiny, guide, status="nan"))
+    assert str(caught.value) == "The flow fit of gaussian is not usable (nan): It ended so."
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"n": 0}, "guides.draw got n=0 (int); accepted: an integer of at least 1."),
+        (
+            {"seed": -1},
+            "guides.draw got seed=-1 (int); accepted: an integer of at least 0, or None",
+        ),
+    ],
+)
+def test_numbers_of_draws_and_seeds_are_checked(tiny, guide, given, said):
+    with pytest.raises(UsageError) as caught:
+        draw(fit_of(tiny, guide), **given)
+    assert str(caught.value).startswith(said)
+
+
+def test_the_density_of_a_fit_is_made_once_for_its_program_and_data(tiny, guide):
+    made = fit_of(tiny, guide)
+    first = density_of(made)
+    assert density_of(made) is first
+    assert first.dtype == torch.float64
+    object.__setattr__(made, "data", made.entry.load_data())
+    second = density_of(made)
+    assert second is not first
+    object.__setattr__(made, "program", lambda **tensors: first.program(**tensors))
+    assert density_of(made) is not second
+
+
+def test_a_bound_is_the_mean_of_the_log_weights(tiny, guide):
+    made = fit_of(tiny, guide)
+    found = elbo(made, 50)
+    with session(torch.float64):
+        seed = derive_seed(7, "gaussian", "flow", "elbo")
+        _, log_p, log_q = weighted_draws(guide, density_of(made), 50, seed)
+    value = log_p - log_q
+    assert found.value_nats == pytest.approx(float(value.mean()))
+    assert found.se == pytest.approx(float(value.std()) / 50**0.5)
+    assert found.draws == 50
+    assert elbo(made, 50, seed=8) != found
+    assert elbo(made, 50, seed=7) == found
+
+
+# -- points --------------------------------------------------------------------------------------
+
+
+def two_sites():
+    def program(y):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        b = pyro.sample("b", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(a + b.sum(), 1.0), obs=y)
+
+    return densities.density_of(program, y=torch.zeros((), dtype=torch.float64))
+
+
+def guide_program(noise=0, *, delta=True, extra=None):
+    """b is a point at a function of `noise` auxiliary numbers."""
+
+    class Program(nn.Module):
+        def forward(self, y):
+            pyro.sample("a", dist.Normal(0.0, 1.0))
+            loc = torch.zeros(2)
+            if noise:
+                with_noise = dist.Normal(torch.zeros(noise), 1.0).to_event(1)
+                z = pyro.sample("z", with_noise, infer={"is_auxiliary": True})
+                loc = loc + z.sum() + torch.tensor([0.0, 1.0])
+            if extra:
+                pyro.sample("still", dist.Delta(torch.ones(5), event_dim=1),
+                            infer={"is_auxiliary": True})  # fmt: skip
+            pyro.sample(
+                "b", dist.Delta(loc, event_dim=1) if delta else dist.Normal(loc, 1.0).to_event(1)
+            )
+
+    return Program()
+
+
+@pytest.mark.parametrize(
+    ("guide_", "points"),
+    [
+        (guide_program(delta=False), ()),
+        (guide_program(), ("b",)),
+        (guide_program(1), ("b",)),
+        (guide_program(2), ()),
+        (guide_program(1, extra=True), ("b",)),
+    ],
+)
+def test_a_site_that_its_noise_cannot_fill_is_a_point(guide_, points):
+    with session(torch.float64):
+        assert point_sites(guide_, two_sites(), 0) == points
+
+
+def test_a_flat_guide_is_a_point_where_a_coordinate_does_not_move():
+    class Still(FlatGuide):
+        dim = noise_dim = 3
+
+        def sample(self, noise, *, index=None, stl=False):
+            return noise * torch.tensor([1.0, 1.0, 0.0]), noise[:, 0]
+
+        def log_prob_flat(self, u):
+            return u[:, 0]
+
+    with session(torch.float64):
+        assert point_sites(Still(), two_sites(), 0) == ("b",)
+
+
+def test_a_guide_that_knows_its_flat_vector_is_not_run():
+    class Flat(nn.Module):
+        def draw_flat(self, n):
+            return torch.randn(n, 3).double(), torch.zeros(n)
+
+    with session(torch.float64):
+        density = two_sites()
+        assert point_sites(Flat(), density, 0) == ()
+        u, _, log_q = weighted_draws(Flat(), density, 4, 0)
+    assert u.shape == (4, 3)
+    assert log_q.tolist() == [0.0] * 4
+
+
+# -- other units ---------------------------------------------------------------------------------
+
+
+def test_a_guide_without_an_encoder_knows_only_its_own_units(tiny, guide):
+    with pytest.raises(FitError) as caught:
+        transfer(fit_of(tiny, guide), {})
+    assert str(caught.value) == (
+        "The flow guide of gaussian has no encoder, so it knows only its own units; fit the other"
+        " units."
+    )
+    entry, _ = tiny.gaussian()
+    own = dataclasses.replace(entry, own_guides={"mine": lambda *a: guide})
+    with pytest.raises(FitError) as caught:
+        transfer(fit_of(tiny, guide, entry=own, family="mine"), {})
+    assert str(caught.value) == (
+        "The mine guide of gaussian has no encoder, so it knows only its own units; a guide serves"
+        " other units if it runs on any number of rows of its arguments, without a parameter per"
+        " row, and the entry knows the rows (batched= or minibatch=)."
+    )
+
+
+def rows_fit(tiny):
+    fit = fit_of(tiny, None, entry=tiny.intercepts(groups=3, rows=2)[0])
+    train = {**fit.data.train, "x": torch.zeros(3), "k": 5}
+    data = dataclasses.replace(
+        fit.data, train=train, batched=("y", "x"), test={"y": torch.zeros(1, 2)},
+        coords={"group": [1, 2, 3]},
+    )  # fmt: skip
+    object.__setattr__(fit, "data", data)
+    return fit
+
+
+def test_other_rows_of_the_arguments_become_data(tiny):
+    fit = rows_fit(tiny)
+    found = _rows_of(fit, {"y": [[1.0, 2.0]] * 4, "x": torch.ones(4)})
+    assert found.size == 4
+    assert found.train["y"].shape == (4, 2)
+    assert found.train["y"].dtype == torch.float64
+    assert found.train["k"] == 5
+    assert (found.test, dict(found.coords)) == (None, {})
+    assert found.observed == fit.data.observed
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "said"),
+    [
+        ({"z": 1}, UnknownNameError, "Unknown argument of the program 'z'"),
+        (
+            {"x": torch.ones(2)},
+            UsageError,
+            "The other units need 'y', which has one value per row; got 'x'.",
+        ),
+        (
+            {"x": torch.ones(2), "y": torch.ones(3, 2)},
+            UsageError,
+            "The other units have {'y': 3, 'x': 2} rows; give every argument one value per row.",
+        ),
+    ],
+)
+def test_other_rows_that_do_not_fit_are_refused(tiny, given, kind, said):
+    with pytest.raises(kind) as caught:
+        _rows_of(rows_fit(tiny), given)
+    assert str(caught.value).startswith(said)

@@ -66,8 +66,7 @@ class TopicTables:
             )
         self.place = np.concatenate([[1], np.cumprod(self.radix[:-1])]).astype(np.int64)
         self.documents = [self._document(row) for row in self.counts]
-        self.sums = [np.ones(1)]
-        self.sums[0] = np.zeros(self.size)
+        self.sums = [np.zeros(self.size)]
         self.sums[0][0] = 1.0
         for tables, weights in self.documents:
             self.sums.append(_add(self.sums[-1], self._codes(tables), weights))
@@ -160,8 +159,11 @@ class TopicTables:
 
     def _tables(self, codes: Array) -> Array:
         """Decode the summed tables `[code, word, topic]`."""
-        free = (codes[:, None] // self.place % self.radix).reshape(len(codes), -1, self.topics - 1)
-        return np.concatenate([free, self.counts.sum(0)[:, None] - free.sum(2, keepdims=True)], 2)
+        totals = self.counts.sum(0)
+        free = (codes[:, None] // self.place % self.radix).reshape(
+            len(codes), len(totals), self.topics - 1
+        )
+        return np.concatenate([free, totals[:, None] - free.sum(2, keepdims=True)], 2)
 
     def _topics_part(self, tables: Array) -> Array:
         words = tables.shape[1]

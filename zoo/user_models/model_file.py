@@ -35,7 +35,14 @@ def load_file(request: str) -> ModelEntry:
             "The path of the model file has a NUL character or is too long; give a .py file."
         )
     path = Path(text).expanduser()
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as error:  # a part of it is too long, or a folder may not be searched
+        raise UsageError(
+            f"Model file {path.name[:80]!r} cannot be read: {error.strerror}; give the path of a"
+            " .py file."
+        ) from error
+    if not found:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UsageError(
             f"Model file {text!r} {what}; give the path of a .py file, or make one with `zoo new"

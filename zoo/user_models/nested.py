@@ -88,7 +88,7 @@ def flatten(
             if isinstance(value, list):
                 return parts
             return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-        inside = _attributes(value).items()
+        inside = _attributes(value, depth).items()
         return _Object(value, {k: walk(f"{name}.{k}", v, depth + 1) for k, v in inside})
 
     for key, value in arguments.items():
@@ -126,10 +126,10 @@ def _holds(value: Any, depth: int = 0) -> bool:
         return any(_holds(v, depth + 1) for v in value.values())
     if isinstance(value, list | tuple):
         return any(_holds(v, depth + 1) for v in value)
-    return any(_holds(v, depth + 1) for v in _attributes(value).values())
+    return bool(_attributes(value, depth))
 
 
-def _attributes(value: Any) -> dict[str, Any]:
+def _attributes(value: Any, depth: int) -> dict[str, Any]:
     """Return the tensors of an object, and its containers of them; not its arrays."""
     inside = getattr(value, "__dict__", None)
     if not isinstance(inside, dict):
@@ -137,7 +137,7 @@ def _attributes(value: Any) -> dict[str, Any]:
     return {
         k: v
         for k, v in inside.items()
-        if isinstance(v, Tensor) or (_is_container(v) and _holds(v, 1))
+        if isinstance(v, Tensor) or (_is_container(v) and _holds(v, depth + 1))
     }
 
 

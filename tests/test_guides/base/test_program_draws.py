@@ -120,3 +120,56 @@ def test_a_fault_of_this_project_is_no_reason_to_draw_one_by_one(monkeypatch):
     monkeypatch.setattr(module, "SAME", None)  # read where single runs are compared
     with pytest.raises(AttributeError):
         drawn("Exponential on a Normal", 20)
+
+
+def test_draws_whose_log_q_is_not_that_of_single_runs_are_drawn_one_by_one():
+    """A guide that reads the number of its draws: relative errors of 1e-5 count, of 1e-7 not."""
+
+    def program(y):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    data = Data(train={"y": torch.zeros((), dtype=torch.float64)}, observed=("y",))
+    runs = {}
+    for error in (1e-5, 1e-7):
+        counted = []
+
+        def guide(y, error=error, counted=counted):
+            counted.append(1)
+            many = any(
+                getattr(m, "name", "") == module.PLATE for m in pyro.poutine.runtime._PYRO_STACK
+            )
+            pyro.sample("z", dist.Uniform(-2.0, 2.0 * (1 + 4 * error) if many else 2.0))
+
+        with session(torch.float64), torch.no_grad():
+            _, log_q = program_draws(guide, LogDensity(program, data), 30)
+        runs[error] = len(counted)
+        np.testing.assert_allclose(log_q, -np.log(4.0), rtol=1e-6)
+    assert runs[1e-5] > 30
+    assert runs[1e-7] < 10
+
+
+def test_a_block_is_larger_than_the_draws_that_are_checked(monkeypatch):
+    """Of a block of one coordinate, four draws are made at a time: three are compared."""
+    monkeypatch.setattr(module, "BLOCK", 1)
+    few, many = drawn("Exponential on a Normal", 4), drawn("Exponential on a Normal", 9)
+    assert torch.equal(many[0][:4], few[0])
+    assert many[3] == few[3] + 2
+
+
+def test_a_point_computed_from_all_draws_together_is_drawn_one_by_one():
+    """z.sum() adds the draws of the plate: the point of a single run has density 0 there."""
+
+    def program(y):
+        b = pyro.sample("b", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(b, 1.0), obs=y)
+
+    def guide(y):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+        pyro.sample("b", dist.Delta(z.sum()))
+
+    data = Data(train={"y": torch.zeros((), dtype=torch.float64)}, observed=("y",))
+    with session(torch.float64), torch.no_grad():
+        u, log_q = program_draws(guide, LogDensity(program, data), 20)
+    assert len(torch.unique(u)) == 20
+    np.testing.assert_allclose(log_q, scipy.stats.norm.logpdf(u[:, 0]), rtol=1e-9)

@@ -1,5 +1,10 @@
 """Members by name: who claims a name that is taken is told, and no other member is affected."""
 
+import importlib
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+
 import pytest
 from support.installed import Installed
 
@@ -10,6 +15,7 @@ from benchmarks.studies.registry import STUDIES
 from guides.objectives.records import OBJECTIVES
 from guides.registry import FAMILIES
 from zoo.errors import UsageError
+from zoo.registry.members import Members, _origin
 
 MEMBERS = {
     "families": FAMILIES,
@@ -112,3 +118,120 @@ def test_the_doctor_knows_a_richer_family_that_does_not_exist(tmp_path, monkeypa
         made.close()
     assert found.status == "failed"
     assert "Unknown richer family of mine 'full_rnk' (did you mean 'full_rank'?)" in found.sentence
+
+
+# -- members of a package made here ---------------------------------------------------------------
+
+
+@dataclass
+class Card:
+    name: str
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """A package `roomy` with members `a` and `b`, and files that are none."""
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "from {} import Card\nCARD = Card({!r})\n".format
+    (tmp_path / "roomy" / "inner" / "c").mkdir(parents=True)
+    for folder in ("roomy", "roomy/inner"):
+        (tmp_path / folder / "__init__.py").write_text("")
+    for name in ("b", "a", "_hidden"):
+        (tmp_path / "roomy" / "inner" / f"{name}.py").write_text(text(__name__, name))
+    (tmp_path / "roomy" / "inner" / "c" / "card.py").write_text(text(__name__, "c"))
+    importlib.invalidate_caches()
+    yield tmp_path
+    for name in [n for n in sys.modules if n.split(".")[0] in ("roomy", "outsider_cards")]:
+        del sys.modules[name]
+
+
+def members(**options):
+    made = {"noun": "card", "group": "posterior_zoo.cards_of_a_test", "attribute": "CARD"}
+    return Members(Card, **{**made, "folders": ("roomy.inner",), **options})
+
+
+def test_members_are_the_files_of_a_folder_imported_at_first_use(room):
+    found = members()
+    assert list(found) == ["a", "b"]
+    assert (len(found), "a" in found, "_hidden" in found, "c" in found) == (2, True, False, False)
+    assert "roomy.inner.a" not in sys.modules
+    first = found["a"]
+    assert first.name == "a"
+    assert found["a"] is first
+    assert "roomy.inner.b" not in sys.modules
+    with pytest.raises(KeyError, match="'c'"):
+        found["c"]
+    assert found.plugins == ()
+
+
+def test_members_of_sub_packages_hold_their_record_in_a_module_of_one_name(room):
+    found = members(file="card")
+    assert list(found) == ["c"]
+    assert found["c"].name == "c"
+
+
+def test_members_are_those_of_all_folders(room):
+    assert list(members(folders=("roomy", "roomy.inner"))) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "got", "accepted"),
+    [
+        ("CARD = 3", "a int", "Card"),
+        ("CARD = Card('other')", "a Card called 'other'", "Card"),
+        ("CARD = Card('other')", "a Card called 'other'", "Card or Cord"),
+    ],
+)
+def test_a_record_of_another_kind_or_name_is_refused(room, text, got, accepted):
+    (room / "roomy" / "inner" / "a.py").write_text(f"from {__name__} import Card\n{text}\n")
+    found = members(accepted="" if accepted == "Card" else accepted)
+    with pytest.raises(UsageError) as caught:
+        found["a"]
+    assert str(caught.value) == (
+        f"The card 'a' is {got}; accepted: CARD = {accepted}(name='a', ...)."
+    )
+    with pytest.raises(UsageError):
+        found.usable()  # a fault of a built-in member is no plug-in's
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("from zoo.errors import FitError\nraise FitError('as it is')", "as it is"),
+    ],
+)
+def test_a_plug_in_that_raises_is_left_out_with_its_error(room, text, why):
+    found = members()
+    install = Installed(room, found)
+    install("mine = outsider_cards:CARD", outsider_cards=text)
+    assert list(found) == ["a", "b", "mine"]
+    assert found.plugins == ("mine",)
+    said = (
+        f"The card 'mine' of outsider_cards:CARD cannot be loaded ({why}); correct or uninstall"
+        " the package."
+    )
+    usable, broken = found.usable()
+    assert ([c.name for c in usable], broken) == (["a", "b"], [said])
+    install.close()
+
+
+def test_a_plug_in_is_a_member_and_clashes_come_last(room):
+    found = members()
+    install = Installed(room, found)
+    install(
+        "mine = outsider_cards:CARD",
+        "a = outsider_cards:CARD",
+        "lost = outsider_cards:GONE",
+        outsider_cards=f"from {__name__} import Card\nCARD = Card('mine')\n",
+    )
+    usable, broken = found.usable()
+    assert [c.name for c in usable] == ["a", "b", "mine"]
+    assert ["'lost' of" in broken[0], "'a' of" in broken[1]] == [True, True]
+    assert len(broken) == 2
+    install.close()
+
+
+def test_an_entry_point_without_a_distribution_is_of_an_unknown_one():
+    point = metadata.EntryPoint(name="a", value="m:A", group="g")
+    assert _origin(point) == "unknown distribution (m:A)"

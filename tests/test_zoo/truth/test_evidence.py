@@ -125,3 +125,69 @@ def test_zoo_list_shows_it(capsys):
     assert rows["coin"]["log_evidence"] == {"value": pytest.approx(exact), "se": 0.0}
     assert process.run(["list", "--tag", "conjugate", "--long"]) == 0
     assert f" {exact:.3f} " in capsys.readouterr().out
+
+
+# -- the record ----------------------------------------------------------------------------------
+
+
+class Known:
+    """A log density whose values are given."""
+
+    dim, dtype = 2, torch.float64
+
+    def __init__(self, values):
+        self.values, self.asked = list(values), []
+
+    def evaluate(self, u):
+        self.asked.append(u)
+        return torch.tensor(self.values[len(self.asked) - 1], dtype=torch.float64)
+
+
+def kept(monkeypatch, **fields):
+    row = {"value": -3.0, "se": 0.1, "exact": None, "islands": 8}
+    made = evidence.Evidence(**{**row, "fingerprint": (1.0, -200.0, 0.0), **fields})
+    monkeypatch.setattr(evidence, "stored", lambda: {"mine": made})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("now", "same"),
+    [
+        ((1.0, -200.0, 0.0), True),
+        ((1.0 + 0.9e-8, -200.0 - 1.9e-6, 0.9e-8), True),
+        ((1.0 + 1.1e-8, -200.0, 0.0), False),
+        ((1.0, -200.0 - 2.1e-6, 0.0), False),
+        ((1.0, -200.0, 1.1e-8), False),
+        ((float("nan"), -200.0, 0.0), False),
+    ],
+)
+def test_a_fingerprint_has_a_tolerance_relative_to_its_values_above_one(monkeypatch, now, same):
+    made = kept(monkeypatch)
+    found = evidence.evidence("mine", Known(now))
+    assert found is (made if same else None)
+    assert evidence.evidence("other", Known(now)) is None
+
+
+def test_an_estimate_has_its_error_and_an_exact_value_none(monkeypatch):
+    bare = Reference(kind="stored", posterior=None)
+    same = (1.0, -200.0, 0.0)
+    kept(monkeypatch)
+    found = evidence.with_evidence(bare, "mine", Known(same))
+    assert (found.log_evidence, found.log_evidence_se) == (-3.0, 0.1)
+    assert evidence.with_evidence(bare, "mine", Known((9.0, 9.0, 9.0))) is bare
+    kept(monkeypatch, exact=-2.5)
+    found = evidence.with_evidence(bare, "mine", Known(same))
+    assert (found.log_evidence, found.log_evidence_se) == (-2.5, None)
+
+
+def test_the_points_of_a_fingerprint_belong_to_the_key():
+    one = evidence.points("mine", Known(()))
+    assert one.shape == (3, 2)
+    assert one.dtype == torch.float64
+    assert torch.equal(one, evidence.points("mine", Known(())))
+    assert not torch.equal(one, evidence.points("other", Known(())))
+
+    class Wide(Known):
+        dim = 1000
+
+    assert float(evidence.points("mine", Wide(())).std()) == pytest.approx(0.5, rel=0.1)
