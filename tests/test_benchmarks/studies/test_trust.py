@@ -9,6 +9,7 @@ import torch
 from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 
+from benchmarks.studies.rows import Kept, json_text
 from benchmarks.studies.trust import criteria, hard, measure, render
 from benchmarks.trust.estimate import LOG_Z
 from zoo.density.log_density import LogDensity
@@ -115,6 +116,20 @@ def test_an_evidence_row_is_the_closed_form():
     found = measure.evidence_row("coin", "laplace")
     assert abs(found["error"]) < 5 * found["se"] + 0.01
     assert found["islands"] == 16
+
+
+def test_published_rows_of_this_protocol_are_carried_over(tmp_path):
+    published, kept = tmp_path / "trust.json", Kept(tmp_path / "rows.json")
+    own = {"status": "ok", "protocol": measure.PROTOCOL}
+    old = {"status": "ok", "protocol": measure.PROTOCOL - 1}
+    published.write_text(
+        json_text({"fits": {"new": own, "old": old, "known": own, "before": {"status": "ok"}}})
+    )
+    kept.put("known", {"status": "other"})
+    measure._carry("fits", kept, published)
+    assert kept.rows == {"known": {"status": "other"}, "new": own}
+    measure._carry("hard", kept, published)
+    assert len(kept.rows) == 2
 
 
 # -- the hard set ------------------------------------------------------------------------------
