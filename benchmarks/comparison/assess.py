@@ -126,7 +126,8 @@ def assess(
         # one of its own: compiling that of the fit would change later draws in the last digits
         density = LogDensity(fit.program, fit.data, dtype=fit.entry.dtype)
         rows, why = None, ""
-        if isinstance(draws, int) and density.dim > SMC_DIMENSIONS and has_rows(density):
+        many = density.dim > SMC_DIMENSIONS or fit.entry.learns
+        if isinstance(draws, int) and many and has_rows(density):
             try:
                 rows = compared_rows(fit, seed)
             except UsageError as error:

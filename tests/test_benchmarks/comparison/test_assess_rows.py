@@ -174,6 +174,23 @@ def test_a_mode_of_a_row_that_the_guide_misses_is_found():
     assert 0.2 < found.kl.value < 1.5  # -log of the mass of the mode that is seen
 
 
+def learned(x):
+    """The codes with a matrix that is learned."""
+    mix = pyro.param("mix", MIX[:, :PIXELS].clone())
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(CODES, dtype=x.dtype), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z @ mix, SIGMA).to_event(1), obs=x)
+
+
+def test_rows_are_assessed_one_by_one_where_weights_are_learned():
+    """Thirty rows have 90 coordinates, few enough for all at once; their codes never interact."""
+    fit = fitted(learned, {"x": X[:30]}, steps=60)
+    assert fit.entry.learns
+    found = assess(fit, progress=False)
+    assert "of 30 rows" in found.sentence
+    assert found.kl.rows >= 27
+
+
 def test_a_budget_that_does_not_suffice_is_said(linear):
     found = assess(linear[0], budget=0.0, progress=False)
     said = {c.name: c for c in found.checks}
