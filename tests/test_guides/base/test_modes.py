@@ -232,3 +232,13 @@ def program(y):
 def test_a_direction_is_named_by_its_largest_coordinates(vector, said):
     density = density_of(program, y=torch.zeros((), dtype=torch.float64))
     assert direction(density, torch.tensor(vector)) == said
+
+
+def test_a_site_of_one_number_has_no_index_wherever_it_lies():
+    def two(y):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        b = pyro.sample("b", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(a + b, 1.0), obs=y)
+
+    density = density_of(two, y=torch.zeros((), dtype=torch.float64))
+    assert direction(density, torch.tensor([0.0, 1.0])) == "site 'b'"

@@ -117,6 +117,15 @@ def test_tensors_deeper_than_so_many_levels_are_not_looked_for(levels, found):
     assert module._holds(deep(levels)) is found
 
 
+def test_a_tensor_nine_levels_deep_is_still_an_argument():
+    found, how = flat(data=deep(8))
+    assert list(found) == ["data" + ".0" * 8]
+    out = how.assemble({"data" + ".0" * 8: C})["data"]
+    for _ in range(8):
+        (out,) = out
+    assert out is C
+
+
 def test_an_object_that_holds_itself_ends():
     value = SimpleNamespace(x=A)
     value.inner = [value]
