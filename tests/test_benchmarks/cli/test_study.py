@@ -106,7 +106,7 @@ def test_the_list_as_json_keeps_numbers_and_errors(studies, capsys):
         (150.0, "2 min"),
         (5399.0, "90 min"),
         (5400.0, "1.5 h"),
-        (36_000.0, "10.0 h"),
+        (36_000_000.0, "10000.0 h"),
     ],
 )
 def test_times_are_in_seconds_minutes_or_hours(seconds, text):

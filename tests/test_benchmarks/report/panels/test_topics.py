@@ -52,6 +52,20 @@ def test_the_reference_is_first_and_all_rows_are_in_its_order():
         )
 
 
+def test_shares_follow_their_topics_where_draws_number_them_differently():
+    """The shares are (0.9, 0.1) and, with exchanged numbers, (0.3, 0.7): means 0.8 and 0.2."""
+    mixed = posterior("one", number=20)
+    mixed.draws["topic"] = mixed.draws["topic"].clone()
+    mixed.draws["topic"][10:] = KNOWN[[1, 0]]
+    shares = torch.tensor([[0.9, 0.1]] * 10 + [[0.3, 0.7]] * 10).double()
+    mixed.draws["mixture"] = shares[:, None].expand(20, 5, 2)
+    ((figure, _),) = figures(report_of([mixed]))
+    found = {
+        round(float(pixels(a)[0]), 3): a.get_title("left").split(": ")[1] for a in figure.axes
+    }
+    assert found == {0.7: "80 %", 0.05: "20 %"}
+
+
 def test_a_reference_without_topics_and_a_report_without_any_have_no_figure():
     bare = SimpleNamespace(method="nuts", draws={}, sample_dims=("sample",))
     assert figures(report_of([bare], bare)) == []

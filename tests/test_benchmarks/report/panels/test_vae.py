@@ -350,6 +350,7 @@ def test_the_six_images_that_q_misses_most_come_first(known):
     assert " of the six images that amortized misses most, with KL" in words
     (legend,) = figure.legends
     assert [t.get_text() for t in legend.get_texts()] == ["amortized", "laplace"]
+    assert not legend.get_frame_on()
     # two filled regions and their outline, and one line for each guide
     assert len(figure.axes[0].collections) == 4
     fill = figure.axes[0].collections[0]
