@@ -51,14 +51,18 @@ def page(rows: Mapping[str, Mapping[str, Row]]) -> str:
 
 
 def _extent(rows: Mapping[str, Mapping[str, Row]], fits: Sequence[Row]) -> str:
-    """Say how many fits there are, and how many of the planned ones were measured."""
-    measured, planned = len(rows.get("fits", {})), rows.get("planned", {}).get("fits")
+    """Say how many fits there are, and how many of the planned rows of each part were measured."""
     entries = len({r["entry"] for r in fits})
     text = f"{len(fits)} fits of {entries} entries."
-    if isinstance(planned, int) and measured < planned:
+    open_parts = [
+        f"{len(rows.get(part, {}))} of {planned} planned rows of `{part}`"
+        for part, planned in rows.get("planned", {}).items()
+        if isinstance(planned, int) and len(rows.get(part, {})) < planned
+    ]
+    if open_parts:
         text += (
-            f" **The run is not finished**: {measured} of {planned} planned rows, taken in a fixed"
-            " random order."
+            f" **The run is not finished**: {', '.join(open_parts)}. Those of `fits` are taken in"
+            " a fixed random order; the next run carries on."
         )
     return text
 

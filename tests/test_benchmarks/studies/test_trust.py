@@ -13,6 +13,7 @@ from benchmarks.studies.rows import Kept, json_text
 from benchmarks.studies.trust import criteria, hard, measure, render
 from benchmarks.trust.estimate import LOG_Z
 from zoo.density.log_density import LogDensity
+from zoo.density.propriety import at_the_edge, may_not_exist
 
 
 def row(**fields):
@@ -197,6 +198,23 @@ def test_exact_draws_follow_the_density_of_their_program(name):
     terms = bump * slope + (1 - bump.square()) / scale
     z = terms.mean(0) / (terms.std(0) / len(u) ** 0.5)
     assert z.abs().max() < 5.0
+
+
+def test_exact_draws_of_sparse_probabilities_do_not_doubt_their_posterior():
+    """Dirichlet(0.2): one draw in some hundreds has an entry that rounds to zero."""
+    target = hard.TARGETS["dirichlet"]
+    entry = target.entry("dirichlet")
+    data = entry.load_data()
+    density = LogDensity(entry.program(data), data, dtype=entry.dtype)
+    u = density.unconstrain(target.draws(4_000, 3))
+    edges = at_the_edge(density, u)
+    assert edges[0] == "x"
+    assert 0.0 < edges[1] < 0.01
+    assert may_not_exist(density, u) == ""
+    wide = u.clone()
+    wide[:200] *= 40.0  # a twentieth of the mass, most of it nearer to a corner than floats are
+    assert 0.03 < at_the_edge(density, wide)[1] < 0.06
+    assert "of the draws of site 'x' are at the end" in may_not_exist(density, wide)
 
 
 def test_a_shifted_sampler_does_not_follow_the_density():
