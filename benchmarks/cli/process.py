@@ -12,6 +12,8 @@ from benchmarks.cli.environment import shadowed
 
 __all__ = ["main", "run"]
 
+RESUMED = ("compare", "study")  # commands that keep what they have finished
+
 
 def _terminated(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
@@ -71,10 +73,10 @@ def run(argv: list[str] | None) -> int:
         if isinstance(left.__context__, BrokenPipeError):  # typer turns it into exit code 1
             return _reader_left()
         if left.code in (130, 143):
-            _say("interrupted; finished cells are kept, and the same command resumes")
+            _say(_interrupted(argv))
         return left.code if isinstance(left.code, int) else 0 if left.code is None else 1
     except KeyboardInterrupt:
-        _say("interrupted; finished cells are kept, and the same command resumes")
+        _say(_interrupted(argv))
         return 130
     except ZooError as error:
         return _fail(str(error), error.exit_code)
@@ -93,6 +95,14 @@ def run(argv: list[str] | None) -> int:
             " ZOO_DEBUG=1 for the traceback.",
             3,
         )
+
+
+def _interrupted(argv: list[str] | None) -> str:
+    given = sys.argv[1:] if argv is None else argv
+    command = next((word for word in given if not word.startswith("-")), "")
+    if command in RESUMED:
+        return "interrupted; finished cells are kept, and the same command resumes"
+    return "interrupted; nothing was kept"
 
 
 def _reader_left() -> int:

@@ -272,5 +272,7 @@ def test_an_interrupted_command_says_how_it_goes_on(code, monkeypatch, capsys):
         raise SystemExit(code)
 
     monkeypatch.setattr(cli, "app", app)
-    assert cli.run(["list"]) == code
+    assert cli.run(["compare", "coin"]) == code
     assert "finished cells are kept, and the same command resumes" in capsys.readouterr().err
+    assert cli.run(["trust", "coin"]) == code
+    assert capsys.readouterr().err == "zoo: interrupted; nothing was kept\n"

@@ -83,8 +83,18 @@ def coded(code):
 )
 def test_every_end_has_its_exit_code_and_one_sentence(app, capsys, error, code, said):
     app.error = error
-    assert run([]) == code
+    assert run(["compare", "coin"]) == code
     assert capsys.readouterr() == ("", said)
+
+
+@pytest.mark.parametrize("words", [["trust", "coin"], ["--help"], [], ["-x", "fit"]])
+def test_an_interrupted_command_that_keeps_nothing_says_so(app, capsys, monkeypatch, words):
+    app.error = KeyboardInterrupt()
+    assert run(words) == 130
+    assert capsys.readouterr() == ("", "zoo: interrupted; nothing was kept\n")
+    monkeypatch.setattr(sys, "argv", ["zoo", "study", "trust"])
+    assert run(None) == 130
+    assert capsys.readouterr() == ("", RESUMES)
 
 
 @pytest.mark.parametrize(("value", "shown"), [("1", True), ("0", False), ("", False)])
