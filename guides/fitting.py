@@ -56,7 +56,13 @@ def training_of(entry: ModelEntry, family: str, *, given: bool) -> dict[str, Any
     """Return the entry's settings for fits to all of its data.
 
     They apply to the fit that trains the program's weights, and to amortized families.
+
+    Raises:
+        UnknownNameError: a setting that is no field of `FitConfig`.
     """
+    for name in entry.training:
+        if name not in FitConfig.__dataclass_fields__ and name not in MOVED:
+            raise UnknownNameError("setting in training", name, FitConfig.__dataclass_fields__)
     if given and not family_of(family, entry).amortized:
         return {}
     own = ("objective", *MOVED) if given else ()  # with fixed weights the ELBO is maximized

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from zoo.density.log_density import LogDensity
 
-__all__ = ["Elbo", "Fit", "FitConfig", "FitStatus", "Restart", "Stop"]
+__all__ = ["FIT", "Elbo", "Fit", "FitConfig", "FitStatus", "Restart", "Stop"]
 
 MOVED = ("beta", "warmup", "free_bits")  # parameters of objectives that were fields of `FitConfig`
 _OBJECTIVE = Kind(
@@ -237,3 +237,6 @@ def _parameters(owner: Any) -> dict[str, Tensor]:
     """Return the constrained values of the parameter statements of a program or guide."""
     known = owner.parameter_values() if hasattr(owner, "parameter_values") else {}
     return {name: value.detach() for name, value in known.items()}
+
+
+FIT = Kind(accepted="a fit, from guides.fit", holds=lambda value: isinstance(value, Fit))

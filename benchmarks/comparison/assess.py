@@ -55,7 +55,7 @@ from benchmarks.verdicts import VerdictWord, is_finding, verdict_of
 from guides.draws import point_sentence
 from guides.optimize.progress import PROGRESS, Say, speaker
 from guides.session import session
-from guides.types import Fit
+from guides.types import FIT, Fit
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError, one_line
@@ -109,7 +109,7 @@ def assess(
         UsageError: fewer than 100 draws, no judged quantity, or a reference that SMC did not make.
         FitError: the fit has no usable guide.
     """
-    accepted("assess", seed=(seed, SEED), progress=(progress, PROGRESS))
+    accepted("assess", fit=(fit, FIT), seed=(seed, SEED), progress=(progress, PROGRESS))
     number = draws if isinstance(draws, int) else draws.sample_shape[0]
     if number < 100:
         raise UsageError(f"assess got draws={number}; accepted: at least 100, 2,048 are usual.")

@@ -92,6 +92,7 @@ class Rows:
         data: as data of their own.
         density: of their joint vector.
         q: the guide's q of each.
+        names: of the rows, as in the coordinates of the quantities.
         total: how many rows there are.
         values: draws of q `[n, row, d]`.
     """
@@ -100,16 +101,14 @@ class Rows:
     data: Data
     density: LogDensity
     q: LocalQ
+    names: tuple[str, ...]
     total: int
     values: Tensor
 
     @property
     def labels(self) -> list[str]:
         """Names of the rows."""
-        names = self.data.coords.get("image", [])
-        if len(names) != len(self.chosen):
-            names = [str(int(i)) for i in self.chosen]
-        return [n if "row" in str(n) else f"row {n}" for n in names]
+        return [name if "row" in name else f"row {name}" for name in self.names]
 
     @property
     def places(self) -> Tensor:
@@ -133,8 +132,22 @@ class Rows:
             data=few,
             density=density,
             q=self.q.take(rows),
+            names=tuple(self.names[int(i)] for i in rows),
             values=self.values[:, rows],
-        )
+        ).named(fit)
+
+    def named(self, fit: Fit) -> Rows:
+        """Return the rows with their names as coordinates of the quantities that have rows."""
+        with torch.no_grad():
+            sites = self.density.constrain(self.flat(self.values[:1]))
+            shapes = {n: q.fn(sites, self.data).shape for n, q in fit.entry.quantities.items()}
+        axes = {
+            q.dims[0]: list(self.names)
+            for n, q in fit.entry.quantities.items()
+            if q.dims and len(shapes[n]) > 1 and shapes[n][1] == len(self.chosen)
+        }
+        data = dataclasses.replace(self.data, coords={**self.data.coords, **axes})
+        return dataclasses.replace(self, data=data)
 
     @property
     def words(self) -> str:
@@ -180,7 +193,12 @@ def compared_rows(fit: Fit, seed: int, rows: int = ROWS) -> Rows:
     white = torch.randn(DRAWS, len(chosen), width, dtype=density.dtype, generator=noise)
     with torch.no_grad():
         values = q.draw(white)
-    return Rows(chosen=chosen, data=few, density=density, q=q, total=total, values=values)
+    known = next((v for v in fit.data.coords.values() if len(v) == total), range(total))
+    names = tuple(str(known[int(i)]) for i in chosen)
+    rows_of = Rows(
+        chosen=chosen, data=few, density=density, q=q, names=names, total=total, values=values
+    )
+    return rows_of.named(fit)
 
 
 def row_steps(work: Work, rows: Rows) -> RowFindings:
@@ -209,7 +227,9 @@ def row_steps(work: Work, rows: Rows) -> RowFindings:
         if found.truth is None and found.drift is not None:
             ends = density.values(found.drift.points)
             doubt = found.drift.doubt and f"The chains have not arrived: {found.drift.doubt}."
-            found = dataclasses.replace(found, truth=_truth(work, rows, ends, CHAINED, doubt))
+            blind = (work.doubt, "Modes of a row that no chain reached are missing.")
+            truth = _truth(work, rows, ends, CHAINED, doubt, notes=blind)
+            found = dataclasses.replace(found, truth=truth)
     work.gradients += density.gradient_evaluations
     return found
 
@@ -242,7 +262,7 @@ def _drift(work: Work, density: UnitDensity, values: Tensor, stage: str) -> Drif
 
 def _labels(rows: Rows) -> list[str]:
     width = rows.values.shape[2]
-    return [f"{name}, value {k + 1}" for name in rows.labels for k in range(width)]
+    return [f"{name}, value {k}" for name in rows.labels for k in range(width)]
 
 
 def _smc(work: Work, found: RowFindings, density: UnitDensity) -> RowFindings:
@@ -292,6 +312,7 @@ def _truth(
     method: str,
     doubt: str,
     moments: Mapping[str, Moments] | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Reference:
     """Return draws `[n, row, d]` as a reference of the rows."""
     u = rows.flat(values)
@@ -306,7 +327,7 @@ def _truth(
         unconstrained=u,
         seed=work.seed,
         doubt=doubt,
-        notes=(f"Of {rows.words}, each by itself.",),
+        notes=(f"Of {rows.words}, each by itself: {', '.join(rows.names)}.", *notes),
         cost=Cost(
             seconds=time.perf_counter() - work.begin,
             gradient_evaluations=work.gradients,

@@ -20,9 +20,11 @@ from benchmarks.comparison.rows import part_of, q_of_rows
 from guides.base.local import LocalGuide
 from guides.draws import density_of
 from guides.session import session
+from guides.types import FIT
 from zoo.density.log_density import LogDensity
 from zoo.density.row_terms import ProgramTerms, has_grid, row_numbers
 from zoo.errors import UsageError, listed
+from zoo.fields import accepted
 from zoo.truth.grid import LARGEST, BernoulliLikelihood, GridCheck, LatentGrid
 from zoo.truth.unit_grid import flat, grid_of
 from zoo.types import Data
@@ -49,6 +51,7 @@ def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int
     Raises:
         UsageError: another program or guide, with what is accepted.
     """
+    accepted("gap_report", fit=(fit, FIT))
     program: Any = fit.program
     named = all(hasattr(program, name) for name in ("decoder", "latent", "log_prior"))
     if named and isinstance(fit.guide, LocalGuide):

@@ -7,8 +7,9 @@ import dataclasses
 from benchmarks.comparison.assess import assess
 from benchmarks.metrics.numbers import value_with_error
 from guides.optimize.progress import Say
-from guides.types import Fit
+from guides.types import FIT, Fit
 from zoo.errors import FitError
+from zoo.fields import accepted
 from zoo.types import Posterior
 
 __all__ = ["repair"]
@@ -33,6 +34,7 @@ def repair(
     Raises:
         FitError: the fit has no usable guide or is a point, or no step fits into the budget.
     """
+    accepted("repair", fit=(fit, FIT))
     found = assess(fit, seed=seed, budget=budget, progress=progress)
     if found.repaired is None:
         steps = {check.name: check.sentence for check in found.checks}

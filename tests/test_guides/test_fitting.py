@@ -1,11 +1,16 @@
 """A program that was trained keeps its weights in later fits, also for other data."""
 
+import dataclasses
+
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from torch import nn
 
 import guides
+import zoo
+from zoo.errors import UnknownNameError
 from zoo.types import Data
 
 SHORT = {"steps": 40, "patience": 10, "anneal": 10, "num_particles": 4, "compile": "off"}
@@ -42,3 +47,9 @@ def test_a_fit_to_other_data_holds_the_given_weights(tiny):
     # conjugate, given the offset: precision 1 + 4
     exact = 0.8 * (y[:2] - trained)
     assert (posterior.draws["z"].mean(0) - exact).abs().max() < 0.2
+
+
+def test_an_unknown_setting_of_an_entry_is_named():
+    entry = dataclasses.replace(zoo.load("coin"), learns=False, training={"step": 10})
+    with pytest.raises(UnknownNameError, match=r"setting in training 'step'.*steps"):
+        guides.fit(entry, entry.families[0], compile="off")

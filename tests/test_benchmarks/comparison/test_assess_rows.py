@@ -9,11 +9,13 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal, norm
 
+import benchmarks
 import guides
 import zoo
 from benchmarks.comparison.assess import assess
 from benchmarks.comparison.assess_rows import RowNats, compared_rows, row_posterior
 from zoo.density.row_terms import ProgramTerms, row_numbers
+from zoo.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("eager")
 ROWS, PIXELS, CODES, SIGMA = 80, 5, 3, 0.7
@@ -127,6 +129,27 @@ def test_what_is_compared_are_64_rows_that_the_seed_draws(linear):
     drawn = row_posterior(fit, rows)
     assert drawn.draws["z"].shape == (2048, 64, CODES)
     torch.testing.assert_close(drawn.draws["z"], rows.values)
+
+
+def test_rows_have_their_numbers_wherever_they_are_named(linear):
+    """In scores, in sentences and as coordinates of the repaired draws."""
+    _, found = linear
+    numbers = [int(n) for n in found.reference.posterior.data.coords["row"]]
+    assert numbers == sorted(set(numbers))
+    assert max(numbers) > 64  # of eighty, not of the 64 that were drawn
+    assert {s.label for s in found.comparison.scores} == {
+        f"z[{n}, {k}]" for n in numbers for k in range(CODES)
+    }
+    assert f"row {found.kl.where.removeprefix('row ')}" in found.sentence
+    assert int(found.kl.where.removeprefix("row ")) in numbers
+    assert found.repaired.data.coords["row"] == [str(n) for n in numbers]
+    assert f"each by itself: {numbers[0]}, {numbers[1]}, " in found.repaired.notes[0]
+
+
+@pytest.mark.parametrize("call", [benchmarks.assess, benchmarks.repair, benchmarks.gap_report])
+def test_an_entry_is_no_fit(linear, call):
+    with pytest.raises(UsageError, match=r"got fit=.*accepted: a fit, from guides.fit"):
+        call(linear[0].entry)
 
 
 def test_the_q_of_a_row_is_that_of_the_whole_guide(linear):
