@@ -263,7 +263,8 @@ def _above(family: str) -> set[str]:
     found: set[str] = set()
     left = [family]
     while left:
-        for f in FAMILIES[left.pop()].richer if left[-1] in FAMILIES else ():
+        held = left.pop()
+        for f in FAMILIES[held].richer if held in FAMILIES else ():
             if f not in found:
                 found.add(f)
                 left.append(f)

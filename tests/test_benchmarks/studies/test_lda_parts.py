@@ -236,6 +236,9 @@ def test_our_ascent_gets_constant_priors_and_is_timed(monkeypatch):
     monkeypatch.setattr(peers, "ascend", ascend)
     monkeypatch.setattr(peers, "time", SimpleNamespace(process_time=lambda: next(clock)))
     assert peers.ours(torch.zeros(4, 3), 2, 0.25, 0.75, 6, starts=5) == ("found", 2.5)
+    monkeypatch.setattr(peers, "time", SimpleNamespace(process_time=lambda: 0.0))
+    peers.ours(torch.zeros(4, 3), 2, 0.25, 0.75, 6)
+    assert seen.pop()[3] == 20
     ((topic, mixture, seed, starts),) = seen
     assert torch.equal(topic, torch.full((2, 3), 0.75, dtype=torch.float64))
     assert torch.equal(mixture, torch.full((4, 2), 0.25, dtype=torch.float64))
@@ -255,6 +258,9 @@ def test_sklearn_in_batches_finds_two_disjoint_topics():
 
 def test_sklearn_online_makes_epochs_of_minibatches_until_its_seconds_are_spent(monkeypatch):
     made = []
+    splits = []
+    split = np.array_split
+    monkeypatch.setattr(peers.np, "array_split", lambda a, n: splits.append(n) or split(a, n))
 
     class Model:
         def __init__(self, topics, **options):
@@ -279,6 +285,10 @@ def test_sklearn_online_makes_epochs_of_minibatches_until_its_seconds_are_spent(
     first, second = model.sizes[0][1] + model.sizes[1][1], model.sizes[2][1] + model.sizes[3][1]
     assert sorted(first) == sorted(second) == [2.0 * i for i in range(260)]
     assert first != second
+    assert splits == [2, 2, 2]
+    clock = iter([0.0, 2.0, 2.0])
+    peers.sklearn_online(torch.ones(255, 2), 3, 0.5, 0.25, 1, 1.0)
+    assert splits[3:] == [1]  # fewer than two minibatches of 128
     assert model.options == {
         "topics": 3,
         "doc_topic_prior": 0.5,

@@ -159,6 +159,14 @@ def test_a_grid_is_refined_for_about_twelve_images_of_each_part(monkeypatch):
     assert seen[0][:, 0].tolist() == [*range(0, 72, 6), *range(0, -48, -4)]
 
 
+def test_a_grid_has_an_odd_number_of_points_around_the_prior():
+    program = linear_fit(torch.zeros(1, 2), None).program
+    grid = study.grid_for(program)
+    assert (grid.number, grid.latent) == (201, 2)
+    assert grid.likelihood is program.likelihood
+    assert study.grid_for(program, 11).number == 11
+
+
 def test_the_bound_of_an_image_is_computed_in_blocks(monkeypatch):
     taken = []
     q = SimpleNamespace(take=lambda rows: taken.append(len(rows)) or rows)
