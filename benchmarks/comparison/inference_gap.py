@@ -118,7 +118,10 @@ class GapReport:
                     f" {getattr(low, name):.4f} nats."
                 )
         if not self.grid.ok:
-            found.append(f"The grid is not fine or wide enough. {self.grid.sentence}")
+            found.append(
+                f"The grid is not fine or wide enough. {self.grid.sentence} Accepted: changes"
+                " below 0.001; give more points per axis, points=."
+            )
         return tuple(found)
 
     def mean(self, column: str, part: str | None = None) -> tuple[float, float]:
@@ -148,10 +151,11 @@ class GapReport:
     def markdown(self) -> str:
         """Return a Markdown table of means per part with bootstrap standard errors."""
         parts = list(dict.fromkeys(d.part for d in self.data))
-        lines = ["| nats per image | " + " | ".join(parts) + " |", "|---" * (len(parts) + 1) + "|"]
+        lines = ["| nats per row | " + " | ".join(parts) + " |", "|---" * (len(parts) + 1) + "|"]
         for column, words in COLUMNS.items():
             cells = [f"{m:.3f} ± {s:.3f}" for m, s in (self.mean(column, p) for p in parts)]
-            lines.append(f"| {words} | " + " | ".join(cells) + " |")
+            escaped = words.replace("|", "\\|")
+            lines.append(f"| {escaped} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
 
 

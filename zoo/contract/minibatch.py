@@ -45,7 +45,10 @@ def index_used(subject: Subject) -> str:
         raise Failed(
             f"No plate of size {size} appears; write pyro.plate(name, {size}, subsample=index)."
         )
-    if not any(isinstance(v, Tensor) and torch.equal(v, index) for v in plates.values()):
+    # a program of a user's own that runs on the rows it is given counts them anew
+    counts = getattr(subject.program, "counts_rows", False)
+    wanted = torch.arange(len(index)) if counts else index
+    if not any(isinstance(v, Tensor) and torch.equal(v, wanted) for v in plates.values()):
         raise Failed(
             f"Plates {sorted(plates)} do not use the index they are given; write pyro.plate(name,"
             f" {size}, subsample=index)."

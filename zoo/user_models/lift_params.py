@@ -267,6 +267,11 @@ class LiftedProgram(nn.Module):
         self._modes = [(part, part.training) for part in self.modules() if part is not self]
 
     @property
+    def counts_rows(self) -> bool:
+        """Whether its plate counts the rows that it is given, as `pyro.plate(name, len(x))`."""
+        return self._lifted.units is not None and not self.takes_index
+
+    @property
     def takes_index(self) -> bool:
         """Whether the program can be given an explicit minibatch."""
         return self._signature.takes_index

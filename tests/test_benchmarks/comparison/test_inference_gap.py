@@ -4,6 +4,7 @@ They give log p(x), the posterior and the best of every family.
 """
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -268,7 +269,9 @@ def test_the_report_says_means_worst_rows_and_table():
     mean, error = found.mean("kl_nats")
     assert mean == pytest.approx(sum(d.kl_nats for d in found.data) / ROWS)
     assert error == pytest.approx(0, abs=1e-6)  # all rows have one posterior covariance
-    assert "KL(q || posterior)" in found.markdown()
+    lines = found.markdown().splitlines()
+    assert any(line.startswith(r"| KL(q \|\| posterior)") for line in lines)
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1  # columns
 
 
 def test_a_unit_the_data_say_nothing_about_does_not_coarsen_the_grid_of_the_other():

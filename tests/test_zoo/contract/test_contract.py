@@ -194,6 +194,29 @@ def test_labeled_quantities_of_a_mixture_are_caught():
     assert outcome(mixture(prior), "enumeration").status == "ok"
 
 
+@pytest.mark.parametrize("index", [True, False])
+def test_a_plate_that_counts_the_rows_it_is_given_is_no_fault(index):
+    """`pyro.plate(name, len(x))`, as in a stock autoencoder, and the form with an index."""
+
+    def rows(x, index=None):
+        with pyro.plate("row", 12, subsample=index):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def counted(x):
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    entry = zoo.from_program(rows if index else counted, {"x": torch.arange(12.0)}, minibatch=4)
+    assert entry.build(entry.load_data()).counts_rows is not index
+    said = outcome(entry, "index_used")
+    assert (said.status, said.sentence) == (
+        "ok",
+        "The plate of 12 units holds the 4 units it is given.",
+    )
+
+
 @pytest.mark.parametrize(
     ("use", "failing"),
     [
