@@ -124,6 +124,8 @@ def _refuse_other_latents(fit: Fit) -> None:
         rows = (
             "the entry knows no rows: pass batched= or minibatch= to zoo.from_program"
             if not fit.data.batched
+            else f"{listed(density.discrete)} is summed out of all rows at once"
+            if density.discrete
             else f"its sites {[s.name for s in density.sites]} have {density.dim} values for"
             f" {fit.data.size} rows"
         )

@@ -117,7 +117,12 @@ def fields_of(
     if not of_rows and asked.judged is not None:
         assert local is not None
         rest = [s.name for s in local.sites if s.plate_axis is None]
-        names = listed(dict.fromkeys([*foreign, *rest]) or local.discrete)
+        if not foreign and not rest:
+            raise UsageError(
+                f"judged compares some of the rows, but {listed(local.discrete)} is summed out of"
+                " all rows at once, so that a row has no density of its own; leave judged out."
+            )
+        names = listed(dict.fromkeys([*foreign, *rest]))
         raise UsageError(
             f"judged compares some of the rows, but {names} is not a continuous value of one row:"
             " its posterior needs all of them; leave judged out."

@@ -214,6 +214,24 @@ def test_rows_are_assessed_one_by_one_where_weights_are_learned():
     assert found.kl.rows >= 27
 
 
+def two_kinds(x):
+    """A kind and a code per row."""
+    with pyro.plate("row", len(x)):
+        y = pyro.sample("y", dist.Categorical(torch.ones(2, dtype=x.dtype)))
+        z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
+        pyro.sample("x", dist.Normal(z + 4.0 * y, 1.0), obs=x)
+
+
+def test_rows_with_a_discrete_value_are_refused_for_their_reason():
+    data = {"x": torch.arange(8.0, dtype=torch.float64)}
+    with pytest.raises(UsageError, match="'y' is summed out of all rows at once"):
+        zoo.from_program(two_kinds, data, minibatch=4, judged=3)
+    entry = zoo.from_program(two_kinds, data, minibatch=4)
+    fit = guides.fit(entry, "mean_field", seed=0, compile="off", steps=20)
+    with pytest.raises(UsageError, match="my_model: 'y' is summed out of all rows at once"):
+        benchmarks.gap_report(fit)
+
+
 def test_a_budget_that_does_not_suffice_is_said(linear):
     found = assess(linear[0], budget=0.0, progress=False)
     said = {c.name: c for c in found.checks}
