@@ -95,7 +95,9 @@ def _summed_out(guide: Callable[..., Any], density: LogDensity) -> LogDensity | 
         raise ProgramError(
             f"The guide draws {later!r} after the discrete site {first!r}, which cannot be summed"
             f" out of it: {why}. Draw discrete sites last, or give {first!r} a distribution whose"
-            " values can be enumerated and statements that take all of them at once."
+            " values can be enumerated and statements that take all of them at once, such as"
+            f" torch.cat([x.expand(*{first}.shape[:-1], -1), {first}], -1) in place of"
+            f" torch.cat([x, {first}], -1)."
         ) from cause
     return found
 

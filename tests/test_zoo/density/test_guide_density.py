@@ -114,7 +114,8 @@ def refused(guide):
     start = "The guide draws 'z' after the discrete site 'k', which cannot be summed out of it: "
     end = (
         ". Draw discrete sites last, or give 'k' a distribution whose values can be enumerated and"
-        " statements that take all of them at once."
+        " statements that take all of them at once, such as"
+        " torch.cat([x.expand(*k.shape[:-1], -1), k], -1) in place of torch.cat([x, k], -1)."
     )
     assert message.startswith(start)
     assert message.endswith(end)
