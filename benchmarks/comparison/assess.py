@@ -98,8 +98,8 @@ def assess(
         smc: run tempered SMC, where the vector has at most 150 coordinates; or what it, or short
             chains, found from another guide of the same posterior (`Estimate.reference`).
         islands: counting islands of SMC.
-        particles: points of an island. Where 64 rows stand for all (the latent values all belong to
-            rows, and are more than 150 or the program learns) draws, islands and particles are
+        particles: points of an island. Where 64 rows stand for all (all latent values belong to
+            rows, and are more than 150 or the program learns), draws, islands and particles are
             2,048, 8 and 512 for each.
         progress: lines on stderr, by default where it is a terminal or a notebook; or a function
             that receives a line per step.
