@@ -177,6 +177,9 @@ def test_beyond_three_dimensions_there_is_no_grid():
 
 def test_a_mixture_prior_widens_the_box():
     _, _, program = small(prior="mixture")
+    assert [v.shape[0] for v in (program.weight_logit, program.location, program.log_scale)] == [
+        10
+    ] * 3
     with torch.no_grad():
         program.location[0] = torch.tensor([7.0, 0.0])
     grid = LatentGrid(
