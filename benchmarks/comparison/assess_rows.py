@@ -18,17 +18,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from scipy.stats import norm, t
 from torch import Tensor
 
 from benchmarks.comparison.assess_steps import Work, sentence_of_drift
 from benchmarks.comparison.assessment import Nats
 from benchmarks.comparison.best_in_family import LocalQ
 from benchmarks.comparison.rows import part_of, q_of_rows
+from benchmarks.mcmc.islands import widening
 from benchmarks.mcmc.tempered_smc import ACCEPTANCE
 from benchmarks.mcmc.unit_density import UnitDensity
 from benchmarks.mcmc.unit_modes import modes_of
-from benchmarks.mcmc.unit_smc import ISLANDS, UnitSmc, unit_smc
+from benchmarks.mcmc.unit_smc import UnitSmc, unit_smc
 from benchmarks.metrics.numbers import value_with_error
 from benchmarks.trust.chains import CHAINS as CHAINED
 from benchmarks.trust.drift import Drift, drift_of
@@ -50,8 +50,6 @@ __all__ = ["ROWS", "RowNats", "Rows", "compared_rows", "has_rows", "row_posterio
 ROWS = 64
 DRAWS, CHAINS, PILOT = 2048, 256, 128  # of the q of every row
 PRIOR_DRAWS = 400
-# Moments of few islands have t errors: widened so that 1.645 of them hold 90 %.
-WIDE = float(t.isf(0.05, ISLANDS - 1) / norm.isf(0.05))
 # Evaluations of a row's density per row, to forecast their time.
 DRIFT_EVALUATIONS, SMC_EVALUATIONS = 45_000, 330_000
 TIMED = 64  # points of a row in a timed batch
@@ -368,6 +366,7 @@ def _nats(work: Work, rows: Rows, found: UnitSmc) -> RowNats:
 def _moments(rows: Rows, found: UnitSmc, entry: ModelEntry) -> dict[str, Moments]:
     """Return moments of the quantities that have one entry per row, with errors of islands."""
     number, islands, each, _ = found.values.shape
+    wide = widening(islands)
     u = rows.flat(found.values.permute(1, 2, 0, 3).flatten(0, 1))
     with torch.no_grad():
         sites = rows.density.constrain(u)
@@ -384,9 +383,9 @@ def _moments(rows: Rows, found: UnitSmc, entry: ModelEntry) -> dict[str, Moments
         sd = variance.sqrt()
         out[name] = Moments(
             mean=mean,
-            mean_se=WIDE * mean_se,
+            mean_se=wide * mean_se,
             sd=sd,
-            sd_se=WIDE * 0.5 * variance_se / torch.where(sd > 0, sd, 1.0),
+            sd_se=wide * 0.5 * variance_se / torch.where(sd > 0, sd, 1.0),
         )
     return out
 

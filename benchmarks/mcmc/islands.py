@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import t
+from scipy.stats import norm, t
 from torch import Tensor
 
-__all__ = ["APART", "LogEvidence", "evidence", "island_mean"]
+__all__ = ["APART", "LogEvidence", "evidence", "island_mean", "widening"]
 
 APART = 1.0  # nats between islands beyond which the evidence is not known
 LEVEL = 0.95  # of the interval
@@ -73,3 +73,11 @@ def evidence(islands: Sequence[float]) -> LogEvidence:
         high=value + math.log1p(half),
         islands=tuple(float(v) for v in islands),
     )
+
+
+def widening(islands: int) -> float:
+    """Return the factor by which errors of k islands are widened for what takes them as normal.
+
+    They have k - 1 degrees of freedom; 1.645 widened errors hold 90 %.
+    """
+    return float(t.isf(0.05, islands - 1) / norm.isf(0.05))

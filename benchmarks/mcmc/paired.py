@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.metrics.components import Array
 
-__all__ = ["changes", "memory_of"]
+__all__ = ["HalfTime", "changes", "memory_of"]
 
 
 def changes(before: Array, after: Array) -> tuple[Array, Array, Array, Array]:
@@ -65,3 +65,24 @@ def memory_of(before: Array, after: Array, modes: np.ndarray | None = None) -> A
     scale = np.sqrt((a**2).sum(0) * (b**2).sum(0))
     found: Array = (a * b).sum(0) / np.where(scale > 0, scale, 1.0)
     return found
+
+
+class HalfTime:
+    """Values of chains at about half of their transitions.
+
+    Of the looks at doubling times the last two are kept: one of them is at half or earlier.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, Array] = {}
+
+    def add(self, transitions: int, values: Array) -> None:
+        """Keep values `[chain, component]` of the first look, or one twice as late as the last."""
+        last = max(self._seen, default=0)
+        if last == 0 or transitions == 2 * last:
+            self._seen = {t: v for t, v in self._seen.items() if t == last}
+            self._seen[transitions] = values
+
+    def before(self, transitions: int) -> Array:
+        """Return the latest values that were kept at half of these transitions or earlier."""
+        return self._seen[max(t for t in self._seen if 2 * t <= transitions)]

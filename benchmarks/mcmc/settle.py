@@ -18,8 +18,8 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.mcmc.batched_hmc import Path, Streams, move
-from benchmarks.mcmc.paired import memory_of
-from benchmarks.mcmc.short_chains import LOOK, chain_kernels, components_moved
+from benchmarks.mcmc.paired import HalfTime, memory_of
+from benchmarks.mcmc.short_chains import ACCEPTANCE, LOOK, STUCK, chain_kernels, components_moved
 from benchmarks.thresholds import multiplier
 from zoo.density.log_density import LogDensity
 from zoo.seeds import derive_seed
@@ -29,7 +29,6 @@ __all__ = ["MEMORY", "Settled", "settle"]
 MEMORY = 0.1  # correlation of start and end beyond which a start is remembered
 LEAST, MOST = 16, 512  # transitions
 MOST_GRADIENTS = 12_000_000  # of all chains, at a look at which they stop
-STUCK, ACCEPTANCE = 0.01, 0.3  # share of chains that may never move, and lowest acceptance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +103,7 @@ def settle(
     state, streams = path(starts.contiguous()), Streams([derive_seed(seed, "settle")])
     before = evaluate(starts)
     allowed = max(MEMORY, multiplier(before.shape[1]) / len(starts) ** 0.5)
-    earlier: dict[int, np.ndarray] = {}  # looks at doubling times, of which two are kept
+    half = HalfTime()
     transitions, moved, passed, acceptance = 0, 0, False, math.nan
     memory, seen = math.inf, before
     while transitions < most and (path.gradients < gradients or transitions < LEAST):
@@ -113,14 +112,11 @@ def settle(
             acceptance = float(done.acceptance.mean())
         transitions += LOOK
         seen = evaluate(state.x)
-        if transitions == LOOK or transitions == 2 * max(earlier):
-            earlier = {t: v for t, v in earlier.items() if t == max(earlier)}
-            earlier[transitions] = seen
+        half.add(transitions, seen)
         if transitions < LEAST:
             continue
-        half = max(t for t in earlier if 2 * t <= transitions)
         memory = float(np.abs(memory_of(before, seen, modes)).max())
-        moved = components_moved(earlier[half], seen)
+        moved = components_moved(half.before(transitions), seen)
         was, passed = passed, memory <= allowed and moved == 0
         if was and passed:  # twice, as one look in many passes by chance
             break

@@ -34,16 +34,18 @@ from torch import Tensor
 
 from benchmarks.mcmc.batched_hmc import Kernel, Path, State, Streams, move, tuned
 from benchmarks.mcmc.metric import Metric
-from benchmarks.mcmc.paired import changes
+from benchmarks.mcmc.paired import HalfTime, changes
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 from zoo.seeds import derive_seed
 
 __all__ = [
+    "ACCEPTANCE",
     "CONVERGED",
     "GROUPS",
     "LOOK",
     "MEMBERS",
+    "STUCK",
     "ShortChains",
     "chain_kernels",
     "components_moved",
@@ -172,7 +174,7 @@ def short_chains(
     begin, divergent, acceptance = state.x, 0.0, math.nan
     shape = (len(starts), members, -1)
     transitions, r_hat, moved, passed = 0, np.full(1, math.inf), 0, False
-    earlier: dict[int, np.ndarray] = {}  # looks at doubling times, of which two are kept
+    half = HalfTime()
     while transitions < most and (path.gradients < gradients or transitions < LEAST):
         for kernel in kernels:
             state, done = move(path, state, kernel, streams)
@@ -180,13 +182,13 @@ def short_chains(
             acceptance = float(done.acceptance.mean())
         transitions += LOOK
         seen = evaluate(state.x)
-        if transitions == LOOK or transitions == 2 * max(earlier):
-            earlier = {t: v for t, v in earlier.items() if t == max(earlier)}
-            earlier[transitions] = seen
+        half.add(transitions, seen)
         if transitions < LEAST:
             continue
-        half = max(t for t in earlier if 2 * t <= transitions)
-        r_hat, moved = nested_r_hat(seen.reshape(shape)), components_moved(earlier[half], seen)
+        r_hat, moved = (
+            nested_r_hat(seen.reshape(shape)),
+            components_moved(half.before(transitions), seen),
+        )
         before, passed = passed, bool((r_hat <= CONVERGED).all()) and moved == 0
         if passed and before:  # twice, as one look in many passes by chance
             break

@@ -26,6 +26,8 @@ from torch import Tensor
 from benchmarks.mcmc.batched_hmc import Density, Kernel, Path, Streams, move, tuned
 from benchmarks.mcmc.metric import Metric
 from benchmarks.mcmc.paired import changes, memory_of
+from benchmarks.mcmc.settle import MEMORY
+from benchmarks.mcmc.short_chains import ACCEPTANCE, STUCK
 from benchmarks.metrics.components import Array
 from benchmarks.thresholds import LOG_SD, MEAN, multiplier
 from zoo.seeds import derive_seed
@@ -38,8 +40,6 @@ PILOT = 512  # draws
 ROUNDS = 24  # transitions of the pilot, in which its step is tuned
 SPREAD = 4.0  # of steps: most chains take long ones
 STILL = 0.25  # of the whole move: a second half that moves less has arrived
-MEMORY = 0.1  # correlation over chains of start and end beyond which a start is remembered
-STUCK, ACCEPTANCE = 0.01, 0.3  # share of chains that may never move, and lowest acceptance
 LEVEL = 0.05  # of the familywise test
 MARGIN = 0.05  # reference sds: half of a move that is no finding anywhere
 

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import norm, t
 from torch import Tensor
 
 from benchmarks.mcmc.base_mixture import TMixture
-from benchmarks.mcmc.islands import LogEvidence, evidence, island_mean
+from benchmarks.mcmc.islands import LogEvidence, evidence, island_mean, widening
 from benchmarks.mcmc.settle import settle
 from benchmarks.mcmc.tempered_smc import ISLANDS, PARTICLES, Smc, tempered
 from benchmarks.trust.base import PRIOR, smc_base
@@ -255,7 +254,7 @@ def island_moments(posterior: Posterior) -> Mapping[str, Moments]:
     of freedom, and what follows takes errors as those of a normal.
     """
     log_z = posterior.stats[LOG_Z][:, 0].double()
-    wide = float(t.isf(0.05, len(log_z) - 1) / norm.isf(0.05))
+    wide = widening(len(log_z))
     out = {}
     for name, quantity in posterior.entry.quantities.items():
         values = quantity.fn(posterior.draws, posterior.data).detach().double()

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from benchmarks.mcmc.paired import memory_of
+from benchmarks.mcmc.paired import HalfTime, memory_of
 from benchmarks.mcmc.settle import settle
 from benchmarks.thresholds import multiplier
 from zoo.density.log_density import LogDensity
@@ -94,3 +94,13 @@ def test_memory_is_the_correlation_within_modes():
 def test_what_is_allowed_follows_noise():
     assert run(normal, points(64)).allowed == pytest.approx(multiplier(2) / 8.0)
     assert run(normal, points(2048)).allowed == 0.1
+
+
+def test_half_time_is_the_latest_doubling_that_is_half_as_old():
+    """Looks every 8: kept are 8, 16, 32, 64; at 24 half is 8, at 40 it is 16, at 64 it is 32."""
+    half, found = HalfTime(), {}
+    for t in range(8, 72, 8):
+        half.add(t, np.full((2, 1), t))
+        if t >= 16:
+            found[t] = int(half.before(t)[0, 0])
+    assert found == {16: 8, 24: 8, 32: 16, 40: 16, 48: 16, 56: 16, 64: 32}
