@@ -13,7 +13,7 @@ import pyro
 import torch
 from torch import nn
 
-from guides.base.flat import FlatGuide
+from guides.base.flat import FlatGuide, NormalGuide
 from guides.base.initialize import find_start
 from guides.base.local import LocalGuide
 from guides.base.own_guides import AS_GIVEN, check_scales, check_sites, is_given
@@ -23,6 +23,7 @@ from guides.objectives.per_unit import LocalObjective
 from guides.objectives.program import ProgramObjective
 from guides.objectives.records import objective_of
 from guides.optimize.loop import Outcome, optimize
+from guides.optimize.natural import LARGEST, natural
 from guides.optimize.progress import PROGRESS, StepProgress, steps_of
 from guides.optimize.step import summary
 from guides.registry import build, family_of
@@ -370,6 +371,10 @@ def _optimize(
                 0,
             )
         flat: Any = guide if family.flat is None else family.flat(guide, start)
+        if _natural(job, density, flat, weights):
+            outcome, spent = natural(density, flat, config, generator, job.progress)
+            flat.finish()
+            return replace(outcome, record=density.compiled), start.gradients + spent
         objective = _flat_objective(density, flat, weights, config)
         outcome = optimize(
             objective, config, generator, job.progress, starts=config.restarts - number
@@ -393,6 +398,30 @@ def _optimize(
             objective, config, generator, job.progress, starts=config.restarts - number
         )
     return outcome, outcome.steps * objective.gradients_per_step
+
+
+def _natural(job: _Job, density: LogDensity, flat: Any, weights: Mapping[str, Any]) -> bool:
+    """Whether the guide is optimized by natural gradients.
+
+    Raises:
+        UsageError: they are asked for and cannot be had; the message says why.
+    """
+    config = job.config
+    size, units = config.batch_size, job.data.size or 0
+    reasons = {
+        f"{job.family} is no normal": not isinstance(flat, NormalGuide),
+        "the program's weights are trained with it": bool(weights),
+        f"its steps take minibatches of {size}": size is not None and size < units,
+        f"the objective is {config.objective}": config.objective != "elbo",
+        f"the steps run on {config.device}": config.device != "cpu",
+        f"it has {density.dim} dimensions, more than {LARGEST}": density.dim > LARGEST,
+    }
+    why = [reason for reason, holds in reasons.items() if holds]
+    if config.optimizer == "natural" and why:
+        raise UsageError(
+            f"optimizer='natural' does not apply to this fit: {why[0]}; accepted: adam, auto."
+        )
+    return not why and config.optimizer_for == "natural"
 
 
 def _flat_objective(

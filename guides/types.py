@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["FIT", "Elbo", "Fit", "FitConfig", "FitStatus", "Restart", "Stop"]
 
 MOVED = ("beta", "warmup", "free_bits")  # parameters of objectives that were fields of `FitConfig`
+OPTIMIZERS = ("auto", "natural", "adam")
+OF_ADAM = ("lr", "final_lr", "num_particles", "clip_norm", "tail", "anneal")
 _OBJECTIVE = Kind(
     accepted="a spec such as 'elbo' or 'beta[beta=4.0]', or a record of guides.objectives.records",
     holds=lambda value: isinstance(getattr(value, "spec", value), str),
@@ -46,6 +48,10 @@ class FitConfig:
         restarts: number of independent starts; the one with the highest final ELBO is kept.
         objective: what is maximized, a record of `guides.objectives.records` or its spec such as
             `elbo_linear[warmup=2000]`; stored as the spec.
+        optimizer: `natural` (natural gradients, for normals of up to 200 dimensions that maximize
+            the ELBO on all data), `adam`, or `auto`: natural gradients where they apply, unless a
+            setting of Adam (`lr`, `final_lr`, `num_particles`, `clip_norm`, `tail`, `anneal`)
+            differs from its default.
         beta, warmup, free_bits: deprecated; parameters of the objective, moved into its spec.
         compile: `auto` (if it pays for the size of the step), `on` or `off`.
         device: `cpu`, or `cuda` for steps on a GPU, with the same noise and the same losses up to
@@ -64,6 +70,7 @@ class FitConfig:
     anneal: int = 750
     restarts: int = 1
     objective: str = "elbo"
+    optimizer: str = "auto"
     beta: float | None = None
     warmup: int | None = None
     free_bits: float | None = None
@@ -73,7 +80,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         """Validate every number, and convert the objective to its spec."""
         checked(self, objective=_OBJECTIVE, beta=NUMBER | None, warmup=COUNT | None)
-        checked(self, free_bits=NUMBER | None, compile=TEXT, device=TEXT)
+        checked(self, free_bits=NUMBER | None, compile=TEXT, device=TEXT, optimizer=TEXT)
         checked(self, steps=COUNT, lr=NUMBER, final_lr=NUMBER, weight_lr=NUMBER)
         checked(self, num_particles=COUNT, batch_size=COUNT | None, clip_norm=NUMBER)
         checked(self, tail=NUMBER, patience=COUNT, anneal=COUNT, restarts=COUNT)
@@ -100,6 +107,8 @@ class FitConfig:
                 f"FitConfig.batch_size is {self.batch_size}; accepted: a positive integer or None."
             )
         check_mode(self.compile)
+        if self.optimizer not in OPTIMIZERS:
+            raise UnknownNameError("optimizer", self.optimizer, OPTIMIZERS)
         if self.device not in DEVICES:
             raise UnknownNameError("device", self.device, DEVICES)
         if self.device != "cpu" and self.compile == "off":
@@ -107,6 +116,15 @@ class FitConfig:
                 f"FitConfig.compile is 'off' but steps on {self.device} are graphs; accepted with"
                 " it: auto, on."
             )
+
+    @property
+    def optimizer_for(self) -> str:
+        """The optimizer of a guide for which natural gradients apply."""
+        if self.optimizer != "auto":
+            return self.optimizer
+        usual = type(self).__dataclass_fields__
+        changed = any(getattr(self, name) != usual[name].default for name in OF_ADAM)
+        return "adam" if changed else "natural"
 
     def _to_spec(self) -> None:
         """Convert an objective record to its spec, with parameters given as deprecated fields."""

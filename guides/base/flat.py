@@ -32,6 +32,7 @@ from zoo.types import Data, Program
 
 __all__ = [
     "FlatGuide",
+    "NormalGuide",
     "Start",
     "build_autoguide",
     "fill",
@@ -104,6 +105,33 @@ class FlatGuide(nn.Module, ABC):
     def forward(self, noise: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
         """Call `sample`, so that `torch.func.functional_call` can replace the parameters."""
         return self.sample(noise, **options)
+
+
+class NormalGuide(FlatGuide):
+    """A normal around `origin` in whitened coordinates v, u = origin + tril v.
+
+    Attributes:
+        origin: location of the start `[dim]`.
+        tril: its Cholesky factor `[dim, dim]`.
+        shift: location in v.
+    """
+
+    origin: Tensor
+    tril: Tensor
+    shift: nn.Parameter
+
+    @abstractmethod
+    def nearest(self, precision: Tensor) -> Tensor:
+        """Take the covariance with the largest ELBO for a quadratic log density.
+
+        S minimizes tr(P S) - log |S| among the members of the family, whatever the location.
+
+        Args:
+            precision: P `[dim, dim]` in whitened coordinates, positive definite, float64.
+
+        Returns:
+            The covariance S `[dim, dim]` in whitened coordinates, float64.
+        """
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

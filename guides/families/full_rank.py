@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from guides.base.family import Family
 from guides.base.flat import (
     FlatGuide,
+    NormalGuide,
     Start,
     build_autoguide,
     fill,
@@ -56,11 +57,9 @@ def _slope(factor: Tensor, deviation: Tensor, noise: Tensor) -> Tensor:
     return torch.cholesky_solve(deviation.T, factor).T
 
 
-class WhitenedFullRank(FlatGuide):
+class WhitenedFullRank(NormalGuide):
     """u = m0 + L0 (a + T eps): the same family, as L0 T is lower triangular."""
 
-    origin: Tensor
-    tril: Tensor
     guide: nn.Module
 
     def __init__(self, guide: nn.Module, start: Start) -> None:
@@ -102,6 +101,16 @@ class WhitenedFullRank(FlatGuide):
         """Return log q `[n]` at points `[n, dim]`."""
         white = torch.linalg.solve_triangular(self.tril, (u - self.origin).T, upper=False).T
         return self._log_q(white, self.shift, triangular(self.lower, self.log_scale))
+
+    def nearest(self, precision: Tensor) -> Tensor:
+        """Take the covariance P^-1; see `NormalGuide.nearest`."""
+        covariance = torch.linalg.inv(precision)
+        covariance = 0.5 * (covariance + covariance.T)
+        factor = torch.linalg.cholesky(covariance)
+        with torch.no_grad():
+            self.log_scale.copy_(factor.diagonal().log())
+            self.lower.copy_(factor.tril(-1))
+        return covariance
 
     def watched(self) -> Tensor:
         """Return the location's whitened shift and the log scales."""

@@ -15,12 +15,22 @@ from pyro.infer.autoguide import AutoLowRankMultivariateNormal
 from torch import Tensor, nn
 
 from guides.base.family import Family
-from guides.base.flat import FlatGuide, Start, build_autoguide, fill, standard_normal_log_prob
+from guides.base.flat import (
+    FlatGuide,
+    NormalGuide,
+    Start,
+    build_autoguide,
+    fill,
+    standard_normal_log_prob,
+)
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 from zoo.types import Data, ModelEntry, Program
 
-__all__ = ["FAMILY", "WhitenedLowRank", "build", "flat", "principal_factors"]
+__all__ = ["FAMILY", "WhitenedLowRank", "best_factors", "build", "flat", "principal_factors"]
+
+SWEEPS, FEW = 1000, 10  # of `best_factors`, from afar and where it was before
+CLOSE = 1e-4  # relative change of the scales that ends it
 
 
 def build(
@@ -68,14 +78,51 @@ def principal_factors(correlation: Tensor, rank: int, sweeps: int = 50) -> tuple
     return factor, unique
 
 
-class WhitenedLowRank(FlatGuide):
+def best_factors(
+    precision: Tensor, rank: int, unique: Tensor, sweeps: int = SWEEPS
+) -> tuple[Tensor, Tensor]:
+    """Return W `[dim, rank]` and d `[dim]` that minimize tr(P S) - log |S|, S = W W^T + diag(d).
+
+    For given d the best W has the eigenvectors of d^1/2 P d^1/2 with the smallest eigenvalues, as
+    in factor analysis; for given W each d_i is scaled towards (S^-1)_ii = P_ii. The two alternate.
+
+    Args:
+        precision: P `[dim, dim]`, positive definite.
+        rank: columns of W.
+        unique: d to begin with.
+        sweeps: how often at most.
+    """
+    own = precision.diagonal()
+    factor, height = precision.new_zeros(len(own), rank), math.inf
+    before, change, power = unique, torch.zeros_like(own), 1.0
+    for _ in range(sweeps):
+        root = unique.sqrt()
+        values, vectors = torch.linalg.eigh(root[:, None] * precision * root)
+        values, vectors = values[:rank], vectors[:, :rank]
+        weight = (1.0 / values.clamp(min=1e-12) - 1.0).clamp(min=0.0)
+        low = (unique * own).sum() + (weight * values - weight.log1p()).sum() - unique.log().sum()
+        if float(low) > height:  # the scales went too far: half of that way
+            power *= 0.5
+            change = 0.5 * change
+        else:
+            height, before = float(low), unique
+            factor = root[:, None] * vectors * weight.sqrt()
+            inverse = (1.0 - (vectors.square() * (weight / (1.0 + weight))).sum(-1)) / unique
+            change = power * (inverse / own).log()
+            power = min(1.0, 1.2 * power)
+        if float(change.abs().max()) < CLOSE:
+            break
+        unique = before * change.exp()
+    return factor, before
+
+
+class WhitenedLowRank(NormalGuide):
     """u = m0 + L0 a + s0 (W eps_1 + exp(b) eps_2) with noise (eps_1 `[rank]`, eps_2 `[dim]`)."""
 
-    origin: Tensor
-    tril: Tensor
     width: Tensor
     guide: nn.Module
     rank: int
+    _unique: Tensor | None
 
     def __init__(self, guide: nn.Module, start: Start) -> None:
         super().__init__()
@@ -90,6 +137,7 @@ class WhitenedLowRank(FlatGuide):
         if not bool(factor.any()):
             generator = torch.Generator().manual_seed(self.dim)
             factor = 0.1 * torch.randn(factor.shape, dtype=factor.dtype, generator=generator)
+        self.__dict__["_unique"] = None  # scales of the last call of `nearest`
         self.register_buffer("origin", start.loc.clone())
         self.register_buffer("tril", start.tril.clone())
         self.register_buffer("width", width)
@@ -127,6 +175,26 @@ class WhitenedLowRank(FlatGuide):
     def log_prob_flat(self, u: Tensor) -> Tensor:
         """Return log q `[n]` at points `[n, dim]`."""
         return self._log_q(u, *self._pieces())
+
+    def nearest(self, precision: Tensor) -> Tensor:
+        """Take the best factors in the coordinates u / width; see `NormalGuide.nearest`.
+
+        There can be several optima. The first call begins at the diagonal guide, later ones at the
+        last scales.
+        """
+        width = self.width.double()
+        back = torch.linalg.inv(self.tril.double()) * width  # v of u / width
+        own = back.T @ precision @ back
+        if self._unique is None:
+            factor, unique = best_factors(own, self.rank, 1.0 / own.diagonal())
+        else:
+            factor, unique = best_factors(own, self.rank, self._unique, FEW)
+        self.__dict__["_unique"] = unique
+        with torch.no_grad():
+            self.factor.copy_(factor)
+            self.log_scale.copy_(0.5 * unique.log())
+        spread = back @ factor
+        return spread @ spread.T + (back * unique) @ back.T
 
     def watched(self) -> Tensor:
         """Return the whitened location shift and the log marginal scales.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from guides.base.family import Family
 from guides.base.flat import (
     FlatGuide,
+    NormalGuide,
     Start,
     build_autoguide,
     fill,
@@ -47,11 +48,9 @@ def flat(guide: nn.Module, start: Start) -> FlatGuide:
     return WhitenedMeanField(guide, start)
 
 
-class WhitenedMeanField(FlatGuide):
+class WhitenedMeanField(NormalGuide):
     """u = m0 + L0 a + s0 exp(b) eps: whitened steps of the location leave the family unchanged."""
 
-    origin: Tensor
-    tril: Tensor
     width: Tensor
     guide: nn.Module
 
@@ -85,6 +84,14 @@ class WhitenedMeanField(FlatGuide):
         """Return log q `[n]` at points `[n, dim]`."""
         loc, scale = self._moments()
         return standard_normal_log_prob((u - loc) / scale) - scale.log().sum()
+
+    def nearest(self, precision: Tensor) -> Tensor:
+        """Take the scales s_i = P_ii^-1/2 in the coordinates u; see `NormalGuide.nearest`."""
+        back = torch.linalg.inv(self.tril.double())
+        scale = torch.einsum("ji,jk,ki->i", back, precision, back).rsqrt()
+        with torch.no_grad():
+            self.log_scale.copy_((scale / self.width.double()).log())
+        return (back * scale.square()) @ back.T
 
     def watched(self) -> Tensor:
         """Return the whitened location shift and the log scales."""

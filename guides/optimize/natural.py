@@ -1,0 +1,310 @@
+"""Natural-gradient steps for normal guides, with a quadratic control variate.
+
+For q = N(m, S) and a log density f (Bonnet 1964; Price 1958; Opper & Archambeau 2009)
+
+    d ELBO / d m = E_q[grad f],    d ELBO / d S = (E_q[hess f] + S^-1) / 2,
+
+so the best normal has E_q[grad f] = 0 and S^-1 = -E_q[hess f]. The best member of a smaller family
+maximizes the ELBO of the quadratic with this curvature P = -E_q[hess f]. Each step moves
+
+    P <- P + rate (-E_q[hess f] - P),   S <- best member for P,   m <- m + rate P^-1 E_q[grad f]
+
+(Khan & Lin 2017; Salimans & Knowles 2013). With mirrored draws m +- T e, T T' = S,
+
+    E_q[grad f] = E[even part of grad f],
+    E_q[hess f] = -P + E[(odd part of grad f + P T e) e'] T^-1        (Stein's identity),
+
+whose noise vanishes where f is a quadratic with curvature P, so that few draws suffice where the
+posterior is nearly normal. The search takes the largest rates that the noise allows. Then the rate
+is constant, the draws per step double every 24 steps in place of a falling rate, and the answer is
+the average of the last steps (Polyak & Juditsky 1992). It ends when the standard errors of that
+average are small beside the posterior.
+
+All of it happens in the whitened coordinates v of the start, u = m0 + L0 v.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guides.base.flat import NormalGuide
+from guides.optimize.loop import Outcome
+from guides.optimize.progress import StepProgress
+from guides.types import FitConfig, Stop
+from zoo.density.log_density import LogDensity
+
+__all__ = ["LARGEST", "natural"]
+
+LARGEST = 200  # dimensions; a step decomposes matrices of that size
+DRAWS, MOST_DRAWS = 16, 128  # per step: at first, and where noise keeps the search from settling
+BUDGET = 64_000  # draws in all
+WINDOW = 6  # steps by which the search is judged
+PATIENCE = 5 * WINDOW  # steps of a search before more draws are taken
+NOISE = 0.35  # of one step, in sds per root dimension
+FASTEST = 0.7
+NARROWEST, WIDEST = 0.3, 3.0  # factors by which a step may change a precision
+RATE, TAIL = 0.2, 0.6  # of the steps that follow; share of their draws that is averaged
+SETTLED = 0.05  # sds that are left to go, beside two standard errors, when the search ends
+LEAST = 2 * WINDOW  # averaged steps
+DOUBLED = 24  # steps of the average after which a step takes twice as many draws
+ERROR, NATS = 0.02, 0.01  # of the average: standard errors in sds and log sds; expected loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Estimate:
+    """What the draws of one step say, in units of q: v = m + T x.
+
+    Attributes:
+        loss: minus the ELBO in nats.
+        slope: E_q[grad f] `[d]`.
+        precision: P `[d, d]` as it is now.
+        change: by how much -E_q[hess f] differs from it, `[d, d]`.
+        slope_noise, change_noise: standard errors, as norms of the whole vector and matrix.
+    """
+
+    loss: float
+    slope: Tensor
+    precision: Tensor
+    change: Tensor
+    slope_noise: float
+    change_noise: float
+
+
+@dataclass
+class _State:
+    """Location, precision and factor of the guide in whitened coordinates, and what was seen."""
+
+    guide: NormalGuide
+    mean: Tensor
+    precision: Tensor
+    factor: Tensor
+    losses: list[float] = field(default_factory=list)
+    left: list[Tensor] = field(default_factory=list)  # sds and log sds to go, by each step
+    nats: list[float] = field(default_factory=list)
+    draws: list[int] = field(default_factory=list)
+    path: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def forget(self) -> None:
+        """Begin to judge anew."""
+        self.left, self.nats, self.draws, self.path = [], [], [], []
+
+    @property
+    def last(self) -> int:
+        """How many of the last steps are averaged: those with a share `TAIL` of the draws."""
+        total, taken = sum(self.draws), 0
+        for number, draws in enumerate(reversed(self.draws), 1):
+            taken += draws
+            if taken >= TAIL * total:
+                return number
+        return 0
+
+    def weights(self, last: int) -> Tensor:
+        """Return the shares of the last steps in an average, by their draws."""
+        draws = torch.tensor(self.draws[-last:], dtype=torch.float64)
+        return draws / draws.sum()
+
+    def distance(self, last: int) -> tuple[Tensor, Tensor, float]:
+        """Return what the last steps say is left to go.
+
+        Returns:
+            Mean and standard error in sds and log sds, and the nats that this error costs.
+        """
+        rows, weights = torch.stack(self.left[-last:]), self.weights(last)[:, None]
+        mean = (weights * rows).sum(0)
+        error = (weights * (rows - mean)).square().sum(0).sqrt()
+        nats = weights[:, 0].square() @ torch.tensor(self.nats[-last:], dtype=torch.float64)
+        return mean, error * math.sqrt(last / max(1, last - 1)), float(nats)
+
+    def set(self, mean: Tensor, precision: Tensor) -> None:
+        """Move the guide: its location, and the member that is best for a precision."""
+        self.mean, self.precision = mean, precision
+        covariance = self.guide.nearest(precision)
+        self.factor = torch.linalg.cholesky(0.5 * (covariance + covariance.T))
+
+
+def natural(
+    density: LogDensity,
+    guide: NormalGuide,
+    config: FitConfig,
+    generator: torch.Generator,
+    progress: StepProgress | None = None,
+) -> tuple[Outcome, int]:
+    """Maximize the ELBO of a normal guide; its parameters hold the result afterwards.
+
+    Args:
+        density: the log density of the program, compiled or not.
+        guide: the guide in the whitened coordinates of its start.
+        config: `steps` bounds the steps.
+        generator: source of the noise.
+        progress: called as `progress(step, steps, loss)`.
+
+    Returns:
+        The outcome, and the number of gradients.
+    """
+    dim = guide.dim
+    zero = torch.zeros(dim, dtype=torch.float64)
+    state = _State(guide, zero, torch.eye(dim, dtype=torch.float64), torch.empty(0))
+    state.set(zero, state.precision)
+    draws, spent, searching, begun = DRAWS, 0, 0, False
+    while len(state.losses) < config.steps and spent + draws <= BUDGET:
+        noise = torch.randn(draws // 2, dim, dtype=torch.float64, generator=generator)
+        spent += draws
+        found = _estimate(density, state, noise)
+        state.draws.append(draws)
+        if isinstance(found, Stop):
+            return _outcome(state, found), spent
+        if begun:
+            rate = fast = RATE
+        else:
+            rate = min(FASTEST, NOISE / max(found.change_noise, 1e-9))
+            fast = min(1.0, NOISE * math.sqrt(dim) / max(found.slope_noise, 1e-9))
+        _step(state, found, rate, fast)
+        if progress is not None:
+            progress(len(state.losses), config.steps, found.loss)
+        if begun:
+            state.path.append((state.mean, state.precision))
+            if (stop := _done(state)) is not None:
+                return _outcome(state, stop), spent
+            if len(state.path) % DOUBLED == 0 and draws < MOST_DRAWS:
+                draws *= 2
+            continue
+        searching += 1
+        if searching >= WINDOW:
+            left, error, _ = state.distance(WINDOW)
+            if bool((left.abs() <= SETTLED + 2.0 * error).all()):
+                begun = True
+                state.forget()
+            elif searching >= PATIENCE and draws < MOST_DRAWS:
+                draws, searching = 2 * draws, 0
+    return _outcome(state, _out_of_steps(state)), spent
+
+
+def _estimate(density: LogDensity, state: _State, half: Tensor) -> _Estimate | Stop:
+    """Evaluate mirrored draws; return a Stop if a value or a gradient is not finite."""
+    guide, factor = state.guide, state.factor
+    tril = guide.tril.double()
+    white = state.mean + torch.cat([half, -half]) @ factor.T
+    points = (guide.origin.double() + white @ tril.T).to(density.dtype)
+    value, gradient = density.batch_gradient(points)
+    good = torch.isfinite(value) & torch.isfinite(gradient).all(-1)
+    if not bool(good.all()):
+        bad = points[int((~good).long().argmax())]
+        return Stop(
+            status="nan",
+            step=len(state.losses) + 1,
+            sentence=(
+                f"The loss or its gradient at step {len(state.losses) + 1} is not finite, at"
+                f" {density.nonfinite_sites(bad)}; the last finite parameters are kept."
+            ),
+        )
+    slopes = gradient.double() @ (tril @ factor)  # by x
+    plus, minus = slopes.chunk(2)
+    even, odd = 0.5 * (plus + minus), 0.5 * (plus - minus)
+    precision = factor.T @ state.precision @ factor
+    rest = odd + half @ precision
+    cross = rest.T @ half / len(half)
+    scatter = (rest.square().sum(-1) * half.square().sum(-1)).mean() - cross.square().sum()
+    entropy = (
+        0.5 * guide.dim * math.log(2 * math.pi * math.e)
+        + factor.diagonal().log().sum()
+        + tril.diagonal().abs().log().sum()
+    )
+    return _Estimate(
+        loss=-float(value.double().mean() + entropy),
+        slope=even.mean(0),
+        precision=precision,
+        change=-0.5 * (cross + cross.T),
+        slope_noise=math.sqrt(float(even.var(0).sum()) / len(half)),
+        change_noise=math.sqrt(max(float(scatter), 0.0) / len(half) / 2),
+    )
+
+
+def _step(state: _State, found: _Estimate, rate: float, fast: float) -> None:
+    """Move precision and location by these rates, and note how far was left to go."""
+    factor, tril = state.factor, state.guide.tril.double()
+    base = torch.linalg.cholesky(found.precision)
+    relative = torch.linalg.solve_triangular(base, rate * found.change, upper=False)
+    relative = torch.linalg.solve_triangular(base, relative.T, upper=False)
+    values, vectors = torch.linalg.eigh(0.5 * (relative + relative.T))
+    spread = base @ vectors
+    precision = (spread * (1.0 + values).clamp(NARROWEST, WIDEST)) @ spread.T
+    move = torch.linalg.solve(precision, found.slope)
+    size = float(move.norm()) / math.sqrt(len(move))
+    shown = tril @ factor
+    sds = shown.square().sum(-1).sqrt()
+    back = torch.linalg.inv(factor)
+    state.set(
+        state.mean + min(fast, 1.0 / max(size, 1e-300)) * (factor @ move),
+        back.T @ precision @ back,
+    )
+    wider = ((tril @ state.factor).square().sum(-1).sqrt() / sds).log() / rate
+    inner = back @ state.factor
+    apart = (inner @ inner.T - torch.eye(len(move), dtype=inner.dtype)) / rate
+    state.left.append(torch.cat([(shown @ move) / sds, wider]))
+    state.nats.append(0.5 * float(found.slope @ move) + 0.25 * float(apart.square().sum()))
+    state.losses.append(found.loss)
+
+
+def _done(state: _State) -> Stop | None:
+    """Return the stop if the average of the last steps is known well enough."""
+    if (last := state.last) < LEAST:
+        return None
+    left, error, nats = state.distance(last)
+    if float(error.max()) > ERROR or nats > NATS or _moving(left, error):
+        return None
+    return _stopped(state, "Settled", error, nats)
+
+
+def _moving(left: Tensor, error: Tensor) -> bool:
+    return bool((left.abs() > SETTLED + 3.0 * error).any())
+
+
+def _stopped(state: _State, how: str, error: Tensor, nats: float) -> Stop:
+    number = len(state.losses)
+    return Stop(
+        status="ok",
+        step=number,
+        sentence=(
+            f"{how}: the average of the last {state.last} of {number} natural-gradient steps is"
+            f" known within {float(error.max()):.1g} sd, which costs {nats:.1g} nats."
+        ),
+    )
+
+
+def _out_of_steps(state: _State) -> Stop:
+    """Return why a search that used all its steps or draws ended."""
+    number, last = len(state.losses), state.last if state.path else 0
+    if last < 2:
+        sentence = f"The budget of {number} natural-gradient steps ended during the search."
+        return Stop(status="not_converged", step=number, sentence=sentence)
+    left, error, nats = state.distance(last)
+    if not _moving(left, error):
+        return _stopped(state, "The budget ended", error, nats)
+    return Stop(
+        status="not_converged",
+        step=number,
+        sentence=(
+            f"The budget of {number} natural-gradient steps ended while still moving: the last"
+            f" {last} steps say that {float(left.abs().max()):.2g} sd are left to go."
+        ),
+    )
+
+
+def _outcome(state: _State, stop: Stop) -> Outcome:
+    """Write the average of the last steps into the guide."""
+    if state.path:
+        number = max(1, state.last)
+        weights = state.weights(number)[: len(state.path)]
+        last = list(zip(weights.tolist(), state.path[-number:], strict=False))
+        total = sum(w for w, _ in last)
+        mean = sum(((w / total) * m for w, (m, _) in last), torch.zeros_like(state.mean))
+        spread = sum((w / total) * p for w, (_, p) in last)
+        state.set(mean, torch.as_tensor(spread))
+    with torch.no_grad():
+        state.guide.shift.copy_(state.mean)
+    return Outcome(losses=np.asarray(state.losses), stop=stop)
