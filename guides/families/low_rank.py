@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+import scipy.optimize
 import torch
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal
 from torch import Tensor, nn
@@ -29,8 +31,9 @@ from zoo.types import Data, ModelEntry, Program
 
 __all__ = ["FAMILY", "WhitenedLowRank", "best_factors", "build", "flat", "principal_factors"]
 
-SWEEPS, FEW = 1000, 10  # of `best_factors`, from afar and where it was before
-CLOSE = 1e-4  # relative change of the scales that ends it
+# of `best_factors`: alternations from afar, steps after them, steps where it begins nearby
+SWEEPS, MANY, FEW = 20, 500, 10
+LEAST = 1e-3  # variance of its own that a coordinate keeps, as a share of 1 / P_ii
 
 
 def build(
@@ -79,41 +82,67 @@ def principal_factors(correlation: Tensor, rank: int, sweeps: int = 50) -> tuple
 
 
 def best_factors(
-    precision: Tensor, rank: int, unique: Tensor, sweeps: int = SWEEPS
+    precision: Tensor, rank: int, begin: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return W `[dim, rank]` and d `[dim]` that minimize tr(P S) - log |S|, S = W W^T + diag(d).
 
-    For given d the best W has the eigenvectors of d^1/2 P d^1/2 with the smallest eigenvalues, as
-    in factor analysis; for given W each d_i is scaled towards (S^-1)_ii = P_ii. The two alternate.
+    There can be several optima. From afar, first the best W of the best diagonal alternates with
+    scales moved towards (S^-1)_ii = P_ii: for given d it has the eigenvectors of d^1/2 P d^1/2
+    with the smallest eigenvalues, as in factor analysis. Then scipy's L-BFGS-B moves both. Every
+    d_i stays above 0.001 / P_ii.
 
     Args:
         precision: P `[dim, dim]`, positive definite.
         rank: columns of W.
-        unique: d to begin with.
-        sweeps: how often at most.
+        begin: W and d to begin with, where they are nearly right; only a few steps are taken.
     """
-    own = precision.diagonal()
-    factor, height = precision.new_zeros(len(own), rank), math.inf
-    before, change, power = unique, torch.zeros_like(own), 1.0
-    for _ in range(sweeps):
-        root = unique.sqrt()
-        values, vectors = torch.linalg.eigh(root[:, None] * precision * root)
-        values, vectors = values[:rank], vectors[:, :rank]
-        weight = (1.0 / values.clamp(min=1e-12) - 1.0).clamp(min=0.0)
-        low = (unique * own).sum() + (weight * values - weight.log1p()).sum() - unique.log().sum()
-        if float(low) > height:  # the scales went too far: half of that way
-            power *= 0.5
-            change = 0.5 * change
-        else:
-            height, before = float(low), unique
-            factor = root[:, None] * vectors * weight.sqrt()
-            inverse = (1.0 - (vectors.square() * (weight / (1.0 + weight))).sum(-1)) / unique
-            change = power * (inverse / own).log()
-            power = min(1.0, 1.2 * power)
-        if float(change.abs().max()) < CLOSE:
-            break
-        unique = before * change.exp()
-    return factor, before
+    if begin is None:
+        unique = 1.0 / precision.diagonal()
+        factor, unique = _spectral(precision, rank, unique)
+        for _ in range(SWEEPS):
+            inverse = (factor @ factor.T + torch.diag(unique)).inverse()
+            ratio = inverse.diagonal() / precision.diagonal()
+            factor, unique = _spectral(precision, rank, unique * ratio.sqrt())
+        return _polished(precision, factor, unique, MANY)
+    return _polished(precision, *begin, FEW)
+
+
+def _spectral(precision: Tensor, rank: int, unique: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the best W for given d, and d."""
+    root = unique.sqrt()
+    values, vectors = torch.linalg.eigh(root[:, None] * precision * root)
+    weight = (1.0 / values[:rank].clamp(min=1e-12) - 1.0).clamp(min=1e-6)  # zero is a saddle
+    return root[:, None] * vectors[:, :rank] * weight.sqrt(), unique
+
+
+def _polished(
+    precision: Tensor, factor: Tensor, unique: Tensor, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Return W and d after some steps of L-BFGS-B on the cost, in units of the scales given."""
+    width = unique.sqrt().numpy()
+    scaled = precision.numpy() * width[:, None] * width
+    dim, rank = factor.shape
+
+    def cost(x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+        w, d = x[: dim * rank].reshape(dim, rank), np.exp(x[dim * rank :])
+        covariance = w @ w.T + np.diag(d)
+        rest = scaled - np.linalg.inv(covariance)
+        value = 0.5 * (float((scaled * covariance).sum()) - np.linalg.slogdet(covariance)[1])
+        return value, np.concatenate([(rest @ w).ravel(), 0.5 * rest.diagonal() * d])
+
+    first = np.concatenate([(factor.numpy() / width[:, None]).ravel(), np.zeros(dim)])
+    low = np.log(LEAST / scaled.diagonal())
+    bounds = [(None, None)] * (dim * rank) + [(min(0.0, float(x)), None) for x in low]
+    found = scipy.optimize.minimize(
+        cost,
+        first,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"maxiter": iterations, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-7},
+    )
+    w, d = found.x[: dim * rank].reshape(dim, rank), np.exp(found.x[dim * rank :])
+    return torch.as_tensor(width[:, None] * w), torch.as_tensor(width**2 * d)
 
 
 class WhitenedLowRank(NormalGuide):
@@ -122,7 +151,7 @@ class WhitenedLowRank(NormalGuide):
     width: Tensor
     guide: nn.Module
     rank: int
-    _unique: Tensor | None
+    _last: tuple[Tensor, Tensor] | None
 
     def __init__(self, guide: nn.Module, start: Start) -> None:
         super().__init__()
@@ -137,7 +166,7 @@ class WhitenedLowRank(NormalGuide):
         if not bool(factor.any()):
             generator = torch.Generator().manual_seed(self.dim)
             factor = 0.1 * torch.randn(factor.shape, dtype=factor.dtype, generator=generator)
-        self.__dict__["_unique"] = None  # scales of the last call of `nearest`
+        self.__dict__["_last"] = None  # factors of the last call of `nearest`
         self.register_buffer("origin", start.loc.clone())
         self.register_buffer("tril", start.tril.clone())
         self.register_buffer("width", width)
@@ -179,17 +208,13 @@ class WhitenedLowRank(NormalGuide):
     def nearest(self, precision: Tensor) -> Tensor:
         """Take the best factors in the coordinates u / width; see `NormalGuide.nearest`.
 
-        There can be several optima. The first call begins at the diagonal guide, later ones at the
-        last scales.
+        The first call searches from afar, later ones from the last factors.
         """
         width = self.width.double()
         back = torch.linalg.inv(self.tril.double()) * width  # v of u / width
         own = back.T @ precision @ back
-        if self._unique is None:
-            factor, unique = best_factors(own, self.rank, 1.0 / own.diagonal())
-        else:
-            factor, unique = best_factors(own, self.rank, self._unique, FEW)
-        self.__dict__["_unique"] = unique
+        factor, unique = best_factors(own, self.rank, self._last)
+        self.__dict__["_last"] = factor, unique
         with torch.no_grad():
             self.factor.copy_(factor)
             self.log_scale.copy_(0.5 * unique.log())

@@ -16,9 +16,9 @@ maximizes the ELBO of the quadratic with this curvature P = -E_q[hess f]. Each s
 
 whose noise vanishes where f is a quadratic with curvature P, so that few draws suffice where the
 posterior is nearly normal. The search takes the largest rates that the noise allows. Then the rate
-is constant, the draws per step double every 24 steps in place of a falling rate, and the answer is
-the average of the last steps (Polyak & Juditsky 1992). It ends when the standard errors of that
-average are small beside the posterior.
+is constant, and smaller where there is noise; the draws per step double every 24 steps in place of
+a falling rate, and the answer is the average of the last steps (Polyak & Juditsky 1992). It ends
+when the standard errors of that average are small beside the posterior.
 
 All of it happens in the whitened coordinates v of the start, u = m0 + L0 v.
 """
@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guides.base.flat import NormalGuide
+from guides.base.flat import NormalGuide, standard_normal_log_prob
 from guides.optimize.loop import Outcome
 from guides.optimize.progress import StepProgress
 from guides.types import FitConfig, Stop
@@ -47,12 +47,15 @@ WINDOW = 6  # steps by which the search is judged
 PATIENCE = 5 * WINDOW  # steps of a search before more draws are taken
 NOISE = 0.35  # of one step, in sds per root dimension
 FASTEST = 0.7
+QUIET = 0.05  # noise of a precision below which the rate of the search is kept
 NARROWEST, WIDEST = 0.3, 3.0  # factors by which a step may change a precision
 RATE, TAIL = 0.2, 0.6  # of the steps that follow; share of their draws that is averaged
 SETTLED = 0.05  # sds that are left to go, beside two standard errors, when the search ends
+STILL = 0.01  # the same, beside three standard errors, when the fit ends
 LEAST = 2 * WINDOW  # averaged steps
 DOUBLED = 24  # steps of the average after which a step takes twice as many draws
 ERROR, NATS = 0.02, 0.01  # of the average: standard errors in sds and log sds; expected loss
+ENOUGH = 2_000  # draws after which that error suffices; half of it does at any time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +162,7 @@ def natural(
         if isinstance(found, Stop):
             return _outcome(state, found), spent
         if begun:
-            rate = fast = RATE
+            rate = fast = FASTEST if found.change_noise < QUIET else RATE
         else:
             rate = min(FASTEST, NOISE / max(found.change_noise, 1e-9))
             fast = min(1.0, NOISE * math.sqrt(dim) / max(found.slope_noise, 1e-9))
@@ -209,13 +212,11 @@ def _estimate(density: LogDensity, state: _State, half: Tensor) -> _Estimate | S
     rest = odd + half @ precision
     cross = rest.T @ half / len(half)
     scatter = (rest.square().sum(-1) * half.square().sum(-1)).mean() - cross.square().sum()
-    entropy = (
-        0.5 * guide.dim * math.log(2 * math.pi * math.e)
-        + factor.diagonal().log().sum()
-        + tril.diagonal().abs().log().sum()
+    log_q = standard_normal_log_prob(half) - (
+        factor.diagonal().log().sum() + tril.diagonal().abs().log().sum()
     )
     return _Estimate(
-        loss=-float(value.double().mean() + entropy),
+        loss=float(log_q.mean() - value.double().mean()),
         slope=even.mean(0),
         precision=precision,
         change=-0.5 * (cross + cross.T),
@@ -255,13 +256,14 @@ def _done(state: _State) -> Stop | None:
     if (last := state.last) < LEAST:
         return None
     left, error, nats = state.distance(last)
-    if float(error.max()) > ERROR or nats > NATS or _moving(left, error):
+    largest = ERROR if sum(state.draws) >= ENOUGH else 0.5 * ERROR
+    if float(error.max()) > largest or nats > NATS or _moving(left, error):
         return None
     return _stopped(state, "Settled", error, nats)
 
 
 def _moving(left: Tensor, error: Tensor) -> bool:
-    return bool((left.abs() > SETTLED + 3.0 * error).any())
+    return bool((left.abs() > STILL + 3.0 * error).any())
 
 
 def _stopped(state: _State, how: str, error: Tensor, nats: float) -> Stop:
