@@ -114,8 +114,10 @@ class NormalGuide(FlatGuide):
         origin: location of the start `[dim]`.
         tril: its Cholesky factor `[dim, dim]`.
         shift: location in v.
+        diagonal: whether only the diagonal of P over u matters to `nearest`.
     """
 
+    diagonal = False
     origin: Tensor
     tril: Tensor
     shift: nn.Parameter

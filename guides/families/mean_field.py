@@ -51,6 +51,7 @@ def flat(guide: nn.Module, start: Start) -> FlatGuide:
 class WhitenedMeanField(NormalGuide):
     """u = m0 + L0 a + s0 exp(b) eps: whitened steps of the location leave the family unchanged."""
 
+    diagonal = True
     width: Tensor
     guide: nn.Module
 

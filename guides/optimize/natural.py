@@ -20,6 +20,10 @@ is constant, and smaller where there is noise; the draws per step double every 2
 a falling rate, and the answer is the average of the last steps (Polyak & Juditsky 1992). It ends
 when the standard errors of that average are small beside the posterior.
 
+Where the posterior is far wider than independent normals, their draws say little of P along its
+wide directions: P moves at the rate that its noise, relative to P itself, allows. The scales of
+independent normals need only the diagonal, so they follow an estimate of their own.
+
 All of it happens in the whitened coordinates v of the start, u = m0 + L0 v.
 """
 
@@ -65,17 +69,28 @@ class _Estimate:
     Attributes:
         loss: minus the ELBO in nats.
         slope: E_q[grad f] `[d]`.
-        precision: P `[d, d]` as it is now.
-        change: by how much -E_q[hess f] differs from it, `[d, d]`.
-        slope_noise, change_noise: standard errors, as norms of the whole vector and matrix.
+        base: Cholesky factor of P as it is now, `[d, d]`.
+        change: by how much -E_q[hess f] differs from what the guide follows, `[d, d]`.
+        slope_noise: standard error of the slope relative to P, as a norm.
+        noise, relative_noise: that of the change in units of q, and relative to P.
     """
 
     loss: float
     slope: Tensor
-    precision: Tensor
+    base: Tensor
     change: Tensor
     slope_noise: float
-    change_noise: float
+    noise: float
+    relative_noise: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rates:
+    """Shares of the way that a step goes: of the location, of what the guide follows, and of P."""
+
+    mean: float
+    curvature: float
+    precision: float
 
 
 @dataclass
@@ -85,7 +100,8 @@ class _State:
     guide: NormalGuide
     mean: Tensor
     precision: Tensor
-    factor: Tensor
+    curvature: Tensor
+    factor: Tensor = field(default_factory=lambda: torch.empty(0))
     losses: list[float] = field(default_factory=list)
     left: list[Tensor] = field(default_factory=list)  # sds and log sds to go, by each step
     nats: list[float] = field(default_factory=list)
@@ -123,10 +139,10 @@ class _State:
         nats = weights[:, 0].square() @ torch.tensor(self.nats[-last:], dtype=torch.float64)
         return mean, error * math.sqrt(last / max(1, last - 1)), float(nats)
 
-    def set(self, mean: Tensor, precision: Tensor) -> None:
-        """Move the guide: its location, and the member that is best for a precision."""
-        self.mean, self.precision = mean, precision
-        covariance = self.guide.nearest(precision)
+    def set(self, mean: Tensor, precision: Tensor, curvature: Tensor) -> None:
+        """Move the guide: its location, and the member that is best for a curvature."""
+        self.mean, self.precision, self.curvature = mean, precision, curvature
+        covariance = self.guide.nearest(curvature)
         self.factor = torch.linalg.cholesky(0.5 * (covariance + covariance.T))
 
 
@@ -150,9 +166,9 @@ def natural(
         The outcome, and the number of gradients.
     """
     dim = guide.dim
-    zero = torch.zeros(dim, dtype=torch.float64)
-    state = _State(guide, zero, torch.eye(dim, dtype=torch.float64), torch.empty(0))
-    state.set(zero, state.precision)
+    zero, one = torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64)
+    state = _State(guide, zero, one, one)
+    state.set(zero, one, one)
     draws, spent, searching, begun = DRAWS, 0, 0, False
     while len(state.losses) < config.steps and spent + draws <= BUDGET:
         noise = torch.randn(draws // 2, dim, dtype=torch.float64, generator=generator)
@@ -161,16 +177,17 @@ def natural(
         state.draws.append(draws)
         if isinstance(found, Stop):
             return _outcome(state, found), spent
-        if begun:
-            rate = fast = FASTEST if found.change_noise < QUIET else RATE
-        else:
-            rate = min(FASTEST, NOISE / max(found.change_noise, 1e-9))
-            fast = min(1.0, NOISE * math.sqrt(dim) / max(found.slope_noise, 1e-9))
-        _step(state, found, rate, fast)
+        most = FASTEST if not begun or found.noise < QUIET else RATE
+        rates = _Rates(
+            mean=min(most, NOISE * math.sqrt(dim) / max(found.slope_noise, 1e-9)),
+            curvature=min(most, NOISE / max(found.noise, 1e-9)),
+            precision=min(most, NOISE / max(found.relative_noise, 1e-9)),
+        )
+        _step(state, found, rates)
         if progress is not None:
             progress(len(state.losses), config.steps, found.loss)
         if begun:
-            state.path.append((state.mean, state.precision))
+            state.path.append((state.mean, state.curvature))
             if (stop := _done(state)) is not None:
                 return _outcome(state, stop), spent
             if len(state.path) % DOUBLED == 0 and draws < MOST_DRAWS:
@@ -208,47 +225,75 @@ def _estimate(density: LogDensity, state: _State, half: Tensor) -> _Estimate | S
     slopes = gradient.double() @ (tril @ factor)  # by x
     plus, minus = slopes.chunk(2)
     even, odd = 0.5 * (plus + minus), 0.5 * (plus - minus)
-    precision = factor.T @ state.precision @ factor
-    rest = odd + half @ precision
+    base = torch.linalg.cholesky(factor.T @ state.precision @ factor)
+    rest = odd + half @ (factor.T @ state.curvature @ factor)
     cross = rest.T @ half / len(half)
-    scatter = (rest.square().sum(-1) * half.square().sum(-1)).mean() - cross.square().sum()
     log_q = standard_normal_log_prob(half) - (
         factor.diagonal().log().sum() + tril.diagonal().abs().log().sum()
+    )
+    own, other, mean = (
+        torch.linalg.solve_triangular(base, x.T, upper=False).T for x in (rest, half, even)
     )
     return _Estimate(
         loss=float(log_q.mean() - value.double().mean()),
         slope=even.mean(0),
-        precision=precision,
+        base=base,
         change=-0.5 * (cross + cross.T),
-        slope_noise=math.sqrt(float(even.var(0).sum()) / len(half)),
-        change_noise=math.sqrt(max(float(scatter), 0.0) / len(half) / 2),
+        slope_noise=math.sqrt(float(mean.var(0).sum()) / len(half)),
+        noise=_noise(rest, half),
+        relative_noise=_noise(own, other),
     )
 
 
-def _step(state: _State, found: _Estimate, rate: float, fast: float) -> None:
-    """Move precision and location by these rates, and note how far was left to go."""
-    factor, tril = state.factor, state.guide.tril.double()
-    base = torch.linalg.cholesky(found.precision)
-    relative = torch.linalg.solve_triangular(base, rate * found.change, upper=False)
+def _noise(rest: Tensor, half: Tensor) -> float:
+    """Return the standard error of the symmetric part of E[rest half'], as a norm."""
+    cross = rest.T @ half / len(half)
+    scatter = (rest.square().sum(-1) * half.square().sum(-1)).mean() - cross.square().sum()
+    return math.sqrt(max(float(scatter), 0.0) / len(half) / 2)
+
+
+def _step(state: _State, found: _Estimate, rates: _Rates) -> None:
+    """Move what the guide follows, P and the location, and note how far was left to go."""
+    factor, tril, base = state.factor, state.guide.tril.double(), found.base
+    back = torch.linalg.inv(factor)
+    drift = factor.T @ (state.curvature - state.precision) @ factor + found.change
+    relative = torch.linalg.solve_triangular(base, rates.precision * drift, upper=False)
     relative = torch.linalg.solve_triangular(base, relative.T, upper=False)
     values, vectors = torch.linalg.eigh(0.5 * (relative + relative.T))
     spread = base @ vectors
     precision = (spread * (1.0 + values).clamp(NARROWEST, WIDEST)) @ spread.T
     move = torch.linalg.solve(precision, found.slope)
-    size = float(move.norm()) / math.sqrt(len(move))
+    size = float(base.T.matmul(move).norm()) / math.sqrt(len(move))
     shown = tril @ factor
+    widths = torch.linalg.solve_triangular(base, shown.T, upper=False).square().sum(0).sqrt()
     sds = shown.square().sum(-1).sqrt()
-    back = torch.linalg.inv(factor)
+    precision = back.T @ precision @ back
+    if state.guide.diagonal:
+        change = rates.curvature * (back.T @ found.change @ back)
+        curvature = state.curvature + _bounded(state.curvature, change, tril)
+    else:
+        curvature = precision
+    rate = rates.curvature if state.guide.diagonal else rates.precision
     state.set(
-        state.mean + min(fast, 1.0 / max(size, 1e-300)) * (factor @ move),
-        back.T @ precision @ back,
+        state.mean + min(rates.mean, 1.0 / max(size, 1e-300)) * (factor @ move),
+        precision,
+        curvature,
     )
     wider = ((tril @ state.factor).square().sum(-1).sqrt() / sds).log() / rate
     inner = back @ state.factor
     apart = (inner @ inner.T - torch.eye(len(move), dtype=inner.dtype)) / rate
-    state.left.append(torch.cat([(shown @ move) / sds, wider]))
+    state.left.append(torch.cat([(shown @ move) / widths, wider]))
     state.nats.append(0.5 * float(found.slope @ move) + 0.25 * float(apart.square().sum()))
     state.losses.append(found.loss)
+
+
+def _bounded(curvature: Tensor, change: Tensor, tril: Tensor) -> Tensor:
+    """Return a change that leaves every diagonal entry over u within its bounds."""
+    back = torch.linalg.inv(tril)
+    now, more = (torch.einsum("ji,jk,ki->i", back, x, back) for x in (curvature, change))
+    ratio = more / now
+    share = torch.where(ratio < 0, (NARROWEST - 1.0) / ratio, (WIDEST - 1.0) / ratio)
+    return min(1.0, float(share.min())) * change
 
 
 def _done(state: _State) -> Stop | None:
@@ -305,8 +350,8 @@ def _outcome(state: _State, stop: Stop) -> Outcome:
         last = list(zip(weights.tolist(), state.path[-number:], strict=False))
         total = sum(w for w, _ in last)
         mean = sum(((w / total) * m for w, (m, _) in last), torch.zeros_like(state.mean))
-        spread = sum((w / total) * p for w, (_, p) in last)
-        state.set(mean, torch.as_tensor(spread))
+        curvature = sum(((w / total) * c for w, (_, c) in last), torch.zeros_like(state.curvature))
+        state.set(mean, state.precision, curvature)
     with torch.no_grad():
         state.guide.shift.copy_(state.mean)
     return Outcome(losses=np.asarray(state.losses), stop=stop)

@@ -178,8 +178,8 @@ def test_the_error_that_is_stated_is_that_of_the_answer():
 
 def state_of(guide, precision):
     zero = torch.zeros(guide.dim, dtype=F)
-    state = module._State(guide, zero, precision, torch.empty(0))
-    state.set(zero, precision)
+    state = module._State(guide, zero, precision, precision)
+    state.set(zero, precision, precision)
     return state
 
 
@@ -192,9 +192,9 @@ def test_estimates_have_no_noise_where_the_precision_is_right():
     found = module._estimate(Density(normal_density), state, half)
     slope = (tril @ state.factor).T @ COVARIANCE.inverse() @ (MEAN - origin)
     torch.testing.assert_close(found.slope, slope)
-    torch.testing.assert_close(found.precision, torch.eye(3, dtype=F))
+    torch.testing.assert_close(found.base, torch.eye(3, dtype=F))
     assert float(found.change.abs().max()) < 1e-10
-    assert found.change_noise < 1e-6
+    assert found.noise < 1e-6
     assert found.slope_noise < 1e-6
 
 
@@ -210,7 +210,7 @@ def test_estimates_are_those_of_bonnet_and_price():
     bend = 3 * (loc**2 + variance) * variance  # of -f, in units of q
     assert float(found.slope[0]) == pytest.approx(slope, abs=5 * found.slope_noise)
     assert float(found.change[0, 0]) == pytest.approx(bend - 1.0, abs=0.01)
-    assert found.change_noise == pytest.approx(0.5**0.5 * _spread(half, loc, variance), rel=0.02)
+    assert found.noise == pytest.approx(0.5**0.5 * _spread(half, loc, variance), rel=0.02)
     fourth = loc**4 + 6 * loc**2 * variance + 3 * variance**2
     entropy = 0.5 * math.log(2 * math.pi * math.e * variance)
     assert found.loss == pytest.approx(fourth / 4 - entropy, abs=0.01)
