@@ -218,7 +218,7 @@ def losses_end_at_minus_elbo(guide: GuideSubject) -> str:
             f"The objective of the fit is {guide.fit.config.objective},"
             " whose losses are not minus the ELBO."
         )
-    last = torch.as_tensor(losses[-25:].copy())
+    last = torch.as_tensor(losses[-max(2, min(25, len(losses) // 2)) :].copy())
     particles = max(1, guide.fit.config.num_particles)
     se = max(float(last.std()), guide.own.sd / math.sqrt(particles)) / math.sqrt(len(last))
     # the guide averages the last iterates, each slightly off the optimum

@@ -16,7 +16,9 @@ from benchmarks.mcmc.nuts import LEAPFROGS, TUNE
 from benchmarks.run.estimates import ESTIMATES, GRADIENTS
 from guides.fitting import configure
 from guides.optimize.loop import expected_steps
+from guides.optimize.natural import DRAWS, LARGEST
 from guides.registry import family_of
+from guides.types import FitConfig
 from zoo.compiler.policy import (
     EAGER_SECONDS_PER_NUMBER,
     EAGER_SECONDS_PER_OPERATION,
@@ -33,6 +35,7 @@ CHAINS = 4
 STEP, PER_GRADIENT = 0.003, 1.2  # of an eager step: seconds, and gradients of its points
 FASTER, CHAINS_FASTER = 10.0, 15.0  # a compiled step, and a compiled gradient
 COMPILING, COMPILING_PER_OPERATION = 2.0, 0.03  # seconds
+NATURAL = 150  # steps of natural gradients that a fit usually takes, with few draws each
 FINDING = 2.0  # seconds of a start, and of the bound at the end
 COMPARED, ASSESSED = 2.0, 8.0  # seconds of a comparison, and of an assessment without a truth
 POINTS, NUMBERS = 512, 20_000_000  # points of one look at what SMC does, entries of its results
@@ -139,6 +142,9 @@ class _Timed:
             return (200 + self.density.dim) * self.gradient() + 1.0
         here = {k: v for k, v in given.items() if k != "device"}  # which may be of another machine
         config, _ = configure(entry, family, None, here, given=entry.learns and not trains)
+        if record.normal and not trains and self.density.dim <= LARGEST and _natural(config):
+            each = STEP + self.gradient(DRAWS)
+            return config.restarts * (FINDING + min(NATURAL, config.steps) * each)
         # a search that trains weights often uses all of its steps
         steps = config.restarts * (config.steps if trains else expected_steps(config))
         data = training if training is not None and (trains or record.amortized) else None
@@ -149,6 +155,16 @@ class _Timed:
         if not self.compiles(config.compile, steps):
             return FINDING * config.restarts + steps * each
         return FINDING * config.restarts + steps * each / FASTER + self.compiling
+
+
+def _natural(config: FitConfig) -> bool:
+    """Whether the settings leave a normal guide to natural gradients."""
+    return (
+        config.optimizer_for == "natural"
+        and config.objective == "elbo"
+        and config.batch_size is None
+        and config.device == "cpu"
+    )
 
 
 def _clock(function: Callable[[], Any]) -> float:

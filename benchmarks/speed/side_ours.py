@@ -77,6 +77,7 @@ class PausedFit:
             "steps": FOREVER,
             "patience": FOREVER // 4,
             "num_particles": settings.particles,
+            "optimizer": "adam",  # a step of the peers is one of Adam
             "compile": settings.compile,
             **more,
         }

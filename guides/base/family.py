@@ -46,6 +46,7 @@ class Family:
             program.
         solve: `(guide, density, generator) -> (Stop, gradients)`, replaces stochastic
             optimization.
+        normal: whether `flat` returns a `NormalGuide`, which natural gradients can optimize.
         start: finds the start of a flat guide, the common search by default.
         amortized: whether one guide serves all units, including unseen ones.
         encoder: whether `build` needs the card's `amortize` hook.
@@ -66,6 +67,7 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     flat: Callable[[nn.Module, Start], FlatGuide] | None = None
     solve: Callable[[nn.Module, LogDensity, torch.Generator], tuple[Stop, int]] | None = None
+    normal: bool = False
     start: Begin | None = None
     amortized: bool = False
     encoder: bool = False
@@ -78,7 +80,7 @@ class Family:
         checked(self, name=TEXT, q=TEXT, blind_spot=TEXT, build=FUNCTION, options=NAMES)
         checked(self, defaults=MAPPING, flat=FUNCTION | None, solve=FUNCTION | None)
         checked(self, start=FUNCTION | None, amortized=FLAG, encoder=FLAG, richer=NAMES)
-        checked(self, slot=COUNT | None, own=FLAG)
+        checked(self, slot=COUNT | None, own=FLAG, normal=FLAG)
         if not self.name.isidentifier():
             raise UsageError(f"A family is called {self.name!r}; accepted: letters, digits and _.")
         if not self.own and not (self.q.strip() and self.blind_spot.strip()):

@@ -134,6 +134,7 @@ FAMILY = Family(
     blind_spot="no skewness, tails or second mode",
     build=build,
     flat=flat,
+    normal=True,
     richer=("flow",),
     slot=1,
 )

@@ -242,6 +242,7 @@ FAMILY = Family(
     build=build,
     options=("rank",),
     flat=flat,
+    normal=True,
     richer=("full_rank",),
     slot=2,
 )

@@ -110,6 +110,7 @@ FAMILY = Family(
     blind_spot="no dependence between components, so too narrow where they correlate",
     build=build,
     flat=flat,
+    normal=True,
     richer=("full_rank", "low_rank", "block_full_rank"),
     slot=0,
 )
