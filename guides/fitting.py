@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyro
@@ -23,7 +23,7 @@ from guides.objectives.per_unit import LocalObjective
 from guides.objectives.program import ProgramObjective
 from guides.objectives.records import objective_of
 from guides.optimize.loop import Outcome, optimize
-from guides.optimize.natural import LARGEST, natural
+from guides.optimize.natural import LARGEST, expected_calls, natural
 from guides.optimize.progress import PROGRESS, StepProgress, steps_of
 from guides.optimize.step import summary
 from guides.registry import build, family_of
@@ -36,7 +36,7 @@ from guides.session import (
     trainable,
 )
 from guides.types import MOVED, Elbo, Fit, FitConfig, Restart, Stop
-from zoo.compiler.compile import Record
+from zoo.compiler.compile import Mode, Record
 from zoo.compiler.cuda import check_device
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
@@ -358,6 +358,9 @@ def _optimize(
     config = job.config
     family = family_of(job.family, job.entry)
     if family.flat is not None or isinstance(guide, FlatGuide):
+        by_nature = _natural(job, density, guide, weights)
+        if by_nature and not density.by_points:
+            density.compile(cast(Mode, config.compile), expected_calls=expected_calls(density))
         try:
             start = (family.start or find_start)(
                 density, generator, radius=0.1 if number == 0 else 2.0
@@ -371,7 +374,7 @@ def _optimize(
                 0,
             )
         flat: Any = guide if family.flat is None else family.flat(guide, start)
-        if _natural(job, density, flat, weights):
+        if by_nature:
             outcome, spent = natural(density, flat, config, generator, job.progress)
             flat.finish()
             return replace(outcome, record=density.compiled), start.gradients + spent
@@ -400,7 +403,7 @@ def _optimize(
     return outcome, outcome.steps * objective.gradients_per_step
 
 
-def _natural(job: _Job, density: LogDensity, flat: Any, weights: Mapping[str, Any]) -> bool:
+def _natural(job: _Job, density: LogDensity, guide: nn.Module, weights: Mapping[str, Any]) -> bool:
     """Whether the guide is optimized by natural gradients.
 
     Raises:
@@ -409,7 +412,9 @@ def _natural(job: _Job, density: LogDensity, flat: Any, weights: Mapping[str, An
     config = job.config
     size, units = config.batch_size, job.data.size or 0
     reasons = {
-        f"{job.family} is no normal": not isinstance(flat, NormalGuide),
+        f"{job.family} is no normal": not (
+            family_of(job.family, job.entry).normal or isinstance(guide, NormalGuide)
+        ),
         "the program's weights are trained with it": bool(weights),
         f"its steps take minibatches of {size}": size is not None and size < units,
         f"the objective is {config.objective}": config.objective != "elbo",

@@ -16,7 +16,7 @@ from benchmarks.mcmc.nuts import LEAPFROGS, TUNE
 from benchmarks.run.estimates import ESTIMATES, GRADIENTS
 from guides.fitting import configure
 from guides.optimize.loop import expected_steps
-from guides.optimize.natural import DRAWS, LARGEST
+from guides.optimize.natural import DRAWS, LARGEST, STEPS, expected_calls
 from guides.registry import family_of
 from guides.types import FitConfig
 from zoo.compiler.policy import (
@@ -35,7 +35,6 @@ CHAINS = 4
 STEP, PER_GRADIENT = 0.003, 1.2  # of an eager step: seconds, and gradients of its points
 FASTER, CHAINS_FASTER = 10.0, 15.0  # a compiled step, and a compiled gradient
 COMPILING, COMPILING_PER_OPERATION = 2.0, 0.03  # seconds
-NATURAL = 150  # steps of natural gradients that a fit usually takes, with few draws each
 FINDING = 2.0  # seconds of a start, and of the bound at the end
 COMPARED, ASSESSED = 2.0, 8.0  # seconds of a comparison, and of an assessment without a truth
 POINTS, NUMBERS = 512, 20_000_000  # points of one look at what SMC does, entries of its results
@@ -143,8 +142,10 @@ class _Timed:
         here = {k: v for k, v in given.items() if k != "device"}  # which may be of another machine
         config, _ = configure(entry, family, None, here, given=entry.learns and not trains)
         if record.normal and not trains and self.density.dim <= LARGEST and _natural(config):
-            each = STEP + self.gradient(DRAWS)
-            return config.restarts * (FINDING + min(NATURAL, config.steps) * each)
+            steps = min(STEPS, config.steps) * (STEP + self.gradient(DRAWS))
+            if not self.compiles(config.compile, expected_calls(self.density)):
+                return config.restarts * (FINDING + steps)
+            return config.restarts * (FINDING + steps / FASTER) + self.compiling
         # a search that trains weights often uses all of its steps
         steps = config.restarts * (config.steps if trains else expected_steps(config))
         data = training if training is not None and (trains or record.amortized) else None

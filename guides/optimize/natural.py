@@ -40,13 +40,15 @@ from guides.base.flat import NormalGuide, standard_normal_log_prob
 from guides.optimize.loop import Outcome
 from guides.optimize.progress import StepProgress
 from guides.types import FitConfig, Stop
+from zoo.compiler.policy import Work
 from zoo.density.log_density import LogDensity
 
-__all__ = ["LARGEST", "natural"]
+__all__ = ["DRAWS", "LARGEST", "STEPS", "expected_calls", "natural"]
 
 LARGEST = 200  # dimensions; a step decomposes matrices of that size
 DRAWS, MOST_DRAWS = 16, 128  # per step: at first, and where noise keeps the search from settling
 BUDGET = 64_000  # draws in all
+STEPS = 150  # that a fit usually takes, for predictions of its time
 WINDOW = 6  # steps by which the search is judged
 PATIENCE = 5 * WINDOW  # steps of a search before more draws are taken
 NOISE = 0.35  # of one step, in sds per root dimension
@@ -144,6 +146,16 @@ class _State:
         self.mean, self.precision, self.curvature = mean, precision, curvature
         covariance = self.guide.nearest(curvature)
         self.factor = torch.linalg.cholesky(0.5 * (covariance + covariance.T))
+
+
+def expected_calls(density: LogDensity) -> int:
+    """Return the gradients at one point that take as long as a fit, for the decision to compile.
+
+    Those of one step are evaluated together: operations are dispatched once for all its draws.
+    """
+    work = density.work()
+    together = Work(operations=work.operations, numbers=DRAWS * work.numbers)
+    return math.ceil(STEPS * together.seconds / work.seconds)
 
 
 def natural(

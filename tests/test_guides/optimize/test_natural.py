@@ -457,3 +457,17 @@ def test_where_natural_gradients_do_not_apply_the_reason_is_said(rows, family, s
 def test_they_are_taken_with_a_setting_of_adam_if_asked_for(rows):
     fit = guides.fit(rows, "mean_field", optimizer="natural", lr=0.3, compile="off")
     assert is_natural(fit)
+
+
+def test_calls_for_the_decision_to_compile_count_the_draws_of_a_step_together(rows):
+    from zoo.compiler.policy import Work
+
+    class Sized:
+        def __init__(self, operations, numbers):
+            self.operations, self.numbers = operations, numbers
+
+        def work(self):
+            return Work(self.operations, self.numbers)
+
+    assert module.expected_calls(Sized(100, 0)) == module.STEPS
+    assert module.expected_calls(Sized(0, 1000)) == module.STEPS * module.DRAWS
