@@ -56,14 +56,19 @@ class Found:
         first, place: where it began and ended.
         slopes: F and its gradients there.
         hessian: that of F, None above `DENSE` dimensions.
-        error: the largest error of a mean by the draws, in posterior sds; infinite if unknown.
+        errors: of every mean by the draws `[dim]`, in posterior sds; infinite if unknown.
     """
 
     first: Place
     place: Place
     slopes: Slopes
     hessian: Hessian | None
-    error: float
+    errors: Tensor
+
+    @property
+    def error(self) -> float:
+        """The largest error of a mean by the draws, in posterior sds."""
+        return float(self.errors.max())
 
 
 def search(
@@ -92,18 +97,21 @@ def search(
     if not dense:
         draws.grow(BLOCKS)
         place, slopes = _descend(draws, first, None)
-        return Found(first=first, place=place, slopes=slopes, hessian=None, error=math.inf)
+        unknown = torch.full_like(place.loc, math.inf)
+        return Found(first=first, place=place, slopes=slopes, hessian=None, errors=unknown)
     place, slopes, hessian = _settle(draws, first, root, None)
     while True:
-        error = _error(place, slopes, hessian)
+        errors = _errors(place, slopes, hessian)
         blocks = 2 * draws.blocks if draws.unit else max(BLOCKS, 2 * draws.blocks)
         needed = blocks <= BLOCKS and not draws.unit
         spent = density.gradient_evaluations - before + PASSES * blocks * draws.size
-        if hessian.factor is None or not (needed or (error > target and spent <= budget)):
+        if hessian.factor is None or not (
+            needed or (float(errors.max()) > target and spent <= budget)
+        ):
             break
         draws.grow(blocks)
         place, slopes, hessian = _settle(draws, place, hessian.root(), hessian)
-    return Found(first=first, place=place, slopes=slopes, hessian=hessian, error=error)
+    return Found(first=first, place=place, slopes=slopes, hessian=hessian, errors=errors)
 
 
 def _start(
@@ -188,8 +196,8 @@ def _descend(draws: FixedDraws, place: Place, root: Tensor | None) -> tuple[Plac
     return best or (place, draws.slopes(place))
 
 
-def _error(place: Place, slopes: Slopes, hessian: Hessian) -> float:
-    """Return the largest error of a mean by the draws, in posterior sds."""
+def _errors(place: Place, slopes: Slopes, hessian: Hessian) -> Tensor:
+    """Return the error of every mean by the draws `[dim]`, in posterior sds."""
     factor = linear_response(hessian)
     sds = place.scale if factor is None else factor.square().sum(1).sqrt()
-    return float((hessian.errors(slopes.units)[: len(sds)] / sds).max())
+    return hessian.errors(slopes.units)[: len(sds)] / sds

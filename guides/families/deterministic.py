@@ -36,6 +36,7 @@ from zoo.types import Data, ModelEntry, Program
 __all__ = ["FAMILY", "Settings", "build", "solve"]
 
 COVARIANCES = ("linear_response", "mean_field")
+WIDTHS, ERRORS = "mean_field_scale", "draw_error"  # buffers of the guide
 LEAST_DRAWS, MOST_DRAWS = 16, 64  # of a block
 CONVERGED = 1e-6  # nats that a Newton step may still promise, twice
 NEAR = 1e-2  # the same of a fit that is not_converged but usable
@@ -94,6 +95,9 @@ def build(
 ) -> nn.Module:
     """Build the normal that `solve` fills; above `DENSE` dimensions it is the mean field.
 
+    After the fit its buffer `mean_field_scale` `[dim]` holds exp(xi), and `draw_error` `[dim]` the
+    error of m by the choice of the draws, in posterior sds.
+
     Raises:
         UnknownNameError: no such covariance or design.
         UsageError: a number that is not positive; errors of `guides.base.flat.build_autoguide`.
@@ -104,6 +108,8 @@ def build(
     kind = AutoMultivariateNormal if full else AutoDiagonalNormal
     guide = build_autoguide(kind, program, data, density)
     guide.__dict__["settings"] = settings
+    for name in (WIDTHS, ERRORS):
+        guide.register_buffer(name, torch.full((density.dim,), math.nan, dtype=density.dtype))
     return guide
 
 
@@ -131,10 +137,12 @@ def _conclude(
     place, hessian, number = found.place, found.hessian, len(draws.noise)
     if hessian is None:
         fill(guide, loc=place.loc, scale=place.scale)
+        _record(guide, found)
         return _wide(density, found, number)
     left = hessian.decrement(found.slopes.gradient)
     if not left <= NEAR:
         return Stop(status="init_failed", step=0, sentence=_nothing(density, found, number, left))
+    _record(guide, found)
     factor = linear_response(hessian)
     assert factor is not None  # the Hessian is positive definite
     sentence = _optimum(draws, settings, found.error)
@@ -157,6 +165,12 @@ def _conclude(
         )
     good = left <= CONVERGED and found.error <= settings.target
     return Stop(status="ok" if good else "not_converged", step=0, sentence=sentence)
+
+
+def _record(guide: nn.Module, found: Found) -> None:
+    """Write the scales of the mean field and the errors of the means into the guide."""
+    for name, value in ((WIDTHS, found.place.scale), (ERRORS, found.errors)):
+        guide.get_buffer(name).copy_(value)
 
 
 def _optimum(draws: FixedDraws, settings: Settings, error: float) -> str:
