@@ -38,6 +38,7 @@ __all__ = ["DESIGNS", "FixedDraws", "Hessian", "Place", "Slopes", "linear_respon
 STEP = 1e-5  # of differences, about the cube root of the rounding of a double
 EDGE = 1e-10  # uniform numbers stay this far from 0 and 1
 TINY, FLOOR = 1e-30, 1e-8
+UNITS, BLOCKS = 8, 4  # draws or pairs, and whole blocks, that an estimate of the error needs
 Pair = tuple[Tensor, Tensor]
 
 
@@ -211,6 +212,11 @@ class FixedDraws:
     def size(self) -> int:
         """Draws of one block: `number`, rounded up to whole pairs."""
         return self._size
+
+    @property
+    def least(self) -> int:
+        """Blocks from which the error by the draws can be estimated; with fewer it looks small."""
+        return BLOCKS if self.unit is None else math.ceil(UNITS * self.unit / self.size)
 
     def grow(self, blocks: int) -> None:
         """Add blocks of new draws until there are this many."""

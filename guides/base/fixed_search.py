@@ -36,7 +36,6 @@ RADII = (0.1, 1.0)
 CLIMB = 200  # gradients of a climb
 FLOORS = (1e-6, 1e-2, 1.0)  # of the curvature at the start, relative to the largest
 NARROW = -2.0  # log scale where there is no curvature
-BLOCKS = 4  # from which an error can be estimated where a block is one unit
 ROUNDS = 6
 ITERATIONS = 40  # of BFGS in a round
 WIDE_ITERATIONS = 300  # of L-BFGS above `DENSE` dimensions
@@ -95,15 +94,15 @@ def search(
     dense = density.dim <= DENSE
     first, root = _start(density, draws, generator, dense=dense)
     if not dense:
-        draws.grow(BLOCKS)
+        draws.grow(draws.least)
         place, slopes = _descend(draws, first, None)
         unknown = torch.full_like(place.loc, math.inf)
         return Found(first=first, place=place, slopes=slopes, hessian=None, errors=unknown)
     place, slopes, hessian = _settle(draws, first, root, None)
     while True:
         errors = _errors(place, slopes, hessian)
-        blocks = 2 * draws.blocks if draws.unit else max(BLOCKS, 2 * draws.blocks)
-        needed = blocks <= BLOCKS and not draws.unit
+        needed = draws.blocks < draws.least
+        blocks = draws.least if needed else 2 * draws.blocks
         spent = density.gradient_evaluations - before + PASSES * blocks * draws.size
         if hessian.factor is None or not (
             needed or (float(errors.max()) > target and spent <= budget)

@@ -175,7 +175,9 @@ def _record(guide: nn.Module, found: Found) -> None:
 
 def _optimum(draws: FixedDraws, settings: Settings, error: float) -> str:
     """Say how many draws decide the means, and how far."""
-    blocks = f"{len(draws.noise)} fixed draws ({draws.blocks} blocks of {draws.size})"
+    blocks = f"{len(draws.noise)} fixed draws"
+    if draws.blocks > 1:
+        blocks += f" ({draws.blocks} blocks of {draws.size})"
     if error <= settings.target:
         return (
             f"Optimum of the mean field on {blocks}; by the choice of the draws the means have an"
