@@ -49,7 +49,8 @@ WHEN = """## When to use it
   `independent`; `draws` of a block, `target` in posterior sds, and `budget`, the gradients beyond
   which the draws stop growing. The optimum on the first draws is found at any cost.
 * **Many dimensions**: the Hessian of F costs one gradient per draw and dimension. Above 300
-  dimensions it is not formed: the guide is the mean field, its error by the draws is unknown.
+  dimensions it is not formed: the guide is the mean field, its error by the draws is unknown, and
+  a direction that the data leave free is not noticed.
 * A posterior without an optimum of F (an improper tail, a direction that the data leave free)
   ends `init_failed` and names what runs away."""
 
@@ -77,8 +78,8 @@ def bars(fits: Sequence[Row]) -> list[tuple[str, str, bool]]:
         ),
         (
             f"median worst sd of the linear response within {100 * WIDTH_BAR:.0f} %",
-            f"{100 * own['width']:.1f} %",
-            own["width"] <= WIDTH_BAR,
+            f"{100 * math.expm1(own['width']):.1f} %",
+            math.expm1(own["width"]) <= WIDTH_BAR,
         ),
         (
             f"at most {GRADIENT_BAR:,} gradients each",
@@ -103,7 +104,9 @@ def _median(fits: Sequence[Row], method: str) -> dict[str, float]:
     if not found:
         return {}
     return {
-        "mean": median(r.get("mean_error") or math.inf for r in found),
+        "mean": median(
+            math.inf if r.get("mean_error") is None else r["mean_error"] for r in found
+        ),
         "width": median(
             abs(math.log(r["sd_ratio"])) if r.get("sd_ratio") else math.inf for r in found
         ),
@@ -123,7 +126,7 @@ def _summary(fits: Sequence[Row]) -> list[str]:
         "",
         "Medians over all posteriors and seeds; a failed fit counts as infinitely wrong. `mirrored`"
         " and `sobol` are other designs of the draws of `deterministic`; `30 independent` is the"
-        " design of the paper.",
+        " design of the paper. The sd error is the factor by which the worst sd is off.",
         "",
         "| method | fits | failed | worst mean error | worst sd error | gradients | seconds |",
         "|---|---|---|---|---|---|---|",
@@ -133,7 +136,7 @@ def _summary(fits: Sequence[Row]) -> list[str]:
         if m:
             lines.append(
                 f"| {method} | {m['fits']} | {m['failed']} | {m['mean']:.3f} |"
-                f" {100 * math.expm1(m['width']):.1f} % | {m['gradients']:,.0f} |"
+                f" x{math.exp(m['width']):.3f} | {m['gradients']:,.0f} |"
                 f" {m['seconds']:.2f} |"
             )
     return [*lines, ""]
