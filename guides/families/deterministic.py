@@ -41,6 +41,7 @@ LEAST_DRAWS, MOST_DRAWS = 16, 64  # of a block
 CONVERGED = 1e-6  # nats that a Newton step may still promise, twice
 NEAR = 1e-2  # the same of a fit that is not_converged but usable
 FLAT = 0.1  # nats per sd, the largest slope where there is no Hessian
+FRESH = 512  # new draws, without gradients, on which the ELBOs of both covariances are compared
 DOUBT = 0.1  # nats by which the ELBO of the linear response may be below that of the mean field
 RATIO = 10.0  # first scales that count as much as a factor of e in a scale
 
@@ -151,7 +152,8 @@ def _conclude(
     else:
         scale = factor.diagonal()
         fill(guide, loc=place.loc, scale=scale, scale_tril=factor / scale[:, None])
-        lost = draws.value(place) - draws.value(Place(place.loc, scale.log()), factor)
+        fresh = FixedDraws(density, "mirrored", FRESH, draws.generator)
+        lost = fresh.value(place) - fresh.value(Place(place.loc, scale.log()), factor)
         if not lost >= -DOUBT:
             sentence += (
                 f" With the covariance of the linear response the ELBO is {-lost:.2g} nats below"

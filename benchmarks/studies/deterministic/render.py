@@ -20,12 +20,16 @@ HEAD = """# Deterministic fits on posteriordb
 The family `deterministic` minimizes minus the ELBO of a normal mean field on draws z that stay
 fixed,
 
-    F(m, xi) = -1/M sum_j log p(m + exp(xi) z_j, data) - sum_i xi_i      [nats]
+```text
+F(m, xi) = -1/M sum_j log p(m + exp(xi) z_j, data) - sum_i xi_i      [nats]
+```
 
 with BFGS (Giordano, Ingram and Broderick 2024). Its guide is the normal at that optimum with the
 covariance of the linear response (Giordano, Broderick and Jordan 2018),
 
-    C = (H_mm - H_mx H_xx^-1 H_xm)^-1,      H the Hessian of F.
+```text
+C = (H_mm - H_mx H_xx^-1 H_xm)^-1,      H the Hessian of F
+```
 
 Fits are scored by 40,000 of their draws against the reference draws of the collection (10,000 for
 most), which are themselves off by about 0.01 sds per component. *m* is the largest error of the
@@ -40,8 +44,8 @@ WHEN = """## When to use it
   Where the posterior is normal, means, widths and correlations are exact.
 * **Hierarchies, tails of scales, nonlinear dependence**: the location is that of the mean field,
   and the linear response extrapolates the curvature there. If the normal with this covariance has
-  a lower ELBO than the mean field on the same draws, the stop sentence says so; its widths should
-  then not be used.
+  a lower ELBO than the mean field on 512 new draws, the stop sentence says so; its widths are then
+  in doubt.
 * **The fit states its own error by the draws** (`fit.stop.sentence`; per coordinate in the buffer
   `draw_error` of the guide, in posterior sds). It says nothing about the error of the mean field.
 * **Options**: `covariance="mean_field"` draws from the mean field itself, whose widths are also in
