@@ -17,13 +17,17 @@ with warnings.catch_warnings():
     import torch
 
 torch.set_num_threads(1)
-gc.disable()  # while files are collected, none of what is made is garbage
 
 
-def pytest_collection_finish():
-    """Leave what collecting made out of every later look for garbage, in forked workers too."""
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Leave what collecting makes out of every look for garbage, in forked workers too."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _state():
