@@ -1,5 +1,6 @@
 """Global state before and after every test: one thread, validation on, no parameters."""
 
+import gc
 import signal
 import warnings
 
@@ -16,6 +17,17 @@ with warnings.catch_warnings():
     import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Leave what collecting makes out of every look for garbage, in forked workers too."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _state():
@@ -80,11 +92,17 @@ def undrawn(monkeypatch):
 def own_cache(tmp_path, monkeypatch):
     """An empty cache of compiled graphs, beside the precompiled header of the usual one.
 
-    The header takes ten seconds to compile and does not depend on what is compiled after it.
+    The header takes ten seconds to compile and does not depend on what is compiled after it: where
+    this test is the first to need it, it is made in the usual cache, for the others as well.
     """
     from zoo.compiler import cache
+    from zoo.compiler.compile import compile_function
 
-    usual = cache.directory()
+    usual, x = cache.directory(), torch.ones(2, dtype=torch.float64)
+    if not list(usual.glob("header-*/prefix.h.gch")):
+        with monkeypatch.context() as patch:
+            patch.delenv("ZOO_BACKEND", raising=False)
+            compile_function(lambda x: [x.exp()], [x], [[2 * x]], mode="on")
     monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
     own = cache.directory()
     own.mkdir(mode=0o700)

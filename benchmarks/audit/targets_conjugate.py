@@ -81,7 +81,7 @@ add(
     _normal_normal,
     {"y": VALUES},
     batched=("y",),
-    families=("mean_field", "full_rank", "low_rank", "laplace"),
+    families=("mean_field", "full_rank", "low_rank", "laplace", "deterministic"),
 )
 
 

@@ -25,6 +25,7 @@ from guides.base.modes import climb
 from zoo.errors import FitError
 
 
+@functools.cache
 def row(method, factor, seed=0, chains=False):
     """A row whose draws have `factor` times the sd of the reference."""
     generator = np.random.default_rng(seed)
@@ -50,25 +51,26 @@ def test_the_planted_rows_have_the_verdicts_the_advice_is_about():
     ("others", "ending"),
     [
         ([], "; try full_rank."),
-        ([row("full_rank", 1.0, seed=3)], "; use full_rank, which agrees here."),
-        ([row("low_rank", 0.5)], "; try full_rank."),
+        ([("full_rank", 1.0, 3)], "; use full_rank, which agrees here."),
+        ([("low_rank", 0.5)], "; try full_rank."),
         # what full rank cannot reach, low rank, which it holds, cannot either
-        ([row("full_rank", 0.5)], "; use nuts."),
-        ([row("full_rank", 0.5), row("low_rank", 0.5)], "; use nuts."),
+        ([("full_rank", 0.5)], "; use nuts."),
+        ([("full_rank", 0.5), ("low_rank", 0.5)], "; use nuts."),
         (
-            [row("full_rank", 0.5), row("low_rank", 0.5), row("laplace", 1.0, seed=3)],
+            [("full_rank", 0.5), ("low_rank", 0.5), ("laplace", 1.0, 3)],
             "; use laplace, which agrees here.",
         ),
         (
-            [row("full_rank", 0.5), row("low_rank", 0.5), row("nuts", 0.5)],
+            [("full_rank", 0.5), ("low_rank", 0.5), ("nuts", 0.5)],
             "; no method of this run agrees: reparameterize, or run more and longer chains.",
         ),
         # one seed agrees, another does not: the family is not advised
-        ([row("full_rank", 1.0, seed=3), row("full_rank", 0.5)], "; use nuts."),
+        ([("full_rank", 1.0, 3), ("full_rank", 0.5)], "; use nuts."),
     ],
 )
 def test_the_next_step_is_none_that_a_row_rejects(others, ending):
-    assert sentence_of("mean_field", [row("mean_field", 0.5), *others]).endswith(ending)
+    rows = [row(*given) for given in (("mean_field", 0.5), *others)]
+    assert sentence_of("mean_field", rows).endswith(ending)
 
 
 @pytest.mark.usefixtures("brief", "undrawn")
@@ -124,21 +126,22 @@ def no_mode(others):
 @pytest.mark.parametrize(
     ("others", "ending"),
     [
-        ([row("mean_field", 0.5)], "; try full_rank."),
-        ([row("full_rank", 1.0, seed=3)], "; use full_rank, which agrees here."),
-        ([row("full_rank", 0.5), row("nuts", 1.0, seed=3)], "; use nuts."),
-        ([row("full_rank", 0.5), row("mean_field", 1.0, seed=3)], "; use mean_field, which"),
+        ([("mean_field", 0.5)], "; try full_rank."),
+        ([("full_rank", 1.0, 3)], "; use full_rank, which agrees here."),
+        ([("full_rank", 0.5), ("nuts", 1.0, 3)], "; use nuts."),
+        ([("full_rank", 0.5), ("mean_field", 1.0, 3)], "; use mean_field, which"),
         (
-            [row("full_rank", 0.5), row("nuts", 0.5)],
+            [("full_rank", 0.5), ("nuts", 0.5)],
             "; no method of this run agrees: reparameterize, or run more and longer chains.",
         ),
     ],
 )
 def test_a_laplace_fit_without_a_mode_advises_no_rejected_family(others, ending):
-    rows = [*others, no_mode(others)]
+    held = [row(*given) for given in others]
+    rows = [*held, no_mode(held)]
     sentence = sentence_of("laplace", rows)
     assert ending in sentence
-    if any(c.method == "full_rank" and c.verdict == "too_narrow" for c in others):
+    if any(c.method == "full_rank" and c.verdict == "too_narrow" for c in held):
         assert "full_rank" not in sentence
 
 

@@ -13,6 +13,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from support.short_runs import leave_undrawn
 
 import benchmarks
 import guides
@@ -35,8 +36,15 @@ def model(x, y):
         pyro.sample("y", dist.Normal(slope * x, scale), obs=y)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def pictureless():
+    with pytest.MonkeyPatch.context() as patch:
+        leave_undrawn(patch)
+        yield
+
+
 @pytest.fixture(scope="module")
-def card():
+def card(pictureless):
     return benchmarks.compare_program(model, DATA, families=["laplace"], quick=True, jobs=1)
 
 

@@ -1,5 +1,6 @@
 """Assessments row by row, on rows whose posteriors and evidences are known in closed form."""
 
+import functools
 import math
 
 import numpy as np
@@ -17,13 +18,14 @@ from benchmarks.comparison.assess_rows import RowNats, compared_rows, row_poster
 from zoo.density.row_terms import ProgramTerms, row_numbers
 from zoo.errors import UsageError
 
-pytestmark = pytest.mark.usefixtures("eager")
+pytestmark = pytest.mark.usefixtures("eager", "few_rows")
 ROWS, PIXELS, CODES, SIGMA = 80, 5, 3, 0.7
 MIX = torch.as_tensor(np.random.default_rng(1).normal(size=(CODES, PIXELS)))
 X = torch.as_tensor(
     np.random.default_rng(0).normal(size=(ROWS, CODES)) @ MIX.numpy()
     + SIGMA * np.random.default_rng(2).normal(size=(ROWS, PIXELS))
 )
+FEW = 20  # rows that are assessed
 STEPS = {"steps": 400, "patience": 50}
 
 
@@ -66,7 +68,16 @@ def fitted(program, data, family="block_full_rank", **options):
 
 
 @pytest.fixture(scope="module")
-def linear():
+def few_rows():
+    """Assess twenty rows of eighty: each has a posterior of its own, and costs its own time."""
+    with pytest.MonkeyPatch.context() as patch:
+        few = functools.partial(compared_rows, rows=FEW)
+        patch.setattr("benchmarks.comparison.assess.compared_rows", few)
+        yield
+
+
+@pytest.fixture(scope="module")
+def linear(eager, few_rows):
     fit = fitted(codes, {"x": X})
     return fit, assess(fit, progress=False)
 
@@ -76,7 +87,7 @@ def test_rows_have_their_own_posterior_and_evidence(linear):
     truth = found.reference.posterior
     rows = [int(n) for n in truth.data.coords["image"]]
     mean, covariance, evidence = exact(X[rows])
-    assert len(rows) >= 58
+    assert len(rows) >= FEW - 2
     at = found.reference.moments["z"]
     z = (at.mean.numpy() - mean) / at.mean_se.numpy()
     assert np.sqrt((z**2).mean()) < 1.6  # errors are widened for three degrees of freedom
@@ -91,7 +102,7 @@ def test_rows_have_their_own_posterior_and_evidence(linear):
 def test_the_nats_of_a_row_are_those_of_the_closed_form(linear):
     """KL of two normals, from the guide's own mean and covariance of each row."""
     fit, found = linear
-    rows = compared_rows(fit, 0)
+    rows = compared_rows(fit, 0, FEW)
     mean, covariance, _ = exact(X[rows.chosen])
     q = rows.values.numpy()
     lost = []
@@ -122,6 +133,7 @@ def test_what_is_compared_are_64_rows_that_the_seed_draws(linear):
     rows = compared_rows(fit, 0)
     assert len(rows.chosen) == 64
     assert rows.words == "64 of 80 rows"
+    assert set(compared_rows(fit, 0, FEW).chosen.tolist()) < set(rows.chosen.tolist())
     assert rows.chosen.tolist() == compared_rows(fit, 0).chosen.tolist()
     assert rows.chosen.tolist() != compared_rows(fit, 1).chosen.tolist()
     torch.testing.assert_close(rows.data.train["x"], X[rows.chosen])
@@ -136,7 +148,7 @@ def test_rows_have_their_numbers_wherever_they_are_named(linear):
     _, found = linear
     numbers = [int(n) for n in found.reference.posterior.data.coords["row"]]
     assert numbers == sorted(set(numbers))
-    assert max(numbers) > 64  # of eighty, not of the 64 that were drawn
+    assert max(numbers) > 64  # of eighty, not of those that were drawn
     assert {s.label for s in found.comparison.scores} == {
         f"z[{n}, {k}]" for n in numbers for k in range(CODES)
     }
@@ -178,8 +190,12 @@ def test_a_good_guide_is_not_flagged_and_a_halved_one_is(linear):
     assert narrow.kl.value > CODES * (math.log(2.0) - 0.375)  # of halved sds alone
 
 
-def test_a_mode_of_a_row_that_the_guide_misses_is_found():
-    """A normal guide sits on one of two modes; its KL is the log evidence minus its ELBO."""
+def test_a_mode_of_a_row_that_the_guide_misses_is_found(monkeypatch):
+    """A normal guide sits on one of two modes; its KL is the log evidence minus its ELBO.
+
+    Of the 64 rows that are drawn by default SMC holds on nine tenths, of any twenty it may not.
+    """
+    monkeypatch.setattr("benchmarks.comparison.assess.compared_rows", compared_rows)
     x = torch.linspace(4.0, 9.0, 160, dtype=torch.float64)
     fit = fitted(two_sided, {"x": x}, steps=300)
     found = assess(fit, progress=False)
@@ -207,12 +223,12 @@ def learned(x):
 
 
 def test_rows_are_assessed_one_by_one_where_weights_are_learned():
-    """Thirty rows have 90 coordinates, few enough for all at once; their codes never interact."""
-    fit = fitted(learned, {"x": X[:30]}, steps=60)
+    """Twelve rows have 36 coordinates, few enough for all at once; their codes never interact."""
+    fit = fitted(learned, {"x": X[:12]}, steps=60)
     assert fit.entry.learns
     found = assess(fit, progress=False)
-    assert "of 30 rows" in found.sentence
-    assert found.kl.rows >= 27
+    assert "of 12 rows" in found.sentence
+    assert found.kl.rows >= 11
 
 
 def two_kinds(x):

@@ -202,11 +202,11 @@ def check_planted(name, d, expected, seeds=100):
 
 @pytest.mark.parametrize(("name", "d", "expected"), _faults(True))
 def test_planted_faults_get_their_name(name, d, expected):
-    """40 seeds each, 100 in the slow tier.
+    """20 seeds each, 100 in the slow tier.
 
     The classifier runs only if nothing else is found (same verdict).
     """
-    check_planted(name, d, expected, seeds=40)
+    check_planted(name, d, expected, seeds=20)
 
 
 @pytest.mark.slow

@@ -212,7 +212,7 @@ def test_every_failure_is_a_row_and_stops_nothing_else(model, tmp_path, exact_me
     exact_methods["full_rank"] = lambda: os.kill(os.getpid(), signal.SIGKILL)
     exact_methods["low_rank"] = lambda: time.sleep(600)
     plan = plan_of(model, guides=["mean_field", "full_rank", "low_rank", "laplace"])
-    result, _ = go(plan, tmp_path / "run", timeout=6)
+    result, _ = go(plan, tmp_path / "run", timeout=3)
     found = {c["method"]: (c["status"], c["verdict"]) for c in result.cells}
     assert found == {
         "mean_field": ("error", "fit_failed"),
@@ -242,6 +242,7 @@ def die_of_a_fault():
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("fault", "status", "words"),
     [
@@ -681,6 +682,7 @@ def test_nuts_is_never_scored_against_itself(tmp_path):
     assert result.failures == []
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("how", ["raises", "dies", "never returns"])
 def test_what_is_shown_beside_the_comparisons_costs_no_other_entry(
     model, tmp_path, exact_methods, monkeypatch, how
@@ -698,7 +700,7 @@ def test_what_is_shown_beside_the_comparisons_costs_no_other_entry(
         raise ValueError("no simulation of this")
 
     monkeypatch.setattr(evaluate, "predictive_checks", breaks)
-    limit = 6.0 if how == "never returns" else None
+    limit = 3.0 if how == "never returns" else None
     plan = plan_of(model, entries=[model, "coin"])
     result, heard = go(plan, tmp_path / "run", timeout=limit)
     assert len(result.failures) == 1

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 import zoo
 from benchmarks.mcmc.tempered_smc import ISLANDS
 from benchmarks.studies.evidence import measure
@@ -61,6 +63,7 @@ def test_the_stored_file_is_that_of_the_published_rows():
     assert stored == json.loads(STUDY.render(rows).package["zoo/references/evidence.json"])
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_row_is_left_out_by_its_size_and_in_doubt_without_an_estimate(monkeypatch):
     asked = []
 

@@ -14,6 +14,7 @@ from guides.optimize import progress as module
 from guides.optimize.progress import FIRST, WAITED, Steps, Waiting, is_watched, speaker
 from zoo.errors import UsageError, command_line
 
+pytestmark = pytest.mark.usefixtures("eager")
 SHORT = {"steps": 60, "patience": 20, "compile": "off"}
 
 

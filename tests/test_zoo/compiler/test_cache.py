@@ -1,6 +1,5 @@
 """Native code is loaded only from files that nobody else can write."""
 
-import json
 import os
 import stat
 import subprocess
@@ -67,20 +66,31 @@ def test_a_link_is_not_followed(tmp_path, folder, monkeypatch):
     cache._temporary.cache_clear()
 
 
-@pytest.mark.parametrize("chosen", [None, "default", "own"])
-def test_the_files_of_inductor_are_private(tmp_path, chosen):
-    """Its default folder in the temporary one can be made by any user."""
-    environment = {**os.environ, "ZOO_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
-    code = "import json, os; import zoo.compiler.cache; print(json.dumps(dict(os.environ)))"
-    if chosen == "default":  # torch sets it as soon as something is traced
-        code = (
-            "from torch._inductor.runtime.cache_dir_utils import cache_dir; cache_dir(); " + code
-        )
-    if chosen == "own":
-        environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "mine")
+def test_the_files_of_inductor_are_private(tmp_path):
+    """Its default folder in the temporary one can be made by any user.
+
+    For each choice in a process of its own; torch, which takes seconds to import, is there before.
+    """
+    code = (
+        "import os, torch._inductor\n"
+        "for chosen in ('none', 'default', 'own'):\n"
+        "    if os.fork():\n"
+        "        assert os.wait()[1] == 0\n"
+        "        continue\n"
+        "    if chosen == 'default':  # torch sets it as soon as something is traced\n"
+        "        from torch._inductor.runtime.cache_dir_utils import cache_dir; cache_dir()\n"
+        "        assert 'TORCHINDUCTOR_CACHE_DIR' in os.environ\n"
+        "    if chosen == 'own':\n"
+        "        os.environ['TORCHINDUCTOR_CACHE_DIR'] = os.environ['MINE']\n"
+        "    import zoo.compiler.cache\n"
+        "    print(os.environ['TORCHINDUCTOR_CACHE_DIR'], flush=True)\n"
+        "    os._exit(0)\n"
+    )
+    own = {"ZOO_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT), "MINE": str(tmp_path / "mine")}
+    environment = {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_CACHE_DIR"} | own
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    found = json.loads(done.stdout)["TORCHINDUCTOR_CACHE_DIR"]
-    assert found == str(tmp_path / ("mine" if chosen == "own" else "inductor"))
+    assert done.stdout.splitlines() == [
+        str(tmp_path / folder) for folder in ("inductor", "inductor", "mine")
+    ]

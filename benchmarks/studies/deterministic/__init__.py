@@ -1,0 +1,1 @@
+"""Deterministic fits over every posterior of posteriordb, beside other families."""
