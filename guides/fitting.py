@@ -34,7 +34,7 @@ from guides.session import (
     session,
     trainable,
 )
-from guides.types import MOVED, Elbo, Fit, FitConfig, Restart, Stop
+from guides.types import CONFIG, FAMILY, FIT, MOVED, Elbo, Fit, FitConfig, Restart, Stop
 from zoo.compiler.compile import Record
 from zoo.compiler.cuda import check_device
 from zoo.density.faults import program_faults
@@ -43,7 +43,7 @@ from zoo.density.unit_terms import is_local
 from zoo.errors import FitError, UnknownNameError, UsageError
 from zoo.fields import SEED, accepted
 from zoo.seeds import derive_seed, seeded
-from zoo.types import ENTRY, Cost, Data, ModelEntry, Program
+from zoo.types import DATA, ENTRY, Cost, Data, ModelEntry, Program
 
 __all__ = ["configure", "fit", "program_objective"]
 
@@ -184,7 +184,9 @@ def fit(
             lacks.
         UsageError: no entry, or a seed that is no integer of at least 0.
     """
-    accepted("guides.fit", entry=(entry, ENTRY), seed=(seed, SEED), progress=(progress, PROGRESS))
+    accepted("guides.fit", entry=(entry, ENTRY), family=(family, FAMILY), data=(data, DATA | None))
+    accepted("guides.fit", config=(config, CONFIG | None), given=(given, FIT | None))
+    accepted("guides.fit", seed=(seed, SEED), progress=(progress, PROGRESS))
     config, options = configure(entry, family, config, config_overrides, given=given is not None)
     told = steps_of(f"{entry.key} {family}", config.restarts, progress)
     if told is not None:

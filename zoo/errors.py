@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
@@ -20,10 +20,12 @@ __all__ = [
     "LostWorkerError",
     "ProgramError",
     "ReferenceError",
+    "UnknownKeyError",
     "UnknownNameError",
     "UsageError",
     "ZooError",
     "command_line",
+    "described",
     "did_you_mean",
     "in_command",
     "listed",
@@ -60,14 +62,21 @@ class UsageError(ZooError):
 class UnknownNameError(UsageError):
     """A name that is not among the accepted ones; the message lists the nearest guess."""
 
-    def __init__(self, kind: str, got: str, accepted: Iterable[str], *, hint: str = "") -> None:
+    def __init__(self, kind: str, got: Any, accepted: Iterable[str], *, hint: str = "") -> None:
         names = sorted(accepted)
         shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
-        guess = did_you_mean(got, names)
+        guess = did_you_mean(got, names) if isinstance(got, str) else ""
+        written = repr(got) if isinstance(got, str) else described(got)
         super().__init__(
-            f"Unknown {kind} {got!r}{guess}; accepted:"
+            f"Unknown {kind} {written}{guess}; accepted:"
             f" {shown or 'none'}.{' ' + hint if hint else ''}"
         )
+
+
+class UnknownKeyError(UnknownNameError, KeyError):
+    """A name that a mapping lacks; also a `KeyError`, as that of a dict."""
+
+    __str__ = Exception.__str__  # that of a KeyError shows its message in quotes
 
 
 class DataError(UsageError):
@@ -121,6 +130,23 @@ def in_command() -> bool:
 def spelled(python: str, command: str) -> str:
     """Return how the caller writes an argument: in Python, or as an option of the command."""
     return command if in_command() else python
+
+
+def described(value: Any) -> str:
+    """Return a value in a few words: short text as it is, a tensor or table by type and shape.
+
+    Its numbers are never shown, nor are those of tensors inside a tuple, a list or a dict.
+    """
+    kind, shape = type(value).__name__, getattr(value, "shape", ())
+    if isinstance(shape, tuple) and shape:
+        return f"a {kind} of shape {tuple(shape)}"
+    parts = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping | tuple | list):
+        shown = [described(part) for part in parts]
+        if any(" of shape (" in text for text in shown):
+            return f"a {kind} with {listed(shown, 2, quoted=False)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def did_you_mean(got: str, accepted: Iterable[str]) -> str:

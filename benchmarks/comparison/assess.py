@@ -58,7 +58,7 @@ from guides.session import session
 from guides.types import FIT, Fit
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
-from zoo.errors import UsageError, one_line
+from zoo.errors import UsageError, described, one_line
 from zoo.fields import SEED, accepted
 from zoo.seeds import derive_seed
 from zoo.types import Cost, Posterior, Reference
@@ -121,8 +121,8 @@ def assess(
         smc.posterior is None or smc.posterior.method not in (METHOD, CHAINS)
     ):
         raise UsageError(
-            f"assess got smc={smc!r}; accepted: True, False, or a reference made by tempered SMC"
-            " or by short chains."
+            f"assess got smc={described(smc)}; accepted: True, False, or a reference made by"
+            " tempered SMC or by short chains."
         )
     with session(fit.entry.dtype):
         # one of its own: compiling that of the fit would change later draws in the last digits

@@ -10,7 +10,7 @@ from torch import nn
 
 import guides
 import zoo
-from zoo.errors import UnknownNameError
+from zoo.errors import UnknownNameError, UsageError
 from zoo.types import Data
 
 SHORT = {"steps": 40, "patience": 10, "anneal": 10, "num_particles": 4, "compile": "off"}
@@ -47,6 +47,25 @@ def test_a_fit_to_other_data_holds_the_given_weights(tiny):
     # conjugate, given the offset: precision 1 + 4
     exact = 0.8 * (y[:2] - trained)
     assert (posterior.draws["z"].mean(0) - exact).abs().max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"data": {"x": torch.ones(3, 2)}}, "data=a dict with a Tensor of shape (3, 2); accepted:"
+         " data of the entry, as entry.load_data() or entry.judged(data), or None."),
+        ({"config": {"steps": 3}}, "config={'steps': 3} (dict); accepted: guides.FitConfig(...),"
+         " or None."),
+        ({"given": "mean_field"}, "given='mean_field' (str); accepted: a fit, from guides.fit, or"
+         " None."),
+        ({"family": torch.ones(3)}, "family=a Tensor of shape (3,); accepted: the name of a guide"
+         " family, such as 'mean_field'."),
+    ],
+)  # fmt: skip
+def test_an_argument_of_another_type_is_described(given, said):
+    with pytest.raises(UsageError) as caught:
+        guides.fit(zoo.load("coin"), **{"family": "mean_field", **given})
+    assert str(caught.value) == f"guides.fit got {said}"
 
 
 def test_an_unknown_setting_of_an_entry_is_named():

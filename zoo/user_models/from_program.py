@@ -20,13 +20,14 @@ from zoo.density.propriety import may_not_exist
 from zoo.density.sites import samples
 from zoo.density.symmetries import Symmetry, symmetries
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError, listed
-from zoo.types import Data, ModelEntry, Program, Quantity
+from zoo.fields import FLAG, MAPPING, NAMES, POSITIVE, TEXT, accepted
+from zoo.types import DTYPE, QUANTITIES, Data, ModelEntry, Program, Quantity
 from zoo.user_models.coefficients import coordinates_of
 from zoo.user_models.discover import discover, refuse_own_subsamples
 from zoo.user_models.from_trace import all_discrete, facts, of_finite_sum, quantities_of
 from zoo.user_models.lift_params import LiftedProgram
 from zoo.user_models.nested import Nested, flatten
-from zoo.user_models.of_rows import Amortize, Asked, fields_of
+from zoo.user_models.of_rows import AMORTIZE, Amortize, Asked, fields_of
 from zoo.user_models.own_guides import OwnGuide, own_guides, trained_values, unread_values
 from zoo.user_models.signature import Signature
 from zoo.user_models.tables import columns_of, is_frame, numbers_of
@@ -114,6 +115,22 @@ def from_program(
             f"The model is a {type(model).__name__}; accepted: a function of the data or a"
             " PyroModule."
         )
+    accepted(
+        "from_program",
+        dims=(dims, MAPPING | None),
+        coords=(coords, MAPPING | None),
+        name=(name, TEXT),
+        observed=(observed, NAMES | None),
+        trained=(trained, FLAG),
+        title=(title, TEXT | None),
+        quantities=(quantities, QUANTITIES | None),
+        amortize=(amortize, AMORTIZE | None),
+        batched=(batched, NAMES),
+        minibatch=(minibatch, POSITIVE | None),
+        training=(training, MAPPING | None),
+        families=(families, NAMES | None),
+        dtype=(dtype, DTYPE),
+    )
     signature = Signature.of(model)
     frames: dict[str, tuple[str, ...]] = {}
     tensors, nested = _by_name(data, signature, dtype, frames)

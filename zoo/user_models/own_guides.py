@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zoo.density.faults import unless_it_raises
 from zoo.density.sites import default_dtype, samples, trace_program
-from zoo.errors import UsageError, listed
+from zoo.errors import UsageError, described, listed
 from zoo.storage import digest_of
 from zoo.types import ModelEntry, Program
 from zoo.user_models.discover import discover, refuse_own_subsamples
@@ -84,9 +84,9 @@ def own_guides(
     if trained:
         if not callable(guide) or isinstance(guide, type | functools.partial):
             raise UsageError(
-                f"trained=True needs a guide that has been trained, and guide is {guide!r};"
-                " accepted: a function with the model's arguments, or a module such as an"
-                " AutoGuide."
+                "trained=True needs a guide that has been trained, and guide is"
+                f" {described(guide)}; accepted: a function with the model's arguments, or a"
+                " module such as an AutoGuide."
             )
     else:
         _refuse_bound(guide, maker)
