@@ -16,7 +16,7 @@ from torch import nn
 from guides.base.flat import FlatGuide
 from guides.base.initialize import find_start
 from guides.base.local import LocalGuide
-from guides.base.own_guides import AS_GIVEN, check_scales, check_sites, is_given
+from guides.base.own_guides import as_given, check_scales, check_sites, is_given
 from guides.draws import estimate_elbo, point_sites, weighted_draws
 from guides.objectives.flat import FlatObjective, Minibatches
 from guides.objectives.per_unit import LocalObjective
@@ -209,7 +209,7 @@ def fit(
         ]
     best = max(attempts, key=lambda a: a.rank)
     if told is not None:
-        told.end(best.outcome.stop.status)
+        told.end(best.outcome.stop.status + ", no step was taken" * (not best.outcome.steps))
     steps, gradients = sum(a.outcome.steps for a in attempts), sum(a.gradients for a in attempts)
     compiling = sum(a.record["compile_seconds"] for a in attempts)
     return Fit(
@@ -276,7 +276,9 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     elif family.own and is_given(guide, job.config.steps):
         guide.eval()  # before it runs: it is scored as it was given
         check_sites(guide, density, job.family)
-        outcome, spent = Outcome(losses=np.zeros(0), stop=AS_GIVEN), 0
+        trained = bool(getattr(job.entry.own_guides[job.family], "digest", ""))
+        stop, spent = as_given(program, guide, trained=trained), 0
+        outcome = Outcome(losses=np.zeros(0), stop=stop)
     else:
         outcome, spent = _optimize(job, density, program, guide, weights, generator, number)
     for part in (guide, program):  # dropout and batch statistics belong to the training

@@ -28,7 +28,14 @@ from zoo.user_models.from_trace import all_discrete, facts, of_finite_sum, quant
 from zoo.user_models.lift_params import LiftedProgram
 from zoo.user_models.nested import Nested, flatten
 from zoo.user_models.of_rows import AMORTIZE, Amortize, Asked, fields_of
-from zoo.user_models.own_guides import OwnGuide, own_guides, trained_values, unread_values
+from zoo.user_models.own_guides import (
+    OwnGuide,
+    own_guides,
+    refuse_other_sites,
+    trained_values,
+    unread_values,
+    unregistered,
+)
 from zoo.user_models.signature import Signature
 from zoo.user_models.tables import columns_of, is_frame, numbers_of
 from zoo.user_models.units import Judged, Units, find_units, held_out, refuse_tied_rows
@@ -193,13 +200,15 @@ def from_program(
         refuse_tied_rows(density)
     for made in own.values():
         if isinstance(made, OwnGuide):
+            refuse_other_sites(made, card, trace, density)
             summed_out(made(None, found.seen, None), density)
     left = [name for name in signature.names if name not in tensors and name != "index"]
     nothing = _without_likelihood(trace, density, observed, left)
     none: tuple[Symmetry, ...] = ()
     free = unless_it_raises(lambda: symmetries(density), none) if quantities is None else none
     absent = unless_it_raises(lambda: may_not_exist(density), "")
-    asking = [lifted, *(g.lifted for g in own.values() if isinstance(g, OwnGuide))]
+    of_guides = [g.lifted for g in own.values() if isinstance(g, OwnGuide)]
+    asking = () if trained else (("program", lifted), *(("guide", g) for g in of_guides))
     return ModelEntry(
         quantities=(
             dict(quantities)
@@ -213,7 +222,8 @@ def from_program(
             *(symmetry.sentence for symmetry in free),
             *nothing,
             *((f"T{absent[1:]}; give flat sites a prior.",) if absent else ()),
-            *(() if trained else unread_values(*asking)),
+            *unread_values(*(asked for _, asked in asking)),
+            *(said for owner, asked in asking for said in unregistered(owner, asked)),
         ),
         **{"reference": "nuts", **shared, **found.entry},
     )

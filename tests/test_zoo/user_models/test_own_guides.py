@@ -1,0 +1,148 @@
+"""Guides of a user: their arguments, their sites, and what is said before anything is fitted."""
+
+import functools
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer.autoguide import AutoNormal
+
+import zoo
+from zoo.errors import ProgramError, UsageError
+
+X = torch.linspace(-1.0, 1.0, 12).reshape(6, 2)
+
+
+def program(x, k=1):
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(k * z, 1.0).to_event(1), obs=x)
+
+
+def drawn(x, site="z", width=2):
+    loc = pyro.param("loc", torch.zeros(width))
+    with pyro.plate("row", len(x)):
+        pyro.sample(site, dist.Normal(loc, 1.0).to_event(1))
+
+
+def load(guide, data=None, **given):
+    return zoo.from_program(program, data or {"x": X}, guide=guide, **given)
+
+
+# -- arguments -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("guide", "data", "said"),
+    [
+        (
+            lambda x, y: drawn(x),
+            {"x": X},
+            "The guide needs 'y' but data has 'x'; add what is missing to data, or give the"
+            " argument a default.",
+        ),
+        (
+            lambda x, kk: drawn(x),
+            {"x": X, "k": 1},
+            "The guide needs 'kk' (did you mean 'k'?) but data has 'x', 'k'; add what is missing"
+            " to data, or give the argument a default.",
+        ),
+        (
+            lambda x: drawn(x),
+            {"x": X, "k": 1},
+            "The guide does not take 'k' of data (it takes 'x'); the program and the guide are"
+            " called with the same arguments, so write def guide(x, k).",
+        ),
+        (
+            lambda: drawn(X),
+            {"x": X},
+            "The guide does not take 'x' of data (it takes nothing); the program and the guide are"
+            " called with the same arguments, so write def guide(x).",
+        ),
+        (
+            lambda xx: drawn(xx),
+            {"x": X},
+            "The guide takes 'xx' (did you mean 'x'?), which the data do not have (they have 'x'),"
+            " so it was called with the program and failed (TypeError); accepted: a function with"
+            " the model's arguments, or one that makes a guide of the program.",
+        ),
+        (
+            lambda program: None,
+            {"x": X},
+            "The guide takes 'program', which the data do not have (they have 'x'), so it was"
+            " called with the program and returned None; accepted: a function with the model's"
+            " arguments, or one that makes a guide of the program.",
+        ),
+    ],
+)
+def test_a_guide_that_cannot_be_called_as_the_program_is_refused(guide, data, said):
+    with pytest.raises(UsageError) as caught:
+        load(guide, data)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        lambda x: drawn(x),
+        lambda x, y=None: drawn(x),
+        lambda x, index=None: drawn(x),
+        lambda **given: drawn(**given),
+        AutoNormal,
+        functools.partial(AutoNormal, init_scale=0.2),
+        lambda program: AutoNormal(program),
+    ],
+)
+def test_a_guide_with_the_arguments_of_the_program_is_accepted(guide):
+    assert list(load(guide).own_guides) == ["own"]
+
+
+def test_a_trained_guide_needs_its_arguments_too():
+    with pytest.raises(UsageError, match="The guide needs 'y' but data has 'x'"):
+        load(lambda y: drawn(y), trained=True)
+
+
+def test_making_a_guide_to_try_it_leaves_no_trace():
+    before = torch.get_rng_state()
+
+    def made(program):
+        torch.randn(3)
+        return AutoNormal(program)
+
+    load(made)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(pyro.get_param_store()) == 0
+
+
+# -- sites ---------------------------------------------------------------------------------------
+
+
+LINE = drawn.__code__.co_firstlineno + 3
+WHERE = f"test_own_guides.py:{LINE}: pyro.sample(site, dist.Normal(loc, 1.0).to_event(1))"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"site": "zz"}, f"draws 'zz' where the program has the latent site 'z', in `{WHERE}`;"
+         " give both the same name."),
+        ({"width": 3}, f"draws 'z' with the event shape (3,), in `{WHERE}`, the program with (2,);"
+         " give both the same shape."),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("options", [{}, {"minibatch": 3}, {"judged": 2}])
+def test_other_sites_are_refused_before_a_fit(given, said, options):
+    with pytest.raises(ProgramError) as caught:
+        load(lambda x: drawn(x, **given), **options)
+    assert str(caught.value) == f"The guide 'own' {said}"
+
+
+def test_a_guide_that_fails_is_called_a_guide():
+    def guide(x):
+        loc = pyro.param("loc", torch.zeros(2))
+        with pyro.plate("row", len(x)):
+            pyro.sample("z", dist.Normal(loc, 1.0))
+
+    with pytest.raises(ProgramError, match=r"The guide cannot be run on its data .* at site 'z'"):
+        load(guide)
