@@ -179,6 +179,11 @@ def from_program(
 
     program = LiftedProgram(model, lifted, dtype, rows=card.size)
     own = own_guides(guide, tensors, dtype, nested, program, units, trained=trained)
+    if "own" in (families or ()) and not own:
+        raise UsageError(
+            "families has 'own', a guide of your own, but there is none; pass guide=: a function"
+            " with the model's arguments, or an AutoGuide class."
+        )
     found = fields_of(asked, card, units, build, dtype, own=bool(own), learns=learns)
     shared: dict[str, Any] = {
         "name": name,

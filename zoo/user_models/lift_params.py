@@ -322,6 +322,22 @@ class LiftedProgram(nn.Module):
             found |= children or {type(self.inner).__name__: self.inner}
         return found
 
+    def name_of(self, key: str) -> str:
+        """Return how the author calls a value of `state_dict`, also one of another version."""
+        home, _, rest = key.partition(".")
+        if home == "lifted":
+            names = {short: name for name, short in self._keys.items()}
+            return f"pyro.param({names.get(rest, rest.partition('_')[2])!r})"
+        if home == "inner":
+            return repr(rest)
+        number, _, rest = rest.partition(".")
+        net = (
+            next((n for n, net in self.networks().items() if net is self.nets[number]), "")
+            if number in self.nets
+            else ""
+        )
+        return f"{rest!r} of {f'the network {net!r}' if net else 'a further network'}"
+
     def parameter_values(self) -> dict[str, Tensor]:
         """Return the current constrained values of the `pyro.param` statements."""
         values = {}

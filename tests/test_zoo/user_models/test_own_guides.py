@@ -115,6 +115,16 @@ def test_making_a_guide_to_try_it_leaves_no_trace():
     assert len(pyro.get_param_store()) == 0
 
 
+def test_a_family_of_an_own_guide_needs_one():
+    with pytest.raises(UsageError) as caught:
+        load(None, families=("mean_field", "own"))
+    assert str(caught.value) == (
+        "families has 'own', a guide of your own, but there is none; pass guide=: a function with"
+        " the model's arguments, or an AutoGuide class."
+    )
+    assert load(lambda x: drawn(x), families=["own"]).families == ("own",)
+
+
 # -- sites ---------------------------------------------------------------------------------------
 
 
