@@ -11,7 +11,7 @@ import guides
 import zoo
 from benchmarks.workers import Task, run_tasks
 from guides.optimize import progress as module
-from guides.optimize.progress import FIRST, WAITED, Steps, Waiting, is_watched, speaker
+from guides.optimize.progress import FIRST, WAITED, Parts, Steps, Waiting, is_watched, speaker
 from zoo.errors import UsageError, command_line
 
 SHORT = {"steps": 60, "patience": 20, "compile": "off"}
@@ -156,3 +156,14 @@ def test_anything_else_is_refused(entry):
         ):
             call()
     assert speaker(print) is print
+
+
+def test_parts_of_a_call_are_told_after_five_seconds_and_twice_that(monkeypatch):
+    now, heard = [100.0], []
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    parts = Parts("report", heard.append)
+    parts.begin("3 rows")
+    for now[0], part in [(104.9, "a"), (105.0, "b"), (109.9, "c"), (110.0, "d"), (112.0, "e")]:
+        parts(part)
+    parts.end()
+    assert heard == ["report: 3 rows", "report: b, 5 s", "report: d, 10 s", "report: done, 12.0 s"]
