@@ -308,8 +308,8 @@ def _smc(work: Work, found: RowFindings, density: UnitDensity) -> RowFindings:
     truth = _truth(work, rows, draws[:, kept], METHOD, "", moments)
     kl = _nats(work, rows, smc)
     work.doubt = ""
-    value, error = smc.evidence
-    over_rows = value.std() / len(value) ** 0.5 if len(value) > 1 else error[0]
+    value, each_se = smc.evidence
+    over_rows = value.std() / len(value) ** 0.5 if len(value) > 1 else each_se[0]
     each = value_with_error(float(value.mean()), float(over_rows))
     work.say("smc", True, f"Log evidence {each} nats per row, by SMC on {rows.words}.")
     return dataclasses.replace(found, rows=rows, truth=truth, kl=kl)

@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import nn
 
 from guides.types import Stop
-from zoo.density.guide_sites import Shape, fault_of_sites
+from zoo.density.guide_sites import Wanted, fault_of_sites
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import samples
 from zoo.errors import FitError, listed, one_line
@@ -90,8 +90,10 @@ def check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
     Raises:
         FitError: a missing or a superfluous site, or one of another shape, by name.
     """
-    wanted = {s.name: Shape(tuple(s.shape), s.event_dim) for s in density.sites}
-    fault = fault_of_sites(guide, density.data.train, wanted, density.discrete, family)
+    wanted = {s.name: Wanted(tuple(s.shape), s.event_dim) for s in density.sites}
+    fault = fault_of_sites(
+        guide, density.data.train, wanted, dict.fromkeys(density.discrete), family
+    )
     if fault:
         raise FitError(fault)
     if not any(True for _ in guide.parameters()):

@@ -147,7 +147,8 @@ def as_program_error(error: Exception, doing: str = "run", noun: str = "program"
             f"The {noun} rejects its data{at}{line}: {text}. Check the observed values against"
             " the support."
         )
-    cure = next((c for sign, c in _CURES if re.search(sign, text, re.I)), f"fix the {noun}")
+    cures = () if isinstance(error, AttributeError | NameError) else _CURES
+    cure = next((c for sign, c in cures if re.search(sign, text, re.I)), f"fix the {noun}")
     if isinstance(error, NotImplementedError) and not text:  # what torch's base classes raise
         missing = traceback.extract_tb(error.__traceback__)[-1].name
         text = f"its distribution does not define {missing!r}"

@@ -14,10 +14,10 @@ from pyro.infer.autoguide import AutoGuide, AutoGuideList
 from torch import Tensor, nn
 
 from zoo.density.faults import unless_it_raises
-from zoo.density.guide_sites import Shape, fault_of_sites
+from zoo.density.guide_sites import fault_of_sites, sites_of
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype, samples, trace_program
-from zoo.errors import ProgramError, UsageError, described, did_you_mean, listed
+from zoo.errors import ProgramError, UsageError, described, did_you_mean, listed, one_line
 from zoo.storage import digest_of
 from zoo.types import Data, ModelEntry, Program
 from zoo.user_models.discover import discover, refuse_own_subsamples
@@ -178,7 +178,9 @@ def _try_making(
             made = guide(program)
         what = f"returned {described(made)}"
     except Exception as error:
-        made, failed, what = None, error, f"failed ({type(error).__name__})"
+        text = one_line(error)
+        shown = f": {text}" if type(program).__name__ not in text else ""
+        made, failed, what = None, error, f"failed ({type(error).__name__}{shown})"
     if not callable(made):
         name = Signature.of(guide).names[0]
         raise UsageError(
@@ -197,17 +199,18 @@ def _refuse_arguments(guide: Callable[..., Any], data: Mapping[str, Any]) -> Non
     signature = Signature.of(guide)
     missing = sorted(signature.required - set(data) - {"index"})
     unknown = [] if signature.open_ended else [k for k in data if k not in signature.names]
-    if missing:
+    if not missing and not unknown:
+        return
+    if not unknown:
         raise UsageError(
             f"The guide needs {listed(missing)}{did_you_mean(missing[0], data)} but data has"
             f" {listed(data)}; add what is missing to data, or give the argument a default."
         )
-    if unknown:
-        raise UsageError(
-            f"The guide does not take {listed(unknown)} of data (it takes"
-            f" {listed(signature.names) or 'nothing'}); the program and the guide are called with"
-            f" the same arguments, so write def guide({', '.join(data)})."
-        )
+    takes = listed(signature.names) or "nothing"
+    raise UsageError(
+        f"The guide takes {takes} and not {listed(unknown)} of data; the program and the guide are"
+        f" called with the same arguments by name, so write def guide({', '.join(data)})."
+    )
 
 
 def _made(guide: Callable[..., Any], program: Program, entry: ModelEntry) -> Any:
@@ -318,14 +321,12 @@ def refuse_other_sites(
     Raises:
         ProgramError: a site that it misses, has too many, or draws with another shape.
     """
-    wanted = {
-        s.name: Shape(tuple(trace.nodes[s.name]["value"].shape), s.event_dim)
-        for s in density.sites
-        if s.name in trace.nodes
-    }
+    wanted = sites_of(trace, [s.name for s in density.sites])
+    discrete = {**dict.fromkeys(density.discrete), **sites_of(trace, density.discrete)}
+    observed = [node["name"] for node in samples(trace) if node["is_observed"]]
     with default_dtype(guide.dtype):
         made = guide(None, data, None)
-        fault = fault_of_sites(made, data.train, wanted, density.discrete, "own")
+        fault = fault_of_sites(made, data.train, wanted, discrete, "own", observed)
     if fault:
         raise ProgramError(fault)
 

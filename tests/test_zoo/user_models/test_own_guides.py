@@ -43,7 +43,7 @@ def load(guide, data=None, **given):
             " argument a default.",
         ),
         (
-            lambda x, kk: drawn(x),
+            lambda x, k, kk: drawn(x),
             {"x": X, "k": 1},
             "The guide needs 'kk' (did you mean 'k'?) but data has 'x', 'k'; add what is missing"
             " to data, or give the argument a default.",
@@ -51,14 +51,28 @@ def load(guide, data=None, **given):
         (
             lambda x: drawn(x),
             {"x": X, "k": 1},
-            "The guide does not take 'k' of data (it takes 'x'); the program and the guide are"
-            " called with the same arguments, so write def guide(x, k).",
+            "The guide takes 'x' and not 'k' of data; the program and the guide are"
+            " called with the same arguments by name, so write def guide(x, k).",
         ),
         (
             lambda: drawn(X),
             {"x": X},
-            "The guide does not take 'x' of data (it takes nothing); the program and the guide are"
-            " called with the same arguments, so write def guide(x).",
+            "The guide takes nothing and not 'x' of data; the program and the guide are"
+            " called with the same arguments by name, so write def guide(x).",
+        ),
+        (
+            lambda batch, k: drawn(batch),
+            {"x": X, "k": 1},
+            "The guide takes 'batch', 'k' and not 'x' of data; the program and the guide are"
+            " called with the same arguments by name, so write def guide(x, k).",
+        ),
+        (
+            lambda program: undefined(program),  # noqa: F821
+            {"x": X},
+            "The guide takes 'program', which the data do not have (they have 'x'), so it was"
+            " called with the program and failed (NameError: name 'undefined' is not defined);"
+            " accepted: a function with the model's arguments, or one that makes a guide of the"
+            " program.",
         ),
         (
             lambda xx: drawn(xx),
@@ -99,7 +113,7 @@ def test_a_guide_with_the_arguments_of_the_program_is_accepted(guide):
 
 
 def test_a_trained_guide_needs_its_arguments_too():
-    with pytest.raises(UsageError, match="The guide needs 'y' but data has 'x'"):
+    with pytest.raises(UsageError, match="The guide takes 'y' and not 'x' of data"):
         load(lambda y: drawn(y), trained=True)
 
 
@@ -146,6 +160,28 @@ def test_other_sites_are_refused_before_a_fit(given, said, options):
     with pytest.raises(ProgramError) as caught:
         load(lambda x: drawn(x, **given), **options)
     assert str(caught.value) == f"The guide 'own' {said}"
+
+
+def test_a_site_that_the_program_observes_is_left_out():
+    def guide(x):
+        drawn(x)
+        pyro.sample("x", dist.Normal(x, 1.0).to_event(2), obs=x)
+
+    with pytest.raises(ProgramError, match=r"has the site 'x', in .* which the program observes"):
+        load(guide)
+
+
+def test_a_distribution_of_other_values_is_refused():
+    def model(x):
+        scale = pyro.sample("scale", dist.HalfNormal(1.0))
+        with pyro.plate("row", len(x)):
+            pyro.sample("x", dist.Normal(0.0, scale).expand([2]).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.sample("scale", dist.Normal(pyro.param("loc", torch.tensor(1.0)), 0.1))
+
+    with pytest.raises(ProgramError, match="draws 'scale' from Normal, whose values leave the"):
+        zoo.from_program(model, {"x": X}, guide=guide)
 
 
 def test_a_guide_that_fails_is_called_a_guide():
