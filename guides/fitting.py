@@ -33,6 +33,7 @@ from guides.session import (
     refuse_untrained,
     session,
     trainable,
+    whole_batches,
 )
 from guides.types import CONFIG, FAMILY, FIT, MOVED, Elbo, Fit, FitConfig, Restart, Stop
 from zoo.compiler.compile import Record
@@ -189,8 +190,6 @@ def fit(
     accepted("guides.fit", seed=(seed, SEED), progress=(progress, PROGRESS))
     config, options = configure(entry, family, config, config_overrides, given=given is not None)
     told = steps_of(f"{entry.key} {family}", config.restarts, progress)
-    if told is not None:
-        told.begin()
     job = _Job(
         entry=entry,
         data=entry.load_data() if data is None else data,
@@ -200,6 +199,8 @@ def fit(
         given=given,
         progress=told if told is not None else progress if callable(progress) else None,
     )
+    if told is not None:
+        told.begin(whole_batches(config, job.data) if "batch_size" in config_overrides else "")
     began = time.perf_counter()
     key = (entry.key, family)
     with session(entry.dtype):

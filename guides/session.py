@@ -27,6 +27,7 @@ __all__ = [
     "refuse_untrained",
     "session",
     "trainable",
+    "whole_batches",
 ]
 
 
@@ -113,6 +114,14 @@ def refuse_untrained(program: Any, parameters: Sequence[str], name: str) -> None
             " nobody would train, since its entry says learns=False; set learns=True, or make the"
             " entry with zoo.from_program."
         )
+
+
+def whole_batches(config: FitConfig, data: Data) -> str:
+    """Say that every step reads all rows, if a minibatch is larger than the data."""
+    rows, size = data.size, config.batch_size
+    if rows is None or size is None or size <= rows:
+        return ""
+    return f", all {rows} rows in every step, since batch_size={size} is more"
 
 
 def compile_recursion(density: LogDensity, config: FitConfig) -> None:

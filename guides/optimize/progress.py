@@ -90,10 +90,10 @@ class Steps:
         self.begun, self.told = time.monotonic(), FIRST
         self.start, self.last = 1, 0
 
-    def begin(self) -> None:
-        """Tell that it begins."""
+    def begin(self, note: str = "") -> None:
+        """Tell that it begins, with a note on its steps."""
         times = f", {self.starts} starts" if self.starts > 1 else ""
-        self.say(f"{self.name}: fitting{times}")
+        self.say(f"{self.name}: fitting{times}{note}")
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
         """Hear of a step and its loss in nats."""
