@@ -20,7 +20,7 @@ from torch import nn
 import zoo
 from guides.objectives.records import OBJECTIVES
 from guides.registry import build
-from guides.session import as_module, session
+from guides.session import as_module, name_of, session
 from guides.types import FIT, MOVED, Elbo, Fit, FitConfig, Restart, Stop
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, InfrastructureError, UsageError, described, one_line
@@ -287,15 +287,14 @@ def _fill(module: Any, part: Mapping[str, torch.Tensor], path: str, noun: str) -
 def _difference(module: Any, part: Mapping[str, torch.Tensor], noun: str) -> str:
     """Return the first value that a file and a module do not both have in one shape."""
     known = module.state_dict()
-    name = getattr(module, "name_of", repr)
     for key in [*part, *known]:
         if key not in known:
-            return f"the file has {name(key)}, the {noun} has not"
+            return f"the file has {name_of(module, key)}, the {noun} has not"
         if key not in part:
-            return f"the {noun} has {name(key)}, the file has not"
+            return f"the {noun} has {name_of(module, key)}, the file has not"
         if part[key].shape != known[key].shape:
             return (
-                f"{name(key)} has shape {tuple(part[key].shape)} in the file and"
+                f"{name_of(module, key)} has shape {tuple(part[key].shape)} in the file and"
                 f" {tuple(known[key].shape)} in the {noun}"
             )
     return ""

@@ -29,6 +29,7 @@ from guides.registry import build, family_of
 from guides.session import (
     as_module,
     compile_recursion,
+    name_of,
     program_for,
     refuse_untrained,
     session,
@@ -268,8 +269,8 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     if family.solve is not None and weights:
         raise UsageError(
             f"{job.family} solves for the latent values and trains no weights, but"
-            f" {job.entry.name} learns {next(iter(weights))!r}; fit another family first and pass"
-            " given=fit."
+            f" {job.entry.name} learns {name_of(program, next(iter(weights)))}; fit another family"
+            " first and pass given=fit."
         )
     if family.solve is not None:
         stop, spent = family.solve(guide, density, generator)

@@ -34,7 +34,7 @@ from benchmarks.comparison.best_in_family import (
     refine,
 )
 from guides.optimize.progress import Say, silent
-from zoo.errors import UsageError
+from zoo.errors import UnknownNameError, UsageError
 from zoo.truth.grid import LARGEST, MOST_POINTS, GridCheck, LatentGrid
 
 __all__ = ["COLUMNS", "DatumGap", "GapReport", "datum_gaps"]
@@ -130,6 +130,8 @@ class GapReport:
 
         It uses 1,000 resamples.
         """
+        if column not in COLUMNS:
+            raise UnknownNameError("column of the gap report", column, COLUMNS)
         values = np.array([getattr(d, column) for d in self.data if part in (None, d.part)])
         if not len(values):
             raise UsageError(

@@ -68,6 +68,24 @@ def test_an_argument_of_another_type_is_described(given, said):
     assert str(caught.value) == f"guides.fit got {said}"
 
 
+def test_weights_that_a_solver_would_leave_are_named_as_their_author_does():
+    decoder = nn.Linear(1, 1)
+
+    def program(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    entry = zoo.from_program(program, {"x": torch.zeros(3, 1)})
+    with pytest.raises(UsageError) as caught:
+        guides.fit(entry, "laplace", **SHORT)
+    assert str(caught.value) == (
+        "laplace solves for the latent values and trains no weights, but my_model learns 'weight'"
+        " of the network 'decoder'; fit another family first and pass given=fit."
+    )
+
+
 def test_an_unknown_setting_of_an_entry_is_named():
     entry = dataclasses.replace(zoo.load("coin"), learns=False, training={"step": 10})
     with pytest.raises(UnknownNameError, match=r"setting in training 'step'.*steps"):

@@ -31,6 +31,7 @@ from zoo.user_models.of_rows import AMORTIZE, Amortize, Asked, fields_of
 from zoo.user_models.own_guides import (
     OwnGuide,
     own_guides,
+    refuse_no_forward,
     refuse_other_sites,
     trained_values,
     unread_values,
@@ -122,6 +123,7 @@ def from_program(
             f"The model is a {type(model).__name__}; accepted: a function of the data or a"
             " PyroModule."
         )
+    refuse_no_forward(model, "model")
     accepted(
         "from_program",
         dims=(dims, MAPPING | None),
@@ -371,6 +373,11 @@ def _check_names(
             if key not in signature.names:
                 raise UnknownNameError("argument of the model", key, signature.names)
     missing = sorted(signature.required - set(given) - {"index"})
+    if signature.needs_instance and "self" in missing:
+        raise UsageError(
+            "The model is a method without its object, since it needs 'self'; give that of an"
+            " object, such as vae.model of vae = VAE()."
+        )
     if missing:
         raise UsageError(
             f"The model needs {listed(missing)} but data has {listed(sorted(given))}; add"

@@ -19,7 +19,7 @@ from zoo.density.row_terms import ProgramTerms, has_grid, row_numbers
 from zoo.density.sites import default_dtype
 from zoo.density.unit_terms import is_local
 from zoo.errors import UnknownNameError, UsageError, ZooError, listed
-from zoo.fields import COUNT, NAMES, Kind
+from zoo.fields import COUNT, NAMES, Kind, typed
 from zoo.types import Data, ModelEntry, Program
 from zoo.user_models.units import Judged, Units, judged_rows
 
@@ -134,6 +134,11 @@ def fields_of(
         )
     judged = judged_rows(asked.judged, card, units, learns=learns) if of_rows else None
     seen = card if judged is None else judged(card)
+    if not isinstance(seen, Data):
+        raise UsageError(
+            f"judged returned {typed(seen)}; accepted: a function Data -> Data that returns the"
+            " compared rows, or their numbers."
+        )
     entry: dict[str, Any] = {**plain, "judged": judged}
     if asked.amortize is not None:
         entry["amortize"] = _encoder_input(asked.amortize, card, units, dtype)

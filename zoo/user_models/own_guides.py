@@ -30,6 +30,7 @@ from zoo.user_models.units import Units
 __all__ = [
     "OwnGuide",
     "own_guides",
+    "refuse_no_forward",
     "refuse_other_sites",
     "trained_values",
     "unread_values",
@@ -90,6 +91,7 @@ def own_guides(
     """
     if guide is None and not trained:
         return {}
+    refuse_no_forward(guide, "guide")
     maker = guide.func if isinstance(guide, functools.partial) else guide
     if trained:
         if not callable(guide) or isinstance(guide, type | functools.partial):
@@ -188,6 +190,20 @@ def _try_making(
             f" have {listed(data)}), so it was called with the program and {what}; accepted: a"
             " function with the model's arguments, or one that makes a guide of the program."
         ) from failed
+
+
+def refuse_no_forward(program: Any, noun: str) -> None:
+    """Reject a module that cannot be called, as one whose methods are the program and the guide.
+
+    Raises:
+        UsageError: always in that case.
+    """
+    if isinstance(program, nn.Module) and type(program).forward is nn.Module.forward:
+        kind = type(program).__name__
+        raise UsageError(
+            f"The {noun} is a {kind}, which has no forward(); pass the method that is the {noun},"
+            f" such as {kind.lower()}.{noun}."
+        )
 
 
 def _refuse_arguments(guide: Callable[..., Any], data: Mapping[str, Any]) -> None:

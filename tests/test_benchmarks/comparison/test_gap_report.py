@@ -4,10 +4,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 
 import guides
 import zoo
 from benchmarks.comparison.gap_report import gap_report
+from benchmarks.comparison.repair import repair
 from zoo.errors import UsageError
 
 X = torch.linspace(-2.0, 2.0, 6, dtype=torch.float64)
@@ -123,3 +125,25 @@ def test_it_tells_what_it_does(fit, monkeypatch, capsys):
     gap_report(fit, rows=[0], points=40, progress=False)
     gap_report(fit, rows=[0], points=40)  # nobody reads
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("family", ["mean_field", "of_autoguide"])
+def test_a_guide_without_a_q_of_each_row_is_refused(fit, family):
+    entry = zoo.from_program(program, {"x": X}, guide=AutoNormal, batched=["x"])
+    name = {"of_autoguide": "own"}.get(family, family)
+    other = guides.fit(entry, name, seed=0, steps=3, compile="off")
+    for call in (gap_report, lambda fit: repair(fit, rows=[1])):
+        with pytest.raises(UsageError) as caught:
+            call(other)
+        assert str(caught.value) == (
+            "The gap report, and an assessment row by row, need a q of each row;"
+            f" {name} has one q of all rows of my_model together; accepted: amortized,"
+            " amortized_full, block_full_rank, or a guide of your own that draws the values of a"
+            " row from normals."
+        )
+
+
+def test_a_column_that_is_not_there_is_answered_with_those_that_are(fit):
+    found = gap_report(fit, rows=[0], points=40)
+    with pytest.raises(UsageError, match=r"Unknown column of the gap report 'kl_nat' \(did you"):
+        found.mean("kl_nat")

@@ -64,3 +64,12 @@ def test_an_argument_of_another_type_is_named_as_its_caller_wrote_it(given, said
     with pytest.raises(UsageError) as caught:
         zoo.from_program(program, {"x": X}, **given)
     assert str(caught.value).startswith(f"from_program got {said}")
+
+
+def test_a_function_that_returns_no_data_is_named():
+    with pytest.raises(UsageError) as caught:
+        zoo.from_program(program, {"x": X}, judged=lambda data: 3)
+    assert str(caught.value) == (
+        "judged returned 3 (int); accepted: a function Data -> Data that returns the compared"
+        " rows, or their numbers."
+    )

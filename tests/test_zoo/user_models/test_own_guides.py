@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
+from torch import nn
 
 import zoo
 from zoo.errors import ProgramError, UsageError
@@ -137,6 +138,42 @@ def test_a_family_of_an_own_guide_needs_one():
         " the model's arguments, or an AutoGuide class."
     )
     assert load(lambda x: drawn(x), families=["own"]).families == ("own",)
+
+
+class Pair(nn.Module):
+    """Methods for the program and the guide, as many write them."""
+
+    def model(self, x):
+        program(x)
+
+    def guide(self, x):
+        drawn(x)
+
+
+def test_a_module_without_forward_is_asked_for_its_method():
+    pair = Pair()
+    with pytest.raises(UsageError) as caught:
+        zoo.from_program(pair, {"x": X})
+    assert str(caught.value) == (
+        "The model is a Pair, which has no forward(); pass the method that is the model, such as"
+        " pair.model."
+    )
+    with pytest.raises(UsageError) as caught:
+        load(pair)
+    assert str(caught.value) == (
+        "The guide is a Pair, which has no forward(); pass the method that is the guide, such as"
+        " pair.guide."
+    )
+    assert zoo.from_program(pair.model, {"x": X}, guide=pair.guide).own_guides
+
+
+def test_a_method_without_its_object_is_named():
+    with pytest.raises(UsageError) as caught:
+        zoo.from_program(Pair.model, {"x": X})
+    assert str(caught.value) == (
+        "The model is a method without its object, since it needs 'self'; give that of an object,"
+        " such as vae.model of vae = VAE()."
+    )
 
 
 # -- sites ---------------------------------------------------------------------------------------
