@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from zoo.density.faults import place_of
 from zoo.density.nodes import base_of
 from zoo.density.sites import samples
+from zoo.distributions.supports import innermost
 from zoo.errors import did_you_mean
 from zoo.seeds import seeded
 
@@ -148,23 +149,16 @@ def _within(node: Any, own: Any, theirs: Any) -> bool:
     """Whether what a guide can draw lies in the support of the program's site."""
     if bool(getattr(own, "is_discrete", False)) and node["fn"].has_enumerate_support:
         return bool(theirs.check(node["fn"].enumerate_support(expand=False)).all())
-    inner, point = _scalar(theirs), isinstance(base_of(node["fn"]), Delta)
-    if not point and isinstance(_scalar(own), REAL) and not isinstance(inner, REAL):
+    inner, point = innermost(theirs), isinstance(base_of(node["fn"]), Delta)
+    if not point and isinstance(innermost(own), REAL) and not isinstance(inner, REAL):
         return False
     # others, such as a simplex, have a tolerance that correct draws may exceed
     return not isinstance(inner, BOUNDED) or bool(theirs.check(node["value"]).all())
 
 
-def _scalar(support: Any) -> Any:
-    """Return the constraint inside an event of independent values."""
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
-
-
 def _words(support: Any) -> str:
     """Return a support in words, without the numbers of tensors."""
-    inner = _scalar(support)
+    inner = innermost(support)
     text = repr(inner)
     return WORDS.get(text, type(inner).__name__.lstrip("_") if "tensor" in text else text)
 
