@@ -184,11 +184,17 @@ _REPORTS = re.compile(
 )
 
 
+# of a tensor that is written out
+_NUMBERS = re.compile(r"tensor\(\s*\[[^()]{40,}\](?:,[^()]*)?\)")
+
+
 def one_line(error: BaseException, longest: int = 240) -> str:
     """Return the message of an error of others on one line.
 
-    Requests to report it elsewhere are removed, and so is Pyro's table of shapes.
+    Requests to report it elsewhere are removed, as are Pyro's table of shapes and the numbers of
+    tensors, unless they are few.
     """
     text = str(error).partition("Trace Shapes:")[0]
+    text = _NUMBERS.sub("tensor([...])", text)
     text = " ".join(_REPORTS.sub(" ", text).split()).rstrip(".;: ")
     return text if len(text) <= longest else text[: longest - 3] + "..."

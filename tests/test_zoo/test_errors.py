@@ -89,3 +89,17 @@ def test_an_unknown_key_is_both_errors_with_its_sentence():
     sentence = "Unknown network 'decodr' (did you mean 'decoder'?); accepted: decoder."
     assert str(error) == sentence
     assert str(pickle.loads(pickle.dumps(error))) == sentence
+
+
+def test_numbers_of_a_tensor_in_an_error_of_others_are_left_out():
+    with pytest.raises(ValueError, match="support") as caught:
+        dist.Bernoulli(0.5).log_prob(torch.linspace(2.0, 3.0, 50))
+    said = errors.one_line(caught.value)
+    assert said.endswith("but found invalid values: tensor([...])")
+    assert errors.one_line(ValueError("value tensor([1., 2.], dtype=torch.float64) here.")) == (
+        "value tensor([1., 2.], dtype=torch.float64) here"
+    )
+    rows = torch.ones(9, 9, requires_grad=True, dtype=torch.float64)
+    assert errors.one_line(ValueError(f"loc: {rows}, and more")) == (
+        "loc: tensor([...]), and more"
+    )

@@ -72,6 +72,14 @@ def test_a_network_that_is_called_before_it_is_registered_is_trained():
     assert gradients(made) == set(names)
     assert list(made.networks()) == ["net"]
     assert said(guide) == []
+    held = SimpleNamespace(encoder=net)
+
+    def of_attribute(x):
+        loc = held.encoder(x)
+        pyro.module("encoder", held.encoder)
+        drawn(x, loc)
+
+    assert list(trained(of_attribute)[0].networks()) == ["encoder"]
 
 
 @pytest.mark.parametrize("first", [True, False])
