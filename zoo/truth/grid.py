@@ -210,6 +210,8 @@ class LatentGrid:
         half_width: half the width of the box, one number or one per axis `[d]`; default from the
             prior.
         center: center of the box `[d]`; default zero.
+        coarse: a grid over the same box with half the intervals per axis; a likelihood with a
+            method `refine` then evaluates rows only where that grid shows mass.
 
     Raises:
         UsageError: more than three dimensions.
@@ -224,6 +226,7 @@ class LatentGrid:
         points: int | None = None,
         half_width: float | Tensor | None = None,
         center: Tensor | None = None,
+        coarse: LatentGrid | None = None,
     ) -> None:
         if not 1 <= latent <= LARGEST:
             raise UsageError(
@@ -244,7 +247,11 @@ class LatentGrid:
         self.log_weight = float(self.step.log().sum())
         with torch.no_grad():
             self.log_prior_values = log_prior(self.points)
-            self._prepared = likelihood.prepare(self.points)
+            self._prepared: Any = (
+                likelihood.prepare(self.points)
+                if coarse is None or not hasattr(likelihood, "refine")
+                else likelihood.refine(coarse._prepared, self.points)
+            )
         self._moments: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
         self._checked: tuple[Tensor, GridCheck] | None = None
 
@@ -306,6 +313,7 @@ class LatentGrid:
             points=2 * self.number - 1,
             half_width=self.half_width,
             center=center,
+            coarse=self,
         )
 
     def check(self, x: Tensor, fine: LatentGrid | None = None) -> GridCheck:

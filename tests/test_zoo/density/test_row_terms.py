@@ -125,5 +125,79 @@ def test_no_more_than_so_many_log_densities_are_kept(monkeypatch):
     assert sorted(prepared.rows) == [2.0]
 
 
+def test_rows_of_which_some_are_known_are_given_though_few_are_kept(monkeypatch):
+    monkeypatch.setattr(module, "KEPT", 8)
+    terms = ProgramTerms(density())
+    prepared = terms.prepare(torch.zeros(4, 2, dtype=torch.float64))
+    first = terms.log_prob(torch.tensor([[0.0], [1.0]]), prepared)
+    again = terms.log_prob(torch.tensor([[0.0], [1.0], [2.0]]), prepared)
+    assert torch.equal(again[:2], first)
+
+
+def product(n, width=2, half=6.0):
+    axis = torch.linspace(-half, half, n, dtype=torch.float64)
+    return torch.cartesian_prod(*[axis] * width).reshape(-1, width)
+
+
+def test_a_finer_grid_is_evaluated_where_the_coarse_one_shows_mass(monkeypatch):
+    """Its values there are those of the program, its evidence that of the whole grid."""
+
+    def program(y, index=None):
+        with pyro.plate("unit", 3, subsample=index):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("y", dist.Normal(z.sum(-1), 0.4), obs=y)
+
+    data = Data(train={"y": Y}, observed=("y",), batched=("y",), size=3)
+    terms = ProgramTerms(LogDensity(program, data))
+    rows = torch.tensor([[0.0], [1.0], [2.0]])
+    coarse = terms.prepare(product(41))
+    fine = terms.refine(coarse, product(81))
+    whole = terms.log_prob(rows, terms.prepare(product(81)))
+    asked = []
+    paired = terms.paired
+    monkeypatch.setattr(
+        terms, "paired", lambda x, z: asked.append(z[..., 0].numel()) or paired(x, z)
+    )
+    found = terms.log_prob(rows, fine)
+    counted = sum(asked) - 3 * 41**2
+    assert 0 < counted < 0.7 * 3 * (81**2 - 41**2), "every new point is evaluated"
+    same = (found - whole).abs() < 1e-9
+    near = whole > whole.amax(1, keepdim=True) - module.NEGLIGIBLE
+    assert bool(same[near].all())
+    assert bool(same.reshape(3, 81, 81)[:, ::2, ::2].all()), "the coarse points are known"
+    assert not bool(same.all())
+    torch.testing.assert_close(found.logsumexp(1), whole.logsumexp(1), rtol=1e-12, atol=1e-12)
+
+
+def test_where_there_may_be_mass_on_a_line():
+    """Within 40 nats with half the range of the neighbourhood; unknown values count."""
+    values = torch.tensor([[0.0, -30.0, -60.0, -60.0, -60.0, -100.0, -130.0]])
+    # largest of three plus half the range: 15, 30, -15, -60, -40, -25, -85
+    assert module.has_mass(values).tolist() == [[True, True, True, False, True, True, False]]
+    assert module.has_mass(values - 500.0).equal(module.has_mass(values)), "from the row's top"
+    lower = torch.tensor([[0.0, -30.0, -60.0, -60.0, -60.0, -100.0 - 1.0, -130.0]])
+    assert module.has_mass(lower - 0.5 * (lower == -60.0)).tolist()[0][3:5] == [False, False]
+    unknown = torch.tensor([[0.0, -99.0, -99.0, -99.0, -99.0, float("nan")]])
+    assert module.has_mass(unknown).all(), "where the top is unknown, everywhere"
+
+
+def test_the_neighbourhood_has_the_diagonals():
+    values = torch.full((1, 5, 5), -100.0)
+    values[0, 1, 1] = 0.0
+    expected = torch.zeros(1, 5, 5, dtype=torch.bool)
+    expected[0, :3, :3] = True
+    assert module.has_mass(values).equal(expected)
+
+
+def test_between_are_the_largest_corners():
+    line = torch.tensor([[1.0, 3.0, 2.0]])
+    assert module.between(line).tolist() == [[1.0, 3.0, 3.0, 3.0, 2.0]]
+    square = torch.tensor([[[1.0, 2.0], [3.0, 0.0]]])
+    assert module.between(square).tolist() == [[[1, 2, 2], [3, 3, 2], [3, 3, 0]]]
+    assert module.between(square > 2.5).sum() == 4
+    assert module.between(torch.zeros(2, 4, 4, 4)).shape == (2, 7, 7, 7)
+
+
 def test_the_limits():
     assert (module.WIDEST, module.NUMBERS, module.KEPT) == (3, 1_000_000, 30_000_000)
+    assert module.NEGLIGIBLE == 40.0
