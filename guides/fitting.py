@@ -16,7 +16,7 @@ from torch import nn
 from guides.base.flat import FlatGuide
 from guides.base.initialize import find_start
 from guides.base.local import LocalGuide
-from guides.base.own_guides import AS_GIVEN, check_scales, check_sites, is_given
+from guides.base.own_guides import as_given, check_scales, check_sites, is_given
 from guides.draws import estimate_elbo, point_sites, weighted_draws
 from guides.objectives.flat import FlatObjective, Minibatches
 from guides.objectives.per_unit import LocalObjective
@@ -29,12 +29,14 @@ from guides.registry import build, family_of
 from guides.session import (
     as_module,
     compile_recursion,
+    name_of,
     program_for,
     refuse_untrained,
     session,
     trainable,
+    whole_batches,
 )
-from guides.types import MOVED, Elbo, Fit, FitConfig, Restart, Stop
+from guides.types import CONFIG, FAMILY, FIT, MOVED, Elbo, Fit, FitConfig, Restart, Stop
 from zoo.compiler.compile import Record
 from zoo.compiler.cuda import check_device
 from zoo.density.faults import program_faults
@@ -43,7 +45,7 @@ from zoo.density.unit_terms import is_local
 from zoo.errors import FitError, UnknownNameError, UsageError
 from zoo.fields import SEED, accepted
 from zoo.seeds import derive_seed, seeded
-from zoo.types import ENTRY, Cost, Data, ModelEntry, Program
+from zoo.types import DATA, ENTRY, Cost, Data, ModelEntry, Program
 
 __all__ = ["configure", "fit", "program_objective"]
 
@@ -184,11 +186,11 @@ def fit(
             lacks.
         UsageError: no entry, or a seed that is no integer of at least 0.
     """
-    accepted("guides.fit", entry=(entry, ENTRY), seed=(seed, SEED), progress=(progress, PROGRESS))
+    accepted("guides.fit", entry=(entry, ENTRY), family=(family, FAMILY), data=(data, DATA | None))
+    accepted("guides.fit", config=(config, CONFIG | None), given=(given, FIT | None))
+    accepted("guides.fit", seed=(seed, SEED), progress=(progress, PROGRESS))
     config, options = configure(entry, family, config, config_overrides, given=given is not None)
     told = steps_of(f"{entry.key} {family}", config.restarts, progress)
-    if told is not None:
-        told.begin()
     job = _Job(
         entry=entry,
         data=entry.load_data() if data is None else data,
@@ -198,6 +200,8 @@ def fit(
         given=given,
         progress=told if told is not None else progress if callable(progress) else None,
     )
+    if told is not None:
+        told.begin(whole_batches(config, job.data) if "batch_size" in config_overrides else "")
     began = time.perf_counter()
     key = (entry.key, family)
     with session(entry.dtype):
@@ -207,7 +211,7 @@ def fit(
         ]
     best = max(attempts, key=lambda a: a.rank)
     if told is not None:
-        told.end(best.outcome.stop.status)
+        told.end(best.outcome.stop.status + ", no step was taken" * (not best.outcome.steps))
     steps, gradients = sum(a.outcome.steps for a in attempts), sum(a.gradients for a in attempts)
     compiling = sum(a.record["compile_seconds"] for a in attempts)
     return Fit(
@@ -265,8 +269,8 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     if family.solve is not None and weights:
         raise UsageError(
             f"{job.family} solves for the latent values and trains no weights, but"
-            f" {job.entry.name} learns {next(iter(weights))!r}; fit another family first and pass"
-            " given=fit."
+            f" {job.entry.name} learns {name_of(program, next(iter(weights)))}; fit another family"
+            " first and pass given=fit."
         )
     if family.solve is not None:
         stop, spent = family.solve(guide, density, generator)
@@ -274,7 +278,9 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     elif family.own and is_given(guide, job.config.steps):
         guide.eval()  # before it runs: it is scored as it was given
         check_sites(guide, density, job.family)
-        outcome, spent = Outcome(losses=np.zeros(0), stop=AS_GIVEN), 0
+        trained = bool(getattr(job.entry.own_guides[job.family], "digest", ""))
+        stop, spent = as_given(program, guide, trained=trained), 0
+        outcome = Outcome(losses=np.zeros(0), stop=stop)
     else:
         outcome, spent = _optimize(job, density, program, guide, weights, generator, number)
     for part in (guide, program):  # dropout and batch statistics belong to the training
