@@ -23,16 +23,17 @@ from guides.base.program_draws import program_draws
 from guides.families.amortized import AmortizedGuide, features_of
 from guides.registry import build, family_of
 from guides.session import program_for, session
-from guides.types import Elbo, Fit
+from guides.types import FIT, Elbo, Fit
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.nodes import base_of, is_subsample
 from zoo.distributions.circular import is_circle
 from zoo.errors import FitError, UnknownNameError, UsageError, listed
-from zoo.fields import POSITIVE, SEED, accepted
+from zoo.fields import MAPPING, POSITIVE, SEED, Kind, accepted
 from zoo.seeds import derive_seed, seeded
 from zoo.types import Data, Posterior
 from zoo.user_models.from_program import as_data
+from zoo.user_models.units import refuse_other_columns
 
 __all__ = [
     "density_of",
@@ -45,6 +46,10 @@ __all__ = [
     "weighted_draws",
 ]
 
+OTHERS = Kind(
+    accepted="the program's arguments by name, as {'x': x}, or data such as entry.judged(data)",
+    holds=lambda value: isinstance(value, Data) or MAPPING.holds(value),
+)
 BLOCK = 1_000_000  # coordinates evaluated at once
 STILL = 16  # draws; a coordinate equal in all of them is constant
 
@@ -128,7 +133,8 @@ def density_of(fit: Fit) -> LogDensity:
     return known
 
 
-def _refuse_broken(fit: Fit) -> None:
+def _refuse_broken(fit: Fit, caller: str) -> None:
+    accepted(f"guides.{caller}", fit=(fit, FIT))
     if not fit.ok:
         raise FitError(
             f"The {fit.family} fit of {fit.entry.name} is not usable ({fit.stop.status}):"
@@ -153,7 +159,7 @@ def draw(fit: Fit, n: int = 2000, *, seed: int | None = None) -> Posterior:
         FitError: the fit has no usable guide.
         UsageError: n is not positive, or the seed no integer of at least 0.
     """
-    _refuse_broken(fit)
+    _refuse_broken(fit, "draw")
     accepted("guides.draw", n=(n, POSITIVE), seed=(seed, SEED | None))
     seed = fit.seed if seed is None else seed
     began = time.perf_counter()
@@ -200,9 +206,10 @@ def transfer(fit: Fit, data: Data | Mapping[str, Any], *, seed: int | None = Non
 
     Raises:
         FitError: the fit is not usable, not amortized, or has global sites.
-        UsageError: arguments that the program lacks, or without rows.
+        UsageError: arguments that the program lacks, without rows, or of another shape.
     """
-    _refuse_broken(fit)
+    _refuse_broken(fit, "transfer")
+    accepted("guides.transfer", data=(data, OTHERS), seed=(seed, SEED | None))
     own = fit.family in fit.entry.own_guides
     if not family_of(fit.family, fit.entry).amortized and not isinstance(
         fit.guide, AmortizedGuide
@@ -253,8 +260,9 @@ def _rows_of(fit: Fit, arguments: Mapping[str, Any]) -> Data:
     if missing:
         raise UsageError(
             f"The other units need {missing[0]!r}, which has one value per row; got"
-            f" {listed(sorted(given))}."
+            f" {listed(sorted(given)) or 'nothing'}."
         )
+    refuse_other_columns({name: given[name] for name in known.batched}, known.train, "data")
     sizes = {name: len(given[name]) for name in known.batched}
     if len(set(sizes.values())) > 1:
         raise UsageError(
@@ -277,7 +285,7 @@ def elbo(fit: Fit, n: int = 4000, *, seed: int | None = None) -> Elbo:
     Raises:
         FitError: the fit has no usable guide, or one that is a point.
     """
-    _refuse_broken(fit)
+    _refuse_broken(fit, "elbo")
     if fit.points:
         raise FitError(
             f"{point_sentence(fit.points)[:-1]}; give these sites a distribution with spread."

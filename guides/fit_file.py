@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,16 +20,23 @@ from torch import nn
 import zoo
 from guides.objectives.records import OBJECTIVES
 from guides.registry import build
-from guides.session import as_module, session
-from guides.types import MOVED, Elbo, Fit, FitConfig, Restart, Stop
+from guides.session import as_module, name_of, session
+from guides.types import FIT, MOVED, Elbo, Fit, FitConfig, Restart, Stop
 from zoo.density.log_density import LogDensity
-from zoo.errors import FitError, InfrastructureError, UsageError
+from zoo.errors import FitError, InfrastructureError, UsageError, described, one_line
+from zoo.fields import Kind, accepted
 from zoo.storage import digest_of, written
-from zoo.types import Cost, Data, ModelEntry
+from zoo.types import DATA, ENTRY, Cost, Data, ModelEntry
 
 __all__ = ["data_digest", "load", "save"]
 
 FORMAT = 1
+FIELDS: dict[str, type] = {
+    **dict.fromkeys(("entry", "name", "family", "data"), str),
+    **dict.fromkeys(("chosen", "options", "compiled"), dict),
+    "seed": int,
+}
+PATH = Kind(accepted="a path of a file", holds=lambda value: isinstance(value, str | os.PathLike))
 
 
 def data_digest(data: Data) -> str:
@@ -39,8 +48,10 @@ def save(fit: Fit, path: str | Path) -> None:
     """Write a fit to one file; a failure leaves nothing behind.
 
     Raises:
+        UsageError: no fit, or no path.
         InfrastructureError: the file cannot be written.
     """
+    accepted("guides.save", fit=(fit, FIT), path=(path, PATH))
     meta = {
         "format": FORMAT,
         "entry": fit.entry.key,
@@ -96,7 +107,10 @@ def load(
     Raises:
         UsageError: no such file, not a file of `save`, or a fit of another entry, other options or
             other data.
+        FitError: the program or the guide has other networks or parameters than when it was saved.
     """
+    accepted("guides.load", path=(path, PATH), entry=(entry, ENTRY | None))
+    accepted("guides.load", data=(data, DATA | None))
     meta, tensors = _read(Path(path))
     stored = _stored(meta, tensors, str(path))
     if entry is None:
@@ -134,10 +148,11 @@ def load(
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             if own:
                 guide(**data.train)
-        for prefix, module in (("guide.", guide), ("program.", program)):
+        for noun, module in (("guide", guide), ("program", program)):
+            prefix = f"{noun}."
             part = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
             if part:
-                _fill(module, part, str(path))
+                _fill(module, part, str(path), noun)
         guide.eval()
     return Fit(
         entry=entry,
@@ -167,18 +182,9 @@ def _stored(meta: Any, tensors: Any, path: str) -> dict[str, Any]:
         UsageError: something is missing or malformed.
     """
     try:
-        missing = {
-            "entry",
-            "name",
-            "chosen",
-            "family",
-            "options",
-            "data",
-            "seed",
-            "compiled",
-        } - set(meta)
-        if missing:
-            raise KeyError(sorted(missing)[0])
+        for name, kind in FIELDS.items():
+            if not isinstance(meta[name], kind):
+                raise UsageError(f"its {name!r} is {described(meta[name])}")
         return {
             "config": _config(meta["config"]),
             "stop": Stop(**meta["stop"]),
@@ -196,11 +202,24 @@ def _stored(meta: Any, tensors: Any, path: str) -> dict[str, Any]:
             "losses": tensors["losses"].numpy(),
             "history": {k[8:]: v.numpy() for k, v in tensors.items() if k.startswith("history.")},
         }
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        text = f"{type(error).__name__}: {error}"
+    except (KeyError, TypeError, AttributeError, ValueError, UsageError) as error:
         raise UsageError(
-            f"{path} is not a fit or is damaged ({text}); give a file written by guides.save."
+            f"{path} is not a fit or is damaged ({_in_words(error)}); give a file written by"
+            " guides.save."
         ) from error
+
+
+def _in_words(error: Exception) -> str:
+    """Return what is wrong with a record of a file, without names of classes and functions."""
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]!r}"
+    if isinstance(error, UsageError):
+        return one_line(error)
+    unknown = re.search(r"unexpected keyword argument ('\w+')", str(error))
+    missing = re.search(r"missing .*?('\w+')", str(error))
+    if unknown:
+        return f"it has the unknown field {unknown.group(1)}"
+    return f"it has no {missing.group(1)}" if missing else "a record in it has another form"
 
 
 def _config(fields: Mapping[str, Any]) -> FitConfig:
@@ -232,12 +251,19 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             f"The fit {path} cannot be read: {error.strerror or error}; give a file written by"
             " guides.save."
         ) from error
-    except Exception as error:
+    except zipfile.BadZipFile as error:
         raise UsageError(
-            f"{path} is not a fit or is damaged ({type(error).__name__}); give a file written by"
+            f"{path} is not a fit or is damaged (it is no zip file); give a file written by"
             " guides.save."
         ) from error
-    if not isinstance(meta, dict) or not isinstance(tensors, dict):
+    except Exception as error:
+        inside = "lacks" if isinstance(error, KeyError) else "has unreadable"
+        raise UsageError(
+            f"{path} is not a fit or is damaged (it {inside} meta.json or tensors.pt); give a file"
+            " written by guides.save."
+        ) from error
+    whole = isinstance(meta, dict) and isinstance(tensors, dict)
+    if not whole or not all(isinstance(v, torch.Tensor) for v in tensors.values()):
         raise UsageError(f"{path} is not a fit or is damaged; give a file written by guides.save.")
     if meta.get("format") != FORMAT:
         raise UsageError(
@@ -246,16 +272,32 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     return meta, tensors
 
 
-def _fill(module: Any, part: Mapping[str, torch.Tensor], path: str) -> None:
-    try:
-        module.load_state_dict(dict(part))
-    except RuntimeError as error:
+def _fill(module: Any, part: Mapping[str, torch.Tensor], path: str, noun: str) -> None:
+    different = _difference(module, part, noun)
+    if different:
         raise FitError(
-            f"{path} does not match the guide its entry builds today"
-            f" ({str(error).splitlines()[-1].strip()}); fit again."
-        ) from error
+            f"{path} does not match the {noun} its entry builds today ({different}); load it with"
+            " the program and guide it was made with, or fit again."
+        )
+    module.load_state_dict(dict(part))
     for parameter in module.parameters():
         parameter.requires_grad_(False)
+
+
+def _difference(module: Any, part: Mapping[str, torch.Tensor], noun: str) -> str:
+    """Return the first value that a file and a module do not both have in one shape."""
+    known = module.state_dict()
+    for key in [*part, *known]:
+        if key not in known:
+            return f"the file has {name_of(module, key)}, the {noun} has not"
+        if key not in part:
+            return f"the {noun} has {name_of(module, key)}, the file has not"
+        if part[key].shape != known[key].shape:
+            return (
+                f"{name_of(module, key)} has shape {tuple(part[key].shape)} in the file and"
+                f" {tuple(known[key].shape)} in the {noun}"
+            )
+    return ""
 
 
 def _elbo(values: Mapping[str, Any] | None) -> Elbo | None:

@@ -16,7 +16,7 @@ from torch import nn
 from guides.base.flat import FlatGuide, NormalGuide
 from guides.base.initialize import find_start
 from guides.base.local import LocalGuide
-from guides.base.own_guides import AS_GIVEN, check_scales, check_sites, is_given
+from guides.base.own_guides import as_given, check_scales, check_sites, is_given
 from guides.draws import estimate_elbo, point_sites, weighted_draws
 from guides.objectives.flat import FlatObjective, Minibatches
 from guides.objectives.per_unit import LocalObjective
@@ -30,83 +30,29 @@ from guides.registry import build, family_of
 from guides.session import (
     as_module,
     compile_recursion,
+    name_of,
     program_for,
     refuse_untrained,
     session,
     trainable,
+    whole_batches,
 )
-from guides.types import MOVED, Elbo, Fit, FitConfig, Restart, Stop
+from guides.settings import configure
+from guides.types import CONFIG, FAMILY, FIT, Elbo, Fit, FitConfig, Restart, Stop
 from zoo.compiler.compile import Mode, Record
-from zoo.compiler.cuda import check_device
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.unit_terms import is_local
-from zoo.errors import FitError, UnknownNameError, UsageError
+from zoo.errors import FitError, UsageError
 from zoo.fields import SEED, accepted
 from zoo.seeds import derive_seed, seeded
-from zoo.types import ENTRY, Cost, Data, ModelEntry, Program
+from zoo.types import DATA, ENTRY, Cost, Data, ModelEntry, Program
 
-__all__ = ["configure", "fit", "program_objective"]
+__all__ = ["fit", "program_objective"]
 
 ANSWER_DRAWS = 500  # by which the answers of several starts are compared
 # draws of the final ELBO, fewer if a draw has many coordinates
 ELBO_DRAWS, ELBO_NUMBERS = (4000, 200_000)
-
-
-def training_of(entry: ModelEntry, family: str, *, given: bool) -> dict[str, Any]:
-    """Return the entry's settings for fits to all of its data.
-
-    They apply to the fit that trains the program's weights, and to amortized families.
-
-    Raises:
-        UnknownNameError: a setting that is no field of `FitConfig`.
-    """
-    for name in entry.training:
-        if name not in FitConfig.__dataclass_fields__ and name not in MOVED:
-            raise UnknownNameError("setting in training", name, FitConfig.__dataclass_fields__)
-    if given and not family_of(family, entry).amortized:
-        return {}
-    own = ("objective", *MOVED) if given else ()  # with fixed weights the ELBO is maximized
-    return {k: v for k, v in entry.training.items() if k not in own}
-
-
-def configure(
-    entry: ModelEntry,
-    family: str,
-    config: FitConfig | None,
-    overrides: Mapping[str, Any],
-    *,
-    given: bool = False,
-) -> tuple[FitConfig, dict[str, Any]]:
-    """Split keyword arguments into the configuration and the family's own options.
-
-    Raises:
-        UnknownNameError: a keyword that is neither a field of `FitConfig` nor an option of the
-            family.
-    """
-    fields = FitConfig.__dataclass_fields__
-    options = {k: v for k, v in overrides.items() if k not in fields}
-    record = family_of(family, entry)
-    for name in options:
-        if name not in record.options:
-            raise UnknownNameError("fit option", name, [*fields, *record.options])
-    chosen = {k: v for k, v in overrides.items() if k in fields}
-    if config is None:
-        config = FitConfig(
-            **{**record.defaults, **training_of(entry, family, given=given), **chosen}
-        )
-    else:
-        config = replace(config, **chosen)
-    if config.steps < 1 and not record.own:
-        raise UsageError(
-            f"steps=0 scores a guide as it is given, but {family} would be scored at its start;"
-            " accepted for guides of your own: guide=..., trained=True."
-        )
-    config = replace(config, objective=objective_of(config.objective).spec)
-    check_device(config.device)
-    if config.batch_size is None and entry.minibatch is not None:
-        config = replace(config, batch_size=entry.minibatch)
-    return config, options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,11 +131,11 @@ def fit(
             lacks.
         UsageError: no entry, or a seed that is no integer of at least 0.
     """
-    accepted("guides.fit", entry=(entry, ENTRY), seed=(seed, SEED), progress=(progress, PROGRESS))
+    accepted("guides.fit", entry=(entry, ENTRY), family=(family, FAMILY), data=(data, DATA | None))
+    accepted("guides.fit", config=(config, CONFIG | None), given=(given, FIT | None))
+    accepted("guides.fit", seed=(seed, SEED), progress=(progress, PROGRESS))
     config, options = configure(entry, family, config, config_overrides, given=given is not None)
     told = steps_of(f"{entry.key} {family}", config.restarts, progress)
-    if told is not None:
-        told.begin()
     job = _Job(
         entry=entry,
         data=entry.load_data() if data is None else data,
@@ -199,6 +145,8 @@ def fit(
         given=given,
         progress=told if told is not None else progress if callable(progress) else None,
     )
+    if told is not None:
+        told.begin(whole_batches(config, job.data) if "batch_size" in config_overrides else "")
     began = time.perf_counter()
     key = (entry.key, family)
     with session(entry.dtype):
@@ -208,7 +156,7 @@ def fit(
         ]
     best = max(attempts, key=lambda a: a.rank)
     if told is not None:
-        told.end(best.outcome.stop.status)
+        told.end(best.outcome.stop.status + ", no step was taken" * (not best.outcome.steps))
     steps, gradients = sum(a.outcome.steps for a in attempts), sum(a.gradients for a in attempts)
     compiling = sum(a.record["compile_seconds"] for a in attempts)
     return Fit(
@@ -266,8 +214,8 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     if family.solve is not None and weights:
         raise UsageError(
             f"{job.family} solves for the latent values and trains no weights, but"
-            f" {job.entry.name} learns {next(iter(weights))!r}; fit another family first and pass"
-            " given=fit."
+            f" {job.entry.name} learns {name_of(program, next(iter(weights)))}; fit another family"
+            " first and pass given=fit."
         )
     if family.solve is not None:
         stop, spent = family.solve(guide, density, generator)
@@ -275,7 +223,9 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     elif family.own and is_given(guide, job.config.steps):
         guide.eval()  # before it runs: it is scored as it was given
         check_sites(guide, density, job.family)
-        outcome, spent = Outcome(losses=np.zeros(0), stop=AS_GIVEN), 0
+        trained = bool(getattr(job.entry.own_guides[job.family], "digest", ""))
+        stop, spent = as_given(program, guide, trained=trained), 0
+        outcome = Outcome(losses=np.zeros(0), stop=stop)
     else:
         outcome, spent = _optimize(job, density, program, guide, weights, generator, number)
     for part in (guide, program):  # dropout and batch statistics belong to the training

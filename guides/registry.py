@@ -37,10 +37,17 @@ def check_family(family: str, entry: ModelEntry) -> None:
 
     Raises:
         UnknownNameError: no such family.
-        UsageError: the family needs an encoder input, and the card has no `amortize` hook.
+        UsageError: the family needs an encoder input, and the card has no `amortize` hook; or it
+            is `own`, and there is no guide.
     """
     if family in entry.own_guides:
         return
+    if family == "own" and not entry.own_guides:
+        raise UsageError(
+            f"Entry {entry.key} has no guide of its own, which the family 'own' is; pass guide= to"
+            " zoo.from_program or benchmarks.compare_program: a function with the model's"
+            " arguments, or an AutoGuide class."
+        )
     if family not in FAMILIES:
         raise UnknownNameError("guide family", family, [*FAMILIES, *entry.own_guides])
     if FAMILIES[family].encoder and entry.amortize is None:

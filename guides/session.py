@@ -23,10 +23,12 @@ from zoo.user_models.lift_params import LiftedProgram
 __all__ = [
     "as_module",
     "compile_recursion",
+    "name_of",
     "program_for",
     "refuse_untrained",
     "session",
     "trainable",
+    "whole_batches",
 ]
 
 
@@ -94,11 +96,18 @@ def trainable(program: Any, *, learns: bool, name: str) -> dict[str, nn.Paramete
     weights = {n: p for n, p in program.named_parameters() if p.requires_grad}
     if weights and not learns:
         raise ProgramError(
-            f"The program of {name!r} has {len(weights)} trainable weights ({next(iter(weights))},"
+            f"The program of {name!r} has {len(weights)} trainable weights"
+            f" ({name_of(program, next(iter(weights)))},"
             " ...) but its entry says learns=False; set learns=True to train them, or freeze them"
             " with requires_grad_(False)."
         )
     return weights
+
+
+def name_of(owner: Any, key: str) -> str:
+    """Return how the author of a program or guide calls a value of its `state_dict`."""
+    name: str = getattr(owner, "name_of", repr)(key)
+    return name
 
 
 def refuse_untrained(program: Any, parameters: Sequence[str], name: str) -> None:
@@ -113,6 +122,14 @@ def refuse_untrained(program: Any, parameters: Sequence[str], name: str) -> None
             " nobody would train, since its entry says learns=False; set learns=True, or make the"
             " entry with zoo.from_program."
         )
+
+
+def whole_batches(config: FitConfig, data: Data) -> str:
+    """Say that every step reads all rows, if a minibatch is larger than the data."""
+    rows, size = data.size, config.batch_size
+    if rows is None or size is None or size <= rows:
+        return ""
+    return f", all {rows} rows in every step, since batch_size={size} is more"
 
 
 def compile_recursion(density: LogDensity, config: FitConfig) -> None:

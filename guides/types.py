@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from zoo.compiler.cuda import DEVICES
 from zoo.compiler.policy import check_mode
-from zoo.errors import UnknownNameError, UsageError
+from zoo.errors import UnknownKeyError, UnknownNameError, UsageError
 from zoo.fields import COUNT, NUMBER, TEXT, Kind, checked
 from zoo.types import Cost, Data, ModelEntry, Program
 
@@ -19,8 +19,20 @@ if TYPE_CHECKING:
 
     from zoo.density.log_density import LogDensity
 
-__all__ = ["FIT", "Elbo", "Fit", "FitConfig", "FitStatus", "Restart", "Stop"]
+__all__ = [
+    "CONFIG",
+    "FAMILY",
+    "FIT",
+    "Elbo",
+    "Fit",
+    "FitConfig",
+    "FitStatus",
+    "Named",
+    "Restart",
+    "Stop",
+]
 
+T = TypeVar("T")
 MOVED = ("beta", "warmup", "free_bits")  # parameters of objectives that were fields of `FitConfig`
 OPTIMIZERS = ("auto", "natural", "adam")
 OF_ADAM = ("lr", "final_lr", "num_particles", "clip_norm", "tail", "anneal")
@@ -180,6 +192,24 @@ class Restart:
     answer: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
+class Named(dict[str, T]):
+    """What program and guide have by name; a name that is not there is answered with the others.
+
+    Args:
+        kind: what is named, for the message.
+        theirs: of the program.
+        own: of the guide; a name that the program has too gets `guide.` before it.
+    """
+
+    def __init__(self, kind: str, theirs: Mapping[str, T], own: Mapping[str, T]) -> None:
+        super().__init__(theirs)
+        self.update({f"guide.{k}" if k in theirs else k: value for k, value in own.items()})
+        self.kind = kind
+
+    def __missing__(self, name: str) -> T:
+        raise UnknownKeyError(self.kind, name, self)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fit:
     """One guide after optimization.
@@ -217,21 +247,24 @@ class Fit:
         return self.stop.status in ("ok", "not_converged")
 
     @property
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> Named[nn.Module]:
         """The trained networks of program and guide by name, frozen, in the entry's dtype.
 
         A network of `pyro.module(name, net)` or of a variable has the variable's name, one of a
         module its attribute's: `fit.networks["decoder"](z)`. Where program and guide use one
-        name, those of the guide start with `guide.`.
+        name, those of the guide start with `guide.`. Another name is an `UnknownKeyError`.
         """
         theirs, own = _networks(self.program), _networks(self.guide)
-        return theirs | {f"guide.{k}" if k in theirs else k: net for k, net in own.items()}
+        return Named("network of the fit", theirs, own)
 
     @property
-    def parameters(self) -> dict[str, Tensor]:
-        """The trained `pyro.param` values of program and guide by name, constrained."""
+    def parameters(self) -> Named[Tensor]:
+        """The trained `pyro.param` values of program and guide by name, constrained.
+
+        Another name is an `UnknownKeyError`.
+        """
         theirs, own = _parameters(self.program), _parameters(self.guide)
-        return theirs | {f"guide.{k}" if k in theirs else k: v for k, v in own.items()}
+        return Named("parameter of the fit", theirs, own)
 
     def __repr__(self) -> str:
         """Return what was fitted, how it ended, and its ELBO."""
@@ -257,4 +290,9 @@ def _parameters(owner: Any) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in known.items()}
 
 
+CONFIG = Kind(accepted="guides.FitConfig(...)", holds=lambda value: isinstance(value, FitConfig))
+FAMILY = Kind(
+    accepted="the name of a guide family, such as 'mean_field'",
+    holds=lambda value: isinstance(value, str),
+)
 FIT = Kind(accepted="a fit, from guides.fit", holds=lambda value: isinstance(value, Fit))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
@@ -20,10 +20,12 @@ __all__ = [
     "LostWorkerError",
     "ProgramError",
     "ReferenceError",
+    "UnknownKeyError",
     "UnknownNameError",
     "UsageError",
     "ZooError",
     "command_line",
+    "described",
     "did_you_mean",
     "in_command",
     "listed",
@@ -60,14 +62,21 @@ class UsageError(ZooError):
 class UnknownNameError(UsageError):
     """A name that is not among the accepted ones; the message lists the nearest guess."""
 
-    def __init__(self, kind: str, got: str, accepted: Iterable[str], *, hint: str = "") -> None:
+    def __init__(self, kind: str, got: Any, accepted: Iterable[str], *, hint: str = "") -> None:
         names = sorted(accepted)
         shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
-        guess = did_you_mean(got, names)
+        guess = did_you_mean(got, names) if isinstance(got, str) else ""
+        written = repr(got) if isinstance(got, str) else described(got)
         super().__init__(
-            f"Unknown {kind} {got!r}{guess}; accepted:"
+            f"Unknown {kind} {written}{guess}; accepted:"
             f" {shown or 'none'}.{' ' + hint if hint else ''}"
         )
+
+
+class UnknownKeyError(UnknownNameError, KeyError):
+    """A name that a mapping lacks; also a `KeyError`, as that of a dict."""
+
+    __str__ = Exception.__str__  # that of a KeyError shows its message in quotes
 
 
 class DataError(UsageError):
@@ -123,6 +132,23 @@ def spelled(python: str, command: str) -> str:
     return command if in_command() else python
 
 
+def described(value: Any) -> str:
+    """Return a value in a few words: short text as it is, a tensor or table by type and shape.
+
+    Its numbers are never shown, nor are those of tensors inside a tuple, a list or a dict.
+    """
+    kind, shape = type(value).__name__, getattr(value, "shape", ())
+    if isinstance(shape, tuple) and shape:
+        return f"a {kind} of shape {tuple(shape)}"
+    parts = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping | tuple | list):
+        shown = [described(part) for part in parts]
+        if any(" of shape (" in text for text in shown):
+            return f"a {kind} with {listed(shown, 2, quoted=False)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def did_you_mean(got: str, accepted: Iterable[str]) -> str:
     """Return text such as ` (did you mean 'x'?)` for the nearest name, or an empty string."""
     near = difflib.get_close_matches(got, list(accepted), n=1, cutoff=0.6)
@@ -158,11 +184,17 @@ _REPORTS = re.compile(
 )
 
 
+# of a tensor that is written out
+_NUMBERS = re.compile(r"tensor\(\s*\[[^()]{40,}\](?:,[^()]*)?\)")
+
+
 def one_line(error: BaseException, longest: int = 240) -> str:
     """Return the message of an error of others on one line.
 
-    Requests to report it elsewhere are removed, and so is Pyro's table of shapes.
+    Requests to report it elsewhere are removed, as are Pyro's table of shapes and the numbers of
+    tensors, unless they are few.
     """
     text = str(error).partition("Trace Shapes:")[0]
+    text = _NUMBERS.sub("tensor([...])", text)
     text = " ".join(_REPORTS.sub(" ", text).split()).rstrip(".;: ")
     return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import DataError, UsageError
+from zoo.errors import DataError, UsageError, described
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +35,7 @@ __all__ = [
     "coerced",
     "one_of",
     "shape_of",
+    "typed",
 ]
 
 
@@ -142,8 +143,13 @@ def accepted(function: str, **given: tuple[Any, Kind]) -> None:
 
 def _got(name: str, value: Any) -> str:
     """Return `name=value (type)` with a value of at most 60 characters."""
-    shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
-    return f"{name}={shown} ({type(value).__name__})"
+    return f"{name}={typed(value)}"
+
+
+def typed(value: Any) -> str:
+    """Return a value of at most 60 characters with its type, a tensor by type and shape."""
+    shown, kind = described(value), type(value).__name__
+    return shown if shown.startswith(f"a {kind} ") else f"{shown} ({kind})"
 
 
 def coerced(entry: str, key: str, value: Any, default: Any) -> Any:

@@ -20,6 +20,7 @@ from zoo.fields import (
     MAPPING,
     NAME_SET,
     NAMES,
+    POSITIVE,
     TEXT,
     Kind,
     check_tensor,
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "DATA",
+    "DTYPE",
     "ENTRY",
+    "QUANTITIES",
     "Analytic",
     "Baselines",
     "Cost",
@@ -162,13 +166,13 @@ class Data:
         return f"Data({shown}{roles})"
 
 
-_QUANTITIES = Kind(
+QUANTITIES = Kind(
     accepted="a mapping of names to zoo.Quantity(fn=...)",
     holds=lambda value: (
         MAPPING.holds(value) and all(isinstance(q, Quantity) for q in value.values())
     ),
 )
-_DTYPE = Kind(
+DTYPE = Kind(
     accepted="a torch dtype, such as torch.float64",
     holds=lambda value: f"{type(value).__module__}.{type(value).__name__}" == "torch.dtype",
 )
@@ -250,10 +254,10 @@ class ModelEntry:
     def __post_init__(self) -> None:
         """Validate types, the name, the options and the consistency of the reference fields."""
         checked(self, name=TEXT, title=TEXT, make_data=FUNCTION, build=FUNCTION)
-        checked(self, quantities=_QUANTITIES, reference=TEXT, families=NAMES, own_guides=MAPPING)
+        checked(self, quantities=QUANTITIES, reference=TEXT, families=NAMES, own_guides=MAPPING)
         checked(self, analytic=FUNCTION | None, reference_of=TEXT | None)
         checked(self, published=FUNCTION | None, learns=FLAG, options=MAPPING, chosen=MAPPING)
-        checked(self, minibatch=COUNT | None, dtype=_DTYPE | None, baselines=FUNCTION | None)
+        checked(self, minibatch=POSITIVE | None, dtype=DTYPE | None, baselines=FUNCTION | None)
         checked(self, panel=_PANEL | None, amortize=FUNCTION | None, training=MAPPING)
         checked(self, judged=FUNCTION | None, conditional=FUNCTION | None)
         checked(self, tags=NAME_SET, cites=NAMES, notices=NAMES)
@@ -317,6 +321,10 @@ class ModelEntry:
         return replace(self, chosen={**self.chosen, **options})
 
 
+DATA = Kind(
+    accepted="data of the entry, as entry.load_data() or entry.judged(data)",
+    holds=lambda value: isinstance(value, Data),
+)
 ENTRY = Kind(
     accepted="an entry, such as zoo.load('eight_schools')",
     holds=lambda value: isinstance(value, ModelEntry),

@@ -58,13 +58,18 @@ from guides.session import session
 from guides.types import FIT, Fit
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
-from zoo.errors import UsageError, one_line
-from zoo.fields import SEED, accepted
+from zoo.errors import UsageError, described, one_line
+from zoo.fields import COUNT, NUMBER, SEED, Kind, accepted
 from zoo.seeds import derive_seed
 from zoo.types import Cost, Posterior, Reference
+from zoo.user_models.units import Rows as Chosen
 
 __all__ = ["assess", "assess_row"]
 
+DRAWN = Kind(
+    accepted="a number of draws, or a posterior from guides.draw",
+    holds=lambda value: isinstance(value, Posterior) or COUNT.holds(value),
+)
 ROW_SECONDS = 120.0  # budget of one row of a run
 CLIMBING = 0.3  # of the budget, at most, for climbs
 OWN_CHAINS = "short chains begun at its own draws"
@@ -84,6 +89,7 @@ def assess(
     smc: bool | Reference = True,
     islands: int = ISLANDS,
     particles: int = PARTICLES,
+    rows: Chosen | None = None,
     progress: Say | bool | None = None,
 ) -> Assessment:
     """Say how far a fit can be trusted where no truth is known.
@@ -101,6 +107,9 @@ def assess(
         particles: points of an island. Where 64 rows stand for all (all latent values belong to
             rows, and are more than 150 or the program learns), draws, islands and particles are
             2,048, 8 and 512 for each.
+        rows: of the training data, if all latent values belong to rows: a number of them, drawn by
+            the seed, or row numbers; each is then assessed by itself. By default 64 where they
+            stand for all. Rows that are held out are assessed by `guides.transfer` to them first.
         progress: lines on stderr, by default where it is a terminal or a notebook; or a function
             that receives a line per step.
 
@@ -108,10 +117,12 @@ def assess(
         The verdict with every check, the nats lost, and the repaired draws.
 
     Raises:
-        UsageError: fewer than 100 draws, no judged quantity, or a reference that SMC did not make.
+        UsageError: fewer than 100 draws, no judged quantity, a reference that SMC did not make, or
+            rows that do not exist.
         FitError: the fit has no usable guide.
     """
     accepted("assess", fit=(fit, FIT), seed=(seed, SEED), progress=(progress, PROGRESS))
+    accepted("assess", draws=(draws, DRAWN), budget=(budget, NUMBER | None))
     number = draws if isinstance(draws, int) else draws.sample_shape[0]
     if number < 100:
         raise UsageError(f"assess got draws={number}; accepted: at least 100, 2,048 are usual.")
@@ -121,21 +132,23 @@ def assess(
         smc.posterior is None or smc.posterior.method not in (METHOD, CHAINS)
     ):
         raise UsageError(
-            f"assess got smc={smc!r}; accepted: True, False, or a reference made by tempered SMC"
-            " or by short chains."
+            f"assess got smc={described(smc)}; accepted: True, False, or a reference made by"
+            " tempered SMC or by short chains."
         )
     with session(fit.entry.dtype):
         # one of its own: compiling that of the fit would change later draws in the last digits
         density = LogDensity(fit.program, fit.data, dtype=fit.entry.dtype)
-        rows, why = None, ""
+        taken, why = None, ""
         many = density.dim > SMC_DIMENSIONS or fit.entry.learns
-        if isinstance(draws, int) and many and has_rows(density):
+        if rows is not None:
+            taken = _asked_rows(fit, seed, rows, density, draws)
+        elif isinstance(draws, int) and many and has_rows(density):
             try:
-                rows = compared_rows(fit, seed)
+                taken = compared_rows(fit, seed)
             except UsageError as error:
                 why = f"Rows are not assessed one by one: {one_line(error)}"
-        if rows is not None:
-            posterior = row_posterior(fit, rows)
+        if taken is not None:
+            posterior = row_posterior(fit, taken)
         elif isinstance(draws, int):
             posterior = guides.draw(fit, draws, seed=derive_seed(seed, "trust", "draws"))
         else:
@@ -150,12 +163,34 @@ def assess(
             chains=number if isinstance(draws, int) else min(number, DRAWS),
             whole=not isinstance(draws, int),
         )
-        if rows is not None:
-            return _by_rows(work, rows)
+        if taken is not None:
+            return _by_rows(work, taken)
         if why:
             work.say("rows", None, why, needed=False)
         density.compile("auto", expected_calls=min(number, DRAWS) * 100)
         return _protocol(work, smc, islands, particles)
+
+
+def _asked_rows(
+    fit: Fit, seed: int, rows: Chosen, density: LogDensity, draws: int | Posterior
+) -> Rows:
+    """Return the rows that the caller asks for.
+
+    Raises:
+        UsageError: latent values do not belong to rows, the guide has no q of a row, there are
+            draws of all rows, or rows that do not exist.
+    """
+    if not has_rows(density):
+        raise UsageError(
+            f"rows asks for some of the rows, but not every latent value of {fit.entry.key} is a"
+            " continuous value of one of several rows; leave rows out."
+        )
+    if not isinstance(draws, int):
+        raise UsageError(
+            "rows asks for some of the rows, but draws are those of all of them; give a number of"
+            " draws, or leave rows out."
+        )
+    return compared_rows(fit, seed, rows)
 
 
 def _by_rows(work: Work, rows: Rows) -> Assessment:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,8 +39,10 @@ from zoo.density.log_density import LogDensity
 from zoo.density.row_terms import ProgramTerms, row_numbers
 from zoo.density.unit_terms import is_local
 from zoo.errors import FitError, one_line
+from zoo.fields import COUNT
 from zoo.seeds import derive_seed
 from zoo.types import Cost, Data, ModelEntry, Moments, Posterior, Reference
+from zoo.user_models.units import chosen_rows
 
 if TYPE_CHECKING:
     from guides.types import Fit
@@ -60,6 +62,8 @@ NATS_ALARM = 4.0  # standard errors by which the mean ELBO of rows may exceed th
 @dataclass(frozen=True, kw_only=True)
 class RowNats(Nats):
     """KL(q_i, posterior of row i): the mean over rows in nats, its error over rows, the worst.
+
+    The error of a single row is that of its estimate.
 
     Attributes:
         rows: how many were drawn.
@@ -175,15 +179,22 @@ def has_rows(density: LogDensity) -> bool:
     return is_local(density) and int(density.data.size or 0) > 1
 
 
-def compared_rows(fit: Fit, seed: int, rows: int = ROWS) -> Rows:
-    """Draw rows of the training data, with the guide's q of each.
+def compared_rows(fit: Fit, seed: int, rows: int | Sequence[int] = ROWS) -> Rows:
+    """Take rows of the training data, with the guide's q of each.
+
+    Args:
+        fit: a fit of a program whose latent values all belong to rows.
+        seed: of the draws.
+        rows: how many are drawn, all if there are fewer; or their numbers.
 
     Raises:
-        UsageError: the guide has no q of a row.
+        UsageError: the guide has no q of a row, or there are no such rows.
     """
     total = int(fit.data.size or 0)
-    generator = torch.Generator().manual_seed(derive_seed(seed, "trust", "rows"))
-    chosen = torch.randperm(total, generator=generator)[:rows].sort().values
+    chosen = torch.tensor(chosen_rows(rows, total, "rows"))
+    if COUNT.holds(rows):
+        generator = torch.Generator().manual_seed(derive_seed(seed, "trust", "rows"))
+        chosen = torch.randperm(total, generator=generator)[: len(chosen)].sort().values
     few = part_of(fit.data, fit.data.train, chosen)
     density, q = q_of_rows(fit, few, chosen)
     noise = torch.Generator().manual_seed(derive_seed(seed, "trust", "row draws"))
@@ -297,8 +308,9 @@ def _smc(work: Work, found: RowFindings, density: UnitDensity) -> RowFindings:
     truth = _truth(work, rows, draws[:, kept], METHOD, "", moments)
     kl = _nats(work, rows, smc)
     work.doubt = ""
-    value, _ = smc.evidence
-    each = value_with_error(float(value.mean()), float(value.std() / len(value) ** 0.5))
+    value, each_se = smc.evidence
+    over_rows = value.std() / len(value) ** 0.5 if len(value) > 1 else each_se[0]
+    each = value_with_error(float(value.mean()), float(over_rows))
     work.say("smc", True, f"Log evidence {each} nats per row, by SMC on {rows.words}.")
     return dataclasses.replace(found, rows=rows, truth=truth, kl=kl)
 
@@ -347,7 +359,7 @@ def _nats(work: Work, rows: Rows, found: UnitSmc) -> RowNats:
     noise = float(own.square().sum().sqrt()) / number  # of the mean over these rows
     kl = RowNats(
         value=float(lost.mean()),
-        se=float(lost.std() / number**0.5),
+        se=float(lost.std() / number**0.5) if number > 1 else noise,
         rows=number,
         worst=float(lost.max()),
         where=rows.labels[int(lost.argmax())],

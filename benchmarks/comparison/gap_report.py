@@ -9,6 +9,7 @@ terms of each row are evaluated. Both take rows with at most three latent values
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,80 +20,133 @@ from benchmarks.comparison.inference_gap import DatumGap, GapReport, datum_gaps
 from benchmarks.comparison.rows import part_of, q_of_rows
 from guides.base.local import LocalGuide
 from guides.draws import density_of
+from guides.optimize.progress import PROGRESS, Parts, Say, speaker
 from guides.session import session
 from guides.types import FIT
 from zoo.density.log_density import LogDensity
 from zoo.density.row_terms import ProgramTerms, has_grid, row_numbers
-from zoo.errors import UsageError, listed
-from zoo.fields import accepted
+from zoo.errors import UnknownNameError, UsageError, listed
+from zoo.fields import COUNT, POSITIVE, SEED, accepted
 from zoo.truth.grid import LARGEST, BernoulliLikelihood, GridCheck, LatentGrid
 from zoo.truth.unit_grid import flat, grid_of
 from zoo.types import Data
+from zoo.user_models.units import Rows, chosen_rows
 
 if TYPE_CHECKING:
     from guides.types import Fit
 
 __all__ = ["gap_report"]
 
+Wanted = Rows | Mapping[str, Rows]
 CHECKED = 3  # rows on which the likelihood is compared with the program
 
 
-def gap_report(fit: Fit, *, rows: int = 32, points: int | None = None, seed: int = 0) -> GapReport:
+def gap_report(
+    fit: Fit,
+    *,
+    rows: Wanted = 32,
+    points: int | None = None,
+    seed: int = 0,
+    progress: Say | bool | None = None,
+) -> GapReport:
     """Return the gaps of a fit on some training and some held-out rows.
 
     Args:
         fit: a fit to all data of a program whose latent values all belong to rows, at most three
             to each; its guide is of a family with units (`amortized` and its kin,
             `block_full_rank`), or one of your own that draws the values of a row from normals.
-        rows: rows per part, evenly spaced.
+        rows: a number of rows per part, evenly spaced, all of a part that has fewer; row numbers
+            of the training data; `{"train": ..., "test": ...}` of either.
         points: grid points per axis.
         seed: seed of the draws for k-hat.
+        progress: lines on stderr, by default where it is a terminal or a notebook; or a function
+            that receives a line per stage.
 
     Raises:
-        UsageError: another program or guide, with what is accepted.
+        UsageError: another program or guide, or rows that do not exist, with what is accepted.
     """
-    accepted("gap_report", fit=(fit, FIT))
+    accepted("gap_report", fit=(fit, FIT), points=(points, POSITIVE | None))
+    accepted("gap_report", seed=(seed, SEED), progress=(progress, PROGRESS))
+    tell = Parts(f"gap report of {fit.entry.key} {fit.family}", speaker(progress))
     program: Any = fit.program
     named = all(hasattr(program, name) for name in ("decoder", "latent", "log_prior"))
-    if named and isinstance(fit.guide, LocalGuide):
+    direct = named and isinstance(fit.guide, LocalGuide)
+    if not direct:
+        _refuse_other_latents(fit)
+    taken = _taken(fit.data, rows)
+    sizes = [f"{len(chosen)} {part}" for part, _, chosen in taken]
+    tell.begin(f"{' and '.join(sizes)} rows")
+    if direct:
         likelihood = getattr(program, "likelihood", None) or BernoulliLikelihood(program.decoder)
         _refuse_another_program(fit, Target(likelihood, program.log_prior))
         made = LatentGrid(likelihood, program.latent, log_prior=program.log_prior, points=points)
-        some = [t["x"] for t in (fit.data.train, fit.data.test) if t is not None]
-        grid = made.sufficient(torch.cat([x[:: max(1, len(x) // rows)] for x in some]))
+        some = [
+            t["x"][:: max(1, len(t["x"]) // rows)] if isinstance(rows, int) else t["x"][chosen]
+            for _, t, chosen in taken
+        ]
+        grid = made.sufficient(torch.cat(some))
     else:
         likelihood, grid = None, None
-        _refuse_other_latents(fit)
     parts = []
-    for part, tensors in (("train", fit.data.train), ("held out", fit.data.test)):
-        if tensors is None:
-            continue
-        size = len(tensors[fit.data.batched[0]])
-        chosen = torch.linspace(0, size - 1, min(rows, size)).long().unique()
+    for part, tensors, chosen in taken:
         few = part_of(fit.data, tensors, chosen)
         density, q = q_of_rows(fit, few, chosen, held_out=part != "train")
         x: Tensor
+        tell(f"{part}, a grid for {len(chosen)} rows")
         if grid is None:
             x = row_numbers(density)
             target, own = Target(ProgramTerms(density), flat), grid_of(density, points)
             own = own.sufficient(x)
         else:
             x, own, target = few.train["x"], grid, Target(likelihood, program.log_prior)
-        parts.append(
-            (
-                datum_gaps(target, own, q, x, part=part, labels=_labels(few, chosen), seed=seed),
-                own.check(x),
-                _shown(few),
-                family_of(q),
-            )
-        )
-    found: list[DatumGap] = [d for rows_of_part, *_ in parts for d in rows_of_part]
+        labels = _labels(few, chosen)
+        found = datum_gaps(target, own, q, x, part=part, labels=labels, seed=seed, tell=tell)
+        tell(f"{part}, the grid doubled")
+        parts.append((found, own.check(x), _shown(few), family_of(q)))
+    gaps: list[DatumGap] = [d for rows_of_part, *_ in parts for d in rows_of_part]
     checks = [check for _, check, *_ in parts]
     worst = GridCheck(
         **{f.name: max(getattr(c, f.name) for c in checks) for f in dataclasses.fields(GridCheck)}
     )
     images = torch.cat([images for *_, images, _ in parts])
-    return GapReport(family=parts[-1][-1], data=tuple(found), grid=worst, images=images)
+    tell.end()
+    return GapReport(family=parts[-1][-1], data=tuple(gaps), grid=worst, images=images)
+
+
+def _taken(data: Data, rows: Wanted) -> list[tuple[str, Mapping[str, Any], Tensor]]:
+    """Return each part with its arguments and the numbers of the rows that are reported.
+
+    Raises:
+        UsageError: another value, or rows that do not exist.
+    """
+    known = {"train": data.train, "test": data.test}
+    wanted: Mapping[str, Any]
+    if isinstance(rows, Mapping):
+        wanted = rows
+    elif COUNT.holds(rows):
+        wanted = {part: rows for part, tensors in known.items() if tensors is not None}
+    else:
+        wanted = {"train": rows}
+    found = []
+    for part in wanted:
+        if part not in known:
+            raise UnknownNameError("part of rows", part, known)
+    for part, tensors in known.items():
+        if part not in wanted:
+            continue
+        if tensors is None:
+            raise UsageError(
+                "rows names held-out rows, but the fit has none; pass test= when the entry is"
+                " made."
+            )
+        size = len(tensors[data.batched[0]])
+        chosen = torch.tensor(chosen_rows(wanted[part], size, "rows", f" of {part}"))
+        found.append(("train" if part == "train" else "held out", tensors, chosen))
+    if not found:
+        raise UsageError(
+            "rows is an empty dict; accepted: {'train': ..., 'test': ...} with either or both."
+        )
+    return found
 
 
 def _labels(few: Data, chosen: Tensor) -> list[str]:

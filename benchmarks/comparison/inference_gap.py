@@ -33,7 +33,8 @@ from benchmarks.comparison.best_in_family import (
     nodes,
     refine,
 )
-from zoo.errors import UsageError
+from guides.optimize.progress import Say, silent
+from zoo.errors import UnknownNameError, UsageError
 from zoo.truth.grid import LARGEST, MOST_POINTS, GridCheck, LatentGrid
 
 __all__ = ["COLUMNS", "DatumGap", "GapReport", "datum_gaps"]
@@ -129,6 +130,8 @@ class GapReport:
 
         It uses 1,000 resamples.
         """
+        if column not in COLUMNS:
+            raise UnknownNameError("column of the gap report", column, COLUMNS)
         values = np.array([getattr(d, column) for d in self.data if part in (None, d.part)])
         if not len(values):
             raise UsageError(
@@ -170,6 +173,7 @@ def datum_gaps(
     elbo: Callable[[LocalQ, Tensor], Tensor] | None = None,
     seed: int = 0,
     steps: int = 50,
+    tell: Say = silent,
 ) -> list[DatumGap]:
     """Return the gaps of each row.
 
@@ -184,21 +188,28 @@ def datum_gaps(
             the guide's own draws.
         seed: seed of the draws for k-hat.
         steps: refinement steps from q.
+        tell: hears what is done.
     """
     with torch.no_grad():
         own = elbo_nats(target, q, x)
         stated = own if elbo is None else elbo(q, x)
         evidence, mean, covariance = grid.moments(x)
-        found = [_on_grid(grid, q.take(torch.tensor([i])), x[i : i + 1]) for i in range(len(x))]
+        found = []
+        for i in range(len(x)):
+            tell(f"{part}, row {i + 1} of {len(x)} on a grid of its own")
+            found.append(_on_grid(grid, q.take(torch.tensor([i])), x[i : i + 1]))
         on_grid = [numbers for numbers, _ in found]
         near = torch.tensor([value for _, value in found], dtype=evidence.dtype)
         # A grid for one row is far finer than the common one (errors of 1e-7 against 1.4e-3 nats).
         # A larger difference means that it missed a mode.
         evidence = torch.where((near - evidence).abs() <= SAME, near, evidence)
+        tell(f"{part}, k-hat of {len(x)} rows")
         khat = _khat(target, q, x, seed)
         mode = torch.cat([grid.points[joint.argmax(-1)] for _, joint in grid.blocks(x)])
         draws = grid.sample(x, DRAWS, seed)
+    tell(f"{part}, the best q of the family for {len(x)} rows")
     best = best_numbers(target, q, x, mean, covariance, mode=mode, draws=draws)[1]
+    tell(f"{part}, {steps} steps from the q of {len(x)} rows")
     refined = refine(target, q, x, steps=steps)
     with torch.no_grad():
         after = elbo_nats(target, refined, x)

@@ -11,12 +11,18 @@ from guides.types import FIT, Fit
 from zoo.errors import FitError
 from zoo.fields import accepted
 from zoo.types import Posterior
+from zoo.user_models.units import Rows
 
 __all__ = ["repair"]
 
 
 def repair(
-    fit: Fit, *, seed: int = 0, budget: float | None = None, progress: Say | bool | None = None
+    fit: Fit,
+    *,
+    seed: int = 0,
+    budget: float | None = None,
+    rows: Rows | None = None,
+    progress: Say | bool | None = None,
 ) -> Posterior:
     """Return better draws than a guide's own: those of tempered SMC that begins from it.
 
@@ -29,13 +35,16 @@ def repair(
         fit: a usable fit of any family.
         seed: of the noise.
         budget: seconds; a step is not begun if it is forecast to exceed what is left of them.
+        rows: those of the training data that are repaired, as of `assess`; by default 64 where
+            they stand for all.
         progress: as of `assess`.
 
     Raises:
+        UsageError: rows that do not exist, or that the latent values do not belong to.
         FitError: the fit has no usable guide or is a point, or no step fits into the budget.
     """
     accepted("repair", fit=(fit, FIT))
-    found = assess(fit, seed=seed, budget=budget, progress=progress)
+    found = assess(fit, seed=seed, budget=budget, rows=rows, progress=progress)
     if found.repaired is None:
         steps = {check.name: check.sentence for check in found.checks}
         why = steps.get("spread") or steps.get("smc") or found.next

@@ -18,7 +18,9 @@ from zoo.density.sites import is_identity, samples
 from zoo.errors import UsageError
 from zoo.seeds import seeded
 
-__all__ = ["row_normals"]
+__all__ = ["NEEDED", "row_normals"]
+
+NEEDED = "The gap report, and an assessment row by row, need a q of each row"
 
 DRAWS = 4  # at which log q of the normals is compared with that of the guide
 SAME = 1e-6  # relative
@@ -104,7 +106,7 @@ def _bare(transform: Any) -> Any:
 
 def _refusal(family: str, site: str, what: str) -> UsageError:
     return UsageError(
-        f"The gap report needs a q of each row that is a normal; the guide {family!r} draws"
+        f"{NEEDED} that is a normal; the guide {family!r} draws"
         f" {site!r} {what if what.startswith('with') else 'from ' + what}; accepted: Normal,"
         " LogNormal for a positive site, MultivariateNormal for the only site, all with"
         " parameters computed from the data."

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 import guides
 from benchmarks.comparison.best_in_family import LocalQ
-from benchmarks.comparison.row_normals import row_normals
+from benchmarks.comparison.row_normals import NEEDED, row_normals
 from guides.base.local import LocalGuide
 from guides.draws import density_of
 from guides.session import program_for, session
@@ -74,6 +75,13 @@ def q_of_rows(
         raise UsageError(
             f"The {fit.family} guide of {fit.entry.name} has no encoder, so it has no q for"
             " held-out rows; give data without test rows, or an amortized guide."
+        )
+    own = fit.family in fit.entry.own_guides and not isinstance(fit.guide, AutoGuide)
+    if not own and not isinstance(fit.guide, LocalGuide):
+        raise UsageError(
+            f"{NEEDED}; {fit.family} has one q of all rows of {fit.entry.name} together; accepted:"
+            " amortized, amortized_full, block_full_rank, or a guide of your own that draws the"
+            " values of a row from normals."
         )
     if isinstance(fit.guide, LocalGuide):
         whole = LocalQ.of(fit.guide)

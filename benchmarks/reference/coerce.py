@@ -8,6 +8,7 @@ from benchmarks.mcmc.diagnostics import diagnose
 from benchmarks.thresholds import EBFMI, rhat_limit
 from benchmarks.types import Mcmc
 from zoo.errors import UsageError
+from zoo.fields import typed
 from zoo.types import Posterior, Reference, ReferenceKind
 
 __all__ = ["as_reference", "broken_chains"]
@@ -27,7 +28,7 @@ def as_reference(truth: Reference | Posterior | None) -> Reference:
         return truth
     if not isinstance(truth, Posterior):
         raise UsageError(
-            f"The reference is {truth!r} ({type(truth).__name__}); accepted: a Reference, draws of"
+            f"The reference is {typed(truth)}; accepted: a Reference, draws of"
             " benchmarks.run_nuts, a word such as 'stored', or None."
         )
     if truth.sample_dims == ("sample",):

@@ -20,6 +20,7 @@ from benchmarks.run.plan import make_plan
 from benchmarks.run.progress import Console, Events
 from benchmarks.run.run_result import RunResult
 from benchmarks.verdicts import verdict_of
+from guides.types import FitConfig
 from zoo.errors import UnknownNameError
 from zoo.fields import FLAG, POSITIVE, SEED, Kind, accepted
 
@@ -170,7 +171,13 @@ def compare_program(
     known = {*signature(compare_program).parameters, *signature(zoo.from_program).parameters}
     for name in options:
         if name not in known - {"options"}:
-            raise UnknownNameError("argument of compare_program", name, known - {"options"})
+            setting = name in FitConfig.__dataclass_fields__
+            raise UnknownNameError(
+                "argument of compare_program",
+                name,
+                known - {"options"},
+                hint=f"Settings of a fit are given as training={{{name!r}: ...}}." * setting,
+            )
     events = events or (Console() if progress else Events())
     entry = zoo.from_program(model, data, **options)
     chosen: Any = "all" if families == "all" else list(families)

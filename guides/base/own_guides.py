@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,16 +11,44 @@ from pyro import poutine
 from torch import nn
 
 from guides.types import Stop
+from zoo.density.guide_sites import Wanted, fault_of_sites
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import samples
-from zoo.errors import FitError, one_line
+from zoo.errors import FitError, listed, one_line
 from zoo.seeds import seeded
 
-__all__ = ["AS_GIVEN", "check_scales", "check_sites", "is_given", "on_charts"]
+__all__ = ["AS_GIVEN", "as_given", "check_scales", "check_sites", "is_given", "on_charts"]
 
 AS_GIVEN = Stop(
     status="ok", step=0, sentence="No step was taken: the guide is scored as it was given."
 )
+
+
+def as_given(program: Any, guide: Any, *, trained: bool) -> Stop:
+    """Return the end of a fit without a step; of values nobody calls trained, it says which.
+
+    Args:
+        program: the program.
+        guide: the guide.
+        trained: whether the caller said that both have been trained.
+    """
+    if trained:
+        return AS_GIVEN
+    owners = (program, guide)
+    values = [n for o in owners if hasattr(o, "parameter_values") for n in o.parameter_values()]
+    nets = [n for o in owners if hasattr(o, "networks") for n in o.networks()]
+    said = AS_GIVEN.sentence
+    if values:
+        said += (
+            f" The initial values of pyro.param {listed(dict.fromkeys(values))} are scored;"
+            " trained=True, when the entry is made, takes those of Pyro's parameter store."
+        )
+    if nets:
+        said += (
+            f" The networks {listed(dict.fromkeys(nets))} are those that were given, trained or"
+            " not."
+        )
+    return replace(AS_GIVEN, sentence=said)
 
 
 def is_given(guide: nn.Module, steps: int) -> bool:
@@ -59,24 +88,14 @@ def check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
     """Compare the guide's sites with the program's; Pyro itself only warns.
 
     Raises:
-        FitError: a missing or a superfluous site, by name.
+        FitError: a missing or a superfluous site, or one of another shape, by name.
     """
-    with seeded(0), torch.no_grad():
-        trace = poutine.block(poutine.trace(guide).get_trace)(**density.data.train)
-    drawn = [node["name"] for node in samples(trace) if not node["infer"].get("is_auxiliary")]
-    wanted = {s.name for s in density.sites}
-    missing = sorted(wanted - set(drawn))
-    if missing:
-        raise FitError(
-            f"The guide {family!r} misses the latent site {missing[0]!r}; add"
-            f" pyro.sample({missing[0]!r}, ...)."
-        )
-    extra = sorted(set(drawn) - wanted - set(density.discrete))
-    if extra:
-        raise FitError(
-            f"The guide {family!r} draws {extra[0]!r}, which the program lacks; rename it or mark"
-            " it auxiliary."
-        )
+    wanted = {s.name: Wanted(tuple(s.shape), s.event_dim) for s in density.sites}
+    fault = fault_of_sites(
+        guide, density.data.train, wanted, dict.fromkeys(density.discrete), family
+    )
+    if fault:
+        raise FitError(fault)
     if not any(True for _ in guide.parameters()):
         raise FitError(
             f"The guide {family!r} has no trainable parameter; use pyro.param or PyroParam."

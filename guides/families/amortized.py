@@ -24,7 +24,7 @@ from guides.base.flat import FlatGuide, Start
 from guides.base.initialize import find_start, plain_start
 from guides.base.local import LocalGuide
 from zoo.density.log_density import LogDensity
-from zoo.errors import FitError, UsageError
+from zoo.errors import FitError, UsageError, described
 from zoo.types import Data, ModelEntry, Program
 
 LARGEST_SEARCH = 500  # dimensions up to which a start is searched for
@@ -66,7 +66,7 @@ def build(
             " ... [unit, feature]."
         )
     if globals not in ("full_rank", "mean_field"):
-        raise UsageError(f"globals is {globals!r}; accepted: full_rank, mean_field.")
+        raise UsageError(f"globals is {described(globals)}; accepted: full_rank, mean_field.")
     density = density or LogDensity(program, data, dtype=entry.dtype)
     features = features_of(entry, data.train)
     return AmortizedGuide(

@@ -18,7 +18,7 @@ from guides.base.family import Family
 from guides.base.local import LocalGuide
 from guides.families.amortized import flat, start
 from zoo.density.log_density import LogDensity
-from zoo.errors import UsageError
+from zoo.errors import UsageError, described
 from zoo.types import Data, ModelEntry, Program
 
 __all__ = ["FAMILY", "TableGuide", "build", "flat", "start"]
@@ -40,7 +40,7 @@ def build(
         UsageError: a head that is neither `diagonal` nor `full`.
     """
     if head not in ("diagonal", "full"):
-        raise UsageError(f"head is {head!r}; accepted: diagonal, full.")
+        raise UsageError(f"head is {described(head)}; accepted: diagonal, full.")
     return TableGuide(density or LogDensity(program, data, dtype=entry.dtype), head=head)
 
 

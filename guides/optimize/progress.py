@@ -10,7 +10,17 @@ from collections.abc import Callable
 from zoo.errors import in_command
 from zoo.fields import Kind
 
-__all__ = ["PROGRESS", "Say", "StepProgress", "Steps", "Waiting", "silent", "speaker", "steps_of"]
+__all__ = [
+    "PROGRESS",
+    "Parts",
+    "Say",
+    "StepProgress",
+    "Steps",
+    "Waiting",
+    "silent",
+    "speaker",
+    "steps_of",
+]
 
 Say = Callable[[str], None]
 StepProgress = Callable[[int, int, float], None]
@@ -80,10 +90,10 @@ class Steps:
         self.begun, self.told = time.monotonic(), FIRST
         self.start, self.last = 1, 0
 
-    def begin(self) -> None:
-        """Tell that it begins."""
+    def begin(self, note: str = "") -> None:
+        """Tell that it begins, with a note on its steps."""
         times = f", {self.starts} starts" if self.starts > 1 else ""
-        self.say(f"{self.name}: fitting{times}")
+        self.say(f"{self.name}: fitting{times}{note}")
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
         """Hear of a step and its loss in nats."""
@@ -101,6 +111,29 @@ class Steps:
     def end(self, status: str) -> None:
         """Tell how the fit ended."""
         self.say(f"{self.name}: {status}, {time.monotonic() - self.begun:.1f} s")
+
+
+class Parts:
+    """Lines of one call: its begin, where it is after five seconds and twice that, its end."""
+
+    def __init__(self, name: str, say: Say) -> None:
+        self.name, self.say = name, say
+        self.begun, self.told = time.monotonic(), FIRST
+
+    def begin(self, what: str) -> None:
+        """Tell what is done."""
+        self.say(f"{self.name}: {what}")
+
+    def __call__(self, part: str) -> None:
+        """Hear what begins now."""
+        since = time.monotonic() - self.begun
+        if since >= self.told:
+            self.told = 2 * since
+            self.say(f"{self.name}: {part}, {since:.0f} s")
+
+    def end(self) -> None:
+        """Tell that it is done."""
+        self.say(f"{self.name}: done, {time.monotonic() - self.begun:.1f} s")
 
 
 def steps_of(name: str, starts: int, progress: StepProgress | bool | None) -> Steps | None:

@@ -289,7 +289,7 @@ def test_encoder_inputs_are_named_or_computed():
     ("options", "error", "message"),
     [
         ({"judged": {"validation": 3}}, UnknownNameError, "part of judged"),
-        ({"judged": [0, ROWS]}, UsageError, f"different numbers from 0 to {ROWS - 1}"),
+        ({"judged": [0, ROWS]}, UsageError, f"different row numbers from 0 to {ROWS - 1}"),
         ({"judged": 0}, UsageError, "at least 1 row"),
         ({"judged": "few"}, UsageError, "or 'all'"),
         ({"test": {"x": TEST[:, :3]}}, DataError, "rows like those of the training data"),

@@ -10,6 +10,7 @@ from support import densities
 from torch import nn
 
 import guides
+import zoo
 from guides import draws as draws_module
 from guides.base.flat import FlatGuide
 from guides.draws import (
@@ -255,6 +256,73 @@ def test_a_bound_is_the_mean_of_the_log_weights(tiny, guide):
     assert found.draws == 50
     assert elbo(made, 50, seed=8) != found
     assert elbo(made, 50, seed=7) == found
+
+
+# -- other rows ----------------------------------------------------------------------------------
+
+
+def by_rows(x):
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[:, None].expand(-1, 2), 1.0).to_event(1), obs=x)
+
+
+def encoder(x):
+    loc = pyro.param("loc", torch.zeros(2))
+    with pyro.plate("row", len(x)):
+        pyro.sample("z", dist.Normal(x @ loc, 1.0))
+
+
+@pytest.fixture(scope="module")
+def of_rows():
+    entry = zoo.from_program(by_rows, {"x": torch.ones(4, 2)}, guide=encoder, minibatch=2)
+    return guides.fit(entry, "own", seed=0, steps=0)
+
+
+OTHERS = (
+    "; accepted: the program's arguments by name, as {'x': x}, or data such as entry.judged(data)."
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            (torch.ones(3, 2),),
+            "guides.transfer got data=a tuple with a Tensor of shape (3, 2)" + OTHERS,
+        ),
+        (torch.ones(3, 2), "guides.transfer got data=a Tensor of shape (3, 2)" + OTHERS),
+        ({"y": 1}, "Unknown argument of the program 'y'; accepted: x."),
+        ({}, "The other units need 'x', which has one value per row; got nothing."),
+        *(
+            (
+                {"x": x},
+                f"data['x'] {what}; accepted: rows like those of the training data, (n, 2).",
+            )
+            for x, what in [
+                (torch.ones(3, 5), "has shape (3, 5)"),
+                (torch.ones(3), "has shape (3,)"),
+                (torch.tensor(1.0), "has shape ()"),
+                (3, "is 3 (int)"),
+                ("abc", "is 'abc' (str)"),
+            ]
+        ),
+    ],
+)
+def test_other_rows_that_are_none_of_the_program_are_described(of_rows, data, said):
+    with pytest.raises(UsageError) as caught:
+        transfer(of_rows, data)
+    assert str(caught.value) == said
+
+
+def test_other_rows_of_the_program_are_taken(of_rows):
+    assert transfer(of_rows, {"x": torch.ones(3, 2)}).data.size == 3
+
+
+@pytest.mark.parametrize("act", [draw, elbo, lambda fit: transfer(fit, {})])
+def test_what_is_no_fit_is_refused(act):
+    with pytest.raises(UsageError, match=r"got fit=a Tensor of shape \(2,\); accepted: a fit"):
+        act(torch.zeros(2))
 
 
 # -- points --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch import nn
 
 import guides
 import zoo
-from zoo.errors import UnknownNameError
+from zoo.errors import UnknownNameError, UsageError
 from zoo.types import Data
 
 SHORT = {"steps": 40, "patience": 10, "anneal": 10, "num_particles": 4, "compile": "off"}
@@ -47,6 +47,43 @@ def test_a_fit_to_other_data_holds_the_given_weights(tiny):
     # conjugate, given the offset: precision 1 + 4
     exact = 0.8 * (y[:2] - trained)
     assert (posterior.draws["z"].mean(0) - exact).abs().max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"data": {"x": torch.ones(3, 2)}}, "data=a dict with a Tensor of shape (3, 2); accepted:"
+         " data of the entry, as entry.load_data() or entry.judged(data), or None."),
+        ({"config": {"steps": 3}}, "config={'steps': 3} (dict); accepted: guides.FitConfig(...),"
+         " or None."),
+        ({"given": "mean_field"}, "given='mean_field' (str); accepted: a fit, from guides.fit, or"
+         " None."),
+        ({"family": torch.ones(3)}, "family=a Tensor of shape (3,); accepted: the name of a guide"
+         " family, such as 'mean_field'."),
+    ],
+)  # fmt: skip
+def test_an_argument_of_another_type_is_described(given, said):
+    with pytest.raises(UsageError) as caught:
+        guides.fit(zoo.load("coin"), **{"family": "mean_field", **given})
+    assert str(caught.value) == f"guides.fit got {said}"
+
+
+def test_weights_that_a_solver_would_leave_are_named_as_their_author_does():
+    decoder = nn.Linear(1, 1)
+
+    def program(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    entry = zoo.from_program(program, {"x": torch.zeros(3, 1)})
+    with pytest.raises(UsageError) as caught:
+        guides.fit(entry, "laplace", **SHORT)
+    assert str(caught.value) == (
+        "laplace solves for the latent values and trains no weights, but my_model learns 'weight'"
+        " of the network 'decoder'; fit another family first and pass given=fit."
+    )
 
 
 def test_an_unknown_setting_of_an_entry_is_named():

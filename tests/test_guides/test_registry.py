@@ -177,3 +177,14 @@ def test_an_own_guide_is_a_family_of_one(tiny):
     assert family.defaults == {"num_particles": 4, "lr": 0.02}
     with pytest.raises(Exception, match="is int, not a callable"):
         guides.build("mine", own.program(None), own.load_data(), own)
+
+
+def test_an_own_guide_that_is_not_there_is_asked_for(tiny):
+    entry, _ = tiny.gaussian()
+    with pytest.raises(UsageError) as caught:
+        guides.family_of("own", entry)
+    assert str(caught.value) == (
+        "Entry gaussian has no guide of its own, which the family 'own' is; pass guide= to"
+        " zoo.from_program or benchmarks.compare_program: a function with the model's arguments,"
+        " or an AutoGuide class."
+    )

@@ -184,6 +184,21 @@ def test_networks_and_parameters_of_program_and_guide_are_told_apart():
     assert not any(v.requires_grad for v in values.values())
 
 
+def test_a_name_that_a_fit_does_not_have_is_answered_with_those_it_has():
+    made = fit(program=Owner({"decoder": nn.Identity()}, {}), guide=Owner({}, {"loc": None}))
+    assert "decoder" in made.networks
+    assert made.networks.get("wrong") is None
+    assert list(made.networks) == ["decoder"]
+    with pytest.raises(KeyError) as caught:
+        made.networks["decodr"]
+    assert str(caught.value) == (
+        "Unknown network of the fit 'decodr' (did you mean 'decoder'?); accepted: decoder."
+    )
+    with pytest.raises(UnknownNameError) as caught:
+        fit(program=Owner({}, {"w": torch.ones(1)})).parameters["wrong"]
+    assert str(caught.value) == "Unknown parameter of the fit 'wrong'; accepted: w."
+
+
 def test_a_plain_module_has_its_children_and_a_function_nothing():
     module = nn.Sequential(nn.Identity())
     made = fit(program=lambda: None, guide=module)

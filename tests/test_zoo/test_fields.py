@@ -102,6 +102,11 @@ def test_a_long_value_is_cut_to_sixty_characters():
     assert fields._got("x", "a" * 59) == f"x='{'a' * 56}... (str)"
 
 
+def test_a_tensor_is_named_by_its_shape():
+    assert fields._got("x", torch.zeros(100, 8)) == "x=a Tensor of shape (100, 8)"
+    assert fields.typed(3) == "3 (int)"
+
+
 # -- options -------------------------------------------------------------------------------------
 
 

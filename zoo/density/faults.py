@@ -15,7 +15,14 @@ import pyro.primitives
 
 from zoo.errors import DataError, ProgramError, ZooError, one_line
 
-__all__ = ["as_program_error", "is_own_fault", "place_of", "program_faults", "unless_it_raises"]
+__all__ = [
+    "as_program_error",
+    "is_author",
+    "is_own_fault",
+    "place_of",
+    "program_faults",
+    "unless_it_raises",
+]
 
 T = TypeVar("T")
 
@@ -65,6 +72,11 @@ def _is_library(name: str) -> bool:
     return any(part in name for part in _LIBRARIES)
 
 
+def is_author(name: str) -> bool:
+    """Whether a file belongs neither to this project nor to a library."""
+    return not _is_ours(name) and not _is_library(name)
+
+
 def place_of(error: BaseException) -> tuple[str, str]:
     """Return the site and the author's statement an error came from, empty if there is none."""
     site = statement = ""
@@ -72,7 +84,7 @@ def place_of(error: BaseException) -> tuple[str, str]:
         file = frame.f_code.co_filename
         if frame.f_code is _SAMPLE:
             site = str(frame.f_locals.get("name", ""))
-        elif not _is_ours(file) and not _is_library(file):
+        elif is_author(file):
             text = linecache.getline(file, line).strip()
             statement = f"{Path(file).name}:{line}: {text}" if text else f"line {line}"
     named = re.search(r"site '([^']+)'", str(error))
@@ -99,12 +111,13 @@ def _nameless(error: BaseException, statement: str) -> ProgramError | None:
     return None
 
 
-def as_program_error(error: Exception, doing: str = "run") -> ZooError:
+def as_program_error(error: Exception, doing: str = "run", noun: str = "program") -> ZooError:
     """Return the error as a sentence for the author of a program; one of ours as it is.
 
     Args:
         error: as it was caught.
         doing: what was done with the program, after 'cannot be'.
+        noun: what it is called.
     """
     if isinstance(error, ZooError):
         return error
@@ -131,15 +144,16 @@ def as_program_error(error: Exception, doing: str = "run") -> ZooError:
         return ProgramError(f"{where} has a {what} outside its range{line}: {wanted}; {cure}.")
     if isinstance(error, ValueError) and ("invalid" in str(error) or "support" in str(error)):
         return DataError(
-            f"The program rejects its data{at}{line}: {text}. Check the observed values against"
+            f"The {noun} rejects its data{at}{line}: {text}. Check the observed values against"
             " the support."
         )
-    cure = next((c for sign, c in _CURES if re.search(sign, text, re.I)), "fix the program")
+    cures = () if isinstance(error, AttributeError | NameError) else _CURES
+    cure = next((c for sign, c in cures if re.search(sign, text, re.I)), f"fix the {noun}")
     if isinstance(error, NotImplementedError) and not text:  # what torch's base classes raise
         missing = traceback.extract_tb(error.__traceback__)[-1].name
         text = f"its distribution does not define {missing!r}"
         cure = "define it in the class, or use another distribution"
-    return ProgramError(f"The program cannot be {doing} ({kind}){at}{line}: {text}; {cure}.")
+    return ProgramError(f"The {noun} cannot be {doing} ({kind}){at}{line}: {text}; {cure}.")
 
 
 @contextmanager

@@ -25,14 +25,19 @@ from zoo.user_models.lift_params import (
     Lifted,
     Typed,
     answer,
-    give_stores,
     is_local,
     network_on_stack,
+)
+from zoo.user_models.nested import Nested
+from zoo.user_models.networks import (
+    fixed_on_purpose,
+    give_stores,
+    name_where_called,
     own,
     owned_copy,
     standing_in,
+    trainable_modules,
 )
-from zoo.user_models.nested import Nested
 from zoo.user_models.signature import Signature
 from zoo.user_models.surroundings import Reads, is_about_types, mark
 
@@ -47,7 +52,9 @@ class _Collector(Typed):
     def __init__(self, lifted: Lifted, owner: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.lifted, self.dtype, self.points = lifted, dtype, lifted.points
-        self.inside = set(owner.modules()) if isinstance(owner, nn.Module) else set()
+        self.owned = set(owner.modules()) if isinstance(owner, nn.Module) else set()
+        self.trained: set[nn.Module] = set(self.owned)
+        self.inside = set(self.owned)
         self.stack = ExitStack()
 
     def __enter__(self) -> Any:
@@ -71,9 +78,7 @@ class _Collector(Typed):
                     self._use(owner, trained=True)
             before(context)
 
-        handle = register_module_forward_pre_hook(
-            lambda module, _: None if self._known(module) else self._use(module, trained=False)
-        )
+        handle = register_module_forward_pre_hook(lambda module, _: self._called(module))
         _CONTEXT.__enter__ = enter
         try:
             yield
@@ -81,18 +86,24 @@ class _Collector(Typed):
             _CONTEXT.__enter__ = before
             handle.remove()
 
-    def _known(self, net: nn.Module) -> bool:
-        return net in self.inside or isinstance(net, PyroModule)
+    def _called(self, net: nn.Module) -> None:
+        """Note a module that is called; a Pyro module is noted by its context."""
+        self.lifted.called.add(net)
+        if net not in self.inside and not isinstance(net, PyroModule):
+            self._use(net, trained=False)
 
     def _use(self, net: nn.Module, *, trained: bool) -> None:
         """Own a module that is called inside; one without numbers of its own needs no owner."""
         numbers = (*net.parameters(), *net.buffers())
-        if net in self.inside or not numbers:
+        if net in (self.trained if trained else self.inside) or not numbers:
             return
         key = f"module {len(self.lifted.nets)}"
         if not trained:
             self.lifted.frozen.add(key)
-        self._register(key, net)
+            # in evaluation mode, or without gradients, it is fixed on purpose
+            if net.training and torch.is_grad_enabled():
+                self.lifted.unregistered[key] = name_where_called(net)
+        self._register(key, net, trained=trained)
 
     def _pyro_sample(self, msg: Any) -> None:
         super()._pyro_sample(msg)
@@ -133,13 +144,34 @@ class _Collector(Typed):
             self.lifted.constraints[name] = constraint
         answer(msg, place[name].clone())
 
-    def _register(self, key: str, net: nn.Module) -> None:
-        if key not in self.lifted.nets and net not in self.inside:
-            self.lifted.nets[key] = net
+    def _register(self, key: str, net: nn.Module, *, trained: bool = True) -> None:
+        if key in self.lifted.nets or net in self.owned:
+            return
+        if trained:
+            self.trained |= set(net.modules())
+            self._forget(net)
+        self.lifted.nets[key] = net
+        if net not in self.inside:
             self.inside |= set(net.modules())
             # The caller's network is usually float32 while data are float64: compute with a copy
             # from here on.
             self.stack.enter_context(standing_in(net, owned_copy(net, self.dtype)))
+
+    def _forget(self, net: nn.Module) -> None:
+        """Forget that a network was called before it was registered."""
+        for name, known in list(self.lifted.nets.items()):
+            if known is net and name in self.lifted.frozen:
+                del self.lifted.nets[name]
+                self.lifted.frozen.discard(name)
+                self.lifted.unregistered.pop(name, None)
+
+    def settle(self) -> None:
+        """Keep the unregistered networks of which a part is neither frozen nor trained."""
+        self.lifted.unregistered = {
+            key: name
+            for key, name in self.lifted.unregistered.items()
+            if set(trainable_modules(self.lifted.nets[key])) - self.trained
+        }
 
 
 def _reparameterization() -> dict[str, Any] | None:
@@ -160,6 +192,7 @@ def discover(
     nested: Nested | None = None,
     *,
     points: bool = False,
+    noun: str = "program",
 ) -> tuple[Lifted, poutine.Trace]:
     """Run the program twice and return what it asks for, and the trace of the first run.
 
@@ -169,6 +202,7 @@ def discover(
         dtype: floating type of the run.
         nested: how its arguments are put together.
         points: latent `Delta` sites are deterministic, as in a program they are.
+        noun: what it is called in errors.
 
     Raises:
         ProgramError: the program fails, draws its own random subsample, or its parameters cannot
@@ -176,26 +210,26 @@ def discover(
     """
     start = Lifted(nested=nested or Nested(), points=points)
     try:
-        runs = _runs(model, tensors, dtype, start)
+        runs = _runs(model, tensors, dtype, start, noun)
     except Exception as error:
         if not is_about_types(error.__cause__ or error):
             raise
         start.one_type = True
         try:
-            runs = _runs(model, tensors, dtype, start)
+            runs = _runs(model, tensors, dtype, start, noun)
         except Exception:
             raise error from error.__cause__
     if not start.one_type and _mixes_types(runs[0][1]):
         start.one_type = True
         try:
-            runs = _runs(model, tensors, dtype, start)
+            runs = _runs(model, tensors, dtype, start, noun)
         except ProgramError:  # the density, built later, says what it mixes
             start.one_type = False
     (first, trace), (second, _) = runs
     if first.reparameterized and first.values.keys() | first.nets.keys():
         # what a site is would depend on weights that every fit learns anew
         start.plain = True
-        (first, trace), (second, _) = _runs(model, tensors, dtype, start)
+        (first, trace), (second, _) = _runs(model, tensors, dtype, start, noun)
     for name, net in first.nets.items():
         if second.nets.get(name) is not net:
             raise ProgramError(NEW_NET.format(name))
@@ -220,7 +254,11 @@ def _mixes_types(trace: poutine.Trace) -> bool:
 
 
 def _runs(
-    model: Callable[..., Any], tensors: Mapping[str, Any], dtype: torch.dtype, start: Lifted
+    model: Callable[..., Any],
+    tensors: Mapping[str, Any],
+    dtype: torch.dtype,
+    start: Lifted,
+    noun: str,
 ) -> list[tuple[Lifted, poutine.Trace]]:
     signature = Signature.of(model)
     owned = own(model, dtype)
@@ -236,8 +274,11 @@ def _runs(
         )
 
         def once(*, _lifted: Lifted = lifted, **given: Any) -> Any:
-            with _lifted.around(dtype), _Collector(_lifted, owned, dtype):
-                return signature.call(owned, _lifted.nested.assemble(given))
+            collecting = _Collector(_lifted, owned, dtype)
+            with fixed_on_purpose(), _lifted.around(dtype), collecting as collector:
+                out = signature.call(owned, _lifted.nested.assemble(given))
+                collector.settle()
+                return out
 
         reads = Reads()
         with default_dtype(dtype), ExitStack() as stack:
@@ -247,7 +288,7 @@ def _runs(
             try:
                 trace = trace_program(once, tensors, seed=seed)
             except Exception as error:
-                raise as_program_error(error, "run on its data") from error
+                raise as_program_error(error, "run on its data", noun) from error
         lifted.reads = reads.found
         sizes = sizes or _sizes(trace)
         lifted.sizes = sizes

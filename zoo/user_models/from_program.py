@@ -20,14 +20,23 @@ from zoo.density.propriety import may_not_exist
 from zoo.density.sites import samples
 from zoo.density.symmetries import Symmetry, symmetries
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError, listed
-from zoo.types import Data, ModelEntry, Program, Quantity
+from zoo.fields import FLAG, MAPPING, NAMES, POSITIVE, TEXT, accepted
+from zoo.types import DTYPE, QUANTITIES, Data, ModelEntry, Program, Quantity
 from zoo.user_models.coefficients import coordinates_of
 from zoo.user_models.discover import discover, refuse_own_subsamples
 from zoo.user_models.from_trace import all_discrete, facts, of_finite_sum, quantities_of
 from zoo.user_models.lift_params import LiftedProgram
 from zoo.user_models.nested import Nested, flatten
-from zoo.user_models.of_rows import Amortize, Asked, fields_of
-from zoo.user_models.own_guides import OwnGuide, own_guides, trained_values, unread_values
+from zoo.user_models.of_rows import AMORTIZE, Amortize, Asked, fields_of
+from zoo.user_models.own_guides import (
+    OwnGuide,
+    own_guides,
+    refuse_no_forward,
+    refuse_other_sites,
+    trained_values,
+    unread_values,
+    unregistered,
+)
 from zoo.user_models.signature import Signature
 from zoo.user_models.tables import columns_of, is_frame, numbers_of
 from zoo.user_models.units import Judged, Units, find_units, held_out, refuse_tied_rows
@@ -114,6 +123,23 @@ def from_program(
             f"The model is a {type(model).__name__}; accepted: a function of the data or a"
             " PyroModule."
         )
+    refuse_no_forward(model, "model")
+    accepted(
+        "from_program",
+        dims=(dims, MAPPING | None),
+        coords=(coords, MAPPING | None),
+        name=(name, TEXT),
+        observed=(observed, NAMES | None),
+        trained=(trained, FLAG),
+        title=(title, TEXT | None),
+        quantities=(quantities, QUANTITIES | None),
+        amortize=(amortize, AMORTIZE | None),
+        batched=(batched, NAMES),
+        minibatch=(minibatch, POSITIVE | None),
+        training=(training, MAPPING | None),
+        families=(families, NAMES | None),
+        dtype=(dtype, DTYPE),
+    )
     signature = Signature.of(model)
     frames: dict[str, tuple[str, ...]] = {}
     tensors, nested = _by_name(data, signature, dtype, frames)
@@ -155,6 +181,11 @@ def from_program(
 
     program = LiftedProgram(model, lifted, dtype, rows=card.size)
     own = own_guides(guide, tensors, dtype, nested, program, units, trained=trained)
+    if "own" in (families or ()) and not own:
+        raise UsageError(
+            "families has 'own', a guide of your own, but there is none; pass guide=: a function"
+            " with the model's arguments, or an AutoGuide class."
+        )
     found = fields_of(asked, card, units, build, dtype, own=bool(own), learns=learns)
     shared: dict[str, Any] = {
         "name": name,
@@ -176,13 +207,15 @@ def from_program(
         refuse_tied_rows(density)
     for made in own.values():
         if isinstance(made, OwnGuide):
+            refuse_other_sites(made, card, trace, density)
             summed_out(made(None, found.seen, None), density)
     left = [name for name in signature.names if name not in tensors and name != "index"]
     nothing = _without_likelihood(trace, density, observed, left)
     none: tuple[Symmetry, ...] = ()
     free = unless_it_raises(lambda: symmetries(density), none) if quantities is None else none
     absent = unless_it_raises(lambda: may_not_exist(density), "")
-    asking = [lifted, *(g.lifted for g in own.values() if isinstance(g, OwnGuide))]
+    of_guides = [g.lifted for g in own.values() if isinstance(g, OwnGuide)]
+    asking = () if trained else (("program", lifted), *(("guide", g) for g in of_guides))
     return ModelEntry(
         quantities=(
             dict(quantities)
@@ -196,7 +229,8 @@ def from_program(
             *(symmetry.sentence for symmetry in free),
             *nothing,
             *((f"T{absent[1:]}; give flat sites a prior.",) if absent else ()),
-            *(() if trained else unread_values(*asking)),
+            *unread_values(*(asked for _, asked in asking)),
+            *(said for owner, asked in asking for said in unregistered(owner, asked)),
         ),
         **{"reference": "nuts", **shared, **found.entry},
     )
@@ -339,6 +373,11 @@ def _check_names(
             if key not in signature.names:
                 raise UnknownNameError("argument of the model", key, signature.names)
     missing = sorted(signature.required - set(given) - {"index"})
+    if signature.needs_instance and "self" in missing:
+        raise UsageError(
+            "The model is a method without its object, since it needs 'self'; give that of an"
+            " object, such as vae.model of vae = VAE()."
+        )
     if missing:
         raise UsageError(
             f"The model needs {listed(missing)} but data has {listed(sorted(given))}; add"

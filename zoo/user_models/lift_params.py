@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ import pyro
 import pyro.nn
 import torch
 from pyro.distributions import Categorical, Delta, DiscreteHMM, Unit
-from pyro.nn.module import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Distribution, transform_to
@@ -27,6 +25,14 @@ from torch.distributions import Distribution, transform_to
 from zoo.density.nodes import base_of
 from zoo.errors import ProgramError
 from zoo.user_models.nested import Nested
+from zoo.user_models.networks import (
+    fixed_on_purpose,
+    own,
+    owned_copies,
+    standing_in,
+    trainable_modules,
+    variable_of,
+)
 from zoo.user_models.signature import Signature
 from zoo.user_models.surroundings import OneType, plain_sites, sized_plates
 from zoo.user_models.units import Units
@@ -45,6 +51,8 @@ class Lifted:
         values, constraints: its `pyro.param` statements.
         nets: the networks of `pyro.module` and the modules that are called inside.
         frozen: names of networks that stock Pyro would not train.
+        called: the modules that were called, those inside networks too.
+        unregistered: how the author writes the networks among `frozen` that look trainable.
         held: values of parameters of a reparameterization; any value gives the same posterior.
         nested: how its arguments are put together.
         one_type: whether its numbers have to be brought to one type.
@@ -61,6 +69,8 @@ class Lifted:
     constraints: dict[str, Any] = field(default_factory=dict)
     nets: dict[str, nn.Module] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
+    called: set[nn.Module] = field(default_factory=set)
+    unregistered: dict[str, str] = field(default_factory=dict)
     held: dict[str, Tensor] = field(default_factory=dict)
     nested: Nested = field(default_factory=Nested)
     one_type: bool = False
@@ -71,6 +81,12 @@ class Lifted:
     plain: bool = False
     reads: dict[str, tuple[str, ...]] = field(default_factory=dict)
     units: Units | None = None
+
+    @property
+    def trained(self) -> set[nn.Module]:
+        """The modules with weights that are trained."""
+        nets = (net for name, net in self.nets.items() if name not in self.frozen)
+        return {module for net in nets for module in trainable_modules(net)}
 
     @contextmanager
     def around(self, dtype: torch.dtype) -> Iterator[None]:
@@ -254,11 +270,18 @@ class LiftedProgram(nn.Module):
         self._originals = {
             name: (f"n{i}", net) for i, (name, net) in enumerate(lifted.nets.items())
         }
-        self.nets = nn.ModuleDict(
-            {key: owned_copy(net, dtype) for key, net in self._originals.values()}
-        )
+        copies = owned_copies(lifted.nets, dtype)
+        self.nets = nn.ModuleDict({self._originals[name][0]: net for name, net in copies.items()})
+        # a network that is held fixed may contain one that is trained
+        free = {
+            p
+            for name, net in copies.items()
+            if name not in lifted.frozen
+            for p in net.parameters()
+        }
         for name in lifted.frozen:
-            self.nets[self._originals[name][0]].requires_grad_(False)
+            for weight in copies[name].parameters():
+                weight.requires_grad_(weight.requires_grad and weight in free)
         if isinstance(model, nn.Module):
             self.inner = own(model, dtype)
         else:
@@ -293,11 +316,27 @@ class LiftedProgram(nn.Module):
         found: dict[str, nn.Module] = {}
         for name, (key, net) in self._originals.items():
             function = None if "inner" in self._modules else self._function
-            found[_variable(function, net) or name] = self.nets[key]
+            found[variable_of(function, net) or name] = self.nets[key]
         if "inner" in self._modules:
             children = dict(self.inner.named_children())
             found |= children or {type(self.inner).__name__: self.inner}
         return found
+
+    def name_of(self, key: str) -> str:
+        """Return how the author calls a value of `state_dict`, also one of another version."""
+        home, _, rest = key.partition(".")
+        if home == "lifted":
+            names = {short: name for name, short in self._keys.items()}
+            return f"pyro.param({names.get(rest, rest.partition('_')[2])!r})"
+        if home == "inner":
+            return repr(rest)
+        number, _, rest = rest.partition(".")
+        net = (
+            next((n for n, net in self.networks().items() if net is self.nets[number]), "")
+            if number in self.nets
+            else ""
+        )
+        return f"{rest!r} of {f'the network {net!r}' if net else 'a further network'}"
 
     def parameter_values(self) -> dict[str, Tensor]:
         """Return the current constrained values of the `pyro.param` statements."""
@@ -316,11 +355,8 @@ class LiftedProgram(nn.Module):
         tensors = {**dict(zip(self._signature.names, args, strict=False)), **tensors}
         with ExitStack() as stack:
             stack.enter_context(self._lifted.around(self._dtype))
-            if self._originals:  # weights that are held fixed after training are meant to be
-                stack.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings(
-                    "ignore", message=".*was not registered in the param store"
-                )
+            if self._originals:
+                stack.enter_context(fixed_on_purpose())
             units = self._lifted.units
             if units is not None:
                 index, total = tensors.get("index"), self._rows or units.size
@@ -335,76 +371,31 @@ class LiftedProgram(nn.Module):
 
 
 def refuse_shared(program: Lifted, guide: Lifted) -> None:
-    """Refuse what program and guide both train: in Pyro it is one thing, here it would be two.
+    """Refuse what is trained and used in both: in Pyro it is one thing, here it would be two.
 
     Raises:
         ProgramError: the first such parameter or network, with the cure.
     """
-    nets = {id(net) for name, net in program.nets.items() if name not in program.frozen}
-    shared = [f"pyro.param({name!r})" for name in guide.values if name in program.values]
-    shared += [
-        f"the network {name!r}"
-        for name, net in guide.nets.items()
-        if name not in guide.frozen and id(net) in nets
-    ]
-    if shared:
-        raise ProgramError(
-            f"{shared[0]} is trained in the program and in the guide; each would get a copy of its"
-            " own, and the ELBO would exceed that of the pair as written. Give the guide a"
-            " parameter of another name, or fix the value in one of the two."
-        )
+    for name in guide.values:
+        if name in program.values:
+            raise ProgramError(
+                f"pyro.param({name!r}) {_TWICE} Give the guide a parameter of another name, or fix"
+                " the value in one of the two."
+            )
+    used = program.called & guide.called & (program.trained | guide.trained)
+    theirs = {net for name, net in program.nets.items() if name not in program.frozen}
+    for name, net in guide.nets.items():
+        whole = net in theirs and name not in guide.frozen
+        if whole or not used.isdisjoint(net.modules()):
+            written = guide.unregistered.get(name) or name
+            raise ProgramError(
+                f"The network {written!r} {_TWICE} Give the guide a network of its own and"
+                " register in each by pyro.module what only it uses, or fix the weights by"
+                " requires_grad_(False)."
+            )
 
 
-def owned_copy(net: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a copy of a module in the entry's dtype, ready for module-local mode."""
-    module = copy.deepcopy(net).to(dtype)
-    give_stores(module)
-    give_stores(net)
-    return module
-
-
-def give_stores(module: nn.Module) -> None:
-    """Give Pyro modules made before module-local mode the empty store that mode expects."""
-    for part in module.modules():
-        if isinstance(part, PyroModule) and not hasattr(part._pyro_context, "param_state"):
-            part._pyro_context.param_state = {"params": {}, "constraints": {}}
-
-
-def own(model: Any, dtype: torch.dtype) -> Any:
-    """Copy a module; anything else is returned as it is."""
-    return owned_copy(model, dtype) if isinstance(model, nn.Module) else model
-
-
-@contextmanager
-def standing_in(net: nn.Module, owned: nn.Module) -> Iterator[None]:
-    """Let the user's network compute with parameters, buffers and mode of our copy of it."""
-    swapped: list[tuple[dict[str, Any], str, Any]] = []
-    modes: list[tuple[nn.Module, bool]] = []
-    try:
-        for part, ours in zip(net.modules(), owned.modules(), strict=True):
-            modes.append((part, part.training))
-            part.training = ours.training
-            for home, source in (
-                (part._parameters, ours._parameters),
-                (part._buffers, ours._buffers),
-            ):
-                for name, value in source.items():
-                    swapped.append((home, name, home[name]))
-                    home[name] = value  # type: ignore[assignment]
-        yield
-    finally:
-        for home, name, value in swapped:
-            home[name] = value
-        for part, mode in modes:
-            part.training = mode
-
-
-def _variable(function: Any, net: nn.Module) -> str:
-    """Return the name of the variable by which a function calls a network, empty if unknown."""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return ""
-    cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
-    known = {name: cell.cell_contents for name, cell in cells}
-    known |= {n: function.__globals__.get(n) for n in code.co_names}
-    return next((name for name, value in known.items() if value is net), "")
+_TWICE = (
+    "is trained in the program and in the guide; each would get a copy of its own, and the ELBO"
+    " would exceed that of the pair as written."
+)

@@ -6,7 +6,7 @@ the fields of `ModelEntry` that the zoo's own autoencoders fill by hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,17 @@ from zoo.density.row_terms import ProgramTerms, has_grid, row_numbers
 from zoo.density.sites import default_dtype
 from zoo.density.unit_terms import is_local
 from zoo.errors import UnknownNameError, UsageError, ZooError, listed
+from zoo.fields import COUNT, NAMES, Kind, typed
 from zoo.types import Data, ModelEntry, Program
 from zoo.user_models.units import Judged, Units, judged_rows
 
-__all__ = ["Amortize", "Asked", "Fields", "fields_of"]
+__all__ = ["AMORTIZE", "Amortize", "Asked", "Fields", "fields_of"]
 
 Amortize = str | Sequence[str] | Callable[[Mapping[str, Any]], Tensor]
+AMORTIZE = Kind(
+    accepted="the name of an argument, a tuple of names, or a function of the arguments",
+    holds=lambda value: isinstance(value, str) or callable(value) or NAMES.holds(value),
+)
 # Noise of minibatches hides the end of the search from short windows; one draw per step is enough
 # beside it.
 TRAINING = {
@@ -129,6 +134,11 @@ def fields_of(
         )
     judged = judged_rows(asked.judged, card, units, learns=learns) if of_rows else None
     seen = card if judged is None else judged(card)
+    if not isinstance(seen, Data):
+        raise UsageError(
+            f"judged returned {typed(seen)}; accepted: a function Data -> Data that returns the"
+            " compared rows, or their numbers."
+        )
     entry: dict[str, Any] = {**plain, "judged": judged}
     if asked.amortize is not None:
         entry["amortize"] = _encoder_input(asked.amortize, card, units, dtype)
@@ -140,8 +150,8 @@ def fields_of(
     few_rows = learns or judged is not None
     if local is not None and of_rows and few_rows and has_grid(local) and _adds_up(local):
         entry["reference"] = "exact"  # a grid over the values of each row, given the weights
-    notices = () if judged is None else (_said(units, seen),)
-    return Fields(entry=entry, seen=seen, notices=notices)
+    said = () if judged is None else (_said(units, seen),)
+    return Fields(entry=entry, seen=seen, notices=(*said, *_more_than_there_are(asked, card)))
 
 
 def _first_rows(card: Data, units: Units) -> Data:
@@ -185,6 +195,27 @@ def _said(units: Units, seen: Data) -> str:
         f"Compared are the latent values of {seen.size} units of"
         f" {listed(units.plates)}, the same in every row of the table."
     )
+
+
+def _more_than_there_are(asked: Asked, card: Data) -> Iterator[str]:
+    """Say that a minibatch, or the number of compared rows, is larger than the data."""
+    rows = int(card.size or 0)
+    if asked.minibatch is not None and asked.minibatch > rows:
+        yield (
+            f"minibatch={asked.minibatch} is more than the {rows} rows there are, so that every"
+            " step reads all of them."
+        )
+    held = 0 if card.test is None else len(card.test[card.batched[0]])
+    known = {"train": (rows, "training"), "test": (held, "held-out")}
+    judged: Any = asked.judged
+    wanted = judged if isinstance(judged, Mapping) else dict.fromkeys(known, judged)
+    for part, (size, word) in known.items():
+        number: Any = wanted.get(part)
+        if size and COUNT.holds(number) and number > size:
+            yield (
+                f"judged={number} is more than the {size} {word} rows there are, so that all of"
+                " them are compared."
+            )
 
 
 def _encoder_input(

@@ -14,17 +14,28 @@ from pyro.infer.autoguide import AutoGuide, AutoGuideList
 from torch import Tensor, nn
 
 from zoo.density.faults import unless_it_raises
+from zoo.density.guide_sites import fault_of_sites, sites_of
+from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype, samples, trace_program
-from zoo.errors import UsageError, listed
+from zoo.errors import ProgramError, UsageError, described, did_you_mean, listed, one_line
 from zoo.storage import digest_of
-from zoo.types import ModelEntry, Program
+from zoo.types import Data, ModelEntry, Program
 from zoo.user_models.discover import discover, refuse_own_subsamples
+from zoo.user_models.global_state import restored
 from zoo.user_models.lift_params import DIVIDER, Lifted, LiftedProgram, refuse_shared
 from zoo.user_models.nested import Nested
 from zoo.user_models.signature import Signature
 from zoo.user_models.units import Units
 
-__all__ = ["OwnGuide", "own_guides", "trained_values", "unread_values"]
+__all__ = [
+    "OwnGuide",
+    "own_guides",
+    "refuse_no_forward",
+    "refuse_other_sites",
+    "trained_values",
+    "unread_values",
+    "unregistered",
+]
 
 Guides = dict[str, Callable[..., Any]]
 
@@ -80,26 +91,29 @@ def own_guides(
     """
     if guide is None and not trained:
         return {}
+    refuse_no_forward(guide, "guide")
     maker = guide.func if isinstance(guide, functools.partial) else guide
     if trained:
         if not callable(guide) or isinstance(guide, type | functools.partial):
             raise UsageError(
-                f"trained=True needs a guide that has been trained, and guide is {guide!r};"
-                " accepted: a function with the model's arguments, or a module such as an"
-                " AutoGuide."
+                "trained=True needs a guide that has been trained, and guide is"
+                f" {described(guide)}; accepted: a function with the model's arguments, or a"
+                " module such as an AutoGuide."
             )
     else:
         _refuse_bound(guide, maker)
         if isinstance(maker, type) and issubclass(maker, AutoGuide):
             return {"own": lambda program, data, entry: guide(program)}
         if _makes_guides(guide, nested.assemble(tensors)):
+            _try_making(guide, program, nested.assemble(tensors), dtype)
             return {"own": lambda program, data, entry: _made(guide, program, entry)}
         if not callable(guide):
             raise UsageError(
                 f"guide is a {type(guide).__name__}; accepted: a function with the model's"
                 " arguments or an AutoGuide class."
             )
-    lifted, trace = discover(guide, tensors, dtype, nested)
+    _refuse_arguments(guide, nested.assemble(tensors))
+    lifted, trace = discover(guide, tensors, dtype, nested, noun="guide")
     refuse_own_subsamples(trace)
     if trained:  # what both share is one value then
         lifted = trained_values(lifted, "the guide")
@@ -150,6 +164,69 @@ def _makes_guides(guide: Any, arguments: Mapping[str, Any]) -> bool:
     signature = Signature.of(guide)
     needed = signature.required
     return len(needed) == 1 and signature.names[0] in needed and not needed & set(arguments)
+
+
+def _try_making(
+    guide: Callable[..., Any], program: LiftedProgram, data: Mapping[str, Any], dtype: torch.dtype
+) -> None:
+    """Make a guide of the program once: a guide whose argument is misspelled looks alike.
+
+    Raises:
+        UsageError: it fails, or returns something else.
+    """
+    failed = None
+    try:
+        with restored(), default_dtype(dtype), poutine.block(), program.asked.around(dtype):
+            made = guide(program)
+        what = f"returned {described(made)}"
+    except Exception as error:
+        text = one_line(error)
+        shown = f": {text}" if type(program).__name__ not in text else ""
+        made, failed, what = None, error, f"failed ({type(error).__name__}{shown})"
+    if not callable(made):
+        name = Signature.of(guide).names[0]
+        raise UsageError(
+            f"The guide takes {name!r}{did_you_mean(name, data)}, which the data do not have (they"
+            f" have {listed(data)}), so it was called with the program and {what}; accepted: a"
+            " function with the model's arguments, or one that makes a guide of the program."
+        ) from failed
+
+
+def refuse_no_forward(program: Any, noun: str) -> None:
+    """Reject a module that cannot be called, as one whose methods are the program and the guide.
+
+    Raises:
+        UsageError: always in that case.
+    """
+    if isinstance(program, nn.Module) and type(program).forward is nn.Module.forward:
+        kind = type(program).__name__
+        raise UsageError(
+            f"The {noun} is a {kind}, which has no forward(); pass the method that is the {noun},"
+            f" such as {kind.lower()}.{noun}."
+        )
+
+
+def _refuse_arguments(guide: Callable[..., Any], data: Mapping[str, Any]) -> None:
+    """Reject a guide that cannot be called with the data, as the program is.
+
+    Raises:
+        UsageError: it needs an argument that the data lack, or does not take one they have.
+    """
+    signature = Signature.of(guide)
+    missing = sorted(signature.required - set(data) - {"index"})
+    unknown = [] if signature.open_ended else [k for k in data if k not in signature.names]
+    if not missing and not unknown:
+        return
+    if not unknown:
+        raise UsageError(
+            f"The guide needs {listed(missing)}{did_you_mean(missing[0], data)} but data has"
+            f" {listed(data)}; add what is missing to data, or give the argument a default."
+        )
+    takes = listed(signature.names) or "nothing"
+    raise UsageError(
+        f"The guide takes {takes} and not {listed(unknown)} of data; the program and the guide are"
+        f" called with the same arguments by name, so write def guide({', '.join(data)})."
+    )
 
 
 def _made(guide: Callable[..., Any], program: Program, entry: ModelEntry) -> Any:
@@ -231,6 +308,43 @@ def trained_values(lifted: Lifted, owner: str) -> Lifted:
                     " to take those of the store, or clear the store to take the network's."
                 )
     return replace(lifted, values=values, frozen={*lifted.frozen, *lifted.nets})
+
+
+def unregistered(owner: str, lifted: Lifted) -> Iterator[str]:
+    """Say that networks look trainable and are held fixed, since stock Pyro would not see them."""
+    for name in lifted.unregistered.values():
+        net = f"the network {name!r}" if name else "a network"
+        fixed = f"{name}.requires_grad_(False)" if name else "requires_grad_(False)"
+        word = name.rpartition(".")[2] or "net"
+        yield (
+            f"The {owner} calls {net} without pyro.module, so that its weights are held as they"
+            f" are, as in stock Pyro; write pyro.module({word!r}, {name or word}) to train them,"
+            f" or {fixed} if they are meant to be fixed."
+        )
+
+
+def refuse_other_sites(
+    guide: OwnGuide, data: Data, trace: poutine.Trace, density: LogDensity
+) -> None:
+    """Reject a guide whose latent sites are not those of the program.
+
+    Args:
+        guide: the guide.
+        data: all of the data.
+        trace: of the program on them.
+        density: of the program, on some of its rows.
+
+    Raises:
+        ProgramError: a site that it misses, has too many, or draws with another shape.
+    """
+    wanted = sites_of(trace, [s.name for s in density.sites])
+    discrete = {**dict.fromkeys(density.discrete), **sites_of(trace, density.discrete)}
+    observed = [node["name"] for node in samples(trace) if node["is_observed"]]
+    with default_dtype(guide.dtype):
+        made = guide(None, data, None)
+        fault = fault_of_sites(made, data.train, wanted, discrete, "own", observed)
+    if fault:
+        raise ProgramError(fault)
 
 
 def unread_values(*asked: Lifted) -> Iterator[str]:

@@ -39,6 +39,11 @@ class Signature:
         )
 
     @property
+    def needs_instance(self) -> bool:
+        """Whether it is a method that is given without its object."""
+        return self.names[:1] == ("self",)
+
+    @property
     def takes_index(self) -> bool:
         """Whether the callable accepts an explicit minibatch."""
         return "index" in self.names

@@ -20,10 +20,21 @@ from torch import Tensor
 
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype, no_validation, samples, trace_program
-from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError, one_line
+from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError, described, one_line
+from zoo.fields import COUNT, typed
 from zoo.types import Data
 
-__all__ = ["Judged", "Rows", "Units", "find_units", "held_out", "judged_rows", "refuse_tied_rows"]
+__all__ = [
+    "Judged",
+    "Rows",
+    "Units",
+    "chosen_rows",
+    "find_units",
+    "held_out",
+    "judged_rows",
+    "refuse_other_columns",
+    "refuse_tied_rows",
+]
 
 PARTS = 3  # disjoint minibatches whose log densities must average to that of all rows
 FEW = 10  # compared rows of each part where the caller names none
@@ -183,19 +194,38 @@ def held_out(test: Mapping[str, Any], train: Mapping[str, Any], units: Units) ->
             f"test has {sorted(test)} but no {missing[0]!r}, which has one value per row; give the"
             " held-out rows of every such argument."
         )
-    lengths = set()
-    for name in units.batched:
-        theirs, ours = test[name], train[name]
-        if not isinstance(theirs, Tensor) or theirs.shape[1:] != ours.shape[1:]:
-            shape = tuple(getattr(theirs, "shape", ()))
-            raise DataError(
-                f"test[{name!r}] has shape {shape}; accepted: rows like those of the training"
-                f" data, (n, *{tuple(ours.shape[1:])})."
-            )
-        lengths.add(len(theirs))
+    refuse_other_columns({name: test[name] for name in units.batched}, train, "test")
+    lengths = {len(test[name]) for name in units.batched}
     if len(lengths) > 1:
         raise DataError(f"The held-out arguments have {sorted(lengths)} rows; give one number.")
     return {**train, **test}
+
+
+def refuse_other_columns(rows: Mapping[str, Any], train: Mapping[str, Any], name: str) -> None:
+    """Reject rows that have another shape than those of the training data, and what is no tensor.
+
+    Args:
+        rows: arguments with one value per row.
+        train: those of the training data.
+        name: of the dict of rows, for the message.
+
+    Raises:
+        DataError: the first such argument.
+    """
+    for key, theirs in rows.items():
+        ours = train[key]
+        tensor = isinstance(theirs, Tensor)
+        if not tensor or theirs.ndim == 0 or theirs.shape[1:] != ours.shape[1:]:
+            what = f"has shape {tuple(theirs.shape)}" if tensor else f"is {typed(theirs)}"
+            raise DataError(
+                f"{name}[{key!r}] {what}; accepted: rows like those of the training data,"
+                f" {_rows_like(ours)}."
+            )
+
+
+def _rows_like(tensor: Tensor) -> str:
+    """Return the shape of any number of rows like those of a tensor: `(n, 8)`."""
+    return f"({', '.join(['n', *map(str, tensor.shape[1:])])}{',' * (tensor.ndim == 1)})"
 
 
 def judged_rows(
@@ -234,7 +264,7 @@ def judged_rows(
         parts = dict(judged)
     else:
         parts = {"train": judged}
-        if isinstance(judged, int) and data.test is not None:
+        if COUNT.holds(judged) and data.test is not None:
             parts["test"] = judged
     found = _Compared(
         {
@@ -250,22 +280,37 @@ def judged_rows(
 def _numbers(
     rows: Rows, tensors: Mapping[str, Any] | None, part: str, units: Units
 ) -> tuple[int, ...]:
-    """Return row numbers; a number of rows is spread evenly."""
+    """Return row numbers of a part; a number of rows is spread evenly."""
     if tensors is None:
         raise UsageError("judged names held-out rows, but no test= was given; pass test=....")
-    size = units.given(tensors, units.size)
-    if isinstance(rows, int):
+    return chosen_rows(rows, units.given(tensors, units.size), "judged", f" of {part}")
+
+
+def chosen_rows(rows: Any, size: int, name: str, where: str = "") -> tuple[int, ...]:
+    """Return the numbers of some rows: those that are given, or as many, spread evenly over all.
+
+    Args:
+        rows: a number of rows, of which there are at most all, or different row numbers: a
+            sequence, an array or a tensor of integers.
+        size: how many rows there are.
+        name: of the argument, for the message.
+        where: whose rows they are, for the message.
+
+    Raises:
+        UsageError: another value, no row, or rows that do not exist.
+    """
+    if COUNT.holds(rows):
         if rows < 1:
-            raise UsageError(f"judged is {rows}; accepted: at least 1 row.")
-        found = torch.linspace(0, size - 1, min(rows, size)).long().unique().tolist()
-        return tuple(found)
-    chosen = tuple(int(r) for r in rows) if not isinstance(rows, str) else ()
-    if not chosen or len(set(chosen)) < len(chosen) or not all(0 <= r < size for r in chosen):
+            raise UsageError(f"{name} is {rows}; accepted: at least 1 row.")
+        return tuple(torch.linspace(0, size - 1, min(int(rows), size)).long().unique().tolist())
+    given = rows.tolist() if getattr(rows, "ndim", 0) == 1 else rows
+    known = isinstance(given, Sequence | range) and all(COUNT.holds(row) for row in given)
+    if not known or not 0 < len(given) == len({r for r in given if 0 <= r < size}):
         raise UsageError(
-            f"judged has the rows {rows!r} of {part}; accepted: different numbers from 0 to"
-            f" {size - 1}."
+            f"{name} has the rows {described(rows)}{where}; accepted: a number of rows, or"
+            f" different row numbers from 0 to {size - 1}."
         )
-    return chosen
+    return tuple(int(row) for row in given)
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,65 @@ def test_what_is_compared_are_64_rows_that_the_seed_draws(linear):
     torch.testing.assert_close(drawn.draws["z"], rows.values)
 
 
+def test_rows_that_are_asked_for_are_the_ones_that_are_repaired(linear):
+    """Few coordinates or many: each of them is a posterior of its own."""
+    fit, _ = linear
+    repaired = benchmarks.repair(fit, rows=[41, 3, 70], progress=False)
+    assert repaired.data.coords["row"] == ["41", "3", "70"]
+    mean, covariance, _ = exact(X[[41, 3, 70]])
+    gap = (repaired.draws["z"].mean(0).numpy() - mean) / np.sqrt(np.diag(covariance))
+    assert np.abs(gap).max() < 0.25
+    assert "Of 3 of 80 rows, each by itself: 41, 3, 70." in repaired.notes
+    alone = assess(fit, rows=np.array([70]), progress=False)
+    assert alone.repaired.data.coords["row"] == ["70"]
+    assert alone.kl.rows == 1
+    assert 0 < alone.kl.se < 0.1
+
+
+def test_a_number_of_rows_is_drawn_by_the_seed(linear):
+    fit, _ = linear
+    five = compared_rows(fit, 0, 5).chosen.tolist()
+    assert len(set(five)) == 5
+    assert five == sorted(five)
+    assert five != list(torch.linspace(0, 79, 5).long())
+    assert set(five) <= set(compared_rows(fit, 0).chosen.tolist())
+    assert compared_rows(fit, 0, 999).chosen.tolist() == list(range(80))
+
+
+def test_rows_that_cannot_be_assessed_are_refused(linear):
+    fit, _ = linear
+    accepted = "accepted: a number of rows, or different row numbers from 0 to 79."
+    for rows, words in [([80], "[80]"), ([2, 2], "[2, 2]"), ("3", "'3'")]:
+        with pytest.raises(UsageError) as caught:
+            benchmarks.repair(fit, rows=rows)
+        assert str(caught.value) == f"rows has the rows {words}; {accepted}"
+    with pytest.raises(UsageError) as caught:
+        assess(fit, rows=0)
+    assert str(caught.value) == "rows is 0; accepted: at least 1 row."
+    with pytest.raises(UsageError) as caught:
+        assess(fit, rows=3, draws=guides.draw(fit, 100))
+    assert str(caught.value) == (
+        "rows asks for some of the rows, but draws are those of all of them; give a number of"
+        " draws, or leave rows out."
+    )
+    other = guides.fit(zoo.load("coin"), "mean_field", seed=0, compile="off", steps=5)
+    with pytest.raises(UsageError) as caught:
+        benchmarks.repair(other, rows=3)
+    assert str(caught.value) == (
+        "rows asks for some of the rows, but not every latent value of coin is a continuous value"
+        " of one of several rows; leave rows out."
+    )
+
+
+def test_draws_of_another_type_are_described(linear):
+    with pytest.raises(UsageError) as caught:
+        assess(linear[0], draws=X)
+    assert str(caught.value) == (
+        "assess got draws=a Tensor of shape (80, 5); accepted: a number of draws, or a posterior"
+        " from guides.draw."
+    )
+
+
 def test_rows_have_their_numbers_wherever_they_are_named(linear):
     """In scores, in sentences and as coordinates of the repaired draws."""
     _, found = linear

@@ -89,9 +89,9 @@ def test_a_joint_normal_of_the_only_site_keeps_its_covariance():
 
 def sentence(what):
     return (
-        f"The gap report needs a q of each row that is a normal; the guide 'mine' draws {what};"
-        " accepted: Normal, LogNormal for a positive site, MultivariateNormal for the only site,"
-        " all with parameters computed from the data."
+        "The gap report, and an assessment row by row, need a q of each row that is a normal; the"
+        f" guide 'mine' draws {what}; accepted: Normal, LogNormal for a positive site,"
+        " MultivariateNormal for the only site, all with parameters computed from the data."
     )
 
 

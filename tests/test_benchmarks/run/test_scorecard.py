@@ -105,6 +105,11 @@ def test_an_unknown_family_or_a_bare_word_is_refused():
         ({"jobs": 0}, "jobs=0 .*; accepted: an integer of at least 1"),
         ({"restarts": 1.5}, "restarts=1.5 .*; accepted: an integer of at least 1"),
         ({"quick": "yes"}, "quick='yes' .*; accepted: True or False"),
+        (
+            {"steps": 0},
+            r"accepted: .*\. Settings of a fit are given as training={'steps': \.\.\.}\.$",
+        ),
+        ({"steep": 0}, r"Unknown argument of compare_program 'steep'.*\(\d+ in all\)\.$"),
         ({"seeds": [1, 2]}, "Unknown argument of compare_program 'seeds' .did you mean 'seed'"),
         ({"famillies": ["laplace"]}, "'famillies' .did you mean 'families'"),
     ],

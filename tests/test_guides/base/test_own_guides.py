@@ -9,7 +9,14 @@ import torch
 from support.densities import density_of
 from torch import nn
 
-from guides.base.own_guides import AS_GIVEN, check_scales, check_sites, is_given, on_charts
+from guides.base.own_guides import (
+    AS_GIVEN,
+    as_given,
+    check_scales,
+    check_sites,
+    is_given,
+    on_charts,
+)
 from guides.session import session
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError
@@ -40,6 +47,29 @@ def in_session():
 def test_a_guide_as_given_took_no_step():
     assert (AS_GIVEN.status, AS_GIVEN.step) == ("ok", 0)
     assert AS_GIVEN.sentence == "No step was taken: the guide is scored as it was given."
+
+
+class Owner(nn.Module):
+    def __init__(self, networks, values):
+        super().__init__()
+        self.networks, self.parameter_values = lambda: networks, lambda: values
+
+
+def test_without_a_step_it_is_said_what_may_be_untrained():
+    given = AS_GIVEN.sentence
+    owner = Owner({"decoder": None}, {"loc": None})
+    values = (
+        " The initial values of pyro.param {} are scored; trained=True, when the entry is made,"
+        " takes those of Pyro's parameter store."
+    )
+    nets = " The networks {} are those that were given, trained or not."
+    assert as_given(owner, owner, trained=True) is AS_GIVEN
+    both = as_given(owner, Owner({"encoder": None}, {"loc": None}), trained=False)
+    assert both.sentence == given + values.format("'loc'") + nets.format("'decoder', 'encoder'")
+    assert (both.status, both.step) == ("ok", 0)
+    only = as_given(print, Owner({}, {"scale": None}), trained=False)
+    assert only.sentence == given + values.format("'scale'")
+    assert as_given(print, nn.Identity(), trained=False) == AS_GIVEN
 
 
 def test_a_guide_is_scored_as_it_is_without_steps_or_if_all_of_it_is_frozen():
@@ -74,6 +104,11 @@ def whole(guide, y, index=None, extra=None, m=True, **infer):
         pyro.sample(extra, dist.Normal(0.0, 1.0), infer=infer)
 
 
+def wide(y):
+    pyro.sample("m", dist.Normal(0.0, 1.0))
+    pyro.sample("z", dist.Normal(torch.zeros(2), 1.0))
+
+
 def test_a_guide_with_the_sites_of_the_program_is_accepted():
     check_sites(Guide(whole), density(), "mine")
     check_sites(
@@ -94,6 +129,12 @@ def test_a_guide_with_the_sites_of_the_program_is_accepted():
             "The guide 'mine' misses the latent site 'm'; add pyro.sample('m', ...).",
         ),
         (
+            Guide(lambda g, y: whole(g, y) if y is None else wide(y)),
+            "The guide 'mine' draws 'z' with the shape (2,), in `test_own_guides.py:LINE: "
+            'pyro.sample("z", dist.Normal(torch.zeros(2), 1.0))`, the program with (4,); give both'
+            " the same shape.",
+        ),
+        (
             Guide(lambda g, y: whole(g, y, extra="mm")),
             "The guide 'mine' draws 'mm', which the program lacks; rename it or mark it"
             " auxiliary.",
@@ -107,7 +148,8 @@ def test_a_guide_with_the_sites_of_the_program_is_accepted():
 def test_other_sites_than_those_of_the_program_are_refused(guide, said):
     with pytest.raises(FitError) as caught:
         check_sites(guide, density(), "mine")
-    assert str(caught.value) == said
+    line = str(wide.__code__.co_firstlineno + 2)
+    assert str(caught.value) == said.replace("LINE", line)
 
 
 def test_checking_sites_leaves_the_random_numbers_alone():

@@ -18,7 +18,6 @@ from guides.base.heads import make_head
 from guides.base.initialize import unit_points
 from guides.base.local import LocalGuide
 from guides.families.block_full_rank import TableGuide
-from guides.fitting import training_of
 from guides.objectives.bounds import beta_elbo_nats, elbo_nats, iwae_bound_nats
 from guides.objectives.flat import FlatObjective
 from guides.objectives.objective import DEFINED
@@ -33,6 +32,7 @@ from guides.objectives.records import (
     objective_of,
 )
 from guides.session import session
+from guides.settings import training_of
 from guides.types import FitConfig
 from zoo.density.log_density import LogDensity
 from zoo.density.unit_terms import many_unit_terms, unit_terms

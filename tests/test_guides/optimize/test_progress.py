@@ -4,18 +4,27 @@ import io
 import multiprocessing
 from types import SimpleNamespace
 
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 
 import benchmarks
 import guides
 import zoo
 from benchmarks.workers import Task, run_tasks
 from guides.optimize import progress as module
-from guides.optimize.progress import FIRST, WAITED, Steps, Waiting, is_watched, speaker
+from guides.optimize.progress import FIRST, WAITED, Parts, Steps, Waiting, is_watched, speaker
 from zoo.errors import UsageError, command_line
 
 pytestmark = pytest.mark.usefixtures("eager")
 SHORT = {"steps": 60, "patience": 20, "compile": "off"}
+
+
+def rows(x):
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
 class Terminal(io.StringIO):
@@ -58,6 +67,41 @@ def test_a_fit_tells_that_it_begins_and_ends(entry, watched):
     assert first == "zoo: coin mean_field: fitting"
     assert last.startswith("zoo: coin mean_field: ok, ")
     assert last.endswith(" s")
+
+
+def test_a_batch_larger_than_the_data_is_said(terminal):
+    entry = zoo.from_program(rows, {"x": torch.zeros(4)}, minibatch=9)
+    assert len(entry.notices) == 1
+    for size, note in [
+        (2, ""),
+        (4, ""),
+        (5, ", all 4 rows in every step, since batch_size=5 is more"),
+    ]:
+        terminal.truncate(0)
+        guides.fit(entry, "mean_field", batch_size=size, **SHORT)
+        first = terminal.getvalue().strip("\0").splitlines()[0]
+        assert first == f"zoo: my_model mean_field: fitting{note}"
+    terminal.truncate(0)
+    guides.fit(entry, "mean_field", **SHORT)  # the entry said it when it was made
+    assert terminal.getvalue().strip("\0").splitlines()[0] == "zoo: my_model mean_field: fitting"
+
+
+def test_a_fit_without_a_step_says_so(terminal):
+    def guide(x):
+        loc = pyro.param("loc", torch.zeros(4))
+        with pyro.plate("row", 4):
+            pyro.sample("z", dist.Normal(loc, 1.0))
+
+    entry = zoo.from_program(rows, {"x": torch.zeros(4)}, guide=guide)
+    fit = guides.fit(entry, "own", steps=0)
+    assert "my_model own: ok, no step was taken, " in terminal.getvalue().splitlines()[1]
+    assert fit.stop.sentence == (
+        "No step was taken: the guide is scored as it was given. The initial values of pyro.param"
+        " 'loc' are scored; trained=True, when the entry is made, takes those of Pyro's parameter"
+        " store."
+    )
+    guides.fit(entry, "own", **SHORT)
+    assert "no step" not in terminal.getvalue().splitlines()[3]
 
 
 def test_a_fit_is_silent_where_nobody_reads_or_wishes_it(entry, terminal, monkeypatch, capsys):
@@ -157,3 +201,14 @@ def test_anything_else_is_refused(entry):
         ):
             call()
     assert speaker(print) is print
+
+
+def test_parts_of_a_call_are_told_after_five_seconds_and_twice_that(monkeypatch):
+    now, heard = [100.0], []
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    parts = Parts("report", heard.append)
+    parts.begin("3 rows")
+    for now[0], part in [(104.9, "a"), (105.0, "b"), (109.9, "c"), (110.0, "d"), (112.0, "e")]:
+        parts(part)
+    parts.end()
+    assert heard == ["report: 3 rows", "report: b, 5 s", "report: d, 10 s", "report: done, 12.0 s"]

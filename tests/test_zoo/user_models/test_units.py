@@ -1,5 +1,6 @@
 """The rows of a program: its plates, the rows that are held out, and those that are compared."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -11,6 +12,7 @@ from zoo.types import Data
 from zoo.user_models.units import (
     Units,
     _numbers,
+    chosen_rows,
     find_units,
     held_out,
     judged_rows,
@@ -234,13 +236,17 @@ def test_held_out_rows_stand_in_and_the_rest_is_that_of_the_training_data():
         (
             {"x": X[:, :1], "y": Y},
             DataError,
-            "test['x'] has shape (6, 1); accepted: rows like those of the training data, (n, *(2,)"
-            ").",
+            "test['x'] has shape (6, 1); accepted: rows like those of the training data, (n, 2).",
         ),
         (
             {"x": 3, "y": Y},
             DataError,
-            "test['x'] has shape (); accepted: rows like those of the training data, (n, *(2,)).",
+            "test['x'] is 3 (int); accepted: rows like those of the training data, (n, 2).",
+        ),
+        (
+            {"x": X, "y": torch.tensor(1.0)},
+            DataError,
+            "test['y'] has shape (); accepted: rows like those of the training data, (n,).",
         ),
         (
             {"x": X[:2], "y": Y[:3]},
@@ -331,13 +337,18 @@ def test_a_function_chooses_rows_itself():
         ),
         ({"rest": 1}, UnknownNameError, "Unknown part of judged 'rest'"),
         (0, UsageError, "judged is 0; accepted: at least 1 row."),
-        ([], UsageError, "judged has the rows [] of train; accepted: different numbers from 0 to"),
-        ([1, 1], UsageError, "judged has the rows [1, 1] of train; accepted: different numbers"),
-        ([6], UsageError, "judged has the rows [6] of train; accepted: different numbers from 0"),
-        ([-1], UsageError, "judged has the rows [-1] of train; accepted: different numbers"),
-        ({"test": "01"}, UsageError, "judged has the rows '01' of test; accepted: different"),
-        ({"test": [4]}, UsageError, "judged has the rows [4] of test; accepted: different numbers"
-         " from 0 to 3."),
+        *(
+            (rows, UsageError, f"judged has the rows {words} of train; accepted: a number of rows,"
+             " or different row numbers from 0 to 5.")
+            for rows, words in [
+                ([], "[]"), ([1, 1], "[1, 1]"), ([6], "[6]"), ([-1], "[-1]"), (2.5, "2.5"),
+                (True, "True"), ([True], "[True]"), (X, "a Tensor of shape (6, 2)"),
+                (range(9), "range(0, 9)"), ({0}, "{0}"),
+            ]
+        ),
+        ({"test": "01"}, UsageError, "judged has the rows '01' of test; accepted: a number"),
+        ({"test": [4]}, UsageError, "judged has the rows [4] of test; accepted: a number of rows,"
+         " or different row numbers from 0 to 3."),
     ],
 )  # fmt: skip
 def test_rows_that_do_not_exist_are_refused(judged, kind, said):
@@ -359,3 +370,12 @@ def test_rows_are_spread_evenly():
     assert _numbers(1, {"y": Y}, "train", UNITS) == (0,)
     assert _numbers(7, {"y": Y}, "train", UNITS) == tuple(range(N))
     assert _numbers([3, 0], {}, "train", UNITS) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    "rows", [(4, 1), range(4, 0, -3), torch.tensor([4, 1]), np.array([4, 1]), [np.int64(4), 1]]
+)
+def test_row_numbers_come_in_any_kind_of_sequence(rows):
+    assert chosen_rows(rows, 5, "rows") == (4, 1)
+    assert all(type(row) is int for row in chosen_rows(rows, 5, "rows"))
+    assert chosen_rows(np.int64(2), 5, "rows") == (0, 4)
