@@ -25,6 +25,7 @@ from guides.objectives.records import objective_of
 from guides.optimize.loop import Outcome, optimize
 from guides.optimize.natural import LARGEST, expected_calls, natural
 from guides.optimize.progress import PROGRESS, StepProgress, steps_of
+from guides.optimize.settings import configure
 from guides.optimize.step import summary
 from guides.registry import build, family_of
 from guides.session import (
@@ -37,7 +38,6 @@ from guides.session import (
     trainable,
     whole_batches,
 )
-from guides.settings import configure
 from guides.types import CONFIG, FAMILY, FIT, Elbo, Fit, FitConfig, Restart, Stop
 from zoo.compiler.compile import Mode, Record
 from zoo.density.faults import program_faults

@@ -16,8 +16,8 @@ from benchmarks.mcmc.nuts import LEAPFROGS, TUNE
 from benchmarks.run.estimates import ESTIMATES, GRADIENTS
 from guides.optimize.loop import expected_steps
 from guides.optimize.natural import DRAWS, LARGEST, STEPS, expected_calls
+from guides.optimize.settings import configure
 from guides.registry import family_of
-from guides.settings import configure
 from guides.types import FitConfig
 from zoo.compiler.policy import (
     EAGER_SECONDS_PER_NUMBER,

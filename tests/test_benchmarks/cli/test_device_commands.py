@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.cli import environment
 from benchmarks.cli import process as cli
-from guides import fitting
+from guides.optimize import settings
 from guides.optimize.step import Step
 from zoo.compiler import cuda
 
@@ -71,7 +71,7 @@ def test_a_run_on_a_card_stays_in_one_process_and_says_so_in_its_report(
         processes.add(os.getpid())
         return real(self, torch.device("cpu"), mode, expected)
 
-    for home in (cuda, fitting):
+    for home in (cuda, settings):
         monkeypatch.setattr(home, "check_device", lambda name: None)
     monkeypatch.setattr(Step, "_on_device", pretended)
     words = [

@@ -12,6 +12,7 @@ import zoo
 from benchmarks.run import forecast as module
 from benchmarks.run.estimates import GRADIENTS
 from benchmarks.run.forecast import COMPARED, FASTER, FINDING, PER_GRADIENT, STEP, forecast
+from guides.optimize.natural import STEPS
 from zoo.compiler.policy import BACKEND_VARIABLE, EAGER_SECONDS_PER_OPERATION
 from zoo.density.log_density import LogDensity
 
@@ -39,7 +40,7 @@ def clock(monkeypatch):
 def seconds(made, method="mean_field", compile="off", rows=None, **more):
     data = made.load_data()
     density = LogDensity(made.program(data), data, dtype=made.dtype)
-    fits = {"compile": compile, "restarts": 1, **more}
+    fits = {"compile": compile, "restarts": 1, "optimizer": "adam", **more}
     chains = {**CHAINS, "compile": compile}
     return forecast(made, rows or [method], density, None, fits, chains)[method]
 
@@ -52,6 +53,27 @@ def test_an_uncompiled_fit_takes_its_steps_of_the_gradients_it_was_timed_with():
         COMPARED + 3 * (FINDING + 1500 * (STEP + PER_GRADIENT)), rel=1e-9
     )
     assert seconds(entry(), steps=100, patience=20) < 150
+
+
+def test_a_fit_by_natural_gradients_takes_its_steps_of_sixteen_points_each(monkeypatch):
+    whole = COMPARED + FINDING + STEPS * (STEP + 1.0)
+    auto = {"optimizer": "auto"}
+    assert seconds(entry(), **auto) == pytest.approx(whole, rel=1e-9)
+    twice = COMPARED + 2 * (FINDING + STEPS * (STEP + 1.0))
+    assert seconds(entry(), restarts=2, **auto) == pytest.approx(twice, rel=1e-9)
+    few = COMPARED + FINDING + 20 * (STEP + 1.0)
+    assert seconds(entry(), steps=20, **auto) == pytest.approx(few, rel=1e-9)
+    fast = seconds(entry(), compile="on", **auto)
+    assert fast < 1.2 * (whole / FASTER + FINDING + COMPARED)
+    adam = seconds(entry())
+    assert seconds(entry(), lr=0.01, **auto) == adam
+    assert seconds(entry(), objective="elbo_plain", **auto) == adam
+    assert seconds(entry(), "flow", **auto) == seconds(entry(), "flow")
+    assert seconds(entry(batched=["x", "y"], minibatch=1000), **auto) == seconds(
+        entry(batched=["x", "y"], minibatch=1000)
+    )
+    monkeypatch.setattr(module, "LARGEST", 0)
+    assert seconds(entry(), **auto) == adam
 
 
 def test_the_steps_of_a_compiled_fit_are_no_measure_of_an_uncompiled_one(monkeypatch):

@@ -85,6 +85,7 @@ def test_a_fit_never_ends_by_itself_and_takes_further_options(fit):
         "steps": 10**8,
         "patience": 25_000_000,
         "num_particles": 3,
+        "optimizer": "adam",
         "compile": "on",
         "device": "cpu",
     }

@@ -31,8 +31,8 @@ from guides.objectives.records import (
     Scheduled,
     objective_of,
 )
+from guides.optimize.settings import training_of
 from guides.session import session
-from guides.settings import training_of
 from guides.types import FitConfig
 from zoo.density.log_density import LogDensity
 from zoo.density.unit_terms import many_unit_terms, unit_terms

@@ -14,7 +14,6 @@ from support.stepping import RUN, objective, programs
 
 import guides
 import zoo
-from guides import fitting
 from guides.optimize.step import Step
 from guides.session import session
 from guides.types import FitConfig
@@ -36,7 +35,7 @@ PAIRS = [
 def pretended(monkeypatch):
     """Let `cuda` be the CPU: everything but the kernels of the card runs as with a card."""
     real = Step._on_device
-    monkeypatch.setattr(fitting, "check_device", lambda name: None)
+    monkeypatch.setattr("guides.optimize.settings.check_device", lambda name: None)
     monkeypatch.setattr(
         Step,
         "_on_device",
