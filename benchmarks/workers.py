@@ -39,7 +39,7 @@ import torch
 from zoo.errors import LostWorkerError, UsageError, ZooError, spelled
 from zoo.seeds import derive_seed, seeded
 
-__all__ = ["Task", "TaskResult", "one_thread", "run_tasks"]
+__all__ = ["Task", "TaskResult", "cores", "one_thread", "run_tasks"]
 
 TaskStatus = Literal["ok", "error", "killed", "timeout"]
 PR_SET_PDEATHSIG = 1
@@ -51,6 +51,13 @@ CRIPPLED = (
 )
 FAULTS = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGTRAP", "SIGSYS")
 _log = logging.getLogger("zoo")
+
+
+def cores() -> int:
+    """Return the cores that this process may use."""
+    return (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
 
 
 @dataclass(frozen=True)

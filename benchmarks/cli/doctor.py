@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 import shutil
 import sys
 import tempfile
@@ -177,9 +176,8 @@ def _diagnostics() -> Finding:
 
 
 def _fork() -> Finding:
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    from benchmarks.workers import cores
+
     if "fork" not in multiprocessing.get_all_start_methods():
         return Finding(
             name="processes",
@@ -189,7 +187,7 @@ def _fork() -> Finding:
     return Finding(
         name="processes",
         status="ok",
-        sentence=f"fork works, {cores} cores: --jobs {min(cores, 8)} is sensible",
+        sentence=f"fork works, {cores()} cores: --jobs {min(cores(), 8)} is sensible",
     )
 
 

@@ -49,6 +49,44 @@ def test_laplace_that_earns_trust_is_the_only_one(capsys):
     assert [(f["method"], f["verdict"]) for f in fits] == [("laplace", "agrees")]
 
 
+def without_times(document):
+    cost = {k: v for k, v in document["cost"].items() if k != "seconds"}
+    return {**document, "cost": cost}
+
+
+def test_two_fits_are_assessed_side_by_side_with_the_same_answers(capfd, monkeypatch):
+    def assessed(number):
+        monkeypatch.setattr("benchmarks.workers.cores", lambda: number)
+        code, out, err = run("coin", "--json", "--quick", capsys=capfd)
+        assert code == 0
+        return [without_times(f) for f in json.loads(out)["fits"]], err
+
+    monkeypatch.setattr("benchmarks.comparison.assessment.Assessment.gate", 1)
+    two, err = assessed(2)
+    one, _ = assessed(1)
+    assert two == one
+    assert [f["method"] for f in two] == ["laplace", "mean_field"]
+    assert "zoo:   laplace smc: " in err
+    assert "zoo:   mean_field smc: " in err
+
+
+def test_a_fit_that_fails_leaves_the_other(capfd):
+    code, out, err = run("eight_schools_centered", "--json", "--quick", capsys=capfd)
+    assert code == 0
+    assert [f["method"] for f in json.loads(out)["fits"]] == ["mean_field"]
+    assert "zoo: eight_schools_centered laplace: No mode from " in err
+
+
+def test_an_error_of_a_worker_is_that_of_the_command(capsys, monkeypatch):
+    def refuse(fit, **given):
+        raise UsageError("This cannot be assessed; try another.")
+
+    monkeypatch.setattr("benchmarks.comparison.assess.assess", refuse)
+    code, out, err = run("coin", capsys=capsys)
+    assert (code, out) == (2, "")
+    assert "This cannot be assessed; try another." in err
+
+
 def test_an_open_step_cannot_be_known(capsys):
     code, out, _ = run(
         GAUSSIAN, "--guide", "full_rank", "--gate", "--budget", "0.001s", "--json", capsys=capsys

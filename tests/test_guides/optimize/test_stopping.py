@@ -9,7 +9,7 @@ import torch
 
 import guides
 from guides.optimize import loop
-from guides.optimize.stopping import LEAST, SHORTEST, SLACK, Watch
+from guides.optimize.stopping import LEAST, SHORTEST, SLACK, Settled, Watch
 from guides.types import FitConfig
 
 WINDOW = 400
@@ -166,3 +166,10 @@ def test_no_search_ends_inside_the_warm_up(monkeypatch, warmup, steps):
     found = falling(monkeypatch, noise, warmup)
     assert found.stop.status == "ok"
     assert found.steps == steps
+
+
+@pytest.mark.parametrize(("gain", "improving"), [(0.35, True), (0.33, False), (-1.0, False)])
+def test_a_loss_still_falls_beyond_three_errors_and_twice_the_slack(gain, improving):
+    """The line is 3 * 0.1 + 2 * 0.02 nats."""
+    found = Settled(steps=10, gain=gain, gain_se=0.1, moved=0.0, settled=False)
+    assert found.improving is improving

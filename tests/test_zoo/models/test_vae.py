@@ -70,6 +70,7 @@ def test_chosen_images_are_one_of_each_class_of_both_parts():
     assert chosen.train["label"].tolist() == [*range(10), *range(10)]
     assert chosen.coords["image"][0] == "0 train"
     assert chosen.coords["image"][19] == "9 held out"
+    assert data.coords["latent"] == ["z1", "z2"]
     rows = {tuple(r) for r in data.train["x"].int().tolist()}
     # held-out rows may equal a training row by chance
     assert sum(tuple(r) in rows for r in chosen.train["x"][10:].int().tolist()) <= 2
