@@ -31,8 +31,9 @@ posteriordb: $(STAMP)
 	@$(RUN)/zoo study posteriordb --jobs $(JOBS) --write
 
 # Cards are hidden: beside one that torch sees, processes forked from a test could not differentiate.
+# Compiled modules are kept: every worker and every process that a test starts would compile them.
 test: $(STAMP)
-	@CUDA_VISIBLE_DEVICES= $(RUN)/python -m pytest -p no:cacheprovider -n $(JOBS) --dist worksteal
+	@PYTHONDONTWRITEBYTECODE= CUDA_VISIBLE_DEVICES= $(RUN)/python -m pytest -p no:cacheprovider -n $(JOBS) --dist worksteal
 
 test-cuda: $(STAMP)
 	@$(RUN)/python -m pytest -p no:cacheprovider -n 0 -rs tests/test_guides/optimize/test_cuda.py

@@ -324,16 +324,19 @@ def _optimize(
                 0,
             )
         flat: Any = guide if family.flat is None else family.flat(guide, start)
+        spent = start.gradients
         if by_nature:
-            outcome, spent = natural(density, flat, config, generator, job.progress)
-            flat.finish()
-            return replace(outcome, record=density.compiled), start.gradients + spent
+            found = natural(density, flat, config, generator, job.progress)
+            spent += found.gradients
+            if found.finished or config.optimizer == "natural":
+                flat.finish()
+                return replace(found.outcome, record=density.compiled), spent
         objective = _flat_objective(density, flat, weights, config)
         outcome = optimize(
             objective, config, generator, job.progress, starts=config.restarts - number
         )
         flat.finish()
-        return outcome, start.gradients + outcome.steps * objective.gradients_per_step
+        return outcome, spent + outcome.steps * objective.gradients_per_step
     if objective_of(config.objective).per_unit:
         raise FitError(
             f"The objective {config.objective} needs a guide over the flat vector, such as"

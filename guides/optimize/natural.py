@@ -20,11 +20,14 @@ is constant, and smaller where there is noise; the draws per step double every 2
 a falling rate, and the answer is the average of the last steps (Polyak & Juditsky 1992). It ends
 when the standard errors of that average are small beside the posterior.
 
+Where the density is far from quadratic under the guide, location and width depend on each other
+(curved valleys, funnels, heavy tails): what is left to go is then more than the steps say. Such
+fits are left to Adam, from where the search ended.
+
 Where the posterior is far wider than independent normals, their draws say little of P along its
 wide directions: P moves at the rate that its noise, relative to P itself, allows. The scales of
-independent normals need only the diagonal, so they follow an estimate of their own.
-
-All of it happens in the whitened coordinates v of the start, u = m0 + L0 v.
+independent normals need only the diagonal, so they follow an estimate of their own. All of this
+happens in the whitened coordinates v of the start, u = m0 + L0 v.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ from guides.types import FitConfig, Stop
 from zoo.compiler.policy import Work
 from zoo.density.log_density import LogDensity
 
-__all__ = ["DRAWS", "LARGEST", "STEPS", "expected_calls", "natural"]
+__all__ = ["DRAWS", "LARGEST", "STEPS", "Natural", "expected_calls", "natural"]
 
 LARGEST = 200  # dimensions; a step decomposes matrices of that size
 DRAWS, MOST_DRAWS = 16, 128  # per step: at first, and where noise keeps the search from settling
@@ -54,6 +57,7 @@ PATIENCE = 5 * WINDOW  # steps of a search before more draws are taken
 NOISE = 0.35  # of one step, in sds per root dimension
 FASTEST = 0.7
 QUIET = 0.05  # noise of a precision below which the rate of the search is kept
+CURVED = 0.7  # root mean square of what one draw says beyond a quadratic, relative to P
 NARROWEST, WIDEST = 0.3, 3.0  # factors by which a step may change a precision
 RATE, TAIL = 0.2, 0.6  # of the steps that follow; share of their draws that is averaged
 SETTLED = 0.05  # sds that are left to go, beside two standard errors, when the search ends
@@ -108,6 +112,8 @@ class _State:
     left: list[Tensor] = field(default_factory=list)  # sds and log sds to go, by each step
     nats: list[float] = field(default_factory=list)
     draws: list[int] = field(default_factory=list)
+    curved: list[tuple[float, float, float]] = field(default_factory=list)
+    clipped: list[bool] = field(default_factory=list)
     path: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def forget(self) -> None:
@@ -123,6 +129,17 @@ class _State:
             if taken >= TAIL * total:
                 return number
         return 0
+
+    @property
+    def nearly_normal(self) -> bool:
+        """Whether the last steps saw a density that is nearly quadratic, with steps in bounds."""
+        return self.beyond <= CURVED and not any(self.clipped[-WINDOW:])
+
+    @property
+    def beyond(self) -> float:
+        """Root mean square of what one draw says beyond a quadratic, over the last steps."""
+        seen = np.array(self.curved[-max(len(self.path) // 2, WINDOW) :])
+        return float(np.sqrt(np.average(seen[:, :2] ** 2, axis=0, weights=seen[:, 2])).max())
 
     def weights(self, last: int) -> Tensor:
         """Return the shares of the last steps in an average, by their draws."""
@@ -158,62 +175,122 @@ def expected_calls(density: LogDensity) -> int:
     return math.ceil(STEPS * together.seconds / work.seconds)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Natural:
+    """How natural gradients ended.
+
+    `finished` is false if the density is not nearly quadratic under the guide: location and width
+    then depend on each other, and what the steps say is left to go is not what is left.
+    """
+
+    outcome: Outcome
+    gradients: int
+    finished: bool
+
+
 def natural(
     density: LogDensity,
     guide: NormalGuide,
     config: FitConfig,
     generator: torch.Generator,
     progress: StepProgress | None = None,
-) -> tuple[Outcome, int]:
+) -> Natural:
     """Maximize the ELBO of a normal guide; its parameters hold the result afterwards.
 
     Args:
         density: the log density of the program, compiled or not.
         guide: the guide in the whitened coordinates of its start.
-        config: `steps` bounds the steps.
+        config: `steps` bounds the steps; with `optimizer="natural"` they go on to the end where
+            the density is far from quadratic too, which is then `not_converged`.
         generator: source of the noise.
         progress: called as `progress(step, steps, loss)`.
-
-    Returns:
-        The outcome, and the number of gradients.
     """
     dim = guide.dim
     zero, one = torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64)
+    begin = {name: p.detach().clone() for name, p in guide.named_parameters()}
     state = _State(guide, zero, one, one)
-    state.set(zero, one, one)
-    draws, spent, searching, begun = DRAWS, 0, 0, False
-    while len(state.losses) < config.steps and spent + draws <= BUDGET:
-        noise = torch.randn(draws // 2, dim, dtype=torch.float64, generator=generator)
-        spent += draws
-        found = _estimate(density, state, noise)
-        state.draws.append(draws)
-        if isinstance(found, Stop):
-            return _outcome(state, found), spent
-        most = FASTEST if not begun or found.noise < QUIET else RATE
-        rates = _Rates(
-            mean=min(most, NOISE * math.sqrt(dim) / max(found.slope_noise, 1e-9)),
-            curvature=min(most, NOISE / max(found.noise, 1e-9)),
-            precision=min(most, NOISE / max(found.relative_noise, 1e-9)),
+    run = _Run(density, state, config, generator, progress)
+    try:
+        stop = run.go()
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        first = str(error).partition("(")[0].strip().rstrip(".")
+        sentence = f"A step of natural gradients cannot be computed: {first}."
+        stop = Stop(status="nan", step=len(state.losses), sentence=sentence)
+    if stop.status == "nan" and config.optimizer == "auto":
+        with torch.no_grad():
+            for name, p in guide.named_parameters():
+                p.copy_(begin[name])
+        return Natural(
+            outcome=Outcome(losses=np.asarray(state.losses), stop=stop),
+            gradients=run.spent,
+            finished=False,
         )
-        _step(state, found, rates)
-        if progress is not None:
-            progress(len(state.losses), config.steps, found.loss)
-        if begun:
-            state.path.append((state.mean, state.curvature))
-            if (stop := _done(state)) is not None:
-                return _outcome(state, stop), spent
-            if len(state.path) % DOUBLED == 0 and draws < MOST_DRAWS:
-                draws *= 2
-            continue
-        searching += 1
-        if searching >= WINDOW:
+    finished = run.finished
+    if stop.status == "ok" and not finished:
+        sentence = (
+            f"Natural gradients ended after {len(state.losses)} steps on a density that is far"
+            f" from quadratic under this guide ({state.beyond:.2g}, at most {CURVED:g}): they"
+            " cannot say how much is left to go; use optimizer='adam'."
+        )
+        stop = Stop(status="not_converged", step=stop.step, sentence=sentence)
+    return Natural(outcome=_outcome(state, stop), gradients=run.spent, finished=finished)
+
+
+@dataclass
+class _Run:
+    """One run: a search, then steps whose average is the answer."""
+
+    density: LogDensity
+    state: _State
+    config: FitConfig
+    generator: torch.Generator
+    progress: StepProgress | None
+    spent: int = 0
+    finished: bool = True
+
+    def go(self) -> Stop:
+        """Take all steps, and return why they ended."""
+        state, config, dim = self.state, self.config, self.state.guide.dim
+        state.set(state.mean, state.precision, state.curvature)
+        draws, searching, begun = DRAWS, 0, False
+        while len(state.losses) < config.steps and self.spent + draws <= BUDGET:
+            noise = torch.randn(draws // 2, dim, dtype=torch.float64, generator=self.generator)
+            self.spent += draws
+            found = _estimate(self.density, state, noise)
+            if isinstance(found, Stop):
+                return found
+            state.draws.append(draws)
+            most = FASTEST if not begun or found.noise < QUIET else RATE
+            rates = _Rates(
+                mean=min(most, NOISE * math.sqrt(dim) / max(found.slope_noise, 1e-9)),
+                curvature=min(most, NOISE / max(found.noise, 1e-9)),
+                precision=min(most, NOISE / max(found.relative_noise, 1e-9)),
+            )
+            _step(state, found, rates)
+            if self.progress is not None:
+                self.progress(len(state.losses), config.steps, found.loss)
+            if begun:
+                state.path.append((state.mean, state.curvature))
+                if (stop := _done(state)) is not None:
+                    self.finished = state.nearly_normal
+                    return stop
+                if len(state.path) % DOUBLED == 0 and draws < MOST_DRAWS:
+                    draws *= 2
+                continue
+            searching += 1
+            if searching < WINDOW:
+                continue
             left, error, _ = state.distance(WINDOW)
-            if bool((left.abs() <= SETTLED + 2.0 * error).all()):
+            normal = config.optimizer == "natural" or state.nearly_normal
+            if normal and bool((left.abs() <= SETTLED + 2.0 * error).all()):
                 begun = True
                 state.forget()
-            elif searching >= PATIENCE and draws < MOST_DRAWS:
-                draws, searching = 2 * draws, 0
-    return _outcome(state, _out_of_steps(state)), spent
+            elif searching >= PATIENCE:
+                if not normal:
+                    break
+                draws, searching = min(2 * draws, MOST_DRAWS), 0
+        self.finished = bool(state.curved) and state.nearly_normal
+        return _out_of_steps(state)
 
 
 def _estimate(density: LogDensity, state: _State, half: Tensor) -> _Estimate | Stop:
@@ -272,6 +349,9 @@ def _step(state: _State, found: _Estimate, rates: _Rates) -> None:
     relative = torch.linalg.solve_triangular(base, rates.precision * drift, upper=False)
     relative = torch.linalg.solve_triangular(base, relative.T, upper=False)
     values, vectors = torch.linalg.eigh(0.5 * (relative + relative.T))
+    pairs = state.draws[-1] / 2
+    beyond = found.slope_noise * math.sqrt(pairs), found.noise * math.sqrt(2 * pairs)
+    state.curved.append((*beyond, pairs))
     spread = base @ vectors
     precision = (spread * (1.0 + values).clamp(NARROWEST, WIDEST)) @ spread.T
     move = torch.linalg.solve(precision, found.slope)
@@ -282,9 +362,12 @@ def _step(state: _State, found: _Estimate, rates: _Rates) -> None:
     precision = back.T @ precision @ back
     if state.guide.diagonal:
         change = rates.curvature * (back.T @ found.change @ back)
-        curvature = state.curvature + _bounded(state.curvature, change, tril)
+        share = _share(state.curvature, change, tril)
+        curvature = state.curvature + share * change
+        state.clipped.append(share < 1.0)
     else:
         curvature = precision
+        state.clipped.append(bool((values + 1.0 - (values + 1.0).clamp(NARROWEST, WIDEST)).any()))
     rate = rates.curvature if state.guide.diagonal else rates.precision
     state.set(
         state.mean + min(rates.mean, 1.0 / max(size, 1e-300)) * (factor @ move),
@@ -299,28 +382,22 @@ def _step(state: _State, found: _Estimate, rates: _Rates) -> None:
     state.losses.append(found.loss)
 
 
-def _bounded(curvature: Tensor, change: Tensor, tril: Tensor) -> Tensor:
-    """Return a change that leaves every diagonal entry over u within its bounds."""
+def _share(curvature: Tensor, change: Tensor, tril: Tensor) -> float:
+    """Return the share of a change that leaves the diagonal entries over u within their bounds."""
     back = torch.linalg.inv(tril)
     now, more = (torch.einsum("ji,jk,ki->i", back, x, back) for x in (curvature, change))
     ratio = more / now
     share = torch.where(ratio < 0, (NARROWEST - 1.0) / ratio, (WIDEST - 1.0) / ratio)
-    return min(1.0, float(share.min())) * change
+    return min(1.0, float(share.min()))
 
 
 def _done(state: _State) -> Stop | None:
     """Return the stop if the average of the last steps is known well enough."""
-    if (last := state.last) < LEAST:
-        return None
-    left, error, nats = state.distance(last)
+    left, error, nats = state.distance(last := state.last)
     largest = ERROR if sum(state.draws) >= ENOUGH else 0.5 * ERROR
-    if float(error.max()) > largest or nats > NATS or _moving(left, error):
-        return None
-    return _stopped(state, "Settled", error, nats)
-
-
-def _moving(left: Tensor, error: Tensor) -> bool:
-    return bool((left.abs() > STILL + 3.0 * error).any())
+    moves = bool((left.abs() > STILL + 3.0 * error).any())
+    known = last >= LEAST and float(error.max()) <= largest and nats <= NATS
+    return _stopped(state, "Settled", error, nats) if known and not moves else None
 
 
 def _stopped(state: _State, how: str, error: Tensor, nats: float) -> Stop:
@@ -342,7 +419,7 @@ def _out_of_steps(state: _State) -> Stop:
         sentence = f"The budget of {number} natural-gradient steps ended during the search."
         return Stop(status="not_converged", step=number, sentence=sentence)
     left, error, nats = state.distance(last)
-    if not _moving(left, error):
+    if not bool((left.abs() > STILL + 3.0 * error).any()):
         return _stopped(state, "The budget ended", error, nats)
     return Stop(
         status="not_converged",
