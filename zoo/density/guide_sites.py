@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, constraints
+from pyro.distributions import Delta, Unit, constraints
 from pyro.poutine.messenger import Messenger
 
+from zoo.density.completion import entries_counted
 from zoo.density.faults import place_of
 from zoo.density.nodes import base_of
 from zoo.density.sites import samples
@@ -36,17 +38,22 @@ WORDS = {
 
 
 class Wanted(NamedTuple):
-    """A latent site of a program: its shape, the number of its event's axes, and its support."""
+    """A latent site of a program: shape, number of the event's axes, support, and mask.
+
+    The mask is True for all entries, and None where it is not known.
+    """
 
     shape: tuple[int, ...]
     event_dim: int
     support: Any = None
+    mask: Any = None
 
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> Wanted:
         """Return that of a node of a trace."""
         fn = node["fn"]
-        return cls(tuple(node["value"].shape), fn.event_dim, getattr(fn, "support", None))
+        support = getattr(fn, "support", None)
+        return cls(tuple(node["value"].shape), fn.event_dim, support, mask_of(node))
 
     @property
     def event(self) -> tuple[int, ...]:
@@ -57,6 +64,12 @@ class Wanted(NamedTuple):
     def batch(self) -> tuple[int, ...]:
         """The shape of the plates around it."""
         return self.shape[: len(self.shape) - self.event_dim]
+
+
+def mask_of(node: Mapping[str, Any]) -> Any:
+    """Return which entries of a site count: True for all, False for none, or booleans."""
+    counted = entries_counted(node["fn"], node["mask"])[1]
+    return True if counted is None else counted
 
 
 def sites_of(trace: poutine.Trace, names: Collection[str]) -> dict[str, Wanted]:
@@ -88,7 +101,8 @@ def fault_of_sites(
         with seeded(0), torch.no_grad(), poutine.block(), _Stop(site):
             return poutine.trace(guide).get_trace(**tensors)
 
-    nodes = {n["name"]: n for n in samples(run()) if not n["infer"].get("is_auxiliary")}
+    every = samples(run())
+    nodes = {n["name"]: n for n in every if not n["infer"].get("is_auxiliary")}
     missing = sorted(set(wanted) - set(nodes))
     extra = sorted(set(nodes) - set(wanted) - set(discrete))
     seen = next((site for site in extra if site in observed), "")
@@ -108,6 +122,37 @@ def fault_of_sites(
         fault = _fault_of_one(nodes[site], theirs) if site in nodes and theirs else ""
         if fault:
             return f"The guide {name!r} draws {site!r} {fault.format(_at(run, site))}"
+    for node in every:
+        site = node["name"]
+        if fault := _fault_of_log_q(node, wanted.get(site) or discrete.get(site)):
+            return f"The guide {name!r} {fault.format(repr(site), _at(run, site))}"
+    return ""
+
+
+def _fault_of_log_q(node: Any, theirs: Wanted | None) -> str:
+    """Say why the term of a guide's site is no log q; `{}` are its name and its place."""
+    if node["is_observed"]:
+        if isinstance(node["fn"], Unit):
+            return (
+                "has the factor {}{}, so that its log q is no density and its ELBO no bound;"
+                " leave pyro.factor out."
+            )
+        return "gives a value to the latent site {}{}, so that it draws none; leave obs= out."
+    usual = math.prod(f.full_size / f.size for f in node["cond_indep_stack"] if f.full_size)
+    scale = float(torch.as_tensor(node["scale"]).max())
+    if abs(scale - usual) > 1e-9 * usual:
+        return (
+            f"weighs the term of {{}} by {scale:.4g} (poutine.scale){{}}, so that its ELBO is no"
+            " bound; leave the weight out, and weigh the KL by the objective of the fit if that is"
+            " meant."
+        )
+    if theirs is None or theirs.mask is None:
+        return ""
+    if bool((~torch.as_tensor(mask_of(node)) & torch.as_tensor(theirs.mask)).any()):
+        return (
+            "masks {} where the program does not{}, so that its log q is left out of the ELBO;"
+            " leave the mask out, or mask the site of the program as well."
+        )
     return ""
 
 

@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 
 from zoo.density.guide_sites import Wanted, fault_of_sites, sites_of
 
@@ -141,3 +142,97 @@ def test_values_outside_the_support_of_the_program_are_refused(theirs, own, word
 )
 def test_values_inside_the_support_of_the_program_are_accepted(theirs, own):
     assert against(theirs, own) == ""
+
+
+# -- terms that are no log q ---------------------------------------------------------------------
+
+
+def weighed(y):
+    with poutine.scale(scale=3.0):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+def weighed_by_tensor(y):
+    with poutine.scale(scale=torch.tensor(0.1)):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+def masked(y):
+    pyro.sample("z", dist.Normal(0.0, 1.0).mask(False))
+
+
+def masked_in_part(y):
+    with pyro.plate("row", 3), poutine.mask(mask=torch.tensor([True, False, True])):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+def with_factor(y):
+    pyro.sample("z", dist.Normal(0.0, 1.0))
+    pyro.factor("bonus", torch.tensor(2.0), has_rsample=True)
+
+
+def given(y):
+    pyro.sample("z", dist.Normal(0.0, 1.0), obs=torch.tensor(0.5))
+
+
+@pytest.mark.parametrize(
+    ("guide", "said"),
+    [
+        (weighed, "weighs the term of 'z' by 3 (poutine.scale), in `test_guide_sites.py:{}:"
+         " pyro.sample(\"z\", dist.Normal(0.0, 1.0))`, so that its ELBO is no bound; leave the"
+         " weight out, and weigh the KL by the objective of the fit if that is meant."),
+        (weighed_by_tensor, "weighs the term of 'z' by 0.1 (poutine.scale), in"
+         " `test_guide_sites.py:{}: pyro.sample(\"z\", dist.Normal(0.0, 1.0))`, so that its ELBO"
+         " is no bound; leave the weight out, and weigh the KL by the objective of the fit if that"
+         " is meant."),
+        (with_factor, "has the factor 'bonus', in `test_guide_sites.py:{}: pyro.factor(\"bonus\","
+         " torch.tensor(2.0), has_rsample=True)`, so that its log q is no density and its ELBO no"
+         " bound; leave pyro.factor out."),
+        (given, "gives a value to the latent site 'z', in `test_guide_sites.py:{}:"
+         " pyro.sample(\"z\", dist.Normal(0.0, 1.0), obs=torch.tensor(0.5))`, so that it draws"
+         " none; leave obs= out."),
+    ],
+)  # fmt: skip
+def test_a_term_that_is_no_log_q_is_refused(guide, said):
+    line = guide.__code__.co_firstlineno + (1 if guide is given else 2)
+    found = fault_of_sites(guide, {"y": 1}, {"z": Wanted((), 0)}, {}, "mine")
+    assert found == "The guide 'mine' " + said.format(line)
+
+
+@pytest.mark.parametrize(
+    ("mask", "refused"),
+    [
+        (None, False),
+        (True, True),
+        (torch.tensor([True, True, False]), True),
+        (torch.tensor([True, False, True]), False),
+        (torch.tensor([False, False, True]), False),
+        (False, False),
+    ],
+    ids=str,
+)
+def test_a_mask_that_the_program_lacks_is_refused(mask, refused):
+    wanted = {"z": Wanted((3,), 0, None, mask)}
+    found = fault_of_sites(masked_in_part, {"y": 1}, wanted, {}, "mine")
+    assert found.startswith("The guide 'mine' masks 'z' where the program does not, in `") is (
+        refused
+    )
+    assert bool(found) is refused
+
+
+def test_a_site_without_any_term_is_refused():
+    wanted = {"z": Wanted((), 0, None, True)}
+    assert "masks 'z'" in fault_of_sites(masked, {"y": 1}, wanted, {}, "mine")
+
+
+def test_the_weight_of_a_minibatch_is_no_fault():
+    def guide(y):
+        with pyro.plate("row", 6, subsample=torch.tensor([0, 4])):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    assert fault_of_sites(guide, {"y": 1}, {"z": Wanted((2,), 0)}, {}, "mine") == ""
+
+
+def test_masks_of_a_program_are_kept():
+    trace = poutine.trace(masked_in_part).get_trace(1)
+    assert sites_of(trace, ["z"])["z"].mask.tolist() == [True, False, True]
