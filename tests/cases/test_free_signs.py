@@ -171,6 +171,21 @@ def test_no_notice_on_entries_without_copies(name):
     assert symmetries(LogDensity(entry.program(data), data)) == ()
 
 
+@pytest.mark.parametrize(
+    ("locs", "scales"),
+    [((3.0, 1000.0), (1.0, 1e-3)), ((3.0, 100.0), (1.0, 1e-5)), ((5e6, -2.0), (1e6, 3e-6))],
+)
+def test_a_steep_density_hides_no_sign(locs, scales):
+    """Far from the mode the log density is -1e10, whose rounding is as large as the difference."""
+
+    def program():
+        for name, loc, scale in zip("ab", locs, scales, strict=True):
+            loc = torch.tensor(loc, dtype=torch.float64)
+            pyro.sample(name, dist.Normal(loc, torch.tensor(scale, dtype=torch.float64)))
+
+    assert symmetries(LogDensity(program, zoo.Data(train={}))) == ()
+
+
 @pytest.mark.slow
 def test_the_sign_that_chains_choose_decides_nothing():
     """Judged by signs, full rank was shifted by 11 sds whenever all chains chose the other one."""
