@@ -22,6 +22,7 @@ __all__ = ["ProgramTerms", "has_grid", "row_numbers", "width_of"]
 WIDEST = 3  # latent values per row that a grid can integrate
 NUMBERS = 1_000_000  # rows times points evaluated at once
 KEPT = 30_000_000  # log densities kept
+UNMAPPED = "atching rule not implemented"  # what torch says of layers such as a GRU
 NEGLIGIBLE = 40.0  # nats below the largest log density of a row: no mass
 
 
@@ -51,6 +52,7 @@ class ProgramTerms:
 
     def __init__(self, density: LogDensity) -> None:
         self.density, self.width = density, width_of(density)
+        self._mapped = True  # whether torch maps the program over points, as far as is known
 
     def paired(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(x_i, u_i) `[*batch, row]` in nats.
@@ -64,19 +66,43 @@ class ProgramTerms:
 
     def terms(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return log likelihood, and log prior with its Jacobian, each `[*batch, row]`."""
-        rows, data = x[:, 0].long(), self.density.data
+        rows = x[:, 0].long()
+        points = z.reshape(-1, len(rows), self.width).to(self.density.dtype)
+        found = self._by_points(rows, points) if self._mapped else None
+        likelihood, prior = self._as_rows(rows, points) if found is None else found
+        shape = z.shape[:-1]
+        return likelihood.reshape(shape).to(z.dtype), prior.reshape(shape).to(z.dtype)
+
+    def _tensors(self, rows: Tensor) -> Mapping[str, Any]:
+        data = self.density.data
         few = {k: data.train[k][rows] for k in data.batched}
-        tensors: Mapping[str, Any] = {**data.train, **few, "index": rows}
+        return {**data.train, **few, "index": rows}
+
+    def _by_points(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Map the program over the points; None if it has a layer that torch cannot map."""
+        tensors = self._tensors(rows)
 
         def point(values: Tensor) -> tuple[Tensor, Tensor]:
             found = terms_of(self.density, values, tensors)
             return found.likelihood, found.prior
 
-        points = z.reshape(-1, len(rows), self.width).to(self.density.dtype)
-        with default_dtype(self.density.dtype), vmappable():
-            likelihood, prior = torch.func.vmap(point)(points)
-        shape = z.shape[:-1]
-        return likelihood.reshape(shape).to(z.dtype), prior.reshape(shape).to(z.dtype)
+        try:
+            with default_dtype(self.density.dtype), vmappable():
+                mapped: tuple[Tensor, Tensor] = torch.func.vmap(point)(points)
+        except RuntimeError as error:
+            if UNMAPPED not in str(error):
+                raise
+            self._mapped = False
+            return None
+        return mapped
+
+    def _as_rows(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the program once, on every row as often as there are points."""
+        with default_dtype(self.density.dtype):
+            found = terms_of(
+                self.density, points.flatten(0, 1), self._tensors(rows.repeat(len(points)))
+            )
+        return found.likelihood, found.prior
 
     def prepare(self, points: Tensor) -> _Known:
         """Return the points `[point, d]`, with what is known at them."""

@@ -75,6 +75,34 @@ def test_the_terms_of_rows_in_any_order(batch):
     torch.testing.assert_close(terms.paired(rows, z), likelihood + prior)
 
 
+@pytest.mark.parametrize("layer", [torch.nn.GRU, torch.nn.LSTM, torch.nn.RNN])
+def test_layers_that_torch_cannot_map_run_on_repeated_rows(layer):
+    """A recurrent decoder: the terms of all rows sum to the density, in any order of rows."""
+    torch.manual_seed(0)
+    network, last = layer(1, 3, batch_first=True).double(), torch.nn.Linear(3, 1).double()
+    for parameter in [*network.parameters(), *last.parameters()]:
+        parameter.requires_grad_(False)
+    y = torch.randn(3, 4, dtype=torch.float64)
+
+    def program(y, index=None):
+        with pyro.plate("unit", 3, subsample=index):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            mean = last(network(z[:, None, None].expand(-1, 4, 1))[0])[..., 0]
+            pyro.sample("y", dist.Normal(mean, 0.5).to_event(1), obs=y)
+
+    data = Data(train={"y": y}, observed=("y",), batched=("y",), size=3)
+    whole = LogDensity(program, data)
+    terms = ProgramTerms(whole)
+    z = torch.randn(5, 3, 1, dtype=torch.float64)
+    found = terms.paired(torch.arange(3.0)[:, None], z)
+    expected = torch.stack([whole.evaluate(row[:, 0]) for row in z])
+    torch.testing.assert_close(found.sum(-1), expected)
+    turned = terms.paired(torch.tensor([[2.0], [0.0], [1.0]]), z[:, [2, 0, 1]])
+    torch.testing.assert_close(turned, found[:, [2, 0, 1]])
+    one = terms.paired(torch.tensor([[1.0], [1.0]]), z[:, [1, 1]])
+    torch.testing.assert_close(one, found[:, [1, 1]])
+
+
 def test_log_densities_at_points_of_a_grid_are_evaluated_once(monkeypatch):
     terms = ProgramTerms(density())
     points = torch.tensor([[0.0, 1.0], [0.5, -0.5]], dtype=torch.float64)
