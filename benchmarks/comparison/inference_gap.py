@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,7 @@ class GapReport:
     family: str
     data: tuple[DatumGap, ...]
     grid: GridCheck
-    images: Tensor
+    images: Tensor = field(repr=False)
 
     @property
     def faults(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ when the standard errors of that average are small beside the posterior.
 
 Where the density is far from quadratic under the guide, location and width depend on each other
 (curved valleys, funnels, heavy tails): what is left to go is then more than the steps say. Such
-fits are left to Adam, from where the search ended.
+fits are left to Adam, from the start.
 
 Where the posterior is far wider than independent normals, their draws say little of P along its
 wide directions: P moves at the rate that its noise, relative to P itself, allows. The scales of
@@ -179,8 +179,8 @@ def expected_calls(density: LogDensity) -> int:
 class Natural:
     """How natural gradients ended.
 
-    `finished` is false if the density is not nearly quadratic under the guide: location and width
-    then depend on each other, and what the steps say is left to go is not what is left.
+    `finished` is false if the density is far from quadratic under the guide, and natural gradients
+    were not asked for: guide and generator are then as they were.
     """
 
     outcome: Outcome
@@ -208,6 +208,7 @@ def natural(
     dim = guide.dim
     zero, one = torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64)
     begin = {name: p.detach().clone() for name, p in guide.named_parameters()}
+    stream = generator.get_state()
     state = _State(guide, zero, one, one)
     run = _Run(density, state, config, generator, progress)
     try:
@@ -216,24 +217,21 @@ def natural(
         first = str(error).partition("(")[0].strip().rstrip(".")
         sentence = f"A step of natural gradients cannot be computed: {first}."
         stop = Stop(status="nan", step=len(state.losses), sentence=sentence)
-    if stop.status == "nan" and config.optimizer == "auto":
+    if config.optimizer == "auto" and (stop.status == "nan" or not run.finished):
+        generator.set_state(stream)
         with torch.no_grad():
             for name, p in guide.named_parameters():
                 p.copy_(begin[name])
-        return Natural(
-            outcome=Outcome(losses=np.asarray(state.losses), stop=stop),
-            gradients=run.spent,
-            finished=False,
-        )
-    finished = run.finished
-    if stop.status == "ok" and not finished:
+        outcome = Outcome(losses=np.asarray(state.losses), stop=stop)
+        return Natural(outcome=outcome, gradients=run.spent, finished=False)
+    if stop.status == "ok" and not run.finished:
         sentence = (
             f"Natural gradients ended after {len(state.losses)} steps on a density that is far"
             f" from quadratic under this guide ({state.beyond:.2g}, at most {CURVED:g}): they"
             " cannot say how much is left to go; use optimizer='adam'."
         )
         stop = Stop(status="not_converged", step=stop.step, sentence=sentence)
-    return Natural(outcome=_outcome(state, stop), gradients=run.spent, finished=finished)
+    return Natural(outcome=_outcome(state, stop), gradients=run.spent, finished=True)
 
 
 @dataclass

@@ -399,6 +399,8 @@ def test_far_from_normal_natural_gradients_leave_the_fit_to_adam(program, family
     assert "natural-gradient" not in fit.stop.sentence
     assert 40 <= fit.cost.steps <= 60
     assert fit.cost.gradient_evaluations > 64 * fit.cost.steps + module.WINDOW * module.DRAWS
+    adam = guides.fit(entry, family, seed=1, optimizer="adam", **short)
+    np.testing.assert_array_equal(fit.losses, adam.losses)  # start and noise are the same
     asked = guides.fit(entry, family, seed=1, optimizer="natural", compile="off")
     assert asked.stop.status == "not_converged"
     assert "far from quadratic" in asked.stop.sentence
@@ -410,6 +412,8 @@ def test_the_best_normal_of_a_curved_valley_is_found():
     fit = guides.fit(entry, "full_rank", seed=0, compile="off")
     assert float(fit.guide.loc[0]) == pytest.approx(1.0, abs=0.1)
     assert fit.elbo.value_nats == pytest.approx(-1.109, abs=0.03 + 3 * fit.elbo.se)
+    alone = guides.fit(entry, "full_rank", seed=0, compile="off", optimizer="natural")
+    assert alone.stop.status == "not_converged"  # it ends at 0.7
 
 
 def test_a_step_that_cannot_be_computed_leaves_the_fit_to_adam(rows, monkeypatch):
