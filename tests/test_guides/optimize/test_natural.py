@@ -344,6 +344,24 @@ def test_the_same_seed_gives_the_same_fit_and_another_another():
     assert not np.array_equal(first[:5], other[:5])
 
 
+def test_steps_of_the_average_are_short_where_there_is_noise(monkeypatch):
+    seen, step = [], module._step
+
+    def watched(state, found, rates):
+        seen.append((bool(state.path), found.noise, rates))
+        step(state, found, rates)
+
+    monkeypatch.setattr(module, "_step", watched)
+    run(log_gamma(2.0, 3.0), WhitenedFullRank(None, start(2)))
+    averaged = [(noise, rates) for begun, noise, rates in seen if begun]
+    assert any(noise >= module.QUIET for noise, _ in averaged)
+    for noise, rates in averaged:
+        most = module.FASTEST if noise < module.QUIET else module.RATE
+        assert max(rates.mean, rates.curvature, rates.precision) <= most
+    searched = [rates.curvature for begun, _, rates in seen if not begun]
+    assert max(searched) > module.RATE
+
+
 def test_progress_is_told_every_step():
     told = []
     guide = WhitenedFullRank(None, start(1))
