@@ -20,7 +20,6 @@ from benchmarks.comparison.assess import assess, assess_row
 from benchmarks.comparison.sentences import advised
 from benchmarks.mcmc.short_chains import nested_r_hat
 from benchmarks.metrics.numbers import value_with_error
-from benchmarks.reference import find
 from benchmarks.report.components import make_view
 from benchmarks.report.numbers import with_error
 from benchmarks.run import estimates
@@ -166,18 +165,6 @@ def test_what_is_read_has_value_and_error_in_their_places(done):
     (record,) = result.references.values()
     assert record["log_evidence"] == pytest.approx(exact()[2], abs=0.1)
     assert 0 < record["log_evidence_se"] < 0.1
-
-
-def test_whether_a_truth_comes_with_an_entry_needs_no_reading():
-    def known(name, data_seed):
-        return find.known(zoo.load(name), data_seed)
-
-    assert known("eight_schools", 0)
-    assert known("eight_schools_centered", 0)  # that of another form
-    assert not known("eight_schools", 1)  # stored for the default data
-    assert known("coin", 1)  # a closed form, whatever the data
-    assert known("vae", 0)  # a grid, given its trained weights
-    assert not find.known(entry_of(), 0)
 
 
 def test_densities_of_a_thousand_rows_are_not_too_large():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -290,3 +291,10 @@ def test_a_mode_that_the_guide_misses_is_found_and_repaired():
     assert found["repaired_passes"]
     assert not found["repaired_doubt"]
     assert found["log_z"] == pytest.approx(0.0, abs=0.1)
+
+
+@pytest.mark.parametrize("missing", ["draws", "truth"])
+def test_a_target_without_draws_or_truth_has_no_probability_error(missing):
+    found = SimpleNamespace(repaired=None if missing == "draws" else object(), estimate=None)
+    truth = None if missing == "truth" else object()
+    assert hard._repaired(found, truth, None, None) == {"repaired": None}
