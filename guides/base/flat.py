@@ -12,6 +12,7 @@ result: the same family and optimum, but a better conditioned problem.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -121,6 +122,11 @@ class NormalGuide(FlatGuide):
     origin: Tensor
     tril: Tensor
     shift: nn.Parameter
+
+    @functools.cached_property
+    def back(self) -> Tensor:
+        """The inverse of `tril`, float64; every step needs it."""
+        return torch.linalg.inv(self.tril.double())
 
     @abstractmethod
     def nearest(self, precision: Tensor) -> Tensor:

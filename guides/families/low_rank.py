@@ -211,7 +211,7 @@ class WhitenedLowRank(NormalGuide):
         The first call searches from afar, later ones from the last factors.
         """
         width = self.width.double()
-        back = torch.linalg.inv(self.tril.double()) * width  # v of u / width
+        back = self.back * width  # v of u / width
         own = back.T @ precision @ back
         factor, unique = best_factors(own, self.rank, self._last)
         self.__dict__["_last"] = factor, unique

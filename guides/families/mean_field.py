@@ -88,7 +88,7 @@ class WhitenedMeanField(NormalGuide):
 
     def nearest(self, precision: Tensor) -> Tensor:
         """Take the scales s_i = P_ii^-1/2 in the coordinates u; see `NormalGuide.nearest`."""
-        back = torch.linalg.inv(self.tril.double())
+        back = self.back
         scale = torch.einsum("ji,jk,ki->i", back, precision, back).rsqrt()
         with torch.no_grad():
             self.log_scale.copy_((scale / self.width.double()).log())

@@ -360,7 +360,7 @@ def _step(state: _State, found: _Estimate, rates: _Rates) -> None:
     precision = back.T @ precision @ back
     if state.guide.diagonal:
         change = rates.curvature * (back.T @ found.change @ back)
-        share = _share(state.curvature, change, tril)
+        share = _share(state.curvature, change, state.guide.back)
         curvature = state.curvature + share * change
         state.clipped.append(share < 1.0)
     else:
@@ -380,9 +380,8 @@ def _step(state: _State, found: _Estimate, rates: _Rates) -> None:
     state.losses.append(found.loss)
 
 
-def _share(curvature: Tensor, change: Tensor, tril: Tensor) -> float:
+def _share(curvature: Tensor, change: Tensor, back: Tensor) -> float:
     """Return the share of a change that leaves the diagonal entries over u within their bounds."""
-    back = torch.linalg.inv(tril)
     now, more = (torch.einsum("ji,jk,ki->i", back, x, back) for x in (curvature, change))
     ratio = more / now
     share = torch.where(ratio < 0, (NARROWEST - 1.0) / ratio, (WIDEST - 1.0) / ratio)
@@ -431,7 +430,7 @@ def _out_of_steps(state: _State) -> Stop:
 
 def _outcome(state: _State, stop: Stop) -> Outcome:
     """Write the average of the last steps into the guide."""
-    if state.path:
+    if state.path and stop.status != "nan":  # of a fit that failed the last step is kept
         number = max(1, state.last)
         weights = state.weights(number)[: len(state.path)]
         last = list(zip(weights.tolist(), state.path[-number:], strict=False))

@@ -224,6 +224,33 @@ def _spread(half, loc, variance):
     return float(((odd + x) * x).std()) / math.sqrt(len(x))
 
 
+def test_a_step_moves_by_its_rates_and_says_what_is_left():
+    """One dimension, P = 1, -E f'' = 1.5, E f' = 0.3, half of the way: P = 1.25, m = 0.5 0.24."""
+    guide = WhitenedFullRank(None, start(1))
+    state = state_of(guide, torch.eye(1, dtype=F))
+    state.draws.append(16)
+    one = torch.eye(1, dtype=F)
+    found = module._Estimate(
+        loss=7.0,
+        slope=torch.tensor([0.3], dtype=F),
+        base=one,
+        change=0.5 * one,
+        slope_noise=0.1,
+        noise=0.2,
+        relative_noise=0.4,
+    )
+    module._step(state, found, module._Rates(mean=0.5, curvature=0.5, precision=0.5))
+    assert float(state.precision) == pytest.approx(1.25)
+    assert float(state.mean) == pytest.approx(0.5 * 0.3 / 1.25)
+    assert float(state.factor) == pytest.approx(1.25**-0.5)
+    left = [0.3 / 1.25, math.log(1.25**-0.5) / 0.5]  # sds, log sds
+    assert state.left[0].tolist() == pytest.approx(left)
+    apart = (1 / 1.25 - 1) / 0.5
+    assert state.nats == pytest.approx([0.5 * 0.3 * 0.3 / 1.25 + 0.25 * apart**2])
+    assert state.curved[0] == pytest.approx((0.1 * 8**0.5, 0.2 * 16**0.5, 8))
+    assert (state.losses, state.clipped) == ([7.0], [False])
+
+
 def test_noise_is_mirrored_and_in_the_coordinates_of_the_start():
     guide = WhitenedFullRank(None, start(2, loc=3.0, scale=2.0))
     density = Density(lambda u: -0.5 * u.square().sum(-1))
@@ -345,10 +372,11 @@ def test_the_same_seed_gives_the_same_fit_and_another_another():
 
 
 def test_steps_of_the_average_are_short_where_there_is_noise(monkeypatch):
-    seen, step = [], module._step
+    seen, drawn, step = [], [], module._step
 
     def watched(state, found, rates):
         seen.append((bool(state.path), found.noise, rates))
+        drawn.append((len(state.path), state.draws[-1]))
         step(state, found, rates)
 
     monkeypatch.setattr(module, "_step", watched)
@@ -358,8 +386,12 @@ def test_steps_of_the_average_are_short_where_there_is_noise(monkeypatch):
     for noise, rates in averaged:
         most = module.FASTEST if noise < module.QUIET else module.RATE
         assert max(rates.mean, rates.curvature, rates.precision) <= most
-    searched = [rates.curvature for begun, _, rates in seen if not begun]
-    assert max(searched) > module.RATE
+    assert max(number for number, _ in drawn) > 48
+    assert all(size == 16 * 2 ** (number // 24) for number, size in drawn)
+    searched = [(noise, rates.curvature) for begun, noise, rates in seen if not begun]
+    assert max(rate for _, rate in searched) > module.RATE
+    for noise, rate in searched[:-1]:  # steps of a third of what noise allows, at most 0.7
+        assert rate == pytest.approx(min(0.7, 0.35 / noise))
 
 
 def test_progress_is_told_every_step():
