@@ -35,6 +35,7 @@ CELL_COLUMNS = ("entry", "method", "seed", "status", "verdict", "truth")
 # figures of a whole cell, repeated in each of its rows, before and after the joint distances
 BOUND = ("elbo", "elbo_se", "pareto_k")
 COST = ("seconds", "compile_seconds", "gradient_evaluations")
+CLOCK = ("seconds", "compile_seconds")  # differ between two runs of one command
 # of a component in the units of its quantity, in the data frame of a scorecard
 NATURAL = (
     "component",

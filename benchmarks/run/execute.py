@@ -7,13 +7,10 @@ the code of the comparison has changed.
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,9 +22,9 @@ from benchmarks.run.plan import Plan, planned
 from benchmarks.run.prepare import duration, plan_cells, prepare, slow
 from benchmarks.run.progress import Events
 from benchmarks.run.record import failed_cell
-from benchmarks.run.results import score_columns, score_rows
+from benchmarks.run.results import costs_csv, results_csv
 from benchmarks.run.run_result import RunResult
-from benchmarks.run.store import RunDir, finite, strict_json
+from benchmarks.run.store import RunDir, strict_json
 from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
 from zoo.compiler import cache
 from zoo.compiler import compile as compiled
@@ -35,7 +32,7 @@ from zoo.compiler.trace import trace
 from zoo.errors import InfrastructureError, LostWorkerError, UsageError
 from zoo.types import ModelEntry
 
-__all__ = ["execute", "results_csv", "write_pages"]
+__all__ = ["execute", "write_pages"]
 
 # what another attempt may cure; NaN and failed starts would recur
 RETRY = ("error", "killed", "timeout")
@@ -60,7 +57,7 @@ def execute(
         entries: entry objects in place of `plan.entries`, for models that have no name.
         events: progress callbacks.
         timeout: seconds that one cell, one comparison or one predictive check may take.
-        pages: also write `results.csv`, `report.html` and `report.md`.
+        pages: also write `results.csv`, `costs.csv`, `report.html` and `report.md`.
 
     Raises:
         UsageError: bad input (nothing is written), or a folder with other content.
@@ -313,37 +310,10 @@ def _run_wave(
 def write_pages(
     run: RunDir, result: RunResult, jobs: int = 1, events: Events | None = None
 ) -> None:
-    """Write `results.csv`, `report.html` and `report.md`; report failures to `events`."""
+    """Write the two tables and the two reports of a run; report failures to `events`."""
     warn = functools.cache((events or Events()).warn)
 
     run.write("results.csv", results_csv(result.cells))
+    run.write("costs.csv", costs_csv(result.cells))
     run.write("report.html", render_html(result.report, jobs, warn))
     run.write("report.md", render_markdown(result.report, say=warn))
-
-
-def results_csv(cells: list[dict[str, Any]]) -> str:
-    """Return the scores as CSV, one row per score; missing numbers are empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, score_columns(cells), extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: _inert(v) for k, v in finite(row).items()} for row in score_rows(cells))
-    return text.getvalue()
-
-
-def _inert(value: Any) -> Any:
-    """Return text that a spreadsheet would read as a formula behind a quote, else the value."""
-    return (
-        f"'{value}"
-        if isinstance(value, str)
-        and value[:1] in ("=", "+", "-", "@", "\t", "\r")
-        and not _is_number(value)
-        else value
-    )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -1,26 +1,40 @@
-"""Scores of a run as a table: `results.csv` and the data frame, one row per score."""
+"""Tables of a run: one row per score (`results.csv`, data frame), one per cell (`costs.csv`)."""
 
 from __future__ import annotations
 
+import csv
+import io
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.metrics.metric import (
     BOUND,
     CELL_COLUMNS,
+    CLOCK,
     COST,
     distance_columns,
     own_columns,
     own_distances,
 )
-from benchmarks.run.store import RunDir
+from benchmarks.run.store import RunDir, finite
+from zoo.types import Cost
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["figures_of", "results_frame", "score_columns", "score_rows"]
+__all__ = [
+    "costs_csv",
+    "figures_of",
+    "results_csv",
+    "results_frame",
+    "score_columns",
+    "score_rows",
+]
+
+COST_COLUMNS = ("entry", "method", "seed", "status", *(f.name for f in fields(Cost)))
 
 
 def results_frame(path: str | Path) -> pd.DataFrame:
@@ -87,6 +101,10 @@ def figures_of(cell: Mapping[str, Any]) -> dict[str, Any]:
     return dict(zip(BOUND, bound, strict=True)) | joint | {name: cost.get(name) for name in COST}
 
 
+def _in_order(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(cells, key=lambda c: (c["entry"], c["method"], c["seed"]))
+
+
 def _joint(cell: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     found: Sequence[Mapping[str, Any]] = cell.get("distances", ())
     return found
@@ -95,7 +113,7 @@ def _joint(cell: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 def score_rows(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return one flat row per score of the cells."""
     rows = []
-    for cell in sorted(cells, key=lambda c: (c["entry"], c["method"], c["seed"])):
+    for cell in _in_order(cells):
         head = {k: cell.get(k) for k in CELL_COLUMNS} | figures_of(cell)
         head["truth"] = cell.get("compared_with") or (cell.get("reference") or {}).get("kind")
         rows += [
@@ -108,3 +126,46 @@ def score_rows(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
             for score in cell["scores"]
         ] or [head]
     return rows
+
+
+def results_csv(cells: list[dict[str, Any]]) -> str:
+    """Return the scores as CSV, one row per score; missing numbers are empty.
+
+    Two runs of one command have the same bytes: what a clock measured is in `costs_csv`.
+    """
+    return _csv([c for c in score_columns(cells) if c not in CLOCK], score_rows(cells))
+
+
+def costs_csv(cells: list[dict[str, Any]]) -> str:
+    """Return what each cell cost as CSV, one row per cell; missing numbers are empty."""
+    return _csv(
+        COST_COLUMNS,
+        [{k: c.get(k) for k in COST_COLUMNS} | (c.get("cost") or {}) for c in _in_order(cells)],
+    )
+
+
+def _csv(columns: Sequence[str], rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: _inert(v) for k, v in finite(row).items()} for row in rows)
+    return text.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    """Return text that a spreadsheet would read as a formula behind a quote, else the value."""
+    return (
+        f"'{value}"
+        if isinstance(value, str)
+        and value[:1] in ("=", "+", "-", "@", "\t", "\r")
+        and not _is_number(value)
+        else value
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -64,7 +64,7 @@ class Scorecard:
     def frame(self) -> pd.DataFrame:
         """Return one row per method and component: label, estimates, errors in reference sds.
 
-        The columns are those of `results.csv`, and behind `label` the component in its natural
+        The columns are those of `results_frame`, and behind `label` the component in its natural
         units: `component` names it (the site where its logarithm was compared), `median`, `q05`
         and `q95` are the posterior median and 90 % interval under the method, `reference_median`,
         `reference_q05` and `reference_q95` those of the reference.

@@ -1,6 +1,6 @@
 """A run on disk: cells written atomically and verified by SHA-256.
 
-    RUN/plan.toml  results.csv  report.html  report.md
+    RUN/plan.toml  results.csv  costs.csv  report.html  report.md
     RUN/cells/<entry>--<method>--s<seed>--<sha12>/
         {cell.json, posterior.nc, guide.pt, log.txt, MANIFEST}
 

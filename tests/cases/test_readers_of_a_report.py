@@ -19,9 +19,9 @@ from benchmarks.report.keys import key
 from benchmarks.report.overview import cells
 from benchmarks.report.sections.estimates import estimates
 from benchmarks.report.theme import OUTLINED, ROLES, marks, style
-from benchmarks.run.execute import execute, results_csv
+from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
-from benchmarks.run.results import figures_of, results_frame
+from benchmarks.run.results import costs_csv, figures_of, results_csv, results_frame
 from benchmarks.verdicts import VERDICTS
 from zoo.quantities import of_site
 
@@ -276,11 +276,35 @@ def test_the_table_of_scores_has_the_figures_of_its_cells(tmp_path):
         "gradient_evaluations": cell["cost"]["gradient_evaluations"],
     }
     assert set(expected) == set(figures_of(cell))
+    clock = {"seconds", "compile_seconds"}
     for row in rows:
-        for name, value in expected.items():
-            assert (float(row[name]) if row[name] else None) == value, name
+        assert not clock & set(row)  # two runs of one command have the same bytes
+        for name in set(expected) - clock:
+            assert (float(row[name]) if row[name] else None) == expected[name], name
     frame = results_frame(tmp_path / "run")
-    assert list(frame["elbo"]) == [expected["elbo"]] * len(rows)
+    for name in ("elbo", "seconds", "compile_seconds", "gradient_evaluations"):
+        assert list(frame[name]) == [expected[name]] * len(rows)
+
+
+def test_costs_stand_apart_from_results(tmp_path):
+    """`results.csv` is the same for each run of a command; what a clock says is in `costs.csv`."""
+    plan = make_plan(entries=["coin"], guides=["laplace", "mean_field"], nuts=False, quick=True)
+    runs = [execute(plan, out=tmp_path / name, jobs=1) for name in ("first", "second")]
+    first, second = ((tmp_path / n / "results.csv").read_bytes() for n in ("first", "second"))
+    assert first == second
+    text = (tmp_path / "first" / "costs.csv").read_text()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [r["method"] for r in rows] == ["laplace", "mean_field"]
+    for row in rows:
+        (path,) = (tmp_path / "first" / "cells").glob(f"*--{row['method']}--*/cell.json")
+        cell = json.loads(path.read_text())
+        assert list(row) == ["entry", "method", "seed", "status", *cell["cost"]]
+        assert (row["entry"], row["seed"], row["status"]) == ("coin", "0", cell["status"])
+        assert {k: float(row[k]) for k in cell["cost"]} == cell["cost"]
+        assert cell["cost"]["seconds"] > 0
+    failed = dict(runs[0].cells[0], cost=None, status="killed", method="=nuts")
+    (row,) = csv.DictReader(io.StringIO(costs_csv([failed])))
+    assert (row["method"], row["status"], row["seconds"]) == ("'=nuts", "killed", "")
 
 
 # -- terminal ------------------------------------------------------------------------------------

@@ -325,13 +325,19 @@ def test_every_cell_of_the_csv_is_that_of_its_cell(run, kept, expected):
             "elbo": (cell["elbo"] or {}).get("value_nats"),
             "elbo_se": (cell["elbo"] or {}).get("se"),
             "pareto_k": (cell["pareto_k"] or {}).get("value"),
-            "seconds": cell["cost"]["seconds"],
             "gradient_evaluations": cell["cost"]["gradient_evaluations"],
             "c2st": next(d["value"] for d in cell["distances"] if d["name"] == "c2st"),
             "c2st_se": next(d["se"] for d in cell["distances"] if d["name"] == "c2st"),
         }
         for name, value in figures.items():
             assert row[name] == ("" if value is None else str(value)), name
+    costs = list(csv.DictReader((run[1] / "costs.csv").read_text().splitlines()))
+    assert [c["method"] for c in costs] == sorted(METHODS)
+    for cost in costs:
+        expected_cost = kept[cost["method"]]["cost"]
+        assert {k: cost[k] for k in expected_cost} == {
+            k: "" if v is None else str(v) for k, v in expected_cost.items()
+        }
 
 
 WORDS = {"laplace": "agrees", "mean_field": "wrong shape", "nuts": "shifted"}

@@ -30,12 +30,12 @@ from benchmarks.run import cell as work
 from benchmarks.run import evaluate, methods
 from benchmarks.run import execute as run
 from benchmarks.run import record as schema
-from benchmarks.run.execute import _inert, execute, results_csv
+from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan, read_plan
 from benchmarks.run.prepare import command, duration, plan_cells, prepare
 from benchmarks.run.progress import Events
 from benchmarks.run.read import read_run, unavailable
-from benchmarks.run.results import results_frame
+from benchmarks.run.results import _inert, results_csv, results_frame
 from zoo.errors import InfrastructureError, UsageError
 from zoo.seeds import derive_seed
 from zoo.types import Posterior
@@ -154,6 +154,7 @@ def test_a_run_resumes_repairs_and_is_read_back(model, tmp_path, monkeypatch):
     assert heard.finished == [("tiny laplace", "ok"), ("tiny laplace compared", "agrees")]
     assert sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) == [
         "cells",
+        "costs.csv",
         "plan.toml",
         "report.html",
         "report.md",
