@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["advised", "comparison_sentence", "entry_sentence", "estimated_words", "short_finding"]
 
 BAD = 3.0  # a finding this many times its line: do not use
+TIED = 0.02  # nats between bounds that are equally good
 EXACT = "use the exact posterior (zoo.truth.grid)"
 
 
@@ -86,8 +87,8 @@ def estimated_words(compared_with: str = "") -> str:
 def entry_sentence(comparisons: Sequence[Comparison]) -> str:
     """Return one sentence on all methods of one entry and the next step, worst first.
 
-    Example: `eight_schools_centered: do not use mean_field (log_tau 0.21x too narrow, mean off by
-    0.8 sd); full_rank is shifted (...); nuts agrees, with 12 divergences: try eight_schools (same
+    Example: `eight_schools_centered: do not use mean_field (log_tau sd x0.21, mean off by 0.8 sd);
+    full_rank is shifted (...); nuts agrees, with 12 divergences: try eight_schools (same
     posterior, another form).`
     """
     if not comparisons:
@@ -124,7 +125,7 @@ def entry_sentence(comparisons: Sequence[Comparison]) -> str:
 
 
 def short_finding(comparison: Comparison) -> str:
-    """Return the worst component: `log_tau 0.21x too narrow, mean off by 0.8 sd`."""
+    """Return the worst component: `log_tau sd x0.21, mean off by 0.8 sd`."""
     if comparison.verdict == "no_reference" and point_words(comparison.trust):
         return point_words(comparison.trust)
     if not is_finding(comparison.verdict) or not comparison.reasons:
@@ -137,10 +138,7 @@ def short_finding(comparison: Comparison) -> str:
     if score.sd_ratio == 0:
         words.append("is a point, no spread")
     elif abs(score.log_sd_ratio) > LOG_SD:
-        words.append(
-            f"{rounded(score.sd_ratio, score.sd_ratio_se)}x too"
-            f" {'narrow' if score.sd_ratio < 1 else 'wide'}"
-        )
+        words.append(f"sd x{rounded(score.sd_ratio, score.sd_ratio_se)}")
     if abs(score.mean_error) > MEAN:
         size = rounded(abs(score.mean_error), score.mean_error_se)
         words.append(
@@ -206,12 +204,8 @@ def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
     if entry.reference_of is not None:
         return f": try {entry.reference_of} (same posterior, another form)"
     good = [c for c in ranked if c.verdict == "agrees"]
-    guides = sorted(
-        (c for c in good if c.method != "nuts" and _state(c.method, ranked) == "agrees"),
-        key=lambda c: -(c.elbo or {}).get("value_nats", -math.inf),
-    )
-    if guides:
-        best = list(dict.fromkeys(c.method for c in guides))
+    best = _agreeing(ranked)
+    if best:
         return f": prefer {_and(best[:2], 'or')}"
     chains = next((c for c in good if c.method == "nuts"), None)
     if chains is None:
@@ -234,16 +228,48 @@ def _next_step(
         return f"; try {entry.reference_of} (same posterior, another form)"
     if mcmc is not None or method == "nuts":
         return "; the chains passed a region by: run more of them, or reparameterize"
-    richer = _richer(method, entry, rows)
-    if richer:
-        return richer
+    step = _agrees_here(method, rows) or _untried(method, entry, rows)
+    if step:
+        return step
     if _grid_is_known(entry, kind):
         return f"; {EXACT}"
-    return _without_richer(method, rows)
+    return _without_richer(rows)
 
 
-def _richer(method: str, entry: ModelEntry, rows: Sequence[Comparison]) -> str:
-    """Return a richer family that agrees here, or one that no row of this run rejects."""
+def _agreeing(rows: Sequence[Comparison]) -> list[str]:
+    """Return the families whose rows all agree: the cheapest of the best bound first.
+
+    Bounds that differ by less than their errors, or by less than `TIED` nats, are equally good.
+    """
+    of: dict[str, list[Comparison]] = {}
+    for c in rows:
+        if c.method != "nuts" and _state(c.method, rows) == "agrees":
+            of.setdefault(c.method, []).append(c)
+    bounds = {m: max(map(_bound, found)) for m, found in of.items()}
+    best, error = max(bounds.values(), default=(-math.inf, 0.0))
+
+    def rank(method: str) -> tuple[bool, float, float]:
+        value, se = bounds[method]
+        behind = best - value > max(TIED, 3.0 * math.hypot(se, error))
+        cost = min(c.posterior.cost.gradient_evaluations for c in of[method])
+        return behind, -value if behind else 0.0, cost
+
+    return sorted(of, key=rank)
+
+
+def _bound(c: Comparison) -> tuple[float, float]:
+    elbo = c.elbo or {}
+    return elbo.get("value_nats", -math.inf), elbo.get("se") or 0.0
+
+
+def _agrees_here(method: str, rows: Sequence[Comparison]) -> str:
+    """Return the step to the family that the summary of the entry names first, if there is one."""
+    other = next((m for m in _agreeing(rows) if m != method), None)
+    return "" if other is None else f"; use {other}, which agrees here"
+
+
+def _untried(method: str, entry: ModelEntry, rows: Sequence[Comparison]) -> str:
+    """Return the step to a richer family that no row of this run rejects."""
     richer = [
         f for f in (FAMILIES[method].richer if method in FAMILIES else ()) if f in entry.families
     ]
@@ -251,10 +277,7 @@ def _richer(method: str, entry: ModelEntry, rows: Sequence[Comparison]) -> str:
     for poor, held in list(states.items()):  # what a family cannot reach, none that it holds can
         if held == "open" and any(_state(f, rows) == "rejected" for f in _above(poor)):
             states[poor] = "rejected"
-    good = next((f for f in richer if states[f] == "agrees"), None)
     untried = next((f for f in richer if states[f] == "open"), None)
-    if good is not None:
-        return f"; use {good}, which agrees here"
     return "" if untried is None else f"; try {untried}"
 
 
@@ -278,21 +301,11 @@ def _after_failure(method: str, entry: ModelEntry | None, rows: Sequence[Compari
         return ""
     if entry.reference_of is not None:
         return f"; try {entry.reference_of} (same posterior, another form)"
-    return _richer(method, entry, rows) or _without_richer(method, rows)
+    return _agrees_here(method, rows) or _untried(method, entry, rows) or _without_richer(rows)
 
 
-def _without_richer(method: str, rows: Sequence[Comparison]) -> str:
-    """Return the next step if no richer family is left: another that agrees, NUTS, or neither."""
-    other = next(
-        (
-            c.method
-            for c in rows
-            if c.method not in (method, "nuts") and _state(c.method, rows) == "agrees"
-        ),
-        None,
-    )
-    if other is not None:
-        return f"; use {other}, which agrees here"
+def _without_richer(rows: Sequence[Comparison]) -> str:
+    """Return the next step if no family is left: SMC, NUTS, or neither."""
     if any(c.method == "smc" and _is_the_reference(c) and c.reference.usable for c in rows):
         return "; use the draws of smc"
     if _state("nuts", rows) == "rejected":

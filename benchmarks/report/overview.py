@@ -106,7 +106,8 @@ def trained_by(entry: EntryReport) -> tuple[str, ...]:
 def tidy(text: str) -> str:
     """Typeset a sentence made for the terminal: `±`, a minus sign, `×`."""
     text = re.sub(r"(?<= )\+/?-(?= )", "±", text)
-    return re.sub(r"(?<![\w.)\]])-(?=\d)", "−", re.sub(r"(?<=\d)x(?= )", "×", text))
+    text = re.sub(r"(?<=\d)x(?= )|(?<= )x(?=\d)", "×", text)
+    return re.sub(r"(?<![\w.)\]])-(?=\d)", "−", text)
 
 
 def reference_words(entry: EntryReport) -> tuple[str, str, str]:

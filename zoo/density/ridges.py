@@ -29,6 +29,7 @@ from zoo.density.faults import unless_it_raises
 from zoo.density.log_density import LogDensity
 from zoo.density.nodes import base_of
 from zoo.density.sites import default_dtype, samples, trace_program
+from zoo.density.unheld import masked_entries
 
 __all__ = ["flat_sites", "has_flat_part", "runaway", "standardized", "unchanging", "widest"]
 
@@ -41,14 +42,14 @@ WIDEST = 3  # principal directions of the draws
 
 
 def flat_sites(density: LogDensity) -> list[str]:
-    """Return the latent sites with an improper flat prior."""
-    return [n["name"] for n in _run(density) if _is_flat(n)]
+    """Return the latent sites with an improper flat prior, by name or behind a mask."""
+    return [n["name"] for n in _run(density) if _is_flat(density, n)]
 
 
 def has_flat_part(density: LogDensity) -> bool:
     """Whether a latent site has an improper prior, or `pyro.factor` adds to the density."""
     return any(
-        isinstance(base_of(n["fn"]), Unit) if n["is_observed"] else _is_flat(n)
+        isinstance(base_of(n["fn"]), Unit) if n["is_observed"] else _is_flat(density, n)
         for n in _run(density)
     )
 
@@ -58,8 +59,15 @@ def _run(density: LogDensity) -> list[dict[str, Any]]:
         return samples(trace_program(density.program, density.data.train))
 
 
-def _is_flat(node: dict[str, Any]) -> bool:
-    return not node["is_observed"] and isinstance(base_of(node["fn"]), ImproperUniform)
+def _is_flat(density: LogDensity, node: dict[str, Any]) -> bool:
+    """Whether a latent site has a flat prior: an improper one, or one that a mask takes away.
+
+    Masked entries that no other term holds have been given a proper factor by the density.
+    """
+    if node["is_observed"]:
+        return False
+    hidden = masked_entries(node) is not None and node["name"] not in density.completion.free
+    return hidden or isinstance(base_of(node["fn"]), ImproperUniform)
 
 
 def unchanging(density: LogDensity) -> Tensor:

@@ -15,7 +15,7 @@ from zoo.density.nodes import base_of
 from zoo.distributions.supports import innermost
 from zoo.errors import ProgramError
 
-__all__ = ["unheld_entries"]
+__all__ = ["masked_entries", "unheld_entries"]
 
 POINTS = 3
 _UNBOUNDED = (
@@ -50,7 +50,7 @@ def unheld_entries(density: Density, latent: Sequence[dict[str, Any]]) -> dict[s
     Raises:
         ProgramError: a site with masked entries of both kinds, or a flat prior that no term holds.
     """
-    masked = {n["name"]: m for n in latent if (m := _masked(n)) is not None}
+    masked = {n["name"]: m for n in latent if (m := masked_entries(n)) is not None}
     flat = {n["name"] for n in latent if _is_flat(n["fn"])}
     if not masked and not flat:
         return {}
@@ -84,7 +84,7 @@ def unheld_entries(density: Density, latent: Sequence[dict[str, Any]]) -> dict[s
     return free
 
 
-def _masked(node: dict[str, Any]) -> Tensor | None:
+def masked_entries(node: dict[str, Any]) -> Tensor | None:
     """Return which entries `[*batch]` of a site are masked, None where there are none."""
     fn, counted = entries_counted(node["fn"], node["mask"])
     if counted is None:

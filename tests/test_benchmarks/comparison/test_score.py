@@ -474,7 +474,7 @@ def test_the_entry_sentence_names_the_worst_first_and_the_next_step():
     assert chained.endswith("; use nuts.")
     awful = planting.guide(0.2 * np.random.default_rng(0).standard_normal((2000, 1)))
     truth = planting.reference(np.random.default_rng(1).standard_normal((4, 1000, 1)))
-    assert "do not use full_rank (x[d0] 0.199x too narrow)" in entry_sentence(
+    assert "do not use full_rank (x[d0] sd x0.199)" in entry_sentence(
         [compare(awful, truth, distances="none")]
     )
     assert entry_sentence([]) == "Nothing was compared."
@@ -502,7 +502,7 @@ def test_the_entry_sentence_groups_what_to_avoid_and_advises_on_chains_that_dive
         for m in ("laplace", "mean_field")
     ]
     text = entry_sentence([*worst, chains])
-    assert "do not use laplace (x[d0] 0.199x too narrow) or mean_field (" in text
+    assert "do not use laplace (x[d0] sd x0.199) or mean_field (" in text
     assert text.count("do not use") == 1
     assert text.endswith(
         "nuts (8 divergences) agrees with the stored reference: use nuts, with smaller steps until"

@@ -191,8 +191,8 @@ def test_rows_of_several_seeds_have_the_color_of_their_method():
 
 def test_sentences_of_the_terminal_are_typeset():
     assert (
-        tidy("mean off by -0.31 +- 0.02 sd, 0.42x too narrow; a-1, z[-1]")
-        == "mean off by −0.31 ± 0.02 sd, 0.42× too narrow; a-1, z[−1]"
+        tidy("mean off by -0.31 +- 0.02 sd, sd x0.42 or 0.42x it; a-1, z[-1], 2x3")
+        == "mean off by −0.31 ± 0.02 sd, sd ×0.42 or 0.42× it; a-1, z[−1], 2x3"
     )
 
 

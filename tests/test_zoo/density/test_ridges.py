@@ -62,10 +62,44 @@ def test_a_factor_is_a_flat_part_and_an_observation_is_none(factor, found):
 
 
 def test_an_observed_site_is_not_flat():
-    node = {"is_observed": True, "fn": flat()}
-    assert module._is_flat(node) is False
-    assert module._is_flat({**node, "is_observed": False}) is True
-    assert module._is_flat({"is_observed": False, "fn": dist.Normal(0.0, 1.0)}) is False
+    density = density_of(lambda y: pyro.sample("a", dist.Normal(0.0, 1.0)), y=Y)
+    node = {"is_observed": True, "fn": flat(), "name": "a", "mask": None}
+    assert module._is_flat(density, node) is False
+    assert module._is_flat(density, {**node, "is_observed": False}) is True
+    plain = {**node, "is_observed": False, "fn": dist.Normal(0.0, 1.0)}
+    assert module._is_flat(density, plain) is False
+
+
+@pytest.mark.parametrize("way", ["mask", "handler", "entries"])
+def test_a_prior_behind_a_mask_is_flat_where_the_data_hold_its_values(way):
+    """Two masked priors of which the data know the sum alone: no posterior, and none was told."""
+
+    def program(y):
+        with pyro.poutine.mask(mask=way != "handler"):
+            prior = dist.Normal(0.0, 1.0)
+            a = pyro.sample("a", prior.mask(False) if way == "mask" else prior)
+            hidden = torch.tensor([True, False])
+            b = pyro.sample("b", prior.expand([2]).mask(hidden if way == "entries" else False))
+        pyro.sample("y", dist.Normal(a + b.sum(), 1.0), obs=y.sum())
+
+    density = density_of(program, y=Y)
+    assert flat_sites(density) == (["b"] if way == "entries" else ["a", "b"])
+    assert has_flat_part(density) is True
+    found = unchanging(density)
+    assert len(found) == (0 if way == "entries" else 2)
+    assert float((found @ torch.ones(3, dtype=torch.float64)).abs().sum()) < 1e-9
+
+
+def test_masked_entries_that_nothing_holds_have_a_proper_factor_and_are_not_flat():
+    def program(y):
+        with pyro.plate("two", 2), pyro.poutine.mask(mask=torch.tensor([True, False])):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y[:2])
+
+    density = density_of(program, y=Y)
+    assert density.free["z"].tolist() == [False, True]
+    assert flat_sites(density) == []
+    assert has_flat_part(density) is False
 
 
 def test_a_density_of_a_sum_is_constant_along_the_difference():

@@ -145,7 +145,7 @@ def test_which_entries_of_a_site_are_masked():
     fn, value = dist.Normal(torch.zeros(3), 1.0), torch.zeros(3)
 
     def away(fn, mask, value=value):
-        found = module._masked({"fn": fn, "mask": mask, "value": value})
+        found = module.masked_entries({"fn": fn, "mask": mask, "value": value})
         return None if found is None else found.tolist()
 
     assert away(fn, None) is None
