@@ -128,12 +128,7 @@ def cost(view: View, by: Literal["gradients", "seconds"]) -> Any | None:
         )
     eager = uncompiled(view) if by == "seconds" else set()
     _direct_labels(
-        axis,
-        view,
-        points,
-        x_range,
-        (low, high),
-        {n: f"{n}, eager" if n in eager else n for n in points},
+        axis, view, points, x_range, (low, high), {n: _word(view, n, eager) for n in points}
     )
     log_axis(axis, x_range, (low, high))
     axis.set(
@@ -142,6 +137,12 @@ def cost(view: View, by: Literal["gradients", "seconds"]) -> Any | None:
     )
     axis.grid(True)
     return figure
+
+
+def _word(view: View, name: str, eager: set[str]) -> str:
+    """Return the label of a point; the height shows neither correlations nor shape."""
+    parts = [name, *(["eager"] if name in eager else [])]
+    return ", ".join([*parts, *(["shape"] if view.by_name[name].verdict == "wrong_shape" else [])])
 
 
 def _direct_labels(

@@ -275,7 +275,8 @@ class _Evaluation:
         """
         truth = self.references[key]
         if not truth.usable:
-            self.events.warn(f"{key}: {truth.reason}")
+            tell = self.events.say if truth.kind == "none" else self.events.warn
+            tell(f"{key}: {truth.reason}")
         stale = [
             c for c in self.present(key) if not self.is_compared(self.contents[c.name], truth)
         ]

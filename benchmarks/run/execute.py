@@ -150,9 +150,10 @@ def _say_outdated(missing: Sequence[Cell], run: RunDir, events: Events) -> None:
         if asked.get((c["entry"], c["method"], c["seed"])) not in (None, c["key"])
     }
     if outdated:
-        events.say(
-            f"{len(outdated)} kept cells belong to other data or to an earlier version of the"
-            " model or of this package: computed again"
+        events.warn(
+            f"kept cells of other data, or of an earlier version of the model or of this package"
+            f" ({len(outdated)}), are computed again, with all families and seeds of this folder;"
+            " give another folder (out) to keep what it holds"
         )
 
 

@@ -83,13 +83,14 @@ class Plan(BaseModel):
             if name not in ("guides", "seeds", "nuts", "repair", "trust", "name", "version")
         }
         found = [
-            f"{name} is {_shown(mine)} there and {_shown(theirs)} here"
+            f"{name.replace('_', ' ')} is {_shown(mine)} in the folder and {_shown(theirs)} here"
             for name, (mine, theirs) in pairs.items()
             if mine != theirs
         ]
         if found:
             raise UsageError(
-                f"a run takes further families and seeds, but here {'; '.join(found)}"
+                "a run takes further families and seeds, each of which is combined with all"
+                f" others, and no other change: {'; '.join(found)}"
             )
         asked = [("all",) if p.guides == "all" else p.guides for p in (self, other)]
         both = tuple(dict.fromkeys([*asked[0], *asked[1]]))
@@ -128,6 +129,8 @@ class Plan(BaseModel):
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

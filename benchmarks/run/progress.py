@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from typing import Any
 
-__all__ = ["Console", "Events"]
+__all__ = ["Console", "Events", "Quiet"]
 
 FIRST = 30.0  # seconds of a stage before a line says that it is running
 
@@ -31,6 +32,14 @@ class Events:
 
     def finish(self) -> None:
         """End the last stage."""
+
+
+class Quiet(Events):
+    """No progress, but every warning: as a `RuntimeWarning`."""
+
+    def warn(self, sentence: str) -> None:
+        """Issue a warning."""
+        warnings.warn(sentence, RuntimeWarning, stacklevel=2)
 
 
 class Console(Events):

@@ -17,7 +17,7 @@ from benchmarks.report.overview import cells, tidy
 from benchmarks.run.card_frame import card_frame
 from benchmarks.run.execute import execute
 from benchmarks.run.plan import make_plan
-from benchmarks.run.progress import Console, Events
+from benchmarks.run.progress import Console, Events, Quiet
 from benchmarks.run.run_result import RunResult
 from benchmarks.verdicts import verdict_of
 from guides.types import FitConfig
@@ -178,7 +178,7 @@ def compare_program(
                 known - {"options"},
                 hint=f"Settings of a fit are given as training={{{name!r}: ...}}." * setting,
             )
-    events = events or (Console() if progress else Events())
+    events = events or (Console() if progress else Quiet())
     entry = zoo.from_program(model, data, **options)
     chosen: Any = "all" if families == "all" else list(families)
     plan = make_plan(
@@ -197,7 +197,7 @@ def compare_program(
             out=Path(folder) / "run" if out is None else Path(folder),
             jobs=jobs,
             entries=[entry],
-            events=events or (Console() if progress else Events()),
+            events=events,
             pages=out is not None,
         )
     return Scorecard(result=result)

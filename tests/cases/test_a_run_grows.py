@@ -79,10 +79,13 @@ def test_what_cannot_be_added_is_named(tmp_path):
     folder = tmp_path / "run"
     compare(folder)
     before = (folder / PLAN_FILE).read_text()
-    says = "restarts is 1 there and 2 here; quick is True there and False here"
+    says = (
+        "takes further families and seeds, each of which is combined with all others, and no other"
+        " change: restarts is 1 in the folder and 2 here; quick is on in the folder and off here"
+    )
     with pytest.raises(UsageError, match=says):
         compare(folder, quick=False, restarts=2)
-    with pytest.raises(UsageError, match="entries is coin there and banana here; give another"):
+    with pytest.raises(UsageError, match="entries is coin in the folder and banana here; give"):
         compare(folder, entries=["banana"])
     assert (folder / PLAN_FILE).read_text() == before
 
@@ -98,3 +101,26 @@ def test_compare_program_takes_a_further_family_too(tmp_path):
     benchmarks.compare_program(location, data, families=["laplace"], **options)
     card = benchmarks.compare_program(location, data, families=["mean_field"], **options)
     assert list(card.comparisons) == ["laplace", "mean_field"]
+
+
+def test_other_data_in_the_same_folder_are_told_of_also_without_progress(tmp_path):
+    def location(y):
+        mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    def compared(value):
+        return benchmarks.compare_program(
+            location,
+            {"y": torch.tensor(value)},
+            families=["laplace"],
+            nuts=False,
+            quick=True,
+            progress=False,
+            out=tmp_path / "run",
+        )
+
+    compared(1.0)
+    says = r"kept cells of other data, .* \(1\), are computed again, .* give another folder"
+    with pytest.warns(RuntimeWarning, match=says):
+        card = compared(9.0)
+    assert card.comparisons["laplace"].posterior.draws["mean"].mean() > 7

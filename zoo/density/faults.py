@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import re
 import traceback
@@ -92,9 +93,16 @@ def place_of(error: BaseException) -> tuple[str, str]:
 
 
 def is_own_fault(error: BaseException) -> bool:
-    """Whether an error was raised by code of this project itself, and so is no program's."""
+    """Whether an error was raised by code of this project itself, and so is no program's.
+
+    So is one of a call of this project with missing or unknown arguments, which the decorator of
+    `contextlib` passes on.
+    """
     frames = _frames(error)
-    return bool(frames) and _is_ours(frames[-1][0].f_code.co_filename)
+    if not frames:
+        return False
+    last = frames[-1][0].f_code.co_filename
+    return _is_ours(last) or (isinstance(error, TypeError) and last == contextlib.__file__)
 
 
 def _nameless(error: BaseException, statement: str) -> ProgramError | None:

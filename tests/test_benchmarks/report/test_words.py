@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from benchmarks.comparison.verdict import decide
-from benchmarks.report.figures_cost import cost_points
+from benchmarks.report.figures_cost import _word, cost_points
 from benchmarks.report.words import headline
 from benchmarks.types import Score
 
@@ -74,3 +74,12 @@ def test_a_width_lies_as_high_as_a_mean_in_the_picture_of_costs():
     (x, y, se) = cost_points(view, "gradients")["mean_field"]
     assert (x, y) == (100.0, pytest.approx(1.139, abs=0.001))
     assert se == pytest.approx(0.01 / 0.32)
+
+
+def test_a_point_tells_what_its_height_does_not_show():
+    """A fit that is wrong in a correlation alone lies below the line of 0.15."""
+    shown = {"mean_field": Shown("wrong_shape", (), ()), "full_rank": Shown("agrees", (), ())}
+    view = dataclasses.make_dataclass("View", ["by_name"])(shown)
+    words = [_word(view, "mean_field", set()), _word(view, "full_rank", {"full_rank"})]
+    assert words == ["mean_field, shape", "full_rank, eager"]
+    assert _word(view, "mean_field", {"mean_field"}) == "mean_field, eager, shape"

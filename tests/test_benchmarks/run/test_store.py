@@ -205,7 +205,9 @@ def test_foreign_folders_are_refused(tmp_path):
         RunDir.create(tmp_path / "notes", PLAN)
     with RunDir.create(tmp_path / "run", PLAN):
         pass
-    with pytest.raises(UsageError, match=r"holds another run: .* data_seed is 0 there and 1 here"):
+    with pytest.raises(
+        UsageError, match=r"holds another run: .* data seed is 0 in the folder and 1 here"
+    ):
         RunDir.create(tmp_path / "run", PLAN.model_copy(update={"data_seed": 1}))
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is a file"):

@@ -45,3 +45,15 @@ def test_the_author_is_neither_this_project_nor_a_library():
     assert is_author(__file__)
     assert not is_author(torch.__file__)
     assert not is_author(unless_it_raises.__code__.co_filename)
+
+
+def test_a_call_without_its_arguments_is_no_fault_of_a_program():
+    """`benchmarks.compare(posterior)` was told to fix the program."""
+    import benchmarks
+    import guides
+
+    for call in (benchmarks.compare, benchmarks.run_nuts, guides.fit, guides.draw):
+        with pytest.raises(TypeError, match=r"missing .* required positional argument"):
+            call()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'ref'"):
+        benchmarks.compare(None, ref=3)
