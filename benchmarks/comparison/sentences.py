@@ -103,11 +103,12 @@ def entry_sentence(comparisons: Sequence[Comparison]) -> str:
         if avoid
         else []
     )
-    parts += [
-        f"{names[id(c)]} {_part(c)}"
-        for c in ranked
-        if c.verdict != "agrees" and not _to_avoid(c) and not _is_the_reference(c)
-    ]
+    alike: dict[tuple[str, str], list[str]] = {}  # seeds that fail for one reason are one part
+    for c in ranked:
+        if c.verdict != "agrees" and not _to_avoid(c) and not _is_the_reference(c):
+            failed = verdict_of(c.verdict).kind == "failure"
+            alike.setdefault((_part(c), "" if failed else names[id(c)]), []).append(names[id(c)])
+    parts += [f"{_and(those)} {text}" for (text, _), those in alike.items()]
     agree = [c for c in ranked if c.verdict == "agrees"]
     if agree:
         those = _and(

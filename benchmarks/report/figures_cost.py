@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import scipy.optimize
 
 from benchmarks.report.components import View, is_nuts
 from benchmarks.report.numbers import short_count
@@ -15,6 +16,8 @@ from benchmarks.thresholds import MEAN
 __all__ = ["cost", "cost_points", "log_axis", "noise_floor", "uncompiled"]
 
 LOWEST = 1e-3  # reference sds; smaller errors are drawn at the edge
+CROWD = 8  # points whose labels find room beside them; those of more stand in a column
+LINE = 13.0  # pixels from label to label
 
 
 def cost_points(
@@ -82,22 +85,24 @@ def cost(view: View, by: Literal["gradients", "seconds"]) -> Any | None:
     points = cost_points(view, by)
     if not points:
         return None
-    figure, axis = canvas(280, 220)
+    crowd = len(points) > CROWD
+    figure, axis = canvas(400 if crowd else 280, max(220.0, 74.0 + LINE * len(points) * crowd))
     floor = noise_floor(view)
     xs = [p[0] for p in points.values()]
     ys = [max(p[1], LOWEST) for p in points.values()]
     low = max(LOWEST, min([*ys, MEAN, floor or 1.0]) / 2)
     high = max([*ys, MEAN]) * 2.2
     width = max(np.log10(max(xs) / min(xs)), 1.0)
-    x_range = (10 ** (np.log10(min(xs)) - 0.12 * width), 10 ** (np.log10(max(xs)) + 0.42 * width))
+    right = 0.7 if crowd else 0.42
+    x_range = (10 ** (np.log10(min(xs)) - 0.12 * width), 10 ** (np.log10(max(xs)) + right * width))
     axis.set(xscale="log", yscale="log", xlim=x_range, ylim=(low, high))
     if floor is not None:
         axis.axhspan(low, floor, color=light("ref-soft"), linewidth=0)
         axis.annotate(
             "noise",
-            (0.985, 0.015),
+            (0.015 if crowd else 0.985, 0.015),
             xycoords="axes fraction",
-            ha="right",
+            ha="left" if crowd else "right",
             va="bottom",
             fontsize=9.5,
             color=light("muted"),
@@ -127,9 +132,11 @@ def cost(view: View, by: Literal["gradients", "seconds"]) -> Any | None:
             markeredgewidth=0.7,
         )
     eager = uncompiled(view) if by == "seconds" else set()
-    _direct_labels(
-        axis, view, points, x_range, (low, high), {n: _word(view, n, eager) for n in points}
-    )
+    words = {n: _word(view, n, eager) for n in points}
+    if crowd:
+        _labels_in_a_column(axis, view, points, (low, high), words)
+    else:
+        _direct_labels(axis, view, points, x_range, (low, high), words)
     log_axis(axis, x_range, (low, high))
     axis.set(
         xlabel="gradient evaluations" if by == "gradients" else "seconds",
@@ -163,7 +170,7 @@ def _direct_labels(
         n: np.log(max(p[1], LOWEST) / y_range[0]) / np.log(y_range[1] / y_range[0]) * tall
         for n, p in points.items()
     }
-    heights = spread(sorted(py.items(), key=lambda item: item[1]), 13.0, 6.0, tall - 6.0)
+    heights = spread(sorted(py.items(), key=lambda item: item[1]), LINE, 6.0, tall - 6.0)
     for name in points:
         shift = heights[name] - py[name]
         left = px[name] > 0.72 * wide
@@ -191,21 +198,62 @@ def _direct_labels(
         )
 
 
+def _labels_in_a_column(
+    axis: Any, view: View, points: Any, y_range: tuple[float, float], words: Mapping[str, str]
+) -> None:
+    """Label each point at the right edge, by height, with a line from the point to its label."""
+    tall = LINE * len(points) + 12.0
+    reach = np.log(y_range[1] / y_range[0])
+    heights = spread(
+        sorted(
+            (
+                (n, np.log(max(p[1], LOWEST) / y_range[0]) / reach * tall)
+                for n, p in points.items()
+            ),
+            key=lambda item: item[1],
+        ),
+        LINE,
+        6.0,
+        tall - 6.0,
+    )
+    for name, (x, y, _) in points.items():
+        color = view.marks[name].color
+        axis.annotate(
+            words[name],
+            (x, max(y, LOWEST)),
+            xytext=(0.99, heights[name] / tall),
+            textcoords="axes fraction",
+            ha="right",
+            va="center",
+            fontsize=10,
+            color=color,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.5,
+                "alpha": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 3,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
 def spread(
     items: Sequence[tuple[str, float]], gap: float, low: float, high: float
 ) -> dict[str, float]:
-    """Shift sorted heights to be at least `gap` apart within [low, high].
+    """Shift sorted heights by the least squares that leave `gap` between them in [low, high].
 
-    A few relaxation sweeps keep the shifts small.
+    h_i - i * gap has to rise with i, which is an isotonic regression. Where there is no room the
+    gaps are smaller and equal.
     """
-    heights = [h for _, h in items]
-    for _ in range(60):
-        for i in range(len(heights) - 1):
-            lack = gap - (heights[i + 1] - heights[i])
-            if lack > 0:
-                heights[i], heights[i + 1] = heights[i] - lack / 2, heights[i + 1] + lack / 2
-        heights = [min(max(h, low), high) for h in heights]
-    return {name: h for (name, _), h in zip(items, heights, strict=True)}
+    if not items:
+        return {}
+    most = (high - low) / max(len(items) - 1, 1)
+    steps = np.arange(len(items)) * min(gap, most)
+    moved = scipy.optimize.isotonic_regression([h for _, h in items] - steps).x
+    heights = moved.clip(low, high - steps[-1]) + steps
+    return {name: float(h) for (name, _), h in zip(items, heights, strict=True)}
 
 
 def log_axis(

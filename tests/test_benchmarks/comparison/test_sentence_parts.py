@@ -327,3 +327,25 @@ def test_a_failed_fit_tells_its_step_only_as_a_failure():
     given = [reason("fit_failed", sentence="No finite start.")]
     text = comparison_sentence("mean_field", "fit_failed", given, entry=card(), rows=rows)
     assert text == f"mean_field {clause}: No finite start; try low_rank."
+
+
+def test_seeds_that_fail_for_one_reason_are_named_together():
+    entry = SimpleNamespace(key="coin", reference_of=None, families=(), conditional=None)
+    cost = SimpleNamespace(gradient_evaluations=1000)
+
+    def seeded(seed, verdict, sentence):
+        posterior = SimpleNamespace(entry=entry, method="flow", seed=seed, cost=cost)
+        given = (reason(verdict, sentence=sentence),) if sentence else ()
+        return row("flow", verdict, posterior=posterior, reasons=given)
+
+    rows = [seeded(s, "fit_failed", "No local site.") for s in (0, 1)]
+    rows += [
+        seeded(2, "fit_failed", "No start."),
+        seeded(3, "shifted", "Off."),
+        seeded(4, "agrees", ""),
+    ]
+    text = entry_sentence(rows)
+    failed, found = verdict_of("fit_failed").clause, verdict_of("shifted").clause
+    assert f"flow s0 and flow s1 {failed} (No local site)" in text
+    assert f"flow s2 {failed} (No start)" in text
+    assert f"flow s3 {found} (Off)" in text

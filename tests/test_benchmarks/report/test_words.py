@@ -1,11 +1,16 @@
 """What a cell says is what its sentence says, and a width counts as much as a mean."""
 
 import dataclasses
+import itertools
+from types import SimpleNamespace
 
 import pytest
+from matplotlib.text import Text
 
 from benchmarks.comparison.verdict import decide
 from benchmarks.report.figures_cost import _word, cost_points
+from benchmarks.report.figures_cost import cost as draw_costs
+from benchmarks.report.theme import marks
 from benchmarks.report.words import headline
 from benchmarks.types import Score
 
@@ -83,3 +88,30 @@ def test_a_point_tells_what_its_height_does_not_show():
     words = [_word(view, "mean_field", set()), _word(view, "full_rank", {"full_rank"})]
     assert words == ["mean_field, shape", "full_rank, eager"]
     assert _word(view, "mean_field", {"mean_field"}) == "mean_field, eager, shape"
+
+
+@pytest.mark.parametrize("number", [8, 9, 14])
+def test_labels_of_many_points_stand_in_a_column_and_do_not_touch(number):
+    names = [f"family_{i}" for i in range(number)]
+    shown = {}
+    for i, name in enumerate(names):
+        one = Shown("agrees", (), (score(mean_error=0.2 + 0.001 * i, sd_ratio=1.0),))
+        cost = SimpleNamespace(gradient_evaluations=1000 + i, seconds=1.0)
+        one.posterior = SimpleNamespace(cost=cost)
+        shown[name] = one
+    view = SimpleNamespace(
+        by_name=shown, marks=marks(names), report=SimpleNamespace(summaries=lambda: {})
+    )
+    figure = draw_costs(view, "gradients")
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    labels = {  # without their lines
+        t.get_text(): Text.get_window_extent(t) for t in axis.texts if "family" in t.get_text()
+    }
+    assert sorted(labels) == sorted(names)
+    boxes = sorted(labels.values(), key=lambda box: box.y0)
+    assert all(a.y0 + 0.8 * a.height <= b.y0 for a, b in itertools.pairwise(boxes))
+    ends = {round(box.x1) for box in boxes}
+    assert (len(ends) == 1) == (number > 8)  # right edges of a column
+    inside = axis.get_window_extent()
+    assert all(inside.y0 <= box.y0 and box.y1 <= inside.y1 for box in boxes)
