@@ -41,6 +41,7 @@ __all__ = ["FAMILY", "LARGEST", "Settings", "build", "solve"]
 
 LARGEST = 300  # dimensions
 LEAST_DRAWS = 32  # of an update; four times the dimension where that is more
+POINTS = 10  # tried by each of two starts that find none of finite density, uncounted
 ERRORS = "draw_error"  # buffer of the guide
 DOUBT = 0.3  # misfit of the scores from which the widths are in doubt
 
@@ -109,8 +110,8 @@ def build(
     density = density or LogDensity(program, data, dtype=entry.dtype)
     if density.dim > LARGEST:
         raise UsageError(
-            f"{entry.name} has {density.dim:,} dimensions; batch_and_match keeps a full covariance"
-            f" matrix and accepts at most {LARGEST}: use low_rank."
+            f"batch_and_match keeps a full covariance matrix of at most {LARGEST} dimensions and"
+            f" {entry.name} has {density.dim:,}; use low_rank."
         )
     guide = build_autoguide(AutoMultivariateNormal, program, data, density)
     guide.__dict__["settings"] = settings
@@ -125,11 +126,12 @@ def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> 
         Why it ended, and the number of gradients of start and updates.
     """
     settings: Settings = guide.__dict__["settings"]
-    dim = density.dim
+    dim, before = density.dim, density.gradient_evaluations
     try:
         begin, where, spent = _begin(guide, density, generator)
     except FitError as error:
-        return Stop(status="init_failed", step=0, sentence=str(error)), 10
+        tried = 2 * POINTS + density.gradient_evaluations - before
+        return Stop(status="init_failed", step=0, sentence=str(error)), tried
     before = density.gradient_evaluations
     found = search(
         density,

@@ -211,17 +211,20 @@ def test_scores_that_are_nowhere_finite_are_a_state_of_the_fit(tiny, monkeypatch
     monkeypatch.setattr(batch_and_match, "_begin", nowhere)
     fit = guides.fit(tiny.gaussian()[0], "batch_and_match")
     assert (fit.stop.status, fit.stop.sentence) == ("init_failed", "nowhere finite")
+    assert fit.cost.gradient_evaluations == 20
 
 
 # -- options -------------------------------------------------------------------------------------
 
 
 def test_many_dimensions_are_refused_with_another_family():
+    entry = zoo.load("item_response")
+    data = entry.load_data()
     with pytest.raises(UsageError) as refused:
-        guides.fit(zoo.load("item_response"), "batch_and_match")
+        guides.build("batch_and_match", entry.program(data), data, entry)
     assert str(refused.value) == (
-        "item_response has 1,020 dimensions; batch_and_match keeps a full covariance matrix and"
-        " accepts at most 300: use low_rank."
+        "batch_and_match keeps a full covariance matrix of at most 300 dimensions and"
+        " item_response has 1,020; use low_rank."
     )
 
 
