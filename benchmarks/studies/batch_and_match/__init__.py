@@ -1,0 +1,1 @@
+"""Batch and match over every posterior of posteriordb, raw and reweighted, beside others."""
