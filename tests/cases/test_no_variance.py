@@ -145,3 +145,10 @@ def test_a_guide_of_a_cauchy_is_judged_by_what_exists(monkeypatch):
     assert score.reference_sd == pytest.approx(1.4826, abs=0.35)
     assert float(z.quantile(0.75)) == pytest.approx(1.0, abs=0.35)
     assert "times the reference's" not in found.sentence or "interquartile" in found.sentence
+
+
+@pytest.mark.parametrize(("draws", "known"), [(249, False), (250, True)])
+def test_a_tail_of_25_draws_is_the_shortest_that_has_an_index(draws, known):
+    """250 draws have a tenth of them in a tail."""
+    found = tail_index(np.random.default_rng(2).standard_normal((draws, 3)))
+    assert np.isfinite(found).all() == known

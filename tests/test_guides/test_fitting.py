@@ -1,6 +1,7 @@
 """A program that was trained keeps its weights in later fits, also for other data."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
@@ -10,6 +11,7 @@ from torch import nn
 
 import guides
 import zoo
+from guides import session
 from zoo.errors import UnknownNameError, UsageError
 from zoo.types import Data
 
@@ -90,3 +92,27 @@ def test_an_unknown_setting_of_an_entry_is_named():
     entry = dataclasses.replace(zoo.load("coin"), learns=False, training={"step": 10})
     with pytest.raises(UnknownNameError, match=r"setting in training 'step'.*steps"):
         guides.fit(entry, entry.families[0], compile="off")
+
+
+@pytest.mark.parametrize(
+    ("recursion", "settings", "compiled"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"compile": "off"}, False),
+        (True, {"batch_size": 5}, False),
+        (True, {"device": "cuda"}, False),
+    ],
+)
+def test_only_a_long_recursion_is_compiled_before_its_start(
+    recursion, settings, compiled, monkeypatch
+):
+    asked = []
+    density = SimpleNamespace(
+        work=lambda: "work", compile=lambda mode, **k: asked.append((mode, k))
+    )
+    monkeypatch.setattr(session, "is_recursion", lambda work: recursion and work == "work")
+    given = {"compile": "auto", "batch_size": None, "device": "cpu", **settings}
+    config = SimpleNamespace(steps=100, num_particles=8, **given)
+    session.compile_recursion(density, config)
+    assert asked == ([("auto", {"expected_calls": 800})] if compiled else [])

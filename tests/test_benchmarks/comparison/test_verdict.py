@@ -168,6 +168,15 @@ def test_many_components_ask_for_more_standard_errors():
     assert multiplier(100) > 4
 
 
+@pytest.mark.parametrize(("errors", "found"), [(3.1, "agrees"), (3.3, "wrong_shape")])
+def test_both_intervals_of_a_component_are_looks(errors, found):
+    """z with P(Z > z) = P(Z > 3) / 2 is 3.2: of one component two coverages are judged."""
+    assert multiplier(1) < 3.1 < multiplier(2) < 3.3
+    gap = 0.02 * errors
+    one = score(coverage90=0.9 - gap, coverage90_se=0.02, aligned90=0.9 - gap)
+    assert word(one) == found
+
+
 # -- planted posteriors ------------------------------------------------------------------------
 
 

@@ -397,6 +397,10 @@ def test_table_fits_the_terminal(run):
     assert "\x1b" not in text
     assert "\x1b" in render_table(run, width=90, color=True)
     assert all(e.entry.key in text for e in run.entries)
+    lines = text.splitlines()
+    about = [i for i, line in enumerate(lines) if line.startswith("  Reference: ")]
+    assert about  # right below its sentence, without an empty line
+    assert all(lines[i - 1].startswith("  ") for i in about)
 
 
 @pytest.mark.parametrize(

@@ -212,3 +212,14 @@ def test_parts_of_a_call_are_told_after_five_seconds_and_twice_that(monkeypatch)
         parts(part)
     parts.end()
     assert heard == ["report: 3 rows", "report: b, 5 s", "report: d, 10 s", "report: done, 12.0 s"]
+
+
+@pytest.mark.parametrize(("starts", "said"), [(1, "step 5"), (3, "start 1 of 3, step 5")])
+def test_a_start_is_counted_where_there_are_several(starts, said, monkeypatch):
+    heard = []
+    told = Steps("coin mean_field", starts, say=heard.append)
+    told.begin()
+    told.told = 0.0
+    told(5, 1000, 3.25)
+    assert heard[-1].startswith(f"coin mean_field: {said} of at most 1,000, loss 3.25 nats, ")
+    assert heard[0] == "coin mean_field: fitting" + (", 3 starts" if starts > 1 else "")

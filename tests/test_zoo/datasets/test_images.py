@@ -89,6 +89,9 @@ def test_bad_input_is_refused_with_a_sentence(tmp_path):
         binarize(torch.zeros(2), 1.0)
     with pytest.raises(DataError, match="largest value"):
         binarize(torch.tensor([0.0, 16.0]), 0.5)
+    with pytest.raises(DataError, match=r"Gray values span \[-0\.5, 1\]; accepted: \[0, 1\]"):
+        binarize(torch.tensor([-0.5, 1.0]), 0.5)
+    assert binarize(torch.tensor([0.0, 0.5, 1.0]), 0.5).tolist() == [0.0, 0.0, 1.0]
     with pytest.raises(UsageError, match="one part empty"):
         split(2, 0.1, 0)
     for name, shape in (("a", (2, 2)), ("b", (3, 3))):

@@ -99,3 +99,16 @@ def test_a_program_that_fails_at_some_angles_keeps_the_center_zero():
 
     data = Data(train={"y": torch.tensor(-0.5, dtype=torch.float64)}, observed=("y",))
     assert float(LogDensity(program, data).completion.centers["theta"]) == 0.0
+
+
+def test_without_a_circular_site_of_its_own_nothing_is_turned(runs):
+    """An empty list of angles holds none: the first coordinate of another site is no angle."""
+
+    def program(y):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(a, 1.0), obs=y)
+
+    density = LogDensity(program, Data(train={"y": torch.tensor(1.0)}, observed=("y",)))
+    search = centers._Search(density, lambda u: u.sum(-1), ())
+    assert search.groups == []
+    assert search.run().tolist() == [0.0]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from scipy import stats
 from support.densities import log_density, points
 
+import zoo
 from zoo.distributions.multivariate import LevelShift
 from zoo.models.time_series import change_point, stochastic_volatility
 
@@ -89,3 +91,14 @@ def test_stochastic_volatility_has_the_density_of_the_form_with_a_level() -> Non
     assert stochastic_volatility.level(
         {k: v[None] for k, v in z.items()}, data
     ).item() == pytest.approx(level, abs=1e-12)
+
+
+def test_the_levels_of_a_change_point_are_one_per_regime_with_one_scale():
+    entry = zoo.load("change_point")
+    data = entry.load_data()
+    trace = pyro.poutine.trace(entry.program(data)).get_trace(**data.train)
+    level = trace.nodes["level"]["fn"]
+    assert level.batch_shape == ()
+    assert level.event_shape == (2,)
+    scale = math.sqrt(change_point.LEVEL_VARIANCE * float(trace.nodes["noise_variance"]["value"]))
+    assert level.base_dist.scale.tolist() == pytest.approx([scale, scale])

@@ -17,6 +17,7 @@ from zoo.density.log_density import LogDensity
 from zoo.distributions.multivariate import WordCounts
 from zoo.errors import DataError, UsageError
 from zoo.models.topics import lda_exact
+from zoo.models.topics._corpus import topic_quantities
 from zoo.models.topics._topics import align, counts_of, hellinger, match
 from zoo.truth.lda_enumeration import TopicTables
 from zoo.types import Data
@@ -188,3 +189,15 @@ def test_an_axis_named_like_its_tensor_is_refused():
     """Files store it as a coordinate of the axis, which would lose the draws of the site."""
     with pytest.raises(DataError, match="rename the axis"):
         Data(train={"topic": torch.ones(2)}, dims={"topic": ("topic",)})
+
+
+def test_a_component_of_a_topic_entry_is_named_once():
+    assert set(topic_quantities([0, 1], [2, 3])) == {
+        "word_share",
+        "topic_sharing",
+        "co_occurrence",
+    }
+    with pytest.raises(UsageError, match=r"The words are \[2, 2\]; accepted: each of them once"):
+        topic_quantities([0, 1], [2, 2])
+    with pytest.raises(UsageError, match=r"The documents are \[1, 1\]"):
+        topic_quantities([1, 1], [2, 3])

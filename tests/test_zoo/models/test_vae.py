@@ -272,3 +272,14 @@ def test_the_grid_of_a_decoder_with_context_agrees_with_the_program():
         )
     assert drawn.shape == x.shape
     assert set(drawn.unique().tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("label", "name"), [(-1, "(row 0)"), (0, "0 (row 0)"), (1, "1 (row 0)"), (9, "9 (row 0)")]
+)
+def test_rows_are_named_by_their_label_where_there_is_one(label, name):
+    """Zero is a digit; -1 stands for no label."""
+    data = vae._data(
+        torch.zeros(1, 4), torch.tensor([label]), torch.tensor([0]), None, 2, "source", "licence"
+    )
+    assert list(data.coords["image"]) == [name]

@@ -169,7 +169,14 @@ def corpus_from_texts(
 
 
 def topic_quantities(documents: Sequence[int], words: Sequence[int]) -> dict[str, Quantity]:
-    """Return label-safe quantities on a few documents and words, for large corpora."""
+    """Return label-safe quantities on a few documents and words, for large corpora.
+
+    Raises:
+        UsageError: a document or a word is named twice, so that two components would be one.
+    """
+    for what, chosen in (("documents", documents), ("words", words)):
+        if len(set(chosen)) < len(chosen):
+            raise UsageError(f"The {what} are {list(chosen)}; accepted: each of them once.")
     return {
         "word_share": Quantity(
             fn=word_share(documents, words),

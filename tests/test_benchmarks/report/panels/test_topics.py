@@ -160,3 +160,13 @@ def test_the_medoid_is_a_draw_among_the_majority(number, step):
     topic[3 * step] = torch.tensor([[0.69, 0.11, 0.1, 0.1], [0.06, 0.05, 0.2, 0.69]]).double()
     found = topics._medoid(topic)
     assert found == 2 * step
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 3), (3, 2), (1, 6)])
+def test_images_need_not_be_square(rows, columns):
+    mean = torch.arange(6.0)[None] / 15
+    coords = {"image_row": range(rows), "image_column": range(columns)}
+    figure = draw_topics(mean, SimpleNamespace(coords=coords), ["a"])
+    (axis,) = figure.axes
+    assert np.asarray(pixels(axis)).reshape(-1).tolist() == pytest.approx(mean[0].tolist())
+    assert figure.get_size_inches()[1] * 72 == pytest.approx(104)
