@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from benchmarks.comparison.fit_checks import BLIND_SPOT, point_words
 from benchmarks.metrics.numbers import rounded, value_with_error
 from benchmarks.thresholds import LOG_SD, MEAN
-from benchmarks.types import Comparison, Mcmc, Reason, Trust, method_names
+from benchmarks.types import (
+    Comparison,
+    Mcmc,
+    Reason,
+    Trust,
+    base_of,
+    method_names,
+    reweighted_name,
+)
 from benchmarks.verdicts import VerdictWord, is_finding, verdict_of
 from guides.registry import FAMILIES
 
@@ -166,6 +174,9 @@ def _found(c: Comparison) -> str:
 
 def _part(c: Comparison) -> str:
     found = _found(c)
+    if c.status == "refused":  # what was refused stands in front of the colon
+        why = c.reasons[0].sentence.split("; ")[0]
+        return f"is refused ({_clause(why.partition(': ')[2] or why)})"
     return verdict_of(c.verdict).clause + (f" ({found})" if found else "")
 
 
@@ -184,7 +195,7 @@ def _brief(sentence: str) -> str:
 
 def _severity(c: Comparison) -> float:
     if c.verdict == "fit_failed":
-        return 1e6
+        return 0.0 if c.status == "refused" else 1e6
     return (
         max((r.excess for r in c.reasons if is_finding(r.verdict)), default=0.0)
         if is_finding(c.verdict)
@@ -198,7 +209,7 @@ def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
         c
         for c in ranked
         if is_finding(c.verdict)
-        or c.verdict == "fit_failed"
+        or (c.verdict == "fit_failed" and c.status != "refused")
         or (c.mcmc is not None and c.mcmc.divergences)
     ]
     if not troubled:
@@ -243,9 +254,10 @@ def _next_step(
 
 
 def _richer(method: str, entry: ModelEntry, rows: Sequence[Comparison]) -> str:
-    """Return a richer family that agrees here, or one that no row of this run rejects."""
+    """Return a richer family or reweighted draws that agree, or a family that no row rejects."""
+    family = method if method in FAMILIES else base_of(method)
     richer = [
-        f for f in (FAMILIES[method].richer if method in FAMILIES else ()) if f in entry.families
+        f for f in (FAMILIES[family].richer if family in FAMILIES else ()) if f in entry.families
     ]
     states = {f: _state(f, rows) for f in richer}
     for poor, held in list(states.items()):  # what a family cannot reach, none that it holds can
@@ -253,6 +265,9 @@ def _richer(method: str, entry: ModelEntry, rows: Sequence[Comparison]) -> str:
             states[poor] = "rejected"
     good = next((f for f in richer if states[f] == "agrees"), None)
     untried = next((f for f in richer if states[f] == "open"), None)
+    own = reweighted_name(method)
+    if good is None and _state(own, rows) == "agrees":
+        good = own
     if good is not None:
         return f"; use {good}, which agrees here"
     return "" if untried is None else f"; try {untried}"

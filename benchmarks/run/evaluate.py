@@ -316,7 +316,9 @@ class _Evaluation:
         posterior, fit = self.posteriors[cell.name], load_fit(cell, self.run)
         task = Task(
             f"{cell.label} compared",
-            lambda: compare_cell(cell, posterior, fit, content, reference, self.run.plan.trust),
+            lambda: compare_cell(
+                cell, posterior, fit, content, reference, self.run.plan.trust, self.run
+            ),
         )
         return _Job(task=task, take=take)
 
