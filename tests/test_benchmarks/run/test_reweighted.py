@@ -106,10 +106,12 @@ def test_the_key_has_the_fit_the_draws_and_the_code(monkeypatch):
     files = {p.relative_to(sources.ROOT).as_posix() for p in sources.code_files("reweight")}
     for name in ("comparison/reweight.py", "metrics/resample.py", "metrics/weights.py"):
         assert f"benchmarks/{name}" in files
-    codes = lambda part: f"another {part}" if part == "reweight" else "same"  # noqa: E731
-    before = dataclasses.replace(cell).key
-    monkeypatch.setattr("benchmarks.run.cell.code_digest", codes)
-    assert dataclasses.replace(cell).key != before
+    keys = []
+    for code in ("one", "another"):
+        made = lambda part, code=code: code if part == "reweight" else "same"  # noqa: E731
+        monkeypatch.setattr("benchmarks.run.cell.code_digest", made)
+        keys.append(dataclasses.replace(cell).key)
+    assert keys[0] != keys[1]
 
 
 def test_the_plan_and_its_command_name_it():
