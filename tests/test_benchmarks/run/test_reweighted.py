@@ -12,6 +12,7 @@ from support.short_runs import short_fits
 from benchmarks.comparison.sentences import advised, entry_sentence
 from benchmarks.report import overview
 from benchmarks.report.theme import marks
+from benchmarks.report.words import glossary
 from benchmarks.run import reweighted as runs
 from benchmarks.run import sources
 from benchmarks.run.execute import execute
@@ -188,6 +189,14 @@ def test_a_refused_row_is_named_with_its_figures_and_never_first():
     assert advised([refused, raw])[0].sentence == sentence
     good = dataclasses.replace(raw, verdict="agrees", reasons=())
     assert "prefer" not in entry_sentence([refused, good])  # nothing is wrong
+
+
+def test_the_glossary_says_what_a_reweighted_row_is(done):
+    out, _ = done
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "chosen by their Pareto-smoothed importance weights" in page
+    raw, _ = rows_of()
+    assert "reweighted" not in dict(glossary([raw]))
 
 
 def test_a_model_in_python_has_the_row_too():
