@@ -39,7 +39,8 @@ LEAST = IMPORTANCE_ESS // 2  # draws; with 200 a mean has an error of 0.07 sds, 
 CAPPED = 0.01  # mass; 3 sds away it moves a mean by 0.03 sds
 NUMBERS = 20_000_000  # coordinates of all draws of a guide, 160 MB
 FEWEST = 4000  # draws of a guide that must fit, one in ten of which is effective
-ROWS = 16  # of a guide of rows; one that loses 0.2 nats in each keeps one draw in a thousand
+# rows of a posterior that is their product; if each loses 0.2 nats, one draw in 600 is effective
+ROWS = 16
 NOISE = 2.0  # standard errors of k-hat beyond which more draws do not bring it below its line
 
 
@@ -85,7 +86,7 @@ def reweight(fit: Fit, *, draws: int = DRAWS, seed: int = 0) -> Posterior:
 
 
 def refuse_without_weights(fit: Fit) -> None:
-    """Refuse a fit that has no weights, or whose joint weights cannot be of use.
+    """Refuse a fit that has no weights.
 
     Raises:
         FitError: with the reason.
@@ -98,12 +99,24 @@ def refuse_without_weights(fit: Fit) -> None:
             f"{named}: {point_sentence(fit.points)[:-1]}; fit a family with a spread, such as"
             " laplace."
         )
-    rows = fit.guide.size if isinstance(fit.guide, LocalGuide) else 0
-    if rows > ROWS:
+
+
+def _refuse_many(fit: Fit, density: LogDensity, named: str) -> None:
+    """Refuse a posterior with too many rows or coordinates for joint weights."""
+    by_rows = isinstance(fit.guide, LocalGuide) or all(
+        s.plate_axis is not None for s in density.sites
+    )
+    rows = fit.data.size or 0
+    if by_rows and rows > ROWS:
         raise FitError(
             f"{named}: its weights are products over {rows:,} rows (at most {ROWS}), so that a few"
             " draws have them all; benchmarks.repair(fit) and benchmarks.gap_report(fit) take rows"
             " one by one."
+        )
+    if density.dim > NUMBERS // FEWEST:
+        raise FitError(
+            f"{named}: {density.dim:,} coordinates are too many for joint weights (at most"
+            f" {NUMBERS // FEWEST:,}); {_instead()}."
         )
 
 
@@ -121,11 +134,7 @@ def reweighted(fit: Fit, density: LogDensity, *, draws: int, seed: int) -> Poste
     """
     began, named = time.perf_counter(), f"{fit.family} on {fit.entry.key} cannot be reweighted"
     most = min(MOST * draws, NUMBERS // density.dim)
-    if most < min(FEWEST, START * draws):
-        raise FitError(
-            f"{named}: {density.dim:,} coordinates are too many for joint weights (at most"
-            f" {NUMBERS // FEWEST:,}); {_instead()}."
-        )
+    _refuse_many(fit, density, named)
     stream = derive_seed(seed, fit.entry.key, fit.family, "reweight")
     u, log_weights = torch.empty(0, density.dim, dtype=density.dtype), torch.empty(0)
     found, least = _Weights.of(np.empty(0), draws), min(LEAST, draws)

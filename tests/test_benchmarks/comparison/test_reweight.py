@@ -182,24 +182,23 @@ def test_weights_that_are_not_finite_are_refused(wrong, monkeypatch):
         benchmarks.reweight(wrong, draws=DRAWS)
 
 
-def test_a_guide_of_many_rows_is_refused_by_name():
+@pytest.mark.parametrize("family", ["block_full_rank", "mean_field"])
+def test_many_rows_are_refused_by_name(family):
     def rows(x):
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
             pyro.sample("x", dist.Normal(z, 0.5), obs=x)
 
-    entry = zoo.from_program(
-        rows,
-        {"x": torch.linspace(-1, 1, 20).double()},
-        families=["block_full_rank"],
-        batched=["x"],
-    )
-    fit = guides.fit(entry, "block_full_rank", seed=0, steps=20, compile="off", progress=False)
+    def fit(number):
+        data = {"x": torch.linspace(-1, 1, number).double()}
+        entry = zoo.from_program(rows, data, families=[family], batched=["x"])
+        made = guides.fit(entry, family, seed=0, steps=300, compile="off", progress=False)
+        return dataclasses.replace(made, stop=dataclasses.replace(made.stop, status="ok"))
+
     with pytest.raises(FitError, match="its weights are products over 20 rows") as error:
-        benchmarks.reweight(
-            dataclasses.replace(fit, stop=dataclasses.replace(fit.stop, status="ok"))
-        )
+        benchmarks.reweight(fit(20))
     assert "benchmarks.gap_report(fit)" in str(error.value)
+    assert len(benchmarks.reweight(fit(3), draws=100).draws["z"]) == 100
 
 
 def test_arguments_are_checked(wrong):
