@@ -59,6 +59,7 @@ def comparison_sentence(
             f"{method} agrees with the {kind} reference: every mean and sd is within its line"
         ).replace("  ", " ")
         unseen = "" if climbed else "; not climbed: modes elsewhere were not looked for"
+        unseen += "; a mode that no particle reached cannot be seen" if kind == "estimated" else ""
         return f"{text}{tail}{unseen}."
     if verdict == "no_reference":
         failed = [t.sentence for t in trust if t.passed is False]

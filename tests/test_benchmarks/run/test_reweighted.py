@@ -9,7 +9,7 @@ import pytest
 from support import report_factory
 from support.short_runs import short_fits
 
-from benchmarks.comparison.sentences import advised, entry_sentence
+from benchmarks.comparison.sentences import advised, comparison_sentence, entry_sentence
 from benchmarks.report import overview
 from benchmarks.report.theme import marks
 from benchmarks.report.words import glossary
@@ -197,6 +197,12 @@ def test_the_glossary_says_what_a_reweighted_row_is(done):
     assert "chosen by their Pareto-smoothed importance weights" in page
     raw, _ = rows_of()
     assert "reweighted" not in dict(glossary([raw]))
+
+
+def test_agreement_with_an_estimate_says_what_nobody_saw():
+    text = comparison_sentence("laplace_reweighted", "agrees", (), kind="estimated")
+    assert text.endswith("; a mode that no particle reached cannot be seen.")
+    assert "particle" not in comparison_sentence("laplace_reweighted", "agrees", (), kind="stored")
 
 
 def test_a_model_in_python_has_the_row_too():
