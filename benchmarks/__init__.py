@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from benchmarks.comparison.assess import assess as assess
     from benchmarks.comparison.gap_report import gap_report as gap_report
     from benchmarks.comparison.repair import repair as repair
+    from benchmarks.comparison.reweight import reweight as reweight
     from benchmarks.comparison.score import compare as compare
     from benchmarks.comparison.sentences import entry_sentence as entry_sentence
     from benchmarks.mcmc.diagnostics import diagnose as diagnose
@@ -33,6 +34,7 @@ _HOMES = {
     "benchmarks.arviz_bridge": ("to_arviz",),
     "benchmarks.comparison.assess": ("assess",),
     "benchmarks.comparison.repair": ("repair",),
+    "benchmarks.comparison.reweight": ("reweight",),
     "benchmarks.comparison.score": ("compare",),
     "benchmarks.comparison.gap_report": ("gap_report",),
     "benchmarks.mcmc.diagnostics": ("diagnose",),

@@ -27,12 +27,23 @@ __all__ = [
     "Reason",
     "Score",
     "Trust",
+    "base_of",
     "has_draws",
     "method_names",
+    "reweighted_name",
 ]
 
+REWEIGHTED = "_reweighted"
 CellStatus = Literal[
-    "ok", "not_converged", "nan", "init_failed", "unusable", "timeout", "killed", "error"
+    "ok",
+    "not_converged",
+    "nan",
+    "init_failed",
+    "unusable",
+    "timeout",
+    "killed",
+    "error",
+    "refused",
 ]
 
 
@@ -301,6 +312,16 @@ class PredictiveCheck:
 def has_draws(posterior: Posterior) -> bool:
     """Return whether a method has draws; one that failed has none, or arrays of length 0."""
     return bool(posterior.draws) and min(posterior.sample_shape) > 0
+
+
+def reweighted_name(family: str) -> str:
+    """Return the method whose draws are those of a family, reweighted."""
+    return f"{family}{REWEIGHTED}"
+
+
+def base_of(method: str) -> str:
+    """Return the family whose draws a method reweights; of another method its own name."""
+    return method.removesuffix(REWEIGHTED)
 
 
 def method_names(comparisons: Sequence[Comparison]) -> list[str]:

@@ -149,6 +149,9 @@ def compare(
     repair: Annotated[
         bool, typer.Option("--repair", help="add a row of tempered SMC, begun from the guides")
     ] = False,
+    reweight: Annotated[
+        bool, typer.Option("--reweight", help="add beside every family its draws, reweighted")
+    ] = False,
     engine: Annotated[
         str, typer.Option("--engine", metavar="nutpie|pyro", help="implementation of NUTS")
     ] = "nutpie",
@@ -191,6 +194,7 @@ def compare(
         "compile": compile_,
         "device": device,
         "repair": repair,
+        "reweight": reweight,
         "trust": not no_trust,
     }
     raise typer.Exit(run(fields, jobs, out, as_json, timeout))

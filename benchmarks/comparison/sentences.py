@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from benchmarks.comparison.fit_checks import BLIND_SPOT, point_words
 from benchmarks.metrics.numbers import rounded, value_with_error
 from benchmarks.thresholds import LOG_SD, MEAN
-from benchmarks.types import Comparison, Mcmc, Reason, Trust, method_names
+from benchmarks.types import Comparison, Mcmc, Reason, Trust, base_of, method_names
 from benchmarks.verdicts import VerdictWord, is_finding, verdict_of
 from guides.registry import FAMILIES
 
@@ -52,6 +52,7 @@ def comparison_sentence(
             f"{method} agrees with the {kind} reference: every mean and sd is within its line"
         ).replace("  ", " ")
         unseen = "" if climbed else "; not climbed: modes elsewhere were not looked for"
+        unseen += "; a mode that no particle reached cannot be seen" if kind == "estimated" else ""
         return f"{text}{tail}{unseen}."
     if verdict == "no_reference":
         failed = [t.sentence for t in trust if t.passed is False]
@@ -165,6 +166,9 @@ def _found(c: Comparison) -> str:
 
 def _part(c: Comparison) -> str:
     found = _found(c)
+    if c.status == "refused":  # what was refused stands in front of the colon
+        why = c.reasons[0].sentence.split("; ")[0]
+        return f"is refused ({_clause(why.partition(': ')[2] or why)})"
     return verdict_of(c.verdict).clause + (f" ({found})" if found else "")
 
 
@@ -183,7 +187,7 @@ def _brief(sentence: str) -> str:
 
 def _severity(c: Comparison) -> float:
     if c.verdict == "fit_failed":
-        return 1e6
+        return 0.0 if c.status == "refused" else 1e6
     return (
         max((r.excess for r in c.reasons if is_finding(r.verdict)), default=0.0)
         if is_finding(c.verdict)
@@ -197,7 +201,7 @@ def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
         c
         for c in ranked
         if is_finding(c.verdict)
-        or c.verdict == "fit_failed"
+        or (c.verdict == "fit_failed" and c.status != "refused")
         or (c.mcmc is not None and c.mcmc.divergences)
     ]
     if not troubled:
@@ -241,6 +245,7 @@ def _agreeing(rows: Sequence[Comparison]) -> list[str]:
     """Return the families whose rows all agree: the cheapest of the best bound first.
 
     Bounds that differ by less than their errors, or by less than `TIED` nats, are equally good.
+    Reweighted draws have no bound and come last.
     """
     of: dict[str, list[Comparison]] = {}
     for c in rows:
@@ -271,8 +276,9 @@ def _agrees_here(method: str, rows: Sequence[Comparison]) -> str:
 
 def _untried(method: str, entry: ModelEntry, rows: Sequence[Comparison]) -> str:
     """Return the step to a richer family that no row of this run rejects."""
+    family = method if method in FAMILIES else base_of(method)
     richer = [
-        f for f in (FAMILIES[method].richer if method in FAMILIES else ()) if f in entry.families
+        f for f in (FAMILIES[family].richer if family in FAMILIES else ()) if f in entry.families
     ]
     states = {f: _state(f, rows) for f in richer}
     for poor, held in list(states.items()):  # what a family cannot reach, none that it holds can

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from benchmarks.comparison.sentences import entry_sentence
 from benchmarks.report.inputs import EntryReport, ReportInput, method_names
 from benchmarks.report.numbers import count, plain
-from benchmarks.report.theme import MARKERS, slot_of
+from benchmarks.report.theme import MARKERS, family_in, slot_of
 from benchmarks.report.words import headline, verdict_word
 from benchmarks.types import Comparison, has_draws
 from benchmarks.verdicts import VERDICTS
@@ -37,15 +37,23 @@ class Cell(NamedTuple):
 
 
 def columns(run: ReportInput) -> list[str]:
-    """Return the methods of the run: families in the order of their slots, others, NUTS last."""
+    """Return the methods of the run: families in the order of their slots, others, NUTS last.
+
+    Reweighted draws follow those of their family.
+    """
     names = dict.fromkeys(
         name for entry in run.entries for name in method_names(entry.comparisons)
     )
-    slots = {name: slot_of(name.split(" ")[0]) for name in names}
-    return sorted(
-        names,
-        key=lambda n: (n.split(" ")[0] == "nuts", len(MARKERS) if slots[n] is None else slots[n]),
-    )
+    methods = {name: name.split(" ")[0] for name in names}
+    families = list(dict.fromkeys(map(family_in, methods.values())))
+
+    def place(name: str) -> tuple[bool, int, int, bool]:
+        method, family = methods[name], family_in(methods[name])
+        slot = slot_of(method)
+        last = len(MARKERS) if slot is None else slot
+        return method == "nuts", last, families.index(family), method != family
+
+    return sorted(names, key=place)
 
 
 def cells(entry: EntryReport) -> dict[str, Cell]:
@@ -67,7 +75,9 @@ def _cell(comparison: Comparison) -> Cell:
             filter(None, [note, f"gate failed: {', '.join(failed)}" if failed else ""])
         )
     word, (where, number) = verdict_word(comparison.verdict), headline(comparison)
-    if comparison.status == "error" and has_draws(comparison.posterior):
+    if comparison.status == "refused":
+        word, number = "refused", ""  # the weights do not allow it: nothing has failed
+    elif comparison.status == "error" and has_draws(comparison.posterior):
         word, number = "error", ""  # there are draws: it is their comparison that failed
     elif comparison.mcmc is not None and comparison.verdict == "fit_failed":
         word = "not converged"

@@ -15,10 +15,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from benchmarks.types import base_of
 from benchmarks.verdicts import VERDICTS, Colors
 from guides.registry import FAMILIES
 
-__all__ = ["OUTLINED", "ROLES", "Mark", "canvas", "marks", "slot_of", "style", "verdict_css"]
+__all__ = [
+    "OUTLINED",
+    "ROLES",
+    "Mark",
+    "canvas",
+    "family_in",
+    "marks",
+    "slot_of",
+    "style",
+    "verdict_css",
+]
 
 ROLES: dict[str, tuple[str, str]] = {  # role -> (light, dark)
     "ink": ("#22262d", "#e7e9ed"),
@@ -72,6 +83,7 @@ DASHES: tuple[Any, ...] = (
     (0, (1, 2.5)),
     (0, (6, 1, 2, 1, 2, 1)),
 )
+REWEIGHTED = 7  # markers between a row and its reweighted one
 
 
 class Mark(NamedTuple):
@@ -89,8 +101,14 @@ def light(role: str) -> str:
 
 
 def slot_of(method: str) -> int | None:
-    """Return the slot a family requests, None for other methods."""
-    return FAMILIES[method].slot if method in FAMILIES else None
+    """Return the slot that a family, or the one a method reweights, requests; else None."""
+    family = family_in(method)
+    return FAMILIES[family].slot if family in FAMILIES else None
+
+
+def family_in(method: str) -> str:
+    """Return the method whose color a method has: the family that it reweights, or itself."""
+    return method if method in FAMILIES else base_of(method)
 
 
 def marks(names: Sequence[str]) -> dict[str, Mark]:
@@ -98,7 +116,7 @@ def marks(names: Sequence[str]) -> dict[str, Mark]:
 
     A family with a requested slot always has the same mark; others get the next free slot. Rows
     of several seeds (`mean_field s0`, `mean_field s1`) have the color of their method, and markers
-    and dashes of their own.
+    and dashes of their own; so have reweighted rows (`mean_field_reweighted`).
     """
     chosen: dict[str, Mark] = {}
     slots: dict[str, int] = {}
@@ -116,11 +134,12 @@ def marks(names: Sequence[str]) -> dict[str, Mark]:
             marker = MARKERS[-place] if place else "X"
             chosen[name] = Mark("nuts", light("nuts"), marker, DASHES[place])
             continue
-        if method not in slots:
-            own = slot_of(method)
-            slots[method] = own if own is not None else free.pop(0) if len(free) > 1 else free[0]
-        slot = slots[method]
-        role, place = f"m{slot + 1}", (slot + 3 * number) % len(MARKERS)
+        family = family_in(method)
+        if family not in slots:
+            own = slot_of(family)
+            slots[family] = own if own is not None else free.pop(0) if len(free) > 1 else free[0]
+        slot, apart = slots[family], REWEIGHTED if family != method else 0
+        role, place = f"m{slot + 1}", (slot + apart + 3 * number) % len(MARKERS)
         chosen[name] = Mark(role, light(role), MARKERS[place], DASHES[place])
     return chosen
 

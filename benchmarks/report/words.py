@@ -8,6 +8,7 @@ from typing import NamedTuple
 from benchmarks.comparison.fit_checks import point_words
 from benchmarks.metrics.metric import METRICS, Metric, component_metrics, joint_distances_known
 from benchmarks.report.numbers import plain, with_error
+from benchmarks.report.theme import family_in
 from benchmarks.thresholds import LOG_SD, MEAN
 from benchmarks.types import Comparison, Reason, Score
 from benchmarks.verdicts import VERDICTS, verdict_of
@@ -244,6 +245,16 @@ def distance_key(name: str) -> str:
     return "distance" if name in METRICS and name not in METRICS.plugins else name
 
 
+# of runs that have such rows
+REWEIGHTED = Definition(
+    "reweighted",
+    "draws of the family chosen by their Pareto-smoothed importance weights, each at most once;"
+    " refused where k-hat or the effective number of draws does not allow it",
+    "a row",
+    "agrees",
+)
+
+
 def glossary(comparisons: Iterable[Comparison] = ()) -> list[tuple[str, Definition]]:
     """Return every term with its definition, with plug-ins if a comparison has them."""
     rows = list(comparisons)
@@ -255,8 +266,14 @@ def glossary(comparisons: Iterable[Comparison] = ()) -> list[tuple[str, Definiti
         **FIRST,
         **{name: definition(name) for name in dict.fromkeys([*metrics, *joint])},
         **COLUMNS,
+        **({"reweighted": REWEIGHTED} if any(is_reweighted(c.method) for c in rows) else {}),
     }
     return list(terms.items())
+
+
+def is_reweighted(method: str) -> bool:
+    """Return whether the draws of a method are those of a family, reweighted."""
+    return family_in(method) != method
 
 
 def severity(score: Score) -> float:

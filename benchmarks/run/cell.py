@@ -22,7 +22,7 @@ import guides
 from benchmarks.arviz_bridge import load_netcdf
 from benchmarks.comparison.assess import assess_row
 from benchmarks.comparison.score import compare
-from benchmarks.run import estimates, methods, outside, witness
+from benchmarks.run import estimates, methods, outside, reweighted, witness
 from benchmarks.run.record import SCHEMA, drawn_cell, failed_cell, scored_cell, versions
 from benchmarks.run.sources import code_digest
 from benchmarks.run.store import (
@@ -34,6 +34,7 @@ from benchmarks.run.store import (
     write_atomic,
 )
 from benchmarks.types import CellStatus
+from guides.draws import density_of
 from guides.objectives.records import OBJECTIVES
 from guides.registry import FAMILIES
 from zoo.compiler.policy import backend, compiler_missing
@@ -54,7 +55,8 @@ class Prepared:
     compared on an evaluation subset. `witness` holds numbers of the program as it is now
     (`benchmarks.run.witness`), `files` the digests of the files behind it, and `outside` finds
     those that a method opens (`benchmarks.run.outside`). `density` is that of a fresh program.
-    `remark` says what the run leaves out, if anything.
+    `remark` says what the run leaves out, if anything. `reweighted` maps the rows of reweighted
+    draws to their families.
     """
 
     request: str
@@ -70,14 +72,15 @@ class Prepared:
     files: Mapping[str, str] = field(default_factory=dict)
     outside: outside.Outside = field(default_factory=outside.Outside)
     remark: str = ""
+    reweighted: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One unit of work: a method with a seed on an entry.
 
-    `given` is the cell whose trained program is held fixed. SMC and short chains begin
-    from the first usable guide of `starts`.
+    `given` is the cell whose trained program is held fixed. SMC and short chains begin from the
+    first usable guide of `starts`, reweighted draws from the guide of the only one.
     """
 
     prepared: Prepared
@@ -109,13 +112,13 @@ class Cell:
         }
         if self.method in estimates.ESTIMATES:
             parts |= {"starts": [c.key for c in self.starts], "estimate": code_digest("estimate")}
+        if self.reweights:
+            parts |= {"starts": [c.key for c in self.starts], "reweight": code_digest("reweight")}
         if self.method not in self.prepared.entry.own_guides:
             family = outside.plugin_digest(FAMILIES, [self.method])
             parts |= {"family": family} if family else {}
-        if self.method not in (
-            NUTS,
-            *estimates.ESTIMATES,
-        ):  # a plug-in's bound may be named in settings or in defaults
+        if not (self.method in (NUTS, *estimates.ESTIMATES) or self.reweights):
+            # a plug-in's bound may be named in settings or in defaults
             objectives = outside.plugin_digest(OBJECTIVES)
             parts |= {"objectives": objectives} if objectives else {}
         return hashlib.sha256(canonical(parts)).hexdigest()
@@ -135,6 +138,11 @@ class Cell:
             self.seed,
             hashlib.sha256(canonical(seen)).hexdigest(),
         )
+
+    @property
+    def reweights(self) -> str:
+        """The family whose draws it reweights, empty for other methods."""
+        return self.prepared.reweighted.get(self.method, "")
 
     @property
     def label(self) -> str:
@@ -246,12 +254,15 @@ def _attempt(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]
     try:
         if cell.method == NUTS:
             return _nuts(cell, run, folder, jobs)
+        if cell.reweights:
+            return _reweighted(cell, run, folder)
         estimates_it = cell.method in estimates.ESTIMATES
         return _estimate(cell, run, folder) if estimates_it else _fit(cell, run, folder)
     except InfrastructureError:
         raise
     except FitError as error:
-        return failed_cell(cell.head, "init_failed", str(error))
+        status: CellStatus = "refused" if cell.reweights else "init_failed"
+        return failed_cell(cell.head, status, str(error))
     except ZooError as error:
         return failed_cell(cell.head, "error", str(error))
     except Exception as error:
@@ -278,6 +289,15 @@ def _nuts(cell: Cell, run: RunDir, folder: Path, jobs: int) -> dict[str, Any]:
 def _estimate(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
     fits = [fit for start in cell.starts if (fit := load_fit(start, run)) is not None]
     posterior, compiled = estimates.estimated(cell.method, fits, cell.config, seed=cell.seed)
+    _save(posterior, None, folder)
+    return drawn_cell(cell.head, "ok", posterior, None, _peak_memory(), compiled)
+
+
+def _reweighted(cell: Cell, run: RunDir, folder: Path) -> dict[str, Any]:
+    fit = load_fit(cell.starts[0], run)
+    posterior, compiled = reweighted.from_fit(
+        fit, cell.reweights, cell.config, draws=cell.draws, seed=cell.seed
+    )
     _save(posterior, None, folder)
     return drawn_cell(cell.head, "ok", posterior, None, _peak_memory(), compiled)
 
@@ -313,6 +333,12 @@ def _save(posterior: Posterior, fit: Any, folder: Path) -> None:
 
 def _peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _trained(cell: Cell, run: RunDir) -> LogDensity | None:
+    """Return the log density of reweighted draws whose program was trained; None for others."""
+    fit = load_fit(cell.starts[0], run) if cell.reweights and cell.prepared.entry.learns else None
+    return None if fit is None else density_of(fit)
 
 
 def load_posterior(cell: Cell, run: RunDir, content: Mapping[str, Any]) -> Posterior:
@@ -355,6 +381,7 @@ def compare_cell(
     content: Mapping[str, Any],
     reference: Reference,
     trust: bool = True,
+    run: RunDir | None = None,
 ) -> dict[str, Any]:
     """Compare the draws of a finished cell with the reference and return its scored content.
 
@@ -364,7 +391,9 @@ def compare_cell(
     if reference.posterior is not posterior:
         if trust and fit is not None and fit.ok and reference.kind in ("none", "estimated"):
             return scored_cell(content, assess_row(posterior, fit, reference, seed=cell.seed))
-        return scored_cell(content, compare(posterior, reference, fit=fit, climb=False))
+        density = _trained(cell, run) if run is not None else None
+        compared = compare(posterior, reference, fit=fit, log_density=density, climb=False)
+        return scored_cell(content, compared)
     alone = compare(posterior, None)
     because = tuple(
         dataclasses.replace(r, sentence="the reference of the other rows")

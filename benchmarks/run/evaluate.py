@@ -264,7 +264,8 @@ class _Evaluation:
             return self.comparisons(key)
 
         given, draws = self.learned(key), [self.posteriors[c.name] for c in rows]
-        spent = sum(self.contents[c.name]["cost"]["gradient_evaluations"] for c in rows)
+        own = [c for c in rows if not c.reweights]  # whose gradients are those of another row
+        spent = sum(self.contents[c.name]["cost"]["gradient_evaluations"] for c in own)
         task = Task(f"{key} wide climbs", lambda: climb_for(found, given, draws, spent))
         return [_Job(task=task, take=take)]
 
@@ -317,7 +318,9 @@ class _Evaluation:
         posterior, fit = self.posteriors[cell.name], load_fit(cell, self.run)
         task = Task(
             f"{cell.label} compared",
-            lambda: compare_cell(cell, posterior, fit, content, reference, self.run.plan.trust),
+            lambda: compare_cell(
+                cell, posterior, fit, content, reference, self.run.plan.trust, self.run
+            ),
         )
         return _Job(task=task, take=take)
 

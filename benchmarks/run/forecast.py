@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.mcmc.nuts import LEAPFROGS, TUNE
 from benchmarks.run.estimates import ESTIMATES, GRADIENTS
+from benchmarks.run.reweighted import PER_DRAW
 from guides.optimize.loop import expected_steps
 from guides.optimize.natural import DRAWS, LARGEST, STEPS, expected_calls
 from guides.optimize.settings import configure
@@ -48,6 +49,7 @@ def forecast(
     training: Data | None,
     fits: Mapping[str, Any],
     chains: Mapping[str, Any],
+    reweighted: Mapping[str, int] | None = None,
 ) -> dict[str, float]:
     """Return rough seconds per method.
 
@@ -58,9 +60,10 @@ def forecast(
         training: all data, if they are not those of the density.
         fits: settings of fits that the run determines, `compile` and `restarts` among them.
         chains: settings of NUTS that the run determines.
+        reweighted: draws of every row that reweights another one.
     """
     rows = tuple(methods)
-    work = _Timed(density)
+    work, again = _Timed(density), reweighted or {}
     told = COMPARED + (ASSESSED if any(m in ESTIMATES for m in rows) else 0.0)
     found: dict[str, float] = {}
     for method in rows:
@@ -68,6 +71,8 @@ def forecast(
             found[method] = COMPARED + work.chains(chains)
         elif method in GRADIENTS:
             found[method] = COMPARED + work.many(GRADIENTS[method])
+        elif method in again:  # a density takes less than a gradient
+            found[method] = COMPARED + work.many(PER_DRAW * again[method])
         else:
             trains = entry.learns and not found
             found[method] = told + work.fit(entry, method, training, fits, trains=trains)

@@ -17,6 +17,7 @@ from zoo.errors import UsageError, did_you_mean, spelled
 __all__ = ["PLAN_FILE", "Plan", "make_plan", "planned", "read_plan"]
 
 PLAN_FILE = "plan.toml"
+LATER = ("repair", "reweight", "trust")  # switches of later versions
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -37,6 +38,7 @@ class Plan(BaseModel):
         compile: `auto`, `on` or `off`.
         device: where fits are optimized, `cpu` or `cuda`; chains and references stay on the CPU.
         repair: a row of tempered SMC, or of short chains, that begins from the guides.
+        reweight: beside every family a row of its draws, reweighted (`benchmarks.reweight`).
         trust: where neither a truth is known nor NUTS runs, estimate one by such a row, and assess
             every fit (`benchmarks.assess`).
     """
@@ -56,12 +58,13 @@ class Plan(BaseModel):
     compile: Literal["auto", "on", "off"] = "auto"
     device: Literal["cpu", "cuda"] = "cpu"
     repair: bool = False
+    reweight: bool = False
     trust: bool = True
 
     def digest(self) -> str:
         """Return the SHA-256 of the plan's canonical JSON."""
         fields = self.model_dump(mode="json")
-        for name in ("repair", "trust"):  # folders of earlier versions keep their names
+        for name in LATER:  # folders of earlier versions keep their names
             if fields[name] == type(self).model_fields[name].default:
                 del fields[name]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
@@ -80,7 +83,7 @@ class Plan(BaseModel):
         pairs = {
             name: (getattr(self, name), getattr(other, name))
             for name in type(self).model_fields
-            if name not in ("guides", "seeds", "nuts", "repair", "trust", "name", "version")
+            if name not in ("guides", "seeds", "nuts", *LATER, "name", "version")
         }
         found = [
             f"{name.replace('_', ' ')} is {_shown(mine)} in the folder and {_shown(theirs)} here"
@@ -98,8 +101,7 @@ class Plan(BaseModel):
             "guides": "all" if both == ("all",) else both,
             "seeds": tuple(dict.fromkeys([*self.seeds, *other.seeds])),
             "nuts": self.nuts or other.nuts,
-            "repair": self.repair or other.repair,
-            "trust": self.trust or other.trust,
+            **{name: getattr(self, name) or getattr(other, name) for name in LATER},
         }
         return self.model_copy(update=added)
 

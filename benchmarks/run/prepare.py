@@ -18,6 +18,7 @@ from benchmarks.run.forecast import forecast
 from benchmarks.run.outside import Outside
 from benchmarks.run.plan import Plan
 from benchmarks.run.sources import source_digest
+from benchmarks.types import reweighted_name
 from guides.registry import check_family
 from zoo.density.faults import place_of
 from zoo.density.log_density import LogDensity
@@ -87,14 +88,19 @@ def _prepared(plan: Plan, request: str | ModelEntry) -> Prepared:
             f" {one_line(error)}; fix its make_data or build."
         ) from error
     chains = plan.nuts and not (entry.reference == "none" and density.dim > UNREFERENCED)
-    methods = tuple(dict.fromkeys(wanted)) + ((NUTS,) if chains else ())
+    families = dict.fromkeys(wanted)
+    again = {reweighted_name(f): f for f in families} if plan.reweight else {}
+    rows = (m for f in families for m in (f, reweighted_name(f)) if m == f or m in again)
+    methods = tuple(rows) + ((NUTS,) if chains else ())
     remark = ""
     if plan.repair or (
         plan.trust and not plan.nuts and not references.known(entry, plan.data_seed)
     ):
         method, remark = _estimate(entry, density)
         methods += (method,) if method else ()
-    seconds = forecast(entry, methods, density, training, vi_config(plan), nuts_config(plan))
+    settings = vi_config(plan), nuts_config(plan)
+    draws = QUICK_DRAWS if plan.quick else DRAWS
+    seconds = forecast(entry, methods, density, training, *settings, dict.fromkeys(again, draws))
     digest = source_digest(name, entry, training or data)
     most = max(LEAST_DRAWS, LARGEST_DRAWS // density.dim)
     return Prepared(
@@ -102,6 +108,7 @@ def _prepared(plan: Plan, request: str | ModelEntry) -> Prepared:
         entry=entry,
         data=data,
         methods=methods,
+        reweighted=again,
         digest=digest,
         seconds=seconds,
         training=training,
@@ -172,7 +179,9 @@ def plan_cells(plan: Plan, prepared: Sequence[Prepared]) -> list[Cell]:
                         f" {spelled('families=', '--guides')} that trains them."
                     )
                 config = nuts_config(plan) if method == NUTS else vi_config(plan)
-                config = {"compile": plan.compile} if method in ESTIMATES else config
+                family = p.reweighted.get(method)
+                begins = method in ESTIMATES or family is not None
+                config = {"compile": plan.compile} if begins else config
                 draws = min(QUICK_DRAWS if plan.quick else DRAWS, p.most_draws or DRAWS)
                 cell = Cell(
                     prepared=p,
@@ -182,9 +191,9 @@ def plan_cells(plan: Plan, prepared: Sequence[Prepared]) -> list[Cell]:
                     config=config,
                     draws=draws,
                     given=trained,
-                    starts=tuple(fits) if method in ESTIMATES else (),
+                    starts=tuple(c for c in fits if begins and family in (None, c.method)),
                 )
-                if method not in (NUTS, *ESTIMATES):
+                if method != NUTS and not begins:
                     fits.append(cell)
                 if p.entry.learns and trained is None:
                     trained = cell
@@ -236,6 +245,7 @@ def command(plan: Plan) -> str:
             ("--quick", plan.quick),
             ("--no-trust", not plan.trust),
             ("--repair", plan.repair),
+            ("--reweight", plan.reweight),
         )
         if on
     ]
@@ -251,6 +261,7 @@ def _call(plan: Plan) -> str:
         for name, value, usual in (
             ("nuts", plan.nuts, True),
             ("trust", plan.trust, True),
+            ("reweight", plan.reweight, False),
             ("seed", plan.seeds[0], 0),
             ("quick", plan.quick, False),
             ("restarts", plan.restarts, 1),

@@ -126,6 +126,7 @@ def compare_program(
     *,
     nuts: bool = True,
     trust: bool = True,
+    reweight: bool = False,
     seed: int = 0,
     quick: bool = False,
     restarts: int = 1,
@@ -143,6 +144,7 @@ def compare_program(
         families: guide families, or `all`.
         nuts: also run NUTS, which is then the reference.
         trust: without NUTS, estimate the truth by tempered SMC and assess every fit.
+        reweight: also compare the draws of every family reweighted (`benchmarks.reweight`).
         seed: seed of the inference.
         quick: smaller budgets, the same gates.
         restarts: independent starts per fit.
@@ -162,6 +164,7 @@ def compare_program(
         families=(families, GIVEN),
         nuts=(nuts, FLAG),
         trust=(trust, FLAG),
+        reweight=(reweight, FLAG),
         quick=(quick, FLAG),
         progress=(progress, FLAG),
         seed=(seed, SEED),
@@ -186,6 +189,7 @@ def compare_program(
         guides=chosen,
         nuts=nuts,
         trust=trust,
+        reweight=reweight,
         seeds=[seed],
         quick=quick,
         restarts=restarts,

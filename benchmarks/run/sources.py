@@ -29,6 +29,7 @@ WHOLE = ("zoo", "guides")  # almost all of both is behind every draw
 STARTS = {
     "draw": ("benchmarks.run.methods",),
     "estimate": ("benchmarks.run.estimates",),
+    "reweight": ("benchmarks.run.reweighted",),
     "compare": (
         "benchmarks.comparison.assess",
         "benchmarks.reference.find",
