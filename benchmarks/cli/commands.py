@@ -155,6 +155,14 @@ def compare(
     engine: Annotated[
         str, typer.Option("--engine", metavar="nutpie|pyro", help="implementation of NUTS")
     ] = "nutpie",
+    target_accept: Annotated[
+        float,
+        typer.Option(
+            "--target-accept",
+            metavar="P",
+            help="acceptance rate of NUTS; 0.95 or 0.99 takes smaller steps where draws diverge",
+        ),
+    ] = 0.8,
     seed: Seed = 0,
     data_seed: DataSeed = 0,
     restarts: Restarts = 1,
@@ -187,6 +195,7 @@ def compare(
         "guides": "all" if names == ["all"] else names,
         "nuts": not no_nuts,
         "engine": engine,
+        "target_accept": target_accept,
         "seeds": [seed],
         "data_seed": data_seed,
         "restarts": restarts,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["advised", "comparison_sentence", "entry_sentence", "estimated_words", "short_finding"]
 
 BAD = 3.0  # a finding this many times its line: do not use
+SMALLER = "smaller steps (target_accept 0.95 or 0.99) until no draw diverges"
 TIED = 0.02  # nats between bounds that are equally good
 EXACT = "use the exact posterior (zoo.truth.grid)"
 
@@ -216,7 +217,7 @@ def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
     if chains is None:
         return f": {EXACT}" if _grid_is_known(entry, ranked[0].reference.kind) else ""
     clean = chains.mcmc is None or not chains.mcmc.divergences
-    return ": use nuts" if clean else ": use nuts, with smaller steps until no draw diverges"
+    return ": use nuts" if clean else f": use nuts, with {SMALLER}"
 
 
 def _next_step(
@@ -318,7 +319,7 @@ def _without_richer(rows: Sequence[Comparison]) -> str:
     if _state("nuts", rows) == "rejected":
         return "; no method of this run agrees: reparameterize, or run more and longer chains"
     diverged = any(c.mcmc is not None and c.mcmc.divergences for c in rows if c.method == "nuts")
-    return "; use nuts, with smaller steps until no draw diverges" if diverged else "; use nuts"
+    return f"; use nuts, with {SMALLER}" if diverged else "; use nuts"
 
 
 def _state(method: str, rows: Sequence[Comparison]) -> str:

@@ -95,14 +95,16 @@ def run_nuts(
         progress: lines on stderr, by default where it is a terminal or a notebook; or a function
             that receives a line per finished chain.
         min_ess: target ESS; 0 disables extension.
-        target_accept: target acceptance rate of the step size adaptation.
+        target_accept: acceptance rate to which the step size is adapted, in (0, 1); more than 0.8
+            takes smaller steps, with fewer divergences.
         log_density: a log density of the same program and data, compiled or not, to use as it is.
         compile: `auto` to compile the density if that saves time, `on`, or `off`.
         in_process: run one chain after another in this process; the draws are the same.
 
     Raises:
         UnknownNameError: an unknown engine.
-        UsageError: no chain, fewer than 4 draws, no entry, or a bad seed.
+        UsageError: no chain, fewer than 4 draws, no entry, an acceptance rate outside (0, 1), or a
+            bad seed.
         ProgramError: the density is finite nowhere, the program fails at a point, or the sampler
             stops on its own.
         LostWorkerError: a worker was killed twice.
@@ -119,6 +121,11 @@ def run_nuts(
     if chains < 1 or draws < 4:
         raise UsageError(
             f"NUTS got chains={chains}, draws={draws}; accepted: at least 1 chain and 4 draws."
+        )
+    if not 0.0 < target_accept < 1.0:
+        raise UsageError(
+            f"NUTS got target_accept={target_accept}; accepted: an acceptance rate between 0 and"
+            " 1, such as 0.8 or 0.95."
         )
     begin = time.monotonic()
     data = entry.load_data() if data is None else data

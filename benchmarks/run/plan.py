@@ -17,6 +17,7 @@ from zoo.errors import UsageError, did_you_mean, spelled
 __all__ = ["PLAN_FILE", "Plan", "make_plan", "planned", "read_plan"]
 
 PLAN_FILE = "plan.toml"
+TARGET_ACCEPT = 0.8  # the default of `benchmarks.run_nuts`
 LATER = ("repair", "reweight", "trust")  # switches of later versions
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -31,6 +32,7 @@ class Plan(BaseModel):
         guides: family names, among them `all` for the families each entry lists, or only `all`.
         nuts: whether NUTS is a row of its own.
         engine: implementation of NUTS.
+        target_accept: acceptance rate to which NUTS adapts its step size, in (0, 1).
         seeds: seeds of the inference, one row per seed.
         data_seed: seed of generated data; only 0 has stored references.
         restarts: independent starts per fit.
@@ -51,6 +53,7 @@ class Plan(BaseModel):
     guides: tuple[str, ...] | Literal["all"] = "all"
     nuts: bool = True
     engine: Literal["nutpie", "pyro"] = "nutpie"
+    target_accept: Annotated[float, Field(gt=0, lt=1)] = TARGET_ACCEPT
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     data_seed: Seed = 0
     restarts: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -64,7 +67,7 @@ class Plan(BaseModel):
     def digest(self) -> str:
         """Return the SHA-256 of the plan's canonical JSON."""
         fields = self.model_dump(mode="json")
-        for name in LATER:  # folders of earlier versions keep their names
+        for name in (*LATER, "target_accept"):  # folders of earlier versions keep their names
             if fields[name] == type(self).model_fields[name].default:
                 del fields[name]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

@@ -16,7 +16,7 @@ from benchmarks.run.cell import NUTS, Cell, Prepared
 from benchmarks.run.estimates import CHAINS, ESTIMATES, METHOD, SMC_DIMENSIONS
 from benchmarks.run.forecast import forecast
 from benchmarks.run.outside import Outside
-from benchmarks.run.plan import Plan
+from benchmarks.run.plan import TARGET_ACCEPT, Plan
 from benchmarks.run.sources import source_digest
 from benchmarks.types import reweighted_name
 from guides.registry import check_family
@@ -159,7 +159,10 @@ def nuts_config(plan: Plan) -> dict[str, Any]:
     one.
     """
     quick: dict[str, Any] = QUICK_CHAINS if plan.quick else {"draws": 1500}
-    return {"engine": plan.engine, "compile": plan.compile, **quick}
+    # a default is left out: cells keep the names that they had before there was a choice
+    rate = {"target_accept": plan.target_accept}
+    wished = rate if plan.target_accept != TARGET_ACCEPT else {}
+    return {"engine": plan.engine, "compile": plan.compile, **wished, **quick}
 
 
 def plan_cells(plan: Plan, prepared: Sequence[Prepared]) -> list[Cell]:
@@ -236,6 +239,8 @@ def command(plan: Plan) -> str:
     words += [f"--data-seed {plan.data_seed}"] if plan.data_seed else []
     words += [f"--restarts {plan.restarts}"] if plan.restarts > 1 else []
     words += [f"--engine {plan.engine}"] if plan.engine != "nutpie" else []
+    wished = plan.target_accept != TARGET_ACCEPT
+    words += [f"--target-accept {plan.target_accept:g}"] if wished else []
     words += [f"--compile {plan.compile}"] if plan.compile != "auto" else []
     words += [f"--device {plan.device}"] if plan.device != "cpu" else []
     words += [
@@ -265,6 +270,7 @@ def _call(plan: Plan) -> str:
             ("seed", plan.seeds[0], 0),
             ("quick", plan.quick, False),
             ("restarts", plan.restarts, 1),
+            ("target_accept", plan.target_accept, TARGET_ACCEPT),
         )
         if value != usual
     ]

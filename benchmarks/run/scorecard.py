@@ -16,7 +16,7 @@ from benchmarks.report import method_names, render_table
 from benchmarks.report.overview import cells, tidy
 from benchmarks.run.card_frame import card_frame
 from benchmarks.run.execute import execute
-from benchmarks.run.plan import make_plan
+from benchmarks.run.plan import TARGET_ACCEPT, make_plan
 from benchmarks.run.progress import Console, Events, Quiet
 from benchmarks.run.run_result import RunResult
 from benchmarks.verdicts import verdict_of
@@ -130,6 +130,7 @@ def compare_program(
     seed: int = 0,
     quick: bool = False,
     restarts: int = 1,
+    target_accept: float = TARGET_ACCEPT,
     jobs: int = 2,
     out: str | Path | None = None,
     progress: bool = True,
@@ -148,6 +149,8 @@ def compare_program(
         seed: seed of the inference.
         quick: smaller budgets, the same gates.
         restarts: independent starts per fit.
+        target_accept: acceptance rate to which NUTS adapts its step size; more than 0.8 takes
+            smaller steps, with fewer divergences.
         jobs: processes at once.
         out: folder for the run and its report; by default a temporary one that is removed.
         progress: print an estimate of the time and a line per finished method to stderr, which a
@@ -193,6 +196,7 @@ def compare_program(
         seeds=[seed],
         quick=quick,
         restarts=restarts,
+        target_accept=target_accept,
     )
     place = tempfile.TemporaryDirectory(prefix="zoo-") if out is None else nullcontext(str(out))
     with place as folder:

@@ -158,3 +158,17 @@ def test_the_laplace_family_itself_names_no_other(monkeypatch):
     fit = guides.fit(entry, "laplace")
     assert fit.stop.status == "init_failed"
     assert not any(family in fit.stop.sentence for family in ("full_rank", "low_rank"))
+
+
+def test_the_acceptance_rate_reaches_the_chains(tmp_path):
+    plan = make_plan(entries=["coin"], guides=["laplace"], quick=True, target_accept=0.99)
+    result = execute(plan, out=tmp_path / "careful", jobs=1, pages=False)
+    usual = execute(
+        plan.model_copy(update={"target_accept": 0.8}), out=tmp_path / "usual", jobs=1, pages=False
+    )
+
+    def gradients(found):
+        (cell,) = (c for c in found.cells if c["method"] == "nuts")
+        return cell["cost"]["gradient_evaluations"]
+
+    assert gradients(result) > 1.5 * gradients(usual)  # smaller steps, longer paths

@@ -505,8 +505,8 @@ def test_the_entry_sentence_groups_what_to_avoid_and_advises_on_chains_that_dive
     assert "do not use laplace (x[d0] sd x0.199) or mean_field (" in text
     assert text.count("do not use") == 1
     assert text.endswith(
-        "nuts (8 divergences) agrees with the stored reference: use nuts, with smaller steps until"
-        " no draw diverges."
+        "nuts (8 divergences) agrees with the stored reference: use nuts, with smaller steps"
+        " (target_accept 0.95 or 0.99) until no draw diverges."
     )
     fits = [
         replace(

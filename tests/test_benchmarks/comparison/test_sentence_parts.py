@@ -107,7 +107,7 @@ def test_a_richer_family_that_no_row_rejects_is_advised(rows, text):
     [
         ([], "; use nuts"),
         ([row("nuts")], "; use nuts"),
-        ([row("nuts", mcmc=chains(3))], "; use nuts, with smaller steps until no draw diverges"),
+        ([row("nuts", mcmc=chains(3))], f"; use nuts, with {sentences.SMALLER}"),
         ([row("mean_field"), row("low_rank", "shifted")], "; use nuts"),
         (
             [row("nuts", "shifted")],
@@ -196,7 +196,7 @@ def test_a_family_that_could_not_begin_has_a_next_step():
     [
         ([row("nuts"), row("flow")], ""),
         ([row("nuts"), row("flow", "shifted")], ": use nuts"),
-        ([row("nuts", mcmc=chains(2))], ": use nuts, with smaller steps until no draw diverges"),
+        ([row("nuts", mcmc=chains(2))], f": use nuts, with {sentences.SMALLER}"),
         ([row("flow", "shifted")], ""),
         (
             [

@@ -1,13 +1,19 @@
 """How draws of a cell are made, with stand-ins for fits, chains and densities."""
 
 import dataclasses
+import inspect
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+import benchmarks
+import zoo
+from benchmarks.cli import commands
 from benchmarks.run import estimates, methods
-from zoo.errors import FitError
+from benchmarks.run.plan import TARGET_ACCEPT, make_plan
+from benchmarks.run.prepare import command, nuts_config
+from zoo.errors import FitError, UsageError
 from zoo.seeds import derive_seed
 
 
@@ -221,3 +227,27 @@ def test_budgets_of_estimates():
     drift = estimates.DRAWS * estimates.DRIFT_GRADIENTS
     assert estimates.GRADIENTS["smc"] == smc + drift
     assert estimates.GRADIENTS["short_chains"] == 1_500_000
+
+
+def test_the_acceptance_rate_of_nuts_is_a_setting_of_a_run(tmp_path):
+    """Advice to take smaller steps had no option to take them with."""
+    usual, careful = (
+        make_plan(entries=["coin"], guides=["laplace"], quick=True, **given)
+        for given in ({}, {"target_accept": 0.95})
+    )
+    assert "target_accept" not in nuts_config(usual)  # cells keep their names
+    assert nuts_config(careful) == {**nuts_config(usual), "target_accept": 0.95}
+    assert usual.digest() != careful.digest()
+    assert "--target-accept 0.95" in command(careful)
+    assert "--target-accept" not in command(usual)
+    with pytest.raises(UsageError, match=r"target accept is 0\.8 in the folder and 0\.95 here"):
+        usual.extended(careful)
+    with pytest.raises(UsageError, match="target_accept"):
+        make_plan(entries=["coin"], target_accept=1.0)
+    with pytest.raises(UsageError, match=r"target_accept=1\.5; accepted: an acceptance rate"):
+        benchmarks.run_nuts(zoo.load("coin"), target_accept=1.5)
+    defaults = [
+        inspect.signature(f).parameters["target_accept"].default
+        for f in (benchmarks.run_nuts, benchmarks.compare_program, commands.compare)
+    ]
+    assert defaults == [TARGET_ACCEPT] * 3
