@@ -217,10 +217,11 @@ class _Weights:
             return f"weights of its {self.drawn:,} draws are not finite"
         if self.k.trusted and self.n >= least:
             return ""
+        k, line = self.k.value, self.k.threshold
+        digits = 2 if abs(k - line) > 0.005 else 4  # else both look equal
         return (
-            f"k-hat {self.k.value:.2f} (at most {self.k.threshold:.2f}), and of {self.drawn:,}"
-            f" draws, worth {self.k.importance_ess:,.0f}, {self.n:,} are left (at least"
-            f" {least:,})"
+            f"k-hat {k:.{digits}f} (at most {line:.2f}), and of {self.drawn:,} draws, worth"
+            f" {self.k.importance_ess:,.0f}, {self.n:,} are left (at least {least:,})"
         )
 
 

@@ -139,6 +139,8 @@ def test_the_gate(k, n, refused):
     known = module.ParetoK(value=k, threshold=0.7, draws=16_000, importance_ess=2 * n)
     weights = module._Weights(weights=np.ones(16_000) / 16_000, k=known, n=n)
     assert bool(weights.refused(200)) == refused
+    near = dataclasses.replace(weights, k=dataclasses.replace(known, value=0.7013))
+    assert near.refused(200).startswith("k-hat 0.7013 (at most 0.70), and of 16,000 draws")
 
 
 def test_more_draws_are_not_made_where_they_cannot_help():
