@@ -243,6 +243,34 @@ def test_gaps_of_an_own_encoder():
         assert datum.amortization_gap_nats == pytest.approx(datum.kl_nats, abs=5e-3)
 
 
+def test_an_observation_that_counts_twice_does_so_in_every_number_of_a_row():
+    """N(x | z, s)^2 is N(x | z, s / sqrt 2) / (2 s sqrt pi): normal posterior and evidence."""
+    x = torch.tensor([0.4, -1.1, 2.0], dtype=torch.float64)
+    sd = (1 + 2 / SIGMA**2) ** -0.5
+
+    def model(x):
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with poutine.scale(scale=2.0):
+                pyro.sample("x", dist.Normal(z, SIGMA), obs=x)
+
+    def guide(x):
+        factor = pyro.param("factor", torch.tensor(2 * sd**2 / SIGMA**2, dtype=torch.float64))
+        with pyro.plate("row", len(x)):
+            pyro.sample("z", dist.Normal(factor * x, sd))
+
+    entry = zoo.from_program(model, {"x": x}, guide=guide, batched=["x"])
+    fit = guides.fit(entry, "own", seed=0, steps=0)
+    marginal = torch.distributions.Normal(0 * x, (1 + SIGMA**2 / 2) ** 0.5)
+    right = marginal.log_prob(x) - math.log(2 * SIGMA * math.pi**0.5)
+    assert fit.elbo.value_nats == pytest.approx(float(right.sum()), abs=1e-8)
+    report = benchmarks.gap_report(fit, rows=[0, 1, 2])
+    assert report.faults == ()
+    for datum, value in zip(report.data, right, strict=True):
+        assert datum.log_evidence_nats == pytest.approx(float(value), abs=1e-4)
+        assert datum.kl_nats == pytest.approx(0.0, abs=1e-4)
+
+
 def test_gaps_need_normals_computed_from_the_data():
     decoder, encoder = networks()
     model, _ = pair(decoder, encoder)

@@ -420,7 +420,7 @@ class LogDensity:
         """Return the log likelihood per observation, `{site: [sample, *batch_shape]}`, in nats.
 
         Discrete sites within the plates of an observation are summed out separately for each
-        observation.
+        observation. Weights (`poutine.scale`) are left out.
 
         Raises:
             ProgramError: a discrete site is shared by several observations, so that no
