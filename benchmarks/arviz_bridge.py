@@ -284,7 +284,9 @@ def _refuse_weights(posterior: Posterior) -> None:
         UsageError: always in that case.
     """
     density = _density_of(posterior)
-    first = {k: v.flatten(0, len(posterior.sample_dims) - 1)[0] for k, v in posterior.draws.items()}
+    first = {
+        k: v.flatten(0, len(posterior.sample_dims) - 1)[0] for k, v in posterior.draws.items()
+    }
     with default_dtype(density.dtype), torch.no_grad():
         trace = density.trace({s.name: first[s.name] for s in density.sites}, posterior.data.train)
     for node in samples(trace):
