@@ -93,6 +93,7 @@ class LogDensity:
         self.evaluations = 0
         self.gradient_evaluations = 0
         self.of_guide: tuple[Any, LogDensity | None] | None = None  # see `guide_density`
+        self.unmapped = ""  # why torch cannot map the terms of its units, see `unit_terms`
         self._batch: Compiled | None = None
         self._compiled: CompiledDensity | None = None
         with default_dtype(self.dtype), program_faults("run on its data"):

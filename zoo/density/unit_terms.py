@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,11 @@ from zoo.compiler.vectorize import vmappable
 from zoo.density.log_density import LogDensity
 from zoo.density.nodes import share_of
 from zoo.density.sites import masked, no_validation, samples
-from zoo.errors import FitError
+from zoo.errors import FitError, ZooError, one_line
 
-__all__ = ["UnitTerms", "is_local", "many_unit_terms", "terms_of", "unit_terms"]
+__all__ = ["UnitTerms", "is_local", "many_unit_terms", "mapped", "terms_of", "unit_terms"]
+
+_log = logging.getLogger("zoo")
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,34 @@ def many_unit_terms(
         terms = unit_terms(density, row, tensors)
         return terms.likelihood, terms.prior
 
-    with vmappable():
-        likelihood, prior = torch.func.vmap(point)(u)
-    return UnitTerms(likelihood, prior)
+    found = mapped(density, point, u)
+    if found is None:
+        each = [point(row) for row in u]
+        found = torch.stack([a for a, _ in each]), torch.stack([b for _, b in each])
+    return UnitTerms(*found)
+
+
+def mapped(
+    density: LogDensity, point: Callable[[Tensor], tuple[Tensor, Tensor]], points: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Return terms at all points in one run; None if torch cannot map the program over them.
+
+    That is logged and tried once per density. Errors of this project stay as they are.
+
+    Args:
+        density: the density of the program.
+        point: the terms at one point.
+        points: points on the first axis.
+    """
+    if density.unmapped:
+        return None
+    try:
+        with vmappable():
+            terms: tuple[Tensor, Tensor] = torch.func.vmap(point)(points)
+    except ZooError:
+        raise
+    except Exception as error:  # what fails at one point as well is raised there
+        density.unmapped = f"{type(error).__name__}: {one_line(error)}"
+        _log.info("Rows are not evaluated at all points at once: %s", density.unmapped[:300])
+        return None
+    return terms
