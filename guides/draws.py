@@ -244,7 +244,7 @@ def transfer(fit: Fit, data: Data | Mapping[str, Any], *, seed: int | None = Non
             guide.load_state_dict(fit.guide.state_dict())
             guide.requires_grad_(False)
             guide.eval()  # before it runs: batch statistics are those of the training
-            check_sites(guide, density, fit.family)
+            check_sites(guide, density, fit.family, trains=False)
         guide.eval()
         draws = min(4000, max(50, 200_000 // density.dim)) if own else 4000
         value = estimate_elbo(

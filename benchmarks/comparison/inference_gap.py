@@ -164,7 +164,7 @@ class GapReport:
     def mean(self, column: str, part: str | None = None) -> tuple[float, float]:
         """Return the mean of a column over rows of a part, and its bootstrap standard error.
 
-        It uses 1,000 resamples.
+        It uses 1,000 resamples. One row says nothing of its error, which is then NaN.
         """
         if column not in COLUMNS:
             raise UnknownNameError("column of the gap report", column, COLUMNS)
@@ -176,7 +176,7 @@ class GapReport:
             )
         stream = np.random.Generator(np.random.PCG64(0))
         means = values[stream.integers(0, len(values), (1000, len(values)))].mean(-1)
-        return float(values.mean()), float(means.std())
+        return float(values.mean()), float(means.std()) if len(values) > 1 else math.nan
 
     def worst(self, share: float = 0.1) -> list[int]:
         """Return indices of the rows with the largest KL, largest first (a tenth of them)."""
@@ -192,7 +192,10 @@ class GapReport:
         parts = list(dict.fromkeys(d.part for d in self.data))
         lines = ["| nats per row | " + " | ".join(parts) + " |", "|---" * (len(parts) + 1) + "|"]
         for column, words in COLUMNS.items():
-            cells = [f"{m:.3f} ± {s:.3f}" for m, s in (self.mean(column, p) for p in parts)]
+            cells = [
+                f"{m:.3f} ± {s:.3f}" if math.isfinite(s) else f"{m:.3f} (one row)"
+                for m, s in (self.mean(column, p) for p in parts)
+            ]
             escaped = words.replace("|", "\\|")
             lines.append(f"| {escaped} | " + " | ".join(cells) + " |")
         return "\n".join(lines)

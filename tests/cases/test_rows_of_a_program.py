@@ -271,6 +271,42 @@ def test_an_observation_that_counts_twice_does_so_in_every_number_of_a_row():
         assert datum.kl_nats == pytest.approx(0.0, abs=1e-4)
 
 
+def without_parameters(x):
+    with pyro.plate("row", len(x)):
+        mean = x @ LOADINGS.T / SIGMA**2 / PRECISION
+        pyro.sample("z", dist.Normal(mean, PRECISION**-0.5).to_event(1))
+
+
+def test_a_guide_without_parameters_is_scored_and_not_trained():
+    """It is exact; of one row per part no error over rows is known."""
+    model, _ = pair(*networks())
+    options = {"guide": without_parameters, "test": {"x": TEST}}
+    entry = zoo.from_program(model, {"x": X}, trained=True, **options)
+    fit = guides.fit(entry, "own", seed=0)
+    assert fit.elbo.value_nats == pytest.approx(float(EVIDENCE[:ROWS].sum()), abs=1e-8)
+    held = guides.transfer(fit, {"x": TEST})
+    assert held.elbo.value_nats == pytest.approx(float(EVIDENCE[ROWS:].sum()), abs=1e-8)
+    report = benchmarks.gap_report(fit, rows=1)
+    assert math.isnan(report.mean("kl_nats", "train")[1])
+    assert f"| exact log p(x) | {float(EVIDENCE[0]):.3f} (one row) |" in report.markdown()
+    fixed = zoo.from_program(model, {"x": X}, batched=["x"], guide=without_parameters)
+    with pytest.raises(FitError, match=r"no trainable parameter.*by steps=0"):
+        guides.fit(fixed, "own", seed=0, steps=20)
+
+
+def test_a_guide_whose_parameters_do_not_reach_the_elbo_says_so():
+    def guide(x):
+        shift = pyro.param("shift", torch.tensor(0.3)).detach()
+        with pyro.plate("row", len(x)):
+            mean = x @ LOADINGS.T / SIGMA**2 / PRECISION + shift
+            pyro.sample("z", dist.Normal(mean, PRECISION**-0.5).to_event(1))
+
+    model = pair(nn.Linear(CODES, PIXELS).requires_grad_(False), None)[0]
+    entry = zoo.from_program(model, {"x": X}, guide=guide)
+    with pytest.raises(FitError, match=r"depends on no trainable parameter: .* detached"):
+        guides.fit(entry, "own", seed=0, steps=20)
+
+
 def test_gaps_need_normals_computed_from_the_data():
     decoder, encoder = networks()
     model, _ = pair(decoder, encoder)
@@ -311,6 +347,13 @@ def test_encoder_inputs_are_named_or_computed():
         entry_of(amortize="y")
     with pytest.raises(UsageError, match=r"amortize returned shape \(4,\)"):
         entry_of(amortize=lambda t: t["x"].mean(0))
+
+
+def test_an_argument_that_does_not_exist_is_no_fault_of_the_program():
+    with pytest.raises(UnknownNameError, match=r"from_program 'amortise' \(did you mean 'amort"):
+        entry_of(amortise="x")
+    with pytest.raises(UsageError, match=r"missing 1 required positional argument: 'data'; acc"):
+        zoo.from_program(pair(*networks())[0])
 
 
 @pytest.mark.parametrize(
