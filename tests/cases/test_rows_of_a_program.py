@@ -390,6 +390,18 @@ def test_latents_of_all_rows_have_no_posterior_on_some():
     assert float(part) == pytest.approx(float(right))
 
 
+def test_rows_on_another_axis_than_the_first_are_to_be_transposed():
+    def model(x):
+        with pyro.plate("row", x.shape[1], dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with pyro.plate("pixel", len(x), dim=-2):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    said = r"'z' is not .* first axis of 'x' \(4\), .* plate 'row', as long as its axis 1\. If"
+    with pytest.raises(UsageError, match=said + ".*transpose the data"):
+        zoo.from_program(model, {"x": X.T.contiguous()}, judged=[2, 3])
+
+
 def test_a_program_that_fails_on_some_rows_says_why_no_rows_are_judged():
     """Its sizes are numbers: the reason is shown, and not that a site belonged to no row."""
 

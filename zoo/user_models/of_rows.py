@@ -6,7 +6,7 @@ the fields of `ModelEntry` that the zoo's own autoencoders fill by hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,10 +134,11 @@ def fields_of(
                 f"judged compares some of the rows, but {listed(local.discrete)} is summed out of"
                 " all rows at once, so that a row has no density of its own; leave judged out."
             )
-        names = listed(dict.fromkeys([*foreign, *rest]))
+        others = dict.fromkeys([*foreign, *rest])
         raise UsageError(
-            f"judged compares some of the rows, but {names} is not a continuous value of one row:"
-            " its posterior needs all of them; leave judged out."
+            f"judged compares some of the rows, but {listed(others)} is not a continuous value of"
+            f" one row: {_other_axis(local, others, card, units)}its posterior needs all of them;"
+            " leave judged out."
         )
     some = learns and not tied
     judged = judged_rows(asked.judged, card, units, learns=some) if of_rows else None
@@ -188,6 +189,21 @@ def _first_rows(card: Data, units: Units) -> Data:
         batched=units.batched,
         size=min(2, units.size),
     )
+
+
+def _other_axis(density: LogDensity, names: Iterable[str], card: Data, units: Units) -> str:
+    """Say that values may belong to rows on another axis than the first; empty if none fits."""
+    for s in (s for s in density.sites if s.name in names and s.plates):
+        lengths = {n for n in s.shape[: len(s.shape) - s.event_dim] if n > 1}
+        for name in units.batched:
+            found = [k for k, n in enumerate(card.train[name].shape) if k and n in lengths]
+            if found:
+                return (
+                    f"rows are on the first axis of {name!r} ({units.size}), and {s.name!r} lies"
+                    f" in the plate {s.plates[0]!r}, as long as its axis {found[0]}. If those are the"
+                    " rows, transpose the data, so that they come first; if not, "
+                )
+    return ""
 
 
 def _density_of(
