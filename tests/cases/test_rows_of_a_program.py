@@ -397,7 +397,7 @@ def test_rows_on_another_axis_than_the_first_are_to_be_transposed():
             with pyro.plate("pixel", len(x), dim=-2):
                 pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
-    said = r"'z' is not .* first axis of 'x' \(4\), .* plate 'row', as long as its axis 1\. If"
+    said = r"'z' is not .* first axis of 'x' \(4\), .* plate 'row', as long as its axis 1; if"
     with pytest.raises(UsageError, match=said + ".*transpose the data"):
         zoo.from_program(model, {"x": X.T.contiguous()}, judged=[2, 3])
 

@@ -200,8 +200,8 @@ def _other_axis(density: LogDensity, names: Iterable[str], card: Data, units: Un
             if found:
                 return (
                     f"rows are on the first axis of {name!r} ({units.size}), and {s.name!r} lies"
-                    f" in the plate {s.plates[0]!r}, as long as its axis {found[0]}. If those are the"
-                    " rows, transpose the data, so that they come first; if not, "
+                    f" in the plate {s.plates[0]!r}, as long as its axis {found[0]}; if those are"
+                    " the rows, transpose the data, so that they come first, and if not, "
                 )
     return ""
 
