@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.density.log_density import LogDensity
+from zoo.density.sites import default_dtype, samples
 from zoo.errors import InfrastructureError, UsageError
 from zoo.storage import usable_cache_home, written
 from zoo.types import Cost, Data, ModelEntry, Posterior
@@ -173,7 +174,12 @@ def loo(posterior: Posterior, log_likelihood: Mapping[str, Tensor] | None = None
 
     `log_likelihood` is `[*sample, *observation]` per observed site; without it
     `LogDensity.pointwise` computes it. Source: Vehtari, Gelman and Gabry (2017).
+
+    Raises:
+        UsageError: an observed site has a weight (`poutine.scale`).
     """
+    if log_likelihood is None:
+        _refuse_weights(posterior)
     terms = _pointwise(posterior) if log_likelihood is None else dict(log_likelihood)
     sample = len(posterior.sample_dims)
     parts = [v.detach().reshape(*v.shape[:sample], -1) for v in terms.values()]
@@ -271,10 +277,36 @@ def _labelled(value: Array, name: str, data: Data, sample: int) -> xr.DataArray:
     return _xarray().DataArray(value, dims=axes, coords=coords)
 
 
-def _pointwise(posterior: Posterior) -> dict[str, Tensor]:
-    log_density = LogDensity(
+def _refuse_weights(posterior: Posterior) -> None:
+    """Refuse observations that count otherwise than once: leaving one out removes a power of it.
+
+    Raises:
+        UsageError: always in that case.
+    """
+    density = _density_of(posterior)
+    first = {
+        k: v.flatten(0, len(posterior.sample_dims) - 1)[0] for k, v in posterior.draws.items()
+    }
+    with default_dtype(density.dtype), torch.no_grad():
+        trace = density.trace({s.name: first[s.name] for s in density.sites}, posterior.data.train)
+    for node in samples(trace):
+        if node["is_observed"] and bool((torch.as_tensor(node["scale"]) != 1.0).any()):
+            raise UsageError(
+                f"The observations of {node['name']!r} have a weight (poutine.scale), so that the"
+                " posterior without one of them lacks a power of its likelihood, which"
+                " leave-one-out by Pareto smoothing does not take; leave the weight out, or score"
+                " held-out rows (test=)."
+            )
+
+
+def _density_of(posterior: Posterior) -> LogDensity:
+    return LogDensity(
         posterior.entry.program(posterior.data), posterior.data, dtype=posterior.entry.dtype
     )
+
+
+def _pointwise(posterior: Posterior) -> dict[str, Tensor]:
+    log_density = _density_of(posterior)
     sample = posterior.sample_shape
     flat = {k: v.reshape(-1, *v.shape[len(sample) :]) for k, v in posterior.draws.items()}
     return {k: v.reshape(*sample, *v.shape[1:]) for k, v in log_density.pointwise(flat).items()}

@@ -33,6 +33,8 @@ from zoo.fields import MAPPING, POSITIVE, SEED, Kind, accepted
 from zoo.seeds import derive_seed, seeded
 from zoo.types import Data, Posterior
 from zoo.user_models.from_program import as_data
+from zoo.user_models.lift_params import LiftedProgram
+from zoo.user_models.tied_rows import ROWS_CURE, tied_rows
 from zoo.user_models.units import refuse_other_columns
 
 __all__ = [
@@ -205,7 +207,8 @@ def transfer(fit: Fit, data: Data | Mapping[str, Any], *, seed: int | None = Non
         seed: seed of the draws for the ELBO, by default that of the fit.
 
     Raises:
-        FitError: the fit is not usable, not amortized, or has global sites.
+        FitError: the fit is not usable, not amortized, has global sites, or computes q of a row
+            from the rows beside it.
         UsageError: arguments that the program lacks, without rows, or of another shape.
     """
     _refuse_broken(fit, "transfer")
@@ -220,6 +223,7 @@ def transfer(fit: Fit, data: Data | Mapping[str, Any], *, seed: int | None = Non
             if own
             else "fit the other units"
         )
+        _refuse_tied(fit, getattr(fit.entry.own_guides.get(fit.family), "tied", ""))
         raise FitError(
             f"The {fit.family} guide of {fit.entry.name} has no encoder, so it knows only its own"
             f" units; {cure}."
@@ -227,6 +231,9 @@ def transfer(fit: Fit, data: Data | Mapping[str, Any], *, seed: int | None = Non
     if not isinstance(data, Data):
         data = _rows_of(fit, data)
     with session(fit.entry.dtype):
+        if isinstance(fit.guide, LiftedProgram):  # as it was trained
+            dtype = fit.entry.dtype or torch.float64
+            _refuse_tied(fit, tied_rows(fit.guide, fit.data.train, dtype))
         program = program_for(fit.program, fit.entry, data)
         density = LogDensity(program, data, dtype=fit.entry.dtype)
         guide: nn.Module
@@ -237,7 +244,7 @@ def transfer(fit: Fit, data: Data | Mapping[str, Any], *, seed: int | None = Non
             guide.load_state_dict(fit.guide.state_dict())
             guide.requires_grad_(False)
             guide.eval()  # before it runs: batch statistics are those of the training
-            check_sites(guide, density, fit.family)
+            check_sites(guide, density, fit.family, trains=False)
         guide.eval()
         draws = min(4000, max(50, 200_000 // density.dim)) if own else 4000
         value = estimate_elbo(
@@ -247,6 +254,19 @@ def transfer(fit: Fit, data: Data | Mapping[str, Any], *, seed: int | None = Non
             derive_seed(fit.seed if seed is None else seed, fit.entry.key, fit.family, "elbo"),
         )
     return replace(fit, program=program, data=data, guide=guide, elbo=value, density=density)
+
+
+def _refuse_tied(fit: Fit, tied: str) -> None:
+    """Refuse a guide whose q of a row depends on the rows beside it; no fault is an empty text.
+
+    Raises:
+        FitError: always in that case.
+    """
+    if tied:
+        raise FitError(
+            f"The {fit.family} guide of {fit.entry.name} has no q of other rows: it {tied};"
+            f" {ROWS_CURE}."
+        )
 
 
 def _rows_of(fit: Fit, arguments: Mapping[str, Any]) -> Data:

@@ -211,6 +211,7 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
             compile_recursion(density, job.config)
         guide = build(job.family, program, job.data, job.entry, **job.options, density=density)
     family = family_of(job.family, job.entry)
+    trained = bool(getattr(job.entry.own_guides.get(job.family), "digest", ""))
     if family.solve is not None and weights:
         raise UsageError(
             f"{job.family} solves for the latent values and trains no weights, but"
@@ -220,10 +221,9 @@ def _attempt(job: _Job, seed: int, final_seed: int, number: int) -> _Attempt:
     if family.solve is not None:
         stop, spent = family.solve(guide, density, generator)
         outcome = Outcome(losses=np.zeros(0), stop=stop)
-    elif family.own and is_given(guide, job.config.steps):
+    elif family.own and (trained or is_given(guide, job.config.steps)):
         guide.eval()  # before it runs: it is scored as it was given
-        check_sites(guide, density, job.family)
-        trained = bool(getattr(job.entry.own_guides[job.family], "digest", ""))
+        check_sites(guide, density, job.family, trains=False)
         stop, spent = as_given(program, guide, trained=trained), 0
         outcome = Outcome(losses=np.zeros(0), stop=stop)
     else:

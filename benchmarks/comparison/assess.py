@@ -180,6 +180,11 @@ def _asked_rows(
         UsageError: latent values do not belong to rows, the guide has no q of a row, there are
             draws of all rows, or rows that do not exist.
     """
+    if not fit.data.batched and "from_program" in fit.entry.tags:
+        raise UsageError(
+            f"rows asks for some of the rows, but the entry {fit.entry.key} knows none; pass"
+            f" {_batched(fit)} to zoo.from_program, or leave rows out."
+        )
     if not has_rows(density):
         raise UsageError(
             f"rows asks for some of the rows, but not every latent value of {fit.entry.key} is a"
@@ -191,6 +196,12 @@ def _asked_rows(
             " draws, or leave rows out."
         )
     return compared_rows(fit, seed, rows)
+
+
+def _batched(fit: Fit) -> str:
+    """Return `batched=['x']` with the data that are observed, as the entry would take it."""
+    names = [k for k in fit.data.observed if getattr(fit.data.train.get(k), "ndim", 0)]
+    return f"batched={names or '[...]'}"
 
 
 def _by_rows(work: Work, rows: Rows) -> Assessment:

@@ -41,8 +41,7 @@ def row_normals(guide: nn.Module, density: LogDensity, family: str) -> LocalQ:
         UsageError: other distributions, or parameters that depend on other draws.
     """
     with torch.no_grad(), seeded(0):
-        trace = poutine.block(poutine.trace(guide).get_trace)(**density.data.train)
-        nodes = {n["name"]: n for n in samples(trace)}
+        nodes = _nodes(guide, density)
         places = torch.cat([s.unit_indices() for s in density.sites], -1)  # [unit, local]
         loc, scale = torch.zeros(density.dim), torch.zeros(density.dim)
         factor: Tensor | None = None
@@ -67,11 +66,24 @@ def row_normals(guide: nn.Module, density: LogDensity, family: str) -> LocalQ:
         q = LocalQ(head, torch.cat(numbers, -1), torch.zeros(width), torch.ones(width))
         u, log_q = program_draws(guide, density, DRAWS)
         theirs = q.log_prob(u[:, places]).sum(-1)
+        moved = _moved(nodes, _nodes(guide, density), density)  # at other draws
     if not bool(((theirs - log_q).abs() <= SAME * log_q.abs().clamp(min=1.0)).all()):
-        raise _refusal(
-            family, density.sites[-1].name, "with parameters that depend on other draws"
-        )
+        raise _refusal(family, moved, "with parameters that depend on other draws")
     return q
+
+
+def _nodes(guide: nn.Module, density: LogDensity) -> dict[str, Any]:
+    trace = poutine.block(poutine.trace(guide).get_trace)(**density.data.train)
+    return {n["name"]: n for n in samples(trace)}
+
+
+def _moved(one: dict[str, Any], other: dict[str, Any], density: LogDensity) -> str:
+    """Return the first site whose normal is another one in another run, else the last site."""
+    for s in density.sites:
+        pairs = [_normal(nodes[s.name]["fn"], s.transform) for nodes in (one, other)]
+        if None in pairs or any(not torch.equal(a, b) for a, b in zip(*pairs, strict=True)):
+            return s.name
+    return density.sites[-1].name
 
 
 def _inside(fn: Any) -> Any:

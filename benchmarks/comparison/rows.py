@@ -17,6 +17,7 @@ from guides.session import program_for, session
 from zoo.density.log_density import LogDensity
 from zoo.errors import UsageError
 from zoo.types import Data
+from zoo.user_models.tied_rows import ROWS_CURE
 
 if TYPE_CHECKING:
     from guides.types import Fit
@@ -72,6 +73,12 @@ def q_of_rows(
         with session(fit.entry.dtype):
             return density, row_normals(moved.guide, density, fit.family)
     if held_out:
+        tied = getattr(fit.entry.own_guides.get(fit.family), "tied", "")
+        if tied:
+            raise UsageError(
+                f"The {fit.family} guide of {fit.entry.name} has no q of held-out rows: it {tied};"
+                f" {ROWS_CURE}, or name training rows only."
+            )
         raise UsageError(
             f"The {fit.family} guide of {fit.entry.name} has no encoder, so it has no q for"
             " held-out rows; give data without test rows, or an amortized guide."

@@ -84,8 +84,16 @@ def on_charts(program: Any, density: LogDensity) -> Any:
     return _OnCharts(program, density) if density.completion.centers else program
 
 
-def check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
+def check_sites(
+    guide: nn.Module, density: LogDensity, family: str, *, trains: bool = True
+) -> None:
     """Compare the guide's sites with the program's; Pyro itself only warns.
+
+    Args:
+        guide: the guide.
+        density: the log density of the program.
+        family: the guide's name, for the message.
+        trains: whether the guide is trained, for which it needs a parameter.
 
     Raises:
         FitError: a missing or a superfluous site, or one of another shape, by name.
@@ -96,9 +104,10 @@ def check_sites(guide: nn.Module, density: LogDensity, family: str) -> None:
     )
     if fault:
         raise FitError(fault)
-    if not any(True for _ in guide.parameters()):
+    if trains and not any(True for _ in guide.parameters()):
         raise FitError(
-            f"The guide {family!r} has no trainable parameter; use pyro.param or PyroParam."
+            f"The guide {family!r} has no trainable parameter; use pyro.param or PyroParam, or"
+            " score it as it is by steps=0."
         )
 
 

@@ -28,7 +28,7 @@ from zoo.compiler.vectorize import vmappable
 from zoo.density.guide_density import enumerated
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import no_validation
-from zoo.errors import one_line
+from zoo.errors import FitError, one_line
 from zoo.seeds import seeded
 
 __all__ = ["ProgramObjective"]
@@ -168,12 +168,12 @@ class ProgramObjective:
         own = [*self.parameters.values(), *self.weights.values()]
         if self._draws is not None and is_traced(values[0]):
             loss = self._traced(own, values, noise)
-            return loss, torch.autograd.grad(loss, list(values), allow_unused=True)
+            return loss, _gradient(loss, values)
         with torch.no_grad():
             for parameter, value in zip(own, values, strict=True):
                 parameter.copy_(value)
         loss = self.loss(noise)
-        return loss, torch.autograd.grad(loss, own, allow_unused=True)
+        return loss, _gradient(loss, own)
 
     def _traced(
         self, own: Sequence[Tensor], values: Sequence[Tensor], noise: tuple[Tensor, ...]
@@ -263,3 +263,17 @@ class _OfData(nn.Module):
     def forward(self, tensors: Mapping[str, Any]) -> Any:
         """Run it."""
         return self._run(**tensors)
+
+
+def _gradient(loss: Tensor, values: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Return the gradient of a loss.
+
+    Raises:
+        FitError: no value reaches it.
+    """
+    if not loss.requires_grad:
+        raise FitError(
+            "The ELBO depends on no trainable parameter: those of the guide are detached, or read"
+            " under torch.no_grad(); leave that out, or score the guide as it is by steps=0."
+        )
+    return torch.autograd.grad(loss, list(values), allow_unused=True)

@@ -243,6 +243,70 @@ def test_gaps_of_an_own_encoder():
         assert datum.amortization_gap_nats == pytest.approx(datum.kl_nats, abs=5e-3)
 
 
+def test_an_observation_that_counts_twice_does_so_in_every_number_of_a_row():
+    """N(x | z, s)^2 is N(x | z, s / sqrt 2) / (2 s sqrt pi): normal posterior and evidence."""
+    x = torch.tensor([0.4, -1.1, 2.0], dtype=torch.float64)
+    sd = (1 + 2 / SIGMA**2) ** -0.5
+
+    def model(x):
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with poutine.scale(scale=2.0):
+                pyro.sample("x", dist.Normal(z, SIGMA), obs=x)
+
+    def guide(x):
+        factor = pyro.param("factor", torch.tensor(2 * sd**2 / SIGMA**2, dtype=torch.float64))
+        with pyro.plate("row", len(x)):
+            pyro.sample("z", dist.Normal(factor * x, sd))
+
+    entry = zoo.from_program(model, {"x": x}, guide=guide, batched=["x"])
+    fit = guides.fit(entry, "own", seed=0, steps=0)
+    marginal = torch.distributions.Normal(0 * x, (1 + SIGMA**2 / 2) ** 0.5)
+    right = marginal.log_prob(x) - math.log(2 * SIGMA * math.pi**0.5)
+    assert fit.elbo.value_nats == pytest.approx(float(right.sum()), abs=1e-8)
+    report = benchmarks.gap_report(fit, rows=[0, 1, 2])
+    assert report.faults == ()
+    for datum, value in zip(report.data, right, strict=True):
+        assert datum.log_evidence_nats == pytest.approx(float(value), abs=1e-4)
+        assert datum.kl_nats == pytest.approx(0.0, abs=1e-4)
+
+
+def without_parameters(x):
+    with pyro.plate("row", len(x)):
+        mean = x @ LOADINGS.T / SIGMA**2 / PRECISION
+        pyro.sample("z", dist.Normal(mean, PRECISION**-0.5).to_event(1))
+
+
+def test_a_guide_without_parameters_is_scored_and_not_trained():
+    """It is exact; of one row per part no error over rows is known."""
+    model, _ = pair(*networks())
+    options = {"guide": without_parameters, "test": {"x": TEST}}
+    entry = zoo.from_program(model, {"x": X}, trained=True, **options)
+    fit = guides.fit(entry, "own", seed=0)
+    assert fit.elbo.value_nats == pytest.approx(float(EVIDENCE[:ROWS].sum()), abs=1e-8)
+    held = guides.transfer(fit, {"x": TEST})
+    assert held.elbo.value_nats == pytest.approx(float(EVIDENCE[ROWS:].sum()), abs=1e-8)
+    report = benchmarks.gap_report(fit, rows=1)
+    assert math.isnan(report.mean("kl_nats", "train")[1])
+    assert f"| exact log p(x) | {float(EVIDENCE[0]):.3f} (one row) |" in report.markdown()
+    fixed = zoo.from_program(model, {"x": X}, batched=["x"], guide=without_parameters)
+    with pytest.raises(FitError, match=r"no trainable parameter.*by steps=0"):
+        guides.fit(fixed, "own", seed=0, steps=20)
+
+
+def test_a_guide_whose_parameters_do_not_reach_the_elbo_says_so():
+    def guide(x):
+        shift = pyro.param("shift", torch.tensor(0.3)).detach()
+        with pyro.plate("row", len(x)):
+            mean = x @ LOADINGS.T / SIGMA**2 / PRECISION + shift
+            pyro.sample("z", dist.Normal(mean, PRECISION**-0.5).to_event(1))
+
+    model = pair(nn.Linear(CODES, PIXELS).requires_grad_(False), None)[0]
+    entry = zoo.from_program(model, {"x": X}, guide=guide)
+    with pytest.raises(FitError, match=r"depends on no trainable parameter: .* detached"):
+        guides.fit(entry, "own", seed=0, steps=20)
+
+
 def test_gaps_need_normals_computed_from_the_data():
     decoder, encoder = networks()
     model, _ = pair(decoder, encoder)
@@ -285,6 +349,13 @@ def test_encoder_inputs_are_named_or_computed():
         entry_of(amortize=lambda t: t["x"].mean(0))
 
 
+def test_an_argument_that_does_not_exist_is_no_fault_of_the_program():
+    with pytest.raises(UnknownNameError, match=r"from_program 'amortise' \(did you mean 'amort"):
+        entry_of(amortise="x")
+    with pytest.raises(UsageError, match=r"missing 1 required positional argument: 'data'; acc"):
+        zoo.from_program(pair(*networks())[0])
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -317,6 +388,18 @@ def test_latents_of_all_rows_have_no_posterior_on_some():
     part = density.evaluate(u, {"x": X[index, 0], "index": index})
     right = dist.Normal(0.0, 1.0).log_prob(u) + 3 * dist.Normal(u, 1.0).log_prob(X[index, 0]).sum()
     assert float(part) == pytest.approx(float(right))
+
+
+def test_rows_on_another_axis_than_the_first_are_to_be_transposed():
+    def model(x):
+        with pyro.plate("row", x.shape[1], dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with pyro.plate("pixel", len(x), dim=-2):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    said = r"'z' is not .* first axis of 'x' \(4\), .* plate 'row', as long as its axis 1; if"
+    with pytest.raises(UsageError, match=said + ".*transpose the data"):
+        zoo.from_program(model, {"x": X.T.contiguous()}, judged=[2, 3])
 
 
 def test_a_program_that_fails_on_some_rows_says_why_no_rows_are_judged():

@@ -1,17 +1,22 @@
 """A guide that was trained elsewhere is scored as it is, with no further step."""
 
+import functools
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
+from pyro.distributions.transforms import affine_autoregressive, spline_autoregressive
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal, AutoNormalizingFlow
 from pyro.optim import Adam
 from torch.distributions import constraints
 
 import benchmarks
 import guides
 import zoo
+from zoo.density.sites import default_dtype
 from zoo.errors import UsageError
 
 Y = 1 + torch.sin(torch.arange(30.0, dtype=torch.float64))
@@ -90,6 +95,36 @@ def test_a_trained_autoguide_keeps_its_weights(kind):
     exact = -0.5 * float(((Y - MEAN) ** 2).sum())  # up to constants: only its order is checked
     assert fit.elbo is not None
     assert abs(fit.elbo.value_nats - exact) < 60
+
+
+def two(y):
+    with pyro.plate("entry", 2):
+        mean = pyro.sample("mean", dist.Normal(torch.zeros(2, dtype=y.dtype), 5.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(mean.sum(), 1.0), obs=y)
+
+
+@pytest.mark.parametrize("flow", [affine_autoregressive, spline_autoregressive])
+def test_flows_are_loaded_right_after_a_step_of_stock_pyro(flow):
+    """Their transforms keep results of the last call, which torch does not copy."""
+    guide = AutoNormalizingFlow(two, functools.partial(flow))
+    torch.manual_seed(0)
+    with pyro.settings.context(module_local_params=False):
+        svi = SVI(two, guide, Adam({"lr": 0.05}), Trace_ELBO())
+        for _ in range(5):
+            svi.step(Y.float())
+        stock = poutine.trace(guide).get_trace(Y.float())
+    entry = zoo.from_program(two, {"y": Y}, guide=guide, trained=True)
+    fit = guides.fit(entry, "own", seed=0)
+    (name,) = (n for n in stock.nodes if n.endswith("_latent"))
+    held = poutine.condition(fit.guide, data={name: stock.nodes[name]["value"].detach().double()})
+    with default_dtype(torch.float64), poutine.block(), torch.no_grad():
+        ours = poutine.trace(held).get_trace(y=Y)
+        found = float(ours.log_prob_sum())
+    right = stock.log_prob_sum().detach()
+    assert found == pytest.approx(float(right), abs=1e-3)
+    value = stock.nodes["mean"]["value"].detach()
+    torch.testing.assert_close(ours.nodes["mean"]["value"].float(), value)
 
 
 def test_a_module_keeps_its_weights_and_steps_0_says_the_same():

@@ -235,6 +235,26 @@ def test_loo_of_a_normal_mean_is_near_its_closed_form(normal_posterior):
     assert found.pareto_k.max() < 0.5
 
 
+def test_loo_refuses_observations_with_a_weight():
+    """Without one of them the posterior lacks a power of its likelihood."""
+
+    def model(y, w):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(y)), pyro.poutine.scale(scale=w):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    entry = zoo.from_program(model, {"y": torch.zeros(3), "w": torch.tensor([1.0, 2.0, 1.0])})
+    posterior = Posterior(
+        entry=entry,
+        data=entry.load_data(),
+        method="by hand",
+        draws={"mean": torch.zeros(100, dtype=torch.float64)},
+        sample_dims=("sample",),
+    )
+    with pytest.raises(UsageError, match=r"'y' have a weight \(poutine.scale\)"):
+        bridge.loo(posterior)
+
+
 def test_files_come_back_bit_for_bit(normal_posterior, tmp_path):
     path = tmp_path / "posterior.nc"
     bridge.save_netcdf(normal_posterior, path)

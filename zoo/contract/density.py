@@ -172,7 +172,7 @@ def pointwise(subject: Subject) -> str:
     density = subject.density
     if not subject.observed:
         raise Skipped("Nothing is observed.")
-    if any(n["scale"] != 1.0 for n in subject.sites()):
+    if any(bool((torch.as_tensor(n["scale"]) != 1.0).any()) for n in subject.sites()):
         raise Skipped("The program scales its log probabilities.")
     u = subject.points[0]
     draws = density.constrain(u)

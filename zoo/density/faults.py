@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import inspect
 import linecache
 import re
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
 import pyro.primitives
 
-from zoo.errors import DataError, ProgramError, ZooError, one_line
+from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError, ZooError, one_line
 
 __all__ = [
     "as_program_error",
@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 _ROOMS = tuple(str(Path(__file__).parents[2] / room) for room in ("zoo", "guides", "benchmarks"))
 _LIBRARIES = ("site-packages", "dist-packages", "<frozen", "/lib/python")
+# what calls a function that is decorated by a context
+_DECORATED = next(c for c in ContextDecorator.__call__.__code__.co_consts if hasattr(c, "co_code"))
 _SAMPLE = pyro.primitives.sample.__code__
 _CURES = (
     (
@@ -93,16 +95,9 @@ def place_of(error: BaseException) -> tuple[str, str]:
 
 
 def is_own_fault(error: BaseException) -> bool:
-    """Whether an error was raised by code of this project itself, and so is no program's.
-
-    So is one of a call of this project with missing or unknown arguments, which the decorator of
-    `contextlib` passes on.
-    """
+    """Whether an error was raised by code of this project itself, and so is no program's."""
     frames = _frames(error)
-    if not frames:
-        return False
-    last = frames[-1][0].f_code.co_filename
-    return _is_ours(last) or (isinstance(error, TypeError) and last == contextlib.__file__)
+    return bool(frames) and _is_ours(frames[-1][0].f_code.co_filename)
 
 
 def _nameless(error: BaseException, statement: str) -> ProgramError | None:
@@ -172,9 +167,30 @@ def program_faults(doing: str) -> Iterator[None]:
     except ZooError:
         raise
     except Exception as error:
+        _refuse_arguments(error)
         if is_own_fault(error):
             raise
         raise as_program_error(error, doing) from error
+
+
+def _refuse_arguments(error: Exception) -> None:
+    """Refuse arguments that a function of this project does not take; it was then never entered.
+
+    Raises:
+        UsageError: always in that case.
+    """
+    frame, _ = _frames(error)[-1]
+    function = frame.f_locals.get("func")
+    code = getattr(function, "__code__", None)
+    if frame.f_code is not _DECORATED or function is None or code is None:
+        return
+    if not _is_ours(code.co_filename):
+        return
+    names = inspect.signature(function).parameters
+    for given in frame.f_locals.get("kwds", {}):
+        if given not in names:
+            raise UnknownNameError(f"argument of {function.__name__}", given, names) from None
+    raise UsageError(f"{one_line(error).rstrip('.')}; accepted: {', '.join(names)}.") from None
 
 
 def unless_it_raises(look: Callable[[], T], otherwise: T) -> T:

@@ -13,7 +13,7 @@ from pyro.poutine.messenger import Messenger
 
 from zoo.density.completion import entries_counted
 from zoo.density.faults import place_of
-from zoo.density.nodes import base_of
+from zoo.density.nodes import base_of, share_of
 from zoo.density.sites import samples
 from zoo.distributions.supports import innermost
 from zoo.errors import did_you_mean
@@ -138,7 +138,7 @@ def _fault_of_log_q(node: Any, theirs: Wanted | None) -> str:
                 " leave pyro.factor out."
             )
         return "gives a value to the latent site {}{}, so that it draws none; leave obs= out."
-    usual = math.prod(f.full_size / f.size for f in node["cond_indep_stack"] if f.full_size)
+    usual = math.prod(map(share_of, node["cond_indep_stack"]))
     scale = float(torch.as_tensor(node["scale"]).max())
     if abs(scale - usual) > 1e-9 * usual:
         return (

@@ -93,6 +93,7 @@ class LogDensity:
         self.evaluations = 0
         self.gradient_evaluations = 0
         self.of_guide: tuple[Any, LogDensity | None] | None = None  # see `guide_density`
+        self.unmapped = ""  # why torch cannot map the terms of its units, see `unit_terms`
         self._batch: Compiled | None = None
         self._compiled: CompiledDensity | None = None
         with default_dtype(self.dtype), program_faults("run on its data"):
@@ -420,7 +421,7 @@ class LogDensity:
         """Return the log likelihood per observation, `{site: [sample, *batch_shape]}`, in nats.
 
         Discrete sites within the plates of an observation are summed out separately for each
-        observation.
+        observation. Weights (`poutine.scale`) are left out.
 
         Raises:
             ProgramError: a discrete site is shared by several observations, so that no

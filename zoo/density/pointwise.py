@@ -34,6 +34,9 @@ def pointwise_terms(
 ) -> dict[str, Tensor]:
     """Return the log likelihood of every observation, `{site: [sample, *batch_shape]}`, in nats.
 
+    A weight of the author's (`poutine.scale`) is left out: it says how much an observation counts
+    in the posterior, and not how probable it is.
+
     Raises:
         ProgramError: discrete sites that tie observations together.
     """

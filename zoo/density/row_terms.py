@@ -12,17 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.compiler.vectorize import vmappable
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype
-from zoo.density.unit_terms import is_local, terms_of
+from zoo.density.unit_terms import is_local, mapped, terms_of
 
 __all__ = ["ProgramTerms", "has_grid", "row_numbers", "width_of"]
 
 WIDEST = 3  # latent values per row that a grid can integrate
 NUMBERS = 1_000_000  # rows times points evaluated at once
 KEPT = 30_000_000  # log densities kept
-UNMAPPED = "atching rule not implemented"  # what torch says of layers such as a GRU
 NEGLIGIBLE = 40.0  # nats below the largest log density of a row: no mass
 
 
@@ -52,7 +50,6 @@ class ProgramTerms:
 
     def __init__(self, density: LogDensity) -> None:
         self.density, self.width = density, width_of(density)
-        self._mapped = True  # whether torch maps the program over points, as far as is known
 
     def paired(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(x_i, u_i) `[*batch, row]` in nats.
@@ -68,7 +65,7 @@ class ProgramTerms:
         """Return log likelihood, and log prior with its Jacobian, each `[*batch, row]`."""
         rows = x[:, 0].long()
         points = z.reshape(-1, len(rows), self.width).to(self.density.dtype)
-        found = self._by_points(rows, points) if self._mapped else None
+        found = self._by_points(rows, points)
         likelihood, prior = self._as_rows(rows, points) if found is None else found
         shape = z.shape[:-1]
         return likelihood.reshape(shape).to(z.dtype), prior.reshape(shape).to(z.dtype)
@@ -79,22 +76,15 @@ class ProgramTerms:
         return {**data.train, **few, "index": rows}
 
     def _by_points(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Map the program over the points; None if it has a layer that torch cannot map."""
+        """Map the program over the points; None if it has a statement that torch cannot map."""
         tensors = self._tensors(rows)
 
         def point(values: Tensor) -> tuple[Tensor, Tensor]:
             found = terms_of(self.density, values, tensors)
             return found.likelihood, found.prior
 
-        try:
-            with default_dtype(self.density.dtype), vmappable():
-                mapped: tuple[Tensor, Tensor] = torch.func.vmap(point)(points)
-        except RuntimeError as error:
-            if UNMAPPED not in str(error):
-                raise
-            self._mapped = False
-            return None
-        return mapped
+        with default_dtype(self.density.dtype):
+            return mapped(self.density, point, points)
 
     def _as_rows(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Run the program once, on every row as often as there are points."""

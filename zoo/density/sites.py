@@ -25,7 +25,7 @@ from torch.distributions import AffineTransform, biject_to, constraints, transfo
 
 from zoo.density.completion import is_discrete
 from zoo.density.faults import as_program_error
-from zoo.density.nodes import base_of, is_subsample
+from zoo.density.nodes import base_of, is_subsample, share_of
 from zoo.distributions.circular import is_sphere
 from zoo.errors import DataError, ProgramError
 from zoo.seeds import seeded
@@ -343,28 +343,23 @@ def sum_out_minibatch(trace: poutine.Trace, evaluator: TraceEinsumEvaluator) -> 
             f.name
             for other in samples(trace)
             for f in other["cond_indep_stack"]
-            if f.vectorized and _share(f) > 1
+            if f.vectorized and share_of(f) > 1
         ):
             shared: Tensor = evaluator.log_prob(trace)
             return shared
     frames = {f.name: f for n in samples(trace) for f in n["cond_indep_stack"] if f.vectorized}
     for node in samples(trace):
-        own = math.prod(_share(f) for f in node["cond_indep_stack"] if f.vectorized)
+        own = math.prod(share_of(f) for f in node["cond_indep_stack"] if f.vectorized)
         node["log_prob"] = node["log_prob"] / own
     trace.pack_tensors()
     factors: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
     for node in samples(trace):
         factors.setdefault(evaluator.ordering[node["name"]], []).append(node["packed"]["log_prob"])
-    plates = {trace.plate_to_symbol[name]: _share(f) for name, f in frames.items()}
+    plates = {trace.plate_to_symbol[name]: share_of(f) for name, f in frames.items()}
     total = torch.zeros(())
     for ordinal, terms in contract_tensor_tree(factors, evaluator._enum_dims).items():
         total = total + math.prod(plates[p] for p in ordinal) * sum(t.sum() for t in terms)
     return total
-
-
-def _share(frame: Any) -> float:
-    """Return how many units of a plate one unit of its minibatch stands for."""
-    return float((frame.full_size or frame.size) / frame.size)
 
 
 def is_computed(node: Mapping[str, Any]) -> bool:
@@ -373,7 +368,7 @@ def is_computed(node: Mapping[str, Any]) -> bool:
 
 
 def masked(node: dict[str, Any]) -> Tensor:
-    """Log probability of a site with zeros at masked entries, unscaled by the minibatch."""
+    """Log probability of a site with zeros at masked entries, without any weight."""
     terms: Tensor = node["unscaled_log_prob"]
     mask = node["mask"]
     if mask is None or mask is True:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from zoo.compiler.vectorize import vmappable
 from zoo.density.log_density import LogDensity
+from zoo.density.nodes import share_of
 from zoo.density.sites import masked, no_validation, samples
-from zoo.errors import FitError
+from zoo.errors import FitError, ZooError, one_line
 
-__all__ = ["UnitTerms", "is_local", "many_unit_terms", "terms_of", "unit_terms"]
+__all__ = ["UnitTerms", "is_local", "many_unit_terms", "mapped", "terms_of", "unit_terms"]
+
+_log = logging.getLogger("zoo")
 
 
 @dataclass(frozen=True)
@@ -98,13 +102,13 @@ def _terms(
     prior = sum(parts[1:], parts[0])
     likelihood = prior.new_zeros(units)
     for node in samples(trace):
-        where = _unit_dim(node, plates, (size, units))
-        if where is None:
+        frame = _unit_frame(node, plates, (size, units))
+        if frame is None:
             raise FitError(
                 f"Site {node['name']!r} lies outside the minibatch plate; this objective needs"
                 " every term to belong to a unit."
             )
-        value = _per_unit(masked(node), where, units)
+        value = _per_unit(_weighed(node, frame), -frame.dim, units)
         if node["name"] in draws:
             prior = prior + value
         else:
@@ -112,16 +116,28 @@ def _terms(
     return UnitTerms(likelihood, prior)
 
 
-def _unit_dim(
+def _unit_frame(
     node: Mapping[str, Any], plates: Container[str | None], sizes: tuple[int, int]
-) -> int | None:
-    """Return the axis of the units of a site, from the right: by the plate's name, else its size.
+) -> Any:
+    """Return the plate of the units around a site: by its name, else its size; None if none is.
 
     Another plate may have as many entries as the minibatch has units.
     """
     frames = [f for f in node["cond_indep_stack"] if f.vectorized]
     named = [f for f in frames if f.name in plates]
-    return next((-f.dim for f in named or frames if f.size in sizes), None)
+    return next((f for f in named or frames if f.size in sizes), None)
+
+
+def _weighed(node: dict[str, Any], frame: Any) -> Tensor:
+    """Return the log probabilities of a site, with the author's `poutine.scale`.
+
+    The weight size / batch of a minibatch is left out: it is no property of a row.
+    """
+    weight = node["scale"] / share_of(frame)
+    terms = masked(node)
+    if not isinstance(weight, Tensor) and math.isclose(weight, 1.0, rel_tol=1e-12):
+        return terms
+    return terms * weight
 
 
 def _per_unit(terms: Tensor, axis: int, units: int) -> Tensor:
@@ -139,6 +155,34 @@ def many_unit_terms(
         terms = unit_terms(density, row, tensors)
         return terms.likelihood, terms.prior
 
-    with vmappable():
-        likelihood, prior = torch.func.vmap(point)(u)
-    return UnitTerms(likelihood, prior)
+    found = mapped(density, point, u)
+    if found is None:
+        each = [point(row) for row in u]
+        found = torch.stack([a for a, _ in each]), torch.stack([b for _, b in each])
+    return UnitTerms(*found)
+
+
+def mapped(
+    density: LogDensity, point: Callable[[Tensor], tuple[Tensor, Tensor]], points: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Return terms at all points in one run; None if torch cannot map the program over them.
+
+    That is logged and tried once per density. Errors of this project stay as they are.
+
+    Args:
+        density: the density of the program.
+        point: the terms at one point.
+        points: points on the first axis.
+    """
+    if density.unmapped:
+        return None
+    try:
+        with vmappable():
+            terms: tuple[Tensor, Tensor] = torch.func.vmap(point)(points)
+    except ZooError:
+        raise
+    except Exception as error:  # what fails at one point as well is raised there
+        density.unmapped = f"{type(error).__name__}: {one_line(error)}"
+        _log.info("Rows are not evaluated at all points at once: %s", density.unmapped[:300])
+        return None
+    return terms

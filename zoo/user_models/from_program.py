@@ -186,7 +186,8 @@ def from_program(
             "families has 'own', a guide of your own, but there is none; pass guide=: a function"
             " with the model's arguments, or an AutoGuide class."
         )
-    found = fields_of(asked, card, units, build, dtype, own=bool(own), learns=learns)
+    tied = next((t for g in own.values() if (t := getattr(g, "tied", ""))), "")
+    found = fields_of(asked, card, units, build, dtype, own=bool(own), learns=learns, tied=tied)
     shared: dict[str, Any] = {
         "name": name,
         "title": title

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from pyro.nn.module import PyroModule
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.density.faults import is_author
 
@@ -31,11 +31,30 @@ __all__ = [
 
 def owned_copies(nets: Mapping[str, nn.Module], dtype: torch.dtype) -> dict[str, nn.Module]:
     """Return copies by name; what two networks have in common is one thing in their copies."""
-    copies = copy.deepcopy(dict(nets))
+    with _results_detached():
+        copies = copy.deepcopy(dict(nets))
     for name, net in nets.items():
         give_stores(copies[name].to(dtype))
         give_stores(net)
     return copies
+
+
+@contextmanager
+def _results_detached() -> Iterator[None]:
+    """Copy computed tensors as numbers: transforms keep some of their last call, torch none."""
+    before = Tensor.__deepcopy__
+
+    def copied(value: Tensor, memo: dict[int, Any]) -> Any:
+        if value.is_leaf or id(value) in memo:
+            return before(value, memo)
+        memo[id(value)] = found = value.detach().clone()
+        return found
+
+    Tensor.__deepcopy__ = copied  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Tensor.__deepcopy__ = before  # type: ignore[method-assign]
 
 
 def trainable_modules(net: nn.Module) -> list[nn.Module]:

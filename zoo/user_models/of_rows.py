@@ -6,7 +6,7 @@ the fields of `ModelEntry` that the zoo's own autoencoders fill by hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,10 @@ from zoo.density.log_density import LogDensity
 from zoo.density.row_terms import ProgramTerms, has_grid, row_numbers
 from zoo.density.sites import default_dtype
 from zoo.density.unit_terms import is_local
-from zoo.errors import UnknownNameError, UsageError, ZooError, listed
+from zoo.errors import ProgramError, UnknownNameError, UsageError, ZooError, listed
 from zoo.fields import COUNT, NAMES, Kind, typed
 from zoo.types import Data, ModelEntry, Program
+from zoo.user_models.tied_rows import ROWS_CURE
 from zoo.user_models.units import Judged, Units, judged_rows
 
 __all__ = ["AMORTIZE", "Amortize", "Asked", "Fields", "fields_of"]
@@ -84,6 +85,7 @@ def fields_of(
     *,
     own: bool,
     learns: bool,
+    tied: str = "",
 ) -> Fields:
     """Return what the rows of a program give its entry.
 
@@ -95,10 +97,15 @@ def fields_of(
         dtype: floating type.
         own: whether the caller gave a guide.
         learns: whether the program trains weights.
+        tied: how the caller's guide computes q of a row from other rows; all rows are then
+            compared.
 
     Raises:
         UsageError: rows are asked for that the program's latent values do not belong to.
+        ProgramError: some rows are asked for, and the guide has no q of some.
     """
+    if tied:
+        _refuse_some_rows(asked, tied)
     first = ("own",) if own and learns else ()
     plain: dict[str, Any] = {"training": dict(asked.training or {})}
     if first:
@@ -127,12 +134,14 @@ def fields_of(
                 f"judged compares some of the rows, but {listed(local.discrete)} is summed out of"
                 " all rows at once, so that a row has no density of its own; leave judged out."
             )
-        names = listed(dict.fromkeys([*foreign, *rest]))
+        others = dict.fromkeys([*foreign, *rest])
         raise UsageError(
-            f"judged compares some of the rows, but {names} is not a continuous value of one row:"
-            " its posterior needs all of them; leave judged out."
+            f"judged compares some of the rows, but {listed(others)} is not a continuous value of"
+            f" one row: {_other_axis(local, others, card, units)}its posterior needs all of them;"
+            " leave judged out."
         )
-    judged = judged_rows(asked.judged, card, units, learns=learns) if of_rows else None
+    some = learns and not tied
+    judged = judged_rows(asked.judged, card, units, learns=some) if of_rows else None
     seen = card if judged is None else judged(card)
     if not isinstance(seen, Data):
         raise UsageError(
@@ -151,7 +160,24 @@ def fields_of(
     if local is not None and of_rows and few_rows and has_grid(local) and _adds_up(local):
         entry["reference"] = "exact"  # a grid over the values of each row, given the weights
     said = () if judged is None else (_said(units, seen),)
+    if tied:
+        said = (*said, f"The guide {tied}; its q is one of all rows, and serves no others.")
     return Fields(entry=entry, seen=seen, notices=(*said, *_more_than_there_are(asked, card)))
+
+
+def _refuse_some_rows(asked: Asked, tied: str) -> None:
+    """Refuse a guide whose rows depend on each other where it would be run on some of them.
+
+    Raises:
+        ProgramError: minibatches or compared rows are asked for.
+    """
+    name = "minibatch" if asked.minibatch is not None else "judged"
+    every = asked.judged is None or (isinstance(asked.judged, str) and asked.judged == "all")
+    if asked.minibatch is not None or not every:
+        raise ProgramError(
+            f"The guide {tied}; {name}= runs it on some of the rows, where its q is another one:"
+            f" {ROWS_CURE}, or leave {name} out."
+        )
 
 
 def _first_rows(card: Data, units: Units) -> Data:
@@ -163,6 +189,21 @@ def _first_rows(card: Data, units: Units) -> Data:
         batched=units.batched,
         size=min(2, units.size),
     )
+
+
+def _other_axis(density: LogDensity, names: Iterable[str], card: Data, units: Units) -> str:
+    """Say that values may belong to rows on another axis than the first; empty if none fits."""
+    for s in (s for s in density.sites if s.name in names and s.plates):
+        lengths = {n for n in s.shape[: len(s.shape) - s.event_dim] if n > 1}
+        for name in units.batched:
+            found = [k for k, n in enumerate(card.train[name].shape) if k and n in lengths]
+            if found:
+                return (
+                    f"rows are on the first axis of {name!r} ({units.size}), and {s.name!r} lies"
+                    f" in the plate {s.plates[0]!r}, as long as its axis {found[0]}; if those are"
+                    " the rows, transpose the data, so that they come first, and if not, "
+                )
+    return ""
 
 
 def _density_of(
@@ -225,7 +266,8 @@ def _encoder_input(
 
     Raises:
         UnknownNameError: no such argument with one value per row.
-        UsageError: a function that returns something else than a matrix with a row per unit.
+        UsageError: a function that returns something else than a matrix with a row per unit, or
+            computes a row of it from other rows.
     """
     if callable(amortize):
         found = unless_it_raises(lambda: torch.as_tensor(amortize(card.train)), None)
@@ -235,6 +277,7 @@ def _encoder_input(
                 f"amortize returned {shape}; accepted: the name of an argument, or a function of"
                 f" the arguments that returns a matrix with one row per unit, ({units.size}, n)."
             )
+        _refuse_tied_features(amortize, card, units, found)
         return amortize
     names = (amortize,) if isinstance(amortize, str) else tuple(amortize)
     for name in names:
@@ -245,3 +288,26 @@ def _encoder_input(
         return torch.cat([tensors[n].reshape(len(tensors[n]), -1).to(dtype) for n in names], -1)
 
     return columns
+
+
+def _refuse_tied_features(
+    amortize: Callable[[Mapping[str, Any]], Tensor], card: Data, units: Units, found: Tensor
+) -> None:
+    """Reject an encoder input that is another one among few rows; one that fails there is left.
+
+    Raises:
+        UsageError: always in that case.
+    """
+    if units.size < 2:
+        return
+    rows = torch.tensor([units.size - 1, units.size // 2][: units.size - 1])
+    few = {**card.train, **{k: card.train[k][rows] for k in units.batched}}
+    some = unless_it_raises(lambda: torch.as_tensor(amortize(few)), found[rows])
+    if some.shape != found[rows].shape or not torch.allclose(
+        some.double(), found[rows].double(), rtol=1e-5, atol=1e-5, equal_nan=True
+    ):
+        raise UsageError(
+            f"amortize computes the encoder's input of a row from other rows: that of row"
+            f" {int(rows[0])} is another one among {len(rows)} rows than among {units.size};"
+            " compute statistics of the rows once, outside the function."
+        )

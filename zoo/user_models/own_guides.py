@@ -25,6 +25,7 @@ from zoo.user_models.global_state import restored
 from zoo.user_models.lift_params import DIVIDER, Lifted, LiftedProgram, refuse_shared
 from zoo.user_models.nested import Nested
 from zoo.user_models.signature import Signature
+from zoo.user_models.tied_rows import tied_rows
 from zoo.user_models.units import Units
 
 __all__ = [
@@ -48,6 +49,8 @@ class OwnGuide:
         guide, lifted, dtype: the guide, what it asks for, and its floating type.
         amortized: it computes the approximation of a row from the row, so that it also serves
             rows it was not fitted to.
+        tied: how it computes q of a row from the rows beside it, so that its q is one of all rows;
+            empty if it does not.
         digest: of the values it was trained to elsewhere, empty if it is trained here; draws
             depend on nothing else that is trained.
     """
@@ -56,6 +59,7 @@ class OwnGuide:
     lifted: Lifted
     dtype: torch.dtype
     amortized: bool = False
+    tied: str = ""
     digest: str = ""
 
     def __call__(self, program: Any, data: Any, entry: Any) -> LiftedProgram:
@@ -123,7 +127,13 @@ def own_guides(
         lifted = replace(lifted, units=_plates(units, trace))
     found = OwnGuide(guide, lifted, dtype)
     if units is not None:
-        found = replace(found, amortized=_serves_other_rows(found, program, tensors, units))
+        serves = _serves_other_rows(found, program, tensors, units)
+        made = found(program, _Rows(units), None).eval()
+        alone = tied_rows(made, tensors, dtype) if serves else ""
+        # a parameter per row is found by its number in a minibatch, and by its place without
+        part = tied_rows(made, tensors, dtype, indexed=True) if made.takes_index else alone
+        tied = part or (alone if trained else "")
+        found = replace(found, amortized=serves and not (alone or tied), tied=tied)
     if trained:
         values = dict(found(program, _Rows(units), None).state_dict())
         found = replace(found, digest=digest_of(values))

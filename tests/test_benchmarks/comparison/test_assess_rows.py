@@ -195,6 +195,23 @@ def test_rows_that_cannot_be_assessed_are_refused(linear):
     )
 
 
+def test_an_entry_that_knows_no_rows_is_told_how_to_name_them():
+    def model(x):
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    entry = zoo.from_program(model, {"x": torch.linspace(-1.0, 1.0, 5)})
+    fit = guides.fit(entry, "mean_field", seed=0, compile="off", steps=5)
+    for tool in (assess, benchmarks.repair):
+        with pytest.raises(UsageError) as caught:
+            tool(fit, rows=3)
+        assert str(caught.value) == (
+            "rows asks for some of the rows, but the entry my_model knows none; pass"
+            " batched=['x'] to zoo.from_program, or leave rows out."
+        )
+
+
 def test_draws_of_another_type_are_described(linear):
     with pytest.raises(UsageError) as caught:
         assess(linear[0], draws=X)

@@ -133,6 +133,14 @@ def test_parameters_that_depend_on_other_draws_are_refused():
     found = refused(guide, normal(), normal())
     assert found == sentence("'b' with parameters that depend on other draws")
 
+    def other_way(y, index=None):
+        with pyro.plate("row", ROWS):
+            b = pyro.sample("b", dist.Normal(LOC, SCALE))
+            pyro.sample("a", dist.Normal(b, SCALE))
+
+    found = refused(other_way, normal(), normal())
+    assert found == sentence("'a' with parameters that depend on other draws")
+
 
 # --- rows of the report
 

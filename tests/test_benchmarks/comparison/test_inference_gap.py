@@ -237,6 +237,29 @@ def test_a_kl_divided_by_the_pixels_is_caught():
     assert "the objective, the draws or log q are wrong" in faults[0]
 
 
+@pytest.mark.parametrize("log_sd", [2.0, 3.5])
+def test_an_elbo_too_noisy_to_check_is_called_that_and_not_wrong(log_sd):
+    """E_q of exp(2 z) at an sd of 7 or 33 has no quadrature."""
+    likelihood = GaussianLikelihood(torch.exp, 0.5)
+    x = torch.tensor([[1.5], [0.7]], dtype=torch.float64)
+    grid = LatentGrid(likelihood, 1, points=401, half_width=6.0)
+    numbers = torch.tensor([[0.3, log_sd], [0.0, -1.0]], dtype=torch.float64)
+    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    q = LocalQ(DiagonalHead(1), numbers, zero, one)
+    target = Target(likelihood, standard_normal)
+    found = datum_gaps(target, grid, q, x, part="held out", labels=["3", "4"], steps=1)
+    faults = GapReport(family="test", data=tuple(found), grid=grid.check(x), images=x).faults
+    (said,) = [f for f in faults if "ELBO" in f]
+    assert said.startswith("The ELBO of row '3' (held out) cannot be checked: the error of its")
+    assert not any("wrong" in f or "'4'" in f for f in faults)
+
+
+def test_a_fault_is_named_by_its_row_and_part():
+    rows = report(q_of("full"), part="held out", elbo=lambda q, x: elbo_nats(TARGET, q, x) + 1)
+    (said,) = rows.faults
+    assert re.search(r"ELBO of row '\d' \(held out\) is .* error of both [\d.e-]+: .* wrong", said)
+
+
 def test_a_variance_used_as_standard_deviation_is_caught():
     class Swapped(DiagonalHead):
         def draw(self, out, noise):

@@ -141,7 +141,8 @@ def test_a_guide_with_the_sites_of_the_program_is_accepted():
         ),
         (
             Guide(whole, 0),
-            "The guide 'mine' has no trainable parameter; use pyro.param or PyroParam.",
+            "The guide 'mine' has no trainable parameter; use pyro.param or PyroParam, or score it"
+            " as it is by steps=0.",
         ),
     ],
 )

@@ -9,6 +9,7 @@ from support.densities import density_of
 from zoo.density import row_terms as module
 from zoo.density.log_density import LogDensity
 from zoo.density.row_terms import ProgramTerms, has_grid, row_numbers, width_of
+from zoo.density.unit_terms import many_unit_terms
 from zoo.types import Data
 
 Y = torch.tensor([0.3, -1.4, 2.2], dtype=torch.float64)
@@ -101,6 +102,41 @@ def test_layers_that_torch_cannot_map_run_on_repeated_rows(layer):
     torch.testing.assert_close(turned, found[:, [2, 0, 1]])
     one = terms.paired(torch.tensor([[1.0], [1.0]]), z[:, [1, 1]])
     torch.testing.assert_close(one, found[:, [1, 1]])
+
+
+@pytest.mark.parametrize("law", ["Multinomial", "OrderedLogistic"])
+def test_laws_that_read_values_out_of_torch_are_evaluated_on_repeated_rows(law, caplog):
+    """Their constructors look at values, which torch cannot map; the log says so, once."""
+    counts = torch.tensor([[3.0, 0.0, 1.0], [0.0, 0.0, 4.0], [1.0, 2.0, 1.0]]).double()
+    slopes = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
+    cuts = torch.tensor([-1.0, 0.5], dtype=torch.float64)
+
+    def of(z):
+        if law == "Multinomial":
+            return dist.Multinomial(4, logits=z[..., None] * slopes)
+        return dist.OrderedLogistic(z[..., None] * slopes, cuts).to_event(1)
+
+    def program(y, index=None):
+        with pyro.plate("unit", 3, subsample=index):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("y", of(z), obs=y)
+
+    y = counts if law == "Multinomial" else counts.clamp(max=2)
+    data = Data(train={"y": y}, observed=("y",), batched=("y",), size=3)
+    terms = ProgramTerms(LogDensity(program, data))
+    z = torch.randn(5, 2, 1, dtype=torch.float64)
+    rows = torch.tensor([2, 0])
+    with caplog.at_level("INFO", logger="zoo"):
+        likelihood, prior = terms.terms(rows[:, None].double(), z)
+        terms.terms(rows[:, None].double(), z)
+    expected = torch.stack([of(z[:, k, 0]).log_prob(y[r]) for k, r in enumerate((2, 0))], -1)
+    torch.testing.assert_close(likelihood, expected)
+    torch.testing.assert_close(prior, torch.distributions.Normal(0.0, 1.0).log_prob(z[..., 0]))
+    said = [r for r in caplog.records if "not evaluated at all points at once" in r.message]
+    assert len(said) == 1
+    u = torch.randn(4, 3, dtype=torch.float64)
+    fresh = many_unit_terms(LogDensity(program, data), u)
+    torch.testing.assert_close(fresh.likelihood, of(u).log_prob(y))
 
 
 def test_log_densities_at_points_of_a_grid_are_evaluated_once(monkeypatch):

@@ -83,6 +83,31 @@ def test_the_terms_of_all_units_add_up_to_the_density():
     assert float(total) == pytest.approx(float(density(u)))
 
 
+@pytest.mark.parametrize("index", [None, [2, 0], [1]])
+@pytest.mark.parametrize("weight", [2.0, torch.tensor([0.5, 2.0, 3.0])], ids=["one", "by row"])
+def test_an_authors_weight_counts_and_that_of_the_minibatch_does_not(index, weight):
+    chosen = torch.arange(3) if index is None else torch.tensor(index)
+
+    def program(y, index=None):
+        w = weight if isinstance(weight, float) or index is None else weight[index]
+        with pyro.plate("unit", 3, subsample=index):
+            z = pyro.sample("z", dist.Normal(0.0, 2.0))
+            with pyro.poutine.scale(scale=w):
+                pyro.sample("y", dist.Normal(z, 1.0), obs=y[:, 1])
+
+    density = LogDensity(program, Data(train={"y": Y}, observed=("y",), batched=("y",), size=3))
+    u = point()[:3]
+    given = {"y": Y} if index is None else {"y": Y[chosen], "index": chosen}
+    terms = unit_terms(density, u, given)
+    each = torch.as_tensor(weight).double().expand(3)[chosen]
+    z, law = u[chosen], torch.distributions.Normal
+    torch.testing.assert_close(terms.prior, law(0.0, 2.0).log_prob(z))
+    torch.testing.assert_close(terms.likelihood, each * law(z, 1.0).log_prob(Y[chosen, 1]))
+    whole = density.evaluate(u, given)
+    share = 3 / len(chosen)
+    assert float(whole) == pytest.approx(share * float((terms.prior + terms.likelihood).sum()))
+
+
 @pytest.mark.parametrize("index", [[2, 0], [1], [0, 1, 2]])
 def test_the_terms_of_a_minibatch_are_those_of_its_units_unscaled(index):
     chosen, u = torch.tensor(index), point()
@@ -171,8 +196,8 @@ def frame(name, size, dim, vectorized=True):
     ],
 )
 def test_the_axis_of_the_units_of_a_site(frames, axis):
-    found = module._unit_dim({"cond_indep_stack": frames}, {"unit"}, (5, 2))
-    assert found == axis
+    found = module._unit_frame({"cond_indep_stack": frames}, {"unit"}, (5, 2))
+    assert (found and -found.dim) == axis
 
 
 def test_terms_are_summed_over_every_axis_but_that_of_the_units():
