@@ -113,7 +113,7 @@ def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> 
 
 def _end(density: LogDensity, point: Tensor) -> tuple[float, Curvature | str]:
     """Climb from a point, and on from saddles; return the height and the curvature, or why not."""
-    begin, height = point, -float("inf")
+    begin, height, resumed = point, -float("inf"), False
     for _ in range(KICKS):
         end = climb(density, point)
         height = end.height
@@ -127,6 +127,9 @@ def _end(density: LogDensity, point: Tensor) -> tuple[float, Curvature | str]:
         slope = float(found.gradient.abs().max())
         promised = float((along[bent] ** 2 / found.values[bent]).sum())
         if not (highest > 0 and promised <= SETTLED and (bent.all() or slope <= SETTLED)):
+            if not resumed:  # a line search that failed where the density still rises
+                point, resumed = end.point, True
+                continue
             return height, (
                 "the search did not settle, the density keeps rising as"
                 f" {direction(density, end.point - begin)} runs away (the largest slope is still"

@@ -25,8 +25,10 @@ sampling, Madow 1949). Of the S draws of the guide n are left,
 n = the largest number up to 4,000 with  sum_i max(0, w_i - 1 / n) <= 0.01  and  n <= ESS / 2
 ```
 
-S is 16,000 at first and grows to 256,000 where n is smaller than 4,000. With k-hat above 0.7, or
-fewer than 200 draws left, the row is refused. Every row is compared with the reference draws of
+S is 16,000 at first and grows to 256,000 where n is smaller than 4,000. Where k-hat is above 0.5,
+draws of a t distribution of four degrees of freedom, with the mean and covariance of the guide's
+draws, are weighted in the same way. If their k-hat is above 0.5 too, or fewer than 200 draws are
+left, the row is refused. Every row is compared with the reference draws of
 the collection by `benchmarks.compare`, as is the raw row with 4,000 draws. *m* is the largest
 error of the mean of a judged component in reference sds, *s* the sd ratio farthest from 1. Made by
 `zoo study reweighted`; all rows are in `reweighted.json`."""

@@ -9,6 +9,8 @@ import torch
 
 import guides
 import zoo
+from guides.base.modes import climb
+from guides.families import laplace
 from zoo.errors import UsageError
 
 
@@ -64,3 +66,27 @@ def test_a_program_that_learns_is_refused_until_its_weights_are_given():
     torch.testing.assert_close(
         posterior.covariance_matrix, torch.eye(6, dtype=torch.float64) / precision
     )
+
+
+@pytest.mark.parametrize(("stopped", "status"), [(1, "ok"), (2, "init_failed")])
+def test_a_climb_that_ends_on_a_slope_is_resumed_once(stopped, status, monkeypatch):
+    """A line search of L-BFGS fails now and then; Lotka-Volterra lost its true mode by it."""
+    calls = []
+
+    def short(density, point):
+        calls.append(point)
+        cut = len(calls) <= stopped
+        return climb(density, point, **({"evaluations": 2, "rounds": 1} if cut else {}))
+
+    def model(y):
+        a = pyro.sample("a", dist.Normal(torch.zeros(3).double(), 3.0).to_event(1))
+        scales = torch.tensor([0.1, 1.0, 5.0], dtype=torch.float64)
+        pyro.sample("y", dist.Normal(a * scales, 0.5).to_event(1), obs=y)
+
+    monkeypatch.setattr(laplace, "climb", short)
+    monkeypatch.setattr(laplace, "STARTS", 1)
+    y = torch.tensor([1.0, -2.0, 20.0], dtype=torch.float64)
+    fit = guides.fit(zoo.from_program(model, {"y": y}), "laplace", seed=0, compile="off")
+    assert fit.stop.status == status
+    assert ("keeps rising" in fit.stop.sentence) == (status != "ok")
+    assert len(calls) == 2
