@@ -81,11 +81,12 @@ def eager():
 
 @pytest.fixture
 def brief(monkeypatch):
-    """Give quick runs sixty steps and short chains, where quality is not what a test asserts."""
-    from support.short_runs import short_chains, short_fits
+    """Give quick runs few steps, draws and points, where quality is not what a test asserts."""
+    from support.short_runs import short_chains, short_fits, small_islands
 
     short_fits(monkeypatch)
     short_chains(monkeypatch)
+    small_islands(monkeypatch)
 
 
 @pytest.fixture
