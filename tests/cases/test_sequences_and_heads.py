@@ -147,7 +147,7 @@ def exact_head():
 
 
 @pytest.fixture(scope="module")
-def card():
+def card(eager):
     with pytest.MonkeyPatch.context() as patch:
         short_fits(patch, 500, 50)
         small_islands(patch)
