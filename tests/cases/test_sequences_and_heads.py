@@ -13,7 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from support.short_runs import short_fits
+from support.short_runs import short_fits, small_islands
 from torch import nn
 
 import benchmarks
@@ -147,9 +147,10 @@ def exact_head():
 
 
 @pytest.fixture(scope="module")
-def card():
+def card(eager):
     with pytest.MonkeyPatch.context() as patch:
         short_fits(patch, 500, 50)
+        small_islands(patch)
         return benchmarks.compare_program(
             head,
             {"x": X, "y": TARGET},

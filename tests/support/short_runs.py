@@ -2,6 +2,8 @@
 
 from markupsafe import Markup, escape
 
+from benchmarks.trust.estimate import estimate
+
 
 def short_fits(patch, steps=60, patience=20):
     """Give quick runs fits of few steps, in forked workers too.
@@ -16,6 +18,11 @@ def short_chains(patch):
     patch.setattr(
         "benchmarks.run.prepare.QUICK_CHAINS", {"draws": 150, "tune": 150, "min_ess": 0.0}
     )
+
+
+def small_islands(patch, particles=256):
+    """Give SMC a quarter of the points per island, where no particles are asked for."""
+    patch.setitem(estimate.__kwdefaults__, "particles", particles)
 
 
 def leave_undrawn(patch):

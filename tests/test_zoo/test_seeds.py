@@ -2,9 +2,10 @@
 
 import hashlib
 
+import pytest
 import torch
 
-from zoo.seeds import derive_seed, seeded
+from zoo.seeds import derive_seed, seed_torch, seeded
 
 
 def test_a_seed_is_the_hash_of_its_parts():
@@ -33,3 +34,13 @@ def test_a_seeded_block_draws_its_own_numbers_and_restores_the_stream():
         assert torch.equal(torch.rand(2), inside)
     with seeded(4):
         assert not torch.equal(torch.rand(2), inside)
+
+
+@pytest.mark.parametrize("devices", [False, True], ids=["processor", "devices"])
+def test_either_way_of_seeding_gives_torchs_stream(monkeypatch, devices):
+    monkeypatch.setattr("zoo.seeds._DEVICES", devices)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    seed_torch(7)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.initial_seed() == 7

@@ -13,7 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy.stats import multivariate_normal
-from support.short_runs import short_fits
+from support.short_runs import short_fits, small_islands
 
 import zoo
 from benchmarks.comparison.assess import assess, assess_row
@@ -68,6 +68,7 @@ def short():
     """Fits that settle in some hundred steps: the posteriors here are normal."""
     with pytest.MonkeyPatch.context() as patch:
         short_fits(patch, 500, 50)
+        small_islands(patch)
         yield
 
 
