@@ -18,8 +18,8 @@ def view(**fields):
     made = {
         "order": [("absent", 0), MU, TAU],
         "labels": {MU: "mu", TAU: "tau"},
-        "reference": {MU: RAMP, TAU: 2 * RAMP},
-        "draws": {"laplace": {MU: RAMP + 0.30129}, "nuts": {TAU: RAMP}},
+        "reference": {MU: RAMP, TAU: 3 * RAMP},
+        "draws": {"laplace": {MU: RAMP + 0.30129}, "nuts": {TAU: 4 * RAMP}},
         "shown": ["laplace", "nuts"],
         "marks": {"laplace": "o", "flow": "s"},
         "by_name": {},
@@ -96,7 +96,7 @@ def test_a_component_that_the_reference_fixes_is_passed_over():
 
 def test_a_margin_is_of_one_component_in_its_own_units():
     assert alternatives.margin(view(), TAU) == (
-        "reference 0.500 [0.00500, 1.80]; nuts 0.250 [0.00250, 0.902]"
+        "reference 0.750 [0.00750, 2.71]; nuts 1.00 [0.0100, 3.61]"
     )
 
 

@@ -38,7 +38,8 @@ def test_every_picture_of_the_fits_has_its_own_values_in_its_text():
     assert losses[:3] == (
         "losses",
         "e-eight_schools-l",
-        "Losses of the fits of eight_schools against optimizer step: laplace 4.000 nats at step 3.",
+        "Losses of the fits of eight_schools against optimizer step: laplace 4.000 nats at"
+        " step 3.",
     )
     assert khat[:3] == (
         "pareto",
