@@ -114,11 +114,18 @@ def test_a_stop_is_the_median_of_the_last_tenth_of_the_losses():
     assert alternatives.stops(view(), fits) == "laplace 1.000 nats at step 50"
 
 
-def test_the_last_tenth_is_neither_less_nor_more():
-    fits = {"flow": SimpleNamespace(losses=[50.0] * 91 + [1.0] * 4 + [2.0] * 5)}
-    assert alternatives.stops(view(), fits) == "flow 2.000 nats at step 100"
-    fits = {"flow": SimpleNamespace(losses=[50.0] * 90 + [1.0] * 4 + [50.0] * 1 + [2.0] * 5)}
-    assert alternatives.stops(view(), fits) == "flow 2.000 nats at step 100"
+@pytest.mark.parametrize(
+    ("losses", "text"),
+    [
+        ([50.0] * 90 + [7.0] * 5 + [8.0, 9.0, 9.0, 9.0, 9.0], "flow 7.500 nats at step 100"),
+        ([50.0] * 89 + [7.0] * 6 + [8.0, 9.0, 9.0, 9.0, 9.0], "flow 7.500 nats at step 100"),
+        ([6.0, 7.0], "flow 6.500 nats at step 2"),
+        ([], ""),
+    ],
+)
+def test_a_tenth_of_a_hundred_losses_is_ten_and_of_two_all(losses, text):
+    fits = {"flow": SimpleNamespace(losses=losses)}
+    assert alternatives.stops(view(), fits) == text
 
 
 def test_weights_are_k_hats_or_the_largest_error_before_and_after():
