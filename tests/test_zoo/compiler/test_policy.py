@@ -1,4 +1,4 @@
-"""When compiling pays, and with what: the rule at its boundary and the words of the environment."""
+"""When compiling pays, and with what: the rule at its boundary, and the environment."""
 
 import logging
 import math
@@ -25,7 +25,7 @@ def test_three_modes_are_known(mode):
 
 
 def test_another_mode_is_refused_with_the_nearest():
-    with pytest.raises(UnknownNameError, match="value of compile 'of'.*off"):
+    with pytest.raises(UnknownNameError, match=r"value of compile 'of'.*off"):
         check_mode("of")
 
 
@@ -90,7 +90,7 @@ def test_the_environment_decides_the_backend(monkeypatch, word):
 
 def test_another_backend_is_refused_by_name(monkeypatch):
     monkeypatch.setenv("ZOO_BACKEND", "eagre")
-    with pytest.raises(UnknownNameError, match="value of ZOO_BACKEND 'eagre'.*eager"):
+    with pytest.raises(UnknownNameError, match=r"value of ZOO_BACKEND 'eagre'.*eager"):
         backend()
 
 
