@@ -62,7 +62,7 @@ def short_count(value: float) -> str:
             return (
                 f"{scaled:.1f}" if scaled < 9.95 and scaled != round(scaled) else f"{scaled:.0f}"
             ) + suffix
-    return f"{value:.0f}" if value >= 1 or value == 0 else f"{value:g}"
+    return f"{value:.0f}" if value >= 10 or value == round(value) else f"{value:.3g}"
 
 
 def duration(seconds: float | None) -> str:

@@ -84,6 +84,10 @@ def test_a_count_has_separators(value, text):
         (0, "0"),
         (0.25, "0.25"),
         (1, "1"),
+        (1.5, "1.5"),  # a tick of a short axis, beside that at 2
+        (2, "2"),
+        (9.96, "9.96"),
+        (11.6, "12"),
         (950, "950"),
         (999, "999"),
         (999.4, "999"),
