@@ -514,3 +514,20 @@ def test_recorded_diagnostics_of_minibatches_are_of_the_first_units(
         -found["reconstruction_nats"] - float(EVIDENCE[:units].mean()), rel=1e-9
     )
     assert made.snapshot() == found
+
+
+@pytest.mark.parametrize(
+    ("name", "particles", "drawn"),
+    [("elbo_linear", 4, 2), ("elbo_linear", 5, 5), ("iwae", 4, 4), ("iwae", 5, 5)],
+)
+def test_half_of_an_even_number_of_particles_is_drawn_and_mirrored(
+    density, name, particles, drawn
+):
+    """A bound that weighs its draws takes all of them as independent."""
+    made = objective(density, exact_guide(density), objective=name, num_particles=particles)
+    half = made.noise(torch.Generator().manual_seed(0))[0]
+    assert half.shape == (drawn, made.noise_width)
+    whole = made.mirrored(half)
+    assert len(whole) == particles
+    if drawn < particles:
+        assert torch.equal(whole, torch.cat([half, -half]))
