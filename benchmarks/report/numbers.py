@@ -36,6 +36,7 @@ def plain(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
         return "0"
     exponent = floor(log10(abs(value)))
     if exponent >= 6 or exponent < -4:
+        exponent = int(f"{value:.1e}".partition("e")[2])  # 9.99e-5 is 1.0e-4, not 10.0e-5
         mantissa = _fixed(value / 10**exponent, 1, sign)
         return f"{mantissa}e{str(exponent).replace('-', MINUS)}"
     return _fixed(value, max(0, digits - 1 - exponent), sign)
@@ -56,12 +57,12 @@ def count(value: float | None) -> str:
 def short_count(value: float) -> str:
     """Format a count in at most four characters: 950, 12k, 3.4M."""
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
+        if abs(value) >= 0.9995 * size:  # what would be 1000 of the smaller unit
             scaled = value / size
             return (
-                f"{scaled:.1f}" if scaled < 10 and scaled != round(scaled) else f"{scaled:.0f}"
+                f"{scaled:.1f}" if scaled < 9.95 and scaled != round(scaled) else f"{scaled:.0f}"
             ) + suffix
-    return f"{value:.0f}" if value >= 1 or value == 0 else f"{value:g}"
+    return f"{value:.0f}" if value >= 10 or value == round(value) else f"{value:.3g}"
 
 
 def duration(seconds: float | None) -> str:

@@ -146,6 +146,8 @@ def load_images(source: Any, *, labels: Any = None, licence: str = "the user's o
 
 
 def _gray(values: np.ndarray[Any, Any], name: str) -> Tensor:
+    # by the given numbers: the mean of three colors is no integer
+    scale = 255.0 if np.issubdtype(values.dtype, np.integer) and values.max(initial=0) > 1 else 1.0
     if values.ndim == 4 and values.shape[-1] in (3, 4):
         values = values[..., :3].mean(-1)
     if values.ndim != 3 or 0 in values.shape:
@@ -155,7 +157,6 @@ def _gray(values: np.ndarray[Any, Any], name: str) -> Tensor:
         )
     if values.dtype == np.bool_:
         return torch.as_tensor(values.astype(np.float64))
-    scale = 255.0 if np.issubdtype(values.dtype, np.integer) and values.max(initial=0) > 1 else 1.0
     out = torch.as_tensor(values.astype(np.float64) / scale)
     if not bool(torch.isfinite(out).all()) or float(out.min()) < 0 or float(out.max()) > 1:
         raise DataError(

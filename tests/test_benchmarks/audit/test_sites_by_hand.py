@@ -154,3 +154,22 @@ def test_masked_terms_do_not_count_and_all_others_do():
     trace = sites.run_at(subject, {"loc": loc}, {"y": y + 1})
     assert torch.equal(trace.nodes["y"]["value"], y + 1)
     assert trace.nodes["loc"]["value"] is loc
+
+
+@pytest.mark.parametrize(("values", "summed"), [(19_999, True), (20_000, True), (20_001, False)])
+def test_a_count_is_summed_up_to_twenty_thousand_values(values, summed):
+    """Beyond, a sum over all values takes long, and is said to be unknown."""
+    probability = torch.tensor([0.5, 1.0, 0.25]).double() / values
+    fn = SimpleNamespace(
+        batch_shape=torch.Size([3]),
+        event_shape=torch.Size(),
+        has_enumerate_support=False,
+        support=constraints.integer_interval(0, values - 1),
+        sample=lambda shape: torch.zeros(*shape, 3),
+        log_prob=lambda value: probability.log() + 0 * value,
+    )
+    found = integral(fn)
+    if summed:
+        assert torch.allclose(found, torch.tensor([0.5, 1.0, 0.25]).double())
+    else:
+        assert found is None

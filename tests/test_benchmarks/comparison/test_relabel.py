@@ -149,3 +149,26 @@ def test_the_results_page_lists_every_mode_with_its_chains():
     shown = render({"modes": [row, {**row, "mode": 2, "chains": [2], "log_density": -14.0}]})
     assert "R-hat of the judged quantities over all chains: 1.90" in shown
     assert "| `a[K=3]` | 2 | 2 | −14.0 | 60, 40 | 0.010 | 0.400 |" in shown
+
+
+def two_chains(distance):
+    """Return one row of two classes, whose co-clustering with itself is known in every half.
+
+    The chains differ by `distance`; the halves of the first by 0.04, of the second by 0.06.
+    """
+
+    def probabilities(value):  # with p^2 + (1 - p)^2 = value
+        p = (1 + np.sqrt(2 * value - 1)) / 2
+        return [[p, 1 - p]]
+
+    halves = [(0.7, 0.74), (0.69 + distance, 0.75 + distance)]
+    return np.array([[probabilities(v) for v in chain] for chain in halves])
+
+
+@pytest.mark.parametrize(("distance", "number"), [(0.15, 1), (0.159, 1), (0.161, 2), (0.17, 2)])
+def test_modes_differ_by_more_than_four_times_the_smaller_noise(distance, number):
+    posterior = SimpleNamespace(stats={}, entry=SimpleNamespace(key="stub"))
+    found = relabel.modes(posterior, two_chains(distance))
+    assert found.distance[0, 1] == pytest.approx(distance)
+    assert found.number == number
+    assert relabel.modes(posterior, two_chains(distance), threshold=0.2).number == 1

@@ -9,7 +9,7 @@ from support import planting
 from support.planting import PLANTS
 
 from benchmarks.comparison.score import compare
-from benchmarks.comparison.verdict import decide
+from benchmarks.comparison.verdict import decide, findings
 from benchmarks.thresholds import LOG_SD, multiplier
 from benchmarks.types import Correlations, Distance, Score
 
@@ -320,3 +320,12 @@ def test_an_autocorrelated_reference_raises_no_false_alarm():
             ).verdict
         ] += 1
     assert counts["agrees"] >= 7, counts
+
+
+@pytest.mark.parametrize(("ratio", "found"), [(0.0, 0), (1e-3, 2)])
+def test_the_empty_intervals_of_a_point_mass_are_no_finding_beside_its_spread(ratio, found):
+    """The spread alone says it: an interval without a width holds nothing, whatever its center."""
+    none = {"coverage50": 0.0, "coverage90": 0.0, "aligned50": 0.0, "aligned90": 0.0}
+    reasons = findings([score(ratio=ratio, **none)], None, [])
+    assert reasons[0].verdict == "too_narrow"
+    assert sum("interval" in r.sentence for r in reasons) == found

@@ -263,3 +263,11 @@ def test_the_density_is_not_left_with_other_draws(tiny):
         stop, spent = deterministic.solve(guide, density, torch.Generator().manual_seed(0))
     assert stop.status == "ok"
     assert spent == density.gradient_evaluations
+
+
+@pytest.mark.parametrize(
+    ("dim", "draws"), [(1, 16), (7, 16), (8, 16), (9, 18), (31, 62), (32, 64), (33, 64), (500, 64)]
+)
+def test_a_block_has_twice_as_many_draws_as_dimensions_between_16_and_64(dim, draws):
+    assert deterministic.Settings().block(dim) == draws
+    assert deterministic.Settings(draws=7).block(dim) == 7

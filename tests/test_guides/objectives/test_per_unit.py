@@ -18,6 +18,7 @@ from guides.base.heads import make_head
 from guides.base.initialize import unit_points
 from guides.base.local import LocalGuide
 from guides.families.block_full_rank import TableGuide
+from guides.objectives import per_unit
 from guides.objectives.bounds import beta_elbo_nats, elbo_nats, iwae_bound_nats
 from guides.objectives.flat import FlatObjective
 from guides.objectives.objective import DEFINED
@@ -483,3 +484,50 @@ def test_a_site_that_is_not_finite_is_found_in_the_step_that_failed(density):
             guide.base[:, 0] = 1e200
             assert "'" in full.locate_nonfinite(noise)
             guide.base.copy_(before)
+
+
+def test_before_the_first_step_the_weight_of_the_kl_is_that_of_the_first(density):
+    """Looking at noise does not count as a step; `noise` does."""
+    goal = LinearELBO(warmup=10)
+    made = objective(density, exact_guide(density), objective=goal)
+    stream = torch.Generator().manual_seed(0)
+    first = [goal.kl_weight(1), goal.free_nats(1)]
+    assert goal.kl_weight(2) > first[0] > 0
+    assert made.peek_noise(stream)[1].tolist() == first
+    assert made.noise(stream)[1].tolist() == first
+    assert made.peek_noise(stream)[1].tolist() == first
+    assert made.noise(stream)[1].tolist() == [goal.kl_weight(2), goal.free_nats(2)]
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_recorded_diagnostics_of_minibatches_are_of_the_first_units(
+    density, batch_size, monkeypatch
+):
+    """At the exact posterior, KL per unit is known; the first five units stand for all."""
+    monkeypatch.setattr(per_unit, "SNAPSHOT", 5)
+    guide = exact_guide(density)
+    made = objective(density, guide, batch_size=batch_size)
+    units = UNITS if batch_size is None else 5
+    found = made.snapshot()
+    # log q - log p(z) = log p(y | z) - log p(y) at every z
+    assert found["kl_nats"] == pytest.approx(
+        -found["reconstruction_nats"] - float(EVIDENCE[:units].mean()), rel=1e-9
+    )
+    assert made.snapshot() == found
+
+
+@pytest.mark.parametrize(
+    ("name", "particles", "drawn"),
+    [("elbo_linear", 4, 2), ("elbo_linear", 5, 5), ("iwae", 4, 4), ("iwae", 5, 5)],
+)
+def test_half_of_an_even_number_of_particles_is_drawn_and_mirrored(
+    density, name, particles, drawn
+):
+    """A bound that weighs its draws takes all of them as independent."""
+    made = objective(density, exact_guide(density), objective=name, num_particles=particles)
+    half = made.noise(torch.Generator().manual_seed(0))[0]
+    assert half.shape == (drawn, made.noise_width)
+    whole = made.mirrored(half)
+    assert len(whole) == particles
+    if drawn < particles:
+        assert torch.equal(whole, torch.cat([half, -half]))

@@ -7,6 +7,7 @@ import math
 import os
 import zipfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyro
@@ -17,6 +18,7 @@ import torch
 import guides
 from guides.base.modes import climb
 from guides.fit_file import load, save
+from guides.optimize.loop import _Run
 from guides.types import FitConfig
 from zoo.errors import FitError, InfrastructureError, ProgramError, UnknownNameError, UsageError
 from zoo.types import Data
@@ -336,3 +338,25 @@ def test_a_damaged_fit_is_one_sentence(tiny, tmp_path, what):
     with pytest.raises(UsageError, match="is not a fit or is damaged") as caught:
         load(tmp_path / "bad.pt", entry)
     assert str(caught.value).count(".") <= 4
+
+
+def diagnostics_at(blocks, patience):
+    """Return the steps at which a run of these blocks records diagnostics, and what it sees."""
+    seen, written = [], []
+    run = SimpleNamespace(
+        seen=seen, config=FitConfig(patience=patience), step=SimpleNamespace(write=written.append)
+    )
+    first = 1
+    for number in blocks:
+        values = torch.arange(first, first + number)
+        _Run._look(run, lambda: {"kl_nats": 2.0 * float(written[-1])}, first, values)
+        first += number
+    assert all(row["kl_nats"] == 2 * row["step"] for row in seen)
+    return [int(row["step"]) for row in seen]
+
+
+@pytest.mark.parametrize("blocks", [[50], [1] * 50, [7, 40, 3]])
+def test_diagnostics_are_recorded_at_powers_of_two_and_ten_times_in_a_window(blocks):
+    assert diagnostics_at(blocks, 1000) == [1, 2, 4, 8, 16, 32]
+    assert diagnostics_at(blocks, 200) == [1, 2, 4, 8, 16, 20, 32, 40]
+    assert diagnostics_at(blocks, 9) == list(range(1, 51))  # a tenth is no whole step

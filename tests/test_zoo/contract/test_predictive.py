@@ -1,5 +1,7 @@
 """The promise of `observed`: the program draws what it scores; every contract test holds it."""
 
+from types import SimpleNamespace
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -172,3 +174,18 @@ def test_flat_priors_are_held_at_a_point():
     found = outcome(card(flat_mean, y=Y))
     assert found.status == "skipped"
     assert "at one point of them 'y' can" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "sites", "found"),
+    [
+        ("y", ["y"], "y"),
+        ("y_observed", ["y"], "y"),  # `obs_mask=` gave it this name with data only
+        ("y_observed", ["y_observed"], "y_observed"),
+        ("y_observed", ["y", "y_observed"], "y_observed"),
+        ("y_observed", [], "y_observed"),
+        ("y", ["y_observed"], "y"),
+    ],
+)
+def test_a_site_with_missing_values_is_found_under_its_name_without_data(name, sites, found):
+    assert predictive._name(name, SimpleNamespace(nodes=dict.fromkeys(sites))) == found

@@ -138,3 +138,20 @@ def test_every_type_of_number_of_the_idx_format_is_read(code, kind, values, tmp_
     (tmp_path / "y").write_bytes(bytes([0, 0, 10, 1]) + head[4:] + bytes(6))
     with pytest.raises(DataError):
         read_idx(tmp_path / "y")
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colors_become_gray_by_their_mean_whatever_the_number_of_images(rows, channels):
+    """A fourth channel is opacity, and does not count."""
+    colors = np.full((rows, 2, 2, channels), 255, dtype=np.uint8)
+    colors[..., 0], colors[..., 1], colors[..., 2] = 0, 51, 102
+    found = load_images(colors)
+    assert found.values.shape == (rows, 2, 2)
+    assert found.values.unique().tolist() == [pytest.approx(0.2)]
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2, 2), (4, 2, 2, 5), (3, 2), (0, 2, 2)])
+def test_arrays_that_are_no_images_are_refused(shape):
+    with pytest.raises(DataError, match=r"accepted: \[row, height, width\]"):
+        load_images(np.zeros(shape))

@@ -1,5 +1,7 @@
 """Options of entries: the limits that an error states are accepted, what lies beyond is not."""
 
+import re
+
 import pytest
 
 import zoo
@@ -41,3 +43,15 @@ def test_stated_limits_are_accepted_and_no_further_values(name, option, good, ba
     for value in bad:
         with pytest.raises(UsageError, match="accepted"):
             made(name, option, value)
+
+
+RANGES = [row for row in LIMITS if len(row[2]) == 2 and row[1] not in ("d", "rho")]
+
+
+@pytest.mark.parametrize(("name", "option", "good", "bad"), RANGES)
+def test_an_error_states_the_limits_that_hold(name, option, good, bad):
+    for value in bad:
+        with pytest.raises(UsageError) as caught:
+            made(name, option, value)
+        told = str(caught.value).partition("accepted")[2].replace(",", "")
+        assert [int(word) for word in re.findall(r"\d+", told)][:2] == list(good)

@@ -1,6 +1,7 @@
 """Entries by name: built-in models, plug-ins, options in brackets."""
 
 import ast
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -426,3 +427,10 @@ def test_an_entry_that_fails_on_import_names_its_owner(tmp_path, monkeypatch):
         with pytest.raises(UsageError) as caught:
             entries._entry(info)
         assert str(caught.value) == f"{owner} 'm' fails on import: ValueError: one"
+
+
+def test_what_the_catalog_tells_cannot_be_changed_by_a_reader():
+    info = zoo.catalog()[0]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        info.error = "broken"
+    assert len({info, dataclasses.replace(info)}) == 1

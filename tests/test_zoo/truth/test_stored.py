@@ -366,3 +366,22 @@ def test_data_are_the_same_if_every_tensor_is(one, other, same):
     for data, train in zip(made, (one, other), strict=True):
         object.__setattr__(data, "train", train)
     assert stored.same_data(*made) is same
+
+
+@pytest.mark.parametrize("kept", [2, 4])
+def test_a_fingerprint_of_another_number_of_points_is_no_answer(kept):
+    """It would compare some points only, and call the rest the same."""
+    density = density_of(program, y=Y)
+    values = stored.fingerprint(density, torch.cat([POINTS, POINTS]))[:kept]
+    reference = stored.StoredReference(
+        key="mine",
+        record={
+            "sites": [[s.name, s.start, s.stop] for s in density.sites],
+            "fingerprint": values,
+        },
+        unconstrained=torch.zeros(1, 1, 4),
+        points=POINTS,
+        moments={},
+    )
+    with pytest.raises(ValueError, match="zip"):
+        stored.stale(reference, density)
