@@ -162,7 +162,7 @@ def reweighted(fit: Fit, density: LogDensity, *, draws: int, seed: int) -> Poste
             u, found = other, better
             whence = f"a t distribution with mean and covariance of {fit.family}"
         else:
-            tails = f" ({_k(better.k)} with the tails of a t distribution)"
+            tails = f"; with the tails of a t distribution {_k(better.k)}"
     if why := found.refused(least):
         raise FitError(f"{named}: {why}{tails}; {_instead()}.")
     taken = torch.from_numpy(

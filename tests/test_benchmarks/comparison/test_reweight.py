@@ -300,3 +300,19 @@ def test_the_lighter_tail_of_weights_that_are_used_wins(own, other, beats):
         return module._Weights(weights=np.full(8000, 1 / 8000), k=kept, n=n)
 
     assert weights(*other).beats(weights(*own), 200) is beats
+
+
+def test_a_refusal_names_both_proposals():
+    """Neither a narrow normal nor its t version has the tails of a Cauchy."""
+
+    def cauchy(one):
+        pyro.sample("x", dist.Cauchy(torch.zeros(2).double() * one, 1.0).to_event(1))
+
+    fit = fitted(cauchy, torch.zeros(2), torch.tensor([0.02, 0.02]))
+    with pytest.raises(FitError) as error:
+        benchmarks.reweight(fit, draws=DRAWS, seed=0)
+    said = str(error.value)
+    assert re.search(r"k-hat \d\.\d\d \(at most 0\.50\), and of [\d,]+ draws", said)
+    assert re.search(
+        r"\(at least 200\); with the tails of a t distribution k-hat \d\.\d\d; ", said
+    )
