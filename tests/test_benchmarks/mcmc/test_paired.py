@@ -44,10 +44,11 @@ def test_chains_that_do_not_move_have_not_changed():
     assert r == pytest.approx([np.log(1e-12)])
 
 
-def test_where_all_chains_end_in_one_point_the_unit_is_the_earlier_sd():
-    e, _, r, r_se = changes(BEFORE, np.full((4, 1), 5.0))
+@pytest.mark.parametrize("size", [1.0, 0.1])
+def test_where_all_chains_end_in_one_point_the_unit_is_the_earlier_sd(size):
+    e, _, r, r_se = changes(size * BEFORE, np.full((4, 1), 5.0))
     sd0 = np.sqrt(8 / 3)
-    assert e == pytest.approx([-3 / sd0])
+    assert e == pytest.approx([(2 * size - 5) / (size * sd0)])
     assert r == pytest.approx([0.0])
     assert np.isfinite(r_se).all()
     # and from one point to many, the ratio is as small as can be told

@@ -175,3 +175,9 @@ def test_the_logarithm_of_pyro_can_be_mapped_and_is_put_back():
         _ = 1 / 0
     assert torch_log.safe_log is before
     assert pyro.poutine.util.is_validation_enabled()
+
+
+def test_without_a_scale_the_largest_entry_alone_counts():
+    b = torch.zeros(1, dtype=torch.float64)
+    assert close(b + 0.9e-9, b)
+    assert not close(b + 1.5e-9, b)
