@@ -35,6 +35,7 @@ from zoo.types import Data, ModelEntry, Program
 
 __all__ = ["FAMILY", "LARGEST", "Settings", "build", "solve"]
 
+SPENT = "path_gradients"  # buffer of the guide
 LARGEST = 300  # dimensions
 LEAST_HISTORY, MOST_HISTORY = 6, 30  # pairs; 6 is that of the paper
 POINTS = 10  # tried by a start that finds none of finite density
@@ -92,6 +93,9 @@ def build(
 ) -> nn.Module:
     """Build the mixture of normals that `solve` fills.
 
+    After the fit its buffers `weight` and `weight_error` hold the masses of the modes and their
+    errors, and `path_gradients` `[path]` the gradients of every path.
+
     Raises:
         UsageError: more than 300 dimensions, or a number that is no positive integer.
     """
@@ -104,6 +108,7 @@ def build(
         )
     rank = min(density.dim, 2 * settings.pairs(density.dim))
     guide = NormalMixture(density.dim, settings.paths, rank, density.dtype)
+    guide.register_buffer(SPENT, torch.zeros(settings.paths, dtype=torch.int64))
     guide.__dict__["settings"] = settings
     guide.__dict__["entry"] = entry
     return guide
@@ -122,7 +127,7 @@ def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> 
     answers: list[Answer] = []
     units = Units()
     try:
-        for point, spent in starts(density, generator, settings.paths, units):
+        for k, (point, spent) in enumerate(starts(density, generator, settings.paths, units)):
             tried += spent
             if point is None:
                 continue
@@ -133,6 +138,7 @@ def solve(guide: nn.Module, density: LogDensity, generator: torch.Generator) -> 
                 history=history,
                 evaluations=settings.evaluations,
             )
+            guide.get_buffer(SPENT)[k] = path.calls
             half = torch.randn(
                 settings.elbo_draws // 2, density.dim, dtype=torch.float64, generator=generator
             )
