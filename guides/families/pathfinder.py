@@ -4,7 +4,8 @@ q(u) = sum_k w_k Normal(u; m_k, H_k), one normal for every mode that was found. 
 climb by L-BFGS, whose curvature history gives an inverse Hessian, and so a normal, at every point
 of it; the normal with the best ELBO is the answer of the path (`guides.base.path_normals` has the
 formulas). Of the paths that ended in one mode the best answers for it. The weights are the masses
-of the modes, by the pooled draws of all paths (`guides.base.path_modes`), with their errors.
+of the modes, by the pooled draws of all paths (`guides.base.path_modes`), with their errors. With
+`merge=False` the normals of all paths are kept, a wider net for importance weights.
 
 It differs from the paper: draws are weighted by the mixture of all normals instead of their own,
 noise is mirrored and common to the points of a path, later starts lie far from the first answer,
@@ -55,9 +56,12 @@ class Settings:
         history: pairs of L-BFGS, by default the dimension between 6 and 30.
         elbo_draws: log densities for the ELBO at a point of a path, an even number.
         pool_draws: draws of every path's normal for the masses.
+        merge: whether one normal answers for a mode; if not, the normals of all paths are kept,
+            with the weights of the smallest KL(p, q) by the pooled draws.
 
     Raises:
-        UsageError: a number that is no positive integer, or an odd `elbo_draws`.
+        UsageError: a number that is no positive integer, an odd `elbo_draws`, or a `merge` that is
+            neither true nor false.
     """
 
     paths: int = 12
@@ -65,6 +69,7 @@ class Settings:
     history: int | None = None
     elbo_draws: int = 10
     pool_draws: int = 250
+    merge: bool = True
 
     def __post_init__(self) -> None:
         """Validate the options."""
@@ -77,6 +82,11 @@ class Settings:
                     f"Option {name} of pathfinder is {value}; accepted: a positive"
                     f"{' even' if name == 'elbo_draws' else ''} integer."
                 )
+
+        if not isinstance(self.merge, bool):
+            raise UsageError(
+                f"Option merge of pathfinder is {self.merge!r}; accepted: True or False."
+            )
 
     def pairs(self, dim: int) -> int:
         """Return the pairs of differences that L-BFGS keeps."""
@@ -184,7 +194,10 @@ def _conclude(
     if level:
         return Stop(status="init_failed", step=0, sentence=level)
     share = mass[kept] / mass[kept].sum()
-    guide.fill(normals, share, error[kept])
+    if settings.merge:
+        guide.fill(normals, share, error[kept])
+    else:
+        _fill_all(guide, pooled, [a.normal for a in answers])
     settled = all(any(answers[k].path.settled for k in modes[m]) for m in kept)
     tops = torch.stack([answers[modes[m][0]].path.end for m in kept])
     heights = [answers[modes[m][0]].path.heights[-1] for m in kept]
@@ -192,6 +205,14 @@ def _conclude(
     sentence += _paths(settings, answers, [modes[m] for m in kept], len(modes) - len(kept))
     sentence += _quality(pooled, settled, settings)
     return Stop(status="ok" if settled else "not_converged", step=0, sentence=sentence)
+
+
+def _fill_all(guide: NormalMixture, pooled: Pool, normals: list[PathNormal]) -> None:
+    """Keep the normals of all paths, with the weights of the smallest KL(p, q)."""
+    weights, errors = masses(pooled, list(range(len(normals))))
+    order = [int(k) for k in weights.argsort(descending=True) if float(weights[k]) >= LEAST_MASS]
+    share = weights[order] / weights[order].sum()
+    guide.fill([normals[k] for k in order], share, errors[order])
 
 
 def _level(density: LogDensity, normal: PathNormal, paths: list[Path]) -> str:
@@ -304,7 +325,7 @@ FAMILY = Family(
     q="a normal per mode from the curvature along climbs, weighted by mass",
     blind_spot="no skewness or tails; only modes in which a path ended",
     build=build,
-    options=("paths", "evaluations", "history", "elbo_draws", "pool_draws"),
+    options=("paths", "evaluations", "history", "elbo_draws", "pool_draws", "merge"),
     solve=solve,
     richer=("full_rank", "flow"),
 )

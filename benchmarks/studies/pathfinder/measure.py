@@ -35,7 +35,11 @@ SEEDS, MODE_SEEDS = (0,), tuple(range(10))
 LONGEST = 1800.0  # seconds of all fits to one entry
 QUICK = ("posteriordb/kidiq-kidscore_momhs", "posteriordb/arma-arma11")
 # label -> options
-METHODS: Mapping[str, Mapping[str, Any]] = {OWN: {}, "history of 6": {"history": 6}}
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    OWN: {},
+    "history of 6": {"history": 6},
+    "all normals": {"merge": False},
+}
 # target -> center, sd and mass of every mode
 MODES: Mapping[str, tuple[tuple[tuple[float, float], float, float], ...]] = {
     "modes4": (((0.0, 0.0), 1.0, 0.7), ((4.0, 0.0), 1.0, 0.3)),

@@ -38,14 +38,16 @@ WHEN = """## When to use it
 * **As the first look at a posterior of unknown shape**: it needs a few hundred gradients, meets
   modes in which other starts never end, and says what mass each of them has.
 * **Reweight it.** A raw normal is that of a mode and its curvature, with the bias of Laplace on
-  skewed posteriors; the weights repair it where k-hat allows it.
+  skewed posteriors; the weights repair it where k-hat allows it. With `merge=False` the normals
+  of all paths are kept: a wider net, better to weight and worse as it is.
 * **As starts of chains**: draws of the fit lie in every mode that was found.
 * **A mode is found only if a path ends in it.** A mode much narrower than the others has a small
   basin, and no start may lie there. More `paths` help where modes are apart but of like width.
 * **Far from a normal** (hierarchies, funnels, rings) the pooled weights are worth few draws, which
   the stop sentence says. The pieces of a ring are named as modes.
 * **Options**: `paths`, `evaluations` of a path, `history` (pairs of differences; 6 in the paper,
-  here the dimension up to 30), `elbo_draws` at a point of a path, `pool_draws` of a normal."""
+  here the dimension up to 30), `elbo_draws` at a point of a path, `pool_draws` of a normal,
+  `merge` of the paths of a mode into one normal."""
 
 
 def page(rows: Mapping[str, Any]) -> str:
@@ -163,7 +165,8 @@ def _methods(fits: Sequence[Row]) -> list[str]:
         "## Methods",
         "",
         "Medians over all posteriors; a failed fit counts as infinitely wrong. `history of 6` is"
-        " the memory of the paper. *Weights* is the number of fits whose weights count; the errors"
+        " the memory of the paper, `all normals` keeps those of all paths (`merge=False`)."
+        " *Weights* is the number of fits whose weights count; the errors"
         " after it take them where they do.",
         "",
         "| method | fits | failed | raw mean | raw sd | weights | mean | sd | gradients | of a path"

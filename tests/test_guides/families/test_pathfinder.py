@@ -155,6 +155,23 @@ def test_many_dimensions_are_refused(tiny):
         guides.fit(entry, "pathfinder")
 
 
+def test_the_normals_of_all_paths_are_a_better_proposal(tiny):
+    """They cover what is skewed: the weights of the draws are worth more."""
+    entry, evidence = tiny.skewed()
+    one, several = (guides.fit(entry, "pathfinder", merge=m) for m in (True, False))
+    assert len(one.guide.normals) == 1 < len(several.guide.normals)
+    weights = several.guide.weight
+    assert float(weights.sum()) == pytest.approx(1.0)
+    assert bool((weights[:-1] >= weights[1:]).all())
+    assert several.elbo.value_nats <= evidence + 5 * several.elbo.se
+    worth = []
+    for fit in (one, several):
+        weights = torch.softmax(guides.draw(fit, 4000).log_weights, 0)
+        worth.append(float(1 / weights.square().sum()))
+    assert worth[1] > 1.02 * worth[0]
+    assert one.stop == several.stop
+
+
 def test_two_hundred_dimensions_take_no_full_matrix(tiny):
     entry, _ = tiny.gaussian(rho=0.0, d=200)
     fit = guides.fit(entry, "pathfinder", paths=2)
@@ -170,3 +187,8 @@ def test_bad_options_are_refused(options):
     (name,) = options
     with pytest.raises(UsageError, match=f"Option {name} of pathfinder is .*; accepted: a pos"):
         pathfinder.Settings(**options)
+
+
+def test_merge_is_a_flag():
+    with pytest.raises(UsageError, match="Option merge of pathfinder is 'no'; accepted: True or"):
+        pathfinder.Settings(merge="no")
