@@ -31,15 +31,16 @@ and give the masses of the modes with their errors. Fits are scored by 10,000 of
 against the reference draws of posteriordb. *m* is the largest error of the mean of a judged
 component in reference sds, *s* the sd ratio farthest from 1. *Raw* are the draws as they are,
 *weighted* those with Pareto-smoothed importance weights. Weights count only where k-hat is at most
-0.7 and the effective sample size at least 100; elsewhere the raw figure stands. Made by `zoo study
-pathfinder`; all rows are in `pathfinder.json`."""
+0.7 and the effective sample size at least 100; elsewhere the raw figure stands. All rows are in
+`pathfinder.json`, made by `zoo study pathfinder`."""
 WHEN = """## When to use it
 
 * **As the first look at a posterior of unknown shape**: it needs a few hundred gradients, meets
   modes in which other starts never end, and says what mass each of them has.
 * **Reweight it.** A raw normal is that of a mode and its curvature, with the bias of Laplace on
   skewed posteriors; the weights repair it where k-hat allows it. With `merge=False` the normals
-  of all paths are kept: a wider net, better to weight and worse as it is.
+  of all paths are kept: better to weight, and much too wide as they are where the posterior is far
+  from a normal.
 * **As starts of chains**: draws of the fit lie in every mode that was found.
 * **A mode is found only if a path ends in it.** A mode much narrower than the others has a small
   basin, and no start may lie there. More `paths` help where modes are apart but of like width.
