@@ -307,7 +307,7 @@ def _paths(settings: Settings, answers: list[Answer], kept: list[list[int]], dro
     most = max(answer.path.calls for answer in answers)
     said = f" {ended} of {settings.paths} paths ended there, with at most {most} gradients each."
     if dropped:
-        said += f" {dropped} more hold less than {LEAST_MASS:g} of the mass each."
+        said += f" Other modes, of less than {LEAST_MASS:g} of the mass each: {dropped}."
     return said
 
 
