@@ -118,14 +118,20 @@ def starting_point(density: Density, seed: int) -> Array:
 
 
 def nutpie_chain(
-    density: Density, seed: int, tune: int, draws: int, target_accept: float
+    density: Density,
+    seed: int,
+    tune: int,
+    draws: int,
+    target_accept: float,
+    start: Array | None = None,
 ) -> Chain:
     """Run one nutpie chain that can be interrupted and survives exceptions in the density.
 
     A compiled density is called through its C ABI, without Python in the loop. If there is none,
-    or if it fails, the chain uses the Python callback. The draws are the same.
+    or if it fails, the chain uses the Python callback. The draws are the same. It begins at
+    `start` `[dim]`, by default at `starting_point`.
     """
-    start = starting_point(density, seed)
+    start = starting_point(density, seed) if start is None else start
     settings = {"draws": draws, "tune": tune, "seed": seed, "target_accept": target_accept}
     gradient = density.log_density.native_gradient()
     trace = None if gradient is None else _native(density, gradient, start, settings)

@@ -84,9 +84,16 @@ class RecordingNUTS(NUTS):
         }
 
 
-def pyro_chain(density: Density, seed: int, tune: int, draws: int, target_accept: float) -> Chain:
-    """Run one chain of Pyro's NUTS with its default diagonal mass matrix."""
-    start = starting_point(density, seed)
+def pyro_chain(
+    density: Density,
+    seed: int,
+    tune: int,
+    draws: int,
+    target_accept: float,
+    start: np.ndarray[Any, Any] | None = None,
+) -> Chain:
+    """Run one chain of Pyro's NUTS with its default diagonal mass matrix; `start` as nutpie's."""
+    start = starting_point(density, seed) if start is None else start
     kernel = RecordingNUTS(potential_fn=potential(density), target_accept_prob=target_accept)
     rows: list[dict[str, float]] = []
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+import guides
 from benchmarks.mcmc.diagnostics import smallest_ess
 from benchmarks.mcmc.engine_nutpie import Chain, Density, nutpie_chain
 from benchmarks.mcmc.engine_pyro import pyro_chain
@@ -48,6 +49,7 @@ STATS = {
 MIN_ESS = 2000.0
 MOST_GRADIENTS = 2_000_000  # total, for an extension that cannot reach its target
 MOST_DRAWS = 5  # limit of the extension, as a multiple of the requested draws
+TRIED = 25  # draws of a fit per chain that begins at one of them
 LEAPFROGS = 12.0  # gradients per draw in well-conditioned entries, to predict the work
 
 
@@ -70,6 +72,7 @@ def run_nuts(
     log_density: LogDensity | None = None,
     compile: Mode = "auto",
     in_process: bool = False,
+    init: Fit | None = None,
 ) -> Posterior:
     """Sample the posterior of an entry and return draws with dims `("chain", "draw")`.
 
@@ -100,11 +103,15 @@ def run_nuts(
         log_density: a log density of the same program and data, compiled or not, to use as it is.
         compile: `auto` to compile the density if that saves time, `on`, or `off`.
         in_process: run one chain after another in this process; the draws are the same.
+        init: a fit at whose draws the chains begin, one each, such as one of `pathfinder` with
+            draws in every mode it found; by default over-dispersed points. Its gradients are not
+            part of the cost, and a note names them.
 
     Raises:
+        FitError: `init` has no usable guide.
         UnknownNameError: an unknown engine.
-        UsageError: no chain, fewer than 4 draws, no entry, an acceptance rate outside (0, 1), or a
-            bad seed.
+        UsageError: no chain, fewer than 4 draws, no entry, an acceptance rate outside (0, 1), a
+            bad seed, or an `init` of another vector or with too few draws of finite density.
         ProgramError: the density is finite nowhere, the program fails at a point, or the sampler
             stops on its own.
         LostWorkerError: a worker was killed twice.
@@ -151,8 +158,14 @@ def run_nuts(
         target_accept=target_accept,
         begin=begin,
         compiling=compiling,
+        starts=None if init is None else _starts(init, log_density, chains, seed),
     )
     number, most, notes = draws, MOST_DRAWS * draws, []
+    if init is not None:
+        notes.append(
+            f"The chains began at draws of a fit of {init.family} (seed {init.seed},"
+            f" {init.cost.gradient_evaluations:,} gradients, not part of the cost)."
+        )
     while True:
         results = run.round(number, jobs, say, waiting, in_process)
         posterior = run.posterior()
@@ -176,6 +189,31 @@ def run_nuts(
             return replace(posterior, notes=tuple(notes))
         say(f"{entry.key} nuts: smallest ESS {ess:.0f}, extending to {wanted} draws per chain")
         number = wanted
+
+
+def _starts(init: Fit, density: LogDensity, chains: int, seed: int) -> np.ndarray[Any, Any]:
+    """Return distinct draws of a fit with finite density, `[chain, dim]`, in random order.
+
+    Raises:
+        FitError: the fit has no usable guide.
+        UsageError: it has another vector, or too few such draws.
+    """
+    drawn = guides.draw(init, TRIED * chains, seed=derive_seed(seed, init.entry.key, "nuts init"))
+    u = drawn.unconstrained
+    if u is None or u.shape[1] != density.dim:
+        raise UsageError(
+            f"NUTS got init={init!r} of {0 if u is None else u.shape[1]} unconstrained values for"
+            f" {density.dim}; give a fit of the entry that is sampled."
+        )
+    with torch.no_grad():
+        u = u[torch.isfinite(density.batch(u.to(density.dtype)))].unique(dim=0, sorted=False)
+    order = torch.randperm(len(u), generator=torch.Generator().manual_seed(derive_seed(seed)))
+    if len(u) < chains:
+        raise UsageError(
+            f"NUTS got init={init!r} with {len(u)} distinct draws of finite density for {chains}"
+            " chains; give another fit, or none."
+        )
+    return u[order[:chains]].double().numpy()
 
 
 def _wanted(ess: float, min_ess: float, draws: int, most: int, spent: int = 0) -> int:
@@ -207,6 +245,7 @@ class _Run:
     target_accept: float
     begin: float
     compiling: float
+    starts: np.ndarray[Any, Any] | None = None
     rounds: list[list[TaskResult]] = field(default_factory=list)
 
     def round(
@@ -221,10 +260,11 @@ class _Run:
         def task(chain: int) -> Task:
             seed = derive_seed(self.seed, self.entry.key, "nuts", self.engine, chain)
             name = f"{self.entry.key} nuts chain {chain}"
+            start = None if self.starts is None else self.starts[chain]
             return Task(
                 name,
                 lambda: sample(
-                    Density(self.log_density), seed, self.tune, draws, self.target_accept
+                    Density(self.log_density), seed, self.tune, draws, self.target_accept, start
                 ),
             )
 

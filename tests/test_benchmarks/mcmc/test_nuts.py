@@ -13,6 +13,7 @@ import pytest
 import torch
 from pyro.infer import MCMC, NUTS
 
+import guides
 import zoo
 from benchmarks.arviz_bridge import ess_bulk, mcse_mean, mcse_sd
 from benchmarks.mcmc import engine_nutpie as nuts_nutpie
@@ -473,3 +474,46 @@ def test_ctrl_c_raises_instead_of_returning_a_partial_trace():
         process.stdout.readline()
     process.send_signal(2)
     assert "interrupted" in process.communicate(timeout=60)[0]
+
+
+# -- starts from a fit ---------------------------------------------------------------------------
+
+
+def bimodal():
+    def program():
+        parts = dist.Normal(torch.tensor([0.0, 30.0]).double(), 1.0)
+        weights = torch.tensor([0.4, 0.6]).double()
+        pyro.sample("x", dist.MixtureSameFamily(dist.Categorical(weights), parts))
+
+    size = {"x": zoo.Quantity(fn=lambda draws, data: draws["x"])}
+    return zoo.from_program(program, {}, name="bimodal", quantities=size)
+
+
+@pytest.mark.parametrize("engine", ["nutpie", "pyro"])
+def test_chains_begin_at_draws_of_a_fit(engine):
+    """Without a fit all chains begin, and stay, in the mode near the origin."""
+    entry = bimodal()
+    fit = guides.fit(entry, "pathfinder", seed=0, paths=20)
+    assert len(fit.guide.normals) == 2
+    settings = {"engine": engine, "chains": 6, "tune": 60, "draws": 20, "min_ess": 0}
+    settings |= {"in_process": True, "compile": "off"}
+    posterior = run_nuts(entry, init=fit, **settings)
+    ends = posterior.draws["x"][:, -1]
+    assert 0 < int((ends > 15).sum()) < 6
+    assert len(set(ends.tolist())) == 6
+    spent = f"{fit.cost.gradient_evaluations:,}"
+    assert posterior.notes == (
+        f"The chains began at draws of a fit of pathfinder (seed 0, {spent} gradients, not part of"
+        " the cost).",
+    )
+    again = run_nuts(entry, init=fit, **settings)
+    assert torch.equal(again.unconstrained, posterior.unconstrained)
+    alone = run_nuts(entry, **settings)
+    assert not bool((alone.draws["x"] > 15).any())
+    assert alone.notes == ()
+
+
+def test_a_fit_of_another_vector_gives_no_starts(tiny):
+    other = guides.fit(tiny, "laplace")
+    with pytest.raises(UsageError, match="of 2 unconstrained values for 1; give a fit of the"):
+        run_nuts(bimodal(), init=other, in_process=True, compile="off")

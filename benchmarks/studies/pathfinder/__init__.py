@@ -1,0 +1,1 @@
+"""Pathfinder over every posterior of posteriordb, and on targets whose modes have known masses."""
