@@ -162,7 +162,7 @@ def reweighted(fit: Fit, density: LogDensity, *, draws: int, seed: int) -> Poste
             u, found = other, better
             whence = f"a t distribution with mean and covariance of {fit.family}"
         else:
-            tails = f"; with the tails of a t distribution {_k(better.k)}"
+            tails = f"; with the tails of a t distribution {better.words}"
     if why := found.refused(least):
         raise FitError(f"{named}: {why}{tails}; {_instead()}.")
     taken = torch.from_numpy(
@@ -280,6 +280,12 @@ class _Weights:
             return True
         power = min(1.0, 2.0 * (1.0 - k + se))
         return 2.0 * self.n * (most / self.drawn) ** power < least
+
+    @property
+    def words(self) -> str:
+        """k-hat, or that there is none."""
+        assert self.k is not None
+        return "weights are not finite" if np.isnan(self.k.value) else _k(self.k)
 
     def beats(self, other: _Weights, least: int) -> bool:
         """Whether these weights are used and have lighter tails, or the other ones are refused."""

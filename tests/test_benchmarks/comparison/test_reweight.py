@@ -316,3 +316,12 @@ def test_a_refusal_names_both_proposals():
     assert re.search(
         r"\(at least 200\); with the tails of a t distribution k-hat \d\.\d\d; ", said
     )
+
+
+def test_weights_that_are_not_finite_are_said_to_be():
+    kept = ParetoK(value=float("nan"), threshold=0.5, draws=8000, importance_ess=0.0)
+    none = module._Weights(weights=np.zeros(8000), k=kept, n=0)
+    assert none.words == "weights are not finite"
+    assert (
+        dataclasses.replace(none, k=dataclasses.replace(kept, value=0.634)).words == "k-hat 0.63"
+    )
