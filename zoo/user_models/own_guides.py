@@ -25,7 +25,7 @@ from zoo.user_models.global_state import restored
 from zoo.user_models.lift_params import DIVIDER, Lifted, LiftedProgram, refuse_shared
 from zoo.user_models.nested import Nested
 from zoo.user_models.signature import Signature
-from zoo.user_models.tied_rows import tied_rows
+from zoo.user_models.tied_rows import WAYS, moved, tied_rows
 from zoo.user_models.units import Units
 
 __all__ = [
@@ -128,10 +128,18 @@ def own_guides(
     found = OwnGuide(guide, lifted, dtype)
     if units is not None:
         serves = _serves_other_rows(found, program, tensors, units)
-        made = found(program, _Rows(units), None).eval()
-        alone = tied_rows(made, tensors, dtype) if serves else ""
+        looks = [found(program, _Rows(units), None).eval()]
+        if not trained:  # weights of zero hide what training brings about
+            looks += [moved(found(program, _Rows(units), None).eval(), way) for way in WAYS]
+
+        def seen(*, indexed: bool) -> str:
+            return next(
+                (t for g in looks if (t := tied_rows(g, tensors, dtype, indexed=indexed))), ""
+            )
+
+        alone = seen(indexed=False) if serves else ""
         # a parameter per row is found by its number in a minibatch, and by its place without
-        part = tied_rows(made, tensors, dtype, indexed=True) if made.takes_index else alone
+        part = seen(indexed=True) if looks[0].takes_index else alone
         tied = part or (alone if trained else "")
         found = replace(found, amortized=serves and not (alone or tied), tied=tied)
     if trained:
