@@ -182,7 +182,7 @@ def from_program(
         return made.requires_grad_(False) if trained else made
 
     program = LiftedProgram(model, lifted, dtype, rows=card.size)
-    own = own_guides(guide, tensors, dtype, nested, program, units, trained=trained)
+    own = own_guides(guide, tensors, dtype, nested, program, units, model=model, trained=trained)
     if "own" in (families or ()) and not own:
         raise UsageError(
             "families has 'own', a guide of your own, but there is none; pass guide=: a function"

@@ -24,6 +24,7 @@ from zoo.user_models.discover import discover, refuse_own_subsamples
 from zoo.user_models.global_state import restored
 from zoo.user_models.lift_params import DIVIDER, Lifted, LiftedProgram, refuse_shared
 from zoo.user_models.nested import Nested
+from zoo.user_models.shared_weights import refuse_shared_weights
 from zoo.user_models.signature import Signature
 from zoo.user_models.tied_rows import WAYS, moved, tied_rows
 from zoo.user_models.units import Units
@@ -76,6 +77,7 @@ def own_guides(
     program: LiftedProgram,
     units: Units | None,
     *,
+    model: Any,
     trained: bool,
 ) -> Guides:
     """Return `ModelEntry.own_guides`.
@@ -87,6 +89,7 @@ def own_guides(
         nested: how arguments are put together.
         program: the lifted program, whose weights the guide must not share.
         units: the rows of the program.
+        model: the program as the caller wrote it.
         trained: the guide is scored as it is.
 
     Raises:
@@ -126,6 +129,9 @@ def own_guides(
     if units is not None:
         lifted = replace(lifted, units=_plates(units, trace))
     found = OwnGuide(guide, lifted, dtype)
+    if not trained:
+        made = found(program, _Rows(units), None)
+        refuse_shared_weights((model, program), (guide, made), tensors, dtype, units)
     if units is not None:
         serves = _serves_other_rows(found, program, tensors, units)
         looks = [found(program, _Rows(units), None).eval()]
