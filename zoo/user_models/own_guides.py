@@ -101,7 +101,7 @@ def own_guides(
     refuse_no_forward(guide, "guide")
     maker = guide.func if isinstance(guide, functools.partial) else guide
     if trained:
-        if not callable(guide) or isinstance(guide, type | functools.partial):
+        if not callable(guide) or isinstance(maker, type):
             raise UsageError(
                 "trained=True needs a guide that has been trained, and guide is"
                 f" {described(guide)}; accepted: a function with the model's arguments, or a"
