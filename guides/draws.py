@@ -196,6 +196,7 @@ def point_sentence(where: Sequence[str]) -> str:
     )
 
 
+@program_faults("applied to other units")
 def transfer(fit: Fit, data: Data | Mapping[str, Any], *, seed: int | None = None) -> Fit:
     """Apply an amortized fit to other units of the same program: same encoder, new ELBO.
 

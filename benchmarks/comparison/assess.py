@@ -48,7 +48,7 @@ from benchmarks.mcmc.tempered_smc import ISLANDS, MASS, PARTICLES
 from benchmarks.trust.chains import CHAINS
 from benchmarks.trust.climbs import Climbs, wide_climbs
 from benchmarks.trust.drift import Drift
-from benchmarks.trust.estimate import METHOD, SMC_DIMENSIONS, Estimate
+from benchmarks.trust.estimate import LOG_Z, METHOD, SMC_DIMENSIONS, Estimate
 from benchmarks.trust.judged import Judged
 from benchmarks.types import Comparison, Reason
 from benchmarks.verdicts import VerdictWord, is_finding, verdict_of
@@ -129,11 +129,12 @@ def assess(
     if not any(q.judged for q in fit.entry.quantities.values()):
         raise UsageError(f"{fit.entry.name} has no judged quantity; mark one with judged=True.")
     if isinstance(smc, Reference) and (
-        smc.posterior is None or smc.posterior.method not in (METHOD, CHAINS)
+        smc.posterior is None
+        or (smc.posterior.method != CHAINS and LOG_Z not in smc.posterior.stats)
     ):
         raise UsageError(
             f"assess got smc={described(smc)}; accepted: True, False, or a reference made by"
-            " tempered SMC or by short chains."
+            " tempered SMC or by short chains, of all rows at once."
         )
     with session(fit.entry.dtype):
         # one of its own: compiling that of the fit would change later draws in the last digits

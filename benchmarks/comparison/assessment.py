@@ -11,7 +11,7 @@ from benchmarks.mcmc.islands import LogEvidence
 from benchmarks.metrics.numbers import value_with_error
 from benchmarks.trust.climbs import Climbs
 from benchmarks.trust.drift import Drift
-from benchmarks.trust.estimate import METHOD, Estimate, evidence_of
+from benchmarks.trust.estimate import LOG_Z, Estimate, evidence_of
 from benchmarks.types import Comparison, Reason, Trust
 from benchmarks.verdicts import VerdictWord, verdict_of
 from zoo.types import Posterior, Reference
@@ -94,11 +94,11 @@ class Assessment:
 
     @property
     def evidence(self) -> LogEvidence | None:
-        """Log Z by SMC, of this call or given; None without."""
+        """Log Z by SMC, of this call or given; None without, and of rows one by one."""
         if self.estimate is not None:
             return self.estimate.evidence
         own = None if self.reference is None else self.reference.posterior
-        return None if own is None or own.method != METHOD else evidence_of(own)
+        return None if own is None or LOG_Z not in own.stats else evidence_of(own)
 
     def __repr__(self) -> str:
         """Return the verdict and its sentence."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
 from torch import nn
 
 from guides.types import Stop
@@ -130,7 +132,7 @@ def check_scales(
         FitError: the guide cannot run on a minibatch, or scales a site otherwise.
     """
     batch = len(tensors["index"])
-    cure = f"write pyro.plate(name, {size}, subsample=index) with index=None among its arguments"
+    cure = _cure_of_scales(program, guide, tensors, size)
     with seeded(0), torch.no_grad(), poutine.block():
         theirs = samples(poutine.trace(program).get_trace(**tensors))
         try:
@@ -147,5 +149,26 @@ def check_scales(
             raise FitError(
                 f"On a minibatch of {batch} of {size} units the guide {family!r} scales the site"
                 f" {name!r} by {scale:g}, the program by {scales[name]:g}, so its ELBO would be"
-                f" wrong; in the guide {cure}."
+                f" wrong; {'' if isinstance(guide, AutoGuide) else 'in the guide '}{cure}."
             )
+
+
+def _cure_of_scales(
+    program: nn.Module, guide: nn.Module, tensors: Mapping[str, Any], size: int
+) -> str:
+    if not isinstance(guide, AutoGuide):
+        return (
+            f"write pyro.plate(name, {size}, subsample=index) with index=None among its arguments"
+        )
+    kind = type(guide).__name__
+    if "create_plates" not in inspect.signature(type(guide)).parameters:
+        return f"{kind} has no q of some rows: pass guide=AutoNormal with create_plates="
+    with seeded(0), torch.no_grad(), poutine.block():
+        nodes = samples(poutine.trace(program).get_trace(**tensors))
+    frames = [f for n in nodes for f in n["cond_indep_stack"] if f.vectorized]
+    name = next((f.name for f in frames if f.size == len(tensors["index"])), "row")
+    names = ", ".join(k for k in tensors if k != "index")
+    return (
+        f"pass guide=functools.partial({kind}, create_plates=lambda {names}, index=None:"
+        f" pyro.plate({name!r}, {size}, subsample=index))"
+    )

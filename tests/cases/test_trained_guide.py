@@ -1,6 +1,7 @@
 """A guide that was trained elsewhere is scored as it is, with no further step."""
 
 import functools
+import math
 
 import pyro
 import pyro.distributions as dist
@@ -8,9 +9,10 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.distributions.transforms import affine_autoregressive, spline_autoregressive
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import SVI, Trace_ELBO, config_enumerate
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal, AutoNormalizingFlow
 from pyro.optim import Adam
+from torch import nn
 from torch.distributions import constraints
 
 import benchmarks
@@ -81,6 +83,42 @@ def test_a_function_is_scored_at_the_values_of_the_parameter_store():
         "loc": True,
         "scale": True,
     }
+
+
+def by_network(y, net):
+    pyro.module("net", net)
+    loc, log_scale = net(torch.ones(1, dtype=y.dtype))
+    pyro.sample("mean", dist.Normal(loc, log_scale.exp()))
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        config_enumerate(by_hand),
+        poutine.mask(by_hand, mask=torch.tensor(True)),
+        poutine.block(by_hand, hide=["nothing"]),
+        functools.partial(by_network, net=nn.Linear(1, 2).double()),
+    ],
+    ids=["config_enumerate", "mask", "block", "partial"],
+)
+def test_a_guide_inside_a_handler_or_a_partial_is_scored_at_its_values(wrapped):
+    train(wrapped)
+    store = pyro.get_param_store()
+    if "loc" in store:
+        loc, sd = (float(store[name].detach()) for name in ("loc", "scale"))
+    else:
+        net = wrapped.keywords["net"]
+        loc, log_sd = net(torch.ones(1).double()).tolist()
+        sd = math.exp(log_sd)
+    assert loc != 0.0
+    fit, draws = scored(wrapped)
+    assert abs(float(draws.mean()) - loc) < 5 * sd / 1000**0.5
+    assert abs(float(draws.std()) / sd - 1) < 5 / 2000**0.5
+    kl = math.log(SD / sd) + (sd**2 + (loc - MEAN) ** 2) / (2 * SD**2) - 0.5
+    covariance = torch.eye(30, dtype=Y.dtype) + 25.0
+    law = torch.distributions.MultivariateNormal(torch.zeros(30, dtype=Y.dtype), covariance)
+    evidence = float(law.log_prob(Y))
+    assert abs(fit.elbo.value_nats - (evidence - kl)) < 5 * fit.elbo.se + 1e-6
 
 
 @pytest.mark.parametrize("kind", [AutoNormal, AutoMultivariateNormal])
@@ -160,6 +198,10 @@ def test_what_is_not_trained_is_said():
         zoo.from_program(model, {"y": Y}, guide=by_hand, trained=True)
     with pytest.raises(UsageError, match="needs a guide that has been trained"):
         zoo.from_program(model, {"y": Y}, guide=AutoNormal, trained=True)
+    with pytest.raises(UsageError, match="needs a guide that has been trained"):
+        zoo.from_program(
+            model, {"y": Y}, guide=functools.partial(AutoNormal, init_scale=0.1), trained=True
+        )
     with pytest.raises(UsageError, match="needs a guide that has been trained, and guide is None"):
         zoo.from_program(model, {"y": Y}, trained=True)
     with pytest.raises(UsageError, match="trained=True to score it as it is"):

@@ -48,6 +48,10 @@ _CURES = (
         "keep the matrix positive definite, e.g. with a small multiple of the identity",
     ),
     (
+        r"index .*out of (range|bounds)",
+        "a table has no entry of this number: make it longer, or give numbers that it has",
+    ),
+    (
         r"shape|size|dimension|broadcast|expand|must match|Sizes of tensors",
         "check the shapes of data, plates and events at this site",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from zoo.density.sites import samples
 from zoo.density.symmetries import Symmetry, symmetries
 from zoo.errors import DataError, ProgramError, UnknownNameError, UsageError, listed
 from zoo.fields import FLAG, MAPPING, NAMES, POSITIVE, TEXT, accepted
-from zoo.types import DTYPE, QUANTITIES, Data, ModelEntry, Program, Quantity
+from zoo.types import DTYPE, QUANTITIES, Data, ModelEntry, Quantity
 from zoo.user_models.coefficients import coordinates_of
 from zoo.user_models.discover import discover, refuse_own_subsamples
 from zoo.user_models.from_trace import all_discrete, facts, of_finite_sum, quantities_of
@@ -39,6 +40,7 @@ from zoo.user_models.own_guides import (
 )
 from zoo.user_models.signature import Signature
 from zoo.user_models.tables import columns_of, is_frame, numbers_of
+from zoo.user_models.tied_rows import WAYS, moved
 from zoo.user_models.units import Judged, Units, find_units, held_out, refuse_tied_rows
 
 __all__ = ["as_data", "from_program"]
@@ -175,12 +177,12 @@ def from_program(
         **rows,
     )
 
-    def build(given: Data) -> Program:
+    def build(given: Data) -> LiftedProgram:
         made = LiftedProgram(model, lifted, dtype, rows=given.size)
         return made.requires_grad_(False) if trained else made
 
     program = LiftedProgram(model, lifted, dtype, rows=card.size)
-    own = own_guides(guide, tensors, dtype, nested, program, units, trained=trained)
+    own = own_guides(guide, tensors, dtype, nested, program, units, model=model, trained=trained)
     if "own" in (families or ()) and not own:
         raise UsageError(
             "families has 'own', a guide of your own, but there is none; pass guide=: a function"
@@ -206,6 +208,11 @@ def from_program(
     card = replace(card, coords={**named, **card.coords})
     if units is not None and asked.any:
         refuse_tied_rows(density)
+        other: LogDensity | None = None
+        for way in WAYS if learns and dtype == torch.float64 else ():  # beyond a start of zeros
+            elsewhere = unless_it_raises(partial(_moved, build, found.seen, way), other)
+            if elsewhere is not None:
+                refuse_tied_rows(elsewhere)
     for made in own.values():
         if isinstance(made, OwnGuide):
             refuse_other_sites(made, card, trace, density)
@@ -235,6 +242,13 @@ def from_program(
         ),
         **{"reference": "nuts", **shared, **found.entry},
     )
+
+
+def _moved(build: Callable[[Data], LiftedProgram], data: Data, way: str) -> LogDensity:
+    """Return the density with other weights, which has a value at one point."""
+    density = LogDensity(moved(build(data), way), data, dtype=torch.float64)
+    density.evaluate(torch.zeros(density.dim, dtype=torch.float64))
+    return density
 
 
 def _units(

@@ -37,7 +37,7 @@ from zoo.user_models.signature import Signature
 from zoo.user_models.surroundings import OneType, plain_sites, sized_plates
 from zoo.user_models.units import Units
 
-__all__ = ["Lifted", "LiftedProgram", "Typed", "refuse_shared"]
+__all__ = ["SHARED_CURE", "TWICE", "Lifted", "LiftedProgram", "Typed", "refuse_shared"]
 
 DIVIDER = "$$$"  # Pyro's mark between the name of a pyro.module and the name of its parameter
 _MODULE_CODE = pyro.primitives.module.__code__
@@ -379,7 +379,7 @@ def refuse_shared(program: Lifted, guide: Lifted) -> None:
     for name in guide.values:
         if name in program.values:
             raise ProgramError(
-                f"pyro.param({name!r}) {_TWICE} Give the guide a parameter of another name, or fix"
+                f"pyro.param({name!r}) {TWICE} Give the guide a parameter of another name, or fix"
                 " the value in one of the two."
             )
     used = program.called & guide.called & (program.trained | guide.trained)
@@ -388,14 +388,14 @@ def refuse_shared(program: Lifted, guide: Lifted) -> None:
         whole = net in theirs and name not in guide.frozen
         if whole or not used.isdisjoint(net.modules()):
             written = guide.unregistered.get(name) or name
-            raise ProgramError(
-                f"The network {written!r} {_TWICE} Give the guide a network of its own and"
-                " register in each by pyro.module what only it uses, or fix the weights by"
-                " requires_grad_(False)."
-            )
+            raise ProgramError(f"The network {written!r} {TWICE} {SHARED_CURE}")
 
 
-_TWICE = (
+SHARED_CURE = (
+    "Give the guide a network of its own and register in each by pyro.module what only it uses,"
+    " or fix the weights by requires_grad_(False)."
+)
+TWICE = (
     "is trained in the program and in the guide; each would get a copy of its own, and the ELBO"
     " would exceed that of the pair as written."
 )

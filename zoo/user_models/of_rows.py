@@ -6,6 +6,7 @@ the fields of `ModelEntry` that the zoo's own autoencoders fill by hand.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from zoo.density.unit_terms import is_local
 from zoo.errors import ProgramError, UnknownNameError, UsageError, ZooError, listed
 from zoo.fields import COUNT, NAMES, Kind, typed
 from zoo.types import Data, ModelEntry, Program
+from zoo.user_models.signature import Signature
 from zoo.user_models.tied_rows import ROWS_CURE
 from zoo.user_models.units import Judged, Units, judged_rows
 
@@ -142,6 +144,8 @@ def fields_of(
         )
     some = learns and not tied
     judged = judged_rows(asked.judged, card, units, learns=some) if of_rows else None
+    if callable(asked.judged):
+        _refuse_other_arguments(asked.judged, "judged", "the Data", "lambda data: data")
     seen = card if judged is None else judged(card)
     if not isinstance(seen, Data):
         raise UsageError(
@@ -270,6 +274,8 @@ def _encoder_input(
             computes a row of it from other rows.
     """
     if callable(amortize):
+        example = f"lambda data: data[{units.batched[0]!r}]"
+        _refuse_other_arguments(amortize, "amortize", "a dict of the program's arguments", example)
         found = unless_it_raises(lambda: torch.as_tensor(amortize(card.train)), None)
         if found is None or found.ndim != 2 or len(found) != units.size:
             shape = "nothing" if found is None else f"shape {tuple(found.shape)}"
@@ -288,6 +294,26 @@ def _encoder_input(
         return torch.cat([tensors[n].reshape(len(tensors[n]), -1).to(dtype) for n in names], -1)
 
     return columns
+
+
+def _refuse_other_arguments(
+    function: Callable[..., Any], name: str, given: str, example: str
+) -> None:
+    """Reject a function that cannot be called with one argument.
+
+    Raises:
+        UsageError: always in that case.
+    """
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        takes = listed(Signature.of(function).names) or "nothing"
+        raise UsageError(
+            f"{name} is a function of {takes}; accepted: a function of one argument, {given}, such"
+            f" as {example}."
+        ) from None
+    except ValueError:  # a builtin has no signature
+        return
 
 
 def _refuse_tied_features(

@@ -24,8 +24,9 @@ from zoo.user_models.discover import discover, refuse_own_subsamples
 from zoo.user_models.global_state import restored
 from zoo.user_models.lift_params import DIVIDER, Lifted, LiftedProgram, refuse_shared
 from zoo.user_models.nested import Nested
+from zoo.user_models.shared_weights import refuse_shared_weights
 from zoo.user_models.signature import Signature
-from zoo.user_models.tied_rows import tied_rows
+from zoo.user_models.tied_rows import WAYS, moved, tied_rows
 from zoo.user_models.units import Units
 
 __all__ = [
@@ -76,6 +77,7 @@ def own_guides(
     program: LiftedProgram,
     units: Units | None,
     *,
+    model: Any,
     trained: bool,
 ) -> Guides:
     """Return `ModelEntry.own_guides`.
@@ -87,6 +89,7 @@ def own_guides(
         nested: how arguments are put together.
         program: the lifted program, whose weights the guide must not share.
         units: the rows of the program.
+        model: the program as the caller wrote it.
         trained: the guide is scored as it is.
 
     Raises:
@@ -98,7 +101,7 @@ def own_guides(
     refuse_no_forward(guide, "guide")
     maker = guide.func if isinstance(guide, functools.partial) else guide
     if trained:
-        if not callable(guide) or isinstance(guide, type | functools.partial):
+        if not callable(guide) or isinstance(maker, type):
             raise UsageError(
                 "trained=True needs a guide that has been trained, and guide is"
                 f" {described(guide)}; accepted: a function with the model's arguments, or a"
@@ -126,12 +129,23 @@ def own_guides(
     if units is not None:
         lifted = replace(lifted, units=_plates(units, trace))
     found = OwnGuide(guide, lifted, dtype)
+    if not trained:
+        made = found(program, _Rows(units), None)
+        refuse_shared_weights((model, program), (guide, made), tensors, dtype, units)
     if units is not None:
         serves = _serves_other_rows(found, program, tensors, units)
-        made = found(program, _Rows(units), None).eval()
-        alone = tied_rows(made, tensors, dtype) if serves else ""
+        looks = [found(program, _Rows(units), None).eval()]
+        if not trained:  # weights of zero hide what training brings about
+            looks += [moved(found(program, _Rows(units), None).eval(), way) for way in WAYS]
+
+        def seen(*, indexed: bool) -> str:
+            return next(
+                (t for g in looks if (t := tied_rows(g, tensors, dtype, indexed=indexed))), ""
+            )
+
+        alone = seen(indexed=False) if serves else ""
         # a parameter per row is found by its number in a minibatch, and by its place without
-        part = tied_rows(made, tensors, dtype, indexed=True) if made.takes_index else alone
+        part = seen(indexed=True) if looks[0].takes_index else alone
         tied = part or (alone if trained else "")
         found = replace(found, amortized=serves and not (alone or tied), tied=tied)
     if trained:

@@ -1,7 +1,9 @@
 """Whether a guide computes the q of a row from the rows beside it.
 
-Statistics of the rows that are given, a `BatchNorm` that tracks none, or a recurrent layer that
-reads rows as time give a row another q among few rows than among many.
+Statistics of the rows that are given, a `BatchNorm` that tracks none, a recurrent layer that
+reads rows as time, or a table read by the place of a row give it another q among few rows than
+among many. A last layer or a table of zeros hides it until it is trained, so that guides are also
+looked at with other weights.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from zoo.density.sites import default_dtype, masked, no_validation, samples
 from zoo.seeds import seeded
 from zoo.user_models.lift_params import LiftedProgram
 
-__all__ = ["ROWS_CURE", "tied_rows"]
+__all__ = ["ROWS_CURE", "WAYS", "moved", "tied_rows"]
 
 ROWS_CURE = (
     "let a BatchNorm track running statistics and call .eval(), give recurrent layers"
@@ -28,6 +30,29 @@ ROWS_CURE = (
 )
 MOST = 64  # rows that stand for all
 SAME = {torch.float64: 1e-6}  # relative difference of log q; 0.01 in single precision
+WAYS = ("factors", "terms")  # in which weights are moved; the first keeps their signs
+NEAR_ZERO = 1e-8
+
+
+def moved(made: LiftedProgram, way: str) -> LiftedProgram:
+    """Move every weight that is trained to where training might take it; return the module.
+
+    Args:
+        made: a copy of its own, which is changed.
+        way: of `WAYS`; factors keep a scale positive, terms also move weights that are tiny.
+    """
+    generator = torch.Generator().manual_seed(7)
+    for weight in made.parameters():
+        if not (weight.requires_grad and weight.dtype.is_floating_point):
+            continue
+        old, inputs = weight.detach(), weight.numel() // max(1, len(weight)) if weight.ndim else 1
+        noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        term = (noise / max(1, inputs) ** 0.5).to(old)
+        if way == "factors":
+            term = torch.where(old.abs() > NEAR_ZERO, old * (0.5 * noise.tanh()).to(old), term)
+        with torch.no_grad():
+            weight.add_(term)
+    return made
 
 
 def tied_rows(

@@ -1,5 +1,6 @@
 """Assessments row by row, on rows whose posteriors and evidences are known in closed form."""
 
+import json
 import math
 
 import numpy as np
@@ -128,6 +129,23 @@ def test_the_nats_of_a_row_are_those_of_the_closed_form(linear):
     assert found.kl.rows == len(found.reference.posterior.data.train["x"])
     assert not found.kl.bound
     assert "nats per row below the log evidence of" in found.sentence
+
+
+def test_an_assessment_by_rows_has_a_document_and_no_evidence_of_the_whole(linear):
+    """The evidence of rows is per row, and a check says it: 20 rows of known evidence."""
+    fit, found = linear
+    assert found.reference.posterior.method == "smc"
+    assert found.evidence is None
+    written = json.loads(json.dumps(found.to_json()))
+    assert written["log_evidence"] is None
+    said = next(c["sentence"] for c in written["checks"] if c["name"] == "smc")
+    value = float(said.split("Log evidence ")[1].split(" ")[0])
+    assert value == pytest.approx(
+        exact(found.reference.posterior.data.train["x"])[2].mean(), abs=0.1
+    )
+    assert written["kl_nats"]["rows"] >= FEW - 2
+    with pytest.raises(UsageError, match="short chains, of all rows at once"):
+        assess(fit, smc=found.reference, progress=False)
 
 
 def test_what_is_compared_are_64_rows_that_the_seed_draws(linear):

@@ -265,3 +265,68 @@ def test_one_module_of_which_each_uses_its_part_is_accepted():
         drawn(x, vae["encoder"](x))
 
     assert said(guide, model) == []
+
+
+class Reads(nn.Module):
+    """An encoder that multiplies by the weight of a decoder and never calls it."""
+
+    def __init__(self, decoder):
+        super().__init__()
+        self.decoder, self.c = decoder, nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, x):
+        return self.c * (x @ self.decoder.weight)
+
+
+@pytest.mark.parametrize("registered", [True, False])
+@pytest.mark.parametrize("as_module", [True, False])
+@pytest.mark.parametrize("minibatch", [None, 2])
+def test_a_weight_that_the_guide_reads_without_a_call_is_refused(registered, as_module, minibatch):
+    """Two copies of it reached an ELBO that the pair as written, with one matrix, cannot have."""
+    decoder = nn.Linear(2, 2, bias=False)
+    reads, scale = Reads(decoder), nn.Linear(2, 2)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        if registered:
+            pyro.module("reads", reads)
+            drawn(x, reads(x))
+        else:
+            pyro.module("scale", scale)
+            drawn(x, scale(x @ decoder.weight.to(x.dtype)))
+
+    class Guide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.reads = reads
+
+        def forward(self, x):
+            drawn(x, self.reads(x))
+
+    given = Guide() if as_module and registered else guide
+    with pytest.raises(ProgramError, match=r"'weight' of the network 'decoder' is trained in"):
+        zoo.from_program(model, {"x": X}, guide=given, minibatch=minibatch)
+    decoder.requires_grad_(False)
+    zoo.from_program(model, {"x": X}, guide=given, minibatch=minibatch)
+
+
+def test_a_weight_of_the_guide_that_the_program_reads_is_refused():
+    encoder = nn.Linear(2, 2)
+
+    def model(x):
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            loc = z @ encoder.weight.to(z.dtype)
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        drawn(x, encoder(x))
+
+    with pytest.raises(ProgramError, match=r"'weight' of the network 'encoder' is trained in"):
+        zoo.from_program(model, {"x": X}, guide=guide)

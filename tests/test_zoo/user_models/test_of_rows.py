@@ -73,3 +73,30 @@ def test_a_function_that_returns_no_data_is_named():
         "judged returned 3 (int); accepted: a function Data -> Data that returns the compared"
         " rows, or their numbers."
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"amortize": lambda x, mask: x},
+            "amortize is a function of 'x', 'mask'; accepted: a function of one argument, a dict"
+            " of the program's arguments, such as lambda data: data['x'].",
+        ),
+        (
+            {"amortize": lambda: X},
+            "amortize is a function of nothing; accepted: a function of one argument, a dict of"
+            " the program's arguments, such as lambda data: data['x'].",
+        ),
+        (
+            {"judged": lambda data, x: data},
+            "judged is a function of 'data', 'x'; accepted: a function of one argument, the"
+            " Data, such as lambda data: data.",
+        ),
+    ],
+)
+def test_a_function_of_other_arguments_is_told_how_it_is_called(given, said):
+    with pytest.raises(UsageError) as caught:
+        zoo.from_program(program, {"x": X}, **given)
+    assert str(caught.value) == said
+    zoo.from_program(program, {"x": X}, amortize=lambda data, power=2: data["x"][:, None] ** power)
