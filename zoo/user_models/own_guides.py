@@ -139,9 +139,11 @@ def own_guides(
             looks += [moved(found(program, _Rows(units), None).eval(), way) for way in WAYS]
 
         def seen(*, indexed: bool) -> str:
-            return next(
-                (t for g in looks if (t := tied_rows(g, tensors, dtype, indexed=indexed))), ""
-            )
+            for look in looks:
+                if text := tied_rows(look, tensors, dtype, indexed=indexed, draws=looks[0]):
+                    later = "" if look is looks[0] else ", with other weights than it starts from"
+                    return f"{text}{later}"
+            return ""
 
         alone = seen(indexed=False) if serves else ""
         # a parameter per row is found by its number in a minibatch, and by its place without

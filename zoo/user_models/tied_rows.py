@@ -26,7 +26,8 @@ __all__ = ["ROWS_CURE", "WAYS", "moved", "tied_rows"]
 
 ROWS_CURE = (
     "let a BatchNorm track running statistics and call .eval(), give recurrent layers"
-    " batch_first=True, and compute statistics of rows once, outside the guide"
+    " batch_first=True, compute statistics of rows once, outside the guide, and read a table by"
+    " the numbers of the rows (index=None among the arguments), not by their place"
 )
 MOST = 64  # rows that stand for all
 SAME = {torch.float64: 1e-6}  # relative difference of log q; 0.01 in single precision
@@ -56,7 +57,12 @@ def moved(made: LiftedProgram, way: str) -> LiftedProgram:
 
 
 def tied_rows(
-    guide: LiftedProgram, tensors: Mapping[str, Any], dtype: torch.dtype, *, indexed: bool = False
+    guide: LiftedProgram,
+    tensors: Mapping[str, Any],
+    dtype: torch.dtype,
+    *,
+    indexed: bool = False,
+    draws: LiftedProgram | None = None,
 ) -> str:
     """Say how log q of a row among few rows differs from that among many; empty if it does not.
 
@@ -65,6 +71,8 @@ def tied_rows(
         tensors: its arguments.
         dtype: floating type.
         indexed: hand it some rows as a minibatch, with their numbers.
+        draws: the guide that draws the compared values, itself by default. Within a scale that
+            is tiny beside its mean, log q of own draws is rounding.
 
     Returns:
         The fragment ``computes q of 'z' at a row from ...``; also empty if the guide cannot be run
@@ -79,7 +87,9 @@ def tied_rows(
     if size < 2:
         return ""
 
-    def run(rows: Tensor, values: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
+    def run(
+        rows: Tensor, values: Mapping[str, Tensor], seed: int, guide: LiftedProgram = guide
+    ) -> dict[str, Any]:
         some: dict[str, Any] = {k: tensors[k][rows] for k in units.batched}
         if indexed:
             some["index"] = rows
@@ -107,7 +117,7 @@ def tied_rows(
     def look() -> str:
         drawn = {
             name: node
-            for name, node in run(many, {}, 0).items()
+            for name, node in run(many, {}, 0, draws or guide).items()
             if not isinstance(base_of(node["fn"]), Delta)  # follows from the others
         }
         every = {name: node["value"] for name, node in drawn.items()}
