@@ -322,11 +322,13 @@ def test_what_is_too_large_for_smc_is_said(limit, value, part, methods, monkeypa
 def test_the_name_of_a_folder_is_that_of_earlier_versions():
     """Fields that came later are in the digest only where they are not the default."""
     fields = plan_of().model_dump(mode="json")
-    del fields["repair"], fields["reweight"], fields["trust"]
+    for name in ("repair", "reweight", "trust", "target_accept"):
+        del fields[name]
     old = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     assert plan_of().digest() == old
     assert plan_of(repair=True).digest() != old
     assert plan_of(trust=False).digest() != old
+    assert plan_of(target_accept=0.9).digest() != old
 
 
 def test_without_a_guide_that_has_a_spread_there_is_no_row():
