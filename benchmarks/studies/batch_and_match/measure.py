@@ -12,20 +12,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.special import logsumexp
 from torch import Tensor
 
 import guides
 import zoo
-from benchmarks.arviz_bridge import pareto_k
-from benchmarks.metrics.components import Array, evaluate
-from benchmarks.metrics.weights import importance_ess
+from benchmarks.metrics.components import evaluate
+from benchmarks.studies.against_reference import (
+    columns,
+    measure_each,
+    posteriordb_names,
+    raw_and_weighted,
+)
 from benchmarks.studies.draw_parity.render import read
 from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept
-from benchmarks.workers import Task, TaskResult, run_tasks
 from guides.draws import density_of
 from guides.session import session
 from zoo.seeds import seeded
@@ -57,23 +58,10 @@ def measure(part: str, work: Work) -> dict[str, Any]:
     if part == "nuts":
         return nuts_gradients(read(Path("docs/results")) or [])
     kept = Kept(work.out / "rows.json")
-    names = [name for name in zoo.names() if name.startswith("posteriordb/")]
     seeds: tuple[int, ...] = SEEDS[:1] if work.quick else SEEDS
-    if work.quick:
-        names = [name for name in names if name in QUICK]
-    tasks = [
-        Task(name=name, fn=functools.partial(rows_of, name, seeds))
-        for name in names
-        if name not in kept.rows
-    ]
-
-    def done(result: TaskResult) -> None:
-        if result.status == "ok":
-            kept.put(result.name, result.value)
-        work.progress.say(f"{result.name}: {result.error or result.status}")
-
-    run_tasks(tasks, jobs=work.jobs, timeout=LONGEST, on_done=done)
-    return {name: kept.rows[name] for name in names if name in kept.rows}
+    names = posteriordb_names(work.quick, QUICK)
+    made = {name: functools.partial(rows_of, name, seeds) for name in names}
+    return measure_each(made, kept, work, LONGEST)
 
 
 def nuts_gradients(parity: list[Row]) -> dict[str, int]:
@@ -104,7 +92,7 @@ def rows_of(name: str, seeds: tuple[int, ...]) -> list[Row]:
     truth = load(entry, data).posterior
     assert truth is not None
     judged = [q for q, quantity in entry.quantities.items() if quantity.judged]
-    flat = _flat(evaluate(truth, judged))
+    flat = columns(evaluate(truth, judged))
     center, width = flat.mean(0), flat.std(0)
     rows = []
     for label, (family, options) in METHODS.items():
@@ -117,22 +105,10 @@ def rows_of(name: str, seeds: tuple[int, ...]) -> list[Row]:
             row["doubt"] = "in doubt" in fit.stop.sentence
             if fit.ok:
                 posterior, log_weights = _draws(fit)
-                values = _flat(evaluate(posterior, judged))
-                k, smoothed = pareto_k(log_weights)
-                weights = np.exp(smoothed - logsumexp(smoothed))
-                row |= {"k": k, "ess": importance_ess(smoothed)}
-                row["mean"], row["sd"] = _worst(values, None, center, width)
-                row["weighted_mean"], row["weighted_sd"] = _worst(values, weights, center, width)
+                values = columns(evaluate(posterior, judged))
+                row |= raw_and_weighted(values, log_weights, center, width)
             rows.append(row)
     return rows
-
-
-def _worst(values: Array, weights: Array | None, center: Array, width: Array) -> tuple[Any, Any]:
-    """Return the largest mean error in sds and the sd ratio farthest from 1."""
-    mean = np.average(values, axis=0, weights=weights)
-    ratio = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights)) / width
-    error = np.abs((mean - center) / width).max()
-    return float(error), float(ratio[np.abs(np.log(ratio)).argmax()])
 
 
 def _draws(fit: guides.Fit) -> tuple[Posterior, Tensor]:
@@ -155,8 +131,3 @@ def _draws(fit: guides.Fit) -> tuple[Posterior, Tensor]:
         seed=fit.seed,
     )
     return posterior, log_weights
-
-
-def _flat(values: Mapping[str, Array]) -> Array:
-    """Return `[draw, component]` from `[chain, draw, *shape]`."""
-    return np.concatenate([v.reshape(v.shape[0] * v.shape[1], -1) for v in values.values()], 1)

@@ -16,9 +16,9 @@ import torch
 import guides
 import zoo
 from benchmarks.metrics.components import Array, evaluate
+from benchmarks.studies.against_reference import measure_each
 from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept
-from benchmarks.workers import Task, TaskResult, run_tasks
 from guides.draws import density_of
 from guides.session import session
 from zoo.seeds import seeded
@@ -68,19 +68,8 @@ def measure(part: str, work: Work) -> dict[str, list[Row]]:
         names, row, seeds = list(CALIBRATED), calibrate, tuple(range(4 if work.quick else FITS))
     if work.quick:
         names = [name for name in names if name in (*QUICK, CALIBRATED[-1])]
-    tasks = [
-        Task(name=name, fn=functools.partial(row, name, seeds))
-        for name in names
-        if name not in kept.rows
-    ]
-
-    def done(result: TaskResult) -> None:
-        if result.status == "ok":
-            kept.put(result.name, result.value)
-        work.progress.say(f"{result.name}: {result.error or result.status}")
-
-    run_tasks(tasks, jobs=work.jobs, timeout=LONGEST, on_done=done)
-    return {name: kept.rows[name] for name in names if name in kept.rows}
+    made = {name: functools.partial(row, name, seeds) for name in names}
+    return measure_each(made, kept, work, LONGEST)
 
 
 def rows_of(name: str, seeds: tuple[int, ...]) -> list[Row]:

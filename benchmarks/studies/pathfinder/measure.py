@@ -12,19 +12,20 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.special import logsumexp
 
 import guides
 import zoo
-from benchmarks.arviz_bridge import pareto_k
-from benchmarks.metrics.components import Array, evaluate
-from benchmarks.metrics.weights import importance_ess
+from benchmarks.metrics.components import evaluate
+from benchmarks.studies.against_reference import (
+    columns,
+    measure_each,
+    posteriordb_names,
+    raw_and_weighted,
+)
 from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept
 from benchmarks.studies.trust.hard_targets import TARGETS
-from benchmarks.workers import Task, TaskResult, run_tasks
 from zoo.truth.stored import load
 
 __all__ = ["METHODS", "MODES", "OWN", "measure", "mode_row", "rows_of"]
@@ -59,18 +60,9 @@ def measure(part: str, work: Work) -> dict[str, Any]:
         seeds = MODE_SEEDS[:2] if work.quick else MODE_SEEDS
         made = {name: functools.partial(_mode_rows, name, seeds) for name in names}
     else:
-        names = [name for name in zoo.names() if name.startswith("posteriordb/")]
-        names = [name for name in names if name in QUICK] if work.quick else names
+        names = posteriordb_names(work.quick, QUICK)
         made = {name: functools.partial(rows_of, name, SEEDS) for name in names}
-    tasks = [Task(name=name, fn=fn) for name, fn in made.items() if name not in kept.rows]
-
-    def done(result: TaskResult) -> None:
-        if result.status == "ok":
-            kept.put(result.name, result.value)
-        work.progress.say(f"{result.name}: {result.error or result.status}")
-
-    run_tasks(tasks, jobs=work.jobs, timeout=LONGEST, on_done=done)
-    return {name: kept.rows[name] for name in names if name in kept.rows}
+    return measure_each(made, kept, work, LONGEST)
 
 
 def rows_of(name: str, seeds: tuple[int, ...]) -> list[Row]:
@@ -85,7 +77,7 @@ def rows_of(name: str, seeds: tuple[int, ...]) -> list[Row]:
     truth = load(entry, data).posterior
     assert truth is not None
     judged = [q for q, quantity in entry.quantities.items() if quantity.judged]
-    flat = _columns(evaluate(truth, judged))
+    flat = columns(evaluate(truth, judged))
     center, width = flat.mean(0), flat.std(0)
     rows = []
     for label, options in METHODS.items():
@@ -94,13 +86,8 @@ def rows_of(name: str, seeds: tuple[int, ...]) -> list[Row]:
             row = {"entry": name, "method": label, **_described(fit)}
             if fit.ok:
                 posterior = guides.draw(fit, DRAWS)
-                values = _columns(evaluate(posterior, judged))
-                assert posterior.log_weights is not None
-                k, smoothed = pareto_k(posterior.log_weights)
-                weights = np.exp(smoothed - logsumexp(smoothed))
-                row |= {"k": k, "ess": importance_ess(smoothed)}
-                row["mean"], row["sd"] = _errors(values, None, center, width)
-                row["weighted_mean"], row["weighted_sd"] = _errors(values, weights, center, width)
+                values = columns(evaluate(posterior, judged))
+                row |= raw_and_weighted(values, posterior.log_weights, center, width)
             rows.append(row)
     return rows
 
@@ -147,16 +134,3 @@ def _described(fit: guides.Fit) -> Row:
         "elbo": None if fit.elbo is None else fit.elbo.value_nats,
         "normals": len(fit.guide.normals),  # type: ignore[arg-type]
     }
-
-
-def _errors(values: Array, weights: Array | None, center: Array, width: Array) -> tuple[Any, Any]:
-    """Return the largest mean error in sds and the sd ratio farthest from 1."""
-    mean = np.average(values, axis=0, weights=weights)
-    ratio = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights)) / width
-    error = np.abs((mean - center) / width).max()
-    return float(error), float(ratio[np.abs(np.log(ratio)).argmax()])
-
-
-def _columns(values: Mapping[str, Array]) -> Array:
-    """Return `[draw, component]` from `[chain, draw, *shape]`."""
-    return np.concatenate([v.reshape(v.shape[0] * v.shape[1], -1) for v in values.values()], 1)

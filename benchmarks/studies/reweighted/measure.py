@@ -13,10 +13,10 @@ import guides
 import zoo
 from benchmarks.comparison.reweight import DRAWS, reweight
 from benchmarks.comparison.score import compare
+from benchmarks.studies.against_reference import measure_each, posteriordb_names
 from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept
 from benchmarks.types import Comparison
-from benchmarks.workers import Task, TaskResult, run_tasks
 from guides.types import Fit
 from zoo.errors import FitError
 from zoo.truth.stored import load
@@ -37,22 +37,10 @@ Row = dict[str, Any]
 def measure(part: str, work: Work) -> dict[str, list[Row]]:
     """Measure the entries that are missing, each in a process of its own."""
     kept = Kept(work.out / "rows.json")
-    names = [name for name in zoo.names() if name.startswith("posteriordb/")]
-    names = [name for name in names if name in QUICK or not work.quick]
+    names = posteriordb_names(work.quick, QUICK)
     seeds = SEEDS if part == "laplace" and not work.quick else SEEDS[:1]
-    tasks = [
-        Task(name=name, fn=functools.partial(rows_of, name, PARTS[part], seeds))
-        for name in names
-        if name not in kept.rows
-    ]
-
-    def done(result: TaskResult) -> None:
-        if result.status == "ok":
-            kept.put(result.name, result.value)
-        work.progress.say(f"{result.name}: {result.error or result.status}")
-
-    run_tasks(tasks, jobs=work.jobs, timeout=LONGEST, on_done=done)
-    return {name: kept.rows[name] for name in names if name in kept.rows}
+    made = {name: functools.partial(rows_of, name, PARTS[part], seeds) for name in names}
+    return measure_each(made, kept, work, LONGEST)
 
 
 def rows_of(name: str, families: tuple[str, ...], seeds: tuple[int, ...]) -> list[Row]:

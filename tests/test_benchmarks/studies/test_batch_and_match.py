@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import zoo
+from benchmarks.studies import against_reference
 from benchmarks.studies.batch_and_match import measure, render
 from benchmarks.studies.batch_and_match.study import STUDY
 from benchmarks.studies.record import Work
@@ -122,13 +123,13 @@ def test_rows_are_those_of_real_fits(monkeypatch):
 def test_errors_are_in_reference_sds():
     values = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 4.0]])
     center, width = np.array([0.0, 2.0]), np.array([4.0, 1.0])
-    mean, sd = measure._worst(values, None, center, width)
+    mean, sd = against_reference.worst(values, None, center, width)
     assert mean == pytest.approx(0.5)
     assert sd == pytest.approx((8 / 3) ** 0.5 / 4)
-    mean, sd = measure._worst(values, np.array([0.5, 0.0, 0.5]), center, width)
+    mean, sd = against_reference.worst(values, np.array([0.5, 0.0, 0.5]), center, width)
     assert mean == pytest.approx(0.5)
     assert sd == pytest.approx(0.5)
-    mean, sd = measure._worst(values, np.array([0.0, 0.5, 0.5]), center, width)
+    mean, sd = against_reference.worst(values, np.array([0.0, 0.5, 0.5]), center, width)
     assert mean == pytest.approx(0.75)
     assert sd == pytest.approx(0.25)
 
@@ -161,7 +162,7 @@ def test_missing_entries_are_measured_and_kept(monkeypatch, tmp_path, quick):
             on_done(TaskResult(name=task.name, status="ok", value=[task.fn.args]))
         on_done(TaskResult(name=tasks[-1].name, status="error", error="broken"))
 
-    monkeypatch.setattr(measure, "run_tasks", run_tasks)
+    monkeypatch.setattr(against_reference, "run_tasks", run_tasks)
     work = Work(quick=quick, jobs=1, out=tmp_path, progress=Say())
     rows = measure.measure("fits", work)
     names = [n for n in zoo.names() if n.startswith("posteriordb/")]

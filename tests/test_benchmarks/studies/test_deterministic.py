@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import zoo
+from benchmarks.studies import against_reference
 from benchmarks.studies.deterministic import measure, render
 from benchmarks.studies.deterministic.study import STUDY
 from benchmarks.studies.record import Work
@@ -103,7 +104,7 @@ def test_missing_entries_are_measured_and_kept(monkeypatch, tmp_path, part, quic
             on_done(TaskResult(name=task.name, status="ok", value=[task.fn.args]))
         on_done(TaskResult(name=tasks[-1].name, status="error", error="broken"))
 
-    monkeypatch.setattr(measure, "run_tasks", run_tasks)
+    monkeypatch.setattr(against_reference, "run_tasks", run_tasks)
     work = Work(quick=quick, jobs=1, out=tmp_path, progress=Say())
     rows = measure.measure(part, work)
     names = [n for n in zoo.names() if n.startswith("posteriordb/")]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import zoo
+from benchmarks.studies import against_reference
 from benchmarks.studies.pathfinder import measure, render
 from benchmarks.studies.pathfinder.study import STUDY
 from benchmarks.studies.record import Work
@@ -129,9 +130,9 @@ def test_modes_are_matched_to_normals_by_their_centers():
 def test_errors_are_in_reference_sds():
     values = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 4.0]])
     center, width = np.array([0.0, 2.0]), np.array([4.0, 1.0])
-    mean, sd = measure._errors(values, None, center, width)
+    mean, sd = against_reference.worst(values, None, center, width)
     assert (mean, sd) == pytest.approx((0.5, (8 / 3) ** 0.5 / 4))
-    mean, sd = measure._errors(values, np.array([0.0, 0.5, 0.5]), center, width)
+    mean, sd = against_reference.worst(values, np.array([0.0, 0.5, 0.5]), center, width)
     assert (mean, sd) == pytest.approx((0.75, 0.25))
     assert math.isfinite(mean)
 
@@ -151,7 +152,7 @@ def test_missing_entries_are_measured_and_kept(monkeypatch, tmp_path, part, quic
             on_done(TaskResult(name=task.name, status="ok", value=[task.fn.args]))
         on_done(TaskResult(name=tasks[-1].name, status="error", error="broken"))
 
-    monkeypatch.setattr(measure, "run_tasks", run_tasks)
+    monkeypatch.setattr(against_reference, "run_tasks", run_tasks)
     work = Work(quick=quick, jobs=1, out=tmp_path, progress=Say())
     rows = measure.measure(part, work)
     every = [n for n in zoo.names() if n.startswith("posteriordb/")]
