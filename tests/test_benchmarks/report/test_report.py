@@ -295,8 +295,14 @@ def test_losses_over_different_units_have_floors_of_their_own(run):
 def test_labels_are_spread_apart():
     heights = spread([("a", 50.0), ("b", 51.0), ("c", 52.0), ("d", 120.0)], 12, 0, 170)
     ordered = sorted(heights.values())
-    assert min(b - a for a, b in pairwise(ordered)) > 11.9
-    assert heights["d"] == 120.0
+    assert [b - a for a, b in pairwise(ordered)][:2] == pytest.approx([12.0, 12.0])
+    assert heights["b"] == pytest.approx(51.0)  # the least squares: the middle one stays
+    assert heights["d"] == pytest.approx(120.0)
+    low = spread([("a", 2.0), ("b", 3.0)], 12, 6, 170)
+    assert low == pytest.approx({"a": 6.0, "b": 18.0})
+    full = spread([(str(i), 50.0) for i in range(5)], 12, 0, 20)  # no room for the gaps
+    assert list(full.values()) == pytest.approx([0.0, 5.0, 10.0, 15.0, 20.0])
+    assert spread([], 12, 0, 170) == {}
 
 
 # --- parts that come from outside

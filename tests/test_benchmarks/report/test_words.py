@@ -8,7 +8,7 @@ import pytest
 from matplotlib.text import Text
 
 from benchmarks.comparison.verdict import decide
-from benchmarks.report.figures_cost import _word, cost_points
+from benchmarks.report.figures_cost import LINE, _word, cost_points
 from benchmarks.report.figures_cost import cost as draw_costs
 from benchmarks.report.theme import marks
 from benchmarks.report.words import headline
@@ -111,6 +111,8 @@ def test_labels_of_many_points_stand_in_a_column_and_do_not_touch(number):
     assert sorted(labels) == sorted(names)
     boxes = sorted(labels.values(), key=lambda box: box.y0)
     assert all(a.y0 + 0.8 * a.height <= b.y0 for a, b in itertools.pairwise(boxes))
+    steps = [b.y0 - a.y0 for a, b in itertools.pairwise(boxes)]
+    assert min(steps) > 0.97 * LINE * figure.dpi / 72  # the axes are as tall as the column
     ends = {round(box.x1) for box in boxes}
     assert (len(ends) == 1) == (number > 8)  # right edges of a column
     inside = axis.get_window_extent()
