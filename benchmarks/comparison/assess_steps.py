@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from guides.types import Fit
 
 __all__ = [
+    "LEAST_DRIFT",
+    "LEAST_SMC",
     "Work",
     "by_chains",
     "chains_step",
@@ -49,8 +51,9 @@ __all__ = [
     "smc_step",
 ]
 
-# Gradients per point of each step, to forecast its time.
+# Gradients per point of each step, to forecast its time; and at least, to decide on compiling.
 DRIFT_GRADIENTS, PILOT_GRADIENTS, SMC_GRADIENTS = 97, 145, 250
+LEAST_DRIFT, LEAST_SMC = 24, 30
 TIMED = 256  # points of one timed batch
 DRIFTING = 0.7  # of what is left of the budget, at most, for short chains
 FEWEST = 200  # short chains that say something

@@ -18,7 +18,7 @@ The target is a power path between a base density q and the posterior p (unnorma
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -207,11 +207,26 @@ class Moved:
 
 
 def move(
-    path: Path, state: State, kernel: Kernel, streams: Streams, *, beta: float = 1.0
+    path: Path,
+    state: State,
+    kernel: Kernel,
+    streams: Streams,
+    *,
+    beta: float = 1.0,
+    seen: Callable[[State, Tensor], None] | None = None,
 ) -> tuple[State, Moved]:
     """Move every point by one trajectory of Hamiltonian Monte Carlo on f_b.
 
     A point that leaves the support, or whose density is no number at the end, stays where it was.
+
+    Args:
+        path: the densities.
+        state: the points.
+        kernel: metric, steps and length.
+        streams: the noise.
+        beta: the power b.
+        seen: called after every leapfrog with the points there, and with the chance `[n]` that a
+            trajectory which ends there is accepted.
     """
     n, dim = state.x.shape
     each, dtype, metric = n // len(streams.generators), state.x.dtype, kernel.metric
@@ -221,19 +236,28 @@ def move(
     momentum = streams.normal(each, dim, dtype)
     chance = streams.uniform(each, dtype)
     before = state.value(beta) - 0.5 * momentum.square().sum(1)
-    at = state
-    momentum = momentum + 0.5 * steps * metric.pull(at.slope(beta))
+    at, acceptance, change = state, chance, before
+    kick = 0.5 * steps * metric.pull(at.slope(beta))
     for i in range(kernel.leapfrogs):
+        momentum = momentum + kick
         at = path(at.x + steps * metric.push(momentum))
-        last = i == kernel.leapfrogs - 1
-        momentum = momentum + (0.5 if last else 1.0) * steps * metric.pull(at.slope(beta))
-    change = at.value(beta) - 0.5 * momentum.square().sum(1) - before
+        kick = 0.5 * steps * metric.pull(at.slope(beta))
+        momentum = momentum + kick
+        if seen is not None or i == kernel.leapfrogs - 1:
+            change = at.value(beta) - 0.5 * momentum.square().sum(1) - before
+            acceptance = _chance(at, change)
+            if seen is not None:
+                seen(at, acceptance)
+    moved = Moved(acceptance=acceptance, divergent=~(change > -DIVERGENT))
+    return state.mixed(at, chance < acceptance), moved
+
+
+def _chance(at: State, change: Tensor) -> Tensor:
+    """Return the chance `[n]` that a trajectory with this change of energy is accepted."""
     acceptance = torch.nan_to_num(torch.exp(change.clamp(max=0.0)), nan=0.0)
     # nothing may be taken from a point where a number is missing
     sound = torch.isfinite(at.slope_p).all(1) & torch.isfinite(at.x).all(1)
-    acceptance = torch.where(sound, acceptance, 0.0)
-    moved = Moved(acceptance=acceptance, divergent=~(change > -DIVERGENT))
-    return state.mixed(at, chance < acceptance), moved
+    return torch.where(sound, acceptance, 0.0)
 
 
 def tuned(kernel: Kernel, moved: Moved) -> Kernel:

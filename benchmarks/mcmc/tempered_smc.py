@@ -5,7 +5,8 @@ stages they are weighted, resampled and moved by Hamiltonian Monte Carlo:
 
     Z-hat = prod_stages 1/N sum_i exp((b' - b) (log p(x_i) - log q(x_i))),    E[Z-hat] = Z
 
-Two passes. A *pilot* chooses stages, metrics and steps from its own points. *Counting islands*
+Two passes. A *pilot* chooses stages, metrics, steps and lengths from its own points: trajectories
+are as long, and as many, as it takes to forget where they began, up to a limit. *Counting islands*
 start from fresh points and use them unchanged, each of full size; only then is Z-hat unbiased: a
 metric taken from the very points that it moves is adapted to their noise, and adds 0.3 nats for a
 normal of 128 dimensions and 1,024 points. The evidence is the mean of the islands' Z-hats, never
@@ -20,7 +21,7 @@ Hamiltonian Monte Carlo within sequential Monte Carlo, Bayesian Analysis 16.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -39,6 +40,7 @@ from benchmarks.mcmc.batched_hmc import (
     tuned,
 )
 from benchmarks.mcmc.islands import LogEvidence, evidence, island_mean
+from benchmarks.mcmc.lengths import coordinates, explored, memory
 from benchmarks.mcmc.metric import Metric
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError
@@ -47,8 +49,9 @@ from zoo.seeds import derive_seed
 __all__ = ["Plan", "Smc", "Stage", "counted", "pilot", "run_plan", "tempered"]
 
 CESS = 0.7  # of the particles, which the conditional ESS of one stage keeps
-MOVES, EXTRA = 3, 6  # transitions of a stage; further ones at the last
-LEAPFROGS = 8
+MOVES, EXTRA = 3, 6  # most transitions of a stage; further ones at the last
+LEAPFROGS = 8  # of a trajectory, at most
+MEMORY, LAST = 0.3, 0.1  # correlation of start and end at which a stage, and the last, may end
 STAGES = 200  # at most; a path that needs more has no usable base
 ISLANDS, PARTICLES = 8, 1024
 ACCEPTANCE = 0.3  # of the last transition, below which the points have not moved
@@ -181,9 +184,9 @@ def tempered(
         base: where the points start.
         islands: independent counting runs of full size, at least 2 for an error.
         seed: of all noise.
-        moves: transitions of a stage.
-        extra: further ones at the last stage.
-        leapfrogs: steps of each trajectory.
+        moves: transitions of a stage, at most.
+        extra: further ones at the last stage, at most.
+        leapfrogs: steps of a trajectory, at most.
         cess: share of the particles that a stage's conditional ESS keeps.
 
     Raises:
@@ -214,9 +217,9 @@ def pilot(
         targets: densities side by side, as in `UnitDensity`, with an island of points each. A
             stage is as long as the hardest of them allows; metric and step are those of all.
         seed: of the noise.
-        moves: transitions of a stage.
-        extra: further ones at the last stage.
-        leapfrogs: steps of each trajectory.
+        moves: transitions of a stage, at most.
+        extra: further ones at the last stage, at most.
+        leapfrogs: steps of a trajectory, at most.
         cess: share of the particles that a stage's conditional ESS keeps.
 
     Raises:
@@ -244,12 +247,19 @@ def pilot(
         groups = state.x.reshape(targets, -1, state.x.shape[1])
         spread = groups if targets == 1 else groups - groups.mean(1, keepdim=True)
         kernel = Kernel(metric=Metric.of(spread.flatten(0, 1)), step=step, leapfrogs=leapfrogs)
-        kernels = []
-        for _ in range(moves + (extra if beta == 1.0 else 0)):
+        state, moved, length = explored(path, state, kernel, streams, beta=beta, targets=targets)
+        kernel = replace(tuned(kernel, moved), leapfrogs=length)
+        start = coordinates(state, kernel, beta)
+        kernels: list[Kernel] = []
+        least, most = (moves, moves + extra) if beta == 1.0 else (1, moves)
+        while len(kernels) < most:
             kernels.append(kernel)
             state, moved = move(path, state, kernel, streams, beta=beta)
+            left, noise = memory(start, coordinates(state, kernel, beta), targets)
             kernel = tuned(kernel, moved)
             acceptance = float(moved.acceptance.mean())
+            if len(kernels) >= least and left <= max(LAST if beta == 1.0 else MEMORY, noise):
+                break
         step = kernel.step
         stages.append(Stage(beta=beta, kernels=tuple(kernels)))
     return Plan(

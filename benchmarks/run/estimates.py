@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import guides
-from benchmarks.comparison.assess_steps import DRIFT_GRADIENTS, SMC_GRADIENTS
+from benchmarks.comparison.assess_steps import DRIFT_GRADIENTS, LEAST_SMC, SMC_GRADIENTS
 from benchmarks.comparison.estimate_from import DRAWS, estimate_from
 from benchmarks.mcmc.tempered_smc import ISLANDS, PARTICLES
 from benchmarks.trust.chains import CHAINS, STARTS, chained, chains_reference
@@ -70,7 +70,11 @@ def estimated(
     seed = derive_seed(seed, fit.entry.key, method)
     with session(fit.entry.dtype):
         density = LogDensity(fit.program, fit.data, dtype=fit.entry.dtype)
-        record = density.compile(config["compile"], expected_calls=DRAWS * 100)
+        record = density.compile(
+            config["compile"],
+            expected_calls=DRAWS * 100,
+            expected_points=(ISLANDS + 1) * PARTICLES * LEAST_SMC,
+        )
         if method == METHOD:
             estimate, depth = estimate_from(fit, density, seed=seed)
             found = estimate.posterior

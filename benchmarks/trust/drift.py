@@ -7,15 +7,16 @@ t transitions and s_t their sd, per judged component
     e_t = (E_q - E_t) / s_t,      r_t = log(s_q / s_t)
 
 estimate the guide's mean error and log sd ratio. Both sides are the same chains, so the errors of
-e and r are paired. The kernel is fixed: step and metric come from pilot draws that are not judged.
-Where the second half of the transitions still moves, the estimate is a lower bound, and says so.
-What cannot be seen: mass that no chain reaches, above all a mode that the guide misses.
+e and r are paired. The kernel is fixed: step, metric and length come from pilot draws that are not
+judged. Where the second half of the transitions still moves, the estimate is a lower bound, and
+says so. Chains that at a quarter and at half of their transitions are still and have forgotten
+their starts are not moved further. What cannot be seen: mass that no chain reaches, above all a
+mode that the guide misses.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ import numpy as np
 from scipy.stats import norm
 from torch import Tensor
 
-from benchmarks.mcmc.batched_hmc import Density, Kernel, Path, Streams, move, tuned
+from benchmarks.mcmc.batched_hmc import TARGET, Density, Kernel, Moved, Path, Streams, move, tuned
+from benchmarks.mcmc.lengths import explored
 from benchmarks.mcmc.metric import Metric
 from benchmarks.mcmc.paired import changes, memory_of
 from benchmarks.mcmc.settle import MEMORY
@@ -34,10 +36,11 @@ from zoo.seeds import derive_seed
 
 __all__ = ["Drift", "drift_of"]
 
-TRANSITIONS = 16  # of the measured chains; half of them show whether they still move
-LEAPFROGS = 6
+TRANSITIONS = 16  # of the measured chains, at most; half of them show whether they still move
+LEAPFROGS = 6  # at most
 PILOT = 512  # draws
-ROUNDS = 24  # transitions of the pilot, in which its step is tuned
+ROUNDS, LEAST = 24, 12  # transitions of the pilot, in which its step is tuned
+TUNED = 0.05  # from the wanted acceptance, within which a step may stay as it is
 SPREAD = 4.0  # of steps: most chains take long ones
 STILL = 0.25  # of the whole move: a second half that moves less has arrived
 LEVEL = 0.05  # of the familywise test
@@ -51,12 +54,11 @@ class Drift:
     Attributes:
         mean_error, mean_error_se: e_T in sds of the moved chains, with paired standard errors.
         log_sd_ratio, log_sd_ratio_se: r_T.
-        half_mean_error, half_log_sd_ratio: e and r after half of the transitions.
         moving: where the second half still moved: the estimate is a lower bound.
         memory: correlation over chains of start and end, within modes.
         points: the chains at their end, `[chain, dim]`, unconstrained.
         acceptance: mean acceptance of the last transition.
-        divergent: share of all transitions that diverged.
+        divergent: share of all transitions so far that diverged.
         stuck: share of chains that never moved.
         gradients, depth: evaluations of the density, all and one after another.
         chains: how many stand behind each component.
@@ -66,8 +68,6 @@ class Drift:
     mean_error_se: Array
     log_sd_ratio: Array
     log_sd_ratio_se: Array
-    half_mean_error: Array
-    half_log_sd_ratio: Array
     moving: np.ndarray
     memory: Array
     points: Tensor
@@ -166,57 +166,81 @@ def drift_of(
         modes: the mode in which every chain begins, as in `memory_of`: what is forgotten is judged
             within them. None for one.
         seed: of the noise.
-        transitions: of the measured chains, at least 2.
-        leapfrogs: steps of a trajectory.
+        transitions: of the measured chains, at least 2, at most.
+        leapfrogs: steps of a trajectory, at most.
     """
     path = Path(density)
     kernel = _tuned_kernel(path, pilot, derive_seed(seed, "drift", "pilot"), leapfrogs)
     state, streams = path(u.contiguous()), Streams([derive_seed(seed, "drift")])
-    before, divergent, acceptance = evaluate(u), 0.0, math.nan
-    middle = before
-    for i in range(transitions):
+    looks = sorted({max(1, transitions // k) for k in (8, 4, 2, 1)})
+    seen, divergent, arrived, found = {0: evaluate(u)}, 0.0, 0, None
+    for i in range(1, transitions + 1):
         state, moved = move(path, state, kernel, streams)
-        divergent += float(moved.divergent.double().mean()) / transitions
-        acceptance = float(moved.acceptance.mean())
-        if i + 1 == transitions // 2:
-            middle = evaluate(state.x)
-    after = evaluate(state.x)
+        divergent += float(moved.divergent.double().mean())
+        if i not in looks:
+            continue
+        seen[i] = evaluate(state.x)
+        if i == looks[0] and i < transitions:
+            continue
+        half = max(t for t in seen if 2 * t <= i)
+        found = _drift(seen[0], seen[half], seen[i], modes, state.x, u, moved, divergent / i)
+        arrived = arrived + 1 if not found.doubt else 0
+        if arrived == 2:  # one look in many passes by chance
+            break
+    assert found is not None
+    return dataclasses.replace(found, gradients=path.gradients, depth=path.calls)
+
+
+def _drift(
+    before: Array,
+    middle: Array,
+    after: Array,
+    modes: np.ndarray | None,
+    points: Tensor,
+    starts: Tensor,
+    moved: Moved,
+    divergent: float,
+) -> Drift:
+    """Return what chains say whose judged components were `[chain, component]` at three times."""
     e, e_se, r, r_se = changes(before, after)
-    half_e, _, half_r, _ = changes(before, middle)
     return Drift(
         mean_error=e,
         mean_error_se=e_se,
         log_sd_ratio=r,
         log_sd_ratio_se=r_se,
-        half_mean_error=half_e,
-        half_log_sd_ratio=half_r,
         moving=_moving(middle, after, e, r),
         memory=memory_of(before, after, modes),
-        points=state.x,
-        acceptance=acceptance,
+        points=points,
+        acceptance=float(moved.acceptance.mean()),
         divergent=divergent,
-        stuck=float((state.x == u).all(1).double().mean()),
-        gradients=path.gradients,
-        depth=path.calls,
+        stuck=float((points == starts).all(1).double().mean()),
+        gradients=0,
+        depth=0,
         chains=len(before),
     )
 
 
 def _tuned_kernel(path: Path, pilot: Tensor, seed: int, leapfrogs: int) -> Kernel:
-    """Return a kernel whose step and metric come from pilot draws only."""
+    """Return a kernel whose step, metric and length come from pilot draws only."""
     kernel = Kernel(
         metric=Metric.of(pilot),
         step=0.8 / pilot.shape[1] ** 0.25,
         leapfrogs=leapfrogs,
         spread=SPREAD,
     )
-    state, streams = path(pilot.contiguous()), Streams([seed])
+    state, streams, tuned_for = path(pilot.contiguous()), Streams([seed]), 0
     for i in range(ROUNDS):
         state, moved = move(path, state, kernel, streams)
+        near = abs(float(moved.acceptance.mean()) - TARGET) <= TUNED
+        tuned_for = tuned_for + 1 if near else 0
         kernel = tuned(kernel, moved)
         if i == ROUNDS // 3:  # where the chains go, sds may differ from the guide's by far
             kernel = dataclasses.replace(kernel, metric=Metric.of(state.x))
-    return kernel
+        if i + 1 >= LEAST and tuned_for >= 2:
+            break
+    targets = getattr(path.density, "targets", 1)
+    _, _, length = explored(path, state, kernel, streams, targets=targets)
+    return dataclasses.replace(kernel, leapfrogs=length)
 
 
 def _moving(middle: Array, after: Array, e: Array, r: Array) -> np.ndarray:

@@ -73,19 +73,30 @@ class EagerDensity(Protocol):
 
 
 def compile_density(
-    density: EagerDensity, mode: Mode = "auto", *, expected_calls: int = 50_000
+    density: EagerDensity,
+    mode: Mode = "auto",
+    *,
+    expected_calls: int = 50_000,
+    expected_points: int = 0,
 ) -> CompiledDensity:
-    """Compile the gradient of a log density; batched graphs are compiled once they pay."""
-    return CompiledDensity(density, mode, expected_calls)
+    """Compile the gradient of a log density; batched graphs are compiled once they pay.
+
+    They are compiled before the first call if `expected_points` gradients at many points at once
+    are forecast to take longer than a compilation.
+    """
+    return CompiledDensity(density, mode, expected_calls, expected_points)
 
 
 class CompiledDensity:
     """Compiled forms of one log density, each with an eager fallback; counts no evaluations."""
 
-    def __init__(self, density: EagerDensity, mode: Mode, expected_calls: int) -> None:
+    def __init__(
+        self, density: EagerDensity, mode: Mode, expected_calls: int, expected_points: int = 0
+    ) -> None:
         self.density = density
         self.mode: Mode = mode
         self.expected_calls = expected_calls
+        self.expected_points = expected_points
         self._graph: Traced | None = None
         self._forms: dict[str, Function] = {}
         self._columns: Callable[[Tensor], Tensor] | None = None
@@ -257,7 +268,7 @@ class CompiledDensity:
     def _form(self, name: str) -> Function | None:
         """Return a compiled batched form, or None while the eager one runs."""
         self._renew()
-        ready = self.mode == "on" or (self.mode == "auto" and self._spent[name] > RENT_SECONDS)
+        ready = self.mode == "on" or (self.mode == "auto" and self._pays(name))
         if name not in self._forms and ready:
             outputs = (0,) if name == "batch" else (0, 1)
 
@@ -278,20 +289,30 @@ class CompiledDensity:
         form = self._forms.get(name)
         return form if form is not None and form.run is not None else None
 
-    def _rent(self, name: str, rows: int) -> None:
-        """Add the estimated time of an eager batch.
+    def _pays(self, name: str) -> bool:
+        """Whether a compiled batch is worth its compilation, by what was spent or is forecast."""
+        if self._spent[name] > RENT_SECONDS:
+            return True
+        if not self.expected_points or name == "batch":
+            return False
+        calls = -(-self.expected_points // MOST)
+        return self._eager_seconds(name, self.expected_points, calls) > RENT_SECONDS
 
-        The estimate depends on the size of the batch, so that a run does not depend on a clock.
+    def _rent(self, name: str, rows: int) -> None:
+        """Add the estimated time of an eager batch."""
+        if self.mode == "auto":
+            self._spent[name] += self._eager_seconds(name, rows, 1)
+
+    def _eager_seconds(self, name: str, rows: int, calls: int) -> float:
+        """Return the estimated time of some eager calls with this many rows together.
+
+        The estimate depends on sizes, never on a clock, so that a run is the same everywhere.
         """
-        if self.mode != "auto":
-            return
         if self._work is None:
             self._work = work_of(self._eager, [self._points(1)[0]])
-        calls = 1 if self.density.eager_batch().vectorized else rows
+        calls = calls if self.density.eager_batch().vectorized else rows
         share = 0.5 if name == "batch" else 1.0  # the gradient takes about half of the time
-        self._spent[name] += (
-            share * Work(self._work.operations * calls, self._work.numbers * rows).seconds
-        )
+        return share * Work(self._work.operations * calls, self._work.numbers * rows).seconds
 
     def _map(
         self, eager: Callable[..., list[Tensor]], points: Sequence[Tensor], outputs: Sequence[int]

@@ -272,13 +272,23 @@ class LogDensity:
     def _scale(self, index: Tensor) -> float:
         return float(self.data.size or 1) / index.numel()
 
-    def compile(self, mode: Mode = "auto", *, expected_calls: int = 50_000) -> Record:
+    def compile(
+        self, mode: Mode = "auto", *, expected_calls: int = 50_000, expected_points: int = 0
+    ) -> Record:
         """Run `gradient`, `batch` and `numpy_gradient` compiled where that works and pays.
+
+        Args:
+            mode: "on", "off", or "auto": by the forecast of what is saved.
+            expected_calls: forecast calls of `gradient`.
+            expected_points: forecast points of `batch_gradient` in all its calls; where 0, its
+                graph is compiled once eager calls have taken as long as a compilation.
 
         Returns:
             Whether they do, and why.
         """
-        self._compiled = compile_density(self, mode, expected_calls=expected_calls)
+        self._compiled = compile_density(
+            self, mode, expected_calls=expected_calls, expected_points=expected_points
+        )
         return self._compiled.record
 
     @property

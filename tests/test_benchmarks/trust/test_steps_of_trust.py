@@ -211,8 +211,6 @@ def drifted(**changes):
         "mean_error_se": zero + 0.01,
         "log_sd_ratio": zero,
         "log_sd_ratio_se": zero + 0.01,
-        "half_mean_error": zero,
-        "half_log_sd_ratio": zero,
         "moving": np.array([False, False]),
         "memory": zero,
         "points": torch.zeros(1000, 3),
