@@ -6,14 +6,16 @@ would end with the correlation
 
     rho_j(l) = corr(z_0j, a_l z_lj + (1 - a_l) z_0j)
 
-to their starts. k transitions leave rho^k, so a memory of e^-1 costs l / -log max_j |rho_j(l)|
-gradients, and the length with the smallest cost is taken. The log density is one more coordinate:
-Hamiltonian trajectories leave their own energy as it is, so levels are forgotten more slowly than
-places. Source: Hoffman, Radul and Sountsov (2021), An adaptive-MCMC scheme for setting trajectory
-lengths in Hamiltonian Monte Carlo, AISTATS (the same idea, by gradients of expected jumps).
+to their starts, and k transitions leave rho^k. The l that leaves little enough with the fewest
+gradients is chosen; where none does with those that are allowed, the longest. The log density is
+one more coordinate: trajectories conserve their energy, so levels are forgotten more slowly than
+places.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,10 +23,9 @@ from torch import Tensor
 from benchmarks.mcmc.batched_hmc import Kernel, Moved, Path, State, Streams, move
 from benchmarks.thresholds import multiplier
 
-__all__ = ["coordinates", "explored", "memory"]
+__all__ = ["cheapest", "coordinates", "explored", "memory"]
 
-FORGOTTEN = 0.1  # correlation that counts as none: less is noise of the pilot
-TINY = 1e-12  # of a variance
+TINY = 1e-12  # of a correlation
 
 
 def coordinates(state: State, kernel: Kernel, beta: float) -> Tensor:
@@ -51,16 +52,22 @@ def explored(
     kernel: Kernel,
     streams: Streams,
     *,
+    least: int,
+    gradients: int,
+    left: float,
     beta: float = 1.0,
     targets: int = 1,
 ) -> tuple[State, Moved, int]:
-    """Move every point once, and return the number of leapfrogs that forgets at the least cost.
+    """Move every point once, and return the number of leapfrogs to forget its start.
 
     Args:
         path: the densities.
         state: points of a pilot.
         kernel: with the most leapfrogs that may be chosen.
         streams: the noise.
+        least: transitions that will follow in any case.
+        gradients: of each point, that they may take together.
+        left: the correlation of start and end that they may leave.
         beta: the power of the path.
         targets: densities side by side; the slowest of them decides.
     """
@@ -76,9 +83,23 @@ def explored(
         rho.append(float(_correlation(start, end).abs().max()))
 
     state, moved = move(path, state, kernel, streams, beta=beta, seen=seen)
-    left = torch.tensor(rho, dtype=torch.float64).clamp(FORGOTTEN, 1 - TINY)
-    cost = torch.arange(1, len(rho) + 1, dtype=torch.float64) / -left.log()
-    return state, moved, int(cost.argmin()) + 1
+    return state, moved, cheapest(rho, least, gradients, left)
+
+
+def cheapest(rho: Sequence[float], least: int, gradients: int, left: float) -> int:
+    """Return the number of leapfrogs, of 1, 2, ..., that forgets with the fewest gradients.
+
+    Args:
+        rho: the correlation that one transition of so many leapfrogs leaves.
+        least: transitions that are made in any case.
+        gradients: that all transitions may take together.
+        left: what all of them may leave; where no length does, the longest is returned.
+    """
+    cost = []
+    for length, once in enumerate(rho, 1):
+        needed = math.ceil(math.log(left) / math.log(min(max(once, TINY), 1 - TINY)))
+        cost.append(length * max(needed, least))
+    return cost.index(min(cost)) + 1 if min(cost) <= gradients else len(rho)
 
 
 def _correlation(before: Tensor, after: Tensor) -> Tensor:

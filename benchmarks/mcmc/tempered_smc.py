@@ -49,7 +49,7 @@ from zoo.seeds import derive_seed
 __all__ = ["Plan", "Smc", "Stage", "counted", "pilot", "run_plan", "tempered"]
 
 CESS = 0.7  # of the particles, which the conditional ESS of one stage keeps
-MOVES, EXTRA = 3, 6  # most transitions of a stage; further ones at the last
+MOVES, EXTRA = 3, 6  # longest trajectories of a stage; further ones at the last
 LEAPFROGS = 8  # of a trajectory, at most
 MEMORY, LAST = 0.3, 0.1  # correlation of start and end at which a stage, and the last, may end
 STAGES = 200  # at most; a path that needs more has no usable base
@@ -184,8 +184,8 @@ def tempered(
         base: where the points start.
         islands: independent counting runs of full size, at least 2 for an error.
         seed: of all noise.
-        moves: transitions of a stage, at most.
-        extra: further ones at the last stage, at most.
+        moves: longest trajectories of a stage; shorter ones may be more, for the same gradients.
+        extra: further ones at the last stage.
         leapfrogs: steps of a trajectory, at most.
         cess: share of the particles that a stage's conditional ESS keeps.
 
@@ -217,8 +217,8 @@ def pilot(
         targets: densities side by side, as in `UnitDensity`, with an island of points each. A
             stage is as long as the hardest of them allows; metric and step are those of all.
         seed: of the noise.
-        moves: transitions of a stage, at most.
-        extra: further ones at the last stage, at most.
+        moves: longest trajectories of a stage; shorter ones may be more, for the same gradients.
+        extra: further ones at the last stage.
         leapfrogs: steps of a trajectory, at most.
         cess: share of the particles that a stage's conditional ESS keeps.
 
@@ -247,18 +247,29 @@ def pilot(
         groups = state.x.reshape(targets, -1, state.x.shape[1])
         spread = groups if targets == 1 else groups - groups.mean(1, keepdim=True)
         kernel = Kernel(metric=Metric.of(spread.flatten(0, 1)), step=step, leapfrogs=leapfrogs)
-        state, moved, length = explored(path, state, kernel, streams, beta=beta, targets=targets)
+        last = beta == 1.0
+        least, most, left = (moves, moves + extra, LAST) if last else (1, moves, MEMORY)
+        state, moved, length = explored(
+            path,
+            state,
+            kernel,
+            streams,
+            least=least,
+            gradients=most * leapfrogs,
+            left=left,
+            beta=beta,
+            targets=targets,
+        )
         kernel = replace(tuned(kernel, moved), leapfrogs=length)
         start = coordinates(state, kernel, beta)
         kernels: list[Kernel] = []
-        least, most = (moves, moves + extra) if beta == 1.0 else (1, moves)
-        while len(kernels) < most:
+        while (len(kernels) + 1) * length <= most * leapfrogs:
             kernels.append(kernel)
             state, moved = move(path, state, kernel, streams, beta=beta)
-            left, noise = memory(start, coordinates(state, kernel, beta), targets)
+            known, noise = memory(start, coordinates(state, kernel, beta), targets)
             kernel = tuned(kernel, moved)
             acceptance = float(moved.acceptance.mean())
-            if len(kernels) >= least and left <= max(LAST if beta == 1.0 else MEMORY, noise):
+            if len(kernels) >= least and known <= max(left, noise):
                 break
         step = kernel.step
         stages.append(Stage(beta=beta, kernels=tuple(kernels)))

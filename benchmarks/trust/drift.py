@@ -170,7 +170,8 @@ def drift_of(
         leapfrogs: steps of a trajectory, at most.
     """
     path = Path(density)
-    kernel = _tuned_kernel(path, pilot, derive_seed(seed, "drift", "pilot"), leapfrogs)
+    half = max(1, transitions // 2)
+    kernel = _tuned_kernel(path, pilot, derive_seed(seed, "drift", "pilot"), leapfrogs, half)
     state, streams = path(u.contiguous()), Streams([derive_seed(seed, "drift")])
     looks = sorted({max(1, transitions // k) for k in (8, 4, 2, 1)})
     seen, divergent, arrived, found = {0: evaluate(u)}, 0.0, 0, None
@@ -182,8 +183,8 @@ def drift_of(
         seen[i] = evaluate(state.x)
         if i == looks[0] and i < transitions:
             continue
-        half = max(t for t in seen if 2 * t <= i)
-        found = _drift(seen[0], seen[half], seen[i], modes, state.x, u, moved, divergent / i)
+        middle = max(t for t in seen if 2 * t <= i)
+        found = _drift(seen[0], seen[middle], seen[i], modes, state.x, u, moved, divergent / i)
         arrived = arrived + 1 if not found.doubt else 0
         if arrived == 2:  # one look in many passes by chance
             break
@@ -220,8 +221,11 @@ def _drift(
     )
 
 
-def _tuned_kernel(path: Path, pilot: Tensor, seed: int, leapfrogs: int) -> Kernel:
-    """Return a kernel whose step, metric and length come from pilot draws only."""
+def _tuned_kernel(path: Path, pilot: Tensor, seed: int, leapfrogs: int, half: int) -> Kernel:
+    """Return a kernel whose step, metric and length come from pilot draws only.
+
+    It is as short as forgets within half of the transitions.
+    """
     kernel = Kernel(
         metric=Metric.of(pilot),
         step=0.8 / pilot.shape[1] ** 0.25,
@@ -239,7 +243,16 @@ def _tuned_kernel(path: Path, pilot: Tensor, seed: int, leapfrogs: int) -> Kerne
         if i + 1 >= LEAST and tuned_for >= 2:
             break
     targets = getattr(path.density, "targets", 1)
-    _, _, length = explored(path, state, kernel, streams, targets=targets)
+    _, _, length = explored(
+        path,
+        state,
+        kernel,
+        streams,
+        least=half,
+        gradients=half * leapfrogs,
+        left=MEMORY,
+        targets=targets,
+    )
     return dataclasses.replace(kernel, leapfrogs=length)
 
 
