@@ -77,10 +77,7 @@ def explored(
 
     def seen(at: State, acceptance: Tensor) -> None:
         z = coordinates(at, kernel, beta).reshape(targets, each, -1)
-        chance = acceptance.reshape(targets, each, 1)
-        # a point that ran off is not accepted, and its coordinates are no numbers
-        end = torch.where(chance > 0, start + chance * (z - start), start)
-        rho.append(float(_correlation(start, end).abs().max()))
+        rho.append(float(_correlation(start, z, acceptance.reshape(targets, each, 1)).abs().max()))
 
     state, moved = move(path, state, kernel, streams, beta=beta, seen=seen)
     return state, moved, cheapest(rho, least, gradients, left)
@@ -102,14 +99,27 @@ def cheapest(rho: Sequence[float], least: int, gradients: int, left: float) -> i
     return cost.index(min(cost)) + 1 if min(cost) <= gradients else len(rho)
 
 
-def _correlation(before: Tensor, after: Tensor) -> Tensor:
-    """Return correlations `[target, k]` of points `[target, n, k]`; 0 where nothing varies.
+def _correlation(before: Tensor, after: Tensor, chance: Tensor | None = None) -> Tensor:
+    """Return correlations `[target, k]` of start and end; 0 where nothing varies.
 
-    Points where a number is missing are left out.
+    Args:
+        before: points `[target, n, k]` at their start; those without a number are left out.
+        after: where they would end; a point without a number there stays at its start.
+        chance: with which they end there, `[target, n, 1]`, else at their start; None for one.
     """
-    sound = torch.isfinite(before) & torch.isfinite(after)
-    count = sound.sum(1, keepdim=True).clamp(min=1)
-    a, b = (torch.where(sound, v, 0.0) for v in (before, after))
-    a, b = (torch.where(sound, v - v.sum(1, keepdim=True) / count, 0.0) for v in (a, b))
-    scale = (a.square().sum(1) * b.square().sum(1)).sqrt()
-    return (a * b).sum(1) / torch.where(scale > 0, scale, 1.0)
+    a = torch.ones_like(after) if chance is None else chance.expand(after.shape)
+    a = torch.where(torch.isfinite(after), a, 0.0)
+    sound = torch.isfinite(before)
+    x, y = torch.where(sound, before, 0.0), torch.where(torch.isfinite(after), after, 0.0)
+    n = sound.sum(1).clamp(min=1)
+
+    def mean(values: Tensor) -> Tensor:
+        return torch.where(sound, values, 0.0).sum(1) / n
+
+    center = mean(x)  # of both: squares of large numbers round
+    x, y = x - center[:, None], y - center[:, None]
+    end = mean(a * y + (1 - a) * x)
+    variance = mean(x.square()) * (mean(a * y.square() + (1 - a) * x.square()) - end.square())
+    scale = variance.clamp(min=0).sqrt()
+    covariance = mean(x * (a * y + (1 - a) * x))
+    return covariance / torch.where(scale > 0, scale, 1.0)

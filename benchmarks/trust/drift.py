@@ -40,7 +40,8 @@ TRANSITIONS = 16  # of the measured chains, at most; half of them show whether t
 LEAPFROGS = 6  # at most
 PILOT = 512  # draws
 ROUNDS, LEAST = 24, 12  # transitions of the pilot, in which its step is tuned
-TUNED = 0.05  # from the wanted acceptance, within which a step may stay as it is
+AIM = 0.03  # correlation of start and end after a quarter of the transitions: well below the line
+TUNED = 0.1  # from the wanted acceptance, within which a step may stay as it is
 SPREAD = 4.0  # of steps: most chains take long ones
 STILL = 0.25  # of the whole move: a second half that moves less has arrived
 LEVEL = 0.05  # of the familywise test
@@ -224,7 +225,8 @@ def _drift(
 def _tuned_kernel(path: Path, pilot: Tensor, seed: int, leapfrogs: int, half: int) -> Kernel:
     """Return a kernel whose step, metric and length come from pilot draws only.
 
-    It is as short as forgets within half of the transitions.
+    It forgets within a quarter of the transitions, if it can: chains that have are not moved
+    beyond the half.
     """
     kernel = Kernel(
         metric=Metric.of(pilot),
@@ -250,7 +252,7 @@ def _tuned_kernel(path: Path, pilot: Tensor, seed: int, leapfrogs: int, half: in
         streams,
         least=half,
         gradients=half * leapfrogs,
-        left=MEMORY,
+        left=AIM**2,
         targets=targets,
     )
     return dataclasses.replace(kernel, leapfrogs=length)

@@ -119,6 +119,29 @@ def test_islands_do_not_depend_on_their_number():
     assert not torch.equal(again.points, few.points)
 
 
+def gradients_of(plan):
+    return [sum(k.leapfrogs for k in stage.kernels) for stage in plan.stages]
+
+
+def test_stages_end_when_their_points_have_forgotten():
+    """A normal takes less than half of the gradients that are allowed, 24 and 72 in the end."""
+    plan = pilot(normal(3), base(3, particles=512))
+    *stages, last = gradients_of(plan)
+    assert sum(stages) <= 18 * len(stages)
+    assert last <= 30
+    assert len(plan.stages[-1].kernels) >= 3
+    assert max(k.leapfrogs for stage in plan.stages for k in stage.kernels) <= 8
+
+
+def test_points_that_cannot_forget_get_the_gradients_that_are_allowed():
+    """Nothing crosses between modes 30 sds apart, so every stage is as long as it may be."""
+    start = base(1, at=0.0, mode=(0.3, 30.0, 1.0))
+    for allowed, options in (((24, 72), {}), ((8, 16), {"moves": 2, "extra": 2, "leapfrogs": 4})):
+        *stages, last = gradients_of(pilot(two_modes(), start, **options))
+        assert set(stages) <= {allowed[0]}
+        assert last == allowed[1]
+
+
 def test_the_plan_is_not_changed_by_counting():
     density, start = normal(2), base(2, particles=64)
     plan = pilot(density, start)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks.mcmc.paired import changes
+from benchmarks.trust import drift
 from benchmarks.trust.drift import drift_of
 from zoo.density.log_density import LogDensity
 from zoo.types import Data
@@ -89,8 +90,79 @@ def test_chains_that_cannot_move_are_counted():
 
 
 def test_the_cost_is_counted(density):
+    """The pilot ends between 12 and 24 transitions, with one more that compares lengths."""
     before = density.gradient_evaluations
     found = run(density, n=256, transitions=4, leapfrogs=3)
     assert found.gradients == density.gradient_evaluations - before
-    assert found.gradients == 256 * (1 + 24 * 3) + 256 * (1 + 4 * 3)
-    assert found.depth == 1 + 24 * 3 + 1 + 4 * 3
+    assert found.gradients == 256 * found.depth
+    pilot = {1 + (rounds + 1) * 3 for rounds in range(12, 25)}
+    measured = {1 + number * length for number in (2, 4) for length in (1, 2, 3)}
+    assert found.depth in {p + m for p in pilot for m in measured}
+
+
+@pytest.fixture
+def moves(monkeypatch):
+    """Lengths of the measured transitions of a run, one per transition."""
+    made, true = [], drift.move
+
+    def counting(path, state, kernel, streams, **options):
+        if len(state.x) == 1024:
+            made.append(kernel.leapfrogs)
+        return true(path, state, kernel, streams, **options)
+
+    monkeypatch.setattr(drift, "move", counting)
+    return made
+
+
+def test_chains_that_have_forgotten_are_not_moved_further(density, moves):
+    """Two looks pass, at a quarter and at half; a normal does not need the longest trajectory."""
+    assert not run(density).doubt
+    assert len(moves) == 8
+    assert len(set(moves)) == 1
+    assert moves[0] < 6
+    moves.clear()
+    # at a quarter these have not yet arrived
+    assert not run(density, shift=0.5, scale=0.6).doubt
+    assert len(moves) == 16
+
+
+def test_chains_that_remember_or_still_move_are_moved_to_the_end(density, moves, monkeypatch):
+    run(density, shift=200.0, leapfrogs=1)
+    assert len(moves) == 16
+    moves.clear()
+    monkeypatch.setattr(drift, "memory_of", lambda before, *_: np.full(before.shape[1], 0.2))
+    run(density)
+    assert len(moves) == 16
+
+
+def test_one_look_that_passes_is_not_enough(density, moves, monkeypatch):
+    """Looks at 4, 8 and 16 transitions, of which the first and the last pass."""
+    known = iter([0.0, 0.5, 0.0])
+    monkeypatch.setattr(
+        drift, "memory_of", lambda before, *_: np.full(before.shape[1], next(known))
+    )
+    assert not run(density).doubt
+    assert len(moves) == 16
+
+
+def test_pilots_stop_once_the_acceptance_is_as_wanted(density, moves):
+    """At most 24 transitions of its points, and at least 12."""
+    sizes, true = [], drift.move
+
+    def counting(path, state, kernel, streams, **options):
+        sizes.append(len(state.x))
+        return true(path, state, kernel, streams, **options)
+
+    drift.move = counting
+    try:
+        run(density)
+        assert 12 <= sizes.count(256) < 24
+        sizes.clear()
+        # one leapfrog of a step that is tuned from far too small
+        wide = torch.randn(
+            1280, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        )
+        drift_of(density, 1e-3 * wide[:1024], lambda u: u.numpy(), pilot=1e-3 * wide[1024:])
+        assert sizes.count(256) == 24
+    finally:
+        drift.move = true

@@ -232,6 +232,36 @@ def test_a_batch_is_compiled_once_eager_ones_have_cost_three_seconds(asked, dens
     assert never._form(name) is None
 
 
+@pytest.mark.parametrize(
+    ("operations", "points_expected", "compiled"),
+    [(1000, 10**9, True), (1000, 0, False), (1000, 512, False)],
+)
+def test_a_batch_is_compiled_at_once_where_the_forecast_pays(
+    asked, density, operations, points_expected, compiled
+):
+    """Gradients at a billion points take longer than three seconds; values were not forecast."""
+    made = compile_density(density, "auto", expected_points=points_expected)
+    made._work = Work(operations, 50)
+    before = len(asked)
+    made.batch_value_and_gradient(points(2))
+    assert len(asked) == before + compiled
+    made.batch(points(2))
+    assert len(asked) == before + compiled
+
+
+def test_a_forecast_counts_vectorized_calls_of_512_points(density):
+    made = compile_density(density, "auto", expected_points=1025)
+    made._work = Work(1000, 50)
+    density.eager_batch()
+    assert made._eager_seconds("batch_gradient", 1025, 3) == Work(3000, 50 * 1025).seconds
+    rate = Work(1000, 50 * 512).seconds / 512
+    edge = int(3.0 / rate)
+    for number, pays in ((edge - 2048, False), (edge + 2048, True)):
+        made.expected_points = number
+        assert made._pays("batch_gradient") is pays
+        assert not made._pays("batch")
+
+
 def test_a_differentiable_batch_is_charged_too(asked, density):
     made = compile_density(density, "auto")
     made.differentiable_batch(points(3).requires_grad_(True))
