@@ -26,6 +26,7 @@ from benchmarks.thresholds import multiplier
 __all__ = ["cheapest", "coordinates", "explored", "memory"]
 
 TINY = 1e-12  # of a correlation
+MANY = 12  # transitions: beyond, rho^k is the error of rho more than a forecast
 
 
 def coordinates(state: State, kernel: Kernel, beta: float) -> Tensor:
@@ -90,13 +91,16 @@ def cheapest(rho: Sequence[float], least: int, gradients: int, left: float) -> i
         rho: the correlation that one transition of so many leapfrogs leaves.
         least: transitions that are made in any case.
         gradients: that all transitions may take together.
-        left: what all of them may leave; where no length does, the longest is returned.
+        left: what all of them may leave; where no length does, the longest is returned, as it is
+            of lengths with equal costs.
     """
     cost = []
     for length, once in enumerate(rho, 1):
         needed = math.ceil(math.log(left) / math.log(min(max(once, TINY), 1 - TINY)))
-        cost.append(length * max(needed, least))
-    return cost.index(min(cost)) + 1 if min(cost) <= gradients else len(rho)
+        cost.append(length * max(needed, least) if needed <= MANY else math.inf)
+    if min(cost) > gradients:
+        return len(rho)
+    return max(length for length, total in enumerate(cost, 1) if total == min(cost))
 
 
 def _correlation(before: Tensor, after: Tensor, chance: Tensor | None = None) -> Tensor:

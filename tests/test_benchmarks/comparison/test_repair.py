@@ -55,7 +55,7 @@ def test_without_smc_the_chains_say_what_they_miss(monkeypatch):
 def test_chains_that_have_not_arrived_say_so(monkeypatch):
     """The centered schools: a few short chains do not reach the neck."""
     monkeypatch.setattr(
-        module, "assess", lambda fit, **given: assess(fit, smc=False, draws=512, **given)
+        module, "assess", lambda fit, **given: assess(fit, smc=False, draws=1024, **given)
     )
     monkeypatch.setattr("benchmarks.comparison.assess_steps.MOST_GRADIENTS", 1)
     monkeypatch.setattr("benchmarks.mcmc.short_chains.LENGTHS", (4, 8))

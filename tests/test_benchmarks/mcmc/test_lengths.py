@@ -110,6 +110,17 @@ def test_the_length_that_forgets_with_the_fewest_gradients(least, gradients, len
     assert cheapest([0.9, 0.5, 0.1, 0.8], least, gradients, 0.3) == length
 
 
+def test_of_equal_costs_the_longest_is_taken():
+    """0.5^2 and 0.2: two transitions of two, or one of four."""
+    assert cheapest([0.99, 0.5, 0.4, 0.2], 1, 24, 0.3) == 4
+
+
+def test_many_transitions_are_no_forecast():
+    """0.9^12 is below 0.3, 0.91^13 too."""
+    assert cheapest([0.9, 0.99], 1, 24, 0.3) == 1
+    assert cheapest([0.91, 0.99], 1, 24, 0.3) == 2
+
+
 def test_points_that_never_move_get_the_longest():
     assert cheapest([1.0, 1.0, 1.0], 1, 24, 0.3) == 3
     assert cheapest([0.0, 0.0, 0.0], 1, 24, 0.3) == 1
