@@ -5,6 +5,7 @@
 | fits | an assessment of one family on one entry with one seed, and its errors by the reference |
 | hard | the same on targets with exact samplers (`benchmarks.studies.trust.hard_targets`) |
 | exact_draws | drift of exact draws: any finding is a false alarm |
+| cost | seconds of one assessment, beside NUTS on the same posterior |
 | evidence | log Z by SMC from a mean-field or a Laplace fit, where the exact value is known |
 """
 
@@ -32,6 +33,7 @@ from benchmarks.mcmc.tempered_smc import ISLANDS, PARTICLES, Smc, tempered
 from benchmarks.reference.find import find
 from benchmarks.studies.record import Work
 from benchmarks.studies.rows import Kept, json_rows
+from benchmarks.studies.trust.cost import cost_rows
 from benchmarks.studies.trust.hard import hard_rows
 from benchmarks.studies.trust.worst import worst
 from benchmarks.trust.base import smc_base
@@ -72,7 +74,13 @@ def measure(part: str, work: Work) -> dict[str, Row]:
     kept = Kept(work.out / "rows.json")
     if not work.quick:
         _carry(part, kept)
-    parts = {"fits": _fits, "hard": hard_rows, "exact_draws": _exact, "evidence": _evidence}
+    parts = {
+        "fits": _fits,
+        "hard": hard_rows,
+        "exact_draws": _exact,
+        "evidence": _evidence,
+        "cost": cost_rows,
+    }
     makers = dict(parts[part](work.quick))
     tasks = [Task(name=n, fn=make) for n, make in makers.items() if n not in kept.rows]
 
@@ -201,7 +209,7 @@ def exact_row(name: str, number: int) -> Row:
     found = rejected = 0
     with session(entry.dtype):
         density = LogDensity(entry.program(data), data, dtype=entry.dtype)
-        density.compile("auto", expected_calls=10**6)
+        density.compile("auto", expected_calls=10**6, expected_points=10**6)
         judged = Judged(density, entry, data)
         for seed in range(number):
             drawn = analytic.sample(EXACT_DRAWS + EXACT_PILOT, seed)
@@ -246,7 +254,7 @@ def normal_row(dim: int) -> Row:
         pyro.sample("x", dist.Normal(zeros, 1.0).to_event(1))
 
     density = LogDensity(program, Data(train={}))
-    density.compile("auto", expected_calls=10**6)
+    density.compile("auto", expected_calls=10**6, expected_points=10**6)
     base = Component(
         name="wide",
         share=1.0,
@@ -270,7 +278,7 @@ def evidence_row(name: str, family: str) -> Row:
     assert posterior.unconstrained is not None
     with session(entry.dtype):
         density = LogDensity(fit.program, data, dtype=entry.dtype)
-        density.compile("auto", expected_calls=10**6)
+        density.compile("auto", expected_calls=10**6, expected_points=10**6)
         base = smc_base(density, data, posterior.unconstrained, particles=PARTICLES)
         smc = tempered(density, base, islands=2 * ISLANDS)
     assert exact is not None

@@ -10,6 +10,7 @@ from scipy.stats import t
 
 from benchmarks.studies.pages import fold
 from benchmarks.studies.trust.criteria import GOOD, REPAIRED, Row, bad, count, line, within
+from benchmarks.studies.trust.render_cost import cost_lines, cost_table
 from benchmarks.studies.trust.render_hard import hard_lines, hard_table
 
 __all__ = ["page"]
@@ -44,9 +45,12 @@ def page(rows: Mapping[str, Mapping[str, Row]]) -> str:
     lines += [*_fit_lines(fits), *hard_lines(hard)]
     lines += _exact_lines(rows.get("exact_draws", {}))
     lines += _evidence_lines(rows.get("evidence", {}))
+    lines += cost_lines(rows.get("cost", {}))
     lines += ["", *_table(fits), "", *hard_table(hard)]
     lines += ["", *_evidence_table(rows.get("evidence", {}))]
-    lines += ["", *_left_out({**rows.get("fits", {}), **hard})]
+    if cost := cost_table(rows.get("cost", {})):
+        lines += ["", *cost]
+    lines += ["", *_left_out({**rows.get("fits", {}), **hard, **rows.get("cost", {})})]
     return fold("\n".join(lines).rstrip() + "\n")
 
 

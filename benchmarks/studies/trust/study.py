@@ -37,5 +37,5 @@ STUDY = Study(
     measure=_measure,
     render=_render,
     read=_read,
-    parts=("hard", "exact_draws", "evidence", "fits"),
+    parts=("hard", "exact_draws", "evidence", "cost", "fits"),
 )
