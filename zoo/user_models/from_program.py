@@ -184,8 +184,9 @@ def from_program(
         return made.requires_grad_(False) if trained else made
 
     program = LiftedProgram(model, lifted, dtype, rows=card.size)
-    asked_of: dict[str, Any] = {"model": model, "trained": trained, "minibatch": minibatch}
-    own = own_guides(guide, tensors, dtype, nested, program, units, **asked_of)
+    some = judged is not None and not (isinstance(judged, str) and judged == "all")
+    asked_of: dict[str, Any] = {"trained": trained, "minibatch": minibatch, "some": some}
+    own = own_guides(guide, tensors, dtype, nested, program, units, model=model, **asked_of)
     if "own" in (families or ()) and not own:
         raise UsageError(
             "families has 'own', a guide of your own, but there is none; pass guide=: a function"

@@ -75,8 +75,23 @@ class OwnGuide:
 
     def __call__(self, program: Any, data: Any, entry: Any) -> LiftedProgram:
         """Return a new copy of the guide."""
-        made = LiftedProgram(self.guide, self.lifted, self.dtype, rows=data.size)
+        made = LiftedProgram(self.guide, self._for(data), self.dtype, rows=data.size)
         return made.requires_grad_(False) if self.digest else made
+
+    def _for(self, data: Any) -> Lifted:
+        """Return what it asks for on these rows: a parameter per row has as many values."""
+        units = self.lifted.units
+        if self.amortized or self.digest or units is None or data.size in (None, units.size):
+            return self.lifted
+
+        def look() -> Lifted:
+            nested = self.lifted.nested
+            return discover(self.guide, data.train, self.dtype, nested, noun="guide")[0]
+
+        found = unless_it_raises(look, self.lifted)
+        values = self.lifted.values
+        sized = {k: found.values[k] for k in values if k in found.values}
+        return replace(self.lifted, values={**values, **sized})
 
 
 def own_guides(
@@ -90,6 +105,7 @@ def own_guides(
     model: Any,
     trained: bool,
     minibatch: int | None = None,
+    some: bool = False,
 ) -> Guides:
     """Return `ModelEntry.own_guides`.
 
@@ -103,6 +119,7 @@ def own_guides(
         model: the program as the caller wrote it.
         trained: the guide is scored as it is.
         minibatch: rows of a step, None for all.
+        some: only some of the rows are compared.
 
     Raises:
         UsageError: something that is no guide, or that is not trained.
@@ -153,6 +170,11 @@ def own_guides(
         refuse_shared_weights((model, program), (guide, made), tensors, dtype, units)
     if units is not None:
         serves = _serves_other_rows(found, program, tensors, units)
+        if trained and some and not serves:
+            raise ProgramError(
+                f"The guide was trained to values for its {units.size} rows and cannot be run on"
+                " some of them, which judged= compares; leave judged out."
+            )
         looks = [found(program, _Rows(units), None).eval()]
         if not trained:  # weights of zero hide what training brings about
             looks += [moved(found(program, _Rows(units), None).eval(), way) for way in WAYS]
