@@ -97,9 +97,9 @@ def look_ahead(
         best, lowest = None, -math.inf
         for times in TIMES:
             there = here + times * way
-            fall, se = _fall(start, losses(there, few))
+            fall, se = _fall(start, _at(losses, there, few))
             if tolerance < fall <= 3 * se + tolerance:
-                fall, se = _fall(losses(here, MORE * few), losses(there, MORE * few))
+                fall, se = _fall(losses(here, MORE * few), _at(losses, there, MORE * few))
             if not fall > lowest:  # also if it is not a number
                 break
             lowest = fall
@@ -108,6 +108,14 @@ def look_ahead(
         if best is not None and (found is None or best.fall > found.fall):
             found = best
     return found
+
+
+def _at(losses: Losses, there: Tensor, number: int) -> Numbers:
+    """Return the losses at values where nobody has been; they are no numbers if that fails."""
+    try:
+        return losses(there, number)
+    except Exception:  # programs and guides may raise anything there, as a singular matrix does
+        return np.full(number, math.nan)
 
 
 def _fall(start: Numbers, end: Numbers) -> tuple[float, float]:

@@ -177,15 +177,18 @@ class _Run:
             self._noises.append(self.objective.peek_noise(self._probing))
         noises = self._noises[:number]
         self.step.write(row)
-        if self._graph is None:  # no layer of a graph behaves otherwise while training
-            losses = [self._evaluated(noise) for noise in noises]
-            found = [self.step.loss(row, noise) for noise in noises if self.step.compiled]
-            self._graph = bool(found) and bool(np.allclose(losses, found, rtol=1e-6, atol=1e-9))
-        elif self._graph and self.step.compiled:
-            losses = [self.step.loss(row, noise) for noise in noises]
-        else:
-            losses = [self._evaluated(noise) for noise in noises]
-        self.step.write()
+        try:
+            if self._graph is None:  # no layer of a graph behaves otherwise while training
+                losses = [self._evaluated(noise) for noise in noises]
+                found = [self.step.loss(row, noise) for noise in noises if self.step.compiled]
+                same = bool(found) and bool(np.allclose(losses, found, rtol=1e-6, atol=1e-9))
+                self._graph = same
+            elif self._graph and self.step.compiled:
+                losses = [self.step.loss(row, noise) for noise in noises]
+            else:
+                losses = [self._evaluated(noise) for noise in noises]
+        finally:  # far from where a search has been a program may raise anything
+            self.step.write()
         return np.asarray(losses)
 
     def _evaluated(self, noise: tuple[Tensor, ...]) -> float:

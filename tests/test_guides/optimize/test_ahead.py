@@ -122,6 +122,18 @@ def test_each_part_is_followed_by_itself():
     assert found.times > 1e6
 
 
+def test_a_place_where_the_program_fails_ends_the_way():
+    """At 64 times the way of a window; what was found before it counts."""
+
+    def losses(row, number):
+        if float(row) >= 64.0:
+            raise RuntimeError("the matrix is not positive definite")
+        return np.full(number, 100.0 - float(row))
+
+    found = look_ahead(losses, torch.zeros(1), {"the guide": torch.ones(1)}, 0.1)
+    assert (found.times, found.fall) == (16.0, 16.0)
+
+
 def test_what_is_no_number_is_no_fall():
     def losses(row, number):
         return np.full(number, math.nan if float(row) else 5.0)
