@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from zoo.density.faults import unless_it_raises
+
 __all__ = ["FEW", "Ahead", "look_ahead", "tolerance_of"]
 
 FEW, MORE = 16, 4  # draws at first; times as many where a fall is neither seen nor excluded
@@ -112,10 +114,11 @@ def look_ahead(
 
 def _at(losses: Losses, there: Tensor, number: int) -> Numbers:
     """Return the losses at values where nobody has been; they are no numbers if that fails."""
+    none = np.full(number, math.nan)
     try:
-        return losses(there, number)
-    except Exception:  # programs and guides may raise anything there, as a singular matrix does
-        return np.full(number, math.nan)
+        return unless_it_raises(lambda: losses(there, number), none)
+    except (RuntimeError, ValueError, ArithmeticError):  # of a guide: a singular matrix, say
+        return none
 
 
 def _fall(start: Numbers, end: Numbers) -> tuple[float, float]:
