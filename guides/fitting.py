@@ -339,8 +339,8 @@ def _optimize(
         return outcome, spent + outcome.steps * objective.gradients_per_step
     if objective_of(config.objective).per_unit:
         raise FitError(
-            f"The objective {config.objective} needs a guide over the flat vector, such as"
-            f" amortized; {job.family} is a Pyro program."
+            f"The objective {config.objective} needs log q of each row, which families such as"
+            f" amortized (amortize=) have; {job.family} is a Pyro program, fitted by 'elbo'."
         )
     numbers: dict[str, Any] = {
         "num_particles": config.num_particles,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -33,7 +34,8 @@ def row_normals(guide: nn.Module, density: LogDensity, family: str) -> LocalQ:
 
     Args:
         guide: a Pyro guide that draws every site from a `Normal`, a `LogNormal` of a positive
-            site, or its only site from a `MultivariateNormal`.
+            site, a `Normal` under the site's own map of the real line (a logit-normal on the unit
+            interval), or its only site from a `MultivariateNormal`.
         density: the log density of the program on the rows.
         family: the guide's name, for the message.
 
@@ -107,7 +109,26 @@ def _normal(fn: Any, transform: Any) -> tuple[Tensor, Tensor] | None:
     exponential = len(parts) == 1 and isinstance(_bare(parts[0]), ExpTransform)
     if isinstance(fn, torch.distributions.LogNormal) and exponential:
         return fn.loc, fn.scale
+    if isinstance(fn, torch.distributions.TransformedDistribution):
+        inner = _inside(fn.base_dist)
+        if isinstance(inner, torch.distributions.Normal) and _alike(fn.transforms, transform):
+            return inner.loc, inner.scale
     return None
+
+
+def _alike(transforms: Sequence[Any], transform: Any) -> bool:
+    """Whether transforms of a guide map numbers as that of the site, and thus the real line."""
+    numbers = torch.linspace(-3.0, 3.0, 7)
+    made = numbers
+    for step in transforms:
+        if step.domain.event_dim or step.codomain.event_dim:  # of whole vectors
+            return False
+        made = step(made)
+    try:
+        theirs = transform(numbers)
+    except (RuntimeError, ValueError):  # it takes vectors of another length
+        return False
+    return made.shape == theirs.shape and torch.allclose(made, theirs, rtol=1e-9, atol=1e-9)
 
 
 def _bare(transform: Any) -> Any:
@@ -120,6 +141,6 @@ def _refusal(family: str, site: str, what: str) -> UsageError:
     return UsageError(
         f"{NEEDED} that is a normal; the guide {family!r} draws"
         f" {site!r} {what if what.startswith('with') else 'from ' + what}; accepted: Normal,"
-        " LogNormal for a positive site, MultivariateNormal for the only site, all with"
-        " parameters computed from the data."
+        " LogNormal for a positive site, a Normal under a SigmoidTransform on the unit interval,"
+        " MultivariateNormal for the only site, all with parameters computed from the data."
     )

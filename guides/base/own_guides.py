@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
 from torch import nn
 
 from guides.types import Stop
+from zoo.density.guide_scales import fault_of_scales
 from zoo.density.guide_sites import Wanted, fault_of_sites
 from zoo.density.log_density import LogDensity
-from zoo.density.sites import samples
-from zoo.errors import FitError, listed, one_line
-from zoo.seeds import seeded
+from zoo.errors import FitError, listed
 
 __all__ = ["AS_GIVEN", "as_given", "check_scales", "check_sites", "is_given", "on_charts"]
 
@@ -118,9 +113,6 @@ def check_scales(
 ) -> None:
     """Compare how program and guide scale each latent site on a minibatch.
 
-    The ELBO is unbiased only if both scale a site alike, by size / batch inside the plate of the
-    units.
-
     Args:
         program: the program, with its data as arguments.
         guide: the guide.
@@ -131,44 +123,6 @@ def check_scales(
     Raises:
         FitError: the guide cannot run on a minibatch, or scales a site otherwise.
     """
-    batch = len(tensors["index"])
-    cure = _cure_of_scales(program, guide, tensors, size)
-    with seeded(0), torch.no_grad(), poutine.block():
-        theirs = samples(poutine.trace(program).get_trace(**tensors))
-        try:
-            own = samples(poutine.trace(guide).get_trace(**tensors))
-        except Exception as error:
-            raise FitError(
-                f"The guide {family!r} cannot run on a minibatch of {batch} of {size} units"
-                f" ({one_line(error)}); {cure}, or fit all data (batch_size=None)."
-            ) from error
-    scales = {n["name"]: float(torch.as_tensor(n["scale"]).max()) for n in theirs}
-    for node in own:
-        name, scale = node["name"], float(torch.as_tensor(node["scale"]).max())
-        if name in scales and abs(scale - scales[name]) > 1e-6 * scales[name]:
-            raise FitError(
-                f"On a minibatch of {batch} of {size} units the guide {family!r} scales the site"
-                f" {name!r} by {scale:g}, the program by {scales[name]:g}, so its ELBO would be"
-                f" wrong; {'' if isinstance(guide, AutoGuide) else 'in the guide '}{cure}."
-            )
-
-
-def _cure_of_scales(
-    program: nn.Module, guide: nn.Module, tensors: Mapping[str, Any], size: int
-) -> str:
-    if not isinstance(guide, AutoGuide):
-        return (
-            f"write pyro.plate(name, {size}, subsample=index) with index=None among its arguments"
-        )
-    kind = type(guide).__name__
-    if "create_plates" not in inspect.signature(type(guide)).parameters:
-        return f"{kind} has no q of some rows: pass guide=AutoNormal with create_plates="
-    with seeded(0), torch.no_grad(), poutine.block():
-        nodes = samples(poutine.trace(program).get_trace(**tensors))
-    frames = [f for n in nodes for f in n["cond_indep_stack"] if f.vectorized]
-    name = next((f.name for f in frames if f.size == len(tensors["index"])), "row")
-    names = ", ".join(k for k in tensors if k != "index")
-    return (
-        f"pass guide=functools.partial({kind}, create_plates=lambda {names}, index=None:"
-        f" pyro.plate({name!r}, {size}, subsample=index))"
-    )
+    fault = fault_of_scales(program, guide, tensors, size, family)
+    if fault:
+        raise FitError(fault)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from guides.objectives.records import objective_of
+from guides.optimize.ahead import FEW, Ahead, look_ahead, tolerance_of
 from guides.optimize.progress import StepProgress
 from guides.optimize.protocols import Evaluated, Objective
 from guides.optimize.step import Step
@@ -30,6 +31,7 @@ from zoo.compiler.compile import Record
 __all__ = ["Outcome", "expected_steps", "optimize"]
 
 FIRST = (1, 2, 4, 8, 16, 32)  # recorded steps, besides every tenth of a window
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
 # called with the losses of a block of steps and the values after each
 Look = Callable[[Sequence[float], Tensor], None]
 # of the stopping rule that a search usually takes (at least two), for the prediction of its time
@@ -73,7 +75,11 @@ class _Run:
         self.step = Step(self.objective, self.config, self.expected)
         self._ahead = torch.empty(0)
         self._sum, self._steps = torch.zeros(()), 0
+        self._mean: Tensor | None = None  # values of the last window
+        self._way: Tensor | None = None  # from the one before it
+        self._length = 0
         self._noises: list[tuple[Tensor, ...]] = []
+        self._probing = torch.Generator().manual_seed(0)
         self._graph: bool | None = None  # whether the graph of a step gives losses in evaluation
 
     def take(
@@ -150,28 +156,70 @@ class _Run:
         self.step.write(history[row])
         return self.objective.watched()
 
-    def gather(self, history: Tensor) -> None:
-        """Add the values of some steps to the sum over a window."""
-        self._sum, self._steps = self._sum + history.sum(0), self._steps + len(history)
+    def gather(self, history: Tensor, *, ends: bool) -> None:
+        """Add the values of some steps to the sum over a window, which may end with them."""
+        self._sum, self._steps = self._sum + history.sum(0).cpu(), self._steps + len(history)
+        if not ends:
+            return
+        mean = self._sum / self._steps
+        self._way = None if self._mean is None else mean - self._mean
+        self._mean, self._length = mean, self._steps
+        self._sum, self._steps = torch.zeros(()), 0
 
     def probe(self) -> list[float]:
         """Return losses at the mean values of a window, for the same random numbers each time."""
-        if not self._noises:
-            stream = torch.Generator().manual_seed(0)
-            self._noises = [self.objective.peek_noise(stream) for _ in range(PROBES)]
-        mean, self._sum, self._steps = self._sum / self._steps, torch.zeros(()), 0
-        self.step.write(mean)
-        objective = cast(Evaluated, self.objective)
-        if self._graph is None:  # no layer of a graph behaves otherwise while training
-            losses = [objective.evaluated(noise) for noise in self._noises]
-            found = [self.step.loss(mean, noise) for noise in self._noises if self.step.compiled]
-            self._graph = bool(found) and bool(np.allclose(losses, found, rtol=1e-6, atol=1e-9))
-        elif self._graph and self.step.compiled:
-            losses = [self.step.loss(mean, noise) for noise in self._noises]
-        else:
-            losses = [objective.evaluated(noise) for noise in self._noises]
-        self.step.write()
-        return losses
+        assert self._mean is not None
+        return self.losses_at(self._mean, PROBES).tolist()
+
+    def losses_at(self, row: Tensor, number: int) -> Numbers:
+        """Return losses at a row of values, for the first of a fixed sequence of noises."""
+        while len(self._noises) < number:
+            self._noises.append(self.objective.peek_noise(self._probing))
+        noises = self._noises[:number]
+        self.step.write(row)
+        try:
+            if self._graph is None:  # no layer of a graph behaves otherwise while training
+                losses = [self._evaluated(noise) for noise in noises]
+                found = [self.step.loss(row, noise) for noise in noises if self.step.compiled]
+                same = bool(found) and bool(np.allclose(losses, found, rtol=1e-6, atol=1e-9))
+                self._graph = same
+            elif self._graph and self.step.compiled:
+                losses = [self.step.loss(row, noise) for noise in noises]
+            else:
+                losses = [self._evaluated(noise) for noise in noises]
+        finally:  # far from where a search has been a program may raise anything
+            self.step.write()
+        return np.asarray(losses)
+
+    def _evaluated(self, noise: tuple[Tensor, ...]) -> float:
+        if hasattr(self.objective, "evaluated"):
+            return cast(Evaluated, self.objective).evaluated(noise)
+        with torch.no_grad():
+            return float(self.objective.loss(noise))
+
+    def ahead(self, last: Settled) -> Ahead | None:
+        """Return a fall of the loss further along the way of the last window, if there is one."""
+        if self._mean is None or self._way is None or not (ways := self._ways(self._way)):
+            return None
+        tolerance = tolerance_of(float(np.mean(self.losses[-self._length :])), last.noise)
+        few = FEW if self.objective.gradients_per_step < FEW else FEW // 2
+        return look_ahead(self.losses_at, self._mean, ways, tolerance, few)
+
+    def _ways(self, way: Tensor) -> dict[str, Tensor]:
+        """Return the way of the guide's values, and that of the program's weights.
+
+        One that rounding has stopped altogether is replaced by that of Adam's next steps.
+        """
+        _, first, second, _ = self.step.state.cpu()
+        number = sum(p.numel() for p in self.objective.parameters.values())
+        out = {}
+        for name, part in (("the guide", slice(0, number)), ("the weights", slice(number, None))):
+            step = -self.step.rates * first / (second.sqrt() + 1e-8)
+            chosen = torch.zeros_like(way)
+            chosen[part] = way[part] if bool(way[part].any()) else self._length * step[part]
+            if bool(chosen.any()):
+                out[name] = chosen
+        return out
 
     def _failed(self, number: int, what: str, noise: tuple[Tensor, ...]) -> Stop:
         """Restore the parameters of the last finite loss and say where it failed."""
@@ -231,21 +279,27 @@ def optimize(
     expected = expected_steps(config, pairs=pairs)
     run = _Run(objective, config, generator, progress, expected * starts)
     watch = Watch(min(config.patience, max(1, (config.steps - annealing) // 2)), pairs=pairs)
-    settled = False
+    settled, ahead, again = False, None, 0
 
     def look(losses: Sequence[float], history: Tensor) -> None:
-        nonlocal settled
+        nonlocal settled, ahead, again
         enough = len(run.losses) > getattr(objective, "warmup", 0)
-        if watch.pairs:
-            run.gather(history[: len(losses)])
+        run.gather(history[: len(losses)], ends=len(losses) == watch.remaining)
         probe = run.probe if watch.pairs else None
         settled = watch.extend(losses, lambda row: run.watched(history, row), probe) and enough
+        if settled and watch.last is not None and len(run.losses) >= again:
+            ahead = run.ahead(watch.last)
+            if ahead is not None:  # the next look comes on a quarter of that way
+                again = len(run.losses) + int(ahead.times / 4) * watch.length
+        settled = settled and ahead is None
 
     while len(run.losses) < config.steps - annealing and not settled:
         number = min(run.most, watch.remaining, config.steps - annealing - len(run.losses))
         stop = run.take([1.0] * number, [False] * number, look)
         if stop is not None:
             return run.outcome(stop)
+    if not settled and watch.last is not None and not watch.last.unstable:
+        ahead = run.ahead(watch.last)
     floor = min(1.0, config.final_lr / config.lr)
     shares = [
         floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * k / annealing))
@@ -262,10 +316,18 @@ def optimize(
     weight = getattr(objective, "final_weight", 1.0)
     assert weight == 1.0 or not goal.settles_after, f"the weight of the KL ended at {weight}"
     run.step.write_average(run.averaged) if run.averaged else run.step.write()
-    return run.outcome(_verdict(settled, watch.last, len(run.losses), config))
+    return run.outcome(_verdict(settled, watch.last, ahead, len(run.losses), config))
 
 
-def _verdict(settled: bool, last: Settled | None, steps: int, config: FitConfig) -> Stop:
+def _rate(ahead: Ahead, config: FitConfig) -> str:
+    """Return the learning rate of the part that would move on, with its value."""
+    name = "lr" if ahead.part == "the guide" else "weight_lr"
+    return f"{name} ({getattr(config, name):g})"
+
+
+def _verdict(
+    settled: bool, last: Settled | None, ahead: Ahead | None, steps: int, config: FitConfig
+) -> Stop:
     tail = f"annealed and averaged, {steps} steps in all"
     if last is None:
         return Stop(
@@ -284,6 +346,16 @@ def _verdict(settled: bool, last: Settled | None, steps: int, config: FitConfig)
             sentence=(
                 f"The loss is unstable: {last.sentence}; {tail}. Lower lr, standardize the"
                 " input of the networks, or bound their scales."
+            ),
+        )
+    if ahead is not None and (ahead.far or not last.improving):
+        few = "" if ahead.far else f" or too few; raise steps ({config.steps}) or"
+        return Stop(
+            status="not_converged",
+            step=steps,
+            sentence=(
+                f"Not settled: {last.sentence}, and {ahead.sentence}: the steps are too small"
+                f"{few or '; raise'} {_rate(ahead, config)}; {tail}."
             ),
         )
     if last.improving:

@@ -36,6 +36,9 @@ class Objective(Protocol):
     def observe(self, device: str) -> None:
         """Find what a step draws, where it may be compiled for a device."""
 
+    def loss(self, noise: tuple[Tensor, ...]) -> Tensor:
+        """Return the loss in nats at the parameters as they are."""
+
     def inputs(self, noise: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return what a step takes for this randomness."""
 

@@ -14,6 +14,9 @@ latent dimension is not used yet. There (`pairs`) the loss at the mean parameter
 computed with the same random numbers every time, and its paired difference to the loss after half
 as many windows decides, from the fortieth window on.
 
+Neither sees a search whose steps are too small to be seen. What seems to have settled is looked at
+once more by `guides.optimize.ahead`, which follows its way further, and goes on if the loss falls.
+
 After that the learning rate is annealed along a cosine and the parameters are averaged over the
 last steps (Dhaka et al. 2020, "Robust, accurate stochastic optimization for variational
 inference": the average is the answer).
@@ -56,6 +59,7 @@ class Settled:
     moved: float
     settled: bool
     unstable: bool = False
+    noise: float = 0.0
 
     @property
     def improving(self) -> bool:
@@ -165,6 +169,7 @@ class Watch:
             moved=moved,
             settled=enough and still and gain <= 2 * gain_se + SLACK and not unstable,
             unstable=unstable,
+            noise=noise,
         )
 
 

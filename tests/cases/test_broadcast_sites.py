@@ -101,7 +101,6 @@ BROADCASTS = {
     "a plate at another axis": rows(ones[:, 0], plate_dim=-2),
     "a mask of one column": rows(ones[:, 0], mask=ones[:, :1] > 0),
     "one value for three of an event": rows(ones[:, :1], event=1, shape=(N, 3)),
-    "one argument for three values of an event": rows(ones, event=1, shape=(N, 1)),
 }
 
 
@@ -154,12 +153,18 @@ def constant(y, x):
 
 
 EVENT = rows(ones, event=1, shape=(N, 3))
+REPEATED = rows(ones, event=1, shape=(N, 1))  # one argument for the three values of an event
 
 
 @pytest.mark.parametrize(
     ("program", "data", "terms"),
-    [(no_plate, (ones[:, 0], ones), N), (constant, (ones[:, 0], ones[:, 0]), N), (*EVENT, 3 * N)],
-    ids=["no plate, no broadcast", "one constant for all rows", "an event of three"],
+    [
+        (no_plate, (ones[:, 0], ones), N),
+        (constant, (ones[:, 0], ones[:, 0]), N),
+        (*EVENT, 3 * N),
+        (*REPEATED, 3 * N),
+    ],
+    ids=["no plate, no broadcast", "one constant for all rows", "an event of three", "repeated"],
 )
 def test_what_does_not_broadcast_is_taken_and_has_its_density(program, data, terms):
     """At m = 0, with x = 0 or 1 and y as given, the log density is a sum of normal terms."""

@@ -52,6 +52,26 @@ def test_data_without_a_term_are_named():
     ]
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_data_that_a_guide_reads_are_no_forgotten_observations(reads):
+    """A table that starts at zero hides what is read from it."""
+
+    def model(x, number):
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x, number):
+        table = pyro.param("table", torch.zeros(3))
+        with pyro.plate("row", len(x)):
+            pyro.sample("z", dist.Normal(table[number] if reads else table.sum(), 1.0))
+
+    data = {"x": X, "number": torch.arange(9) % 3}
+    for given, seen in ((guide, reads), (None, False), (lambda program: guide, reads)):
+        notices = zoo.from_program(model, data, guide=given).notices
+        assert any("'number' touch no likelihood term" in n for n in notices) is not seen
+
+
 def test_counts_groups_masks_and_totals_are_seen():
     """Equal values, flags, indices and totals count as data too."""
     data = {

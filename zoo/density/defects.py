@@ -25,6 +25,11 @@ __all__ = [
     "refuse_without_bijection",
 ]
 
+KL_WEIGHT = (
+    "If a weighted KL is meant, it is an objective of the amortized families (amortize= and"
+    " objective='beta[beta=0.5]'); a guide of your own is fitted by the ELBO."
+)
+
 DROPOUT = (
     nn.Dropout,
     nn.Dropout1d,
@@ -141,8 +146,7 @@ def refuse_weighted_sites(trace: poutine.Trace) -> None:
             raise ProgramError(
                 f"The term of the latent site {node['name']!r} is weighted by {scale:.4g}"
                 " (poutine.scale), so the density belongs to no posterior and its ELBO can exceed"
-                " the evidence; leave the weight out, and weigh the KL by the objective of the fit"
-                " if that is meant."
+                f" the evidence; leave the weight out. {KL_WEIGHT}"
             )
 
 

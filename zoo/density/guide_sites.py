@@ -12,6 +12,7 @@ from pyro.distributions import Delta, Unit, constraints
 from pyro.poutine.messenger import Messenger
 
 from zoo.density.completion import entries_counted
+from zoo.density.defects import KL_WEIGHT
 from zoo.density.faults import place_of
 from zoo.density.nodes import base_of, share_of
 from zoo.density.sites import samples
@@ -143,8 +144,7 @@ def _fault_of_log_q(node: Any, theirs: Wanted | None) -> str:
     if abs(scale - usual) > 1e-9 * usual:
         return (
             f"weighs the term of {{}} by {scale:.4g} (poutine.scale){{}}, so that its ELBO is no"
-            " bound; leave the weight out, and weigh the KL by the objective of the fit if that is"
-            " meant."
+            f" bound; leave the weight out. {KL_WEIGHT}"
         )
     if theirs is None or theirs.mask is None:
         return ""

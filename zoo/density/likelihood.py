@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype, samples
 from zoo.seeds import seeded
 
-__all__ = ["has_likelihood", "observed_terms", "untouched_data"]
+__all__ = ["has_likelihood", "observed_terms", "unread_by", "untouched_data"]
 
 
 def has_likelihood(trace: poutine.Trace) -> bool:
@@ -46,6 +47,36 @@ def untouched_data(density: LogDensity) -> tuple[str, ...]:
         if same:
             found.append(name)
     return tuple(found)
+
+
+def unread_by(
+    guide: Callable[..., Any], tensors: Mapping[str, Any], names: Iterable[str], dtype: torch.dtype
+) -> tuple[str, ...]:
+    """Return those of some data whose values change nothing that a guide draws.
+
+    A guide that then fails looked at them.
+    """
+
+    def look(given: Mapping[str, Any]) -> list[Tensor] | None:
+        def run() -> list[Tensor]:
+            with torch.no_grad(), seeded(0), default_dtype(dtype), poutine.block():
+                trace = poutine.trace(guide).get_trace(**given)
+                trace.compute_log_prob()
+            nodes = samples(trace)
+            return [torch.as_tensor(v) for n in nodes for v in (n["value"], n["log_prob"])]
+
+        return unless_it_raises(run, None)
+
+    before = look(tensors)
+    if before is None:
+        return tuple(names)
+    return tuple(
+        name
+        for name in names
+        if (after := look({**tensors, name: _changed(tensors[name])})) is not None
+        and len(after) == len(before)
+        and all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    )
 
 
 def observed_terms(density: LogDensity, draws: Any, tensors: Any) -> dict[str, Tensor] | None:

@@ -300,14 +300,19 @@ def refuse_broadcasts(trace: poutine.Trace) -> None:
 
 
 def _event_broadcasts(fn: Any, inner: Sequence[int], event: Sequence[int]) -> bool:
-    """Whether a value repeats along an event axis, or arguments of length one along the value.
+    """Whether a value repeats along an event axis, so that there are more terms than values.
 
-    Only arguments marked as an event can do so: distributions over series declare a length of one
-    and accept any, and joint distributions raise an error themselves.
+    One argument for many values (of length one along the event) makes a term of each value, as in
+    stock Pyro. Only arguments marked as an event can broadcast: distributions over series declare
+    a length of one and accept any, and joint distributions raise an error themselves.
     """
     while hasattr(fn, "base_dist") and not isinstance(fn, Independent):
         fn = fn.base_dist
-    return isinstance(fn, Independent) and tuple(inner) != tuple(event)
+    if not isinstance(fn, Independent):
+        return False
+    return len(inner) != len(event) or any(
+        e not in (1, v) for v, e in zip(inner, event, strict=True)
+    )
 
 
 def _shape(shape: Sequence[int]) -> str:

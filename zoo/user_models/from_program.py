@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from zoo.user_models.own_guides import (
     refuse_no_forward,
     refuse_other_sites,
     trained_values,
+    unread_by_guides,
     unread_values,
     unregistered,
 )
@@ -182,7 +184,9 @@ def from_program(
         return made.requires_grad_(False) if trained else made
 
     program = LiftedProgram(model, lifted, dtype, rows=card.size)
-    own = own_guides(guide, tensors, dtype, nested, program, units, model=model, trained=trained)
+    some = judged is not None and not (isinstance(judged, str) and judged == "all")
+    asked_of: dict[str, Any] = {"trained": trained, "minibatch": minibatch, "some": some}
+    own = own_guides(guide, tensors, dtype, nested, program, units, model=model, **asked_of)
     if "own" in (families or ()) and not own:
         raise UsageError(
             "families has 'own', a guide of your own, but there is none; pass guide=: a function"
@@ -218,7 +222,7 @@ def from_program(
             refuse_other_sites(made, card, trace, density)
             summed_out(made(None, found.seen, None), density)
     left = [name for name in signature.names if name not in tensors and name != "index"]
-    nothing = _without_likelihood(trace, density, observed, left)
+    nothing = _without_likelihood(trace, density, observed, left, own)
     none: tuple[Symmetry, ...] = ()
     free = unless_it_raises(lambda: symmetries(density), none) if quantities is None else none
     absent = unless_it_raises(lambda: may_not_exist(density), "")
@@ -278,15 +282,16 @@ def _without_likelihood(
     density: LogDensity,
     observed: Sequence[str] | None,
     left: Sequence[str] = (),
+    own: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
 ) -> tuple[str, ...]:
-    """Name the data that no observed site depends on, and a program that observes nothing.
+    """Name the data that neither an observed site nor a guide depends on, or no observed site.
 
     Raises:
         ProgramError: data are given, but nothing is observed, and `observed=()` does not say so.
     """
     given = [k for k, v in density.data.train.items() if isinstance(v, Tensor)]
     if has_likelihood(trace):
-        loose = listed(untouched_data(density))
+        loose = listed(unread_by_guides(own, density, untouched_data(density)))
         return (
             (
                 f"Data {loose} touch no likelihood term: other values leave every observed site"

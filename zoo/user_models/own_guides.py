@@ -15,14 +15,23 @@ from torch import Tensor, nn
 
 from zoo.density.faults import unless_it_raises
 from zoo.density.guide_sites import fault_of_sites, sites_of
+from zoo.density.likelihood import unread_by
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype, samples, trace_program
-from zoo.errors import ProgramError, UsageError, described, did_you_mean, listed, one_line
+from zoo.errors import ProgramError, UsageError, described, did_you_mean, listed
 from zoo.storage import digest_of
-from zoo.types import Data, ModelEntry, Program
+from zoo.types import Data
 from zoo.user_models.discover import discover, refuse_own_subsamples
 from zoo.user_models.global_state import restored
 from zoo.user_models.lift_params import DIVIDER, Lifted, LiftedProgram, refuse_shared
+from zoo.user_models.made_guides import (
+    MadeGuide,
+    as_lifted,
+    makes_guides,
+    refuse_other_scales,
+    tied_by,
+    try_making,
+)
 from zoo.user_models.nested import Nested
 from zoo.user_models.shared_weights import refuse_shared_weights
 from zoo.user_models.signature import Signature
@@ -35,6 +44,7 @@ __all__ = [
     "refuse_no_forward",
     "refuse_other_sites",
     "trained_values",
+    "unread_by_guides",
     "unread_values",
     "unregistered",
 ]
@@ -65,8 +75,23 @@ class OwnGuide:
 
     def __call__(self, program: Any, data: Any, entry: Any) -> LiftedProgram:
         """Return a new copy of the guide."""
-        made = LiftedProgram(self.guide, self.lifted, self.dtype, rows=data.size)
+        made = LiftedProgram(self.guide, self._for(data), self.dtype, rows=data.size)
         return made.requires_grad_(False) if self.digest else made
+
+    def _for(self, data: Any) -> Lifted:
+        """Return what it asks for on these rows: a parameter per row has as many values."""
+        units = self.lifted.units
+        if self.amortized or self.digest or units is None or data.size in (None, units.size):
+            return self.lifted
+
+        def look() -> Lifted:
+            nested = self.lifted.nested
+            return discover(self.guide, data.train, self.dtype, nested, noun="guide")[0]
+
+        found = unless_it_raises(look, self.lifted)
+        values = self.lifted.values
+        sized = {k: found.values[k] for k in values if k in found.values}
+        return replace(self.lifted, values={**values, **sized})
 
 
 def own_guides(
@@ -79,6 +104,8 @@ def own_guides(
     *,
     model: Any,
     trained: bool,
+    minibatch: int | None = None,
+    some: bool = False,
 ) -> Guides:
     """Return `ModelEntry.own_guides`.
 
@@ -91,10 +118,13 @@ def own_guides(
         units: the rows of the program.
         model: the program as the caller wrote it.
         trained: the guide is scored as it is.
+        minibatch: rows of a step, None for all.
+        some: only some of the rows are compared.
 
     Raises:
         UsageError: something that is no guide, or that is not trained.
-        ProgramError: a guide that cannot be run, or that shares weights with the program.
+        ProgramError: a guide that cannot be run, or that shares weights with the program, or that
+            is made of the program and has no q of a minibatch.
     """
     if guide is None and not trained:
         return {}
@@ -109,11 +139,17 @@ def own_guides(
             )
     else:
         _refuse_bound(guide, maker)
-        if isinstance(maker, type) and issubclass(maker, AutoGuide):
-            return {"own": lambda program, data, entry: guide(program)}
-        if _makes_guides(guide, nested.assemble(tensors)):
-            _try_making(guide, program, nested.assemble(tensors), dtype)
-            return {"own": lambda program, data, entry: _made(guide, program, entry)}
+        automatic = isinstance(maker, type) and issubclass(maker, AutoGuide)
+        if automatic or makes_guides(guide, nested.assemble(tensors)):
+            if not automatic:
+                try_making(guide, program, nested.assemble(tensors), dtype)
+            tied = ""
+            if units is not None:
+                of_program = guide, program, tensors, dtype, units
+                if minibatch is not None:
+                    refuse_other_scales(*of_program, minibatch)
+                tied = tied_by(*of_program)
+            return {"own": MadeGuide(guide, tied)}
         if not callable(guide):
             raise UsageError(
                 f"guide is a {type(guide).__name__}; accepted: a function with the model's"
@@ -134,6 +170,11 @@ def own_guides(
         refuse_shared_weights((model, program), (guide, made), tensors, dtype, units)
     if units is not None:
         serves = _serves_other_rows(found, program, tensors, units)
+        if trained and some and not serves:
+            raise ProgramError(
+                f"The guide was trained to values for its {units.size} rows and cannot be run on"
+                " some of them, which judged= compares; leave judged out."
+            )
         looks = [found(program, _Rows(units), None).eval()]
         if not trained:  # weights of zero hide what training brings about
             looks += [moved(found(program, _Rows(units), None).eval(), way) for way in WAYS]
@@ -165,6 +206,25 @@ class _Rows:
         return None if self.units is None else self.units.size
 
 
+def unread_by_guides(
+    own: Mapping[str, Callable[..., Any]], density: LogDensity, names: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return those of some data that none of the guides depends on.
+
+    Args:
+        own: what `own_guides` returned.
+        density: of the program.
+        names: of the data.
+    """
+    for make in own.values() if names else ():
+        with restored(), pyro.settings.context(module_local_params=True):
+            tensors, dtype = density.data.train, density.dtype
+            made = as_lifted(make(density.program, density.data, None), tensors, dtype)
+            made = moved(made, WAYS[0])  # a table of zeros hides what is read from it
+            names = unread_by(made, tensors, names, dtype)
+    return names
+
+
 def _refuse_bound(guide: Any, maker: Any) -> None:
     listed = "a function of the program that makes it: guide=lambda program: ..."
     if isinstance(guide, AutoGuideList) or maker is AutoGuideList:
@@ -178,44 +238,6 @@ def _refuse_bound(guide: Any, maker: Any) -> None:
             f" or functools.partial({kind}, ...), or {listed}; or trained=True to score it as it"
             " is."
         )
-
-
-def _makes_guides(guide: Any, arguments: Mapping[str, Any]) -> bool:
-    """Whether a function takes the program and returns a guide.
-
-    Its one required argument is then none of the data.
-    """
-    if not callable(guide) or isinstance(guide, nn.Module):
-        return False
-    signature = Signature.of(guide)
-    needed = signature.required
-    return len(needed) == 1 and signature.names[0] in needed and not needed & set(arguments)
-
-
-def _try_making(
-    guide: Callable[..., Any], program: LiftedProgram, data: Mapping[str, Any], dtype: torch.dtype
-) -> None:
-    """Make a guide of the program once: a guide whose argument is misspelled looks alike.
-
-    Raises:
-        UsageError: it fails, or returns something else.
-    """
-    failed = None
-    try:
-        with restored(), default_dtype(dtype), poutine.block(), program.asked.around(dtype):
-            made = guide(program)
-        what = f"returned {described(made)}"
-    except Exception as error:
-        text = one_line(error)
-        shown = f": {text}" if type(program).__name__ not in text else ""
-        made, failed, what = None, error, f"failed ({type(error).__name__}{shown})"
-    if not callable(made):
-        name = Signature.of(guide).names[0]
-        raise UsageError(
-            f"The guide takes {name!r}{did_you_mean(name, data)}, which the data do not have (they"
-            f" have {listed(data)}), so it was called with the program and {what}; accepted: a"
-            " function with the model's arguments, or one that makes a guide of the program."
-        ) from failed
 
 
 def refuse_no_forward(program: Any, noun: str) -> None:
@@ -253,16 +275,6 @@ def _refuse_arguments(guide: Callable[..., Any], data: Mapping[str, Any]) -> Non
         f"The guide takes {takes} and not {listed(unknown)} of data; the program and the guide are"
         f" called with the same arguments by name, so write def guide({', '.join(data)})."
     )
-
-
-def _made(guide: Callable[..., Any], program: Program, entry: ModelEntry) -> Any:
-    made = guide(program)
-    if not callable(made):
-        raise UsageError(
-            f"The guide function of {entry.name} returned a {type(made).__name__}; accepted: a"
-            " guide, e.g. an AutoGuide of the program it is given."
-        )
-    return made
 
 
 def _plates(units: Units, trace: Any) -> Units:

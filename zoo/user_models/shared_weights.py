@@ -1,6 +1,7 @@
 """Weights that a program and its guide both compute with, called as a network or read as a tensor.
 
-In Pyro such a weight is one thing, here each of the two would own a copy of it.
+In Pyro such a weight is one thing, here each of the two would own a copy of it, also where it is
+read without a gradient, as `decoder.weight.detach()`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from zoo.compiler.torch_private import TorchDispatchMode
 from zoo.density.faults import unless_it_raises
 from zoo.density.sites import default_dtype, no_validation, samples
 from zoo.errors import ProgramError
@@ -49,13 +52,17 @@ def refuse_shared_weights(
     if not trained:
         return
     few = tensors if units is None else {**tensors, **{k: tensors[k][:FEW] for k in units.batched}}
+    known = [pair for found in origins for pair in found]
     used = []
     for (_, made), found in zip((program, guide), origins, strict=True):
         back = {id(ours): id(theirs) for ours, theirs in found}
-        read: set[int] = unless_it_raises(partial(_read, made, few, dtype), set())
-        if not read and units is not None:
-            read = unless_it_raises(partial(_read, made, tensors, dtype), set())
-        used.append({back.get(key, key) for key in read})
+        nothing: tuple[set[int], set[int]] = (set(), set())
+        read, memory = unless_it_raises(partial(_read, made, few, dtype), nothing)
+        if not (read or memory) and units is not None:
+            read, memory = unless_it_raises(partial(_read, made, tensors, dtype), nothing)
+        detached = {id(t) for pair in found for t in pair if _memory(t) in memory}
+        others = {id(theirs) for _, theirs in known if _memory(theirs) in memory}
+        used.append({back.get(key, key) for key in read | detached} | others)
     both = used[0] & used[1] & trained
     if not both:
         return
@@ -84,9 +91,22 @@ def _origins(theirs: Any, made: LiftedProgram) -> list[tuple[Tensor, Tensor]]:
     return [pair for ours, given in pairs for pair in zip(ours, given, strict=True)]
 
 
-def _read(made: LiftedProgram, tensors: Mapping[str, Any], dtype: torch.dtype) -> set[int]:
-    """Return the identities of the leaves that values and densities of sites depend on."""
-    with default_dtype(dtype), seeded(0), torch.enable_grad(), no_validation(), poutine.block():
+def _read(
+    made: LiftedProgram, tensors: Mapping[str, Any], dtype: torch.dtype
+) -> tuple[set[int], set[int]]:
+    """Return the identities of the leaves that values and densities of sites depend on.
+
+    Beside them stand the addresses of all memory that operations read, which also tell of what is
+    detached.
+    """
+    with (
+        default_dtype(dtype),
+        seeded(0),
+        torch.enable_grad(),
+        no_validation(),
+        poutine.block(),
+        _Reads() as reads,
+    ):
         trace = poutine.trace(made).get_trace(**tensors)
         trace.compute_log_prob()
     nodes = samples(trace)
@@ -101,4 +121,23 @@ def _read(made: LiftedProgram, tensors: Mapping[str, Any], dtype: torch.dtype) -
         after = {before for before, _ in step.next_functions if before is not None} - seen
         seen |= after
         left += after
-    return found
+    return found, reads.memory
+
+
+class _Reads(TorchDispatchMode):
+    """Collects the addresses of the memory that operations are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note the tensors among the arguments, and run the operation."""
+        for value in tree_leaves((args, kwargs or {})):
+            if isinstance(value, Tensor):
+                self.memory.add(_memory(value))
+        return func(*args, **(kwargs or {}))
+
+
+def _memory(weight: Tensor) -> int:
+    return weight.untyped_storage().data_ptr()

@@ -9,18 +9,18 @@ looked at with other weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.density.faults import unless_it_raises
 from zoo.density.nodes import base_of
 from zoo.density.sites import default_dtype, masked, no_validation, samples
 from zoo.seeds import seeded
-from zoo.user_models.lift_params import LiftedProgram
+from zoo.user_models.units import Units
 
 __all__ = ["ROWS_CURE", "WAYS", "moved", "tied_rows"]
 
@@ -33,9 +33,10 @@ MOST = 64  # rows that stand for all
 SAME = {torch.float64: 1e-6}  # relative difference of log q; 0.01 in single precision
 WAYS = ("factors", "terms")  # in which weights are moved; the first keeps their signs
 NEAR_ZERO = 1e-8
+M = TypeVar("M", bound=nn.Module)
 
 
-def moved(made: LiftedProgram, way: str) -> LiftedProgram:
+def moved(made: M, way: str) -> M:
     """Move every weight that is trained to where training might take it; return the module.
 
     Args:
@@ -57,28 +58,30 @@ def moved(made: LiftedProgram, way: str) -> LiftedProgram:
 
 
 def tied_rows(
-    guide: LiftedProgram,
+    guide: Any,
     tensors: Mapping[str, Any],
     dtype: torch.dtype,
     *,
     indexed: bool = False,
-    draws: LiftedProgram | None = None,
+    draws: Any = None,
+    units: Units | None = None,
 ) -> str:
     """Say how log q of a row among few rows differs from that among many; empty if it does not.
 
     Args:
-        guide: a guide in evaluation mode that knows its rows.
+        guide: a guide in evaluation mode.
         tensors: its arguments.
         dtype: floating type.
         indexed: hand it some rows as a minibatch, with their numbers.
         draws: the guide that draws the compared values, itself by default. Within a scale that
             is tiny beside its mean, log q of own draws is rounding.
+        units: its rows, if it does not know them itself.
 
     Returns:
         The fragment ``computes q of 'z' at a row from ...``; also empty if the guide cannot be run
         on few rows, or has noise beside its sites.
     """
-    units = guide.asked.units
+    units = guide.asked.units if units is None else units
     if units is None:
         return ""
     size = min(MOST, units.given(tensors, units.size))
@@ -88,7 +91,7 @@ def tied_rows(
         return ""
 
     def run(
-        rows: Tensor, values: Mapping[str, Tensor], seed: int, guide: LiftedProgram = guide
+        rows: Tensor, values: Mapping[str, Tensor], seed: int, guide: Any = guide
     ) -> dict[str, Any]:
         some: dict[str, Any] = {k: tensors[k][rows] for k in units.batched}
         if indexed:

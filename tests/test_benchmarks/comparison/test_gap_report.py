@@ -147,3 +147,51 @@ def test_a_column_that_is_not_there_is_answered_with_those_that_are(fit):
     found = gap_report(fit, rows=[0], points=40)
     with pytest.raises(UsageError, match=r"Unknown column of the gap report 'kl_nat' \(did you"):
         found.mean("kl_nat")
+
+
+COINS = torch.tensor([[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]], dtype=torch.float64)
+
+
+def coins(y):
+    with pyro.plate("row", len(y)):
+        p = pyro.sample("p", dist.Beta(2.0, 2.0))
+        pyro.sample("y", dist.Bernoulli(p[..., None]).to_event(1), obs=y)
+
+
+def logit_normal(y):
+    loc, slope = pyro.param("loc", torch.tensor(-1.0)), pyro.param("slope", torch.tensor(0.5))
+    with pyro.plate("row", len(y)):
+        logit = dist.Normal(loc + slope * y.sum(-1), 0.8)
+        law = dist.TransformedDistribution(logit, [dist.transforms.SigmoidTransform()])
+        pyro.sample("p", law)
+
+
+def squeezed(y):
+    loc = pyro.param("loc", torch.tensor(0.5))
+    with pyro.plate("row", len(y)):
+        maps = [dist.transforms.AffineTransform(0.0, 2.0), dist.transforms.SigmoidTransform()]
+        pyro.sample("p", dist.TransformedDistribution(dist.Normal(loc, torch.ones(len(y))), maps))
+
+
+def test_a_logit_normal_has_gaps_of_its_own():
+    """The evidence of a row is B(2 + k, 6 - k) / B(2, 2) at k heads."""
+    entry = zoo.from_program(coins, {"y": COINS}, guide=logit_normal, batched=["y"])
+    fit = guides.fit(entry, "own", seed=0, steps=0)
+    found = gap_report(fit, rows=4, points=60).data
+    heads = COINS.sum(-1)
+
+    def log_beta(a, b):
+        return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+
+    two = torch.full_like(heads, 2.0)
+    exact = log_beta(2 + heads, 6 - heads) - log_beta(two, two)
+    assert [d.log_evidence_nats for d in found] == pytest.approx(exact.tolist(), abs=1e-6)
+    assert sum(d.elbo_nats for d in found) == pytest.approx(
+        fit.elbo.value_nats, abs=5 * fit.elbo.se
+    )
+
+
+def test_another_map_of_the_real_line_is_refused():
+    entry = zoo.from_program(coins, {"y": COINS}, guide=squeezed, batched=["y"])
+    with pytest.raises(UsageError, match="'p' from TransformedDistribution; accepted: Normal"):
+        gap_report(guides.fit(entry, "own", seed=0, steps=0), rows=2)

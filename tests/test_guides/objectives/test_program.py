@@ -18,6 +18,7 @@ from guides.optimize.loop import PROBES
 from guides.optimize.step import Step
 from guides.session import session
 from zoo.compiler.trace import TraceFailure
+from zoo.errors import FitError
 
 X = torch.linspace(-2.0, 2.0, 24, dtype=torch.float64).reshape(12, 2)
 Y = {"y": torch.tensor([0.3, -0.4, 1.1, 0.8, 2.0], dtype=torch.float64)}
@@ -143,10 +144,9 @@ def test_compiled_steps_and_probes_are_those_of_the_program(monkeypatch):
     probes = []
 
     def probed(self):
-        row = self._sum / self._steps
         found = before(self)
-        self.step.write(row)
-        truth = [self.objective.evaluated(noise) for noise in self._noises]
+        self.step.write(self._mean)
+        truth = [self.objective.evaluated(noise) for noise in self._noises[:PROBES]]
         self.step.write()
         probes.append((found, truth, self._graph))
         return found
@@ -277,3 +277,9 @@ def test_layers_that_draw_or_remember_are_trained_as_they_are(layer, monkeypatch
         assert torch.equal(mine, theirs)
     if layer == "batch normalization":
         assert any(b.ndim and b.abs().sum() > 0 for b in fits[0].guide.buffers())
+
+
+def test_a_weighted_kl_is_no_objective_of_a_guide_of_ones_own():
+    said = r"beta\[beta=2.0\] needs log q of each row.*amortized.*own is a Pyro program, fitted by"
+    with pytest.raises(FitError, match=said):
+        guides.fit(autoencoder(), "own", objective="beta[beta=2.0]", steps=20)

@@ -127,7 +127,7 @@ def falling(monkeypatch, losses, warmup=0):
         native, together, record = None, 1, None
 
         def __init__(self, *given):
-            self.state = torch.zeros(1)
+            self.state, self.rates = torch.zeros(4, 1), torch.zeros(1)
 
         def block(self, first, shares, noise, averaging):
             return np.array([[next(rows), 0.0] for _ in shares]), torch.zeros(len(shares), 1)
@@ -145,6 +145,7 @@ def falling(monkeypatch, losses, warmup=0):
         inputs=lambda noise: noise,
         watched=lambda: None,
         weights={},
+        parameters={},
         warmup=warmup,
     )
     config = FitConfig(steps=1000, patience=100, anneal=200)

@@ -152,7 +152,9 @@ def test_a_latent_site_that_is_weighted_is_refused_and_an_observed_one_is_not():
         assert said(refuse_weighted_sites, traced(lambda s=scale: program(s, False))) == (
             f"The term of the latent site 'z' is weighted by {shown} (poutine.scale), so the"
             " density belongs to no posterior and its ELBO can exceed the evidence; leave the"
-            " weight out, and weigh the KL by the objective of the fit if that is meant."
+            " weight out. If a weighted KL is meant, it is an objective of the amortized families"
+            " (amortize= and objective='beta[beta=0.5]'); a guide of your own is fitted by the"
+            " ELBO."
         )
         refuse_weighted_sites(traced(lambda s=scale: program(s, True)))
     refuse_weighted_sites(traced(lambda: program(1.0, False)))

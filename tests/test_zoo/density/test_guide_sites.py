@@ -6,6 +6,7 @@ import pytest
 import torch
 from pyro import poutine
 
+from zoo.density.defects import KL_WEIGHT
 from zoo.density.guide_sites import Wanted, fault_of_sites, sites_of
 
 WANTED = {"z": Wanted((4, 2), 1), "scale": Wanted((), 0)}
@@ -180,11 +181,10 @@ def given(y):
     [
         (weighed, "weighs the term of 'z' by 3 (poutine.scale), in `test_guide_sites.py:{}:"
          " pyro.sample(\"z\", dist.Normal(0.0, 1.0))`, so that its ELBO is no bound; leave the"
-         " weight out, and weigh the KL by the objective of the fit if that is meant."),
+         f" weight out. {KL_WEIGHT}"),
         (weighed_by_tensor, "weighs the term of 'z' by 0.1 (poutine.scale), in"
          " `test_guide_sites.py:{}: pyro.sample(\"z\", dist.Normal(0.0, 1.0))`, so that its ELBO"
-         " is no bound; leave the weight out, and weigh the KL by the objective of the fit if that"
-         " is meant."),
+         f" is no bound; leave the weight out. {KL_WEIGHT}"),
         (with_factor, "has the factor 'bonus', in `test_guide_sites.py:{}: pyro.factor(\"bonus\","
          " torch.tensor(2.0), has_rsample=True)`, so that its log q is no density and its ELBO no"
          " bound; leave pyro.factor out."),

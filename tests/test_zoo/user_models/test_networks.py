@@ -315,6 +315,37 @@ def test_a_weight_that_the_guide_reads_without_a_call_is_refused(registered, as_
     zoo.from_program(model, {"x": X}, guide=given, minibatch=minibatch)
 
 
+WAYS_TO_READ = {
+    "detach": lambda weight: weight.detach(),
+    "data": lambda weight: weight.data.T,
+    "no_grad": lambda weight: torch.no_grad()(lambda: 2 * weight)(),
+    "shape": lambda weight: torch.full((2, 2), float(weight.shape[0])),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_READ)
+@pytest.mark.parametrize("minibatch", [None, 2])
+def test_a_weight_that_is_read_without_a_gradient_is_refused(way, minibatch):
+    """The guide went on with the values that the decoder had before it was trained."""
+    decoder, scale = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("scale", scale)
+        drawn(x, scale(x @ WAYS_TO_READ[way](decoder.weight).to(x.dtype)))
+
+    if way != "shape":
+        with pytest.raises(ProgramError, match=r"'weight' of the network 'decoder' is trained in"):
+            zoo.from_program(model, {"x": X}, guide=guide, minibatch=minibatch)
+        decoder.requires_grad_(False)
+    zoo.from_program(model, {"x": X}, guide=guide, minibatch=minibatch)
+
+
 def test_a_weight_of_the_guide_that_the_program_reads_is_refused():
     encoder = nn.Linear(2, 2)
 

@@ -9,6 +9,7 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
+import guides
 import zoo
 from zoo.errors import ProgramError, UsageError
 
@@ -229,3 +230,37 @@ def test_a_guide_that_fails_is_called_a_guide():
 
     with pytest.raises(ProgramError, match=r"The guide cannot be run on its data .* at site 'z'"):
         load(guide)
+
+
+def by_length(x):
+    with pyro.plate("row", len(x)):
+        loc = pyro.param("loc", torch.zeros(len(x), 2))
+        pyro.sample("z", dist.Normal(loc, 0.5**0.5).to_event(1))
+
+
+def test_a_parameter_per_row_has_as_many_values_as_rows_are_compared():
+    """The posterior of a row is N(x / 2, 1 / 2); a table of six rows failed on two of them."""
+    entry = zoo.from_program(program, {"x": X}, guide=by_length, judged=[4, 1])
+    few = entry.judged(entry.load_data())
+    options = {"steps": 600, "lr": 0.05, "num_particles": 4, "compile": "off"}
+    fit = guides.fit(entry, "own", seed=0, data=few, **options)
+    (loc,) = fit.guide.parameter_values().values()
+    assert loc.shape == (2, 2)
+    torch.testing.assert_close(loc.detach(), X[[4, 1]].double() / 2, rtol=0.0, atol=0.05)
+    assert fit.elbo.value_nats == pytest.approx(
+        float(dist.Normal(0.0, 2**0.5).log_prob(X[[4, 1]]).sum()), abs=0.02
+    )
+    whole = guides.fit(entry, "own", seed=0, steps=20, compile="off")
+    assert next(iter(whole.guide.parameter_values().values())).shape == (6, 2)
+
+
+def test_values_trained_for_all_rows_are_none_for_some():
+    pyro.get_param_store().clear()
+    with pyro.poutine.block():
+        by_length(X)
+    try:
+        with pytest.raises(ProgramError, match=r"values for its 6 rows .* which judged= compares"):
+            zoo.from_program(program, {"x": X}, guide=by_length, judged=2, trained=True)
+        zoo.from_program(program, {"x": X}, guide=by_length, judged="all", trained=True)
+    finally:
+        pyro.get_param_store().clear()

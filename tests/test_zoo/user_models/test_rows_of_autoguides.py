@@ -33,9 +33,8 @@ def by_length(x):
 def test_an_autoguide_by_minibatches_is_told_of_its_plates(program):
     """The cure works: log p(x) is that of N(0, 2), and a normal guide is exact."""
     for kind in (AutoNormal, AutoDelta):
-        entry = zoo.from_program(program, {"x": X}, guide=kind, minibatch=10)
-        with pytest.raises(FitError) as caught:
-            guides.fit(entry, "own", seed=0, steps=10)
+        with pytest.raises(ProgramError) as caught:
+            zoo.from_program(program, {"x": X}, guide=kind, minibatch=10)
         cure = (
             f"functools.partial({kind.__name__}, create_plates=lambda x, index=None:"
             " pyro.plate('row', 40, subsample=index))"
@@ -50,9 +49,13 @@ def test_an_autoguide_by_minibatches_is_told_of_its_plates(program):
 
 
 def test_an_autoguide_without_plates_is_told_so():
-    entry = zoo.from_program(by_index, {"x": X}, guide=AutoMultivariateNormal, minibatch=10)
+    kind = AutoMultivariateNormal
+    with pytest.raises(ProgramError, match="AutoMultivariateNormal has no q of some rows: pass"):
+        zoo.from_program(by_index, {"x": X}, guide=kind, minibatch=10)
+    entry = zoo.from_program(by_index, {"x": X}, guide=kind, batched=["x"])
     with pytest.raises(FitError, match="AutoMultivariateNormal has no q of some rows: pass"):
-        guides.fit(entry, "own", seed=0, steps=10)
+        guides.fit(entry, "own", seed=0, steps=10, batch_size=10)
+    zoo.from_program(by_index, {"x": X}, guide=kind, minibatch=N)  # every step reads all rows
 
 
 def test_rows_that_a_table_of_the_guide_does_not_have_are_one_sentence():
