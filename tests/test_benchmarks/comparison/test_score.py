@@ -2,15 +2,18 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from support import planting
 from torch import nn
 
 import benchmarks
 import zoo
+from benchmarks.comparison.fit_checks import Failed, self_check
 from benchmarks.comparison.score import compare, failed
 from benchmarks.comparison.sentences import comparison_sentence, entry_sentence
 from benchmarks.report.words import headline
@@ -190,6 +193,30 @@ def test_without_a_reference_only_trust_checks_speak():
     assert "within 8.000 nats" in found.sentence
     raw, _ = found.pareto_k.reweighted["x[1]"]
     assert raw == 0.0  # relative to the raw draws
+
+
+@pytest.mark.parametrize(
+    ("factor", "at", "passed"), [(1.0, 0.0, True), (1.3, 0.0, False), (1.0, 0.3, False)]
+)
+def test_the_self_check_sees_means_and_sds_alike(factor, at, passed):
+    """Weights of N(at, factor^2) for draws at the quantiles of N(0, 1)."""
+    n = 20_000
+    x = norm.ppf((np.arange(n) + 0.5) / n)
+    logs = norm.logpdf(x, at, factor) - norm.logpdf(x)
+    share = np.exp(logs) / np.exp(logs).sum()
+    mean = float((share * x).sum())
+    sd = float((share * (x - mean) ** 2).sum()) ** 0.5
+    known = SimpleNamespace(
+        points=(),
+        judged=("x",),
+        pareto_k=SimpleNamespace(reweighted={"x": (0.0, mean)}, reweighted_sd={"x": (1.0, sd)}),
+    )
+    assert abs(mean) < 1e-6 or at > 0  # a wider target moves no mean
+    if passed:
+        assert "sd by x1.00" in self_check(known)
+    else:
+        with pytest.raises(Failed, match=f"sd by x{sd:.2f}"):
+            self_check(known)
 
 
 def point(d=2, at=None, n=2000):
