@@ -1,12 +1,13 @@
-"""Mixtures of multivariate t densities: where tempered SMC begins.
+"""Mixtures of densities that can be drawn from: where tempered SMC begins.
 
-    q(x) = sum_k w_k t_nu(x; m_k, L_k)      over the unconstrained vector
+    q(x) = sum_k w_k q_k(x)      over the unconstrained vector
 
-The first component is a guide's normal approximation, widened. Others stand at modes that the
-guide misses and over the prior. Draws are stratified: each island takes the same whole number of
-points from each component, and the weights are these shares exactly, so that the importance
-weights p / q stay unbiased. Source of the stratified estimate: Hesterberg (1995), Weighted average
-importance sampling and defensive mixture distributions, Technometrics 37.
+The first component is a guide's normal approximation, widened: a multivariate t density, as are
+those at modes that the guide misses. Another one covers the prior. Draws are stratified: each
+island takes the same whole number of points from each component, and the weights are these shares
+exactly, so that the importance weights p / q stay unbiased. Source of the stratified estimate:
+Hesterberg (1995), Weighted average importance sampling and defensive mixture distributions,
+Technometrics 37.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ from benchmarks.mcmc.batched_hmc import Streams
 from benchmarks.mcmc.metric import Metric
 from zoo.errors import UsageError
 
-__all__ = ["Component", "TMixture"]
+__all__ = ["Component", "Mixture", "Part"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,17 @@ class Component:
     center: Tensor
     metric: Metric
     freedom: int = 7
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its points."""
+        return self.center.dtype
+
+    def draw(self, streams: Streams, count: int) -> Tensor:
+        """Return draws `[island * count, dim]`."""
+        normal = streams.normal(count, self.metric.dim, self.dtype)
+        squares = streams.normal(count, self.freedom, self.dtype).square().mean(1).sqrt()
+        return self.center + self.metric.push(normal / squares[:, None])
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log density `[n]` at points `[n, dim]`, in nats."""
@@ -63,8 +76,29 @@ class Component:
         return constant - self.metric.log_det - 0.5 * (nu + dim) * torch.log1p(square / nu)
 
 
-class TMixture:
-    """A mixture of t densities with stratified draws.
+class Part(Protocol):
+    """A normalized density of a mixture."""
+
+    @property
+    def name(self) -> str:
+        """What it stands for."""
+
+    @property
+    def share(self) -> float:
+        """Its share of the points; shares need not sum to one."""
+
+    def draw(self, streams: Streams, count: int) -> Tensor:
+        """Return draws `[island * count, dim]`; those of an island do not depend on the others."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log density `[n]` at points `[n, dim]`, in nats."""
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log density `[n]` at `[n, dim]`, in nats, and its gradients."""
+
+
+class Mixture:
+    """A mixture of densities with stratified draws.
 
     Args:
         components: at least one; every share is rounded to whole points of an island.
@@ -74,7 +108,7 @@ class TMixture:
         UsageError: no component, or fewer points than components.
     """
 
-    def __init__(self, components: Sequence[Component], particles: int) -> None:
+    def __init__(self, components: Sequence[Part], particles: int) -> None:
         if not components or particles < len(components):
             raise UsageError(
                 f"A base got {len(components)} components and {particles} particles; accepted: at"
@@ -90,14 +124,11 @@ class TMixture:
 
     def draw(self, streams: Streams) -> Tensor:
         """Return points `[island * particles, dim]`."""
-        dtype = self.components[0].center.dtype
-        parts = []
-        for component, count in zip(self.components, self.counts, strict=True):
-            dim = component.metric.dim
-            normal = streams.normal(count, dim, dtype)
-            squares = streams.normal(count, component.freedom, dtype).square().mean(1).sqrt()
-            drawn = component.center + component.metric.push(normal / squares[:, None])
-            parts.append(drawn.reshape(len(streams.generators), count, dim))
+        islands = len(streams.generators)
+        parts = [
+            component.draw(streams, count).reshape(islands, count, -1)
+            for component, count in zip(self.components, self.counts, strict=True)
+        ]
         return torch.cat(parts, 1).flatten(0, 1)
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:

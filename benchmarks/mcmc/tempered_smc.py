@@ -27,7 +27,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from benchmarks.mcmc.base_mixture import TMixture
+from benchmarks.mcmc.base_mixture import Mixture
 from benchmarks.mcmc.batched_hmc import (
     Base,
     Density,
@@ -168,7 +168,7 @@ class Smc:
 
 def tempered(
     density: LogDensity,
-    base: TMixture,
+    base: Mixture,
     *,
     islands: int = ISLANDS,
     seed: int = 0,
@@ -283,7 +283,7 @@ def pilot(
 
 
 def counted(
-    density: LogDensity, base: TMixture, plan: Plan, *, islands: int = ISLANDS, seed: int = 0
+    density: LogDensity, base: Mixture, plan: Plan, *, islands: int = ISLANDS, seed: int = 0
 ) -> Smc:
     """Run counting islands with the stages and kernels of a plan, unchanged.
 
@@ -398,7 +398,7 @@ def _systematic(weights: Tensor, offset: Tensor, n: int) -> Tensor:
 
 
 def _modes(
-    base: TMixture, x: Tensor, ancestors: Tensor, shares: Tensor
+    base: Mixture, x: Tensor, ancestors: Tensor, shares: Tensor
 ) -> tuple[tuple[str, float, int], ...]:
     nearest = base.nearest(x)
     weight = (shares / base.particles).repeat_interleave(base.particles)

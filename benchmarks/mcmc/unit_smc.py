@@ -114,7 +114,7 @@ class UnitSmc:
 class RowBase:
     """A mixture of two t densities for every row: the widened q of the row, and the prior.
 
-    Draws are stratified as in `TMixture`. Everything is in the coordinates of the rows.
+    Draws are stratified as in `Mixture`. Everything is in the coordinates of the rows.
 
     Args:
         density: the rows.

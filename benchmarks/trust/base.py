@@ -5,7 +5,8 @@ Components, their shares, centers, covariances and degrees of freedom:
 * guide, 0.6: mean and 4 times the covariance of its draws; 7, or 3 where its weights have a
   heavy tail;
 * modes, 0.3 together: modes that wide climbs found, 4 times the inverse of -H; 7;
-* prior, 0.1, where it is proper: median and covariance of its draws; 3.
+* prior, 0.1, where it is proper: median and covariance of its draws; 3. Or the prior itself, if
+  the caller has it (`benchmarks.trust.prior_part`).
 
 The tails are wider than the posterior's, so that every region gets some points and weights stay
 bounded; the other components make sure that what a guide misses is reached at all.
@@ -18,17 +19,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.mcmc.base_mixture import Component, TMixture
+from benchmarks.mcmc.base_mixture import Component, Mixture, Part
 from benchmarks.mcmc.metric import Metric
 from benchmarks.trust.judged import prior_draws
+from benchmarks.trust.prior_part import PRIOR, PriorPart
 from guides.base.modes import curvature
 from zoo.density.log_density import LogDensity
 from zoo.density.ridges import flat_sites
 from zoo.types import Data
 
-__all__ = ["PRIOR", "smc_base"]
+__all__ = ["smc_base"]
 
-PRIOR = "prior"  # the component over the draws of the prior
 SHARES = {"guide": 0.6, "modes": 0.3, "prior": 0.1}
 WIDENED = 2.0  # of every sd
 FREEDOM, HEAVY_FREEDOM = 7, 3
@@ -44,7 +45,8 @@ def smc_base(
     particles: int,
     modes: Sequence[Tensor] = (),
     k_hat: float = 0.0,
-) -> TMixture:
+    prior: PriorPart | None = None,
+) -> Mixture:
     """Return the base for draws of a guide.
 
     Args:
@@ -54,9 +56,10 @@ def smc_base(
         particles: points of one island.
         modes: points `[dim]` of modes where the guide has never been.
         k_hat: of the guide's weights.
+        prior: the prior itself, in the place of a density over its draws.
     """
     freedom = HEAVY_FREEDOM if k_hat > HEAVY else FREEDOM
-    parts = [
+    parts: list[Part] = [
         Component(
             name="guide",
             share=SHARES["guide"],
@@ -83,7 +86,9 @@ def smc_base(
                 freedom=FREEDOM,
             )
         )
-    if not flat_sites(density):
+    if prior is not None:
+        parts.append(prior)
+    elif not flat_sites(density):
         drawn = prior_draws(density, data, PRIOR_DRAWS)
         if len(drawn) > PRIOR_DRAWS // 2:
             parts.append(
@@ -95,4 +100,4 @@ def smc_base(
                     freedom=HEAVY_FREEDOM,
                 )
             )
-    return TMixture(parts, particles)
+    return Mixture(parts, particles)

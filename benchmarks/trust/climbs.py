@@ -263,7 +263,8 @@ class _Search:
     def _starts(self, improper: bool) -> Iterator[tuple[str, Tensor]]:
         if not improper:
             for i in range(PRIOR):
-                yield "a draw of the prior", prior_draw(self.density, self.data, i)
+                seed = derive_seed("wide climbs", "prior", i)
+                yield "a draw of the prior", prior_draw(self.density, self.data, seed)
         far = [r for r in FAR for _ in range(PRIOR // len(FAR))] if improper else []
         for radius in (*far, *(r for r in RADII for _ in range(EACH))):
             way = torch.randn(self.density.dim, dtype=self.density.dtype, generator=self.generator)

@@ -19,15 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.mcmc.base_mixture import TMixture
+from benchmarks.mcmc.base_mixture import Mixture
 from benchmarks.mcmc.islands import LogEvidence, evidence, island_mean, widening
 from benchmarks.mcmc.settle import settle
 from benchmarks.mcmc.tempered_smc import ISLANDS, PARTICLES, Smc, tempered
-from benchmarks.trust.base import PRIOR, smc_base
+from benchmarks.trust.base import smc_base
 from benchmarks.trust.drift import PILOT, drift_of
 from benchmarks.trust.judged import Judged
+from benchmarks.trust.prior_part import PRIOR, direct, prior_part
 from zoo.density.log_density import LogDensity
 from zoo.density.ridges import flat_sites
+from zoo.errors import FitError
 from zoo.seeds import derive_seed
 from zoo.types import Cost, Data, ModelEntry, Moments, Posterior, Reference
 
@@ -47,6 +49,8 @@ METHOD = "smc"
 SMC_DIMENSIONS = 150  # beyond, tempered SMC is not run
 LOG_Z, ANCESTOR = "log_z", "ancestor"  # statistics of a draw
 MOVED = "moved"  # whether later chains moved the points of SMC: log Z is then not known
+PRIOR_SHARE = 0.3  # of the points, beside 0.6 of the guide
+BY_PRIOR = "Begun from the prior as well; importance sampling from there gives the same evidence."
 SETTLING = 2048  # points that have to stay where they are under further chains
 
 
@@ -126,10 +130,20 @@ def estimate(
     begin, before = time.perf_counter(), density.gradient_evaluations
     base = smc_base(density, data, u, particles=particles, modes=modes, k_hat=k_hat)
     found = tempered(density, base, islands=islands, seed=seed)
-    doubt, depth, later = found.doubt, found.depth, None
-    if not doubt:
-        later = _settled(density, Judged(density, entry, data), found, base, seed)
-        found, doubt, depth = later.smc, later.doubt, depth + later.depth
+    doubt, depth = found.doubt, found.depth
+    notes: tuple[str, ...] = ()
+    later: _Later | None = None
+    judged = Judged(density, entry, data)
+    stays, points, cost = (False, None, 0) if doubt else _stays(density, judged, found, base, seed)
+    depth += cost
+    if not stays:
+        wider, cost = _from_the_prior(density, data, u, modes, k_hat, islands, particles, seed)
+        depth += cost
+        if wider is not None:
+            found, doubt, notes = wider, "", (BY_PRIOR,)
+        elif points is not None:
+            later = _moved_on(density, judged, found, base, points, seed)
+            found, doubt, depth = later.smc, later.doubt, depth + later.depth
     with torch.no_grad():
         sites = density.constrain(found.points)
     log_z = torch.tensor(found.evidence.islands, dtype=torch.float64)
@@ -147,6 +161,7 @@ def estimate(
             MOVED: torch.full(shape, later is not None and later.changed),
         },
         seed=seed,
+        notes=notes,
         doubt=doubt,
         cost=Cost(
             seconds=time.perf_counter() - begin,
@@ -159,8 +174,56 @@ def estimate(
         posterior=posterior,
         proper=not flat_sites(density),
         depth=depth,
-        moved_on=later is not None and later.moved_on,
+        moved_on=later is not None,
     )
+
+
+def _from_the_prior(
+    density: LogDensity,
+    data: Data,
+    u: Tensor,
+    modes: Sequence[Tensor],
+    k_hat: float,
+    islands: int,
+    particles: int,
+    seed: int,
+) -> tuple[Smc | None, int]:
+    """Return SMC from a base that the prior is a part of, and gradients one after another.
+
+    None where that is impossible, or where draws of the base alone do not give the same evidence.
+    Where they do, weights are bounded and many enough: no narrow place that the prior covers is
+    missed, whatever chains can or cannot forget there.
+    """
+    part = prior_part(density, data, PRIOR_SHARE)
+    if part is None:
+        return None, 0
+    base = smc_base(density, data, u, particles=particles, modes=modes, k_hat=k_hat, prior=part)
+    alone = direct(density, base, seed)
+    if not alone.enough:
+        return None, 1
+    try:
+        smc = tempered(density, base, islands=islands, seed=derive_seed(seed, "trust", "prior"))
+    except FitError:
+        return None, 1
+    sound = not smc.doubt and alone.confirms(smc.evidence.value, smc.evidence.se)
+    return (smc if sound else None), 1 + smc.depth
+
+
+def _stays(
+    density: LogDensity, judged: Judged, smc: Smc, base: Mixture, seed: int
+) -> tuple[bool, Tensor, int]:
+    """Return whether chains from the points of SMC stay and forget, with points for a pilot.
+
+    All islands can share a bias that their differences do not show: a narrow place that no
+    trajectory enters. Chains that start there forget slowly. Masses of separate modes are not
+    forgotten; they rest on the weights, so what is forgotten is judged within modes. The last
+    number is that of gradients one after another.
+    """
+    x = smc.draws(SETTLING + PILOT, derive_seed(seed, "trust", "settled"))
+    start, pilot = x[:SETTLING], x[SETTLING:]
+    modes = _modes(base, start)
+    again = drift_of(density, start, judged, pilot=pilot, modes=modes, seed=seed + 1)
+    return not again.found and not again.doubt, pilot, again.depth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,30 +234,19 @@ class _Later:
         smc: with the points as they are now.
         doubt: why they may not be the posterior, in one sentence.
         depth: gradients one after another.
-        moved_on: whether the points were moved on.
-        changed: whether that changed a judged mean or sd.
+        changed: whether a judged mean or sd changed.
     """
 
     smc: Smc
     doubt: str
     depth: int
-    moved_on: bool = False
-    changed: bool = False
+    changed: bool
 
 
-def _settled(density: LogDensity, judged: Judged, smc: Smc, base: TMixture, seed: int) -> _Later:
-    """Check that chains from the points of SMC stay and forget; where not, move all points on.
-
-    All islands can share a bias that their differences do not show: a narrow place that no
-    trajectory enters. Chains that start there forget slowly. Masses of separate modes are not
-    forgotten; they rest on the weights, so what is forgotten is judged within modes.
-    """
-    x = smc.draws(SETTLING + PILOT, derive_seed(seed, "trust", "settled"))
-    start, pilot = x[:SETTLING], x[SETTLING:]
-    modes = _modes(base, start)
-    again = drift_of(density, start, judged, pilot=pilot, modes=modes, seed=seed + 1)
-    if not again.found and not again.doubt:
-        return _Later(smc=smc, doubt="", depth=again.depth)
+def _moved_on(
+    density: LogDensity, judged: Judged, smc: Smc, base: Mixture, pilot: Tensor, seed: int
+) -> _Later:
+    """Move the points of SMC on until they have forgotten where they were, within every mode."""
     islands, _, dim = smc.points.shape
     # every other point, as those of one ancestor are neighbors
     kept, ancestors = smc.points[:, ::2], smc.ancestors[:, ::2]
@@ -204,13 +256,12 @@ def _settled(density: LogDensity, judged: Judged, smc: Smc, base: TMixture, seed
     return _Later(
         smc=dataclasses.replace(smc, points=points, ancestors=ancestors),
         doubt=later.doubt and f"Chains from the points of SMC have not settled: {later.doubt}.",
-        depth=again.depth + later.depth,
-        moved_on=True,
+        depth=later.depth,
         changed=later.changed > 0,
     )
 
 
-def _modes(base: TMixture, x: Tensor) -> np.ndarray:
+def _modes(base: Mixture, x: Tensor) -> np.ndarray:
     """Return the mode of every point `[n]`: the nearest of guide and modes that climbs found."""
     inside = [i for i, c in enumerate(base.components) if c.name != PRIOR]
     logs = torch.stack([base.components[i].log_prob(x) for i in inside])

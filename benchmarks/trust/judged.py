@@ -51,14 +51,9 @@ class Judged:
             )
 
 
-def prior_draw(density: LogDensity, data: Data, number: int) -> Tensor:
+def prior_draw(density: LogDensity, data: Data, seed: int) -> Tensor:
     """Return the latent sites of one run of the program as a flat point `[dim]`."""
-    with (
-        torch.no_grad(),
-        seeded(derive_seed("wide climbs", "prior", number)),
-        default_dtype(density.dtype),
-        poutine.block(),
-    ):
+    with torch.no_grad(), seeded(seed), default_dtype(density.dtype), poutine.block():
         trace = poutine.trace(density.program).get_trace(**data.train)
         sites = {s.name: trace.nodes[s.name]["value"].detach() for s in density.sites}
         return density.unconstrain(sites)
@@ -66,5 +61,6 @@ def prior_draw(density: LogDensity, data: Data, number: int) -> Tensor:
 
 def prior_draws(density: LogDensity, data: Data, n: int) -> Tensor:
     """Return those of n runs that are finite, `[m, dim]`."""
-    drawn = torch.stack([prior_draw(density, data, i) for i in range(n)])
+    seeds = [derive_seed("wide climbs", "prior", i) for i in range(n)]
+    drawn = torch.stack([prior_draw(density, data, seed) for seed in seeds])
     return drawn[torch.isfinite(drawn).all(1)]

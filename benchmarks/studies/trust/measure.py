@@ -27,7 +27,7 @@ import guides
 import zoo
 from benchmarks.comparison.assess import assess
 from benchmarks.comparison.score import compare
-from benchmarks.mcmc.base_mixture import Component, TMixture
+from benchmarks.mcmc.base_mixture import Component, Mixture
 from benchmarks.mcmc.metric import Metric
 from benchmarks.mcmc.tempered_smc import ISLANDS, PARTICLES, Smc, tempered
 from benchmarks.reference.find import find
@@ -36,9 +36,8 @@ from benchmarks.studies.rows import Kept, json_rows
 from benchmarks.studies.trust.cost import cost_rows
 from benchmarks.studies.trust.hard import hard_rows
 from benchmarks.studies.trust.worst import worst
-from benchmarks.trust.base import smc_base
 from benchmarks.trust.drift import drift_of
-from benchmarks.trust.estimate import SMC_DIMENSIONS
+from benchmarks.trust.estimate import SMC_DIMENSIONS, estimate, evidence_holds
 from benchmarks.trust.judged import Judged
 from benchmarks.types import Comparison
 from benchmarks.workers import Task, TaskResult, run_tasks
@@ -261,7 +260,7 @@ def normal_row(dim: int) -> Row:
         center=torch.full((dim,), OFFSET, dtype=torch.float64),
         metric=Metric.diagonal(torch.full((dim,), OVERDISPERSED, dtype=torch.float64)),
     )
-    return _estimate(tempered(density, TMixture([base], PARTICLES), islands=2 * ISLANDS), 0.0)
+    return _estimate(tempered(density, Mixture([base], PARTICLES), islands=2 * ISLANDS), 0.0)
 
 
 def evidence_row(name: str, family: str) -> Row:
@@ -279,10 +278,9 @@ def evidence_row(name: str, family: str) -> Row:
     with session(entry.dtype):
         density = LogDensity(fit.program, data, dtype=entry.dtype)
         density.compile("auto", expected_calls=10**6, expected_points=10**6)
-        base = smc_base(density, data, posterior.unconstrained, particles=PARTICLES)
-        smc = tempered(density, base, islands=2 * ISLANDS)
+        found = estimate(density, entry, data, posterior.unconstrained, islands=2 * ISLANDS)
     assert exact is not None
-    return _estimate(smc, exact)
+    return _estimate(found.smc, exact) | {"known": evidence_holds(found.posterior)}
 
 
 def _estimate(smc: Smc, exact: float) -> Row:

@@ -188,7 +188,7 @@ def _evidence_lines(rows: Mapping[str, Row]) -> list[str]:
 
 def _exactly(row: Row, number: int) -> bool:
     own = float(t.isf(0.05 / (2 * number), row["islands"] - 1)) * row["se"]
-    return abs(row["error"]) <= min(own, NATS)
+    return row.get("known", True) and abs(row["error"]) <= min(own, NATS)
 
 
 def _median(values: Iterable[float]) -> str:
@@ -241,7 +241,8 @@ def _evidence_table(rows: Mapping[str, Row]) -> list[str]:
     ]
     for name, r in known.items():
         lines.append(
-            f"| {name} | {r['exact']:.3f} | {r['value']:.3f} +- {r['se']:.3f} |"
+            f"| {name} | {r['exact']:.3f} | {r['value']:.3f} +- {r['se']:.3f}"
+            f"{'' if r.get('known', True) else ', not known'} |"
             f" {r['error']:+.3f} | {r['pilot'] - r['exact']:+.3f} |"
         )
     return lines

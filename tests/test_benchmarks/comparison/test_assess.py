@@ -191,6 +191,7 @@ def test_points_that_miss_a_narrow_place_are_not_called_settled(monkeypatch):
 
     Chains from their points know their starts for long; 16 transitions are not enough.
     """
+    monkeypatch.setattr("benchmarks.trust.estimate.prior_part", lambda *_: None)
     monkeypatch.setattr("benchmarks.trust.estimate.settle", functools.partial(settle, most=16))
     monkeypatch.delenv("ZOO_BACKEND")  # thousands of steps: compiled, as in `test_repair`
     entry = zoo.load("eight_schools_centered")
@@ -206,8 +207,27 @@ def test_points_that_miss_a_narrow_place_are_not_called_settled(monkeypatch):
     assert "(estimated by chains from the points of SMC, which have not settled)" in found.sentence
 
 
-def test_points_that_chains_moved_on_are_used_without_their_evidence():
+def test_a_narrow_place_is_reached_from_the_prior(monkeypatch):
+    """The same schools: log Z is -31.28 +- 0.01 by the stored evidence, without the neck -31.5."""
+    monkeypatch.delenv("ZOO_BACKEND")
+    entry = zoo.load("eight_schools_centered")
+    fit = guides.fit(entry, "mean_field", seed=0, compile="off", steps=150)
+    found = assess(fit, islands=4, particles=256, draws=512)
+    assert checks(found)["smc"] is True
+    evidence = found.estimate.evidence
+    assert abs(evidence.value + 31.284) < 4 * evidence.se + 0.02
+    assert evidence.se < 0.06
+    assert found.reference.log_evidence == evidence.value
+    assert not found.estimate.moved_on
+    assert found.reference.posterior.notes[0].startswith("Begun from the prior as well")
+    tau = found.repaired.draws["tau"].double().log()
+    assert abs(float(tau.mean()) - 0.778) < 0.2  # of the stored reference, and its sd
+    assert float(tau.std()) == pytest.approx(1.189, rel=0.15)
+
+
+def test_points_that_chains_moved_on_are_used_without_their_evidence(monkeypatch):
     """A curved ridge, y = 3 x^2 + N(0, 0.3): sds sqrt(1) and sqrt(18.09), log Z is 0."""
+    monkeypatch.setattr("benchmarks.trust.estimate.prior_part", lambda *_: None)
     target = TARGETS["banana"]
     fit = guides.fit(target.entry("banana"), "mean_field", seed=0, compile="off", steps=300)
     found = assess(fit, islands=4, particles=256, draws=512)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmarks.mcmc.base_mixture import Component, TMixture
+from benchmarks.mcmc.base_mixture import Component, Mixture
 from benchmarks.mcmc.batched_hmc import Streams
 from benchmarks.mcmc.metric import Metric
 from tests.test_benchmarks.mcmc.test_metric import factor_draws
@@ -20,7 +20,7 @@ def component(name="guide", share=1.0, at=0.0, dim=3, freedom=7, seed=0):
 
 @pytest.fixture
 def mixture():
-    return TMixture([component(share=0.6), component("mode", 0.4, 20.0, freedom=3, seed=1)], 1000)
+    return Mixture([component(share=0.6), component("mode", 0.4, 20.0, freedom=3, seed=1)], 1000)
 
 
 def scipy_log(c, x):
@@ -59,9 +59,9 @@ def test_every_island_has_the_stated_shares(mixture):
     assert mixture.counts == (600, 400)
     near = mixture.nearest(mixture.draw(Streams([0, 1]))).reshape(2, 1000)
     assert ((near == 1).double().mean(1) - 0.4).abs().max() < 0.1
-    assert sum(TMixture([component(share=s) for s in (0.6, 0.3, 0.1)], 1024).counts) == 1024
+    assert sum(Mixture([component(share=s) for s in (0.6, 0.3, 0.1)], 1024).counts) == 1024
 
 
 def test_an_empty_base_is_refused():
     with pytest.raises(UsageError, match="0 components and 10 particles; accepted: at least one"):
-        TMixture([], 10)
+        Mixture([], 10)

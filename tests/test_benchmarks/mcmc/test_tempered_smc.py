@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 import zoo
-from benchmarks.mcmc.base_mixture import Component, TMixture
+from benchmarks.mcmc.base_mixture import Component, Mixture
 from benchmarks.mcmc.islands import evidence
 from benchmarks.mcmc.metric import Metric
 from benchmarks.mcmc.tempered_smc import _systematic, counted, pilot, tempered
@@ -35,7 +35,7 @@ def base(dim, at=0.3, sd=2.0, particles=256, **further):
         )
         for name, (share, center, width) in {"guide": (0.7, at, sd), **further}.items()
     ]
-    return TMixture(parts, particles)
+    return Mixture(parts, particles)
 
 
 def test_evidence_of_a_normal_is_one_for_small_islands_too():
@@ -72,7 +72,7 @@ def test_evidence_of_an_entry_is_the_closed_form():
     sites = truth.sample(2000, 0)
     u = density.unconstrain(sites)
     start = Component(name="guide", share=1.0, center=u.mean(0), metric=Metric.of(u).widened(2.0))
-    found = tempered(density, TMixture([start], 128), islands=8).evidence
+    found = tempered(density, Mixture([start], 128), islands=8).evidence
     assert abs(found.value - truth.log_evidence) < 5 * found.se + 0.02
     assert found.se < 0.1
 

@@ -80,9 +80,11 @@ def test_an_evidence_must_hold_both_its_error_and_the_line():
         "near": kept | {"value": 0.01, "error": 0.01, "se": 0.01},
         "far": kept | {"value": 0.2, "error": 0.2, "se": 0.2},
         "sure": kept | {"value": 0.05, "error": 0.05, "se": 0.001},
+        "open": kept | {"value": 0.01, "error": 0.01, "se": 0.01, "known": False},
     }
     page = render.page({"evidence": rows})
-    assert cells(page, "log evidence within")[2].startswith("1 of 3")
+    assert cells(page, "log evidence within")[2].startswith("1 of 4")
+    assert "| open | 0.000 | 0.010 +- 0.010, not known | +0.010 | +0.300 |" in page
     assert "| far | 0.000 | 0.200 +- 0.200 | +0.200 | +0.300 |" in page
 
 
@@ -118,6 +120,7 @@ def test_an_evidence_row_is_the_closed_form():
     found = measure.evidence_row("coin", "laplace")
     assert abs(found["error"]) < 5 * found["se"] + 0.01
     assert found["islands"] == 16
+    assert found["known"]
 
 
 def test_published_rows_of_this_protocol_are_carried_over(tmp_path):

@@ -11,7 +11,9 @@ import torch
 from benchmarks.trust import chains, drift, estimate, existence, judged
 from benchmarks.trust.drift import Drift
 from benchmarks.trust.existence import growth
-from zoo.errors import UsageError
+from benchmarks.trust.prior_part import Direct
+from zoo.errors import FitError, UsageError
+from zoo.seeds import derive_seed
 
 # --- growth
 
@@ -141,9 +143,10 @@ def test_prior_draws_that_are_not_finite_are_left_out(monkeypatch):
     monkeypatch.setattr(
         judged,
         "prior_draw",
-        lambda density, data, i: torch.tensor([float(i), math.inf if i == 1 else 0.0]),
+        lambda density, data, seed: torch.tensor([1.0, math.inf if seed == second else 0.0]),
     )
-    assert judged.prior_draws(None, None, 3).tolist() == [[0.0, 0.0], [2.0, 0.0]]
+    second = derive_seed("wide climbs", "prior", 1)
+    assert judged.prior_draws(None, None, 3).tolist() == [[1.0, 0.0], [1.0, 0.0]]
 
 
 # --- settling after SMC
@@ -159,35 +162,100 @@ class Smc:
 
 
 @pytest.mark.parametrize(
-    ("found", "doubt", "moves"), [(False, "", False), (True, "", True), (False, "odd", True)]
+    ("found", "doubt", "stays"), [(False, "", True), (True, "", False), (False, "odd", False)]
 )
-def test_points_that_drift_are_moved_on_from_every_other_one(monkeypatch, found, doubt, moves):
+def test_points_stay_if_they_neither_drift_nor_remember(monkeypatch, found, doubt, stays):
     calls = []
 
     def drifted(density, start, evaluate, *, pilot, modes, seed):
-        calls.append(("drift", len(start), len(pilot), modes, seed))
+        calls.append((len(start), len(pilot), modes, seed))
         return SimpleNamespace(found=found, doubt=doubt, depth=10)
 
+    monkeypatch.setattr(estimate, "drift_of", drifted)
+    monkeypatch.setattr(estimate, "_modes", lambda base, x: f"modes of {len(x)}")
+    smc = Smc(torch.arange(8.0).reshape(2, 4, 1), torch.arange(8).reshape(2, 4))
+    said, pilot, depth = estimate._stays("density", "judged", smc, "base", 3)
+    assert (said, len(pilot), depth) == (stays, estimate.PILOT, 10)
+    assert calls == [(estimate.SETTLING, estimate.PILOT, f"modes of {estimate.SETTLING}", 4)]
+
+
+def test_every_other_point_is_moved_on(monkeypatch):
+    calls = []
+
     def settle(density, starts, evaluate, *, pilot, modes, seed):
-        calls.append(("settle", starts[:, 0].tolist(), len(pilot), modes, seed))
+        calls.append((starts[:, 0].tolist(), pilot, modes, seed))
         return SimpleNamespace(points=starts + 100, doubt="they move", depth=5, changed=2)
 
-    monkeypatch.setattr(estimate, "drift_of", drifted)
     monkeypatch.setattr(estimate, "settle", settle)
     monkeypatch.setattr(estimate, "_modes", lambda base, x: f"modes of {len(x)}")
     smc = Smc(torch.arange(8.0).reshape(2, 4, 1), torch.arange(8).reshape(2, 4))
-    later = estimate._settled("density", "judged", smc, "base", 3)
-    settling, pilot = estimate.SETTLING, estimate.PILOT
-    assert calls[0] == ("drift", settling, pilot, f"modes of {settling}", 4)
-    if not moves:
-        assert (later.smc, later.doubt, later.depth) == (smc, "", 10)
-        assert (later.moved_on, later.changed, len(calls)) == (False, False, 1)
-        return
-    assert calls[1] == ("settle", [0.0, 2.0, 4.0, 6.0], pilot, "modes of 4", 4)
+    later = estimate._moved_on("density", "judged", smc, "base", "pilot", 3)
+    assert calls == [([0.0, 2.0, 4.0, 6.0], "pilot", "modes of 4", 4)]
     assert later.smc.points[..., 0].tolist() == [[100, 102], [104, 106]]
     assert later.smc.ancestors.tolist() == [[0, 2], [4, 6]]
     assert later.doubt == "Chains from the points of SMC have not settled: they move."
-    assert (later.depth, later.moved_on, later.changed) == (15, True, True)
+    assert (later.depth, later.changed) == (5, True)
+
+
+@pytest.fixture
+def wider(monkeypatch):
+    """What `_from_the_prior` meets: parts, weights of draws, and an SMC, to be changed."""
+    given = SimpleNamespace(
+        part="part",
+        alone=Direct(value=-1.0, ess=200.0, se=0.1),
+        smc=SimpleNamespace(doubt="", depth=7, evidence=SimpleNamespace(value=-1.2, se=0.05)),
+        bases=[],
+        runs=0,
+    )
+
+    def tempered(density, base, *, islands, seed):
+        given.runs += 1
+        if isinstance(given.smc, Exception):
+            raise given.smc
+        return given.smc
+
+    def base(density, data, u, **options):
+        given.bases.append(options["prior"])
+        return "base"
+
+    monkeypatch.setattr(estimate, "prior_part", lambda density, data, share: given.part)
+    monkeypatch.setattr(estimate, "smc_base", base)
+    monkeypatch.setattr(estimate, "direct", lambda density, base, seed: given.alone)
+    monkeypatch.setattr(estimate, "tempered", tempered)
+    return given
+
+
+def from_the_prior():
+    return estimate._from_the_prior("density", "data", "u", (), 0.1, 8, 100, 3)
+
+
+def test_smc_from_the_prior_is_used_if_draws_alone_confirm_it(wider):
+    assert from_the_prior() == (wider.smc, 8)
+    assert wider.bases == ["part"]
+
+
+@pytest.mark.parametrize(
+    ("change", "runs", "depth"),
+    [
+        ({"part": None}, 0, 0),
+        ({"alone": Direct(value=-1.0, ess=99.0, se=0.1)}, 0, 1),
+        ({"alone": Direct(value=-2.0, ess=200.0, se=0.1)}, 1, 8),
+        ({"smc": FitError("no path")}, 1, 1),
+        (
+            {
+                "smc": SimpleNamespace(
+                    doubt="apart", depth=7, evidence=SimpleNamespace(value=-1.0, se=0.1)
+                )
+            },
+            1,
+            8,
+        ),
+    ],
+)
+def test_smc_from_the_prior_is_not_used_otherwise(wider, change, runs, depth):
+    vars(wider).update(change)
+    assert from_the_prior() == (None, depth)
+    assert wider.runs == runs
 
 
 def test_the_mode_of_a_point_is_the_nearest_component_but_the_prior():
