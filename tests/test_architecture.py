@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.each import each
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {
@@ -99,7 +100,7 @@ def parsed(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@each(FILES, name_of)
 def test_rooms_import_downwards_only(path):
     room = path.relative_to(ROOT).parts[0]
     used = {name.split(".")[0] for name in imports(parsed(path))} & set(ROOMS)
@@ -266,7 +267,7 @@ def test_the_listing_of_a_room_shows_its_plan(room):
     )
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@each(FILES, name_of)
 def test_no_private_name_of_another_package(path):
     package = name_of(path) if path.name == "__init__.py" else name_of(path).rpartition(".")[0]
     for node in ast.walk(parsed(path)):
@@ -312,7 +313,7 @@ def test_what_nodes_of_a_trace_need_stands_in_one_place(text, home):
     assert {name_of(p) for p in FILES if text in p.read_text(encoding="utf-8")} <= home
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@each(FILES, name_of)
 def test_an_exception_of_any_kind_is_looked_at(path):
     """A handler that looks away hides the faults of this project: see `unless_it_raises`."""
     for node in ast.walk(parsed(path)):
@@ -336,13 +337,13 @@ def test_a_family_takes_no_private_name_of_another():
         assert not taken, f"{path}: {taken}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@each(FILES, name_of)
 def test_files_stay_short(path):
     lines = path.read_text(encoding="utf-8").count("\n")
     assert lines <= LONGEST, f"{lines} lines; split the file"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@each(FILES, name_of)
 def test_no_loose_ends(path):
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"\b(TODO|FIXME|XXX|raise NotImplementedError)\b", text)

@@ -122,6 +122,7 @@ def test_a_density_without_a_mode_is_refused_by_the_site_that_runs_away():
     assert fit.stop.status == "init_failed"
     assert fit.stop.sentence.startswith("No mode from 4 starts")
     assert "site 'b' runs away" in fit.stop.sentence
+    assert fit.cost.gradient_evaluations < 2000  # what ran away is not climbed again
 
 
 @pytest.mark.parametrize(

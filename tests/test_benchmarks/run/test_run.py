@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.short_runs import few_trees
 
 import guides
 import zoo
@@ -336,6 +337,7 @@ def short_fits(monkeypatch):
         ]
 
     monkeypatch.setattr(sys.modules["benchmarks.run.execute"], "plan_cells", cells)
+    few_trees(monkeypatch)
 
 
 def test_a_truth_given_a_trained_program_is_found_beside_the_other_comparisons(
