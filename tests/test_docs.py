@@ -1,6 +1,7 @@
 """The documentation is true: links resolve, commands exist, the README's Python runs."""
 
 import ast
+import functools
 import importlib
 import inspect
 import json
@@ -136,9 +137,14 @@ def test_contributing_states_the_limits_of_today():
     assert f"A source file has at most {longest} lines" in text
 
 
+@functools.cache
+def known_commands():
+    return typer.main.get_command(cli.app).commands
+
+
 @each(PAGES, name_of)
 def test_commands_and_their_flags_exist(page):
-    commands = typer.main.get_command(cli.app).commands
+    commands = known_commands()
     shown = re.findall(
         r"(?:^\$ |^|&& |`)zoo ([a-z]+ [^\n`&#]*)", page.read_text(), flags=re.MULTILINE
     )
