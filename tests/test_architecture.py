@@ -63,7 +63,7 @@ LATE = {
     "benchmarks.studies.latent_classes.heldout": "sklearn",
     "benchmarks.studies.vae_collapse.render": "matplotlib",
     "benchmarks.thresholds": "scipy",
-    "zoo.compiler.torch_private": "torch._inductor torchgen",
+    "zoo.compiler.torch_private": "torch._dynamo torch._inductor torchgen",
     "zoo.datasets.images": "PIL sklearn",
     "zoo.models.adapters": "scipy sklearn",
     "zoo.user_models.scaffold": "jinja2",

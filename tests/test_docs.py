@@ -350,12 +350,14 @@ def test_the_blocks_of_the_page_on_guides_run_in_order_in_a_new_process(tmp_path
 
 
 def test_every_module_of_a_package_is_its_attribute_in_a_new_process():
+    """And none loads the compiler of torch, which takes as long as all others together."""
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for room in ("zoo", "guides", "benchmarks")
         for path in sorted((ROOT / room).glob("[a-z]*"))
         if path.suffix == ".py" or (path / "__init__.py").exists()
     ]
+    names += ["import sys", "assert 'torch._dynamo' not in sys.modules"]
     code = "import zoo, guides, benchmarks\n" + "\n".join(names)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False

@@ -34,9 +34,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 from torch import _guards as guards
-from torch import _inductor as inductor
 from torch._dispatch.python import enable_python_dispatcher
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import export
@@ -56,6 +54,7 @@ __all__ = [
     "is_traced",
     "light_notes",
     "load_package",
+    "load_tracing",
     "needs_loader",
     "shared_folder",
     "sources",
@@ -92,6 +91,11 @@ def untested() -> str:
 
 
 # -- tracing -----------------------------------------------------------------------------------
+
+
+def load_tracing() -> None:
+    """Import what torch imports at its first trace or optimizer, so that forks inherit it."""
+    importlib.import_module("torch._dynamo")
 
 
 def is_traced(u: Tensor) -> bool:
@@ -193,7 +197,7 @@ def sources(
     for node in module.graph.nodes:
         # these shapes come from several traces; the compiler must infer its own
         node.meta.clear()
-    return _names(inductor.aot_compile(module, tuple(inputs), options=options))
+    return _names(_compiler().aot_compile(module, tuple(inputs), options=options))
 
 
 def _short(
@@ -346,6 +350,11 @@ def bounded_loads() -> Iterator[None]:
         kernel_type._get_vec_load_line = original
 
 
+def _compiler() -> Any:
+    """Import torch's compiler; with the modules below it that takes a second."""
+    return importlib.import_module("torch._inductor")
+
+
 def _inductor() -> Any:
     return importlib.import_module("torch._inductor.codegen.cpp")
 
@@ -377,6 +386,8 @@ def _line(
 
 def shared_folder() -> str:
     """Return Inductor's default folder for its own files, which any user of a machine can make."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     return str(default_cache_dir())
 
 
@@ -390,7 +401,7 @@ def write_package(
     _register_wrapper()
     program = export(graph, tuple(inputs), strict=False)
     return str(
-        inductor.aoti_compile_and_package(
+        _compiler().aoti_compile_and_package(
             program, package_path=path, inductor_configs=dict(options)
         )
     )
@@ -398,7 +409,7 @@ def write_package(
 
 def fused(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
     """Compile a graph with Inductor for the device of its inputs."""
-    out: Callable[..., Sequence[Tensor]] = inductor.compile(graph, list(inputs))
+    out: Callable[..., Sequence[Tensor]] = _compiler().compile(graph, list(inputs))
     return out
 
 
