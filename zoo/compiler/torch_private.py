@@ -25,7 +25,9 @@ import functools
 import gc
 import importlib
 import inspect
+import itertools
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -197,7 +199,8 @@ def sources(
     for node in module.graph.nodes:
         # these shapes come from several traces; the compiler must infer its own
         node.meta.clear()
-    return _names(_compiler().aot_compile(module, tuple(inputs), options=options))
+    inductor: Any = importlib.import_module("torch._inductor")  # late: it takes a second
+    return _names(inductor.aot_compile(module, tuple(inputs), options=options))
 
 
 def _short(
@@ -297,8 +300,7 @@ def _register_wrapper() -> None:
     """Make Inductor generate C++ for the ArrayRef interface.
 
     Inductor chooses the class that generates it once per process, by the options of the first
-    graph. After a graph without this interface, one that asks for it would silently be compiled
-    without.
+    graph. After a graph without this interface, one that asks for it would silently lack it.
     """
     try:
         from torch._inductor.codegen import common
@@ -306,8 +308,19 @@ def _register_wrapper() -> None:
 
         common.init_backend_registration()
         common.device_codegens["cpu"].cpp_wrapper_codegen = CppWrapperCpuArrayRef
+        _look_for_one_isa()
     except (ImportError, AttributeError):  # another version of torch: the loader is used
         return
+
+
+@functools.cache
+def _look_for_one_isa() -> None:
+    """Try instruction sets until one works; torch compiles a test of all (8 s) for the first."""
+    isas: Any = importlib.import_module("torch._inductor.cpu_vec_isa")
+    known, flags = isas.supported_vec_isa_list, isas.x86_isa_checker()
+    if flags and "ATEN_CPU_CAPABILITY" not in os.environ:
+        fitting = (isa for isa in known if all(f in flags for f in str(isa).split()) and isa)
+        isas.valid_vec_isa_list = functools.cache(lambda: list(itertools.islice(fitting, 1)))
 
 
 def _is_input(node: fx.Node) -> bool:
@@ -348,11 +361,6 @@ def bounded_loads() -> Iterator[None]:
         yield
     finally:
         kernel_type._get_vec_load_line = original
-
-
-def _compiler() -> Any:
-    """Import torch's compiler; with the modules below it that takes a second."""
-    return importlib.import_module("torch._inductor")
 
 
 def _inductor() -> Any:
@@ -399,9 +407,10 @@ def write_package(
 ) -> str:
     """Write the package of a graph with `torch.export` and AOTInductor, and return its path."""
     _register_wrapper()
+    inductor: Any = importlib.import_module("torch._inductor")
     program = export(graph, tuple(inputs), strict=False)
     return str(
-        _compiler().aoti_compile_and_package(
+        inductor.aoti_compile_and_package(
             program, package_path=path, inductor_configs=dict(options)
         )
     )
@@ -409,7 +418,8 @@ def write_package(
 
 def fused(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
     """Compile a graph with Inductor for the device of its inputs."""
-    out: Callable[..., Sequence[Tensor]] = _compiler().compile(graph, list(inputs))
+    inductor: Any = importlib.import_module("torch._inductor")
+    out: Callable[..., Sequence[Tensor]] = inductor.compile(graph, list(inputs))
     return out
 
 
