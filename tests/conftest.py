@@ -22,15 +22,41 @@ torch.set_num_threads(1)
 SEED = 20240601
 
 
+MANY = 2000  # tests of a session that is worth seconds of preparation
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_collection():
+def pytest_collection(session):
     """Leave what collecting makes out of every look for garbage, in forked workers too."""
     gc.disable()
     try:
-        return (yield)
+        result = yield
+        if len(session.items) > MANY:
+            _load_ahead()
+        return result
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _load_ahead():
+    """Import once what dozens of processes forked by tests would each import for themselves.
+
+    The compiler alone takes four seconds. Few tests do without: then this would take longer.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import h5netcdf  # noqa: F401
+        import matplotlib.pyplot  # noqa: F401
+        import nutpie  # noqa: F401
+        import sklearn.ensemble
+        import sklearn.linear_model  # noqa: F401
+
+        from benchmarks.arviz_bridge import load_arviz
+        from zoo.compiler.compile import load_compiler
+
+        load_arviz()
+        load_compiler()
 
 
 def _state():

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.each import each
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {
@@ -62,7 +63,7 @@ LATE = {
     "benchmarks.studies.latent_classes.heldout": "sklearn",
     "benchmarks.studies.vae_collapse.render": "matplotlib",
     "benchmarks.thresholds": "scipy",
-    "zoo.compiler.torch_private": "torch._inductor torchgen",
+    "zoo.compiler.torch_private": "torch._dynamo torch._inductor torchgen",
     "zoo.datasets.images": "PIL sklearn",
     "zoo.models.adapters": "scipy sklearn",
     "zoo.user_models.scaffold": "jinja2",
@@ -99,31 +100,34 @@ def parsed(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@functools.cache
+def imported(path):
+    return tuple(imports(parsed(path)))
+
+
+@each(FILES, name_of)
 def test_rooms_import_downwards_only(path):
     room = path.relative_to(ROOT).parts[0]
-    used = {name.split(".")[0] for name in imports(parsed(path))} & set(ROOMS)
+    used = {name.split(".")[0] for name in imported(path)} & set(ROOMS)
     assert used <= ROOMS[room]
     assert "tests" not in used
 
 
 def test_only_the_bridge_imports_arviz():
-    users = {
-        name_of(p) for p in FILES if any(n.split(".")[0] == "arviz" for n in imports(parsed(p)))
-    }
+    users = {name_of(p) for p in FILES if any(n.split(".")[0] == "arviz" for n in imported(p))}
     assert users <= {"benchmarks.arviz_bridge"}
 
 
 def test_the_zoo_knows_no_heavy_friends():
     strangers = {"arviz", "nutpie", "matplotlib", "xarray", "typer", "rich", "pydantic"}
     for path in (ROOT / "zoo").rglob("*.py"):
-        assert not {n.split(".")[0] for n in imports(parsed(path))} & strangers, path
+        assert not {n.split(".")[0] for n in imported(path)} & strangers, path
 
 
 def modules_imported(path, known):
     """Return the modules a file imports, also inside functions, by longest known name."""
     found = set()
-    for name in imports(parsed(path)):
+    for name in imported(path):
         while name and name not in known:
             name = name.rpartition(".")[0]
         found.add(name)
@@ -234,8 +238,8 @@ def test_no_late_import_of_what_is_loaded_anyway():
                 yield from imports(node)
 
     def loaded(name, seen):
-        for imported in at_the_top(files[name]):
-            parts = imported.split(".")
+        for found in at_the_top(files[name]):
+            parts = found.split(".")
             for i in range(1, len(parts) + 1):  # a module's packages are loaded with it
                 module = ".".join(parts[:i])
                 if module in known and module not in seen:
@@ -250,7 +254,7 @@ def test_no_late_import_of_what_is_loaded_anyway():
 
 def test_the_compiler_knows_nothing_of_models():
     for path in (ROOT / "zoo" / "compiler").rglob("*.py"):
-        used = {n for n in imports(parsed(path)) if n.split(".")[0] in ROOMS}
+        used = {n for n in imported(path) if n.split(".")[0] in ROOMS}
         assert all(n.startswith(("zoo.compiler", "zoo.errors")) for n in used), path
 
 
@@ -266,7 +270,7 @@ def test_the_listing_of_a_room_shows_its_plan(room):
     )
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@each(FILES, name_of)
 def test_no_private_name_of_another_package(path):
     package = name_of(path) if path.name == "__init__.py" else name_of(path).rpartition(".")[0]
     for node in ast.walk(parsed(path)):
@@ -312,7 +316,7 @@ def test_what_nodes_of_a_trace_need_stands_in_one_place(text, home):
     assert {name_of(p) for p in FILES if text in p.read_text(encoding="utf-8")} <= home
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@each(FILES, name_of)
 def test_an_exception_of_any_kind_is_looked_at(path):
     """A handler that looks away hides the faults of this project: see `unless_it_raises`."""
     for node in ast.walk(parsed(path)):
@@ -330,24 +334,24 @@ def test_a_family_takes_no_private_name_of_another():
     for path in (ROOT / "guides" / "families").glob("*.py"):
         taken = {
             name
-            for name in imports(parsed(path))
+            for name in imported(path)
             if name.startswith("guides.families.") and name.rpartition(".")[2].startswith("_")
         }
         assert not taken, f"{path}: {taken}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@each(FILES, name_of)
 def test_files_stay_short(path):
     lines = path.read_text(encoding="utf-8").count("\n")
     assert lines <= LONGEST, f"{lines} lines; split the file"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@each(FILES, name_of)
 def test_no_loose_ends(path):
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"\b(TODO|FIXME|XXX|raise NotImplementedError)\b", text)
     assert not re.search(r"(?<![\w.])/(tmp|work|home|root)/", text), "a path of one machine"
-    assert ast.get_docstring(ast.parse(text)), "a module says what it is for"
+    assert ast.get_docstring(parsed(path)), "a module says what it is for"
 
 
 def test_light_imports():

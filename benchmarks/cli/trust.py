@@ -99,11 +99,13 @@ def _side_by_side(
     Two fits are assessed in two processes where there are two cores; a single one in this process.
     """
     from benchmarks.workers import Task, cores, run_tasks
+    from zoo.compiler.torch_private import load_tracing
 
     works = [functools.partial(_assessed, name, make, seed, limit) for name, make in fits]
     if len(works) == 1 or cores() == 1:
         return list(works)
     tasks = [Task(name, work) for (name, _), work in zip(fits, works, strict=True)]
+    load_tracing()
     return [result.unwrap for result in run_tasks(tasks, len(tasks))]
 
 

@@ -28,6 +28,7 @@ from benchmarks.run.store import RunDir, strict_json
 from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
 from zoo.compiler import cache
 from zoo.compiler import compile as compiled
+from zoo.compiler.torch_private import load_tracing
 from zoo.compiler.trace import trace
 from zoo.errors import InfrastructureError, LostWorkerError, UsageError
 from zoo.types import ModelEntry
@@ -65,6 +66,7 @@ def execute(
         KeyboardInterrupt: after every worker was stopped; complete cells remain and the same call
             resumes.
     """
+    load_tracing()
     events = events or Events()
     folder = plan.default_folder() if out is None else out
     plan = planned(folder, plan)

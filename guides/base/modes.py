@@ -25,6 +25,7 @@ from zoo.density.log_density import LogDensity
 __all__ = ["Climb", "Curvature", "climb", "curvature", "direction"]
 
 EVALUATIONS = 4000
+FAR = 1e12  # units of the unconstrained space beyond which no climb begins anew
 LARGEST_CONDITION = 1e12
 STEP = 1e-5  # of differences, about the cube root of the rounding of a double
 SETTLED = 1e-2  # nats that a Newton step may still promise, twice
@@ -37,6 +38,11 @@ class Climb:
     point: Tensor
     height: float
     gradients: int
+
+    @property
+    def ran_away(self) -> bool:
+        """Whether the density rises without end, for all that can be seen."""
+        return float(self.point.abs().max()) > FAR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +122,8 @@ def climb(
             objective, z, jac=True, method="L-BFGS-B", options=options
         )
         z, lowest = result.x, float(result.fun)
+        if np.abs(origin + unit * z).max() > FAR:
+            break
     return Climb(
         point=torch.as_tensor(origin + unit * z, dtype=density.dtype),
         height=-lowest,

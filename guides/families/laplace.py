@@ -127,7 +127,8 @@ def _end(density: LogDensity, point: Tensor) -> tuple[float, Curvature | str]:
         slope = float(found.gradient.abs().max())
         promised = float((along[bent] ** 2 / found.values[bent]).sum())
         if not (highest > 0 and promised <= SETTLED and (bent.all() or slope <= SETTLED)):
-            if not resumed:  # a line search that failed where the density still rises
+            # a line search that failed where the density still rises, but not without end
+            if not (resumed or end.ran_away):
                 point, resumed = end.point, True
                 continue
             return height, (

@@ -114,13 +114,14 @@ def test_other_data_in_the_same_folder_are_told_of_also_without_progress(tmp_pat
             {"y": torch.tensor(value)},
             families=["laplace"],
             nuts=False,
+            trust=False,
             quick=True,
             progress=False,
             out=tmp_path / "run",
         )
 
     compared(1.0)
-    says = r"kept cells of other data, .* \(2\), are computed again, .* give another folder"
+    says = r"kept cells of other data, .* \(1\), are computed again, .* give another folder"
     with pytest.warns(RuntimeWarning, match=says):
         card = compared(9.0)
     assert card.comparisons["laplace"].posterior.draws["mean"].mean() > 7

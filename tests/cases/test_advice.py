@@ -160,7 +160,9 @@ def test_the_laplace_family_itself_names_no_other(monkeypatch):
     assert not any(family in fit.stop.sentence for family in ("full_rank", "low_rank"))
 
 
-def test_the_acceptance_rate_reaches_the_chains(tmp_path):
+def test_the_acceptance_rate_reaches_the_chains(tmp_path, monkeypatch):
+    short = {"draws": 60, "tune": 60, "min_ess": 0.0}
+    monkeypatch.setattr("benchmarks.run.prepare.QUICK_CHAINS", short)
     plan = make_plan(entries=["coin"], guides=["laplace"], quick=True, target_accept=0.99)
     result = execute(plan, out=tmp_path / "careful", jobs=1, pages=False)
     usual = execute(

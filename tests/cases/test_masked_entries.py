@@ -236,7 +236,7 @@ def test_no_elbo_lies_above_the_evidence_of_padded_units(guide):
     evidence = evidence_of_three_rows()
     assert evidence == pytest.approx(-5.8945, abs=5e-5)
     entry = zoo.from_program(padded, {"mask": REAL, "y": UNITS}, guide=guide)
-    for family in ("mean_field", "own"):
+    for family in ("mean_field", "own") if guide is own_units else ("own",):
         fit = guides.fit(entry, family, seed=0, steps=150, patience=30)
         assert fit.elbo.value_nats < evidence + 4 * fit.elbo.se
         assert fit.elbo.value_nats > evidence - 1.5

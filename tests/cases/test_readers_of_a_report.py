@@ -38,8 +38,8 @@ def run():
 
 
 @pytest.fixture(scope="module")
-def page(run):
-    return render_html(run)
+def page():
+    return report_factory.page()
 
 
 # -- colors --------------------------------------------------------------------------------------

@@ -4,10 +4,12 @@ It has every kind of trouble. Posteriors are planted (normals and a funnel) and 
 from their draws, so that figures, tables and sentences agree as in a real run.
 """
 
+import functools
+
 import numpy as np
 import torch
 
-from benchmarks.report import EntryReport, FitSummary, PredictiveCheck, ReportInput
+from benchmarks.report import EntryReport, FitSummary, PredictiveCheck, ReportInput, render_html
 from benchmarks.types import Comparison, Distance, Mcmc, ParetoK, Reason, Score
 from guides.types import Elbo, Restart, Stop
 from zoo.types import Cost, Data, ModelEntry, Posterior, Quantity, Reference
@@ -438,6 +440,12 @@ def unknown(rng):
     rows = [compare_one(p, reference, None, 0.82), compare_one(q, reference, None, -0.05)]
     fits = {m: make_fit(m, rng, 1.0) for m in ("mean_field", "full_rank")}
     return EntryReport(entry=entry, data=data, reference=reference, comparisons=rows, fits=fits)
+
+
+@functools.cache
+def page():
+    """Return the HTML of the run with all figures, drawn once for the tests of all modules."""
+    return render_html(make_run())
 
 
 def make_run(copies=1):

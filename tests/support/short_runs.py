@@ -6,10 +6,11 @@ from benchmarks.trust.estimate import estimate
 
 
 def short_fits(patch, steps=60, patience=20):
-    """Give quick runs fits of few steps, in forked workers too.
+    """Give quick runs fits of few steps and classifiers of few trees, in forked workers too.
 
-    The settings are in the keys of the cells, as those of every run are.
+    The settings of fits are in the keys of the cells, as those of every run are.
     """
+    few_trees(patch)
     patch.setattr("benchmarks.run.prepare.QUICK_FIT", {"steps": steps, "patience": patience})
 
 
@@ -23,6 +24,11 @@ def short_chains(patch):
 def small_islands(patch, particles=256):
     """Give SMC a quarter of the points per island, where no particles are asked for."""
     patch.setitem(estimate.__kwdefaults__, "particles", particles)
+
+
+def few_trees(patch, trees=5):
+    """Give the classifier of each comparison few trees: it takes most of the time of one."""
+    patch.setattr("benchmarks.metrics.joint.c2st.TREES", trees)
 
 
 def leave_undrawn(patch):

@@ -25,7 +25,9 @@ import functools
 import gc
 import importlib
 import inspect
+import itertools
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -34,9 +36,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 from torch import _guards as guards
-from torch import _inductor as inductor
 from torch._dispatch.python import enable_python_dispatcher
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import export
@@ -56,6 +56,7 @@ __all__ = [
     "is_traced",
     "light_notes",
     "load_package",
+    "load_tracing",
     "needs_loader",
     "shared_folder",
     "sources",
@@ -92,6 +93,11 @@ def untested() -> str:
 
 
 # -- tracing -----------------------------------------------------------------------------------
+
+
+def load_tracing() -> None:
+    """Import what torch imports at its first trace or optimizer, so that forks inherit it."""
+    importlib.import_module("torch._dynamo")
 
 
 def is_traced(u: Tensor) -> bool:
@@ -193,6 +199,7 @@ def sources(
     for node in module.graph.nodes:
         # these shapes come from several traces; the compiler must infer its own
         node.meta.clear()
+    inductor: Any = importlib.import_module("torch._inductor")  # late: it takes a second
     return _names(inductor.aot_compile(module, tuple(inputs), options=options))
 
 
@@ -293,8 +300,7 @@ def _register_wrapper() -> None:
     """Make Inductor generate C++ for the ArrayRef interface.
 
     Inductor chooses the class that generates it once per process, by the options of the first
-    graph. After a graph without this interface, one that asks for it would silently be compiled
-    without.
+    graph. After a graph without this interface, one that asks for it would silently lack it.
     """
     try:
         from torch._inductor.codegen import common
@@ -302,8 +308,19 @@ def _register_wrapper() -> None:
 
         common.init_backend_registration()
         common.device_codegens["cpu"].cpp_wrapper_codegen = CppWrapperCpuArrayRef
+        _look_for_one_isa()
     except (ImportError, AttributeError):  # another version of torch: the loader is used
         return
+
+
+@functools.cache
+def _look_for_one_isa() -> None:
+    """Try instruction sets until one works; torch compiles a test of all (8 s) for the first."""
+    isas: Any = importlib.import_module("torch._inductor.cpu_vec_isa")
+    known, flags = isas.supported_vec_isa_list, isas.x86_isa_checker()
+    if flags and "ATEN_CPU_CAPABILITY" not in os.environ:
+        fitting = (isa for isa in known if all(f in flags for f in str(isa).split()) and isa)
+        isas.valid_vec_isa_list = functools.cache(lambda: list(itertools.islice(fitting, 1)))
 
 
 def _is_input(node: fx.Node) -> bool:
@@ -377,6 +394,8 @@ def _line(
 
 def shared_folder() -> str:
     """Return Inductor's default folder for its own files, which any user of a machine can make."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     return str(default_cache_dir())
 
 
@@ -388,6 +407,7 @@ def write_package(
 ) -> str:
     """Write the package of a graph with `torch.export` and AOTInductor, and return its path."""
     _register_wrapper()
+    inductor: Any = importlib.import_module("torch._inductor")
     program = export(graph, tuple(inputs), strict=False)
     return str(
         inductor.aoti_compile_and_package(
@@ -398,6 +418,7 @@ def write_package(
 
 def fused(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
     """Compile a graph with Inductor for the device of its inputs."""
+    inductor: Any = importlib.import_module("torch._inductor")
     out: Callable[..., Sequence[Tensor]] = inductor.compile(graph, list(inputs))
     return out
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.compiler.vectorize import value_and_gradient
 from zoo.contract.check import Rule, rules
 from zoo.contract.density import _classes
-from zoo.contract.subject import Failed, Skipped, Subject
+from zoo.contract.subject import EXACT_DRAWS, Failed, Skipped, Subject
 from zoo.errors import ZooError
 from zoo.truth import stored as reference
 
@@ -149,11 +149,11 @@ def _joint(subject: Subject, draws: Mapping[str, Tensor]) -> Tensor:
 
 def analytic_draws(subject: Subject) -> str:
     """Exact draws have the sites' shapes, repeat by seed, and agree with the stated moments."""
-    entry, density, number = subject.entry, subject.density, 4000
+    entry, density, number = subject.entry, subject.density, EXACT_DRAWS
     exact = entry.exact(subject.data)
     if exact is None:
         raise Skipped("The entry has no closed form.")
-    draws = exact.sample(number, 1)
+    draws = subject.exact_draws
     one, again, other = (exact.sample(100, seed) for seed in (1, 1, 2))
     for site in density.sites:
         if site.name not in draws or draws[site.name].shape != (number, *site.shape):
@@ -196,10 +196,10 @@ def analytic_draws(subject: Subject) -> str:
 
 def stein_analytic(subject: Subject) -> str:
     """Exact draws satisfy Stein's identities under the program's log density."""
-    exact = subject.entry.exact(subject.data)
-    if exact is None:
+    if subject.entry.exact(subject.data) is None:
         raise Skipped("The entry has no closed form.")
-    u = subject.density.unconstrain(exact.sample(4000, 3)).unsqueeze(1)  # [draw, block of 1, dim]
+    # [draw, block of 1, dim]
+    u = subject.density.unconstrain(subject.exact_draws).unsqueeze(1)
     return _judge(subject, u, _LIMIT)
 
 

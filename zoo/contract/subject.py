@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,9 @@ from zoo.density.sites import samples
 from zoo.errors import ZooError
 from zoo.types import Data, ModelEntry, Program
 
-__all__ = ["Failed", "Skipped", "Subject"]
+__all__ = ["EXACT_DRAWS", "Failed", "Skipped", "Subject"]
+
+EXACT_DRAWS = 4000
 
 
 class Skipped(Exception):
@@ -76,6 +79,13 @@ class Subject:
             trace = trace_program(self.program, self.data.train)
             trace.compute_log_prob()
         return trace
+
+    @cached_property
+    def exact_draws(self) -> Mapping[str, Tensor]:
+        """Draws of the entry's closed form, which takes a second to draw for some entries."""
+        exact = self.entry.exact(self.data)
+        assert exact is not None
+        return exact.sample(EXACT_DRAWS, 1)
 
     def sites(self, trace: poutine.Trace | None = None) -> list[dict[str, Any]]:
         """Sample statements of a run, without the index draws of plates."""

@@ -1,9 +1,9 @@
 """Bad input: its exit code, one sentence with the next step, no traceback, no partial file."""
 
-import os
+import importlib
+import resource
 import shutil
-import subprocess
-import sys
+import signal
 
 import pytest
 
@@ -199,23 +199,24 @@ def test_a_place_that_cannot_be_written(words, capsys, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a limit on file sizes")
-def test_a_disk_that_fills_up_in_the_middle(tmp_path):
-    """A limit on file sizes looks like a full disk to the program: writes fail midway."""
-    program = (
-        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nfrom"
-        " benchmarks.cli import process as cli; from benchmarks.run import execute as run\nreal"
-        " = run.run_cell\ndef limited(*words):\n    resource.setrlimit(resource.RLIMIT_FSIZE,"
-        " (20000, 20000))\n    return real(*words)\nrun.run_cell = limited\ncli.main(['compare',"
-        f" 'coin', '--guides', 'laplace', '--no-nuts', '--out', {str(tmp_path / 'out')!r}])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 3, done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("zoo: ")
+def test_a_disk_that_fills_up_in_the_middle(tmp_path, monkeypatch, capfd):
+    """A limit on file sizes looks like a full disk to the worker: writes fail midway."""
+
+    module = importlib.import_module("benchmarks.run.execute")
+    real = module.run_cell
+
+    def limited(*given):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+        return real(*given)
+
+    monkeypatch.setattr(module, "run_cell", limited)
+    words = ["compare", "coin", "--guides", "laplace", "--no-nuts", "--out", str(tmp_path / "out")]
+    assert cli.run(words) == 3
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("zoo: ")
     assert list((tmp_path / "out" / "cells").iterdir()) == []
 
 

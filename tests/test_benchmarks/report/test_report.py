@@ -44,8 +44,8 @@ def run():
 
 
 @pytest.fixture(scope="module")
-def page(run):
-    return render_html(run)
+def page():
+    return FACTORY["page"]()
 
 
 def only(run, name, **changes):

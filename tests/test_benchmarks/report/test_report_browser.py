@@ -56,7 +56,7 @@ MEASURE = """<script>addEventListener("load", () => {
 
 @pytest.fixture(scope="module")
 def page():
-    return render_html(FACTORY["make_run"]())
+    return FACTORY["page"]()
 
 
 def browse(profile, url, *flags):

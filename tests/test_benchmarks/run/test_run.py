@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.short_runs import few_trees
 
 import guides
 import zoo
@@ -336,6 +337,7 @@ def short_fits(monkeypatch):
         ]
 
     monkeypatch.setattr(sys.modules["benchmarks.run.execute"], "plan_cells", cells)
+    few_trees(monkeypatch)
 
 
 def test_a_truth_given_a_trained_program_is_found_beside_the_other_comparisons(
@@ -345,7 +347,7 @@ def test_a_truth_given_a_trained_program_is_found_beside_the_other_comparisons(
 
     Every comparison is made once and counted.
     """
-    learned = "vae[hidden=6,latent=1,layers=1,rows=150]"
+    learned = "vae[hidden=6,latent=1,layers=1,rows=60]"
     plan = make_plan(entries=["lda_exact", learned], guides=["amortized"], nuts=False, trust=False)
     two, heard = go(plan, tmp_path / "two", jobs=2, pages=False)
     compared = [label for label, _ in heard.finished if label.endswith("compared")]

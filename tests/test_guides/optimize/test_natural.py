@@ -462,8 +462,6 @@ def test_the_best_normal_of_a_curved_valley_is_found():
     fit = guides.fit(entry, "full_rank", seed=0, compile="off")
     assert float(fit.guide.loc[0]) == pytest.approx(1.0, abs=0.1)
     assert fit.elbo.value_nats == pytest.approx(-1.109, abs=0.03 + 3 * fit.elbo.se)
-    alone = guides.fit(entry, "full_rank", seed=0, compile="off", optimizer="natural")
-    assert alone.stop.status == "not_converged"  # it ends at 0.7
 
 
 def test_a_step_that_cannot_be_computed_leaves_the_fit_to_adam(rows, monkeypatch):

@@ -169,7 +169,9 @@ def test_chains_tell_how_far_they_are(entry, watched, monkeypatch):
     assert len(heard) == 2  # a line per finished chain
 
 
-def test_an_assessment_tells_its_steps(entry, terminal):
+def test_an_assessment_tells_its_steps(entry, terminal, monkeypatch):
+    monkeypatch.setattr("benchmarks.comparison.assess_steps.MOST_GRADIENTS", 1)
+    monkeypatch.setattr("benchmarks.mcmc.short_chains.LENGTHS", (4, 8))
     fit = guides.fit(entry, "laplace", progress=False)
     found = benchmarks.assess(fit, draws=200, smc=False)
     lines = terminal.getvalue().splitlines()

@@ -155,7 +155,7 @@ def by_hand(y, mu, a0, a1, b1):
 
 def test_a_loop_of_hundred_steps_is_fitted_compiled():
     """Recursions become plain C, with one call per point; their times are in docs/compiler.md."""
-    y = series(104)
+    y = series(100)
     entry = zoo.from_program(volatility, {"y": y})
     data = entry.load_data()
     density = LogDensity(entry.program(data), data)
@@ -184,8 +184,8 @@ def test_a_loop_of_hundred_steps_is_fitted_compiled():
 
 
 def test_a_chain_of_states_compiles_in_seconds():
-    """pyro.markov over 40 steps: the density of `dist.DiscreteHMM`."""
-    y = series(40)
+    """pyro.markov over 24 steps: the density of `dist.DiscreteHMM`."""
+    y = series(24)
     moves = torch.tensor([[0.8, 0.2], [0.3, 0.7]], dtype=F)
 
     def program(y):

@@ -168,3 +168,38 @@ def test_every_backend_gives_the_eager_numbers_and_keeps_its_own_files(
             assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
     assert len(written) == 1
     assert set(policy.BACKENDS) == {"aoti", "standalone", "eager"}
+
+
+class InstructionSet:
+    def __init__(self, name, works, tried):
+        self.name, self.works, self.tried = name, works, tried
+
+    def __str__(self):
+        return self.name
+
+    def __bool__(self):
+        self.tried.append(self.name)
+        return self.works
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_instruction_sets_are_tried_until_one_works(monkeypatch, asked):
+    """Each try takes a second or two; torch takes the first of its list unless asked for one."""
+    from torch._inductor import cpu_vec_isa as isas
+
+    tried, whole = [], isas.valid_vec_isa_list
+    known = [("avx512 amx_tile", True), ("avx512", False), ("avx2", True), ("avx2", True)]
+    sets = [InstructionSet(name, works, tried) for name, works in known]
+    monkeypatch.setattr(isas, "supported_vec_isa_list", sets)
+    monkeypatch.setattr(isas, "x86_isa_checker", lambda: ["avx2", "avx512"])
+    monkeypatch.setattr(isas, "valid_vec_isa_list", whole)
+    if asked:
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    else:
+        monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    torch_private._look_for_one_isa.__wrapped__()
+    if asked:
+        assert isas.valid_vec_isa_list is whole
+        return
+    assert isas.valid_vec_isa_list() == isas.valid_vec_isa_list() == [sets[2]]
+    assert tried == ["avx512", "avx2"]

@@ -197,8 +197,9 @@ def test_a_start_of_zeros_does_not_hide_that_rows_have_another_q_among_few(guide
             entry_of(guide, **option)
     entry = entry_of(guide)
     assert entry.own_guides["own"].tied
-    fit = guides.fit(entry, "own", seed=0, steps=600)
-    if guide is by_slice:  # the best is exact
+    exact = guide is by_slice
+    fit = guides.fit(entry, "own", seed=0, steps=600 if exact else 10)
+    if exact:
         best = float(LAW.log_prob(X).sum())
         assert best - 1.0 < fit.elbo.value_nats < best + 4.0 * fit.elbo.se
 
