@@ -30,11 +30,10 @@ from benchmarks.comparison.assess_rows import (
     row_steps,
 )
 from benchmarks.comparison.assess_steps import (
-    LEAST_DRIFT,
-    LEAST_SMC,
     Work,
     by_chains,
     chains_step,
+    compiled,
     drift_step,
     nats_step,
     said,
@@ -170,10 +169,8 @@ def assess(
             return _by_rows(work, taken)
         if why:
             work.say("rows", None, why, needed=False)
-        points = min(number, DRAWS) * LEAST_DRIFT
-        if smc is True and density.dim <= SMC_DIMENSIONS:
-            points += (islands + 1) * particles * LEAST_SMC
-        density.compile("auto", expected_calls=min(number, DRAWS) * 100, expected_points=points)
+        whole = islands * particles if smc is True and density.dim <= SMC_DIMENSIONS else 0
+        compiled(density, min(number, DRAWS), whole)
         return _protocol(work, smc, islands, particles)
 
 

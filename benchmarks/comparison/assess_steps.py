@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from guides.types import Fit
 
 __all__ = [
-    "LEAST_DRIFT",
     "LEAST_SMC",
     "Work",
     "by_chains",
     "chains_step",
+    "compiled",
     "drift_step",
     "nats_step",
     "said",
@@ -118,6 +118,18 @@ class Work:
             f"{what} not run: about {seconds:.0f} s are forecast and {max(self.left, 0):.0f} s of"
             " the budget are left."
         )
+
+
+def compiled(density: LogDensity, chains: int, points: int) -> None:
+    """Compile a density where the least that the steps will ask for pays it.
+
+    Args:
+        density: the log density of the posterior.
+        chains: short chains of the drift.
+        points: of all counting islands of SMC; 0 without it.
+    """
+    expected = chains * LEAST_DRIFT + points * LEAST_SMC
+    density.compile("auto", expected_calls=chains * 100, expected_points=expected)
 
 
 def seconds_each(work: Work) -> tuple[float, float]:
