@@ -32,6 +32,7 @@ __all__ = ["count", "directory", "find", "graph_key", "machine", "store"]
 
 _log = logging.getLogger("zoo")
 
+SHARED = "torchinductor_"  # in the name of Inductor's default folder
 FORMAT = 4  # of the files; older ones may lack the ArrayRef interface
 
 
@@ -51,7 +52,9 @@ def _keep_inductor_private() -> None:
     libraries in it are executed. Tracing already uses the folder, so this runs at import.
     """
     chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    if chosen is None or chosen == shared_folder():  # torch sets its default there
+    # torch sets its default there; to ask for it loads the compiler, as a process begun by ours
+    # would for the folder that it was given
+    if chosen is None or (SHARED in chosen and chosen == shared_folder()):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_private(_base() / "inductor"))
 
 
