@@ -68,8 +68,8 @@ def hard_table(rows: Mapping[str, Row]) -> list[str]:
         "",
         "Many targets are programs without data, whose posterior is their prior. Where chains say"
         " that the points of SMC are not the posterior, it runs again from a base that contains"
-        " the prior, and there that is the target itself: funnel, banana, spike_slab and cauchy are"
-        " easy for this reason. `boundary` has data, as have the centered schools of `fits`.",
+        " the prior, and there that is the target itself: funnel, banana, spike_slab and cauchy"
+        " are easy for this reason. `boundary` has data, as have the centered schools of `fits`.",
         "",
         "| target | family | verdict | worst mean error, sd: true, estimated |"
         " worst log sd ratio: true, estimated | repaired by | probability error | log evidence:"
