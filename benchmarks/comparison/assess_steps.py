@@ -20,6 +20,7 @@ from benchmarks.trust.chains import CHAINS, GRADIENTS, STARTS, chained, chains_r
 from benchmarks.trust.climbs import Climbs
 from benchmarks.trust.drift import PILOT, Drift, drift_of
 from benchmarks.trust.estimate import (
+    BY_PRIOR,
     SMC_DIMENSIONS,
     Estimate,
     estimate,
@@ -280,7 +281,8 @@ def said(work: Work, truth: Reference) -> None:
     if not truth.usable:
         return
     if evidence_holds(truth.posterior):
-        by = f"by {len(evidence.islands)} islands of SMC"
+        also = ", begun from the prior as well" if BY_PRIOR in truth.posterior.notes else ""
+        by = f"by {len(evidence.islands)} islands of SMC{also}"
         work.say("smc", True, f"{value[0].upper()}{value[1:]} {by}.")
     else:
         after = "Chains from the points of SMC moved them, and have settled"

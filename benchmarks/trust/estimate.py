@@ -34,6 +34,7 @@ from zoo.seeds import derive_seed
 from zoo.types import Cost, Data, ModelEntry, Moments, Posterior, Reference
 
 __all__ = [
+    "BY_PRIOR",
     "LOG_Z",
     "METHOD",
     "SMC_DIMENSIONS",

@@ -220,6 +220,8 @@ def test_a_narrow_place_is_reached_from_the_prior(monkeypatch):
     assert found.reference.log_evidence == evidence.value
     assert not found.estimate.moved_on
     assert found.reference.posterior.notes[0].startswith("Begun from the prior as well")
+    said = next(c.sentence for c in found.checks if c.name == "smc")
+    assert said.endswith(" nats by 4 islands of SMC, begun from the prior as well.")
     tau = found.reference.moments["log_tau"]
     assert abs(float(tau.mean) - 0.778) < 0.15  # of the stored reference; without the neck 1.2
     assert float(tau.sd) == pytest.approx(1.189, rel=0.15)
