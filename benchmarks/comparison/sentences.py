@@ -23,6 +23,7 @@ __all__ = ["advised", "comparison_sentence", "entry_sentence", "estimated_words"
 BAD = 3.0  # a finding this many times its line: do not use
 SMALLER = "smaller steps (target_accept 0.95 or 0.99) until no draw diverges"
 TIED = 0.02  # nats between bounds that are equally good
+FORMER = "; fit a richer family, or "  # advice within reasons that earlier versions stored
 EXACT = "use the exact posterior (zoo.truth.grid)"
 
 
@@ -358,7 +359,17 @@ def advised(rows: Sequence[Comparison]) -> list[Comparison]:
 
     A comparison by itself knows only its own row.
     """
-    return [replace(c, sentence=_with_step(c, rows)) for c in rows]
+    known = [
+        replace(c, reasons=tuple(map(_without_former_advice, c.reasons)))
+        if c.status == "refused"
+        else c
+        for c in rows
+    ]
+    return [replace(c, sentence=_with_step(c, known)) for c in known]
+
+
+def _without_former_advice(reason: Reason) -> Reason:
+    return replace(reason, sentence=f"{_clause(reason.sentence.partition(FORMER)[0])}.")
 
 
 def _with_step(c: Comparison, rows: Sequence[Comparison]) -> str:

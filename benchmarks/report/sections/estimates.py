@@ -107,7 +107,7 @@ def html(view: View) -> Markup | None:
                 (r.label, r.about, [r.text(columns[i]) for i in places]) for r in _once(rows)
             ],
         }
-        for places in parts(len(columns))
+        for places in parts(columns)
     ]
     return fragment("sections/estimates.jinja", tables=tables, note=NOTE, left=left)
 

@@ -68,7 +68,9 @@ def test_weights_that_do_not_allow_it_are_a_row_with_the_reason_and_no_failure(d
     assert "cannot be reweighted: k-hat " in cell["sentence"]
     assert result.failures == []
     shown = overview.cells(result.report.entries[0])["mean_field_reweighted"]
-    assert (shown.word, shown.number) == ("refused", "")
+    assert shown.word == "refused"
+    assert shown.number.startswith("k-hat ")
+    assert shown.number.endswith(", at most 0.50")
     page = (out / "report.md").read_text(encoding="utf-8")
     assert "**refused**" in page
     assert "mean\\_field\\_reweighted is refused (k-hat " in page
@@ -230,6 +232,17 @@ def test_a_refused_row_of_a_family_that_agrees_says_so():
     assert advised(rows)[0].sentence.endswith("; mean_field agrees as it is.")
     with command_line():
         assert advised(refusals())[0].sentence.endswith("; add a row of tempered SMC by --repair.")
+
+
+def test_advice_that_an_earlier_version_stored_with_the_reason_is_left_out():
+    rows = refusals(("full_rank", "agrees"))
+    (reason,) = rows[0].reasons
+    said = (
+        f"{reason.sentence[:-1]}; fit a richer family, or add a row of tempered SMC by --repair."
+    )
+    old = dataclasses.replace(rows[0], reasons=(dataclasses.replace(reason, sentence=said),))
+    assert advised([old, *rows[1:]])[0].sentence == advised(rows)[0].sentence
+    assert advised([old, *rows[1:]])[0].reasons == (reason,)
 
 
 def test_refused_rows_are_counted_and_the_step_comes_first():
