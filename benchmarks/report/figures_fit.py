@@ -187,7 +187,7 @@ def reweighting(view: View, most: int = 12) -> Any | None:
     texts = shortened(r[1] for r in rows)
     axis.set_yticks(range(len(rows)), [f"{r[0]}\n{texts[r[1]]}" for r in rows])
     for tick, row in zip(axis.get_yticklabels(), rows, strict=True):
-        tick.set_color(view.marks[row[0]].color)
+        tick.set(color=view.marks[row[0]].color, multialignment="right")
     axis.tick_params(axis="y", length=0)
     axis.set(
         xlim=(-reach * 1.04, reach * 1.04),

@@ -11,7 +11,7 @@ from benchmarks.report.blocks import parts
 from benchmarks.report.components import make_view
 from benchmarks.report.html import _blocks
 from benchmarks.report.inputs import ReportInput
-from benchmarks.report.sections import findings
+from benchmarks.report.sections import estimates, findings
 from benchmarks.report.terminal import table
 from benchmarks.report.theme import in_order
 from benchmarks.report.words import headline, row_word
@@ -105,6 +105,18 @@ def test_the_cell_of_a_refused_row_says_why(entry, reason, shown):
     row = entry.comparisons[0]
     refused = dataclasses.replace(row, verdict="fit_failed", status="refused", reasons=(why,))
     assert headline(refused) == ("", shown)
+
+
+def test_a_quantity_described_by_its_own_name_has_the_name_once():
+    made = report_factory.unknown(np.random.default_rng(7))
+    label = estimates.estimates(make_view(made))[1][0].label
+    (name, *_) = made.entry.quantities
+    for description, about in ((label, ""), ("the level", "the level")):
+        quantity = dataclasses.replace(made.entry.quantities[name], description=description)
+        known = {**made.entry.quantities, name: quantity}
+        entry = dataclasses.replace(made.entry, quantities=known)
+        row = estimates.estimates(make_view(dataclasses.replace(made, entry=entry)))[1][0]
+        assert (row.label, row.about) == (label, about)
 
 
 def test_long_names_break_beside_their_badge(entry):
