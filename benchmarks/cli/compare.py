@@ -110,10 +110,38 @@ def report(
 
 
 def _print_stored(cells: Sequence[Mapping[str, Any]]) -> None:
+    from benchmarks.report.overview import tidy
+    from benchmarks.report.theme import in_order
+
     columns = ("entry", "method", "seed", "status", "verdict", "sentence")
-    rows = [[cell.get(name) for name in columns] for cell in cells]
+    entries = list(dict.fromkeys(cell["entry"] for cell in cells))
+    order = in_order(cell["method"] for cell in cells)
+    rows = [
+        [{**cell, "verdict": _stored_word(cell)}.get(name) for name in columns]
+        for cell in sorted(
+            cells, key=lambda c: (entries.index(c["entry"]), order.index(c["method"]), c["seed"])
+        )
+    ]
     print_table(
-        list(columns), [["-" if value in (None, "") else str(value) for value in r] for r in rows]
+        list(columns),
+        [["-" if value in (None, "") else tidy(str(value)) for value in r] for r in rows],
+    )
+
+
+def _stored_word(cell: Mapping[str, Any]) -> str:
+    """Return the word of the report for a stored cell, empty if it has no verdict."""
+    from benchmarks.report.words import row_word
+
+    if not cell.get("verdict"):
+        return ""
+    stop, reference = cell.get("stop") or {}, cell.get("reference") or {}
+    return row_word(
+        cell["method"],
+        cell["verdict"],
+        cell["status"],
+        drawn=stop.get("status") != cell["status"],
+        chains=cell.get("mcmc") is not None,
+        reference=reference.get("kind", "none") != "none",
     )
 
 

@@ -22,6 +22,7 @@ import time
 import torch
 
 import guides
+from benchmarks.comparison.assess_next import next_step
 from benchmarks.comparison.assess_rows import (
     Rows,
     compared_rows,
@@ -376,7 +377,8 @@ def _verdict(
     elif comparison is None:
         first = work.missing[0] if work.missing else "no step could be made"
         verdict, reasons = "inconclusive", _because("inconclusive", first)
-    step = _next(work, verdict, absent, repaired)
+    by_smc = repaired is not None and repaired.method == METHOD
+    step = next_step(work.fit, verdict, absent=absent, repaired=by_smc, missing=work.missing)
     clause = verdict_of(verdict).clause
     first = reasons[0].sentence.rstrip(".") if reasons else "every step of the protocol passes"
     lost = "" if kl is None else f"; {kl.sentence}"
@@ -425,23 +427,6 @@ def _refuted(work: Work, found: Estimate | None) -> bool:
     modes = () if found is None else found.smc.modes
     masses = [mass for name, mass, _ in modes if name.startswith("mode")]
     return not work.doubt and bool(masses) and max(masses) < MASS
-
-
-def _next(work: Work, verdict: VerdictWord, absent: str, repaired: Posterior | None) -> str:
-    """Return the one step that helps most."""
-    if verdict == "agrees":
-        return "Use it; a mode that no climb and no particle reached cannot be seen."
-    if absent:
-        return "Give every direction a proper prior, then fit again."
-    if verdict == "fit_failed":
-        return "Fit with more steps, or from another start."
-    if is_finding(verdict):
-        if repaired is not None and repaired.method == METHOD:
-            return "Use the repaired draws (benchmarks.repair(fit)), or a richer family."
-        return "Try a richer family, or NUTS."
-    if not work.missing:
-        return "More draws settle it: benchmarks.assess(fit, draws=..., islands=...)."
-    return "Run NUTS to settle it: zoo compare MODEL."
 
 
 def _sentence(text: str) -> str:

@@ -13,6 +13,7 @@ from benchmarks.types import Mcmc, ParetoK, Trust
 from guides.draws import point_sentence
 from zoo.contract import Rule, rules
 from zoo.contract.subject import Failed, Skipped
+from zoo.errors import spelled
 
 if TYPE_CHECKING:
     from guides.types import Fit, Restart
@@ -103,7 +104,8 @@ def restarts(known: Evidence) -> str:
         raise Skipped("Starts that end in points have no ELBO to be compared by.")
     ended = [r for r in known.fit.restarts if r.elbo is not None]
     if len(ended) < 2:
-        raise Skipped("One start only; run it with restarts=4 to see whether starts agree.")
+        how = spelled("run it with restarts=4", "give zoo fit or zoo compare --restarts 4")
+        raise Skipped(f"One start only; {how} to see whether starts agree.")
     values = [r.elbo for r in ended if r.elbo is not None]
     best, worst = max(values, key=lambda e: e.value_nats), min(values, key=lambda e: e.value_nats)
     gap, se = best.value_nats - worst.value_nats, (best.se**2 + worst.se**2) ** 0.5

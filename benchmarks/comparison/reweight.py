@@ -25,7 +25,7 @@ from guides.draws import BLOCK, density_of, point_sentence, weighted_draws
 from guides.session import session
 from guides.types import FIT, Fit
 from zoo.density.faults import program_faults
-from zoo.errors import FitError, spelled
+from zoo.errors import FitError
 from zoo.fields import POSITIVE, SEED, accepted
 from zoo.seeds import derive_seed
 from zoo.types import Posterior
@@ -91,9 +91,23 @@ def reweight(fit: Fit, *, draws: int = DRAWS, seed: int = 0) -> Posterior:
     Statistics 20(3).
     """
     accepted("reweight", fit=(fit, FIT), draws=(draws, POSITIVE), seed=(seed, SEED))
-    refuse_without_weights(fit)
-    with session(fit.entry.dtype):
-        return reweighted(fit, density_of(fit), draws=draws, seed=seed)
+    try:
+        refuse_without_weights(fit)
+        with session(fit.entry.dtype):
+            return reweighted(fit, density_of(fit), draws=draws, seed=seed)
+    except _Refused as error:
+        raise FitError(f"{str(error)[:-1]}; {error.instead}.") from None
+
+
+INSTEAD = "fit a richer family, or call benchmarks.repair(fit)"
+
+
+class _Refused(FitError):
+    """No weights, and what to do by one who has no other rows: those of a run know better."""
+
+    def __init__(self, message: str, instead: str = INSTEAD) -> None:
+        super().__init__(message)
+        self.instead = instead
 
 
 def refuse_without_weights(fit: Fit) -> None:
@@ -106,9 +120,8 @@ def refuse_without_weights(fit: Fit) -> None:
     if not fit.ok:
         raise FitError(f"{named}: {fit.stop.sentence[:1].lower()}{fit.stop.sentence[1:]}")
     if fit.points:
-        raise FitError(
-            f"{named}: {point_sentence(fit.points)[:-1]}; fit a family with a spread, such as"
-            " laplace."
+        raise _Refused(
+            f"{named}: {point_sentence(fit.points)}", "fit a family with a spread, such as laplace"
         )
 
 
@@ -119,15 +132,15 @@ def _refuse_many(fit: Fit, density: LogDensity, named: str) -> None:
     )
     rows = fit.data.size or 0
     if by_rows and rows > ROWS:
-        raise FitError(
+        raise _Refused(
             f"{named}: its weights are products over {rows:,} rows (at most {ROWS}), so that a few"
-            " draws have them all; benchmarks.repair(fit) and benchmarks.gap_report(fit) take rows"
-            " one by one."
+            " draws have them all.",
+            "benchmarks.repair(fit) and benchmarks.gap_report(fit) take rows one by one",
         )
     if density.dim > NUMBERS // FEWEST:
-        raise FitError(
+        raise _Refused(
             f"{named}: {density.dim:,} coordinates are too many for joint weights (at most"
-            f" {NUMBERS // FEWEST:,}); {_instead()}."
+            f" {NUMBERS // FEWEST:,})."
         )
 
 
@@ -164,7 +177,7 @@ def reweighted(fit: Fit, density: LogDensity, *, draws: int, seed: int) -> Poste
         else:
             tails = f"; with the tails of a t distribution {better.words}"
     if why := found.refused(least):
-        raise FitError(f"{named}: {why}{tails}; {_instead()}.")
+        raise _Refused(f"{named}: {why}{tails}.")
     taken = torch.from_numpy(
         systematic(inclusion(found.weights, found.n), derive_seed(stream, "taken"))
     )
@@ -221,11 +234,6 @@ class _Wider:
             log_p = torch.cat([self.density.batch(part) for part in points.split(rows)])
         log_q = torch.as_tensor(law.logpdf(points.double().numpy())).reshape(-1)
         return points, log_p.double() - log_q
-
-
-def _instead() -> str:
-    tool = spelled("call benchmarks.repair(fit)", "add a row of tempered SMC by --repair")
-    return f"fit a richer family, or {tool}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from benchmarks.thresholds import LOG_SD, MEAN
 from benchmarks.types import Comparison, Mcmc, Reason, Trust, base_of, method_names
 from benchmarks.verdicts import VerdictWord, is_finding, verdict_of
 from guides.registry import FAMILIES
+from zoo.errors import spelled
 
 if TYPE_CHECKING:
     from zoo.types import ModelEntry
@@ -22,6 +23,7 @@ __all__ = ["advised", "comparison_sentence", "entry_sentence", "estimated_words"
 BAD = 3.0  # a finding this many times its line: do not use
 SMALLER = "smaller steps (target_accept 0.95 or 0.99) until no draw diverges"
 TIED = 0.02  # nats between bounds that are equally good
+FORMER = "; fit a richer family, or "  # advice within reasons that earlier versions stored
 EXACT = "use the exact posterior (zoo.truth.grid)"
 
 
@@ -87,11 +89,11 @@ def estimated_words(compared_with: str = "") -> str:
 
 
 def entry_sentence(comparisons: Sequence[Comparison]) -> str:
-    """Return one sentence on all methods of one entry and the next step, worst first.
+    """Return one sentence on all methods of one entry: the next step, then the worst first.
 
-    Example: `eight_schools_centered: do not use mean_field (log_tau sd x0.21, mean off by 0.8 sd);
-    full_rank is shifted (...); nuts agrees, with 12 divergences: try eight_schools (same
-    posterior, another form).`
+    Example: `eight_schools_centered: try eight_schools (same posterior, another form); do not use
+    mean_field (log_tau sd x0.21, mean off by 0.8 sd); full_rank is shifted (...); nuts
+    (12 divergences) agrees with the stored reference.`
     """
     if not comparisons:
         return "Nothing was compared."
@@ -99,32 +101,37 @@ def entry_sentence(comparisons: Sequence[Comparison]) -> str:
     # with several seeds of a method each row is named with its own
     names = dict(zip(map(id, comparisons), method_names(comparisons), strict=True))
     ranked = sorted(comparisons, key=lambda c: (-_severity(c), names[id(c)]))
-    avoid = [c for c in ranked if _to_avoid(c)]
-    parts = (
-        [f"do not use {_and([f'{names[id(c)]} ({_found(c)})' for c in avoid], 'or')}"]
-        if avoid
-        else []
-    )
-    alike: dict[tuple[str, str], list[str]] = {}  # seeds that fail for one reason are one part
+    parts = [advice] if (advice := _advice(entry, ranked)) else []
+    avoid: dict[str, list[Comparison]] = {}  # one part per method, with the worst of its seeds
+    for c in filter(_to_avoid, ranked):
+        avoid.setdefault(c.method, []).append(c)
+    if avoid:
+        listed = [
+            f"{_rows(names[id(c)] for c in those)} ({'worst: ' * (len(those) > 1)}"
+            f"{_found(those[0])})"
+            for those in avoid.values()
+        ]
+        parts.append(f"do not use {_and(listed, 'or')}")
+    refused = [c for c in ranked if c.status == "refused"]
+    alike: dict[tuple[str, str], list[Comparison]] = {}  # rows with one reason are one part
     for c in ranked:
-        if c.verdict != "agrees" and not _to_avoid(c) and not _is_the_reference(c):
-            failed = verdict_of(c.verdict).kind == "failure"
-            alike.setdefault((_part(c), "" if failed else names[id(c)]), []).append(names[id(c)])
-    parts += [f"{_and(those)} {text}" for (text, _), those in alike.items()]
+        told = c.verdict == "agrees" or _to_avoid(c) or _is_the_reference(c)
+        if not told and (c.status != "refused" or len(refused) == 1):
+            verdict = verdict_of(c.verdict)
+            shared = verdict.kind == "failure" or verdict.blind
+            alike.setdefault((_part(c), "" if shared else names[id(c)]), []).append(c)
+    for (text, _), those in alike.items():
+        parts.append(f"{_rows(names[id(c)] for c in those)} {_number(text, len(those))}")
+    if len(refused) > 1:
+        parts.append(f"{len(refused)} reweighted rows are refused")
     agree = [c for c in ranked if c.verdict == "agrees"]
     if agree:
-        those = _and(
-            [
-                names[id(c)]
-                + (f" ({text.removeprefix(', with ')})" if (text := _divergences(c.mcmc)) else "")
-                for c in agree
-            ]
-        )
+        broken = {names[id(c)]: _divergences(c.mcmc).removeprefix(", with ") for c in agree}
         parts.append(
-            f"{those} agree{'s' if len(agree) == 1 else ''} with the {agree[0].reference.kind}"
-            " reference"
+            f"{_rows(broken, broken)} {_number('agrees', len(agree))} with the"
+            f" {agree[0].reference.kind} reference"
         )
-    return f"{entry.key}: {'; '.join(parts)}{_advice(entry, ranked)}."
+    return f"{entry.key}: {'; '.join(parts)}."
 
 
 def short_finding(comparison: Comparison) -> str:
@@ -162,6 +169,8 @@ def _is_the_reference(c: Comparison) -> bool:
 
 
 def _found(c: Comparison) -> str:
+    if c.verdict == "no_reference" and not point_words(c.trust):
+        return short_finding(c)  # why there is none, and what to do about it
     return _brief(short_finding(c)) + _divergences(c.mcmc)
 
 
@@ -197,27 +206,25 @@ def _severity(c: Comparison) -> float:
 
 
 def _advice(entry: ModelEntry, ranked: Sequence[Comparison]) -> str:
-    """Return the next step: another form of the model, a family that agrees, or NUTS."""
-    troubled = [
-        c
-        for c in ranked
-        if is_finding(c.verdict)
-        or (c.verdict == "fit_failed" and c.status != "refused")
-        or (c.mcmc is not None and c.mcmc.divergences)
-    ]
-    if not troubled:
+    """Return the next step: another form of the model, a family that agrees, or that of a row."""
+    failed = [c for c in ranked if c.verdict == "fit_failed" and c.status != "refused"]
+    found = [c for c in ranked if is_finding(c.verdict)]
+    diverged = any(c.mcmc is not None and c.mcmc.divergences for c in ranked)
+    if not failed and not found and not diverged:
         return ""
     if entry.reference_of is not None:
-        return f": try {entry.reference_of} (same posterior, another form)"
-    good = [c for c in ranked if c.verdict == "agrees"]
+        return f"try {entry.reference_of} (same posterior, another form)"
     best = _agreeing(ranked)
     if best:
-        return f": prefer {_and(best[:2], 'or')}"
-    chains = next((c for c in good if c.method == "nuts"), None)
-    if chains is None:
-        return f": {EXACT}" if _grid_is_known(entry, ranked[0].reference.kind) else ""
-    clean = chains.mcmc is None or not chains.mcmc.divergences
-    return ": use nuts" if clean else f": use nuts, with {SMALLER}"
+        return f"prefer {_and(best[:2], 'or')}"
+    if _state("nuts", ranked) != "agrees":
+        if _grid_is_known(entry, ranked[0].reference.kind):
+            return EXACT
+        if not found:  # a failure names its own next step
+            return ""
+        steps = [step for c in found if (step := _untried(c.method, entry, ranked))]
+        return (*steps, _without_richer(ranked))[0].removeprefix("; ")
+    return _without_richer(ranked).removeprefix("; ")
 
 
 def _next_step(
@@ -285,7 +292,8 @@ def _untried(method: str, entry: ModelEntry, rows: Sequence[Comparison]) -> str:
     for poor, held in list(states.items()):  # what a family cannot reach, none that it holds can
         if held == "open" and any(_state(f, rows) == "rejected" for f in _above(poor)):
             states[poor] = "rejected"
-    untried = next((f for f in richer if states[f] == "open"), None)
+    run = {c.method for c in rows}
+    untried = next((f for f in richer if states[f] == "open" and f not in run), None)
     return "" if untried is None else f"; try {untried}"
 
 
@@ -312,13 +320,29 @@ def _after_failure(method: str, entry: ModelEntry | None, rows: Sequence[Compari
     return _agrees_here(method, rows) or _untried(method, entry, rows) or _without_richer(rows)
 
 
+def _after_refusal(c: Comparison, rows: Sequence[Comparison]) -> str:
+    """Return the next step after draws whose weights are not used, by the rule of other rows."""
+    entry, family = c.posterior.entry, base_of(c.method)
+    if _state(family, rows) == "agrees":
+        return f"; {family} agrees as it is"
+    if entry.reference_of is not None:
+        return f"; try {entry.reference_of} (same posterior, another form)"
+    step = _agrees_here(c.method, rows) or _untried(family, entry, rows)
+    if not step and not any(r.method in ("nuts", "smc", "short_chains") for r in rows):
+        return f"; add a row of tempered SMC by {spelled('repair=True', '--repair')}"
+    return step or _without_richer(rows)
+
+
 def _without_richer(rows: Sequence[Comparison]) -> str:
-    """Return the next step if no family is left: SMC, NUTS, or neither."""
+    """Return the next step if no family is left: SMC, NUTS of this run or a later one, or none."""
     if any(c.method == "smc" and _is_the_reference(c) and c.reference.usable for c in rows):
         return "; use the draws of smc"
     if _state("nuts", rows) == "rejected":
         return "; no method of this run agrees: reparameterize, or run more and longer chains"
-    diverged = any(c.mcmc is not None and c.mcmc.divergences for c in rows if c.method == "nuts")
+    chains = [c for c in rows if c.method == "nuts"]
+    if not chains:
+        return "; try nuts"
+    diverged = any(c.mcmc is not None and c.mcmc.divergences for c in chains)
     return f"; use nuts, with {SMALLER}" if diverged else "; use nuts"
 
 
@@ -335,26 +359,36 @@ def advised(rows: Sequence[Comparison]) -> list[Comparison]:
 
     A comparison by itself knows only its own row.
     """
-    return [
-        replace(
-            c,
-            sentence=comparison_sentence(
-                c.method,
-                c.verdict,
-                c.reasons,
-                kind=c.reference.kind,
-                mcmc=c.mcmc,
-                trust=c.trust,
-                entry=c.posterior.entry,
-                rows=rows,
-                lost=c.lost,
-                compared_with=c.compared_with,
-            ),
-        )
-        if is_finding(c.verdict) or (c.verdict == "fit_failed" and c.status == "init_failed")
+    known = [
+        replace(c, reasons=tuple(map(_without_former_advice, c.reasons)))
+        if c.status == "refused"
         else c
         for c in rows
     ]
+    return [replace(c, sentence=_with_step(c, known)) for c in known]
+
+
+def _without_former_advice(reason: Reason) -> Reason:
+    return replace(reason, sentence=f"{_clause(reason.sentence.partition(FORMER)[0])}.")
+
+
+def _with_step(c: Comparison, rows: Sequence[Comparison]) -> str:
+    if c.status == "refused":
+        return f"{_clause(c.reasons[0].sentence)}{_after_refusal(c, rows)}."
+    if not is_finding(c.verdict) and (c.verdict != "fit_failed" or c.status != "init_failed"):
+        return c.sentence
+    return comparison_sentence(
+        c.method,
+        c.verdict,
+        c.reasons,
+        kind=c.reference.kind,
+        mcmc=c.mcmc,
+        trust=c.trust,
+        entry=c.posterior.entry,
+        rows=rows,
+        lost=c.lost,
+        compared_with=c.compared_with,
+    )
 
 
 def _grid_is_known(entry: ModelEntry, kind: str) -> bool:
@@ -374,3 +408,26 @@ def _clause(sentence: str) -> str:
 
 def _and(words: Sequence[str], joiner: str = "and") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {joiner} {words[-1]}"
+
+
+def _rows(names: Iterable[str], notes: Mapping[str, str] | None = None) -> str:
+    """Join names of rows, with their notes; seeds of a method are told together: `a s0 and s1`."""
+    seeds: dict[str, list[str]] = {}
+    for name in names:
+        method, _, seed = name.partition(" ")
+        note = (notes or {}).get(name)
+        seeds.setdefault(method, []).append(f"{seed} ({note})" if note else seed)
+    return _and(
+        [
+            f"{m} {_and(sorted(s, key=lambda x: (len(x), x)))}".replace("  ", " ").strip()
+            for m, s in seeds.items()
+        ]
+    )
+
+
+def _number(clause: str, many: int) -> str:
+    """Return a predicate for that many rows: `is refused`, `are refused`."""
+    if many == 1:
+        return clause
+    verb, _, rest = clause.partition(" ")
+    return f"{ {'is': 'are', 'has': 'have', 'agrees': 'agree'}.get(verb, verb) } {rest}".strip()

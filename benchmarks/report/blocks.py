@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import groupby
 from typing import Any
 
 from markupsafe import Markup
@@ -13,6 +13,7 @@ from markupsafe import escape as html_escape
 
 from benchmarks.report.inputs import EntryReport
 from benchmarks.report.svg import inline_svg
+from benchmarks.report.theme import family_in
 from benchmarks.report.words import definition
 
 __all__ = [
@@ -100,14 +101,31 @@ def _code(text: str) -> Markup:
     return Markup(re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(html_escape(text))))
 
 
-def parts(number: int, most: int = 6) -> list[list[int]]:
-    """Split the positions of that many columns into parts of at most `most`, alike in size.
+def parts(names: Sequence[str], most: int = 6) -> list[list[int]]:
+    """Split the positions of columns into parts of at most `most`, alike in size.
 
-    A page of 1,280 pixels, or of paper, shows so many methods beside each other.
+    A page of 1,280 pixels, or of paper, shows so many columns beside each other. Rows of one
+    family, its seeds and reweighted ones, stay together unless they are more.
     """
-    count = max(1, -(-number // most))
-    edges = [round(i * number / count) for i in range(count + 1)]
-    return [list(range(*pair)) for pair in pairwise(edges)]
+    places = enumerate(names)
+    families = [
+        [i for i, _ in found]
+        for _, found in groupby(places, key=lambda place: family_in(place[1].split(" ")[0]))
+    ]
+    cut = [f[i : i + most] for f in families for i in range(0, len(f), most)]
+    number = len(_filled(cut, most))
+    sizes = range(max(map(len, cut), default=1), most + 1)
+    return next(found for size in sizes if len(found := _filled(cut, size)) == number)
+
+
+def _filled(groups: Sequence[list[int]], size: int) -> list[list[int]]:
+    """Fill parts of at most `size` with whole groups; there is at least one part."""
+    found: list[list[int]] = [[]]
+    for group in groups:
+        if found[-1] and len(found[-1]) + len(group) > size:
+            found.append([])
+        found[-1] = [*found[-1], *group]
+    return found
 
 
 def fragment(template: str, **values: Any) -> Markup:

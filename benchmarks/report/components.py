@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report.inputs import EntryReport, method_names
+from benchmarks.report.inputs import EntryReport
 from benchmarks.report.theme import Mark, marks
 from benchmarks.report.words import severity
 from benchmarks.types import Comparison
@@ -77,8 +77,8 @@ def make_view(report: EntryReport, methods: Sequence[str] = ()) -> View:
 
     `methods` are the columns of the whole report, so that marks agree across entries.
     """
-    names = tuple(method_names(report.comparisons))
-    by_name = dict(zip(names, report.comparisons, strict=True))
+    by_name = report.named()
+    names = tuple(by_name)
     draws = {
         n: {} if c.verdict == "fit_failed" else component_draws(c.posterior)
         for n, c in by_name.items()

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.report.components import Array, View
 from benchmarks.report.figures_cost import log_axis
-from benchmarks.report.figures_posterior import shortened, two_lines
+from benchmarks.report.figures_posterior import shortened
 from benchmarks.report.inputs import FitSummary
 from benchmarks.report.theme import canvas, light
 from benchmarks.thresholds import MEAN
@@ -155,22 +155,23 @@ def pareto(view: View) -> Any | None:
 
 
 def reweighting(view: View, most: int = 12) -> Any | None:
-    """Draw the worst mean errors before (hollow) and after (filled) importance reweighting."""
-    rows: list[tuple[float, str, str, float, float]] = []
-    for name, comparison in view.by_name.items():
-        if comparison.pareto_k is not None:
-            pairs = sorted(
-                comparison.pareto_k.reweighted.items(), key=lambda item: -abs(item[1][0])
-            )[:3]
-            rows += [(abs(p[0]), name, label, *p) for label, p in pairs if np.isfinite(p).all()]
-    rows = sorted(rows, key=lambda r: (list(view.names).index(r[1]), -r[0]))[:most]
+    """Draw the worst mean errors before (hollow) and after (filled) importance reweighting.
+
+    Each method has as many of them, up to three, as `most` allows, and at least one.
+    """
+    weighed = {n: c.pareto_k.reweighted for n, c in view.by_name.items() if c.pareto_k is not None}
+    each = min(3, max(1, most // max(1, len(weighed))))
+    rows: list[tuple[str, str, float, float]] = []
+    for name, moved in weighed.items():
+        pairs = sorted(moved.items(), key=lambda item: -abs(item[1][0]))[:each]
+        rows += [(name, label, *p) for label, p in pairs if np.isfinite(p).all()]
     if not rows:
         return None
-    figure, axis = canvas(380, 62 + 19 * len(rows))
-    reach = min(max(0.5, 1.1 * max(max(abs(r[3]), abs(r[4])) for r in rows)), 6.0)
+    figure, axis = canvas(380, 62 + 30 * len(rows))
+    reach = min(max(0.5, 1.1 * max(max(abs(r[2]), abs(r[3])) for r in rows)), 6.0)
     axis.axvspan(-MEAN, MEAN, color=light("ref-soft"), linewidth=0)
     axis.axvline(0, color=light("ref-line"), linewidth=0.8)
-    for i, (_, name, _, raw, new) in enumerate(rows):
+    for i, (name, _, raw, new) in enumerate(rows):
         mark = view.marks[name]
         raw, new = float(np.clip(raw, -reach, reach)), float(np.clip(new, -reach, reach))
         axis.plot([raw, new], [i, i], color=mark.color, linewidth=1.2)
@@ -183,10 +184,10 @@ def reweighting(view: View, most: int = 12) -> Any | None:
             markerfacecolor=light("paper"),
         )
         axis.plot([new], [i], marker=mark.marker, markersize=6.5, color=mark.color)
-    texts = shortened(r[2] for r in rows)
-    axis.set_yticks(range(len(rows)), [two_lines(texts[r[2]], 34) for r in rows])
+    texts = shortened(r[1] for r in rows)
+    axis.set_yticks(range(len(rows)), [f"{r[0]}\n{texts[r[1]]}" for r in rows])
     for tick, row in zip(axis.get_yticklabels(), rows, strict=True):
-        tick.set_color(view.marks[row[1]].color)
+        tick.set(color=view.marks[row[0]].color, multialignment="right")
     axis.tick_params(axis="y", length=0)
     axis.set(
         xlim=(-reach * 1.04, reach * 1.04),

@@ -104,7 +104,7 @@ def _blocks(run: ReportInput, methods: list[str]) -> list[dict[str, Any]]:
     An entry has a row in every part that has one of its methods, and at least in the first.
     """
     blocks: list[dict[str, Any]] = []
-    for places in parts(len(methods)):
+    for places in parts(methods):
         shown = [methods[i] for i in places]
         rows = [_row(entry, shown) for entry in run.entries]
         blocks.append(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.report.theme import in_order
 from benchmarks.types import Comparison, PredictiveCheck, method_names
 from guides.types import Elbo, Restart, Stop
 from zoo.types import Cost, Data, ModelEntry, Posterior, Reference
@@ -69,14 +70,16 @@ class EntryReport:
         names = ", ".join(method_names(self.comparisons))
         return f"EntryReport({self.entry.key}: {names}; reference: {self.reference.kind})"
 
+    def named(self) -> dict[str, Comparison]:
+        """Return the comparisons by the names of `method_names`, in the order of every table."""
+        found = dict(zip(method_names(self.comparisons), self.comparisons, strict=True))
+        return {name: found[name] for name in in_order(found)}
+
     def summaries(self) -> dict[str, FitSummary]:
         """Return the fit of every method that has one, by the names of `method_names`."""
-        found = {
-            n: FitSummary.of(c.fit)
-            for n, c in zip(method_names(self.comparisons), self.comparisons, strict=True)
-            if c.fit is not None
-        }
-        return {**found, **self.fits}
+        found = {n: FitSummary.of(c.fit) for n, c in self.named().items() if c.fit is not None}
+        every = {**found, **self.fits}
+        return {name: every[name] for name in in_order(every)}
 
 
 @dataclass(frozen=True, kw_only=True)

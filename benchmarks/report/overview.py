@@ -6,10 +6,10 @@ import re
 from typing import NamedTuple
 
 from benchmarks.comparison.sentences import entry_sentence
-from benchmarks.report.inputs import EntryReport, ReportInput, method_names
+from benchmarks.report.inputs import EntryReport, ReportInput
 from benchmarks.report.numbers import count, plain
-from benchmarks.report.theme import MARKERS, family_in, slot_of
-from benchmarks.report.words import headline, verdict_word
+from benchmarks.report.theme import in_order
+from benchmarks.report.words import headline, row_word
 from benchmarks.types import Comparison, has_draws
 from benchmarks.verdicts import VERDICTS
 
@@ -37,31 +37,13 @@ class Cell(NamedTuple):
 
 
 def columns(run: ReportInput) -> list[str]:
-    """Return the methods of the run: families in the order of their slots, others, NUTS last.
-
-    Reweighted draws follow those of their family.
-    """
-    names = dict.fromkeys(
-        name for entry in run.entries for name in method_names(entry.comparisons)
-    )
-    methods = {name: name.split(" ")[0] for name in names}
-    families = list(dict.fromkeys(map(family_in, methods.values())))
-
-    def place(name: str) -> tuple[bool, int, int, bool]:
-        method, family = methods[name], family_in(methods[name])
-        slot = slot_of(method)
-        last = len(MARKERS) if slot is None else slot
-        return method == "nuts", last, families.index(family), method != family
-
-    return sorted(names, key=place)
+    """Return the rows of the run in the order of `in_order`."""
+    return in_order(name for entry in run.entries for name in entry.named())
 
 
 def cells(entry: EntryReport) -> dict[str, Cell]:
     """Return the cell of every method that was run on the entry."""
-    return {
-        name: _cell(c)
-        for name, c in zip(method_names(entry.comparisons), entry.comparisons, strict=True)
-    }
+    return {name: _cell(c) for name, c in entry.named().items()}
 
 
 def _cell(comparison: Comparison) -> Cell:
@@ -74,19 +56,17 @@ def _cell(comparison: Comparison) -> Cell:
         note = "; ".join(
             filter(None, [note, f"gate failed: {', '.join(failed)}" if failed else ""])
         )
-    word, (where, number) = verdict_word(comparison.verdict), headline(comparison)
-    if comparison.status == "refused":
-        word, number = "refused", ""  # the weights do not allow it: nothing has failed
-    elif comparison.status == "error" and has_draws(comparison.posterior):
-        word, number = "error", ""  # there are draws: it is their comparison that failed
-    elif comparison.mcmc is not None and comparison.verdict == "fit_failed":
-        word = "not converged"
-    elif (
-        comparison.method in ("nuts", "smc", "short_chains")
-        and comparison.verdict == "no_reference"
-        and comparison.reference.posterior is not None
-    ):
-        word = "is the reference"
+    word = row_word(
+        comparison.method,
+        comparison.verdict,
+        comparison.status,
+        drawn=has_draws(comparison.posterior),
+        chains=comparison.mcmc is not None,
+        reference=comparison.reference.posterior is not None,
+    )
+    where, number = headline(comparison)
+    if word == "error":
+        number = ""
     return Cell(comparison.verdict, word, where, number, note, tidy(comparison.sentence))
 
 

@@ -67,9 +67,10 @@ def table(run: ReportInput, width: int, color: bool) -> str:
     console.print(grid)
     for entry in run.entries:
         console.print(f"[bold]{escape(entry.entry.key)}[/bold]")
-        console.print(Padding(Text(sentence(entry)), (0, 0, 0, 2)))
+        told = sentence(entry)
+        console.print(Padding(Text(told), (0, 0, 0, 2)))
         kind, state, grade = reference_words(entry)
-        if grade != "good":
+        if grade != "good" and state.removeprefix("unusable: ").rstrip(".") not in told:
             console.print(Padding(Text(f"Reference: {state}"), (0, 0, 0, 2)))
     text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"

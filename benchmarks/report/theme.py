@@ -11,7 +11,7 @@ the fill of the reference, which is therefore pale and has an outline.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ __all__ = [
     "Mark",
     "canvas",
     "family_in",
+    "in_order",
     "marks",
     "slot_of",
     "style",
@@ -109,6 +110,23 @@ def slot_of(method: str) -> int | None:
 def family_in(method: str) -> str:
     """Return the method whose color a method has: the family that it reweights, or itself."""
     return method if method in FAMILIES else base_of(method)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return rows in the order of every table: families by their slots, others, NUTS last.
+
+    Reweighted rows follow those of their family.
+    """
+    methods = {name: _method(name) for name in dict.fromkeys(names)}
+    families = list(dict.fromkeys(map(family_in, methods.values())))
+
+    def place(name: str) -> tuple[bool, int, int, bool]:
+        method, family = methods[name], family_in(methods[name])
+        slot = slot_of(method)
+        last = len(MARKERS) if slot is None else slot
+        return method == "nuts", last, families.index(family), method != family
+
+    return sorted(methods, key=place)
 
 
 def marks(names: Sequence[str]) -> dict[str, Mark]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ __all__ = [
     "distance_key",
     "glossary",
     "headline",
+    "row_word",
     "severity",
     "verdict_word",
 ]
@@ -38,6 +40,30 @@ class Definition(NamedTuple):
 def verdict_word(verdict: str) -> str:
     """Return the display form of a verdict."""
     return VERDICTS[verdict].shown if verdict in VERDICTS else verdict.replace("_", " ")
+
+
+def row_word(
+    method: str, verdict: str, status: str, *, drawn: bool, chains: bool, reference: bool
+) -> str:
+    """Return the word of a row in every table.
+
+    Args:
+        method: of the row.
+        verdict: of the row.
+        status: of its cell.
+        drawn: whether it has draws.
+        chains: whether it has figures of chains.
+        reference: whether the rows of its entry have a reference.
+    """
+    if status == "refused":  # the weights do not allow it: nothing has failed
+        return "refused"
+    if status == "error" and drawn:  # it is the comparison of its draws that failed
+        return "error"
+    if chains and verdict == "fit_failed":
+        return "not converged"
+    if method in ("nuts", "smc", "short_chains") and verdict == "no_reference" and reference:
+        return "is the reference"
+    return verdict_word(verdict)
 
 
 COLUMNS: dict[str, Definition] = {
@@ -285,6 +311,8 @@ def severity(score: Score) -> float:
 
 def headline(comparison: Comparison) -> tuple[str, str]:
     """Return what decided a comparison, e.g. `("log_tau", "sd ×0.21 ± 0.01")`."""
+    if comparison.status == "refused":
+        return "", _refusal(comparison.reasons[0].sentence if comparison.reasons else "")
     if comparison.verdict == "fit_failed":
         if comparison.mcmc is not None and comparison.mcmc.rhat_max is not None:
             return comparison.mcmc.worst, f"R-hat {plain(comparison.mcmc.rhat_max, 4)}"
@@ -316,6 +344,26 @@ def headline(comparison: Comparison) -> tuple[str, str]:
         else f"{'IQR' if score.by_quantiles else 'sd'}"
         f" {with_error(score.sd_ratio, score.sd_ratio_se, times=True)}"
     )
+
+
+REFUSALS = {
+    "no usable fit": "no usable fit",
+    "A point": "a point",
+    "products over": "too many rows",
+    "too many for joint weights": "too many coordinates",
+    "not finite": "weights not finite",
+}
+
+
+def _refusal(reason: str) -> str:
+    """Return in a few words why weights are not used: `k-hat 0.79, at most 0.50`."""
+    k = re.search(r"k-hat (-?[\d.]+) \(at most ([\d.]+)\)", reason)
+    if k is not None and float(k[1]) > float(k[2]):
+        return f"k-hat {k[1]}, at most {k[2]}"
+    left = re.search(r" ([\d,]+) are left \(at least ([\d,]+)\)", reason)
+    if left is not None:
+        return f"{left[1]} draws left, at least {left[2]}"
+    return next((said for part, said in REFUSALS.items() if part in reason), "")
 
 
 def _cover(reason: Reason, score: Score) -> str:

@@ -186,12 +186,11 @@ def _run_missing(
         sum(seconds.values()) / jobs,
         max(seconds.values()) / (min(jobs, 4) if all(c.method == NUTS for c in missing) else 1),
     )
-    reused = (
-        f", {len(cells) - len(missing)} are complete already" if len(missing) < len(cells) else ""
-    )
+    done = len(cells) - len(missing)
+    reused = f", {done} {'is' if done == 1 else 'are'} complete already" if done else ""
     events.say(
         f"{len(missing)} of {len(cells)} cells to run{reused}; about {duration(total)} with {jobs}"
-        " jobs"
+        f" job{'s' if jobs > 1 else ''}"
     )
     for sentence in slow(missing, total):
         events.say(sentence)

@@ -54,8 +54,8 @@ def test_the_planted_rows_have_the_verdicts_the_advice_is_about():
         ([("full_rank", 1.0, 3)], "; use full_rank, which agrees here."),
         ([("low_rank", 0.5)], "; try full_rank."),
         # what full rank cannot reach, low rank, which it holds, cannot either
-        ([("full_rank", 0.5)], "; use nuts."),
-        ([("full_rank", 0.5), ("low_rank", 0.5)], "; use nuts."),
+        ([("full_rank", 0.5)], "; try nuts."),
+        ([("full_rank", 0.5), ("low_rank", 0.5)], "; try nuts."),
         (
             [("full_rank", 0.5), ("low_rank", 0.5), ("laplace", 1.0, 3)],
             "; use laplace, which agrees here.",
@@ -65,7 +65,7 @@ def test_the_planted_rows_have_the_verdicts_the_advice_is_about():
             "; no method of this run agrees: reparameterize, or run more and longer chains.",
         ),
         # one seed agrees, another does not: the family is not advised
-        ([("full_rank", 1.0, 3), ("full_rank", 0.5)], "; use nuts."),
+        ([("full_rank", 1.0, 3), ("full_rank", 0.5)], "; try nuts."),
     ],
 )
 def test_the_next_step_is_none_that_a_row_rejects(others, ending):
@@ -86,7 +86,7 @@ def test_a_run_stores_and_shows_advice_that_its_rows_do_not_contradict(tmp_path)
     result = execute(plan, out=tmp_path / "run", jobs=1)
     cells = {c["method"]: c for c in result.cells}
     assert {c["verdict"] for c in cells.values()} == {"too_narrow"}
-    assert "use nuts" in cells["mean_field"]["sentence"]
+    assert "try nuts" in cells["mean_field"]["sentence"]
     assert "full_rank" not in cells["mean_field"]["sentence"]
     again = execute(plan, out=tmp_path / "run", jobs=1)
     assert again.cells == result.cells

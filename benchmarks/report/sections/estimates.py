@@ -64,7 +64,7 @@ def estimates(view: View, most: int | None = MOST_ROWS) -> tuple[list[str], list
 
 def _row(view: View, key: Key, columns: Mapping[str, Mapping[Key, Array]]) -> Row:
     label, quantity = view.labels[key], view.report.entry.quantities[key[0]]
-    about = quantity.description
+    about = "" if quantity.description == label else quantity.description
     found = {n: np.quantile(draws[key], LEVELS) for n, draws in columns.items() if key in draws}
     site = _site_of(view, key[0])
     if site:  # a quantile of a site is the exponential of that of its logarithm
@@ -107,7 +107,7 @@ def html(view: View) -> Markup | None:
                 (r.label, r.about, [r.text(columns[i]) for i in places]) for r in _once(rows)
             ],
         }
-        for places in parts(len(columns))
+        for places in parts(columns)
     ]
     return fragment("sections/estimates.jinja", tables=tables, note=NOTE, left=left)
 

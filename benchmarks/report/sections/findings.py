@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from benchmarks.report.blocks import escape, fragment
 from benchmarks.report.components import View
-from benchmarks.report.inputs import EntryReport, method_names
+from benchmarks.report.inputs import EntryReport
 from benchmarks.report.keys import key
 from benchmarks.report.overview import cells, tidy
 from benchmarks.report.section import ReportSection
@@ -73,11 +73,7 @@ def html(view: View) -> Markup:
 
 def markdown(report: EntryReport) -> str | None:
     """Return one sentence per method."""
-    names = method_names(report.comparisons)
-    lines = [
-        f"- **{escape(n)}**: {escape(tidy(c.sentence))}"
-        for n, c in zip(names, report.comparisons, strict=True)
-    ]
+    lines = [f"- **{escape(n)}**: {escape(tidy(c.sentence))}" for n, c in report.named().items()]
     return "\n".join(lines) or None
 
 

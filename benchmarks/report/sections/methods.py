@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from benchmarks.report.blocks import escape, fragment, parts
 from benchmarks.report.components import View
-from benchmarks.report.inputs import EntryReport, method_names
+from benchmarks.report.inputs import EntryReport
 from benchmarks.report.numbers import count, duration
 from benchmarks.report.section import ReportSection
 from benchmarks.report.tables import method_table
@@ -22,7 +22,7 @@ def html(view: View) -> Markup:
             "methods": [table["methods"][i] for i in places],
             "rows": [(c, name, [v[i] for i in places]) for c, name, v in table["rows"]],
         }
-        for places in parts(len(table["methods"]))
+        for places in parts(table["methods"])
     ]
     return fragment("sections/methods.jinja", tables=tables)
 
@@ -32,7 +32,7 @@ def markdown(report: EntryReport) -> str:
     costs = (
         f"{escape(n)} {duration(c.posterior.cost.seconds)},"
         f" {count(c.posterior.cost.gradient_evaluations)} gradients"
-        for n, c in zip(method_names(report.comparisons), report.comparisons, strict=True)
+        for n, c in report.named().items()
     )
     return "Cost: " + "; ".join(costs) + "."
 

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from benchmarks.report.blocks import escape, fragment
 from benchmarks.report.components import Key, View
-from benchmarks.report.inputs import EntryReport, method_names
+from benchmarks.report.inputs import EntryReport
 from benchmarks.report.numbers import with_error
 from benchmarks.report.section import ReportSection
 from benchmarks.report.tables import score_table
@@ -25,9 +25,9 @@ def html(view: View) -> Markup:
 
 def markdown(report: EntryReport) -> str | None:
     """Return mean error and sd ratio of the worst components, one column per method."""
-    names = method_names(report.comparisons)
+    names = list(report.named())
     table: dict[Key, dict[str, Score]] = {}
-    for name, comparison in zip(names, report.comparisons, strict=True):
+    for name, comparison in report.named().items():
         for score in comparison.scores:
             table.setdefault((score.quantity, score.index), {})[name] = score
     ranked = sorted(table.values(), key=lambda row: -max(severity(s) for s in row.values()))

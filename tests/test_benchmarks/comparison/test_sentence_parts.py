@@ -105,10 +105,10 @@ def test_a_richer_family_that_no_row_rejects_is_advised(rows, text):
 @pytest.mark.parametrize(
     ("rows", "text"),
     [
-        ([], "; use nuts"),
+        ([], "; try nuts"),
         ([row("nuts")], "; use nuts"),
         ([row("nuts", mcmc=chains(3))], f"; use nuts, with {sentences.SMALLER}"),
-        ([row("mean_field"), row("low_rank", "shifted")], "; use nuts"),
+        ([row("mean_field"), row("low_rank", "shifted")], "; try nuts"),
         (
             [row("nuts", "shifted")],
             "; no method of this run agrees: reparameterize, or run more and longer chains",
@@ -152,7 +152,7 @@ def test_the_cheapest_of_equally_good_families_comes_first(rows, order):
     given = [bounded(*one) for one in rows]
     assert sentences._agreeing([*given, row("nuts")]) == order
     assert sentences._advice(card(), [*given, row("d", "shifted")]).startswith(
-        f": prefer {order[0]} or {order[1]}"
+        f"prefer {order[0]} or {order[1]}"
     )
     step = sentences._next_step("d", "shifted", card(), None, "stored", given)
     assert step == f"; use {order[0]}, which agrees here"  # the same in the summary and in a row
@@ -174,15 +174,15 @@ def test_a_next_step_is_only_for_findings_and_names_another_form_first():
     exact = card((), conditional="grid")
     grid = "; use the exact posterior (zoo.truth.grid)"
     assert step("mean_field", "shifted", exact, None, "exact", []) == grid
-    assert step("mean_field", "shifted", exact, None, "nuts", []) == "; use nuts"
-    assert step("mean_field", "shifted", card(()), None, "exact", []) == "; use nuts"
+    assert step("mean_field", "shifted", exact, None, "nuts", []) == "; try nuts"
+    assert step("mean_field", "shifted", card(()), None, "exact", []) == "; try nuts"
 
 
 def test_a_family_that_could_not_begin_has_a_next_step():
     after = sentences._after_failure
     rows = [row("mean_field", "fit_failed", status="init_failed")]
     assert after("mean_field", card(), rows) == "; try low_rank"
-    assert after("mean_field", card(()), rows) == "; use nuts"
+    assert after("mean_field", card(()), rows) == "; try nuts"
     twin = card(reference_of="twin")
     assert after("mean_field", twin, rows) == "; try twin (same posterior, another form)"
     assert after("mean_field", None, rows) == after("mean_field", card(), []) == ""
@@ -195,9 +195,10 @@ def test_a_family_that_could_not_begin_has_a_next_step():
     ("rows", "text"),
     [
         ([row("nuts"), row("flow")], ""),
-        ([row("nuts"), row("flow", "shifted")], ": use nuts"),
-        ([row("nuts", mcmc=chains(2))], f": use nuts, with {sentences.SMALLER}"),
-        ([row("flow", "shifted")], ""),
+        ([row("nuts"), row("flow", "shifted")], "use nuts"),
+        ([row("nuts", mcmc=chains(2))], f"use nuts, with {sentences.SMALLER}"),
+        ([row("flow", "shifted")], "try nuts"),
+        ([row("mean_field", "shifted"), row("low_rank", "shifted")], "try full_rank"),
         (
             [
                 row("flow", elbo={"value_nats": -3.0}),
@@ -206,23 +207,23 @@ def test_a_family_that_could_not_begin_has_a_next_step():
                 row("low_rank", elbo={"value_nats": -9.0}),
                 row("mean_field", "fit_failed"),
             ],
-            ": prefer full_rank or flow",
+            "prefer full_rank or flow",
         ),
-        ([row("flow"), row("flow", "shifted"), row("nuts")], ": use nuts"),
+        ([row("flow"), row("flow", "shifted"), row("nuts")], "use nuts"),
     ],
 )
 def test_advice_prefers_guides_that_agree_by_their_bound(rows, text):
     assert sentences._advice(card(), rows) == text
     if text:
         twin = card(reference_of="twin")
-        assert sentences._advice(twin, rows) == ": try twin (same posterior, another form)"
+        assert sentences._advice(twin, rows) == "try twin (same posterior, another form)"
 
 
 def test_advice_without_a_method_that_agrees_is_the_exact_posterior_where_known():
     found = row("flow", "shifted", reference=SimpleNamespace(kind="exact"))
-    exact = ": use the exact posterior (zoo.truth.grid)"
+    exact = "use the exact posterior (zoo.truth.grid)"
     assert sentences._advice(card(conditional="grid"), [found]) == exact
-    assert sentences._advice(card(), [found]) == ""
+    assert sentences._advice(card(), [found]) == "try nuts"
 
 
 def test_severity_is_the_largest_excess_of_a_finding():
@@ -346,6 +347,6 @@ def test_seeds_that_fail_for_one_reason_are_named_together():
     ]
     text = entry_sentence(rows)
     failed, found = verdict_of("fit_failed").clause, verdict_of("shifted").clause
-    assert f"flow s0 and flow s1 {failed} (No local site)" in text
+    assert f"flow s0 and s1 {failed} (No local site)" in text
     assert f"flow s2 {failed} (No start)" in text
     assert f"flow s3 {found} (Off)" in text

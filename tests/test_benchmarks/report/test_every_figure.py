@@ -288,7 +288,7 @@ def test_k_hats_and_reweighted_errors_are_those_of_their_rows(view):
         name: replace(view.by_name[name], pareto_k=replace(found[name], reweighted=errors)),
     }
     (axis,) = figures_fit.reweighting(replace(view, by_name={name: changed[name]})).axes
-    assert [t.get_text() for t in axis.get_yticklabels()] == ["mu", "log_tau"]
+    assert [t.get_text() for t in axis.get_yticklabels()] == [f"{name}\nmu", f"{name}\nlog_tau"]
     drawn = lines(axis, view.marks[name].color)
     for row, pair in enumerate(errors.values()):
         line, raw, new = drawn[3 * row : 3 * row + 3]
@@ -296,6 +296,16 @@ def test_k_hats_and_reweighted_errors_are_those_of_their_rows(view):
         assert raw.get_markerfacecolor() == light("paper")  # hollow: before
         assert float(raw.get_xdata()[0]) == pair[0]
         assert float(new.get_xdata()[0]) == pair[1]
+
+
+def test_rows_of_two_seeds_are_named_and_every_method_has_one(view):
+    name, old = next((n, c) for n, c in view.by_name.items() if c.pareto_k is not None)
+    errors = {"mu": (0.42, -0.11), "log_tau": (-0.5, 0.2), "theta": (0.1, 0.0)}
+    found = replace(old, pareto_k=replace(old.pareto_k, reweighted=errors))
+    rows = {f"{name} s{i}": found for i in range(7)}
+    marks = {n: view.marks[name] for n in rows}
+    (axis,) = figures_fit.reweighting(replace(view, by_name=rows, marks=marks), most=4).axes
+    assert [t.get_text() for t in axis.get_yticklabels()] == [f"{n}\nlog_tau" for n in rows]
 
 
 # --- mixtures

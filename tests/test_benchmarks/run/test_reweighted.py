@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from benchmarks.run.plan import Plan, make_plan
 from benchmarks.run.prepare import command, plan_cells, prepare
 from benchmarks.run.progress import Events
 from benchmarks.types import Reason, base_of, reweighted_name
-from zoo.errors import FitError
+from zoo.errors import FitError, command_line
 
 RUN = {"nuts": False, "quick": True, "compile": "off", "reweight": True}
 MODEL = "correlated_gaussian[d=2,rho=0.95]"  # a mean field of 0.31 times the width
@@ -67,7 +68,9 @@ def test_weights_that_do_not_allow_it_are_a_row_with_the_reason_and_no_failure(d
     assert "cannot be reweighted: k-hat " in cell["sentence"]
     assert result.failures == []
     shown = overview.cells(result.report.entries[0])["mean_field_reweighted"]
-    assert (shown.word, shown.number) == ("refused", "")
+    assert shown.word == "refused"
+    assert shown.number.startswith("k-hat ")
+    assert shown.number.endswith(", at most 0.50")
     page = (out / "report.md").read_text(encoding="utf-8")
     assert "**refused**" in page
     assert "mean\\_field\\_reweighted is refused (k-hat " in page
@@ -87,7 +90,7 @@ def test_a_second_run_computes_nothing_and_the_row_can_be_added_later(done, tmp_
     first = tmp_path / "first"
     execute(plan_of("laplace", reweight=False), out=first, jobs=1)
     both = execute(plan_of("laplace"), out=first, events=events, jobs=1)
-    assert "1 of 2 cells to run, 1 are complete already; about 5 seconds with 1 jobs" in said
+    assert "1 of 2 cells to run, 1 is complete already; about 5 seconds with 1 job" in said
     assert row(both, "laplace_reweighted")["scores"] == row(result, "laplace_reweighted")["scores"]
 
 
@@ -178,7 +181,7 @@ def test_advice_is_the_reweighted_row_only_where_it_agrees():
 
 def test_a_refused_row_is_named_with_its_figures_and_never_first():
     raw, bad = rows_of()
-    sentence = "mean_field on x cannot be reweighted: k-hat 0.93 (at most 0.70); fit another."
+    sentence = "mean_field on x cannot be reweighted: k-hat 0.93 (at most 0.70)."
     reason = Reason(verdict="fit_failed", label="", excess=float("nan"), sentence=sentence)
     refused = dataclasses.replace(
         bad, status="refused", verdict="fit_failed", reasons=(reason,), sentence=sentence
@@ -186,9 +189,77 @@ def test_a_refused_row_is_named_with_its_figures_and_never_first():
     text = entry_sentence([refused, raw])
     assert "mean_field_reweighted is refused (k-hat 0.93 (at most 0.70))" in text
     assert text.index("do not use mean_field (") < text.index("is refused")
-    assert advised([refused, raw])[0].sentence == sentence
+    assert advised([refused, raw])[0].sentence == f"{sentence[:-1]}; try full_rank."
     good = dataclasses.replace(raw, verdict="agrees", reasons=())
     assert "prefer" not in entry_sentence([refused, good])  # nothing is wrong
+
+
+def refusals(*others, rejected="too_narrow", **fields):
+    """Return a refused row of a mean field, that mean field, and other rows by their verdicts."""
+    raw, bad = rows_of()
+    said = "mean_field on x cannot be reweighted: k-hat 0.93 (at most 0.50), of 9 draws."
+    reason = Reason(verdict="fit_failed", label="", excess=float("nan"), sentence=said)
+    entry = dataclasses.replace(raw.posterior.entry, families=("mean_field",))
+    failed = {"status": "refused", "verdict": "fit_failed", "reasons": (reason,)}
+    rows = [dataclasses.replace(bad, **failed), dataclasses.replace(raw, verdict=rejected)]
+    for method, verdict in others:
+        posterior = dataclasses.replace(raw.posterior, method=method)
+        rows.append(dataclasses.replace(raw, posterior=posterior, verdict=verdict))
+    return [
+        dataclasses.replace(c, posterior=dataclasses.replace(c.posterior, entry=entry, **fields))
+        for c in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("others", "step"),
+    [
+        ([], "add a row of tempered SMC by repair=True"),
+        ([("full_rank", "agrees")], "use full_rank, which agrees here"),
+        ([("full_rank_reweighted", "agrees")], "use full_rank_reweighted, which agrees here"),
+        ([("smc", "agrees")], "use smc, which agrees here"),
+        ([("smc", "no_reference")], "use the draws of smc"),  # it is the reference
+        ([("nuts", "agrees")], "use nuts"),
+    ],
+)
+def test_a_refused_row_has_the_next_step_that_its_run_allows(others, step):
+    sentence = advised(refusals(*others))[0].sentence
+    assert sentence.endswith(f"k-hat 0.93 (at most 0.50), of 9 draws; {step}.")
+
+
+def test_a_refused_row_of_a_family_that_agrees_says_so():
+    rows = refusals(("full_rank", "agrees"), rejected="agrees")
+    assert advised(rows)[0].sentence.endswith("; mean_field agrees as it is.")
+    with command_line():
+        assert advised(refusals())[0].sentence.endswith("; add a row of tempered SMC by --repair.")
+
+
+def test_advice_that_an_earlier_version_stored_with_the_reason_is_left_out():
+    rows = refusals(("full_rank", "agrees"))
+    (reason,) = rows[0].reasons
+    said = (
+        f"{reason.sentence[:-1]}; fit a richer family, or add a row of tempered SMC by --repair."
+    )
+    old = dataclasses.replace(rows[0], reasons=(dataclasses.replace(reason, sentence=said),))
+    assert advised([old, *rows[1:]])[0].sentence == advised(rows)[0].sentence
+    assert advised([old, *rows[1:]])[0].reasons == (reason,)
+
+
+def test_refused_rows_are_counted_and_the_step_comes_first():
+    rows = [*refusals(("full_rank", "agrees")), *refusals(("full_rank", "agrees"), seed=1)]
+    text = entry_sentence(rows).partition(": ")[2]
+    assert text.startswith("prefer full_rank; do not use mean_field s0 and s1 (worst: ")
+    assert "; 2 reweighted rows are refused; full_rank s0 and s1 agree with" in text
+    assert text.count("refused") == 1
+
+
+def test_the_reason_of_a_refused_row_gives_no_advice():
+    """Advice of a row is that of its run; only a caller of `reweight` has no other row."""
+    fit = SimpleNamespace(ok=True, points=("z",), family="map", entry=SimpleNamespace(key="coin"))
+    with pytest.raises(FitError) as error:
+        runs.from_fit(fit, "map", {"compile": "off"}, draws=10, seed=0)
+    assert "no weights, and its ELBO is no bound." in str(error.value)
+    assert "laplace" not in str(error.value)
 
 
 def test_the_glossary_says_what_a_reweighted_row_is(done):
