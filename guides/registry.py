@@ -9,10 +9,12 @@ from torch import nn
 from guides.base.family import Family
 from guides.base.own_guides import on_charts
 from guides.session import as_module, session
+from guides.types import FAMILY
 from zoo.density.log_density import LogDensity
 from zoo.errors import FitError, UnknownNameError, UsageError
+from zoo.fields import accepted
 from zoo.registry.members import Members
-from zoo.types import Data, ModelEntry, Program
+from zoo.types import DATA, ENTRY, Data, ModelEntry, Program
 
 __all__ = ["FAMILIES", "GROUP", "build", "check_family", "family_of"]
 
@@ -64,6 +66,7 @@ def family_of(name: str, entry: ModelEntry) -> Family:
         UnknownNameError: neither this package nor the entry has it.
         UsageError: see `check_family`.
     """
+    accepted("guides.family_of", name=(name, FAMILY), entry=(entry, ENTRY))
     check_family(name, entry)
     if name not in entry.own_guides:
         return FAMILIES[name]
@@ -98,6 +101,7 @@ def build(
         UnknownNameError: no such family here or among the entry's own guides.
         UsageError: an option the family does not take, or an entry it cannot be built for.
     """
+    accepted("guides.build", data=(data, DATA))
     record = family_of(family, entry)
     with session(entry.dtype):
         try:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from benchmarks.comparison.arguments import COMPARISONS
 from benchmarks.comparison.fit_checks import BLIND_SPOT, point_words
 from benchmarks.metrics.numbers import rounded, value_with_error
 from benchmarks.thresholds import LOG_SD, MEAN
 from benchmarks.types import Comparison, Mcmc, Reason, Trust, base_of, method_names
 from benchmarks.verdicts import VerdictWord, is_finding, verdict_of
 from guides.registry import FAMILIES
+from zoo.fields import accepted
 
 if TYPE_CHECKING:
     from zoo.types import ModelEntry
@@ -93,6 +95,7 @@ def entry_sentence(comparisons: Sequence[Comparison]) -> str:
     full_rank is shifted (...); nuts agrees, with 12 divergences: try eight_schools (same
     posterior, another form).`
     """
+    accepted("entry_sentence", comparisons=(comparisons, COMPARISONS))
     if not comparisons:
         return "Nothing was compared."
     entry = comparisons[0].posterior.entry
