@@ -80,3 +80,20 @@ def test_import_zoo_names_a_package_that_shadows_ours(tmp_path, room):
     assert done.returncode == 0
     assert f"`import {room}` gives {str((tmp_path / room).resolve())!r}" in done.stderr
     assert str(ROOT) in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ours", "room"), [("benchmarks", "zoo"), ("benchmarks", "guides"), ("guides", "zoo")]
+)
+def test_imports_of_ours_name_a_package_that_shadows_another(tmp_path, ours, room):
+    """A folder `zoo` beside a script was an AttributeError of a module without our names."""
+    program = f"import {ours}; assert 'torch' not in __import__('sys').modules"
+    (tmp_path / room).mkdir()
+    ahead = (tmp_path, ROOT)
+    assert run(program, cwd=tmp_path, path=ahead).stderr == ""  # no package: ours is found
+    (tmp_path / room / "__init__.py").write_text("")
+    for first in ("", f"import {room}; "):
+        done = run(first + program, cwd=tmp_path, path=ahead)
+        assert done.returncode == 0
+        assert f"`import {room}` gives {str((tmp_path / room).resolve())!r}" in done.stderr
+        assert f"which {ours} needs; run Python from another folder" in done.stderr
