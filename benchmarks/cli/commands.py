@@ -179,7 +179,11 @@ def compare(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="run directory, resumed or extended; default out/<entries>-<hash>"
+            "--out",
+            help=(
+                "run directory, resumed or extended: each of its families with each of its seeds;"
+                " default out/<entries>-<hash>"
+            ),
         ),
     ] = None,
     as_json: Json = False,
