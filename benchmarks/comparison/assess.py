@@ -159,7 +159,7 @@ def assess(
             fit=fit,
             seed=seed,
             budget=math.inf if budget is None else budget,
-            progress=speaker(progress),
+            progress=speaker(progress, f"assess {fit.entry.key} {fit.family}"),
             density=density,
             posterior=posterior,
             chains=number if isinstance(draws, int) else min(number, DRAWS),
