@@ -111,8 +111,8 @@ def assess(
         rows: of the training data, if all latent values belong to rows: a number of them, drawn by
             the seed, or row numbers; each is then assessed by itself. By default 64 where they
             stand for all. Rows that are held out are assessed by `guides.transfer` to them first.
-        progress: lines on stderr, by default where it is a terminal or a notebook; or a function
-            that receives a line per step.
+        progress: lines on stderr, by default where it is a terminal or a notebook, elsewhere few
+            after half a minute; or a function that receives a line per step.
 
     Returns:
         The verdict with every check, the nats lost, and the repaired draws.

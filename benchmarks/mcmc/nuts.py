@@ -93,8 +93,8 @@ def run_nuts(
         jobs: chains that run at once.
         given: a fit whose trained program is used (entries that learn weights).
         budget: wall-clock seconds; an extension predicted to exceed it is not started.
-        progress: lines on stderr, by default where it is a terminal or a notebook; or a function
-            that receives a line per finished chain.
+        progress: lines on stderr, by default where it is a terminal or a notebook, elsewhere few
+            after half a minute; or a function that receives a line per finished chain.
         min_ess: target ESS; 0 disables extension.
         target_accept: acceptance rate to which the step size is adapted, in (0, 1); more than 0.8
             takes smaller steps, with fewer divergences.
