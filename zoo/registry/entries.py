@@ -183,7 +183,7 @@ def _parsed(tree: ast.Module, path: Path, module: str, source: str) -> Iterator[
             target=f"{module}:{name}",
         )
     if not calls:
-        text = f"{path.name} has no ENTRY; end the file with ENTRY = ModelEntry(...)."
+        text = f"{path.name} has no ENTRY; end the file with ENTRY = zoo.from_program(...)."
         yield EntryInfo(name=path.stem, source=source, target=module, error=text)
 
 

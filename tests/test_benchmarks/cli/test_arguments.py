@@ -5,6 +5,7 @@ import pytest
 from benchmarks.cli import arguments
 from benchmarks.cli import process as cli
 from benchmarks.cli.arguments import choices, seconds_of
+from benchmarks.run.results import results_frame
 from benchmarks.speed.targets import TARGETS
 from benchmarks.studies.registry import STUDIES
 from guides.registry import FAMILIES, check_family
@@ -92,3 +93,17 @@ def test_a_shell_completes_words_studies_and_timed_entries():
     assert arguments.studies("vae_") == ["vae_collapse"]
     assert arguments.timed("") == [*TARGETS, "growth", "commands"]
     assert arguments.timed("radon,eight") == ["radon,eight_schools"]
+
+
+def test_a_file_of_a_run_is_told_the_folder_above_it(tmp_path, capsys):
+    (tmp_path / "cells").mkdir()
+    for name in ("plan.toml", "report.html", "cells/cell.json"):
+        (tmp_path / name).write_text("")
+    for name in ("report.html", "cells/cell.json"):
+        said = f"zoo: {str(tmp_path / name)!r} is a file; give {str(tmp_path)!r}."
+        assert refused(["report", str(tmp_path / name)], capsys) == said
+        with pytest.raises(UsageError, match="is a file; give "):
+            results_frame(tmp_path / name)
+    (tmp_path / "plan.toml").unlink()
+    line = refused(["report", str(tmp_path / "report.html")], capsys)
+    assert line.endswith("is a file; give the folder of a run made by `zoo compare`.")
