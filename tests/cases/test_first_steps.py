@@ -42,6 +42,10 @@ def test_the_command_prints_its_version(capsys):
         ("zoo show eight_schools_", 2, {"eight_schools_centered"}),
         ("zoo check mine", 2, {"mine.py"}),
         ("zoo compare coin --guides mean_field,full", 4, {"mean_field,full_rank"}),
+        ("zoo compare coin --engine ", 4, {"nutpie", "pyro"}),
+        ("zoo compare coin --compile o", 4, {"on", "off"}),
+        ("zoo study vae_", 2, {"vae_collapse"}),
+        ("zoo bench --only radon,eight", 3, {"radon,eight_schools"}),
     ],
 )
 def test_a_shell_completes_commands_entries_files_and_families(tmp_path, line, cursor, expected):

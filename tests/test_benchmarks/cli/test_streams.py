@@ -59,5 +59,6 @@ def test_a_full_disk_behind_stdout_is_said_without_a_path():
         )
     assert done.returncode == 3
     assert done.stderr == (
-        "zoo: No space left on device; check the space and the permissions where the output goes.\n"
+        "zoo: No space left on device; check the space and the permissions where the output"
+        " goes.\n"
     )
