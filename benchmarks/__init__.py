@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,6 +51,25 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)
 
 
+def _warn_of_shadows() -> None:
+    """Warn if `import zoo` or `import guides` finds a package of somebody else."""
+    home = Path(__file__).resolve().parents[1]
+    for room in ("zoo", "guides"):
+        try:
+            origin = getattr(importlib.util.find_spec(room), "origin", None)
+        except (ImportError, ValueError):  # a module without a spec
+            continue
+        place = Path(origin or home / room).resolve()
+        place = place.parent if place.name == "__init__.py" else place
+        if place != home / room:
+            warnings.warn(
+                f"`import {room}` gives {str(place)!r} and not the package {room!r} of"
+                f" posterior-zoo in {str(home)!r}, which benchmarks needs; run Python from another"
+                " folder, or rename that one.",
+                stacklevel=3,
+            )
+
+
 def __getattr__(name: str) -> Any:
     """Import the module of a public name, or a module of this package, on first use."""
     if name in _HOME:
@@ -65,3 +86,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names."""
     return sorted({*globals(), *__all__})
+
+
+_warn_of_shadows()

@@ -22,9 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.types import POSTERIOR
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype, samples
 from zoo.errors import InfrastructureError, UsageError
+from zoo.fields import MAPPING, Kind, accepted
 from zoo.storage import usable_cache_home, written
 from zoo.types import Cost, Data, ModelEntry, Posterior
 
@@ -49,6 +51,10 @@ __all__ = [
 
 Array = NDArray[Any]
 TAIL = (0.05, 0.95)
+TERMS = Kind(
+    accepted="True, False, or a mapping of names to terms per observation",
+    holds=lambda value: isinstance(value, bool) or MAPPING.holds(value),
+)
 FLAT_WEIGHTS = 0.05  # nats between the largest and the smallest log weight
 
 
@@ -201,7 +207,11 @@ def to_arviz(posterior: Posterior, *, log_likelihood: bool | Mapping[str, Tensor
     Groups: `posterior`, `sample_stats` (MCMC statistics, or `log_weight` of a guide),
     `unconstrained_posterior`, `observed_data`, `constant_data`, and on request `log_likelihood`
     per observation. Draws of a guide are one chain and have the attribute `kind="vi"`.
+
+    Raises:
+        UsageError: no draws.
     """
+    accepted("to_arviz", posterior=(posterior, POSTERIOR), log_likelihood=(log_likelihood, TERMS))
     data = posterior.data
     groups = {"posterior": _dataset(posterior, posterior.draws)}
     stats = dict(posterior.stats)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.thresholds import LOG_SD, MEAN
 from benchmarks.verdicts import VerdictWord
+from zoo.fields import Kind
 from zoo.types import Posterior, Reference
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from guides.types import Fit
 
 __all__ = [
+    "POSTERIOR",
     "CellStatus",
     "Comparison",
     "Correlations",
@@ -34,6 +36,10 @@ __all__ = [
 ]
 
 REWEIGHTED = "_reweighted"
+POSTERIOR = Kind(
+    accepted="draws, from guides.draw(fit) or benchmarks.run_nuts(entry)",
+    holds=lambda value: isinstance(value, Posterior),
+)
 CellStatus = Literal[
     "ok",
     "not_converged",

@@ -5,8 +5,10 @@ Importing this package does not import torch; each name is loaded on first use.
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,6 +48,25 @@ _HOMES = {
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 
 
+def _warn_of_shadows() -> None:
+    """Warn if `import zoo` finds a package of somebody else."""
+    home = Path(__file__).resolve().parents[1]
+    for room in ("zoo",):
+        try:
+            origin = getattr(find_spec(room), "origin", None)
+        except (ImportError, ValueError):  # a module without a spec
+            continue
+        place = Path(origin or home / room).resolve()
+        place = place.parent if place.name == "__init__.py" else place
+        if place != home / room:
+            warnings.warn(
+                f"`import {room}` gives {str(place)!r} and not the package {room!r} of"
+                f" posterior-zoo in {str(home)!r}, which guides needs; run Python from another"
+                " folder, or rename that one.",
+                stacklevel=3,
+            )
+
+
 def __getattr__(name: str) -> Any:
     """Load a public name, or a module of this package, on first use."""
     if name in _WHERE:
@@ -59,3 +80,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+_warn_of_shadows()

@@ -305,8 +305,10 @@ def elbo(fit: Fit, n: int = 4000, *, seed: int | None = None) -> Elbo:
 
     Raises:
         FitError: the fit has no usable guide, or one that is a point.
+        UsageError: n is not positive, or the seed no integer of at least 0.
     """
     _refuse_broken(fit, "elbo")
+    accepted("guides.elbo", n=(n, POSITIVE), seed=(seed, SEED | None))
     if fit.points:
         raise FitError(
             f"{point_sentence(fit.points)[:-1]}; give these sites a distribution with spread."

@@ -116,8 +116,8 @@ def fit(
         config: settings of the loop; single fields may be given as keywords instead, as may the
             family's own options.
         given: an earlier fit whose trained program is used unchanged, for entries that learn.
-        progress: lines on stderr, by default where it is a terminal or a notebook; or a function,
-            called as `progress(step, steps, loss)`.
+        progress: lines on stderr, by default where it is a terminal or a notebook, elsewhere few
+            after half a minute; or a function, called as `progress(step, steps, loss)`.
         **config_overrides: fields of `FitConfig`, or options of the family.
 
     Returns:

@@ -9,14 +9,17 @@ from torch import nn
 from guides.base.family import Family
 from guides.base.own_guides import on_charts
 from guides.session import as_module, session
+from guides.types import FAMILY
 from zoo.density.log_density import LogDensity
-from zoo.errors import FitError, UnknownNameError, UsageError
+from zoo.errors import FitError, UnknownNameError, UsageError, spelled
+from zoo.fields import accepted
 from zoo.registry.members import Members
-from zoo.types import Data, ModelEntry, Program
+from zoo.types import DATA, ENTRY, Data, ModelEntry, Program
 
 __all__ = ["FAMILIES", "GROUP", "build", "check_family", "family_of"]
 
 GROUP = "posterior_zoo.families"  # entry points: `my_family = "my_package.my_module:FAMILY"`
+GENERAL = ("flow", "batch_and_match")  # families that fit any continuous posterior
 OWN_DEFAULTS = {"num_particles": 4, "lr": 0.02}  # of guides that are Pyro programs
 # where weights of the program are trained with them, the search stays on plateaus for longer
 TRAINING_DEFAULTS = {**OWN_DEFAULTS, "steps": 40_000}
@@ -48,13 +51,32 @@ def check_family(family: str, entry: ModelEntry) -> None:
             " zoo.from_program or benchmarks.compare_program: a function with the model's"
             " arguments, or an AutoGuide class."
         )
+    if family == "nuts":
+        raise UsageError(
+            "'nuts' is no guide family: zoo compare and compare_program run NUTS by themselves, so"
+            " leave it out; benchmarks.run_nuts(entry) runs it alone."
+        )
+    if "," in family:
+        raise UsageError(
+            f"Got guide family {family!r}; accepted: one family, such as"
+            f" {family.partition(',')[0].strip()!r}. Several are compared by"
+            f" {spelled('compare_program(families=[...])', 'zoo compare --guides A,B')}."
+        )
     if family not in FAMILIES:
         raise UnknownNameError("guide family", family, [*FAMILIES, *entry.own_guides])
     if FAMILIES[family].encoder and entry.amortize is None:
         raise UsageError(
             f"Entry {entry.key} cannot be amortized by {family}: its card has no amortize hook;"
-            f" accepted here: {', '.join(entry.families)}."
+            f" accepted here: {_without_encoder(entry)}."
         )
+
+
+def _without_encoder(entry: ModelEntry) -> str:
+    """Return the families that an entry without an encoder takes: those it lists, and others."""
+    listed = [*entry.families, *(own for own in entry.own_guides if own not in entry.families)]
+    more = [name for name in GENERAL if name not in listed]
+    others = f", as the entry lists, and others without an encoder, such as {' and '.join(more)}"
+    return ", ".join(listed) + (others if more else "")
 
 
 def family_of(name: str, entry: ModelEntry) -> Family:
@@ -64,6 +86,7 @@ def family_of(name: str, entry: ModelEntry) -> Family:
         UnknownNameError: neither this package nor the entry has it.
         UsageError: see `check_family`.
     """
+    accepted("guides.family_of", name=(name, FAMILY), entry=(entry, ENTRY))
     check_family(name, entry)
     if name not in entry.own_guides:
         return FAMILIES[name]
@@ -98,6 +121,7 @@ def build(
         UnknownNameError: no such family here or among the entry's own guides.
         UsageError: an option the family does not take, or an entry it cannot be built for.
     """
+    accepted("guides.build", data=(data, DATA))
     record = family_of(family, entry)
     with session(entry.dtype):
         try:

@@ -1,6 +1,7 @@
 """Global state before and after every test: one thread, validation on, no parameters."""
 
 import gc
+import math
 import random
 import signal
 import warnings
@@ -18,7 +19,10 @@ with warnings.catch_warnings():
     import pyro
     import torch
 
+from guides.optimize import progress
+
 torch.set_num_threads(1)
+progress.UNWATCHED = math.inf  # no lines between those of pytest
 SEED = 20240601
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "spelled",
 ]
 
+MOST_SHOWN = 24  # names that a message lists; of more it shows the first twelve
 _command_line = ContextVar("zoo_command_line", default=False)
 
 
@@ -64,7 +65,8 @@ class UnknownNameError(UsageError):
 
     def __init__(self, kind: str, got: Any, accepted: Iterable[str], *, hint: str = "") -> None:
         names = sorted(accepted)
-        shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+        few = names if len(names) <= MOST_SHOWN else names[:12]
+        shown = ", ".join(few) + (f", ... ({len(names)} in all)" if len(few) < len(names) else "")
         guess = did_you_mean(got, names) if isinstance(got, str) else ""
         written = repr(got) if isinstance(got, str) else described(got)
         super().__init__(

@@ -18,6 +18,7 @@ from benchmarks.cli.arguments import (
     Compile,
     DataSeed,
     Device,
+    Engine,
     Jobs,
     Json,
     Model,
@@ -26,6 +27,9 @@ from benchmarks.cli.arguments import (
     Restarts,
     Seed,
     families,
+    seconds_of,
+    studies,
+    timed,
 )
 from benchmarks.cli.environment import hide_cards, show_cards
 
@@ -152,9 +156,7 @@ def compare(
     reweight: Annotated[
         bool, typer.Option("--reweight", help="add beside every family its draws, reweighted")
     ] = False,
-    engine: Annotated[
-        str, typer.Option("--engine", metavar="nutpie|pyro", help="implementation of NUTS")
-    ] = "nutpie",
+    engine: Engine = "nutpie",
     target_accept: Annotated[
         float,
         typer.Option(
@@ -170,16 +172,18 @@ def compare(
     compile_: Compile = "auto",
     device: Device = "cpu",
     timeout: Annotated[
-        float | None,
-        typer.Option(
-            "--timeout", metavar="S", min=1, help="seconds per cell; then its row says timeout"
-        ),
+        str | None,
+        typer.Option("--timeout", metavar="60s", help="of each cell; then its row says timeout"),
     ] = None,
     jobs: Jobs = 2,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="run directory, resumed or extended; default out/<entries>-<hash>"
+            "--out",
+            help=(
+                "run directory, resumed or extended: each of its families with each of its seeds;"
+                " default out/<entries>-<hash>"
+            ),
         ),
     ] = None,
     as_json: Json = False,
@@ -206,7 +210,8 @@ def compare(
         "reweight": reweight,
         "trust": not no_trust,
     }
-    raise typer.Exit(run(fields, jobs, out, as_json, timeout))
+    limit = seconds_of(timeout, "--timeout", least=1)
+    raise typer.Exit(run(fields, jobs, out, as_json, limit))
 
 
 @app.command()
@@ -335,7 +340,11 @@ def report(
 def study(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="the study to measure; without one they are listed"),
+        typer.Argument(
+            metavar="NAME",
+            help="the study to measure; without one they are listed",
+            autocompletion=studies,
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="small budgets, for trying")] = False,
     part: Annotated[
@@ -388,7 +397,10 @@ def bench(
     only: Annotated[
         str,
         typer.Option(
-            "--only", metavar="ENTRY,...", help="some of the eight entries, growth, commands"
+            "--only",
+            metavar="ENTRY,...",
+            help="some of the eight entries, growth, commands",
+            autocompletion=timed,
         ),
     ] = "",
     pairs: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from benchmarks.cli.environment import shadowed
 
 __all__ = ["main", "run"]
 
+MEMORY = "out of memory; use fewer --jobs, or a smaller model."
 RESUMED = ("compare", "study")  # commands that keep what they have finished
 
 
@@ -81,13 +83,9 @@ def run(argv: list[str] | None) -> int:
     except ZooError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:
-        return _fail(
-            f"{error.strerror or error} ({error.filename}); check the path, the space and the"
-            " permissions there.",
-            3,
-        )
+        return _fail(_of_system(error), 3)
     except MemoryError:
-        return _fail("out of memory; use fewer --jobs, or a smaller model.", 3)
+        return _fail(MEMORY, 3)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         return _fail(
@@ -95,6 +93,16 @@ def run(argv: list[str] | None) -> int:
             " ZOO_DEBUG=1 for the traceback.",
             3,
         )
+
+
+def _of_system(error: OSError) -> str:
+    """Return a sentence on an error of the system; that of a stream has no path."""
+    what = error.strerror or str(error)
+    if error.errno == errno.ENOMEM:
+        return MEMORY
+    if error.filename is None:
+        return f"{what}; check the space and the permissions where the output goes."
+    return f"{what} ({error.filename}); check the path, the space and the permissions there."
 
 
 def _interrupted(argv: list[str] | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zoo
+from benchmarks.cli.arguments import seconds_of
 from benchmarks.cli.console import print_json, say
 from benchmarks.run.plan import make_plan
 from zoo.errors import UsageError
@@ -18,24 +18,9 @@ from zoo.errors import UsageError
 if TYPE_CHECKING:
     from benchmarks.comparison.assessment import Assessment
 
-__all__ = ["seconds_of", "trust"]
+__all__ = ["trust"]
 
-UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 MARKS = {True: "ok", False: "failed", None: "open"}
-
-
-def seconds_of(text: str | None) -> float | None:
-    """Return the seconds of `60`, `60s`, `2m` or `1h`, None for None.
-
-    Raises:
-        UsageError: another text, or no positive time.
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
-    if found is None or float(found[1]) <= 0:
-        raise UsageError(f"--budget got {text!r}; accepted: a time such as 60s, 2m or 1h.")
-    return float(found[1]) * UNITS[found[2]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +53,7 @@ def trust(
         raise UsageError("zoo trust got both --guide and --fit; give one of them.")
     from benchmarks.workers import one_thread
 
-    limit = seconds_of(budget)
+    limit = seconds_of(budget, "--budget")
     results = []
     with one_thread():
         fits = _fits(model, family, file, seed, data_seed, quick)

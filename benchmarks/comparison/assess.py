@@ -112,8 +112,8 @@ def assess(
         rows: of the training data, if all latent values belong to rows: a number of them, drawn by
             the seed, or row numbers; each is then assessed by itself. By default 64 where they
             stand for all. Rows that are held out are assessed by `guides.transfer` to them first.
-        progress: lines on stderr, by default where it is a terminal or a notebook; or a function
-            that receives a line per step.
+        progress: lines on stderr, by default where it is a terminal or a notebook, elsewhere few
+            after half a minute; or a function that receives a line per step.
 
     Returns:
         The verdict with every check, the nats lost, and the repaired draws.
@@ -160,7 +160,7 @@ def assess(
             fit=fit,
             seed=seed,
             budget=math.inf if budget is None else budget,
-            progress=speaker(progress),
+            progress=speaker(progress, f"assess {fit.entry.key} {fit.family}"),
             density=density,
             posterior=posterior,
             chains=number if isinstance(draws, int) else min(number, DRAWS),

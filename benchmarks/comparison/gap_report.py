@@ -59,8 +59,8 @@ def gap_report(
             of the training data; `{"train": ..., "test": ...}` of either.
         points: grid points per axis.
         seed: seed of the draws for k-hat.
-        progress: lines on stderr, by default where it is a terminal or a notebook; or a function
-            that receives a line per stage.
+        progress: lines on stderr, by default where it is a terminal or a notebook, elsewhere few
+            after half a minute; or a function that receives a line per stage.
 
     Raises:
         UsageError: another program or guide, or rows that do not exist, with what is accepted.

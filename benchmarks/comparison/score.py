@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.comparison import guide_scores
+from benchmarks.comparison.arguments import check_arguments
 from benchmarks.comparison.fit_checks import trust_checks
 from benchmarks.comparison.sentences import comparison_sentence
 from benchmarks.comparison.verdict import decide, findings
@@ -65,7 +66,7 @@ def compare(
         reference: the ground truth; chains must pass their gates first. `"stored"`, `"analytic"`,
             `"exact"` or `"certified"` is the reference that comes with the entry; None gives
             `no_reference`.
-        fit: the fit of the draws, for its ELBO and whether it converged.
+        fit: the fit the draws are from, for its ELBO and whether it converged.
         log_density: used for held-out rows; built from the entry if needed.
         distances: `all` computes C2ST and the sliced Wasserstein distance; `if_needed` only if
             means, sds, correlations and coverage show no finding; `none` never, so that a wrong
@@ -75,10 +76,11 @@ def compare(
             miss, with a tenth of the gradients of both sides.
 
     Raises:
-        UsageError: no quantity in common, quantities of different shapes, or a guide given as the
-            ground truth.
+        UsageError: a wrong type, a fit that the draws are not from, no quantity in common,
+            quantities of different shapes, or a guide given as the ground truth.
     """
     start = time.perf_counter()
+    check_arguments(posterior, fit, log_density, distances, heldout=heldout, climb=climb)
     if isinstance(reference, str):
         reference = named(reference, posterior.entry, posterior.data, given=fit)
     truth = as_reference(reference)

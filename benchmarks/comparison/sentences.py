@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from benchmarks.comparison.arguments import COMPARISONS
 from benchmarks.comparison.fit_checks import BLIND_SPOT, point_words
 from benchmarks.metrics.numbers import rounded, value_with_error
 from benchmarks.thresholds import LOG_SD, MEAN
@@ -14,6 +15,7 @@ from benchmarks.types import Comparison, Mcmc, Reason, Trust, base_of, method_na
 from benchmarks.verdicts import VerdictWord, is_finding, verdict_of
 from guides.registry import FAMILIES
 from zoo.errors import spelled
+from zoo.fields import accepted
 
 if TYPE_CHECKING:
     from zoo.types import ModelEntry
@@ -95,6 +97,7 @@ def entry_sentence(comparisons: Sequence[Comparison]) -> str:
     mean_field (log_tau sd x0.21, mean off by 0.8 sd); full_rank is shifted (...); nuts
     (12 divergences) agrees with the stored reference.`
     """
+    accepted("entry_sentence", comparisons=(comparisons, COMPARISONS))
     if not comparisons:
         return "Nothing was compared."
     entry = comparisons[0].posterior.entry

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from benchmarks import arviz_bridge
 from benchmarks.metrics.components import component_names
 from benchmarks.thresholds import EBFMI, ESS_LOW, RHAT
-from benchmarks.types import Mcmc
+from benchmarks.types import POSTERIOR, Mcmc
 from zoo.errors import UsageError
+from zoo.fields import FLAG, NUMBER, accepted
 from zoo.types import Posterior
 
 __all__ = ["GATES", "components", "diagnose", "smallest_ess"]
@@ -84,8 +85,10 @@ def diagnose(posterior: Posterior, *, reference: bool = False, min_ess: float = 
     energy.
 
     Raises:
-        UsageError: the draws come from a guide and have no chains.
+        UsageError: no draws, or draws of a guide, which have no chains.
     """
+    accepted("diagnose", posterior=(posterior, POSTERIOR), reference=(reference, FLAG))
+    accepted("diagnose", min_ess=(min_ess, NUMBER))
     if posterior.sample_dims != ("chain", "draw"):
         raise UsageError(_GUIDE_RHAT.format(method=posterior.method))
     x, labels = components(posterior)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,16 +22,14 @@ from benchmarks.mcmc.engine_nutpie import Chain, Density, nutpie_chain
 from benchmarks.mcmc.engine_pyro import pyro_chain
 from benchmarks.workers import Task, TaskResult, run_tasks
 from guides.optimize.progress import PROGRESS, Say, Waiting, silent, speaker
+from guides.types import FIT, Fit
 from zoo.compiler.compile import Mode
 from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.errors import UnknownNameError, UsageError
 from zoo.fields import POSITIVE, SEED, accepted
 from zoo.seeds import derive_seed
-from zoo.types import ENTRY, Cost, Data, ModelEntry, Posterior
-
-if TYPE_CHECKING:
-    from guides.types import Fit
+from zoo.types import DATA, ENTRY, Cost, Data, ModelEntry, Posterior
 
 __all__ = ["ENGINES", "run_nuts"]
 
@@ -95,8 +93,8 @@ def run_nuts(
         jobs: chains that run at once.
         given: a fit whose trained program is used (entries that learn weights).
         budget: wall-clock seconds; an extension predicted to exceed it is not started.
-        progress: lines on stderr, by default where it is a terminal or a notebook; or a function
-            that receives a line per finished chain.
+        progress: lines on stderr, by default where it is a terminal or a notebook, elsewhere few
+            after half a minute; or a function that receives a line per finished chain.
         min_ess: target ESS; 0 disables extension.
         target_accept: acceptance rate to which the step size is adapted, in (0, 1); more than 0.8
             takes smaller steps, with fewer divergences.
@@ -122,6 +120,9 @@ def run_nuts(
         seed=(seed, SEED),
         jobs=(jobs, POSITIVE),
         progress=(progress, PROGRESS),
+        data=(data, DATA | None),
+        given=(given, FIT | None),
+        init=(init, FIT | None),
     )
     if engine not in ENGINES:
         raise UnknownNameError("NUTS engine", engine, ENGINES)

@@ -17,6 +17,7 @@ import torch
 from benchmarks.arviz_bridge import load_arviz
 from benchmarks.report import render_html, render_markdown
 from benchmarks.run.cell import NUTS, Cell, differs, run_cell
+from benchmarks.run.estimates import ESTIMATES
 from benchmarks.run.evaluate import evaluate
 from benchmarks.run.plan import Plan, planned
 from benchmarks.run.prepare import duration, plan_cells, prepare, slow
@@ -25,12 +26,13 @@ from benchmarks.run.record import failed_cell
 from benchmarks.run.results import costs_csv, results_csv
 from benchmarks.run.run_result import RunResult
 from benchmarks.run.store import RunDir, strict_json
+from benchmarks.types import base_of
 from benchmarks.workers import Task, TaskResult, one_thread, run_tasks
 from zoo.compiler import cache
 from zoo.compiler import compile as compiled
 from zoo.compiler.torch_private import load_tracing
 from zoo.compiler.trace import trace
-from zoo.errors import InfrastructureError, LostWorkerError, UsageError
+from zoo.errors import InfrastructureError, LostWorkerError, UsageError, listed, spelled
 from zoo.types import ModelEntry
 
 __all__ = ["execute", "write_pages"]
@@ -69,7 +71,7 @@ def execute(
     load_tracing()
     events = events or Events()
     folder = plan.default_folder() if out is None else out
-    plan = planned(folder, plan)
+    asked, plan = plan, planned(folder, plan)
     with one_thread():
         prepared = [prepare(plan, request) for request in entries or plan.entries]
         keys = [p.entry.key for p in prepared]
@@ -82,7 +84,7 @@ def execute(
             for p in prepared:
                 if p.remark:
                     events.say(p.remark)
-            cells = _run_missing(cells, run, jobs, events, timeout)
+            cells = _run_missing(cells, asked, run, jobs, events, timeout)
             result = evaluate(cells, run, jobs, events, timeout)
             run.keep({c.name for c in cells}, say=events.say)
             if pages:
@@ -153,14 +155,35 @@ def _say_outdated(missing: Sequence[Cell], run: RunDir, events: Events) -> None:
     }
     if outdated:
         events.warn(
-            f"kept cells of other data, or of an earlier version of the model or of this package"
-            f" ({len(outdated)}), are computed again, with all families and seeds of this folder;"
-            " give another folder (out) to keep what it holds"
+            f"kept cells of other data, of a guide with other values, or of an earlier version of"
+            f" the model or of this package ({len(outdated)}), are computed again, with all"
+            f" families and seeds of this folder; give another folder ({spelled('out=', '--out')})"
+            " to keep what it holds"
+        )
+
+
+def _say_further(missing: Sequence[Cell], asked: Plan, events: Events) -> None:
+    """Report cells that run although this call did not ask for their method with their seed."""
+    further: dict[str, list[str]] = {}  # the methods of each entry and seed
+    for cell in missing:
+        families = asked.families(cell.prepared.entry.families)
+        base = base_of(cell.method)
+        other = not asked.nuts if base == NUTS else base not in (*families, *ESTIMATES)
+        if other or cell.seed not in asked.seeds:
+            named = further.setdefault(f"{cell.prepared.entry.key} seed {cell.seed}", [])
+            named.append(cell.method)
+    if further:
+        which = "; ".join(f"{k}: {listed(names, 8, quoted=False)}" for k, names in further.items())
+        number = sum(map(len, further.values()))
+        events.say(
+            f"each family is combined with each seed of the folder, so {number} further"
+            f" cell{'s come' if number > 1 else ' comes'} in ({which}); give another folder"
+            f" ({spelled('out=', '--out')}) to leave {'them' if number > 1 else 'it'} out"
         )
 
 
 def _run_missing(
-    cells: list[Cell], run: RunDir, jobs: int, events: Events, timeout: float | None
+    cells: list[Cell], asked: Plan, run: RunDir, jobs: int, events: Events, timeout: float | None
 ) -> list[Cell]:
     """Run the missing cells and return all of them, under their names on disk."""
     there = _by_key(run, events)
@@ -194,6 +217,7 @@ def _run_missing(
     )
     for sentence in slow(missing, total):
         events.say(sentence)
+    _say_further(missing, asked, events)
     events.begin("cells", len(missing))
     _warm_up(traced=len(missing) > 1)
     trainers = {c.given.name for c in cells if c.given is not None}

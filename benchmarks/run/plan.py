@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.errors import UsageError, did_you_mean, spelled
 
-__all__ = ["PLAN_FILE", "Plan", "make_plan", "planned", "read_plan"]
+__all__ = ["PLAN_FILE", "Plan", "make_plan", "planned", "read_plan", "refuse_file"]
 
 PLAN_FILE = "plan.toml"
 TARGET_ACCEPT = 0.8  # the default of `benchmarks.run_nuts`
@@ -147,12 +147,25 @@ def make_plan(**fields: Any) -> Plan:
         raise UsageError(_sentence("The request", error)) from None
 
 
+def refuse_file(folder: Path) -> None:
+    """Refuse a file of a run in the place of its folder.
+
+    Raises:
+        UsageError: it is a file; the message names the folder of the run.
+    """
+    if folder.is_file():
+        run = next((p for p in folder.parents if (p / PLAN_FILE).is_file()), None)
+        named = "the folder of a run made by `zoo compare`" if run is None else repr(str(run))
+        raise UsageError(f"{str(folder)!r} is a file; give {named}.")
+
+
 def read_plan(path: Path) -> Plan:
     """Read `plan.toml`.
 
     Raises:
         UsageError: the file is missing, is not TOML, or has an unknown key or wrong value.
     """
+    refuse_file(path.parent)
     try:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -20,6 +21,7 @@ from benchmarks.metrics.metric import (
     own_distances,
 )
 from benchmarks.run.store import RunDir, finite
+from zoo.fields import Kind, accepted
 from zoo.types import Cost
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ __all__ = [
     "score_rows",
 ]
 
+FOLDER = Kind(
+    accepted="the folder of a run, written by `zoo compare` or by compare_program(out=...)",
+    holds=lambda value: isinstance(value, str | os.PathLike),
+)
 COST_COLUMNS = ("entry", "method", "seed", "status", *(f.name for f in fields(Cost)))
 
 
@@ -51,9 +57,13 @@ def results_frame(path: str | Path) -> pd.DataFrame:
         cell: `elbo` (nats), `pareto_k`, every joint distance with its standard error and noise
         floor (`c2st c2st_se c2st_floor`), `seconds`, `gradient_evaluations`.
 
+    Raises:
+        UsageError: no path, or no run there.
+
     Warns:
         RuntimeWarning: a damaged cell that is left out.
     """
+    accepted("results_frame", path=(path, FOLDER))
     import pandas as pd
 
     run = RunDir.open(Path(path))

@@ -40,7 +40,7 @@ from benchmarks.run.cell_folder import (
     remove,
     strangers,
 )
-from benchmarks.run.plan import PLAN_FILE, Plan, planned, read_plan
+from benchmarks.run.plan import PLAN_FILE, Plan, planned, read_plan, refuse_file
 from zoo.errors import InfrastructureError, UsageError, spelled
 from zoo.storage import TEMPORARY, sync_folder, write_whole, written
 
@@ -161,6 +161,7 @@ class RunDir:
     @classmethod
     def open(cls, path: Path) -> RunDir:
         """Open an existing run for reading."""
+        refuse_file(path)
         if not path.is_dir():
             raise UsageError(
                 f"There is no folder {str(path)!r}; give the folder of a run made by `zoo"

@@ -42,6 +42,10 @@ def test_the_command_prints_its_version(capsys):
         ("zoo show eight_schools_", 2, {"eight_schools_centered"}),
         ("zoo check mine", 2, {"mine.py"}),
         ("zoo compare coin --guides mean_field,full", 4, {"mean_field,full_rank"}),
+        ("zoo compare coin --engine ", 4, {"nutpie", "pyro"}),
+        ("zoo compare coin --compile o", 4, {"on", "off"}),
+        ("zoo study vae_", 2, {"vae_collapse"}),
+        ("zoo bench --only radon,eight", 3, {"radon,eight_schools"}),
     ],
 )
 def test_a_shell_completes_commands_entries_files_and_families(tmp_path, line, cursor, expected):
@@ -80,3 +84,20 @@ def test_import_zoo_names_a_package_that_shadows_ours(tmp_path, room):
     assert done.returncode == 0
     assert f"`import {room}` gives {str((tmp_path / room).resolve())!r}" in done.stderr
     assert str(ROOT) in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ours", "room"), [("benchmarks", "zoo"), ("benchmarks", "guides"), ("guides", "zoo")]
+)
+def test_imports_of_ours_name_a_package_that_shadows_another(tmp_path, ours, room):
+    """A folder `zoo` beside a script was an AttributeError of a module without our names."""
+    program = f"import {ours}; assert 'torch' not in __import__('sys').modules"
+    (tmp_path / room).mkdir()
+    ahead = (tmp_path, ROOT)
+    assert run(program, cwd=tmp_path, path=ahead).stderr == ""  # no package: ours is found
+    (tmp_path / room / "__init__.py").write_text("")
+    for first in ("", f"import {room}; "):
+        done = run(first + program, cwd=tmp_path, path=ahead)
+        assert done.returncode == 0
+        assert f"`import {room}` gives {str((tmp_path / room).resolve())!r}" in done.stderr
+        assert f"which {ours} needs; run Python from another folder" in done.stderr

@@ -19,8 +19,9 @@ from zoo.density.faults import program_faults
 from zoo.density.log_density import LogDensity
 from zoo.density.sites import default_dtype, no_validation, sum_in_parallel
 from zoo.errors import ProgramError
+from zoo.fields import FUNCTION, accepted
 from zoo.seeds import seeded
-from zoo.types import Data, Program
+from zoo.types import DATA, Data, Program
 
 __all__ = ["FiniteSum", "finite_sum"]
 
@@ -65,6 +66,7 @@ def finite_sum(program: Program, data: Data, *, dtype: torch.dtype | None = None
     Raises:
         ProgramError: a continuous latent site, infinite support, or a sum of too many terms.
     """
+    accepted("zoo.finite_sum", program=(program, FUNCTION), data=(data, DATA))
     made = Sum(program, data, dtype=dtype)
     probabilities, evidence = made.posterior()
     return FiniteSum(

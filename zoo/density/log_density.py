@@ -57,8 +57,9 @@ from zoo.density.sites import (
 )
 from zoo.density.unheld import unheld_entries
 from zoo.errors import ProgramError, ZooError
+from zoo.fields import FUNCTION, accepted
 from zoo.seeds import seeded
-from zoo.types import Data, Program
+from zoo.types import DATA, Data, Program
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,6 +88,7 @@ class LogDensity:
     most_runs = MOST_RUNS  # of the program where discrete sites are summed out one value at a time
 
     def __init__(self, program: Program, data: Data, *, dtype: torch.dtype | None = None) -> None:
+        accepted("zoo.LogDensity", program=(program, FUNCTION), data=(data, DATA))
         self.program = program
         self.data = data
         self.dtype = dtype or torch.float64

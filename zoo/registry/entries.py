@@ -18,7 +18,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import UnknownNameError, UsageError
+from zoo.errors import UnknownNameError, UsageError, did_you_mean, spelled
 from zoo.types import NAME
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _parsed(tree: ast.Module, path: Path, module: str, source: str) -> Iterator[
             target=f"{module}:{name}",
         )
     if not calls:
-        text = f"{path.name} has no ENTRY; end the file with ENTRY = ModelEntry(...)."
+        text = f"{path.name} has no ENTRY; end the file with ENTRY = zoo.from_program(...)."
         yield EntryInfo(name=path.stem, source=source, target=module, error=text)
 
 
@@ -341,10 +341,10 @@ def _is_file(base: str) -> bool:
 def _by_name(name: str) -> ModelEntry:
     if not NAME.fullmatch(name):
         text = (
-            f"Entry name {_short(name)} is not accepted: use [a-z][a-z0-9_]*, at most 64"
-            " characters, or the path of a .py file."
+            f"Entry name {_short(name)} is not accepted{_guess(name)}: use [a-z][a-z0-9_]*, at"
+            " most 64 characters, or the path of a .py file."
         )
-        raise UsageError(f"{text}{_file_here(name)}")
+        raise UsageError(f"{text}{_several(name)}{_file_here(name)}")
     return _entry(_info(name))
 
 
@@ -362,6 +362,23 @@ def _info(name: str) -> EntryInfo:
     if found[0].error is not None:
         raise UsageError(found[0].error)
     return found[0]
+
+
+def _guess(name: str) -> str:
+    """Return the entry that a name with other characters may mean, for a sentence."""
+    return (
+        "" if re.search(r"[\s,;]", name.strip()) else did_you_mean(name.strip().lower(), names())
+    )
+
+
+def _several(name: str) -> str:
+    """Return a sentence on how to name several entries, if a name is a list of them."""
+    known = names()
+    parts = [part for part in re.split(r"[\s,;]+", name) if part]
+    if len(parts) > 1 and any(part in known for part in parts):
+        cure = "Load them one by one: zoo.load({0!r})", "Separate entries by blanks: {1}"
+        return f" {spelled(*cure).format(parts[0], ' '.join(parts))}."
+    return ""
 
 
 def _file_here(name: str) -> str:

@@ -149,7 +149,7 @@ def from_program(
     tensors, nested = _by_name(data, signature, dtype, frames)
     asked = Asked(
         batched=batched,
-        test=None if test is None else _by_name(test, signature, dtype, {})[0],
+        test=None if test is None else _by_name(test, signature, dtype, {}, "test")[0],
         judged=judged,
         amortize=amortize,
         minibatch=minibatch,
@@ -320,23 +320,27 @@ def _without_likelihood(
 
 
 def _by_name(
-    data: Any, signature: Signature, dtype: torch.dtype, frames: dict[str, tuple[str, ...]]
+    data: Any,
+    signature: Signature,
+    dtype: torch.dtype,
+    frames: dict[str, tuple[str, ...]],
+    place: str = "data",
 ) -> tuple[dict[str, Any], Nested]:
     """Return the tensors by name; `frames` receives the columns of data frames, by argument."""
     if is_frame(data):
         needed = [n for n in signature.names if n in signature.required and n != "index"]
-        taken = columns_of(data, () if signature.open_ended else signature.names, needed)
-        data = {k: numbers_of(k, column, f"data[{k!r}]") for k, column in taken.items()}
+        taken = columns_of(data, () if signature.open_ended else signature.names, needed, place)
+        data = {k: numbers_of(k, column, f"{place}[{k!r}]") for k, column in taken.items()}
         frames[""] = tuple(data)
     if not isinstance(data, Mapping):
         if not isinstance(data, tuple | list):
             raise UsageError(
-                f"data is a {type(data).__name__}; accepted: a dict of the model's arguments, a"
+                f"{place} is a {type(data).__name__}; accepted: a dict of the model's arguments, a"
                 " tuple of them in order, or a data frame whose columns have their names."
             )
         if len(data) > len(signature.names):
             raise UsageError(
-                f"data has {len(data)} values but the model takes {len(signature.names)}"
+                f"{place} has {len(data)} values but the model takes {len(signature.names)}"
                 f" arguments: {list(signature.names)}."
             )
         data = dict(zip(signature.names, data, strict=False))

@@ -49,7 +49,7 @@ def load_file(request: str) -> ModelEntry:
             " NAME`."
         )
     module = _execute(path.resolve())
-    entries = entries_of(module, path.name)
+    entries = entries_of(module, path.name, name or "ENTRY")
     if name:
         return pick(entries, name, path.name)
     if len(entries) > 1:
@@ -58,8 +58,13 @@ def load_file(request: str) -> ModelEntry:
     return pick(entries, "", path.name, only_one=True)
 
 
-def entries_of(module: ModuleType, where: str) -> list[Any]:
+def entries_of(module: ModuleType, where: str, name: str = "ENTRY") -> list[Any]:
     """Return what a module exports as `ENTRY` and `ENTRIES`.
+
+    Args:
+        module: what was executed.
+        where: its name in a message.
+        name: what was asked for.
 
     Raises:
         UsageError: it exports neither.
@@ -70,8 +75,8 @@ def entries_of(module: ModuleType, where: str) -> list[Any]:
         listed.insert(0, module.ENTRY)
     if not listed:
         raise UsageError(
-            f"{where} has no ENTRY; end the file with ENTRY = ModelEntry(...) (see"
-            " docs/add_a_model.md)."
+            f"{where} has no {name}; end the file with ENTRY = zoo.from_program(program, data,"
+            " name=...) (see docs/your_own_model.md)."
         )
     return listed
 

@@ -26,33 +26,37 @@ def is_frame(value: Any) -> bool:
     return hasattr(value, "to_numpy") and hasattr(value, "columns")
 
 
-def columns_of(frame: Any, wanted: tuple[str, ...], needed: Iterable[str] = ()) -> dict[str, Any]:
+def columns_of(
+    frame: Any, wanted: tuple[str, ...], needed: Iterable[str] = (), place: str = "data"
+) -> dict[str, Any]:
     """Return the columns of a data frame that a program takes, by name.
 
     Args:
         frame: the data frame.
         wanted: the arguments of the program; empty if it takes any.
         needed: those without a default.
+        place: what the caller gave it as, `data` or `test`.
 
     Raises:
         DataError: none of the columns is an argument, or a needed one is missing.
     """
-    _refuse_twins("data", frame)
+    _refuse_twins(place, frame)
     found = {str(name): frame[name] for name in frame.columns}
     taken = {name: column for name, column in found.items() if not wanted or name in wanted}
     if not taken:
         raise DataError(
-            f"data is a data frame with the columns {listed(found)}, and none of them is an"
+            f"{place} is a data frame with the columns {listed(found)}, and none of them is an"
             f" argument of the model ({listed(wanted)}); rename the columns, or give a dict of the"
             " model's arguments."
         )
     missing = [name for name in needed if name not in taken]
     if missing:
         rest = [name for name in found if name not in taken]
+        which = "the data frame" if place == "data" else f"the {place} frame"
         matrix = f"{{{missing[0]!r}: frame[[...]], {next(iter(taken))!r}: ...}}"
         other = f"; no argument takes its columns {listed(rest)}" if rest else ""
         raise DataError(
-            f"The model needs {listed(missing)}, and the data frame has no such"
+            f"The model needs {listed(missing)}, and {which} has no such"
             f" column{'s' if len(missing) > 1 else ''}{other}. Rename columns, or give a dict of"
             f" the model's arguments, {matrix} for a matrix of several columns."
         )

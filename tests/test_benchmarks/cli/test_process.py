@@ -1,5 +1,6 @@
 """The process around a command: exit codes, sentences on stderr, streams and signals."""
 
+import errno
 import io
 import os
 import signal
@@ -63,7 +64,12 @@ def coded(code):
         (
             OSError("odd"),
             3,
-            "zoo: odd (None); check the path, the space and the permissions there.\n",
+            "zoo: odd; check the space and the permissions where the output goes.\n",
+        ),
+        (
+            OSError(errno.ENOMEM, "Cannot allocate memory"),
+            3,
+            "zoo: out of memory; use fewer --jobs, or a smaller model.\n",
         ),
         (MemoryError(), 3, "zoo: out of memory; use fewer --jobs, or a smaller model.\n"),
         (

@@ -44,3 +44,21 @@ def test_closed_streams_and_readers_that_leave_are_no_errors():
         bash(["list", "--json"], "| true"),
     ]
     assert {(done.returncode, done.stderr) for done in found} == {(0, "")}
+
+
+def test_a_full_disk_behind_stdout_is_said_without_a_path():
+    """It was `No space left on device (None)`."""
+    program = "from benchmarks.cli import main; main(['list'])"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 3
+    assert done.stderr == (
+        "zoo: No space left on device; check the space and the permissions where the output"
+        " goes.\n"
+    )

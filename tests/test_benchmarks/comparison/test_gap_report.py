@@ -73,7 +73,8 @@ def test_rows_are_reported_with_their_own_evidence(fit, rows, train, held):
          " None."),
         ({"seed": -1}, "gap_report got seed=-1 (int); accepted: an integer of at least 0."),
         ({"progress": "no"}, "gap_report got progress='no' (str); accepted: True, False, a"
-         " function, or None (lines on a terminal and in a notebook)."),
+         " function, or None (lines on a terminal and in a notebook, elsewhere after half a"
+         " minute)."),
     ],
 )  # fmt: skip
 def test_rows_that_do_not_exist_are_refused(fit, given, said):

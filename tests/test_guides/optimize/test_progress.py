@@ -119,6 +119,41 @@ def test_a_fit_is_silent_where_nobody_reads_or_wishes_it(entry, terminal, monkey
     assert "coin laplace: ok" in capsys.readouterr().err
 
 
+def test_a_script_whose_stderr_is_a_file_says_a_line_after_half_a_minute(entry, monkeypatch):
+    """`guides.fit` and `benchmarks.assess` were silent for a minute."""
+    file, now = seen(monkeypatch, io.StringIO()), [0.0]
+    monkeypatch.setattr(module, "UNWATCHED", 30.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    steps = module.steps_of("coin mean_field", 1, None)
+    steps.begin()
+    for second in range(130):
+        now[0] = float(second)
+        steps(second + 1, 6000, 1.5)
+    steps.end("ok")
+    assert file.getvalue().splitlines() == [
+        f"zoo: coin mean_field: step {n + 1} of at most 6,000, loss 1.5 nats, {n} s"
+        for n in (30, 60, 120)
+    ]
+    assert module.steps_of("coin mean_field", 1, False) is None
+    with command_line():
+        assert speaker(None) is module.silent
+    (result,) = run_tasks([Task("worker", lambda: speaker(None) is module.silent)])
+    assert result.unwrap() is True
+
+
+def test_an_assessment_in_a_script_says_that_it_still_runs(entry, monkeypatch):
+    monkeypatch.setattr("benchmarks.comparison.assess_steps.MOST_GRADIENTS", 1)
+    monkeypatch.setattr("benchmarks.mcmc.short_chains.LENGTHS", (4, 8))
+    fit = guides.fit(entry, "laplace", progress=False)
+    file = seen(monkeypatch, io.StringIO())
+    benchmarks.assess(fit, draws=200, smc=False)
+    assert file.getvalue() == ""
+    monkeypatch.setattr(module, "UNWATCHED", 0.0)
+    benchmarks.assess(fit, draws=200, smc=False)
+    first = file.getvalue().splitlines()[0]
+    assert first.startswith("zoo: assess coin laplace: still running after 0 s; convergence: ")
+
+
 def test_workers_and_streams_that_are_closed_are_not_watched(terminal, monkeypatch):
     assert is_watched()
     (result,) = run_tasks([Task("worker", is_watched)])

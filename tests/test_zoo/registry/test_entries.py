@@ -163,7 +163,7 @@ def test_an_entry_and_a_group_are_all_listed(tmp_path):
 @pytest.mark.parametrize("text", ["x = 1", "ENTRIES = made()", "ENTRIES = []"])
 def test_a_file_without_entries_says_so(tmp_path, text):
     (info,) = scanned(tmp_path, text)
-    assert info.error == "some.py has no ENTRY; end the file with ENTRY = ModelEntry(...)."
+    assert info.error == "some.py has no ENTRY; end the file with ENTRY = zoo.from_program(...)."
     assert (info.name, info.source, info.target) == ("some", "theirs", "room.some")
 
 

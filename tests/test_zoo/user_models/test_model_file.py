@@ -146,8 +146,8 @@ def test_one_of_several_entries_must_be_chosen(tmp_path):
         ("x = 1\ny = = 2", "Model file mine.py does not parse at line 2: invalid syntax."),
         (
             "x = 1",
-            "mine.py has no ENTRY; end the file with ENTRY = ModelEntry(...) (see"
-            " docs/add_a_model.md).",
+            "mine.py has no ENTRY; end the file with ENTRY = zoo.from_program(program, data,"
+            " name=...) (see docs/your_own_model.md).",
         ),
         (
             "def f():\n    raise ValueError('one.\\ntwo')\nf()",
@@ -216,3 +216,11 @@ def test_a_module_exports_an_entry_and_a_group():
     assert model_file.entries_of(SimpleNamespace(ENTRY=None), "m") == [None]
     with pytest.raises(UsageError, match=r"^m has no ENTRY"):
         model_file.entries_of(SimpleNamespace(ENTRIES=()), "m")
+
+
+def test_a_name_that_a_file_lacks_is_named(tmp_path):
+    """`vae.py:NOPE` was told that the file has no ENTRY."""
+    path = tmp_path / "mine.py"
+    path.write_text("x = 1")
+    with pytest.raises(UsageError, match=r"^mine\.py has no NOPE; end the file with ENTRY = zoo"):
+        model_file.load_file(f"{path}:NOPE")

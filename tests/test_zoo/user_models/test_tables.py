@@ -2,8 +2,11 @@
 
 import numpy as np
 import pandas as pd
+import pyro
+import pyro.distributions as dist
 import pytest
 
+import zoo
 from zoo.errors import DataError
 from zoo.user_models.tables import columns_of, is_frame, numbers_of
 
@@ -47,3 +50,18 @@ def test_what_is_no_number_is_named(column, says):
         numbers_of("y", column)
     with pytest.raises(DataError, match="Column 'c' of data 'train'"):
         numbers_of("train", pd.DataFrame({"c": column}))
+
+
+def test_the_frame_that_lacks_a_column_is_named():
+    """A test frame without a column was told as the data frame, which had it."""
+    with pytest.raises(DataError, match=r"^The model needs 'z', and the data frame has no such"):
+        columns_of(FRAME, ("x", "z"), ["z"])
+
+    def model(x, z):
+        with pyro.plate("row", len(x)):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            pyro.sample("z", dist.Normal(w + x, 1.0), obs=z)
+
+    whole = pd.DataFrame({"x": [1.0, 2.0], "z": [3.0, 4.0]})
+    with pytest.raises(DataError, match=r"^The model needs 'z', and the test frame has no such"):
+        zoo.from_program(model, whole, test=whole[["x"]])
