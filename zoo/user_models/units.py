@@ -147,10 +147,10 @@ def refuse_tied_rows(density: LogDensity) -> None:
             except Exception as error:
                 raise ProgramError(
                     f"The program cannot run on {len(index)} of its {size} rows"
-                    f" ({one_line(error)}); name every argument with one value per row by"
-                    f" batched= (it is {list(data.batched)}), and write pyro.plate(name, len(x)),"
-                    f" or pyro.plate(name, {size}, subsample=index) with index=None among its"
-                    " arguments."
+                    f" ({one_line(error)}); take every size from the data, name every argument"
+                    f" with one value per row by batched= (it is {list(data.batched)}), and write"
+                    f" pyro.plate(name, len(x)), or pyro.plate(name, {size}, subsample=index) with"
+                    " index=None among its arguments."
                 ) from error
             mean = mean + len(index) / size * part
     height = float(full)
