@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from zoo.density.faults import program_faults, unless_it_raises
 from zoo.density.guide_density import summed_out
@@ -298,9 +299,12 @@ def _by_name(
         frames[""] = tuple(data)
     if not isinstance(data, Mapping):
         if not isinstance(data, tuple | list):
+            loads = isinstance(data, DataLoader)
+            tensors = "; give the tensors of all its rows, and minibatch= takes the batches"
             raise UsageError(
                 f"data is a {type(data).__name__}; accepted: a dict of the model's arguments, a"
-                " tuple of them in order, or a data frame whose columns have their names."
+                " tuple of them in order, or a data frame whose columns have their names"
+                f"{tensors if loads else ''}."
             )
         if len(data) > len(signature.names):
             raise UsageError(
@@ -324,6 +328,11 @@ def as_data(key: str, value: Any, dtype: torch.dtype) -> Any:
     """
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, DataLoader):
+        raise DataError(
+            f"Data {key!r} is a DataLoader; give the tensors of all its rows, such as"
+            " torch.cat([batch[0] for batch in loader]); minibatch= then takes the batches."
+        )
     if hasattr(value, "to_numpy"):
         value = numbers_of(key, value)
     elif isinstance(value, list):
