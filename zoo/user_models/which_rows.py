@@ -33,7 +33,7 @@ from zoo.user_models.units import Units, find_units, refuse_tied_rows
 
 __all__ = ["Found", "rows_of"]
 
-MOST = 1024  # rows on which the program is looked at, spread evenly over all
+MOST = 512  # rows on which the program is looked at, spread evenly over all
 EACH = 4  # arguments of one length, above which only one of them at a time may be a constant
 
 
@@ -147,6 +147,7 @@ class _Look:
     def fault(self, units: Units) -> ProgramError | None:
         """Say why the program has no terms of rows; also beyond weights that start at zero."""
         none: LogDensity | None = None
+        fine: ProgramError | None = None
         ways = WAYS if self.learns and self.dtype == torch.float64 else ()
         for way in ("", *ways):
             problem: list[ProgramError] = []
@@ -155,9 +156,7 @@ class _Look:
                 if problem and not way and units.size > MOST:  # it runs on all of them
                     return problem[0]
                 continue
-            try:
-                refuse_tied_rows(density)
-            except ProgramError as error:
+            if error := unless_it_raises(partial(_tie, density), fine):
                 return error
         return None
 
@@ -259,6 +258,14 @@ class _Look:
             traces = [trace_program(program, {**self.tensors, **more}) for more in ({}, few)]
         whole, part = ([n["name"] for n in samples(trace)] for trace in traces)
         return [name for name in whole if name not in part]
+
+
+def _tie(density: LogDensity) -> ProgramError | None:
+    try:
+        refuse_tied_rows(density)
+    except ProgramError as error:
+        return error
+    return None
 
 
 def _chosen(rows: tuple[str, ...], left: tuple[str, ...], *, unsure: bool = False) -> str:

@@ -81,12 +81,36 @@ def test_rows_that_depend_on_each_other_are_refused_where_some_are_asked_for(ask
         zoo.from_program(model, {"x": X}, guide=guide, **asked)
 
 
+def test_rows_are_told_apart_in_single_precision():
+    wide = torch.randn(1024, 500, generator=generator) + 100.0
+    nets = {}
+
+    def model(of, x):
+        net = nets.setdefault("net", nn.Linear(1, 500))
+        pyro.module("net", net)
+        x = of(x)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(net(z), 1.0).to_event(1), obs=x)
+
+    def apart(x):
+        model(lambda x: x, x)
+
+    def tied(x):
+        model(standardized, x)
+
+    for program, rows in ((apart, (("x",), 1024)), (tied, ((), None))):
+        nets.clear()
+        nets["net"] = nn.Linear(1, 500)
+        assert rows_of(zoo.from_program(program, {"x": wide}, dtype=torch.float32)) == rows
+
+
 def test_more_rows_than_are_looked_at_are_seen_on_some_of_them():
     many = torch.randn(1300, WIDE, generator=generator, dtype=torch.float64)
     tied, _ = pair(of=standardized)
     entry = zoo.from_program(tied, {"x": many})
     assert rows_of(entry) == ((), None)
-    assert any(n.startswith("On all 1024 rows") for n in entry.notices)
+    assert any(n.startswith("On all 512 rows") for n in entry.notices)
     assert rows_of(zoo.from_program(pair()[0], {"x": many})) == (("x",), 1300)
 
 
