@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from zoo.compiler.cuda import DEVICES
@@ -199,14 +200,24 @@ class Named(dict[str, T]):
         kind: what is named, for the message.
         theirs: of the program.
         own: of the guide; a name that the program has too gets `guide.` before it.
+        others: what also answers to a second name.
     """
 
-    def __init__(self, kind: str, theirs: Mapping[str, T], own: Mapping[str, T]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        theirs: Mapping[str, T],
+        own: Mapping[str, T],
+        others: Mapping[str, T] = MappingProxyType({}),
+    ) -> None:
         super().__init__(theirs)
         self.update({f"guide.{k}" if k in theirs else k: value for k, value in own.items()})
         self.kind = kind
+        self.others = others
 
     def __missing__(self, name: str) -> T:
+        if name in self.others:
+            return self.others[name]
         raise UnknownKeyError(self.kind, name, self)
 
 
@@ -251,20 +262,33 @@ class Fit:
         """The trained networks of program and guide by name, frozen, in the entry's dtype.
 
         A network of `pyro.module(name, net)` or of a variable has the variable's name, one of a
-        module its attribute's: `fit.networks["decoder"](z)`. Where program and guide use one
+        module its attribute's: `fit.networks["decoder"](z)`; the name of `pyro.module` also finds
+        it. Where program and guide use one
         name, those of the guide start with `guide.`. Another name is an `UnknownKeyError`.
         """
         theirs, own = _networks(self.program), _networks(self.guide)
-        return Named("network of the fit", theirs, own)
+        return Named("network of the fit", theirs, own, _registered(self.guide, self.program))
 
     @property
     def parameters(self) -> Named[Tensor]:
         """The trained `pyro.param` values of program and guide by name, constrained.
 
+        So are the values that a `PyroModule` holds itself, as `PyroParam` or `nn.Parameter`.
+
         Another name is an `UnknownKeyError`.
         """
         theirs, own = _parameters(self.program), _parameters(self.guide)
         return Named("parameter of the fit", theirs, own)
+
+    def __copy__(self) -> Fit:
+        return replace(self)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse pickles and deep copies: programs are functions and networks of the author's."""
+        raise UsageError(
+            "A fit cannot be pickled or copied deeply; write it by guides.save(fit, path) and read"
+            " it by guides.load(path, entry)."
+        )
 
     def __repr__(self) -> str:
         """Return what was fitted, how it ended, and its ELBO."""
@@ -287,7 +311,16 @@ def _networks(owner: Any) -> dict[str, nn.Module]:
 def _parameters(owner: Any) -> dict[str, Tensor]:
     """Return the constrained values of the parameter statements of a program or guide."""
     known = owner.parameter_values() if hasattr(owner, "parameter_values") else {}
-    return {name: value.detach() for name, value in known.items()}
+    held = owner.own_values() if hasattr(owner, "own_values") else {}
+    return {name: value.detach() for name, value in {**held, **known}.items()}
+
+
+def _registered(*owners: Any) -> dict[str, nn.Module]:
+    """Return the networks by their names of `pyro.module`; those of the last owner go first."""
+    found: dict[str, nn.Module] = {}
+    for owner in owners:
+        found |= owner.registered() if hasattr(owner, "registered") else {}
+    return found
 
 
 CONFIG = Kind(accepted="guides.FitConfig(...)", holds=lambda value: isinstance(value, FitConfig))

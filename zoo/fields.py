@@ -190,6 +190,10 @@ def check_tensor(label: str, value: Tensor) -> None:
     """
     import torch
 
+    if value.layout != torch.strided:
+        raise DataError(
+            f"{label} is sparse ({value.layout}); give a plain tensor, by .to_dense()."
+        )
     if value.ndim and value.shape[0] == 0:
         raise DataError(
             f"{label} is empty (shape {tuple(value.shape)}); a plate of size 0 has no posterior,"
@@ -204,5 +208,6 @@ def check_tensor(label: str, value: Tensor) -> None:
         bad = int((~torch.isfinite(value)).sum())
         raise DataError(
             f"{label} has {bad} NaN or infinite of {value.numel()} values; drop or impute those"
-            " rows first."
+            " rows first. Entries that a mask leaves out: fill them with any value, such as 0, and"
+            " keep the mask."
         )

@@ -102,6 +102,8 @@ def gap_report(
         labels = _labels(few, chosen)
         found = datum_gaps(target, own, q, x, part=part, labels=labels, seed=seed, tell=tell)
         tell(f"{part}, the grid doubled")
+        numbers = chosen.tolist()
+        found = [dataclasses.replace(gap, row=numbers[gap.row]) for gap in found]
         parts.append((found, own.check(x), _shown(few), family_of(q)))
     gaps: list[DatumGap] = [d for rows_of_part, *_ in parts for d in rows_of_part]
     checks = [check for _, check, *_ in parts]

@@ -27,7 +27,9 @@ DRAWS = 4  # at which log q of the normals is compared with that of the guide
 SAME = 1e-6  # relative
 
 
-def row_normals(guide: nn.Module, density: LogDensity, family: str) -> LocalQ:
+def row_normals(
+    guide: nn.Module, density: LogDensity, family: str, *, serves: bool = False
+) -> LocalQ:
     """Return a guide's q of every row over its unconstrained values, as one normal per row.
 
     Must be called inside a session.
@@ -38,10 +40,12 @@ def row_normals(guide: nn.Module, density: LogDensity, family: str) -> LocalQ:
             interval), or its only site from a `MultivariateNormal`.
         density: the log density of the program on the rows.
         family: the guide's name, for the message.
+        serves: whether it also serves other rows, so that some of them can be judged together.
 
     Raises:
         UsageError: other distributions, or parameters that depend on other draws.
     """
+    few = ", ".join(f"{k!r}: {k}[:5]" for k in density.data.batched) if serves else ""
     with torch.no_grad(), seeded(0):
         nodes = _nodes(guide, density)
         places = torch.cat([s.unit_indices() for s in density.sites], -1)  # [unit, local]
@@ -50,7 +54,8 @@ def row_normals(guide: nn.Module, density: LogDensity, family: str) -> LocalQ:
         for s in density.sites:
             found = _normal(nodes[s.name]["fn"], s.transform)
             if found is None or (found[1].ndim > found[0].ndim and len(density.sites) > 1):
-                raise _refusal(family, s.name, type(_inside(nodes[s.name]["fn"])).__name__)
+                kind = type(_inside(nodes[s.name]["fn"])).__name__
+                raise _refusal(family, s.name, f"from {kind}", few)
             mean, spread = found
             loc[s.start : s.stop] = mean.expand(s.unconstrained_shape).reshape(-1)
             if spread.ndim > mean.ndim:
@@ -70,7 +75,7 @@ def row_normals(guide: nn.Module, density: LogDensity, family: str) -> LocalQ:
         theirs = q.log_prob(u[:, places]).sum(-1)
         moved = _moved(nodes, _nodes(guide, density), density)  # at other draws
     if not bool(((theirs - log_q).abs() <= SAME * log_q.abs().clamp(min=1.0)).all()):
-        raise _refusal(family, moved, "with parameters that depend on other draws")
+        raise _refusal(family, moved, "with parameters that depend on other draws", few)
     return q
 
 
@@ -137,10 +142,18 @@ def _bare(transform: Any) -> Any:
     return transform
 
 
-def _refusal(family: str, site: str, what: str) -> UsageError:
+def _refusal(family: str, site: str, what: str, few: str) -> UsageError:
+    """Return the refusal; with some rows, as `'x': x[:5]`, also how these are judged together."""
+    together = (
+        f" Without one, some rows are judged together: some = guides.transfer(fit, {{{few}}}), and"
+        " benchmarks.assess(some)."
+        if few
+        else ""
+    )
     return UsageError(
         f"{NEEDED} that is a normal; the guide {family!r} draws"
-        f" {site!r} {what if what.startswith('with') else 'from ' + what}; accepted: Normal,"
+        f" {site!r} {what}; accepted: Normal,"
         " LogNormal for a positive site, a Normal under a SigmoidTransform on the unit interval,"
         " MultivariateNormal for the only site, all with parameters computed from the data."
+        f"{together}"
     )

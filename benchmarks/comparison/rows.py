@@ -71,7 +71,7 @@ def q_of_rows(
         if isinstance(moved.guide, LocalGuide):
             return density, LocalQ.of(moved.guide)
         with session(fit.entry.dtype):
-            return density, row_normals(moved.guide, density, fit.family)
+            return density, row_normals(moved.guide, density, fit.family, serves=True)
     if held_out:
         tied = getattr(fit.entry.own_guides.get(fit.family), "tied", "")
         if tied:

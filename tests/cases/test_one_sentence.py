@@ -6,12 +6,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 import benchmarks
 import guides
 import zoo
 from zoo.density.faults import program_faults
-from zoo.errors import ProgramError, ZooError, one_line
+from zoo.errors import DataError, ProgramError, UsageError, ZooError, one_line
 from zoo.types import Quantity
 
 Y = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64)
@@ -121,3 +122,15 @@ def test_a_request_to_report_elsewhere_is_left_out():
 def test_a_sentence_of_the_project_is_not_wrapped():
     with pytest.raises(ProgramError, match=r"^as it is$"), program_faults("run"):
         raise ProgramError("as it is")
+
+
+def test_a_loader_of_batches_is_no_data():
+    loader = DataLoader(TensorDataset(Y), batch_size=2)
+    with pytest.raises(DataError) as caught:
+        zoo.from_program(sizes, {"y": loader})
+    assert str(caught.value) == (
+        "Data 'y' is a DataLoader; give the tensors of all its rows, such as"
+        " torch.cat([batch[0] for batch in loader]); minibatch= then takes the batches."
+    )
+    with pytest.raises(UsageError, match=r"data is a DataLoader; .* minibatch= takes the batches"):
+        zoo.from_program(sizes, loader)

@@ -410,7 +410,7 @@ def test_a_program_that_fails_on_some_rows_says_why_no_rows_are_judged():
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("x", dist.Normal(z * torch.ones(ROWS), 1.0), obs=x)
 
-    with pytest.raises(UsageError, match=r"2 of 90 rows .* must match .* leave judged out"):
+    with pytest.raises(ProgramError, match=r"30 of its 90 rows .* must match .* every size"):
         zoo.from_program(model, {"x": X[:, 0]}, judged=5)
 
 

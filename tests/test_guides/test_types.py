@@ -1,5 +1,7 @@
 """The configuration of a fit, and what a fit says of itself."""
 
+import copy
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -182,6 +184,37 @@ def test_networks_and_parameters_of_program_and_guide_are_told_apart():
     values = made.parameters
     assert {k: float(v) for k, v in values.items()} == {"w": 1.0, "guide.w": 2.0, "v": 1.0}
     assert not any(v.requires_grad for v in values.values())
+
+
+class Module(Owner):
+    def registered(self):
+        return {"decoder": self._networks["the_dec"]}
+
+    def own_values(self):
+        return {"scale": torch.ones(1), "w": torch.zeros(1)}
+
+
+def test_a_network_has_the_name_of_its_variable_and_answers_to_that_of_pyro_module():
+    a, b = nn.Identity(), nn.Identity()
+    made = fit(program=Module({"the_dec": a}, {}), guide=Module({"the_dec": b}, {}))
+    assert list(made.networks) == ["the_dec", "guide.the_dec"]
+    assert made.networks["decoder"] is made.networks["the_dec"] is a
+    assert fit(guide=Module({"the_dec": b}, {})).networks["decoder"] is b
+    with pytest.raises(KeyError, match=r"accepted: guide\.the_dec, the_dec"):
+        made.networks["decodr"]
+
+
+def test_values_that_a_module_holds_itself_are_parameters():
+    made = fit(guide=Module({"the_dec": nn.Identity()}, {"w": torch.ones(1)}))
+    assert {k: float(v) for k, v in made.parameters.items()} == {"scale": 1.0, "w": 1.0}
+
+
+def test_a_fit_is_copied_flat_and_stored_by_its_own_functions():
+    made = fit()
+    assert copy.copy(made).stop is made.stop
+    for act in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(UsageError, match=r"guides.save\(fit, path\) .* guides.load\(path"):
+            act(made)
 
 
 def test_a_name_that_a_fit_does_not_have_is_answered_with_those_it_has():

@@ -190,6 +190,15 @@ def test_an_ordinary_tensor_is_accepted(value):
             " with .double().",
         ),
         (torch.tensor([1.0, NAN, float("inf")]), "x has 2 NaN or infinite of 3 values; drop or"),
+        (
+            torch.tensor([NAN]),
+            "x has 1 NaN or infinite of 1 values; drop or impute those rows first. Entries that a"
+            " mask leaves out: fill them with any value, such as 0, and keep the mask.",
+        ),
+        (
+            torch.eye(2).to_sparse(),
+            "x is sparse (torch.sparse_coo); give a plain tensor, by .to_dense().",
+        ),
     ],
 )
 def test_a_tensor_that_cannot_be_data_is_refused(value, said):

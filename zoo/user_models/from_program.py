@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from zoo.density.faults import program_faults, unless_it_raises
 from zoo.density.guide_density import summed_out
@@ -42,8 +42,8 @@ from zoo.user_models.own_guides import (
 )
 from zoo.user_models.signature import Signature
 from zoo.user_models.tables import columns_of, is_frame, numbers_of
-from zoo.user_models.tied_rows import WAYS, moved
-from zoo.user_models.units import Judged, Units, find_units, held_out, refuse_tied_rows
+from zoo.user_models.units import Judged, held_out
+from zoo.user_models.which_rows import rows_of
 
 __all__ = ["as_data", "from_program"]
 
@@ -164,14 +164,18 @@ def from_program(
         lifted = trained_values(lifted, "the program")
     weights = any(p.requires_grad for p in LiftedProgram(model, lifted, dtype).parameters())
     learns = weights and not trained
-    units = _units(trace, tensors, asked, learns=learns)
+    seen_by = tuple(observed) if observed is not None else _observed(trace, tensors)
+    rows_found = rows_of(
+        model, lifted, trace, tensors, seen_by, dtype, asked, learns=learns, guide=guide
+    )
+    units = rows_found.units
     lifted = replace(lifted, units=units)
     rows: dict[str, Any] = {} if units is None else {"batched": units.batched, "size": units.size}
     if asked.test is not None and units is not None:
         rows["test"] = held_out(asked.test, tensors, units)
     card = Data(
         train=tensors,
-        observed=tuple(observed) if observed is not None else _observed(trace, tensors),
+        observed=seen_by,
         coords=dict(coords or {}),
         dims=dict(dims or {}),
         source=source,
@@ -210,13 +214,6 @@ def from_program(
     density = LogDensity(build(found.seen), found.seen, dtype=dtype)
     named = coordinates_of(trace, density, card, frames)
     card = replace(card, coords={**named, **card.coords})
-    if units is not None and asked.any:
-        refuse_tied_rows(density)
-        other: LogDensity | None = None
-        for way in WAYS if learns and dtype == torch.float64 else ():  # beyond a start of zeros
-            elsewhere = unless_it_raises(partial(_moved, build, found.seen, way), other)
-            if elsewhere is not None:
-                refuse_tied_rows(elsewhere)
     for made in own.values():
         if isinstance(made, OwnGuide):
             refuse_other_sites(made, card, trace, density)
@@ -236,6 +233,7 @@ def from_program(
         ),
         own_guides=own,
         notices=(
+            *rows_found.notices,
             *found.notices,
             *facts(trace, density, lifted),
             *(symmetry.sentence for symmetry in free),
@@ -246,35 +244,6 @@ def from_program(
         ),
         **{"reference": "nuts", **shared, **found.entry},
     )
-
-
-def _moved(build: Callable[[Data], LiftedProgram], data: Data, way: str) -> LogDensity:
-    """Return the density with other weights, which has a value at one point."""
-    density = LogDensity(moved(build(data), way), data, dtype=torch.float64)
-    density.evaluate(torch.zeros(density.dim, dtype=torch.float64))
-    return density
-
-
-def _units(
-    trace: poutine.Trace, tensors: Mapping[str, Any], asked: Asked, *, learns: bool
-) -> Units | None:
-    """Return the rows of the program if they are asked for, or if it learns and may have many.
-
-    Raises:
-        ProgramError: they are asked for, but there is no plate over them.
-    """
-    if not (asked.any or learns):
-        return None
-    found = find_units(trace, tensors, asked.batched)
-    if found is None and asked.any:
-        rows = {k: len(v) for k, v in tensors.items() if isinstance(v, Tensor) and v.ndim}
-        lengths = listed((f"{k}: {n}" for k, n in rows.items()), quoted=False)
-        raise ProgramError(
-            f"Rows are asked for (test, judged, amortize, minibatch or batched), but no plate of"
-            f" the program is as long as one of its data ({lengths}); write with pyro.plate('row',"
-            " len(x)) around what belongs to a row."
-        )
-    return found
 
 
 def _without_likelihood(
@@ -334,9 +303,12 @@ def _by_name(
         frames[""] = tuple(data)
     if not isinstance(data, Mapping):
         if not isinstance(data, tuple | list):
+            loads = isinstance(data, DataLoader)
+            tensors = "; give the tensors of all its rows, and minibatch= takes the batches"
             raise UsageError(
                 f"{place} is a {type(data).__name__}; accepted: a dict of the model's arguments, a"
-                " tuple of them in order, or a data frame whose columns have their names."
+                " tuple of them in order, or a data frame whose columns have their names"
+                f"{tensors if loads else ''}."
             )
         if len(data) > len(signature.names):
             raise UsageError(
@@ -360,6 +332,11 @@ def as_data(key: str, value: Any, dtype: torch.dtype) -> Any:
     """
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, DataLoader):
+        raise DataError(
+            f"Data {key!r} is a DataLoader; give the tensors of all its rows, such as"
+            " torch.cat([batch[0] for batch in loader]); minibatch= then takes the batches."
+        )
     if hasattr(value, "to_numpy"):
         value = numbers_of(key, value)
     elif isinstance(value, list):

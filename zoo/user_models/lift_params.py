@@ -322,6 +322,10 @@ class LiftedProgram(nn.Module):
             found |= children or {type(self.inner).__name__: self.inner}
         return found
 
+    def registered(self) -> dict[str, nn.Module]:
+        """Return the networks by the names that `pyro.module` gives them."""
+        return {name: self.nets[key] for name, (key, _) in self._originals.items()}
+
     def name_of(self, key: str) -> str:
         """Return how the author calls a value of `state_dict`, also one of another version."""
         home, _, rest = key.partition(".")
@@ -348,6 +352,15 @@ class LiftedProgram(nn.Module):
             value._pyro_unconstrained_param = raw  # required by subsampling plates
             values[name] = value
         return values
+
+    def own_values(self) -> dict[str, Tensor]:
+        """Return the values that the module itself holds beside its networks, constrained."""
+        if "inner" not in self._modules:
+            return {}
+        bare = [
+            k.removesuffix("_unconstrained") for k, _ in self.inner.named_parameters("", False)
+        ]
+        return {name: getattr(self.inner, name) for name in bare}
 
     def forward(self, *args: Any, **tensors: Any) -> Any:
         """Run the program once with the parameters of this module."""

@@ -78,8 +78,9 @@ def tied_rows(
         units: its rows, if it does not know them itself.
 
     Returns:
-        The fragment ``computes q of 'z' at a row from ...``; also empty if the guide cannot be run
-        on few rows, or has noise beside its sites.
+        The fragment ``computes q of 'z' at a row from ...``, or which site it draws among many
+        rows only; also empty if the guide cannot be run on few rows, or has noise beside its
+        sites.
     """
     units = guide.asked.units if units is None else units
     if units is None:
@@ -134,6 +135,11 @@ def tied_rows(
             )
         whole, again, part = run(many, every, 1), run(many, every, 2), run(few, some, 1)
         for name, node in whole.items():
+            if name not in part:
+                return (
+                    f"draws {name!r} among {size} rows and not among {len(few)}: its number of"
+                    " steps is that of the longest row, and belongs to x.shape[1]"
+                )
             one, other = of_rows(node), of_rows(part[name])
             second = of_rows(again[name])
             if one is None or other is None or second is None:

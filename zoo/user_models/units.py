@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 PARTS = 3  # disjoint minibatches whose log densities must average to that of all rows
+SAME = {torch.float64: 1e-6}  # relative difference of these; 1e-4 in single precision
 FEW = 10  # compared rows of each part where the caller names none
 MANY = 64  # rows above which only a few are compared, if the program learns
 Rows = int | Sequence[int]
@@ -147,15 +148,15 @@ def refuse_tied_rows(density: LogDensity) -> None:
             except Exception as error:
                 raise ProgramError(
                     f"The program cannot run on {len(index)} of its {size} rows"
-                    f" ({one_line(error)}); name every argument with one value per row by"
-                    f" batched= (it is {list(data.batched)}), and write pyro.plate(name, len(x)),"
-                    f" or pyro.plate(name, {size}, subsample=index) with index=None among its"
-                    " arguments."
+                    f" ({one_line(error)}); take every size from the data, name every argument"
+                    f" with one value per row by batched= (it is {list(data.batched)}), and write"
+                    f" pyro.plate(name, len(x)), or pyro.plate(name, {size}, subsample=index) with"
+                    " index=None among its arguments."
                 ) from error
             mean = mean + len(index) / size * part
-    height = float(full)
+    height, near = float(full), SAME.get(density.dtype, 1e-4)
     # a density of zero at this point says nothing of the rows
-    if math.isfinite(height) and not abs(height - float(mean)) <= 1e-6 * max(1.0, abs(height)):
+    if math.isfinite(height) and not abs(height - float(mean)) <= near * max(1.0, abs(height)):
         raise ProgramError(
             f"On all {size} rows the log density is {height:.6g}, minibatches of them average"
             f" to {float(mean):.6g}: the rows depend on each other, or a term stands outside"

@@ -48,6 +48,7 @@ def fit():
 def test_rows_are_reported_with_their_own_evidence(fit, rows, train, held):
     found = gap_report(fit, rows=rows, points=40).data
     taken = [(d.part, d.label) for d in found]
+    assert [d.row for d in found] == [*train, *held]
     assert taken == [("train", str(r)) for r in train] + [("held out", str(r)) for r in held]
     law = dist.Normal(torch.zeros((), dtype=torch.float64), 2**0.5)
     exact = law.log_prob(torch.cat([X[train], HELD[held]])).tolist()
@@ -196,3 +197,19 @@ def test_another_map_of_the_real_line_is_refused():
     entry = zoo.from_program(coins, {"y": COINS}, guide=squeezed, batched=["y"])
     with pytest.raises(UsageError, match="'p' from TransformedDistribution; accepted: Normal"):
         gap_report(guides.fit(entry, "own", seed=0, steps=0), rows=2)
+
+
+def test_a_guide_that_serves_other_rows_names_how_some_are_judged():
+    def skewed(x):
+        with pyro.plate("row", len(x)):
+            pyro.sample("z", dist.StudentT(9.0, 0.5 * x, 0.7))
+
+    entry = zoo.from_program(program, {"x": X}, guide=skewed, batched=["x"])
+    fit = guides.fit(entry, "own", seed=0, steps=0)
+    with pytest.raises(UsageError) as caught:
+        gap_report(fit, rows=2)
+    assert str(caught.value).endswith(
+        " Without one, some rows are judged together: some = guides.transfer(fit, {'x': x[:5]}),"
+        " and benchmarks.assess(some)."
+    )
+    assert guides.transfer(fit, {"x": X[:5]}).data.size == 5

@@ -90,8 +90,9 @@ def test_a_joint_normal_of_the_only_site_keeps_its_covariance():
 def sentence(what):
     return (
         "The gap report, and an assessment row by row, need a q of each row that is a normal; the"
-        f" guide 'mine' draws {what}; accepted: Normal, LogNormal for a positive site,"
-        " MultivariateNormal for the only site, all with parameters computed from the data."
+        f" guide 'mine' draws {what}; accepted: Normal, LogNormal for a positive site, a"
+        " Normal under a SigmoidTransform on the unit interval, MultivariateNormal for the only"
+        " site, all with parameters computed from the data."
     )
 
 

@@ -6,6 +6,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.distributions import constraints
+from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import zoo
@@ -361,3 +363,32 @@ def test_a_weight_of_the_guide_that_the_program_reads_is_refused():
 
     with pytest.raises(ProgramError, match=r"'weight' of the network 'encoder' is trained in"):
         zoo.from_program(model, {"x": X}, guide=guide)
+
+
+def test_the_name_of_pyro_module_and_the_values_of_a_module_are_known():
+    the_net = Encoder()
+
+    def guide(x):
+        pyro.module("encoder", the_net)
+        drawn(x, the_net(x))
+
+    made = trained(guide)[0]
+    assert list(made.networks()) == ["the_net"]
+    assert made.registered() == {"encoder": made.networks()["the_net"]}
+    assert made.own_values() == {}
+
+    class Guide(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.scale = PyroParam(torch.tensor(2.0), constraint=constraints.positive)
+            self.shift = nn.Parameter(torch.tensor(0.5))
+            self.encoder = the_net
+
+        def forward(self, x):
+            drawn(x, self.encoder(x) * self.scale + self.shift)
+
+    made = trained(Guide())[0]
+    assert list(made.networks()) == ["encoder"]
+    assert {k: v.item() for k, v in made.own_values().items()} == pytest.approx(
+        {"scale": 2.0, "shift": 0.5}
+    )

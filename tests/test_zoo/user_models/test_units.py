@@ -177,9 +177,10 @@ def test_a_program_that_needs_all_its_rows_is_refused():
     with pytest.raises(ProgramError) as caught:
         refuse_tied_rows(tied(body))
     assert str(caught.value) == (
-        "The program cannot run on 2 of its 6 rows (all rows); name every argument with one value"
-        " per row by batched= (it is ['y']), and write pyro.plate(name, len(x)), or"
-        " pyro.plate(name, 6, subsample=index) with index=None among its arguments."
+        "The program cannot run on 2 of its 6 rows (all rows); take every size from the data, name"
+        " every argument with one value per row by batched= (it is ['y']), and write"
+        " pyro.plate(name, len(x)), or pyro.plate(name, 6, subsample=index) with index=None among"
+        " its arguments."
     )
 
 
