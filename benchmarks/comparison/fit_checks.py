@@ -85,7 +85,7 @@ def spread(known: Evidence) -> str:
 
 
 def convergence(known: Evidence) -> str:
-    """The optimization settled."""
+    """The optimization settled: the loss falls no more, also not further along its own way."""
     _applies(known.fit is not None)
     assert known.fit is not None
     stop = known.fit.stop

@@ -1,6 +1,7 @@
 """NUTS: two engines agree, draws do not depend on cores, faulty programs raise errors."""
 
 import ctypes
+import dataclasses
 import subprocess
 import sys
 import textwrap
@@ -224,9 +225,9 @@ def test_a_trained_program_is_used_as_given(tiny):
         x = pyro.sample("x", dist.Normal(torch.full((2,), 50.0), 1.0).to_event(1))
         pyro.sample("y", dist.Normal(x.sum(), 1.0), obs=y)
 
-    posterior = run_nuts(
-        tiny, given=SimpleNamespace(program=shifted), **{**EAGER, "tune": 60, "draws": 50}
-    )
+    fit = guides.fit(tiny, "mean_field", steps=2, compile="off", progress=False)
+    given = dataclasses.replace(fit, program=shifted)
+    posterior = run_nuts(tiny, given=given, **{**EAGER, "tune": 60, "draws": 50})
     assert posterior.draws["x"].mean() > 10
 
 

@@ -43,8 +43,9 @@ class Density:
     def __init__(self, program, data, dtype):
         Density.made.append((program, data, dtype))
 
-    def compile(self, mode, expected_calls):
-        Density.made.append((mode, expected_calls))
+    def compile(self, mode, expected_calls, expected_points=0):
+        points = (expected_points,) if expected_points else ()
+        Density.made.append((mode, expected_calls, *points))
         return {"compile_seconds": 2.5}
 
 
@@ -180,7 +181,11 @@ def test_smc_begins_from_the_first_usable_guide_with_a_spread(monkeypatch):
     starts = [start("failed", ok=False), start("map", points=True), start("flow"), start("last")]
     draws, record = estimates.estimated("smc", starts, {"compile": "on"}, seed=1)
     assert calls == [("flow", derive_seed(1, "mine", "smc"))]
-    assert Density.made == [("trained", "data", torch.float64), ("on", estimates.DRAWS * 100)]
+    points = 9 * 1024 * estimates.LEAST_SMC  # of the pilot and eight islands, at least
+    assert Density.made == [
+        ("trained", "data", torch.float64),
+        ("on", estimates.DRAWS * 100, points),
+    ]
     assert draws.cost == Cost(compile_seconds=2.5, gradient_evaluations=99, sequential_depth=77)
     assert draws.notes == ("Begun from the draws of flow.", "a note")
     assert record == {"used": True, "reason": "fast"}
