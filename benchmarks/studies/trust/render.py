@@ -65,8 +65,8 @@ def _extent(rows: Mapping[str, Mapping[str, Row]], fits: Sequence[Row]) -> str:
     ]
     if open_parts:
         text += (
-            f" **The run is not finished**: {', '.join(open_parts)}. Those of `fits` are taken in"
-            " a fixed random order; the next run carries on."
+            f" **The run is not finished**: {', '.join(open_parts)}. Those of `fits` and `cost` are"
+            " taken in a fixed random order; the next run carries on."
         )
     return text
 

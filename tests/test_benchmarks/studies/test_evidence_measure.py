@@ -28,7 +28,9 @@ def parts(monkeypatch):
         ),
         density=SimpleNamespace(
             dim=study.SMC_DIMENSIONS,
-            compile=lambda mode, expected_calls: made.calls.append((mode, expected_calls)),
+            compile=lambda mode, expected_calls, expected_points: made.calls.append(
+                (mode, expected_calls, expected_points)
+            ),
             work=lambda: SimpleNamespace(numbers=study.NUMBERS),
             gradient_evaluations=11,
         ),
@@ -38,7 +40,9 @@ def parts(monkeypatch):
         found=SimpleNamespace(
             doubt="",
             evidence=SimpleNamespace(value=-1.5, se=0.1, low=-1.7, high=-1.3, islands=[0] * 16),
-            posterior=SimpleNamespace(cost=SimpleNamespace(seconds=3.0)),
+            posterior=SimpleNamespace(
+                cost=SimpleNamespace(seconds=3.0), doubt="", stats={"moved": torch.tensor([False])}
+            ),
         ),
         error=None,
     )
@@ -82,7 +86,7 @@ def test_a_row_has_the_estimate_and_what_it_is_compared_with(parts):
         "seconds": 3.0,
         "fingerprint": ("print", "mine"),
     }
-    assert parts.calls == [("auto", 10**6), ("laplace", 5, "data"), (2 * study.ISLANDS, 5)]
+    assert parts.calls == [("auto", 10**6, 10**6), ("laplace", 5, "data"), (2 * study.ISLANDS, 5)]
 
 
 def test_the_first_family_that_can_be_fitted_is_the_start(parts):
@@ -97,6 +101,12 @@ def test_the_first_family_that_can_be_fitted_is_the_start(parts):
         "status": "left out",
         "why": "no guide to begin from could be fitted",
     }
+
+
+def test_an_evidence_of_points_that_were_moved_on_is_in_doubt(parts):
+    parts.found.posterior.stats["moved"] = torch.tensor([False, True])
+    row = evidence_row("mine")
+    assert (row["status"], row["why"]) == ("in doubt", study.MOVED)
 
 
 def test_a_doubt_and_a_failure_are_kept_as_such(parts):
