@@ -65,3 +65,11 @@ def test_every_island_has_the_stated_shares(mixture):
 def test_an_empty_base_is_refused():
     with pytest.raises(UsageError, match="0 components and 10 particles; accepted: at least one"):
         Mixture([], 10)
+
+
+def test_draws_are_those_of_a_t_distribution():
+    """Squared distances over the dimension follow F(dim, freedom)."""
+    part = component(dim=3, freedom=7)
+    x = part.draw(Streams([1]), 4000)
+    square = part.metric.whiten(x - part.center).square().sum(1) / 3
+    assert stats.kstest(square.numpy(), stats.f(3, 7).cdf).pvalue > 1e-3

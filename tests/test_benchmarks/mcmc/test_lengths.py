@@ -164,3 +164,8 @@ def test_coordinates_are_whitened_and_end_with_the_log_density(density, start):
     torch.testing.assert_close(found[:, 2], expected.log_prob(start).sum(1))
     wide = dataclasses.replace(kernel(), metric=Metric.diagonal(2 * SDS))
     torch.testing.assert_close(coordinates(path(start), wide, 1.0)[:, :2], start / SDS / 2)
+
+
+def test_a_gradient_less_is_cheaper():
+    """0.8^6 and 0.2 are below 0.3: six transitions of one, or one of seven."""
+    assert cheapest([0.8, 0.99, 0.99, 0.99, 0.99, 0.99, 0.2], 1, 24, 0.3) == 1

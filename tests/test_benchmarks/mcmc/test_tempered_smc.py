@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 
 import zoo
+from benchmarks.mcmc import tempered_smc
 from benchmarks.mcmc.base_mixture import Component, Mixture
 from benchmarks.mcmc.islands import evidence
 from benchmarks.mcmc.metric import Metric
@@ -140,6 +141,25 @@ def test_points_that_cannot_forget_get_the_gradients_that_are_allowed():
         *stages, last = gradients_of(pilot(two_modes(), start, **options))
         assert set(stages) <= {allowed[0]}
         assert last == allowed[1]
+
+
+@pytest.mark.parametrize(("known", "stages_end"), [(0.09, True), (0.2, True), (0.35, False)])
+def test_the_last_stage_has_to_forget_more(monkeypatch, known, stages_end):
+    """At most 0.3 is left after a stage, and 0.1 after the last one, of 24 and 72 gradients."""
+    asked = []
+
+    def explored(path, state, kernel, streams, **options):
+        asked.append((options["least"], options["gradients"], options["left"]))
+        moved = tempered_smc.move(path, state, kernel, streams, beta=options["beta"])
+        return *moved, 8
+
+    monkeypatch.setattr(tempered_smc, "explored", explored)
+    monkeypatch.setattr(tempered_smc, "memory", lambda *_: (known, 0.0))
+    *stages, last = gradients_of(pilot(normal(2), base(2, at=3.0, particles=64)))
+    assert asked == [(1, 24, 0.3)] * len(stages) + [(3, 72, 0.1)]
+    assert stages == [8 if stages_end else 24] * len(stages)
+    assert len(stages) > 0
+    assert last == (24 if known <= 0.1 else 72)
 
 
 def test_the_plan_is_not_changed_by_counting():

@@ -1,6 +1,7 @@
 """The cost of an assessment beside NUTS: what a row measures, and what the page counts."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -94,6 +95,31 @@ def test_every_entry_is_planned_and_some_are_left_out_with_a_reason():
     assert names != list(zoo.names())
     assert names == [name for name, _ in cost.cost_rows(quick=False)]
     assert cost.cost_row("vae")["why"] == "a program that is trained"
+
+
+def test_once_the_time_of_nuts_is_asked_without_smc():
+    """6 s where NUTS takes 4: above 1x and 2 s."""
+    lines = cost_lines({"a": row(nuts_seconds=4.0, drift_seconds=6.0)})
+    assert cells(lines, "seconds without SMC")[2:] == ["6.0 s, 1.5x; 0 of 1 entries", "**no**"]
+
+
+def test_depths_are_those_of_one_chain_and_without_climbs(monkeypatch):
+    nuts = SimpleNamespace(sample_shape=(4, 1000), cost=SimpleNamespace(gradient_evaluations=8000))
+    found = SimpleNamespace(
+        climbs=SimpleNamespace(gradients=70),
+        depth=370,
+        gradients=9,
+        verdict="agrees",
+        checks=(SimpleNamespace(name="smc", passed=None),),
+    )
+    monkeypatch.setattr(cost, "run_nuts", lambda *_, **__: nuts)
+    monkeypatch.setattr(cost, "smallest_ess", lambda _: 2000.0)
+    monkeypatch.setattr(cost, "assess", lambda fit, *, seed, progress: progress("a: b") or found)
+    monkeypatch.setattr(cost, "POINTS", 0)
+    made = cost.cost_row("coin")
+    assert made["depth"] == 300
+    assert made["nuts_depth"] == pytest.approx(2000 * cost.to_ess(2000.0, 1000))
+    assert (made["drift_seconds"], made["smc"], made["nuts_ess"]) == (None, None, 2000.0)
 
 
 def test_a_row_measures_both_sides(monkeypatch):

@@ -1,6 +1,7 @@
 """Drift on a normal posterior: planted errors are measured, exact draws stay, errors are right."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pyro
@@ -148,3 +149,25 @@ def test_pilots_stop_once_the_acceptance_is_as_wanted(density, moves):
         assert sizes.count(256) == 24
     finally:
         drift.move = true
+
+
+@pytest.mark.parametrize(("acceptance", "rounds"), [(0.75, 12), (0.84, 12), (0.95, 24), (0.6, 24)])
+def test_a_pilot_has_twelve_to_twenty_four_transitions(density, monkeypatch, acceptance, rounds):
+    """And the length is to leave 0.03 after four of sixteen transitions of six leapfrogs."""
+    asked, made = [], []
+
+    def moved(path, state, kernel, streams):
+        made.append(len(state.x))
+        shares = torch.full((len(state.x),), acceptance, dtype=torch.float64)
+        return state, SimpleNamespace(acceptance=shares, divergent=shares > 1)
+
+    def explored(path, state, kernel, streams, **options):
+        asked.append(options)
+        return state, None, 2
+
+    monkeypatch.setattr(drift, "move", moved)
+    monkeypatch.setattr(drift, "explored", explored)
+    run(density)
+    assert made.count(256) == rounds
+    assert made.count(1024) == 16
+    assert asked == [{"least": 8, "gradients": 48, "left": 0.03**2, "targets": 1}]

@@ -188,3 +188,13 @@ def test_a_density_that_is_zero_everywhere_confirms_nothing(monkeypatch):
     found = Direct(value=-math.inf, ess=0.0, se=math.inf)
     assert not found.confirms(0.0, 0.1)
     assert module.ENOUGH == 100
+
+
+def test_equal_weights_give_the_evidence_exactly():
+    """A program without data whose base is its prior: every weight is one."""
+    density = LogDensity(lambda: pyro.sample("x", dist.Normal(f64(1.0), 2.0)), EMPTY)
+    base = Mixture([prior_part(density, EMPTY, 1.0)], 64)
+    found = direct(density, base, seed=0, points=128)
+    assert found.value == pytest.approx(0.0, abs=1e-12)
+    assert found.ess == pytest.approx(128.0)
+    assert found.se == pytest.approx(0.0, abs=1e-6)

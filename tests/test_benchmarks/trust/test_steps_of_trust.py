@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.comparison import assess_steps
 from benchmarks.trust import chains, drift, estimate, existence, judged
 from benchmarks.trust.drift import Drift
 from benchmarks.trust.existence import growth
@@ -358,3 +359,15 @@ def test_chains_are_a_reference_unless_in_doubt(monkeypatch, doubt):
 def test_short_chains_need_enough_draws_to_begin_from():
     with pytest.raises(UsageError, match="543"):
         chains.chained(None, None, None, torch.zeros(543, 2))
+
+
+def test_a_density_is_compiled_for_the_least_that_is_asked_of_it():
+    """24 gradients per short chain, 30 per point of SMC, 100 calls at one point per chain."""
+    made = []
+    density = SimpleNamespace(compile=lambda mode, **expected: made.append((mode, expected)))
+    assess_steps.compiled(density, 2048, 8192)
+    assess_steps.compiled(density, 100, 0)
+    assert made == [
+        ("auto", {"expected_calls": 204_800, "expected_points": 24 * 2048 + 30 * 8192}),
+        ("auto", {"expected_calls": 10_000, "expected_points": 2_400}),
+    ]
